@@ -1,0 +1,144 @@
+//! Faults: `errorpb::Error` in the details of a gRPC status, and back.
+//!
+//! A [`Fault`] is made at the edge of a process, once, from that crate's own error. It travels as a `google.rpc.Status`
+//! with exactly one `errorpb.Error`, so that generic gRPC tools can show it. What tonic answers by itself carries no
+//! details; [`details`] then gives `None`, and a write that got such an answer has an unknown fate.
+
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::errorpb::{self, Fate, RegionError, region_error};
+
+/// Longest cause that is sent, in bytes: the whole of the details has to fit beside other headers.
+const CAUSE_BYTES_MAX: usize = 2048;
+
+/// How the details name their type, as `google.protobuf.Any` asks for.
+const TYPE_URL: &str = "type.googleapis.com/errorpb.Error";
+
+/// A failure on its way to the wire.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fault {
+    /// The gRPC code.
+    pub code: Code,
+    /// The request's field that is wrong; empty when no single field is to blame.
+    pub field: &'static str,
+    /// The limit that was exceeded, in the field's unit.
+    pub limit: Option<u64>,
+    /// What happened and what would be right. Never holds keys or values.
+    pub cause: String,
+    /// Whether a write may have been applied; `Unspecified` for anything else.
+    pub fate: Fate,
+}
+
+impl Fault {
+    /// A fault with no field, no limit and no fate.
+    pub fn new(code: Code, cause: impl Into<String>) -> Self {
+        Self {
+            code,
+            field: "",
+            limit: None,
+            cause: cause.into(),
+            fate: Fate::Unspecified,
+        }
+    }
+
+    /// A request that is wrong whatever the state of the server. Such a request is never applied.
+    pub fn invalid_argument(
+        field: &'static str,
+        limit: Option<u64>,
+        cause: impl Into<String>,
+    ) -> Self {
+        Self {
+            field,
+            limit,
+            fate: Fate::NotApplied,
+            ..Self::new(Code::InvalidArgument, cause)
+        }
+    }
+
+    /// The same fault, saying whether the write may have been applied.
+    pub fn with_fate(self, fate: Fate) -> Self {
+        Self { fate, ..self }
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        let cause = truncated(&fault.cause, CAUSE_BYTES_MAX).to_owned();
+        let error = errorpb::Error {
+            field: fault.field.to_owned(),
+            limit: fault.limit,
+            cause: cause.clone(),
+            fate: fault.fate.into(),
+        };
+        // The message stands in the status line of the response already; here it would only take room.
+        let rich = tonic_types::Status {
+            code: fault.code.into(),
+            message: String::new(),
+            details: vec![prost_types::Any {
+                type_url: TYPE_URL.to_owned(),
+                value: error.encode_to_vec(),
+            }],
+        };
+        Status::with_details(fault.code, cause, rich.encode_to_vec().into())
+    }
+}
+
+/// The `errorpb::Error` that a status carries, if it carries one.
+pub fn details(status: &Status) -> Option<errorpb::Error> {
+    let rich = tonic_types::Status::decode(status.details()).ok()?;
+    rich.details
+        .iter()
+        .filter(|any| any.type_url == TYPE_URL)
+        .find_map(|any| errorpb::Error::decode(any.value.as_slice()).ok())
+}
+
+impl From<region_error::Kind> for RegionError {
+    fn from(kind: region_error::Kind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+/// The longest prefix of `text` that has at most `bytes_max` bytes and ends between characters.
+fn truncated(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_survives_the_wire() {
+        let fault = Fault::invalid_argument("key", Some(8192), "key has 8193 bytes");
+        let status = Status::from(fault);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "key has 8193 bytes");
+        let error = details(&status).expect("details");
+        assert_eq!(error.field, "key");
+        assert_eq!(error.limit, Some(8192));
+        assert_eq!(error.fate(), Fate::NotApplied);
+    }
+
+    #[test]
+    fn foreign_or_damaged_details_are_no_details() {
+        assert_eq!(details(&Status::internal("bare")), None);
+        let damaged = Status::with_details(Code::Internal, "x", vec![0xff; 9].into());
+        assert_eq!(details(&damaged), None);
+    }
+
+    proptest! {
+        #[test]
+        fn details_stay_under_4_kib(cause in ".{0,4000}") {
+            let status = Status::from(Fault::new(Code::Internal, cause));
+            prop_assert!(status.details().len() < 4096);
+            prop_assert!(details(&status).is_some());
+        }
+    }
+}

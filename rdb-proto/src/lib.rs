@@ -1,0 +1,42 @@
+//! FlareDB's wire.
+//!
+//! The modules [`metapb`], [`errorpb`], [`pdpb`] and [`kvrpc`] are generated from the files under `proto/`, which are the
+//! reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the message's buffer.
+//! Beside them stand small pure helpers on the generated types ([`region`], [`error`]) and the transport shell that every
+//! FlareDB process uses on both ends ([`transport`]).
+//!
+//! This crate knows nothing of storage, routing or the cluster.
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod region;
+pub mod transport;
+
+/// Shared types: stores, regions, request contexts, limits.
+#[allow(missing_docs, clippy::all)]
+pub mod metapb {
+    tonic::include_proto!("metapb");
+}
+
+/// Routing answers and the details of faults.
+#[allow(missing_docs, clippy::all)]
+pub mod errorpb {
+    tonic::include_proto!("errorpb");
+}
+
+/// The placement driver's service.
+#[allow(missing_docs, clippy::all)]
+pub mod pdpb {
+    tonic::include_proto!("pdpb");
+}
+
+/// The data services.
+#[allow(missing_docs, clippy::all)]
+pub mod kvrpc {
+    tonic::include_proto!("kvrpc");
+}
+
+/// The compiled protos, as gRPC reflection serves them.
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,144 @@
+//! The server's end of a connection: accepting with a cap, and closing peers that never speak HTTP/2.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
+const PREFACE_BYTES: usize = 24;
+
+/// How long to wait before accepting again when the process is out of file descriptors.
+const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// An accepted connection. Reading fails once the preface is overdue; dropping it gives its place back.
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Present until the preface has arrived.
+    preface_deadline: Option<Pin<Box<Sleep>>>,
+    preface_bytes_missing: usize,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Accepts connections for ever. One above `connections_max` is closed at once, so that its client fails fast instead of
+/// hanging in the backlog.
+pub(super) fn accept(
+    listener: TcpListener,
+    connections_max: usize,
+    preface_timeout: Duration,
+) -> impl Stream<Item = io::Result<Connection>> {
+    let places = Arc::new(Semaphore::new(connections_max));
+    stream::unfold((listener, places), move |(listener, places)| async move {
+        let connection = next_connection(&listener, &places, preface_timeout).await;
+        Some((Ok(connection), (listener, places)))
+    })
+}
+
+async fn next_connection(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    preface_timeout: Duration,
+) -> Connection {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Either the peer is gone already, or the process lacks resources: both pass.
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_ERROR_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            tracing::warn!(%peer, "connection closed: all places for connections are taken");
+            continue;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "connection was gone before it was set up");
+            continue;
+        }
+        return Connection {
+            stream,
+            preface_deadline: Some(Box::pin(sleep(preface_timeout))),
+            preface_bytes_missing: PREFACE_BYTES,
+            _place: place,
+        };
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let Some(deadline) = &mut self.preface_deadline else {
+            return read;
+        };
+        match read {
+            Poll::Ready(Ok(())) => {
+                let arrived = buf.filled().len() - before;
+                self.preface_bytes_missing = self.preface_bytes_missing.saturating_sub(arrived);
+                if self.preface_bytes_missing == 0 {
+                    self.preface_deadline = None;
+                }
+                read
+            }
+            Poll::Ready(Err(_)) => read,
+            Poll::Pending if deadline.as_mut().poll(cx).is_ready() => {
+                let late = "the peer sent no HTTP/2 preface in time";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,141 @@
+//! `grpc.health.v1.Health`, with one status for the process and all of its services.
+//!
+//! Not `tonic_health`'s own server, because its watch streams end only when a status is removed: here a drain turns the
+//! status to NOT_SERVING and ends every watch, so that graceful shutdown does not wait for watchers.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+/// Sets the status that [`health`] serves. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HealthHandle {
+    serving: watch::Sender<bool>,
+}
+
+impl HealthHandle {
+    /// Says from now on that the process does its work, or that it does not. Watchers hear of changes only.
+    pub fn set_serving(&self, serving: bool) {
+        self.serving.send_if_modified(|current| {
+            let changed = *current != serving;
+            *current = serving;
+            changed
+        });
+    }
+
+    /// What is said now, drain aside.
+    pub fn is_serving(&self) -> bool {
+        *self.serving.borrow()
+    }
+}
+
+/// The health service for the process as a whole (service name `""`) and for each of `services`. It starts as
+/// NOT_SERVING, and is NOT_SERVING for good once `drain` is cancelled.
+pub fn health(
+    services: &'static [&'static str],
+    drain: CancellationToken,
+) -> (HealthHandle, HealthServer<impl Health>) {
+    let (sender, receiver) = watch::channel(false);
+    let service = HealthService {
+        services,
+        serving: receiver,
+        drain,
+    };
+    (HealthHandle { serving: sender }, HealthServer::new(service))
+}
+
+struct HealthService {
+    services: &'static [&'static str],
+    serving: watch::Receiver<bool>,
+    drain: CancellationToken,
+}
+
+impl HealthService {
+    fn knows(&self, service: &str) -> bool {
+        service.is_empty() || self.services.contains(&service)
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse {
+        status: status.into(),
+    }
+}
+
+fn status(serving: bool) -> ServingStatus {
+    if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        if !self.knows(&request.get_ref().service) {
+            return Err(Status::not_found("no such service here"));
+        }
+        let serving = *self.serving.borrow() && !self.drain.is_cancelled();
+        Ok(Response::new(response(status(serving))))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let known = self.knows(&request.get_ref().service);
+        let changes = WatchStream::new(self.serving.clone())
+            .map(move |serving| if known { status(serving) } else { ServingStatus::ServiceUnknown })
+            .take_until(self.drain.clone().cancelled_owned());
+        let last = if known { ServingStatus::NotServing } else { ServingStatus::ServiceUnknown };
+        let answers = changes.chain(futures::stream::iter([last])).map(|status| Ok(response(status)));
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(service: &str) -> Request<HealthCheckRequest> {
+        Request::new(HealthCheckRequest {
+            service: service.to_owned(),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_drain_turns_the_status_and_ends_watches() {
+        let drain = CancellationToken::new();
+        let (sender, serving) = watch::channel(false);
+        let handle = HealthHandle { serving: sender };
+        let service = HealthService { services: &["a.B"], serving, drain: drain.clone() };
+
+        handle.set_serving(true);
+        let checked = service.check(request("a.B")).await.expect("known service");
+        assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
+        assert!(service.check(request("other")).await.is_err());
+
+        let mut watch = service.watch(request("")).await.expect("watch").into_inner();
+        let first = watch.next().await.expect("open").expect("status");
+        assert_eq!(first.status(), ServingStatus::Serving);
+        drain.cancel();
+        let last = watch.next().await.expect("open").expect("status");
+        assert_eq!(last.status(), ServingStatus::NotServing);
+        assert!(watch.next().await.is_none());
+        let checked = service.check(request("")).await.expect("known service");
+        assert_eq!(checked.get_ref().status(), ServingStatus::NotServing);
+    }
+}

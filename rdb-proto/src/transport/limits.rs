@@ -1,0 +1,36 @@
+//! Transport limits, each set on purpose on both ends.
+//!
+//! h2 counts small DATA frames that the application has not read yet and closes a connection whose count passes half of
+//! its connection window; hence the large connection window, and the floor on h2's version in the manifest.
+
+use std::time::Duration;
+
+/// Largest gRPC message in either direction, in bytes. Holds the largest batch (6 MiB) with room for its framing.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+/// HTTP/2 flow-control window of a connection, in bytes.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// HTTP/2 flow-control window of one stream, in bytes.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Most concurrent streams (calls in flight) that a server accepts on one connection.
+pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
+
+/// Most connections that a server keeps open at once, unless configured otherwise.
+pub const CONNECTIONS_MAX: usize = 1024;
+
+/// Largest header list of a call, in bytes. A fault's details (under 4 KiB, as base64) have to fit.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+
+/// How long a connection may be silent before it is probed with an HTTP/2 ping.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the answer to such a ping may take before the connection is given up.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a new connection may take to send its HTTP/2 preface before the server closes it.
+pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a server waits, once asked to stop, for the work in flight. Below 10 s together with closing the storage.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);

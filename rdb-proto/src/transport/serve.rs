@@ -1,0 +1,118 @@
+//! Serving gRPC until told to stop, then draining.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use super::connection::accept;
+use super::limits::{
+    CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT,
+    HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PREFACE_TIMEOUT,
+    STREAM_WINDOW_BYTES,
+};
+
+/// What differs between processes and tests; everything else is in [`super::limits`].
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Most connections open at once; one more is closed as soon as it is accepted.
+    pub connections_max: usize,
+    /// How long a new connection may take to send its HTTP/2 preface.
+    pub preface_timeout: Duration,
+    /// How long to wait for the work in flight after the drain has begun.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            preface_timeout: PREFACE_TIMEOUT,
+            drain_timeout: DRAIN_TIMEOUT,
+        }
+    }
+}
+
+/// Serving ended for another reason than the drain.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport gave up.
+    #[error("serving gRPC on {address} failed")]
+    Transport {
+        /// Where it listened.
+        address: SocketAddr,
+        /// Why it ended.
+        source: tonic::transport::Error,
+    },
+    /// The listener has no address, so it is not listening.
+    #[error("the listening socket is unusable")]
+    Listener(#[from] std::io::Error),
+    /// The compiled-in descriptors cannot be read.
+    #[error("gRPC reflection cannot be set up")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves `routes` on `listener` and gRPC reflection beside them until `drain` is cancelled. Then no connection is
+/// accepted any more, open ones are told to go away, and the calls in flight are waited for, `drain_timeout` at most.
+///
+/// Streams that never end by themselves have to watch `drain` and end.
+///
+/// # Errors
+///
+/// [`ServeError`] when the transport fails before the drain.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    options: ServeOptions,
+    drain: CancellationToken,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr()?;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let incoming = accept(listener, options.connections_max, options.preface_timeout);
+    let serving = Server::builder()
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_routes(routes.add_service(reflection))
+        .serve_with_incoming_shutdown(incoming, drain.clone().cancelled_owned());
+
+    let overdue = async {
+        drain.cancelled().await;
+        tokio::time::sleep(options.drain_timeout).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|source| ServeError::Transport { address, source }),
+        () = overdue => {
+            tracing::warn!(
+                drain_timeout_ms = options.drain_timeout.as_millis(),
+                "calls were still in flight at the end of the drain; they end with the process"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Resolves when the process is asked to end: SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When the signal handlers cannot be installed.
+pub async fn termination_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
