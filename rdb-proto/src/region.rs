@@ -14,8 +14,7 @@ impl Region {
 
     /// Whether all of `[start_key, end_key)` lies in this region; an empty `end_key` has no upper bound.
     pub fn contains_range(&self, start_key: &[u8], end_key: &[u8]) -> bool {
-        let end_fits =
-            self.end_key.is_empty() || (!end_key.is_empty() && self.end_key >= end_key);
+        let end_fits = self.end_key.is_empty() || (!end_key.is_empty() && self.end_key >= end_key);
         self.start_key <= start_key && end_fits
     }
 
@@ -74,7 +73,10 @@ mod tests {
         assert!(bounded.contains_range(b"b", b"d"));
         assert!(!bounded.contains_range(b"a", b"c"));
         assert!(!bounded.contains_range(b"c", b"e"));
-        assert!(!bounded.contains_range(b"c", b""), "no end is above every end");
+        assert!(
+            !bounded.contains_range(b"c", b""),
+            "no end is above every end"
+        );
         assert!(region("b", "").contains_range(b"c", b""));
     }
 
@@ -90,7 +92,10 @@ mod tests {
 
     #[test]
     fn epochs_compare_by_version_first() {
-        let epoch = |conf_version, version| RegionEpoch { conf_version, version };
+        let epoch = |conf_version, version| RegionEpoch {
+            conf_version,
+            version,
+        };
         assert_eq!(epoch(9, 1).compare(&epoch(1, 2)), Ordering::Less);
         assert_eq!(epoch(2, 2).compare(&epoch(1, 2)), Ordering::Greater);
         assert_eq!(epoch(1, 2).compare(&epoch(1, 2)), Ordering::Equal);

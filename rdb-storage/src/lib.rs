@@ -1,1 +1,79 @@
-//! placeholder
+//! FlareDB's local engine: an ordered, durable, versioned key-value store on RocksDB.
+//!
+//! Usable on its own as an embedded library:
+//!
+//! ```
+//! use rdb_storage::{Error, Role, Storage, StorageOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let directory = directory.path();
+//! let storage = Storage::open(directory, StorageOptions::new(Role::Embedded))?;
+//! storage.put_raw("k1", "v1")?;
+//! assert_eq!(storage.get_raw(b"k1")?.as_deref(), Some(&b"v1"[..]));
+//!
+//! let version = storage.compare_and_swap("k1", 0, "first")?;
+//! assert_eq!(version, 1);
+//! let conflict = storage.compare_and_swap("k1", 7, "second").unwrap_err();
+//! assert!(matches!(conflict, Error::Conflict { current_version: 1, .. }));
+//! storage.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The two keyspaces
+//!
+//! *raw* maps a key to a value, last write wins; *versioned* maps a key to a version and a value and is written only by
+//! compare-and-swap. They never see each other's keys. [`keys`] has the whole schema on one page.
+//!
+//! # The one write path
+//!
+//! Every write is a [`Command`]. Commands are queued, and one thread takes what is queued, [applies](apply) it in order
+//! to one RocksDB write batch, writes and syncs that once, and then completes every submission ([`writer`]). The methods
+//! of [`Storage`] are thin calls over [`Storage::submit`].
+//!
+//! # What is promised
+//!
+//! - Under [`Durability::Sync`] a completed write is on the disk, and a reader never sees a value that a crash could take
+//!   back.
+//! - A submission is applied as a whole or not at all, also across a crash.
+//! - A key that is deleted and created again never shows a version that it has shown before.
+//! - When the disk fails, the write in hand is [`Error::Undetermined`], later ones are refused with
+//!   [`Error::WritesStopped`], and reads go on.
+//!
+//! # What a crash may leave, and damage
+//!
+//! A torn tail of the write-ahead log is what a crash leaves; it was never acknowledged and is dropped in silence. Damage
+//! before the tail is refused at open ([`OpenError::Damaged`]), as is a missing log file. One kind of damage cannot be told
+//! from a torn tail: a flipped length in the last 32 KiB block of the newest log reads as its end. A damaged table file
+//! is found when one of its blocks is read: [`Error::DataLoss`], never wrong data.
+
+#![forbid(unsafe_code)]
+
+mod apply;
+mod command;
+mod engine;
+mod error;
+mod identity;
+mod info_log;
+pub mod keys;
+pub mod limits;
+mod options;
+mod read;
+mod reader;
+mod region;
+mod reserve;
+mod scan;
+mod storage;
+mod writer;
+
+pub use command::{Command, Outcome};
+pub use error::{Error, Fate, OpenError};
+pub use identity::{Identity, Role};
+pub use options::{Durability, ParseDurabilityError, StorageOptions, WalRecovery};
+pub use read::Versioned;
+pub use reader::Reader;
+pub use region::{PeerDescriptor, RegionDescriptor};
+pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
+pub use storage::{Storage, StorageStats};
+pub use writer::{PendingWrite, Submission, WriteHealth};

@@ -24,7 +24,9 @@ pub fn check_address(address: &str) -> Result<(), AddressError> {
         Some((host, _)) if host.contains(|c: char| c.is_whitespace() || "/?#@".contains(c)) => {
             "the host has a character that no host has"
         }
-        Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
+        Some((host, _))
+            if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) =>
+        {
             "an IPv6 host needs brackets"
         }
         Some((_, port)) => match port.parse::<u16>() {
@@ -56,10 +58,25 @@ mod tests {
 
     #[test]
     fn addresses_are_host_and_port() {
-        for good in ["127.0.0.1:2379", "localhost:1", "[::1]:65535", "db-1.example:20160"] {
+        for good in [
+            "127.0.0.1:2379",
+            "localhost:1",
+            "[::1]:65535",
+            "db-1.example:20160",
+        ] {
             assert_eq!(check_address(good), Ok(()), "{good}");
         }
-        for bad in ["", "localhost", ":1", "h:", "h:0", "h:65536", "::1:80", "http://h:1", "a b:1"] {
+        for bad in [
+            "",
+            "localhost",
+            ":1",
+            "h:",
+            "h:0",
+            "h:65536",
+            "::1:80",
+            "http://h:1",
+            "a b:1",
+        ] {
             assert!(check_address(bad).is_err(), "{bad}");
         }
         assert!(check_address(&format!("{}:1", "h".repeat(254))).is_err());

@@ -98,10 +98,22 @@ impl Health for HealthService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = self.knows(&request.get_ref().service);
         let changes = WatchStream::new(self.serving.clone())
-            .map(move |serving| if known { status(serving) } else { ServingStatus::ServiceUnknown })
+            .map(move |serving| {
+                if known {
+                    status(serving)
+                } else {
+                    ServingStatus::ServiceUnknown
+                }
+            })
             .take_until(self.drain.clone().cancelled_owned());
-        let last = if known { ServingStatus::NotServing } else { ServingStatus::ServiceUnknown };
-        let answers = changes.chain(futures::stream::iter([last])).map(|status| Ok(response(status)));
+        let last = if known {
+            ServingStatus::NotServing
+        } else {
+            ServingStatus::ServiceUnknown
+        };
+        let answers = changes
+            .chain(futures::stream::iter([last]))
+            .map(|status| Ok(response(status)));
         Ok(Response::new(Box::pin(answers)))
     }
 }
@@ -121,14 +133,22 @@ mod tests {
         let drain = CancellationToken::new();
         let (sender, serving) = watch::channel(false);
         let handle = HealthHandle { serving: sender };
-        let service = HealthService { services: &["a.B"], serving, drain: drain.clone() };
+        let service = HealthService {
+            services: &["a.B"],
+            serving,
+            drain: drain.clone(),
+        };
 
         handle.set_serving(true);
         let checked = service.check(request("a.B")).await.expect("known service");
         assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
         assert!(service.check(request("other")).await.is_err());
 
-        let mut watch = service.watch(request("")).await.expect("watch").into_inner();
+        let mut watch = service
+            .watch(request(""))
+            .await
+            .expect("watch")
+            .into_inner();
         let first = watch.next().await.expect("open").expect("status");
         assert_eq!(first.status(), ServingStatus::Serving);
         drain.cancel();

@@ -1,0 +1,279 @@
+//! Commands and their outcomes: the only way to change data.
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX, VALUE_BYTES_MAX,
+};
+use crate::region::RegionDescriptor;
+
+/// One write. Applying it depends only on the command and on what is stored, never on time or chance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Writes one raw value.
+    PutRaw {
+        /// 1 to 8,192 bytes.
+        key: Bytes,
+        /// Up to 4 MiB.
+        value: Bytes,
+    },
+    /// Deletes one raw key; a missing one is no error.
+    DeleteRaw {
+        /// 1 to 8,192 bytes.
+        key: Bytes,
+    },
+    /// Writes several raw values; when a key occurs twice, the later entry wins.
+    PutBatchRaw {
+        /// Keys and values: 1 to 4,096, together at most 6 MiB.
+        entries: Vec<(Bytes, Bytes)>,
+    },
+    /// Deletes the raw keys of `[start_key, end_key)`.
+    DeleteRangeRaw {
+        /// Empty: from the lowest key.
+        start_key: Bytes,
+        /// Above `start_key`. Empty: no upper bound.
+        end_key: Bytes,
+    },
+    /// Writes a versioned value if the key's version is the expected one.
+    CompareAndSwap {
+        /// 1 to 8,192 bytes.
+        key: Bytes,
+        /// 0: the key must not exist.
+        expected_version: u64,
+        /// Up to 4 MiB.
+        value: Bytes,
+    },
+    /// Deletes a versioned key if its version is the expected one.
+    CompareAndDelete {
+        /// 1 to 8,192 bytes.
+        key: Bytes,
+        /// At least 1.
+        expected_version: u64,
+    },
+    /// Writes a region's descriptor.
+    PutRegion(RegionDescriptor),
+}
+
+/// What applying a command led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// The version matched; the key has a new one.
+    Swapped {
+        /// The key's new version.
+        version: u64,
+    },
+    /// The version did not match; nothing was changed.
+    Conflict {
+        /// 0: the key does not exist.
+        current_version: u64,
+        /// `None`: the key does not exist, or its value is longer than 64 KiB.
+        current_value: Option<Bytes>,
+    },
+}
+
+impl Command {
+    /// Refuses what breaks a limit, before it is queued: applying never fails for a reason that lies in the command.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        match self {
+            Self::PutRaw { key, value } | Self::CompareAndSwap { key, value, .. } => {
+                validate_key(key)?;
+                validate_value(value)
+            }
+            Self::DeleteRaw { key } => validate_key(key),
+            Self::PutBatchRaw { entries } => validate_entries(entries),
+            Self::DeleteRangeRaw { start_key, end_key } => {
+                validate_delete_range(start_key, end_key)
+            }
+            Self::CompareAndDelete {
+                key,
+                expected_version,
+            } => {
+                validate_key(key)?;
+                match expected_version {
+                    0 => Err(invalid(
+                        "expected_version",
+                        None,
+                        "expected_version is 0, which no key that exists has; name the version to delete".to_owned(),
+                    )),
+                    _ => Ok(()),
+                }
+            }
+            Self::PutRegion(region) => {
+                if !region.end_key.is_empty() && region.start_key >= region.end_key {
+                    let cause = "a region's start_key must be below its end_key".to_owned();
+                    return Err(invalid("region", None, cause));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Bytes of keys and values.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match self {
+            Self::PutRaw { key, value } | Self::CompareAndSwap { key, value, .. } => {
+                key.len() + value.len()
+            }
+            Self::DeleteRaw { key } | Self::CompareAndDelete { key, .. } => key.len(),
+            Self::PutBatchRaw { entries } => entries_bytes(entries),
+            Self::DeleteRangeRaw { start_key, end_key } => start_key.len() + end_key.len(),
+            Self::PutRegion(region) => region.start_key.len() + region.end_key.len(),
+        }
+    }
+}
+
+fn entries_bytes(entries: &[(Bytes, Bytes)]) -> usize {
+    entries
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum()
+}
+
+fn invalid(field: &'static str, limit: Option<usize>, cause: String) -> Error {
+    Error::InvalidArgument {
+        field,
+        limit: limit.map(|limit| limit as u64),
+        cause,
+    }
+}
+
+/// A key has 1 to [`KEY_BYTES_MAX`] bytes.
+pub(crate) fn validate_key(key: &[u8]) -> Result<(), Error> {
+    match key.len() {
+        0 => Err(invalid(
+            "key",
+            None,
+            format!("the key is empty; a key has 1 to {KEY_BYTES_MAX} bytes"),
+        )),
+        bytes if bytes > KEY_BYTES_MAX => Err(invalid(
+            "key",
+            Some(KEY_BYTES_MAX),
+            format!("the key has {bytes} bytes; a key has 1 to {KEY_BYTES_MAX} bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn validate_value(value: &[u8]) -> Result<(), Error> {
+    match value.len() {
+        bytes if bytes > VALUE_BYTES_MAX => Err(invalid(
+            "value",
+            Some(VALUE_BYTES_MAX),
+            format!("the value has {bytes} bytes; a value has at most {VALUE_BYTES_MAX} bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A batch has 1 to [`BATCH_ENTRIES_MAX`] entries; `field` is what the wire calls it.
+pub(crate) fn validate_batch_count(field: &'static str, count: usize) -> Result<(), Error> {
+    match count {
+        0 => Err(invalid(
+            field,
+            None,
+            format!("the batch is empty; a batch has 1 to {BATCH_ENTRIES_MAX} entries"),
+        )),
+        count if count > BATCH_ENTRIES_MAX => Err(invalid(
+            field,
+            Some(BATCH_ENTRIES_MAX),
+            format!("the batch has {count} entries; a batch has 1 to {BATCH_ENTRIES_MAX} entries"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn validate_entries(entries: &[(Bytes, Bytes)]) -> Result<(), Error> {
+    validate_batch_count("entries", entries.len())?;
+    for (key, value) in entries {
+        validate_key(key)?;
+        validate_value(value)?;
+    }
+    match entries_bytes(entries) {
+        bytes if bytes > BATCH_BYTES_MAX => Err(invalid(
+            "entries",
+            Some(BATCH_BYTES_MAX),
+            format!("the batch has {bytes} bytes; a batch has at most {BATCH_BYTES_MAX} bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A bound may be empty (none), and one byte longer than a key.
+pub(crate) fn validate_bound(field: &'static str, bound: &[u8]) -> Result<(), Error> {
+    match bound.len() {
+        bytes if bytes > SCAN_BOUND_BYTES_MAX => Err(invalid(
+            field,
+            Some(SCAN_BOUND_BYTES_MAX),
+            format!("{field} has {bytes} bytes; a bound has at most {SCAN_BOUND_BYTES_MAX} bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// RocksDB would log an inverted range first and fail on it then, now and at every replay.
+fn validate_delete_range(start_key: &[u8], end_key: &[u8]) -> Result<(), Error> {
+    validate_bound("start_key", start_key)?;
+    validate_bound("end_key", end_key)?;
+    if !end_key.is_empty() && start_key >= end_key {
+        let cause = "end_key must be above start_key; an empty end_key means no upper bound";
+        return Err(invalid("end_key", None, cause.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field_of(command: Command) -> Option<&'static str> {
+        match command.validate() {
+            Ok(()) => None,
+            Err(Error::InvalidArgument { field, .. }) => Some(field),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    fn bytes(length: usize) -> Bytes {
+        vec![b'x'; length].into()
+    }
+
+    #[test]
+    fn keys_and_values_at_the_limit_pass_and_one_byte_more_does_not() {
+        let put = |key, value| Command::PutRaw {
+            key: bytes(key),
+            value: bytes(value),
+        };
+        assert_eq!(field_of(put(1, 0)), None);
+        assert_eq!(field_of(put(KEY_BYTES_MAX, VALUE_BYTES_MAX)), None);
+        assert_eq!(field_of(put(0, 0)), Some("key"));
+        assert_eq!(field_of(put(KEY_BYTES_MAX + 1, 0)), Some("key"));
+        assert_eq!(field_of(put(1, VALUE_BYTES_MAX + 1)), Some("value"));
+    }
+
+    #[test]
+    fn batches_are_bounded_in_entries_and_bytes() {
+        let batch = |count, value| Command::PutBatchRaw {
+            entries: (0..count).map(|_| (bytes(1), bytes(value))).collect(),
+        };
+        assert_eq!(field_of(batch(BATCH_ENTRIES_MAX, 0)), None);
+        assert_eq!(field_of(batch(0, 0)), Some("entries"));
+        assert_eq!(field_of(batch(BATCH_ENTRIES_MAX + 1, 0)), Some("entries"));
+        assert_eq!(field_of(batch(2, BATCH_BYTES_MAX / 2 - 1)), None);
+        assert_eq!(field_of(batch(2, BATCH_BYTES_MAX / 2)), Some("entries"));
+    }
+
+    #[test]
+    fn inverted_and_empty_ranges_are_refused() {
+        let range = |start_key: &'static str, end_key: &'static str| Command::DeleteRangeRaw {
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+        };
+        assert_eq!(field_of(range("a", "b")), None);
+        assert_eq!(field_of(range("", "")), None);
+        assert_eq!(field_of(range("b", "a")), Some("end_key"));
+        assert_eq!(field_of(range("a", "a")), Some("end_key"));
+    }
+}

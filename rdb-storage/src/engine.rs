@@ -1,0 +1,186 @@
+//! RocksDB: opened with the column families and settings that FlareDB relies on.
+
+use std::path::Path;
+
+use rocksdb::statistics::{StatsLevel, Ticker};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    ErrorKind, FlushOptions, Options, properties,
+};
+
+use crate::error::{Error, OpenError};
+use crate::identity::DataDirectory;
+use crate::info_log::InfoLog;
+use crate::options::{StorageOptions, WalRecovery};
+
+/// Bits per key of the bloom filters: about 1 % false positives.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+/// Written data is handed to the disk in portions of this size, so that a sync never has much left to do.
+const BYTES_PER_SYNC: u64 = 1 << 20;
+
+/// Memtables of the state column families stay small.
+const STATE_WRITE_BUFFER_BYTES: usize = 4 << 20;
+
+/// The column families. `RaftLog` stays empty until replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Raw,
+    Versioned,
+    RaftLog,
+    RaftState,
+}
+
+impl Family {
+    const ALL: [Self; 4] = [Self::Raw, Self::Versioned, Self::RaftLog, Self::RaftState];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "default",
+            Self::Versioned => "cas",
+            Self::RaftLog => "raft_log",
+            Self::RaftState => "raft_state",
+        }
+    }
+}
+
+/// An open database.
+pub(crate) struct Engine {
+    pub(crate) database: DB,
+    /// Shares RocksDB's statistics object, which the database does not hand out.
+    options: Options,
+}
+
+impl Engine {
+    /// Opens the database in `directory`; `create` allows a new one.
+    pub(crate) fn open(
+        directory: &DataDirectory,
+        settings: &StorageOptions,
+        create: bool,
+    ) -> Result<Self, OpenError> {
+        let info_log = InfoLog::default();
+        let refused = |error: rocksdb::Error| open_error(directory.path(), &info_log, &error);
+        let options = database_options(settings, &info_log, create).map_err(&refused)?;
+        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+        let families = Family::ALL.map(|family| {
+            ColumnFamilyDescriptor::new(family.name(), family_options(family, settings, &cache))
+        });
+        let database = DB::open_cf_descriptors(&options, directory.database_path(), families)
+            .map_err(&refused)?;
+        Ok(Self { database, options })
+    }
+
+    pub(crate) fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
+        self.database
+            .cf_handle(family.name())
+            .expect("every family was opened with the database")
+    }
+
+    /// How often the write-ahead log was synced since the open.
+    pub(crate) fn wal_sync_count(&self) -> u64 {
+        self.options.get_ticker_count(Ticker::WalFileSynced)
+    }
+
+    /// What went wrong in RocksDB's own threads since the open, e.g. in a flush.
+    pub(crate) fn background_error(&self) -> Option<String> {
+        match self
+            .database
+            .property_int_value(properties::BACKGROUND_ERRORS)
+        {
+            Ok(Some(count)) if count > 0 => Some(format!(
+                "RocksDB met {count} errors in the background; its log lines tell more"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Sums an integer property over the two data families.
+    pub(crate) fn data_property(&self, property: &properties::PropName) -> Result<u64, Error> {
+        let of = |family| {
+            let value = self
+                .database
+                .property_int_value_cf(&self.family(family), property);
+            value
+                .map_err(Error::from_read)
+                .map(Option::unwrap_or_default)
+        };
+        Ok(of(Family::Raw)? + of(Family::Versioned)?)
+    }
+
+    /// Writes all memtables to table files.
+    pub(crate) fn flush(&self) -> Result<(), rocksdb::Error> {
+        let families = Family::ALL.map(|family| self.family(family));
+        self.database.flush_cfs_opt(
+            &families.each_ref().map(|family| *family),
+            &FlushOptions::default(),
+        )
+    }
+}
+
+fn database_options(
+    settings: &StorageOptions,
+    info_log: &InfoLog,
+    create: bool,
+) -> Result<Options, rocksdb::Error> {
+    // Replaying the log must not need much space, or a full disk could never be opened again; this setting has no
+    // function of its own in the binding.
+    let mut options =
+        Options::default().get_options_from_string("avoid_flush_during_recovery=true")?;
+    options.create_if_missing(create);
+    options.create_missing_column_families(create);
+    options.set_paranoid_checks(true);
+    options.set_wal_recovery_mode(match settings.wal_recovery {
+        WalRecovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
+        WalRecovery::PointInTime => DBRecoveryMode::PointInTime,
+    });
+    options.set_track_and_verify_wals_in_manifest(settings.wal_recovery == WalRecovery::Strict);
+    options.set_max_total_wal_size(settings.wal_bytes_max);
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_wal_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_max_background_jobs(4);
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_info_logger(info_log.logger());
+    Ok(options)
+}
+
+fn family_options(family: Family, settings: &StorageOptions, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_write_buffer_size(match family {
+        Family::Raw | Family::Versioned => settings.write_buffer_bytes,
+        Family::RaftLog | Family::RaftState => {
+            settings.write_buffer_bytes.min(STATE_WRITE_BUFFER_BYTES)
+        }
+    });
+    options
+}
+
+fn open_error(directory: &Path, info_log: &InfoLog, error: &rocksdb::Error) -> OpenError {
+    let directory = directory.to_owned();
+    let cause = error.to_string();
+    let missing_file = error.kind() == ErrorKind::IOError && cause.contains("No such file");
+    match error.kind() {
+        ErrorKind::Corruption | ErrorKind::InvalidArgument => OpenError::Damaged {
+            directory,
+            cause,
+            log: info_log.warnings(),
+        },
+        _ if missing_file => OpenError::Damaged {
+            directory,
+            cause,
+            log: info_log.warnings(),
+        },
+        _ => OpenError::Io { directory, cause },
+    }
+}

@@ -1,0 +1,205 @@
+//! What can go wrong, sorted by what the caller can do about it.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+/// Whether a failed write may have been applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Certainly not applied, now or later.
+    NotApplied,
+    /// May have been applied, or may turn out to be after the next open.
+    Unknown,
+}
+
+/// An operation on an open [`Storage`](crate::Storage) failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request is wrong whatever is stored.
+    #[error("{cause}")]
+    InvalidArgument {
+        /// What is wrong, named as on the wire.
+        field: &'static str,
+        /// The limit that was exceeded, in the field's unit.
+        limit: Option<u64>,
+        /// What is wrong and what would be right.
+        cause: String,
+    },
+    /// The key's version is not the expected one; nothing was changed.
+    #[error("the key's version is {current_version}, not the expected one")]
+    Conflict {
+        /// 0: the key does not exist.
+        current_version: u64,
+        /// `None`: the key does not exist, or its value is longer than
+        /// [`CONFLICT_VALUE_BYTES_MAX`](crate::limits::CONFLICT_VALUE_BYTES_MAX).
+        current_value: Option<Bytes>,
+    },
+    /// A queue is full; nothing was done. Try again a little later.
+    #[error("the {queue} queue is full ({limit} {unit})")]
+    Busy {
+        /// Which queue.
+        queue: &'static str,
+        /// How much it holds.
+        limit: u64,
+        /// The unit of `limit`.
+        unit: &'static str,
+    },
+    /// The write met an IO error: it may or may not be there after the next open.
+    #[error("the write may or may not have been applied: {cause}")]
+    Undetermined {
+        /// What RocksDB said.
+        cause: String,
+    },
+    /// An earlier write met an IO error, so writes are refused until the storage is opened again. Reads go on.
+    #[error("writes have stopped since an earlier one failed: {cause}")]
+    WritesStopped {
+        /// What RocksDB said then.
+        cause: String,
+    },
+    /// The storage was closed.
+    #[error("the storage is closed")]
+    Closed,
+    /// Stored data is damaged. Reading again will not help.
+    #[error("stored data is damaged: {cause}")]
+    DataLoss {
+        /// Which data and how.
+        cause: String,
+    },
+    /// A multi-key read found more than it may return. Ask for fewer keys.
+    #[error(
+        "the values of these keys have more than {limit_bytes} bytes together; ask for fewer keys"
+    )]
+    ResultTooLarge {
+        /// The most that one read returns.
+        limit_bytes: u64,
+    },
+    /// Reading from the disk failed, or the directory could not be examined.
+    #[error("reading failed: {cause}")]
+    Io {
+        /// What the operating system or RocksDB said.
+        cause: String,
+    },
+    /// The directory already belongs to another cluster, or to another store of this one.
+    #[error("the data directory belongs to {owner}, not to {wanted}")]
+    ForeignAssignment {
+        /// Whose it is.
+        owner: String,
+        /// Who asked for it.
+        wanted: String,
+    },
+}
+
+impl Error {
+    /// For a failed write: whether it may have been applied. For a failed read the answer means nothing.
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::Undetermined { .. } => Fate::Unknown,
+            Self::InvalidArgument { .. }
+            | Self::Conflict { .. }
+            | Self::Busy { .. }
+            | Self::WritesStopped { .. }
+            | Self::Closed
+            | Self::DataLoss { .. }
+            | Self::ResultTooLarge { .. }
+            | Self::Io { .. }
+            | Self::ForeignAssignment { .. } => Fate::NotApplied,
+        }
+    }
+
+    /// Sorts what RocksDB says of a read. A full disk or an exhausted table of files is [`Error::Io`].
+    pub(crate) fn from_read(error: rocksdb::Error) -> Self {
+        let cause = error.to_string();
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => Self::DataLoss { cause },
+            _ => Self::Io { cause },
+        }
+    }
+}
+
+/// A data directory could not be opened. Nothing in it was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// A setting has a value that cannot work.
+    #[error("{setting} is {value}, which cannot work: {problem}")]
+    InvalidOption {
+        /// The setting's name.
+        setting: &'static str,
+        /// Its value.
+        value: u64,
+        /// What relation does not hold.
+        problem: &'static str,
+    },
+    /// Another process, or another `Storage` of this one, has the directory open.
+    #[error("the data directory {directory} is in use by another process")]
+    Locked {
+        /// The data directory.
+        directory: PathBuf,
+    },
+    /// The directory has files in it, but is not FlareDB's.
+    #[error(
+        "{directory} is not empty and not a FlareDB data directory (it has no file {file}); name another one"
+    )]
+    NotADataDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// The file that a data directory has.
+        file: &'static str,
+    },
+    /// The identity file cannot be understood.
+    #[error("the identity file {file} is damaged: {problem}")]
+    DamagedIdentity {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The directory was made by another kind of process.
+    #[error(
+        "the data directory {directory} belongs to a {found}, and this is a {wanted}; name another one"
+    )]
+    ForeignRole {
+        /// The data directory.
+        directory: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asked for it.
+        wanted: String,
+    },
+    /// The directory was written by a newer release.
+    #[error(
+        "the data directory {directory} has format {found}, and this release reads up to {supported}; use the newer release"
+    )]
+    NewerFormat {
+        /// The data directory.
+        directory: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format that this release reads.
+        supported: u32,
+    },
+    /// RocksDB refuses the data: files are missing, truncated or altered.
+    #[error("the data in {directory} is damaged: {cause}{}", log_lines(.log))]
+    Damaged {
+        /// The data directory.
+        directory: PathBuf,
+        /// What RocksDB said.
+        cause: String,
+        /// What its info log said, which often names the file.
+        log: Vec<String>,
+    },
+    /// The file system failed.
+    #[error("cannot open the data directory {directory}: {cause}")]
+    Io {
+        /// The data directory.
+        directory: PathBuf,
+        /// What was tried, and what the operating system or RocksDB said.
+        cause: String,
+    },
+}
+
+fn log_lines(log: &[String]) -> String {
+    log.iter()
+        .map(|line| format!("\n  RocksDB: {line}"))
+        .collect()
+}

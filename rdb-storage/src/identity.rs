@@ -1,0 +1,322 @@
+//! Whose data directory this is: a small plain file, checked before RocksDB is opened.
+//!
+//! ```text
+//! role = server
+//! format = 1
+//! initialized = yes
+//! cluster_id = 1234
+//! store_id = 1
+//! ```
+//!
+//! The last two lines are there once the placement driver has assigned them. `initialized` turns to `yes` when RocksDB
+//! was created; from then on a directory without RocksDB's own files is damage, not a fresh start. The file is replaced
+//! atomically: written beside, synced, renamed, and the directory synced.
+//!
+//! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::{fmt, str};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::OpenError;
+
+/// The identity file's name.
+pub(crate) const IDENTITY_FILE: &str = "flaredb.identity";
+const LOCK_FILE: &str = "LOCK";
+
+/// The format this release writes, and the newest it reads.
+const FORMAT: u32 = 1;
+
+/// Which kind of process a data directory belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A store.
+    Server,
+    /// The placement driver.
+    Pd,
+    /// An application that embeds this crate.
+    Embedded,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Server => "server",
+            Self::Pd => "pd",
+            Self::Embedded => "embedded",
+        })
+    }
+}
+
+impl str::FromStr for Role {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Server, Self::Pd, Self::Embedded]
+            .into_iter()
+            .find(|role| role.to_string() == text)
+            .ok_or(())
+    }
+}
+
+/// What the identity file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Which kind of process the directory belongs to.
+    pub role: Role,
+    /// The cluster. `None`: not assigned yet.
+    pub cluster_id: Option<u64>,
+    /// The store. `None`: not assigned yet, or not a server's directory.
+    pub store_id: Option<u64>,
+    /// Whether RocksDB was created here.
+    pub(crate) initialized: bool,
+}
+
+/// A locked data directory with its identity file. Dropping it gives the lock back.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Creates the directory where it is missing, locks it, and reads or writes its identity.
+    pub(crate) fn open(path: &Path, role: Role) -> Result<(Self, Identity), OpenError> {
+        fs::create_dir_all(path).map_err(|error| io_error(path, "creating it", &error))?;
+        let path =
+            &fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;
+        let known = path.join(IDENTITY_FILE).exists();
+        if !known {
+            refuse_foreign_files(path)?;
+        }
+        let directory = Self {
+            path: path.clone(),
+            _lock: lock(path)?,
+        };
+        if !known {
+            let identity = Identity {
+                role,
+                cluster_id: None,
+                store_id: None,
+                initialized: false,
+            };
+            directory
+                .write_identity(&identity)
+                .map_err(|error| io_error(path, "writing its identity file", &error))?;
+            return Ok((directory, identity));
+        }
+        let identity = directory.read_identity()?;
+        if identity.role == role {
+            Ok((directory, identity))
+        } else {
+            Err(OpenError::ForeignRole {
+                directory: path.clone(),
+                found: identity.role.to_string(),
+                wanted: role.to_string(),
+            })
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where RocksDB's files are.
+    pub(crate) fn database_path(&self) -> PathBuf {
+        self.path.join("db")
+    }
+
+    /// Replaces the identity file. When this returns, the new one is durable.
+    pub(crate) fn write_identity(&self, identity: &Identity) -> io::Result<()> {
+        let temporary = self.path.join("flaredb.identity.new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(format_identity(identity).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.path.join(IDENTITY_FILE))?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn read_identity(&self) -> Result<Identity, OpenError> {
+        let file = self.path.join(IDENTITY_FILE);
+        let bytes = fs::read(&file)
+            .map_err(|error| io_error(&self.path, "reading its identity file", &error))?;
+        parse_identity(&bytes).map_err(|problem| match problem {
+            Problem::Newer(found) => OpenError::NewerFormat {
+                directory: self.path.clone(),
+                found,
+                supported: FORMAT,
+            },
+            Problem::Damaged(problem) => OpenError::DamagedIdentity { file, problem },
+        })
+    }
+}
+
+fn io_error(directory: &Path, doing: &str, error: &io::Error) -> OpenError {
+    OpenError::Io {
+        directory: directory.to_owned(),
+        cause: format!("{doing}: {error}"),
+    }
+}
+
+/// A directory without an identity may only hold what an open that crashed early leaves.
+fn refuse_foreign_files(path: &Path) -> Result<(), OpenError> {
+    let entries = fs::read_dir(path).map_err(|error| io_error(path, "reading it", &error))?;
+    for entry in entries {
+        let name = entry
+            .map_err(|error| io_error(path, "reading it", &error))?
+            .file_name();
+        if name != LOCK_FILE && name != "flaredb.identity.new" && name != "lost+found" {
+            return Err(OpenError::NotADataDirectory {
+                directory: path.to_owned(),
+                file: IDENTITY_FILE,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join(LOCK_FILE))
+        .map_err(|error| io_error(path, "opening its lock file", &error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
+            directory: path.to_owned(),
+        }),
+        Err(error) => Err(io_error(path, "locking it", &error.into())),
+    }
+}
+
+fn format_identity(identity: &Identity) -> String {
+    let initialized = if identity.initialized { "yes" } else { "no" };
+    let mut text = format!(
+        "role = {}\nformat = {FORMAT}\ninitialized = {initialized}\n",
+        identity.role
+    );
+    for (name, id) in [
+        ("cluster_id", identity.cluster_id),
+        ("store_id", identity.store_id),
+    ] {
+        if let Some(id) = id {
+            text.push_str(&format!("{name} = {id}\n"));
+        }
+    }
+    text
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Problem {
+    Newer(u32),
+    Damaged(String),
+}
+
+/// Reads the format first: a newer release may have changed everything else.
+fn parse_identity(bytes: &[u8]) -> Result<Identity, Problem> {
+    let damaged = |problem: &str| Problem::Damaged(problem.to_owned());
+    let text = str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+    let mut fields = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let (name, value) = line
+            .split_once('=')
+            .ok_or_else(|| damaged("a line is not `name = value`"))?;
+        fields.push((name.trim(), value.trim()));
+    }
+    let field = |wanted: &str| {
+        let mut values = fields
+            .iter()
+            .filter(|(name, _)| *name == wanted)
+            .map(|(_, value)| *value);
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            _ => Err(Problem::Damaged(format!("{wanted} is there twice"))),
+        }
+    };
+    let missing = |name: &str| Problem::Damaged(format!("{name} is missing or unreadable"));
+
+    match field("format")?.and_then(|format| format.parse().ok()) {
+        Some(FORMAT) => {}
+        Some(format) if format > FORMAT => return Err(Problem::Newer(format)),
+        _ => return Err(missing("format")),
+    }
+    let known = ["role", "format", "initialized", "cluster_id", "store_id"];
+    if let Some((name, _)) = fields.iter().find(|(name, _)| !known.contains(name)) {
+        return Err(Problem::Damaged(format!("{name:?} is not known")));
+    }
+    let id = |name| match field(name)? {
+        None => Ok(None),
+        Some(id) => id.parse().map(Some).map_err(|_| missing(name)),
+    };
+    Ok(Identity {
+        role: field("role")?
+            .and_then(|role| role.parse().ok())
+            .ok_or_else(|| missing("role"))?,
+        initialized: match field("initialized")? {
+            Some("yes") => true,
+            Some("no") => false,
+            _ => return Err(missing("initialized")),
+        },
+        cluster_id: id("cluster_id")?,
+        store_id: id("store_id")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let identity = Identity {
+            role: Role::Server,
+            cluster_id: Some(1234),
+            store_id: Some(1),
+            initialized: true,
+        };
+        let text =
+            "role = server\nformat = 1\ninitialized = yes\ncluster_id = 1234\nstore_id = 1\n";
+        assert_eq!(format_identity(&identity), text);
+        assert_eq!(parse_identity(text.as_bytes()), Ok(identity));
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_damage_whatever_else_it_holds() {
+        assert_eq!(
+            parse_identity(b"format = 9\nshards = 3\n"),
+            Err(Problem::Newer(9))
+        );
+        for damaged in [
+            "",
+            "role = server\n",
+            "role = server\nformat = 1\n",
+            "nonsense",
+            "format = x",
+        ] {
+            assert!(
+                matches!(parse_identity(damaged.as_bytes()), Err(Problem::Damaged(_))),
+                "{damaged}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read_but_never_panic(bytes: Vec<u8>) {
+            let _ = parse_identity(&bytes);
+        }
+
+        #[test]
+        fn reads_what_was_written(cluster_id: Option<u64>, store_id: Option<u64>, initialized: bool) {
+            let identity = Identity { role: Role::Pd, cluster_id, store_id, initialized };
+            prop_assert_eq!(parse_identity(format_identity(&identity).as_bytes()), Ok(identity));
+        }
+    }
+}

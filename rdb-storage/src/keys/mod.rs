@@ -1,0 +1,37 @@
+//! The whole key schema, on one page. All integers are big-endian, so that byte order is numeric order.
+//!
+//! | column family | key | value | module |
+//! | --- | --- | --- | --- |
+//! | `default` | the raw key, 1 to 8,192 bytes | the value's bytes | [`raw`] |
+//! | `cas` | the versioned key, 1 to 8,192 bytes | `[u64 version][value bytes]` | [`versioned`] |
+//! | `raft_log` | empty until replication | | |
+//! | `raft_state` | `[0x01][u64 region id]` | `[u64 version floor]` | [`version_floor`] |
+//! | `raft_state` | `[0x02][u64 region id]` | a region descriptor, see the module | [`region`] |
+//!
+//! Keys of the two data keyspaces are stored as they are, with nothing before or behind them: a range of a region is a
+//! range of the column family.
+
+pub mod raw;
+pub mod region;
+pub mod version_floor;
+pub mod versioned;
+
+/// A stored value that its own module cannot have written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a {what} of {bytes} bytes cannot be read: {problem}")]
+pub struct DecodeError {
+    /// What it should have been.
+    pub what: &'static str,
+    /// How long it is.
+    pub bytes: usize,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+impl From<DecodeError> for crate::Error {
+    fn from(error: DecodeError) -> Self {
+        Self::DataLoss {
+            cause: error.to_string(),
+        }
+    }
+}

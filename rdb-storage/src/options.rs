@@ -1,0 +1,143 @@
+//! Settings of a storage.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::OpenError;
+use crate::identity::Role;
+use crate::limits::BATCH_BYTES_MAX;
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// After its bytes are synced to the disk.
+    #[default]
+    Sync,
+    /// After its bytes reached the operating system: a crash of the process loses nothing, a power cut loses the last
+    /// writes, acknowledged ones among them.
+    Os,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Sync => "sync",
+            Self::Os => "os",
+        })
+    }
+}
+
+impl FromStr for Durability {
+    type Err = ParseDurabilityError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "sync" => Ok(Self::Sync),
+            "os" => Ok(Self::Os),
+            _ => Err(ParseDurabilityError),
+        }
+    }
+}
+
+/// A durability is `sync` or `os`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected sync or os")]
+pub struct ParseDurabilityError;
+
+/// What to do about a damaged write-ahead log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WalRecovery {
+    /// Drop a torn tail, refuse any other damage.
+    #[default]
+    Strict,
+    /// Keep what comes before the damage and **drop every write after it**, acknowledged ones among them. For one
+    /// deliberate open, when there is no other copy.
+    PointInTime,
+}
+
+/// Settings of a [`Storage`](crate::Storage).
+#[derive(Debug, Clone)]
+pub struct StorageOptions {
+    /// Whose directory this is.
+    pub role: Role,
+    /// When a write counts as done.
+    pub durability: Durability,
+    /// What to do about a damaged write-ahead log.
+    pub wal_recovery: WalRecovery,
+    /// Size of the block cache that all column families share, in bytes.
+    pub block_cache_bytes: usize,
+    /// Size of one memtable of the data column families, in bytes.
+    pub write_buffer_bytes: usize,
+    /// Total size of write-ahead logs above which RocksDB flushes memtables, in bytes. Start-up replays up to that much.
+    pub wal_bytes_max: u64,
+    /// Most bytes of submissions that wait for the writer or are in its hand; above, a submission is refused as busy.
+    pub write_queue_bytes_max: usize,
+    /// Most bytes of submissions that the writer applies as one RocksDB batch.
+    pub write_batch_bytes_max: usize,
+    /// Most reads that wait for the disk at a time.
+    pub disk_reads_max: usize,
+    /// Most reads that wait for one of those places; above, a read is refused as busy.
+    pub disk_reads_queued_max: usize,
+    /// Disk space held back so that a full disk can still be opened and cleaned, in bytes. At most a twentieth of the
+    /// file system is taken.
+    pub disk_reserve_bytes: u64,
+}
+
+impl StorageOptions {
+    /// The defaults, for a directory of `role`.
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            durability: Durability::default(),
+            wal_recovery: WalRecovery::default(),
+            block_cache_bytes: 256 << 20,
+            write_buffer_bytes: 64 << 20,
+            wal_bytes_max: 256 << 20,
+            write_queue_bytes_max: 64 << 20,
+            write_batch_bytes_max: 8 << 20,
+            disk_reads_max: 16,
+            disk_reads_queued_max: 1024,
+            disk_reserve_bytes: 32 << 20,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), OpenError> {
+        let message_bytes_max = (BATCH_BYTES_MAX + (2 << 20)) as u64;
+        let refuse = |setting, value, problem| {
+            Err(OpenError::InvalidOption {
+                setting,
+                value,
+                problem,
+            })
+        };
+        if (self.write_queue_bytes_max as u64) < message_bytes_max {
+            let problem = "it has to hold the largest message, 8388608 bytes";
+            return refuse(
+                "write_queue_bytes_max",
+                self.write_queue_bytes_max as u64,
+                problem,
+            );
+        }
+        if self.write_buffer_bytes < 64 << 10 {
+            let problem = "a memtable has at least 65536 bytes";
+            return refuse(
+                "write_buffer_bytes",
+                self.write_buffer_bytes as u64,
+                problem,
+            );
+        }
+        if self.write_batch_bytes_max == 0 {
+            return refuse(
+                "write_batch_bytes_max",
+                0,
+                "the writer would never take anything",
+            );
+        }
+        if self.disk_reads_max == 0 || self.disk_reads_queued_max < self.disk_reads_max {
+            let problem =
+                "at least 1 read has to reach the disk, and as many have to be able to wait";
+            return refuse("disk_reads_max", self.disk_reads_max as u64, problem);
+        }
+        Ok(())
+    }
+}

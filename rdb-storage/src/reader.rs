@@ -1,0 +1,161 @@
+//! Reads for async callers.
+//!
+//! A point or multi-key read runs inline from memory. What is not there is read again, as a whole, on a bounded number of
+//! blocking threads; scans always run there. Reads never wait behind writes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::options::StorageOptions;
+use crate::read::{ReadError, Tier, Versioned};
+use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
+
+/// The async face of reading. Cheap to clone; needs a tokio runtime.
+#[derive(Clone)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Arc<Engine>,
+    /// Places to wait in; none left means busy.
+    queue: Arc<Semaphore>,
+    queue_limit: u64,
+    /// Places to run in.
+    running: Arc<Semaphore>,
+    disk_reads: AtomicU64,
+}
+
+impl Reader {
+    pub(crate) fn new(engine: Arc<Engine>, options: &StorageOptions) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                engine,
+                queue: Arc::new(Semaphore::new(options.disk_reads_queued_max)),
+                queue_limit: options.disk_reads_queued_max as u64,
+                running: Arc::new(Semaphore::new(options.disk_reads_max)),
+                disk_reads: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Reads a raw value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`], or [`Error::Busy`] when too many reads wait for
+    /// the disk.
+    pub async fn get_raw(&self, key: Bytes) -> Result<Option<Bytes>, Error> {
+        match self.shared.engine.get_raw(&key, Tier::Memory) {
+            Err(ReadError::NotInMemory) => {}
+            answered => return Ok(answered?),
+        }
+        self.blocking(move |engine| Ok(engine.get_raw(&key, Tier::Disk)?))
+            .await
+    }
+
+    /// Reads a versioned value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub async fn get_versioned(&self, key: Bytes) -> Result<Option<Versioned>, Error> {
+        match self.shared.engine.get_versioned(&key, Tier::Memory) {
+            Err(ReadError::NotInMemory) => {}
+            answered => return Ok(answered?),
+        }
+        self.blocking(move |engine| Ok(engine.get_versioned(&key, Tier::Disk)?))
+            .await
+    }
+
+    /// Reads raw values from one snapshot, in the order of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
+    pub async fn multi_get_raw(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, Error> {
+        match self.shared.engine.multi_get_raw(&keys, Tier::Memory) {
+            Err(ReadError::NotInMemory) => {}
+            answered => return Ok(answered?),
+        }
+        self.blocking(move |engine| Ok(engine.multi_get_raw(&keys, Tier::Disk)?))
+            .await
+    }
+
+    /// Reads versioned values from one snapshot, in the order of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// As [`multi_get_raw`](Self::multi_get_raw).
+    pub async fn multi_get_versioned(
+        &self,
+        keys: Vec<Bytes>,
+    ) -> Result<Vec<Option<Versioned>>, Error> {
+        match self.shared.engine.multi_get_versioned(&keys, Tier::Memory) {
+            Err(ReadError::NotInMemory) => {}
+            answered => return Ok(answered?),
+        }
+        self.blocking(move |engine| Ok(engine.multi_get_versioned(&keys, Tier::Disk)?))
+            .await
+    }
+
+    /// Reads one page of the raw keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub async fn scan_raw(&self, range: ScanRange) -> Result<Page<KeyValue>, Error> {
+        self.blocking(move |engine| engine.scan_raw(&range)).await
+    }
+
+    /// Reads one page of the versioned keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub async fn scan_versioned(&self, range: ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
+        self.blocking(move |engine| engine.scan_versioned(&range))
+            .await
+    }
+
+    /// How many reads went to the blocking threads since the open.
+    pub(crate) fn disk_read_count(&self) -> u64 {
+        self.shared.disk_reads.load(Ordering::Relaxed)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Engine) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = &self.shared;
+        let queued = Arc::clone(&shared.queue)
+            .try_acquire_owned()
+            .map_err(|_| Error::Busy {
+                queue: "disk read",
+                limit: shared.queue_limit,
+                unit: "reads",
+            })?;
+        let running = Arc::clone(&shared.running)
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::Closed)?;
+        shared.disk_reads.fetch_add(1, Ordering::Relaxed);
+        let engine = Arc::clone(&shared.engine);
+        // The places go with the read: dropping the caller does not make room before the thread is free again.
+        let read = spawn_blocking(move || {
+            let _places = (queued, running);
+            read(&engine)
+        });
+        read.await.unwrap_or_else(|error| {
+            Err(Error::Io {
+                cause: format!("the read was not finished: {error}"),
+            })
+        })
+    }
+}

@@ -1,0 +1,401 @@
+//! The embedded face: everything a storage can do, as thin calls over the one write path and the reads.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rocksdb::{ReadOptions, properties};
+use tokio::sync::watch;
+
+use crate::command::{Command, Outcome};
+use crate::engine::{Engine, Family};
+use crate::error::{Error, OpenError};
+use crate::identity::{DataDirectory, Identity};
+use crate::keys;
+use crate::limits::EMBEDDED_REGION_ID;
+use crate::options::StorageOptions;
+use crate::read::{Tier, Versioned};
+use crate::reader::Reader;
+use crate::region::RegionDescriptor;
+use crate::reserve::{DiskReserve, Space};
+use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
+use crate::writer::{PendingWrite, Submission, WriteHealth, Writer};
+
+/// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
+///
+/// Its methods block, and name the region [`EMBEDDED_REGION_ID`]. Async callers use [`submit`](Self::submit) and
+/// [`reader`](Self::reader) instead; on a thread that drives async tasks the blocking writes panic.
+#[derive(Clone)]
+pub struct Storage {
+    inner: Arc<Inner>,
+}
+
+/// Fields are dropped in this order: the writer ends, RocksDB closes, the lock is given back.
+struct Inner {
+    writer: Writer,
+    reader: Reader,
+    engine: Arc<Engine>,
+    identity: Mutex<Identity>,
+    directory: DataDirectory,
+    flushed: AtomicBool,
+}
+
+/// Figures of a storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageStats {
+    /// Size of the file system, in bytes.
+    pub capacity_bytes: u64,
+    /// Bytes of it that are free.
+    pub available_bytes: u64,
+    /// RocksDB's estimate of the number of keys in both keyspaces together.
+    pub key_count: u64,
+    /// Bytes of table files.
+    pub data_bytes: u64,
+    /// Syncs of the write-ahead log since the open.
+    pub wal_sync_count: u64,
+    /// Reads that had to go to the disk, and scans, through [`Reader`] since the open.
+    pub disk_read_count: u64,
+}
+
+impl Storage {
+    /// Opens `directory`, creating it where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] says why not, and names the directory.
+    pub fn open(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
+        options.validate()?;
+        let (directory, mut identity) = DataDirectory::open(directory.as_ref(), options.role)?;
+        let io_error = |cause: std::io::Error| OpenError::Io {
+            directory: directory.path().to_owned(),
+            cause: cause.to_string(),
+        };
+        let reserve =
+            DiskReserve::new(directory.path(), options.disk_reserve_bytes).map_err(io_error)?;
+        reserve.release_if_full().map_err(io_error)?;
+
+        let engine = Arc::new(Engine::open(&directory, &options, !identity.initialized)?);
+        if !identity.initialized {
+            identity.initialized = true;
+            directory.write_identity(&identity).map_err(io_error)?;
+        }
+        reserve.make_if_roomy();
+
+        let writer = Writer::start(Arc::clone(&engine), &options).map_err(io_error)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                writer,
+                reader: Reader::new(Arc::clone(&engine), &options),
+                engine,
+                identity: Mutex::new(identity),
+                directory,
+                flushed: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// Where the data is.
+    pub fn directory(&self) -> PathBuf {
+        self.inner.directory.path().to_owned()
+    }
+
+    /// Whose directory this is.
+    pub fn identity(&self) -> Identity {
+        *self
+            .inner
+            .identity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes this the directory of a cluster, and of a store of it, for good. Saying the same again is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignAssignment`] when the directory belongs to another; [`Error::Io`] when it could not be written.
+    pub fn assign(&self, cluster_id: u64, store_id: Option<u64>) -> Result<(), Error> {
+        let mut identity = self
+            .inner
+            .identity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let wanted = Identity {
+            cluster_id: Some(cluster_id),
+            store_id: store_id.or(identity.store_id),
+            ..*identity
+        };
+        if wanted == *identity {
+            return Ok(());
+        }
+        let taken = |present: Option<u64>, wanted| present.is_some() && present != wanted;
+        if taken(identity.cluster_id, wanted.cluster_id)
+            || taken(identity.store_id, wanted.store_id)
+        {
+            return Err(Error::ForeignAssignment {
+                owner: owner(&identity),
+                wanted: owner(&wanted),
+            });
+        }
+        let written = self.inner.directory.write_identity(&wanted);
+        written.map_err(|error| Error::Io {
+            cause: format!("the identity file could not be written: {error}"),
+        })?;
+        *identity = wanted;
+        Ok(())
+    }
+
+    /// Queues writes and returns at once; the answer is awaited or waited for. The commands are applied in order, as a
+    /// whole or not at all, and the answer has one outcome for each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`], [`Error::Busy`], [`Error::WritesStopped`] and [`Error::Closed`] at once;
+    /// [`Error::Undetermined`] and [`Error::WritesStopped`] as the answer.
+    pub fn submit(&self, submission: Submission) -> Result<PendingWrite, Error> {
+        self.inner.writer.submit(submission)
+    }
+
+    /// Writes a raw value, whatever was there before.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn put_raw(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
+        let (key, value) = (key.into(), value.into());
+        self.write(Command::PutRaw { key, value }).map(drop)
+    }
+
+    /// Writes several raw values, all or none, visible together.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn put_batch_raw(&self, entries: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
+        self.write(Command::PutBatchRaw { entries }).map(drop)
+    }
+
+    /// Deletes a raw key; a missing one is no error.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn delete_raw(&self, key: impl Into<Bytes>) -> Result<(), Error> {
+        self.write(Command::DeleteRaw { key: key.into() }).map(drop)
+    }
+
+    /// Deletes the raw keys of `[start_key, end_key)`; an empty `end_key` means no upper bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit); an inverted or empty range is [`Error::InvalidArgument`].
+    pub fn delete_range_raw(
+        &self,
+        start_key: impl Into<Bytes>,
+        end_key: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        let (start_key, end_key) = (start_key.into(), end_key.into());
+        self.write(Command::DeleteRangeRaw { start_key, end_key })
+            .map(drop)
+    }
+
+    /// Writes a versioned value if the key's version is `expected_version` (0: the key must not exist), and returns the
+    /// new version.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when the version is another; else as [`submit`](Self::submit).
+    pub fn compare_and_swap(
+        &self,
+        key: impl Into<Bytes>,
+        expected_version: u64,
+        value: impl Into<Bytes>,
+    ) -> Result<u64, Error> {
+        let (key, value) = (key.into(), value.into());
+        match self.write(Command::CompareAndSwap {
+            key,
+            expected_version,
+            value,
+        })? {
+            Outcome::Swapped { version } => Ok(version),
+            outcome => Err(unexpected(&outcome)),
+        }
+    }
+
+    /// Deletes a versioned key if its version is `expected_version`, which is at least 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when the version is another; else as [`submit`](Self::submit).
+    pub fn compare_and_delete(
+        &self,
+        key: impl Into<Bytes>,
+        expected_version: u64,
+    ) -> Result<(), Error> {
+        let key = key.into();
+        self.write(Command::CompareAndDelete {
+            key,
+            expected_version,
+        })
+        .map(drop)
+    }
+
+    /// Reads a raw value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`].
+    pub fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Ok(self.inner.engine.get_raw(key, Tier::Disk)?)
+    }
+
+    /// Reads raw values from one snapshot, in the order of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
+    pub fn multi_get_raw(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
+        Ok(self.inner.engine.multi_get_raw(keys, Tier::Disk)?)
+    }
+
+    /// Reads a versioned value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub fn get_versioned(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
+        Ok(self.inner.engine.get_versioned(key, Tier::Disk)?)
+    }
+
+    /// Reads versioned values from one snapshot, in the order of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// As [`multi_get_raw`](Self::multi_get_raw).
+    pub fn multi_get_versioned(&self, keys: &[Bytes]) -> Result<Vec<Option<Versioned>>, Error> {
+        Ok(self.inner.engine.multi_get_versioned(keys, Tier::Disk)?)
+    }
+
+    /// Reads one page of the raw keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
+        self.inner.engine.scan_raw(range)
+    }
+
+    /// Reads one page of the versioned keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub fn scan_versioned(&self, range: &ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
+        self.inner.engine.scan_versioned(range)
+    }
+
+    /// The regions written with [`Command::PutRegion`], in the order of their ids.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub fn regions(&self) -> Result<Vec<RegionDescriptor>, Error> {
+        let engine = &self.inner.engine;
+        let (start, end) = keys::region::range();
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(start);
+        options.set_iterate_upper_bound(end);
+        let family = engine.family(Family::RaftState);
+        let mut iterator = engine.database.raw_iterator_cf_opt(&family, options);
+        iterator.seek_to_first();
+        let mut regions = Vec::new();
+        while let Some((key, record)) = iterator.item() {
+            regions.push(keys::region::decode(key, record)?);
+            iterator.next();
+        }
+        iterator.status().map_err(Error::from_read)?;
+        Ok(regions)
+    }
+
+    /// Reads for async callers.
+    pub fn reader(&self) -> Reader {
+        self.inner.reader.clone()
+    }
+
+    /// Whether writes are taken, now and as it changes.
+    pub fn write_health(&self) -> watch::Receiver<WriteHealth> {
+        self.inner.writer.health()
+    }
+
+    /// Figures of this storage. Cheap, but asks the file system.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the file system or RocksDB does not answer.
+    pub fn stats(&self) -> Result<StorageStats, Error> {
+        let inner = &self.inner;
+        let space = Space::of(inner.directory.path()).map_err(|error| Error::Io {
+            cause: format!("the file system of the data directory does not answer: {error}"),
+        })?;
+        Ok(StorageStats {
+            capacity_bytes: space.capacity_bytes,
+            available_bytes: space.available_bytes,
+            key_count: inner.engine.data_property(properties::ESTIMATE_NUM_KEYS)?,
+            data_bytes: inner
+                .engine
+                .data_property(properties::TOTAL_SST_FILES_SIZE)?,
+            wal_sync_count: inner.engine.wal_sync_count(),
+            disk_read_count: inner.reader.disk_read_count(),
+        })
+    }
+
+    /// Refuses new writes, finishes the queued ones, and flushes memtables so that the next open is quick. Reads go on.
+    /// Closing again does nothing. The directory is unlocked when the last clone is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost then: the write-ahead log still has it.
+    pub fn close(&self) -> Result<(), Error> {
+        self.inner.writer.close();
+        if self.inner.flushed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.inner.engine.flush().map_err(|error| Error::Io {
+            cause: format!("flushing at close: {error}"),
+        })
+    }
+
+    fn write(&self, command: Command) -> Result<Outcome, Error> {
+        let submission = Submission::new(EMBEDDED_REGION_ID, vec![command]);
+        match self.submit(submission)?.wait()?.pop() {
+            Some(Outcome::Conflict {
+                current_version,
+                current_value,
+            }) => Err(Error::Conflict {
+                current_version,
+                current_value,
+            }),
+            Some(outcome) => Ok(outcome),
+            None => Err(Error::Undetermined {
+                cause: "the writer gave no outcome".to_owned(),
+            }),
+        }
+    }
+}
+
+/// An outcome that the command cannot have: a fault in this crate, and the write may have happened.
+fn unexpected(outcome: &Outcome) -> Error {
+    Error::Undetermined {
+        cause: format!("the writer answered with {outcome:?}"),
+    }
+}
+
+fn owner(identity: &Identity) -> String {
+    let part = |name, id: Option<u64>| id.map(|id| format!("{name} {id}"));
+    let parts = [
+        part("store", identity.store_id),
+        part("cluster", identity.cluster_id),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(" of ")
+}
