@@ -1,1 +1,27 @@
-//! placeholder
+//! FlareDB's store process: gRPC services over [`rdb_storage`], and its place in the cluster.
+//!
+//! [`Server::start`] wires everything and is the only place that does. A request goes
+//!
+//! ```text
+//! service (decode, answer) ── router (is this the right place?) ── region (takes commands, answers outcomes) ── storage
+//! ```
+//!
+//! The services know nothing of what is behind a region. Today that is the local engine; with replication it becomes a
+//! Raft group, and nothing before it changes.
+//!
+//! Beside the requests one task talks to the placement driver: it registers the store, once at every start, and sends
+//! heartbeats. A store that has registered before serves at once, whether the placement driver answers or not.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod error;
+mod placement;
+mod region;
+mod router;
+mod server;
+mod service;
+
+pub use config::{Config, ConfigError};
+pub use error::ServerError;
+pub use server::Server;

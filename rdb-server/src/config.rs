@@ -1,0 +1,222 @@
+//! Settings of the store process. Each is a flag and an environment variable; the flag wins.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+use rdb_proto::transport::limits::CONNECTIONS_MAX;
+use rdb_proto::transport::{AddressError, check_address};
+use rdb_storage::{Durability, Role, StorageOptions, WalRecovery};
+
+/// A FlareDB store: keeps data on disk and serves it over gRPC.
+///
+/// It registers with the placement driver at its first start and waits for it then; after that it serves whether the
+/// placement driver answers or not. SIGTERM and SIGINT drain it: what is in flight is answered, data is flushed, exit 0.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "rdb-server", version)]
+pub struct Config {
+    /// Where to listen, as IP:PORT. Port 0 takes any free one.
+    #[arg(
+        long,
+        env = "RDB_SERVER_ADDR",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:20160"
+    )]
+    pub addr: SocketAddr,
+
+    /// Where clients reach this store, as HOST:PORT [default: the address it listens on]
+    #[arg(long, env = "RDB_SERVER_ADVERTISE_ADDR", value_name = "HOST:PORT")]
+    pub advertise_addr: Option<String>,
+
+    /// Placement drivers, as HOST:PORT, separated by commas.
+    #[arg(
+        long,
+        env = "RDB_SERVER_PD",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379"
+    )]
+    pub pd: Vec<String>,
+
+    /// The data directory; made where it is missing. One process at a time can use it.
+    #[arg(
+        long,
+        env = "RDB_SERVER_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./data/server"
+    )]
+    pub data_dir: PathBuf,
+
+    /// When a write is acknowledged: `sync` after its bytes are synced to the disk; `os` after the operating system has
+    /// them, which loses acknowledged writes in a power cut.
+    #[arg(long, env = "RDB_SERVER_DURABILITY", value_name = "sync|os", default_value_t = Durability::Sync)]
+    pub durability: Durability,
+
+    /// Memory for cached blocks, in MiB.
+    #[arg(
+        long,
+        env = "RDB_SERVER_BLOCK_CACHE_MIB",
+        value_name = "MIB",
+        default_value_t = 256
+    )]
+    pub block_cache_mib: usize,
+
+    /// Most MiB of writes that wait to be written; above, clients are told to back off. At least 8.
+    #[arg(
+        long,
+        env = "RDB_SERVER_WRITE_QUEUE_MIB",
+        value_name = "MIB",
+        default_value_t = 64
+    )]
+    pub write_queue_mib: usize,
+
+    /// Most connections at a time; one more is closed as soon as it is accepted.
+    #[arg(long, env = "RDB_SERVER_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = CONNECTIONS_MAX)]
+    pub connections_max: usize,
+
+    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`.
+    #[arg(
+        long,
+        env = "RDB_SERVER_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+
+    /// Open a data directory whose write-ahead log is damaged: keep what comes before the damage, DROP EVERY WRITE AFTER
+    /// IT, acknowledged ones among them, and exit without serving. For when there is no other copy.
+    #[arg(long)]
+    pub repair_wal: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::parse_from(["rdb-server"])
+    }
+}
+
+/// A setting has a value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// An address is not `host:port`.
+    #[error("{setting}: {source}")]
+    Address {
+        /// The flag.
+        setting: &'static str,
+        /// What is wrong.
+        source: AddressError,
+    },
+    /// Clients cannot connect to the address that the store listens on.
+    #[error(
+        "--addr {0} listens on every interface, so --advertise-addr has to say where clients reach this store"
+    )]
+    AdvertiseMissing(SocketAddr),
+    /// No placement driver is named.
+    #[error("--pd names no placement driver")]
+    PdMissing,
+    /// No connection could ever be accepted.
+    #[error("--connections-max is 0; at least 1 is needed to serve anyone")]
+    NoConnections,
+    /// A size in MiB does not fit.
+    #[error("{setting} is {mib} MiB; it has to be from {minimum} to {maximum}")]
+    Size {
+        /// The flag.
+        setting: &'static str,
+        /// Its value.
+        mib: usize,
+        /// The smallest that works.
+        minimum: usize,
+        /// The largest that works.
+        maximum: usize,
+    },
+}
+
+/// 1 TiB: beyond any machine, and still far from overflow.
+const SIZE_MIB_MAX: usize = 1 << 20;
+
+impl Config {
+    /// Checks every setting that its type does not check.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the flag and what would be right.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(address) = &self.advertise_addr {
+            check_address(address).map_err(|source| ConfigError::Address {
+                setting: "--advertise-addr",
+                source,
+            })?;
+        } else if self.addr.ip().is_unspecified() {
+            return Err(ConfigError::AdvertiseMissing(self.addr));
+        }
+        if self.pd.is_empty() {
+            return Err(ConfigError::PdMissing);
+        }
+        for address in &self.pd {
+            check_address(address).map_err(|source| ConfigError::Address {
+                setting: "--pd",
+                source,
+            })?;
+        }
+        if self.connections_max == 0 {
+            return Err(ConfigError::NoConnections);
+        }
+        check_size("--block-cache-mib", self.block_cache_mib, 1)?;
+        check_size("--write-queue-mib", self.write_queue_mib, 8)
+    }
+
+    pub(crate) fn storage_options(&self) -> StorageOptions {
+        StorageOptions {
+            durability: self.durability,
+            wal_recovery: if self.repair_wal {
+                WalRecovery::PointInTime
+            } else {
+                WalRecovery::Strict
+            },
+            block_cache_bytes: self.block_cache_mib << 20,
+            write_queue_bytes_max: self.write_queue_mib << 20,
+            ..StorageOptions::new(Role::Server)
+        }
+    }
+}
+
+fn check_size(setting: &'static str, mib: usize, minimum: usize) -> Result<(), ConfigError> {
+    if (minimum..=SIZE_MIB_MAX).contains(&mib) {
+        return Ok(());
+    }
+    Err(ConfigError::Size {
+        setting,
+        mib,
+        minimum,
+        maximum: SIZE_MIB_MAX,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(flags: &[&str]) -> Config {
+        Config::parse_from([&["rdb-server"], flags].concat())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        for (flags, named) in [
+            (&["--addr", "0.0.0.0:1"][..], "--advertise-addr"),
+            (&["--advertise-addr", "nowhere"], "--advertise-addr"),
+            (&["--pd", "a:1,b"], "--pd"),
+            (&["--connections-max", "0"], "--connections-max"),
+            (&["--write-queue-mib", "7"], "--write-queue-mib"),
+            (&["--block-cache-mib", "99999999999"], "--block-cache-mib"),
+        ] {
+            let error = parsed(flags).validate().expect_err(named).to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

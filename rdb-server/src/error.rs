@@ -1,0 +1,102 @@
+//! What can go wrong in the store process: why it cannot run ([`ServerError`]), and why a request is not served
+//! ([`Rejection`]), which is turned into an answer here and nowhere else.
+
+use std::net::SocketAddr;
+
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::{Fate, NotReady, ServerBusy, region_error};
+use rdb_proto::transport::ServeError;
+use tonic::Code;
+
+use crate::config::ConfigError;
+
+/// The process cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Open(#[from] rdb_storage::OpenError),
+    /// The data directory cannot be read or written.
+    #[error("the data directory does not work")]
+    Storage(#[from] rdb_storage::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Serving ended by itself.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The placement driver refuses this store for good.
+    #[error("the placement driver refuses this store: {cause}")]
+    Refused {
+        /// What it said.
+        cause: String,
+    },
+    /// One of the process's own tasks panicked.
+    #[error("a task of the server panicked")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A request is not served.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// It came to the wrong place or at the wrong time, and was certainly not applied.
+    Routing(region_error::Kind),
+    /// Anything else.
+    Fault(Fault),
+}
+
+/// How long a client is told to wait when a queue is full, in milliseconds. The write queue turns over with every sync,
+/// a few milliseconds; clients add jitter of their own.
+const BUSY_BACKOFF_MS: u64 = 20;
+
+impl Rejection {
+    /// The store cannot serve now.
+    pub(crate) fn not_ready(reason: &str) -> Self {
+        Self::Routing(region_error::Kind::NotReady(NotReady {
+            reason: reason.to_owned(),
+        }))
+    }
+}
+
+impl From<rdb_storage::Error> for Rejection {
+    fn from(error: rdb_storage::Error) -> Self {
+        use rdb_storage::Error;
+        let fate = match error.fate() {
+            rdb_storage::Fate::NotApplied => Fate::NotApplied,
+            rdb_storage::Fate::Unknown => Fate::Unknown,
+        };
+        let fault = |code| Fault::new(code, error.to_string()).with_fate(fate);
+        Self::Fault(match &error {
+            Error::InvalidArgument {
+                field,
+                limit,
+                cause,
+            } => Fault::invalid_argument(field, *limit, cause.as_str()),
+            Error::Busy { .. } => {
+                let busy = ServerBusy {
+                    backoff_ms: BUSY_BACKOFF_MS,
+                };
+                return Self::Routing(region_error::Kind::ServerBusy(busy));
+            }
+            Error::Closed => return Self::not_ready("the store is shutting down"),
+            Error::ResultTooLarge { limit_bytes } => Fault {
+                field: "keys",
+                limit: Some(*limit_bytes),
+                ..fault(Code::ResourceExhausted)
+            },
+            Error::Undetermined { .. } | Error::Io { .. } => fault(Code::Internal),
+            Error::WritesStopped { .. } => fault(Code::Unavailable),
+            Error::DataLoss { .. } => fault(Code::DataLoss),
+            // The two do not come from a data request: outcomes carry conflicts, and registration assigns.
+            Error::Conflict { .. } | Error::ForeignAssignment { .. } => fault(Code::Internal),
+        })
+    }
+}

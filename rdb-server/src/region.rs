@@ -1,0 +1,80 @@
+//! One region as the services see it: something that takes commands and answers outcomes.
+
+use rdb_proto::metapb::{Peer, Region, RegionEpoch};
+use rdb_storage::{
+    Command, Outcome, PeerDescriptor, Reader, RegionDescriptor, Storage, Submission,
+};
+
+use crate::error::Rejection;
+
+/// A region that this store leads. Behind it is the local engine; its users cannot tell.
+#[derive(Clone)]
+pub(crate) struct RegionHandle {
+    region: Region,
+    storage: Storage,
+    reader: Reader,
+}
+
+impl RegionHandle {
+    pub(crate) fn new(region: Region, storage: &Storage) -> Self {
+        Self {
+            region,
+            storage: storage.clone(),
+            reader: storage.reader(),
+        }
+    }
+
+    /// The region's description, as of when the handle was made.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Applies `commands` in order, as a whole or not at all, and answers one outcome for each. `message_bytes` is the
+    /// size of the message that they came with, which their buffers keep alive.
+    pub(crate) async fn write(
+        &self,
+        commands: Vec<Command>,
+        message_bytes: usize,
+    ) -> Result<Vec<Outcome>, Rejection> {
+        let submission = Submission::new(self.region.id, commands).charged(message_bytes);
+        Ok(self.storage.submit(submission)?.await?)
+    }
+
+    /// Reads what was applied.
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+/// As it goes over the wire.
+pub(crate) fn to_wire(descriptor: RegionDescriptor) -> Region {
+    let peers = descriptor.peers.into_iter();
+    Region {
+        id: descriptor.id,
+        start_key: descriptor.start_key,
+        end_key: descriptor.end_key,
+        epoch: Some(RegionEpoch {
+            conf_version: descriptor.conf_version,
+            version: descriptor.version,
+        }),
+        peers: peers
+            .map(|PeerDescriptor { id, store_id }| Peer { id, store_id })
+            .collect(),
+    }
+}
+
+/// As it is stored.
+pub(crate) fn from_wire(region: Region) -> RegionDescriptor {
+    let epoch = region.epoch_or_default();
+    let peers = region.peers.into_iter();
+    RegionDescriptor {
+        id: region.id,
+        start_key: region.start_key,
+        end_key: region.end_key,
+        conf_version: epoch.conf_version,
+        version: epoch.version,
+        peers: peers
+            .map(|Peer { id, store_id }| PeerDescriptor { id, store_id })
+            .collect(),
+    }
+}

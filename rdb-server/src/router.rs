@@ -1,0 +1,216 @@
+//! Is this the right place? Every data request passes here first; what does not belong is answered with a routing error
+//! and was certainly not applied.
+
+use std::cmp::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use rdb_proto::errorpb::{
+    ClusterMismatch, EpochNotMatch, KeyNotInRegion, RegionNotFound, StoreMismatch,
+    region_error::Kind,
+};
+use rdb_proto::metapb::{Context, Region};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Rejection;
+use crate::region::RegionHandle;
+
+/// What this store is, once it is registered.
+pub(crate) struct Membership {
+    pub(crate) cluster_id: u64,
+    pub(crate) store_id: u64,
+    /// The regions that this store leads.
+    pub(crate) regions: Vec<RegionHandle>,
+}
+
+/// Finds the region of a request, or the reason why there is none. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Router {
+    membership: Arc<RwLock<Option<Arc<Membership>>>>,
+    drain: CancellationToken,
+}
+
+/// Which end of a scan's range has to lie in the region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From `start_key` up.
+    Forward,
+    /// From `end_key` down.
+    Reverse,
+}
+
+/// A scan's range, cut to one region.
+pub(crate) struct ScanTarget {
+    pub(crate) region: RegionHandle,
+    pub(crate) start_key: Bytes,
+    pub(crate) end_key: Bytes,
+    /// Where the range goes on beyond the region.
+    pub(crate) resume_key: Option<Bytes>,
+}
+
+impl Router {
+    /// A router that answers "not ready" until a membership is set, and again once `drain` is cancelled.
+    pub(crate) fn new(drain: CancellationToken) -> Self {
+        Self {
+            membership: Arc::default(),
+            drain,
+        }
+    }
+
+    pub(crate) fn set(&self, membership: Membership) {
+        let mut current = self
+            .membership
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Some(Arc::new(membership));
+    }
+
+    /// The region that holds all of `keys`. No key at all is left to whoever validates the request.
+    pub(crate) fn for_keys<'a>(
+        &self,
+        context: Option<&Context>,
+        keys: impl Iterator<Item = &'a Bytes> + Clone,
+    ) -> Result<RegionHandle, Rejection> {
+        let first = keys.clone().next().map(Bytes::as_ref).unwrap_or_default();
+        let found = self.find(context, |region| region.contains(first))?;
+        let mut keys = keys;
+        if keys.all(|key| found.region().contains(key)) {
+            return Ok(found);
+        }
+        Err(not_in(&found))
+    }
+
+    /// The region that holds the whole range.
+    pub(crate) fn for_range(
+        &self,
+        context: Option<&Context>,
+        start_key: &[u8],
+        end_key: &[u8],
+    ) -> Result<RegionHandle, Rejection> {
+        let found = self.find(context, |region| region.contains(start_key))?;
+        if found.region().contains_range(start_key, end_key) {
+            return Ok(found);
+        }
+        Err(not_in(&found))
+    }
+
+    /// The region that holds the range's first key in the scan's direction, with the range cut to it.
+    pub(crate) fn for_scan(
+        &self,
+        context: Option<&Context>,
+        start_key: Bytes,
+        end_key: Bytes,
+        direction: Direction,
+    ) -> Result<ScanTarget, Rejection> {
+        let begins_here = |region: &Region| match direction {
+            Direction::Forward => region.contains(&start_key),
+            Direction::Reverse => ends_in(region, &end_key),
+        };
+        let found = self.find(context, begins_here)?;
+        if !begins_here(found.region()) {
+            return Err(not_in(&found));
+        }
+        let region = found.region();
+        let whole = match direction {
+            Direction::Forward => region.contains_range(&start_key, &end_key),
+            Direction::Reverse => region.start_key <= start_key,
+        };
+        let mut target = ScanTarget {
+            region: found.clone(),
+            start_key,
+            end_key,
+            resume_key: None,
+        };
+        match direction {
+            _ if whole => {}
+            Direction::Forward => {
+                target.end_key = region.end_key.clone();
+                target.resume_key = Some(region.end_key.clone());
+            }
+            Direction::Reverse => {
+                target.start_key = region.start_key.clone();
+                target.resume_key = Some(region.start_key.clone());
+            }
+        }
+        Ok(target)
+    }
+
+    /// Checks the context and finds the region that it names, or else the one that is `wanted`.
+    fn find(
+        &self,
+        context: Option<&Context>,
+        wanted: impl Fn(&Region) -> bool,
+    ) -> Result<RegionHandle, Rejection> {
+        if self.drain.is_cancelled() {
+            return Err(Rejection::not_ready("the store is shutting down"));
+        }
+        let membership = self
+            .membership
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let membership = membership.ok_or_else(|| {
+            Rejection::not_ready("the store is not registered with the placement driver yet")
+        })?;
+        membership
+            .find(context.unwrap_or(&Context::default()), wanted)
+            .map_err(Rejection::Routing)
+    }
+}
+
+impl Membership {
+    fn find(
+        &self,
+        context: &Context,
+        wanted: impl Fn(&Region) -> bool,
+    ) -> Result<RegionHandle, Kind> {
+        if ![0, self.cluster_id].contains(&context.cluster_id) {
+            let cluster_id = self.cluster_id;
+            return Err(Kind::ClusterMismatch(ClusterMismatch { cluster_id }));
+        }
+        if ![0, self.store_id].contains(&context.store_id) {
+            let store_id = self.store_id;
+            return Err(Kind::StoreMismatch(StoreMismatch { store_id }));
+        }
+        let mut handles = self.regions.iter();
+        let found = match context.region_id {
+            0 => handles.find(|handle| wanted(handle.region())),
+            id => handles.find(|handle| handle.region().id == id),
+        };
+        let found = found.ok_or(Kind::RegionNotFound(RegionNotFound {
+            region_id: context.region_id,
+        }))?;
+        let Some(epoch) = context.region_epoch else {
+            return Ok(found.clone());
+        };
+        match epoch.version.cmp(&found.region().version()) {
+            Ordering::Equal => Ok(found.clone()),
+            // The request is older: what it looked for may be in any region here by now.
+            Ordering::Less => Err(Kind::EpochNotMatch(EpochNotMatch {
+                current_regions: self
+                    .regions
+                    .iter()
+                    .map(|handle| handle.region().clone())
+                    .collect(),
+            })),
+            Ordering::Greater => Err(Kind::EpochNotMatch(EpochNotMatch::default())),
+        }
+    }
+}
+
+/// Whether the keys right below `end_key` lie in `region`.
+fn ends_in(region: &Region, end_key: &[u8]) -> bool {
+    if end_key.is_empty() {
+        return region.end_key.is_empty();
+    }
+    region.start_key < end_key && (region.end_key.is_empty() || region.end_key >= end_key)
+}
+
+fn not_in(handle: &RegionHandle) -> Rejection {
+    Rejection::Routing(Kind::KeyNotInRegion(KeyNotInRegion {
+        region: Some(handle.region().clone()),
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+use rdb_proto::metapb::RegionEpoch;
+use rdb_storage::{Role, Storage, StorageOptions};
+
+use super::*;
+
+struct Fixture {
+    router: Router,
+    drain: CancellationToken,
+    _directory: tempfile::TempDir,
+}
+
+const CLUSTER_ID: u64 = 77;
+const STORE_ID: u64 = 3;
+const VERSION: u64 = 5;
+
+/// Region 1 holds ["", "m"), region 2 holds ["m", "t"); nothing is above.
+fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Storage::open(directory.path(), StorageOptions::new(Role::Server)).unwrap();
+    let drain = CancellationToken::new();
+    let router = Router::new(drain.clone());
+    let handle = |id, start_key: &'static str, end_key: &'static str| {
+        let region = Region {
+            id,
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+            epoch: Some(RegionEpoch {
+                conf_version: 1,
+                version: VERSION,
+            }),
+            peers: Vec::new(),
+        };
+        RegionHandle::new(region, &storage)
+    };
+    router.set(Membership {
+        cluster_id: CLUSTER_ID,
+        store_id: STORE_ID,
+        regions: vec![handle(1, "", "m"), handle(2, "m", "t")],
+    });
+    Fixture {
+        router,
+        drain,
+        _directory: directory,
+    }
+}
+
+impl Fixture {
+    fn region_of(&self, context: Option<Context>, keys: &[&'static str]) -> Result<u64, Kind> {
+        let keys: Vec<Bytes> = keys
+            .iter()
+            .map(|key| Bytes::from_static(key.as_bytes()))
+            .collect();
+        let found = self.router.for_keys(context.as_ref(), keys.iter());
+        found.map(|handle| handle.region().id).map_err(kind)
+    }
+
+    fn scan(
+        &self,
+        start_key: &'static str,
+        end_key: &'static str,
+        direction: Direction,
+    ) -> Result<(u64, Bytes, Bytes, Option<Bytes>), Kind> {
+        let target = self
+            .router
+            .for_scan(None, start_key.into(), end_key.into(), direction);
+        let target = target.map_err(kind)?;
+        Ok((
+            target.region.region().id,
+            target.start_key,
+            target.end_key,
+            target.resume_key,
+        ))
+    }
+}
+
+fn kind(rejection: Rejection) -> Kind {
+    match rejection {
+        Rejection::Routing(kind) => kind,
+        Rejection::Fault(fault) => panic!("{fault:?}"),
+    }
+}
+
+fn context() -> Context {
+    Context {
+        cluster_id: CLUSTER_ID,
+        store_id: STORE_ID,
+        region_id: 1,
+        region_epoch: Some(RegionEpoch {
+            conf_version: 9,
+            version: VERSION,
+        }),
+    }
+}
+
+#[test]
+fn an_absent_context_means_the_region_that_holds_the_key() {
+    let fixture = fixture();
+    assert_eq!(fixture.region_of(None, &["a"]), Ok(1));
+    assert_eq!(fixture.region_of(None, &["m"]), Ok(2));
+    assert_eq!(
+        fixture.region_of(None, &["z"]),
+        Err(Kind::RegionNotFound(RegionNotFound { region_id: 0 }))
+    );
+}
+
+#[test]
+fn a_batch_that_crosses_regions_is_refused_as_a_whole() {
+    let fixture = fixture();
+    assert_eq!(fixture.region_of(None, &["a", "b"]), Ok(1));
+    assert!(matches!(
+        fixture.region_of(None, &["a", "n"]),
+        Err(Kind::KeyNotInRegion(_))
+    ));
+}
+
+#[test]
+fn each_part_of_the_context_is_checked() {
+    let fixture = fixture();
+    assert_eq!(
+        fixture.region_of(Some(context()), &["a"]),
+        Ok(1),
+        "conf_version is not compared"
+    );
+    let wrong = |change: fn(&mut Context)| {
+        let mut context = context();
+        change(&mut context);
+        fixture.region_of(Some(context), &["a"]).unwrap_err()
+    };
+    assert_eq!(
+        wrong(|context| context.cluster_id = 1),
+        Kind::ClusterMismatch(ClusterMismatch {
+            cluster_id: CLUSTER_ID
+        })
+    );
+    assert_eq!(
+        wrong(|context| context.store_id = 1),
+        Kind::StoreMismatch(StoreMismatch { store_id: STORE_ID })
+    );
+    assert_eq!(
+        wrong(|context| context.region_id = 9),
+        Kind::RegionNotFound(RegionNotFound { region_id: 9 })
+    );
+    assert!(matches!(
+        wrong(|context| context.region_id = 2),
+        Kind::KeyNotInRegion(_)
+    ));
+}
+
+#[test]
+fn an_older_epoch_is_told_the_present_regions_and_a_newer_one_to_try_again() {
+    let fixture = fixture();
+    let with_version = |version| {
+        let region_epoch = Some(RegionEpoch {
+            conf_version: 1,
+            version,
+        });
+        match fixture.region_of(
+            Some(Context {
+                region_epoch,
+                ..context()
+            }),
+            &["a"],
+        ) {
+            Err(Kind::EpochNotMatch(mismatch)) => mismatch.current_regions.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(with_version(VERSION - 1), 2);
+    assert_eq!(with_version(VERSION + 1), 0);
+}
+
+#[test]
+fn a_range_has_to_lie_in_one_region() {
+    let fixture = fixture();
+    let router = &fixture.router;
+    assert!(router.for_range(None, b"n", b"t").is_ok());
+    assert!(router.for_range(None, b"a", b"n").is_err());
+    assert!(
+        router.for_range(None, b"n", b"").is_err(),
+        "the region has an end"
+    );
+}
+
+#[test]
+fn a_scan_is_cut_to_its_region_and_says_where_to_go_on() {
+    let fixture = fixture();
+    let forward = |start, end| fixture.scan(start, end, Direction::Forward);
+    assert_eq!(forward("a", "c"), Ok((1, "a".into(), "c".into(), None)));
+    assert_eq!(
+        forward("a", ""),
+        Ok((1, "a".into(), "m".into(), Some("m".into())))
+    );
+    assert_eq!(forward("m", "t"), Ok((2, "m".into(), "t".into(), None)));
+
+    let reverse = |start, end| fixture.scan(start, end, Direction::Reverse);
+    assert_eq!(reverse("n", "p"), Ok((2, "n".into(), "p".into(), None)));
+    assert_eq!(
+        reverse("a", "t"),
+        Ok((2, "m".into(), "t".into(), Some("m".into())))
+    );
+    assert_eq!(reverse("a", "m"), Ok((1, "a".into(), "m".into(), None)));
+    assert!(reverse("a", "").is_err(), "no region here reaches the end");
+}
+
+#[test]
+fn a_drain_refuses_everything() {
+    let fixture = fixture();
+    fixture.drain.cancel();
+    assert!(matches!(
+        fixture.region_of(Some(context()), &["a"]),
+        Err(Kind::NotReady(_))
+    ));
+}

@@ -1,0 +1,202 @@
+//! Wires the process: storage, router, services, placement, health; the only place that does.
+
+use std::net::SocketAddr;
+
+use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
+use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::{HealthHandle, ServeOptions, health, serve};
+use rdb_storage::{Durability, Storage, WriteHealth};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+
+use crate::config::{Config, ConfigError};
+use crate::error::ServerError;
+use crate::placement::{Placement, restore};
+use crate::router::Router;
+use crate::service::{CasService, RawService};
+
+const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas"];
+
+/// A running store. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
+pub struct Server {
+    local_addr: SocketAddr,
+    storage: Storage,
+    serving: JoinHandle<Result<(), ServerError>>,
+    placement: JoinHandle<Result<(), ServerError>>,
+    drain: CancellationToken,
+    _drain_on_drop: DropGuard,
+}
+
+impl Server {
+    /// Opens the data directory and serves it. A store that never registered answers "not ready" until it has.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`] when a setting is wrong, the directory cannot be opened, or the address cannot be listened on.
+    pub async fn start(config: Config) -> Result<Self, ServerError> {
+        config.validate()?;
+        let storage = open_storage(&config).await?;
+        let listen_error = |source| ServerError::Listen {
+            address: config.addr,
+            source,
+        };
+        let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
+        let local_addr = listener.local_addr().map_err(listen_error)?;
+        let advertised = config
+            .advertise_addr
+            .clone()
+            .unwrap_or_else(|| local_addr.to_string());
+
+        let drain = CancellationToken::new();
+        let router = Router::new(drain.clone());
+        let (registered, registration) = watch::channel(restore(&storage, &router)?);
+        let placement = Placement::new(
+            &config.pd,
+            advertised.clone(),
+            storage.clone(),
+            router.clone(),
+            registered,
+        )
+        .map_err(|source| ConfigError::Address {
+            setting: "--pd",
+            source,
+        })?;
+
+        let (health_handle, health_service) = health(SERVICES, drain.clone());
+        let health_keeper = keep_health(health_handle, registration, storage.write_health());
+        let raw = KvRawServer::new(RawService::new(router.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let cas = KvCasServer::new(CasService::new(router))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let routes = Routes::new(raw)
+            .add_service(cas)
+            .add_service(health_service);
+        let options = ServeOptions {
+            connections_max: config.connections_max,
+            ..ServeOptions::default()
+        };
+
+        let until_drained = drain.clone();
+        let placement = async move {
+            let placed = async { tokio::join!(placement.run(), health_keeper).0 };
+            until_drained
+                .run_until_cancelled(placed)
+                .await
+                .unwrap_or(Ok(()))
+        };
+        let serving = serve(listener, routes, options, drain.clone());
+        let serving = async move { Ok(serving.await?) };
+        announce(&config, local_addr, &advertised, &storage);
+        Ok(Self {
+            local_addr,
+            storage,
+            serving: tokio::spawn(ends_the_process(serving, drain.clone())),
+            placement: tokio::spawn(ends_the_process(placement, drain.clone())),
+            drain: drain.clone(),
+            _drain_on_drop: drain.drop_guard(),
+        })
+    }
+
+    /// Opens a directory with a damaged write-ahead log, drops what comes after the damage, and closes it again.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`] when a setting is wrong or the directory cannot be opened even so.
+    pub async fn repair_wal(config: Config) -> Result<(), ServerError> {
+        config.validate()?;
+        let storage = open_storage(&config).await?;
+        close_storage(storage).await?;
+        tracing::warn!(
+            data_dir = %config.data_dir.display(),
+            "the write-ahead log was cut at its first damage; writes after it are lost. Start without --repair-wal now"
+        );
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Cancel it to start the drain.
+    pub fn drain_token(&self) -> CancellationToken {
+        self.drain.clone()
+    }
+
+    /// Waits for the drain to begin and end, then closes the storage.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`] when the process ended for another reason than the drain.
+    pub async fn wait(self) -> Result<(), ServerError> {
+        let placed = self.placement.await;
+        let served = self.serving.await;
+        if let Err(error) = close_storage(self.storage).await {
+            // The log has what could not be flushed; the next open replays it.
+            tracing::warn!(%error, "the storage was not closed cleanly; nothing is lost");
+        }
+        placed??;
+        served?
+    }
+}
+
+/// The drain begins when any of the process's tasks ends, for whatever reason.
+fn ends_the_process<T>(
+    task: impl Future<Output = T>,
+    drain: CancellationToken,
+) -> impl Future<Output = T> {
+    let guard = drain.drop_guard();
+    async move {
+        let _guard = guard;
+        task.await
+    }
+}
+
+async fn open_storage(config: &Config) -> Result<Storage, ServerError> {
+    let (directory, options) = (config.data_dir.clone(), config.storage_options());
+    Ok(spawn_blocking(move || Storage::open(directory, options)).await??)
+}
+
+async fn close_storage(storage: Storage) -> Result<(), ServerError> {
+    Ok(spawn_blocking(move || storage.close()).await??)
+}
+
+/// Healthy means: registered, and taking writes.
+async fn keep_health(
+    health: HealthHandle,
+    mut registration: watch::Receiver<bool>,
+    mut write_health: watch::Receiver<WriteHealth>,
+) {
+    loop {
+        let writable = *write_health.borrow_and_update() == WriteHealth::Healthy;
+        let registered = *registration.borrow_and_update();
+        health.set_serving(registered && writable);
+        let changed = tokio::select! {
+            changed = registration.changed() => changed,
+            changed = write_health.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+fn announce(config: &Config, local_addr: SocketAddr, advertised: &str, storage: &Storage) {
+    tracing::info!(
+        addr = %local_addr,
+        advertised,
+        data_dir = %storage.directory().display(),
+        durability = %config.durability,
+        version = env!("CARGO_PKG_VERSION"),
+        "serving KvRaw and KvCas"
+    );
+    if config.durability == Durability::Os {
+        tracing::warn!("--durability=os: a power cut or a kernel crash LOSES ACKNOWLEDGED WRITES");
+    }
+}

@@ -1,0 +1,219 @@
+//! `kvrpc.KvCas`: the versioned keyspace.
+
+use std::iter::once;
+
+use prost::Message;
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
+use rdb_proto::kvrpc::{
+    BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
+    CompareAndSwapRequest, CompareAndSwapResponse, Conflict, Deleted, GetRequest, GetResponse,
+    ScanRequest, ScanResponse, Swapped, Versioned, VersionedKeyValue, compare_and_delete_response,
+    compare_and_swap_response, kv_cas_server::KvCas,
+};
+use rdb_storage::{Command, Outcome, ScanRange};
+use tonic::{Code, Request, Response, Status};
+
+use super::answer::answer;
+use crate::error::Rejection;
+use crate::region::RegionHandle;
+use crate::router::{Direction, Router};
+
+/// Serves the versioned keyspace of the regions that the router knows.
+pub(crate) struct CasService {
+    router: Router,
+}
+
+impl CasService {
+    pub(crate) fn new(router: Router) -> Self {
+        Self { router }
+    }
+
+    async fn swap(
+        &self,
+        request: CompareAndSwapRequest,
+    ) -> Result<CompareAndSwapResponse, Rejection> {
+        use compare_and_swap_response::Result;
+        let message_bytes = request.encoded_len();
+        let CompareAndSwapRequest {
+            context,
+            key,
+            expected_version,
+            value,
+        } = request;
+        let region = self.router.for_keys(context.as_ref(), once(&key))?;
+        let command = Command::CompareAndSwap {
+            key,
+            expected_version,
+            value,
+        };
+        let result = match write_one(&region, command, message_bytes).await? {
+            Outcome::Swapped { version } => Result::Swapped(Swapped { version }),
+            Outcome::Conflict {
+                current_version,
+                current_value,
+            } => Result::Conflict(conflict(current_version, current_value)),
+            Outcome::Done => return Err(unexpected_outcome()),
+        };
+        Ok(CompareAndSwapResponse {
+            result: Some(result),
+            region_error: None,
+        })
+    }
+
+    async fn get_one(&self, request: GetRequest) -> Result<GetResponse, Rejection> {
+        let region = self
+            .router
+            .for_keys(request.context.as_ref(), once(&request.key))?;
+        let found = region.reader().get_versioned(request.key).await?;
+        let entry = found.map(|found| Versioned {
+            version: found.version,
+            value: found.value,
+        });
+        Ok(GetResponse {
+            entry,
+            region_error: None,
+        })
+    }
+
+    async fn delete(
+        &self,
+        request: CompareAndDeleteRequest,
+    ) -> Result<CompareAndDeleteResponse, Rejection> {
+        use compare_and_delete_response::Result;
+        let message_bytes = request.encoded_len();
+        let CompareAndDeleteRequest {
+            context,
+            key,
+            expected_version,
+        } = request;
+        let region = self.router.for_keys(context.as_ref(), once(&key))?;
+        let command = Command::CompareAndDelete {
+            key,
+            expected_version,
+        };
+        let result = match write_one(&region, command, message_bytes).await? {
+            Outcome::Done => Result::Deleted(Deleted {}),
+            Outcome::Conflict {
+                current_version,
+                current_value,
+            } => Result::Conflict(conflict(current_version, current_value)),
+            Outcome::Swapped { .. } => return Err(unexpected_outcome()),
+        };
+        Ok(CompareAndDeleteResponse {
+            result: Some(result),
+            region_error: None,
+        })
+    }
+
+    async fn get_several(&self, request: BatchGetRequest) -> Result<BatchGetResponse, Rejection> {
+        let BatchGetRequest { context, keys } = request;
+        let region = self.router.for_keys(context.as_ref(), keys.iter())?;
+        let values = region.reader().multi_get_versioned(keys.clone()).await?;
+        let found = keys.into_iter().zip(values);
+        let entries = found.filter_map(|(key, found)| {
+            let rdb_storage::Versioned { version, value } = found?;
+            Some(VersionedKeyValue {
+                key,
+                version,
+                value,
+            })
+        });
+        Ok(BatchGetResponse {
+            entries: entries.collect(),
+            region_error: None,
+        })
+    }
+
+    async fn scan_page(&self, request: ScanRequest) -> Result<ScanResponse, Rejection> {
+        let ScanRequest {
+            context,
+            start_key,
+            end_key,
+            limit,
+            reverse,
+            keys_only,
+        } = request;
+        let direction = if reverse {
+            Direction::Reverse
+        } else {
+            Direction::Forward
+        };
+        let target = self
+            .router
+            .for_scan(context.as_ref(), start_key, end_key, direction)?;
+        let range = ScanRange {
+            start_key: target.start_key,
+            end_key: target.end_key,
+            limit: limit.map(|limit| limit as usize),
+            reverse,
+            keys_only,
+        };
+        let page = target.region.reader().scan_versioned(range).await?;
+        let entries = page.entries.into_iter().map(|entry| VersionedKeyValue {
+            key: entry.key,
+            version: entry.version,
+            value: entry.value,
+        });
+        Ok(ScanResponse {
+            entries: entries.collect(),
+            resume_key: page.resume_key.or(target.resume_key),
+            region_error: None,
+        })
+    }
+}
+
+async fn write_one(
+    region: &RegionHandle,
+    command: Command,
+    message_bytes: usize,
+) -> Result<Outcome, Rejection> {
+    let mut outcomes = region.write(vec![command], message_bytes).await?;
+    outcomes.pop().ok_or_else(unexpected_outcome)
+}
+
+fn conflict(current_version: u64, current_value: Option<bytes::Bytes>) -> Conflict {
+    Conflict {
+        current_version,
+        value_omitted: current_version > 0 && current_value.is_none(),
+        current_value,
+    }
+}
+
+/// A fault in this process: something was written, but its outcome makes no sense.
+fn unexpected_outcome() -> Rejection {
+    let cause = "the storage gave an outcome that the command cannot have";
+    Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))
+}
+
+#[tonic::async_trait]
+impl KvCas for CasService {
+    async fn compare_and_swap(
+        &self,
+        request: Request<CompareAndSwapRequest>,
+    ) -> Result<Response<CompareAndSwapResponse>, Status> {
+        answer(self.swap(request.into_inner()).await)
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        answer(self.get_one(request.into_inner()).await)
+    }
+
+    async fn compare_and_delete(
+        &self,
+        request: Request<CompareAndDeleteRequest>,
+    ) -> Result<Response<CompareAndDeleteResponse>, Status> {
+        answer(self.delete(request.into_inner()).await)
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<BatchGetRequest>,
+    ) -> Result<Response<BatchGetResponse>, Status> {
+        answer(self.get_several(request.into_inner()).await)
+    }
+
+    async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
+        answer(self.scan_page(request.into_inner()).await)
+    }
+}
