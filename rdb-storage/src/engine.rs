@@ -44,17 +44,18 @@ impl Family {
     }
 }
 
-/// An open database.
+/// An open database. Fields are dropped in their order: RocksDB closes before the directory's lock is given back.
 pub(crate) struct Engine {
     pub(crate) database: DB,
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
+    directory: DataDirectory,
 }
 
 impl Engine {
     /// Opens the database in `directory`; `create` allows a new one.
     pub(crate) fn open(
-        directory: &DataDirectory,
+        directory: DataDirectory,
         settings: &StorageOptions,
         create: bool,
     ) -> Result<Self, OpenError> {
@@ -67,7 +68,15 @@ impl Engine {
         });
         let database = DB::open_cf_descriptors(&options, directory.database_path(), families)
             .map_err(&refused)?;
-        Ok(Self { database, options })
+        Ok(Self {
+            database,
+            options,
+            directory,
+        })
+    }
+
+    pub(crate) fn directory(&self) -> &DataDirectory {
+        &self.directory
     }
 
     pub(crate) fn family(&self, family: Family) -> &rocksdb::ColumnFamily {

@@ -28,8 +28,8 @@
 //!
 //! # The one write path
 //!
-//! Every write is a [`Command`]. Commands are queued, and one thread takes what is queued, [applies](apply) it in order
-//! to one RocksDB write batch, writes and syncs that once, and then completes every submission ([`writer`]). The methods
+//! Every write is a [`Command`]. Commands are queued, and one thread takes what is queued, applies it in order
+//! to one RocksDB write batch, writes and syncs that once, and then completes every submission. The methods
 //! of [`Storage`] are thin calls over [`Storage::submit`].
 //!
 //! # What is promised

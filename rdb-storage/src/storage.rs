@@ -31,13 +31,12 @@ pub struct Storage {
     inner: Arc<Inner>,
 }
 
-/// Fields are dropped in this order: the writer ends, RocksDB closes, the lock is given back.
+/// The writer ends before the last handle of the engine is dropped.
 struct Inner {
     writer: Writer,
     reader: Reader,
     engine: Arc<Engine>,
     identity: Mutex<Identity>,
-    directory: DataDirectory,
     flushed: AtomicBool,
 }
 
@@ -67,18 +66,21 @@ impl Storage {
     pub fn open(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
         options.validate()?;
         let (directory, mut identity) = DataDirectory::open(directory.as_ref(), options.role)?;
+        let path = directory.path().to_owned();
         let io_error = |cause: std::io::Error| OpenError::Io {
-            directory: directory.path().to_owned(),
+            directory: path.clone(),
             cause: cause.to_string(),
         };
-        let reserve =
-            DiskReserve::new(directory.path(), options.disk_reserve_bytes).map_err(io_error)?;
+        let reserve = DiskReserve::new(&path, options.disk_reserve_bytes).map_err(io_error)?;
         reserve.release_if_full().map_err(io_error)?;
 
-        let engine = Arc::new(Engine::open(&directory, &options, !identity.initialized)?);
+        let engine = Arc::new(Engine::open(directory, &options, !identity.initialized)?);
         if !identity.initialized {
             identity.initialized = true;
-            directory.write_identity(&identity).map_err(io_error)?;
+            engine
+                .directory()
+                .write_identity(&identity)
+                .map_err(io_error)?;
         }
         reserve.make_if_roomy();
 
@@ -89,7 +91,6 @@ impl Storage {
                 reader: Reader::new(Arc::clone(&engine), &options),
                 engine,
                 identity: Mutex::new(identity),
-                directory,
                 flushed: AtomicBool::new(false),
             }),
         })
@@ -97,7 +98,7 @@ impl Storage {
 
     /// Where the data is.
     pub fn directory(&self) -> PathBuf {
-        self.inner.directory.path().to_owned()
+        self.inner.engine.directory().path().to_owned()
     }
 
     /// Whose directory this is.
@@ -137,7 +138,7 @@ impl Storage {
                 wanted: owner(&wanted),
             });
         }
-        let written = self.inner.directory.write_identity(&wanted);
+        let written = self.inner.engine.directory().write_identity(&wanted);
         written.map_err(|error| Error::Io {
             cause: format!("the identity file could not be written: {error}"),
         })?;
@@ -334,7 +335,7 @@ impl Storage {
     /// [`Error::Io`] when the file system or RocksDB does not answer.
     pub fn stats(&self) -> Result<StorageStats, Error> {
         let inner = &self.inner;
-        let space = Space::of(inner.directory.path()).map_err(|error| Error::Io {
+        let space = Space::of(inner.engine.directory().path()).map_err(|error| Error::Io {
             cause: format!("the file system of the data directory does not answer: {error}"),
         })?;
         Ok(StorageStats {
