@@ -1,0 +1,103 @@
+//! The client itself: connecting, and what all calls share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdb_proto::pdpb::GetClusterInfoRequest;
+
+use crate::retry::Deadline;
+use crate::routing::{PlacementDriver, Router};
+use crate::{Config, Error, Limits};
+
+/// A connection to a cluster.
+///
+/// Cheap to clone and meant to be shared: clones use the same connections and the same knowledge of the cluster. All of it
+/// ends with the last clone. A call whose future is dropped is abandoned; a write may then have been applied or not.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    timeout: Duration,
+}
+
+struct Shared {
+    router: Router,
+    limits: Limits,
+}
+
+impl Client {
+    /// Connects with the default [`Config`]. `pd_addresses` are those of the placement driver, as `host:port`; stores are
+    /// found through it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect_with`].
+    pub async fn connect<A: Into<String>>(
+        pd_addresses: impl IntoIterator<Item = A>,
+    ) -> Result<Self, Error> {
+        Self::connect_with(pd_addresses, Config::default()).await
+    }
+
+    /// Connects: asks the addresses in turn, until the config's timeout, what the cluster is and what it accepts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when the config is invalid, there is no address, or one is not `host:port`;
+    /// [`Error::Unavailable`] or [`Error::DeadlineExceeded`] when none answers in time.
+    pub async fn connect_with<A: Into<String>>(
+        pd_addresses: impl IntoIterator<Item = A>,
+        config: Config,
+    ) -> Result<Self, Error> {
+        config.validate()?;
+        let addresses = pd_addresses.into_iter().map(Into::into);
+        let placement_driver = PlacementDriver::new(addresses, config.connect_timeout)?;
+        let deadline = Deadline::after(config.timeout);
+        let question = |mut client: rdb_proto::pdpb::pd_client::PdClient<_>| async move {
+            client.get_cluster_info(GetClusterInfoRequest {}).await
+        };
+        let cluster = placement_driver.ask(deadline, question).await?;
+        let limits = Limits::advertised(cluster.limits)?;
+        let router = Router::new(cluster.cluster_id, placement_driver, config.connect_timeout);
+        Ok(Self {
+            shared: Arc::new(Shared { router, limits }),
+            timeout: config.timeout,
+        })
+    }
+
+    /// The same client, with another time for each call.
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            timeout,
+        }
+    }
+
+    /// The cluster that this client belongs to.
+    pub fn cluster_id(&self) -> u64 {
+        self.router().cluster_id()
+    }
+
+    /// What the cluster accepts.
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    pub(crate) fn router(&self) -> &Router {
+        &self.shared.router
+    }
+
+    /// The deadline of a call that begins now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.timeout)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Client")
+            .field("cluster_id", &self.cluster_id())
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

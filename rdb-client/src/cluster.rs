@@ -1,0 +1,89 @@
+//! What the placement driver knows: stores, and which of them serves which keys.
+
+use bytes::Bytes;
+use rdb_proto::metapb;
+use rdb_proto::pdpb::{GetRegionRequest, GetStoresRequest, ScanRegionsRequest};
+
+use crate::{Client, Error, RegionRoute, Store};
+
+/// Calls to the placement driver. Each can end in [`Error::Unavailable`], [`Error::DeadlineExceeded`],
+/// [`Error::ClusterMismatch`] or [`Error::Internal`].
+impl Client {
+    /// All stores that ever registered, in order of their ids.
+    ///
+    /// # Errors
+    ///
+    /// When the placement driver does not answer in time.
+    pub async fn stores(&self) -> Result<Vec<Store>, Error> {
+        let asked = self
+            .router()
+            .placement_driver()
+            .ask(self.deadline(), |mut client| async move {
+                client.get_stores(GetStoresRequest {}).await
+            });
+        Ok(asked.await?.stores.into_iter().map(Store::from).collect())
+    }
+
+    /// All regions, in key order. Read page by page: not one snapshot when there are very many.
+    ///
+    /// # Errors
+    ///
+    /// When the placement driver does not answer in time.
+    pub async fn regions(&self) -> Result<Vec<RegionRoute>, Error> {
+        let deadline = self.deadline();
+        let mut regions: Vec<RegionRoute> = Vec::new();
+        let mut start_key = Bytes::new();
+        loop {
+            let request = ScanRegionsRequest {
+                start_key: start_key.clone(),
+                end_key: Bytes::new(),
+                limit: None,
+            };
+            let asked = self
+                .router()
+                .placement_driver()
+                .ask(deadline, |mut client| {
+                    let request = request.clone();
+                    async move { client.scan_regions(request).await }
+                });
+            for route in asked.await?.routes {
+                regions.push(plain(route)?);
+            }
+            match regions.last().map(|last| &last.region.end_key) {
+                // The last region has no upper bound; one that does not lie above its start would make this run for ever.
+                Some(end_key) if *end_key > start_key => start_key = end_key.clone(),
+                _ => return Ok(regions),
+            }
+        }
+    }
+
+    /// The region that holds `key`, which need not exist; `None`: no store has registered yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when the key is too long; else when the placement driver does not answer in time.
+    pub async fn region(&self, key: impl AsRef<[u8]>) -> Result<Option<RegionRoute>, Error> {
+        self.limits().check_bound("key", key.as_ref())?;
+        let request = GetRegionRequest {
+            key: Bytes::copy_from_slice(key.as_ref()),
+        };
+        let asked = self
+            .router()
+            .placement_driver()
+            .ask(self.deadline(), |mut client| {
+                let request = request.clone();
+                async move { client.get_region(request).await }
+            });
+        asked.await?.route.map(plain).transpose()
+    }
+}
+
+fn plain(route: metapb::RegionRoute) -> Result<RegionRoute, Error> {
+    let region = route
+        .region
+        .ok_or_else(|| Error::internal("the placement driver named a route without its region"))?;
+    Ok(RegionRoute {
+        region: region.into(),
+        leader: route.leader.map(Store::from),
+    })
+}

@@ -1,0 +1,64 @@
+//! What an application can set.
+
+use std::time::Duration;
+
+use crate::Error;
+
+/// Settings of a [`Client`](crate::Client).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// How long one call may take in all, retries and waiting included; a scan has this long for each page. Must not be 0.
+    /// Default: 10 s. [`Client::with_timeout`](crate::Client::with_timeout) changes it per call.
+    pub timeout: Duration,
+    /// How long one attempt to connect to one address may take, and how long a placement driver may leave a question
+    /// unanswered before the next address is asked. Must not be 0. Default: 3 s.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Config {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] names the setting that is wrong.
+    pub fn validate(&self) -> Result<(), Error> {
+        for (field, value) in [
+            ("timeout", self.timeout),
+            ("connect_timeout", self.connect_timeout),
+        ] {
+            if value.is_zero() {
+                let cause = format!("{field} is 0, so no call could succeed; it must be longer");
+                return Err(Error::invalid_argument(field, None, cause));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_a_zero_timeout_is_named() {
+        assert!(Config::default().validate().is_ok());
+        let config = Config {
+            connect_timeout: Duration::ZERO,
+            ..Config::default()
+        };
+        let error = config.validate().expect_err("refused");
+        assert!(
+            matches!(&error, Error::InvalidArgument { field, .. } if field == "connect_timeout"),
+            "{error:?}"
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! Deleting a range that may span regions.
+//!
+//! One region after the other, from the lowest up, so that after a failure the client could at most not tell about one of
+//! them. Each step finds its region anew, so a split on the way is no matter.
+
+use rdb_proto::kvrpc::RawDeleteRangeRequest;
+
+use crate::Error;
+use crate::range::KeyRange;
+use crate::retry::{Deadline, Failure, Retry};
+use crate::routing::Router;
+
+/// # Errors
+///
+/// [`Error::InvalidArgument`] when the range is empty; [`Error::Undetermined`] also when a part was deleted and another
+/// failed.
+pub(crate) async fn delete_range(
+    router: &Router,
+    mut left: KeyRange,
+    deadline: Deadline,
+) -> Result<(), Error> {
+    if left.is_empty() {
+        let cause = "it is not above start_key, so the range is empty; expected a range of at least one key";
+        return Err(Error::invalid_argument("end_key", None, cause));
+    }
+    let mut retry = Retry::until(deadline);
+    let mut applied = false;
+    loop {
+        match delete_first_part(router, &left, deadline).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(rest)) => {
+                applied = true;
+                left = rest;
+            }
+            Err(failure) => retry.pause(failure).await.map_err(|error| match applied {
+                true => error.after_partial_write(),
+                false => error,
+            })?,
+        }
+    }
+}
+
+/// Deletes what lies in the lowest region and returns what is left to do.
+async fn delete_first_part(
+    router: &Router,
+    range: &KeyRange,
+    deadline: Deadline,
+) -> Result<Option<KeyRange>, Failure> {
+    let route = router.locate(&range.start, deadline).await?;
+    let part = range.clamped(&route.region.start_key, &route.region.end_key);
+    let request = RawDeleteRangeRequest {
+        context: None,
+        end_key: part.wire_end(),
+        start_key: part.start,
+    };
+    router.attempt(&route, request, deadline).await?;
+    Ok(range.above(&route.region.end_key))
+}

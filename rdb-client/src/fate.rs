@@ -1,0 +1,250 @@
+//! What became of a request that got a fault instead of an answer.
+//!
+//! Of a write this asks one question: is it certain that it was not applied? It is in two cases: the server says so in the
+//! fault's details, or the connection it would have gone over was never made. Everything else, whatever the code suggests,
+//! leaves its fate open. (Routing answers are a third case; they are answers, and `routing` deals with them.)
+
+use std::error::Error as StdError;
+
+use rdb_proto::error::details;
+use rdb_proto::errorpb::{self, Fate};
+use tonic::{Code, ConnectError, Status};
+
+use crate::Error;
+use crate::retry::Failure;
+use crate::rpc::Access;
+
+/// Where a fault leaves its request.
+pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
+    let details = details(status);
+    let certain = match access {
+        Access::Read => true,
+        Access::Write => {
+            never_sent(status)
+                || details
+                    .as_ref()
+                    .is_some_and(|details| details.fate() == Fate::NotApplied)
+        }
+    };
+    let cause = cause(status, place);
+    if !certain {
+        return Error::undetermined(cause).into();
+    }
+    match status.code() {
+        Code::InvalidArgument => invalid_argument(details, cause).into(),
+        Code::DataLoss => Error::DataLoss { cause }.into(),
+        // Asking again gets the same answer: what was asked for together does not fit into one message.
+        Code::ResourceExhausted if names_field(details.as_ref(), "keys") => {
+            invalid_argument(details, cause).into()
+        }
+        Code::ResourceExhausted => Failure::again(Error::busy(cause)),
+        Code::Unavailable | Code::Aborted => Failure::again(Error::unavailable(cause)),
+        // How a broken connection shows itself; from a server that says nothing about it, they are worth another try, too.
+        Code::Unknown | Code::Cancelled => Failure::again(Error::unavailable(cause)),
+        Code::Internal if is_local(status) => Failure::again(Error::unavailable(cause)),
+        Code::Ok
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unauthenticated => Error::internal(cause).into(),
+    }
+}
+
+/// Whether the status was made on this side because the connection failed, so that the connection is of no more use.
+///
+/// tonic keeps the error it made a status from as the status' source; one that came over the wire has none.
+pub(crate) fn is_local(status: &Status) -> bool {
+    status.source().is_some()
+}
+
+/// Whether the request certainly never left, because a broken connection could not be made anew.
+///
+/// tonic's channel reconnects by itself when it is next used. If that fails, it answers the waiting request with the
+/// connector's `ConnectError` instead of sending it. A request that was sent fails with an error of the HTTP/2 layer,
+/// which never has a `ConnectError` among its sources.
+pub(crate) fn never_sent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// One line: where, what, and why underneath.
+pub(crate) fn cause(status: &Status, place: &str) -> String {
+    let message = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    let mut text = format!("{place}: {message}");
+    let mut source = status.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn names_field(details: Option<&errorpb::Error>, field: &str) -> bool {
+    details.is_some_and(|details| details.field == field)
+}
+
+fn invalid_argument(details: Option<errorpb::Error>, cause: String) -> Error {
+    match details {
+        Some(details) if !details.field.is_empty() => {
+            Error::invalid_argument(details.field, details.limit, details.cause)
+        }
+        _ => Error::invalid_argument("request", None, cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::error::Fault;
+
+    use super::*;
+
+    fn fault(code: Code, fate: Fate) -> Status {
+        Fault::new(code, "because").with_fate(fate).into()
+    }
+
+    fn write(status: &Status) -> Failure {
+        failure(Access::Write, status, "store 1")
+    }
+
+    fn read(status: &Status) -> Failure {
+        failure(Access::Read, status, "store 1")
+    }
+
+    fn is_again(failure: &Failure) -> bool {
+        matches!(failure, Failure::Again { .. })
+    }
+
+    const ALL_CODES: [Code; 16] = [
+        Code::Cancelled,
+        Code::Unknown,
+        Code::InvalidArgument,
+        Code::DeadlineExceeded,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::PermissionDenied,
+        Code::ResourceExhausted,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::OutOfRange,
+        Code::Unimplemented,
+        Code::Internal,
+        Code::Unavailable,
+        Code::DataLoss,
+        Code::Unauthenticated,
+    ];
+
+    #[test]
+    fn a_write_without_word_of_its_fate_is_undetermined_whatever_the_code() {
+        for code in ALL_CODES {
+            for status in [
+                Status::new(code, "bare"),
+                fault(code, Fate::Unknown),
+                fault(code, Fate::Unspecified),
+            ] {
+                let failure = write(&status);
+                assert!(
+                    matches!(&failure, Failure::Final(Error::Undetermined { cause }) if cause.starts_with("store 1")),
+                    "{failure:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_not_applied_is_tried_again_only_where_that_can_help() {
+        let again = |code| is_again(&write(&fault(code, Fate::NotApplied)));
+        assert!(again(Code::Unavailable) && again(Code::ResourceExhausted));
+        for code in [
+            Code::InvalidArgument,
+            Code::DataLoss,
+            Code::FailedPrecondition,
+            Code::Internal,
+        ] {
+            let failure = write(&fault(code, Fate::NotApplied));
+            assert!(
+                !matches!(
+                    failure,
+                    Failure::Again { .. } | Failure::Final(Error::Undetermined { .. })
+                ),
+                "{failure:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_read_is_tried_again_except_on_damage_and_bad_arguments() {
+        for code in [
+            Code::Unavailable,
+            Code::Unknown,
+            Code::Cancelled,
+            Code::ResourceExhausted,
+        ] {
+            assert!(is_again(&read(&Status::new(code, "bare"))), "{code:?}");
+        }
+        let damage = read(&Status::data_loss("a block"));
+        assert!(
+            matches!(damage, Failure::Final(Error::DataLoss { .. })),
+            "{damage:?}"
+        );
+        let wrong = read(&Fault::invalid_argument("key", Some(8192), "too long").into());
+        assert!(
+            matches!(&wrong, Failure::Final(Error::InvalidArgument { field, limit: Some(8192), .. }) if field == "key"),
+            "{wrong:?}"
+        );
+        let bug = read(&fault(Code::Internal, Fate::Unspecified));
+        assert!(
+            matches!(bug, Failure::Final(Error::Internal { .. })),
+            "{bug:?}"
+        );
+    }
+
+    #[test]
+    fn a_batch_read_that_does_not_fit_says_to_ask_for_less() {
+        let status = Status::from(Fault {
+            field: "keys",
+            limit: Some(6 << 20),
+            ..Fault::new(
+                Code::ResourceExhausted,
+                "the values have more than 6291456 bytes; ask for fewer keys",
+            )
+        });
+        let failure = read(&status);
+        assert!(
+            matches!(&failure, Failure::Final(Error::InvalidArgument { field, .. }) if field == "keys"),
+            "{failure:?}"
+        );
+    }
+
+    #[test]
+    fn only_a_failed_connection_proves_that_a_write_was_never_sent() {
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let never_made = Status::from_error(Box::new(ConnectError(Box::new(refused()))));
+        assert!(never_sent(&never_made) && is_again(&write(&never_made)));
+
+        let broken = Status::from_error(Box::new(refused()));
+        assert!(is_local(&broken) && !never_sent(&broken));
+        assert!(matches!(
+            write(&broken),
+            Failure::Final(Error::Undetermined { .. })
+        ));
+        assert!(is_again(&read(&broken)));
+    }
+}

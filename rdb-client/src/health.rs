@@ -1,0 +1,106 @@
+//! Whether each process of the cluster does its work.
+
+use futures::future::join_all;
+use rdb_proto::pdpb::GetStoresRequest;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::retry::Deadline;
+use crate::{Client, fate};
+
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// The placement driver.
+    PlacementDriver,
+    /// A store.
+    Store {
+        /// Its id.
+        store_id: u64,
+    },
+}
+
+/// How a process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// It does its work.
+    Serving,
+    /// It answers, and says that it does not do its work.
+    NotServing,
+    /// It does not answer.
+    Unreachable {
+        /// Why, as far as it shows from here.
+        cause: String,
+    },
+}
+
+/// A process and how it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessHealth {
+    /// What it is.
+    pub role: Role,
+    /// Where it was asked, as `host:port`.
+    pub address: String,
+    /// What it answered.
+    pub health: Health,
+}
+
+impl Client {
+    /// Asks every placement driver address that this client was given and every registered store, each once and all at the
+    /// same time. While no placement driver answers, the stores are not known and not listed.
+    pub async fn health(&self) -> Vec<ProcessHealth> {
+        let deadline = self.deadline();
+        let placement_driver = self.router().placement_driver();
+        let mut processes: Vec<(Role, String)> = placement_driver
+            .addresses()
+            .map(|address| (Role::PlacementDriver, address.to_owned()))
+            .collect();
+        let stores = placement_driver.ask_once(deadline, |mut client| async move {
+            client.get_stores(GetStoresRequest {}).await
+        });
+        match stores.await {
+            Ok(answer) => processes.extend(answer.stores.into_iter().map(|store| {
+                let role = Role::Store { store_id: store.id };
+                (role, store.address)
+            })),
+            Err(failure) => tracing::debug!(?failure, "the stores are not known"),
+        }
+        join_all(processes.into_iter().map(|(role, address)| async move {
+            let health = self.health_of(&address, deadline).await;
+            ProcessHealth {
+                role,
+                address,
+                health,
+            }
+        }))
+        .await
+    }
+
+    async fn health_of(&self, address: &str, deadline: Deadline) -> Health {
+        let asked = async {
+            let connection = self.router().stores().connection(address).await?;
+            HealthClient::new(connection.channel)
+                .check(HealthCheckRequest::default())
+                .await
+                .map_err(|status| {
+                    if fate::is_local(&status) {
+                        self.router().stores().forget(address, connection.id);
+                    }
+                    fate::cause(&status, address)
+                })
+        };
+        match deadline.limit(asked).await {
+            Some(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => {
+                Health::Serving
+            }
+            Some(Ok(_)) => Health::NotServing,
+            Some(Err(cause)) => Health::Unreachable { cause },
+            None => Health::Unreachable {
+                cause: format!("{address} gave no answer in time"),
+            },
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Trying again: jittered exponential backoff inside one deadline.
+//!
+//! What may be tried again is decided elsewhere (`fate`); here is only when, and when to stop.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::Error;
+
+/// Upper bound of the first wait.
+const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+
+/// Upper bound of every wait.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// How often in a row a call goes on without waiting because an answer taught it something. Two stores that each name the
+/// other as the leader must not make it spin.
+const AT_ONCE_MAX: u32 = 3;
+
+/// How far away a deadline is at most; further is as good as never, and would overflow the clock.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// When a call has to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    at: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Self {
+        let at = Instant::now() + timeout.min(TIMEOUT_MAX);
+        Self { at, timeout }
+    }
+
+    /// The earlier of this deadline and `timeout` from now.
+    pub(crate) fn sooner(self, timeout: Duration) -> Self {
+        let other = Self::after(timeout);
+        if other.at < self.at { other } else { self }
+    }
+
+    pub(crate) fn remaining(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// Waits for `work`, and drops it unfinished when the deadline comes (`None`).
+    pub(crate) async fn limit<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        timeout_at(self.at, work).await.ok()
+    }
+
+    pub(crate) fn exceeded(self, cause: impl Into<String>) -> Error {
+        Error::DeadlineExceeded {
+            timeout: self.timeout,
+            cause: cause.into(),
+        }
+    }
+}
+
+/// Why one attempt did not give an answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The call ends with this.
+    Final(Error),
+    /// Another attempt is safe: nothing was applied, or nothing was to be.
+    Again {
+        /// When.
+        pace: Pace,
+        /// What the call ends with if the deadline comes first.
+        error: Error,
+    },
+}
+
+impl Failure {
+    pub(crate) fn again(error: Error) -> Self {
+        Self::Again {
+            pace: Pace::Backoff,
+            error,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// When to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Now: the answer said what to do instead.
+    AtOnce,
+    /// After the next backoff.
+    Backoff,
+    /// After the next backoff, and not before this.
+    AtLeast(Duration),
+}
+
+/// The attempts of one call.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    deadline: Deadline,
+    waits: u32,
+    at_once: u32,
+}
+
+impl Retry {
+    pub(crate) fn until(deadline: Deadline) -> Self {
+        Self {
+            deadline,
+            waits: 0,
+            at_once: 0,
+        }
+    }
+
+    /// Waits until the next attempt may be made.
+    ///
+    /// # Errors
+    ///
+    /// What the call has to end with: the failure is final, or the deadline would come before the next attempt.
+    pub(crate) async fn pause(&mut self, failure: Failure) -> Result<(), Error> {
+        let (pace, error) = match failure {
+            Failure::Final(error) => return Err(error),
+            Failure::Again { pace, error } => (pace, error),
+        };
+        let wait = self.next_wait(pace, fastrand::f64());
+        if wait >= self.deadline.remaining() {
+            return Err(error);
+        }
+        if !wait.is_zero() {
+            tracing::debug!(wait_ms = wait.as_millis(), %error, "trying again");
+            sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// `jitter` is from 0 to 1.
+    fn next_wait(&mut self, pace: Pace, jitter: f64) -> Duration {
+        if pace == Pace::AtOnce && self.at_once < AT_ONCE_MAX {
+            self.at_once += 1;
+            return Duration::ZERO;
+        }
+        self.at_once = 0;
+        let wait = backoff(self.waits, jitter);
+        self.waits = self.waits.saturating_add(1);
+        match pace {
+            Pace::AtLeast(minimum) => wait.max(minimum),
+            Pace::AtOnce | Pace::Backoff => wait,
+        }
+    }
+}
+
+/// The wait after `waits` earlier ones: it doubles up to [`BACKOFF_MAX`], and jitter (0 to 1) takes up to half of it away, so
+/// that clients that failed together do not come back together.
+fn backoff(waits: u32, jitter: f64) -> Duration {
+    let doubled = BACKOFF_FIRST.saturating_mul(1_u32.checked_shl(waits).unwrap_or(u32::MAX));
+    doubled.min(BACKOFF_MAX).mul_f64(1.0 - jitter / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn again(pace: Pace) -> Failure {
+        let error = Error::unavailable("nobody there");
+        Failure::Again { pace, error }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let waits: Vec<u128> = (0..9).map(|n| backoff(n, 0.0).as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_takes_away_at_most_half(waits in any::<u32>(), jitter in 0.0..=1.0) {
+            let (most, wait) = (backoff(waits, 0.0), backoff(waits, jitter));
+            prop_assert!(wait <= most && wait >= most / 2);
+        }
+    }
+
+    #[test]
+    fn going_on_at_once_turns_into_waiting() {
+        let mut retry = Retry::until(Deadline::after(Duration::from_secs(1)));
+        for _ in 0..AT_ONCE_MAX {
+            assert_eq!(retry.next_wait(Pace::AtOnce, 0.0), Duration::ZERO);
+        }
+        assert_eq!(retry.next_wait(Pace::AtOnce, 0.0), BACKOFF_FIRST);
+    }
+
+    #[test]
+    fn a_busy_store_is_left_alone_for_as_long_as_it_asked() {
+        let mut retry = Retry::until(Deadline::after(Duration::from_secs(1)));
+        let asked = Duration::from_millis(700);
+        assert_eq!(retry.next_wait(Pace::AtLeast(asked), 0.5), asked);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_outlasts_the_deadline_ends_the_call_with_the_last_cause() {
+        let mut retry = Retry::until(Deadline::after(Duration::from_secs(1)));
+        let hour = Duration::from_secs(3600);
+        let ended = retry.pause(again(Pace::AtLeast(hour))).await;
+        assert_eq!(ended, Err(Error::unavailable("nobody there")));
+
+        let mut retry = Retry::until(Deadline::after(Duration::ZERO));
+        assert!(retry.pause(again(Pace::AtOnce)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_longest_timeout_is_no_overflow() {
+        let deadline = Deadline::after(Duration::MAX);
+        assert!(deadline.remaining() > Duration::from_secs(3600));
+        assert_eq!(deadline.limit(async { 7 }).await, Some(7));
+    }
+}

@@ -1,0 +1,160 @@
+//! Which region holds a key, and which store leads it, as far as this client has heard.
+//!
+//! Invariants: the cached regions do not overlap, and a newer description of a range is never replaced by an older one. The
+//! cache may be wrong; every request carries what it believes, and the store that gets it answers with what is true.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rdb_proto::metapb::{Region, Store};
+
+/// A region, the store that leads it, and how far to trust that.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Route {
+    pub(crate) region: Region,
+    pub(crate) leader: Leader,
+    /// The leader's address did not answer: ask the placement driver before it is used again, if that answers.
+    pub(crate) suspect: bool,
+}
+
+/// What is needed to reach a store and be sure that it is the right one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leader {
+    pub(crate) store_id: u64,
+    pub(crate) address: String,
+}
+
+impl From<Store> for Leader {
+    fn from(store: Store) -> Self {
+        Self {
+            store_id: store.id,
+            address: store.address,
+        }
+    }
+}
+
+impl Route {
+    pub(crate) fn new(region: Region, leader: Leader) -> Self {
+        Self {
+            region,
+            leader,
+            suspect: false,
+        }
+    }
+
+    /// For error messages.
+    pub(crate) fn place(&self) -> String {
+        let Leader { store_id, address } = &self.leader;
+        format!("region {} on store {store_id} at {address}", self.region.id)
+    }
+}
+
+/// Routes by their region's start key.
+#[derive(Debug, Default)]
+pub(crate) struct RegionCache {
+    routes: BTreeMap<Bytes, Arc<Route>>,
+}
+
+impl RegionCache {
+    /// The route whose region holds `key`.
+    pub(crate) fn locate(&self, key: &[u8]) -> Option<&Arc<Route>> {
+        let at_or_below = (Bound::Unbounded, Bound::Included(key));
+        let (_, route) = self.routes.range::<[u8], _>(at_or_below).next_back()?;
+        route.region.contains(key).then_some(route)
+    }
+
+    /// Takes in a route and drops those it overlaps. False: something newer is known of its range, and stays.
+    pub(crate) fn insert(&mut self, route: Arc<Route>) -> bool {
+        let overlapping = self.overlapping(&route.region);
+        let newer = |start_key: &Bytes| {
+            self.routes
+                .get(start_key)
+                .is_some_and(|known| is_newer(&known.region, &route.region))
+        };
+        if overlapping.iter().any(newer) {
+            return false;
+        }
+        for start_key in overlapping {
+            self.routes.remove(&start_key);
+        }
+        self.routes.insert(route.region.start_key.clone(), route);
+        true
+    }
+
+    /// Another store leads the region that `used` names. False: the cache has moved on since, or knew already.
+    pub(crate) fn set_leader(&mut self, used: &Route, leader: Leader) -> bool {
+        match self.entry(used) {
+            Some(route) if route.leader != leader => {
+                route.leader = leader;
+                route.suspect = false;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The leader of `used` could not be reached.
+    pub(crate) fn suspect(&mut self, used: &Route) {
+        if let Some(route) = self.entry(used).filter(|route| route.leader == used.leader) {
+            route.suspect = true;
+        }
+    }
+
+    /// `used` turned out to be wrong. What has been learned since it was looked up stays.
+    pub(crate) fn remove(&mut self, used: &Route) {
+        if self
+            .entry(used)
+            .is_some_and(|route| route.leader == used.leader)
+        {
+            self.routes.remove(&used.region.start_key);
+        }
+    }
+
+    /// The entry that `used` was looked up from, if it still describes the same region at the same epoch.
+    fn entry(&mut self, used: &Route) -> Option<&mut Route> {
+        let route = self.routes.get_mut(&used.region.start_key)?;
+        let same = route.region.id == used.region.id && route.region.epoch == used.region.epoch;
+        same.then(|| Arc::make_mut(route))
+    }
+
+    /// Start keys of the cached regions that share a key with `region`.
+    fn overlapping(&self, region: &Region) -> Vec<Bytes> {
+        let shares_a_key = |(_, known): &(&Bytes, &Arc<Route>)| {
+            known.region.overlaps(&region.start_key, &region.end_key)
+        };
+        let start_key: &[u8] = &region.start_key;
+        // Cached regions do not overlap each other, so only the last one that starts below can reach into this one.
+        let mut below = self
+            .routes
+            .range::<[u8], _>((Bound::Unbounded, Bound::Excluded(start_key)));
+        let from = self
+            .routes
+            .range::<[u8], _>((Bound::Included(start_key), Bound::Unbounded));
+        below
+            .next_back()
+            .filter(shares_a_key)
+            .into_iter()
+            .chain(from.take_while(shares_a_key))
+            .map(|(start_key, _)| start_key.clone())
+            .collect()
+    }
+}
+
+/// Whether `known` is a newer description of its range than `offered`. Of two regions that overlap, the one that came of a
+/// split or merge of the other has the greater version; peers are comparable within one region only.
+fn is_newer(known: &Region, offered: &Region) -> bool {
+    if known.id == offered.id {
+        let order = known
+            .epoch_or_default()
+            .compare(&offered.epoch_or_default());
+        return order == Ordering::Greater;
+    }
+    known.version() > offered.version()
+}
+
+#[cfg(test)]
+#[path = "region_cache_tests.rs"]
+mod tests;

@@ -1,0 +1,261 @@
+//! One attempt: find the region, send the request to its leader, learn from the answer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdb_proto::errorpb::region_error::Kind;
+use rdb_proto::errorpb::{EpochNotMatch, NotLeader, RegionError};
+use rdb_proto::metapb::Context;
+use rdb_proto::pdpb::GetRegionRequest;
+
+use super::connection_pool::{Connection, ConnectionPool};
+use super::placement_driver::PlacementDriver;
+use super::region_cache::{RegionCache, Route};
+use crate::retry::{Deadline, Failure, Pace, Retry};
+use crate::rpc::{Access, DataRequest};
+use crate::{Error, fate};
+
+/// Everything that calls share: what is known of the cluster and the connections to it.
+#[derive(Debug)]
+pub(crate) struct Router {
+    cluster_id: u64,
+    placement_driver: PlacementDriver,
+    stores: ConnectionPool,
+    cache: Mutex<RegionCache>,
+    connect_timeout: Duration,
+}
+
+impl Router {
+    pub(crate) fn new(
+        cluster_id: u64,
+        placement_driver: PlacementDriver,
+        connect_timeout: Duration,
+    ) -> Self {
+        Self {
+            cluster_id,
+            placement_driver,
+            stores: ConnectionPool::new(connect_timeout),
+            cache: Mutex::default(),
+            connect_timeout,
+        }
+    }
+
+    pub(crate) fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    pub(crate) fn placement_driver(&self) -> &PlacementDriver {
+        &self.placement_driver
+    }
+
+    pub(crate) fn stores(&self) -> &ConnectionPool {
+        &self.stores
+    }
+
+    /// Sends a request to the region that holds `key` until it is answered or the deadline comes.
+    pub(crate) async fn call<R: DataRequest>(
+        &self,
+        key: &[u8],
+        request: R,
+        deadline: Deadline,
+    ) -> Result<R::Answer, Error> {
+        let mut retry = Retry::until(deadline);
+        loop {
+            let attempt = async {
+                let route = self.locate(key, deadline).await?;
+                self.attempt(&route, request.clone(), deadline).await
+            };
+            match attempt.await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => retry.pause(failure).await?,
+            }
+        }
+    }
+
+    /// The region that holds `key`, from the cache or else from the placement driver. A cached route whose store did not
+    /// answer is asked about again, but while the placement driver is silent it is still the best that is known.
+    pub(crate) async fn locate(
+        &self,
+        key: &[u8],
+        deadline: Deadline,
+    ) -> Result<Arc<Route>, Failure> {
+        let suspect = match self.cache().locate(key) {
+            Some(route) if !route.suspect => return Ok(Arc::clone(route)),
+            suspect => suspect.cloned(),
+        };
+        match suspect {
+            None => self.look_up(key, deadline).await,
+            Some(suspect) => {
+                let patience = deadline.sooner(self.connect_timeout);
+                let found = self.look_up(key, patience).await;
+                Ok(found.unwrap_or_else(|failure| {
+                    tracing::debug!(
+                        ?failure,
+                        "going on with a store that did not answer last time"
+                    );
+                    suspect
+                }))
+            }
+        }
+    }
+
+    /// Sends a request once.
+    pub(crate) async fn attempt<R: DataRequest>(
+        &self,
+        route: &Route,
+        mut request: R,
+        deadline: Deadline,
+    ) -> Result<R::Answer, Failure> {
+        let connection = self.connect(route, deadline).await?;
+        request.set_context(self.context(route));
+        let mut answer = match deadline
+            .limit(request.send(connection.channel.clone()))
+            .await
+        {
+            Some(Ok(answer)) => answer,
+            Some(Err(status)) => {
+                if fate::is_local(&status) {
+                    self.stores.forget(&route.leader.address, connection.id);
+                }
+                if fate::never_sent(&status) {
+                    self.cache().suspect(route);
+                }
+                return Err(fate::failure(R::ACCESS, &status, &route.place()));
+            }
+            None => {
+                let cause = format!("{} gave no answer in time", route.place());
+                return Err(Failure::Final(match R::ACCESS {
+                    Access::Read => deadline.exceeded(cause),
+                    Access::Write => Error::undetermined(cause),
+                }));
+            }
+        };
+        match R::take_region_error(&mut answer) {
+            None => Ok(answer),
+            Some(region_error) => Err(self.learn(route, region_error)),
+        }
+    }
+
+    async fn look_up(&self, key: &[u8], deadline: Deadline) -> Result<Arc<Route>, Failure> {
+        let request = GetRegionRequest {
+            key: Bytes::copy_from_slice(key),
+        };
+        let answer = self.placement_driver.ask_once(deadline, |mut client| {
+            let request = request.clone();
+            async move { client.get_region(request).await }
+        });
+        let unknown = |cause: &str| Failure::again(Error::unavailable(cause));
+        let Some(found) = answer.await?.route else {
+            return Err(unknown("no store has registered yet"));
+        };
+        let Some(region) = found.region.filter(|region| region.contains(key)) else {
+            return Err(
+                Error::internal("the placement driver named a region without the key").into(),
+            );
+        };
+        let Some(leader) = found.leader else {
+            let cause = format!("region {} has no leader at the moment", region.id);
+            return Err(unknown(&cause));
+        };
+        let route = Arc::new(Route::new(region, leader.into()));
+        let mut cache = self.cache();
+        cache.insert(Arc::clone(&route));
+        // The cache keeps what it has when that is newer.
+        Ok(cache.locate(key).cloned().unwrap_or(route))
+    }
+
+    /// A connection to the leader. Failing here is certain: nothing has been sent.
+    async fn connect(&self, route: &Route, deadline: Deadline) -> Result<Connection, Failure> {
+        let connecting = self.stores.connection(&route.leader.address);
+        match deadline.limit(connecting).await {
+            Some(Ok(connection)) if !deadline.remaining().is_zero() => Ok(connection),
+            Some(Err(cause)) => {
+                self.cache().suspect(route);
+                let cause = format!("{}: {cause}", route.place());
+                Err(Failure::again(Error::unavailable(cause)))
+            }
+            Some(Ok(_)) | None => {
+                let cause = format!("no connection to {} in time", route.place());
+                Err(deadline.exceeded(cause).into())
+            }
+        }
+    }
+
+    fn context(&self, route: &Route) -> Context {
+        Context {
+            cluster_id: self.cluster_id,
+            store_id: route.leader.store_id,
+            region_id: route.region.id,
+            region_epoch: route.region.epoch,
+        }
+    }
+
+    /// Takes in a routing answer. Whatever it is, the request was certainly not applied.
+    fn learn(&self, route: &Route, region_error: RegionError) -> Failure {
+        let mut cache = self.cache();
+        let again = |pace, what: &str| Failure::Again {
+            pace,
+            error: Error::unavailable(format!("{}: {what}", route.place())),
+        };
+        match region_error.kind {
+            Some(Kind::NotLeader(NotLeader {
+                leader: Some(leader),
+                ..
+            })) => {
+                cache.set_leader(route, leader.into());
+                again(Pace::AtOnce, "another store leads the region")
+            }
+            Some(Kind::NotLeader(NotLeader { leader: None, .. })) => {
+                cache.remove(route);
+                again(
+                    Pace::Backoff,
+                    "the store does not lead the region and knows no leader",
+                )
+            }
+            Some(Kind::EpochNotMatch(EpochNotMatch { current_regions })) => {
+                let mut learned = false;
+                for region in current_regions {
+                    learned |= cache.insert(Arc::new(Route::new(region, route.leader.clone())));
+                }
+                let pace = if learned { Pace::AtOnce } else { Pace::Backoff };
+                again(pace, "the region has changed")
+            }
+            Some(Kind::RegionNotFound(_)) => {
+                cache.remove(route);
+                again(Pace::AtOnce, "the store does not have the region")
+            }
+            Some(Kind::KeyNotInRegion(_)) => {
+                cache.remove(route);
+                again(Pace::AtOnce, "the region does not hold the key")
+            }
+            Some(Kind::StoreMismatch(found)) => {
+                cache.remove(route);
+                again(
+                    Pace::AtOnce,
+                    &format!("store {} answered instead", found.store_id),
+                )
+            }
+            Some(Kind::ClusterMismatch(found)) => Failure::Final(Error::ClusterMismatch {
+                expected: self.cluster_id,
+                found: found.cluster_id,
+            }),
+            Some(Kind::ServerBusy(busy)) => Failure::Again {
+                pace: Pace::AtLeast(Duration::from_millis(busy.backoff_ms)),
+                error: Error::busy(format!("{}: its queue is full", route.place())),
+            },
+            Some(Kind::NotReady(not_ready)) => {
+                again(Pace::Backoff, &format!("not ready: {}", not_ready.reason))
+            }
+            None => again(
+                Pace::Backoff,
+                "it refused for a reason this release does not know",
+            ),
+        }
+    }
+
+    fn cache(&self) -> MutexGuard<'_, RegionCache> {
+        // Every change leaves the cache consistent; at worst it lacks an entry.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

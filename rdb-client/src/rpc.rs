@@ -1,0 +1,79 @@
+//! The data requests, seen alike: where each goes is filled in, it is sent, and its routing answer is taken out.
+
+use std::future::Future;
+
+use rdb_proto::errorpb::RegionError;
+use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::kvrpc::{
+    BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
+    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, RawBatchGetRequest,
+    RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
+    RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
+    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, ScanRequest, ScanResponse,
+};
+use rdb_proto::metapb::Context;
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use tonic::Status;
+use tonic::transport::Channel;
+
+/// Whether a request changes anything, which decides what an unknown fate means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Can be repeated whatever happened.
+    Read,
+    /// Is repeated only when it was certainly not applied.
+    Write,
+}
+
+/// A request to the store that leads a region. A clone is cheap, since keys and values are shared.
+pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
+    type Answer: Send;
+
+    const ACCESS: Access;
+
+    fn set_context(&mut self, context: Context);
+
+    /// Sends it once.
+    fn send(self, channel: Channel) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
+
+    fn take_region_error(answer: &mut Self::Answer) -> Option<RegionError>;
+}
+
+macro_rules! data_requests {
+    ($($request:ident, $access:ident => $client:ident::$method:ident -> $answer:ident;)*) => {$(
+        impl DataRequest for $request {
+            type Answer = $answer;
+
+            const ACCESS: Access = Access::$access;
+
+            fn set_context(&mut self, context: Context) {
+                self.context = Some(context);
+            }
+
+            async fn send(self, channel: Channel) -> Result<$answer, Status> {
+                let mut client = $client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                client.$method(self).await.map(tonic::Response::into_inner)
+            }
+
+            fn take_region_error(answer: &mut $answer) -> Option<RegionError> {
+                answer.region_error.take()
+            }
+        }
+    )*};
+}
+
+data_requests! {
+    RawPutRequest, Write => KvRawClient::raw_put -> RawPutResponse;
+    RawGetRequest, Read => KvRawClient::raw_get -> RawGetResponse;
+    RawDeleteRequest, Write => KvRawClient::raw_delete -> RawDeleteResponse;
+    RawBatchPutRequest, Write => KvRawClient::raw_batch_put -> RawBatchPutResponse;
+    RawBatchGetRequest, Read => KvRawClient::raw_batch_get -> RawBatchGetResponse;
+    RawScanRequest, Read => KvRawClient::raw_scan -> RawScanResponse;
+    RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range -> RawDeleteRangeResponse;
+    CompareAndSwapRequest, Write => KvCasClient::compare_and_swap -> CompareAndSwapResponse;
+    GetRequest, Read => KvCasClient::get -> GetResponse;
+    CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete -> CompareAndDeleteResponse;
+    BatchGetRequest, Read => KvCasClient::batch_get -> BatchGetResponse;
+    ScanRequest, Read => KvCasClient::scan -> ScanResponse;
+}

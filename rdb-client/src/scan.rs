@@ -1,0 +1,192 @@
+//! Scans: a stream of entries that fetches its pages by itself, region after region.
+//!
+//! A page is asked for when the entries before it have been taken, and not earlier. It goes to the region at the near end of
+//! what is left (in reverse: the far end), clamped to that region; where it ends, the next page begins. A store that does
+//! not get on would make a scan run for ever, so a page that leaves as much as there was before is an error.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, stream};
+use rdb_proto::kvrpc::{
+    KeyValue, RawScanRequest, RawScanResponse, ScanRequest, ScanResponse, VersionedKeyValue,
+};
+
+use crate::range::KeyRange;
+use crate::retry::{Deadline, Failure, Retry};
+use crate::rpc::DataRequest;
+use crate::{Client, Error};
+
+/// What a scan returns, and in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScanOptions {
+    /// Most entries of the whole stream. `None`: all.
+    pub limit: Option<usize>,
+    /// From the highest key down.
+    pub reverse: bool,
+    /// Leave the values out: they are empty.
+    pub keys_only: bool,
+}
+
+/// The entries of a scan, in order. After an error it ends.
+pub struct ScanStream<T> {
+    entries: BoxStream<'static, Result<T, Error>>,
+}
+
+impl<T> Stream for ScanStream<T> {
+    type Item = Result<T, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.entries.poll_next_unpin(cx)
+    }
+}
+
+impl<T> fmt::Debug for ScanStream<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ScanStream").finish_non_exhaustive()
+    }
+}
+
+/// A request for a page.
+pub(crate) trait PageRequest: DataRequest {
+    type Entry: Send + Sync + 'static;
+
+    fn new(range: KeyRange, limit: Option<u32>, options: ScanOptions) -> Self;
+
+    /// The entries, and where the region's part of the range goes on if it does.
+    fn page(answer: Self::Answer) -> (Vec<Self::Entry>, Option<Bytes>);
+}
+
+/// Streams the entries of `range`, which may have turned out to be invalid.
+pub(crate) fn stream<R: PageRequest, T: From<R::Entry> + Send + 'static>(
+    client: Client,
+    range: Result<KeyRange, Error>,
+    options: ScanOptions,
+) -> ScanStream<T> {
+    let range = match range {
+        Ok(range) => range,
+        Err(error) => {
+            return ScanStream {
+                entries: stream::iter([Err(error)]).boxed(),
+            };
+        }
+    };
+    let scan = Scan::<R> {
+        client,
+        left: Some(range).filter(|range| !range.is_empty()),
+        limit_left: options.limit,
+        options,
+        page: VecDeque::new(),
+    };
+    let entries = stream::unfold(scan, |mut scan| async move {
+        let entry = scan.next().await.transpose()?;
+        if entry.is_err() {
+            scan.left = None;
+        }
+        Some((entry.map(T::from), scan))
+    });
+    ScanStream {
+        entries: entries.boxed(),
+    }
+}
+
+/// A scan on its way.
+struct Scan<R: PageRequest> {
+    client: Client,
+    /// What has not been read yet; never empty.
+    left: Option<KeyRange>,
+    limit_left: Option<usize>,
+    options: ScanOptions,
+    /// What has been read and not been taken.
+    page: VecDeque<R::Entry>,
+}
+
+impl<R: PageRequest> Scan<R> {
+    async fn next(&mut self) -> Result<Option<R::Entry>, Error> {
+        while self.limit_left != Some(0) {
+            if let Some(entry) = self.page.pop_front() {
+                self.limit_left = self.limit_left.map(|left| left - 1);
+                return Ok(Some(entry));
+            }
+            let Some(left) = self.left.take() else {
+                return Ok(None);
+            };
+            let (page, left) = self.fetch(left).await?;
+            (self.page, self.left) = (page.into(), left);
+        }
+        Ok(None)
+    }
+
+    /// The next page, and what is left behind it.
+    async fn fetch(&self, range: KeyRange) -> Result<(Vec<R::Entry>, Option<KeyRange>), Error> {
+        let deadline = self.client.deadline();
+        let mut retry = Retry::until(deadline);
+        loop {
+            match self.fetch_once(&range, deadline).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(failure) => retry.pause(failure).await?,
+            }
+        }
+    }
+
+    async fn fetch_once(
+        &self,
+        range: &KeyRange,
+        deadline: Deadline,
+    ) -> Result<(Vec<R::Entry>, Option<KeyRange>), Failure> {
+        let router = self.client.router();
+        let near_end = match self.options.reverse {
+            false => range.start.clone(),
+            true => range.highest_key(&self.client.limits()),
+        };
+        let route = router.locate(&near_end, deadline).await?;
+        let (start_key, end_key) = (&route.region.start_key, &route.region.end_key);
+        let part = range.clamped(start_key, end_key);
+        let limit = self
+            .limit_left
+            .map(|left| u32::try_from(left).unwrap_or(u32::MAX));
+        let request = R::new(part.clone(), limit, self.options);
+        let (entries, resume_key) = R::page(router.attempt(&route, request, deadline).await?);
+        let left = match (resume_key, self.options.reverse) {
+            (None, false) => range.above(end_key),
+            (None, true) => range.below(start_key),
+            (Some(key), false) if part.start < key => range.above(&key),
+            (Some(key), true) if part.end.as_ref().is_none_or(|end| key < end) => range.below(&key),
+            (Some(_), _) => {
+                let cause = format!("{}: the scan does not get on", route.place());
+                return Err(Error::internal(cause).into());
+            }
+        };
+        Ok((entries, left))
+    }
+}
+
+macro_rules! page_request {
+    ($request:ident, $response:ident, $entry:ident) => {
+        impl PageRequest for $request {
+            type Entry = $entry;
+
+            fn new(range: KeyRange, limit: Option<u32>, options: ScanOptions) -> Self {
+                Self {
+                    context: None,
+                    end_key: range.wire_end(),
+                    start_key: range.start,
+                    limit,
+                    reverse: options.reverse,
+                    keys_only: options.keys_only,
+                }
+            }
+
+            fn page(answer: $response) -> (Vec<$entry>, Option<Bytes>) {
+                (answer.entries, answer.resume_key)
+            }
+        }
+    };
+}
+
+page_request!(RawScanRequest, RawScanResponse, KeyValue);
+page_request!(ScanRequest, ScanResponse, VersionedKeyValue);

@@ -1,0 +1,147 @@
+//! What the cluster is made of, in plain types: stores, regions, and who serves what.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdb_proto::metapb;
+
+/// What the placement driver thinks of a store, from its heartbeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreState {
+    /// A heartbeat arrived lately.
+    Up,
+    /// No heartbeat for 20 seconds.
+    Disconnected,
+    /// No heartbeat for 30 minutes.
+    Down,
+    /// Not said, or in a word that this release does not know.
+    Unknown,
+}
+
+/// Figures of a store's last heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Size of the file system that holds the data directory, in bytes.
+    pub capacity_bytes: u64,
+    /// Bytes of it that are free for the store.
+    pub available_bytes: u64,
+    /// Estimated number of keys in both keyspaces together.
+    pub key_count: u64,
+    /// Bytes of the store's table files.
+    pub data_bytes: u64,
+    /// When the store process started, in milliseconds since the Unix epoch.
+    pub start_time_ms: u64,
+}
+
+/// A registered store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Made by the placement driver, never reused.
+    pub id: u64,
+    /// Where clients reach it, as `host:port`.
+    pub address: String,
+    /// As seen when the answer was made.
+    pub state: StoreState,
+    /// How long ago the last heartbeat came. `None`: none since the placement driver started.
+    pub last_heartbeat_age: Option<Duration>,
+    /// Of the last heartbeat. `None`: none since the placement driver started.
+    pub stats: Option<StoreStats>,
+}
+
+/// The version of a region's description; both counters only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegionEpoch {
+    /// Grows with every change of the region's peers.
+    pub conf_version: u64,
+    /// Grows with every change of the region's key range.
+    pub version: u64,
+}
+
+/// One replica of a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Made by the placement driver, never reused.
+    pub id: u64,
+    /// The store that holds this replica.
+    pub store_id: u64,
+}
+
+/// A contiguous range of keys, `[start_key, end_key)`, the unit of placement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// Made by the placement driver, never reused.
+    pub id: u64,
+    /// First key of the region. Empty: from the lowest key.
+    pub start_key: Bytes,
+    /// First key behind the region. Empty: no upper bound.
+    pub end_key: Bytes,
+    /// The version of this description.
+    pub epoch: RegionEpoch,
+    /// The replicas.
+    pub peers: Vec<Peer>,
+}
+
+/// A region together with the store that serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionRoute {
+    /// The region.
+    pub region: Region,
+    /// The store that takes its reads and writes. `None`: not known at the moment.
+    pub leader: Option<Store>,
+}
+
+impl From<metapb::Store> for Store {
+    fn from(store: metapb::Store) -> Self {
+        Self {
+            state: store.state().into(),
+            id: store.id,
+            address: store.address,
+            last_heartbeat_age: store.last_heartbeat_age_ms.map(Duration::from_millis),
+            stats: store.stats.map(StoreStats::from),
+        }
+    }
+}
+
+impl From<metapb::StoreState> for StoreState {
+    fn from(state: metapb::StoreState) -> Self {
+        match state {
+            metapb::StoreState::Up => Self::Up,
+            metapb::StoreState::Disconnected => Self::Disconnected,
+            metapb::StoreState::Down => Self::Down,
+            metapb::StoreState::Unspecified => Self::Unknown,
+        }
+    }
+}
+
+impl From<metapb::StoreStats> for StoreStats {
+    fn from(stats: metapb::StoreStats) -> Self {
+        Self {
+            capacity_bytes: stats.capacity_bytes,
+            available_bytes: stats.available_bytes,
+            key_count: stats.key_count,
+            data_bytes: stats.data_bytes,
+            start_time_ms: stats.start_time_ms,
+        }
+    }
+}
+
+impl From<metapb::Region> for Region {
+    fn from(region: metapb::Region) -> Self {
+        let epoch = region.epoch_or_default();
+        let peers = region.peers.iter().map(|peer| Peer {
+            id: peer.id,
+            store_id: peer.store_id,
+        });
+        Self {
+            id: region.id,
+            peers: peers.collect(),
+            epoch: RegionEpoch {
+                conf_version: epoch.conf_version,
+                version: epoch.version,
+            },
+            start_key: region.start_key,
+            end_key: region.end_key,
+        }
+    }
+}
