@@ -3,6 +3,7 @@
 //! What the store learned at its first registration is on its disk (its ids in the identity file, its regions in the
 //! state column family) and is the truth from then on: [`restore`] lets it serve before the placement driver was reached.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdb_proto::metapb::{Region, StoreStats};
@@ -45,7 +46,7 @@ pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, Server
         cluster_id,
         store_id,
         regions: regions
-            .map(|region| RegionHandle::new(region, storage))
+            .map(|region| Arc::new(RegionHandle::new(region, storage)))
             .collect(),
     });
     Ok(true)

@@ -8,7 +8,6 @@ use rdb_storage::{
 use crate::error::Rejection;
 
 /// A region that this store leads. Behind it is the local engine; its users cannot tell.
-#[derive(Clone)]
 pub(crate) struct RegionHandle {
     region: Region,
     storage: Storage,

@@ -20,7 +20,7 @@ pub(crate) struct Membership {
     pub(crate) cluster_id: u64,
     pub(crate) store_id: u64,
     /// The regions that this store leads.
-    pub(crate) regions: Vec<RegionHandle>,
+    pub(crate) regions: Vec<Arc<RegionHandle>>,
 }
 
 /// Finds the region of a request, or the reason why there is none. Cheap to clone.
@@ -41,7 +41,7 @@ pub(crate) enum Direction {
 
 /// A scan's range, cut to one region.
 pub(crate) struct ScanTarget {
-    pub(crate) region: RegionHandle,
+    pub(crate) region: Arc<RegionHandle>,
     pub(crate) start_key: Bytes,
     pub(crate) end_key: Bytes,
     /// Where the range goes on beyond the region.
@@ -70,7 +70,7 @@ impl Router {
         &self,
         context: Option<&Context>,
         keys: impl Iterator<Item = &'a Bytes> + Clone,
-    ) -> Result<RegionHandle, Rejection> {
+    ) -> Result<Arc<RegionHandle>, Rejection> {
         let first = keys.clone().next().map(Bytes::as_ref).unwrap_or_default();
         let found = self.find(context, |region| region.contains(first))?;
         let mut keys = keys;
@@ -86,7 +86,7 @@ impl Router {
         context: Option<&Context>,
         start_key: &[u8],
         end_key: &[u8],
-    ) -> Result<RegionHandle, Rejection> {
+    ) -> Result<Arc<RegionHandle>, Rejection> {
         let found = self.find(context, |region| region.contains(start_key))?;
         if found.region().contains_range(start_key, end_key) {
             return Ok(found);
@@ -116,7 +116,7 @@ impl Router {
             Direction::Reverse => region.start_key <= start_key,
         };
         let mut target = ScanTarget {
-            region: found.clone(),
+            region: Arc::clone(&found),
             start_key,
             end_key,
             resume_key: None,
@@ -140,7 +140,7 @@ impl Router {
         &self,
         context: Option<&Context>,
         wanted: impl Fn(&Region) -> bool,
-    ) -> Result<RegionHandle, Rejection> {
+    ) -> Result<Arc<RegionHandle>, Rejection> {
         if self.drain.is_cancelled() {
             return Err(Rejection::not_ready("the store is shutting down"));
         }
@@ -163,7 +163,7 @@ impl Membership {
         &self,
         context: &Context,
         wanted: impl Fn(&Region) -> bool,
-    ) -> Result<RegionHandle, Kind> {
+    ) -> Result<Arc<RegionHandle>, Kind> {
         if ![0, self.cluster_id].contains(&context.cluster_id) {
             let cluster_id = self.cluster_id;
             return Err(Kind::ClusterMismatch(ClusterMismatch { cluster_id }));
@@ -181,18 +181,19 @@ impl Membership {
             region_id: context.region_id,
         }))?;
         let Some(epoch) = context.region_epoch else {
-            return Ok(found.clone());
+            return Ok(Arc::clone(found));
         };
         match epoch.version.cmp(&found.region().version()) {
-            Ordering::Equal => Ok(found.clone()),
-            // The request is older: what it looked for may be in any region here by now.
-            Ordering::Less => Err(Kind::EpochNotMatch(EpochNotMatch {
-                current_regions: self
-                    .regions
-                    .iter()
-                    .map(|handle| handle.region().clone())
-                    .collect(),
-            })),
+            Ordering::Equal => Ok(Arc::clone(found)),
+            // The request is older than a split or a merge: tell what became of its region, and who has its key now.
+            Ordering::Less => {
+                let regions = self.regions.iter().map(|handle| handle.region());
+                let current =
+                    regions.filter(|region| region.id == context.region_id || wanted(region));
+                Err(Kind::EpochNotMatch(EpochNotMatch {
+                    current_regions: current.cloned().collect(),
+                }))
+            }
             Ordering::Greater => Err(Kind::EpochNotMatch(EpochNotMatch::default())),
         }
     }

@@ -30,7 +30,7 @@ fn fixture() -> Fixture {
             }),
             peers: Vec::new(),
         };
-        RegionHandle::new(region, &storage)
+        Arc::new(RegionHandle::new(region, &storage))
     };
     router.set(Membership {
         cluster_id: CLUSTER_ID,
@@ -149,7 +149,7 @@ fn each_part_of_the_context_is_checked() {
 #[test]
 fn an_older_epoch_is_told_the_present_regions_and_a_newer_one_to_try_again() {
     let fixture = fixture();
-    let with_version = |version| {
+    let with_version = |version, key| {
         let region_epoch = Some(RegionEpoch {
             conf_version: 1,
             version,
@@ -159,14 +159,23 @@ fn an_older_epoch_is_told_the_present_regions_and_a_newer_one_to_try_again() {
                 region_epoch,
                 ..context()
             }),
-            &["a"],
+            &[key],
         ) {
-            Err(Kind::EpochNotMatch(mismatch)) => mismatch.current_regions.len(),
+            Err(Kind::EpochNotMatch(mismatch)) => mismatch
+                .current_regions
+                .iter()
+                .map(|region| region.id)
+                .collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(with_version(VERSION - 1), 2);
-    assert_eq!(with_version(VERSION + 1), 0);
+    assert_eq!(with_version(VERSION - 1, "a"), [1]);
+    assert_eq!(
+        with_version(VERSION - 1, "n"),
+        [1, 2],
+        "the key has moved to another region"
+    );
+    assert!(with_version(VERSION + 1, "a").is_empty());
 }
 
 #[test]
