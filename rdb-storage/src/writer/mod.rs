@@ -12,7 +12,7 @@ mod queue;
 
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rocksdb::WriteOptions;
 use tokio::sync::watch;
@@ -168,17 +168,26 @@ struct Worker {
 impl Worker {
     fn run(self) {
         let _guard = StopOnPanic(&self.shared);
+        let mut checked = Instant::now();
         loop {
             match self.shared.queue.take(BACKGROUND_CHECK_INTERVAL) {
                 Taken::Submissions(submissions) => self.commit(submissions),
                 Taken::Nothing => {}
                 Taken::Closed => return,
             }
-            if self.shared.stopped.get().is_none()
-                && let Some(cause) = self.engine.background_error()
-            {
-                self.shared.stop(cause);
+            if checked.elapsed() >= BACKGROUND_CHECK_INTERVAL {
+                self.check_background();
+                checked = Instant::now();
             }
+        }
+    }
+
+    fn check_background(&self) {
+        if self.shared.stopped.get().is_some() {
+            return;
+        }
+        if let Some(cause) = self.engine.background_error() {
+            self.shared.stop(cause);
         }
     }
 
