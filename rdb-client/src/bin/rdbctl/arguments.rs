@@ -1,0 +1,222 @@
+//! What can be typed: the global options, and the subcommands that the other files define.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::cas::CasCommand;
+use crate::encoding::KeyEncoding;
+use crate::output::Format;
+use crate::raw::RawCommand;
+use crate::region::RegionCommand;
+use crate::store::StoreCommand;
+use crate::tso::TsoArguments;
+
+const GLOBAL: &str = "Global options";
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed: nothing was written, or nothing could be read; for `health`: something is not serving
+  2  usage: an argument is wrong or over a limit; nothing was done
+  3  not found: the key does not exist
+  4  conflict: the key's version is not the expected one; nothing was changed
+  5  undetermined: the write may or may not have been applied; read to find out
+
+Keys:
+  An argument is a key as it is, byte for byte, unless --key-encoding says otherwise:
+    text     as it is (printed like `escaped`)
+    escaped  \\xHH is any byte, \\n \\r \\t are line feed, carriage return and tab, \\\\ is a backslash
+    hex      two hexadecimal digits per byte
+    base64   standard alphabet, padded
+  Printed keys use the same encoding, so what a scan prints under `escaped`, `hex` or `base64` can be typed again.
+
+Values:
+  `get` writes exactly the value's bytes, and a line feed behind them only to a terminal. Everything that prints
+  several things on one line separates them by tabs and prints values escaped.
+
+JSON (--output json):
+  One object per line. Keys and values are strings, or {\"base64\": \"…\"} when they are not UTF-8. Timestamps are strings,
+  since they exceed 53 bits. A failure is an object, too: {\"error\": {\"kind\": \"conflict\", \"message\": \"…\", …}}, with the
+  kinds failed, usage, not_found, conflict and undetermined; it is also reported in words on stderr.
+
+Examples:
+  rdbctl raw put k1 v1
+  rdbctl raw get k1
+  rdbctl raw scan --prefix user/ --limit 10
+  rdbctl cas put counter 1 --expect 0
+  rdbctl --pd db1:2379,db2:2379 health";
+
+/// Command line client of FlareDB.
+#[derive(Debug, Parser)]
+#[command(name = "rdbctl", version, about, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: GlobalArguments,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArguments {
+    /// Addresses of the placement drivers
+    #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_PD", value_name = "ADDR[,ADDR…]")]
+    #[arg(value_delimiter = ',', num_args = 1, default_value = "127.0.0.1:2379")]
+    pub(crate) pd: Vec<String>,
+
+    /// How long a call may take, retries included: 500ms, 10s, 2m. A scan has this long for each page
+    #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_TIMEOUT", value_name = "TIME")]
+    #[arg(value_parser = parse_timeout, default_value = "10s")]
+    pub(crate) timeout: Duration,
+
+    /// For people or for programs
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_name = "FORMAT")]
+    #[arg(value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+
+    /// How keys are typed and printed
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "ENCODING")]
+    #[arg(value_enum, default_value_t = KeyEncoding::Text)]
+    pub(crate) key_encoding: KeyEncoding,
+
+    /// What to log to stderr: off, error, warn, info, debug, trace
+    #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(default_value = "warn")]
+    pub(crate) log_level: LevelFilter,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The raw keyspace: last write wins
+    #[command(subcommand)]
+    Raw(RawCommand),
+    /// The versioned keyspace: written by compare-and-swap only
+    #[command(subcommand)]
+    Cas(CasCommand),
+    /// Take timestamps
+    Tso(TsoArguments),
+    /// The processes that hold data
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// The key ranges and who serves them
+    #[command(subcommand)]
+    Region(RegionCommand),
+    /// Ask every placement driver and store whether it is serving
+    #[command(after_help = crate::health::AFTER_HELP)]
+    Health,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a whole number above 0 with a unit, such as 500ms, 10s or 2m";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
+    let timeout = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" | "" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    // Far beyond anyone's patience, and well within what clocks can add.
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    match timeout {
+        Duration::ZERO => Err(EXPECTED.to_owned()),
+        timeout if timeout > LONGEST => Err("at most 24 hours (1440m) are allowed".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_behind_the_subcommand() {
+        for line in [
+            "rdbctl --pd a:1,b:2 --timeout 2s -o json health",
+            "rdbctl health --pd a:1,b:2 --timeout 2000ms --output json",
+        ] {
+            let global = parse(line).expect(line).global;
+            assert_eq!(global.pd, ["a:1", "b:2"], "{line}");
+            assert_eq!(global.timeout, Duration::from_secs(2), "{line}");
+            assert_eq!(global.output, Format::Json, "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_exit_code_2() {
+        for line in [
+            "rdbctl",
+            "rdbctl raw",
+            "rdbctl raw put k",
+            "rdbctl raw put k v --file f",
+            "rdbctl raw scan a b --prefix c",
+            "rdbctl raw scan --limit 0",
+            "rdbctl raw delete-range",
+            "rdbctl raw delete-range a",
+            "rdbctl raw delete-range a b --all",
+            "rdbctl raw delete-range --prefix a --all",
+            "rdbctl cas put k v",
+            "rdbctl cas put k v --expect -1",
+            "rdbctl cas del k",
+            "rdbctl cas del k --expect 0",
+            "rdbctl tso --count 0",
+            "rdbctl health --timeout 0s",
+            "rdbctl health --log-level loud",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_write_is_accepted() {
+        for line in [
+            "rdbctl raw put k v",
+            "rdbctl raw put k -1",
+            "rdbctl raw put k -",
+            "rdbctl raw put k -- --v",
+            "rdbctl raw put k --file f",
+            "rdbctl raw delete-range a b",
+            "rdbctl raw delete-range --prefix a",
+            "rdbctl raw delete-range --all",
+            "rdbctl cas put k v --expect 0",
+            "rdbctl cas put --expect 0 k v",
+            "rdbctl cas del k --expect 1",
+        ] {
+            parse(line).expect(line);
+        }
+    }
+
+    #[test]
+    fn a_timeout_has_a_unit_and_is_never_zero_or_absurd() {
+        assert_eq!(parse_timeout("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_timeout("3"), Ok(Duration::from_secs(3)));
+        assert_eq!(parse_timeout("2m"), Ok(Duration::from_secs(120)));
+        for wrong in [
+            "",
+            "s",
+            "0",
+            "0ms",
+            "-1s",
+            "1h",
+            "1.5s",
+            "1441m",
+            "99999999999999999999s",
+        ] {
+            assert!(parse_timeout(wrong).is_err(), "{wrong}");
+        }
+    }
+}

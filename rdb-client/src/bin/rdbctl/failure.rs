@@ -1,0 +1,209 @@
+//! What went wrong, as a message for people, an object for programs, and an exit code for scripts.
+
+use std::io;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use rdb_client::Error;
+use serde_json::{Value, json};
+
+use crate::encoding::escape;
+use crate::output::json_bytes;
+
+/// How much of a conflicting value the message shows, in bytes.
+const SHOWN_VALUE_BYTES: usize = 256;
+
+/// Why a subcommand did not do what it was asked for. The exit codes are part of the help text.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{message}")]
+    Failed { message: String },
+    #[error("{message}")]
+    Usage { message: String },
+    #[error("{message}")]
+    NotFound { message: String },
+    #[error("{}", conflict_message(*.current_version, .current_value.as_deref()))]
+    Conflict {
+        current_version: u64,
+        current_value: Option<Bytes>,
+    },
+    #[error("{message}")]
+    Undetermined { message: String },
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::Failed {
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage {
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::NotFound {
+            message: message.into(),
+        }
+    }
+
+    /// Whether the reader of our output had enough, as `head` has after ten lines.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed { .. } | Self::Output(_) => 1,
+            Self::Usage { .. } => 2,
+            Self::NotFound { .. } => 3,
+            Self::Conflict { .. } => 4,
+            Self::Undetermined { .. } => 5,
+        })
+    }
+
+    pub(crate) fn object(&self) -> Value {
+        let kind = match self {
+            Self::Failed { .. } | Self::Output(_) => "failed",
+            Self::Usage { .. } => "usage",
+            Self::NotFound { .. } => "not_found",
+            Self::Conflict { .. } => "conflict",
+            Self::Undetermined { .. } => "undetermined",
+        };
+        let mut error = json!({ "kind": kind, "message": self.to_string() });
+        if let Self::Conflict {
+            current_version,
+            current_value,
+        } = self
+        {
+            error["current_version"] = json!(current_version);
+            error["current_value"] = current_value.as_deref().map_or(Value::Null, json_bytes);
+        }
+        json!({ "error": error })
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Conflict {
+                current_version,
+                current_value,
+            } => Self::Conflict {
+                current_version,
+                current_value,
+            },
+            Error::Undetermined { .. } => Self::Undetermined { message },
+            Error::InvalidArgument { .. } => Self::Usage { message },
+            _ => Self::Failed { message },
+        }
+    }
+}
+
+fn conflict_message(version: u64, value: Option<&[u8]>) -> String {
+    match value {
+        _ if version == 0 => "conflict: the key does not exist".to_owned(),
+        None => {
+            format!("conflict: the key has version {version}, with a value too long to show here")
+        }
+        Some(value) => {
+            let shown = value.get(..SHOWN_VALUE_BYTES).unwrap_or(value);
+            let rest = match value.len() - shown.len() {
+                0 => String::new(),
+                _ => format!("… ({} bytes)", value.len()),
+            };
+            format!(
+                "conflict: the key has version {version} and the value {}{rest}",
+                escape(shown)
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conflict(current_version: u64, current_value: Option<&'static [u8]>) -> Failure {
+        Failure::from(Error::Conflict {
+            current_version,
+            current_value: current_value.map(Bytes::from_static),
+        })
+    }
+
+    #[test]
+    fn every_kind_has_its_documented_exit_code() {
+        let undetermined = Error::Undetermined {
+            cause: "lost".to_owned(),
+        };
+        let invalid = Error::InvalidArgument {
+            field: "key".to_owned(),
+            limit: Some(8192),
+            cause: "it is too long".to_owned(),
+        };
+        let expected = [
+            (Failure::failed("no"), 1),
+            (
+                Failure::from(Error::Unavailable {
+                    cause: "gone".to_owned(),
+                }),
+                1,
+            ),
+            (Failure::from(invalid), 2),
+            (Failure::not_found("no"), 3),
+            (conflict(10, Some(b"v")), 4),
+            (Failure::from(undetermined), 5),
+        ];
+        for (failure, code) in expected {
+            assert_eq!(failure.exit_code(), ExitCode::from(code), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_says_what_is_there_in_words_and_as_an_object() {
+        let failure = conflict(10, Some(b"v10\n"));
+        assert_eq!(
+            failure.to_string(),
+            r"conflict: the key has version 10 and the value v10\n"
+        );
+        let object = failure.object();
+        assert_eq!(object["error"]["kind"], "conflict");
+        assert_eq!(object["error"]["current_version"], 10);
+        assert_eq!(object["error"]["current_value"], "v10\n");
+
+        assert_eq!(
+            conflict(0, None).to_string(),
+            "conflict: the key does not exist"
+        );
+        assert_eq!(
+            conflict(0, None).object()["error"]["current_value"],
+            Value::Null
+        );
+        assert!(conflict(3, None).to_string().contains("too long"));
+    }
+
+    #[test]
+    fn a_long_conflicting_value_is_cut_in_the_message_only() {
+        static LONG: [u8; 1000] = [b'x'; 1000];
+        let failure = conflict(1, Some(&LONG));
+        assert!(failure.to_string().len() < 400, "{failure}");
+        assert!(failure.to_string().ends_with("… (1000 bytes)"), "{failure}");
+        let object = failure.object();
+        assert_eq!(
+            object["error"]["current_value"].as_str().map(str::len),
+            Some(1000)
+        );
+    }
+
+    #[test]
+    fn only_a_broken_pipe_ends_quietly() {
+        assert!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).is_broken_pipe());
+        assert!(!Failure::from(io::Error::from(io::ErrorKind::StorageFull)).is_broken_pipe());
+    }
+}

@@ -1,0 +1,139 @@
+//! `rdbctl health`: whether each process of the cluster does its work.
+
+use rdb_client::{Health, ProcessHealth, Role};
+use serde::Serialize;
+
+use crate::encoding::{KeyEncoding, escape};
+use crate::failure::Failure;
+use crate::output::{Output, Record};
+use crate::session::Session;
+
+pub(crate) const AFTER_HELP: &str = "\
+Lists every placement driver address and every registered store. Exit code 0 only when each of them is serving and
+there is a store; 1 otherwise, also when no placement driver answers within --timeout.
+
+Examples:
+  rdbctl health
+  until rdbctl health --timeout 1s; do sleep 1; done";
+
+pub(crate) async fn run(session: &Session, output: &mut Output<'_>) -> Result<(), Failure> {
+    let processes = session.connect().await?.health().await;
+    let lines: Vec<Line> = processes.iter().map(Line::from).collect();
+    output.table(&lines)?;
+    verdict(&processes)
+}
+
+fn verdict(processes: &[ProcessHealth]) -> Result<(), Failure> {
+    let failing = processes
+        .iter()
+        .filter(|process| process.health != Health::Serving)
+        .count();
+    let has_store = processes
+        .iter()
+        .any(|process| matches!(process.role, Role::Store { .. }));
+    match (failing, has_store) {
+        (0, true) => Ok(()),
+        (0, false) => Err(Failure::failed(
+            "no store has registered with the placement driver yet",
+        )),
+        (failing, _) => {
+            let all = processes.len();
+            Err(Failure::failed(format!(
+                "{failing} of {all} processes are not serving"
+            )))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Line {
+    role: &'static str,
+    store_id: Option<u64>,
+    address: String,
+    status: &'static str,
+    /// Why it is unreachable.
+    cause: Option<String>,
+}
+
+impl From<&ProcessHealth> for Line {
+    fn from(process: &ProcessHealth) -> Self {
+        let (role, store_id) = match process.role {
+            Role::PlacementDriver => ("pd", None),
+            Role::Store { store_id } => ("store", Some(store_id)),
+            _ => ("unknown", None),
+        };
+        let (status, cause) = match &process.health {
+            Health::Serving => ("serving", None),
+            Health::NotServing => ("not_serving", None),
+            Health::Unreachable { cause } => ("unreachable", Some(cause.clone())),
+            _ => ("unknown", None),
+        };
+        Self {
+            role,
+            store_id,
+            address: process.address.clone(),
+            status,
+            cause,
+        }
+    }
+}
+
+impl Record for Line {
+    const HEADINGS: &[&str] = &["ROLE", "ID", "ADDRESS", "STATUS", "CAUSE"];
+
+    fn cells(&self, _: KeyEncoding) -> Vec<String> {
+        vec![
+            self.role.to_owned(),
+            self.store_id
+                .map_or_else(|| "-".to_owned(), |id| id.to_string()),
+            self.address.clone(),
+            self.status.to_owned(),
+            self.cause
+                .as_deref()
+                .map_or_else(|| "-".to_owned(), |cause| escape(cause.as_bytes())),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(role: Role, health: Health) -> ProcessHealth {
+        ProcessHealth {
+            role,
+            address: "127.0.0.1:1".to_owned(),
+            health,
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_healthy_when_all_processes_serve_and_there_is_a_store() {
+        let pd = || process(Role::PlacementDriver, Health::Serving);
+        let store = |health| process(Role::Store { store_id: 1 }, health);
+        let unreachable = Health::Unreachable {
+            cause: "refused".to_owned(),
+        };
+
+        assert!(verdict(&[pd(), store(Health::Serving)]).is_ok());
+        for unhealthy in [
+            vec![pd()],
+            vec![pd(), store(Health::NotServing)],
+            vec![pd(), store(Health::Serving), store(unreachable)],
+        ] {
+            assert!(verdict(&unhealthy).is_err(), "{unhealthy:?}");
+        }
+    }
+
+    #[test]
+    fn a_cause_stays_on_its_line() {
+        let unreachable = Health::Unreachable {
+            cause: "refused\n\x1b[31m".to_owned(),
+        };
+        let line = Line::from(&process(Role::PlacementDriver, unreachable));
+        assert_eq!(
+            line.cells(KeyEncoding::Text).join(" "),
+            r"pd - 127.0.0.1:1 unreachable refused\n\x1b[31m"
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! Ranges of keys as they are typed: bounds, or a prefix.
+//!
+//! A scan without bounds reads everything. A range delete never means everything unless `--all` says so: an empty bound,
+//! as an unset shell variable makes it, is refused there.
+
+use std::num::NonZeroUsize;
+use std::ops::Bound;
+
+use rdb_client::ScanOptions;
+
+use crate::encoding::KeyArgument;
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// What the client takes as a range.
+pub(crate) type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+const EVERYTHING: KeyRange = (Bound::Unbounded, Bound::Unbounded);
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ScanArguments {
+    /// The first key, inclusive. Without it, or when it is empty: from the lowest key
+    #[arg(conflicts_with = "prefix")]
+    start: Option<KeyArgument>,
+    /// The last key, exclusive. Without it: to the highest key
+    #[arg(conflicts_with = "prefix")]
+    end: Option<KeyArgument>,
+    /// All keys that begin so
+    #[arg(short, long)]
+    prefix: Option<KeyArgument>,
+    /// Most entries
+    #[arg(short, long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
+    /// From the highest key down
+    #[arg(short, long)]
+    reverse: bool,
+    /// Leave the values out
+    #[arg(short, long)]
+    keys_only: bool,
+}
+
+impl ScanArguments {
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] for a key in another encoding, or an empty end, which would match nothing.
+    pub(crate) fn range(&self, session: &Session) -> Result<KeyRange, Failure> {
+        if let Some(prefix) = &self.prefix {
+            return Ok(prefix_range(session.bound(prefix.clone())?));
+        }
+        let start = match &self.start {
+            Some(start) => session.bound(start.clone())?,
+            None => Vec::new(),
+        };
+        let start = if start.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Included(start)
+        };
+        let end = match &self.end {
+            Some(end) => Bound::Excluded(session.bound(end.clone())?),
+            None => Bound::Unbounded,
+        };
+        if matches!(&end, Bound::Excluded(end) if end.is_empty()) {
+            return Err(Failure::usage(
+                "END is empty; leave it out to scan to the highest key",
+            ));
+        }
+        Ok((start, end))
+    }
+
+    pub(crate) fn options(&self) -> ScanOptions {
+        ScanOptions {
+            limit: self.limit.map(NonZeroUsize::get),
+            reverse: self.reverse,
+            keys_only: self.keys_only,
+        }
+    }
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DeleteRangeArguments {
+    /// The first key to delete
+    #[arg(requires = "end", required_unless_present_any = ["prefix", "all"], conflicts_with_all = ["prefix", "all"])]
+    start: Option<KeyArgument>,
+    /// The first key behind the range, which stays
+    #[arg(conflicts_with_all = ["prefix", "all"])]
+    end: Option<KeyArgument>,
+    /// All keys that begin so
+    #[arg(short, long, conflicts_with = "all")]
+    prefix: Option<KeyArgument>,
+    /// Every key of the keyspace
+    #[arg(long)]
+    all: bool,
+}
+
+impl DeleteRangeArguments {
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] for a key in another encoding, and for everything that would delete all keys without `--all`.
+    pub(crate) fn range(self, session: &Session) -> Result<KeyRange, Failure> {
+        let bound = |name: &str, argument: Option<KeyArgument>| {
+            let bound = argument
+                .map(|argument| session.bound(argument))
+                .transpose()?;
+            match bound {
+                Some(bound) if !bound.is_empty() => Ok(bound),
+                _ => Err(Failure::usage(format!(
+                    "{name} is empty; to delete every key, say --all"
+                ))),
+            }
+        };
+        match self {
+            Self { all: true, .. } => Ok(EVERYTHING),
+            Self {
+                prefix: Some(prefix),
+                ..
+            } => Ok(prefix_range(bound("the prefix", Some(prefix))?)),
+            Self { start, end, .. } => Ok((
+                Bound::Included(bound("START", start)?),
+                Bound::Excluded(bound("END", end)?),
+            )),
+        }
+    }
+}
+
+/// All keys that begin with `prefix`: up to the prefix whose last byte is one higher, the highest bytes left out.
+fn prefix_range(prefix: Vec<u8>) -> KeyRange {
+    let mut end = prefix.clone();
+    while end.last() == Some(&u8::MAX) {
+        end.pop();
+    }
+    let end = match end.last_mut() {
+        Some(last) => {
+            *last += 1;
+            Bound::Excluded(end)
+        }
+        None => Bound::Unbounded,
+    };
+    let start = if prefix.is_empty() {
+        Bound::Unbounded
+    } else {
+        Bound::Included(prefix)
+    };
+    (start, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeBounds;
+
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+    use crate::raw::RawCommand;
+
+    fn range_of(line: &[&str]) -> Result<KeyRange, Failure> {
+        let line = ["rdbctl", "raw"].iter().chain(line);
+        let Arguments { global, command } = Arguments::try_parse_from(line).expect("usage");
+        let session = Session::new(&global);
+        match command {
+            Command::Raw(RawCommand::Scan(arguments)) => arguments.range(&session),
+            Command::Raw(RawCommand::DeleteRange(arguments)) => arguments.range(&session),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn from(key: &str) -> Bound<Vec<u8>> {
+        Bound::Included(key.into())
+    }
+
+    fn to(key: &str) -> Bound<Vec<u8>> {
+        Bound::Excluded(key.into())
+    }
+
+    #[test]
+    fn a_scan_reads_everything_unless_bounds_say_otherwise() {
+        let expected: [(&[&str], KeyRange); 6] = [
+            (&["scan"], EVERYTHING),
+            (&["scan", "--prefix", ""], EVERYTHING),
+            (&["scan", "a"], (from("a"), Bound::Unbounded)),
+            (&["scan", "a", "b"], (from("a"), to("b"))),
+            (&["scan", "", "b"], (Bound::Unbounded, to("b"))),
+            (&["scan", "--prefix", "a/"], (from("a/"), to("a0"))),
+        ];
+        for (line, range) in expected {
+            assert_eq!(range_of(line).expect("a range"), range, "{line:?}");
+        }
+        assert!(range_of(&["scan", "a", ""]).is_err());
+    }
+
+    #[test]
+    fn a_range_delete_means_everything_only_when_it_says_so() {
+        assert_eq!(
+            range_of(&["delete-range", "--all"]).expect("a range"),
+            EVERYTHING
+        );
+        assert_eq!(
+            range_of(&["delete-range", "a", "b"]).expect("a range"),
+            (from("a"), to("b"))
+        );
+        for line in [
+            ["delete-range", "", "b"],
+            ["delete-range", "a", ""],
+            ["delete-range", "--prefix", ""],
+        ] {
+            let failure = range_of(&line).expect_err("refused");
+            assert!(failure.to_string().contains("--all"), "{line:?}: {failure}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_covers_exactly_the_keys_that_begin_so(
+            prefix in proptest::collection::vec(prop_oneof![Just(0xff), 0..3u8], 0..4),
+            key in proptest::collection::vec(prop_oneof![Just(0xff), 0..3u8], 1..5),
+        ) {
+            let covered = prefix_range(prefix.clone()).contains(&key);
+            prop_assert_eq!(covered, key.starts_with(&prefix));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `rdbctl`: FlareDB from the command line, on the client library alone.
+//!
+//! `arguments` is what can be typed, one file per subcommand does it, `output` prints what came of it, `failure` turns
+//! what went wrong into a message and an exit code.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod cas;
+mod encoding;
+mod failure;
+mod health;
+mod key_range;
+mod output;
+mod raw;
+mod region;
+mod session;
+mod store;
+mod tso;
+mod value;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command, GlobalArguments};
+use failure::Failure;
+use output::{Format, Output};
+use session::Session;
+
+fn main() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(global.log_level)
+        .with_writer(std::io::stderr)
+        .init();
+
+    let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
+    let is_terminal = std::io::stdout().is_terminal();
+    let mut output = Output::new(global.output, global.key_encoding, is_terminal, &mut stdout);
+
+    let result = execute(command, &global, &mut output).and_then(|()| output.flush());
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure, &global, &mut output),
+    }
+}
+
+fn execute(
+    command: Command,
+    global: &GlobalArguments,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    // This thread may block on a slow reader of our output; connections are kept alive on the other one.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let session = Session::new(global);
+    let result = runtime.block_on(async {
+        match command {
+            Command::Raw(command) => raw::run(command, &session, output).await,
+            Command::Cas(command) => cas::run(command, &session, output).await,
+            Command::Tso(arguments) => tso::run(&arguments, &session, output).await,
+            Command::Store(command) => store::run(&command, &session, output).await,
+            Command::Region(command) => region::run(command, &session, output).await,
+            Command::Health => health::run(&session, output).await,
+        }
+    });
+    // A read of stdin cannot be interrupted; the process does not wait for one at its end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Says what went wrong: always in words on stderr, and as an object on stdout for programs that read JSON there.
+fn report(failure: &Failure, global: &GlobalArguments, output: &mut Output<'_>) -> ExitCode {
+    if failure.is_broken_pipe() {
+        return ExitCode::SUCCESS;
+    }
+    if global.output == Format::Json {
+        // Of two failures the first one is told.
+        let _ = output
+            .object(&failure.object())
+            .and_then(|()| output.flush());
+    } else {
+        let _ = output.flush();
+    }
+    let _ = writeln!(std::io::stderr(), "error: {failure}");
+    failure.exit_code()
+}

@@ -1,0 +1,55 @@
+//! What the subcommands share: how to connect, and how keys are typed.
+
+use rdb_client::{Client, Config};
+
+use crate::arguments::GlobalArguments;
+use crate::encoding::{KeyArgument, KeyEncoding};
+use crate::failure::Failure;
+
+/// The global options as the subcommands need them.
+pub(crate) struct Session {
+    pd_addresses: Vec<String>,
+    config: Config,
+    keys: KeyEncoding,
+}
+
+impl Session {
+    pub(crate) fn new(global: &GlobalArguments) -> Self {
+        let defaults = Config::default();
+        Self {
+            pd_addresses: global.pd.clone(),
+            config: Config {
+                timeout: global.timeout,
+                connect_timeout: defaults.connect_timeout.min(global.timeout),
+                ..defaults
+            },
+            keys: global.key_encoding,
+        }
+    }
+
+    /// Connects; arguments are checked before, so that wrong ones are refused also when nothing answers.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        Ok(Client::connect_with(self.pd_addresses.iter().cloned(), self.config.clone()).await?)
+    }
+
+    /// A key as it was typed; never empty.
+    pub(crate) fn key(&self, argument: KeyArgument) -> Result<Vec<u8>, Failure> {
+        let key = self.bound(argument)?;
+        if key.is_empty() {
+            return Err(Failure::usage(
+                "the key is empty; a key has at least one byte",
+            ));
+        }
+        Ok(key)
+    }
+
+    /// A bound or prefix of keys as it was typed.
+    pub(crate) fn bound(&self, argument: KeyArgument) -> Result<Vec<u8>, Failure> {
+        self.keys.decode(argument)
+    }
+
+    /// How keys are printed in messages.
+    pub(crate) fn shown(&self, key: &[u8]) -> String {
+        self.keys.encode(key)
+    }
+}

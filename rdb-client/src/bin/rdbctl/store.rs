@@ -1,0 +1,208 @@
+//! `rdbctl store …`: the processes that hold data, as the placement driver knows them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
+use rdb_client::{Store, StoreState, StoreStats};
+use serde::Serialize;
+
+use crate::encoding::KeyEncoding;
+use crate::failure::Failure;
+use crate::output::{Output, Record};
+use crate::session::Session;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// List the stores with the figures of their last heartbeat
+    #[command(after_help = "\
+A store is up, disconnected (no heartbeat for 20 seconds) or down (30 minutes). `-`: no heartbeat since the placement
+driver started.")]
+    List,
+}
+
+pub(crate) async fn run(
+    command: &StoreCommand,
+    session: &Session,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    match command {
+        StoreCommand::List => {
+            let stores = session.connect().await?.stores().await?;
+            let lines: Vec<Line> = stores.into_iter().map(Line::from).collect();
+            output.table(&lines)
+        }
+    }
+}
+
+/// A store's state in one word.
+pub(crate) fn state_name(state: StoreState) -> &'static str {
+    match state {
+        StoreState::Up => "up",
+        StoreState::Disconnected => "disconnected",
+        StoreState::Down => "down",
+        _ => "unknown",
+    }
+}
+
+#[derive(Serialize)]
+struct Line {
+    id: u64,
+    address: String,
+    state: &'static str,
+    last_heartbeat_age_ms: Option<u64>,
+    stats: Option<Stats>,
+}
+
+#[derive(Serialize)]
+struct Stats {
+    capacity_bytes: u64,
+    available_bytes: u64,
+    key_count: u64,
+    data_bytes: u64,
+    start_time_ms: u64,
+}
+
+impl From<Store> for Line {
+    fn from(store: Store) -> Self {
+        Self {
+            id: store.id,
+            address: store.address,
+            state: state_name(store.state),
+            last_heartbeat_age_ms: store.last_heartbeat_age.map(milliseconds),
+            stats: store.stats.map(Stats::from),
+        }
+    }
+}
+
+impl From<StoreStats> for Stats {
+    fn from(stats: StoreStats) -> Self {
+        Self {
+            capacity_bytes: stats.capacity_bytes,
+            available_bytes: stats.available_bytes,
+            key_count: stats.key_count,
+            data_bytes: stats.data_bytes,
+            start_time_ms: stats.start_time_ms,
+        }
+    }
+}
+
+impl Record for Line {
+    const HEADINGS: &[&str] = &[
+        "ID",
+        "ADDRESS",
+        "STATE",
+        "HEARTBEAT",
+        "AVAILABLE",
+        "CAPACITY",
+        "KEYS",
+        "DATA",
+        "UPTIME",
+    ];
+
+    fn cells(&self, _: KeyEncoding) -> Vec<String> {
+        let figure =
+            |text: fn(&Stats) -> String| self.stats.as_ref().map_or_else(|| "-".to_owned(), text);
+        vec![
+            self.id.to_string(),
+            self.address.clone(),
+            self.state.to_owned(),
+            self.last_heartbeat_age_ms
+                .map_or_else(|| "-".to_owned(), |age| format!("{} ago", time(age))),
+            figure(|stats| size(stats.available_bytes)),
+            figure(|stats| size(stats.capacity_bytes)),
+            figure(|stats| stats.key_count.to_string()),
+            figure(|stats| size(stats.data_bytes)),
+            figure(|stats| time(now_ms().saturating_sub(stats.start_time_ms))),
+        ]
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, milliseconds)
+}
+
+/// A time in its two largest units.
+fn time(milliseconds: u64) -> String {
+    match milliseconds / 1000 {
+        0 => format!("{milliseconds}ms"),
+        seconds @ ..60 => format!("{seconds}s"),
+        seconds @ ..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        seconds @ ..86_400 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+        seconds => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// A size in the largest unit that leaves at least 1, with one decimal.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut amount = bytes as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        // What would be shown as 1024.0 belongs to the next unit, too.
+        if amount < 1023.95 {
+            break;
+        }
+        (amount, unit) = (amount / 1024.0, larger);
+    }
+    if unit == "B" {
+        format!("{bytes} B")
+    } else {
+        format!("{amount:.1} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{Format, printed};
+
+    #[test]
+    fn sizes_and_times_are_shown_in_fitting_units() {
+        let sizes = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ];
+        for (bytes, shown) in sizes {
+            assert_eq!(size(bytes), shown);
+        }
+        let times = [
+            (999, "999ms"),
+            (59_999, "59s"),
+            (61_000, "1m1s"),
+            (7_260_000, "2h1m"),
+            (90_000_000, "1d1h"),
+        ];
+        for (milliseconds, shown) in times {
+            assert_eq!(time(milliseconds), shown);
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_not_heard_of_yet_has_no_figures() {
+        let line = Line::from(Store {
+            id: 1,
+            address: "127.0.0.1:20160".to_owned(),
+            state: StoreState::Disconnected,
+            last_heartbeat_age: None,
+            stats: None,
+        });
+        assert_eq!(line.cells(KeyEncoding::Text).len(), Line::HEADINGS.len());
+        assert_eq!(
+            printed(Format::Json, |output| output
+                .record(&line)
+                .expect("printed")),
+            "{\"id\":1,\"address\":\"127.0.0.1:20160\",\"state\":\"disconnected\",\
+             \"last_heartbeat_age_ms\":null,\"stats\":null}\n"
+        );
+    }
+}

@@ -1,0 +1,62 @@
+//! `rdbctl tso`: timestamps of the placement driver's oracle.
+
+use std::num::NonZeroU32;
+
+use rdb_client::Timestamp;
+use serde::Serialize;
+
+use crate::encoding::KeyEncoding;
+use crate::failure::Failure;
+use crate::output::{Output, Record};
+use crate::session::Session;
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Prints one timestamp per line, ascending. A timestamp is greater than every one handed out before it; it holds
+46 bits of Unix milliseconds and 18 bits of counter.
+
+Examples:
+  rdbctl tso
+  rdbctl tso --count 3 --output json    {\"timestamp\":\"…\",\"physical_ms\":…,\"logical\":…} per line")]
+pub(crate) struct TsoArguments {
+    /// How many consecutive timestamps to take
+    #[arg(short, long, value_name = "N", default_value = "1")]
+    count: NonZeroU32,
+}
+
+pub(crate) async fn run(
+    arguments: &TsoArguments,
+    session: &Session,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let timestamps = client.tso_batch(arguments.count.get()).await?;
+    timestamps
+        .into_iter()
+        .try_for_each(|timestamp| output.record(&Taken::from(timestamp)))
+}
+
+#[derive(Serialize)]
+struct Taken {
+    timestamp: String,
+    physical_ms: u64,
+    logical: u32,
+}
+
+impl From<Timestamp> for Taken {
+    fn from(timestamp: Timestamp) -> Self {
+        Self {
+            timestamp: timestamp.to_string(),
+            physical_ms: timestamp.physical_ms(),
+            logical: timestamp.logical(),
+        }
+    }
+}
+
+impl Record for Taken {
+    const HEADINGS: &[&str] = &["TIMESTAMP"];
+
+    fn cells(&self, _: KeyEncoding) -> Vec<String> {
+        vec![self.timestamp.clone()]
+    }
+}
