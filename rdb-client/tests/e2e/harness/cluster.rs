@@ -1,0 +1,43 @@
+//! The usual cluster: one placement driver, one store.
+
+use rdb_client::Client;
+use tempfile::TempDir;
+
+use super::Node;
+
+/// A placement driver and a store in a temporary directory, which goes after them.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) pd: Node,
+    pub(crate) store: Node,
+    pub(crate) directory: TempDir,
+}
+
+impl Cluster {
+    /// A cluster that serves.
+    pub(crate) async fn start() -> Self {
+        let mut cluster = Self::prepare();
+        cluster.pd.start_serving().await;
+        cluster.store.start_serving().await;
+        cluster
+    }
+
+    /// A cluster of which nothing runs yet.
+    pub(crate) fn prepare() -> Self {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let pd = Node::placement_driver(directory.path().join("pd"));
+        let store = Node::store(directory.path().join("store"), &pd.address());
+        Self {
+            pd,
+            store,
+            directory,
+        }
+    }
+
+    /// A client of its own, with connections of its own.
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect([self.pd.address()])
+            .await
+            .expect("the placement driver serves")
+    }
+}

@@ -1,0 +1,40 @@
+//! What every module starts from: a [`Cluster`] of [`Node`]s, i.e. child processes that can be killed, paused, restarted and
+//! asked for their logs.
+
+mod binaries;
+mod cluster;
+mod node;
+mod ports;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub(crate) use cluster::Cluster;
+pub(crate) use node::Node;
+
+/// How long anything here may take before it counts as hung. Far above what a busy machine needs.
+pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at something that cannot be waited for, such as a file or a port.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Waits for `work`, and fails with `what` when it hangs.
+pub(crate) async fn guarded<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(HANG_GUARD, work).await {
+        Ok(done) => done,
+        Err(_) => panic!("{what}: not done within {HANG_GUARD:?}"),
+    }
+}
+
+/// Looks again and again until `look` finds something.
+pub(crate) async fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    guarded(what, async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    })
+    .await
+}

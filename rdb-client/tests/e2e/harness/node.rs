@@ -1,0 +1,219 @@
+//! One process of a cluster, with its address, its data directory and its log, which all outlive the process.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rdb_proto::transport::endpoint;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::binaries::binary;
+use super::ports::Port;
+use super::{POLL_INTERVAL, found, guarded};
+
+/// A process that can be started, killed and started again. Dropping it kills the process, and prints its log when the test
+/// has failed.
+#[derive(Debug)]
+pub(crate) struct Node {
+    program: &'static str,
+    port: Port,
+    data_dir: PathBuf,
+    /// Flags and their values.
+    flags: Vec<(String, String)>,
+    process: Option<Child>,
+    /// The output of all its processes, one after the other.
+    log: NamedTempFile,
+    /// Where the output of the present process begins, in bytes.
+    log_start: u64,
+}
+
+impl Node {
+    /// A placement driver, not started yet.
+    pub(crate) fn placement_driver(data_dir: impl Into<PathBuf>) -> Self {
+        Self::new("rdb-pd", data_dir.into())
+    }
+
+    /// A store that belongs to the placement driver at `pd_address`, not started yet.
+    pub(crate) fn store(data_dir: impl Into<PathBuf>, pd_address: &str) -> Self {
+        Self::new("rdb-server", data_dir.into()).with_flag("--pd", pd_address)
+    }
+
+    fn new(program: &'static str, data_dir: PathBuf) -> Self {
+        Self {
+            program,
+            port: Port::reserve(),
+            data_dir,
+            flags: Vec::new(),
+            process: None,
+            log: NamedTempFile::new().expect("the temporary directory can be written"),
+            log_start: 0,
+        }
+    }
+
+    /// The same node with one more flag, from its next start on.
+    pub(crate) fn with_flag(mut self, flag: &str, value: &str) -> Self {
+        self.flags.push((flag.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// `host:port`, the same after every restart.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port.number())
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Starts the process and returns at once.
+    pub(crate) fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.program);
+        let log = File::options()
+            .append(true)
+            .open(self.log.path())
+            .expect("the log can be opened again");
+        self.log_start = log.metadata().expect("the log has a length").len();
+        let mut command = Command::new(binary(self.program));
+        command
+            .args(["--addr", &self.address(), "--data-dir"])
+            .arg(&self.data_dir)
+            .args(self.flags.iter().flat_map(|(flag, value)| [flag, value]))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log can be opened again"))
+            .stderr(log);
+        // Settings of whoever runs the tests must not become the processes'.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"RDB_") {
+                command.env_remove(name);
+            }
+        }
+        self.process = Some(command.spawn().expect("the binary can be started"));
+    }
+
+    /// Starts the process and waits until it serves.
+    pub(crate) async fn start_serving(&mut self) {
+        self.start();
+        self.wait_for_health(ServingStatus::Serving).await;
+    }
+
+    /// Waits until the process says over gRPC that it is `wanted`.
+    pub(crate) async fn wait_for_health(&mut self, wanted: ServingStatus) {
+        let address = self.address();
+        let what = format!("{} at {address} becomes {wanted:?}", self.program);
+        guarded(&what, async {
+            // It may not listen yet, and it may die.
+            while watch_health(&address, wanted).await.is_err() {
+                self.assert_running(&what);
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the present process has logged `text`.
+    pub(crate) async fn wait_for_log(&self, text: &str) {
+        let what = format!("{} logs {text:?}", self.program);
+        found(&what, || self.log().contains(text).then_some(())).await;
+    }
+
+    /// What the present (or last) process has written so far.
+    pub(crate) fn log(&self) -> String {
+        let mut bytes = Vec::new();
+        let mut log = File::open(self.log.path()).expect("the log exists");
+        log.seek(SeekFrom::Start(self.log_start))
+            .and_then(|_| log.read_to_end(&mut bytes))
+            .expect("the log can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().expect("the process was started");
+        process.kill().expect("a child can be killed");
+        process.wait().expect("a child can be waited for");
+    }
+
+    /// SIGTERM; see [`exited`](Self::exited).
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: connections stay open, and nothing is answered.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT, after [`pause`](Self::pause).
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn exited(&mut self) -> ExitStatus {
+        let what = format!("{} exits", self.program);
+        let process = self.process.as_mut().expect("the process was started");
+        let status = found(&what, || process.try_wait().expect("a child can be asked")).await;
+        self.process = None;
+        status
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("the process was started");
+        kill_process(Pid::from_child(process), signal).expect("a child can be signalled");
+    }
+
+    fn assert_running(&mut self, what: &str) {
+        let process = self.process.as_mut().expect("the process was started");
+        if let Some(status) = process.try_wait().expect("a child can be asked") {
+            panic!("waiting that {what}, but it ended with {status}");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended already; there is nobody to tell if not even that can be found out.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            let log = fs::read(self.log.path()).unwrap_or_default();
+            let (program, address) = (self.program, self.address());
+            eprintln!("---- log of {program} at {address}:");
+            eprintln!("{}", String::from_utf8_lossy(&log));
+        }
+    }
+}
+
+/// A new connection to a process, past every client library.
+pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint(address, Duration::from_secs(3)).expect("a loopback address");
+    endpoint.connect().await
+}
+
+/// Returns once the process says `wanted`; fails when it is not there or goes away.
+async fn watch_health(
+    address: &str,
+    wanted: ServingStatus,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let channel = connect(address).await?;
+    let mut statuses = HealthClient::new(channel)
+        .watch(HealthCheckRequest::default())
+        .await?
+        .into_inner();
+    while let Some(status) = statuses.message().await? {
+        if status.status() == wanted {
+            return Ok(());
+        }
+    }
+    Err("the watch ended".into())
+}

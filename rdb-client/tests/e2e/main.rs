@@ -1,0 +1,10 @@
+//! End-to-end tests: real processes, real sockets, real disks.
+//!
+//! Each module is one subject, each test a promise. [`harness`] starts the placement driver and stores as child processes
+//! from the binaries beside this test's own executable; build them first with `cargo build --workspace --all-features`.
+//! Nothing here sleeps to wait for something; durations are printed, and asserted only as guards against hanging.
+
+#![forbid(unsafe_code)]
+
+mod acceptance;
+mod harness;
