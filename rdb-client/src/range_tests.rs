@@ -6,7 +6,7 @@ use crate::limits::tests::LIMITS;
 const UNBOUNDED: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
 
 fn range(start: Bound<&[u8]>, end: Bound<&[u8]>) -> Result<KeyRange, Error> {
-    KeyRange::new::<[u8]>(&(start, end), &LIMITS)
+    KeyRange::new::<&[u8]>(&(start, end), &LIMITS)
 }
 
 fn parts(range: Result<KeyRange, Error>) -> (Bytes, Option<Bytes>) {
@@ -83,7 +83,7 @@ proptest! {
         };
         let asked = (bound(kinds / 3, &start[..]), bound(kinds % 3, &end[..]));
         let inside = |key: &[u8]| RangeBounds::<[u8]>::contains(&asked, key);
-        match KeyRange::new::<[u8]>(&asked, &LIMITS) {
+        match KeyRange::new::<&[u8]>(&asked, &LIMITS) {
             Ok(range) => {
                 let held = range.start[..] <= candidate[..]
                     && range.end.as_ref().is_none_or(|end| end[..] > candidate[..]);
@@ -98,7 +98,7 @@ proptest! {
         end in proptest::option::of(key(5)), boundary in key(4),
     ) {
         let bounds = (Bound::Unbounded, end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
-        let range = KeyRange::new::<[u8]>(&bounds, &LIMITS).expect("valid");
+        let range = KeyRange::new::<&[u8]>(&bounds, &LIMITS).expect("valid");
         prop_assume!(!range.is_empty());
         let highest = range.highest_key(&LIMITS);
         prop_assert!(range.end.as_ref().is_none_or(|end| highest < end));
@@ -110,7 +110,7 @@ proptest! {
     #[test]
     fn clamped_parts_and_the_rest_make_up_the_range(split in key(3), start in key(3), end in key(3)) {
         prop_assume!(start < end && !split.is_empty());
-        let range = KeyRange::new::<[u8]>(
+        let range = KeyRange::new::<&[u8]>(
             &(Bound::Included(&start[..]), Bound::Excluded(&end[..])), &LIMITS,
         ).expect("valid");
         let split = Bytes::from(split);
@@ -130,7 +130,7 @@ proptest! {
 
 #[test]
 fn everything_is_left_above_nothing_and_nothing_above_the_last_region() {
-    let everything = KeyRange::new::<[u8]>(&UNBOUNDED, &LIMITS).expect("valid");
+    let everything = KeyRange::new::<&[u8]>(&UNBOUNDED, &LIMITS).expect("valid");
     assert_eq!(everything.above(&Bytes::new()), None);
     assert_eq!(everything.below(&Bytes::new()), None);
     assert!(everything.above(&Bytes::from_static(b"m")).is_some());

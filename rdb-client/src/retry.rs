@@ -104,6 +104,8 @@ pub(crate) struct Retry {
     deadline: Deadline,
     waits: u32,
     at_once: u32,
+    /// Why the last attempt failed that could be followed by another.
+    last: Option<Error>,
 }
 
 impl Retry {
@@ -112,6 +114,7 @@ impl Retry {
             deadline,
             waits: 0,
             at_once: 0,
+            last: None,
         }
     }
 
@@ -122,7 +125,7 @@ impl Retry {
     /// What the call has to end with: the failure is final, or the deadline would come before the next attempt.
     pub(crate) async fn pause(&mut self, failure: Failure) -> Result<(), Error> {
         let (pace, error) = match failure {
-            Failure::Final(error) => return Err(error),
+            Failure::Final(error) => return Err(self.with_last_cause(error)),
             Failure::Again { pace, error } => (pace, error),
         };
         let wait = self.next_wait(pace, fastrand::f64());
@@ -133,7 +136,19 @@ impl Retry {
             tracing::debug!(wait_ms = wait.as_millis(), %error, "trying again");
             sleep(wait).await;
         }
+        self.last = Some(error);
         Ok(())
+    }
+
+    /// A deadline that came in the middle of an attempt says less than what happened before it.
+    fn with_last_cause(&self, error: Error) -> Error {
+        match (error, &self.last) {
+            (Error::DeadlineExceeded { timeout, cause }, Some(last)) => Error::DeadlineExceeded {
+                timeout,
+                cause: format!("{cause}; before that: {last}"),
+            },
+            (error, _) => error,
+        }
     }
 
     /// `jitter` is from 0 to 1.
@@ -209,6 +224,23 @@ mod tests {
 
         let mut retry = Retry::until(Deadline::after(Duration::ZERO));
         assert!(retry.pause(again(Pace::AtOnce)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_deadline_in_the_middle_of_an_attempt_tells_what_happened_before() {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let mut retry = Retry::until(deadline);
+        retry
+            .pause(again(Pace::AtOnce))
+            .await
+            .expect("time is left");
+        let exceeded = Failure::Final(deadline.exceeded("no answer"));
+        let error = retry.pause(exceeded).await.expect_err("final");
+        let text = error.to_string();
+        assert!(
+            text.contains("no answer") && text.contains("nobody there"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

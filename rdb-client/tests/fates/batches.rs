@@ -1,0 +1,247 @@
+//! Batches and range deletes over several regions.
+
+use rdb_client::{Error, KeyValue, VersionedKeyValue};
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
+use rdb_proto::errorpb::ServerBusy;
+use rdb_proto::errorpb::region_error::Kind;
+use tonic::{Code, Status};
+
+use crate::cluster::{Cluster, region};
+use crate::store::Step;
+
+async fn three_regions() -> Cluster {
+    Cluster::with_regions(vec![
+        region(1, 1, "", "h"),
+        region(2, 1, "h", "p"),
+        region(3, 1, "p", ""),
+    ])
+    .await
+}
+
+fn certain(code: Code) -> Step {
+    Step::Fail(
+        Fault::new(code, "as the script says")
+            .with_fate(Fate::NotApplied)
+            .into(),
+    )
+}
+
+#[tokio::test]
+async fn a_batch_is_one_request_per_region_and_keeps_its_order() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    let entries = [
+        ("z", "1"),
+        ("a", "2"),
+        ("m", "3"),
+        ("a", "4"),
+        ("q", "5"),
+        ("a", "6"),
+    ];
+    client.raw_batch_put(entries).await.unwrap();
+    assert_eq!(cluster.node.store.requests(), 3);
+    assert_eq!(
+        cluster.node.store.raw("a"),
+        Some("6".into()),
+        "the later entry wins"
+    );
+
+    let keys = ["q", "a", "none", "z", "m", "a"];
+    let found = client.raw_batch_get(keys).await.unwrap();
+    let expected = [("q", "5"), ("a", "6"), ("z", "1"), ("m", "3"), ("a", "6")];
+    let expected = expected.map(|(key, value)| KeyValue {
+        key: key.into(),
+        value: value.into(),
+    });
+    assert_eq!(found, expected);
+    assert_eq!(cluster.node.store.requests(), 6);
+}
+
+#[tokio::test]
+async fn a_batch_read_of_versioned_keys_keeps_its_order() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    for key in ["a", "m", "z"] {
+        client.cas_put(key, 0, key).await.unwrap();
+    }
+    let found = client.batch_get(["z", "b", "m", "a"]).await.unwrap();
+    let expected = ["z", "m", "a"].map(|key| VersionedKeyValue {
+        key: key.into(),
+        version: 1,
+        value: key.into(),
+    });
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn an_empty_batch_is_done_at_once() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    assert_eq!(client.raw_batch_put([("", ""); 0]).await, Ok(()));
+    assert_eq!(client.raw_batch_get([""; 0]).await, Ok(Vec::new()));
+    assert_eq!(cluster.node.store.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_is_split_anew_when_a_region_splits_under_it() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    client.raw_put("a", "0").await.unwrap();
+    cluster
+        .node
+        .store
+        .set_regions(vec![region(1, 2, "", "m"), region(2, 2, "m", "")]);
+    client
+        .raw_batch_put([("a", "1"), ("z", "2")])
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            cluster.node.store.applied("a"),
+            cluster.node.store.applied("z")
+        ),
+        (2, 1)
+    );
+}
+
+#[tokio::test]
+async fn only_the_part_that_was_refused_is_sent_again() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    let busy = Step::Refuse(Some(Kind::ServerBusy(ServerBusy { backoff_ms: 1 })));
+    cluster
+        .node
+        .store
+        .script(2, [busy, certain(Code::Unavailable)]);
+    client
+        .raw_batch_put([("a", "1"), ("m", "2"), ("z", "3")])
+        .await
+        .unwrap();
+    for key in ["a", "m", "z"] {
+        assert_eq!(cluster.node.store.applied(key), 1, "{key}");
+    }
+    assert_eq!(cluster.node.store.requests(), 5);
+}
+
+#[tokio::test]
+async fn a_batch_of_which_a_part_was_applied_is_undetermined() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    cluster
+        .node
+        .store
+        .script(2, [certain(Code::FailedPrecondition)]);
+    let result = client.raw_batch_put([("a", "1"), ("m", "2")]).await;
+    assert!(
+        matches!(result, Err(Error::Undetermined { .. })),
+        "{result:?}"
+    );
+    assert_eq!(
+        (
+            cluster.node.store.applied("a"),
+            cluster.node.store.applied("m")
+        ),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_batch_of_which_nothing_was_applied_says_so() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    cluster
+        .node
+        .store
+        .script(1, [certain(Code::FailedPrecondition)]);
+    cluster.node.store.script(2, [certain(Code::Unavailable)]);
+    let result = client.raw_batch_put([("a", "1"), ("m", "2")]).await;
+    assert!(matches!(result, Err(Error::Internal { .. })), "{result:?}");
+
+    cluster
+        .node
+        .store
+        .script(1, [certain(Code::FailedPrecondition)]);
+    cluster
+        .node
+        .store
+        .script(2, [Step::ApplyAndFail(Status::unavailable("bare"))]);
+    let result = client.raw_batch_put([("a", "1"), ("m", "2")]).await;
+    assert!(
+        matches!(result, Err(Error::Undetermined { .. })),
+        "{result:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_read_that_does_not_fit_is_refused_and_not_repeated() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let too_large = Fault {
+        field: "keys",
+        limit: Some(6 << 20),
+        ..Fault::new(
+            Code::ResourceExhausted,
+            "more than 6291456 bytes; ask for fewer keys",
+        )
+    };
+    cluster.node.store.script(1, [Step::Fail(too_large.into())]);
+    let error = client.raw_batch_get(["a", "b"]).await.expect_err("refused");
+    assert!(
+        matches!(&error, Error::InvalidArgument { field, limit: Some(_), cause } if field == "keys" && cause.contains("fewer")),
+        "{error:?}"
+    );
+    assert_eq!(cluster.node.store.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_range_delete_goes_through_every_region() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    let keys = ["a", "c", "h", "m", "p", "z"];
+    client
+        .raw_batch_put(keys.map(|key| (key, "v")))
+        .await
+        .unwrap();
+    client.raw_delete_range("b"..="p").await.unwrap();
+    let left = client.raw_batch_get(keys).await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|entry| entry.key).collect();
+    assert_eq!(left, ["a", "z"]);
+    client.raw_delete_range::<&str>(..).await.unwrap();
+    assert_eq!(client.raw_batch_get(keys).await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_range_delete_that_stops_between_regions_is_undetermined() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    cluster
+        .node
+        .store
+        .script(2, [certain(Code::FailedPrecondition)]);
+    let result = client.raw_delete_range("a".."z").await;
+    assert!(
+        matches!(result, Err(Error::Undetermined { .. })),
+        "{result:?}"
+    );
+    cluster
+        .node
+        .store
+        .script(1, [certain(Code::FailedPrecondition)]);
+    let result = client.raw_delete_range("a".."z").await;
+    assert!(matches!(result, Err(Error::Internal { .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_range_delete_without_a_key_in_it_is_refused() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    for (start, end) in [("b", "a"), ("a", "a")] {
+        let result = client.raw_delete_range(start..end).await;
+        assert!(
+            matches!(result, Err(Error::InvalidArgument { .. })),
+            "{result:?}"
+        );
+    }
+    assert_eq!(cluster.node.store.requests(), 0);
+}

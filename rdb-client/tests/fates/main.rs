@@ -1,0 +1,17 @@
+//! The client against a cluster that follows a script: each call's fate is what the client promises, and nothing is ever
+//! applied twice.
+//!
+//! The stores and the placement driver here ([`store`], [`placement_driver`]) run in this process. They behave unless a
+//! test scripts the next answer. Stores stand behind a [`proxy`] that can cut connections at a chosen moment, and count
+//! what they really applied.
+
+mod batches;
+mod cluster;
+mod connections;
+mod placement;
+mod placement_driver;
+mod proxy;
+mod routes;
+mod scans;
+mod store;
+mod writes;

@@ -1,0 +1,194 @@
+//! The client and its placement drivers.
+
+use std::time::{Duration, Instant};
+
+use rdb_client::{Client, Config, Error, Health, Role};
+
+use crate::cluster::{CLUSTER_ID, Cluster, PdNode, SHORT, connect, region};
+
+#[tokio::test]
+async fn a_second_address_is_used_when_the_first_is_dead() {
+    let cluster = Cluster::start().await;
+    let dead = PdNode::start(CLUSTER_ID).await;
+    dead.proxy.refuse().await;
+    let client = connect([dead.proxy.address, cluster.pd.proxy.address]).await;
+    assert_eq!(client.cluster_id(), CLUSTER_ID);
+    client.raw_put("k", "v").await.unwrap();
+
+    // And the first again, when the second dies.
+    let first = dead;
+    first.pd.set_stores(vec![cluster.node.description()]);
+    first.proxy.listen();
+    cluster.pd.proxy.refuse().await;
+    assert_eq!(client.stores().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_address_of_another_cluster_is_never_believed() {
+    let cluster = Cluster::start().await;
+    let foreign = PdNode::start(CLUSTER_ID + 1).await;
+    let client = connect([cluster.pd.proxy.address, foreign.proxy.address]).await;
+    client.tso().await.unwrap();
+    cluster.pd.proxy.refuse().await;
+    let result = client.tso().await;
+    let mismatch = Error::ClusterMismatch {
+        expected: CLUSTER_ID,
+        found: CLUSTER_ID + 1,
+    };
+    assert!(result == Err(mismatch), "{result:?}");
+}
+
+#[tokio::test]
+async fn without_the_placement_driver_what_is_known_is_used_and_the_rest_waited_for() {
+    let regions = vec![region(1, 1, "", "m"), region(2, 1, "m", "")];
+    let cluster = Cluster::with_regions(regions).await;
+    let client = cluster.client().await;
+    client.raw_put("a", "1").await.unwrap();
+    cluster.pd.proxy.refuse().await;
+    client.raw_put("a", "2").await.unwrap();
+
+    let hurried = client.with_timeout(SHORT).raw_put("z", "3").await;
+    assert!(
+        matches!(
+            hurried,
+            Err(Error::Unavailable { .. } | Error::DeadlineExceeded { .. })
+        ),
+        "{hurried:?}"
+    );
+    let waiting = tokio::spawn(async move { client.raw_put("z", "3").await });
+    cluster.pd.proxy.listen();
+    assert_eq!(waiting.await.unwrap(), Ok(()));
+    assert_eq!(cluster.node.store.applied("z"), 1);
+}
+
+#[tokio::test]
+async fn connecting_waits_for_the_placement_driver() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    pd.proxy.refuse().await;
+    let address = pd.proxy.address;
+    let connecting = tokio::spawn(async move { connect([address]).await });
+    tokio::task::yield_now().await;
+    pd.proxy.listen();
+    assert_eq!(connecting.await.unwrap().cluster_id(), CLUSTER_ID);
+}
+
+#[tokio::test]
+async fn connecting_ends_at_its_deadline_with_the_cause() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    pd.proxy.refuse().await;
+    let address = pd.proxy.address.to_string();
+    let config = Config {
+        timeout: SHORT,
+        ..Config::default()
+    };
+    let began = Instant::now();
+    let error = Client::connect_with([address.clone()], config)
+        .await
+        .expect_err("refused");
+    assert!(
+        matches!(
+            error,
+            Error::Unavailable { .. } | Error::DeadlineExceeded { .. }
+        ),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains(&address), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn addresses_are_checked_before_anything_is_connected() {
+    for addresses in [
+        vec![],
+        vec!["localhost"],
+        vec!["127.0.0.1:2379", "http://h:1"],
+    ] {
+        let error = Client::connect(addresses).await.expect_err("refused");
+        assert!(
+            matches!(&error, Error::InvalidArgument { field, .. } if field == "pd_addresses"),
+            "{error:?}"
+        );
+    }
+    let config = Config {
+        timeout: Duration::ZERO,
+        ..Config::default()
+    };
+    let error = Client::connect_with(["127.0.0.1:2379"], config)
+        .await
+        .expect_err("refused");
+    assert!(matches!(&error, Error::InvalidArgument { field, .. } if field == "timeout"));
+}
+
+#[tokio::test]
+async fn timestamps_are_consecutive_in_a_batch_and_increase_between_calls() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let batch = client.tso_batch(5).await.unwrap();
+    let all: Vec<_> = batch.into_iter().collect();
+    assert_eq!((batch.len(), all.len()), (5, 5));
+    assert!(
+        all.windows(2)
+            .all(|pair| pair[1].as_u64() == pair[0].as_u64() + 1)
+    );
+
+    cluster.pd.proxy.cut().await;
+    assert!(client.tso().await.unwrap() > all[4]);
+    for count in [0, 65_537] {
+        let result = client.tso_batch(count).await;
+        assert!(
+            matches!(result, Err(Error::InvalidArgument { .. })),
+            "{result:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn all_regions_are_listed_and_each_is_found_by_its_keys() {
+    let regions = vec![
+        region(1, 1, "", "h"),
+        region(2, 1, "h", "p"),
+        region(3, 1, "p", ""),
+    ];
+    let cluster = Cluster::with_regions(regions).await;
+    let client = cluster.client().await;
+    let listed = client.regions().await.unwrap();
+    let ids: Vec<_> = listed.iter().map(|route| route.region.id).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    assert_eq!(client.region("m").await.unwrap().as_ref(), Some(&listed[1]));
+    assert_eq!(listed[1].leader.as_ref().map(|store| store.id), Some(1));
+
+    cluster.pd.pd.set_routes(Vec::new());
+    assert_eq!(client.region("m").await, Ok(None));
+    assert_eq!(client.regions().await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn health_tells_serving_from_not_serving_from_unreachable() {
+    let cluster = Cluster::start().await;
+    let dead = PdNode::start(CLUSTER_ID).await;
+    let client = connect([cluster.pd.proxy.address, dead.proxy.address]).await;
+    dead.proxy.refuse().await;
+    cluster.node.set_serving(false);
+    let found = client.health().await;
+    let health = |address: std::net::SocketAddr| {
+        let process = found
+            .iter()
+            .find(|process| process.address == address.to_string());
+        process
+            .map(|process| (process.role, &process.health))
+            .expect("listed")
+    };
+    assert_eq!(found.len(), 3);
+    assert_eq!(
+        health(cluster.pd.proxy.address),
+        (Role::PlacementDriver, &Health::Serving)
+    );
+    assert_eq!(
+        health(cluster.node.proxy.address),
+        (Role::Store { store_id: 1 }, &Health::NotServing)
+    );
+    assert!(matches!(
+        health(dead.proxy.address),
+        (_, Health::Unreachable { .. })
+    ));
+}

@@ -1,0 +1,142 @@
+//! A placement driver that says what a test told it.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rdb_proto::metapb::{self, Limits, RegionRoute};
+use rdb_proto::pdpb::pd_server::Pd;
+use rdb_proto::pdpb::*;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The limits of a real cluster.
+pub(crate) const LIMITS: Limits = Limits {
+    key_bytes_max: 8192,
+    value_bytes_max: 4 << 20,
+    batch_entries_max: 4096,
+    batch_bytes_max: 6 << 20,
+    message_bytes_max: 8 << 20,
+    scan_page_bytes: 1 << 20,
+    conflict_value_bytes_max: 64 << 10,
+    tso_count_max: 65_536,
+};
+
+#[derive(Default)]
+struct State {
+    stores: Vec<metapb::Store>,
+    routes: Vec<RegionRoute>,
+    next_timestamp: u64,
+}
+
+/// A scripted placement driver. Tests hold one handle, the service another.
+#[derive(Clone)]
+pub(crate) struct ScriptedPd {
+    cluster_id: u64,
+    state: Arc<Mutex<State>>,
+    region_lookups: watch::Sender<usize>,
+}
+
+impl ScriptedPd {
+    pub(crate) fn new(cluster_id: u64) -> Self {
+        Self {
+            cluster_id,
+            state: Arc::default(),
+            region_lookups: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn set_routes(&self, routes: Vec<RegionRoute>) {
+        self.state().routes = routes;
+    }
+
+    pub(crate) fn set_stores(&self, stores: Vec<metapb::Store>) {
+        self.state().stores = stores;
+    }
+
+    /// How often a region was asked for.
+    pub(crate) fn region_lookups(&self) -> usize {
+        *self.region_lookups.borrow()
+    }
+
+    /// Waits until a region has been asked for so many times in all.
+    pub(crate) async fn wait_region_lookups(&self, count: usize) {
+        self.region_lookups
+            .subscribe()
+            .wait_for(|lookups| *lookups >= count)
+            .await
+            .unwrap();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Pd for ScriptedPd {
+    async fn get_tso(&self, request: Request<GetTsoRequest>) -> Answer<GetTsoResponse> {
+        let count = request.into_inner().count.unwrap_or(1);
+        let mut state = self.state();
+        let first = state.next_timestamp;
+        state.next_timestamp += u64::from(count);
+        Ok(Response::new(GetTsoResponse { first, count }))
+    }
+
+    type TsoStream = tokio_stream::Empty<Result<GetTsoResponse, Status>>;
+
+    async fn tso(&self, _: Request<Streaming<GetTsoRequest>>) -> Answer<Self::TsoStream> {
+        Err(Status::unimplemented("the client does not use it"))
+    }
+
+    async fn register_store(
+        &self,
+        _: Request<RegisterStoreRequest>,
+    ) -> Answer<RegisterStoreResponse> {
+        Err(Status::unimplemented("for stores"))
+    }
+
+    async fn store_heartbeat(
+        &self,
+        _: Request<StoreHeartbeatRequest>,
+    ) -> Answer<StoreHeartbeatResponse> {
+        Err(Status::unimplemented("for stores"))
+    }
+
+    async fn get_stores(&self, _: Request<GetStoresRequest>) -> Answer<GetStoresResponse> {
+        let stores = self.state().stores.clone();
+        Ok(Response::new(GetStoresResponse { stores }))
+    }
+
+    async fn get_region(&self, request: Request<GetRegionRequest>) -> Answer<GetRegionResponse> {
+        let key = request.into_inner().key;
+        self.region_lookups.send_modify(|lookups| *lookups += 1);
+        let state = self.state();
+        let holds_key = |route: &&RegionRoute| route.region.as_ref().unwrap().contains(&key);
+        let route = state.routes.iter().find(holds_key).cloned();
+        Ok(Response::new(GetRegionResponse { route }))
+    }
+
+    async fn scan_regions(
+        &self,
+        request: Request<ScanRegionsRequest>,
+    ) -> Answer<ScanRegionsResponse> {
+        let start_key = request.into_inner().start_key;
+        let mut routes = self.state().routes.clone();
+        routes.retain(|route| route.region.as_ref().unwrap().overlaps(&start_key, b""));
+        // One at a time, so that whoever wants all has to go on asking.
+        routes.truncate(1);
+        Ok(Response::new(ScanRegionsResponse { routes }))
+    }
+
+    async fn get_cluster_info(
+        &self,
+        _: Request<GetClusterInfoRequest>,
+    ) -> Answer<GetClusterInfoResponse> {
+        Ok(Response::new(GetClusterInfoResponse {
+            cluster_id: self.cluster_id,
+            limits: Some(LIMITS),
+            version: "test".to_owned(),
+        }))
+    }
+}
