@@ -22,7 +22,7 @@ impl KeyRange {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when the start lies behind the end, or a bound is too long.
-    pub(crate) fn new<K: AsRef<[u8]>>(
+    pub(crate) fn new<K: AsRef<[u8]> + ?Sized>(
         range: &impl RangeBounds<K>,
         limits: &Limits,
     ) -> Result<Self, Error> {

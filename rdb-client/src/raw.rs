@@ -128,7 +128,7 @@ impl Client {
     ///
     /// An inverted range or too long a bound is an [`Error::InvalidArgument`] in the stream; an empty range an empty stream.
     /// After an error the stream ends.
-    pub fn raw_scan<K: AsRef<[u8]>>(
+    pub fn raw_scan<K: AsRef<[u8]> + ?Sized>(
         &self,
         range: impl RangeBounds<K>,
         options: ScanOptions,
@@ -143,7 +143,7 @@ impl Client {
     ///
     /// [`Error::InvalidArgument`] when the range is inverted or empty, or a bound is too long; [`Error::Undetermined`] also
     /// when only some regions are known to be done.
-    pub async fn raw_delete_range<K: AsRef<[u8]>>(
+    pub async fn raw_delete_range<K: AsRef<[u8]> + ?Sized>(
         &self,
         range: impl RangeBounds<K>,
     ) -> Result<(), Error> {

@@ -137,7 +137,7 @@ impl Client {
     }
 
     /// Reads a range of the versioned keyspace in order; otherwise as [`Client::raw_scan`].
-    pub fn scan<K: AsRef<[u8]>>(
+    pub fn scan<K: AsRef<[u8]> + ?Sized>(
         &self,
         range: impl RangeBounds<K>,
         options: ScanOptions,
