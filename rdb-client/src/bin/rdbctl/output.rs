@@ -91,7 +91,7 @@ impl<'a> Output<'a> {
                 lines
                     .iter()
                     .filter_map(|line| line.get(column))
-                    .map(width)
+                    .map(|cell| cell.chars().count())
                     .max()
             })
             .map(Option::unwrap_or_default)
@@ -153,10 +153,6 @@ pub(crate) fn serialize_value<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     value.as_deref().map(json_bytes).serialize(serializer)
-}
-
-fn width(cell: &String) -> usize {
-    cell.chars().count()
 }
 
 #[cfg(test)]
