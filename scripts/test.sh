@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Every test and every lint of this checkout; what CI runs. Stops at the first step that fails and prints how long each
+# step took.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
+
+timings=()
+step='' step_began=0
+
+main() {
+  trap summary EXIT
+  step 'set-up' prepare
+  step 'format' cargo fmt --all --check
+  # The end-to-end tests want the binaries beside them.
+  step 'build' cargo build "${WORKSPACE[@]}"
+  step 'clippy' cargo clippy "${WORKSPACE[@]}" --all-targets -- -D warnings
+  step 'docs' env RUSTDOCFLAGS='-D warnings' cargo doc "${WORKSPACE[@]}" --no-deps
+  step 'tests and doctests' cargo test "${WORKSPACE[@]}"
+  step 'dependencies of rdb-client' check_client_dependencies
+  step 'verify-core.sh' scripts/verify-core.sh
+  step 'one build of RocksDB' check_single_rocksdb_build
+}
+
+# An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line.
+check_client_dependencies() {
+  local list=(cargo tree --package rdb-client --edges normal --prefix none --locked)
+  refuse_packages 'the default features' "$("${list[@]}")" rocksdb librocksdb-sys clap
+  refuse_packages 'all features' "$("${list[@]}" --all-features)" rocksdb librocksdb-sys
+}
+
+# refuse_packages FEATURES TREE PACKAGE…
+refuse_packages() {
+  local features=$1 tree=$2 package
+  [[ $tree == 'rdb-client '* ]] || fail 'cargo tree does not answer as expected'
+  for package in "${@:3}"; do
+    if grep -q "^$package " <<<"$tree"; then
+      fail "rdb-client with $features depends on $package"
+    fi
+  done
+}
+
+# RocksDB is by far the longest compile. Build, test, clippy and doc share one build of it only as long as they ask for it
+# with the same profile, features and flags; a change of any of these shows as a second output directory here. Cargo is
+# asked which directories are in use, since the target directory may also hold those of earlier compilers and releases.
+check_single_rocksdb_build() {
+  local directories
+  directories=$({
+    cargo build "${WORKSPACE[@]}" --message-format json
+    cargo clippy "${WORKSPACE[@]}" --all-targets --message-format json
+    cargo doc "${WORKSPACE[@]}" --no-deps --message-format json
+    cargo test "${WORKSPACE[@]}" --no-run --message-format json
+  } 2>/dev/null | sed -n 's|.*"out_dir":"\([^"]*/librocksdb-sys-[^"]*\)".*|\1|p' | sort -u)
+  # Two directories in one string are no directory.
+  [[ -f $directories/librocksdb.a ]] ||
+    fail "expected exactly one build of RocksDB, found: ${directories:-none}"
+  echo "$directories"
+}
+
+# step NAME COMMAND…: under `set -e` a failing command ends the script.
+step() {
+  step=$1 step_began=$SECONDS
+  shift
+  printf '\n==== %s\n' "$step"
+  "$@"
+  timings+=("ok    $(minutes $((SECONDS - step_began)))  $step")
+  step=''
+}
+
+minutes() {
+  printf '%3d:%02d' $(($1 / 60)) $(($1 % 60))
+}
+
+summary() {
+  local code=$?
+  [[ -z $step ]] || timings+=("FAIL  $(minutes $((SECONDS - step_began)))  $step")
+  printf '\n'
+  printf '%s\n' "${timings[@]}"
+  if ((code == 0)); then
+    printf 'test: every step passed in%s\n' "$(minutes "$SECONDS")"
+  else
+    printf 'test: FAILED at %s\n' "${step:-the start}"
+  fi
+}
+
+main "$@"
