@@ -1,0 +1,153 @@
+//! Settings of the placement driver. Each is a flag and an environment variable; the flag wins.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::tso::ClockSettings;
+
+/// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
+///
+/// SIGTERM and SIGINT drain it: what is in flight is answered, exit 0.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "rdb-pd", version)]
+pub struct Config {
+    /// Where to listen, as IP:PORT. Port 0 takes any free one.
+    #[arg(
+        long,
+        env = "RDB_PD_ADDR",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:2379"
+    )]
+    pub addr: SocketAddr,
+
+    /// The data directory; made where it is missing. One process at a time can use it.
+    #[arg(
+        long,
+        env = "RDB_PD_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./data/pd"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Refuse to follow a wall clock that jumps ahead by more seconds than this, since a timestamp that was handed out
+    /// can never be taken back. Timestamps go on without it, and an alarm is logged.
+    #[arg(
+        long,
+        env = "RDB_PD_CLOCK_JUMP_MAX_S",
+        value_name = "SECONDS",
+        default_value_t = 86_400
+    )]
+    pub clock_jump_max_s: u64,
+
+    /// For one start: believe the wall clock although it is further ahead of the last timestamp than --clock-jump-max-s.
+    /// Needed after a pause that long; check the clock first.
+    #[arg(long, env = "RDB_PD_ACCEPT_CLOCK_JUMP")]
+    pub accept_clock_jump: bool,
+
+    /// For one start, with a data directory that was restored from an older copy: move the lower bound of timestamps
+    /// ahead by so many milliseconds, at least the age of the copy. Without it timestamps could repeat.
+    #[arg(
+        long,
+        env = "RDB_PD_TSO_ADVANCE_MS",
+        value_name = "MS",
+        default_value_t = 0
+    )]
+    pub tso_advance_ms: u64,
+
+    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`.
+    #[arg(
+        long,
+        env = "RDB_PD_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::parse_from(["rdb-pd"])
+    }
+}
+
+/// A setting has a value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The tolerance is too small to keep up with an ordinary clock, or absurdly large.
+    #[error("--clock-jump-max-s is {seconds}; it has to be from 1 to {maximum}")]
+    ClockJump {
+        /// The setting.
+        seconds: u64,
+        /// The largest that works.
+        maximum: u64,
+    },
+    /// Timestamps would move ahead by more than any copy is old.
+    #[error(
+        "--tso-advance-ms is {advance_ms}; it has to be at most {maximum_ms}, and can never be taken back"
+    )]
+    Advance {
+        /// The setting.
+        advance_ms: u64,
+        /// The largest that works.
+        maximum_ms: u64,
+    },
+}
+
+/// Ten years.
+const CLOCK_JUMP_MAX_S: u64 = 10 * 365 * 86_400;
+
+impl Config {
+    /// Checks every setting that its type does not check.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the flag and what would be right.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=CLOCK_JUMP_MAX_S).contains(&self.clock_jump_max_s) {
+            return Err(ConfigError::ClockJump {
+                seconds: self.clock_jump_max_s,
+                maximum: CLOCK_JUMP_MAX_S,
+            });
+        }
+        let maximum_ms = CLOCK_JUMP_MAX_S * 1000;
+        if self.tso_advance_ms > maximum_ms {
+            return Err(ConfigError::Advance {
+                advance_ms: self.tso_advance_ms,
+                maximum_ms,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn clock_settings(&self) -> ClockSettings {
+        ClockSettings {
+            jump_max: Duration::from_secs(self.clock_jump_max_s),
+            accept_jump_at_start: self.accept_clock_jump,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        for (flag, value) in [
+            ("--clock-jump-max-s", "0"),
+            ("--tso-advance-ms", "999999999999999"),
+        ] {
+            let config = Config::parse_from(["rdb-pd", flag, value]);
+            let error = config.validate().expect_err(flag).to_string();
+            assert!(error.contains(flag), "{error}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The placement driver's key schema: raw keys in its own storage. Integers are big-endian.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `cluster/id` | `[u64]` the cluster's id, never 0 |
+//! | `cluster/counters` | protobuf [`Counters`]: the last ids that were given out |
+//! | `cluster/store/[u64 store id]` | protobuf [`StoreRecord`] |
+//! | `cluster/region/[u64 region id]` | protobuf `metapb.Region` |
+//! | `tso/bound` | `[u64]` Unix milliseconds: no timestamp at or above it was ever handed out |
+
+use bytes::Bytes;
+
+/// The cluster's id.
+pub const CLUSTER_ID: &[u8] = b"cluster/id";
+/// The id counters.
+pub const COUNTERS: &[u8] = b"cluster/counters";
+/// The bound of timestamps.
+pub const TSO_BOUND: &[u8] = b"tso/bound";
+/// Before each store's id.
+pub const STORE_PREFIX: &[u8] = b"cluster/store/";
+/// Before each region's id.
+pub const REGION_PREFIX: &[u8] = b"cluster/region/";
+
+/// The last ids that were given out; none is ever given out again.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Counters {
+    /// Of stores.
+    #[prost(uint64, tag = "1")]
+    pub store_id: u64,
+    /// Of regions.
+    #[prost(uint64, tag = "2")]
+    pub region_id: u64,
+    /// Of peers.
+    #[prost(uint64, tag = "3")]
+    pub peer_id: u64,
+}
+
+/// A registered store, as it is kept.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct StoreRecord {
+    /// Never 0.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Where clients reach it.
+    #[prost(string, tag = "2")]
+    pub address: String,
+    /// Whether the store has sent a heartbeat, i.e. has kept its id. Until then a store that comes without an id from
+    /// the same address is the same one, whose answer was lost.
+    #[prost(bool, tag = "3")]
+    pub confirmed: bool,
+}
+
+/// A store's key.
+pub fn store(id: u64) -> Bytes {
+    [STORE_PREFIX, &id.to_be_bytes()].concat().into()
+}
+
+/// A region's key.
+pub fn region(id: u64) -> Bytes {
+    [REGION_PREFIX, &id.to_be_bytes()].concat().into()
+}
+
+/// A `[u64]` value.
+pub fn encode_u64(value: u64) -> Bytes {
+    Bytes::copy_from_slice(&value.to_be_bytes())
+}
+
+/// Reads a `[u64]` value; `None` when it has another length.
+pub fn decode_u64(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        assert_eq!(store(1), &b"cluster/store/\0\0\0\0\0\0\0\x01"[..]);
+        assert_eq!(region(258), &b"cluster/region/\0\0\0\0\0\0\x01\x02"[..]);
+        assert_eq!(encode_u64(258), &b"\0\0\0\0\0\0\x01\x02"[..]);
+        let record = StoreRecord {
+            id: 1,
+            address: "a:1".to_owned(),
+            confirmed: true,
+        };
+        assert_eq!(record.encode_to_vec(), b"\x08\x01\x12\x03a:1\x18\x01");
+        let counters = Counters {
+            store_id: 1,
+            region_id: 2,
+            peer_id: 3,
+        };
+        assert_eq!(counters.encode_to_vec(), b"\x08\x01\x10\x02\x18\x03");
+    }
+
+    proptest! {
+        #[test]
+        fn integers_read_back(value: u64, garbage: Vec<u8>) {
+            prop_assert_eq!(decode_u64(&encode_u64(value)), Some(value));
+            prop_assert_eq!(decode_u64(&garbage).is_some(), garbage.len() == 8);
+        }
+    }
+}

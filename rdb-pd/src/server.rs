@@ -1,0 +1,163 @@
+//! Wires the process: storage, oracle, cluster, service, health; the only place that does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rdb_proto::pdpb::pd_server::PdServer;
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::{HealthHandle, ServeOptions, health, serve};
+use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::error::PdError;
+use crate::service::{Oracle, PdService};
+use crate::tso::{Allocator, PhysicalClock, StorageBound, SystemClock};
+
+const SERVICES: &[&str] = &["pdpb.Pd"];
+
+/// The placement driver's data is small: it needs little of what a store needs.
+const BLOCK_CACHE_BYTES: usize = 8 << 20;
+const WRITE_BUFFER_BYTES: usize = 4 << 20;
+const WAL_BYTES_MAX: u64 = 16 << 20;
+
+/// A running placement driver. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
+pub struct Pd {
+    local_addr: SocketAddr,
+    storage: Storage,
+    serving: JoinHandle<Result<(), PdError>>,
+    keeping: JoinHandle<()>,
+    drain: CancellationToken,
+    _drain_on_drop: DropGuard,
+}
+
+impl Pd {
+    /// Opens the data directory and serves it. When this returns, timestamps are ready.
+    ///
+    /// # Errors
+    ///
+    /// [`PdError`] when a setting is wrong, the directory cannot be opened, the wall clock cannot be believed, or the
+    /// address cannot be listened on.
+    pub async fn start(config: Config) -> Result<Self, PdError> {
+        config.validate()?;
+        let (storage, cluster, persisted_ms) = open(&config).await?;
+        let clock = PhysicalClock::start(
+            SystemClock::default(),
+            persisted_ms,
+            config.clock_settings(),
+        )?;
+        let bound = StorageBound::new(storage.clone());
+        let oracle = Allocator::start(clock, bound, persisted_ms).await?;
+
+        let listen_error = |source| PdError::Listen {
+            address: config.addr,
+            source,
+        };
+        let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
+        let local_addr = listener.local_addr().map_err(listen_error)?;
+
+        let drain = CancellationToken::new();
+        let (health_handle, health_service) = health(SERVICES, drain.clone());
+        let keeping = keep(Arc::clone(&oracle), health_handle, storage.write_health());
+        let until_drained = drain.clone();
+        let keeping = async move {
+            until_drained.run_until_cancelled(keeping).await;
+        };
+        tracing::info!(
+            addr = %local_addr,
+            data_dir = %storage.directory().display(),
+            cluster_id = cluster.id(),
+            durability = "sync",
+            version = env!("CARGO_PKG_VERSION"),
+            "serving Pd"
+        );
+        let pd = PdServer::new(PdService::new(oracle, cluster, drain.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let routes = Routes::new(pd).add_service(health_service);
+        let serving = serve(listener, routes, ServeOptions::default(), drain.clone());
+        let guard = drain.clone().drop_guard();
+        let serving = async move {
+            let _drains_when_serving_ends = guard;
+            Ok(serving.await?)
+        };
+        Ok(Self {
+            local_addr,
+            storage,
+            serving: tokio::spawn(serving),
+            keeping: tokio::spawn(keeping),
+            drain: drain.clone(),
+            _drain_on_drop: drain.drop_guard(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Cancel it to start the drain.
+    pub fn drain_token(&self) -> CancellationToken {
+        self.drain.clone()
+    }
+
+    /// Waits for the drain to begin and end, then closes the storage.
+    ///
+    /// # Errors
+    ///
+    /// [`PdError`] when the process ended for another reason than the drain.
+    pub async fn wait(self) -> Result<(), PdError> {
+        let served = self.serving.await;
+        let kept = self.keeping.await;
+        let storage = self.storage;
+        if let Err(error) = spawn_blocking(move || storage.close()).await? {
+            // The log has what could not be flushed; the next open replays it.
+            tracing::warn!(%error, "the storage was not closed cleanly; nothing is lost");
+        }
+        kept?;
+        served?
+    }
+}
+
+/// Opens what is on the disk: the storage, the cluster in it, and the bound of timestamps.
+async fn open(config: &Config) -> Result<(Storage, Cluster, Option<u64>), PdError> {
+    let directory = config.data_dir.clone();
+    let advance_ms = config.tso_advance_ms;
+    let options = StorageOptions {
+        block_cache_bytes: BLOCK_CACHE_BYTES,
+        write_buffer_bytes: WRITE_BUFFER_BYTES,
+        wal_bytes_max: WAL_BYTES_MAX,
+        ..StorageOptions::new(Role::Pd)
+    };
+    let opened = spawn_blocking(move || {
+        let storage = Storage::open(directory, options)?;
+        let cluster = Cluster::open(storage.clone())?;
+        let persisted_ms = StorageBound::new(storage.clone()).load()?;
+        let bound_ms = persisted_ms.map(|bound_ms| bound_ms.saturating_add(advance_ms));
+        Ok((storage, cluster, bound_ms))
+    });
+    opened.await?
+}
+
+/// Keeps the bound of timestamps ahead, and health true: healthy means that the storage takes writes.
+async fn keep(
+    oracle: Arc<Oracle>,
+    health: HealthHandle,
+    mut write_health: watch::Receiver<WriteHealth>,
+) {
+    let keep_health = async {
+        loop {
+            let writable = *write_health.borrow_and_update() == WriteHealth::Healthy;
+            health.set_serving(writable);
+            if write_health.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(oracle.keep_bound(), keep_health);
+}

@@ -1,0 +1,231 @@
+//! `pdpb.Pd`: decode, check, delegate, answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use rdb_proto::error::Fault;
+use rdb_proto::metapb::Limits;
+use rdb_proto::pdpb::pd_server::Pd;
+use rdb_proto::pdpb::{
+    GetClusterInfoRequest, GetClusterInfoResponse, GetRegionRequest, GetRegionResponse,
+    GetStoresRequest, GetStoresResponse, GetTsoRequest, GetTsoResponse, RegisterStoreRequest,
+    RegisterStoreResponse, ScanRegionsRequest, ScanRegionsResponse, StoreHeartbeatRequest,
+    StoreHeartbeatResponse,
+};
+use rdb_proto::transport::check_address;
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_storage::limits;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::cluster::{
+    Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration,
+};
+use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
+
+/// The oracle as it runs in a process.
+pub(crate) type Oracle = Allocator<SystemClock, StorageBound>;
+
+/// Serves the oracle and the cluster.
+pub(crate) struct PdService {
+    oracle: Arc<Oracle>,
+    cluster: Cluster,
+    drain: CancellationToken,
+}
+
+impl PdService {
+    pub(crate) fn new(oracle: Arc<Oracle>, cluster: Cluster, drain: CancellationToken) -> Self {
+        Self {
+            oracle,
+            cluster,
+            drain,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Pd for PdService {
+    async fn get_tso(
+        &self,
+        request: Request<GetTsoRequest>,
+    ) -> Result<Response<GetTsoResponse>, Status> {
+        allocate(&self.oracle, request.get_ref())
+            .await
+            .map(Response::new)
+    }
+
+    type TsoStream = Pin<Box<dyn Stream<Item = Result<GetTsoResponse, Status>> + Send>>;
+
+    /// Answers one request after the other, so a client that does not read its answers holds up only itself.
+    async fn tso(
+        &self,
+        request: Request<Streaming<GetTsoRequest>>,
+    ) -> Result<Response<Self::TsoStream>, Status> {
+        let oracle = Arc::clone(&self.oracle);
+        let answers = request.into_inner().then(move |request| {
+            let oracle = Arc::clone(&oracle);
+            async move { allocate(&oracle, &request?).await }
+        });
+        let drained = self.drain.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(answers.take_until(drained))))
+    }
+
+    async fn register_store(
+        &self,
+        request: Request<RegisterStoreRequest>,
+    ) -> Result<Response<RegisterStoreResponse>, Status> {
+        let RegisterStoreRequest {
+            address,
+            store_id,
+            cluster_id,
+            ..
+        } = request.into_inner();
+        let registration = registration(address, store_id, cluster_id)?;
+        let registered = self
+            .cluster
+            .register(registration)
+            .await
+            .map_err(cluster_fault)?;
+        Ok(Response::new(RegisterStoreResponse {
+            cluster_id: registered.cluster_id,
+            store_id: registered.store_id,
+            regions: registered.regions,
+        }))
+    }
+
+    async fn store_heartbeat(
+        &self,
+        request: Request<StoreHeartbeatRequest>,
+    ) -> Result<Response<StoreHeartbeatResponse>, Status> {
+        let StoreHeartbeatRequest {
+            cluster_id,
+            store_id,
+            address,
+            stats,
+        } = request.into_inner();
+        let registration = registration(address, store_id, cluster_id)?;
+        let stats = stats.unwrap_or_default();
+        self.cluster
+            .heartbeat(registration, stats)
+            .await
+            .map_err(cluster_fault)?;
+        Ok(Response::new(StoreHeartbeatResponse {
+            interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
+        }))
+    }
+
+    async fn get_stores(
+        &self,
+        _: Request<GetStoresRequest>,
+    ) -> Result<Response<GetStoresResponse>, Status> {
+        let stores = self.cluster.stores();
+        Ok(Response::new(GetStoresResponse { stores }))
+    }
+
+    async fn get_region(
+        &self,
+        request: Request<GetRegionRequest>,
+    ) -> Result<Response<GetRegionResponse>, Status> {
+        let key = request.into_inner().key;
+        check_bound("key", &key)?;
+        let route = self.cluster.region(&key);
+        Ok(Response::new(GetRegionResponse { route }))
+    }
+
+    async fn scan_regions(
+        &self,
+        request: Request<ScanRegionsRequest>,
+    ) -> Result<Response<ScanRegionsResponse>, Status> {
+        let ScanRegionsRequest {
+            start_key,
+            end_key,
+            limit,
+        } = request.into_inner();
+        check_bound("start_key", &start_key)?;
+        check_bound("end_key", &end_key)?;
+        let limit = checked_count("limit", limit, REGIONS_MAX, REGIONS_MAX)?;
+        let routes = self.cluster.regions(&start_key, &end_key, limit as usize);
+        Ok(Response::new(ScanRegionsResponse { routes }))
+    }
+
+    async fn get_cluster_info(
+        &self,
+        _: Request<GetClusterInfoRequest>,
+    ) -> Result<Response<GetClusterInfoResponse>, Status> {
+        Ok(Response::new(GetClusterInfoResponse {
+            cluster_id: self.cluster.id(),
+            limits: Some(advertised_limits()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+}
+
+async fn allocate(oracle: &Oracle, request: &GetTsoRequest) -> Result<GetTsoResponse, Status> {
+    let count = checked_count("count", request.count, 1, COUNT_MAX)?;
+    match oracle.allocate(count).await {
+        Ok(first) => Ok(GetTsoResponse { first, count }),
+        Err(error @ AllocatorError::Stalled) => {
+            Err(Fault::new(Code::Unavailable, error.to_string()).into())
+        }
+    }
+}
+
+fn registration(address: String, store_id: u64, cluster_id: u64) -> Result<Registration, Status> {
+    check_address(&address)
+        .map_err(|error| Fault::invalid_argument("address", None, error.to_string()))?;
+    Ok(Registration {
+        address,
+        store_id,
+        cluster_id,
+    })
+}
+
+fn checked_count(
+    field: &'static str,
+    count: Option<u32>,
+    absent: u32,
+    maximum: u32,
+) -> Result<u32, Status> {
+    let count = count.unwrap_or(absent);
+    if (1..=maximum).contains(&count) {
+        return Ok(count);
+    }
+    let cause = format!("{field} is {count}; it has to be from 1 to {maximum}");
+    Err(Fault::invalid_argument(field, Some(maximum.into()), cause).into())
+}
+
+fn check_bound(field: &'static str, key: &[u8]) -> Result<(), Status> {
+    let (bytes, maximum) = (key.len(), limits::SCAN_BOUND_BYTES_MAX);
+    if bytes <= maximum {
+        return Ok(());
+    }
+    let cause = format!("{field} has {bytes} bytes; it has at most {maximum}");
+    Err(Fault::invalid_argument(field, Some(maximum as u64), cause).into())
+}
+
+fn cluster_fault(error: ClusterError) -> Status {
+    let code = match &error {
+        ClusterError::Refused(Refusal::ForeignCluster { .. } | Refusal::UnknownStore { .. }) => {
+            Code::FailedPrecondition
+        }
+        ClusterError::Refused(Refusal::LivesElsewhere { .. } | Refusal::AddressTaken { .. }) => {
+            Code::AlreadyExists
+        }
+        ClusterError::Storage(_) => Code::Unavailable,
+    };
+    Fault::new(code, error.to_string()).into()
+}
+
+fn advertised_limits() -> Limits {
+    Limits {
+        key_bytes_max: limits::KEY_BYTES_MAX as u64,
+        value_bytes_max: limits::VALUE_BYTES_MAX as u64,
+        batch_entries_max: limits::BATCH_ENTRIES_MAX as u64,
+        batch_bytes_max: limits::BATCH_BYTES_MAX as u64,
+        message_bytes_max: MESSAGE_BYTES_MAX as u64,
+        scan_page_bytes: limits::SCAN_PAGE_BYTES as u64,
+        conflict_value_bytes_max: limits::CONFLICT_VALUE_BYTES_MAX as u64,
+        tso_count_max: COUNT_MAX.into(),
+    }
+}

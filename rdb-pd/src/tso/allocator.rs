@@ -1,0 +1,161 @@
+//! The oracle at work: allocation from the clock below the durable bound, and the task that keeps the bound ahead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::bound::BoundStore;
+use super::clock::{Clock, PhysicalClock};
+use super::oracle::{LOGICAL_BITS, Oracle, PHYSICAL_MS_MAX, Refusal, compose};
+
+/// How far ahead of the present the bound is moved, in milliseconds. A restart begins at most so far in the future.
+const WINDOW_MS: u64 = 3_000;
+
+/// The bound is moved when less than this is left of it, in milliseconds.
+const WINDOW_LEFT_MIN_MS: u64 = WINDOW_MS / 2;
+
+/// How often the clock is corrected and the bound looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Between two tries to persist a bound.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a lasting failure to persist is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Longest wait of a request that cannot be served within the bound.
+const WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// No timestamp could be handed out in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AllocatorError {
+    /// The durable bound was not moved in time.
+    #[error("no timestamps for {} ms: their bound cannot be made durable; see the placement driver's log", WAIT_MAX.as_millis())]
+    Stalled,
+}
+
+/// Hands out timestamps. [`keep_bound`](Self::keep_bound) has to run beside it.
+pub struct Allocator<C, B> {
+    oracle: Oracle,
+    clock: PhysicalClock<C>,
+    store: B,
+    /// The durable bound, as a timestamp. Only grows.
+    bound: AtomicU64,
+    bound_moved: Notify,
+    near_bound: Notify,
+}
+
+impl<C: Clock, B: BoundStore> Allocator<C, B> {
+    /// Begins at `persisted_ms`, the bound of earlier processes, or at the present where there was none. Makes the first
+    /// bound durable before it returns.
+    ///
+    /// # Errors
+    ///
+    /// When the bound could not be made durable.
+    pub async fn start(
+        clock: PhysicalClock<C>,
+        store: B,
+        persisted_ms: Option<u64>,
+    ) -> Result<Arc<Self>, rdb_storage::Error> {
+        let first_ms = persisted_ms.unwrap_or_default().max(clock.now_ms());
+        let allocator = Self {
+            oracle: Oracle::new(compose(first_ms)),
+            clock,
+            store,
+            bound: AtomicU64::new(0),
+            bound_moved: Notify::new(),
+            near_bound: Notify::new(),
+        };
+        allocator.extend_bound().await?;
+        Ok(Arc::new(allocator))
+    }
+
+    /// Takes `count` consecutive timestamps, at least 1, and returns the first. Waits for the bound or the clock where it
+    /// has to.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocatorError::Stalled`] after three seconds; no timestamp at or above the durable bound is ever returned.
+    pub async fn allocate(&self, count: u32) -> Result<u64, AllocatorError> {
+        if let Ok(first) = self.try_allocate(count) {
+            return Ok(first);
+        }
+        let waited = timeout(WAIT_MAX, self.wait_and_allocate(count)).await;
+        waited.map_err(|_| AllocatorError::Stalled)
+    }
+
+    /// Corrects the clock and moves the bound before it is reached, for ever. Dropping the future ends it.
+    pub async fn keep_bound(&self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut logged: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.clock.correct(),
+                () = self.near_bound.notified() => {}
+            }
+            while self.window_left_ms() < WINDOW_LEFT_MIN_MS {
+                let Err(error) = self.extend_bound().await else {
+                    logged = None;
+                    continue;
+                };
+                if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    tracing::error!(%error, "the bound of timestamps cannot be made durable; none is handed out above it");
+                }
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    fn try_allocate(&self, count: u32) -> Result<u64, Refusal> {
+        let bound = self.bound.load(Ordering::Acquire);
+        let allocated = self.oracle.allocate(count, self.clock.now_ms(), bound);
+        let near = match allocated {
+            Ok(first) => bound - first < compose(WINDOW_LEFT_MIN_MS),
+            Err(refusal) => refusal == Refusal::BeyondBound,
+        };
+        if near {
+            self.near_bound.notify_one();
+        }
+        allocated
+    }
+
+    async fn wait_and_allocate(&self, count: u32) -> u64 {
+        loop {
+            // Made before the try, so that no move in between is missed.
+            let bound_moved = self.bound_moved.notified();
+            match self.try_allocate(count) {
+                Ok(first) => return first,
+                Err(Refusal::BeyondBound) => bound_moved.await,
+                Err(Refusal::AheadOfClock) => sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    /// The later of the present and what was handed out, in milliseconds.
+    fn position_ms(&self) -> u64 {
+        self.clock.now_ms().max(self.oracle.next() >> LOGICAL_BITS)
+    }
+
+    fn window_left_ms(&self) -> u64 {
+        (self.bound.load(Ordering::Acquire) >> LOGICAL_BITS).saturating_sub(self.position_ms())
+    }
+
+    async fn extend_bound(&self) -> Result<(), rdb_storage::Error> {
+        let bound_ms = self
+            .position_ms()
+            .saturating_add(WINDOW_MS)
+            .min(PHYSICAL_MS_MAX);
+        self.store.persist(bound_ms).await?;
+        self.bound.fetch_max(compose(bound_ms), Ordering::AcqRel);
+        self.bound_moved.notify_waiters();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

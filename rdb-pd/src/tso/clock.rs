@@ -1,0 +1,309 @@
+//! What time it is, from a wall clock that may jump.
+//!
+//! The *effective* time goes on with a monotonic clock and is corrected by the wall clock now and then:
+//!
+//! - The wall clock is ahead, by no more than the tolerance: it is followed.
+//! - It is ahead by more: refused, with an alarm, since a timestamp that was handed out is for ever. Time goes on by the
+//!   monotonic clock until the wall clock is back in reach.
+//! - It is behind: ignored, and logged. Effective time goes on at half speed until the wall clock has caught up.
+//!
+//! At the start there is only the durable bound to compare with. A wall clock that is ahead of it by more than the
+//! tolerance is either wrong or tells of a long pause; which of the two only an operator knows, so the start is refused
+//! with [`ClockJump`] unless the jump is accepted explicitly.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::oracle::PHYSICAL_MS_MAX;
+
+/// A wall clock that is behind by less is not worth a log line.
+const BEHIND_LOG_MIN_MS: u64 = 100;
+
+/// Where time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since the Unix epoch. May jump in both directions.
+    fn wall_ms(&self) -> u64;
+    /// Milliseconds since some fixed moment. Never goes back.
+    fn elapsed_ms(&self) -> u64;
+}
+
+/// The machine's clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    started: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Clock for SystemClock {
+    fn wall_ms(&self) -> u64 {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        since_epoch.as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        self.started
+            .elapsed()
+            .as_millis()
+            .try_into()
+            .unwrap_or(u64::MAX)
+    }
+}
+
+/// What is believed of the wall clock.
+#[derive(Debug, Clone, Copy)]
+pub struct ClockSettings {
+    /// How far it may jump ahead.
+    pub jump_max: Duration,
+    /// Whether it is believed at the start however far it is ahead of the bound.
+    pub accept_jump_at_start: bool,
+}
+
+/// The wall clock is too far ahead of the last timestamp to be believed without a word from the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the wall clock reads {wall_ms} ms since the Unix epoch, {} s ahead of the last timestamp this placement driver can \
+     have handed out ({bound_ms} ms), and at most {jump_max_s} s are believed; if the clock is right, start once with \
+     --accept-clock-jump, else set the clock",
+    (wall_ms - bound_ms) / 1000
+)]
+pub struct ClockJump {
+    /// What the wall clock reads.
+    pub wall_ms: u64,
+    /// The durable bound.
+    pub bound_ms: u64,
+    /// What is believed.
+    pub jump_max_s: u64,
+}
+
+/// The effective time. Reading it is lock-free.
+pub struct PhysicalClock<C> {
+    clock: C,
+    jump_max_ms: u64,
+    /// Effective time minus elapsed time.
+    offset_ms: AtomicU64,
+    correction: Mutex<Correction>,
+}
+
+/// What the last correction found.
+#[derive(Debug, Default)]
+struct Correction {
+    elapsed_ms: u64,
+    alarmed: bool,
+    behind: bool,
+}
+
+impl<C: Clock> PhysicalClock<C> {
+    /// A clock that starts at the wall clock, but not below `bound_ms`. `None`: there was never a timestamp.
+    ///
+    /// # Errors
+    ///
+    /// [`ClockJump`] when the wall clock is further ahead of the bound than `settings` allow.
+    pub fn start(
+        clock: C,
+        bound_ms: Option<u64>,
+        settings: ClockSettings,
+    ) -> Result<Self, ClockJump> {
+        let wall_ms = clock.wall_ms().min(PHYSICAL_MS_MAX);
+        let elapsed_ms = clock.elapsed_ms();
+        let jump_max_ms = settings.jump_max.as_millis().try_into().unwrap_or(u64::MAX);
+        if let Some(bound_ms) = bound_ms
+            && !settings.accept_jump_at_start
+            && wall_ms.saturating_sub(bound_ms) > jump_max_ms
+        {
+            return Err(ClockJump {
+                wall_ms,
+                bound_ms,
+                jump_max_s: settings.jump_max.as_secs(),
+            });
+        }
+        let effective_ms = wall_ms.max(bound_ms.unwrap_or_default());
+        Ok(Self {
+            clock,
+            jump_max_ms,
+            offset_ms: AtomicU64::new(effective_ms.saturating_sub(elapsed_ms)),
+            correction: Mutex::new(Correction {
+                elapsed_ms,
+                ..Correction::default()
+            }),
+        })
+    }
+
+    /// The effective time. Goes back only by what [`correct`](Self::correct) slows it down between two reads of its
+    /// parts, a fraction of a millisecond.
+    pub fn now_ms(&self) -> u64 {
+        self.clock
+            .elapsed_ms()
+            .saturating_add(self.offset_ms.load(Ordering::Acquire))
+    }
+
+    /// Compares with the wall clock and follows it where it is believed. To be called about every half second.
+    pub fn correct(&self) {
+        let mut last = self
+            .correction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let elapsed_ms = self.clock.elapsed_ms();
+        let wall_ms = self.clock.wall_ms();
+        let offset_ms = self.offset_ms.load(Ordering::Acquire);
+        let effective_ms = elapsed_ms.saturating_add(offset_ms);
+        let ahead_ms = wall_ms.saturating_sub(effective_ms);
+        let behind_ms = effective_ms.saturating_sub(wall_ms);
+
+        let refused = ahead_ms > self.jump_max_ms || wall_ms > PHYSICAL_MS_MAX;
+        if refused && !last.alarmed {
+            tracing::error!(
+                ahead_ms,
+                jump_max_ms = self.jump_max_ms,
+                "ALARM: the wall clock jumped too far ahead and is not followed; timestamps go on without it. \
+                 Set the clock, or restart with --accept-clock-jump if it is right"
+            );
+        }
+        let behind = behind_ms >= BEHIND_LOG_MIN_MS;
+        if behind && !last.behind {
+            tracing::warn!(
+                behind_ms,
+                "the wall clock went back; timestamps go on and wait for it to catch up"
+            );
+        }
+        if !refused {
+            let slowed_ms = behind_ms.min(elapsed_ms.saturating_sub(last.elapsed_ms) / 2);
+            let corrected_ms = offset_ms.saturating_add(ahead_ms).saturating_sub(slowed_ms);
+            self.offset_ms.store(corrected_ms, Ordering::Release);
+        }
+        *last = Correction {
+            elapsed_ms,
+            alarmed: refused,
+            behind,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Hands {
+        wall_ms: AtomicU64,
+        elapsed_ms: AtomicU64,
+    }
+
+    impl Clock for Arc<Hands> {
+        fn wall_ms(&self) -> u64 {
+            self.wall_ms.load(Ordering::Relaxed)
+        }
+
+        fn elapsed_ms(&self) -> u64 {
+            self.elapsed_ms.load(Ordering::Relaxed)
+        }
+    }
+
+    const HOUR_MS: u64 = 3_600_000;
+    const START_MS: u64 = 1_700_000_000_000;
+    const SETTINGS: ClockSettings = ClockSettings {
+        jump_max: Duration::from_secs(86_400),
+        accept_jump_at_start: false,
+    };
+
+    fn at(wall_ms: u64) -> (Arc<Hands>, PhysicalClock<Arc<Hands>>) {
+        let hands = Arc::new(Hands::default());
+        hands.wall_ms.store(wall_ms, Ordering::Relaxed);
+        let clock = PhysicalClock::start(Arc::clone(&hands), Some(START_MS), SETTINGS).unwrap();
+        (hands, clock)
+    }
+
+    fn pass(hands: &Hands, ms: u64) {
+        hands.wall_ms.fetch_add(ms, Ordering::Relaxed);
+        hands.elapsed_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn a_clock_ahead_by_a_minute_is_followed() {
+        let (hands, clock) = at(START_MS);
+        hands.wall_ms.fetch_add(60_000, Ordering::Relaxed);
+        pass(&hands, 500);
+        clock.correct();
+        assert_eq!(clock.now_ms(), START_MS + 60_500);
+    }
+
+    #[test]
+    fn a_clock_ahead_by_a_year_is_refused_and_time_goes_on() {
+        let (hands, clock) = at(START_MS);
+        hands
+            .wall_ms
+            .fetch_add(365 * 24 * HOUR_MS, Ordering::Relaxed);
+        pass(&hands, 500);
+        clock.correct();
+        assert_eq!(clock.now_ms(), START_MS + 500);
+        assert!(clock.correction.lock().unwrap().alarmed);
+        hands
+            .wall_ms
+            .fetch_sub(365 * 24 * HOUR_MS, Ordering::Relaxed);
+        pass(&hands, 500);
+        clock.correct();
+        assert_eq!(clock.now_ms(), START_MS + 1_000);
+        assert!(!clock.correction.lock().unwrap().alarmed);
+    }
+
+    #[test]
+    fn a_clock_back_by_an_hour_is_waited_for_at_half_speed() {
+        let (hands, clock) = at(START_MS);
+        hands.wall_ms.fetch_sub(HOUR_MS, Ordering::Relaxed);
+        let mut last_ms = clock.now_ms();
+        for _ in 0..2 * 3_600 * 2 {
+            pass(&hands, 500);
+            clock.correct();
+            assert!(clock.now_ms() > last_ms);
+            last_ms = clock.now_ms();
+        }
+        assert_eq!(
+            clock.now_ms(),
+            hands.wall_ms.load(Ordering::Relaxed),
+            "caught up after two hours"
+        );
+    }
+
+    #[test]
+    fn a_start_below_the_bound_begins_at_the_bound() {
+        let (_, clock) = at(START_MS - HOUR_MS);
+        assert_eq!(clock.now_ms(), START_MS);
+    }
+
+    #[test]
+    fn a_start_far_above_the_bound_has_to_be_accepted() {
+        let far_ms = START_MS + 48 * HOUR_MS;
+        let hands = Arc::new(Hands::default());
+        hands.wall_ms.store(far_ms, Ordering::Relaxed);
+        let start = |bound_ms, settings| {
+            PhysicalClock::start(Arc::clone(&hands), bound_ms, settings).map(|clock| clock.now_ms())
+        };
+        let refused = start(Some(START_MS), SETTINGS).unwrap_err();
+        assert!(
+            refused.to_string().contains("--accept-clock-jump"),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("172800 s ahead"), "{refused}");
+        let accepting = ClockSettings {
+            accept_jump_at_start: true,
+            ..SETTINGS
+        };
+        assert_eq!(start(Some(START_MS), accepting), Ok(far_ms));
+        assert_eq!(
+            start(None, SETTINGS),
+            Ok(far_ms),
+            "the first start has nothing to compare with"
+        );
+    }
+}

@@ -1,0 +1,23 @@
+//! Timestamps: a `u64` of 46 bits of Unix milliseconds and 18 bits of counter.
+//!
+//! Every timestamp is greater than every one handed out before it, by this process or any earlier one on the same data
+//! directory, whatever the wall clock does.
+//!
+//! - [`oracle`](Oracle): pure arithmetic on one atomic. Knows neither clocks nor disks.
+//! - [`clock`](PhysicalClock): what time it is, from a wall clock that may jump.
+//! - [`bound`](BoundStore): an upper bound that is durable *before* any timestamp below it is handed out, so that the
+//!   next process can begin above it.
+//! - [`allocator`](Allocator): puts the three together and waits where they say so.
+
+mod allocator;
+mod bound;
+mod clock;
+mod oracle;
+
+pub use allocator::{Allocator, AllocatorError};
+pub use bound::{BoundStore, StorageBound};
+pub use clock::{Clock, ClockJump, ClockSettings, PhysicalClock, SystemClock};
+pub use oracle::{LOGICAL_BITS, Oracle, Refusal, compose};
+
+/// Most timestamps of one request.
+pub const COUNT_MAX: u32 = 65_536;
