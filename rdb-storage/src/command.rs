@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::error::Error;
+use crate::keys::raw::ABOVE_EVERY_KEY;
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX, VALUE_BYTES_MAX,
 };
@@ -221,6 +222,10 @@ fn validate_delete_range(start_key: &[u8], end_key: &[u8]) -> Result<(), Error> 
         let cause = "end_key must be above start_key; an empty end_key means no upper bound";
         return Err(invalid("end_key", None, cause.to_owned()));
     }
+    if start_key >= ABOVE_EVERY_KEY.as_slice() {
+        let cause = "start_key is above every key that there can be, so the range is empty";
+        return Err(invalid("start_key", None, cause.to_owned()));
+    }
     Ok(())
 }
 
@@ -275,5 +280,10 @@ mod tests {
         assert_eq!(field_of(range("", "")), None);
         assert_eq!(field_of(range("b", "a")), Some("end_key"));
         assert_eq!(field_of(range("a", "a")), Some("end_key"));
+        let above_every_key = Command::DeleteRangeRaw {
+            start_key: Bytes::from_static(&ABOVE_EVERY_KEY),
+            end_key: Bytes::new(),
+        };
+        assert_eq!(field_of(above_every_key), Some("start_key"));
     }
 }

@@ -131,10 +131,13 @@ fn database_options(
     info_log: &InfoLog,
     create: bool,
 ) -> Result<Options, rocksdb::Error> {
-    // Replaying the log must not need much space, or a full disk could never be opened again; this setting has no
-    // function of its own in the binding.
-    let mut options =
-        Options::default().get_options_from_string("avoid_flush_during_recovery=true")?;
+    // Replaying the log must not need much space, or a full disk could never be opened again. A log that was replayed up
+    // to its damage has to go, though, or the next strict open would refuse it again: so that one is flushed. This
+    // setting has no function of its own in the binding.
+    let mut options = Options::default().get_options_from_string(match settings.wal_recovery {
+        WalRecovery::Strict => "avoid_flush_during_recovery=true",
+        WalRecovery::PointInTime => "avoid_flush_during_recovery=false",
+    })?;
     options.create_if_missing(create);
     options.create_missing_column_families(create);
     options.set_paranoid_checks(true);

@@ -79,7 +79,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl DataDirectory {
@@ -88,15 +88,16 @@ impl DataDirectory {
         fs::create_dir_all(path).map_err(|error| io_error(path, "creating it", &error))?;
         let path =
             &fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;
-        let known = path.join(IDENTITY_FILE).exists();
-        if !known {
+        let identity_file = path.join(IDENTITY_FILE);
+        if !identity_file.exists() {
             refuse_foreign_files(path)?;
         }
         let directory = Self {
             path: path.clone(),
-            _lock: lock(path)?,
+            lock: lock(path)?,
         };
-        if !known {
+        // Asked again under the lock: another process may have made the directory its own meanwhile.
+        if !identity_file.exists() {
             let identity = Identity {
                 role,
                 cluster_id: None,
@@ -151,6 +152,13 @@ impl DataDirectory {
             },
             Problem::Damaged(problem) => OpenError::DamagedIdentity { file, problem },
         })
+    }
+}
+
+impl Drop for DataDirectory {
+    /// Closing the file is not enough: a child process that is being started at this moment may have it open, too.
+    fn drop(&mut self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

@@ -5,7 +5,7 @@
 //! of it has to be done again.
 
 use bytes::Bytes;
-use rocksdb::{DBPinnableSlice, ErrorKind, ReadOptions, ReadTier};
+use rocksdb::{ColumnFamily, DBPinnableSlice, ErrorKind, ReadOptions, ReadTier};
 
 use crate::command::{validate_batch_count, validate_key};
 use crate::engine::{Engine, Family};
@@ -144,9 +144,7 @@ impl Engine {
         let mut values = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(READ_CHUNK_KEYS) {
             let family = self.family(family);
-            let found = self
-                .database
-                .batched_multi_get_cf_opt(family, chunk, false, &options);
+            let found = self.get_chunk(family, chunk, tier, &options);
             for (key, value) in chunk.iter().zip(found) {
                 let Some(value) = value.map_err(read_error)? else {
                     values.push(None);
@@ -161,6 +159,25 @@ impl Engine {
             }
         }
         Ok(values)
+    }
+
+    /// RocksDB's batched read goes to the disk whatever its read tier says, so from memory the keys are read one by one.
+    fn get_chunk(
+        &self,
+        family: &ColumnFamily,
+        keys: &[Bytes],
+        tier: Tier,
+        options: &ReadOptions,
+    ) -> Vec<Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>> {
+        let database = &self.database;
+        match tier {
+            Tier::Memory => {
+                let reads = keys.iter();
+                let reads = reads.map(|key| database.get_pinned_cf_opt(&family, key, options));
+                reads.collect()
+            }
+            Tier::Disk => database.batched_multi_get_cf_opt(&family, keys, false, options),
+        }
     }
 }
 

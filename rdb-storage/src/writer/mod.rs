@@ -128,6 +128,7 @@ impl Writer {
         for command in &submission.commands {
             command.validate()?;
         }
+        self.shared.queue.validate(&submission)?;
         let (queued, pending) = Queued::new(submission);
         self.shared.queue.push(queued)?;
         Ok(pending)

@@ -85,6 +85,21 @@ impl Queue {
         }
     }
 
+    /// Refuses a submission that there will never be room for.
+    pub(super) fn validate(&self, submission: &Submission) -> Result<(), Error> {
+        match submission.charge_bytes {
+            bytes if bytes > self.bytes_max => Err(Error::InvalidArgument {
+                field: "submission",
+                limit: Some(self.bytes_max as u64),
+                cause: format!(
+                    "the submission counts {bytes} bytes, and the write queue holds {}; split it",
+                    self.bytes_max
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn push(&self, queued: Queued) -> Result<(), Error> {
         let mut state = self.state();
         if state.closed {

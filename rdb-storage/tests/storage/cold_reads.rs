@@ -1,0 +1,177 @@
+//! A read that needs the disk leaves the thread that drives async tasks alone.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdb_storage::{Error, Reader, Storage, StorageOptions};
+use tokio::task::spawn_blocking;
+
+use crate::fixture::{noise, one_worker, open, unsynced};
+
+const KEYS: u64 = 1000;
+
+fn key(number: u64) -> Bytes {
+    format!("{number:04}").into()
+}
+
+/// A storage that has just been opened on flushed data: nothing of it is in memory.
+fn cold(options: &StorageOptions) -> (tempfile::TempDir, Storage) {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), options);
+    let entries = |from, to| (from..to).map(|number| (key(number), noise(number, 1000)));
+    storage.put_batch_raw(entries(0, KEYS).collect()).unwrap();
+    for number in 0..KEYS {
+        let swapped = storage.compare_and_swap(key(number), 0, noise(number, 100));
+        assert_eq!(swapped, Ok(1));
+    }
+    storage.close().unwrap();
+    drop(storage);
+    let storage = open(directory.path(), options);
+    (directory, storage)
+}
+
+fn disk_reads(storage: &Storage) -> u64 {
+    storage.stats().unwrap().disk_read_count
+}
+
+#[test]
+fn a_cold_read_goes_to_the_disk_and_a_warm_one_does_not() {
+    let (_directory, storage) = cold(&unsynced());
+    let reader = storage.reader();
+    one_worker(1).block_on(async {
+        for disk_reads_expected in [1, 1] {
+            assert_eq!(reader.get_raw(key(7)).await, Ok(Some(noise(7, 1000))));
+            assert_eq!(disk_reads(&storage), disk_reads_expected);
+        }
+        for disk_reads_expected in [2, 2] {
+            let found = reader.get_versioned(key(7)).await.unwrap().unwrap();
+            assert_eq!((found.version, found.value), (1, noise(7, 100)));
+            assert_eq!(disk_reads(&storage), disk_reads_expected);
+        }
+    });
+}
+
+#[test]
+fn a_multi_key_read_that_is_partly_cold_is_done_again_as_a_whole() {
+    let (_directory, storage) = cold(&unsynced());
+    let reader = storage.reader();
+    storage.put_raw(key(0), "in the memtable").unwrap();
+    let keys = [key(0), key(1), key(500), key(KEYS), key(999)];
+    let values = vec![
+        Some("in the memtable".into()),
+        Some(noise(1, 1000)),
+        Some(noise(500, 1000)),
+        None,
+        Some(noise(999, 1000)),
+    ];
+    one_worker(1).block_on(async {
+        reader.get_raw(key(1)).await.unwrap();
+        let before = disk_reads(&storage);
+        for _ in 0..2 {
+            assert_eq!(
+                reader.multi_get_raw(keys.to_vec()).await.as_ref(),
+                Ok(&values)
+            );
+            assert_eq!(disk_reads(&storage), before + 1);
+        }
+        let found = reader.multi_get_versioned(keys.to_vec()).await.unwrap();
+        let values: Vec<_> = found
+            .into_iter()
+            .map(|found| found.map(|found| found.value))
+            .collect();
+        let expected =
+            [0, 1, 500, KEYS, 999].map(|number| (number < KEYS).then(|| noise(number, 100)));
+        assert_eq!(values, expected);
+    });
+}
+
+/// Takes the runtime's only blocking thread until the sender goes.
+fn hold_the_blocking_thread() -> mpsc::Sender<()> {
+    let (hold, held) = mpsc::channel::<()>();
+    let (running, runs) = mpsc::channel();
+    spawn_blocking(move || {
+        running.send(()).unwrap();
+        // Ends with an error when the sender goes.
+        let _ = held.recv();
+    });
+    runs.recv().unwrap();
+    hold
+}
+
+async fn cold_read(reader: Reader, number: u64) -> Result<Option<Bytes>, Error> {
+    reader.get_raw(key(number)).await
+}
+
+#[test]
+fn cold_reads_that_wait_hold_up_neither_warm_reads_nor_timers_and_a_full_queue_is_busy() {
+    let options = StorageOptions {
+        disk_reads_max: 2,
+        disk_reads_queued_max: 4,
+        ..unsynced()
+    };
+    let (_directory, storage) = cold(&options);
+    let reader = storage.reader();
+    one_worker(1).block_on(async {
+        reader.get_raw(key(0)).await.unwrap();
+        let hold = hold_the_blocking_thread();
+        let waiting: Vec<_> = [200, 400, 600, 800]
+            .map(|number| tokio::spawn(cold_read(reader.clone(), number)))
+            .into();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(waiting.iter().all(|read| !read.is_finished()));
+
+        assert_eq!(
+            reader.get_raw(key(0)).await,
+            Ok(Some(noise(0, 1000))),
+            "it is warm"
+        );
+        storage
+            .submit(crate::fixture::single(crate::fixture::put("k", "v")))
+            .unwrap()
+            .await
+            .unwrap();
+        let busy = Error::Busy {
+            queue: "disk read",
+            limit: 4,
+            unit: "reads",
+        };
+        assert_eq!(reader.get_raw(key(900)).await, Err(busy.clone()));
+        assert_eq!(reader.scan_raw(Default::default()).await, Err(busy));
+
+        drop(hold);
+        for (read, number) in waiting.into_iter().zip([200, 400, 600, 800]) {
+            assert_eq!(read.await.unwrap(), Ok(Some(noise(number, 1000))));
+        }
+        assert_eq!(reader.get_raw(key(900)).await, Ok(Some(noise(900, 1000))));
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_gives_its_place_back_when_its_read_has_ended() {
+    let options = StorageOptions {
+        disk_reads_max: 1,
+        disk_reads_queued_max: 1,
+        ..unsynced()
+    };
+    let (_directory, storage) = cold(&options);
+    let reader = storage.reader();
+    one_worker(1).block_on(async {
+        let hold = hold_the_blocking_thread();
+        let read = tokio::spawn(cold_read(reader.clone(), 1));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        read.abort();
+        assert!(read.await.unwrap_err().is_cancelled());
+        assert!(matches!(
+            cold_read(reader.clone(), 500).await,
+            Err(Error::Busy { .. })
+        ));
+        drop(hold);
+        // The one blocking thread takes its work in order: when this is done, so is the read before it.
+        spawn_blocking(|| {}).await.unwrap();
+        assert_eq!(
+            cold_read(reader.clone(), 500).await,
+            Ok(Some(noise(500, 1000)))
+        );
+    });
+}

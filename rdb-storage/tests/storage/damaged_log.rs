@@ -1,0 +1,235 @@
+//! Damage to the write-ahead log: a torn tail is dropped in silence, anything else is refused, and what is served is
+//! always what was written, up to some point.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use rdb_storage::{OpenError, Storage, StorageOptions, WalRecovery};
+
+use crate::fixture::{
+    all_raw, copy_of, database_files, files, flip_bit, noise, open, refused, synced, truncate,
+};
+
+const WRITES: u64 = 200;
+const VALUE_BYTES: usize = 1000;
+
+fn key(number: u64) -> Bytes {
+    format!("{number:04}").into()
+}
+
+/// A data directory that was left without a flush, and its newest log. The log has several of RocksDB's 32 KiB blocks.
+fn written(writes: u64) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &synced());
+    for number in 0..writes {
+        storage
+            .put_raw(key(number), noise(number, VALUE_BYTES))
+            .unwrap();
+    }
+    drop(storage);
+    let log = newest_log(directory.path());
+    (directory, log)
+}
+
+fn newest_log(directory: &Path) -> PathBuf {
+    database_files(directory, ".log").pop().unwrap()
+}
+
+fn point_in_time() -> StorageOptions {
+    StorageOptions {
+        wal_recovery: WalRecovery::PointInTime,
+        ..synced()
+    }
+}
+
+/// How many writes are there; they are the first ones, and unharmed.
+fn prefix(storage: &Storage) -> u64 {
+    let entries = all_raw(storage).unwrap();
+    for (number, entry) in (0..).zip(&entries) {
+        assert_eq!(
+            (&entry.key, &entry.value),
+            (&key(number), &noise(number, VALUE_BYTES))
+        );
+    }
+    entries.len() as u64
+}
+
+fn assert_damaged(directory: &Path, error: &OpenError) {
+    let OpenError::Damaged {
+        directory: named, ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(*named, directory.canonicalize().unwrap());
+}
+
+#[test]
+fn an_untouched_log_gives_everything_back() {
+    let (directory, _log) = written(WRITES);
+    assert_eq!(prefix(&open(directory.path(), &synced())), WRITES);
+}
+
+#[test]
+fn a_torn_tail_is_dropped_in_silence_and_everything_before_it_is_there() {
+    let (directory, log) = written(WRITES);
+    let length = fs::metadata(&log).unwrap().len();
+    // A record of one put: 7 bytes of log header, 12 of batch header, tag, lengths, key, value.
+    let record = (length / WRITES) as i64;
+    for lost in [
+        1,
+        500,
+        record,
+        record + 1,
+        record * 3 + 10,
+        length as i64 - 5,
+        length as i64,
+    ] {
+        let copy = copy_of(directory.path());
+        truncate(&newest_log(copy.path()), length - lost as u64);
+        let recovered = prefix(&open(copy.path(), &synced()));
+        let lost_writes = (WRITES - recovered) as i64;
+        assert!(
+            lost_writes >= 1 && (lost_writes - 1) * record <= lost,
+            "{lost} bytes, {lost_writes} writes"
+        );
+    }
+}
+
+#[test]
+fn writing_goes_on_behind_a_torn_tail() {
+    let (directory, log) = written(WRITES);
+    truncate(&log, fs::metadata(&log).unwrap().len() - 10);
+    for number in WRITES - 1..WRITES + 3 {
+        let storage = open(directory.path(), &synced());
+        assert_eq!(prefix(&storage), number);
+        storage
+            .put_raw(key(number), noise(number, VALUE_BYTES))
+            .unwrap();
+    }
+    let storage = open(directory.path(), &synced());
+    assert_eq!(prefix(&storage), WRITES + 3);
+    storage.close().unwrap();
+    drop(storage);
+    assert_eq!(prefix(&open(directory.path(), &synced())), WRITES + 3);
+}
+
+#[test]
+fn a_flipped_payload_byte_is_refused_with_the_directory_and_the_file_and_nothing_is_changed() {
+    let (directory, log) = written(WRITES);
+    flip_bit(&log, 100_000);
+    let before = files(directory.path());
+    for _ in 0..2 {
+        let error = refused(directory.path(), &synced());
+        assert_damaged(directory.path(), &error);
+        let name = log.file_name().unwrap().to_str().unwrap();
+        assert!(
+            error.to_string().contains(name),
+            "{error} does not name {name}"
+        );
+        assert_eq!(
+            changed_files(&before, directory.path()),
+            Vec::<PathBuf>::new()
+        );
+    }
+}
+
+/// Files that were added, removed or altered.
+fn changed_files(
+    before: &std::collections::BTreeMap<PathBuf, Vec<u8>>,
+    directory: &Path,
+) -> Vec<PathBuf> {
+    let after = files(directory);
+    let names = before
+        .keys()
+        .chain(after.keys().filter(|name| !before.contains_key(*name)));
+    names
+        .filter(|name| before.get(*name) != after.get(*name))
+        .cloned()
+        .collect()
+}
+
+#[test]
+fn point_in_time_gives_what_comes_before_the_damage_and_heals_the_directory() {
+    let (directory, log) = written(WRITES);
+    flip_bit(&log, 100_000);
+    for reopen_closed in [false, true] {
+        let copy = copy_of(directory.path());
+        let storage = open(copy.path(), &point_in_time());
+        let recovered = prefix(&storage);
+        assert!((90..100).contains(&recovered), "{recovered}");
+        storage
+            .put_raw(key(recovered), noise(recovered, VALUE_BYTES))
+            .unwrap();
+        if reopen_closed {
+            storage.close().unwrap();
+        }
+        drop(storage);
+        let storage = open(copy.path(), &synced());
+        assert_eq!(
+            prefix(&storage),
+            recovered + 1,
+            "the strict open finds nothing damaged any more"
+        );
+    }
+}
+
+#[test]
+fn whatever_byte_of_the_log_is_flipped_the_open_is_refused_or_serves_a_prefix() {
+    const FEW: u64 = 40;
+    let (directory, log) = written(FEW);
+    let length = fs::metadata(&log).unwrap().len() as usize;
+    let (mut refusals, mut shorter) = (0, 0);
+    for offset in (0..length).step_by(length / 60).chain(0..20) {
+        let copy = copy_of(directory.path());
+        flip_bit(&newest_log(copy.path()), offset);
+        match Storage::open(copy.path(), synced()) {
+            Err(error) => {
+                assert_damaged(copy.path(), &error);
+                refusals += 1;
+            }
+            Ok(storage) => shorter += u32::from(prefix(&storage) < FEW),
+        }
+    }
+    println!(
+        "flipped bits of a log of {length} bytes: {refusals} refused, {shorter} served as a shorter log"
+    );
+    assert!(refusals > 40);
+}
+
+/// Two logs that both hold data: the memtables of the first were replayed, not flushed.
+fn two_logs() -> (tempfile::TempDir, Vec<PathBuf>) {
+    let (directory, _log) = written(WRITES);
+    let storage = open(directory.path(), &synced());
+    for number in WRITES..WRITES * 2 {
+        storage
+            .put_raw(key(number), noise(number, VALUE_BYTES))
+            .unwrap();
+    }
+    drop(storage);
+    let logs = database_files(directory.path(), ".log");
+    assert_eq!(logs.len(), 2, "{logs:?}");
+    (directory, logs)
+}
+
+#[test]
+fn replaying_the_log_writes_no_table_files() {
+    let (directory, _logs) = two_logs();
+    assert_eq!(prefix(&open(directory.path(), &synced())), WRITES * 2);
+    assert_eq!(
+        database_files(directory.path(), ".sst"),
+        Vec::<PathBuf>::new()
+    );
+}
+
+#[test]
+fn damage_to_an_older_log_is_refused_too() {
+    let (directory, _logs) = two_logs();
+    for newest in [false, true] {
+        let copy = copy_of(directory.path());
+        let logs = database_files(copy.path(), ".log");
+        flip_bit(&logs[usize::from(newest)], 100_000);
+        assert_damaged(copy.path(), &refused(copy.path(), &synced()));
+    }
+}

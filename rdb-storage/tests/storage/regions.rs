@@ -1,0 +1,105 @@
+//! What a store knows of itself survives a restart: its regions, and whose it is.
+
+use rdb_storage::{
+    Command, Error, PeerDescriptor, RegionDescriptor, Role, Storage, StorageOptions,
+};
+
+use crate::fixture::{copy_of, invalid_field, open, single, unsynced};
+
+fn region(id: u64, start_key: &'static str, end_key: &'static str) -> RegionDescriptor {
+    RegionDescriptor {
+        id,
+        start_key: start_key.into(),
+        end_key: end_key.into(),
+        conf_version: 1,
+        version: 1,
+        peers: vec![PeerDescriptor {
+            id: id + 100,
+            store_id: 1,
+        }],
+    }
+}
+
+fn put_region(storage: &Storage, region: RegionDescriptor) {
+    let pending = storage.submit(single(Command::PutRegion(region))).unwrap();
+    pending.wait().unwrap();
+}
+
+#[test]
+fn regions_are_kept_in_the_order_of_their_ids_and_replaced_by_later_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    assert_eq!(storage.regions().unwrap(), []);
+    put_region(&storage, region(300, "m", ""));
+    put_region(&storage, region(2, "", "x"));
+    let mut split = region(2, "", "m");
+    split.version = 2;
+    put_region(&storage, split.clone());
+    drop(storage);
+    let storage = open(directory.path(), &unsynced());
+    assert_eq!(storage.regions().unwrap(), [split, region(300, "m", "")]);
+}
+
+#[test]
+fn floors_and_regions_share_a_family_and_do_not_mix() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    storage.compare_and_swap("k", 0, "v").unwrap();
+    storage.compare_and_delete("k", 1).unwrap();
+    put_region(&storage, region(1, "", ""));
+    assert_eq!(storage.regions().unwrap(), [region(1, "", "")]);
+    assert_eq!(storage.compare_and_swap("k", 0, "v"), Ok(2));
+}
+
+#[test]
+fn an_inverted_region_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    let inverted = single(Command::PutRegion(region(1, "m", "a")));
+    assert_eq!(invalid_field(storage.submit(inverted)), "region");
+    assert_eq!(storage.regions().unwrap(), []);
+}
+
+#[test]
+fn an_assignment_is_for_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = StorageOptions {
+        role: Role::Server,
+        ..unsynced()
+    };
+    let storage = open(directory.path(), &server);
+    assert_eq!(storage.identity().cluster_id, None);
+    storage.assign(10, None).unwrap();
+    storage.assign(10, Some(3)).unwrap();
+    drop(storage);
+
+    let storage = open(directory.path(), &server);
+    let identity = storage.identity();
+    assert_eq!(
+        (identity.cluster_id, identity.store_id),
+        (Some(10), Some(3))
+    );
+    storage.assign(10, Some(3)).unwrap();
+    storage.assign(10, None).unwrap();
+    for (cluster_id, store_id) in [(11, None), (11, Some(3)), (10, Some(4))] {
+        let error = storage.assign(cluster_id, store_id).unwrap_err();
+        let Error::ForeignAssignment { owner, wanted } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(owner, "store 3 of cluster 10");
+        assert!(wanted.contains(&cluster_id.to_string()), "{wanted}");
+    }
+    assert_eq!(storage.identity(), identity);
+    drop(storage);
+    assert_eq!(open(directory.path(), &server).identity(), identity);
+}
+
+#[test]
+fn a_copied_directory_keeps_its_identity() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    storage.assign(10, Some(3)).unwrap();
+    drop(storage);
+    let copy = copy_of(directory.path());
+    assert_eq!(open(copy.path(), &unsynced()).identity().store_id, Some(3));
+}
