@@ -7,7 +7,7 @@ use std::time::Duration;
 use rdb_proto::pdpb::GetClusterInfoRequest;
 
 use crate::retry::Deadline;
-use crate::routing::{PlacementDriver, Router};
+use crate::routing::{ConnectionPool, PlacementDriver, Router};
 use crate::{Config, Error, Limits};
 
 /// A connection to a cluster.
@@ -50,14 +50,16 @@ impl Client {
     ) -> Result<Self, Error> {
         config.validate()?;
         let addresses = pd_addresses.into_iter().map(Into::into);
-        let placement_driver = PlacementDriver::new(addresses, config.connect_timeout)?;
+        let patience = config.connect_timeout;
+        let connections = Arc::new(ConnectionPool::new(config.connect_timeout));
+        let placement_driver = PlacementDriver::new(addresses, Arc::clone(&connections), patience)?;
         let deadline = Deadline::after(config.timeout);
-        let question = |mut client: rdb_proto::pdpb::pd_client::PdClient<_>| async move {
+        let asked = placement_driver.ask(deadline, |mut client| async move {
             client.get_cluster_info(GetClusterInfoRequest {}).await
-        };
-        let cluster = placement_driver.ask(deadline, question).await?;
+        });
+        let cluster = asked.await?;
         let limits = Limits::advertised(cluster.limits)?;
-        let router = Router::new(cluster.cluster_id, placement_driver, config.connect_timeout);
+        let router = Router::new(cluster.cluster_id, placement_driver, connections, patience);
         Ok(Self {
             shared: Arc::new(Shared { router, limits }),
             timeout: config.timeout,

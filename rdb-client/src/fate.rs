@@ -57,9 +57,11 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
 
 /// Whether the status was made on this side because the connection failed, so that the connection is of no more use.
 ///
-/// tonic keeps the error it made a status from as the status' source; one that came over the wire has none.
+/// tonic keeps the error it made a status from as the status' source; one that came over the wire has none. The exception
+/// is a channel whose task has ended: tonic reports it as a bare `Unknown`, which from a server would be harmless to take
+/// for a failed connection.
 pub(crate) fn is_local(status: &Status) -> bool {
-    status.source().is_some()
+    status.source().is_some() || (status.code() == Code::Unknown && status.details().is_empty())
 }
 
 /// Whether the request certainly never left, because a broken connection could not be made anew.

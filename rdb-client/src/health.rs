@@ -81,13 +81,13 @@ impl Client {
 
     async fn health_of(&self, address: &str, deadline: Deadline) -> Health {
         let asked = async {
-            let connection = self.router().stores().connection(address).await?;
+            let connection = self.router().connections().connection(address).await?;
             HealthClient::new(connection.channel)
                 .check(HealthCheckRequest::default())
                 .await
                 .map_err(|status| {
                     if fate::is_local(&status) {
-                        self.router().stores().forget(address, connection.id);
+                        self.router().connections().forget(address, connection.id);
                     }
                     fate::cause(&status, address)
                 })

@@ -8,8 +8,8 @@
 //! break their order.
 
 use std::future::Future;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdb_proto::pdpb::pd_client::PdClient;
@@ -32,7 +32,7 @@ pub(crate) struct PlacementDriver {
     preferred: AtomicUsize,
     /// The cluster of the first member that answered.
     cluster_id: OnceLock<u64>,
-    connections: ConnectionPool,
+    connections: Arc<ConnectionPool>,
     /// How long one member may take while others could be asked.
     patience: Duration,
 }
@@ -50,7 +50,8 @@ impl PlacementDriver {
     /// [`Error::InvalidArgument`] when there is no address, or one is not `host:port`.
     pub(crate) fn new(
         addresses: impl Iterator<Item = String>,
-        connect_timeout: Duration,
+        connections: Arc<ConnectionPool>,
+        patience: Duration,
     ) -> Result<Self, Error> {
         let mut members = Vec::new();
         for address in addresses {
@@ -70,8 +71,8 @@ impl PlacementDriver {
             members,
             preferred: AtomicUsize::new(0),
             cluster_id: OnceLock::new(),
-            connections: ConnectionPool::new(connect_timeout),
-            patience: connect_timeout,
+            connections,
+            patience,
         })
     }
 

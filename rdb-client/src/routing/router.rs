@@ -21,23 +21,25 @@ use crate::{Error, fate};
 pub(crate) struct Router {
     cluster_id: u64,
     placement_driver: PlacementDriver,
-    stores: ConnectionPool,
+    connections: Arc<ConnectionPool>,
     cache: Mutex<RegionCache>,
-    connect_timeout: Duration,
+    /// How long the placement driver may take while there is something else to try.
+    patience: Duration,
 }
 
 impl Router {
     pub(crate) fn new(
         cluster_id: u64,
         placement_driver: PlacementDriver,
-        connect_timeout: Duration,
+        connections: Arc<ConnectionPool>,
+        patience: Duration,
     ) -> Self {
         Self {
             cluster_id,
             placement_driver,
-            stores: ConnectionPool::new(connect_timeout),
+            connections,
             cache: Mutex::default(),
-            connect_timeout,
+            patience,
         }
     }
 
@@ -49,8 +51,8 @@ impl Router {
         &self.placement_driver
     }
 
-    pub(crate) fn stores(&self) -> &ConnectionPool {
-        &self.stores
+    pub(crate) fn connections(&self) -> &ConnectionPool {
+        &self.connections
     }
 
     /// Sends a request to the region that holds `key` until it is answered or the deadline comes.
@@ -87,7 +89,7 @@ impl Router {
         match suspect {
             None => self.look_up(key, deadline).await,
             Some(suspect) => {
-                let patience = deadline.sooner(self.connect_timeout);
+                let patience = deadline.sooner(self.patience);
                 let found = self.look_up(key, patience).await;
                 Ok(found.unwrap_or_else(|failure| {
                     tracing::debug!(
@@ -116,7 +118,8 @@ impl Router {
             Some(Ok(answer)) => answer,
             Some(Err(status)) => {
                 if fate::is_local(&status) {
-                    self.stores.forget(&route.leader.address, connection.id);
+                    self.connections
+                        .forget(&route.leader.address, connection.id);
                 }
                 if fate::never_sent(&status) {
                     self.cache().suspect(route);
@@ -167,7 +170,7 @@ impl Router {
 
     /// A connection to the leader. Failing here is certain: nothing has been sent.
     async fn connect(&self, route: &Route, deadline: Deadline) -> Result<Connection, Failure> {
-        let connecting = self.stores.connection(&route.leader.address);
+        let connecting = self.connections.connection(&route.leader.address);
         match deadline.limit(connecting).await {
             Some(Ok(connection)) if !deadline.remaining().is_zero() => Ok(connection),
             Some(Err(cause)) => {

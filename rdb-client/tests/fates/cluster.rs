@@ -25,7 +25,7 @@ pub(crate) const CLUSTER_ID: u64 = 7;
 pub(crate) const PATIENT: Duration = Duration::from_secs(30);
 
 /// Short, for calls that are meant to run into their deadline.
-pub(crate) const SHORT: Duration = Duration::from_millis(300);
+pub(crate) const SHORT: Duration = Duration::from_secs(1);
 
 /// One store and a placement driver that knows it.
 pub(crate) struct Cluster {

@@ -5,6 +5,8 @@
 //! test scripts the next answer. Stores stand behind a [`proxy`] that can cut connections at a chosen moment, and count
 //! what they really applied.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod batches;
 mod cluster;
 mod connections;

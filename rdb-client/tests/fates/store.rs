@@ -234,7 +234,7 @@ impl Data {
 
 /// One page, and where to go on.
 fn page<T>(
-    entries: impl Iterator<Item = (Bytes, T)> + DoubleEndedIterator,
+    entries: impl DoubleEndedIterator<Item = (Bytes, T)>,
     request: &RawScanRequest,
 ) -> (Vec<(Bytes, T)>, Option<Bytes>) {
     let inside = |key: &Bytes| {
@@ -266,7 +266,11 @@ macro_rules! answer {
     ($response:ident, $served:expr, |$value:pat_param| { $($field:ident: $content:expr),* $(,)? }) => {
         Ok(Response::new(match $served {
             Ok($value) => $response { $($field: $content,)* region_error: None },
-            Err(region_error) => $response { region_error: Some(region_error), ..$response::default() },
+            Err(region_error) => {
+                let mut response = $response::default();
+                response.region_error = Some(region_error);
+                response
+            }
         }))
     };
 }

