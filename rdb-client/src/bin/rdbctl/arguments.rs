@@ -18,28 +18,34 @@ const GLOBAL: &str = "Global options";
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  failed: nothing was written, or nothing could be read; for `health`: something is not serving
+  1  failed: a write was certainly not applied, unless it is standard output
+     that failed; for `health`: something is not serving
   2  usage: an argument is wrong or over a limit; nothing was done
   3  not found: the key does not exist
-  4  conflict: the key's version is not the expected one; nothing was changed
+  4  conflict: the key has another version; nothing was changed
   5  undetermined: the write may or may not have been applied; read to find out
 
-Keys:
-  An argument is a key as it is, byte for byte, unless --key-encoding says otherwise:
-    text     as it is (printed like `escaped`)
-    escaped  \\xHH is any byte, \\n \\r \\t are line feed, carriage return and tab, \\\\ is a backslash
-    hex      two hexadecimal digits per byte
-    base64   standard alphabet, padded
-  Printed keys use the same encoding, so what a scan prints under `escaped`, `hex` or `base64` can be typed again.
+Keys (--key-encoding):
+  text     as they are, byte for byte; printed like `escaped`
+  escaped  \\xHH is a byte; \\n, \\r, \\t line feed, carriage return, tab; \\\\ a backslash
+  hex      two hexadecimal digits per byte
+  base64   standard alphabet, padded
+  Keys are typed and printed in the same encoding: what a scan prints in
+  `escaped`, `hex` or `base64` can be typed again.
 
 Values:
-  `get` writes exactly the value's bytes, and a line feed behind them only to a terminal. Everything that prints
-  several things on one line separates them by tabs and prints values escaped.
+  `raw get` and `cas get --value-only` write exactly the value's bytes, and a
+  line feed behind them only to a terminal. Where a line has several columns,
+  tabs separate them and values are escaped.
 
 JSON (--output json):
-  One object per line. Keys and values are strings, or {\"base64\": \"…\"} when they are not UTF-8. Timestamps are strings,
-  since they exceed 53 bits. A failure is an object, too: {\"error\": {\"kind\": \"conflict\", \"message\": \"…\", …}}, with the
-  kinds failed, usage, not_found, conflict and undetermined; it is also reported in words on stderr.
+  One object per line. Keys and values are strings, or {\"base64\": \"…\"} when they
+  are not UTF-8, whatever --key-encoding says. Timestamps are strings, since
+  they exceed 53 bits. A failure is an object, too:
+  {\"error\": {\"kind\": \"not_found\", \"message\": \"…\"}}, of kind failed, usage,
+  not_found, conflict (with current_version and current_value) or
+  undetermined; in words it is on standard error. Only a command line that
+  cannot be parsed is reported there alone.
 
 Examples:
   rdbctl raw put k1 v1
@@ -48,9 +54,9 @@ Examples:
   rdbctl cas put counter 1 --expect 0
   rdbctl --pd db1:2379,db2:2379 health";
 
-/// Command line client of FlareDB.
+/// FlareDB from the command line
 #[derive(Debug, Parser)]
-#[command(name = "rdbctl", version, about, after_help = AFTER_HELP)]
+#[command(name = "rdbctl", version, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: GlobalArguments,
@@ -65,7 +71,7 @@ pub(crate) struct GlobalArguments {
     #[arg(value_delimiter = ',', num_args = 1, default_value = "127.0.0.1:2379")]
     pub(crate) pd: Vec<String>,
 
-    /// How long a call may take, retries included: 500ms, 10s, 2m. A scan has this long for each page
+    /// How long a call may take, retries included: 500ms, 10s, 2m. A scan has it for each page
     #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_TIMEOUT", value_name = "TIME")]
     #[arg(value_parser = parse_timeout, default_value = "10s")]
     pub(crate) timeout: Duration,

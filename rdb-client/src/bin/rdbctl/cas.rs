@@ -17,7 +17,8 @@ use crate::value::ValueArguments;
 pub(crate) enum CasCommand {
     /// Write a value if the key's version is the expected one; print the new version
     #[command(after_help = "\
-On a conflict nothing is changed, the exit code is 4, and the message has the key's version and value.
+On a conflict nothing is changed, the exit code is 4, and the message has the
+key's version and value.
 
 Examples:
   rdbctl cas put counter 1 --expect 0   create; prints 1

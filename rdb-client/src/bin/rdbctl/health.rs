@@ -9,8 +9,9 @@ use crate::output::{Output, Record};
 use crate::session::Session;
 
 pub(crate) const AFTER_HELP: &str = "\
-Lists every placement driver address and every registered store. Exit code 0 only when each of them is serving and
-there is a store; 1 otherwise, also when no placement driver answers within --timeout.
+Lists every placement driver address and every registered store. Exit code 0
+only when each of them is serving and there is a store; 1 otherwise, also when
+no placement driver answers within --timeout.
 
 Examples:
   rdbctl health

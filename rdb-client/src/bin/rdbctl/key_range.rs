@@ -22,7 +22,7 @@ pub(crate) struct ScanArguments {
     /// The first key, inclusive. Without it, or when it is empty: from the lowest key
     #[arg(conflicts_with = "prefix")]
     start: Option<KeyArgument>,
-    /// The last key, exclusive. Without it: to the highest key
+    /// The first key behind the range. Without it: to the highest key
     #[arg(conflicts_with = "prefix")]
     end: Option<KeyArgument>,
     /// All keys that begin so

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(global.log_level)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
@@ -69,7 +70,7 @@ fn execute(
             Command::Health => health::run(&session, output).await,
         }
     });
-    // A read of stdin cannot be interrupted; the process does not wait for one at its end.
+    // Not waiting for a name lookup that nobody is interested in any more.
     runtime.shutdown_background();
     result
 }

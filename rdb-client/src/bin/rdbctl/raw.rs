@@ -59,6 +59,9 @@ Examples:
   rdbctl raw scan --output json         {\"key\":\"k1\",\"value\":\"v1\"} per line")]
     Scan(ScanArguments),
     /// Delete every key of a range
+    #[command(
+        override_usage = "rdbctl raw delete-range [OPTIONS] <<START> <END>|--prefix <PREFIX>|--all>"
+    )]
     #[command(after_help = "\
 Each region's part is deleted at once; a range over several regions is not atomic.
 

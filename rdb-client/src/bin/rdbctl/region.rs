@@ -24,8 +24,9 @@ pub(crate) enum RegionCommand {
 }
 
 const AFTER_HELP: &str = "\
-A region holds the keys from START up to, but without, END, of both keyspaces. `-`: no bound; in JSON an empty key.
-EPOCH is the version of the region's peers and that of its range. LEADER is the store that takes reads and writes.";
+A region holds the keys from START up to, but without, END, of both keyspaces.
+`-`: no bound; in JSON an empty key. EPOCH is the version of the region's peers
+and that of its range. LEADER is the store that takes reads and writes.";
 
 pub(crate) async fn run(
     command: RegionCommand,

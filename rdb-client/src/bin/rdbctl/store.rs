@@ -15,8 +15,8 @@ use crate::session::Session;
 pub(crate) enum StoreCommand {
     /// List the stores with the figures of their last heartbeat
     #[command(after_help = "\
-A store is up, disconnected (no heartbeat for 20 seconds) or down (30 minutes). `-`: no heartbeat since the placement
-driver started.")]
+A store is up, disconnected (no heartbeat for 20 seconds) or down (30 minutes).
+`-`: no heartbeat since the placement driver started.")]
     List,
 }
 

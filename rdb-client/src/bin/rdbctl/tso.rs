@@ -12,8 +12,8 @@ use crate::session::Session;
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
-Prints one timestamp per line, ascending. A timestamp is greater than every one handed out before it; it holds
-46 bits of Unix milliseconds and 18 bits of counter.
+Prints one timestamp per line, ascending. Each is greater than every one that
+was handed out before it: 46 bits of Unix milliseconds, 18 bits of counter.
 
 Examples:
   rdbctl tso
