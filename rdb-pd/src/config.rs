@@ -1,12 +1,17 @@
 //! Settings of the placement driver. Each is a flag and an environment variable; the flag wins.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 
 use crate::tso::ClockSettings;
+
+const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2379);
+const DEFAULT_DATA_DIR: &str = "./data/pd";
+const DEFAULT_CLOCK_JUMP_MAX_S: u64 = 24 * 3600;
+const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
 ///
@@ -19,7 +24,7 @@ pub struct Config {
         long,
         env = "RDB_PD_ADDR",
         value_name = "IP:PORT",
-        default_value = "127.0.0.1:2379"
+        default_value_t = DEFAULT_ADDR
     )]
     pub addr: SocketAddr,
 
@@ -28,7 +33,7 @@ pub struct Config {
         long,
         env = "RDB_PD_DATA_DIR",
         value_name = "DIR",
-        default_value = "./data/pd"
+        default_value = DEFAULT_DATA_DIR
     )]
     pub data_dir: PathBuf,
 
@@ -38,23 +43,18 @@ pub struct Config {
         long,
         env = "RDB_PD_CLOCK_JUMP_MAX_S",
         value_name = "SECONDS",
-        default_value_t = 86_400
+        default_value_t = DEFAULT_CLOCK_JUMP_MAX_S
     )]
     pub clock_jump_max_s: u64,
 
     /// For one start: believe the wall clock although it is further ahead of the last timestamp than --clock-jump-max-s.
     /// Needed after a pause that long; check the clock first.
-    #[arg(long, env = "RDB_PD_ACCEPT_CLOCK_JUMP")]
+    #[arg(long)]
     pub accept_clock_jump: bool,
 
     /// For one start, with a data directory that was restored from an older copy: move the lower bound of timestamps
     /// ahead by so many milliseconds, at least the age of the copy. Without it timestamps could repeat.
-    #[arg(
-        long,
-        env = "RDB_PD_TSO_ADVANCE_MS",
-        value_name = "MS",
-        default_value_t = 0
-    )]
+    #[arg(long, value_name = "MS", default_value_t = 0)]
     pub tso_advance_ms: u64,
 
     /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`.
@@ -62,14 +62,21 @@ pub struct Config {
         long,
         env = "RDB_PD_LOG_LEVEL",
         value_name = "LEVEL",
-        default_value = "info"
+        default_value = DEFAULT_LOG_LEVEL
     )]
     pub log_level: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self::parse_from(["rdb-pd"])
+        Self {
+            addr: DEFAULT_ADDR,
+            data_dir: DEFAULT_DATA_DIR.into(),
+            clock_jump_max_s: DEFAULT_CLOCK_JUMP_MAX_S,
+            accept_clock_jump: false,
+            tso_advance_ms: 0,
+            log_level: DEFAULT_LOG_LEVEL.to_owned(),
+        }
     }
 }
 

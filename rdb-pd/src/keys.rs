@@ -48,6 +48,9 @@ pub struct StoreRecord {
     /// the same address is the same one, whose answer was lost.
     #[prost(bool, tag = "3")]
     pub confirmed: bool,
+    /// When the process that registered it started, in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "4")]
+    pub start_time_ms: u64,
 }
 
 /// A store's key.
@@ -86,8 +89,12 @@ mod tests {
             id: 1,
             address: "a:1".to_owned(),
             confirmed: true,
+            start_time_ms: 5,
         };
-        assert_eq!(record.encode_to_vec(), b"\x08\x01\x12\x03a:1\x18\x01");
+        assert_eq!(
+            record.encode_to_vec(),
+            b"\x08\x01\x12\x03a:1\x18\x01\x20\x05"
+        );
         let counters = Counters {
             store_id: 1,
             region_id: 2,

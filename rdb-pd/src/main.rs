@@ -1,5 +1,6 @@
 //! `rdb-pd`: runs FlareDB's placement driver until it is asked to stop.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -30,6 +31,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 
     let pd = Pd::start(config).await?;

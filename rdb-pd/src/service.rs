@@ -79,9 +79,14 @@ impl Pd for PdService {
             address,
             store_id,
             cluster_id,
-            ..
+            start_time_ms,
         } = request.into_inner();
-        let registration = registration(address, store_id, cluster_id)?;
+        let registration = Registration {
+            address: checked_address(address)?,
+            store_id,
+            cluster_id,
+            start_time_ms,
+        };
         let registered = self
             .cluster
             .register(registration)
@@ -104,8 +109,13 @@ impl Pd for PdService {
             address,
             stats,
         } = request.into_inner();
-        let registration = registration(address, store_id, cluster_id)?;
         let stats = stats.unwrap_or_default();
+        let registration = Registration {
+            address: checked_address(address)?,
+            store_id,
+            cluster_id,
+            start_time_ms: stats.start_time_ms,
+        };
         self.cluster
             .heartbeat(registration, stats)
             .await
@@ -171,14 +181,10 @@ async fn allocate(oracle: &Oracle, request: &GetTsoRequest) -> Result<GetTsoResp
     }
 }
 
-fn registration(address: String, store_id: u64, cluster_id: u64) -> Result<Registration, Status> {
+fn checked_address(address: String) -> Result<String, Status> {
     check_address(&address)
         .map_err(|error| Fault::invalid_argument("address", None, error.to_string()))?;
-    Ok(Registration {
-        address,
-        store_id,
-        cluster_id,
-    })
+    Ok(address)
 }
 
 fn checked_count(

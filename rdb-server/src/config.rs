@@ -1,12 +1,19 @@
 //! Settings of the store process. Each is a flag and an environment variable; the flag wins.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
 use rdb_proto::transport::limits::CONNECTIONS_MAX;
 use rdb_proto::transport::{AddressError, check_address};
 use rdb_storage::{Durability, Role, StorageOptions, WalRecovery};
+
+const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 20160);
+const DEFAULT_PD: &str = "127.0.0.1:2379";
+const DEFAULT_DATA_DIR: &str = "./data/server";
+const DEFAULT_BLOCK_CACHE_MIB: usize = 256;
+const DEFAULT_WRITE_QUEUE_MIB: usize = 64;
+const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// A FlareDB store: keeps data on disk and serves it over gRPC.
 ///
@@ -20,7 +27,7 @@ pub struct Config {
         long,
         env = "RDB_SERVER_ADDR",
         value_name = "IP:PORT",
-        default_value = "127.0.0.1:20160"
+        default_value_t = DEFAULT_ADDR
     )]
     pub addr: SocketAddr,
 
@@ -34,7 +41,7 @@ pub struct Config {
         env = "RDB_SERVER_PD",
         value_name = "HOST:PORT",
         value_delimiter = ',',
-        default_value = "127.0.0.1:2379"
+        default_value = DEFAULT_PD
     )]
     pub pd: Vec<String>,
 
@@ -43,7 +50,7 @@ pub struct Config {
         long,
         env = "RDB_SERVER_DATA_DIR",
         value_name = "DIR",
-        default_value = "./data/server"
+        default_value = DEFAULT_DATA_DIR
     )]
     pub data_dir: PathBuf,
 
@@ -57,7 +64,7 @@ pub struct Config {
         long,
         env = "RDB_SERVER_BLOCK_CACHE_MIB",
         value_name = "MIB",
-        default_value_t = 256
+        default_value_t = DEFAULT_BLOCK_CACHE_MIB
     )]
     pub block_cache_mib: usize,
 
@@ -66,7 +73,7 @@ pub struct Config {
         long,
         env = "RDB_SERVER_WRITE_QUEUE_MIB",
         value_name = "MIB",
-        default_value_t = 64
+        default_value_t = DEFAULT_WRITE_QUEUE_MIB
     )]
     pub write_queue_mib: usize,
 
@@ -79,7 +86,7 @@ pub struct Config {
         long,
         env = "RDB_SERVER_LOG_LEVEL",
         value_name = "LEVEL",
-        default_value = "info"
+        default_value = DEFAULT_LOG_LEVEL
     )]
     pub log_level: String,
 
@@ -91,7 +98,18 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self::parse_from(["rdb-server"])
+        Self {
+            addr: DEFAULT_ADDR,
+            advertise_addr: None,
+            pd: vec![DEFAULT_PD.to_owned()],
+            data_dir: DEFAULT_DATA_DIR.into(),
+            durability: Durability::Sync,
+            block_cache_mib: DEFAULT_BLOCK_CACHE_MIB,
+            write_queue_mib: DEFAULT_WRITE_QUEUE_MIB,
+            connections_max: CONNECTIONS_MAX,
+            log_level: DEFAULT_LOG_LEVEL.to_owned(),
+            repair_wal: false,
+        }
     }
 }
 

@@ -32,8 +32,8 @@ pub const DOWN_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How often a store is asked to send a heartbeat.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Most regions of one answer.
-pub const REGIONS_MAX: u32 = 1024;
+/// Most regions of one answer: with two keys of 8 KiB each they stay well under the message limit.
+pub const REGIONS_MAX: u32 = 256;
 
 /// A registration or a heartbeat failed.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +104,7 @@ impl Cluster {
         let (store_id, changes) = self.read(|state| state.decide_registration(&registration))?;
         self.persist_and_apply(changes).await?;
         Ok(self.write(|state| {
-            state.heard_of(store_id, None);
+            state.heard_of(store_id, &registration.address, None);
             Registered {
                 cluster_id: state.cluster_id,
                 store_id,
@@ -129,7 +129,7 @@ impl Cluster {
             let changes = self.read(|state| state.decide_confirmation(store_id));
             self.persist_and_apply(changes).await?;
         }
-        self.write(|state| state.heard_of(store_id, Some(stats)));
+        self.write(|state| state.heard_of(store_id, &registration.address, Some(stats)));
         Ok(())
     }
 

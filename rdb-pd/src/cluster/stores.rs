@@ -1,6 +1,6 @@
 //! Who may be a store, and how it is.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::{Store, StoreState, StoreStats};
 
@@ -17,6 +17,8 @@ pub struct Registration {
     pub store_id: u64,
     /// The cluster it belongs to; 0 for a new one.
     pub cluster_id: u64,
+    /// When its process started, in milliseconds since the Unix epoch.
+    pub start_time_ms: u64,
 }
 
 /// Why a store has no place here. Asking again does not help.
@@ -111,9 +113,10 @@ impl State {
             .collect()
     }
 
-    /// Notes that the store was heard of just now.
-    pub(super) fn heard_of(&mut self, store_id: u64, stats: Option<StoreStats>) {
-        if let Some(store) = self.stores.get_mut(&store_id) {
+    /// Notes that the store at `address` was heard of just now; one that has moved since is somebody else.
+    pub(super) fn heard_of(&mut self, store_id: u64, address: &str, stats: Option<StoreStats>) {
+        let store = self.stores.get_mut(&store_id);
+        if let Some(store) = store.filter(|store| store.record.address == address) {
             store.heard_at = Some(Instant::now());
             store.stats = stats.or(store.stats);
         }
@@ -124,13 +127,15 @@ impl State {
     }
 
     fn decide_new_store(&self, registration: &Registration) -> Result<(u64, Vec<Change>), Refusal> {
-        let mut same_address = self
-            .stores
-            .values()
-            .filter(|store| store.record.address == registration.address);
-        if let Some(store) = same_address.find(|store| !store.record.confirmed) {
-            // Its answer was lost, or it ended before it kept it.
-            return Ok((store.record.id, Vec::new()));
+        if let Some(record) = self.unkept(registration) {
+            let start_time_ms = registration.start_time_ms;
+            return Ok((
+                record.id,
+                vec![Change::Store(StoreRecord {
+                    start_time_ms,
+                    ..record.clone()
+                })],
+            ));
         }
         self.check_address_free(registration)?;
         let store_id = self.counters.store_id + 1;
@@ -142,6 +147,7 @@ impl State {
             id: store_id,
             address: registration.address.clone(),
             confirmed: false,
+            start_time_ms: registration.start_time_ms,
         };
         let mut changes = vec![Change::Store(record)];
         if self.regions.is_empty() {
@@ -151,9 +157,21 @@ impl State {
         Ok((store_id, changes))
     }
 
+    /// The store at this address that has not kept its id: the answer to the same process was lost, or that process
+    /// ended before it kept it and nobody lives there now.
+    fn unkept(&self, registration: &Registration) -> Option<&StoreRecord> {
+        let mut at_address = self.stores.values().filter(|store| {
+            !store.record.confirmed && store.record.address == registration.address
+        });
+        let unkept = at_address.find(|store| {
+            store.record.start_time_ms == registration.start_time_ms || !store.is_live()
+        });
+        unkept.map(|store| &store.record)
+    }
+
     fn check_cluster(&self, registration: &Registration) -> Result<(), Refusal> {
         match registration.cluster_id {
-            0 => Ok(()),
+            0 if registration.store_id == 0 => Ok(()),
             theirs if theirs == self.cluster_id => Ok(()),
             theirs => Err(Refusal::ForeignCluster {
                 theirs,
@@ -203,27 +221,31 @@ fn elsewhere(store: &KnownStore, registration: &Registration) -> Refusal {
 
 impl KnownStore {
     fn is_live(&self) -> bool {
-        self.heard_at
-            .is_some_and(|at| at.elapsed() < DISCONNECTED_AFTER)
+        state_at(self.silence()) == StoreState::Up
     }
 
-    /// A store that was not heard of since this process started may be in any state: it counts as disconnected.
-    fn state(&self) -> StoreState {
-        match self.heard_at.map(|at| at.elapsed()) {
-            Some(age) if age < DISCONNECTED_AFTER => StoreState::Up,
-            Some(age) if age >= DOWN_AFTER => StoreState::Down,
-            _ => StoreState::Disconnected,
-        }
+    /// For how long nothing was heard of it; `None`: not since this process started.
+    fn silence(&self) -> Option<Duration> {
+        self.heard_at.map(|at| at.elapsed())
     }
 
     pub(super) fn to_wire(&self) -> Store {
         Store {
             id: self.record.id,
             address: self.record.address.clone(),
-            state: self.state().into(),
-            last_heartbeat_age_ms: self.heard_at.map(|at| at.elapsed().as_millis() as u64),
+            state: state_at(self.silence()).into(),
+            last_heartbeat_age_ms: self.silence().map(|age| age.as_millis() as u64),
             stats: self.stats,
         }
+    }
+}
+
+/// A store that was not heard of since this process started may be in any state: it counts as disconnected.
+fn state_at(silence: Option<Duration>) -> StoreState {
+    match silence {
+        Some(age) if age < DISCONNECTED_AFTER => StoreState::Up,
+        Some(age) if age >= DOWN_AFTER => StoreState::Down,
+        _ => StoreState::Disconnected,
     }
 }
 

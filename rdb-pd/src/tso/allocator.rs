@@ -7,12 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::bound::BoundStore;
+use super::bound::{BoundStore, WINDOW_MS};
 use super::clock::{Clock, PhysicalClock};
 use super::oracle::{LOGICAL_BITS, Oracle, PHYSICAL_MS_MAX, Refusal, compose};
-
-/// How far ahead of the present the bound is moved, in milliseconds. A restart begins at most so far in the future.
-const WINDOW_MS: u64 = 3_000;
 
 /// The bound is moved when less than this is left of it, in milliseconds.
 const WINDOW_LEFT_MIN_MS: u64 = WINDOW_MS / 2;
@@ -107,6 +104,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
                     tracing::error!(%error, "the bound of timestamps cannot be made durable; none is handed out above it");
                 }
                 sleep(RETRY_PAUSE).await;
+                self.clock.correct();
             }
         }
     }

@@ -7,6 +7,9 @@ use rdb_storage::{Command, Error, Storage, Submission};
 use crate::error::PdError;
 use crate::keys;
 
+/// How far ahead of the present the bound is moved, in milliseconds. A restart begins at most so far in the future.
+pub(super) const WINDOW_MS: u64 = 3_000;
+
 /// Keeps the bound. The contract: when `persist` has returned `Ok`, every later process reads at least that bound.
 pub trait BoundStore: Send + Sync + 'static {
     /// Makes `bound_ms` durable.

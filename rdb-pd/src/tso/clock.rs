@@ -15,7 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::oracle::PHYSICAL_MS_MAX;
+use super::bound::WINDOW_MS;
+use super::oracle::{AHEAD_MAX_MS, PHYSICAL_MS_MAX};
+
+/// The longest step back of one correction.
+const STEP_BACK_MAX_MS: u64 = AHEAD_MAX_MS / 2;
 
 /// A wall clock that is behind by less is not worth a log line.
 const BEHIND_LOG_MIN_MS: u64 = 100;
@@ -95,7 +99,7 @@ pub struct PhysicalClock<C> {
 }
 
 /// What the last correction found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Correction {
     elapsed_ms: u64,
     alarmed: bool,
@@ -127,26 +131,35 @@ impl<C: Clock> PhysicalClock<C> {
             });
         }
         let effective_ms = wall_ms.max(bound_ms.unwrap_or_default());
+        let behind_ms = effective_ms - wall_ms;
+        if behind_ms > WINDOW_MS {
+            tracing::warn!(
+                behind_ms,
+                "the wall clock is behind the last timestamp; timestamps go on above it"
+            );
+        }
         Ok(Self {
             clock,
             jump_max_ms,
             offset_ms: AtomicU64::new(effective_ms.saturating_sub(elapsed_ms)),
             correction: Mutex::new(Correction {
                 elapsed_ms,
-                ..Correction::default()
+                alarmed: false,
+                behind: behind_ms > 0,
             }),
         })
     }
 
-    /// The effective time. Goes back only by what [`correct`](Self::correct) slows it down between two reads of its
-    /// parts, a fraction of a millisecond.
+    /// The effective time. It goes back by half of the time between two [corrections](Self::correct) while the wall clock
+    /// is behind; the oracle, which only grows, spends counters meanwhile.
     pub fn now_ms(&self) -> u64 {
         self.clock
             .elapsed_ms()
             .saturating_add(self.offset_ms.load(Ordering::Acquire))
     }
 
-    /// Compares with the wall clock and follows it where it is believed. To be called about every half second.
+    /// Compares with the wall clock and follows it where it is believed. To be called about every half second: one step
+    /// back has to stay well below how far the oracle may run ahead.
     pub fn correct(&self) {
         let mut last = self
             .correction
@@ -176,7 +189,9 @@ impl<C: Clock> PhysicalClock<C> {
             );
         }
         if !refused {
-            let slowed_ms = behind_ms.min(elapsed_ms.saturating_sub(last.elapsed_ms) / 2);
+            let slowed_ms = (elapsed_ms.saturating_sub(last.elapsed_ms) / 2)
+                .min(behind_ms)
+                .min(STEP_BACK_MAX_MS);
             let corrected_ms = offset_ms.saturating_add(ahead_ms).saturating_sub(slowed_ms);
             self.offset_ms.store(corrected_ms, Ordering::Release);
         }
@@ -192,6 +207,7 @@ impl<C: Clock> PhysicalClock<C> {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::oracle::{Oracle, compose};
     use super::*;
 
     #[derive(Default)]
@@ -273,6 +289,23 @@ mod tests {
             hands.wall_ms.load(Ordering::Relaxed),
             "caught up after two hours"
         );
+    }
+
+    #[test]
+    fn a_correction_backwards_holds_no_allocation_up() {
+        let (hands, clock) = at(START_MS - 3_000);
+        let oracle = Oracle::new(compose(START_MS));
+        for passed_ms in 0..10_000 {
+            pass(&hands, 1);
+            if passed_ms % 500 == 0 {
+                clock.correct();
+            }
+            assert!(
+                oracle.allocate(1, clock.now_ms(), u64::MAX).is_ok(),
+                "after {passed_ms} ms"
+            );
+        }
+        assert_eq!(clock.now_ms(), hands.wall_ms.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -11,9 +11,9 @@ pub const LOGICAL_BITS: u32 = 18;
 /// The latest millisecond that fits 46 bits, in the year 4199.
 pub(super) const PHYSICAL_MS_MAX: u64 = (1 << (u64::BITS - LOGICAL_BITS)) - 1;
 
-/// How far allocation may run ahead of the clock when counters are used up, in milliseconds. 262,144 timestamps per
-/// millisecond are more than a process can hand out, so this is reached only by a clock that stands still.
-const AHEAD_MAX_MS: u64 = 50;
+/// How far allocation may run ahead of the clock when counters are used up, in milliseconds. More than the clock is ever
+/// corrected backwards in one step, so that a correction holds nobody up.
+pub(super) const AHEAD_MAX_MS: u64 = 1_000;
 
 /// The first timestamp of a millisecond.
 pub fn compose(physical_ms: u64) -> u64 {

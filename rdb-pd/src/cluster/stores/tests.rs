@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 
 const CLUSTER_ID: u64 = 9;
@@ -16,6 +14,7 @@ fn claim(address: &str, store_id: u64) -> Registration {
         address: address.to_owned(),
         store_id,
         cluster_id: if store_id == 0 { 0 } else { CLUSTER_ID },
+        start_time_ms: 1,
     }
 }
 
@@ -23,7 +22,7 @@ fn claim(address: &str, store_id: u64) -> Registration {
 fn register(state: &mut State, registration: &Registration) -> Result<u64, Refusal> {
     let (store_id, changes) = state.decide_registration(registration)?;
     changes.into_iter().for_each(|change| state.apply(change));
-    state.heard_of(store_id, None);
+    state.heard_of(store_id, &registration.address, None);
     Ok(store_id)
 }
 
@@ -73,6 +72,31 @@ fn a_new_store_whose_answer_was_lost_gets_the_same_id() {
 }
 
 #[test]
+fn two_new_stores_at_one_address_never_share_an_id() {
+    let mut state = state();
+    let other_process = Registration {
+        start_time_ms: 2,
+        ..claim("a:1", 0)
+    };
+    assert_eq!(register(&mut state, &claim("a:1", 0)), Ok(1));
+    let taken = Refusal::AddressTaken {
+        store_id: 1,
+        address: "a:1".to_owned(),
+    };
+    assert_eq!(
+        register(&mut state, &other_process),
+        Err(taken),
+        "the first may be about to keep its id"
+    );
+    silence(&mut state, 1, DISCONNECTED_AFTER);
+    assert_eq!(
+        register(&mut state, &other_process),
+        Ok(1),
+        "the first ended before it kept its id"
+    );
+}
+
+#[test]
 fn a_store_that_returns_keeps_its_id_and_may_have_moved_when_it_was_silent() {
     let mut state = state();
     register(&mut state, &claim("a:1", 0)).unwrap();
@@ -114,11 +138,17 @@ fn strangers_are_refused() {
 
 #[test]
 fn a_store_is_up_then_disconnected_then_down() {
-    let mut state = state();
-    register(&mut state, &claim("a:1", 0)).unwrap();
-    assert_eq!(state.stores[&1].state(), StoreState::Up);
-    silence(&mut state, 1, DISCONNECTED_AFTER);
-    assert_eq!(state.stores[&1].state(), StoreState::Disconnected);
-    state.stores.get_mut(&1).unwrap().heard_at = None;
-    assert_eq!(state.stores[&1].state(), StoreState::Disconnected);
+    let just_before = Duration::from_millis(1);
+    assert_eq!(state_at(None), StoreState::Disconnected);
+    assert_eq!(state_at(Some(Duration::ZERO)), StoreState::Up);
+    assert_eq!(
+        state_at(Some(DISCONNECTED_AFTER - just_before)),
+        StoreState::Up
+    );
+    assert_eq!(state_at(Some(DISCONNECTED_AFTER)), StoreState::Disconnected);
+    assert_eq!(
+        state_at(Some(DOWN_AFTER - just_before)),
+        StoreState::Disconnected
+    );
+    assert_eq!(state_at(Some(DOWN_AFTER)), StoreState::Down);
 }
