@@ -1,0 +1,279 @@
+//! The data services over the store's memory.
+
+use bytes::Bytes;
+use rdb_proto::kvrpc::kv_cas_server::KvCas;
+use rdb_proto::kvrpc::kv_raw_server::KvRaw;
+use rdb_proto::kvrpc::*;
+use tonic::{Request, Response, Status};
+
+use super::{PAGE_ENTRIES, Store, Touched};
+
+/// One page, and where to go on.
+fn page<T>(
+    entries: impl DoubleEndedIterator<Item = (Bytes, T)>,
+    request: &RawScanRequest,
+) -> (Vec<(Bytes, T)>, Option<Bytes>) {
+    let inside = |key: &Bytes| {
+        *key >= request.start_key && (request.end_key.is_empty() || *key < request.end_key)
+    };
+    let inside = entries.filter(|(key, _)| inside(key));
+    let mut ordered: Vec<_> = match request.reverse {
+        false => inside.collect(),
+        true => inside.rev().collect(),
+    };
+    let limit = request
+        .limit
+        .map_or(PAGE_ENTRIES, |limit| PAGE_ENTRIES.min(limit as usize));
+    let rest = ordered.split_off(limit.min(ordered.len()));
+    let resume_key = ordered
+        .last()
+        .filter(|_| !rest.is_empty())
+        .map(|(last, _)| match request.reverse {
+            true => last.clone(),
+            false => [last, &b"\0"[..]].concat().into(),
+        });
+    (ordered, resume_key)
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// An answer from either its fields or a routing answer.
+macro_rules! answer {
+    ($response:ident, $served:expr, |$value:pat_param| { $($field:ident: $content:expr),* $(,)? }) => {
+        Ok(Response::new(match $served {
+            Ok($value) => $response { $($field: $content,)* region_error: None },
+            Err(region_error) => {
+                let mut response = $response::default();
+                response.region_error = Some(region_error);
+                response
+            }
+        }))
+    };
+}
+
+#[tonic::async_trait]
+impl KvRaw for Store {
+    async fn raw_put(&self, request: Request<RawPutRequest>) -> Answer<RawPutResponse> {
+        let RawPutRequest {
+            context,
+            key,
+            value,
+        } = request.into_inner();
+        let keys = [key.clone()];
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            data.put(&key, value);
+            Ok(())
+        });
+        answer!(RawPutResponse, served.await?, |()| {})
+    }
+
+    async fn raw_get(&self, request: Request<RawGetRequest>) -> Answer<RawGetResponse> {
+        let RawGetRequest { context, key } = request.into_inner();
+        let keys = [key.clone()];
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            Ok(data.raw.get(&key).cloned())
+        });
+        answer!(RawGetResponse, served.await?, |value| { value: value })
+    }
+
+    async fn raw_delete(&self, request: Request<RawDeleteRequest>) -> Answer<RawDeleteResponse> {
+        let RawDeleteRequest { context, key } = request.into_inner();
+        let keys = [key.clone()];
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            *data.applied.entry(key.clone()).or_default() += 1;
+            data.raw.remove(&key);
+            Ok(())
+        });
+        answer!(RawDeleteResponse, served.await?, |()| {})
+    }
+
+    async fn raw_batch_put(
+        &self,
+        request: Request<RawBatchPutRequest>,
+    ) -> Answer<RawBatchPutResponse> {
+        let RawBatchPutRequest { context, entries } = request.into_inner();
+        let keys: Vec<Bytes> = entries.iter().map(|entry| entry.key.clone()).collect();
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            for entry in entries {
+                data.put(&entry.key, entry.value);
+            }
+            Ok(())
+        });
+        answer!(RawBatchPutResponse, served.await?, |()| {})
+    }
+
+    async fn raw_batch_get(
+        &self,
+        request: Request<RawBatchGetRequest>,
+    ) -> Answer<RawBatchGetResponse> {
+        let RawBatchGetRequest { context, keys } = request.into_inner();
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            let found = keys.iter().filter_map(|key| {
+                let value = data.raw.get(key)?.clone();
+                Some(KeyValue {
+                    key: key.clone(),
+                    value,
+                })
+            });
+            Ok(found.collect())
+        });
+        answer!(RawBatchGetResponse, served.await?, |entries| { entries: entries })
+    }
+
+    async fn raw_scan(&self, request: Request<RawScanRequest>) -> Answer<RawScanResponse> {
+        let request = request.into_inner();
+        let range = Touched::Range(&request.start_key, &request.end_key);
+        let served = self.serve(request.context, range, |data| {
+            let entries = data
+                .raw
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()));
+            let (entries, resume_key) = page(entries, &request);
+            let entries = entries.into_iter().map(|(key, value)| KeyValue {
+                key,
+                value: if request.keys_only {
+                    Bytes::new()
+                } else {
+                    value
+                },
+            });
+            Ok((entries.collect(), resume_key))
+        });
+        answer!(RawScanResponse, served.await?, |(entries, resume_key)| {
+            entries: entries,
+            resume_key: resume_key,
+        })
+    }
+
+    async fn raw_delete_range(
+        &self,
+        request: Request<RawDeleteRangeRequest>,
+    ) -> Answer<RawDeleteRangeResponse> {
+        let RawDeleteRangeRequest {
+            context,
+            start_key,
+            end_key,
+        } = request.into_inner();
+        let served = self.serve(context, Touched::Range(&start_key, &end_key), |data| {
+            *data.applied.entry(start_key.clone()).or_default() += 1;
+            data.raw
+                .retain(|key, _| *key < start_key || (!end_key.is_empty() && *key >= end_key));
+            Ok(())
+        });
+        answer!(RawDeleteRangeResponse, served.await?, |()| {})
+    }
+}
+
+#[tonic::async_trait]
+impl KvCas for Store {
+    async fn compare_and_swap(
+        &self,
+        request: Request<CompareAndSwapRequest>,
+    ) -> Answer<CompareAndSwapResponse> {
+        use compare_and_swap_response::Result as Outcome;
+        let CompareAndSwapRequest {
+            context,
+            key,
+            expected_version,
+            value,
+        } = request.into_inner();
+        let keys = [key.clone()];
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            if let Some(conflict) = data.conflict(&key, expected_version) {
+                return Ok(Outcome::Conflict(conflict));
+            }
+            *data.applied.entry(key.clone()).or_default() += 1;
+            let version = expected_version + 1;
+            data.versioned
+                .insert(key.clone(), Versioned { version, value });
+            Ok(Outcome::Swapped(Swapped { version }))
+        });
+        answer!(CompareAndSwapResponse, served.await?, |outcome| { result: Some(outcome) })
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Answer<GetResponse> {
+        let GetRequest { context, key } = request.into_inner();
+        let keys = [key.clone()];
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            Ok(data.versioned.get(&key).cloned())
+        });
+        answer!(GetResponse, served.await?, |entry| { entry: entry })
+    }
+
+    async fn compare_and_delete(
+        &self,
+        request: Request<CompareAndDeleteRequest>,
+    ) -> Answer<CompareAndDeleteResponse> {
+        use compare_and_delete_response::Result as Outcome;
+        let CompareAndDeleteRequest {
+            context,
+            key,
+            expected_version,
+        } = request.into_inner();
+        let keys = [key.clone()];
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            if let Some(conflict) = data.conflict(&key, expected_version) {
+                return Ok(Outcome::Conflict(conflict));
+            }
+            *data.applied.entry(key.clone()).or_default() += 1;
+            data.versioned.remove(&key);
+            Ok(Outcome::Deleted(Deleted {}))
+        });
+        answer!(CompareAndDeleteResponse, served.await?, |outcome| { result: Some(outcome) })
+    }
+
+    async fn batch_get(&self, request: Request<BatchGetRequest>) -> Answer<BatchGetResponse> {
+        let BatchGetRequest { context, keys } = request.into_inner();
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            let found = keys.iter().filter_map(|key| {
+                let Versioned { version, value } = data.versioned.get(key)?.clone();
+                Some(VersionedKeyValue {
+                    key: key.clone(),
+                    version,
+                    value,
+                })
+            });
+            Ok(found.collect())
+        });
+        answer!(BatchGetResponse, served.await?, |entries| { entries: entries })
+    }
+
+    async fn scan(&self, request: Request<ScanRequest>) -> Answer<ScanResponse> {
+        let ScanRequest {
+            context,
+            start_key,
+            end_key,
+            limit,
+            reverse,
+            keys_only,
+        } = request.into_inner();
+        let request = RawScanRequest {
+            context,
+            start_key,
+            end_key,
+            limit,
+            reverse,
+            keys_only,
+        };
+        let range = Touched::Range(&request.start_key, &request.end_key);
+        let served = self.serve(context, range, |data| {
+            let entries = data
+                .versioned
+                .iter()
+                .map(|(key, entry)| (key.clone(), entry.clone()));
+            let (entries, resume_key) = page(entries, &request);
+            let entries = entries
+                .into_iter()
+                .map(|(key, Versioned { version, value })| VersionedKeyValue {
+                    key,
+                    version,
+                    value,
+                });
+            Ok((entries.collect(), resume_key))
+        });
+        answer!(ScanResponse, served.await?, |(entries, resume_key)| {
+            entries: entries,
+            resume_key: resume_key,
+        })
+    }
+}
