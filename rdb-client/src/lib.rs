@@ -69,3 +69,8 @@ pub use scan::{ScanOptions, ScanStream};
 pub use timestamp::{Timestamp, Timestamps, TimestampsIter};
 pub use topology::{Peer, Region, RegionEpoch, RegionRoute, Store, StoreState, StoreStats};
 pub use versioned::{Versioned, VersionedKeyValue};
+
+/// The README's snippets compile as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -83,7 +83,7 @@ impl Pd for ScriptedPd {
         Ok(Response::new(GetTsoResponse { first, count }))
     }
 
-    type TsoStream = tokio_stream::Empty<Result<GetTsoResponse, Status>>;
+    type TsoStream = futures::stream::Empty<Result<GetTsoResponse, Status>>;
 
     async fn tso(&self, _: Request<Streaming<GetTsoRequest>>) -> Answer<Self::TsoStream> {
         Err(Status::unimplemented("the client does not use it"))
