@@ -11,7 +11,9 @@ use rocksdb::{
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::info_log::InfoLog;
+use crate::logs::Logs;
 use crate::options::{StorageOptions, WalRecovery};
+use crate::reserve::Space;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -61,7 +63,9 @@ impl Engine {
     ) -> Result<Self, OpenError> {
         let info_log = InfoLog::default();
         let refused = |error: rocksdb::Error| open_error(directory.path(), &info_log, &error);
-        let options = database_options(settings, &info_log, create).map_err(&refused)?;
+        let flush_replayed = examine_logs(&directory, settings, create)?;
+        let options = database_options(settings, &info_log, create, flush_replayed);
+        let options = options.map_err(&refused)?;
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, settings, &cache))
@@ -126,17 +130,44 @@ impl Engine {
     }
 }
 
+/// Whether what is replayed is flushed.
+fn examine_logs(
+    directory: &DataDirectory,
+    settings: &StorageOptions,
+    create: bool,
+) -> Result<bool, OpenError> {
+    let io_error = |error: std::io::Error| OpenError::Io {
+        directory: directory.path().to_owned(),
+        cause: format!("examining its write-ahead logs: {error}"),
+    };
+    let logs = Logs::of(&directory.database_path()).map_err(io_error)?;
+    match settings.wal_recovery {
+        WalRecovery::Strict if logs.are_missing() && !create => Err(OpenError::Damaged {
+            directory: directory.path().to_owned(),
+            cause: "its database has no write-ahead log (db/*.log), and there always is one"
+                .to_owned(),
+            log: Vec::new(),
+        }),
+        WalRecovery::Strict => {
+            let space = Space::of(directory.path()).map_err(io_error)?;
+            Ok(logs.can_be_flushed(space))
+        }
+        // A log that is replayed up to its damage has to go, or the next strict open would refuse it again.
+        WalRecovery::PointInTime => Ok(true),
+    }
+}
+
 fn database_options(
     settings: &StorageOptions,
     info_log: &InfoLog,
     create: bool,
+    flush_replayed: bool,
 ) -> Result<Options, rocksdb::Error> {
-    // Replaying the log must not need much space, or a full disk could never be opened again. A log that was replayed up
-    // to its damage has to go, though, or the next strict open would refuse it again: so that one is flushed. This
-    // setting has no function of its own in the binding.
-    let mut options = Options::default().get_options_from_string(match settings.wal_recovery {
-        WalRecovery::Strict => "avoid_flush_during_recovery=true",
-        WalRecovery::PointInTime => "avoid_flush_during_recovery=false",
+    // This setting has no function of its own in the binding.
+    let mut options = Options::default().get_options_from_string(if flush_replayed {
+        "avoid_flush_during_recovery=false"
+    } else {
+        "avoid_flush_during_recovery=true"
     })?;
     options.create_if_missing(create);
     options.create_missing_column_families(create);

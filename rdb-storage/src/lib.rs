@@ -44,9 +44,11 @@
 //! # What a crash may leave, and damage
 //!
 //! A torn tail of the write-ahead log is what a crash leaves; it was never acknowledged and is dropped in silence. Damage
-//! before the tail is refused at open ([`OpenError::Damaged`]), as is a missing log file. One kind of damage cannot be told
-//! from a torn tail: a flipped length in the last 32 KiB block of the newest log reads as its end. A damaged table file
-//! is found when one of its blocks is read: [`Error::DataLoss`], never wrong data.
+//! before the tail is refused at open ([`OpenError::Damaged`]), as is a missing or shortened log that newer ones build on.
+//! Some damage to the newest log cannot be told from a torn tail: that it was cut off, that a length in its last 32 KiB
+//! block was flipped, or that it is gone while an older one is still there. What is served then is a shorter history, but
+//! never one with a hole. A truncated table file is refused at open; a damaged one is found when one of its blocks is
+//! read: [`Error::DataLoss`], never wrong data.
 
 #![forbid(unsafe_code)]
 
@@ -58,6 +60,7 @@ mod identity;
 mod info_log;
 pub mod keys;
 pub mod limits;
+mod logs;
 mod options;
 mod read;
 mod reader;

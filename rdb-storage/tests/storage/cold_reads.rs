@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rdb_storage::{Error, Reader, Storage, StorageOptions};
 use tokio::task::spawn_blocking;
 
-use crate::fixture::{noise, one_worker, open, unsynced};
+use crate::fixture::{noise, one_worker, open, put, single, unsynced};
 
 const KEYS: u64 = 1000;
 
@@ -118,6 +118,7 @@ fn cold_reads_that_wait_hold_up_neither_warm_reads_nor_timers_and_a_full_queue_i
         let waiting: Vec<_> = [200, 400, 600, 800]
             .map(|number| tokio::spawn(cold_read(reader.clone(), number)))
             .into();
+        // Timers fire, and when this one has, each of the spawned reads has had its turn on this only thread.
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(waiting.iter().all(|read| !read.is_finished()));
 
@@ -127,7 +128,7 @@ fn cold_reads_that_wait_hold_up_neither_warm_reads_nor_timers_and_a_full_queue_i
             "it is warm"
         );
         storage
-            .submit(crate::fixture::single(crate::fixture::put("k", "v")))
+            .submit(single(put("k", "v")))
             .unwrap()
             .await
             .unwrap();
@@ -159,7 +160,7 @@ fn a_caller_that_goes_away_gives_its_place_back_when_its_read_has_ended() {
     one_worker(1).block_on(async {
         let hold = hold_the_blocking_thread();
         let read = tokio::spawn(cold_read(reader.clone(), 1));
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
         read.abort();
         assert!(read.await.unwrap_err().is_cancelled());
         assert!(matches!(

@@ -198,38 +198,82 @@ fn whatever_byte_of_the_log_is_flipped_the_open_is_refused_or_serves_a_prefix() 
     assert!(refusals > 40);
 }
 
-/// Two logs that both hold data: the memtables of the first were replayed, not flushed.
-fn two_logs() -> (tempfile::TempDir, Vec<PathBuf>) {
-    let (directory, _log) = written(WRITES);
+#[test]
+fn a_flipped_length_in_the_last_block_reads_as_a_torn_tail() {
+    const FEW: u64 = 40;
+    let (directory, log) = written(FEW);
+    let length = fs::metadata(&log).unwrap().len();
+    // One header of 7 bytes more than there are writes, since one write goes on in the second block.
+    let record = (length - 7) / FEW;
+    let high_byte_of_the_last_length = length - record + 5;
+    flip_bit(&log, high_byte_of_the_last_length as usize);
+    assert_eq!(prefix(&open(directory.path(), &synced())), FEW - 1);
+}
+
+#[test]
+fn what_an_open_replays_it_flushes_so_that_no_log_stays_behind_a_newer_one() {
+    let (directory, log) = written(WRITES);
     let storage = open(directory.path(), &synced());
-    for number in WRITES..WRITES * 2 {
+    assert_eq!(prefix(&storage), WRITES);
+    drop(storage);
+    let logs = database_files(directory.path(), ".log");
+    assert_eq!(logs.len(), 1);
+    assert_ne!(logs[0], log);
+    assert!(!database_files(directory.path(), ".sst").is_empty());
+}
+
+#[test]
+fn a_database_without_any_log_is_refused_until_a_point_in_time_open() {
+    let (directory, log) = written(WRITES);
+    fs::remove_file(log).unwrap();
+    for _ in 0..2 {
+        assert_damaged(directory.path(), &refused(directory.path(), &synced()));
+    }
+    assert_eq!(prefix(&open(directory.path(), &point_in_time())), 0);
+    assert_eq!(prefix(&open(directory.path(), &synced())), 0);
+}
+
+/// Two logs that are both needed: a small memtable was flushed, another one still has its data in the first log only.
+fn two_logs() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StorageOptions {
+        write_buffer_bytes: 256 << 10,
+        ..synced()
+    };
+    let storage = open(directory.path(), &options);
+    storage.compare_and_swap("k", 0, "v").unwrap();
+    let mut number = 0;
+    while database_files(directory.path(), ".log").len() < 2 {
         storage
             .put_raw(key(number), noise(number, VALUE_BYTES))
             .unwrap();
+        number += 1;
     }
+    // The first write to the second log notes in the manifest how long the first one is.
+    storage
+        .put_raw(key(number), noise(number, VALUE_BYTES))
+        .unwrap();
     drop(storage);
-    let logs = database_files(directory.path(), ".log");
-    assert_eq!(logs.len(), 2, "{logs:?}");
-    (directory, logs)
+    let older = database_files(directory.path(), ".log").swap_remove(0);
+    (directory, older)
 }
 
 #[test]
-fn replaying_the_log_writes_no_table_files() {
-    let (directory, _logs) = two_logs();
-    assert_eq!(prefix(&open(directory.path(), &synced())), WRITES * 2);
-    assert_eq!(
-        database_files(directory.path(), ".sst"),
-        Vec::<PathBuf>::new()
-    );
-}
-
-#[test]
-fn damage_to_an_older_log_is_refused_too() {
-    let (directory, _logs) = two_logs();
-    for newest in [false, true] {
+fn a_missing_shortened_or_flipped_log_behind_a_newer_one_is_refused() {
+    let (directory, older) = two_logs();
+    let older = older.strip_prefix(directory.path()).unwrap();
+    let length = fs::metadata(directory.path().join(older)).unwrap().len();
+    let harms: [&dyn Fn(&Path); 4] = [
+        &|log| fs::remove_file(log).unwrap(),
+        &|log| truncate(log, length - 10),
+        &|log| truncate(log, 0),
+        &|log| flip_bit(log, 100_000),
+    ];
+    for harm in harms {
         let copy = copy_of(directory.path());
-        let logs = database_files(copy.path(), ".log");
-        flip_bit(&logs[usize::from(newest)], 100_000);
+        harm(&copy.path().join(older));
         assert_damaged(copy.path(), &refused(copy.path(), &synced()));
     }
+    let storage = open(directory.path(), &synced());
+    assert_eq!(storage.get_versioned(b"k").unwrap().unwrap().version, 1);
 }

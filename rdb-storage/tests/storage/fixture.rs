@@ -118,6 +118,16 @@ pub(crate) fn database_files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
     files
 }
 
+/// The settings that RocksDB noted at the last open, each as `name=value`.
+pub(crate) fn noted_options(directory: &Path) -> Vec<String> {
+    let files = database_files(directory, "").into_iter().filter(|file| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        name.starts_with("OPTIONS")
+    });
+    let noted = fs::read_to_string(files.max().unwrap()).unwrap();
+    noted.lines().map(|line| line.trim().to_owned()).collect()
+}
+
 /// A copy of a data directory that nobody has open.
 pub(crate) fn copy_of(directory: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();

@@ -64,7 +64,7 @@ fn a_sync_precedes_each_acknowledgement_under_load(storage: &Storage) -> bool {
         writers
             .into_iter()
             .map(|writer| writer.join().unwrap())
-            .fold(true, |all, synced| all && synced)
+            .fold(true, std::ops::BitAnd::bitand)
     })
 }
 

@@ -3,7 +3,7 @@
 //! A child process writes with 16 threads and prints a line for each acknowledged write. Each thread has its own raw key,
 //! its own batch of keys and its own versioned key, and one write under way at a time; so after a kill each of them is
 //! in the state that was acknowledged last or in the one after it. All threads also count up one key that they share.
-//! The child is killed again and again on one directory that is never closed in order, so that logs pile up.
+//! The child is killed again and again on one directory that is never closed in order.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,10 +13,10 @@ use std::str::FromStr;
 use std::thread;
 
 use bytes::Bytes;
-use rdb_storage::{Error, Storage};
+use rdb_storage::{Error, Storage, StorageOptions};
 
 use crate::child;
-use crate::fixture::{flushing, open, synced};
+use crate::fixture::{open, synced};
 
 const THREADS: usize = 16;
 const KILLS: usize = 20;
@@ -130,8 +130,8 @@ fn child_writes_until_it_is_killed() {
         return;
     };
     // Small memtables: some kills hit a flush.
-    let options = rdb_storage::StorageOptions {
-        write_buffer_bytes: flushing().write_buffer_bytes * 4,
+    let options = StorageOptions {
+        write_buffer_bytes: 256 << 10,
         ..synced()
     };
     report(&"opening");

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use rdb_storage::limits::{
     BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX, VALUE_BYTES_MAX,
 };
-use rdb_storage::{Error, OpenError, ScanRange, Storage, StorageOptions};
+use rdb_storage::{Error, OpenError, ScanRange, Storage, StorageOptions, Submission};
 
-use crate::fixture::{invalid_field, open, refused, unsynced};
+use crate::fixture::{invalid_field, open, put, refused, unsynced};
 
 fn storage() -> (tempfile::TempDir, Storage) {
     let directory = tempfile::tempdir().unwrap();
@@ -184,11 +184,8 @@ fn a_bound_has_at_most_8193_bytes_and_a_scan_a_limit_of_at_least_1() {
 #[test]
 fn a_refused_command_refuses_its_whole_submission() {
     let (_directory, storage) = storage();
-    let commands = vec![
-        crate::fixture::put("good", "v"),
-        crate::fixture::put("", "v"),
-    ];
-    let submission = rdb_storage::Submission::new(1, commands);
+    let commands = vec![put("good", "v"), put("", "v")];
+    let submission = Submission::new(1, commands);
     assert_eq!(invalid_field(storage.submit(submission)), "key");
     assert_eq!(storage.get_raw(b"good"), Ok(None));
 }

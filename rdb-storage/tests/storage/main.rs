@@ -16,7 +16,7 @@ mod cold_reads;
 mod damaged_log;
 mod damaged_table;
 mod data_directory;
-//disk_full
+mod disk_full;
 mod group_commit;
 mod kill;
 mod limits;

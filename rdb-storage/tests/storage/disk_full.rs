@@ -1,0 +1,295 @@
+//! A full disk: a small file system in memory, filled up with a ballast file.
+//!
+//! Mounting needs root; where it is not allowed, these tests say so and pass.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdb_storage::{Error, Fate, OpenError, ScanRange, Storage, StorageOptions, WriteHealth};
+
+use crate::fixture::{database_files, noise, noted_options, one_worker, open, refused, synced};
+
+const FILE_SYSTEM_BYTES: u64 = 48 << 20;
+const VALUE_BYTES: usize = 64 << 10;
+
+/// A mounted file system of its own; unmounted when dropped, also by a panic.
+struct SmallDisk {
+    directory: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={FILE_SYSTEM_BYTES}"),
+                "tmpfs",
+            ])
+            .arg(directory.path())
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self { directory }),
+            refused => {
+                println!("skipped: a small file system cannot be mounted here: {refused:?}");
+                None
+            }
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn available_bytes(&self) -> u64 {
+        let stat = rustix::fs::statvfs(self.directory.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Leaves only `bytes` free.
+    fn fill_up_to(&self, bytes: u64) {
+        let mut ballast = File::options()
+            .append(true)
+            .create(true)
+            .open(self.ballast())
+            .unwrap();
+        let portion = vec![0; 4096];
+        while self.available_bytes() > bytes {
+            ballast.write_all(&portion).unwrap();
+        }
+    }
+
+    fn give_space_back(&self) {
+        fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.directory.path().join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.directory.path())
+            .status();
+        if !matches!(&unmounted, Ok(status) if status.success()) {
+            println!(
+                "{} could not be unmounted: {unmounted:?}",
+                self.directory.path().display()
+            );
+        }
+    }
+}
+
+fn with_reserve() -> StorageOptions {
+    StorageOptions {
+        disk_reserve_bytes: 2 << 20,
+        ..synced()
+    }
+}
+
+fn key(number: u64) -> Bytes {
+    format!("{number:04}").into()
+}
+
+/// Writes until the disk is full: how many writes were acknowledged, and the error of the one after them.
+fn write_until_full(storage: &Storage) -> (u64, Error) {
+    for number in 0..FILE_SYSTEM_BYTES / VALUE_BYTES as u64 * 2 {
+        if let Err(error) = storage.put_raw(key(number), noise(number, VALUE_BYTES)) {
+            return (number, error);
+        }
+    }
+    panic!("the disk never was full");
+}
+
+/// The acknowledged writes are there; the undetermined one behind them may be.
+fn assert_all_there(storage: &Storage, acknowledged: u64) {
+    for number in 0..acknowledged {
+        let value = storage.get_raw(&key(number)).unwrap();
+        assert_eq!(
+            value,
+            Some(noise(number, VALUE_BYTES)),
+            "{number} of {acknowledged}"
+        );
+    }
+    let undetermined = storage.get_raw(&key(acknowledged)).unwrap();
+    assert!(undetermined.is_none_or(|value| value == noise(acknowledged, VALUE_BYTES)));
+}
+
+/// Fills the disk under an open storage and checks what is promised then. How many writes were acknowledged.
+fn fill_and_check(disk: &SmallDisk) -> u64 {
+    let storage = open(&disk.data(), &with_reserve());
+    let health = storage.write_health();
+    assert_eq!(*health.borrow(), WriteHealth::Healthy);
+    disk.fill_up_to(8 << 20);
+
+    let (acknowledged, error) = write_until_full(&storage);
+    assert!(matches!(error, Error::Undetermined { .. }), "{error:?}");
+    assert_eq!(error.fate(), Fate::Unknown);
+    assert!(
+        error.to_string().contains("No space left on device"),
+        "{error}"
+    );
+
+    let WriteHealth::Stopped { cause } = health.borrow().clone() else {
+        panic!("writes go on");
+    };
+    assert!(cause.contains("No space left on device"), "{cause}");
+    let later = storage.put_raw("later", "v").unwrap_err();
+    assert_eq!(later, Error::WritesStopped { cause });
+    assert_eq!(later.fate(), Fate::NotApplied);
+    assert_eq!(storage.get_raw(b"later"), Ok(None));
+
+    assert_all_there(&storage, acknowledged);
+    let reader = storage.reader();
+    let read = one_worker(1).block_on(async {
+        let page = reader.scan_raw(ScanRange::default()).await.unwrap();
+        (reader.get_raw(key(0)).await.unwrap(), page.entries.len())
+    });
+    assert_eq!(read.0, Some(noise(0, VALUE_BYTES)));
+    assert!(read.1 > 0);
+
+    // There is no space to flush to; that it fails is fine, that it hangs is not.
+    if let Err(error) = storage.close() {
+        assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    }
+    assert_eq!(
+        storage.put_raw("later", "v").unwrap_err().fate(),
+        Fate::NotApplied
+    );
+    acknowledged
+}
+
+#[test]
+fn the_write_in_hand_is_undetermined_and_later_ones_are_refused_and_all_is_there_when_space_returns()
+ {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let acknowledged = fill_and_check(&disk);
+    assert!(acknowledged > 20, "{acknowledged}");
+    disk.give_space_back();
+    let storage = open(&disk.data(), &with_reserve());
+    assert_all_there(&storage, acknowledged);
+    storage.put_raw("later", "v").unwrap();
+    storage.close().unwrap();
+}
+
+#[test]
+fn a_disk_that_is_still_full_can_be_opened_and_cleaned_thanks_to_the_reserve() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let acknowledged = fill_and_check(&disk);
+    disk.fill_up_to(0);
+    assert!(disk.data().join("reserve").exists());
+
+    let storage = open(&disk.data(), &with_reserve());
+    assert!(!disk.data().join("reserve").exists(), "it was given up");
+    // Replaying took no space, and is as strict as ever.
+    assert_eq!(database_files(&disk.data(), ".sst"), Vec::<PathBuf>::new());
+    let noted = noted_options(&disk.data());
+    for line in [
+        "avoid_flush_during_recovery=true",
+        "wal_recovery_mode=kTolerateCorruptedTailRecords",
+    ] {
+        assert!(
+            noted.iter().any(|noted| noted == line),
+            "{line} is not among {noted:?}"
+        );
+    }
+    assert_all_there(&storage, acknowledged);
+    storage.delete_range_raw("", "").unwrap();
+    assert_eq!(storage.scan_raw(&ScanRange::default()).unwrap().entries, []);
+    storage.close().unwrap();
+    drop(storage);
+    assert!(
+        disk.available_bytes() > 6 << 20,
+        "{} bytes are free",
+        disk.available_bytes()
+    );
+
+    disk.give_space_back();
+    let storage = open(&disk.data(), &with_reserve());
+    assert!(disk.data().join("reserve").exists(), "it was made again");
+    assert_eq!(storage.scan_raw(&ScanRange::default()).unwrap().entries, []);
+    storage.put_raw("k", "v").unwrap();
+}
+
+#[test]
+fn without_its_reserve_a_full_disk_cannot_be_opened_and_says_so() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let acknowledged = fill_and_check(&disk);
+    fs::remove_file(disk.data().join("reserve")).unwrap();
+    disk.fill_up_to(0);
+    let error = refused(&disk.data(), &with_reserve());
+    assert!(
+        error.to_string().contains("No space left on device"),
+        "{error}"
+    );
+    assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
+    disk.give_space_back();
+    assert_all_there(&open(&disk.data(), &with_reserve()), acknowledged);
+}
+
+/// Most of a memtable is written while there is space; then there is room for the log, but not for the table file.
+#[test]
+fn an_error_of_a_background_flush_stops_writing_though_no_write_met_it() {
+    const MEMTABLE_BYTES: usize = 4 << 20;
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let options = StorageOptions {
+        write_buffer_bytes: MEMTABLE_BYTES,
+        ..synced()
+    };
+    let storage = open(&disk.data(), &options);
+    let mut written = 0;
+    for _ in 0..MEMTABLE_BYTES * 3 / 4 / VALUE_BYTES {
+        storage
+            .put_raw(key(written), noise(written, VALUE_BYTES))
+            .unwrap();
+        written += 1;
+    }
+    disk.fill_up_to(MEMTABLE_BYTES as u64 / 2);
+    // A second log says that the memtable is full and being flushed.
+    while database_files(&disk.data(), ".log").len() < 2 {
+        storage.put_raw(key(written), noise(written, 1000)).unwrap();
+        written += 1;
+    }
+    let mut health = storage.write_health();
+    one_worker(1).block_on(async {
+        let stopped = health.wait_for(|health| *health != WriteHealth::Healthy);
+        let hang_guard = tokio::time::timeout(Duration::from_secs(60), stopped);
+        hang_guard.await.unwrap().unwrap();
+    });
+    let later = storage.put_raw("later", "v").unwrap_err();
+    assert!(matches!(later, Error::WritesStopped { .. }), "{later:?}");
+    assert_eq!(
+        storage.get_raw(&key(0)).unwrap(),
+        Some(noise(0, VALUE_BYTES))
+    );
+    drop(storage);
+
+    disk.give_space_back();
+    let storage = open(&disk.data(), &options);
+    assert_eq!(
+        storage.get_raw(&key(0)).unwrap(),
+        Some(noise(0, VALUE_BYTES))
+    );
+    assert_eq!(
+        storage.get_raw(&key(written - 1)).unwrap(),
+        Some(noise(written - 1, 1000))
+    );
+    assert_eq!(storage.get_raw(b"later"), Ok(None));
+}
