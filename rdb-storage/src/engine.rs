@@ -11,7 +11,7 @@ use rocksdb::{
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::info_log::InfoLog;
-use crate::logs::Logs;
+use crate::logs::{Logs, Replay};
 use crate::options::{StorageOptions, WalRecovery};
 use crate::reserve::Space;
 
@@ -63,12 +63,15 @@ impl Engine {
     ) -> Result<Self, OpenError> {
         let info_log = InfoLog::default();
         let refused = |error: rocksdb::Error| open_error(directory.path(), &info_log, &error);
-        let flush_replayed = examine_logs(&directory, settings, create)?;
-        let options = database_options(settings, &info_log, create, flush_replayed);
+        let replay = examine_logs(&directory, settings, create)?;
+        let options = database_options(settings, &info_log, create, replay);
         let options = options.map_err(&refused)?;
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
         let families = Family::ALL.map(|family| {
-            ColumnFamilyDescriptor::new(family.name(), family_options(family, settings, &cache))
+            ColumnFamilyDescriptor::new(
+                family.name(),
+                family_options(family, settings, &cache, replay),
+            )
         });
         let database = DB::open_cf_descriptors(&options, directory.database_path(), families)
             .map_err(&refused)?;
@@ -130,12 +133,12 @@ impl Engine {
     }
 }
 
-/// Whether what is replayed is flushed.
+/// What becomes of the writes that the open replays.
 fn examine_logs(
     directory: &DataDirectory,
     settings: &StorageOptions,
     create: bool,
-) -> Result<bool, OpenError> {
+) -> Result<Replay, OpenError> {
     let io_error = |error: std::io::Error| OpenError::Io {
         directory: directory.path().to_owned(),
         cause: format!("examining its write-ahead logs: {error}"),
@@ -150,10 +153,10 @@ fn examine_logs(
         }),
         WalRecovery::Strict => {
             let space = Space::of(directory.path()).map_err(io_error)?;
-            Ok(logs.can_be_flushed(space))
+            Ok(logs.replay(space))
         }
         // A log that is replayed up to its damage has to go, or the next strict open would refuse it again.
-        WalRecovery::PointInTime => Ok(true),
+        WalRecovery::PointInTime => Ok(Replay::Flush),
     }
 }
 
@@ -161,13 +164,12 @@ fn database_options(
     settings: &StorageOptions,
     info_log: &InfoLog,
     create: bool,
-    flush_replayed: bool,
+    replay: Replay,
 ) -> Result<Options, rocksdb::Error> {
     // This setting has no function of its own in the binding.
-    let mut options = Options::default().get_options_from_string(if flush_replayed {
-        "avoid_flush_during_recovery=false"
-    } else {
-        "avoid_flush_during_recovery=true"
+    let mut options = Options::default().get_options_from_string(match replay {
+        Replay::Flush => "avoid_flush_during_recovery=false",
+        Replay::Keep { .. } => "avoid_flush_during_recovery=true",
     })?;
     options.create_if_missing(create);
     options.create_missing_column_families(create);
@@ -189,7 +191,12 @@ fn database_options(
     Ok(options)
 }
 
-fn family_options(family: Family, settings: &StorageOptions, cache: &Cache) -> Options {
+fn family_options(
+    family: Family,
+    settings: &StorageOptions,
+    cache: &Cache,
+    replay: Replay,
+) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     table.set_block_cache(cache);
@@ -200,11 +207,16 @@ fn family_options(family: Family, settings: &StorageOptions, cache: &Cache) -> O
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
-    options.set_write_buffer_size(match family {
+    let write_buffer_bytes = match family {
         Family::Raw | Family::Versioned => settings.write_buffer_bytes,
         Family::RaftLog | Family::RaftState => {
             settings.write_buffer_bytes.min(STATE_WRITE_BUFFER_BYTES)
         }
+    };
+    options.set_write_buffer_size(match replay {
+        Replay::Flush => write_buffer_bytes,
+        // A memtable that fills up in the middle of the replay would be flushed all the same.
+        Replay::Keep { memory_bytes } => write_buffer_bytes.saturating_add(memory_bytes as usize),
     });
     options
 }

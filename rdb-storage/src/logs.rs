@@ -3,7 +3,7 @@
 //! RocksDB notes a log's length when it goes on to the next one, but nothing of the log that was live when the process
 //! ended. If that one stayed in use behind a newer one, later damage to it would read as a torn tail, and the newer one
 //! would be replayed on top of the hole. So an open flushes what it has replayed, and the old logs go. Only on a disk that
-//! is nearly full it does not, since it could never be opened again otherwise.
+//! is nearly full it keeps all of it in memory, since it could never be opened again otherwise.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,6 +16,21 @@ const FREE_TO_FLUSH: u64 = 2;
 
 /// What has to be free beside that, in bytes.
 const MARGIN_BYTES: u64 = 16 << 20;
+
+/// The most that a replayed log takes in memory, as a multiple of its length: small records have more overhead there.
+const MEMORY_OF_LOG: u64 = 8;
+
+/// What becomes of the writes that an open replays from the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replay {
+    /// They are flushed to table files, and the logs go.
+    Flush,
+    /// They stay in memory, whose tables have to have room for so many bytes, and in the logs.
+    Keep {
+        /// In bytes.
+        memory_bytes: u64,
+    },
+}
 
 /// The log files of a database.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,10 +62,18 @@ impl Logs {
         self.count == 0
     }
 
-    /// Whether there is plenty of room to flush what the logs hold.
-    pub(crate) fn can_be_flushed(&self, space: Space) -> bool {
-        let needed = self.bytes.saturating_mul(FREE_TO_FLUSH);
-        space.available_bytes >= needed.saturating_add(MARGIN_BYTES)
+    /// Flush where there is plenty of room for it.
+    pub(crate) fn replay(&self, space: Space) -> Replay {
+        let needed = self
+            .bytes
+            .saturating_mul(FREE_TO_FLUSH)
+            .saturating_add(MARGIN_BYTES);
+        if space.available_bytes >= needed {
+            return Replay::Flush;
+        }
+        Replay::Keep {
+            memory_bytes: self.bytes.saturating_mul(MEMORY_OF_LOG),
+        }
     }
 }
 
@@ -94,7 +117,8 @@ mod tests {
             capacity_bytes: 1 << 30,
             available_bytes,
         };
-        assert!(logs.can_be_flushed(space(MARGIN_BYTES + 200)));
-        assert!(!logs.can_be_flushed(space(MARGIN_BYTES + 199)));
+        assert_eq!(logs.replay(space(MARGIN_BYTES + 200)), Replay::Flush);
+        let kept = Replay::Keep { memory_bytes: 800 };
+        assert_eq!(logs.replay(space(MARGIN_BYTES + 199)), kept);
     }
 }
