@@ -7,4 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod acceptance;
+mod bad_input;
+mod disk_full;
+mod drain;
 mod harness;
+mod restarts;

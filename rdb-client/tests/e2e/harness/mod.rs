@@ -9,8 +9,9 @@ mod ports;
 use std::future::Future;
 use std::time::Duration;
 
+pub(crate) use binaries::binary;
 pub(crate) use cluster::Cluster;
-pub(crate) use node::Node;
+pub(crate) use node::{Node, connect};
 
 /// How long anything here may take before it counts as hung. Far above what a busy machine needs.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
@@ -27,10 +28,10 @@ pub(crate) async fn guarded<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// Looks again and again until `look` finds something.
-pub(crate) async fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn found<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     guarded(what, async {
         loop {
-            if let Some(found) = look() {
+            if let Some(found) = look().await {
                 return found;
             }
             tokio::time::sleep(POLL_INTERVAL).await;

@@ -121,7 +121,7 @@ impl Node {
     /// Waits until the present process has logged `text`.
     pub(crate) async fn wait_for_log(&self, text: &str) {
         let what = format!("{} logs {text:?}", self.program);
-        found(&what, || self.log().contains(text).then_some(())).await;
+        found(&what, async || self.log().contains(text).then_some(())).await;
     }
 
     /// What the present (or last) process has written so far.
@@ -160,7 +160,10 @@ impl Node {
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         let what = format!("{} exits", self.program);
         let process = self.process.as_mut().expect("the process was started");
-        let status = found(&what, || process.try_wait().expect("a child can be asked")).await;
+        let status = found(&what, async || {
+            process.try_wait().expect("a child can be asked")
+        })
+        .await;
         self.process = None;
         status
     }

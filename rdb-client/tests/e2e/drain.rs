@@ -1,0 +1,317 @@
+//! Asked to stop: what is in flight is answered, streams are ended, nothing acknowledged is lost, and the exit code is 0.
+
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use rdb_client::{Client, Error};
+use rdb_proto::pdpb::GetTsoRequest;
+use rdb_proto::pdpb::pd_client::PdClient;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+
+use crate::harness::{Cluster, Node, binary, connect, guarded};
+
+/// What the design promises for a drain.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+const WRITERS: u64 = 8;
+
+/// Puts keys of its own one after the other until told to stop, and returns how many were acknowledged.
+async fn write(
+    client: Client,
+    writer: u64,
+    acknowledged: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) -> u64 {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        match client
+            .raw_put(format!("{writer}/{count}"), count.to_string())
+            .await
+        {
+            Ok(()) => count += 1,
+            Err(
+                Error::Unavailable { .. }
+                | Error::DeadlineExceeded { .. }
+                | Error::Undetermined { .. },
+            ) => break,
+            Err(error) => panic!("{error:?}"),
+        }
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+    count
+}
+
+/// Everything a client can hold open against a process.
+async fn hold_open(address: &str) -> JoinSet<ServingStatus> {
+    let mut held = JoinSet::new();
+    let channel = connect(address).await.expect("the process listens");
+    let watch = HealthClient::new(channel.clone())
+        .watch(HealthCheckRequest::default())
+        .await;
+    let mut statuses = watch.expect("served").into_inner();
+    held.spawn(async move {
+        let mut last = ServingStatus::Unknown;
+        while let Ok(Some(status)) = statuses.message().await {
+            last = status.status();
+        }
+        last
+    });
+    let never = futures::stream::pending();
+    let mut reflection = ServerReflectionClient::new(channel);
+    let reflection = reflection
+        .server_reflection_info(never)
+        .await
+        .expect("served");
+    let silent = TcpStream::connect(address)
+        .await
+        .expect("the process listens");
+    let idle = connect(address).await.expect("the process listens");
+    held.spawn(async move {
+        let _held = (silent, idle, reflection);
+        futures::future::pending().await
+    });
+    held
+}
+
+async fn assert_drains(node: &mut Node) {
+    let asked = Instant::now();
+    node.terminate();
+    node.terminate();
+    let status = node.exited().await;
+    let took = asked.elapsed();
+    println!("drained in {took:?}");
+    assert!(status.success(), "{status}");
+    assert!(took < DRAIN_MAX, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_under_load_ends_in_time_and_loses_nothing_acknowledged() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await.with_timeout(Duration::from_secs(5));
+    let (acknowledged, stop) = (
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let write = write(
+            client.clone(),
+            writer,
+            Arc::clone(&acknowledged),
+            Arc::clone(&stop),
+        );
+        writers.spawn(async move { (writer, write.await) });
+    }
+    let mut held = hold_open(&cluster.store.address()).await;
+    guarded("writes are under way", async {
+        while acknowledged.load(Ordering::Relaxed) < 50 * WRITERS {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    assert_drains(&mut cluster.store).await;
+    stop.store(true, Ordering::Relaxed);
+    let last_status = guarded("the watch ends", held.join_next()).await;
+    assert_eq!(
+        last_status.expect("two tasks").expect("no panic"),
+        ServingStatus::NotServing
+    );
+    let counts = guarded("writers end", writers.join_all()).await;
+
+    cluster.store.start_serving().await;
+    let client = cluster.client().await;
+    for (writer, count) in counts {
+        for number in 0..count {
+            let value = client.raw_get(format!("{writer}/{number}")).await;
+            assert_eq!(
+                value,
+                Ok(Some(number.to_string().into())),
+                "{writer}/{number}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_streams_of_timestamps_do_not_hold_up_the_placement_driver() {
+    let mut cluster = Cluster::start().await;
+    let address = cluster.pd.address();
+    let mut held = hold_open(&address).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let channel = connect(&address).await.expect("the process listens");
+        let one_then_silence = futures::stream::iter([GetTsoRequest { count: Some(7) }])
+            .chain(futures::stream::pending());
+        let mut answers = PdClient::new(channel)
+            .tso(one_then_silence)
+            .await
+            .expect("served")
+            .into_inner();
+        assert!(answers.message().await.expect("an answer").is_some());
+        streams.push(answers);
+    }
+    assert_drains(&mut cluster.pd).await;
+    for mut answers in streams {
+        let ended = guarded("the stream ends", answers.message()).await;
+        assert!(matches!(ended, Ok(None)), "ended in good order: {ended:?}");
+    }
+    let last_status = guarded("the watch ends", held.join_next()).await;
+    assert_eq!(
+        last_status.expect("two tasks").expect("no panic"),
+        ServingStatus::NotServing
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_still_waits_for_its_registration_stops_at_once() {
+    let mut cluster = Cluster::prepare();
+    cluster.store.start();
+    cluster
+        .store
+        .wait_for_log("waiting for the placement driver")
+        .await;
+    assert_drains(&mut cluster.store).await;
+}
+
+/// Runs a server program that is expected to end by itself.
+fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(binary(program))
+        .args(arguments)
+        .output()
+        .expect("the binary can be started")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_start_says_why_and_exits_with_1() {
+    let cluster = Cluster::start().await;
+    let empty = tempfile::tempdir().expect("the temporary directory can be written");
+    let other = empty.path().join("other").display().to_string();
+    let taken = cluster.store.data_dir().display().to_string();
+    let pd_directory = cluster.pd.data_dir().display().to_string();
+    let address = cluster.store.address();
+    let stranger = empty.path().join("stranger");
+    std::fs::create_dir(&stranger).expect("a directory");
+    std::fs::write(stranger.join("letter"), "dear diary").expect("a file");
+    let stranger = stranger.display().to_string();
+    for (program, arguments, says) in [
+        (
+            "rdb-server",
+            &["--addr", &address, "--data-dir", &other][..],
+            &address[..],
+        ),
+        (
+            "rdb-server",
+            &["--addr", "127.0.0.1:0", "--data-dir", &taken],
+            "in use by another process",
+        ),
+        (
+            "rdb-pd",
+            &["--addr", "127.0.0.1:0", "--data-dir", &pd_directory],
+            "in use by another process",
+        ),
+        (
+            "rdb-server",
+            &["--addr", "127.0.0.1:0", "--data-dir", &stranger],
+            "not a FlareDB data directory",
+        ),
+        (
+            "rdb-server",
+            &["--addr", "0.0.0.0:0", "--data-dir", &other],
+            "--advertise-addr",
+        ),
+        (
+            "rdb-server",
+            &["--pd", "nowhere", "--data-dir", &other],
+            "--pd",
+        ),
+        (
+            "rdb-server",
+            &["--log-level", "a=b=c", "--data-dir", &other],
+            "--log-level",
+        ),
+        (
+            "rdb-pd",
+            &["--clock-jump-max-s", "0", "--data-dir", &other],
+            "--clock-jump-max-s",
+        ),
+    ] {
+        let output = run(program, arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(says),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_server_does_not_take_a_placement_drivers_directory() {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    std::fs::write(
+        directory.path().join("flaredb.identity"),
+        "role = pd\nformat = 1\ninitialized = no\n",
+    )
+    .expect("a file");
+    let data_dir = directory.path().display().to_string();
+    let output = run(
+        "rdb-server",
+        &["--addr", "127.0.0.1:0", "--data-dir", &data_dir],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("belongs to a pd"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_help_names_every_setting() {
+    for (program, settings) in [
+        (
+            "rdb-server",
+            &[
+                "--addr",
+                "RDB_SERVER_DURABILITY",
+                "--repair-wal",
+                "[default: 127.0.0.1:20160]",
+            ][..],
+        ),
+        (
+            "rdb-pd",
+            &[
+                "--addr",
+                "RDB_PD_DATA_DIR",
+                "--tso-advance-ms",
+                "[default: 127.0.0.1:2379]",
+            ],
+        ),
+    ] {
+        assert_eq!(run(program, &["--no-such-flag"]).status.code(), Some(2));
+        let help = run(program, &["--help"]);
+        assert!(help.status.success());
+        let text = String::from_utf8_lossy(&help.stdout);
+        for setting in settings {
+            assert!(text.contains(setting), "{setting} is missing in {text}");
+        }
+    }
+}
