@@ -1,0 +1,384 @@
+//! Processes that come late, go away and come back, and what their clients notice of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use rdb_client::{Client, Error, StoreState};
+use rdb_proto::errorpb::region_error::Kind;
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest, RawPutResponse};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use crate::harness::{Cluster, HANG_GUARD, Node, connect, found, guarded};
+
+#[tokio::test]
+async fn a_new_store_waits_for_the_placement_driver_and_serves_once_it_appears() {
+    let mut cluster = Cluster::prepare();
+    cluster.store.start();
+    cluster
+        .store
+        .wait_for_health(ServingStatus::NotServing)
+        .await;
+    cluster
+        .store
+        .wait_for_log("waiting for the placement driver")
+        .await;
+    let answer = put_directly(&cluster.store, "k", "v").await;
+    assert!(
+        matches!(routing_answer(&answer), Some(Kind::NotReady(_))),
+        "{answer:?}"
+    );
+
+    cluster.pd.start_serving().await;
+    cluster.store.wait_for_health(ServingStatus::Serving).await;
+    let client = cluster.client().await;
+    client.raw_put("k", "v").await.expect("put");
+    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
+}
+
+#[tokio::test]
+async fn a_registered_store_restarts_and_serves_without_the_placement_driver() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    client.raw_put("k", "v").await.expect("put");
+    let version = client.cas_put("k", 0, "v").await.expect("created");
+    cluster.pd.kill();
+    cluster.store.kill();
+
+    cluster.store.start_serving().await;
+    let answer = get_directly(&cluster.store, "k").await;
+    assert_eq!(answer, Some(Bytes::from("v")), "without any client library");
+    assert_eq!(
+        client.raw_get("k").await,
+        Ok(Some("v".into())),
+        "with a client from before"
+    );
+    assert_eq!(client.cas_put("k", version, "w").await, Ok(version + 1));
+}
+
+#[tokio::test]
+async fn clients_go_on_when_the_placement_driver_is_away_and_when_it_is_back() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    client.raw_put("k", "before").await.expect("put");
+    let before = client.tso().await.expect("timestamp");
+    cluster.pd.kill();
+
+    client
+        .raw_put("k", "meanwhile")
+        .await
+        .expect("a known region needs no placement driver");
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.tso().await }
+    });
+    cluster.pd.start_serving().await;
+    let after = guarded("a call from before the restart", waiting).await;
+    assert!(after.expect("no panic").expect("timestamp") > before);
+    assert_eq!(client.raw_get("k").await, Ok(Some("meanwhile".into())));
+    assert_eq!(client.stores().await.expect("stores").len(), 1);
+    // The store's heartbeats find the way back, too.
+    let newcomer = cluster.client().await;
+    found("the store is up again", async || {
+        let stores = newcomer.stores().await.expect("stores");
+        (stores[0].state == StoreState::Up).then_some(())
+    })
+    .await;
+}
+
+/// Kills of a server under load. Each is followed by a restart on the same port.
+const SERVER_KILLS: u64 = 4;
+
+/// Writes that must be acknowledged before a server is killed, and after the last kill.
+const WRITES_BETWEEN_KILLS: u64 = 150;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_keeps_what_it_acknowledged_and_its_clients_go_on() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    let load = Arc::new(Load::default());
+    let counters: Vec<_> = (0..4)
+        .map(|number| tokio::spawn(count_up(client.clone(), Arc::clone(&load), number)))
+        .collect();
+    let writers: Vec<_> = (0..4)
+        .map(|number| tokio::spawn(write_keys(client.clone(), Arc::clone(&load), number)))
+        .collect();
+    let reader = tokio::spawn(read_on(client.clone(), Arc::clone(&load)));
+
+    for kill in 1..=SERVER_KILLS + 1 {
+        let enough = kill * WRITES_BETWEEN_KILLS;
+        let acknowledged = || load.acknowledged.load(Ordering::Relaxed);
+        found("writes go on", async || {
+            (acknowledged() >= enough).then_some(())
+        })
+        .await;
+        if kill <= SERVER_KILLS {
+            cluster.store.kill();
+            cluster.store.start_serving().await;
+        }
+    }
+    load.stop.store(true, Ordering::Relaxed);
+
+    let reads = guarded("the reader ends", reader)
+        .await
+        .expect("reads succeed in the end");
+    for tally in guarded("the counters end", join_all(counters)).await {
+        let Tally {
+            key,
+            acknowledged,
+            undetermined,
+        } = tally.expect("a counter ends well");
+        let version = client
+            .get(&key)
+            .await
+            .expect("get")
+            .map_or(0, |entry| entry.version);
+        println!(
+            "{key}: version {version}, {acknowledged} acknowledged, {undetermined} undetermined"
+        );
+        assert!(
+            (acknowledged..=acknowledged + undetermined).contains(&version),
+            "{key}"
+        );
+    }
+    let mut acknowledged = 0;
+    for written in guarded("the writers end", join_all(writers)).await {
+        let written = written.expect("a writer ends well");
+        acknowledged += written.len();
+        for (key, value) in written {
+            assert_eq!(
+                client.raw_get(&key).await,
+                Ok(Some(value)),
+                "{key} was acknowledged"
+            );
+        }
+    }
+    println!("{acknowledged} acknowledged keys are there; {reads} reads succeeded meanwhile");
+}
+
+/// What the tasks of a load share.
+#[derive(Debug, Default)]
+struct Load {
+    acknowledged: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Load {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    fn acknowledge(&self) {
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What a counter's only writer knows of it.
+struct Tally {
+    key: String,
+    acknowledged: u64,
+    undetermined: u64,
+}
+
+/// Counts a key up with compare-and-swaps; whoever does not know the version reads it.
+async fn count_up(client: Client, load: Arc<Load>, number: u32) -> Tally {
+    let mut tally = Tally {
+        key: format!("counter/{number}"),
+        acknowledged: 0,
+        undetermined: 0,
+    };
+    let mut version = 0;
+    while load.goes_on() {
+        match client.cas_put(&tally.key, version, "v").await {
+            Ok(new_version) => {
+                version = new_version;
+                tally.acknowledged += 1;
+                load.acknowledge();
+            }
+            Err(Error::Undetermined { .. }) => {
+                tally.undetermined += 1;
+                let entry = client
+                    .get(&tally.key)
+                    .await
+                    .expect("a read succeeds in the end");
+                version = entry.map_or(0, |entry| entry.version);
+            }
+            Err(error) => panic!("{}: {error}", tally.key),
+        }
+    }
+    tally
+}
+
+/// Writes one key after the other and returns those that were acknowledged.
+async fn write_keys(client: Client, load: Arc<Load>, number: u32) -> BTreeMap<String, Bytes> {
+    let mut acknowledged = BTreeMap::new();
+    for count in 0_u64.. {
+        if !load.goes_on() {
+            break;
+        }
+        let (key, value) = (
+            format!("writer/{number}/{count}"),
+            Bytes::from(count.to_string()),
+        );
+        match client.raw_put(&key, value.clone()).await {
+            Ok(()) => {
+                acknowledged.insert(key, value);
+                load.acknowledge();
+            }
+            Err(Error::Undetermined { .. }) => {}
+            Err(error) => panic!("{key}: {error}"),
+        }
+    }
+    acknowledged
+}
+
+/// Reads all the time and returns how often it did.
+async fn read_on(client: Client, load: Arc<Load>) -> u64 {
+    let mut reads = 0;
+    while load.goes_on() {
+        client
+            .get("counter/0")
+            .await
+            .expect("a read succeeds in the end");
+        reads += 1;
+    }
+    reads
+}
+
+#[tokio::test]
+async fn a_second_store_registers_and_serves_nothing() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let mut second = Node::store(
+        cluster.directory.path().join("second"),
+        &cluster.pd.address(),
+    );
+    second.start_serving().await;
+
+    let stores = client.stores().await.expect("stores");
+    let addresses: Vec<_> = stores.iter().map(|store| store.address.clone()).collect();
+    assert_eq!(addresses, [cluster.store.address(), second.address()]);
+    assert_ne!(stores[0].id, stores[1].id);
+    let regions = client.regions().await.expect("regions");
+    let leaders: Vec<_> = regions
+        .iter()
+        .map(|route| route.leader.as_ref().map(|leader| leader.id))
+        .collect();
+    assert_eq!(leaders, [Some(stores[0].id)]);
+    let answer = put_directly(&second, "k", "v").await;
+    assert!(
+        matches!(routing_answer(&answer), Some(Kind::RegionNotFound(_))),
+        "{answer:?}"
+    );
+
+    let newcomer = cluster.client().await;
+    newcomer.raw_put("k", "v").await.expect("put");
+    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
+}
+
+#[tokio::test]
+async fn a_copied_data_directory_is_refused_while_the_original_lives() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    client.raw_put("k", "original").await.expect("put");
+    cluster.store.terminate();
+    assert!(cluster.store.exited().await.success());
+    let copied = cluster.directory.path().join("copy");
+    copy_directory(cluster.store.data_dir(), &copied);
+    cluster.store.start_serving().await;
+    guarded(
+        "the original is registered again",
+        registered(&client, &cluster.store),
+    )
+    .await;
+
+    let mut copy = Node::store(&copied, &cluster.pd.address());
+    copy.start();
+    let status = copy.exited().await;
+    assert_eq!(status.code(), Some(1), "{}", copy.log());
+    for part in [
+        "the placement driver refuses this store",
+        &cluster.store.address(),
+    ] {
+        assert!(
+            copy.log().contains(part),
+            "{part:?} is missing in: {}",
+            copy.log()
+        );
+    }
+    assert_eq!(client.raw_get("k").await, Ok(Some("original".into())));
+    assert_eq!(client.stores().await.expect("stores").len(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_moved_is_found_at_its_new_address() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    client.raw_put("k", "v").await.expect("put");
+    cluster.store.kill();
+    // The placement driver would believe in the old address until the store had been silent for 20 seconds. A restarted
+    // one has heard of nobody yet.
+    cluster.pd.kill();
+    cluster.pd.start_serving().await;
+
+    let mut moved = Node::store(cluster.store.data_dir(), &cluster.pd.address());
+    moved.start_serving().await;
+    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
+    client.raw_put("k", "w").await.expect("put");
+    let stores = client.stores().await.expect("stores");
+    let addresses: Vec<_> = stores.iter().map(|store| store.address.clone()).collect();
+    assert_eq!(addresses, [moved.address()]);
+}
+
+/// Returns once the placement driver has heard a store since the store's present process started.
+async fn registered(client: &Client, node: &Node) {
+    node.wait_for_log("registered with the placement driver")
+        .await;
+    let stores = client.stores().await.expect("stores");
+    assert_eq!(stores[0].address, node.address());
+    assert_eq!(stores[0].state, StoreState::Up);
+}
+
+/// A put past the client library, to whatever region the store has.
+async fn put_directly(node: &Node, key: &'static str, value: &'static str) -> RawPutResponse {
+    let channel = connect(&node.address()).await.expect("the store listens");
+    let request = RawPutRequest {
+        context: None,
+        key: key.into(),
+        value: value.into(),
+    };
+    let answer = KvRawClient::new(channel).raw_put(request).await;
+    answer.expect("an answer").into_inner()
+}
+
+async fn get_directly(node: &Node, key: &'static str) -> Option<Bytes> {
+    let channel = connect(&node.address()).await.expect("the store listens");
+    let request = RawGetRequest {
+        context: None,
+        key: key.into(),
+    };
+    let answer = KvRawClient::new(channel).raw_get(request).await;
+    answer.expect("an answer").into_inner().value
+}
+
+fn routing_answer(answer: &RawPutResponse) -> Option<&Kind> {
+    answer.region_error.as_ref()?.kind.as_ref()
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("the copy does not exist yet");
+    for entry in fs::read_dir(from).expect("the directory can be read") {
+        let entry = entry.expect("the directory can be read");
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_directory(&source, &target);
+        } else {
+            fs::copy(source, target).expect("a file can be copied");
+        }
+    }
+}
