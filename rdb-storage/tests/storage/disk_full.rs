@@ -6,7 +6,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_storage::{Error, Fate, OpenError, ScanRange, Storage, StorageOptions, WriteHealth};
@@ -240,56 +239,4 @@ fn without_its_reserve_a_full_disk_cannot_be_opened_and_says_so() {
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
     disk.give_space_back();
     assert_all_there(&open(&disk.data(), &with_reserve()), acknowledged);
-}
-
-/// Most of a memtable is written while there is space; then there is room for the log, but not for the table file.
-#[test]
-fn an_error_of_a_background_flush_stops_writing_though_no_write_met_it() {
-    const MEMTABLE_BYTES: usize = 4 << 20;
-    let Some(disk) = SmallDisk::mount() else {
-        return;
-    };
-    let options = StorageOptions {
-        write_buffer_bytes: MEMTABLE_BYTES,
-        ..synced()
-    };
-    let storage = open(&disk.data(), &options);
-    let mut written = 0;
-    for _ in 0..MEMTABLE_BYTES * 3 / 4 / VALUE_BYTES {
-        storage
-            .put_raw(key(written), noise(written, VALUE_BYTES))
-            .unwrap();
-        written += 1;
-    }
-    disk.fill_up_to(MEMTABLE_BYTES as u64 / 2);
-    // A second log says that the memtable is full and being flushed.
-    while database_files(&disk.data(), ".log").len() < 2 {
-        storage.put_raw(key(written), noise(written, 1000)).unwrap();
-        written += 1;
-    }
-    let mut health = storage.write_health();
-    one_worker(1).block_on(async {
-        let stopped = health.wait_for(|health| *health != WriteHealth::Healthy);
-        let hang_guard = tokio::time::timeout(Duration::from_secs(60), stopped);
-        hang_guard.await.unwrap().unwrap();
-    });
-    let later = storage.put_raw("later", "v").unwrap_err();
-    assert!(matches!(later, Error::WritesStopped { .. }), "{later:?}");
-    assert_eq!(
-        storage.get_raw(&key(0)).unwrap(),
-        Some(noise(0, VALUE_BYTES))
-    );
-    drop(storage);
-
-    disk.give_space_back();
-    let storage = open(&disk.data(), &options);
-    assert_eq!(
-        storage.get_raw(&key(0)).unwrap(),
-        Some(noise(0, VALUE_BYTES))
-    );
-    assert_eq!(
-        storage.get_raw(&key(written - 1)).unwrap(),
-        Some(noise(written - 1, 1000))
-    );
-    assert_eq!(storage.get_raw(b"later"), Ok(None));
 }

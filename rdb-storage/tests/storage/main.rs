@@ -10,6 +10,7 @@
 
 mod fixture;
 
+mod background_errors;
 mod backpressure;
 mod child;
 mod cold_reads;
