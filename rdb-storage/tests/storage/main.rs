@@ -26,4 +26,5 @@ mod ranges;
 mod regions;
 mod scan_pages;
 mod snapshots;
+mod stats;
 mod versions;
