@@ -12,3 +12,4 @@ mod disk_full;
 mod drain;
 mod harness;
 mod restarts;
+mod wire_cut;

@@ -24,9 +24,18 @@ impl Cluster {
 
     /// A cluster of which nothing runs yet.
     pub(crate) fn prepare() -> Self {
+        Self::prepare_with(|node| node)
+    }
+
+    /// The same, on `host` in a network namespace.
+    pub(crate) fn prepare_in(namespace: &str, host: &str) -> Self {
+        Self::prepare_with(|node| node.in_namespace(namespace, host))
+    }
+
+    fn prepare_with(place: impl Fn(Node) -> Node) -> Self {
         let directory = TempDir::new().expect("the temporary directory can be written");
-        let pd = Node::placement_driver(directory.path().join("pd"));
-        let store = Node::store(directory.path().join("store"), &pd.address());
+        let pd = place(Node::placement_driver(directory.path().join("pd")));
+        let store = place(Node::store(directory.path().join("store"), &pd.address()));
         Self {
             pd,
             store,

@@ -23,7 +23,10 @@ use super::{POLL_INTERVAL, found, guarded};
 #[derive(Debug)]
 pub(crate) struct Node {
     program: &'static str,
+    host: String,
     port: Port,
+    /// The network namespace it runs in, instead of this process's.
+    namespace: Option<String>,
     data_dir: PathBuf,
     /// Flags and their values.
     flags: Vec<(String, String)>,
@@ -48,7 +51,9 @@ impl Node {
     fn new(program: &'static str, data_dir: PathBuf) -> Self {
         Self {
             program,
+            host: "127.0.0.1".to_owned(),
             port: Port::reserve(),
+            namespace: None,
             data_dir,
             flags: Vec::new(),
             process: None,
@@ -63,9 +68,16 @@ impl Node {
         self
     }
 
+    /// The same node, listening on `host` in a network namespace, from its next start on.
+    pub(crate) fn in_namespace(mut self, name: &str, host: &str) -> Self {
+        self.namespace = Some(name.to_owned());
+        self.host = host.to_owned();
+        self
+    }
+
     /// `host:port`, the same after every restart.
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port.number())
+        format!("{}:{}", self.host, self.port.number())
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -80,7 +92,7 @@ impl Node {
             .open(self.log.path())
             .expect("the log can be opened again");
         self.log_start = log.metadata().expect("the log has a length").len();
-        let mut command = Command::new(binary(self.program));
+        let mut command = self.command();
         command
             .args(["--addr", &self.address(), "--data-dir"])
             .arg(&self.data_dir)
@@ -166,6 +178,17 @@ impl Node {
         .await;
         self.process = None;
         status
+    }
+
+    /// The program; `ip netns exec` replaces itself by it, so that signals reach it.
+    fn command(&self) -> Command {
+        let program = binary(self.program);
+        let Some(namespace) = &self.namespace else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(program);
+        command
     }
 
     fn signal(&self, signal: Signal) {

@@ -1,0 +1,119 @@
+//! The wire is cut: a store in a network namespace of its own, whose link goes down and comes back. Skipped with a message
+//! where this process may not make namespaces.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rdb_client::Error;
+
+use crate::harness::{Cluster, guarded};
+
+/// What a call may take while the wire is cut. Connections are given up after 15 s of silence.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn ip(arguments: &[&str]) -> bool {
+    let output = Command::new("ip").args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// A namespace that is reached over one link. Both go when this is dropped.
+struct Namespace {
+    name: String,
+    link: String,
+    /// The address inside.
+    address: String,
+}
+
+impl Namespace {
+    fn make() -> Option<Self> {
+        let id = std::process::id();
+        let (name, link, inner) = (
+            format!("flaredb-{id}"),
+            format!("fdb{id}"),
+            format!("fdbi{id}"),
+        );
+        // Of the block for benchmarks between networks (RFC 2544), which nothing routes.
+        let (outside, address) = ("198.18.77.1/30", "198.18.77.2");
+        if !ip(&["netns", "add", &name]) {
+            return None;
+        }
+        let namespace = Self {
+            name: name.clone(),
+            link: link.clone(),
+            address: address.to_owned(),
+        };
+        let inside = |arguments: &[&str]| ip(&[&["-n", &name], arguments].concat());
+        let made = ip(&[
+            "link", "add", &link, "type", "veth", "peer", "name", &inner, "netns", &name,
+        ]) && ip(&["address", "add", outside, "dev", &link])
+            && ip(&["link", "set", &link, "up"])
+            && inside(&["address", "add", &format!("{address}/30"), "dev", &inner])
+            && inside(&["link", "set", &inner, "up"])
+            && inside(&["link", "set", "lo", "up"]);
+        made.then_some(namespace)
+    }
+
+    fn cut(&self) {
+        assert!(ip(&["link", "set", &self.link, "down"]));
+    }
+
+    fn mend(&self) {
+        assert!(ip(&["link", "set", &self.link, "up"]));
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        ip(&["link", "delete", &self.link]);
+        ip(&["netns", "delete", &self.name]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_over_a_cut_wire_end_in_time_with_the_right_fate_and_go_on_when_it_is_mended() {
+    let Some(namespace) = Namespace::make() else {
+        eprintln!("SKIPPED: this process may not make network namespaces");
+        return;
+    };
+    let mut cluster = Cluster::prepare_in(&namespace.name, &namespace.address);
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let client = cluster.client().await;
+    assert_eq!(client.cas_put("counter", 0, "0").await, Ok(1));
+
+    namespace.cut();
+    let impatient = client.with_timeout(PATIENCE);
+    let began = Instant::now();
+    let written = impatient.cas_put("counter", 1, "1").await;
+    assert!(
+        matches!(written, Err(Error::Undetermined { .. })),
+        "it was sent: {written:?}"
+    );
+    let read = impatient.get("counter").await;
+    let unanswered = matches!(
+        read,
+        Err(Error::DeadlineExceeded { .. } | Error::Unavailable { .. })
+    );
+    assert!(unanswered, "{read:?}");
+    let timestamp = impatient.tso().await;
+    assert!(matches!(
+        timestamp,
+        Err(Error::DeadlineExceeded { .. } | Error::Unavailable { .. })
+    ));
+    assert!(began.elapsed() < 10 * PATIENCE, "{:?}", began.elapsed());
+
+    namespace.mend();
+    let entry = guarded("reads go on", async {
+        loop {
+            if let Ok(entry) = client.get("counter").await {
+                return entry.expect("it was created");
+            }
+        }
+    })
+    .await;
+    // The packets may have got through after all; then the write was applied, once.
+    assert!([1, 2].contains(&entry.version), "{entry:?}");
+    let version = client.cas_put("counter", entry.version, "2").await;
+    assert_eq!(version, Ok(entry.version + 1));
+    client.tso().await.expect("timestamps go on");
+}
