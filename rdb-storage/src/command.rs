@@ -102,13 +102,60 @@ impl Command {
                     _ => Ok(()),
                 }
             }
-            Self::PutRegion(region) => {
-                if !region.end_key.is_empty() && region.start_key >= region.end_key {
-                    let cause = "a region's start_key must be below its end_key".to_owned();
-                    return Err(invalid("region", None, cause));
+            Self::PutRegion(region) => validate_region(region),
+        }
+    }
+
+    /// A copy that shares no buffer with whatever it was decoded from.
+    pub fn detached(self) -> Self {
+        let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+        match self {
+            Self::PutRaw { key, value } => Self::PutRaw {
+                key: copy(key),
+                value: copy(value),
+            },
+            Self::DeleteRaw { key } => Self::DeleteRaw { key: copy(key) },
+            Self::PutBatchRaw { entries } => {
+                let entries = entries.into_iter();
+                Self::PutBatchRaw {
+                    entries: entries
+                        .map(|(key, value)| (copy(key), copy(value)))
+                        .collect(),
                 }
-                Ok(())
             }
+            Self::DeleteRangeRaw { start_key, end_key } => Self::DeleteRangeRaw {
+                start_key: copy(start_key),
+                end_key: copy(end_key),
+            },
+            Self::CompareAndSwap {
+                key,
+                expected_version,
+                value,
+            } => Self::CompareAndSwap {
+                key: copy(key),
+                expected_version,
+                value: copy(value),
+            },
+            Self::CompareAndDelete {
+                key,
+                expected_version,
+            } => Self::CompareAndDelete {
+                key: copy(key),
+                expected_version,
+            },
+            Self::PutRegion(region) => Self::PutRegion(RegionDescriptor {
+                start_key: copy(region.start_key),
+                end_key: copy(region.end_key),
+                ..region
+            }),
+        }
+    }
+
+    /// How many keys it writes, as far as memory is concerned.
+    pub(crate) fn entry_count(&self) -> usize {
+        match self {
+            Self::PutBatchRaw { entries } => entries.len(),
+            _ => 1,
         }
     }
 
@@ -225,6 +272,20 @@ fn validate_delete_range(start_key: &[u8], end_key: &[u8]) -> Result<(), Error> 
     if start_key >= ABOVE_EVERY_KEY.as_slice() {
         let cause = "start_key is above every key that there can be, so the range is empty";
         return Err(invalid("start_key", None, cause.to_owned()));
+    }
+    Ok(())
+}
+
+fn validate_region(region: &RegionDescriptor) -> Result<(), Error> {
+    let refuse = |cause: &str| Err(invalid("region", None, cause.to_owned()));
+    if region.id == 0 {
+        return refuse("a region's id is never 0");
+    }
+    if region.start_key.len().max(region.end_key.len()) > KEY_BYTES_MAX {
+        return refuse("a region's bound is a key, and longer than a key may be");
+    }
+    if !region.end_key.is_empty() && region.start_key >= region.end_key {
+        return refuse("a region's start_key must be below its end_key");
     }
     Ok(())
 }

@@ -166,14 +166,17 @@ fn database_options(
     create: bool,
     replay: Replay,
 ) -> Result<Options, rocksdb::Error> {
-    // This setting has no function of its own in the binding.
+    // These settings have no functions of their own in the binding. Preallocating a log would take what is left of a full
+    // disk.
     let mut options = Options::default().get_options_from_string(match replay {
         Replay::Flush => "avoid_flush_during_recovery=false",
-        Replay::Keep { .. } => "avoid_flush_during_recovery=true",
+        Replay::Keep { .. } => "avoid_flush_during_recovery=true;allow_fallocate=false",
     })?;
     options.create_if_missing(create);
     options.create_missing_column_families(create);
     options.set_paranoid_checks(true);
+    // One family flushed far beyond another could not be opened again at a point in time that lies between.
+    options.set_atomic_flush(true);
     options.set_wal_recovery_mode(match settings.wal_recovery {
         WalRecovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
         WalRecovery::PointInTime => DBRecoveryMode::PointInTime,
@@ -226,7 +229,7 @@ fn open_error(directory: &Path, info_log: &InfoLog, error: &rocksdb::Error) -> O
     let cause = error.to_string();
     let missing_file = error.kind() == ErrorKind::IOError && cause.contains("No such file");
     match error.kind() {
-        ErrorKind::Corruption | ErrorKind::InvalidArgument => OpenError::Damaged {
+        ErrorKind::Corruption => OpenError::Damaged {
             directory,
             cause,
             log: info_log.warnings(),

@@ -117,7 +117,7 @@ impl Error {
     }
 }
 
-/// A data directory could not be opened. Nothing in it was changed.
+/// A data directory could not be opened. No data in it was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// A setting has a value that cannot work.

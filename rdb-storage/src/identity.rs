@@ -85,7 +85,7 @@ pub(crate) struct DataDirectory {
 impl DataDirectory {
     /// Creates the directory where it is missing, locks it, and reads or writes its identity.
     pub(crate) fn open(path: &Path, role: Role) -> Result<(Self, Identity), OpenError> {
-        fs::create_dir_all(path).map_err(|error| io_error(path, "creating it", &error))?;
+        create_durably(path).map_err(|error| io_error(path, "creating it", &error))?;
         let path =
             &fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;
         let identity_file = path.join(IDENTITY_FILE);
@@ -167,6 +167,20 @@ fn io_error(directory: &Path, doing: &str, error: &io::Error) -> OpenError {
         directory: directory.to_owned(),
         cause: format!("{doing}: {error}"),
     }
+}
+
+/// Creates the directory and what is missing above it, so that a power cut does not take them away again.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|part| !part.exists()).collect();
+    fs::create_dir_all(path)?;
+    for created in missing {
+        let parent = match created.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// A directory without an identity may only hold what an open that crashed early leaves.

@@ -46,9 +46,10 @@
 //! A torn tail of the write-ahead log is what a crash leaves; it was never acknowledged and is dropped in silence. Damage
 //! before the tail is refused at open ([`OpenError::Damaged`]), as is a missing or shortened log that newer ones build on.
 //! Some damage to the newest log cannot be told from a torn tail: that it was cut off, that a length in its last 32 KiB
-//! block was flipped, or that it is gone while an older one is still there. What is served then is a shorter history, but
-//! never one with a hole. A truncated table file is refused at open; a damaged one is found when one of its blocks is
-//! read: [`Error::DataLoss`], never wrong data.
+//! block was flipped, or that it is gone while an older one is still there. What is served then is a shorter history. It
+//! has no hole, with two exceptions: damage between two opens on a disk too full to flush what was replayed, and a power
+//! cut under [`Durability::Os`]. A truncated table file is refused at open; a damaged one is found when one of its blocks
+//! is read: [`Error::DataLoss`], never wrong data. A write (or a compaction) that has to read such a block stops writes.
 
 #![forbid(unsafe_code)]
 

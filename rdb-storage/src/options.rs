@@ -13,8 +13,8 @@ pub enum Durability {
     /// After its bytes are synced to the disk.
     #[default]
     Sync,
-    /// After its bytes reached the operating system: a crash of the process loses nothing, a power cut loses the last
-    /// writes, acknowledged ones among them.
+    /// After its bytes reached the operating system: a crash of the process loses nothing. A power cut loses the last
+    /// writes, acknowledged ones among them, and can lose an earlier one of two that it kept the later of.
     Os,
 }
 
@@ -83,6 +83,9 @@ pub struct StorageOptions {
     pub disk_reserve_bytes: u64,
 }
 
+/// Far beyond what can be waited for.
+const QUEUED_READS_MAX: usize = 1 << 20;
+
 impl StorageOptions {
     /// The defaults, for a directory of `role`.
     pub fn new(role: Role) -> Self {
@@ -131,6 +134,14 @@ impl StorageOptions {
                 "write_batch_bytes_max",
                 0,
                 "the writer would never take anything",
+            );
+        }
+        if self.disk_reads_queued_max > QUEUED_READS_MAX {
+            let problem = "so many waiting reads would never be served; at most 1048576";
+            return refuse(
+                "disk_reads_queued_max",
+                self.disk_reads_queued_max as u64,
+                problem,
             );
         }
         if self.disk_reads_max == 0 || self.disk_reads_queued_max < self.disk_reads_max {

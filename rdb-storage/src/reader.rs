@@ -16,6 +16,9 @@ use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, Versioned};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 
+/// A read of more keys goes to the blocking threads right away: from memory alone it would hold its async worker up.
+const INLINE_KEYS_MAX: usize = 64;
+
 /// The async face of reading. Cheap to clone; needs a tokio runtime.
 #[derive(Clone)]
 pub struct Reader {
@@ -80,9 +83,11 @@ impl Reader {
     ///
     /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
     pub async fn multi_get_raw(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, Error> {
-        match self.shared.engine.multi_get_raw(&keys, Tier::Memory) {
-            Err(ReadError::NotInMemory) => {}
-            answered => return Ok(answered?),
+        if keys.len() <= INLINE_KEYS_MAX {
+            match self.shared.engine.multi_get_raw(&keys, Tier::Memory) {
+                Err(ReadError::NotInMemory) => {}
+                answered => return Ok(answered?),
+            }
         }
         self.blocking(move |engine| Ok(engine.multi_get_raw(&keys, Tier::Disk)?))
             .await
@@ -97,9 +102,11 @@ impl Reader {
         &self,
         keys: Vec<Bytes>,
     ) -> Result<Vec<Option<Versioned>>, Error> {
-        match self.shared.engine.multi_get_versioned(&keys, Tier::Memory) {
-            Err(ReadError::NotInMemory) => {}
-            answered => return Ok(answered?),
+        if keys.len() <= INLINE_KEYS_MAX {
+            match self.shared.engine.multi_get_versioned(&keys, Tier::Memory) {
+                Err(ReadError::NotInMemory) => {}
+                answered => return Ok(answered?),
+            }
         }
         self.blocking(move |engine| Ok(engine.multi_get_versioned(&keys, Tier::Disk)?))
             .await

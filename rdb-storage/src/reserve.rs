@@ -64,7 +64,8 @@ impl DiskReserve {
 
     /// Makes the reserve where it is missing and there is plenty of space. Failing to is no reason not to run.
     pub(crate) fn make_if_roomy(&self) {
-        if self.bytes == 0 || self.file.exists() {
+        let made = fs::metadata(&self.file).is_ok_and(|metadata| metadata.len() >= self.bytes);
+        if self.bytes == 0 || made {
             return;
         }
         if let Err(error) = self.make() {

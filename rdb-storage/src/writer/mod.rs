@@ -40,14 +40,16 @@ pub struct Submission {
     pub charge_bytes: usize,
 }
 
-/// What one command costs beside its keys and values.
-const COMMAND_OVERHEAD_BYTES: usize = 128;
+/// What an entry, and a submission itself, cost in memory beside keys and values.
+const ENTRY_OVERHEAD_BYTES: usize = 128;
 
 impl Submission {
     /// A submission that is charged the size of its own commands.
     pub fn new(region_id: u64, commands: Vec<Command>) -> Self {
-        let payload = commands.iter().map(Command::payload_bytes).sum::<usize>();
-        let charge_bytes = payload + commands.len() * COMMAND_OVERHEAD_BYTES;
+        let charge = |command: &Command| {
+            command.payload_bytes() + command.entry_count() * ENTRY_OVERHEAD_BYTES
+        };
+        let charge_bytes = ENTRY_OVERHEAD_BYTES + commands.iter().map(charge).sum::<usize>();
         Self {
             region_id,
             commands,
@@ -221,11 +223,9 @@ impl Worker {
         let Applied {
             write_batch,
             outcomes,
-        } = apply(&self.engine, &runs).map_err(|error| {
+        } = apply(&self.engine, &runs).inspect_err(|error| {
+            // Nothing was written. Passing the command over would make this copy of the data differ from others.
             self.shared.stop(error.to_string());
-            Error::WritesStopped {
-                cause: error.to_string(),
-            }
         })?;
         if !write_batch.is_empty() {
             let written = self

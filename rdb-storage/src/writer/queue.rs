@@ -88,6 +88,11 @@ impl Queue {
     /// Refuses a submission that there will never be room for.
     pub(super) fn validate(&self, submission: &Submission) -> Result<(), Error> {
         match submission.charge_bytes {
+            _ if submission.commands.is_empty() => Err(Error::InvalidArgument {
+                field: "submission",
+                limit: None,
+                cause: "the submission has no commands".to_owned(),
+            }),
             bytes if bytes > self.bytes_max => Err(Error::InvalidArgument {
                 field: "submission",
                 limit: Some(self.bytes_max as u64),
