@@ -1,5 +1,7 @@
 //! Addresses as users write them: `host:port`.
 
+use std::net::Ipv6Addr;
+
 /// Longest address in bytes: a host name has at most 253, a port 5.
 const ADDRESS_BYTES_MAX: usize = 255;
 
@@ -11,31 +13,51 @@ pub struct AddressError {
     problem: &'static str,
 }
 
-/// Checks that `address` is a `host:port` that a client can connect to: a host and a port other than 0.
+/// Checks that `address` is a `host:port` that a client can connect to: a name, an IPv4 address or an IPv6 address in
+/// brackets, and a port other than 0.
 ///
 /// # Errors
 ///
 /// [`AddressError`] names what is wrong with it.
 pub fn check_address(address: &str) -> Result<(), AddressError> {
-    let problem = match address.rsplit_once(':') {
-        _ if address.len() > ADDRESS_BYTES_MAX => "it is longer than 255 bytes",
-        None => "the port is missing",
-        Some(("", _)) => "the host is missing",
-        Some((host, _)) if host.contains(|c: char| c.is_whitespace() || "/?#@".contains(c)) => {
-            "the host has a character that no host has"
-        }
-        Some((host, _))
-            if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) =>
-        {
-            "an IPv6 host needs brackets"
-        }
-        Some((_, port)) => match port.parse::<u16>() {
-            Ok(0) => "port 0 cannot be connected to",
-            Ok(_) => return Ok(()),
-            Err(_) => "the port is not a number from 1 to 65535",
-        },
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(AddressError::new(address, "it is longer than 255 bytes"));
+    }
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return Err(AddressError::new(address, "the port is missing"));
     };
-    Err(AddressError::new(address, problem))
+    match host_problem(host).or_else(|| port_problem(port)) {
+        Some(problem) => Err(AddressError::new(address, problem)),
+        None => Ok(()),
+    }
+}
+
+fn host_problem(host: &str) -> Option<&'static str> {
+    if host.is_empty() {
+        return Some("the host is missing");
+    }
+    if let Some(bracketed) = host.strip_prefix('[') {
+        let ipv6 = bracketed.strip_suffix(']').map(str::parse::<Ipv6Addr>);
+        return match ipv6 {
+            Some(Ok(_)) => None,
+            _ => Some("what stands in brackets is not an IPv6 address"),
+        };
+    }
+    if host.contains(':') {
+        return Some("an IPv6 host needs brackets");
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    (!host.chars().all(is_name)).then_some("the host has a character that no host has")
+}
+
+fn port_problem(port: &str) -> Option<&'static str> {
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse::<u16>() {
+        Ok(0) => Some("port 0 cannot be connected to"),
+        // The parser takes a sign, which an address does not have.
+        Ok(_) if is_number => None,
+        _ => Some("the port is not a number from 1 to 65535"),
+    }
 }
 
 impl AddressError {
@@ -63,6 +85,7 @@ mod tests {
             "localhost:1",
             "[::1]:65535",
             "db-1.example:20160",
+            "store_0.stores.:1",
         ] {
             assert_eq!(check_address(good), Ok(()), "{good}");
         }
@@ -76,6 +99,15 @@ mod tests {
             "::1:80",
             "http://h:1",
             "a b:1",
+            "h:+80",
+            "h:-1",
+            "[]:80",
+            "[h]:80",
+            "[::1:80",
+            "h]:80",
+            "h\u{e9}:80",
+            "a\"b:80",
+            "user@h:80",
         ] {
             assert!(check_address(bad).is_err(), "{bad}");
         }
