@@ -12,4 +12,5 @@ mod disk_full;
 mod drain;
 mod harness;
 mod restarts;
+mod tso;
 mod wire_cut;

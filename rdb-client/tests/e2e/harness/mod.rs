@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use binaries::binary;
 pub(crate) use cluster::Cluster;
-pub(crate) use node::{Node, connect};
+pub(crate) use node::{Node, connect, connect_when_listening};
 
 /// How long anything here may take before it counts as hung. Far above what a busy machine needs.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);

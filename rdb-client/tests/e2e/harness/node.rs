@@ -158,6 +158,11 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
+    /// SIGINT, as from a terminal; see [`exited`](Self::exited).
+    pub(crate) fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// SIGSTOP: connections stay open, and nothing is answered.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
@@ -224,6 +229,19 @@ impl Drop for Node {
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
     let endpoint = endpoint(address, Duration::from_secs(3)).expect("a loopback address");
     endpoint.connect().await
+}
+
+/// The same to a process that may not be there yet.
+pub(crate) async fn connect_when_listening(address: &str) -> Channel {
+    guarded("a process listens", async {
+        loop {
+            match connect(address).await {
+                Ok(channel) => return channel,
+                Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+            }
+        }
+    })
+    .await
 }
 
 /// Returns once the process says `wanted`; fails when it is not there or goes away.
