@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use rdb_pd::{Config, Pd};
-use rdb_proto::transport::termination_signal;
+use rdb_proto::transport::limits::{CONNECTIONS_MAX, EXIT_TIMEOUT};
+use rdb_proto::transport::{Termination, raise_open_files_limit};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -20,8 +21,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_level).with_context(|| {
         format!(
             "--log-level {:?} is not understood; e.g. info, debug or warn,rocksdb=debug",
@@ -34,14 +34,33 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 
-    let pd = Pd::start(config).await?;
-    let drain = pd.drain_token();
-    tokio::spawn(async move {
-        match termination_signal().await {
-            Ok(()) => tracing::info!("asked to stop: draining"),
-            Err(error) => tracing::error!(%error, "signals cannot be received: stopping"),
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
+    ended
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    raise_open_files_limit(CONNECTIONS_MAX);
+    let mut termination = Termination::install()?;
+    let pd = tokio::select! {
+        started = Pd::start(config) => started?,
+        () = termination.requested() => {
+            tracing::info!("asked to stop while starting");
+            return Ok(());
         }
+    };
+    let drain = pd.drain_token();
+    let draining = async {
+        termination.requested().await;
+        tracing::info!("asked to stop: draining");
         drain.cancel();
-    });
-    Ok(pd.wait().await?)
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = pd.wait() => Ok(ended?),
+        never = draining => never,
+    }
 }

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rdb_proto::pdpb::pd_server::PdServer;
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
 use rdb_proto::transport::{HealthHandle, ServeOptions, health, serve};
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
@@ -115,9 +116,17 @@ impl Pd {
         let served = self.serving.await;
         let kept = self.keeping.await;
         let storage = self.storage;
-        if let Err(error) = spawn_blocking(move || storage.close()).await? {
-            // The log has what could not be flushed; the next open replays it.
-            tracing::warn!(%error, "the storage was not closed cleanly; nothing is lost");
+        let closing = spawn_blocking(move || storage.close());
+        // The log has what could not be flushed; the next open replays it.
+        match timeout(CLOSE_TIMEOUT, closing).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "not everything was flushed; nothing is lost")
+            }
+            Ok(Err(panic)) => return Err(panic.into()),
+            Err(_) => tracing::warn!(
+                "flushing took too long and was left to the next start; nothing is lost"
+            ),
         }
         kept?;
         served?

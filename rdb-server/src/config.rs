@@ -132,9 +132,9 @@ pub enum ConfigError {
     /// No placement driver is named.
     #[error("--pd names no placement driver")]
     PdMissing,
-    /// No connection could ever be accepted.
-    #[error("--connections-max is 0; at least 1 is needed to serve anyone")]
-    NoConnections,
+    /// Nobody could be served, or more than any machine can hold.
+    #[error("--connections-max is {0}; it has to be from 1 to {CONNECTIONS_MAX_MAX}")]
+    Connections(usize),
     /// A size in MiB does not fit.
     #[error("{setting} is {mib} MiB; it has to be from {minimum} to {maximum}")]
     Size {
@@ -148,6 +148,9 @@ pub enum ConfigError {
         maximum: usize,
     },
 }
+
+/// Beyond what one machine can hold open.
+const CONNECTIONS_MAX_MAX: usize = 1_000_000;
 
 /// 1 TiB: beyond any machine, and still far from overflow.
 const SIZE_MIB_MAX: usize = 1 << 20;
@@ -176,8 +179,8 @@ impl Config {
                 source,
             })?;
         }
-        if self.connections_max == 0 {
-            return Err(ConfigError::NoConnections);
+        if !(1..=CONNECTIONS_MAX_MAX).contains(&self.connections_max) {
+            return Err(ConfigError::Connections(self.connections_max));
         }
         check_size("--block-cache-mib", self.block_cache_mib, 1)?;
         check_size("--write-queue-mib", self.write_queue_mib, 8)

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use rdb_proto::transport::termination_signal;
+use rdb_proto::transport::limits::EXIT_TIMEOUT;
+use rdb_proto::transport::{Termination, raise_open_files_limit};
 use rdb_server::{Config, Server};
 use tracing_subscriber::EnvFilter;
 
@@ -20,8 +21,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_level).with_context(|| {
         format!(
             "--log-level {:?} is not understood; e.g. info, debug or warn,rocksdb=debug",
@@ -34,17 +34,36 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
+    ended
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
     if config.repair_wal {
-        return Ok(rdb_server::Server::repair_wal(config).await?);
+        return Ok(Server::repair_wal(config).await?);
     }
-    let server = Server::start(config).await?;
-    let drain = server.drain_token();
-    tokio::spawn(async move {
-        match termination_signal().await {
-            Ok(()) => tracing::info!("asked to stop: draining"),
-            Err(error) => tracing::error!(%error, "signals cannot be received: stopping"),
+    raise_open_files_limit(config.connections_max);
+    let mut termination = Termination::install()?;
+    let server = tokio::select! {
+        started = Server::start(config) => started?,
+        () = termination.requested() => {
+            tracing::info!("asked to stop while starting");
+            return Ok(());
         }
+    };
+    let drain = server.drain_token();
+    let draining = async {
+        termination.requested().await;
+        tracing::info!("asked to stop: draining");
         drain.cancel();
-    });
-    Ok(server.wait().await?)
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = server.wait() => Ok(ended?),
+        never = draining => never,
+    }
 }

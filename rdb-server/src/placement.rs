@@ -35,13 +35,15 @@ const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
-/// Lets the router serve what an earlier registration left on the disk. Says whether there was one.
+/// Lets the router serve what an earlier registration left on the disk. Says whether there are regions to serve.
 pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, ServerError> {
     let identity = storage.identity();
     let (Some(cluster_id), Some(store_id)) = (identity.cluster_id, identity.store_id) else {
         return Ok(false);
     };
-    let regions = storage.regions()?.into_iter().map(to_wire);
+    let regions = storage.regions()?;
+    let has_regions = !regions.is_empty();
+    let regions = regions.into_iter().map(to_wire);
     router.set(Membership {
         cluster_id,
         store_id,
@@ -49,7 +51,7 @@ pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, Server
             .map(|region| Arc::new(RegionHandle::new(region, storage)))
             .collect(),
     });
-    Ok(true)
+    Ok(has_regions)
 }
 
 /// Talks to the placement driver for as long as the store runs.
@@ -97,7 +99,7 @@ impl Placement {
         let response = self.register().await?;
         self.adopt(response).await?;
         loop {
-            let pause = self.heartbeat().await;
+            let pause = self.heartbeat().await?;
             tokio::time::sleep(pause).await;
         }
     }
@@ -118,6 +120,9 @@ impl Placement {
                 .call(|mut client| async move { client.register_store(request).await })
                 .await;
             let status = match answer {
+                Ok(response) if response.cluster_id == 0 || response.store_id == 0 => {
+                    Status::internal("the placement driver answered without ids")
+                }
                 Ok(response) => return Ok(response),
                 Err(status) if is_refusal(status.code()) => {
                     let cause = status.message().to_owned();
@@ -160,36 +165,44 @@ impl Placement {
         Ok(())
     }
 
+    /// All at once: a part of them would look like all at the next start.
     async fn store_regions(&self, regions: Vec<Region>) -> Result<(), ServerError> {
-        for region in regions {
-            let region_id = region.id;
-            let command = Command::PutRegion(from_wire(region));
-            self.storage
-                .submit(Submission::new(region_id, vec![command]))?
-                .await?;
-        }
+        let Some(first) = regions.first() else {
+            return Ok(());
+        };
+        let region_id = first.id;
+        let commands = regions
+            .into_iter()
+            .map(|region| Command::PutRegion(from_wire(region)));
+        let submission = Submission::new(region_id, commands.collect());
+        self.storage.submit(submission)?.await?;
         Ok(())
     }
 
-    /// Sends one heartbeat and says when to send the next.
-    async fn heartbeat(&mut self) -> Duration {
-        match self.try_heartbeat().await {
+    /// Sends one heartbeat and says when to send the next. It fails when another process lives with this store's id, which
+    /// the placement driver learned while this one could not be heard.
+    async fn heartbeat(&mut self) -> Result<Duration, ServerError> {
+        let status = match self.try_heartbeat().await {
             Ok(interval_ms) => {
-                Duration::from_millis(interval_ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
+                let interval = Duration::from_millis(interval_ms);
+                return Ok(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX));
             }
-            Err(cause) => {
-                tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
-                HEARTBEAT_DEFAULT
-            }
+            Err(status) => status,
+        };
+        let cause = status.message().to_owned();
+        if status.code() == Code::AlreadyExists {
+            return Err(ServerError::Refused { cause });
         }
+        tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
+        Ok(HEARTBEAT_DEFAULT)
     }
 
-    async fn try_heartbeat(&mut self) -> Result<u64, String> {
+    async fn try_heartbeat(&mut self) -> Result<u64, Status> {
         let storage = self.storage.clone();
         let stats = spawn_blocking(move || storage.stats()).await;
         let stats = stats
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::internal(error.to_string()))?;
         let identity = self.storage.identity();
         let request = StoreHeartbeatRequest {
             cluster_id: identity.cluster_id.unwrap_or_default(),
@@ -206,9 +219,7 @@ impl Placement {
         let answer = self
             .call(|mut client| async move { client.store_heartbeat(request).await })
             .await;
-        answer
-            .map(|response| response.interval_ms)
-            .map_err(|status| status.message().to_owned())
+        answer.map(|response| response.interval_ms)
     }
 
     /// One call to the placement driver that is asked at the moment; after a failure the next one is.

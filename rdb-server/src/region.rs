@@ -28,14 +28,13 @@ impl RegionHandle {
         &self.region
     }
 
-    /// Applies `commands` in order, as a whole or not at all, and answers one outcome for each. `message_bytes` is the
-    /// size of the message that they came with, which their buffers keep alive.
-    pub(crate) async fn write(
-        &self,
-        commands: Vec<Command>,
-        message_bytes: usize,
-    ) -> Result<Vec<Outcome>, Rejection> {
-        let submission = Submission::new(self.region.id, commands).charged(message_bytes);
+    /// Applies `commands` in order, as a whole or not at all, and answers one outcome for each.
+    ///
+    /// They are copied out of the message that they came with: a few bytes of it would keep all of its buffer alive for as
+    /// long as they wait, and the queue could not tell how much that is.
+    pub(crate) async fn write(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Rejection> {
+        let commands = commands.into_iter().map(Command::detached).collect();
+        let submission = Submission::new(self.region.id, commands);
         Ok(self.storage.submit(submission)?.await?)
     }
 

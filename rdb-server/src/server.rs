@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
 use rdb_proto::transport::{HealthHandle, ServeOptions, health, serve};
 use rdb_storage::{Durability, Storage, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
@@ -137,9 +138,13 @@ impl Server {
     pub async fn wait(self) -> Result<(), ServerError> {
         let placed = self.placement.await;
         let served = self.serving.await;
-        if let Err(error) = close_storage(self.storage).await {
-            // The log has what could not be flushed; the next open replays it.
-            tracing::warn!(%error, "the storage was not closed cleanly; nothing is lost");
+        // The log has what could not be flushed; the next open replays it.
+        match timeout(CLOSE_TIMEOUT, close_storage(self.storage)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "not everything was flushed; nothing is lost"),
+            Err(_) => tracing::warn!(
+                "flushing took too long and was left to the next start; nothing is lost"
+            ),
         }
         placed??;
         served?

@@ -227,7 +227,11 @@ fn family_options(
 fn open_error(directory: &Path, info_log: &InfoLog, error: &rocksdb::Error) -> OpenError {
     let directory = directory.to_owned();
     let cause = error.to_string();
-    let missing_file = error.kind() == ErrorKind::IOError && cause.contains("No such file");
+    let missing_file = match error.kind() {
+        ErrorKind::IOError => cause.contains("No such file"),
+        ErrorKind::InvalidArgument => cause.contains("does not exist (create_if_missing is false)"),
+        _ => false,
+    };
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged {
             directory,

@@ -29,11 +29,6 @@ impl HealthHandle {
             changed
         });
     }
-
-    /// What is said now, drain aside.
-    pub fn is_serving(&self) -> bool {
-        *self.serving.borrow()
-    }
 }
 
 /// The health service for the process as a whole (service name `""`) and for each of `services`. It starts as

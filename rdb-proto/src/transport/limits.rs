@@ -14,8 +14,12 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// HTTP/2 flow-control window of one stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Most concurrent streams (calls in flight) that a server accepts on one connection.
-pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
+/// Most concurrent streams (calls in flight) that a server accepts on one connection. Each may hold a message of
+/// [`MESSAGE_BYTES_MAX`] while it arrives.
+pub const CONCURRENT_STREAMS_MAX: u32 = 256;
+
+/// How long a call may take until its answer begins, the arrival of its request included.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most connections that a server keeps open at once, unless configured otherwise.
 pub const CONNECTIONS_MAX: usize = 1024;
@@ -32,5 +36,11 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a new connection may take to send its HTTP/2 preface before the server closes it.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server waits, once asked to stop, for the work in flight. Below 10 s together with closing the storage.
+/// How long a server waits, once asked to stop, for the work in flight. The three together stay below 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long it then waits for its storage to close. What is not flushed by then is replayed at the next start.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the process then waits for its threads, e.g. for one that reads from a disk that does not answer.
+pub const EXIT_TIMEOUT: Duration = Duration::from_millis(500);

@@ -1,14 +1,18 @@
 //! The transport shell that both ends share: limits and windows on purpose, in one place ([`limits`]); serving with
-//! drain ([`serve`], [`health`]); connecting ([`endpoint`]).
+//! drain ([`serve`], [`health`], [`Termination`]); connecting ([`endpoint`]).
 
 mod address;
 mod connect;
 mod connection;
 mod health;
 pub mod limits;
+mod open_files;
 mod serve;
+mod termination;
 
 pub use address::{AddressError, check_address};
 pub use connect::endpoint;
 pub use health::{HealthHandle, health};
-pub use serve::{ServeError, ServeOptions, serve, termination_signal};
+pub use open_files::raise_open_files_limit;
+pub use serve::{ServeError, ServeOptions, serve};
+pub use termination::Termination;

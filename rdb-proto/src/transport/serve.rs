@@ -10,7 +10,7 @@ use tonic::transport::Server;
 
 use super::connection::accept;
 use super::limits::{
-    CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT,
+    CALL_TIMEOUT, CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT,
     HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PREFACE_TIMEOUT,
     STREAM_WINDOW_BYTES,
 };
@@ -78,6 +78,7 @@ pub async fn serve(
     let serving = Server::builder()
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .timeout(CALL_TIMEOUT)
         .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -99,20 +100,4 @@ pub async fn serve(
             Ok(())
         }
     }
-}
-
-/// Resolves when the process is asked to end: SIGTERM or SIGINT.
-///
-/// # Errors
-///
-/// When the signal handlers cannot be installed.
-pub async fn termination_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::iter::once;
 
-use prost::Message;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{
@@ -34,7 +33,6 @@ impl CasService {
         request: CompareAndSwapRequest,
     ) -> Result<CompareAndSwapResponse, Rejection> {
         use compare_and_swap_response::Result;
-        let message_bytes = request.encoded_len();
         let CompareAndSwapRequest {
             context,
             key,
@@ -47,7 +45,7 @@ impl CasService {
             expected_version,
             value,
         };
-        let result = match write_one(&region, command, message_bytes).await? {
+        let result = match write_one(&region, command).await? {
             Outcome::Swapped { version } => Result::Swapped(Swapped { version }),
             Outcome::Conflict {
                 current_version,
@@ -81,7 +79,6 @@ impl CasService {
         request: CompareAndDeleteRequest,
     ) -> Result<CompareAndDeleteResponse, Rejection> {
         use compare_and_delete_response::Result;
-        let message_bytes = request.encoded_len();
         let CompareAndDeleteRequest {
             context,
             key,
@@ -92,7 +89,7 @@ impl CasService {
             key,
             expected_version,
         };
-        let result = match write_one(&region, command, message_bytes).await? {
+        let result = match write_one(&region, command).await? {
             Outcome::Done => Result::Deleted(Deleted {}),
             Outcome::Conflict {
                 current_version,
@@ -163,12 +160,8 @@ impl CasService {
     }
 }
 
-async fn write_one(
-    region: &RegionHandle,
-    command: Command,
-    message_bytes: usize,
-) -> Result<Outcome, Rejection> {
-    let mut outcomes = region.write(vec![command], message_bytes).await?;
+async fn write_one(region: &RegionHandle, command: Command) -> Result<Outcome, Rejection> {
+    let mut outcomes = region.write(vec![command]).await?;
     outcomes.pop().ok_or_else(unexpected_outcome)
 }
 

@@ -2,7 +2,6 @@
 
 use std::iter::once;
 
-use prost::Message;
 use rdb_proto::kvrpc::{
     KeyValue, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse,
     RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse,
@@ -27,16 +26,13 @@ impl RawService {
     }
 
     async fn put(&self, request: RawPutRequest) -> Result<RawPutResponse, Rejection> {
-        let message_bytes = request.encoded_len();
         let RawPutRequest {
             context,
             key,
             value,
         } = request;
         let region = self.router.for_keys(context.as_ref(), once(&key))?;
-        region
-            .write(vec![Command::PutRaw { key, value }], message_bytes)
-            .await?;
+        region.write(vec![Command::PutRaw { key, value }]).await?;
         Ok(RawPutResponse::default())
     }
 
@@ -52,12 +48,9 @@ impl RawService {
     }
 
     async fn delete(&self, request: RawDeleteRequest) -> Result<RawDeleteResponse, Rejection> {
-        let message_bytes = request.encoded_len();
         let RawDeleteRequest { context, key } = request;
         let region = self.router.for_keys(context.as_ref(), once(&key))?;
-        region
-            .write(vec![Command::DeleteRaw { key }], message_bytes)
-            .await?;
+        region.write(vec![Command::DeleteRaw { key }]).await?;
         Ok(RawDeleteResponse::default())
     }
 
@@ -65,7 +58,6 @@ impl RawService {
         &self,
         request: RawBatchPutRequest,
     ) -> Result<RawBatchPutResponse, Rejection> {
-        let message_bytes = request.encoded_len();
         let keys = request.entries.iter().map(|entry| &entry.key);
         let region = self.router.for_keys(request.context.as_ref(), keys)?;
         let entries = request
@@ -73,9 +65,7 @@ impl RawService {
             .into_iter()
             .map(|entry| (entry.key, entry.value));
         let entries = entries.collect();
-        region
-            .write(vec![Command::PutBatchRaw { entries }], message_bytes)
-            .await?;
+        region.write(vec![Command::PutBatchRaw { entries }]).await?;
         Ok(RawBatchPutResponse::default())
     }
 
@@ -136,7 +126,6 @@ impl RawService {
         &self,
         request: RawDeleteRangeRequest,
     ) -> Result<RawDeleteRangeResponse, Rejection> {
-        let message_bytes = request.encoded_len();
         let RawDeleteRangeRequest {
             context,
             start_key,
@@ -146,10 +135,7 @@ impl RawService {
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
         region
-            .write(
-                vec![Command::DeleteRangeRaw { start_key, end_key }],
-                message_bytes,
-            )
+            .write(vec![Command::DeleteRangeRaw { start_key, end_key }])
             .await?;
         Ok(RawDeleteRangeResponse::default())
     }
