@@ -11,6 +11,8 @@ mod bad_input;
 mod disk_full;
 mod drain;
 mod harness;
+#[cfg(feature = "cli")]
+mod rdbctl;
 mod restarts;
 mod tso;
 mod wire_cut;

@@ -3,6 +3,7 @@
 
 mod binaries;
 mod cluster;
+mod lossy_line;
 mod node;
 mod ports;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 pub(crate) use binaries::binary;
 pub(crate) use cluster::Cluster;
+pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};
 
 /// How long anything here may take before it counts as hung. Far above what a busy machine needs.
