@@ -10,6 +10,7 @@ use rdb_proto::errorpb::{
     region_error::Kind,
 };
 use rdb_proto::metapb::{Context, Region};
+use rdb_storage::ScanRange;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Rejection;
@@ -30,21 +31,11 @@ pub(crate) struct Router {
     drain: CancellationToken,
 }
 
-/// Which end of a scan's range has to lie in the region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    /// From `start_key` up.
-    Forward,
-    /// From `end_key` down.
-    Reverse,
-}
-
-/// A scan's range, cut to one region.
+/// A scan, cut to one region.
 pub(crate) struct ScanTarget {
     pub(crate) region: Arc<RegionHandle>,
-    pub(crate) start_key: Bytes,
-    pub(crate) end_key: Bytes,
-    /// Where the range goes on beyond the region.
+    pub(crate) range: ScanRange,
+    /// Where the scan goes on beyond the region.
     pub(crate) resume_key: Option<Bytes>,
 }
 
@@ -94,45 +85,38 @@ impl Router {
         Err(not_in(&found))
     }
 
-    /// The region that holds the range's first key in the scan's direction, with the range cut to it.
+    /// The region in which the scan begins, i.e. that of its lowest key, or of its highest if it is a reverse one.
     pub(crate) fn for_scan(
         &self,
         context: Option<&Context>,
-        start_key: Bytes,
-        end_key: Bytes,
-        direction: Direction,
+        mut range: ScanRange,
     ) -> Result<ScanTarget, Rejection> {
-        let begins_here = |region: &Region| match direction {
-            Direction::Forward => region.contains(&start_key),
-            Direction::Reverse => ends_in(region, &end_key),
+        let begins_here = |region: &Region| match range.reverse {
+            false => region.contains(&range.start_key),
+            true => ends_in(region, &range.end_key),
         };
         let found = self.find(context, begins_here)?;
-        if !begins_here(found.region()) {
+        let region = found.region();
+        if !begins_here(region) {
             return Err(not_in(&found));
         }
-        let region = found.region();
-        let whole = match direction {
-            Direction::Forward => region.contains_range(&start_key, &end_key),
-            Direction::Reverse => region.start_key <= start_key,
+        let resume_key = match range.reverse {
+            false if region.contains_range(&range.start_key, &range.end_key) => None,
+            true if region.start_key <= range.start_key => None,
+            false => {
+                range.end_key = region.end_key.clone();
+                Some(region.end_key.clone())
+            }
+            true => {
+                range.start_key = region.start_key.clone();
+                Some(region.start_key.clone())
+            }
         };
-        let mut target = ScanTarget {
+        Ok(ScanTarget {
             region: Arc::clone(&found),
-            start_key,
-            end_key,
-            resume_key: None,
-        };
-        match direction {
-            _ if whole => {}
-            Direction::Forward => {
-                target.end_key = region.end_key.clone();
-                target.resume_key = Some(region.end_key.clone());
-            }
-            Direction::Reverse => {
-                target.start_key = region.start_key.clone();
-                target.resume_key = Some(region.start_key.clone());
-            }
-        }
-        Ok(target)
+            range,
+            resume_key,
+        })
     }
 
     /// Checks the context and finds the region that it names, or else the one that is `wanted`.

@@ -58,16 +58,20 @@ impl Fixture {
         &self,
         start_key: &'static str,
         end_key: &'static str,
-        direction: Direction,
+        reverse: bool,
     ) -> Result<(u64, Bytes, Bytes, Option<Bytes>), Kind> {
-        let target = self
-            .router
-            .for_scan(None, start_key.into(), end_key.into(), direction);
+        let range = ScanRange {
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+            reverse,
+            ..ScanRange::default()
+        };
+        let target = self.router.for_scan(None, range);
         let target = target.map_err(kind)?;
         Ok((
             target.region.region().id,
-            target.start_key,
-            target.end_key,
+            target.range.start_key,
+            target.range.end_key,
             target.resume_key,
         ))
     }
@@ -193,7 +197,7 @@ fn a_range_has_to_lie_in_one_region() {
 #[test]
 fn a_scan_is_cut_to_its_region_and_says_where_to_go_on() {
     let fixture = fixture();
-    let forward = |start, end| fixture.scan(start, end, Direction::Forward);
+    let forward = |start, end| fixture.scan(start, end, false);
     assert_eq!(forward("a", "c"), Ok((1, "a".into(), "c".into(), None)));
     assert_eq!(
         forward("a", ""),
@@ -201,7 +205,7 @@ fn a_scan_is_cut_to_its_region_and_says_where_to_go_on() {
     );
     assert_eq!(forward("m", "t"), Ok((2, "m".into(), "t".into(), None)));
 
-    let reverse = |start, end| fixture.scan(start, end, Direction::Reverse);
+    let reverse = |start, end| fixture.scan(start, end, true);
     assert_eq!(reverse("n", "p"), Ok((2, "n".into(), "p".into(), None)));
     assert_eq!(
         reverse("a", "t"),

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use super::answer::answer;
 use crate::error::Rejection;
 use crate::region::RegionHandle;
-use crate::router::{Direction, Router};
+use crate::router::Router;
 
 /// Serves the versioned keyspace of the regions that the router knows.
 pub(crate) struct CasService {
@@ -131,22 +131,15 @@ impl CasService {
             reverse,
             keys_only,
         } = request;
-        let direction = if reverse {
-            Direction::Reverse
-        } else {
-            Direction::Forward
-        };
-        let target = self
-            .router
-            .for_scan(context.as_ref(), start_key, end_key, direction)?;
         let range = ScanRange {
-            start_key: target.start_key,
-            end_key: target.end_key,
+            start_key,
+            end_key,
             limit: limit.map(|limit| limit as usize),
             reverse,
             keys_only,
         };
-        let page = target.region.reader().scan_versioned(range).await?;
+        let target = self.router.for_scan(context.as_ref(), range)?;
+        let page = target.region.reader().scan_versioned(target.range).await?;
         let entries = page.entries.into_iter().map(|entry| VersionedKeyValue {
             key: entry.key,
             version: entry.version,

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::answer::answer;
 use crate::error::Rejection;
-use crate::router::{Direction, Router};
+use crate::router::Router;
 
 /// Serves the raw keyspace of the regions that the router knows.
 pub(crate) struct RawService {
@@ -93,22 +93,15 @@ impl RawService {
             reverse,
             keys_only,
         } = request;
-        let direction = if reverse {
-            Direction::Reverse
-        } else {
-            Direction::Forward
-        };
-        let target = self
-            .router
-            .for_scan(context.as_ref(), start_key, end_key, direction)?;
         let range = ScanRange {
-            start_key: target.start_key,
-            end_key: target.end_key,
+            start_key,
+            end_key,
             limit: limit.map(|limit| limit as usize),
             reverse,
             keys_only,
         };
-        let page = target.region.reader().scan_raw(range).await?;
+        let target = self.router.for_scan(context.as_ref(), range)?;
+        let page = target.region.reader().scan_raw(target.range).await?;
         let entries = page.entries.into_iter();
         Ok(RawScanResponse {
             entries: entries
