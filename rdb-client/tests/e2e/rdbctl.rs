@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
+use std::slice::from_ref;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -189,8 +190,8 @@ async fn json_output_is_one_object_per_line_and_marks_bytes_that_are_not_text() 
     assert_eq!(objects(&put), [json!({ "ok": true })]);
     let entry = |key: &str, value: Value| json!({ "key": key, "value": value });
     let (a, b) = (entry("a", json!("text\n")), entry("b", marked.clone()));
-    assert_eq!(json(&["raw", "get", "a"], DONE).await, [a.clone()]);
-    assert_eq!(json(&["raw", "get", "b"], DONE).await, [b.clone()]);
+    assert_eq!(json(&["raw", "get", "a"], DONE).await, from_ref(&a));
+    assert_eq!(json(&["raw", "get", "b"], DONE).await, from_ref(&b));
     assert_eq!(json(&["raw", "scan"], DONE).await, [a.clone(), b.clone()]);
     assert_eq!(json(&["raw", "scan", "--reverse"], DONE).await, [b, a]);
     let keys_only = json(&["raw", "scan", "--keys-only", "--limit", "1"], DONE).await;
@@ -202,7 +203,7 @@ async fn json_output_is_one_object_per_line_and_marks_bytes_that_are_not_text() 
     let swapped = rdbctl.run_with_input(put, binary).await;
     assert_eq!(objects(&swapped), [json!({ "key": "c", "version": 2 })]);
     let found = json!({ "key": "c", "version": 2, "value": marked });
-    assert_eq!(json(&["cas", "get", "c"], DONE).await, [found.clone()]);
+    assert_eq!(json(&["cas", "get", "c"], DONE).await, from_ref(&found));
     assert_eq!(json(&["cas", "scan"], DONE).await, [found]);
     let conflict = &json(&["cas", "put", "c", "late", "--expect", "1"], CONFLICT).await[0]["error"];
     assert_eq!(conflict["kind"], "conflict");
