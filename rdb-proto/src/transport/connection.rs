@@ -11,7 +11,8 @@ use futures::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
@@ -23,23 +24,26 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// An accepted connection. Reading fails once the preface is overdue; dropping it gives its place back.
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Present until the preface has arrived.
-    preface_deadline: Option<Pin<Box<Sleep>>>,
+    /// Ready when the preface is overdue; present until it has arrived.
+    preface_overdue: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     preface_bytes_missing: usize,
     _place: OwnedSemaphorePermit,
 }
 
 /// Accepts connections for ever. One above `connections_max` is closed at once, so that its client fails fast instead of
-/// hanging in the backlog.
+/// hanging in the backlog. Once `drain` is cancelled, a connection that has not spoken yet is closed.
 pub(super) fn accept(
     listener: TcpListener,
     connections_max: usize,
     preface_timeout: Duration,
+    drain: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(connections_max));
-    stream::unfold((listener, places), move |(listener, places)| async move {
-        let connection = next_connection(&listener, &places, preface_timeout).await;
-        Some((Ok(connection), (listener, places)))
+    let accepting = (listener, places, drain);
+    stream::unfold(accepting, move |accepting| async move {
+        let (listener, places, drain) = &accepting;
+        let connection = next_connection(listener, places, preface_timeout, drain).await;
+        Some((Ok(connection), accepting))
     })
 }
 
@@ -47,6 +51,7 @@ async fn next_connection(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
     preface_timeout: Duration,
+    drain: &CancellationToken,
 ) -> Connection {
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -66,9 +71,13 @@ async fn next_connection(
             tracing::debug!(%peer, %error, "connection was gone before it was set up");
             continue;
         }
+        let drain = drain.clone();
+        let preface_overdue = async move {
+            let _ = timeout(preface_timeout, drain.cancelled()).await;
+        };
         return Connection {
             stream,
-            preface_deadline: Some(Box::pin(sleep(preface_timeout))),
+            preface_overdue: Some(Box::pin(preface_overdue)),
             preface_bytes_missing: PREFACE_BYTES,
             _place: place,
         };
@@ -91,7 +100,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let Some(deadline) = &mut self.preface_deadline else {
+        let Some(overdue) = &mut self.preface_overdue else {
             return read;
         };
         match read {
@@ -99,12 +108,12 @@ impl AsyncRead for Connection {
                 let arrived = buf.filled().len() - before;
                 self.preface_bytes_missing = self.preface_bytes_missing.saturating_sub(arrived);
                 if self.preface_bytes_missing == 0 {
-                    self.preface_deadline = None;
+                    self.preface_overdue = None;
                 }
                 read
             }
             Poll::Ready(Err(_)) => read,
-            Poll::Pending if deadline.as_mut().poll(cx).is_ready() => {
+            Poll::Pending if overdue.as_mut().poll(cx).is_ready() => {
                 let late = "the peer sent no HTTP/2 preface in time";
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)))
             }

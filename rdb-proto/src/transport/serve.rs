@@ -74,7 +74,12 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(crate::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let incoming = accept(listener, options.connections_max, options.preface_timeout);
+    let incoming = accept(
+        listener,
+        options.connections_max,
+        options.preface_timeout,
+        drain.clone(),
+    );
     let serving = Server::builder()
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -99,5 +104,51 @@ pub async fn serve(
             );
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::super::{endpoint, health};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_does_not_wait_for_a_connection_that_never_spoke() {
+        const HANG_GUARD: Duration = Duration::from_secs(30);
+        let options = ServeOptions {
+            preface_timeout: 10 * HANG_GUARD,
+            drain_timeout: 10 * HANG_GUARD,
+            ..ServeOptions::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let drain = CancellationToken::new();
+        let (_handle, service) = health(&[], drain.clone());
+        let serving = serve(listener, Routes::new(service), options, drain.clone());
+        let serving = tokio::spawn(serving);
+
+        let mut silent = TcpStream::connect(address).await.expect("it listens");
+        // An answer on a later connection shows that the silent one was accepted.
+        let endpoint = endpoint(&address.to_string(), HANG_GUARD).expect("an address");
+        let channel = endpoint.connect().await.expect("it listens");
+        let checked = HealthClient::new(channel)
+            .check(HealthCheckRequest::default())
+            .await;
+        checked.expect("served");
+
+        drain.cancel();
+        let served = tokio::time::timeout(HANG_GUARD, serving).await;
+        served
+            .expect("the drain ends")
+            .expect("no panic")
+            .expect("in good order");
+        let mut greeting = Vec::new();
+        let closed = tokio::time::timeout(HANG_GUARD, silent.read_to_end(&mut greeting)).await;
+        assert!(closed.is_ok(), "the silent connection is closed");
     }
 }
