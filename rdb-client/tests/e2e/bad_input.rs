@@ -10,18 +10,21 @@ use rdb_proto::errorpb::{self, Fate, RegionError, region_error::Kind};
 use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{
-    CompareAndDeleteRequest, KeyValue, RawBatchGetRequest, RawBatchPutRequest,
-    RawDeleteRangeRequest, RawGetRequest, RawPutRequest, RawScanRequest,
+    BatchGetRequest, CompareAndDeleteRequest, CompareAndSwapRequest, GetRequest, KeyValue,
+    RawBatchGetRequest, RawBatchPutRequest, RawDeleteRangeRequest, RawGetRequest, RawPutRequest,
+    RawScanRequest, ScanRequest,
 };
 use rdb_proto::metapb::{Context, RegionEpoch};
 use rdb_proto::pdpb::pd_client::PdClient;
-use rdb_proto::pdpb::{GetClusterInfoRequest, GetTsoRequest};
+use rdb_proto::pdpb::{GetClusterInfoRequest, GetRegionRequest, GetTsoRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{Cluster, connect, guarded};
+use crate::harness::{Cluster, connect, found, guarded};
 
 const KEY_BYTES_MAX: usize = 8_192;
 const VALUE_BYTES_MAX: usize = 4 << 20;
@@ -47,7 +50,7 @@ impl Wire {
         let unlimited = usize::MAX;
         Self {
             raw: KvRawClient::new(store.clone()).max_encoding_message_size(unlimited),
-            cas: KvCasClient::new(store),
+            cas: KvCasClient::new(store).max_encoding_message_size(unlimited),
             pd: PdClient::new(pd),
             cluster,
         }
@@ -189,6 +192,46 @@ async fn what_exceeds_a_limit_is_refused_by_name_and_not_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_versioned_keyspace_has_the_same_limits() {
+    let mut wire = Wire::start().await;
+    let swap = |key_bytes, value_bytes| CompareAndSwapRequest {
+        key: bytes(key_bytes),
+        value: bytes(value_bytes),
+        ..CompareAndSwapRequest::default()
+    };
+    let key_limit = Some(KEY_BYTES_MAX as u64);
+    let value_limit = Some(VALUE_BYTES_MAX as u64);
+    for (request, field, limit) in [
+        (swap(0, 1), "key", None),
+        (swap(KEY_BYTES_MAX + 1, 1), "key", key_limit),
+        (swap(1, VALUE_BYTES_MAX + 1), "value", value_limit),
+    ] {
+        let swapped = wire.cas.compare_and_swap(request).await;
+        assert_refused(&swapped.expect_err("refused"), field, limit);
+    }
+    let read = wire.cas.get(GetRequest::default()).await;
+    assert_refused(&read.expect_err("refused"), "key", None);
+    let read = wire.cas.batch_get(BatchGetRequest::default()).await;
+    assert_refused(&read.expect_err("refused"), "keys", None);
+    let nothing = ScanRequest {
+        limit: Some(0),
+        ..ScanRequest::default()
+    };
+    let scanned = wire.cas.scan(nothing).await;
+    assert_refused(&scanned.expect_err("refused"), "limit", None);
+
+    let found = wire.cas.scan(ScanRequest::default()).await;
+    let entries = found.expect("served").into_inner().entries;
+    assert_eq!(entries, [], "nothing that was refused was applied");
+    let largest = wire
+        .cas
+        .compare_and_swap(swap(KEY_BYTES_MAX, VALUE_BYTES_MAX))
+        .await;
+    largest.expect("the limits themselves are legal");
+    wire.assert_unaffected().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranges_and_limits_that_make_no_sense_are_refused() {
     let mut wire = Wire::start().await;
     for (start_key, end_key) in [("b", "a"), ("a", "a")] {
@@ -312,6 +355,10 @@ async fn a_message_over_the_limit_is_refused_by_the_transport() {
     let mut wire = Wire::start().await;
     let status = wire.put(bytes(1), bytes((8 << 20) + 1)).await;
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    let key = bytes((8 << 20) + 1);
+    let found = wire.pd.get_region(GetRegionRequest { key }).await;
+    let status = found.expect_err("refused");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     wire.assert_unaffected().await;
 }
 
@@ -421,32 +468,54 @@ async fn connections_that_do_not_speak_http_2_are_closed() {
     wire.assert_unaffected().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_above_the_cap_is_closed_and_the_others_go_on() {
-    let mut cluster = Cluster::prepare();
-    cluster.pd.start_serving().await;
-    cluster.store = cluster.store.with_flag("--connections-max", "4");
-    cluster.store.start_serving().await;
-    let client = cluster.client().await;
-    client.raw_put("k", "v").await.expect("served");
-
-    let address = cluster.store.address();
-    let mut held = Vec::new();
-    for _ in 0..3 {
-        held.push(
-            TcpStream::connect(&address)
-                .await
-                .expect("the store listens"),
-        );
-    }
-    // The client holds the fourth place. What comes now is closed, without a word and without a wait.
-    let mut refused = TcpStream::connect(&address)
+/// Whether a process speaks HTTP/2 on one more connection. One that has no place for it closes it without a word.
+async fn is_admitted(address: &str) -> bool {
+    let mut stream = TcpStream::connect(address)
         .await
         .expect("the backlog takes it");
-    let read = guarded("the fifth is closed", refused.read(&mut [0; 1])).await;
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
-    drop(held);
+    // An HTTP/2 client's preface and its empty SETTINGS frame; whoever is admitted gets the peer's SETTINGS.
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    if stream.write_all(opening).await.is_err() {
+        return false;
+    }
+    let answer = guarded("an answer or the end", stream.read(&mut [0; 9])).await;
+    matches!(answer, Ok(1..))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_above_the_cap_is_closed_until_a_place_is_free() {
+    const CONNECTIONS_MAX: usize = 4;
+    let mut cluster = Cluster::prepare();
+    cluster.pd.start_serving().await;
+    let cap = CONNECTIONS_MAX.to_string();
+    cluster.store = cluster.store.with_flag("--connections-max", &cap);
+    cluster.store.start_serving().await;
+    let address = cluster.store.address();
+
+    // The watch that saw the store become healthy may give its place back a moment later.
+    let mut held = Vec::new();
+    while held.len() < CONNECTIONS_MAX {
+        let place = found("a free place", async || {
+            let mut health = HealthClient::new(connect(&address).await.ok()?);
+            health.check(HealthCheckRequest::default()).await.ok()?;
+            Some(health)
+        })
+        .await;
+        held.push(place);
+    }
+    for _ in 0..3 * CONNECTIONS_MAX {
+        assert!(!is_admitted(&address).await, "every place is taken");
+    }
+    for health in &mut held {
+        let served = health.check(HealthCheckRequest::default()).await;
+        served.expect("those who have a place keep it");
+    }
+
+    drop(held.pop());
+    found("the place is given back", async || {
+        is_admitted(&address).await.then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
