@@ -49,11 +49,11 @@ async fn write(
     count
 }
 
-/// Everything a client can hold open against a process.
+/// Everything that a client can hold open against a process, and that the process ends by itself when it drains.
 async fn hold_open(address: &str) -> JoinSet<ServingStatus> {
     let mut held = JoinSet::new();
     let channel = connect(address).await.expect("the process listens");
-    let watch = HealthClient::new(channel.clone())
+    let watch = HealthClient::new(channel)
         .watch(HealthCheckRequest::default())
         .await;
     let mut statuses = watch.expect("served").into_inner();
@@ -64,27 +64,31 @@ async fn hold_open(address: &str) -> JoinSet<ServingStatus> {
         }
         last
     });
-    let never = futures::stream::pending();
-    let mut reflection = ServerReflectionClient::new(channel);
-    let reflection = reflection
-        .server_reflection_info(never)
-        .await
-        .expect("served");
     let silent = TcpStream::connect(address)
         .await
         .expect("the process listens");
     let idle = connect(address).await.expect("the process listens");
     held.spawn(async move {
-        let _held = (silent, idle, reflection);
+        let _held = (silent, idle);
         futures::future::pending().await
     });
     held
 }
 
+/// Asked to stop, and asked again while at it, a process ends in time, and nothing has to be cut off.
 async fn assert_drains(node: &mut Node) {
+    node.terminate();
+    node.terminate();
+    assert_ends_well(node).await;
+    let log = node.log();
+    assert!(
+        !log.contains("still in flight"),
+        "a call was cut off: {log}"
+    );
+}
+
+async fn assert_ends_well(node: &mut Node) {
     let asked = Instant::now();
-    node.terminate();
-    node.terminate();
     let status = node.exited().await;
     let took = asked.elapsed();
     println!("drained in {took:?}");
@@ -169,6 +173,39 @@ async fn open_streams_of_timestamps_do_not_hold_up_the_placement_driver() {
         last_status.expect("two tasks").expect("no panic"),
         ServingStatus::NotServing
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_from_the_terminal_is_a_drain_too() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    client.raw_put("k", "v").await.expect("served");
+    cluster.store.interrupt();
+    assert_ends_well(&mut cluster.store).await;
+    cluster.store.start_serving().await;
+    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
+    cluster.pd.interrupt();
+    assert_ends_well(&mut cluster.pd).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reflection_stream_that_never_ends_does_not_outlast_the_drain() {
+    let mut cluster = Cluster::start().await;
+    let mut streams = Vec::new();
+    for address in [cluster.store.address(), cluster.pd.address()] {
+        let channel = connect(&address).await.expect("the process listens");
+        let stream = ServerReflectionClient::new(channel)
+            .server_reflection_info(futures::stream::pending())
+            .await;
+        streams.push(stream.expect("served"));
+    }
+    cluster.store.terminate();
+    cluster.pd.terminate();
+    tokio::join!(
+        assert_ends_well(&mut cluster.store),
+        assert_ends_well(&mut cluster.pd),
+    );
+    drop(streams);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -285,25 +322,27 @@ fn a_server_does_not_take_a_placement_drivers_directory() {
 }
 
 #[test]
-fn usage_errors_exit_with_2_and_help_names_every_setting() {
-    for (program, settings) in [
+fn usage_errors_exit_with_2_and_help_gives_every_setting_its_variable_and_default() {
+    for (program, prefix, settings) in [
         (
             "rdb-server",
+            "RDB_SERVER",
             &[
-                "--addr",
-                "RDB_SERVER_DURABILITY",
-                "--repair-wal",
-                "[default: 127.0.0.1:20160]",
+                "addr",
+                "advertise-addr",
+                "pd",
+                "data-dir",
+                "durability",
+                "block-cache-mib",
+                "write-queue-mib",
+                "connections-max",
+                "log-level",
             ][..],
         ),
         (
             "rdb-pd",
-            &[
-                "--addr",
-                "RDB_PD_DATA_DIR",
-                "--tso-advance-ms",
-                "[default: 127.0.0.1:2379]",
-            ],
+            "RDB_PD",
+            &["addr", "data-dir", "clock-jump-max-s", "log-level"],
         ),
     ] {
         assert_eq!(run(program, &["--no-such-flag"]).status.code(), Some(2));
@@ -311,7 +350,18 @@ fn usage_errors_exit_with_2_and_help_names_every_setting() {
         assert!(help.status.success());
         let text = String::from_utf8_lossy(&help.stdout);
         for setting in settings {
-            assert!(text.contains(setting), "{setting} is missing in {text}");
+            let flag = format!("--{setting} <");
+            let variable = format!(
+                "[env: {prefix}_{}=",
+                setting.to_uppercase().replace('-', "_")
+            );
+            let (_, about) = text.split_once(&flag).expect(setting);
+            let about = about.split("\n      --").next().unwrap_or_default();
+            assert!(
+                about.contains(&variable),
+                "{variable} is missing in {about}"
+            );
+            assert!(about.contains("[default: "), "no default in {about}");
         }
     }
 }
