@@ -51,6 +51,7 @@ pub(crate) struct Engine {
     pub(crate) database: DB,
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
+    info_log: InfoLog,
     directory: DataDirectory,
 }
 
@@ -78,6 +79,7 @@ impl Engine {
         Ok(Self {
             database,
             options,
+            info_log,
             directory,
         })
     }
@@ -103,9 +105,11 @@ impl Engine {
             .database
             .property_int_value(properties::BACKGROUND_ERRORS)
         {
-            Ok(Some(count)) if count > 0 => Some(format!(
-                "RocksDB met {count} errors in the background; its log lines tell more"
-            )),
+            Ok(Some(count)) if count > 0 => {
+                let told = self.info_log.last_error();
+                let told = told.unwrap_or_else(|| "its log does not say which".to_owned());
+                Some(format!("RocksDB met an error in the background: {told}"))
+            }
             _ => None,
         }
     }

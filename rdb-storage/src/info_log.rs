@@ -1,4 +1,4 @@
-//! RocksDB's info log: passed on to `tracing`, and its last warnings kept for the error of a failed open.
+//! RocksDB's info log: passed on to `tracing`, and its last warnings kept to explain a failed open or a failed flush.
 //!
 //! RocksDB's errors about the write-ahead log do not say which file is damaged; its info log does.
 
@@ -32,6 +32,15 @@ impl InfoLog {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         warnings.iter().cloned().collect()
+    }
+
+    /// The last warning that tells of an error.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        let warnings = self.warnings();
+        warnings
+            .into_iter()
+            .rev()
+            .find(|warning| warning.contains("error"))
     }
 
     fn receive(&self, level: LogLevel, message: &str) {

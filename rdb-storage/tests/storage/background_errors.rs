@@ -47,7 +47,10 @@ fn a_failed_flush_stops_writing_though_no_write_met_it_and_nothing_is_lost() {
         hang_guard.await.unwrap().unwrap();
     });
     let later = storage.put_raw("later", "v").unwrap_err();
-    assert!(matches!(later, Error::WritesStopped { .. }), "{later:?}");
+    let Error::WritesStopped { cause } = later else {
+        panic!("{later:?}");
+    };
+    assert!(cause.contains(".sst"), "the cause names the file: {cause}");
     for number in 0..written {
         assert_eq!(
             storage.get_raw(&key(number)).unwrap(),
