@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rdb_proto::metapb::{Region, StoreStats};
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{RegisterStoreRequest, RegisterStoreResponse, StoreHeartbeatRequest};
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::{AddressError, endpoint};
 use rdb_storage::{Command, Storage, Submission};
 use tokio::sync::watch;
@@ -77,7 +78,8 @@ impl Placement {
     ) -> Result<Self, AddressError> {
         let client = |address: &String| {
             let endpoint = endpoint(address, CONNECT_TIMEOUT)?;
-            Ok(PdClient::new(endpoint.connect_lazy()))
+            let client = PdClient::new(endpoint.connect_lazy());
+            Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)

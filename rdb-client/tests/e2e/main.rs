@@ -2,6 +2,7 @@
 //!
 //! Each module is one subject, each test a promise. [`harness`] starts the placement driver and stores as child processes
 //! from the binaries beside this test's own executable; build them first with `cargo build --workspace --all-features`.
+//! [`fates`] has a scripted cluster of its own, since real ones do not fail on demand.
 //! Nothing here sleeps to wait for something; durations are printed, and asserted only as guards against hanging.
 
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@ mod acceptance;
 mod bad_input;
 mod disk_full;
 mod drain;
+mod fates;
 mod harness;
 #[cfg(feature = "cli")]
 mod rdbctl;

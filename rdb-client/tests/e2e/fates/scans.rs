@@ -5,8 +5,8 @@ use std::ops::{Bound, RangeBounds};
 use futures::{StreamExt, TryStreamExt};
 use rdb_client::{Client, Error, ScanOptions};
 
-use crate::cluster::{Cluster, region};
-use crate::store::PAGE_ENTRIES;
+use crate::fates::cluster::{Cluster, region};
+use crate::fates::store::PAGE_ENTRIES;
 
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
 

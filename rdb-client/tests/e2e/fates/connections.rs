@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rdb_client::{Client, Error};
 use tokio::task::JoinSet;
 
-use crate::cluster::{Cluster, SHORT, region};
-use crate::proxy::{Mode, Proxy};
-use crate::store::Step;
+use crate::fates::cluster::{Cluster, SHORT, region};
+use crate::fates::proxy::{Mode, Proxy};
+use crate::fates::store::Step;
 
 fn is_undetermined<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Undetermined { .. }))

@@ -7,8 +7,8 @@ use rdb_proto::errorpb::ServerBusy;
 use rdb_proto::errorpb::region_error::Kind;
 use tonic::{Code, Status};
 
-use crate::cluster::{Cluster, region};
-use crate::store::Step;
+use crate::fates::cluster::{Cluster, region};
+use crate::fates::store::Step;
 
 async fn three_regions() -> Cluster {
     Cluster::with_regions(vec![

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rdb_client::{Client, Config, Error, Health, Role};
 
-use crate::cluster::{CLUSTER_ID, Cluster, PdNode, SHORT, connect, region};
+use crate::fates::cluster::{CLUSTER_ID, Cluster, PdNode, SHORT, connect, region};
 
 #[tokio::test]
 async fn a_second_address_is_used_when_the_first_is_dead() {

@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::placement_driver::ScriptedPd;
-use crate::proxy::Proxy;
-use crate::store::Store;
+use crate::fates::placement_driver::ScriptedPd;
+use crate::fates::proxy::Proxy;
+use crate::fates::store::Store;
 
 pub(crate) const CLUSTER_ID: u64 = 7;
 

@@ -11,8 +11,8 @@ use rdb_proto::errorpb::{
 };
 use tonic::{Code, Status};
 
-use crate::cluster::{Cluster, SHORT, region};
-use crate::store::Step;
+use crate::fates::cluster::{Cluster, SHORT, region};
+use crate::fates::store::Step;
 
 fn fault(code: Code, fate: Fate) -> Status {
     Fault::new(code, "as the script says")

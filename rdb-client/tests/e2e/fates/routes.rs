@@ -3,8 +3,8 @@
 use rdb_proto::errorpb::NotLeader;
 use rdb_proto::errorpb::region_error::Kind;
 
-use crate::cluster::{Cluster, SHORT, StoreNode, region};
-use crate::store::Step;
+use crate::fates::cluster::{Cluster, SHORT, StoreNode, region};
+use crate::fates::store::Step;
 
 #[tokio::test]
 async fn a_split_is_learned_from_the_answer_without_the_placement_driver() {
