@@ -160,7 +160,10 @@ fn a_swap_that_cannot_read_its_key_stops_writing_and_is_not_applied() {
     let met = storage.compare_and_swap(key(0), 1, "v");
     assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");
     let later = storage.compare_and_swap(key(KEYS - 1), 1, "v");
-    assert!(matches!(later, Err(Error::WritesStopped { .. })), "{later:?}");
+    assert!(
+        matches!(later, Err(Error::WritesStopped { .. })),
+        "{later:?}"
+    );
     let found = storage.get_versioned(&key(KEYS - 1)).unwrap().unwrap();
     assert_eq!(found.version, 1);
     let found = storage.get_versioned(&key(0));
