@@ -3,7 +3,7 @@
 //! [`Cluster`] owns it. What has to survive is made durable before it is answered or seen; heartbeats are kept in memory
 //! only, so after a restart a store counts as never heard of until its next one.
 //!
-//! Decisions are pure functions of what is known ([`State`] in `stores.rs` and `regions.rs`); this module persists what
+//! Decisions are pure functions of what is known (in `stores.rs` and `regions.rs`); this module persists what
 //! they decided and then lets it be seen.
 
 mod regions;
