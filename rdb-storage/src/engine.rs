@@ -106,7 +106,7 @@ impl Engine {
             .property_int_value(properties::BACKGROUND_ERRORS)
         {
             Ok(Some(count)) if count > 0 => {
-                let told = self.info_log.last_error();
+                let told = self.info_log.last_background_error();
                 let told = told.unwrap_or_else(|| "its log does not say which".to_owned());
                 Some(format!("RocksDB met an error in the background: {told}"))
             }

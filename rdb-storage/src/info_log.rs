@@ -34,13 +34,13 @@ impl InfoLog {
         warnings.iter().cloned().collect()
     }
 
-    /// The last warning that tells of an error.
-    pub(crate) fn last_error(&self) -> Option<String> {
-        let warnings = self.warnings();
-        warnings
-            .into_iter()
-            .rev()
-            .find(|warning| warning.contains("error"))
+    /// The last warning that tells of an error in RocksDB's own threads. More may follow it that only tell of its handling.
+    pub(crate) fn last_background_error(&self) -> Option<String> {
+        let tells = |warning: &String| {
+            let warning = warning.to_ascii_lowercase();
+            warning.contains("background") && warning.contains("error")
+        };
+        self.warnings().into_iter().rev().find(tells)
     }
 
     fn receive(&self, level: LogLevel, message: &str) {
