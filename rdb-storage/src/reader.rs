@@ -55,11 +55,7 @@ impl Reader {
     /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`], or [`Error::Busy`] when too many reads wait for
     /// the disk.
     pub async fn get_raw(&self, key: Bytes) -> Result<Option<Bytes>, Error> {
-        match self.shared.engine.get_raw(&key, Tier::Memory) {
-            Err(ReadError::NotInMemory) => {}
-            answered => return Ok(answered?),
-        }
-        self.blocking(move |engine| Ok(engine.get_raw(&key, Tier::Disk)?))
+        self.read(1, move |engine, tier| engine.get_raw(&key, tier))
             .await
     }
 
@@ -69,11 +65,7 @@ impl Reader {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub async fn get_versioned(&self, key: Bytes) -> Result<Option<Versioned>, Error> {
-        match self.shared.engine.get_versioned(&key, Tier::Memory) {
-            Err(ReadError::NotInMemory) => {}
-            answered => return Ok(answered?),
-        }
-        self.blocking(move |engine| Ok(engine.get_versioned(&key, Tier::Disk)?))
+        self.read(1, move |engine, tier| engine.get_versioned(&key, tier))
             .await
     }
 
@@ -83,14 +75,10 @@ impl Reader {
     ///
     /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
     pub async fn multi_get_raw(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, Error> {
-        if keys.len() <= INLINE_KEYS_MAX {
-            match self.shared.engine.multi_get_raw(&keys, Tier::Memory) {
-                Err(ReadError::NotInMemory) => {}
-                answered => return Ok(answered?),
-            }
-        }
-        self.blocking(move |engine| Ok(engine.multi_get_raw(&keys, Tier::Disk)?))
-            .await
+        self.read(keys.len(), move |engine, tier| {
+            engine.multi_get_raw(&keys, tier)
+        })
+        .await
     }
 
     /// Reads versioned values from one snapshot, in the order of `keys`.
@@ -102,14 +90,10 @@ impl Reader {
         &self,
         keys: Vec<Bytes>,
     ) -> Result<Vec<Option<Versioned>>, Error> {
-        if keys.len() <= INLINE_KEYS_MAX {
-            match self.shared.engine.multi_get_versioned(&keys, Tier::Memory) {
-                Err(ReadError::NotInMemory) => {}
-                answered => return Ok(answered?),
-            }
-        }
-        self.blocking(move |engine| Ok(engine.multi_get_versioned(&keys, Tier::Disk)?))
-            .await
+        self.read(keys.len(), move |engine, tier| {
+            engine.multi_get_versioned(&keys, tier)
+        })
+        .await
     }
 
     /// Reads one page of the raw keyspace.
@@ -134,6 +118,22 @@ impl Reader {
     /// How many reads went to the blocking threads since the open.
     pub(crate) fn disk_read_count(&self) -> u64 {
         self.shared.disk_reads.load(Ordering::Relaxed)
+    }
+
+    /// Reads `key_count` keys: few from memory right here, and what is not there, or many, on a blocking thread, as a whole.
+    async fn read<T: Send + 'static>(
+        &self,
+        key_count: usize,
+        read: impl Fn(&Engine, Tier) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Error> {
+        if key_count <= INLINE_KEYS_MAX {
+            match read(&self.shared.engine, Tier::Memory) {
+                Err(ReadError::NotInMemory) => {}
+                answered => return Ok(answered?),
+            }
+        }
+        self.blocking(move |engine| Ok(read(engine, Tier::Disk)?))
+            .await
     }
 
     async fn blocking<T: Send + 'static>(
