@@ -5,18 +5,49 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use prost::Message;
+use tonic_prost_build::{FileDescriptorSet, manual};
 
 const PROTOS: [&str; 4] = ["metapb.proto", "errorpb.proto", "pdpb.proto", "kvrpc.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    let mut descriptors = protox::compile(PROTOS, ["proto"])?;
 
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
+    remove_service(&mut descriptors, "KvBatch");
     tonic_prost_build::configure()
         .bytes(".")
+        // Rare and large: without the boxes every answer would carry room for one.
+        .boxed("region_error")
+        .boxed("kvrpc.BatchAnswer.response.fault")
         .compile_fds(descriptors)?;
+    manual::Builder::new().compile(&[kv_batch()]);
     Ok(())
+}
+
+fn remove_service(descriptors: &mut FileDescriptorSet, name: &str) {
+    for file in &mut descriptors.file {
+        file.service.retain(|service| service.name() != name);
+    }
+}
+
+/// The service as it stands in the proto, with a codec of its own that tells the size of each message.
+fn kv_batch() -> manual::Service {
+    let batch = manual::Method::builder()
+        .name("batch")
+        .route_name("Batch")
+        .input_type("crate::batch::Request")
+        .output_type("crate::batch::Response")
+        .codec_path("crate::batch::BatchCodec")
+        .client_streaming()
+        .server_streaming()
+        .build();
+    manual::Service::builder()
+        .name("KvBatch")
+        .package("kvrpc")
+        .comment("Both keyspaces over one stream: many commands in one message.")
+        .method(batch)
+        .build()
 }

@@ -57,7 +57,7 @@ macro_rules! data_requests {
             }
 
             fn take_region_error(answer: &mut $answer) -> Option<RegionError> {
-                answer.region_error.take()
+                answer.region_error.take().map(|error| *error)
             }
         }
     )*};

@@ -8,6 +8,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use crate::errorpb::{self, Fate, RegionError, region_error};
+use crate::kvrpc;
 
 /// Longest cause that is sent, in bytes: the whole of the details has to fit beside other headers.
 const CAUSE_BYTES_MAX: usize = 2048;
@@ -62,26 +63,54 @@ impl Fault {
     }
 }
 
-impl From<Fault> for Status {
+impl From<Fault> for errorpb::Error {
     fn from(fault: Fault) -> Self {
-        let cause = truncated(&fault.cause, CAUSE_BYTES_MAX).to_owned();
-        let error = errorpb::Error {
+        Self {
             field: fault.field.to_owned(),
             limit: fault.limit,
-            cause: cause.clone(),
+            cause: truncated(&fault.cause, CAUSE_BYTES_MAX).to_owned(),
             fate: fault.fate.into(),
-        };
-        // The message stands in the status line of the response already; here it would only take room.
-        let rich = tonic_types::Status {
-            code: fault.code.into(),
-            message: String::new(),
-            details: vec![prost_types::Any {
-                type_url: TYPE_URL.to_owned(),
-                value: error.encode_to_vec(),
-            }],
-        };
-        Status::with_details(fault.code, cause, rich.encode_to_vec().into())
+        }
     }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        status(fault.code, &fault.into())
+    }
+}
+
+impl From<Fault> for kvrpc::Fault {
+    fn from(fault: Fault) -> Self {
+        Self {
+            code: fault.code as u32,
+            error: Some(fault.into()),
+        }
+    }
+}
+
+/// As the status that the command would have got as a call of its own.
+impl From<kvrpc::Fault> for Status {
+    fn from(fault: kvrpc::Fault) -> Self {
+        let code = match i32::try_from(fault.code).map(Code::from_i32) {
+            Ok(code) if code != Code::Ok => code,
+            _ => Code::Unknown,
+        };
+        status(code, &fault.error.unwrap_or_default())
+    }
+}
+
+fn status(code: Code, error: &errorpb::Error) -> Status {
+    // The message stands in the status line of the response already; here it would only take room.
+    let rich = tonic_types::Status {
+        code: code.into(),
+        message: String::new(),
+        details: vec![prost_types::Any {
+            type_url: TYPE_URL.to_owned(),
+            value: error.encode_to_vec(),
+        }],
+    };
+    Status::with_details(code, error.cause.clone(), rich.encode_to_vec().into())
 }
 
 /// The `errorpb::Error` that a status carries, if it carries one.
@@ -124,6 +153,20 @@ mod tests {
         assert_eq!(error.field, "key");
         assert_eq!(error.limit, Some(8192));
         assert_eq!(error.fate(), Fate::NotApplied);
+    }
+
+    #[test]
+    fn a_fault_in_a_stream_becomes_the_status_of_a_call() {
+        let fault = Fault::invalid_argument("key", Some(8192), "key has 8193 bytes");
+        let in_stream = Status::from(kvrpc::Fault::from(fault.clone()));
+        let of_a_call = Status::from(fault);
+        assert_eq!(in_stream.code(), of_a_call.code());
+        assert_eq!(in_stream.message(), of_a_call.message());
+        assert_eq!(in_stream.details(), of_a_call.details());
+        for code in [0, 17, u32::MAX] {
+            let fault = kvrpc::Fault { code, error: None };
+            assert_eq!(Status::from(fault).code(), Code::Unknown, "{code}");
+        }
     }
 
     #[test]

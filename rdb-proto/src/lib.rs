@@ -2,13 +2,14 @@
 //!
 //! The modules [`metapb`], [`errorpb`], [`pdpb`] and [`kvrpc`] are generated from the files under `proto/`, which are the
 //! reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the message's buffer.
-//! Beside them stand small pure helpers on the generated types ([`region`], [`error`]) and the transport shell that every
-//! FlareDB process uses on both ends ([`transport`]).
+//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`batch`]) and the transport shell
+//! that every FlareDB process uses on both ends ([`transport`]).
 //!
 //! This crate knows nothing of storage, routing or the cluster.
 
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod error;
 pub mod region;
 pub mod transport;
@@ -35,6 +36,7 @@ pub mod pdpb {
 #[allow(missing_docs, clippy::all)]
 pub mod kvrpc {
     tonic::include_proto!("kvrpc");
+    include!(concat!(env!("OUT_DIR"), "/kvrpc.KvBatch.rs"));
 }
 
 /// The compiled protos, as gRPC reflection serves them.

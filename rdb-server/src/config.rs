@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
-use rdb_proto::transport::limits::CONNECTIONS_MAX;
+use rdb_proto::transport::limits::{
+    CONNECTIONS_MAX, MESSAGE_BYTES_MAX, PROCESS_BYTES_IN_FLIGHT_MAX,
+};
 use rdb_proto::transport::{AddressError, check_address};
 use rdb_storage::{Durability, Role, StorageOptions, WalRecovery};
 
@@ -13,6 +15,7 @@ const DEFAULT_PD: &str = "127.0.0.1:2379";
 const DEFAULT_DATA_DIR: &str = "./data/server";
 const DEFAULT_BLOCK_CACHE_MIB: usize = 256;
 const DEFAULT_WRITE_QUEUE_MIB: usize = 64;
+const DEFAULT_BYTES_IN_FLIGHT_MIB: usize = PROCESS_BYTES_IN_FLIGHT_MAX >> 20;
 const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// A FlareDB store: keeps data on disk and serves it over gRPC.
@@ -68,7 +71,7 @@ pub struct Config {
     )]
     pub block_cache_mib: usize,
 
-    /// Most MiB of writes that wait to be written; above, clients are told to back off. At least 8.
+    /// Most MiB of writes that wait to be written; above, clients are told to back off. At least 16.
     #[arg(
         long,
         env = "RDB_SERVER_WRITE_QUEUE_MIB",
@@ -76,6 +79,15 @@ pub struct Config {
         default_value_t = DEFAULT_WRITE_QUEUE_MIB
     )]
     pub write_queue_mib: usize,
+
+    /// Most MiB of commands and answers in flight on batched streams; above, clients are told to back off. At least 16.
+    #[arg(
+        long,
+        env = "RDB_SERVER_BYTES_IN_FLIGHT_MIB",
+        value_name = "MIB",
+        default_value_t = DEFAULT_BYTES_IN_FLIGHT_MIB
+    )]
+    pub bytes_in_flight_mib: usize,
 
     /// Most connections at a time; one more is closed as soon as it is accepted.
     #[arg(long, env = "RDB_SERVER_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = CONNECTIONS_MAX)]
@@ -106,6 +118,7 @@ impl Default for Config {
             durability: Durability::Sync,
             block_cache_mib: DEFAULT_BLOCK_CACHE_MIB,
             write_queue_mib: DEFAULT_WRITE_QUEUE_MIB,
+            bytes_in_flight_mib: DEFAULT_BYTES_IN_FLIGHT_MIB,
             connections_max: CONNECTIONS_MAX,
             log_level: DEFAULT_LOG_LEVEL.to_owned(),
             repair_wal: false,
@@ -155,6 +168,9 @@ const CONNECTIONS_MAX_MAX: usize = 1_000_000;
 /// 1 TiB: beyond any machine, and still far from overflow.
 const SIZE_MIB_MAX: usize = 1 << 20;
 
+/// Twice the largest message: one always fits, with what is counted beside its bytes.
+const MESSAGE_MIB_MIN: usize = MESSAGE_BYTES_MAX >> 19;
+
 impl Config {
     /// Checks every setting that its type does not check.
     ///
@@ -183,7 +199,12 @@ impl Config {
             return Err(ConfigError::Connections(self.connections_max));
         }
         check_size("--block-cache-mib", self.block_cache_mib, 1)?;
-        check_size("--write-queue-mib", self.write_queue_mib, 8)
+        check_size("--write-queue-mib", self.write_queue_mib, MESSAGE_MIB_MIN)?;
+        check_size(
+            "--bytes-in-flight-mib",
+            self.bytes_in_flight_mib,
+            MESSAGE_MIB_MIN,
+        )
     }
 
     pub(crate) fn storage_options(&self) -> StorageOptions {
@@ -233,7 +254,8 @@ mod tests {
             (&["--advertise-addr", "nowhere"], "--advertise-addr"),
             (&["--pd", "a:1,b"], "--pd"),
             (&["--connections-max", "0"], "--connections-max"),
-            (&["--write-queue-mib", "7"], "--write-queue-mib"),
+            (&["--write-queue-mib", "15"], "--write-queue-mib"),
+            (&["--bytes-in-flight-mib", "15"], "--bytes-in-flight-mib"),
             (&["--block-cache-mib", "99999999999"], "--block-cache-mib"),
         ] {
             let error = parsed(flags).validate().expect_err(named).to_string();

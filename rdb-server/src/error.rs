@@ -45,7 +45,7 @@ pub enum ServerError {
 }
 
 /// A request is not served.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Rejection {
     /// It came to the wrong place or at the wrong time, and was certainly not applied.
     Routing(region_error::Kind),
@@ -57,12 +57,23 @@ pub(crate) enum Rejection {
 /// a few milliseconds; clients add jitter of their own.
 const BUSY_BACKOFF_MS: u64 = 20;
 
-impl Rejection {
-    /// The store cannot serve now.
-    pub(crate) fn not_ready(reason: &str) -> Self {
-        Self::Routing(region_error::Kind::NotReady(NotReady {
-            reason: reason.to_owned(),
-        }))
+/// The answer of a store whose queues or budgets are used up.
+pub(crate) fn busy() -> ServerBusy {
+    ServerBusy {
+        backoff_ms: BUSY_BACKOFF_MS,
+    }
+}
+
+/// The answer of a store that cannot serve now.
+pub(crate) fn not_ready(reason: &str) -> NotReady {
+    NotReady {
+        reason: reason.to_owned(),
+    }
+}
+
+impl From<NotReady> for Rejection {
+    fn from(not_ready: NotReady) -> Self {
+        Self::Routing(region_error::Kind::NotReady(not_ready))
     }
 }
 
@@ -80,13 +91,8 @@ impl From<rdb_storage::Error> for Rejection {
                 limit,
                 cause,
             } => Fault::invalid_argument(field, *limit, cause.as_str()),
-            Error::Busy { .. } => {
-                let busy = ServerBusy {
-                    backoff_ms: BUSY_BACKOFF_MS,
-                };
-                return Self::Routing(region_error::Kind::ServerBusy(busy));
-            }
-            Error::Closed => return Self::not_ready("the store is shutting down"),
+            Error::Busy { .. } => return Self::Routing(region_error::Kind::ServerBusy(busy())),
+            Error::Closed => return not_ready("the store is shutting down").into(),
             Error::ResultTooLarge { limit_bytes } => Fault {
                 field: "keys",
                 limit: Some(*limit_bytes),

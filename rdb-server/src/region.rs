@@ -2,7 +2,7 @@
 
 use rdb_proto::metapb::{Peer, Region, RegionEpoch};
 use rdb_storage::{
-    Command, Outcome, PeerDescriptor, Reader, RegionDescriptor, Storage, Submission,
+    Command, Outcome, PeerDescriptor, PendingWrite, Reader, RegionDescriptor, Storage, Submission,
 };
 
 use crate::error::Rejection;
@@ -31,11 +31,21 @@ impl RegionHandle {
     /// Applies `commands` in order, as a whole or not at all, and answers one outcome for each.
     ///
     /// They are copied out of the message that they came with: a few bytes of it would keep all of its buffer alive for as
-    /// long as they wait, and the queue could not tell how much that is.
+    /// long as they wait, and a call does not tell how much that is.
     pub(crate) async fn write(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Rejection> {
         let commands = commands.into_iter().map(Command::detached).collect();
-        let submission = Submission::new(self.region.id, commands);
-        Ok(self.storage.submit(submission)?.await?)
+        Ok(self.submit(commands, 0)?.await?)
+    }
+
+    /// The same without a copy: the commands share the buffer of a message that had `message_bytes` on the wire, which is
+    /// what they are charged. Dropping the answer to come does not take the writes back.
+    pub(crate) fn submit(
+        &self,
+        commands: Vec<Command>,
+        message_bytes: usize,
+    ) -> Result<PendingWrite, Rejection> {
+        let submission = Submission::new(self.region.id, commands).charged(message_bytes);
+        Ok(self.storage.submit(submission)?)
     }
 
     /// Reads what was applied.

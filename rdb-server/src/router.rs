@@ -6,14 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rdb_proto::errorpb::{
-    ClusterMismatch, EpochNotMatch, KeyNotInRegion, RegionNotFound, StoreMismatch,
+    ClusterMismatch, EpochNotMatch, KeyNotInRegion, NotReady, RegionNotFound, StoreMismatch,
     region_error::Kind,
 };
 use rdb_proto::metapb::{Context, Region};
 use rdb_storage::ScanRange;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Rejection;
+use crate::error::{Rejection, not_ready};
 use crate::region::RegionHandle;
 
 /// What this store is, once it is registered.
@@ -119,35 +119,52 @@ impl Router {
         })
     }
 
-    /// Checks the context and finds the region that it names, or else the one that is `wanted`.
-    fn find(
-        &self,
-        context: Option<&Context>,
-        wanted: impl Fn(&Region) -> bool,
-    ) -> Result<Arc<RegionHandle>, Rejection> {
+    /// What this store is at the moment, for requests that are routed one after the other.
+    pub(crate) fn membership(&self) -> Result<Arc<Membership>, NotReady> {
         if self.drain.is_cancelled() {
-            return Err(Rejection::not_ready("the store is shutting down"));
+            return Err(not_ready("the store is shutting down"));
         }
         let membership = self
             .membership
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let membership = membership.ok_or_else(|| {
-            Rejection::not_ready("the store is not registered with the placement driver yet")
-        })?;
         membership
-            .find(context.unwrap_or(&Context::default()), wanted)
-            .map_err(Rejection::Routing)
+            .ok_or_else(|| not_ready("the store is not registered with the placement driver yet"))
+    }
+
+    /// Checks the context and finds the region that it names, or else the one that is `wanted`.
+    fn find(
+        &self,
+        context: Option<&Context>,
+        wanted: impl Fn(&Region) -> bool,
+    ) -> Result<Arc<RegionHandle>, Rejection> {
+        let membership = self.membership()?;
+        let found = membership.find(context.unwrap_or(&Context::default()), wanted);
+        found.map(Arc::clone).map_err(Rejection::Routing)
     }
 }
 
 impl Membership {
+    /// The region that holds `key`.
+    pub(crate) fn for_key(
+        &self,
+        context: &Context,
+        key: &[u8],
+    ) -> Result<&Arc<RegionHandle>, Rejection> {
+        let found = self.find(context, |region| region.contains(key));
+        let found = found.map_err(Rejection::Routing)?;
+        match found.region().contains(key) {
+            true => Ok(found),
+            false => Err(not_in(found)),
+        }
+    }
+
     fn find(
         &self,
         context: &Context,
         wanted: impl Fn(&Region) -> bool,
-    ) -> Result<Arc<RegionHandle>, Kind> {
+    ) -> Result<&Arc<RegionHandle>, Kind> {
         if ![0, self.cluster_id].contains(&context.cluster_id) {
             let cluster_id = self.cluster_id;
             return Err(Kind::ClusterMismatch(ClusterMismatch { cluster_id }));
@@ -165,10 +182,10 @@ impl Membership {
             region_id: context.region_id,
         }))?;
         let Some(epoch) = context.region_epoch else {
-            return Ok(Arc::clone(found));
+            return Ok(found);
         };
         match epoch.version.cmp(&found.region().version()) {
-            Ordering::Equal => Ok(Arc::clone(found)),
+            Ordering::Equal => Ok(found),
             // The request is older than a split or a merge: tell what became of its region, and who has its key now.
             Ordering::Less => {
                 let regions = self.regions.iter().map(|handle| handle.region());

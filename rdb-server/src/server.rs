@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
+use rdb_proto::kvrpc::kv_batch_server::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::{HealthHandle, ServeOptions, health, serve};
+use rdb_proto::transport::{ByteBudget, HealthHandle, ServeOptions, health, serve};
 use rdb_storage::{Durability, Storage, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -18,9 +19,9 @@ use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
 use crate::placement::{Placement, restore};
 use crate::router::Router;
-use crate::service::{CasService, RawService};
+use crate::service::{BatchService, CasService, RawService};
 
-const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas"];
+const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 
 /// A running store. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
 pub struct Server {
@@ -72,11 +73,17 @@ impl Server {
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let cas = KvCasServer::new(CasService::new(router))
+        let cas = KvCasServer::new(CasService::new(router.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let bytes_in_flight = ByteBudget::new(config.bytes_in_flight_mib << 20);
+        let batch = BatchService::new(router, bytes_in_flight, drain.clone());
+        let batch = KvBatchServer::new(batch)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let routes = Routes::new(raw)
             .add_service(cas)
+            .add_service(batch)
             .add_service(health_service);
         let options = ServeOptions {
             connections_max: config.connections_max,
@@ -199,7 +206,7 @@ fn announce(config: &Config, local_addr: SocketAddr, advertised: &str, storage: 
         data_dir = %storage.directory().display(),
         durability = %config.durability,
         version = env!("CARGO_PKG_VERSION"),
-        "serving KvRaw and KvCas"
+        "serving KvRaw, KvCas and KvBatch"
     );
     if config.durability == Durability::Os {
         tracing::warn!("--durability=os: a power cut or a kernel crash LOSES ACKNOWLEDGED WRITES");

@@ -76,8 +76,13 @@ pub enum Outcome {
 }
 
 impl Command {
-    /// Refuses what breaks a limit, before it is queued: applying never fails for a reason that lies in the command.
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    /// Refuses what breaks a limit, before it is queued: applying never fails for a reason that lies in the command. A
+    /// submission is validated by itself; this is for leaving a bad command out of one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] names the field and the limit.
+    pub fn validate(&self) -> Result<(), Error> {
         match self {
             Self::PutRaw { key, value } | Self::CompareAndSwap { key, value, .. } => {
                 validate_key(key)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    ErrorKind, FlushOptions, Options, properties,
+    ErrorKind, FlushOptions, Options, ReadOptions, properties,
 };
 
 use crate::error::{Error, OpenError};
@@ -13,6 +13,7 @@ use crate::identity::DataDirectory;
 use crate::info_log::InfoLog;
 use crate::logs::{Logs, Replay};
 use crate::options::{StorageOptions, WalRecovery};
+use crate::read::{Tier, read_options};
 use crate::reserve::Space;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
@@ -49,6 +50,8 @@ impl Family {
 /// An open database. Fields are dropped in their order: RocksDB closes before the directory's lock is given back.
 pub(crate) struct Engine {
     pub(crate) database: DB,
+    /// Made once: every point read begins with it.
+    memory_read_options: ReadOptions,
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
     info_log: InfoLog,
@@ -78,6 +81,7 @@ impl Engine {
             .map_err(&refused)?;
         Ok(Self {
             database,
+            memory_read_options: read_options(Tier::Memory),
             options,
             info_log,
             directory,
@@ -92,6 +96,11 @@ impl Engine {
         self.database
             .cf_handle(family.name())
             .expect("every family was opened with the database")
+    }
+
+    /// Those of a read that must not go to the disk.
+    pub(crate) fn memory_read_options(&self) -> &ReadOptions {
+        &self.memory_read_options
     }
 
     /// How often the write-ahead log was synced since the open.

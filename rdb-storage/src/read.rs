@@ -58,6 +58,69 @@ fn read_error(error: rocksdb::Error) -> ReadError {
     }
 }
 
+/// The read of one key, which is one that a key can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointRead {
+    family: Family,
+    key: Bytes,
+}
+
+/// What a [`PointRead`] found; `None`: the key does not exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PointValue {
+    /// A raw value.
+    Raw(Option<Bytes>),
+    /// A versioned value.
+    Versioned(Option<Versioned>),
+}
+
+impl PointRead {
+    /// A read from the raw keyspace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when the key is empty or too long.
+    pub fn raw(key: Bytes) -> Result<Self, Error> {
+        Self::new(Family::Raw, key)
+    }
+
+    /// A read from the versioned keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`raw`](Self::raw).
+    pub fn versioned(key: Bytes) -> Result<Self, Error> {
+        Self::new(Family::Versioned, key)
+    }
+
+    fn new(family: Family, key: Bytes) -> Result<Self, Error> {
+        validate_key(&key)?;
+        Ok(Self { family, key })
+    }
+
+    /// The key to read.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    fn decode(&self, record: Option<&[u8]>) -> Result<PointValue, Error> {
+        Ok(match self.family {
+            Family::Versioned => PointValue::Versioned(record.map(Versioned::decode).transpose()?),
+            _ => PointValue::Raw(record.map(Bytes::copy_from_slice)),
+        })
+    }
+}
+
+impl PointValue {
+    /// The length of the value in bytes; 0 when there is none.
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Self::Raw(value) => value.as_ref().map_or(0, Bytes::len),
+            Self::Versioned(found) => found.as_ref().map_or(0, |found| found.value.len()),
+        }
+    }
+}
+
 /// A versioned value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned {
@@ -112,6 +175,64 @@ impl Engine {
         self.multi_get(Family::Versioned, keys, tier, Versioned::decode)
     }
 
+    /// Reads one key from memory; `None`: it is not there.
+    pub(crate) fn read_from_memory(&self, read: &PointRead) -> Result<Option<PointValue>, Error> {
+        let record = self.database.get_pinned_cf_opt(
+            &self.family(read.family),
+            &read.key,
+            self.memory_read_options(),
+        );
+        match record.map_err(read_error) {
+            Ok(record) => read.decode(record.as_deref()).map(Some),
+            Err(ReadError::NotInMemory) => Ok(None),
+            Err(ReadError::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Reads keys in their order, each by itself, from wherever they are, until their values have `value_bytes_max` bytes
+    /// or more. At least one is read.
+    pub(crate) fn read_from_disk(
+        &self,
+        reads: &[PointRead],
+        value_bytes_max: usize,
+    ) -> Vec<Result<PointValue, Error>> {
+        let mut values = Vec::with_capacity(reads.len());
+        let mut value_bytes = 0;
+        // RocksDB's batched read is of one family.
+        let runs = reads.chunk_by(|one, other| one.family == other.family);
+        for chunk in runs.flat_map(|run| run.chunks(READ_CHUNK_KEYS)) {
+            if value_bytes >= value_bytes_max && !values.is_empty() {
+                break;
+            }
+            let found = self.read_chunk(chunk);
+            value_bytes += found
+                .iter()
+                .flatten()
+                .map(PointValue::value_bytes)
+                .sum::<usize>();
+            values.extend(found);
+        }
+        values
+    }
+
+    /// Reads keys of one family.
+    fn read_chunk(&self, reads: &[PointRead]) -> Vec<Result<PointValue, Error>> {
+        let Some(PointRead { family, .. }) = reads.first() else {
+            return Vec::new();
+        };
+        let found = self.database.batched_multi_get_cf_opt(
+            &self.family(*family),
+            reads.iter().map(PointRead::key),
+            false,
+            &read_options(Tier::Disk),
+        );
+        let decoded = found.into_iter().zip(reads).map(|(record, read)| {
+            let record = record.map_err(Error::from_read)?;
+            read.decode(record.as_deref())
+        });
+        decoded.collect()
+    }
+
     fn get(
         &self,
         family: Family,
@@ -119,9 +240,16 @@ impl Engine {
         tier: Tier,
     ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
         validate_key(key)?;
-        let options = read_options(tier);
+        let disk_read_options;
+        let options = match tier {
+            Tier::Memory => self.memory_read_options(),
+            Tier::Disk => {
+                disk_read_options = read_options(Tier::Disk);
+                &disk_read_options
+            }
+        };
         self.database
-            .get_pinned_cf_opt(&self.family(family), key, &options)
+            .get_pinned_cf_opt(&self.family(family), key, options)
             .map_err(read_error)
     }
 
@@ -181,7 +309,7 @@ impl Engine {
     }
 }
 
-fn read_options(tier: Tier) -> ReadOptions {
+pub(crate) fn read_options(tier: Tier) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_read_tier(match tier {
         Tier::Memory => ReadTier::BlockCache,

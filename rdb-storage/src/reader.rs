@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::options::StorageOptions;
-use crate::read::{ReadError, Tier, Versioned};
+use crate::read::{PointRead, PointValue, ReadError, Tier, Versioned};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 
 /// A read of more keys goes to the blocking threads right away: from memory alone it would hold its async worker up.
@@ -66,6 +66,31 @@ impl Reader {
     /// As [`get_raw`](Self::get_raw).
     pub async fn get_versioned(&self, key: Bytes) -> Result<Option<Versioned>, Error> {
         self.read(1, move |engine, tier| engine.get_versioned(&key, tier))
+            .await
+    }
+
+    /// Reads one key from memory, without waiting; `None`: it is not there, see [`read_several`](Self::read_several).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DataLoss`] or [`Error::Io`].
+    pub fn read_from_memory(&self, read: &PointRead) -> Result<Option<PointValue>, Error> {
+        self.shared.engine.read_from_memory(read)
+    }
+
+    /// Reads keys from wherever they are, each by itself (so not from one snapshot), in one go on one blocking thread.
+    /// Stops when the values read have `value_bytes_max` bytes: the results are of the first of `reads`, one at least.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when too many reads wait for the disk; of a single key, within the results, as
+    /// [`get_raw`](Self::get_raw).
+    pub async fn read_several(
+        &self,
+        reads: Vec<PointRead>,
+        value_bytes_max: usize,
+    ) -> Result<Vec<Result<PointValue, Error>>, Error> {
+        self.blocking(move |engine| Ok(engine.read_from_disk(&reads, value_bytes_max)))
             .await
     }
 

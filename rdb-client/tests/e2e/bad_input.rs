@@ -91,7 +91,7 @@ impl Wire {
         answer
             .into_inner()
             .region_error
-            .and_then(|error: RegionError| error.kind)
+            .and_then(|error: Box<RegionError>| error.kind)
     }
 
     /// Everyone else is still served.

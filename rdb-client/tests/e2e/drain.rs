@@ -335,6 +335,7 @@ fn usage_errors_exit_with_2_and_help_gives_every_setting_its_variable_and_defaul
                 "durability",
                 "block-cache-mib",
                 "write-queue-mib",
+                "bytes-in-flight-mib",
                 "connections-max",
                 "log-level",
             ][..],

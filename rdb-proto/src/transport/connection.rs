@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
 const PREFACE_BYTES: usize = 24;
@@ -81,14 +80,6 @@ async fn next_connection(
             preface_bytes_missing: PREFACE_BYTES,
             _place: place,
         };
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
     }
 }
 

@@ -8,6 +8,18 @@ use std::time::Duration;
 /// Largest gRPC message in either direction, in bytes. Holds the largest batch (6 MiB) with room for its framing.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
+/// Most commands of one `kvrpc.BatchRequest`.
+pub const BATCH_COMMANDS_MAX: usize = 4096;
+
+/// Most bytes of commands and answers of `kvrpc.KvBatch` that are in flight on one connection.
+pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
+
+/// Most bytes of commands and answers of `kvrpc.KvBatch` that are in flight in one process, unless configured otherwise.
+pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
+
+/// How long a server that drains waits for the client of a `kvrpc.KvBatch` stream to close its side.
+pub const BATCH_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// HTTP/2 flow-control window of a connection, in bytes.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 

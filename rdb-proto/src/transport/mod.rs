@@ -2,6 +2,7 @@
 //! drain ([`serve`], [`health`], [`Termination`]); connecting ([`endpoint`]).
 
 mod address;
+mod budget;
 mod connect;
 mod connection;
 mod health;
@@ -11,6 +12,7 @@ mod serve;
 mod termination;
 
 pub use address::{AddressError, check_address};
+pub use budget::{ByteBudget, BytesInFlight, ConnectionInfo, Reservation};
 pub use connect::endpoint;
 pub use health::{HealthHandle, health};
 pub use open_files::raise_open_files_limit;

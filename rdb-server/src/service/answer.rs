@@ -19,7 +19,7 @@ macro_rules! answers {
     ($($response:ty),+ $(,)?) => {
         $(impl Answer for $response {
             fn set_region_error(&mut self, error: RegionError) {
-                self.region_error = Some(error);
+                self.region_error = Some(Box::new(error));
             }
         })+
     };

@@ -2,18 +2,16 @@
 
 use std::iter::once;
 
-use rdb_proto::error::Fault;
-use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
-    CompareAndSwapRequest, CompareAndSwapResponse, Conflict, Deleted, GetRequest, GetResponse,
-    ScanRequest, ScanResponse, Swapped, Versioned, VersionedKeyValue, compare_and_delete_response,
-    compare_and_swap_response, kv_cas_server::KvCas,
+    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, ScanRequest,
+    ScanResponse, VersionedKeyValue, kv_cas_server::KvCas,
 };
 use rdb_storage::{Command, Outcome, ScanRange};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::answer::answer;
+use super::outcome;
 use crate::error::Rejection;
 use crate::region::RegionHandle;
 use crate::router::Router;
@@ -32,7 +30,6 @@ impl CasService {
         &self,
         request: CompareAndSwapRequest,
     ) -> Result<CompareAndSwapResponse, Rejection> {
-        use compare_and_swap_response::Result;
         let CompareAndSwapRequest {
             context,
             key,
@@ -45,18 +42,7 @@ impl CasService {
             expected_version,
             value,
         };
-        let result = match write_one(&region, command).await? {
-            Outcome::Swapped { version } => Result::Swapped(Swapped { version }),
-            Outcome::Conflict {
-                current_version,
-                current_value,
-            } => Result::Conflict(conflict(current_version, current_value)),
-            Outcome::Done => return Err(unexpected_outcome()),
-        };
-        Ok(CompareAndSwapResponse {
-            result: Some(result),
-            region_error: None,
-        })
+        outcome::swapped(write_one(&region, command).await?)
     }
 
     async fn get_one(&self, request: GetRequest) -> Result<GetResponse, Rejection> {
@@ -64,21 +50,13 @@ impl CasService {
             .router
             .for_keys(request.context.as_ref(), once(&request.key))?;
         let found = region.reader().get_versioned(request.key).await?;
-        let entry = found.map(|found| Versioned {
-            version: found.version,
-            value: found.value,
-        });
-        Ok(GetResponse {
-            entry,
-            region_error: None,
-        })
+        Ok(outcome::versioned(found))
     }
 
     async fn delete(
         &self,
         request: CompareAndDeleteRequest,
     ) -> Result<CompareAndDeleteResponse, Rejection> {
-        use compare_and_delete_response::Result;
         let CompareAndDeleteRequest {
             context,
             key,
@@ -89,18 +67,7 @@ impl CasService {
             key,
             expected_version,
         };
-        let result = match write_one(&region, command).await? {
-            Outcome::Done => Result::Deleted(Deleted {}),
-            Outcome::Conflict {
-                current_version,
-                current_value,
-            } => Result::Conflict(conflict(current_version, current_value)),
-            Outcome::Swapped { .. } => return Err(unexpected_outcome()),
-        };
-        Ok(CompareAndDeleteResponse {
-            result: Some(result),
-            region_error: None,
-        })
+        outcome::deleted(write_one(&region, command).await?)
     }
 
     async fn get_several(&self, request: BatchGetRequest) -> Result<BatchGetResponse, Rejection> {
@@ -155,21 +122,7 @@ impl CasService {
 
 async fn write_one(region: &RegionHandle, command: Command) -> Result<Outcome, Rejection> {
     let mut outcomes = region.write(vec![command]).await?;
-    outcomes.pop().ok_or_else(unexpected_outcome)
-}
-
-fn conflict(current_version: u64, current_value: Option<bytes::Bytes>) -> Conflict {
-    Conflict {
-        current_version,
-        value_omitted: current_version > 0 && current_value.is_none(),
-        current_value,
-    }
-}
-
-/// A fault in this process: something was written, but its outcome makes no sense.
-fn unexpected_outcome() -> Rejection {
-    let cause = "the storage gave an outcome that the command cannot have";
-    Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))
+    outcomes.pop().ok_or_else(outcome::unexpected)
 }
 
 #[tonic::async_trait]

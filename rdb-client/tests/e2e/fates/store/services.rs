@@ -44,7 +44,7 @@ macro_rules! answer {
             Ok($value) => $response { $($field: $content,)* region_error: None },
             Err(region_error) => {
                 let mut response = $response::default();
-                response.region_error = Some(region_error);
+                response.region_error = Some(Box::new(region_error));
                 response
             }
         }))

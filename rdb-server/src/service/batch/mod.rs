@@ -1,0 +1,75 @@
+//! `kvrpc.KvBatch`: many commands in one message, for as long as both sides keep the stream open.
+//!
+//! A [`Session`] is one stream. It is driven by nothing but the transport asking for the next message, which is what makes
+//! flow control end to end: a client that does not read its answers is not read from, and its reads are not even executed.
+//!
+//! - `intake` takes a message apart: what writes is handed to the writer at once, one submission per region; what reads is
+//!   queued; what cannot be served is refused.
+//! - `writes` waits for the submissions, `reads` executes the queue as far as a response has room: from memory right there,
+//!   what is not there in one go on a blocking thread.
+//! - `answers` packs what is ready into a response.
+
+mod answers;
+mod intake;
+mod reads;
+mod session;
+mod writes;
+
+use rdb_proto::batch;
+use rdb_proto::kvrpc::kv_batch_server::KvBatch;
+use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+use rdb_proto::transport::{ByteBudget, BytesInFlight, ConnectionInfo};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::router::Router;
+use session::Session;
+
+/// Serves both keyspaces of the regions that the router knows.
+pub(crate) struct BatchService {
+    router: Router,
+    bytes_in_flight: ByteBudget,
+    drain: CancellationToken,
+}
+
+impl BatchService {
+    /// `bytes_in_flight` is the budget of the process.
+    pub(crate) fn new(
+        router: Router,
+        bytes_in_flight: ByteBudget,
+        drain: CancellationToken,
+    ) -> Self {
+        Self {
+            router,
+            bytes_in_flight,
+            drain,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl KvBatch for BatchService {
+    type BatchStream = Session;
+
+    async fn batch(
+        &self,
+        request: Request<Streaming<batch::Request>>,
+    ) -> Result<Response<Session>, Status> {
+        let connection = match request.extensions().get::<ConnectionInfo>() {
+            Some(connection) => connection.bytes_in_flight.clone(),
+            // Served by another transport than our own.
+            None => ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT_MAX),
+        };
+        let budgets = BytesInFlight {
+            connection,
+            process: self.bytes_in_flight.clone(),
+        };
+        let session = Session::new(
+            self.router.clone(),
+            budgets,
+            request.into_inner(),
+            self.drain.clone(),
+        );
+        Ok(Response::new(session))
+    }
+}

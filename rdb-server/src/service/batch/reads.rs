@@ -1,0 +1,176 @@
+//! Reads of a stream: executed in their order, when a response has room for what they find.
+//!
+//! What is in memory is read on the spot. What is not is set aside; all that were set aside are read together on one
+//! blocking thread, one such job of a stream at a time, up to a number of bytes.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task;
+use std::vec;
+
+use rdb_proto::kvrpc::{BatchAnswer, batch_answer::Response};
+use rdb_proto::metapb::Context;
+use rdb_proto::transport::Reservation;
+use rdb_storage::{PointRead, PointValue, Reader};
+
+use super::answers::{AnswerGroup, Packing, answer, found};
+use crate::error::Rejection;
+use crate::router::{Membership, Router};
+
+/// How many keys one job reads from the disk at most.
+const DISK_READ_KEYS_MAX: usize = 128;
+
+/// A job ends when the values that it has read have so many bytes.
+const DISK_READ_BYTES: usize = 1 << 20;
+
+/// A read that was not executed yet.
+pub(super) struct QueuedRead {
+    pub(super) id: u64,
+    pub(super) context: Context,
+    pub(super) read: PointRead,
+}
+
+/// The reads of one message.
+pub(super) struct ReadGroup {
+    reads: vec::IntoIter<QueuedRead>,
+    message: Arc<Reservation>,
+}
+
+impl ReadGroup {
+    pub(super) fn new(reads: Vec<QueuedRead>, message: Arc<Reservation>) -> Self {
+        Self {
+            reads: reads.into_iter(),
+            message,
+        }
+    }
+}
+
+/// A read whose key is not in memory.
+struct ColdRead {
+    id: u64,
+    read: PointRead,
+    reader: Reader,
+    message: Arc<Reservation>,
+}
+
+type DiskJob = Pin<Box<dyn Future<Output = (Vec<ColdRead>, AnswerGroup)> + Send>>;
+
+/// The reads of a stream.
+#[derive(Default)]
+pub(super) struct Reads {
+    groups: VecDeque<ReadGroup>,
+    cold: VecDeque<ColdRead>,
+    job: Option<DiskJob>,
+}
+
+impl Reads {
+    pub(super) fn push(&mut self, group: ReadGroup) {
+        self.groups.push_back(group);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.cold.is_empty() && self.job.is_none()
+    }
+
+    /// Executes reads from memory until the response is full or none is left.
+    pub(super) fn pack(&mut self, router: &Router, packing: &mut Packing) {
+        if self.groups.is_empty() {
+            return;
+        }
+        let membership = router.membership();
+        while let Some(group) = self.groups.front_mut() {
+            let reads = &mut group.reads;
+            while let Some(queued) = (!packing.is_full()).then(|| reads.next()).flatten() {
+                let membership = membership.as_deref().map_err(|not_ready| not_ready.clone());
+                let id = queued.id;
+                match read_from_memory(membership.map_err(Rejection::from), &queued) {
+                    Ok(Hit::Found(value)) => packing.push(answer(id, Ok(found(value)))),
+                    Ok(Hit::NotInMemory(reader)) => self.cold.push_back(ColdRead {
+                        id,
+                        read: queued.read,
+                        reader,
+                        message: Arc::clone(&group.message),
+                    }),
+                    Err(rejection) => packing.push(answer(id, Err(rejection))),
+                }
+            }
+            if packing.is_full() {
+                return;
+            }
+            self.groups.pop_front();
+        }
+    }
+
+    /// Goes on with what is not in memory. The answers of a finished job, or `None` when there is nothing to be had now.
+    pub(super) fn poll_disk(&mut self, context: &mut task::Context<'_>) -> Option<AnswerGroup> {
+        let job = match &mut self.job {
+            Some(job) => job,
+            None => {
+                let next = self.next_job()?;
+                self.job.insert(next)
+            }
+        };
+        let task::Poll::Ready((unread, answers)) = job.as_mut().poll(context) else {
+            return None;
+        };
+        self.job = None;
+        for cold in unread.into_iter().rev() {
+            self.cold.push_front(cold);
+        }
+        Some(answers)
+    }
+
+    fn next_job(&mut self) -> Option<DiskJob> {
+        let first = self.cold.front()?;
+        let (reader, message) = (first.reader.clone(), Arc::clone(&first.message));
+        let count = self.cold.len().min(DISK_READ_KEYS_MAX);
+        let cold: Vec<ColdRead> = self.cold.drain(..count).collect();
+        Some(Box::pin(read_from_disk(reader, message, cold)))
+    }
+}
+
+enum Hit {
+    Found(PointValue),
+    NotInMemory(Reader),
+}
+
+fn read_from_memory(
+    membership: Result<&Membership, Rejection>,
+    queued: &QueuedRead,
+) -> Result<Hit, Rejection> {
+    let region = membership?.for_key(&queued.context, queued.read.key())?;
+    let reader = region.reader();
+    Ok(match reader.read_from_memory(&queued.read)? {
+        Some(value) => Hit::Found(value),
+        None => Hit::NotInMemory(reader.clone()),
+    })
+}
+
+/// Reads the first of `cold`, and returns those that were not read. All are of the same store.
+async fn read_from_disk(
+    reader: Reader,
+    message: Arc<Reservation>,
+    mut cold: Vec<ColdRead>,
+) -> (Vec<ColdRead>, AnswerGroup) {
+    let reads = cold.iter().map(|cold| cold.read.clone()).collect();
+    let answers: Vec<BatchAnswer> = match reader.read_several(reads, DISK_READ_BYTES).await {
+        Ok(values) => {
+            let read = cold.drain(..values.len().min(cold.len()));
+            let answered = read.zip(values).map(|(cold, value)| {
+                let response: Result<Response, _> = value.map(found);
+                answer(cold.id, response.map_err(Rejection::from))
+            });
+            answered.collect()
+        }
+        Err(error) => {
+            let rejection = Rejection::from(error);
+            let refused = cold.drain(..);
+            refused
+                .map(|cold| answer(cold.id, Err(rejection.clone())))
+                .collect()
+        }
+    };
+    (cold, AnswerGroup::different(answers, message))
+}

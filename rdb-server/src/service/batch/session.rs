@@ -1,0 +1,163 @@
+//! One stream, from its first message to its end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
+use rdb_proto::batch;
+use rdb_proto::transport::BytesInFlight;
+use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::answers::{Packing, ReadyAnswers};
+use super::intake;
+use super::reads::Reads;
+use super::writes::WriteGroup;
+use crate::router::Router;
+
+/// With so many commands in flight no further message is taken: the client's messages wait in its own window then.
+const COMMANDS_IN_FLIGHT_MAX: usize = BATCH_COMMANDS_MAX;
+
+/// Yields responses as the transport asks for them.
+pub(crate) struct Session {
+    router: Router,
+    budgets: BytesInFlight,
+    /// `None`: nothing more comes, or is taken.
+    requests: Option<Streaming<batch::Request>>,
+    commands_in_flight: usize,
+    writes: FuturesUnordered<WriteGroup>,
+    reads: Reads,
+    ready: ReadyAnswers,
+    closing: Closing,
+    /// What the stream ends with, once everything is answered.
+    failure: Option<Status>,
+}
+
+type Alarm = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How far the end that a drain brings has come.
+enum Closing {
+    /// Not yet: ready when the drain begins.
+    No(Alarm),
+    /// The client is to be told.
+    Announce,
+    /// It was told, and has until then to close its side.
+    Announced(Alarm),
+    /// Nothing is waited for any more.
+    Over,
+}
+
+impl Session {
+    pub(super) fn new(
+        router: Router,
+        budgets: BytesInFlight,
+        requests: Streaming<batch::Request>,
+        drain: CancellationToken,
+    ) -> Self {
+        Self {
+            router,
+            budgets,
+            requests: Some(requests),
+            commands_in_flight: 0,
+            writes: FuturesUnordered::new(),
+            reads: Reads::default(),
+            ready: ReadyAnswers::default(),
+            closing: Closing::No(Box::pin(drain.cancelled_owned())),
+            failure: None,
+        }
+    }
+
+    fn poll_closing(&mut self, context: &mut Context<'_>) {
+        let (alarm, next) = match &mut self.closing {
+            Closing::No(begun) => (begun, Closing::Announce),
+            Closing::Announced(overdue) => (overdue, Closing::Over),
+            Closing::Announce | Closing::Over => return,
+        };
+        if alarm.as_mut().poll(context).is_ready() {
+            if matches!(next, Closing::Over) {
+                self.requests = None;
+            }
+            self.closing = next;
+        }
+    }
+
+    /// Takes messages in until there are none, or there is enough to do.
+    fn poll_requests(&mut self, context: &mut Context<'_>) {
+        while self.commands_in_flight < COMMANDS_IN_FLIGHT_MAX {
+            let Some(requests) = &mut self.requests else {
+                return;
+            };
+            match requests.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(request))) => self.take(request),
+                Poll::Ready(Some(Err(failure))) => {
+                    self.failure = Some(failure);
+                    self.requests = None;
+                }
+                Poll::Ready(None) => self.requests = None,
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    fn take(&mut self, request: batch::Request) {
+        let taken = intake::take(request, &self.router, &self.budgets);
+        self.commands_in_flight += taken.command_count;
+        for answered in taken.answered {
+            self.ready.push(answered);
+        }
+        self.writes.extend(taken.writes);
+        if let Some(reads) = taken.reads {
+            self.reads.push(reads);
+        }
+    }
+
+    fn pack(&mut self, context: &mut Context<'_>) -> Packing {
+        while let Poll::Ready(Some(answers)) = self.writes.poll_next_unpin(context) {
+            self.ready.push(answers);
+        }
+        let mut packing = Packing::default();
+        self.ready.pack(&mut packing);
+        self.reads.pack(&self.router, &mut packing);
+        while !packing.is_full()
+            && let Some(answers) = self.reads.poll_disk(context)
+        {
+            self.ready.push(answers);
+            self.ready.pack(&mut packing);
+        }
+        self.commands_in_flight -= packing.answer_count();
+        packing
+    }
+
+    fn is_done(&self) -> bool {
+        let nothing_comes = self.requests.is_none();
+        nothing_comes && self.writes.is_empty() && self.reads.is_empty() && self.ready.is_empty()
+    }
+}
+
+impl Stream for Session {
+    type Item = Result<batch::Response, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let session = self.get_mut();
+        session.poll_closing(context);
+        session.poll_requests(context);
+        let mut packing = session.pack(context);
+        if matches!(session.closing, Closing::Announce) {
+            packing.set_closing();
+            session.closing = Closing::Announced(Box::pin(sleep(BATCH_CLOSE_TIMEOUT)));
+            // Registers the alarm.
+            session.poll_closing(context);
+        }
+        if let Some(response) = packing.finish() {
+            return Poll::Ready(Some(Ok(response)));
+        }
+        if session.is_done() {
+            return Poll::Ready(session.failure.take().map(Err));
+        }
+        Poll::Pending
+    }
+}
