@@ -59,7 +59,13 @@ impl Client {
         });
         let cluster = asked.await?;
         let limits = Limits::advertised(cluster.limits)?;
-        let router = Router::new(cluster.cluster_id, placement_driver, connections, patience);
+        let router = Router::new(
+            cluster.cluster_id,
+            placement_driver,
+            connections,
+            patience,
+            !config.unary,
+        );
         Ok(Self {
             shared: Arc::new(Shared { router, limits }),
             timeout: config.timeout,

@@ -13,6 +13,8 @@ pub struct Config {
     /// How long one attempt to connect to one address may take, and how long a placement driver may leave a question
     /// unanswered before the next address is asked. Must not be 0. Default: 3 s.
     pub connect_timeout: Duration,
+    /// Every call is a gRPC call of its own instead of sharing streams. Default: false.
+    pub unary: bool,
 }
 
 impl Default for Config {
@@ -20,6 +22,7 @@ impl Default for Config {
         Self {
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(3),
+            unary: false,
         }
     }
 }

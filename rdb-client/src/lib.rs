@@ -44,6 +44,7 @@ mod client;
 mod cluster;
 mod config;
 mod delete_range;
+mod dispatch;
 mod error;
 mod fate;
 mod health;

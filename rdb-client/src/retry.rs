@@ -169,7 +169,7 @@ impl Retry {
 
 /// The wait after `waits` earlier ones: it doubles up to [`BACKOFF_MAX`], and jitter (0 to 1) takes up to half of it away, so
 /// that clients that failed together do not come back together.
-fn backoff(waits: u32, jitter: f64) -> Duration {
+pub(crate) fn backoff(waits: u32, jitter: f64) -> Duration {
     let doubled = BACKOFF_FIRST.saturating_mul(1_u32.checked_shl(waits).unwrap_or(u32::MAX));
     doubled.min(BACKOFF_MAX).mul_f64(1.0 - jitter / 2.0)
 }

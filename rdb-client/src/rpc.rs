@@ -11,6 +11,7 @@ use rdb_proto::kvrpc::{
     RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
     RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
     RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, ScanRequest, ScanResponse,
+    batch_answer, batch_command,
 };
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
@@ -34,6 +35,12 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
     fn set_context(&mut self, context: Context);
 
+    /// As a command of a stream; `None`: it is always a call of its own.
+    fn into_command(self) -> Result<batch_command::Request, Self>;
+
+    /// The answer, from that of a stream; `None`: it is that of another request.
+    fn from_response(response: batch_answer::Response) -> Option<Self::Answer>;
+
     /// Sends it once.
     fn send(self, channel: Channel) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
 
@@ -41,7 +48,7 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 }
 
 macro_rules! data_requests {
-    ($($request:ident, $access:ident => $client:ident::$method:ident -> $answer:ident;)*) => {$(
+    ($($request:ident, $access:ident => $client:ident::$method:ident $(, $command:ident)? -> $answer:ident;)*) => {$(
         impl DataRequest for $request {
             type Answer = $answer;
 
@@ -49,6 +56,19 @@ macro_rules! data_requests {
 
             fn set_context(&mut self, context: Context) {
                 self.context = Some(context);
+            }
+
+            fn into_command(self) -> Result<batch_command::Request, Self> {
+                $(return Ok(batch_command::Request::$command(self));)?
+                #[allow(unreachable_code)]
+                Err(self)
+            }
+
+            fn from_response(_response: batch_answer::Response) -> Option<$answer> {
+                $(if let batch_answer::Response::$command(answer) = _response {
+                    return Some(answer);
+                })?
+                None
             }
 
             async fn send(self, channel: Channel) -> Result<$answer, Status> {
@@ -64,16 +84,16 @@ macro_rules! data_requests {
 }
 
 data_requests! {
-    RawPutRequest, Write => KvRawClient::raw_put -> RawPutResponse;
-    RawGetRequest, Read => KvRawClient::raw_get -> RawGetResponse;
-    RawDeleteRequest, Write => KvRawClient::raw_delete -> RawDeleteResponse;
+    RawPutRequest, Write => KvRawClient::raw_put, RawPut -> RawPutResponse;
+    RawGetRequest, Read => KvRawClient::raw_get, RawGet -> RawGetResponse;
+    RawDeleteRequest, Write => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
     RawBatchPutRequest, Write => KvRawClient::raw_batch_put -> RawBatchPutResponse;
     RawBatchGetRequest, Read => KvRawClient::raw_batch_get -> RawBatchGetResponse;
     RawScanRequest, Read => KvRawClient::raw_scan -> RawScanResponse;
     RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range -> RawDeleteRangeResponse;
-    CompareAndSwapRequest, Write => KvCasClient::compare_and_swap -> CompareAndSwapResponse;
-    GetRequest, Read => KvCasClient::get -> GetResponse;
-    CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete -> CompareAndDeleteResponse;
+    CompareAndSwapRequest, Write => KvCasClient::compare_and_swap, CompareAndSwap -> CompareAndSwapResponse;
+    GetRequest, Read => KvCasClient::get, Get -> GetResponse;
+    CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
     BatchGetRequest, Read => KvCasClient::batch_get -> BatchGetResponse;
     ScanRequest, Read => KvCasClient::scan -> ScanResponse;
 }

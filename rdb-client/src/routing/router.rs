@@ -6,12 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::errorpb::{EpochNotMatch, NotLeader, RegionError};
+use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::metapb::Context;
 use rdb_proto::pdpb::GetRegionRequest;
+use tonic::Status;
 
 use super::connection_pool::{Connection, ConnectionPool};
 use super::placement_driver::PlacementDriver;
 use super::region_cache::{RegionCache, Route};
+use crate::dispatch::{Command, Dispatcher, Interrupted, Lane};
 use crate::retry::{Deadline, Failure, Pace, Retry};
 use crate::rpc::{Access, DataRequest};
 use crate::{Error, fate};
@@ -22,6 +25,8 @@ pub(crate) struct Router {
     cluster_id: u64,
     placement_driver: PlacementDriver,
     connections: Arc<ConnectionPool>,
+    /// `None`: every request is a call of its own.
+    dispatcher: Option<Dispatcher>,
     cache: Mutex<RegionCache>,
     /// How long the placement driver may take while there is something else to try.
     patience: Duration,
@@ -33,10 +38,12 @@ impl Router {
         placement_driver: PlacementDriver,
         connections: Arc<ConnectionPool>,
         patience: Duration,
+        batching: bool,
     ) -> Self {
         Self {
             cluster_id,
             placement_driver,
+            dispatcher: batching.then(|| Dispatcher::new(Arc::clone(&connections))),
             connections,
             cache: Mutex::default(),
             patience,
@@ -106,6 +113,30 @@ impl Router {
     pub(crate) async fn attempt<R: DataRequest>(
         &self,
         route: &Route,
+        request: R,
+        deadline: Deadline,
+    ) -> Result<R::Answer, Failure> {
+        let Some(dispatcher) = &self.dispatcher else {
+            return self.send_alone(route, request, deadline).await;
+        };
+        match request.into_command() {
+            Ok(request) => {
+                let lanes = dispatcher.store(&route.leader.address);
+                let command = Command {
+                    context: self.context(route),
+                    request,
+                };
+                let response = self.dispatch::<R>(route, lanes.lane(), command, deadline);
+                self.received::<R>(route, response.await?)
+            }
+            Err(request) => self.send_alone(route, request, deadline).await,
+        }
+    }
+
+    /// Sends a request as a call of its own.
+    async fn send_alone<R: DataRequest>(
+        &self,
+        route: &Route,
         mut request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
@@ -126,18 +157,80 @@ impl Router {
                 }
                 return Err(fate::failure(R::ACCESS, &status, &route.place()));
             }
-            None => {
-                let cause = format!("{} gave no answer in time", route.place());
-                return Err(Failure::Final(match R::ACCESS {
-                    Access::Read => deadline.exceeded(cause),
-                    Access::Write => Error::undetermined(cause),
-                }));
-            }
+            None => return Err(self.unanswered::<R>(route, deadline)),
         };
         match R::take_region_error(&mut answer) {
             None => Ok(answer),
             Some(region_error) => Err(self.learn(route, region_error)),
         }
+    }
+
+    /// Sends a command together with those of other calls.
+    async fn dispatch<R: DataRequest>(
+        &self,
+        route: &Route,
+        lane: &Lane,
+        command: Command,
+        deadline: Deadline,
+    ) -> Result<batch_answer::Response, Failure> {
+        let Some(mut answer) = deadline.limit(lane.submit(command)).await else {
+            let cause = format!("{} has too many calls in flight", route.place());
+            return Err(deadline.exceeded(cause).into());
+        };
+        match deadline.limit(&mut answer).await {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(Interrupted::NotSent { cause })) => {
+                self.cache().suspect(route);
+                let cause = format!("{}: {cause}", route.place());
+                Err(Failure::again(Error::unavailable(cause)))
+            }
+            Some(Err(Interrupted::Lost { cause })) => {
+                let cause = format!("{}: {cause}", route.place());
+                Err(match R::ACCESS {
+                    Access::Read => Failure::again(Error::unavailable(cause)),
+                    Access::Write => Error::undetermined(cause).into(),
+                })
+            }
+            None if answer.was_sent() => Err(self.unanswered::<R>(route, deadline)),
+            None => {
+                let cause = format!("no connection to {} in time", route.place());
+                Err(deadline.exceeded(cause).into())
+            }
+        }
+    }
+
+    /// What a response of a stream means to its call.
+    fn received<R: DataRequest>(
+        &self,
+        route: &Route,
+        response: batch_answer::Response,
+    ) -> Result<R::Answer, Failure> {
+        match response {
+            batch_answer::Response::RegionError(region_error) => {
+                Err(self.learn(route, *region_error))
+            }
+            batch_answer::Response::Fault(fault) => Err(fate::failure(
+                R::ACCESS,
+                &Status::from(*fault),
+                &route.place(),
+            )),
+            response => R::from_response(response).ok_or_else(|| {
+                let cause = format!("{} answered another request", route.place());
+                Failure::Final(match R::ACCESS {
+                    Access::Read => Error::internal(cause),
+                    Access::Write => Error::undetermined(cause),
+                })
+            }),
+        }
+    }
+
+    /// The deadline came after the request had been sent.
+    fn unanswered<R: DataRequest>(&self, route: &Route, deadline: Deadline) -> Failure {
+        let cause = format!("{} gave no answer in time", route.place());
+        Failure::Final(match R::ACCESS {
+            Access::Read => deadline.exceeded(cause),
+            Access::Write => Error::undetermined(cause),
+        })
     }
 
     async fn look_up(&self, key: &[u8], deadline: Deadline) -> Result<Arc<Route>, Failure> {

@@ -21,6 +21,7 @@ impl Session {
             config: Config {
                 timeout: global.timeout,
                 connect_timeout: defaults.connect_timeout.min(global.timeout),
+                ..defaults
             },
             keys: global.key_encoding,
         }

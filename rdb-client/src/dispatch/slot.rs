@@ -1,0 +1,130 @@
+//! Where one call waits for its answer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use rdb_proto::kvrpc::batch_answer::Response;
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Interrupted {
+    /// The command was never handed to the transport: it certainly was not applied.
+    NotSent {
+        /// What prevented it.
+        cause: Arc<str>,
+    },
+    /// It was, and then the stream ended.
+    Lost {
+        /// How it ended.
+        cause: Arc<str>,
+    },
+}
+
+/// Shared by a call and the queue that its command is in.
+#[derive(Debug)]
+pub(super) struct Slot {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In the queue.
+    Waiting(Option<Waker>),
+    /// Handed to the transport.
+    Sent(Option<Waker>),
+    Answered(Result<Response, Interrupted>),
+    /// The call has its answer, or wants none any more.
+    Left,
+}
+
+impl Slot {
+    /// The queue's end and the call's.
+    pub(super) fn new() -> (Arc<Self>, Answer) {
+        let slot = Arc::new(Self {
+            state: Mutex::new(State::Waiting(None)),
+        });
+        let answer = Answer {
+            slot: Arc::clone(&slot),
+        };
+        (slot, answer)
+    }
+
+    /// Marks the command as handed to the transport. False: the call has gone, there is no need to send it.
+    pub(super) fn send(&self) -> bool {
+        let mut state = self.state();
+        match &mut *state {
+            State::Waiting(waker) => {
+                let waker = waker.take();
+                *state = State::Sent(waker);
+                true
+            }
+            State::Sent(_) | State::Answered(_) | State::Left => false,
+        }
+    }
+
+    /// Ends the call, if it is still there.
+    pub(super) fn complete(&self, answer: Result<Response, Interrupted>) {
+        let mut state = self.state();
+        let waker = match &mut *state {
+            State::Waiting(waker) | State::Sent(waker) => waker.take(),
+            State::Answered(_) | State::Left => return,
+        };
+        *state = State::Answered(answer);
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is a single assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The answer to come. Dropping it abandons the call: a command that still waits is not sent.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    slot: Arc<Slot>,
+}
+
+impl Answer {
+    /// Whether the command was handed to the transport.
+    pub(crate) fn was_sent(&self) -> bool {
+        !matches!(*self.slot.state(), State::Waiting(_))
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Response, Interrupted>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.slot.state();
+        match &mut *state {
+            State::Waiting(waker) | State::Sent(waker) => {
+                match waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    None => *waker = Some(context.waker().clone()),
+                }
+                Poll::Pending
+            }
+            State::Answered(_) | State::Left => {
+                match std::mem::replace(&mut *state, State::Left) {
+                    State::Answered(answer) => Poll::Ready(answer),
+                    // Polled again after it was ready.
+                    _ => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let left = std::mem::replace(&mut *self.slot.state(), State::Left);
+        // An answer may be large; it is dropped outside the lock.
+        drop(left);
+    }
+}

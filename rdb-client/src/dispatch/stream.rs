@@ -1,0 +1,255 @@
+//! The task that keeps a lane's stream, and the stream's two directions.
+//!
+//! The task connects, opens a stream, and hands answers to their calls until the stream ends. It goes on while commands
+//! wait, with backoff after a stream that brought nothing, and ends when none do; the next command starts it again.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::Stream;
+use rdb_proto::batch;
+use rdb_proto::kvrpc::batch_answer::Response;
+use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
+use rdb_proto::kvrpc::{
+    compare_and_delete_response as deletion, compare_and_swap_response as swap,
+};
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use tokio::time::sleep;
+
+use super::lane::Shared;
+use super::queue::{Taken, interrupt};
+use super::slot::Interrupted;
+use crate::fate;
+use crate::retry::backoff;
+
+/// The backoff between streams doubles so often at most: calls have a backoff of their own.
+const BACKOFF_DOUBLINGS_MAX: u32 = 4;
+
+/// Keeps the stream of a lane. When it is dropped, every call of the lane ends.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+}
+
+/// How a stream ended.
+struct Ended {
+    cause: Arc<str>,
+    /// Whether it brought an answer.
+    useful: bool,
+    /// Whether there was a connection to send anything over.
+    connected: bool,
+}
+
+/// Keeps streams while there is something to send.
+pub(super) async fn run(keeper: Keeper) {
+    let mut failures = 0_u32;
+    loop {
+        let ended = keeper.keep_stream().await;
+        let NotServed { lost, not_sent } = keeper.settle(&ended);
+        tracing::debug!(address = %keeper.shared.address, cause = %ended.cause, lost, not_sent, "a stream of commands ended");
+        if ended.useful {
+            failures = 0;
+        } else {
+            let waits = failures.min(BACKOFF_DOUBLINGS_MAX);
+            sleep(backoff(waits, fastrand::f64())).await;
+            failures = failures.saturating_add(1);
+        }
+        if keeper.shared.queue().stop_when_idle() {
+            return;
+        }
+    }
+}
+
+/// How many calls the end of a stream has ended.
+struct NotServed {
+    lost: usize,
+    not_sent: usize,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// One stream from its connection to its end.
+    async fn keep_stream(&self) -> Ended {
+        let Shared {
+            address,
+            connections,
+            ..
+        } = &*self.shared;
+        let connection = match connections.connection(address).await {
+            Ok(connection) => connection,
+            Err(cause) => {
+                return Ended {
+                    cause: cause.into(),
+                    useful: false,
+                    connected: false,
+                };
+            }
+        };
+        let stream_id = self.shared.queue().open_stream();
+        let commands = Commands {
+            shared: Arc::clone(&self.shared),
+            stream_id,
+            yielded: false,
+        };
+        let mut client = KvBatchClient::new(connection.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut useful = false;
+        let ended = async {
+            let mut answers = client.batch(commands).await?.into_inner();
+            while let Some(response) = answers.message().await? {
+                useful = true;
+                if response.message.closing {
+                    // Nothing new is accepted over this connection either.
+                    connections.forget(address, connection.id);
+                    self.close_commands();
+                }
+                self.receive(stream_id, response);
+            }
+            Ok::<(), tonic::Status>(())
+        };
+        let (cause, connected) = match ended.await {
+            Ok(()) => (format!("the store at {address} ended the stream"), true),
+            Err(status) => {
+                if fate::is_local(&status) {
+                    connections.forget(address, connection.id);
+                }
+                let cause = fate::cause(&status, &format!("stream to {address}"));
+                (cause, !fate::never_sent(&status))
+            }
+        };
+        Ended {
+            cause: cause.into(),
+            useful,
+            connected,
+        }
+    }
+
+    fn close_commands(&self) {
+        let taker = self.shared.queue().close_stream();
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+    }
+
+    fn receive(&self, stream_id: u64, response: batch::Response) {
+        let batch::Response {
+            message,
+            message_bytes,
+        } = response;
+        let (completed, freed_bytes) = self.shared.queue().answered(stream_id, message.answers);
+        self.shared.free(freed_bytes);
+        for (slot, answer) in completed {
+            slot.complete(match answer.response {
+                Some(response) => Ok(detached(response, message_bytes)),
+                None => Err(Interrupted::Lost {
+                    cause: "the answer holds nothing that this release knows".into(),
+                }),
+            });
+        }
+    }
+
+    /// Ends the calls that the stream leaves without an answer. Commands that wait go to the next stream, if this one at
+    /// least had a connection.
+    fn settle(&self, ended: &Ended) -> NotServed {
+        self.close_commands();
+        let mut queue = self.shared.queue();
+        let (lost, lost_bytes) = queue.lose_sent();
+        let (not_sent, not_sent_bytes) = match ended.connected {
+            true => Default::default(),
+            false => queue.drop_waiting(),
+        };
+        drop(queue);
+        self.shared.free(lost_bytes + not_sent_bytes);
+        let counts = NotServed {
+            lost: lost.len(),
+            not_sent: not_sent.len(),
+        };
+        let cause = || Arc::clone(&ended.cause);
+        interrupt(lost, &Interrupted::Lost { cause: cause() });
+        interrupt(not_sent, &Interrupted::NotSent { cause: cause() });
+        counts
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = self.shared.queue().stop();
+        self.shared.free(lost_bytes + not_sent_bytes);
+        let cause: Arc<str> = "the task that sends commands was ended".into();
+        let (lost_cause, cause) = (Arc::clone(&cause), cause);
+        interrupt(lost, &Interrupted::Lost { cause: lost_cause });
+        interrupt(not_sent, &Interrupted::NotSent { cause });
+    }
+}
+
+/// The commands of a stream, as the transport asks for them.
+struct Commands {
+    shared: Arc<Shared>,
+    stream_id: u64,
+    /// Whether others were let run since there is something to send.
+    yielded: bool,
+}
+
+impl Stream for Commands {
+    type Item = batch::Request;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<batch::Request>> {
+        let commands = self.get_mut();
+        let shared = &commands.shared;
+        // A runtime polls whom a call has woken right after that call. Going to the end of its queue first lets all calls
+        // that can run add their commands; with none of them this costs nothing but a turn.
+        if !commands.yielded && shared.queue().has_waiting() {
+            commands.yielded = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        commands.yielded = false;
+        let taken = shared.queue().take(commands.stream_id, context.waker());
+        match taken {
+            Taken::Message {
+                request,
+                freed_bytes,
+            } => {
+                shared.free(freed_bytes);
+                shared.counters.count_message(request.commands.len());
+                Poll::Ready(Some(request.into()))
+            }
+            Taken::Nothing { freed_bytes } => {
+                shared.free(freed_bytes);
+                Poll::Pending
+            }
+            Taken::Over => Poll::Ready(None),
+        }
+    }
+}
+
+/// The response with values of their own where they are a small part of the message: an application that keeps one
+/// value should not keep a message full of them.
+fn detached(mut response: Response, message_bytes: usize) -> Response {
+    let value = match &mut response {
+        Response::RawGet(found) => found.value.as_mut(),
+        Response::Get(found) => found.entry.as_mut().map(|entry| &mut entry.value),
+        Response::CompareAndSwap(answer) => match &mut answer.result {
+            Some(swap::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
+            _ => None,
+        },
+        Response::CompareAndDelete(answer) => match &mut answer.result {
+            Some(deletion::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(value) = value
+        && value.len() < message_bytes / 2
+    {
+        *value = Bytes::copy_from_slice(value);
+    }
+    response
+}
