@@ -196,41 +196,24 @@ impl Engine {
         reads: &[PointRead],
         value_bytes_max: usize,
     ) -> Vec<Result<PointValue, Error>> {
+        let options = read_options(Tier::Disk);
         let mut values = Vec::with_capacity(reads.len());
         let mut value_bytes = 0;
-        // RocksDB's batched read is of one family.
-        let runs = reads.chunk_by(|one, other| one.family == other.family);
-        for chunk in runs.flat_map(|run| run.chunks(READ_CHUNK_KEYS)) {
-            if value_bytes >= value_bytes_max && !values.is_empty() {
+        for read in reads {
+            let family = self.family(read.family);
+            let record = self
+                .database
+                .get_pinned_cf_opt(&family, &read.key, &options);
+            let value = record
+                .map_err(Error::from_read)
+                .and_then(|record| read.decode(record.as_deref()));
+            value_bytes += value.as_ref().map_or(0, PointValue::value_bytes);
+            values.push(value);
+            if value_bytes >= value_bytes_max {
                 break;
             }
-            let found = self.read_chunk(chunk);
-            value_bytes += found
-                .iter()
-                .flatten()
-                .map(PointValue::value_bytes)
-                .sum::<usize>();
-            values.extend(found);
         }
         values
-    }
-
-    /// Reads keys of one family.
-    fn read_chunk(&self, reads: &[PointRead]) -> Vec<Result<PointValue, Error>> {
-        let Some(PointRead { family, .. }) = reads.first() else {
-            return Vec::new();
-        };
-        let found = self.database.batched_multi_get_cf_opt(
-            &self.family(*family),
-            reads.iter().map(PointRead::key),
-            false,
-            &read_options(Tier::Disk),
-        );
-        let decoded = found.into_iter().zip(reads).map(|(record, read)| {
-            let record = record.map_err(Error::from_read)?;
-            read.decode(record.as_deref())
-        });
-        decoded.collect()
     }
 
     fn get(

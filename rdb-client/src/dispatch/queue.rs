@@ -161,7 +161,10 @@ impl Queue {
         if !self.open || self.stream_id != stream_id {
             return Taken::Over;
         }
-        let mut request = BatchRequest::default();
+        let mut request = BatchRequest {
+            commands: Vec::with_capacity(self.waiting.len().min(MESSAGE_COMMANDS_MAX)),
+            ..BatchRequest::default()
+        };
         let (mut message_bytes, mut freed_bytes) = (0, 0);
         while request.commands.len() < MESSAGE_COMMANDS_MAX && message_bytes < MESSAGE_BYTES_FULL {
             let Some(next) = self.waiting.front() else {

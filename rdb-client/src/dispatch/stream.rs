@@ -37,8 +37,6 @@ struct Ended {
     cause: Arc<str>,
     /// Whether it brought an answer.
     useful: bool,
-    /// Whether there was a connection to send anything over.
-    connected: bool,
 }
 
 /// Keeps streams while there is something to send.
@@ -87,7 +85,6 @@ impl Keeper {
                 return Ended {
                     cause: cause.into(),
                     useful: false,
-                    connected: false,
                 };
             }
         };
@@ -114,20 +111,18 @@ impl Keeper {
             }
             Ok::<(), tonic::Status>(())
         };
-        let (cause, connected) = match ended.await {
-            Ok(()) => (format!("the store at {address} ended the stream"), true),
+        let cause = match ended.await {
+            Ok(()) => format!("the store at {address} ended the stream"),
             Err(status) => {
                 if fate::is_local(&status) {
                     connections.forget(address, connection.id);
                 }
-                let cause = fate::cause(&status, &format!("stream to {address}"));
-                (cause, !fate::never_sent(&status))
+                fate::cause(&status, &format!("stream to {address}"))
             }
         };
         Ended {
             cause: cause.into(),
             useful,
-            connected,
         }
     }
 
@@ -155,13 +150,13 @@ impl Keeper {
         }
     }
 
-    /// Ends the calls that the stream leaves without an answer. Commands that wait go to the next stream, if this one at
-    /// least had a connection.
+    /// Ends the calls that the stream leaves without an answer. Commands that wait go to the next stream, if this one was
+    /// of any use; otherwise their calls may know better where to go.
     fn settle(&self, ended: &Ended) -> NotServed {
         self.close_commands();
         let mut queue = self.shared.queue();
         let (lost, lost_bytes) = queue.lose_sent();
-        let (not_sent, not_sent_bytes) = match ended.connected {
+        let (not_sent, not_sent_bytes) = match ended.useful {
             true => Default::default(),
             false => queue.drop_waiting(),
         };

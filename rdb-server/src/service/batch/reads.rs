@@ -1,7 +1,7 @@
 //! Reads of a stream: executed in their order, when a response has room for what they find.
 //!
-//! What is in memory is read on the spot. What is not is set aside; all that were set aside are read together on one
-//! blocking thread, one such job of a stream at a time, up to a number of bytes.
+//! What is in memory is read on the spot. What is not is set aside and read on blocking threads, by a few jobs of a stream
+//! at a time, each of a few keys and a bounded number of bytes.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task;
 use std::vec;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use rdb_proto::kvrpc::{BatchAnswer, batch_answer::Response};
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::Reservation;
@@ -19,11 +21,14 @@ use super::answers::{AnswerGroup, Packing, answer, found};
 use crate::error::Rejection;
 use crate::router::{Membership, Router};
 
-/// How many keys one job reads from the disk at most.
-const DISK_READ_KEYS_MAX: usize = 128;
+/// How many jobs of a stream read from the disk at a time.
+const DISK_JOBS_MAX: usize = 4;
 
-/// A job ends when the values that it has read have so many bytes.
-const DISK_READ_BYTES: usize = 1 << 20;
+/// How many keys one of them reads at most.
+const DISK_JOB_KEYS_MAX: usize = 16;
+
+/// It ends when the values that it has read have so many bytes.
+const DISK_JOB_BYTES: usize = 1 << 20;
 
 /// A read that was not executed yet.
 pub(super) struct QueuedRead {
@@ -62,7 +67,7 @@ type DiskJob = Pin<Box<dyn Future<Output = (Vec<ColdRead>, AnswerGroup)> + Send>
 pub(super) struct Reads {
     groups: VecDeque<ReadGroup>,
     cold: VecDeque<ColdRead>,
-    job: Option<DiskJob>,
+    jobs: FuturesUnordered<DiskJob>,
 }
 
 impl Reads {
@@ -71,7 +76,7 @@ impl Reads {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.cold.is_empty() && self.job.is_none()
+        self.groups.is_empty() && self.cold.is_empty() && self.jobs.is_empty()
     }
 
     /// Executes reads from memory until the response is full or none is left.
@@ -105,27 +110,24 @@ impl Reads {
 
     /// Goes on with what is not in memory. The answers of a finished job, or `None` when there is nothing to be had now.
     pub(super) fn poll_disk(&mut self, context: &mut task::Context<'_>) -> Option<AnswerGroup> {
-        let job = match &mut self.job {
-            Some(job) => job,
-            None => {
-                let next = self.next_job()?;
-                self.job.insert(next)
-            }
-        };
-        let task::Poll::Ready((unread, answers)) = job.as_mut().poll(context) else {
+        while let Some(job) = self.next_job() {
+            self.jobs.push(job);
+        }
+        let task::Poll::Ready(Some((unread, answers))) = self.jobs.poll_next_unpin(context) else {
             return None;
         };
-        self.job = None;
         for cold in unread.into_iter().rev() {
             self.cold.push_front(cold);
         }
         Some(answers)
     }
 
+    /// A job with its share of what is to be read, if there is a place for one.
     fn next_job(&mut self) -> Option<DiskJob> {
-        let first = self.cold.front()?;
+        let places = DISK_JOBS_MAX.saturating_sub(self.jobs.len());
+        let first = self.cold.front().filter(|_| places > 0)?;
         let (reader, message) = (first.reader.clone(), Arc::clone(&first.message));
-        let count = self.cold.len().min(DISK_READ_KEYS_MAX);
+        let count = self.cold.len().div_ceil(places).min(DISK_JOB_KEYS_MAX);
         let cold: Vec<ColdRead> = self.cold.drain(..count).collect();
         Some(Box::pin(read_from_disk(reader, message, cold)))
     }
@@ -155,7 +157,7 @@ async fn read_from_disk(
     mut cold: Vec<ColdRead>,
 ) -> (Vec<ColdRead>, AnswerGroup) {
     let reads = cold.iter().map(|cold| cold.read.clone()).collect();
-    let answers: Vec<BatchAnswer> = match reader.read_several(reads, DISK_READ_BYTES).await {
+    let answers: Vec<BatchAnswer> = match reader.read_several(reads, DISK_JOB_BYTES).await {
         Ok(values) => {
             let read = cold.drain(..values.len().min(cold.len()));
             let answered = read.zip(values).map(|(cold, value)| {
