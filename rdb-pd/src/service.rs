@@ -1,9 +1,9 @@
 //! `pdpb.Pd`: decode, check, delegate, answer.
 
-use std::pin::Pin;
+mod tso_stream;
+
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
 use rdb_proto::error::Fault;
 use rdb_proto::metapb::Limits;
 use rdb_proto::pdpb::pd_server::Pd;
@@ -19,6 +19,7 @@ use rdb_storage::limits;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use self::tso_stream::TsoStream;
 use crate::cluster::{
     Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration,
 };
@@ -50,25 +51,20 @@ impl Pd for PdService {
         &self,
         request: Request<GetTsoRequest>,
     ) -> Result<Response<GetTsoResponse>, Status> {
-        allocate(&self.oracle, request.get_ref())
-            .await
-            .map(Response::new)
+        let count = checked_tso_count(request.get_ref())?;
+        let first = allocate(&self.oracle, count).await?;
+        Ok(Response::new(GetTsoResponse { first, count }))
     }
 
-    type TsoStream = Pin<Box<dyn Stream<Item = Result<GetTsoResponse, Status>> + Send>>;
+    type TsoStream = TsoStream<Streaming<GetTsoRequest>>;
 
-    /// Answers one request after the other, so a client that does not read its answers holds up only itself.
     async fn tso(
         &self,
         request: Request<Streaming<GetTsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
-        let oracle = Arc::clone(&self.oracle);
-        let answers = request.into_inner().then(move |request| {
-            let oracle = Arc::clone(&oracle);
-            async move { allocate(&oracle, &request?).await }
-        });
-        let drained = self.drain.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(answers.take_until(drained))))
+        let requests = request.into_inner();
+        let (oracle, drain) = (Arc::clone(&self.oracle), self.drain.clone());
+        Ok(Response::new(TsoStream::new(requests, oracle, drain)))
     }
 
     async fn register_store(
@@ -171,14 +167,15 @@ impl Pd for PdService {
     }
 }
 
-async fn allocate(oracle: &Oracle, request: &GetTsoRequest) -> Result<GetTsoResponse, Status> {
-    let count = checked_count("count", request.count, 1, COUNT_MAX)?;
-    match oracle.allocate(count).await {
-        Ok(first) => Ok(GetTsoResponse { first, count }),
-        Err(error @ AllocatorError::Stalled) => {
-            Err(Fault::new(Code::Unavailable, error.to_string()).into())
-        }
-    }
+/// The first of `count` consecutive timestamps; `count` was checked. Dropped unfinished, it has spent none.
+async fn allocate(oracle: &Oracle, count: u32) -> Result<u64, Status> {
+    oracle.allocate(count).await.map_err(|error| match error {
+        AllocatorError::Stalled => Fault::new(Code::Unavailable, error.to_string()).into(),
+    })
+}
+
+fn checked_tso_count(request: &GetTsoRequest) -> Result<u32, Status> {
+    checked_count("count", request.count, 1, COUNT_MAX)
 }
 
 fn checked_address(address: String) -> Result<String, Status> {

@@ -201,6 +201,51 @@ async fn counts_have_a_default_and_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_burst_on_a_stream_is_answered_one_by_one_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    // Some together are more than one allocation may be, and all of them more than one pass.
+    let counts = [
+        None,
+        Some(65_536),
+        Some(1),
+        Some(40_000),
+        Some(7),
+        Some(65_536),
+    ];
+    let counts: Vec<_> = counts.into_iter().cycle().take(3_000).collect();
+    let requests = counts.iter().map(|&count| GetTsoRequest { count });
+    let requests = futures::stream::iter(requests.collect::<Vec<_>>());
+    let mut answers = pd.client.tso(requests).await.unwrap().into_inner();
+    let mut next = 0;
+    for count in counts {
+        let answer = answers.message().await.unwrap().unwrap();
+        assert_eq!(answer.count, count.unwrap_or(1));
+        assert!(answer.first >= next, "{} after {next}", answer.first);
+        next = answer.first + u64::from(answer.count);
+    }
+    assert!(answers.message().await.unwrap().is_none());
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_request_ends_its_stream_after_those_before_it_were_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let counts = [1, 65_536, 3, 0, 5];
+    let requests = counts.map(|count| GetTsoRequest { count: Some(count) });
+    let requests = futures::stream::iter(requests);
+    let mut answers = pd.client.tso(requests).await.unwrap().into_inner();
+    for count in &counts[..3] {
+        let answer = answers.message().await.unwrap().unwrap();
+        assert_eq!(answer.count, *count);
+    }
+    let refused = answers.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_open_stream_of_timestamps_is_ended_by_the_drain() {
     let directory = tempfile::tempdir().unwrap();
     let mut pd = start(directory.path()).await;

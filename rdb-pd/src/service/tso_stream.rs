@@ -1,0 +1,184 @@
+//! `Pd.Tso`: one answer per request, in order.
+//!
+//! All requests that have arrived are taken in one pass, their timestamps are allocated together, and the answers follow
+//! each other without a pause, so that the transport packs them together, too.
+//!
+//! A pass begins only when the answers of the one before were taken: a client that does not read its answers is not read
+//! from either, and holds up only itself. A request that cannot be served ends the stream, after those before it were
+//! answered; so does the drain.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::{FutureExt, Stream, StreamExt};
+use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+
+use super::{Oracle, allocate, checked_tso_count};
+use crate::tso::COUNT_MAX;
+
+/// Most requests of one pass.
+const PASS_REQUESTS_MAX: usize = 256;
+
+type Allocation = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
+
+/// The answers to a stream of requests.
+pub(crate) struct TsoStream<S> {
+    requests: S,
+    oracle: Arc<Oracle>,
+    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// How many timestamps each request of this pass wants.
+    counts: VecDeque<u32>,
+    /// The sum of the counts: at most what one allocation may be.
+    count: u32,
+    /// A request that was read, but is for the next pass.
+    held_back: Option<u32>,
+    stage: Stage,
+    /// What comes after the last answer.
+    end: Option<End>,
+}
+
+enum Stage {
+    /// Takes requests.
+    Collect,
+    /// Waits for the timestamps of the pass.
+    Allocate(Allocation),
+    /// Answers the pass, from this timestamp on.
+    Answer(u64),
+}
+
+enum End {
+    Quiet,
+    Failed(Status),
+    /// Was told.
+    Over,
+}
+
+impl<S> TsoStream<S>
+where
+    S: Stream<Item = Result<GetTsoRequest, Status>> + Unpin,
+{
+    pub(super) fn new(requests: S, oracle: Arc<Oracle>, drain: CancellationToken) -> Self {
+        Self {
+            requests,
+            oracle,
+            drained: Box::pin(drain.cancelled_owned()),
+            counts: VecDeque::new(),
+            count: 0,
+            held_back: None,
+            stage: Stage::Collect,
+            end: None,
+        }
+    }
+
+    /// Takes what has arrived. Ready when there is something to be answered, or nothing will come any more.
+    fn poll_collect(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(count) = self.held_back.take() {
+            self.take(count);
+        }
+        while self.end.is_none() && self.held_back.is_none() {
+            if self.counts.len() >= PASS_REQUESTS_MAX {
+                return Poll::Ready(());
+            }
+            match self.requests.poll_next_unpin(cx) {
+                Poll::Ready(Some(request)) => {
+                    match request.and_then(|request| checked_tso_count(&request)) {
+                        Ok(count) if self.count + count > COUNT_MAX => self.held_back = Some(count),
+                        Ok(count) => self.take(count),
+                        Err(status) => self.end = Some(End::Failed(status)),
+                    }
+                }
+                Poll::Ready(None) => self.end = Some(End::Quiet),
+                Poll::Pending if self.counts.is_empty() => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(()),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn take(&mut self, count: u32) {
+        self.counts.push_back(count);
+        self.count += count;
+    }
+
+    /// Allocates for the pass; nearly always at once.
+    fn start_allocation(&mut self) {
+        let (oracle, count) = (Arc::clone(&self.oracle), self.count);
+        self.count = 0;
+        // An allocation that is given up has spent nothing.
+        match allocate(&self.oracle, count).now_or_never() {
+            Some(allocated) => self.allocated(allocated),
+            None => {
+                let allocation = async move { allocate(&oracle, count).await };
+                self.stage = Stage::Allocate(Box::pin(allocation));
+            }
+        }
+    }
+
+    fn allocated(&mut self, allocated: Result<u64, Status>) {
+        match allocated {
+            Ok(first) => self.stage = Stage::Answer(first),
+            Err(status) => {
+                self.counts.clear();
+                self.held_back = None;
+                self.end = Some(End::Failed(status));
+                self.stage = Stage::Collect;
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Option<Result<GetTsoResponse, Status>> {
+        match self.end.replace(End::Over) {
+            Some(End::Failed(status)) => Some(Err(status)),
+            _ => None,
+        }
+    }
+}
+
+impl<S> Stream for TsoStream<S>
+where
+    S: Stream<Item = Result<GetTsoRequest, Status>> + Unpin,
+{
+    type Item = Result<GetTsoResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.stage {
+                Stage::Answer(next) => match this.counts.pop_front() {
+                    Some(count) => {
+                        let first = *next;
+                        *next += u64::from(count);
+                        return Poll::Ready(Some(Ok(GetTsoResponse { first, count })));
+                    }
+                    None => this.stage = Stage::Collect,
+                },
+                Stage::Allocate(allocation) => {
+                    let allocated = match this.drained.poll_unpin(cx) {
+                        Poll::Ready(()) => return Poll::Ready(None),
+                        Poll::Pending => ready!(allocation.poll_unpin(cx)),
+                    };
+                    this.allocated(allocated);
+                }
+                Stage::Collect if this.end.is_some() && this.held_back.is_none() => {
+                    return Poll::Ready(this.finish());
+                }
+                Stage::Collect => {
+                    if this.drained.poll_unpin(cx).is_ready() {
+                        this.end = Some(End::Quiet);
+                        this.held_back = None;
+                        continue;
+                    }
+                    ready!(this.poll_collect(cx));
+                    if !this.counts.is_empty() {
+                        this.start_allocation();
+                    }
+                }
+            }
+        }
+    }
+}
