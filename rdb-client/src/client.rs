@@ -8,7 +8,8 @@ use rdb_proto::pdpb::GetClusterInfoRequest;
 
 use crate::retry::Deadline;
 use crate::routing::{ConnectionPool, PlacementDriver, Router};
-use crate::{Config, Error, Limits};
+use crate::tso::TsoStream;
+use crate::{ClientStats, Config, Error, Limits};
 
 /// A connection to a cluster.
 ///
@@ -23,6 +24,8 @@ pub struct Client {
 struct Shared {
     router: Router,
     limits: Limits,
+    /// Absent when every call is to be a gRPC call of its own.
+    tso_stream: Option<TsoStream>,
 }
 
 impl Client {
@@ -53,12 +56,15 @@ impl Client {
         let patience = config.connect_timeout;
         let connections = Arc::new(ConnectionPool::new(config.connect_timeout));
         let placement_driver = PlacementDriver::new(addresses, Arc::clone(&connections), patience)?;
+        let placement_driver = Arc::new(placement_driver);
         let deadline = Deadline::after(config.timeout);
         let asked = placement_driver.ask(deadline, |mut client| async move {
             client.get_cluster_info(GetClusterInfoRequest {}).await
         });
         let cluster = asked.await?;
         let limits = Limits::advertised(cluster.limits)?;
+        let tso_stream = (!config.unary)
+            .then(|| TsoStream::new(Arc::clone(&placement_driver), limits.tso_count_max));
         let router = Router::new(
             cluster.cluster_id,
             placement_driver,
@@ -67,7 +73,11 @@ impl Client {
             !config.unary,
         );
         Ok(Self {
-            shared: Arc::new(Shared { router, limits }),
+            shared: Arc::new(Shared {
+                router,
+                limits,
+                tso_stream,
+            }),
             timeout: config.timeout,
         })
     }
@@ -90,8 +100,22 @@ impl Client {
         self.shared.limits
     }
 
+    /// What this client and its clones have done so far.
+    pub fn stats(&self) -> ClientStats {
+        let mut stats = ClientStats::default();
+        self.router().count_in(&mut stats);
+        if let Some(tso_stream) = self.tso_stream() {
+            tso_stream.count_in(&mut stats);
+        }
+        stats
+    }
+
     pub(crate) fn router(&self) -> &Router {
         &self.shared.router
+    }
+
+    pub(crate) fn tso_stream(&self) -> Option<&TsoStream> {
+        self.shared.tso_stream.as_ref()
     }
 
     /// The deadline of a call that begins now.

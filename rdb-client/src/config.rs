@@ -13,7 +13,7 @@ pub struct Config {
     /// How long one attempt to connect to one address may take, and how long a placement driver may leave a question
     /// unanswered before the next address is asked. Must not be 0. Default: 3 s.
     pub connect_timeout: Duration,
-    /// Every call is a gRPC call of its own instead of sharing streams. Default: false.
+    /// Makes every call a gRPC call of its own, instead of sharing streams with the calls beside it. Default: `false`.
     pub unary: bool,
 }
 

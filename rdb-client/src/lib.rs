@@ -35,7 +35,7 @@
 //! - [`Client`] and its calls: `client`, `raw`, `versioned`, `tso`, `cluster`, `health`
 //! - requests over several regions: `batch`, `delete_range`, `scan`, with `range` for bounds
 //! - one request: `rpc` (what is sent), `routing` (where to), `fate` (what became of it), `retry` (when again)
-//! - plain types: `topology`, `timestamp`, `limits`, `config`, `error`
+//! - plain types: `topology`, `timestamp`, `limits`, `config`, `stats`, `error`
 
 #![forbid(unsafe_code)]
 
@@ -55,6 +55,7 @@ mod retry;
 mod routing;
 mod rpc;
 mod scan;
+mod stats;
 mod timestamp;
 mod topology;
 mod tso;
@@ -67,6 +68,7 @@ pub use health::{Health, ProcessHealth, Role};
 pub use limits::Limits;
 pub use raw::KeyValue;
 pub use scan::{ScanOptions, ScanStream};
+pub use stats::ClientStats;
 pub use timestamp::{Timestamp, Timestamps, TimestampsIter};
 pub use topology::{Peer, Region, RegionEpoch, RegionRoute, Store, StoreState, StoreStats};
 pub use versioned::{Versioned, VersionedKeyValue};

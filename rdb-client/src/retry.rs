@@ -41,6 +41,15 @@ impl Deadline {
         if other.at < self.at { other } else { self }
     }
 
+    pub(crate) fn at(self) -> Instant {
+        self.at
+    }
+
+    /// So far away that it never comes.
+    pub(crate) fn never() -> Self {
+        Self::after(TIMEOUT_MAX)
+    }
+
     pub(crate) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }

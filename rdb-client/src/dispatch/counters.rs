@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::ClientStats;
+
 /// Counters of one client; they only grow.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(super) struct Counters {
     messages: AtomicU64,
     commands: AtomicU64,
 }
@@ -16,11 +18,8 @@ impl Counters {
         self.commands.fetch_add(commands as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn messages(&self) -> u64 {
-        self.messages.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn commands(&self) -> u64 {
-        self.commands.load(Ordering::Relaxed)
+    pub(super) fn count_in(&self, stats: &mut ClientStats) {
+        stats.batch_messages += self.messages.load(Ordering::Relaxed);
+        stats.batch_commands += self.commands.load(Ordering::Relaxed);
     }
 }

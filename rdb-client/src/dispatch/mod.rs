@@ -21,12 +21,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use counters::Counters;
 pub(crate) use lane::Lane;
 pub(crate) use queue::Command;
 pub(crate) use slot::Interrupted;
 
+use crate::ClientStats;
 use crate::routing::ConnectionPool;
+use counters::Counters;
 
 /// Streams per store. One keeps a message in the making while another is being served; more were not faster.
 const LANES_PER_STORE: usize = 2;
@@ -55,8 +56,8 @@ impl Dispatcher {
         }
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
+    pub(crate) fn count_in(&self, stats: &mut ClientStats) {
+        self.counters.count_in(stats);
     }
 
     /// The lanes to the store at `address`.

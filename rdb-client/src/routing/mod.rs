@@ -10,6 +10,6 @@ mod region_cache;
 mod router;
 
 pub(crate) use connection_pool::ConnectionPool;
-pub(crate) use placement_driver::PlacementDriver;
+pub(crate) use placement_driver::{Held, PlacementDriver};
 pub(crate) use region_cache::Route;
 pub(crate) use router::Router;

@@ -37,6 +37,20 @@ pub(crate) struct PlacementDriver {
     patience: Duration,
 }
 
+/// Something that a member answers for as long as it is held, such as a stream.
+#[derive(Debug)]
+pub(crate) struct Held<A> {
+    pub(crate) answers: A,
+    pub(crate) peer: Peer,
+}
+
+/// The member that it comes from, and the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    member: usize,
+    connection_id: u64,
+}
+
 #[derive(Debug)]
 struct Member {
     address: String,
@@ -107,14 +121,85 @@ impl PlacementDriver {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
+        let held = self.hold_until(deadline, question).await?;
+        Ok(held.answers)
+    }
+
+    /// Asks each member once for something that is held until it fails; a member may take its time while there is no other.
+    /// Then [`has_ended`](Self::has_ended) and its siblings are to be told.
+    pub(crate) async fn hold<A, F>(
+        &self,
+        question: impl Fn(PdClient<Channel>) -> F,
+    ) -> Result<Held<A>, Failure>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.hold_until(Deadline::never(), question).await
+    }
+
+    /// How long a member that is held may owe an answer: as long as it likes while there is no other.
+    pub(crate) fn silence_max(&self) -> Option<Duration> {
+        (self.members.len() > 1).then_some(self.patience)
+    }
+
+    /// The peer ended in good order what was held, as it does when it is about to go.
+    pub(crate) fn has_ended(&self, peer: &Peer) -> Failure {
+        let member = self.member(peer);
+        self.connections.forget(&member.address, peer.connection_id);
+        let cause = format!("{} ended its answers", member.place());
+        Failure::again(Error::unavailable(cause))
+    }
+
+    /// The peer owes an answer for too long; another member is asked first from now on.
+    pub(crate) fn is_silent(&self, peer: &Peer) -> Failure {
+        self.pass_over(peer.member);
+        let cause = format!("{} gave no answer", self.member(peer).place());
+        Failure::again(Error::unavailable(cause))
+    }
+
+    /// What was held has failed. When the peer says so itself, another member is asked first from now on.
+    pub(crate) fn has_failed(&self, peer: &Peer, status: &Status) -> Failure {
+        let member = self.member(peer);
+        if !fate::is_local(status) {
+            self.pass_over(peer.member);
+        }
+        self.failed(member, peer.connection_id, status)
+    }
+
+    /// Peers are made here only, of members that are there for good.
+    fn member(&self, peer: &Peer) -> &Member {
+        &self.members[peer.member]
+    }
+
+    /// Has the next question asked of the member after this one, unless another answered meanwhile.
+    fn pass_over(&self, member: usize) {
+        let next = (member + 1) % self.members.len();
+        // When another one answered meanwhile, it stays.
+        let _ = self
+            .preferred
+            .compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    async fn hold_until<A, F>(
+        &self,
+        deadline: Deadline,
+        question: impl Fn(PdClient<Channel>) -> F,
+    ) -> Result<Held<A>, Failure>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
         let first = self.preferred.load(Ordering::Relaxed);
         let indexes = (first..self.members.len()).chain(0..first);
         let mut causes = Vec::new();
         for (index, member) in indexes.filter_map(|index| Some((index, self.members.get(index)?))) {
             match self.ask_member(member, deadline, &question).await {
-                Ok(answer) => {
+                Ok((answers, connection_id)) => {
                     self.preferred.store(index, Ordering::Relaxed);
-                    return Ok(answer);
+                    let peer = Peer {
+                        member: index,
+                        connection_id,
+                    };
+                    return Ok(Held { answers, peer });
                 }
                 Err(Failure::Again { error, .. }) => causes.push(error.to_string()),
                 Err(last) => return Err(last),
@@ -123,12 +208,13 @@ impl PlacementDriver {
         Err(Failure::again(Error::unavailable(causes.join("; "))))
     }
 
+    /// The answer, and the id of the connection it came over.
     async fn ask_member<A, F>(
         &self,
         member: &Member,
         deadline: Deadline,
         question: impl Fn(PdClient<Channel>) -> F,
-    ) -> Result<A, Failure>
+    ) -> Result<(A, u64), Failure>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
@@ -139,7 +225,8 @@ impl PlacementDriver {
         let asked = async {
             let connection = self.connection(member).await?;
             let answer = question(client(&connection)).await;
-            self.received(member, &connection, answer)
+            let answer = self.received(member, &connection, answer)?;
+            Ok((answer, connection.id))
         };
         match patience.limit(asked).await {
             Some(answer) => answer,
@@ -189,12 +276,16 @@ impl PlacementDriver {
         connection: &Connection,
         answer: Result<Response<A>, Status>,
     ) -> Result<A, Failure> {
-        answer.map(Response::into_inner).map_err(|status| {
-            if fate::is_local(&status) {
-                self.connections.forget(&member.address, connection.id);
-            }
-            fate::failure(Access::Read, &status, &member.place())
-        })
+        answer
+            .map(Response::into_inner)
+            .map_err(|status| self.failed(member, connection.id, &status))
+    }
+
+    fn failed(&self, member: &Member, connection_id: u64, status: &Status) -> Failure {
+        if fate::is_local(status) {
+            self.connections.forget(&member.address, connection_id);
+        }
+        fate::failure(Access::Read, status, &member.place())
     }
 }
 

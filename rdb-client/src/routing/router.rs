@@ -17,13 +17,13 @@ use super::region_cache::{RegionCache, Route};
 use crate::dispatch::{Command, Dispatcher, Interrupted, Lane};
 use crate::retry::{Deadline, Failure, Pace, Retry};
 use crate::rpc::{Access, DataRequest};
-use crate::{Error, fate};
+use crate::{ClientStats, Error, fate};
 
 /// Everything that calls share: what is known of the cluster and the connections to it.
 #[derive(Debug)]
 pub(crate) struct Router {
     cluster_id: u64,
-    placement_driver: PlacementDriver,
+    placement_driver: Arc<PlacementDriver>,
     connections: Arc<ConnectionPool>,
     /// `None`: every request is a call of its own.
     dispatcher: Option<Dispatcher>,
@@ -35,7 +35,7 @@ pub(crate) struct Router {
 impl Router {
     pub(crate) fn new(
         cluster_id: u64,
-        placement_driver: PlacementDriver,
+        placement_driver: Arc<PlacementDriver>,
         connections: Arc<ConnectionPool>,
         patience: Duration,
         batching: bool,
@@ -60,6 +60,12 @@ impl Router {
 
     pub(crate) fn connections(&self) -> &ConnectionPool {
         &self.connections
+    }
+
+    pub(crate) fn count_in(&self, stats: &mut ClientStats) {
+        if let Some(dispatcher) = &self.dispatcher {
+            dispatcher.count_in(stats);
+        }
     }
 
     /// Sends a request to the region that holds `key` until it is answered or the deadline comes.

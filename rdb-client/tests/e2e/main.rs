@@ -17,4 +17,5 @@ mod harness;
 mod rdbctl;
 mod restarts;
 mod tso;
+mod tso_stream;
 mod wire_cut;

@@ -16,4 +16,5 @@ mod proxy;
 mod routes;
 mod scans;
 mod store;
+mod timestamps;
 mod writes;

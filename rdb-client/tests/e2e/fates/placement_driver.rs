@@ -1,7 +1,10 @@
 //! A placement driver that says what a test told it.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use rdb_proto::metapb::{self, Limits, RegionRoute};
 use rdb_proto::pdpb::pd_server::Pd;
 use rdb_proto::pdpb::*;
@@ -25,6 +28,8 @@ struct State {
     stores: Vec<metapb::Store>,
     routes: Vec<RegionRoute>,
     next_timestamp: u64,
+    /// What the next requests on streams are answered instead of timestamps.
+    tso_faults: VecDeque<Status>,
 }
 
 /// A scripted placement driver. Tests hold one handle, the service another.
@@ -33,6 +38,10 @@ pub(crate) struct ScriptedPd {
     cluster_id: u64,
     state: Arc<Mutex<State>>,
     region_lookups: watch::Sender<usize>,
+    /// Requests for timestamps on streams.
+    tso_requests: watch::Sender<usize>,
+    /// Whether their answers are kept back.
+    tso_held: watch::Sender<bool>,
 }
 
 impl ScriptedPd {
@@ -41,6 +50,8 @@ impl ScriptedPd {
             cluster_id,
             state: Arc::default(),
             region_lookups: watch::Sender::new(0),
+            tso_requests: watch::Sender::new(0),
+            tso_held: watch::Sender::new(false),
         }
     }
 
@@ -66,6 +77,35 @@ impl ScriptedPd {
             .unwrap();
     }
 
+    /// How many requests for timestamps came on streams.
+    pub(crate) fn tso_requests(&self) -> usize {
+        *self.tso_requests.borrow()
+    }
+
+    /// Waits until so many came in all.
+    pub(crate) async fn wait_tso_requests(&self, count: usize) {
+        let mut requests = self.tso_requests.subscribe();
+        requests.wait_for(|came| *came >= count).await.unwrap();
+    }
+
+    /// Keeps back the answers to requests on streams, whose timestamps are taken by then, or lets them go.
+    pub(crate) fn hold_timestamps(&self, hold: bool) {
+        self.tso_held.send_replace(hold);
+    }
+
+    /// The next request on a stream is answered by this, which ends the stream.
+    pub(crate) fn fail_timestamps(&self, status: Status) {
+        self.state().tso_faults.push_back(status);
+    }
+
+    fn take_timestamps(&self, request: GetTsoRequest) -> GetTsoResponse {
+        let count = request.count.unwrap_or(1);
+        let mut state = self.state();
+        let first = state.next_timestamp;
+        state.next_timestamp += u64::from(count);
+        GetTsoResponse { first, count }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -76,17 +116,29 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Pd for ScriptedPd {
     async fn get_tso(&self, request: Request<GetTsoRequest>) -> Answer<GetTsoResponse> {
-        let count = request.into_inner().count.unwrap_or(1);
-        let mut state = self.state();
-        let first = state.next_timestamp;
-        state.next_timestamp += u64::from(count);
-        Ok(Response::new(GetTsoResponse { first, count }))
+        Ok(Response::new(self.take_timestamps(request.into_inner())))
     }
 
-    type TsoStream = futures::stream::Empty<Result<GetTsoResponse, Status>>;
+    type TsoStream = BoxStream<'static, Result<GetTsoResponse, Status>>;
 
-    async fn tso(&self, _: Request<Streaming<GetTsoRequest>>) -> Answer<Self::TsoStream> {
-        Err(Status::unimplemented("the client does not use it"))
+    async fn tso(&self, requests: Request<Streaming<GetTsoRequest>>) -> Answer<Self::TsoStream> {
+        let this = self.clone();
+        let answers = requests.into_inner().then(move |request| {
+            let this = this.clone();
+            async move {
+                let request = request?;
+                this.tso_requests.send_modify(|requests| *requests += 1);
+                let fault = this.state().tso_faults.pop_front();
+                if let Some(status) = fault {
+                    return Err(status);
+                }
+                let answer = this.take_timestamps(request);
+                let mut held = this.tso_held.subscribe();
+                held.wait_for(|held| !held).await.unwrap();
+                Ok(answer)
+            }
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn register_store(

@@ -1,0 +1,314 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn waiter() -> Waiter {
+    waiter_until(Instant::now() + HOUR)
+}
+
+fn waiter_until(deadline_at: Instant) -> Waiter {
+    Waiter {
+        waker: Waker::noop().clone(),
+        deadline_at,
+    }
+}
+
+fn join(rounds: &mut Rounds, count: u32) -> Seat {
+    rounds.join(count, waiter()).expect("there is room")
+}
+
+fn send(rounds: &mut Rounds) -> Option<u32> {
+    rounds.send(Instant::now())
+}
+
+fn answer(rounds: &mut Rounds, first: u64, count: u32) {
+    let callers = rounds.answer(first, count, Vec::new());
+    callers.expect("asked for").wake();
+}
+
+fn first_of(seat: &Seat) -> Option<u64> {
+    let outcome = seat.round.outcome()?.as_ref().expect("answered");
+    Some(outcome + u64::from(seat.offset))
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn callers_that_wait_together_share_one_request_and_each_gets_its_own_part() {
+    let mut rounds = Rounds::new(100, None);
+    let seats: Vec<_> = [1, 5, 2].map(|count| join(&mut rounds, count)).into();
+    assert_eq!(send(&mut rounds), Some(8));
+    assert_eq!(send(&mut rounds), None);
+    assert!(seats.iter().all(|seat| first_of(seat).is_none()));
+    answer(&mut rounds, 100, 8);
+    let firsts: Vec<_> = seats.iter().filter_map(first_of).collect();
+    assert_eq!(firsts, [100, 101, 106]);
+    assert!(rounds.is_empty());
+}
+
+#[test]
+fn a_request_that_was_sent_is_not_joined() {
+    let mut rounds = Rounds::new(100, None);
+    let early = join(&mut rounds, 1);
+    assert_eq!(send(&mut rounds), Some(1));
+    let late = join(&mut rounds, 1);
+    answer(&mut rounds, 7, 1);
+    assert_eq!((first_of(&early), first_of(&late)), (Some(7), None));
+    assert_eq!(send(&mut rounds), Some(1));
+    answer(&mut rounds, 9, 1);
+    assert_eq!(first_of(&late), Some(9));
+}
+
+#[test]
+fn a_full_request_is_followed_by_another_and_no_caller_is_split() {
+    let mut rounds = Rounds::new(10, None);
+    let seats: Vec<_> = [6, 6, 4, 10].map(|count| join(&mut rounds, count)).into();
+    assert_eq!(
+        (send(&mut rounds), send(&mut rounds)),
+        (Some(6), Some(10)),
+        "consecutive timestamps come from one request"
+    );
+    assert_eq!(seats[2].offset, 6);
+    answer(&mut rounds, 0, 6);
+    assert_eq!(send(&mut rounds), Some(10));
+}
+
+#[test]
+fn only_a_few_requests_are_in_flight() {
+    let mut rounds = Rounds::new(1, None);
+    let seats: Vec<_> = (0..2 * IN_FLIGHT_MAX)
+        .map(|_| join(&mut rounds, 1))
+        .collect();
+    for _ in 0..IN_FLIGHT_MAX {
+        assert_eq!(send(&mut rounds), Some(1));
+    }
+    assert!(!rounds.is_sendable());
+    assert_eq!(send(&mut rounds), None);
+    answer(&mut rounds, 1, 1);
+    assert!(rounds.is_sendable());
+    assert_eq!(first_of(&seats[0]), Some(1));
+}
+
+#[test]
+fn a_round_that_everybody_left_is_not_sent() {
+    let mut rounds = Rounds::new(2, None);
+    let seats: Vec<_> = (0..5).map(|_| join(&mut rounds, 1)).collect();
+    for seat in &seats[2..4] {
+        drop(rounds.leave(seat));
+    }
+    assert_eq!((send(&mut rounds), send(&mut rounds)), (Some(2), Some(1)));
+    answer(&mut rounds, 1, 2);
+    answer(&mut rounds, 3, 1);
+    assert_eq!((first_of(&seats[4]), rounds.seats), (Some(3), 0));
+}
+
+#[test]
+fn who_leaves_takes_nothing_from_the_others() {
+    let mut rounds = Rounds::new(10, None);
+    let seats: Vec<_> = (0..3).map(|_| join(&mut rounds, 1)).collect();
+    drop(rounds.leave(&seats[0]));
+    assert_eq!(send(&mut rounds), Some(3));
+    drop(rounds.leave(&seats[1]));
+    answer(&mut rounds, 50, 3);
+    assert_eq!(first_of(&seats[2]), Some(52));
+}
+
+#[test]
+fn lost_requests_are_sent_again_unless_everybody_left() {
+    let mut rounds = Rounds::new(1, None);
+    let (left, stays) = (join(&mut rounds, 1), join(&mut rounds, 1));
+    assert_eq!((send(&mut rounds), send(&mut rounds)), (Some(1), Some(1)));
+    drop(rounds.leave(&left));
+    rounds.lose_requests();
+    assert_eq!(rounds.seats, 1);
+    assert_eq!((send(&mut rounds), send(&mut rounds)), (Some(1), None));
+    answer(&mut rounds, 9, 1);
+    assert_eq!((first_of(&left), first_of(&stays)), (None, Some(9)));
+}
+
+#[test]
+fn an_answer_to_nothing_or_to_another_count_is_refused() {
+    let mut rounds = Rounds::new(10, None);
+    let refused = |rounds: &mut Rounds, first, count| {
+        assert!(rounds.answer(first, count, Vec::new()).is_err());
+    };
+    refused(&mut rounds, 1, 1);
+    let seat = join(&mut rounds, 2);
+    refused(&mut rounds, 1, 2);
+    assert_eq!(send(&mut rounds), Some(2));
+    refused(&mut rounds, 1, 3);
+    refused(&mut rounds, u64::MAX - 1, 2);
+    answer(&mut rounds, 1, 2);
+    assert_eq!(first_of(&seat), Some(1));
+}
+
+#[test]
+fn a_failure_ends_everybodys_waiting() {
+    let mut rounds = Rounds::new(1, None);
+    let bell = Arc::new(Bell::default());
+    let seats: Vec<_> = (0..3)
+        .map(|_| {
+            let waker = Waker::from(Arc::clone(&bell));
+            let waiter = Waiter { waker, ..waiter() };
+            rounds.join(1, waiter).expect("there is room")
+        })
+        .collect();
+    let error = Error::unavailable("gone");
+    for callers in rounds.fail(&error) {
+        callers.wake();
+    }
+    assert!(
+        seats
+            .iter()
+            .all(|seat| seat.round.outcome() == Some(&Err(error.clone())))
+    );
+    assert_eq!(bell.0.load(Ordering::Relaxed), 3);
+    assert!(rounds.is_empty() && rounds.seats == 0);
+}
+
+#[test]
+fn the_alarm_rings_for_those_whose_deadline_came() {
+    let mut rounds = Rounds::new(10, None);
+    let now = Instant::now();
+    let bell = Arc::new(Bell::default());
+    for minutes in [3, 1, 2] {
+        let waker = Waker::from(Arc::clone(&bell));
+        let deadline_at = now + minutes * Duration::from_secs(60);
+        let waiter = Waiter { waker, deadline_at };
+        rounds.join(1, waiter).expect("there is room");
+        assert_eq!(rounds.take_alarm_moved(), minutes != 2);
+    }
+    let minute = |minutes: u32| now + minutes * Duration::from_secs(60);
+    assert_eq!(rounds.alarm_at(), Some(minute(1)));
+    assert_eq!(rounds.ring(minute(2)).overdue.len(), 2);
+    assert_eq!(rounds.alarm_at(), Some(minute(3)));
+    assert_eq!(rounds.ring(minute(4)).overdue.len(), 3);
+    assert_eq!(rounds.alarm_at(), None);
+}
+
+#[test]
+fn the_alarm_rings_for_a_request_that_waits_for_too_long() {
+    let mut rounds = Rounds::new(10, Some(Duration::from_secs(3)));
+    let now = Instant::now();
+    let _seat = join(&mut rounds, 1);
+    assert_eq!(rounds.send(now), Some(1));
+    let late = now + Duration::from_secs(3);
+    assert_eq!(rounds.alarm_at(), Some(late));
+    assert!(!rounds.is_silent(now) && rounds.is_silent(late));
+    let alarm = rounds.ring(late);
+    assert!(alarm.silent && alarm.overdue.is_empty());
+    rounds.lose_requests();
+    assert!(!rounds.is_silent(late));
+}
+
+#[test]
+fn nobody_is_seated_above_the_limit_and_a_seat_that_is_left_is_free_again() {
+    let mut rounds = Rounds::new(u32::MAX, None);
+    let first = join(&mut rounds, u32::MAX);
+    for _ in 1..SEATS_MAX {
+        join(&mut rounds, 1);
+    }
+    let refused = rounds.join(1, waiter());
+    assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
+    drop(rounds.leave(&first));
+    join(&mut rounds, 1);
+}
+
+/// A step of everything that can happen to rounds.
+#[derive(Debug, Clone)]
+enum Step {
+    Join(u32),
+    Leave(usize),
+    Send,
+    Answer,
+    LoseRequests,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1_u32..=8).prop_map(Step::Join),
+        1 => any::<usize>().prop_map(Step::Leave),
+        3 => Just(Step::Send),
+        3 => Just(Step::Answer),
+        1 => Just(Step::LoseRequests),
+    ]
+}
+
+proptest! {
+    /// Against an oracle that counts on: whatever happens, a caller's timestamps come from a request that was sent after
+    /// the caller came, are nobody else's, and everybody who stays gets some.
+    #[test]
+    fn timestamps_are_of_requests_that_were_sent_after_the_call_began(
+        steps in proptest::collection::vec(step(), 1..200),
+    ) {
+        let mut rounds = Rounds::new(12, None);
+        let mut next_timestamp = 0_u64;
+        // The counts of the requests in flight, and the oracle's next timestamp when each was sent.
+        let mut in_flight: VecDeque<(u32, u64)> = VecDeque::new();
+        // Each caller that stayed, its count, and the oracle's next timestamp when it came.
+        let mut callers: Vec<(Seat, u32, u64)> = Vec::new();
+        let mut answers: Vec<std::ops::Range<u64>> = Vec::new();
+        // In the end everything is answered.
+        let finish = [Step::LoseRequests].into_iter().chain(
+            std::iter::repeat_n([Step::Send, Step::Answer], steps.len()).flatten(),
+        );
+        for step in steps.iter().cloned().chain(finish) {
+            // Others take timestamps all the time: so what was sent when can be told from the timestamps.
+            next_timestamp += 100;
+            match step {
+                Step::Join(count) => {
+                    let seat = join(&mut rounds, count);
+                    callers.push((seat, count, next_timestamp));
+                }
+                Step::Leave(index) if !callers.is_empty() => {
+                    let (seat, ..) = callers.swap_remove(index % callers.len());
+                    drop(rounds.leave(&seat));
+                }
+                Step::Send => {
+                    if let Some(count) = send(&mut rounds) {
+                        prop_assert!((1..=12).contains(&count));
+                        // The earliest that an oracle could answer it is now.
+                        in_flight.push_back((count, next_timestamp));
+                        prop_assert!(in_flight.len() <= IN_FLIGHT_MAX);
+                    }
+                }
+                Step::Answer => {
+                    if let Some((count, first)) = in_flight.pop_front() {
+                        answer(&mut rounds, first, count);
+                        answers.push(first..first + u64::from(count));
+                    }
+                }
+                Step::LoseRequests => {
+                    in_flight.clear();
+                    rounds.lose_requests();
+                }
+                Step::Leave(_) => {}
+            }
+        }
+        prop_assert!(rounds.is_empty() && rounds.seats == 0);
+        let mut taken = BTreeSet::new();
+        for (seat, count, began) in &callers {
+            let first = first_of(seat).expect("everybody who stays is answered");
+            prop_assert!(first >= *began, "{} is older than the call, {}", first, began);
+            for timestamp in first..first + u64::from(*count) {
+                prop_assert!(taken.insert(timestamp), "{} twice", timestamp);
+                let handed_out = answers.iter().any(|answer| answer.contains(&timestamp));
+                prop_assert!(handed_out, "{} was never handed out", timestamp);
+            }
+        }
+    }
+}

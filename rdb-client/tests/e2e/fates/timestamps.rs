@@ -1,0 +1,262 @@
+//! The client's stream of timestamps: who shares a request, and what happens when the stream does not answer.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use rdb_client::{Client, Config, Error, Timestamp};
+use rdb_proto::error::Fault;
+use tonic::Code;
+
+use crate::fates::cluster::{CLUSTER_ID, PATIENT, PdNode, SHORT, connect};
+
+/// Far more than there are requests in flight.
+const CALLERS: usize = 1_000;
+
+async fn client_of(pd: &PdNode) -> Client {
+    connect([pd.proxy.address]).await
+}
+
+/// A client that makes a call of its own for each timestamp.
+async fn unary_client_of(pd: &PdNode) -> Client {
+    let config = Config {
+        timeout: PATIENT,
+        unary: true,
+        ..Config::default()
+    };
+    let addresses = [pd.proxy.address.to_string()];
+    Client::connect_with(addresses, config).await.unwrap()
+}
+
+fn spawn_tso(client: &Client) -> tokio::task::JoinHandle<Result<Timestamp, Error>> {
+    let client = client.clone();
+    tokio::spawn(async move { client.tso().await })
+}
+
+#[tokio::test]
+async fn callers_that_come_together_share_a_request() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    let tasks: Vec<_> = (0..CALLERS).map(|_| spawn_tso(&client)).collect();
+    let mut taken: Vec<_> = join_all(tasks)
+        .await
+        .into_iter()
+        .map(|taken| taken.unwrap().unwrap())
+        .collect();
+    taken.sort_unstable();
+    taken.dedup();
+    assert_eq!(taken.len(), CALLERS);
+    let stats = client.stats();
+    assert_eq!(stats.tso_timestamps, CALLERS as u64);
+    assert_eq!(stats.tso_requests, pd.pd.tso_requests() as u64);
+    assert!(stats.tso_requests <= 10, "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_begins_after_a_request_was_sent_is_not_answered_by_it() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let (client, other) = (client_of(&pd).await, unary_client_of(&pd).await);
+    for round in 1..=20 {
+        pd.pd.hold_timestamps(true);
+        let early = spawn_tso(&client);
+        // The early call's timestamp is taken, and on its way.
+        pd.pd.wait_tso_requests(2 * round - 1).await;
+        let between = other.tso().await.unwrap();
+        let late = spawn_tso(&client);
+        tokio::task::yield_now().await;
+        pd.pd.hold_timestamps(false);
+        let (early, late) = (early.await.unwrap().unwrap(), late.await.unwrap().unwrap());
+        assert!(
+            early < between && between < late,
+            "{early} {between} {late}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_for_callers_that_went_away() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    for stream_is_open in [false, true] {
+        let before = client.stats();
+        let mut calls: Vec<_> = (0..CALLERS).map(|_| Box::pin(client.tso())).collect();
+        for call in &mut calls {
+            assert!(futures::poll!(call).is_pending());
+        }
+        drop(calls);
+        client.tso().await.unwrap();
+        let after = client.stats();
+        let requests = after.tso_requests - before.tso_requests;
+        let timestamps = after.tso_timestamps - before.tso_timestamps;
+        assert_eq!((requests, timestamps), (1, 1), "{stream_is_open}");
+    }
+    assert_eq!(pd.pd.tso_requests(), 2);
+}
+
+#[tokio::test]
+async fn callers_that_go_away_do_not_disturb_the_others() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    pd.pd.hold_timestamps(true);
+    let mut tasks: Vec<_> = (0..CALLERS).map(|_| spawn_tso(&client)).collect();
+    pd.pd.wait_tso_requests(1).await;
+    tasks.extend((0..CALLERS).map(|_| spawn_tso(&client)));
+    tokio::task::yield_now().await;
+    // Of each request some go, whether it was sent or not.
+    let (gone, stay): (Vec<_>, Vec<_>) = tasks
+        .into_iter()
+        .enumerate()
+        .partition(|(index, _)| index % 2 == 0);
+    for (_, task) in gone {
+        task.abort();
+    }
+    pd.pd.hold_timestamps(false);
+    let mut taken = Vec::new();
+    for (_, task) in stay {
+        taken.push(task.await.unwrap().unwrap());
+    }
+    taken.sort_unstable();
+    taken.dedup();
+    assert_eq!(taken.len(), CALLERS);
+}
+
+#[tokio::test]
+async fn batches_are_consecutive_and_share_nothing() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    let counts = (0..CALLERS as u32).map(|caller| [1, 7, 300, 40_000, 65_536][caller as usize % 5]);
+    let calls = counts.map(|count| {
+        let client = client.clone();
+        async move { (count, client.tso_batch(count).await.unwrap()) }
+    });
+    let mut ranges: Vec<_> = join_all(calls)
+        .await
+        .into_iter()
+        .map(|(count, taken)| {
+            assert_eq!(taken.len(), count as usize);
+            let first = taken.first().as_u64();
+            first..first + u64::from(count)
+        })
+        .collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    assert!(ranges.is_sorted_by(|one, next| one.end <= next.start));
+}
+
+#[tokio::test]
+async fn a_call_ends_at_its_deadline_and_the_one_beside_it_goes_on() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    pd.pd.hold_timestamps(true);
+    let patient = spawn_tso(&client);
+    let began = Instant::now();
+    let hurried = client.with_timeout(SHORT).tso().await;
+    assert!(
+        matches!(hurried, Err(Error::DeadlineExceeded { timeout: SHORT, .. })),
+        "{hurried:?}"
+    );
+    assert!((SHORT..PATIENT / 2).contains(&began.elapsed()));
+    assert!(!patient.is_finished());
+    pd.pd.hold_timestamps(false);
+    assert!(patient.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn calls_without_a_placement_driver_end_with_the_cause() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    pd.proxy.refuse().await;
+    let hurried = client.with_timeout(SHORT).tso().await;
+    let error = hurried.expect_err("nobody is there");
+    let address = pd.proxy.address.to_string();
+    assert!(error.to_string().contains(&address), "{error}");
+    pd.proxy.listen();
+    assert!(client.tso().await.is_ok());
+}
+
+#[tokio::test]
+async fn requests_in_flight_on_a_broken_stream_are_sent_again() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    pd.pd.hold_timestamps(true);
+    let early = spawn_tso(&client);
+    pd.pd.wait_tso_requests(1).await;
+    pd.proxy.cut().await;
+    let late = spawn_tso(&client);
+    pd.pd.hold_timestamps(false);
+    assert_ne!(early.await.unwrap().unwrap(), late.await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn a_fault_that_passes_is_waited_for_and_one_that_stays_ends_the_call() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    for _ in 0..3 {
+        let fault = Fault::new(Code::Unavailable, "stalled");
+        pd.pd.fail_timestamps(fault.into());
+    }
+    assert!(client.tso().await.is_ok());
+
+    pd.pd
+        .fail_timestamps(Fault::new(Code::Internal, "a bug").into());
+    let failed = client.tso().await;
+    assert!(
+        matches!(&failed, Err(Error::Internal { cause }) if cause.contains("a bug")),
+        "{failed:?}"
+    );
+    assert!(client.tso().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_silent_placement_driver_is_left_for_another() {
+    let (silent, other) = (
+        PdNode::start(CLUSTER_ID).await,
+        PdNode::start(CLUSTER_ID).await,
+    );
+    let config = Config {
+        timeout: PATIENT,
+        connect_timeout: Duration::from_millis(500),
+        ..Config::default()
+    };
+    let addresses = [silent.proxy.address, other.proxy.address].map(|address| address.to_string());
+    let client = Client::connect_with(addresses, config).await.unwrap();
+    client.tso().await.unwrap();
+    assert_eq!(other.pd.tso_requests(), 0);
+    silent.pd.hold_timestamps(true);
+    client.tso().await.unwrap();
+    client.tso().await.unwrap();
+    assert_eq!((silent.pd.tso_requests(), other.pd.tso_requests()), (2, 2));
+}
+
+#[tokio::test]
+async fn the_stream_ends_with_the_client() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = client_of(&pd).await;
+    client.tso().await.unwrap();
+    assert!(pd.proxy.connections() > 0);
+    drop(client);
+    tokio::time::timeout(PATIENT, pd.proxy.closed())
+        .await
+        .expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn unary_calls_do_not_use_the_stream() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let client = unary_client_of(&pd).await;
+    let first = client.tso().await.unwrap();
+    assert!(client.tso_batch(5).await.unwrap().first() > first);
+    assert_eq!(pd.pd.tso_requests(), 0);
+}
+
+#[test]
+fn calls_go_on_when_the_runtime_of_the_first_one_has_ended() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let (serving, first, second) = (runtime(), runtime(), runtime());
+    let pd = serving.block_on(PdNode::start(CLUSTER_ID));
+    let (client, before) = first.block_on(async {
+        let client = client_of(&pd).await;
+        let before = client.tso().await.unwrap();
+        (client, before)
+    });
+    drop(first);
+    assert!(second.block_on(client.tso()).unwrap() > before);
+}
