@@ -26,6 +26,9 @@
 //! something is in the way. What it never does is send a write a second time that may have been applied the first time:
 //! such a write ends in [`Error::Undetermined`].
 //!
+//! Concurrent calls on one client are sent together, without waiting for each other: share one client, or its clones, and
+//! call it from as many tasks as there is work for.
+//!
 //! There are two keyspaces. `raw_*` calls work on the raw one, where the last write wins; [`Client::get`],
 //! [`Client::cas_put`] and their siblings on the versioned one, which is written by compare-and-swap only. Neither sees the
 //! other's keys.
@@ -35,6 +38,7 @@
 //! - [`Client`] and its calls: `client`, `raw`, `versioned`, `tso`, `cluster`, `health`
 //! - requests over several regions: `batch`, `delete_range`, `scan`, with `range` for bounds
 //! - one request: `rpc` (what is sent), `routing` (where to), `fate` (what became of it), `retry` (when again)
+//! - concurrent requests: `dispatch` (point reads and writes share streams), `tso` (calls share requests)
 //! - plain types: `topology`, `timestamp`, `limits`, `config`, `stats`, `error`
 
 #![forbid(unsafe_code)]

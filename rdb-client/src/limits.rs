@@ -28,6 +28,8 @@ pub struct Limits {
     pub conflict_value_bytes_max: u64,
     /// Most timestamps of one request.
     pub tso_count_max: u64,
+    /// Most commands that a store accepts in one message of a stream.
+    pub batch_commands_max: u64,
 }
 
 impl From<metapb::Limits> for Limits {
@@ -41,6 +43,7 @@ impl From<metapb::Limits> for Limits {
             scan_page_bytes: limits.scan_page_bytes,
             conflict_value_bytes_max: limits.conflict_value_bytes_max,
             tso_count_max: limits.tso_count_max,
+            batch_commands_max: limits.batch_commands_max,
         }
     }
 }
@@ -142,6 +145,7 @@ pub(crate) mod tests {
         scan_page_bytes: 50,
         conflict_value_bytes_max: 8,
         tso_count_max: 16,
+        batch_commands_max: 4,
     };
 
     #[test]

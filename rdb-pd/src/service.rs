@@ -14,7 +14,7 @@ use rdb_proto::pdpb::{
     StoreHeartbeatResponse,
 };
 use rdb_proto::transport::check_address;
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::limits::{BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
 use rdb_storage::limits;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -230,5 +230,6 @@ fn advertised_limits() -> Limits {
         scan_page_bytes: limits::SCAN_PAGE_BYTES as u64,
         conflict_value_bytes_max: limits::CONFLICT_VALUE_BYTES_MAX as u64,
         tso_count_max: COUNT_MAX.into(),
+        batch_commands_max: BATCH_COMMANDS_MAX as u64,
     }
 }

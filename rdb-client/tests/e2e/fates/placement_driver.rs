@@ -21,6 +21,7 @@ pub(crate) const LIMITS: Limits = Limits {
     scan_page_bytes: 1 << 20,
     conflict_value_bytes_max: 64 << 10,
     tso_count_max: 65_536,
+    batch_commands_max: 4096,
 };
 
 #[derive(Default)]
