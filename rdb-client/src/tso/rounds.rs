@@ -26,7 +26,7 @@ use crate::Error;
 /// driver and the callers busy at the same time, and each further one makes rounds smaller.
 pub(super) const IN_FLIGHT_MAX: usize = 2;
 
-/// Most seats in all rounds, those of callers that went away included; a seat has 40 bytes.
+/// Most seats in all rounds, those of callers that went away included; a seat has 32 bytes.
 pub(super) const SEATS_MAX: usize = 1 << 20;
 
 /// What the callers of a round share: the first timestamp, as soon as it is known.
