@@ -175,6 +175,8 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        // The transport keeps the commands' side of a stream, and with it all connections, until that side ends.
+        self.close_commands();
         let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = self.shared.queue().stop();
         self.shared.free(lost_bytes + not_sent_bytes);
         let cause: Arc<str> = "the task that sends commands was ended".into();
