@@ -10,20 +10,27 @@ use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use rdb_client::{Client, Error, KeyValue, ScanOptions};
 
-use crate::harness::{Cluster, guarded};
+use crate::harness::{CallPath, Cluster, guarded, over_both_paths};
 
 /// Longest value that a conflict carries, in bytes.
 const CONFLICT_VALUE_BYTES_MAX: usize = 64 << 10;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_does_its_main_job() {
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    a_cluster_does_its_main_job,
+}
+
+async fn a_cluster_does_its_main_job(path: CallPath) {
     let cluster = Cluster::start().await;
-    let clients = [cluster.client().await, cluster.client().await];
+    let clients = [
+        cluster.client_over(path).await,
+        cluster.client_over(path).await,
+    ];
     guarded("the main job", every_promise(&clients)).await;
 }
 
 /// Runs all of this module over clients of one cluster whose store is empty.
-pub(crate) async fn every_promise(clients: &[Client; 2]) {
+async fn every_promise(clients: &[Client; 2]) {
     let [one, other] = clients;
     an_empty_store_has_nothing(one).await;
     a_raw_value_is_read_back_by_every_client(one, other).await;

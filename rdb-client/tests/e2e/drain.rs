@@ -16,7 +16,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
-use crate::harness::{Cluster, Node, binary, connect, guarded};
+use crate::harness::{CallPath, Cluster, Node, binary, connect, guarded, over_both_paths};
 
 /// What the design promises for a drain.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -96,10 +96,17 @@ async fn assert_ends_well(node: &mut Node) {
     assert!(took < DRAIN_MAX, "{took:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_under_load_ends_in_time_and_loses_nothing_acknowledged() {
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    a_drain_under_load_ends_in_time_and_loses_nothing_acknowledged,
+}
+
+async fn a_drain_under_load_ends_in_time_and_loses_nothing_acknowledged(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await.with_timeout(Duration::from_secs(5));
+    let client = cluster
+        .client_over(path)
+        .await
+        .with_timeout(Duration::from_secs(5));
     let (acknowledged, stop) = (
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicBool::new(false)),

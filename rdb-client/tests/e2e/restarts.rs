@@ -14,7 +14,15 @@ use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest, RawPutResponse};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::harness::{Cluster, HANG_GUARD, Node, connect, found, guarded};
+use crate::harness::{
+    CallPath, Cluster, HANG_GUARD, Node, connect, found, guarded, over_both_paths,
+};
+
+over_both_paths! {
+    a_registered_store_restarts_and_serves_without_the_placement_driver,
+    clients_go_on_when_the_placement_driver_is_away_and_when_it_is_back,
+    a_store_that_moved_is_found_at_its_new_address,
+}
 
 #[tokio::test]
 async fn a_new_store_waits_for_the_placement_driver_and_serves_once_it_appears() {
@@ -41,10 +49,9 @@ async fn a_new_store_waits_for_the_placement_driver_and_serves_once_it_appears()
     assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
 }
 
-#[tokio::test]
-async fn a_registered_store_restarts_and_serves_without_the_placement_driver() {
+async fn a_registered_store_restarts_and_serves_without_the_placement_driver(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("k", "v").await.expect("put");
     let version = client.cas_put("k", 0, "v").await.expect("created");
     cluster.pd.kill();
@@ -61,10 +68,9 @@ async fn a_registered_store_restarts_and_serves_without_the_placement_driver() {
     assert_eq!(client.cas_put("k", version, "w").await, Ok(version + 1));
 }
 
-#[tokio::test]
-async fn clients_go_on_when_the_placement_driver_is_away_and_when_it_is_back() {
+async fn clients_go_on_when_the_placement_driver_is_away_and_when_it_is_back(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    let client = cluster.client_over(path).await.with_timeout(HANG_GUARD);
     client.raw_put("k", "before").await.expect("put");
     let before = client.tso().await.expect("timestamp");
     cluster.pd.kill();
@@ -97,10 +103,14 @@ const SERVER_KILLS: u64 = 4;
 /// Writes that must be acknowledged before a server is killed, and after the last kill.
 const WRITES_BETWEEN_KILLS: u64 = 150;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_keeps_what_it_acknowledged_and_its_clients_go_on() {
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    a_killed_server_keeps_what_it_acknowledged_and_its_clients_go_on,
+}
+
+async fn a_killed_server_keeps_what_it_acknowledged_and_its_clients_go_on(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    let client = cluster.client_over(path).await.with_timeout(HANG_GUARD);
     let load = Arc::new(Load::default());
     let counters: Vec<_> = (0..4)
         .map(|number| tokio::spawn(count_up(client.clone(), Arc::clone(&load), number)))
@@ -315,10 +325,9 @@ async fn a_copied_data_directory_is_refused_while_the_original_lives() {
     assert_eq!(client.stores().await.expect("stores").len(), 1);
 }
 
-#[tokio::test]
-async fn a_store_that_moved_is_found_at_its_new_address() {
+async fn a_store_that_moved_is_found_at_its_new_address(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    let client = cluster.client_over(path).await.with_timeout(HANG_GUARD);
     client.raw_put("k", "v").await.expect("put");
     cluster.store.kill();
     // The placement driver would believe in the old address until the store had been silent for 20 seconds. A restarted

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdb_client::Error;
 
-use crate::harness::{Cluster, guarded};
+use crate::harness::{CallPath, Cluster, guarded, over_both_paths};
 
 /// What a call may take while the wire is cut. Connections are given up after 15 s of silence.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,27 +20,30 @@ fn ip(arguments: &[&str]) -> bool {
 struct Namespace {
     name: String,
     link: String,
-    /// The address inside.
+    /// The address inside, of a network of its own, since both paths may be under test at a time.
     address: String,
 }
 
 impl Namespace {
-    fn make() -> Option<Self> {
-        let id = std::process::id();
+    fn make(path: CallPath) -> Option<Self> {
+        let (id, net) = match path {
+            CallPath::Unary => (format!("{}u", std::process::id()), 77),
+            CallPath::Batched => (format!("{}b", std::process::id()), 78),
+        };
         let (name, link, inner) = (
             format!("flaredb-{id}"),
             format!("fdb{id}"),
             format!("fdbi{id}"),
         );
         // Of the block for benchmarks between networks (RFC 2544), which nothing routes.
-        let (outside, address) = ("198.18.77.1/30", "198.18.77.2");
+        let (outside, address) = (&format!("198.18.{net}.1/30"), format!("198.18.{net}.2"));
         if !ip(&["netns", "add", &name]) {
             return None;
         }
         let namespace = Self {
             name: name.clone(),
             link: link.clone(),
-            address: address.to_owned(),
+            address: address.clone(),
         };
         let inside = |arguments: &[&str]| ip(&[&["-n", &name], arguments].concat());
         let made = ip(&[
@@ -69,16 +72,22 @@ impl Drop for Namespace {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_over_a_cut_wire_end_in_time_with_the_right_fate_and_go_on_when_it_is_mended() {
-    let Some(namespace) = Namespace::make() else {
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    calls_over_a_cut_wire_end_in_time_with_the_right_fate_and_go_on_when_it_is_mended,
+}
+
+async fn calls_over_a_cut_wire_end_in_time_with_the_right_fate_and_go_on_when_it_is_mended(
+    path: CallPath,
+) {
+    let Some(namespace) = Namespace::make(path) else {
         eprintln!("SKIPPED: this process may not make network namespaces");
         return;
     };
     let mut cluster = Cluster::prepare_in(&namespace.name, &namespace.address);
     cluster.pd.start_serving().await;
     cluster.store.start_serving().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     assert_eq!(client.cas_put("counter", 0, "0").await, Ok(1));
 
     namespace.cut();

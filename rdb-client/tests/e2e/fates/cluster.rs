@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rdb_client::{Client, Config};
+use rdb_proto::kvrpc::kv_batch_server::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::metapb::{self, Region, RegionEpoch, RegionRoute};
@@ -18,6 +19,7 @@ use tonic::service::Routes;
 use crate::fates::placement_driver::ScriptedPd;
 use crate::fates::proxy::Proxy;
 use crate::fates::store::Store;
+use crate::harness::CallPath;
 
 pub(crate) const CLUSTER_ID: u64 = 7;
 
@@ -53,8 +55,13 @@ impl Cluster {
         Self::with_regions(vec![region(1, 1, "", "")]).await
     }
 
+    /// Where the path does not matter.
     pub(crate) async fn client(&self) -> Client {
-        connect([self.pd.proxy.address]).await
+        self.client_over(CallPath::Batched).await
+    }
+
+    pub(crate) async fn client_over(&self, path: CallPath) -> Client {
+        connect_over(path, [self.pd.proxy.address]).await
     }
 }
 
@@ -70,7 +77,9 @@ impl StoreNode {
         let store = Store::new(id, regions);
         let raw = KvRawServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cas = KvCasServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let served = Served::start(Routes::new(raw).add_service(cas)).await;
+        let batch = KvBatchServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let routes = Routes::new(raw).add_service(cas).add_service(batch);
+        let served = Served::start(routes).await;
         Self {
             proxy: Proxy::start(served.address),
             store,
@@ -159,9 +168,13 @@ impl Drop for Served {
 }
 
 pub(crate) async fn connect(addresses: impl IntoIterator<Item = SocketAddr>) -> Client {
+    connect_over(CallPath::Batched, addresses).await
+}
+
+async fn connect_over(path: CallPath, addresses: impl IntoIterator<Item = SocketAddr>) -> Client {
     let config = Config {
         timeout: PATIENT,
-        ..Config::default()
+        ..path.config()
     };
     let addresses = addresses.into_iter().map(|address| address.to_string());
     Client::connect_with(addresses, config).await.unwrap()

@@ -9,6 +9,25 @@ use tokio::task::JoinSet;
 use crate::fates::cluster::{Cluster, SHORT, region};
 use crate::fates::proxy::{Mode, Proxy};
 use crate::fates::store::Step;
+use crate::harness::{CallPath, over_both_paths};
+
+over_both_paths! {
+    a_refused_connection_is_made_again_and_the_write_applied_once,
+    a_refused_connection_is_certain_also_at_the_deadline,
+    a_connection_closed_at_accept_was_never_made,
+    a_connection_cut_during_a_write_leaves_it_undetermined,
+    a_connection_cut_after_a_write_leaves_it_undetermined_and_applied_once,
+    a_write_on_an_idle_connection_that_broke_is_applied_once,
+    a_read_survives_a_cut,
+    a_store_that_restarts_at_another_address_is_found_again,
+    a_store_that_restarts_at_its_address_needs_no_placement_driver,
+    with_the_last_clone_every_connection_ends,
+}
+
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    through_many_cuts_every_success_was_applied_once_and_nothing_twice,
+}
 
 fn is_undetermined<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Undetermined { .. }))
@@ -22,10 +41,9 @@ fn is_out_of_time<T>(result: &Result<T, Error>) -> bool {
     )
 }
 
-#[tokio::test]
-async fn a_refused_connection_is_made_again_and_the_write_applied_once() {
+async fn a_refused_connection_is_made_again_and_the_write_applied_once(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     cluster.node.proxy.refuse().await;
     let lookups = cluster.pd.pd.region_lookups();
     let write = tokio::spawn(async move { client.cas_put("k", 0, "v").await });
@@ -36,19 +54,17 @@ async fn a_refused_connection_is_made_again_and_the_write_applied_once() {
     assert_eq!(cluster.node.store.applied("k"), 1);
 }
 
-#[tokio::test]
-async fn a_refused_connection_is_certain_also_at_the_deadline() {
+async fn a_refused_connection_is_certain_also_at_the_deadline(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await.with_timeout(SHORT);
+    let client = cluster.client_over(path).await.with_timeout(SHORT);
     cluster.node.proxy.refuse().await;
     let result = client.raw_put("k", "v").await;
     assert!(is_out_of_time(&result), "{result:?}");
 }
 
-#[tokio::test]
-async fn a_connection_closed_at_accept_was_never_made() {
+async fn a_connection_closed_at_accept_was_never_made(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     cluster.node.proxy.set_mode(Mode::CloseAtAccept);
     let hurried = client.with_timeout(SHORT);
     let result = hurried.cas_put("k", 0, "v").await;
@@ -58,10 +74,9 @@ async fn a_connection_closed_at_accept_was_never_made() {
     assert_eq!(cluster.node.store.applied("k"), 1);
 }
 
-#[tokio::test]
-async fn a_connection_cut_during_a_write_leaves_it_undetermined() {
+async fn a_connection_cut_during_a_write_leaves_it_undetermined(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_get("k").await.unwrap();
     cluster.node.proxy.set_mode(Mode::CutRequests);
     let result = client.cas_put("k", 0, "v").await;
@@ -69,10 +84,9 @@ async fn a_connection_cut_during_a_write_leaves_it_undetermined() {
     assert_eq!(cluster.node.store.requests(), 1, "the read alone");
 }
 
-#[tokio::test]
-async fn a_connection_cut_after_a_write_leaves_it_undetermined_and_applied_once() {
+async fn a_connection_cut_after_a_write_leaves_it_undetermined_and_applied_once(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_get("k").await.unwrap();
     cluster.node.proxy.set_mode(Mode::HoldAnswers);
     let writer = client.clone();
@@ -89,10 +103,9 @@ async fn a_connection_cut_after_a_write_leaves_it_undetermined_and_applied_once(
     assert_eq!(cluster.node.store.applied("k"), 1);
 }
 
-#[tokio::test]
-async fn a_write_on_an_idle_connection_that_broke_is_applied_once() {
+async fn a_write_on_an_idle_connection_that_broke_is_applied_once(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_get("k").await.unwrap();
     cluster.node.proxy.refuse().await;
     let result = client.with_timeout(SHORT).raw_put("k", "v").await;
@@ -107,10 +120,9 @@ async fn a_write_on_an_idle_connection_that_broke_is_applied_once() {
     assert_eq!(cluster.node.store.applied("k"), 1);
 }
 
-#[tokio::test]
-async fn a_read_survives_a_cut() {
+async fn a_read_survives_a_cut(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("k", "v").await.unwrap();
     cluster.node.store.script(1, [Step::Hang]);
     let reader = client.clone();
@@ -120,10 +132,9 @@ async fn a_read_survives_a_cut() {
     assert_eq!(read.await.unwrap(), Ok(Some("v".into())));
 }
 
-#[tokio::test]
-async fn a_store_that_restarts_at_another_address_is_found_again() {
+async fn a_store_that_restarts_at_another_address_is_found_again(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("k", "v").await.unwrap();
     let _old_address: Proxy = cluster.node.move_away().await;
     let moved = cluster.node.route(region(1, 1, "", ""));
@@ -133,20 +144,18 @@ async fn a_store_that_restarts_at_another_address_is_found_again() {
     assert_eq!(cluster.node.store.raw("k"), Some("v2".into()));
 }
 
-#[tokio::test]
-async fn a_store_that_restarts_at_its_address_needs_no_placement_driver() {
+async fn a_store_that_restarts_at_its_address_needs_no_placement_driver(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("k", "v").await.unwrap();
     cluster.pd.proxy.refuse().await;
     cluster.node.proxy.cut().await;
     assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
 }
 
-#[tokio::test]
-async fn with_the_last_clone_every_connection_ends() {
+async fn with_the_last_clone_every_connection_ends(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let clone = client.clone();
     client.raw_get("k").await.unwrap();
     drop(client);
@@ -192,10 +201,9 @@ async fn write_and_count(client: Client, counter: String, stop: Arc<AtomicBool>)
     tally
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_many_cuts_every_success_was_applied_once_and_nothing_twice() {
+async fn through_many_cuts_every_success_was_applied_once_and_nothing_twice(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let store = &cluster.node.store;
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();

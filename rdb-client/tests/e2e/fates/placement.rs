@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 use rdb_client::{Client, Config, Error, Health, Role};
 
 use crate::fates::cluster::{CLUSTER_ID, Cluster, PdNode, SHORT, connect, region};
+use crate::harness::{CallPath, over_both_paths};
+
+over_both_paths! {
+    without_the_placement_driver_what_is_known_is_used_and_the_rest_waited_for,
+}
 
 #[tokio::test]
 async fn a_second_address_is_used_when_the_first_is_dead() {
@@ -38,11 +43,12 @@ async fn an_address_of_another_cluster_is_never_believed() {
     assert!(result == Err(mismatch), "{result:?}");
 }
 
-#[tokio::test]
-async fn without_the_placement_driver_what_is_known_is_used_and_the_rest_waited_for() {
+async fn without_the_placement_driver_what_is_known_is_used_and_the_rest_waited_for(
+    path: CallPath,
+) {
     let regions = vec![region(1, 1, "", "m"), region(2, 1, "m", "")];
     let cluster = Cluster::with_regions(regions).await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("a", "1").await.unwrap();
     cluster.pd.proxy.refuse().await;
     client.raw_put("a", "2").await.unwrap();

@@ -11,6 +11,8 @@ use rdb_proto::pdpb::*;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::harness::guarded;
+
 /// The limits of a real cluster.
 pub(crate) const LIMITS: Limits = Limits {
     key_bytes_max: 8192,
@@ -71,11 +73,9 @@ impl ScriptedPd {
 
     /// Waits until a region has been asked for so many times in all.
     pub(crate) async fn wait_region_lookups(&self, count: usize) {
-        self.region_lookups
-            .subscribe()
-            .wait_for(|lookups| *lookups >= count)
-            .await
-            .unwrap();
+        let mut lookups = self.region_lookups.subscribe();
+        let enough = lookups.wait_for(|lookups| *lookups >= count);
+        guarded("regions are looked up", enough).await.unwrap();
     }
 
     /// How many requests for timestamps came on streams.

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::harness::guarded;
+
 /// What the proxy does with bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -103,11 +105,9 @@ impl Proxy {
 
     /// Waits until no connection is open.
     pub(crate) async fn closed(&self) {
-        self.open
-            .subscribe()
-            .wait_for(|open| *open == 0)
-            .await
-            .unwrap();
+        let mut open = self.open.subscribe();
+        let closed = open.wait_for(|open| *open == 0);
+        guarded("all connections end", closed).await.unwrap();
     }
 
     pub(crate) fn connections(&self) -> usize {

@@ -5,11 +5,20 @@ use rdb_proto::errorpb::region_error::Kind;
 
 use crate::fates::cluster::{Cluster, SHORT, StoreNode, region};
 use crate::fates::store::Step;
+use crate::harness::{CallPath, over_both_paths};
 
-#[tokio::test]
-async fn a_split_is_learned_from_the_answer_without_the_placement_driver() {
+over_both_paths! {
+    a_split_is_learned_from_the_answer_without_the_placement_driver,
+    the_placement_driver_does_not_bring_back_an_older_region,
+    a_region_is_followed_to_its_new_leader,
+    stores_that_each_name_the_other_are_asked_no_more_than_a_backoff_allows,
+    a_region_without_a_leader_is_waited_for,
+    a_store_that_is_behind_is_given_time,
+}
+
+async fn a_split_is_learned_from_the_answer_without_the_placement_driver(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("a", "1").await.unwrap();
     assert_eq!(cluster.pd.pd.region_lookups(), 1);
 
@@ -30,10 +39,9 @@ async fn a_split_is_learned_from_the_answer_without_the_placement_driver() {
     );
 }
 
-#[tokio::test]
-async fn the_placement_driver_does_not_bring_back_an_older_region() {
+async fn the_placement_driver_does_not_bring_back_an_older_region(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("a", "1").await.unwrap();
     cluster
         .node
@@ -58,10 +66,9 @@ async fn the_placement_driver_does_not_bring_back_an_older_region() {
     );
 }
 
-#[tokio::test]
-async fn a_region_is_followed_to_its_new_leader() {
+async fn a_region_is_followed_to_its_new_leader(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_put("k", "1").await.unwrap();
 
     let other = StoreNode::start(2, vec![region(1, 1, "", "")]).await;
@@ -76,10 +83,9 @@ async fn a_region_is_followed_to_its_new_leader() {
     assert_eq!(cluster.node.store.requests(), 2, "asked in vain only once");
 }
 
-#[tokio::test]
-async fn stores_that_each_name_the_other_are_asked_no_more_than_a_backoff_allows() {
+async fn stores_that_each_name_the_other_are_asked_no_more_than_a_backoff_allows(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let other = StoreNode::start(2, vec![region(1, 1, "", "")]).await;
     let leads = |node: &StoreNode| {
         Kind::NotLeader(NotLeader {
@@ -95,10 +101,9 @@ async fn stores_that_each_name_the_other_are_asked_no_more_than_a_backoff_allows
     assert!(requests < 100, "{requests} requests");
 }
 
-#[tokio::test]
-async fn a_region_without_a_leader_is_waited_for() {
+async fn a_region_without_a_leader_is_waited_for(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let mut leaderless = cluster.node.route(region(1, 1, "", ""));
     leaderless.leader = None;
     cluster.pd.pd.set_routes(vec![leaderless]);
@@ -111,10 +116,9 @@ async fn a_region_without_a_leader_is_waited_for() {
     assert_eq!(write.await.unwrap(), Ok(()));
 }
 
-#[tokio::test]
-async fn a_store_that_is_behind_is_given_time() {
+async fn a_store_that_is_behind_is_given_time(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let behind = || Step::Refuse(Some(Kind::EpochNotMatch(Default::default())));
     cluster.node.store.script(1, [behind(), behind()]);
     client.raw_put("k", "v").await.unwrap();

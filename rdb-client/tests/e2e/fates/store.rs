@@ -1,6 +1,7 @@
 //! A store that keeps its data in memory, checks contexts as a real one does, and deviates on demand.
 
 mod services;
+mod streams;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::pending;
@@ -15,6 +16,8 @@ use rdb_proto::kvrpc::{Conflict, Versioned};
 use rdb_proto::metapb::{Context, Region};
 use tokio::sync::watch;
 use tonic::Status;
+
+use crate::harness::guarded;
 
 /// Entries of one page of a scan: few, so that tests see many pages.
 pub(crate) const PAGE_ENTRIES: usize = 3;
@@ -113,20 +116,16 @@ impl Store {
 
     /// Waits until so many writes have been applied in all.
     pub(crate) async fn wait_applied(&self, count: u64) {
-        self.applied
-            .subscribe()
-            .wait_for(|applied| *applied >= count)
-            .await
-            .unwrap();
+        let mut applied = self.applied.subscribe();
+        let enough = applied.wait_for(|applied| *applied >= count);
+        guarded("enough has been applied", enough).await.unwrap();
     }
 
     /// Waits until so many requests have arrived in all.
     pub(crate) async fn wait_arrived(&self, count: usize) {
-        self.arrived
-            .subscribe()
-            .wait_for(|arrived| *arrived >= count)
-            .await
-            .unwrap();
+        let mut arrived = self.arrived.subscribe();
+        let enough = arrived.wait_for(|arrived| *arrived >= count);
+        guarded("enough has arrived", enough).await.unwrap();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

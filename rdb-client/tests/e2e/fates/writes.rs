@@ -13,6 +13,20 @@ use tonic::{Code, Status};
 
 use crate::fates::cluster::{Cluster, SHORT, region};
 use crate::fates::store::Step;
+use crate::harness::{CallPath, over_both_paths};
+
+over_both_paths! {
+    after_every_routing_answer_a_write_is_sent_again_and_applied_once,
+    a_fault_that_says_not_applied_is_tried_again_and_applied_once,
+    a_fault_without_certainty_is_undetermined_and_nothing_is_sent_again,
+    a_write_that_cannot_succeed_ends_at_once_and_certainly,
+    a_deadline_after_sending_is_undetermined_for_a_write_and_exceeded_for_a_read,
+    a_busy_store_is_not_asked_again_before_its_time,
+    a_deadline_among_refusals_names_the_last_one,
+    another_cluster_is_an_error_that_names_both,
+    a_conflict_returns_current_version_and_value,
+    what_exceeds_a_limit_is_refused_before_it_is_sent,
+}
 
 fn fault(code: Code, fate: Fate) -> Status {
     Fault::new(code, "as the script says")
@@ -20,10 +34,9 @@ fn fault(code: Code, fate: Fate) -> Status {
         .into()
 }
 
-#[tokio::test]
-async fn after_every_routing_answer_a_write_is_sent_again_and_applied_once() {
+async fn after_every_routing_answer_a_write_is_sent_again_and_applied_once(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let current_regions = vec![region(1, 1, "", "")];
     let answers = [
         Some(Kind::NotLeader(NotLeader {
@@ -58,10 +71,9 @@ async fn after_every_routing_answer_a_write_is_sent_again_and_applied_once() {
     assert_eq!(cluster.node.store.applied("k"), 10);
 }
 
-#[tokio::test]
-async fn a_fault_that_says_not_applied_is_tried_again_and_applied_once() {
+async fn a_fault_that_says_not_applied_is_tried_again_and_applied_once(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let faults = [Code::Unavailable, Code::ResourceExhausted];
     cluster.node.store.script(
         1,
@@ -72,10 +84,9 @@ async fn a_fault_that_says_not_applied_is_tried_again_and_applied_once() {
     assert_eq!(cluster.node.store.requests(), 3);
 }
 
-#[tokio::test]
-async fn a_fault_without_certainty_is_undetermined_and_nothing_is_sent_again() {
+async fn a_fault_without_certainty_is_undetermined_and_nothing_is_sent_again(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let faults = || {
         [
             fault(Code::Unavailable, Fate::Unknown),
@@ -107,10 +118,9 @@ async fn a_fault_without_certainty_is_undetermined_and_nothing_is_sent_again() {
     assert_eq!(cluster.node.store.applied("k"), applied);
 }
 
-#[tokio::test]
-async fn a_write_that_cannot_succeed_ends_at_once_and_certainly() {
+async fn a_write_that_cannot_succeed_ends_at_once_and_certainly(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let codes = [
         Code::InvalidArgument,
         Code::DataLoss,
@@ -134,10 +144,11 @@ async fn a_write_that_cannot_succeed_ends_at_once_and_certainly() {
     assert_eq!(cluster.node.store.applied("k"), 0);
 }
 
-#[tokio::test]
-async fn a_deadline_after_sending_is_undetermined_for_a_write_and_exceeded_for_a_read() {
+async fn a_deadline_after_sending_is_undetermined_for_a_write_and_exceeded_for_a_read(
+    path: CallPath,
+) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_get("k").await.unwrap();
     cluster.node.store.script(1, [Step::Hang, Step::Hang]);
     let hurried = client.with_timeout(SHORT);
@@ -154,10 +165,9 @@ async fn a_deadline_after_sending_is_undetermined_for_a_write_and_exceeded_for_a
     assert_eq!(cluster.node.store.requests(), 3);
 }
 
-#[tokio::test]
-async fn a_busy_store_is_not_asked_again_before_its_time() {
+async fn a_busy_store_is_not_asked_again_before_its_time(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let busy = |backoff_ms| Step::Refuse(Some(Kind::ServerBusy(ServerBusy { backoff_ms })));
     cluster.node.store.script(1, [busy(1), busy(3_600_000)]);
     let result = client.raw_put("k", "v").await;
@@ -166,10 +176,9 @@ async fn a_busy_store_is_not_asked_again_before_its_time() {
     assert_eq!(cluster.node.store.applied("k"), 0);
 }
 
-#[tokio::test]
-async fn a_deadline_among_refusals_names_the_last_one() {
+async fn a_deadline_among_refusals_names_the_last_one(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     client.raw_get("k").await.unwrap();
     let reason = "draining".to_owned();
     cluster
@@ -193,10 +202,9 @@ async fn a_deadline_among_refusals_names_the_last_one() {
     assert!(began.elapsed() < Duration::from_secs(20));
 }
 
-#[tokio::test]
-async fn another_cluster_is_an_error_that_names_both() {
+async fn another_cluster_is_an_error_that_names_both(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let other = ClusterMismatch { cluster_id: 8 };
     cluster
         .node
@@ -212,10 +220,9 @@ async fn another_cluster_is_an_error_that_names_both() {
     );
 }
 
-#[tokio::test]
-async fn a_conflict_returns_current_version_and_value() {
+async fn a_conflict_returns_current_version_and_value(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     assert_eq!(client.cas_put("k", 0, "v1").await, Ok(1));
     let conflict = Error::Conflict {
         current_version: 1,
@@ -232,10 +239,9 @@ async fn a_conflict_returns_current_version_and_value() {
     assert_eq!(client.cas_delete("k", 1).await, Err(gone));
 }
 
-#[tokio::test]
-async fn what_exceeds_a_limit_is_refused_before_it_is_sent() {
+async fn what_exceeds_a_limit_is_refused_before_it_is_sent(path: CallPath) {
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_over(path).await;
     let (long_key, long_value) = ([b'k'; 8193], vec![0; (4 << 20) + 1]);
     let refused = [
         client.raw_put("", "v").await,

@@ -3,7 +3,7 @@
 use rdb_client::Client;
 use tempfile::TempDir;
 
-use super::Node;
+use super::{CallPath, Node};
 
 /// A placement driver and a store in a temporary directory, which goes after them.
 #[derive(Debug)]
@@ -45,7 +45,12 @@ impl Cluster {
 
     /// A client of its own, with connections of its own.
     pub(crate) async fn client(&self) -> Client {
-        Client::connect([self.pd.address()])
+        self.client_over(CallPath::Batched).await
+    }
+
+    /// The same, whose calls go over this path.
+    pub(crate) async fn client_over(&self, path: CallPath) -> Client {
+        Client::connect_with([self.pd.address()], path.config())
             .await
             .expect("the placement driver serves")
     }

@@ -2,6 +2,7 @@
 //! asked for their logs.
 
 mod binaries;
+mod call_path;
 mod cluster;
 mod lossy_line;
 mod node;
@@ -11,6 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub(crate) use binaries::binary;
+pub(crate) use call_path::{CallPath, over_both_paths};
 pub(crate) use cluster::Cluster;
 pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};

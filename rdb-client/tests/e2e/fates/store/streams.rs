@@ -1,0 +1,111 @@
+//! The streams of commands: each command is served as the call of its own would be.
+
+use futures::future::Either;
+use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
+use rdb_proto::batch;
+use rdb_proto::error::details;
+use rdb_proto::kvrpc::batch_answer::Response as Answer;
+use rdb_proto::kvrpc::batch_command::Request as Command;
+use rdb_proto::kvrpc::kv_batch_server::KvBatch;
+use rdb_proto::kvrpc::kv_cas_server::KvCas;
+use rdb_proto::kvrpc::kv_raw_server::KvRaw;
+use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest, BatchResponse, Fault};
+use rdb_proto::metapb::Context;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Store;
+
+type Answers = BoxStream<'static, Result<batch::Response, Status>>;
+
+#[tonic::async_trait]
+impl KvBatch for Store {
+    type BatchStream = Answers;
+
+    /// Commands are served side by side: one that hangs holds up nothing but itself, and the end of the stream.
+    async fn batch(
+        &self,
+        request: Request<Streaming<batch::Request>>,
+    ) -> Result<Response<Answers>, Status> {
+        let store = self.clone();
+        let answers =
+            request
+                .into_inner()
+                .flat_map_unordered(None, move |received| match received {
+                    Ok(request) => Either::Left(answers(&store, request.message)),
+                    Err(status) => Either::Right(stream::iter([Err(status)])),
+                });
+        Ok(Response::new(answers.boxed()))
+    }
+}
+
+fn answers(store: &Store, request: BatchRequest) -> Answers {
+    let BatchRequest {
+        cluster_id,
+        store_id,
+        commands,
+    } = request;
+    let served = commands.into_iter().map(|command| {
+        let BatchCommand {
+            id,
+            region_id,
+            region_epoch,
+            request,
+        } = command;
+        let context = Context {
+            cluster_id,
+            store_id,
+            region_id,
+            region_epoch,
+        };
+        let store = store.clone();
+        async move {
+            let request = request.expect("the client knows what it wants");
+            let response = serve(&store, context, request).await;
+            let answer = BatchAnswer {
+                id,
+                response: Some(response.unwrap_or_else(fault)),
+            };
+            Ok(BatchResponse {
+                answers: vec![answer],
+                closing: false,
+            }
+            .into())
+        }
+    });
+    served.collect::<FuturesUnordered<_>>().boxed()
+}
+
+async fn serve(store: &Store, context: Context, request: Command) -> Result<Answer, Status> {
+    /// Calls the method that serves the request alone, and moves its routing answer to where streams have theirs.
+    macro_rules! serve_as {
+        ($service:ident::$method:ident, $request:ident, $answer:ident) => {{
+            $request.context = Some(context);
+            let mut answer = $service::$method(store, Request::new($request))
+                .await?
+                .into_inner();
+            Ok(match answer.region_error.take() {
+                Some(region_error) => Answer::RegionError(region_error),
+                None => Answer::$answer(answer),
+            })
+        }};
+    }
+    match request {
+        Command::RawPut(mut request) => serve_as!(KvRaw::raw_put, request, RawPut),
+        Command::RawGet(mut request) => serve_as!(KvRaw::raw_get, request, RawGet),
+        Command::RawDelete(mut request) => serve_as!(KvRaw::raw_delete, request, RawDelete),
+        Command::CompareAndSwap(mut request) => {
+            serve_as!(KvCas::compare_and_swap, request, CompareAndSwap)
+        }
+        Command::Get(mut request) => serve_as!(KvCas::get, request, Get),
+        Command::CompareAndDelete(mut request) => {
+            serve_as!(KvCas::compare_and_delete, request, CompareAndDelete)
+        }
+    }
+}
+
+fn fault(status: Status) -> Answer {
+    Answer::Fault(Box::new(Fault {
+        code: status.code() as u32,
+        error: details(&status),
+    }))
+}
