@@ -39,13 +39,7 @@ impl Lane {
         counters: Arc<Counters>,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                address: address.to_owned(),
-                connections,
-                counters,
-                queue: Mutex::default(),
-                room: Semaphore::new(LANE_BYTES_MAX),
-            }),
+            shared: Arc::new(Shared::new(address, connections, counters)),
             task: Mutex::new(None),
         }
     }
@@ -73,13 +67,28 @@ impl Lane {
     }
 
     fn start(&self) {
-        let running = tokio::spawn(stream::run(Keeper::new(&self.shared)));
+        // Locked first: whoever starts the task after this one must not be overtaken, or this would end that one.
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = tokio::spawn(stream::run(Keeper::new(&self.shared)));
         *task = Some(AbortOnDropHandle::new(running));
     }
 }
 
 impl Shared {
+    pub(super) fn new(
+        address: &str,
+        connections: Arc<ConnectionPool>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            address: address.to_owned(),
+            connections,
+            counters,
+            queue: Mutex::default(),
+            room: Semaphore::new(LANE_BYTES_MAX),
+        }
+    }
+
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         // Every change leaves the queue consistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)

@@ -27,9 +27,11 @@ use crate::retry::backoff;
 /// The backoff between streams doubles so often at most: calls have a backoff of their own.
 const BACKOFF_DOUBLINGS_MAX: u32 = 4;
 
-/// Keeps the stream of a lane. When it is dropped, every call of the lane ends.
+/// Keeps the stream of a lane. When it is dropped, every call of the lane ends, unless it has retired before.
 pub(super) struct Keeper {
     shared: Arc<Shared>,
+    /// From then on the lane is another's: a call may have started the next keeper already.
+    retired: bool,
 }
 
 /// How a stream ended.
@@ -40,7 +42,7 @@ struct Ended {
 }
 
 /// Keeps streams while there is something to send.
-pub(super) async fn run(keeper: Keeper) {
+pub(super) async fn run(mut keeper: Keeper) {
     let mut failures = 0_u32;
     loop {
         let ended = keeper.keep_stream().await;
@@ -53,7 +55,7 @@ pub(super) async fn run(keeper: Keeper) {
             sleep(backoff(waits, fastrand::f64())).await;
             failures = failures.saturating_add(1);
         }
-        if keeper.shared.queue().stop_when_idle() {
+        if keeper.retire_when_idle() {
             return;
         }
     }
@@ -69,7 +71,14 @@ impl Keeper {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         Self {
             shared: Arc::clone(shared),
+            retired: false,
         }
+    }
+
+    /// Whether there is nothing to do, so that the next command starts another keeper.
+    fn retire_when_idle(&mut self) -> bool {
+        self.retired = self.shared.queue().stop_when_idle();
+        self.retired
     }
 
     /// One stream from its connection to its end.
@@ -175,6 +184,9 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        if self.retired {
+            return;
+        }
         // The transport keeps the commands' side of a stream, and with it all connections, until that side ends.
         self.close_commands();
         let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = self.shared.queue().stop();
@@ -249,4 +261,63 @@ fn detached(mut response: Response, message_bytes: usize) -> Response {
         *value = Bytes::copy_from_slice(value);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+    use rdb_proto::kvrpc::{RawGetRequest, batch_command::Request};
+
+    use super::super::counters::Counters;
+    use super::super::queue::{Command, Next};
+    use super::super::slot::{Answer, Slot};
+    use super::*;
+    use crate::routing::ConnectionPool;
+
+    fn shared() -> Arc<Shared> {
+        let connections = Arc::new(ConnectionPool::new(Duration::from_secs(1)));
+        Arc::new(Shared::new(
+            "127.0.0.1:1",
+            connections,
+            Arc::<Counters>::default(),
+        ))
+    }
+
+    fn push(shared: &Shared) -> (Next, Answer) {
+        let (slot, answer) = Slot::new();
+        let command = Command {
+            context: Default::default(),
+            request: Request::RawGet(RawGetRequest::default()),
+        };
+        (shared.queue().push(command, slot, 0), answer)
+    }
+
+    #[test]
+    fn a_keeper_that_is_dropped_ends_the_calls_of_its_lane() {
+        let shared = shared();
+        let keeper = Keeper::new(&shared);
+        let (next, answer) = push(&shared);
+        assert!(matches!(next, Next::Start));
+        drop(keeper);
+        let ended = answer.now_or_never().expect("ended");
+        assert!(matches!(ended, Err(Interrupted::NotSent { .. })));
+        assert!(
+            matches!(push(&shared).0, Next::Start),
+            "a new one is needed"
+        );
+    }
+
+    #[test]
+    fn a_keeper_that_has_retired_does_not_touch_the_calls_of_the_next_one() {
+        let shared = shared();
+        let mut keeper = Keeper::new(&shared);
+        assert!(keeper.retire_when_idle());
+        let (next, answer) = push(&shared);
+        assert!(matches!(next, Next::Start));
+        drop(keeper);
+        assert!(shared.queue().has_waiting() && shared.queue().is_running());
+        assert!(answer.now_or_never().is_none());
+    }
 }
