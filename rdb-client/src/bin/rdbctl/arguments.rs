@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
+use crate::bench::BenchCommand;
 use crate::cas::CasCommand;
 use crate::encoding::KeyEncoding;
 use crate::output::Format;
@@ -108,12 +109,15 @@ pub(crate) enum Command {
     /// The key ranges and who serves them
     #[command(subcommand)]
     Region(RegionCommand),
+    /// Measure how much the cluster does, and how fast
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Ask every placement driver and store whether it is serving
     #[command(after_help = crate::health::AFTER_HELP)]
     Health,
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a whole number above 0 with a unit, such as 500ms, 10s or 2m";
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

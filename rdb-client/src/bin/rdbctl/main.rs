@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod bench;
 mod cas;
 mod encoding;
 mod failure;
@@ -53,6 +54,11 @@ fn execute(
     global: &GlobalArguments,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
+    let command = match command {
+        // It runs its callers on threads of its own.
+        Command::Bench(command) => return bench::run(command, global, output),
+        other => other,
+    };
     // This thread may block on a slow reader of our output; connections are kept alive on the other one.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -67,6 +73,7 @@ fn execute(
             Command::Tso(arguments) => tso::run(&arguments, &session, output).await,
             Command::Store(command) => store::run(&command, &session, output).await,
             Command::Region(command) => region::run(command, &session, output).await,
+            Command::Bench(_) => Ok(()),
             Command::Health => health::run(&session, output).await,
         }
     });

@@ -120,6 +120,11 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// One line of text, whatever the format.
+    pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
+        Ok(writeln!(self.writer, "{text}")?)
+    }
+
     /// One JSON object on one line, whatever the format.
     pub(crate) fn object(&mut self, object: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.writer, object).map_err(std::io::Error::from)?;

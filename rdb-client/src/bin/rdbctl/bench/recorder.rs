@@ -1,0 +1,154 @@
+//! What is measured while callers run, cheaply enough for millions of operations per second.
+//!
+//! Each worker thread has a histogram of its own behind a lock that nobody else takes before the end: callers are many, and
+//! a histogram each would not fit the processor's caches. Each caller has a counter of its own, which it alone writes.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Longest latency that is told from longer ones.
+const LATENCY_MAX: Duration = Duration::from_secs(600);
+
+/// Significant decimal digits of recorded latencies.
+const PRECISION_DIGITS: u8 = 3;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static THREAD: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed));
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone)]
+pub(crate) struct OperationError {
+    /// Groups failures: a word or two.
+    pub(crate) kind: String,
+    /// The whole story.
+    pub(crate) message: String,
+}
+
+/// The failures of one kind.
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorCount {
+    pub(crate) count: u64,
+    /// What the first one said.
+    pub(crate) first: String,
+}
+
+/// Shared by all callers of a run.
+pub(crate) struct Recorder {
+    latencies: Vec<Mutex<Histogram<u64>>>,
+    progress: Vec<Counter>,
+    errors: Mutex<BTreeMap<String, ErrorCount>>,
+}
+
+/// On a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Counter(AtomicU64);
+
+impl Recorder {
+    pub(crate) fn new(threads: usize, callers: usize) -> Self {
+        Self {
+            latencies: (0..threads.max(1)).map(|_| Mutex::new(histogram())).collect(),
+            progress: (0..callers).map(|_| Counter::default()).collect(),
+            errors: Mutex::default(),
+        }
+    }
+
+    /// An operation that took `latency` counts.
+    pub(crate) fn record(&self, latency: Duration) {
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let thread = THREAD.with(Cell::get) % self.latencies.len();
+        lock(&self.latencies[thread]).saturating_record(nanoseconds);
+    }
+
+    pub(crate) fn record_error(&self, error: OperationError) {
+        let mut errors = lock(&self.errors);
+        let first = error.message;
+        let counted = errors
+            .entry(error.kind)
+            .or_insert(ErrorCount { count: 0, first });
+        counted.count += 1;
+    }
+
+    /// `caller` has finished `operations` in all, counted ones or not.
+    pub(crate) fn progressed(&self, caller: usize, operations: u64) {
+        self.progress[caller].0.store(operations, Ordering::Relaxed);
+    }
+
+    /// Operations that all callers have finished so far, counted ones or not.
+    pub(crate) fn progress(&self) -> u64 {
+        let counts = self.progress.iter();
+        counts.map(|count| count.0.load(Ordering::Relaxed)).sum()
+    }
+
+    /// All latencies, in nanoseconds.
+    pub(crate) fn latencies(&self) -> Histogram<u64> {
+        let mut all = histogram();
+        for latencies in &self.latencies {
+            all += &*lock(latencies);
+        }
+        all
+    }
+
+    pub(crate) fn errors(&self) -> BTreeMap<String, ErrorCount> {
+        lock(&self.errors).clone()
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    let max = u64::try_from(LATENCY_MAX.as_nanos()).unwrap_or(u64::MAX);
+    Histogram::new_with_bounds(1, max, PRECISION_DIGITS).expect("the bounds and digits are valid")
+}
+
+/// A panic elsewhere leaves a histogram that is at worst short of one operation.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_threads_record_is_merged() {
+        let recorder = Recorder::new(2, 8);
+        std::thread::scope(|scope| {
+            for caller in 0..8 {
+                let recorder = &recorder;
+                scope.spawn(move || {
+                    for operation in 1..=1000 {
+                        recorder.record(Duration::from_micros(operation));
+                        recorder.progressed(caller, operation);
+                    }
+                });
+            }
+        });
+        let latencies = recorder.latencies();
+        assert_eq!(latencies.len(), 8000);
+        assert_eq!(recorder.progress(), 8000);
+        let median = latencies.value_at_quantile(0.5);
+        assert!((499_000..=502_000).contains(&median), "{median}");
+    }
+
+    #[test]
+    fn errors_are_counted_by_kind_and_the_first_is_kept() {
+        let recorder = Recorder::new(1, 1);
+        for (kind, message) in [("busy", "one"), ("busy", "two"), ("lost", "three")] {
+            recorder.record_error(OperationError {
+                kind: kind.to_owned(),
+                message: message.to_owned(),
+            });
+        }
+        let errors = recorder.errors();
+        assert_eq!(errors["busy"].count, 2);
+        assert_eq!(errors["busy"].first, "one");
+        assert_eq!(errors["lost"].count, 1);
+    }
+}

@@ -1,0 +1,220 @@
+//! What a run found, as a table for people and as one object for programs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::keys::Distribution;
+use super::recorder::ErrorCount;
+use crate::encoding::KeyEncoding;
+use crate::failure::Failure;
+use crate::output::{Format, Output, Record};
+
+/// What the callers of a run did.
+pub(crate) struct Measured {
+    /// From the end of the warm-up to the last answer.
+    pub(crate) elapsed: Duration,
+    /// Operations that count, of each caller.
+    pub(crate) operations_by_caller: Vec<u64>,
+    pub(crate) conflicts: u64,
+    /// Of an open loop: operations that were due and could not begin.
+    pub(crate) not_started: Option<u64>,
+    /// In nanoseconds.
+    pub(crate) latencies: Histogram<u64>,
+    pub(crate) errors: BTreeMap<String, ErrorCount>,
+}
+
+/// What was asked for. Absent: does not apply.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Settings {
+    pub(crate) workload: &'static str,
+    pub(crate) target: &'static str,
+    pub(crate) concurrency: u32,
+    pub(crate) threads: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unary: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_connections: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keys: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) value_bytes: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) distribution: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) read_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scan_limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rate: Option<f64>,
+    pub(crate) warmup_s: f64,
+}
+
+/// Settings and findings of one run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    #[serde(flatten)]
+    settings: Settings,
+    duration_s: f64,
+    operations: u64,
+    operations_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_started: Option<u64>,
+    conflicts: u64,
+    errors: BTreeMap<String, u64>,
+    latency_us: Latency,
+    #[serde(flatten)]
+    contention: Option<Contention>,
+    #[serde(skip)]
+    first_error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Latency {
+    count: u64,
+    mean: f64,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+/// What callers that are in each other's way get.
+#[derive(Debug, Serialize)]
+struct Contention {
+    swaps_per_second: f64,
+    /// Operations of the caller that did fewest, over the mean of all callers.
+    slowest_over_mean: f64,
+    #[serde(skip)]
+    conflicts: u64,
+}
+
+impl Report {
+    pub(crate) fn new(settings: Settings, measured: &Measured) -> Self {
+        let operations: u64 = measured.operations_by_caller.iter().sum();
+        let (kind, first) = measured.errors.iter().next().unzip();
+        Self {
+            settings,
+            duration_s: measured.elapsed.as_secs_f64(),
+            operations,
+            operations_per_second: per_second(operations, measured.elapsed),
+            not_started: measured.not_started,
+            conflicts: measured.conflicts,
+            errors: measured
+                .errors
+                .iter()
+                .map(|(kind, errors)| (kind.clone(), errors.count))
+                .collect(),
+            latency_us: Latency::of(&measured.latencies),
+            contention: None,
+            first_error: kind
+                .zip(first)
+                .map(|(kind, errors)| format!("{kind}: {}", errors.first)),
+        }
+    }
+
+    /// The same, saying how the callers fared against each other.
+    pub(crate) fn with_contention(mut self, measured: &Measured) -> Self {
+        let callers = &measured.operations_by_caller;
+        let slowest = callers.iter().min().copied().unwrap_or_default();
+        let mean = self.operations as f64 / callers.len().max(1) as f64;
+        self.contention = Some(Contention {
+            swaps_per_second: self.operations_per_second,
+            slowest_over_mean: if mean > 0.0 { slowest as f64 / mean } else { 0.0 },
+            conflicts: self.conflicts,
+        });
+        self
+    }
+
+    /// Prints what was found, and fails when an operation had failed.
+    pub(crate) fn print(&self, format: Format, output: &mut Output<'_>) -> Result<(), Failure> {
+        output.table(std::slice::from_ref(self))?;
+        if format == Format::Text
+            && let Some(contention) = &self.contention
+        {
+            output.table(std::slice::from_ref(contention))?;
+        }
+        match &self.first_error {
+            None => Ok(()),
+            Some(first) => Err(Failure::failed(format!(
+                "{} operations failed ({}); the first failure: {first}",
+                self.errors.values().sum::<u64>(),
+                self.errors
+                    .iter()
+                    .map(|(kind, count)| format!("{kind}: {count}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ))),
+        }
+    }
+}
+
+impl Latency {
+    fn of(nanoseconds: &Histogram<u64>) -> Self {
+        let at = |quantile| nanoseconds.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            count: nanoseconds.len(),
+            mean: (nanoseconds.mean()).round() / 1e3,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: at(1.0),
+        }
+    }
+}
+
+impl Record for Report {
+    const HEADINGS: &[&str] = &[
+        "WORKLOAD", "TARGET", "CALLERS", "SECONDS", "OPERATIONS", "PER_SECOND", "MEAN_US", "P50_US", "P90_US", "P99_US",
+        "P99.9_US", "MAX_US", "CONFLICTS", "FAILED",
+    ];
+
+    fn cells(&self, _: KeyEncoding) -> Vec<String> {
+        let latency = &self.latency_us;
+        let mut cells = vec![
+            self.settings.workload.to_owned(),
+            self.settings.target.to_owned(),
+            self.settings.concurrency.to_string(),
+            format!("{:.1}", self.duration_s),
+            self.operations.to_string(),
+            format!("{:.0}", self.operations_per_second),
+        ];
+        let latencies = [latency.mean, latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
+        cells.extend(latencies.map(|latency| format!("{latency:.1}")));
+        cells.push(self.conflicts.to_string());
+        cells.push(self.errors.values().sum::<u64>().to_string());
+        cells
+    }
+}
+
+impl Record for Contention {
+    const HEADINGS: &[&str] = &["SWAPS_PER_SECOND", "CONFLICTS", "SLOWEST/MEAN_CALLER"];
+
+    fn cells(&self, _: KeyEncoding) -> Vec<String> {
+        vec![
+            format!("{:.0}", self.swaps_per_second),
+            self.conflicts.to_string(),
+            format!("{:.3}", self.slowest_over_mean),
+        ]
+    }
+}
+
+impl Distribution {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Zipfian => "zipfian",
+        }
+    }
+}
+
+fn per_second(count: u64, time: Duration) -> f64 {
+    match time.as_secs_f64() {
+        0.0 => 0.0,
+        seconds => (count as f64 / seconds * 10.0).round() / 10.0,
+    }
+}

@@ -1,0 +1,292 @@
+//! Runs callers for a while and says what they did.
+//!
+//! **Closed loop**: a caller begins its next operation when the one before is answered. **Open loop**: operation i is due at
+//! start + i / rate, a free caller takes it then or as soon as there is one, and its latency counts from when it was due:
+//! a server that stalls for a second shows in all the operations of that second, not only in those it had in hand (the
+//! correction for what Gil Tene calls coordinated omission). Due times are kept to about 0.1 ms.
+//!
+//! An operation counts when it began (was due) after the warm-up and before the end; it is then waited for. Throughput is
+//! counted operations over the time from the end of the warm-up to the last answer. What is due and could not begin
+//! before the end is reported, too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::progress::Progress;
+use super::recorder::{OperationError, Recorder};
+use super::report::Measured;
+use super::workload::{Caller, Done};
+
+/// Pause of a caller after a failure, so that what fails at once does not keep the processors busy.
+const FAILURE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Shortest pause between two looks at the clock for operations that are due.
+const PACE_PAUSE_MIN: Duration = Duration::from_micros(50);
+
+/// Beyond the time that a call may take: what the runtime and the machine may need.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// When operations begin, and which of them count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Schedule {
+    /// Before anything counts.
+    pub(crate) warmup: Duration,
+    /// In which what begins counts.
+    pub(crate) duration: Duration,
+    /// Operations due per second; `None`: closed loop.
+    pub(crate) rate: Option<f64>,
+    /// How long an operation may take.
+    pub(crate) timeout: Duration,
+    /// Threads that run callers.
+    pub(crate) threads: usize,
+}
+
+/// The time that is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) begin: Instant,
+    pub(crate) end: Instant,
+}
+
+impl Window {
+    pub(crate) fn starting_now(schedule: &Schedule) -> Self {
+        let begin = Instant::now() + schedule.warmup;
+        let end = begin + schedule.duration;
+        Self { begin, end }
+    }
+
+    pub(crate) fn counts(&self, begun: Instant) -> bool {
+        self.begin <= begun && begun < self.end
+    }
+}
+
+/// What one caller did.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    caller: usize,
+    /// All, for showing progress.
+    finished: u64,
+    /// Those that count.
+    operations: u64,
+    conflicts: u64,
+    last_end: Instant,
+}
+
+/// Runs `callers` by `schedule`.
+pub(crate) async fn run<C: Caller>(callers: Vec<C>, schedule: Schedule, progress: Progress) -> Measured {
+    let recorder = Arc::new(Recorder::new(schedule.threads, callers.len()));
+    let window = Window::starting_now(&schedule);
+    let tickets = schedule
+        .rate
+        .map(|rate| Tickets::issue(rate, window.begin - schedule.warmup, window.end));
+    let mut tasks = JoinSet::new();
+    for (index, caller) in callers.into_iter().enumerate() {
+        let recorder = Arc::clone(&recorder);
+        match &tickets {
+            None => tasks.spawn(closed_loop(caller, window, Tally::new(index), recorder)),
+            Some(tickets) => {
+                let tickets = Arc::clone(&tickets.shared);
+                tasks.spawn(open_loop(caller, window, tickets, Tally::new(index), recorder))
+            }
+        };
+    }
+    let tallies = gather(tasks, window, schedule.timeout, &recorder, progress).await;
+    let not_started = tickets.map(|tickets| tickets.not_started());
+    measured(tallies, window, &recorder, not_started)
+}
+
+/// Waits for `tasks`, showing their progress, until they are overdue.
+pub(crate) async fn gather(
+    mut tasks: JoinSet<Tally>,
+    window: Window,
+    timeout: Duration,
+    recorder: &Recorder,
+    progress: Progress,
+) -> Vec<Tally> {
+    let overdue = tokio::time::Instant::from_std(window.end + timeout + GRACE);
+    let mut tallies = Vec::with_capacity(tasks.len());
+    let mut looks = tokio::time::interval(Progress::INTERVAL);
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                Some(Ok(tally)) => tallies.push(tally),
+                Some(Err(panicked)) => recorder.record_error(OperationError {
+                    kind: "panic".to_owned(),
+                    message: panicked.to_string(),
+                }),
+                None => return tallies,
+            },
+            _ = looks.tick() => progress.show(recorder.progress(), window),
+            () = tokio::time::sleep_until(overdue) => break,
+        }
+    }
+    for _ in 0..tasks.len() {
+        recorder.record_error(OperationError {
+            kind: "unanswered".to_owned(),
+            message: "neither an answer nor a failure came in time".to_owned(),
+        });
+    }
+    tasks.shutdown().await;
+    tallies
+}
+
+pub(crate) fn measured(
+    mut tallies: Vec<Tally>,
+    window: Window,
+    recorder: &Recorder,
+    not_started: Option<u64>,
+) -> Measured {
+    tallies.sort_unstable_by_key(|tally| tally.caller);
+    let last_end = tallies.iter().map(|tally| tally.last_end).max();
+    Measured {
+        elapsed: last_end.unwrap_or(window.end).max(window.end) - window.begin,
+        operations_by_caller: tallies.iter().map(|tally| tally.operations).collect(),
+        conflicts: tallies.iter().map(|tally| tally.conflicts).sum(),
+        not_started,
+        latencies: recorder.latencies(),
+        errors: recorder.errors(),
+    }
+}
+
+impl Tally {
+    pub(crate) fn new(caller: usize) -> Self {
+        Self {
+            caller,
+            finished: 0,
+            operations: 0,
+            conflicts: 0,
+            last_end: Instant::now(),
+        }
+    }
+
+    /// Notes an operation that began, or was due, at `begun`.
+    pub(crate) fn note(&mut self, done: Done, begun: Instant, ended: Instant, window: Window, recorder: &Recorder) {
+        self.finished += 1;
+        recorder.progressed(self.caller, self.finished);
+        if window.counts(begun) {
+            self.operations += 1;
+            self.conflicts += done.conflicts;
+            self.last_end = ended;
+            recorder.record(ended - begun);
+        }
+    }
+
+    async fn note_result(
+        &mut self,
+        result: Result<Done, OperationError>,
+        begun: Instant,
+        window: Window,
+        recorder: &Recorder,
+    ) -> Instant {
+        let ended = Instant::now();
+        match result {
+            Ok(done) => {
+                self.note(done, begun, ended, window, recorder);
+                ended
+            }
+            // Also before the measuring begins: a run that fails then is none.
+            Err(error) => {
+                recorder.record_error(error);
+                tokio::time::sleep(FAILURE_PAUSE).await;
+                Instant::now()
+            }
+        }
+    }
+}
+
+async fn closed_loop(mut caller: impl Caller, window: Window, mut tally: Tally, recorder: Arc<Recorder>) -> Tally {
+    let mut begun = Instant::now();
+    while begun < window.end {
+        let result = caller.operate().await;
+        begun = tally.note_result(result, begun, window, &recorder).await;
+    }
+    tally
+}
+
+async fn open_loop(
+    mut caller: impl Caller,
+    window: Window,
+    tickets: Arc<SharedTickets>,
+    mut tally: Tally,
+    recorder: Arc<Recorder>,
+) -> Tally {
+    while let Some(due) = tickets.next().await {
+        let result = caller.operate().await;
+        tally.note_result(result, due, window, &recorder).await;
+    }
+    tally
+}
+
+/// The operations that are due. A thread of its own issues them, since the runtime's timers are no finer than a
+/// millisecond. Dropping this ends it.
+struct Tickets {
+    shared: Arc<SharedTickets>,
+}
+
+struct SharedTickets {
+    start: Instant,
+    rate: f64,
+    taken: AtomicU64,
+    due: Semaphore,
+}
+
+impl Tickets {
+    fn issue(rate: f64, start: Instant, end: Instant) -> Self {
+        let shared = Arc::new(SharedTickets {
+            start,
+            rate,
+            taken: AtomicU64::new(0),
+            due: Semaphore::new(0),
+        });
+        let issuing = Arc::clone(&shared);
+        thread::spawn(move || issuing.issue_until(end));
+        Self { shared }
+    }
+
+    fn not_started(&self) -> u64 {
+        self.shared.due.available_permits() as u64
+    }
+}
+
+impl Drop for Tickets {
+    fn drop(&mut self) {
+        self.shared.due.close();
+    }
+}
+
+impl SharedTickets {
+    /// When the operation that is next was due; waits until it is. `None`: there are no more.
+    async fn next(&self) -> Option<Instant> {
+        self.due.acquire().await.ok()?.forget();
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        Some(self.due_at(number))
+    }
+
+    fn due_at(&self, number: u64) -> Instant {
+        self.start + Duration::from_secs_f64(number as f64 / self.rate)
+    }
+
+    fn issue_until(&self, end: Instant) {
+        let mut issued = 0;
+        loop {
+            let now = Instant::now();
+            if now >= end || self.due.is_closed() {
+                self.due.close();
+                return;
+            }
+            let mut due = 0;
+            while self.due_at(issued) <= now && due < Semaphore::MAX_PERMITS {
+                issued += 1;
+                due += 1;
+            }
+            self.due.add_permits(due);
+            let next = self.due_at(issued).min(end);
+            thread::sleep(next.saturating_duration_since(Instant::now()).max(PACE_PAUSE_MIN));
+        }
+    }
+}
