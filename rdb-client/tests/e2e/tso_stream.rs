@@ -10,7 +10,7 @@ use rdb_client::{Client, Error, Timestamp};
 use tempfile::TempDir;
 use tokio::sync::Barrier;
 
-use crate::harness::{HANG_GUARD, Node, guarded};
+use crate::harness::{HANG_GUARD, Node, found, guarded};
 
 /// Of two clients together.
 const CALLERS: usize = 1_000;
@@ -103,13 +103,18 @@ async fn a_placement_driver_that_is_paused_holds_nobody_beyond_the_deadline() {
     let pd = placement_driver(&directory).await;
     let client = client_of(&pd).await;
     let before = client.tso().await.expect("timestamp");
+    let hurried = client.with_timeout(PATIENCE);
     pd.pause();
+    // The signal may take effect a moment later.
+    found("it stops answering", async || {
+        hurried.tso().await.is_err().then_some(())
+    })
+    .await;
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.tso().await }
     });
     let began = Instant::now();
-    let hurried = client.with_timeout(PATIENCE);
     let ended = join_all((0..100).map(|_| hurried.tso()));
     for result in guarded("the calls end", ended).await {
         assert!(
