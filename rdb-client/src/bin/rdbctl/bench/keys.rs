@@ -83,7 +83,11 @@ pub(crate) struct Zipfian {
 
 impl Zipfian {
     fn new(keys: u64) -> Self {
-        let zeta = |n: u64| (1..=n).map(|i| (i as f64).powf(-ZIPFIAN_THETA)).sum::<f64>();
+        let zeta = |n: u64| {
+            (1..=n)
+                .map(|i| (i as f64).powf(-ZIPFIAN_THETA))
+                .sum::<f64>()
+        };
         let (zeta_keys, zeta_2) = (zeta(keys), zeta(2));
         let eta = match keys {
             // The first two ranks are decided before eta is used.
@@ -150,8 +154,14 @@ mod tests {
             for keys in [1, 2, 3, 10, 1000] {
                 let chooser = KeyChooser::new(distribution, keys);
                 let chosen: HashSet<_> = (0..20_000).map(|_| chooser.choose(&mut rng)).collect();
-                assert!(chosen.iter().all(|number| *number < keys), "{distribution:?} {keys}");
-                assert!(chosen.len() as u64 * 10 >= keys * 9, "{distribution:?} {keys}");
+                assert!(
+                    chosen.iter().all(|number| *number < keys),
+                    "{distribution:?} {keys}"
+                );
+                assert!(
+                    chosen.len() as u64 * 10 >= keys * 9,
+                    "{distribution:?} {keys}"
+                );
             }
         }
     }

@@ -58,7 +58,8 @@ pub(crate) async fn load_raw<T: Target>(
     let mut batches = stream::iter(firsts.map(load_batch)).buffer_unordered(T::LOAD_CONCURRENCY);
     while let Some(ended) = batches.next().await {
         let loaded = ended.map_err(|error| Failure::failed(error.to_string()))?;
-        let loaded = loaded.map_err(|error| Failure::failed(format!("loading: {}", error.message)))?;
+        let loaded =
+            loaded.map_err(|error| Failure::failed(format!("loading: {}", error.message)))?;
         progress.show_loading(loaded, data.keys);
     }
     Ok(Measured {
@@ -86,7 +87,9 @@ pub(crate) async fn load_versioned(
     while first < data.keys {
         let numbers: Vec<u64> = (first..(first + batch).min(data.keys)).collect();
         first += batch;
-        let found = client.batch_get(numbers.iter().map(|number| key(*number))).await?;
+        let found = client
+            .batch_get(numbers.iter().map(|number| key(*number)))
+            .await?;
         let mut found = found.into_iter().peekable();
         // What exists comes back in the order asked for.
         let known: Vec<OwnedKey> = numbers
@@ -116,7 +119,9 @@ pub(crate) async fn load_versioned(
 async fn create(client: &Client, number: u64, values: &Values) -> Result<u64, Error> {
     let value = values.next(&mut Rng::with_seed(number));
     match client.cas_put(key(number), 0, value).await {
-        Err(Error::Conflict { current_version, .. }) => Ok(current_version),
+        Err(Error::Conflict {
+            current_version, ..
+        }) => Ok(current_version),
         created => created,
     }
 }

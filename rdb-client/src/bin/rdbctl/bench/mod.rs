@@ -103,7 +103,12 @@ impl Session<'_> {
         result
     }
 
-    fn points(&self, workload: &'static str, read_ratio: f64, run: DataArguments) -> Result<Report, Failure> {
+    fn points(
+        &self,
+        workload: &'static str,
+        read_ratio: f64,
+        run: DataArguments,
+    ) -> Result<Report, Failure> {
         match run.target.endpoint()? {
             None => self.on_threads(async {
                 let flaredb = FlareDb::connect(self.global, run.target.client).await?;
@@ -324,7 +329,11 @@ impl Session<'_> {
         Ok(Report::new(settings, &measured))
     }
 
-    async fn idle(&self, flaredb: &FlareDb, options: ClientOptions) -> Result<IdleConnections, Failure> {
+    async fn idle(
+        &self,
+        flaredb: &FlareDb,
+        options: ClientOptions,
+    ) -> Result<IdleConnections, Failure> {
         IdleConnections::open(flaredb.client(), options.idle_connections, self.global).await
     }
 

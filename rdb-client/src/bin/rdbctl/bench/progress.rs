@@ -34,9 +34,16 @@ impl Progress {
             return;
         }
         let now = Instant::now();
-        let phase = if now < window.begin { "warming up" } else { "measuring" };
+        let phase = if now < window.begin {
+            "warming up"
+        } else {
+            "measuring"
+        };
         let left = window.end.saturating_duration_since(now);
-        self.draw(operations, &format!("{phase}, {:.0} s left", left.as_secs_f64()));
+        self.draw(
+            operations,
+            &format!("{phase}, {:.0} s left", left.as_secs_f64()),
+        );
     }
 
     /// `loaded` of `keys` have been written.

@@ -55,7 +55,9 @@ struct Counter(AtomicU64);
 impl Recorder {
     pub(crate) fn new(threads: usize, callers: usize) -> Self {
         Self {
-            latencies: (0..threads.max(1)).map(|_| Mutex::new(histogram())).collect(),
+            latencies: (0..threads.max(1))
+                .map(|_| Mutex::new(histogram()))
+                .collect(),
             progress: (0..callers).map(|_| Counter::default()).collect(),
             errors: Mutex::default(),
         }

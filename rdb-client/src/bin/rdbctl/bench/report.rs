@@ -123,7 +123,11 @@ impl Report {
         let mean = self.operations as f64 / callers.len().max(1) as f64;
         self.contention = Some(Contention {
             swaps_per_second: self.operations_per_second,
-            slowest_over_mean: if mean > 0.0 { slowest as f64 / mean } else { 0.0 },
+            slowest_over_mean: if mean > 0.0 {
+                slowest as f64 / mean
+            } else {
+                0.0
+            },
             conflicts: self.conflicts,
         });
         self
@@ -169,8 +173,20 @@ impl Latency {
 
 impl Record for Report {
     const HEADINGS: &[&str] = &[
-        "WORKLOAD", "TARGET", "CALLERS", "SECONDS", "OPERATIONS", "PER_SECOND", "MEAN_US", "P50_US", "P90_US", "P99_US",
-        "P99.9_US", "MAX_US", "CONFLICTS", "FAILED",
+        "WORKLOAD",
+        "TARGET",
+        "CALLERS",
+        "SECONDS",
+        "OPERATIONS",
+        "PER_SECOND",
+        "MEAN_US",
+        "P50_US",
+        "P90_US",
+        "P99_US",
+        "P99.9_US",
+        "MAX_US",
+        "CONFLICTS",
+        "FAILED",
     ];
 
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
@@ -183,7 +199,14 @@ impl Record for Report {
             self.operations.to_string(),
             format!("{:.0}", self.operations_per_second),
         ];
-        let latencies = [latency.mean, latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
+        let latencies = [
+            latency.mean,
+            latency.p50,
+            latency.p90,
+            latency.p99,
+            latency.p999,
+            latency.max,
+        ];
         cells.extend(latencies.map(|latency| format!("{latency:.1}")));
         cells.push(self.conflicts.to_string());
         cells.push(self.errors.values().sum::<u64>().to_string());

@@ -78,7 +78,11 @@ pub(crate) struct Tally {
 }
 
 /// Runs `callers` by `schedule`.
-pub(crate) async fn run<C: Caller>(callers: Vec<C>, schedule: Schedule, progress: Progress) -> Measured {
+pub(crate) async fn run<C: Caller>(
+    callers: Vec<C>,
+    schedule: Schedule,
+    progress: Progress,
+) -> Measured {
     let recorder = Arc::new(Recorder::new(schedule.threads, callers.len()));
     let window = Window::starting_now(&schedule);
     let tickets = schedule
@@ -91,7 +95,13 @@ pub(crate) async fn run<C: Caller>(callers: Vec<C>, schedule: Schedule, progress
             None => tasks.spawn(closed_loop(caller, window, Tally::new(index), recorder)),
             Some(tickets) => {
                 let tickets = Arc::clone(&tickets.shared);
-                tasks.spawn(open_loop(caller, window, tickets, Tally::new(index), recorder))
+                tasks.spawn(open_loop(
+                    caller,
+                    window,
+                    tickets,
+                    Tally::new(index),
+                    recorder,
+                ))
             }
         };
     }
@@ -165,7 +175,14 @@ impl Tally {
     }
 
     /// Notes an operation that began, or was due, at `begun`.
-    pub(crate) fn note(&mut self, done: Done, begun: Instant, ended: Instant, window: Window, recorder: &Recorder) {
+    pub(crate) fn note(
+        &mut self,
+        done: Done,
+        begun: Instant,
+        ended: Instant,
+        window: Window,
+        recorder: &Recorder,
+    ) {
         self.finished += 1;
         recorder.progressed(self.caller, self.finished);
         if window.counts(begun) {
@@ -199,7 +216,12 @@ impl Tally {
     }
 }
 
-async fn closed_loop(mut caller: impl Caller, window: Window, mut tally: Tally, recorder: Arc<Recorder>) -> Tally {
+async fn closed_loop(
+    mut caller: impl Caller,
+    window: Window,
+    mut tally: Tally,
+    recorder: Arc<Recorder>,
+) -> Tally {
     let mut begun = Instant::now();
     while begun < window.end {
         let result = caller.operate().await;
@@ -286,7 +308,10 @@ impl SharedTickets {
             }
             self.due.add_permits(due);
             let next = self.due_at(issued).min(end);
-            thread::sleep(next.saturating_duration_since(Instant::now()).max(PACE_PAUSE_MIN));
+            thread::sleep(
+                next.saturating_duration_since(Instant::now())
+                    .max(PACE_PAUSE_MIN),
+            );
         }
     }
 }

@@ -104,7 +104,13 @@ pub(crate) async fn run<A: Send + 'static>(
     let recorder = Arc::new(Recorder::new(schedule.threads, 1));
     let window = Window::starting_now(&schedule);
     let mut tasks = JoinSet::new();
-    tasks.spawn(receive(giver, answers, outstanding, window, Arc::clone(&recorder)));
+    tasks.spawn(receive(
+        giver,
+        answers,
+        outstanding,
+        window,
+        Arc::clone(&recorder),
+    ));
     let tallies = gather(tasks, window, schedule.timeout, &recorder, progress).await;
     measured(tallies, window, &recorder, None)
 }
@@ -126,7 +132,8 @@ async fn receive<A>(
                 break;
             }
             None => {
-                recorder.record_error(tonic::Status::unavailable("the server ended the stream").into());
+                recorder
+                    .record_error(tonic::Status::unavailable("the server ended the stream").into());
                 break;
             }
         }

@@ -37,7 +37,10 @@ const ANSWER: GetTsoResponse = GetTsoResponse {
 };
 
 /// Serves until SIGTERM, SIGINT or the end of standard input. Prints the address as soon as it listens.
-pub(crate) async fn serve_echo(address: SocketAddr, output: &mut Output<'_>) -> Result<(), Failure> {
+pub(crate) async fn serve_echo(
+    address: SocketAddr,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
     let cannot = |what: &str, error: &dyn std::fmt::Display| {
         Failure::failed(format!("cannot {what}: {error}"))
     };
@@ -106,7 +109,8 @@ impl Service<http::Request<Body>> for EchoService {
             ECHO => {
                 let drain = self.drain.clone();
                 Box::pin(async move {
-                    let mut grpc = Grpc::new(ProstCodec::<GetTsoResponse, GetTsoRequest>::default());
+                    let mut grpc =
+                        Grpc::new(ProstCodec::<GetTsoResponse, GetTsoRequest>::default());
                     Ok(grpc.streaming(Echo { drain }, request).await)
                 })
             }

@@ -24,7 +24,12 @@ pub(crate) struct CasCaller {
 
 impl CasCaller {
     /// `keys` must not be empty. They are taken in random order, as uniformly chosen keys would be.
-    pub(crate) fn new(client: Client, values: Values, mut rng: Rng, mut keys: Vec<OwnedKey>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        values: Values,
+        mut rng: Rng,
+        mut keys: Vec<OwnedKey>,
+    ) -> Self {
         rng.shuffle(&mut keys);
         Self {
             client,
@@ -52,7 +57,9 @@ impl Caller for CasCaller {
             let value = self.values.next(&mut self.rng);
             match self.client.cas_put(key, version, value).await {
                 Ok(version) => break version,
-                Err(Error::Conflict { current_version, .. }) => {
+                Err(Error::Conflict {
+                    current_version, ..
+                }) => {
                     version = current_version;
                     conflicts += 1;
                 }

@@ -26,7 +26,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(1);
 pub(crate) async fn create_hot_key(client: &Client) -> Result<u64, Error> {
     match client.cas_put(HOT_KEY, 0, Bytes::new()).await {
         Ok(version) => Ok(version),
-        Err(Error::Conflict { current_version, .. }) => Ok(current_version),
+        Err(Error::Conflict {
+            current_version, ..
+        }) => Ok(current_version),
         Err(error) => Err(error),
     }
 }
@@ -50,7 +52,9 @@ impl Caller for CasHotCaller {
                     self.version = version;
                     return Ok(Done { conflicts });
                 }
-                Err(Error::Conflict { current_version, .. }) => {
+                Err(Error::Conflict {
+                    current_version, ..
+                }) => {
                     self.version = current_version;
                     conflicts += 1;
                     self.back_off(conflicts).await;
