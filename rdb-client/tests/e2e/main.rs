@@ -9,6 +9,7 @@
 
 mod acceptance;
 mod bad_input;
+mod batched;
 mod disk_full;
 mod drain;
 mod fates;
