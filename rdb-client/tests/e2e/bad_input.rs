@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{Cluster, connect, found, guarded};
+use crate::harness::{AsIs, Cluster, connect, found, guarded};
 
 const KEY_BYTES_MAX: usize = 8_192;
 const VALUE_BYTES_MAX: usize = 4 << 20;
@@ -369,54 +369,10 @@ async fn call_with_body(address: &str, path: &'static str, body: &'static [u8]) 
     grpc.ready().await.expect("connected");
     let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
     let request = tonic::Request::new(Bytes::from_static(body));
-    let answer = grpc.unary(request, path, as_is::AsIs).await;
+    let answer = grpc.unary(request, path, AsIs).await;
     answer
         .map(|_: tonic::Response<Bytes>| ())
         .expect_err("refused")
-}
-
-/// A codec that sends and receives bodies as they are.
-mod as_is {
-    use bytes::{Buf, BufMut, Bytes};
-    use tonic::Status;
-    use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
-    #[derive(Clone, Copy)]
-    pub(super) struct AsIs;
-
-    impl Codec for AsIs {
-        type Encode = Bytes;
-        type Decode = Bytes;
-        type Encoder = Self;
-        type Decoder = Self;
-
-        fn encoder(&mut self) -> Self {
-            Self
-        }
-
-        fn decoder(&mut self) -> Self {
-            Self
-        }
-    }
-
-    impl Encoder for AsIs {
-        type Item = Bytes;
-        type Error = Status;
-
-        fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-            buffer.put(item);
-            Ok(())
-        }
-    }
-
-    impl Decoder for AsIs {
-        type Item = Bytes;
-        type Error = Status;
-
-        fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-            Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

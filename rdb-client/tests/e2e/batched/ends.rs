@@ -48,6 +48,7 @@ impl Load {
     }
 }
 
+/// Only streams can promise this: a unary call that meets a closing connection does not learn whether it was sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_with_many_calls_in_flight_leaves_the_fate_of_none_open() {
     let mut cluster = Cluster::start().await;

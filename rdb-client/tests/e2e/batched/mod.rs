@@ -2,4 +2,10 @@
 //!
 //! [`raw_stream`] is the wire itself, for what the client library would never do; the other modules are one subject each.
 
+mod abandoned;
+mod cold_reads;
 mod ends;
+mod messages;
+mod overload;
+mod raw_stream;
+mod unread;

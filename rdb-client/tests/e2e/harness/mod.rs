@@ -1,6 +1,7 @@
 //! What every module starts from: a [`Cluster`] of [`Node`]s, i.e. child processes that can be killed, paused, restarted and
 //! asked for their logs.
 
+mod as_is;
 mod binaries;
 mod call_path;
 mod cluster;
@@ -11,6 +12,7 @@ mod ports;
 use std::future::Future;
 use std::time::Duration;
 
+pub(crate) use as_is::AsIs;
 pub(crate) use binaries::binary;
 pub(crate) use call_path::{CallPath, over_both_paths};
 pub(crate) use cluster::Cluster;

@@ -173,6 +173,18 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
+    /// How much memory of its own, as opposed to mapped files, the process has in use, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let process = self.process.as_ref().expect("the process was started");
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
+        let status = status.expect("the process runs");
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
+        let kib: u64 = kib.expect("Linux says").trim().parse().expect("a number");
+        kib << 10
+    }
+
     /// Waits until the process has ended by itself.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         let what = format!("{} exits", self.program);

@@ -1,0 +1,66 @@
+//! A client that does not read its answers.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::batched::raw_stream::{RawStream, found_value, get};
+use crate::harness::{Cluster, connect, guarded};
+
+const VALUE_BYTES: usize = 1 << 20;
+
+/// All together are far more than what may be kept for the client.
+const READS: u64 = 256;
+
+/// What the server may keep for the client: what the connection's window has room for, and some on the way there.
+const KEPT_BYTES_MAX: u64 = 32 << 20;
+
+/// Calls of another client meanwhile.
+const CALLS: u32 = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_are_not_made_and_hold_up_nobody_else() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let value = Bytes::from(vec![b'v'; VALUE_BYTES]);
+    client.raw_put("large", value.clone()).await.expect("put");
+    let channel = connect(&cluster.store.address()).await;
+    let mut stream = RawStream::open(channel.expect("the store listens")).await;
+    let alone = elapsed_ms(&client).await;
+    let before = cluster.store.memory_bytes();
+
+    for message in 0..READS / 64 {
+        let ids = message * 64..(message + 1) * 64;
+        stream.send(ids.map(|id| get(id, "large")).collect()).await;
+    }
+    let mut most = 0;
+    let mut meanwhile = 0;
+    for _ in 0..5 {
+        meanwhile += elapsed_ms(&client).await;
+        most = most.max(cluster.store.memory_bytes());
+    }
+    println!(
+        "{CALLS} calls: {alone} ms alone, {} ms meanwhile; {} KiB kept",
+        meanwhile / 5,
+        most.saturating_sub(before) >> 10
+    );
+    assert!(
+        most < before + KEPT_BYTES_MAX,
+        "from {before} to {most} bytes"
+    );
+
+    for (id, answer) in stream.answers(READS as usize).await {
+        assert!(found_value(&answer) == Some(&value), "{id}");
+    }
+    stream.assert_ended().await;
+}
+
+/// Of some calls one after the other.
+async fn elapsed_ms(client: &rdb_client::Client) -> u128 {
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        let found = guarded("a call is served", client.raw_get("small")).await;
+        assert_eq!(found, Ok(None));
+    }
+    began.elapsed().as_millis()
+}
