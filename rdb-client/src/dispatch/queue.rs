@@ -272,3 +272,7 @@ pub(super) fn interrupt(slots: Vec<Arc<Slot>>, interrupted: &Interrupted) {
         slot.complete(Err(interrupted.clone()));
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

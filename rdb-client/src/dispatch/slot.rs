@@ -128,3 +128,62 @@ impl Drop for Answer {
         drop(left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, poll};
+    use rdb_proto::kvrpc::RawPutResponse;
+
+    use super::*;
+
+    fn response() -> Response {
+        Response::RawPut(RawPutResponse::default())
+    }
+
+    fn interrupted() -> Interrupted {
+        Interrupted::Lost {
+            cause: "cut".into(),
+        }
+    }
+
+    #[test]
+    fn a_call_gets_its_first_answer_whether_it_waits_for_it_yet_or_not() {
+        let (slot, answer) = Slot::new();
+        assert!(slot.send());
+        slot.complete(Ok(response()));
+        slot.complete(Err(interrupted()));
+        assert_eq!(answer.now_or_never(), Some(Ok(response())));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_is_woken_also_when_it_was_sent_meanwhile() {
+        let (slot, mut answer) = Slot::new();
+        assert!(poll!(&mut answer).is_pending());
+        assert!(slot.send());
+        let waiting = tokio::spawn(answer);
+        tokio::task::yield_now().await;
+        slot.complete(Err(interrupted()));
+        assert_eq!(waiting.await.expect("no panic"), Err(interrupted()));
+    }
+
+    #[test]
+    fn whether_a_command_was_sent_is_known_until_its_answer_is_taken() {
+        let (slot, mut answer) = Slot::new();
+        assert!(!answer.was_sent());
+        assert!(slot.send());
+        assert!(answer.was_sent());
+        assert!(!slot.send(), "twice");
+        slot.complete(Ok(response()));
+        assert!((&mut answer).now_or_never().is_some());
+        assert!((&mut answer).now_or_never().is_none(), "taken already");
+    }
+
+    #[test]
+    fn a_call_that_has_gone_is_not_sent_and_needs_no_answer() {
+        let (slot, answer) = Slot::new();
+        drop(answer);
+        assert!(!slot.send());
+        slot.complete(Ok(response()));
+        assert_eq!(Arc::strong_count(&slot), 1);
+    }
+}

@@ -1,0 +1,317 @@
+//! What a queue does with commands, streams and answers.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use futures::FutureExt;
+use futures::task::{ArcWake, waker};
+use rdb_proto::kvrpc::batch_answer::Response;
+use rdb_proto::kvrpc::{
+    BatchAnswer, BatchRequest, RawGetRequest, RawGetResponse, batch_command::Request,
+};
+use rdb_proto::metapb::Context;
+
+use super::super::slot::{Answer, Interrupted, Slot};
+use super::*;
+
+/// Of each command here.
+const ROOM_BYTES: usize = 10;
+
+fn push_to(queue: &mut Queue, store_id: u64, key: &str) -> (Next, Answer) {
+    let (slot, answer) = Slot::new();
+    let context = Context {
+        store_id,
+        ..Context::default()
+    };
+    let get = RawGetRequest {
+        context: None,
+        key: key.to_owned().into(),
+    };
+    let command = Command {
+        context,
+        request: Request::RawGet(get),
+    };
+    (queue.push(command, slot, ROOM_BYTES), answer)
+}
+
+fn push(queue: &mut Queue, key: &str) -> Answer {
+    push_to(queue, 1, key).1
+}
+
+/// A queue with a stream that takes from it, and the stream's id.
+fn open_queue() -> (Queue, u64) {
+    let mut queue = Queue::default();
+    let stream_id = queue.open_stream();
+    (queue, stream_id)
+}
+
+/// The next message, and the room that came free.
+fn take(queue: &mut Queue, stream_id: u64) -> Option<(BatchRequest, usize)> {
+    match queue.take(stream_id, Waker::noop()) {
+        Taken::Message {
+            request,
+            freed_bytes,
+        } => Some((request, freed_bytes)),
+        Taken::Nothing { .. } | Taken::Over => None,
+    }
+}
+
+fn keys(request: &BatchRequest) -> Vec<&[u8]> {
+    let keys = request.commands.iter().map(|command| {
+        let Some(Request::RawGet(get)) = &command.request else {
+            panic!("only reads were pushed");
+        };
+        get.key.as_ref()
+    });
+    keys.collect()
+}
+
+/// An answer that names its command in its value.
+fn answer_to(id: u64) -> BatchAnswer {
+    BatchAnswer {
+        id,
+        response: Some(response(id)),
+    }
+}
+
+fn response(id: u64) -> Response {
+    Response::RawGet(RawGetResponse {
+        region_error: None,
+        value: Some(id.to_string().into()),
+    })
+}
+
+/// Completes the calls that are answered; returns how many, and the room that came free.
+fn complete(queue: &mut Queue, stream_id: u64, ids: &[u64]) -> (usize, usize) {
+    let answers = ids.iter().copied().map(answer_to).collect();
+    let (completed, freed_bytes) = queue.answered(stream_id, answers);
+    let count = completed.len();
+    for (slot, answer) in completed {
+        slot.complete(Ok(answer.response.expect("just made")));
+    }
+    (count, freed_bytes)
+}
+
+#[test]
+fn what_waits_is_taken_together_in_its_order_and_each_gets_its_own_answer() {
+    let (mut queue, stream_id) = open_queue();
+    let calls = ["a", "b", "c"].map(|key| push(&mut queue, key));
+    let (request, freed_bytes) = take(&mut queue, stream_id).expect("three commands");
+    assert_eq!((keys(&request).concat(), freed_bytes), (b"abc".to_vec(), 0));
+    assert!(take(&mut queue, stream_id).is_none());
+
+    let mut ids: Vec<u64> = request.commands.iter().map(|command| command.id).collect();
+    let expected = ids.clone();
+    ids.reverse();
+    assert_eq!(complete(&mut queue, stream_id, &ids), (3, 3 * ROOM_BYTES));
+    for (call, id) in calls.into_iter().zip(expected) {
+        assert_eq!(call.now_or_never(), Some(Ok(response(id))));
+    }
+}
+
+#[test]
+fn an_answer_counts_once_and_only_for_a_command_that_is_known() {
+    let (mut queue, stream_id) = open_queue();
+    let _call = push(&mut queue, "a");
+    let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
+    assert_eq!(
+        complete(&mut queue, stream_id, &[id + 1, id ^ 1 << 32]),
+        (0, 0)
+    );
+    assert_eq!(complete(&mut queue, stream_id, &[id, id]), (1, ROOM_BYTES));
+    assert_eq!(complete(&mut queue, stream_id, &[id]), (0, 0));
+}
+
+#[test]
+fn a_late_answer_does_not_reach_the_command_that_has_its_place_now() {
+    let (mut queue, stream_id) = open_queue();
+    let _earlier = push(&mut queue, "a");
+    let earlier = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
+    complete(&mut queue, stream_id, &[earlier]);
+    let later = push(&mut queue, "b");
+    let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
+    assert_eq!(id as u32, earlier as u32, "the place is used again");
+    assert_ne!(id, earlier);
+    assert_eq!(complete(&mut queue, stream_id, &[earlier]), (0, 0));
+    assert!(later.now_or_never().is_none());
+}
+
+#[test]
+fn a_stream_whose_time_is_over_takes_nothing_and_answers_nothing() {
+    let (mut queue, earlier) = open_queue();
+    let lost = push(&mut queue, "a");
+    let id = take(&mut queue, earlier).expect("a command").0.commands[0].id;
+    queue.close_stream();
+    let _waits = push(&mut queue, "b");
+    assert!(matches!(queue.take(earlier, Waker::noop()), Taken::Over));
+
+    let (slots, freed_bytes) = queue.lose_sent();
+    assert_eq!((slots.len(), freed_bytes), (1, ROOM_BYTES));
+    let cause: Arc<str> = "cut".into();
+    interrupt(
+        slots,
+        &Interrupted::Lost {
+            cause: cause.clone(),
+        },
+    );
+    assert_eq!(lost.now_or_never(), Some(Err(Interrupted::Lost { cause })));
+
+    let stream_id = queue.open_stream();
+    assert!(matches!(queue.take(earlier, Waker::noop()), Taken::Over));
+    let (request, _) = take(&mut queue, stream_id).expect("what waited");
+    assert_eq!(keys(&request), [b"b"]);
+    assert_eq!(complete(&mut queue, earlier, &[id]), (0, 0));
+    assert_eq!(
+        complete(&mut queue, earlier, &[request.commands[0].id]),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_closed_stream_still_answers_what_it_has_taken() {
+    let (mut queue, stream_id) = open_queue();
+    let call = push(&mut queue, "a");
+    let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
+    queue.close_stream();
+    assert_eq!(complete(&mut queue, stream_id, &[id]), (1, ROOM_BYTES));
+    assert_eq!(call.now_or_never(), Some(Ok(response(id))));
+}
+
+#[test]
+fn abandoned_calls_are_not_sent_and_give_their_room_back() {
+    let (mut queue, stream_id) = open_queue();
+    let gone = push(&mut queue, "a");
+    let _stays = push(&mut queue, "b");
+    drop(gone);
+    let (request, freed_bytes) = take(&mut queue, stream_id).expect("a command");
+    assert_eq!((keys(&request), freed_bytes), (vec![&b"b"[..]], ROOM_BYTES));
+
+    drop(push(&mut queue, "c"));
+    let taken = queue.take(stream_id, Waker::noop());
+    let only_room = matches!(
+        taken,
+        Taken::Nothing {
+            freed_bytes: ROOM_BYTES
+        }
+    );
+    assert!(only_room, "{taken:?}");
+
+    // Sent before it was abandoned: its room comes free with its answer.
+    let sent = push(&mut queue, "d");
+    let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
+    drop(sent);
+    assert_eq!(complete(&mut queue, stream_id, &[id]), (1, ROOM_BYTES));
+}
+
+#[test]
+fn commands_for_another_store_do_not_share_a_message() {
+    let (mut queue, stream_id) = open_queue();
+    let calls = [(1, "a"), (1, "b"), (2, "c"), (1, "d")];
+    let _calls = calls.map(|(store_id, key)| push_to(&mut queue, store_id, key).1);
+    // The first of a message may be one that is not sent.
+    drop(push_to(&mut queue, 2, "gone").1);
+    let _last = push_to(&mut queue, 1, "e").1;
+    let messages: Vec<_> = std::iter::from_fn(|| take(&mut queue, stream_id)).collect();
+    let messages = messages
+        .iter()
+        .map(|(request, _)| (request.store_id, keys(request).concat()));
+    let expected = [(1, "ab"), (2, "c"), (1, "d"), (1, "e")];
+    let expected = expected.map(|(store_id, keys)| (store_id, keys.as_bytes().to_vec()));
+    assert_eq!(messages.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_message_is_bounded_in_commands_and_bytes() {
+    let (mut queue, stream_id) = open_queue();
+    let count = MESSAGE_COMMANDS_MAX + 1;
+    let _calls: Vec<_> = (0..count).map(|_| push(&mut queue, "k")).collect();
+    let taken = take(&mut queue, stream_id).expect("commands").0;
+    assert_eq!(taken.commands.len(), MESSAGE_COMMANDS_MAX);
+    assert_eq!(
+        take(&mut queue, stream_id)
+            .expect("the last")
+            .0
+            .commands
+            .len(),
+        1
+    );
+
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        let (slot, answer) = Slot::new();
+        let command = Command {
+            context: Context::default(),
+            request: Request::RawGet(RawGetRequest::default()),
+        };
+        queue.push(command, slot, MESSAGE_BYTES_FULL - 1);
+        calls.push(answer);
+    }
+    let taken = take(&mut queue, stream_id).expect("commands").0;
+    assert_eq!(taken.commands.len(), 2, "full with the second");
+}
+
+#[test]
+fn the_first_command_starts_a_task_and_a_later_one_wakes_who_has_found_nothing() {
+    struct Woken;
+    impl ArcWake for Woken {
+        fn wake_by_ref(_: &Arc<Self>) {}
+    }
+    let mut queue = Queue::default();
+    let (next, _first) = push_to(&mut queue, 1, "a");
+    assert!(matches!(next, Next::Start));
+    let (next, _second) = push_to(&mut queue, 1, "b");
+    assert!(matches!(next, Next::Nothing), "it was started already");
+
+    let stream_id = queue.open_stream();
+    assert!(take(&mut queue, stream_id).is_some());
+    let taker = waker(Arc::new(Woken));
+    assert!(matches!(
+        queue.take(stream_id, &taker),
+        Taken::Nothing { .. }
+    ));
+    let (next, _third) = push_to(&mut queue, 1, "c");
+    assert!(matches!(next, Next::Wake(woken) if woken.will_wake(&taker)));
+    let (next, _fourth) = push_to(&mut queue, 1, "d");
+    assert!(matches!(next, Next::Nothing), "it was woken already");
+
+    assert!(take(&mut queue, stream_id).is_some());
+    assert!(matches!(
+        queue.take(stream_id, &taker),
+        Taken::Nothing { .. }
+    ));
+    let woken = queue.close_stream();
+    assert!(
+        woken.is_some_and(|woken| woken.will_wake(&taker)),
+        "to learn that it is over"
+    );
+}
+
+#[test]
+fn a_task_stays_while_something_waits_and_the_next_command_starts_another() {
+    let mut queue = Queue::default();
+    let (_, call) = push_to(&mut queue, 1, "a");
+    assert!(!queue.stop_when_idle() && queue.is_running());
+    drop(call);
+    let stream_id = queue.open_stream();
+    assert!(take(&mut queue, stream_id).is_none());
+    assert!(queue.stop_when_idle() && !queue.is_running());
+    assert!(matches!(push_to(&mut queue, 1, "b").0, Next::Start));
+}
+
+#[test]
+fn stopping_ends_everything_once_by_whether_it_was_sent() {
+    let (mut queue, stream_id) = open_queue();
+    let sent = push(&mut queue, "a");
+    take(&mut queue, stream_id).expect("a command");
+    let waits = push(&mut queue, "b");
+    let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = queue.stop();
+    assert_eq!((lost.len(), not_sent.len()), (1, 1));
+    assert_eq!((lost_bytes, not_sent_bytes), (ROOM_BYTES, ROOM_BYTES));
+    assert!(sent.was_sent() && !waits.was_sent());
+
+    let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = queue.stop();
+    assert!(lost.is_empty() && not_sent.is_empty());
+    assert_eq!((lost_bytes, not_sent_bytes), (0, 0));
+    assert!(matches!(queue.take(stream_id, Waker::noop()), Taken::Over));
+    assert!(!queue.is_running());
+}
