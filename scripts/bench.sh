@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# Measures FlareDB on this machine, side by side with what limits it (the disk, the engine without network, bare gRPC) and,
+# where they are installed, with etcd and Redis. Writes a page with medians, ratios and a plot. Leaves nothing else behind,
+# except what was built.
+set -euo pipefail
+
+# shellcheck source=scripts/lib/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
+# shellcheck source=scripts/bench/machine.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bench/machine.sh"
+# shellcheck source=scripts/bench/processes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bench/processes.sh"
+# shellcheck source=scripts/bench/measurements.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bench/measurements.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: scripts/bench.sh [OPTION…]
+
+  --quick          one short round of everything, a minute or two; the figures mean little
+  --rounds N       rounds of every measurement (default 5)
+  --seconds N      length of one measurement (default 5)
+  --out DIR        where the page and the plot go (default docs/bench)
+  --data-dir DIR   file system for the data of all databases (default: the target directory's)
+  --keep-runs DIR  also copy the measurements themselves there
+  --skip-memory    without the memory of a server with 10 million keys
+  --skip-cold      without keys that are not cached
+  --skip-half      without the open loop at half of etcd's peak
+  --skip-hot       without the 30 seconds on one key
+  --profile P      release (default) or dev, for trying the script
+  --no-build       take the binaries as they are
+  --force          measure although the machine is busy; the page says so
+TEXT
+}
+
+rounds=5 seconds=5 warmup=1s single_rounds=10
+out=docs/bench data_parent='' keep_runs=''
+profile=release build=yes force=no quick=no
+skip=''
+
+main() {
+  parse_arguments "$@"
+  prepare
+  binaries=$CARGO_TARGET_DIR/release
+  [[ $profile == release ]] || binaries=$CARGO_TARGET_DIR/debug
+  [[ $build == no ]] || build_binaries
+  ignore_settings_of_the_environment
+
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap finish EXIT
+  data_parent=${data_parent:-$CARGO_TARGET_DIR}
+  mkdir -p "$data_parent"
+  directory=$(mktemp -d "$data_parent/flaredb-bench.XXXXXX")
+  mkdir -p "$directory"/{runs,logs,disk}
+  refuse_busy_machine
+
+  start_everything
+  load_everything
+  local round
+  for ((round = 1; round <= rounds; round++)); do
+    note_business
+    printf '== round %d of %d\n' "$round" "$rounds"
+    measure_round "$round"
+  done
+  printf '== one caller, batched and unary in turn\n'
+  for ((round = 1; round <= single_rounds; round++)); do
+    measure_single_caller "$round"
+  done
+  section half measure_half_of_peak
+  section hot measure_hot_key_for_long
+  stop_databases
+  section cold measure_cold_keys
+  section memory measure_memory
+
+  describe_machine >"$directory/machine"
+  [[ -z $keep_runs ]] || { mkdir -p "$keep_runs" && cp -r "$directory"/{machine,runs} "$keep_runs/"; }
+  rdbctl bench report --input "$directory" --out "$out"
+}
+
+parse_arguments() {
+  while (($#)); do
+    case $1 in
+      --quick) quick=yes rounds=1 seconds=1 warmup=300ms single_rounds=2 ;;
+      --rounds) rounds=$(whole_number "$@") && shift ;;
+      --seconds) seconds=$(whole_number "$@") && shift ;;
+      --out) out=$(value "$@") && shift ;;
+      --data-dir) data_parent=$(value "$@") && shift ;;
+      --keep-runs) keep_runs=$(value "$@") && shift ;;
+      --skip-memory | --skip-cold | --skip-half | --skip-hot) skip+=" ${1#--skip-}" ;;
+      --profile)
+        profile=$(value "$@") && shift
+        [[ $profile == release || $profile == dev ]] || fail "--profile is $profile; it has to be release or dev"
+        ;;
+      --no-build) build=no ;;
+      --force) force=yes ;;
+      --help | -h)
+        usage
+        exit 0
+        ;;
+      *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+    shift
+  done
+}
+
+value() {
+  [[ $# -ge 2 && -n $2 ]] || fail "$1 needs a value"
+  printf '%s\n' "$2"
+}
+
+whole_number() {
+  [[ $# -ge 2 && $2 =~ ^[1-9][0-9]{0,3}$ ]] || fail "$1 needs a number from 1 to 9999"
+  printf '%s\n' "$2"
+}
+
+# The examples with the same selection of packages and features, so that they share the one build of RocksDB.
+build_binaries() {
+  local flags=()
+  [[ $profile == dev ]] || flags=(--release)
+  cargo build "${WORKSPACE[@]}" "${flags[@]}"
+  cargo build "${WORKSPACE[@]}" "${flags[@]}" --examples
+}
+
+# section NAME COMMAND: unless it is to be skipped.
+section() {
+  if [[ " $skip " == *" $1 "* ]]; then
+    return
+  fi
+  printf '== %s\n' "$1"
+  "$2"
+}
+
+rdbctl() {
+  "$binaries/rdbctl" "$@"
+}
+
+# Each program takes settings from the environment, too; this run is about the defaults.
+ignore_settings_of_the_environment() {
+  local name
+  for name in "${!RDB_PD_@}" "${!RDB_SERVER_@}" "${!RDBCTL_@}" "${!ETCD_@}"; do
+    unset "$name"
+  done
+}
+
+finish() {
+  local code=$?
+  trap '' HUP INT TERM
+  stop_everything
+  if ((code != 0)) && [[ -d ${directory:-} ]]; then
+    show_logs >&2
+  fi
+  [[ -z ${directory:-} ]] || rm -rf "$directory"
+  exit "$code"
+}
+
+show_logs() {
+  local log
+  for log in "$directory"/logs/*; do
+    [[ -s $log ]] || continue
+    printf -- '---- the end of %s\n' "$(basename "$log")"
+    tail -n 20 "$log"
+  done
+}
+
+main "$@"

@@ -1,0 +1,190 @@
+# Sourced by bench.sh: what is measured, under the names that `rdbctl bench report` knows.
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154  # they share the variables of bench.sh
+
+# Keys that are not cached: many more than the block cache of that store holds.
+readonly COLD_CACHE_MIB=8
+readonly COLD_KEYS=1000000
+readonly COLD_KEYS_QUICK=20000
+
+readonly MEMORY_KEYS=10000000
+readonly MEMORY_KEYS_QUICK=100000
+readonly MEMORY_VALUE_BYTES=100
+readonly MEMORY_READ_SECONDS=30
+readonly COMPACTED_WITHIN_SECONDS=900
+
+# What the reading workloads find, which then need not write it each time.
+load_everything() {
+  rdbctl bench load >/dev/null
+  rdbctl bench cas --duration 10ms --warmup 0 >/dev/null
+  ! has_etcd || rdbctl bench load --target etcd --endpoint "$etcd_address" >/dev/null
+}
+
+# measure_round ROUND: everything once.
+measure_round() {
+  local round=$1 callers
+  keep fdatasync "$round" limits fdatasync "$directory/disk" "$seconds"
+  for callers in 1 64 256; do
+    keep "storage-$callers" "$round" limits storage "$directory/disk" "$seconds" "$callers"
+    keep "empty-$callers" "$round" bench empty-call --endpoint "$echo_address" --concurrency "$callers"
+    keep "put-$callers" "$round" bench raw-put --concurrency "$callers"
+    keep "put-unary-$callers" "$round" bench raw-put --concurrency "$callers" --unary
+    ! has_etcd || keep "etcd-put-$callers" "$round" bench raw-put --concurrency "$callers" \
+      --target etcd --endpoint "$etcd_address"
+  done
+  for callers in 64 256; do
+    keep "get-$callers" "$round" bench raw-get --concurrency "$callers" --no-load
+    keep "get-unary-$callers" "$round" bench raw-get --concurrency "$callers" --no-load --unary
+    ! has_etcd || keep "etcd-get-$callers" "$round" bench raw-get --concurrency "$callers" --no-load \
+      --target etcd --endpoint "$etcd_address"
+  done
+  keep get-256-idle "$round" bench raw-get --concurrency 256 --no-load --idle-connections 1000
+  keep put-256-idle "$round" bench raw-put --concurrency 256 --idle-connections 1000
+  keep cas-1 "$round" bench cas --concurrency 1
+  keep cas-256 "$round" bench cas --concurrency 256
+  keep cas-hot-64 "$round" bench cas-hot --concurrency 64
+  keep echo-stream "$round" bench echo-stream --endpoint "$echo_address" --concurrency 1000
+  keep tso-stream "$round" bench tso-stream --concurrency 1000
+  keep tso-1000 "$round" bench tso --concurrency 1000
+  keep scan-64 "$round" bench scan --concurrency 64 --no-load
+  keep ycsb-a-256 "$round" bench ycsb-a --concurrency 256 --no-load
+  keep ycsb-b-256 "$round" bench ycsb-b --concurrency 256 --no-load
+  keep ycsb-c-256 "$round" bench ycsb-c --concurrency 256 --no-load
+  ! has_redis || measure_redis "$round"
+}
+
+# measure_single_caller ROUND: these two differ by little, so they have more rounds, directly one after the other.
+measure_single_caller() {
+  keep get-1 "$1" bench raw-get --concurrency 1 --no-load
+  keep get-unary-1 "$1" bench raw-get --concurrency 1 --no-load --unary
+}
+
+measure_redis() {
+  local requests=25000
+  [[ $quick == no ]] || requests=4000
+  # About as long as the other measurements take, at the speeds that were seen so far.
+  keep_redis redis-set-64 "$1" 1 $((requests * seconds))
+  keep_redis redis-set-64-pipelined "$1" 16 $((requests * seconds * 5))
+}
+
+# keep_redis NAME ROUND PIPELINE REQUESTS: as the other measurements leave it.
+keep_redis() {
+  printf '   %s\n' "$1"
+  mkdir -p "$directory/runs/$1"
+  redis-benchmark -p "$redis_port" -t set -d 128 -c 64 -r 100000 -P "$3" -n "$4" --csv 2>>"$directory/logs/redis-benchmark" |
+    awk -F '","|"' -v requests="$4" '$2 == "SET" {
+      printf "{\"workload\":\"set\",\"target\":\"redis\",\"concurrency\":64,\"operations\":%d,", requests
+      printf "\"operations_per_second\":%s,\"latency_us\":{\"mean\":%.0f,\"p50\":%.0f,\"p99\":%.0f,\"max\":%.0f}}\n", \
+        $3, $4 * 1000, $6 * 1000, $8 * 1000, $9 * 1000
+    }' >"$directory/runs/$1/$2.json"
+  [[ -s $directory/runs/$1/$2.json ]] || fail "redis-benchmark reported no SET for $1"
+}
+
+# Puts that are due at half of the rate that etcd reached at best.
+measure_half_of_peak() {
+  has_etcd || return 0
+  local peak half round
+  peak=$(for name in etcd-put-64 etcd-put-256; do median_per_second "$name"; done | sort -n | tail -n 1)
+  half=$((peak / 2))
+  for ((round = 1; round <= rounds; round++)); do
+    keep etcd-put-half "$round" bench raw-put --rate "$half" --concurrency 256 --target etcd --endpoint "$etcd_address"
+    keep put-half "$round" bench raw-put --rate "$half" --concurrency 256
+  done
+}
+
+# median_per_second NAME: over its rounds, the lower of the middle two, as a whole number.
+median_per_second() {
+  sed -n 's/.*"operations_per_second":\([0-9]*\).*/\1/p' "$directory/runs/$1"/*.json |
+    sort -n | awk '{ figures[NR] = $1 } END { print figures[int((NR + 1) / 2)] }'
+}
+
+measure_hot_key_for_long() {
+  local length=30s
+  [[ $quick == no ]] || length=3s
+  keep cas-hot-64-30s 1 bench cas-hot --concurrency 64
+}
+
+measure_cold_keys() {
+  local keys=$COLD_KEYS round
+  [[ $quick == no ]] || keys=$COLD_KEYS_QUICK
+  start_cluster cold --block-cache-mib "$COLD_CACHE_MIB"
+  rdbctl bench cas --keys "$keys" --concurrency 256 --duration 10ms --warmup 0 >/dev/null
+  for ((round = 1; round <= rounds; round++)); do
+    # A start leaves nothing in memory that was written before.
+    restart_server cold --block-cache-mib "$COLD_CACHE_MIB"
+    keep cas-cold-256 "$round" bench cas --keys "$keys" --concurrency 256
+  done
+  stop_cluster cold
+}
+
+# restart_server NAME SERVER_FLAG…
+restart_server() {
+  local server_address
+  stop "server-$1"
+  server_address=127.0.0.1:$(free_port)
+  start "server-$1" "$binaries/rdb-server" --addr "$server_address" --advertise-addr "$server_address" \
+    --pd "$pd_address" --data-dir "$directory/disk/server-$1" "${@:2}"
+  wait_until "the store $1 serves again" rdbctl health --timeout 1s
+}
+
+measure_memory() {
+  local keys=$MEMORY_KEYS read_seconds=$MEMORY_READ_SECONDS
+  [[ $quick == no ]] || keys=$MEMORY_KEYS_QUICK read_seconds=1
+  start_cluster memory
+  rdbctl bench load --keys "$keys" --value-size "$MEMORY_VALUE_BYTES" >/dev/null
+  wait_for_compaction "${pids[server-memory]}"
+  keep_memory memory-loaded "${pids[server-memory]}" "$keys"
+  # Reads from all over fill the block cache.
+  rdbctl bench raw-get --keys "$keys" --no-load --concurrency 256 --duration "${read_seconds}s" >/dev/null
+  wait_for_compaction "${pids[server-memory]}"
+  keep_memory memory-read "${pids[server-memory]}" "$keys"
+  stop_cluster memory
+}
+
+# wait_for_compaction PID: until the process has used next to no processor time for a while.
+wait_for_compaction() {
+  local deadline=$((SECONDS + COMPACTED_WITHIN_SECONDS)) calm=0 before after
+  before=$(cpu_time_ticks "$1")
+  while ((calm < 3)); do
+    ((SECONDS < deadline)) || fail "the store still compacts after $COMPACTED_WITHIN_SECONDS seconds"
+    sleep 2
+    after=$(cpu_time_ticks "$1")
+    # 2 ticks in 2 seconds are a hundredth of a core.
+    if ((after - before <= 2)); then calm=$((calm + 1)); else calm=0; fi
+    before=$after
+  done
+}
+
+# User and system time of a process. Its name, which may hold anything, ends with the last parenthesis.
+cpu_time_ticks() {
+  sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
+}
+
+# keep_memory NAME PID KEYS
+keep_memory() {
+  local kib
+  kib=$(awk '/^RssAnon/ { print $2 }' "/proc/$2/status")
+  mkdir -p "$directory/runs/$1"
+  printf '{"workload":"memory","target":"flaredb","keys":%d,"anonymous_bytes":%d}\n' "$3" $((kib * 1024)) \
+    >"$directory/runs/$1/1.json"
+}
+
+# keep NAME ROUND limits|bench ARGUMENT…: one measurement, of another length where `length` says so. A failed one is shown, is reported on the page, and does not
+# end the run.
+keep() {
+  local file=$directory/runs/$1/$2.json log=$directory/logs/measuring
+  printf '   %s\n' "$1"
+  mkdir -p "$directory/runs/$1"
+  case $3 in
+    limits) "$binaries/examples/limits" "${@:4}" >"$file" 2>>"$log" || failed_measurement "$1" "$file" ;;
+    bench)
+      rdbctl bench "$4" --output json --duration "${length:-${seconds}s}" --warmup "$warmup" "${@:5}" >"$file" 2>>"$log" ||
+        failed_measurement "$1" "$file"
+      ;;
+  esac
+}
+
+failed_measurement() {
+  echo "   $1 FAILED: $(tail -n 1 "$directory/logs/measuring")" >&2
+  [[ -s $2 ]] || echo '{"error":{"kind":"failed"}}' >"$2"
+}

@@ -1,0 +1,145 @@
+# Sourced by bench.sh: starting and stopping the processes that are measured. Each is known by a name; its log is
+# logs/NAME, its data disk/NAME in the directory of the run.
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154  # they share the variables of bench.sh
+
+# How long a start or a stop may take before it counts as hung.
+readonly READY_WITHIN_SECONDS=60
+readonly STOPPED_WITHIN_SECONDS=30
+
+declare -A pids=()
+pd_address='' echo_address='' etcd_address='' redis_port=''
+
+has_etcd() {
+  command -v etcd >/dev/null
+}
+
+has_redis() {
+  command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null
+}
+
+start_everything() {
+  start_cluster main
+  start_echo
+  if has_etcd; then start_etcd; else echo 'etcd is not installed: going without (apt-get install etcd-server)' >&2; fi
+  if has_redis; then start_redis; else echo 'Redis is not installed: going without (apt-get install redis-server)' >&2; fi
+}
+
+# start_cluster NAME [SERVER_FLAG…]: a placement driver and a store, and nothing else for rdbctl to talk to.
+start_cluster() {
+  local name=$1 server_address
+  pd_address=127.0.0.1:$(free_port)
+  server_address=127.0.0.1:$(free_port)
+  export RDBCTL_PD=$pd_address
+  start "pd-$name" "$binaries/rdb-pd" --addr "$pd_address" --data-dir "$directory/disk/pd-$name"
+  start "server-$name" "$binaries/rdb-server" --addr "$server_address" --advertise-addr "$server_address" \
+    --pd "$pd_address" --data-dir "$directory/disk/server-$name" "${@:2}"
+  wait_until "the cluster $name serves" rdbctl health --timeout 1s
+}
+
+stop_cluster() {
+  stop "server-$1"
+  stop "pd-$1"
+  rm -rf "$directory/disk"/{pd,server}-"$1"
+}
+
+start_echo() {
+  # It ends with its standard input, and that with this script, however the script ends.
+  start echo "$binaries/rdbctl" bench serve-echo < <(tail -f /dev/null --pid=$$)
+  wait_until 'the echo server listens' grep -q : "$directory/logs/echo"
+  echo_address=$(head -n 1 "$directory/logs/echo")
+}
+
+start_etcd() {
+  local peer_address
+  etcd_address=127.0.0.1:$(free_port)
+  peer_address=127.0.0.1:$(free_port)
+  start etcd etcd --name bench --data-dir "$directory/disk/etcd" \
+    --listen-client-urls "http://$etcd_address" --advertise-client-urls "http://$etcd_address" \
+    --listen-peer-urls "http://$peer_address" --initial-advertise-peer-urls "http://$peer_address" \
+    --initial-cluster "bench=http://$peer_address"
+  wait_until 'etcd answers' etcd_answers
+}
+
+etcd_answers() {
+  rdbctl bench raw-put --target etcd --endpoint "$etcd_address" --timeout 2s --concurrency 1 --duration 10ms --warmup 0
+}
+
+start_redis() {
+  mkdir -p "$directory/disk/redis"
+  redis_port=$(free_port)
+  start redis redis-server --port "$redis_port" --bind 127.0.0.1 --dir "$directory/disk/redis" --daemonize no \
+    --save '' --appendonly yes --appendfsync always
+  wait_until 'Redis answers' redis_answers
+}
+
+redis_answers() {
+  redis-benchmark -p "$redis_port" -t set -n 1 -c 1 -q
+}
+
+# The limits, the disk and the engine, need no process, and later sections bring clusters of their own.
+stop_databases() {
+  stop_cluster main
+  local name
+  for name in echo etcd redis; do
+    stop "$name"
+    rm -rf "${directory:?}/disk/$name"
+  done
+}
+
+# start NAME COMMAND…
+start() {
+  "${@:2}" >>"$directory/logs/$1" 2>&1 &
+  pids[$1]=$!
+}
+
+# stop NAME: SIGTERM, and SIGKILL when that does not help. One that does not run is no error.
+stop() {
+  local pid=${pids[$1]:-} deadline=$((SECONDS + STOPPED_WITHIN_SECONDS))
+  [[ -n $pid ]] || return 0
+  unset "pids[$1]"
+  kill -TERM "$pid" 2>/dev/null || true
+  while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do
+    sleep 0.1
+  done
+  kill -KILL "$pid" 2>/dev/null || true
+  wait "$pid" 2>/dev/null || true
+}
+
+stop_everything() {
+  local name
+  for name in "${!pids[@]}"; do
+    stop "$name"
+  done
+}
+
+# wait_until WHAT COMMAND…
+wait_until() {
+  local deadline=$((SECONDS + READY_WITHIN_SECONDS)) name
+  until "${@:2}" >"$directory/logs/waiting" 2>&1; do
+    for name in "${!pids[@]}"; do
+      kill -0 "${pids[$name]}" 2>/dev/null || fail "$name ended while waiting until $1"
+    done
+    if ((SECONDS >= deadline)); then
+      cat "$directory/logs/waiting" >&2
+      fail "not within $READY_WITHIN_SECONDS seconds: $1"
+    fi
+    sleep 0.2
+  done
+}
+
+# A port that nobody listens on, below the range from which the system takes ports for outgoing connections.
+free_port() {
+  local low=10000 high=32768 port
+  if [[ -r /proc/sys/net/ipv4/ip_local_port_range ]]; then
+    read -r high _ </proc/sys/net/ipv4/ip_local_port_range
+  fi
+  ((high > low + 1000)) || high=32768
+  while true; do
+    port=$((low + (RANDOM << 15 | RANDOM) % (high - low)))
+    if ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      echo "$port"
+      return
+    fi
+  done
+}
