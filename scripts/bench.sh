@@ -33,7 +33,7 @@ usage: scripts/bench.sh [OPTION…]
 TEXT
 }
 
-rounds=5 seconds=5 warmup=1s single_rounds=10
+rounds=5 seconds=5 warmup=1s single_rounds=10 keys=100000
 out=docs/bench data_parent='' keep_runs=''
 profile=release build=yes force=no quick=no
 skip=''
@@ -82,7 +82,7 @@ main() {
 parse_arguments() {
   while (($#)); do
     case $1 in
-      --quick) quick=yes rounds=1 seconds=1 warmup=300ms single_rounds=2 ;;
+      --quick) quick=yes rounds=1 seconds=1 warmup=300ms single_rounds=2 keys=5000 ;;
       --rounds) rounds=$(whole_number "$@") && shift ;;
       --seconds) seconds=$(whole_number "$@") && shift ;;
       --out) out=$(value "$@") && shift ;;

@@ -66,7 +66,7 @@ Rust: $(rustc --version)
 etcd: $(version_of_etcd)
 Redis: $(version_of_redis)
 rounds: $rounds of $seconds s per measurement after a warm-up of $warmup; $single_rounds for the single callers
-data: keys of 16 bytes, values of 128 random bytes, 100,000 keys unless said otherwise
+data: keys of 16 bytes, values of 128 random bytes, $keys keys unless said otherwise
 busy with other things before each round: ${business_before_rounds[*]}
 TEXT
   [[ $quick == no ]] || echo 'note: a quick run, whose figures mean little'

@@ -15,9 +15,10 @@ readonly COMPACTED_WITHIN_SECONDS=900
 
 # What the reading workloads find, which then need not write it each time.
 load_everything() {
-  rdbctl bench load >/dev/null
-  rdbctl bench cas --duration 10ms --warmup 0 >/dev/null
-  ! has_etcd || rdbctl bench load --target etcd --endpoint "$etcd_address" >/dev/null
+  printf '== loading\n'
+  rdbctl bench load --keys "$keys" >/dev/null
+  rdbctl bench cas --keys "$keys" --duration 10ms --warmup 0 >/dev/null
+  ! has_etcd || rdbctl bench load --keys "$keys" --target etcd --endpoint "$etcd_address" >/dev/null
 }
 
 # measure_round ROUND: everything once.
@@ -27,36 +28,36 @@ measure_round() {
   for callers in 1 64 256; do
     keep "storage-$callers" "$round" limits storage "$directory/disk" "$seconds" "$callers"
     keep "empty-$callers" "$round" bench empty-call --endpoint "$echo_address" --concurrency "$callers"
-    keep "put-$callers" "$round" bench raw-put --concurrency "$callers"
-    keep "put-unary-$callers" "$round" bench raw-put --concurrency "$callers" --unary
-    ! has_etcd || keep "etcd-put-$callers" "$round" bench raw-put --concurrency "$callers" \
+    keep "put-$callers" "$round" bench raw-put --keys "$keys" --concurrency "$callers"
+    keep "put-unary-$callers" "$round" bench raw-put --keys "$keys" --concurrency "$callers" --unary
+    ! has_etcd || keep "etcd-put-$callers" "$round" bench raw-put --keys "$keys" --concurrency "$callers" \
       --target etcd --endpoint "$etcd_address"
   done
   for callers in 64 256; do
-    keep "get-$callers" "$round" bench raw-get --concurrency "$callers" --no-load
-    keep "get-unary-$callers" "$round" bench raw-get --concurrency "$callers" --no-load --unary
-    ! has_etcd || keep "etcd-get-$callers" "$round" bench raw-get --concurrency "$callers" --no-load \
+    keep "get-$callers" "$round" bench raw-get --keys "$keys" --concurrency "$callers" --no-load
+    keep "get-unary-$callers" "$round" bench raw-get --keys "$keys" --concurrency "$callers" --no-load --unary
+    ! has_etcd || keep "etcd-get-$callers" "$round" bench raw-get --keys "$keys" --concurrency "$callers" --no-load \
       --target etcd --endpoint "$etcd_address"
   done
-  keep get-256-idle "$round" bench raw-get --concurrency 256 --no-load --idle-connections 1000
-  keep put-256-idle "$round" bench raw-put --concurrency 256 --idle-connections 1000
-  keep cas-1 "$round" bench cas --concurrency 1
-  keep cas-256 "$round" bench cas --concurrency 256
+  keep get-256-idle "$round" bench raw-get --keys "$keys" --concurrency 256 --no-load --idle-connections 1000
+  keep put-256-idle "$round" bench raw-put --keys "$keys" --concurrency 256 --idle-connections 1000
+  keep cas-1 "$round" bench cas --keys "$keys" --concurrency 1
+  keep cas-256 "$round" bench cas --keys "$keys" --concurrency 256
   keep cas-hot-64 "$round" bench cas-hot --concurrency 64
   keep echo-stream "$round" bench echo-stream --endpoint "$echo_address" --concurrency 1000
   keep tso-stream "$round" bench tso-stream --concurrency 1000
   keep tso-1000 "$round" bench tso --concurrency 1000
-  keep scan-64 "$round" bench scan --concurrency 64 --no-load
-  keep ycsb-a-256 "$round" bench ycsb-a --concurrency 256 --no-load
-  keep ycsb-b-256 "$round" bench ycsb-b --concurrency 256 --no-load
-  keep ycsb-c-256 "$round" bench ycsb-c --concurrency 256 --no-load
+  keep scan-64 "$round" bench scan --keys "$keys" --concurrency 64 --no-load
+  keep ycsb-a-256 "$round" bench ycsb-a --keys "$keys" --concurrency 256 --no-load
+  keep ycsb-b-256 "$round" bench ycsb-b --keys "$keys" --concurrency 256 --no-load
+  keep ycsb-c-256 "$round" bench ycsb-c --keys "$keys" --concurrency 256 --no-load
   ! has_redis || measure_redis "$round"
 }
 
 # measure_single_caller ROUND: these two differ by little, so they have more rounds, directly one after the other.
 measure_single_caller() {
-  keep get-1 "$1" bench raw-get --concurrency 1 --no-load
-  keep get-unary-1 "$1" bench raw-get --concurrency 1 --no-load --unary
+  keep get-1 "$1" bench raw-get --keys "$keys" --concurrency 1 --no-load
+  keep get-unary-1 "$1" bench raw-get --keys "$keys" --concurrency 1 --no-load --unary
 }
 
 measure_redis() {
@@ -87,8 +88,8 @@ measure_half_of_peak() {
   peak=$(for name in etcd-put-64 etcd-put-256; do median_per_second "$name"; done | sort -n | tail -n 1)
   half=$((peak / 2))
   for ((round = 1; round <= rounds; round++)); do
-    keep etcd-put-half "$round" bench raw-put --rate "$half" --concurrency 256 --target etcd --endpoint "$etcd_address"
-    keep put-half "$round" bench raw-put --rate "$half" --concurrency 256
+    keep etcd-put-half "$round" bench raw-put --keys "$keys" --rate "$half" --concurrency 256 --target etcd --endpoint "$etcd_address"
+    keep put-half "$round" bench raw-put --keys "$keys" --rate "$half" --concurrency 256
   done
 }
 

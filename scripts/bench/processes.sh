@@ -45,7 +45,8 @@ stop_cluster() {
 
 start_echo() {
   # It ends with its standard input, and that with this script, however the script ends.
-  start echo "$binaries/rdbctl" bench serve-echo < <(tail -f /dev/null --pid=$$)
+  "$binaries/rdbctl" bench serve-echo < <(tail -f /dev/null --pid=$$) >>"$directory/logs/echo" 2>&1 &
+  pids[echo]=$!
   wait_until 'the echo server listens' grep -q : "$directory/logs/echo"
   echo_address=$(head -n 1 "$directory/logs/echo")
 }

@@ -10,6 +10,8 @@
 mod acceptance;
 mod bad_input;
 mod batched;
+#[cfg(feature = "cli")]
+mod bench;
 mod disk_full;
 mod drain;
 mod fates;
