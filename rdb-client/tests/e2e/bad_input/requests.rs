@@ -1,114 +1,22 @@
-//! What does not belong on the wire: each gets the right answer, the process lives, and other clients notice nothing.
-//!
-//! Spoken with the generated stubs and bare sockets, past the client library, which would refuse most of it itself.
-
-use std::io::ErrorKind;
+//! Requests that exceed a limit, make no sense, or are meant for somewhere else.
 
 use bytes::Bytes;
 use rdb_proto::error::details;
-use rdb_proto::errorpb::{self, Fate, RegionError, region_error::Kind};
-use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
-use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::errorpb::{self, Fate, region_error::Kind};
 use rdb_proto::kvrpc::{
     BatchGetRequest, CompareAndDeleteRequest, CompareAndSwapRequest, GetRequest, KeyValue,
-    RawBatchGetRequest, RawBatchPutRequest, RawDeleteRangeRequest, RawGetRequest, RawPutRequest,
-    RawScanRequest, ScanRequest,
+    RawBatchGetRequest, RawDeleteRangeRequest, RawScanRequest, ScanRequest,
 };
 use rdb_proto::metapb::{Context, RegionEpoch};
-use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{GetClusterInfoRequest, GetRegionRequest, GetTsoRequest};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{AsIs, Cluster, connect, found, guarded};
+use crate::bad_input::wire::{VALUE_BYTES_MAX, Wire, bytes};
+use crate::harness::{AsIs, connect};
 
 const KEY_BYTES_MAX: usize = 8_192;
-const VALUE_BYTES_MAX: usize = 4 << 20;
 const BATCH_ENTRIES_MAX: usize = 4_096;
 const BATCH_BYTES_MAX: u64 = 6 << 20;
-
-/// A cluster and stubs for its store and its placement driver.
-struct Wire {
-    cluster: Cluster,
-    raw: KvRawClient<Channel>,
-    cas: KvCasClient<Channel>,
-    pd: PdClient<Channel>,
-}
-
-impl Wire {
-    async fn to(cluster: Cluster) -> Self {
-        let store = connect(&cluster.store.address())
-            .await
-            .expect("the store listens");
-        let pd = connect(&cluster.pd.address())
-            .await
-            .expect("the placement driver listens");
-        let unlimited = usize::MAX;
-        Self {
-            raw: KvRawClient::new(store.clone()).max_encoding_message_size(unlimited),
-            cas: KvCasClient::new(store).max_encoding_message_size(unlimited),
-            pd: PdClient::new(pd),
-            cluster,
-        }
-    }
-
-    async fn start() -> Self {
-        Self::to(Cluster::start().await).await
-    }
-
-    async fn put(&mut self, key: Bytes, value: Bytes) -> Status {
-        let request = RawPutRequest {
-            context: None,
-            key,
-            value,
-        };
-        self.raw.raw_put(request).await.expect_err("refused")
-    }
-
-    async fn put_batch(&mut self, entries: Vec<KeyValue>) -> Status {
-        let request = RawBatchPutRequest {
-            context: None,
-            entries,
-        };
-        self.raw.raw_batch_put(request).await.expect_err("refused")
-    }
-
-    /// What the store says to a read with this context.
-    async fn with_context(&mut self, context: Context) -> Option<Kind> {
-        let request = RawGetRequest {
-            context: Some(context),
-            key: "k".into(),
-        };
-        let answer = self
-            .raw
-            .raw_get(request)
-            .await
-            .expect("a routing answer is a response");
-        answer
-            .into_inner()
-            .region_error
-            .and_then(|error: Box<RegionError>| error.kind)
-    }
-
-    /// Everyone else is still served.
-    async fn assert_unaffected(&self) {
-        let client = self.cluster.client().await;
-        client
-            .raw_put("unaffected", "yes")
-            .await
-            .expect("the store serves");
-        assert_eq!(client.raw_get("unaffected").await, Ok(Some("yes".into())));
-        client.tso().await.expect("the placement driver serves");
-    }
-}
-
-fn bytes(length: usize) -> Bytes {
-    vec![b'x'; length].into()
-}
 
 /// The details of a refused request: it names the field and the limit, and says that nothing was applied.
 fn assert_refused(status: &Status, field: &str, limit: Option<u64>) {
@@ -392,157 +300,4 @@ async fn malformed_messages_and_unknown_methods_are_answered() {
         assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");
     }
     wire.assert_unaffected().await;
-}
-
-/// Sends `opening` and reads until the process closes the connection.
-async fn closed_after(address: &str, opening: &[u8]) {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .expect("the process listens");
-    stream
-        .write_all(opening)
-        .await
-        .expect("a new connection takes bytes");
-    let mut answer = Vec::new();
-    match guarded("the connection is closed", stream.read_to_end(&mut answer)).await {
-        Ok(_) => {}
-        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_do_not_speak_http_2_are_closed() {
-    let wire = Wire::start().await;
-    for address in [wire.cluster.store.address(), wire.cluster.pd.address()] {
-        let garbage: Vec<u8> = (0..2_000).map(|_| fastrand::u8(..)).collect();
-        closed_after(&address, &garbage).await;
-        closed_after(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        let silent = closed_after(&address, b"");
-        let halting = closed_after(&address, b"PRI * HTTP/2.0");
-        tokio::join!(silent, halting);
-    }
-    wire.assert_unaffected().await;
-}
-
-/// Whether a process speaks HTTP/2 on one more connection. One that has no place for it closes it without a word.
-async fn is_admitted(address: &str) -> bool {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .expect("the backlog takes it");
-    // An HTTP/2 client's preface and its empty SETTINGS frame; whoever is admitted gets the peer's SETTINGS.
-    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    if stream.write_all(opening).await.is_err() {
-        return false;
-    }
-    let answer = guarded("an answer or the end", stream.read(&mut [0; 9])).await;
-    matches!(answer, Ok(1..))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_above_the_cap_is_closed_until_a_place_is_free() {
-    const CONNECTIONS_MAX: usize = 4;
-    let mut cluster = Cluster::prepare();
-    cluster.pd.start_serving().await;
-    let cap = CONNECTIONS_MAX.to_string();
-    cluster.store = cluster.store.with_flag("--connections-max", &cap);
-    cluster.store.start_serving().await;
-    let address = cluster.store.address();
-
-    // The watch that saw the store become healthy may give its place back a moment later.
-    let mut held = Vec::new();
-    while held.len() < CONNECTIONS_MAX {
-        let place = found("a free place", async || {
-            let mut health = HealthClient::new(connect(&address).await.ok()?);
-            health.check(HealthCheckRequest::default()).await.ok()?;
-            Some(health)
-        })
-        .await;
-        held.push(place);
-    }
-    for _ in 0..3 * CONNECTIONS_MAX {
-        assert!(!is_admitted(&address).await, "every place is taken");
-    }
-    for health in &mut held {
-        let served = health.check(HealthCheckRequest::default()).await;
-        served.expect("those who have a place keep it");
-    }
-
-    drop(held.pop());
-    found("the place is given back", async || {
-        is_admitted(&address).await.then_some(())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_never_reads_holds_up_only_itself() {
-    let mut wire = Wire::start().await;
-    let value = bytes(VALUE_BYTES_MAX);
-    wire.cluster
-        .client()
-        .await
-        .raw_put("large", value)
-        .await
-        .expect("served");
-
-    // Answers to these are far more than every window together; none is ever read.
-    let requests = futures::stream::repeat(GetTsoRequest { count: None });
-    let unread_timestamps = wire.pd.tso(requests).await.expect("served");
-    let deaf = connect(&wire.cluster.store.address())
-        .await
-        .expect("the store listens");
-    let mut unread = Vec::new();
-    for _ in 0..64 {
-        let mut raw = KvRawClient::new(deaf.clone()).max_decoding_message_size(usize::MAX);
-        let request = RawGetRequest {
-            context: None,
-            key: "large".into(),
-        };
-        let mut call = Box::pin(async move { raw.raw_get(request).await });
-        // Polled once, so that the request is sent; never again, so that its answer is not read.
-        assert!(futures::poll!(&mut call).is_pending());
-        unread.push(call);
-    }
-    wire.assert_unaffected().await;
-    drop((unread, unread_timestamps));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn generic_tools_find_health_and_reflection() {
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
-    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-
-    let cluster = Cluster::start().await;
-    for (address, service) in [
-        (cluster.store.address(), "kvrpc.KvCas"),
-        (cluster.pd.address(), "pdpb.Pd"),
-    ] {
-        let channel = connect(&address).await.expect("the process listens");
-        let request = ServerReflectionRequest {
-            host: String::new(),
-            message_request: Some(MessageRequest::ListServices(String::new())),
-        };
-        let mut client = ServerReflectionClient::new(channel);
-        let answers = client
-            .server_reflection_info(futures::stream::iter([request]))
-            .await;
-        let answer = answers
-            .expect("served")
-            .into_inner()
-            .message()
-            .await
-            .expect("an answer");
-        let services = match answer.and_then(|answer| answer.message_response) {
-            Some(MessageResponse::ListServicesResponse(list)) => list.service,
-            other => panic!("{other:?}"),
-        };
-        let names: Vec<&str> = services
-            .iter()
-            .map(|service| service.name.as_str())
-            .collect();
-        assert!(names.contains(&service), "{names:?}");
-        assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
-    }
 }
