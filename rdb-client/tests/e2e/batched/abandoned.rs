@@ -44,6 +44,7 @@ async fn calls_that_are_dropped_take_nothing_from_the_others_and_leave_no_trace(
         assert_eq!(put, Ok(()));
     }
 
+    cluster.store.pause();
     let mut reads = Vec::new();
     for number in 0..CALLS {
         let mut read = Box::pin(client.raw_get(key(round, number)));
@@ -51,6 +52,7 @@ async fn calls_that_are_dropped_take_nothing_from_the_others_and_leave_no_trace(
         reads.push(read);
     }
     let kept: Vec<_> = reads.into_iter().step_by(2).collect();
+    cluster.store.resume();
     for (index, found) in guarded("reads", join_all(kept))
         .await
         .into_iter()

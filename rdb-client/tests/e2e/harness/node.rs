@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rdb_proto::transport::endpoint;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::NamedTempFile;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -163,9 +163,15 @@ impl Node {
         self.signal(Signal::INT);
     }
 
-    /// SIGSTOP: connections stay open, and nothing is answered.
+    /// SIGSTOP: connections stay open, and nothing is answered. Returns when every thread has stopped.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
+        let process = self.process.as_ref().expect("the process was started");
+        let stopped = waitid(
+            WaitId::Pid(Pid::from_child(process)),
+            WaitIdOptions::STOPPED,
+        );
+        stopped.expect("a child can be waited for");
     }
 
     /// SIGCONT, after [`pause`](Self::pause).
