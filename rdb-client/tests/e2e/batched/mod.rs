@@ -3,6 +3,7 @@
 //! [`raw_stream`] is the wire itself, for what the client library would never do; the other modules are one subject each.
 
 mod abandoned;
+mod coalescing;
 mod cold_reads;
 mod ends;
 mod messages;
