@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec;
 
+use prost::Message;
 use rdb_proto::batch;
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::{
@@ -62,7 +63,10 @@ pub(super) fn answer_bytes(answer: &BatchAnswer) -> usize {
             Some(deletion::Result::Conflict(conflict)) => conflict.current_value.as_ref(),
             _ => None,
         },
-        _ => None,
+        // Regions, whose bounds are as long as keys may be.
+        Some(Response::RegionError(error)) => return ANSWER_OVERHEAD_BYTES + error.encoded_len(),
+        Some(Response::Fault(fault)) => return ANSWER_OVERHEAD_BYTES + fault.encoded_len(),
+        Some(Response::RawPut(_) | Response::RawDelete(_)) | None => None,
     };
     ANSWER_OVERHEAD_BYTES + value.map_or(0, |value| value.len())
 }
@@ -179,5 +183,69 @@ impl ReadyAnswers {
 
     pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::errorpb::{EpochNotMatch, ServerBusy, region_error::Kind};
+    use rdb_proto::metapb::Region;
+    use rdb_proto::transport::limits::{BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
+
+    use super::*;
+
+    /// Packs everything, one response after the other.
+    fn packed(mut ready: ReadyAnswers) -> Vec<BatchResponse> {
+        let responses = std::iter::from_fn(|| {
+            let mut packing = Packing::default();
+            ready.pack(&mut packing);
+            packing.finish().map(|response| response.message)
+        });
+        responses.collect()
+    }
+
+    fn same(kind: Kind, count: usize) -> ReadyAnswers {
+        let mut ready = ReadyAnswers::default();
+        let ids = (0..count as u64).collect();
+        ready.push(AnswerGroup::same(ids, kind.into(), None));
+        ready
+    }
+
+    fn ids(responses: &[BatchResponse]) -> Vec<u64> {
+        let answers = responses.iter().flat_map(|response| &response.answers);
+        answers.map(|answer| answer.id).collect()
+    }
+
+    #[test]
+    fn routing_answers_with_the_longest_bounds_stay_under_the_message_limit() {
+        let region = Region {
+            start_key: vec![b'k'; 8192].into(),
+            end_key: vec![b'l'; 8192].into(),
+            ..Region::default()
+        };
+        let current_regions = vec![region; 2];
+        let kind = Kind::EpochNotMatch(EpochNotMatch { current_regions });
+        let responses = packed(same(kind, BATCH_COMMANDS_MAX));
+        let largest = responses.iter().map(Message::encoded_len).max();
+        assert!(largest < Some(MESSAGE_BYTES_MAX / 2), "{largest:?} bytes");
+        let all: Vec<u64> = (0..BATCH_COMMANDS_MAX as u64).collect();
+        assert_eq!(ids(&responses), all, "each once");
+    }
+
+    #[test]
+    fn a_response_has_a_bounded_number_of_answers_and_an_empty_one_is_none() {
+        let busy = Kind::ServerBusy(ServerBusy { backoff_ms: 1 });
+        let responses = packed(same(busy, RESPONSE_ANSWERS_FULL + 1));
+        let counts = responses.iter().map(|response| response.answers.len());
+        assert_eq!(counts.collect::<Vec<_>>(), [RESPONSE_ANSWERS_FULL, 1]);
+        assert!(Packing::default().finish().is_none());
+    }
+
+    #[test]
+    fn the_news_of_closing_needs_no_answer_to_be_sent_with() {
+        let mut packing = Packing::default();
+        packing.set_closing();
+        let response = packing.finish().expect("there is something to say");
+        assert!(response.message.closing && response.message.answers.is_empty());
     }
 }
