@@ -13,6 +13,9 @@ use crate::{ClientStats, Config, Error, Limits};
 
 /// A connection to a cluster.
 ///
+/// Calls need a tokio runtime with its timer and I/O enabled. What calls share runs as tasks on the runtime of the call that
+/// needed it first, which has to be driven for as long as there are calls; when it ends, later calls start such tasks anew.
+///
 /// Cheap to clone and meant to be shared: clones use the same connections and the same knowledge of the cluster. All of it
 /// ends with the last clone. A call whose future is dropped is abandoned; a write may then have been applied or not.
 #[derive(Clone)]

@@ -35,7 +35,11 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
     fn set_context(&mut self, context: Context);
 
-    /// As a command of a stream; `None`: it is always a call of its own.
+    /// As a command of a stream.
+    ///
+    /// # Errors
+    ///
+    /// The request itself, when it is always a call of its own.
     fn into_command(self) -> Result<batch_command::Request, Self>;
 
     /// The answer, from that of a stream; `None`: it is that of another request.

@@ -16,6 +16,9 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use crate::kvrpc::{BatchCommand, BatchRequest, BatchResponse};
 use crate::transport::limits::BATCH_COMMANDS_MAX;
 
+/// Most commands of a message beyond those that are served; a message with more ends its stream.
+const EXCESS_IDS_MAX: usize = 15 * BATCH_COMMANDS_MAX;
+
 /// A `kvrpc.BatchRequest`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Request {
@@ -60,7 +63,7 @@ pub trait WireMessage: Sized + Send + 'static {
     fn encode(&self, buffer: &mut impl BufMut) -> Result<(), prost::EncodeError>;
 
     /// Reads the message that `buffer` holds.
-    fn decode(buffer: &mut impl Buf) -> Result<Self, DecodeError>;
+    fn decode(buffer: &mut impl Buf) -> Result<Self, Status>;
 }
 
 impl WireMessage for Request {
@@ -68,13 +71,20 @@ impl WireMessage for Request {
         self.message.encode(buffer)
     }
 
-    fn decode(buffer: &mut impl Buf) -> Result<Self, DecodeError> {
+    fn decode(buffer: &mut impl Buf) -> Result<Self, Status> {
         let mut request = Self {
             message_bytes: buffer.remaining(),
             ..Self::default()
         };
         while buffer.has_remaining() {
-            request.decode_field(buffer)?;
+            request.decode_field(buffer).map_err(malformed)?;
+            if request.excess_ids.len() > EXCESS_IDS_MAX {
+                let cause = format!(
+                    "the message has more than {} commands; {BATCH_COMMANDS_MAX} are served",
+                    BATCH_COMMANDS_MAX + EXCESS_IDS_MAX
+                );
+                return Err(Status::out_of_range(cause));
+            }
         }
         Ok(request)
     }
@@ -126,10 +136,10 @@ impl WireMessage for Response {
         self.message.encode(buffer)
     }
 
-    fn decode(buffer: &mut impl Buf) -> Result<Self, DecodeError> {
+    fn decode(buffer: &mut impl Buf) -> Result<Self, Status> {
         let message_bytes = buffer.remaining();
         Ok(Self {
-            message: BatchResponse::decode(buffer)?,
+            message: BatchResponse::decode(buffer).map_err(malformed)?,
             message_bytes,
         })
     }
@@ -183,10 +193,12 @@ impl<U: WireMessage> Decoder for BatchDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        U::decode(buffer)
-            .map(Some)
-            .map_err(|error| Status::internal(format!("the message is not protobuf: {error}")))
+        U::decode(buffer).map(Some)
     }
+}
+
+fn malformed(error: DecodeError) -> Status {
+    Status::internal(format!("the message is not protobuf: {error}"))
 }
 
 #[cfg(test)]
@@ -235,6 +247,18 @@ mod tests {
         let received = Request::decode(&mut encoded.as_slice()).expect("well formed");
         assert_eq!(received.message.commands.len(), BATCH_COMMANDS_MAX);
         assert_eq!(received.excess_ids, [count - 2, count - 1]);
+    }
+
+    #[test]
+    fn a_message_of_nothing_but_empty_commands_is_refused() {
+        let decoded = |count: usize| Request::decode(&mut [3 << 3 | 2, 0].repeat(count).as_slice());
+        let most = BATCH_COMMANDS_MAX + EXCESS_IDS_MAX;
+        assert_eq!(
+            decoded(most).expect("served").excess_ids.len(),
+            EXCESS_IDS_MAX
+        );
+        let refused = decoded(most + 1).expect_err("too many");
+        assert_eq!(refused.code(), tonic::Code::OutOfRange);
     }
 
     #[test]

@@ -70,7 +70,8 @@ pub enum Outcome {
     Conflict {
         /// 0: the key does not exist.
         current_version: u64,
-        /// `None`: the key does not exist, or its value is longer than 64 KiB.
+        /// `None`: the key does not exist, its value is longer than 64 KiB, or the conflicts before it in the submission
+        /// carry [`CONFLICT_VALUES_BYTES_MAX`](crate::limits::CONFLICT_VALUES_BYTES_MAX) already.
         current_value: Option<Bytes>,
     },
 }

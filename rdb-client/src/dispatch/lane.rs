@@ -2,17 +2,20 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::LANES_PER_STORE;
 use super::counters::Counters;
 use super::queue::{Command, Next, Queue};
 use super::slot::{Answer, Slot};
 use super::stream::{self, Keeper};
 use crate::routing::ConnectionPool;
 
-/// Most bytes of commands that a lane holds, waiting or sent. A call that finds no room waits for it.
-const LANE_BYTES_MAX: usize = 32 << 20;
+/// Most bytes of commands that a lane holds, waiting or sent. A call that finds no room waits for it. All lanes together
+/// stay well below what a store takes from one connection, so that a single client is not told to back off.
+const LANE_BYTES_MAX: usize = CONNECTION_BYTES_IN_FLIGHT_MAX / (2 * LANES_PER_STORE);
 
 /// A queue and the task that keeps a stream for it, while there is something to send or a stream to keep.
 #[derive(Debug)]

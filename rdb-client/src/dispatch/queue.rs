@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest, batch_command::Request};
 use rdb_proto::metapb::Context;
@@ -59,6 +60,8 @@ struct Waiting {
 struct Sent {
     /// Tells it from others that had its place in the slab.
     sequence: u32,
+    /// The same for all commands of a message.
+    sent_at: Instant,
     slot: Arc<Slot>,
     room_bytes: usize,
 }
@@ -166,6 +169,7 @@ impl Queue {
             ..BatchRequest::default()
         };
         let (mut message_bytes, mut freed_bytes) = (0, 0);
+        let sent_at = Instant::now();
         while request.commands.len() < MESSAGE_COMMANDS_MAX && message_bytes < MESSAGE_BYTES_FULL {
             let Some(next) = self.waiting.front() else {
                 break;
@@ -189,7 +193,7 @@ impl Queue {
                 continue;
             }
             message_bytes += waiting.room_bytes;
-            request.commands.push(self.sent(waiting));
+            request.commands.push(self.sent(waiting, sent_at));
         }
         if request.commands.is_empty() {
             self.taker = Some(waker.clone());
@@ -202,7 +206,7 @@ impl Queue {
     }
 
     /// Notes a command as sent, and gives it its id.
-    fn sent(&mut self, waiting: Waiting) -> BatchCommand {
+    fn sent(&mut self, waiting: Waiting, sent_at: Instant) -> BatchCommand {
         let Waiting {
             command: Command { context, request },
             slot,
@@ -212,6 +216,7 @@ impl Queue {
         self.next_sequence = sequence.wrapping_add(1);
         let index = self.sent.insert(Sent {
             sequence,
+            sent_at,
             slot,
             room_bytes,
         });
@@ -221,6 +226,12 @@ impl Queue {
             region_epoch: context.region_epoch,
             request: Some(request),
         }
+    }
+
+    /// Whether a command was sent longer than `age` ago and has no answer yet.
+    pub(super) fn has_sent_before(&self, age: Duration) -> bool {
+        let mut sent = self.sent.iter();
+        sent.any(|(_, sent)| sent.sent_at.elapsed() >= age)
     }
 
     /// Takes out the commands that are answered, with their answers, and says how much room came free. An answer to no

@@ -307,7 +307,7 @@ fn stopping_ends_everything_once_by_whether_it_was_sent() {
     let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = queue.stop();
     assert_eq!((lost.len(), not_sent.len()), (1, 1));
     assert_eq!((lost_bytes, not_sent_bytes), (ROOM_BYTES, ROOM_BYTES));
-    assert!(sent.was_sent() && !waits.was_sent());
+    assert!(!sent.withdraw() && waits.withdraw());
 
     let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = queue.stop();
     assert!(lost.is_empty() && not_sent.is_empty());

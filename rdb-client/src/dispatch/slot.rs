@@ -91,9 +91,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Whether the command was handed to the transport.
-    pub(crate) fn was_sent(&self) -> bool {
-        !matches!(*self.slot.state(), State::Waiting(_))
+    /// Gives the call up. True: its command was not handed to the transport, and will not be.
+    pub(crate) fn withdraw(self) -> bool {
+        let left = std::mem::replace(&mut *self.slot.state(), State::Left);
+        match left {
+            State::Waiting(_) | State::Answered(Err(Interrupted::NotSent { .. })) => true,
+            State::Sent(_) | State::Answered(_) | State::Left => false,
+        }
     }
 }
 
@@ -167,15 +171,39 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_command_was_sent_is_known_until_its_answer_is_taken() {
+    fn a_command_is_sent_once_and_its_answer_taken_once() {
         let (slot, mut answer) = Slot::new();
-        assert!(!answer.was_sent());
         assert!(slot.send());
-        assert!(answer.was_sent());
         assert!(!slot.send(), "twice");
         slot.complete(Ok(response()));
         assert!((&mut answer).now_or_never().is_some());
         assert!((&mut answer).now_or_never().is_none(), "taken already");
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_as_not_sent_is_never_sent() {
+        let (slot, answer) = Slot::new();
+        assert!(answer.withdraw());
+        assert!(!slot.send());
+
+        let (slot, answer) = Slot::new();
+        assert!(slot.send());
+        assert!(!answer.withdraw(), "it is on its way");
+    }
+
+    #[test]
+    fn giving_a_call_up_knows_how_its_command_ended_meanwhile() {
+        let not_sent = || Interrupted::NotSent { cause: "x".into() };
+        let lost = || Interrupted::Lost { cause: "x".into() };
+        for (result, withdrawn) in [
+            (Err(not_sent()), true),
+            (Err(lost()), false),
+            (Ok(response()), false),
+        ] {
+            let (slot, answer) = Slot::new();
+            slot.complete(result);
+            assert_eq!(answer.withdraw(), withdrawn);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -15,8 +16,9 @@ use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
 use rdb_proto::kvrpc::{
     compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use tokio::time::sleep;
+use rdb_proto::transport::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
+use tokio::time::{sleep, timeout};
+use tonic::{Status, Streaming};
 
 use super::lane::Shared;
 use super::queue::{Taken, interrupt};
@@ -26,6 +28,10 @@ use crate::retry::backoff;
 
 /// The backoff between streams doubles so often at most: calls have a backoff of their own.
 const BACKOFF_DOUBLINGS_MAX: u32 = 4;
+
+/// A stream that brings nothing for so long while commands wait for answers is given up, as a call of its own is. Otherwise
+/// calls long past their deadlines would hold the lane's room for as long as the connection lives.
+const SILENCE_MAX: Duration = CALL_TIMEOUT;
 
 /// Keeps the stream of a lane. When it is dropped, every call of the lane ends, unless it has retired before.
 pub(super) struct Keeper {
@@ -109,7 +115,7 @@ impl Keeper {
         let mut useful = false;
         let ended = async {
             let mut answers = client.batch(commands).await?.into_inner();
-            while let Some(response) = answers.message().await? {
+            while let Some(response) = self.next_response(&mut answers).await? {
                 useful = true;
                 if response.message.closing {
                     // Nothing new is accepted over this connection either.
@@ -118,7 +124,7 @@ impl Keeper {
                 }
                 self.receive(stream_id, response);
             }
-            Ok::<(), tonic::Status>(())
+            Ok::<(), Status>(())
         };
         let cause = match ended.await {
             Ok(()) => format!("the store at {address} ended the stream"),
@@ -132,6 +138,23 @@ impl Keeper {
         Ended {
             cause: cause.into(),
             useful,
+        }
+    }
+
+    /// The next message; fails when the store has left commands without any answer for too long.
+    async fn next_response(
+        &self,
+        answers: &mut Streaming<batch::Response>,
+    ) -> Result<Option<batch::Response>, Status> {
+        loop {
+            match timeout(SILENCE_MAX, answers.message()).await {
+                Ok(message) => return message,
+                Err(_) if self.shared.queue().has_sent_before(SILENCE_MAX) => {
+                    let cause = format!("no answer for {SILENCE_MAX:?}");
+                    return Err(Status::deadline_exceeded(cause));
+                }
+                Err(_) => {}
+            }
         }
     }
 
@@ -192,7 +215,7 @@ impl Drop for Keeper {
         let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = self.shared.queue().stop();
         self.shared.free(lost_bytes + not_sent_bytes);
         let cause: Arc<str> = "the task that sends commands was ended".into();
-        let (lost_cause, cause) = (Arc::clone(&cause), cause);
+        let lost_cause = Arc::clone(&cause);
         interrupt(lost, &Interrupted::Lost { cause: lost_cause });
         interrupt(not_sent, &Interrupted::NotSent { cause });
     }

@@ -197,11 +197,13 @@ impl Router {
                     Access::Write => Error::undetermined(cause).into(),
                 })
             }
-            None if answer.was_sent() => Err(self.unanswered::<R>(route, deadline)),
-            None => {
-                let cause = format!("no connection to {} in time", route.place());
-                Err(deadline.exceeded(cause).into())
-            }
+            None => match answer.withdraw() {
+                true => {
+                    let cause = format!("no connection to {} in time", route.place());
+                    Err(deadline.exceeded(cause).into())
+                }
+                false => Err(self.unanswered::<R>(route, deadline)),
+            },
         }
     }
 

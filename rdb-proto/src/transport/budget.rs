@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Semaphore;
 use tonic::transport::server::Connected;
 
-use super::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+use super::limits::{
+    BATCH_STREAMS_MAX, CONNECTION_BYTES_GUARANTEED, CONNECTION_BYTES_IN_FLIGHT_MAX,
+};
 
 /// A number of bytes that can be in flight at once. Clones share it.
 #[derive(Debug, Clone)]
@@ -35,7 +38,6 @@ impl ByteBudget {
         self.shared.bytes_taken.load(Ordering::Relaxed)
     }
 
-    /// What does not fit is taken only if nothing else is: a single message never waits for more room than there is.
     fn try_take(&self, bytes: usize) -> bool {
         let Shared {
             bytes_max,
@@ -43,7 +45,7 @@ impl ByteBudget {
         } = &*self.shared;
         let fits = |taken: usize| {
             let after = taken.saturating_add(bytes);
-            (after <= *bytes_max || taken == 0).then_some(after)
+            (after <= *bytes_max).then_some(after)
         };
         bytes_taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
@@ -69,12 +71,16 @@ pub struct BytesInFlight {
 }
 
 impl BytesInFlight {
-    /// Takes `bytes` from both budgets, or nothing when one of them is used up.
+    /// Takes `bytes` from both budgets, or nothing when one of them is used up. Up to
+    /// [`CONNECTION_BYTES_GUARANTEED`] that of the process does not refuse, so that connections which hold what they
+    /// were given do not shut others out.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
         if !self.connection.try_take(bytes) {
             return None;
         }
-        if !self.process.try_take(bytes) {
+        if self.connection.bytes_taken() <= CONNECTION_BYTES_GUARANTEED {
+            self.process.take(bytes);
+        } else if !self.process.try_take(bytes) {
             self.connection.give_back(bytes);
             return None;
         }
@@ -117,12 +123,15 @@ impl Drop for Reservation {
 pub struct ConnectionInfo {
     /// The budget of this connection.
     pub bytes_in_flight: ByteBudget,
+    /// Places for its `kvrpc.KvBatch` streams.
+    pub batch_streams: Arc<Semaphore>,
 }
 
-impl ConnectionInfo {
-    pub(super) fn new() -> Self {
+impl Default for ConnectionInfo {
+    fn default() -> Self {
         Self {
             bytes_in_flight: ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT_MAX),
+            batch_streams: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
         }
     }
 }
@@ -131,7 +140,7 @@ impl Connected for super::connection::Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        ConnectionInfo::new()
+        ConnectionInfo::default()
     }
 }
 
@@ -154,33 +163,48 @@ mod tests {
         (connection.bytes_taken(), process.bytes_taken())
     }
 
+    const GUARANTEED: usize = CONNECTION_BYTES_GUARANTEED;
+
     #[test]
     fn what_is_refused_takes_nothing_and_what_is_dropped_is_given_back() {
-        let budgets = budgets(100, 50);
-        let first = budgets.try_reserve(30).expect("there is room");
-        assert!(budgets.try_reserve(30).is_none(), "the process is full");
-        assert_eq!(taken(&budgets), (30, 30));
+        let budgets = budgets(10 * GUARANTEED, 5 * GUARANTEED);
+        let first = budgets.try_reserve(3 * GUARANTEED).expect("there is room");
+        assert!(
+            budgets.try_reserve(3 * GUARANTEED).is_none(),
+            "the process is full"
+        );
+        assert_eq!(taken(&budgets), (3 * GUARANTEED, 3 * GUARANTEED));
+        assert!(
+            budgets.try_reserve(8 * GUARANTEED).is_none(),
+            "the connection is full"
+        );
         drop(first);
         assert_eq!(taken(&budgets), (0, 0));
     }
 
     #[test]
     fn what_is_there_already_leaves_less_for_whoever_comes_next() {
-        let budgets = budgets(100, 100);
+        let budgets = budgets(10 * GUARANTEED, 10 * GUARANTEED);
         let first = budgets.try_reserve(1).expect("there is room");
-        let more = first.more(500);
+        let more = first.more(50 * GUARANTEED);
         drop(first);
-        assert_eq!(taken(&budgets), (500, 500));
+        assert_eq!(taken(&budgets), (50 * GUARANTEED, 50 * GUARANTEED));
         assert!(budgets.try_reserve(1).is_none());
         drop(more);
         assert!(budgets.try_reserve(1).is_some());
     }
 
     #[test]
-    fn what_is_larger_than_the_budget_passes_alone() {
-        let budgets = budgets(10, 10);
-        let large = budgets.try_reserve(11).expect("alone");
-        assert!(budgets.try_reserve(1).is_none());
-        drop(large);
+    fn a_connection_gets_its_guaranteed_part_when_others_have_taken_all() {
+        let greedy = budgets(10 * GUARANTEED, 5 * GUARANTEED);
+        let _held = greedy.try_reserve(5 * GUARANTEED).expect("there is room");
+        let modest = BytesInFlight {
+            connection: ByteBudget::new(10 * GUARANTEED),
+            process: greedy.process.clone(),
+        };
+        let held = modest.try_reserve(GUARANTEED).expect("guaranteed");
+        assert!(modest.try_reserve(1).is_none(), "beyond it is not");
+        drop(held);
+        assert_eq!(greedy.process.bytes_taken(), 5 * GUARANTEED);
     }
 }

@@ -14,6 +14,13 @@ pub const BATCH_COMMANDS_MAX: usize = 4096;
 /// Most bytes of commands and answers of `kvrpc.KvBatch` that are in flight on one connection.
 pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
 
+/// What of them a connection always gets, however much others have taken.
+pub const CONNECTION_BYTES_GUARANTEED: usize = 256 << 10;
+
+/// Most `kvrpc.KvBatch` streams of one connection. Beside what is counted as in flight, each may hold a message that
+/// arrives and a response that the transport has not sent.
+pub const BATCH_STREAMS_MAX: usize = 16;
+
 /// Most bytes of commands and answers of `kvrpc.KvBatch` that are in flight in one process, unless configured otherwise.
 pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
 

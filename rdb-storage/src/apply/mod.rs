@@ -18,6 +18,7 @@ use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
+use crate::limits::CONFLICT_VALUES_BYTES_MAX;
 use overlay::Overlay;
 
 /// What a run of submissions comes to.
@@ -35,9 +36,11 @@ pub(crate) fn apply(engine: &Engine, submissions: &[(u64, &[Command])]) -> Resul
         engine,
         write_batch: WriteBatch::default(),
         overlay: Overlay::load(engine, all_commands.filter_map(versioned_key))?,
+        conflict_bytes_left: 0,
     };
     let mut outcomes = Vec::with_capacity(submissions.len());
     for (region_id, commands) in submissions {
+        batch.conflict_bytes_left = CONFLICT_VALUES_BYTES_MAX;
         let run = commands
             .iter()
             .map(|command| batch.apply(*region_id, command));
@@ -77,6 +80,8 @@ struct Batch<'a> {
     engine: &'a Engine,
     write_batch: WriteBatch,
     overlay: Overlay,
+    /// How many bytes of values the conflicts of the present submission may still carry.
+    conflict_bytes_left: usize,
 }
 
 impl Batch<'_> {

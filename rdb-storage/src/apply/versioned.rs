@@ -23,7 +23,7 @@ impl Batch<'_> {
         let current = self.overlay.record(key);
         let current_version = current.map_or(0, |record| record.version);
         if current_version != expected_version {
-            return Ok(conflict(current));
+            return Ok(self.conflict(key));
         }
         // Both grow by one per write, so neither comes near the end of u64.
         let version = match current {
@@ -47,7 +47,7 @@ impl Batch<'_> {
     ) -> Result<Outcome, Error> {
         match self.overlay.record(key) {
             Some(record) if record.version == expected_version => {}
-            current => return Ok(conflict(current)),
+            _ => return Ok(self.conflict(key)),
         }
         self.overlay
             .raise_floor(self.engine, region_id, expected_version)?;
@@ -56,11 +56,16 @@ impl Batch<'_> {
         self.overlay.delete(key);
         Ok(Outcome::Done)
     }
-}
 
-fn conflict(current: Option<&Record>) -> Outcome {
-    Outcome::Conflict {
-        current_version: current.map_or(0, |record| record.version),
-        current_value: current.and_then(|record| record.value.clone()),
+    /// The value is copied: one that an earlier command of the batch wrote shares the buffer of that command's message.
+    fn conflict(&mut self, key: &Bytes) -> Outcome {
+        let current = self.overlay.record(key);
+        let value = current.and_then(|record| record.value.as_ref());
+        let value = value.filter(|value| value.len() <= self.conflict_bytes_left);
+        self.conflict_bytes_left -= value.map_or(0, |value| value.len());
+        Outcome::Conflict {
+            current_version: current.map_or(0, |record| record.version),
+            current_value: value.map(|value| Bytes::copy_from_slice(value)),
+        }
     }
 }

@@ -24,6 +24,9 @@ const RESPONSE_BYTES_FULL: usize = 256 << 10;
 /// A response is full with so many answers: the client gets on with the first while the next are made.
 const RESPONSE_ANSWERS_FULL: usize = 512;
 
+/// A response is full when so many reads were tried for it, found in memory or not.
+const RESPONSE_READS_FULL: usize = 1024;
+
 /// What an answer takes beside its value, in bytes.
 const ANSWER_OVERHEAD_BYTES: usize = 64;
 
@@ -76,15 +79,22 @@ pub(super) fn answer_bytes(answer: &BatchAnswer) -> usize {
 pub(super) struct Packing {
     response: BatchResponse,
     bytes: usize,
+    reads: usize,
 }
 
 impl Packing {
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= RESPONSE_BYTES_FULL || self.answer_count() >= RESPONSE_ANSWERS_FULL
+        self.bytes >= RESPONSE_BYTES_FULL
+            || self.answer_count() >= RESPONSE_ANSWERS_FULL
+            || self.reads >= RESPONSE_READS_FULL
     }
 
     pub(super) fn answer_count(&self) -> usize {
         self.response.answers.len()
+    }
+
+    pub(super) fn count_read(&mut self) {
+        self.reads += 1;
     }
 
     pub(super) fn push(&mut self, answer: BatchAnswer) {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rdb_proto::batch;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::{
-    BatchAnswer, BatchCommand, CompareAndDeleteRequest, CompareAndSwapRequest, RawDeleteRequest,
-    RawPutRequest, batch_command::Request,
+    BatchAnswer, BatchCommand, BatchRequest, CompareAndDeleteRequest, CompareAndSwapRequest,
+    RawDeleteRequest, RawPutRequest, batch_command::Request,
 };
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::{BytesInFlight, Reservation};
@@ -47,19 +48,20 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
         command_count: message.commands.len() + excess_ids.len(),
         ..Intake::default()
     };
-    let bytes = message_bytes + intake.command_count * COMMAND_OVERHEAD_BYTES;
+    let bytes = message_bytes
+        + message.commands.len() * COMMAND_OVERHEAD_BYTES
+        + excess_ids.len() * size_of::<u64>();
     let Some(reservation) = budgets.try_reserve(bytes).map(Arc::new) else {
-        let ids = message.commands.iter().map(|command| command.id);
-        let ids = ids.chain(excess_ids).collect();
-        intake.refuse(ids, region_error::Kind::ServerBusy(busy()), None);
+        let busy = region_error::Kind::ServerBusy(busy());
+        intake.refuse(all_ids(&message, excess_ids), busy, None);
         return intake;
     };
     let membership = match router.membership() {
         Ok(membership) => membership,
         Err(not_ready) => {
-            let ids = message.commands.iter().map(|command| command.id);
-            let ids = ids.chain(excess_ids).collect();
-            intake.refuse(ids, region_error::Kind::NotReady(not_ready), None);
+            let not_ready = region_error::Kind::NotReady(not_ready);
+            let ids = all_ids(&message, excess_ids);
+            intake.refuse(ids, not_ready, Some(reservation));
             return intake;
         }
     };
@@ -83,6 +85,11 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
     }
     sorting.submit(message_bytes, &reservation, &mut intake);
     intake
+}
+
+fn all_ids(message: &BatchRequest, excess_ids: Vec<u64>) -> Vec<u64> {
+    let ids = message.commands.iter().map(|command| command.id);
+    ids.chain(excess_ids).collect()
 }
 
 impl Intake {
@@ -127,9 +134,9 @@ impl Sorting<'_> {
             ..self.context
         };
         let sorted = match request {
-            Some(Request::RawGet(request)) => self.read(id, context, PointRead::raw(request.key)),
+            Some(Request::RawGet(request)) => self.read(id, context, request.key, PointRead::raw),
             Some(Request::Get(request)) => {
-                self.read(id, context, PointRead::versioned(request.key))
+                self.read(id, context, request.key, PointRead::versioned)
             }
             Some(Request::RawPut(RawPutRequest { key, value, .. })) => {
                 let command = Command::PutRaw { key, value };
@@ -172,14 +179,16 @@ impl Sorting<'_> {
         }
     }
 
-    /// Reads are routed when they are executed.
+    /// What comes to the wrong place is told so before it is looked at. Reads are routed once more when they are executed.
     fn read(
         &mut self,
         id: u64,
         context: Context,
-        read: Result<PointRead, rdb_storage::Error>,
+        key: Bytes,
+        read: impl FnOnce(Bytes) -> Result<PointRead, rdb_storage::Error>,
     ) -> Result<(), Rejection> {
-        let read = read?;
+        self.membership.for_key(&context, &key)?;
+        let read = read(key)?;
         self.reads.push(QueuedRead { id, context, read });
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! `kvrpc.KvBatch`: many commands in one message, for as long as both sides keep the stream open.
 //!
 //! A [`Session`] is one stream. It is driven by nothing but the transport asking for the next message, which is what makes
-//! flow control end to end: a client that does not read its answers is not read from, and its reads are not even executed.
+//! flow control end to end: a client that does not read its answers is not read from, and but for one response ahead its
+//! reads are not even executed.
 //!
 //! - `intake` takes a message apart: what writes is handed to the writer at once, one submission per region; what reads is
 //!   queued; what cannot be served is refused.
 //! - `writes` waits for the submissions, `reads` executes the queue as far as a response has room: from memory right there,
-//!   what is not there in one go on a blocking thread.
+//!   what is not there by a few jobs on blocking threads.
 //! - `answers` packs what is ready into a response.
 
 mod answers;
@@ -16,11 +17,13 @@ mod session;
 mod writes;
 
 use rdb_proto::batch;
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::kv_batch_server::KvBatch;
-use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+use rdb_proto::transport::limits::BATCH_STREAMS_MAX;
 use rdb_proto::transport::{ByteBudget, BytesInFlight, ConnectionInfo};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::router::Router;
 use session::Session;
@@ -55,13 +58,22 @@ impl KvBatch for BatchService {
         &self,
         request: Request<Streaming<batch::Request>>,
     ) -> Result<Response<Session>, Status> {
-        let connection = match request.extensions().get::<ConnectionInfo>() {
-            Some(connection) => connection.bytes_in_flight.clone(),
-            // Served by another transport than our own.
-            None => ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT_MAX),
-        };
+        // Absent only when it is served by another transport than our own.
+        let connection = request.extensions().get::<ConnectionInfo>().cloned();
+        let ConnectionInfo {
+            bytes_in_flight,
+            batch_streams,
+        } = connection.unwrap_or_default();
+        let place = batch_streams.try_acquire_owned().map_err(|_| Fault {
+            limit: Some(BATCH_STREAMS_MAX as u64),
+            fate: Fate::NotApplied,
+            ..Fault::new(
+                Code::ResourceExhausted,
+                format!("the connection has {BATCH_STREAMS_MAX} streams of commands already"),
+            )
+        })?;
         let budgets = BytesInFlight {
-            connection,
+            connection: bytes_in_flight,
             process: self.bytes_in_flight.clone(),
         };
         let session = Session::new(
@@ -69,6 +81,7 @@ impl KvBatch for BatchService {
             budgets,
             request.into_inner(),
             self.drain.clone(),
+            place,
         );
         Ok(Response::new(session))
     }

@@ -7,15 +7,18 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task;
+use std::task::{self, ready};
 use std::vec;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use rdb_proto::error::Fault;
 use rdb_proto::kvrpc::{BatchAnswer, batch_answer::Response};
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::Reservation;
 use rdb_storage::{PointRead, PointValue, Reader};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
 
 use super::answers::{AnswerGroup, Packing, answer, found};
 use crate::error::Rejection;
@@ -60,7 +63,45 @@ struct ColdRead {
     message: Arc<Reservation>,
 }
 
-type DiskJob = Pin<Box<dyn Future<Output = (Vec<ColdRead>, AnswerGroup)> + Send>>;
+/// Reads some keys from the disk. It runs whether the stream is polled or not: a place among the store's disk reads that
+/// it waits for is given back even if the client has stopped to read.
+struct DiskJob {
+    ids: Vec<u64>,
+    message: Arc<Reservation>,
+    reading: AbortOnDropHandle<(Vec<ColdRead>, AnswerGroup)>,
+}
+
+impl DiskJob {
+    /// `cold` are of one store, and at least one.
+    fn start(reader: Reader, message: Arc<Reservation>, cold: Vec<ColdRead>) -> Self {
+        let ids = cold.iter().map(|cold| cold.id).collect();
+        let reading = tokio::spawn(read_from_disk(reader, Arc::clone(&message), cold));
+        Self {
+            ids,
+            message,
+            reading: AbortOnDropHandle::new(reading),
+        }
+    }
+}
+
+impl Future for DiskJob {
+    /// What was not read yet, and the answers to the rest.
+    type Output = (Vec<ColdRead>, AnswerGroup);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<Self::Output> {
+        let read = ready!(Pin::new(&mut self.reading).poll(context));
+        task::Poll::Ready(read.unwrap_or_else(|error| {
+            let fault = Fault::new(
+                Code::Internal,
+                format!("the read was not finished: {error}"),
+            );
+            let failed = self.ids.iter();
+            let failed = failed.map(|&id| answer(id, Err(Rejection::Fault(fault.clone()))));
+            let answers = AnswerGroup::different(failed.collect(), Arc::clone(&self.message));
+            (Vec::new(), answers)
+        }))
+    }
+}
 
 /// The reads of a stream.
 #[derive(Default)]
@@ -90,6 +131,7 @@ impl Reads {
             while let Some(queued) = (!packing.is_full()).then(|| reads.next()).flatten() {
                 let membership = membership.as_deref().map_err(|not_ready| not_ready.clone());
                 let id = queued.id;
+                packing.count_read();
                 match read_from_memory(membership.map_err(Rejection::from), &queued) {
                     Ok(Hit::Found(value)) => packing.push(answer(id, Ok(found(value)))),
                     Ok(Hit::NotInMemory(reader)) => self.cold.push_back(ColdRead {
@@ -129,7 +171,7 @@ impl Reads {
         let (reader, message) = (first.reader.clone(), Arc::clone(&first.message));
         let count = self.cold.len().div_ceil(places).min(DISK_JOB_KEYS_MAX);
         let cold: Vec<ColdRead> = self.cold.drain(..count).collect();
-        Some(Box::pin(read_from_disk(reader, message, cold)))
+        Some(DiskJob::start(reader, message, cold))
     }
 }
 

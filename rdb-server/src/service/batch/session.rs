@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt};
 use rdb_proto::batch;
 use rdb_proto::transport::BytesInFlight;
 use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -21,6 +22,9 @@ use crate::router::Router;
 
 /// With so many commands in flight no further message is taken: the client's messages wait in its own window then.
 const COMMANDS_IN_FLIGHT_MAX: usize = BATCH_COMMANDS_MAX;
+
+/// How many messages are taken in before answers get their turn: messages may be empty.
+const MESSAGES_PER_TURN_MAX: usize = 64;
 
 /// Yields responses as the transport asks for them.
 pub(crate) struct Session {
@@ -35,6 +39,8 @@ pub(crate) struct Session {
     closing: Closing,
     /// What the stream ends with, once everything is answered.
     failure: Option<Status>,
+    /// Among the streams of the connection.
+    _place: OwnedSemaphorePermit,
 }
 
 type Alarm = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -57,6 +63,7 @@ impl Session {
         budgets: BytesInFlight,
         requests: Streaming<batch::Request>,
         drain: CancellationToken,
+        place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             router,
@@ -68,6 +75,7 @@ impl Session {
             ready: ReadyAnswers::default(),
             closing: Closing::No(Box::pin(drain.cancelled_owned())),
             failure: None,
+            _place: place,
         }
     }
 
@@ -87,10 +95,13 @@ impl Session {
 
     /// Takes messages in until there are none, or there is enough to do.
     fn poll_requests(&mut self, context: &mut Context<'_>) {
-        while self.commands_in_flight < COMMANDS_IN_FLIGHT_MAX {
+        for _ in 0..MESSAGES_PER_TURN_MAX {
             let Some(requests) = &mut self.requests else {
                 return;
             };
+            if self.commands_in_flight >= COMMANDS_IN_FLIGHT_MAX {
+                return;
+            }
             match requests.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(request))) => self.take(request),
                 Poll::Ready(Some(Err(failure))) => {
@@ -101,6 +112,8 @@ impl Session {
                 Poll::Pending => return,
             }
         }
+        // There may be more; answers come first.
+        context.waker().wake_by_ref();
     }
 
     fn take(&mut self, request: batch::Request) {
@@ -127,6 +140,10 @@ impl Session {
         {
             self.ready.push(answers);
             self.ready.pack(&mut packing);
+        }
+        if packing.is_full() && packing.answer_count() == 0 {
+            // It was reads that are not in memory. The worker has other work, too.
+            context.waker().wake_by_ref();
         }
         self.commands_in_flight -= packing.answer_count();
         packing
