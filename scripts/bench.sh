@@ -68,12 +68,16 @@ main() {
   for ((round = 1; round <= single_rounds; round++)); do
     measure_single_caller "$round"
   done
+  write_page
   section half measure_half_of_peak
   section hot measure_hot_key_for_long
   stop_databases
   section cold measure_cold_keys
   section memory measure_memory
+}
 
+# Again after every section, so that one that fails takes nothing along.
+write_page() {
   describe_machine >"$directory/machine"
   [[ -z $keep_runs ]] || { mkdir -p "$keep_runs" && cp -r "$directory"/{machine,runs} "$keep_runs/"; }
   rdbctl bench report --input "$directory" --out "$out"
@@ -133,6 +137,7 @@ section() {
   fi
   printf '== %s\n' "$1"
   "$2"
+  write_page
 }
 
 rdbctl() {

@@ -112,20 +112,11 @@ measure_cold_keys() {
   rdbctl bench cas --keys "$keys" --concurrency 256 --duration 10ms --warmup 0 >/dev/null
   for ((round = 1; round <= rounds; round++)); do
     # A start leaves nothing in memory that was written before.
-    restart_server cold --block-cache-mib "$COLD_CACHE_MIB"
+    stop server-cold
+    start_server cold --block-cache-mib "$COLD_CACHE_MIB"
     keep cas-cold-256 "$round" bench cas --keys "$keys" --concurrency 256
   done
   stop_cluster cold
-}
-
-# restart_server NAME SERVER_FLAG…
-restart_server() {
-  local server_address
-  stop "server-$1"
-  server_address=127.0.0.1:$(free_port)
-  start "server-$1" "$binaries/rdb-server" --addr "$server_address" --advertise-addr "$server_address" \
-    --pd "$pd_address" --data-dir "$directory/disk/server-$1" "${@:2}"
-  wait_until "the store $1 serves again" rdbctl health --timeout 1s
 }
 
 measure_memory() {

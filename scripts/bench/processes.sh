@@ -7,7 +7,7 @@
 readonly READY_WITHIN_SECONDS=60
 readonly STOPPED_WITHIN_SECONDS=30
 
-declare -A pids=()
+declare -A pids=() server_addresses=()
 pd_address='' echo_address='' etcd_address='' redis_port=''
 
 has_etcd() {
@@ -27,14 +27,19 @@ start_everything() {
 
 # start_cluster NAME [SERVER_FLAG…]: a placement driver and a store, and nothing else for rdbctl to talk to.
 start_cluster() {
-  local name=$1 server_address
   pd_address=127.0.0.1:$(free_port)
-  server_address=127.0.0.1:$(free_port)
+  server_addresses[$1]=127.0.0.1:$(free_port)
   export RDBCTL_PD=$pd_address
-  start "pd-$name" "$binaries/rdb-pd" --addr "$pd_address" --data-dir "$directory/disk/pd-$name"
-  start "server-$name" "$binaries/rdb-server" --addr "$server_address" --advertise-addr "$server_address" \
-    --pd "$pd_address" --data-dir "$directory/disk/server-$name" "${@:2}"
-  wait_until "the cluster $name serves" rdbctl health --timeout 1s
+  start "pd-$1" "$binaries/rdb-pd" --addr "$pd_address" --data-dir "$directory/disk/pd-$1"
+  start_server "$@"
+}
+
+# start_server NAME [SERVER_FLAG…]: where it was before.
+start_server() {
+  local address=${server_addresses[$1]}
+  start "server-$1" "$binaries/rdb-server" --addr "$address" --advertise-addr "$address" --pd "$pd_address" \
+    --data-dir "$directory/disk/server-$1" "${@:2}"
+  wait_until "the cluster $1 serves" rdbctl health --timeout 1s
 }
 
 stop_cluster() {

@@ -1,6 +1,7 @@
 //! `rdbctl bench`: how much the cluster does, and how fast.
 //!
 //! - `arguments`: what can be typed
+//! - `runs`: sets up what a subcommand needs, runs it, and says what it was
 //! - `workload`: what one operation of each workload does, on `keys` and `values`; `load` writes what it expects to find
 //! - `target`: what is called: FlareDB, etcd, and the bare transport as their limit
 //! - `runner`: when operations begin and which count (`stream` for messages of one stream); `recorder`: what they took
@@ -15,38 +16,23 @@ mod progress;
 mod recorder;
 mod report;
 mod runner;
+mod runs;
 mod stream;
 mod summary;
 mod target;
 mod values;
 mod workload;
 
-use std::future::Future;
 use std::num::NonZero;
-use std::sync::Arc;
-
-use fastrand::Rng;
-use rdb_proto::pdpb::GetTsoRequest;
 
 use crate::arguments::GlobalArguments;
 use crate::failure::Failure;
 use crate::output::Output;
 
 pub(crate) use arguments::BenchCommand;
-use arguments::{
-    CasArguments, CasHotArguments, Choice, ClientOptions, DataArguments, EchoStreamArguments,
-    EmptyCallArguments, LoadArguments, Pace, PresetArguments, ScanArguments, StreamArguments,
-    TsoArguments,
-};
-use keys::{Distribution, KeyChooser};
-use progress::Progress;
-use report::{Report, Settings};
-use runner::Schedule;
-use target::{EchoClient, Etcd, FlareDb, IdleConnections, Target};
-use values::Values;
-use workload::{
-    CasCaller, CasHotCaller, EmptyCallCaller, PointCaller, ScanCaller, TsoCaller, create_hot_key,
-};
+use arguments::{Choice, DataArguments, PresetArguments};
+use keys::Distribution;
+use runs::Session;
 
 /// What YCSB's workloads A, B and C read; the rest they update.
 const YCSB_A_READS: f64 = 0.5;
@@ -83,294 +69,6 @@ pub(crate) fn run(
         Bench::Report(report) => return summary::run(&report, output),
     }?;
     report.print(global.output, output)
-}
-
-/// What all workloads need.
-struct Session<'a> {
-    global: &'a GlobalArguments,
-    threads: usize,
-}
-
-impl Session<'_> {
-    /// Runs `work`, and what it spawns, on a runtime of this command's own.
-    fn on_threads<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.threads)
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
-        let result = runtime.block_on(work);
-        // Not waiting for a name lookup or a read of standard input that nobody is interested in any more.
-        runtime.shutdown_background();
-        result
-    }
-
-    fn points(
-        &self,
-        workload: &'static str,
-        read_ratio: f64,
-        run: DataArguments,
-    ) -> Result<Report, Failure> {
-        match run.target.endpoint()? {
-            None => self.on_threads(async {
-                let flaredb = FlareDb::connect(self.global, run.target.client).await?;
-                let _idle = self.idle(&flaredb, run.target.client).await?;
-                self.points_of(flaredb, workload, read_ratio, &run).await
-            }),
-            Some(endpoint) => self.on_threads(async {
-                let etcd = Etcd::connect(endpoint, self.global).await?;
-                self.points_of(etcd, workload, read_ratio, &run).await
-            }),
-        }
-    }
-
-    async fn points_of<T: Target>(
-        &self,
-        target: T,
-        workload: &'static str,
-        read_ratio: f64,
-        run: &DataArguments,
-    ) -> Result<Report, Failure> {
-        let progress = Progress::new(workload);
-        if read_ratio > 0.0 && !run.preparation.no_load {
-            load::load_raw(&target, &run.data, &progress).await?;
-        }
-        let chooser = chooser(&run.choice, run.data.keys);
-        let values = Values::new(run.data.value_size);
-        let callers = seeds(&run.pace).map(|rng| PointCaller {
-            target: target.clone(),
-            chooser: Arc::clone(&chooser),
-            values: values.clone(),
-            read_ratio,
-            rng,
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, progress).await;
-        let is_flaredb = run.target.endpoint.is_none();
-        let settings = Settings {
-            target: T::NAME,
-            unary: is_flaredb.then_some(run.target.client.unary),
-            idle_connections: is_flaredb.then_some(run.target.client.idle_connections),
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
-            distribution: Some(run.choice.distribution.name()),
-            read_ratio: Some(read_ratio),
-            rate: run.open_loop.rate,
-            ..self.settings(workload, &run.pace)
-        };
-        Ok(Report::new(settings, &measured))
-    }
-
-    async fn scan(&self, run: &ScanArguments) -> Result<Report, Failure> {
-        let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
-        let progress = Progress::new("scan");
-        if !run.preparation.no_load {
-            load::load_raw(&flaredb, &run.data, &progress).await?;
-        }
-        let chooser = chooser(&run.choice, run.data.keys);
-        let callers = seeds(&run.pace).map(|rng| ScanCaller {
-            client: flaredb.client().clone(),
-            chooser: Arc::clone(&chooser),
-            limit: run.scan_limit as usize,
-            rng,
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, progress).await;
-        let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
-            distribution: Some(run.choice.distribution.name()),
-            scan_limit: Some(run.scan_limit),
-            rate: run.open_loop.rate,
-            ..self.settings("scan", &run.pace)
-        };
-        Ok(Report::new(settings, &measured))
-    }
-
-    async fn cas(&self, run: &CasArguments) -> Result<Report, Failure> {
-        if run.data.keys < u64::from(run.pace.concurrency) {
-            return Err(Failure::usage(format!(
-                "--keys is {}, fewer than the {} of --concurrency; each caller has keys of its own",
-                run.data.keys, run.pace.concurrency
-            )));
-        }
-        let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
-        let progress = Progress::new("cas");
-        let owned = match run.preparation.no_load {
-            true => (0..run.data.keys).map(|number| (number, None)).collect(),
-            false => load::load_versioned(flaredb.client(), &run.data, &progress).await?,
-        };
-        let values = Values::new(run.data.value_size);
-        let shares = owned.chunks(owned.len() / run.pace.concurrency as usize);
-        let callers = seeds(&run.pace).zip(shares).map(|(rng, keys)| {
-            CasCaller::new(flaredb.client().clone(), values.clone(), rng, keys.to_vec())
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, progress).await;
-        let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
-            rate: run.open_loop.rate,
-            ..self.settings("cas", &run.pace)
-        };
-        Ok(Report::new(settings, &measured))
-    }
-
-    async fn cas_hot(&self, run: &CasHotArguments) -> Result<Report, Failure> {
-        let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
-        let version = create_hot_key(flaredb.client()).await?;
-        let values = Values::new(run.value_size);
-        let callers = seeds(&run.pace).map(|rng| CasHotCaller {
-            client: flaredb.client().clone(),
-            values: values.clone(),
-            rng,
-            backoff_max: run.backoff_max,
-            version,
-        });
-        let schedule = self.schedule(&run.pace, None);
-        let measured = runner::run(callers.collect(), schedule, Progress::new("cas-hot")).await;
-        let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
-            keys: Some(1),
-            value_bytes: Some(run.value_size),
-            ..self.settings("cas-hot", &run.pace)
-        };
-        Ok(Report::new(settings, &measured).with_contention(&measured))
-    }
-
-    async fn tso(&self, run: &TsoArguments) -> Result<Report, Failure> {
-        let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
-        let callers = seeds(&run.pace).map(|_| TsoCaller::new(flaredb.client().clone()));
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, Progress::new("tso")).await;
-        let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
-            rate: run.open_loop.rate,
-            ..self.settings("tso", &run.pace)
-        };
-        Ok(Report::new(settings, &measured))
-    }
-
-    async fn tso_stream(&self, run: &StreamArguments) -> Result<Report, Failure> {
-        let outstanding = run.pace.concurrency;
-        let (giver, requests) = stream::credits(SINGLE_TIMESTAMP, outstanding);
-        let answers = target::open_timestamp_stream(self.global, requests).await?;
-        let schedule = self.schedule(&run.pace, None);
-        let progress = Progress::new("tso-stream");
-        let measured = stream::run(giver, answers, outstanding, schedule, progress).await;
-        let settings = self.settings("tso-stream", &run.pace);
-        Ok(Report::new(settings, &measured))
-    }
-
-    fn load(&self, run: &LoadArguments) -> Result<Report, Failure> {
-        match run.target.endpoint()? {
-            None => self.on_threads(async {
-                let flaredb = FlareDb::connect(self.global, run.target.client).await?;
-                let _idle = self.idle(&flaredb, run.target.client).await?;
-                self.load_of(flaredb, run).await
-            }),
-            Some(endpoint) => self.on_threads(async {
-                let etcd = Etcd::connect(endpoint, self.global).await?;
-                self.load_of(etcd, run).await
-            }),
-        }
-    }
-
-    async fn load_of<T: Target>(&self, target: T, run: &LoadArguments) -> Result<Report, Failure> {
-        let progress = Progress::new("load");
-        let measured = load::load_raw(&target, &run.data, &progress).await?;
-        let settings = Settings {
-            workload: "load",
-            target: T::NAME,
-            concurrency: T::LOAD_CONCURRENCY as u32,
-            threads: self.threads,
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
-            ..Settings::default()
-        };
-        Ok(Report::new(settings, &measured))
-    }
-
-    async fn empty_call(&self, run: &EmptyCallArguments) -> Result<Report, Failure> {
-        let client = EchoClient::connect(&run.endpoint, self.global).await?;
-        let callers = seeds(&run.pace).map(|_| EmptyCallCaller {
-            client: client.clone(),
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, Progress::new("empty-call")).await;
-        let settings = Settings {
-            target: "echo",
-            rate: run.open_loop.rate,
-            ..self.settings("empty-call", &run.pace)
-        };
-        Ok(Report::new(settings, &measured))
-    }
-
-    async fn echo_stream(&self, run: &EchoStreamArguments) -> Result<Report, Failure> {
-        let outstanding = run.pace.concurrency;
-        let client = EchoClient::connect(&run.endpoint, self.global).await?;
-        let (giver, requests) = stream::credits(SINGLE_TIMESTAMP, outstanding);
-        let answers = client.echo(requests).await?;
-        let schedule = self.schedule(&run.pace, None);
-        let progress = Progress::new("echo-stream");
-        let measured = stream::run(giver, answers, outstanding, schedule, progress).await;
-        let settings = Settings {
-            target: "echo",
-            ..self.settings("echo-stream", &run.pace)
-        };
-        Ok(Report::new(settings, &measured))
-    }
-
-    async fn idle(
-        &self,
-        flaredb: &FlareDb,
-        options: ClientOptions,
-    ) -> Result<IdleConnections, Failure> {
-        IdleConnections::open(flaredb.client(), options.idle_connections, self.global).await
-    }
-
-    fn schedule(&self, pace: &Pace, rate: Option<f64>) -> Schedule {
-        Schedule {
-            warmup: pace.warmup,
-            duration: pace.duration,
-            rate,
-            timeout: self.global.timeout,
-            threads: self.threads,
-        }
-    }
-
-    fn settings(&self, workload: &'static str, pace: &Pace) -> Settings {
-        Settings {
-            workload,
-            target: FlareDb::NAME,
-            concurrency: pace.concurrency,
-            threads: self.threads,
-            warmup_s: pace.warmup.as_secs_f64(),
-            ..Settings::default()
-        }
-    }
-}
-
-/// One message, one timestamp.
-const SINGLE_TIMESTAMP: GetTsoRequest = GetTsoRequest { count: Some(1) };
-
-/// A source of randomness for each caller, the same in every run.
-fn seeds(pace: &Pace) -> impl Iterator<Item = Rng> + use<> {
-    (0..u64::from(pace.concurrency)).map(Rng::with_seed)
-}
-
-fn chooser(choice: &Choice, keys: u64) -> Arc<KeyChooser> {
-    Arc::new(KeyChooser::new(choice.distribution, keys))
 }
 
 fn cores() -> usize {
