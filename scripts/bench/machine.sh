@@ -69,9 +69,12 @@ rounds: $rounds of $seconds s per measurement after a warm-up of $warmup; $singl
 data: keys of 16 bytes, values of 128 random bytes, $keys keys unless said otherwise
 busy with other things before each round: ${business_before_rounds[*]}
 TEXT
-  [[ $quick == no ]] || echo 'note: a quick run, whose figures mean little'
   [[ $was_forced == no ]] || echo 'note: **forced on a busy machine**'
-  [[ $profile == release ]] || echo 'note: **not an optimised build**'
+  if [[ $quick == yes ]]; then
+    echo 'judged: no, a quick run'
+  elif [[ $profile != release ]]; then
+    echo 'judged: no, not an optimised build'
+  fi
 }
 
 version_of_etcd() {

@@ -7,6 +7,9 @@ readonly COLD_CACHE_MIB=8
 readonly COLD_KEYS=1000000
 readonly COLD_KEYS_QUICK=20000
 
+# redis-benchmark takes a number of requests, not a time.
+readonly REDIS_WITHIN_SECONDS=300
+
 readonly MEMORY_KEYS=10000000
 readonly MEMORY_KEYS_QUICK=100000
 readonly MEMORY_VALUE_BYTES=100
@@ -72,7 +75,7 @@ measure_redis() {
 keep_redis() {
   printf '   %s\n' "$1"
   mkdir -p "$directory/runs/$1"
-  redis-benchmark -p "$redis_port" -t set -d 128 -c 64 -r 100000 -P "$3" -n "$4" --csv 2>>"$directory/logs/redis-benchmark" |
+  timeout "$REDIS_WITHIN_SECONDS" redis-benchmark -p "$redis_port" -t set -d 128 -c 64 -r 100000 -P "$3" -n "$4" --csv 2>>"$directory/logs/redis-benchmark" |
     awk -F '","|"' -v requests="$4" '$2 == "SET" {
       printf "{\"workload\":\"set\",\"target\":\"redis\",\"concurrency\":64,\"operations\":%d,", requests
       printf "\"operations_per_second\":%s,\"latency_us\":{\"mean\":%.0f,\"p50\":%.0f,\"p99\":%.0f,\"max\":%.0f}}\n", \
@@ -102,7 +105,7 @@ median_per_second() {
 measure_hot_key_for_long() {
   local length=30s
   [[ $quick == no ]] || length=3s
-  keep cas-hot-64-30s 1 bench cas-hot --concurrency 64
+  keep "cas-hot-64-$length" 1 bench cas-hot --concurrency 64
 }
 
 measure_cold_keys() {
@@ -120,16 +123,16 @@ measure_cold_keys() {
 }
 
 measure_memory() {
-  local keys=$MEMORY_KEYS read_seconds=$MEMORY_READ_SECONDS
-  [[ $quick == no ]] || keys=$MEMORY_KEYS_QUICK read_seconds=1
+  local keys=$MEMORY_KEYS read_seconds=$MEMORY_READ_SECONDS few=''
+  [[ $quick == no ]] || keys=$MEMORY_KEYS_QUICK read_seconds=1 few=-few
   start_cluster memory
   rdbctl bench load --keys "$keys" --value-size "$MEMORY_VALUE_BYTES" >/dev/null
   wait_for_compaction "${pids[server-memory]}"
-  keep_memory memory-loaded "${pids[server-memory]}" "$keys"
+  keep_memory "memory-loaded$few" "${pids[server-memory]}" "$keys"
   # Reads from all over fill the block cache.
   rdbctl bench raw-get --keys "$keys" --no-load --concurrency 256 --duration "${read_seconds}s" >/dev/null
   wait_for_compaction "${pids[server-memory]}"
-  keep_memory memory-read "${pids[server-memory]}" "$keys"
+  keep_memory "memory-read$few" "${pids[server-memory]}" "$keys"
   stop_cluster memory
 }
 

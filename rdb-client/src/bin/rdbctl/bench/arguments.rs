@@ -248,7 +248,7 @@ pub(crate) struct CasHotArguments {
     pub(crate) value_size: u32,
 
     /// Longest pause of a caller that conflicts again and again; 0: none
-    #[arg(long, value_name = "TIME", value_parser = parse_pause, default_value = "16ms")]
+    #[arg(long, value_name = "TIME", value_parser = parse_pause, default_value = "64ms")]
     pub(crate) backoff_max: Duration,
 
     #[command(flatten)]

@@ -9,11 +9,13 @@ use super::ratios::Verdict;
 
 const HOW: &str = "\
 Every measurement ran once in each round, one after the other, so that a change of the machine meets all of them alike. \
-Client and server share the machine; each side of a ratio has one client process and one server process with one \
-connection between them for calls. Writes are durable when they are answered: FlareDB with its default `--durability sync`, \
-etcd with its defaults, Redis with `appendonly yes` and `appendfsync always`. All data lies on one file system. Throughput \
-counts operations that began after the warm-up, over the time until the last of them was answered. Latency of an open \
-loop counts from when an operation was due.";
+Client and server share the machine, and each side of a ratio has one process for each. FlareDB's client makes as many \
+connections as it does by default; etcd and the echo server are called through one. Writes are durable when they are \
+answered: FlareDB with its default `--durability sync`, etcd with its defaults, Redis with `appendonly yes` and \
+`appendfsync always`. All data lies on one file system. Redis is measured by `redis-benchmark`, which sends values that \
+repeat; everything else by `rdbctl bench` and the engine's example `limits`. Throughput counts operations that began \
+after the warm-up, over the time until the last of them was answered. Latency of an open loop counts from when an \
+operation was due.";
 
 pub(super) fn page(
     machine: &Machine,

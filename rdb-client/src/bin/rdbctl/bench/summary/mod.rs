@@ -1,6 +1,7 @@
 //! `rdbctl bench report`: turns what `scripts/bench.sh` measured into a page and a plot.
 //!
-//! The input directory has a file `machine` (lines of `name: value`, of which `date` names the page) and, in `runs`, a
+//! The input directory has a file `machine` (lines of `name: value`, of which `date` names the page,
+//! and `judged: no` says that the ratios mean nothing) and, in `runs`, a
 //! directory for each measurement with one JSON object per round, as the workloads print it. `ratios` says which of them
 //! are compared, and what has to come of it.
 
@@ -18,6 +19,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 use measurements::Measurements;
+use ratios::Verdict;
 
 /// Writes the page and the plot, and prints where they are.
 pub(super) fn run(arguments: &ReportArguments, output: &mut Output<'_>) -> Result<(), Failure> {
@@ -32,7 +34,10 @@ pub(super) fn run(arguments: &ReportArguments, output: &mut Output<'_>) -> Resul
         )));
     };
     let measurements = Measurements::read(&arguments.input.join("runs"))?;
-    let verdicts = ratios::judge(&measurements);
+    let mut verdicts = ratios::judge(&measurements);
+    if !machine.is_judged() {
+        verdicts.iter_mut().for_each(Verdict::withhold);
+    }
     fs::create_dir_all(&arguments.out).map_err(|error| cannot_write(&arguments.out, &error))?;
     let plot_name = format!("{date}.svg");
     let page = markdown::page(&machine, &measurements, &verdicts, &plot_name);
@@ -59,6 +64,11 @@ impl Machine {
         Self {
             lines: lines.collect(),
         }
+    }
+
+    fn is_judged(&self) -> bool {
+        let judged = self.lines.iter().find(|(name, _)| name == "judged");
+        judged.is_none_or(|(_, value)| !value.starts_with("no"))
     }
 
     /// Part of file names, so nothing else may be in it.

@@ -39,6 +39,15 @@ pub(super) struct Verdict {
     pub(super) reached: &'static str,
 }
 
+impl Verdict {
+    /// Leaves open whether the target was reached.
+    pub(super) fn withhold(&mut self) {
+        if self.value.is_some() {
+            self.reached = "not judged";
+        }
+    }
+}
+
 impl Ratio {
     const fn new(what: &'static str, value: Figure, over: &'static [Figure], bound: Bound) -> Self {
         Self {
@@ -254,6 +263,14 @@ mod tests {
         assert_eq!(batched.reached, "yes, not the aim");
         assert_eq!(batched.target, "at least 4, aim for 6");
         assert_eq!(verdict(&verdicts, "etcd put").reached, "not measured");
+
+        let mut withheld = verdicts;
+        withheld.iter_mut().for_each(Verdict::withhold);
+        assert_eq!(
+            verdict(&withheld, "raw_get, batched, 256").reached,
+            "not judged"
+        );
+        assert_eq!(verdict(&withheld, "etcd put").reached, "not measured");
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! with the version that it brought; after an even one too many are trying, and it pauses for a random time, up to a bound
 //! that doubles each time ([`BACKOFF_MIN`] to `--backoff-max`). The attempt after the pause usually conflicts, which
 //! costs what a read would, and brings the version for the next.
+//!
+//! `--backoff-max` has to grow with the callers and with what an attempt costs: with 64 callers, attempts of 100
+//! microseconds of processor time and syncs of 350, most attempts are wasted at 16 ms and few at 64 ms.
 
 use std::time::Duration;
 
