@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use rdb_proto::transport::limits::BATCH_STREAMS_MAX;
 use tonic::transport::Channel;
 
 use crate::batched::raw_stream::{RawStream, found_value, get, is_busy};
@@ -65,7 +66,7 @@ async fn cold_reads_of_many_streams_are_all_answered_sooner_or_later() {
     cluster.store.start_serving().await;
 
     let mut channels = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..STREAMS.div_ceil(BATCH_STREAMS_MAX as u64) {
         let channel = connect(&cluster.store.address()).await;
         channels.push(channel.expect("the store listens"));
     }

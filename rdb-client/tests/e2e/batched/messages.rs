@@ -3,19 +3,22 @@
 use bytes::Bytes;
 use futures::stream;
 use prost::Message;
+use rdb_proto::error::details;
+use rdb_proto::errorpb::Fate;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::batch_command::Request;
+use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
 use rdb_proto::kvrpc::{
     BatchCommand, BatchRequest, BatchResponse, CompareAndDeleteRequest, CompareAndSwapRequest,
     compare_and_swap_response as swap,
 };
 use rdb_proto::metapb::RegionEpoch;
-use rdb_proto::transport::limits::BATCH_COMMANDS_MAX;
+use rdb_proto::transport::limits::{BATCH_COMMANDS_MAX, BATCH_STREAMS_MAX};
 use tonic::{Code, Status};
 
 use crate::batched::raw_stream::{RawStream, command, found_value, get, is_busy, put};
-use crate::harness::{AsIs, Cluster, connect, guarded};
+use crate::harness::{AsIs, Cluster, connect, found, guarded};
 
 const VALUE_BYTES_MAX: usize = 4 << 20;
 
@@ -35,6 +38,31 @@ fn swap(id: u64, key: impl Into<Bytes>, value: impl Into<Bytes>) -> BatchCommand
         value: value.into(),
     };
     command(id, Request::CompareAndSwap(swap))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_has_a_bounded_number_of_streams_and_one_that_ends_makes_room() {
+    let cluster = Cluster::start().await;
+    let channel = connect(&cluster.store.address()).await;
+    let channel = channel.expect("the store listens");
+    let mut streams = Vec::new();
+    for _ in 0..BATCH_STREAMS_MAX {
+        streams.push(RawStream::open(channel.clone()).await);
+    }
+    let mut client = KvBatchClient::new(channel);
+    let refused = guarded("one more is refused", client.batch(stream::pending())).await;
+    let refused = refused.expect_err("all places are taken");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let told = details(&refused).expect("details");
+    assert_eq!(told.fate(), Fate::NotApplied);
+    assert_eq!(told.limit, Some(BATCH_STREAMS_MAX as u64));
+
+    let ends = streams.pop().expect("there are some");
+    ends.assert_ended().await;
+    found("its place is free", async || {
+        client.batch(stream::pending()).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

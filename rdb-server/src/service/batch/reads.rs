@@ -218,3 +218,91 @@ async fn read_from_disk(
     };
     (cold, AnswerGroup::different(answers, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use rdb_proto::metapb::Region;
+    use rdb_proto::transport::{ByteBudget, BytesInFlight};
+    use rdb_storage::{Role, ScanRange, Storage, StorageOptions};
+    use tempfile::TempDir;
+    use tokio::task::spawn_blocking;
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::region::RegionHandle;
+
+    const KEYS: u64 = 8;
+
+    /// A storage that reads from the disk for one at a time, with keys that are not in memory.
+    fn cold_storage(directory: PathBuf) -> Storage {
+        let options = StorageOptions {
+            disk_reads_max: 1,
+            ..StorageOptions::new(Role::Server)
+        };
+        let storage = Storage::open(&directory, options.clone()).expect("a new directory");
+        for number in 0..KEYS {
+            let key = Bytes::from(number.to_string());
+            storage.put_raw(key, Bytes::from_static(b"v")).expect("put");
+        }
+        storage.close().expect("flushed");
+        drop(storage);
+        Storage::open(directory, options).expect("opens again")
+    }
+
+    fn router(storage: &Storage) -> Router {
+        let region = Region {
+            id: 1,
+            ..Region::default()
+        };
+        let router = Router::new(CancellationToken::new());
+        router.set(Membership {
+            cluster_id: 1,
+            store_id: 1,
+            regions: vec![Arc::new(RegionHandle::new(region, storage))],
+        });
+        router
+    }
+
+    fn reads() -> ReadGroup {
+        let budget = ByteBudget::new(1 << 20);
+        let budgets = BytesInFlight {
+            connection: budget.clone(),
+            process: budget,
+        };
+        let queued = (0..KEYS).map(|id| QueuedRead {
+            id,
+            context: Context::default(),
+            read: PointRead::raw(id.to_string().into()).expect("a key"),
+        });
+        let message = budgets.try_reserve(1).expect("there is room");
+        ReadGroup::new(queued.collect(), Arc::new(message))
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_polled_keeps_no_place_among_disk_reads() {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let path = directory.path().to_owned();
+        let storage = spawn_blocking(|| cold_storage(path)).await.expect("opened");
+        let router = router(&storage);
+        let mut stalled = Reads::default();
+        stalled.push(reads());
+        let mut packing = Packing::default();
+        stalled.pack(&router, &mut packing);
+        assert_eq!(packing.answer_count(), 0, "nothing is in memory");
+        let mut context = task::Context::from_waker(Waker::noop());
+        assert!(stalled.poll_disk(&mut context).is_none());
+        assert!(stalled.jobs.len() > 1, "some wait for the one that reads");
+
+        let reader = storage.reader();
+        let scan = reader.scan_raw(ScanRange::default());
+        let page = timeout(Duration::from_secs(30), scan).await;
+        let page = page.expect("it gets its turn").expect("read");
+        assert_eq!(page.entries.len() as u64, KEYS);
+    }
+}
