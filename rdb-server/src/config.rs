@@ -80,7 +80,8 @@ pub struct Config {
     )]
     pub write_queue_mib: usize,
 
-    /// Most MiB of commands and answers in flight on batched streams; above, clients are told to back off. At least 16.
+    /// Most MiB of commands that wait on batched streams, and of answers that wait for their clients; above, clients are told
+    /// to back off. What the transport is sending or receiving comes on top. At least 16.
     #[arg(
         long,
         env = "RDB_SERVER_BYTES_IN_FLIGHT_MIB",

@@ -61,8 +61,14 @@ fn read_error(error: rocksdb::Error) -> ReadError {
 /// The read of one key, which is one that a key can be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PointRead {
-    family: Family,
+    keyspace: Keyspace,
     key: Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keyspace {
+    Raw,
+    Versioned,
 }
 
 /// What a [`PointRead`] found; `None`: the key does not exist.
@@ -81,7 +87,7 @@ impl PointRead {
     ///
     /// [`Error::InvalidArgument`] when the key is empty or too long.
     pub fn raw(key: Bytes) -> Result<Self, Error> {
-        Self::new(Family::Raw, key)
+        Self::new(Keyspace::Raw, key)
     }
 
     /// A read from the versioned keyspace.
@@ -90,12 +96,12 @@ impl PointRead {
     ///
     /// As [`raw`](Self::raw).
     pub fn versioned(key: Bytes) -> Result<Self, Error> {
-        Self::new(Family::Versioned, key)
+        Self::new(Keyspace::Versioned, key)
     }
 
-    fn new(family: Family, key: Bytes) -> Result<Self, Error> {
+    fn new(keyspace: Keyspace, key: Bytes) -> Result<Self, Error> {
         validate_key(&key)?;
-        Ok(Self { family, key })
+        Ok(Self { keyspace, key })
     }
 
     /// The key to read.
@@ -103,10 +109,19 @@ impl PointRead {
         &self.key
     }
 
+    fn family(&self) -> Family {
+        match self.keyspace {
+            Keyspace::Raw => Family::Raw,
+            Keyspace::Versioned => Family::Versioned,
+        }
+    }
+
     fn decode(&self, record: Option<&[u8]>) -> Result<PointValue, Error> {
-        Ok(match self.family {
-            Family::Versioned => PointValue::Versioned(record.map(Versioned::decode).transpose()?),
-            _ => PointValue::Raw(record.map(Bytes::copy_from_slice)),
+        Ok(match self.keyspace {
+            Keyspace::Raw => PointValue::Raw(record.map(Bytes::copy_from_slice)),
+            Keyspace::Versioned => {
+                PointValue::Versioned(record.map(Versioned::decode).transpose()?)
+            }
         })
     }
 }
@@ -177,12 +192,7 @@ impl Engine {
 
     /// Reads one key from memory; `None`: it is not there.
     pub(crate) fn read_from_memory(&self, read: &PointRead) -> Result<Option<PointValue>, Error> {
-        let record = self.database.get_pinned_cf_opt(
-            &self.family(read.family),
-            &read.key,
-            self.memory_read_options(),
-        );
-        match record.map_err(read_error) {
+        match self.get(read.family(), &read.key, Tier::Memory) {
             Ok(record) => read.decode(record.as_deref()).map(Some),
             Err(ReadError::NotInMemory) => Ok(None),
             Err(ReadError::Failed(error)) => Err(error),
@@ -196,16 +206,12 @@ impl Engine {
         reads: &[PointRead],
         value_bytes_max: usize,
     ) -> Vec<Result<PointValue, Error>> {
-        let options = read_options(Tier::Disk);
         let mut values = Vec::with_capacity(reads.len());
         let mut value_bytes = 0;
         for read in reads {
-            let family = self.family(read.family);
-            let record = self
-                .database
-                .get_pinned_cf_opt(&family, &read.key, &options);
+            let record = self.get(read.family(), &read.key, Tier::Disk);
             let value = record
-                .map_err(Error::from_read)
+                .map_err(Error::from)
                 .and_then(|record| read.decode(record.as_deref()));
             value_bytes += value.as_ref().map_or(0, PointValue::value_bytes);
             values.push(value);

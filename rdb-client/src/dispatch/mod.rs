@@ -1,8 +1,9 @@
 //! Sends concurrent calls together: many commands in one message of a `KvBatch` stream.
 //!
 //! Calls to a store share its [`Lane`]s, a few streams of one connection. A call puts its command into its lane's queue
-//! and waits in a slot of its own; the transport takes a message from the queue when it has room for one. Nothing waits for
-//! more commands to come, so a call that is alone is sent at once, and the more calls there are, the more share a message.
+//! and waits in a slot of its own; the transport takes a message from the queue when it has sent the one before, or keeps
+//! that one ready at most. Nothing waits for more commands to come, so a call that is alone is sent at once, and the more
+//! calls there are, the more share a message.
 //!
 //! - `slot`: where one call waits for its answer.
 //! - `queue`: the commands of a lane, those that wait and those that were sent.

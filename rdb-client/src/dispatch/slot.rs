@@ -108,10 +108,13 @@ impl Future for Answer {
         let mut state = self.slot.state();
         match &mut *state {
             State::Waiting(waker) | State::Sent(waker) => {
-                match waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    None => *waker = Some(context.waker().clone()),
-                }
+                let stale = match waker {
+                    Some(waker) if waker.will_wake(context.waker()) => None,
+                    waker => waker.replace(context.waker().clone()),
+                };
+                // Its drop may run foreign code, so not under the lock.
+                drop(state);
+                drop(stale);
                 Poll::Pending
             }
             State::Answered(_) | State::Left => {

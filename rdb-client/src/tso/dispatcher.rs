@@ -38,8 +38,8 @@ impl TsoStream {
 
     pub(crate) fn count_in(&self, stats: &mut ClientStats) {
         let state = self.dispatcher.lock();
-        stats.tso_requests = state.rounds.requests_sent();
-        stats.tso_timestamps = state.rounds.timestamps_received();
+        stats.tso_requests += state.rounds.requests_sent();
+        stats.tso_timestamps += state.rounds.timestamps_received();
     }
 }
 

@@ -4,8 +4,8 @@
 //! each other without a pause, so that the transport packs them together, too.
 //!
 //! A pass begins only when the answers of the one before were taken: a client that does not read its answers is not read
-//! from either, and holds up only itself. A request that cannot be served ends the stream, after those before it were
-//! answered; so does the drain.
+//! from either, and holds up only itself. A request that asks for too many ends the stream after those before it were
+//! answered; so does the drain. When no timestamps can be handed out, the stream ends and none of the pass is answered.
 
 use std::collections::VecDeque;
 use std::future::Future;
