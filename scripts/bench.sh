@@ -6,6 +6,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
+# shellcheck source=scripts/lib/ports.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/ports.sh"
 # shellcheck source=scripts/bench/machine.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bench/machine.sh"
 # shellcheck source=scripts/bench/processes.sh

@@ -6,6 +6,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
+# shellcheck source=scripts/lib/ports.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/ports.sh"
 
 # How long a start or a stop may take before it counts as hung. Far above what a busy machine needs.
 readonly HEALTHY_WITHIN_SECONDS=60
@@ -198,23 +200,6 @@ reap_both() {
     { kill -KILL "$pid" && wait "$pid"; } 2>/dev/null || true
   done
   server_pid='' pd_pid=''
-}
-
-# A port below the range from which the system takes ports for outgoing connections: there, one of those could have the
-# port by the time that the killed process starts again.
-free_port() {
-  local low=10000 high=32768 port
-  if [[ -r /proc/sys/net/ipv4/ip_local_port_range ]]; then
-    read -r high _ </proc/sys/net/ipv4/ip_local_port_range
-  fi
-  ((high > low + 1000)) || high=32768
-  while true; do
-    port=$((low + (RANDOM << 15 | RANDOM) % (high - low)))
-    if ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      echo "$port"
-      return
-    fi
-  done
 }
 
 # Each program takes settings from the environment, too; this run is about the defaults.

@@ -134,19 +134,3 @@ wait_until() {
     sleep 0.2
   done
 }
-
-# A port that nobody listens on, below the range from which the system takes ports for outgoing connections.
-free_port() {
-  local low=10000 high=32768 port
-  if [[ -r /proc/sys/net/ipv4/ip_local_port_range ]]; then
-    read -r high _ </proc/sys/net/ipv4/ip_local_port_range
-  fi
-  ((high > low + 1000)) || high=32768
-  while true; do
-    port=$((low + (RANDOM << 15 | RANDOM) % (high - low)))
-    if ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      echo "$port"
-      return
-    fi
-  done
-}

@@ -1,0 +1,19 @@
+# Sourced by the scripts that start servers.
+# shellcheck shell=bash
+
+# A port below the range from which the system takes ports for outgoing connections: there, one of those could have the
+# port by the time that a process which was killed starts again.
+free_port() {
+  local low=10000 high=32768 port
+  if [[ -r /proc/sys/net/ipv4/ip_local_port_range ]]; then
+    read -r high _ </proc/sys/net/ipv4/ip_local_port_range
+  fi
+  ((high > low + 1000)) || high=32768
+  while true; do
+    port=$((low + (RANDOM << 15 | RANDOM) % (high - low)))
+    if ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      echo "$port"
+      return
+    fi
+  done
+}
