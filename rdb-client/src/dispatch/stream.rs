@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 
 use super::lane::Shared;
 use super::queue::{Taken, interrupt};
-use super::slot::Interrupted;
+use super::slot::{Interrupted, Slot};
 use crate::fate;
 use crate::retry::backoff;
 
@@ -187,18 +187,28 @@ impl Keeper {
     fn settle(&self, ended: &Ended) -> NotServed {
         self.close_commands();
         let mut queue = self.shared.queue();
-        let (lost, lost_bytes) = queue.lose_sent();
-        let (not_sent, not_sent_bytes) = match ended.useful {
+        let lost = queue.lose_sent();
+        let not_sent = match ended.useful {
             true => Default::default(),
             false => queue.drop_waiting(),
         };
         drop(queue);
+        self.end_calls(lost, not_sent, &ended.cause)
+    }
+
+    /// Ends calls whose commands left the queue without an answer, and gives their room back.
+    fn end_calls(
+        &self,
+        (lost, lost_bytes): (Vec<Arc<Slot>>, usize),
+        (not_sent, not_sent_bytes): (Vec<Arc<Slot>>, usize),
+        cause: &Arc<str>,
+    ) -> NotServed {
         self.shared.free(lost_bytes + not_sent_bytes);
         let counts = NotServed {
             lost: lost.len(),
             not_sent: not_sent.len(),
         };
-        let cause = || Arc::clone(&ended.cause);
+        let cause = || Arc::clone(cause);
         interrupt(lost, &Interrupted::Lost { cause: cause() });
         interrupt(not_sent, &Interrupted::NotSent { cause: cause() });
         counts
@@ -212,12 +222,9 @@ impl Drop for Keeper {
         }
         // The transport keeps the commands' side of a stream, and with it all connections, until that side ends.
         self.close_commands();
-        let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = self.shared.queue().stop();
-        self.shared.free(lost_bytes + not_sent_bytes);
-        let cause: Arc<str> = "the task that sends commands was ended".into();
-        let lost_cause = Arc::clone(&cause);
-        interrupt(lost, &Interrupted::Lost { cause: lost_cause });
-        interrupt(not_sent, &Interrupted::NotSent { cause });
+        let [lost, not_sent] = self.shared.queue().stop();
+        let cause = "the task that sends commands was ended".into();
+        self.end_calls(lost, not_sent, &cause);
     }
 }
 
@@ -295,7 +302,7 @@ mod tests {
 
     use super::super::counters::Counters;
     use super::super::queue::{Command, Next};
-    use super::super::slot::{Answer, Slot};
+    use super::super::slot::Answer;
     use super::*;
     use crate::routing::ConnectionPool;
 

@@ -120,33 +120,41 @@ struct Sorting<'a> {
     reads: Vec<QueuedRead>,
 }
 
-impl Sorting<'_> {
+impl<'a> Sorting<'a> {
     fn sort(&mut self, command: BatchCommand) {
+        let id = command.id;
+        if let Err(rejection) = self.admit(command) {
+            self.answers.push(answer(id, Err(rejection)));
+        }
+    }
+
+    /// What comes to the wrong place is told so before it is looked at. Reads are routed once more when they are executed.
+    fn admit(&mut self, command: BatchCommand) -> Result<(), Rejection> {
         let BatchCommand {
             id,
             region_id,
             region_epoch,
             request,
         } = command;
+        let request = request.ok_or_else(unknown_command)?;
         let context = Context {
             region_id,
             region_epoch,
             ..self.context
         };
-        let sorted = match request {
-            Some(Request::RawGet(request)) => self.read(id, context, request.key, PointRead::raw),
-            Some(Request::Get(request)) => {
-                self.read(id, context, request.key, PointRead::versioned)
-            }
-            Some(Request::RawPut(RawPutRequest { key, value, .. })) => {
+        let region = self.membership.for_key(&context, key(&request))?;
+        match request {
+            Request::RawGet(request) => self.read(id, context, PointRead::raw(request.key)?),
+            Request::Get(request) => self.read(id, context, PointRead::versioned(request.key)?),
+            Request::RawPut(RawPutRequest { key, value, .. }) => {
                 let command = Command::PutRaw { key, value };
-                self.write(id, context, WriteKind::RawPut, command)
+                self.write(region, id, WriteKind::RawPut, command)?;
             }
-            Some(Request::RawDelete(RawDeleteRequest { key, .. })) => {
+            Request::RawDelete(RawDeleteRequest { key, .. }) => {
                 let command = Command::DeleteRaw { key };
-                self.write(id, context, WriteKind::RawDelete, command)
+                self.write(region, id, WriteKind::RawDelete, command)?;
             }
-            Some(Request::CompareAndSwap(request)) => {
+            Request::CompareAndSwap(request) => {
                 let CompareAndSwapRequest {
                     key,
                     expected_version,
@@ -158,9 +166,9 @@ impl Sorting<'_> {
                     expected_version,
                     value,
                 };
-                self.write(id, context, WriteKind::CompareAndSwap, command)
+                self.write(region, id, WriteKind::CompareAndSwap, command)?;
             }
-            Some(Request::CompareAndDelete(request)) => {
+            Request::CompareAndDelete(request) => {
                 let CompareAndDeleteRequest {
                     key,
                     expected_version,
@@ -170,37 +178,23 @@ impl Sorting<'_> {
                     key,
                     expected_version,
                 };
-                self.write(id, context, WriteKind::CompareAndDelete, command)
+                self.write(region, id, WriteKind::CompareAndDelete, command)?;
             }
-            None => Err(unknown_command()),
-        };
-        if let Err(rejection) = sorted {
-            self.answers.push(answer(id, Err(rejection)));
         }
+        Ok(())
     }
 
-    /// What comes to the wrong place is told so before it is looked at. Reads are routed once more when they are executed.
-    fn read(
-        &mut self,
-        id: u64,
-        context: Context,
-        key: Bytes,
-        read: impl FnOnce(Bytes) -> Result<PointRead, rdb_storage::Error>,
-    ) -> Result<(), Rejection> {
-        self.membership.for_key(&context, &key)?;
-        let read = read(key)?;
+    fn read(&mut self, id: u64, context: Context, read: PointRead) {
         self.reads.push(QueuedRead { id, context, read });
-        Ok(())
     }
 
     fn write(
         &mut self,
+        region: &'a Arc<RegionHandle>,
         id: u64,
-        context: Context,
         kind: WriteKind,
         command: Command,
     ) -> Result<(), Rejection> {
-        let region = self.membership.for_key(&context, kind.key(&command))?;
         // Alone: a submission is refused as a whole.
         command.validate()?;
         let known = self.writes.iter_mut();
@@ -248,6 +242,17 @@ impl Sorting<'_> {
             let group = AnswerGroup::different(self.answers, Arc::clone(reservation));
             intake.answered.push(group);
         }
+    }
+}
+
+fn key(request: &Request) -> &Bytes {
+    match request {
+        Request::RawPut(request) => &request.key,
+        Request::RawGet(request) => &request.key,
+        Request::RawDelete(request) => &request.key,
+        Request::CompareAndSwap(request) => &request.key,
+        Request::Get(request) => &request.key,
+        Request::CompareAndDelete(request) => &request.key,
     }
 }
 

@@ -5,10 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use rdb_proto::kvrpc::{BatchAnswer, RawDeleteResponse, RawPutResponse, batch_answer::Response};
 use rdb_proto::transport::Reservation;
-use rdb_storage::{Command, Outcome, PendingWrite};
+use rdb_storage::{Outcome, PendingWrite};
 
 use super::super::outcome;
 use super::answers::{AnswerGroup, answer};
@@ -24,20 +23,6 @@ pub(super) enum WriteKind {
 }
 
 impl WriteKind {
-    /// The key of a command of this kind, by which it is routed.
-    pub(super) fn key(self, command: &Command) -> &[u8] {
-        let key: Option<&Bytes> = match command {
-            Command::PutRaw { key, .. }
-            | Command::DeleteRaw { key }
-            | Command::CompareAndSwap { key, .. }
-            | Command::CompareAndDelete { key, .. } => Some(key),
-            Command::PutBatchRaw { .. }
-            | Command::DeleteRangeRaw { .. }
-            | Command::PutRegion(_) => None,
-        };
-        key.map(Bytes::as_ref).unwrap_or_default()
-    }
-
     fn response(self, outcome: Outcome) -> Result<Response, Rejection> {
         match (self, outcome) {
             (Self::RawPut, Outcome::Done) => Ok(Response::RawPut(RawPutResponse::default())),

@@ -119,14 +119,12 @@ impl Session<'_> {
         let schedule = self.schedule(&run.pace, run.open_loop.rate);
         let measured = runner::run(callers.collect(), schedule, progress).await;
         let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
             keys: Some(run.data.keys),
             value_bytes: Some(run.data.value_size),
             distribution: Some(run.choice.distribution.name()),
             scan_limit: Some(run.scan_limit),
             rate: run.open_loop.rate,
-            ..self.settings("scan", &run.pace)
+            ..self.client_settings("scan", &run.pace, run.client)
         };
         Ok(Report::new(settings, &measured))
     }
@@ -153,12 +151,10 @@ impl Session<'_> {
         let schedule = self.schedule(&run.pace, run.open_loop.rate);
         let measured = runner::run(callers.collect(), schedule, progress).await;
         let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
             keys: Some(run.data.keys),
             value_bytes: Some(run.data.value_size),
             rate: run.open_loop.rate,
-            ..self.settings("cas", &run.pace)
+            ..self.client_settings("cas", &run.pace, run.client)
         };
         Ok(Report::new(settings, &measured))
     }
@@ -178,11 +174,9 @@ impl Session<'_> {
         let schedule = self.schedule(&run.pace, None);
         let measured = runner::run(callers.collect(), schedule, Progress::new("cas-hot")).await;
         let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
             keys: Some(1),
             value_bytes: Some(run.value_size),
-            ..self.settings("cas-hot", &run.pace)
+            ..self.client_settings("cas-hot", &run.pace, run.client)
         };
         Ok(Report::new(settings, &measured).with_contention(&measured))
     }
@@ -194,10 +188,8 @@ impl Session<'_> {
         let schedule = self.schedule(&run.pace, run.open_loop.rate);
         let measured = runner::run(callers.collect(), schedule, Progress::new("tso")).await;
         let settings = Settings {
-            unary: Some(run.client.unary),
-            idle_connections: Some(run.client.idle_connections),
             rate: run.open_loop.rate,
-            ..self.settings("tso", &run.pace)
+            ..self.client_settings("tso", &run.pace, run.client)
         };
         Ok(Report::new(settings, &measured))
     }
@@ -287,6 +279,20 @@ impl Session<'_> {
             rate,
             timeout: self.global.timeout,
             threads: self.threads,
+        }
+    }
+
+    /// Of a workload that FlareDB alone can serve.
+    fn client_settings(
+        &self,
+        workload: &'static str,
+        pace: &Pace,
+        client: ClientOptions,
+    ) -> Settings {
+        Settings {
+            unary: Some(client.unary),
+            idle_connections: Some(client.idle_connections),
+            ..self.settings(workload, pace)
         }
     }
 
