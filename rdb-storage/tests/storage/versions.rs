@@ -1,5 +1,8 @@
 //! A key that was deleted and created again never shows a version that it has shown before.
 
+use rdb_storage::limits::{
+    CONFLICT_VALUE_BYTES_MAX, CONFLICT_VALUES_BYTES_MAX, EMBEDDED_REGION_ID,
+};
 use rdb_storage::{Error, Outcome, Storage, Submission};
 
 use crate::fixture::{open, remove, swap, synced, unsynced};
@@ -51,6 +54,30 @@ fn conflict_returns_current_version_and_value() {
     assert_eq!(storage.compare_and_delete("k2", 1), Err(missing));
     assert_eq!(version_of(&storage, "k1"), 10);
     assert_eq!(version_of(&storage, "k2"), 0);
+}
+
+#[test]
+fn conflicts_of_a_submission_carry_values_up_to_a_sum_and_all_their_versions() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    let value = vec![b'v'; CONFLICT_VALUE_BYTES_MAX];
+    storage.compare_and_swap("k", 0, value.clone()).unwrap();
+    let fit = CONFLICT_VALUES_BYTES_MAX / CONFLICT_VALUE_BYTES_MAX;
+    // Once more: the room is that of one submission.
+    for _ in 0..2 {
+        let commands = (0..fit + 3).map(|_| swap("k", 7, "lost"));
+        let submission = Submission::new(EMBEDDED_REGION_ID, commands.collect());
+        let outcomes = storage.submit(submission).unwrap().wait().unwrap();
+        assert_eq!(outcomes.len(), fit + 3);
+        for (number, outcome) in outcomes.into_iter().enumerate() {
+            let carried = (number < fit).then(|| value.clone().into());
+            let conflict = Outcome::Conflict {
+                current_version: 1,
+                current_value: carried,
+            };
+            assert!(outcome == conflict, "conflict {number}");
+        }
+    }
 }
 
 #[test]
