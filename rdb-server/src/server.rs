@@ -76,8 +76,7 @@ impl Server {
         let cas = KvCasServer::new(CasService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let bytes_in_flight = ByteBudget::new(config.bytes_in_flight_mib << 20);
-        let batch = BatchService::new(router, bytes_in_flight, drain.clone());
+        let batch = BatchService::new(router, drain.clone());
         let batch = KvBatchServer::new(batch)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -87,6 +86,7 @@ impl Server {
             .add_service(health_service);
         let options = ServeOptions {
             connections_max: config.connections_max,
+            bytes_in_flight: ByteBudget::new(config.bytes_in_flight_mib << 20),
             ..ServeOptions::default()
         };
 

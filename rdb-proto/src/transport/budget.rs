@@ -1,14 +1,23 @@
 //! Bytes in flight: what was received or is to be sent and is not done yet, bounded per connection and per process.
+//!
+//! A [`ByteBudget`] counts bytes. A [`BytesInFlight`] is the pair that every request is charged to: the budget of its
+//! connection and that of the process. A [`Reservation`] holds bytes of both until it is dropped.
+//!
+//! Invariants:
+//! - What is reserved is given back exactly once, also when a wait is cancelled after it was granted.
+//! - Waiters are served in their order, and nobody overtakes them, so that a large reservation is not starved by small
+//!   ones. The exception is a connection within [`CONNECTION_BYTES_GUARANTEED`]: the process never refuses it.
+//! - Budgets may be overdrawn: by guaranteed parts and by [`Reservation::more`]. Then nothing else fits.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tonic::transport::server::Connected;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-use super::limits::{
-    BATCH_STREAMS_MAX, CONNECTION_BYTES_GUARANTEED, CONNECTION_BYTES_IN_FLIGHT_MAX,
-};
+use super::limits::{CONNECTION_BYTES_GUARANTEED, CONNECTION_BYTES_IN_FLIGHT_MAX};
 
 /// A number of bytes that can be in flight at once. Clones share it.
 #[derive(Debug, Clone)]
@@ -16,10 +25,28 @@ pub struct ByteBudget {
     shared: Arc<Shared>,
 }
 
+/// `bytes_taken` and `waiter_count` are accessed with sequential consistency: who gives bytes back sees a waiter that has
+/// counted itself, or that waiter sees the bytes.
 #[derive(Debug)]
 struct Shared {
     bytes_max: usize,
     bytes_taken: AtomicUsize,
+    /// Number of entries in `waiters`, readable without the lock.
+    waiter_count: AtomicUsize,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    next_ticket: u64,
+    /// By ticket, so in their order.
+    waiting: BTreeMap<u64, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    bytes: usize,
+    granted: oneshot::Sender<()>,
 }
 
 impl ByteBudget {
@@ -29,35 +56,126 @@ impl ByteBudget {
             shared: Arc::new(Shared {
                 bytes_max,
                 bytes_taken: AtomicUsize::new(0),
+                waiter_count: AtomicUsize::new(0),
+                waiters: Mutex::default(),
             }),
         }
     }
 
     /// How much is taken at the moment. May be more than the budget, see [`Reservation::more`].
     pub fn bytes_taken(&self) -> usize {
-        self.shared.bytes_taken.load(Ordering::Relaxed)
+        self.shared.bytes_taken.load(Ordering::SeqCst)
     }
 
+    /// Takes `bytes` if they fit and nobody waits.
     fn try_take(&self, bytes: usize) -> bool {
-        let Shared {
-            bytes_max,
-            bytes_taken,
-        } = &*self.shared;
-        let fits = |taken: usize| {
-            let after = taken.saturating_add(bytes);
-            (after <= *bytes_max).then_some(after)
-        };
-        bytes_taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .is_ok()
+        self.shared.waiter_count.load(Ordering::SeqCst) == 0 && self.shared.take_if_fits(bytes)
     }
 
     fn take(&self, bytes: usize) {
-        self.shared.bytes_taken.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.bytes_taken.fetch_add(bytes, Ordering::SeqCst);
     }
 
     fn give_back(&self, bytes: usize) {
-        self.shared.bytes_taken.fetch_sub(bytes, Ordering::Relaxed);
+        self.shared.bytes_taken.fetch_sub(bytes, Ordering::SeqCst);
+        if self.shared.waiter_count.load(Ordering::SeqCst) > 0 {
+            self.shared.grant(&mut self.shared.waiters());
+        }
+    }
+
+    /// Takes `bytes`, after everybody who waits already. `false` when `deadline` came first, or it can never fit.
+    async fn take_by(&self, bytes: usize, deadline: Instant) -> bool {
+        if self.try_take(bytes) {
+            return true;
+        }
+        if bytes > self.shared.bytes_max {
+            return false;
+        }
+        let mut waiting = self.wait_for(bytes);
+        let granted = timeout_at(deadline, &mut waiting.granted).await;
+        waiting.is_taken = matches!(granted, Ok(Ok(())));
+        waiting.is_taken
+    }
+
+    fn wait_for(&self, bytes: usize) -> Waiting<'_> {
+        let (granting, granted) = oneshot::channel();
+        let mut waiters = self.shared.waiters();
+        let ticket = waiters.next_ticket;
+        waiters.next_ticket += 1;
+        let waiter = Waiter {
+            bytes,
+            granted: granting,
+        };
+        waiters.waiting.insert(ticket, waiter);
+        self.shared.waiter_count.fetch_add(1, Ordering::SeqCst);
+        // What was given back meanwhile has not seen this waiter.
+        self.shared.grant(&mut waiters);
+        Waiting {
+            budget: self,
+            ticket,
+            bytes,
+            granted,
+            is_taken: false,
+        }
+    }
+}
+
+impl Shared {
+    fn take_if_fits(&self, bytes: usize) -> bool {
+        let fits = |taken: usize| {
+            let after = taken.saturating_add(bytes);
+            (after <= self.bytes_max).then_some(after)
+        };
+        self.bytes_taken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)
+            .is_ok()
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives what is free to those who have waited longest.
+    fn grant(&self, waiters: &mut Waiters) {
+        while let Some(first) = waiters.waiting.first_entry() {
+            let bytes = first.get().bytes;
+            if !self.take_if_fits(bytes) {
+                return;
+            }
+            self.waiter_count.fetch_sub(1, Ordering::SeqCst);
+            if first.remove().granted.send(()).is_err() {
+                // It is being dropped, and has not seen the grant.
+                self.bytes_taken.fetch_sub(bytes, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// A place among the waiters. Dropping it gives the place back, and the bytes if they were granted and not used.
+struct Waiting<'a> {
+    budget: &'a ByteBudget,
+    ticket: u64,
+    bytes: usize,
+    granted: oneshot::Receiver<()>,
+    is_taken: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.is_taken {
+            return;
+        }
+        self.granted.close();
+        if self.granted.try_recv().is_ok() {
+            return self.budget.give_back(self.bytes);
+        }
+        let shared = &self.budget.shared;
+        let mut waiters = shared.waiters();
+        if waiters.waiting.remove(&self.ticket).is_some() {
+            shared.waiter_count.fetch_sub(1, Ordering::SeqCst);
+        }
+        // The next in the queue may want less.
+        shared.grant(&mut waiters);
     }
 }
 
@@ -70,24 +188,85 @@ pub struct BytesInFlight {
     pub process: ByteBudget,
 }
 
+/// A reservation did not fit in time. Nothing was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the bytes in flight of the connection or of the process are used up")]
+pub struct Busy;
+
 impl BytesInFlight {
-    /// Takes `bytes` from both budgets, or nothing when one of them is used up. Up to
+    /// The budgets of a new connection.
+    pub fn of_connection(process: &ByteBudget) -> Self {
+        Self {
+            connection: ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT_MAX),
+            process: process.clone(),
+        }
+    }
+
+    /// Takes `bytes` from both budgets, or nothing when one of them is used up or somebody waits for it. Up to
     /// [`CONNECTION_BYTES_GUARANTEED`] that of the process does not refuse, so that connections which hold what they
     /// were given do not shut others out.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
         if !self.connection.try_take(bytes) {
             return None;
         }
-        if self.connection.bytes_taken() <= CONNECTION_BYTES_GUARANTEED {
+        if self.is_guaranteed() {
             self.process.take(bytes);
         } else if !self.process.try_take(bytes) {
             self.connection.give_back(bytes);
             return None;
         }
-        Some(Reservation {
+        Some(self.reserved(bytes))
+    }
+
+    /// Like [`try_reserve`](Self::try_reserve), but waits up to `wait` for its turn.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when there was no room in time, and at once for more than one of the budgets can ever hold.
+    pub async fn reserve(&self, bytes: usize, wait: Duration) -> Result<Reservation, Busy> {
+        if let Some(reservation) = self.try_reserve(bytes) {
+            return Ok(reservation);
+        }
+        let deadline = Instant::now() + wait;
+        if !self.connection.take_by(bytes, deadline).await {
+            return Err(Busy);
+        }
+        let mut of_connection = GivenBack(&self.connection, bytes);
+        if self.is_guaranteed() {
+            self.process.take(bytes);
+        } else if !self.process.take_by(bytes, deadline).await {
+            return Err(Busy);
+        }
+        of_connection.1 = 0;
+        Ok(self.reserved(bytes))
+    }
+
+    /// Takes `bytes` whether they fit or not: for what is there already.
+    pub(super) fn take(&self, bytes: usize) -> Reservation {
+        self.connection.take(bytes);
+        self.process.take(bytes);
+        self.reserved(bytes)
+    }
+
+    fn is_guaranteed(&self) -> bool {
+        self.connection.bytes_taken() <= CONNECTION_BYTES_GUARANTEED
+    }
+
+    /// For bytes that are taken.
+    fn reserved(&self, bytes: usize) -> Reservation {
+        Reservation {
             budgets: self.clone(),
             bytes,
-        })
+        }
+    }
+}
+
+/// Gives bytes back when it is dropped.
+struct GivenBack<'a>(&'a ByteBudget, usize);
+
+impl Drop for GivenBack<'_> {
+    fn drop(&mut self) {
+        self.0.give_back(self.1);
     }
 }
 
@@ -102,50 +281,46 @@ impl Reservation {
     /// Takes `bytes` more from the same budgets, whether they fit or not: for what is there already. Whoever comes next
     /// finds less room.
     pub fn more(&self, bytes: usize) -> Self {
-        self.budgets.connection.take(bytes);
-        self.budgets.process.take(bytes);
-        Self {
-            budgets: self.budgets.clone(),
-            bytes,
-        }
+        self.budgets.take(bytes)
+    }
+
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives back what is beyond `bytes`: once the size that was guessed is known.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        drop(self.split_off(self.bytes.saturating_sub(bytes)));
+    }
+
+    /// Moves up to `bytes` into a reservation of their own.
+    pub fn split_off(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.budgets.reserved(bytes)
+    }
+
+    /// Adds what `other` holds, which has to be of the same connection.
+    pub(super) fn join(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budgets.connection.give_back(self.bytes);
-        self.budgets.process.give_back(self.bytes);
-    }
-}
-
-/// What a service can learn of the connection that a request came over, from the request's extensions.
-#[derive(Debug, Clone)]
-pub struct ConnectionInfo {
-    /// The budget of this connection.
-    pub bytes_in_flight: ByteBudget,
-    /// Places for its `kvrpc.KvBatch` streams.
-    pub batch_streams: Arc<Semaphore>,
-}
-
-impl Default for ConnectionInfo {
-    fn default() -> Self {
-        Self {
-            bytes_in_flight: ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT_MAX),
-            batch_streams: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
+        if self.bytes > 0 {
+            self.budgets.connection.give_back(self.bytes);
+            self.budgets.process.give_back(self.bytes);
         }
-    }
-}
-
-impl Connected for super::connection::Connection {
-    type ConnectInfo = ConnectionInfo;
-
-    fn connect_info(&self) -> ConnectionInfo {
-        ConnectionInfo::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use futures::future::join_all;
+
     use super::*;
 
     fn budgets(connection: usize, process: usize) -> BytesInFlight {
@@ -164,6 +339,7 @@ mod tests {
     }
 
     const GUARANTEED: usize = CONNECTION_BYTES_GUARANTEED;
+    const LONG: Duration = Duration::from_secs(3600);
 
     #[test]
     fn what_is_refused_takes_nothing_and_what_is_dropped_is_given_back() {
@@ -198,13 +374,89 @@ mod tests {
     fn a_connection_gets_its_guaranteed_part_when_others_have_taken_all() {
         let greedy = budgets(10 * GUARANTEED, 5 * GUARANTEED);
         let _held = greedy.try_reserve(5 * GUARANTEED).expect("there is room");
-        let modest = BytesInFlight {
-            connection: ByteBudget::new(10 * GUARANTEED),
-            process: greedy.process.clone(),
-        };
+        let modest = BytesInFlight::of_connection(&greedy.process);
         let held = modest.try_reserve(GUARANTEED).expect("guaranteed");
         assert!(modest.try_reserve(1).is_none(), "beyond it is not");
         drop(held);
         assert_eq!(greedy.process.bytes_taken(), 5 * GUARANTEED);
+    }
+
+    #[test]
+    fn a_reservation_can_be_split_joined_and_shrunk() {
+        let budgets = budgets(100, 100);
+        let mut first = budgets.try_reserve(50).expect("there is room");
+        let second = first.split_off(20);
+        assert_eq!((first.bytes(), second.bytes()), (30, 20));
+        first.join(second);
+        first.shrink_to(7);
+        assert_eq!(taken(&budgets), (7, 7));
+        assert_eq!(first.split_off(100).bytes(), 7);
+        assert_eq!(taken(&budgets), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_served_in_their_order_and_not_overtaken() {
+        let budgets = budgets(10 * GUARANTEED, 4 * GUARANTEED);
+        let held = budgets.try_reserve(4 * GUARANTEED).expect("there is room");
+        let mut large = Box::pin(budgets.reserve(4 * GUARANTEED, LONG));
+        let mut small = Box::pin(budgets.reserve(1, LONG));
+        assert!((&mut large).now_or_never().is_none());
+        assert!((&mut small).now_or_never().is_none());
+        drop(held);
+        assert!(budgets.try_reserve(1).is_none(), "others were first");
+        assert!((&mut small).now_or_never().is_none());
+        let large = large.await.expect("its turn");
+        drop(large);
+        drop(small.await.expect("its turn"));
+        assert_eq!(taken(&budgets), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_ends_takes_nothing_and_lets_the_next_go_on() {
+        let budgets = budgets(10 * GUARANTEED, 4 * GUARANTEED);
+        let held = budgets.try_reserve(3 * GUARANTEED).expect("there is room");
+        let mut large = Box::pin(budgets.reserve(2 * GUARANTEED, Duration::from_millis(10)));
+        assert!((&mut large).now_or_never().is_none());
+        let mut small = Box::pin(budgets.reserve(GUARANTEED, LONG));
+        assert!((&mut small).now_or_never().is_none());
+        assert!(matches!(large.await, Err(Busy)));
+        drop(small.await.expect("it fits"));
+        drop(held);
+        assert_eq!(taken(&budgets), (0, 0));
+        let never = budgets.reserve(5 * GUARANTEED, LONG).now_or_never();
+        assert!(matches!(never, Some(Err(Busy))), "it can never fit");
+        assert_eq!(taken(&budgets), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_cancelled_after_it_was_granted_gives_back() {
+        let budgets = budgets(4 * GUARANTEED, 2 * GUARANTEED);
+        let held = budgets.try_reserve(2 * GUARANTEED).expect("there is room");
+        let mut waiting = Box::pin(budgets.reserve(2 * GUARANTEED, LONG));
+        assert!((&mut waiting).now_or_never().is_none());
+        drop(held);
+        assert_eq!(budgets.process.bytes_taken(), 2 * GUARANTEED, "granted");
+        drop(waiting);
+        assert_eq!(taken(&budgets), (0, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_at_once_lose_nothing_and_all_get_their_turn() {
+        let process = ByteBudget::new(3 * GUARANTEED);
+        let tasks = (0..64_usize).map(|task| {
+            let budgets = BytesInFlight::of_connection(&process);
+            tokio::spawn(async move {
+                for round in 0..100 {
+                    let bytes = GUARANTEED + (task * 31 + round * 17) % (2 * GUARANTEED);
+                    let reserved = budgets.reserve(bytes, LONG).await.expect("its turn");
+                    tokio::task::yield_now().await;
+                    drop(reserved);
+                }
+            })
+        });
+        for ended in join_all(tasks).await {
+            ended.expect("no panic");
+        }
+        assert_eq!(process.bytes_taken(), 0);
     }
 }

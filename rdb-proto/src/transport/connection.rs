@@ -14,6 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::budget::ByteBudget;
+
 /// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
 const PREFACE_BYTES: usize = 24;
 
@@ -26,6 +28,8 @@ pub(super) struct Connection {
     /// Ready when the preface is overdue; present until it has arrived.
     preface_overdue: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     preface_bytes_missing: usize,
+    /// The budget of the process.
+    pub(super) process: ByteBudget,
     _place: OwnedSemaphorePermit,
 }
 
@@ -35,13 +39,14 @@ pub(super) fn accept(
     listener: TcpListener,
     connections_max: usize,
     preface_timeout: Duration,
+    process: ByteBudget,
     drain: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(connections_max));
-    let accepting = (listener, places, drain);
+    let accepting = (listener, places, process, drain);
     stream::unfold(accepting, move |accepting| async move {
-        let (listener, places, drain) = &accepting;
-        let connection = next_connection(listener, places, preface_timeout, drain).await;
+        let (listener, places, process, drain) = &accepting;
+        let connection = next_connection(listener, places, preface_timeout, process, drain).await;
         Some((Ok(connection), accepting))
     })
 }
@@ -50,6 +55,7 @@ async fn next_connection(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
     preface_timeout: Duration,
+    process: &ByteBudget,
     drain: &CancellationToken,
 ) -> Connection {
     loop {
@@ -78,6 +84,7 @@ async fn next_connection(
             stream,
             preface_overdue: Some(Box::pin(preface_overdue)),
             preface_bytes_missing: PREFACE_BYTES,
+            process: process.clone(),
             _place: place,
         };
     }

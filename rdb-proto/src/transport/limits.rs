@@ -24,6 +24,9 @@ pub const BATCH_STREAMS_MAX: usize = 16;
 /// Most bytes of commands and answers of `kvrpc.KvBatch` that are in flight in one process, unless configured otherwise.
 pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
 
+/// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
+pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
+
 /// How long a server that drains waits for the client of a `kvrpc.KvBatch` stream to close its side.
 pub const BATCH_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -3,6 +3,7 @@
 
 mod address;
 mod budget;
+mod call;
 mod connect;
 mod connection;
 mod health;
@@ -12,7 +13,8 @@ mod serve;
 mod termination;
 
 pub use address::{AddressError, check_address};
-pub use budget::{ByteBudget, BytesInFlight, ConnectionInfo, Reservation};
+pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
+pub use call::CallBudget;
 pub use connect::endpoint;
 pub use health::{HealthHandle, health};
 pub use open_files::raise_open_files_limit;

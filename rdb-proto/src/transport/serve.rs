@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use super::budget::ByteBudget;
 use super::connection::accept;
 use super::limits::{
     CALL_TIMEOUT, CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT,
     HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PREFACE_TIMEOUT,
-    STREAM_WINDOW_BYTES,
+    PROCESS_BYTES_IN_FLIGHT_MAX, STREAM_WINDOW_BYTES,
 };
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
@@ -24,6 +25,8 @@ pub struct ServeOptions {
     pub preface_timeout: Duration,
     /// How long to wait for the work in flight after the drain has begun.
     pub drain_timeout: Duration,
+    /// The budget of the process for requests and answers.
+    pub bytes_in_flight: ByteBudget,
 }
 
 impl Default for ServeOptions {
@@ -32,6 +35,7 @@ impl Default for ServeOptions {
             connections_max: CONNECTIONS_MAX,
             preface_timeout: PREFACE_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,
+            bytes_in_flight: ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX),
         }
     }
 }
@@ -78,6 +82,7 @@ pub async fn serve(
         listener,
         options.connections_max,
         options.preface_timeout,
+        options.bytes_in_flight,
         drain.clone(),
     );
     let serving = Server::builder()

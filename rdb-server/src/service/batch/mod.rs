@@ -16,12 +16,14 @@ mod reads;
 mod session;
 mod writes;
 
+use std::sync::Arc;
+
 use rdb_proto::batch;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::kv_batch_server::KvBatch;
+use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::BATCH_STREAMS_MAX;
-use rdb_proto::transport::{ByteBudget, BytesInFlight, ConnectionInfo};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -31,22 +33,12 @@ use session::Session;
 /// Serves both keyspaces of the regions that the router knows.
 pub(crate) struct BatchService {
     router: Router,
-    bytes_in_flight: ByteBudget,
     drain: CancellationToken,
 }
 
 impl BatchService {
-    /// `bytes_in_flight` is the budget of the process.
-    pub(crate) fn new(
-        router: Router,
-        bytes_in_flight: ByteBudget,
-        drain: CancellationToken,
-    ) -> Self {
-        Self {
-            router,
-            bytes_in_flight,
-            drain,
-        }
+    pub(crate) fn new(router: Router, drain: CancellationToken) -> Self {
+        Self { router, drain }
     }
 }
 
@@ -58,12 +50,8 @@ impl KvBatch for BatchService {
         &self,
         request: Request<Streaming<batch::Request>>,
     ) -> Result<Response<Session>, Status> {
-        // Absent only when it is served by another transport than our own.
-        let connection = request.extensions().get::<ConnectionInfo>().cloned();
-        let ConnectionInfo {
-            bytes_in_flight,
-            batch_streams,
-        } = connection.unwrap_or_default();
+        let call = CallBudget::of(&request);
+        let batch_streams = Arc::clone(call.batch_streams());
         let place = batch_streams.try_acquire_owned().map_err(|_| Fault {
             limit: Some(BATCH_STREAMS_MAX as u64),
             fate: Fate::NotApplied,
@@ -72,13 +60,9 @@ impl KvBatch for BatchService {
                 format!("the connection has {BATCH_STREAMS_MAX} streams of commands already"),
             )
         })?;
-        let budgets = BytesInFlight {
-            connection: bytes_in_flight,
-            process: self.bytes_in_flight.clone(),
-        };
         let session = Session::new(
             self.router.clone(),
-            budgets,
+            call,
             request.into_inner(),
             self.drain.clone(),
             place,

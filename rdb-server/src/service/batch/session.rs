@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use rdb_proto::batch;
-use rdb_proto::transport::BytesInFlight;
+use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
@@ -29,7 +29,7 @@ const MESSAGES_PER_TURN_MAX: usize = 64;
 /// Yields responses as the transport asks for them.
 pub(crate) struct Session {
     router: Router,
-    budgets: BytesInFlight,
+    call: CallBudget,
     /// `None`: nothing more comes, or is taken.
     requests: Option<Streaming<batch::Request>>,
     commands_in_flight: usize,
@@ -60,14 +60,14 @@ enum Closing {
 impl Session {
     pub(super) fn new(
         router: Router,
-        budgets: BytesInFlight,
+        call: CallBudget,
         requests: Streaming<batch::Request>,
         drain: CancellationToken,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             router,
-            budgets,
+            call,
             requests: Some(requests),
             commands_in_flight: 0,
             writes: FuturesUnordered::new(),
@@ -117,7 +117,9 @@ impl Session {
     }
 
     fn take(&mut self, request: batch::Request) {
-        let taken = intake::take(request, &self.router, &self.budgets);
+        // The message is reserved together with what its commands take.
+        self.call.release_arrived();
+        let taken = intake::take(request, &self.router, self.call.bytes_in_flight());
         self.commands_in_flight += taken.command_count;
         for answered in taken.answered {
             self.ready.push(answered);
