@@ -47,8 +47,8 @@ pub struct Config {
     )]
     pub clock_jump_max_s: u64,
 
-    /// For one start: believe the wall clock although it is further ahead of the last timestamp than --clock-jump-max-s.
-    /// Needed after a pause that long; check the clock first.
+    /// For one start: believe the wall clock however far it is ahead of the last timestamp. Needed after a pause of more
+    /// than 400 days (or --clock-jump-max-s, if that is more); check the clock first.
     #[arg(long)]
     pub accept_clock_jump: bool,
 

@@ -44,13 +44,22 @@ pub struct StoreRecord {
     /// Where clients reach it.
     #[prost(string, tag = "2")]
     pub address: String,
-    /// Whether the store has sent a heartbeat, i.e. has kept its id. Until then a store that comes without an id from
-    /// the same address is the same one, whose answer was lost.
+    /// Whether the store has named its id, i.e. has kept it.
     #[prost(bool, tag = "3")]
     pub confirmed: bool,
-    /// When the process that registered it started, in milliseconds since the Unix epoch.
-    #[prost(uint64, tag = "4")]
-    pub start_time_ms: u64,
+    /// The start of the store process that was accepted last. 0: accepted by a release that knew none.
+    #[prost(uint64, tag = "5")]
+    pub incarnation: u64,
+    /// Whether the store has sent a heartbeat with it, i.e. has kept it.
+    #[prost(bool, tag = "8")]
+    pub incarnation_kept: bool,
+    /// The incarnation that was accepted before. A start may name it until the present one is kept.
+    #[prost(uint64, tag = "6")]
+    pub previous_incarnation: u64,
+    /// The store never named its id, and another one took over its address and regions. The record stays, so that it
+    /// is refused should it come back.
+    #[prost(bool, tag = "7")]
+    pub abandoned: bool,
 }
 
 /// A store's key.
@@ -89,11 +98,14 @@ mod tests {
             id: 1,
             address: "a:1".to_owned(),
             confirmed: true,
-            start_time_ms: 5,
+            incarnation: 5,
+            incarnation_kept: true,
+            previous_incarnation: 4,
+            abandoned: true,
         };
         assert_eq!(
             record.encode_to_vec(),
-            b"\x08\x01\x12\x03a:1\x18\x01\x20\x05"
+            b"\x08\x01\x12\x03a:1\x18\x01\x28\x05\x30\x04\x38\x01\x40\x01"
         );
         let counters = Counters {
             store_id: 1,

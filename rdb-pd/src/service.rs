@@ -53,7 +53,11 @@ impl Pd for PdService {
     ) -> Result<Response<GetTsoResponse>, Status> {
         let count = checked_tso_count(request.get_ref())?;
         let first = allocate(&self.oracle, count).await?;
-        Ok(Response::new(GetTsoResponse { first, count }))
+        Ok(Response::new(GetTsoResponse {
+            first,
+            count,
+            cluster_id: self.cluster.id(),
+        }))
     }
 
     type TsoStream = TsoStream<Streaming<GetTsoRequest>>;
@@ -64,7 +68,10 @@ impl Pd for PdService {
     ) -> Result<Response<Self::TsoStream>, Status> {
         let requests = request.into_inner();
         let (oracle, drain) = (Arc::clone(&self.oracle), self.drain.clone());
-        Ok(Response::new(TsoStream::new(requests, oracle, drain)))
+        let cluster_id = self.cluster.id();
+        Ok(Response::new(TsoStream::new(
+            requests, oracle, cluster_id, drain,
+        )))
     }
 
     async fn register_store(
@@ -75,13 +82,15 @@ impl Pd for PdService {
             address,
             store_id,
             cluster_id,
-            start_time_ms,
+            incarnation,
+            previous_incarnation,
         } = request.into_inner();
         let registration = Registration {
             address: checked_address(address)?,
             store_id,
             cluster_id,
-            start_time_ms,
+            incarnation: checked_incarnation(incarnation)?,
+            previous_incarnation,
         };
         let registered = self
             .cluster
@@ -104,16 +113,17 @@ impl Pd for PdService {
             store_id,
             address,
             stats,
+            incarnation,
         } = request.into_inner();
-        let stats = stats.unwrap_or_default();
         let registration = Registration {
             address: checked_address(address)?,
             store_id,
             cluster_id,
-            start_time_ms: stats.start_time_ms,
+            incarnation: checked_incarnation(incarnation)?,
+            previous_incarnation: 0,
         };
         self.cluster
-            .heartbeat(registration, stats)
+            .heartbeat(registration, stats.unwrap_or_default())
             .await
             .map_err(cluster_fault)?;
         Ok(Response::new(StoreHeartbeatResponse {
@@ -169,9 +179,9 @@ impl Pd for PdService {
 
 /// The first of `count` consecutive timestamps; `count` was checked. Dropped unfinished, it has spent none.
 async fn allocate(oracle: &Oracle, count: u32) -> Result<u64, Status> {
-    oracle.allocate(count).await.map_err(|error| match error {
-        AllocatorError::Stalled => Fault::new(Code::Unavailable, error.to_string()).into(),
-    })
+    let unavailable = |error: AllocatorError| Fault::new(Code::Unavailable, error.to_string());
+    let allocated = oracle.allocate(count).await;
+    allocated.map_err(|error| unavailable(error).into())
 }
 
 fn checked_tso_count(request: &GetTsoRequest) -> Result<u32, Status> {
@@ -182,6 +192,14 @@ fn checked_address(address: String) -> Result<String, Status> {
     check_address(&address)
         .map_err(|error| Fault::invalid_argument("address", None, error.to_string()))?;
     Ok(address)
+}
+
+fn checked_incarnation(incarnation: u64) -> Result<u64, Status> {
+    if incarnation != 0 {
+        return Ok(incarnation);
+    }
+    let cause = "incarnation is 0; a store makes a random one at each start, and releases before 0.1.0 made none";
+    Err(Fault::invalid_argument("incarnation", None, cause).into())
 }
 
 fn checked_count(
@@ -212,10 +230,14 @@ fn cluster_fault(error: ClusterError) -> Status {
         ClusterError::Refused(Refusal::ForeignCluster { .. } | Refusal::UnknownStore { .. }) => {
             Code::FailedPrecondition
         }
-        ClusterError::Refused(Refusal::LivesElsewhere { .. } | Refusal::AddressTaken { .. }) => {
-            Code::AlreadyExists
-        }
-        ClusterError::Storage(_) => Code::Unavailable,
+        ClusterError::Refused(
+            Refusal::LivesElsewhere { .. }
+            | Refusal::AddressTaken { .. }
+            | Refusal::Superseded { .. },
+        ) => Code::AlreadyExists,
+        ClusterError::Refused(Refusal::NotHeardYet { .. })
+        | ClusterError::Storage(_)
+        | ClusterError::Task(_) => Code::Unavailable,
     };
     Fault::new(code, error.to_string()).into()
 }

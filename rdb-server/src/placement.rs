@@ -2,6 +2,10 @@
 //!
 //! What the store learned at its first registration is on its disk (its ids in the identity file, its regions in the
 //! state column family) and is the truth from then on: [`restore`] lets it serve before the placement driver was reached.
+//!
+//! Each start of the process is an *incarnation*, a random number. The placement driver accepts one that names the
+//! incarnation it accepted before, which is kept in the identity file. So of a data directory and a copy of it only one
+//! goes on: whichever was accepted last.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,8 +35,9 @@ const RETRY_MAX: Duration = Duration::from_secs(3);
 /// How often a lasting failure is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The next heartbeat when the placement driver did not say, and bounds on what it may say.
-const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
+/// The next heartbeat after one that failed, and bounds on what the placement driver may say. A placement driver that was
+/// restarted gives this store's place to nobody else for 20 s, and has to hear of it meanwhile.
+const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
@@ -62,6 +67,7 @@ pub(crate) struct Placement {
     current: usize,
     advertised: String,
     start_time_ms: u64,
+    incarnation: u64,
     storage: Storage,
     router: Router,
     registered: watch::Sender<bool>,
@@ -89,6 +95,7 @@ impl Placement {
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
+            incarnation: fastrand::u64(1..),
             storage,
             router,
             registered,
@@ -112,7 +119,8 @@ impl Placement {
             address: self.advertised.clone(),
             store_id: identity.store_id.unwrap_or_default(),
             cluster_id: identity.cluster_id.unwrap_or_default(),
-            start_time_ms: self.start_time_ms,
+            incarnation: self.incarnation,
+            previous_incarnation: identity.incarnation.unwrap_or_default(),
         };
         let mut pause = RETRY_MIN;
         let mut last_log: Option<Instant> = None;
@@ -153,9 +161,9 @@ impl Placement {
             store_id,
             regions,
         } = response;
-        let storage = self.storage.clone();
+        let (storage, incarnation) = (self.storage.clone(), self.incarnation);
         let on_disk = spawn_blocking(move || {
-            storage.assign(cluster_id, Some(store_id))?;
+            storage.assign(cluster_id, Some(store_id), Some(incarnation))?;
             storage.regions()
         });
         if on_disk.await??.is_empty() {
@@ -217,6 +225,7 @@ impl Placement {
                 data_bytes: stats.data_bytes,
                 start_time_ms: self.start_time_ms,
             }),
+            incarnation: self.incarnation,
         };
         let answer = self
             .call(|mut client| async move { client.store_heartbeat(request).await })

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! role = server
-//! format = 1
+//! format = 2
 //! initialized = yes
 //! cluster_id = 1234
 //! store_id = 1
+//! incarnation = 5678
 //! ```
 //!
-//! The last two lines are there once the placement driver has assigned them. `initialized` turns to `yes` when RocksDB
+//! The last three lines are there once the placement driver has assigned or accepted them. Format 1 had no incarnation. `initialized` turns to `yes` when RocksDB
 //! was created; from then on a directory without RocksDB's own files is damage, not a fresh start. The file is replaced
 //! atomically: written beside, synced, renamed, and the directory synced.
 //!
@@ -27,8 +28,8 @@ use crate::error::OpenError;
 pub(crate) const IDENTITY_FILE: &str = "flaredb.identity";
 const LOCK_FILE: &str = "LOCK";
 
-/// The format this release writes, and the newest it reads.
-const FORMAT: u32 = 1;
+/// The format this release writes, and the newest it reads. It reads all older ones.
+const FORMAT: u32 = 2;
 
 /// Which kind of process a data directory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Identity {
     pub cluster_id: Option<u64>,
     /// The store. `None`: not assigned yet, or not a server's directory.
     pub store_id: Option<u64>,
+    /// The last start of the store that the placement driver accepted. `None`: none yet, or not a server's directory.
+    pub incarnation: Option<u64>,
     /// Whether RocksDB was created here.
     pub(crate) initialized: bool,
 }
@@ -102,6 +105,7 @@ impl DataDirectory {
                 role,
                 cluster_id: None,
                 store_id: None,
+                incarnation: None,
                 initialized: false,
             };
             directory
@@ -225,6 +229,7 @@ fn format_identity(identity: &Identity) -> String {
     for (name, id) in [
         ("cluster_id", identity.cluster_id),
         ("store_id", identity.store_id),
+        ("incarnation", identity.incarnation),
     ] {
         if let Some(id) = id {
             text.push_str(&format!("{name} = {id}\n"));
@@ -263,11 +268,18 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, Problem> {
     let missing = |name: &str| Problem::Damaged(format!("{name} is missing or unreadable"));
 
     match field("format")?.and_then(|format| format.parse().ok()) {
-        Some(FORMAT) => {}
+        Some(1..=FORMAT) => {}
         Some(format) if format > FORMAT => return Err(Problem::Newer(format)),
         _ => return Err(missing("format")),
     }
-    let known = ["role", "format", "initialized", "cluster_id", "store_id"];
+    let known = [
+        "role",
+        "format",
+        "initialized",
+        "cluster_id",
+        "store_id",
+        "incarnation",
+    ];
     if let Some((name, _)) = fields.iter().find(|(name, _)| !known.contains(name)) {
         return Err(Problem::Damaged(format!("{name:?} is not known")));
     }
@@ -286,6 +298,7 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, Problem> {
         },
         cluster_id: id("cluster_id")?,
         store_id: id("store_id")?,
+        incarnation: id("incarnation")?,
     })
 }
 
@@ -301,12 +314,20 @@ mod tests {
             role: Role::Server,
             cluster_id: Some(1234),
             store_id: Some(1),
+            incarnation: Some(5678),
             initialized: true,
         };
-        let text =
-            "role = server\nformat = 1\ninitialized = yes\ncluster_id = 1234\nstore_id = 1\n";
+        let text = "role = server\nformat = 2\ninitialized = yes\ncluster_id = 1234\nstore_id = 1\n\
+                    incarnation = 5678\n";
         assert_eq!(format_identity(&identity), text);
         assert_eq!(parse_identity(text.as_bytes()), Ok(identity));
+        let older =
+            "role = server\nformat = 1\ninitialized = yes\ncluster_id = 1234\nstore_id = 1\n";
+        let read = Identity {
+            incarnation: None,
+            ..identity
+        };
+        assert_eq!(parse_identity(older.as_bytes()), Ok(read));
     }
 
     #[test]
@@ -336,8 +357,13 @@ mod tests {
         }
 
         #[test]
-        fn reads_what_was_written(cluster_id: Option<u64>, store_id: Option<u64>, initialized: bool) {
-            let identity = Identity { role: Role::Pd, cluster_id, store_id, initialized };
+        fn reads_what_was_written(
+            cluster_id: Option<u64>,
+            store_id: Option<u64>,
+            incarnation: Option<u64>,
+            initialized: bool,
+        ) {
+            let identity = Identity { role: Role::Pd, cluster_id, store_id, incarnation, initialized };
             prop_assert_eq!(parse_identity(format_identity(&identity).as_bytes()), Ok(identity));
         }
     }

@@ -110,12 +110,18 @@ impl Storage {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes this the directory of a cluster, and of a store of it, for good. Saying the same again is fine.
+    /// Makes this the directory of a cluster, and of a store of it, for good. Saying the same again is fine. The
+    /// incarnation is replaced, where one is given.
     ///
     /// # Errors
     ///
     /// [`Error::ForeignAssignment`] when the directory belongs to another; [`Error::Io`] when it could not be written.
-    pub fn assign(&self, cluster_id: u64, store_id: Option<u64>) -> Result<(), Error> {
+    pub fn assign(
+        &self,
+        cluster_id: u64,
+        store_id: Option<u64>,
+        incarnation: Option<u64>,
+    ) -> Result<(), Error> {
         let mut identity = self
             .inner
             .identity
@@ -124,6 +130,7 @@ impl Storage {
         let wanted = Identity {
             cluster_id: Some(cluster_id),
             store_id: store_id.or(identity.store_id),
+            incarnation: incarnation.or(identity.incarnation),
             ..*identity
         };
         if wanted == *identity {

@@ -291,38 +291,73 @@ async fn a_second_store_registers_and_serves_nothing() {
     assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
 }
 
+/// How often the placement driver is restarted beside an original and its copy.
+const RESTARTS_BESIDE_A_COPY: u32 = 20;
+
 #[tokio::test]
-async fn a_copied_data_directory_is_refused_while_the_original_lives() {
+async fn a_copied_data_directory_never_displaces_the_living_original() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    client.raw_put("k", "old").await.expect("put");
+    registered(&client, &cluster.store).await;
+    // Copied from under the running original, so that it has everything that the original has.
+    let copied = cluster.directory.path().join("copy");
+    copy_directory(cluster.store.data_dir(), &copied);
+    client.raw_put("k", "new").await.expect("put");
+    let mut copy = Node::store(&copied, &cluster.pd.address());
+
+    for _ in 0..RESTARTS_BESIDE_A_COPY {
+        cluster.pd.kill();
+        copy.start();
+        copy.wait_for_log("waiting for the placement driver").await;
+        cluster.pd.start_serving().await;
+        // Asked again and again, until the original was heard of.
+        let status = copy.exited().await;
+        assert_eq!(status.code(), Some(1), "{}", copy.log());
+        for part in [
+            "the placement driver refuses this store",
+            &cluster.store.address(),
+        ] {
+            let log = copy.log();
+            assert!(log.contains(part), "{part:?} is missing in: {log}");
+        }
+        assert_eq!(client.raw_get("k").await, Ok(Some("new".into())));
+    }
+    let newcomer = cluster.client().await;
+    let stores = newcomer.stores().await.expect("stores");
+    let addresses: Vec<_> = stores.iter().map(|store| &store.address).collect();
+    assert_eq!(addresses, [&cluster.store.address()]);
+    assert_eq!(newcomer.raw_get("k").await, Ok(Some("new".into())));
+    cluster.store.terminate();
+    assert!(cluster.store.exited().await.success());
+}
+
+#[tokio::test]
+async fn a_copy_from_before_the_originals_last_start_is_refused_even_when_the_original_is_down() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
-    client.raw_put("k", "original").await.expect("put");
+    registered(&client, &cluster.store).await;
     cluster.store.terminate();
     assert!(cluster.store.exited().await.success());
     let copied = cluster.directory.path().join("copy");
     copy_directory(cluster.store.data_dir(), &copied);
     cluster.store.start_serving().await;
-    guarded(
-        "the original is registered again",
-        registered(&client, &cluster.store),
-    )
-    .await;
+    registered(&client, &cluster.store).await;
+    let heard = async || {
+        let stores = client.stores().await.expect("stores");
+        stores[0].stats.and(Some(()))
+    };
+    found("the original's heartbeat has arrived", heard).await;
+    cluster.store.kill();
+    cluster.pd.kill();
 
+    cluster.pd.start_serving().await;
     let mut copy = Node::store(&copied, &cluster.pd.address());
     copy.start();
-    let status = copy.exited().await;
-    assert_eq!(status.code(), Some(1), "{}", copy.log());
-    for part in [
-        "the placement driver refuses this store",
-        &cluster.store.address(),
-    ] {
-        assert!(
-            copy.log().contains(part),
-            "{part:?} is missing in: {}",
-            copy.log()
-        );
-    }
-    assert_eq!(client.raw_get("k").await, Ok(Some("original".into())));
-    assert_eq!(client.stores().await.expect("stores").len(), 1);
+    assert_eq!(copy.exited().await.code(), Some(1), "{}", copy.log());
+    assert!(copy.log().contains("old copy"), "{}", copy.log());
+    cluster.store.start_serving().await;
+    registered(&client, &cluster.store).await;
 }
 
 async fn a_store_that_moved_is_found_at_its_new_address(path: CallPath) {

@@ -1,10 +1,11 @@
 //! The cluster's metadata: its id, its stores, and which store serves which region.
 //!
-//! [`Cluster`] owns it. What has to survive is made durable before it is answered or seen; heartbeats are kept in memory
-//! only, so after a restart a store counts as never heard of until its next one.
+//! [`Cluster`] owns it. A change is made durable before it is answered or seen. Heartbeats are kept in memory only: after
+//! a restart a store counts as never heard of until its next one.
 //!
-//! Decisions are pure functions of what is known (in `stores.rs` and `regions.rs`); this module persists what
-//! they decided and then lets it be seen.
+//! Decisions are pure functions of what is known (in `stores.rs` and `regions.rs`). This module persists what they decided
+//! and then lets it be seen. The three steps run in a task of their own, since a change that is durable and not seen would
+//! give out the same id twice: a client that hangs up does not stop them half way.
 
 mod regions;
 mod state;
@@ -44,6 +45,9 @@ pub enum ClusterError {
     /// What was decided could not be made durable.
     #[error("the placement driver cannot write its data: {0}")]
     Storage(#[from] rdb_storage::Error),
+    /// The change did not run to its end.
+    #[error("the placement driver's change of its data panicked: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// What a registered store learns.
@@ -79,7 +83,7 @@ impl Cluster {
     /// When the storage cannot be read or written, or holds something else.
     pub fn open(storage: Storage) -> Result<Self, PdError> {
         let state = State::load_or_create(&storage)?;
-        storage.assign(state.cluster_id, None)?;
+        storage.assign(state.cluster_id, None, None)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 storage,
@@ -100,17 +104,22 @@ impl Cluster {
     ///
     /// [`ClusterError::Refused`] says why the store has no place here.
     pub async fn register(&self, registration: Registration) -> Result<Registered, ClusterError> {
-        let _changing = self.shared.changing.lock().await;
-        let (store_id, changes) = self.read(|state| state.decide_registration(&registration))?;
-        self.persist_and_apply(changes).await?;
-        Ok(self.write(|state| {
-            state.heard_of(store_id, &registration.address, None);
-            Registered {
-                cluster_id: state.cluster_id,
-                store_id,
-                regions: state.regions_of(store_id),
-            }
-        }))
+        let cluster = self.clone();
+        let step = async move {
+            let _changing = cluster.shared.changing.lock().await;
+            let (store_id, changes) =
+                cluster.read(|state| state.decide_registration(&registration))?;
+            cluster.persist_and_apply(changes).await?;
+            Ok(cluster.write(|state| {
+                state.heard_of(store_id, &registration, None);
+                Registered {
+                    cluster_id: state.cluster_id,
+                    store_id,
+                    regions: state.regions_of(store_id),
+                }
+            }))
+        };
+        tokio::spawn(step).await?
     }
 
     /// Takes a store's heartbeat.
@@ -123,14 +132,19 @@ impl Cluster {
         registration: Registration,
         stats: StoreStats,
     ) -> Result<(), ClusterError> {
-        let store_id = registration.store_id;
         if !self.read(|state| state.check_heartbeat(&registration))? {
-            let _changing = self.shared.changing.lock().await;
-            let changes = self.read(|state| state.decide_confirmation(store_id));
-            self.persist_and_apply(changes).await?;
+            tokio::spawn(self.clone().confirm(registration.clone())).await??;
         }
-        self.write(|state| state.heard_of(store_id, &registration.address, Some(stats)));
+        let store_id = registration.store_id;
+        self.write(|state| state.heard_of(store_id, &registration, Some(stats)));
         Ok(())
+    }
+
+    /// The store has kept the id and the incarnation that were accepted.
+    async fn confirm(self, registration: Registration) -> Result<(), ClusterError> {
+        let _changing = self.shared.changing.lock().await;
+        let changes = self.read(|state| state.decide_confirmation(&registration))?;
+        Ok(self.persist_and_apply(changes).await?)
     }
 
     /// All stores, in the order of their ids.
@@ -182,5 +196,61 @@ impl Cluster {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use rdb_storage::{Role, StorageOptions};
+
+    use super::*;
+
+    #[test]
+    fn a_caller_that_hangs_up_does_not_cut_a_registration_in_two() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StorageOptions::new(Role::Pd);
+        let storage = Storage::open(directory.path(), options).unwrap();
+        let cluster = Cluster::open(storage).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(hang_up_and_register(&cluster));
+        let ids = |stores: Vec<Store>| stores.iter().map(|store| store.id).collect::<Vec<_>>();
+        let on_disk = State::load_or_create(&cluster.shared.storage).unwrap();
+        assert_eq!(ids(cluster.stores()), ids(on_disk.stores()));
+        let addresses: BTreeSet<_> = on_disk.stores().into_iter().map(|s| s.address).collect();
+        let begun = (1..=20).filter(|port| port % 4 > 0);
+        let registered: BTreeSet<_> = begun
+            .chain(101..=120)
+            .map(|port| format!("a:{port}"))
+            .collect();
+        assert_eq!(addresses, registered, "no id was given out twice");
+    }
+
+    async fn hang_up_and_register(cluster: &Cluster) {
+        let registration = |port: u32| Registration {
+            address: format!("a:{port}"),
+            store_id: 0,
+            cluster_id: 0,
+            incarnation: u64::from(port),
+            previous_incarnation: 0,
+        };
+        for port in 1..=20 {
+            {
+                // Hangs up after a few steps: with the change on its way to the disk, or queued, or done.
+                let mut call = pin!(cluster.register(registration(port)));
+                let mut context = Context::from_waker(Waker::noop());
+                for _ in 0..port % 4 {
+                    let _ = call.as_mut().poll(&mut context);
+                    tokio::task::yield_now().await;
+                }
+            }
+            cluster.register(registration(100 + port)).await.unwrap();
+        }
     }
 }

@@ -8,6 +8,7 @@ use prost::Message;
 use rdb_proto::metapb::{Region, StoreStats};
 use rdb_storage::{ScanRange, Storage};
 
+use super::DISCONNECTED_AFTER;
 use crate::error::PdError;
 use crate::keys::{self, Counters, StoreRecord};
 
@@ -25,6 +26,8 @@ pub(super) struct KnownStore {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) cluster_id: u64,
+    /// Until then a store that was not heard of since this process started may be alive all the same.
+    pub(super) settled_at: Option<Instant>,
     pub(super) counters: Counters,
     /// By id.
     pub(super) stores: BTreeMap<u64, KnownStore>,
@@ -72,6 +75,7 @@ impl State {
         let counters = storage.get_raw(keys::COUNTERS)?.unwrap_or_default();
         let mut state = Self {
             cluster_id,
+            settled_at: Some(Instant::now() + DISCONNECTED_AFTER),
             counters: decode(&counters, "record of id counters")?,
             ..Self::default()
         };

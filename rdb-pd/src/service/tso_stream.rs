@@ -30,6 +30,7 @@ type Allocation = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
 pub(crate) struct TsoStream<S> {
     requests: S,
     oracle: Arc<Oracle>,
+    cluster_id: u64,
     drained: Pin<Box<WaitForCancellationFutureOwned>>,
     /// How many timestamps each request of this pass wants.
     counts: VecDeque<u32>,
@@ -62,10 +63,16 @@ impl<S> TsoStream<S>
 where
     S: Stream<Item = Result<GetTsoRequest, Status>> + Unpin,
 {
-    pub(super) fn new(requests: S, oracle: Arc<Oracle>, drain: CancellationToken) -> Self {
+    pub(super) fn new(
+        requests: S,
+        oracle: Arc<Oracle>,
+        cluster_id: u64,
+        drain: CancellationToken,
+    ) -> Self {
         Self {
             requests,
             oracle,
+            cluster_id,
             drained: Box::pin(drain.cancelled_owned()),
             counts: VecDeque::new(),
             count: 0,
@@ -153,7 +160,11 @@ where
                     Some(count) => {
                         let first = *next;
                         *next += u64::from(count);
-                        return Poll::Ready(Some(Ok(GetTsoResponse { first, count })));
+                        return Poll::Ready(Some(Ok(GetTsoResponse {
+                            first,
+                            count,
+                            cluster_id: this.cluster_id,
+                        })));
                     }
                     None => this.stage = Stage::Collect,
                 },

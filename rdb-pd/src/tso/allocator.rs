@@ -31,7 +31,19 @@ const WAIT_MAX: Duration = Duration::from_secs(3);
 pub enum AllocatorError {
     /// The durable bound was not moved in time.
     #[error("no timestamps for {} ms: their bound cannot be made durable; see the placement driver's log", WAIT_MAX.as_millis())]
-    Stalled,
+    BoundStalled,
+    /// The clock did not catch up with what was handed out.
+    #[error("no timestamps for {} ms: so many were taken that they are ahead of the placement driver's clock; ask again", WAIT_MAX.as_millis())]
+    AheadOfClock,
+}
+
+impl From<Refusal> for AllocatorError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::BeyondBound => Self::BoundStalled,
+            Refusal::AheadOfClock => Self::AheadOfClock,
+        }
+    }
 }
 
 /// Hands out timestamps. [`keep_bound`](Self::keep_bound) has to run beside it.
@@ -75,13 +87,14 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
     ///
     /// # Errors
     ///
-    /// [`AllocatorError::Stalled`] after three seconds; no timestamp at or above the durable bound is ever returned.
+    /// [`AllocatorError`] after three seconds; no timestamp at or above the durable bound is ever returned.
     pub async fn allocate(&self, count: u32) -> Result<u64, AllocatorError> {
-        if let Ok(first) = self.try_allocate(count) {
-            return Ok(first);
-        }
-        let waited = timeout(WAIT_MAX, self.wait_and_allocate(count)).await;
-        waited.map_err(|_| AllocatorError::Stalled)
+        let mut refusal = match self.try_allocate(count) {
+            Ok(first) => return Ok(first),
+            Err(refusal) => refusal,
+        };
+        let waited = timeout(WAIT_MAX, self.wait_and_allocate(count, &mut refusal)).await;
+        waited.map_err(|_| refusal.into())
     }
 
     /// Corrects the clock and moves the bound before it is reached, for ever. Dropping the future ends it.
@@ -122,14 +135,18 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         allocated
     }
 
-    async fn wait_and_allocate(&self, count: u32) -> u64 {
+    /// Keeps in `refusal` what it waits for.
+    async fn wait_and_allocate(&self, count: u32, refusal: &mut Refusal) -> u64 {
         loop {
             // Made before the try, so that no move in between is missed.
             let bound_moved = self.bound_moved.notified();
             match self.try_allocate(count) {
                 Ok(first) => return first,
-                Err(Refusal::BeyondBound) => bound_moved.await,
-                Err(Refusal::AheadOfClock) => sleep(Duration::from_millis(1)).await,
+                Err(present) => *refusal = present,
+            }
+            match refusal {
+                Refusal::BeyondBound => bound_moved.await,
+                Refusal::AheadOfClock => sleep(Duration::from_millis(1)).await,
             }
         }
     }

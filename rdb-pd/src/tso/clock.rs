@@ -7,9 +7,9 @@
 //!   monotonic clock until the wall clock is back in reach.
 //! - It is behind: ignored, and logged. Effective time goes on at half speed until the wall clock has caught up.
 //!
-//! At the start there is only the durable bound to compare with. A wall clock that is ahead of it by more than the
-//! tolerance is either wrong or tells of a long pause; which of the two only an operator knows, so the start is refused
-//! with [`ClockJump`] unless the jump is accepted explicitly.
+//! At the start there is only the durable bound to compare with, and a wall clock ahead of it may be wrong or tell of a
+//! pause. A pause must not need a word from the operator, so far more is believed then ([`START_JUMP_MAX`]), with a
+//! warning beyond the tolerance. Beyond that the start is refused with [`ClockJump`] unless the jump is accepted explicitly.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +20,10 @@ use super::oracle::{AHEAD_MAX_MS, PHYSICAL_MS_MAX};
 
 /// The longest step back of one correction.
 const STEP_BACK_MAX_MS: u64 = AHEAD_MAX_MS / 2;
+
+/// How far the wall clock may be ahead of the bound at the start, unless the tolerance is larger: the longest pause that
+/// is taken for one.
+pub(super) const START_JUMP_MAX: Duration = Duration::from_secs(400 * 86_400);
 
 /// A wall clock that is behind by less is not worth a log line.
 const BEHIND_LOG_MIN_MS: u64 = 100;
@@ -120,15 +124,23 @@ impl<C: Clock> PhysicalClock<C> {
         let wall_ms = clock.wall_ms().min(PHYSICAL_MS_MAX);
         let elapsed_ms = clock.elapsed_ms();
         let jump_max_ms = settings.jump_max.as_millis().try_into().unwrap_or(u64::MAX);
-        if let Some(bound_ms) = bound_ms
-            && !settings.accept_jump_at_start
-            && wall_ms.saturating_sub(bound_ms) > jump_max_ms
-        {
-            return Err(ClockJump {
-                wall_ms,
-                bound_ms,
-                jump_max_s: settings.jump_max.as_secs(),
-            });
+        if let Some(bound_ms) = bound_ms {
+            let ahead_ms = wall_ms.saturating_sub(bound_ms);
+            let start_jump_max = settings.jump_max.max(START_JUMP_MAX);
+            if u128::from(ahead_ms) > start_jump_max.as_millis() && !settings.accept_jump_at_start {
+                return Err(ClockJump {
+                    wall_ms,
+                    bound_ms,
+                    jump_max_s: start_jump_max.as_secs(),
+                });
+            }
+            if ahead_ms > jump_max_ms {
+                tracing::warn!(
+                    ahead_s = ahead_ms / 1000,
+                    "the wall clock is far ahead of the last timestamp and is believed: either this placement driver did \
+                     not run for that long, or the clock is wrong and timestamps will stay ahead"
+                );
+            }
         }
         let effective_ms = wall_ms.max(bound_ms.unwrap_or_default());
         let behind_ms = effective_ms - wall_ms;
@@ -315,8 +327,24 @@ mod tests {
     }
 
     #[test]
+    fn a_start_after_a_long_pause_needs_no_word_from_the_operator() {
+        for days in [3, 399] {
+            let paused_ms = START_MS + days * 24 * HOUR_MS;
+            let (hands, clock) = at(paused_ms);
+            assert_eq!(clock.now_ms(), paused_ms);
+            hands.wall_ms.fetch_add(48 * HOUR_MS, Ordering::Relaxed);
+            clock.correct();
+            assert_eq!(
+                clock.now_ms(),
+                paused_ms,
+                "once it runs, a jump is not followed"
+            );
+        }
+    }
+
+    #[test]
     fn a_start_far_above_the_bound_has_to_be_accepted() {
-        let far_ms = START_MS + 48 * HOUR_MS;
+        let far_ms = START_MS + 401 * 24 * HOUR_MS;
         let hands = Arc::new(Hands::default());
         hands.wall_ms.store(far_ms, Ordering::Relaxed);
         let start = |bound_ms, settings| {
@@ -327,7 +355,10 @@ mod tests {
             refused.to_string().contains("--accept-clock-jump"),
             "{refused}"
         );
-        assert!(refused.to_string().contains("172800 s ahead"), "{refused}");
+        assert!(
+            refused.to_string().contains("34646400 s ahead"),
+            "{refused}"
+        );
         let accepting = ClockSettings {
             accept_jump_at_start: true,
             ..SETTINGS

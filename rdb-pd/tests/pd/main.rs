@@ -41,6 +41,11 @@ async fn start_with(
     Ok(Running { pd, client })
 }
 
+/// Each address has one store process, which is never restarted.
+fn incarnation_at(address: &str) -> u64 {
+    address.bytes().map(u64::from).sum()
+}
+
 async fn start(directory: &Path) -> Running {
     start_with(directory, |_| {}).await.unwrap()
 }
@@ -57,7 +62,9 @@ impl Running {
 
     async fn tso(&mut self, count: Option<u32>) -> Result<u64, Status> {
         let answer = self.client.get_tso(GetTsoRequest { count }).await?;
-        Ok(answer.into_inner().first)
+        let answer = answer.into_inner();
+        assert_eq!(answer.cluster_id, self.cluster_id().await);
+        Ok(answer.first)
     }
 
     async fn register(
@@ -70,7 +77,8 @@ impl Running {
             address: address.to_owned(),
             store_id,
             cluster_id,
-            start_time_ms: 1,
+            incarnation: incarnation_at(address),
+            previous_incarnation: incarnation_at(address),
         };
         Ok(self.client.register_store(request).await?.into_inner())
     }
@@ -89,6 +97,7 @@ impl Running {
                 key_count: 7,
                 ..StoreStats::default()
             }),
+            incarnation: incarnation_at(address),
         };
         Ok(self
             .client
@@ -165,6 +174,17 @@ async fn a_heartbeat_is_taken_only_from_the_store_that_registered() {
         code(pd.heartbeat("nowhere", 1, cluster_id).await),
         Code::InvalidArgument
     );
+    let mut without_incarnation = StoreHeartbeatRequest {
+        cluster_id,
+        store_id: 1,
+        address: "127.0.0.1:1001".to_owned(),
+        ..StoreHeartbeatRequest::default()
+    };
+    let refused = pd.client.store_heartbeat(without_incarnation.clone()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    without_incarnation.incarnation = 5;
+    let refused = pd.client.store_heartbeat(without_incarnation).await;
+    assert_eq!(refused.unwrap_err().code(), Code::AlreadyExists);
     let stores = pd
         .client
         .get_stores(GetStoresRequest {})
@@ -217,10 +237,12 @@ async fn a_burst_on_a_stream_is_answered_one_by_one_in_order() {
     let requests = counts.iter().map(|&count| GetTsoRequest { count });
     let requests = futures::stream::iter(requests.collect::<Vec<_>>());
     let mut answers = pd.client.tso(requests).await.unwrap().into_inner();
+    let cluster_id = pd.cluster_id().await;
     let mut next = 0;
     for count in counts {
         let answer = answers.message().await.unwrap().unwrap();
         assert_eq!(answer.count, count.unwrap_or(1));
+        assert_eq!(answer.cluster_id, cluster_id);
         assert!(answer.first >= next, "{} after {next}", answer.first);
         next = answer.first + u64::from(answer.count);
     }

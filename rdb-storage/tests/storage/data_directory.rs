@@ -118,7 +118,7 @@ fn a_newer_format_is_refused_whatever_else_it_says() {
     let directory = written();
     fs::write(
         directory.path().join(IDENTITY),
-        "format = 2\nshape = round\n",
+        "format = 3\nshape = round\n",
     )
     .unwrap();
     let error = refused_unchanged(directory.path(), &synced());
@@ -126,8 +126,8 @@ fn a_newer_format_is_refused_whatever_else_it_says() {
         matches!(
             error,
             OpenError::NewerFormat {
-                found: 2,
-                supported: 1,
+                found: 3,
+                supported: 2,
                 ..
             }
         ),

@@ -69,8 +69,8 @@ fn an_assignment_is_for_good() {
     };
     let storage = open(directory.path(), &server);
     assert_eq!(storage.identity().cluster_id, None);
-    storage.assign(10, None).unwrap();
-    storage.assign(10, Some(3)).unwrap();
+    storage.assign(10, None, None).unwrap();
+    storage.assign(10, Some(3), None).unwrap();
     drop(storage);
 
     let storage = open(directory.path(), &server);
@@ -79,10 +79,10 @@ fn an_assignment_is_for_good() {
         (identity.cluster_id, identity.store_id),
         (Some(10), Some(3))
     );
-    storage.assign(10, Some(3)).unwrap();
-    storage.assign(10, None).unwrap();
+    storage.assign(10, Some(3), None).unwrap();
+    storage.assign(10, None, None).unwrap();
     for (cluster_id, store_id) in [(11, None), (11, Some(3)), (10, Some(4))] {
-        let error = storage.assign(cluster_id, store_id).unwrap_err();
+        let error = storage.assign(cluster_id, store_id, None).unwrap_err();
         let Error::ForeignAssignment { owner, wanted } = &error else {
             panic!("{error:?}");
         };
@@ -98,7 +98,7 @@ fn an_assignment_is_for_good() {
 fn a_copied_directory_keeps_its_identity() {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(directory.path(), &unsynced());
-    storage.assign(10, Some(3)).unwrap();
+    storage.assign(10, Some(3), None).unwrap();
     drop(storage);
     let copy = copy_of(directory.path());
     assert_eq!(open(copy.path(), &unsynced()).identity().store_id, Some(3));

@@ -104,7 +104,11 @@ impl ScriptedPd {
         let mut state = self.state();
         let first = state.next_timestamp;
         state.next_timestamp += u64::from(count);
-        GetTsoResponse { first, count }
+        GetTsoResponse {
+            first,
+            count,
+            cluster_id: self.cluster_id,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

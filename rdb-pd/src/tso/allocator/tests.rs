@@ -118,13 +118,30 @@ async fn nothing_at_or_above_the_bound_is_handed_out_while_it_cannot_be_persiste
     assert!(last < compose(gate.last()));
 
     hand.elapsed_ms.store(WINDOW_MS, Ordering::Relaxed);
-    assert_eq!(allocator.allocate(1).await, Err(AllocatorError::Stalled));
+    assert_eq!(
+        allocator.allocate(1).await,
+        Err(AllocatorError::BoundStalled)
+    );
 
     let waiting = allocator.allocate(1);
     gate.permits.add_permits(1);
     let first = waiting.await.unwrap();
     assert!(first > last && first < compose(gate.last()));
     keeper.abort();
+}
+
+#[tokio::test]
+async fn a_wait_for_the_clock_is_not_blamed_on_the_bound() {
+    let (hand, gate) = (Hand::default(), Gate::open());
+    let allocator = Allocator::start(clock(&hand, None), gate, None)
+        .await
+        .unwrap();
+    // The bound has room, and the clock stands still.
+    while allocator.try_allocate(65_536).is_ok() {}
+    assert_eq!(
+        allocator.allocate(65_536).await,
+        Err(AllocatorError::AheadOfClock)
+    );
 }
 
 #[tokio::test]

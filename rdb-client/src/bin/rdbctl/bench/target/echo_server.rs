@@ -32,6 +32,7 @@ pub(super) const ECHO: &str = "/bench.Echo/Echo";
 
 /// As long on the wire as a timestamp of these years.
 const ANSWER: GetTsoResponse = GetTsoResponse {
+    cluster_id: 1,
     first: 1_800_000_000_000 << 18,
     count: 1,
 };
