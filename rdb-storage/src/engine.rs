@@ -29,6 +29,10 @@ const DATA_BLOCK_HASH_RATIO: f64 = 0.75;
 /// Written data is handed to the disk in portions of this size, so that a sync never has much left to do.
 const BYTES_PER_SYNC: u64 = 1 << 20;
 
+/// Range deletes that a memtable holds before it is flushed. Each read of a memtable that changed since the last one sorts
+/// all of them again, with the square of their number where they are nested.
+const MEMTABLE_RANGE_DELETES_MAX: usize = 256;
+
 /// Memtables of the state column families stay small.
 const STATE_WRITE_BUFFER_BYTES: usize = 4 << 20;
 
@@ -79,12 +83,11 @@ impl Engine {
         let options = options.map_err(&refused)?;
         // Read without a lock, unlike the LRU cache. 0: it finds the size of its table by itself.
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
-        let families = Family::ALL.map(|family| {
-            ColumnFamilyDescriptor::new(
-                family.name(),
-                family_options(family, settings, &cache, replay),
-            )
-        });
+        let mut families = Vec::with_capacity(Family::ALL.len());
+        for family in Family::ALL {
+            let options = family_options(family, settings, &cache, replay).map_err(&refused)?;
+            families.push(ColumnFamilyDescriptor::new(family.name(), options));
+        }
         let database = DB::open_cf_descriptors(&options, directory.database_path(), families)
             .map_err(&refused)?;
         Ok(Self {
@@ -144,6 +147,12 @@ impl Engine {
         Ok(of(Family::Raw)? + of(Family::Versioned)?)
     }
 
+    /// Ends compactions, those under way too, and begins no more, nor flushes. Reads go on. A compaction that is cut off
+    /// leaves no trace; the process would wait for it at its end otherwise.
+    pub(crate) fn stop_background_work(&self) {
+        self.database.cancel_all_background_work(true);
+    }
+
     /// Writes all memtables to table files.
     pub(crate) fn flush(&self) -> Result<(), rocksdb::Error> {
         let families = Family::ALL.map(|family| self.family(family));
@@ -174,7 +183,11 @@ fn examine_logs(
         }),
         WalRecovery::Strict => {
             let space = Space::of(directory.path()).map_err(io_error)?;
-            Ok(logs.replay(space))
+            let replay = logs.replay(space);
+            if matches!(replay, Replay::Keep { .. }) {
+                logs.sync().map_err(io_error)?;
+            }
+            Ok(replay)
         }
         // A log that is replayed up to its damage has to go, or the next strict open would refuse it again.
         WalRecovery::PointInTime => Ok(Replay::Flush),
@@ -220,7 +233,7 @@ fn family_options(
     settings: &StorageOptions,
     cache: &Cache,
     replay: Replay,
-) -> Options {
+) -> Result<Options, rocksdb::Error> {
     let mut table = BlockBasedOptions::default();
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
@@ -229,7 +242,13 @@ fn family_options(
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
 
-    let mut options = Options::default();
+    let range_deletes_max = match replay {
+        Replay::Flush => MEMTABLE_RANGE_DELETES_MAX,
+        // 0: no limit, since it is kept by a flush.
+        Replay::Keep { .. } => 0,
+    };
+    let mut options = Options::default()
+        .get_options_from_string(format!("memtable_max_range_deletions={range_deletes_max}"))?;
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
@@ -246,7 +265,7 @@ fn family_options(
         // A memtable that fills up in the middle of the replay would be flushed all the same.
         Replay::Keep { memory_bytes } => write_buffer_bytes.saturating_add(memory_bytes as usize),
     });
-    options
+    Ok(options)
 }
 
 fn open_error(directory: &Path, info_log: &InfoLog, error: &rocksdb::Error) -> OpenError {

@@ -146,6 +146,16 @@ pub enum OpenError {
         /// The file that a data directory has.
         file: &'static str,
     },
+    /// The directory is to be repaired, and there is nothing of FlareDB's in it.
+    #[error(
+        "{directory} is not a FlareDB data directory (it has no file {file}), so there is nothing to repair"
+    )]
+    NoDataDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// The file that a data directory has.
+        file: &'static str,
+    },
     /// The identity file cannot be understood.
     #[error("the identity file {file} is damaged: {problem}")]
     DamagedIdentity {

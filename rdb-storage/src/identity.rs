@@ -86,8 +86,18 @@ pub(crate) struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Creates the directory where it is missing, locks it, and reads or writes its identity.
-    pub(crate) fn open(path: &Path, role: Role) -> Result<(Self, Identity), OpenError> {
+    /// Locks the directory and reads its identity. With `create`, a directory that is missing or empty is made one.
+    pub(crate) fn open(
+        path: &Path,
+        role: Role,
+        create: bool,
+    ) -> Result<(Self, Identity), OpenError> {
+        if !create && !path.join(IDENTITY_FILE).exists() {
+            return Err(OpenError::NoDataDirectory {
+                directory: path.to_owned(),
+                file: IDENTITY_FILE,
+            });
+        }
         create_durably(path).map_err(|error| io_error(path, "creating it", &error))?;
         let path =
             &fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;

@@ -5,9 +5,9 @@
 //! would be replayed on top of the hole. So an open flushes what it has replayed, and the old logs go. Only on a disk that
 //! is nearly full it keeps all of it in memory, since it could never be opened again otherwise.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::reserve::Space;
 
@@ -33,9 +33,9 @@ pub(crate) enum Replay {
 }
 
 /// The log files of a database.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Logs {
-    count: usize,
+    files: Vec<PathBuf>,
     bytes: u64,
 }
 
@@ -50,7 +50,7 @@ impl Logs {
         for entry in entries {
             let entry = entry?;
             if Path::new(&entry.file_name()).extension() == Some("log".as_ref()) {
-                logs.count += 1;
+                logs.files.push(entry.path());
                 logs.bytes += entry.metadata()?.len();
             }
         }
@@ -59,7 +59,19 @@ impl Logs {
 
     /// RocksDB begins a new log before it deletes the one before, so a database always has one.
     pub(crate) fn are_missing(&self) -> bool {
-        self.count == 0
+        self.files.is_empty()
+    }
+
+    /// Makes durable what the logs hold. A process that was killed may have left bytes that only the operating system
+    /// has, and RocksDB never syncs a log that it keeps across an open: a read could show what a power cut takes back.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        for file in &self.files {
+            File::open(file)?.sync_all()?;
+        }
+        match self.files.first().and_then(|file| file.parent()) {
+            Some(database) => File::open(database)?.sync_all(),
+            None => Ok(()),
+        }
     }
 
     /// Flush where there is plenty of room for it.
@@ -97,20 +109,41 @@ mod tests {
         ] {
             fs::write(directory.path().join(name), vec![0; bytes]).unwrap();
         }
-        let logs = Logs::of(directory.path()).unwrap();
+        let mut logs = Logs::of(directory.path()).unwrap();
+        logs.files.sort();
+        let file = |name| directory.path().join(name);
         assert_eq!(
             logs,
             Logs {
-                count: 2,
+                files: vec![file("000004.log"), file("000007.log")],
                 bytes: 15
             }
         );
     }
 
+    /// That the bytes reach the disk cannot be shown without cutting the power; that every log is asked for can.
+    #[test]
+    fn every_log_is_synced_or_the_open_fails() {
+        let directory = tempfile::tempdir().unwrap();
+        let (first, second) = (
+            directory.path().join("000004.log"),
+            directory.path().join("000007.log"),
+        );
+        fs::write(&first, b"first").unwrap();
+        fs::write(&second, b"second").unwrap();
+        let logs = Logs::of(directory.path()).unwrap();
+        assert!(logs.sync().is_ok());
+        for gone in [second, first] {
+            fs::remove_file(gone).unwrap();
+            assert_eq!(logs.sync().unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        assert!(Logs::default().sync().is_ok());
+    }
+
     #[test]
     fn flushing_needs_twice_the_logs_and_a_margin() {
         let logs = Logs {
-            count: 1,
+            files: vec!["000004.log".into()],
             bytes: 100,
         };
         let space = |available_bytes| Space {

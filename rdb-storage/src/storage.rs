@@ -14,7 +14,7 @@ use crate::error::{Error, OpenError};
 use crate::identity::{DataDirectory, Identity};
 use crate::keys;
 use crate::limits::EMBEDDED_REGION_ID;
-use crate::options::StorageOptions;
+use crate::options::{StorageOptions, WalRecovery};
 use crate::read::{Tier, Versioned};
 use crate::reader::Reader;
 use crate::region::RegionDescriptor;
@@ -58,14 +58,17 @@ pub struct StorageStats {
 }
 
 impl Storage {
-    /// Opens `directory`, creating it where it is missing.
+    /// Opens `directory`, creating it where it is missing. An open that cuts a damaged log
+    /// ([`WalRecovery::PointInTime`]) creates nothing.
     ///
     /// # Errors
     ///
     /// [`OpenError`] says why not, and names the directory.
     pub fn open(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
         options.validate()?;
-        let (directory, mut identity) = DataDirectory::open(directory.as_ref(), options.role)?;
+        let create = options.wal_recovery == WalRecovery::Strict;
+        let (directory, mut identity) =
+            DataDirectory::open(directory.as_ref(), options.role, create)?;
         let path = directory.path().to_owned();
         let io_error = |cause: std::io::Error| OpenError::Io {
             directory: path.clone(),
@@ -357,8 +360,8 @@ impl Storage {
         })
     }
 
-    /// Refuses new writes, finishes the queued ones, and flushes memtables so that the next open is quick. Reads go on.
-    /// Closing again does nothing. The directory is unlocked when the last clone is dropped.
+    /// Refuses new writes, finishes the queued ones, flushes memtables so that the next open is quick, and ends
+    /// compactions, so that the process need not wait for one. Reads go on. Closing again does nothing. The directory is unlocked when the last clone is dropped.
     ///
     /// # Errors
     ///
@@ -368,7 +371,9 @@ impl Storage {
         if self.inner.flushed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.inner.engine.flush().map_err(|error| Error::Io {
+        let flushed = self.inner.engine.flush();
+        self.inner.engine.stop_background_work();
+        flushed.map_err(|error| Error::Io {
             cause: format!("flushing at close: {error}"),
         })
     }

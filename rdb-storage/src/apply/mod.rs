@@ -6,12 +6,15 @@
 //! position, once there is replication) and writes it as one.
 //!
 //! An error here means that stored data could not be read. It is fatal to the writer: skipping the command would make
-//! this copy differ from others.
+//! this copy differ from others. [`Unreadable`] tells which submissions met it.
 
 mod overlay;
 mod raw;
 mod versioned;
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use rocksdb::WriteBatch;
 
 use crate::command::{Command, Outcome};
@@ -29,13 +32,45 @@ pub(crate) struct Applied {
     pub(crate) outcomes: Vec<Vec<Outcome>>,
 }
 
+/// Something that commands depend on could not be read.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    /// The versioned key; `None`: the version floor of a region.
+    key: Option<Bytes>,
+    pub(crate) error: Error,
+}
+
+impl Unreadable {
+    /// Whether a submission of these commands depends on it.
+    pub(crate) fn concerns(&self, commands: &[Command]) -> bool {
+        let mut keys = commands.iter().filter_map(versioned_key);
+        match &self.key {
+            Some(unreadable) => keys.any(|key| key == unreadable),
+            None => keys.next().is_some(),
+        }
+    }
+}
+
+/// Of a version floor.
+impl From<Error> for Unreadable {
+    fn from(error: Error) -> Self {
+        Self { key: None, error }
+    }
+}
+
 /// Applies submissions, each a region's id and the commands for it.
-pub(crate) fn apply(engine: &Engine, submissions: &[(u64, &[Command])]) -> Result<Applied, Error> {
-    let all_commands = submissions.iter().flat_map(|(_, commands)| commands.iter());
+pub(crate) fn apply(
+    engine: &Engine,
+    submissions: &[(u64, &[Command])],
+) -> Result<Applied, Unreadable> {
+    let all_commands = || submissions.iter().flat_map(|(_, commands)| commands.iter());
+    let deletes_ranges =
+        all_commands().any(|command| matches!(command, Command::DeleteRangeRaw { .. }));
     let mut batch = Batch {
         engine,
         write_batch: WriteBatch::default(),
-        overlay: Overlay::load(engine, all_commands.filter_map(versioned_key))?,
+        overlay: Overlay::load(engine, all_commands().filter_map(versioned_key))?,
+        raw_keys_put: deletes_ranges.then(BTreeSet::new),
         conflict_bytes_left: 0,
     };
     let mut outcomes = Vec::with_capacity(submissions.len());
@@ -64,7 +99,7 @@ pub(crate) fn apply(engine: &Engine, submissions: &[(u64, &[Command])]) -> Resul
     })
 }
 
-fn versioned_key(command: &Command) -> Option<&bytes::Bytes> {
+fn versioned_key(command: &Command) -> Option<&Bytes> {
     match command {
         Command::CompareAndSwap { key, .. } | Command::CompareAndDelete { key, .. } => Some(key),
         Command::PutRaw { .. }
@@ -80,6 +115,8 @@ struct Batch<'a> {
     engine: &'a Engine,
     write_batch: WriteBatch,
     overlay: Overlay,
+    /// The raw keys that the batch has put so far, kept when it deletes ranges, too.
+    raw_keys_put: Option<BTreeSet<Bytes>>,
     /// How many bytes of values the conflicts of the present submission may still carry.
     conflict_bytes_left: usize,
 }

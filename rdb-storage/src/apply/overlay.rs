@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
+use super::Unreadable;
 use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
@@ -51,7 +52,7 @@ impl Overlay {
     pub(super) fn load<'a>(
         engine: &Engine,
         keys: impl Iterator<Item = &'a Bytes>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Unreadable> {
         let keys: Vec<&Bytes> = keys.collect::<BTreeSet<_>>().into_iter().collect();
         let mut records = HashMap::with_capacity(keys.len());
         let family = engine.family(Family::Versioned);
@@ -60,8 +61,14 @@ impl Overlay {
                 .database
                 .batched_multi_get_cf(family, chunk.iter().copied(), true);
             for (key, record) in chunk.iter().zip(found) {
-                if let Some(record) = record.map_err(Error::from_read)? {
-                    records.insert((*key).clone(), Record::stored(&record)?);
+                let unreadable = |error| Unreadable {
+                    key: Some((*key).clone()),
+                    error,
+                };
+                let record = record.map_err(Error::from_read).map_err(unreadable)?;
+                if let Some(record) = record {
+                    let record = Record::stored(&record).map_err(unreadable)?;
+                    records.insert((*key).clone(), record);
                 }
             }
         }

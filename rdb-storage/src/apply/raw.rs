@@ -1,13 +1,27 @@
 //! Raw commands: they depend on nothing that is stored.
 
+use std::ops::Bound;
+
+use bytes::Bytes;
+use rocksdb::{ReadOptions, ReadTier};
+
 use super::Batch;
 use crate::engine::Family;
 use crate::keys::raw::ABOVE_EVERY_KEY;
 
+/// A range delete of no more keys than this is written as point deletes.
+const POINT_DELETES_MAX: usize = 64;
+
+/// Deleted entries that are skipped in search of those keys before the search is given up.
+const SKIPPED_ENTRIES_MAX: u64 = 512;
+
 impl Batch<'_> {
-    pub(super) fn put_raw(&mut self, key: &[u8], value: &[u8]) {
+    pub(super) fn put_raw(&mut self, key: &Bytes, value: &[u8]) {
         self.write_batch
             .put_cf(self.engine.family(Family::Raw), key, value);
+        if let Some(keys_put) = &mut self.raw_keys_put {
+            keys_put.insert(key.clone());
+        }
     }
 
     pub(super) fn delete_raw(&mut self, key: &[u8]) {
@@ -15,14 +29,51 @@ impl Batch<'_> {
             .delete_cf(self.engine.family(Family::Raw), key);
     }
 
-    /// The range is known to be upright: see `Command::validate`.
+    /// `Command::validate` has rejected empty and inverted ranges.
+    ///
+    /// Range tombstones make every read of a memtable dearer, so a range with few keys is deleted key by key. Which of the
+    /// two it is may differ between copies of the data; what is stored afterwards does not.
     pub(super) fn delete_range_raw(&mut self, start_key: &[u8], end_key: &[u8]) {
         let end_key = if end_key.is_empty() {
             &ABOVE_EVERY_KEY[..]
         } else {
             end_key
         };
-        self.write_batch
-            .delete_range_cf(self.engine.family(Family::Raw), start_key, end_key);
+        let keys = self.few_keys(start_key, end_key);
+        let family = self.engine.family(Family::Raw);
+        match keys {
+            Some(keys) => keys
+                .iter()
+                .for_each(|key| self.write_batch.delete_cf(family, key)),
+            None => self.write_batch.delete_range_cf(family, start_key, end_key),
+        }
+    }
+
+    /// Every key that may exist in the range, stored or put by this batch. `None`: they are many, or are not known without
+    /// reading from the disk or past many deleted entries.
+    fn few_keys(&self, start_key: &[u8], end_key: &[u8]) -> Option<Vec<Bytes>> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        options.set_max_skippable_internal_keys(SKIPPED_ENTRIES_MAX);
+        // What they cover would be skipped without being counted.
+        options.set_ignore_range_deletions(true);
+        options.set_iterate_lower_bound(start_key);
+        options.set_iterate_upper_bound(end_key);
+        let family = self.engine.family(Family::Raw);
+        let mut stored = self.engine.database.raw_iterator_cf_opt(family, options);
+        let mut keys = Vec::new();
+        stored.seek_to_first();
+        while let Some(key) = stored.key()
+            && keys.len() <= POINT_DELETES_MAX
+        {
+            keys.push(Bytes::copy_from_slice(key));
+            stored.next();
+        }
+        stored.status().ok()?;
+        let range = (Bound::Included(start_key), Bound::Excluded(end_key));
+        let put = self.raw_keys_put.iter();
+        let put = put.flat_map(|keys| keys.range::<[u8], _>(range));
+        keys.extend(put.take(POINT_DELETES_MAX + 1).cloned());
+        (keys.len() <= POINT_DELETES_MAX).then_some(keys)
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rocksdb::WriteOptions;
 use tokio::sync::watch;
 
-use crate::apply::{Applied, apply};
+use crate::apply::{Applied, Unreadable, apply};
 use crate::command::{Command, Outcome};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -205,27 +205,29 @@ impl Worker {
                     submission.complete(Ok(outcomes));
                 }
             }
-            Err(error) => {
+            Err(failure) => {
                 for submission in submissions {
-                    submission.complete(Err(error.clone()));
+                    let error = failure.of(&submission);
+                    submission.complete(Err(error));
                 }
             }
         }
     }
 
-    fn write(&self, submissions: &[Queued]) -> Result<Vec<Vec<Outcome>>, Error> {
+    fn write(&self, submissions: &[Queued]) -> Result<Vec<Vec<Outcome>>, Failure> {
         if let Some(cause) = self.shared.stopped.get() {
-            return Err(Error::WritesStopped {
+            return Err(Failure::OfAll(Error::WritesStopped {
                 cause: cause.clone(),
-            });
+            }));
         }
         let runs: Vec<_> = submissions.iter().map(Queued::run).collect();
         let Applied {
             write_batch,
             outcomes,
-        } = apply(&self.engine, &runs).inspect_err(|error| {
+        } = apply(&self.engine, &runs).map_err(|unreadable| {
             // Nothing was written. Passing the command over would make this copy of the data differ from others.
-            self.shared.stop(error.to_string());
+            self.shared.stop(unreadable.error.to_string());
+            Failure::OfSome(unreadable)
         })?;
         if !write_batch.is_empty() {
             let written = self
@@ -234,12 +236,33 @@ impl Worker {
                 .write_opt(write_batch, &self.write_options);
             written.map_err(|error| {
                 self.shared.stop(error.to_string());
-                Error::Undetermined {
+                Failure::OfAll(Error::Undetermined {
                     cause: error.to_string(),
-                }
+                })
             })?;
         }
         Ok(outcomes)
+    }
+}
+
+/// Why the submissions of a take were not applied, or may not have been.
+enum Failure {
+    OfAll(Error),
+    /// Some met what could not be read; for the others writing has stopped.
+    OfSome(Unreadable),
+}
+
+impl Failure {
+    fn of(&self, submission: &Queued) -> Error {
+        match self {
+            Self::OfAll(error) => error.clone(),
+            Self::OfSome(unreadable) if unreadable.concerns(submission.run().1) => {
+                unreadable.error.clone()
+            }
+            Self::OfSome(unreadable) => Error::WritesStopped {
+                cause: unreadable.error.to_string(),
+            },
+        }
     }
 }
 

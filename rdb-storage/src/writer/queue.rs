@@ -13,6 +13,9 @@ use crate::error::Error;
 /// Most commands that are taken at once: each may have to read a value of up to 64 KiB for its outcome.
 const TAKE_COMMANDS_MAX: usize = 4096;
 
+/// Most range deletes that are taken at once: each adds to what every read of the memtable has to sort.
+const TAKE_RANGE_DELETES_MAX: usize = 64;
+
 /// A submission with the place its answer goes to. Dropping it unanswered reads as undetermined.
 pub(super) struct Queued {
     submission: Submission,
@@ -31,6 +34,13 @@ impl Queued {
 
     pub(super) fn charge_bytes(&self) -> usize {
         self.submission.charge_bytes
+    }
+
+    fn range_delete_count(&self) -> usize {
+        let commands = self.submission.commands.iter();
+        commands
+            .filter(|command| matches!(command, Command::DeleteRangeRaw { .. }))
+            .count()
     }
 
     /// The region and its commands, as they are applied.
@@ -144,11 +154,14 @@ impl Queue {
             };
         }
         let mut taken = Vec::with_capacity(state.submissions.len().min(TAKE_COMMANDS_MAX));
-        let (mut bytes, mut commands) = (0, 0);
+        let (mut bytes, mut commands, mut range_deletes) = (0, 0, 0);
         while let Some(next) = state.submissions.front() {
             bytes += next.charge_bytes();
             commands += next.submission.commands.len();
-            let full = bytes > self.take_bytes_max || commands > TAKE_COMMANDS_MAX;
+            range_deletes += next.range_delete_count();
+            let full = bytes > self.take_bytes_max
+                || commands > TAKE_COMMANDS_MAX
+                || range_deletes > TAKE_RANGE_DELETES_MAX;
             if full && !taken.is_empty() {
                 break;
             }

@@ -233,8 +233,18 @@ fn a_database_without_any_log_is_refused_until_a_point_in_time_open() {
     assert_eq!(prefix(&open(directory.path(), &synced())), 0);
 }
 
-/// Two logs that are both needed: a small memtable was flushed, another one still has its data in the first log only.
+/// Two logs that are both needed: the memtables were switched, and their flush was cut off. A flush that got as far as a
+/// table may have been finished, which makes the first log obsolete, so such a directory is thrown away.
 fn two_logs() -> (tempfile::TempDir, PathBuf) {
+    loop {
+        let (directory, older) = switched_log();
+        if database_files(directory.path(), ".sst").is_empty() {
+            return (directory, older);
+        }
+    }
+}
+
+fn switched_log() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let options = StorageOptions {
         write_buffer_bytes: 256 << 10,

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rdb_storage::{Error, OpenError, ScanRange, Storage};
+use rdb_storage::{Error, OpenError, PendingWrite, ScanRange, Storage};
 
 use crate::fixture::{
-    all_raw, copy_of, database_files, flip_bit, noise, one_worker, open, refused, synced, truncate,
+    all_raw, copy_of, database_files, flip_bit, noise, one_worker, open, put, refused, single,
+    swap, synced, truncate,
 };
 
 const KEYS: u64 = 300;
@@ -145,8 +146,8 @@ fn read_all(storage: &Storage) -> usize {
     lost.count()
 }
 
-#[test]
-fn a_swap_that_cannot_read_its_key_stops_writing_and_is_not_applied() {
+/// A directory whose versioned key 0 lies in a damaged block.
+fn with_a_damaged_versioned_key() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(directory.path(), &synced());
     for number in 0..KEYS {
@@ -156,6 +157,35 @@ fn a_swap_that_cannot_read_its_key_stops_writing_and_is_not_applied() {
     storage.close().unwrap();
     drop(storage);
     flip_bit(&only_table(directory.path()), 100);
+    directory
+}
+
+#[test]
+fn only_the_swap_that_met_damage_hears_of_it_and_the_writes_beside_it_are_not_applied() {
+    let directory = with_a_damaged_versioned_key();
+    let storage = open(directory.path(), &synced());
+    // Many at once, so that some share a take with the damaged one.
+    let bystanders = || (0..50).map(|number| single(put(key(number), "v")));
+    let damaged = single(swap(key(0), 1, "v"));
+    let submissions = bystanders().chain([damaged]).chain(bystanders());
+    let pending: Vec<_> = submissions
+        .map(|submission| storage.submit(submission))
+        .collect();
+    let answers = pending
+        .into_iter()
+        .map(|pending| pending.and_then(PendingWrite::wait));
+    for (number, answer) in answers.enumerate() {
+        match answer {
+            Err(Error::DataLoss { .. }) => assert_eq!(number, 50, "{answer:?}"),
+            Ok(_) | Err(Error::WritesStopped { .. }) => assert_ne!(number, 50, "{answer:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_swap_that_cannot_read_its_key_stops_writing_and_is_not_applied() {
+    let directory = with_a_damaged_versioned_key();
     let storage = open(directory.path(), &synced());
     let met = storage.compare_and_swap(key(0), 1, "v");
     assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");

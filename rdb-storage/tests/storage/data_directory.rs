@@ -5,11 +5,12 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rdb_storage::{OpenError, Role, Storage, StorageOptions};
+use rdb_storage::{OpenError, Role, Storage, StorageOptions, WalRecovery};
 
 use crate::child;
 use crate::fixture::{
-    all_raw, copy_of, database_files, files, noted_options, open, put, refused, single, synced,
+    all_raw, copy_of, database_files, files, flushing, noise, noted_options, open, put, refused,
+    single, synced,
 };
 
 const IDENTITY: &str = "flaredb.identity";
@@ -290,10 +291,52 @@ fn settings_that_the_binding_cannot_name_take_effect_and_leave_the_others_as_the
         "paranoid_checks=true",
         "max_total_wal_size=268435456",
         "create_if_missing=false",
+        "memtable_max_range_deletions=256",
     ] {
         assert!(
             noted.iter().any(|noted| noted == line),
             "{line} is not among {noted:?}"
         );
     }
+}
+
+#[test]
+fn a_repair_of_what_is_no_data_directory_is_refused_and_makes_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let empty = parent.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let repair = StorageOptions {
+        wal_recovery: WalRecovery::PointInTime,
+        ..synced()
+    };
+    for directory in [parent.path().join("mistyped"), empty] {
+        let error = refused(&directory, &repair);
+        assert!(
+            matches!(error, OpenError::NoDataDirectory { .. }),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(directory.to_str().unwrap()));
+    }
+    let left: Vec<_> = fs::read_dir(parent.path()).unwrap().collect();
+    assert_eq!(left.len(), 1);
+    assert!(files(parent.path()).is_empty());
+}
+
+#[test]
+fn a_closed_storage_compacts_no_more_and_is_still_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &flushing());
+    for number in 0..200_u32 {
+        let key = number.to_be_bytes().to_vec();
+        storage.put_raw(key, noise(number.into(), 10_000)).unwrap();
+    }
+    let clone = storage.clone();
+    storage.close().unwrap();
+    let tables = || database_files(directory.path(), ".sst");
+    let closed = tables();
+    for number in 0..200_u32 {
+        let value = clone.get_raw(&number.to_be_bytes()).unwrap();
+        assert_eq!(value, Some(noise(number.into(), 10_000)));
+    }
+    assert_eq!(tables(), closed);
 }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use rdb_storage::limits::{KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX};
+use rdb_storage::{Command, Submission};
 
-use crate::fixture::{all_raw, invalid_field, open, unsynced};
+use crate::fixture::{all_raw, invalid_field, open, put, single, unsynced};
 
 fn keys(directory: &Path) -> Vec<Bytes> {
     let storage = open(directory, &unsynced());
@@ -88,4 +89,58 @@ fn a_range_may_end_at_a_continuation() {
         invalid_field(storage.delete_range_raw("a", too_long)),
         "end_key"
     );
+}
+
+fn number(number: u32) -> Bytes {
+    format!("{number:06}").into()
+}
+
+fn delete_range(start: u32, end: u32) -> Command {
+    Command::DeleteRangeRaw {
+        start_key: number(start),
+        end_key: number(end),
+    }
+}
+
+/// A few keys are deleted one by one, many by a range tombstone, and both also see what their own batch has put.
+#[test]
+fn a_range_delete_takes_what_is_stored_and_what_its_batch_put_before_and_nothing_put_after() {
+    for count in [1, 63, 64, 65, 66, 500] {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = open(directory.path(), &unsynced());
+        for stored in 0..count {
+            storage.put_raw(number(2 * stored), "v").unwrap();
+        }
+        let end = 2 * count;
+        let mut commands: Vec<_> = (0..count)
+            .map(|key| put(number(2 * key + 1), "v"))
+            .collect();
+        commands.push(put(number(end), "beyond"));
+        commands.push(delete_range(0, end));
+        commands.push(put(number(0), "after"));
+        storage
+            .submit(Submission::new(1, commands))
+            .unwrap()
+            .wait()
+            .unwrap();
+        let left: Vec<_> = all_raw(&storage).unwrap();
+        let left: Vec<_> = left.iter().map(|entry| &entry.key).collect();
+        assert_eq!(left, [&number(0), &number(end)], "{count} keys");
+    }
+}
+
+#[test]
+fn a_queue_that_is_trimmed_from_one_end_keeps_exactly_its_tail_also_after_a_kill() {
+    const TRIMS: u32 = 3_000;
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    for trim in 1..TRIMS {
+        storage.put_raw(number(trim), "v").unwrap();
+        let trimmed = storage.submit(single(delete_range(0, trim))).unwrap();
+        trimmed.wait().unwrap();
+        assert!(storage.get_raw(&number(trim)).unwrap().is_some());
+    }
+    // Dropped without being closed: the log is replayed.
+    drop(storage);
+    assert_eq!(keys(directory.path()), [number(TRIMS - 1)]);
 }
