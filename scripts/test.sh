@@ -6,6 +6,10 @@ set -euo pipefail
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
 
+# Tests that cannot run on this machine note it here.
+skipped_tests=$(mktemp)
+export RDB_SKIPPED_TESTS=$skipped_tests
+
 timings=()
 step='' step_began=0
 
@@ -77,6 +81,8 @@ summary() {
   [[ -z $step ]] || timings+=("FAIL  $(minutes $((SECONDS - step_began)))  $step")
   printf '\n'
   printf '%s\n' "${timings[@]}"
+  cat "$skipped_tests"
+  rm -f "$skipped_tests"
   if ((code == 0)); then
     printf 'test: every step passed in%s\n' "$(minutes "$SECONDS")"
   else

@@ -221,6 +221,18 @@ fn commands_for_another_store_do_not_share_a_message() {
 }
 
 #[test]
+fn what_a_stalled_transport_leaves_waiting_goes_into_as_few_messages_as_can_be() {
+    for count in [1_usize, 511, 512, 513, 1_300] {
+        let (mut queue, stream) = open_queue();
+        let _answers: Vec<_> = (0..count).map(|_| push(&mut queue, "k")).collect();
+        let messages = std::iter::from_fn(|| take(&mut queue, stream));
+        let sizes: Vec<_> = messages.map(|(taken, _)| taken.commands.len()).collect();
+        assert_eq!(sizes.len(), count.div_ceil(MESSAGE_COMMANDS_MAX), "{count}");
+        assert_eq!(sizes.iter().sum::<usize>(), count);
+    }
+}
+
+#[test]
 fn a_message_is_bounded_in_commands_and_bytes() {
     let (mut queue, stream_id) = open_queue();
     let count = MESSAGE_COMMANDS_MAX + 1;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tonic::Status;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::harness::{Cluster, Node, connect};
+use crate::harness::{Cluster, Node, connect, skipped};
 
 const VALUE_BYTES: usize = 256 << 10;
 
@@ -104,7 +104,7 @@ async fn assert_readable(client: &Client, numbers: impl Iterator<Item = u32>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_writes_only_and_loses_nothing_acknowledged() {
     let Some(disk) = SmallDisk::mount(96) else {
-        eprintln!("SKIPPED: this process may not mount a file system");
+        skipped("this process may not mount a file system");
         return;
     };
     let mut cluster = Cluster::prepare();

@@ -1,12 +1,11 @@
-//! The wire is cut: a store in a network namespace of its own, whose link goes down and comes back. Skipped with a message
-//! where this process may not make namespaces.
+//! The wire is cut: a store in a network namespace of its own, whose link goes down and comes back. Skipped where this process may not make namespaces.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdb_client::Error;
 
-use crate::harness::{CallPath, Cluster, guarded, over_both_paths};
+use crate::harness::{CallPath, Cluster, guarded, over_both_paths, skipped};
 
 /// What a call may take while the wire is cut. Connections are given up after 15 s of silence.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -81,7 +80,7 @@ async fn calls_over_a_cut_wire_end_in_time_with_the_right_fate_and_go_on_when_it
     path: CallPath,
 ) {
     let Some(namespace) = Namespace::make(path) else {
-        eprintln!("SKIPPED: this process may not make network namespaces");
+        skipped("this process may not make network namespaces");
         return;
     };
     let mut cluster = Cluster::prepare_in(&namespace.name, &namespace.address);

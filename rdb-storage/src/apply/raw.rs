@@ -51,6 +51,10 @@ impl Batch<'_> {
 
     /// Every key that may exist in the range, stored or put by this batch. `None`: they are many, or are not known without
     /// reading from the disk or past many deleted entries.
+    #[expect(
+        deprecated,
+        reason = "RocksDB deprecates ignoring range deletes as an optimization; here it bounds the search"
+    )]
     fn few_keys(&self, start_key: &[u8], end_key: &[u8]) -> Option<Vec<Bytes>> {
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::BlockCache);

@@ -1,6 +1,6 @@
 //! A full disk: a small file system in memory, filled up with a ballast file.
 //!
-//! Mounting needs root; where it is not allowed, these tests say so and pass.
+//! Mounting needs root. Where it is not allowed, these tests are skipped, see `skipped`.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rdb_storage::{Error, Fate, OpenError, ScanRange, Storage, StorageOptions, WriteHealth};
 
 use crate::fixture::{database_files, noise, noted_options, one_worker, open, refused, synced};
+use crate::skipped::skipped;
 
 const FILE_SYSTEM_BYTES: u64 = 48 << 20;
 const VALUE_BYTES: usize = 64 << 10;
@@ -36,7 +37,9 @@ impl SmallDisk {
         match mounted {
             Ok(output) if output.status.success() => Some(Self { directory }),
             refused => {
-                println!("skipped: a small file system cannot be mounted here: {refused:?}");
+                skipped(&format!(
+                    "a small file system cannot be mounted here: {refused:?}"
+                ));
                 None
             }
         }

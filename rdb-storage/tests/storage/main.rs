@@ -25,6 +25,7 @@ mod model;
 mod ranges;
 mod regions;
 mod scan_pages;
+mod skipped;
 mod snapshots;
 mod stats;
 mod versions;

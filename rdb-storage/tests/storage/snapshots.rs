@@ -27,14 +27,16 @@ fn value(generation: u64) -> Bytes {
 /// Rewrites all raw keys at once and all versioned keys at once.
 fn write(storage: &Storage) {
     for generation in 0..GENERATIONS {
-        let entries = keys().into_iter().map(|key| (key, value(generation)));
+        // No two batches write the same values, or half of the second one could not be seen.
+        let (first, second) = (2 * generation, 2 * generation + 1);
+        let entries = keys().into_iter().map(|key| (key, value(first)));
         storage.put_batch_raw(entries.collect()).unwrap();
         let swaps = keys()
             .into_iter()
             .map(|key| swap(key, generation, value(generation)));
         let submission = Submission::new(1, swaps.collect());
         storage.submit(submission).unwrap().wait().unwrap();
-        let puts = keys().into_iter().map(|key| put(key, value(generation)));
+        let puts = keys().into_iter().map(|key| put(key, value(second)));
         let submission = Submission::new(1, puts.collect());
         storage.submit(submission).unwrap().wait().unwrap();
     }

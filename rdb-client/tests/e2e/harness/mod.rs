@@ -8,6 +8,8 @@ mod cluster;
 mod lossy_line;
 mod node;
 mod ports;
+#[path = "../../../../rdb-storage/tests/storage/skipped.rs"]
+mod skipping;
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,6 +20,7 @@ pub(crate) use call_path::{CallPath, over_both_paths};
 pub(crate) use cluster::Cluster;
 pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};
+pub(crate) use skipping::skipped;
 
 /// How long anything here may take before it counts as hung. Far above what a busy machine needs.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
