@@ -69,6 +69,7 @@ mod region;
 mod reserve;
 mod scan;
 mod storage;
+mod stride;
 mod writer;
 
 pub use command::{Command, Outcome};

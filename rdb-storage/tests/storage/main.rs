@@ -17,6 +17,7 @@ mod cold_reads;
 mod damaged_log;
 mod damaged_table;
 mod data_directory;
+mod deleted_keys;
 mod disk_full;
 mod group_commit;
 mod kill;
