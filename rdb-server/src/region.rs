@@ -1,5 +1,7 @@
 //! One region as the services see it: something that takes commands and answers outcomes.
 
+use std::sync::Arc;
+
 use rdb_proto::metapb::{Peer, Region, RegionEpoch};
 use rdb_storage::{
     Command, Outcome, PeerDescriptor, PendingWrite, Reader, RegionDescriptor, Storage, Submission,
@@ -30,11 +32,9 @@ impl RegionHandle {
 
     /// Applies `commands` in order, as a whole or not at all, and answers one outcome for each.
     ///
-    /// They are copied out of the message that they came with: a few bytes of it would keep all of its buffer alive for as
-    /// long as they wait, and a call does not tell how much that is.
     pub(crate) async fn write(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Rejection> {
-        let commands = commands.into_iter().map(Command::detached).collect();
-        Ok(self.submit(commands, 0)?.await?)
+        let submission = Submission::new(self.region.id, commands);
+        Ok(self.storage.submit(submission)?.await?)
     }
 
     /// The same without a copy: the commands share the buffer of a message that had `message_bytes` on the wire, which is
@@ -44,7 +44,8 @@ impl RegionHandle {
         commands: Vec<Command>,
         message_bytes: usize,
     ) -> Result<PendingWrite, Rejection> {
-        let submission = Submission::new(self.region.id, commands).charged(message_bytes);
+        let room = self.storage.take_write_room(message_bytes)?;
+        let submission = Submission::new(self.region.id, commands).of_message(Arc::new(room));
         Ok(self.storage.submit(submission)?)
     }
 

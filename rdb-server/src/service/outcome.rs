@@ -20,7 +20,9 @@ pub(super) fn swapped(outcome: Outcome) -> Result<CompareAndSwapResponse, Reject
             current_version,
             current_value,
         } => swap::Result::Conflict(conflict(current_version, current_value)),
-        Outcome::Done => return Err(unexpected()),
+        Outcome::Done | Outcome::EpochChanged { .. } | Outcome::Invalid { .. } => {
+            return Err(unexpected());
+        }
     };
     Ok(CompareAndSwapResponse {
         result: Some(result),
@@ -36,7 +38,9 @@ pub(super) fn deleted(outcome: Outcome) -> Result<CompareAndDeleteResponse, Reje
             current_version,
             current_value,
         } => deletion::Result::Conflict(conflict(current_version, current_value)),
-        Outcome::Swapped { .. } => return Err(unexpected()),
+        Outcome::Swapped { .. } | Outcome::EpochChanged { .. } | Outcome::Invalid { .. } => {
+            return Err(unexpected());
+        }
     };
     Ok(CompareAndDeleteResponse {
         result: Some(result),
@@ -64,7 +68,8 @@ fn conflict(current_version: u64, current_value: Option<Bytes>) -> Conflict {
     }
 }
 
-/// A fault in this process: something was written, but its outcome makes no sense.
+/// A fault in this process: something was written, but its outcome makes no sense. Nothing is submitted under an epoch, and
+/// what is invalid is not submitted.
 pub(super) fn unexpected() -> Rejection {
     let cause = "the storage gave an outcome that the command cannot have";
     Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))

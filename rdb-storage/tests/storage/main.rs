@@ -22,6 +22,7 @@ mod disk_full;
 mod group_commit;
 mod kill;
 mod limits;
+mod log;
 mod model;
 mod ranges;
 mod regions;
