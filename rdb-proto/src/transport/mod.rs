@@ -7,6 +7,8 @@
 
 mod accept;
 mod address;
+#[cfg(feature = "process")]
+mod allocator;
 mod arriving;
 mod budget;
 mod call;

@@ -1,4 +1,4 @@
-//! The shell of a server process: logging, runtime, termination, exit code.
+//! The shell of a server process: allocator, logging, runtime, termination, exit code.
 
 use std::error::Error;
 use std::future::Future;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::Termination;
+use super::allocator;
 use super::limits::EXIT_TIMEOUT;
 
 /// A server that has started.
@@ -24,13 +25,14 @@ pub trait ServerProcess {
     fn wait(self) -> impl Future<Output = Result<(), Self::Error>>;
 }
 
-/// Runs `process` with logging to stderr at `log_level`, and says on stderr under `name` why it failed. Threads that are
+/// Runs `process`, which has to be the first thing that the program does, with logging to stderr at `log_level`, and says on stderr under `name` why it failed. Threads that are
 /// still busy then, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`].
 pub fn run(
     name: &str,
     log_level: &str,
     process: impl Future<Output = anyhow::Result<()>>,
 ) -> ExitCode {
+    allocator::set_up();
     match run_logged(log_level, process) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
