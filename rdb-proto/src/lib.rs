@@ -10,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod bounded;
 pub mod error;
+pub mod point;
 pub mod region;
 pub mod transport;
 
