@@ -91,7 +91,9 @@ impl From<rdb_storage::Error> for Rejection {
                 limit,
                 cause,
             } => Fault::invalid_argument(field, *limit, cause.as_str()),
-            Error::Busy { .. } => return Self::Routing(region_error::Kind::ServerBusy(busy())),
+            Error::Busy { .. } | Error::NeedsRoom { .. } => {
+                return Self::Routing(region_error::Kind::ServerBusy(busy()));
+            }
             Error::Closed => return not_ready("the store is shutting down").into(),
             Error::ResultTooLarge { limit_bytes } => Fault {
                 field: "keys",

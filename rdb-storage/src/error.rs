@@ -74,6 +74,13 @@ pub enum Error {
         /// The most that one read returns.
         limit_bytes: u64,
     },
+    /// The result is larger than the room that was set aside for it, and was not copied out of RocksDB. Set `bytes` aside
+    /// and read again; what is stored may have changed by then.
+    #[error("the result has {bytes} bytes, more than there is room for")]
+    NeedsRoom {
+        /// The room that the result takes.
+        bytes: usize,
+    },
     /// Reading from the disk failed, or the directory could not be examined.
     #[error("reading failed: {cause}")]
     Io {
@@ -102,6 +109,7 @@ impl Error {
             | Self::Closed
             | Self::DataLoss { .. }
             | Self::ResultTooLarge { .. }
+            | Self::NeedsRoom { .. }
             | Self::Io { .. }
             | Self::ForeignAssignment { .. } => Fate::NotApplied,
         }

@@ -16,8 +16,9 @@ pub const BATCH_BYTES_MAX: usize = 6 << 20;
 /// About how many bytes one page of a scan holds.
 pub const SCAN_PAGE_BYTES: usize = 1 << 20;
 
-/// What an entry of a page counts beside its key and value, in bytes, so that a page of tiny keys is bounded, too.
-pub(crate) const SCAN_ENTRY_OVERHEAD_BYTES: usize = 32;
+/// What an entry of a page counts beside its key and value, in bytes, so that a page of tiny keys is bounded, too. Room for
+/// a page has to cover it.
+pub const SCAN_ENTRY_OVERHEAD_BYTES: usize = 32;
 
 /// Longest bound of a range, in bytes: a scan continues at the last key with a 0x00 byte behind it.
 pub const SCAN_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;

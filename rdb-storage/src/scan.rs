@@ -4,10 +4,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rocksdb::ReadOptions;
 
 use crate::command::validate_bound;
-use crate::engine::{Engine, Family};
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::keys;
 use crate::limits::{SCAN_ENTRY_OVERHEAD_BYTES, SCAN_PAGE_BYTES};
+use crate::read::{Keyspace, fit};
 
 /// What a page is taken from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,47 +54,32 @@ pub struct Page<T> {
 }
 
 impl Engine {
-    pub(crate) fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.scan(Family::Raw, range, |key, value| {
-            let value = if range.keys_only {
-                Bytes::new()
-            } else {
-                Bytes::copy_from_slice(value)
-            };
-            let bytes = key.len() + value.len();
-            Ok((KeyValue { key, value }, bytes))
+    pub(crate) fn scan_raw(&self, range: &ScanRange, room: usize) -> Result<Page<KeyValue>, Error> {
+        self.scan(Keyspace::Raw, range, room, |key, _version, value| {
+            KeyValue { key, value }
         })
     }
 
     pub(crate) fn scan_versioned(
         &self,
         range: &ScanRange,
+        room: usize,
     ) -> Result<Page<VersionedKeyValue>, Error> {
-        self.scan(Family::Versioned, range, |key, record| {
-            let (version, value) = keys::versioned::decode(record)?;
-            let value = if range.keys_only {
-                Bytes::new()
-            } else {
-                Bytes::copy_from_slice(value)
-            };
-            let bytes = key.len() + value.len();
-            Ok((
-                VersionedKeyValue {
-                    key,
-                    version,
-                    value,
-                },
-                bytes,
-            ))
+        self.scan(Keyspace::Versioned, range, room, |key, version, value| {
+            VersionedKeyValue {
+                key,
+                version,
+                value,
+            }
         })
     }
 
-    /// `decode` makes an entry of a key and what is stored, and says how many bytes of keys and values it has.
     fn scan<T>(
         &self,
-        family: Family,
+        keyspace: Keyspace,
         range: &ScanRange,
-        decode: impl Fn(Bytes, &[u8]) -> Result<(T, usize), Error>,
+        room: usize,
+        entry: impl Fn(Bytes, u64, Bytes) -> T,
     ) -> Result<Page<T>, Error> {
         range.validate()?;
         let mut page = Page {
@@ -105,10 +90,10 @@ impl Engine {
             return Ok(page);
         }
         let limit = range.limit.unwrap_or(usize::MAX);
-        let mut bytes_left = SCAN_PAGE_BYTES;
+        let mut bytes_left = room.min(SCAN_PAGE_BYTES);
         let mut last_key = Bytes::new();
 
-        let family = self.family(family);
+        let family = self.family(keyspace.family());
         let mut iterator = self
             .database
             .raw_iterator_cf_opt(&family, range.read_options());
@@ -117,17 +102,20 @@ impl Engine {
         } else {
             iterator.seek_to_first();
         }
-        while let Some((key, stored)) = iterator.item() {
-            let (entry, bytes) = decode(Bytes::copy_from_slice(key), stored)?;
-            let bytes = bytes + SCAN_ENTRY_OVERHEAD_BYTES;
-            let full = page.entries.len() == limit || bytes > bytes_left;
-            if full && !page.entries.is_empty() {
+        while let Some((key, record)) = iterator.item() {
+            let (version, value) = keyspace.parts(record)?;
+            let value = if range.keys_only { &[] } else { value };
+            let bytes = key.len() + value.len() + SCAN_ENTRY_OVERHEAD_BYTES;
+            if page.entries.is_empty() {
+                fit(bytes, room)?;
+            } else if page.entries.len() == limit || bytes > bytes_left {
                 page.resume_key = Some(range.resume_key(&last_key));
                 return Ok(page);
             }
             bytes_left = bytes_left.saturating_sub(bytes);
             last_key = Bytes::copy_from_slice(key);
-            page.entries.push(entry);
+            let value = Bytes::copy_from_slice(value);
+            page.entries.push(entry(last_key.clone(), version, value));
             if range.reverse {
                 iterator.prev();
             } else {

@@ -257,7 +257,7 @@ impl Storage {
     ///
     /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`].
     pub fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.inner.engine.get_raw(key, Tier::Disk)?)
+        Ok(self.inner.engine.get_raw(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads raw values from one snapshot, in the order of `keys`.
@@ -266,7 +266,10 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
     pub fn multi_get_raw(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
-        Ok(self.inner.engine.multi_get_raw(keys, Tier::Disk)?)
+        Ok(self
+            .inner
+            .engine
+            .multi_get_raw(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads a versioned value.
@@ -275,7 +278,10 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn get_versioned(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
-        Ok(self.inner.engine.get_versioned(key, Tier::Disk)?)
+        Ok(self
+            .inner
+            .engine
+            .get_versioned(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads versioned values from one snapshot, in the order of `keys`.
@@ -284,7 +290,10 @@ impl Storage {
     ///
     /// As [`multi_get_raw`](Self::multi_get_raw).
     pub fn multi_get_versioned(&self, keys: &[Bytes]) -> Result<Vec<Option<Versioned>>, Error> {
-        Ok(self.inner.engine.multi_get_versioned(keys, Tier::Disk)?)
+        Ok(self
+            .inner
+            .engine
+            .multi_get_versioned(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads one page of the raw keyspace.
@@ -293,7 +302,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.inner.engine.scan_raw(range)
+        self.inner.engine.scan_raw(range, usize::MAX)
     }
 
     /// Reads one page of the versioned keyspace.
@@ -302,7 +311,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn scan_versioned(&self, range: &ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
-        self.inner.engine.scan_versioned(range)
+        self.inner.engine.scan_versioned(range, usize::MAX)
     }
 
     /// The regions written with [`Command::PutRegion`], in the order of their ids.

@@ -7,7 +7,7 @@ use rdb_proto::kvrpc::{
     CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, ScanRequest,
     ScanResponse, VersionedKeyValue, kv_cas_server::KvCas,
 };
-use rdb_storage::{Command, Outcome, ScanRange};
+use rdb_storage::{Command, Outcome, PointRead, PointValue, ScanRange};
 use tonic::{Request, Response, Status};
 
 use super::answer::answer;
@@ -49,7 +49,10 @@ impl CasService {
         let region = self
             .router
             .for_keys(request.context.as_ref(), once(&request.key))?;
-        let found = region.reader().get_versioned(request.key).await?;
+        let read = PointRead::versioned(request.key)?;
+        let PointValue::Versioned(found) = region.reader().read(read, usize::MAX).await? else {
+            return Err(outcome::unexpected());
+        };
         Ok(outcome::versioned(found))
     }
 
@@ -73,7 +76,8 @@ impl CasService {
     async fn get_several(&self, request: BatchGetRequest) -> Result<BatchGetResponse, Rejection> {
         let BatchGetRequest { context, keys } = request;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        let values = region.reader().multi_get_versioned(keys.clone()).await?;
+        let reader = region.reader();
+        let values = reader.multi_get_versioned(keys.clone(), usize::MAX).await?;
         let found = keys.into_iter().zip(values);
         let entries = found.filter_map(|(key, found)| {
             let rdb_storage::Versioned { version, value } = found?;
@@ -106,7 +110,8 @@ impl CasService {
             keys_only,
         };
         let target = self.router.for_scan(context.as_ref(), range)?;
-        let page = target.region.reader().scan_versioned(target.range).await?;
+        let reader = target.region.reader();
+        let page = reader.scan_versioned(target.range, usize::MAX).await?;
         let entries = page.entries.into_iter().map(|entry| VersionedKeyValue {
             key: entry.key,
             version: entry.version,

@@ -8,10 +8,11 @@ use rdb_proto::kvrpc::{
     RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse,
     kv_raw_server::KvRaw,
 };
-use rdb_storage::{Command, ScanRange};
+use rdb_storage::{Command, PointRead, PointValue, ScanRange};
 use tonic::{Request, Response, Status};
 
 use super::answer::answer;
+use super::outcome;
 use crate::error::Rejection;
 use crate::router::Router;
 
@@ -40,7 +41,10 @@ impl RawService {
         let region = self
             .router
             .for_keys(request.context.as_ref(), once(&request.key))?;
-        let value = region.reader().get_raw(request.key).await?;
+        let read = PointRead::raw(request.key)?;
+        let PointValue::Raw(value) = region.reader().read(read, usize::MAX).await? else {
+            return Err(outcome::unexpected());
+        };
         Ok(RawGetResponse {
             value,
             region_error: None,
@@ -75,7 +79,10 @@ impl RawService {
     ) -> Result<RawBatchGetResponse, Rejection> {
         let RawBatchGetRequest { context, keys } = request;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        let values = region.reader().multi_get_raw(keys.clone()).await?;
+        let values = region
+            .reader()
+            .multi_get_raw(keys.clone(), usize::MAX)
+            .await?;
         let found = keys.into_iter().zip(values);
         let entries = found.filter_map(|(key, value)| Some(KeyValue { key, value: value? }));
         Ok(RawBatchGetResponse {
@@ -101,7 +108,8 @@ impl RawService {
             keys_only,
         };
         let target = self.router.for_scan(context.as_ref(), range)?;
-        let page = target.region.reader().scan_raw(target.range).await?;
+        let reader = target.region.reader();
+        let page = reader.scan_raw(target.range, usize::MAX).await?;
         let entries = page.entries.into_iter();
         Ok(RawScanResponse {
             entries: entries

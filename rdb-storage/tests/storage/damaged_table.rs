@@ -7,8 +7,8 @@ use bytes::Bytes;
 use rdb_storage::{Error, OpenError, PendingWrite, ScanRange, Storage};
 
 use crate::fixture::{
-    all_raw, copy_of, database_files, flip_bit, noise, one_worker, open, put, refused, single,
-    swap, synced, truncate,
+    all_raw, copy_of, database_files, flip_bit, noise, one_worker, open, put, read_raw, refused,
+    single, swap, synced, truncate,
 };
 
 const KEYS: u64 = 300;
@@ -90,9 +90,9 @@ fn a_damaged_block_is_data_loss_in_every_way_of_reading_and_other_blocks_are_sti
     };
     assert!(is_data_loss(storage.scan_raw(&backwards).unwrap_err()));
     let (runtime, reader) = (one_worker(1), storage.reader());
-    let read = runtime.block_on(reader.get_raw(harmed.clone()));
+    let read = runtime.block_on(read_raw(&reader, harmed.clone()));
     assert!(is_data_loss(read.unwrap_err()));
-    let read = runtime.block_on(reader.multi_get_raw(both.to_vec()));
+    let read = runtime.block_on(reader.multi_get_raw(both.to_vec(), usize::MAX));
     assert!(is_data_loss(read.unwrap_err()));
 
     assert_eq!(

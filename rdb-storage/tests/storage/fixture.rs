@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rdb_storage::{
-    Command, Durability, Error, KeyValue, OpenError, Role, ScanRange, Storage, StorageOptions,
-    Submission,
+    Command, Durability, Error, KeyValue, OpenError, PointRead, PointValue, Reader, Role,
+    ScanRange, Storage, StorageOptions, Submission,
 };
 
 /// Synced writes, small caches, no reserve.
@@ -91,6 +91,17 @@ pub(crate) fn noise(seed: u64, bytes: usize) -> Bytes {
     let mut noise = vec![0; bytes];
     random.fill(&mut noise);
     noise.into()
+}
+
+/// Reads a raw value for which there is any room.
+pub(crate) async fn read_raw(reader: &Reader, key: Bytes) -> Result<Option<Bytes>, Error> {
+    match reader
+        .read(PointRead::raw(key).unwrap(), usize::MAX)
+        .await?
+    {
+        PointValue::Raw(value) => Ok(value),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// All of the raw keyspace, page by page.

@@ -24,6 +24,7 @@ mod limits;
 mod model;
 mod ranges;
 mod regions;
+mod room;
 mod scan_pages;
 mod skipped;
 mod snapshots;

@@ -11,7 +11,7 @@ use rdb_storage::{
     Command, KeyValue, Outcome, ScanRange, Storage, Submission, Versioned, VersionedKeyValue,
 };
 
-use crate::fixture::{flushing, one_worker, open, remove, swap};
+use crate::fixture::{flushing, one_worker, open, read_raw, remove, swap};
 
 const RAW_KEYS: u8 = 6;
 const REGIONS: u64 = 3;
@@ -283,14 +283,14 @@ fn compare(storage: &Storage, model: &Model, limit: usize) {
     assert_eq!(storage.multi_get_raw(&raw_keys).unwrap(), raw);
     assert_eq!(
         runtime
-            .block_on(reader.multi_get_raw(raw_keys.clone()))
+            .block_on(reader.multi_get_raw(raw_keys.clone(), usize::MAX))
             .unwrap(),
         raw
     );
     for (key, value) in raw_keys.iter().zip(raw) {
         assert_eq!(storage.get_raw(key).unwrap(), value);
         assert_eq!(
-            runtime.block_on(reader.get_raw(key.clone())).unwrap(),
+            runtime.block_on(read_raw(&reader, key.clone())).unwrap(),
             value
         );
     }
@@ -310,7 +310,7 @@ fn compare(storage: &Storage, model: &Model, limit: usize) {
     );
     assert_eq!(
         runtime
-            .block_on(reader.multi_get_versioned(versioned_keys.clone()))
+            .block_on(reader.multi_get_versioned(versioned_keys.clone(), usize::MAX))
             .unwrap(),
         versioned
     );
