@@ -2,27 +2,26 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rdb_proto::batch;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, region_error};
-use rdb_proto::kvrpc::{
-    BatchAnswer, BatchCommand, BatchRequest, CompareAndDeleteRequest, CompareAndSwapRequest,
-    RawDeleteRequest, RawPutRequest, batch_command::Request,
-};
+use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest};
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::{BytesInFlight, Reservation};
-use rdb_storage::{Command, PointRead};
+use rdb_storage::Command;
+use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 use tonic::Code;
 
+use super::super::point::{Operation, WriteResponse, conflict_bytes_max, operation};
+use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
-use super::writes::{WriteGroup, WriteKind};
+use super::writes::WriteGroup;
 use crate::error::{Rejection, busy};
 use crate::region::RegionHandle;
 use crate::router::{Membership, Router};
 
-/// What one decoded command takes in memory beside its share of the message, in bytes.
+/// What one decoded command, and an answer without a value, take in memory beside their share of the message, in bytes.
 const COMMAND_OVERHEAD_BYTES: usize = 256;
 
 /// What became of a message.
@@ -33,8 +32,8 @@ pub(super) struct Intake {
     pub(super) answered: Vec<AnswerGroup>,
     /// What is on its way to the disk, by region.
     pub(super) writes: Vec<WriteGroup>,
-    /// What is to be read.
-    pub(super) reads: Option<ReadGroup>,
+    /// What is to be read, by region.
+    pub(super) reads: Vec<ReadGroup>,
 }
 
 /// Takes a message in.
@@ -51,9 +50,8 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
     let bytes = message_bytes
         + message.commands.len() * COMMAND_OVERHEAD_BYTES
         + excess_ids.len() * size_of::<u64>();
-    let Some(reservation) = budgets.try_reserve(bytes).map(Arc::new) else {
-        let busy = region_error::Kind::ServerBusy(busy());
-        intake.refuse(all_ids(&message, excess_ids), busy, None);
+    let Some(reservation) = budgets.try_reserve(bytes) else {
+        intake.refuse(all_ids(&message, excess_ids), busy(), None);
         return intake;
     };
     let membership = match router.membership() {
@@ -61,14 +59,10 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
         Err(not_ready) => {
             let not_ready = region_error::Kind::NotReady(not_ready);
             let ids = all_ids(&message, excess_ids);
-            intake.refuse(ids, not_ready, Some(reservation));
+            intake.refuse(ids, not_ready, Some(Arc::new(reservation)));
             return intake;
         }
     };
-    if !excess_ids.is_empty() {
-        let busy = region_error::Kind::ServerBusy(busy());
-        intake.refuse(excess_ids, busy, Some(Arc::clone(&reservation)));
-    }
     let mut sorting = Sorting {
         membership: &membership,
         context: Context {
@@ -77,13 +71,16 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
             ..Context::default()
         },
         answers: Vec::new(),
-        writes: Vec::new(),
-        reads: Vec::new(),
+        regions: Vec::new(),
+        read_bytes: 0,
     };
     for command in message.commands {
         sorting.sort(command);
     }
-    sorting.submit(message_bytes, &reservation, &mut intake);
+    let message = sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
+    if !excess_ids.is_empty() {
+        intake.refuse(excess_ids, busy(), Some(message));
+    }
     intake
 }
 
@@ -105,19 +102,22 @@ impl Intake {
     }
 }
 
-/// Writes that go to one region as one submission.
-struct RegionWrites {
+/// What a message asks of one region.
+struct RegionCommands {
     region: Arc<RegionHandle>,
+    reads: Vec<QueuedRead>,
+    /// Applied as one submission, and what their answers are made with.
     commands: Vec<Command>,
-    kinds: Vec<(u64, WriteKind)>,
+    responses: Vec<(u64, WriteResponse)>,
 }
 
 struct Sorting<'a> {
     membership: &'a Membership,
     context: Context,
     answers: Vec<BatchAnswer>,
-    writes: Vec<RegionWrites>,
-    reads: Vec<QueuedRead>,
+    regions: Vec<RegionCommands>,
+    /// What the reads take without the message.
+    read_bytes: usize,
 }
 
 impl<'a> Sorting<'a> {
@@ -128,7 +128,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// What comes to the wrong place is told so before it is looked at. Reads are routed once more when they are executed.
+    /// Routes a command, once and for all: its region tells when it is no longer what it was.
     fn admit(&mut self, command: BatchCommand) -> Result<(), Rejection> {
         let BatchCommand {
             id,
@@ -142,117 +142,97 @@ impl<'a> Sorting<'a> {
             region_epoch,
             ..self.context
         };
-        let region = self.membership.for_key(&context, key(&request))?;
-        match request {
-            Request::RawGet(request) => self.read(id, context, PointRead::raw(request.key)?),
-            Request::Get(request) => self.read(id, context, PointRead::versioned(request.key)?),
-            Request::RawPut(RawPutRequest { key, value, .. }) => {
-                let command = Command::PutRaw { key, value };
-                self.write(region, id, WriteKind::RawPut, command)?;
+        let region = self.membership.for_key(&context, request.key())?;
+        // Each command is validated alone: a submission is refused as a whole.
+        match operation(request)? {
+            Operation::Read(read, response) => {
+                self.read_bytes += COMMAND_OVERHEAD_BYTES + read.key().len();
+                let queued = QueuedRead { id, read, response };
+                self.of(region).reads.push(queued);
             }
-            Request::RawDelete(RawDeleteRequest { key, .. }) => {
-                let command = Command::DeleteRaw { key };
-                self.write(region, id, WriteKind::RawDelete, command)?;
-            }
-            Request::CompareAndSwap(request) => {
-                let CompareAndSwapRequest {
-                    key,
-                    expected_version,
-                    value,
-                    ..
-                } = request;
-                let command = Command::CompareAndSwap {
-                    key,
-                    expected_version,
-                    value,
-                };
-                self.write(region, id, WriteKind::CompareAndSwap, command)?;
-            }
-            Request::CompareAndDelete(request) => {
-                let CompareAndDeleteRequest {
-                    key,
-                    expected_version,
-                    ..
-                } = request;
-                let command = Command::CompareAndDelete {
-                    key,
-                    expected_version,
-                };
-                self.write(region, id, WriteKind::CompareAndDelete, command)?;
+            Operation::Write(command, response) => {
+                let of_region = self.of(region);
+                of_region.commands.push(command);
+                of_region.responses.push((id, response));
             }
         }
         Ok(())
     }
 
-    fn read(&mut self, id: u64, context: Context, read: PointRead) {
-        self.reads.push(QueuedRead { id, context, read });
-    }
-
-    fn write(
-        &mut self,
-        region: &'a Arc<RegionHandle>,
-        id: u64,
-        kind: WriteKind,
-        command: Command,
-    ) -> Result<(), Rejection> {
-        // Alone: a submission is refused as a whole.
-        command.validate()?;
-        let known = self.writes.iter_mut();
-        let known = known
-            .rev()
-            .find(|writes| Arc::ptr_eq(&writes.region, region));
-        match known {
-            Some(writes) => {
-                writes.commands.push(command);
-                writes.kinds.push((id, kind));
-            }
-            None => self.writes.push(RegionWrites {
+    fn of(&mut self, region: &'a Arc<RegionHandle>) -> &mut RegionCommands {
+        let mut known = self.regions.iter();
+        let known = known.rposition(|commands| Arc::ptr_eq(&commands.region, region));
+        let position = known.unwrap_or_else(|| {
+            self.regions.push(RegionCommands {
                 region: Arc::clone(region),
-                commands: vec![command],
-                kinds: vec![(id, kind)],
-            }),
-        }
-        Ok(())
+                reads: Vec::new(),
+                commands: Vec::new(),
+                responses: Vec::new(),
+            });
+            self.regions.len() - 1
+        });
+        &mut self.regions[position]
     }
 
-    /// Hands the writes to the writer. The reservation is held until the last command is answered.
-    fn submit(mut self, message_bytes: usize, reservation: &Arc<Reservation>, intake: &mut Intake) {
-        for writes in self.writes {
-            let RegionWrites {
+    /// Submits the writes and queues the reads. What the message holds is held until its last write is answered; until its
+    /// last read is, if the reads are most of it, and otherwise the keys to read are copied out of it.
+    fn hand_over(
+        self,
+        message_bytes: usize,
+        mut reservation: Reservation,
+        budgets: &BytesInFlight,
+        intake: &mut Intake,
+    ) -> Arc<Reservation> {
+        let copies_keys = message_bytes / 2 > self.read_bytes;
+        let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
+        let message = Arc::new(reservation);
+        let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
+        let mut answers = self.answers;
+        // The buffer is one, so it is charged to one of the submissions.
+        let mut uncharged_bytes = message_bytes;
+        for of_region in self.regions {
+            let RegionCommands {
                 region,
+                mut reads,
                 commands,
-                kinds,
-            } = writes;
-            match region.submit(commands, message_bytes) {
+                responses,
+            } = of_region;
+            if !reads.is_empty() {
+                if copies_keys {
+                    let copied = reads.into_iter().map(QueuedRead::detached);
+                    reads = copied.collect();
+                }
+                let reads = ReadGroup::new(Arc::clone(&region), reads, Arc::clone(&of_reads));
+                intake.reads.push(reads);
+            }
+            if commands.is_empty() {
+                continue;
+            }
+            let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
+            let conflict_room = spare(budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
+            let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
+            match region.submit(
+                commands,
+                std::mem::take(&mut uncharged_bytes),
+                conflict_bytes,
+            ) {
                 Ok(pending) => {
-                    let group = WriteGroup::new(pending, kinds, Arc::clone(reservation));
+                    let message = Arc::clone(&message);
+                    let group = WriteGroup::new(pending, responses, message, conflict_room);
                     intake.writes.push(group);
                 }
                 Err(rejection) => {
-                    let refused = kinds.into_iter();
+                    let refused = responses.into_iter();
                     let refused = refused.map(|(id, _)| answer(id, Err(rejection.clone())));
-                    self.answers.extend(refused);
+                    answers.extend(refused);
                 }
             }
         }
-        if !self.reads.is_empty() {
-            intake.reads = Some(ReadGroup::new(self.reads, Arc::clone(reservation)));
-        }
-        if !self.answers.is_empty() {
-            let group = AnswerGroup::different(self.answers, Arc::clone(reservation));
+        if !answers.is_empty() {
+            let group = AnswerGroup::different(answers, Arc::clone(&message), None);
             intake.answered.push(group);
         }
-    }
-}
-
-fn key(request: &Request) -> &Bytes {
-    match request {
-        Request::RawPut(request) => &request.key,
-        Request::RawGet(request) => &request.key,
-        Request::RawDelete(request) => &request.key,
-        Request::CompareAndSwap(request) => &request.key,
-        Request::Get(request) => &request.key,
-        Request::CompareAndDelete(request) => &request.key,
+        message
     }
 }
 

@@ -27,7 +27,7 @@ const COMMANDS_IN_FLIGHT_MAX: usize = BATCH_COMMANDS_MAX;
 const MESSAGES_PER_TURN_MAX: usize = 64;
 
 /// Yields responses as the transport asks for them.
-pub(crate) struct Session {
+pub(crate) struct CommandStream {
     router: Router,
     call: CallBudget,
     /// `None`: nothing more comes, or is taken.
@@ -57,7 +57,7 @@ enum Closing {
     Over,
 }
 
-impl Session {
+impl CommandStream {
     pub(super) fn new(
         router: Router,
         call: CallBudget,
@@ -125,20 +125,21 @@ impl Session {
             self.ready.push(answered);
         }
         self.writes.extend(taken.writes);
-        if let Some(reads) = taken.reads {
+        for reads in taken.reads {
             self.reads.push(reads);
         }
     }
 
-    fn pack(&mut self, context: &mut Context<'_>) -> Packing {
+    /// What is ready, as a response. `closing`: says that the stream is about to end.
+    fn pack(&mut self, context: &mut Context<'_>, closing: bool) -> Option<batch::Response> {
         while let Poll::Ready(Some(answers)) = self.writes.poll_next_unpin(context) {
             self.ready.push(answers);
         }
-        let mut packing = Packing::default();
+        let mut packing = Packing::new(&self.call);
         self.ready.pack(&mut packing);
-        self.reads.pack(&self.router, &mut packing);
+        self.reads.pack(&mut packing);
         while !packing.is_full()
-            && let Some(answers) = self.reads.poll_disk(context)
+            && let Some(answers) = self.reads.poll_disk(&self.call, context)
         {
             self.ready.push(answers);
             self.ready.pack(&mut packing);
@@ -148,7 +149,10 @@ impl Session {
             context.waker().wake_by_ref();
         }
         self.commands_in_flight -= packing.answer_count();
-        packing
+        if closing {
+            packing.set_closing();
+        }
+        packing.finish()
     }
 
     fn is_done(&self) -> bool {
@@ -157,25 +161,24 @@ impl Session {
     }
 }
 
-impl Stream for Session {
+impl Stream for CommandStream {
     type Item = Result<batch::Response, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let session = self.get_mut();
-        session.poll_closing(context);
-        session.poll_requests(context);
-        let mut packing = session.pack(context);
-        if matches!(session.closing, Closing::Announce) {
-            packing.set_closing();
-            session.closing = Closing::Announced(Box::pin(sleep(BATCH_CLOSE_TIMEOUT)));
+        let stream = self.get_mut();
+        stream.poll_closing(context);
+        stream.poll_requests(context);
+        let announces = matches!(stream.closing, Closing::Announce);
+        if announces {
+            stream.closing = Closing::Announced(Box::pin(sleep(BATCH_CLOSE_TIMEOUT)));
             // Registers the alarm.
-            session.poll_closing(context);
+            stream.poll_closing(context);
         }
-        if let Some(response) = packing.finish() {
+        if let Some(response) = stream.pack(context, announces) {
             return Poll::Ready(Some(Ok(response)));
         }
-        if session.is_done() {
-            return Poll::Ready(session.failure.take().map(Err));
+        if stream.is_done() {
+            return Poll::Ready(stream.failure.take().map(Err));
         }
         Poll::Pending
     }
