@@ -1,16 +1,27 @@
 //! The transport shell that both ends share: limits and windows on purpose, in one place ([`limits`]); serving with
 //! drain ([`serve`], [`health`], [`Termination`]); connecting ([`endpoint`]).
 
+mod accept;
 mod address;
+mod arriving;
 mod budget;
 mod call;
+mod call_service;
+mod call_task;
 mod connect;
 mod connection;
+mod deadline;
+mod departing;
+mod framing;
 mod health;
 pub mod limits;
 mod open_files;
+mod places;
+mod refusal;
 mod serve;
+mod socket;
 mod termination;
+mod traffic;
 
 pub use address::{AddressError, check_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};

@@ -1,0 +1,53 @@
+//! A drain answers what is in flight, and waits for nobody who does not read.
+
+use rdb_proto::transport::ServeOptions;
+
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded};
+use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, framed};
+
+const WINDOW_BYTES: u32 = 1 << 20;
+
+async fn start() -> TestServer {
+    TestServer::start(ServeOptions {
+        send_stall_timeout: 10 * SHORT,
+        drain_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_answered() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let call = peer.call(RAW_DELETE, framed(&get(10)), true).await;
+    let other = peer.call(RAW_GET, framed(&get(10)), true).await;
+    other.read().await.expect("served");
+    server.drain.cancel();
+    server.deletes.notify_one();
+    let answer = call.read().await.expect("an answer, not a reset");
+    assert_eq!(answer.trailers["grpc-status"], "0");
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_hold_it_up() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, 0).await;
+    let unread = peer.call(RAW_GET, framed(&get(1 << 20)), true).await;
+    let unread = unread.unread().await.expect("it begins");
+    // With a window of a byte, the transport takes an answer that is never sent.
+    let mut slow = Peer::connect(&server, 1).await;
+    let small = slow.call(RAW_GET, framed(&get(1_000)), true).await;
+    let small = small.unread().await.expect("it begins");
+    let mut idle = Peer::connect(&server, WINDOW_BYTES).await;
+    let stream = idle.call(BATCH, framed(&get(0)), false).await;
+    let stream = stream.unread().await.expect("it begins");
+    server.drain.cancel();
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+    drop((unread, small, stream));
+}
