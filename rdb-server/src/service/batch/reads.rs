@@ -174,18 +174,21 @@ impl Reads {
         }
     }
 
-    /// Goes on with what is not in memory. The answers of a finished job, or `None` when there is nothing to be had now.
-    pub(super) fn poll_disk(
-        &mut self,
-        call: &CallBudget,
-        context: &mut task::Context<'_>,
-    ) -> Option<AnswerGroup> {
+    /// Whether there are reads that were not tried yet.
+    pub(super) fn has_untried(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Begins to read what is not in memory, as far as there are places.
+    pub(super) fn start_jobs(&mut self, call: &CallBudget) {
         while let Some(job) = self.next_job(call) {
             self.jobs.push(job);
         }
-        let task::Poll::Ready(Some((unread, answers))) = self.jobs.poll_next_unpin(context) else {
-            return None;
-        };
+    }
+
+    /// Waits for answers of a job; `None`: there is none.
+    pub(super) async fn next_from_disk(&mut self) -> Option<AnswerGroup> {
+        let (unread, answers) = self.jobs.next().await?;
         for cold in unread.into_iter().rev() {
             self.cold.push_front(cold);
         }
@@ -263,10 +266,10 @@ async fn read_cold(
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::task::Waker;
     use std::time::Duration;
 
     use bytes::Bytes;
+    use futures::FutureExt;
     use rdb_proto::kvrpc::RawGetResponse;
     use rdb_proto::metapb::Region;
     use rdb_storage::{Role, Storage, StorageOptions};
@@ -322,8 +325,8 @@ mod tests {
         let mut packing = Packing::new(&call);
         stalled.pack(&mut packing);
         assert_eq!(packing.answer_count(), 0, "nothing is in memory");
-        let mut context = task::Context::from_waker(Waker::noop());
-        assert!(stalled.poll_disk(&call, &mut context).is_none());
+        stalled.start_jobs(&call);
+        assert!(stalled.next_from_disk().now_or_never().is_none());
         assert!(stalled.jobs.len() > 1, "some wait for the one that reads");
 
         let reader = storage.reader();

@@ -1,17 +1,17 @@
 //! One stream, from its first message to its end.
 
-use std::future::Future;
+use std::future::{Future, pending, ready};
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use futures::stream::FuturesUnordered;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
+use futures::stream::{BoxStream, FuturesUnordered, unfold};
 use rdb_proto::batch;
 use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
+use tokio::select;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::yield_now;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::answers::{Packing, ReadyAnswers};
@@ -26,8 +26,8 @@ const COMMANDS_IN_FLIGHT_MAX: usize = BATCH_COMMANDS_MAX;
 /// How many messages are taken in before answers get their turn: messages may be empty.
 const MESSAGES_PER_TURN_MAX: usize = 64;
 
-/// Yields responses as the transport asks for them.
-pub(crate) struct CommandStream {
+/// What is under way on a stream.
+pub(super) struct CommandStream {
     router: Router,
     call: CallBudget,
     /// `None`: nothing more comes, or is taken.
@@ -37,22 +37,23 @@ pub(crate) struct CommandStream {
     reads: Reads,
     ready: ReadyAnswers,
     closing: Closing,
+    /// Ready when `closing` is to go on.
+    alarm: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// What the stream ends with, once everything is answered.
     failure: Option<Status>,
     /// Among the streams of the connection.
     _place: OwnedSemaphorePermit,
 }
 
-type Alarm = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// How far the end that a drain brings has come.
+/// How far the end that closing the connection brings has come.
+#[derive(PartialEq, Eq)]
 enum Closing {
-    /// Not yet: ready when the drain begins.
-    No(Alarm),
+    /// The connection stays open.
+    No,
     /// The client is to be told.
     Announce,
-    /// It was told, and has until then to close its side.
-    Announced(Alarm),
+    /// It was told, and has a while to close its side.
+    Announced,
     /// Nothing is waited for any more.
     Over,
 }
@@ -62,58 +63,78 @@ impl CommandStream {
         router: Router,
         call: CallBudget,
         requests: Streaming<batch::Request>,
-        drain: CancellationToken,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             router,
-            call,
             requests: Some(requests),
             commands_in_flight: 0,
             writes: FuturesUnordered::new(),
             reads: Reads::default(),
             ready: ReadyAnswers::default(),
-            closing: Closing::No(Box::pin(drain.cancelled_owned())),
+            closing: Closing::No,
+            alarm: Box::pin(call.closing().clone().cancelled_owned()),
+            call,
             failure: None,
             _place: place,
         }
     }
 
-    fn poll_closing(&mut self, context: &mut Context<'_>) {
-        let (alarm, next) = match &mut self.closing {
-            Closing::No(begun) => (begun, Closing::Announce),
-            Closing::Announced(overdue) => (overdue, Closing::Over),
-            Closing::Announce | Closing::Over => return,
+    /// The responses, each made when the transport asks for it.
+    pub(super) fn responses(self) -> BoxStream<'static, Result<batch::Response, Status>> {
+        let next = |mut stream: Self| async move {
+            let response = stream.next_response().await?;
+            Some((response, stream))
         };
-        if alarm.as_mut().poll(context).is_ready() {
-            if matches!(next, Closing::Over) {
-                self.requests = None;
+        unfold(self, next).boxed()
+    }
+
+    /// Takes everything in that is there, then makes a response of what is ready, or waits. `None`: the stream is over.
+    async fn next_response(&mut self) -> Option<Result<batch::Response, Status>> {
+        let mut messages_taken = 0;
+        loop {
+            let has_turn = messages_taken < MESSAGES_PER_TURN_MAX;
+            let takes_messages = has_turn && self.commands_in_flight < COMMANDS_IN_FLIGHT_MAX;
+            self.reads.start_jobs(&self.call);
+            select! {
+                biased;
+                () = &mut self.alarm, if self.closing != Closing::Over => self.go_on_closing(),
+                message = next_message(&mut self.requests), if takes_messages => {
+                    messages_taken += 1;
+                    self.receive(message);
+                }
+                Some(answers) = self.writes.next() => self.ready.push(answers),
+                Some(answers) = self.reads.next_from_disk() => self.ready.push(answers),
+                () = ready(()), if self.has_answers() => {
+                    if let Some(response) = self.pack() {
+                        return Some(Ok(response));
+                    }
+                    // It was reads that are not in memory. The worker has other work, too.
+                    yield_now().await;
+                }
+                () = ready(()), if self.is_done() => return self.failure.take().map(Err),
+                () = yield_now(), if !has_turn => messages_taken = 0,
             }
-            self.closing = next;
         }
     }
 
-    /// Takes messages in until there are none, or there is enough to do.
-    fn poll_requests(&mut self, context: &mut Context<'_>) {
-        for _ in 0..MESSAGES_PER_TURN_MAX {
-            let Some(requests) = &mut self.requests else {
-                return;
-            };
-            if self.commands_in_flight >= COMMANDS_IN_FLIGHT_MAX {
-                return;
-            }
-            match requests.poll_next_unpin(context) {
-                Poll::Ready(Some(Ok(request))) => self.take(request),
-                Poll::Ready(Some(Err(failure))) => {
-                    self.failure = Some(failure);
-                    self.requests = None;
-                }
-                Poll::Ready(None) => self.requests = None,
-                Poll::Pending => return,
-            }
+    fn go_on_closing(&mut self) {
+        if self.closing == Closing::No {
+            self.closing = Closing::Announce;
+            self.alarm = Box::pin(sleep(BATCH_CLOSE_TIMEOUT));
+        } else {
+            self.closing = Closing::Over;
+            self.requests = None;
         }
-        // There may be more; answers come first.
-        context.waker().wake_by_ref();
+    }
+
+    fn receive(&mut self, message: Option<Result<batch::Request, Status>>) {
+        match message {
+            Some(Ok(request)) => return self.take(request),
+            Some(Err(failure)) => self.failure = Some(failure),
+            None => {}
+        }
+        self.requests = None;
     }
 
     fn take(&mut self, request: batch::Request) {
@@ -130,27 +151,19 @@ impl CommandStream {
         }
     }
 
-    /// What is ready, as a response. `closing`: says that the stream is about to end.
-    fn pack(&mut self, context: &mut Context<'_>, closing: bool) -> Option<batch::Response> {
-        while let Poll::Ready(Some(answers)) = self.writes.poll_next_unpin(context) {
-            self.ready.push(answers);
-        }
+    /// Whether a response can be made, or reads can be tried for one.
+    fn has_answers(&self) -> bool {
+        self.closing == Closing::Announce || !self.ready.is_empty() || self.reads.has_untried()
+    }
+
+    fn pack(&mut self) -> Option<batch::Response> {
         let mut packing = Packing::new(&self.call);
         self.ready.pack(&mut packing);
         self.reads.pack(&mut packing);
-        while !packing.is_full()
-            && let Some(answers) = self.reads.poll_disk(&self.call, context)
-        {
-            self.ready.push(answers);
-            self.ready.pack(&mut packing);
-        }
-        if packing.is_full() && packing.answer_count() == 0 {
-            // It was reads that are not in memory. The worker has other work, too.
-            context.waker().wake_by_ref();
-        }
         self.commands_in_flight -= packing.answer_count();
-        if closing {
+        if self.closing == Closing::Announce {
             packing.set_closing();
+            self.closing = Closing::Announced;
         }
         packing.finish()
     }
@@ -161,25 +174,12 @@ impl CommandStream {
     }
 }
 
-impl Stream for CommandStream {
-    type Item = Result<batch::Response, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let stream = self.get_mut();
-        stream.poll_closing(context);
-        stream.poll_requests(context);
-        let announces = matches!(stream.closing, Closing::Announce);
-        if announces {
-            stream.closing = Closing::Announced(Box::pin(sleep(BATCH_CLOSE_TIMEOUT)));
-            // Registers the alarm.
-            stream.poll_closing(context);
-        }
-        if let Some(response) = stream.pack(context, announces) {
-            return Poll::Ready(Some(Ok(response)));
-        }
-        if stream.is_done() {
-            return Poll::Ready(stream.failure.take().map(Err));
-        }
-        Poll::Pending
+/// The next message, or the end of the stream; never ready after that.
+async fn next_message(
+    requests: &mut Option<Streaming<batch::Request>>,
+) -> Option<Result<batch::Request, Status>> {
+    match requests {
+        Some(requests) => requests.next().await,
+        None => pending().await,
     }
 }
