@@ -192,3 +192,44 @@ impl KvRaw for RawService {
         respond(self.delete_range(request.into_inner()).await)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::error::details;
+    use rdb_proto::errorpb::Fate;
+    use tokio_util::sync::CancellationToken;
+    use tonic::Code;
+
+    use super::*;
+
+    /// The field to blame. A store that knows no regions refuses whatever it routes.
+    fn refused<T: std::fmt::Debug>(response: Result<Response<T>, Status>) -> String {
+        let status = response.expect_err("refused, and not routed");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let error = details(&status).expect("a fault");
+        assert_eq!(error.fate(), Fate::NotApplied);
+        error.field
+    }
+
+    #[tokio::test]
+    async fn empty_batches_and_inverted_ranges_are_refused_before_they_are_routed() {
+        let service = RawService::new(Router::new(CancellationToken::new()));
+        let put = Request::new(RawBatchPutRequest::default());
+        assert_eq!(refused(service.raw_batch_put(put).await), "entries");
+        let get = Request::new(RawBatchGetRequest::default());
+        assert_eq!(refused(service.raw_batch_get(get).await), "keys");
+        let (start_key, end_key) = ("b", "a");
+        let scan = Request::new(RawScanRequest {
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+            ..RawScanRequest::default()
+        });
+        assert_eq!(refused(service.raw_scan(scan).await), "end_key");
+        let delete = Request::new(RawDeleteRangeRequest {
+            context: None,
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+        });
+        assert_eq!(refused(service.raw_delete_range(delete).await), "end_key");
+    }
+}

@@ -240,3 +240,142 @@ fn unknown_command() -> Rejection {
     let cause = "the command has no request that this release knows";
     Rejection::Fault(Fault::new(Code::Unimplemented, cause).with_fate(Fate::NotApplied))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rdb_proto::kvrpc::batch_answer::Response;
+    use rdb_proto::kvrpc::{GetRequest, RawGetRequest, RawPutRequest, batch_command::Request};
+    use rdb_proto::metapb::Region;
+    use rdb_proto::transport::CallBudget;
+    use rdb_storage::{Role, Storage, StorageOptions};
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::answers::Packing;
+    use super::*;
+
+    /// What the messages are said to have on the wire.
+    const MESSAGE_BYTES: usize = 6 << 20;
+
+    /// Region 1 holds the keys below "m", region 2 the others. The write queue holds one such message.
+    fn router(directory: &tempfile::TempDir) -> Router {
+        let options = StorageOptions {
+            write_queue_bytes_max: 8 << 20,
+            ..StorageOptions::new(Role::Server)
+        };
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let handle = |id, start_key: &'static str, end_key: &'static str| {
+            let region = Region {
+                id,
+                start_key: start_key.into(),
+                end_key: end_key.into(),
+                ..Region::default()
+            };
+            Arc::new(RegionHandle::new(region, &storage))
+        };
+        let router = Router::new(CancellationToken::new());
+        let regions = vec![handle(1, "", "m"), handle(2, "m", "")];
+        router.set(Membership::new(1, 1, regions));
+        router
+    }
+
+    fn put(key: &'static str) -> Request {
+        Request::RawPut(RawPutRequest {
+            key: key.into(),
+            ..RawPutRequest::default()
+        })
+    }
+
+    fn get(key: &'static str) -> Request {
+        let (context, key) = (None, key.into());
+        Request::RawGet(RawGetRequest { context, key })
+    }
+
+    /// A message of these, with ids from 0.
+    fn message(requests: impl IntoIterator<Item = Request>) -> batch::Request {
+        let commands = requests
+            .into_iter()
+            .zip(0..)
+            .map(|(request, id)| BatchCommand {
+                id,
+                request: Some(request),
+                ..BatchCommand::default()
+            });
+        let message = BatchRequest {
+            commands: commands.collect(),
+            ..BatchRequest::default()
+        };
+        batch::Request {
+            message,
+            excess_ids: Vec::new(),
+            message_bytes: MESSAGE_BYTES,
+        }
+    }
+
+    fn call() -> CallBudget {
+        CallBudget::of(&tonic::Request::new(()))
+    }
+
+    #[tokio::test]
+    async fn a_message_for_several_regions_is_charged_once() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let (router, call) = (router(&directory), call());
+        let request = message([put("a"), put("n")]);
+        let intake = take(request, &router, call.bytes_in_flight());
+        assert!(intake.answered.is_empty(), "the queue had room for both");
+        assert_eq!(intake.writes.len(), 2);
+        let taken = call.bytes_in_flight().connection.bytes_taken();
+        assert!(
+            (MESSAGE_BYTES..MESSAGE_BYTES + 1024).contains(&taken),
+            "{taken}"
+        );
+        for write in intake.writes {
+            drop(write.await);
+        }
+        assert_eq!(call.bytes_in_flight().connection.bytes_taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_read_does_not_keep_the_large_message_that_it_came_with() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let (router, call) = (router(&directory), call());
+        let request = message([put("a"), get("b")]);
+        let intake = take(request, &router, call.bytes_in_flight());
+        for write in intake.writes {
+            drop(write.await);
+        }
+        let taken = call.bytes_in_flight().connection.bytes_taken();
+        assert!((1..1024).contains(&taken), "{taken} bytes for one key");
+        drop(intake.reads);
+        assert_eq!(call.bytes_in_flight().connection.bytes_taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_breaks_a_limit_or_is_misrouted_is_answered_alone() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let (router, call) = (router(&directory), call());
+        let no_key = Request::Get(GetRequest::default());
+        let mut request = message([put("a"), no_key, put("b"), put("n")]);
+        request.message.commands[2].region_id = 9;
+        let intake = take(request, &router, call.bytes_in_flight());
+        assert_eq!(intake.writes.len(), 2, "one region each");
+        let mut packing = Packing::new(&call);
+        let mut ready = super::super::answers::ReadyAnswers::default();
+        intake
+            .answered
+            .into_iter()
+            .for_each(|group| ready.push(group));
+        ready.pack(&mut packing);
+        let response = packing.finish().expect("two are answered");
+        let answers = response.message.answers.into_iter();
+        let answers: Vec<_> = answers.map(|answer| (answer.id, answer.response)).collect();
+        assert!(matches!(
+            &answers[..],
+            [
+                (1, Some(Response::Fault(_))),
+                (2, Some(Response::RegionError(_)))
+            ]
+        ));
+    }
+}

@@ -272,13 +272,14 @@ mod tests {
     use futures::FutureExt;
     use rdb_proto::kvrpc::RawGetResponse;
     use rdb_proto::metapb::Region;
+    use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
     use rdb_storage::{Role, Storage, StorageOptions};
     use tempfile::TempDir;
     use tokio::task::spawn_blocking;
     use tokio::time::timeout;
 
+    use super::super::answers::ReadyAnswers;
     use super::*;
-    use crate::region::RegionHandle;
 
     const KEYS: u64 = 8;
 
@@ -298,16 +299,23 @@ mod tests {
         Storage::open(directory, options).expect("opens again")
     }
 
-    fn reads(storage: &Storage, call: &CallBudget) -> ReadGroup {
+    /// Reads the keys from 0 on.
+    fn reads(storage: &Storage, call: &CallBudget, count: u64) -> ReadGroup {
         let region = Region {
             id: 1,
             ..Region::default()
         };
         let region = Arc::new(RegionHandle::new(region, storage));
-        let queued = (0..KEYS).map(|id| QueuedRead {
+        let queued = (0..count).map(|id| QueuedRead {
             id,
             read: PointRead::raw(id.to_string().into()).expect("a key"),
-            response: |_| Ok(Response::RawGet(RawGetResponse::default())),
+            response: |found| match found {
+                PointValue::Raw(value) => Ok(Response::RawGet(RawGetResponse {
+                    value,
+                    ..RawGetResponse::default()
+                })),
+                PointValue::Versioned(_) => panic!("of the other keyspace"),
+            },
         });
         let message = call.bytes_in_flight().try_reserve(1);
         let message = message.expect("there is room");
@@ -321,7 +329,7 @@ mod tests {
         let storage = spawn_blocking(|| cold_storage(path)).await.expect("opened");
         let call = CallBudget::of(&tonic::Request::new(()));
         let mut stalled = Reads::default();
-        stalled.push(reads(&storage, &call));
+        stalled.push(reads(&storage, &call, KEYS));
         let mut packing = Packing::new(&call);
         stalled.pack(&mut packing);
         assert_eq!(packing.answer_count(), 0, "nothing is in memory");
@@ -335,5 +343,60 @@ mod tests {
         let values = timeout(Duration::from_secs(30), read).await;
         let values = values.expect("it gets its turn").expect("read");
         assert!(values.iter().all(Option::is_some));
+    }
+
+    #[tokio::test]
+    async fn a_value_larger_than_a_response_is_read_when_there_is_room_for_it() {
+        const VALUE_BYTES: usize = 1 << 20;
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let path = directory.path().to_owned();
+        let stored = spawn_blocking(|| {
+            let storage = Storage::open(path, StorageOptions::new(Role::Server)).expect("opened");
+            storage.put_raw("0", vec![b'v'; VALUE_BYTES]).expect("put");
+            storage
+        });
+        let storage = stored.await.expect("stored");
+        let call = CallBudget::of(&tonic::Request::new(()));
+        let budget = &call.bytes_in_flight().connection;
+        let most = call.bytes_in_flight();
+        let most = most.try_reserve(CONNECTION_BYTES_IN_FLIGHT_MAX - VALUE_BYTES);
+        let taken_by_others = budget.bytes_taken();
+
+        let mut reads_of_stream = Reads::default();
+        reads_of_stream.push(reads(&storage, &call, 1));
+        let mut packing = Packing::new(&call);
+        reads_of_stream.pack(&mut packing);
+        assert!(packing.finish().is_none(), "it is in memory, but too large");
+        reads_of_stream.start_jobs(&call);
+        let waiting = timeout(Duration::from_millis(50), reads_of_stream.next_from_disk());
+        assert!(
+            waiting.await.is_err(),
+            "the message of the read takes a byte"
+        );
+        assert_eq!(
+            budget.bytes_taken(),
+            taken_by_others + 1,
+            "nothing was read"
+        );
+
+        drop(most);
+        let answers = reads_of_stream.next_from_disk().await.expect("one job");
+        assert!(
+            budget.bytes_taken() > VALUE_BYTES,
+            "it is held until it is sent"
+        );
+        let mut ready = ReadyAnswers::default();
+        ready.push(answers);
+        let mut packing = Packing::new(&call);
+        ready.pack(&mut packing);
+        let response = packing.finish().expect("it is answered").message;
+        let Some(Response::RawGet(found)) = &response.answers[0].response else {
+            panic!("{:?}", response.answers);
+        };
+        assert_eq!(found.value.as_ref().map(Bytes::len), Some(VALUE_BYTES));
+        drop((reads_of_stream, ready));
+        let held = budget.bytes_taken();
+        assert!((VALUE_BYTES..VALUE_BYTES + 1024).contains(&held), "{held}");
+        drop(call);
     }
 }
