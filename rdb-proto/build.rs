@@ -19,7 +19,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     remove_service(&mut descriptors, "KvBatch");
     tonic_prost_build::configure()
         .bytes(".")
-        .codec_path("crate::bounded::BoundedCodec")
         // Rare and large: without the boxes every answer would carry room for one.
         .boxed("region_error")
         .boxed("kvrpc.BatchAnswer.response.fault")

@@ -14,3 +14,8 @@ mod room;
 pub(crate) use batch::BatchService;
 pub(crate) use cas::CasService;
 pub(crate) use raw::RawService;
+
+/// The transport counts the entries of a batch while it arrives, the storage those that it applies.
+const _: () = assert!(
+    rdb_proto::transport::limits::BATCH_ENTRIES_MAX == rdb_storage::limits::BATCH_ENTRIES_MAX
+);
