@@ -10,8 +10,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use rdb_proto::errorpb::{EpochNotMatch, region_error::Kind};
@@ -19,6 +20,7 @@ use rdb_proto::metapb::{Peer, Region, RegionEpoch};
 use rdb_storage::{
     Command, Error, KeyValue, Outcome, Page, PeerDescriptor, PendingWrite, PointRead, PointValue,
     Reader, RegionDescriptor, ScanRange, Storage, Submission, Versioned, VersionedKeyValue,
+    WriteRoom,
 };
 
 use crate::error::{Rejection, busy};
@@ -53,29 +55,50 @@ impl RegionHandle {
         self.is_outdated.store(true, Ordering::SeqCst);
     }
 
-    /// Applies `commands` in order, as a whole or not at all.
-    ///
-    /// They are copied out of the message that they came with: a few bytes of it would keep all of its buffer alive for as
-    /// long as they wait, and a call does not tell how much that is.
-    pub(crate) fn submit_copies(
+    /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` of values.
+    /// The commands are copied, once there is room for them: a few bytes of a message would keep all of it.
+    pub(crate) fn submit(
         &self,
         commands: Vec<Command>,
         conflict_bytes_max: usize,
     ) -> Result<PendingOutcomes, Rejection> {
-        let commands = commands.into_iter().map(Command::detached).collect();
-        self.submit(commands, 0, conflict_bytes_max)
+        self.submit_to_storage(
+            Submission::new(self.region.id, commands),
+            conflict_bytes_max,
+        )
     }
 
-    /// The same without a copy: the commands share the buffer of a message, of which they are charged `message_bytes`.
-    pub(crate) fn submit(
+    /// The same without a copy: the commands share the buffer of the message that `room` was taken for.
+    pub(crate) fn submit_shared(
         &self,
         commands: Vec<Command>,
-        message_bytes: usize,
-        _conflict_bytes_max: usize,
+        room: &MessageRoom,
+        conflict_bytes_max: usize,
     ) -> Result<PendingOutcomes, Rejection> {
-        let submission = Submission::new(self.region.id, commands).charged(message_bytes);
+        let submission = Submission::new(self.region.id, commands);
+        self.submit_to_storage(
+            submission.of_message(Arc::clone(&room.0)),
+            conflict_bytes_max,
+        )
+    }
+
+    fn submit_to_storage(
+        &self,
+        submission: Submission,
+        conflict_bytes_max: usize,
+    ) -> Result<PendingOutcomes, Rejection> {
+        let submission = submission
+            .under_epoch(self.region.version())
+            .with_conflict_values(conflict_bytes_max);
         let pending = self.storage.submit(submission)?;
         Ok(PendingOutcomes { pending })
+    }
+
+    /// Room among what waits to be written, for a message that submissions to this and other regions share.
+    pub(crate) fn take_message_room(&self, message_bytes: usize) -> Result<MessageRoom, Rejection> {
+        Ok(MessageRoom(Arc::new(
+            self.storage.take_write_room(message_bytes)?,
+        )))
     }
 
     /// The permission to read, if it is to be had without waiting.
@@ -92,12 +115,19 @@ impl RegionHandle {
     /// Whether the region is still what it was when requests were routed here.
     fn check_epoch(&self) -> Result<(), Rejection> {
         if self.is_outdated.load(Ordering::SeqCst) {
-            let current = EpochNotMatch::default();
-            return Err(Rejection::Routing(Kind::EpochNotMatch(current)));
+            return Err(epoch_has_changed());
         }
         Ok(())
     }
 }
+
+/// The answer to a request that was routed under an epoch which is over. Whoever is routed anew learns the present one.
+fn epoch_has_changed() -> Rejection {
+    Rejection::Routing(Kind::EpochNotMatch(EpochNotMatch::default()))
+}
+
+/// Room for a message, until all that was submitted of it is done.
+pub(crate) struct MessageRoom(Arc<WriteRoom>);
 
 /// The outcomes to come, one for each command that was submitted. Dropping it does not take the writes back.
 #[must_use = "a write is known to be done only by its outcome"]
@@ -109,8 +139,13 @@ impl Future for PendingOutcomes {
     type Output = Result<Vec<Outcome>, Rejection>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcomes = Pin::new(&mut self.pending).poll(context);
-        outcomes.map_err(Rejection::from)
+        let outcomes = ready!(Pin::new(&mut self.pending).poll(context))?;
+        let is_changed = |outcome: &Outcome| matches!(outcome, Outcome::EpochChanged { .. });
+        Poll::Ready(if outcomes.iter().any(is_changed) {
+            Err(epoch_has_changed())
+        } else {
+            Ok(outcomes)
+        })
     }
 }
 
@@ -257,5 +292,51 @@ pub(crate) fn from_wire(region: Region) -> RegionDescriptor {
         peers: peers
             .map(|Peer { id, store_id }| PeerDescriptor { id, store_id })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdb_storage::{Role, StorageOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn commands_of_an_epoch_that_is_over_are_not_applied() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions::new(Role::Server);
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let region = |version| Region {
+            id: 1,
+            epoch: Some(RegionEpoch {
+                conf_version: 1,
+                version,
+            }),
+            ..Region::default()
+        };
+        let handle = RegionHandle::new(region(1), &storage);
+        let put = |value: &'static str| {
+            let (key, value) = ("k".into(), value.into());
+            handle.submit(vec![Command::PutRaw { key, value }], 0)
+        };
+        for (version, value) in [(1, "applied"), (2, "not applied")] {
+            let change = vec![Command::PutRegion(from_wire(region(version)))];
+            let changed = storage
+                .submit(Submission::new(1, change))
+                .expect("there is room");
+            changed.await.expect("stored");
+            let written = put(value).expect("there is room").await;
+            if version == 1 {
+                assert_eq!(written.expect("applied"), [Outcome::Done]);
+                continue;
+            }
+            let Err(Rejection::Routing(Kind::EpochNotMatch(_))) = written else {
+                panic!("{written:?}");
+            };
+        }
+        let read = PointRead::raw("k".into()).expect("a key");
+        let permit = handle.permit_read().await.expect("always granted");
+        let found = permit.read(read, usize::MAX).await.expect("read");
+        assert_eq!(found, PointValue::Raw(Some("applied".into())));
     }
 }

@@ -26,8 +26,8 @@ pub const SCAN_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
 /// Longest value that a conflict carries, in bytes.
 pub const CONFLICT_VALUE_BYTES_MAX: usize = 64 << 10;
 
-/// Most bytes of values that the conflicts of one submission carry together. What does not fit is left out, as if it were
-/// too long.
+/// Most bytes of values that the conflicts of one submission carry together, unless it says less. What does not fit is left
+/// out, as if it were too long.
 pub const CONFLICT_VALUES_BYTES_MAX: usize = 4 << 20;
 
 /// The region that embedded use names.

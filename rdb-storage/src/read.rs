@@ -262,15 +262,7 @@ impl Engine {
         result: impl Fn(u64, Bytes) -> T,
     ) -> Result<Option<T>, ReadError> {
         validate_key(key)?;
-        let disk_read_options;
-        let options = match tier {
-            Tier::Memory => self.memory_read_options(),
-            Tier::Disk => {
-                disk_read_options = read_options(Tier::Disk);
-                &disk_read_options
-            }
-        };
-        let Some(record) = self.get_record(keyspace, key, options)? else {
+        let Some(record) = self.record(keyspace, key, tier)? else {
             return Ok(None);
         };
         let (version, value) = keyspace.parts(&record)?;
@@ -297,7 +289,7 @@ impl Engine {
         let mut bytes = 0;
         let mut results = Vec::with_capacity(keys.len());
         for key in keys {
-            let Some(record) = self.get_record(keyspace, key, &options)? else {
+            let Some(record) = self.record_with(keyspace, key, &options)? else {
                 results.push(None);
                 continue;
             };
@@ -317,8 +309,20 @@ impl Engine {
         Ok(results)
     }
 
-    /// What is stored under a key, not copied unless it is in a memtable.
-    fn get_record(
+    /// What is stored under a key; not copied, unless it is in a memtable.
+    pub(crate) fn record(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        tier: Tier,
+    ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
+        match tier {
+            Tier::Memory => self.record_with(keyspace, key, self.memory_read_options()),
+            Tier::Disk => self.record_with(keyspace, key, &read_options(Tier::Disk)),
+        }
+    }
+
+    fn record_with(
         &self,
         keyspace: Keyspace,
         key: &[u8],

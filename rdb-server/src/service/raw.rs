@@ -39,7 +39,7 @@ impl RawService {
         let command = Command::PutBatchRaw { entries };
         command.validate()?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        region.submit_copies(vec![command], 0)?.await?;
+        region.submit(vec![command], 0)?.await?;
         Ok(RawBatchPutResponse::default())
     }
 
@@ -134,7 +134,7 @@ impl RawService {
         let region = self
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
-        region.submit_copies(vec![command], 0)?.await?;
+        region.submit(vec![command], 0)?.await?;
         Ok(RawDeleteRangeResponse::default())
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_storage::{
-    Error, PointRead, PointValue, Reader, ScanRange, Storage, StorageOptions, Versioned,
+    Error, Outcome, PointRead, PointValue, Reader, ScanRange, Storage, StorageOptions, Versioned,
 };
 use tokio::task::spawn_blocking;
 
-use crate::fixture::{noise, one_worker, open, put, read_raw, single, unsynced};
+use crate::fixture::{noise, one_worker, open, put, read_raw, single, swap, unsynced};
 
 const KEYS: u64 = 1000;
 
@@ -224,4 +224,53 @@ fn a_caller_that_goes_away_gives_its_place_back_when_its_read_has_ended() {
             Ok(Some(noise(500, 1000)))
         );
     });
+}
+
+#[test]
+fn a_swap_of_a_cold_key_is_put_aside_once_and_of_a_warm_one_never() {
+    let (_directory, storage) = cold(&unsynced());
+    let cold_writes = || storage.stats().unwrap().cold_write_count;
+    assert_eq!(storage.compare_and_swap(key(7), 1, "v"), Ok(2));
+    assert_eq!(cold_writes(), 1);
+    assert_eq!(storage.compare_and_swap(key(7), 2, "v"), Ok(3));
+    storage.put_raw("k", "v").unwrap();
+    assert_eq!(cold_writes(), 1);
+
+    let conflict = storage.compare_and_swap(key(900), 9, "v").unwrap_err();
+    assert_eq!(
+        conflict,
+        Error::Conflict {
+            current_version: 1,
+            current_value: Some(noise(900, 100))
+        }
+    );
+}
+
+#[test]
+fn what_no_cache_can_hold_is_swapped_all_the_same() {
+    let options = StorageOptions {
+        block_cache_bytes: 1,
+        ..unsynced()
+    };
+    let (_directory, storage) = cold(&options);
+    let swaps: Vec<_> = (0..KEYS)
+        .map(|number| storage.submit(single(swap(key(number), 1, "v"))).unwrap())
+        .collect();
+    for swapped in swaps {
+        assert_eq!(swapped.wait(), Ok(vec![Outcome::Swapped { version: 2 }]));
+    }
+    let cold_writes = storage.stats().unwrap().cold_write_count;
+    println!("{cold_writes} times put aside, for {KEYS} swaps");
+}
+
+#[test]
+fn closing_waits_for_swaps_that_were_put_aside() {
+    let (_directory, storage) = cold(&unsynced());
+    let swaps: Vec<_> = (0..KEYS)
+        .map(|number| storage.submit(single(swap(key(number), 1, "v"))).unwrap())
+        .collect();
+    storage.close().unwrap();
+    for swapped in swaps {
+        assert_eq!(swapped.wait(), Ok(vec![Outcome::Swapped { version: 2 }]));
+    }
 }

@@ -18,7 +18,7 @@ use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
 use super::writes::WriteGroup;
 use crate::error::{Rejection, busy};
-use crate::region::RegionHandle;
+use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
 use crate::router::{Membership, Router};
 
 /// What one decoded command, and an answer without a value, take in memory beside their share of the message, in bytes.
@@ -174,8 +174,8 @@ impl<'a> Sorting<'a> {
         &mut self.regions[position]
     }
 
-    /// Submits the writes and queues the reads. What the message holds is held until its last write is answered; until its
-    /// last read is, if the reads are most of it, and otherwise the keys to read are copied out of it.
+    /// Queues the reads and submits the writes. What the message holds is held until its last write is answered; until its
+    /// last read is, too, if reads are most of it. Otherwise the keys to read are copied out of it.
     fn hand_over(
         self,
         message_bytes: usize,
@@ -188,8 +188,11 @@ impl<'a> Sorting<'a> {
         let message = Arc::new(reservation);
         let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
         let mut answers = self.answers;
-        // The buffer is one, so it is charged to one of the submissions.
-        let mut uncharged_bytes = message_bytes;
+        let mut writes = MessageWrites {
+            message_bytes,
+            room: None,
+            budgets,
+        };
         for of_region in self.regions {
             let RegionCommands {
                 region,
@@ -197,35 +200,26 @@ impl<'a> Sorting<'a> {
                 commands,
                 responses,
             } = of_region;
+            if !commands.is_empty() {
+                match writes.submit(&region, commands) {
+                    Ok((pending, conflict_room)) => {
+                        let message = Arc::clone(&message);
+                        let group = WriteGroup::new(pending, responses, message, conflict_room);
+                        intake.writes.push(group);
+                    }
+                    Err(rejection) => {
+                        let refused = responses.into_iter();
+                        let refused = refused.map(|(id, _)| answer(id, Err(rejection.clone())));
+                        answers.extend(refused);
+                    }
+                }
+            }
+            if copies_keys {
+                reads = reads.into_iter().map(QueuedRead::detached).collect();
+            }
             if !reads.is_empty() {
-                if copies_keys {
-                    let copied = reads.into_iter().map(QueuedRead::detached);
-                    reads = copied.collect();
-                }
-                let reads = ReadGroup::new(Arc::clone(&region), reads, Arc::clone(&of_reads));
-                intake.reads.push(reads);
-            }
-            if commands.is_empty() {
-                continue;
-            }
-            let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
-            let conflict_room = spare(budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
-            let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-            match region.submit(
-                commands,
-                std::mem::take(&mut uncharged_bytes),
-                conflict_bytes,
-            ) {
-                Ok(pending) => {
-                    let message = Arc::clone(&message);
-                    let group = WriteGroup::new(pending, responses, message, conflict_room);
-                    intake.writes.push(group);
-                }
-                Err(rejection) => {
-                    let refused = responses.into_iter();
-                    let refused = refused.map(|(id, _)| answer(id, Err(rejection.clone())));
-                    answers.extend(refused);
-                }
+                let group = ReadGroup::new(region, reads, Arc::clone(&of_reads));
+                intake.reads.push(group);
             }
         }
         if !answers.is_empty() {
@@ -233,6 +227,33 @@ impl<'a> Sorting<'a> {
             intake.answered.push(group);
         }
         message
+    }
+}
+
+/// The writes of a message. They share its buffer, and the room that is taken for it with the first of them.
+struct MessageWrites<'a> {
+    message_bytes: usize,
+    room: Option<MessageRoom>,
+    budgets: &'a BytesInFlight,
+}
+
+impl MessageWrites<'_> {
+    /// Submits commands to a region; with room for the values of their conflicts, as much as others can spare.
+    fn submit(
+        &mut self,
+        region: &RegionHandle,
+        commands: Vec<Command>,
+    ) -> Result<(PendingOutcomes, Option<Reservation>), Rejection> {
+        let room = match self.room.take() {
+            Some(room) => room,
+            None => region.take_message_room(self.message_bytes)?,
+        };
+        let room = self.room.insert(room);
+        let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
+        let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
+        let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
+        let pending = region.submit_shared(commands, room, conflict_bytes)?;
+        Ok((pending, conflict_room))
     }
 }
 
@@ -246,20 +267,32 @@ mod tests {
     use std::sync::Arc;
 
     use rdb_proto::kvrpc::batch_answer::Response;
-    use rdb_proto::kvrpc::{GetRequest, RawGetRequest, RawPutRequest, batch_command::Request};
+    use rdb_proto::kvrpc::{
+        CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest, batch_command::Request,
+    };
     use rdb_proto::metapb::Region;
     use rdb_proto::transport::CallBudget;
+    use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
     use rdb_storage::{Role, Storage, StorageOptions};
+    use tokio::task::spawn_blocking;
     use tokio_util::sync::CancellationToken;
 
-    use super::super::answers::Packing;
+    use super::super::answers::{Packing, ReadyAnswers};
     use super::*;
 
     /// What the messages are said to have on the wire.
     const MESSAGE_BYTES: usize = 6 << 20;
 
+    struct Fixture {
+        router: Router,
+        call: CallBudget,
+        storage: Storage,
+        _directory: tempfile::TempDir,
+    }
+
     /// Region 1 holds the keys below "m", region 2 the others. The write queue holds one such message.
-    fn router(directory: &tempfile::TempDir) -> Router {
+    fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let options = StorageOptions {
             write_queue_bytes_max: 8 << 20,
             ..StorageOptions::new(Role::Server)
@@ -277,7 +310,35 @@ mod tests {
         let router = Router::new(CancellationToken::new());
         let regions = vec![handle(1, "", "m"), handle(2, "m", "")];
         router.set(Membership::new(1, 1, regions));
-        router
+        Fixture {
+            router,
+            call: CallBudget::of(&tonic::Request::new(())),
+            storage,
+            _directory: directory,
+        }
+    }
+
+    impl Fixture {
+        fn take(&self, request: batch::Request) -> Intake {
+            take(request, &self.router, self.call.bytes_in_flight())
+        }
+
+        fn bytes_taken(&self) -> usize {
+            self.call.bytes_in_flight().connection.bytes_taken()
+        }
+
+        /// The answers of these groups.
+        fn packed(&self, groups: Vec<AnswerGroup>) -> Vec<BatchAnswer> {
+            let mut ready = ReadyAnswers::default();
+            groups.into_iter().for_each(|group| ready.push(group));
+            let responses = std::iter::from_fn(|| {
+                let mut packing = Packing::new(&self.call);
+                ready.pack(&mut packing);
+                packing.finish()
+            });
+            let answers = responses.flat_map(|response| response.message.answers);
+            answers.collect()
+        }
     }
 
     fn put(key: &'static str) -> Request {
@@ -313,19 +374,13 @@ mod tests {
         }
     }
 
-    fn call() -> CallBudget {
-        CallBudget::of(&tonic::Request::new(()))
-    }
-
     #[tokio::test]
     async fn a_message_for_several_regions_is_charged_once() {
-        let directory = tempfile::tempdir().expect("the temporary directory can be written");
-        let (router, call) = (router(&directory), call());
-        let request = message([put("a"), put("n")]);
-        let intake = take(request, &router, call.bytes_in_flight());
+        let fixture = fixture();
+        let intake = fixture.take(message([put("a"), put("n")]));
         assert!(intake.answered.is_empty(), "the queue had room for both");
         assert_eq!(intake.writes.len(), 2);
-        let taken = call.bytes_in_flight().connection.bytes_taken();
+        let taken = fixture.bytes_taken();
         assert!(
             (MESSAGE_BYTES..MESSAGE_BYTES + 1024).contains(&taken),
             "{taken}"
@@ -333,42 +388,31 @@ mod tests {
         for write in intake.writes {
             drop(write.await);
         }
-        assert_eq!(call.bytes_in_flight().connection.bytes_taken(), 0);
+        assert_eq!(fixture.bytes_taken(), 0);
     }
 
     #[tokio::test]
     async fn a_read_does_not_keep_the_large_message_that_it_came_with() {
-        let directory = tempfile::tempdir().expect("the temporary directory can be written");
-        let (router, call) = (router(&directory), call());
-        let request = message([put("a"), get("b")]);
-        let intake = take(request, &router, call.bytes_in_flight());
+        let fixture = fixture();
+        let intake = fixture.take(message([put("a"), get("b")]));
         for write in intake.writes {
             drop(write.await);
         }
-        let taken = call.bytes_in_flight().connection.bytes_taken();
+        let taken = fixture.bytes_taken();
         assert!((1..1024).contains(&taken), "{taken} bytes for one key");
         drop(intake.reads);
-        assert_eq!(call.bytes_in_flight().connection.bytes_taken(), 0);
+        assert_eq!(fixture.bytes_taken(), 0);
     }
 
     #[tokio::test]
     async fn a_command_that_breaks_a_limit_or_is_misrouted_is_answered_alone() {
-        let directory = tempfile::tempdir().expect("the temporary directory can be written");
-        let (router, call) = (router(&directory), call());
+        let fixture = fixture();
         let no_key = Request::Get(GetRequest::default());
         let mut request = message([put("a"), no_key, put("b"), put("n")]);
         request.message.commands[2].region_id = 9;
-        let intake = take(request, &router, call.bytes_in_flight());
+        let intake = fixture.take(request);
         assert_eq!(intake.writes.len(), 2, "one region each");
-        let mut packing = Packing::new(&call);
-        let mut ready = super::super::answers::ReadyAnswers::default();
-        intake
-            .answered
-            .into_iter()
-            .for_each(|group| ready.push(group));
-        ready.pack(&mut packing);
-        let response = packing.finish().expect("two are answered");
-        let answers = response.message.answers.into_iter();
+        let answers = fixture.packed(intake.answered).into_iter();
         let answers: Vec<_> = answers.map(|answer| (answer.id, answer.response)).collect();
         assert!(matches!(
             &answers[..],
@@ -377,5 +421,56 @@ mod tests {
                 (2, Some(Response::RegionError(_)))
             ]
         ));
+    }
+
+    #[tokio::test]
+    async fn conflicts_carry_no_more_than_was_reserved_for_them() {
+        const VALUE_BYTES: usize = 64 << 10;
+        const SWAPS: usize = 64;
+        let fixture = fixture();
+        let storage = fixture.storage.clone();
+        let stored =
+            spawn_blocking(move || storage.compare_and_swap("hot", 0, vec![b'v'; VALUE_BYTES]));
+        stored.await.expect("no panic").expect("stored");
+        let stale_swaps = || {
+            let swap = CompareAndSwapRequest {
+                key: "hot".into(),
+                expected_version: 7,
+                ..CompareAndSwapRequest::default()
+            };
+            let mut request = message(vec![Request::CompareAndSwap(swap); SWAPS]);
+            request.message_bytes = 1024;
+            request
+        };
+        let conflicts = async || {
+            let mut groups = Vec::new();
+            for write in fixture.take(stale_swaps()).writes {
+                groups.push(write.await);
+            }
+            let reserved = fixture.bytes_taken();
+            let mut answers = fixture.packed(groups);
+            assert_eq!(answers.len(), SWAPS);
+            let responses = answers
+                .iter_mut()
+                .filter_map(|answer| answer.response.as_mut());
+            let values = responses.filter_map(Response::value_mut);
+            let value_bytes: usize = values.map(|value| value.len()).sum();
+            assert!(
+                value_bytes <= reserved,
+                "{value_bytes} bytes of values in {reserved}"
+            );
+            value_bytes
+        };
+        assert_eq!(
+            conflicts().await,
+            SWAPS * VALUE_BYTES,
+            "there was room for all"
+        );
+
+        let budgets = fixture.call.bytes_in_flight();
+        let by_others = CONNECTION_BYTES_IN_FLIGHT_MAX / 2 - VALUE_BYTES - fixture.bytes_taken();
+        let by_others = budgets.try_reserve(by_others).expect("there is room");
+        assert!(conflicts().await <= VALUE_BYTES, "nobody can spare more");
+        drop(by_others);
     }
 }
