@@ -77,7 +77,7 @@ impl Server {
         let cas = KvCasServer::new(CasService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = BatchService::new(router, drain.clone());
+        let batch = BatchService::new(router);
         let batch = KvBatchServer::new(batch)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -13,9 +13,6 @@ use futures::Stream;
 use rdb_proto::batch;
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
-use rdb_proto::kvrpc::{
-    compare_and_delete_response as deletion, compare_and_swap_response as swap,
-};
 use rdb_proto::transport::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
 use tokio::time::{sleep, timeout};
 use tonic::{Status, Streaming};
@@ -269,23 +266,10 @@ impl Stream for Commands {
     }
 }
 
-/// The response with values of their own where they are a small part of the message: an application that keeps one
-/// value should not keep a message full of them.
+/// The response with a value of its own where that is a small part of the message: an application that keeps one value
+/// should not keep a message full of them.
 fn detached(mut response: Response, message_bytes: usize) -> Response {
-    let value = match &mut response {
-        Response::RawGet(found) => found.value.as_mut(),
-        Response::Get(found) => found.entry.as_mut().map(|entry| &mut entry.value),
-        Response::CompareAndSwap(answer) => match &mut answer.result {
-            Some(swap::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
-            _ => None,
-        },
-        Response::CompareAndDelete(answer) => match &mut answer.result {
-            Some(deletion::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
-            _ => None,
-        },
-        _ => None,
-    };
-    if let Some(value) = value
+    if let Some(value) = response.value_mut()
         && value.len() < message_bytes / 2
     {
         *value = Bytes::copy_from_slice(value);
