@@ -16,9 +16,9 @@ use rdb_proto::kvrpc::{
 };
 
 use crate::Error;
-use crate::retry::{Deadline, Failure, Pace, Retry};
+use crate::retry::{Deadline, Failure, Pace};
 use crate::routing::{Route, Router};
-use crate::rpc::DataRequest;
+use crate::rpc::{Access, DataRequest};
 
 /// How many groups of one batch are on their way at once.
 const GROUPS_IN_FLIGHT_MAX: usize = 16;
@@ -66,15 +66,7 @@ pub(crate) async fn write<R: BatchRequest>(
     entries: Vec<R::Entry>,
     deadline: Deadline,
 ) -> Result<(), Error> {
-    let mut applied = false;
-    let done = run::<R>(router, entries, deadline, |_, _| {
-        applied = true;
-        Ok(())
-    });
-    match done.await {
-        Err(error) if applied => Err(error.after_partial_write()),
-        done => done,
-    }
+    run::<R>(router, entries, deadline, |_, _| Ok(())).await
 }
 
 /// Reads all keys and puts what was found back into the order they were given in.
@@ -98,7 +90,7 @@ async fn run<R: BatchRequest>(
     deadline: Deadline,
     mut answered: impl FnMut(Vec<Placed<R::Entry>>, R::Answer) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut retry = Retry::until(deadline);
+    let mut retry = router.retry(deadline);
     let mut left: Vec<Placed<R::Entry>> = entries.into_iter().enumerate().collect();
     while !left.is_empty() {
         let groups = match group::<R>(router, &left, deadline).await {
@@ -112,7 +104,12 @@ async fn run<R: BatchRequest>(
         let mut worst = None;
         for (entries, result) in round::<R>(router, groups, deadline).await {
             match result {
-                Ok(answer) => answered(entries, answer)?,
+                Ok(answer) => {
+                    if R::ACCESS == Access::Write {
+                        retry.part_was_applied();
+                    }
+                    answered(entries, answer)?;
+                }
                 Err(failure) => {
                     left.extend(entries);
                     worst = Some(worse(worst, failure));

@@ -39,6 +39,7 @@
 //! - requests over several regions: `batch`, `delete_range`, `scan`, with `range` for bounds
 //! - one request: `rpc` (what is sent), `routing` (where to), `fate` (what became of it), `retry` (when again)
 //! - concurrent requests: `dispatch` (point reads and writes share streams), `tso` (calls share requests)
+//! - below them: `stream` (keeping one open), `connection` (one per address), `counters`
 //! - plain types: `topology`, `timestamp`, `limits`, `config`, `stats`, `error`
 
 #![forbid(unsafe_code)]
@@ -47,6 +48,8 @@ mod batch;
 mod client;
 mod cluster;
 mod config;
+mod connection;
+mod counters;
 mod delete_range;
 mod dispatch;
 mod error;
@@ -60,6 +63,7 @@ mod routing;
 mod rpc;
 mod scan;
 mod stats;
+mod stream;
 mod timestamp;
 mod topology;
 mod tso;

@@ -17,7 +17,7 @@ use rdb_proto::kvrpc::{
 };
 
 use crate::range::KeyRange;
-use crate::retry::{Deadline, Failure, Retry};
+use crate::retry::{Deadline, Failure};
 use crate::rpc::DataRequest;
 use crate::{Client, Error};
 
@@ -124,7 +124,7 @@ impl<R: PageRequest> Scan<R> {
     /// The next page, and what is left behind it.
     async fn fetch(&self, range: KeyRange) -> Result<(Vec<R::Entry>, Option<KeyRange>), Error> {
         let deadline = self.client.deadline();
-        let mut retry = Retry::until(deadline);
+        let mut retry = self.client.router().retry(deadline);
         loop {
             match self.fetch_once(&range, deadline).await {
                 Ok(fetched) => return Ok(fetched),
