@@ -73,7 +73,7 @@ mod writer;
 
 pub use command::{Command, Outcome};
 pub use error::{Error, Fate, OpenError};
-pub use identity::{Identity, Role};
+pub use identity::{Identity, Role, random_id};
 pub use options::{Durability, ParseDurabilityError, StorageOptions, WalRecovery};
 pub use read::{PointRead, PointValue, Versioned};
 pub use reader::Reader;
