@@ -70,8 +70,9 @@ pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, Server
 
 /// Talks to the placement driver for as long as the store runs.
 pub(crate) struct Placement {
-    clients: Vec<PdClient<Channel>>,
-    /// Which of the clients is asked; the next one after a failure.
+    /// Each with its address.
+    placement_drivers: Vec<(String, PdClient<Channel>)>,
+    /// Which of the placement drivers is asked; the next one after a failure.
     current: usize,
     advertised: String,
     start_time_ms: u64,
@@ -101,13 +102,14 @@ impl Placement {
                     source,
                 })?;
             let client = PdClient::new(endpoint.connect_lazy());
-            Ok::<_, ConfigError>(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+            Ok::<_, ConfigError>((address.clone(), client))
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Ok(Self {
-            clients: pd_addresses.iter().map(client).collect::<Result<_, _>>()?,
+            placement_drivers: pd_addresses.iter().map(client).collect::<Result<_, _>>()?,
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
@@ -142,17 +144,17 @@ impl Placement {
                     Err(cause) => cause,
                 },
                 Err(status) if is_refusal(status.code()) => {
-                    let cause = describe(&status);
+                    let cause = status.message().to_owned();
                     refusals += 1;
                     // One of several may belong to another cluster.
-                    if refusals >= self.clients.len() {
+                    if refusals >= self.placement_drivers.len() {
                         return Err(ServerError::Refused { cause });
                     }
                     cause
                 }
                 Err(status) => {
                     refusals = 0;
-                    describe(&status)
+                    status.message().to_owned()
                 }
             };
             if self.may_log() {
@@ -262,7 +264,7 @@ impl Placement {
             }
             Err(status) => status,
         };
-        let cause = describe(&status);
+        let cause = status.message().to_owned();
         if status.code() == Code::AlreadyExists {
             return Err(ServerError::Refused { cause });
         }
@@ -310,13 +312,15 @@ impl Placement {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let Some(client) = self.clients.get(self.current) else {
+        let Some((address, client)) = self.placement_drivers.get(self.current) else {
             return Err(Status::failed_precondition("no placement driver is named"));
         };
         let answer = timeout(CALL_TIMEOUT, call(client.clone())).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        let answer =
+            answer.map_err(|status| Status::new(status.code(), describe(&status, address)));
         if answer.is_err() {
-            self.current = (self.current + 1) % self.clients.len();
+            self.current = (self.current + 1) % self.placement_drivers.len();
         }
         answer.map(tonic::Response::into_inner)
     }
@@ -331,12 +335,12 @@ impl Placement {
     }
 }
 
-/// What a status says. Where nobody wrote a message, its code does.
-fn describe(status: &Status) -> String {
-    if status.message().is_empty() {
-        format!("it answered: {}", status.code())
-    } else {
-        status.message().to_owned()
+/// What a placement driver said, or why it said nothing.
+fn describe(status: &Status, pd_address: &str) -> String {
+    match (status.code(), status.message()) {
+        (Code::Unimplemented, _) => format!("{pd_address} is no placement driver; see --pd"),
+        (code, "") => format!("{pd_address}: {code}"),
+        (_, message) => format!("{pd_address}: {message}"),
     }
 }
 

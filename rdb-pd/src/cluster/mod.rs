@@ -112,6 +112,7 @@ impl Cluster {
         let registrar = Registrar {
             shared: Arc::clone(&shared),
             questions: asked,
+            logged_at: None,
         };
         Ok((Self { shared, questions }, registrar))
     }

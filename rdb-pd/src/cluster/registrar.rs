@@ -18,6 +18,9 @@ pub(super) const QUESTIONS_MAX: usize = 256;
 /// How often the registrar notes that this process is awake.
 const AWAKE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a refusal is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A registration that waits for its answer.
 pub(super) struct Question {
     pub(super) registration: Registration,
@@ -28,6 +31,8 @@ pub(super) struct Question {
 pub struct Registrar {
     pub(super) shared: Arc<Shared>,
     pub(super) questions: mpsc::Receiver<Question>,
+    /// When a refusal was last logged.
+    pub(super) logged_at: Option<Instant>,
 }
 
 impl Registrar {
@@ -51,15 +56,27 @@ impl Registrar {
         }
     }
 
-    async fn register(&self, registration: &Registration) -> Result<Registered, ClusterError> {
-        let shared = &self.shared;
+    async fn register(&mut self, registration: &Registration) -> Result<Registered, ClusterError> {
+        let shared = Arc::clone(&self.shared);
         let now = Instant::now();
         let decided = shared.read(|state| state.decide_registration(registration, now));
-        if let Err(Refusal::MayBeAlive { .. }) = &decided {
-            shared.write(|state| state.note_waiting(registration, now));
+        match &decided {
+            Ok(_) => {}
+            Err(Refusal::MayBeAlive { .. }) => {
+                shared.write(|state| state.note_waiting(registration, now));
+            }
+            Err(refusal) => self.log_refusal(registration, refusal, now),
         }
         let (store_id, changes) = decided?;
+        let changed = !changes.is_empty();
         shared.persist_and_apply(changes).await?;
+        if changed && registration.kept_incarnation == registration.incarnation {
+            tracing::info!(
+                store_id,
+                address = registration.address,
+                "a store registered"
+            );
+        }
         Ok(shared.write(|state| {
             state.heard_of(store_id, registration, None, Instant::now());
             Registered {
@@ -68,6 +85,16 @@ impl Registrar {
                 regions: state.regions_of(store_id),
             }
         }))
+    }
+
+    /// A copy in a restart loop is refused again and again.
+    fn log_refusal(&mut self, registration: &Registration, refusal: &Refusal, now: Instant) {
+        let due = |at: Instant| now.saturating_duration_since(at) >= LOG_INTERVAL;
+        if self.logged_at.is_none_or(due) {
+            self.logged_at = Some(now);
+            let (store_id, address) = (registration.store_id, &registration.address);
+            tracing::warn!(store_id, address, cause = %refusal, "refused a store");
+        }
     }
 }
 

@@ -123,8 +123,8 @@ pub enum Refusal {
     TooManyStores,
     /// Another process may live with its id or at its address.
     #[error(
-        "an earlier process of store {store_id} at {registered} may be alive; its place is free after {} s without a \
-         heartbeat. Ask again",
+        "another process of store {store_id} at {registered} may be alive; its place is free once it has been silent for \
+         {} s",
         DISCONNECTED_AFTER.as_secs()
     )]
     MayBeAlive {

@@ -123,7 +123,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
                 };
                 if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
                     logged = Some(Instant::now());
-                    tracing::error!(%error, "the bound of timestamps cannot be made durable; none is handed out above it");
+                    tracing::error!(%error, "the bound of timestamps cannot be made durable, and none is handed out above it; restart when the disk works again");
                 }
                 sleep(RETRY_PAUSE).await;
                 self.clock.correct();
