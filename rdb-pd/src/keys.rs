@@ -16,21 +16,21 @@ pub const CLUSTER_ID: &[u8] = b"cluster/id";
 pub const COUNTERS: &[u8] = b"cluster/counters";
 /// The bound of timestamps.
 pub const TSO_BOUND: &[u8] = b"tso/bound";
-/// Before each store's id.
+/// The prefix of each store's key.
 pub const STORE_PREFIX: &[u8] = b"cluster/store/";
-/// Before each region's id.
+/// The prefix of each region's key.
 pub const REGION_PREFIX: &[u8] = b"cluster/region/";
 
 /// The last ids that were given out; none is ever given out again.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Counters {
-    /// Of stores.
+    /// The last store's id.
     #[prost(uint64, tag = "1")]
     pub store_id: u64,
-    /// Of regions.
+    /// The last region's id.
     #[prost(uint64, tag = "2")]
     pub region_id: u64,
-    /// Of peers.
+    /// The last peer's id.
     #[prost(uint64, tag = "3")]
     pub peer_id: u64,
 }

@@ -407,6 +407,20 @@ async fn a_new_store_that_cannot_keep_its_id_is_not_routed_to_until_it_can() {
     assert_eq!(stores.iter().map(|store| store.id).collect::<Vec<_>>(), [1]);
 }
 
+#[tokio::test]
+async fn a_foreign_placement_driver_among_several_is_passed_over() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    client.raw_put("k", "v").await.expect("put");
+    let mut foreign = Node::placement_driver(cluster.directory.path().join("foreign"));
+    foreign.start_serving().await;
+    cluster.store.kill();
+    cluster.store = cluster.store.with_flag("--pd", &foreign.address());
+    cluster.store.start();
+    registered(&client, &cluster.store).await;
+    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
+}
+
 /// How long a placement driver has to listen before it says of a store that it is silent.
 const LISTENING: Duration = Duration::from_secs(20);
 

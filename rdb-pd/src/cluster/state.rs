@@ -58,7 +58,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// As it is stored.
+    /// The change as a key and a value of the storage.
     pub(super) fn entry(&self) -> (Bytes, Bytes) {
         match self {
             Self::Counters(counters) => (
@@ -111,8 +111,8 @@ impl State {
         Ok(state)
     }
 
-    /// What an older copy of the data directory cannot know is made up for: ids that were given out since are skipped, and
-    /// no start of a store is called old, since this directory may be older.
+    /// Makes a data directory usable that may be an older copy. Ids that were given out since are skipped. Every start of a
+    /// store is believed once, since it may have followed one that this directory knows.
     pub(super) fn changes_after_restore(&self) -> Vec<Change> {
         let counters = Counters {
             store_id: self.counters.store_id + RESTORED_IDS_SKIPPED,

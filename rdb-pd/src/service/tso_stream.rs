@@ -21,7 +21,7 @@ use tonic::Status;
 use super::{SystemAllocator, allocate, checked_tso_count};
 use crate::tso::COUNT_MAX;
 
-/// Most requests of one pass.
+/// Most requests of one pass. A stream buffers no more than their counts, whatever its client sends.
 const PASS_REQUESTS_MAX: usize = 256;
 
 type Allocation = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
@@ -43,6 +43,8 @@ pub(crate) struct TsoStream<S> {
     end: Option<End>,
 }
 
+/// What the stream does. Each stage is left by `poll_next`: from `Collect` to `Allocate`, or to `Answer` when timestamps are
+/// there at once, and back to `Collect`.
 enum Stage {
     /// Takes requests.
     Collect,
@@ -52,10 +54,11 @@ enum Stage {
     Answer(u64),
 }
 
+/// How the stream ends.
 enum End {
     Quiet,
     Failed(Status),
-    /// Was told.
+    /// The client knows.
     Over,
 }
 
