@@ -25,12 +25,12 @@ use super::state::{Change, KnownStore, State, Waiting};
 use super::{DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX};
 use crate::keys::{Counters, StoreRecord};
 
-/// Most incarnations of one store that were accepted and perhaps kept. A crash loop that never keeps one adds one every
-/// 20 s; then the oldest is forgotten.
+/// Most incarnations of one store that were accepted and perhaps kept; beyond, the oldest is forgotten. A crash loop that
+/// never keeps one adds one every [`DISCONNECTED_AFTER`].
 const UNKEPT_INCARNATIONS_MAX: usize = 16;
 
-/// A heartbeat that arrives this long after another start has asked for the place was sent after that start began, and no
-/// two processes have the same data directory open.
+/// A heartbeat that arrives this long after another start first asked was sent after that start began. Two processes that
+/// run at once have different data directories, since each locks its own.
 const OUTLIVES_AFTER: Duration = Duration::from_secs(2 * HEARTBEAT_INTERVAL.as_secs());
 
 /// Who a store says it is.
@@ -63,8 +63,8 @@ pub enum Refusal {
     },
     /// It has an id that was never given out here.
     #[error(
-        "store {store_id} is not known here, though its cluster is; the placement driver's data directory is older than the \
-         store, or was replaced"
+        "store {store_id} is not known here, though its cluster is: the placement driver's data directory is older than \
+         this store"
     )]
     UnknownStore {
         /// The id it named.
@@ -98,7 +98,7 @@ pub enum Refusal {
     /// Another data directory with its id was accepted after this one.
     #[error(
         "store {store_id} was started from another data directory since (it is at {registered}); this one is an old copy \
-         and must not be served"
+         and must not be served. If the placement driver's data directory is the old one, see its --tso-advance-ms"
     )]
     Superseded {
         /// The id that both have.
