@@ -153,7 +153,7 @@ impl State {
             self.decide_next_start(store, registration, now)?
         };
         let mut changes = Vec::new();
-        if self.regions.is_empty() && record.is_kept() {
+        if self.regions.is_empty() && record.has_kept_its_id() {
             let mut counters = self.counters;
             changes.push(Change::Region(self.first_region(record.id, &mut counters)));
             changes.push(Change::Counters(counters));

@@ -195,7 +195,7 @@ impl<C: Clock> PhysicalClock<C> {
                 ahead_ms,
                 jump_max_ms = self.jump_max_ms,
                 "ALARM: the wall clock jumped too far ahead and is not followed; timestamps go on without it. \
-                 Set the clock, or restart with --accept-clock-jump if it is right"
+                 Set the clock; if it is right, e.g. after a suspension, restart"
             );
         }
         if !refused && ahead_ms >= AHEAD_LOG_MIN_MS {

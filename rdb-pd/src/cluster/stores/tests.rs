@@ -112,6 +112,7 @@ fn is_told_to_wait<T>(result: Result<T, Refusal>) -> bool {
 fn the_first_store_that_keeps_its_id_gets_the_whole_key_range_and_the_second_nothing() {
     let mut scene = Scene::empty();
     assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+    assert_eq!(scene.register(&start("a:1", 1, 0)), Ok(1));
     assert!(scene.state.regions_of(1).is_empty(), "it may not keep it");
     assert_eq!(scene.register(&start("a:1", 1, 1)), Ok(1));
     let regions = scene.state.regions_of(1);
