@@ -11,3 +11,5 @@ mod disk_full;
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "../../../rdb-client/tests/e2e/harness/mod.rs"]
 mod harness;
+mod placement;
+mod scripted_pd;
