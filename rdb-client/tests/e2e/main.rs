@@ -8,11 +8,9 @@
 #![forbid(unsafe_code)]
 
 mod acceptance;
-mod bad_input;
 mod batched;
 #[cfg(feature = "cli")]
 mod bench;
-mod disk_full;
 mod drain;
 mod fates;
 mod harness;

@@ -179,10 +179,14 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
+    /// Of the process that runs.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.as_ref().expect("the process was started").id()
+    }
+
     /// How much memory of its own, as opposed to mapped files, the process has in use, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let process = self.process.as_ref().expect("the process was started");
-        let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process_id()));
         let status = status.expect("the process runs");
         let kib = status
             .lines()
