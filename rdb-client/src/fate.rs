@@ -10,9 +10,9 @@ use rdb_proto::error::details;
 use rdb_proto::errorpb::{self, Fate};
 use tonic::{Code, ConnectError, Status};
 
-use crate::Error;
 use crate::retry::Failure;
 use crate::rpc::Access;
+use crate::{Cause, Error};
 
 /// Where a fault leaves its request.
 pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
@@ -26,7 +26,7 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
                     .is_some_and(|details| details.fate() == Fate::NotApplied)
         }
     };
-    let cause = cause(status, place);
+    let cause = Cause::of(cause(status, place), status.clone());
     if !certain {
         return Error::undetermined(cause).into();
     }
@@ -103,12 +103,12 @@ fn names_field(details: Option<&errorpb::Error>, field: &str) -> bool {
     details.is_some_and(|details| details.field == field)
 }
 
-fn invalid_argument(details: Option<errorpb::Error>, cause: String) -> Error {
+fn invalid_argument(details: Option<errorpb::Error>, cause: Cause) -> Error {
     match details {
         Some(details) if !details.field.is_empty() => {
             Error::invalid_argument(details.field, details.limit, details.cause)
         }
-        _ => Error::invalid_argument("request", None, cause),
+        _ => Error::invalid_argument("request", None, &*cause),
     }
 }
 

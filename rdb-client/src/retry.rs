@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::Error;
+use crate::{Cause, Error};
 
 /// Upper bound of the first wait.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
@@ -59,7 +59,7 @@ impl Deadline {
         timeout_at(self.at, work).await.ok()
     }
 
-    pub(crate) fn exceeded(self, cause: impl Into<String>) -> Error {
+    pub(crate) fn exceeded(self, cause: impl Into<Cause>) -> Error {
         Error::DeadlineExceeded {
             timeout: self.timeout,
             cause: cause.into(),
@@ -154,7 +154,7 @@ impl Retry {
         match (error, &self.last) {
             (Error::DeadlineExceeded { timeout, cause }, Some(last)) => Error::DeadlineExceeded {
                 timeout,
-                cause: format!("{cause}; before that: {last}"),
+                cause: Cause::of(format!("{cause}; before that: {last}"), last.clone()),
             },
             (error, _) => error,
         }

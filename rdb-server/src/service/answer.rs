@@ -3,8 +3,8 @@
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::{
     BatchGetResponse, CompareAndDeleteResponse, CompareAndSwapResponse, GetResponse,
-    RawBatchGetResponse, RawBatchPutResponse, RawDeleteRangeResponse, RawDeleteResponse,
-    RawGetResponse, RawPutResponse, RawScanResponse, ScanResponse,
+    RawBatchDeleteResponse, RawBatchGetResponse, RawBatchPutResponse, RawDeleteRangeResponse,
+    RawDeleteResponse, RawGetResponse, RawPutResponse, RawScanResponse, ScanResponse,
 };
 use tonic::{Response, Status};
 
@@ -30,6 +30,7 @@ answers!(
     RawGetResponse,
     RawDeleteResponse,
     RawBatchPutResponse,
+    RawBatchDeleteResponse,
     RawBatchGetResponse,
     RawScanResponse,
     RawDeleteRangeResponse,

@@ -2,12 +2,15 @@
 
 use std::iter::once;
 
+use bytes::Bytes;
+use rdb_proto::error::Fault;
 use rdb_proto::kvrpc::{
-    KeyValue, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse,
-    RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse,
-    RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse,
-    kv_raw_server::KvRaw,
+    KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
+    RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
+    RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
+    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, kv_raw_server::KvRaw,
 };
+use rdb_storage::limits::BATCH_ENTRIES_MAX;
 use rdb_storage::{Command, ScanRange};
 use tonic::{Request, Response, Status};
 
@@ -67,6 +70,19 @@ impl RawService {
         let entries = entries.collect();
         region.write(vec![Command::PutBatchRaw { entries }]).await?;
         Ok(RawBatchPutResponse::default())
+    }
+
+    /// One submission of deletes is applied as a whole.
+    async fn batch_delete(
+        &self,
+        request: RawBatchDeleteRequest,
+    ) -> Result<RawBatchDeleteResponse, Rejection> {
+        let RawBatchDeleteRequest { context, keys } = request;
+        validate_key_count(&keys)?;
+        let region = self.router.for_keys(context.as_ref(), keys.iter())?;
+        let deletes = keys.into_iter().map(|key| Command::DeleteRaw { key });
+        region.write(deletes.collect()).await?;
+        Ok(RawBatchDeleteResponse::default())
     }
 
     async fn batch_get(
@@ -164,6 +180,13 @@ impl KvRaw for RawService {
         answer(self.batch_put(request.into_inner()).await)
     }
 
+    async fn raw_batch_delete(
+        &self,
+        request: Request<RawBatchDeleteRequest>,
+    ) -> Result<Response<RawBatchDeleteResponse>, Status> {
+        answer(self.batch_delete(request.into_inner()).await)
+    }
+
     async fn raw_batch_get(
         &self,
         request: Request<RawBatchGetRequest>,
@@ -184,4 +207,17 @@ impl KvRaw for RawService {
     ) -> Result<Response<RawDeleteRangeResponse>, Status> {
         answer(self.delete_range(request.into_inner()).await)
     }
+}
+
+/// The number of keys in a batch, which is no limit of the deletes that it becomes.
+fn validate_key_count(keys: &[Bytes]) -> Result<(), Rejection> {
+    let (count, limit) = (keys.len(), BATCH_ENTRIES_MAX);
+    if (1..=limit).contains(&count) {
+        return Ok(());
+    }
+    let exceeded = (count > 0).then_some(limit as u64);
+    let cause = format!("the batch has {count} keys; a batch has 1 to {limit}");
+    Err(Rejection::Fault(Fault::invalid_argument(
+        "keys", exceeded, cause,
+    )))
 }
