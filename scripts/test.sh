@@ -24,6 +24,7 @@ main() {
   step 'docs' env RUSTDOCFLAGS='-D warnings' cargo doc "${WORKSPACE[@]}" --no-deps
   step 'tests and doctests' cargo test "${WORKSPACE[@]}"
   step 'dependencies of rdb-client' check_client_dependencies
+  step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
   step 'one build of RocksDB' check_single_rocksdb_build
 }

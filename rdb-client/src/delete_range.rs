@@ -5,10 +5,9 @@
 
 use rdb_proto::kvrpc::RawDeleteRangeRequest;
 
-use crate::Error;
-use crate::range::KeyRange;
 use crate::retry::{Deadline, Failure};
 use crate::routing::Router;
+use crate::{Error, KeyRange};
 
 /// # Errors
 ///

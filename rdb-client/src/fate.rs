@@ -11,10 +11,10 @@ use rdb_proto::error::details;
 use rdb_proto::errorpb::{self, Fate};
 use tonic::{Code, Status};
 
-use crate::Error;
 use crate::connection::ConnectionError;
 use crate::retry::Failure;
 use crate::rpc::Access;
+use crate::{Cause, Error};
 
 /// Where a fault leaves its request.
 pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
@@ -24,7 +24,7 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
         || details
             .as_ref()
             .is_some_and(|details| details.fate() == Fate::NotApplied);
-    let cause = cause(status, place);
+    let cause = Cause::of(cause(status, place), status.clone());
     if !is_certain {
         return Error::undetermined(cause).into();
     }
@@ -90,12 +90,12 @@ fn names_field(details: Option<&errorpb::Error>, field: &str) -> bool {
     details.is_some_and(|details| details.field == field)
 }
 
-fn invalid_argument(details: Option<errorpb::Error>, cause: String) -> Error {
+fn invalid_argument(details: Option<errorpb::Error>, cause: Cause) -> Error {
     match details {
         Some(details) if !details.field.is_empty() => {
             Error::invalid_argument(details.field, details.limit, details.cause)
         }
-        _ => Error::invalid_argument("request", None, cause),
+        _ => Error::invalid_argument("request", None, &*cause),
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::Error;
 use crate::counters::{CallInFlight, Counters};
+use crate::{Cause, Error};
 
 /// Upper bound of the first wait.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
@@ -51,7 +51,7 @@ impl Deadline {
         timeout_at(self.at, work).await.ok()
     }
 
-    pub(crate) fn exceeded(self, cause: impl Into<String>) -> Error {
+    pub(crate) fn exceeded(self, cause: impl Into<Cause>) -> Error {
         Error::DeadlineExceeded {
             timeout: self.timeout,
             cause: cause.into(),
@@ -168,7 +168,7 @@ impl<'a> Retry<'a> {
         match (error, &self.last) {
             (Error::DeadlineExceeded { timeout, cause }, Some(last)) => Error::DeadlineExceeded {
                 timeout,
-                cause: format!("{cause}; before that: {last}"),
+                cause: Cause::of(format!("{cause}; before that: {last}"), last.clone()),
             },
             (error, _) => error,
         }

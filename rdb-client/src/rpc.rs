@@ -7,11 +7,11 @@ use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
-    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, RawBatchGetRequest,
-    RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
-    RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
-    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, ScanRequest, ScanResponse,
-    batch_answer, batch_command,
+    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, RawBatchDeleteRequest,
+    RawBatchDeleteResponse, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest,
+    RawBatchPutResponse, RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest,
+    RawDeleteResponse, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
+    RawScanRequest, RawScanResponse, ScanRequest, ScanResponse, batch_answer, batch_command,
 };
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
@@ -92,6 +92,7 @@ rdb_proto::point_commands!(data_requests);
 
 data_requests! {
     RawBatchPutRequest, Write => KvRawClient::raw_batch_put -> RawBatchPutResponse;
+    RawBatchDeleteRequest, Write => KvRawClient::raw_batch_delete -> RawBatchDeleteResponse;
     RawBatchGetRequest, Read => KvRawClient::raw_batch_get -> RawBatchGetResponse;
     RawScanRequest, Read => KvRawClient::raw_scan -> RawScanResponse;
     RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range -> RawDeleteRangeResponse;

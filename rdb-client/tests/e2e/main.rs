@@ -1,7 +1,8 @@
 //! End-to-end tests: real processes, real sockets, real disks.
 //!
 //! Each module is one subject, each test a promise. [`harness`] starts the placement driver and stores as child processes
-//! from the binaries beside this test's own executable; build them first with `cargo build --workspace --all-features`.
+//! from the binaries beside this test's own executable, and runs the examples there; build both first:
+//! `cargo build --workspace --all-features` and the same with `--examples`.
 //! [`fates`] has a scripted cluster of its own, since real ones do not fail on demand.
 //! Nothing here sleeps to wait for something; durations are printed, and asserted only as guards against hanging.
 
@@ -12,6 +13,7 @@ mod batched;
 #[cfg(feature = "cli")]
 mod bench;
 mod drain;
+mod examples;
 mod fates;
 mod harness;
 mod idle;

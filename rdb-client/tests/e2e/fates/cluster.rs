@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rdb_client::{Client, Config};
+use rdb_client::Client;
 use rdb_proto::kvrpc::kv_batch_server::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
@@ -192,10 +192,7 @@ pub(crate) async fn connect(addresses: impl IntoIterator<Item = SocketAddr>) -> 
 }
 
 async fn connect_over(path: CallPath, addresses: impl IntoIterator<Item = SocketAddr>) -> Client {
-    let config = Config {
-        timeout: PATIENT,
-        ..path.config()
-    };
+    let config = path.config().with_timeout(PATIENT);
     let addresses = addresses.into_iter().map(|address| address.to_string());
     Client::connect_with(addresses, config).await.unwrap()
 }

@@ -149,10 +149,7 @@ async fn connecting_ends_at_its_deadline_with_the_cause() {
     let pd = PdNode::start(CLUSTER_ID).await;
     pd.proxy.refuse().await;
     let address = pd.proxy.address.to_string();
-    let config = Config {
-        timeout: SHORT,
-        ..Config::default()
-    };
+    let config = Config::default().with_timeout(SHORT);
     let began = Instant::now();
     let error = Client::connect_with([address.clone()], config)
         .await
@@ -181,10 +178,7 @@ async fn addresses_are_checked_before_anything_is_connected() {
             "{error:?}"
         );
     }
-    let config = Config {
-        timeout: Duration::ZERO,
-        ..Config::default()
-    };
+    let config = Config::default().with_timeout(Duration::ZERO);
     let error = Client::connect_with(["127.0.0.1:2379"], config)
         .await
         .expect_err("refused");
@@ -195,9 +189,9 @@ async fn addresses_are_checked_before_anything_is_connected() {
 async fn timestamps_are_consecutive_in_a_batch_and_increase_between_calls() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;
-    let batch = client.tso_batch(5).await.unwrap();
-    let all: Vec<_> = batch.into_iter().collect();
-    assert_eq!((batch.len(), all.len()), (5, 5));
+    let taken = client.tso_batch(5).await.unwrap();
+    let all: Vec<_> = taken.into_iter().collect();
+    assert_eq!((taken.len(), all.len()), (5, 5));
     assert!(
         all.windows(2)
             .all(|pair| pair[1].as_u64() == pair[0].as_u64() + 1)

@@ -19,11 +19,7 @@ async fn client_of(pd: &PdNode) -> Client {
 
 /// A client that makes a call of its own for each timestamp.
 async fn unary_client_of(pd: &PdNode) -> Client {
-    let config = Config {
-        timeout: PATIENT,
-        unary: true,
-        ..Config::default()
-    };
+    let config = Config::default().with_timeout(PATIENT).with_unary(true);
     let addresses = [pd.proxy.address.to_string()];
     Client::connect_with(addresses, config).await.unwrap()
 }
@@ -212,11 +208,9 @@ async fn a_silent_placement_driver_is_left_for_another() {
         PdNode::start(CLUSTER_ID).await,
         PdNode::start(CLUSTER_ID).await,
     );
-    let config = Config {
-        timeout: PATIENT,
-        connect_timeout: Duration::from_millis(500),
-        ..Config::default()
-    };
+    let config = Config::default()
+        .with_timeout(PATIENT)
+        .with_connect_timeout(Duration::from_millis(500));
     let addresses = [silent.proxy.address, other.proxy.address].map(|address| address.to_string());
     let client = Client::connect_with(addresses, config).await.unwrap();
     client.tso().await.unwrap();

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// The path of a binary of this workspace, built with this test's own profile; or in the directory `RDB_BIN_DIR`, for
-/// trying another build.
+/// The path of a binary or an example (`examples/NAME`) of this workspace, built with this test's own profile; or in the
+/// directory `RDB_BIN_DIR`, for trying another build.
 pub(crate) fn binary(name: &str) -> PathBuf {
     let directory = match std::env::var_os("RDB_BIN_DIR") {
         Some(directory) => PathBuf::from(directory),
@@ -16,7 +16,7 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     let path = directory.join(name);
     assert!(
         path.is_file(),
-        "{} is missing; build it with: cargo build --workspace --all-features",
+        "{} is missing; build it with: cargo build --workspace --all-features, and with --examples",
         path.display()
     );
     path
