@@ -186,7 +186,7 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawBatchDeleteRequest>,
     ) -> Result<Response<RawBatchDeleteResponse>, Status> {
-        answer(self.batch_delete(request.into_inner()).await)
+        respond(self.batch_delete(request.into_inner()).await)
     }
 
     async fn raw_batch_get(
