@@ -31,7 +31,8 @@ use crate::verdict::print_header;
 /// More than the connections of any peer.
 const OPEN_FILES: usize = 8192;
 
-/// Plays hostile peers against rdb-server and prints what each of them cost. Exit code 1 when a limit was missed.
+/// Plays hostile peers against rdb-server and prints what each of them cost. Exit code 1 when a limit was missed, 2 when a
+/// peer could not be played.
 ///
 /// The binaries are those beside this program, or in the directory RDB_BIN_DIR.
 #[derive(Debug, Parser)]
@@ -45,13 +46,24 @@ struct Arguments {
     list: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("hostile: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every peer stayed within its limits.
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     if arguments.list {
         for peer in PEERS {
             println!("{:20} {}", peer.name, peer.does);
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(true);
     }
     let peers = arguments.peers()?;
     raise_open_files_limit(OPEN_FILES);
@@ -66,14 +78,11 @@ fn main() -> anyhow::Result<ExitCode> {
             () = termination.requested() => anyhow::bail!("interrupted"),
         }
     })?;
-    if missed == 0 {
-        return Ok(ExitCode::SUCCESS);
+    if missed > 0 {
+        let played = peers.len();
+        println!("hostile: {missed} of {played} peers took more than they may");
     }
-    println!(
-        "hostile: {missed} of {} peers took more than they may",
-        peers.len()
-    );
-    Ok(ExitCode::FAILURE)
+    Ok(missed == 0)
 }
 
 impl Arguments {
