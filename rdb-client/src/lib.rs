@@ -75,12 +75,15 @@
 //!   with `detach` for values out of large messages
 //! - one request: `rpc` (what is sent), `routing` (where to), `fate` (what became of it), `retry` (when again)
 //! - concurrent requests: `dispatch` (point reads and writes share streams), `tso` (calls share requests)
+//! - below them: `stream` (keeping one open), `connection` (one per address), `counters`
 
 #![forbid(unsafe_code)]
 
 mod client;
 mod cluster;
 mod config;
+mod connection;
+mod counters;
 mod delete_range;
 mod detach;
 mod dispatch;
@@ -97,6 +100,7 @@ mod routing;
 mod rpc;
 mod scan;
 mod stats;
+mod stream;
 mod timestamp;
 mod topology;
 mod tso;

@@ -16,9 +16,9 @@ use rdb_proto::kvrpc::{
 };
 
 use crate::detach::detached;
-use crate::retry::{Deadline, Failure, Pace, Retry};
+use crate::retry::{Deadline, Failure, Pace};
 use crate::routing::{Route, Router};
-use crate::rpc::DataRequest;
+use crate::rpc::{Access, DataRequest};
 use crate::{Error, Versioned};
 
 /// How many groups of one call are on their way at once.
@@ -66,15 +66,7 @@ pub(crate) async fn write<R: MultiKeyRequest>(
     entries: Vec<R::Entry>,
     deadline: Deadline,
 ) -> Result<(), Error> {
-    let mut applied = false;
-    let done = run::<R>(router, entries, deadline, |_, _| {
-        applied = true;
-        Ok(())
-    });
-    match done.await {
-        Err(error) if applied => Err(error.after_partial_write()),
-        done => done,
-    }
+    run::<R>(router, entries, deadline, |_, _| Ok(())).await
 }
 
 /// Reads all keys. What each holds is at its position; `None`: it does not exist.
@@ -97,7 +89,7 @@ async fn run<R: MultiKeyRequest>(
     deadline: Deadline,
     mut answered: impl FnMut(Vec<Placed<R::Entry>>, R::Answer) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut retry = Retry::until(deadline);
+    let mut retry = router.retry(deadline);
     let mut left: Vec<Placed<R::Entry>> = entries.into_iter().enumerate().collect();
     while !left.is_empty() {
         let groups = match group::<R>(router, &left, deadline).await {
@@ -111,7 +103,12 @@ async fn run<R: MultiKeyRequest>(
         let mut worst = None;
         for (entries, result) in round::<R>(router, groups, deadline).await {
             match result {
-                Ok(response) => answered(entries, response)?,
+                Ok(response) => {
+                    if R::ACCESS == Access::Write {
+                        retry.part_was_applied();
+                    }
+                    answered(entries, response)?;
+                }
                 Err(failure) => {
                     left.extend(entries);
                     worst = Some(worse(worst, failure));

@@ -16,7 +16,8 @@ use rdb_proto::kvrpc::{
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tonic::Status;
-use tonic::transport::Channel;
+
+use crate::connection::Channel;
 
 /// Whether a request changes anything, which decides what an unknown fate means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The request itself, when it is always a call of its own.
+    /// The request itself, when it is always a unary call.
     fn into_command(self) -> Result<batch_command::Request, Self>;
 
     /// The answer, from that of a stream; `None`: it is that of another request.

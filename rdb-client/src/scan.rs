@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
 use rdb_proto::kvrpc::{RawScanRequest, RawScanResponse, ScanRequest, ScanResponse};
 
-use crate::retry::{Deadline, Failure, Retry};
+use crate::retry::{Deadline, Failure};
 use crate::rpc::DataRequest;
 use crate::{Client, Error, KeyRange, KeyValue, VersionedKeyValue};
 
@@ -143,7 +143,7 @@ impl<R: PageRequest> Scan<R> {
     /// The next page, and what is left behind it.
     async fn fetch(&self, range: KeyRange) -> Result<(Vec<R::Entry>, Option<KeyRange>), Error> {
         let deadline = self.client.deadline();
-        let mut retry = Retry::until(deadline);
+        let mut retry = self.client.router().retry(deadline);
         loop {
             match self.fetch_once(&range, deadline).await {
                 Ok(fetched) => return Ok(fetched),

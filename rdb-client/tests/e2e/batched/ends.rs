@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdb_client::{Client, Error};
 use tokio::task::JoinSet;
 
-use crate::harness::{Cluster, HANG_GUARD, found, guarded};
+use crate::harness::{CallPath, Cluster, HANG_GUARD, found, guarded, over_both_paths};
 
 /// Calls in flight.
 const CALLERS: usize = 256;
@@ -48,11 +48,14 @@ impl Load {
     }
 }
 
-/// Only streams can promise this: a unary call that meets a closing connection does not learn whether it was sent.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_with_many_calls_in_flight_leaves_the_fate_of_none_open() {
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    a_drain_with_many_calls_in_flight_leaves_the_fate_of_none_open,
+}
+
+async fn a_drain_with_many_calls_in_flight_leaves_the_fate_of_none_open(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    let client = cluster.client_over(path).await.with_timeout(HANG_GUARD);
     let load = Arc::new(Load::default());
     let mut callers: JoinSet<_> = (0..CALLERS)
         .map(|number| swap_on(client.clone(), Arc::clone(&load), format!("key {number}")))

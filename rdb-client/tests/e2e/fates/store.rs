@@ -56,6 +56,8 @@ struct State {
     /// What every request gets while the script is empty.
     always: Option<Kind>,
     requests: usize,
+    /// Commands of the largest message of a stream.
+    message_commands: usize,
 }
 
 /// A scripted store. Tests hold one handle, the services another.
@@ -102,6 +104,11 @@ impl Store {
     /// How many requests arrived.
     pub(crate) fn requests(&self) -> usize {
         self.state().requests
+    }
+
+    /// Commands of the largest message of a stream; 0: no stream has brought any.
+    pub(crate) fn message_commands(&self) -> usize {
+        self.state().message_commands
     }
 
     /// How many writes of `key` were applied.
