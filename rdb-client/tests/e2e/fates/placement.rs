@@ -75,9 +75,9 @@ async fn a_silent_address_leaves_the_others_their_share_of_the_time() {
     let cluster = Cluster::start().await;
     let silent = PdNode::start(CLUSTER_ID).await;
     silent.proxy.set_mode(Mode::HoldAnswers);
-    // The silent one could use up everything.
     let config = Config::default()
         .with_timeout(8 * SHORT)
+        // The silent one could use up everything.
         .with_connect_timeout(PATIENT);
     let addresses = [silent.proxy.address, cluster.pd.proxy.address];
     let addresses = addresses.map(|address| address.to_string());
