@@ -264,10 +264,12 @@ impl ScanRange {
     /// Where the scan begins: an inclusive key, or in a reverse scan an exclusive one.
     fn near_end(&self) -> &Bytes {
         static ABOVE: Bytes = Bytes::from_static(&ABOVE_EVERY_KEY);
-        match self.reverse {
-            false => &self.start_key,
-            true if self.end_key.is_empty() => &ABOVE,
-            true => &self.end_key,
+        if !self.reverse {
+            &self.start_key
+        } else if self.end_key.is_empty() {
+            &ABOVE
+        } else {
+            &self.end_key
         }
     }
 

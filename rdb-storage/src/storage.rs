@@ -201,7 +201,8 @@ impl Storage {
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
-    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions.
+    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions. Keys that were
+    /// read when their entry was proposed are in memory mostly, and keep the disk out of this.
     ///
     /// # Errors
     ///

@@ -25,9 +25,12 @@ fn storage(live_every: u32, flushed: bool) -> (tempfile::TempDir, Storage) {
         storage.put_raw(key, "v").unwrap();
     }
     for from in (0..DELETED).step_by(2000) {
-        let commands = (from..from + 2000).map(|number| match is_live(number, live_every) {
-            true => put(key(number), "v"),
-            false => Command::DeleteRaw { key: key(number) },
+        let commands = (from..from + 2000).map(|number| {
+            if is_live(number, live_every) {
+                put(key(number), "v")
+            } else {
+                Command::DeleteRaw { key: key(number) }
+            }
         });
         let submission = Submission::new(1, commands.collect());
         storage.submit(submission).unwrap().wait().unwrap();

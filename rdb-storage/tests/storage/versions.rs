@@ -1,5 +1,8 @@
 //! A key that was deleted and created again never shows a version that it has shown before.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use rdb_storage::limits::{
     CONFLICT_VALUE_BYTES_MAX, CONFLICT_VALUES_BYTES_MAX, EMBEDDED_REGION_ID,
 };
@@ -78,6 +81,50 @@ fn conflicts_of_a_submission_carry_values_up_to_a_sum_and_all_their_versions() {
             assert!(outcome == conflict, "conflict {number}");
         }
     }
+}
+
+#[test]
+fn a_submission_says_how_much_its_conflicts_may_carry() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    storage.compare_and_swap("k", 0, "value").unwrap();
+    for (bytes_max, carried) in [(0, 0), (4, 0), (5, 1), (14, 2), (usize::MAX, 3)] {
+        let stale = (0..3).map(|_| swap("k", 7, "lost"));
+        let submission = Submission::new(EMBEDDED_REGION_ID, stale.collect());
+        let submission = submission.with_conflict_values(bytes_max);
+        let outcomes = storage.submit(submission).unwrap().wait().unwrap();
+        assert_eq!(values(&outcomes).len(), carried, "{bytes_max}");
+    }
+}
+
+/// The values that conflicts carry.
+fn values(outcomes: &[Outcome]) -> Vec<Bytes> {
+    let values = outcomes.iter().filter_map(|outcome| match outcome {
+        Outcome::Conflict { current_value, .. } => current_value.clone(),
+        _ => None,
+    });
+    values.collect()
+}
+
+#[test]
+fn conflicts_of_a_batch_share_one_copy_of_a_value_that_keeps_no_message_alive() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    storage.compare_and_swap("stored", 0, "v").unwrap();
+    let message = Bytes::from(vec![b'm'; 1000]);
+    let room = Arc::new(storage.take_write_room(message.len()).unwrap());
+    let mut commands = vec![swap("written", 0, message.slice(10..20))];
+    for _ in 0..3 {
+        commands.extend([swap("stored", 7, "lost"), swap("written", 7, "lost")]);
+    }
+    let submission = Submission::new(EMBEDDED_REGION_ID, commands).of_message(room);
+    let outcomes = storage.submit(submission).unwrap().wait().unwrap();
+    let values = values(&outcomes);
+    for (first, same) in [(0, 2), (0, 4), (1, 3), (1, 5)] {
+        assert_eq!(values[first].as_ptr(), values[same].as_ptr());
+    }
+    assert_eq!(values[1], message.slice(10..20));
+    assert!(!message.as_ptr_range().contains(&values[1].as_ptr()));
 }
 
 #[test]
