@@ -21,7 +21,7 @@ pub(super) struct Framing {
 impl Framing {
     /// Goes over the next `frame`. Returns the length of all messages whose headers end in it.
     pub(super) fn advance(&mut self, mut frame: &[u8]) -> usize {
-        let mut begun_bytes = 0;
+        let mut begun_bytes = self.skip_complete(&mut frame);
         while !frame.is_empty() && !self.is_over {
             if self.missing_bytes > 0 {
                 let arrived = self.missing_bytes.min(frame.len());
@@ -39,6 +39,24 @@ impl Framing {
             }
         }
         begun_bytes
+    }
+
+    /// Steps over the messages that are complete in `frame`, as far as it begins with one. Returns their length. A stream
+    /// may have hundreds in a frame.
+    fn skip_complete(&self, frame: &mut &[u8]) -> usize {
+        let mut bytes = 0;
+        if self.header_bytes > 0 || self.missing_bytes > 0 || self.is_over {
+            return bytes;
+        }
+        while let Some((&[_flag, a, b, c, d], rest)) = frame.split_first_chunk() {
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if length > rest.len() {
+                break;
+            }
+            bytes += length;
+            *frame = &rest[length..];
+        }
+        bytes
     }
 
     fn begin_message(&mut self) -> usize {
