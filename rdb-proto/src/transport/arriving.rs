@@ -24,6 +24,8 @@ pub(super) struct Arriving<B = Incoming> {
     body: B,
     call: Arc<Call>,
     framing: Framing,
+    /// Whether messages were charged beside what the call's base covers.
+    has_charged: bool,
     waiting: Option<Waiting>,
     /// Ready when a message that has begun is overdue.
     overdue: Option<Pin<Box<Sleep>>>,
@@ -42,6 +44,7 @@ impl<B> Arriving<B> {
             body,
             call,
             framing: Framing::new(path),
+            has_charged: false,
             waiting: None,
             overdue: None,
         }
@@ -51,8 +54,10 @@ impl<B> Arriving<B> {
     fn admit(&mut self, frame: Bytes) -> Result<Option<Bytes>, Status> {
         let begun_bytes = self.framing.advance(&frame)?;
         if begun_bytes > 0 {
-            self.call.release_arrived();
             self.overdue = None;
+            if self.has_charged {
+                self.call.release_arrived();
+            }
         }
         if begun_bytes <= CALL_BUFFER_BYTES {
             self.hold(None);
@@ -76,7 +81,11 @@ impl<B> Arriving<B> {
         Ok(None)
     }
 
-    fn hold(&self, reservation: Option<Reservation>) {
+    fn hold(&mut self, reservation: Option<Reservation>) {
+        self.has_charged |= reservation.is_some();
+        if !self.has_charged {
+            return;
+        }
         let incomplete_bytes = self.framing.incomplete_bytes();
         self.call.hold_arrived(reservation, incomplete_bytes);
     }

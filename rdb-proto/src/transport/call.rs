@@ -1,5 +1,6 @@
 //! What a handler can learn and ask of the transport about the call that it serves.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -81,6 +82,8 @@ pub(super) struct Call {
     /// What every call costs. `None` for one that is refused.
     _base: Option<Reservation>,
     charges: Mutex<Charges>,
+    /// A message of the request found no room. Relaxed: the call's task sets and reads it.
+    is_refused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +95,6 @@ struct Charges {
     /// What the handler has reserved for the answer.
     answer: Option<Reservation>,
     has_answered: bool,
-    is_refused: bool,
 }
 
 impl Call {
@@ -102,6 +104,7 @@ impl Call {
             connection,
             _base: base,
             charges: Mutex::default(),
+            is_refused: AtomicBool::new(false),
         }
     }
 
@@ -145,11 +148,11 @@ impl Call {
 
     /// A message of the request found no room.
     pub(super) fn refuse(&self) {
-        self.charges().is_refused = true;
+        self.is_refused.store(true, Relaxed);
     }
 
     pub(super) fn is_refused(&self) -> bool {
-        self.charges().is_refused
+        self.is_refused.load(Relaxed)
     }
 
     fn charges(&self) -> MutexGuard<'_, Charges> {

@@ -43,7 +43,7 @@ impl CallService {
         };
         let call = Arc::new(Call::new(self.connection, Some(base)));
         let answered = call_routes(self.routes, request, Arc::clone(&call)).await;
-        let is_refused = call.is_refused() && refusal == Refusal::RegionError;
+        let is_refused = refusal == Refusal::RegionError && call.is_refused();
         let response = if is_refused {
             refusal.response()
         } else {

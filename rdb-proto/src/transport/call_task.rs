@@ -8,15 +8,17 @@
 //! was asked and has nothing yet waits for us, and may do so for ever.
 
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::task::Poll;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::traffic::{CLOSING_STALLED_TICKS, Traffic};
+use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 
 tokio::task_local! {
     static PROGRESS: Progress;
@@ -46,73 +48,86 @@ pub(super) fn note_handed_out() {
 #[derive(Debug, Clone)]
 pub(super) struct CallExecutor {
     send_stall_timeout: Duration,
-    /// Once cancelled, [`CLOSING_STALLED_TICKS`] bound the time without progress.
-    closing: CancellationToken,
+    /// Once cancelled, [`DRAIN_STALLED_TICKS`] bound the time without progress.
+    drain: CancellationToken,
 }
 
 impl CallExecutor {
-    pub(super) fn new(send_stall_timeout: Duration, closing: CancellationToken) -> Self {
+    pub(super) fn new(send_stall_timeout: Duration, drain: CancellationToken) -> Self {
         Self {
             send_stall_timeout,
-            closing,
+            drain,
         }
     }
 
-    async fn run(self, call: impl Future<Output = ()>) {
-        tokio::select! {
-            biased;
-            () = call => {}
-            () = self.stalled() => tracing::debug!("a call was reset: its peer takes no answer"),
-        }
-    }
-
-    /// Resolves when the call has waited for its peer too long. Has to be polled after each poll of the call.
-    async fn stalled(&self) {
-        loop {
-            let waiting_since = poll_fn(|_| PROGRESS.with(Progress::waiting)).await;
-            tokio::select! {
-                biased;
-                () = poll_fn(|_| PROGRESS.with(|progress| progress.asked_after(waiting_since))) => {}
-                () = self.waited_too_long() => return,
-            }
-        }
-    }
-
-    async fn waited_too_long(&self) {
-        let closing_timeout =
-            Traffic::tick_duration(self.send_stall_timeout) * CLOSING_STALLED_TICKS;
+    async fn waited_too_long(self) {
+        let drain_timeout = Traffic::tick_duration(self.send_stall_timeout) * DRAIN_STALLED_TICKS;
         tokio::select! {
             () = sleep(self.send_stall_timeout) => {}
             () = async {
-                self.closing.cancelled().await;
-                sleep(closing_timeout).await;
+                self.drain.cancelled().await;
+                sleep(drain_timeout).await;
             } => {}
-        }
-    }
-}
-
-impl Progress {
-    /// How often the response had been asked when it began to wait.
-    fn waiting(&self) -> Poll<u64> {
-        if self.waits_for_peer.get() {
-            Poll::Ready(self.times_asked.get())
-        } else {
-            Poll::Pending
-        }
-    }
-
-    fn asked_after(&self, times_asked: u64) -> Poll<()> {
-        if self.times_asked.get() == times_asked {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
         }
     }
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for CallExecutor {
     fn execute(&self, call: F) {
-        let run = self.clone().run(call);
-        tokio::spawn(PROGRESS.scope(Progress::default(), run));
+        let task = CallTask {
+            call,
+            executor: self.clone(),
+            waiting: None,
+        };
+        tokio::spawn(PROGRESS.scope(Progress::default(), task));
+    }
+}
+
+pin_project! {
+    struct CallTask<F> {
+        #[pin]
+        call: F,
+        executor: CallExecutor,
+        // Present while the response waits for its peer.
+        waiting: Option<Waiting>,
+    }
+}
+
+struct Waiting {
+    /// How often the response had been asked when it began to wait.
+    times_asked: u64,
+    too_long: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl<F: Future<Output = ()>> Future for CallTask<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let task = self.project();
+        if task.call.poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let Some(times_asked) = PROGRESS.with(Progress::waiting) else {
+            *task.waiting = None;
+            return Poll::Pending;
+        };
+        let waiting = match task.waiting {
+            Some(waiting) if waiting.times_asked == times_asked => waiting,
+            waiting => waiting.insert(Waiting {
+                times_asked,
+                too_long: Box::pin(task.executor.clone().waited_too_long()),
+            }),
+        };
+        ready!(waiting.too_long.as_mut().poll(context));
+        tracing::debug!("a call was reset: its peer takes no answer");
+        Poll::Ready(())
+    }
+}
+
+impl Progress {
+    /// How often the response has been asked, if it waits for its peer.
+    fn waiting(&self) -> Option<u64> {
+        let waits_for_peer = self.waits_for_peer.get();
+        waits_for_peer.then(|| self.times_asked.get())
     }
 }

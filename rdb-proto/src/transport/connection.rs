@@ -19,8 +19,8 @@ use super::budget::{ByteBudget, BytesInFlight};
 use super::call_service::CallService;
 use super::call_task::CallExecutor;
 use super::limits::{
-    BATCH_STREAMS_MAX, CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT, HEADER_LIST_BYTES_MAX,
-    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_RATIO,
+    BATCH_STREAMS_MAX, CALL_TIMEOUT, CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT,
+    HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_RATIO,
 };
 use super::serve::ServeOptions;
 use super::socket::Socket;
@@ -59,7 +59,8 @@ impl Connection {
         let idle_ticks_max = options
             .idle_timeout
             .map(|timeout| ticks(timeout, tick_duration));
-        let executor = CallExecutor::new(options.send_stall_timeout, self.closing.clone());
+        let silent_call_ticks = silent_call_ticks(tick_duration);
+        let executor = CallExecutor::new(options.send_stall_timeout, drain.clone());
         let service = CallService::new(routes, Arc::clone(&self));
         let mut http =
             pin!(builder(executor, window_bytes).serve_connection(TokioIo::new(socket), service));
@@ -80,13 +81,16 @@ impl Connection {
                 }
                 _ = tick.tick() => {
                     self.traffic.tick();
-                    if self.traffic.is_stuck(closing_since.is_some()) {
+                    if self.traffic.is_stuck(drain.is_cancelled()) {
                         tracing::debug!("a connection was closed: its peer takes no answers");
                         return;
                     }
-                    // A drain has a timeout of its own.
                     let is_overdue = |since: Instant| since.elapsed() >= CONNECTION_CLOSE_TIMEOUT;
-                    if closing_since.is_some_and(is_overdue) && !drain.is_cancelled() {
+                    // A drain has a timeout of its own.
+                    if closing_since.is_some_and(is_overdue)
+                        && !drain.is_cancelled()
+                        && !self.traffic.is_in_use(silent_call_ticks)
+                    {
                         return;
                     }
                     if idle_ticks_max.is_some_and(|max| self.traffic.idle_ticks() >= max) {
@@ -111,8 +115,13 @@ fn builder(executor: CallExecutor, window_bytes: u32) -> http2::Builder<CallExec
     builder
 }
 
+/// After how many ticks without traffic a call is a stream that nobody uses: a unary one has ended before.
+pub(super) fn silent_call_ticks(tick_duration: Duration) -> u32 {
+    ticks(CALL_TIMEOUT, tick_duration).saturating_add(1)
+}
+
 /// How many ticks `timeout` takes, rounded up.
-pub(super) fn ticks(timeout: Duration, tick_duration: Duration) -> u32 {
+fn ticks(timeout: Duration, tick_duration: Duration) -> u32 {
     let ticks = timeout.as_millis().div_ceil(tick_duration.as_millis());
     u32::try_from(ticks).unwrap_or(u32::MAX)
 }

@@ -36,7 +36,10 @@ impl Framing {
     ///
     /// When a message has more entries than its method takes.
     pub(super) fn advance(&mut self, mut frame: &[u8]) -> Result<usize, Fault> {
-        let mut begun_bytes = 0;
+        let mut begun_bytes = match self.counter {
+            Some(_) => 0,
+            None => self.skip_complete(&mut frame),
+        };
         while !frame.is_empty() && !self.is_over {
             if self.missing_bytes > 0 {
                 let arrived = self.missing_bytes.min(frame.len());
@@ -58,6 +61,24 @@ impl Framing {
             }
         }
         Ok(begun_bytes)
+    }
+
+    /// Steps over the messages that are complete in `frame`, as far as it begins with one. Returns their length. A stream
+    /// may have hundreds in a frame.
+    fn skip_complete(&self, frame: &mut &[u8]) -> usize {
+        let mut bytes = 0;
+        if self.header_bytes > 0 || self.missing_bytes > 0 || self.is_over {
+            return bytes;
+        }
+        while let Some((&[_flag, a, b, c, d], rest)) = frame.split_first_chunk() {
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if length > rest.len() {
+                break;
+            }
+            bytes += length;
+            *frame = &rest[length..];
+        }
+        bytes
     }
 
     fn begin_message(&mut self) -> usize {

@@ -69,8 +69,8 @@ pub const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may have no traffic on any call before a server closes it, unless configured otherwise.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a server waits for the calls of a connection that it closes for another reason than its drain. Longer than
-/// [`BATCH_CLOSE_TIMEOUT`].
+/// How long a server waits for silent streams of a connection that it closes for another reason than its drain. Longer than
+/// [`BATCH_CLOSE_TIMEOUT`]. Unary calls are waited for in any case.
 pub const CONNECTION_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a peer may keep a server from sending an answer before the call is reset.

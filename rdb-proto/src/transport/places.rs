@@ -27,7 +27,7 @@ const WINDOW_PART: usize = 4;
 pub(super) struct Places {
     connections_max: usize,
     per_address_max: Option<usize>,
-    /// After so many ticks without traffic a call is a stream that nobody uses. Longer than any unary call may take.
+    /// See [`Traffic::is_in_use`](super::traffic::Traffic::is_in_use).
     silent_call_ticks: u32,
     taken: Mutex<Taken>,
 }
@@ -116,15 +116,10 @@ impl Places {
         if staying.clone().count() < self.connections_max {
             return Ok(());
         }
-        let idle = staying.filter(|connection| self.is_idle(connection));
+        let idle = staying.filter(|c| !c.traffic.is_in_use(self.silent_call_ticks));
         let longest = idle.max_by_key(|connection| connection.traffic.idle_ticks());
         longest.ok_or(Full::Process)?.closing.cancel();
         Ok(())
-    }
-
-    fn is_idle(&self, connection: &Connection) -> bool {
-        let traffic = &connection.traffic;
-        !traffic.has_calls() || traffic.idle_ticks() >= self.silent_call_ticks
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {

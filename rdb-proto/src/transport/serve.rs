@@ -11,10 +11,10 @@ use tonic::service::Routes;
 
 use super::accept::{Accepted, Acceptor};
 use super::budget::ByteBudget;
-use super::connection::ticks;
+use super::connection::silent_call_ticks;
 use super::limits::{
-    CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, PREFACE_TIMEOUT,
-    PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
+    CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, PREFACE_TIMEOUT, PROCESS_BYTES_IN_FLIGHT_MAX,
+    SEND_STALL_TIMEOUT,
 };
 use super::places::Places;
 use super::socket::Socket;
@@ -78,7 +78,7 @@ pub async fn serve(
     let places = Places::new(
         options.connections_max,
         options.connections_per_address_max,
-        ticks(CALL_TIMEOUT, tick_duration) + 1,
+        silent_call_ticks(tick_duration),
     );
     let process = options.bytes_in_flight.clone();
     let mut acceptor = Acceptor::new(listener, places, process, drain.clone());

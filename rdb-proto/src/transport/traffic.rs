@@ -11,8 +11,8 @@ use std::time::Duration;
 /// After that many ticks without progress sending stands still.
 pub(super) const STALLED_TICKS: u32 = 10;
 
-/// The same once the connection is closing.
-pub(super) const CLOSING_STALLED_TICKS: u32 = 2;
+/// The same once the process drains.
+pub(super) const DRAIN_STALLED_TICKS: u32 = 2;
 
 /// How many ticks are told apart. More than [`STALLED_TICKS`]: a call that stands still is reset before its connection.
 const TICKS: usize = 16;
@@ -59,8 +59,10 @@ impl Traffic {
         self.touch();
     }
 
-    pub(super) fn has_calls(&self) -> bool {
-        self.calls.load(Relaxed) > 0
+    /// Whether a call is in flight that is not a silent stream: no unary call goes without traffic for
+    /// `silent_call_ticks`.
+    pub(super) fn is_in_use(&self, silent_call_ticks: u32) -> bool {
+        self.calls.load(Relaxed) > 0 && self.idle_ticks() < silent_call_ticks
     }
 
     /// A chunk goes to the transport.
@@ -96,9 +98,9 @@ impl Traffic {
 
     /// Whether the peer has kept the transport from sending for so long that only closing the connection helps: the calls
     /// themselves are over, or are reset earlier.
-    pub(super) fn is_stuck(&self, closing: bool) -> bool {
-        let (blocked_max, unsent_max) = if closing {
-            (CLOSING_STALLED_TICKS, CLOSING_STALLED_TICKS + 1)
+    pub(super) fn is_stuck(&self, draining: bool) -> bool {
+        let (blocked_max, unsent_max) = if draining {
+            (DRAIN_STALLED_TICKS, DRAIN_STALLED_TICKS + 1)
         } else {
             (STALLED_TICKS, TICKS as u32 - 1)
         };
@@ -136,12 +138,13 @@ mod tests {
         ticks(&traffic, 3);
         assert_eq!(traffic.idle_ticks(), 3);
         traffic.begin_call();
-        assert!(traffic.has_calls());
         assert_eq!(traffic.idle_ticks(), 0);
         ticks(&traffic, 2);
         assert_eq!(traffic.idle_ticks(), 2);
+        assert!(traffic.is_in_use(3), "the call may be answered yet");
+        assert!(!traffic.is_in_use(2), "it is a silent stream");
         traffic.end_call();
-        assert!(!traffic.has_calls());
+        assert!(!traffic.is_in_use(3));
         assert_eq!(traffic.idle_ticks(), 0);
     }
 
@@ -155,7 +158,7 @@ mod tests {
             assert!(!traffic.is_stuck(true), "all is sent");
         }
         let chunk = traffic.hand_out();
-        ticks(&traffic, CLOSING_STALLED_TICKS + 1);
+        ticks(&traffic, DRAIN_STALLED_TICKS + 1);
         assert!(traffic.is_stuck(true) && !traffic.is_stuck(false));
         ticks(&traffic, STALLED_TICKS);
         assert!(!traffic.is_stuck(false), "calls are reset first");

@@ -1,13 +1,11 @@
 //! A drain answers what is in flight, and waits for nobody who does not read.
 
-use std::error::Error;
 use std::sync::atomic::Ordering;
 
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::transport::ServeOptions;
-use tonic::{ConnectError, Status};
 
-use crate::fixture::{HANG_GUARD, TestServer, get, guarded};
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served};
 use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, framed};
 
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -55,26 +53,6 @@ async fn answers_that_nobody_reads_do_not_hold_it_up() {
         .await
         .expect("in good order");
     drop((unread, small, stream));
-}
-
-/// Whether the request of a call that ended with `status` was certainly not served.
-fn is_not_served(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        let refused = error.downcast_ref::<h2::Error>().is_some_and(|error| {
-            let goes_away = error.is_go_away();
-            let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            error.is_remote() && (goes_away || is_refused)
-        });
-        let never_sent = error
-            .downcast_ref::<hyper::Error>()
-            .is_some_and(hyper::Error::is_canceled);
-        if refused || never_sent || error.is::<ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! A server whose answers are as long as one asks for.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{ConnectError, Request, Response, Status, Streaming};
 
 /// Far beyond what anything here takes.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
@@ -40,6 +41,26 @@ pub(crate) async fn guarded<T>(what: &str, future: impl Future<Output = T>) -> T
     timeout(HANG_GUARD, future)
         .await
         .unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+/// Whether the request of a call that ended with `status` was certainly not served.
+pub(crate) fn is_not_served(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        let refused = error.downcast_ref::<h2::Error>().is_some_and(|error| {
+            let goes_away = error.is_go_away();
+            let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            error.is_remote() && (goes_away || is_refused)
+        });
+        let never_sent = error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_canceled);
+        if refused || never_sent || error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 pub(crate) struct TestServer {
