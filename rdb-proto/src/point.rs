@@ -74,10 +74,11 @@ macro_rules! conversions {
                 fn try_from(response: Response) -> Result<Self, Status> {
                     match response {
                         Response::$command(response) => Ok(response),
-                        Response::RegionError(region_error) => Ok(Self {
-                            region_error: Some(region_error),
-                            ..Self::default()
-                        }),
+                        Response::RegionError(region_error) => {
+                            let mut response = Self::default();
+                            response.region_error = Some(region_error);
+                            Ok(response)
+                        }
                         Response::Fault(fault) => Err(Status::from(*fault)),
                         _ => Err(Status::internal("the answer is that of another command")),
                     }
