@@ -51,7 +51,8 @@ pub enum Error {
         /// What RocksDB said.
         cause: String,
     },
-    /// An earlier write met an IO error, so writes are refused until the storage is opened again. Reads go on.
+    /// An earlier write met an IO error, or one to the same region met data that cannot be read; so writes, or those to the
+    /// region, are refused until the storage is opened again. Reads go on.
     #[error("writes have stopped since an earlier one failed: {cause}")]
     WritesStopped {
         /// What RocksDB said then.

@@ -30,7 +30,8 @@
 //!
 //! Every write is a [`Command`]. Commands are queued, and one thread takes what is queued, applies it in order
 //! to one RocksDB write batch, writes and syncs that once, and then completes every submission. The methods
-//! of [`Storage`] are thin calls over [`Storage::submit`].
+//! of [`Storage`] are thin calls over [`Storage::submit`]. A replicated region is written by [`Storage::apply`] instead, from
+//! its log of [`Proposal`]s.
 //!
 //! # What is promised
 //!

@@ -206,7 +206,7 @@ impl Storage {
     /// # Errors
     ///
     /// Nothing was applied with [`Error::DataLoss`] and [`Error::Io`], which end writing to the region until the next open,
-    /// and with [`Error::WritesStopped`]. [`Error::Undetermined`] ends writing to all regions; the next open tells what was
+    /// and with [`Error::WritesStopped`] and [`Error::Closed`]. [`Error::Undetermined`] ends writing to all regions; the next open tells what was
     /// applied.
     pub fn apply(
         &self,

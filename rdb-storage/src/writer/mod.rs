@@ -110,6 +110,7 @@ impl Writer {
         durability: Durability,
     ) -> Result<Vec<Vec<Outcome>>, Error> {
         let shared = &self.shared;
+        shared.queue.check_open()?;
         shared.health.check(region_id)?;
         let mut batch = Batch::new(&shared.engine);
         for entry in entries {

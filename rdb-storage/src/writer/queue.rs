@@ -171,6 +171,13 @@ impl Queue {
         }
     }
 
+    pub(super) fn check_open(&self) -> Result<(), Error> {
+        if self.state().closed {
+            return Err(Error::Closed);
+        }
+        Ok(())
+    }
+
     pub(super) fn push(&self, queued: Queued) -> Result<(), Error> {
         let mut state = self.state();
         if state.closed {
@@ -196,9 +203,10 @@ impl Queue {
             state.waiting = false;
         }
         if state.queued.is_empty() {
-            return match state.closed && state.is_empty() {
-                true => Taken::Closed,
-                false => Taken::Nothing,
+            return if state.closed && state.is_empty() {
+                Taken::Closed
+            } else {
+                Taken::Nothing
             };
         }
         let mut taken = VecDeque::with_capacity(state.queued.len().min(TAKE_COMMANDS_MAX));

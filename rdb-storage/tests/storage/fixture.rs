@@ -129,6 +129,24 @@ pub(crate) fn database_files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
     files
 }
 
+/// Takes the names of the next table files, so that no flush succeeds: RocksDB cannot create a file where there is a
+/// directory.
+pub(crate) fn occupy_table_files(directory: &Path) -> Vec<PathBuf> {
+    let names = (1..100).map(|number| directory.join(format!("db/{number:06}.sst")));
+    let taken: Vec<_> = names.filter(|name| !name.exists()).collect();
+    for name in &taken {
+        fs::create_dir(name).unwrap();
+    }
+    taken
+}
+
+/// Gives the names back.
+pub(crate) fn free_table_files(taken: Vec<PathBuf>) {
+    for name in taken {
+        fs::remove_dir(name).unwrap();
+    }
+}
+
 /// The settings that RocksDB noted at the last open, each as `name=value`.
 pub(crate) fn noted_options(directory: &Path) -> Vec<String> {
     let files = database_files(directory, "").into_iter().filter(|file| {

@@ -341,4 +341,6 @@ fn a_region_is_written_by_its_log_while_others_take_submissions() {
     storage.close().unwrap();
     let closed = storage.submit(single(put("other", "v")));
     assert_eq!(closed.unwrap_err(), Error::Closed);
+    let closed = storage.apply(REGION, &[entry(2, 3, Vec::new())], Durability::Os);
+    assert_eq!(closed, Err(Error::Closed));
 }
