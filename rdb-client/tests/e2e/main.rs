@@ -16,6 +16,7 @@ mod disk_full;
 mod drain;
 mod fates;
 mod harness;
+mod idle;
 #[cfg(feature = "cli")]
 mod rdbctl;
 mod restarts;

@@ -162,3 +162,75 @@ impl Drop for Call {
         self.connection.traffic.end_call();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> CallBudget {
+        CallBudget::of(&Request::new(()))
+    }
+
+    fn taken(call: &CallBudget) -> (usize, usize) {
+        let budgets = call.bytes_in_flight();
+        let taken = (&budgets.connection, &budgets.process);
+        (taken.0.bytes_taken(), taken.1.bytes_taken())
+    }
+
+    fn reserve(call: &CallBudget, bytes: usize) -> Reservation {
+        let reserved = call.bytes_in_flight().try_reserve(bytes);
+        reserved.expect("there is room")
+    }
+
+    #[test]
+    fn an_answer_takes_what_was_reserved_for_it_no_more_and_no_less() {
+        for (reserved, answer) in [(100_000, 100_000), (100_000, 20_000), (20_000, 100_000)] {
+            let call = call();
+            call.hold_until_sent(reserve(&call, reserved / 2));
+            call.hold_until_sent(reserve(&call, reserved / 2));
+            let charge = call.call.charge_answer(answer).expect("it was reserved");
+            assert_eq!(charge.bytes(), answer);
+            assert_eq!(taken(&call), (answer, answer));
+            drop(charge);
+            assert_eq!(taken(&call), (0, 0));
+        }
+    }
+
+    #[test]
+    fn of_an_answer_without_a_reservation_only_a_first_small_part_is_covered() {
+        let call = call();
+        assert!(call.call.charge_answer(CALL_BUFFER_BYTES).is_none());
+        let second = call.call.charge_answer(10).expect("charged");
+        assert_eq!((second.bytes(), taken(&call)), (10, (10, 10)));
+        let other = self::call();
+        let large = other.call.charge_answer(CALL_BUFFER_BYTES + 1);
+        assert_eq!(large.expect("charged").bytes(), CALL_BUFFER_BYTES + 1);
+    }
+
+    #[test]
+    fn complete_messages_are_given_back_and_the_one_that_arrives_is_not() {
+        let call = call();
+        call.call.hold_arrived(Some(reserve(&call, 30_000)), 0);
+        call.call.hold_arrived(Some(reserve(&call, 50_000)), 50_000);
+        call.release_arrived();
+        assert_eq!(taken(&call), (50_000, 50_000));
+        call.release_arrived();
+        assert_eq!(taken(&call), (50_000, 50_000));
+        call.call.hold_arrived(None, 0);
+        call.release_arrived();
+        assert_eq!(taken(&call), (0, 0));
+    }
+
+    #[test]
+    fn a_call_that_ends_gives_everything_back_after_its_last_chunk() {
+        let call = call();
+        let budgets = call.bytes_in_flight().clone();
+        call.call.hold_arrived(Some(reserve(&call, 30_000)), 30_000);
+        call.hold_until_sent(reserve(&call, 20_000));
+        let chunk = Arc::clone(&call.call);
+        drop(call);
+        assert_eq!(budgets.process.bytes_taken(), 50_000);
+        drop(chunk);
+        assert_eq!(budgets.process.bytes_taken(), 0);
+    }
+}

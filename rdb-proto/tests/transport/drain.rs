@@ -1,6 +1,11 @@
 //! A drain answers what is in flight, and waits for nobody who does not read.
 
+use std::error::Error;
+use std::sync::atomic::Ordering;
+
+use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::transport::ServeOptions;
+use tonic::{ConnectError, Status};
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded};
 use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, framed};
@@ -50,4 +55,71 @@ async fn answers_that_nobody_reads_do_not_hold_it_up() {
         .await
         .expect("in good order");
     drop((unread, small, stream));
+}
+
+/// Whether the request of a call that ended with `status` was certainly not served.
+fn is_not_served(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        let refused = error.downcast_ref::<h2::Error>().is_some_and(|error| {
+            let goes_away = error.is_go_away();
+            let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            error.is_remote() && (goes_away || is_refused)
+        });
+        let never_sent = error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_canceled);
+        if refused || never_sent || error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unary_calls_that_meet_it_are_answered_or_certainly_not_served() {
+    const CALLERS: usize = 32;
+    const ROUNDS: usize = 20;
+    for round in 0..ROUNDS {
+        let server = start().await;
+        let client = server.client().await;
+        let callers = (0..CALLERS).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let mut served = 0;
+                loop {
+                    let put = RawPutRequest {
+                        value: vec![0; 1000].into(),
+                        ..RawPutRequest::default()
+                    };
+                    match client.raw_put(put).await {
+                        Ok(_) => served += 1,
+                        Err(status) => return (served, status),
+                    }
+                }
+            })
+        });
+        let callers: Vec<_> = callers.collect();
+        let enough = CALLERS * (round + 1);
+        crate::fixture::until("calls are served", || {
+            server.puts.load(Ordering::SeqCst) >= enough
+        })
+        .await;
+        server.drain.cancel();
+        guarded("the drain ends", server.serving)
+            .await
+            .expect("in good order");
+        let mut served = 0;
+        for caller in callers {
+            let (count, status) = guarded("a caller ends", caller).await.expect("no panic");
+            served += count;
+            assert!(is_not_served(&status), "{status:?}");
+        }
+        assert_eq!(
+            served,
+            server.puts.load(Ordering::SeqCst),
+            "each was answered"
+        );
+    }
 }

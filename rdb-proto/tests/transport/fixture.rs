@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +47,8 @@ pub(crate) struct TestServer {
     pub(crate) budget: ByteBudget,
     /// Lets the calls of `RawDelete` go on, one for each time.
     pub(crate) deletes: Arc<Notify>,
+    /// Counts the calls of `RawPut` that were served.
+    pub(crate) puts: Arc<AtomicUsize>,
     pub(crate) drain: CancellationToken,
     pub(crate) serving: JoinHandle<()>,
 }
@@ -56,8 +59,10 @@ impl TestServer {
         let address = listener.local_addr().expect("bound").to_string();
         let drain = CancellationToken::new();
         let deletes = Arc::new(Notify::new());
+        let puts = Arc::default();
         let services = Services {
             deletes: Arc::clone(&deletes),
+            puts: Arc::clone(&puts),
         };
         let (handle, health) = health(&[], drain.clone());
         handle.set_serving(true);
@@ -74,6 +79,7 @@ impl TestServer {
             address,
             budget,
             deletes,
+            puts,
             drain,
             serving,
         }
@@ -104,6 +110,7 @@ pub(crate) fn get(value_bytes: usize) -> RawGetRequest {
 #[derive(Clone)]
 struct Services {
     deletes: Arc<Notify>,
+    puts: Arc<AtomicUsize>,
 }
 
 /// As long as `key` says.
@@ -137,6 +144,7 @@ impl KvRaw for Services {
     }
 
     async fn raw_put(&self, _: Request<RawPutRequest>) -> Result<Response<RawPutResponse>, Status> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(Default::default()))
     }
 
