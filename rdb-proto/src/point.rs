@@ -1,4 +1,4 @@
-//! Point commands: the requests for one key. Each is an RPC of its own and a command of a `kvrpc.KvBatch` stream.
+//! Point commands: the requests for one key. Each is a unary RPC and a command of a `kvrpc.KvBatch` stream.
 //!
 //! # Adding a point command
 //!
@@ -27,7 +27,7 @@ use crate::kvrpc::{
 use crate::metapb::Context;
 
 /// The table of point commands. Calls the macro `$with` with a row for each: its request, whether it reads or writes, the
-/// method that sends it as a call of its own, its name among the commands of a stream, and its response.
+/// method that sends it as a unary call, its name among the commands of a stream, and its response.
 #[macro_export]
 macro_rules! point_commands {
     ($with:ident) => {
@@ -67,17 +67,18 @@ macro_rules! conversions {
                 }
             }
 
-            /// What a call of its own gets for the answer of a stream.
+            /// What a unary call gets for the answer of a stream.
             impl TryFrom<Response> for $response {
                 type Error = Status;
 
                 fn try_from(response: Response) -> Result<Self, Status> {
                     match response {
                         Response::$command(response) => Ok(response),
-                        Response::RegionError(region_error) => Ok(Self {
-                            region_error: Some(region_error),
-                            ..Self::default()
-                        }),
+                        Response::RegionError(region_error) => {
+                            let mut response = Self::default();
+                            response.region_error = Some(region_error);
+                            Ok(response)
+                        }
                         Response::Fault(fault) => Err(Status::from(*fault)),
                         _ => Err(Status::internal("the answer is that of another command")),
                     }

@@ -50,7 +50,7 @@ impl RegionHandle {
         &self.region
     }
 
-    /// Says that the region has changed: whoever was routed here before has to be routed again.
+    /// Says that the region has changed: requests that were routed here before are refused, and have to be routed again.
     pub(crate) fn set_outdated(&self) {
         self.is_outdated.store(true, Ordering::SeqCst);
     }
@@ -121,7 +121,7 @@ impl RegionHandle {
     }
 }
 
-/// The answer to a request that was routed under an epoch which is over. Whoever is routed anew learns the present one.
+/// The answer to a request whose region has changed since it was routed. Routing it again tells the present epoch.
 fn epoch_has_changed() -> Rejection {
     Rejection::Routing(Kind::EpochNotMatch(EpochNotMatch::default()))
 }

@@ -1,5 +1,5 @@
-//! Point commands: what each asks of its region, and how the result goes over the wire. The same for a call of its own and
-//! for a command of a stream; the recipe for adding one is in [`rdb_proto::point`].
+//! Point commands: what each asks of its region, and how the result goes over the wire. Unary calls and streams share this.
+//! [`rdb_proto::point`] has the recipe for adding one.
 
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
@@ -19,39 +19,30 @@ use super::room::{POINT_ROOM, answer_with_room, spare};
 use crate::error::Rejection;
 use crate::router::Router;
 
-/// What a point command asks of its region, and what its answer is made with.
+/// What a point command asks of its region, and the function that makes its response of the result.
 #[derive(Debug)]
 pub(super) enum Operation {
-    Read(PointRead, fn(PointValue) -> Result<Response, Rejection>),
+    Read(PointRead, ReadResponse),
     Write(Command, WriteResponse),
 }
 
-/// Makes the answer to a write.
+pub(super) type ReadResponse = fn(PointValue) -> Result<Response, Rejection>;
 pub(super) type WriteResponse = fn(Outcome) -> Result<Response, Rejection>;
 
 /// Validates a request, and says what it asks for.
 pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
-    Ok(match request {
-        Request::RawPut(RawPutRequest { key, value, .. }) => {
-            write(Command::PutRaw { key, value }, |outcome| {
-                done(outcome)?;
-                Ok(Response::RawPut(RawPutResponse::default()))
-            })?
-        }
+    let (command, response): (Command, WriteResponse) = match request {
         Request::RawGet(RawGetRequest { key, .. }) => {
-            Operation::Read(PointRead::raw(key)?, |found| match found {
-                PointValue::Raw(value) => Ok(Response::RawGet(RawGetResponse {
-                    region_error: None,
-                    value,
-                })),
-                PointValue::Versioned(_) => Err(unexpected()),
-            })
+            return Ok(Operation::Read(PointRead::raw(key)?, raw_found));
+        }
+        Request::Get(GetRequest { key, .. }) => {
+            return Ok(Operation::Read(PointRead::versioned(key)?, versioned_found));
+        }
+        Request::RawPut(RawPutRequest { key, value, .. }) => {
+            (Command::PutRaw { key, value }, raw_put)
         }
         Request::RawDelete(RawDeleteRequest { key, .. }) => {
-            write(Command::DeleteRaw { key }, |outcome| {
-                done(outcome)?;
-                Ok(Response::RawDelete(RawDeleteResponse::default()))
-            })?
+            (Command::DeleteRaw { key }, raw_deleted)
         }
         Request::CompareAndSwap(CompareAndSwapRequest {
             key,
@@ -64,28 +55,7 @@ pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
                 expected_version,
                 value,
             };
-            write(command, |outcome| {
-                let result = Some(match outcome {
-                    Outcome::Swapped { version } => swap::Result::Swapped(Swapped { version }),
-                    outcome => swap::Result::Conflict(conflict(outcome)?),
-                });
-                Ok(Response::CompareAndSwap(CompareAndSwapResponse {
-                    region_error: None,
-                    result,
-                }))
-            })?
-        }
-        Request::Get(GetRequest { key, .. }) => {
-            Operation::Read(PointRead::versioned(key)?, |found| match found {
-                PointValue::Versioned(found) => Ok(Response::Get(GetResponse {
-                    region_error: None,
-                    entry: found.map(|found| kvrpc::Versioned {
-                        version: found.version,
-                        value: found.value,
-                    }),
-                })),
-                PointValue::Raw(_) => Err(unexpected()),
-            })
+            (command, swapped)
         }
         Request::CompareAndDelete(CompareAndDeleteRequest {
             key,
@@ -96,45 +66,91 @@ pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
                 key,
                 expected_version,
             };
-            write(command, |outcome| {
-                let result = Some(match outcome {
-                    Outcome::Done => deletion::Result::Deleted(Deleted {}),
-                    outcome => deletion::Result::Conflict(conflict(outcome)?),
-                });
-                Ok(Response::CompareAndDelete(CompareAndDeleteResponse {
-                    region_error: None,
-                    result,
-                }))
-            })?
+            (command, deleted)
         }
-    })
-}
-
-fn write(command: Command, response: WriteResponse) -> Result<Operation, Rejection> {
+    };
     command.validate()?;
     Ok(Operation::Write(command, response))
 }
 
+fn raw_found(found: PointValue) -> Result<Response, Rejection> {
+    match found {
+        PointValue::Raw(value) => Ok(Response::RawGet(RawGetResponse {
+            region_error: None,
+            value,
+        })),
+        PointValue::Versioned(_) => Err(unexpected()),
+    }
+}
+
+fn versioned_found(found: PointValue) -> Result<Response, Rejection> {
+    match found {
+        PointValue::Versioned(found) => Ok(Response::Get(GetResponse {
+            region_error: None,
+            entry: found.map(|found| kvrpc::Versioned {
+                version: found.version,
+                value: found.value,
+            }),
+        })),
+        PointValue::Raw(_) => Err(unexpected()),
+    }
+}
+
+fn raw_put(outcome: Outcome) -> Result<Response, Rejection> {
+    done(outcome)?;
+    Ok(Response::RawPut(RawPutResponse::default()))
+}
+
+fn raw_deleted(outcome: Outcome) -> Result<Response, Rejection> {
+    done(outcome)?;
+    Ok(Response::RawDelete(RawDeleteResponse::default()))
+}
+
+fn swapped(outcome: Outcome) -> Result<Response, Rejection> {
+    let result = match outcome {
+        Outcome::Swapped { version } => swap::Result::Swapped(Swapped { version }),
+        outcome => swap::Result::Conflict(conflict(outcome)?),
+    };
+    Ok(Response::CompareAndSwap(CompareAndSwapResponse {
+        region_error: None,
+        result: Some(result),
+    }))
+}
+
+fn deleted(outcome: Outcome) -> Result<Response, Rejection> {
+    let result = match outcome {
+        Outcome::Done => deletion::Result::Deleted(Deleted {}),
+        outcome => deletion::Result::Conflict(conflict(outcome)?),
+    };
+    Ok(Response::CompareAndDelete(CompareAndDeleteResponse {
+        region_error: None,
+        result: Some(result),
+    }))
+}
+
 fn done(outcome: Outcome) -> Result<(), Rejection> {
-    match outcome {
-        Outcome::Done => Ok(()),
-        _ => Err(unexpected()),
+    if outcome == Outcome::Done {
+        Ok(())
+    } else {
+        Err(unexpected())
     }
 }
 
 fn conflict(outcome: Outcome) -> Result<Conflict, Rejection> {
-    let Outcome::Conflict {
-        current_version,
-        current_value,
-    } = outcome
-    else {
-        return Err(unexpected());
-    };
-    Ok(Conflict {
-        current_version,
-        value_omitted: current_version > 0 && current_value.is_none(),
-        current_value,
-    })
+    match outcome {
+        Outcome::Conflict {
+            current_version,
+            current_value,
+        } => Ok(Conflict {
+            current_version,
+            value_omitted: current_version > 0 && current_value.is_none(),
+            current_value,
+        }),
+        Outcome::Done
+        | Outcome::Swapped { .. }
+        | Outcome::EpochChanged { .. }
+        | Outcome::Invalid { .. } => Err(unexpected()),
+    }
 }
 
 /// A fault in this process: something was written, but its outcome makes no sense.
@@ -143,7 +159,7 @@ pub(super) fn unexpected() -> Rejection {
     Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))
 }
 
-/// How many bytes of values the conflicts of a command may carry.
+/// Most bytes of a value that the conflict of a command may carry.
 pub(super) fn conflict_bytes_max(command: &Command) -> usize {
     match command {
         Command::CompareAndSwap { .. } | Command::CompareAndDelete { .. } => {
@@ -157,7 +173,7 @@ pub(super) fn conflict_bytes_max(command: &Command) -> usize {
     }
 }
 
-/// Serves a point command as a call of its own.
+/// Serves a point command as a unary call.
 pub(super) async fn call<T, R>(
     router: &Router,
     request: tonic::Request<T>,

@@ -39,6 +39,8 @@ impl RawService {
         let command = Command::PutBatchRaw { entries };
         command.validate()?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
+        // The command is copied out of the message, and nothing else is to keep it.
+        drop(keys);
         region.submit(vec![command], 0)?.await?;
         Ok(RawBatchPutResponse::default())
     }
@@ -147,6 +149,7 @@ impl RawService {
         let region = self
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
+        drop((start_key, end_key));
         region.submit(vec![command], 0)?.await?;
         Ok(RawDeleteRangeResponse::default())
     }

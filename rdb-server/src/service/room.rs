@@ -10,29 +10,23 @@ use rdb_storage::limits::SCAN_PAGE_BYTES;
 use crate::error::{Rejection, busy};
 use crate::region::ReadFailure;
 
-/// How many bytes a read gets at first.
+/// The room that a read gets before its size is known, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FirstRoom {
-    /// If there are so many at once.
-    pub(super) most: usize,
-    /// Otherwise it waits for so many.
-    pub(super) least: usize,
+    /// Reserved if it is free.
+    most: usize,
+    /// Waited for otherwise.
+    least: usize,
 }
 
-/// Within what a connection always gets, with room for its requests.
+/// Part of what a connection always gets, so that its requests fit beside it.
 const LEAST: usize = CONNECTION_BYTES_GUARANTEED / 4;
 
 /// For one key.
-pub(super) const POINT_ROOM: FirstRoom = FirstRoom {
-    most: 16 << 10,
-    least: 16 << 10,
-};
+pub(super) const POINT_ROOM: FirstRoom = FirstRoom::exactly(16 << 10);
 
 /// For several keys.
-pub(super) const BATCH_ROOM: FirstRoom = FirstRoom {
-    most: LEAST,
-    least: LEAST,
-};
+pub(super) const BATCH_ROOM: FirstRoom = FirstRoom::exactly(LEAST);
 
 /// For a page of a scan, which ends where its room does.
 pub(super) const PAGE_ROOM: FirstRoom = FirstRoom {
@@ -40,13 +34,20 @@ pub(super) const PAGE_ROOM: FirstRoom = FirstRoom {
     least: LEAST,
 };
 
-/// For the answers of one response of a stream.
+/// For one response of a stream, which ends where its room does.
 pub(super) const RESPONSE_ROOM: FirstRoom = FirstRoom {
     most: CONNECTION_BYTES_GUARANTEED,
     least: LEAST,
 };
 
 impl FirstRoom {
+    const fn exactly(bytes: usize) -> Self {
+        Self {
+            most: bytes,
+            least: bytes,
+        }
+    }
+
     pub(super) fn try_reserve(self, budgets: &BytesInFlight) -> Option<Reservation> {
         let most = budgets.try_reserve(self.most);
         most.or_else(|| budgets.try_reserve(self.least))
@@ -65,7 +66,7 @@ async fn reserve(budgets: &BytesInFlight, bytes: usize) -> Result<Reservation, R
     room.map_err(|_| Rejection::Routing(busy()))
 }
 
-/// Makes an answer with as much room as it takes, and leaves its room, which is `bytes_of` it, to the transport.
+/// Makes an answer with the room that it needs. The transport holds the room, `bytes_of` the answer, until it is sent.
 pub(super) async fn answer_with_room<T, F>(
     call: &CallBudget,
     first: FirstRoom,
@@ -81,7 +82,7 @@ where
     Ok(answer)
 }
 
-/// Reads with as much room as it takes.
+/// Reads with the room that the result needs.
 pub(super) async fn read_with_room<T, F>(
     budgets: &BytesInFlight,
     first: FirstRoom,
@@ -106,10 +107,9 @@ where
 
 /// As much of `bytes` as others can spare; possibly none.
 pub(super) fn spare(budgets: &BytesInFlight, bytes: usize) -> Option<Reservation> {
-    let some = bytes.min(LEAST);
-    let spare = [bytes, some].into_iter().filter(|&bytes| bytes > 0);
-    spare
-        .into_iter()
+    let sizes = [bytes, bytes.min(LEAST)].into_iter();
+    sizes
+        .filter(|&bytes| bytes > 0)
         .find_map(|bytes| budgets.try_reserve_spare(bytes))
 }
 

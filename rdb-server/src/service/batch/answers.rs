@@ -13,13 +13,13 @@ use rdb_proto::transport::{CallBudget, Reservation};
 use super::super::room::RESPONSE_ROOM;
 use crate::error::Rejection;
 
-/// A response without room is full with so many bytes: enough to tell many commands that the store is busy.
+/// Bytes at which a response without room is full: enough to tell many commands that the store is busy.
 const RESPONSE_BYTES_UNRESERVED: usize = 4 << 10;
 
-/// A response is full with so many answers: the client gets on with the first while the next are made.
+/// Answers at which a response is full: the client gets on with the first while the next are made.
 const RESPONSE_ANSWERS_FULL: usize = 512;
 
-/// A response is full when so many reads were tried for it, found in memory or not.
+/// Reads at which a response is full, found in memory or not.
 const RESPONSE_READS_FULL: usize = 1024;
 
 /// What an answer takes in memory beside its bytes on the wire.
@@ -45,7 +45,7 @@ pub(super) struct Packing<'a> {
     response: BatchResponse,
     /// Of its answers.
     bytes: usize,
-    /// What of `bytes` has brought room of its own.
+    /// The part of `bytes` whose room came with the answers.
     covered_bytes: usize,
     /// How many reads were tried for it.
     reads: usize,

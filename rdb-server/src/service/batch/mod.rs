@@ -1,14 +1,17 @@
 //! `kvrpc.KvBatch`: many commands in one message, for as long as both sides keep the stream open.
 //!
-//! A [`CommandStream`] is one stream. It is driven by nothing but the transport asking for the next message, which is what makes
-//! flow control end to end: a client that does not read its answers is not read from, and but for one response ahead its
-//! reads are not even executed.
+//! A [`CommandStream`] is one stream. It runs only while the transport asks for the next response, which is what makes flow
+//! control end to end: a client that does not read its answers is not read from, and but for one response ahead its reads
+//! are not even executed.
 //!
-//! - `intake` takes a message apart: what writes is handed to the writer at once, one submission per region; what reads is
-//!   queued; what cannot be served is refused.
-//! - `writes` waits for the submissions, `reads` executes the queue as far as a response has room: from memory right there,
-//!   what is not there by a few jobs on blocking threads.
+//! - `intake` takes a message apart: it submits what writes, one submission per region; it queues what reads; it refuses
+//!   what cannot be served.
+//! - `writes` waits for the submissions. `reads` executes the queue as far as a response has room: from memory on the spot;
+//!   what is not there, or is too large, by a few jobs.
 //! - `answers` packs what is ready into a response.
+//!
+//! What a stream holds is reserved in the bytes in flight of its connection, in three parts: a message with its commands
+//! until they are answered; the values of answers that wait; a response until it is sent.
 
 mod answers;
 mod intake;

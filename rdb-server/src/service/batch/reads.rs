@@ -16,10 +16,11 @@ use futures::stream::FuturesUnordered;
 use rdb_proto::error::Fault;
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
-use rdb_storage::{PointRead, PointValue};
+use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
+use super::super::point::ReadResponse;
 use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
@@ -36,7 +37,7 @@ pub(super) struct QueuedRead {
     pub(super) id: u64,
     pub(super) read: PointRead,
     /// Makes its answer.
-    pub(super) response: fn(PointValue) -> Result<Response, Rejection>,
+    pub(super) response: ReadResponse,
 }
 
 impl QueuedRead {
@@ -273,7 +274,7 @@ mod tests {
     use rdb_proto::kvrpc::RawGetResponse;
     use rdb_proto::metapb::Region;
     use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
-    use rdb_storage::{Role, Storage, StorageOptions};
+    use rdb_storage::{PointValue, Role, Storage, StorageOptions};
     use tempfile::TempDir;
     use tokio::task::spawn_blocking;
     use tokio::time::timeout;

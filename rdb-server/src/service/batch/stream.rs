@@ -20,7 +20,7 @@ use super::reads::Reads;
 use super::writes::WriteGroup;
 use crate::router::Router;
 
-/// With so many commands in flight no further message is taken: the client's messages wait in its own window then.
+/// Commands in flight at which no further message is taken: the client's messages then wait in its window.
 const COMMANDS_IN_FLIGHT_MAX: usize = BATCH_COMMANDS_MAX;
 
 /// How many messages are taken in before answers get their turn: messages may be empty.
