@@ -27,6 +27,10 @@ pub(crate) use requests::Requests;
 
 /// A queue of requests that one stream at a time carries to a server.
 pub(crate) trait Traffic: Send + Sync + Sized + 'static {
+    /// Whether calls get a chance to add theirs also between two requests that the transport takes in one turn. Requests
+    /// are fewer and larger then, and the server gets the second one later.
+    const YIELDS_WITHIN_TURN: bool;
+
     type Request: Send + 'static;
     type Response: Send + 'static;
     /// The server's end of an open stream.

@@ -158,6 +158,9 @@ impl Wake for Bell {
 }
 
 impl Traffic for SharedRounds {
+    /// An answer costs the placement driver the same for one timestamp as for many.
+    const YIELDS_WITHIN_TURN: bool = true;
+
     type Request = GetTsoRequest;
     type Response = GetTsoResponse;
     type Peer = Peer;
