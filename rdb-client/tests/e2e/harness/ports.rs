@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::getuid;
 
 /// Below are well-known services.
 const LOWEST: u16 = 10_000;
@@ -42,7 +43,9 @@ impl Port {
     }
 
     fn try_reserve(number: u16) -> Option<Self> {
-        let directory = std::env::temp_dir().join("flaredb-test-ports");
+        // One for each user: nobody else may write to what one of them has made.
+        let directory = format!("flaredb-test-ports.{}", getuid().as_raw());
+        let directory = std::env::temp_dir().join(directory);
         fs::create_dir_all(&directory).expect("the temporary directory can be written");
         let lock = File::options()
             .write(true)

@@ -18,9 +18,10 @@ const ROUNDS: usize = 3;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Paths, and the tag of their repeated field.
-const METHODS: [(&str, u8); 4] = [
+const METHODS: [(&str, u8); 5] = [
     ("/kvrpc.KvRaw/RawBatchPut", 2),
     ("/kvrpc.KvRaw/RawBatchGet", 2),
+    ("/kvrpc.KvRaw/RawBatchDelete", 2),
     ("/kvrpc.KvCas/BatchGet", 2),
     ("/kvrpc.KvBatch/Batch", 3),
 ];

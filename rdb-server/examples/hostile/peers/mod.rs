@@ -81,7 +81,7 @@ pub(crate) const PEERS: &[Peer] = &[
     ),
     peer!(
         "empty-entries",
-        "16 calls at a time with 4 million empty entries of 2 bytes: batches, batch reads and batched streams",
+        "16 calls at a time with 4 million empty entries of 2 bytes: batches of every kind and batched streams",
         UNBUDGETED,
         empty_entries::play
     ),
