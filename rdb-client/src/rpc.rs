@@ -88,18 +88,14 @@ macro_rules! data_requests {
     )*};
 }
 
+rdb_proto::point_commands!(data_requests);
+
 data_requests! {
-    RawPutRequest, Write => KvRawClient::raw_put, RawPut -> RawPutResponse;
-    RawGetRequest, Read => KvRawClient::raw_get, RawGet -> RawGetResponse;
-    RawDeleteRequest, Write => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
     RawBatchPutRequest, Write => KvRawClient::raw_batch_put -> RawBatchPutResponse;
     RawBatchDeleteRequest, Write => KvRawClient::raw_batch_delete -> RawBatchDeleteResponse;
     RawBatchGetRequest, Read => KvRawClient::raw_batch_get -> RawBatchGetResponse;
     RawScanRequest, Read => KvRawClient::raw_scan -> RawScanResponse;
     RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range -> RawDeleteRangeResponse;
-    CompareAndSwapRequest, Write => KvCasClient::compare_and_swap, CompareAndSwap -> CompareAndSwapResponse;
-    GetRequest, Read => KvCasClient::get, Get -> GetResponse;
-    CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
     BatchGetRequest, Read => KvCasClient::batch_get -> BatchGetResponse;
     ScanRequest, Read => KvCasClient::scan -> ScanResponse;
 }

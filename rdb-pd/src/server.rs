@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::{HealthHandle, ServeOptions, health, serve};
+use rdb_proto::transport::process::ServerProcess;
+use rdb_proto::transport::{HealthHandle, health, serve};
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -81,7 +82,7 @@ impl Pd {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let routes = Routes::new(pd).add_service(health_service);
-        let serving = serve(listener, routes, ServeOptions::default(), drain.clone());
+        let serving = serve(listener, routes, config.serve_options(), drain.clone());
         let guard = drain.clone().drop_guard();
         let serving = async move {
             let _drains_when_serving_ends = guard;
@@ -101,18 +102,16 @@ impl Pd {
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
+}
 
-    /// Cancel it to start the drain.
-    pub fn drain_token(&self) -> CancellationToken {
+impl ServerProcess for Pd {
+    type Error = PdError;
+
+    fn drain_token(&self) -> CancellationToken {
         self.drain.clone()
     }
 
-    /// Waits for the drain to begin and end, then closes the storage.
-    ///
-    /// # Errors
-    ///
-    /// [`PdError`] when the process ended for another reason than the drain.
-    pub async fn wait(self) -> Result<(), PdError> {
+    async fn wait(self) -> Result<(), PdError> {
         let served = self.serving.await;
         let kept = self.keeping.await;
         let storage = self.storage;

@@ -3,7 +3,7 @@
 //! [`Server::start`] wires everything and is the only place that does. A request goes
 //!
 //! ```text
-//! service (decode, answer) ── router (is this the right place?) ── region (takes commands, answers outcomes) ── storage
+//! service (validate, respond) ── router (is this the right place?) ── region (takes commands, permits reads) ── storage
 //! ```
 //!
 //! The services know nothing of what is behind a region. Today that is the local engine; with replication it becomes a

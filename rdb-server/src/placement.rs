@@ -50,13 +50,8 @@ pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, Server
     let regions = storage.regions()?;
     let has_regions = !regions.is_empty();
     let regions = regions.into_iter().map(to_wire);
-    router.set(Membership {
-        cluster_id,
-        store_id,
-        regions: regions
-            .map(|region| Arc::new(RegionHandle::new(region, storage)))
-            .collect(),
-    });
+    let regions = regions.map(|region| Arc::new(RegionHandle::new(region, storage)));
+    router.set(Membership::new(cluster_id, store_id, regions.collect()));
     Ok(has_regions)
 }
 

@@ -37,18 +37,7 @@ impl AddressedCommand {
     pub(super) fn room_bytes(&self) -> usize {
         /// Of the queue's entries and the slot.
         const OVERHEAD_BYTES: usize = 256;
-        OVERHEAD_BYTES + self.payload_bytes()
-    }
-
-    fn payload_bytes(&self) -> usize {
-        match &self.request {
-            Request::RawPut(put) => put.key.len() + put.value.len(),
-            Request::RawGet(get) => get.key.len(),
-            Request::RawDelete(delete) => delete.key.len(),
-            Request::CompareAndSwap(swap) => swap.key.len() + swap.value.len(),
-            Request::Get(get) => get.key.len(),
-            Request::CompareAndDelete(delete) => delete.key.len(),
-        }
+        OVERHEAD_BYTES + self.request.encoded_len()
     }
 }
 

@@ -4,13 +4,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rdb_proto::batch;
-use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
-use rdb_proto::kvrpc::{
-    compare_and_delete_response as deletion, compare_and_swap_response as swap,
-};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status, Streaming};
@@ -20,6 +15,7 @@ use super::queue::{Removed, interrupt};
 use super::slot::Interrupted;
 use super::target::Target;
 use crate::connection::Connection;
+use crate::detach::detach;
 use crate::fate;
 use crate::stream::{self, End, Gate, Requests, Taken, Traffic};
 
@@ -75,7 +71,12 @@ impl Traffic for Shared {
         self.free(freed_bytes);
         for (slot, answer) in completed {
             slot.complete(match answer.response {
-                Some(response) => Ok(detached(response, message_bytes)),
+                Some(mut response) => {
+                    if let Some(value) = response.value_mut() {
+                        detach(value, message_bytes);
+                    }
+                    Ok(response)
+                }
                 None => Err(Interrupted::Lost {
                     cause: "the answer holds nothing that this release knows".into(),
                 }),
@@ -192,30 +193,6 @@ impl Shared {
         let cause = Arc::clone(cause);
         interrupt(slots, &Interrupted::NotProcessed { cause });
     }
-}
-
-/// The response with values of their own where they are a small part of the message: an application that keeps one
-/// value should not keep a message full of them.
-fn detached(mut response: Response, message_bytes: usize) -> Response {
-    let value = match &mut response {
-        Response::RawGet(found) => found.value.as_mut(),
-        Response::Get(found) => found.entry.as_mut().map(|entry| &mut entry.value),
-        Response::CompareAndSwap(answer) => match &mut answer.result {
-            Some(swap::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
-            _ => None,
-        },
-        Response::CompareAndDelete(answer) => match &mut answer.result {
-            Some(deletion::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
-            _ => None,
-        },
-        _ => None,
-    };
-    if let Some(value) = value
-        && value.len() < message_bytes / 2
-    {
-        *value = Bytes::copy_from_slice(value);
-    }
-    response
 }
 
 #[cfg(test)]

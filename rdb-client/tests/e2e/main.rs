@@ -18,6 +18,7 @@ mod drain;
 mod examples;
 mod fates;
 mod harness;
+mod idle;
 #[cfg(feature = "cli")]
 mod rdbctl;
 mod restarts;

@@ -13,6 +13,7 @@ use rdb_proto::pdpb::{
     RegisterStoreResponse, ScanRegionsRequest, StoreHeartbeatRequest,
 };
 use rdb_proto::transport::endpoint;
+use rdb_proto::transport::process::ServerProcess;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 

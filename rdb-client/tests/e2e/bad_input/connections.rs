@@ -58,7 +58,7 @@ async fn is_admitted(address: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_above_the_cap_is_closed_until_a_place_is_free() {
+async fn a_connection_above_the_cap_is_closed_while_all_are_in_use() {
     const CONNECTIONS_MAX: usize = 4;
     let mut cluster = Cluster::prepare();
     cluster.pd.start_serving().await;
@@ -72,8 +72,9 @@ async fn a_connection_above_the_cap_is_closed_until_a_place_is_free() {
     while held.len() < CONNECTIONS_MAX {
         let place = found("a free place", async || {
             let mut health = HealthClient::new(connect(&address).await.ok()?);
-            health.check(HealthCheckRequest::default()).await.ok()?;
-            Some(health)
+            // A call in flight: such a connection does not make room for others.
+            let watch = health.watch(HealthCheckRequest::default()).await.ok()?;
+            Some((health, watch))
         })
         .await;
         held.push(place);
@@ -81,7 +82,7 @@ async fn a_connection_above_the_cap_is_closed_until_a_place_is_free() {
     for _ in 0..3 * CONNECTIONS_MAX {
         assert!(!is_admitted(&address).await, "every place is taken");
     }
-    for health in &mut held {
+    for (health, _) in &mut held {
         let served = health.check(HealthCheckRequest::default()).await;
         served.expect("those who have a place keep it");
     }

@@ -1,23 +1,23 @@
-//! Answers: a rejection goes into the response when it is about routing, else into the status.
+//! How the result of a call goes over the wire: a rejection that is about routing in the response, any other in the status.
 
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::{
-    BatchGetResponse, CompareAndDeleteResponse, CompareAndSwapResponse, GetResponse,
-    RawBatchDeleteResponse, RawBatchGetResponse, RawBatchPutResponse, RawDeleteRangeResponse,
-    RawDeleteResponse, RawGetResponse, RawPutResponse, RawScanResponse, ScanResponse,
+    BatchGetResponse, RawBatchDeleteResponse, RawBatchGetResponse, RawBatchPutResponse,
+    RawDeleteRangeResponse, RawScanResponse, ScanResponse,
 };
 use tonic::{Response, Status};
 
 use crate::error::Rejection;
 
-/// A response that can say that the request came to the wrong place.
-pub(super) trait Answer: Default {
+/// A response that can say that the request came to the wrong place. Those of point commands are made by
+/// [`rdb_proto::point`].
+pub(super) trait DataResponse: Default {
     fn set_region_error(&mut self, error: RegionError);
 }
 
-macro_rules! answers {
+macro_rules! data_responses {
     ($($response:ty),+ $(,)?) => {
-        $(impl Answer for $response {
+        $(impl DataResponse for $response {
             fn set_region_error(&mut self, error: RegionError) {
                 self.region_error = Some(Box::new(error));
             }
@@ -25,24 +25,19 @@ macro_rules! answers {
     };
 }
 
-answers!(
-    RawPutResponse,
-    RawGetResponse,
-    RawDeleteResponse,
+data_responses!(
     RawBatchPutResponse,
     RawBatchDeleteResponse,
     RawBatchGetResponse,
     RawScanResponse,
     RawDeleteRangeResponse,
-    CompareAndSwapResponse,
-    GetResponse,
-    CompareAndDeleteResponse,
     BatchGetResponse,
     ScanResponse,
 );
 
-/// What goes over the wire for the result of a request.
-pub(super) fn answer<T: Answer>(result: Result<T, Rejection>) -> Result<Response<T>, Status> {
+pub(super) fn respond<T: DataResponse>(
+    result: Result<T, Rejection>,
+) -> Result<Response<T>, Status> {
     match result {
         Ok(response) => Ok(Response::new(response)),
         Err(Rejection::Routing(kind)) => {
