@@ -42,6 +42,10 @@ impl Deadline {
         if other.at < self.at { other } else { self }
     }
 
+    pub(crate) fn at(self) -> Instant {
+        self.at
+    }
+
     pub(crate) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }

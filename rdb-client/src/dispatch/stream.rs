@@ -20,6 +20,9 @@ use crate::fate;
 use crate::stream::{self, End, Gate, Requests, Taken, Traffic};
 
 impl Traffic for Shared {
+    /// A message that is made at once keeps the store busy.
+    const YIELDS_WITHIN_TURN: bool = false;
+
     type Request = batch::Request;
     type Response = batch::Response;
     type Peer = Connection;

@@ -28,7 +28,7 @@ impl<T: Traffic> Kept<T> {
         }
     }
 
-    pub(crate) fn traffic(&self) -> &T {
+    pub(crate) fn traffic(&self) -> &Arc<T> {
         &self.traffic
     }
 

@@ -39,6 +39,8 @@ struct Silent {
 }
 
 impl Traffic for Silent {
+    const YIELDS_WITHIN_TURN: bool = false;
+
     type Request = batch::Request;
     type Response = batch::Response;
     type Peer = ();

@@ -27,6 +27,10 @@ pub(crate) use requests::Requests;
 
 /// A queue of requests that one stream at a time carries to a server.
 pub(crate) trait Traffic: Send + Sync + Sized + 'static {
+    /// Whether calls get a chance to add theirs also between two requests that the transport takes in one turn. Requests
+    /// are fewer and larger then, and the server gets the second one later.
+    const YIELDS_WITHIN_TURN: bool;
+
     type Request: Send + 'static;
     type Response: Send + 'static;
     /// The server's end of an open stream.
@@ -35,9 +39,7 @@ pub(crate) trait Traffic: Send + Sync + Sized + 'static {
     type Loss: Send;
 
     /// Opens a stream of [`Requests`]. Has to end by itself when the server does not answer.
-    fn open(
-        self: &Arc<Self>,
-    ) -> impl Future<Output = Result<(Streaming<Self::Response>, Self::Peer), Self::Loss>> + Send;
+    fn open(self: &Arc<Self>) -> impl Future<Output = Result<Opened<Self>, Self::Loss>> + Send;
 
     /// The next request for the stream of this generation. `has_yielded`: calls had their chance to add theirs. The waker is
     /// kept when there is nothing to take.
@@ -71,6 +73,9 @@ pub(crate) trait Traffic: Send + Sync + Sized + 'static {
     /// Changes the gate under the queue's lock.
     fn gate<R>(&self, change: impl FnOnce(&mut Gate) -> R) -> R;
 }
+
+/// A stream's answers, and the server's end of it.
+pub(crate) type Opened<T> = (Streaming<<T as Traffic>::Response>, <T as Traffic>::Peer);
 
 /// What a stream gets when it asks for a request.
 #[derive(Debug)]

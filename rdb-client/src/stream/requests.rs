@@ -52,7 +52,8 @@ impl<T: Traffic> Stream for Requests<T> {
             .traffic
             .take(self.generation, has_yielded, context.waker());
         self.progress = match (&taken, self.progress) {
-            (Taken::Request(_), _) => Progress::JustTaken,
+            (Taken::Request(_), _) if T::YIELDS_WITHIN_TURN => Progress::JustTaken,
+            (Taken::Request(_), _) => Progress::Waiting,
             (Taken::Yield, Progress::Waiting) => Progress::HasYielded,
             (Taken::Yield | Taken::Nothing | Taken::Over, _) => Progress::Waiting,
         };

@@ -1,28 +1,45 @@
-//! One caller: takes a seat, waits for its round's answer, and leaves its seat when it is dropped.
+//! One caller: takes a seat, waits for its round's answer or its deadline, and leaves its seat when it is dropped.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Sleep, sleep_until};
 
 use super::rounds::Seat;
 use super::stream::TsoStream;
 use crate::Error;
+use crate::retry::Deadline;
 
 /// Resolves to the first of `count` consecutive timestamps. The call begins when it is first polled.
 pub(super) struct Call<'a> {
     stream: &'a TsoStream,
     count: u32,
+    deadline: Deadline,
     /// Present while it waits.
     seat: Option<Seat>,
+    /// Present when the alarm of the round does not cover the deadline, or rang.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(stream: &'a TsoStream, count: u32) -> Self {
+    pub(super) fn new(stream: &'a TsoStream, count: u32, deadline: Deadline) -> Self {
         Self {
             stream,
             count,
+            deadline,
             seat: None,
+            timer: None,
         }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Error>> {
+        let deadline = self.deadline;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline.at())));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(self.stream.overdue(deadline)))
     }
 }
 
@@ -32,14 +49,19 @@ impl Future for Call<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(seat) = &self.seat else {
             let seat = self.stream.join(self.count, cx.waker().clone())?;
+            let is_covered = self.stream.is_covered(&seat, self.deadline);
             self.seat = Some(seat);
-            return Poll::Pending;
+            return if is_covered {
+                Poll::Pending
+            } else {
+                self.poll_deadline(cx)
+            };
         };
         if seat.round.outcome().is_none() {
             self.stream.wait_on(seat, cx.waker());
         }
         let Some(outcome) = seat.round.outcome() else {
-            return Poll::Pending;
+            return self.poll_deadline(cx);
         };
         let first = outcome.clone().map(|first| first + u64::from(seat.offset));
         self.seat = None;

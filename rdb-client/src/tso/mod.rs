@@ -10,13 +10,15 @@
 //! An answer must name this client's cluster and must lie above every answer before it. Otherwise all calls that wait end
 //! with an error.
 //!
-//! - `call`: one caller, from taking its seat to its timestamps.
+//! - `call`: one caller, from taking its seat to its timestamps or its deadline.
+//! - `alarm`: one timer for all callers of a round.
 //! - `rounds`: who sits where; the first rule above is kept there.
 //! - `stream`: the rounds as all calls share them, and the stream that is kept for them.
 //! - `watermark`: the second rule.
 //!
 //! Left out: the placement driver's side, which answers in order (`pdpb.Pd/Tso`).
 
+mod alarm;
 mod call;
 mod rounds;
 mod stream;
@@ -52,8 +54,7 @@ impl Client {
         let first = match self.tso_stream() {
             Some(stream) => {
                 let _in_flight = self.router().counters().call();
-                let called = deadline.limit(Call::new(stream, count)).await;
-                called.unwrap_or_else(|| Err(stream.overdue(deadline)))?
+                Call::new(stream, count, deadline).await?
             }
             None => self.tso_unary(count, deadline).await?,
         };

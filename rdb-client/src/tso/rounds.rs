@@ -14,11 +14,13 @@
 //! The caller of these methods wakes and drops the wakers, outside the lock: either may run foreign code.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use crate::Error;
 
 /// Most requests in flight. While one is being answered, the callers of the next gather: a second one keeps the placement
@@ -28,10 +30,16 @@ pub(super) const IN_FLIGHT_MAX: usize = 2;
 /// Most seats in all rounds, those of callers that went away included; a seat has 16 bytes.
 pub(super) const SEATS_MAX: usize = 1 << 20;
 
-/// What the callers of a round share: the first timestamp, as soon as it is known.
+/// What the callers of a round share.
 #[derive(Debug, Default)]
 pub(super) struct Round {
+    /// The first timestamp, as soon as it is known.
     outcome: OnceLock<Result<u64, Error>>,
+    /// Set by the first caller.
+    pub(super) alarm: OnceLock<Alarm>,
+    /// The alarm has rung, or its runtime has ended. Relaxed: it is set before the callers to be woken are looked up under
+    /// the lock, and read by a caller that joined under the lock.
+    pub(super) alarm_rang: AtomicBool,
 }
 
 impl Round {
@@ -46,7 +54,7 @@ pub(super) struct Seat {
     pub(super) round: Arc<Round>,
     /// Of its first timestamp, from the round's first one.
     pub(super) offset: u32,
-    round_number: u64,
+    pub(super) round_number: u64,
     index: u32,
 }
 
@@ -150,7 +158,7 @@ impl Rounds {
     #[must_use]
     pub(super) fn leave(&mut self, seat: &Seat) -> (Option<Waker>, Vec<Waker>) {
         let waker = self.replace_waker(seat, Waker::noop().clone());
-        let Some(position) = self.position(seat) else {
+        let Some(position) = self.position(seat.round_number) else {
             return (waker, Vec::new());
         };
         let round = &mut self.queue[position];
@@ -229,6 +237,12 @@ impl Rounds {
             .collect()
     }
 
+    /// The wakers of a round's callers. They keep waiting.
+    pub(super) fn wakers_of(&self, round_number: u64) -> Vec<Waker> {
+        let position = self.position(round_number);
+        position.map_or_else(Vec::new, |position| self.queue[position].waiters.clone())
+    }
+
     /// The wakers of all callers that wait. They keep waiting.
     pub(super) fn wakers(&self) -> Vec<Waker> {
         let waiters = self.queue.iter().flat_map(|round| &round.waiters);
@@ -284,14 +298,14 @@ impl Rounds {
     }
 
     /// Rounds leave the queue, but never change their order.
-    fn position(&self, seat: &Seat) -> Option<usize> {
+    fn position(&self, round_number: u64) -> Option<usize> {
         self.queue
-            .binary_search_by_key(&seat.round_number, |round| round.number)
+            .binary_search_by_key(&round_number, |round| round.number)
             .ok()
     }
 
     fn waiter(&mut self, seat: &Seat) -> Option<&mut Waker> {
-        let position = self.position(seat)?;
+        let position = self.position(seat.round_number)?;
         self.queue[position].waiters.get_mut(seat.index as usize)
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! The rounds are behind one lock that is held for a few dozen instructions. No waker is woken or dropped under it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use super::rounds::{Rounds, Seat, Unasked};
+use super::alarm::Alarm;
+use super::rounds::{Round, Rounds, Seat, Unasked};
 use super::{Watermark, unasked};
 use crate::retry::{Deadline, Failure};
 use crate::routing::{Held, Peer, PlacementDriver};
@@ -87,6 +89,19 @@ impl TsoStream {
         Ok(seat)
     }
 
+    /// Whether the caller in this seat will be woken no later than at its deadline. Sets the round's alarm if there is none.
+    pub(super) fn is_covered(&self, seat: &Seat, deadline: Deadline) -> bool {
+        let alarm = seat.round.alarm.get_or_init(|| {
+            let bell = Bell {
+                rounds: Arc::downgrade(self.stream.traffic()),
+                round: Arc::downgrade(&seat.round),
+                round_number: seat.round_number,
+            };
+            Alarm::set(deadline.at(), bell)
+        });
+        alarm.covers(deadline.at()) && !seat.round.alarm_rang.load(Ordering::Relaxed)
+    }
+
     /// Has `waker` woken when the seat's round has its outcome, unless it has one by now.
     pub(super) fn wait_on(&self, seat: &Seat, waker: &Waker) {
         let mut replacement = Some(waker.clone());
@@ -122,7 +137,30 @@ impl TsoStream {
     }
 }
 
+/// Wakes the callers of a round.
+struct Bell {
+    rounds: Weak<SharedRounds>,
+    round: Weak<Round>,
+    round_number: u64,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        let (Some(rounds), Some(round)) = (self.rounds.upgrade(), self.round.upgrade()) else {
+            return;
+        };
+        round.alarm_rang.store(true, Ordering::Relaxed);
+        let callers = rounds.lock().rounds.wakers_of(self.round_number);
+        for caller in callers {
+            caller.wake();
+        }
+    }
+}
+
 impl Traffic for SharedRounds {
+    /// An answer costs the placement driver the same for one timestamp as for many.
+    const YIELDS_WITHIN_TURN: bool = true;
+
     type Request = GetTsoRequest;
     type Response = GetTsoResponse;
     type Peer = Peer;
