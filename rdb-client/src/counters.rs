@@ -7,8 +7,8 @@ use crate::{ClientStats, Error};
 /// The counters of one client. Relaxed: each is read by itself, and nothing follows from the order of two.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    batch_messages: AtomicU64,
-    batch_commands: AtomicU64,
+    command_messages: AtomicU64,
+    commands: AtomicU64,
     calls_in_flight: AtomicU64,
     retries: AtomicU64,
     undetermined_writes: AtomicU64,
@@ -21,9 +21,8 @@ pub(crate) struct CallInFlight<'a>(&'a Counters);
 impl Counters {
     /// A message of `commands` commands was handed to the transport.
     pub(crate) fn count_message(&self, commands: usize) {
-        self.batch_messages.fetch_add(1, Ordering::Relaxed);
-        self.batch_commands
-            .fetch_add(commands as u64, Ordering::Relaxed);
+        self.command_messages.fetch_add(1, Ordering::Relaxed);
+        self.commands.fetch_add(commands as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn call(&self) -> CallInFlight<'_> {
@@ -34,8 +33,8 @@ impl Counters {
     /// The counters, with those of timestamps left out.
     pub(crate) fn stats(&self) -> ClientStats {
         ClientStats {
-            batch_messages: self.batch_messages.load(Ordering::Relaxed),
-            batch_commands: self.batch_commands.load(Ordering::Relaxed),
+            command_messages: self.command_messages.load(Ordering::Relaxed),
+            commands: self.commands.load(Ordering::Relaxed),
             calls_in_flight: self.calls_in_flight.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
             undetermined_writes: self.undetermined_writes.load(Ordering::Relaxed),

@@ -2,13 +2,11 @@
 
 use bytes::Bytes;
 
-/// Copies `part` out of a message if it is a small part of it. Everything that was decoded from a message shares its buffer:
-/// an application that keeps one value should not keep a message full of them.
-pub(crate) fn detached(part: Bytes, message_bytes: usize) -> Bytes {
+/// Copies `part` out of its message if it is a small part of it. Everything that was decoded from a message shares its
+/// buffer: an application that keeps one value should not keep a message full of them.
+pub(crate) fn detach(part: &mut Bytes, message_bytes: usize) {
     if part.len() < message_bytes / 2 {
-        Bytes::copy_from_slice(&part)
-    } else {
-        part
+        *part = Bytes::copy_from_slice(part);
     }
 }
 
@@ -19,11 +17,12 @@ mod tests {
     #[test]
     fn a_small_part_is_copied_and_a_large_one_shares_its_message() {
         let message = Bytes::from(vec![0; 100]);
-        for (bytes, shared) in [(49, false), (50, true), (100, true)] {
+        for (bytes, is_shared) in [(49, false), (50, true), (100, true)] {
             let part = message.slice(..bytes);
-            let kept = detached(part.clone(), message.len());
+            let mut kept = part.clone();
+            detach(&mut kept, message.len());
             assert_eq!(kept, part);
-            assert_eq!(kept.as_ptr() == part.as_ptr(), shared, "{bytes}");
+            assert_eq!(kept.as_ptr() == part.as_ptr(), is_shared, "{bytes}");
         }
     }
 }

@@ -20,8 +20,8 @@ pub enum Error {
     Conflict {
         /// The key's version; 0: the key does not exist.
         current_version: u64,
-        /// The key's value. `None` when the key does not exist, and when the value is longer than 64 KiB, or many
-        /// calls met conflicts with large values at once; read it then.
+        /// The key's value. `None` when the key does not exist, and when the store left the value out: it is longer than
+        /// 64 KiB, or there was no room for it beside those of other conflicts. Read it then.
         current_value: Option<Bytes>,
     },
     /// The write may or may not have been applied, in part when it spans regions. It is never sent again.

@@ -15,7 +15,7 @@ use rdb_proto::kvrpc::{
     RawBatchGetResponse, RawBatchPutRequest,
 };
 
-use crate::detach::detached;
+use crate::detach::detach;
 use crate::retry::{Deadline, Failure, Pace};
 use crate::routing::{Route, Router};
 use crate::rpc::{Access, DataRequest};
@@ -251,10 +251,11 @@ impl MultiKeyRead for RawBatchGetRequest {
     fn found(response: RawBatchGetResponse) -> Vec<(Bytes, Bytes)> {
         let entries = response.entries;
         let values_bytes = entries.iter().map(|entry| entry.value.len()).sum();
-        let found = entries.into_iter();
-        found
-            .map(|entry| (entry.key, detached(entry.value, values_bytes)))
-            .collect()
+        let found = entries.into_iter().map(|mut entry| {
+            detach(&mut entry.value, values_bytes);
+            (entry.key, entry.value)
+        });
+        found.collect()
     }
 }
 
@@ -264,10 +265,11 @@ impl MultiKeyRead for BatchGetRequest {
     fn found(response: BatchGetResponse) -> Vec<(Bytes, Versioned)> {
         let entries = response.entries;
         let values_bytes = entries.iter().map(|entry| entry.value.len()).sum();
-        let found = entries.into_iter().map(|entry| {
+        let found = entries.into_iter().map(|mut entry| {
+            detach(&mut entry.value, values_bytes);
             let versioned = Versioned {
                 version: entry.version,
-                value: detached(entry.value, values_bytes),
+                value: entry.value,
             };
             (entry.key, versioned)
         });

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rdb_proto::kvrpc;
 
-use crate::detach::detached;
+use crate::detach::detach;
 use crate::{Client, Error, Key, KeyRange, ScanOptions, ScanStream, delete_range, multi_key, scan};
 
 /// A key of the raw keyspace with its value.
@@ -19,10 +19,10 @@ pub struct KeyValue {
 impl KeyValue {
     /// An entry of a message with this size.
     pub(crate) fn detached(entry: kvrpc::KeyValue, message_bytes: usize) -> Self {
-        Self {
-            key: detached(entry.key, message_bytes),
-            value: detached(entry.value, message_bytes),
-        }
+        let kvrpc::KeyValue { mut key, mut value } = entry;
+        detach(&mut key, message_bytes);
+        detach(&mut value, message_bytes);
+        Self { key, value }
     }
 }
 

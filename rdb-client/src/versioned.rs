@@ -5,7 +5,7 @@ use rdb_proto::kvrpc::{
     self, compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
 
-use crate::detach::detached;
+use crate::detach::detach;
 use crate::retry::Deadline;
 use crate::{Client, Error, Key, KeyRange, ScanOptions, ScanStream, multi_key, scan};
 
@@ -34,10 +34,17 @@ pub struct VersionedKeyValue {
 impl VersionedKeyValue {
     /// An entry of a message with this size.
     pub(crate) fn detached(entry: kvrpc::VersionedKeyValue, message_bytes: usize) -> Self {
+        let kvrpc::VersionedKeyValue {
+            mut key,
+            version,
+            mut value,
+        } = entry;
+        detach(&mut key, message_bytes);
+        detach(&mut value, message_bytes);
         Self {
-            key: detached(entry.key, message_bytes),
-            version: entry.version,
-            value: detached(entry.value, message_bytes),
+            key,
+            version,
+            value,
         }
     }
 }

@@ -27,8 +27,8 @@ pub(crate) struct BoundedField {
 /// Every repeated field of a request.
 const BOUNDED_FIELDS: [BoundedField; 5] = [
     entries("/kvrpc.KvRaw/RawBatchPut", "entries"),
-    entries("/kvrpc.KvRaw/RawBatchGet", "keys"),
     entries("/kvrpc.KvRaw/RawBatchDelete", "keys"),
+    entries("/kvrpc.KvRaw/RawBatchGet", "keys"),
     entries("/kvrpc.KvCas/BatchGet", "keys"),
     BoundedField {
         path: "/kvrpc.KvBatch/Batch",

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rdb_proto::batch;
-use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::time::{Instant, timeout};
@@ -17,6 +15,7 @@ use super::queue::{Removed, interrupt};
 use super::slot::Interrupted;
 use super::target::Target;
 use crate::connection::Connection;
+use crate::detach::detach;
 use crate::fate;
 use crate::stream::{self, End, Gate, Requests, Taken, Traffic};
 
@@ -75,7 +74,12 @@ impl Traffic for Shared {
         self.free(freed_bytes);
         for (slot, answer) in completed {
             slot.complete(match answer.response {
-                Some(response) => Ok(detached(response, message_bytes)),
+                Some(mut response) => {
+                    if let Some(value) = response.value_mut() {
+                        detach(value, message_bytes);
+                    }
+                    Ok(response)
+                }
                 None => Err(Interrupted::Lost {
                     cause: "the answer holds nothing that this release knows".into(),
                 }),
@@ -192,17 +196,6 @@ impl Shared {
         let cause = Arc::clone(cause);
         interrupt(slots, &Interrupted::NotProcessed { cause });
     }
-}
-
-/// The response with a value of its own where that is a small part of the message: an application that keeps one value
-/// should not keep a message full of them.
-fn detached(mut response: Response, message_bytes: usize) -> Response {
-    if let Some(value) = response.value_mut()
-        && value.len() < message_bytes / 2
-    {
-        *value = Bytes::copy_from_slice(value);
-    }
-    response
 }
 
 #[cfg(test)]

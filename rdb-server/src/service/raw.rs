@@ -239,6 +239,8 @@ mod tests {
         let service = RawService::new(Router::new(CancellationToken::new()));
         let put = Request::new(RawBatchPutRequest::default());
         assert_eq!(refused(service.raw_batch_put(put).await), "entries");
+        let delete = Request::new(RawBatchDeleteRequest::default());
+        assert_eq!(refused(service.raw_batch_delete(delete).await), "keys");
         let get = Request::new(RawBatchGetRequest::default());
         assert_eq!(refused(service.raw_batch_get(get).await), "keys");
         let (start_key, end_key) = ("b", "a");

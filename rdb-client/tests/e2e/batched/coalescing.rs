@@ -17,10 +17,7 @@ async fn a_call_that_is_alone_has_a_message_for_itself_and_of_many_each_is_sent_
     for number in 1..=10 {
         client.raw_put("k", "v").await.expect("put");
         let stats = client.stats();
-        assert_eq!(
-            (stats.batch_messages, stats.batch_commands),
-            (number, number)
-        );
+        assert_eq!((stats.command_messages, stats.commands), (number, number));
     }
     let callers = (0..CALLERS).map(|_| {
         let client = client.clone();
@@ -34,7 +31,7 @@ async fn a_call_that_is_alone_has_a_message_for_itself_and_of_many_each_is_sent_
         caller.expect("every call succeeds");
     }
     let stats = client.stats();
-    let (messages, commands) = (stats.batch_messages - 10, stats.batch_commands - 10);
+    let (messages, commands) = (stats.command_messages - 10, stats.commands - 10);
     let mean = commands as f64 / messages as f64;
     println!("{commands} commands in {messages} messages, {mean:.1} in each");
     assert_eq!(commands, (CALLERS * CALLS) as u64, "each was sent once");

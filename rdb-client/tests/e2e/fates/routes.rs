@@ -233,13 +233,9 @@ async fn a_store_without_streams_gets_calls_of_their_own_until_it_knows_streams(
     for key in &keys {
         assert_eq!(cluster.node.store.applied(key), 1, "{key}");
     }
-    let commands = client.stats().batch_commands;
+    let commands = client.stats().commands;
     client.raw_put("k", "v").await.unwrap();
-    assert_eq!(
-        client.stats().batch_commands,
-        commands,
-        "no stream is tried"
-    );
+    assert_eq!(client.stats().commands, commands, "no stream is tried");
 
     let address = new_release.hidden_address();
     cluster.node.proxy.lead_to(address).await;
