@@ -25,9 +25,10 @@ pub(crate) struct BoundedField {
 }
 
 /// Every repeated field of a request.
-const BOUNDED_FIELDS: [BoundedField; 4] = [
+const BOUNDED_FIELDS: [BoundedField; 5] = [
     entries("/kvrpc.KvRaw/RawBatchPut", "entries"),
     entries("/kvrpc.KvRaw/RawBatchGet", "keys"),
+    entries("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     entries("/kvrpc.KvCas/BatchGet", "keys"),
     BoundedField {
         path: "/kvrpc.KvBatch/Batch",

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::error::ServerError;
 use crate::placement::{Placement, restore};
 use crate::router::Router;
@@ -63,11 +63,7 @@ impl Server {
             storage.clone(),
             router.clone(),
             registered,
-        )
-        .map_err(|source| ConfigError::Address {
-            setting: "--pd",
-            source,
-        })?;
+        )?;
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let health_keeper = keep_health(health_handle, registration, storage.write_health());

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::kvrpc::{
-    KeyValue, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse,
-    RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse,
-    RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse,
-    kv_raw_server::KvRaw,
+    KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
+    RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
+    RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
+    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, kv_raw_server::KvRaw,
 };
 use rdb_proto::transport::CallBudget;
 use rdb_storage::{Command, ScanRange, validate_keys};
@@ -43,6 +43,19 @@ impl RawService {
         drop(keys);
         region.submit(vec![command], 0)?.await?;
         Ok(RawBatchPutResponse::default())
+    }
+
+    /// One submission of deletes is applied as a whole.
+    async fn batch_delete(
+        &self,
+        request: RawBatchDeleteRequest,
+    ) -> Result<RawBatchDeleteResponse, Rejection> {
+        let RawBatchDeleteRequest { context, keys } = request;
+        validate_keys(&keys)?;
+        let region = self.router.for_keys(context.as_ref(), keys.iter())?;
+        let deletes = keys.into_iter().map(|key| Command::DeleteRaw { key });
+        region.submit(deletes.collect(), 0)?.await?;
+        Ok(RawBatchDeleteResponse::default())
     }
 
     async fn batch_get(
@@ -170,6 +183,13 @@ impl KvRaw for RawService {
         request: Request<RawBatchPutRequest>,
     ) -> Result<Response<RawBatchPutResponse>, Status> {
         respond(self.batch_put(request.into_inner()).await)
+    }
+
+    async fn raw_batch_delete(
+        &self,
+        request: Request<RawBatchDeleteRequest>,
+    ) -> Result<Response<RawBatchDeleteResponse>, Status> {
+        respond(self.batch_delete(request.into_inner()).await)
     }
 
     async fn raw_batch_get(

@@ -2,8 +2,8 @@
 
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::{
-    BatchGetResponse, RawBatchGetResponse, RawBatchPutResponse, RawDeleteRangeResponse,
-    RawScanResponse, ScanResponse,
+    BatchGetResponse, RawBatchDeleteResponse, RawBatchGetResponse, RawBatchPutResponse,
+    RawDeleteRangeResponse, RawScanResponse, ScanResponse,
 };
 use tonic::{Response, Status};
 
@@ -27,6 +27,7 @@ macro_rules! data_responses {
 
 data_responses!(
     RawBatchPutResponse,
+    RawBatchDeleteResponse,
     RawBatchGetResponse,
     RawScanResponse,
     RawDeleteRangeResponse,

@@ -1,9 +1,10 @@
-//! `rdbctl bench report`: turns what `scripts/bench.sh` measured into a page and a plot.
+//! Turns what `scripts/bench.sh` measured into a page and a plot: `bench_summary INPUT OUTPUT`, two directories.
 //!
-//! The input directory has a file `machine` (lines of `name: value`, of which `date` names the page,
-//! and `judged: no` says that the ratios mean nothing) and, in `runs`, a
-//! directory for each measurement with one JSON object per round, as the workloads print it. `ratios` says which of them
-//! are compared, and what has to come of it.
+//! The input directory has a file `machine` and a directory `runs`. `machine` has lines of `name: value`: `date` names the
+//! page, and `judged: no` says that the ratios mean nothing. `runs` has a directory for each measurement with one JSON object
+//! per round, as `rdbctl bench` prints it. `ratios` says which of them are compared, and what has to come of it.
+
+#![forbid(unsafe_code)]
 
 mod catalog;
 mod markdown;
@@ -12,42 +13,44 @@ mod plot;
 mod ratios;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::arguments::ReportArguments;
-use crate::failure::Failure;
-use crate::output::Output;
+use anyhow::{Context, bail};
 
 use measurements::Measurements;
 use ratios::Verdict;
 
+fn main() -> anyhow::Result<()> {
+    let directories: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    match &directories[..] {
+        [input, output] => summarize(input, output),
+        _ => bail!("usage: bench_summary INPUT OUTPUT, two directories"),
+    }
+}
+
 /// Writes the page and the plot, and prints where they are.
-pub(super) fn run(arguments: &ReportArguments, output: &mut Output<'_>) -> Result<(), Failure> {
-    let machine_file = arguments.input.join("machine");
-    let machine =
-        fs::read_to_string(&machine_file).map_err(|error| cannot_read(&machine_file, &error))?;
+fn summarize(input: &Path, output: &Path) -> anyhow::Result<()> {
+    let machine_file = input.join("machine");
+    let machine = fs::read_to_string(&machine_file).with_context(|| cannot_read(&machine_file))?;
     let machine = Machine::parse(&machine);
     let Some(date) = machine.date() else {
-        let file = machine_file.display();
-        return Err(Failure::failed(format!(
-            "{file} has no line `date: YYYY-MM-DD`"
-        )));
+        bail!("{} has no line `date: YYYY-MM-DD`", machine_file.display());
     };
-    let measurements = Measurements::read(&arguments.input.join("runs"))?;
+    let measurements = Measurements::read(&input.join("runs"))?;
     let mut verdicts = ratios::judge(&measurements);
     if !machine.is_judged() {
         verdicts.iter_mut().for_each(Verdict::withhold);
     }
-    fs::create_dir_all(&arguments.out).map_err(|error| cannot_write(&arguments.out, &error))?;
+    fs::create_dir_all(output).with_context(|| cannot_write(output))?;
     let plot_name = format!("{date}.svg");
     let page = markdown::page(&machine, &measurements, &verdicts, &plot_name);
     for (name, text) in [
         (format!("{date}.md"), page),
         (plot_name.clone(), plot::bars(&measurements)),
     ] {
-        let file = arguments.out.join(name);
-        fs::write(&file, text).map_err(|error| cannot_write(&file, &error))?;
-        output.line(&file.display().to_string())?;
+        let file = output.join(name);
+        fs::write(&file, text).with_context(|| cannot_write(&file))?;
+        println!("{}", file.display());
     }
     Ok(())
 }
@@ -79,10 +82,10 @@ impl Machine {
     }
 }
 
-fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::failed(format!("cannot read {}: {error}", path.display()))
+fn cannot_read(path: &Path) -> String {
+    format!("cannot read {}", path.display())
 }
 
-fn cannot_write(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::failed(format!("cannot write {}: {error}", path.display()))
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
 }

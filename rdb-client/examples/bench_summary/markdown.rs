@@ -144,7 +144,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::summary::ratios::judge;
+    use crate::ratios::judge;
 
     #[test]
     fn thousands_are_grouped() {

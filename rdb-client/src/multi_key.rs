@@ -1,7 +1,7 @@
-//! Batches, split by region.
+//! Requests for many keys, split by region.
 //!
-//! A round groups what is left of a batch by the regions as they are known then, and sends each group as one request; groups
-//! go out side by side and keep the caller's order within. What got no answer but may be sent again is left for the next
+//! A round groups the keys that are left by the regions as they are known then, and sends each group as one request; groups
+//! go out side by side and keep the caller's order within. What got no response but may be sent again is left for the next
 //! round, which groups anew, since a region may have been split in between. Nothing is sent in a round before every entry
 //! has found its region.
 
@@ -11,20 +11,21 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use rdb_proto::kvrpc::{
-    BatchGetRequest, BatchGetResponse, KeyValue, RawBatchGetRequest, RawBatchGetResponse,
-    RawBatchPutRequest, VersionedKeyValue,
+    BatchGetRequest, BatchGetResponse, KeyValue, RawBatchDeleteRequest, RawBatchGetRequest,
+    RawBatchGetResponse, RawBatchPutRequest,
 };
 
-use crate::Error;
-use crate::retry::{Deadline, Failure, Pace, Retry};
+use crate::detach::detached;
+use crate::retry::{Deadline, Failure, Pace};
 use crate::routing::{Route, Router};
-use crate::rpc::DataRequest;
+use crate::rpc::{Access, DataRequest};
+use crate::{Error, Versioned};
 
-/// How many groups of one batch are on their way at once.
+/// How many groups of one call are on their way at once.
 const GROUPS_IN_FLIGHT_MAX: usize = 16;
 
 /// A request that carries entries of one region.
-pub(crate) trait BatchRequest: DataRequest {
+pub(crate) trait MultiKeyRequest: DataRequest {
     type Entry: Clone + Send + Sync;
 
     fn new(entries: Vec<Self::Entry>) -> Self;
@@ -32,16 +33,15 @@ pub(crate) trait BatchRequest: DataRequest {
     fn key(entry: &Self::Entry) -> &Bytes;
 }
 
-/// A batch request that is answered with those of its keys that exist, in its order.
-pub(crate) trait BatchRead: BatchRequest<Entry = Bytes> {
-    type Found: Send;
+/// A request that reads keys. Its response has those that exist, in the order of the keys.
+pub(crate) trait MultiKeyRead: MultiKeyRequest<Entry = Bytes> {
+    type Found: Clone + Send;
 
-    fn found(answer: Self::Answer) -> Vec<Self::Found>;
-
-    fn found_key(found: &Self::Found) -> &Bytes;
+    /// The keys that exist, with what each holds.
+    fn found(response: Self::Answer) -> Vec<(Bytes, Self::Found)>;
 }
 
-/// An entry and its position in the caller's batch.
+/// An entry and its position in the caller's order.
 type Placed<E> = (usize, E);
 
 /// Entries that go to one region.
@@ -52,7 +52,7 @@ struct Group<E> {
 
 /// What became of a group.
 type Outcome<R> = (
-    Vec<Placed<<R as BatchRequest>::Entry>>,
+    Vec<Placed<<R as MultiKeyRequest>::Entry>>,
     Result<<R as DataRequest>::Answer, Failure>,
 );
 
@@ -61,44 +61,35 @@ type Outcome<R> = (
 /// # Errors
 ///
 /// [`Error::Undetermined`] when a part was applied and another failed.
-pub(crate) async fn write<R: BatchRequest>(
+pub(crate) async fn write<R: MultiKeyRequest>(
     router: &Router,
     entries: Vec<R::Entry>,
     deadline: Deadline,
 ) -> Result<(), Error> {
-    let mut applied = false;
-    let done = run::<R>(router, entries, deadline, |_, _| {
-        applied = true;
-        Ok(())
-    });
-    match done.await {
-        Err(error) if applied => Err(error.after_partial_write()),
-        done => done,
-    }
+    run::<R>(router, entries, deadline, |_, _| Ok(())).await
 }
 
-/// Reads all keys and puts what was found back into the order they were given in.
-pub(crate) async fn read<R: BatchRead>(
+/// Reads all keys. What each holds is at its position; `None`: it does not exist.
+pub(crate) async fn read<R: MultiKeyRead>(
     router: &Router,
     keys: Vec<Bytes>,
     deadline: Deadline,
-) -> Result<Vec<R::Found>, Error> {
-    let mut found = Vec::new();
-    run::<R>(router, keys, deadline, |keys, answer| {
-        place::<R>(keys, answer, &mut found)
+) -> Result<Vec<Option<R::Found>>, Error> {
+    let mut found = vec![None; keys.len()];
+    run::<R>(router, keys, deadline, |keys, response| {
+        place::<R>(keys, response, &mut found)
     })
     .await?;
-    found.sort_unstable_by_key(|(position, _)| *position);
-    Ok(found.into_iter().map(|(_, entry)| entry).collect())
+    Ok(found)
 }
 
-async fn run<R: BatchRequest>(
+async fn run<R: MultiKeyRequest>(
     router: &Router,
     entries: Vec<R::Entry>,
     deadline: Deadline,
     mut answered: impl FnMut(Vec<Placed<R::Entry>>, R::Answer) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut retry = Retry::until(deadline);
+    let mut retry = router.retry(deadline);
     let mut left: Vec<Placed<R::Entry>> = entries.into_iter().enumerate().collect();
     while !left.is_empty() {
         let groups = match group::<R>(router, &left, deadline).await {
@@ -112,7 +103,12 @@ async fn run<R: BatchRequest>(
         let mut worst = None;
         for (entries, result) in round::<R>(router, groups, deadline).await {
             match result {
-                Ok(answer) => answered(entries, answer)?,
+                Ok(response) => {
+                    if R::ACCESS == Access::Write {
+                        retry.part_was_applied();
+                    }
+                    answered(entries, response)?;
+                }
                 Err(failure) => {
                     left.extend(entries);
                     worst = Some(worse(worst, failure));
@@ -128,7 +124,7 @@ async fn run<R: BatchRequest>(
 }
 
 /// Entries by region. Two entries of one key always come into one group, even if the cache changes meanwhile.
-async fn group<R: BatchRequest>(
+async fn group<R: MultiKeyRequest>(
     router: &Router,
     entries: &[Placed<R::Entry>],
     deadline: Deadline,
@@ -153,7 +149,7 @@ async fn group<R: BatchRequest>(
 }
 
 /// Sends each group once.
-async fn round<R: BatchRequest>(
+async fn round<R: MultiKeyRequest>(
     router: &Router,
     groups: Vec<Group<R::Entry>>,
     deadline: Deadline,
@@ -171,7 +167,7 @@ async fn round<R: BatchRequest>(
         .await
 }
 
-/// Which of two failures decides how the batch goes on: lost certainty before a final error before the longer wait.
+/// Which of two failures decides how the call goes on: lost certainty before a final error before the longer wait.
 fn worse(one: Option<Failure>, other: Failure) -> Failure {
     let rank = |failure: &Failure| match failure {
         Failure::Final(Error::Undetermined { .. }) => (3, None),
@@ -194,25 +190,26 @@ fn worse(one: Option<Failure>, other: Failure) -> Failure {
     }
 }
 
-/// Gives each found entry the position of its key. The found ones are a part of the keys, in the same order.
-fn place<R: BatchRead>(
+/// Puts what was found at the positions of its keys.
+fn place<R: MultiKeyRead>(
     keys: Vec<Placed<Bytes>>,
-    answer: R::Answer,
-    placed: &mut Vec<Placed<R::Found>>,
+    response: R::Answer,
+    placed: &mut [Option<R::Found>],
 ) -> Result<(), Error> {
     let mut keys = keys.into_iter();
-    for entry in R::found(answer) {
-        let Some((position, _)) = keys.find(|(_, key)| key == R::found_key(&entry)) else {
+    for (found_key, found) in R::found(response) {
+        let position = keys.find(|(_, key)| *key == found_key);
+        let Some(place) = position.and_then(|(position, _)| placed.get_mut(position)) else {
             return Err(Error::internal(
-                "a store answered a batch read with keys in another order",
+                "a store answered a read of several keys with keys in another order",
             ));
         };
-        placed.push((position, entry));
+        *place = Some(found);
     }
     Ok(())
 }
 
-impl BatchRequest for RawBatchPutRequest {
+impl MultiKeyRequest for RawBatchPutRequest {
     type Entry = KeyValue;
 
     fn new(entries: Vec<KeyValue>) -> Self {
@@ -227,9 +224,9 @@ impl BatchRequest for RawBatchPutRequest {
     }
 }
 
-macro_rules! batch_read {
-    ($request:ident, $response:ident, $found:ident) => {
-        impl BatchRequest for $request {
+macro_rules! requests_of_keys {
+    ($($request:ident),+) => {$(
+        impl MultiKeyRequest for $request {
             type Entry = Bytes;
 
             fn new(keys: Vec<Bytes>) -> Self {
@@ -243,20 +240,37 @@ macro_rules! batch_read {
                 key
             }
         }
-
-        impl BatchRead for $request {
-            type Found = $found;
-
-            fn found(answer: $response) -> Vec<$found> {
-                answer.entries
-            }
-
-            fn found_key(found: &$found) -> &Bytes {
-                &found.key
-            }
-        }
-    };
+    )+};
 }
 
-batch_read!(RawBatchGetRequest, RawBatchGetResponse, KeyValue);
-batch_read!(BatchGetRequest, BatchGetResponse, VersionedKeyValue);
+requests_of_keys!(RawBatchDeleteRequest, RawBatchGetRequest, BatchGetRequest);
+
+impl MultiKeyRead for RawBatchGetRequest {
+    type Found = Bytes;
+
+    fn found(response: RawBatchGetResponse) -> Vec<(Bytes, Bytes)> {
+        let entries = response.entries;
+        let values_bytes = entries.iter().map(|entry| entry.value.len()).sum();
+        let found = entries.into_iter();
+        found
+            .map(|entry| (entry.key, detached(entry.value, values_bytes)))
+            .collect()
+    }
+}
+
+impl MultiKeyRead for BatchGetRequest {
+    type Found = Versioned;
+
+    fn found(response: BatchGetResponse) -> Vec<(Bytes, Versioned)> {
+        let entries = response.entries;
+        let values_bytes = entries.iter().map(|entry| entry.value.len()).sum();
+        let found = entries.into_iter().map(|entry| {
+            let versioned = Versioned {
+                version: entry.version,
+                value: detached(entry.value, values_bytes),
+            };
+            (entry.key, versioned)
+        });
+        found.collect()
+    }
+}

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use anyhow::Context;
 use serde_json::Value;
 
 use super::cannot_read;
-use crate::failure::Failure;
 
 /// All measurements of a run of `scripts/bench.sh`.
 #[derive(Debug, Default)]
@@ -26,14 +26,14 @@ pub(super) struct Spread {
 
 impl Measurements {
     /// Reads `directory/NAME/ROUND.json`. Rounds that ended in failure have left no file, or an object that says so.
-    pub(super) fn read(directory: &Path) -> Result<Self, Failure> {
+    pub(super) fn read(directory: &Path) -> anyhow::Result<Self> {
         let mut measurements = Self::default();
         for (name, path) in entries(directory)? {
             for (_, file) in entries(&path)? {
-                let text = fs::read_to_string(&file).map_err(|error| cannot_read(&file, &error))?;
+                let text = fs::read_to_string(&file).with_context(|| cannot_read(&file))?;
                 let first_line = text.lines().next().unwrap_or_default();
                 let object =
-                    serde_json::from_str(first_line).map_err(|error| cannot_read(&file, &error))?;
+                    serde_json::from_str(first_line).with_context(|| cannot_read(&file))?;
                 measurements.add(&name, object);
             }
         }
@@ -92,7 +92,7 @@ impl Spread {
     }
 }
 
-fn entries(directory: &Path) -> Result<Vec<(String, std::path::PathBuf)>, Failure> {
+fn entries(directory: &Path) -> anyhow::Result<Vec<(String, std::path::PathBuf)>> {
     let read = || -> std::io::Result<Vec<_>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -105,7 +105,7 @@ fn entries(directory: &Path) -> Result<Vec<(String, std::path::PathBuf)>, Failur
         entries.sort();
         Ok(entries)
     };
-    read().map_err(|error| cannot_read(directory, &error))
+    read().with_context(|| cannot_read(directory))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use rdb_proto::error::details;
 use rdb_proto::errorpb::{self, Fate, region_error::Kind};
 use rdb_proto::kvrpc::{
     BatchGetRequest, CompareAndDeleteRequest, CompareAndSwapRequest, GetRequest, KeyValue,
-    RawBatchGetRequest, RawDeleteRangeRequest, RawScanRequest, ScanRequest,
+    RawBatchDeleteRequest, RawBatchGetRequest, RawDeleteRangeRequest, RawScanRequest, ScanRequest,
 };
 use rdb_proto::metapb::{Context, RegionEpoch};
 use rdb_proto::pdpb::{GetClusterInfoRequest, GetRegionRequest, GetTsoRequest};
@@ -81,6 +81,19 @@ async fn what_exceeds_a_limit_is_refused_by_name_and_not_applied() {
         })
         .await;
     assert_refused(&read.expect_err("refused"), "keys", count_limit);
+    for (keys, field, limit) in [
+        (Vec::new(), "keys", None),
+        (vec![bytes(1); BATCH_ENTRIES_MAX + 1], "keys", count_limit),
+        (vec![bytes(1), Bytes::new()], "key", None),
+        (vec![bytes(1), bytes(KEY_BYTES_MAX + 1)], "key", key_limit),
+    ] {
+        let request = RawBatchDeleteRequest {
+            context: None,
+            keys,
+        };
+        let deleted = wire.raw.raw_batch_delete(request).await;
+        assert_refused(&deleted.expect_err("refused"), field, limit);
+    }
     let delete = CompareAndDeleteRequest {
         key: "k".into(),
         ..CompareAndDeleteRequest::default()
