@@ -5,17 +5,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use rdb_proto::transport::limits::{CONNECTIONS_MAX, IDLE_TIMEOUT, MESSAGE_BYTES_MAX};
+use rdb_proto::transport::{ByteBudget, ServeOptions};
 
 use crate::tso::ClockSettings;
 
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2379);
 const DEFAULT_DATA_DIR: &str = "./data/pd";
 const DEFAULT_CLOCK_JUMP_MAX_S: u64 = 24 * 3600;
+const DEFAULT_BYTES_IN_FLIGHT_MIB: usize = 64;
 const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
 ///
-/// SIGTERM and SIGINT drain it: what is in flight is answered, exit 0.
+/// SIGTERM and SIGINT drain it: calls in flight are answered, exit 0.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rdb-pd", version)]
 pub struct Config {
@@ -52,10 +55,40 @@ pub struct Config {
     #[arg(long)]
     pub accept_clock_jump: bool,
 
-    /// For one start, with a data directory that was restored from an older copy: move the lower bound of timestamps
-    /// ahead by so many milliseconds, at least the age of the copy. Without it timestamps could repeat.
+    /// For one start, with a data directory that was restored from an older copy: move the lower bound of timestamps ahead
+    /// by this many milliseconds, at least the age of the copy. Ids are moved ahead, too, and stores that were started since
+    /// the copy are believed. Without it timestamps and ids could repeat, and such stores would be refused.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub tso_advance_ms: u64,
+
+    /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
+    /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
+    #[arg(
+        long,
+        env = "RDB_PD_BYTES_IN_FLIGHT_MIB",
+        value_name = "MIB",
+        default_value_t = DEFAULT_BYTES_IN_FLIGHT_MIB
+    )]
+    pub bytes_in_flight_mib: usize,
+
+    /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the new
+    /// one is.
+    #[arg(long, env = "RDB_PD_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = CONNECTIONS_MAX)]
+    pub connections_max: usize,
+
+    /// Most connections from one IP address [default: no limit]
+    #[arg(long, env = "RDB_PD_CONNECTIONS_PER_ADDRESS_MAX", value_name = "COUNT")]
+    pub connections_per_address_max: Option<usize>,
+
+    /// Close a connection on which no call has sent or received anything for so many seconds; 0: never. Clients connect
+    /// again when they need to.
+    #[arg(
+        long,
+        env = "RDB_PD_IDLE_TIMEOUT_S",
+        value_name = "SECONDS",
+        default_value_t = IDLE_TIMEOUT.as_secs()
+    )]
+    pub idle_timeout_s: u64,
 
     /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`.
     #[arg(
@@ -75,6 +108,10 @@ impl Default for Config {
             clock_jump_max_s: DEFAULT_CLOCK_JUMP_MAX_S,
             accept_clock_jump: false,
             tso_advance_ms: 0,
+            bytes_in_flight_mib: DEFAULT_BYTES_IN_FLIGHT_MIB,
+            connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: None,
+            idle_timeout_s: IDLE_TIMEOUT.as_secs(),
             log_level: DEFAULT_LOG_LEVEL.to_owned(),
         }
     }
@@ -101,7 +138,23 @@ pub enum ConfigError {
         /// The largest that works.
         maximum_ms: u64,
     },
+    /// A number is beyond what works or any machine can hold.
+    #[error("{setting} is {value}; it has to be from {minimum} to {COUNT_MAX}")]
+    Count {
+        /// The flag.
+        setting: &'static str,
+        /// Its value.
+        value: usize,
+        /// The smallest that works.
+        minimum: usize,
+    },
 }
+
+/// Beyond any machine, as a number of connections and of MiB, and still far from overflow.
+const COUNT_MAX: usize = 1_000_000;
+
+/// Twice the largest message: one always fits, with what is counted beside its bytes.
+const MESSAGE_MIB_MIN: usize = MESSAGE_BYTES_MAX >> 19;
 
 /// Ten years.
 const CLOCK_JUMP_MAX_S: u64 = 10 * 365 * 86_400;
@@ -126,7 +179,36 @@ impl Config {
                 maximum_ms,
             });
         }
+        let per_address_max = self.connections_per_address_max.unwrap_or(1);
+        for (setting, value, minimum) in [
+            ("--connections-max", self.connections_max, 1),
+            ("--connections-per-address-max", per_address_max, 1),
+            (
+                "--bytes-in-flight-mib",
+                self.bytes_in_flight_mib,
+                MESSAGE_MIB_MIN,
+            ),
+        ] {
+            if !(minimum..=COUNT_MAX).contains(&value) {
+                return Err(ConfigError::Count {
+                    setting,
+                    value,
+                    minimum,
+                });
+            }
+        }
         Ok(())
+    }
+
+    pub(crate) fn serve_options(&self) -> ServeOptions {
+        let idle_timeout = Duration::from_secs(self.idle_timeout_s);
+        ServeOptions {
+            connections_max: self.connections_max,
+            connections_per_address_max: self.connections_per_address_max,
+            idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
+            bytes_in_flight: ByteBudget::new(self.bytes_in_flight_mib << 20),
+            ..ServeOptions::default()
+        }
     }
 
     pub(crate) fn clock_settings(&self) -> ClockSettings {
@@ -151,6 +233,9 @@ mod tests {
         for (flag, value) in [
             ("--clock-jump-max-s", "0"),
             ("--tso-advance-ms", "999999999999999"),
+            ("--connections-max", "0"),
+            ("--connections-per-address-max", "0"),
+            ("--bytes-in-flight-mib", "15"),
         ] {
             let config = Config::parse_from(["rdb-pd", flag, value]);
             let error = config.validate().expect_err(flag).to_string();

@@ -1,66 +1,16 @@
 //! `rdb-pd`: runs FlareDB's placement driver until it is asked to stop.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
 use rdb_pd::{Config, Pd};
-use rdb_proto::transport::limits::{CONNECTIONS_MAX, EXIT_TIMEOUT};
-use rdb_proto::transport::{Termination, raise_open_files_limit};
-use tracing_subscriber::EnvFilter;
+use rdb_proto::transport::{process, raise_open_files_limit};
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("rdb-pd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(config: Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level).with_context(|| {
-        format!(
-            "--log-level {:?} is not understood; e.g. info, debug or warn,rocksdb=debug",
-            config.log_level
-        )
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(EXIT_TIMEOUT);
-    ended
-}
-
-async fn serve(config: Config) -> anyhow::Result<()> {
-    raise_open_files_limit(CONNECTIONS_MAX);
-    let mut termination = Termination::install()?;
-    let pd = tokio::select! {
-        started = Pd::start(config) => started?,
-        () = termination.requested() => {
-            tracing::info!("asked to stop while starting");
-            return Ok(());
-        }
-    };
-    let drain = pd.drain_token();
-    let draining = async {
-        termination.requested().await;
-        tracing::info!("asked to stop: draining");
-        drain.cancel();
-        std::future::pending().await
-    };
-    tokio::select! {
-        ended = pd.wait() => Ok(ended?),
-        never = draining => never,
-    }
+    let log_level = config.log_level.clone();
+    process::run("rdb-pd", &log_level, async {
+        raise_open_files_limit(config.connections_max);
+        process::serve(Pd::start(config)).await
+    })
 }

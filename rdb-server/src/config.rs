@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use rdb_proto::transport::limits::{
-    CONNECTIONS_MAX, MESSAGE_BYTES_MAX, PROCESS_BYTES_IN_FLIGHT_MAX,
+    CONNECTIONS_MAX, IDLE_TIMEOUT, MESSAGE_BYTES_MAX, PROCESS_BYTES_IN_FLIGHT_MAX,
 };
-use rdb_proto::transport::{AddressError, check_address};
+use rdb_proto::transport::{AddressError, ByteBudget, ServeOptions, check_address};
 use rdb_storage::{Durability, Role, StorageOptions, WalRecovery};
 
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 20160);
@@ -80,8 +81,8 @@ pub struct Config {
     )]
     pub write_queue_mib: usize,
 
-    /// Most MiB of commands that wait on batched streams, and of answers that wait for their clients; above, clients are told
-    /// to back off. What the transport is sending or receiving comes on top. At least 16.
+    /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
+    /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
     #[arg(
         long,
         env = "RDB_SERVER_BYTES_IN_FLIGHT_MIB",
@@ -90,9 +91,28 @@ pub struct Config {
     )]
     pub bytes_in_flight_mib: usize,
 
-    /// Most connections at a time; one more is closed as soon as it is accepted.
+    /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the new
+    /// one is.
     #[arg(long, env = "RDB_SERVER_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = CONNECTIONS_MAX)]
     pub connections_max: usize,
+
+    /// Most connections from one IP address [default: no limit]
+    #[arg(
+        long,
+        env = "RDB_SERVER_CONNECTIONS_PER_ADDRESS_MAX",
+        value_name = "COUNT"
+    )]
+    pub connections_per_address_max: Option<usize>,
+
+    /// Close a connection on which no call has sent or received anything for so many seconds; 0: never. Clients connect
+    /// again when they need to.
+    #[arg(
+        long,
+        env = "RDB_SERVER_IDLE_TIMEOUT_S",
+        value_name = "SECONDS",
+        default_value_t = IDLE_TIMEOUT.as_secs()
+    )]
+    pub idle_timeout_s: u64,
 
     /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`.
     #[arg(
@@ -121,6 +141,8 @@ impl Default for Config {
             write_queue_mib: DEFAULT_WRITE_QUEUE_MIB,
             bytes_in_flight_mib: DEFAULT_BYTES_IN_FLIGHT_MIB,
             connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: None,
+            idle_timeout_s: IDLE_TIMEOUT.as_secs(),
             log_level: DEFAULT_LOG_LEVEL.to_owned(),
             repair_wal: false,
         }
@@ -147,8 +169,13 @@ pub enum ConfigError {
     #[error("--pd names no placement driver")]
     PdMissing,
     /// Nobody could be served, or more than any machine can hold.
-    #[error("--connections-max is {0}; it has to be from 1 to {CONNECTIONS_MAX_MAX}")]
-    Connections(usize),
+    #[error("{setting} is {count}; it has to be from 1 to {CONNECTIONS_MAX_MAX}")]
+    Connections {
+        /// The flag.
+        setting: &'static str,
+        /// Its value.
+        count: usize,
+    },
     /// A size in MiB does not fit.
     #[error("{setting} is {mib} MiB; it has to be from {minimum} to {maximum}")]
     Size {
@@ -196,9 +223,9 @@ impl Config {
                 source,
             })?;
         }
-        if !(1..=CONNECTIONS_MAX_MAX).contains(&self.connections_max) {
-            return Err(ConfigError::Connections(self.connections_max));
-        }
+        check_connections("--connections-max", self.connections_max)?;
+        let per_address_max = self.connections_per_address_max.unwrap_or(1);
+        check_connections("--connections-per-address-max", per_address_max)?;
         check_size("--block-cache-mib", self.block_cache_mib, 1)?;
         check_size("--write-queue-mib", self.write_queue_mib, MESSAGE_MIB_MIN)?;
         check_size(
@@ -206,6 +233,17 @@ impl Config {
             self.bytes_in_flight_mib,
             MESSAGE_MIB_MIN,
         )
+    }
+
+    pub(crate) fn serve_options(&self) -> ServeOptions {
+        let idle_timeout = Duration::from_secs(self.idle_timeout_s);
+        ServeOptions {
+            connections_max: self.connections_max,
+            connections_per_address_max: self.connections_per_address_max,
+            idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
+            bytes_in_flight: ByteBudget::new(self.bytes_in_flight_mib << 20),
+            ..ServeOptions::default()
+        }
     }
 
     pub(crate) fn storage_options(&self) -> StorageOptions {
@@ -221,6 +259,13 @@ impl Config {
             ..StorageOptions::new(Role::Server)
         }
     }
+}
+
+fn check_connections(setting: &'static str, count: usize) -> Result<(), ConfigError> {
+    if (1..=CONNECTIONS_MAX_MAX).contains(&count) {
+        return Ok(());
+    }
+    Err(ConfigError::Connections { setting, count })
 }
 
 fn check_size(setting: &'static str, mib: usize, minimum: usize) -> Result<(), ConfigError> {
@@ -255,6 +300,10 @@ mod tests {
             (&["--advertise-addr", "nowhere"], "--advertise-addr"),
             (&["--pd", "a:1,b"], "--pd"),
             (&["--connections-max", "0"], "--connections-max"),
+            (
+                &["--connections-per-address-max", "0"],
+                "--connections-per-address-max",
+            ),
             (&["--write-queue-mib", "15"], "--write-queue-mib"),
             (&["--bytes-in-flight-mib", "15"], "--bytes-in-flight-mib"),
             (&["--block-cache-mib", "99999999999"], "--block-cache-mib"),

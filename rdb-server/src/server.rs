@@ -6,7 +6,8 @@ use rdb_proto::kvrpc::kv_batch_server::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::{ByteBudget, HealthHandle, ServeOptions, health, serve};
+use rdb_proto::transport::process::ServerProcess;
+use rdb_proto::transport::{HealthHandle, health, serve};
 use rdb_storage::{Durability, Storage, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::error::ServerError;
 use crate::placement::{Placement, restore};
 use crate::router::Router;
@@ -62,11 +63,7 @@ impl Server {
             storage.clone(),
             router.clone(),
             registered,
-        )
-        .map_err(|source| ConfigError::Address {
-            setting: "--pd",
-            source,
-        })?;
+        )?;
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let health_keeper = keep_health(health_handle, registration, storage.write_health());
@@ -76,7 +73,7 @@ impl Server {
         let cas = KvCasServer::new(CasService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = BatchService::new(router, drain.clone());
+        let batch = BatchService::new(router);
         let batch = KvBatchServer::new(batch)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -84,12 +81,6 @@ impl Server {
             .add_service(cas)
             .add_service(batch)
             .add_service(health_service);
-        let options = ServeOptions {
-            connections_max: config.connections_max,
-            bytes_in_flight: ByteBudget::new(config.bytes_in_flight_mib << 20),
-            ..ServeOptions::default()
-        };
-
         let until_drained = drain.clone();
         let placement = async move {
             let placed = async { tokio::join!(placement.run(), health_keeper).0 };
@@ -98,7 +89,7 @@ impl Server {
                 .await
                 .unwrap_or(Ok(()))
         };
-        let serving = serve(listener, routes, options, drain.clone());
+        let serving = serve(listener, routes, config.serve_options(), drain.clone());
         let serving = async move { Ok(serving.await?) };
         announce(&config, local_addr, &advertised, &storage);
         Ok(Self {
@@ -131,18 +122,16 @@ impl Server {
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
+}
 
-    /// Cancel it to start the drain.
-    pub fn drain_token(&self) -> CancellationToken {
+impl ServerProcess for Server {
+    type Error = ServerError;
+
+    fn drain_token(&self) -> CancellationToken {
         self.drain.clone()
     }
 
-    /// Waits for the drain to begin and end, then closes the storage.
-    ///
-    /// # Errors
-    ///
-    /// [`ServerError`] when the process ended for another reason than the drain.
-    pub async fn wait(self) -> Result<(), ServerError> {
+    async fn wait(self) -> Result<(), ServerError> {
         let placed = self.placement.await;
         let served = self.serving.await;
         // The log has what could not be flushed; the next open replays it.

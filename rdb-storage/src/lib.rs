@@ -76,10 +76,10 @@ mod writer;
 
 pub use command::{Command, Outcome};
 pub use error::{Error, Fate, OpenError};
-pub use identity::{Identity, Role};
+pub use identity::{Identity, Role, random_id};
 pub use options::{Durability, ParseDurabilityError, StorageOptions, WalRecovery};
 pub use proposal::Proposal;
-pub use read::{PointRead, PointValue, Versioned};
+pub use read::{PointRead, PointValue, Versioned, validate_keys};
 pub use reader::Reader;
 pub use region::{PeerDescriptor, RegionDescriptor};
 pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};

@@ -89,6 +89,17 @@ impl Keyspace {
     }
 }
 
+/// Refuses the keys of a multi-key read that break a limit. The read validates them by itself; this is for refusing them
+/// earlier.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] when there are no keys or too many, or one of them is empty or too long.
+pub fn validate_keys(keys: &[Bytes]) -> Result<(), Error> {
+    validate_batch_count("keys", keys.len())?;
+    keys.iter().try_for_each(|key| validate_key(key))
+}
+
 /// What a [`PointRead`] found; `None`: the key does not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PointValue {
@@ -125,6 +136,14 @@ impl PointRead {
     /// The key to read.
     pub fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    /// The same read with a key that shares no buffer with whatever it was decoded from.
+    pub fn detached(self) -> Self {
+        Self {
+            key: Bytes::copy_from_slice(&self.key),
+            ..self
+        }
     }
 }
 
@@ -262,10 +281,7 @@ impl Engine {
         room: usize,
         result: impl Fn(u64, Bytes) -> T,
     ) -> Result<Vec<Option<T>>, ReadError> {
-        validate_batch_count("keys", keys.len())?;
-        for key in keys {
-            validate_key(key)?;
-        }
+        validate_keys(keys)?;
         let snapshot = self.database.snapshot();
         let mut options = read_options(tier);
         options.set_snapshot(&snapshot);

@@ -227,7 +227,12 @@ impl<T> Page<T> {
 }
 
 impl ScanRange {
-    fn validate(&self) -> Result<(), Error> {
+    /// Refuses what makes no sense. A scan validates its range by itself; this is for refusing it earlier.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] names the field and the limit.
+    pub fn validate(&self) -> Result<(), Error> {
         validate_bound("start_key", &self.start_key)?;
         validate_bound("end_key", &self.end_key)?;
         let refuse = |field, cause: &str| {

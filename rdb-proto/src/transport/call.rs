@@ -1,13 +1,14 @@
 //! What a handler can learn and ask of the transport about the call that it serves.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
-use tonic::transport::server::Connected;
 
 use super::budget::{ByteBudget, BytesInFlight, Reservation};
-use super::limits::{BATCH_STREAMS_MAX, PROCESS_BYTES_IN_FLIGHT_MAX};
+use super::connection::Connection;
+use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX};
 
 /// The budgets of one call, taken from its request with [`CallBudget::of`]. Clones are of the same call.
 ///
@@ -17,12 +18,11 @@ use super::limits::{BATCH_STREAMS_MAX, PROCESS_BYTES_IN_FLIGHT_MAX};
 /// - Before it takes memory for a large answer, it reserves that much, waits a bounded time, and otherwise refuses the
 ///   call: `call.bytes_in_flight().reserve(bytes, ADMISSION_WAIT).await`.
 /// - Once it knows the size, it gives back the rest: [`Reservation::shrink_to`].
-/// - It leaves the reservation to the answer: [`CallBudget::hold_until_sent`]. The transport charges the bytes of the
-///   answer to it first, and gives it back when they are sent.
+/// - It leaves the reservation to the answer: [`CallBudget::hold_until_sent`]. The transport charges the next bytes of the
+///   answer to it, and gives it back when they are sent.
 #[derive(Debug, Clone)]
 pub struct CallBudget {
-    connection: ConnectionInfo,
-    held: Arc<Mutex<Option<Reservation>>>,
+    call: Arc<Call>,
 }
 
 impl CallBudget {
@@ -32,59 +32,205 @@ impl CallBudget {
         if let Some(call) = request.extensions().get::<Self>() {
             return call.clone();
         }
-        let connection = request.extensions().get::<ConnectionInfo>().cloned();
-        Self {
-            connection: connection.unwrap_or_else(|| {
-                ConnectionInfo::new(&ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX))
-            }),
-            held: Arc::default(),
-        }
+        let process = ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX);
+        let connection = Connection::new(&process, CancellationToken::new());
+        Self::new(Arc::new(Call::new(Arc::new(connection), None)))
+    }
+
+    pub(super) fn new(call: Arc<Call>) -> Self {
+        Self { call }
     }
 
     /// The budgets of the call's connection and of the process.
     pub fn bytes_in_flight(&self) -> &BytesInFlight {
-        &self.connection.bytes_in_flight
+        &self.call.connection.bytes_in_flight
     }
 
     /// Places for the `kvrpc.KvBatch` streams of the call's connection.
     pub fn batch_streams(&self) -> &Arc<Semaphore> {
-        &self.connection.batch_streams
+        &self.call.connection.batch_streams
     }
 
-    /// Keeps `reservation` until the answer is sent.
+    /// Cancelled when the call's connection is about to be closed: the process drains, or nothing has moved on the
+    /// connection for long. A stream that never ends by itself has to end then.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.call.connection.closing
+    }
+
+    /// Keeps `reservation` until the answer is sent. On a stream: until the next messages are sent.
     pub fn hold_until_sent(&self, reservation: Reservation) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *held {
+        let charges = &mut self.call.charges();
+        match &mut charges.answer {
             Some(held) => held.join(reservation),
-            None => *held = Some(reservation),
+            None => charges.answer = Some(reservation),
         }
     }
 
     /// Gives back what the transport charged for the messages of a request stream that have arrived completely: the
     /// handler has decoded one, and reserves what it needs for it. Without this call the transport gives it back when the
-    /// handler asks for the next message.
-    pub fn release_arrived(&self) {}
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct ConnectionInfo {
-    bytes_in_flight: BytesInFlight,
-    batch_streams: Arc<Semaphore>,
-}
-
-impl ConnectionInfo {
-    pub(super) fn new(process: &ByteBudget) -> Self {
-        Self {
-            bytes_in_flight: BytesInFlight::of_connection(process),
-            batch_streams: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
-        }
+    /// next message begins to arrive.
+    pub fn release_arrived(&self) {
+        self.call.release_arrived();
     }
 }
 
-impl Connected for super::connection::Connection {
-    type ConnectInfo = ConnectionInfo;
+/// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) connection: Arc<Connection>,
+    /// What every call costs. `None` for one that is refused.
+    _base: Option<Reservation>,
+    charges: Mutex<Charges>,
+}
 
-    fn connect_info(&self) -> ConnectionInfo {
-        ConnectionInfo::new(&self.process)
+#[derive(Debug, Default)]
+struct Charges {
+    /// For messages of the request beyond what the base covers.
+    arrived: Option<Reservation>,
+    /// How much of `arrived` is for a message that is not complete.
+    incomplete_bytes: usize,
+    /// What the handler has reserved for the answer.
+    answer: Option<Reservation>,
+    has_answered: bool,
+    is_refused: bool,
+}
+
+impl Call {
+    pub(super) fn new(connection: Arc<Connection>, base: Option<Reservation>) -> Self {
+        connection.traffic.begin_call();
+        Self {
+            connection,
+            _base: base,
+            charges: Mutex::default(),
+        }
+    }
+
+    /// Charges messages of the request, of which the last `incomplete_bytes` are still to come.
+    pub(super) fn hold_arrived(&self, reservation: Option<Reservation>, incomplete_bytes: usize) {
+        let charges = &mut self.charges();
+        match (&mut charges.arrived, reservation) {
+            (Some(held), Some(reservation)) => held.join(reservation),
+            (held @ None, reservation) => *held = reservation,
+            (Some(_), None) => {}
+        }
+        charges.incomplete_bytes = incomplete_bytes;
+    }
+
+    pub(super) fn release_arrived(&self) {
+        let charges = &mut self.charges();
+        let incomplete_bytes = charges.incomplete_bytes;
+        if let Some(arrived) = &mut charges.arrived {
+            arrived.shrink_to(incomplete_bytes);
+        }
+    }
+
+    /// What holds `bytes` of the answer: what the handler has reserved, brought to that size. `None` where the base covers
+    /// it.
+    pub(super) fn charge_answer(&self, bytes: usize) -> Option<Reservation> {
+        let charges = &mut self.charges();
+        let is_first = !std::mem::replace(&mut charges.has_answered, true);
+        match charges.answer.take() {
+            Some(mut reserved) => {
+                reserved.shrink_to(bytes);
+                let missing = bytes - reserved.bytes();
+                if missing > 0 {
+                    reserved.join(reserved.more(missing));
+                }
+                Some(reserved)
+            }
+            None if is_first && bytes <= CALL_BUFFER_BYTES => None,
+            None => Some(self.connection.bytes_in_flight.take(bytes)),
+        }
+    }
+
+    /// A message of the request found no room.
+    pub(super) fn refuse(&self) {
+        self.charges().is_refused = true;
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.charges().is_refused
+    }
+
+    fn charges(&self) -> MutexGuard<'_, Charges> {
+        self.charges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.connection.traffic.end_call();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> CallBudget {
+        CallBudget::of(&Request::new(()))
+    }
+
+    fn taken(call: &CallBudget) -> (usize, usize) {
+        let budgets = call.bytes_in_flight();
+        let taken = (&budgets.connection, &budgets.process);
+        (taken.0.bytes_taken(), taken.1.bytes_taken())
+    }
+
+    fn reserve(call: &CallBudget, bytes: usize) -> Reservation {
+        let reserved = call.bytes_in_flight().try_reserve(bytes);
+        reserved.expect("there is room")
+    }
+
+    #[test]
+    fn an_answer_takes_what_was_reserved_for_it_no_more_and_no_less() {
+        for (reserved, answer) in [(100_000, 100_000), (100_000, 20_000), (20_000, 100_000)] {
+            let call = call();
+            call.hold_until_sent(reserve(&call, reserved / 2));
+            call.hold_until_sent(reserve(&call, reserved / 2));
+            let charge = call.call.charge_answer(answer).expect("it was reserved");
+            assert_eq!(charge.bytes(), answer);
+            assert_eq!(taken(&call), (answer, answer));
+            drop(charge);
+            assert_eq!(taken(&call), (0, 0));
+        }
+    }
+
+    #[test]
+    fn of_an_answer_without_a_reservation_only_a_first_small_part_is_covered() {
+        let call = call();
+        assert!(call.call.charge_answer(CALL_BUFFER_BYTES).is_none());
+        let second = call.call.charge_answer(10).expect("charged");
+        assert_eq!((second.bytes(), taken(&call)), (10, (10, 10)));
+        let other = self::call();
+        let large = other.call.charge_answer(CALL_BUFFER_BYTES + 1);
+        assert_eq!(large.expect("charged").bytes(), CALL_BUFFER_BYTES + 1);
+    }
+
+    #[test]
+    fn complete_messages_are_given_back_and_the_one_that_arrives_is_not() {
+        let call = call();
+        call.call.hold_arrived(Some(reserve(&call, 30_000)), 0);
+        call.call.hold_arrived(Some(reserve(&call, 50_000)), 50_000);
+        call.release_arrived();
+        assert_eq!(taken(&call), (50_000, 50_000));
+        call.release_arrived();
+        assert_eq!(taken(&call), (50_000, 50_000));
+        call.call.hold_arrived(None, 0);
+        call.release_arrived();
+        assert_eq!(taken(&call), (0, 0));
+    }
+
+    #[test]
+    fn a_call_that_ends_gives_everything_back_after_its_last_chunk() {
+        let call = call();
+        let budgets = call.bytes_in_flight().clone();
+        call.call.hold_arrived(Some(reserve(&call, 30_000)), 30_000);
+        call.hold_until_sent(reserve(&call, 20_000));
+        let chunk = Arc::clone(&call.call);
+        drop(call);
+        assert_eq!(budgets.process.bytes_taken(), 50_000);
+        drop(chunk);
+        assert_eq!(budgets.process.bytes_taken(), 0);
     }
 }

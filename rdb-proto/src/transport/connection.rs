@@ -1,151 +1,118 @@
-//! The server's end of a connection: accepting with a cap, and closing peers that never speak HTTP/2.
+//! One connection of a server: what its calls share, and the task that drives it.
+//!
+//! Whoever wants it closed cancels [`Connection::closing`]: the drain, the places when all are taken, and its own task when
+//! nothing has moved for long. The peer is then told to go away: calls that it has sent are still answered, others it can
+//! send elsewhere, and streams that watch the token end. The connection ends when its calls have.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::{Stream, stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
-use super::budget::ByteBudget;
+use super::budget::{ByteBudget, BytesInFlight};
+use super::call_service::CallService;
+use super::call_task::CallExecutor;
+use super::limits::{
+    BATCH_STREAMS_MAX, CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT, HEADER_LIST_BYTES_MAX,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_RATIO,
+};
+use super::serve::ServeOptions;
+use super::socket::Socket;
+use super::traffic::Traffic;
 
-/// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
-const PREFACE_BYTES: usize = 24;
-
-/// How long to wait before accepting again when the process is out of file descriptors.
-const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
-
-/// An accepted connection. Reading fails once the preface is overdue; dropping it gives its place back.
+/// What the calls of one connection share.
+#[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
-    /// Ready when the preface is overdue; present until it has arrived.
-    preface_overdue: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    preface_bytes_missing: usize,
-    /// The budget of the process.
-    pub(super) process: ByteBudget,
-    _place: OwnedSemaphorePermit,
+    pub(super) bytes_in_flight: BytesInFlight,
+    /// Places for `kvrpc.KvBatch` streams.
+    pub(super) batch_streams: Arc<Semaphore>,
+    pub(super) traffic: Traffic,
+    pub(super) closing: CancellationToken,
 }
 
-/// Accepts connections for ever. One above `connections_max` is closed at once, so that its client fails fast instead of
-/// hanging in the backlog. Once `drain` is cancelled, a connection that has not spoken yet is closed.
-pub(super) fn accept(
-    listener: TcpListener,
-    connections_max: usize,
-    preface_timeout: Duration,
-    process: ByteBudget,
-    drain: CancellationToken,
-) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Semaphore::new(connections_max));
-    let accepting = (listener, places, process, drain);
-    stream::unfold(accepting, move |accepting| async move {
-        let (listener, places, process, drain) = &accepting;
-        let connection = next_connection(listener, places, preface_timeout, process, drain).await;
-        Some((Ok(connection), accepting))
-    })
-}
-
-async fn next_connection(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    preface_timeout: Duration,
-    process: &ByteBudget,
-    drain: &CancellationToken,
-) -> Connection {
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Either the peer is gone already, or the process lacks resources: both pass.
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_ERROR_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-            tracing::warn!(%peer, "connection closed: all places for connections are taken");
-            continue;
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "connection was gone before it was set up");
-            continue;
+impl Connection {
+    pub(super) fn new(process: &ByteBudget, closing: CancellationToken) -> Self {
+        Self {
+            bytes_in_flight: BytesInFlight::of_connection(process),
+            batch_streams: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
+            traffic: Traffic::default(),
+            closing,
         }
-        let drain = drain.clone();
-        let preface_overdue = async move {
-            let _ = timeout(preface_timeout, drain.cancelled()).await;
-        };
-        return Connection {
-            stream,
-            preface_overdue: Some(Box::pin(preface_overdue)),
-            preface_bytes_missing: PREFACE_BYTES,
-            process: process.clone(),
-            _place: place,
-        };
     }
-}
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let Some(overdue) = &mut self.preface_overdue else {
-            return read;
-        };
-        match read {
-            Poll::Ready(Ok(())) => {
-                let arrived = buf.filled().len() - before;
-                self.preface_bytes_missing = self.preface_bytes_missing.saturating_sub(arrived);
-                if self.preface_bytes_missing == 0 {
-                    self.preface_overdue = None;
+    /// Serves `routes` on `socket` until the peer closes it or the connection is closing. `drain` is that of the process.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        socket: Socket,
+        window_bytes: u32,
+        routes: Routes,
+        options: Arc<ServeOptions>,
+        drain: CancellationToken,
+    ) {
+        let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
+        let idle_ticks_max = options
+            .idle_timeout
+            .map(|timeout| ticks(timeout, tick_duration));
+        let executor = CallExecutor::new(options.send_stall_timeout, self.closing.clone());
+        let service = CallService::new(routes, Arc::clone(&self));
+        let mut http =
+            pin!(builder(executor, window_bytes).serve_connection(TokioIo::new(socket), service));
+        let mut tick = interval(tick_duration);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut closing_since = None;
+        loop {
+            tokio::select! {
+                ended = http.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection failed");
+                    }
+                    return;
                 }
-                read
+                () = self.closing.cancelled(), if closing_since.is_none() => {
+                    http.as_mut().graceful_shutdown();
+                    closing_since = Some(Instant::now());
+                }
+                _ = tick.tick() => {
+                    self.traffic.tick();
+                    if self.traffic.is_stuck(closing_since.is_some()) {
+                        tracing::debug!("a connection was closed: its peer takes no answers");
+                        return;
+                    }
+                    // A drain has a timeout of its own.
+                    let is_overdue = |since: Instant| since.elapsed() >= CONNECTION_CLOSE_TIMEOUT;
+                    if closing_since.is_some_and(is_overdue) && !drain.is_cancelled() {
+                        return;
+                    }
+                    if idle_ticks_max.is_some_and(|max| self.traffic.idle_ticks() >= max) {
+                        self.closing.cancel();
+                    }
+                }
             }
-            Poll::Ready(Err(_)) => read,
-            Poll::Pending if overdue.as_mut().poll(cx).is_ready() => {
-                let late = "the peer sent no HTTP/2 preface in time";
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)))
-            }
-            Poll::Pending => Poll::Pending,
         }
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
+fn builder(executor: CallExecutor, window_bytes: u32) -> http2::Builder<CallExecutor> {
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_connection_window_size(window_bytes)
+        .initial_stream_window_size(window_bytes / WINDOW_RATIO)
+        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    builder
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+/// How many ticks `timeout` takes, rounded up.
+pub(super) fn ticks(timeout: Duration, tick_duration: Duration) -> u32 {
+    let ticks = timeout.as_millis().div_ceil(tick_duration.as_millis());
+    u32::try_from(ticks).unwrap_or(u32::MAX)
 }

@@ -1,11 +1,12 @@
 //! `grpc.health.v1.Health`, with one status for the process and all of its services.
 //!
 //! Not `tonic_health`'s own server, because its watch streams end only when a status is removed: here a drain turns the
-//! status to NOT_SERVING and ends every watch, so that graceful shutdown does not wait for watchers.
+//! status to NOT_SERVING and ends every watch, so that graceful shutdown does not wait for watchers. Those of a connection
+//! that is closed for another reason end with UNAVAILABLE.
 
 use std::pin::Pin;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,8 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use super::call::CallBudget;
 
 /// Sets the status that [`health`] serves. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -92,23 +95,30 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = self.knows(&request.get_ref().service);
-        let changes = WatchStream::new(self.serving.clone())
-            .map(move |serving| {
-                if known {
-                    status(serving)
-                } else {
-                    ServingStatus::ServiceUnknown
-                }
-            })
-            .take_until(self.drain.clone().cancelled_owned());
-        let last = if known {
-            ServingStatus::NotServing
-        } else {
-            ServingStatus::ServiceUnknown
+        let of = move |serving| {
+            if known {
+                status(serving)
+            } else {
+                ServingStatus::ServiceUnknown
+            }
         };
-        let answers = changes
-            .chain(futures::stream::iter([last]))
-            .map(|status| Ok(response(status)));
+        let closing = CallBudget::of(&request).closing().clone();
+        let drain = self.drain.clone();
+        let ended = {
+            let drain = drain.clone();
+            async move { drain.run_until_cancelled(closing.cancelled()).await }
+        };
+        let changes = WatchStream::new(self.serving.clone())
+            .map(move |serving| Ok(response(of(serving))))
+            .take_until(Box::pin(ended));
+        let last = stream::once(async move {
+            if drain.is_cancelled() {
+                Ok(response(of(false)))
+            } else {
+                Err(Status::unavailable("the connection is being closed"))
+            }
+        });
+        let answers = changes.chain(last);
         Ok(Response::new(Box::pin(answers)))
     }
 }

@@ -8,20 +8,30 @@ use std::time::Duration;
 /// Largest gRPC message in either direction, in bytes. Holds the largest batch (6 MiB) with room for its framing.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
+/// Most entries of one batch, written or read.
+pub const BATCH_ENTRIES_MAX: usize = 4096;
+
 /// Most commands of one `kvrpc.BatchRequest`.
 pub const BATCH_COMMANDS_MAX: usize = 4096;
 
-/// Most bytes of commands and answers of `kvrpc.KvBatch` that are in flight on one connection.
+/// What every call is charged from its headers until its answer is sent, beside its headers, in bytes: its task, and the
+/// buffers that tonic makes for it.
+pub const CALL_BYTES: usize = 16 << 10;
+
+/// Size of the buffers that tonic makes for a message of the request and one of the answer. A first message that fits is not
+/// charged beside [`CALL_BYTES`].
+pub const CALL_BUFFER_BYTES: usize = 8 << 10;
+
+/// Most bytes of requests and answers that are in flight on one connection.
 pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
 
 /// What of them a connection always gets, however much others have taken.
 pub const CONNECTION_BYTES_GUARANTEED: usize = 256 << 10;
 
-/// Most `kvrpc.KvBatch` streams of one connection. Beside what is counted as in flight, each may hold a message that
-/// arrives and a response that the transport has not sent.
+/// Most `kvrpc.KvBatch` streams of one connection.
 pub const BATCH_STREAMS_MAX: usize = 16;
 
-/// Most bytes of commands and answers of `kvrpc.KvBatch` that are in flight in one process, unless configured otherwise.
+/// Most bytes of requests and answers that are in flight in one process, unless configured otherwise.
 pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
 
 /// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
@@ -30,14 +40,24 @@ pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 /// How long a server that drains waits for the client of a `kvrpc.KvBatch` stream to close its side.
 pub const BATCH_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// HTTP/2 flow-control window of a connection, in bytes.
+/// HTTP/2 flow-control window of a connection, in bytes. A server with many connections gives later ones less.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// HTTP/2 flow-control window of one stream, in bytes.
+/// The least that a server gives, in bytes.
+pub const CONNECTION_WINDOW_BYTES_MIN: u32 = 512 << 10;
+
+/// The sum of the windows of a server's connections beyond [`CONNECTION_WINDOW_BYTES_MIN`] for each, in bytes: about what
+/// peers can make it hold in requests that it has not read.
+pub const CONNECTION_WINDOWS_BYTES_MAX: usize = 64 << 20;
+
+/// A server's window of a stream is this part of that of its connection. h2 bounds unread small frames by half of the
+/// connection's window, and one stream of messages with a single command each must not get there before its own window ends.
+pub const WINDOW_RATIO: u32 = 8;
+
+/// A client's HTTP/2 flow-control window of one stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Most concurrent streams (calls in flight) that a server accepts on one connection. Each may hold a message of
-/// [`MESSAGE_BYTES_MAX`] while it arrives.
+/// Most concurrent streams (calls in flight) that a server accepts on one connection.
 pub const CONCURRENT_STREAMS_MAX: u32 = 256;
 
 /// How long a call may take until its answer begins, the arrival of its request included.
@@ -45,6 +65,16 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most connections that a server keeps open at once, unless configured otherwise.
 pub const CONNECTIONS_MAX: usize = 1024;
+
+/// How long a connection may have no traffic on any call before a server closes it, unless configured otherwise.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a server waits for the calls of a connection that it closes for another reason than its drain. Longer than
+/// [`BATCH_CLOSE_TIMEOUT`].
+pub const CONNECTION_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a peer may keep a server from sending an answer before the call is reset.
+pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest header list of a call, in bytes. A fault's details (under 4 KiB, as base64) have to fit.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;

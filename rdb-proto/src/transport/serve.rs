@@ -1,26 +1,37 @@
 //! Serving gRPC until told to stop, then draining.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
+use super::accept::{Accepted, Acceptor};
 use super::budget::ByteBudget;
-use super::connection::accept;
+use super::connection::ticks;
 use super::limits::{
-    CALL_TIMEOUT, CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT,
-    HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PREFACE_TIMEOUT,
-    PROCESS_BYTES_IN_FLIGHT_MAX, STREAM_WINDOW_BYTES,
+    CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, PREFACE_TIMEOUT,
+    PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
 };
+use super::places::Places;
+use super::socket::Socket;
+use super::traffic::Traffic;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Most connections open at once; one more is closed as soon as it is accepted.
+    /// Most connections at once. For one more, the one that has been idle longest is closed; if none is idle, the new one
+    /// is.
     pub connections_max: usize,
+    /// Most connections from one IP address.
+    pub connections_per_address_max: Option<usize>,
+    /// How long a connection may have no traffic on any call before it is closed; `None`: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long a peer may keep an answer from being sent before its call is reset.
+    pub send_stall_timeout: Duration,
     /// How long a new connection may take to send its HTTP/2 preface.
     pub preface_timeout: Duration,
     /// How long to wait for the work in flight after the drain has begun.
@@ -33,6 +44,9 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: None,
+            idle_timeout: Some(IDLE_TIMEOUT),
+            send_stall_timeout: SEND_STALL_TIMEOUT,
             preface_timeout: PREFACE_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,
             bytes_in_flight: ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX),
@@ -40,76 +54,83 @@ impl Default for ServeOptions {
     }
 }
 
-/// Serving ended for another reason than the drain.
+/// The compiled-in descriptors cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The transport gave up.
-    #[error("serving gRPC on {address} failed")]
-    Transport {
-        /// Where it listened.
-        address: SocketAddr,
-        /// Why it ended.
-        source: tonic::transport::Error,
-    },
-    /// The listener has no address, so it is not listening.
-    #[error("the listening socket is unusable")]
-    Listener(#[from] std::io::Error),
-    /// The compiled-in descriptors cannot be read.
-    #[error("gRPC reflection cannot be set up")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
+#[error("gRPC reflection cannot be set up")]
+pub struct ServeError(#[from] tonic_reflection::server::Error);
 
 /// Serves `routes` on `listener` and gRPC reflection beside them until `drain` is cancelled. Then no connection is
 /// accepted any more, open ones are told to go away, and the calls in flight are waited for, `drain_timeout` at most.
 ///
-/// Streams that never end by themselves have to watch `drain` and end.
+/// Streams that never end by themselves have to watch [`CallBudget::closing`](super::CallBudget::closing) and end.
 ///
 /// # Errors
 ///
-/// [`ServeError`] when the transport fails before the drain.
+/// [`ServeError`] before anything is served.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
     options: ServeOptions,
     drain: CancellationToken,
 ) -> Result<(), ServeError> {
-    let address = listener.local_addr()?;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(crate::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let incoming = accept(
-        listener,
+    let routes = with_reflection(routes)?.prepare();
+    let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
+    let places = Places::new(
         options.connections_max,
-        options.preface_timeout,
-        options.bytes_in_flight,
-        drain.clone(),
+        options.connections_per_address_max,
+        ticks(CALL_TIMEOUT, tick_duration) + 1,
     );
-    let serving = Server::builder()
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .timeout(CALL_TIMEOUT)
-        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(routes.add_service(reflection))
-        .serve_with_incoming_shutdown(incoming, drain.clone().cancelled_owned());
-
-    let overdue = async {
-        drain.cancelled().await;
-        tokio::time::sleep(options.drain_timeout).await;
-    };
-    tokio::select! {
-        served = serving => served.map_err(|source| ServeError::Transport { address, source }),
-        () = overdue => {
-            tracing::warn!(
-                drain_timeout_ms = options.drain_timeout.as_millis(),
-                "calls were still in flight at the end of the drain; they end with the process"
-            );
-            Ok(())
+    let process = options.bytes_in_flight.clone();
+    let mut acceptor = Acceptor::new(listener, places, process, drain.clone());
+    let options = Arc::new(options);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = drain.cancelled() => break,
+            accepted = acceptor.next() => {
+                let serving = serve_connection(accepted, routes.clone(), Arc::clone(&options), drain.clone());
+                connections.spawn(serving);
+            }
+            Some(_) = connections.join_next() => {}
         }
     }
+    // Closes the listening socket.
+    drop(acceptor);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(options.drain_timeout, all_ended).await.is_err() {
+        tracing::warn!(
+            drain_timeout_ms = options.drain_timeout.as_millis(),
+            "calls were still in flight at the end of the drain; their connections are closed"
+        );
+    }
+    Ok(())
+}
+
+async fn serve_connection(
+    accepted: Accepted,
+    routes: Routes,
+    options: Arc<ServeOptions>,
+    drain: CancellationToken,
+) {
+    let Accepted {
+        stream,
+        connection,
+        place,
+    } = accepted;
+    let socket = Socket::new(stream, Arc::clone(&connection), options.preface_timeout);
+    let serving = connection.serve(socket, place.window_bytes, routes, options, drain);
+    serving.await;
+}
+
+/// Older tools ask for `v1alpha`.
+fn with_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(crate::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = routes.add_service(builder().build_v1()?);
+    Ok(routes.add_service(builder().build_v1alpha()?))
 }
 
 #[cfg(test)]

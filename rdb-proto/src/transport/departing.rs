@@ -1,0 +1,135 @@
+//! The body of a response on its way to the transport: charged until it is sent, and in chunks.
+//!
+//! hyper asks for a chunk only when it has handed the one before to HTTP/2, and HTTP/2 takes it only while the peer's
+//! window is open. So a peer that does not read makes the transport hold about a chunk a stream beside what the handler
+//! has made.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tonic::Status;
+
+use super::budget::Reservation;
+use super::call::Call;
+use super::call_task::{note_asked, note_handed_out};
+use super::traffic::ChunkTick;
+
+/// Size of a chunk in bytes, and of the largest frame that every HTTP/2 peer takes.
+const CHUNK_BYTES: usize = 16 << 10;
+
+/// See the [module](self).
+pub(super) struct Departing {
+    body: tonic::body::Body,
+    call: Arc<Call>,
+    /// What is left of the data that `body` gave last.
+    rest: Bytes,
+}
+
+impl Departing {
+    pub(super) fn new(body: tonic::body::Body, call: Arc<Call>) -> Self {
+        Self {
+            body,
+            call,
+            rest: Bytes::new(),
+        }
+    }
+
+    /// The next chunk of data that `body` gave.
+    fn chunk(&mut self) -> Bytes {
+        let data = self.rest.split_to(self.rest.len().min(CHUNK_BYTES));
+        self.handed_out(data, None)
+    }
+
+    /// The first chunk of `data`, which becomes the rest. The charge is for all of `data`: its chunks share one buffer.
+    fn first_chunk(&mut self, data: Bytes) -> Bytes {
+        let charge = self.call.charge_answer(data.len());
+        if data.len() <= CHUNK_BYTES {
+            return self.handed_out(data, charge);
+        }
+        self.rest = Bytes::from_owner(Charged {
+            data,
+            _charge: charge,
+        });
+        self.chunk()
+    }
+
+    fn handed_out(&self, data: Bytes, charge: Option<Reservation>) -> Bytes {
+        Bytes::from_owner(Chunk {
+            data: Charged {
+                data,
+                _charge: charge,
+            },
+            handed_out: self.call.connection.traffic.hand_out(),
+            call: Arc::clone(&self.call),
+        })
+    }
+}
+
+impl Body for Departing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let departing = self.get_mut();
+        note_asked();
+        let chunk = if departing.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut departing.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                end => return Poll::Ready(end),
+            };
+            match frame.into_data() {
+                Ok(data) => departing.first_chunk(data),
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        } else {
+            departing.chunk()
+        };
+        note_handed_out();
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// Data and what it is charged to.
+struct Charged {
+    data: Bytes,
+    _charge: Option<Reservation>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// A chunk that the transport has and has not sent.
+struct Chunk {
+    data: Charged,
+    handed_out: ChunkTick,
+    call: Arc<Call>,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.data.as_ref()
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.call.connection.traffic.sent(&self.handed_out);
+    }
+}

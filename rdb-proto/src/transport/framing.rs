@@ -1,0 +1,138 @@
+//! The lengths of the messages in the body of a gRPC request.
+//!
+//! Each message is preceded by five bytes: a flag and its length as a big-endian `u32`.
+
+use super::limits::MESSAGE_BYTES_MAX;
+use crate::bounded::{BoundedField, FieldCounter};
+use crate::error::Fault;
+
+const HEADER_BYTES: usize = 5;
+
+/// Follows the body of a request, frame by frame.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    header: [u8; HEADER_BYTES],
+    header_bytes: usize,
+    message_bytes: usize,
+    /// Of the message whose header is complete.
+    missing_bytes: usize,
+    /// A message was longer than any service takes. What follows is not looked at.
+    is_over: bool,
+    counter: Option<FieldCounter>,
+}
+
+impl Framing {
+    /// Follows the messages of the method at `path`.
+    pub(super) fn new(path: &str) -> Self {
+        Self {
+            counter: BoundedField::of_method(path).map(FieldCounter::new),
+            ..Self::default()
+        }
+    }
+
+    /// Goes over the next `frame`. Returns the length of all messages whose headers end in it.
+    ///
+    /// # Errors
+    ///
+    /// When a message has more entries than its method takes.
+    pub(super) fn advance(&mut self, mut frame: &[u8]) -> Result<usize, Fault> {
+        let mut begun_bytes = 0;
+        while !frame.is_empty() && !self.is_over {
+            if self.missing_bytes > 0 {
+                let arrived = self.missing_bytes.min(frame.len());
+                self.missing_bytes -= arrived;
+                let (part, rest) = frame.split_at(arrived);
+                if let Some(counter) = &mut self.counter {
+                    counter.advance(part)?;
+                }
+                frame = rest;
+                continue;
+            }
+            let arrived = (HEADER_BYTES - self.header_bytes).min(frame.len());
+            let (header, rest) = frame.split_at(arrived);
+            self.header[self.header_bytes..][..arrived].copy_from_slice(header);
+            self.header_bytes += arrived;
+            frame = rest;
+            if self.header_bytes == HEADER_BYTES {
+                begun_bytes += self.begin_message();
+            }
+        }
+        Ok(begun_bytes)
+    }
+
+    fn begin_message(&mut self) -> usize {
+        let [_flag, length @ ..] = self.header;
+        self.header_bytes = 0;
+        self.message_bytes = u32::from_be_bytes(length) as usize;
+        self.missing_bytes = self.message_bytes;
+        if let Some(counter) = &mut self.counter {
+            counter.begin_message();
+        }
+        if self.message_bytes > MESSAGE_BYTES_MAX {
+            *self = Self {
+                is_over: true,
+                ..Self::default()
+            };
+        }
+        self.message_bytes
+    }
+
+    /// The length of the message that has begun and is not complete; 0 between messages.
+    pub(super) fn incomplete_bytes(&self) -> usize {
+        if self.missing_bytes > 0 {
+            self.message_bytes
+        } else {
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn body(lengths: &[usize]) -> Vec<u8> {
+        let message = |&length: &usize| {
+            let header = [&[0][..], &(length as u32).to_be_bytes()].concat();
+            [header, vec![7; length]].concat()
+        };
+        lengths.iter().flat_map(message).collect()
+    }
+
+    #[test]
+    fn a_message_begins_with_the_last_byte_of_its_header() {
+        let mut framing = Framing::default();
+        let body = body(&[3, 0, 20]);
+        assert_eq!(framing.advance(&body[..4]), Ok(0));
+        assert_eq!(framing.advance(&body[4..5]), Ok(3));
+        assert_eq!(framing.incomplete_bytes(), 3);
+        assert_eq!(framing.advance(&body[5..]), Ok(20));
+        assert_eq!(framing.incomplete_bytes(), 0);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_ends_the_counting() {
+        let mut framing = Framing::default();
+        let header = [&[0][..], &(MESSAGE_BYTES_MAX as u32 + 1).to_be_bytes()].concat();
+        assert_eq!(framing.advance(&header), Ok(0));
+        assert_eq!(framing.advance(&body(&[100])), Ok(0));
+        assert_eq!(framing.incomplete_bytes(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_is_counted_once_however_the_body_is_cut(
+            lengths in prop::collection::vec(0_usize..50, 0..10),
+            cut in 1_usize..30,
+        ) {
+            let mut framing = Framing::default();
+            let body = body(&lengths);
+            let begun = body.chunks(cut).map(|part| framing.advance(part).expect("nothing is counted"));
+            let begun: usize = begun.sum();
+            prop_assert_eq!(begun, lengths.iter().sum::<usize>());
+            prop_assert_eq!(framing.incomplete_bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Who may have a connection: a number of places, and a window for each.
+//!
+//! When all places are taken, the connection that has been idle longest makes room for a new one. It is told to go away and
+//! then closed, so for a moment a few more are open than there are places.
+//!
+//! A connection's window is what its peer can send without our reading it. Unread bytes are not charged to the bytes in
+//! flight, so windows come from a sum of their own: the first connections get large ones, later ones what is left, and
+//! [`CONNECTION_WINDOW_BYTES_MIN`] at least.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::connection::Connection;
+use super::limits::{
+    CONNECTION_WINDOW_BYTES, CONNECTION_WINDOW_BYTES_MIN, CONNECTION_WINDOWS_BYTES_MAX,
+};
+
+/// Most connections that are open beyond the places, since they are being closed to make room.
+const CLOSING_CONNECTIONS_MAX: usize = 64;
+
+/// A new connection takes this part of what is left for windows.
+const WINDOW_PART: usize = 4;
+
+/// The places of one server.
+#[derive(Debug)]
+pub(super) struct Places {
+    connections_max: usize,
+    per_address_max: Option<usize>,
+    /// After so many ticks without traffic a call is a stream that nobody uses. Longer than any unary call may take.
+    silent_call_ticks: u32,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    next_id: u64,
+    connections: HashMap<u64, (IpAddr, Arc<Connection>)>,
+    window_bytes: usize,
+}
+
+/// A place that is taken until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    id: u64,
+    /// The HTTP/2 window of the connection.
+    pub(super) window_bytes: u32,
+}
+
+/// Why a connection gets no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Full {
+    #[error("all places for connections are taken by connections in use")]
+    Process,
+    #[error("its address has all the connections that one address may have")]
+    Address,
+}
+
+impl Places {
+    pub(super) fn new(
+        connections_max: usize,
+        per_address_max: Option<usize>,
+        silent_call_ticks: u32,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            connections_max,
+            per_address_max,
+            silent_call_ticks,
+            taken: Mutex::default(),
+        })
+    }
+
+    /// A place for `connection`, which comes from `address`.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        address: IpAddr,
+        connection: &Arc<Connection>,
+    ) -> Result<Place, Full> {
+        let address = address.to_canonical();
+        let mut taken = self.taken();
+        if let Some(max) = self.per_address_max {
+            let same = taken.connections.values().filter(|(of, _)| *of == address);
+            if same.count() >= max {
+                return Err(Full::Address);
+            }
+        }
+        if taken.connections.len() >= self.connections_max {
+            self.make_room(&taken)?;
+        }
+        let left = CONNECTION_WINDOWS_BYTES_MAX.saturating_sub(taken.window_bytes);
+        let part = left / WINDOW_PART;
+        let window_bytes = u32::try_from(part)
+            .unwrap_or(u32::MAX)
+            .clamp(CONNECTION_WINDOW_BYTES_MIN, CONNECTION_WINDOW_BYTES);
+        taken.window_bytes += window_bytes as usize;
+        let id = taken.next_id;
+        taken.next_id += 1;
+        taken
+            .connections
+            .insert(id, (address, Arc::clone(connection)));
+        Ok(Place {
+            places: Arc::clone(self),
+            id,
+            window_bytes,
+        })
+    }
+
+    /// Asks the longest idle connection to close, unless enough are closing already.
+    fn make_room(&self, taken: &Taken) -> Result<(), Full> {
+        if taken.connections.len() >= self.connections_max + CLOSING_CONNECTIONS_MAX {
+            return Err(Full::Process);
+        }
+        let connections = taken.connections.values().map(|(_, connection)| connection);
+        let staying = connections.filter(|connection| !connection.closing.is_cancelled());
+        if staying.clone().count() < self.connections_max {
+            return Ok(());
+        }
+        let idle = staying.filter(|connection| self.is_idle(connection));
+        let longest = idle.max_by_key(|connection| connection.traffic.idle_ticks());
+        longest.ok_or(Full::Process)?.closing.cancel();
+        Ok(())
+    }
+
+    fn is_idle(&self, connection: &Connection) -> bool {
+        let traffic = &connection.traffic;
+        !traffic.has_calls() || traffic.idle_ticks() >= self.silent_call_ticks
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        taken.connections.remove(&self.id);
+        taken.window_bytes -= self.window_bytes as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::budget::ByteBudget;
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const SILENT_CALL_TICKS: u32 = 30;
+
+    fn connection() -> Arc<Connection> {
+        let closing = CancellationToken::new();
+        Arc::new(Connection::new(&ByteBudget::new(0), closing))
+    }
+
+    #[test]
+    fn the_longest_idle_connection_without_a_call_makes_room() {
+        let places = Places::new(3, None, SILENT_CALL_TICKS);
+        let connections = [connection(), connection(), connection()];
+        let held = connections
+            .each_ref()
+            .map(|c| places.take(HERE, c).expect("free"));
+        let [busy, old, young] = &connections;
+        for _ in 0..5 {
+            busy.traffic.tick();
+            old.traffic.tick();
+        }
+        busy.traffic.begin_call();
+        old.traffic.tick();
+        let newcomer = places.take(HERE, &connection()).expect("room is made");
+        let closing = connections.each_ref().map(|c| c.closing.is_cancelled());
+        assert_eq!(closing, [false, true, false]);
+        drop(held);
+        drop(newcomer);
+        assert!(!young.closing.is_cancelled());
+        assert!(places.taken().connections.is_empty());
+        assert_eq!(places.taken().window_bytes, 0);
+    }
+
+    #[test]
+    fn a_call_keeps_the_place_unless_it_is_silent_for_long() {
+        let places = Places::new(1, None, SILENT_CALL_TICKS);
+        let connection = connection();
+        let _held = places.take(HERE, &connection).expect("free");
+        connection.traffic.begin_call();
+        let newcomer = self::connection();
+        assert_eq!(places.take(HERE, &newcomer).err(), Some(Full::Process));
+        for _ in 0..SILENT_CALL_TICKS {
+            connection.traffic.tick();
+        }
+        assert!(places.take(HERE, &newcomer).is_ok());
+        assert!(connection.closing.is_cancelled());
+    }
+
+    #[test]
+    fn connections_that_never_close_do_not_add_up() {
+        let places = Places::new(2, None, SILENT_CALL_TICKS);
+        let take = || places.take(HERE, &connection()).ok();
+        let held: Vec<_> = std::iter::from_fn(take).take(1000).collect();
+        assert_eq!(held.len(), 2 + CLOSING_CONNECTIONS_MAX);
+    }
+
+    #[test]
+    fn one_address_has_its_share_only() {
+        let places = Places::new(10, Some(2), SILENT_CALL_TICKS);
+        let held = [(); 2].map(|()| places.take(HERE, &connection()).expect("free"));
+        assert_eq!(places.take(HERE, &connection()).err(), Some(Full::Address));
+        let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+        assert_eq!(
+            places.take(mapped, &connection()).err(),
+            Some(Full::Address)
+        );
+        assert!(places.take(THERE, &connection()).is_ok());
+        drop(held);
+        assert!(places.take(HERE, &connection()).is_ok());
+    }
+
+    #[test]
+    fn windows_are_large_for_few_and_bounded_for_many() {
+        let places = Places::new(1000, None, SILENT_CALL_TICKS);
+        let first = places.take(HERE, &connection()).expect("free");
+        assert_eq!(first.window_bytes, CONNECTION_WINDOW_BYTES);
+        let take = |_| places.take(HERE, &connection()).expect("free");
+        let others: Vec<_> = (1..1000).map(take).collect();
+        let bytes = places.taken().window_bytes;
+        let at_least = 1000 * CONNECTION_WINDOW_BYTES_MIN as usize;
+        assert!(bytes <= CONNECTION_WINDOWS_BYTES_MAX + at_least, "{bytes}");
+        drop(others);
+        assert_eq!(
+            places.taken().window_bytes,
+            CONNECTION_WINDOW_BYTES as usize
+        );
+    }
+}

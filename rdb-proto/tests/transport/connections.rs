@@ -1,0 +1,156 @@
+//! Who may have a connection, and for how long.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use rdb_proto::transport::{ServeOptions, endpoint};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
+use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded};
+use crate::peer::{Peer, RAW_DELETE, RAW_GET, SHORT, framed};
+
+const WINDOW_BYTES: u32 = 1 << 20;
+
+fn idle_after(idle_timeout: Duration) -> ServeOptions {
+    ServeOptions {
+        idle_timeout: Some(idle_timeout),
+        // Sets the length of a tick.
+        send_stall_timeout: SHORT,
+        ..ServeOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_told_to_go_away_and_closed() {
+    let server = TestServer::start(idle_after(SHORT)).await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    peer.call(RAW_GET, framed(&get(10)), true)
+        .await
+        .read()
+        .await
+        .expect("served");
+    let ended = guarded("the connection ends", peer.connection).await;
+    ended.expect("no panic").expect("in good order");
+}
+
+#[tokio::test]
+async fn a_connection_with_a_call_in_flight_is_closed_only_after_its_answer() {
+    let server = TestServer::start(idle_after(SHORT)).await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let call = peer.call(RAW_DELETE, framed(&get(10)), true).await;
+    let mut answer = std::pin::pin!(call.read());
+    assert!(
+        tokio::time::timeout(3 * SHORT, &mut answer).await.is_err(),
+        "it waits"
+    );
+    server.deletes.notify_one();
+    answer.await.expect("an answer, not a reset");
+    let ended = guarded("the connection ends", peer.connection).await;
+    ended.expect("no panic").expect("in good order");
+}
+
+#[tokio::test]
+async fn calls_of_a_client_that_pauses_do_not_fail() {
+    let server = TestServer::start(idle_after(Duration::from_millis(30))).await;
+    let mut client = server.client().await;
+    for pause_ms in (0..120).chain((0..120).rev()) {
+        client.raw_get(get(10)).await.expect("served");
+        tokio::time::sleep(Duration::from_millis(pause_ms % 60)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_watch_does_not_keep_a_connection() {
+    let server = TestServer::start(idle_after(SHORT)).await;
+    let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let mut health = HealthClient::new(endpoint.connect().await.expect("it listens"));
+    let watch = health
+        .watch(HealthCheckRequest::default())
+        .await
+        .expect("served");
+    let mut watch = watch.into_inner();
+    watch.next().await.expect("the status").expect("the status");
+    let ended = guarded("the watch ends", watch.next())
+        .await
+        .expect("a status");
+    assert_eq!(ended.expect_err("an end").code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn the_longest_idle_connection_makes_room_for_a_new_one() {
+    let server = TestServer::start(ServeOptions {
+        connections_max: 2,
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut busy = Peer::connect(&server, WINDOW_BYTES).await;
+    let call = busy.call(RAW_DELETE, framed(&get(10)), true).await;
+    let idle = Peer::connect(&server, WINDOW_BYTES).await;
+    server
+        .client()
+        .await
+        .raw_get(get(10))
+        .await
+        .expect("room is made");
+    let ended = guarded("the idle connection ends", idle.connection).await;
+    ended.expect("no panic").expect("in good order");
+    server.deletes.notify_one();
+    call.read().await.expect("the call in flight is answered");
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_share_of_its_address_is_closed() {
+    let server = TestServer::start(ServeOptions {
+        connections_per_address_max: Some(1),
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut first = server.client().await;
+    first.raw_get(get(10)).await.expect("served");
+    let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let second = async {
+        let channel = endpoint.connect().await?;
+        HealthClient::new(channel)
+            .check(HealthCheckRequest::default())
+            .await?;
+        Ok::<_, Box<dyn std::error::Error>>(())
+    };
+    assert!(guarded("it is closed", second).await.is_err());
+    first.raw_get(get(10)).await.expect("served");
+}
+
+#[tokio::test]
+async fn reflection_answers_in_its_older_version_too() {
+    let server = TestServer::start(ServeOptions::default()).await;
+    let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let channel = endpoint.connect().await.expect("it listens");
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(channel);
+    let answers = client
+        .server_reflection_info(futures::stream::iter([request]))
+        .await;
+    let answer = answers
+        .expect("served")
+        .into_inner()
+        .message()
+        .await
+        .expect("an answer");
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.and_then(|a| a.message_response)
+    else {
+        panic!("no list of services");
+    };
+    assert!(
+        list.service
+            .iter()
+            .any(|service| service.name == "kvrpc.KvRaw")
+    );
+}

@@ -1,0 +1,125 @@
+//! A drain answers what is in flight, and waits for nobody who does not read.
+
+use std::error::Error;
+use std::sync::atomic::Ordering;
+
+use rdb_proto::kvrpc::RawPutRequest;
+use rdb_proto::transport::ServeOptions;
+use tonic::{ConnectError, Status};
+
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded};
+use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, framed};
+
+const WINDOW_BYTES: u32 = 1 << 20;
+
+async fn start() -> TestServer {
+    TestServer::start(ServeOptions {
+        send_stall_timeout: 10 * SHORT,
+        drain_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_answered() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let call = peer.call(RAW_DELETE, framed(&get(10)), true).await;
+    let other = peer.call(RAW_GET, framed(&get(10)), true).await;
+    other.read().await.expect("served");
+    server.drain.cancel();
+    server.deletes.notify_one();
+    let answer = call.read().await.expect("an answer, not a reset");
+    assert_eq!(answer.trailers["grpc-status"], "0");
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_hold_it_up() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, 0).await;
+    let unread = peer.call(RAW_GET, framed(&get(1 << 20)), true).await;
+    let unread = unread.unread().await.expect("it begins");
+    // With a window of a byte, the transport takes an answer that is never sent.
+    let mut slow = Peer::connect(&server, 1).await;
+    let small = slow.call(RAW_GET, framed(&get(1_000)), true).await;
+    let small = small.unread().await.expect("it begins");
+    let mut idle = Peer::connect(&server, WINDOW_BYTES).await;
+    let stream = idle.call(BATCH, framed(&get(0)), false).await;
+    let stream = stream.unread().await.expect("it begins");
+    server.drain.cancel();
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+    drop((unread, small, stream));
+}
+
+/// Whether the request of a call that ended with `status` was certainly not served.
+fn is_not_served(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        let refused = error.downcast_ref::<h2::Error>().is_some_and(|error| {
+            let goes_away = error.is_go_away();
+            let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            error.is_remote() && (goes_away || is_refused)
+        });
+        let never_sent = error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_canceled);
+        if refused || never_sent || error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unary_calls_that_meet_it_are_answered_or_certainly_not_served() {
+    const CALLERS: usize = 32;
+    const ROUNDS: usize = 20;
+    for round in 0..ROUNDS {
+        let server = start().await;
+        let client = server.client().await;
+        let callers = (0..CALLERS).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let mut served = 0;
+                loop {
+                    let put = RawPutRequest {
+                        value: vec![0; 1000].into(),
+                        ..RawPutRequest::default()
+                    };
+                    match client.raw_put(put).await {
+                        Ok(_) => served += 1,
+                        Err(status) => return (served, status),
+                    }
+                }
+            })
+        });
+        let callers: Vec<_> = callers.collect();
+        let enough = CALLERS * (round + 1);
+        crate::fixture::until("calls are served", || {
+            server.puts.load(Ordering::SeqCst) >= enough
+        })
+        .await;
+        server.drain.cancel();
+        guarded("the drain ends", server.serving)
+            .await
+            .expect("in good order");
+        let mut served = 0;
+        for caller in callers {
+            let (count, status) = guarded("a caller ends", caller).await.expect("no panic");
+            served += count;
+            assert!(is_not_served(&status), "{status:?}");
+        }
+        assert_eq!(
+            served,
+            server.puts.load(Ordering::SeqCst),
+            "each was answered"
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! A server whose answers are as long as one asks for.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use rdb_proto::batch;
+use rdb_proto::kvrpc::kv_batch_server::{KvBatch, KvBatchServer};
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::kvrpc::kv_raw_server::{KvRaw, KvRawServer};
+use rdb_proto::kvrpc::*;
+use rdb_proto::transport::limits::{ADMISSION_WAIT, MESSAGE_BYTES_MAX};
+use rdb_proto::transport::{ByteBudget, CallBudget, ServeOptions, endpoint, health, serve};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Far beyond what anything here takes.
+pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
+
+/// Waits until `held` is so.
+pub(crate) async fn until(what: &str, mut held: impl FnMut() -> bool) {
+    let waiting = async {
+        while !held() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    guarded(what, waiting).await;
+}
+
+pub(crate) async fn guarded<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(HANG_GUARD, future)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+pub(crate) struct TestServer {
+    pub(crate) address: String,
+    pub(crate) budget: ByteBudget,
+    /// Lets the calls of `RawDelete` go on, one for each time.
+    pub(crate) deletes: Arc<Notify>,
+    /// Counts the calls of `RawPut` that were served.
+    pub(crate) puts: Arc<AtomicUsize>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) serving: JoinHandle<()>,
+}
+
+impl TestServer {
+    pub(crate) async fn start(options: ServeOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound").to_string();
+        let drain = CancellationToken::new();
+        let deletes = Arc::new(Notify::new());
+        let puts = Arc::default();
+        let services = Services {
+            deletes: Arc::clone(&deletes),
+            puts: Arc::clone(&puts),
+        };
+        let (handle, health) = health(&[], drain.clone());
+        handle.set_serving(true);
+        let raw = KvRawServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let batch = KvBatchServer::new(services).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let routes = Routes::new(raw).add_service(batch).add_service(health);
+        let budget = options.bytes_in_flight.clone();
+        let serving = serve(listener, routes, options, drain.clone());
+        let serving = tokio::spawn(async move {
+            let _serves = handle;
+            serving.await.expect("it serves");
+        });
+        Self {
+            address,
+            budget,
+            deletes,
+            puts,
+            drain,
+            serving,
+        }
+    }
+
+    /// A peer that behaves.
+    pub(crate) async fn client(&self) -> KvRawClient<Channel> {
+        let endpoint = endpoint(&self.address, HANG_GUARD).expect("an address");
+        let channel = endpoint.connect().await.expect("it listens");
+        KvRawClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) async fn all_is_given_back(&self) {
+        until("every byte is given back", || {
+            self.budget.bytes_taken() == 0
+        })
+        .await;
+    }
+}
+
+pub(crate) fn get(value_bytes: usize) -> RawGetRequest {
+    RawGetRequest {
+        context: None,
+        key: value_bytes.to_string().into(),
+    }
+}
+
+#[derive(Clone)]
+struct Services {
+    deletes: Arc<Notify>,
+    puts: Arc<AtomicUsize>,
+}
+
+/// As long as `key` says.
+fn value(key: &[u8]) -> Result<Bytes, Status> {
+    let length = std::str::from_utf8(key)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let length: usize = length.ok_or_else(|| Status::invalid_argument("the key is a length"))?;
+    Ok(vec![b'v'; length].into())
+}
+
+#[tonic::async_trait]
+impl KvRaw for Services {
+    async fn raw_get(
+        &self,
+        request: Request<RawGetRequest>,
+    ) -> Result<Response<RawGetResponse>, Status> {
+        let call = CallBudget::of(&request);
+        let key = request.into_inner().key;
+        let length = std::str::from_utf8(&key)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
+        let reserved = call.bytes_in_flight().reserve(length, ADMISSION_WAIT).await;
+        let reserved = reserved.map_err(|busy| Status::resource_exhausted(busy.to_string()))?;
+        call.hold_until_sent(reserved);
+        Ok(Response::new(RawGetResponse {
+            value: Some(value(&key)?),
+            region_error: None,
+        }))
+    }
+
+    async fn raw_put(&self, _: Request<RawPutRequest>) -> Result<Response<RawPutResponse>, Status> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        Ok(Response::new(Default::default()))
+    }
+
+    /// Goes on when it is told to.
+    async fn raw_delete(
+        &self,
+        _: Request<RawDeleteRequest>,
+    ) -> Result<Response<RawDeleteResponse>, Status> {
+        self.deletes.notified().await;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn raw_batch_put(
+        &self,
+        _: Request<RawBatchPutRequest>,
+    ) -> Result<Response<RawBatchPutResponse>, Status> {
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn raw_batch_delete(
+        &self,
+        _: Request<RawBatchDeleteRequest>,
+    ) -> Result<Response<RawBatchDeleteResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn raw_batch_get(
+        &self,
+        _: Request<RawBatchGetRequest>,
+    ) -> Result<Response<RawBatchGetResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn raw_scan(
+        &self,
+        _: Request<RawScanRequest>,
+    ) -> Result<Response<RawScanResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn raw_delete_range(
+        &self,
+        _: Request<RawDeleteRangeRequest>,
+    ) -> Result<Response<RawDeleteRangeResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+}
+
+#[tonic::async_trait]
+impl KvBatch for Services {
+    type BatchStream = Pin<Box<dyn Stream<Item = Result<batch::Response, Status>> + Send>>;
+
+    /// Answers each message with as many bytes as its first key says.
+    async fn batch(
+        &self,
+        request: Request<Streaming<batch::Request>>,
+    ) -> Result<Response<Self::BatchStream>, Status> {
+        let closing = CallBudget::of(&request).closing().clone();
+        let answers = request.into_inner().map(|message| {
+            let commands = message?.message.commands;
+            let key = match commands
+                .first()
+                .and_then(|command| command.request.as_ref())
+            {
+                Some(batch_command::Request::RawGet(get)) => get.key.clone(),
+                _ => "0".into(),
+            };
+            let response = RawGetResponse {
+                value: Some(value(&key)?),
+                region_error: None,
+            };
+            let answer = BatchAnswer {
+                id: 0,
+                response: Some(batch_answer::Response::RawGet(response)),
+            };
+            Ok(BatchResponse {
+                answers: vec![answer],
+                closing: false,
+            }
+            .into())
+        });
+        let closed = async move { closing.cancelled().await };
+        Ok(Response::new(Box::pin(
+            answers.take_until(Box::pin(closed)),
+        )))
+    }
+}

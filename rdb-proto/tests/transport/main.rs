@@ -1,0 +1,11 @@
+//! What the transport promises when peers misbehave, over real sockets.
+//!
+//! The services behind it are the least that can show it; the peers speak HTTP/2 with `h2` itself, so that they can do what
+//! no gRPC library does.
+
+mod connections;
+mod drain;
+mod fixture;
+mod peer;
+mod requests;
+mod responses;

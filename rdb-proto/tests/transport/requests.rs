@@ -1,0 +1,211 @@
+//! Requests are charged from their first byte.
+
+use prost::Message;
+use rdb_proto::error::details;
+use rdb_proto::errorpb::{Fate, region_error};
+use rdb_proto::kvrpc::{RawBatchPutResponse, RawPutRequest};
+use rdb_proto::transport::limits::{CALL_BYTES, CONNECTION_BYTES_GUARANTEED};
+use rdb_proto::transport::{ByteBudget, ServeOptions};
+use tonic::{Code, Status};
+
+use crate::fixture::{TestServer, get, until};
+use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, begun, framed};
+
+const BUDGET_BYTES: usize = 4 << 20;
+const MESSAGE_BYTES: usize = 1 << 20;
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// What a call costs beside its message: its base and headers.
+const CALL_BYTES_MAX: usize = 2 * CALL_BYTES;
+
+async fn start() -> TestServer {
+    TestServer::start(ServeOptions {
+        bytes_in_flight: ByteBudget::new(BUDGET_BYTES),
+        ..ServeOptions::default()
+    })
+    .await
+}
+
+fn put(value_bytes: usize) -> RawPutRequest {
+    RawPutRequest {
+        context: None,
+        key: "k".into(),
+        value: vec![0; value_bytes].into(),
+    }
+}
+
+#[tokio::test]
+async fn half_sent_messages_stay_within_the_budget_and_the_rest_is_refused_as_busy() {
+    const CALLS: usize = 10;
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let mut calls = Vec::new();
+    for _ in 0..CALLS {
+        let half = begun(MESSAGE_BYTES, &vec![0; MESSAGE_BYTES / 2]);
+        calls.push(peer.call(RAW_BATCH_PUT, half, false).await);
+    }
+    // Three messages fit beside what the calls cost.
+    let taken = 3 * MESSAGE_BYTES;
+    until("three are admitted", || {
+        server.budget.bytes_taken() >= taken
+    })
+    .await;
+
+    // Others are served all the same.
+    let mut client = server.client().await;
+    client.raw_put(put(100)).await.expect("served");
+    client.raw_get(get(100)).await.expect("served");
+    assert!(server.budget.bytes_taken() <= BUDGET_BYTES);
+
+    let refused = calls.split_off(3);
+    for call in refused {
+        let answer = call.read().await.expect("an answer, not a reset");
+        let response = RawBatchPutResponse::decode(answer.message).expect("a response");
+        let kind = response.region_error.and_then(|error| error.kind);
+        assert!(
+            matches!(kind, Some(region_error::Kind::ServerBusy(_))),
+            "{kind:?}"
+        );
+        assert_eq!(answer.trailers["grpc-status"], "0");
+    }
+    assert!(server.budget.bytes_taken() <= taken + CALLS * CALL_BYTES_MAX);
+    drop((calls, peer));
+    server.all_is_given_back().await;
+}
+
+#[tokio::test]
+async fn a_message_that_waited_for_its_turn_is_served() {
+    let server = start().await;
+    let mut holder = Peer::connect(&server, WINDOW_BYTES).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(
+            holder
+                .call(RAW_BATCH_PUT, begun(MESSAGE_BYTES, &[0]), false)
+                .await,
+        );
+    }
+    let taken = 3 * MESSAGE_BYTES;
+    until("the budget is taken", || {
+        server.budget.bytes_taken() >= taken
+    })
+    .await;
+    let mut client = server.client().await;
+    let waiting = tokio::spawn(async move { client.raw_put(put(MESSAGE_BYTES)).await });
+    held.pop()
+        .expect("three")
+        .sending
+        .send_reset(h2::Reason::CANCEL);
+    let response = waiting
+        .await
+        .expect("no panic")
+        .expect("served")
+        .into_inner();
+    assert_eq!(response.region_error, None);
+}
+
+#[tokio::test]
+async fn a_stream_whose_message_finds_no_room_ends_with_a_status_that_says_not_applied() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(peer.call(BATCH, begun(MESSAGE_BYTES, &[0]), false).await);
+    }
+    let taken = 3 * MESSAGE_BYTES;
+    until("the budget is taken", || {
+        server.budget.bytes_taken() >= taken
+    })
+    .await;
+    let refused = peer.call(BATCH, begun(MESSAGE_BYTES, &[0]), false).await;
+    let answer = refused.read().await.expect("an answer, not a reset");
+    let status = Status::from_header_map(&answer.trailers).expect("a status");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(details(&status).expect("details").fate(), Fate::NotApplied);
+}
+
+#[tokio::test]
+async fn many_small_calls_are_charged_too() {
+    const PEERS: usize = 8;
+    let server = start().await;
+    let mut held = Vec::new();
+    for _ in 0..PEERS {
+        let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+        let mut calls = Vec::new();
+        for _ in 0..100 {
+            // Nothing but headers and a part of a frame's header.
+            calls.push(peer.call(BATCH, begun(0, &[]).slice(..2), false).await);
+        }
+        held.push((peer, calls));
+    }
+    let guaranteed = PEERS * CONNECTION_BYTES_GUARANTEED;
+    until("the budget is taken", || {
+        server.budget.bytes_taken() + CALL_BYTES_MAX > BUDGET_BYTES
+    })
+    .await;
+    assert!(server.budget.bytes_taken() <= BUDGET_BYTES + guaranteed);
+    server
+        .client()
+        .await
+        .raw_get(get(10))
+        .await
+        .expect("served");
+    drop(held);
+    server.all_is_given_back().await;
+}
+
+#[tokio::test]
+async fn a_stream_gives_its_message_back_when_the_next_one_begins() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let mut stream = peer.call(BATCH, begun(MESSAGE_BYTES, &[]), false).await;
+    stream
+        .sending
+        .send_data(unknown_field(MESSAGE_BYTES).into(), false)
+        .expect("open");
+    until("the message is charged", || {
+        server.budget.bytes_taken() >= MESSAGE_BYTES
+    })
+    .await;
+    stream
+        .sending
+        .send_data(begun(10, &unknown_field(10)), false)
+        .expect("open");
+    until("it is given back", || {
+        server.budget.bytes_taken() <= CALL_BYTES_MAX
+    })
+    .await;
+    stream
+        .sending
+        .send_data(framed(&RawPutRequest::default()), true)
+        .expect("open");
+    let answer = stream.read().await.expect("an answer");
+    assert_eq!(answer.trailers["grpc-status"], "0");
+    server.all_is_given_back().await;
+}
+
+/// A message that means nothing: field 15, and a length that takes three bytes.
+fn unknown_field(message_bytes: usize) -> Vec<u8> {
+    let value_bytes = message_bytes - 4;
+    let length = [
+        value_bytes as u8 | 0x80,
+        (value_bytes >> 7) as u8 | 0x80,
+        (value_bytes >> 14) as u8,
+    ];
+    let mut message = [&[15 << 3 | 2][..], &length].concat();
+    message.resize(message_bytes, 0);
+    message
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_out_of_range_as_before() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let call = peer
+        .call(RAW_BATCH_PUT, begun(9 << 20, &[0; 100]), false)
+        .await;
+    let answer = call.read().await.expect("an answer");
+    let status = Status::from_header_map(&answer.trailers).expect("a status");
+    assert_eq!(status.code(), Code::OutOfRange);
+    server.all_is_given_back().await;
+}

@@ -1,0 +1,168 @@
+//! Connections that do not speak, do not read, or are too many.
+
+use std::io::ErrorKind;
+
+use rdb_proto::kvrpc::RawGetRequest;
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::pdpb::GetTsoRequest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::bad_input::wire::{VALUE_BYTES_MAX, Wire, bytes};
+use crate::harness::{Cluster, connect, found, guarded};
+
+/// Sends `opening` and reads until the process closes the connection.
+async fn closed_after(address: &str, opening: &[u8]) {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the process listens");
+    stream
+        .write_all(opening)
+        .await
+        .expect("a new connection takes bytes");
+    let mut answer = Vec::new();
+    match guarded("the connection is closed", stream.read_to_end(&mut answer)).await {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_do_not_speak_http_2_are_closed() {
+    let wire = Wire::start().await;
+    for address in [wire.cluster.store.address(), wire.cluster.pd.address()] {
+        let garbage: Vec<u8> = (0..2_000).map(|_| fastrand::u8(..)).collect();
+        closed_after(&address, &garbage).await;
+        closed_after(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let silent = closed_after(&address, b"");
+        let halting = closed_after(&address, b"PRI * HTTP/2.0");
+        tokio::join!(silent, halting);
+    }
+    wire.assert_unaffected().await;
+}
+
+/// Whether a process speaks HTTP/2 on one more connection. One that has no place for it closes it without a word.
+async fn is_admitted(address: &str) -> bool {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the backlog takes it");
+    // An HTTP/2 client's preface and its empty SETTINGS frame; whoever is admitted gets the peer's SETTINGS.
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    if stream.write_all(opening).await.is_err() {
+        return false;
+    }
+    let answer = guarded("an answer or the end", stream.read(&mut [0; 9])).await;
+    matches!(answer, Ok(1..))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_above_the_cap_is_closed_while_all_are_in_use() {
+    const CONNECTIONS_MAX: usize = 4;
+    let mut cluster = Cluster::prepare();
+    cluster.pd.start_serving().await;
+    let cap = CONNECTIONS_MAX.to_string();
+    cluster.store = cluster.store.with_flag("--connections-max", &cap);
+    cluster.store.start_serving().await;
+    let address = cluster.store.address();
+
+    // The watch that saw the store become healthy may give its place back a moment later.
+    let mut held = Vec::new();
+    while held.len() < CONNECTIONS_MAX {
+        let place = found("a free place", async || {
+            let mut health = HealthClient::new(connect(&address).await.ok()?);
+            // A call in flight: such a connection does not make room for others.
+            let watch = health.watch(HealthCheckRequest::default()).await.ok()?;
+            Some((health, watch))
+        })
+        .await;
+        held.push(place);
+    }
+    for _ in 0..3 * CONNECTIONS_MAX {
+        assert!(!is_admitted(&address).await, "every place is taken");
+    }
+    for (health, _) in &mut held {
+        let served = health.check(HealthCheckRequest::default()).await;
+        served.expect("those who have a place keep it");
+    }
+
+    drop(held.pop());
+    found("the place is given back", async || {
+        is_admitted(&address).await.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_reads_holds_up_only_itself() {
+    let mut wire = Wire::start().await;
+    let value = bytes(VALUE_BYTES_MAX);
+    wire.cluster
+        .client()
+        .await
+        .raw_put("large", value)
+        .await
+        .expect("served");
+
+    // Answers to these are far more than every window together; none is ever read.
+    let requests = futures::stream::repeat(GetTsoRequest { count: None });
+    let unread_timestamps = wire.pd.tso(requests).await.expect("served");
+    let deaf = connect(&wire.cluster.store.address())
+        .await
+        .expect("the store listens");
+    let mut unread = Vec::new();
+    for _ in 0..64 {
+        let mut raw = KvRawClient::new(deaf.clone()).max_decoding_message_size(usize::MAX);
+        let request = RawGetRequest {
+            context: None,
+            key: "large".into(),
+        };
+        let mut call = Box::pin(async move { raw.raw_get(request).await });
+        // Polled once, so that the request is sent; never again, so that its answer is not read.
+        assert!(futures::poll!(&mut call).is_pending());
+        unread.push(call);
+    }
+    wire.assert_unaffected().await;
+    drop((unread, unread_timestamps));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generic_tools_find_health_and_reflection() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let cluster = Cluster::start().await;
+    for (address, service) in [
+        (cluster.store.address(), "kvrpc.KvCas"),
+        (cluster.pd.address(), "pdpb.Pd"),
+    ] {
+        let channel = connect(&address).await.expect("the process listens");
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut client = ServerReflectionClient::new(channel);
+        let answers = client
+            .server_reflection_info(futures::stream::iter([request]))
+            .await;
+        let answer = answers
+            .expect("served")
+            .into_inner()
+            .message()
+            .await
+            .expect("an answer");
+        let services = match answer.and_then(|answer| answer.message_response) {
+            Some(MessageResponse::ListServicesResponse(list)) => list.service,
+            other => panic!("{other:?}"),
+        };
+        let names: Vec<&str> = services
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect();
+        assert!(names.contains(&service), "{names:?}");
+        assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+    }
+}
