@@ -82,7 +82,7 @@ main() {
 write_page() {
   describe_machine >"$directory/machine"
   [[ -z $keep_runs ]] || { mkdir -p "$keep_runs" && cp -r "$directory"/{machine,runs} "$keep_runs/"; }
-  rdbctl bench report --input "$directory" --out "$out"
+  "$binaries/examples/bench_summary" "$directory" "$out"
 }
 
 parse_arguments() {

@@ -1,95 +1,145 @@
 #!/usr/bin/env bash
-# Runs every test binary many times and lists each test that ever failed. Exit code 1 when one did.
+# Runs every test binary many times and lists each test that ever failed. Exit code 1 when one did. Doctests are not run.
 #
-#   scripts/flakes.sh [--rounds N] [--busy] [--only NAME]
+#   scripts/flakes.sh [--rounds N] [--busy] [--only NAME] [--limit SECONDS]
 #
-# --rounds N   how often each binary runs (5)
-# --busy       beside one spinning process per core
-# --only NAME  only the binaries of this name, e.g. e2e, storage, rdb_client
+# --rounds N       how often each binary runs (5)
+# --busy           beside one spinning process per core
+# --only NAME      only the binaries of this name, e.g. e2e, storage, rdb_client
+# --limit SECONDS  when a binary counts as hung (900); its tests that run by then have failed
 set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
 
-rounds=5 busy='' only=''
-spinning=()
-logs=''
+rounds=5 busy='' only='' limit=900
+logs='' finished_rounds=0
+spinning=() running=''
 
 main() {
   parse "$@"
   prepare
+  # The end-to-end tests want the programs beside them.
   cargo build "${WORKSPACE[@]}"
-  logs=$(mktemp -d "${TMPDIR:-/tmp}/flaredb-flakes.XXXXXX")
-  trap stop_spinning EXIT
+  cargo test "${WORKSPACE[@]}" --no-run
   local binaries
   binaries=$(test_binaries)
   [[ -n $binaries ]] || fail "no test binary is named ${only:-anything}"
+
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap finish EXIT
+  logs=$(mktemp -d "${TMPDIR:-/tmp}/flaredb-flakes.XXXXXX")
+  touch "$logs"/{failed,skipped}
+  export RDB_SKIPPED_TESTS=$logs/skipped
   [[ -z $busy ]] || spin
   local round name directory binary
   for ((round = 1; round <= rounds; round++)); do
     while IFS=$'\t' read -r name directory binary; do
       run "$round" "$name" "$directory" "$binary"
     done <<<"$binaries"
+    finished_rounds=$round
   done
-  report
+  [[ ! -s $logs/failed ]]
 }
 
 parse() {
   while (($#)); do
     case $1 in
-      --rounds) rounds=${2-}; shift ;;
-      --only) only=${2-}; shift ;;
+      --rounds) rounds=$(whole_number "$@"); shift ;;
+      --limit) limit=$(whole_number "$@"); shift ;;
+      --only) only=${2-}; shift || fail '--only needs a name' ;;
       --busy) busy=yes ;;
       -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
       *) fail "unknown argument $1; see --help" ;;
     esac
     shift || fail 'an argument has no value; see --help'
   done
-  [[ $rounds =~ ^[1-9][0-9]*$ ]] || fail "--rounds is '$rounds'; it has to be a number above 0"
 }
 
-# NAME, the package's directory and the binary of each, separated by tabs. Cargo says them in JSON, one object a line.
+whole_number() {
+  [[ $# -ge 2 && $2 =~ ^[1-9][0-9]{0,5}$ ]] || fail "$1 needs a number above 0"
+  printf '%s\n' "$2"
+}
+
+# NAME, the package's directory and the binary of each, separated by tabs. Cargo says them in JSON, one object a line. The
+# programs themselves are among them; only the profile tells a test binary from the program that it tests.
 test_binaries() {
   cargo test "${WORKSPACE[@]}" --no-run --message-format json 2>/dev/null |
-    sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"name":"\([^"]*\)".*"test":true.*"executable":"\([^"]*\)".*|\2\t\1\t\3|p' |
+    sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"name":"\([^"]*\)".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\2\t\1\t\3|p' |
     awk -F '\t' -v only="$only" 'only == "" || $1 == only'
 }
 
-# Where cargo would run it. The tests of a binary that was killed count as one failure of its own name.
+# run ROUND NAME DIRECTORY BINARY: where cargo would run it, and in the background, so that a signal is not kept waiting.
 run() {
-  local round=$1 name=$2 directory=$3 binary=$4 log
+  local round=$1 name=$2 directory=$3 binary=$4 log code=0 result
   log=$logs/$name.$round
-  if (cd "$directory" && CARGO_MANIFEST_DIR=$directory "$binary" </dev/null) >"$log" 2>&1; then
-    printf 'round %d of %d  %-12s %s\n' "$round" "$rounds" "$name" "$(grep '^test result' "$log" || echo 'no tests')"
+  (cd "$directory" && CARGO_MANIFEST_DIR=$directory exec timeout --kill-after=15 "$limit" "$binary") \
+    </dev/null >"$log" 2>&1 &
+  running=$!
+  { wait "$running" || code=$?; } 2>/dev/null
+  running=''
+  if ((code == 0)); then
+    result=$(grep '^test result' "$log") || result='no tests'
     rm "$log"
-    return
+  else
+    result="FAILED, see $log"
+    failures "$log" "$code" | sed "s|^|$name |" >>"$logs/failed"
   fi
-  printf 'round %d of %d  %-12s FAILED, see %s\n' "$round" "$rounds" "$name" "$log"
-  { grep -E '^test .* FAILED$' "$log" || echo "test (the binary itself) ... FAILED"; } |
-    sed "s|^test \(.*\) \.\.\. FAILED|$name \1|" >>"$logs/failed"
+  printf 'round %d of %d  %-12s %s\n' "$round" "$rounds" "$name" "$result"
+}
+
+# failures LOG EXIT_CODE: the tests that failed. A binary that did not end by itself has told which were slow before.
+failures() {
+  sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$1"
+  (($2 != 101)) || return 0
+  sed -n 's/.*test \(.*\) has been running for over 60 seconds$/\1/p' "$1" | while read -r name; do
+    grep -qF "test $name ... " "$1" || printf '%s (not done)\n' "$name"
+  done
+  case $2 in
+    124 | 137) printf '(the binary itself: killed, or not done within %d s)\n' "$limit" ;;
+    *) printf '(the binary itself: exit code %d)\n' "$2" ;;
+  esac
 }
 
 spin() {
-  local core
-  for ((core = 0; core < $(nproc); core++)); do
-    while :; do :; done &
+  local core cores
+  cores=$(nproc)
+  for ((core = 0; core < cores; core++)); do
+    spin_beside $$ &
     spinning+=($!)
   done
 }
 
-stop_spinning() {
+# Ends with the script, also when that is killed and cannot stop it.
+spin_beside() {
+  local count
+  while kill -0 "$1" 2>/dev/null; do
+    for ((count = 0; count < 100000; count++)); do :; done
+  done
+}
+
+finish() {
+  local code=$?
+  trap '' HUP INT TERM
+  # `timeout` passes it on to the test and to the processes that the test has started.
+  [[ -z $running ]] || { kill "$running" && wait "$running"; } 2>/dev/null || true
   ((${#spinning[@]} == 0)) || kill "${spinning[@]}" 2>/dev/null || true
+  report
+  exit "$code"
 }
 
 report() {
-  if [[ ! -s $logs/failed ]]; then
-    rmdir "$logs"
-    printf 'flakes: no test failed in %d rounds%s\n' "$rounds" "${busy:+, busy}"
-    return
+  sort -u "$logs/skipped"
+  if [[ -s $logs/failed ]]; then
+    printf 'flakes: failures in %d of %d rounds%s; the output is in %s\n' \
+      "$finished_rounds" "$rounds" "${busy:+, busy}" "$logs"
+    sort "$logs/failed" | uniq -c | sort -rn
+  else
+    printf 'flakes: no test failed in %d of %d rounds%s\n' "$finished_rounds" "$rounds" "${busy:+, busy}"
+    rm -rf "$logs"
   fi
-  printf 'flakes: failures in %d rounds%s; the output is in %s\n' "$rounds" "${busy:+, busy}" "$logs"
-  sort "$logs/failed" | uniq -c | sort -rn
-  return 1
 }
 
 main "$@"

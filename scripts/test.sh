@@ -6,7 +6,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
 
-# Tests that cannot run on this machine note it here.
+# What cannot run on this machine notes it here.
 skipped_tests=$(mktemp)
 export RDB_SKIPPED_TESTS=$skipped_tests
 
@@ -17,14 +17,25 @@ main() {
   trap summary EXIT
   step 'set-up' prepare
   step 'format' cargo fmt --all --check
+  step 'shellcheck' check_scripts
   # The end-to-end tests want the binaries beside them.
   step 'build' cargo build "${WORKSPACE[@]}"
   step 'clippy' cargo clippy "${WORKSPACE[@]}" --all-targets -- -D warnings
   step 'docs' env RUSTDOCFLAGS='-D warnings' cargo doc "${WORKSPACE[@]}" --no-deps
   step 'tests and doctests' cargo test "${WORKSPACE[@]}"
   step 'dependencies of rdb-client' check_client_dependencies
+  step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
   step 'one build of RocksDB' check_single_rocksdb_build
+}
+
+# Every file that is a shell script, with what it sources.
+check_scripts() {
+  if ! command -v shellcheck >/dev/null; then
+    echo 'skipped: shellcheck is not installed' >>"$skipped_tests"
+    return
+  fi
+  shellcheck --external-sources .ci/run scripts/*.sh scripts/*/*.sh
 }
 
 # An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line.

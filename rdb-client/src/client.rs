@@ -6,18 +6,23 @@ use std::time::Duration;
 
 use rdb_proto::pdpb::GetClusterInfoRequest;
 
+use crate::connection::ConnectionPool;
+use crate::counters::Counters;
+use crate::dispatch::Dispatcher;
 use crate::retry::Deadline;
-use crate::routing::{ConnectionPool, PlacementDriver, Router};
-use crate::tso::TsoStream;
+use crate::routing::{PlacementDriver, Router};
+use crate::tso::{TsoStream, Watermark};
 use crate::{ClientStats, Config, Error, Limits};
 
 /// A connection to a cluster.
 ///
 /// Calls need a tokio runtime with its timer and I/O enabled. What calls share runs as tasks on the runtime of the call that
-/// needed it first, which has to be driven for as long as there are calls; when it ends, later calls start such tasks anew.
+/// needed it first. That runtime has to be driven for as long as there are calls; when it ends, later calls start such tasks
+/// anew. While it stands still, calls on other runtimes end at their deadlines without an answer.
 ///
 /// Cheap to clone and meant to be shared: clones use the same connections and the same knowledge of the cluster. All of it
-/// ends with the last clone. A call whose future is dropped is abandoned; a write may then have been applied or not.
+/// ends with the last clone. A call whose future is dropped is abandoned. A write may then have been applied or not, or may
+/// be applied yet.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -27,7 +32,9 @@ pub struct Client {
 struct Shared {
     router: Router,
     limits: Limits,
-    /// Absent when every call is to be a gRPC call of its own.
+    /// Of timestamps.
+    watermark: Arc<Watermark>,
+    /// Absent when every call is a unary call.
     tso_stream: Option<TsoStream>,
 }
 
@@ -57,28 +64,44 @@ impl Client {
         config.validate()?;
         let addresses = pd_addresses.into_iter().map(Into::into);
         let patience = config.connect_timeout;
-        let connections = Arc::new(ConnectionPool::new(config.connect_timeout));
-        let placement_driver = PlacementDriver::new(addresses, Arc::clone(&connections), patience)?;
-        let placement_driver = Arc::new(placement_driver);
+        let counters = Arc::<Counters>::default();
+        let connections = Arc::new(ConnectionPool::new(patience));
+        let placement_driver = Arc::new(PlacementDriver::new(
+            addresses,
+            Arc::clone(&connections),
+            Arc::clone(&counters),
+            patience,
+        )?);
         let deadline = Deadline::after(config.timeout);
         let asked = placement_driver.ask(deadline, |mut client| async move {
             client.get_cluster_info(GetClusterInfoRequest {}).await
         });
         let cluster = asked.await?;
         let limits = Limits::advertised(cluster.limits)?;
-        let tso_stream = (!config.unary)
-            .then(|| TsoStream::new(Arc::clone(&placement_driver), limits.tso_count_max));
+        let watermark = Arc::<Watermark>::default();
+        let (dispatcher, tso_stream) = if config.unary {
+            (None, None)
+        } else {
+            let pool = Arc::clone(&connections);
+            let commands_max = limits.batch_commands_max;
+            let dispatcher = Dispatcher::new(pool, Arc::clone(&counters), commands_max);
+            let asked = Arc::clone(&placement_driver);
+            let tso_stream = TsoStream::new(asked, Arc::clone(&watermark), limits.tso_count_max);
+            (Some(dispatcher), Some(tso_stream))
+        };
         let router = Router::new(
             cluster.cluster_id,
             placement_driver,
             connections,
             patience,
-            !config.unary,
+            dispatcher,
+            counters,
         );
         Ok(Self {
             shared: Arc::new(Shared {
                 router,
                 limits,
+                watermark,
                 tso_stream,
             }),
             timeout: config.timeout,
@@ -105,8 +128,7 @@ impl Client {
 
     /// What this client and its clones have done so far.
     pub fn stats(&self) -> ClientStats {
-        let mut stats = ClientStats::default();
-        self.router().count_in(&mut stats);
+        let mut stats = self.router().counters().stats();
         if let Some(tso_stream) = self.tso_stream() {
             tso_stream.count_in(&mut stats);
         }
@@ -119,6 +141,10 @@ impl Client {
 
     pub(crate) fn tso_stream(&self) -> Option<&TsoStream> {
         self.shared.tso_stream.as_ref()
+    }
+
+    pub(crate) fn watermark(&self) -> &Watermark {
+        &self.shared.watermark
     }
 
     /// The deadline of a call that begins now.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rdb_proto::metapb;
 use rdb_proto::pdpb::{GetRegionRequest, GetStoresRequest, ScanRegionsRequest};
 
-use crate::{Client, Error, RegionRoute, Store};
+use crate::{Client, Error, Key, RegionRoute, Store};
 
 /// Calls to the placement driver. Each can end in [`Error::Unavailable`], [`Error::DeadlineExceeded`],
 /// [`Error::ClusterMismatch`] or [`Error::Internal`].
@@ -62,11 +62,10 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when the key is too long; else when the placement driver does not answer in time.
-    pub async fn region(&self, key: impl AsRef<[u8]>) -> Result<Option<RegionRoute>, Error> {
-        self.limits().check_bound("key", key.as_ref())?;
-        let request = GetRegionRequest {
-            key: Bytes::copy_from_slice(key.as_ref()),
-        };
+    pub async fn region(&self, key: impl Key) -> Result<Option<RegionRoute>, Error> {
+        let key = key.into_key();
+        self.limits().check_bound("key", &key)?;
+        let request = GetRegionRequest { key };
         let asked = self
             .router()
             .placement_driver()

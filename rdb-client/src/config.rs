@@ -5,7 +5,14 @@ use std::time::Duration;
 use crate::Error;
 
 /// Settings of a [`Client`](crate::Client).
+///
+/// ```
+/// # use std::time::Duration;
+/// # use rdb_client::Config;
+/// let config = Config::default().with_timeout(Duration::from_secs(2));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// How long one call may take in all, retries and waiting included; a scan has this long for each page. Must not be 0.
     /// Default: 10 s. [`Client::with_timeout`](crate::Client::with_timeout) changes it per call.
@@ -28,6 +35,24 @@ impl Default for Config {
 }
 
 impl Config {
+    /// These settings with another [`timeout`](Self::timeout).
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// These settings with another [`connect_timeout`](Self::connect_timeout).
+    pub fn with_connect_timeout(self, connect_timeout: Duration) -> Self {
+        Self {
+            connect_timeout,
+            ..self
+        }
+    }
+
+    /// These settings with another choice of [`unary`](Self::unary).
+    pub fn with_unary(self, unary: bool) -> Self {
+        Self { unary, ..self }
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -54,10 +79,7 @@ mod tests {
     #[test]
     fn the_default_is_valid_and_a_zero_timeout_is_named() {
         assert!(Config::default().validate().is_ok());
-        let config = Config {
-            connect_timeout: Duration::ZERO,
-            ..Config::default()
-        };
+        let config = Config::default().with_connect_timeout(Duration::ZERO);
         let error = config.validate().expect_err("refused");
         assert!(
             matches!(&error, Error::InvalidArgument { field, .. } if field == "connect_timeout"),

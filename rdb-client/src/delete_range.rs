@@ -1,14 +1,13 @@
 //! Deleting a range that may span regions.
 //!
-//! One region after the other, from the lowest up, so that after a failure the client could at most not tell about one of
-//! them. Each step finds its region anew, so a split on the way is no matter.
+//! One region after the other, from the lowest up: after a failure the fate of at most one of them is open. Each step finds
+//! its region anew, so a split on the way does no harm.
 
 use rdb_proto::kvrpc::RawDeleteRangeRequest;
 
-use crate::Error;
-use crate::range::KeyRange;
-use crate::retry::{Deadline, Failure, Retry};
+use crate::retry::{Deadline, Failure};
 use crate::routing::Router;
+use crate::{Error, KeyRange};
 
 /// # Errors
 ///
@@ -23,19 +22,15 @@ pub(crate) async fn delete_range(
         let cause = "it is not above start_key, so the range is empty; expected a range of at least one key";
         return Err(Error::invalid_argument("end_key", None, cause));
     }
-    let mut retry = Retry::until(deadline);
-    let mut applied = false;
+    let mut retry = router.retry(deadline);
     loop {
         match delete_first_part(router, &left, deadline).await {
             Ok(None) => return Ok(()),
             Ok(Some(rest)) => {
-                applied = true;
+                retry.part_was_applied();
                 left = rest;
             }
-            Err(failure) => retry.pause(failure).await.map_err(|error| match applied {
-                true => error.after_partial_write(),
-                false => error,
-            })?,
+            Err(failure) => retry.pause(failure).await?,
         }
     }
 }

@@ -1,18 +1,22 @@
 //! What a call can end in, arranged by what the caller can do about it.
 
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 /// Why a call failed.
 ///
-/// Of a write, every variant but [`Error::Undetermined`] says that it was not applied and will not be. Messages name
-/// fields, lengths and limits, never keys or values.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Of a write, every variant but [`Error::Undetermined`] says that it was not applied and will not be
+/// ([`is_certain`](Self::is_certain)). Messages name fields, lengths and limits, never keys or values.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The key's version is not the expected one; nothing was changed. Decide anew with what is reported here.
-    #[error("the key's version is {current_version}, not the expected one")]
+    /// The key's version is not the expected one; nothing was changed. Decide anew with what is reported here, as
+    /// [`Client::update`](crate::Client::update) does.
     Conflict {
         /// The key's version; 0: the key does not exist.
         current_version: u64,
@@ -20,14 +24,18 @@ pub enum Error {
         /// calls met conflicts with large values at once; read it then.
         current_value: Option<Bytes>,
     },
-    /// The write may or may not have been applied, in part when it spans regions. Read to find out.
-    #[error("the write may or may not have been applied: {cause}")]
+    /// The write may or may not have been applied, in part when it spans regions. It is never sent again.
+    ///
+    /// It may also be applied yet. So a read does not settle it: a write that the read does not see can land afterwards,
+    /// over a later write. In the versioned keyspace a fence settles it, the same compare-and-swap once more: at most one
+    /// of the two is applied, and after a success or a conflict of the second, the first does nothing any more. A value
+    /// that names its writer then tells whose it is. In the raw keyspace only such a value, read back, shows that a write
+    /// was applied; nothing shows that it will not be.
     Undetermined {
         /// How certainty was lost.
-        cause: String,
+        cause: Cause,
     },
     /// The request is wrong whatever the state of the cluster; change it.
-    #[error("{field}: {cause}")]
     InvalidArgument {
         /// The argument or setting that is wrong.
         field: String,
@@ -37,35 +45,28 @@ pub enum Error {
         cause: String,
     },
     /// The store refused for want of room until the deadline came. Try again later, or slower.
-    #[error("the store was too busy: {cause}")]
     Busy {
         /// The last refusal.
-        cause: String,
+        cause: Cause,
     },
     /// Nobody could serve the call until the deadline came. Try again later.
-    #[error("unavailable: {cause}")]
     Unavailable {
         /// The last failure.
-        cause: String,
+        cause: Cause,
     },
-    /// The deadline came before an answer did; a write had not been sent yet.
-    #[error("not done within {timeout:?}: {cause}")]
+    /// The deadline came before a response did; a write had not been sent yet.
     DeadlineExceeded {
         /// The time that the call had.
         timeout: Duration,
         /// What it was waiting for.
-        cause: String,
+        cause: Cause,
     },
     /// The stored data is damaged. Trying again does not help; the store needs an operator.
-    #[error("stored data is damaged: {cause}")]
     DataLoss {
         /// What the store reports.
-        cause: String,
+        cause: Cause,
     },
     /// An address that this client uses now belongs to another cluster. Check the addresses.
-    #[error(
-        "this client belongs to cluster {expected}, but the process that answered belongs to {found}"
-    )]
     ClusterMismatch {
         /// The cluster that this client connected to.
         expected: u64,
@@ -73,14 +74,43 @@ pub enum Error {
         found: u64,
     },
     /// A process failed in a way it did not foresee, or does not keep to the protocol.
-    #[error("internal error: {cause}")]
     Internal {
         /// What is known.
-        cause: String,
+        cause: Cause,
     },
 }
 
+/// What led to an error, in one line of text, with the error underneath where there is one.
+///
+/// Two causes are equal when their texts are.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    text: String,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
 impl Error {
+    /// Whether the same call may succeed later without any change, and may be made again without doing anything twice.
+    ///
+    /// The client has tried for the whole of the call's timeout already. `Undetermined` is not among them: made again, the
+    /// write could be applied twice.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::Unavailable { .. } | Self::DeadlineExceeded { .. } => true,
+            Self::Conflict { .. }
+            | Self::Undetermined { .. }
+            | Self::InvalidArgument { .. }
+            | Self::DataLoss { .. }
+            | Self::ClusterMismatch { .. }
+            | Self::Internal { .. } => false,
+        }
+    }
+
+    /// Whether a write that ended so was certainly not applied, and will not be: everything but `Undetermined`.
+    pub fn is_certain(&self) -> bool {
+        !matches!(self, Self::Undetermined { .. })
+    }
+
     pub(crate) fn invalid_argument(
         field: impl Into<String>,
         limit: Option<u64>,
@@ -93,25 +123,25 @@ impl Error {
         }
     }
 
-    pub(crate) fn undetermined(cause: impl Into<String>) -> Self {
+    pub(crate) fn undetermined(cause: impl Into<Cause>) -> Self {
         Self::Undetermined {
             cause: cause.into(),
         }
     }
 
-    pub(crate) fn busy(cause: impl Into<String>) -> Self {
+    pub(crate) fn busy(cause: impl Into<Cause>) -> Self {
         Self::Busy {
             cause: cause.into(),
         }
     }
 
-    pub(crate) fn unavailable(cause: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(cause: impl Into<Cause>) -> Self {
         Self::Unavailable {
             cause: cause.into(),
         }
     }
 
-    pub(crate) fn internal(cause: impl Into<String>) -> Self {
+    pub(crate) fn internal(cause: impl Into<Cause>) -> Self {
         Self::Internal {
             cause: cause.into(),
         }
@@ -121,7 +151,152 @@ impl Error {
     pub(crate) fn after_partial_write(self) -> Self {
         match self {
             Self::Undetermined { .. } => self,
-            other => Self::undetermined(format!("a part was applied, another failed: {other}")),
+            other => Self::undetermined(Cause::of(
+                format!("a part was applied, another failed: {other}"),
+                other,
+            )),
         }
+    }
+}
+
+impl Cause {
+    /// A text, and the error that it tells of.
+    pub(crate) fn of(
+        text: impl Into<String>,
+        source: impl StdError + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            text: text.into(),
+            source: Some(Arc::new(source)),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conflict {
+                current_version, ..
+            } => write!(
+                formatter,
+                "the key's version is {current_version}, not the expected one"
+            ),
+            Self::Undetermined { cause } => write!(
+                formatter,
+                "the write may or may not have been applied: {cause}"
+            ),
+            Self::InvalidArgument { field, cause, .. } => write!(formatter, "{field}: {cause}"),
+            Self::Busy { cause } => write!(formatter, "the store was too busy: {cause}"),
+            Self::Unavailable { cause } => write!(formatter, "unavailable: {cause}"),
+            Self::DeadlineExceeded { timeout, cause } => {
+                write!(formatter, "not done within {timeout:?}: {cause}")
+            }
+            Self::DataLoss { cause } => write!(formatter, "stored data is damaged: {cause}"),
+            Self::ClusterMismatch { expected, found } => write!(
+                formatter,
+                "this client belongs to cluster {expected}, but the process that answered belongs to {found}"
+            ),
+            Self::Internal { cause } => write!(formatter, "internal error: {cause}"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Undetermined { cause }
+            | Self::Busy { cause }
+            | Self::Unavailable { cause }
+            | Self::DeadlineExceeded { cause, .. }
+            | Self::DataLoss { cause }
+            | Self::Internal { cause } => {
+                let source = cause.source.as_deref()?;
+                Some(source)
+            }
+            Self::Conflict { .. } | Self::InvalidArgument { .. } | Self::ClusterMismatch { .. } => {
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl Deref for Cause {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Cause {}
+
+impl<T: Into<String>> From<T> for Cause {
+    fn from(text: T) -> Self {
+        Self {
+            text: text.into(),
+            source: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_made_again_only_where_that_does_nothing_twice() {
+        let timeout = Duration::from_secs(1);
+        let cause = || Cause::from("gone");
+        for (error, is_retryable, is_certain) in [
+            (Error::busy("full"), true, true),
+            (Error::unavailable("gone"), true, true),
+            (
+                Error::DeadlineExceeded {
+                    timeout,
+                    cause: cause(),
+                },
+                true,
+                true,
+            ),
+            (Error::undetermined("cut"), false, false),
+            (Error::internal("bug"), false, true),
+            (Error::DataLoss { cause: cause() }, false, true),
+            (
+                Error::invalid_argument("key", None, "too long"),
+                false,
+                true,
+            ),
+        ] {
+            assert_eq!(error.is_retryable(), is_retryable, "{error}");
+            assert_eq!(error.is_certain(), is_certain, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_error_underneath_can_be_reached() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let error = Error::unavailable(Cause::of("store 1: connection refused", refused));
+        assert_eq!(
+            error.to_string(),
+            "unavailable: store 1: connection refused"
+        );
+        let source = error.source().and_then(|source| source.downcast_ref());
+        let kind = source.map(io::Error::kind);
+        assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused));
+        assert!(Error::unavailable("gone").source().is_none());
     }
 }

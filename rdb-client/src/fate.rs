@@ -1,34 +1,35 @@
 //! What became of a request that got a fault instead of an answer.
 //!
-//! Of a write this asks one question: is it certain that it was not applied? It is in two cases: the server says so in the
-//! fault's details, or the connection it would have gone over was never made. Everything else, whatever the code suggests,
-//! leaves its fate open. (Routing answers are a third case; they are answers, and `routing` deals with them.)
+//! Of a write this asks one question: is it certain that it was not applied? It is when the server says so in the fault's
+//! details, and when the connection knows that the server never processed the request ([`ConnectionError`]). Everything
+//! else, whatever the code suggests, leaves its fate open. (A routing answer makes it certain, too; `routing` deals with
+//! those.)
 
 use std::error::Error as StdError;
 
 use rdb_proto::error::details;
 use rdb_proto::errorpb::{self, Fate};
-use tonic::{Code, ConnectError, Status};
+use tonic::{Code, Status};
 
-use crate::Error;
+use crate::connection::ConnectionError;
 use crate::retry::Failure;
 use crate::rpc::Access;
+use crate::{Cause, Error};
 
 /// Where a fault leaves its request.
 pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     let details = details(status);
-    let certain = match access {
-        Access::Read => true,
-        Access::Write => {
-            never_sent(status)
-                || details
-                    .as_ref()
-                    .is_some_and(|details| details.fate() == Fate::NotApplied)
-        }
-    };
-    let cause = cause(status, place);
-    if !certain {
+    let is_certain = access == Access::Read
+        || is_unprocessed(status)
+        || details
+            .as_ref()
+            .is_some_and(|details| details.fate() == Fate::NotApplied);
+    let cause = Cause::of(cause(status, place), status.clone());
+    if !is_certain {
         return Error::undetermined(cause).into();
+    }
+    if is_local(status) {
+        return Failure::again(Error::unavailable(cause));
     }
     match status.code() {
         Code::InvalidArgument => invalid_argument(details, cause).into(),
@@ -39,9 +40,10 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
         }
         Code::ResourceExhausted => Failure::again(Error::busy(cause)),
         Code::Unavailable | Code::Aborted => Failure::again(Error::unavailable(cause)),
-        // How a broken connection shows itself; from a server that says nothing about it, they are worth another try, too.
+        // A server that is going says little about it. Another try is worth it.
         Code::Unknown | Code::Cancelled => Failure::again(Error::unavailable(cause)),
-        Code::Internal if is_local(status) => Failure::again(Error::unavailable(cause)),
+        // Another process has the address. The placement driver may know where the store is.
+        Code::Unimplemented if details.is_none() => Failure::again(Error::unavailable(cause)),
         Code::Ok
         | Code::DeadlineExceeded
         | Code::NotFound
@@ -55,29 +57,14 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     }
 }
 
-/// Whether the status was made on this side because the connection failed, so that the connection is of no more use.
-///
-/// tonic keeps the error it made a status from as the status' source; one that came over the wire has none. The exception
-/// is a channel whose task has ended: tonic reports it as a bare `Unknown`, which from a server would be harmless to take
-/// for a failed connection.
+/// Whether the connection failed, so that it is of no more use. Otherwise the server sent the status.
 pub(crate) fn is_local(status: &Status) -> bool {
-    status.source().is_some() || (status.code() == Code::Unknown && status.details().is_empty())
+    ConnectionError::of(status).is_some()
 }
 
-/// Whether the request certainly never left, because a broken connection could not be made anew.
-///
-/// tonic's channel reconnects by itself when it is next used. If that fails, it answers the waiting request with the
-/// connector's `ConnectError` instead of sending it. A request that was sent fails with an error of the HTTP/2 layer,
-/// which never has a `ConnectError` among its sources.
-pub(crate) fn never_sent(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
+/// Whether the connection is certain that the server did not process the request.
+pub(crate) fn is_unprocessed(status: &Status) -> bool {
+    ConnectionError::of(status).is_some_and(ConnectionError::is_unprocessed)
 }
 
 /// One line: where, what, and why underneath.
@@ -103,12 +90,12 @@ fn names_field(details: Option<&errorpb::Error>, field: &str) -> bool {
     details.is_some_and(|details| details.field == field)
 }
 
-fn invalid_argument(details: Option<errorpb::Error>, cause: String) -> Error {
+fn invalid_argument(details: Option<errorpb::Error>, cause: Cause) -> Error {
     match details {
         Some(details) if !details.field.is_empty() => {
             Error::invalid_argument(details.field, details.limit, details.cause)
         }
-        _ => Error::invalid_argument("request", None, cause),
+        _ => Error::invalid_argument("request", None, &*cause),
     }
 }
 
@@ -233,20 +220,5 @@ mod tests {
             matches!(&failure, Failure::Final(Error::InvalidArgument { field, .. }) if field == "keys"),
             "{failure:?}"
         );
-    }
-
-    #[test]
-    fn only_a_failed_connection_proves_that_a_write_was_never_sent() {
-        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let never_made = Status::from_error(Box::new(ConnectError(Box::new(refused()))));
-        assert!(never_sent(&never_made) && is_again(&write(&never_made)));
-
-        let broken = Status::from_error(Box::new(refused()));
-        assert!(is_local(&broken) && !never_sent(&broken));
-        assert!(matches!(
-            write(&broken),
-            Failure::Final(Error::Undetermined { .. })
-        ));
-        assert!(is_again(&read(&broken)));
     }
 }

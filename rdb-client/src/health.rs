@@ -39,6 +39,7 @@ pub enum Health {
 
 /// A process and how it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProcessHealth {
     /// What it is.
     pub role: Role,

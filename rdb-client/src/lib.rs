@@ -1,8 +1,7 @@
 //! FlareDB's client library.
 //!
 //! ```no_run
-//! use bytes::Bytes;
-//! use rdb_client::{Client, Error, Timestamp, Versioned};
+//! use rdb_client::{Bytes, Client, Error, Timestamp, Versioned};
 //!
 //! # async fn example() -> Result<(), Error> {
 //! let client = Client::connect(["127.0.0.1:2379"]).await?; // placement driver addresses only
@@ -23,36 +22,77 @@
 //! ```
 //!
 //! A [`Client`] finds the store that leads each key's region, remembers it, and tries again inside one deadline when
-//! something is in the way. What it never does is send a write a second time that may have been applied the first time:
-//! such a write ends in [`Error::Undetermined`].
-//!
-//! Concurrent calls on one client are sent together, without waiting for each other: share one client, or its clones, and
-//! call it from as many tasks as there is work for.
+//! something is in the way. Concurrent calls on one client are sent together, without waiting for each other: share one
+//! client, or its clones, and call it from as many tasks as there is work for.
 //!
 //! There are two keyspaces. `raw_*` calls work on the raw one, where the last write wins; [`Client::get`],
 //! [`Client::cas_put`] and their siblings on the versioned one, which is written by compare-and-swap only. Neither sees the
 //! other's keys.
 //!
+//! # When a write's fate is unknown
+//!
+//! A write that may have been applied is never sent again. It ends in [`Error::Undetermined`], and every other error says
+//! that the write was not applied and will not be. An undetermined write may also be applied *later*: after a read that
+//! did not see it, and over a write that was made since. So reading the key again proves nothing when the write is not
+//! there. A fence does, in the versioned keyspace: whoever swaps the version that the lost write expected makes sure that
+//! the lost one can never land.
+//!
+//! ```no_run
+//! # use rdb_client::{Client, Error};
+//! # async fn rename(client: Client, version: u64) -> Result<(), Error> {
+//! // At least version 1: a key that is deleted is absent again, but never has an old version again.
+//! let new_name = "Ada, set by writer 7"; // names its writer, so that a conflict tells whose value it is
+//! let mut swapped = client.cas_put("name", version, new_name).await;
+//! while matches!(swapped, Err(Error::Undetermined { .. })) {
+//!     // The same swap once more. At most one of them is applied, however late the first one arrives.
+//!     swapped = client.cas_put("name", version, new_name).await;
+//! }
+//! match swapped {
+//!     Ok(version) => println!("ours, version {version}"),
+//!     Err(Error::Conflict { current_value: Some(value), .. }) if value == new_name => {
+//!         println!("ours: an earlier swap was applied, and its response got lost");
+//!     }
+//!     // Another writer's value: ours may have been there before it, and will not come any more.
+//!     other => println!("{other:?}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Client::update`] keeps to this by itself.
+//!
+//! # What it needs
+//!
+//! An application needs tokio's feature `rt` and a runtime, of either kind, with `enable_all()`; what this crate needs of
+//! tokio beyond that it enables itself. Its own features are none by default; `cli` builds `rdbctl` and is of no use to an
+//! application.
+//!
 //! # Where things are
 //!
-//! - [`Client`] and its calls: `client`, `raw`, `versioned`, `tso`, `cluster`, `health`
-//! - requests over several regions: `batch`, `delete_range`, `scan`, with `range` for bounds
+//! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`, `health`
+//! - requests for many keys or regions: `multi_key`, `delete_range`, `scan`
+//! - what calls are given: `key`, `range`, `config`; what they return: `topology`, `timestamp`, `limits`, `stats`, `error`,
+//!   with `detach` for values out of large messages
 //! - one request: `rpc` (what is sent), `routing` (where to), `fate` (what became of it), `retry` (when again)
 //! - concurrent requests: `dispatch` (point reads and writes share streams), `tso` (calls share requests)
-//! - plain types: `topology`, `timestamp`, `limits`, `config`, `stats`, `error`
+//! - below them: `stream` (keeping one open), `connection` (one per address), `counters`
 
 #![forbid(unsafe_code)]
 
-mod batch;
 mod client;
 mod cluster;
 mod config;
+mod connection;
+mod counters;
 mod delete_range;
+mod detach;
 mod dispatch;
 mod error;
 mod fate;
 mod health;
+mod key;
 mod limits;
+mod multi_key;
 mod range;
 mod raw;
 mod retry;
@@ -60,16 +100,22 @@ mod routing;
 mod rpc;
 mod scan;
 mod stats;
+mod stream;
 mod timestamp;
 mod topology;
 mod tso;
+mod update;
 mod versioned;
+
+pub use bytes::Bytes;
 
 pub use client::Client;
 pub use config::Config;
-pub use error::Error;
+pub use error::{Cause, Error};
 pub use health::{Health, ProcessHealth, Role};
+pub use key::Key;
 pub use limits::Limits;
+pub use range::KeyRange;
 pub use raw::KeyValue;
 pub use scan::{ScanOptions, ScanStream};
 pub use stats::ClientStats;

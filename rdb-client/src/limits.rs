@@ -7,10 +7,11 @@ use bytes::Bytes;
 use rdb_proto::metapb;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 
-use crate::Error;
+use crate::{Error, Key};
 
 /// What the cluster accepts, as the placement driver advertises it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Longest key, in bytes. The shortest is 1.
     pub key_bytes_max: u64,
@@ -60,21 +61,22 @@ impl Limits {
     }
 
     /// The key as the wire wants it.
-    pub(crate) fn checked_key(&self, key: &[u8]) -> Result<Bytes, Error> {
+    pub(crate) fn checked_key(&self, key: impl Key) -> Result<Bytes, Error> {
+        let key = key.into_key();
         let limit = self.key_bytes_max;
-        if key.is_empty() || length(key) > limit {
+        if key.is_empty() || length(&key) > limit {
             let cause = format!("it has {} bytes; 1 to {limit} are allowed", key.len());
             return Err(Error::invalid_argument("key", Some(limit), cause));
         }
-        Ok(Bytes::copy_from_slice(key))
+        Ok(key)
     }
 
-    /// The keys of a batch read.
-    pub(crate) fn checked_keys<K: AsRef<[u8]>>(
+    /// The keys of a batch without values.
+    pub(crate) fn checked_keys<K: Key>(
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Bytes>, Error> {
-        let checked = keys.into_iter().map(|key| self.checked_key(key.as_ref()));
+        let checked = keys.into_iter().map(|key| self.checked_key(key));
         let keys: Vec<Bytes> = checked.collect::<Result<_, Error>>()?;
         self.check_batch("keys", keys.iter().map(Bytes::len))?;
         Ok(keys)

@@ -1,17 +1,30 @@
-//! Rust's ranges as the wire wants them: `[start, end)`.
+//! Ranges of keys: Rust's as the wire wants them, `[start, end)`, and those of a prefix.
 //!
 //! Keys are ordered by their bytes, so the key right behind `k` is `k` with a 0x00 byte appended. That turns an excluded
 //! start into an included one and an included end into an excluded one.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{Error, Limits};
+use crate::{Error, Key, Limits};
 
-/// `[start, end)` over keys. Never inverted; empty when `start == end`.
+/// A range of keys, which a call takes as any of Rust's ranges or as a prefix:
+///
+/// ```
+/// # use std::ops::Bound;
+/// # use rdb_client::KeyRange;
+/// # fn scan(_: impl Into<KeyRange>) {}
+/// scan(..);
+/// scan("a".."b");
+/// scan(b"a"..=b"b");
+/// scan((Bound::Excluded("a"), Bound::Unbounded));
+/// scan(KeyRange::prefix("user/"));
+/// ```
+///
+/// It runs from the lower key to the higher one, also where it is read in reverse.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeyRange {
+pub struct KeyRange {
     /// Empty: from the lowest key.
     pub(crate) start: Bytes,
     /// `None`: no bound. Some of an empty key: nothing at all, unlike on the wire.
@@ -19,32 +32,35 @@ pub(crate) struct KeyRange {
 }
 
 impl KeyRange {
+    /// All keys that begin with `prefix`; an empty one is every key's.
+    pub fn prefix(prefix: impl Key) -> Self {
+        let start = prefix.into_key();
+        // The first key behind them is the prefix with its last byte one higher. No byte is higher than 0xff, so those at
+        // the end are left out.
+        let last = start.iter().rposition(|byte| *byte != u8::MAX);
+        let end = last.map(|last| {
+            let mut end = BytesMut::from(&start[..=last]);
+            end[last] += 1;
+            end.freeze()
+        });
+        Self { start, end }
+    }
+
+    /// This range, which a cluster with these limits can serve: it is not inverted, and its bounds are not too long.
+    ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] when the start lies behind the end, or a bound is too long.
-    pub(crate) fn new<K: AsRef<[u8]> + ?Sized>(
-        range: &impl RangeBounds<K>,
-        limits: &Limits,
-    ) -> Result<Self, Error> {
-        let start = match range.start_bound() {
-            Bound::Unbounded => Bytes::new(),
-            Bound::Included(key) => Bytes::copy_from_slice(key.as_ref()),
-            Bound::Excluded(key) => key_behind(key.as_ref()),
-        };
-        let end = match range.end_bound() {
-            Bound::Unbounded => None,
-            Bound::Included(key) => Some(key_behind(key.as_ref())),
-            Bound::Excluded(key) => Some(Bytes::copy_from_slice(key.as_ref())),
-        };
-        limits.check_bound("start_key", &start)?;
-        if let Some(end) = &end {
+    /// [`Error::InvalidArgument`] names the bound.
+    pub(crate) fn checked(self, limits: &Limits) -> Result<Self, Error> {
+        limits.check_bound("start_key", &self.start)?;
+        if let Some(end) = &self.end {
             limits.check_bound("end_key", end)?;
-            if start > end {
+            if self.start > end {
                 let cause = "it lies below start_key; a range runs from the lower key to the higher one, also in reverse";
                 return Err(Error::invalid_argument("end_key", None, cause));
             }
         }
-        Ok(Self { start, end })
+        Ok(self)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -103,6 +119,54 @@ impl KeyRange {
             }
         }
     }
+}
+
+impl<K: Key> From<(Bound<K>, Bound<K>)> for KeyRange {
+    fn from((start, end): (Bound<K>, Bound<K>)) -> Self {
+        Self {
+            start: match start {
+                Bound::Unbounded => Bytes::new(),
+                Bound::Included(key) => key.into_key(),
+                Bound::Excluded(key) => key_behind(&key.to_key()),
+            },
+            end: match end {
+                Bound::Unbounded => None,
+                Bound::Included(key) => Some(key_behind(&key.to_key())),
+                Bound::Excluded(key) => Some(key.into_key()),
+            },
+        }
+    }
+}
+
+impl From<RangeFull> for KeyRange {
+    fn from(_: RangeFull) -> Self {
+        Self {
+            start: Bytes::new(),
+            end: None,
+        }
+    }
+}
+
+macro_rules! from_ranges {
+    ($($range:ident: $bounds:expr;)+) => {$(
+        impl<K: Key> From<$range<K>> for KeyRange {
+            fn from(range: $range<K>) -> Self {
+                let bounds: fn($range<K>) -> (Bound<K>, Bound<K>) = $bounds;
+                bounds(range).into()
+            }
+        }
+    )+};
+}
+
+from_ranges! {
+    Range: |range| (Bound::Included(range.start), Bound::Excluded(range.end));
+    RangeFrom: |range| (Bound::Included(range.start), Bound::Unbounded);
+    RangeTo: |range| (Bound::Unbounded, Bound::Excluded(range.end));
+    RangeToInclusive: |range| (Bound::Unbounded, Bound::Included(range.end));
+    RangeInclusive: |range| {
+        let (start, end) = range.into_inner();
+        (Bound::Included(start), Bound::Included(end))
+    };
 }
 
 fn key_behind(key: &[u8]) -> Bytes {

@@ -1,12 +1,12 @@
+use std::ops::RangeBounds;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::limits::tests::LIMITS;
 
-const UNBOUNDED: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
-
 fn range(start: Bound<&[u8]>, end: Bound<&[u8]>) -> Result<KeyRange, Error> {
-    KeyRange::new::<&[u8]>(&(start, end), &LIMITS)
+    KeyRange::from((start, end)).checked(&LIMITS)
 }
 
 fn parts(range: Result<KeyRange, Error>) -> (Bytes, Option<Bytes>) {
@@ -27,8 +27,24 @@ fn bounds_become_half_open_by_a_zero_byte() {
         (bytes(b"a\0"), Some(bytes(b"b\0")))
     );
     assert_eq!(parts(range(Unbounded, Unbounded)), (bytes(b""), None));
-    let strings = KeyRange::new(&("a".."b"), &LIMITS);
-    assert_eq!(parts(strings), (bytes(b"a"), Some(bytes(b"b"))));
+}
+
+#[test]
+fn every_range_of_rust_is_one_of_keys() {
+    use Bound::{Excluded, Included, Unbounded};
+    let from = |bounds: (Bound<&str>, Bound<&str>)| KeyRange::from(bounds);
+    assert_eq!(KeyRange::from(..), from((Unbounded, Unbounded)));
+    assert_eq!(
+        KeyRange::from("a".."b"),
+        from((Included("a"), Excluded("b")))
+    );
+    assert_eq!(
+        KeyRange::from("a"..="b"),
+        from((Included("a"), Included("b")))
+    );
+    assert_eq!(KeyRange::from("a"..), from((Included("a"), Unbounded)));
+    assert_eq!(KeyRange::from(.."b"), from((Unbounded, Excluded("b"))));
+    assert_eq!(KeyRange::from(..="b"), from((Unbounded, Included("b"))));
 }
 
 #[test]
@@ -83,7 +99,7 @@ proptest! {
         };
         let asked = (bound(kinds / 3, &start[..]), bound(kinds % 3, &end[..]));
         let inside = |key: &[u8]| RangeBounds::<[u8]>::contains(&asked, key);
-        match KeyRange::new::<&[u8]>(&asked, &LIMITS) {
+        match range(asked.0, asked.1) {
             Ok(range) => {
                 let held = range.start[..] <= candidate[..]
                     && range.end.as_ref().is_none_or(|end| end[..] > candidate[..]);
@@ -94,11 +110,19 @@ proptest! {
     }
 
     #[test]
+    fn a_prefix_covers_exactly_the_keys_that_begin_so(prefix in key(3), candidate in key(4)) {
+        let range = KeyRange::prefix(&prefix);
+        let held = range.start[..] <= candidate[..]
+            && range.end.as_ref().is_none_or(|end| end[..] > candidate[..]);
+        prop_assert_eq!(held, candidate.starts_with(&prefix));
+    }
+
+    #[test]
     fn no_region_begins_between_the_highest_key_and_the_end(
         end in proptest::option::of(key(5)), boundary in key(4),
     ) {
-        let bounds = (Bound::Unbounded, end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
-        let range = KeyRange::new::<&[u8]>(&bounds, &LIMITS).expect("valid");
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let range = range(Bound::Unbounded, end).expect("valid");
         prop_assume!(!range.is_empty());
         let highest = range.highest_key(&LIMITS);
         prop_assert!(range.end.as_ref().is_none_or(|end| highest < end));
@@ -110,9 +134,7 @@ proptest! {
     #[test]
     fn clamped_parts_and_the_rest_make_up_the_range(split in key(3), start in key(3), end in key(3)) {
         prop_assume!(start < end && !split.is_empty());
-        let range = KeyRange::new::<&[u8]>(
-            &(Bound::Included(&start[..]), Bound::Excluded(&end[..])), &LIMITS,
-        ).expect("valid");
+        let range = range(Bound::Included(&start), Bound::Excluded(&end)).expect("valid");
         let split = Bytes::from(split);
         let (above, below) = (range.above(&split), range.below(&split));
         prop_assert!(above.is_some() || below.is_some());
@@ -130,7 +152,7 @@ proptest! {
 
 #[test]
 fn everything_is_left_above_nothing_and_nothing_above_the_last_region() {
-    let everything = KeyRange::new::<&[u8]>(&UNBOUNDED, &LIMITS).expect("valid");
+    let everything = KeyRange::from(..);
     assert_eq!(everything.above(&Bytes::new()), None);
     assert_eq!(everything.below(&Bytes::new()), None);
     assert!(everything.above(&Bytes::from_static(b"m")).is_some());

@@ -1,15 +1,14 @@
 //! The raw keyspace: key → value, the last write wins.
 
-use std::ops::RangeBounds;
-
 use bytes::Bytes;
 use rdb_proto::kvrpc;
 
-use crate::range::KeyRange;
-use crate::{Client, Error, ScanOptions, ScanStream, batch, delete_range, scan};
+use crate::detach::detached;
+use crate::{Client, Error, Key, KeyRange, ScanOptions, ScanStream, delete_range, multi_key, scan};
 
 /// A key of the raw keyspace with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyValue {
     /// The key.
     pub key: Bytes,
@@ -17,11 +16,12 @@ pub struct KeyValue {
     pub value: Bytes,
 }
 
-impl From<kvrpc::KeyValue> for KeyValue {
-    fn from(entry: kvrpc::KeyValue) -> Self {
+impl KeyValue {
+    /// An entry of a message with this size.
+    pub(crate) fn detached(entry: kvrpc::KeyValue, message_bytes: usize) -> Self {
         Self {
-            key: entry.key,
-            value: entry.value,
+            key: detached(entry.key, message_bytes),
+            value: detached(entry.value, message_bytes),
         }
     }
 }
@@ -35,18 +35,15 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when the key or the value exceeds the [`limits`](Self::limits), or the key is empty.
-    pub async fn raw_put(
-        &self,
-        key: impl AsRef<[u8]>,
-        value: impl Into<Bytes>,
-    ) -> Result<(), Error> {
+    pub async fn raw_put(&self, key: impl Key, value: impl Into<Bytes>) -> Result<(), Error> {
         let deadline = self.deadline();
+        let key = self.limits().checked_key(key)?;
         let request = kvrpc::RawPutRequest {
             context: None,
-            key: self.limits().checked_key(key.as_ref())?,
+            key: key.clone(),
             value: self.limits().checked_value(value.into())?,
         };
-        self.router().call(key.as_ref(), request, deadline).await?;
+        self.router().call(&key, request, deadline).await?;
         Ok(())
     }
 
@@ -55,14 +52,15 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when the key is empty or too long.
-    pub async fn raw_get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, Error> {
+    pub async fn raw_get(&self, key: impl Key) -> Result<Option<Bytes>, Error> {
         let deadline = self.deadline();
+        let key = self.limits().checked_key(key)?;
         let request = kvrpc::RawGetRequest {
             context: None,
-            key: self.limits().checked_key(key.as_ref())?,
+            key: key.clone(),
         };
-        let answer = self.router().call(key.as_ref(), request, deadline).await?;
-        Ok(answer.value)
+        let response = self.router().call(&key, request, deadline).await?;
+        Ok(response.value)
     }
 
     /// Deletes one key; one that is not there is no error.
@@ -70,13 +68,14 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when the key is empty or too long.
-    pub async fn raw_delete(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
+    pub async fn raw_delete(&self, key: impl Key) -> Result<(), Error> {
         let deadline = self.deadline();
+        let key = self.limits().checked_key(key)?;
         let request = kvrpc::RawDeleteRequest {
             context: None,
-            key: self.limits().checked_key(key.as_ref())?,
+            key: key.clone(),
         };
-        self.router().call(key.as_ref(), request, deadline).await?;
+        self.router().call(&key, request, deadline).await?;
         Ok(())
     }
 
@@ -87,14 +86,14 @@ impl Client {
     ///
     /// [`Error::InvalidArgument`] when a key, a value or the batch exceeds the [`limits`](Self::limits);
     /// [`Error::Undetermined`] also when only a part is known to have been applied.
-    pub async fn raw_batch_put<K: AsRef<[u8]>, V: Into<Bytes>>(
+    pub async fn raw_batch_put<K: Key, V: Into<Bytes>>(
         &self,
         entries: impl IntoIterator<Item = (K, V)>,
     ) -> Result<(), Error> {
         let deadline = self.deadline();
         let limits = self.limits();
         let checked = entries.into_iter().map(|(key, value)| {
-            let key = limits.checked_key(key.as_ref())?;
+            let key = limits.checked_key(key)?;
             let value = limits.checked_value(value.into())?;
             Ok(kvrpc::KeyValue { key, value })
         });
@@ -103,24 +102,39 @@ impl Client {
             .iter()
             .map(|entry| entry.key.len() + entry.value.len());
         limits.check_batch("entries", sizes)?;
-        batch::write::<kvrpc::RawBatchPutRequest>(self.router(), entries, deadline).await
+        multi_key::write::<kvrpc::RawBatchPutRequest>(self.router(), entries, deadline).await
     }
 
-    /// Reads several values. Returns the keys that exist, in the order asked for. What lies in one region is one snapshot.
+    /// Deletes several keys: all or none of those in one region, and no read sees a part of them. A batch over several
+    /// regions is atomic per region only. A key that is not there is no error. A batch of nothing is done at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when a key or the batch exceeds the [`limits`](Self::limits); [`Error::Undetermined`] also
+    /// when only a part is known to have been applied.
+    pub async fn raw_batch_delete<K: Key>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<(), Error> {
+        let deadline = self.deadline();
+        let keys = self.limits().checked_keys(keys)?;
+        multi_key::write::<kvrpc::RawBatchDeleteRequest>(self.router(), keys, deadline).await
+    }
+
+    /// Reads several values: one for each key, in the order of the keys; `None`: there is no such key. What lies in one
+    /// region is one snapshot.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when a key or the number of keys exceeds the [`limits`](Self::limits), and when the
-    /// values of one region are too much for one answer: ask for fewer keys then.
-    pub async fn raw_batch_get<K: AsRef<[u8]>>(
+    /// values of one region are too much for one response: ask for fewer keys then.
+    pub async fn raw_batch_get<K: Key>(
         &self,
         keys: impl IntoIterator<Item = K>,
-    ) -> Result<Vec<KeyValue>, Error> {
+    ) -> Result<Vec<Option<Bytes>>, Error> {
         let deadline = self.deadline();
         let keys = self.limits().checked_keys(keys)?;
-        let entries =
-            batch::read::<kvrpc::RawBatchGetRequest>(self.router(), keys, deadline).await?;
-        Ok(entries.into_iter().map(KeyValue::from).collect())
+        multi_key::read::<kvrpc::RawBatchGetRequest>(self.router(), keys, deadline).await
     }
 
     /// Reads a range of keys in order, page by page, across regions. A page is one snapshot; the stream is not. Each page has
@@ -128,13 +142,17 @@ impl Client {
     ///
     /// An inverted range or too long a bound is an [`Error::InvalidArgument`] in the stream; an empty range an empty stream.
     /// After an error the stream ends.
-    pub fn raw_scan<K: AsRef<[u8]> + ?Sized>(
+    pub fn raw_scan(
         &self,
-        range: impl RangeBounds<K>,
+        range: impl Into<KeyRange>,
         options: ScanOptions,
     ) -> ScanStream<KeyValue> {
-        let range = KeyRange::new(&range, &self.limits());
-        scan::stream::<kvrpc::RawScanRequest, _>(self.clone(), range, options)
+        scan::stream::<kvrpc::RawScanRequest>(self.clone(), range.into(), options)
+    }
+
+    /// Reads all keys that begin with `prefix`; otherwise as [`Client::raw_scan`].
+    pub fn raw_scan_prefix(&self, prefix: impl Key, options: ScanOptions) -> ScanStream<KeyValue> {
+        self.raw_scan(KeyRange::prefix(prefix), options)
     }
 
     /// Deletes all keys of a range: at once within a region, one region after the other beyond.
@@ -143,11 +161,8 @@ impl Client {
     ///
     /// [`Error::InvalidArgument`] when the range is inverted or empty, or a bound is too long; [`Error::Undetermined`] also
     /// when only some regions are known to be done.
-    pub async fn raw_delete_range<K: AsRef<[u8]> + ?Sized>(
-        &self,
-        range: impl RangeBounds<K>,
-    ) -> Result<(), Error> {
-        let range = KeyRange::new(&range, &self.limits())?;
+    pub async fn raw_delete_range(&self, range: impl Into<KeyRange>) -> Result<(), Error> {
+        let range = range.into().checked(&self.limits())?;
         delete_range::delete_range(self.router(), range, self.deadline()).await
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::Error;
+use crate::counters::{CallInFlight, Counters};
+use crate::{Cause, Error};
 
 /// Upper bound of the first wait.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
@@ -41,15 +42,6 @@ impl Deadline {
         if other.at < self.at { other } else { self }
     }
 
-    pub(crate) fn at(self) -> Instant {
-        self.at
-    }
-
-    /// So far away that it never comes.
-    pub(crate) fn never() -> Self {
-        Self::after(TIMEOUT_MAX)
-    }
-
     pub(crate) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
@@ -59,7 +51,7 @@ impl Deadline {
         timeout_at(self.at, work).await.ok()
     }
 
-    pub(crate) fn exceeded(self, cause: impl Into<String>) -> Error {
+    pub(crate) fn exceeded(self, cause: impl Into<Cause>) -> Error {
         Error::DeadlineExceeded {
             timeout: self.timeout,
             cause: cause.into(),
@@ -68,7 +60,7 @@ impl Deadline {
 }
 
 /// Why one attempt did not give an answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Failure {
     /// The call ends with this.
     Final(Error),
@@ -107,24 +99,35 @@ pub(crate) enum Pace {
     AtLeast(Duration),
 }
 
-/// The attempts of one call.
+/// The attempts of one call, which is in flight for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Retry {
+pub(crate) struct Retry<'a> {
+    call: CallInFlight<'a>,
     deadline: Deadline,
     waits: u32,
     at_once: u32,
     /// Why the last attempt failed that could be followed by another.
     last: Option<Error>,
+    /// A write has been applied in one part.
+    is_partly_applied: bool,
 }
 
-impl Retry {
-    pub(crate) fn until(deadline: Deadline) -> Self {
+impl<'a> Retry<'a> {
+    /// A call that begins now.
+    pub(crate) fn until(deadline: Deadline, counters: &'a Counters) -> Self {
         Self {
+            call: counters.call(),
             deadline,
             waits: 0,
             at_once: 0,
             last: None,
+            is_partly_applied: false,
         }
+    }
+
+    /// One part of a write has been applied: from now on the call can only succeed or be undetermined.
+    pub(crate) fn part_was_applied(&mut self) {
+        self.is_partly_applied = true;
     }
 
     /// Waits until the next attempt may be made.
@@ -134,19 +137,30 @@ impl Retry {
     /// What the call has to end with: the failure is final, or the deadline would come before the next attempt.
     pub(crate) async fn pause(&mut self, failure: Failure) -> Result<(), Error> {
         let (pace, error) = match failure {
-            Failure::Final(error) => return Err(self.with_last_cause(error)),
+            Failure::Final(error) => return Err(self.ended(error)),
             Failure::Again { pace, error } => (pace, error),
         };
         let wait = self.next_wait(pace, fastrand::f64());
         if wait >= self.deadline.remaining() {
-            return Err(error);
+            return Err(self.ended(error));
         }
         if !wait.is_zero() {
             tracing::debug!(wait_ms = wait.as_millis(), %error, "trying again");
             sleep(wait).await;
         }
         self.last = Some(error);
+        self.call.count_retry();
         Ok(())
+    }
+
+    /// What the call ends with after this error.
+    fn ended(&self, error: Error) -> Error {
+        let mut error = self.with_last_cause(error);
+        if self.is_partly_applied {
+            error = error.after_partial_write();
+        }
+        self.call.count_error(&error);
+        error
     }
 
     /// A deadline that came in the middle of an attempt says less than what happened before it.
@@ -154,7 +168,7 @@ impl Retry {
         match (error, &self.last) {
             (Error::DeadlineExceeded { timeout, cause }, Some(last)) => Error::DeadlineExceeded {
                 timeout,
-                cause: format!("{cause}; before that: {last}"),
+                cause: Cause::of(format!("{cause}; before that: {last}"), last.clone()),
             },
             (error, _) => error,
         }
@@ -185,9 +199,17 @@ pub(crate) fn backoff(waits: u32, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);
+
+    fn retry_until(deadline: Deadline) -> Retry<'static> {
+        Retry::until(deadline, &COUNTERS)
+    }
 
     fn again(pace: Pace) -> Failure {
         let error = Error::unavailable("nobody there");
@@ -210,7 +232,7 @@ mod tests {
 
     #[test]
     fn going_on_at_once_turns_into_waiting() {
-        let mut retry = Retry::until(Deadline::after(Duration::from_secs(1)));
+        let mut retry = retry_until(Deadline::after(Duration::from_secs(1)));
         for _ in 0..AT_ONCE_MAX {
             assert_eq!(retry.next_wait(Pace::AtOnce, 0.0), Duration::ZERO);
         }
@@ -219,26 +241,26 @@ mod tests {
 
     #[test]
     fn a_busy_store_is_left_alone_for_as_long_as_it_asked() {
-        let mut retry = Retry::until(Deadline::after(Duration::from_secs(1)));
+        let mut retry = retry_until(Deadline::after(Duration::from_secs(1)));
         let asked = Duration::from_millis(700);
         assert_eq!(retry.next_wait(Pace::AtLeast(asked), 0.5), asked);
     }
 
     #[tokio::test]
     async fn a_wait_that_outlasts_the_deadline_ends_the_call_with_the_last_cause() {
-        let mut retry = Retry::until(Deadline::after(Duration::from_secs(1)));
+        let mut retry = retry_until(Deadline::after(Duration::from_secs(1)));
         let hour = Duration::from_secs(3600);
         let ended = retry.pause(again(Pace::AtLeast(hour))).await;
         assert_eq!(ended, Err(Error::unavailable("nobody there")));
 
-        let mut retry = Retry::until(Deadline::after(Duration::ZERO));
+        let mut retry = retry_until(Deadline::after(Duration::ZERO));
         assert!(retry.pause(again(Pace::AtOnce)).await.is_err());
     }
 
     #[tokio::test]
     async fn a_deadline_in_the_middle_of_an_attempt_tells_what_happened_before() {
         let deadline = Deadline::after(Duration::from_secs(60));
-        let mut retry = Retry::until(deadline);
+        let mut retry = retry_until(deadline);
         retry
             .pause(again(Pace::AtOnce))
             .await
@@ -250,6 +272,32 @@ mod tests {
             text.contains("no answer") && text.contains("nobody there"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn retries_calls_in_flight_and_open_fates_are_counted() {
+        let counters = Counters::default();
+        let mut retry = Retry::until(Deadline::after(Duration::from_secs(60)), &counters);
+        retry
+            .pause(again(Pace::AtOnce))
+            .await
+            .expect("time is left");
+        retry.part_was_applied();
+        let refused = Failure::Final(Error::busy("the other part"));
+        let ended = retry.pause(refused).await;
+        assert!(
+            matches!(ended, Err(Error::Undetermined { .. })),
+            "{ended:?}"
+        );
+        let stats = counters.stats();
+        let counted = (
+            stats.calls_in_flight,
+            stats.retries,
+            stats.undetermined_writes,
+        );
+        assert_eq!(counted, (1, 1, 1));
+        drop(retry);
+        assert_eq!(counters.stats().calls_in_flight, 0);
     }
 
     #[tokio::test]

@@ -7,16 +7,17 @@ use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
-    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, RawBatchGetRequest,
-    RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
-    RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
-    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, ScanRequest, ScanResponse,
-    batch_answer, batch_command,
+    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, RawBatchDeleteRequest,
+    RawBatchDeleteResponse, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest,
+    RawBatchPutResponse, RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest,
+    RawDeleteResponse, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
+    RawScanRequest, RawScanResponse, ScanRequest, ScanResponse, batch_answer, batch_command,
 };
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tonic::Status;
-use tonic::transport::Channel;
+
+use crate::connection::Channel;
 
 /// Whether a request changes anything, which decides what an unknown fate means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The request itself, when it is always a call of its own.
+    /// The request itself, when it is always a unary call.
     fn into_command(self) -> Result<batch_command::Request, Self>;
 
     /// The answer, from that of a stream; `None`: it is that of another request.
@@ -87,17 +88,14 @@ macro_rules! data_requests {
     )*};
 }
 
+rdb_proto::point_commands!(data_requests);
+
 data_requests! {
-    RawPutRequest, Write => KvRawClient::raw_put, RawPut -> RawPutResponse;
-    RawGetRequest, Read => KvRawClient::raw_get, RawGet -> RawGetResponse;
-    RawDeleteRequest, Write => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
     RawBatchPutRequest, Write => KvRawClient::raw_batch_put -> RawBatchPutResponse;
+    RawBatchDeleteRequest, Write => KvRawClient::raw_batch_delete -> RawBatchDeleteResponse;
     RawBatchGetRequest, Read => KvRawClient::raw_batch_get -> RawBatchGetResponse;
     RawScanRequest, Read => KvRawClient::raw_scan -> RawScanResponse;
     RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range -> RawDeleteRangeResponse;
-    CompareAndSwapRequest, Write => KvCasClient::compare_and_swap, CompareAndSwap -> CompareAndSwapResponse;
-    GetRequest, Read => KvCasClient::get, Get -> GetResponse;
-    CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
     BatchGetRequest, Read => KvCasClient::batch_get -> BatchGetResponse;
     ScanRequest, Read => KvCasClient::scan -> ScanResponse;
 }

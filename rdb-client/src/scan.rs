@@ -1,8 +1,9 @@
 //! Scans: a stream of entries that fetches its pages by itself, region after region.
 //!
 //! A page is asked for when the entries before it have been taken, and not earlier. It goes to the region at the near end of
-//! what is left (in reverse: the far end), clamped to that region; where it ends, the next page begins. A store that does
-//! not get on would make a scan run for ever, so a page that leaves as much as there was before is an error.
+//! what is left (in reverse: the far end), clamped to that region; where it ends, the next page begins. A page may be empty
+//! and still say where to go on, since a store looks at a bounded number of deleted entries for one. A store that does not
+//! get on would make a scan run for ever, so a page that leaves as much as there was before is an error.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,17 +13,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
-use rdb_proto::kvrpc::{
-    KeyValue, RawScanRequest, RawScanResponse, ScanRequest, ScanResponse, VersionedKeyValue,
-};
+use rdb_proto::kvrpc::{RawScanRequest, RawScanResponse, ScanRequest, ScanResponse};
 
-use crate::range::KeyRange;
-use crate::retry::{Deadline, Failure, Retry};
+use crate::retry::{Deadline, Failure};
 use crate::rpc::DataRequest;
-use crate::{Client, Error};
+use crate::{Client, Error, KeyRange, KeyValue, VersionedKeyValue};
 
-/// What a scan returns, and in which order.
+/// What a scan returns, and in which order. The default is everything, from the lowest key up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct ScanOptions {
     /// Most entries of the whole stream. `None`: all.
     pub limit: Option<usize>,
@@ -30,6 +29,26 @@ pub struct ScanOptions {
     pub reverse: bool,
     /// Leave the values out: they are empty.
     pub keys_only: bool,
+}
+
+impl ScanOptions {
+    /// These options with another [`limit`](Self::limit).
+    pub fn with_limit(self, limit: impl Into<Option<usize>>) -> Self {
+        Self {
+            limit: limit.into(),
+            ..self
+        }
+    }
+
+    /// These options with another choice of [`reverse`](Self::reverse).
+    pub fn with_reverse(self, reverse: bool) -> Self {
+        Self { reverse, ..self }
+    }
+
+    /// These options with another choice of [`keys_only`](Self::keys_only).
+    pub fn with_keys_only(self, keys_only: bool) -> Self {
+        Self { keys_only, ..self }
+    }
 }
 
 /// The entries of a scan, in order. After an error it ends.
@@ -58,16 +77,16 @@ pub(crate) trait PageRequest: DataRequest {
     fn new(range: KeyRange, limit: Option<u32>, options: ScanOptions) -> Self;
 
     /// The entries, and where the region's part of the range goes on if it does.
-    fn page(answer: Self::Answer) -> (Vec<Self::Entry>, Option<Bytes>);
+    fn page(response: Self::Answer) -> (Vec<Self::Entry>, Option<Bytes>);
 }
 
-/// Streams the entries of `range`, which may have turned out to be invalid.
-pub(crate) fn stream<R: PageRequest, T: From<R::Entry> + Send + 'static>(
+/// Streams the entries of `range`.
+pub(crate) fn stream<R: PageRequest>(
     client: Client,
-    range: Result<KeyRange, Error>,
+    range: KeyRange,
     options: ScanOptions,
-) -> ScanStream<T> {
-    let range = match range {
+) -> ScanStream<R::Entry> {
+    let range = match range.checked(&client.limits()) {
         Ok(range) => range,
         Err(error) => {
             return ScanStream {
@@ -87,7 +106,7 @@ pub(crate) fn stream<R: PageRequest, T: From<R::Entry> + Send + 'static>(
         if entry.is_err() {
             scan.left = None;
         }
-        Some((entry.map(T::from), scan))
+        Some((entry, scan))
     });
     ScanStream {
         entries: entries.boxed(),
@@ -124,7 +143,7 @@ impl<R: PageRequest> Scan<R> {
     /// The next page, and what is left behind it.
     async fn fetch(&self, range: KeyRange) -> Result<(Vec<R::Entry>, Option<KeyRange>), Error> {
         let deadline = self.client.deadline();
-        let mut retry = Retry::until(deadline);
+        let mut retry = self.client.router().retry(deadline);
         loop {
             match self.fetch_once(&range, deadline).await {
                 Ok(fetched) => return Ok(fetched),
@@ -181,8 +200,15 @@ macro_rules! page_request {
                 }
             }
 
-            fn page(answer: $response) -> (Vec<$entry>, Option<Bytes>) {
-                (answer.entries, answer.resume_key)
+            fn page(response: $response) -> (Vec<$entry>, Option<Bytes>) {
+                let entries = response.entries;
+                let bytes = entries
+                    .iter()
+                    .map(|entry| entry.key.len() + entry.value.len());
+                let page_bytes = bytes.sum();
+                let entries = entries.into_iter();
+                let entries = entries.map(|entry| $entry::detached(entry, page_bytes));
+                (entries.collect(), response.resume_key)
             }
         }
     };

@@ -12,4 +12,10 @@ pub struct ClientStats {
     pub batch_messages: u64,
     /// Commands in them. Divided by `batch_messages`: how many calls share a message in the mean.
     pub batch_commands: u64,
+    /// Calls that have begun and not ended yet; the only figure here that also shrinks.
+    pub calls_in_flight: u64,
+    /// Attempts that calls made after their first one.
+    pub retries: u64,
+    /// Writes that ended in [`Error::Undetermined`](crate::Error::Undetermined).
+    pub undetermined_writes: u64,
 }

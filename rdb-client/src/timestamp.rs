@@ -2,11 +2,20 @@
 
 use std::fmt;
 use std::iter::FusedIterator;
+use std::time::{Duration, SystemTime};
 
 /// How many of a timestamp's bits count within a millisecond.
 const LOGICAL_BITS: u32 = 18;
 
 /// A point in the cluster's one order of events: greater than every timestamp that was handed out before it.
+///
+/// It is a number of 64 bits, so that it can be stored and read back:
+///
+/// ```
+/// # use rdb_client::Timestamp;
+/// let stored: u64 = Timestamp::from(442_106_624_409_600_007).into();
+/// assert_eq!(Timestamp::from(stored).logical(), 7);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -16,7 +25,12 @@ impl Timestamp {
         self.0
     }
 
-    /// Milliseconds since the Unix epoch, near the placement driver's clock.
+    /// When it was handed out, near the placement driver's clock, to the millisecond.
+    pub fn physical(self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.physical_ms())
+    }
+
+    /// The same in milliseconds since the Unix epoch.
     pub fn physical_ms(self) -> u64 {
         self.0 >> LOGICAL_BITS
     }
@@ -24,6 +38,18 @@ impl Timestamp {
     /// The counter that tells timestamps of one millisecond apart.
     pub fn logical(self) -> u32 {
         (self.0 & ((1 << LOGICAL_BITS) - 1)) as u32
+    }
+}
+
+impl From<u64> for Timestamp {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl From<Timestamp> for u64 {
+    fn from(timestamp: Timestamp) -> Self {
+        timestamp.0
     }
 }
 
@@ -100,22 +126,24 @@ mod tests {
 
     #[test]
     fn a_timestamp_is_46_bits_of_milliseconds_and_18_of_counter() {
-        let timestamp = Timestamp((1_700_000_000_000 << 18) | 5);
+        let timestamp = Timestamp::from((1_700_000_000_000 << 18) | 5);
         assert_eq!(timestamp.physical_ms(), 1_700_000_000_000);
+        let since_epoch = Duration::from_secs(1_700_000_000);
+        assert_eq!(timestamp.physical(), SystemTime::UNIX_EPOCH + since_epoch);
         assert_eq!(timestamp.logical(), 5);
         assert_eq!(timestamp.to_string(), timestamp.as_u64().to_string());
     }
 
     #[test]
-    fn a_batch_yields_exactly_its_consecutive_timestamps() {
-        let batch = Timestamps::new(7, 3).expect("valid");
-        let all: Vec<u64> = batch.into_iter().map(Timestamp::as_u64).collect();
+    fn three_timestamps_from_the_first_are_consecutive() {
+        let timestamps = Timestamps::new(7, 3).expect("valid");
+        let all: Vec<u64> = timestamps.into_iter().map(Timestamp::as_u64).collect();
         assert_eq!(all, [7, 8, 9]);
-        assert_eq!((batch.first(), batch.len()), (Timestamp(7), 3));
+        assert_eq!((timestamps.first(), timestamps.len()), (Timestamp(7), 3));
     }
 
     #[test]
-    fn a_batch_that_is_empty_or_overflows_is_refused() {
+    fn none_and_more_than_there_are_numbers_are_refused() {
         assert_eq!(Timestamps::new(7, 0), None);
         assert_eq!(Timestamps::new(u64::MAX, 2), None);
         assert!(Timestamps::new(u64::MAX, 1).is_some());

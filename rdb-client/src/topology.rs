@@ -21,6 +21,7 @@ pub enum StoreState {
 
 /// Figures of a store's last heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreStats {
     /// Size of the file system that holds the data directory, in bytes.
     pub capacity_bytes: u64,
@@ -36,6 +37,7 @@ pub struct StoreStats {
 
 /// A registered store.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Store {
     /// Made by the placement driver, never reused.
     pub id: u64,
@@ -51,6 +53,7 @@ pub struct Store {
 
 /// The version of a region's description; both counters only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RegionEpoch {
     /// Grows with every change of the region's peers.
     pub conf_version: u64,
@@ -60,6 +63,7 @@ pub struct RegionEpoch {
 
 /// One replica of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Peer {
     /// Made by the placement driver, never reused.
     pub id: u64,
@@ -69,6 +73,7 @@ pub struct Peer {
 
 /// A contiguous range of keys, `[start_key, end_key)`, the unit of placement.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Region {
     /// Made by the placement driver, never reused.
     pub id: u64,
@@ -84,6 +89,7 @@ pub struct Region {
 
 /// A region together with the store that serves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RegionRoute {
     /// The region.
     pub region: Region,

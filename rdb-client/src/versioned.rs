@@ -1,17 +1,17 @@
 //! The versioned keyspace: key → (version, value), written by compare-and-swap only.
 
-use std::ops::RangeBounds;
-
 use bytes::Bytes;
 use rdb_proto::kvrpc::{
     self, compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
 
-use crate::range::KeyRange;
-use crate::{Client, Error, ScanOptions, ScanStream, batch, scan};
+use crate::detach::detached;
+use crate::retry::Deadline;
+use crate::{Client, Error, Key, KeyRange, ScanOptions, ScanStream, multi_key, scan};
 
 /// A value with its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Versioned {
     /// At least 1. A key that was deleted and created again never shows a version that it has shown before.
     pub version: u64,
@@ -21,6 +21,7 @@ pub struct Versioned {
 
 /// A key of the versioned keyspace with its version and value.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VersionedKeyValue {
     /// The key.
     pub key: Bytes,
@@ -30,12 +31,13 @@ pub struct VersionedKeyValue {
     pub value: Bytes,
 }
 
-impl From<kvrpc::VersionedKeyValue> for VersionedKeyValue {
-    fn from(entry: kvrpc::VersionedKeyValue) -> Self {
+impl VersionedKeyValue {
+    /// An entry of a message with this size.
+    pub(crate) fn detached(entry: kvrpc::VersionedKeyValue, message_bytes: usize) -> Self {
         Self {
-            key: entry.key,
+            key: detached(entry.key, message_bytes),
             version: entry.version,
-            value: entry.value,
+            value: detached(entry.value, message_bytes),
         }
     }
 }
@@ -46,25 +48,42 @@ impl From<kvrpc::VersionedKeyValue> for VersionedKeyValue {
 impl Client {
     /// Writes a value if the key's version is `expected_version` (0: the key must not exist), and returns the new version.
     ///
+    /// After [`Error::Undetermined`], the same call again is a fence where `expected_version` is at least 1: a version never
+    /// comes back, so at most one of the two is applied. It is none where `expected_version` is 0: once the key has been
+    /// deleted, the first call can still create it. [`Client::update`] does what can be done about it.
+    ///
     /// # Errors
     ///
     /// [`Error::Conflict`] when the version is another; [`Error::InvalidArgument`] when the key or the value exceeds the
     /// [`limits`](Self::limits), or the key is empty.
     pub async fn cas_put(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl Key,
         expected_version: u64,
         value: impl Into<Bytes>,
     ) -> Result<u64, Error> {
         let deadline = self.deadline();
+        let key = self.limits().checked_key(key)?;
+        let value = self.limits().checked_value(value.into())?;
+        self.swap(key, expected_version, value, deadline).await
+    }
+
+    /// [`Client::cas_put`] of what has been checked.
+    pub(crate) async fn swap(
+        &self,
+        key: Bytes,
+        expected_version: u64,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> Result<u64, Error> {
         let request = kvrpc::CompareAndSwapRequest {
             context: None,
-            key: self.limits().checked_key(key.as_ref())?,
+            key: key.clone(),
             expected_version,
-            value: self.limits().checked_value(value.into())?,
+            value,
         };
-        let answer = self.router().call(key.as_ref(), request, deadline).await?;
-        match answer.result {
+        let response = self.router().call(&key, request, deadline).await?;
+        match response.result {
             Some(swap::Result::Swapped(swapped)) => Ok(swapped.version),
             Some(swap::Result::Conflict(conflict)) => Err(conflict.into()),
             None => Err(no_result()),
@@ -77,14 +96,24 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when the key is empty or too long.
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Versioned>, Error> {
+    pub async fn get(&self, key: impl Key) -> Result<Option<Versioned>, Error> {
         let deadline = self.deadline();
+        let key = self.limits().checked_key(key)?;
+        self.get_until(key, deadline).await
+    }
+
+    /// [`Client::get`] of a key that has been checked.
+    pub(crate) async fn get_until(
+        &self,
+        key: Bytes,
+        deadline: Deadline,
+    ) -> Result<Option<Versioned>, Error> {
         let request = kvrpc::GetRequest {
             context: None,
-            key: self.limits().checked_key(key.as_ref())?,
+            key: key.clone(),
         };
-        let answer = self.router().call(key.as_ref(), request, deadline).await?;
-        Ok(answer.entry.map(|entry| Versioned {
+        let response = self.router().call(&key, request, deadline).await?;
+        Ok(response.entry.map(|entry| Versioned {
             version: entry.version,
             value: entry.value,
         }))
@@ -96,54 +125,58 @@ impl Client {
     ///
     /// [`Error::Conflict`] when the version is another, or the key does not exist; [`Error::InvalidArgument`] when
     /// `expected_version` is 0 or the key is empty or too long.
-    pub async fn cas_delete(
-        &self,
-        key: impl AsRef<[u8]>,
-        expected_version: u64,
-    ) -> Result<(), Error> {
+    pub async fn cas_delete(&self, key: impl Key, expected_version: u64) -> Result<(), Error> {
         let deadline = self.deadline();
         if expected_version == 0 {
             let cause = "it is 0, which no key that exists has; expected at least 1";
             return Err(Error::invalid_argument("expected_version", None, cause));
         }
+        let key = self.limits().checked_key(key)?;
         let request = kvrpc::CompareAndDeleteRequest {
             context: None,
-            key: self.limits().checked_key(key.as_ref())?,
+            key: key.clone(),
             expected_version,
         };
-        let answer = self.router().call(key.as_ref(), request, deadline).await?;
-        match answer.result {
+        let response = self.router().call(&key, request, deadline).await?;
+        match response.result {
             Some(deletion::Result::Deleted(kvrpc::Deleted {})) => Ok(()),
             Some(deletion::Result::Conflict(conflict)) => Err(conflict.into()),
             None => Err(no_result()),
         }
     }
 
-    /// Reads several values with their versions. Returns the keys that exist, in the order asked for. What lies in one region
-    /// is one snapshot.
+    /// Reads several values with their versions: one for each key, in the order of the keys; `None`: there is no such key.
+    /// What lies in one region is one snapshot.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when a key or the number of keys exceeds the [`limits`](Self::limits), and when the
-    /// values of one region are too much for one answer: ask for fewer keys then.
-    pub async fn batch_get<K: AsRef<[u8]>>(
+    /// values of one region are too much for one response: ask for fewer keys then.
+    pub async fn batch_get<K: Key>(
         &self,
         keys: impl IntoIterator<Item = K>,
-    ) -> Result<Vec<VersionedKeyValue>, Error> {
+    ) -> Result<Vec<Option<Versioned>>, Error> {
         let deadline = self.deadline();
         let keys = self.limits().checked_keys(keys)?;
-        let entries = batch::read::<kvrpc::BatchGetRequest>(self.router(), keys, deadline).await?;
-        Ok(entries.into_iter().map(VersionedKeyValue::from).collect())
+        multi_key::read::<kvrpc::BatchGetRequest>(self.router(), keys, deadline).await
     }
 
     /// Reads a range of the versioned keyspace in order; otherwise as [`Client::raw_scan`].
-    pub fn scan<K: AsRef<[u8]> + ?Sized>(
+    pub fn scan(
         &self,
-        range: impl RangeBounds<K>,
+        range: impl Into<KeyRange>,
         options: ScanOptions,
     ) -> ScanStream<VersionedKeyValue> {
-        let range = KeyRange::new(&range, &self.limits());
-        scan::stream::<kvrpc::ScanRequest, _>(self.clone(), range, options)
+        scan::stream::<kvrpc::ScanRequest>(self.clone(), range.into(), options)
+    }
+
+    /// Reads all keys of the versioned keyspace that begin with `prefix`; otherwise as [`Client::raw_scan`].
+    pub fn scan_prefix(
+        &self,
+        prefix: impl Key,
+        options: ScanOptions,
+    ) -> ScanStream<VersionedKeyValue> {
+        self.scan(KeyRange::prefix(prefix), options)
     }
 }
 
@@ -158,5 +191,5 @@ impl From<kvrpc::Conflict> for Error {
 
 /// A store answered a write neither yes nor no.
 fn no_result() -> Error {
-    Error::undetermined("the store's answer holds no result that this release knows")
+    Error::undetermined("the store's response holds no result that this release knows")
 }

@@ -18,7 +18,7 @@ const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
 ///
-/// SIGTERM and SIGINT drain it: what is in flight is answered, exit 0.
+/// SIGTERM and SIGINT drain it: calls in flight are answered, exit 0.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rdb-pd", version)]
 pub struct Config {
@@ -55,8 +55,9 @@ pub struct Config {
     #[arg(long)]
     pub accept_clock_jump: bool,
 
-    /// For one start, with a data directory that was restored from an older copy: move the lower bound of timestamps
-    /// ahead by so many milliseconds, at least the age of the copy. Without it timestamps could repeat.
+    /// For one start, with a data directory that was restored from an older copy: move the lower bound of timestamps ahead
+    /// by this many milliseconds, at least the age of the copy. Ids are moved ahead, too, and stores that were started since
+    /// the copy are believed. Without it timestamps and ids could repeat, and such stores would be refused.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub tso_advance_ms: u64,
 

@@ -16,26 +16,26 @@ pub const CLUSTER_ID: &[u8] = b"cluster/id";
 pub const COUNTERS: &[u8] = b"cluster/counters";
 /// The bound of timestamps.
 pub const TSO_BOUND: &[u8] = b"tso/bound";
-/// Before each store's id.
+/// The prefix of each store's key.
 pub const STORE_PREFIX: &[u8] = b"cluster/store/";
-/// Before each region's id.
+/// The prefix of each region's key.
 pub const REGION_PREFIX: &[u8] = b"cluster/region/";
 
 /// The last ids that were given out; none is ever given out again.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Counters {
-    /// Of stores.
+    /// The last store's id.
     #[prost(uint64, tag = "1")]
     pub store_id: u64,
-    /// Of regions.
+    /// The last region's id.
     #[prost(uint64, tag = "2")]
     pub region_id: u64,
-    /// Of peers.
+    /// The last peer's id.
     #[prost(uint64, tag = "3")]
     pub peer_id: u64,
 }
 
-/// A registered store, as it is kept.
+/// A registered store, as it is kept. `cluster/stores.rs` has the rules of its incarnations.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct StoreRecord {
     /// Never 0.
@@ -44,22 +44,16 @@ pub struct StoreRecord {
     /// Where clients reach it.
     #[prost(string, tag = "2")]
     pub address: String,
-    /// Whether the store has named its id, i.e. has kept it.
-    #[prost(bool, tag = "3")]
-    pub confirmed: bool,
-    /// The start of the store process that was accepted last. 0: accepted by a release that knew none.
+    /// The start of the store process that was accepted last. 0: not known, so any start may be the next.
     #[prost(uint64, tag = "5")]
     pub incarnation: u64,
-    /// Whether the store has sent a heartbeat with it, i.e. has kept it.
-    #[prost(bool, tag = "8")]
-    pub incarnation_kept: bool,
-    /// The incarnation that was accepted before. A start may name it until the present one is kept.
-    #[prost(uint64, tag = "6")]
-    pub previous_incarnation: u64,
-    /// The store never named its id, and another one took over its address and regions. The record stays, so that it
-    /// is refused should it come back.
-    #[prost(bool, tag = "7")]
-    pub abandoned: bool,
+    /// The last incarnation that the store has named as kept in its data directory. 0: none yet.
+    #[prost(uint64, tag = "9")]
+    pub kept_incarnation: u64,
+    /// Incarnations that were accepted after the kept one and before the present one, oldest first. The data directory may
+    /// have any of them.
+    #[prost(uint64, repeated, tag = "10")]
+    pub unkept_incarnations: Vec<u64>,
 }
 
 /// A store's key.
@@ -97,15 +91,13 @@ mod tests {
         let record = StoreRecord {
             id: 1,
             address: "a:1".to_owned(),
-            confirmed: true,
             incarnation: 5,
-            incarnation_kept: true,
-            previous_incarnation: 4,
-            abandoned: true,
+            kept_incarnation: 3,
+            unkept_incarnations: vec![4, 200],
         };
         assert_eq!(
             record.encode_to_vec(),
-            b"\x08\x01\x12\x03a:1\x18\x01\x28\x05\x30\x04\x38\x01\x40\x01"
+            b"\x08\x01\x12\x03a:1\x28\x05\x48\x03\x52\x03\x04\xc8\x01"
         );
         let counters = Counters {
             store_id: 1,

@@ -1,4 +1,4 @@
-//! Wires the process: storage, oracle, cluster, service, health; the only place that does.
+//! Wires the process: storage, allocator, cluster, service, health; the only place that does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Registrar};
 use crate::config::Config;
 use crate::error::PdError;
-use crate::service::{Oracle, PdService};
+use crate::service::{PdService, SystemAllocator};
 use crate::tso::{Allocator, PhysicalClock, StorageBound, SystemClock};
 
 const SERVICES: &[&str] = &["pdpb.Pd"];
@@ -47,14 +47,19 @@ impl Pd {
     /// address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, PdError> {
         config.validate()?;
-        let (storage, cluster, persisted_ms) = open(&config).await?;
+        let Opened {
+            storage,
+            cluster,
+            registrar,
+            persisted_ms,
+        } = open(&config).await?;
         let clock = PhysicalClock::start(
             SystemClock::default(),
             persisted_ms,
             config.clock_settings(),
         )?;
         let bound = StorageBound::new(storage.clone());
-        let oracle = Allocator::start(clock, bound, persisted_ms).await?;
+        let allocator = Allocator::start(clock, bound, persisted_ms).await?;
 
         let listen_error = |source| PdError::Listen {
             address: config.addr,
@@ -65,9 +70,16 @@ impl Pd {
 
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
-        let keeping = keep(Arc::clone(&oracle), health_handle, storage.write_health());
+        let keeping = keep(
+            Arc::clone(&allocator),
+            registrar,
+            health_handle,
+            storage.write_health(),
+        );
         let until_drained = drain.clone();
+        let guard = drain.clone().drop_guard();
         let keeping = async move {
+            let _drains_when_keeping_ends = guard;
             until_drained.run_until_cancelled(keeping).await;
         };
         tracing::info!(
@@ -78,7 +90,7 @@ impl Pd {
             version = env!("CARGO_PKG_VERSION"),
             "serving Pd"
         );
-        let pd = PdServer::new(PdService::new(oracle, cluster, drain.clone()))
+        let pd = PdServer::new(PdService::new(allocator, cluster, drain.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let routes = Routes::new(pd).add_service(health_service);
@@ -132,8 +144,16 @@ impl ServerProcess for Pd {
     }
 }
 
-/// Opens what is on the disk: the storage, the cluster in it, and the bound of timestamps.
-async fn open(config: &Config) -> Result<(Storage, Cluster, Option<u64>), PdError> {
+/// What is on the disk.
+struct Opened {
+    storage: Storage,
+    cluster: Cluster,
+    registrar: Registrar,
+    /// No timestamp at or above it was handed out by earlier processes. `None`: none ever was.
+    persisted_ms: Option<u64>,
+}
+
+async fn open(config: &Config) -> Result<Opened, PdError> {
     let directory = config.data_dir.clone();
     let advance_ms = config.tso_advance_ms;
     let options = StorageOptions {
@@ -144,17 +164,23 @@ async fn open(config: &Config) -> Result<(Storage, Cluster, Option<u64>), PdErro
     };
     let opened = spawn_blocking(move || {
         let storage = Storage::open(directory, options)?;
-        let cluster = Cluster::open(storage.clone())?;
+        let (cluster, registrar) = Cluster::open(storage.clone(), advance_ms > 0)?;
         let persisted_ms = StorageBound::new(storage.clone()).load()?;
-        let bound_ms = persisted_ms.map(|bound_ms| bound_ms.saturating_add(advance_ms));
-        Ok((storage, cluster, bound_ms))
+        Ok(Opened {
+            storage,
+            cluster,
+            registrar,
+            persisted_ms: persisted_ms.map(|bound_ms| bound_ms.saturating_add(advance_ms)),
+        })
     });
     opened.await?
 }
 
-/// Keeps the bound of timestamps ahead, and health true: healthy means that the storage takes writes.
+/// Keeps the bound of timestamps ahead, registrations answered, and health true: healthy means that the storage takes
+/// writes.
 async fn keep(
-    oracle: Arc<Oracle>,
+    allocator: Arc<SystemAllocator>,
+    registrar: Registrar,
     health: HealthHandle,
     mut write_health: watch::Receiver<WriteHealth>,
 ) {
@@ -167,5 +193,5 @@ async fn keep(
             }
         }
     };
-    tokio::join!(oracle.keep_bound(), keep_health);
+    tokio::join!(allocator.keep_bound(), registrar.run(), keep_health);
 }

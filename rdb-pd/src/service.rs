@@ -25,20 +25,24 @@ use crate::cluster::{
 };
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
-/// The oracle as it runs in a process.
-pub(crate) type Oracle = Allocator<SystemClock, StorageBound>;
+/// The allocator of timestamps as it runs in a process.
+pub(crate) type SystemAllocator = Allocator<SystemClock, StorageBound>;
 
-/// Serves the oracle and the cluster.
+/// Serves timestamps and the cluster.
 pub(crate) struct PdService {
-    oracle: Arc<Oracle>,
+    allocator: Arc<SystemAllocator>,
     cluster: Cluster,
     drain: CancellationToken,
 }
 
 impl PdService {
-    pub(crate) fn new(oracle: Arc<Oracle>, cluster: Cluster, drain: CancellationToken) -> Self {
+    pub(crate) fn new(
+        allocator: Arc<SystemAllocator>,
+        cluster: Cluster,
+        drain: CancellationToken,
+    ) -> Self {
         Self {
-            oracle,
+            allocator,
             cluster,
             drain,
         }
@@ -52,7 +56,7 @@ impl Pd for PdService {
         request: Request<GetTsoRequest>,
     ) -> Result<Response<GetTsoResponse>, Status> {
         let count = checked_tso_count(request.get_ref())?;
-        let first = allocate(&self.oracle, count).await?;
+        let first = allocate(&self.allocator, count).await?;
         Ok(Response::new(GetTsoResponse {
             first,
             count,
@@ -67,10 +71,10 @@ impl Pd for PdService {
         request: Request<Streaming<GetTsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
         let requests = request.into_inner();
-        let (oracle, drain) = (Arc::clone(&self.oracle), self.drain.clone());
+        let (allocator, drain) = (Arc::clone(&self.allocator), self.drain.clone());
         let cluster_id = self.cluster.id();
         Ok(Response::new(TsoStream::new(
-            requests, oracle, cluster_id, drain,
+            requests, allocator, cluster_id, drain,
         )))
     }
 
@@ -83,14 +87,14 @@ impl Pd for PdService {
             store_id,
             cluster_id,
             incarnation,
-            previous_incarnation,
+            kept_incarnation,
         } = request.into_inner();
         let registration = Registration {
             address: checked_address(address)?,
             store_id,
             cluster_id,
             incarnation: checked_incarnation(incarnation)?,
-            previous_incarnation,
+            kept_incarnation,
         };
         let registered = self
             .cluster
@@ -120,12 +124,11 @@ impl Pd for PdService {
             store_id,
             cluster_id,
             incarnation: checked_incarnation(incarnation)?,
-            previous_incarnation: 0,
+            kept_incarnation: incarnation,
         };
         self.cluster
-            .heartbeat(registration, stats.unwrap_or_default())
-            .await
-            .map_err(cluster_fault)?;
+            .heartbeat(&registration, stats)
+            .map_err(|refusal| cluster_fault(refusal.into()))?;
         Ok(Response::new(StoreHeartbeatResponse {
             interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
         }))
@@ -160,6 +163,10 @@ impl Pd for PdService {
         } = request.into_inner();
         check_bound("start_key", &start_key)?;
         check_bound("end_key", &end_key)?;
+        if !end_key.is_empty() && end_key < start_key {
+            let cause = "end_key is below start_key";
+            return Err(Fault::invalid_argument("end_key", None, cause).into());
+        }
         let limit = checked_count("limit", limit, REGIONS_MAX, REGIONS_MAX)?;
         let routes = self.cluster.regions(&start_key, &end_key, limit as usize);
         Ok(Response::new(ScanRegionsResponse { routes }))
@@ -178,9 +185,9 @@ impl Pd for PdService {
 }
 
 /// The first of `count` consecutive timestamps; `count` was checked. Dropped unfinished, it has spent none.
-async fn allocate(oracle: &Oracle, count: u32) -> Result<u64, Status> {
+async fn allocate(allocator: &SystemAllocator, count: u32) -> Result<u64, Status> {
     let unavailable = |error: AllocatorError| Fault::new(Code::Unavailable, error.to_string());
-    let allocated = oracle.allocate(count).await;
+    let allocated = allocator.allocate(count).await;
     allocated.map_err(|error| unavailable(error).into())
 }
 
@@ -232,12 +239,15 @@ fn cluster_fault(error: ClusterError) -> Status {
         }
         ClusterError::Refused(
             Refusal::LivesElsewhere { .. }
+            | Refusal::LivesHere { .. }
             | Refusal::AddressTaken { .. }
             | Refusal::Superseded { .. },
         ) => Code::AlreadyExists,
-        ClusterError::Refused(Refusal::NotHeardYet { .. })
+        ClusterError::Refused(Refusal::TooManyStores) => Code::ResourceExhausted,
+        ClusterError::Refused(Refusal::MayBeAlive { .. })
         | ClusterError::Storage(_)
-        | ClusterError::Task(_) => Code::Unavailable,
+        | ClusterError::Busy
+        | ClusterError::Stopping => Code::Unavailable,
     };
     Fault::new(code, error.to_string()).into()
 }

@@ -2,7 +2,7 @@
 //!
 //! The modules [`metapb`], [`errorpb`], [`pdpb`] and [`kvrpc`] are generated from the files under `proto/`, which are the
 //! reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the message's buffer.
-//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`batch`]) and the transport shell
+//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`point`], [`batch`]) and the transport shell
 //! that every FlareDB process uses on both ends ([`transport`]).
 //!
 //! This crate knows nothing of storage, routing or the cluster.
@@ -10,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod bounded;
 pub mod error;
+pub mod point;
 pub mod region;
 pub mod transport;
 

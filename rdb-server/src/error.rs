@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, NotReady, ServerBusy, region_error};
+use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::transport::ServeError;
 use tonic::Code;
 
@@ -58,16 +59,26 @@ pub(crate) enum Rejection {
 const BUSY_BACKOFF_MS: u64 = 20;
 
 /// The answer of a store whose queues or budgets are used up.
-pub(crate) fn busy() -> ServerBusy {
-    ServerBusy {
+pub(crate) fn busy() -> region_error::Kind {
+    region_error::Kind::ServerBusy(ServerBusy {
         backoff_ms: BUSY_BACKOFF_MS,
-    }
+    })
 }
 
 /// The answer of a store that cannot serve now.
 pub(crate) fn not_ready(reason: &str) -> NotReady {
     NotReady {
         reason: reason.to_owned(),
+    }
+}
+
+/// The answer to a command of a stream.
+impl From<Rejection> for batch_answer::Response {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Routing(kind) => Self::RegionError(Box::new(kind.into())),
+            Rejection::Fault(fault) => Self::Fault(Box::new(fault.into())),
+        }
     }
 }
 
@@ -91,7 +102,7 @@ impl From<rdb_storage::Error> for Rejection {
                 limit,
                 cause,
             } => Fault::invalid_argument(field, *limit, cause.as_str()),
-            Error::Busy { .. } => return Self::Routing(region_error::Kind::ServerBusy(busy())),
+            Error::Busy { .. } | Error::NeedsRoom { .. } => return Self::Routing(busy()),
             Error::Closed => return not_ready("the store is shutting down").into(),
             Error::ResultTooLarge { limit_bytes } => Fault {
                 field: "keys",

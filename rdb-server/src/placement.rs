@@ -3,9 +3,12 @@
 //! What the store learned at its first registration is on its disk (its ids in the identity file, its regions in the
 //! state column family) and is the truth from then on: [`restore`] lets it serve before the placement driver was reached.
 //!
-//! Each start of the process is an *incarnation*, a random number. The placement driver accepts one that names the
-//! incarnation it accepted before, which is kept in the identity file. So of a data directory and a copy of it only one
-//! goes on: whichever was accepted last.
+//! Each start of the process is an *incarnation*, a random number. It registers twice: the placement driver accepts a start
+//! that names the incarnation in its identity file, the store writes the new one there, and then says so. A store that
+//! has no regions yet gets them, and serves, only after that. So of a data directory and a copy of it only one goes on.
+//!
+//! A restarted store serves at once, but waits for up to 20 s until it is registered again: the placement driver gives
+//! the place of the last process to nobody before that one is silent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,14 +16,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rdb_proto::metapb::{Region, StoreStats};
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{RegisterStoreRequest, RegisterStoreResponse, StoreHeartbeatRequest};
+use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::transport::{AddressError, endpoint};
-use rdb_storage::{Command, Storage, Submission};
+use rdb_storage::{Command, Identity, Storage, StorageStats, Submission, random_id};
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::config::ConfigError;
 use crate::error::ServerError;
 use crate::region::{RegionHandle, from_wire, to_wire};
 use crate::router::{Membership, Router};
@@ -31,6 +36,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries to reach the placement driver; doubled after each, with jitter.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
+
+/// A heartbeat goes without figures when reading them takes longer.
+const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a lasting failure is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -50,20 +58,16 @@ pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, Server
     let regions = storage.regions()?;
     let has_regions = !regions.is_empty();
     let regions = regions.into_iter().map(to_wire);
-    router.set(Membership {
-        cluster_id,
-        store_id,
-        regions: regions
-            .map(|region| Arc::new(RegionHandle::new(region, storage)))
-            .collect(),
-    });
+    let regions = regions.map(|region| Arc::new(RegionHandle::new(region, storage)));
+    router.set(Membership::new(cluster_id, store_id, regions.collect()));
     Ok(has_regions)
 }
 
 /// Talks to the placement driver for as long as the store runs.
 pub(crate) struct Placement {
-    clients: Vec<PdClient<Channel>>,
-    /// Which of the clients is asked; the next one after a failure.
+    /// Each with its address.
+    placement_drivers: Vec<(String, PdClient<Channel>)>,
+    /// Which of the placement drivers is asked; the next one after a failure.
     current: usize,
     advertised: String,
     start_time_ms: u64,
@@ -71,6 +75,10 @@ pub(crate) struct Placement {
     storage: Storage,
     router: Router,
     registered: watch::Sender<bool>,
+    /// Figures that are being read. A file system that hangs holds one thread, not one per heartbeat.
+    reading_stats: Option<JoinHandle<Result<StorageStats, rdb_storage::Error>>>,
+    /// When a failure was last logged.
+    logged_at: Option<Instant>,
 }
 
 impl Placement {
@@ -81,96 +89,148 @@ impl Placement {
         storage: Storage,
         router: Router,
         registered: watch::Sender<bool>,
-    ) -> Result<Self, AddressError> {
+    ) -> Result<Self, ServerError> {
         let client = |address: &String| {
-            let endpoint = endpoint(address, CONNECT_TIMEOUT)?;
+            let endpoint =
+                endpoint(address, CONNECT_TIMEOUT).map_err(|source| ConfigError::Address {
+                    setting: "--pd",
+                    source,
+                })?;
             let client = PdClient::new(endpoint.connect_lazy());
-            Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+            Ok::<_, ConfigError>((address.clone(), client))
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Ok(Self {
-            clients: pd_addresses.iter().map(client).collect::<Result<_, _>>()?,
+            placement_drivers: pd_addresses.iter().map(client).collect::<Result<_, _>>()?,
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
-            incarnation: fastrand::u64(1..),
+            incarnation: random_id()?,
             storage,
             router,
             registered,
+            reading_stats: None,
+            logged_at: None,
         })
     }
 
     /// Registers, then sends heartbeats. Ends only when the placement driver refuses the store for good; dropping the
     /// future ends it otherwise.
     pub(crate) async fn run(mut self) -> Result<(), ServerError> {
-        let response = self.register().await?;
-        self.adopt(response).await?;
+        self.register().await?;
         loop {
             let pause = self.heartbeat().await?;
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
         }
     }
 
-    async fn register(&mut self) -> Result<RegisterStoreResponse, ServerError> {
+    /// Asks until this start is accepted and kept.
+    async fn register(&mut self) -> Result<(), ServerError> {
+        let mut pause = RETRY_MIN;
+        let mut refusals = 0;
+        loop {
+            let cause = match self.try_register().await {
+                Ok(response) if self.has_kept(&response) => return self.adopt(response).await,
+                Ok(response) => match self.keep(&response).await? {
+                    Ok(()) => continue,
+                    Err(cause) => cause,
+                },
+                Err(status) if is_refusal(status.code()) => {
+                    let cause = status.message().to_owned();
+                    refusals += 1;
+                    // One of several may belong to another cluster.
+                    if refusals >= self.placement_drivers.len() {
+                        return Err(ServerError::Refused { cause });
+                    }
+                    cause
+                }
+                Err(status) => {
+                    refusals = 0;
+                    status.message().to_owned()
+                }
+            };
+            if self.may_log() {
+                let serving = *self.registered.borrow();
+                tracing::warn!(
+                    %cause,
+                    serving,
+                    "waiting for the placement driver to register this store"
+                );
+            }
+            sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn try_register(&mut self) -> Result<RegisterStoreResponse, Status> {
         let identity = self.storage.identity();
         let request = RegisterStoreRequest {
             address: self.advertised.clone(),
             store_id: identity.store_id.unwrap_or_default(),
             cluster_id: identity.cluster_id.unwrap_or_default(),
             incarnation: self.incarnation,
-            previous_incarnation: identity.incarnation.unwrap_or_default(),
+            kept_incarnation: identity.incarnation.unwrap_or_default(),
         };
-        let mut pause = RETRY_MIN;
-        let mut last_log: Option<Instant> = None;
-        loop {
-            let request = request.clone();
-            let answer = self
-                .call(|mut client| async move { client.register_store(request).await })
-                .await;
-            let status = match answer {
-                Ok(response) if response.cluster_id == 0 || response.store_id == 0 => {
-                    Status::internal("the placement driver answered without ids")
-                }
-                Ok(response) => return Ok(response),
-                Err(status) if is_refusal(status.code()) => {
-                    let cause = status.message().to_owned();
-                    return Err(ServerError::Refused { cause });
-                }
-                Err(status) => status,
-            };
-            if last_log.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-                last_log = Some(Instant::now());
-                let serving = *self.registered.borrow();
-                tracing::warn!(
-                    error = status.message(),
-                    serving,
-                    "waiting for the placement driver to register this store"
-                );
-            }
-            tokio::time::sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
-            pause = (pause * 2).min(RETRY_MAX);
+        let response = self
+            .call(|mut client| async move { client.register_store(request).await })
+            .await?;
+        if response.cluster_id == 0 || response.store_id == 0 {
+            return Err(Status::internal(
+                "the placement driver answered without ids",
+            ));
+        }
+        Ok(response)
+    }
+
+    /// Whether the placement driver was told, when it answered this, that the directory has what it answers.
+    fn has_kept(&self, response: &RegisterStoreResponse) -> bool {
+        let Identity {
+            cluster_id,
+            store_id,
+            incarnation,
+            ..
+        } = self.storage.identity();
+        (cluster_id, store_id, incarnation)
+            == (
+                Some(response.cluster_id),
+                Some(response.store_id),
+                Some(self.incarnation),
+            )
+    }
+
+    /// Makes the answer durable. The inner result tells of a failure that may pass, such as a full disk.
+    async fn keep(
+        &self,
+        response: &RegisterStoreResponse,
+    ) -> Result<Result<(), String>, ServerError> {
+        let (cluster_id, store_id) = (response.cluster_id, response.store_id);
+        let (storage, incarnation) = (self.storage.clone(), self.incarnation);
+        let kept =
+            spawn_blocking(move || storage.assign(cluster_id, Some(store_id), Some(incarnation)));
+        match kept.await? {
+            Ok(()) => Ok(Ok(())),
+            Err(error @ rdb_storage::Error::Io { .. }) => Ok(Err(error.to_string())),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Makes what the placement driver said durable, then serves it. Regions on the disk are newer than what it knows.
+    /// Serves what the placement driver answered. Regions on the disk are newer than what it knows.
     async fn adopt(&self, response: RegisterStoreResponse) -> Result<(), ServerError> {
-        let RegisterStoreResponse {
-            cluster_id,
-            store_id,
-            regions,
-        } = response;
-        let (storage, incarnation) = (self.storage.clone(), self.incarnation);
-        let on_disk = spawn_blocking(move || {
-            storage.assign(cluster_id, Some(store_id), Some(incarnation))?;
-            storage.regions()
-        });
+        let storage = self.storage.clone();
+        let on_disk = spawn_blocking(move || storage.regions());
         if on_disk.await??.is_empty() {
-            self.store_regions(regions).await?;
+            self.store_regions(response.regions).await?;
         }
         restore(&self.storage, &self.router)?;
         self.registered.send_replace(true);
+        let RegisterStoreResponse {
+            cluster_id,
+            store_id,
+            ..
+        } = response;
         tracing::info!(cluster_id, store_id, "registered with the placement driver");
         Ok(())
     }
@@ -203,28 +263,26 @@ impl Placement {
         if status.code() == Code::AlreadyExists {
             return Err(ServerError::Refused { cause });
         }
-        tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
+        if self.may_log() {
+            tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
+        }
         Ok(HEARTBEAT_DEFAULT)
     }
 
     async fn try_heartbeat(&mut self) -> Result<u64, Status> {
-        let storage = self.storage.clone();
-        let stats = spawn_blocking(move || storage.stats()).await;
-        let stats = stats
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| Status::internal(error.to_string()))?;
+        let stats = self.stats().await.map(|stats| StoreStats {
+            capacity_bytes: stats.capacity_bytes,
+            available_bytes: stats.available_bytes,
+            key_count: stats.key_count,
+            data_bytes: stats.data_bytes,
+            start_time_ms: self.start_time_ms,
+        });
         let identity = self.storage.identity();
         let request = StoreHeartbeatRequest {
             cluster_id: identity.cluster_id.unwrap_or_default(),
             store_id: identity.store_id.unwrap_or_default(),
             address: self.advertised.clone(),
-            stats: Some(StoreStats {
-                capacity_bytes: stats.capacity_bytes,
-                available_bytes: stats.available_bytes,
-                key_count: stats.key_count,
-                data_bytes: stats.data_bytes,
-                start_time_ms: self.start_time_ms,
-            }),
+            stats,
             incarnation: self.incarnation,
         };
         let answer = self
@@ -233,20 +291,51 @@ impl Placement {
         answer.map(|response| response.interval_ms)
     }
 
+    /// The storage's figures, unless they cannot be read in time. A store that lives says so without them.
+    async fn stats(&mut self) -> Option<StorageStats> {
+        let storage = self.storage.clone();
+        let reading = self
+            .reading_stats
+            .get_or_insert_with(|| spawn_blocking(move || storage.stats()));
+        let read = timeout(STATS_TIMEOUT, reading).await.ok()?;
+        self.reading_stats = None;
+        read.ok()?.ok()
+    }
+
     /// One call to the placement driver that is asked at the moment; after a failure the next one is.
     async fn call<T, F>(&mut self, call: impl FnOnce(PdClient<Channel>) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let Some(client) = self.clients.get(self.current) else {
+        let Some((address, client)) = self.placement_drivers.get(self.current) else {
             return Err(Status::failed_precondition("no placement driver is named"));
         };
-        let answer = tokio::time::timeout(CALL_TIMEOUT, call(client.clone())).await;
+        let answer = timeout(CALL_TIMEOUT, call(client.clone())).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        let answer =
+            answer.map_err(|status| Status::new(status.code(), describe(&status, address)));
         if answer.is_err() {
-            self.current = (self.current + 1) % self.clients.len();
+            self.current = (self.current + 1) % self.placement_drivers.len();
         }
         answer.map(tonic::Response::into_inner)
+    }
+
+    /// Whether a failure is worth a line in the log; a lasting one is every few seconds.
+    fn may_log(&mut self) -> bool {
+        let due = self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
+        if due {
+            self.logged_at = Some(Instant::now());
+        }
+        due
+    }
+}
+
+/// What a placement driver said, or why it said nothing.
+fn describe(status: &Status, pd_address: &str) -> String {
+    match (status.code(), status.message()) {
+        (Code::Unimplemented, _) => format!("{pd_address} is no placement driver; see --pd"),
+        (code, "") => format!("{pd_address}: {code}"),
+        (_, message) => format!("{pd_address}: {message}"),
     }
 }
 

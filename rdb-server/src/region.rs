@@ -1,17 +1,38 @@
-//! One region as the services see it: something that takes commands and answers outcomes.
+//! One region as the services see it: something that takes commands and answers outcomes, and that may be read.
+//!
+//! Behind it is the local engine; with replication it becomes a Raft group, and its users cannot tell. The contract is that
+//! of a replicated region already:
+//!
+//! - Commands are submitted under the epoch that they were routed under. When the region has another by the time they are
+//!   applied, they are not, and the answer is `EpochNotMatch`.
+//! - A read first gets a [`ReadPermit`]. It is then answered from a snapshot that is taken afterwards, and the region is
+//!   checked after the snapshot: so a request needs to be routed only once, however long it waits.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use rdb_proto::errorpb::{EpochNotMatch, region_error::Kind};
 use rdb_proto::metapb::{Peer, Region, RegionEpoch};
 use rdb_storage::{
-    Command, Outcome, PeerDescriptor, PendingWrite, Reader, RegionDescriptor, Storage, Submission,
+    Command, Error, KeyValue, Outcome, Page, PeerDescriptor, PendingWrite, PointRead, PointValue,
+    Reader, RegionDescriptor, ScanRange, Storage, Submission, Versioned, VersionedKeyValue,
+    WriteRoom,
 };
 
-use crate::error::Rejection;
+use crate::error::{Rejection, busy};
 
-/// A region that this store leads. Behind it is the local engine; its users cannot tell.
+/// A region that this store leads.
 pub(crate) struct RegionHandle {
     region: Region,
     storage: Storage,
     reader: Reader,
+    /// Set before a change of the region shows in its data. Sequentially consistent, so that a read which sees changed data
+    /// sees this, too.
+    is_outdated: AtomicBool,
 }
 
 impl RegionHandle {
@@ -20,6 +41,7 @@ impl RegionHandle {
             region,
             storage: storage.clone(),
             reader: storage.reader(),
+            is_outdated: AtomicBool::new(false),
         }
     }
 
@@ -28,29 +50,215 @@ impl RegionHandle {
         &self.region
     }
 
-    /// Applies `commands` in order, as a whole or not at all, and answers one outcome for each.
-    ///
-    /// They are copied out of the message that they came with: a few bytes of it would keep all of its buffer alive for as
-    /// long as they wait, and a call does not tell how much that is.
-    pub(crate) async fn write(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Rejection> {
-        let commands = commands.into_iter().map(Command::detached).collect();
-        Ok(self.submit(commands, 0)?.await?)
+    /// Says that the region has changed: whoever was routed here before has to be routed again.
+    pub(crate) fn set_outdated(&self) {
+        self.is_outdated.store(true, Ordering::SeqCst);
     }
 
-    /// The same without a copy: the commands share the buffer of a message that had `message_bytes` on the wire, which is
-    /// what they are charged. Dropping the answer to come does not take the writes back.
+    /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` of values.
+    /// The commands are copied, once there is room for them: a few bytes of a message would keep all of it.
     pub(crate) fn submit(
         &self,
         commands: Vec<Command>,
-        message_bytes: usize,
-    ) -> Result<PendingWrite, Rejection> {
-        let submission = Submission::new(self.region.id, commands).charged(message_bytes);
-        Ok(self.storage.submit(submission)?)
+        conflict_bytes_max: usize,
+    ) -> Result<PendingOutcomes, Rejection> {
+        self.submit_to_storage(
+            Submission::new(self.region.id, commands),
+            conflict_bytes_max,
+        )
     }
 
-    /// Reads what was applied.
-    pub(crate) fn reader(&self) -> &Reader {
-        &self.reader
+    /// The same without a copy: the commands share the buffer of the message that `room` was taken for.
+    pub(crate) fn submit_shared(
+        &self,
+        commands: Vec<Command>,
+        room: &MessageRoom,
+        conflict_bytes_max: usize,
+    ) -> Result<PendingOutcomes, Rejection> {
+        let submission = Submission::new(self.region.id, commands);
+        self.submit_to_storage(
+            submission.of_message(Arc::clone(&room.0)),
+            conflict_bytes_max,
+        )
+    }
+
+    fn submit_to_storage(
+        &self,
+        submission: Submission,
+        conflict_bytes_max: usize,
+    ) -> Result<PendingOutcomes, Rejection> {
+        let submission = submission
+            .under_epoch(self.region.version())
+            .with_conflict_values(conflict_bytes_max);
+        let pending = self.storage.submit(submission)?;
+        Ok(PendingOutcomes { pending })
+    }
+
+    /// Room among what waits to be written, for a message that submissions to this and other regions share.
+    pub(crate) fn take_message_room(&self, message_bytes: usize) -> Result<MessageRoom, Rejection> {
+        Ok(MessageRoom(Arc::new(
+            self.storage.take_write_room(message_bytes)?,
+        )))
+    }
+
+    /// The permission to read, if it is to be had without waiting.
+    pub(crate) fn try_permit_read(&self) -> Option<ReadPermit<'_>> {
+        Some(ReadPermit { handle: self })
+    }
+
+    /// Waits for the permission to read: until it is certain that this store still leads the region and has applied
+    /// everything that was acknowledged before the call.
+    pub(crate) async fn permit_read(&self) -> Result<ReadPermit<'_>, Rejection> {
+        Ok(ReadPermit { handle: self })
+    }
+
+    /// Whether the region is still what it was when requests were routed here.
+    fn check_epoch(&self) -> Result<(), Rejection> {
+        if self.is_outdated.load(Ordering::SeqCst) {
+            return Err(epoch_has_changed());
+        }
+        Ok(())
+    }
+}
+
+/// The answer to a request that was routed under an epoch which is over. Whoever is routed anew learns the present one.
+fn epoch_has_changed() -> Rejection {
+    Rejection::Routing(Kind::EpochNotMatch(EpochNotMatch::default()))
+}
+
+/// Room for a message, until all that was submitted of it is done.
+pub(crate) struct MessageRoom(Arc<WriteRoom>);
+
+/// The outcomes to come, one for each command that was submitted. Dropping it does not take the writes back.
+#[must_use = "a write is known to be done only by its outcome"]
+pub(crate) struct PendingOutcomes {
+    pending: PendingWrite,
+}
+
+impl Future for PendingOutcomes {
+    type Output = Result<Vec<Outcome>, Rejection>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcomes = ready!(Pin::new(&mut self.pending).poll(context))?;
+        let is_changed = |outcome: &Outcome| matches!(outcome, Outcome::EpochChanged { .. });
+        Poll::Ready(if outcomes.iter().any(is_changed) {
+            Err(epoch_has_changed())
+        } else {
+            Ok(outcomes)
+        })
+    }
+}
+
+/// The permission to read a region. Every read takes `room`: how many bytes are set aside for what it finds.
+pub(crate) struct ReadPermit<'a> {
+    handle: &'a RegionHandle,
+}
+
+/// Why a read found nothing.
+#[derive(Debug)]
+pub(crate) enum ReadFailure {
+    /// What there is has `bytes` bytes, more than there was room for.
+    NeedsRoom { bytes: usize },
+    /// Anything else.
+    Rejected(Rejection),
+}
+
+impl From<ReadFailure> for Rejection {
+    fn from(failure: ReadFailure) -> Self {
+        match failure {
+            ReadFailure::NeedsRoom { .. } => Self::Routing(busy()),
+            ReadFailure::Rejected(rejection) => rejection,
+        }
+    }
+}
+
+impl From<Rejection> for ReadFailure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<Error> for ReadFailure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NeedsRoom { bytes } => Self::NeedsRoom { bytes },
+            error => Self::Rejected(error.into()),
+        }
+    }
+}
+
+impl ReadPermit<'_> {
+    /// Reads one key from memory, without waiting; `None`: it is not there.
+    pub(crate) fn read_from_memory(
+        &self,
+        read: &PointRead,
+        room: usize,
+    ) -> Result<Option<PointValue>, ReadFailure> {
+        self.checked(self.handle.reader.read_from_memory(read, room))
+    }
+
+    /// Reads one key.
+    pub(crate) async fn read(
+        self,
+        read: PointRead,
+        room: usize,
+    ) -> Result<PointValue, ReadFailure> {
+        self.checked(self.handle.reader.read(read, room).await)
+    }
+
+    /// Reads keys, each by itself, until `room` is used up: the results are of the first of `reads`, one at least. Only the
+    /// first can need more room.
+    pub(crate) async fn read_several(
+        self,
+        reads: Vec<PointRead>,
+        room: usize,
+    ) -> Result<Vec<Result<PointValue, ReadFailure>>, ReadFailure> {
+        let results = self.handle.reader.read_several(reads, room).await;
+        let results = self.checked(results)?.into_iter();
+        Ok(results.map(|result| Ok(result?)).collect())
+    }
+
+    /// Reads raw values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_raw(
+        self,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Bytes>>, ReadFailure> {
+        self.checked(self.handle.reader.multi_get_raw(keys, room).await)
+    }
+
+    /// Reads versioned values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_versioned(
+        self,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Versioned>>, ReadFailure> {
+        self.checked(self.handle.reader.multi_get_versioned(keys, room).await)
+    }
+
+    /// Reads one page of the raw keyspace.
+    pub(crate) async fn scan_raw(
+        self,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<KeyValue>, ReadFailure> {
+        self.checked(self.handle.reader.scan_raw(range, room).await)
+    }
+
+    /// Reads one page of the versioned keyspace.
+    pub(crate) async fn scan_versioned(
+        self,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<VersionedKeyValue>, ReadFailure> {
+        self.checked(self.handle.reader.scan_versioned(range, room).await)
+    }
+
+    /// What was read, if the region is still the one that the request was routed to.
+    fn checked<T>(&self, read: Result<T, Error>) -> Result<T, ReadFailure> {
+        let found = read?;
+        self.handle.check_epoch()?;
+        Ok(found)
     }
 }
 
@@ -84,5 +292,51 @@ pub(crate) fn from_wire(region: Region) -> RegionDescriptor {
         peers: peers
             .map(|Peer { id, store_id }| PeerDescriptor { id, store_id })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdb_storage::{Role, StorageOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn commands_of_an_epoch_that_is_over_are_not_applied() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions::new(Role::Server);
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let region = |version| Region {
+            id: 1,
+            epoch: Some(RegionEpoch {
+                conf_version: 1,
+                version,
+            }),
+            ..Region::default()
+        };
+        let handle = RegionHandle::new(region(1), &storage);
+        let put = |value: &'static str| {
+            let (key, value) = ("k".into(), value.into());
+            handle.submit(vec![Command::PutRaw { key, value }], 0)
+        };
+        for (version, value) in [(1, "applied"), (2, "not applied")] {
+            let change = vec![Command::PutRegion(from_wire(region(version)))];
+            let changed = storage
+                .submit(Submission::new(1, change))
+                .expect("there is room");
+            changed.await.expect("stored");
+            let written = put(value).expect("there is room").await;
+            if version == 1 {
+                assert_eq!(written.expect("applied"), [Outcome::Done]);
+                continue;
+            }
+            let Err(Rejection::Routing(Kind::EpochNotMatch(_))) = written else {
+                panic!("{written:?}");
+            };
+        }
+        let read = PointRead::raw("k".into()).expect("a key");
+        let permit = handle.permit_read().await.expect("always granted");
+        let found = permit.read(read, usize::MAX).await.expect("read");
+        assert_eq!(found, PointValue::Raw(Some("applied".into())));
     }
 }

@@ -18,10 +18,12 @@ use crate::region::RegionHandle;
 
 /// What this store is, once it is registered.
 pub(crate) struct Membership {
-    pub(crate) cluster_id: u64,
-    pub(crate) store_id: u64,
-    /// The regions that this store leads.
-    pub(crate) regions: Vec<Arc<RegionHandle>>,
+    cluster_id: u64,
+    store_id: u64,
+    /// The regions that this store leads, by their start keys. They do not overlap.
+    regions: Vec<Arc<RegionHandle>>,
+    /// Their ids in ascending order, each with its position in `regions`.
+    positions: Vec<(u64, usize)>,
 }
 
 /// Finds the region of a request, or the reason why there is none. Cheap to clone.
@@ -39,6 +41,28 @@ pub(crate) struct ScanTarget {
     pub(crate) resume_key: Option<Bytes>,
 }
 
+/// Where in the key space a request belongs.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// At this key.
+    At(&'a [u8]),
+    /// Right below this key; below no bound if it is empty.
+    Below(&'a [u8]),
+}
+
+impl Place<'_> {
+    fn is_in(self, region: &Region) -> bool {
+        match self {
+            Self::At(key) => region.contains(key),
+            Self::Below(&[]) => region.end_key.is_empty(),
+            Self::Below(end_key) => {
+                region.start_key < end_key
+                    && (region.end_key.is_empty() || region.end_key >= end_key)
+            }
+        }
+    }
+}
+
 impl Router {
     /// A router that answers "not ready" until a membership is set, and again once `drain` is cancelled.
     pub(crate) fn new(drain: CancellationToken) -> Self {
@@ -48,23 +72,38 @@ impl Router {
         }
     }
 
+    /// From now on this store is what `membership` says. Requests that were routed to a region which is another now are
+    /// refused.
     pub(crate) fn set(&self, membership: Membership) {
         let mut current = self
             .membership
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let earlier = current.iter().flat_map(|earlier| &earlier.regions);
+        for handle in earlier.filter(|handle| !membership.has(handle.region())) {
+            handle.set_outdated();
+        }
         *current = Some(Arc::new(membership));
     }
 
-    /// The region that holds all of `keys`. No key at all is left to whoever validates the request.
+    /// The region that holds `key`.
+    pub(crate) fn for_key(
+        &self,
+        context: Option<&Context>,
+        key: &[u8],
+    ) -> Result<Arc<RegionHandle>, Rejection> {
+        let context = context.copied().unwrap_or_default();
+        self.membership()?.for_key(&context, key).map(Arc::clone)
+    }
+
+    /// The region that holds all of `keys`. An empty batch was refused before.
     pub(crate) fn for_keys<'a>(
         &self,
         context: Option<&Context>,
-        keys: impl Iterator<Item = &'a Bytes> + Clone,
+        mut keys: impl Iterator<Item = &'a Bytes>,
     ) -> Result<Arc<RegionHandle>, Rejection> {
-        let first = keys.clone().next().map(Bytes::as_ref).unwrap_or_default();
-        let found = self.find(context, |region| region.contains(first))?;
-        let mut keys = keys;
+        let first = keys.next().map(Bytes::as_ref).unwrap_or_default();
+        let found = self.for_key(context, first)?;
         if keys.all(|key| found.region().contains(key)) {
             return Ok(found);
         }
@@ -78,7 +117,7 @@ impl Router {
         start_key: &[u8],
         end_key: &[u8],
     ) -> Result<Arc<RegionHandle>, Rejection> {
-        let found = self.find(context, |region| region.contains(start_key))?;
+        let found = self.find(context, Place::At(start_key))?;
         if found.region().contains_range(start_key, end_key) {
             return Ok(found);
         }
@@ -91,27 +130,26 @@ impl Router {
         context: Option<&Context>,
         mut range: ScanRange,
     ) -> Result<ScanTarget, Rejection> {
-        let begins_here = |region: &Region| match range.reverse {
-            false => region.contains(&range.start_key),
-            true => ends_in(region, &range.end_key),
+        let begin = if range.reverse {
+            Place::Below(&range.end_key)
+        } else {
+            Place::At(&range.start_key)
         };
-        let found = self.find(context, begins_here)?;
+        let found = self.find(context, begin)?;
         let region = found.region();
-        if !begins_here(region) {
+        if !begin.is_in(region) {
             return Err(not_in(&found));
         }
-        let resume_key = match range.reverse {
-            false if region.contains_range(&range.start_key, &range.end_key) => None,
-            true if region.start_key <= range.start_key => None,
-            false => {
-                range.end_key = region.end_key.clone();
-                Some(region.end_key.clone())
-            }
-            true => {
+        let mut resume_key = None;
+        if range.reverse {
+            if region.start_key > range.start_key {
                 range.start_key = region.start_key.clone();
-                Some(region.start_key.clone())
+                resume_key = Some(region.start_key.clone());
             }
-        };
+        } else if !region.contains_range(&range.start_key, &range.end_key) {
+            range.end_key = region.end_key.clone();
+            resume_key = Some(region.end_key.clone());
+        }
         Ok(ScanTarget {
             region: Arc::clone(&found),
             range,
@@ -133,38 +171,50 @@ impl Router {
             .ok_or_else(|| not_ready("the store is not registered with the placement driver yet"))
     }
 
-    /// Checks the context and finds the region that it names, or else the one that is `wanted`.
     fn find(
         &self,
         context: Option<&Context>,
-        wanted: impl Fn(&Region) -> bool,
+        place: Place<'_>,
     ) -> Result<Arc<RegionHandle>, Rejection> {
+        let context = context.copied().unwrap_or_default();
         let membership = self.membership()?;
-        let found = membership.find(context.unwrap_or(&Context::default()), wanted);
+        let found = membership.find(&context, place);
         found.map(Arc::clone).map_err(Rejection::Routing)
     }
 }
 
 impl Membership {
+    /// `regions` do not overlap.
+    pub(crate) fn new(cluster_id: u64, store_id: u64, mut regions: Vec<Arc<RegionHandle>>) -> Self {
+        regions.sort_by(|one, other| one.region().start_key.cmp(&other.region().start_key));
+        let ids = regions.iter().map(|handle| handle.region().id);
+        let mut positions: Vec<_> = ids.zip(0..).collect();
+        positions.sort_unstable();
+        Self {
+            cluster_id,
+            store_id,
+            regions,
+            positions,
+        }
+    }
+
     /// The region that holds `key`.
     pub(crate) fn for_key(
         &self,
         context: &Context,
         key: &[u8],
     ) -> Result<&Arc<RegionHandle>, Rejection> {
-        let found = self.find(context, |region| region.contains(key));
+        let found = self.find(context, Place::At(key));
         let found = found.map_err(Rejection::Routing)?;
-        match found.region().contains(key) {
-            true => Ok(found),
-            false => Err(not_in(found)),
+        if found.region().contains(key) {
+            Ok(found)
+        } else {
+            Err(not_in(found))
         }
     }
 
-    fn find(
-        &self,
-        context: &Context,
-        wanted: impl Fn(&Region) -> bool,
-    ) -> Result<&Arc<RegionHandle>, Kind> {
+    /// Checks the context and finds the region that it names, or else the one that is at `place`.
+    fn find(&self, context: &Context, place: Place<'_>) -> Result<&Arc<RegionHandle>, Kind> {
         if ![0, self.cluster_id].contains(&context.cluster_id) {
             let cluster_id = self.cluster_id;
             return Err(Kind::ClusterMismatch(ClusterMismatch { cluster_id }));
@@ -173,10 +223,9 @@ impl Membership {
             let store_id = self.store_id;
             return Err(Kind::StoreMismatch(StoreMismatch { store_id }));
         }
-        let mut handles = self.regions.iter();
         let found = match context.region_id {
-            0 => handles.find(|handle| wanted(handle.region())),
-            id => handles.find(|handle| handle.region().id == id),
+            0 => self.at(place),
+            id => self.with_id(id),
         };
         let found = found.ok_or(Kind::RegionNotFound(RegionNotFound {
             region_id: context.region_id,
@@ -188,24 +237,37 @@ impl Membership {
             Ordering::Equal => Ok(found),
             // The request is older than a split or a merge: tell what became of its region, and who has its key now.
             Ordering::Less => {
-                let regions = self.regions.iter().map(|handle| handle.region());
-                let current =
-                    regions.filter(|region| region.id == context.region_id || wanted(region));
+                let now_at_place = self.at(place).filter(|region| !Arc::ptr_eq(region, found));
+                let current = [Some(found), now_at_place].into_iter().flatten();
                 Err(Kind::EpochNotMatch(EpochNotMatch {
-                    current_regions: current.cloned().collect(),
+                    current_regions: current.map(|handle| handle.region().clone()).collect(),
                 }))
             }
             Ordering::Greater => Err(Kind::EpochNotMatch(EpochNotMatch::default())),
         }
     }
-}
 
-/// Whether the keys right below `end_key` lie in `region`.
-fn ends_in(region: &Region, end_key: &[u8]) -> bool {
-    if end_key.is_empty() {
-        return region.end_key.is_empty();
+    fn has(&self, region: &Region) -> bool {
+        let now = self.with_id(region.id);
+        now.is_some_and(|handle| handle.region() == region)
     }
-    region.start_key < end_key && (region.end_key.is_empty() || region.end_key >= end_key)
+
+    fn with_id(&self, id: u64) -> Option<&Arc<RegionHandle>> {
+        let found = self.positions.binary_search_by_key(&id, |&(id, _)| id);
+        let (_, position) = self.positions[found.ok()?];
+        self.regions.get(position)
+    }
+
+    fn at(&self, place: Place<'_>) -> Option<&Arc<RegionHandle>> {
+        let begins_before = |handle: &Arc<RegionHandle>| match place {
+            Place::At(key) => handle.region().start_key <= key,
+            Place::Below(&[]) => true,
+            Place::Below(end_key) => handle.region().start_key < end_key,
+        };
+        let last = self.regions.partition_point(begins_before).checked_sub(1)?;
+        let found = self.regions.get(last);
+        found.filter(|handle| place.is_in(handle.region()))
+    }
 }
 
 fn not_in(handle: &RegionHandle) -> Rejection {

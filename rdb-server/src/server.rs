@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::error::ServerError;
 use crate::placement::{Placement, restore};
 use crate::router::Router;
@@ -63,11 +63,7 @@ impl Server {
             storage.clone(),
             router.clone(),
             registered,
-        )
-        .map_err(|source| ConfigError::Address {
-            setting: "--pd",
-            source,
-        })?;
+        )?;
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let health_keeper = keep_health(health_handle, registration, storage.write_health());
@@ -77,7 +73,7 @@ impl Server {
         let cas = KvCasServer::new(CasService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = BatchService::new(router, drain.clone());
+        let batch = BatchService::new(router);
         let batch = KvBatchServer::new(batch)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -70,15 +70,25 @@ pub enum Outcome {
     Conflict {
         /// 0: the key does not exist.
         current_version: u64,
-        /// `None`: the key does not exist, its value is longer than 64 KiB, or the conflicts before it in the submission
-        /// carry [`CONFLICT_VALUES_BYTES_MAX`](crate::limits::CONFLICT_VALUES_BYTES_MAX) already.
+        /// `None`: the key does not exist, its value is longer than 64 KiB, or the conflicts before it carry as much
+        /// already as those of the submission may.
         current_value: Option<Bytes>,
+    },
+    /// The region's epoch is not the one that the command was proposed under; nothing was changed.
+    EpochChanged {
+        /// The `version` of the region's present epoch. 0: the region is not stored here.
+        current_version: u64,
+    },
+    /// The command breaks a limit; nothing was changed. Only a log entry can hold such a command: others are refused before
+    /// they are queued.
+    Invalid {
+        /// What is wrong with it.
+        cause: String,
     },
 }
 
 impl Command {
-    /// Refuses what breaks a limit, before it is queued: applying never fails for a reason that lies in the command. A
-    /// submission is validated by itself; this is for leaving a bad command out of one.
+    /// Refuses what breaks a limit. A submission is validated by itself; this is for leaving a bad command out of one.
     ///
     /// # Errors
     ///
@@ -113,7 +123,7 @@ impl Command {
     }
 
     /// A copy that shares no buffer with whatever it was decoded from.
-    pub fn detached(self) -> Self {
+    pub(crate) fn detached(self) -> Self {
         let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
         match self {
             Self::PutRaw { key, value } => Self::PutRaw {
@@ -154,6 +164,18 @@ impl Command {
                 end_key: copy(region.end_key),
                 ..region
             }),
+        }
+    }
+
+    /// The key whose version it depends on.
+    pub(crate) fn versioned_key(&self) -> Option<&Bytes> {
+        match self {
+            Self::CompareAndSwap { key, .. } | Self::CompareAndDelete { key, .. } => Some(key),
+            Self::PutRaw { .. }
+            | Self::DeleteRaw { .. }
+            | Self::PutBatchRaw { .. }
+            | Self::DeleteRangeRaw { .. }
+            | Self::PutRegion(_) => None,
         }
     }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    DataBlockIndexType, ErrorKind, FlushOptions, Options, ReadOptions, properties,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
+    DBRecoveryMode, DataBlockIndexType, ErrorKind, FlushOptions, Options, ReadOptions, properties,
 };
 
 use crate::error::{Error, OpenError};
@@ -112,6 +112,13 @@ impl Engine {
     /// Those of a read that must not go to the disk.
     pub(crate) fn memory_read_options(&self) -> &ReadOptions {
         &self.memory_read_options
+    }
+
+    /// What is stored under a key of the state column family, which is small and read from wherever it is.
+    pub(crate) fn state(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
+        let family = self.family(Family::RaftState);
+        let record = self.database.get_pinned_cf(&family, key);
+        record.map_err(Error::from_read)
     }
 
     /// How often the write-ahead log was synced since the open.

@@ -51,7 +51,8 @@ pub enum Error {
         /// What RocksDB said.
         cause: String,
     },
-    /// An earlier write met an IO error, so writes are refused until the storage is opened again. Reads go on.
+    /// An earlier write met an IO error, or one to the same region met data that cannot be read; so writes, or those to the
+    /// region, are refused until the storage is opened again. Reads go on.
     #[error("writes have stopped since an earlier one failed: {cause}")]
     WritesStopped {
         /// What RocksDB said then.
@@ -73,6 +74,13 @@ pub enum Error {
     ResultTooLarge {
         /// The most that one read returns.
         limit_bytes: u64,
+    },
+    /// The result is larger than the room that was set aside for it, and was not copied out of RocksDB. Set `bytes` aside
+    /// and read again; what is stored may have changed by then.
+    #[error("the result has {bytes} bytes, more than there is room for")]
+    NeedsRoom {
+        /// The room that the result takes.
+        bytes: usize,
     },
     /// Reading from the disk failed, or the directory could not be examined.
     #[error("reading failed: {cause}")]
@@ -102,6 +110,7 @@ impl Error {
             | Self::Closed
             | Self::DataLoss { .. }
             | Self::ResultTooLarge { .. }
+            | Self::NeedsRoom { .. }
             | Self::Io { .. }
             | Self::ForeignAssignment { .. } => Fate::NotApplied,
         }

@@ -9,9 +9,9 @@
 //! incarnation = 5678
 //! ```
 //!
-//! The last three lines are there once the placement driver has assigned or accepted them. Format 1 had no incarnation. `initialized` turns to `yes` when RocksDB
-//! was created; from then on a directory without RocksDB's own files is damage, not a fresh start. The file is replaced
-//! atomically: written beside, synced, renamed, and the directory synced.
+//! The last three lines are there once the placement driver has assigned or accepted them. Format 1 had no incarnation.
+//! `initialized` turns to `yes` when RocksDB was created. From then on a directory without RocksDB's own files is damage,
+//! not a fresh start. The file is replaced atomically: written beside, synced, renamed, and the directory synced.
 //!
 //! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
 
@@ -22,7 +22,7 @@ use std::{fmt, str};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::error::OpenError;
+use crate::error::{Error, OpenError};
 
 /// The identity file's name.
 pub(crate) const IDENTITY_FILE: &str = "flaredb.identity";
@@ -76,6 +76,23 @@ pub struct Identity {
     pub incarnation: Option<u64>,
     /// Whether RocksDB was created here.
     pub(crate) initialized: bool,
+}
+
+/// An id from the operating system's random numbers, never 0. Generators that are seeded with the time since boot would give
+/// machines that start alike the same ids.
+///
+/// # Errors
+///
+/// [`Error::Io`] when the operating system has none.
+pub fn random_id() -> Result<u64, Error> {
+    loop {
+        let id = getrandom::u64().map_err(|error| Error::Io {
+            cause: format!("the operating system gives no random numbers: {error}"),
+        })?;
+        if id != 0 {
+            return Ok(id);
+        }
+    }
 }
 
 /// A locked data directory with its identity file. Dropping it gives the lock back.

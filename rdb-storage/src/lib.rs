@@ -30,7 +30,8 @@
 //!
 //! Every write is a [`Command`]. Commands are queued, and one thread takes what is queued, applies it in order
 //! to one RocksDB write batch, writes and syncs that once, and then completes every submission. The methods
-//! of [`Storage`] are thin calls over [`Storage::submit`].
+//! of [`Storage`] are thin calls over [`Storage::submit`]. A replicated region is written by [`Storage::apply`] instead, from
+//! its log of [`Proposal`]s.
 //!
 //! # What is promised
 //!
@@ -63,21 +64,24 @@ pub mod keys;
 pub mod limits;
 mod logs;
 mod options;
+mod proposal;
 mod read;
 mod reader;
 mod region;
 mod reserve;
 mod scan;
 mod storage;
+mod stride;
 mod writer;
 
 pub use command::{Command, Outcome};
 pub use error::{Error, Fate, OpenError};
-pub use identity::{Identity, Role};
+pub use identity::{Identity, Role, random_id};
 pub use options::{Durability, ParseDurabilityError, StorageOptions, WalRecovery};
-pub use read::{PointRead, PointValue, Versioned};
+pub use proposal::Proposal;
+pub use read::{PointRead, PointValue, Versioned, validate_keys};
 pub use reader::Reader;
 pub use region::{PeerDescriptor, RegionDescriptor};
 pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
-pub use storage::{Storage, StorageStats};
-pub use writer::{PendingWrite, Submission, WriteHealth};
+pub use storage::{LogEntry, Storage, StorageStats};
+pub use writer::{PendingWrite, Submission, WriteHealth, WriteRoom};

@@ -16,8 +16,9 @@ pub const BATCH_BYTES_MAX: usize = 6 << 20;
 /// About how many bytes one page of a scan holds.
 pub const SCAN_PAGE_BYTES: usize = 1 << 20;
 
-/// What an entry of a page counts beside its key and value, in bytes, so that a page of tiny keys is bounded, too.
-pub(crate) const SCAN_ENTRY_OVERHEAD_BYTES: usize = 32;
+/// What an entry of a page counts beside its key and value, in bytes, so that a page of tiny keys is bounded, too. Room for
+/// a page has to cover it.
+pub const SCAN_ENTRY_OVERHEAD_BYTES: usize = 32;
 
 /// Longest bound of a range, in bytes: a scan continues at the last key with a 0x00 byte behind it.
 pub const SCAN_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
@@ -25,8 +26,8 @@ pub const SCAN_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
 /// Longest value that a conflict carries, in bytes.
 pub const CONFLICT_VALUE_BYTES_MAX: usize = 64 << 10;
 
-/// Most bytes of values that the conflicts of one submission carry together. What does not fit is left out, as if it were
-/// too long.
+/// Most bytes of values that the conflicts of one submission carry together, unless it says less. What does not fit is left
+/// out, as if it were too long.
 pub const CONFLICT_VALUES_BYTES_MAX: usize = 4 << 20;
 
 /// The region that embedded use names.

@@ -74,10 +74,14 @@ pub struct StorageOptions {
     pub write_queue_bytes_max: usize,
     /// Most bytes of submissions that the writer applies as one RocksDB batch.
     pub write_batch_bytes_max: usize,
-    /// Most reads that wait for the disk at a time.
+    /// Most point and multi-key reads that wait for the disk at a time.
     pub disk_reads_max: usize,
-    /// Most reads that wait for one of those places; above, a read is refused as busy.
+    /// Most reads that wait for one of those places or have one; above, a read is refused as busy.
     pub disk_reads_queued_max: usize,
+    /// Most scans that run at a time.
+    pub scans_max: usize,
+    /// Most scans that wait for one of those places or have one; above, a scan is refused as busy.
+    pub scans_queued_max: usize,
     /// Disk space held back so that a full disk can still be opened and cleaned, in bytes. At most a twentieth of the
     /// file system is taken.
     pub disk_reserve_bytes: u64,
@@ -100,6 +104,8 @@ impl StorageOptions {
             write_batch_bytes_max: 8 << 20,
             disk_reads_max: 16,
             disk_reads_queued_max: 1024,
+            scans_max: 8,
+            scans_queued_max: 1024,
             disk_reserve_bytes: 32 << 20,
         }
     }
@@ -136,18 +142,28 @@ impl StorageOptions {
                 "the writer would never take anything",
             );
         }
-        if self.disk_reads_queued_max > QUEUED_READS_MAX {
-            let problem = "so many waiting reads would never be served; at most 1048576";
-            return refuse(
+        for (running, running_max, queued, queued_max) in [
+            (
+                "disk_reads_max",
+                self.disk_reads_max,
                 "disk_reads_queued_max",
-                self.disk_reads_queued_max as u64,
-                problem,
-            );
-        }
-        if self.disk_reads_max == 0 || self.disk_reads_queued_max < self.disk_reads_max {
-            let problem =
-                "at least 1 read has to reach the disk, and as many have to be able to wait";
-            return refuse("disk_reads_max", self.disk_reads_max as u64, problem);
+                self.disk_reads_queued_max,
+            ),
+            (
+                "scans_max",
+                self.scans_max,
+                "scans_queued_max",
+                self.scans_queued_max,
+            ),
+        ] {
+            if queued_max > QUEUED_READS_MAX {
+                let problem = "so many waiting reads would never be served; at most 1048576";
+                return refuse(queued, queued_max as u64, problem);
+            }
+            if running_max == 0 || queued_max < running_max {
+                let problem = "at least 1 has to run, and as many have to be able to wait";
+                return refuse(running, running_max as u64, problem);
+            }
         }
         Ok(())
     }

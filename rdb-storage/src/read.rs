@@ -3,18 +3,19 @@
 //! Each comes with a [`Tier`]: from memory only, which fails with [`ReadError::NotInMemory`] instead of touching the
 //! disk, or from anywhere. A multi-key read is one snapshot in either case; when a part of it is not in memory, the whole
 //! of it has to be done again.
+//!
+//! Each comes with *room*, too: the bytes that its caller has set aside for the result. RocksDB is asked for a value
+//! without copying it out; a result that does not fit is [`Error::NeedsRoom`]. A thread holds one value at a time beside
+//! its result.
 
 use bytes::Bytes;
-use rocksdb::{ColumnFamily, DBPinnableSlice, ErrorKind, ReadOptions, ReadTier};
+use rocksdb::{DBPinnableSlice, ErrorKind, ReadOptions, ReadTier};
 
 use crate::command::{validate_batch_count, validate_key};
 use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
 use crate::limits::BATCH_BYTES_MAX;
-
-/// How many values are read at a time: each may have 4 MiB.
-const READ_CHUNK_KEYS: usize = 16;
 
 /// How far a read may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ fn read_error(error: rocksdb::Error) -> ReadError {
     }
 }
 
-/// The read of one key, which is one that a key can be.
+/// A point read with a validated key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PointRead {
     keyspace: Keyspace,
@@ -66,9 +67,37 @@ pub struct PointRead {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keyspace {
+pub(crate) enum Keyspace {
     Raw,
     Versioned,
+}
+
+impl Keyspace {
+    pub(crate) fn family(self) -> Family {
+        match self {
+            Self::Raw => Family::Raw,
+            Self::Versioned => Family::Versioned,
+        }
+    }
+
+    /// The version and the value of a record. A raw one has no version: 0.
+    pub(crate) fn parts(self, record: &[u8]) -> Result<(u64, &[u8]), Error> {
+        match self {
+            Self::Raw => Ok((0, record)),
+            Self::Versioned => Ok(keys::versioned::decode(record)?),
+        }
+    }
+}
+
+/// Refuses the keys of a multi-key read that break a limit. The read validates them by itself; this is for refusing them
+/// earlier.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] when there are no keys or too many, or one of them is empty or too long.
+pub fn validate_keys(keys: &[Bytes]) -> Result<(), Error> {
+    validate_batch_count("keys", keys.len())?;
+    keys.iter().try_for_each(|key| validate_key(key))
 }
 
 /// What a [`PointRead`] found; `None`: the key does not exist.
@@ -109,20 +138,12 @@ impl PointRead {
         &self.key
     }
 
-    fn family(&self) -> Family {
-        match self.keyspace {
-            Keyspace::Raw => Family::Raw,
-            Keyspace::Versioned => Family::Versioned,
+    /// The same read with a key that shares no buffer with whatever it was decoded from.
+    pub fn detached(self) -> Self {
+        Self {
+            key: Bytes::copy_from_slice(&self.key),
+            ..self
         }
-    }
-
-    fn decode(&self, record: Option<&[u8]>) -> Result<PointValue, Error> {
-        Ok(match self.keyspace {
-            Keyspace::Raw => PointValue::Raw(record.map(Bytes::copy_from_slice)),
-            Keyspace::Versioned => {
-                PointValue::Versioned(record.map(Versioned::decode).transpose()?)
-            }
-        })
     }
 }
 
@@ -146,28 +167,36 @@ pub struct Versioned {
 }
 
 impl Versioned {
-    pub(crate) fn decode(record: &[u8]) -> Result<Self, Error> {
-        let (version, value) = keys::versioned::decode(record)?;
-        let value = Bytes::copy_from_slice(value);
-        Ok(Self { version, value })
+    fn new(version: u64, value: Bytes) -> Self {
+        Self { version, value }
     }
 }
 
+/// A result of `bytes` has to fit into `room`.
+pub(crate) fn fit(bytes: usize, room: usize) -> Result<(), Error> {
+    if bytes > room {
+        return Err(Error::NeedsRoom { bytes });
+    }
+    Ok(())
+}
+
 impl Engine {
-    pub(crate) fn get_raw(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>, ReadError> {
-        let value = self.get(Family::Raw, key, tier)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    pub(crate) fn get_raw(
+        &self,
+        key: &[u8],
+        tier: Tier,
+        room: usize,
+    ) -> Result<Option<Bytes>, ReadError> {
+        self.get(Keyspace::Raw, key, tier, room, |_version, value| value)
     }
 
     pub(crate) fn get_versioned(
         &self,
         key: &[u8],
         tier: Tier,
+        room: usize,
     ) -> Result<Option<Versioned>, ReadError> {
-        let record = self.get(Family::Versioned, key, tier)?;
-        Ok(record
-            .map(|record| Versioned::decode(&record))
-            .transpose()?)
+        self.get(Keyspace::Versioned, key, tier, room, Versioned::new)
     }
 
     /// The values of `keys` in their order, from one snapshot.
@@ -175,10 +204,9 @@ impl Engine {
         &self,
         keys: &[Bytes],
         tier: Tier,
+        room: usize,
     ) -> Result<Vec<Option<Bytes>>, ReadError> {
-        self.multi_get(Family::Raw, keys, tier, |value| {
-            Ok(Bytes::copy_from_slice(value))
-        })
+        self.multi_get(Keyspace::Raw, keys, tier, room, |_version, value| value)
     }
 
     /// The versions and values of `keys` in their order, from one snapshot.
@@ -186,115 +214,123 @@ impl Engine {
         &self,
         keys: &[Bytes],
         tier: Tier,
+        room: usize,
     ) -> Result<Vec<Option<Versioned>>, ReadError> {
-        self.multi_get(Family::Versioned, keys, tier, Versioned::decode)
+        self.multi_get(Keyspace::Versioned, keys, tier, room, Versioned::new)
     }
 
-    /// Reads one key from memory; `None`: it is not there.
-    pub(crate) fn read_from_memory(&self, read: &PointRead) -> Result<Option<PointValue>, Error> {
-        match self.get(read.family(), &read.key, Tier::Memory) {
-            Ok(record) => read.decode(record.as_deref()).map(Some),
-            Err(ReadError::NotInMemory) => Ok(None),
-            Err(ReadError::Failed(error)) => Err(error),
-        }
+    pub(crate) fn read(
+        &self,
+        read: &PointRead,
+        tier: Tier,
+        room: usize,
+    ) -> Result<PointValue, ReadError> {
+        Ok(match read.keyspace {
+            Keyspace::Raw => PointValue::Raw(self.get_raw(&read.key, tier, room)?),
+            Keyspace::Versioned => {
+                PointValue::Versioned(self.get_versioned(&read.key, tier, room)?)
+            }
+        })
     }
 
-    /// Reads keys in their order, each by itself, from wherever they are, until their values have `value_bytes_max` bytes
-    /// or more. At least one is read.
+    /// Reads keys in their order, each by itself, from wherever they are, as long as their values fit into `room`
+    /// together. The first is answered in any case.
     pub(crate) fn read_from_disk(
         &self,
         reads: &[PointRead],
-        value_bytes_max: usize,
+        room: usize,
     ) -> Vec<Result<PointValue, Error>> {
         let mut values = Vec::with_capacity(reads.len());
-        let mut value_bytes = 0;
+        let mut room_left = room;
         for read in reads {
-            let record = self.get(read.family(), &read.key, Tier::Disk);
-            let value = record
-                .map_err(Error::from)
-                .and_then(|record| read.decode(record.as_deref()));
-            value_bytes += value.as_ref().map_or(0, PointValue::value_bytes);
-            values.push(value);
-            if value_bytes >= value_bytes_max {
+            let value = self.read(read, Tier::Disk, room_left).map_err(Error::from);
+            if matches!(value, Err(Error::NeedsRoom { .. })) && !values.is_empty() {
                 break;
             }
+            room_left -= value.as_ref().map_or(0, PointValue::value_bytes);
+            values.push(value);
         }
         values
     }
 
-    fn get(
+    fn get<T>(
         &self,
-        family: Family,
+        keyspace: Keyspace,
         key: &[u8],
         tier: Tier,
-    ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
+        room: usize,
+        result: impl Fn(u64, Bytes) -> T,
+    ) -> Result<Option<T>, ReadError> {
         validate_key(key)?;
-        let disk_read_options;
-        let options = match tier {
-            Tier::Memory => self.memory_read_options(),
-            Tier::Disk => {
-                disk_read_options = read_options(Tier::Disk);
-                &disk_read_options
-            }
+        let Some(record) = self.record(keyspace, key, tier)? else {
+            return Ok(None);
         };
-        self.database
-            .get_pinned_cf_opt(&self.family(family), key, options)
-            .map_err(read_error)
+        let (version, value) = keyspace.parts(&record)?;
+        fit(value.len(), room)?;
+        Ok(Some(result(version, Bytes::copy_from_slice(value))))
     }
 
+    /// The keys are read one by one: RocksDB's batched read goes to the disk whatever its read tier says, and holds as many
+    /// values at a time as it is asked for. What no longer fits is still added up, so that the error tells exactly what is
+    /// needed.
     fn multi_get<T>(
         &self,
-        family: Family,
+        keyspace: Keyspace,
         keys: &[Bytes],
         tier: Tier,
-        decode: impl Fn(&[u8]) -> Result<T, Error>,
+        room: usize,
+        result: impl Fn(u64, Bytes) -> T,
     ) -> Result<Vec<Option<T>>, ReadError> {
-        validate_batch_count("keys", keys.len())?;
-        for key in keys {
-            validate_key(key)?;
-        }
+        validate_keys(keys)?;
         let snapshot = self.database.snapshot();
         let mut options = read_options(tier);
         options.set_snapshot(&snapshot);
 
-        let mut bytes_left = BATCH_BYTES_MAX;
-        let mut values = Vec::with_capacity(keys.len());
-        for chunk in keys.chunks(READ_CHUNK_KEYS) {
-            let family = self.family(family);
-            let found = self.get_chunk(family, chunk, tier, &options);
-            for (key, value) in chunk.iter().zip(found) {
-                let Some(value) = value.map_err(read_error)? else {
-                    values.push(None);
-                    continue;
-                };
-                bytes_left = bytes_left.checked_sub(key.len() + value.len()).ok_or(
-                    Error::ResultTooLarge {
-                        limit_bytes: BATCH_BYTES_MAX as u64,
-                    },
-                )?;
-                values.push(Some(decode(&value)?));
+        let mut bytes = 0;
+        let mut results = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(record) = self.record_with(keyspace, key, &options)? else {
+                results.push(None);
+                continue;
+            };
+            let (version, value) = keyspace.parts(&record)?;
+            bytes += key.len() + value.len();
+            if bytes > BATCH_BYTES_MAX {
+                let limit_bytes = BATCH_BYTES_MAX as u64;
+                return Err(Error::ResultTooLarge { limit_bytes }.into());
+            }
+            if bytes > room {
+                results.clear();
+            } else {
+                results.push(Some(result(version, Bytes::copy_from_slice(value))));
             }
         }
-        Ok(values)
+        fit(bytes, room)?;
+        Ok(results)
     }
 
-    /// RocksDB's batched read goes to the disk whatever its read tier says, so from memory the keys are read one by one.
-    fn get_chunk(
+    /// What is stored under a key; not copied, unless it is in a memtable.
+    pub(crate) fn record(
         &self,
-        family: &ColumnFamily,
-        keys: &[Bytes],
+        keyspace: Keyspace,
+        key: &[u8],
         tier: Tier,
-        options: &ReadOptions,
-    ) -> Vec<Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>> {
-        let database = &self.database;
+    ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
         match tier {
-            Tier::Memory => {
-                let reads = keys.iter();
-                let reads = reads.map(|key| database.get_pinned_cf_opt(&family, key, options));
-                reads.collect()
-            }
-            Tier::Disk => database.batched_multi_get_cf_opt(&family, keys, false, options),
+            Tier::Memory => self.record_with(keyspace, key, self.memory_read_options()),
+            Tier::Disk => self.record_with(keyspace, key, &read_options(Tier::Disk)),
         }
+    }
+
+    fn record_with(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
+        let family = self.family(keyspace.family());
+        let record = self.database.get_pinned_cf_opt(&family, key, options);
+        record.map_err(read_error)
     }
 }
 

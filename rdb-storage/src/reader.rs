@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::engine::Engine;
 use crate::error::Error;
+#[cfg(doc)]
+use crate::limits::SCAN_ENTRY_OVERHEAD_BYTES;
 use crate::options::StorageOptions;
 use crate::read::{PointRead, PointValue, ReadError, Tier, Versioned};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
@@ -20,6 +22,9 @@ use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 const INLINE_KEYS_MAX: usize = 64;
 
 /// The async face of reading. Cheap to clone; needs a tokio runtime.
+///
+/// Every read takes `room`: how many bytes its caller has set aside for the result. A result that does not fit is not
+/// copied out of RocksDB but answered with [`Error::NeedsRoom`], which says how much it takes.
 #[derive(Clone)]
 pub struct Reader {
     shared: Arc<Shared>,
@@ -27,45 +32,66 @@ pub struct Reader {
 
 struct Shared {
     engine: Arc<Engine>,
-    /// Places to wait in; none left means busy.
+    /// Of point and multi-key reads.
+    reads: Places,
+    scans: Places,
+    disk_reads: AtomicU64,
+}
+
+/// A bounded number of reads on blocking threads, and a bounded queue for them. Scans and other reads have their own, so
+/// that neither can starve the other.
+struct Places {
+    queue_name: &'static str,
+    /// Places to wait in, and to run in afterwards; none left means busy.
     queue: Arc<Semaphore>,
     queue_limit: u64,
     /// Places to run in.
     running: Arc<Semaphore>,
-    disk_reads: AtomicU64,
+}
+
+impl Places {
+    fn new(queue_name: &'static str, running_max: usize, queued_max: usize) -> Self {
+        Self {
+            queue_name,
+            queue: Arc::new(Semaphore::new(queued_max)),
+            queue_limit: queued_max as u64,
+            running: Arc::new(Semaphore::new(running_max)),
+        }
+    }
+
+    /// Waits for a place to run in. Dropping what it gives makes room again.
+    async fn enter(&self) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Error> {
+        let queued = Arc::clone(&self.queue).try_acquire_owned();
+        let queued = queued.map_err(|_| Error::Busy {
+            queue: self.queue_name,
+            limit: self.queue_limit,
+            unit: "reads",
+        })?;
+        let running = Arc::clone(&self.running).acquire_owned().await;
+        Ok((queued, running.map_err(|_| Error::Closed)?))
+    }
 }
 
 impl Reader {
     pub(crate) fn new(engine: Arc<Engine>, options: &StorageOptions) -> Self {
+        let (reads, queued) = (options.disk_reads_max, options.disk_reads_queued_max);
         Self {
             shared: Arc::new(Shared {
                 engine,
-                queue: Arc::new(Semaphore::new(options.disk_reads_queued_max)),
-                queue_limit: options.disk_reads_queued_max as u64,
-                running: Arc::new(Semaphore::new(options.disk_reads_max)),
+                reads: Places::new("disk read", reads, queued),
+                scans: Places::new("scan", options.scans_max, options.scans_queued_max),
                 disk_reads: AtomicU64::new(0),
             }),
         }
     }
 
-    /// Reads a raw value.
+    /// Reads one key. Only its value counts against `room`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`], or [`Error::Busy`] when too many reads wait for
-    /// the disk.
-    pub async fn get_raw(&self, key: Bytes) -> Result<Option<Bytes>, Error> {
-        self.read(1, move |engine, tier| engine.get_raw(&key, tier))
-            .await
-    }
-
-    /// Reads a versioned value.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_raw`](Self::get_raw).
-    pub async fn get_versioned(&self, key: Bytes) -> Result<Option<Versioned>, Error> {
-        self.read(1, move |engine, tier| engine.get_versioned(&key, tier))
+    /// [`Error::NeedsRoom`], [`Error::DataLoss`], [`Error::Io`], or [`Error::Busy`] when too many reads wait for the disk.
+    pub async fn read(&self, read: PointRead, room: usize) -> Result<PointValue, Error> {
+        self.memory_first(1, move |engine, tier| engine.read(&read, tier, room))
             .await
     }
 
@@ -73,40 +99,56 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Error::DataLoss`] or [`Error::Io`].
-    pub fn read_from_memory(&self, read: &PointRead) -> Result<Option<PointValue>, Error> {
-        self.shared.engine.read_from_memory(read)
+    /// [`Error::NeedsRoom`], [`Error::DataLoss`] or [`Error::Io`].
+    pub fn read_from_memory(
+        &self,
+        read: &PointRead,
+        room: usize,
+    ) -> Result<Option<PointValue>, Error> {
+        match self.shared.engine.read(read, Tier::Memory, room) {
+            Err(ReadError::NotInMemory) => Ok(None),
+            answered => Ok(Some(answered?)),
+        }
     }
 
     /// Reads keys from wherever they are, each by itself (so not from one snapshot), in one go on one blocking thread.
-    /// Stops when the values read have `value_bytes_max` bytes: the results are of the first of `reads`, one at least.
+    /// Stops before a value that no longer fits into `room`: the results are of the first of `reads`, one at least.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`] when too many reads wait for the disk; of a single key, within the results, as
-    /// [`get_raw`](Self::get_raw).
+    /// [`read`](Self::read). Only the first can be [`Error::NeedsRoom`].
     pub async fn read_several(
         &self,
         reads: Vec<PointRead>,
-        value_bytes_max: usize,
+        room: usize,
     ) -> Result<Vec<Result<PointValue, Error>>, Error> {
-        self.blocking(move |engine| Ok(engine.read_from_disk(&reads, value_bytes_max)))
-            .await
+        let places = &self.shared.reads;
+        self.blocking(
+            places,
+            move |engine| Ok(engine.read_from_disk(&reads, room)),
+        )
+        .await
     }
 
-    /// Reads raw values from one snapshot, in the order of `keys`.
+    /// Reads raw values from one snapshot, in the order of `keys`. The keys and values that are found count against `room`.
     ///
     /// # Errors
     ///
-    /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
-    pub async fn multi_get_raw(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, Error> {
-        self.read(keys.len(), move |engine, tier| {
-            engine.multi_get_raw(&keys, tier)
+    /// As [`read`](Self::read), [`Error::InvalidArgument`], and [`Error::ResultTooLarge`].
+    pub async fn multi_get_raw(
+        &self,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Bytes>>, Error> {
+        self.memory_first(keys.len(), move |engine, tier| {
+            engine.multi_get_raw(&keys, tier, room)
         })
         .await
     }
 
-    /// Reads versioned values from one snapshot, in the order of `keys`.
+    /// Reads versioned values from one snapshot, in the order of `keys`. The keys and values that are found count against
+    /// `room`.
     ///
     /// # Errors
     ///
@@ -114,29 +156,39 @@ impl Reader {
     pub async fn multi_get_versioned(
         &self,
         keys: Vec<Bytes>,
+        room: usize,
     ) -> Result<Vec<Option<Versioned>>, Error> {
-        self.read(keys.len(), move |engine, tier| {
-            engine.multi_get_versioned(&keys, tier)
+        self.memory_first(keys.len(), move |engine, tier| {
+            engine.multi_get_versioned(&keys, tier, room)
         })
         .await
     }
 
-    /// Reads one page of the raw keyspace.
+    /// Reads one page of the raw keyspace. The page ends where `room` does: an entry counts its key, its value and
+    /// [`SCAN_ENTRY_OVERHEAD_BYTES`].
     ///
     /// # Errors
     ///
-    /// As [`get_raw`](Self::get_raw).
-    pub async fn scan_raw(&self, range: ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.blocking(move |engine| engine.scan_raw(&range)).await
+    /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`]; [`Error::NeedsRoom`] when not even the first entry
+    /// fits; [`Error::Busy`] when too many scans wait.
+    pub async fn scan_raw(&self, range: ScanRange, room: usize) -> Result<Page<KeyValue>, Error> {
+        let places = &self.shared.scans;
+        self.blocking(places, move |engine| engine.scan_raw(&range, room))
+            .await
     }
 
-    /// Reads one page of the versioned keyspace.
+    /// Reads one page of the versioned keyspace, as [`scan_raw`](Self::scan_raw) does of the raw one.
     ///
     /// # Errors
     ///
-    /// As [`get_raw`](Self::get_raw).
-    pub async fn scan_versioned(&self, range: ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
-        self.blocking(move |engine| engine.scan_versioned(&range))
+    /// As [`scan_raw`](Self::scan_raw).
+    pub async fn scan_versioned(
+        &self,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<VersionedKeyValue>, Error> {
+        let places = &self.shared.scans;
+        self.blocking(places, move |engine| engine.scan_versioned(&range, room))
             .await
     }
 
@@ -146,7 +198,7 @@ impl Reader {
     }
 
     /// Reads `key_count` keys: few from memory right here, and what is not there, or many, on a blocking thread, as a whole.
-    async fn read<T: Send + 'static>(
+    async fn memory_first<T: Send + 'static>(
         &self,
         key_count: usize,
         read: impl Fn(&Engine, Tier) -> Result<T, ReadError> + Send + 'static,
@@ -157,31 +209,22 @@ impl Reader {
                 answered => return Ok(answered?),
             }
         }
-        self.blocking(move |engine| Ok(read(engine, Tier::Disk)?))
+        let places = &self.shared.reads;
+        self.blocking(places, move |engine| Ok(read(engine, Tier::Disk)?))
             .await
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
+        places: &Places,
         read: impl FnOnce(&Engine) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let shared = &self.shared;
-        let queued = Arc::clone(&shared.queue)
-            .try_acquire_owned()
-            .map_err(|_| Error::Busy {
-                queue: "disk read",
-                limit: shared.queue_limit,
-                unit: "reads",
-            })?;
-        let running = Arc::clone(&shared.running)
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Closed)?;
-        shared.disk_reads.fetch_add(1, Ordering::Relaxed);
-        let engine = Arc::clone(&shared.engine);
-        // The places go with the read: dropping the caller does not make room before the thread is free again.
+        let place = places.enter().await?;
+        self.shared.disk_reads.fetch_add(1, Ordering::Relaxed);
+        let engine = Arc::clone(&self.shared.engine);
+        // The place goes with the read: dropping the caller does not make room before the thread is free again.
         let read = spawn_blocking(move || {
-            let _places = (queued, running);
+            let _place = place;
             read(&engine)
         });
         read.await.unwrap_or_else(|error| {

@@ -1,13 +1,29 @@
 //! Scans: one page at a time, each from one snapshot.
+//!
+//! A page ends, too, when RocksDB has skipped many deleted entries for it, and says where to go on. It is empty where only
+//! such entries were met. Keys that a range delete covers are not counted: RocksDB jumps over those in older files, and goes
+//! key by key through those in the same memtable, whose size bounds them.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rocksdb::ReadOptions;
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+use rocksdb::{ErrorKind, ReadOptions};
 
 use crate::command::validate_bound;
-use crate::engine::{Engine, Family};
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::keys;
+use crate::keys::raw::ABOVE_EVERY_KEY;
 use crate::limits::{SCAN_ENTRY_OVERHEAD_BYTES, SCAN_PAGE_BYTES};
+use crate::read::{Keyspace, fit};
+use crate::stride::Stride;
+
+/// Deleted and overwritten entries that a page skips beside those that it has, before it ends.
+const SKIPPED_MAX: u64 = 64 << 10;
+
+/// Those that are skipped between two entries before RocksDB gives up.
+const SKIPPED_AT_ONCE_MAX: u64 = 4 << 10;
+
+/// Strides of a page that has no entry yet. Strides that get on are at most 17 apart.
+const STRIDES_MAX: usize = 64;
 
 /// What a page is taken from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,100 +63,176 @@ pub struct VersionedKeyValue {
 /// A page of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
-    /// In the order of the scan: at least one, unless the range is finished.
+    /// In the order of the scan. There may be none although the range is not finished: then many deleted entries were met.
     pub entries: Vec<T>,
     /// Where to go on: the next `start_key`, or the next `end_key` of a reverse scan. `None`: the range is finished.
     pub resume_key: Option<Bytes>,
 }
 
 impl Engine {
-    pub(crate) fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.scan(Family::Raw, range, |key, value| {
-            let value = if range.keys_only {
-                Bytes::new()
-            } else {
-                Bytes::copy_from_slice(value)
-            };
-            let bytes = key.len() + value.len();
-            Ok((KeyValue { key, value }, bytes))
+    pub(crate) fn scan_raw(&self, range: &ScanRange, room: usize) -> Result<Page<KeyValue>, Error> {
+        self.scan(Keyspace::Raw, range, room, |key, _version, value| {
+            KeyValue { key, value }
         })
     }
 
     pub(crate) fn scan_versioned(
         &self,
         range: &ScanRange,
+        room: usize,
     ) -> Result<Page<VersionedKeyValue>, Error> {
-        self.scan(Family::Versioned, range, |key, record| {
-            let (version, value) = keys::versioned::decode(record)?;
-            let value = if range.keys_only {
-                Bytes::new()
-            } else {
-                Bytes::copy_from_slice(value)
-            };
-            let bytes = key.len() + value.len();
-            Ok((
-                VersionedKeyValue {
-                    key,
-                    version,
-                    value,
-                },
-                bytes,
-            ))
+        self.scan(Keyspace::Versioned, range, room, |key, version, value| {
+            VersionedKeyValue {
+                key,
+                version,
+                value,
+            }
         })
     }
 
-    /// `decode` makes an entry of a key and what is stored, and says how many bytes of keys and values it has.
+    /// Reads a page. Where RocksDB skips too many entries before it finds one, the range is searched in strides.
     fn scan<T>(
         &self,
-        family: Family,
+        keyspace: Keyspace,
         range: &ScanRange,
-        decode: impl Fn(Bytes, &[u8]) -> Result<(T, usize), Error>,
+        room: usize,
+        entry: impl Fn(Bytes, u64, Bytes) -> T,
     ) -> Result<Page<T>, Error> {
         range.validate()?;
-        let mut page = Page {
-            entries: Vec::new(),
-            resume_key: None,
-        };
-        if range.is_empty() {
-            return Ok(page);
+        let snapshot = self.database.snapshot();
+        let mut stride = Stride::default();
+        let mut rest = range.clone();
+        if rest.is_empty() {
+            return Ok(Page::empty(None));
         }
-        let limit = range.limit.unwrap_or(usize::MAX);
-        let mut bytes_left = SCAN_PAGE_BYTES;
-        let mut last_key = Bytes::new();
+        for _ in 0..STRIDES_MAX {
+            let bound = rest.bound(&stride);
+            let piece = bound.as_ref().map(|bound| rest.until(bound));
+            let piece = piece.as_ref().unwrap_or(&rest);
+            let mut options = piece.read_options();
+            options.set_snapshot(&snapshot);
+            // A single key has a handful of entries.
+            if !stride.is_shortest(rest.near_end()) {
+                options.set_max_skippable_internal_keys(SKIPPED_AT_ONCE_MAX);
+            }
+            let (mut page, end) = self.fill(keyspace, piece, options, room, &entry)?;
+            match (end, bound) {
+                (End::OfPiece, bound) if bound.is_none() || !page.entries.is_empty() => {
+                    page.resume_key = bound;
+                    return Ok(page);
+                }
+                (End::OfPiece, Some(bound)) => {
+                    rest = rest.behind(bound);
+                    stride.lengthen();
+                }
+                (End::TooManySkipped, _) if page.entries.is_empty() => {
+                    stride.shorten(rest.near_end());
+                }
+                _ => return Ok(page),
+            }
+        }
+        Ok(Page::empty(Some(rest.near_end().clone())))
+    }
 
-        let family = self.family(family);
-        let mut iterator = self
-            .database
-            .raw_iterator_cf_opt(&family, range.read_options());
-        if range.reverse {
+    /// Reads a page of `piece`, as far as `options` allow. Its `resume_key` is behind its last entry.
+    fn fill<T>(
+        &self,
+        keyspace: Keyspace,
+        piece: &ScanRange,
+        options: ReadOptions,
+        room: usize,
+        entry: &impl Fn(Bytes, u64, Bytes) -> T,
+    ) -> Result<(Page<T>, End), Error> {
+        let limit = piece.limit.unwrap_or(usize::MAX);
+        let mut bytes_left = room.min(SCAN_PAGE_BYTES);
+        let mut page = Page::empty(None);
+        let skipped = SkipCount::start();
+        let family = self.family(keyspace.family());
+        let mut iterator = self.database.raw_iterator_cf_opt(&family, options);
+        if piece.reverse {
             iterator.seek_to_last();
         } else {
             iterator.seek_to_first();
         }
-        while let Some((key, stored)) = iterator.item() {
-            let (entry, bytes) = decode(Bytes::copy_from_slice(key), stored)?;
-            let bytes = bytes + SCAN_ENTRY_OVERHEAD_BYTES;
-            let full = page.entries.len() == limit || bytes > bytes_left;
-            if full && !page.entries.is_empty() {
-                page.resume_key = Some(range.resume_key(&last_key));
-                return Ok(page);
+        while let Some((key, record)) = iterator.item() {
+            let (version, value) = keyspace.parts(record)?;
+            let value = if piece.keys_only { &[] } else { value };
+            let bytes = key.len() + value.len() + SCAN_ENTRY_OVERHEAD_BYTES;
+            let is_full =
+                page.entries.len() == limit || bytes > bytes_left || skipped.count() > SKIPPED_MAX;
+            if page.entries.is_empty() {
+                fit(bytes, room)?;
+            } else if is_full {
+                return Ok((page, End::OfPage));
             }
             bytes_left = bytes_left.saturating_sub(bytes);
-            last_key = Bytes::copy_from_slice(key);
-            page.entries.push(entry);
-            if range.reverse {
+            let key = Bytes::copy_from_slice(key);
+            page.resume_key = Some(piece.resume_key(&key));
+            let value = Bytes::copy_from_slice(value);
+            page.entries.push(entry(key, version, value));
+            if piece.reverse {
                 iterator.prev();
             } else {
                 iterator.next();
             }
         }
-        iterator.status().map_err(Error::from_read)?;
-        Ok(page)
+        match iterator.status() {
+            Ok(()) => Ok((page, End::OfPiece)),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok((page, End::TooManySkipped)),
+            Err(error) => Err(Error::from_read(error)),
+        }
+    }
+}
+
+/// Why reading a piece of a range ended.
+enum End {
+    /// All of it was read.
+    OfPiece,
+    /// The page is full.
+    OfPage,
+    /// RocksDB gave up behind the last entry.
+    TooManySkipped,
+}
+
+/// How many deleted and overwritten entries RocksDB skipped on this thread since the count was started.
+struct SkipCount(PerfContext);
+
+impl SkipCount {
+    fn start() -> Self {
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut context = PerfContext::default();
+        context.reset();
+        Self(context)
+    }
+
+    fn count(&self) -> u64 {
+        self.0.metric(PerfMetric::InternalDeleteSkippedCount)
+            + self.0.metric(PerfMetric::InternalKeySkippedCount)
+    }
+}
+
+impl Drop for SkipCount {
+    fn drop(&mut self) {
+        set_perf_stats(PerfStatsLevel::Disable);
+    }
+}
+
+impl<T> Page<T> {
+    fn empty(resume_key: Option<Bytes>) -> Self {
+        Self {
+            entries: Vec::new(),
+            resume_key,
+        }
     }
 }
 
 impl ScanRange {
-    fn validate(&self) -> Result<(), Error> {
+    /// Refuses what makes no sense. A scan validates its range by itself; this is for refusing it earlier.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] names the field and the limit.
+    pub fn validate(&self) -> Result<(), Error> {
         validate_bound("start_key", &self.start_key)?;
         validate_bound("end_key", &self.end_key)?;
         let refuse = |field, cause: &str| {
@@ -167,6 +259,51 @@ impl ScanRange {
 
     fn is_empty(&self) -> bool {
         !self.end_key.is_empty() && self.start_key == self.end_key
+    }
+
+    /// Where the scan begins: an inclusive key, or in a reverse scan an exclusive one.
+    fn near_end(&self) -> &Bytes {
+        static ABOVE: Bytes = Bytes::from_static(&ABOVE_EVERY_KEY);
+        match self.reverse {
+            false => &self.start_key,
+            true if self.end_key.is_empty() => &ABOVE,
+            true => &self.end_key,
+        }
+    }
+
+    /// Where a stride from the near end ends, if that is within the range.
+    fn bound(&self, stride: &Stride) -> Option<Bytes> {
+        if self.reverse {
+            let bound = stride.down(self.near_end());
+            return bound.filter(|bound| *bound > self.start_key);
+        }
+        let bound = stride.up(self.near_end());
+        bound.filter(|bound| self.end_key.is_empty() || *bound < self.end_key)
+    }
+
+    /// The part from the near end to `bound`.
+    fn until(&self, bound: &Bytes) -> Self {
+        let mut part = self.clone();
+        *part.far_end() = bound.clone();
+        part
+    }
+
+    /// The part from `bound` to the far end.
+    fn behind(mut self, bound: Bytes) -> Self {
+        if self.reverse {
+            self.end_key = bound;
+        } else {
+            self.start_key = bound;
+        }
+        self
+    }
+
+    fn far_end(&mut self) -> &mut Bytes {
+        if self.reverse {
+            &mut self.start_key
+        } else {
+            &mut self.end_key
+        }
     }
 
     fn read_options(&self) -> ReadOptions {

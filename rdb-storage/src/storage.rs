@@ -8,19 +8,21 @@ use bytes::Bytes;
 use rocksdb::{ReadOptions, properties};
 use tokio::sync::watch;
 
+use crate::apply::{Entry, applied_position};
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
 use crate::identity::{DataDirectory, Identity};
 use crate::keys;
-use crate::limits::EMBEDDED_REGION_ID;
-use crate::options::{StorageOptions, WalRecovery};
+use crate::limits::{CONFLICT_VALUES_BYTES_MAX, EMBEDDED_REGION_ID};
+use crate::options::{Durability, StorageOptions, WalRecovery};
+use crate::proposal::Proposal;
 use crate::read::{Tier, Versioned};
 use crate::reader::Reader;
 use crate::region::RegionDescriptor;
 use crate::reserve::{DiskReserve, Space};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
-use crate::writer::{PendingWrite, Submission, WriteHealth, Writer};
+use crate::writer::{PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
 ///
@@ -40,6 +42,15 @@ struct Inner {
     flushed: AtomicBool,
 }
 
+/// An entry of a region's replicated log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Where in the log it is: bytes that only whoever keeps the log understands. Stored with every entry, so keep it small.
+    pub position: Bytes,
+    /// What it holds.
+    pub proposal: Proposal,
+}
+
 /// Figures of a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StorageStats {
@@ -55,6 +66,8 @@ pub struct StorageStats {
     pub wal_sync_count: u64,
     /// Reads that had to go to the disk, and scans, through [`Reader`] since the open.
     pub disk_read_count: u64,
+    /// Submissions that were put aside because keys of theirs were not in memory, since the open.
+    pub cold_write_count: u64,
 }
 
 impl Storage {
@@ -157,7 +170,8 @@ impl Storage {
     }
 
     /// Queues writes and returns at once; the answer is awaited or waited for. The commands are applied in order, as a
-    /// whole or not at all, and the answer has one outcome for each.
+    /// whole or not at all, and the answer has one outcome for each. Submissions that wait at the same time are applied in
+    /// any order: one whose keys are not in memory lets others pass.
     ///
     /// # Errors
     ///
@@ -165,6 +179,59 @@ impl Storage {
     /// [`Error::Undetermined`] and [`Error::WritesStopped`] as the answer.
     pub fn submit(&self, submission: Submission) -> Result<PendingWrite, Error> {
         self.inner.writer.submit(submission)
+    }
+
+    /// Takes room in the write queue for a message, whose buffer the commands of several submissions share.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when the queue is full; [`Error::InvalidArgument`] when it never has so much room.
+    pub fn take_write_room(&self, message_bytes: usize) -> Result<WriteRoom, Error> {
+        self.inner.writer.take_room(message_bytes)
+    }
+
+    /// Applies entries of a region's replicated log in their order, and notes the position of the last as the region's
+    /// applied position, all in one write: after a crash all of it is there or none. Blocks for reads of the disk. One
+    /// outcome for each command of each entry.
+    ///
+    /// What an entry does depends on the entry and on what the entries before it left, on nothing else; so copies of a region
+    /// that apply the same log hold the same data. An entry that was proposed under another epoch than the region's stored
+    /// one changes nothing ([`Outcome::EpochChanged`]), nor does a command that breaks a limit ([`Outcome::Invalid`]); the
+    /// position is noted all the same.
+    ///
+    /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
+    /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
+    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was applied with [`Error::DataLoss`] and [`Error::Io`], which end writing to the region until the next open,
+    /// and with [`Error::WritesStopped`] and [`Error::Closed`]. [`Error::Undetermined`] ends writing to all regions; the next open tells what was
+    /// applied.
+    pub fn apply(
+        &self,
+        region_id: u64,
+        entries: &[LogEntry],
+        durability: Durability,
+    ) -> Result<Vec<Vec<Outcome>>, Error> {
+        let entries = entries.iter().map(|entry| Entry {
+            region_id,
+            epoch_version: Some(entry.proposal.epoch_version),
+            commands: &entry.proposal.commands,
+            position: Some(&entry.position),
+            conflict_values_bytes_max: CONFLICT_VALUES_BYTES_MAX,
+        });
+        let entries: Vec<_> = entries.collect();
+        self.inner.writer.apply(region_id, &entries, durability)
+    }
+
+    /// The position of the last entry that was applied to a region. `None`: none was.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_raw`](Self::get_raw).
+    pub fn applied_position(&self, region_id: u64) -> Result<Option<Bytes>, Error> {
+        applied_position(&self.inner.engine, region_id)
     }
 
     /// Writes a raw value, whatever was there before.
@@ -257,7 +324,7 @@ impl Storage {
     ///
     /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`].
     pub fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.inner.engine.get_raw(key, Tier::Disk)?)
+        Ok(self.inner.engine.get_raw(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads raw values from one snapshot, in the order of `keys`.
@@ -266,7 +333,10 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
     pub fn multi_get_raw(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
-        Ok(self.inner.engine.multi_get_raw(keys, Tier::Disk)?)
+        Ok(self
+            .inner
+            .engine
+            .multi_get_raw(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads a versioned value.
@@ -275,7 +345,10 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn get_versioned(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
-        Ok(self.inner.engine.get_versioned(key, Tier::Disk)?)
+        Ok(self
+            .inner
+            .engine
+            .get_versioned(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads versioned values from one snapshot, in the order of `keys`.
@@ -284,7 +357,10 @@ impl Storage {
     ///
     /// As [`multi_get_raw`](Self::multi_get_raw).
     pub fn multi_get_versioned(&self, keys: &[Bytes]) -> Result<Vec<Option<Versioned>>, Error> {
-        Ok(self.inner.engine.multi_get_versioned(keys, Tier::Disk)?)
+        Ok(self
+            .inner
+            .engine
+            .multi_get_versioned(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads one page of the raw keyspace.
@@ -293,7 +369,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.inner.engine.scan_raw(range)
+        self.inner.engine.scan_raw(range, usize::MAX)
     }
 
     /// Reads one page of the versioned keyspace.
@@ -302,7 +378,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn scan_versioned(&self, range: &ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
-        self.inner.engine.scan_versioned(range)
+        self.inner.engine.scan_versioned(range, usize::MAX)
     }
 
     /// The regions written with [`Command::PutRegion`], in the order of their ids.
@@ -357,6 +433,7 @@ impl Storage {
                 .data_property(properties::TOTAL_SST_FILES_SIZE)?,
             wal_sync_count: inner.engine.wal_sync_count(),
             disk_read_count: inner.reader.disk_read_count(),
+            cold_write_count: inner.writer.cold_write_count(),
         })
     }
 

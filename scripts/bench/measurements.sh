@@ -1,4 +1,4 @@
-# Sourced by bench.sh: what is measured, under the names that `rdbctl bench report` knows.
+# Sourced by bench.sh: what is measured, under the names that the example `bench_summary` knows.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154  # they share the variables of bench.sh
 

@@ -1,36 +1,39 @@
 //! Sends concurrent calls together: many commands in one message of a `KvBatch` stream.
 //!
 //! Calls to a store share its [`Lane`]s, a few streams of one connection. A call puts its command into its lane's queue
-//! and waits in a slot of its own; the transport takes a message from the queue when it has sent the one before, or keeps
-//! that one ready at most. Nothing waits for more commands to come, so a call that is alone is sent at once, and the more
-//! calls there are, the more share a message.
+//! and waits in a slot. The transport takes a message from the queue when it has sent the one before; at most one message is
+//! made ahead. Nothing waits for more commands to come: a call that is alone is sent at once, and the more calls there are,
+//! the more share a message.
 //!
 //! - `slot`: where one call waits for its answer.
 //! - `queue`: the commands of a lane, those that wait and those that were sent.
-//! - `stream`: the task that keeps a lane's stream, and the stream's two directions.
+//! - `lane`: a queue as calls see it, with the task that keeps a stream for it.
+//! - `stream`: what a lane's stream takes, receives and loses.
+//! - `target`: what the lanes to one store have in common.
 //!
 //! What a call is told when its stream breaks depends on whether its command was ever handed to the transport: one that
 //! was not, certainly was not applied.
 
-mod counters;
 mod lane;
 mod queue;
 mod slot;
 mod stream;
+mod target;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use lane::Lane;
-pub(crate) use queue::Command;
+pub(crate) use queue::AddressedCommand;
 pub(crate) use slot::Interrupted;
 
-use crate::ClientStats;
-use crate::routing::ConnectionPool;
-use counters::Counters;
+use crate::connection::ConnectionPool;
+use crate::counters::Counters;
+use queue::MESSAGE_COMMANDS_MAX;
+use target::Target;
 
-/// Streams per store. One keeps a message in the making while another is being served; more were not faster.
+/// Streams per store. One makes a message while the other's is served. More were not faster.
 const LANES_PER_STORE: usize = 2;
 
 /// The lanes to all stores. Dropping it ends their tasks.
@@ -38,49 +41,65 @@ const LANES_PER_STORE: usize = 2;
 pub(crate) struct Dispatcher {
     connections: Arc<ConnectionPool>,
     counters: Arc<Counters>,
+    message_commands_max: usize,
     stores: Mutex<HashMap<String, Arc<StoreLanes>>>,
 }
 
 /// The lanes to one store.
 #[derive(Debug)]
 pub(crate) struct StoreLanes {
+    target: Arc<Target>,
     lanes: Vec<Lane>,
     next: AtomicUsize,
 }
 
 impl Dispatcher {
-    pub(crate) fn new(connections: Arc<ConnectionPool>) -> Self {
+    /// `batch_commands_max` is the most that a store accepts in one message; 0: the cluster does not say.
+    pub(crate) fn new(
+        connections: Arc<ConnectionPool>,
+        counters: Arc<Counters>,
+        batch_commands_max: u64,
+    ) -> Self {
+        let accepted = usize::try_from(batch_commands_max).unwrap_or(usize::MAX);
+        let message_commands_max = match accepted {
+            0 => MESSAGE_COMMANDS_MAX,
+            accepted => accepted.min(MESSAGE_COMMANDS_MAX),
+        };
         Self {
             connections,
-            counters: Arc::default(),
+            counters,
+            message_commands_max,
             stores: Mutex::default(),
         }
     }
 
-    pub(crate) fn count_in(&self, stats: &mut ClientStats) {
-        self.counters.count_in(stats);
-    }
-
-    /// The lanes to the store at `address`.
-    pub(crate) fn store(&self, address: &str) -> Arc<StoreLanes> {
+    /// The lanes to the store at `address`. `None`: the store does not know streams of commands.
+    pub(crate) fn store(&self, address: &str) -> Option<Arc<StoreLanes>> {
         // Nothing between lock and unlock leaves the map half changed.
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lanes) = stores.get(address) {
-            return Arc::clone(lanes);
+            return lanes.target.takes_streams().then(|| Arc::clone(lanes));
         }
         // A rare occasion, and the right one to forget stores that have moved.
         stores.retain(|_, lanes| lanes.lanes.iter().any(Lane::is_running));
-        let lanes = Arc::new(StoreLanes::new(address, &self.connections, &self.counters));
+        let lanes = Arc::new(StoreLanes::new(Target::new(
+            address,
+            Arc::clone(&self.connections),
+            Arc::clone(&self.counters),
+            self.message_commands_max,
+        )));
         stores.insert(address.to_owned(), Arc::clone(&lanes));
-        lanes
+        Some(lanes)
     }
 }
 
 impl StoreLanes {
-    fn new(address: &str, connections: &Arc<ConnectionPool>, counters: &Arc<Counters>) -> Self {
-        let lane = |_| Lane::new(address, Arc::clone(connections), Arc::clone(counters));
+    fn new(target: Target) -> Self {
+        let target = Arc::new(target);
+        let lane = |_| Lane::new(Arc::clone(&target));
         Self {
             lanes: (0..LANES_PER_STORE).map(lane).collect(),
+            target,
             next: AtomicUsize::new(0),
         }
     }

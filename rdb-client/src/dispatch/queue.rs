@@ -2,60 +2,54 @@
 //!
 //! Both together are bounded in bytes. Room is taken before a command enters and given back when it leaves, whether its
 //! call still waits for it or not: a caller that drops its calls cannot fill the memory with what it dropped.
+//!
+//! A message holds commands for one store only. It holds as many as wait, up to limits in commands and bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
 
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest, batch_command::Request};
 use rdb_proto::metapb::Context;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::slot::{Interrupted, Slot};
+use crate::stream::{Gate, Taken};
 
-/// Most commands of one message. The server accepts more; with fewer it can answer the first while the next are made.
-const MESSAGE_COMMANDS_MAX: usize = 512;
+/// Most commands of one message, if the server accepts as many. It accepts more than this: with fewer, it can answer the
+/// first message while the next is made.
+pub(super) const MESSAGE_COMMANDS_MAX: usize = 512;
 
-/// No further command goes into a message with so many bytes. The last one may be as large as a value.
+/// Soft limit on the size of a message, in bytes: one that has reached it takes no further command. The last command may be
+/// as large as a value.
 const MESSAGE_BYTES_FULL: usize = 256 << 10;
 
 /// A command and where the caller believes its data to be.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub(crate) struct AddressedCommand {
     pub(crate) context: Context,
     pub(crate) request: Request,
 }
 
-impl Command {
+impl AddressedCommand {
     /// What it counts in the queue, in bytes.
     pub(super) fn room_bytes(&self) -> usize {
         /// Of the queue's entries and the slot.
         const OVERHEAD_BYTES: usize = 256;
-        OVERHEAD_BYTES + self.payload_bytes()
-    }
-
-    fn payload_bytes(&self) -> usize {
-        match &self.request {
-            Request::RawPut(put) => put.key.len() + put.value.len(),
-            Request::RawGet(get) => get.key.len(),
-            Request::RawDelete(delete) => delete.key.len(),
-            Request::CompareAndSwap(swap) => swap.key.len() + swap.value.len(),
-            Request::Get(get) => get.key.len(),
-            Request::CompareAndDelete(delete) => delete.key.len(),
-        }
+        OVERHEAD_BYTES + self.request.encoded_len()
     }
 }
 
-/// A command that waits.
+/// A command that was not handed to the transport yet.
 #[derive(Debug)]
 struct Waiting {
-    command: Command,
+    command: AddressedCommand,
     slot: Arc<Slot>,
     room_bytes: usize,
 }
 
-/// A command that was sent.
+/// A command that was handed to the transport and has no answer yet.
 #[derive(Debug)]
 struct Sent {
     /// Tells it from others that had its place in the slab.
@@ -67,20 +61,18 @@ struct Sent {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
+    pub(super) gate: Gate,
     waiting: VecDeque<Waiting>,
     sent: Slab<Sent>,
     next_sequence: u32,
-    /// Of the stream that takes from this queue; grows with each, so that an earlier one can tell that its time is over.
-    stream_id: u64,
-    /// Whether that stream takes.
-    open: bool,
-    /// Whoever has found nothing to take.
-    taker: Option<Waker>,
-    /// Whether there is a task that keeps a stream.
-    running: bool,
+    /// Most commands of one message, at least 1.
+    message_commands_max: usize,
 }
+
+/// Slots of calls that are to be ended, and the room that their commands leave, in bytes.
+pub(super) type Removed = (Vec<Arc<Slot>>, usize);
 
 /// What is to be done after a command was queued.
 #[derive(Debug)]
@@ -93,84 +85,61 @@ pub(super) enum Next {
     Nothing,
 }
 
-/// What a stream gets when it asks for a message.
-#[derive(Debug)]
-pub(super) enum Taken {
-    /// At least one command; room for so many bytes came free by calls that have gone.
-    Message {
-        request: BatchRequest,
-        freed_bytes: usize,
-    },
-    /// Nothing to send; the waker will be woken.
-    Nothing { freed_bytes: usize },
-    /// The stream is to end.
-    Over,
-}
-
 impl Queue {
+    pub(super) fn new(message_commands_max: usize) -> Self {
+        Self {
+            gate: Gate::default(),
+            waiting: VecDeque::new(),
+            sent: Slab::new(),
+            next_sequence: 0,
+            message_commands_max,
+        }
+    }
+
     /// Puts a command at the end.
-    pub(super) fn push(&mut self, command: Command, slot: Arc<Slot>, room_bytes: usize) -> Next {
+    pub(super) fn push(
+        &mut self,
+        command: AddressedCommand,
+        slot: Arc<Slot>,
+        room_bytes: usize,
+    ) -> Next {
         self.waiting.push_back(Waiting {
             command,
             slot,
             room_bytes,
         });
-        if !self.running {
-            self.running = true;
+        if self.gate.start() {
             return Next::Start;
         }
-        self.taker.take().map_or(Next::Nothing, Next::Wake)
+        self.gate.wake().map_or(Next::Nothing, Next::Wake)
     }
 
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Whether a task is to keep a stream.
-    pub(super) fn is_running(&self) -> bool {
-        self.running
-    }
-
-    /// The task asks whether it may end. If so, the next command starts another.
-    pub(super) fn stop_when_idle(&mut self) -> bool {
-        if self.waiting.is_empty() {
-            self.running = false;
+    /// Takes a message for the stream of this generation, and says how much room calls left that have gone.
+    pub(super) fn take(
+        &mut self,
+        generation: u64,
+        has_yielded: bool,
+        waker: &Waker,
+    ) -> (Taken<BatchRequest>, usize) {
+        if !self.gate.admits(generation) {
+            return (Taken::Over, 0);
         }
-        !self.running
-    }
-
-    /// The task ends whatever there is to do. The slots of all commands, sent or not, and the room that came free.
-    pub(super) fn stop(&mut self) -> [(Vec<Arc<Slot>>, usize); 2] {
-        self.running = false;
-        self.open = false;
-        [self.lose_sent(), self.drop_waiting()]
-    }
-
-    /// A new stream takes from now on. Its id.
-    pub(super) fn open_stream(&mut self) -> u64 {
-        self.stream_id += 1;
-        self.open = true;
-        self.stream_id
-    }
-
-    /// The present stream takes nothing more. Whoever is returned is to be woken.
-    pub(super) fn close_stream(&mut self) -> Option<Waker> {
-        self.open = false;
-        self.taker.take()
-    }
-
-    /// Takes a message for the stream with this id.
-    pub(super) fn take(&mut self, stream_id: u64, waker: &Waker) -> Taken {
-        if !self.open || self.stream_id != stream_id {
-            return Taken::Over;
+        if self.has_waiting() && !has_yielded {
+            return (Taken::Yield, 0);
         }
         let mut request = BatchRequest {
-            commands: Vec::with_capacity(self.waiting.len().min(MESSAGE_COMMANDS_MAX)),
+            commands: Vec::with_capacity(self.waiting.len().min(self.message_commands_max)),
             ..BatchRequest::default()
         };
         let (mut message_bytes, mut freed_bytes) = (0, 0);
         let sent_at = Instant::now();
-        while request.commands.len() < MESSAGE_COMMANDS_MAX && message_bytes < MESSAGE_BYTES_FULL {
+        while request.commands.len() < self.message_commands_max
+            && message_bytes < MESSAGE_BYTES_FULL
+        {
             let Some(next) = self.waiting.front() else {
                 break;
             };
@@ -196,19 +165,17 @@ impl Queue {
             request.commands.push(self.sent(waiting, sent_at));
         }
         if request.commands.is_empty() {
-            self.taker = Some(waker.clone());
-            return Taken::Nothing { freed_bytes };
+            // The one before is of the same transport.
+            let _ = self.gate.sleep(waker.clone());
+            return (Taken::Nothing, freed_bytes);
         }
-        Taken::Message {
-            request,
-            freed_bytes,
-        }
+        (Taken::Request(request), freed_bytes)
     }
 
     /// Notes a command as sent, and gives it its id.
     fn sent(&mut self, waiting: Waiting, sent_at: Instant) -> BatchCommand {
         let Waiting {
-            command: Command { context, request },
+            command: AddressedCommand { context, request },
             slot,
             room_bytes,
         } = waiting;
@@ -228,24 +195,19 @@ impl Queue {
         }
     }
 
-    /// Whether a command was sent longer than `age` ago and has no answer yet.
-    pub(super) fn has_sent_before(&self, age: Duration) -> bool {
-        let mut sent = self.sent.iter();
-        sent.any(|(_, sent)| sent.sent_at.elapsed() >= age)
+    /// When the oldest command was sent that has no answer.
+    pub(super) fn owed_since(&self) -> Option<Instant> {
+        self.sent.iter().map(|(_, sent)| sent.sent_at).min()
     }
 
     /// Takes out the commands that are answered, with their answers, and says how much room came free. An answer to no
-    /// command that is known is passed over: its stream has been given up.
+    /// command that is known is passed over.
     pub(super) fn answered(
         &mut self,
-        stream_id: u64,
         answers: Vec<BatchAnswer>,
     ) -> (Vec<(Arc<Slot>, BatchAnswer)>, usize) {
         let mut completed = Vec::with_capacity(answers.len());
         let mut freed_bytes = 0;
-        if self.stream_id != stream_id {
-            return (completed, freed_bytes);
-        }
         for answer in answers {
             let (sequence, index) = ((answer.id >> 32) as u32, answer.id as u32 as usize);
             let known = self.sent.get(index);
@@ -258,23 +220,26 @@ impl Queue {
         (completed, freed_bytes)
     }
 
-    /// Takes out everything that was sent: its stream is over. Returns the slots and the room that came free.
-    pub(super) fn lose_sent(&mut self) -> (Vec<Arc<Slot>>, usize) {
-        let sent: Vec<_> = self.sent.drain().collect();
-        let freed_bytes = sent.iter().map(|sent| sent.room_bytes).sum();
-        (
-            sent.into_iter().map(|sent| sent.slot).collect(),
-            freed_bytes,
-        )
+    /// Takes out everything that was sent: its stream is over.
+    pub(super) fn remove_sent(&mut self) -> Removed {
+        let sent = self.sent.drain().map(|sent| (sent.slot, sent.room_bytes));
+        summed(sent)
     }
 
-    /// Takes out everything that waits: there is no stream to be had. Returns the slots and the room that came free.
-    pub(super) fn drop_waiting(&mut self) -> (Vec<Arc<Slot>>, usize) {
-        let waiting = std::mem::take(&mut self.waiting);
-        let freed_bytes = waiting.iter().map(|waiting| waiting.room_bytes).sum();
-        let slots = waiting.into_iter().map(|waiting| waiting.slot).collect();
-        (slots, freed_bytes)
+    /// Takes out everything that waits: there is no stream to be had.
+    pub(super) fn remove_waiting(&mut self) -> Removed {
+        let waiting = self.waiting.drain(..);
+        summed(waiting.map(|waiting| (waiting.slot, waiting.room_bytes)))
     }
+}
+
+fn summed(removed: impl Iterator<Item = (Arc<Slot>, usize)>) -> Removed {
+    let mut freed_bytes = 0;
+    let slots = removed.map(|(slot, room_bytes)| {
+        freed_bytes += room_bytes;
+        slot
+    });
+    (slots.collect(), freed_bytes)
 }
 
 /// Ends calls that have no answer to wait for.

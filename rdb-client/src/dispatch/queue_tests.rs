@@ -27,7 +27,7 @@ fn push_to(queue: &mut Queue, store_id: u64, key: &str) -> (Next, Answer) {
         context: None,
         key: key.to_owned().into(),
     };
-    let command = Command {
+    let command = AddressedCommand {
         context,
         request: Request::RawGet(get),
     };
@@ -38,22 +38,24 @@ fn push(queue: &mut Queue, key: &str) -> Answer {
     push_to(queue, 1, key).1
 }
 
-/// A queue with a stream that takes from it, and the stream's id.
+/// A queue with a stream that takes from it, and the stream's generation.
 fn open_queue() -> (Queue, u64) {
-    let mut queue = Queue::default();
-    let stream_id = queue.open_stream();
-    (queue, stream_id)
+    let mut queue = Queue::new(MESSAGE_COMMANDS_MAX);
+    let generation = queue.gate.open();
+    (queue, generation)
 }
 
 /// The next message, and the room that came free.
-fn take(queue: &mut Queue, stream_id: u64) -> Option<(BatchRequest, usize)> {
-    match queue.take(stream_id, Waker::noop()) {
-        Taken::Message {
-            request,
-            freed_bytes,
-        } => Some((request, freed_bytes)),
-        Taken::Nothing { .. } | Taken::Over => None,
+fn take(queue: &mut Queue, generation: u64) -> Option<(BatchRequest, usize)> {
+    match queue.take(generation, true, Waker::noop()) {
+        (Taken::Request(request), freed_bytes) => Some((request, freed_bytes)),
+        _ => None,
     }
+}
+
+fn is_over(queue: &mut Queue, generation: u64) -> bool {
+    let (taken, _) = queue.take(generation, true, Waker::noop());
+    matches!(taken, Taken::Over)
 }
 
 fn keys(request: &BatchRequest) -> Vec<&[u8]> {
@@ -82,9 +84,9 @@ fn response(id: u64) -> Response {
 }
 
 /// Completes the calls that are answered; returns how many, and the room that came free.
-fn complete(queue: &mut Queue, stream_id: u64, ids: &[u64]) -> (usize, usize) {
+fn complete(queue: &mut Queue, ids: &[u64]) -> (usize, usize) {
     let answers = ids.iter().copied().map(answer_to).collect();
-    let (completed, freed_bytes) = queue.answered(stream_id, answers);
+    let (completed, freed_bytes) = queue.answered(answers);
     let count = completed.len();
     for (slot, answer) in completed {
         slot.complete(Ok(answer.response.expect("just made")));
@@ -103,7 +105,7 @@ fn what_waits_is_taken_together_in_its_order_and_each_gets_its_own_answer() {
     let mut ids: Vec<u64> = request.commands.iter().map(|command| command.id).collect();
     let expected = ids.clone();
     ids.reverse();
-    assert_eq!(complete(&mut queue, stream_id, &ids), (3, 3 * ROOM_BYTES));
+    assert_eq!(complete(&mut queue, &ids), (3, 3 * ROOM_BYTES));
     for (call, id) in calls.into_iter().zip(expected) {
         assert_eq!(call.now_or_never(), Some(Ok(response(id))));
     }
@@ -114,12 +116,9 @@ fn an_answer_counts_once_and_only_for_a_command_that_is_known() {
     let (mut queue, stream_id) = open_queue();
     let _call = push(&mut queue, "a");
     let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
-    assert_eq!(
-        complete(&mut queue, stream_id, &[id + 1, id ^ 1 << 32]),
-        (0, 0)
-    );
-    assert_eq!(complete(&mut queue, stream_id, &[id, id]), (1, ROOM_BYTES));
-    assert_eq!(complete(&mut queue, stream_id, &[id]), (0, 0));
+    assert_eq!(complete(&mut queue, &[id + 1, id ^ 1 << 32]), (0, 0));
+    assert_eq!(complete(&mut queue, &[id, id]), (1, ROOM_BYTES));
+    assert_eq!(complete(&mut queue, &[id]), (0, 0));
 }
 
 #[test]
@@ -127,25 +126,25 @@ fn a_late_answer_does_not_reach_the_command_that_has_its_place_now() {
     let (mut queue, stream_id) = open_queue();
     let _earlier = push(&mut queue, "a");
     let earlier = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
-    complete(&mut queue, stream_id, &[earlier]);
+    complete(&mut queue, &[earlier]);
     let later = push(&mut queue, "b");
     let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
     assert_eq!(id as u32, earlier as u32, "the place is used again");
     assert_ne!(id, earlier);
-    assert_eq!(complete(&mut queue, stream_id, &[earlier]), (0, 0));
+    assert_eq!(complete(&mut queue, &[earlier]), (0, 0));
     assert!(later.now_or_never().is_none());
 }
 
 #[test]
-fn a_stream_whose_time_is_over_takes_nothing_and_answers_nothing() {
+fn a_stream_whose_time_is_over_takes_nothing_and_what_it_took_is_lost() {
     let (mut queue, earlier) = open_queue();
     let lost = push(&mut queue, "a");
     let id = take(&mut queue, earlier).expect("a command").0.commands[0].id;
-    queue.close_stream();
+    let _ = queue.gate.close();
     let _waits = push(&mut queue, "b");
-    assert!(matches!(queue.take(earlier, Waker::noop()), Taken::Over));
+    assert!(is_over(&mut queue, earlier));
 
-    let (slots, freed_bytes) = queue.lose_sent();
+    let (slots, freed_bytes) = queue.remove_sent();
     assert_eq!((slots.len(), freed_bytes), (1, ROOM_BYTES));
     let cause: Arc<str> = "cut".into();
     interrupt(
@@ -156,15 +155,11 @@ fn a_stream_whose_time_is_over_takes_nothing_and_answers_nothing() {
     );
     assert_eq!(lost.now_or_never(), Some(Err(Interrupted::Lost { cause })));
 
-    let stream_id = queue.open_stream();
-    assert!(matches!(queue.take(earlier, Waker::noop()), Taken::Over));
-    let (request, _) = take(&mut queue, stream_id).expect("what waited");
+    let generation = queue.gate.open();
+    assert!(is_over(&mut queue, earlier));
+    let (request, _) = take(&mut queue, generation).expect("what waited");
     assert_eq!(keys(&request), [b"b"]);
-    assert_eq!(complete(&mut queue, earlier, &[id]), (0, 0));
-    assert_eq!(
-        complete(&mut queue, earlier, &[request.commands[0].id]),
-        (0, 0)
-    );
+    assert_eq!(complete(&mut queue, &[id]), (0, 0));
 }
 
 #[test]
@@ -172,8 +167,8 @@ fn a_closed_stream_still_answers_what_it_has_taken() {
     let (mut queue, stream_id) = open_queue();
     let call = push(&mut queue, "a");
     let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
-    queue.close_stream();
-    assert_eq!(complete(&mut queue, stream_id, &[id]), (1, ROOM_BYTES));
+    let _ = queue.gate.close();
+    assert_eq!(complete(&mut queue, &[id]), (1, ROOM_BYTES));
     assert_eq!(call.now_or_never(), Some(Ok(response(id))));
 }
 
@@ -187,20 +182,15 @@ fn abandoned_calls_are_not_sent_and_give_their_room_back() {
     assert_eq!((keys(&request), freed_bytes), (vec![&b"b"[..]], ROOM_BYTES));
 
     drop(push(&mut queue, "c"));
-    let taken = queue.take(stream_id, Waker::noop());
-    let only_room = matches!(
-        taken,
-        Taken::Nothing {
-            freed_bytes: ROOM_BYTES
-        }
-    );
+    let taken = queue.take(stream_id, true, Waker::noop());
+    let only_room = matches!(taken, (Taken::Nothing, ROOM_BYTES));
     assert!(only_room, "{taken:?}");
 
     // Sent before it was abandoned: its room comes free with its answer.
     let sent = push(&mut queue, "d");
     let id = take(&mut queue, stream_id).expect("a command").0.commands[0].id;
     drop(sent);
-    assert_eq!(complete(&mut queue, stream_id, &[id]), (1, ROOM_BYTES));
+    assert_eq!(complete(&mut queue, &[id]), (1, ROOM_BYTES));
 }
 
 #[test]
@@ -251,7 +241,7 @@ fn a_message_is_bounded_in_commands_and_bytes() {
     let mut calls = Vec::new();
     for _ in 0..3 {
         let (slot, answer) = Slot::new();
-        let command = Command {
+        let command = AddressedCommand {
             context: Context::default(),
             request: Request::RawGet(RawGetRequest::default()),
         };
@@ -263,67 +253,36 @@ fn a_message_is_bounded_in_commands_and_bytes() {
 }
 
 #[test]
+fn a_message_has_no_more_commands_than_the_store_accepts() {
+    let mut queue = Queue::new(3);
+    let generation = queue.gate.open();
+    let _calls: Vec<_> = (0..7).map(|_| push(&mut queue, "k")).collect();
+    let messages = std::iter::from_fn(|| take(&mut queue, generation));
+    let sizes: Vec<_> = messages.map(|(taken, _)| taken.commands.len()).collect();
+    assert_eq!(sizes, [3, 3, 1]);
+}
+
+#[test]
 fn the_first_command_starts_a_task_and_a_later_one_wakes_who_has_found_nothing() {
     struct Woken;
     impl ArcWake for Woken {
         fn wake_by_ref(_: &Arc<Self>) {}
     }
-    let mut queue = Queue::default();
+    let mut queue = Queue::new(MESSAGE_COMMANDS_MAX);
     let (next, _first) = push_to(&mut queue, 1, "a");
     assert!(matches!(next, Next::Start));
     let (next, _second) = push_to(&mut queue, 1, "b");
     assert!(matches!(next, Next::Nothing), "it was started already");
 
-    let stream_id = queue.open_stream();
-    assert!(take(&mut queue, stream_id).is_some());
+    let generation = queue.gate.open();
     let taker = waker(Arc::new(Woken));
-    assert!(matches!(
-        queue.take(stream_id, &taker),
-        Taken::Nothing { .. }
-    ));
+    let (taken, _) = queue.take(generation, false, &taker);
+    assert!(matches!(taken, Taken::Yield), "others may come");
+    assert!(take(&mut queue, generation).is_some());
+    let (taken, _) = queue.take(generation, false, &taker);
+    assert!(matches!(taken, Taken::Nothing));
     let (next, _third) = push_to(&mut queue, 1, "c");
     assert!(matches!(next, Next::Wake(woken) if woken.will_wake(&taker)));
     let (next, _fourth) = push_to(&mut queue, 1, "d");
     assert!(matches!(next, Next::Nothing), "it was woken already");
-
-    assert!(take(&mut queue, stream_id).is_some());
-    assert!(matches!(
-        queue.take(stream_id, &taker),
-        Taken::Nothing { .. }
-    ));
-    let woken = queue.close_stream();
-    assert!(
-        woken.is_some_and(|woken| woken.will_wake(&taker)),
-        "to learn that it is over"
-    );
-}
-
-#[test]
-fn a_task_stays_while_something_waits_and_the_next_command_starts_another() {
-    let mut queue = Queue::default();
-    let (_, call) = push_to(&mut queue, 1, "a");
-    assert!(!queue.stop_when_idle() && queue.is_running());
-    drop(call);
-    let stream_id = queue.open_stream();
-    assert!(take(&mut queue, stream_id).is_none());
-    assert!(queue.stop_when_idle() && !queue.is_running());
-    assert!(matches!(push_to(&mut queue, 1, "b").0, Next::Start));
-}
-
-#[test]
-fn stopping_ends_everything_once_by_whether_it_was_sent() {
-    let (mut queue, stream_id) = open_queue();
-    let sent = push(&mut queue, "a");
-    take(&mut queue, stream_id).expect("a command");
-    let waits = push(&mut queue, "b");
-    let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = queue.stop();
-    assert_eq!((lost.len(), not_sent.len()), (1, 1));
-    assert_eq!((lost_bytes, not_sent_bytes), (ROOM_BYTES, ROOM_BYTES));
-    assert!(!sent.withdraw() && waits.withdraw());
-
-    let [(lost, lost_bytes), (not_sent, not_sent_bytes)] = queue.stop();
-    assert!(lost.is_empty() && not_sent.is_empty());
-    assert_eq!((lost_bytes, not_sent_bytes), (0, 0));
-    assert!(matches!(queue.take(stream_id, Waker::noop()), Taken::Over));
-    assert!(!queue.is_running());
 }

@@ -10,12 +10,12 @@ use rdb_proto::kvrpc::batch_answer::Response;
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Interrupted {
-    /// The command was never handed to the transport: it certainly was not applied.
-    NotSent {
+    /// The command was never handed to the transport, or the store refused the stream: it certainly was not applied.
+    NotProcessed {
         /// What prevented it.
         cause: Arc<str>,
     },
-    /// It was, and then the stream ended.
+    /// The stream ended after the command was handed to the transport.
     Lost {
         /// How it ended.
         cause: Arc<str>,
@@ -35,7 +35,7 @@ enum State {
     /// Handed to the transport.
     Sent(Option<Waker>),
     Answered(Result<Response, Interrupted>),
-    /// The call has its answer, or wants none any more.
+    /// The call has its answer, or was abandoned.
     Left,
 }
 
@@ -95,7 +95,7 @@ impl Answer {
     pub(crate) fn withdraw(self) -> bool {
         let left = std::mem::replace(&mut *self.slot.state(), State::Left);
         match left {
-            State::Waiting(_) | State::Answered(Err(Interrupted::NotSent { .. })) => true,
+            State::Waiting(_) | State::Answered(Err(Interrupted::NotProcessed { .. })) => true,
             State::Sent(_) | State::Answered(_) | State::Left => false,
         }
     }
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn giving_a_call_up_knows_how_its_command_ended_meanwhile() {
-        let not_sent = || Interrupted::NotSent { cause: "x".into() };
+        let not_sent = || Interrupted::NotProcessed { cause: "x".into() };
         let lost = || Interrupted::Lost { cause: "x".into() };
         for (result, withdrawn) in [
             (Err(not_sent()), true),

@@ -1,15 +1,15 @@
 //! Finding the store that leads a key's region, and getting a request there.
 //!
-//! `RegionCache` remembers which region holds a key and who leads it; [`PlacementDriver`] knows when the cache does not;
-//! [`ConnectionPool`] holds the connections to both kinds of process; [`Router`] makes one attempt with all three and
-//! learns from its answer.
+//! - `region_cache`: which region holds a key, and who leads it, as far as this client has heard.
+//! - `placement_driver`: who knows when the cache does not.
+//! - `routes`: both together, and what is learned from the answers of stores.
+//! - `router`: one attempt to have a request served.
 
-mod connection_pool;
 mod placement_driver;
 mod region_cache;
 mod router;
+mod routes;
 
-pub(crate) use connection_pool::ConnectionPool;
-pub(crate) use placement_driver::{Held, PlacementDriver};
+pub(crate) use placement_driver::{Held, Peer, PlacementDriver};
 pub(crate) use region_cache::Route;
 pub(crate) use router::Router;

@@ -1,40 +1,44 @@
 //! Asking the placement driver.
 //!
-//! It may have several addresses. Each question goes to the one that answered last; when that fails, to the others in
-//! turn. Every question asked here may be asked twice: a repeated lookup reads, and a repeated request for timestamps skips
-//! those that got lost.
+//! It may have several addresses. Each question goes to the member that answered last. When that fails or takes longer than
+//! its share of the time, the question goes to the others in turn. Every question asked here may be asked twice: a repeated
+//! lookup reads, and a repeated request for timestamps skips those that got lost.
 //!
-//! Before a new connection is used its peer must name this client's cluster: timestamps of another one would silently
-//! break their order.
+//! The peer of each new connection must name this client's cluster before it is asked anything: timestamps of another one
+//! would silently break their order. A member of another cluster is passed over.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rdb_proto::pdpb::GetClusterInfoRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
-use rdb_proto::pdpb::{GetClusterInfoRequest, GetClusterInfoResponse};
 use rdb_proto::transport::check_address;
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use tonic::transport::Channel;
+use rdb_proto::transport::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
 use tonic::{Response, Status};
 
-use super::connection_pool::{Connection, ConnectionPool};
+use crate::connection::{Channel, Connection, ConnectionPool};
+use crate::counters::Counters;
 use crate::retry::{Deadline, Failure, Retry};
 use crate::rpc::Access;
+use crate::stream::End;
 use crate::{Error, fate};
 
 /// The placement driver, by its addresses.
 #[derive(Debug)]
 pub(crate) struct PlacementDriver {
     members: Vec<Member>,
-    /// Index of the member that answered last.
+    /// Index of the member to be asked first. Relaxed: any member will do.
     preferred: AtomicUsize,
     /// The cluster of the first member that answered.
     cluster_id: OnceLock<u64>,
     connections: Arc<ConnectionPool>,
+    /// Connections for what is held: a stream that is stuck does not hold up questions.
+    held: ConnectionPool,
     /// How long one member may take while others could be asked.
     patience: Duration,
+    counters: Arc<Counters>,
 }
 
 /// Something that a member answers for as long as it is held, such as a stream.
@@ -54,8 +58,6 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 struct Member {
     address: String,
-    /// The last connection whose peer named this client's cluster; 0: none yet.
-    verified_connection: AtomicU64,
 }
 
 impl PlacementDriver {
@@ -65,6 +67,7 @@ impl PlacementDriver {
     pub(crate) fn new(
         addresses: impl Iterator<Item = String>,
         connections: Arc<ConnectionPool>,
+        counters: Arc<Counters>,
         patience: Duration,
     ) -> Result<Self, Error> {
         let mut members = Vec::new();
@@ -72,10 +75,7 @@ impl PlacementDriver {
             check_address(&address).map_err(|error| {
                 Error::invalid_argument("pd_addresses", None, error.to_string())
             })?;
-            members.push(Member {
-                address,
-                verified_connection: AtomicU64::new(0),
-            });
+            members.push(Member { address });
         }
         if members.is_empty() {
             let cause = "there is none; expected at least one host:port, e.g. 127.0.0.1:2379";
@@ -86,7 +86,9 @@ impl PlacementDriver {
             preferred: AtomicUsize::new(0),
             cluster_id: OnceLock::new(),
             connections,
+            held: ConnectionPool::new(patience),
             patience,
+            counters,
         })
     }
 
@@ -103,7 +105,7 @@ impl PlacementDriver {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut retry = Retry::until(deadline);
+        let mut retry = Retry::until(deadline, &self.counters);
         loop {
             match self.ask_once(deadline, &question).await {
                 Ok(answer) => return Ok(answer),
@@ -121,12 +123,11 @@ impl PlacementDriver {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let held = self.hold_until(deadline, question).await?;
-        Ok(held.answers)
+        let asked = self.ask_members(&self.connections, deadline, question);
+        Ok(asked.await?.answers)
     }
 
-    /// Asks each member once for something that is held until it fails; a member may take its time while there is no other.
-    /// Then [`has_ended`](Self::has_ended) and its siblings are to be told.
+    /// Asks each member once for something that is held until it fails. Then [`lost`](Self::lost) is to be told.
     pub(crate) async fn hold<A, F>(
         &self,
         question: impl Fn(PdClient<Channel>) -> F,
@@ -134,54 +135,64 @@ impl PlacementDriver {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        self.hold_until(Deadline::never(), question).await
+        let deadline = Deadline::after(self.silence_max());
+        self.ask_members(&self.held, deadline, question).await
     }
 
-    /// How long a member that is held may owe an answer: as long as it likes while there is no other.
-    pub(crate) fn silence_max(&self) -> Option<Duration> {
-        (self.members.len() > 1).then_some(self.patience)
-    }
-
-    /// The peer ended in good order what was held, as it does when it is about to go.
-    pub(crate) fn has_ended(&self, peer: &Peer) -> Failure {
-        let member = self.member(peer);
-        self.connections.forget(&member.address, peer.connection_id);
-        let cause = format!("{} ended its answers", member.place());
-        Failure::again(Error::unavailable(cause))
-    }
-
-    /// The peer owes an answer for too long; another member is asked first from now on.
-    pub(crate) fn is_silent(&self, peer: &Peer) -> Failure {
-        self.pass_over(peer.member);
-        let cause = format!("{} gave no answer", self.member(peer).place());
-        Failure::again(Error::unavailable(cause))
-    }
-
-    /// What was held has failed. When the peer says so itself, another member is asked first from now on.
-    pub(crate) fn has_failed(&self, peer: &Peer, status: &Status) -> Failure {
-        let member = self.member(peer);
-        if !fate::is_local(status) {
-            self.pass_over(peer.member);
+    /// How long a member that is held may owe an answer.
+    pub(crate) fn silence_max(&self) -> Duration {
+        if self.members.len() > 1 {
+            self.patience
+        } else {
+            CALL_TIMEOUT
         }
-        self.failed(member, peer.connection_id, status)
     }
 
-    /// Peers are made here only, of members that are there for good.
-    fn member(&self, peer: &Peer) -> &Member {
-        &self.members[peer.member]
+    /// What was held has ended. A member that fails or falls silent is no longer asked first.
+    pub(crate) fn lost(&self, peer: &Peer, end: End) -> Failure {
+        // Peers are made here only, of members that stay.
+        let member = &self.members[peer.member];
+        let cause = match end {
+            End::Closed => {
+                self.held.forget(&member.address, peer.connection_id);
+                format!("{} ended its answers", member.place())
+            }
+            End::Silent => {
+                self.pass_over(peer.member);
+                format!("{} gave no answer", member.place())
+            }
+            End::Failed(status) => {
+                if !fate::is_local(&status) {
+                    self.pass_over(peer.member);
+                }
+                return self.failed(&self.held, member, peer.connection_id, &status);
+            }
+        };
+        Failure::again(Error::unavailable(cause))
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::ClusterMismatch`] when an answer comes from another cluster than the first one did.
+    pub(crate) fn check_cluster(&self, found: u64) -> Result<(), Error> {
+        let expected = *self.cluster_id.get_or_init(|| found);
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::ClusterMismatch { expected, found })
+        }
     }
 
     /// Has the next question asked of the member after this one, unless another answered meanwhile.
     fn pass_over(&self, member: usize) {
         let next = (member + 1) % self.members.len();
-        // When another one answered meanwhile, it stays.
-        let _ = self
-            .preferred
-            .compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+        let preferred = &self.preferred;
+        let _ = preferred.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    async fn hold_until<A, F>(
+    async fn ask_members<A, F>(
         &self,
+        connections: &ConnectionPool,
         deadline: Deadline,
         question: impl Fn(PdClient<Channel>) -> F,
     ) -> Result<Held<A>, Failure>
@@ -189,10 +200,14 @@ impl PlacementDriver {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let first = self.preferred.load(Ordering::Relaxed);
-        let indexes = (first..self.members.len()).chain(0..first);
+        let count = self.members.len();
+        let mut foreign = 0;
         let mut causes = Vec::new();
-        for (index, member) in indexes.filter_map(|index| Some((index, self.members.get(index)?))) {
-            match self.ask_member(member, deadline, &question).await {
+        for asked in 0..count {
+            let index = (first + asked) % count;
+            let share = self.share(deadline, count - asked);
+            let asked = self.ask_member(connections, &self.members[index], share, &question);
+            match asked.await {
                 Ok((answers, connection_id)) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     let peer = Peer {
@@ -202,88 +217,109 @@ impl PlacementDriver {
                     return Ok(Held { answers, peer });
                 }
                 Err(Failure::Again { error, .. }) => causes.push(error.to_string()),
+                Err(Failure::Final(error @ Error::ClusterMismatch { .. })) => {
+                    foreign += 1;
+                    if foreign == count {
+                        return Err(error.into());
+                    }
+                    causes.push(format!("{}: {error}", self.members[index].place()));
+                }
                 Err(last) => return Err(last),
             }
         }
-        Err(Failure::again(Error::unavailable(causes.join("; "))))
+        let causes = causes.join("; ");
+        Err(if deadline.remaining().is_zero() {
+            Failure::again(deadline.exceeded(causes))
+        } else {
+            Failure::again(Error::unavailable(causes))
+        })
+    }
+
+    /// What of the time until the deadline the first of `left` members may take.
+    fn share(&self, deadline: Deadline, left: usize) -> Deadline {
+        if self.members.len() == 1 {
+            return deadline;
+        }
+        let share = deadline.remaining() / u32::try_from(left).unwrap_or(u32::MAX);
+        deadline.sooner(share.min(self.patience))
     }
 
     /// The answer, and the id of the connection it came over.
     async fn ask_member<A, F>(
         &self,
+        connections: &ConnectionPool,
         member: &Member,
-        deadline: Deadline,
+        share: Deadline,
         question: impl Fn(PdClient<Channel>) -> F,
     ) -> Result<(A, u64), Failure>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let patience = match self.members.len() {
-            1 => deadline,
-            _ => deadline.sooner(self.patience),
-        };
         let asked = async {
-            let connection = self.connection(member).await?;
+            let connection = self.connection(connections, member).await?;
             let answer = question(client(&connection)).await;
-            let answer = self.received(member, &connection, answer)?;
+            let answer = self.received(connections, member, &connection, answer)?;
             Ok((answer, connection.id))
         };
-        match patience.limit(asked).await {
-            Some(answer) => answer,
-            None => {
-                let cause = format!("{} gave no answer", member.place());
-                Err(match deadline.remaining().is_zero() {
-                    true => Failure::Final(deadline.exceeded(cause)),
-                    false => Failure::again(Error::unavailable(cause)),
-                })
-            }
-        }
+        share.limit(asked).await.unwrap_or_else(|| {
+            let cause = format!("{} gave no answer", member.place());
+            Err(Failure::again(Error::unavailable(cause)))
+        })
     }
 
     /// A connection to a member of this cluster.
-    async fn connection(&self, member: &Member) -> Result<Connection, Failure> {
-        let connection = self
-            .connections
+    async fn connection(
+        &self,
+        connections: &ConnectionPool,
+        member: &Member,
+    ) -> Result<Connection, Failure> {
+        let connection = connections
             .connection(&member.address)
             .await
             .map_err(|cause| Failure::again(Error::unavailable(cause)))?;
-        if member.verified_connection.load(Ordering::Relaxed) == connection.id {
+        if let Some(found) = connection.cluster_id.get() {
+            self.check_cluster(*found)?;
             return Ok(connection);
         }
         let answer = client(&connection)
             .get_cluster_info(GetClusterInfoRequest {})
             .await;
-        let GetClusterInfoResponse {
-            cluster_id: found, ..
-        } = self.received(member, &connection, answer)?;
+        let answer = self.received(connections, member, &connection, answer)?;
+        let found = answer.cluster_id;
         if found == 0 {
             let cause = format!("{} names no cluster", member.place());
-            return Err(Error::internal(cause).into());
+            return Err(Failure::again(Error::internal(cause)));
         }
-        let expected = *self.cluster_id.get_or_init(|| found);
-        if found != expected {
-            return Err(Error::ClusterMismatch { expected, found }.into());
-        }
-        member
-            .verified_connection
-            .store(connection.id, Ordering::Relaxed);
+        let is_first = connection.cluster_id.set(found).is_ok();
+        self.check_cluster(found).inspect_err(|error| {
+            if is_first {
+                tracing::warn!(address = %member.address, %error, "a placement driver is passed over");
+            }
+        })?;
         Ok(connection)
     }
 
     fn received<A>(
         &self,
+        connections: &ConnectionPool,
         member: &Member,
         connection: &Connection,
         answer: Result<Response<A>, Status>,
     ) -> Result<A, Failure> {
         answer
             .map(Response::into_inner)
-            .map_err(|status| self.failed(member, connection.id, &status))
+            .map_err(|status| self.failed(connections, member, connection.id, &status))
     }
 
-    fn failed(&self, member: &Member, connection_id: u64, status: &Status) -> Failure {
+    fn failed(
+        &self,
+        connections: &ConnectionPool,
+        member: &Member,
+        connection_id: u64,
+        status: &Status,
+    ) -> Failure {
         if fate::is_local(status) {
-            self.connections.forget(&member.address, connection_id);
+            connections.forget(&member.address, connection_id);
         }
         fate::failure(Access::Read, status, &member.place())
     }

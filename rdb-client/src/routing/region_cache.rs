@@ -1,7 +1,8 @@
 //! Which region holds a key, and which store leads it, as far as this client has heard.
 //!
 //! Invariants: the cached regions do not overlap, and a newer description of a range is never replaced by an older one. The
-//! cache may be wrong; every request carries what it believes, and the store that gets it answers with what is true.
+//! cache may be wrong. Every request carries what it believes, and the store that gets it answers with what is true. A
+//! route over which a call got nowhere becomes suspect, so that the placement driver is asked about it once.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -16,8 +17,17 @@ use rdb_proto::metapb::{Region, Store};
 pub(crate) struct Route {
     pub(crate) region: Region,
     pub(crate) leader: Leader,
-    /// The leader's address did not answer: ask the placement driver before it is used again, if that answers.
-    pub(crate) suspect: bool,
+    /// Set: the placement driver is to be asked before the route is used again, if it answers.
+    pub(super) suspicion: Option<Suspicion>,
+}
+
+/// Why a route may be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Suspicion {
+    /// A call over it got nowhere.
+    NotServed,
+    /// The process at the leader's address belongs to another cluster.
+    Foreign { cluster_id: u64 },
 }
 
 /// What is needed to reach a store and be sure that it is the right one.
@@ -41,7 +51,7 @@ impl Route {
         Self {
             region,
             leader,
-            suspect: false,
+            suspicion: None,
         }
     }
 
@@ -64,6 +74,16 @@ impl RegionCache {
         let at_or_below = (Bound::Unbounded, Bound::Included(key));
         let (_, route) = self.routes.range::<[u8], _>(at_or_below).next_back()?;
         route.region.contains(key).then_some(route)
+    }
+
+    /// Where the hole begins that `key` lies in: the range around it without a route that can be trusted.
+    pub(super) fn hole(&self, key: &[u8]) -> Bytes {
+        let at_or_below = (Bound::Unbounded, Bound::Included(key));
+        match self.routes.range::<[u8], _>(at_or_below).next_back() {
+            Some((start_key, route)) if route.region.contains(key) => start_key.clone(),
+            Some((_, below)) => below.region.end_key.clone(),
+            None => Bytes::new(),
+        }
     }
 
     /// Takes in a route and drops those it overlaps. False: something newer is known of its range, and stays.
@@ -89,21 +109,28 @@ impl RegionCache {
         match self.entry(used) {
             Some(route) if route.leader != leader => {
                 route.leader = leader;
-                route.suspect = false;
+                route.suspicion = None;
                 true
             }
             _ => false,
         }
     }
 
-    /// The leader of `used` could not be reached.
-    pub(crate) fn suspect(&mut self, used: &Route) {
+    /// A call got nowhere over `used`. What has been learned since it was looked up stays.
+    pub(super) fn suspect(&mut self, used: &Route, suspicion: Suspicion) {
         if let Some(route) = self.entry(used).filter(|route| route.leader == used.leader) {
-            route.suspect = true;
+            route.suspicion = Some(suspicion);
         }
     }
 
-    /// `used` turned out to be wrong. What has been learned since it was looked up stays.
+    /// `used` is the best that is known, although nobody confirms it. A call that gets nowhere makes it suspect again.
+    pub(super) fn trust(&mut self, used: &Route) {
+        if let Some(route) = self.entry(used).filter(|route| route.leader == used.leader) {
+            route.suspicion = None;
+        }
+    }
+
+    /// The leader of `used` has no such region. What has been learned since it was looked up stays.
     pub(crate) fn remove(&mut self, used: &Route) {
         if self
             .entry(used)

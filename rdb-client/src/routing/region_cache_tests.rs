@@ -4,12 +4,18 @@ use rdb_proto::metapb::RegionEpoch;
 use super::*;
 
 fn route(id: u64, version: u64, start_key: &[u8], end_key: &[u8]) -> Arc<Route> {
+    route_at(id, (version, 1), start_key, end_key)
+}
+
+/// The epoch is (`version`, `conf_version`).
+fn route_at(id: u64, epoch: (u64, u64), start_key: &[u8], end_key: &[u8]) -> Arc<Route> {
+    let (version, conf_version) = epoch;
     let region = Region {
         id,
         start_key: Bytes::copy_from_slice(start_key),
         end_key: Bytes::copy_from_slice(end_key),
         epoch: Some(RegionEpoch {
-            conf_version: 1,
+            conf_version,
             version,
         }),
         peers: Vec::new(),
@@ -65,8 +71,8 @@ fn a_new_leader_replaces_the_one_that_was_asked_and_no_later_one() {
 
     // Late news about the first leader does not touch the second.
     cache.remove(&used);
-    cache.suspect(&used);
-    assert!(cache.locate(b"k").is_some_and(|route| !route.suspect));
+    cache.suspect(&used, Suspicion::NotServed);
+    assert!(is_trusted(&cache, b"k"));
 
     // Nor does news about an epoch that is gone.
     cache.insert(route(1, 2, b"", b""));
@@ -82,22 +88,67 @@ fn a_suspect_is_trusted_again_once_it_is_confirmed() {
     let mut cache = RegionCache::default();
     let used = route(1, 1, b"", b"");
     cache.insert(Arc::clone(&used));
-    cache.suspect(&used);
-    assert!(cache.locate(b"k").is_some_and(|route| route.suspect));
-    assert!(cache.insert(used));
-    assert!(cache.locate(b"k").is_some_and(|route| !route.suspect));
+    cache.suspect(&used, Suspicion::NotServed);
+    assert!(!is_trusted(&cache, b"k"));
+    assert!(cache.insert(Arc::clone(&used)));
+    assert!(is_trusted(&cache, b"k"));
+
+    cache.suspect(&used, Suspicion::NotServed);
+    cache.trust(&used);
+    assert!(is_trusted(&cache, b"k"), "for want of anything better");
+
+    cache.suspect(&used, Suspicion::Foreign { cluster_id: 8 });
+    assert!(!is_trusted(&cache, b"k"));
+    assert!(cache.set_leader(&used, leader(2)));
+    assert!(is_trusted(&cache, b"k"), "another store leads it");
+}
+
+#[test]
+fn a_change_of_peers_is_newer_and_what_was_true_before_it_does_not_come_back() {
+    let mut cache = RegionCache::default();
+    cache.insert(route_at(1, (2, 3), b"", b""));
+    for older in [(2, 2), (1, 9)] {
+        assert!(!cache.insert(route_at(1, older, b"", b"")), "{older:?}");
+    }
+    for newer in [(2, 3), (2, 4), (3, 1)] {
+        assert!(cache.insert(route_at(1, newer, b"", b"")), "{newer:?}");
+    }
+    // Peers of different regions cannot be compared.
+    assert!(cache.insert(route_at(2, (3, 0), b"", b"")));
+}
+
+#[test]
+fn keys_between_two_regions_that_are_known_lie_in_one_hole() {
+    let mut cache = RegionCache::default();
+    assert_eq!(cache.hole(b"k"), "");
+    cache.insert(route(1, 1, b"b", b"d"));
+    cache.insert(route(2, 1, b"m", b""));
+    let holes = [&b"a"[..], b"b", b"c", b"d", b"k", b"m", b"z"].map(|key| cache.hole(key));
+    assert_eq!(holes, ["", "b", "b", "d", "d", "m", "m"]);
+}
+
+fn is_trusted(cache: &RegionCache, key: &[u8]) -> bool {
+    let route = cache.locate(key).expect("it is known");
+    route.suspicion.is_none()
 }
 
 /// Regions over single-byte boundaries; 0 as the end is no bound.
 fn any_route() -> impl Strategy<Value = Arc<Route>> {
-    (1..4_u64, 1..5_u64, 0..8_u8, 0..9_u8).prop_filter_map(
-        "inverted",
-        |(id, version, start, end)| {
-            let start_key: &[u8] = if start == 0 { &[] } else { &[start] };
-            let end_key: &[u8] = if end == 0 { &[] } else { &[end] };
-            (end == 0 || start < end).then(|| route(id, version, start_key, end_key))
-        },
-    )
+    let epoch = (1..4_u64, 1..4_u64);
+    (1..4_u64, epoch, 0..8_u8, 0..9_u8).prop_filter_map("inverted", |(id, epoch, start, end)| {
+        let start_key: &[u8] = if start == 0 { &[] } else { &[start] };
+        let end_key: &[u8] = if end == 0 { &[] } else { &[end] };
+        (end == 0 || start < end).then(|| route_at(id, epoch, start_key, end_key))
+    })
+}
+
+/// Whether a cached region must not be replaced by the one that is offered: its range is older, or its peers are.
+fn is_older(offered: &Region, known: &Region) -> bool {
+    let conf_version = |region: &Region| region.epoch.expect("set").conf_version;
+    let has_older_peers = offered.id == known.id
+        && offered.version() == known.version()
+        && conf_version(offered) < conf_version(known);
+    offered.version() < known.version() || has_older_peers
 }
 
 proptest! {
@@ -110,7 +161,7 @@ proptest! {
             let known: Vec<Arc<Route>> = cache.routes.values().cloned().collect();
             let newer = known.iter().any(|known| {
                 known.region.overlaps(&route.region.start_key, &route.region.end_key)
-                    && known.region.version() > route.region.version()
+                    && is_older(&route.region, &known.region)
             });
             prop_assert_eq!(cache.insert(Arc::clone(&route)), !newer);
             if !newer {

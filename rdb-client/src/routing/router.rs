@@ -1,35 +1,30 @@
 //! One attempt: find the region, send the request to its leader, learn from the answer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use rdb_proto::errorpb::region_error::Kind;
-use rdb_proto::errorpb::{EpochNotMatch, NotLeader, RegionError};
 use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::metapb::Context;
-use rdb_proto::pdpb::GetRegionRequest;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::connection_pool::{Connection, ConnectionPool};
 use super::placement_driver::PlacementDriver;
-use super::region_cache::{RegionCache, Route};
-use crate::dispatch::{Command, Dispatcher, Interrupted, Lane};
-use crate::retry::{Deadline, Failure, Pace, Retry};
+use super::region_cache::Route;
+use super::routes::Routes;
+use crate::connection::{Connection, ConnectionPool};
+use crate::counters::Counters;
+use crate::dispatch::{AddressedCommand, Dispatcher, Interrupted, Lane};
+use crate::retry::{Deadline, Failure, Retry};
 use crate::rpc::{Access, DataRequest};
-use crate::{ClientStats, Error, fate};
+use crate::{Error, fate};
 
 /// Everything that calls share: what is known of the cluster and the connections to it.
 #[derive(Debug)]
 pub(crate) struct Router {
-    cluster_id: u64,
-    placement_driver: Arc<PlacementDriver>,
+    routes: Arc<Routes>,
     connections: Arc<ConnectionPool>,
-    /// `None`: every request is a call of its own.
+    /// `None`: every request is a unary call.
     dispatcher: Option<Dispatcher>,
-    cache: Mutex<RegionCache>,
-    /// How long the placement driver may take while there is something else to try.
-    patience: Duration,
+    counters: Arc<Counters>,
 }
 
 impl Router {
@@ -38,34 +33,36 @@ impl Router {
         placement_driver: Arc<PlacementDriver>,
         connections: Arc<ConnectionPool>,
         patience: Duration,
-        batching: bool,
+        dispatcher: Option<Dispatcher>,
+        counters: Arc<Counters>,
     ) -> Self {
         Self {
-            cluster_id,
-            placement_driver,
-            dispatcher: batching.then(|| Dispatcher::new(Arc::clone(&connections))),
+            routes: Arc::new(Routes::new(cluster_id, placement_driver, patience)),
+            dispatcher,
             connections,
-            cache: Mutex::default(),
-            patience,
+            counters,
         }
     }
 
     pub(crate) fn cluster_id(&self) -> u64 {
-        self.cluster_id
+        self.routes.cluster_id
     }
 
     pub(crate) fn placement_driver(&self) -> &PlacementDriver {
-        &self.placement_driver
+        &self.routes.placement_driver
     }
 
     pub(crate) fn connections(&self) -> &ConnectionPool {
         &self.connections
     }
 
-    pub(crate) fn count_in(&self, stats: &mut ClientStats) {
-        if let Some(dispatcher) = &self.dispatcher {
-            dispatcher.count_in(stats);
-        }
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The attempts of a call that begins now.
+    pub(crate) fn retry(&self, deadline: Deadline) -> Retry<'_> {
+        Retry::until(deadline, &self.counters)
     }
 
     /// Sends a request to the region that holds `key` until it is answered or the deadline comes.
@@ -75,7 +72,7 @@ impl Router {
         request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Error> {
-        let mut retry = Retry::until(deadline);
+        let mut retry = self.retry(deadline);
         loop {
             let attempt = async {
                 let route = self.locate(key, deadline).await?;
@@ -88,31 +85,13 @@ impl Router {
         }
     }
 
-    /// The region that holds `key`, from the cache or else from the placement driver. A cached route whose store did not
-    /// answer is asked about again, but while the placement driver is silent it is still the best that is known.
+    /// The region that holds `key`, and who leads it.
     pub(crate) async fn locate(
         &self,
         key: &[u8],
         deadline: Deadline,
     ) -> Result<Arc<Route>, Failure> {
-        let suspect = match self.cache().locate(key) {
-            Some(route) if !route.suspect => return Ok(Arc::clone(route)),
-            suspect => suspect.cloned(),
-        };
-        match suspect {
-            None => self.look_up(key, deadline).await,
-            Some(suspect) => {
-                let patience = deadline.sooner(self.patience);
-                let found = self.look_up(key, patience).await;
-                Ok(found.unwrap_or_else(|failure| {
-                    tracing::debug!(
-                        ?failure,
-                        "going on with a store that did not answer last time"
-                    );
-                    suspect
-                }))
-            }
-        }
+        self.routes.locate(key, deadline).await
     }
 
     /// Sends a request once.
@@ -122,13 +101,14 @@ impl Router {
         request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
-        let Some(dispatcher) = &self.dispatcher else {
+        let dispatcher = self.dispatcher.as_ref();
+        let lanes = dispatcher.and_then(|dispatcher| dispatcher.store(&route.leader.address));
+        let Some(lanes) = lanes else {
             return self.send_alone(route, request, deadline).await;
         };
         match request.into_command() {
             Ok(request) => {
-                let lanes = dispatcher.store(&route.leader.address);
-                let command = Command {
+                let command = AddressedCommand {
                     context: self.context(route),
                     request,
                 };
@@ -139,7 +119,7 @@ impl Router {
         }
     }
 
-    /// Sends a request as a call of its own.
+    /// Sends a request as a unary call.
     async fn send_alone<R: DataRequest>(
         &self,
         route: &Route,
@@ -154,12 +134,13 @@ impl Router {
         {
             Some(Ok(answer)) => answer,
             Some(Err(status)) => {
-                if fate::is_local(&status) {
-                    self.connections
-                        .forget(&route.leader.address, connection.id);
+                let is_broken = fate::is_local(&status);
+                if is_broken {
+                    let address = &route.leader.address;
+                    self.connections.forget(address, connection.id);
                 }
-                if fate::never_sent(&status) {
-                    self.cache().suspect(route);
+                if is_broken || status.code() == Code::Unimplemented {
+                    self.routes.suspect(route);
                 }
                 return Err(fate::failure(R::ACCESS, &status, &route.place()));
             }
@@ -167,7 +148,7 @@ impl Router {
         };
         match R::take_region_error(&mut answer) {
             None => Ok(answer),
-            Some(region_error) => Err(self.learn(route, region_error)),
+            Some(region_error) => Err(self.routes.learn(route, region_error)),
         }
     }
 
@@ -176,35 +157,33 @@ impl Router {
         &self,
         route: &Route,
         lane: &Lane,
-        command: Command,
+        command: AddressedCommand,
         deadline: Deadline,
     ) -> Result<batch_answer::Response, Failure> {
         let Some(mut answer) = deadline.limit(lane.submit(command)).await else {
+            self.routes.suspect(route);
             let cause = format!("{} has too many calls in flight", route.place());
             return Err(deadline.exceeded(cause).into());
         };
-        match deadline.limit(&mut answer).await {
-            Some(Ok(response)) => Ok(response),
-            Some(Err(Interrupted::NotSent { cause })) => {
-                self.cache().suspect(route);
-                let cause = format!("{}: {cause}", route.place());
-                Err(Failure::again(Error::unavailable(cause)))
+        let interrupted = match deadline.limit(&mut answer).await {
+            Some(Ok(response)) => return Ok(response),
+            Some(Err(interrupted)) => interrupted,
+            None if answer.withdraw() => {
+                self.routes.suspect(route);
+                let cause = format!("no connection to {} in time", route.place());
+                return Err(deadline.exceeded(cause).into());
             }
-            Some(Err(Interrupted::Lost { cause })) => {
-                let cause = format!("{}: {cause}", route.place());
-                Err(match R::ACCESS {
-                    Access::Read => Failure::again(Error::unavailable(cause)),
-                    Access::Write => Error::undetermined(cause).into(),
-                })
+            None => return Err(self.unanswered::<R>(route, deadline)),
+        };
+        self.routes.suspect(route);
+        Err(match (interrupted, R::ACCESS) {
+            (Interrupted::Lost { cause }, Access::Write) => {
+                Error::undetermined(format!("{}: {cause}", route.place())).into()
             }
-            None => match answer.withdraw() {
-                true => {
-                    let cause = format!("no connection to {} in time", route.place());
-                    Err(deadline.exceeded(cause).into())
-                }
-                false => Err(self.unanswered::<R>(route, deadline)),
-            },
-        }
+            (Interrupted::Lost { cause } | Interrupted::NotProcessed { cause }, _) => {
+                Failure::again(Error::unavailable(format!("{}: {cause}", route.place())))
+            }
+        })
     }
 
     /// What a response of a stream means to its call.
@@ -215,7 +194,7 @@ impl Router {
     ) -> Result<R::Answer, Failure> {
         match response {
             batch_answer::Response::RegionError(region_error) => {
-                Err(self.learn(route, *region_error))
+                Err(self.routes.learn(route, *region_error))
             }
             batch_answer::Response::Fault(fault) => Err(fate::failure(
                 R::ACCESS,
@@ -234,39 +213,12 @@ impl Router {
 
     /// The deadline came after the request had been sent.
     fn unanswered<R: DataRequest>(&self, route: &Route, deadline: Deadline) -> Failure {
+        self.routes.suspect(route);
         let cause = format!("{} gave no answer in time", route.place());
         Failure::Final(match R::ACCESS {
             Access::Read => deadline.exceeded(cause),
             Access::Write => Error::undetermined(cause),
         })
-    }
-
-    async fn look_up(&self, key: &[u8], deadline: Deadline) -> Result<Arc<Route>, Failure> {
-        let request = GetRegionRequest {
-            key: Bytes::copy_from_slice(key),
-        };
-        let answer = self.placement_driver.ask_once(deadline, |mut client| {
-            let request = request.clone();
-            async move { client.get_region(request).await }
-        });
-        let unknown = |cause: &str| Failure::again(Error::unavailable(cause));
-        let Some(found) = answer.await?.route else {
-            return Err(unknown("no store has registered yet"));
-        };
-        let Some(region) = found.region.filter(|region| region.contains(key)) else {
-            return Err(
-                Error::internal("the placement driver named a region without the key").into(),
-            );
-        };
-        let Some(leader) = found.leader else {
-            let cause = format!("region {} has no leader at the moment", region.id);
-            return Err(unknown(&cause));
-        };
-        let route = Arc::new(Route::new(region, leader.into()));
-        let mut cache = self.cache();
-        cache.insert(Arc::clone(&route));
-        // The cache keeps what it has when that is newer.
-        Ok(cache.locate(key).cloned().unwrap_or(route))
     }
 
     /// A connection to the leader. Failing here is certain: nothing has been sent.
@@ -275,11 +227,12 @@ impl Router {
         match deadline.limit(connecting).await {
             Some(Ok(connection)) if !deadline.remaining().is_zero() => Ok(connection),
             Some(Err(cause)) => {
-                self.cache().suspect(route);
+                self.routes.suspect(route);
                 let cause = format!("{}: {cause}", route.place());
                 Err(Failure::again(Error::unavailable(cause)))
             }
             Some(Ok(_)) | None => {
+                self.routes.suspect(route);
                 let cause = format!("no connection to {} in time", route.place());
                 Err(deadline.exceeded(cause).into())
             }
@@ -288,78 +241,10 @@ impl Router {
 
     fn context(&self, route: &Route) -> Context {
         Context {
-            cluster_id: self.cluster_id,
+            cluster_id: self.cluster_id(),
             store_id: route.leader.store_id,
             region_id: route.region.id,
             region_epoch: route.region.epoch,
         }
-    }
-
-    /// Takes in a routing answer. Whatever it is, the request was certainly not applied.
-    fn learn(&self, route: &Route, region_error: RegionError) -> Failure {
-        let mut cache = self.cache();
-        let again = |pace, what: &str| Failure::Again {
-            pace,
-            error: Error::unavailable(format!("{}: {what}", route.place())),
-        };
-        match region_error.kind {
-            Some(Kind::NotLeader(NotLeader {
-                leader: Some(leader),
-                ..
-            })) => {
-                cache.set_leader(route, leader.into());
-                again(Pace::AtOnce, "another store leads the region")
-            }
-            Some(Kind::NotLeader(NotLeader { leader: None, .. })) => {
-                cache.remove(route);
-                again(
-                    Pace::Backoff,
-                    "the store does not lead the region and knows no leader",
-                )
-            }
-            Some(Kind::EpochNotMatch(EpochNotMatch { current_regions })) => {
-                let mut learned = false;
-                for region in current_regions {
-                    learned |= cache.insert(Arc::new(Route::new(region, route.leader.clone())));
-                }
-                let pace = if learned { Pace::AtOnce } else { Pace::Backoff };
-                again(pace, "the region has changed")
-            }
-            Some(Kind::RegionNotFound(_)) => {
-                cache.remove(route);
-                again(Pace::AtOnce, "the store does not have the region")
-            }
-            Some(Kind::KeyNotInRegion(_)) => {
-                cache.remove(route);
-                again(Pace::AtOnce, "the region does not hold the key")
-            }
-            Some(Kind::StoreMismatch(found)) => {
-                cache.remove(route);
-                again(
-                    Pace::AtOnce,
-                    &format!("store {} answered instead", found.store_id),
-                )
-            }
-            Some(Kind::ClusterMismatch(found)) => Failure::Final(Error::ClusterMismatch {
-                expected: self.cluster_id,
-                found: found.cluster_id,
-            }),
-            Some(Kind::ServerBusy(busy)) => Failure::Again {
-                pace: Pace::AtLeast(Duration::from_millis(busy.backoff_ms)),
-                error: Error::busy(format!("{}: its queue is full", route.place())),
-            },
-            Some(Kind::NotReady(not_ready)) => {
-                again(Pace::Backoff, &format!("not ready: {}", not_ready.reason))
-            }
-            None => again(
-                Pace::Backoff,
-                "it refused for a reason this release does not know",
-            ),
-        }
-    }
-
-    fn cache(&self) -> MutexGuard<'_, RegionCache> {
-        // Every change leaves the cache consistent; at worst it lacks an entry.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,36 +4,39 @@
 //! transport asks for it. Nothing waits for a round to fill up; rounds grow because only a few requests are in flight.
 //!
 //! A call's timestamps always come from a request that was sent after the call began: so they are greater than any that was
-//! taken before. A request whose answer got lost is sent again; the timestamps of the lost answer are skipped, and none
+//! taken before. A request whose answer got lost is sent again. The timestamps of the lost answer are skipped, and none
 //! is kept for later.
 //!
-//! - `call`: one caller, from taking its seat to its timestamps or its deadline
-//! - `rounds`: who sits where; the rule above is kept there
-//! - `dispatcher`: the rounds as all calls share them
-//! - `requests`: the requests as the transport polls for them
-//! - `driver`: the task that holds the stream, hands out its answers, and opens another when it breaks
+//! An answer must name this client's cluster and must lie above every answer before it. Otherwise all calls that wait end
+//! with an error.
+//!
+//! - `call`: one caller, from taking its seat to its timestamps.
+//! - `rounds`: who sits where; the first rule above is kept there.
+//! - `stream`: the rounds as all calls share them, and the stream that is kept for them.
+//! - `watermark`: the second rule.
 //!
 //! Left out: the placement driver's side, which answers in order (`pdpb.Pd/Tso`).
 
 mod call;
-mod dispatcher;
-mod driver;
-mod requests;
 mod rounds;
+mod stream;
+mod watermark;
 
 use rdb_proto::pdpb::GetTsoRequest;
 
 use self::call::Call;
-pub(crate) use self::dispatcher::TsoStream;
+pub(crate) use self::stream::TsoStream;
+pub(crate) use self::watermark::Watermark;
+use crate::retry::Deadline;
 use crate::{Client, Error, Timestamp, Timestamps};
 
 impl Client {
-    /// Takes a timestamp. One taken after an event is greater than every one taken before it, by whomever.
+    /// Takes a timestamp. A timestamp taken after an event is greater than every one that any client took before it.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::DeadlineExceeded`] when the placement driver gives none in time; [`Error::Busy`]
-    /// when a million calls wait already.
+    /// when a million calls wait already; [`Error::Internal`] when it gives one that is not above those it gave before.
     pub async fn tso(&self) -> Result<Timestamp, Error> {
         Ok(self.tso_batch(1).await?.first())
     }
@@ -45,26 +48,32 @@ impl Client {
     /// [`Error::InvalidArgument`] when `count` is 0 or exceeds the [`limits`](Self::limits); otherwise as [`Client::tso`].
     pub async fn tso_batch(&self, count: u32) -> Result<Timestamps, Error> {
         self.limits().check_tso_count(count)?;
+        let deadline = self.deadline();
         let first = match self.tso_stream() {
-            Some(stream) => Call::new(stream.dispatcher(), count, self.deadline()).await?,
-            None => self.tso_unary(count).await?,
+            Some(stream) => {
+                let _in_flight = self.router().counters().call();
+                let called = deadline.limit(Call::new(stream, count)).await;
+                called.unwrap_or_else(|| Err(stream.overdue(deadline)))?
+            }
+            None => self.tso_unary(count, deadline).await?,
         };
         Timestamps::new(first, count).ok_or_else(unasked)
     }
 
-    async fn tso_unary(&self, count: u32) -> Result<u64, Error> {
+    async fn tso_unary(&self, count: u32, deadline: Deadline) -> Result<u64, Error> {
+        let placement_driver = self.router().placement_driver();
+        let mark = self.watermark().mark();
         let request = GetTsoRequest { count: Some(count) };
-        let asked = self
-            .router()
-            .placement_driver()
-            .ask(self.deadline(), |mut client| async move {
-                client.get_tso(request).await
-            });
+        let asked = placement_driver.ask(deadline, |mut client| async move {
+            client.get_tso(request).await
+        });
         let answer = asked.await?;
-        match answer.count == count {
-            true => Ok(answer.first),
-            false => Err(unasked()),
+        if answer.count != count {
+            return Err(unasked());
         }
+        placement_driver.check_cluster(answer.cluster_id)?;
+        self.watermark().raise(mark, &answer)?;
+        Ok(answer.first)
     }
 }
 

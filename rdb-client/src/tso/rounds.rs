@@ -6,17 +6,16 @@
 //!
 //! Invariants:
 //! - A round in flight is never joined: so nobody gets a timestamp from a request that was sent before the call began.
-//!   A round whose request got lost is sent again as a whole, with whoever joined it in between.
+//!   A round whose request got lost is sent again as a whole, with the callers that joined it in between.
 //! - A caller's timestamps are consecutive and from one round; the timestamps of a caller that went away go to nobody.
 //! - A round that all callers left is not sent.
 //! - At most [`IN_FLIGHT_MAX`] rounds are in flight, and at most [`SEATS_MAX`] seats are kept.
 //!
-//! Wakers are woken and dropped by whoever calls this, without the lock around it: either may run foreign code.
+//! The caller of these methods wakes and drops the wakers, outside the lock: either may run foreign code.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -26,7 +25,7 @@ use crate::Error;
 /// driver and the callers busy at the same time, and each further one makes rounds smaller.
 pub(super) const IN_FLIGHT_MAX: usize = 2;
 
-/// Most seats in all rounds, those of callers that went away included; a seat has 32 bytes.
+/// Most seats in all rounds, those of callers that went away included; a seat has 16 bytes.
 pub(super) const SEATS_MAX: usize = 1 << 20;
 
 /// What the callers of a round share: the first timestamp, as soon as it is known.
@@ -51,23 +50,16 @@ pub(super) struct Seat {
     index: u32,
 }
 
-/// Whoever waits in a seat.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) waker: Waker,
-    pub(super) deadline_at: Instant,
-}
-
 /// The callers that have to be told that something happened.
 #[must_use = "they wait to be woken"]
 #[derive(Debug, Default)]
-pub(super) struct Woken(Vec<Waiter>);
+pub(super) struct Woken(Vec<Waker>);
 
 impl Woken {
     /// Wakes them; what is left is the room they took, to be used again.
-    pub(super) fn wake(mut self) -> Vec<Waiter> {
+    pub(super) fn wake(mut self) -> Vec<Waker> {
         for waiter in self.0.drain(..) {
-            waiter.waker.wake();
+            waiter.wake();
         }
         self.0
     }
@@ -76,16 +68,6 @@ impl Woken {
 /// An answer that fits no request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unasked;
-
-/// What the deadlines have come to.
-#[must_use]
-#[derive(Debug, Default)]
-pub(super) struct Alarm {
-    /// Callers whose deadline has come. They stay seated until they leave.
-    pub(super) overdue: Vec<Waker>,
-    /// A request has waited for its answer for too long.
-    pub(super) silent: bool,
-}
 
 /// All rounds that are not answered yet.
 #[derive(Debug)]
@@ -96,22 +78,18 @@ pub(super) struct Rounds {
     seats: usize,
     /// Most timestamps of one request.
     count_max: u32,
-    /// How long a request may go without an answer.
-    patience: Option<Duration>,
-    /// When to look at the deadlines: never later than the first of them.
-    alarm_at: Option<Instant>,
-    alarm_moved: bool,
     requests_sent: u64,
     timestamps_received: u64,
     /// Room for the waiters of the next round.
-    spare: Vec<Waiter>,
+    spare: Vec<Waker>,
 }
 
 #[derive(Debug)]
 struct PendingRound {
     number: u64,
     round: Arc<Round>,
-    waiters: Vec<Waiter>,
+    /// The callers' wakers, by the index of the seat.
+    waiters: Vec<Waker>,
     /// Waiters that did not go away.
     present: usize,
     /// Timestamps that they want together.
@@ -120,16 +98,13 @@ struct PendingRound {
 }
 
 impl Rounds {
-    pub(super) fn new(count_max: u32, patience: Option<Duration>) -> Self {
+    pub(super) fn new(count_max: u32) -> Self {
         Self {
             queue: VecDeque::new(),
             in_flight: 0,
             rounds_made: 0,
             seats: 0,
             count_max,
-            patience,
-            alarm_at: None,
-            alarm_moved: false,
             requests_sent: 0,
             timestamps_received: 0,
             spare: Vec::new(),
@@ -141,13 +116,12 @@ impl Rounds {
     /// # Errors
     ///
     /// [`Error::Busy`] when all seats are taken.
-    pub(super) fn join(&mut self, count: u32, waiter: Waiter) -> Result<Seat, Error> {
+    pub(super) fn join(&mut self, count: u32, waiter: Waker) -> Result<Seat, Error> {
         if self.seats >= SEATS_MAX {
             let cause = format!("{SEATS_MAX} calls wait for timestamps already");
             return Err(Error::busy(cause));
         }
         self.seats += 1;
-        self.arm(waiter.deadline_at);
         let round = self.round_with_room_for(count);
         let seat = Seat {
             round: Arc::clone(&round.round),
@@ -164,17 +138,17 @@ impl Rounds {
     /// Has somebody else woken for the caller in this seat, and returns who was until now.
     pub(super) fn replace_waker(&mut self, seat: &Seat, waker: Waker) -> Option<Waker> {
         let waiter = self.waiter(seat)?;
-        Some(std::mem::replace(&mut waiter.waker, waker))
+        Some(std::mem::replace(waiter, waker))
     }
 
     pub(super) fn is_woken_by(&mut self, seat: &Seat, waker: &Waker) -> bool {
         self.waiter(seat)
-            .is_some_and(|waiter| waiter.waker.will_wake(waker))
+            .is_some_and(|waiter| waiter.will_wake(waker))
     }
 
     /// The caller in this seat went away. What is returned is to be dropped.
     #[must_use]
-    pub(super) fn leave(&mut self, seat: &Seat) -> (Option<Waker>, Vec<Waiter>) {
+    pub(super) fn leave(&mut self, seat: &Seat) -> (Option<Waker>, Vec<Waker>) {
         let waker = self.replace_waker(seat, Waker::noop().clone());
         let Some(position) = self.position(seat) else {
             return (waker, Vec::new());
@@ -210,23 +184,15 @@ impl Rounds {
         let count = round.count;
         self.in_flight += 1;
         self.requests_sent += 1;
-        if let Some(patience) = self.patience {
-            self.arm(now + patience);
-        }
         Some(count)
     }
 
-    /// Answers the oldest request, with `count` timestamps from `first` on. `spare` is room for waiters to come.
+    /// Answers the oldest request, with `count` timestamps from `first` on.
     ///
     /// # Errors
     ///
     /// [`Unasked`] when the answer is to another question; nothing has happened then.
-    pub(super) fn answer(
-        &mut self,
-        first: u64,
-        count: u32,
-        spare: Vec<Waiter>,
-    ) -> Result<Woken, Unasked> {
+    pub(super) fn answer(&mut self, first: u64, count: u32) -> Result<Woken, Unasked> {
         let asked = self.queue.front().filter(|_| self.in_flight > 0);
         let fits = asked.is_some_and(|round| round.count == count)
             && first.checked_add(count.into()).is_some();
@@ -235,8 +201,12 @@ impl Rounds {
         }
         self.in_flight -= 1;
         self.timestamps_received += u64::from(count);
-        self.spare = spare;
         Ok(self.end_front(Ok(first)))
+    }
+
+    /// Gives the room of waiters that were woken to those to come.
+    pub(super) fn reuse(&mut self, spare: Vec<Waker>) {
+        self.spare = spare;
     }
 
     /// The requests in flight are not going to be answered: all will be sent again that somebody still waits for.
@@ -259,49 +229,15 @@ impl Rounds {
             .collect()
     }
 
-    /// Whoever waits, without ending it.
+    /// The wakers of all callers that wait. They keep waiting.
     pub(super) fn wakers(&self) -> Vec<Waker> {
         let waiters = self.queue.iter().flat_map(|round| &round.waiters);
-        waiters.map(|waiter| waiter.waker.clone()).collect()
+        waiters.cloned().collect()
     }
 
-    pub(super) fn alarm_at(&self) -> Option<Instant> {
-        self.alarm_at
-    }
-
-    /// Whether the alarm has to be set to an earlier time than when this was last asked.
-    pub(super) fn take_alarm_moved(&mut self) -> bool {
-        std::mem::take(&mut self.alarm_moved)
-    }
-
-    /// Looks at all deadlines, and sets the alarm to the next one.
-    pub(super) fn ring(&mut self, now: Instant) -> Alarm {
-        let mut alarm = Alarm::default();
-        let mut next: Option<Instant> = None;
-        let mut see = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
-        for round in &self.queue {
-            for waiter in &round.waiters {
-                match waiter.deadline_at <= now {
-                    true => alarm.overdue.push(waiter.waker.clone()),
-                    false => see(waiter.deadline_at),
-                }
-            }
-            if let (Some(sent_at), Some(patience)) = (round.sent_at, self.patience) {
-                match sent_at + patience <= now {
-                    true => alarm.silent = true,
-                    false => see(sent_at + patience),
-                }
-            }
-        }
-        self.alarm_at = next;
-        alarm
-    }
-
-    /// Whether a request has waited for its answer for too long.
-    pub(super) fn is_silent(&self, now: Instant) -> bool {
-        let sent_at = self.queue.front().and_then(|round| round.sent_at);
-        let limits = sent_at.zip(self.patience);
-        limits.is_some_and(|(sent_at, patience)| sent_at + patience <= now)
+    /// When the oldest request was sent that has no answer.
+    pub(super) fn owed_since(&self) -> Option<Instant> {
+        self.queue.front().and_then(|round| round.sent_at)
     }
 
     pub(super) fn requests_sent(&self) -> u64 {
@@ -354,16 +290,9 @@ impl Rounds {
             .ok()
     }
 
-    fn waiter(&mut self, seat: &Seat) -> Option<&mut Waiter> {
+    fn waiter(&mut self, seat: &Seat) -> Option<&mut Waker> {
         let position = self.position(seat)?;
         self.queue[position].waiters.get_mut(seat.index as usize)
-    }
-
-    fn arm(&mut self, at: Instant) {
-        if self.alarm_at.is_none_or(|alarm_at| at < alarm_at) {
-            self.alarm_at = Some(at);
-            self.alarm_moved = true;
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+use crate::fates::cluster as scripted;
 use crate::harness::{Cluster, LossyLine, binary, guarded};
 
 /// What the help text promises.
@@ -31,6 +32,7 @@ async fn exit_codes_tell_a_script_what_happened() {
         (&["raw", "get", "k"], DONE),
         (&["raw", "get", "none"], NOT_FOUND),
         (&["raw", "del", "none"], DONE),
+        (&["raw", "del", "none", "more"], DONE),
         (&["raw", "put", &key_too_long, "v"], USAGE),
         (&["raw", "put", "", "v"], USAGE),
         (&["raw", "put", "k"], USAGE),
@@ -92,12 +94,29 @@ async fn a_write_whose_answer_got_lost_is_undetermined_and_such_a_read_fails() {
         .run(["raw", "get", "lost/put", "--timeout", "1s"])
         .await;
     assert_exit(&read, FAILED, "a read");
-    // These happen to have been applied, as a read tells whose answer comes.
+    // These happen to have been applied, and no other writer is there: a read whose answer comes shows them.
     assert_eq!(rdbctl.run(["raw", "scan"]).await.stdout, b"lost/put\tv\n");
     assert_eq!(
         rdbctl.run(["cas", "scan"]).await.stdout,
         b"lost/swap\t1\tv\n"
     );
+}
+
+#[tokio::test]
+async fn a_scan_goes_on_behind_pages_that_are_empty() {
+    let cluster = scripted::Cluster::start().await;
+    let client = cluster.client().await;
+    let keys = (0..50).map(|number| format!("{number:02}"));
+    let entries = keys.clone().map(|key| (key, "v"));
+    client.raw_batch_put(entries).await.expect("put");
+    let deleted = keys.skip(1).take(48);
+    client.raw_batch_delete(deleted).await.expect("deleted");
+    let rdbctl = Rdbctl {
+        pd_address: cluster.pd.proxy.address.to_string(),
+    };
+    let scanned = rdbctl.run(["raw", "scan", "--keys-only"]).await;
+    assert_exit(&scanned, DONE, "a scan");
+    assert_eq!(scanned.stdout, b"00\n49\n");
 }
 
 #[tokio::test]

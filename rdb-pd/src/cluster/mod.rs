@@ -1,27 +1,32 @@
 //! The cluster's metadata: its id, its stores, and which store serves which region.
 //!
-//! [`Cluster`] owns it. A change is made durable before it is answered or seen. Heartbeats are kept in memory only: after
-//! a restart a store counts as never heard of until its next one.
+//! - `state.rs`: what is known, and which part of it is durable.
+//! - `stores.rs` and `regions.rs`: decisions, as pure functions of what is known, of the question and of the time.
+//! - `registrar.rs`: the one task that decides, makes the decision durable and lets it be seen.
+//! - `listening.rs`: since when this process can say that a store is silent.
 //!
-//! Decisions are pure functions of what is known (in `stores.rs` and `regions.rs`). This module persists what they decided
-//! and then lets it be seen. The three steps run in a task of their own, since a change that is durable and not seen would
-//! give out the same id twice: a client that hangs up does not stop them half way.
+//! [`Cluster`] is what services hold. Heartbeats stay in memory: after a restart no store was heard of until its next one.
 
+mod listening;
 mod regions;
+mod registrar;
 mod state;
 mod stores;
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdb_proto::metapb::{Region, RegionRoute, Store, StoreStats};
-use rdb_storage::limits::EMBEDDED_REGION_ID;
+use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID};
 use rdb_storage::{Command, Storage, Submission};
-use tokio::sync::Mutex;
+use tokio::sync::{mpsc, oneshot};
 
+use self::registrar::{QUESTIONS_MAX, Question};
+use self::state::{Change, State};
 use crate::error::PdError;
-use state::{Change, State};
+
+pub use registrar::Registrar;
 pub use stores::{Refusal, Registration};
 
 /// A store without a heartbeat for this long is disconnected; until then it is live.
@@ -36,18 +41,24 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// Most regions of one answer: with two keys of 8 KiB each they stay well under the message limit.
 pub const REGIONS_MAX: u32 = 256;
 
+/// Most stores of a cluster: the answer that lists all of them stays well under the message limit.
+pub const STORES_MAX: usize = 10_000;
+
 /// A registration or a heartbeat failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// The store has no place here; asking again does not help.
+    /// The store has no place here, or not yet.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// What was decided could not be made durable.
     #[error("the placement driver cannot write its data: {0}")]
     Storage(#[from] rdb_storage::Error),
-    /// The change did not run to its end.
-    #[error("the placement driver's change of its data panicked: {0}")]
-    Task(#[from] tokio::task::JoinError),
+    /// Too many registrations wait.
+    #[error("{QUESTIONS_MAX} registrations wait for the placement driver's disk; ask again")]
+    Busy,
+    /// The process stops.
+    #[error("the placement driver stops")]
+    Stopping,
 }
 
 /// What a registered store learns.
@@ -57,7 +68,7 @@ pub struct Registered {
     pub cluster_id: u64,
     /// The store's id.
     pub store_id: u64,
-    /// The regions with a peer on the store.
+    /// The regions with a peer on the store. None before the store has named its id.
     pub regions: Vec<Region>,
 }
 
@@ -65,37 +76,50 @@ pub struct Registered {
 #[derive(Clone)]
 pub struct Cluster {
     shared: Arc<Shared>,
+    questions: mpsc::Sender<Question>,
 }
 
 struct Shared {
     storage: Storage,
-    /// Never held across an await.
+    /// Never held across an await. Only the registrar changes the durable part.
     state: RwLock<State>,
-    /// Held while a change is decided, persisted and applied, so that changes come one after the other.
-    changing: Mutex<()>,
 }
 
 impl Cluster {
-    /// Loads the cluster from `storage`; a new one gets a random id. Blocks.
+    /// Loads the cluster from `storage`; a new one gets a random id. The [`Registrar`] has to run beside it. Blocks.
+    ///
+    /// `restored` tells that the storage may be an older copy: ids that it gave out later are skipped, and the present
+    /// start of each store is believed.
     ///
     /// # Errors
     ///
     /// When the storage cannot be read or written, or holds something else.
-    pub fn open(storage: Storage) -> Result<Self, PdError> {
-        let state = State::load_or_create(&storage)?;
+    pub fn open(storage: Storage, restored: bool) -> Result<(Self, Registrar), PdError> {
+        let mut state = State::load_or_create(&storage, Instant::now())?;
         storage.assign(state.cluster_id, None, None)?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                storage,
-                state: RwLock::new(state),
-                changing: Mutex::new(()),
-            }),
-        })
+        if restored {
+            let changes = state.changes_after_restore();
+            for part in changes.chunks(BATCH_ENTRIES_MAX) {
+                storage.put_batch_raw(part.iter().map(Change::entry).collect())?;
+            }
+            changes.into_iter().for_each(|change| state.apply(change));
+        }
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+        let shared = Arc::new(Shared {
+            storage,
+            state: RwLock::new(state),
+        });
+        let registrar = Registrar {
+            shared: Arc::clone(&shared),
+            questions: asked,
+            logged_at: None,
+        };
+        Ok((Self { shared, questions }, registrar))
     }
 
     /// The cluster's id, never 0.
     pub fn id(&self) -> u64 {
-        self.read(|state| state.cluster_id)
+        self.shared.read(|state| state.cluster_id)
     }
 
     /// Registers a store and says what it is. The same registration again gives the same answer.
@@ -104,98 +128,75 @@ impl Cluster {
     ///
     /// [`ClusterError::Refused`] says why the store has no place here.
     pub async fn register(&self, registration: Registration) -> Result<Registered, ClusterError> {
-        let cluster = self.clone();
-        let step = async move {
-            let _changing = cluster.shared.changing.lock().await;
-            let (store_id, changes) =
-                cluster.read(|state| state.decide_registration(&registration))?;
-            cluster.persist_and_apply(changes).await?;
-            Ok(cluster.write(|state| {
-                state.heard_of(store_id, &registration, None);
-                Registered {
-                    cluster_id: state.cluster_id,
-                    store_id,
-                    regions: state.regions_of(store_id),
-                }
-            }))
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            registration,
+            answer,
         };
-        tokio::spawn(step).await?
+        self.questions
+            .try_send(question)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ClusterError::Busy,
+                mpsc::error::TrySendError::Closed(_) => ClusterError::Stopping,
+            })?;
+        answered.await.map_err(|_| ClusterError::Stopping)?
     }
 
     /// Takes a store's heartbeat.
     ///
     /// # Errors
     ///
-    /// [`ClusterError::Refused`] when it comes from a store that is not registered like this.
-    pub async fn heartbeat(
+    /// [`Refusal`] when it comes from a store that is not registered like this.
+    pub fn heartbeat(
         &self,
-        registration: Registration,
-        stats: StoreStats,
-    ) -> Result<(), ClusterError> {
-        if !self.read(|state| state.check_heartbeat(&registration))? {
-            tokio::spawn(self.clone().confirm(registration.clone())).await??;
-        }
-        let store_id = registration.store_id;
-        self.write(|state| state.heard_of(store_id, &registration, Some(stats)));
-        Ok(())
+        registration: &Registration,
+        stats: Option<StoreStats>,
+    ) -> Result<(), Refusal> {
+        self.shared.write(|state| {
+            state.check_heartbeat(registration)?;
+            state.heard_of(registration.store_id, registration, stats, Instant::now());
+            Ok(())
+        })
     }
 
-    /// The store has kept the id and the incarnation that were accepted.
-    async fn confirm(self, registration: Registration) -> Result<(), ClusterError> {
-        let _changing = self.shared.changing.lock().await;
-        let changes = self.read(|state| state.decide_confirmation(&registration))?;
-        Ok(self.persist_and_apply(changes).await?)
-    }
-
-    /// All stores, in the order of their ids.
+    /// All stores that have kept their id, in the order of their ids.
     pub fn stores(&self) -> Vec<Store> {
-        self.read(State::stores)
+        self.shared.read(|state| state.stores(Instant::now()))
     }
 
     /// The region that holds `key`.
     pub fn region(&self, key: &[u8]) -> Option<RegionRoute> {
-        self.read(|state| state.route(key))
+        self.shared.read(|state| state.route(key, Instant::now()))
     }
 
     /// Up to `limit` regions in key order, from the one that holds `start_key` up to those that start below `end_key`
     /// (empty: no bound).
     pub fn regions(&self, start_key: &[u8], end_key: &[u8], limit: usize) -> Vec<RegionRoute> {
-        self.read(|state| state.routes(start_key, end_key, limit))
+        let now = Instant::now();
+        self.shared
+            .read(|state| state.routes(start_key, end_key, limit, now))
     }
+}
 
+impl Shared {
     async fn persist_and_apply(&self, changes: Vec<Change>) -> Result<(), rdb_storage::Error> {
         if changes.is_empty() {
             return Ok(());
         }
         let entries: Vec<(Bytes, Bytes)> = changes.iter().map(Change::entry).collect();
         let commands = vec![Command::PutBatchRaw { entries }];
-        let pending = self
-            .shared
-            .storage
-            .submit(Submission::new(EMBEDDED_REGION_ID, commands))?;
-        pending.await?;
+        let submission = Submission::new(EMBEDDED_REGION_ID, commands);
+        self.storage.submit(submission)?.await?;
         self.write(|state| changes.into_iter().for_each(|change| state.apply(change)));
         Ok(())
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(
-            &self
-                .shared
-                .state
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        look(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(
-            &mut self
-                .shared
-                .state
-                .write()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -207,50 +208,87 @@ mod tests {
     use std::task::{Context, Waker};
 
     use rdb_storage::{Role, StorageOptions};
+    use tempfile::TempDir;
+    use tokio::task::yield_now;
 
     use super::*;
 
-    #[test]
-    fn a_caller_that_hangs_up_does_not_cut_a_registration_in_two() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = StorageOptions::new(Role::Pd);
-        let storage = Storage::open(directory.path(), options).unwrap();
-        let cluster = Cluster::open(storage).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        runtime.block_on(hang_up_and_register(&cluster));
-        let ids = |stores: Vec<Store>| stores.iter().map(|store| store.id).collect::<Vec<_>>();
-        let on_disk = State::load_or_create(&cluster.shared.storage).unwrap();
-        assert_eq!(ids(cluster.stores()), ids(on_disk.stores()));
-        let addresses: BTreeSet<_> = on_disk.stores().into_iter().map(|s| s.address).collect();
-        let begun = (1..=20).filter(|port| port % 4 > 0);
-        let registered: BTreeSet<_> = begun
-            .chain(101..=120)
-            .map(|port| format!("a:{port}"))
-            .collect();
-        assert_eq!(addresses, registered, "no id was given out twice");
+    async fn open() -> (TempDir, Cluster, Registrar) {
+        let opened = tokio::task::spawn_blocking(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let storage = Storage::open(directory.path(), StorageOptions::new(Role::Pd)).unwrap();
+            let (cluster, registrar) = Cluster::open(storage, false).unwrap();
+            (directory, cluster, registrar)
+        });
+        opened.await.unwrap()
     }
 
-    async fn hang_up_and_register(cluster: &Cluster) {
-        let registration = |port: u32| Registration {
+    fn fresh(port: u32) -> Registration {
+        Registration {
             address: format!("a:{port}"),
             store_id: 0,
             cluster_id: 0,
             incarnation: u64::from(port),
-            previous_incarnation: 0,
-        };
-        for port in 1..=20 {
-            {
-                // Hangs up after a few steps: with the change on its way to the disk, or queued, or done.
-                let mut call = pin!(cluster.register(registration(port)));
-                let mut context = Context::from_waker(Waker::noop());
-                for _ in 0..port % 4 {
-                    let _ = call.as_mut().poll(&mut context);
-                    tokio::task::yield_now().await;
-                }
-            }
-            cluster.register(registration(100 + port)).await.unwrap();
+            kept_incarnation: 0,
         }
+    }
+
+    /// Hangs up after a few steps.
+    async fn hang_up(call: impl Future, steps: u32) {
+        let mut call = pin!(call);
+        for _ in 0..steps {
+            let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            yield_now().await;
+        }
+    }
+
+    fn addresses(state: &State) -> BTreeSet<String> {
+        let records = state.stores.values().map(|store| &store.record);
+        records.map(|record| record.address.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_hangs_up_does_not_cut_a_registration_in_two() {
+        let (_directory, cluster, registrar) = open().await;
+        let running = tokio::spawn(registrar.run());
+        let shared = &cluster.shared;
+        let first = fresh(1_000);
+        cluster.register(first.clone()).await.unwrap();
+        for port in 1..=20 {
+            // With the change on its way to the disk, or queued, or done.
+            hang_up(cluster.register(fresh(port)), port % 4).await;
+            // The same start again changes nothing. It is answered, and the storage writes, after what was begun.
+            cluster.register(first.clone()).await.unwrap();
+            let storage = shared.storage.clone();
+            let written = tokio::task::spawn_blocking(move || storage.put_raw("after", ""));
+            written.await.unwrap().unwrap();
+            let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
+            assert_eq!(shared.read(addresses), addresses(&durable), "{port}");
+        }
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn registrations_queue_up_to_a_bound_and_those_given_up_are_not_decided() {
+        let (_directory, cluster, registrar) = open().await;
+        for port in 1..=QUESTIONS_MAX as u32 {
+            hang_up(cluster.register(fresh(port)), 1).await;
+        }
+        let refused = cluster.register(fresh(1_000)).await;
+        assert!(matches!(refused, Err(ClusterError::Busy)), "{refused:?}");
+
+        let running = tokio::spawn(registrar.run());
+        while cluster.questions.capacity() < QUESTIONS_MAX {
+            yield_now().await;
+        }
+        assert_eq!(cluster.register(fresh(1_000)).await.unwrap().store_id, 1);
+        running.abort();
+        let ended = running.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
+        let refused = cluster.register(fresh(1_001)).await;
+        assert!(
+            matches!(refused, Err(ClusterError::Stopping)),
+            "{refused:?}"
+        );
     }
 }

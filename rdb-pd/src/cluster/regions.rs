@@ -1,15 +1,16 @@
 //! Which store serves which key range.
 
 use std::ops::Bound;
+use std::time::Instant;
 
 use bytes::Bytes;
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, RegionRoute};
 
-use super::state::{KnownStore, State};
+use super::state::State;
 use crate::keys::Counters;
 
 impl State {
-    /// The region that covers every key, on the cluster's first store.
+    /// The region that covers every key, on the first store that has kept its id.
     pub(super) fn first_region(&self, store_id: u64, counters: &mut Counters) -> Region {
         counters.region_id += 1;
         counters.peer_id += 1;
@@ -35,8 +36,8 @@ impl State {
     }
 
     /// The region that holds `key`, with the store that serves it.
-    pub(super) fn route(&self, key: &[u8]) -> Option<RegionRoute> {
-        self.holder(key).map(|region| self.route_of(region))
+    pub(super) fn route(&self, key: &[u8], now: Instant) -> Option<RegionRoute> {
+        self.holder(key).map(|region| self.route_of(region, now))
     }
 
     /// Up to `limit` regions in key order that share a key with `[start_key, end_key)`.
@@ -45,6 +46,7 @@ impl State {
         start_key: &[u8],
         end_key: &[u8],
         limit: usize,
+        now: Instant,
     ) -> Vec<RegionRoute> {
         let above = (Bound::Excluded(start_key), Bound::Unbounded);
         let others = self
@@ -58,7 +60,7 @@ impl State {
             .into_iter()
             .chain(below_end)
             .take(limit);
-        regions.map(|region| self.route_of(region)).collect()
+        regions.map(|region| self.route_of(region, now)).collect()
     }
 
     fn holder(&self, key: &[u8]) -> Option<&Region> {
@@ -68,14 +70,14 @@ impl State {
     }
 
     /// A region has one peer until there is replication, and that one leads.
-    fn route_of(&self, region: &Region) -> RegionRoute {
+    fn route_of(&self, region: &Region, now: Instant) -> RegionRoute {
         let leader = region
             .peers
             .first()
             .and_then(|peer| self.stores.get(&peer.store_id));
         RegionRoute {
             region: Some(region.clone()),
-            leader: leader.map(KnownStore::to_wire),
+            leader: leader.map(|store| store.to_wire(now)),
         }
     }
 }
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        let mut state = State::default();
+        let mut state = State::new(9, Instant::now());
         for (id, start_key, end_key) in [(1, "", "d"), (2, "d", "m"), (3, "m", "")] {
             state.apply(Change::Region(Region {
                 id,
@@ -107,20 +109,20 @@ mod tests {
 
     #[test]
     fn a_key_has_the_region_that_holds_it() {
-        let state = state();
+        let (state, now) = (state(), Instant::now());
         for (key, id) in [("", 1), ("c", 1), ("d", 2), ("lzz", 2), ("m", 3), ("zz", 3)] {
-            assert_eq!(ids(state.route(key.as_bytes())), [id], "{key}");
+            assert_eq!(ids(state.route(key.as_bytes(), now)), [id], "{key}");
         }
-        assert_eq!(State::default().route(b"a"), None);
+        assert_eq!(State::new(9, now).route(b"a", now), None);
     }
 
     #[test]
     fn regions_of_a_range_come_in_key_order_up_to_the_limit() {
-        let state = state();
-        assert_eq!(ids(state.routes(b"", b"", 10)), [1, 2, 3]);
-        assert_eq!(ids(state.routes(b"e", b"", 10)), [2, 3]);
-        assert_eq!(ids(state.routes(b"d", b"m", 10)), [2]);
-        assert_eq!(ids(state.routes(b"c", b"d\0", 10)), [1, 2]);
-        assert_eq!(ids(state.routes(b"", b"", 2)), [1, 2]);
+        let (state, now) = (state(), Instant::now());
+        assert_eq!(ids(state.routes(b"", b"", 10, now)), [1, 2, 3]);
+        assert_eq!(ids(state.routes(b"e", b"", 10, now)), [2, 3]);
+        assert_eq!(ids(state.routes(b"d", b"m", 10, now)), [2]);
+        assert_eq!(ids(state.routes(b"c", b"d\0", 10, now)), [1, 2]);
+        assert_eq!(ids(state.routes(b"", b"", 2, now)), [1, 2]);
     }
 }

@@ -6,28 +6,42 @@ use std::time::Instant;
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::metapb::{Region, StoreStats};
-use rdb_storage::{ScanRange, Storage};
+use rdb_storage::{ScanRange, Storage, random_id};
 
-use super::DISCONNECTED_AFTER;
+use super::listening::Listening;
 use crate::error::PdError;
 use crate::keys::{self, Counters, StoreRecord};
+
+/// How far ids move ahead when the data directory may be an older copy: more than it can have given out since.
+const RESTORED_IDS_SKIPPED: u64 = 1_000_000;
 
 /// A store as it is known.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KnownStore {
     pub(super) record: StoreRecord,
-    /// The last heartbeat or registration since this process started.
+    /// When its present start was last heard of by this process.
     pub(super) heard_at: Option<Instant>,
-    /// Of the last heartbeat.
+    /// The next start, which waits at the registered address until the present one is silent.
+    pub(super) waiting: Option<Waiting>,
+    /// Figures of the last heartbeat.
     pub(super) stats: Option<StoreStats>,
 }
 
+/// A start that was told to ask again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub(super) incarnation: u64,
+    /// When it asked first.
+    pub(super) since: Instant,
+    /// When it asked last.
+    pub(super) asked_at: Instant,
+}
+
 /// Everything that is known of the cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     pub(super) cluster_id: u64,
-    /// Until then a store that was not heard of since this process started may be alive all the same.
-    pub(super) settled_at: Option<Instant>,
+    pub(super) listening: Listening,
     pub(super) counters: Counters,
     /// By id.
     pub(super) stores: BTreeMap<u64, KnownStore>,
@@ -44,7 +58,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// As it is stored.
+    /// The change as a key and a value of the storage.
     pub(super) fn entry(&self) -> (Bytes, Bytes) {
         match self {
             Self::Counters(counters) => (
@@ -58,13 +72,24 @@ impl Change {
 }
 
 impl State {
-    pub(super) fn load_or_create(storage: &Storage) -> Result<Self, PdError> {
+    /// A cluster of which nothing is known yet, by a process that starts to listen.
+    pub(super) fn new(cluster_id: u64, now: Instant) -> Self {
+        Self {
+            cluster_id,
+            listening: Listening::start(now),
+            counters: Counters::default(),
+            stores: BTreeMap::new(),
+            regions: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn load_or_create(storage: &Storage, now: Instant) -> Result<Self, PdError> {
         let cluster_id = match storage.get_raw(keys::CLUSTER_ID)? {
             Some(bytes) => {
                 keys::decode_u64(&bytes).ok_or(PdError::Damaged { what: "cluster id" })?
             }
             None => {
-                let cluster_id = fastrand::u64(1..);
+                let cluster_id = random_id()?;
                 storage.put_raw(
                     Bytes::from_static(keys::CLUSTER_ID),
                     keys::encode_u64(cluster_id),
@@ -74,10 +99,8 @@ impl State {
         };
         let counters = storage.get_raw(keys::COUNTERS)?.unwrap_or_default();
         let mut state = Self {
-            cluster_id,
-            settled_at: Some(Instant::now() + DISCONNECTED_AFTER),
             counters: decode(&counters, "record of id counters")?,
-            ..Self::default()
+            ..Self::new(cluster_id, now)
         };
         for bytes in values(storage, keys::STORE_PREFIX)? {
             state.apply(Change::Store(decode(&bytes, "record of a store")?));
@@ -86,6 +109,27 @@ impl State {
             state.apply(Change::Region(decode(&bytes, "record of a region")?));
         }
         Ok(state)
+    }
+
+    /// Makes a data directory usable that may be an older copy. Ids that were given out since are skipped. Every start of a
+    /// store is believed once, since it may have followed one that this directory knows.
+    pub(super) fn changes_after_restore(&self) -> Vec<Change> {
+        let counters = Counters {
+            store_id: self.counters.store_id + RESTORED_IDS_SKIPPED,
+            region_id: self.counters.region_id + RESTORED_IDS_SKIPPED,
+            peer_id: self.counters.peer_id + RESTORED_IDS_SKIPPED,
+        };
+        let forgotten = self.stores.values().map(|store| {
+            Change::Store(StoreRecord {
+                id: store.record.id,
+                address: store.record.address.clone(),
+                ..StoreRecord::default()
+            })
+        });
+        [Change::Counters(counters)]
+            .into_iter()
+            .chain(forgotten)
+            .collect()
     }
 
     /// Takes over a change that is durable.

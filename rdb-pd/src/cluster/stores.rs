@@ -1,20 +1,37 @@
 //! Who may be a store, and how it is.
 //!
-//! A store's record names its address and its *incarnation*: which start of the store process was accepted last. A start
-//! is accepted when it names that incarnation as the one before it. A start whose answer was lost, or that ended before
-//! it kept its incarnation, does not shut the store out: see [`State::decide_registration`].
+//! Each start of a store process is an *incarnation*, a random number, and names the incarnation that its data directory
+//! has from an earlier start. A start registers twice: first to be accepted, then, once its directory has kept what was
+//! accepted, to say so.
 //!
-//! A copied data directory names the right incarnation, too, until the original starts anew. Then the address decides: a
-//! store moves to another address only when nobody was heard of at the old one for 20 s. A placement driver that has just
-//! started has heard of nobody, so for its first 20 s it answers "ask again".
+//! - A start is accepted when its directory has the present incarnation, or one that was accepted earlier and may be the
+//!   last that the directory kept, since a process can end before it writes. Any other directory is an old copy.
+//! - A store has regions only after it has named its id as kept. So an id whose answer was lost leaves nothing behind.
+//! - Nobody takes the place of a start that was heard of within the last 20 s. A placement driver that has not listened
+//!   for that long counts every start as heard of. So of a data directory and its copies the living one keeps the place.
+//!
+//! A start that has to wait is told to ask again at the address of its store, where it may be a quick restart. At another
+//! address it is refused for good while the present start is heard of. When a waiting start has seen heartbeats of the
+//! present one for too long to be its restart, it is refused, too.
+//!
+//! What remains open: a copy whose original is not running, or is cut off from the placement driver for 20 s, cannot be told
+//! from a store that moved.
 
 use std::time::{Duration, Instant};
 
-use rdb_proto::metapb::{Peer, RegionEpoch, Store, StoreState, StoreStats};
+use rdb_proto::metapb::{Store, StoreState, StoreStats};
 
-use super::state::{Change, KnownStore, State};
-use super::{DISCONNECTED_AFTER, DOWN_AFTER};
+use super::state::{Change, KnownStore, State, Waiting};
+use super::{DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX};
 use crate::keys::{Counters, StoreRecord};
+
+/// Most incarnations of one store that were accepted and perhaps kept; beyond, the oldest is forgotten. A crash loop that
+/// never keeps one adds one every [`DISCONNECTED_AFTER`].
+const UNKEPT_INCARNATIONS_MAX: usize = 16;
+
+/// A heartbeat that arrives this long after another start first asked was sent after that start began. Two processes that
+/// run at once have different data directories, since each locks its own.
+const OUTLIVES_AFTER: Duration = Duration::from_secs(2 * HEARTBEAT_INTERVAL.as_secs());
 
 /// Who a store says it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,16 +44,16 @@ pub struct Registration {
     pub cluster_id: u64,
     /// This start of its process: random, never 0.
     pub incarnation: u64,
-    /// The incarnation that its data directory has from an earlier start; 0 for none.
-    pub previous_incarnation: u64,
+    /// The incarnation that its data directory has; 0 for none. The same as `incarnation` once that was kept.
+    pub kept_incarnation: u64,
 }
 
-/// Why a store has no place here. Asking again does not help, but for [`NotHeardYet`](Self::NotHeardYet).
+/// Why a store has no place here. Asking again helps only after [`MayBeAlive`](Self::MayBeAlive).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It belongs to another cluster.
     #[error(
-        "the store belongs to cluster {theirs}, and this is cluster {ours}; point it to its own placement driver"
+        "the store belongs to cluster {theirs}, and this is cluster {ours}; point --pd to its own placement driver"
     )]
     ForeignCluster {
         /// The store's cluster.
@@ -46,15 +63,18 @@ pub enum Refusal {
     },
     /// It has an id that was never given out here.
     #[error(
-        "store {store_id} is not known here; was the placement driver's data directory replaced?"
+        "store {store_id} is not known here, though its cluster is: the placement driver's data directory is older than \
+         this store"
     )]
     UnknownStore {
         /// The id it named.
         store_id: u64,
     },
-    /// Another process lives with its id.
+    /// Another process lives with its id at another address.
     #[error(
-        "store {store_id} lives at {registered}, and this one is at {claimed}; is its data directory a copy?"
+        "store {store_id} lives at {registered}, and this process is at {claimed}. If its data directory is a copy, do not \
+         serve it; if the store moved, end the process at {registered} and start this one {} s later",
+        DISCONNECTED_AFTER.as_secs()
     )]
     LivesElsewhere {
         /// The id that both have.
@@ -64,10 +84,21 @@ pub enum Refusal {
         /// Where the other one is.
         claimed: String,
     },
+    /// Another process lives with its id and says that it has the same address.
+    #[error(
+        "another process lives as store {store_id} at {address}, so the data directory of this one is a copy: do not serve \
+         it, and give each store its own --advertise-addr"
+    )]
+    LivesHere {
+        /// The id that both have.
+        store_id: u64,
+        /// The address that both have.
+        address: String,
+    },
     /// Another data directory with its id was accepted after this one.
     #[error(
         "store {store_id} was started from another data directory since (it is at {registered}); this one is an old copy \
-         and must not be served"
+         and must not be served. If the placement driver's data directory is the old one, see its --tso-advance-ms"
     )]
     Superseded {
         /// The id that both have.
@@ -76,20 +107,27 @@ pub enum Refusal {
         registered: String,
     },
     /// Another store lives at its address.
-    #[error("store {store_id} lives at {address}; give each store its own --advertise-addr")]
+    #[error(
+        "store {store_id} lives at {address}. Give each store its own --advertise-addr; if this store replaces that one, \
+         end that one and start this one {} s later",
+        DISCONNECTED_AFTER.as_secs()
+    )]
     AddressTaken {
         /// The store that lives there.
         store_id: u64,
         /// Where.
         address: String,
     },
-    /// Another process may live with its id or at its address; this placement driver has not run for long enough to know.
+    /// The cluster has as many stores as it can have.
+    #[error("the cluster has {STORES_MAX} stores, and can have no more")]
+    TooManyStores,
+    /// Another process may live with its id or at its address.
     #[error(
-        "store {store_id} at {registered} may be alive, and this placement driver has not run for the {} s that it takes \
-         to know; ask again",
+        "another process of store {store_id} at {registered} may be alive; its place is free once it has been silent for \
+         {} s",
         DISCONNECTED_AFTER.as_secs()
     )]
-    NotHeardYet {
+    MayBeAlive {
         /// The store that may be alive.
         store_id: u64,
         /// Where.
@@ -99,165 +137,143 @@ pub enum Refusal {
 
 impl State {
     /// The store's id, and what has to be made durable for it.
-    ///
-    /// Beside a start that names the accepted incarnation, these are accepted: the same start again, whose answer was
-    /// lost; and one that names the incarnation before, as long as the accepted one was never confirmed by a heartbeat,
-    /// since its process may have ended before it kept its incarnation.
     pub(super) fn decide_registration(
         &self,
         registration: &Registration,
+        now: Instant,
     ) -> Result<(u64, Vec<Change>), Refusal> {
         self.check_cluster(registration)?;
         if registration.store_id == 0 {
-            return self.decide_new_store(registration);
+            return self.decide_new_store(registration, now);
         }
         let store = self.known(registration.store_id)?;
-        let record = &store.record;
-        let repeated = record.incarnation == registration.incarnation;
-        let previous = registration.previous_incarnation;
-        let follows = previous == record.incarnation
-            || (!record.incarnation_kept && previous == record.previous_incarnation);
-        if record.abandoned || !(repeated || follows) {
-            return Err(superseded(record));
-        }
-        if record.address != registration.address {
-            self.check_silent(store, || elsewhere(record, registration))?;
-        }
-        self.check_address_free(registration)?;
-        let mut accepted = StoreRecord {
-            address: registration.address.clone(),
-            confirmed: true,
-            ..record.clone()
+        let record = if store.record.incarnation == registration.incarnation {
+            decide_present_start(&store.record, registration)?
+        } else {
+            self.decide_next_start(store, registration, now)?
         };
-        if !repeated {
-            accepted.incarnation = registration.incarnation;
-            accepted.incarnation_kept = false;
-            accepted.previous_incarnation = previous;
+        let mut changes = Vec::new();
+        if self.regions.is_empty() && record.has_kept_its_id() {
+            let mut counters = self.counters;
+            changes.push(Change::Region(self.first_region(record.id, &mut counters)));
+            changes.push(Change::Counters(counters));
         }
-        let changed = accepted != *record;
-        let changes = changed.then_some(Change::Store(accepted));
-        Ok((registration.store_id, changes.into_iter().collect()))
+        if record != store.record {
+            changes.push(Change::Store(record));
+        }
+        Ok((registration.store_id, changes))
     }
 
-    /// Whether the store's record is up to date; false asks for [`decide_confirmation`](Self::decide_confirmation).
-    pub(super) fn check_heartbeat(&self, registration: &Registration) -> Result<bool, Refusal> {
+    /// Whether a heartbeat comes from the start that was accepted last.
+    pub(super) fn check_heartbeat(&self, registration: &Registration) -> Result<(), Refusal> {
         self.check_cluster(registration)?;
         let record = &self.known(registration.store_id)?.record;
-        if record.abandoned {
-            return Err(superseded(record));
-        }
         if record.address != registration.address {
             return Err(elsewhere(record, registration));
         }
-        if record.incarnation != registration.incarnation {
+        if !record.matches(registration) {
             return Err(superseded(record));
         }
-        Ok(record.confirmed && record.incarnation_kept)
+        Ok(())
     }
 
-    /// The store has kept its id and its incarnation: nobody goes on from the one before any more.
-    pub(super) fn decide_confirmation(
-        &self,
-        registration: &Registration,
-    ) -> Result<Vec<Change>, Refusal> {
-        // Asked again: it may have changed since.
-        if self.check_heartbeat(registration)? {
-            return Ok(Vec::new());
-        }
-        let confirmed = StoreRecord {
-            confirmed: true,
-            incarnation_kept: true,
-            ..self.known(registration.store_id)?.record.clone()
-        };
-        Ok(vec![Change::Store(confirmed)])
-    }
-
-    /// Notes that this start of the store was heard of just now, unless another one was accepted since.
+    /// Notes that this start of the store was heard of, unless another one was accepted since.
     pub(super) fn heard_of(
         &mut self,
         store_id: u64,
         registration: &Registration,
         stats: Option<StoreStats>,
+        now: Instant,
     ) {
-        let Some(store) = self.stores.get_mut(&store_id) else {
-            return;
-        };
-        let record = &store.record;
-        if (&record.address, record.incarnation)
-            == (&registration.address, registration.incarnation)
+        if let Some(store) = self.stores.get_mut(&store_id)
+            && store.record.matches(registration)
         {
-            store.heard_at = Some(Instant::now());
+            store.heard_at = Some(now);
             store.stats = stats.or(store.stats);
+            if store.waiting_as(registration.incarnation).is_some() {
+                store.waiting = None;
+            }
         }
     }
 
-    /// All stores that have a place here.
-    pub(super) fn stores(&self) -> Vec<Store> {
-        let stores = self.stores.values();
-        let present = stores.filter(|store| !store.record.abandoned);
-        present.map(KnownStore::to_wire).collect()
-    }
-
-    fn decide_new_store(&self, registration: &Registration) -> Result<(u64, Vec<Change>), Refusal> {
-        let unkept = self.stores.values().find(|store| {
-            let record = &store.record;
-            !record.confirmed && !record.abandoned && record.address == registration.address
-        });
-        if let Some(store) = unkept
-            && store.record.incarnation == registration.incarnation
+    /// Notes that this start waits for the place of the present one. Until it gets it, the address stays the store's.
+    pub(super) fn note_waiting(&mut self, registration: &Registration, now: Instant) {
+        if let Some(store) = self.stores.get_mut(&registration.store_id)
+            && store.record.address == registration.address
         {
-            // Its answer was lost.
-            return Ok((store.record.id, Vec::new()));
+            let before = store.waiting_as(registration.incarnation);
+            store.waiting = Some(Waiting {
+                incarnation: registration.incarnation,
+                since: before.map_or(now, |waiting| waiting.since),
+                asked_at: now,
+            });
         }
-        self.check_address_free(registration)?;
-        let store_id = self.counters.store_id + 1;
-        let mut counters = Counters {
-            store_id,
+    }
+
+    /// All stores that have kept their id.
+    pub(super) fn stores(&self, now: Instant) -> Vec<Store> {
+        let stores = self.stores.values();
+        let present = stores.filter(|store| store.record.has_kept_its_id());
+        present.map(|store| store.to_wire(now)).collect()
+    }
+
+    /// The answer to a start may be lost, so the same start asks again and gets the same id.
+    fn decide_new_store(
+        &self,
+        registration: &Registration,
+        now: Instant,
+    ) -> Result<(u64, Vec<Change>), Refusal> {
+        let mut records = self.stores.values().map(|store| &store.record);
+        let same_start = |record: &&StoreRecord| record.incarnation == registration.incarnation;
+        if let Some(record) = records.find(same_start) {
+            return Ok((record.id, Vec::new()));
+        }
+        self.check_address_free(registration, now)?;
+        if self.stores.len() >= STORES_MAX {
+            return Err(Refusal::TooManyStores);
+        }
+        let counters = Counters {
+            store_id: self.counters.store_id + 1,
             ..self.counters
         };
-        let mut changes = vec![Change::Store(StoreRecord {
-            id: store_id,
+        let record = StoreRecord {
+            id: counters.store_id,
             address: registration.address.clone(),
             incarnation: registration.incarnation,
             ..StoreRecord::default()
-        })];
-        if self.regions.is_empty() {
-            changes.push(Change::Region(self.first_region(store_id, &mut counters)));
-        }
-        if let Some(store) = unkept {
-            changes.extend(self.replace(&store.record, store_id, &mut counters));
-        }
-        changes.push(Change::Counters(counters));
-        Ok((store_id, changes))
+        };
+        let changes = vec![Change::Counters(counters), Change::Store(record)];
+        Ok((counters.store_id, changes))
     }
 
-    /// The silent store `abandoned` never kept its id, so it never served: `store_id` takes its place in its regions.
-    fn replace(
+    /// Another start asks for the place of the present one.
+    fn decide_next_start(
         &self,
-        abandoned: &StoreRecord,
-        store_id: u64,
-        counters: &mut Counters,
-    ) -> Vec<Change> {
-        let mut changes = vec![Change::Store(StoreRecord {
-            abandoned: true,
-            ..abandoned.clone()
-        })];
-        for mut region in self.regions_of(abandoned.id) {
-            let epoch = region.epoch_or_default();
-            region.epoch = Some(RegionEpoch {
-                conf_version: epoch.conf_version + 1,
-                ..epoch
-            });
-            for peer in &mut region.peers {
-                if peer.store_id == abandoned.id {
-                    counters.peer_id += 1;
-                    let id = counters.peer_id;
-                    *peer = Peer { id, store_id };
-                }
-            }
-            changes.push(Change::Region(region));
+        store: &KnownStore,
+        registration: &Registration,
+        now: Instant,
+    ) -> Result<StoreRecord, Refusal> {
+        let record = &store.record;
+        if !record.may_be_kept(registration.kept_incarnation) {
+            return Err(superseded(record));
         }
-        changes
+        if record.address != registration.address && store.holds_its_address(now) {
+            return Err(elsewhere(record, registration));
+        }
+        if let (Some(heard_at), Some(waiting)) =
+            (store.heard_at, store.waiting_as(registration.incarnation))
+            && heard_at > waiting.since.max(self.listening.since(now)) + OUTLIVES_AFTER
+        {
+            return Err(Refusal::LivesHere {
+                store_id: record.id,
+                address: record.address.clone(),
+            });
+        }
+        if !self.is_silent(store.heard_at, now) {
+            return Err(may_be_alive(record));
+        }
+        self.check_address_free(registration, now)?;
+        Ok(record.followed_by(registration))
     }
 
     fn check_cluster(&self, registration: &Registration) -> Result<(), Refusal> {
@@ -277,39 +293,129 @@ impl State {
             .ok_or(Refusal::UnknownStore { store_id })
     }
 
-    /// Refuses with `alive` when `store` was heard of lately, or may be alive without having been heard of yet.
-    fn check_silent(
-        &self,
-        store: &KnownStore,
-        alive: impl FnOnce() -> Refusal,
-    ) -> Result<(), Refusal> {
-        let settled = self.settled_at.is_none_or(|at| at <= Instant::now());
-        match store.silence() {
-            Some(age) if age < DISCONNECTED_AFTER => Err(alive()),
-            None if !settled => Err(Refusal::NotHeardYet {
-                store_id: store.record.id,
-                registered: store.record.address.clone(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
     /// Every other store that is known at the address has to be silent.
-    fn check_address_free(&self, registration: &Registration) -> Result<(), Refusal> {
+    fn check_address_free(&self, registration: &Registration, now: Instant) -> Result<(), Refusal> {
         let others = self.stores.values().filter(|store| {
-            let record = &store.record;
-            !record.abandoned
-                && record.id != registration.store_id
-                && record.address == registration.address
+            store.record.id != registration.store_id && store.record.address == registration.address
         });
         for store in others {
-            self.check_silent(store, || Refusal::AddressTaken {
-                store_id: store.record.id,
-                address: store.record.address.clone(),
-            })?;
+            let record = &store.record;
+            if store.holds_its_address(now) && record.has_kept_its_id() {
+                return Err(Refusal::AddressTaken {
+                    store_id: record.id,
+                    address: record.address.clone(),
+                });
+            }
+            if !self.is_silent(store.heard_at, now) {
+                return Err(may_be_alive(record));
+            }
         }
         Ok(())
     }
+
+    /// Whether a start that was last heard of at `heard_at` has had time to speak since, and did not.
+    fn is_silent(&self, heard_at: Option<Instant>, now: Instant) -> bool {
+        let last = heard_at.max(Some(self.listening.since(now)));
+        last.is_none_or(|last| !is_recent(last, now))
+    }
+}
+
+impl StoreRecord {
+    /// Whether the present start says so. A record that knows no incarnation takes any.
+    fn matches(&self, registration: &Registration) -> bool {
+        self.address == registration.address
+            && (self.incarnation == registration.incarnation || self.incarnation == 0)
+    }
+
+    fn is_kept(&self) -> bool {
+        self.incarnation == self.kept_incarnation
+    }
+
+    fn has_kept_its_id(&self) -> bool {
+        self.is_kept() || self.kept_incarnation != 0
+    }
+
+    /// Whether the store's data directory may have this incarnation.
+    fn may_be_kept(&self, incarnation: u64) -> bool {
+        self.incarnation == 0
+            || [self.incarnation, self.kept_incarnation].contains(&incarnation)
+            || self.unkept_incarnations.contains(&incarnation)
+    }
+
+    /// The record once the present incarnation is known to be kept.
+    fn kept(&self) -> Self {
+        Self {
+            kept_incarnation: self.incarnation,
+            unkept_incarnations: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The record once the start that registers is accepted. The incarnation that it names is known to be kept.
+    fn followed_by(&self, registration: &Registration) -> Self {
+        let mut unkept_incarnations = Vec::new();
+        if registration.kept_incarnation == self.kept_incarnation && !self.is_kept() {
+            unkept_incarnations.clone_from(&self.unkept_incarnations);
+            unkept_incarnations.push(self.incarnation);
+            let surplus = unkept_incarnations
+                .len()
+                .saturating_sub(UNKEPT_INCARNATIONS_MAX);
+            unkept_incarnations.drain(..surplus);
+        }
+        Self {
+            id: self.id,
+            address: registration.address.clone(),
+            incarnation: registration.incarnation,
+            kept_incarnation: registration.kept_incarnation,
+            unkept_incarnations,
+        }
+    }
+}
+
+impl KnownStore {
+    /// Whether a start of the store was heard of lately at its registered address, be it one that waits.
+    fn holds_its_address(&self, now: Instant) -> bool {
+        let waiting_at = self.waiting.map(|waiting| waiting.asked_at);
+        let last = self.heard_at.max(waiting_at);
+        last.is_some_and(|last| is_recent(last, now))
+    }
+
+    fn waiting_as(&self, incarnation: u64) -> Option<Waiting> {
+        self.waiting
+            .filter(|waiting| waiting.incarnation == incarnation)
+    }
+
+    pub(super) fn to_wire(&self, now: Instant) -> Store {
+        let silence = self
+            .heard_at
+            .map(|heard_at| now.saturating_duration_since(heard_at));
+        Store {
+            id: self.record.id,
+            address: self.record.address.clone(),
+            state: state_after(silence).into(),
+            last_heartbeat_age_ms: silence.map(|silence| silence.as_millis() as u64),
+            stats: self.stats,
+        }
+    }
+}
+
+/// The present start asks again, or says that it has kept what was accepted.
+fn decide_present_start(
+    record: &StoreRecord,
+    registration: &Registration,
+) -> Result<StoreRecord, Refusal> {
+    if record.address != registration.address {
+        return Err(elsewhere(record, registration));
+    }
+    if registration.kept_incarnation == registration.incarnation {
+        Ok(record.kept())
+    } else {
+        Ok(record.clone())
+    }
+}
+
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < DISCONNECTED_AFTER
 }
 
 fn elsewhere(record: &StoreRecord, registration: &Registration) -> Refusal {
@@ -327,25 +433,15 @@ fn superseded(record: &StoreRecord) -> Refusal {
     }
 }
 
-impl KnownStore {
-    /// For how long nothing was heard of it; `None`: not since this process started.
-    fn silence(&self) -> Option<Duration> {
-        self.heard_at.map(|at| at.elapsed())
-    }
-
-    pub(super) fn to_wire(&self) -> Store {
-        Store {
-            id: self.record.id,
-            address: self.record.address.clone(),
-            state: state_at(self.silence()).into(),
-            last_heartbeat_age_ms: self.silence().map(|age| age.as_millis() as u64),
-            stats: self.stats,
-        }
+fn may_be_alive(record: &StoreRecord) -> Refusal {
+    Refusal::MayBeAlive {
+        store_id: record.id,
+        registered: record.address.clone(),
     }
 }
 
 /// A store that was not heard of since this process started may be in any state: it counts as disconnected.
-fn state_at(silence: Option<Duration>) -> StoreState {
+fn state_after(silence: Option<Duration>) -> StoreState {
     match silence {
         Some(age) if age < DISCONNECTED_AFTER => StoreState::Up,
         Some(age) if age >= DOWN_AFTER => StoreState::Down,

@@ -18,10 +18,10 @@ use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-use super::{Oracle, allocate, checked_tso_count};
+use super::{SystemAllocator, allocate, checked_tso_count};
 use crate::tso::COUNT_MAX;
 
-/// Most requests of one pass.
+/// Most requests of one pass. A stream buffers no more than their counts, whatever its client sends.
 const PASS_REQUESTS_MAX: usize = 256;
 
 type Allocation = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
@@ -29,7 +29,7 @@ type Allocation = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
 /// The answers to a stream of requests.
 pub(crate) struct TsoStream<S> {
     requests: S,
-    oracle: Arc<Oracle>,
+    allocator: Arc<SystemAllocator>,
     cluster_id: u64,
     drained: Pin<Box<WaitForCancellationFutureOwned>>,
     /// How many timestamps each request of this pass wants.
@@ -43,6 +43,8 @@ pub(crate) struct TsoStream<S> {
     end: Option<End>,
 }
 
+/// What the stream does. Each stage is left by `poll_next`: from `Collect` to `Allocate`, or to `Answer` when timestamps are
+/// there at once, and back to `Collect`.
 enum Stage {
     /// Takes requests.
     Collect,
@@ -52,10 +54,11 @@ enum Stage {
     Answer(u64),
 }
 
+/// How the stream ends.
 enum End {
     Quiet,
     Failed(Status),
-    /// Was told.
+    /// The client knows.
     Over,
 }
 
@@ -65,13 +68,13 @@ where
 {
     pub(super) fn new(
         requests: S,
-        oracle: Arc<Oracle>,
+        allocator: Arc<SystemAllocator>,
         cluster_id: u64,
         drain: CancellationToken,
     ) -> Self {
         Self {
             requests,
-            oracle,
+            allocator,
             cluster_id,
             drained: Box::pin(drain.cancelled_owned()),
             counts: VecDeque::new(),
@@ -114,13 +117,13 @@ where
 
     /// Allocates for the pass; nearly always at once.
     fn start_allocation(&mut self) {
-        let (oracle, count) = (Arc::clone(&self.oracle), self.count);
+        let (allocator, count) = (Arc::clone(&self.allocator), self.count);
         self.count = 0;
         // An allocation that is given up has spent nothing.
-        match allocate(&self.oracle, count).now_or_never() {
+        match allocate(&self.allocator, count).now_or_never() {
             Some(allocated) => self.allocated(allocated),
             None => {
-                let allocation = async move { allocate(&oracle, count).await };
+                let allocation = async move { allocate(&allocator, count).await };
                 self.stage = Stage::Allocate(Box::pin(allocation));
             }
         }

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::bound::{BoundStore, WINDOW_MS};
 use super::clock::{Clock, PhysicalClock};
-use super::oracle::{LOGICAL_BITS, Oracle, PHYSICAL_MS_MAX, Refusal, compose};
+use super::oracle::{LOGICAL_BITS, Oracle, PHYSICAL_MS_MAX, WaitFor, compose};
 
 /// The bound is moved when less than this is left of it, in milliseconds.
 const WINDOW_LEFT_MIN_MS: u64 = WINDOW_MS / 2;
@@ -26,6 +26,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest wait of a request that cannot be served within the bound.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 
+/// A request that waits for the clock looks again after the first, and after twice as long each time up to the second, so
+/// that thousands of them leave the processor to others.
+const CLOCK_PAUSE_MIN: Duration = Duration::from_millis(1);
+const CLOCK_PAUSE_MAX: Duration = Duration::from_millis(64);
+
 /// No timestamp could be handed out in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AllocatorError {
@@ -33,15 +38,19 @@ pub enum AllocatorError {
     #[error("no timestamps for {} ms: their bound cannot be made durable; see the placement driver's log", WAIT_MAX.as_millis())]
     BoundStalled,
     /// The clock did not catch up with what was handed out.
-    #[error("no timestamps for {} ms: so many were taken that they are ahead of the placement driver's clock; ask again", WAIT_MAX.as_millis())]
+    #[error(
+        "no timestamps for {} ms: so many were taken that they are ahead of the placement driver's clock; ask again, or for \
+         fewer at once",
+        WAIT_MAX.as_millis()
+    )]
     AheadOfClock,
 }
 
-impl From<Refusal> for AllocatorError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::BeyondBound => Self::BoundStalled,
-            Refusal::AheadOfClock => Self::AheadOfClock,
+impl From<WaitFor> for AllocatorError {
+    fn from(waited_for: WaitFor) -> Self {
+        match waited_for {
+            WaitFor::Bound => Self::BoundStalled,
+            WaitFor::Clock => Self::AheadOfClock,
         }
     }
 }
@@ -89,12 +98,12 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
     ///
     /// [`AllocatorError`] after three seconds; no timestamp at or above the durable bound is ever returned.
     pub async fn allocate(&self, count: u32) -> Result<u64, AllocatorError> {
-        let mut refusal = match self.try_allocate(count) {
+        let mut waits_for = match self.try_allocate(count) {
             Ok(first) => return Ok(first),
-            Err(refusal) => refusal,
+            Err(waits_for) => waits_for,
         };
-        let waited = timeout(WAIT_MAX, self.wait_and_allocate(count, &mut refusal)).await;
-        waited.map_err(|_| refusal.into())
+        let waited = timeout(WAIT_MAX, self.wait_and_allocate(count, &mut waits_for)).await;
+        waited.map_err(|_| waits_for.into())
     }
 
     /// Corrects the clock and moves the bound before it is reached, for ever. Dropping the future ends it.
@@ -114,7 +123,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
                 };
                 if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
                     logged = Some(Instant::now());
-                    tracing::error!(%error, "the bound of timestamps cannot be made durable; none is handed out above it");
+                    tracing::error!(%error, "the bound of timestamps cannot be made durable, and none is handed out above it; restart when the disk works again");
                 }
                 sleep(RETRY_PAUSE).await;
                 self.clock.correct();
@@ -122,12 +131,12 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         }
     }
 
-    fn try_allocate(&self, count: u32) -> Result<u64, Refusal> {
+    fn try_allocate(&self, count: u32) -> Result<u64, WaitFor> {
         let bound = self.bound.load(Ordering::Acquire);
         let allocated = self.oracle.allocate(count, self.clock.now_ms(), bound);
         let near = match allocated {
             Ok(first) => bound - first < compose(WINDOW_LEFT_MIN_MS),
-            Err(refusal) => refusal == Refusal::BeyondBound,
+            Err(waits_for) => waits_for == WaitFor::Bound,
         };
         if near {
             self.near_bound.notify_one();
@@ -135,18 +144,22 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         allocated
     }
 
-    /// Keeps in `refusal` what it waits for.
-    async fn wait_and_allocate(&self, count: u32, refusal: &mut Refusal) -> u64 {
+    /// Keeps in `waits_for` what it waits for.
+    async fn wait_and_allocate(&self, count: u32, waits_for: &mut WaitFor) -> u64 {
+        let mut pause = CLOCK_PAUSE_MIN;
         loop {
             // Made before the try, so that no move in between is missed.
             let bound_moved = self.bound_moved.notified();
             match self.try_allocate(count) {
                 Ok(first) => return first,
-                Err(present) => *refusal = present,
+                Err(present) => *waits_for = present,
             }
-            match refusal {
-                Refusal::BeyondBound => bound_moved.await,
-                Refusal::AheadOfClock => sleep(Duration::from_millis(1)).await,
+            match waits_for {
+                WaitFor::Bound => bound_moved.await,
+                WaitFor::Clock => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(CLOCK_PAUSE_MAX);
+                }
             }
         }
     }

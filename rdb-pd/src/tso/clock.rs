@@ -8,7 +8,7 @@
 //! - It is behind: ignored, and logged. Effective time goes on at half speed until the wall clock has caught up.
 //!
 //! At the start there is only the durable bound to compare with, and a wall clock ahead of it may be wrong or tell of a
-//! pause. A pause must not need a word from the operator, so far more is believed then ([`START_JUMP_MAX`]), with a
+//! pause. A pause must not need a word from the operator, so far more is believed then ([`START_JUMP_MAX_MS`]), with a
 //! warning beyond the tolerance. Beyond that the start is refused with [`ClockJump`] unless the jump is accepted explicitly.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,12 +21,17 @@ use super::oracle::{AHEAD_MAX_MS, PHYSICAL_MS_MAX};
 /// The longest step back of one correction.
 const STEP_BACK_MAX_MS: u64 = AHEAD_MAX_MS / 2;
 
-/// How far the wall clock may be ahead of the bound at the start, unless the tolerance is larger: the longest pause that
-/// is taken for one.
-pub(super) const START_JUMP_MAX: Duration = Duration::from_secs(400 * 86_400);
+const DAY_MS: u64 = 86_400_000;
+
+/// How far the wall clock may be ahead of the bound at the start, unless the tolerance is larger. This is the longest pause
+/// that needs no word from the operator.
+const START_JUMP_MAX_MS: u64 = 400 * DAY_MS;
 
 /// A wall clock that is behind by less is not worth a log line.
 const BEHIND_LOG_MIN_MS: u64 = 100;
+
+/// A step ahead that is smaller is not worth a log line.
+const AHEAD_LOG_MIN_MS: u64 = 1_000;
 
 /// Where time comes from.
 pub trait Clock: Send + Sync + 'static {
@@ -79,10 +84,10 @@ pub struct ClockSettings {
 /// The wall clock is too far ahead of the last timestamp to be believed without a word from the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the wall clock reads {wall_ms} ms since the Unix epoch, {} s ahead of the last timestamp this placement driver can \
-     have handed out ({bound_ms} ms), and at most {jump_max_s} s are believed; if the clock is right, start once with \
-     --accept-clock-jump, else set the clock",
-    (wall_ms - bound_ms) / 1000
+    "the wall clock is {} days ahead of the last timestamp that this placement driver can have handed out, and at most {} \
+     days are believed at a start. Compare it with `date`: if the clock is right, start once with --accept-clock-jump; if \
+     not, set the clock",
+    (wall_ms - bound_ms) / DAY_MS, jump_max_ms / DAY_MS
 )]
 pub struct ClockJump {
     /// What the wall clock reads.
@@ -90,7 +95,7 @@ pub struct ClockJump {
     /// The durable bound.
     pub bound_ms: u64,
     /// What is believed.
-    pub jump_max_s: u64,
+    pub jump_max_ms: u64,
 }
 
 /// The effective time. Reading it is lock-free.
@@ -126,17 +131,17 @@ impl<C: Clock> PhysicalClock<C> {
         let jump_max_ms = settings.jump_max.as_millis().try_into().unwrap_or(u64::MAX);
         if let Some(bound_ms) = bound_ms {
             let ahead_ms = wall_ms.saturating_sub(bound_ms);
-            let start_jump_max = settings.jump_max.max(START_JUMP_MAX);
-            if u128::from(ahead_ms) > start_jump_max.as_millis() && !settings.accept_jump_at_start {
+            let start_jump_max_ms = jump_max_ms.max(START_JUMP_MAX_MS);
+            if ahead_ms > start_jump_max_ms && !settings.accept_jump_at_start {
                 return Err(ClockJump {
                     wall_ms,
                     bound_ms,
-                    jump_max_s: start_jump_max.as_secs(),
+                    jump_max_ms: start_jump_max_ms,
                 });
             }
             if ahead_ms > jump_max_ms {
                 tracing::warn!(
-                    ahead_s = ahead_ms / 1000,
+                    ahead_days = ahead_ms / DAY_MS,
                     "the wall clock is far ahead of the last timestamp and is believed: either this placement driver did \
                      not run for that long, or the clock is wrong and timestamps will stay ahead"
                 );
@@ -190,7 +195,13 @@ impl<C: Clock> PhysicalClock<C> {
                 ahead_ms,
                 jump_max_ms = self.jump_max_ms,
                 "ALARM: the wall clock jumped too far ahead and is not followed; timestamps go on without it. \
-                 Set the clock, or restart with --accept-clock-jump if it is right"
+                 Set the clock; if it is right, e.g. after a suspension, restart"
+            );
+        }
+        if !refused && ahead_ms >= AHEAD_LOG_MIN_MS {
+            tracing::warn!(
+                ahead_ms,
+                "the wall clock jumped ahead and is followed; timestamps will not go back"
             );
         }
         let behind = behind_ms >= BEHIND_LOG_MIN_MS;
@@ -355,10 +366,7 @@ mod tests {
             refused.to_string().contains("--accept-clock-jump"),
             "{refused}"
         );
-        assert!(
-            refused.to_string().contains("34646400 s ahead"),
-            "{refused}"
-        );
+        assert!(refused.to_string().contains("401 days ahead"), "{refused}");
         let accepting = ClockSettings {
             accept_jump_at_start: true,
             ..SETTINGS

@@ -17,7 +17,7 @@ mod oracle;
 pub use allocator::{Allocator, AllocatorError};
 pub use bound::{BoundStore, StorageBound};
 pub use clock::{Clock, ClockJump, ClockSettings, PhysicalClock, SystemClock};
-pub use oracle::{LOGICAL_BITS, Oracle, Refusal, compose};
+pub use oracle::{LOGICAL_BITS, Oracle, WaitFor, compose};
 
 /// Most timestamps of one request.
 pub const COUNT_MAX: u32 = 65_536;

@@ -1,7 +1,9 @@
 //! Lock-free allocation of timestamps.
 //!
-//! Invariant: `next` only grows, and everything below it is spent. A timestamp is handed out only below the bound that the
-//! caller names, and only a little ahead of the clock that the caller reads.
+//! - `next` only grows, and everything below it is spent.
+//! - A timestamp is handed out only below the bound that the caller names.
+//! - It is handed out only a little ahead of the clock that the caller reads, and the more a caller asks for at once, the
+//!   less. So when too many are taken, those who ask for many wait, and those who ask for few do not notice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,18 +17,23 @@ pub(super) const PHYSICAL_MS_MAX: u64 = (1 << (u64::BITS - LOGICAL_BITS)) - 1;
 /// corrected backwards in one step, so that a correction holds nobody up.
 pub(super) const AHEAD_MAX_MS: u64 = 1_000;
 
+/// Timestamps below the limit of [`AHEAD_MAX_MS`] that an allocation leaves to smaller ones, for each timestamp that it
+/// takes. The largest allocation leaves 256 ms. To use up what is left to allocations of n, a client would have to take
+/// 262,144 timestamps every millisecond in pieces of n.
+const RESERVE_PER_TIMESTAMP: u64 = 1 << 10;
+
 /// The first timestamp of a millisecond.
 pub fn compose(physical_ms: u64) -> u64 {
     physical_ms.min(PHYSICAL_MS_MAX) << LOGICAL_BITS
 }
 
-/// Why nothing can be handed out right now.
+/// What has to happen before so many timestamps can be handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The durable bound has to be moved first.
-    BeyondBound,
-    /// The clock has to go on first.
-    AheadOfClock,
+pub enum WaitFor {
+    /// The durable bound has to be moved.
+    Bound,
+    /// The clock has to go on.
+    Clock,
 }
 
 /// Hands out timestamps.
@@ -54,19 +61,20 @@ impl Oracle {
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] when there are none right now; nothing is spent then.
-    pub fn allocate(&self, count: u32, now_ms: u64, bound: u64) -> Result<u64, Refusal> {
+    /// What to [`WaitFor`] when there are none right now; nothing is spent then.
+    pub fn allocate(&self, count: u32, now_ms: u64, bound: u64) -> Result<u64, WaitFor> {
         let now = compose(now_ms);
-        let latest = compose(now_ms.saturating_add(AHEAD_MAX_MS));
+        let reserve = u64::from(count) * RESERVE_PER_TIMESTAMP;
+        let latest = compose(now_ms.saturating_add(AHEAD_MAX_MS)).saturating_sub(reserve);
         let mut next = self.next.load(Ordering::Acquire);
         loop {
             let first = next.max(now);
             let end = first.saturating_add(count.into());
             if end > bound {
-                return Err(Refusal::BeyondBound);
+                return Err(WaitFor::Bound);
             }
             if end > latest {
-                return Err(Refusal::AheadOfClock);
+                return Err(WaitFor::Clock);
             }
             match self
                 .next
@@ -101,17 +109,29 @@ mod tests {
     #[test]
     fn a_used_up_millisecond_moves_on_by_itself_but_not_far_ahead_of_the_clock() {
         let oracle = Oracle::new(compose(100));
-        for batch in 0..4 * AHEAD_MAX_MS {
+        for batch in 0..2_900 {
             assert_eq!(
                 oracle.allocate(65_536, 100, u64::MAX),
                 Ok(compose(100) + batch * 65_536)
             );
         }
-        assert_eq!(
-            oracle.allocate(1, 100, u64::MAX),
-            Err(Refusal::AheadOfClock)
-        );
+        while oracle.allocate(1, 100, u64::MAX).is_ok() {}
+        assert_eq!(oracle.allocate(1, 100, u64::MAX), Err(WaitFor::Clock));
+        assert!(oracle.next() <= compose(100 + AHEAD_MAX_MS));
         assert!(oracle.allocate(1, 101, u64::MAX).is_ok());
+    }
+
+    #[test]
+    fn those_who_ask_for_few_do_not_wait_for_those_who_ask_for_many() {
+        let oracle = Oracle::new(compose(100));
+        for (many, few) in [(65_536, 32_768), (32_768, 256), (256, 1)] {
+            while oracle.allocate(many, 100, u64::MAX).is_ok() {}
+            // More than can be asked for in such pieces before the clock goes on by a millisecond.
+            for _ in 0..100 {
+                assert!(oracle.allocate(few, 100, u64::MAX).is_ok(), "{few}");
+            }
+            assert!(oracle.allocate(many, 100, u64::MAX).is_err());
+        }
     }
 
     proptest! {

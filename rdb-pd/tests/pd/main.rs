@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests, too
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rdb_pd::{Config, Pd, PdError};
+use bytes::Bytes;
+use rdb_pd::{Config, Pd, PdError, keys};
 use rdb_proto::metapb::StoreStats;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{
@@ -14,6 +15,7 @@ use rdb_proto::pdpb::{
 };
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::process::ServerProcess;
+use rdb_storage::{Role, Storage, StorageOptions};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -68,19 +70,32 @@ impl Running {
         Ok(answer.first)
     }
 
+    /// Registers as the present start of the store; a new one keeps the id that it gets and says so.
     async fn register(
         &mut self,
         address: &str,
         store_id: u64,
         cluster_id: u64,
     ) -> Result<RegisterStoreResponse, Status> {
-        let request = RegisterStoreRequest {
+        let incarnation = incarnation_at(address);
+        let mut request = RegisterStoreRequest {
             address: address.to_owned(),
             store_id,
             cluster_id,
-            incarnation: incarnation_at(address),
-            previous_incarnation: incarnation_at(address),
+            incarnation,
+            kept_incarnation: 0,
         };
+        if store_id == 0 {
+            let accepted = self
+                .client
+                .register_store(request.clone())
+                .await?
+                .into_inner();
+            assert!(accepted.regions.is_empty(), "the id is not kept yet");
+            request.store_id = accepted.store_id;
+            request.cluster_id = accepted.cluster_id;
+        }
+        request.kept_incarnation = incarnation;
         Ok(self.client.register_store(request).await?.into_inner())
     }
 
@@ -210,14 +225,6 @@ async fn counts_have_a_default_and_limits() {
             "{count}"
         );
     }
-    let none = ScanRegionsRequest {
-        limit: Some(0),
-        ..ScanRegionsRequest::default()
-    };
-    assert_eq!(
-        pd.client.scan_regions(none).await.unwrap_err().code(),
-        Code::InvalidArgument
-    );
     pd.stop().await;
 }
 
@@ -303,5 +310,96 @@ async fn the_bound_can_be_moved_ahead_for_a_restored_directory() {
         .unwrap();
     let moved_ms = (pd.tso(None).await.unwrap() >> 18) - (before >> 18);
     assert!(moved_ms >= 3_600_000, "{moved_ms}");
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_are_looked_up_by_any_key_and_hostile_arguments_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let scan = |start_key: Vec<u8>, end_key: Vec<u8>, limit| ScanRegionsRequest {
+        start_key: start_key.into(),
+        end_key: end_key.into(),
+        limit,
+    };
+    let all = scan(vec![], vec![], None);
+    let none = pd.client.scan_regions(all.clone()).await.unwrap();
+    assert!(none.into_inner().routes.is_empty(), "no store yet");
+    pd.register("127.0.0.1:1001", 0, 0).await.unwrap();
+    for fine in [all, scan(vec![0xff; 8_193], vec![], Some(256))] {
+        let routes = pd.client.scan_regions(fine).await.unwrap();
+        assert_eq!(routes.into_inner().routes.len(), 1);
+    }
+    for hostile in [
+        scan(vec![0; 8_194], vec![], None),
+        scan(vec![], vec![0; 1 << 20], None),
+        scan(b"b".to_vec(), b"a".to_vec(), None),
+        scan(vec![], vec![], Some(0)),
+        scan(vec![], vec![], Some(u32::MAX)),
+    ] {
+        let refused = pd.client.scan_regions(hostile).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let long = GetRegionRequest {
+        key: vec![0; 8_194].into(),
+    };
+    let refused = pd.client.get_region(long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    pd.stop().await;
+}
+
+/// Writes the bound of timestamps as a process would have left it so many days ago.
+async fn leave_bound_of(directory: &Path, days_ago: u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let bound = now - Duration::from_secs(days_ago * 86_400);
+    let bound_ms = u64::try_from(bound.as_millis()).unwrap();
+    let directory = directory.to_owned();
+    let written = tokio::task::spawn_blocking(move || {
+        let storage = Storage::open(directory, StorageOptions::new(Role::Pd)).unwrap();
+        let value = keys::encode_u64(bound_ms);
+        storage
+            .put_raw(Bytes::from_static(keys::TSO_BOUND), value)
+            .unwrap();
+        storage.close().unwrap();
+    });
+    written.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_after_a_pause_of_up_to_400_days_needs_no_flag() {
+    let directory = tempfile::tempdir().unwrap();
+    leave_bound_of(directory.path(), 399).await;
+    start(directory.path()).await.stop().await;
+
+    leave_bound_of(directory.path(), 401).await;
+    let refused = start_with(directory.path(), |_| {}).await.err().unwrap();
+    assert!(matches!(refused, PdError::ClockJump(_)), "{refused}");
+    assert!(
+        refused.to_string().contains("--accept-clock-jump"),
+        "{refused}"
+    );
+    let accepting = |config: &mut Config| config.accept_clock_jump = true;
+    let accepted = start_with(directory.path(), accepting).await.unwrap();
+    accepted.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_restored_from_an_older_copy_gives_out_no_id_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let first = pd.register("127.0.0.1:1001", 0, 0).await.unwrap();
+    pd.stop().await;
+    let restored = |config: &mut Config| config.tso_advance_ms = 1;
+    let mut pd = start_with(directory.path(), restored).await.unwrap();
+    let second = pd.register("127.0.0.1:1002", 0, 0).await.unwrap();
+    assert!(second.store_id > 1_000_000, "{second:?}");
+    let again = pd
+        .register("127.0.0.1:1001", 1, first.cluster_id)
+        .await
+        .unwrap_err();
+    assert_eq!(again.code(), Code::Unavailable, "told to ask again");
+    pd.heartbeat("127.0.0.1:1001", 1, first.cluster_id)
+        .await
+        .expect("whichever start lives is believed");
     pd.stop().await;
 }

@@ -38,11 +38,12 @@ struct Waiting {
 }
 
 impl<B> Arriving<B> {
-    pub(super) fn new(body: B, call: Arc<Call>) -> Self {
+    /// The body of a request to the method at `path`.
+    pub(super) fn new(path: &str, body: B, call: Arc<Call>) -> Self {
         Self {
             body,
             call,
-            framing: Framing::default(),
+            framing: Framing::new(path),
             has_charged: false,
             waiting: None,
             overdue: None,
@@ -50,8 +51,8 @@ impl<B> Arriving<B> {
     }
 
     /// Charges the messages that begin in `frame`. Gives it back unless they have to wait.
-    fn admit(&mut self, frame: Bytes) -> Option<Bytes> {
-        let begun_bytes = self.framing.advance(&frame);
+    fn admit(&mut self, frame: Bytes) -> Result<Option<Bytes>, Status> {
+        let begun_bytes = self.framing.advance(&frame)?;
         if begun_bytes > 0 {
             self.overdue = None;
             if self.has_charged {
@@ -60,7 +61,7 @@ impl<B> Arriving<B> {
         }
         if begun_bytes <= CALL_BUFFER_BYTES {
             self.hold(None);
-            return Some(frame);
+            return Ok(Some(frame));
         }
         if let Some(reservation) = self
             .call
@@ -69,7 +70,7 @@ impl<B> Arriving<B> {
             .try_reserve(begun_bytes)
         {
             self.hold(Some(reservation));
-            return Some(frame);
+            return Ok(Some(frame));
         }
         let budgets = self.call.connection.bytes_in_flight.clone();
         let admission = async move { budgets.reserve(begun_bytes, ADMISSION_WAIT).await };
@@ -77,7 +78,7 @@ impl<B> Arriving<B> {
             frame,
             admission: Box::pin(admission),
         });
-        None
+        Ok(None)
     }
 
     fn hold(&mut self, reservation: Option<Reservation>) {
@@ -150,8 +151,8 @@ where
             arriving.call.connection.traffic.touch();
             match frame.into_data() {
                 Ok(data) => {
-                    if let Some(frame) = arriving.admit(data) {
-                        return Poll::Ready(Some(Ok(Frame::data(frame))));
+                    if let Some(admitted) = arriving.admit(data).transpose() {
+                        return Poll::Ready(Some(admitted.map(Frame::data)));
                     }
                 }
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),

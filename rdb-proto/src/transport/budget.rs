@@ -218,6 +218,16 @@ impl BytesInFlight {
         Some(self.reserved(bytes))
     }
 
+    /// Takes `bytes` that the caller can do without: only where half of each budget stays free for others.
+    pub fn try_reserve_spare(&self, bytes: usize) -> Option<Reservation> {
+        let can_spare = |budget: &ByteBudget| {
+            let after = budget.bytes_taken().saturating_add(bytes);
+            after <= budget.shared.bytes_max / 2
+        };
+        let is_spare = can_spare(&self.connection) && can_spare(&self.process);
+        is_spare.then(|| self.try_reserve(bytes)).flatten()
+    }
+
     /// Like [`try_reserve`](Self::try_reserve), but waits up to `wait` for its turn.
     ///
     /// # Errors
@@ -379,6 +389,16 @@ mod tests {
         assert!(modest.try_reserve(1).is_none(), "beyond it is not");
         drop(held);
         assert_eq!(greedy.process.bytes_taken(), 5 * GUARANTEED);
+    }
+
+    #[test]
+    fn what_can_be_done_without_leaves_half_to_others() {
+        let budgets = budgets(100, 60);
+        let spare = budgets.try_reserve_spare(30).expect("half of the process");
+        assert!(budgets.try_reserve_spare(1).is_none());
+        let needed = budgets.try_reserve(30).expect("the other half");
+        assert_eq!(taken(&budgets), (60, 60));
+        drop((spare, needed));
     }
 
     #[test]

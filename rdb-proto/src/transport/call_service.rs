@@ -61,7 +61,8 @@ async fn call_routes(
     let call_timeout = deadline::timeout(request.headers());
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(CallBudget::new(Arc::clone(&call)));
-    let request = Request::from_parts(parts, Body::new(Arriving::new(body, call)));
+    let body = Arriving::new(parts.uri.path(), body, call);
+    let request = Request::from_parts(parts, Body::new(body));
     match timeout(call_timeout, routes.call(request)).await {
         Ok(Ok(response)) => response,
         Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),

@@ -3,6 +3,8 @@
 //! Each message is preceded by five bytes: a flag and its length as a big-endian `u32`.
 
 use super::limits::MESSAGE_BYTES_MAX;
+use crate::bounded::{BoundedField, FieldCounter};
+use crate::error::Fault;
 
 const HEADER_BYTES: usize = 5;
 
@@ -16,17 +18,37 @@ pub(super) struct Framing {
     missing_bytes: usize,
     /// A message was longer than any service takes. What follows is not looked at.
     is_over: bool,
+    counter: Option<FieldCounter>,
 }
 
 impl Framing {
+    /// Follows the messages of the method at `path`.
+    pub(super) fn new(path: &str) -> Self {
+        Self {
+            counter: BoundedField::of_method(path).map(FieldCounter::new),
+            ..Self::default()
+        }
+    }
+
     /// Goes over the next `frame`. Returns the length of all messages whose headers end in it.
-    pub(super) fn advance(&mut self, mut frame: &[u8]) -> usize {
-        let mut begun_bytes = self.skip_complete(&mut frame);
+    ///
+    /// # Errors
+    ///
+    /// When a message has more entries than its method takes.
+    pub(super) fn advance(&mut self, mut frame: &[u8]) -> Result<usize, Fault> {
+        let mut begun_bytes = match self.counter {
+            Some(_) => 0,
+            None => self.skip_complete(&mut frame),
+        };
         while !frame.is_empty() && !self.is_over {
             if self.missing_bytes > 0 {
                 let arrived = self.missing_bytes.min(frame.len());
                 self.missing_bytes -= arrived;
-                frame = &frame[arrived..];
+                let (part, rest) = frame.split_at(arrived);
+                if let Some(counter) = &mut self.counter {
+                    counter.advance(part)?;
+                }
+                frame = rest;
                 continue;
             }
             let arrived = (HEADER_BYTES - self.header_bytes).min(frame.len());
@@ -38,7 +60,7 @@ impl Framing {
                 begun_bytes += self.begin_message();
             }
         }
-        begun_bytes
+        Ok(begun_bytes)
     }
 
     /// Steps over the messages that are complete in `frame`, as far as it begins with one. Returns their length. A stream
@@ -64,6 +86,9 @@ impl Framing {
         self.header_bytes = 0;
         self.message_bytes = u32::from_be_bytes(length) as usize;
         self.missing_bytes = self.message_bytes;
+        if let Some(counter) = &mut self.counter {
+            counter.begin_message();
+        }
         if self.message_bytes > MESSAGE_BYTES_MAX {
             *self = Self {
                 is_over: true,
@@ -101,10 +126,10 @@ mod tests {
     fn a_message_begins_with_the_last_byte_of_its_header() {
         let mut framing = Framing::default();
         let body = body(&[3, 0, 20]);
-        assert_eq!(framing.advance(&body[..4]), 0);
-        assert_eq!(framing.advance(&body[4..5]), 3);
+        assert_eq!(framing.advance(&body[..4]), Ok(0));
+        assert_eq!(framing.advance(&body[4..5]), Ok(3));
         assert_eq!(framing.incomplete_bytes(), 3);
-        assert_eq!(framing.advance(&body[5..]), 20);
+        assert_eq!(framing.advance(&body[5..]), Ok(20));
         assert_eq!(framing.incomplete_bytes(), 0);
     }
 
@@ -112,8 +137,8 @@ mod tests {
     fn a_message_that_is_too_long_ends_the_counting() {
         let mut framing = Framing::default();
         let header = [&[0][..], &(MESSAGE_BYTES_MAX as u32 + 1).to_be_bytes()].concat();
-        assert_eq!(framing.advance(&header), 0);
-        assert_eq!(framing.advance(&body(&[100])), 0);
+        assert_eq!(framing.advance(&header), Ok(0));
+        assert_eq!(framing.advance(&body(&[100])), Ok(0));
         assert_eq!(framing.incomplete_bytes(), 0);
     }
 
@@ -124,7 +149,9 @@ mod tests {
             cut in 1_usize..30,
         ) {
             let mut framing = Framing::default();
-            let begun: usize = body(&lengths).chunks(cut).map(|part| framing.advance(part)).sum();
+            let body = body(&lengths);
+            let begun = body.chunks(cut).map(|part| framing.advance(part).expect("nothing is counted"));
+            let begun: usize = begun.sum();
             prop_assert_eq!(begun, lengths.iter().sum::<usize>());
             prop_assert_eq!(framing.incomplete_bytes(), 0);
         }

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Largest gRPC message in either direction, in bytes. Holds the largest batch (6 MiB) with room for its framing.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
+/// Most entries of one batch, written or read.
+pub const BATCH_ENTRIES_MAX: usize = 4096;
+
 /// Most commands of one `kvrpc.BatchRequest`.
 pub const BATCH_COMMANDS_MAX: usize = 4096;
 

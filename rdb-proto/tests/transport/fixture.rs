@@ -185,6 +185,13 @@ impl KvRaw for Services {
         Ok(Response::new(Default::default()))
     }
 
+    async fn raw_batch_delete(
+        &self,
+        _: Request<RawBatchDeleteRequest>,
+    ) -> Result<Response<RawBatchDeleteResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
     async fn raw_batch_get(
         &self,
         _: Request<RawBatchGetRequest>,

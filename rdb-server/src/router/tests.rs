@@ -1,11 +1,18 @@
+use std::collections::BTreeSet;
+use std::iter::once;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rdb_proto::metapb::RegionEpoch;
-use rdb_storage::{Role, Storage, StorageOptions};
+use rdb_storage::{PointRead, Role, Storage, StorageOptions};
 
 use super::*;
+use crate::region::ReadFailure;
 
 struct Fixture {
     router: Router,
     drain: CancellationToken,
+    storage: Storage,
     _directory: tempfile::TempDir,
 }
 
@@ -32,14 +39,12 @@ fn fixture() -> Fixture {
         };
         Arc::new(RegionHandle::new(region, &storage))
     };
-    router.set(Membership {
-        cluster_id: CLUSTER_ID,
-        store_id: STORE_ID,
-        regions: vec![handle(1, "", "m"), handle(2, "m", "t")],
-    });
+    let regions = vec![handle(2, "m", "t"), handle(1, "", "m")];
+    router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
     Fixture {
         router,
         drain,
+        storage,
         _directory: directory,
     }
 }
@@ -223,4 +228,72 @@ fn a_drain_refuses_everything() {
         fixture.region_of(Some(context()), &["a"]),
         Err(Kind::NotReady(_))
     ));
+}
+
+#[tokio::test]
+async fn what_was_routed_to_a_region_that_is_another_now_is_refused_after_the_read() {
+    let fixture = fixture();
+    let router = &fixture.router;
+    let [changed, same] = ["a", "n"].map(|key| router.for_key(None, key.as_bytes()).unwrap());
+    let read = || PointRead::raw(Bytes::from_static(b"a")).unwrap();
+    let permit = changed.permit_read().await.unwrap();
+    let mut region = changed.region().clone();
+    region.epoch = Some(RegionEpoch {
+        conf_version: 1,
+        version: VERSION + 1,
+    });
+    let regions = vec![
+        Arc::new(RegionHandle::new(region, &fixture.storage)),
+        Arc::new(RegionHandle::new(same.region().clone(), &fixture.storage)),
+    ];
+    router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
+
+    let refused = permit.read(read(), usize::MAX).await;
+    let Err(ReadFailure::Rejected(refused)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(matches!(kind(refused), Kind::EpochNotMatch(_)));
+    let permit = same.try_permit_read().expect("always granted");
+    assert!(
+        permit.read_from_memory(&read(), usize::MAX).is_ok(),
+        "it has not changed"
+    );
+}
+
+#[test]
+fn a_region_is_found_as_if_all_were_looked_at() {
+    let fixture = fixture();
+    let bounds = prop::collection::btree_set("[a-e]{1,3}", 0..20);
+    let present = prop::collection::vec(any::<bool>(), 21);
+    let check = |(bounds, present, key): (BTreeSet<String>, Vec<bool>, String)| {
+        let starts = once(String::new()).chain(bounds.iter().cloned());
+        let ends = bounds.iter().cloned().chain(once(String::new()));
+        let ranges = starts.zip(ends).zip(present);
+        let ranges = ranges.filter_map(|(range, present)| present.then_some(range));
+        // The ids are not in the order of the keys.
+        let regions = ranges
+            .zip((1..100).rev())
+            .map(|((start_key, end_key), id)| Region {
+                id,
+                start_key: start_key.into(),
+                end_key: end_key.into(),
+                ..Region::default()
+            });
+        let regions: Vec<_> = regions.collect();
+        let handles = regions.iter().cloned();
+        let handles = handles.map(|region| Arc::new(RegionHandle::new(region, &fixture.storage)));
+        let membership = Membership::new(CLUSTER_ID, STORE_ID, handles.collect());
+        for place in [Place::At(key.as_bytes()), Place::Below(key.as_bytes())] {
+            let found = membership.at(place).map(|handle| handle.region());
+            prop_assert_eq!(found, regions.iter().find(|region| place.is_in(region)));
+        }
+        for region in &regions {
+            let found = membership.with_id(region.id);
+            prop_assert_eq!(found.map(|handle| handle.region()), Some(region));
+        }
+        prop_assert!(membership.with_id(100).is_none());
+        Ok(())
+    };
+    let strategy = (bounds, present, "[a-f]{0,3}");
+    TestRunner::default().run(&strategy, check).unwrap();
 }

@@ -1,20 +1,20 @@
 //! `kvrpc.KvCas`: the versioned keyspace.
 
-use std::iter::once;
-
+use prost::Message;
 use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
     CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, ScanRequest,
     ScanResponse, VersionedKeyValue, kv_cas_server::KvCas,
 };
-use rdb_storage::{Command, Outcome, ScanRange};
+use rdb_proto::transport::CallBudget;
+use rdb_storage::{ScanRange, validate_keys};
 use tonic::{Request, Response, Status};
 
-use super::answer::answer;
-use super::outcome;
+use super::point;
+use super::respond::respond;
+use super::room::{BATCH_ROOM, PAGE_ROOM, answer_with_room};
 use crate::error::Rejection;
-use crate::region::RegionHandle;
-use crate::router::Router;
+use crate::router::{Router, ScanTarget};
 
 /// Serves the versioned keyspace of the regions that the router knows.
 pub(crate) struct CasService {
@@ -26,70 +26,42 @@ impl CasService {
         Self { router }
     }
 
-    async fn swap(
+    async fn get_several(
         &self,
-        request: CompareAndSwapRequest,
-    ) -> Result<CompareAndSwapResponse, Rejection> {
-        let CompareAndSwapRequest {
-            context,
-            key,
-            expected_version,
-            value,
-        } = request;
-        let region = self.router.for_keys(context.as_ref(), once(&key))?;
-        let command = Command::CompareAndSwap {
-            key,
-            expected_version,
-            value,
-        };
-        outcome::swapped(write_one(&region, command).await?)
-    }
-
-    async fn get_one(&self, request: GetRequest) -> Result<GetResponse, Rejection> {
-        let region = self
-            .router
-            .for_keys(request.context.as_ref(), once(&request.key))?;
-        let found = region.reader().get_versioned(request.key).await?;
-        Ok(outcome::versioned(found))
-    }
-
-    async fn delete(
-        &self,
-        request: CompareAndDeleteRequest,
-    ) -> Result<CompareAndDeleteResponse, Rejection> {
-        let CompareAndDeleteRequest {
-            context,
-            key,
-            expected_version,
-        } = request;
-        let region = self.router.for_keys(context.as_ref(), once(&key))?;
-        let command = Command::CompareAndDelete {
-            key,
-            expected_version,
-        };
-        outcome::deleted(write_one(&region, command).await?)
-    }
-
-    async fn get_several(&self, request: BatchGetRequest) -> Result<BatchGetResponse, Rejection> {
+        call: &CallBudget,
+        request: BatchGetRequest,
+    ) -> Result<BatchGetResponse, Rejection> {
         let BatchGetRequest { context, keys } = request;
+        validate_keys(&keys)?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        let values = region.reader().multi_get_versioned(keys.clone()).await?;
-        let found = keys.into_iter().zip(values);
-        let entries = found.filter_map(|(key, found)| {
-            let rdb_storage::Versioned { version, value } = found?;
-            Some(VersionedKeyValue {
-                key,
-                version,
-                value,
-            })
-        });
-        Ok(BatchGetResponse {
-            entries: entries.collect(),
-            region_error: None,
-        })
+        let read = |room| {
+            let (region, keys) = (&region, keys.clone());
+            async move {
+                let permit = region.permit_read().await?;
+                let values = permit.multi_get_versioned(keys.clone(), room).await?;
+                let found = keys.iter().zip(values);
+                let entries = found.filter_map(|(key, found)| {
+                    let rdb_storage::Versioned { version, value } = found?;
+                    Some(VersionedKeyValue {
+                        key: key.clone(),
+                        version,
+                        value,
+                    })
+                });
+                Ok(BatchGetResponse {
+                    entries: entries.collect(),
+                    region_error: None,
+                })
+            }
+        };
+        answer_with_room(call, BATCH_ROOM, Message::encoded_len, read).await
     }
 
-    async fn scan_page(&self, request: ScanRequest) -> Result<ScanResponse, Rejection> {
+    async fn scan_page(
+        &self,
+        call: &CallBudget,
+        request: ScanRequest,
+    ) -> Result<ScanResponse, Rejection> {
         let ScanRequest {
             context,
             start_key,
@@ -105,24 +77,33 @@ impl CasService {
             reverse,
             keys_only,
         };
-        let target = self.router.for_scan(context.as_ref(), range)?;
-        let page = target.region.reader().scan_versioned(target.range).await?;
-        let entries = page.entries.into_iter().map(|entry| VersionedKeyValue {
-            key: entry.key,
-            version: entry.version,
-            value: entry.value,
-        });
-        Ok(ScanResponse {
-            entries: entries.collect(),
-            resume_key: page.resume_key.or(target.resume_key),
-            region_error: None,
-        })
+        range.validate()?;
+        let ScanTarget {
+            region,
+            range,
+            resume_key,
+        } = self.router.for_scan(context.as_ref(), range)?;
+        let read = |room| {
+            let (region, range, resume_key) = (&region, range.clone(), resume_key.clone());
+            async move {
+                let permit = region.permit_read().await?;
+                let page = permit.scan_versioned(range, room).await?;
+                let entries = page.entries.into_iter();
+                Ok(ScanResponse {
+                    entries: entries
+                        .map(|entry| VersionedKeyValue {
+                            key: entry.key,
+                            version: entry.version,
+                            value: entry.value,
+                        })
+                        .collect(),
+                    resume_key: page.resume_key.or(resume_key),
+                    region_error: None,
+                })
+            }
+        };
+        answer_with_room(call, PAGE_ROOM, Message::encoded_len, read).await
     }
-}
-
-async fn write_one(region: &RegionHandle, command: Command) -> Result<Outcome, Rejection> {
-    let mut outcomes = region.write(vec![command]).await?;
-    outcomes.pop().ok_or_else(outcome::unexpected)
 }
 
 #[tonic::async_trait]
@@ -131,28 +112,30 @@ impl KvCas for CasService {
         &self,
         request: Request<CompareAndSwapRequest>,
     ) -> Result<Response<CompareAndSwapResponse>, Status> {
-        answer(self.swap(request.into_inner()).await)
+        point::call(&self.router, request).await
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        answer(self.get_one(request.into_inner()).await)
+        point::call(&self.router, request).await
     }
 
     async fn compare_and_delete(
         &self,
         request: Request<CompareAndDeleteRequest>,
     ) -> Result<Response<CompareAndDeleteResponse>, Status> {
-        answer(self.delete(request.into_inner()).await)
+        point::call(&self.router, request).await
     }
 
     async fn batch_get(
         &self,
         request: Request<BatchGetRequest>,
     ) -> Result<Response<BatchGetResponse>, Status> {
-        answer(self.get_several(request.into_inner()).await)
+        let call = CallBudget::of(&request);
+        respond(self.get_several(&call, request.into_inner()).await)
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
-        answer(self.scan_page(request.into_inner()).await)
+        let call = CallBudget::of(&request);
+        respond(self.scan_page(&call, request.into_inner()).await)
     }
 }

@@ -1,19 +1,22 @@
 //! `kvrpc.KvRaw`: the raw keyspace.
 
-use std::iter::once;
-
+use bytes::Bytes;
+use prost::Message;
 use rdb_proto::kvrpc::{
-    KeyValue, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse,
-    RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse,
-    RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse,
-    kv_raw_server::KvRaw,
+    KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
+    RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
+    RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
+    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, kv_raw_server::KvRaw,
 };
-use rdb_storage::{Command, ScanRange};
+use rdb_proto::transport::CallBudget;
+use rdb_storage::{Command, ScanRange, validate_keys};
 use tonic::{Request, Response, Status};
 
-use super::answer::answer;
+use super::point;
+use super::respond::respond;
+use super::room::{BATCH_ROOM, PAGE_ROOM, answer_with_room};
 use crate::error::Rejection;
-use crate::router::Router;
+use crate::router::{Router, ScanTarget};
 
 /// Serves the raw keyspace of the regions that the router knows.
 pub(crate) struct RawService {
@@ -25,66 +28,66 @@ impl RawService {
         Self { router }
     }
 
-    async fn put(&self, request: RawPutRequest) -> Result<RawPutResponse, Rejection> {
-        let RawPutRequest {
-            context,
-            key,
-            value,
-        } = request;
-        let region = self.router.for_keys(context.as_ref(), once(&key))?;
-        region.write(vec![Command::PutRaw { key, value }]).await?;
-        Ok(RawPutResponse::default())
-    }
-
-    async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Rejection> {
-        let region = self
-            .router
-            .for_keys(request.context.as_ref(), once(&request.key))?;
-        let value = region.reader().get_raw(request.key).await?;
-        Ok(RawGetResponse {
-            value,
-            region_error: None,
-        })
-    }
-
-    async fn delete(&self, request: RawDeleteRequest) -> Result<RawDeleteResponse, Rejection> {
-        let RawDeleteRequest { context, key } = request;
-        let region = self.router.for_keys(context.as_ref(), once(&key))?;
-        region.write(vec![Command::DeleteRaw { key }]).await?;
-        Ok(RawDeleteResponse::default())
-    }
-
     async fn batch_put(
         &self,
         request: RawBatchPutRequest,
     ) -> Result<RawBatchPutResponse, Rejection> {
-        let keys = request.entries.iter().map(|entry| &entry.key);
-        let region = self.router.for_keys(request.context.as_ref(), keys)?;
-        let entries = request
-            .entries
-            .into_iter()
-            .map(|entry| (entry.key, entry.value));
-        let entries = entries.collect();
-        region.write(vec![Command::PutBatchRaw { entries }]).await?;
+        let RawBatchPutRequest { context, entries } = request;
+        let entries = entries.into_iter().map(|entry| (entry.key, entry.value));
+        let entries: Vec<(Bytes, Bytes)> = entries.collect();
+        let keys: Vec<Bytes> = entries.iter().map(|(key, _)| key.clone()).collect();
+        let command = Command::PutBatchRaw { entries };
+        command.validate()?;
+        let region = self.router.for_keys(context.as_ref(), keys.iter())?;
+        region.submit(vec![command], 0)?.await?;
         Ok(RawBatchPutResponse::default())
+    }
+
+    /// One submission of deletes is applied as a whole.
+    async fn batch_delete(
+        &self,
+        request: RawBatchDeleteRequest,
+    ) -> Result<RawBatchDeleteResponse, Rejection> {
+        let RawBatchDeleteRequest { context, keys } = request;
+        validate_keys(&keys)?;
+        let region = self.router.for_keys(context.as_ref(), keys.iter())?;
+        let deletes = keys.into_iter().map(|key| Command::DeleteRaw { key });
+        region.submit(deletes.collect(), 0)?.await?;
+        Ok(RawBatchDeleteResponse::default())
     }
 
     async fn batch_get(
         &self,
+        call: &CallBudget,
         request: RawBatchGetRequest,
     ) -> Result<RawBatchGetResponse, Rejection> {
         let RawBatchGetRequest { context, keys } = request;
+        validate_keys(&keys)?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        let values = region.reader().multi_get_raw(keys.clone()).await?;
-        let found = keys.into_iter().zip(values);
-        let entries = found.filter_map(|(key, value)| Some(KeyValue { key, value: value? }));
-        Ok(RawBatchGetResponse {
-            entries: entries.collect(),
-            region_error: None,
-        })
+        let read = |room| {
+            let (region, keys) = (&region, keys.clone());
+            async move {
+                let permit = region.permit_read().await?;
+                let values = permit.multi_get_raw(keys.clone(), room).await?;
+                let found = keys.iter().zip(values);
+                let entries = found.filter_map(|(key, value)| {
+                    let (key, value) = (key.clone(), value?);
+                    Some(KeyValue { key, value })
+                });
+                Ok(RawBatchGetResponse {
+                    entries: entries.collect(),
+                    region_error: None,
+                })
+            }
+        };
+        answer_with_room(call, BATCH_ROOM, Message::encoded_len, read).await
     }
 
-    async fn scan(&self, request: RawScanRequest) -> Result<RawScanResponse, Rejection> {
+    async fn scan(
+        &self,
+        call: &CallBudget,
+        request: RawScanRequest,
+    ) -> Result<RawScanResponse, Rejection> {
         let RawScanRequest {
             context,
             start_key,
@@ -100,19 +103,31 @@ impl RawService {
             reverse,
             keys_only,
         };
-        let target = self.router.for_scan(context.as_ref(), range)?;
-        let page = target.region.reader().scan_raw(target.range).await?;
-        let entries = page.entries.into_iter();
-        Ok(RawScanResponse {
-            entries: entries
-                .map(|entry| KeyValue {
-                    key: entry.key,
-                    value: entry.value,
+        range.validate()?;
+        let ScanTarget {
+            region,
+            range,
+            resume_key,
+        } = self.router.for_scan(context.as_ref(), range)?;
+        let read = |room| {
+            let (region, range, resume_key) = (&region, range.clone(), resume_key.clone());
+            async move {
+                let permit = region.permit_read().await?;
+                let page = permit.scan_raw(range, room).await?;
+                let entries = page.entries.into_iter();
+                Ok(RawScanResponse {
+                    entries: entries
+                        .map(|entry| KeyValue {
+                            key: entry.key,
+                            value: entry.value,
+                        })
+                        .collect(),
+                    resume_key: page.resume_key.or(resume_key),
+                    region_error: None,
                 })
-                .collect(),
-            resume_key: page.resume_key.or(target.resume_key),
-            region_error: None,
-        })
+            }
+        };
+        answer_with_room(call, PAGE_ROOM, Message::encoded_len, read).await
     }
 
     async fn delete_range(
@@ -124,12 +139,15 @@ impl RawService {
             start_key,
             end_key,
         } = request;
+        let command = Command::DeleteRangeRaw {
+            start_key: start_key.clone(),
+            end_key: end_key.clone(),
+        };
+        command.validate()?;
         let region = self
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
-        region
-            .write(vec![Command::DeleteRangeRaw { start_key, end_key }])
-            .await?;
+        region.submit(vec![command], 0)?.await?;
         Ok(RawDeleteRangeResponse::default())
     }
 }
@@ -140,48 +158,98 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawPutRequest>,
     ) -> Result<Response<RawPutResponse>, Status> {
-        answer(self.put(request.into_inner()).await)
+        point::call(&self.router, request).await
     }
 
     async fn raw_get(
         &self,
         request: Request<RawGetRequest>,
     ) -> Result<Response<RawGetResponse>, Status> {
-        answer(self.get(request.into_inner()).await)
+        point::call(&self.router, request).await
     }
 
     async fn raw_delete(
         &self,
         request: Request<RawDeleteRequest>,
     ) -> Result<Response<RawDeleteResponse>, Status> {
-        answer(self.delete(request.into_inner()).await)
+        point::call(&self.router, request).await
     }
 
     async fn raw_batch_put(
         &self,
         request: Request<RawBatchPutRequest>,
     ) -> Result<Response<RawBatchPutResponse>, Status> {
-        answer(self.batch_put(request.into_inner()).await)
+        respond(self.batch_put(request.into_inner()).await)
+    }
+
+    async fn raw_batch_delete(
+        &self,
+        request: Request<RawBatchDeleteRequest>,
+    ) -> Result<Response<RawBatchDeleteResponse>, Status> {
+        respond(self.batch_delete(request.into_inner()).await)
     }
 
     async fn raw_batch_get(
         &self,
         request: Request<RawBatchGetRequest>,
     ) -> Result<Response<RawBatchGetResponse>, Status> {
-        answer(self.batch_get(request.into_inner()).await)
+        let call = CallBudget::of(&request);
+        respond(self.batch_get(&call, request.into_inner()).await)
     }
 
     async fn raw_scan(
         &self,
         request: Request<RawScanRequest>,
     ) -> Result<Response<RawScanResponse>, Status> {
-        answer(self.scan(request.into_inner()).await)
+        let call = CallBudget::of(&request);
+        respond(self.scan(&call, request.into_inner()).await)
     }
 
     async fn raw_delete_range(
         &self,
         request: Request<RawDeleteRangeRequest>,
     ) -> Result<Response<RawDeleteRangeResponse>, Status> {
-        answer(self.delete_range(request.into_inner()).await)
+        respond(self.delete_range(request.into_inner()).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::error::details;
+    use rdb_proto::errorpb::Fate;
+    use tokio_util::sync::CancellationToken;
+    use tonic::Code;
+
+    use super::*;
+
+    /// The field to blame. A store that knows no regions refuses whatever it routes.
+    fn refused<T: std::fmt::Debug>(response: Result<Response<T>, Status>) -> String {
+        let status = response.expect_err("refused, and not routed");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let error = details(&status).expect("a fault");
+        assert_eq!(error.fate(), Fate::NotApplied);
+        error.field
+    }
+
+    #[tokio::test]
+    async fn empty_batches_and_inverted_ranges_are_refused_before_they_are_routed() {
+        let service = RawService::new(Router::new(CancellationToken::new()));
+        let put = Request::new(RawBatchPutRequest::default());
+        assert_eq!(refused(service.raw_batch_put(put).await), "entries");
+        let get = Request::new(RawBatchGetRequest::default());
+        assert_eq!(refused(service.raw_batch_get(get).await), "keys");
+        let (start_key, end_key) = ("b", "a");
+        let scan = Request::new(RawScanRequest {
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+            ..RawScanRequest::default()
+        });
+        assert_eq!(refused(service.raw_scan(scan).await), "end_key");
+        let delete = Request::new(RawDeleteRangeRequest {
+            context: None,
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+        });
+        assert_eq!(refused(service.raw_delete_range(delete).await), "end_key");
     }
 }

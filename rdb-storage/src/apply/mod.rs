@@ -1,12 +1,41 @@
-//! Deterministic application: commands in order, to one RocksDB write batch and their outcomes.
+//! Application: commands in order, to one RocksDB write batch and their outcomes. The contract that the local writer and a
+//! replicated log rely on.
 //!
-//! Applying reads what is stored and what earlier commands of the same batch did (the [overlay]); it does not depend on
-//! time, chance or memory that a restart loses, so every replica that applies the same commands in the same order comes to
-//! the same data and the same outcomes. It writes nothing itself: the caller may add to the write batch (an applied
-//! position, once there is replication) and writes it as one.
+//! An [`Entry`] is what is applied as a whole: a submission, or the proposal of a log entry. A [`Batch`] holds several.
 //!
-//! An error here means that stored data could not be read. It is fatal to the writer: skipping the command would make
-//! this copy differ from others. [`Unreadable`] tells which submissions met it.
+//! # Deterministic
+//!
+//! What an entry does depends on the entry and on the data that the entries of its region before it left, and on nothing
+//! else: no time, no chance, no memory that a restart loses, and not on how entries are grouped into batches. So copies of
+//! a region that apply the same entries in the same order hold the same keys, values, versions and floor, and answer the
+//! same outcomes. Two things may differ between copies, neither of which a read can tell: whether a range delete is written
+//! as one or as point deletes, and which values conflicts leave out.
+//!
+//! # Total
+//!
+//! Every entry has outcomes, one for each command. A command is validated again, since the log may come from another
+//! release: one that breaks a limit is [`Outcome::Invalid`] and changes nothing. An entry that was proposed under another
+//! epoch of its region than the stored one (only `version` is compared) changes nothing either; each of its commands is
+//! [`Outcome::EpochChanged`].
+//!
+//! # What may fail
+//!
+//! Only reading: [`Batch::load`] reads all that an entry depends on, before any entry of the batch is applied.
+//! [`Batch::apply`] cannot fail. An entry whose reads failed must not be applied, nor any later one of its region: passing
+//! one over would make this copy differ from others. Other regions are not concerned. If writing the batch fails, what the
+//! disk holds is known only after the next open, and nothing more may be written before.
+//!
+//! # What a crash may leave
+//!
+//! An entry's changes, raised version floor and applied position are in one write batch, the position also when no command
+//! changed anything. After a crash all of them are there or none, and if those of an entry are, so are those of every entry
+//! that was written before it. Without a sync the last ones may be missing after a power cut, but then their positions are,
+//! too: a log is applied again from the position that is found.
+//!
+//! # What is left to the caller
+//!
+//! At most one thread applies entries to a region at a time. Positions are not compared: applying an entry twice is the
+//! caller's mistake.
 
 mod overlay;
 mod raw;
@@ -21,108 +50,125 @@ use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
-use crate::limits::CONFLICT_VALUES_BYTES_MAX;
+use crate::read::{ReadError, Tier};
 use overlay::Overlay;
 
-/// What a run of submissions comes to.
-pub(crate) struct Applied {
-    /// All changes, to be written at once.
-    pub(crate) write_batch: WriteBatch,
-    /// For each submission, the outcomes of its commands.
-    pub(crate) outcomes: Vec<Vec<Outcome>>,
+/// Commands that are applied to a region as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) region_id: u64,
+    /// What the `version` of the region's epoch has to be. `None`: it does not matter.
+    pub(crate) epoch_version: Option<u64>,
+    pub(crate) commands: &'a [Command],
+    /// Becomes the region's applied position. `None`: it stays.
+    pub(crate) position: Option<&'a [u8]>,
+    /// Most bytes of values that the entry's conflicts carry together.
+    pub(crate) conflict_values_bytes_max: usize,
 }
 
-/// Something that commands depend on could not be read.
-#[derive(Debug)]
-pub(crate) struct Unreadable {
-    /// The versioned key; `None`: the version floor of a region.
-    key: Option<Bytes>,
-    pub(crate) error: Error,
-}
-
-impl Unreadable {
-    /// Whether a submission of these commands depends on it.
-    pub(crate) fn concerns(&self, commands: &[Command]) -> bool {
-        let mut keys = commands.iter().filter_map(versioned_key);
-        match &self.key {
-            Some(unreadable) => keys.any(|key| key == unreadable),
-            None => keys.next().is_some(),
-        }
-    }
-}
-
-/// Of a version floor.
-impl From<Error> for Unreadable {
-    fn from(error: Error) -> Self {
-        Self { key: None, error }
-    }
-}
-
-/// Applies submissions, each a region's id and the commands for it.
-pub(crate) fn apply(
-    engine: &Engine,
-    submissions: &[(u64, &[Command])],
-) -> Result<Applied, Unreadable> {
-    let all_commands = || submissions.iter().flat_map(|(_, commands)| commands.iter());
-    let deletes_ranges =
-        all_commands().any(|command| matches!(command, Command::DeleteRangeRaw { .. }));
-    let mut batch = Batch {
-        engine,
-        write_batch: WriteBatch::default(),
-        overlay: Overlay::load(engine, all_commands().filter_map(versioned_key))?,
-        raw_keys_put: deletes_ranges.then(BTreeSet::new),
-        conflict_bytes_left: 0,
-    };
-    let mut outcomes = Vec::with_capacity(submissions.len());
-    for (region_id, commands) in submissions {
-        batch.conflict_bytes_left = CONFLICT_VALUES_BYTES_MAX;
-        let run = commands
-            .iter()
-            .map(|command| batch.apply(*region_id, command));
-        outcomes.push(run.collect::<Result<Vec<_>, _>>()?);
-    }
-    let Batch {
-        mut write_batch,
-        overlay,
-        ..
-    } = batch;
-    for (region_id, floor) in overlay.raised_floors() {
-        write_batch.put_cf(
-            engine.family(Family::RaftState),
-            keys::version_floor::key(region_id),
-            keys::version_floor::encode(floor),
-        );
-    }
-    Ok(Applied {
-        write_batch,
-        outcomes,
-    })
-}
-
-fn versioned_key(command: &Command) -> Option<&Bytes> {
-    match command {
-        Command::CompareAndSwap { key, .. } | Command::CompareAndDelete { key, .. } => Some(key),
-        Command::PutRaw { .. }
-        | Command::DeleteRaw { .. }
-        | Command::PutBatchRaw { .. }
-        | Command::DeleteRangeRaw { .. }
-        | Command::PutRegion(_) => None,
-    }
-}
-
-/// A write batch in the making.
-struct Batch<'a> {
+/// A write batch in the making, and what its entries see.
+pub(crate) struct Batch<'a> {
     engine: &'a Engine,
     write_batch: WriteBatch,
     overlay: Overlay,
     /// The raw keys that the batch has put so far, kept when it deletes ranges, too.
     raw_keys_put: Option<BTreeSet<Bytes>>,
-    /// How many bytes of values the conflicts of the present submission may still carry.
-    conflict_bytes_left: usize,
 }
 
-impl Batch<'_> {
-    fn apply(&mut self, region_id: u64, command: &Command) -> Result<Outcome, Error> {
+impl<'a> Batch<'a> {
+    pub(crate) fn new(engine: &'a Engine) -> Self {
+        Self {
+            engine,
+            write_batch: WriteBatch::default(),
+            overlay: Overlay::default(),
+            raw_keys_put: None,
+        }
+    }
+
+    /// Reads what applying `entry` depends on. All entries of a batch are loaded before the first is applied.
+    pub(crate) fn load(&mut self, entry: &Entry<'_>, tier: Tier) -> Result<(), ReadError> {
+        let Self {
+            engine, overlay, ..
+        } = self;
+        if entry.epoch_version.is_some() {
+            overlay.load_epoch(engine, entry.region_id)?;
+        }
+        let mut values_bytes_left = entry.conflict_values_bytes_max;
+        for command in entry.commands {
+            match command {
+                Command::CompareAndSwap {
+                    key,
+                    expected_version,
+                    ..
+                }
+                | Command::CompareAndDelete {
+                    key,
+                    expected_version,
+                } => {
+                    overlay.load_floor(engine, entry.region_id)?;
+                    let left = &mut values_bytes_left;
+                    overlay.load_record(engine, tier, key, *expected_version, left)?;
+                }
+                Command::DeleteRangeRaw { .. } => {
+                    self.raw_keys_put.get_or_insert_default();
+                }
+                Command::PutRaw { .. }
+                | Command::DeleteRaw { .. }
+                | Command::PutBatchRaw { .. }
+                | Command::PutRegion(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes of records were read.
+    pub(crate) fn bytes_read(&self) -> usize {
+        self.overlay.bytes_read()
+    }
+
+    /// Applies an entry that was loaded: one outcome for each command.
+    pub(crate) fn apply(&mut self, entry: &Entry<'_>) -> Vec<Outcome> {
+        if let Some(position) = entry.position {
+            let key = keys::applied_position::key(entry.region_id);
+            let family = self.engine.family(Family::RaftState);
+            self.write_batch.put_cf(family, key, position);
+        }
+        let current_version = self.overlay.epoch_version(entry.region_id);
+        if entry
+            .epoch_version
+            .is_some_and(|version| version != current_version)
+        {
+            return vec![Outcome::EpochChanged { current_version }; entry.commands.len()];
+        }
+        let mut values_bytes_left = entry.conflict_values_bytes_max;
+        let commands = entry.commands.iter();
+        commands
+            .map(|command| self.apply_command(entry.region_id, command, &mut values_bytes_left))
+            .collect()
+    }
+
+    /// The changes of all entries that were applied.
+    pub(crate) fn into_write_batch(mut self) -> WriteBatch {
+        for (region_id, floor) in self.overlay.raised_floors() {
+            self.write_batch.put_cf(
+                self.engine.family(Family::RaftState),
+                keys::version_floor::key(region_id),
+                keys::version_floor::encode(floor),
+            );
+        }
+        self.write_batch
+    }
+
+    fn apply_command(
+        &mut self,
+        region_id: u64,
+        command: &Command,
+        values_bytes_left: &mut usize,
+    ) -> Outcome {
+        if let Err(error) = command.validate() {
+            let cause = error.to_string();
+            return Outcome::Invalid { cause };
+        }
         match command {
             Command::PutRaw { key, value } => self.put_raw(key, value),
             Command::DeleteRaw { key } => self.delete_raw(key),
@@ -139,20 +185,34 @@ impl Batch<'_> {
                 expected_version,
                 value,
             } => {
-                return self.compare_and_swap(region_id, key, *expected_version, value);
+                return match self.swap(region_id, key, *expected_version, value) {
+                    Some(version) => Outcome::Swapped { version },
+                    None => self.overlay.conflict(key, values_bytes_left),
+                };
             }
             Command::CompareAndDelete {
                 key,
                 expected_version,
             } => {
-                return self.compare_and_delete(region_id, key, *expected_version);
+                if !self.delete_version(region_id, key, *expected_version) {
+                    return self.overlay.conflict(key, values_bytes_left);
+                }
             }
-            Command::PutRegion(region) => self.write_batch.put_cf(
-                self.engine.family(Family::RaftState),
-                keys::region::key(region.id),
-                keys::region::encode(region),
-            ),
+            Command::PutRegion(region) => {
+                self.write_batch.put_cf(
+                    self.engine.family(Family::RaftState),
+                    keys::region::key(region.id),
+                    keys::region::encode(region),
+                );
+                self.overlay.put_epoch(region.id, region.version);
+            }
         }
-        Ok(Outcome::Done)
+        Outcome::Done
     }
+}
+
+/// The applied position of a region; `None`: it has none.
+pub(crate) fn applied_position(engine: &Engine, region_id: u64) -> Result<Option<Bytes>, Error> {
+    let position = engine.state(&keys::applied_position::key(region_id))?;
+    Ok(position.map(|position| Bytes::copy_from_slice(&position)))
 }

@@ -1,38 +1,38 @@
 //! What the commands of one batch see: what is stored, and on top of it what earlier commands of the batch did.
+//!
+//! Everything that is stored is read before the first command is applied.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 
-use super::Unreadable;
-use crate::engine::{Engine, Family};
+use crate::command::Outcome;
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::keys;
 use crate::limits::CONFLICT_VALUE_BYTES_MAX;
+use crate::read::{Keyspace, ReadError, Tier};
 
-/// How many values are read at a time: each may have 4 MiB.
-const READ_CHUNK_KEYS: usize = 32;
-
-/// The current state of a versioned key, as far as a command needs it.
-#[derive(Debug, Clone)]
-pub(super) struct Record {
-    pub(super) version: u64,
-    /// For conflicts; `None` when it is too long for one.
-    pub(super) value: Option<Bytes>,
+/// The current state of a versioned key, as far as commands need it.
+#[derive(Debug)]
+struct Record {
+    /// 0: the key does not exist.
+    version: u64,
+    value: Value,
 }
 
-impl Record {
-    pub(super) fn new(version: u64, value: &Bytes) -> Self {
-        let value = (value.len() <= CONFLICT_VALUE_BYTES_MAX).then(|| value.clone());
-        Self { version, value }
-    }
-
-    fn stored(record: &[u8]) -> Result<Self, Error> {
-        let (version, value) = keys::versioned::decode(record)?;
-        let fits = value.len() <= CONFLICT_VALUE_BYTES_MAX;
-        let value = fits.then(|| Bytes::copy_from_slice(value));
-        Ok(Self { version, value })
-    }
+/// A value, for conflicts.
+#[derive(Debug)]
+enum Value {
+    /// There is none, or it is too long for a conflict.
+    Omitted,
+    /// It is stored, has so many bytes, and no command has needed it yet.
+    Stored(usize),
+    /// A copy, which conflicts share.
+    Copied(Bytes),
+    /// Shares the buffer of the command that wrote it, and is copied when the first conflict needs it.
+    Written(Bytes),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,73 +41,119 @@ struct Floor {
     raised: bool,
 }
 
-/// Records of the batch's keys, and the floors of its regions.
+/// Records of the batch's keys, and the floors and epochs of its regions.
+#[derive(Debug, Default)]
 pub(super) struct Overlay {
     records: HashMap<Bytes, Record>,
     floors: HashMap<u64, Floor>,
+    /// The `version` of each region's epoch; 0 for a region that is not stored.
+    epochs: HashMap<u64, u64>,
+    bytes_read: usize,
 }
 
 impl Overlay {
-    /// Reads the records of `keys`, each once. No other key may be asked for later.
-    pub(super) fn load<'a>(
+    /// Reads the record of a key that a command expects at `expected_version`. Its value is needed only by a command that
+    /// expects another version; it is copied if `values_bytes_left` allows.
+    pub(super) fn load_record(
+        &mut self,
         engine: &Engine,
-        keys: impl Iterator<Item = &'a Bytes>,
-    ) -> Result<Self, Unreadable> {
-        let keys: Vec<&Bytes> = keys.collect::<BTreeSet<_>>().into_iter().collect();
-        let mut records = HashMap::with_capacity(keys.len());
-        let family = engine.family(Family::Versioned);
-        for chunk in keys.chunks(READ_CHUNK_KEYS) {
-            let found = engine
-                .database
-                .batched_multi_get_cf(family, chunk.iter().copied(), true);
-            for (key, record) in chunk.iter().zip(found) {
-                let unreadable = |error| Unreadable {
-                    key: Some((*key).clone()),
-                    error,
-                };
-                let record = record.map_err(Error::from_read).map_err(unreadable)?;
-                if let Some(record) = record {
-                    let record = Record::stored(&record).map_err(unreadable)?;
-                    records.insert((*key).clone(), record);
-                }
+        tier: Tier,
+        key: &Bytes,
+        expected_version: u64,
+        values_bytes_left: &mut usize,
+    ) -> Result<(), ReadError> {
+        let loaded = self.records.get(key);
+        if loaded.is_some_and(|record| !record.misses_value(expected_version, *values_bytes_left)) {
+            return Ok(());
+        }
+        let mut record = Record {
+            version: 0,
+            value: Value::Omitted,
+        };
+        if let Some(stored) = engine.record(Keyspace::Versioned, key, tier)? {
+            let (version, value) = keys::versioned::decode(&stored).map_err(Error::from)?;
+            self.bytes_read += stored.len();
+            record = Record::stored(version, value.len());
+            if record.misses_value(expected_version, *values_bytes_left) {
+                *values_bytes_left -= value.len();
+                record.value = Value::Copied(Bytes::copy_from_slice(value));
             }
         }
-        let floors = HashMap::new();
-        Ok(Self { records, floors })
-    }
-
-    pub(super) fn record(&self, key: &Bytes) -> Option<&Record> {
-        self.records.get(key)
-    }
-
-    pub(super) fn put(&mut self, key: &Bytes, record: Record) {
         self.records.insert(key.clone(), record);
+        Ok(())
+    }
+
+    pub(super) fn load_floor(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
+        if let Entry::Vacant(entry) = self.floors.entry(region_id) {
+            let stored = engine.state(&keys::version_floor::key(region_id))?;
+            let value = stored.map(|record| keys::version_floor::decode(&record));
+            entry.insert(Floor {
+                value: value.transpose()?.unwrap_or(0),
+                raised: false,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn load_epoch(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
+        if let Entry::Vacant(entry) = self.epochs.entry(region_id) {
+            let key = keys::region::key(region_id);
+            let stored = engine.state(&key)?;
+            let region = stored.map(|record| keys::region::decode(&key, &record));
+            entry.insert(region.transpose()?.map_or(0, |region| region.version));
+        }
+        Ok(())
+    }
+
+    pub(super) fn bytes_read(&self) -> usize {
+        self.bytes_read
+    }
+
+    /// The version of a key; 0: it does not exist.
+    pub(super) fn version(&self, key: &Bytes) -> u64 {
+        self.records.get(key).map_or(0, |record| record.version)
+    }
+
+    pub(super) fn put(&mut self, key: &Bytes, version: u64, value: &Bytes) {
+        let value = if value.len() > CONFLICT_VALUE_BYTES_MAX {
+            Value::Omitted
+        } else {
+            Value::Written(value.clone())
+        };
+        self.records.insert(key.clone(), Record { version, value });
     }
 
     pub(super) fn delete(&mut self, key: &Bytes) {
-        self.records.remove(key);
+        let (version, value) = (0, Value::Omitted);
+        self.records.insert(key.clone(), Record { version, value });
+    }
+
+    /// The conflict of a command with the present state of its key. Its value counts against `values_bytes_left`.
+    pub(super) fn conflict(&mut self, key: &Bytes, values_bytes_left: &mut usize) -> Outcome {
+        let record = self.records.get_mut(key);
+        let current_version = record.as_ref().map_or(0, |record| record.version);
+        let value = record.and_then(|record| record.value.shared(*values_bytes_left));
+        *values_bytes_left -= value.as_ref().map_or(0, Bytes::len);
+        Outcome::Conflict {
+            current_version,
+            current_value: value,
+        }
     }
 
     /// The region's version floor.
-    pub(super) fn floor(&mut self, engine: &Engine, region_id: u64) -> Result<u64, Error> {
-        self.floor_mut(engine, region_id).map(|floor| floor.value)
+    pub(super) fn floor(&self, region_id: u64) -> u64 {
+        self.floors.get(&region_id).map_or(0, |floor| floor.value)
     }
 
     /// Raises the region's floor to at least `version`.
-    pub(super) fn raise_floor(
-        &mut self,
-        engine: &Engine,
-        region_id: u64,
-        version: u64,
-    ) -> Result<(), Error> {
-        let floor = self.floor_mut(engine, region_id)?;
-        if floor.value < version {
-            *floor = Floor {
+    pub(super) fn raise_floor(&mut self, region_id: u64, version: u64) {
+        if self.floor(region_id) < version {
+            let floor = Floor {
                 value: version,
                 raised: true,
             };
+            self.floors.insert(region_id, floor);
         }
-        Ok(())
     }
 
     /// The floors that have to be written, with their regions.
@@ -116,26 +162,42 @@ impl Overlay {
         raised.map(|(region_id, floor)| (*region_id, floor.value))
     }
 
-    fn floor_mut(&mut self, engine: &Engine, region_id: u64) -> Result<&mut Floor, Error> {
-        use std::collections::hash_map::Entry;
-        match self.floors.entry(region_id) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let family = engine.family(Family::RaftState);
-                let key = keys::version_floor::key(region_id);
-                let stored = engine
-                    .database
-                    .get_pinned_cf(&family, key)
-                    .map_err(Error::from_read)?;
-                let value = match stored {
-                    Some(record) => keys::version_floor::decode(&record)?,
-                    None => 0,
-                };
-                Ok(entry.insert(Floor {
-                    value,
-                    raised: false,
-                }))
-            }
+    /// The `version` of the region's epoch; 0: it is not stored.
+    pub(super) fn epoch_version(&self, region_id: u64) -> u64 {
+        self.epochs.get(&region_id).copied().unwrap_or(0)
+    }
+
+    pub(super) fn put_epoch(&mut self, region_id: u64, version: u64) {
+        self.epochs.insert(region_id, version);
+    }
+}
+
+impl Record {
+    fn stored(version: u64, value_bytes: usize) -> Self {
+        let value = if value_bytes > CONFLICT_VALUE_BYTES_MAX {
+            Value::Omitted
+        } else {
+            Value::Stored(value_bytes)
+        };
+        Self { version, value }
+    }
+
+    /// Whether the conflict of a command that expects `expected_version` would lack the value, and has room for it.
+    fn misses_value(&self, expected_version: u64, bytes_left: usize) -> bool {
+        let fits = matches!(self.value, Value::Stored(bytes) if bytes <= bytes_left);
+        fits && self.version != expected_version
+    }
+}
+
+impl Value {
+    /// The value for a conflict, if it has no more than `bytes_max`.
+    fn shared(&mut self, bytes_max: usize) -> Option<Bytes> {
+        if let Self::Written(value) = self {
+            *self = Self::Copied(Bytes::copy_from_slice(value));
+        }
+        match self {
+            Self::Copied(value) if value.len() <= bytes_max => Some(value.clone()),
+            _ => None,
         }
     }
 }

@@ -7,10 +7,12 @@
 //! | `raft_log` | empty until replication | | |
 //! | `raft_state` | `[0x01][u64 region id]` | `[u64 version floor]` | [`version_floor`] |
 //! | `raft_state` | `[0x02][u64 region id]` | a region descriptor, see the module | [`region`] |
+//! | `raft_state` | `[0x03][u64 region id]` | the applied position, opaque bytes | [`applied_position`] |
 //!
 //! Keys of the two data keyspaces are stored as they are, with nothing before or behind them: a range of a region is a
 //! range of the column family.
 
+pub mod applied_position;
 pub mod raw;
 pub mod region;
 pub mod version_floor;

@@ -4,154 +4,147 @@
 //! write batch, writes and syncs that once, and completes every submission. Nothing is ever delayed to fill a batch:
 //! batches form while the sync of the one before is under way.
 //!
-//! The first IO error ends writing: RocksDB's memory and the disk may then differ, and only the next open can tell what
+//! The thread reads versioned keys from memory only. A submission whose keys are not there is put aside until helpers have
+//! read them, and others go on; so submissions that wait at the same time are applied in any order.
+//!
+//! A submission whose keys cannot be read ends writing to its region, and is not applied; other regions go on. The first
+//! IO error of a write ends all of it: RocksDB's memory and the disk may then differ, and only the next open can tell what
 //! is there. The batch in hand is [`Error::Undetermined`], everything later is [`Error::WritesStopped`].
 
+mod health;
 mod pending;
 mod queue;
+mod room;
+mod submission;
+mod warm;
 
-use std::sync::{Arc, OnceLock};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rocksdb::WriteOptions;
+use rocksdb::{WriteBatch, WriteOptions};
 use tokio::sync::watch;
 
-use crate::apply::{Applied, Unreadable, apply};
-use crate::command::{Command, Outcome};
+use crate::apply::{Batch, Entry};
+use crate::command::Outcome;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::options::{Durability, StorageOptions};
+use crate::read::{ReadError, Tier};
+use health::Health;
+pub use health::WriteHealth;
 pub use pending::PendingWrite;
 use queue::{Queue, Queued, Taken};
+use room::Room;
+pub use room::WriteRoom;
+pub use submission::Submission;
 
 /// How often RocksDB's own threads are asked whether they met an error. They have no way to tell.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Writes that are applied together or not at all.
-#[derive(Debug, Clone)]
-pub struct Submission {
-    /// The region that all commands belong to; [`EMBEDDED_REGION_ID`](crate::limits::EMBEDDED_REGION_ID) when embedded.
-    pub region_id: u64,
-    /// Applied in order.
-    pub commands: Vec<Command>,
-    /// What the submission counts in the queue, in bytes. A command that shares a received message's buffer keeps all of
-    /// it alive, so the message's size is what to charge.
-    pub charge_bytes: usize,
-}
-
-/// What an entry, and a submission itself, cost in memory beside keys and values.
-const ENTRY_OVERHEAD_BYTES: usize = 128;
-
-impl Submission {
-    /// A submission that is charged the size of its own commands.
-    pub fn new(region_id: u64, commands: Vec<Command>) -> Self {
-        let charge = |command: &Command| {
-            command.payload_bytes() + command.entry_count() * ENTRY_OVERHEAD_BYTES
-        };
-        let charge_bytes = ENTRY_OVERHEAD_BYTES + commands.iter().map(charge).sum::<usize>();
-        Self {
-            region_id,
-            commands,
-            charge_bytes,
-        }
-    }
-
-    /// The same, charged `message_bytes` when that is more.
-    pub fn charged(mut self, message_bytes: usize) -> Self {
-        self.charge_bytes = self.charge_bytes.max(message_bytes);
-        self
-    }
-}
-
-/// Whether writes are taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteHealth {
-    /// They are.
-    Healthy,
-    /// An IO error ended writing until the next open.
-    Stopped {
-        /// What RocksDB said.
-        cause: String,
-    },
-}
+/// A batch takes no more submissions when it has read so many bytes.
+const BATCH_READ_BYTES: usize = 16 << 20;
 
 /// The handle of the writer thread. [`Writer::close`] ends it; so does dropping the handle.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+    room: Arc<Room>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
-    queue: Queue,
-    /// Why writing has ended.
-    stopped: OnceLock<String>,
-    health: watch::Sender<WriteHealth>,
-}
-
-impl Shared {
-    fn stop(&self, cause: String) {
-        tracing::error!(%cause, "writes have stopped; they are refused until the storage is opened again");
-        let cause = self.stopped.get_or_init(|| cause).clone();
-        self.health.send_replace(WriteHealth::Stopped { cause });
-    }
+    queue: Arc<Queue>,
+    engine: Arc<Engine>,
+    health: Health,
+    /// Submissions that were put aside. Relaxed: a figure.
+    cold_writes: AtomicU64,
 }
 
 impl Writer {
     pub(crate) fn start(engine: Arc<Engine>, options: &StorageOptions) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: Queue::new(options.write_queue_bytes_max, options.write_batch_bytes_max),
-            stopped: OnceLock::new(),
-            health: watch::Sender::new(WriteHealth::Healthy),
+            queue: Arc::new(Queue::new(options.write_batch_bytes_max)),
+            engine,
+            health: Health::new(),
+            cold_writes: AtomicU64::new(0),
         });
-        let mut write_options = WriteOptions::default();
-        write_options.set_sync(options.durability == Durability::Sync);
+        let writer = Self {
+            shared: Arc::clone(&shared),
+            room: Room::new(options.write_queue_bytes_max),
+            threads: Mutex::new(Vec::new()),
+        };
         let worker = Worker {
             shared: Arc::clone(&shared),
-            engine,
-            write_options,
+            write_options: write_options(options.durability),
         };
-        let thread = thread::Builder::new()
-            .name("rdb-writer".to_owned())
-            .spawn(move || worker.run())?;
-        Ok(Self {
-            shared,
-            thread: std::sync::Mutex::new(Some(thread)),
-        })
+        // From here on, dropping the writer ends what was started.
+        let thread = thread::Builder::new().name("rdb-writer".to_owned());
+        let mut threads = vec![thread.spawn(move || worker.run())?];
+        threads.extend(warm::start(&shared.engine, &shared.queue)?);
+        *writer.threads() = threads;
+        Ok(writer)
+    }
+
+    /// Takes room in the queue. Never waits.
+    pub(crate) fn take_room(&self, bytes: usize) -> Result<WriteRoom, Error> {
+        self.room.take(bytes)
     }
 
     /// Queues a submission. Never waits.
     pub(crate) fn submit(&self, submission: Submission) -> Result<PendingWrite, Error> {
-        if let Some(cause) = self.shared.stopped.get() {
-            return Err(Error::WritesStopped {
-                cause: cause.clone(),
-            });
-        }
-        for command in &submission.commands {
-            command.validate()?;
-        }
-        self.shared.queue.validate(&submission)?;
-        let (queued, pending) = Queued::new(submission);
+        self.shared.health.check(submission.region_id)?;
+        submission.validate()?;
+        let room = self.room.take(submission.charge_bytes())?;
+        let (queued, pending) = Queued::new(submission.detached(), room);
         self.shared.queue.push(queued)?;
         Ok(pending)
     }
 
+    /// Applies entries of one region right here, and writes them at once.
+    pub(crate) fn apply(
+        &self,
+        region_id: u64,
+        entries: &[Entry<'_>],
+        durability: Durability,
+    ) -> Result<Vec<Vec<Outcome>>, Error> {
+        let shared = &self.shared;
+        shared.queue.check_open()?;
+        shared.health.check(region_id)?;
+        let mut batch = Batch::new(&shared.engine);
+        for entry in entries {
+            batch
+                .load(entry, Tier::Disk)
+                .map_err(|error| shared.stop_region(region_id, error.into()))?;
+        }
+        let entries = entries.iter();
+        let outcomes = entries.map(|entry| batch.apply(entry)).collect();
+        shared.write(batch.into_write_batch(), &write_options(durability))?;
+        Ok(outcomes)
+    }
+
     pub(crate) fn health(&self) -> watch::Receiver<WriteHealth> {
-        self.shared.health.subscribe()
+        self.shared.health.watch()
+    }
+
+    /// How many submissions had keys that were not in memory, since the open.
+    pub(crate) fn cold_write_count(&self) -> u64 {
+        self.shared.cold_writes.load(Ordering::Relaxed)
     }
 
     /// Refuses new submissions, lets the thread finish the queued ones, and waits for it to end. A second call waits,
     /// too, and does nothing else.
     pub(crate) fn close(&self) {
         self.shared.queue.close();
-        let mut thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(thread) = thread.take() {
+        for thread in self.threads().drain(..) {
             // A panic was logged and answered by the worker's guard.
             let _ = thread.join();
         }
+    }
+
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,16 +154,41 @@ impl Drop for Writer {
     }
 }
 
+impl Shared {
+    /// Ends writing to a region whose data could not be read, and returns why.
+    fn stop_region(&self, region_id: u64, error: Error) -> Error {
+        self.health.stop_region(region_id, error.to_string());
+        error
+    }
+
+    fn write(&self, write_batch: WriteBatch, options: &WriteOptions) -> Result<(), Error> {
+        if write_batch.is_empty() {
+            return Ok(());
+        }
+        let written = self.engine.database.write_opt(write_batch, options);
+        written.map_err(|error| {
+            let cause = error.to_string();
+            self.health.stop(cause.clone());
+            Error::Undetermined { cause }
+        })
+    }
+}
+
+fn write_options(durability: Durability) -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(durability == Durability::Sync);
+    options
+}
+
 /// What the thread owns.
 struct Worker {
     shared: Arc<Shared>,
-    engine: Arc<Engine>,
     write_options: WriteOptions,
 }
 
 impl Worker {
     fn run(self) {
-        let _guard = StopOnPanic(&self.shared);
+        let _guard = EndOfWriting(&self.shared);
         let mut checked = Instant::now();
         loop {
             match self.shared.queue.take(BACKGROUND_CHECK_INTERVAL) {
@@ -186,95 +204,64 @@ impl Worker {
     }
 
     fn check_background(&self) {
-        if self.shared.stopped.get().is_some() {
+        if self.shared.health.is_stopped() {
             return;
         }
-        if let Some(cause) = self.engine.background_error() {
-            self.shared.stop(cause);
+        if let Some(cause) = self.shared.engine.background_error() {
+            self.shared.health.stop(cause);
         }
     }
 
-    fn commit(&self, submissions: Vec<Queued>) {
-        let charged = submissions.iter().map(Queued::charge_bytes).sum();
-        let results = self.write(&submissions);
-        // Room first: whoever is told of a completion may submit again at once.
-        self.shared.queue.release(charged);
-        match results {
-            Ok(outcomes) => {
-                for (submission, outcomes) in submissions.into_iter().zip(outcomes) {
-                    submission.complete(Ok(outcomes));
+    fn commit(&self, taken: VecDeque<Queued>) {
+        let shared = &self.shared;
+        let mut batch = Batch::new(&shared.engine);
+        let loaded = self.load(&mut batch, taken);
+        let outcomes: Vec<_> = loaded
+            .iter()
+            .map(|queued| batch.apply(&queued.entry()))
+            .collect();
+        let written = shared.write(batch.into_write_batch(), &self.write_options);
+        for (queued, outcomes) in loaded.into_iter().zip(outcomes) {
+            queued.complete(written.clone().map(|()| outcomes));
+        }
+    }
+
+    /// Reads what the submissions depend on. Returns those that can be applied; the others are answered, or put back.
+    fn load(&self, batch: &mut Batch<'_>, mut taken: VecDeque<Queued>) -> Vec<Queued> {
+        let shared = &self.shared;
+        let (mut loaded, mut cold) = (Vec::with_capacity(taken.len()), Vec::new());
+        while batch.bytes_read() < BATCH_READ_BYTES
+            && let Some(queued) = taken.pop_front()
+        {
+            let region_id = queued.region_id();
+            if let Err(stopped) = shared.health.check(region_id) {
+                queued.complete(Err(stopped));
+                continue;
+            }
+            match batch.load(&queued.entry(), queued.tier()) {
+                Ok(()) => loaded.push(queued),
+                Err(ReadError::NotInMemory) => cold.push(queued),
+                Err(ReadError::Failed(error)) => {
+                    queued.complete(Err(shared.stop_region(region_id, error)));
                 }
             }
-            Err(failure) => {
-                for submission in submissions {
-                    let error = failure.of(&submission);
-                    submission.complete(Err(error));
-                }
-            }
         }
-    }
-
-    fn write(&self, submissions: &[Queued]) -> Result<Vec<Vec<Outcome>>, Failure> {
-        if let Some(cause) = self.shared.stopped.get() {
-            return Err(Failure::OfAll(Error::WritesStopped {
-                cause: cause.clone(),
-            }));
-        }
-        let runs: Vec<_> = submissions.iter().map(Queued::run).collect();
-        let Applied {
-            write_batch,
-            outcomes,
-        } = apply(&self.engine, &runs).map_err(|unreadable| {
-            // Nothing was written. Passing the command over would make this copy of the data differ from others.
-            self.shared.stop(unreadable.error.to_string());
-            Failure::OfSome(unreadable)
-        })?;
-        if !write_batch.is_empty() {
-            let written = self
-                .engine
-                .database
-                .write_opt(write_batch, &self.write_options);
-            written.map_err(|error| {
-                self.shared.stop(error.to_string());
-                Failure::OfAll(Error::Undetermined {
-                    cause: error.to_string(),
-                })
-            })?;
-        }
-        Ok(outcomes)
+        let cold_count = cold.len() as u64;
+        shared.cold_writes.fetch_add(cold_count, Ordering::Relaxed);
+        shared.queue.put_back(taken, cold);
+        loaded
     }
 }
 
-/// Why the submissions of a take were not applied, or may not have been.
-enum Failure {
-    OfAll(Error),
-    /// Some met what could not be read; for the others writing has stopped.
-    OfSome(Unreadable),
-}
+/// Ends the queue with the thread. When the thread unwinds, it says that writing has ended; its submissions are answered as
+/// undetermined by being dropped.
+struct EndOfWriting<'a>(&'a Shared);
 
-impl Failure {
-    fn of(&self, submission: &Queued) -> Error {
-        match self {
-            Self::OfAll(error) => error.clone(),
-            Self::OfSome(unreadable) if unreadable.concerns(submission.run().1) => {
-                unreadable.error.clone()
-            }
-            Self::OfSome(unreadable) => Error::WritesStopped {
-                cause: unreadable.error.to_string(),
-            },
-        }
-    }
-}
-
-/// Says that writing has ended when the thread unwinds; its submissions are answered as undetermined by being dropped.
-struct StopOnPanic<'a>(&'a Shared);
-
-impl Drop for StopOnPanic<'_> {
+impl Drop for EndOfWriting<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.stop("the writer thread panicked".to_owned());
-            self.0.queue.close();
-            self.0.queue.abandon();
+            self.0.health.stop("the writer thread panicked".to_owned());
         }
+        self.0.queue.end();
     }
 }

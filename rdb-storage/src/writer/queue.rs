@@ -1,4 +1,9 @@
-//! The writer's queue: bounded in bytes, many producers, one consumer.
+//! The writer's queue: many producers, one consumer, and helpers that warm what the consumer would have to read from the
+//! disk.
+//!
+//! A submission is *queued* until it is taken. One whose keys are not in memory is put aside: it is *cold* until a helper
+//! takes it, *warming* until its keys were read, and queued again behind the others. The queue is bounded by the room that
+//! submissions hold.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,58 +11,124 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{PendingWrite, Submission};
+use super::{PendingWrite, Submission, WriteRoom};
+use crate::apply::Entry;
 use crate::command::{Command, Outcome};
 use crate::error::Error;
+use crate::read::Tier;
 
-/// Most commands that are taken at once: each may have to read a value of up to 64 KiB for its outcome.
+/// Most commands that are taken at once.
 const TAKE_COMMANDS_MAX: usize = 4096;
 
 /// Most range deletes that are taken at once: each adds to what every read of the memtable has to sort.
 const TAKE_RANGE_DELETES_MAX: usize = 64;
 
+/// How often a submission is put aside. What was warmed may be gone when its turn comes; then it is read where it is.
+const WARMINGS_MAX: u8 = 3;
+
 /// A submission with the place its answer goes to. Dropping it unanswered reads as undetermined.
 pub(super) struct Queued {
     submission: Submission,
+    room: WriteRoom,
     completion: oneshot::Sender<Result<Vec<Outcome>, Error>>,
+    /// Of keys and values.
+    payload_bytes: usize,
+    warmings: u8,
 }
 
 impl Queued {
-    pub(super) fn new(submission: Submission) -> (Self, PendingWrite) {
+    pub(super) fn new(submission: Submission, room: WriteRoom) -> (Self, PendingWrite) {
         let (completion, pending) = oneshot::channel();
         let queued = Self {
+            payload_bytes: submission.payload_bytes(),
             submission,
+            room,
             completion,
+            warmings: 0,
         };
         (queued, PendingWrite::new(pending))
     }
 
-    pub(super) fn charge_bytes(&self) -> usize {
-        self.submission.charge_bytes
+    pub(super) fn region_id(&self) -> u64 {
+        self.submission.region_id
+    }
+
+    pub(super) fn commands(&self) -> &[Command] {
+        &self.submission.commands
+    }
+
+    /// As it is applied.
+    pub(super) fn entry(&self) -> Entry<'_> {
+        Entry {
+            region_id: self.submission.region_id,
+            epoch_version: self.submission.epoch_version,
+            commands: &self.submission.commands,
+            position: None,
+            conflict_values_bytes_max: self.submission.conflict_values_bytes_max,
+        }
+    }
+
+    /// How far the consumer goes to read its keys.
+    pub(super) fn tier(&self) -> Tier {
+        if self.warmings < WARMINGS_MAX {
+            Tier::Memory
+        } else {
+            Tier::Disk
+        }
+    }
+
+    /// Gives the commands and the room back, then answers: whoever is told may submit again at once. A caller that has gone
+    /// away does not need its answer.
+    pub(super) fn complete(self, result: Result<Vec<Outcome>, Error>) {
+        let Self {
+            submission,
+            room,
+            completion,
+            ..
+        } = self;
+        drop((submission, room));
+        let _ = completion.send(result);
     }
 
     fn range_delete_count(&self) -> usize {
-        let commands = self.submission.commands.iter();
+        let commands = self.commands().iter();
         commands
             .filter(|command| matches!(command, Command::DeleteRangeRaw { .. }))
             .count()
     }
+}
 
-    /// The region and its commands, as they are applied.
-    pub(super) fn run(&self) -> (u64, &[Command]) {
-        (self.submission.region_id, &self.submission.commands)
+/// A submission whose keys are being warmed. Dropping it queues it again.
+pub(super) struct Warming<'a> {
+    queue: &'a Queue,
+    queued: Option<Queued>,
+}
+
+impl Warming<'_> {
+    pub(super) fn commands(&self) -> &[Command] {
+        self.queued.as_ref().map_or(&[], Queued::commands)
     }
 
-    /// A caller that has gone away does not need its answer.
-    pub(super) fn complete(self, result: Result<Vec<Outcome>, Error>) {
-        let _ = self.completion.send(result);
+    /// Its keys cannot be warmed: the consumer is to find out why.
+    pub(super) fn give_up(&mut self) {
+        if let Some(queued) = &mut self.queued {
+            queued.warmings = WARMINGS_MAX;
+        }
+    }
+}
+
+impl Drop for Warming<'_> {
+    fn drop(&mut self) {
+        if let Some(queued) = self.queued.take() {
+            self.queue.give_back(queued);
+        }
     }
 }
 
 /// What the consumer gets.
 pub(super) enum Taken {
     /// At least one submission, in the order they came.
-    Submissions(Vec<Queued>),
+    Submissions(VecDeque<Queued>),
     /// Nothing came for a while.
     Nothing,
     /// The queue is closed and empty.
@@ -67,52 +138,44 @@ pub(super) enum Taken {
 pub(super) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
-    bytes_max: usize,
+    cooled: Condvar,
     take_bytes_max: usize,
 }
 
+#[derive(Default)]
 struct State {
-    submissions: VecDeque<Queued>,
-    /// Of what is queued and of what was taken and not released yet.
-    charged_bytes: usize,
+    queued: VecDeque<Queued>,
+    cold: VecDeque<Queued>,
+    /// How many the helpers have.
+    warming: usize,
     /// Whether the consumer waits, so that producers need not wake a busy one.
     waiting: bool,
     closed: bool,
+    /// Whether the consumer has ended.
+    ended: bool,
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.queued.is_empty() && self.cold.is_empty() && self.warming == 0
+    }
 }
 
 impl Queue {
-    pub(super) fn new(bytes_max: usize, take_bytes_max: usize) -> Self {
+    pub(super) fn new(take_bytes_max: usize) -> Self {
         Self {
-            state: Mutex::new(State {
-                submissions: VecDeque::new(),
-                charged_bytes: 0,
-                waiting: false,
-                closed: false,
-            }),
+            state: Mutex::default(),
             arrived: Condvar::new(),
-            bytes_max,
+            cooled: Condvar::new(),
             take_bytes_max,
         }
     }
 
-    /// Refuses a submission that there will never be room for.
-    pub(super) fn validate(&self, submission: &Submission) -> Result<(), Error> {
-        match submission.charge_bytes {
-            _ if submission.commands.is_empty() => Err(Error::InvalidArgument {
-                field: "submission",
-                limit: None,
-                cause: "the submission has no commands".to_owned(),
-            }),
-            bytes if bytes > self.bytes_max => Err(Error::InvalidArgument {
-                field: "submission",
-                limit: Some(self.bytes_max as u64),
-                cause: format!(
-                    "the submission counts {bytes} bytes, and the write queue holds {}; split it",
-                    self.bytes_max
-                ),
-            }),
-            _ => Ok(()),
+    pub(super) fn check_open(&self) -> Result<(), Error> {
+        if self.state().closed {
+            return Err(Error::Closed);
         }
+        Ok(())
     }
 
     pub(super) fn push(&self, queued: Queued) -> Result<(), Error> {
@@ -120,16 +183,7 @@ impl Queue {
         if state.closed {
             return Err(Error::Closed);
         }
-        let charged_bytes = state.charged_bytes.saturating_add(queued.charge_bytes());
-        if charged_bytes > self.bytes_max {
-            return Err(Error::Busy {
-                queue: "write",
-                limit: self.bytes_max as u64,
-                unit: "bytes",
-            });
-        }
-        state.charged_bytes = charged_bytes;
-        state.submissions.push_back(queued);
+        state.queued.push_back(queued);
         if state.waiting {
             self.arrived.notify_one();
         }
@@ -139,25 +193,27 @@ impl Queue {
     /// Waits for a submission, `idle` at most, and takes what else is there, up to the limits.
     pub(super) fn take(&self, idle: Duration) -> Taken {
         let mut state = self.state();
-        if state.submissions.is_empty() && !state.closed {
+        let idles = |state: &State| state.queued.is_empty() && !(state.closed && state.is_empty());
+        if idles(&state) {
             state.waiting = true;
-            let empty = |state: &mut State| state.submissions.is_empty() && !state.closed;
-            let waited = self.arrived.wait_timeout_while(state, idle, empty);
+            let waited = self
+                .arrived
+                .wait_timeout_while(state, idle, |state| idles(state));
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             state.waiting = false;
         }
-        if state.submissions.is_empty() {
-            return if state.closed {
+        if state.queued.is_empty() {
+            return if state.closed && state.is_empty() {
                 Taken::Closed
             } else {
                 Taken::Nothing
             };
         }
-        let mut taken = Vec::with_capacity(state.submissions.len().min(TAKE_COMMANDS_MAX));
+        let mut taken = VecDeque::with_capacity(state.queued.len().min(TAKE_COMMANDS_MAX));
         let (mut bytes, mut commands, mut range_deletes) = (0, 0, 0);
-        while let Some(next) = state.submissions.front() {
-            bytes += next.charge_bytes();
-            commands += next.submission.commands.len();
+        while let Some(next) = state.queued.front() {
+            bytes += next.payload_bytes;
+            commands += next.commands().len();
             range_deletes += next.range_delete_count();
             let full = bytes > self.take_bytes_max
                 || commands > TAKE_COMMANDS_MAX
@@ -165,26 +221,70 @@ impl Queue {
             if full && !taken.is_empty() {
                 break;
             }
-            taken.extend(state.submissions.pop_front());
+            taken.extend(state.queued.pop_front());
         }
         Taken::Submissions(taken)
     }
 
-    /// Gives back the room of submissions that were taken.
-    pub(super) fn release(&self, charged_bytes: usize) {
+    /// Puts back what was taken and is not applied yet: first in the queue again, or aside to be warmed.
+    pub(super) fn put_back(&self, untouched: VecDeque<Queued>, cold: Vec<Queued>) {
+        if untouched.is_empty() && cold.is_empty() {
+            return;
+        }
         let mut state = self.state();
-        state.charged_bytes = state.charged_bytes.saturating_sub(charged_bytes);
+        for queued in untouched.into_iter().rev() {
+            state.queued.push_front(queued);
+        }
+        for _ in &cold {
+            self.cooled.notify_one();
+        }
+        state.cold.extend(cold);
     }
 
-    /// Refuses everything from now on; what is queued stays to be taken.
+    /// Waits for a cold submission. `None`: there will be no more.
+    pub(super) fn take_cold(&self) -> Option<Warming<'_>> {
+        let waits = |state: &mut State| state.cold.is_empty() && !state.ended;
+        let waited = self.cooled.wait_while(self.state(), waits);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        let queued = state.cold.pop_front()?;
+        state.warming += 1;
+        Some(Warming {
+            queue: self,
+            queued: Some(queued),
+        })
+    }
+
+    fn give_back(&self, mut queued: Queued) {
+        queued.warmings = queued.warmings.saturating_add(1);
+        let mut state = self.state();
+        state.warming -= 1;
+        // Dropped unanswered, when nobody will take it any more.
+        if !state.ended {
+            state.queued.push_back(queued);
+        }
+        if state.waiting {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Refuses everything from now on; what is here stays to be taken.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.arrived.notify_all();
     }
 
-    /// Drops what is queued, for when nobody will take it any more.
-    pub(super) fn abandon(&self) {
-        self.state().submissions.clear();
+    /// The consumer ends: drops what nobody will take any more, and ends the helpers.
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.ended = true;
+        let unanswered = (
+            std::mem::take(&mut state.queued),
+            std::mem::take(&mut state.cold),
+        );
+        drop(state);
+        drop(unanswered);
+        self.cooled.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -196,68 +296,99 @@ impl Queue {
 mod tests {
     use bytes::Bytes;
 
+    use super::super::room::Room;
     use super::*;
 
+    /// A submission of one delete, whose key has so many bytes.
     fn queued(bytes: usize) -> Queued {
-        let mut submission = Submission::new(
-            1,
-            vec![Command::DeleteRaw {
-                key: Bytes::from_static(b"k"),
-            }],
-        );
-        submission.charge_bytes = bytes;
-        Queued::new(submission).0
+        let command = Command::DeleteRaw {
+            key: Bytes::from(vec![b'k'; bytes]),
+        };
+        let room = Room::new(1).take(1).unwrap();
+        Queued::new(Submission::new(1, vec![command]), room).0
     }
 
-    fn taken_count(queue: &Queue) -> usize {
+    fn take(queue: &Queue) -> VecDeque<Queued> {
         match queue.take(Duration::ZERO) {
-            Taken::Submissions(submissions) => submissions.len(),
-            Taken::Nothing | Taken::Closed => 0,
+            Taken::Submissions(submissions) => submissions,
+            Taken::Nothing | Taken::Closed => VecDeque::new(),
         }
     }
 
-    #[test]
-    fn a_full_queue_refuses_until_what_was_taken_is_released() {
-        let queue = Queue::new(100, 1000);
-        queue.push(queued(60)).unwrap();
-        queue.push(queued(40)).unwrap();
-        assert!(matches!(
-            queue.push(queued(1)),
-            Err(Error::Busy { limit: 100, .. })
-        ));
-        assert_eq!(taken_count(&queue), 2);
-        assert!(
-            queue.push(queued(1)).is_err(),
-            "what is in hand still counts"
-        );
-        queue.release(60);
-        queue.push(queued(60)).unwrap();
+    fn key_bytes(submissions: &VecDeque<Queued>) -> Vec<usize> {
+        let lengths = submissions.iter().map(|queued| queued.payload_bytes);
+        lengths.collect()
     }
 
     #[test]
     fn a_take_is_bounded_but_never_empty() {
-        let queue = Queue::new(1000, 50);
-        for _ in 0..3 {
-            queue.push(queued(20)).unwrap();
+        let queue = Queue::new(50);
+        for bytes in [20, 20, 20, 500] {
+            queue.push(queued(bytes)).unwrap();
         }
-        queue.push(queued(500)).unwrap();
-        assert_eq!(taken_count(&queue), 2);
+        assert_eq!(key_bytes(&take(&queue)), [20, 20]);
         assert_eq!(
-            taken_count(&queue),
-            1,
-            "the large one does not fit behind the third"
+            key_bytes(&take(&queue)),
+            [20],
+            "the large one does not fit behind it"
         );
-        assert_eq!(taken_count(&queue), 1, "but is taken alone");
-        assert_eq!(taken_count(&queue), 0);
+        assert_eq!(key_bytes(&take(&queue)), [500], "but is taken alone");
+        assert!(take(&queue).is_empty());
     }
 
     #[test]
     fn a_closed_queue_is_emptied_first() {
-        let queue = Queue::new(1000, 50);
+        let queue = Queue::new(50);
         queue.push(queued(1)).unwrap();
         queue.close();
         assert!(matches!(queue.push(queued(1)), Err(Error::Closed)));
-        assert_eq!(taken_count(&queue), 1);
+        assert_eq!(take(&queue).len(), 1);
         assert!(matches!(queue.take(Duration::from_secs(60)), Taken::Closed));
+    }
+
+    #[test]
+    fn what_is_put_back_untouched_comes_first_and_what_is_cold_holds_nobody_up() {
+        let queue = Queue::new(5);
+        for bytes in [1, 2, 3, 4] {
+            queue.push(queued(bytes)).unwrap();
+        }
+        let mut taken = take(&queue);
+        let cold = taken.pop_front().unwrap();
+        queue.put_back(taken, vec![cold]);
+        assert_eq!(key_bytes(&take(&queue)), [2, 3]);
+        queue.close();
+        drop(queue.take_cold().unwrap());
+        assert_eq!(key_bytes(&take(&queue)), [4, 1], "it is warm now");
+        assert!(matches!(queue.take(Duration::ZERO), Taken::Closed));
+    }
+
+    #[test]
+    fn a_closed_queue_waits_for_what_is_being_warmed() {
+        let queue = Queue::new(5);
+        queue.push(queued(1)).unwrap();
+        let cold = take(&queue).into();
+        queue.put_back(VecDeque::new(), cold);
+        queue.close();
+        assert!(matches!(queue.take(Duration::ZERO), Taken::Nothing));
+        let warming = queue.take_cold().unwrap();
+        assert!(matches!(queue.take(Duration::ZERO), Taken::Nothing));
+        drop(warming);
+        assert_eq!(take(&queue).len(), 1);
+        assert!(matches!(queue.take(Duration::ZERO), Taken::Closed));
+        queue.end();
+        assert!(queue.take_cold().is_none());
+    }
+
+    #[test]
+    fn a_submission_is_read_from_the_disk_when_it_was_warmed_a_few_times_in_vain() {
+        let queue = Queue::new(5);
+        queue.push(queued(1)).unwrap();
+        for _ in 0..WARMINGS_MAX {
+            let taken = take(&queue);
+            assert_eq!(taken[0].tier(), Tier::Memory);
+            queue.put_back(VecDeque::new(), taken.into());
+            drop(queue.take_cold().unwrap());
+        }
+        assert_eq!(take(&queue)[0].tier(), Tier::Disk);
     }
 }

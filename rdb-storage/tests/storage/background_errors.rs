@@ -1,23 +1,13 @@
 //! An error of RocksDB's own threads, which no write meets.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_storage::{Error, StorageOptions, WriteHealth};
 
-use crate::fixture::{database_files, noise, one_worker, open, synced};
-
-/// Takes the names of the next table files: RocksDB cannot create a file where there is a directory.
-fn occupy_table_files(directory: &Path) -> Vec<PathBuf> {
-    let names = (1..100).map(|number| directory.join(format!("db/{number:06}.sst")));
-    let taken: Vec<_> = names.collect();
-    for name in &taken {
-        fs::create_dir(name).unwrap();
-    }
-    taken
-}
+use crate::fixture::{
+    database_files, free_table_files, noise, occupy_table_files, one_worker, open, synced,
+};
 
 fn key(number: u64) -> Bytes {
     format!("{number:04}").into()
@@ -63,9 +53,7 @@ fn a_failed_flush_stops_writing_though_no_write_met_it_and_nothing_is_lost() {
     );
     drop(storage);
 
-    for name in taken {
-        fs::remove_dir(name).unwrap();
-    }
+    free_table_files(taken);
     let storage = open(directory.path(), &options);
     for number in 0..written {
         assert_eq!(

@@ -1,6 +1,7 @@
 //! The write queue is bounded; what it accepts is applied, what it refuses is not.
 
-use rdb_storage::limits::EMBEDDED_REGION_ID;
+use std::sync::Arc;
+
 use rdb_storage::{Error, Fate, PendingWrite, Storage, StorageOptions, Submission};
 
 use crate::fixture::{all_raw, open, put, single, synced, unsynced};
@@ -14,13 +15,17 @@ fn small_queue() -> StorageOptions {
     }
 }
 
+/// One of a message of so many bytes.
+fn submit(storage: &Storage, key: String, message_bytes: usize) -> Result<PendingWrite, Error> {
+    let room = storage.take_write_room(message_bytes)?;
+    storage.submit(single(put(key, "v")).of_message(Arc::new(room)))
+}
+
 /// Submits faster than the disk syncs until the queue is full: the accepted writes, and the number of the refused one.
-fn fill(storage: &Storage, charge_bytes: usize) -> (Vec<PendingWrite>, usize, Error) {
+fn fill(storage: &Storage, message_bytes: usize) -> (Vec<PendingWrite>, usize, Error) {
     let mut accepted = Vec::new();
     for number in 0..100_000 {
-        let key = format!("{number:06}");
-        let submission = single(put(key, "v")).charged(charge_bytes);
-        match storage.submit(submission) {
+        match submit(storage, format!("{number:06}"), message_bytes) {
             Ok(pending) => accepted.push(pending),
             Err(error) => return (accepted, number, error),
         }
@@ -57,25 +62,47 @@ fn a_full_queue_refuses_at_once_and_what_it_refused_is_not_applied() {
 }
 
 #[test]
-fn a_submission_is_charged_its_message_and_not_less_than_its_own_bytes() {
-    let own = Submission::new(EMBEDDED_REGION_ID, vec![put("key", vec![b'v'; 1000])]);
-    assert!(own.charge_bytes >= 1003, "{}", own.charge_bytes);
-    let at_least = own.charge_bytes;
-    assert_eq!(own.clone().charged(1).charge_bytes, at_least);
-    assert_eq!(own.charged(8 << 20).charge_bytes, 8 << 20);
+fn a_submission_is_charged_its_own_bytes_before_they_are_copied() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &small_queue());
+    let all_but_2000 = storage.take_write_room(QUEUE_BYTES - 2000).unwrap();
+    let value = |bytes| single(put("key", vec![b'v'; bytes]));
+    assert!(matches!(
+        storage.submit(value(2000)),
+        Err(Error::Busy { .. })
+    ));
+    storage.submit(value(1000)).unwrap().wait().unwrap();
+    drop(all_but_2000);
+    storage.submit(value(2000)).unwrap().wait().unwrap();
 }
 
 #[test]
-fn a_submission_that_the_queue_could_never_hold_is_refused_as_wrong_and_not_as_busy() {
+fn a_message_of_several_submissions_is_charged_once_and_until_the_last_is_done() {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(directory.path(), &small_queue());
-    let submission = |bytes| single(put("key", "v")).charged(bytes);
-    storage
-        .submit(submission(QUEUE_BYTES))
-        .unwrap()
-        .wait()
-        .unwrap();
-    let error = storage.submit(submission(QUEUE_BYTES + 1)).unwrap_err();
+    let room = Arc::new(storage.take_write_room(QUEUE_BYTES - 2000).unwrap());
+    let submissions = [1, 2, 3].map(|region_id| {
+        let command = put(format!("{region_id}"), vec![b'v'; 1000]);
+        Submission::new(region_id, vec![command]).of_message(Arc::clone(&room))
+    });
+    let pending = submissions.map(|submission| storage.submit(submission).unwrap());
+    for pending in pending {
+        pending.wait().unwrap();
+    }
+    assert!(matches!(
+        storage.take_write_room(QUEUE_BYTES),
+        Err(Error::Busy { .. })
+    ));
+    drop(room);
+    assert!(storage.take_write_room(QUEUE_BYTES).is_ok());
+}
+
+#[test]
+fn what_the_queue_could_never_hold_is_refused_as_wrong_and_not_as_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &small_queue());
+    drop(storage.take_write_room(QUEUE_BYTES).unwrap());
+    let error = storage.take_write_room(QUEUE_BYTES + 1).unwrap_err();
     assert!(
         matches!(error, Error::InvalidArgument { limit: Some(limit), .. } if limit == QUEUE_BYTES as u64),
         "{error:?}"

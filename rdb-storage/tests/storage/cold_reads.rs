@@ -4,10 +4,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdb_storage::{Error, Reader, Storage, StorageOptions};
+use rdb_storage::{
+    Error, Outcome, PointRead, PointValue, Reader, ScanRange, Storage, StorageOptions, Versioned,
+};
 use tokio::task::spawn_blocking;
 
-use crate::fixture::{noise, one_worker, open, put, single, unsynced};
+use crate::fixture::{noise, one_worker, open, put, read_raw, single, swap, unsynced};
 
 const KEYS: u64 = 1000;
 
@@ -41,12 +43,17 @@ fn a_cold_read_goes_to_the_disk_and_a_warm_one_does_not() {
     let reader = storage.reader();
     one_worker(1).block_on(async {
         for disk_reads_expected in [1, 1] {
-            assert_eq!(reader.get_raw(key(7)).await, Ok(Some(noise(7, 1000))));
+            assert_eq!(read_raw(&reader, key(7)).await, Ok(Some(noise(7, 1000))));
             assert_eq!(disk_reads(&storage), disk_reads_expected);
         }
         for disk_reads_expected in [2, 2] {
-            let found = reader.get_versioned(key(7)).await.unwrap().unwrap();
-            assert_eq!((found.version, found.value), (1, noise(7, 100)));
+            let read = PointRead::versioned(key(7)).unwrap();
+            let found = reader.read(read, 100).await;
+            let expected = Versioned {
+                version: 1,
+                value: noise(7, 100),
+            };
+            assert_eq!(found, Ok(PointValue::Versioned(Some(expected))));
             assert_eq!(disk_reads(&storage), disk_reads_expected);
         }
     });
@@ -66,16 +73,22 @@ fn a_multi_key_read_that_is_partly_cold_is_done_again_as_a_whole() {
         Some(noise(999, 1000)),
     ];
     one_worker(1).block_on(async {
-        reader.get_raw(key(1)).await.unwrap();
+        read_raw(&reader, key(1)).await.unwrap();
         let before = disk_reads(&storage);
         for _ in 0..2 {
             assert_eq!(
-                reader.multi_get_raw(keys.to_vec()).await.as_ref(),
+                reader
+                    .multi_get_raw(keys.to_vec(), usize::MAX)
+                    .await
+                    .as_ref(),
                 Ok(&values)
             );
             assert_eq!(disk_reads(&storage), before + 1);
         }
-        let found = reader.multi_get_versioned(keys.to_vec()).await.unwrap();
+        let found = reader
+            .multi_get_versioned(keys.to_vec(), usize::MAX)
+            .await
+            .unwrap();
         let values: Vec<_> = found
             .into_iter()
             .map(|found| found.map(|found| found.value))
@@ -99,8 +112,40 @@ fn hold_the_blocking_thread() -> mpsc::Sender<()> {
     hold
 }
 
+#[test]
+fn scans_and_cold_reads_wait_in_queues_of_their_own() {
+    let options = StorageOptions {
+        disk_reads_max: 1,
+        disk_reads_queued_max: 1,
+        scans_max: 1,
+        scans_queued_max: 1,
+        ..unsynced()
+    };
+    let (_directory, storage) = cold(&options);
+    let reader = storage.reader();
+    let scan = |reader: Reader| async move { reader.scan_raw(ScanRange::default(), 1 << 20).await };
+    one_worker(1).block_on(async {
+        let hold = hold_the_blocking_thread();
+        let scanning = tokio::spawn(scan(reader.clone()));
+        tokio::task::yield_now().await;
+        let reading = tokio::spawn(cold_read(reader.clone(), 1));
+        tokio::task::yield_now().await;
+        let queue_of = |error| match error {
+            Error::Busy { queue, .. } => queue,
+            other => panic!("{other:?}"),
+        };
+        let refused = scan(reader.clone()).await.unwrap_err();
+        assert_eq!(queue_of(refused), "scan");
+        let refused = cold_read(reader.clone(), 500).await.unwrap_err();
+        assert_eq!(queue_of(refused), "disk read");
+        drop(hold);
+        assert!(scanning.await.unwrap().is_ok());
+        assert_eq!(reading.await.unwrap(), Ok(Some(noise(1, 1000))));
+    });
+}
+
 async fn cold_read(reader: Reader, number: u64) -> Result<Option<Bytes>, Error> {
-    reader.get_raw(key(number)).await
+    read_raw(&reader, key(number)).await
 }
 
 #[test]
@@ -113,7 +158,7 @@ fn cold_reads_that_wait_hold_up_neither_warm_reads_nor_timers_and_a_full_queue_i
     let (_directory, storage) = cold(&options);
     let reader = storage.reader();
     one_worker(1).block_on(async {
-        reader.get_raw(key(0)).await.unwrap();
+        read_raw(&reader, key(0)).await.unwrap();
         let hold = hold_the_blocking_thread();
         let waiting: Vec<_> = [200, 400, 600, 800]
             .map(|number| tokio::spawn(cold_read(reader.clone(), number)))
@@ -123,7 +168,7 @@ fn cold_reads_that_wait_hold_up_neither_warm_reads_nor_timers_and_a_full_queue_i
         assert!(waiting.iter().all(|read| !read.is_finished()));
 
         assert_eq!(
-            reader.get_raw(key(0)).await,
+            read_raw(&reader, key(0)).await,
             Ok(Some(noise(0, 1000))),
             "it is warm"
         );
@@ -137,14 +182,18 @@ fn cold_reads_that_wait_hold_up_neither_warm_reads_nor_timers_and_a_full_queue_i
             limit: 4,
             unit: "reads",
         };
-        assert_eq!(reader.get_raw(key(900)).await, Err(busy.clone()));
-        assert_eq!(reader.scan_raw(Default::default()).await, Err(busy));
+        assert_eq!(read_raw(&reader, key(900)).await, Err(busy.clone()));
+        let multi = reader.multi_get_raw(vec![key(900)], usize::MAX).await;
+        assert_eq!(multi, Err(busy));
 
         drop(hold);
         for (read, number) in waiting.into_iter().zip([200, 400, 600, 800]) {
             assert_eq!(read.await.unwrap(), Ok(Some(noise(number, 1000))));
         }
-        assert_eq!(reader.get_raw(key(900)).await, Ok(Some(noise(900, 1000))));
+        assert_eq!(
+            read_raw(&reader, key(900)).await,
+            Ok(Some(noise(900, 1000)))
+        );
     });
 }
 
@@ -175,4 +224,53 @@ fn a_caller_that_goes_away_gives_its_place_back_when_its_read_has_ended() {
             Ok(Some(noise(500, 1000)))
         );
     });
+}
+
+#[test]
+fn a_swap_of_a_cold_key_is_put_aside_once_and_of_a_warm_one_never() {
+    let (_directory, storage) = cold(&unsynced());
+    let cold_writes = || storage.stats().unwrap().cold_write_count;
+    assert_eq!(storage.compare_and_swap(key(7), 1, "v"), Ok(2));
+    assert_eq!(cold_writes(), 1);
+    assert_eq!(storage.compare_and_swap(key(7), 2, "v"), Ok(3));
+    storage.put_raw("k", "v").unwrap();
+    assert_eq!(cold_writes(), 1);
+
+    let conflict = storage.compare_and_swap(key(900), 9, "v").unwrap_err();
+    assert_eq!(
+        conflict,
+        Error::Conflict {
+            current_version: 1,
+            current_value: Some(noise(900, 100))
+        }
+    );
+}
+
+#[test]
+fn what_no_cache_can_hold_is_swapped_all_the_same() {
+    let options = StorageOptions {
+        block_cache_bytes: 1,
+        ..unsynced()
+    };
+    let (_directory, storage) = cold(&options);
+    let swaps: Vec<_> = (0..KEYS)
+        .map(|number| storage.submit(single(swap(key(number), 1, "v"))).unwrap())
+        .collect();
+    for swapped in swaps {
+        assert_eq!(swapped.wait(), Ok(vec![Outcome::Swapped { version: 2 }]));
+    }
+    let cold_writes = storage.stats().unwrap().cold_write_count;
+    println!("{cold_writes} times put aside, for {KEYS} swaps");
+}
+
+#[test]
+fn closing_waits_for_swaps_that_were_put_aside() {
+    let (_directory, storage) = cold(&unsynced());
+    let swaps: Vec<_> = (0..KEYS)
+        .map(|number| storage.submit(single(swap(key(number), 1, "v"))).unwrap())
+        .collect();
+    storage.close().unwrap();
+    for swapped in swaps {
+        assert_eq!(swapped.wait(), Ok(vec![Outcome::Swapped { version: 2 }]));
+    }
 }

@@ -4,11 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rdb_storage::{Error, OpenError, PendingWrite, ScanRange, Storage};
+use rdb_storage::{
+    Durability, Error, Fate, LogEntry, OpenError, PendingWrite, Proposal, ScanRange, Storage,
+    Submission, WriteHealth,
+};
 
 use crate::fixture::{
-    all_raw, copy_of, database_files, flip_bit, noise, one_worker, open, put, refused, single,
-    swap, synced, truncate,
+    all_raw, copy_of, database_files, flip_bit, noise, one_worker, open, put, read_raw, refused,
+    single, swap, synced, truncate,
 };
 
 const KEYS: u64 = 300;
@@ -90,9 +93,9 @@ fn a_damaged_block_is_data_loss_in_every_way_of_reading_and_other_blocks_are_sti
     };
     assert!(is_data_loss(storage.scan_raw(&backwards).unwrap_err()));
     let (runtime, reader) = (one_worker(1), storage.reader());
-    let read = runtime.block_on(reader.get_raw(harmed.clone()));
+    let read = runtime.block_on(read_raw(&reader, harmed.clone()));
     assert!(is_data_loss(read.unwrap_err()));
-    let read = runtime.block_on(reader.multi_get_raw(both.to_vec()));
+    let read = runtime.block_on(reader.multi_get_raw(both.to_vec(), usize::MAX));
     assert!(is_data_loss(read.unwrap_err()));
 
     assert_eq!(
@@ -160,14 +163,23 @@ fn with_a_damaged_versioned_key() -> tempfile::TempDir {
     directory
 }
 
+/// Submits to region 2, which is not concerned.
+fn bystander(number: u64) -> Submission {
+    Submission::new(
+        2,
+        vec![put(key(number), "v"), swap(key(1000 + number), 0, "v")],
+    )
+}
+
 #[test]
-fn only_the_swap_that_met_damage_hears_of_it_and_the_writes_beside_it_are_not_applied() {
+fn a_swap_that_cannot_read_its_key_stops_its_region_and_no_other() {
     let directory = with_a_damaged_versioned_key();
     let storage = open(directory.path(), &synced());
+    let health = storage.write_health();
     // Many at once, so that some share a take with the damaged one.
-    let bystanders = || (0..50).map(|number| single(put(key(number), "v")));
     let damaged = single(swap(key(0), 1, "v"));
-    let submissions = bystanders().chain([damaged]).chain(bystanders());
+    let submissions = (0..50).map(bystander).chain([damaged]);
+    let submissions = submissions.chain((50..100).map(bystander));
     let pending: Vec<_> = submissions
         .map(|submission| storage.submit(submission))
         .collect();
@@ -177,25 +189,59 @@ fn only_the_swap_that_met_damage_hears_of_it_and_the_writes_beside_it_are_not_ap
     for (number, answer) in answers.enumerate() {
         match answer {
             Err(Error::DataLoss { .. }) => assert_eq!(number, 50, "{answer:?}"),
-            Ok(_) | Err(Error::WritesStopped { .. }) => assert_ne!(number, 50, "{answer:?}"),
+            Ok(_) => assert_ne!(number, 50, "{answer:?}"),
             other => panic!("{other:?}"),
         }
     }
-}
+    let WriteHealth::RegionsStopped { causes } = health.borrow().clone() else {
+        panic!("{health:?}");
+    };
+    assert_eq!(causes.keys().collect::<Vec<_>>(), [&1]);
 
-#[test]
-fn a_swap_that_cannot_read_its_key_stops_writing_and_is_not_applied() {
-    let directory = with_a_damaged_versioned_key();
-    let storage = open(directory.path(), &synced());
-    let met = storage.compare_and_swap(key(0), 1, "v");
-    assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");
-    let later = storage.compare_and_swap(key(KEYS - 1), 1, "v");
-    assert!(
-        matches!(later, Err(Error::WritesStopped { .. })),
-        "{later:?}"
-    );
+    let later = storage.compare_and_swap(key(KEYS - 1), 1, "v").unwrap_err();
+    let Error::WritesStopped { cause } = &later else {
+        panic!("{later:?}");
+    };
+    assert!(cause.starts_with("region 1: "), "{cause}");
+    assert_eq!(later.fate(), Fate::NotApplied);
     let found = storage.get_versioned(&key(KEYS - 1)).unwrap().unwrap();
     assert_eq!(found.version, 1);
     let found = storage.get_versioned(&key(0));
     assert!(matches!(found, Err(Error::DataLoss { .. })));
+    storage.submit(bystander(100)).unwrap().wait().unwrap();
+
+    drop(storage);
+    let storage = open(directory.path(), &synced());
+    for number in 0..=100 {
+        assert_eq!(storage.get_raw(&key(number)), Ok(Some("v".into())));
+        assert!(
+            storage
+                .get_versioned(&key(1000 + number))
+                .unwrap()
+                .is_some()
+        );
+    }
+    storage.put_raw("k", "v").unwrap();
+}
+
+#[test]
+fn a_log_that_meets_damage_stops_its_region_and_nothing_of_it_is_applied() {
+    let directory = with_a_damaged_versioned_key();
+    let storage = open(directory.path(), &synced());
+    let entry = |position: &'static str, key| LogEntry {
+        position: position.into(),
+        proposal: Proposal {
+            epoch_version: 0,
+            commands: vec![put("raw", position), swap(key, 1, "v")],
+        },
+    };
+    let entries = [entry("1", key(KEYS - 1)), entry("2", key(0))];
+    let met = storage.apply(7, &entries, Durability::Os);
+    assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");
+    assert_eq!(storage.get_raw(b"raw"), Ok(None));
+    assert_eq!(storage.applied_position(7), Ok(None));
+    let again = storage.apply(7, &entries[..1], Durability::Os);
+    assert!(matches!(again, Err(Error::WritesStopped { .. })));
+    let other = storage.apply(8, &entries[..1], Durability::Os);
+    assert!(other.is_ok(), "{other:?}");
 }

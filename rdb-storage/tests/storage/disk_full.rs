@@ -10,7 +10,9 @@ use std::process::Command;
 use bytes::Bytes;
 use rdb_storage::{Error, Fate, OpenError, ScanRange, Storage, StorageOptions, WriteHealth};
 
-use crate::fixture::{database_files, noise, noted_options, one_worker, open, refused, synced};
+use crate::fixture::{
+    database_files, noise, noted_options, one_worker, open, read_raw, refused, synced,
+};
 use crate::skipped::skipped;
 
 const FILE_SYSTEM_BYTES: u64 = 48 << 20;
@@ -153,8 +155,11 @@ fn fill_and_check(disk: &SmallDisk) -> u64 {
     assert_all_there(&storage, acknowledged);
     let reader = storage.reader();
     let read = one_worker(1).block_on(async {
-        let page = reader.scan_raw(ScanRange::default()).await.unwrap();
-        (reader.get_raw(key(0)).await.unwrap(), page.entries.len())
+        let page = reader
+            .scan_raw(ScanRange::default(), usize::MAX)
+            .await
+            .unwrap();
+        (read_raw(&reader, key(0)).await.unwrap(), page.entries.len())
     });
     assert_eq!(read.0, Some(noise(0, VALUE_BYTES)));
     assert!(read.1 > 0);

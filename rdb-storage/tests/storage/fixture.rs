@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rdb_storage::{
-    Command, Durability, Error, KeyValue, OpenError, Role, ScanRange, Storage, StorageOptions,
-    Submission,
+    Command, Durability, Error, KeyValue, OpenError, PointRead, PointValue, Reader, Role,
+    ScanRange, Storage, StorageOptions, Submission,
 };
 
 /// Synced writes, small caches, no reserve.
@@ -93,6 +93,17 @@ pub(crate) fn noise(seed: u64, bytes: usize) -> Bytes {
     noise.into()
 }
 
+/// Reads a raw value for which there is any room.
+pub(crate) async fn read_raw(reader: &Reader, key: Bytes) -> Result<Option<Bytes>, Error> {
+    match reader
+        .read(PointRead::raw(key).unwrap(), usize::MAX)
+        .await?
+    {
+        PointValue::Raw(value) => Ok(value),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// All of the raw keyspace, page by page.
 pub(crate) fn all_raw(storage: &Storage) -> Result<Vec<KeyValue>, Error> {
     let mut range = ScanRange::default();
@@ -116,6 +127,24 @@ pub(crate) fn database_files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
+}
+
+/// Takes the names of the next table files, so that no flush succeeds: RocksDB cannot create a file where there is a
+/// directory.
+pub(crate) fn occupy_table_files(directory: &Path) -> Vec<PathBuf> {
+    let names = (1..100).map(|number| directory.join(format!("db/{number:06}.sst")));
+    let taken: Vec<_> = names.filter(|name| !name.exists()).collect();
+    for name in &taken {
+        fs::create_dir(name).unwrap();
+    }
+    taken
+}
+
+/// Gives the names back.
+pub(crate) fn free_table_files(taken: Vec<PathBuf>) {
+    for name in taken {
+        fs::remove_dir(name).unwrap();
+    }
 }
 
 /// The settings that RocksDB noted at the last open, each as `name=value`.

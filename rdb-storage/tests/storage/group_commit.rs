@@ -2,6 +2,9 @@
 //!
 //! The counter is RocksDB's own: it grows when a sync of the write-ahead log has returned. The same checks are run under
 //! [`Durability::Os`], where they have to fail.
+//!
+//! That a sync has returned is all that they show. Whether the disk keeps what it said it has synced, only cutting its power
+//! could tell.
 
 use std::sync::Barrier;
 use std::thread;

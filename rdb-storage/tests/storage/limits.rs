@@ -213,5 +213,8 @@ fn settings_that_cannot_work_are_refused_by_name_before_anything_is_made() {
         set(|options| options.disk_reads_queued_max = 15),
         "disk_reads_max"
     );
+    assert_eq!(set(|options| options.scans_max = 0), "scans_max");
+    let queue = set(|options| options.scans_queued_max = usize::MAX);
+    assert_eq!(queue, "scans_queued_max");
     assert!(!directory.exists());
 }

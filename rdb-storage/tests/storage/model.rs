@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use rdb_storage::limits::CONFLICT_VALUE_BYTES_MAX;
 use rdb_storage::{
     Command, KeyValue, Outcome, ScanRange, Storage, Submission, Versioned, VersionedKeyValue,
 };
 
-use crate::fixture::{flushing, one_worker, open, remove, swap};
+use crate::fixture::{flushing, one_worker, open, read_raw, remove, swap};
 
 const RAW_KEYS: u8 = 6;
 const REGIONS: u64 = 3;
@@ -111,8 +111,8 @@ enum Expected {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Queued one behind the other, each for a region.
-    Submit(Vec<(u64, Vec<Write>)>),
+    /// Queued before the first is waited for, one for each region. They are applied in any order, so each has its own keys.
+    Submit(BTreeMap<u64, Vec<Write>>),
     Reopen {
         close_first: bool,
     },
@@ -122,20 +122,22 @@ impl Write {
     fn command(&self, region_id: u64, model: &Model) -> Option<Command> {
         Some(match self {
             Self::Put(key, value) => Command::PutRaw {
-                key: raw_key(*key),
+                key: raw_key(region_id, *key),
                 value: value.bytes(),
             },
-            Self::Delete(key) => Command::DeleteRaw { key: raw_key(*key) },
+            Self::Delete(key) => Command::DeleteRaw {
+                key: raw_key(region_id, *key),
+            },
             Self::PutBatch(entries) => Command::PutBatchRaw {
                 entries: entries
                     .iter()
-                    .map(|(key, value)| (raw_key(*key), value.bytes()))
+                    .map(|(key, value)| (raw_key(region_id, *key), value.bytes()))
                     .collect(),
             },
             Self::DeleteRange(start, end) if end.is_none() || start < end => {
                 Command::DeleteRangeRaw {
-                    start_key: start.map(raw_key).unwrap_or_default(),
-                    end_key: end.map(raw_key).unwrap_or_default(),
+                    start_key: start.map_or(region_start(region_id), |key| raw_key(region_id, key)),
+                    end_key: end.map_or(region_start(region_id + 1), |key| raw_key(region_id, key)),
                 }
             }
             Self::DeleteRange(..) => return None,
@@ -176,8 +178,16 @@ impl Expected {
     }
 }
 
-fn raw_key(index: u8) -> Bytes {
-    vec![b'a' + index].into()
+/// Where the raw keys of a region begin. The first region begins with the lowest key, and the last has no end.
+fn region_start(region_id: u64) -> Bytes {
+    match region_id {
+        2..=REGIONS => vec![b'a' + region_id as u8].into(),
+        _ => Bytes::new(),
+    }
+}
+
+fn raw_key(region_id: u64, index: u8) -> Bytes {
+    vec![b'a' + region_id as u8, b'a' + index].into()
 }
 
 fn versioned_key(region_id: u64, index: u8) -> Bytes {
@@ -209,9 +219,9 @@ fn write() -> impl Strategy<Value = Write> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let submission = (1..=REGIONS, vec(write(), 0..8));
+    let submissions = btree_map(1..=REGIONS, vec(write(), 0..16), 1..=REGIONS as usize);
     prop_oneof![
-        8 => vec(submission, 1..8).prop_map(Step::Submit),
+        8 => submissions.prop_map(Step::Submit),
         1 => any::<bool>().prop_map(|close_first| Step::Reopen { close_first }),
     ]
 }
@@ -248,7 +258,11 @@ proptest! {
 }
 
 /// Queues all submissions before it waits for the first, so that they are applied as one batch or a few.
-fn submit_and_compare(storage: &Storage, model: &mut Model, submissions: &[(u64, Vec<Write>)]) {
+fn submit_and_compare(
+    storage: &Storage,
+    model: &mut Model,
+    submissions: &BTreeMap<u64, Vec<Write>>,
+) {
     let mut pending = Vec::new();
     for (region_id, writes) in submissions {
         let mut commands = Vec::new();
@@ -275,7 +289,9 @@ fn compare(storage: &Storage, model: &Model, limit: usize) {
     let runtime = one_worker(1);
     let reader = storage.reader();
 
-    let raw_keys: Vec<_> = (0..RAW_KEYS).map(raw_key).collect();
+    let raw_keys: Vec<_> = (1..=REGIONS)
+        .flat_map(|region_id| (0..RAW_KEYS).map(move |index| raw_key(region_id, index)))
+        .collect();
     let raw: Vec<_> = raw_keys
         .iter()
         .map(|key| model.raw.get(key).cloned())
@@ -283,14 +299,14 @@ fn compare(storage: &Storage, model: &Model, limit: usize) {
     assert_eq!(storage.multi_get_raw(&raw_keys).unwrap(), raw);
     assert_eq!(
         runtime
-            .block_on(reader.multi_get_raw(raw_keys.clone()))
+            .block_on(reader.multi_get_raw(raw_keys.clone(), usize::MAX))
             .unwrap(),
         raw
     );
     for (key, value) in raw_keys.iter().zip(raw) {
         assert_eq!(storage.get_raw(key).unwrap(), value);
         assert_eq!(
-            runtime.block_on(reader.get_raw(key.clone())).unwrap(),
+            runtime.block_on(read_raw(&reader, key.clone())).unwrap(),
             value
         );
     }
@@ -310,7 +326,7 @@ fn compare(storage: &Storage, model: &Model, limit: usize) {
     );
     assert_eq!(
         runtime
-            .block_on(reader.multi_get_versioned(versioned_keys.clone()))
+            .block_on(reader.multi_get_versioned(versioned_keys.clone(), usize::MAX))
             .unwrap(),
         versioned
     );
@@ -335,7 +351,7 @@ fn compare(storage: &Storage, model: &Model, limit: usize) {
 fn compare_scans(storage: &Storage, model: &Model, range: ScanRange) {
     let bounds = [
         (Bytes::new(), Bytes::new()),
-        (raw_key(1), raw_key(4)),
+        (raw_key(1, 1), raw_key(2, 4)),
         (versioned_key(1, 1), versioned_key(3, 1)),
     ];
     for (start_key, end_key) in bounds {

@@ -76,10 +76,12 @@ fn a_multi_key_read_is_one_snapshot() {
         scope.spawn(|| {
             let (runtime, reader) = (one_worker(2), storage.reader());
             read_until(&done, || {
-                let values = runtime.block_on(reader.multi_get_raw(keys())).unwrap();
+                let values = runtime
+                    .block_on(reader.multi_get_raw(keys(), usize::MAX))
+                    .unwrap();
                 assert_whole(&values);
                 let found = runtime
-                    .block_on(reader.multi_get_versioned(keys()))
+                    .block_on(reader.multi_get_versioned(keys(), usize::MAX))
                     .unwrap();
                 let versions = found
                     .iter()

@@ -24,7 +24,9 @@ Exit codes:
   2  usage: an argument is wrong or over a limit; nothing was done
   3  not found: the key does not exist
   4  conflict: the key has another version; nothing was changed
-  5  undetermined: the write may or may not have been applied; read to find out
+  5  undetermined: the write may or may not have been applied, and may be yet,
+     after a read that does not see it; `cas put` and `cas del` again with the
+     same --expect of at least 1 are applied at most once
 
 Keys (--key-encoding):
   text     as they are, byte for byte; printed like `escaped`
@@ -171,6 +173,7 @@ mod tests {
             "rdbctl",
             "rdbctl raw",
             "rdbctl raw put k",
+            "rdbctl raw del",
             "rdbctl raw put k v --file f",
             "rdbctl raw scan a b --prefix c",
             "rdbctl raw scan --limit 0",
@@ -199,6 +202,8 @@ mod tests {
             "rdbctl raw put k -",
             "rdbctl raw put k -- --v",
             "rdbctl raw put k --file f",
+            "rdbctl raw del k",
+            "rdbctl raw del k1 k2",
             "rdbctl raw delete-range a b",
             "rdbctl raw delete-range --prefix a",
             "rdbctl raw delete-range --all",

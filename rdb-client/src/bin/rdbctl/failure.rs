@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn every_kind_has_its_documented_exit_code() {
         let undetermined = Error::Undetermined {
-            cause: "lost".to_owned(),
+            cause: "lost".into(),
         };
         let invalid = Error::InvalidArgument {
             field: "key".to_owned(),
@@ -151,7 +151,7 @@ mod tests {
             (Failure::failed("no"), 1),
             (
                 Failure::from(Error::Unavailable {
-                    cause: "gone".to_owned(),
+                    cause: "gone".into(),
                 }),
                 1,
             ),

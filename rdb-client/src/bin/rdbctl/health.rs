@@ -21,17 +21,13 @@ pub(crate) async fn run(session: &Session, output: &mut Output<'_>) -> Result<()
     let processes = session.connect().await?.health().await;
     let lines: Vec<Line> = processes.iter().map(Line::from).collect();
     output.table(&lines)?;
-    verdict(&processes)
+    verdict(&lines)
 }
 
-fn verdict(processes: &[ProcessHealth]) -> Result<(), Failure> {
-    let failing = processes
-        .iter()
-        .filter(|process| process.health != Health::Serving)
-        .count();
-    let has_store = processes
-        .iter()
-        .any(|process| matches!(process.role, Role::Store { .. }));
+fn verdict(processes: &[Line]) -> Result<(), Failure> {
+    let failing = processes.iter().filter(|line| line.status != SERVING);
+    let failing = failing.count();
+    let has_store = processes.iter().any(|line| line.store_id.is_some());
     match (failing, has_store) {
         (0, true) => Ok(()),
         (0, false) => Err(Failure::failed(
@@ -46,7 +42,10 @@ fn verdict(processes: &[ProcessHealth]) -> Result<(), Failure> {
     }
 }
 
-#[derive(Serialize)]
+/// The status of a process that does its work.
+const SERVING: &str = "serving";
+
+#[derive(Debug, Serialize)]
 struct Line {
     role: &'static str,
     store_id: Option<u64>,
@@ -64,7 +63,7 @@ impl From<&ProcessHealth> for Line {
             _ => ("unknown", None),
         };
         let (status, cause) = match &process.health {
-            Health::Serving => ("serving", None),
+            Health::Serving => (SERVING, None),
             Health::NotServing => ("not_serving", None),
             Health::Unreachable { cause } => ("unreachable", Some(cause.clone())),
             _ => ("unknown", None),
@@ -100,27 +99,26 @@ impl Record for Line {
 mod tests {
     use super::*;
 
-    fn process(role: Role, health: Health) -> ProcessHealth {
-        ProcessHealth {
-            role,
+    fn line(store_id: Option<u64>, status: &'static str) -> Line {
+        Line {
+            role: "any",
+            store_id,
             address: "127.0.0.1:1".to_owned(),
-            health,
+            status,
+            cause: None,
         }
     }
 
     #[test]
     fn a_cluster_is_healthy_when_all_processes_serve_and_there_is_a_store() {
-        let pd = || process(Role::PlacementDriver, Health::Serving);
-        let store = |health| process(Role::Store { store_id: 1 }, health);
-        let unreachable = Health::Unreachable {
-            cause: "refused".to_owned(),
-        };
+        let pd = || line(None, SERVING);
+        let store = |status| line(Some(1), status);
 
-        assert!(verdict(&[pd(), store(Health::Serving)]).is_ok());
+        assert!(verdict(&[pd(), store(SERVING)]).is_ok());
         for unhealthy in [
             vec![pd()],
-            vec![pd(), store(Health::NotServing)],
-            vec![pd(), store(Health::Serving), store(unreachable)],
+            vec![pd(), store("not_serving")],
+            vec![pd(), store(SERVING), store("unreachable")],
         ] {
             assert!(verdict(&unhealthy).is_err(), "{unhealthy:?}");
         }
@@ -128,13 +126,13 @@ mod tests {
 
     #[test]
     fn a_cause_stays_on_its_line() {
-        let unreachable = Health::Unreachable {
-            cause: "refused\n\x1b[31m".to_owned(),
+        let line = Line {
+            cause: Some("refused\n\x1b[31m".to_owned()),
+            ..line(None, "unreachable")
         };
-        let line = Line::from(&process(Role::PlacementDriver, unreachable));
         assert_eq!(
             line.cells(KeyEncoding::Text).join(" "),
-            r"pd - 127.0.0.1:1 unreachable refused\n\x1b[31m"
+            r"any - 127.0.0.1:1 unreachable refused\n\x1b[31m"
         );
     }
 }

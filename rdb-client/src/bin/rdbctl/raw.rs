@@ -40,11 +40,18 @@ Examples:
         /// The key
         key: KeyArgument,
     },
-    /// Delete a key; one that does not exist is fine
+    /// Delete keys; one that does not exist is fine
     #[command(name = "del", visible_alias = "delete")]
+    #[command(after_help = "\
+Keys of one region are deleted together or not at all.
+
+Examples:
+  rdbctl raw del k1
+  rdbctl raw del k1 k2 k3")]
     Delete {
-        /// The key
-        key: KeyArgument,
+        /// The keys
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<KeyArgument>,
     },
     /// Print the entries of a range, one `KEY<TAB>VALUE` per line, both escaped
     #[command(after_help = "\
@@ -86,9 +93,10 @@ pub(crate) async fn run(
             output.done()
         }
         RawCommand::Get { key } => get(session.key(key)?, session, output).await,
-        RawCommand::Delete { key } => {
-            let key = session.key(key)?;
-            session.connect().await?.raw_delete(key).await?;
+        RawCommand::Delete { keys } => {
+            let keys: Result<Vec<_>, _> = keys.into_iter().map(|key| session.key(key)).collect();
+            let keys = keys?;
+            session.connect().await?.raw_batch_delete(keys).await?;
             output.done()
         }
         RawCommand::Scan(arguments) => scan(&arguments, session, output).await,

@@ -16,13 +16,12 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(global: &GlobalArguments) -> Self {
         let defaults = Config::default();
+        let connect_timeout = defaults.connect_timeout.min(global.timeout);
         Self {
             pd_addresses: global.pd.clone(),
-            config: Config {
-                timeout: global.timeout,
-                connect_timeout: defaults.connect_timeout.min(global.timeout),
-                ..defaults
-            },
+            config: defaults
+                .with_timeout(global.timeout)
+                .with_connect_timeout(connect_timeout),
             keys: global.key_encoding,
         }
     }

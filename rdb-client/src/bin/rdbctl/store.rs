@@ -189,13 +189,13 @@ mod tests {
 
     #[test]
     fn a_store_that_was_not_heard_of_yet_has_no_figures() {
-        let line = Line::from(Store {
+        let line = Line {
             id: 1,
             address: "127.0.0.1:20160".to_owned(),
-            state: StoreState::Disconnected,
-            last_heartbeat_age: None,
+            state: state_name(StoreState::Disconnected),
+            last_heartbeat_age_ms: None,
             stats: None,
-        });
+        };
         assert_eq!(line.cells(KeyEncoding::Text).len(), Line::HEADINGS.len());
         assert_eq!(
             printed(Format::Json, |output| output

@@ -1,26 +1,16 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn waiter() -> Waiter {
-    waiter_until(Instant::now() + HOUR)
-}
-
-fn waiter_until(deadline_at: Instant) -> Waiter {
-    Waiter {
-        waker: Waker::noop().clone(),
-        deadline_at,
-    }
-}
-
 fn join(rounds: &mut Rounds, count: u32) -> Seat {
-    rounds.join(count, waiter()).expect("there is room")
+    rounds
+        .join(count, Waker::noop().clone())
+        .expect("there is room")
 }
 
 fn send(rounds: &mut Rounds) -> Option<u32> {
@@ -28,7 +18,7 @@ fn send(rounds: &mut Rounds) -> Option<u32> {
 }
 
 fn answer(rounds: &mut Rounds, first: u64, count: u32) {
-    let callers = rounds.answer(first, count, Vec::new());
+    let callers = rounds.answer(first, count);
     callers.expect("asked for").wake();
 }
 
@@ -49,7 +39,7 @@ impl Wake for Bell {
 
 #[test]
 fn callers_that_wait_together_share_one_request_and_each_gets_its_own_part() {
-    let mut rounds = Rounds::new(100, None);
+    let mut rounds = Rounds::new(100);
     let seats: Vec<_> = [1, 5, 2].map(|count| join(&mut rounds, count)).into();
     assert_eq!(send(&mut rounds), Some(8));
     assert_eq!(send(&mut rounds), None);
@@ -62,7 +52,7 @@ fn callers_that_wait_together_share_one_request_and_each_gets_its_own_part() {
 
 #[test]
 fn a_request_that_was_sent_is_not_joined() {
-    let mut rounds = Rounds::new(100, None);
+    let mut rounds = Rounds::new(100);
     let early = join(&mut rounds, 1);
     assert_eq!(send(&mut rounds), Some(1));
     let late = join(&mut rounds, 1);
@@ -75,7 +65,7 @@ fn a_request_that_was_sent_is_not_joined() {
 
 #[test]
 fn a_full_request_is_followed_by_another_and_no_caller_is_split() {
-    let mut rounds = Rounds::new(10, None);
+    let mut rounds = Rounds::new(10);
     let seats: Vec<_> = [6, 6, 4, 10].map(|count| join(&mut rounds, count)).into();
     assert_eq!(
         (send(&mut rounds), send(&mut rounds)),
@@ -89,7 +79,7 @@ fn a_full_request_is_followed_by_another_and_no_caller_is_split() {
 
 #[test]
 fn only_a_few_requests_are_in_flight() {
-    let mut rounds = Rounds::new(1, None);
+    let mut rounds = Rounds::new(1);
     let seats: Vec<_> = (0..2 * IN_FLIGHT_MAX)
         .map(|_| join(&mut rounds, 1))
         .collect();
@@ -105,7 +95,7 @@ fn only_a_few_requests_are_in_flight() {
 
 #[test]
 fn a_round_that_everybody_left_is_not_sent() {
-    let mut rounds = Rounds::new(2, None);
+    let mut rounds = Rounds::new(2);
     let seats: Vec<_> = (0..5).map(|_| join(&mut rounds, 1)).collect();
     for seat in &seats[2..4] {
         drop(rounds.leave(seat));
@@ -118,7 +108,7 @@ fn a_round_that_everybody_left_is_not_sent() {
 
 #[test]
 fn who_leaves_takes_nothing_from_the_others() {
-    let mut rounds = Rounds::new(10, None);
+    let mut rounds = Rounds::new(10);
     let seats: Vec<_> = (0..3).map(|_| join(&mut rounds, 1)).collect();
     drop(rounds.leave(&seats[0]));
     assert_eq!(send(&mut rounds), Some(3));
@@ -129,7 +119,7 @@ fn who_leaves_takes_nothing_from_the_others() {
 
 #[test]
 fn lost_requests_are_sent_again_unless_everybody_left() {
-    let mut rounds = Rounds::new(1, None);
+    let mut rounds = Rounds::new(1);
     let (left, stays) = (join(&mut rounds, 1), join(&mut rounds, 1));
     assert_eq!((send(&mut rounds), send(&mut rounds)), (Some(1), Some(1)));
     drop(rounds.leave(&left));
@@ -142,9 +132,9 @@ fn lost_requests_are_sent_again_unless_everybody_left() {
 
 #[test]
 fn an_answer_to_nothing_or_to_another_count_is_refused() {
-    let mut rounds = Rounds::new(10, None);
+    let mut rounds = Rounds::new(10);
     let refused = |rounds: &mut Rounds, first, count| {
-        assert!(rounds.answer(first, count, Vec::new()).is_err());
+        assert!(rounds.answer(first, count).is_err());
     };
     refused(&mut rounds, 1, 1);
     let seat = join(&mut rounds, 2);
@@ -158,13 +148,12 @@ fn an_answer_to_nothing_or_to_another_count_is_refused() {
 
 #[test]
 fn a_failure_ends_everybodys_waiting() {
-    let mut rounds = Rounds::new(1, None);
+    let mut rounds = Rounds::new(1);
     let bell = Arc::new(Bell::default());
     let seats: Vec<_> = (0..3)
         .map(|_| {
             let waker = Waker::from(Arc::clone(&bell));
-            let waiter = Waiter { waker, ..waiter() };
-            rounds.join(1, waiter).expect("there is room")
+            rounds.join(1, waker).expect("there is room")
         })
         .collect();
     let error = Error::unavailable("gone");
@@ -181,48 +170,28 @@ fn a_failure_ends_everybodys_waiting() {
 }
 
 #[test]
-fn the_alarm_rings_for_those_whose_deadline_came() {
-    let mut rounds = Rounds::new(10, None);
+fn an_answer_is_owed_since_the_oldest_request_that_has_none() {
+    let mut rounds = Rounds::new(1);
     let now = Instant::now();
-    let bell = Arc::new(Bell::default());
-    for minutes in [3, 1, 2] {
-        let waker = Waker::from(Arc::clone(&bell));
-        let deadline_at = now + minutes * Duration::from_secs(60);
-        let waiter = Waiter { waker, deadline_at };
-        rounds.join(1, waiter).expect("there is room");
-        assert_eq!(rounds.take_alarm_moved(), minutes != 2);
-    }
-    let minute = |minutes: u32| now + minutes * Duration::from_secs(60);
-    assert_eq!(rounds.alarm_at(), Some(minute(1)));
-    assert_eq!(rounds.ring(minute(2)).overdue.len(), 2);
-    assert_eq!(rounds.alarm_at(), Some(minute(3)));
-    assert_eq!(rounds.ring(minute(4)).overdue.len(), 3);
-    assert_eq!(rounds.alarm_at(), None);
-}
-
-#[test]
-fn the_alarm_rings_for_a_request_that_waits_for_too_long() {
-    let mut rounds = Rounds::new(10, Some(Duration::from_secs(3)));
-    let now = Instant::now();
-    let _seat = join(&mut rounds, 1);
-    assert_eq!(rounds.send(now), Some(1));
-    let late = now + Duration::from_secs(3);
-    assert_eq!(rounds.alarm_at(), Some(late));
-    assert!(!rounds.is_silent(now) && rounds.is_silent(late));
-    let alarm = rounds.ring(late);
-    assert!(alarm.silent && alarm.overdue.is_empty());
+    let _seats = [join(&mut rounds, 1), join(&mut rounds, 1)];
+    assert_eq!(rounds.owed_since(), None);
+    let later = now + Duration::from_secs(3);
+    assert_eq!((rounds.send(now), rounds.send(later)), (Some(1), Some(1)));
+    assert_eq!(rounds.owed_since(), Some(now));
+    answer(&mut rounds, 1, 1);
+    assert_eq!(rounds.owed_since(), Some(later));
     rounds.lose_requests();
-    assert!(!rounds.is_silent(late));
+    assert_eq!(rounds.owed_since(), None);
 }
 
 #[test]
 fn nobody_is_seated_above_the_limit_and_a_seat_that_is_left_is_free_again() {
-    let mut rounds = Rounds::new(u32::MAX, None);
+    let mut rounds = Rounds::new(u32::MAX);
     let first = join(&mut rounds, u32::MAX);
     for _ in 1..SEATS_MAX {
         join(&mut rounds, 1);
     }
-    let refused = rounds.join(1, waiter());
+    let refused = rounds.join(1, Waker::noop().clone());
     assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
     drop(rounds.leave(&first));
     join(&mut rounds, 1);
@@ -255,7 +224,7 @@ proptest! {
     fn timestamps_are_of_requests_that_were_sent_after_the_call_began(
         steps in proptest::collection::vec(step(), 1..200),
     ) {
-        let mut rounds = Rounds::new(12, None);
+        let mut rounds = Rounds::new(12);
         let mut next_timestamp = 0_u64;
         // The counts of the requests in flight, and the oracle's next timestamp when each was sent.
         let mut in_flight: VecDeque<(u32, u64)> = VecDeque::new();

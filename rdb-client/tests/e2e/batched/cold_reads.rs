@@ -16,6 +16,9 @@ const STREAMS: u64 = 400;
 /// Keys of each stream, which nobody else reads.
 const KEYS: u64 = 64;
 
+/// Of each value.
+const VALUE_BYTES: usize = 1024;
+
 fn key(stream: u64, number: u64) -> String {
     format!("{stream:03}/{number:03}")
 }
@@ -23,7 +26,7 @@ fn key(stream: u64, number: u64) -> String {
 /// Of a page, so that each read finds its own block missing.
 fn value(stream: u64, number: u64) -> Bytes {
     let seed = stream * KEYS + number;
-    let mut value = vec![0; 1024];
+    let mut value = vec![0; VALUE_BYTES];
     fastrand::Rng::with_seed(seed).fill(&mut value);
     value.into()
 }
@@ -64,6 +67,7 @@ async fn cold_reads_of_many_streams_are_all_answered_sooner_or_later() {
     cluster.store.terminate();
     assert!(cluster.store.exited().await.success());
     cluster.store.start_serving().await;
+    let read_before = cluster.store.read_bytes();
 
     let mut channels = Vec::new();
     for _ in 0..STREAMS.div_ceil(BATCH_STREAMS_MAX as u64) {
@@ -80,4 +84,11 @@ async fn cold_reads_of_many_streams_are_all_answered_sooner_or_later() {
         .map(|busy| busy.expect("all is there"))
         .sum();
     println!("{} keys read, {busy} times busy", STREAMS * KEYS);
+    // The values are random, so compression saves nothing. The requests are a few per cent of this.
+    let values_bytes = STREAMS * KEYS * VALUE_BYTES as u64;
+    let read = cluster.store.read_bytes() - read_before;
+    assert!(
+        read >= values_bytes,
+        "{read} bytes were read, {values_bytes} are not in memory"
+    );
 }

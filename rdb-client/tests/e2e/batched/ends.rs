@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdb_client::{Client, Error};
 use tokio::task::JoinSet;
 
-use crate::harness::{Cluster, HANG_GUARD, found, guarded};
+use crate::harness::{CallPath, Cluster, HANG_GUARD, found, guarded, over_both_paths};
 
 /// Calls in flight.
 const CALLERS: usize = 256;
@@ -48,11 +48,14 @@ impl Load {
     }
 }
 
-/// Only streams can promise this: a unary call that meets a closing connection does not learn whether it was sent.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_with_many_calls_in_flight_leaves_the_fate_of_none_open() {
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    a_drain_with_many_calls_in_flight_leaves_the_fate_of_none_open,
+}
+
+async fn a_drain_with_many_calls_in_flight_leaves_the_fate_of_none_open(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    let client = cluster.client_over(path).await.with_timeout(HANG_GUARD);
     let load = Arc::new(Load::default());
     let mut callers: JoinSet<_> = (0..CALLERS)
         .map(|number| swap_on(client.clone(), Arc::clone(&load), format!("key {number}")))
@@ -218,13 +221,11 @@ async fn put_on(client: Client, load: Arc<Load>, writer: usize) -> Fates {
 async fn check(client: &Client, fates: &Fates, range: Range<usize>) -> usize {
     let keys = range.clone().map(|number| fates.key(number));
     let found = client.raw_batch_get(keys).await.expect("read");
-    let mut found = found.into_iter().peekable();
     let mut open_applied = 0;
-    for number in range {
+    for (number, value) in range.zip(found) {
         let key = fates.key(number);
-        let applied = found
-            .next_if(|entry| entry.key == key.as_bytes())
-            .inspect(|entry| assert_eq!(entry.value, key.as_bytes()))
+        let applied = value
+            .inspect(|value| assert_eq!(value, key.as_bytes()))
             .is_some();
         match fates.fates[number] {
             Fate::Acknowledged => assert!(applied, "{key} was acknowledged and is lost"),
@@ -232,7 +233,6 @@ async fn check(client: &Client, fates: &Fates, range: Range<usize>) -> usize {
             Fate::Undetermined => open_applied += usize::from(applied),
         }
     }
-    assert!(found.next().is_none(), "every key was asked for once");
     open_applied
 }
 

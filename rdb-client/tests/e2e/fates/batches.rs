@@ -1,6 +1,6 @@
 //! Batches and range deletes over several regions.
 
-use rdb_client::{Error, KeyValue, VersionedKeyValue};
+use rdb_client::{Bytes, Error};
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::errorpb::ServerBusy;
@@ -49,12 +49,8 @@ async fn a_batch_is_one_request_per_region_and_keeps_its_order() {
 
     let keys = ["q", "a", "none", "z", "m", "a"];
     let found = client.raw_batch_get(keys).await.unwrap();
-    let expected = [("q", "5"), ("a", "6"), ("z", "1"), ("m", "3"), ("a", "6")];
-    let expected = expected.map(|(key, value)| KeyValue {
-        key: key.into(),
-        value: value.into(),
-    });
-    assert_eq!(found, expected);
+    let values = [Some("5"), Some("6"), None, Some("1"), Some("3"), Some("6")];
+    assert_eq!(found, values.map(|value| value.map(Bytes::from)));
     assert_eq!(cluster.node.store.requests(), 6);
 }
 
@@ -66,12 +62,42 @@ async fn a_batch_read_of_versioned_keys_keeps_its_order() {
         client.cas_put(key, 0, key).await.unwrap();
     }
     let found = client.batch_get(["z", "b", "m", "a"]).await.unwrap();
-    let expected = ["z", "m", "a"].map(|key| VersionedKeyValue {
-        key: key.into(),
-        version: 1,
-        value: key.into(),
-    });
-    assert_eq!(found, expected);
+    let found = found.into_iter();
+    let found: Vec<_> = found
+        .map(|entry| entry.map(|entry| (entry.version, entry.value)))
+        .collect();
+    let values = [Some("z"), None, Some("m"), Some("a")];
+    assert_eq!(
+        found,
+        values.map(|value| value.map(|value| (1, value.into())))
+    );
+}
+
+#[tokio::test]
+async fn a_batch_of_deletes_is_one_request_per_region_and_deletes_nothing_else() {
+    let cluster = three_regions().await;
+    let client = cluster.client().await;
+    let keys = ["a", "b", "m", "z"];
+    let entries = keys.map(|key| (key, "v"));
+    client.raw_batch_put(entries).await.unwrap();
+    let requests = cluster.node.store.requests();
+    client
+        .raw_batch_delete(["z", "none", "a", "m", "a"])
+        .await
+        .unwrap();
+    assert_eq!(cluster.node.store.requests(), requests + 3);
+    let left = client.raw_batch_get(keys).await.unwrap();
+    assert_eq!(left, [None, Some("v".into()), None, None]);
+
+    cluster
+        .node
+        .store
+        .script(3, [certain(Code::FailedPrecondition)]);
+    let result = client.raw_batch_delete(["b", "z"]).await;
+    assert!(
+        matches!(result, Err(Error::Undetermined { .. })),
+        "one region's part was applied: {result:?}"
+    );
 }
 
 #[tokio::test]
@@ -79,6 +105,7 @@ async fn an_empty_batch_is_done_at_once() {
     let cluster = three_regions().await;
     let client = cluster.client().await;
     assert_eq!(client.raw_batch_put([("", ""); 0]).await, Ok(()));
+    assert_eq!(client.raw_batch_delete([""; 0]).await, Ok(()));
     assert_eq!(client.raw_batch_get([""; 0]).await, Ok(Vec::new()));
     assert_eq!(cluster.node.store.requests(), 0);
 }
@@ -205,10 +232,10 @@ async fn a_range_delete_goes_through_every_region() {
         .unwrap();
     client.raw_delete_range("b"..="p").await.unwrap();
     let left = client.raw_batch_get(keys).await.unwrap();
-    let left: Vec<_> = left.into_iter().map(|entry| entry.key).collect();
-    assert_eq!(left, ["a", "z"]);
-    client.raw_delete_range::<&str>(..).await.unwrap();
-    assert_eq!(client.raw_batch_get(keys).await, Ok(Vec::new()));
+    let left: Vec<_> = left.into_iter().map(|value| value.is_some()).collect();
+    assert_eq!(left, [true, false, false, false, false, true]);
+    client.raw_delete_range(..).await.unwrap();
+    assert_eq!(client.raw_batch_get(keys).await, Ok(vec![None; keys.len()]));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rdb_client::{Client, Config};
+use rdb_client::Client;
 use rdb_proto::kvrpc::kv_batch_server::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
@@ -75,11 +75,21 @@ pub(crate) struct StoreNode {
 impl StoreNode {
     pub(crate) async fn start(id: u64, regions: Vec<Region>) -> Self {
         let store = Store::new(id, regions);
+        let batch = KvBatchServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Self::serve(&store, |routes| routes.add_service(batch)).await
+    }
+
+    /// A store of a release that does not know streams of commands.
+    pub(crate) async fn start_without_streams(id: u64, regions: Vec<Region>) -> Self {
+        Self::serve(&Store::new(id, regions), |routes| routes).await
+    }
+
+    async fn serve(store: &Store, more: impl FnOnce(Routes) -> Routes) -> Self {
+        let store = store.clone();
         let raw = KvRawServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cas = KvCasServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = KvBatchServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let routes = Routes::new(raw).add_service(cas).add_service(batch);
-        let served = Served::start(routes).await;
+        let routes = Routes::new(raw).add_service(cas);
+        let served = Served::start(more(routes)).await;
         Self {
             proxy: Proxy::start(served.address),
             store,
@@ -108,6 +118,11 @@ impl StoreNode {
         std::mem::replace(&mut self.proxy, Proxy::start(self.served.address))
     }
 
+    /// The address that only its own proxy knows.
+    pub(crate) fn hidden_address(&self) -> SocketAddr {
+        self.served.address
+    }
+
     pub(crate) fn set_serving(&self, serving: bool) {
         self.served.health.set_serving(serving);
     }
@@ -117,7 +132,7 @@ impl StoreNode {
 pub(crate) struct PdNode {
     pub(crate) pd: ScriptedPd,
     pub(crate) proxy: Proxy,
-    _served: Served,
+    served: Served,
 }
 
 impl PdNode {
@@ -127,8 +142,13 @@ impl PdNode {
         Self {
             proxy: Proxy::start(served.address),
             pd,
-            _served: served,
+            served,
         }
+    }
+
+    /// The address that only its own proxy knows.
+    pub(crate) fn hidden_address(&self) -> SocketAddr {
+        self.served.address
     }
 }
 
@@ -172,10 +192,7 @@ pub(crate) async fn connect(addresses: impl IntoIterator<Item = SocketAddr>) -> 
 }
 
 async fn connect_over(path: CallPath, addresses: impl IntoIterator<Item = SocketAddr>) -> Client {
-    let config = Config {
-        timeout: PATIENT,
-        ..path.config()
-    };
+    let config = path.config().with_timeout(PATIENT);
     let addresses = addresses.into_iter().map(|address| address.to_string());
     Client::connect_with(addresses, config).await.unwrap()
 }

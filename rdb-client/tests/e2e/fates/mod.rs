@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod batches;
-mod cluster;
+pub(crate) mod cluster;
 mod connections;
 mod placement;
 mod placement_driver;
@@ -17,4 +17,5 @@ mod routes;
 mod scans;
 mod store;
 mod timestamps;
+mod updates;
 mod writes;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use rdb_client::{Client, Config, Error, Health, Role};
 
-use crate::fates::cluster::{CLUSTER_ID, Cluster, PdNode, SHORT, connect, region};
+use crate::fates::cluster::{CLUSTER_ID, Cluster, PATIENT, PdNode, SHORT, connect, region};
+use crate::fates::proxy::Mode;
 use crate::harness::{CallPath, over_both_paths};
 
 over_both_paths! {
@@ -29,18 +30,81 @@ async fn a_second_address_is_used_when_the_first_is_dead() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_cluster_is_never_believed() {
+async fn an_address_of_another_cluster_is_passed_over_and_never_believed() {
     let cluster = Cluster::start().await;
     let foreign = PdNode::start(CLUSTER_ID + 1).await;
-    let client = connect([cluster.pd.proxy.address, foreign.proxy.address]).await;
-    client.tso().await.unwrap();
+    let third = PdNode::start(CLUSTER_ID).await;
+    third.pd.set_next_timestamp(1_000);
+    let ours = cluster.pd.proxy.address;
+    let (foreign, third) = (&foreign.proxy, &third.proxy);
+    let client = connect([ours, foreign.address, third.address]).await;
+    let before = client.tso().await.unwrap();
     cluster.pd.proxy.refuse().await;
-    let result = client.tso().await;
+    assert!(client.tso().await.unwrap() > before, "the third answers");
+
+    third.refuse().await;
+    for result in [
+        client.with_timeout(SHORT).tso().await.map(drop),
+        client.with_timeout(SHORT).stores().await.map(drop),
+    ] {
+        let text = result.expect_err("nobody may answer").to_string();
+        for address in [ours, foreign.address, third.address] {
+            assert!(text.contains(&address.to_string()), "{address}: {text}");
+        }
+    }
+    third.listen();
+    assert!(client.tso().await.is_ok());
+}
+
+#[tokio::test]
+async fn where_every_address_belongs_to_another_cluster_calls_end_with_that() {
+    let cluster = Cluster::start().await;
+    let foreign = PdNode::start(CLUSTER_ID + 1).await;
+    let client = cluster.client().await;
+    cluster.pd.proxy.lead_to(foreign.hidden_address()).await;
     let mismatch = Error::ClusterMismatch {
         expected: CLUSTER_ID,
         found: CLUSTER_ID + 1,
     };
-    assert!(result == Err(mismatch), "{result:?}");
+    assert_eq!(client.tso().await, Err(mismatch.clone()));
+    assert_eq!(client.stores().await, Err(mismatch));
+}
+
+#[tokio::test]
+async fn a_silent_address_leaves_the_others_their_share_of_the_time() {
+    let cluster = Cluster::start().await;
+    let silent = PdNode::start(CLUSTER_ID).await;
+    silent.proxy.set_mode(Mode::HoldAnswers);
+    let config = Config::default()
+        .with_timeout(8 * SHORT)
+        // The silent one could use up everything.
+        .with_connect_timeout(PATIENT);
+    let addresses = [silent.proxy.address, cluster.pd.proxy.address];
+    let addresses = addresses.map(|address| address.to_string());
+    let client = Client::connect_with(addresses, config).await.unwrap();
+    assert_eq!(client.with_timeout(SHORT).raw_get("k").await, Ok(None));
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_region_share_one_lookup_and_not_the_stream_of_timestamps() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    client.tso().await.unwrap();
+    cluster.pd.pd.hold_lookups(true);
+    let calls: Vec<_> = (0..100)
+        .map(|number| {
+            let client = client.clone();
+            tokio::spawn(async move { client.raw_get(format!("key {number}")).await })
+        })
+        .collect();
+    cluster.pd.pd.wait_region_lookups(1).await;
+    assert!(client.tso().await.is_ok(), "timestamps go on");
+    cluster.pd.pd.hold_lookups(false);
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(None));
+    }
+    assert_eq!(cluster.pd.pd.region_lookups(), 1);
+    assert_eq!(cluster.pd.proxy.connections(), 2, "one for the stream");
 }
 
 async fn without_the_placement_driver_what_is_known_is_used_and_the_rest_waited_for(
@@ -83,10 +147,7 @@ async fn connecting_ends_at_its_deadline_with_the_cause() {
     let pd = PdNode::start(CLUSTER_ID).await;
     pd.proxy.refuse().await;
     let address = pd.proxy.address.to_string();
-    let config = Config {
-        timeout: SHORT,
-        ..Config::default()
-    };
+    let config = Config::default().with_timeout(SHORT);
     let began = Instant::now();
     let error = Client::connect_with([address.clone()], config)
         .await
@@ -115,10 +176,7 @@ async fn addresses_are_checked_before_anything_is_connected() {
             "{error:?}"
         );
     }
-    let config = Config {
-        timeout: Duration::ZERO,
-        ..Config::default()
-    };
+    let config = Config::default().with_timeout(Duration::ZERO);
     let error = Client::connect_with(["127.0.0.1:2379"], config)
         .await
         .expect_err("refused");
@@ -129,9 +187,9 @@ async fn addresses_are_checked_before_anything_is_connected() {
 async fn timestamps_are_consecutive_in_a_batch_and_increase_between_calls() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;
-    let batch = client.tso_batch(5).await.unwrap();
-    let all: Vec<_> = batch.into_iter().collect();
-    assert_eq!((batch.len(), all.len()), (5, 5));
+    let taken = client.tso_batch(5).await.unwrap();
+    let all: Vec<_> = taken.into_iter().collect();
+    assert_eq!((taken.len(), all.len()), (5, 5));
     assert!(
         all.windows(2)
             .all(|pair| pair[1].as_u64() == pair[0].as_u64() + 1)

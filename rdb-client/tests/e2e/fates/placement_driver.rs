@@ -31,6 +31,10 @@ struct State {
     stores: Vec<metapb::Store>,
     routes: Vec<RegionRoute>,
     next_timestamp: u64,
+    /// The cluster that answers with timestamps name; `None`: its own.
+    tso_cluster_id: Option<u64>,
+    /// `None`: those of a real cluster.
+    limits: Option<Limits>,
     /// What the next requests on streams are answered instead of timestamps.
     tso_faults: VecDeque<Status>,
 }
@@ -41,6 +45,8 @@ pub(crate) struct ScriptedPd {
     cluster_id: u64,
     state: Arc<Mutex<State>>,
     region_lookups: watch::Sender<usize>,
+    /// Whether their answers are kept back.
+    lookups_held: watch::Sender<bool>,
     /// Requests for timestamps on streams.
     tso_requests: watch::Sender<usize>,
     /// Whether their answers are kept back.
@@ -53,6 +59,7 @@ impl ScriptedPd {
             cluster_id,
             state: Arc::default(),
             region_lookups: watch::Sender::new(0),
+            lookups_held: watch::Sender::new(false),
             tso_requests: watch::Sender::new(0),
             tso_held: watch::Sender::new(false),
         }
@@ -64,6 +71,24 @@ impl ScriptedPd {
 
     pub(crate) fn set_stores(&self, stores: Vec<metapb::Store>) {
         self.state().stores = stores;
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.state().limits = Some(limits);
+    }
+
+    pub(crate) fn set_next_timestamp(&self, next_timestamp: u64) {
+        self.state().next_timestamp = next_timestamp;
+    }
+
+    /// Timestamps are given in the name of this cluster from now on.
+    pub(crate) fn give_timestamps_of(&self, cluster_id: u64) {
+        self.state().tso_cluster_id = Some(cluster_id);
+    }
+
+    /// Keeps back the answers to region lookups, or lets them go.
+    pub(crate) fn hold_lookups(&self, hold: bool) {
+        self.lookups_held.send_replace(hold);
     }
 
     /// How often a region was asked for.
@@ -107,7 +132,7 @@ impl ScriptedPd {
         GetTsoResponse {
             first,
             count,
-            cluster_id: self.cluster_id,
+            cluster_id: state.tso_cluster_id.unwrap_or(self.cluster_id),
         }
     }
 
@@ -168,6 +193,8 @@ impl Pd for ScriptedPd {
     async fn get_region(&self, request: Request<GetRegionRequest>) -> Answer<GetRegionResponse> {
         let key = request.into_inner().key;
         self.region_lookups.send_modify(|lookups| *lookups += 1);
+        let mut held = self.lookups_held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
         let state = self.state();
         let holds_key = |route: &&RegionRoute| route.region.as_ref().unwrap().contains(&key);
         let route = state.routes.iter().find(holds_key).cloned();
@@ -192,7 +219,7 @@ impl Pd for ScriptedPd {
     ) -> Answer<GetClusterInfoResponse> {
         Ok(Response::new(GetClusterInfoResponse {
             cluster_id: self.cluster_id,
-            limits: Some(LIMITS),
+            limits: Some(self.state().limits.unwrap_or(LIMITS)),
             version: "test".to_owned(),
         }))
     }

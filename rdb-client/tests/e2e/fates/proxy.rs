@@ -27,7 +27,7 @@ pub(crate) enum Mode {
 /// Listens on an address of its own in front of another. Everything ends with it.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    target: SocketAddr,
+    target: watch::Sender<SocketAddr>,
     mode: watch::Sender<Mode>,
     open: watch::Sender<usize>,
     /// Cancelled and replaced to cut all connections.
@@ -49,7 +49,7 @@ impl Proxy {
         let socket = bound("127.0.0.1:0".parse().unwrap());
         Self {
             address: socket.local_addr().unwrap(),
-            target,
+            target: watch::Sender::new(target),
             mode: watch::Sender::new(Mode::Pass),
             open: watch::Sender::new(0),
             lifeline: Mutex::default(),
@@ -70,7 +70,7 @@ impl Proxy {
             let listener = socket.listen(1024).unwrap();
             let accepting = accept(
                 listener,
-                self.target,
+                self.target.clone(),
                 self.mode.clone(),
                 self.open.clone(),
                 self.lifeline.lock().unwrap().clone(),
@@ -96,6 +96,13 @@ impl Proxy {
     /// Cuts every connection; new ones are accepted.
     pub(crate) async fn cut(&self) {
         self.refuse().await;
+        self.listen();
+    }
+
+    /// Another process takes over the address: connections end, and new ones lead to `target`.
+    pub(crate) async fn lead_to(&self, target: SocketAddr) {
+        self.refuse().await;
+        self.target.send_replace(target);
         self.listen();
     }
 
@@ -134,7 +141,7 @@ fn bound(address: SocketAddr) -> TcpSocket {
 
 async fn accept(
     listener: TcpListener,
-    target: SocketAddr,
+    target: watch::Sender<SocketAddr>,
     mode: watch::Sender<Mode>,
     open: watch::Sender<usize>,
     lifeline: CancellationToken,
@@ -146,6 +153,7 @@ async fn accept(
         }
         open.send_modify(|open| *open += 1);
         let (mode, open, lifeline) = (mode.subscribe(), open.clone(), lifeline.clone());
+        let target = *target.borrow();
         tokio::spawn(async move {
             let _ = lifeline
                 .run_until_cancelled(pass(client, target, mode))

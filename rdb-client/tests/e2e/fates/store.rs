@@ -22,6 +22,9 @@ use crate::harness::guarded;
 /// Entries of one page of a scan: few, so that tests see many pages.
 pub(crate) const PAGE_ENTRIES: usize = 3;
 
+/// Deleted entries that a page skips at most.
+pub(crate) const PAGE_SKIPPED_MAX: usize = 2;
+
 /// What happens to a request instead of being served.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -37,7 +40,8 @@ pub(crate) enum Step {
 
 #[derive(Default)]
 pub(crate) struct Data {
-    raw: BTreeMap<Bytes, Bytes>,
+    /// `None`: deleted.
+    raw: BTreeMap<Bytes, Option<Bytes>>,
     versioned: BTreeMap<Bytes, Versioned>,
     /// How many writes of each key were applied.
     applied: HashMap<Bytes, u64>,
@@ -52,6 +56,8 @@ struct State {
     /// What every request gets while the script is empty.
     always: Option<Kind>,
     requests: usize,
+    /// Commands of the largest message of a stream.
+    message_commands: usize,
 }
 
 /// A scripted store. Tests hold one handle, the services another.
@@ -100,6 +106,11 @@ impl Store {
         self.state().requests
     }
 
+    /// Commands of the largest message of a stream; 0: no stream has brought any.
+    pub(crate) fn message_commands(&self) -> usize {
+        self.state().message_commands
+    }
+
     /// How many writes of `key` were applied.
     pub(crate) fn applied(&self, key: &str) -> u64 {
         self.state()
@@ -111,7 +122,14 @@ impl Store {
     }
 
     pub(crate) fn raw(&self, key: &str) -> Option<Bytes> {
-        self.state().data.raw.get(key.as_bytes()).cloned()
+        self.state().data.raw.get(key.as_bytes()).cloned().flatten()
+    }
+
+    /// Swaps at once, as another client would have.
+    pub(crate) fn swap(&self, key: &'static str, expected_version: u64, value: &'static str) {
+        let key = Bytes::from(key);
+        let swapped = self.state().data.swap(&key, expected_version, value.into());
+        swapped.expect("the version is the present one");
     }
 
     /// Waits until so many writes have been applied in all.
@@ -217,7 +235,23 @@ fn check(
 impl Data {
     fn put(&mut self, key: &Bytes, value: Bytes) {
         *self.applied.entry(key.clone()).or_default() += 1;
-        self.raw.insert(key.clone(), value);
+        self.raw.insert(key.clone(), Some(value));
+    }
+
+    fn delete(&mut self, key: &Bytes) {
+        *self.applied.entry(key.clone()).or_default() += 1;
+        self.raw.insert(key.clone(), None);
+    }
+
+    fn swap(&mut self, key: &Bytes, expected_version: u64, value: Bytes) -> Result<u64, Conflict> {
+        if let Some(conflict) = self.conflict(key, expected_version) {
+            return Err(conflict);
+        }
+        *self.applied.entry(key.clone()).or_default() += 1;
+        let version = expected_version + 1;
+        let entry = Versioned { version, value };
+        self.versioned.insert(key.clone(), entry);
+        Ok(version)
     }
 
     fn conflict(&self, key: &Bytes, expected_version: u64) -> Option<Conflict> {

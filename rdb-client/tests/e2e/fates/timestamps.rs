@@ -7,7 +7,8 @@ use rdb_client::{Client, Config, Error, Timestamp};
 use rdb_proto::error::Fault;
 use tonic::Code;
 
-use crate::fates::cluster::{CLUSTER_ID, PATIENT, PdNode, SHORT, connect};
+use crate::fates::cluster::{CLUSTER_ID, Cluster, PATIENT, PdNode, SHORT, connect};
+use crate::harness::{CallPath, found, guarded};
 
 /// Far more than there are requests in flight.
 const CALLERS: usize = 1_000;
@@ -18,11 +19,7 @@ async fn client_of(pd: &PdNode) -> Client {
 
 /// A client that makes a call of its own for each timestamp.
 async fn unary_client_of(pd: &PdNode) -> Client {
-    let config = Config {
-        timeout: PATIENT,
-        unary: true,
-        ..Config::default()
-    };
+    let config = Config::default().with_timeout(PATIENT).with_unary(true);
     let addresses = [pd.proxy.address.to_string()];
     Client::connect_with(addresses, config).await.unwrap()
 }
@@ -211,15 +208,14 @@ async fn a_silent_placement_driver_is_left_for_another() {
         PdNode::start(CLUSTER_ID).await,
         PdNode::start(CLUSTER_ID).await,
     );
-    let config = Config {
-        timeout: PATIENT,
-        connect_timeout: Duration::from_millis(500),
-        ..Config::default()
-    };
+    let config = Config::default()
+        .with_timeout(PATIENT)
+        .with_connect_timeout(Duration::from_millis(500));
     let addresses = [silent.proxy.address, other.proxy.address].map(|address| address.to_string());
     let client = Client::connect_with(addresses, config).await.unwrap();
     client.tso().await.unwrap();
     assert_eq!(other.pd.tso_requests(), 0);
+    other.pd.set_next_timestamp(1_000);
     silent.pd.hold_timestamps(true);
     client.tso().await.unwrap();
     client.tso().await.unwrap();
@@ -245,6 +241,109 @@ async fn unary_calls_do_not_use_the_stream() {
     let first = client.tso().await.unwrap();
     assert!(client.tso_batch(5).await.unwrap().first() > first);
     assert_eq!(pd.pd.tso_requests(), 0);
+}
+
+#[tokio::test]
+async fn a_timestamp_that_was_given_before_is_an_error_that_names_both() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    for client in [client_of(&pd).await, unary_client_of(&pd).await] {
+        pd.pd.set_next_timestamp(100);
+        assert_eq!(client.tso_batch(10).await.unwrap().first().as_u64(), 100);
+        for first in [109, 50] {
+            pd.pd.set_next_timestamp(first);
+            let result = client.tso().await;
+            let named = format!("timestamp {first} after 109");
+            assert!(
+                matches!(&result, Err(Error::Internal { cause }) if cause.contains(&named)),
+                "{result:?}"
+            );
+        }
+        pd.pd.set_next_timestamp(110);
+        assert_eq!(client.tso().await.unwrap().as_u64(), 110);
+    }
+}
+
+#[tokio::test]
+async fn a_timestamp_of_another_cluster_is_an_error() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    for client in [client_of(&pd).await, unary_client_of(&pd).await] {
+        pd.pd.give_timestamps_of(8);
+        let mismatch = Error::ClusterMismatch {
+            expected: CLUSTER_ID,
+            found: 8,
+        };
+        assert_eq!(client.tso().await, Err(mismatch));
+        pd.pd.give_timestamps_of(CLUSTER_ID);
+        assert!(client.tso().await.is_ok());
+    }
+}
+
+/// The foreign one gives its timestamps in the name of the client's cluster, so that only the greeting can tell.
+#[tokio::test]
+async fn a_placement_driver_that_took_over_the_address_meanwhile_is_greeted_before_it_is_believed()
+{
+    let pd = PdNode::start(CLUSTER_ID).await;
+    let foreign = PdNode::start(CLUSTER_ID + 1).await;
+    foreign.pd.give_timestamps_of(CLUSTER_ID);
+    foreign.pd.set_next_timestamp(1_000);
+    let own_address = pd.hidden_address();
+    for client in [client_of(&pd).await, unary_client_of(&pd).await] {
+        client.tso().await.unwrap();
+        pd.proxy.lead_to(foreign.hidden_address()).await;
+        // The client notices that its idle connection has ended.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        let result = client.with_timeout(SHORT).tso().await;
+        let mismatch = Error::ClusterMismatch {
+            expected: CLUSTER_ID,
+            found: CLUSTER_ID + 1,
+        };
+        assert_eq!(result, Err(mismatch));
+        pd.proxy.lead_to(own_address).await;
+        // The client may not have noticed yet that the foreign one is gone.
+        found("its own answers again", async || client.tso().await.ok()).await;
+    }
+}
+
+#[test]
+fn calls_end_at_their_deadline_when_the_runtime_of_the_first_one_stands_still() {
+    let serving = tokio::runtime::Runtime::new().unwrap();
+    let current_thread = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    for path in [CallPath::Unary, CallPath::Batched] {
+        let cluster = serving.block_on(Cluster::start());
+        let (first, second) = (current_thread(), current_thread());
+        let client = first.block_on(async {
+            let client = cluster.client_over(path).await;
+            client.tso().await.unwrap();
+            client.raw_put("k", "v").await.unwrap();
+            client
+        });
+        // From now on nobody drives the first runtime.
+        let hurried = client.with_timeout(SHORT);
+        second.block_on(async {
+            let got_timestamp = guarded("a timestamp", hurried.tso()).await;
+            let read = guarded("a read", hurried.raw_get("k")).await;
+            let written = guarded("a write", hurried.raw_put("k", "v")).await;
+            let scanned = guarded("a batch", hurried.raw_batch_get(["k"])).await;
+            let results = [
+                got_timestamp.map(drop),
+                read.map(drop),
+                written,
+                scanned.map(drop),
+            ];
+            assert!(results.iter().all(Result::is_err), "{path:?}: {results:?}");
+        });
+        drop(first);
+        second.block_on(async {
+            guarded("a timestamp", client.tso()).await.unwrap();
+            let read = guarded("a read", client.raw_get("k")).await;
+            assert_eq!(read, Ok(Some("v".into())), "{path:?}");
+        });
+    }
 }
 
 #[test]

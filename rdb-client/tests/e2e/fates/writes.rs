@@ -23,7 +23,8 @@ over_both_paths! {
     a_deadline_after_sending_is_undetermined_for_a_write_and_exceeded_for_a_read,
     a_busy_store_is_not_asked_again_before_its_time,
     a_deadline_among_refusals_names_the_last_one,
-    another_cluster_is_an_error_that_names_both,
+    another_cluster_is_an_error_that_names_both_and_the_next_call_asks_again,
+    retries_open_fates_and_calls_in_flight_are_counted,
     a_conflict_returns_current_version_and_value,
     what_exceeds_a_limit_is_refused_before_it_is_sent,
 }
@@ -202,22 +203,48 @@ async fn a_deadline_among_refusals_names_the_last_one(path: CallPath) {
     assert!(began.elapsed() < Duration::from_secs(20));
 }
 
-async fn another_cluster_is_an_error_that_names_both(path: CallPath) {
+async fn another_cluster_is_an_error_that_names_both_and_the_next_call_asks_again(path: CallPath) {
     let cluster = Cluster::start().await;
     let client = cluster.client_over(path).await;
-    let other = ClusterMismatch { cluster_id: 8 };
-    cluster
-        .node
-        .store
-        .script(1, [Step::Refuse(Some(Kind::ClusterMismatch(other)))]);
-    let result = client.raw_put("k", "v").await;
-    assert_eq!(
-        result,
-        Err(Error::ClusterMismatch {
+    let mismatch = || {
+        let other = ClusterMismatch { cluster_id: 8 };
+        Step::Refuse(Some(Kind::ClusterMismatch(other)))
+    };
+    for version in 0..3 {
+        // Once the placement driver has confirmed the address, asking again would not help this call.
+        cluster.node.store.script(1, [mismatch()]);
+        let lookups = cluster.pd.pd.region_lookups();
+        let result = client.cas_put("k", version, "v").await;
+        let expected = Error::ClusterMismatch {
             expected: 7,
-            found: 8
-        })
+            found: 8,
+        };
+        assert_eq!(result, Err(expected));
+        assert!(cluster.pd.pd.region_lookups() > lookups, "it was asked");
+        assert_eq!(client.cas_put("k", version, "v").await, Ok(version + 1));
+    }
+}
+
+async fn retries_open_fates_and_calls_in_flight_are_counted(path: CallPath) {
+    let cluster = Cluster::start().await;
+    let client = cluster.client_over(path).await;
+    let busy = Kind::ServerBusy(ServerBusy { backoff_ms: 1 });
+    cluster.node.store.script(1, [Step::Refuse(Some(busy))]);
+    client.raw_put("k", "v").await.unwrap();
+    assert_eq!(client.stats().retries, 1);
+
+    cluster.node.store.script(1, [Step::Hang]);
+    let hurried = client.with_timeout(SHORT);
+    let writing = tokio::spawn(async move { hurried.raw_put("k", "v").await });
+    cluster.node.store.wait_arrived(3).await;
+    assert_eq!(client.stats().calls_in_flight, 1);
+    let result = writing.await.unwrap();
+    assert!(
+        matches!(result, Err(Error::Undetermined { .. })),
+        "{result:?}"
     );
+    let stats = client.stats();
+    assert_eq!((stats.calls_in_flight, stats.undetermined_writes), (0, 1));
 }
 
 async fn a_conflict_returns_current_version_and_value(path: CallPath) {

@@ -14,10 +14,7 @@ pub(crate) enum CallPath {
 impl CallPath {
     /// A client's settings for this path.
     pub(crate) fn config(self) -> Config {
-        Config {
-            unary: self == Self::Unary,
-            ..Config::default()
-        }
+        Config::default().with_unary(self == Self::Unary)
     }
 }
 

@@ -179,16 +179,31 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
+    /// Of the process that runs.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.as_ref().expect("the process was started").id()
+    }
+
     /// How much memory of its own, as opposed to mapped files, the process has in use, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let process = self.process.as_ref().expect("the process was started");
-        let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process_id()));
         let status = status.expect("the process runs");
         let kib = status
             .lines()
             .find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
         let kib: u64 = kib.expect("Linux says").trim().parse().expect("a number");
         kib << 10
+    }
+
+    /// How many bytes the process has read from files, whether from the disk or from the system's cache, and from sockets.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        let process = self.process.as_ref().expect("the process was started");
+        let counters = fs::read_to_string(format!("/proc/{}/io", process.id()));
+        let counters = counters.expect("the process runs");
+        let read = counters
+            .lines()
+            .find_map(|line| line.strip_prefix("rchar:"));
+        read.expect("Linux says").trim().parse().expect("a number")
     }
 
     /// Waits until the process has ended by itself.

@@ -4,12 +4,10 @@ use super::*;
 
 const CLUSTER_ID: u64 = 9;
 
-/// A state that has been observed for long enough.
-fn state() -> State {
-    State {
-        cluster_id: CLUSTER_ID,
-        ..State::default()
-    }
+/// A cluster under a clock that the test moves.
+struct Scene {
+    state: State,
+    now: Instant,
 }
 
 /// A first start at `address`.
@@ -19,262 +17,388 @@ fn fresh(address: &str, incarnation: u64) -> Registration {
         store_id: 0,
         cluster_id: 0,
         incarnation,
-        previous_incarnation: 0,
+        kept_incarnation: 0,
     }
 }
 
-/// A start of store 1 at `address` whose directory has the incarnation `previous`.
-fn restart(address: &str, incarnation: u64, previous: u64) -> Registration {
+/// A start of store 1 at `address` whose directory has the incarnation `kept`.
+fn start(address: &str, incarnation: u64, kept: u64) -> Registration {
     Registration {
         store_id: 1,
         cluster_id: CLUSTER_ID,
-        previous_incarnation: previous,
+        kept_incarnation: kept,
         ..fresh(address, incarnation)
     }
 }
 
-/// Registers as the cluster does.
-fn register(state: &mut State, registration: &Registration) -> Result<u64, Refusal> {
-    let (store_id, changes) = state.decide_registration(registration)?;
-    changes.into_iter().for_each(|change| state.apply(change));
-    state.heard_of(store_id, registration, None);
-    Ok(store_id)
-}
-
-/// The first heartbeat after `registration`, as the cluster takes it.
-fn beat(state: &mut State, registration: &Registration) -> Result<(), Refusal> {
-    let changes = state.decide_confirmation(registration)?;
-    changes.into_iter().for_each(|change| state.apply(change));
-    state.heard_of(registration.store_id, registration, None);
-    Ok(())
-}
-
-/// Store 1 at `a:1` with incarnation 1, registered and confirmed.
-fn with_original() -> State {
-    let mut state = state();
-    assert_eq!(register(&mut state, &fresh("a:1", 1)), Ok(1));
-    assert_eq!(beat(&mut state, &restart("a:1", 1, 0)), Ok(()));
-    state
-}
-
-fn silence(state: &mut State, store_id: u64, age: Duration) {
-    let store = state.stores.get_mut(&store_id).unwrap();
-    store.heard_at = Instant::now().checked_sub(age);
-    assert!(store.heard_at.is_some());
-}
-
-/// As after a restart of the placement driver a moment ago.
-fn forget(state: &mut State) {
-    for store in state.stores.values_mut() {
-        store.heard_at = None;
+impl Scene {
+    /// A placement driver that has listened for long enough.
+    fn empty() -> Self {
+        let now = Instant::now();
+        let state = State::new(CLUSTER_ID, now);
+        let mut scene = Self { state, now };
+        scene.pass(DISCONNECTED_AFTER);
+        scene
     }
-    state.settled_at = Some(Instant::now() + DISCONNECTED_AFTER);
+
+    /// Store 1 at `a:1`, whose directory has incarnation 1 and which was heard of just now.
+    fn with_original() -> Self {
+        let mut scene = Self::empty();
+        assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+        assert_eq!(scene.register(&start("a:1", 1, 1)), Ok(1));
+        scene
+    }
+
+    /// Registers as the registrar does.
+    fn register(&mut self, registration: &Registration) -> Result<u64, Refusal> {
+        let Self { state, now } = self;
+        let decided = state.decide_registration(registration, *now);
+        if let Err(Refusal::MayBeAlive { .. }) = &decided {
+            state.note_waiting(registration, *now);
+        }
+        let (store_id, changes) = decided?;
+        changes.into_iter().for_each(|change| state.apply(change));
+        state.heard_of(store_id, registration, None, *now);
+        Ok(store_id)
+    }
+
+    fn beat(&mut self, registration: &Registration) -> Result<(), Refusal> {
+        self.state.check_heartbeat(registration)?;
+        self.state
+            .heard_of(registration.store_id, registration, None, self.now);
+        Ok(())
+    }
+
+    /// Time passes second by second, and the placement driver is awake.
+    fn pass(&mut self, time: Duration) {
+        for _ in 0..time.as_secs() {
+            self.now += Duration::from_secs(1);
+            self.state.listening.note_awake(self.now);
+        }
+    }
+
+    /// The placement driver is stopped for `time`.
+    fn sleep(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// The placement driver is restarted.
+    fn restart(&mut self) {
+        let mut state = State::new(CLUSTER_ID, self.now);
+        state.counters = self.state.counters;
+        for store in self.state.stores.values() {
+            state.apply(Change::Store(store.record.clone()));
+        }
+        for region in self.state.regions.values() {
+            state.apply(Change::Region(region.clone()));
+        }
+        self.state = state;
+    }
 }
 
 fn is_superseded<T>(result: Result<T, Refusal>) -> bool {
     matches!(result, Err(Refusal::Superseded { store_id: 1, .. }))
 }
 
+fn is_elsewhere<T>(result: Result<T, Refusal>) -> bool {
+    matches!(result, Err(Refusal::LivesElsewhere { store_id: 1, .. }))
+}
+
+fn is_told_to_wait<T>(result: Result<T, Refusal>) -> bool {
+    matches!(result, Err(Refusal::MayBeAlive { store_id: 1, .. }))
+}
+
 #[test]
-fn the_first_store_gets_the_whole_key_range_and_the_second_nothing() {
-    let mut state = state();
-    assert_eq!(register(&mut state, &fresh("a:1", 1)), Ok(1));
-    let regions = state.regions_of(1);
+fn the_first_store_that_keeps_its_id_gets_the_whole_key_range_and_the_second_nothing() {
+    let mut scene = Scene::empty();
+    assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+    assert_eq!(scene.register(&start("a:1", 1, 0)), Ok(1));
+    assert!(scene.state.regions_of(1).is_empty(), "it may not keep it");
+    assert_eq!(scene.register(&start("a:1", 1, 1)), Ok(1));
+    let regions = scene.state.regions_of(1);
     assert_eq!(regions.len(), 1);
     assert!(regions[0].contains(b"") && regions[0].end_key.is_empty());
-    assert_eq!(register(&mut state, &fresh("b:1", 2)), Ok(2));
-    assert!(state.regions_of(2).is_empty());
+    assert_eq!(regions[0].peers, [Peer { id: 1, store_id: 1 }]);
+
+    assert_eq!(scene.register(&fresh("b:1", 2)), Ok(2));
+    let second = Registration {
+        store_id: 2,
+        ..start("b:1", 2, 2)
+    };
+    assert_eq!(scene.register(&second), Ok(2));
+    assert!(scene.state.regions_of(2).is_empty());
+    assert_eq!(scene.state.regions_of(1), regions);
+}
+
+#[test]
+fn an_id_that_was_never_kept_takes_no_region_with_it() {
+    let mut scene = Scene::empty();
+    assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+    // Its directory could not be written, and the operator starts it elsewhere.
+    assert_eq!(scene.register(&fresh("b:1", 2)), Ok(2));
+    let second = Registration {
+        store_id: 2,
+        ..start("b:1", 2, 2)
+    };
+    assert_eq!(scene.register(&second), Ok(2));
+    assert_eq!(scene.state.regions_of(2).len(), 1);
+    assert_eq!(scene.state.stores(scene.now).len(), 1);
 }
 
 #[test]
 fn a_new_store_whose_answer_was_lost_gets_the_same_id() {
-    let mut state = state();
-    assert_eq!(register(&mut state, &fresh("a:1", 1)), Ok(1));
-    assert_eq!(register(&mut state, &fresh("a:1", 1)), Ok(1));
-    assert_eq!(register(&mut state, &restart("a:1", 1, 0)), Ok(1));
-    let taken = Refusal::AddressTaken {
-        store_id: 1,
-        address: "a:1".to_owned(),
-    };
-    assert_eq!(
-        register(&mut state, &fresh("a:1", 2)),
-        Err(taken),
-        "naming the id has confirmed it, so this is another store"
-    );
-    silence(&mut state, 1, DISCONNECTED_AFTER);
-    assert_eq!(
-        register(&mut state, &fresh("a:1", 2)),
-        Ok(2),
-        "ids are never reused"
-    );
-}
-
-#[test]
-fn two_new_stores_at_one_address_never_share_an_id() {
-    let mut state = state();
-    assert_eq!(register(&mut state, &fresh("a:1", 1)), Ok(1));
-    let taken = Refusal::AddressTaken {
-        store_id: 1,
-        address: "a:1".to_owned(),
-    };
-    assert_eq!(
-        register(&mut state, &fresh("a:1", 2)),
-        Err(taken),
-        "the first may be about to keep its id"
-    );
-    silence(&mut state, 1, DISCONNECTED_AFTER);
-    assert_eq!(register(&mut state, &fresh("a:1", 2)), Ok(2));
-    let regions = state.regions_of(2);
-    assert_eq!(
-        regions.len(),
-        1,
-        "the second serves what the first never did"
-    );
-    assert_eq!(
-        regions[0].peers,
-        [Peer { id: 2, store_id: 2 }],
-        "and no id of a peer is used twice"
-    );
-    assert!(state.regions_of(1).is_empty());
-    assert!(
-        is_superseded(register(&mut state, &restart("a:1", 1, 0))),
-        "the first, should it come back"
-    );
-    assert!(is_superseded(beat(&mut state, &restart("a:1", 1, 0))));
-    assert_eq!(state.stores().len(), 1);
-}
-
-#[test]
-fn a_store_that_returns_keeps_its_id_and_may_have_moved_when_it_was_silent() {
-    let mut state = with_original();
-    assert_eq!(register(&mut state, &restart("a:1", 2, 1)), Ok(1));
-    assert_eq!(beat(&mut state, &restart("a:1", 2, 1)), Ok(()));
-    let refused = register(&mut state, &restart("b:1", 3, 2));
-    assert!(
-        matches!(refused, Err(Refusal::LivesElsewhere { store_id: 1, .. })),
-        "a copy"
-    );
-    silence(&mut state, 1, DISCONNECTED_AFTER);
-    assert_eq!(register(&mut state, &restart("b:1", 3, 2)), Ok(1));
-    assert_eq!(state.stores[&1].record.address, "b:1");
-    let late = state.check_heartbeat(&restart("a:1", 2, 1));
-    assert!(
-        matches!(late, Err(Refusal::LivesElsewhere { .. })),
-        "the one it was copied from"
-    );
-}
-
-#[test]
-fn an_old_copy_is_refused_for_good_once_the_original_has_started_anew() {
-    let mut state = with_original();
-    assert_eq!(register(&mut state, &restart("a:1", 2, 1)), Ok(1));
-    assert_eq!(beat(&mut state, &restart("a:1", 2, 1)), Ok(()));
-    for _ in 0..2 {
-        assert!(is_superseded(register(&mut state, &restart("b:1", 3, 1))));
-        assert!(
-            is_superseded(register(&mut state, &restart("a:1", 3, 1))),
-            "at the original's address, too"
-        );
-        silence(&mut state, 1, DOWN_AFTER);
+    let mut scene = Scene::empty();
+    for _ in 0..3 {
+        assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
     }
-    forget(&mut state);
-    assert!(is_superseded(register(&mut state, &restart("b:1", 3, 1))));
+    assert_eq!(scene.state.counters.store_id, 1);
 }
 
 #[test]
-fn a_start_that_ended_before_it_kept_its_incarnation_does_not_shut_the_store_out() {
-    let mut state = with_original();
-    assert_eq!(register(&mut state, &restart("a:1", 2, 1)), Ok(1));
-    assert_eq!(
-        register(&mut state, &restart("a:1", 3, 1)),
-        Ok(1),
-        "it has kept only the first"
-    );
-    assert_eq!(register(&mut state, &restart("a:1", 3, 1)), Ok(1));
+fn two_new_stores_at_one_address_get_different_ids_and_never_live_together() {
+    let mut scene = Scene::empty();
+    assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+    let second = fresh("a:1", 2);
     assert!(
-        is_superseded(beat(&mut state, &restart("a:1", 2, 1))),
-        "the one in between"
+        is_told_to_wait(scene.register(&second)),
+        "the first may be about to keep its id, or may have ended"
     );
-    assert_eq!(beat(&mut state, &restart("a:1", 3, 1)), Ok(()));
-    assert!(is_superseded(register(&mut state, &restart("a:1", 4, 1))));
-}
-
-#[test]
-fn a_placement_driver_that_has_just_started_lets_nobody_take_a_place() {
-    let mut state = with_original();
-    forget(&mut state);
-    let not_heard_yet = Refusal::NotHeardYet {
+    assert_eq!(scene.register(&start("a:1", 1, 1)), Ok(1));
+    let taken = Refusal::AddressTaken {
         store_id: 1,
-        registered: "a:1".to_owned(),
+        address: "a:1".to_owned(),
     };
-    let copy = restart("b:1", 2, 1);
-    assert_eq!(register(&mut state, &copy), Err(not_heard_yet.clone()));
-    let newcomer = fresh("a:1", 3);
-    assert_eq!(register(&mut state, &newcomer), Err(not_heard_yet));
-    assert_eq!(beat(&mut state, &restart("a:1", 1, 0)), Ok(()));
-    let refused = register(&mut state, &copy);
-    assert!(matches!(refused, Err(Refusal::LivesElsewhere { .. })));
+    assert_eq!(scene.register(&second), Err(taken));
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&second), Ok(2));
+}
 
-    forget(&mut state);
+#[test]
+fn a_new_store_that_ended_before_it_kept_its_id_is_let_in_again_under_another_one() {
+    let mut scene = Scene::empty();
+    assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+    assert!(is_told_to_wait(scene.register(&fresh("a:1", 2))));
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&fresh("a:1", 2)), Ok(2));
     assert_eq!(
-        register(&mut state, &restart("a:1", 4, 1)),
-        Ok(1),
-        "at its own address the store is welcome at once"
-    );
-    forget(&mut state);
-    state.settled_at = Some(Instant::now());
-    assert_eq!(
-        register(&mut state, &restart("b:1", 5, 4)),
-        Ok(1),
-        "nobody was heard of at the old address for long enough"
+        scene.register(&start("a:1", 3, 1)),
+        Err(Refusal::MayBeAlive {
+            store_id: 2,
+            registered: "a:1".to_owned()
+        }),
+        "and if it kept the first after all, it waits for its turn"
     );
 }
 
 #[test]
-fn a_record_of_a_release_without_incarnations_is_taken_over() {
-    let mut state = with_original();
-    let store = state.stores.get_mut(&1).unwrap();
-    store.record.incarnation = 0;
-    store.record.incarnation_kept = false;
-    assert_eq!(register(&mut state, &restart("a:1", 2, 0)), Ok(1));
-    assert_eq!(beat(&mut state, &restart("a:1", 2, 0)), Ok(()));
-    assert!(is_superseded(register(&mut state, &restart("a:1", 3, 0))));
+fn a_restarted_store_gets_its_place_as_soon_as_its_last_process_is_silent() {
+    let mut scene = Scene::with_original();
+    assert!(is_told_to_wait(scene.register(&start("a:1", 2, 1))));
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&start("a:1", 2, 1)), Ok(1));
+    assert_eq!(scene.register(&start("a:1", 2, 1)), Ok(1), "lost answer");
+    assert_eq!(scene.register(&start("a:1", 2, 2)), Ok(1));
+    assert_eq!(scene.beat(&start("a:1", 2, 2)), Ok(()));
+}
+
+#[test]
+fn a_store_that_crashes_again_and_again_is_never_shut_out() {
+    let mut scene = Scene::with_original();
+    // Each ends within a second, and before it writes what may have been accepted.
+    for incarnation in 2..60 {
+        let _ = scene.register(&start("a:1", incarnation, 1));
+        scene.pass(Duration::from_secs(1));
+    }
+    assert!(scene.state.stores[&1].record.incarnation > 1);
+    for incarnation in 60..100 {
+        scene.pass(DISCONNECTED_AFTER);
+        assert_eq!(scene.register(&start("a:1", incarnation, 1)), Ok(1));
+    }
+    let record = &scene.state.stores[&1].record;
+    assert!(record.unkept_incarnations.len() <= UNKEPT_INCARNATIONS_MAX);
+    // The last one has written and ended before it said so.
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&start("a:1", 100, 99)), Ok(1));
+    assert_eq!(scene.register(&start("a:1", 100, 100)), Ok(1));
+}
+
+#[test]
+fn a_late_request_of_a_killed_process_shuts_nobody_out() {
+    let mut scene = Scene::with_original();
+    let late = start("a:1", 2, 1);
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&start("a:1", 3, 1)), Ok(1));
+    assert!(is_told_to_wait(scene.register(&late)));
+    assert_eq!(scene.beat(&start("a:1", 3, 3)), Ok(()), "it lives on");
+
+    // So late that 3, which has kept its incarnation but did not get to say so, is silent by then.
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&late), Ok(1));
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&start("a:1", 4, 3)), Ok(1));
+    assert_eq!(scene.register(&start("a:1", 4, 4)), Ok(1));
+    assert!(is_superseded(scene.register(&late)));
+}
+
+#[test]
+fn a_copy_never_displaces_a_living_original_whatever_its_address() {
+    let mut scene = Scene::with_original();
+    let original = start("a:1", 1, 1);
+    for round in 0..100 {
+        let elsewhere = scene.register(&start("b:1", 1_000 + round, 1));
+        assert!(is_elsewhere(elsewhere), "at its own address");
+        let same = scene.register(&start("a:1", 2_000 + round, 1));
+        assert!(is_told_to_wait(same), "it may be a quick restart");
+        scene.pass(HEARTBEAT_INTERVAL);
+        assert_eq!(scene.beat(&original), Ok(()));
+    }
+    let copy = start("a:1", 5, 1);
+    for _ in 0..3 {
+        assert!(is_told_to_wait(scene.register(&copy)));
+        scene.pass(HEARTBEAT_INTERVAL);
+        assert_eq!(scene.beat(&original), Ok(()));
+    }
+    assert!(
+        matches!(scene.register(&copy), Err(Refusal::LivesHere { .. })),
+        "no restart of the original would have heard it for so long"
+    );
+}
+
+#[test]
+fn a_placement_driver_that_was_restarted_or_asleep_lets_nobody_take_a_place() {
+    let restart: fn(&mut Scene) = Scene::restart;
+    let sleep: fn(&mut Scene) = |scene| scene.sleep(Duration::from_secs(3_600));
+    for forget in [restart, sleep] {
+        let mut scene = Scene::with_original();
+        let copies = [start("b:1", 2, 1), start("a:1", 3, 1)];
+        for _ in 0..20 {
+            forget(&mut scene);
+            assert!(is_told_to_wait(scene.register(&fresh("a:1", 4))));
+            for copy in &copies {
+                assert!(is_told_to_wait(scene.register(copy)));
+            }
+            assert_eq!(scene.beat(&start("a:1", 1, 1)), Ok(()));
+            assert!(is_elsewhere(scene.register(&copies[0])));
+        }
+        forget(&mut scene);
+        let moved = start("c:1", 5, 1);
+        assert!(is_told_to_wait(scene.register(&moved)));
+        // A sleep is noted within a second.
+        scene.pass(DISCONNECTED_AFTER + Duration::from_secs(1));
+        assert_eq!(scene.register(&moved), Ok(1), "nobody spoke up");
+    }
+}
+
+#[test]
+fn a_store_that_waits_for_its_place_keeps_its_address() {
+    let mut scene = Scene::with_original();
+    let restarted = start("a:1", 2, 1);
+    for _ in 0..DISCONNECTED_AFTER.as_secs() {
+        assert!(is_told_to_wait(scene.register(&restarted)));
+        scene.pass(Duration::from_secs(1));
+    }
+    assert!(
+        is_elsewhere(scene.register(&start("b:1", 3, 1))),
+        "a copy that asks first when the last process is silent"
+    );
+    let newcomer = scene.register(&fresh("a:1", 4));
+    assert!(matches!(newcomer, Err(Refusal::AddressTaken { .. })));
+    assert_eq!(scene.register(&restarted), Ok(1));
+}
+
+#[test]
+fn a_silent_store_may_move_and_what_it_was_copied_from_is_refused() {
+    let mut scene = Scene::with_original();
+    let moved = start("b:1", 2, 1);
+    assert!(is_elsewhere(scene.register(&moved)));
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&moved), Ok(1));
+    assert_eq!(scene.state.stores[&1].record.address, "b:1");
+    assert!(is_elsewhere(scene.beat(&start("a:1", 1, 1))));
+}
+
+#[test]
+fn an_old_copy_is_refused_for_good_once_the_original_has_kept_a_later_start() {
+    let mut scene = Scene::with_original();
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&start("a:1", 2, 1)), Ok(1));
+    assert_eq!(scene.register(&start("a:1", 2, 2)), Ok(1));
+    for _ in 0..2 {
+        for address in ["a:1", "b:1"] {
+            assert!(is_superseded(scene.register(&start(address, 3, 1))));
+        }
+        scene.pass(DOWN_AFTER);
+        scene.restart();
+    }
+}
+
+#[test]
+fn a_restored_directory_believes_the_present_starts_and_gives_out_no_id_twice() {
+    let mut scene = Scene::with_original();
+    // In the time that the restored copy does not know of, the store was started twice more, and others registered.
+    let living = start("a:1", 3, 3);
+    assert!(is_superseded(scene.beat(&living)));
+    let changes = scene.state.changes_after_restore();
+    for change in changes {
+        scene.state.apply(change);
+    }
+    scene.restart();
+    assert_eq!(scene.beat(&living), Ok(()));
+    assert!(is_elsewhere(scene.register(&start("b:1", 4, 1))));
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(scene.register(&start("a:1", 5, 3)), Ok(1));
+    assert_eq!(scene.register(&start("a:1", 5, 5)), Ok(1));
+    assert!(is_superseded(scene.register(&start("a:1", 6, 3))));
+    assert_eq!(scene.register(&fresh("c:1", 7)), Ok(1_000_002));
 }
 
 #[test]
 fn strangers_are_refused() {
-    let mut state = state();
+    let mut scene = Scene::empty();
     let foreign = Registration {
         cluster_id: 8,
-        ..restart("a:1", 1, 0)
+        ..start("a:1", 1, 0)
     };
     let refused = Refusal::ForeignCluster {
         theirs: 8,
         ours: CLUSTER_ID,
     };
-    assert_eq!(register(&mut state, &foreign), Err(refused));
-    let unknown = Registration {
-        store_id: 5,
-        ..restart("a:1", 1, 0)
+    assert_eq!(scene.register(&foreign), Err(refused));
+    let refused = Refusal::UnknownStore { store_id: 1 };
+    assert_eq!(scene.register(&start("a:1", 1, 0)), Err(refused.clone()));
+    assert_eq!(scene.beat(&start("a:1", 1, 0)), Err(refused));
+}
+
+#[test]
+fn a_cluster_has_no_more_stores_than_one_answer_can_list() {
+    let mut scene = Scene::empty();
+    for number in 1..=STORES_MAX as u64 {
+        scene.state.apply(Change::Store(StoreRecord {
+            id: number,
+            address: format!("{number:0250}:{number}"),
+            ..StoreRecord::default()
+        }));
+    }
+    let one_more = fresh("a:1", 1);
+    assert_eq!(scene.register(&one_more), Err(Refusal::TooManyStores));
+    let answer = rdb_proto::pdpb::GetStoresResponse {
+        stores: scene.state.stores(scene.now),
     };
-    let refused = Refusal::UnknownStore { store_id: 5 };
-    assert_eq!(register(&mut state, &unknown), Err(refused.clone()));
-    assert_eq!(state.check_heartbeat(&unknown), Err(refused));
+    assert_eq!(answer.stores.len(), STORES_MAX);
+    assert!(prost::Message::encoded_len(&answer) < 4 << 20);
 }
 
 #[test]
 fn a_store_is_up_then_disconnected_then_down() {
     let just_before = Duration::from_millis(1);
-    assert_eq!(state_at(None), StoreState::Disconnected);
-    assert_eq!(state_at(Some(Duration::ZERO)), StoreState::Up);
-    assert_eq!(
-        state_at(Some(DISCONNECTED_AFTER - just_before)),
-        StoreState::Up
-    );
-    assert_eq!(state_at(Some(DISCONNECTED_AFTER)), StoreState::Disconnected);
-    assert_eq!(
-        state_at(Some(DOWN_AFTER - just_before)),
-        StoreState::Disconnected
-    );
-    assert_eq!(state_at(Some(DOWN_AFTER)), StoreState::Down);
+    assert_eq!(state_after(None), StoreState::Disconnected);
+    for (age, state) in [
+        (Duration::ZERO, StoreState::Up),
+        (DISCONNECTED_AFTER - just_before, StoreState::Up),
+        (DISCONNECTED_AFTER, StoreState::Disconnected),
+        (DOWN_AFTER - just_before, StoreState::Disconnected),
+        (DOWN_AFTER, StoreState::Down),
+    ] {
+        assert_eq!(state_after(Some(age)), state, "{age:?}");
+    }
 }

@@ -7,19 +7,14 @@ use std::vec;
 use prost::Message;
 use rdb_proto::batch;
 use rdb_proto::errorpb::RegionError;
-use rdb_proto::kvrpc::{
-    BatchAnswer, BatchResponse, RawGetResponse, batch_answer::Response,
-    compare_and_delete_response as deletion, compare_and_swap_response as swap,
-};
-use rdb_proto::transport::Reservation;
-use rdb_storage::PointValue;
+use rdb_proto::kvrpc::{BatchAnswer, BatchResponse, batch_answer::Response};
+use rdb_proto::transport::{CallBudget, Reservation};
 
-use super::super::outcome;
+use super::super::room::RESPONSE_ROOM;
 use crate::error::Rejection;
 
-/// A response is full when its answers have about so many bytes. The last one may be as large as a value, which still
-/// stays far below the message limit.
-const RESPONSE_BYTES_FULL: usize = 256 << 10;
+/// A response without room is full with so many bytes: enough to tell many commands that the store is busy.
+const RESPONSE_BYTES_UNRESERVED: usize = 4 << 10;
 
 /// A response is full with so many answers: the client gets on with the first while the next are made.
 const RESPONSE_ANSWERS_FULL: usize = 512;
@@ -27,66 +22,67 @@ const RESPONSE_ANSWERS_FULL: usize = 512;
 /// A response is full when so many reads were tried for it, found in memory or not.
 const RESPONSE_READS_FULL: usize = 1024;
 
-/// What an answer takes beside its value, in bytes.
+/// What an answer takes in memory beside its bytes on the wire.
 const ANSWER_OVERHEAD_BYTES: usize = 64;
 
-/// The result of one command.
+/// The answer to a command of a stream.
 pub(super) fn answer(id: u64, result: Result<Response, Rejection>) -> BatchAnswer {
-    let response = result.unwrap_or_else(|rejection| match rejection {
-        Rejection::Routing(kind) => Response::RegionError(Box::new(kind.into())),
-        Rejection::Fault(fault) => Response::Fault(Box::new(fault.into())),
-    });
     BatchAnswer {
         id,
-        response: Some(response),
+        response: Some(result.unwrap_or_else(Response::from)),
     }
 }
 
-/// The result of a read.
-pub(super) fn found(value: PointValue) -> Response {
-    match value {
-        PointValue::Raw(value) => Response::RawGet(RawGetResponse {
-            region_error: None,
-            value,
-        }),
-        PointValue::Versioned(found) => Response::Get(outcome::versioned(found)),
-    }
+/// What an answer takes in memory, in bytes.
+fn answer_bytes(answer: &BatchAnswer) -> usize {
+    ANSWER_OVERHEAD_BYTES + answer.encoded_len()
 }
 
-/// About how many bytes an answer has.
-pub(super) fn answer_bytes(answer: &BatchAnswer) -> usize {
-    let value = match &answer.response {
-        Some(Response::RawGet(found)) => found.value.as_ref(),
-        Some(Response::Get(found)) => found.entry.as_ref().map(|entry| &entry.value),
-        Some(Response::CompareAndSwap(answer)) => match &answer.result {
-            Some(swap::Result::Conflict(conflict)) => conflict.current_value.as_ref(),
-            _ => None,
-        },
-        Some(Response::CompareAndDelete(answer)) => match &answer.result {
-            Some(deletion::Result::Conflict(conflict)) => conflict.current_value.as_ref(),
-            _ => None,
-        },
-        // Regions, whose bounds are as long as keys may be.
-        Some(Response::RegionError(error)) => return ANSWER_OVERHEAD_BYTES + error.encoded_len(),
-        Some(Response::Fault(fault)) => return ANSWER_OVERHEAD_BYTES + fault.encoded_len(),
-        Some(Response::RawPut(_) | Response::RawDelete(_)) | None => None,
-    };
-    ANSWER_OVERHEAD_BYTES + value.map_or(0, |value| value.len())
-}
-
-/// A response in the making.
-#[derive(Default)]
-pub(super) struct Packing {
+/// A response in the making, with room for its answers. Without any, it takes a few answers all the same.
+pub(super) struct Packing<'a> {
+    call: &'a CallBudget,
+    room: Option<Reservation>,
     response: BatchResponse,
+    /// Of its answers.
     bytes: usize,
+    /// What of `bytes` has brought room of its own.
+    covered_bytes: usize,
+    /// How many reads were tried for it.
     reads: usize,
 }
 
-impl Packing {
+impl<'a> Packing<'a> {
+    pub(super) fn new(call: &'a CallBudget) -> Self {
+        Self {
+            call,
+            room: RESPONSE_ROOM.try_reserve(call.bytes_in_flight()),
+            response: BatchResponse::default(),
+            bytes: 0,
+            covered_bytes: 0,
+            reads: 0,
+        }
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= RESPONSE_BYTES_FULL
+        self.bytes >= self.bytes_max()
             || self.answer_count() >= RESPONSE_ANSWERS_FULL
             || self.reads >= RESPONSE_READS_FULL
+    }
+
+    fn bytes_max(&self) -> usize {
+        let room = self.room.as_ref();
+        room.map_or(RESPONSE_BYTES_UNRESERVED, Reservation::bytes)
+    }
+
+    /// Room for the value of one more read; none where nothing could be reserved.
+    pub(super) fn value_room(&self) -> Option<usize> {
+        let room = self.room.as_ref()?.bytes();
+        Some(room.saturating_sub(self.bytes + ANSWER_OVERHEAD_BYTES))
+    }
+
+    /// Whether a value that does not fit any more is to be tried again with the next response.
+    pub(super) fn would_fit_alone(&self, value_bytes: usize) -> bool {
+        self.answer_count() > 0 && value_bytes + ANSWER_OVERHEAD_BYTES <= self.bytes_max()
     }
 
     pub(super) fn answer_count(&self) -> usize {
@@ -102,15 +98,27 @@ impl Packing {
         self.response.answers.push(answer);
     }
 
+    /// Adds room of answers that were pushed.
+    fn cover(&mut self, room: Reservation) {
+        self.covered_bytes += room.bytes();
+        self.call.hold_until_sent(room);
+    }
+
     /// Says that the stream is about to end.
     pub(super) fn set_closing(&mut self) {
         self.response.closing = true;
     }
 
-    /// The response, if there is anything to say.
+    /// The response, if there is anything to say. Its room is left to the transport.
     pub(super) fn finish(self) -> Option<batch::Response> {
-        let is_empty = self.response.answers.is_empty() && !self.response.closing;
-        (!is_empty).then(|| self.response.into())
+        if self.response.answers.is_empty() && !self.response.closing {
+            return None;
+        }
+        if let Some(mut room) = self.room {
+            room.shrink_to(self.bytes.saturating_sub(self.covered_bytes));
+            self.call.hold_until_sent(room);
+        }
+        Some(self.response.into())
     }
 }
 
@@ -125,8 +133,8 @@ pub(super) struct AnswerGroup {
     answers: Answers,
     /// What the message of their commands holds; absent where it was not admitted.
     _message: Option<Arc<Reservation>>,
-    /// What the answers hold.
-    _values: Option<Reservation>,
+    /// Room for the values of the answers that are left.
+    room: Option<Reservation>,
 }
 
 enum Answers {
@@ -136,12 +144,19 @@ enum Answers {
 }
 
 impl AnswerGroup {
-    pub(super) fn different(answers: Vec<BatchAnswer>, message: Arc<Reservation>) -> Self {
-        let bytes = answers.iter().map(answer_bytes).sum();
+    /// `room` is for what the answers carry beyond what every command may.
+    pub(super) fn different(
+        answers: Vec<BatchAnswer>,
+        message: Arc<Reservation>,
+        mut room: Option<Reservation>,
+    ) -> Self {
+        if let Some(room) = &mut room {
+            room.shrink_to(answers.iter().map(answer_bytes).sum());
+        }
         Self {
-            _values: Some(message.more(bytes)),
-            _message: Some(message),
             answers: Answers::Different(answers.into_iter()),
+            _message: Some(message),
+            room,
         }
     }
 
@@ -154,8 +169,24 @@ impl AnswerGroup {
         Self {
             answers: Answers::Same(ids.into_iter(), region_error),
             _message: message,
-            _values: None,
+            room: None,
         }
+    }
+
+    /// Moves answers, and the room that they hold, into the response until it is full. False: some are left.
+    fn pack(&mut self, packing: &mut Packing<'_>) -> bool {
+        let bytes_before = packing.bytes;
+        let mut is_emptied = false;
+        while !is_emptied && !packing.is_full() {
+            match self.next() {
+                Some(answer) => packing.push(answer),
+                None => is_emptied = true,
+            }
+        }
+        if let Some(room) = &mut self.room {
+            packing.cover(room.split_off(packing.bytes - bytes_before));
+        }
+        is_emptied
     }
 }
 
@@ -179,14 +210,10 @@ impl ReadyAnswers {
     }
 
     /// Moves answers into the response until it is full.
-    pub(super) fn pack(&mut self, packing: &mut Packing) {
-        while let Some(group) = self.groups.front_mut() {
-            for answer in group {
-                packing.push(answer);
-                if packing.is_full() {
-                    return;
-                }
-            }
+    pub(super) fn pack(&mut self, packing: &mut Packing<'_>) {
+        while let Some(group) = self.groups.front_mut()
+            && group.pack(packing)
+        {
             self.groups.pop_front();
         }
     }
@@ -204,10 +231,15 @@ mod tests {
 
     use super::*;
 
+    fn call() -> CallBudget {
+        CallBudget::of(&tonic::Request::new(()))
+    }
+
     /// Packs everything, one response after the other.
     fn packed(mut ready: ReadyAnswers) -> Vec<BatchResponse> {
+        let call = call();
         let responses = std::iter::from_fn(|| {
-            let mut packing = Packing::default();
+            let mut packing = Packing::new(&call);
             ready.pack(&mut packing);
             packing.finish().map(|response| response.message)
         });
@@ -248,12 +280,13 @@ mod tests {
         let responses = packed(same(busy, RESPONSE_ANSWERS_FULL + 1));
         let counts = responses.iter().map(|response| response.answers.len());
         assert_eq!(counts.collect::<Vec<_>>(), [RESPONSE_ANSWERS_FULL, 1]);
-        assert!(Packing::default().finish().is_none());
+        assert!(Packing::new(&call()).finish().is_none());
     }
 
     #[test]
     fn the_news_of_closing_needs_no_answer_to_be_sent_with() {
-        let mut packing = Packing::default();
+        let call = call();
+        let mut packing = Packing::new(&call);
         packing.set_closing();
         let response = packing.finish().expect("there is something to say");
         assert!(response.message.closing && response.message.answers.is_empty());

@@ -2,27 +2,26 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rdb_proto::batch;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, region_error};
-use rdb_proto::kvrpc::{
-    BatchAnswer, BatchCommand, BatchRequest, CompareAndDeleteRequest, CompareAndSwapRequest,
-    RawDeleteRequest, RawPutRequest, batch_command::Request,
-};
+use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest};
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::{BytesInFlight, Reservation};
-use rdb_storage::{Command, PointRead};
+use rdb_storage::Command;
+use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 use tonic::Code;
 
+use super::super::point::{Operation, WriteResponse, conflict_bytes_max, operation};
+use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
-use super::writes::{WriteGroup, WriteKind};
+use super::writes::WriteGroup;
 use crate::error::{Rejection, busy};
-use crate::region::RegionHandle;
+use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
 use crate::router::{Membership, Router};
 
-/// What one decoded command takes in memory beside its share of the message, in bytes.
+/// What one decoded command, and an answer without a value, take in memory beside their share of the message, in bytes.
 const COMMAND_OVERHEAD_BYTES: usize = 256;
 
 /// What became of a message.
@@ -33,8 +32,8 @@ pub(super) struct Intake {
     pub(super) answered: Vec<AnswerGroup>,
     /// What is on its way to the disk, by region.
     pub(super) writes: Vec<WriteGroup>,
-    /// What is to be read.
-    pub(super) reads: Option<ReadGroup>,
+    /// What is to be read, by region.
+    pub(super) reads: Vec<ReadGroup>,
 }
 
 /// Takes a message in.
@@ -51,9 +50,8 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
     let bytes = message_bytes
         + message.commands.len() * COMMAND_OVERHEAD_BYTES
         + excess_ids.len() * size_of::<u64>();
-    let Some(reservation) = budgets.try_reserve(bytes).map(Arc::new) else {
-        let busy = region_error::Kind::ServerBusy(busy());
-        intake.refuse(all_ids(&message, excess_ids), busy, None);
+    let Some(reservation) = budgets.try_reserve(bytes) else {
+        intake.refuse(all_ids(&message, excess_ids), busy(), None);
         return intake;
     };
     let membership = match router.membership() {
@@ -61,14 +59,10 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
         Err(not_ready) => {
             let not_ready = region_error::Kind::NotReady(not_ready);
             let ids = all_ids(&message, excess_ids);
-            intake.refuse(ids, not_ready, Some(reservation));
+            intake.refuse(ids, not_ready, Some(Arc::new(reservation)));
             return intake;
         }
     };
-    if !excess_ids.is_empty() {
-        let busy = region_error::Kind::ServerBusy(busy());
-        intake.refuse(excess_ids, busy, Some(Arc::clone(&reservation)));
-    }
     let mut sorting = Sorting {
         membership: &membership,
         context: Context {
@@ -77,13 +71,16 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
             ..Context::default()
         },
         answers: Vec::new(),
-        writes: Vec::new(),
-        reads: Vec::new(),
+        regions: Vec::new(),
+        read_bytes: 0,
     };
     for command in message.commands {
         sorting.sort(command);
     }
-    sorting.submit(message_bytes, &reservation, &mut intake);
+    let message = sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
+    if !excess_ids.is_empty() {
+        intake.refuse(excess_ids, busy(), Some(message));
+    }
     intake
 }
 
@@ -105,19 +102,22 @@ impl Intake {
     }
 }
 
-/// Writes that go to one region as one submission.
-struct RegionWrites {
+/// What a message asks of one region.
+struct RegionCommands {
     region: Arc<RegionHandle>,
+    reads: Vec<QueuedRead>,
+    /// Applied as one submission, and what their answers are made with.
     commands: Vec<Command>,
-    kinds: Vec<(u64, WriteKind)>,
+    responses: Vec<(u64, WriteResponse)>,
 }
 
 struct Sorting<'a> {
     membership: &'a Membership,
     context: Context,
     answers: Vec<BatchAnswer>,
-    writes: Vec<RegionWrites>,
-    reads: Vec<QueuedRead>,
+    regions: Vec<RegionCommands>,
+    /// What the reads take without the message.
+    read_bytes: usize,
 }
 
 impl<'a> Sorting<'a> {
@@ -128,7 +128,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// What comes to the wrong place is told so before it is looked at. Reads are routed once more when they are executed.
+    /// Routes a command, once and for all: its region tells when it is no longer what it was.
     fn admit(&mut self, command: BatchCommand) -> Result<(), Rejection> {
         let BatchCommand {
             id,
@@ -142,121 +142,335 @@ impl<'a> Sorting<'a> {
             region_epoch,
             ..self.context
         };
-        let region = self.membership.for_key(&context, key(&request))?;
-        match request {
-            Request::RawGet(request) => self.read(id, context, PointRead::raw(request.key)?),
-            Request::Get(request) => self.read(id, context, PointRead::versioned(request.key)?),
-            Request::RawPut(RawPutRequest { key, value, .. }) => {
-                let command = Command::PutRaw { key, value };
-                self.write(region, id, WriteKind::RawPut, command)?;
+        let region = self.membership.for_key(&context, request.key())?;
+        // Each command is validated alone: a submission is refused as a whole.
+        match operation(request)? {
+            Operation::Read(read, response) => {
+                self.read_bytes += COMMAND_OVERHEAD_BYTES + read.key().len();
+                let queued = QueuedRead { id, read, response };
+                self.of(region).reads.push(queued);
             }
-            Request::RawDelete(RawDeleteRequest { key, .. }) => {
-                let command = Command::DeleteRaw { key };
-                self.write(region, id, WriteKind::RawDelete, command)?;
-            }
-            Request::CompareAndSwap(request) => {
-                let CompareAndSwapRequest {
-                    key,
-                    expected_version,
-                    value,
-                    ..
-                } = request;
-                let command = Command::CompareAndSwap {
-                    key,
-                    expected_version,
-                    value,
-                };
-                self.write(region, id, WriteKind::CompareAndSwap, command)?;
-            }
-            Request::CompareAndDelete(request) => {
-                let CompareAndDeleteRequest {
-                    key,
-                    expected_version,
-                    ..
-                } = request;
-                let command = Command::CompareAndDelete {
-                    key,
-                    expected_version,
-                };
-                self.write(region, id, WriteKind::CompareAndDelete, command)?;
+            Operation::Write(command, response) => {
+                let of_region = self.of(region);
+                of_region.commands.push(command);
+                of_region.responses.push((id, response));
             }
         }
         Ok(())
     }
 
-    fn read(&mut self, id: u64, context: Context, read: PointRead) {
-        self.reads.push(QueuedRead { id, context, read });
-    }
-
-    fn write(
-        &mut self,
-        region: &'a Arc<RegionHandle>,
-        id: u64,
-        kind: WriteKind,
-        command: Command,
-    ) -> Result<(), Rejection> {
-        // Alone: a submission is refused as a whole.
-        command.validate()?;
-        let known = self.writes.iter_mut();
-        let known = known
-            .rev()
-            .find(|writes| Arc::ptr_eq(&writes.region, region));
-        match known {
-            Some(writes) => {
-                writes.commands.push(command);
-                writes.kinds.push((id, kind));
-            }
-            None => self.writes.push(RegionWrites {
+    fn of(&mut self, region: &'a Arc<RegionHandle>) -> &mut RegionCommands {
+        let mut known = self.regions.iter();
+        let known = known.rposition(|commands| Arc::ptr_eq(&commands.region, region));
+        let position = known.unwrap_or_else(|| {
+            self.regions.push(RegionCommands {
                 region: Arc::clone(region),
-                commands: vec![command],
-                kinds: vec![(id, kind)],
-            }),
-        }
-        Ok(())
+                reads: Vec::new(),
+                commands: Vec::new(),
+                responses: Vec::new(),
+            });
+            self.regions.len() - 1
+        });
+        &mut self.regions[position]
     }
 
-    /// Hands the writes to the writer. The reservation is held until the last command is answered.
-    fn submit(mut self, message_bytes: usize, reservation: &Arc<Reservation>, intake: &mut Intake) {
-        for writes in self.writes {
-            let RegionWrites {
+    /// Queues the reads and submits the writes. What the message holds is held until its last write is answered; until its
+    /// last read is, too, if reads are most of it. Otherwise the keys to read are copied out of it.
+    fn hand_over(
+        self,
+        message_bytes: usize,
+        mut reservation: Reservation,
+        budgets: &BytesInFlight,
+        intake: &mut Intake,
+    ) -> Arc<Reservation> {
+        let copies_keys = message_bytes / 2 > self.read_bytes;
+        let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
+        let message = Arc::new(reservation);
+        let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
+        let mut answers = self.answers;
+        let mut writes = MessageWrites {
+            message_bytes,
+            room: None,
+            budgets,
+        };
+        for of_region in self.regions {
+            let RegionCommands {
                 region,
+                mut reads,
                 commands,
-                kinds,
-            } = writes;
-            match region.submit(commands, message_bytes) {
-                Ok(pending) => {
-                    let group = WriteGroup::new(pending, kinds, Arc::clone(reservation));
-                    intake.writes.push(group);
-                }
-                Err(rejection) => {
-                    let refused = kinds.into_iter();
-                    let refused = refused.map(|(id, _)| answer(id, Err(rejection.clone())));
-                    self.answers.extend(refused);
+                responses,
+            } = of_region;
+            if !commands.is_empty() {
+                match writes.submit(&region, commands) {
+                    Ok((pending, conflict_room)) => {
+                        let message = Arc::clone(&message);
+                        let group = WriteGroup::new(pending, responses, message, conflict_room);
+                        intake.writes.push(group);
+                    }
+                    Err(rejection) => {
+                        let refused = responses.into_iter();
+                        let refused = refused.map(|(id, _)| answer(id, Err(rejection.clone())));
+                        answers.extend(refused);
+                    }
                 }
             }
+            if copies_keys {
+                reads = reads.into_iter().map(QueuedRead::detached).collect();
+            }
+            if !reads.is_empty() {
+                let group = ReadGroup::new(region, reads, Arc::clone(&of_reads));
+                intake.reads.push(group);
+            }
         }
-        if !self.reads.is_empty() {
-            intake.reads = Some(ReadGroup::new(self.reads, Arc::clone(reservation)));
-        }
-        if !self.answers.is_empty() {
-            let group = AnswerGroup::different(self.answers, Arc::clone(reservation));
+        if !answers.is_empty() {
+            let group = AnswerGroup::different(answers, Arc::clone(&message), None);
             intake.answered.push(group);
         }
+        message
     }
 }
 
-fn key(request: &Request) -> &Bytes {
-    match request {
-        Request::RawPut(request) => &request.key,
-        Request::RawGet(request) => &request.key,
-        Request::RawDelete(request) => &request.key,
-        Request::CompareAndSwap(request) => &request.key,
-        Request::Get(request) => &request.key,
-        Request::CompareAndDelete(request) => &request.key,
+/// The writes of a message. They share its buffer, and the room that is taken for it with the first of them.
+struct MessageWrites<'a> {
+    message_bytes: usize,
+    room: Option<MessageRoom>,
+    budgets: &'a BytesInFlight,
+}
+
+impl MessageWrites<'_> {
+    /// Submits commands to a region; with room for the values of their conflicts, as much as others can spare.
+    fn submit(
+        &mut self,
+        region: &RegionHandle,
+        commands: Vec<Command>,
+    ) -> Result<(PendingOutcomes, Option<Reservation>), Rejection> {
+        let room = match self.room.take() {
+            Some(room) => room,
+            None => region.take_message_room(self.message_bytes)?,
+        };
+        let room = self.room.insert(room);
+        let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
+        let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
+        let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
+        let pending = region.submit_shared(commands, room, conflict_bytes)?;
+        Ok((pending, conflict_room))
     }
 }
 
 fn unknown_command() -> Rejection {
     let cause = "the command has no request that this release knows";
     Rejection::Fault(Fault::new(Code::Unimplemented, cause).with_fate(Fate::NotApplied))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rdb_proto::kvrpc::batch_answer::Response;
+    use rdb_proto::kvrpc::{
+        CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest, batch_command::Request,
+    };
+    use rdb_proto::metapb::Region;
+    use rdb_proto::transport::CallBudget;
+    use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+    use rdb_storage::{Role, Storage, StorageOptions};
+    use tokio::task::spawn_blocking;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::answers::{Packing, ReadyAnswers};
+    use super::*;
+
+    /// What the messages are said to have on the wire.
+    const MESSAGE_BYTES: usize = 6 << 20;
+
+    struct Fixture {
+        router: Router,
+        call: CallBudget,
+        storage: Storage,
+        _directory: tempfile::TempDir,
+    }
+
+    /// Region 1 holds the keys below "m", region 2 the others. The write queue holds one such message.
+    fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions {
+            write_queue_bytes_max: 8 << 20,
+            ..StorageOptions::new(Role::Server)
+        };
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let handle = |id, start_key: &'static str, end_key: &'static str| {
+            let region = Region {
+                id,
+                start_key: start_key.into(),
+                end_key: end_key.into(),
+                ..Region::default()
+            };
+            Arc::new(RegionHandle::new(region, &storage))
+        };
+        let router = Router::new(CancellationToken::new());
+        let regions = vec![handle(1, "", "m"), handle(2, "m", "")];
+        router.set(Membership::new(1, 1, regions));
+        Fixture {
+            router,
+            call: CallBudget::of(&tonic::Request::new(())),
+            storage,
+            _directory: directory,
+        }
+    }
+
+    impl Fixture {
+        fn take(&self, request: batch::Request) -> Intake {
+            take(request, &self.router, self.call.bytes_in_flight())
+        }
+
+        fn bytes_taken(&self) -> usize {
+            self.call.bytes_in_flight().connection.bytes_taken()
+        }
+
+        /// The answers of these groups.
+        fn packed(&self, groups: Vec<AnswerGroup>) -> Vec<BatchAnswer> {
+            let mut ready = ReadyAnswers::default();
+            groups.into_iter().for_each(|group| ready.push(group));
+            let responses = std::iter::from_fn(|| {
+                let mut packing = Packing::new(&self.call);
+                ready.pack(&mut packing);
+                packing.finish()
+            });
+            let answers = responses.flat_map(|response| response.message.answers);
+            answers.collect()
+        }
+    }
+
+    fn put(key: &'static str) -> Request {
+        Request::RawPut(RawPutRequest {
+            key: key.into(),
+            ..RawPutRequest::default()
+        })
+    }
+
+    fn get(key: &'static str) -> Request {
+        let (context, key) = (None, key.into());
+        Request::RawGet(RawGetRequest { context, key })
+    }
+
+    /// A message of these, with ids from 0.
+    fn message(requests: impl IntoIterator<Item = Request>) -> batch::Request {
+        let commands = requests
+            .into_iter()
+            .zip(0..)
+            .map(|(request, id)| BatchCommand {
+                id,
+                request: Some(request),
+                ..BatchCommand::default()
+            });
+        let message = BatchRequest {
+            commands: commands.collect(),
+            ..BatchRequest::default()
+        };
+        batch::Request {
+            message,
+            excess_ids: Vec::new(),
+            message_bytes: MESSAGE_BYTES,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_for_several_regions_is_charged_once() {
+        let fixture = fixture();
+        let intake = fixture.take(message([put("a"), put("n")]));
+        assert!(intake.answered.is_empty(), "the queue had room for both");
+        assert_eq!(intake.writes.len(), 2);
+        let taken = fixture.bytes_taken();
+        assert!(
+            (MESSAGE_BYTES..MESSAGE_BYTES + 1024).contains(&taken),
+            "{taken}"
+        );
+        for write in intake.writes {
+            drop(write.await);
+        }
+        assert_eq!(fixture.bytes_taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_read_does_not_keep_the_large_message_that_it_came_with() {
+        let fixture = fixture();
+        let intake = fixture.take(message([put("a"), get("b")]));
+        for write in intake.writes {
+            drop(write.await);
+        }
+        let taken = fixture.bytes_taken();
+        assert!((1..1024).contains(&taken), "{taken} bytes for one key");
+        drop(intake.reads);
+        assert_eq!(fixture.bytes_taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_breaks_a_limit_or_is_misrouted_is_answered_alone() {
+        let fixture = fixture();
+        let no_key = Request::Get(GetRequest::default());
+        let mut request = message([put("a"), no_key, put("b"), put("n")]);
+        request.message.commands[2].region_id = 9;
+        let intake = fixture.take(request);
+        assert_eq!(intake.writes.len(), 2, "one region each");
+        let answers = fixture.packed(intake.answered).into_iter();
+        let answers: Vec<_> = answers.map(|answer| (answer.id, answer.response)).collect();
+        assert!(matches!(
+            &answers[..],
+            [
+                (1, Some(Response::Fault(_))),
+                (2, Some(Response::RegionError(_)))
+            ]
+        ));
+    }
+
+    #[tokio::test]
+    async fn conflicts_carry_no_more_than_was_reserved_for_them() {
+        const VALUE_BYTES: usize = 64 << 10;
+        const SWAPS: usize = 64;
+        let fixture = fixture();
+        let storage = fixture.storage.clone();
+        let stored =
+            spawn_blocking(move || storage.compare_and_swap("hot", 0, vec![b'v'; VALUE_BYTES]));
+        stored.await.expect("no panic").expect("stored");
+        let stale_swaps = || {
+            let swap = CompareAndSwapRequest {
+                key: "hot".into(),
+                expected_version: 7,
+                ..CompareAndSwapRequest::default()
+            };
+            let mut request = message(vec![Request::CompareAndSwap(swap); SWAPS]);
+            request.message_bytes = 1024;
+            request
+        };
+        let conflicts = async || {
+            let mut groups = Vec::new();
+            for write in fixture.take(stale_swaps()).writes {
+                groups.push(write.await);
+            }
+            let reserved = fixture.bytes_taken();
+            let mut answers = fixture.packed(groups);
+            assert_eq!(answers.len(), SWAPS);
+            let responses = answers
+                .iter_mut()
+                .filter_map(|answer| answer.response.as_mut());
+            let values = responses.filter_map(Response::value_mut);
+            let value_bytes: usize = values.map(|value| value.len()).sum();
+            assert!(
+                value_bytes <= reserved,
+                "{value_bytes} bytes of values in {reserved}"
+            );
+            value_bytes
+        };
+        assert_eq!(
+            conflicts().await,
+            SWAPS * VALUE_BYTES,
+            "there was room for all"
+        );
+
+        let budgets = fixture.call.bytes_in_flight();
+        let by_others = CONNECTION_BYTES_IN_FLIGHT_MAX / 2 - VALUE_BYTES - fixture.bytes_taken();
+        let by_others = budgets.try_reserve(by_others).expect("there is room");
+        assert!(conflicts().await <= VALUE_BYTES, "nobody can spare more");
+        drop(by_others);
+    }
 }

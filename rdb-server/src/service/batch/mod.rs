@@ -1,6 +1,6 @@
 //! `kvrpc.KvBatch`: many commands in one message, for as long as both sides keep the stream open.
 //!
-//! A [`Session`] is one stream. It is driven by nothing but the transport asking for the next message, which is what makes
+//! A [`CommandStream`] is one stream. It is driven by nothing but the transport asking for the next message, which is what makes
 //! flow control end to end: a client that does not read its answers is not read from, and but for one response ahead its
 //! reads are not even executed.
 //!
@@ -13,43 +13,42 @@
 mod answers;
 mod intake;
 mod reads;
-mod session;
+mod stream;
 mod writes;
 
 use std::sync::Arc;
 
+use futures::stream::BoxStream;
 use rdb_proto::batch;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::kv_batch_server::KvBatch;
 use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::BATCH_STREAMS_MAX;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::router::Router;
-use session::Session;
+use stream::CommandStream;
 
 /// Serves both keyspaces of the regions that the router knows.
 pub(crate) struct BatchService {
     router: Router,
-    drain: CancellationToken,
 }
 
 impl BatchService {
-    pub(crate) fn new(router: Router, drain: CancellationToken) -> Self {
-        Self { router, drain }
+    pub(crate) fn new(router: Router) -> Self {
+        Self { router }
     }
 }
 
 #[tonic::async_trait]
 impl KvBatch for BatchService {
-    type BatchStream = Session;
+    type BatchStream = BoxStream<'static, Result<batch::Response, Status>>;
 
     async fn batch(
         &self,
         request: Request<Streaming<batch::Request>>,
-    ) -> Result<Response<Session>, Status> {
+    ) -> Result<Response<Self::BatchStream>, Status> {
         let call = CallBudget::of(&request);
         let batch_streams = Arc::clone(call.batch_streams());
         let place = batch_streams.try_acquire_owned().map_err(|_| Fault {
@@ -60,13 +59,7 @@ impl KvBatch for BatchService {
                 format!("the connection has {BATCH_STREAMS_MAX} streams of commands already"),
             )
         })?;
-        let session = Session::new(
-            self.router.clone(),
-            call,
-            request.into_inner(),
-            self.drain.clone(),
-            place,
-        );
-        Ok(Response::new(session))
+        let stream = CommandStream::new(self.router.clone(), call, request.into_inner(), place);
+        Ok(Response::new(stream.responses()))
     }
 }

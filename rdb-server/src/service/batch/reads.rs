@@ -1,7 +1,8 @@
 //! Reads of a stream: executed in their order, when a response has room for what they find.
 //!
-//! What is in memory is read on the spot. What is not is set aside and read on blocking threads, by a few jobs of a stream
-//! at a time, each of a few keys and a bounded number of bytes.
+//! What is in memory is read on the spot. What is not, what is larger than a response, and what has no room yet is set aside
+//! and read by a few jobs of the stream at a time, each of a few keys. A job waits for the room that it needs, and reads on
+//! blocking threads.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,16 +14,16 @@ use std::vec;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rdb_proto::error::Fault;
-use rdb_proto::kvrpc::{BatchAnswer, batch_answer::Response};
-use rdb_proto::metapb::Context;
-use rdb_proto::transport::Reservation;
-use rdb_storage::{PointRead, PointValue, Reader};
+use rdb_proto::kvrpc::batch_answer::Response;
+use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
+use rdb_storage::{PointRead, PointValue};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
-use super::answers::{AnswerGroup, Packing, answer, found};
+use super::super::room::{BATCH_ROOM, read_with_room};
+use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
-use crate::router::{Membership, Router};
+use crate::region::{ReadFailure, RegionHandle};
 
 /// How many jobs of a stream read from the disk at a time.
 const DISK_JOBS_MAX: usize = 4;
@@ -30,74 +31,91 @@ const DISK_JOBS_MAX: usize = 4;
 /// How many keys one of them reads at most.
 const DISK_JOB_KEYS_MAX: usize = 16;
 
-/// It ends when the values that it has read have so many bytes.
-const DISK_JOB_BYTES: usize = 1 << 20;
-
 /// A read that was not executed yet.
 pub(super) struct QueuedRead {
     pub(super) id: u64,
-    pub(super) context: Context,
     pub(super) read: PointRead,
+    /// Makes its answer.
+    pub(super) response: fn(PointValue) -> Result<Response, Rejection>,
 }
 
-/// The reads of one message.
+impl QueuedRead {
+    /// The same with a key that does not keep its message.
+    pub(super) fn detached(self) -> Self {
+        Self {
+            read: self.read.detached(),
+            ..self
+        }
+    }
+}
+
+/// The reads of one message from one region.
 pub(super) struct ReadGroup {
+    region: Arc<RegionHandle>,
     reads: vec::IntoIter<QueuedRead>,
     message: Arc<Reservation>,
 }
 
 impl ReadGroup {
-    pub(super) fn new(reads: Vec<QueuedRead>, message: Arc<Reservation>) -> Self {
+    pub(super) fn new(
+        region: Arc<RegionHandle>,
+        reads: Vec<QueuedRead>,
+        message: Arc<Reservation>,
+    ) -> Self {
         Self {
+            region,
             reads: reads.into_iter(),
             message,
         }
     }
 }
 
-/// A read whose key is not in memory.
+/// A read that takes more than memory that is there.
 struct ColdRead {
-    id: u64,
-    read: PointRead,
-    reader: Reader,
+    queued: QueuedRead,
+    region: Arc<RegionHandle>,
     message: Arc<Reservation>,
 }
+
+/// What a [`DiskJob`] comes to: what it has not read, and the answers to the rest.
+type JobResult = (Vec<ColdRead>, AnswerGroup);
 
 /// Reads some keys from the disk. It runs whether the stream is polled or not: a place among the store's disk reads that
 /// it waits for is given back even if the client has stopped to read.
 struct DiskJob {
     ids: Vec<u64>,
     message: Arc<Reservation>,
-    reading: AbortOnDropHandle<(Vec<ColdRead>, AnswerGroup)>,
+    reading: AbortOnDropHandle<JobResult>,
 }
 
 impl DiskJob {
-    /// `cold` are of one store, and at least one.
-    fn start(reader: Reader, message: Arc<Reservation>, cold: Vec<ColdRead>) -> Self {
-        let ids = cold.iter().map(|cold| cold.id).collect();
-        let reading = tokio::spawn(read_from_disk(reader, Arc::clone(&message), cold));
-        Self {
-            ids,
+    /// `cold` are of one region, and at least one.
+    fn start(
+        region: Arc<RegionHandle>,
+        budgets: BytesInFlight,
+        cold: Vec<ColdRead>,
+    ) -> Option<Self> {
+        let message = Arc::clone(&cold.first()?.message);
+        Some(Self {
+            ids: cold.iter().map(|cold| cold.queued.id).collect(),
             message,
-            reading: AbortOnDropHandle::new(reading),
-        }
+            reading: AbortOnDropHandle::new(tokio::spawn(read_cold(region, budgets, cold))),
+        })
     }
 }
 
 impl Future for DiskJob {
-    /// What was not read yet, and the answers to the rest.
-    type Output = (Vec<ColdRead>, AnswerGroup);
+    type Output = JobResult;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<JobResult> {
         let read = ready!(Pin::new(&mut self.reading).poll(context));
         task::Poll::Ready(read.unwrap_or_else(|error| {
-            let fault = Fault::new(
-                Code::Internal,
-                format!("the read was not finished: {error}"),
-            );
+            let cause = format!("the read was not finished: {error}");
+            let fault = Fault::new(Code::Internal, cause);
             let failed = self.ids.iter();
             let failed = failed.map(|&id| answer(id, Err(Rejection::Fault(fault.clone()))));
-            let answers = AnswerGroup::different(failed.collect(), Arc::clone(&self.message));
+            let message = Arc::clone(&self.message);
+            let answers = AnswerGroup::different(failed.collect(), message, None);
             (Vec::new(), answers)
         }))
     }
@@ -111,6 +129,14 @@ pub(super) struct Reads {
     jobs: FuturesUnordered<DiskJob>,
 }
 
+/// What reading from memory comes to.
+enum Hit {
+    Found(Result<Response, Rejection>),
+    /// The value fits into the next response.
+    NextResponse,
+    Cold,
+}
+
 impl Reads {
     pub(super) fn push(&mut self, group: ReadGroup) {
         self.groups.push_back(group);
@@ -121,43 +147,48 @@ impl Reads {
     }
 
     /// Executes reads from memory until the response is full or none is left.
-    pub(super) fn pack(&mut self, router: &Router, packing: &mut Packing) {
-        if self.groups.is_empty() {
-            return;
-        }
-        let membership = router.membership();
+    pub(super) fn pack(&mut self, packing: &mut Packing<'_>) {
         while let Some(group) = self.groups.front_mut() {
-            let reads = &mut group.reads;
-            while let Some(queued) = (!packing.is_full()).then(|| reads.next()).flatten() {
-                let membership = membership.as_deref().map_err(|not_ready| not_ready.clone());
-                let id = queued.id;
+            while let Some(queued) = group.reads.as_slice().first() {
+                if packing.is_full() {
+                    return;
+                }
+                let hit = read_from_memory(&group.region, queued, packing);
+                if matches!(hit, Hit::NextResponse) {
+                    return;
+                }
                 packing.count_read();
-                match read_from_memory(membership.map_err(Rejection::from), &queued) {
-                    Ok(Hit::Found(value)) => packing.push(answer(id, Ok(found(value)))),
-                    Ok(Hit::NotInMemory(reader)) => self.cold.push_back(ColdRead {
-                        id,
-                        read: queued.read,
-                        reader,
+                let Some(queued) = group.reads.next() else {
+                    break;
+                };
+                match hit {
+                    Hit::Found(result) => packing.push(answer(queued.id, result)),
+                    Hit::Cold | Hit::NextResponse => self.cold.push_back(ColdRead {
+                        queued,
+                        region: Arc::clone(&group.region),
                         message: Arc::clone(&group.message),
                     }),
-                    Err(rejection) => packing.push(answer(id, Err(rejection))),
                 }
-            }
-            if packing.is_full() {
-                return;
             }
             self.groups.pop_front();
         }
     }
 
-    /// Goes on with what is not in memory. The answers of a finished job, or `None` when there is nothing to be had now.
-    pub(super) fn poll_disk(&mut self, context: &mut task::Context<'_>) -> Option<AnswerGroup> {
-        while let Some(job) = self.next_job() {
+    /// Whether there are reads that were not tried yet.
+    pub(super) fn has_untried(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Begins to read what is not in memory, as far as there are places.
+    pub(super) fn start_jobs(&mut self, call: &CallBudget) {
+        while let Some(job) = self.next_job(call) {
             self.jobs.push(job);
         }
-        let task::Poll::Ready(Some((unread, answers))) = self.jobs.poll_next_unpin(context) else {
-            return None;
-        };
+    }
+
+    /// Waits for answers of a job; `None`: there is none.
+    pub(super) async fn next_from_disk(&mut self) -> Option<AnswerGroup> {
+        let (unread, answers) = self.jobs.next().await?;
         for cold in unread.into_iter().rev() {
             self.cold.push_front(cold);
         }
@@ -165,77 +196,90 @@ impl Reads {
     }
 
     /// A job with its share of what is to be read, if there is a place for one.
-    fn next_job(&mut self) -> Option<DiskJob> {
+    fn next_job(&mut self, call: &CallBudget) -> Option<DiskJob> {
         let places = DISK_JOBS_MAX.saturating_sub(self.jobs.len());
         let first = self.cold.front().filter(|_| places > 0)?;
-        let (reader, message) = (first.reader.clone(), Arc::clone(&first.message));
-        let count = self.cold.len().div_ceil(places).min(DISK_JOB_KEYS_MAX);
-        let cold: Vec<ColdRead> = self.cold.drain(..count).collect();
-        Some(DiskJob::start(reader, message, cold))
+        let region = Arc::clone(&first.region);
+        let of_region = |cold: &&ColdRead| Arc::ptr_eq(&cold.region, &region);
+        let share = self.cold.len().div_ceil(places).min(DISK_JOB_KEYS_MAX);
+        let count = self.cold.iter().take(share).take_while(of_region).count();
+        let cold = self.cold.drain(..count).collect();
+        DiskJob::start(region, call.bytes_in_flight().clone(), cold)
     }
 }
 
-enum Hit {
-    Found(PointValue),
-    NotInMemory(Reader),
-}
-
-fn read_from_memory(
-    membership: Result<&Membership, Rejection>,
-    queued: &QueuedRead,
-) -> Result<Hit, Rejection> {
-    let region = membership?.for_key(&queued.context, queued.read.key())?;
-    let reader = region.reader();
-    Ok(match reader.read_from_memory(&queued.read)? {
-        Some(value) => Hit::Found(value),
-        None => Hit::NotInMemory(reader.clone()),
-    })
-}
-
-/// Reads the first of `cold`, and returns those that were not read. All are of the same store.
-async fn read_from_disk(
-    reader: Reader,
-    message: Arc<Reservation>,
-    mut cold: Vec<ColdRead>,
-) -> (Vec<ColdRead>, AnswerGroup) {
-    let reads = cold.iter().map(|cold| cold.read.clone()).collect();
-    let answers: Vec<BatchAnswer> = match reader.read_several(reads, DISK_JOB_BYTES).await {
-        Ok(values) => {
-            let read = cold.drain(..values.len().min(cold.len()));
-            let answered = read.zip(values).map(|(cold, value)| {
-                let response: Result<Response, _> = value.map(found);
-                answer(cold.id, response.map_err(Rejection::from))
-            });
-            answered.collect()
+fn read_from_memory(region: &RegionHandle, queued: &QueuedRead, packing: &Packing<'_>) -> Hit {
+    let (Some(permit), Some(room)) = (region.try_permit_read(), packing.value_room()) else {
+        return Hit::Cold;
+    };
+    match permit.read_from_memory(&queued.read, room) {
+        Ok(Some(value)) => Hit::Found((queued.response)(value)),
+        Ok(None) => Hit::Cold,
+        Err(ReadFailure::NeedsRoom { bytes }) if packing.would_fit_alone(bytes) => {
+            Hit::NextResponse
         }
-        Err(error) => {
-            let rejection = Rejection::from(error);
-            let refused = cold.drain(..);
-            refused
-                .map(|cold| answer(cold.id, Err(rejection.clone())))
-                .collect()
+        Err(ReadFailure::NeedsRoom { .. }) => Hit::Cold,
+        Err(ReadFailure::Rejected(rejection)) => Hit::Found(Err(rejection)),
+    }
+}
+
+/// Reads the first of `cold`, and returns those that were not read. All are of `region`, and at least one.
+async fn read_cold(
+    region: Arc<RegionHandle>,
+    budgets: BytesInFlight,
+    mut cold: Vec<ColdRead>,
+) -> JobResult {
+    let message = Arc::clone(&cold[0].message);
+    let reads: Vec<PointRead> = cold.iter().map(|cold| cold.queued.read.clone()).collect();
+    let read = |room| {
+        let (region, reads) = (&region, reads.clone());
+        async move {
+            let permit = region.permit_read().await?;
+            let values = permit.read_several(reads, room).await?;
+            match values.first() {
+                Some(&Err(ReadFailure::NeedsRoom { bytes })) => {
+                    Err(ReadFailure::NeedsRoom { bytes })
+                }
+                _ => Ok(values),
+            }
         }
     };
-    (cold, AnswerGroup::different(answers, message))
+    match read_with_room(&budgets, BATCH_ROOM, read).await {
+        Ok((values, room)) => {
+            let read = cold.drain(..values.len().min(cold.len()));
+            let answers = read.zip(values).map(|(cold, value)| {
+                let value = value.map_err(Rejection::from);
+                answer(cold.queued.id, value.and_then(cold.queued.response))
+            });
+            let answers = AnswerGroup::different(answers.collect(), message, Some(room));
+            (cold, answers)
+        }
+        Err(rejection) => {
+            let refused = cold.iter();
+            let refused = refused.map(|cold| answer(cold.queued.id, Err(rejection.clone())));
+            let answers = AnswerGroup::different(refused.collect(), message, None);
+            (Vec::new(), answers)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::task::Waker;
     use std::time::Duration;
 
     use bytes::Bytes;
+    use futures::FutureExt;
+    use rdb_proto::kvrpc::RawGetResponse;
     use rdb_proto::metapb::Region;
-    use rdb_proto::transport::{ByteBudget, BytesInFlight};
-    use rdb_storage::{Role, ScanRange, Storage, StorageOptions};
+    use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+    use rdb_storage::{Role, Storage, StorageOptions};
     use tempfile::TempDir;
     use tokio::task::spawn_blocking;
     use tokio::time::timeout;
-    use tokio_util::sync::CancellationToken;
 
+    use super::super::answers::ReadyAnswers;
     use super::*;
-    use crate::region::RegionHandle;
 
     const KEYS: u64 = 8;
 
@@ -255,33 +299,27 @@ mod tests {
         Storage::open(directory, options).expect("opens again")
     }
 
-    fn router(storage: &Storage) -> Router {
+    /// Reads the keys from 0 on.
+    fn reads(storage: &Storage, call: &CallBudget, count: u64) -> ReadGroup {
         let region = Region {
             id: 1,
             ..Region::default()
         };
-        let router = Router::new(CancellationToken::new());
-        router.set(Membership {
-            cluster_id: 1,
-            store_id: 1,
-            regions: vec![Arc::new(RegionHandle::new(region, storage))],
-        });
-        router
-    }
-
-    fn reads() -> ReadGroup {
-        let budget = ByteBudget::new(1 << 20);
-        let budgets = BytesInFlight {
-            connection: budget.clone(),
-            process: budget,
-        };
-        let queued = (0..KEYS).map(|id| QueuedRead {
+        let region = Arc::new(RegionHandle::new(region, storage));
+        let queued = (0..count).map(|id| QueuedRead {
             id,
-            context: Context::default(),
             read: PointRead::raw(id.to_string().into()).expect("a key"),
+            response: |found| match found {
+                PointValue::Raw(value) => Ok(Response::RawGet(RawGetResponse {
+                    value,
+                    ..RawGetResponse::default()
+                })),
+                PointValue::Versioned(_) => panic!("of the other keyspace"),
+            },
         });
-        let message = budgets.try_reserve(1).expect("there is room");
-        ReadGroup::new(queued.collect(), Arc::new(message))
+        let message = call.bytes_in_flight().try_reserve(1);
+        let message = message.expect("there is room");
+        ReadGroup::new(region, queued.collect(), Arc::new(message))
     }
 
     #[tokio::test]
@@ -289,20 +327,76 @@ mod tests {
         let directory = TempDir::new().expect("the temporary directory can be written");
         let path = directory.path().to_owned();
         let storage = spawn_blocking(|| cold_storage(path)).await.expect("opened");
-        let router = router(&storage);
+        let call = CallBudget::of(&tonic::Request::new(()));
         let mut stalled = Reads::default();
-        stalled.push(reads());
-        let mut packing = Packing::default();
-        stalled.pack(&router, &mut packing);
+        stalled.push(reads(&storage, &call, KEYS));
+        let mut packing = Packing::new(&call);
+        stalled.pack(&mut packing);
         assert_eq!(packing.answer_count(), 0, "nothing is in memory");
-        let mut context = task::Context::from_waker(Waker::noop());
-        assert!(stalled.poll_disk(&mut context).is_none());
+        stalled.start_jobs(&call);
+        assert!(stalled.next_from_disk().now_or_never().is_none());
         assert!(stalled.jobs.len() > 1, "some wait for the one that reads");
 
         let reader = storage.reader();
-        let scan = reader.scan_raw(ScanRange::default());
-        let page = timeout(Duration::from_secs(30), scan).await;
-        let page = page.expect("it gets its turn").expect("read");
-        assert_eq!(page.entries.len() as u64, KEYS);
+        // So many keys are read where disk reads are.
+        let read = reader.multi_get_raw(vec![Bytes::from_static(b"0"); 1000], usize::MAX);
+        let values = timeout(Duration::from_secs(30), read).await;
+        let values = values.expect("it gets its turn").expect("read");
+        assert!(values.iter().all(Option::is_some));
+    }
+
+    #[tokio::test]
+    async fn a_value_larger_than_a_response_is_read_when_there_is_room_for_it() {
+        const VALUE_BYTES: usize = 1 << 20;
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let path = directory.path().to_owned();
+        let stored = spawn_blocking(|| {
+            let storage = Storage::open(path, StorageOptions::new(Role::Server)).expect("opened");
+            storage.put_raw("0", vec![b'v'; VALUE_BYTES]).expect("put");
+            storage
+        });
+        let storage = stored.await.expect("stored");
+        let call = CallBudget::of(&tonic::Request::new(()));
+        let budget = &call.bytes_in_flight().connection;
+        let most = call.bytes_in_flight();
+        let most = most.try_reserve(CONNECTION_BYTES_IN_FLIGHT_MAX - VALUE_BYTES);
+        let taken_by_others = budget.bytes_taken();
+
+        let mut reads_of_stream = Reads::default();
+        reads_of_stream.push(reads(&storage, &call, 1));
+        let mut packing = Packing::new(&call);
+        reads_of_stream.pack(&mut packing);
+        assert!(packing.finish().is_none(), "it is in memory, but too large");
+        reads_of_stream.start_jobs(&call);
+        let waiting = timeout(Duration::from_millis(50), reads_of_stream.next_from_disk());
+        assert!(
+            waiting.await.is_err(),
+            "the message of the read takes a byte"
+        );
+        assert_eq!(
+            budget.bytes_taken(),
+            taken_by_others + 1,
+            "nothing was read"
+        );
+
+        drop(most);
+        let answers = reads_of_stream.next_from_disk().await.expect("one job");
+        assert!(
+            budget.bytes_taken() > VALUE_BYTES,
+            "it is held until it is sent"
+        );
+        let mut ready = ReadyAnswers::default();
+        ready.push(answers);
+        let mut packing = Packing::new(&call);
+        ready.pack(&mut packing);
+        let response = packing.finish().expect("it is answered").message;
+        let Some(Response::RawGet(found)) = &response.answers[0].response else {
+            panic!("{:?}", response.answers);
+        };
+        assert_eq!(found.value.as_ref().map(Bytes::len), Some(VALUE_BYTES));
+        drop((reads_of_stream, ready));
+        let held = budget.bytes_taken();
+        assert!((VALUE_BYTES..VALUE_BYTES + 1024).contains(&held), "{held}");
+        drop(call);
     }
 }

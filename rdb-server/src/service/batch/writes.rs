@@ -5,81 +5,58 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rdb_proto::kvrpc::{BatchAnswer, RawDeleteResponse, RawPutResponse, batch_answer::Response};
 use rdb_proto::transport::Reservation;
-use rdb_storage::{Outcome, PendingWrite};
+use rdb_storage::Outcome;
 
-use super::super::outcome;
+use super::super::point::{WriteResponse, unexpected};
 use super::answers::{AnswerGroup, answer};
 use crate::error::Rejection;
-
-/// Which response a write gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WriteKind {
-    RawPut,
-    RawDelete,
-    CompareAndSwap,
-    CompareAndDelete,
-}
-
-impl WriteKind {
-    fn response(self, outcome: Outcome) -> Result<Response, Rejection> {
-        match (self, outcome) {
-            (Self::RawPut, Outcome::Done) => Ok(Response::RawPut(RawPutResponse::default())),
-            (Self::RawDelete, Outcome::Done) => {
-                Ok(Response::RawDelete(RawDeleteResponse::default()))
-            }
-            (Self::RawPut | Self::RawDelete, _) => Err(outcome::unexpected()),
-            (Self::CompareAndSwap, outcome) => {
-                outcome::swapped(outcome).map(Response::CompareAndSwap)
-            }
-            (Self::CompareAndDelete, outcome) => {
-                outcome::deleted(outcome).map(Response::CompareAndDelete)
-            }
-        }
-    }
-}
+use crate::region::PendingOutcomes;
 
 /// The writes of one message to one region. Resolves to their answers; dropping it does not take the writes back.
 pub(super) struct WriteGroup {
-    pending: PendingWrite,
-    kinds: Vec<(u64, WriteKind)>,
+    pending: PendingOutcomes,
+    /// One for each command that was submitted, in their order.
+    commands: Vec<(u64, WriteResponse)>,
     message: Arc<Reservation>,
+    /// Room for the values of conflicts.
+    conflict_room: Option<Reservation>,
 }
 
 impl WriteGroup {
-    /// `kinds` has one entry for each command that was submitted, in their order.
     pub(super) fn new(
-        pending: PendingWrite,
-        kinds: Vec<(u64, WriteKind)>,
+        pending: PendingOutcomes,
+        commands: Vec<(u64, WriteResponse)>,
         message: Arc<Reservation>,
+        conflict_room: Option<Reservation>,
     ) -> Self {
         Self {
             pending,
-            kinds,
+            commands,
             message,
+            conflict_room,
         }
     }
 
-    fn answers(&self, result: Result<Vec<Outcome>, rdb_storage::Error>) -> Vec<BatchAnswer> {
-        let kinds = self.kinds.iter();
-        match result {
-            Ok(outcomes) if outcomes.len() == self.kinds.len() => {
-                let answered = kinds.zip(outcomes);
-                answered
-                    .map(|(&(id, kind), outcome)| answer(id, kind.response(outcome)))
-                    .collect()
-            }
-            Ok(_) => kinds
-                .map(|&(id, _)| answer(id, Err(outcome::unexpected())))
+    fn answers(&mut self, result: Result<Vec<Outcome>, Rejection>) -> AnswerGroup {
+        let commands = self.commands.iter();
+        let answers = match result {
+            Ok(outcomes) if outcomes.len() == commands.len() => commands
+                .zip(outcomes)
+                .map(|(&(id, response), outcome)| answer(id, response(outcome)))
                 .collect(),
-            Err(error) => {
-                let rejection = Rejection::from(error);
-                kinds
+            result => {
+                let rejection = result.err().unwrap_or_else(unexpected);
+                commands
                     .map(|&(id, _)| answer(id, Err(rejection.clone())))
                     .collect()
             }
-        }
+        };
+        AnswerGroup::different(
+            answers,
+            Arc::clone(&self.message),
+            self.conflict_room.take(),
+        )
     }
 }
 
@@ -88,8 +65,6 @@ impl Future for WriteGroup {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<AnswerGroup> {
         let result = ready!(Pin::new(&mut self.pending).poll(context));
-        let answers = self.answers(result);
-        let message = Arc::clone(&self.message);
-        Poll::Ready(AnswerGroup::different(answers, message))
+        Poll::Ready(self.answers(result))
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! clap checks each value on its own; the methods here check how they go together.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -60,9 +59,6 @@ pub(crate) enum BenchCommand {
     EchoStream(EchoStreamArguments),
     /// Serve empty calls and echoes until SIGTERM or the end of standard input; prints the address
     ServeEcho(ServeEchoArguments),
-    /// Make a page and a plot of what scripts/bench.sh measured
-    #[command(hide = true)]
-    Report(ReportArguments),
 }
 
 /// How hard, and for how long.
@@ -312,18 +308,6 @@ pub(crate) struct ServeEchoArguments {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(crate) addr: std::net::SocketAddr,
-}
-
-/// `report`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ReportArguments {
-    /// Where scripts/bench.sh left its measurements
-    #[arg(long, value_name = "DIR")]
-    pub(crate) input: PathBuf,
-
-    /// Where the page and the plot go; made where it is missing
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
 }
 
 impl TargetOptions {

@@ -79,7 +79,7 @@ pub(crate) async fn load_versioned(
     progress: &Progress,
 ) -> Result<Vec<OwnedKey>, Failure> {
     let values = Values::new(data.value_size);
-    // Answers with many long values would not fit one message.
+    // Responses with many long values would not fit one message.
     let per_value = BATCH_VALUE_BYTES / u64::from(data.value_size).max(1);
     let batch = VERSIONS_AT_ONCE.min(per_value).max(1);
     let mut owned = Vec::new();
@@ -90,16 +90,8 @@ pub(crate) async fn load_versioned(
         let found = client
             .batch_get(numbers.iter().map(|number| key(*number)))
             .await?;
-        let mut found = found.into_iter().peekable();
-        // What exists comes back in the order asked for.
-        let known: Vec<OwnedKey> = numbers
-            .into_iter()
-            .map(|number| {
-                let entry = found.next_if(|entry| entry.key == key(number).as_slice());
-                (number, entry.map(|entry| entry.version))
-            })
-            .collect();
-        let created = stream::iter(known).map(|(number, version)| {
+        let versions = found.into_iter().map(|entry| Some(entry?.version));
+        let created = stream::iter(numbers.into_iter().zip(versions)).map(|(number, version)| {
             let (client, values) = (client.clone(), values.clone());
             async move {
                 let version = match version {

@@ -5,7 +5,7 @@
 //! - `workload`: what one operation of each workload does, on `keys` and `values`; `load` writes what it expects to find
 //! - `target`: what is called: FlareDB, etcd, and the bare transport as their limit
 //! - `runner`: when operations begin and which count (`stream` for messages of one stream); `recorder`: what they took
-//! - `progress`: what is shown meanwhile; `report`: what is printed in the end; `summary`: many runs on one page
+//! - `progress`: what is shown meanwhile; `report`: what is printed in the end
 //!
 //! Callers are tasks on a runtime of this command's own, with a thread per core, and share one client.
 
@@ -18,7 +18,6 @@ mod report;
 mod runner;
 mod runs;
 mod stream;
-mod summary;
 mod target;
 mod values;
 mod workload;
@@ -66,7 +65,6 @@ pub(crate) fn run(
         Bench::ServeEcho(serve) => {
             return bench.on_threads(target::serve_echo(serve.addr, output));
         }
-        Bench::Report(report) => return summary::run(&report, output),
     }?;
     report.print(global.output, output)
 }
@@ -104,7 +102,7 @@ impl BenchCommand {
             Self::TsoStream(run) => &run.pace,
             Self::EmptyCall(run) => &run.pace,
             Self::EchoStream(run) => &run.pace,
-            Self::Load(_) | Self::ServeEcho(_) | Self::Report(_) => return None,
+            Self::Load(_) | Self::ServeEcho(_) => return None,
         };
         pace.threads.map(|threads| threads as usize)
     }

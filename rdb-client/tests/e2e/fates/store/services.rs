@@ -6,33 +6,41 @@ use rdb_proto::kvrpc::kv_raw_server::KvRaw;
 use rdb_proto::kvrpc::*;
 use tonic::{Request, Response, Status};
 
-use super::{PAGE_ENTRIES, Store, Touched};
+use super::{PAGE_ENTRIES, PAGE_SKIPPED_MAX, Store, Touched};
 
-/// One page, and where to go on.
+/// One page, and where to go on. Deleted entries count, as in a real store.
 fn page<T>(
-    entries: impl DoubleEndedIterator<Item = (Bytes, T)>,
+    entries: impl DoubleEndedIterator<Item = (Bytes, Option<T>)>,
     request: &RawScanRequest,
 ) -> (Vec<(Bytes, T)>, Option<Bytes>) {
     let inside = |key: &Bytes| {
         *key >= request.start_key && (request.end_key.is_empty() || *key < request.end_key)
     };
     let inside = entries.filter(|(key, _)| inside(key));
-    let mut ordered: Vec<_> = match request.reverse {
+    let ordered: Vec<_> = match request.reverse {
         false => inside.collect(),
         true => inside.rev().collect(),
     };
     let limit = request
         .limit
         .map_or(PAGE_ENTRIES, |limit| PAGE_ENTRIES.min(limit as usize));
-    let rest = ordered.split_off(limit.min(ordered.len()));
-    let resume_key = ordered
-        .last()
-        .filter(|_| !rest.is_empty())
-        .map(|(last, _)| match request.reverse {
-            true => last.clone(),
-            false => [last, &b"\0"[..]].concat().into(),
-        });
-    (ordered, resume_key)
+    let (mut page, mut skipped) = (Vec::new(), 0);
+    let mut last = None;
+    for (key, entry) in ordered {
+        if page.len() == limit || skipped == PAGE_SKIPPED_MAX {
+            let resume_key = last.map(|last: Bytes| match request.reverse {
+                true => last,
+                false => [&last, &b"\0"[..]].concat().into(),
+            });
+            return (page, resume_key);
+        }
+        last = Some(key.clone());
+        match entry {
+            Some(entry) => page.push((key, entry)),
+            None => skipped += 1,
+        }
+    }
+    (page, None)
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -71,7 +79,7 @@ impl KvRaw for Store {
         let RawGetRequest { context, key } = request.into_inner();
         let keys = [key.clone()];
         let served = self.serve(context, Touched::Keys(&keys), |data| {
-            Ok(data.raw.get(&key).cloned())
+            Ok(data.raw.get(&key).cloned().flatten())
         });
         answer!(RawGetResponse, served.await?, |value| { value: value })
     }
@@ -80,11 +88,22 @@ impl KvRaw for Store {
         let RawDeleteRequest { context, key } = request.into_inner();
         let keys = [key.clone()];
         let served = self.serve(context, Touched::Keys(&keys), |data| {
-            *data.applied.entry(key.clone()).or_default() += 1;
-            data.raw.remove(&key);
+            data.delete(&key);
             Ok(())
         });
         answer!(RawDeleteResponse, served.await?, |()| {})
+    }
+
+    async fn raw_batch_delete(
+        &self,
+        request: Request<RawBatchDeleteRequest>,
+    ) -> Answer<RawBatchDeleteResponse> {
+        let RawBatchDeleteRequest { context, keys } = request.into_inner();
+        let served = self.serve(context, Touched::Keys(&keys), |data| {
+            keys.iter().for_each(|key| data.delete(key));
+            Ok(())
+        });
+        answer!(RawBatchDeleteResponse, served.await?, |()| {})
     }
 
     async fn raw_batch_put(
@@ -109,7 +128,7 @@ impl KvRaw for Store {
         let RawBatchGetRequest { context, keys } = request.into_inner();
         let served = self.serve(context, Touched::Keys(&keys), |data| {
             let found = keys.iter().filter_map(|key| {
-                let value = data.raw.get(key)?.clone();
+                let value = data.raw.get(key)?.clone()?;
                 Some(KeyValue {
                     key: key.clone(),
                     value,
@@ -156,8 +175,11 @@ impl KvRaw for Store {
         } = request.into_inner();
         let served = self.serve(context, Touched::Range(&start_key, &end_key), |data| {
             *data.applied.entry(start_key.clone()).or_default() += 1;
-            data.raw
-                .retain(|key, _| *key < start_key || (!end_key.is_empty() && *key >= end_key));
+            for (key, value) in &mut data.raw {
+                if *key >= start_key && (end_key.is_empty() || *key < end_key) {
+                    *value = None;
+                }
+            }
             Ok(())
         });
         answer!(RawDeleteRangeResponse, served.await?, |()| {})
@@ -179,14 +201,10 @@ impl KvCas for Store {
         } = request.into_inner();
         let keys = [key.clone()];
         let served = self.serve(context, Touched::Keys(&keys), |data| {
-            if let Some(conflict) = data.conflict(&key, expected_version) {
-                return Ok(Outcome::Conflict(conflict));
-            }
-            *data.applied.entry(key.clone()).or_default() += 1;
-            let version = expected_version + 1;
-            data.versioned
-                .insert(key.clone(), Versioned { version, value });
-            Ok(Outcome::Swapped(Swapped { version }))
+            Ok(match data.swap(&key, expected_version, value) {
+                Ok(version) => Outcome::Swapped(Swapped { version }),
+                Err(conflict) => Outcome::Conflict(conflict),
+            })
         });
         answer!(CompareAndSwapResponse, served.await?, |outcome| { result: Some(outcome) })
     }
@@ -260,7 +278,7 @@ impl KvCas for Store {
             let entries = data
                 .versioned
                 .iter()
-                .map(|(key, entry)| (key.clone(), entry.clone()));
+                .map(|(key, entry)| (key.clone(), Some(entry.clone())));
             let (entries, resume_key) = page(entries, &request);
             let entries = entries
                 .into_iter()

@@ -44,6 +44,9 @@ fn answers(store: &Store, request: BatchRequest) -> Answers {
         store_id,
         commands,
     } = request;
+    let mut state = store.state();
+    state.message_commands = state.message_commands.max(commands.len());
+    drop(state);
     let served = commands.into_iter().map(|command| {
         let BatchCommand {
             id,

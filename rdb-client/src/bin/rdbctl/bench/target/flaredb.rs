@@ -28,11 +28,10 @@ impl FlareDb {
         global: &GlobalArguments,
         options: ClientOptions,
     ) -> Result<Self, Failure> {
-        let config = Config {
-            timeout: global.timeout,
-            connect_timeout: connect_timeout(global),
-            unary: options.unary,
-        };
+        let config = Config::default()
+            .with_timeout(global.timeout)
+            .with_connect_timeout(connect_timeout(global))
+            .with_unary(options.unary);
         let client = Client::connect_with(global.pd.iter().cloned(), config).await?;
         Ok(Self { client })
     }

@@ -20,10 +20,7 @@ pub(crate) struct ScanCaller {
 impl Caller for ScanCaller {
     async fn operate(&mut self) -> Result<Done, OperationError> {
         let start = key(self.chooser.choose(&mut self.rng));
-        let options = ScanOptions {
-            limit: Some(self.limit),
-            ..ScanOptions::default()
-        };
+        let options = ScanOptions::default().with_limit(self.limit);
         let mut entries = self.client.raw_scan(start.as_slice().., options);
         let mut found = 0;
         while entries.try_next().await?.is_some() {

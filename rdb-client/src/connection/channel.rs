@@ -1,0 +1,168 @@
+//! One HTTP/2 connection, as gRPC stubs use it.
+//!
+//! tonic's own channel connects again by itself, and tells by the type of an inner error only whether a request was sent.
+//! This one never connects again. Its errors are [`ConnectionError`]s, which say what is certain.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::BodyExt;
+use http_body_util::combinators::MapErr;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rdb_proto::transport::limits::{
+    CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    STREAM_WINDOW_BYTES,
+};
+use tokio::net::TcpStream;
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
+
+/// Why a connection gave no response.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection failed")]
+pub(crate) struct ConnectionError {
+    /// Whether it is certain that the peer has done nothing for the request.
+    unprocessed: bool,
+    source: hyper::Error,
+}
+
+impl ConnectionError {
+    /// The error that `status` was made from; `None`: the peer sent the status.
+    pub(crate) fn of(status: &Status) -> Option<&Self> {
+        let mut source = status.source();
+        while let Some(error) = source {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            source = error.source();
+        }
+        None
+    }
+
+    /// Whether the request certainly was not processed: it was never written to the connection, or the peer refused its
+    /// stream before it looked at it (RFC 9113, 6.8 and 8.7).
+    pub(crate) fn is_unprocessed(&self) -> bool {
+        self.unprocessed
+    }
+
+    fn new(source: hyper::Error, was_sent: bool) -> Self {
+        Self {
+            unprocessed: !was_sent || is_refused(&source),
+            source,
+        }
+    }
+
+    /// Of a response that had begun.
+    fn cut(source: hyper::Error) -> Self {
+        Self {
+            unprocessed: false,
+            source,
+        }
+    }
+}
+
+/// A GOAWAY fails only those streams with a remote GOAWAY that lie above its last stream id.
+fn is_refused(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(<dyn StdError>::downcast_ref);
+    cause.is_some_and(|cause: &h2::Error| {
+        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (refused || cause.is_go_away())
+    })
+}
+
+/// Sends requests over one connection. Clones share it; it is closed when all of them and their calls are gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Channel {
+    requests: SendRequest<Body>,
+    authority: Authority,
+}
+
+impl Channel {
+    /// Connects to `address`, a `host:port`. The connection is served by a task of the present runtime.
+    pub(crate) async fn connect(address: &str) -> Result<Self, Box<dyn StdError + Send + Sync>> {
+        let authority = address.parse()?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let handshake = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream));
+        let (requests, connection) = handshake.await?;
+        // It ends with the last request and the last clone of `requests`.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
+        Ok(Self {
+            requests,
+            authority,
+        })
+    }
+
+    /// Whether the connection takes no more requests.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
+    /// Stubs name the method only.
+    fn addressed(&self, mut request: Request<Body>) -> Request<Body> {
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.authority.clone());
+        // A stub's path is a path.
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
+        request
+    }
+}
+
+/// A response body whose errors are [`ConnectionError`]s.
+type ResponseBody = MapErr<Incoming, fn(hyper::Error) -> ConnectionError>;
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<ResponseBody>;
+    type Error = ConnectionError;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<Self::Response, ConnectionError>> + Send + 'static>>;
+
+    /// Always: requests that a closed connection gets fail with certainty.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let request = self.addressed(request);
+        let sent = self.requests.try_send_request(request);
+        Box::pin(async move {
+            match sent.await {
+                Ok(response) => {
+                    Ok(response.map(|body| body.map_err(ConnectionError::cut as fn(_) -> _)))
+                }
+                Err(error) => {
+                    // hyper gives back what it has not written.
+                    let was_sent = error.message().is_none();
+                    Err(ConnectionError::new(error.into_error(), was_sent))
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

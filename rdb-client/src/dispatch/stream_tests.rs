@@ -1,0 +1,103 @@
+//! What becomes of calls when their lane's stream is lost, or never comes about.
+
+use std::future::pending;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::stream::Pending;
+use rdb_proto::kvrpc::kv_batch_server::{KvBatch, KvBatchServer};
+use rdb_proto::kvrpc::{RawGetRequest, batch_command::Request};
+use rdb_proto::transport::{ServeOptions, health, serve};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Response as TonicResponse;
+use tonic::service::Routes;
+
+use super::super::lane::Lane;
+use super::super::queue::{AddressedCommand, MESSAGE_COMMANDS_MAX, Next};
+use super::super::slot::{Answer, Slot};
+use super::*;
+use crate::connection::ConnectionPool;
+
+/// Far above what anything here takes.
+const HANG_GUARD: Duration = Duration::from_secs(60);
+
+fn target(address: &str) -> Target {
+    let connections = Arc::new(ConnectionPool::new(HANG_GUARD));
+    Target::new(address, connections, Arc::default(), MESSAGE_COMMANDS_MAX)
+}
+
+/// A lane to a store that is not there.
+fn shared() -> Shared {
+    Shared::new(Arc::new(target("127.0.0.1:1")))
+}
+
+fn command() -> AddressedCommand {
+    AddressedCommand {
+        context: Default::default(),
+        request: Request::RawGet(RawGetRequest::default()),
+    }
+}
+
+fn push(shared: &Shared) -> (Next, Answer) {
+    let (slot, answer) = Slot::new();
+    (shared.queue().push(command(), slot, 0), answer)
+}
+
+#[test]
+fn a_task_that_is_ended_ends_the_calls_of_its_lane() {
+    let shared = shared();
+    let (next, answer) = push(&shared);
+    assert!(matches!(next, Next::Start));
+    shared.abandon();
+    let ended = answer.now_or_never().expect("ended");
+    assert!(matches!(ended, Err(Interrupted::NotProcessed { .. })));
+    let (next, _answer) = push(&shared);
+    assert!(matches!(next, Next::Start), "a new one is needed");
+}
+
+#[test]
+fn a_task_stops_only_when_nothing_waits() {
+    let shared = shared();
+    let (_, answer) = push(&shared);
+    assert!(!shared.stop_when_idle());
+    drop(answer);
+    shared.lose("no stream".into(), false);
+    assert!(shared.stop_when_idle());
+    assert!(matches!(push(&shared).0, Next::Start));
+}
+
+/// Takes streams of commands and never says so.
+struct Mute;
+
+#[tonic::async_trait]
+impl KvBatch for Mute {
+    type BatchStream = Pending<Result<batch::Response, Status>>;
+
+    async fn batch(
+        &self,
+        _: tonic::Request<Streaming<batch::Request>>,
+    ) -> Result<TonicResponse<Self::BatchStream>, Status> {
+        pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_accept_a_stream_in_time_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let drain = CancellationToken::new();
+    let (_health, service) = health(&[], drain.clone());
+    let routes = Routes::new(KvBatchServer::new(Mute)).add_service(service);
+    let serving = tokio::spawn(serve(listener, routes, ServeOptions::default(), drain));
+    let mut target = target(&address);
+    target.silence_max = Duration::from_millis(100);
+    let lane = Lane::new(Arc::new(target));
+    let answer = lane.submit(command()).await;
+    let ended = timeout(HANG_GUARD, answer).await.expect("the call ends");
+    assert!(
+        matches!(&ended, Err(Interrupted::Lost { cause }) if cause.contains("no answer")),
+        "{ended:?}"
+    );
+    serving.abort();
+}

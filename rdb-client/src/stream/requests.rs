@@ -1,0 +1,69 @@
+//! The requests of one stream, each made when the transport asks for it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+
+use super::{Taken, Traffic, close};
+
+/// What the transport polls. It ends when its stream is no longer admitted.
+///
+/// A runtime polls the transport right after the call that woke it. So the first poll that finds something to take yields
+/// once: the transport goes to the end of the run queue, and every call that can run adds its request first. An idle
+/// runtime polls again at once.
+pub(crate) struct Requests<T> {
+    traffic: Arc<T>,
+    generation: u64,
+    progress: Progress,
+}
+
+/// How far the next request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// A request was made in this turn of the runtime. The transport polls again in the same turn, to send several at once:
+    /// that is no chance for calls to run.
+    JustTaken,
+    /// Calls may be about to add requests.
+    Waiting,
+    /// They had their chance.
+    HasYielded,
+}
+
+impl<T: Traffic> Requests<T> {
+    /// Takes the place of all earlier ones.
+    pub(crate) fn new(traffic: &Arc<T>) -> Self {
+        close(&**traffic);
+        Self {
+            generation: traffic.gate(|gate| gate.open()),
+            traffic: Arc::clone(traffic),
+            progress: Progress::Waiting,
+        }
+    }
+}
+
+impl<T: Traffic> Stream for Requests<T> {
+    type Item = T::Request;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T::Request>> {
+        let has_yielded = self.progress == Progress::HasYielded;
+        let taken = self
+            .traffic
+            .take(self.generation, has_yielded, context.waker());
+        self.progress = match (&taken, self.progress) {
+            (Taken::Request(_), _) => Progress::JustTaken,
+            (Taken::Yield, Progress::Waiting) => Progress::HasYielded,
+            (Taken::Yield | Taken::Nothing | Taken::Over, _) => Progress::Waiting,
+        };
+        match taken {
+            Taken::Over => Poll::Ready(None),
+            Taken::Nothing => Poll::Pending,
+            Taken::Yield => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Taken::Request(request) => Poll::Ready(Some(request)),
+        }
+    }
+}

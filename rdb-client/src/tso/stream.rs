@@ -1,0 +1,248 @@
+//! The rounds as all calls of a client share them, and the stream that is kept for them.
+//!
+//! The rounds are behind one lock that is held for a few dozen instructions. No waker is woken or dropped under it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
+use tokio::time::Instant;
+use tonic::Streaming;
+
+use super::rounds::{Rounds, Seat, Unasked};
+use super::{Watermark, unasked};
+use crate::retry::{Deadline, Failure};
+use crate::routing::{Held, Peer, PlacementDriver};
+use crate::stream::{End, Gate, Kept, Requests, Taken, Traffic};
+use crate::{ClientStats, Error};
+
+/// A client's stream of timestamps. Opened by the first call; everything ends with it.
+#[derive(Debug)]
+pub(crate) struct TsoStream {
+    stream: Kept<SharedRounds>,
+}
+
+/// What callers, the task and the stream share.
+#[derive(Debug)]
+struct SharedRounds {
+    placement_driver: Arc<PlacementDriver>,
+    watermark: Arc<Watermark>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    gate: Gate,
+    rounds: Rounds,
+    /// Why the last stream failed, until there is another.
+    failure: Option<Error>,
+}
+
+impl TsoStream {
+    /// `count_max` is the most that one request may ask for.
+    pub(crate) fn new(
+        placement_driver: Arc<PlacementDriver>,
+        watermark: Arc<Watermark>,
+        count_max: u64,
+    ) -> Self {
+        let count_max = u32::try_from(count_max).unwrap_or(u32::MAX);
+        let state = State {
+            gate: Gate::default(),
+            rounds: Rounds::new(count_max),
+            failure: None,
+        };
+        Self {
+            stream: Kept::new(SharedRounds {
+                placement_driver,
+                watermark,
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    pub(crate) fn count_in(&self, stats: &mut ClientStats) {
+        let state = self.lock();
+        stats.tso_requests += state.rounds.requests_sent();
+        stats.tso_timestamps += state.rounds.timestamps_received();
+    }
+
+    /// Takes a seat for a call that begins now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when all seats are taken.
+    pub(super) fn join(&self, count: u32, waker: Waker) -> Result<Seat, Error> {
+        let mut state = self.lock();
+        let seat = state.rounds.join(count, waker)?;
+        let sleeper = state.wake();
+        let is_first = state.gate.start();
+        drop(state);
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+        if is_first {
+            self.stream.start();
+        }
+        Ok(seat)
+    }
+
+    /// Has `waker` woken when the seat's round has its outcome, unless it has one by now.
+    pub(super) fn wait_on(&self, seat: &Seat, waker: &Waker) {
+        let mut replacement = Some(waker.clone());
+        let mut state = self.lock();
+        if state.rounds.is_woken_by(seat, waker) {
+            // As it is nearly always.
+        } else if let Some(waker) = replacement.take() {
+            replacement = state.rounds.replace_waker(seat, waker);
+        }
+        // The task may have ended with its runtime. A seat without an outcome needs one.
+        let is_missing = seat.round.outcome().is_none() && state.gate.start();
+        drop(state);
+        drop(replacement);
+        if is_missing {
+            self.stream.start();
+        }
+    }
+
+    /// The caller in this seat went away.
+    pub(super) fn leave(&self, seat: &Seat) {
+        let left = self.lock().rounds.leave(seat);
+        drop(left);
+    }
+
+    /// What a call ends with whose deadline has come.
+    pub(super) fn overdue(&self, deadline: Deadline) -> Error {
+        let failure = self.lock().failure.clone();
+        failure.unwrap_or_else(|| deadline.exceeded("the placement driver gave no timestamps"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.stream.traffic().lock()
+    }
+}
+
+impl Traffic for SharedRounds {
+    type Request = GetTsoRequest;
+    type Response = GetTsoResponse;
+    type Peer = Peer;
+    type Loss = Failure;
+
+    async fn open(self: &Arc<Self>) -> Result<(Streaming<GetTsoResponse>, Peer), Failure> {
+        let opened = self.placement_driver.hold(|mut client| {
+            let requests = Requests::new(self);
+            async move { client.tso(requests).await }
+        });
+        let Held { answers, peer } = opened.await?;
+        self.lock().failure = None;
+        Ok((answers, peer))
+    }
+
+    fn take(&self, generation: u64, has_yielded: bool, waker: &Waker) -> Taken<GetTsoRequest> {
+        let waker = waker.clone();
+        let now = Instant::now();
+        let mut state = self.lock();
+        if !state.gate.admits(generation) {
+            return Taken::Over;
+        }
+        if state.rounds.is_sendable() && !has_yielded {
+            return Taken::Yield;
+        }
+        if let Some(count) = state.rounds.send(now) {
+            return Taken::Request(GetTsoRequest { count: Some(count) });
+        }
+        let before = state.gate.sleep(waker);
+        drop(state);
+        drop(before);
+        Taken::Nothing
+    }
+
+    fn receive(&self, _: &Peer, answer: GetTsoResponse) -> Result<(), Failure> {
+        self.placement_driver.check_cluster(answer.cluster_id)?;
+        let mut state = self.lock();
+        // Answers come in the order of their requests, so each lies above all before it.
+        self.watermark.raise(self.watermark.mark(), &answer)?;
+        let answered = state.rounds.answer(answer.first, answer.count);
+        let sleeper = state.wake();
+        drop(state);
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+        let callers = answered.map_err(|Unasked| unasked())?;
+        let spare = callers.wake();
+        self.lock().rounds.reuse(spare);
+        Ok(())
+    }
+
+    fn owed_since(&self) -> Option<Instant> {
+        self.lock().rounds.owed_since()
+    }
+
+    fn silence_max(&self) -> Duration {
+        self.placement_driver.silence_max()
+    }
+
+    fn end(&self, peer: &Peer, end: End) -> Failure {
+        self.placement_driver.lost(peer, end)
+    }
+
+    /// Requests without an answer are sent again on the next stream, unless no stream can help.
+    fn lose(&self, failure: Failure, _: bool) {
+        let mut state = self.lock();
+        state.rounds.lose_requests();
+        let failed = match failure {
+            Failure::Final(error) => state.rounds.fail(&error),
+            Failure::Again { error, .. } => {
+                state.failure = Some(error);
+                Vec::new()
+            }
+        };
+        drop(state);
+        for callers in failed {
+            callers.wake();
+        }
+    }
+
+    fn stop_when_idle(&self) -> bool {
+        let mut state = self.lock();
+        if !state.rounds.is_empty() {
+            return false;
+        }
+        state.gate.stop();
+        true
+    }
+
+    /// Calls that wait are woken: the first one that runs starts the task again, on its own runtime.
+    fn abandon(&self) {
+        let mut state = self.lock();
+        state.gate.stop();
+        state.rounds.lose_requests();
+        let callers = state.rounds.wakers();
+        drop(state);
+        for caller in callers {
+            caller.wake();
+        }
+    }
+
+    fn gate<R>(&self, change: impl FnOnce(&mut Gate) -> R) -> R {
+        change(&mut self.lock().gate)
+    }
+}
+
+impl SharedRounds {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing between lock and unlock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The waker of the stream, when it sleeps and there is something to be sent.
+    fn wake(&mut self) -> Option<Waker> {
+        if self.rounds.is_sendable() {
+            self.gate.wake()
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! How far the timestamps of this client have come.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rdb_proto::pdpb::GetTsoResponse;
+
+use crate::Error;
+
+/// The lowest timestamp that was not given yet, as far as this client knows. It only grows.
+///
+/// Relaxed: a call that begins after another one ended was told so by something that orders their memory, too.
+#[derive(Debug, Default)]
+pub(crate) struct Watermark(AtomicU64);
+
+impl Watermark {
+    /// Answers to requests that are sent from now on lie at this mark or above.
+    pub(super) fn mark(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes in the answer to a request that was sent after `mark` was read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Internal`] when a timestamp of the answer had been given before.
+    pub(super) fn raise(&self, mark: u64, answer: &GetTsoResponse) -> Result<(), Error> {
+        let first = answer.first;
+        if first < mark {
+            let last = mark - 1;
+            let cause = format!(
+                "the placement driver gave timestamp {first} after {last}; was it restored from an old copy?"
+            );
+            return Err(Error::internal(cause));
+        }
+        let next = first.saturating_add(answer.count.into());
+        self.0.fetch_max(next, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(first: u64, count: u32) -> GetTsoResponse {
+        GetTsoResponse {
+            first,
+            count,
+            cluster_id: 7,
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_given_before_is_an_error_that_names_both() {
+        let watermark = Watermark::default();
+        assert_eq!(watermark.raise(watermark.mark(), &answer(0, 5)), Ok(()));
+        assert_eq!(watermark.raise(watermark.mark(), &answer(5, 1)), Ok(()));
+        for first in [5, 4] {
+            let error = watermark.raise(watermark.mark(), &answer(first, 9));
+            let text = error.expect_err("given before").to_string();
+            assert!(text.contains(&format!("{first} after 5")), "{text}");
+        }
+        assert_eq!(watermark.mark(), 6, "nothing was handed out");
+    }
+
+    #[test]
+    fn of_two_requests_on_the_way_at_once_either_may_be_answered_first() {
+        let watermark = Watermark::default();
+        let (early, late) = (watermark.mark(), watermark.mark());
+        assert_eq!(watermark.raise(late, &answer(11, 1)), Ok(()));
+        assert_eq!(watermark.raise(early, &answer(10, 1)), Ok(()));
+        assert_eq!(watermark.mark(), 12);
+    }
+}

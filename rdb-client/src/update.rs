@@ -1,0 +1,195 @@
+//! Read, change, swap, until a swap succeeds.
+//!
+//! A swap whose response got lost is made once more, unchanged. That is safe, since it names the version that it replaces:
+//! no key ever shows a version twice, so at most one of the two is applied, and the first cannot land any more once the
+//! second has succeeded or met a conflict. What a conflict then says about the first:
+//!
+//! - The version is the next one and the value another: someone else replaced the old version. The first swap was not
+//!   applied, and the update goes on.
+//! - The version is the next one and the value is the same: this swap's, or another writer's who wrote the same. Two
+//!   counters that both count from 5 to 6 cannot be told apart. Undetermined.
+//! - Anything else: the first swap may have been applied and its value replaced since. Undetermined.
+//!
+//! A swap that creates the key has no version to name: the key is absent again after a deletion, and the first swap could
+//! still create it then. It is not made twice.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use crate::retry::{Deadline, backoff};
+use crate::{Client, Error, Key, Versioned};
+
+/// First bound of the pause after conflicts. The runtime's timers are no finer.
+const PAUSE_FIRST: Duration = Duration::from_millis(1);
+
+/// Upper bound of every pause: with dozens of writers on one key, few of their attempts are wasted with it.
+const PAUSE_MAX: Duration = Duration::from_millis(64);
+
+/// A compare-and-swap with what has been checked.
+struct Swap<'a> {
+    key: &'a Bytes,
+    /// 0: the key must not exist.
+    expected_version: u64,
+    value: &'a Bytes,
+}
+
+/// How a swap ended.
+enum Swapped {
+    /// It was applied, once.
+    Applied {
+        /// The key's new version.
+        version: u64,
+    },
+    /// It was not applied, and will not be. The key is as told here.
+    Refused(Option<Versioned>),
+}
+
+impl Client {
+    /// Replaces a value of the versioned keyspace by one that `change` makes from it, and returns what was written. `change`
+    /// is given `None` for a key that does not exist. It is called again when another writer was faster, with what that one
+    /// wrote.
+    ///
+    /// ```no_run
+    /// # async fn append(client: rdb_client::Client) -> Result<(), rdb_client::Error> {
+    /// let written = client.update("log", |current| {
+    ///     let mut lines = current.map_or(Vec::new(), |current| current.value.to_vec());
+    ///     lines.extend_from_slice(b"one more\n");
+    ///     lines
+    /// });
+    /// println!("version {}", written.await?.version);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The whole update has the client's timeout. A caller that met conflicts pauses for random times.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Undetermined`] when a swap's fate is unknown and a second swap could not tell it either: the last value that
+    /// `change` returned may have been written. [`Error::Conflict`] when other writers were faster until the deadline came;
+    /// [`Error::InvalidArgument`] when the key or a value exceeds the [`limits`](Self::limits), or the key is empty. Nothing
+    /// was written in these two and all other cases.
+    pub async fn update<V: Into<Bytes>>(
+        &self,
+        key: impl Key,
+        mut change: impl FnMut(Option<&Versioned>) -> V,
+    ) -> Result<Versioned, Error> {
+        let deadline = self.deadline();
+        let key = self.limits().checked_key(key)?;
+        let mut current = self.get_until(key.clone(), deadline).await?;
+        let mut conflicts = 0_u32;
+        loop {
+            let value = self
+                .limits()
+                .checked_value(change(current.as_ref()).into())?;
+            let swap = Swap {
+                key: &key,
+                expected_version: current.map_or(0, |current| current.version),
+                value: &value,
+            };
+            current = match self.swap_fenced(&swap, deadline).await? {
+                Swapped::Applied { version } => return Ok(Versioned { version, value }),
+                Swapped::Refused(current) => current,
+            };
+            conflicts = conflicts.saturating_add(1);
+            if !slept(pause(conflicts, fastrand::f64()), deadline).await {
+                return Err(conflict(current));
+            }
+        }
+    }
+
+    /// Swaps, and once more where the fate of that is unknown; see the module.
+    async fn swap_fenced(&self, swap: &Swap<'_>, deadline: Deadline) -> Result<Swapped, Error> {
+        let unknown = match self.swap_once(swap, deadline).await {
+            Err(error) if !error.is_certain() && swap.expected_version > 0 => error,
+            known => return known,
+        };
+        let mut waits = 0;
+        while slept(backoff(waits, fastrand::f64()), deadline).await {
+            match self.swap_once(swap, deadline).await {
+                Ok(Swapped::Refused(Some(current))) if swap.was_preceded_by(&current) => {
+                    return Ok(Swapped::Refused(Some(current)));
+                }
+                Ok(Swapped::Refused(_)) => return Err(unknown),
+                Ok(applied) => return Ok(applied),
+                Err(error) if !error.is_certain() => waits += 1,
+                // It is certain of the second swap alone.
+                Err(_) => return Err(unknown),
+            }
+        }
+        Err(unknown)
+    }
+
+    async fn swap_once(&self, swap: &Swap<'_>, deadline: Deadline) -> Result<Swapped, Error> {
+        let (key, value) = (swap.key.clone(), swap.value.clone());
+        let swapped = self.swap(key, swap.expected_version, value, deadline);
+        match swapped.await {
+            Ok(version) => Ok(Swapped::Applied { version }),
+            Err(Error::Conflict {
+                current_version: 0, ..
+            }) => Ok(Swapped::Refused(None)),
+            Err(Error::Conflict {
+                current_version: version,
+                current_value: Some(value),
+            }) => Ok(Swapped::Refused(Some(Versioned { version, value }))),
+            // The value is too long for a conflict.
+            Err(Error::Conflict { .. }) => {
+                let current = self.get_until(swap.key.clone(), deadline).await?;
+                Ok(Swapped::Refused(current))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Swap<'_> {
+    /// Whether another swap has replaced the expected version, as a conflict shows.
+    fn was_preceded_by(&self, current: &Versioned) -> bool {
+        let next_version = self.expected_version.checked_add(1);
+        Some(current.version) == next_version && current.value != *self.value
+    }
+}
+
+/// A conflict brings the present version, which is worth most at once: whoever sleeps on it wakes up with an old one. So only
+/// every other conflict is followed by a pause, of a random length below a bound that doubles. `jitter` is from 0 to 1.
+fn pause(conflicts: u32, jitter: f64) -> Duration {
+    if conflicts % 2 == 1 {
+        return Duration::ZERO;
+    }
+    let doublings = conflicts / 2 - 1;
+    let doubled = PAUSE_FIRST.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
+    doubled.min(PAUSE_MAX).mul_f64(jitter)
+}
+
+/// Sleeps, unless the deadline would come before the end.
+async fn slept(pause: Duration, deadline: Deadline) -> bool {
+    let fits = pause < deadline.remaining();
+    if fits && !pause.is_zero() {
+        sleep(pause).await;
+    }
+    fits
+}
+
+fn conflict(current: Option<Versioned>) -> Error {
+    Error::Conflict {
+        current_version: current.as_ref().map_or(0, |current| current.version),
+        current_value: current.map(|current| current.value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_other_conflict_is_followed_by_a_pause_that_doubles_up_to_its_bound() {
+        let longest: Vec<u128> = (1..=20).map(|n| pause(n, 1.0).as_millis()).collect();
+        let expected = [
+            0, 1, 0, 2, 0, 4, 0, 8, 0, 16, 0, 32, 0, 64, 0, 64, 0, 64, 0, 64,
+        ];
+        assert_eq!(longest, expected);
+        assert_eq!(pause(u32::MAX - 1, 0.5), PAUSE_MAX / 2);
+    }
+}

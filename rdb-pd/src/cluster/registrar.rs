@@ -1,0 +1,108 @@
+//! The one task that changes what is durable.
+//!
+//! A registration takes three steps: decide, persist, apply. They must not come apart, since a change that is durable but
+//! not applied would let the next decision give out the same id again. So callers only queue their question and wait for
+//! the answer. A caller that hangs up cannot stop a step, and its question is dropped if it was not begun.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{ClusterError, Refusal, Registered, Registration, Shared};
+
+/// Most registrations that wait for their turn. One more is told to ask again.
+pub(super) const QUESTIONS_MAX: usize = 256;
+
+/// How often the registrar notes that this process is awake.
+const AWAKE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a refusal is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A registration that waits for its answer.
+pub(super) struct Question {
+    pub(super) registration: Registration,
+    pub(super) answer: oneshot::Sender<Result<Registered, ClusterError>>,
+}
+
+/// Answers registrations, one after the other. [`run`](Self::run) has to be driven for as long as the process serves.
+pub struct Registrar {
+    pub(super) shared: Arc<Shared>,
+    pub(super) questions: mpsc::Receiver<Question>,
+    /// When a refusal was last logged.
+    pub(super) logged_at: Option<Instant>,
+}
+
+impl Registrar {
+    /// Runs for ever. Dropping the future ends it; whoever still waits is told that the process stops. A change that was
+    /// under way may be durable then, and is applied by the next process.
+    pub async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::join!(self.answer_questions(), stay_awake(&shared));
+    }
+
+    async fn answer_questions(&mut self) {
+        while let Some(Question {
+            registration,
+            answer,
+        }) = self.questions.recv().await
+        {
+            if !answer.is_closed() {
+                // The caller may have hung up meanwhile. What was decided stays decided.
+                let _ = answer.send(self.register(&registration).await);
+            }
+        }
+    }
+
+    async fn register(&mut self, registration: &Registration) -> Result<Registered, ClusterError> {
+        let shared = Arc::clone(&self.shared);
+        let now = Instant::now();
+        let decided = shared.read(|state| state.decide_registration(registration, now));
+        match &decided {
+            Ok(_) => {}
+            Err(Refusal::MayBeAlive { .. }) => {
+                shared.write(|state| state.note_waiting(registration, now));
+            }
+            Err(refusal) => self.log_refusal(registration, refusal, now),
+        }
+        let (store_id, changes) = decided?;
+        let changed = !changes.is_empty();
+        shared.persist_and_apply(changes).await?;
+        if changed && registration.kept_incarnation == registration.incarnation {
+            tracing::info!(
+                store_id,
+                address = registration.address,
+                "a store registered"
+            );
+        }
+        Ok(shared.write(|state| {
+            state.heard_of(store_id, registration, None, Instant::now());
+            Registered {
+                cluster_id: state.cluster_id,
+                store_id,
+                regions: state.regions_of(store_id),
+            }
+        }))
+    }
+
+    /// A copy in a restart loop is refused again and again.
+    fn log_refusal(&mut self, registration: &Registration, refusal: &Refusal, now: Instant) {
+        let due = |at: Instant| now.saturating_duration_since(at) >= LOG_INTERVAL;
+        if self.logged_at.is_none_or(due) {
+            self.logged_at = Some(now);
+            let (store_id, address) = (registration.store_id, &registration.address);
+            tracing::warn!(store_id, address, cause = %refusal, "refused a store");
+        }
+    }
+}
+
+async fn stay_awake(shared: &Shared) {
+    let mut ticks = interval(AWAKE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        shared.write(|state| state.listening.note_awake(Instant::now()));
+    }
+}

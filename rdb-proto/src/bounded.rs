@@ -1,0 +1,321 @@
+//! Counts the entries of a message while it arrives, and refuses it at the first one too many.
+//!
+//! An empty entry has two bytes on the wire and a hundred in memory. A message of 8 MiB may hold four million of them, so
+//! decoding it first and counting then would take fifty times its size. Counting while it arrives takes nothing: the rest
+//! of the message is not even received.
+
+use tonic::Code;
+
+use crate::error::Fault;
+use crate::transport::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX};
+
+/// Most commands of a `kvrpc.BatchRequest`. Those beyond [`BATCH_COMMANDS_MAX`] are refused one by one.
+pub(crate) const MESSAGE_COMMANDS_MAX: usize = 16 * BATCH_COMMANDS_MAX;
+
+/// A repeated field of a request, and how often it may occur in a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BoundedField {
+    /// Of the method, as HTTP/2 has it.
+    path: &'static str,
+    tag: u64,
+    name: &'static str,
+    count_max: usize,
+    /// What a message with more of them is answered with.
+    code: Code,
+}
+
+/// Every repeated field of a request.
+const BOUNDED_FIELDS: [BoundedField; 5] = [
+    entries("/kvrpc.KvRaw/RawBatchPut", "entries"),
+    entries("/kvrpc.KvRaw/RawBatchGet", "keys"),
+    entries("/kvrpc.KvRaw/RawBatchDelete", "keys"),
+    entries("/kvrpc.KvCas/BatchGet", "keys"),
+    BoundedField {
+        path: "/kvrpc.KvBatch/Batch",
+        tag: 3,
+        name: "commands",
+        count_max: MESSAGE_COMMANDS_MAX,
+        code: Code::OutOfRange,
+    },
+];
+
+const fn entries(path: &'static str, name: &'static str) -> BoundedField {
+    BoundedField {
+        path,
+        tag: 2,
+        name,
+        count_max: BATCH_ENTRIES_MAX,
+        code: Code::InvalidArgument,
+    }
+}
+
+impl BoundedField {
+    /// That of the requests of the method at `path`, if they have one.
+    pub(crate) fn of_method(path: &str) -> Option<&'static Self> {
+        BOUNDED_FIELDS.iter().find(|field| field.path == path)
+    }
+
+    fn too_many(&self) -> Fault {
+        let Self {
+            name, count_max, ..
+        } = self;
+        let cause = format!("the message has more than {count_max} {name}");
+        Fault {
+            code: self.code,
+            ..Fault::invalid_argument(name, Some(*count_max as u64), cause)
+        }
+    }
+}
+
+/// Goes over one message after the other, in whatever parts they arrive. What is malformed is left to the decoder: from
+/// there on it decodes nothing, and nothing is counted.
+#[derive(Debug)]
+pub(crate) struct FieldCounter {
+    field: &'static BoundedField,
+    count: usize,
+    step: Step,
+    /// The bits of an unfinished varint, and how many there are.
+    varint: (u64, u32),
+    /// How many groups are open. Their fields are not those of the message.
+    groups: usize,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The varint of a field's tag and wire type.
+    Key,
+    /// A varint that is a field's value.
+    Value,
+    /// The varint of a field's length.
+    Length,
+    /// So many bytes of a field.
+    Bytes(u64),
+}
+
+impl Step {
+    fn bytes(count: u64) -> Self {
+        if count == 0 {
+            Self::Key
+        } else {
+            Self::Bytes(count)
+        }
+    }
+}
+
+const MALFORMED: Step = Step::Bytes(u64::MAX);
+
+impl FieldCounter {
+    pub(crate) fn new(field: &'static BoundedField) -> Self {
+        Self {
+            field,
+            count: 0,
+            step: Step::Key,
+            varint: (0, 0),
+            groups: 0,
+        }
+    }
+
+    /// A message begins.
+    pub(crate) fn begin_message(&mut self) {
+        *self = Self::new(self.field);
+    }
+
+    /// Goes over the next part of the message.
+    ///
+    /// # Errors
+    ///
+    /// When the message has too many of the field.
+    pub(crate) fn advance(&mut self, mut part: &[u8]) -> Result<(), Fault> {
+        while let [byte, rest @ ..] = part {
+            if let Step::Bytes(missing) = self.step {
+                let arrived = part
+                    .len()
+                    .min(usize::try_from(missing).unwrap_or(usize::MAX));
+                self.step = Step::bytes(missing - arrived as u64);
+                part = &part[arrived..];
+                continue;
+            }
+            part = rest;
+            if let Some(varint) = self.finish_varint(*byte) {
+                self.step = match self.step {
+                    Step::Key => self.begin_field(varint)?,
+                    Step::Value => Step::Key,
+                    Step::Length | Step::Bytes(_) => Step::bytes(varint),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_varint(&mut self, byte: u8) -> Option<u64> {
+        let (bits, count) = &mut self.varint;
+        *bits |= u64::from(byte & 0x7f) << *count;
+        if byte < 0x80 {
+            return Some(std::mem::take(&mut self.varint).0);
+        }
+        *count += 7;
+        if *count > 63 {
+            self.step = MALFORMED;
+        }
+        None
+    }
+
+    fn begin_field(&mut self, key: u64) -> Result<Step, Fault> {
+        let (tag, wire_type) = (key >> 3, key & 7);
+        if self.groups == 0 && tag == self.field.tag {
+            self.count += 1;
+            if self.count > self.field.count_max {
+                return Err(self.field.too_many());
+            }
+        }
+        Ok(match wire_type {
+            0 => Step::Value,
+            1 => Step::Bytes(8),
+            2 => Step::Length,
+            3 => {
+                self.groups += 1;
+                Step::Key
+            }
+            4 if self.groups > 0 => {
+                self.groups -= 1;
+                Step::Key
+            }
+            5 => Step::Bytes(4),
+            _ => MALFORMED,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+    use prost_types::field_descriptor_proto::Label;
+
+    use super::*;
+    use crate::FILE_DESCRIPTOR_SET;
+    use crate::kvrpc::{KeyValue, RawBatchGetRequest, RawBatchPutRequest};
+    use crate::metapb::Context;
+
+    const PUT: &str = "/kvrpc.KvRaw/RawBatchPut";
+
+    fn counter(path: &str) -> FieldCounter {
+        FieldCounter::new(BoundedField::of_method(path).expect("bounded"))
+    }
+
+    fn check(path: &str, message: &[u8]) -> Result<(), Fault> {
+        counter(path).advance(message)
+    }
+
+    #[test]
+    fn a_batch_at_the_limit_passes_and_one_entry_more_is_refused_by_name() {
+        let batch = |count| {
+            let entries = vec![KeyValue::default(); count];
+            let context = Some(Context::default());
+            let batch = RawBatchPutRequest { context, entries };
+            batch.encode_to_vec()
+        };
+        assert_eq!(check(PUT, &batch(BATCH_ENTRIES_MAX)), Ok(()));
+        let fault = check(PUT, &batch(BATCH_ENTRIES_MAX + 1)).expect_err("refused");
+        assert_eq!(fault.code, Code::InvalidArgument);
+        assert_eq!((fault.field, fault.limit), ("entries", Some(4096)));
+        let keys = vec![Bytes::from_static(b"k"); BATCH_ENTRIES_MAX + 1];
+        let keys = RawBatchGetRequest {
+            context: None,
+            keys,
+        };
+        let fault = check("/kvrpc.KvCas/BatchGet", &keys.encode_to_vec()).expect_err("refused");
+        assert_eq!(fault.field, "keys");
+    }
+
+    #[test]
+    fn each_message_of_a_stream_has_its_own_count() {
+        let mut counter = counter("/kvrpc.KvBatch/Batch");
+        let most = [3 << 3 | 2, 0].repeat(MESSAGE_COMMANDS_MAX);
+        for _ in 0..2 {
+            counter.begin_message();
+            assert_eq!(counter.advance(&most), Ok(()));
+        }
+        let refused = counter.advance(&[3 << 3 | 2]).expect_err("one too many");
+        assert_eq!(refused.code, Code::OutOfRange);
+    }
+
+    #[test]
+    fn what_is_not_the_field_is_not_counted_and_garbage_is_left_to_the_decoder() {
+        for other in [
+            // Field 15 in each wire type.
+            &[15 << 3 | 2, 1, 2 << 3 | 2][..],
+            &[15 << 3, 0x80, 1],
+            &[15 << 3 | 1, 18, 18, 18, 18, 18, 18, 18, 18],
+            &[15 << 3 | 5, 18, 18, 18, 18],
+            &[15 << 3 | 3, 2 << 3 | 2, 0, 15 << 3 | 4],
+            // Varints without an end, an unknown wire type, the end of no group.
+            &[0xff; 11],
+            &[2 << 3 | 6],
+            &[2 << 3 | 4],
+        ] {
+            let other = other.repeat(2 * BATCH_ENTRIES_MAX);
+            assert_eq!(check(PUT, &other), Ok(()));
+        }
+        assert_eq!(BoundedField::of_method("/kvrpc.KvRaw/RawPut"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn entries_are_counted_as_the_decoder_does_however_they_are_cut(
+            sizes in prop::collection::vec(0_usize..300, 0..20),
+            unknown in prop::collection::vec(any::<u8>(), 0..20),
+            cut in 1_usize..40,
+        ) {
+            let entries = sizes.iter().map(|&size| KeyValue { key: vec![18; size].into(), ..KeyValue::default() });
+            let batch = RawBatchPutRequest { context: None, entries: entries.collect() };
+            let mut message = batch.encode_to_vec();
+            message.extend(unknown);
+            let mut counter = counter(PUT);
+            for part in message.chunks(cut) {
+                counter.advance(part).expect("few");
+            }
+            match RawBatchPutRequest::decode(message.as_slice()) {
+                Ok(decoded) => prop_assert_eq!(counter.count, decoded.entries.len()),
+                Err(_) => prop_assert!(counter.count >= sizes.len()),
+            }
+        }
+    }
+
+    #[test]
+    fn every_repeated_field_of_a_request_is_bounded() {
+        let descriptors = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("well formed");
+        let mut repeated = Vec::new();
+        for file in &descriptors.file {
+            let methods = file.service.iter().flat_map(|service| {
+                let methods = service.method.iter();
+                methods.map(move |method| (service.name(), method))
+            });
+            for (service, method) in methods {
+                let messages = descriptors.file.iter().flat_map(|file| {
+                    let messages = file.message_type.iter();
+                    messages.map(move |message| (file.package(), message))
+                });
+                let mut inputs = messages.filter(|(package, message)| {
+                    method.input_type() == format!(".{package}.{}", message.name())
+                });
+                let (_, input) = inputs.next().expect("the input is in a file");
+                for field in &input.field {
+                    if field.label() == Label::Repeated {
+                        let path = format!("/{}.{service}/{}", file.package(), method.name());
+                        repeated.push((path, field.number() as u64, field.name().to_owned()));
+                    }
+                }
+            }
+        }
+        repeated.sort_unstable();
+        let known = BOUNDED_FIELDS.iter();
+        let known = known.map(|field| (field.path.to_owned(), field.tag, field.name.to_owned()));
+        let mut known: Vec<_> = known.collect();
+        known.sort_unstable();
+        assert_eq!(repeated, known);
+    }
+}

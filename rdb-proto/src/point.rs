@@ -1,0 +1,320 @@
+//! Point commands: the requests for one key. Each is an RPC of its own and a command of a `kvrpc.KvBatch` stream.
+//!
+//! # Adding a point command
+//!
+//! 1. `rdb-proto/proto/kvrpc.proto`: the request, the response, the rpc, and a field of the same name and number in
+//!    `BatchCommand.request` and `BatchAnswer.response`.
+//! 2. This file: a row of [`point_commands`](crate::point_commands), and an arm of `Response::value_mut`.
+//! 3. `rdb-server/src/service/point.rs`: an arm of `operation`, which says what the command asks of its region and how the
+//!    result goes over the wire.
+//! 4. `rdb-server/src/service/raw.rs` or `cas.rs`: the method of the rpc, one line.
+//! 5. `rdb-client/src/raw.rs` or `versioned.rs`: the method of `Client`.
+//!
+//! The compiler asks for steps 2 to 4. A command that writes in a way that the storage does not know is first added to
+//! `rdb_storage::Command`.
+
+use bytes::Bytes;
+use tonic::Status;
+
+use crate::kvrpc::batch_answer::Response;
+use crate::kvrpc::batch_command::Request;
+use crate::kvrpc::{
+    CompareAndDeleteRequest, CompareAndDeleteResponse, CompareAndSwapRequest,
+    CompareAndSwapResponse, GetRequest, GetResponse, RawDeleteRequest, RawDeleteResponse,
+    RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
+    compare_and_delete_response as deletion, compare_and_swap_response as swap,
+};
+use crate::metapb::Context;
+
+/// The table of point commands. Calls the macro `$with` with a row for each: its request, whether it reads or writes, the
+/// method that sends it as a call of its own, its name among the commands of a stream, and its response.
+#[macro_export]
+macro_rules! point_commands {
+    ($with:ident) => {
+        $with! {
+            RawPutRequest, Write => KvRawClient::raw_put, RawPut -> RawPutResponse;
+            RawGetRequest, Read => KvRawClient::raw_get, RawGet -> RawGetResponse;
+            RawDeleteRequest, Write => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
+            CompareAndSwapRequest, Write => KvCasClient::compare_and_swap, CompareAndSwap -> CompareAndSwapResponse;
+            GetRequest, Read => KvCasClient::get, Get -> GetResponse;
+            CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
+        }
+    };
+}
+
+macro_rules! conversions {
+    ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        impl Request {
+            /// The key that the command is about.
+            pub fn key(&self) -> &Bytes {
+                match self {
+                    $(Self::$command(request) => &request.key,)*
+                }
+            }
+
+            /// The context of the request, which a command of a stream does not have.
+            pub fn context(&self) -> Option<&Context> {
+                match self {
+                    $(Self::$command(request) => request.context.as_ref(),)*
+                }
+            }
+        }
+
+        $(
+            impl From<$request> for Request {
+                fn from(request: $request) -> Self {
+                    Self::$command(request)
+                }
+            }
+
+            /// What a call of its own gets for the answer of a stream.
+            impl TryFrom<Response> for $response {
+                type Error = Status;
+
+                fn try_from(response: Response) -> Result<Self, Status> {
+                    match response {
+                        Response::$command(response) => Ok(response),
+                        Response::RegionError(region_error) => Ok(Self {
+                            region_error: Some(region_error),
+                            ..Self::default()
+                        }),
+                        Response::Fault(fault) => Err(Status::from(*fault)),
+                        _ => Err(Status::internal("the answer is that of another command")),
+                    }
+                }
+            }
+        )*
+    };
+}
+
+point_commands!(conversions);
+
+impl Response {
+    /// The value that the answer carries, if it has one.
+    pub fn value_mut(&mut self) -> Option<&mut Bytes> {
+        match self {
+            Self::RawGet(found) => found.value.as_mut(),
+            Self::Get(found) => found.entry.as_mut().map(|entry| &mut entry.value),
+            Self::CompareAndSwap(answer) => match &mut answer.result {
+                Some(swap::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
+                Some(swap::Result::Swapped(_)) | None => None,
+            },
+            Self::CompareAndDelete(answer) => match &mut answer.result {
+                Some(deletion::Result::Conflict(conflict)) => conflict.current_value.as_mut(),
+                Some(deletion::Result::Deleted(_)) | None => None,
+            },
+            Self::RawPut(_) | Self::RawDelete(_) | Self::RegionError(_) | Self::Fault(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+    use prost_types::{DescriptorProto, FileDescriptorSet};
+    use tonic::Code;
+
+    use super::*;
+    use crate::FILE_DESCRIPTOR_SET;
+    use crate::error::Fault;
+    use crate::errorpb::{NotReady, region_error::Kind};
+    use crate::kvrpc::{BatchCommand, Conflict, Deleted, Swapped, Versioned};
+
+    macro_rules! names {
+        ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+            const ROWS: &[(&str, &str, &str)] =
+                &[$((stringify!($method), stringify!($request), stringify!($response))),*];
+        };
+    }
+    point_commands!(names);
+
+    /// The fields of a message's oneof, by number: name and type.
+    fn oneof_fields<'a>(message: &'a DescriptorProto, oneof: &str) -> Vec<(i32, &'a str, &'a str)> {
+        let oneofs = message.oneof_decl.iter();
+        let index = oneofs
+            .map(|oneof| oneof.name())
+            .position(|name| name == oneof);
+        let fields = message.field.iter();
+        let fields = fields.filter(|field| {
+            field
+                .oneof_index
+                .and_then(|index| usize::try_from(index).ok())
+                == index
+        });
+        let field_type = |name: &'a str| name.rsplit('.').next().unwrap_or(name);
+        fields
+            .map(|field| (field.number(), field.name(), field_type(field.type_name())))
+            .collect()
+    }
+
+    #[test]
+    fn every_command_of_a_stream_has_a_row_a_response_of_its_number_and_an_rpc() {
+        let descriptors = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("well formed");
+        let kvrpc = descriptors
+            .file
+            .iter()
+            .find(|file| file.package() == "kvrpc");
+        let kvrpc = kvrpc.expect("the file is compiled");
+        let fields = |message: &str, oneof| {
+            let mut messages = kvrpc.message_type.iter();
+            let found = messages.find(|found| found.name() == message);
+            oneof_fields(found.expect("the message is in the file"), oneof)
+        };
+        let requests = fields("BatchCommand", "request");
+        let mut responses = fields("BatchAnswer", "response");
+        responses.retain(|(_, name, _)| !["region_error", "fault"].contains(name));
+        assert_eq!(requests.len(), responses.len());
+        let numbers = |fields: &[(i32, &str, &str)]| -> Vec<(i32, String)> {
+            fields
+                .iter()
+                .map(|(number, name, _)| (*number, (*name).to_owned()))
+                .collect()
+        };
+        assert_eq!(numbers(&requests), numbers(&responses));
+
+        let declared = requests.iter().zip(&responses);
+        let declared: Vec<_> = declared
+            .map(|(&(_, name, request), &(.., response))| (name, request, response))
+            .collect();
+        assert_eq!(declared, ROWS);
+        let methods = || kvrpc.service.iter().flat_map(|service| &service.method);
+        for (name, request, response) in ROWS {
+            let is_rpc = methods().any(|method| {
+                method.name().to_lowercase() == name.replace('_', "")
+                    && method.input_type() == format!(".kvrpc.{request}")
+                    && method.output_type() == format!(".kvrpc.{response}")
+            });
+            assert!(is_rpc, "{name}");
+        }
+    }
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(any::<u8>(), 0..64).prop_map(Bytes::from)
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let parts = (0..ROWS.len(), bytes(), bytes(), any::<u64>());
+        parts.prop_map(|(row, key, value, expected_version)| {
+            let context = None;
+            match row {
+                0 => RawPutRequest {
+                    context,
+                    key,
+                    value,
+                }
+                .into(),
+                1 => RawGetRequest { context, key }.into(),
+                2 => RawDeleteRequest { context, key }.into(),
+                3 => CompareAndSwapRequest {
+                    context,
+                    key,
+                    expected_version,
+                    value,
+                }
+                .into(),
+                4 => GetRequest { context, key }.into(),
+                5 => CompareAndDeleteRequest {
+                    context,
+                    key,
+                    expected_version,
+                }
+                .into(),
+                _ => unreachable!("a row without a request: add it here"),
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_survives_the_stream(request in request(), id in any::<u64>()) {
+            let sent = BatchCommand { id, request: Some(request.clone()), ..BatchCommand::default() };
+            let received = BatchCommand::decode(sent.encode_to_vec().as_slice()).expect("well formed");
+            let received = received.request.expect("it has one");
+            prop_assert_eq!(received.key(), request.key());
+            prop_assert_eq!(received, request);
+        }
+    }
+
+    /// An answer of each kind that carries a value, and one of each that does not.
+    fn answers() -> (Vec<Response>, Vec<Response>) {
+        let value = Bytes::from_static(b"value");
+        let conflict = || Conflict {
+            current_value: Some(value.clone()),
+            ..Conflict::default()
+        };
+        let with_value = vec![
+            Response::RawGet(RawGetResponse {
+                value: Some(value.clone()),
+                ..Default::default()
+            }),
+            Response::Get(GetResponse {
+                entry: Some(Versioned {
+                    version: 1,
+                    value: value.clone(),
+                }),
+                ..Default::default()
+            }),
+            Response::CompareAndSwap(CompareAndSwapResponse {
+                result: Some(swap::Result::Conflict(conflict())),
+                ..Default::default()
+            }),
+            Response::CompareAndDelete(CompareAndDeleteResponse {
+                result: Some(deletion::Result::Conflict(conflict())),
+                ..Default::default()
+            }),
+        ];
+        let without = vec![
+            Response::RawPut(RawPutResponse::default()),
+            Response::RawDelete(RawDeleteResponse::default()),
+            Response::RawGet(RawGetResponse::default()),
+            Response::Get(GetResponse::default()),
+            Response::CompareAndSwap(CompareAndSwapResponse {
+                result: Some(swap::Result::Swapped(Swapped { version: 1 })),
+                ..Default::default()
+            }),
+            Response::CompareAndDelete(CompareAndDeleteResponse {
+                result: Some(deletion::Result::Deleted(Deleted {})),
+                ..Default::default()
+            }),
+        ];
+        (with_value, without)
+    }
+
+    #[test]
+    fn the_value_of_an_answer_is_found_wherever_it_stands() {
+        let (with_value, without) = answers();
+        for mut answer in with_value {
+            let value = answer.value_mut().expect("it has one");
+            assert_eq!(*value, "value");
+        }
+        for mut answer in without {
+            assert_eq!(answer.value_mut(), None);
+        }
+    }
+
+    #[test]
+    fn a_call_of_its_own_gets_what_the_stream_answers() {
+        let region_error = || Box::new(Kind::NotReady(NotReady::default()).into());
+        let misrouted = RawGetResponse::try_from(Response::RegionError(region_error()));
+        let misrouted = misrouted.expect("a routing answer is a response");
+        assert_eq!(misrouted.region_error, Some(region_error()));
+        let fault = Fault::invalid_argument("key", Some(8192), "the key is too long");
+        let failed = RawGetResponse::try_from(Response::Fault(Box::new(fault.into())));
+        assert_eq!(failed.expect_err("a status").code(), Code::InvalidArgument);
+
+        macro_rules! each_answers_its_own {
+            ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
+                let own = Response::$command($response::default());
+                assert!($response::try_from(own).is_ok());
+                let foreign = match stringify!($command) {
+                    "RawPut" => Response::RawGet(RawGetResponse::default()),
+                    _ => Response::RawPut(RawPutResponse::default()),
+                };
+                let refused = $response::try_from(foreign).expect_err("another command's");
+                assert_eq!(refused.code(), Code::Internal);
+            )*};
+        }
+        point_commands!(each_answers_its_own);
+    }
+}

@@ -1,0 +1,159 @@
+//! The peers, one file for each way to be a bad one.
+
+mod cold_swaps;
+mod empty_entries;
+mod garbage;
+mod half_sent;
+mod idle_connections;
+mod refused_connections;
+mod stale_swaps;
+mod trimmed_queue;
+mod unread_answers;
+mod unread_stream;
+
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+
+use crate::trial::Trial;
+use crate::verdict::Limits;
+
+/// One way to be a bad peer.
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) does: &'static str,
+    pub(crate) limits: Limits,
+    pub(crate) play: fn(&mut Trial) -> LocalBoxFuture<'_, anyhow::Result<()>>,
+}
+
+/// Default of `--bytes-in-flight-mib`.
+const BUDGET_MIB: u64 = 256;
+
+/// What may come on top of what is budgeted, and may stay for a while.
+const SLACK_MIB: u64 = 128;
+
+const OTHERS: Option<Duration> = Some(Duration::from_millis(250));
+
+/// For peers that make the store hold requests or answers.
+const BUDGETED: Limits = Limits {
+    peak_mib: BUDGET_MIB + SLACK_MIB,
+    after_mib: SLACK_MIB,
+    others: OTHERS,
+};
+
+/// For peers that should get nothing.
+const UNBUDGETED: Limits = Limits {
+    peak_mib: SLACK_MIB,
+    after_mib: SLACK_MIB,
+    others: OTHERS,
+};
+
+macro_rules! peer {
+    ($name:literal, $does:literal, $limits:expr, $play:path) => {
+        Peer {
+            name: $name,
+            does: $does,
+            limits: $limits,
+            play: |trial| Box::pin($play(trial)),
+        }
+    };
+}
+
+/// In the order in which they are played.
+pub(crate) const PEERS: &[Peer] = &[
+    peer!(
+        "unread-gets",
+        "20 connections with 200 RawGet each of a 4 MiB value, window 0, stays connected",
+        BUDGETED,
+        unread_answers::gets
+    ),
+    peer!(
+        "unread-gets-again",
+        "the same, asking again whenever an answer is refused or reset",
+        BUDGETED,
+        unread_answers::gets_again
+    ),
+    peer!(
+        "unread-pages",
+        "20 connections with 200 RawBatchGet, BatchGet and scans each, 4 MiB in each answer, window 0",
+        BUDGETED,
+        unread_answers::pages_again
+    ),
+    peer!(
+        "empty-entries",
+        "16 calls at a time with 4 million empty entries of 2 bytes: batches, batch reads and batched streams",
+        UNBUDGETED,
+        empty_entries::play
+    ),
+    peer!(
+        "half-sent-1x250",
+        "1 connection with 250 streams that each send 4 MiB of a batch and stop",
+        BUDGETED,
+        half_sent::on_one_connection
+    ),
+    peer!(
+        "half-sent-20x50",
+        "20 connections with 50 streams that each send 2 MiB of a batch and stop",
+        BUDGETED,
+        half_sent::on_twenty_connections
+    ),
+    peer!(
+        "half-sent-1000x1",
+        "1,000 connections with a stream that sends 1 MiB of a batch and stops",
+        BUDGETED,
+        half_sent::on_a_thousand_connections
+    ),
+    peer!(
+        "idle-connections",
+        "1,024 connections that speak HTTP/2 and then do nothing",
+        UNBUDGETED,
+        idle_connections::play
+    ),
+    peer!(
+        "refused-connections",
+        "every place for a connection is in use, and 5,000 more connections come",
+        UNBUDGETED,
+        refused_connections::play
+    ),
+    peer!(
+        "trimmed-queue",
+        "20,000 times: RawDeleteRange from the head of a queue to a growing key, a put and a get",
+        Limits {
+            peak_mib: 200,
+            after_mib: 200,
+            others: OTHERS,
+        },
+        trimmed_queue::play
+    ),
+    peer!(
+        "stale-swaps",
+        "4 connections with 16 batched streams of 64 messages of 64 stale swaps on a 64 KiB value, window 0",
+        BUDGETED,
+        stale_swaps::play
+    ),
+    peer!(
+        "cold-swaps",
+        "32,768 compare-and-swaps on keys that are only on the disk, after a restart",
+        Limits {
+            // What was read stays in the block cache, which is not the peer's.
+            after_mib: BUDGET_MIB + SLACK_MIB,
+            ..BUDGETED
+        },
+        cold_swaps::play
+    ),
+    peer!(
+        "garbage",
+        "400 connections that send what is not HTTP/2 or not gRPC to both processes",
+        UNBUDGETED,
+        garbage::play
+    ),
+    peer!(
+        "unread-stream-drain",
+        "batched streams whose answers are not read when the store is asked to stop",
+        Limits {
+            others: None,
+            ..BUDGETED
+        },
+        unread_stream::play
+    ),
+];

@@ -1,0 +1,361 @@
+//! Point commands: what each asks of its region, and how the result goes over the wire. The same for a call of its own and
+//! for a command of a stream; the recipe for adding one is in [`rdb_proto::point`].
+
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
+use rdb_proto::kvrpc::{
+    self, CompareAndDeleteRequest, CompareAndDeleteResponse, CompareAndSwapRequest,
+    CompareAndSwapResponse, Conflict, Deleted, GetRequest, GetResponse, RawDeleteRequest,
+    RawDeleteResponse, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse, Swapped,
+    batch_answer::Response, batch_command::Request, compare_and_delete_response as deletion,
+    compare_and_swap_response as swap,
+};
+use rdb_proto::transport::{CallBudget, Reservation};
+use rdb_storage::limits::CONFLICT_VALUE_BYTES_MAX;
+use rdb_storage::{Command, Outcome, PointRead, PointValue};
+use tonic::{Code, Status};
+
+use super::room::{POINT_ROOM, answer_with_room, spare};
+use crate::error::Rejection;
+use crate::router::Router;
+
+/// What a point command asks of its region, and what its answer is made with.
+#[derive(Debug)]
+pub(super) enum Operation {
+    Read(PointRead, fn(PointValue) -> Result<Response, Rejection>),
+    Write(Command, WriteResponse),
+}
+
+/// Makes the answer to a write.
+pub(super) type WriteResponse = fn(Outcome) -> Result<Response, Rejection>;
+
+/// Validates a request, and says what it asks for.
+pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
+    Ok(match request {
+        Request::RawPut(RawPutRequest { key, value, .. }) => {
+            write(Command::PutRaw { key, value }, |outcome| {
+                done(outcome)?;
+                Ok(Response::RawPut(RawPutResponse::default()))
+            })?
+        }
+        Request::RawGet(RawGetRequest { key, .. }) => {
+            Operation::Read(PointRead::raw(key)?, |found| match found {
+                PointValue::Raw(value) => Ok(Response::RawGet(RawGetResponse {
+                    region_error: None,
+                    value,
+                })),
+                PointValue::Versioned(_) => Err(unexpected()),
+            })
+        }
+        Request::RawDelete(RawDeleteRequest { key, .. }) => {
+            write(Command::DeleteRaw { key }, |outcome| {
+                done(outcome)?;
+                Ok(Response::RawDelete(RawDeleteResponse::default()))
+            })?
+        }
+        Request::CompareAndSwap(CompareAndSwapRequest {
+            key,
+            expected_version,
+            value,
+            ..
+        }) => {
+            let command = Command::CompareAndSwap {
+                key,
+                expected_version,
+                value,
+            };
+            write(command, |outcome| {
+                let result = Some(match outcome {
+                    Outcome::Swapped { version } => swap::Result::Swapped(Swapped { version }),
+                    outcome => swap::Result::Conflict(conflict(outcome)?),
+                });
+                Ok(Response::CompareAndSwap(CompareAndSwapResponse {
+                    region_error: None,
+                    result,
+                }))
+            })?
+        }
+        Request::Get(GetRequest { key, .. }) => {
+            Operation::Read(PointRead::versioned(key)?, |found| match found {
+                PointValue::Versioned(found) => Ok(Response::Get(GetResponse {
+                    region_error: None,
+                    entry: found.map(|found| kvrpc::Versioned {
+                        version: found.version,
+                        value: found.value,
+                    }),
+                })),
+                PointValue::Raw(_) => Err(unexpected()),
+            })
+        }
+        Request::CompareAndDelete(CompareAndDeleteRequest {
+            key,
+            expected_version,
+            ..
+        }) => {
+            let command = Command::CompareAndDelete {
+                key,
+                expected_version,
+            };
+            write(command, |outcome| {
+                let result = Some(match outcome {
+                    Outcome::Done => deletion::Result::Deleted(Deleted {}),
+                    outcome => deletion::Result::Conflict(conflict(outcome)?),
+                });
+                Ok(Response::CompareAndDelete(CompareAndDeleteResponse {
+                    region_error: None,
+                    result,
+                }))
+            })?
+        }
+    })
+}
+
+fn write(command: Command, response: WriteResponse) -> Result<Operation, Rejection> {
+    command.validate()?;
+    Ok(Operation::Write(command, response))
+}
+
+fn done(outcome: Outcome) -> Result<(), Rejection> {
+    match outcome {
+        Outcome::Done => Ok(()),
+        _ => Err(unexpected()),
+    }
+}
+
+fn conflict(outcome: Outcome) -> Result<Conflict, Rejection> {
+    let Outcome::Conflict {
+        current_version,
+        current_value,
+    } = outcome
+    else {
+        return Err(unexpected());
+    };
+    Ok(Conflict {
+        current_version,
+        value_omitted: current_version > 0 && current_value.is_none(),
+        current_value,
+    })
+}
+
+/// A fault in this process: something was written, but its outcome makes no sense.
+pub(super) fn unexpected() -> Rejection {
+    let cause = "the storage gave an outcome that the command cannot have";
+    Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))
+}
+
+/// How many bytes of values the conflicts of a command may carry.
+pub(super) fn conflict_bytes_max(command: &Command) -> usize {
+    match command {
+        Command::CompareAndSwap { .. } | Command::CompareAndDelete { .. } => {
+            CONFLICT_VALUE_BYTES_MAX
+        }
+        Command::PutRaw { .. }
+        | Command::DeleteRaw { .. }
+        | Command::PutBatchRaw { .. }
+        | Command::DeleteRangeRaw { .. }
+        | Command::PutRegion(_) => 0,
+    }
+}
+
+/// Serves a point command as a call of its own.
+pub(super) async fn call<T, R>(
+    router: &Router,
+    request: tonic::Request<T>,
+) -> Result<tonic::Response<R>, Status>
+where
+    T: Into<Request>,
+    R: TryFrom<Response, Error = Status>,
+{
+    let call = CallBudget::of(&request);
+    let response = execute(router, &call, request.into_inner().into()).await;
+    let response = response.unwrap_or_else(Response::from);
+    R::try_from(response).map(tonic::Response::new)
+}
+
+async fn execute(
+    router: &Router,
+    call: &CallBudget,
+    request: Request,
+) -> Result<Response, Rejection> {
+    let (context, key) = (request.context().copied(), request.key().clone());
+    let operation = operation(request)?;
+    let region = router.for_key(context.as_ref(), &key)?;
+    drop(key);
+    let budgets = call.bytes_in_flight();
+    match operation {
+        Operation::Read(read, response) => {
+            let read = read.detached();
+            call.release_arrived();
+            let read = |room| {
+                let (region, read) = (&region, read.clone());
+                async move {
+                    let permit = region.permit_read().await?;
+                    Ok(response(permit.read(read, room).await?)?)
+                }
+            };
+            answer_with_room(call, POINT_ROOM, Response::encoded_len, read).await
+        }
+        Operation::Write(command, response) => {
+            let conflict_room = spare(budgets, conflict_bytes_max(&command));
+            let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
+            let pending = region.submit(vec![command], conflict_bytes)?;
+            call.release_arrived();
+            let outcome = pending.await?.pop().ok_or_else(unexpected)?;
+            let response = response(outcome)?;
+            if let Some(mut room) = conflict_room {
+                room.shrink_to(response.encoded_len());
+                call.hold_until_sent(room);
+            }
+            Ok(response)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use rdb_storage::Versioned;
+
+    use super::*;
+
+    fn bytes(length: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(any::<u8>(), length).prop_map(Bytes::from)
+    }
+
+    /// Any valid request, with the operation that it has to become.
+    fn request() -> impl Strategy<Value = (Request, Result<PointRead, Command>)> {
+        let parts = (0..6, bytes(1..=64), bytes(0..=64), 1..=u64::MAX);
+        parts.prop_map(|(kind, key, value, expected_version)| {
+            let context = None;
+            match kind {
+                0 => (
+                    RawPutRequest {
+                        context,
+                        key: key.clone(),
+                        value: value.clone(),
+                    }
+                    .into(),
+                    Err(Command::PutRaw { key, value }),
+                ),
+                1 => (
+                    RawGetRequest {
+                        context,
+                        key: key.clone(),
+                    }
+                    .into(),
+                    Ok(PointRead::raw(key).expect("valid")),
+                ),
+                2 => (
+                    RawDeleteRequest {
+                        context,
+                        key: key.clone(),
+                    }
+                    .into(),
+                    Err(Command::DeleteRaw { key }),
+                ),
+                3 => (
+                    CompareAndSwapRequest {
+                        context,
+                        key: key.clone(),
+                        expected_version,
+                        value: value.clone(),
+                    }
+                    .into(),
+                    Err(Command::CompareAndSwap {
+                        key,
+                        expected_version,
+                        value,
+                    }),
+                ),
+                4 => (
+                    GetRequest {
+                        context,
+                        key: key.clone(),
+                    }
+                    .into(),
+                    Ok(PointRead::versioned(key).expect("valid")),
+                ),
+                _ => (
+                    CompareAndDeleteRequest {
+                        context,
+                        key: key.clone(),
+                        expected_version,
+                    }
+                    .into(),
+                    Err(Command::CompareAndDelete {
+                        key,
+                        expected_version,
+                    }),
+                ),
+            }
+        })
+    }
+
+    /// Whether the answer is that of the request.
+    fn is_answered_by(request: &Request, response: &Response) -> bool {
+        match request {
+            Request::RawPut(_) => matches!(response, Response::RawPut(_)),
+            Request::RawGet(_) => matches!(response, Response::RawGet(_)),
+            Request::RawDelete(_) => matches!(response, Response::RawDelete(_)),
+            Request::CompareAndSwap(_) => matches!(response, Response::CompareAndSwap(_)),
+            Request::Get(_) => matches!(response, Response::Get(_)),
+            Request::CompareAndDelete(_) => matches!(response, Response::CompareAndDelete(_)),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_asks_for_what_it_says_and_each_result_is_an_answer_to_it(
+            (request, expected) in request(),
+            value in bytes(0..=64),
+        ) {
+            let key = request.key().clone();
+            match (operation(request.clone()).expect("valid"), expected) {
+                (Operation::Read(read, response), Ok(expected)) => {
+                    prop_assert_eq!(&read, &expected);
+                    prop_assert_eq!(read.key(), &key);
+                    let versioned = Versioned { version: 7, value: value.clone() };
+                    let found = [PointValue::Raw(Some(value.clone())), PointValue::Versioned(Some(versioned))];
+                    let answers: Vec<_> = found.into_iter().filter_map(|found| response(found).ok()).collect();
+                    prop_assert_eq!(answers.len(), 1, "of one keyspace");
+                    for mut answer in answers {
+                        prop_assert!(is_answered_by(&request, &answer));
+                        prop_assert_eq!(answer.value_mut(), Some(&mut value.clone()));
+                    }
+                }
+                (Operation::Write(command, response), Err(expected)) => {
+                    prop_assert_eq!(&command, &expected);
+                    let current_value = Some(value.clone());
+                    let conflict = Outcome::Conflict { current_version: 9, current_value };
+                    let outcomes = [Outcome::Done, Outcome::Swapped { version: 1 }, conflict];
+                    let answers: Vec<_> = outcomes.into_iter().filter_map(|outcome| response(outcome).ok()).collect();
+                    let can_conflict = conflict_bytes_max(&command) > 0;
+                    prop_assert_eq!(answers.len(), 1 + usize::from(can_conflict));
+                    let values = answers.into_iter().map(|mut answer| {
+                        assert!(is_answered_by(&request, &answer));
+                        answer.value_mut().cloned()
+                    });
+                    prop_assert_eq!(values.flatten().collect::<Vec<_>>(), vec![value; usize::from(can_conflict)]);
+                }
+                (operation, expected) => prop_assert!(false, "{operation:?} for {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_limit_is_refused_before_it_is_routed() {
+        let refused = |request: Request| match operation(request) {
+            Err(Rejection::Fault(fault)) => (fault.field, fault.fate),
+            other => panic!("{other:?}"),
+        };
+        let no_key = RawGetRequest::default().into();
+        assert_eq!(refused(no_key), ("key", Fate::NotApplied));
+        let no_version = CompareAndDeleteRequest {
+            key: "k".into(),
+            ..CompareAndDeleteRequest::default()
+        };
+        let expected = ("expected_version", Fate::NotApplied);
+        assert_eq!(refused(no_version.into()), expected);
+    }
+}

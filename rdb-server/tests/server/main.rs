@@ -1,0 +1,15 @@
+//! Tests of the store process from outside: a real process, real sockets, a real disk, and mostly the bare wire.
+//!
+//! The harness is that of the end-to-end tests of `rdb-client`, which has more about it. What a client makes of a store's
+//! answers is tested there.
+
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod disk_full;
+// Only a part of it is used here.
+#[allow(dead_code, unused_imports, unused_macros)]
+#[path = "../../../rdb-client/tests/e2e/harness/mod.rs"]
+mod harness;
+mod placement;
+mod scripted_pd;

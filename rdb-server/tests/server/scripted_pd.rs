@@ -1,0 +1,141 @@
+//! A placement driver that tells stores what a test told it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use futures::stream::{BoxStream, StreamExt, empty};
+use rdb_proto::metapb::{Peer, Region, RegionEpoch};
+use rdb_proto::pdpb::pd_server::{Pd, PdServer};
+use rdb_proto::pdpb::*;
+use rdb_proto::transport::{ServeOptions, serve};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+const CLUSTER_ID: u64 = 7;
+const STORE_ID: u64 = 1;
+pub(crate) const REGION_ID: u64 = 1;
+
+/// Serves until it is dropped.
+pub(crate) struct ScriptedPd {
+    address: SocketAddr,
+    script: Script,
+    _drain: DropGuard,
+}
+
+#[derive(Clone, Default)]
+struct Script {
+    region: Arc<Mutex<Option<Region>>>,
+    heartbeats_refused: Arc<Mutex<Option<Status>>>,
+}
+
+impl ScriptedPd {
+    /// The region of its only store reaches from `start_key` to `end_key`.
+    pub(crate) async fn start(start_key: &str, end_key: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("it listens");
+        let script = Script::default();
+        let routes = Routes::new(PdServer::new(script.clone()));
+        let drain = CancellationToken::new();
+        let serving = serve(listener, routes, ServeOptions::default(), drain.clone());
+        tokio::spawn(async move { drop(serving.await) });
+        let pd = Self {
+            address,
+            script,
+            _drain: drain.drop_guard(),
+        };
+        pd.assign(start_key, end_key);
+        pd
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What it tells a store that registers from now on.
+    pub(crate) fn assign(&self, start_key: &str, end_key: &str) {
+        let region = Region {
+            id: REGION_ID,
+            start_key: start_key.to_owned().into(),
+            end_key: end_key.to_owned().into(),
+            epoch: Some(RegionEpoch {
+                conf_version: 1,
+                version: 1,
+            }),
+            peers: vec![Peer {
+                id: 1,
+                store_id: STORE_ID,
+            }],
+        };
+        *self.script.region.lock().expect("no test panics in here") = Some(region);
+    }
+
+    /// Answers heartbeats with this from now on.
+    pub(crate) fn refuse_heartbeats(&self, status: Status) {
+        let refused = &self.script.heartbeats_refused;
+        *refused.lock().expect("no test panics in here") = Some(status);
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Pd for Script {
+    async fn register_store(
+        &self,
+        _: Request<RegisterStoreRequest>,
+    ) -> Answer<RegisterStoreResponse> {
+        let region = self.region.lock().expect("no test panics in here").clone();
+        Ok(Response::new(RegisterStoreResponse {
+            cluster_id: CLUSTER_ID,
+            store_id: STORE_ID,
+            regions: region.into_iter().collect(),
+        }))
+    }
+
+    async fn store_heartbeat(
+        &self,
+        _: Request<StoreHeartbeatRequest>,
+    ) -> Answer<StoreHeartbeatResponse> {
+        let refused = self.heartbeats_refused.lock();
+        match refused.expect("no test panics in here").clone() {
+            Some(status) => Err(status),
+            None => Ok(Response::new(StoreHeartbeatResponse { interval_ms: 100 })),
+        }
+    }
+
+    async fn get_tso(&self, _: Request<GetTsoRequest>) -> Answer<GetTsoResponse> {
+        Err(for_clients())
+    }
+
+    type TsoStream = BoxStream<'static, Result<GetTsoResponse, Status>>;
+
+    async fn tso(&self, _: Request<Streaming<GetTsoRequest>>) -> Answer<Self::TsoStream> {
+        Ok(Response::new(empty().boxed()))
+    }
+
+    async fn get_stores(&self, _: Request<GetStoresRequest>) -> Answer<GetStoresResponse> {
+        Err(for_clients())
+    }
+
+    async fn get_region(&self, _: Request<GetRegionRequest>) -> Answer<GetRegionResponse> {
+        Err(for_clients())
+    }
+
+    async fn scan_regions(&self, _: Request<ScanRegionsRequest>) -> Answer<ScanRegionsResponse> {
+        Err(for_clients())
+    }
+
+    async fn get_cluster_info(
+        &self,
+        _: Request<GetClusterInfoRequest>,
+    ) -> Answer<GetClusterInfoResponse> {
+        Err(for_clients())
+    }
+}
+
+fn for_clients() -> Status {
+    Status::unimplemented("for clients")
+}

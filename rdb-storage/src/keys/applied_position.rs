@@ -1,0 +1,23 @@
+//! Column family `raft_state`: `[0x03][u64 region id]` → the applied position: bytes that only who applies the region's log
+//! understands, as they are.
+//!
+//! An absent record: nothing of a log was ever applied to the region.
+
+const TAG: u8 = 0x03;
+
+/// The key of a region's applied position.
+pub fn key(region_id: u64) -> [u8; 9] {
+    let mut key = [TAG; 9];
+    key[1..].copy_from_slice(&region_id.to_be_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        assert_eq!(key(0x0203), [3, 0, 0, 0, 0, 0, 0, 2, 3]);
+    }
+}

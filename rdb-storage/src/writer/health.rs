@@ -1,0 +1,87 @@
+//! Whether writes are taken.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+
+use crate::error::Error;
+
+/// Whether writes are taken. It only ever gets worse, until the next open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteHealth {
+    /// They are.
+    Healthy,
+    /// Those of some regions are not: they met something that could not be read. All others are.
+    RegionsStopped {
+        /// What was met, by the region's id.
+        causes: BTreeMap<u64, String>,
+    },
+    /// None is: an IO error ended writing.
+    Stopped {
+        /// What RocksDB said.
+        cause: String,
+    },
+}
+
+/// The health of one storage, and who watches it.
+pub(crate) struct Health {
+    health: watch::Sender<WriteHealth>,
+}
+
+impl Health {
+    pub(crate) fn new() -> Self {
+        Self {
+            health: watch::Sender::new(WriteHealth::Healthy),
+        }
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<WriteHealth> {
+        self.health.subscribe()
+    }
+
+    /// Refuses a write to a region for which writing has ended.
+    pub(crate) fn check(&self, region_id: u64) -> Result<(), Error> {
+        let cause = match &*self.health.borrow() {
+            WriteHealth::Healthy => return Ok(()),
+            WriteHealth::RegionsStopped { causes } => match causes.get(&region_id) {
+                None => return Ok(()),
+                Some(cause) => format!("region {region_id}: {cause}"),
+            },
+            WriteHealth::Stopped { cause } => cause.clone(),
+        };
+        Err(Error::WritesStopped { cause })
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(*self.health.borrow(), WriteHealth::Stopped { .. })
+    }
+
+    /// Ends writing. The first cause is kept.
+    pub(crate) fn stop(&self, cause: String) {
+        tracing::error!(%cause, "writes have stopped; they are refused until the storage is opened again");
+        self.health.send_if_modified(|health| {
+            let is_first = !matches!(health, WriteHealth::Stopped { .. });
+            if is_first {
+                *health = WriteHealth::Stopped { cause };
+            }
+            is_first
+        });
+    }
+
+    /// Ends writing to one region.
+    pub(crate) fn stop_region(&self, region_id: u64, cause: String) {
+        tracing::error!(region_id, %cause, "writes to a region have stopped; they are refused until the storage is opened again");
+        self.health.send_if_modified(|health| match health {
+            WriteHealth::Healthy => {
+                let causes = BTreeMap::from([(region_id, cause)]);
+                *health = WriteHealth::RegionsStopped { causes };
+                true
+            }
+            WriteHealth::RegionsStopped { causes } => {
+                causes.entry(region_id).or_insert(cause);
+                true
+            }
+            WriteHealth::Stopped { .. } => false,
+        });
+    }
+}

@@ -1,0 +1,39 @@
+//! Warming: reading the versioned keys of cold submissions into memory, so that the writer need not wait for the disk.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use super::queue::Queue;
+use crate::command::Command;
+use crate::engine::Engine;
+use crate::read::{Keyspace, Tier};
+
+/// How many threads read, each one submission at a time.
+const WARMERS: usize = 8;
+
+/// Starts the threads. They end with the queue.
+pub(super) fn start(
+    engine: &Arc<Engine>,
+    queue: &Arc<Queue>,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let threads = (0..WARMERS).map(|_| {
+        let (engine, queue) = (Arc::clone(engine), Arc::clone(queue));
+        let builder = thread::Builder::new().name("rdb-warmer".to_owned());
+        builder.spawn(move || warm(&engine, &queue))
+    });
+    threads.collect()
+}
+
+fn warm(engine: &Engine, queue: &Queue) {
+    while let Some(mut cold) = queue.take_cold() {
+        let mut keys = cold.commands().iter().filter_map(Command::versioned_key);
+        let read = keys.try_for_each(|key| {
+            engine
+                .record(Keyspace::Versioned, key, Tier::Disk)
+                .map(drop)
+        });
+        if read.is_err() {
+            cold.give_up();
+        }
+    }
+}
