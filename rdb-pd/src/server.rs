@@ -90,7 +90,7 @@ impl Pd {
             version = env!("CARGO_PKG_VERSION"),
             "serving Pd"
         );
-        let pd = PdServer::new(PdService::new(allocator, cluster, drain.clone()))
+        let pd = PdServer::new(PdService::new(allocator, cluster))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let routes = Routes::new(pd).add_service(health_service);

@@ -13,10 +13,9 @@ use rdb_proto::pdpb::{
     RegisterStoreResponse, ScanRegionsRequest, ScanRegionsResponse, StoreHeartbeatRequest,
     StoreHeartbeatResponse,
 };
-use rdb_proto::transport::check_address;
 use rdb_proto::transport::limits::{BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
+use rdb_proto::transport::{CallBudget, check_address};
 use rdb_storage::limits;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::tso_stream::TsoStream;
@@ -32,20 +31,11 @@ pub(crate) type SystemAllocator = Allocator<SystemClock, StorageBound>;
 pub(crate) struct PdService {
     allocator: Arc<SystemAllocator>,
     cluster: Cluster,
-    drain: CancellationToken,
 }
 
 impl PdService {
-    pub(crate) fn new(
-        allocator: Arc<SystemAllocator>,
-        cluster: Cluster,
-        drain: CancellationToken,
-    ) -> Self {
-        Self {
-            allocator,
-            cluster,
-            drain,
-        }
+    pub(crate) fn new(allocator: Arc<SystemAllocator>, cluster: Cluster) -> Self {
+        Self { allocator, cluster }
     }
 }
 
@@ -70,11 +60,12 @@ impl Pd for PdService {
         &self,
         request: Request<Streaming<GetTsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
+        let closing = CallBudget::of(&request).closing().clone();
         let requests = request.into_inner();
-        let (allocator, drain) = (Arc::clone(&self.allocator), self.drain.clone());
+        let allocator = Arc::clone(&self.allocator);
         let cluster_id = self.cluster.id();
         Ok(Response::new(TsoStream::new(
-            requests, allocator, cluster_id, drain,
+            requests, allocator, cluster_id, closing,
         )))
     }
 

@@ -5,7 +5,7 @@
 //!
 //! A pass begins only when the answers of the one before were taken: a client that does not read its answers is not read
 //! from either, and holds up only itself. A request that asks for too many ends the stream after those before it were
-//! answered; so does the drain. When no timestamps can be handed out, the stream ends and none of the pass is answered.
+//! answered; so does the closing of the connection. When no timestamps can be handed out, the stream ends and none of the pass is answered.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -31,7 +31,7 @@ pub(crate) struct TsoStream<S> {
     requests: S,
     allocator: Arc<SystemAllocator>,
     cluster_id: u64,
-    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
     /// How many timestamps each request of this pass wants.
     counts: VecDeque<u32>,
     /// The sum of the counts: at most what one allocation may be.
@@ -70,13 +70,13 @@ where
         requests: S,
         allocator: Arc<SystemAllocator>,
         cluster_id: u64,
-        drain: CancellationToken,
+        closing: CancellationToken,
     ) -> Self {
         Self {
             requests,
             allocator,
             cluster_id,
-            drained: Box::pin(drain.cancelled_owned()),
+            closing: Box::pin(closing.cancelled_owned()),
             counts: VecDeque::new(),
             count: 0,
             held_back: None,
@@ -172,7 +172,7 @@ where
                     None => this.stage = Stage::Collect,
                 },
                 Stage::Allocate(allocation) => {
-                    let allocated = match this.drained.poll_unpin(cx) {
+                    let allocated = match this.closing.poll_unpin(cx) {
                         Poll::Ready(()) => return Poll::Ready(None),
                         Poll::Pending => ready!(allocation.poll_unpin(cx)),
                     };
@@ -182,7 +182,7 @@ where
                     return Poll::Ready(this.finish());
                 }
                 Stage::Collect => {
-                    if this.drained.poll_unpin(cx).is_ready() {
+                    if this.closing.poll_unpin(cx).is_ready() {
                         this.end = Some(End::Quiet);
                         this.held_back = None;
                         continue;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -64,7 +64,7 @@ impl Connection {
         let service = CallService::new(routes, Arc::clone(&self));
         let mut http =
             pin!(builder(executor, window_bytes).serve_connection(TokioIo::new(socket), service));
-        let mut tick = interval(tick_duration);
+        let mut tick = interval_at(Instant::now() + tick_duration, tick_duration);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut closing_since = None;
         loop {
@@ -93,7 +93,8 @@ impl Connection {
                     {
                         return;
                     }
-                    if idle_ticks_max.is_some_and(|max| self.traffic.idle_ticks() >= max) {
+                    // More than the ticks of the timeout: the first of them may have been nearly over.
+                    if idle_ticks_max.is_some_and(|max| self.traffic.idle_ticks() > max) {
                         self.closing.cancel();
                     }
                 }
