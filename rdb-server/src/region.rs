@@ -68,7 +68,8 @@ impl RegionHandle {
         )
     }
 
-    /// Like [`submit`](Self::submit), without a copy: the commands share the buffer of the message that `room` was taken for.
+    /// Like [`submit`](Self::submit), without a copy: the commands share the buffer of the message that `room` was taken
+    /// for.
     pub(crate) fn submit_shared(
         &self,
         commands: Vec<Command>,

@@ -19,8 +19,9 @@ use crate::reserve::Space;
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
-/// Share of a memtable that its bloom filter takes. With the filter, reads of flushed keys skip the memtable. The filter, the
-/// hash index of blocks and the lock-free cache together save an eighth of the CPU time of a batched read of flushed data.
+/// Share of a memtable that its bloom filter takes. With the filter, reads of flushed keys skip the memtable. The filter,
+/// the hash index of blocks and the lock-free cache together save an eighth of the CPU time of a batched read of flushed
+/// data.
 const MEMTABLE_BLOOM_RATIO: f64 = 0.05;
 
 /// Keys per bucket of the hash index that finds a key within a block.

@@ -51,8 +51,8 @@ pub enum Error {
         /// What RocksDB said.
         cause: String,
     },
-    /// Writes are refused until the storage is opened again, since an earlier write met an IO error; or writes to this region
-    /// are, since one of them needed data that cannot be read. Reads go on.
+    /// Writes are refused until the storage is opened again, since an earlier write met an IO error; or writes to this
+    /// region are, since one of them needed data that cannot be read. Reads go on.
     #[error("writes have stopped since an earlier one failed: {cause}")]
     WritesStopped {
         /// What RocksDB said then.

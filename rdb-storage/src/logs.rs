@@ -17,7 +17,8 @@ const FREE_TO_FLUSH: u64 = 2;
 /// Space that has to be free beside that, in bytes.
 const MARGIN_BYTES: u64 = 16 << 20;
 
-/// Largest size of a replayed log in memory, as a multiple of its length on the disk. Small records have more overhead there.
+/// Largest size of a replayed log in memory, as a multiple of its length on the disk. Small records have more overhead
+/// there.
 const MEMORY_OF_LOG: u64 = 8;
 
 /// What becomes of the writes that an open replays.

@@ -111,8 +111,8 @@ impl Reader {
         }
     }
 
-    /// Reads keys one by one on one blocking thread, from memory or disk, not from one snapshot. Stops before a value that no
-    /// longer fits into `room`. The results are those of the first reads, at least one.
+    /// Reads keys one by one on one blocking thread, from memory or disk, not from one snapshot. Stops before a value that
+    /// no longer fits into `room`. The results are those of the first reads, at least one.
     ///
     /// # Errors
     ///

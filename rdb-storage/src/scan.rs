@@ -1,8 +1,8 @@
 //! Scans: one page at a time, each from one snapshot.
 //!
 //! A page also ends when RocksDB has skipped many deleted entries for it, and says where to resume. If only deleted entries
-//! were found, it is empty. Keys that a range delete covers are not counted. RocksDB jumps over those in older files. It goes
-//! key by key through those in the same memtable, whose size bounds them.
+//! were found, it is empty. Keys that a range delete covers are not counted. RocksDB jumps over those in older files. It
+//! goes key by key through those in the same memtable, whose size bounds them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};

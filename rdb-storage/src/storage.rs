@@ -128,8 +128,8 @@ impl Storage {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Assigns the directory to a cluster, and to a store of it, for good. The same assignment again succeeds. An incarnation
-    /// replaces the one before.
+    /// Assigns the directory to a cluster, and to a store of it, for good. The same assignment again succeeds. An
+    /// incarnation replaces the one before.
     ///
     /// # Errors
     ///
@@ -208,9 +208,9 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`Error::DataLoss`] and [`Error::Io`]: nothing was applied, and writes to the region have stopped until the next open.
-    /// [`Error::WritesStopped`] and [`Error::Closed`]: nothing was applied. [`Error::Undetermined`]: all writes have stopped,
-    /// and only the next open shows what was applied.
+    /// [`Error::DataLoss`] and [`Error::Io`]: nothing was applied, and writes to the region have stopped until the next
+    /// open. [`Error::WritesStopped`] and [`Error::Closed`]: nothing was applied. [`Error::Undetermined`]: all writes have
+    /// stopped, and only the next open shows what was applied.
     pub fn apply(
         &self,
         region_id: u64,

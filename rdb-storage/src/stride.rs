@@ -1,9 +1,9 @@
 //! Strides: bounded steps of a scan over a range of deleted keys.
 //!
 //! RocksDB gives up a search that has skipped too many deleted entries, but does not say where it was. So the scan searches
-//! again with a nearer bound, until it reaches the bound or finds an entry. The bounds are computed. A place in the key space
-//! is a binary fraction, and a stride of n bits leads to the next fraction of n bits. The shortest stride passes exactly one
-//! possible key, so a search always makes progress, whatever the keys look like.
+//! again with a nearer bound, until it reaches the bound or finds an entry. The bounds are computed. A place in the key
+//! space is a binary fraction, and a stride of n bits leads to the next fraction of n bits. The shortest stride passes
+//! exactly one possible key, so a search always makes progress, whatever the keys look like.
 //!
 //! A stride that was too long is halved, in the number of bits that are left. Strides that were not too long grow faster and
 //! faster. So the number of strides grows with the number of deleted entries, and with nothing else.
@@ -181,8 +181,8 @@ mod tests {
         assert_eq!(down(b"a"), below_a);
     }
 
-    /// Strides over a row of deleted keys as a scan does, each search of at most `budget` of them. How many searches it took,
-    /// no more than 17 in vain between two that get on: there are 65,537 lengths, and what is left is halved.
+    /// Strides over a row of deleted keys as a scan does, each search of at most `budget` of them. How many searches it
+    /// took, no more than 17 in vain between two that get on: there are 65,537 lengths, and what is left is halved.
     fn searches(deleted: &[Vec<u8>], budget: usize, reverse: bool) -> usize {
         let mut place = if reverse { vec![0xff; 9] } else { Vec::new() };
         let (mut stride, mut searches, mut in_vain) = (Stride::default(), 0, 0);

@@ -5,8 +5,8 @@
 //! - `registrar.rs`: the one task that decides, makes the decision durable and applies it to the state.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
-//! The service holds a [`Cluster`]. Heartbeats are kept in memory only: after a restart no store counts as heard of until its
-//! next heartbeat.
+//! The service holds a [`Cluster`]. Heartbeats are kept in memory only: after a restart no store counts as heard of until
+//! its next heartbeat.
 
 mod listening;
 mod regions;

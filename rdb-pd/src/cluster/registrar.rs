@@ -1,8 +1,8 @@
 //! The one task that changes what is durable.
 //!
-//! A registration has three steps: decide, persist, apply. All of them have to happen: after a change that is durable but not
-//! applied, the next decision would give out the same id again. So callers queue their registration and wait for the answer.
-//! A caller that hangs up does not interrupt the steps. If they have not begun, its registration is dropped.
+//! A registration has three steps: decide, persist, apply. All of them have to happen: after a change that is durable but
+//! not applied, the next decision would give out the same id again. So callers queue their registration and wait for the
+//! answer. A caller that hangs up does not interrupt the steps. If they have not begun, its registration is dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

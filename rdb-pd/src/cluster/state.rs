@@ -12,7 +12,8 @@ use super::listening::Listening;
 use crate::error::PdError;
 use crate::keys::{self, Counters, StoreRecord};
 
-/// How far ids move ahead when the data directory may be an older copy: more ids than were given out since the copy was made.
+/// How far ids move ahead when the data directory may be an older copy: more ids than were given out since the copy was
+/// made.
 const RESTORED_IDS_SKIPPED: u64 = 1_000_000;
 
 /// The state of a store.

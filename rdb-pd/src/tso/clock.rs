@@ -168,16 +168,16 @@ impl<C: Clock> PhysicalClock<C> {
         })
     }
 
-    /// The effective time. While the wall clock is behind, each [correction](Self::correct) moves it back by half of the time
-    /// since the last one. The oracle never goes back; it uses up counters meanwhile.
+    /// The effective time. While the wall clock is behind, each [correction](Self::correct) moves it back by half of the
+    /// time since the last one. The oracle never goes back; it uses up counters meanwhile.
     pub fn now_ms(&self) -> u64 {
         self.clock
             .elapsed_ms()
             .saturating_add(self.offset_ms.load(Ordering::Acquire))
     }
 
-    /// Compares the effective time with the wall clock and corrects it. Call it about every half second: one step back has to
-    /// stay well below the distance that the oracle may run ahead.
+    /// Compares the effective time with the wall clock and corrects it. Call it about every half second: one step back has
+    /// to stay well below the distance that the oracle may run ahead.
     pub fn correct(&self) {
         let mut last = self
             .correction

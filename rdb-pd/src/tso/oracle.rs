@@ -13,8 +13,8 @@ pub const LOGICAL_BITS: u32 = 18;
 /// The latest millisecond that fits 46 bits, in the year 4199.
 pub(super) const PHYSICAL_MS_MAX: u64 = (1 << (u64::BITS - LOGICAL_BITS)) - 1;
 
-/// How far allocation may run ahead of the clock when counters are used up, in milliseconds. It is more than one step back of
-/// the clock, so that a correction delays no allocation.
+/// How far allocation may run ahead of the clock when counters are used up, in milliseconds. It is more than one step back
+/// of the clock, so that a correction delays no allocation.
 pub(super) const AHEAD_MAX_MS: u64 = 1_000;
 
 /// Timestamps below the limit of [`AHEAD_MAX_MS`] that an allocation leaves to smaller ones, for each timestamp that it

@@ -8,8 +8,8 @@
 //! The effect of an entry depends on the entry and on the data that earlier entries of its region left. It does not depend
 //! on time, on chance, on memory that a restart loses, or on the grouping of entries into batches. So replicas of a region
 //! that apply the same entries in the same order hold the same keys, values, versions and floor, and return the same
-//! outcomes. Two things may differ between replicas, and no read can see them: whether a range delete is written as one or as
-//! point deletes, and which values conflicts leave out.
+//! outcomes. Two things may differ between replicas, and no read can see them: whether a range delete is written as one or
+//! as point deletes, and which values conflicts leave out.
 //!
 //! # Total
 //!
