@@ -28,10 +28,10 @@ pub enum Error {
     /// sent again.
     ///
     /// It may also be applied later. So a read does not settle its fate: a write that the read does not see can still be
-    /// applied, over a later write. In the versioned keyspace a fence settles it: the same compare-and-swap again. At most
-    /// one of the two is applied, and once the second has succeeded or met a conflict, the first can no longer be applied.
-    /// A value that names its writer then tells whose it is. In the raw keyspace such a value, read back, shows that a
-    /// write was applied; nothing shows that it will not be.
+    /// applied, over a later write. In the versioned keyspace a fence settles it: the same compare-and-swap again, if its
+    /// expected version is at least 1. At most one of the two is applied, and once the second has succeeded or met a
+    /// conflict, the first can no longer be applied. A value that names its writer then tells whose it is. In the raw
+    /// keyspace such a value, read back, shows that a write was applied; nothing shows that it will not be.
     Undetermined {
         /// How certainty was lost.
         cause: Cause,
