@@ -72,7 +72,8 @@ impl Router {
         }
     }
 
-    /// Replaces the membership. Requests that were routed to a region that has changed are refused from now on.
+    /// From now on this store is what `membership` says. Requests that were routed to a region which is another now are
+    /// refused.
     pub(crate) fn set(&self, membership: Membership) {
         let mut current = self
             .membership

@@ -62,7 +62,7 @@ impl Family {
 /// An open database. Fields are dropped in their order: RocksDB closes before the directory's lock is given back.
 pub(crate) struct Engine {
     pub(crate) database: DB,
-    /// Made once, since every point read needs them.
+    /// Made once: every point read begins with it.
     memory_read_options: ReadOptions,
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
@@ -110,7 +110,7 @@ impl Engine {
             .expect("every family was opened with the database")
     }
 
-    /// The options of a read that must not go to the disk.
+    /// Those of a read that must not go to the disk.
     pub(crate) fn memory_read_options(&self) -> &ReadOptions {
         &self.memory_read_options
     }

@@ -201,10 +201,10 @@ impl Storage {
     /// ([`Outcome::EpochChanged`]), and neither does a command that breaks a limit ([`Outcome::Invalid`]). The position is
     /// stored in these cases, too.
     ///
-    /// A region gets its writes either from a log or from [`submit`](Self::submit), and from one thread at a time. Positions
-    /// are not compared: the caller starts behind [`applied_position`](Self::applied_position). Without a sync
-    /// ([`Durability::Os`]) a power cut may take back the last entries and their positions. To keep the disk out of this
-    /// call, read the keys of an entry when it is proposed.
+    /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
+    /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
+    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions. Keys that were
+    /// read when their entry was proposed are in memory mostly, and keep the disk out of this.
     ///
     /// # Errors
     ///

@@ -27,10 +27,10 @@
 //!
 //! # What a crash may leave
 //!
-//! The changes of an entry, the raised version floor and the applied position are in one write batch. The position is there
-//! even when no command changed anything. After a crash an entry is there as a whole or not at all, and with it every entry
-//! that was written before it. Without a sync a power cut may take back the last entries, and with them their positions: the
-//! log is applied again from the stored position.
+//! An entry's changes, raised version floor and applied position are in one write batch, the position also when no command
+//! changed anything. After a crash all of them are there or none, and if those of an entry are, so are those of every entry
+//! that was written before it. Without a sync the last ones may be missing after a power cut, but then their positions are,
+//! too: a log is applied again from the position that is found.
 //!
 //! # What is left to the caller
 //!

@@ -30,7 +30,7 @@ const MESSAGES_PER_TURN_MAX: usize = 64;
 pub(super) struct CommandStream {
     router: Router,
     call: CallBudget,
-    /// `None`: the client has closed its side, or no more messages are taken.
+    /// `None`: nothing more comes, or is taken.
     requests: Option<Streaming<batch::Request>>,
     commands_in_flight: usize,
     writes: FuturesUnordered<WriteGroup>,
