@@ -16,13 +16,13 @@ use crate::{ClientStats, Config, Error, Limits};
 
 /// A connection to a cluster.
 ///
-/// Calls need a tokio runtime with its timer and I/O enabled. What calls share runs as tasks on the runtime of the call that
-/// needed it first. That runtime has to be driven for as long as there are calls; when it ends, later calls start such tasks
-/// anew. While it stands still, calls on other runtimes end at their deadlines without an answer.
+/// Calls need a tokio runtime with its timer and I/O enabled. Connections and streams, which calls share, are tasks on the
+/// runtime of the call that needed them first. That runtime has to be driven for as long as there are calls. While it stands
+/// still, calls on other runtimes end at their deadlines without an answer. When it ends, the next call starts new tasks.
 ///
-/// Cheap to clone and meant to be shared: clones use the same connections and the same knowledge of the cluster. All of it
-/// ends with the last clone. A call whose future is dropped is abandoned. A write may then have been applied or not, or may
-/// be applied yet.
+/// Cheap to clone and meant to be shared: clones use the same connections and the same knowledge of the cluster. Both end
+/// with the last clone. A call whose future is dropped is abandoned: its write may have been applied, or may be applied
+/// later.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -32,15 +32,15 @@ pub struct Client {
 struct Shared {
     router: Router,
     limits: Limits,
-    /// Of timestamps.
+    /// The watermark of timestamps.
     watermark: Arc<Watermark>,
-    /// Absent when every call is a unary call.
+    /// `None`: every call is a unary call.
     tso_stream: Option<TsoStream>,
 }
 
 impl Client {
-    /// Connects with the default [`Config`]. `pd_addresses` are those of the placement driver, as `host:port`; stores are
-    /// found through it.
+    /// Connects with the default [`Config`]. `pd_addresses` are the addresses of the placement driver, as `host:port`; it
+    /// knows the stores.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Client {
         Self::connect_with(pd_addresses, Config::default()).await
     }
 
-    /// Connects: asks the addresses in turn, until the config's timeout, what the cluster is and what it accepts.
+    /// Connects: asks the addresses in turn for the cluster's id and limits, until the config's timeout.
     ///
     /// # Errors
     ///
@@ -108,7 +108,7 @@ impl Client {
         })
     }
 
-    /// The same client, with another time for each call.
+    /// The same client with another timeout for each call.
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
@@ -116,17 +116,17 @@ impl Client {
         }
     }
 
-    /// The cluster that this client belongs to.
+    /// The id of the cluster that this client is connected to.
     pub fn cluster_id(&self) -> u64 {
         self.router().cluster_id()
     }
 
-    /// What the cluster accepts.
+    /// The cluster's limits.
     pub fn limits(&self) -> Limits {
         self.shared.limits
     }
 
-    /// What this client and its clones have done so far.
+    /// Counters of this client and its clones.
     pub fn stats(&self) -> ClientStats {
         let mut stats = self.router().counters().stats();
         if let Some(tso_stream) = self.tso_stream() {

@@ -1,4 +1,4 @@
-//! What the placement driver knows: stores, and which of them serves which keys.
+//! Questions to the placement driver: stores, and which of them serves which keys.
 
 use bytes::Bytes;
 use rdb_proto::metapb;
@@ -9,7 +9,7 @@ use crate::{Client, Error, Key, RegionRoute, Store};
 /// Calls to the placement driver. Each can end in [`Error::Unavailable`], [`Error::DeadlineExceeded`],
 /// [`Error::ClusterMismatch`] or [`Error::Internal`].
 impl Client {
-    /// All stores that ever registered, in order of their ids.
+    /// All stores that ever registered and kept their id, in order of their ids.
     ///
     /// # Errors
     ///
@@ -24,7 +24,7 @@ impl Client {
         Ok(asked.await?.stores.into_iter().map(Store::from).collect())
     }
 
-    /// All regions, in key order. Read page by page: not one snapshot when there are very many.
+    /// All regions, in key order. They are read page by page, so many of them are not one snapshot.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Client {
                 regions.push(plain(route)?);
             }
             match regions.last().map(|last| &last.region.end_key) {
-                // The last region has no upper bound; one that does not lie above its start would make this run for ever.
+                // The last region has no upper bound. A bound that is not above its start would make this loop endless.
                 Some(end_key) if *end_key > start_key => start_key = end_key.clone(),
                 _ => return Ok(regions),
             }

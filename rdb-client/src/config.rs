@@ -1,4 +1,4 @@
-//! What an application can set.
+//! Settings.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::Error;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// How long one call may take in all, retries and waiting included; a scan has this long for each page. Must not be 0.
+    /// How long one call may take, retries and waiting included. A scan has this time for each page. Must not be 0.
     /// Default: 10 s. [`Client::with_timeout`](crate::Client::with_timeout) changes it per call.
     pub timeout: Duration,
-    /// How long one attempt to connect to one address may take, and how long a placement driver may leave a question
-    /// unanswered before the next address is asked. Must not be 0. Default: 3 s.
+    /// How long one attempt to connect to one address may take, and how long a placement driver may take to answer before
+    /// the next address is asked. Must not be 0. Default: 3 s.
     pub connect_timeout: Duration,
-    /// Makes every call a gRPC call of its own, instead of sharing streams with the calls beside it. Default: `false`.
+    /// Makes every call a unary gRPC call, instead of sending concurrent calls together over streams. Default: `false`.
     pub unary: bool,
 }
 

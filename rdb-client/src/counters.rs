@@ -1,4 +1,4 @@
-//! What a client counts.
+//! The counters of a client.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,7 +30,7 @@ impl Counters {
         CallInFlight(self)
     }
 
-    /// The counters, with those of timestamps left out.
+    /// The counters, without those of timestamps.
     pub(crate) fn stats(&self) -> ClientStats {
         ClientStats {
             command_messages: self.command_messages.load(Ordering::Relaxed),

@@ -1,7 +1,7 @@
 //! Deleting a range that may span regions.
 //!
-//! One region after the other, from the lowest up: after a failure the fate of at most one of them is open. Each step finds
-//! its region anew, so a split on the way does no harm.
+//! Regions are done one after the other, from the lowest up. So after a failure the fate of at most one of them is unknown.
+//! Each step looks its region up again, so a split in between does no harm.
 
 use rdb_proto::kvrpc::RawDeleteRangeRequest;
 
@@ -35,7 +35,7 @@ pub(crate) async fn delete_range(
     }
 }
 
-/// Deletes what lies in the lowest region and returns what is left to do.
+/// Deletes the part of the range that lies in the lowest region, and returns the rest.
 async fn delete_first_part(
     router: &Router,
     range: &KeyRange,

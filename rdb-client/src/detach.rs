@@ -1,9 +1,9 @@
-//! Parts of a message, and the memory that they keep.
+//! Copies small parts out of large messages.
 
 use bytes::Bytes;
 
-/// Copies `part` out of its message if it is a small part of it. Everything that was decoded from a message shares its
-/// buffer: an application that keeps one value should not keep a message full of them.
+/// Copies `part` out of its message if it is less than half of it. Everything that was decoded from a message shares its
+/// buffer, and an application that keeps one value should not keep a whole message alive.
 pub(crate) fn detach(part: &mut Bytes, message_bytes: usize) {
     if part.len() < message_bytes / 2 {
         *part = Bytes::copy_from_slice(part);

@@ -1,4 +1,4 @@
-//! What a call can end in, arranged by what the caller can do about it.
+//! Errors, sorted by what the caller can do about them.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,17 +20,18 @@ pub enum Error {
     Conflict {
         /// The key's version; 0: the key does not exist.
         current_version: u64,
-        /// The key's value. `None` when the key does not exist, and when the store left the value out: it is longer than
-        /// 64 KiB, or there was no room for it beside those of other conflicts. Read it then.
+        /// The key's value. `None` when the key does not exist, and when the store left the value out, since it is longer
+        /// than 64 KiB or there was no room for it. Read it then.
         current_value: Option<Bytes>,
     },
-    /// The write may or may not have been applied, in part when it spans regions. It is never sent again.
+    /// The write may or may not have been applied; a write that spans regions may have been applied in part. It is never
+    /// sent again.
     ///
-    /// It may also be applied yet. So a read does not settle it: a write that the read does not see can land afterwards,
-    /// over a later write. In the versioned keyspace a fence settles it, the same compare-and-swap once more: at most one
-    /// of the two is applied, and after a success or a conflict of the second, the first does nothing any more. A value
-    /// that names its writer then tells whose it is. In the raw keyspace only such a value, read back, shows that a write
-    /// was applied; nothing shows that it will not be.
+    /// It may also be applied later. So a read does not settle its fate: a write that the read does not see can still be
+    /// applied, over a later write. In the versioned keyspace a fence settles it: the same compare-and-swap again, if its
+    /// expected version is at least 1. At most one of the two is applied, and once the second has succeeded or met a
+    /// conflict, the first can no longer be applied. A value that names its writer then tells whose it is. In the raw
+    /// keyspace such a value, read back, shows that a write was applied; nothing shows that it will not be.
     Undetermined {
         /// How certainty was lost.
         cause: Cause,
@@ -44,17 +45,17 @@ pub enum Error {
         /// What is wrong, and what would be right.
         cause: String,
     },
-    /// The store refused for want of room until the deadline came. Try again later, or slower.
+    /// The store had no room for the call until the deadline. Try again later, or send fewer calls.
     Busy {
         /// The last refusal.
         cause: Cause,
     },
-    /// Nobody could serve the call until the deadline came. Try again later.
+    /// No process could serve the call until the deadline. Try again later.
     Unavailable {
         /// The last failure.
         cause: Cause,
     },
-    /// The deadline came before a response did; a write had not been sent yet.
+    /// The deadline came before a response. A write had not been sent yet.
     DeadlineExceeded {
         /// The time that the call had.
         timeout: Duration,
@@ -73,14 +74,14 @@ pub enum Error {
         /// The cluster of the process that answered.
         found: u64,
     },
-    /// A process failed in a way it did not foresee, or does not keep to the protocol.
+    /// A process failed unexpectedly, or broke the protocol.
     Internal {
         /// What is known.
         cause: Cause,
     },
 }
 
-/// What led to an error, in one line of text, with the error underneath where there is one.
+/// The cause of an error: one line of text, and the source error if there is one.
 ///
 /// Two causes are equal when their texts are.
 #[derive(Debug, Clone)]
@@ -92,8 +93,8 @@ pub struct Cause {
 impl Error {
     /// Whether the same call may succeed later without any change, and may be made again without doing anything twice.
     ///
-    /// The client has tried for the whole of the call's timeout already. `Undetermined` is not among them: made again, the
-    /// write could be applied twice.
+    /// The client has already tried for the whole timeout of the call. `Undetermined` is not retryable: a second call could
+    /// apply the write twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::Unavailable { .. } | Self::DeadlineExceeded { .. } => true,
@@ -106,7 +107,7 @@ impl Error {
         }
     }
 
-    /// Whether a write that ended so was certainly not applied, and will not be: everything but `Undetermined`.
+    /// Whether a write that ended in this error was certainly not applied and will not be: any error but `Undetermined`.
     pub fn is_certain(&self) -> bool {
         !matches!(self, Self::Undetermined { .. })
     }
@@ -147,7 +148,7 @@ impl Error {
         }
     }
 
-    /// What to report of a write that was applied in one part and failed with this error in another.
+    /// The error of a write of which one part was applied and another failed with this error.
     pub(crate) fn after_partial_write(self) -> Self {
         match self {
             Self::Undetermined { .. } => self,
@@ -160,7 +161,7 @@ impl Error {
 }
 
 impl Cause {
-    /// A text, and the error that it tells of.
+    /// A text, and the error that it describes.
     pub(crate) fn of(
         text: impl Into<String>,
         source: impl StdError + Send + Sync + 'static,

@@ -1,8 +1,8 @@
-//! What became of a request that got a fault instead of an answer.
+//! The fate of a request that got a gRPC status instead of a response.
 //!
-//! Of a write this asks one question: is it certain that it was not applied? It is when the server says so in the fault's
-//! details, and when the connection knows that the server never processed the request ([`ConnectionError`]). Everything
-//! else, whatever the code suggests, leaves its fate open. (A routing answer makes it certain, too; `routing` deals with
+//! For a write there is one question: is it certain that it was not applied? It is certain when the server says so in the
+//! details of the status, and when the connection knows that the server never processed the request ([`ConnectionError`]).
+//! In any other case its fate is unknown, whatever the code suggests. (A routing answer is certain, too. `routing` handles
 //! those.)
 
 use std::error::Error as StdError;
@@ -16,7 +16,7 @@ use crate::retry::Failure;
 use crate::rpc::Access;
 use crate::{Cause, Error};
 
-/// Where a fault leaves its request.
+/// The failure of an attempt that ended in `status`.
 pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     let details = details(status);
     let is_certain = access == Access::Read
@@ -34,13 +34,13 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     match status.code() {
         Code::InvalidArgument => invalid_argument(details, cause).into(),
         Code::DataLoss => Error::DataLoss { cause }.into(),
-        // Asking again gets the same answer: what was asked for together does not fit into one message.
+        // Another try would get the same answer: the values do not fit into one message.
         Code::ResourceExhausted if names_field(details.as_ref(), "keys") => {
             invalid_argument(details, cause).into()
         }
         Code::ResourceExhausted => Failure::again(Error::busy(cause)),
         Code::Unavailable | Code::Aborted => Failure::again(Error::unavailable(cause)),
-        // A server that is going says little about it. Another try is worth it.
+        // A server that ends may send one of these. Another try may reach its successor.
         Code::Unknown | Code::Cancelled => Failure::again(Error::unavailable(cause)),
         // Another process has the address. The placement driver may know where the store is.
         Code::Unimplemented if details.is_none() => Failure::again(Error::unavailable(cause)),
@@ -57,7 +57,7 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     }
 }
 
-/// Whether the connection failed, so that it is of no more use. Otherwise the server sent the status.
+/// Whether the connection failed and cannot be used any more. Otherwise the server sent the status.
 pub(crate) fn is_local(status: &Status) -> bool {
     ConnectionError::of(status).is_some()
 }
@@ -67,7 +67,7 @@ pub(crate) fn is_unprocessed(status: &Status) -> bool {
     ConnectionError::of(status).is_some_and(ConnectionError::is_unprocessed)
 }
 
-/// One line: where, what, and why underneath.
+/// One line: the place, the message, and the sources below it.
 pub(crate) fn cause(status: &Status, place: &str) -> String {
     let message = match status.message() {
         "" => status.code().description(),

@@ -1,4 +1,4 @@
-//! Whether each process of the cluster does its work.
+//! The health of each process of the cluster.
 
 use futures::future::join_all;
 use rdb_proto::pdpb::GetStoresRequest;
@@ -9,7 +9,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::retry::Deadline;
 use crate::{Client, fate};
 
-/// What a process is.
+/// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
@@ -22,36 +22,36 @@ pub enum Role {
     },
 }
 
-/// How a process is.
+/// The health of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// It does its work.
+    /// It serves.
     Serving,
-    /// It answers, and says that it does not do its work.
+    /// It answers that it does not serve.
     NotServing,
     /// It does not answer.
     Unreachable {
-        /// Why, as far as it shows from here.
+        /// What the client knows about the cause.
         cause: String,
     },
 }
 
-/// A process and how it is.
+/// A process and its health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessHealth {
-    /// What it is.
+    /// The process's role.
     pub role: Role,
-    /// Where it was asked, as `host:port`.
+    /// The address that was asked, as `host:port`.
     pub address: String,
-    /// What it answered.
+    /// The answer.
     pub health: Health,
 }
 
 impl Client {
-    /// Asks every placement driver address that this client was given and every registered store, each once and all at the
-    /// same time. While no placement driver answers, the stores are not known and not listed.
+    /// Asks all placement driver addresses of this client and all registered stores, each once and all at the same time.
+    /// When no placement driver answers, the stores are unknown and not listed.
     pub async fn health(&self) -> Vec<ProcessHealth> {
         let deadline = self.deadline();
         let placement_driver = self.router().placement_driver();

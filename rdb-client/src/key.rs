@@ -1,10 +1,10 @@
-//! Keys, in the forms that programs have them in.
+//! [`Key`]: the types that calls accept as keys.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-/// A key as a program has it: text or bytes, borrowed or owned.
+/// A type that calls accept as a key: text or bytes, borrowed or owned.
 ///
 /// A key that owns its bytes ([`Bytes`], `String`, `Vec<u8>`) is passed on without a copy, and so is a `&Bytes`. Any other
 /// reference is copied once. A type of the application's own may be a key, too:
@@ -25,7 +25,7 @@ pub trait Key {
     /// The key's bytes: copied, or shared where they can be.
     fn to_key(&self) -> Bytes;
 
-    /// The key's bytes, of a key that is not needed any more.
+    /// The key's bytes. Takes the key, so that owned bytes are not copied.
     fn into_key(self) -> Bytes
     where
         Self: Sized,

@@ -21,9 +21,9 @@
 //! # }
 //! ```
 //!
-//! A [`Client`] finds the store that leads each key's region, remembers it, and tries again inside one deadline when
-//! something is in the way. Concurrent calls on one client are sent together, without waiting for each other: share one
-//! client, or its clones, and call it from as many tasks as there is work for.
+//! A [`Client`] finds the store that leads each key's region, remembers it, and retries failed attempts until the call's
+//! deadline. Concurrent calls on one client are sent together, without waiting for each other. So share one client or its
+//! clones, and make calls from as many tasks as there is work for.
 //!
 //! There are two keyspaces. `raw_*` calls work on the raw one, where the last write wins; [`Client::get`],
 //! [`Client::cas_put`] and their siblings on the versioned one, which is written by compare-and-swap only. Neither sees the
@@ -31,11 +31,11 @@
 //!
 //! # When a write's fate is unknown
 //!
-//! A write that may have been applied is never sent again. It ends in [`Error::Undetermined`], and every other error says
-//! that the write was not applied and will not be. An undetermined write may also be applied *later*: after a read that
-//! did not see it, and over a write that was made since. So reading the key again proves nothing when the write is not
-//! there. A fence does, in the versioned keyspace: whoever swaps the version that the lost write expected makes sure that
-//! the lost one can never land.
+//! A write that may have been applied is never sent again. It ends in [`Error::Undetermined`]. Every other error says that
+//! the write was not applied and will not be. An undetermined write may also be applied *later*: after a read that did not
+//! see it, and over a write that was made since. So a read that does not see the write proves nothing. In the versioned
+//! keyspace a fence does: once another swap has replaced the version that the lost write expected, the lost write can no
+//! longer be applied.
 //!
 //! ```no_run
 //! # use rdb_client::{Client, Error};
@@ -59,21 +59,20 @@
 //! # }
 //! ```
 //!
-//! [`Client::update`] keeps to this by itself.
+//! [`Client::update`] does this.
 //!
 //! # What it needs
 //!
-//! An application needs tokio's feature `rt` and a runtime, of either kind, with `enable_all()`; what this crate needs of
-//! tokio beyond that it enables itself. Its own features are none by default; `cli` builds `rdbctl` and is of no use to an
-//! application.
+//! An application needs tokio's feature `rt` and a runtime of either kind with `enable_all()`. This crate enables the other
+//! features of tokio that it uses. It has no default features. Its feature `cli` is for `rdbctl` only.
 //!
 //! # Where things are
 //!
 //! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`, `health`
 //! - requests for many keys or regions: `multi_key`, `delete_range`, `scan`
-//! - what calls are given: `key`, `range`, `config`; what they return: `topology`, `timestamp`, `limits`, `stats`, `error`,
-//!   with `detach` for values out of large messages
-//! - one request: `rpc` (what is sent), `routing` (where to), `fate` (what became of it), `retry` (when again)
+//! - arguments of calls: `key`, `range`, `config`; results: `topology`, `timestamp`, `limits`, `stats`, `error`, with
+//!   `detach` for values out of large messages
+//! - one request: `rpc` (the message), `routing` (its store), `fate` (whether it was applied), `retry` (the next attempt)
 //! - concurrent requests: `dispatch` (point reads and writes share streams), `tso` (calls share requests)
 //! - below them: `stream` (keeping one open), `connection` (one per address), `counters`
 

@@ -1,7 +1,7 @@
-//! The cluster's limits, and requests checked against them before anything is sent.
+//! The cluster's limits. Requests are checked against them before they are sent.
 //!
-//! The server checks again. It is done here, too, because a message above the transport's limit is refused without a
-//! word on whether it was applied, and because an error here costs no round trip.
+//! The server checks again. The client checks first, since the refusal of a message above the transport's limit does not say
+//! whether it was applied, and since a check here costs no round trip.
 
 use bytes::Bytes;
 use rdb_proto::metapb;
@@ -9,7 +9,7 @@ use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 
 use crate::{Error, Key};
 
-/// What the cluster accepts, as the placement driver advertises it.
+/// The cluster's limits, as the placement driver advertises them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -23,7 +23,7 @@ pub struct Limits {
     pub batch_bytes_max: u64,
     /// Largest gRPC message, in bytes.
     pub message_bytes_max: u64,
-    /// About how many bytes one page of a scan holds.
+    /// Soft limit on the size of a page of a scan, in bytes.
     pub scan_page_bytes: u64,
     /// Longest value that a conflict carries, in bytes.
     pub conflict_value_bytes_max: u64,
@@ -60,7 +60,7 @@ impl Limits {
         plausible.ok_or_else(|| Error::internal("the placement driver advertises no usable limits"))
     }
 
-    /// The key as the wire wants it.
+    /// The bytes of a key, if its length is within the limits.
     pub(crate) fn checked_key(&self, key: impl Key) -> Result<Bytes, Error> {
         let key = key.into_key();
         let limit = self.key_bytes_max;
@@ -91,7 +91,7 @@ impl Limits {
         Ok(value)
     }
 
-    /// A bound of a range may be one byte longer than a key, since that is where a scan goes on behind the longest key.
+    /// A bound of a range may be one byte longer than a key: a scan resumes behind the longest key there.
     pub(crate) fn check_bound(&self, field: &'static str, bound: &[u8]) -> Result<(), Error> {
         let limit = self.key_bytes_max.saturating_add(1);
         if length(bound) > limit {
@@ -101,7 +101,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Checks a batch of `sizes.len()` entries with so many bytes each.
+    /// Checks a batch whose entries have these sizes in bytes.
     pub(crate) fn check_batch(
         &self,
         field: &'static str,

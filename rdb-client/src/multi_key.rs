@@ -1,9 +1,8 @@
 //! Requests for many keys, split by region.
 //!
-//! A round groups the keys that are left by the regions as they are known then, and sends each group as one request; groups
-//! go out side by side and keep the caller's order within. What got no response but may be sent again is left for the next
-//! round, which groups anew, since a region may have been split in between. Nothing is sent in a round before every entry
-//! has found its region.
+//! A round groups the remaining keys by region and sends each group as one request. Groups are sent concurrently, and each
+//! keeps the caller's order. A group that failed and may be sent again is left for the next round. That round groups its
+//! keys again, since a region may have been split in between. A round sends nothing before every key has its region.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::routing::{Route, Router};
 use crate::rpc::{Access, DataRequest};
 use crate::{Error, Versioned};
 
-/// How many groups of one call are on their way at once.
+/// Most groups of one call that are sent at a time.
 const GROUPS_IN_FLIGHT_MAX: usize = 16;
 
 /// A request that carries entries of one region.
@@ -33,11 +32,11 @@ pub(crate) trait MultiKeyRequest: DataRequest {
     fn key(entry: &Self::Entry) -> &Bytes;
 }
 
-/// A request that reads keys. Its response has those that exist, in the order of the keys.
+/// A request that reads keys. Its response has the keys that exist, in the order of the request.
 pub(crate) trait MultiKeyRead: MultiKeyRequest<Entry = Bytes> {
     type Found: Clone + Send;
 
-    /// The keys that exist, with what each holds.
+    /// The keys that exist, with their values.
     fn found(response: Self::Answer) -> Vec<(Bytes, Self::Found)>;
 }
 
@@ -50,7 +49,7 @@ struct Group<E> {
     entries: Vec<Placed<E>>,
 }
 
-/// What became of a group.
+/// The entries of a group, and the result of its request.
 type Outcome<R> = (
     Vec<Placed<<R as MultiKeyRequest>::Entry>>,
     Result<<R as DataRequest>::Answer, Failure>,
@@ -69,7 +68,7 @@ pub(crate) async fn write<R: MultiKeyRequest>(
     run::<R>(router, entries, deadline, |_, _| Ok(())).await
 }
 
-/// Reads all keys. What each holds is at its position; `None`: it does not exist.
+/// Reads all keys. Returns one value per key, in the caller's order; `None`: the key does not exist.
 pub(crate) async fn read<R: MultiKeyRead>(
     router: &Router,
     keys: Vec<Bytes>,
@@ -167,7 +166,7 @@ async fn round<R: MultiKeyRequest>(
         .await
 }
 
-/// Which of two failures decides how the call goes on: lost certainty before a final error before the longer wait.
+/// The failure of two that decides how the call goes on: first an unknown fate, then a final error, then the longer wait.
 fn worse(one: Option<Failure>, other: Failure) -> Failure {
     let rank = |failure: &Failure| match failure {
         Failure::Final(Error::Undetermined { .. }) => (3, None),
@@ -190,7 +189,7 @@ fn worse(one: Option<Failure>, other: Failure) -> Failure {
     }
 }
 
-/// Puts what was found at the positions of its keys.
+/// Puts the values at the positions of their keys.
 fn place<R: MultiKeyRead>(
     keys: Vec<Placed<Bytes>>,
     response: R::Answer,

@@ -1,4 +1,4 @@
-//! Ranges of keys: Rust's as the wire wants them, `[start, end)`, and those of a prefix.
+//! Ranges of keys: from Rust's ranges and from prefixes to `[start, end)`, the form on the wire.
 //!
 //! Keys are ordered by their bytes, so the key right behind `k` is `k` with a 0x00 byte appended. That turns an excluded
 //! start into an included one and an included end into an excluded one.
@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{Error, Key, Limits};
 
-/// A range of keys, which a call takes as any of Rust's ranges or as a prefix:
+/// A range of keys. Calls accept any of Rust's ranges, or a prefix:
 ///
 /// ```
 /// # use std::ops::Bound;
@@ -22,17 +22,17 @@ use crate::{Error, Key, Limits};
 /// scan(KeyRange::prefix("user/"));
 /// ```
 ///
-/// It runs from the lower key to the higher one, also where it is read in reverse.
+/// A range always runs from the lower key to the higher one, also for a reverse scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRange {
     /// Empty: from the lowest key.
     pub(crate) start: Bytes,
-    /// `None`: no bound. Some of an empty key: nothing at all, unlike on the wire.
+    /// `None`: no bound. An empty key: the range is empty, unlike on the wire.
     pub(crate) end: Option<Bytes>,
 }
 
 impl KeyRange {
-    /// All keys that begin with `prefix`; an empty one is every key's.
+    /// All keys that begin with `prefix`. An empty prefix: all keys.
     pub fn prefix(prefix: impl Key) -> Self {
         let start = prefix.into_key();
         // The first key behind them is the prefix with its last byte one higher. No byte is higher than 0xff, so those at
@@ -46,7 +46,7 @@ impl KeyRange {
         Self { start, end }
     }
 
-    /// This range, which a cluster with these limits can serve: it is not inverted, and its bounds are not too long.
+    /// This range, if it is not inverted and its bounds are within the limits.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl KeyRange {
         self.end.as_ref() == Some(&self.start)
     }
 
-    /// What this range and `[start_key, end_key)` of a region share; the region's empty `end_key` is no bound.
+    /// The part of this range within a region's `[start_key, end_key)`. An empty `end_key` is no bound.
     pub(crate) fn clamped(&self, start_key: &Bytes, end_key: &Bytes) -> Self {
         let end = match &self.end {
             _ if end_key.is_empty() => self.end.clone(),
@@ -80,7 +80,7 @@ impl KeyRange {
         }
     }
 
-    /// What lies at or above `key`, a region's end (empty: no bound); `None`: nothing does.
+    /// The part of this range at or above `key`, a region's end (empty: no bound). `None`: there is none.
     pub(crate) fn above(&self, key: &Bytes) -> Option<Self> {
         let rest = Self {
             start: key.clone(),
@@ -90,7 +90,7 @@ impl KeyRange {
         (!ends_here).then_some(rest)
     }
 
-    /// What lies below `key`, a region's start (empty: the lowest key); `None`: nothing does.
+    /// The part of this range below `key`, a region's start (empty: the lowest key). `None`: there is none.
     pub(crate) fn below(&self, key: &Bytes) -> Option<Self> {
         let rest = Self {
             start: self.start.clone(),
@@ -99,7 +99,7 @@ impl KeyRange {
         (self.start < key).then_some(rest)
     }
 
-    /// The end as the wire has it. Only for a range that is not empty.
+    /// The end in its form on the wire. Only for a range that is not empty.
     pub(crate) fn wire_end(&self) -> Bytes {
         self.end.clone().unwrap_or_default()
     }

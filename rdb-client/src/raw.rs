@@ -1,4 +1,4 @@
-//! The raw keyspace: key → value, the last write wins.
+//! Calls on the raw keyspace: key → value, the last write wins.
 
 use bytes::Bytes;
 use rdb_proto::kvrpc;
@@ -63,7 +63,7 @@ impl Client {
         Ok(response.value)
     }
 
-    /// Deletes one key; one that is not there is no error.
+    /// Deletes one key. A key that does not exist is no error.
     ///
     /// # Errors
     ///
@@ -79,8 +79,8 @@ impl Client {
         Ok(())
     }
 
-    /// Writes several values: all or none of those in one region, visible together. A batch over several regions is atomic
-    /// per region only. When a key occurs twice, the later entry wins. A batch of nothing is done at once.
+    /// Writes several values. Those in one region are written together: all or none, visible at once. A batch over several
+    /// regions is atomic per region only. When a key occurs twice, the later entry wins. An empty batch succeeds.
     ///
     /// # Errors
     ///
@@ -105,8 +105,8 @@ impl Client {
         multi_key::write::<kvrpc::RawBatchPutRequest>(self.router(), entries, deadline).await
     }
 
-    /// Deletes several keys: all or none of those in one region, and no read sees a part of them. A batch over several
-    /// regions is atomic per region only. A key that is not there is no error. A batch of nothing is done at once.
+    /// Deletes several keys. Those in one region are deleted together: all or none, and no read sees a part. A batch over
+    /// several regions is atomic per region only. A key that does not exist is no error. An empty batch succeeds.
     ///
     /// # Errors
     ///
@@ -121,8 +121,8 @@ impl Client {
         multi_key::write::<kvrpc::RawBatchDeleteRequest>(self.router(), keys, deadline).await
     }
 
-    /// Reads several values: one for each key, in the order of the keys; `None`: there is no such key. What lies in one
-    /// region is one snapshot.
+    /// Reads several values: one for each key, in the order of the keys; `None`: there is no such key. The values of one
+    /// region are one snapshot.
     ///
     /// # Errors
     ///
@@ -137,11 +137,11 @@ impl Client {
         multi_key::read::<kvrpc::RawBatchGetRequest>(self.router(), keys, deadline).await
     }
 
-    /// Reads a range of keys in order, page by page, across regions. A page is one snapshot; the stream is not. Each page has
-    /// the client's whole timeout. Nothing is read ahead, and nothing goes on when the stream is dropped.
+    /// Reads a range of keys in order, page by page, across regions. A page is one snapshot; the stream is not. Each page
+    /// has the client's whole timeout. No page is read ahead, and dropping the stream ends the scan.
     ///
-    /// An inverted range or too long a bound is an [`Error::InvalidArgument`] in the stream; an empty range an empty stream.
-    /// After an error the stream ends.
+    /// The first item of an inverted range, or of one with a bound that is too long, is an [`Error::InvalidArgument`]. An
+    /// empty range is an empty stream. After an error the stream ends.
     pub fn raw_scan(
         &self,
         range: impl Into<KeyRange>,
@@ -155,7 +155,7 @@ impl Client {
         self.raw_scan(KeyRange::prefix(prefix), options)
     }
 
-    /// Deletes all keys of a range: at once within a region, one region after the other beyond.
+    /// Deletes all keys of a range. The keys of a region are deleted at once, and regions one after the other.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! Trying again: jittered exponential backoff inside one deadline.
+//! Retries: jittered exponential backoff inside one deadline.
 //!
-//! What may be tried again is decided elsewhere (`fate`); here is only when, and when to stop.
+//! `fate` and `routing` decide whether an attempt may be repeated. This module decides when, and when to stop.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,11 +16,11 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 /// Upper bound of every wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// How often in a row a call goes on without waiting because an answer taught it something. Two stores that each name the
-/// other as the leader must not make it spin.
+/// Most retries in a row without a pause, after answers that said where to go. Two stores that each name the other as the
+/// leader must not make a call spin.
 const AT_ONCE_MAX: u32 = 3;
 
-/// How far away a deadline is at most; further is as good as never, and would overflow the clock.
+/// Longest timeout. A longer one could overflow the clock.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// When a call has to end.
@@ -50,7 +50,7 @@ impl Deadline {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// Waits for `work`, and drops it unfinished when the deadline comes (`None`).
+    /// Waits for `work` until the deadline. `None`: the deadline came first, and `work` was dropped.
     pub(crate) async fn limit<T>(self, work: impl Future<Output = T>) -> Option<T> {
         timeout_at(self.at, work).await.ok()
     }
@@ -68,7 +68,7 @@ impl Deadline {
 pub(crate) enum Failure {
     /// The call ends with this.
     Final(Error),
-    /// Another attempt is safe: nothing was applied, or nothing was to be.
+    /// Another attempt is safe: the write was certainly not applied, or the request is a read.
     Again {
         /// When.
         pace: Pace,
@@ -95,7 +95,7 @@ impl From<Error> for Failure {
 /// When to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Now: the answer said what to do instead.
+    /// Now: the answer said where to go.
     AtOnce,
     /// After the next backoff.
     Backoff,
@@ -110,9 +110,9 @@ pub(crate) struct Retry<'a> {
     deadline: Deadline,
     waits: u32,
     at_once: u32,
-    /// Why the last attempt failed that could be followed by another.
+    /// The error of the last attempt that was retried.
     last: Option<Error>,
-    /// A write has been applied in one part.
+    /// A part of the write has been applied.
     is_partly_applied: bool,
 }
 
@@ -167,7 +167,7 @@ impl<'a> Retry<'a> {
         error
     }
 
-    /// A deadline that came in the middle of an attempt says less than what happened before it.
+    /// Adds the error of the last attempt to a deadline that came in the middle of one. That error says more.
     fn with_last_cause(&self, error: Error) -> Error {
         match (error, &self.last) {
             (Error::DeadlineExceeded { timeout, cause }, Some(last)) => Error::DeadlineExceeded {
@@ -194,8 +194,8 @@ impl<'a> Retry<'a> {
     }
 }
 
-/// The wait after `waits` earlier ones: it doubles up to [`BACKOFF_MAX`], and jitter (0 to 1) takes up to half of it away, so
-/// that clients that failed together do not come back together.
+/// The wait after `waits` earlier ones: it doubles up to [`BACKOFF_MAX`], and jitter (0 to 1) takes up to half of it away,
+/// so that clients that failed together do not come back together.
 pub(crate) fn backoff(waits: u32, jitter: f64) -> Duration {
     let doubled = BACKOFF_FIRST.saturating_mul(1_u32.checked_shl(waits).unwrap_or(u32::MAX));
     doubled.min(BACKOFF_MAX).mul_f64(1.0 - jitter / 2.0)

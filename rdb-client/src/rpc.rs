@@ -1,4 +1,4 @@
-//! The data requests, seen alike: where each goes is filled in, it is sent, and its routing answer is taken out.
+//! [`DataRequest`], the common interface of all data requests: set the context, send, take out the routing answer.
 
 use std::future::Future;
 
@@ -19,10 +19,10 @@ use tonic::Status;
 
 use crate::connection::Channel;
 
-/// Whether a request changes anything, which decides what an unknown fate means.
+/// Whether a request writes. It decides what an unknown fate means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Can be repeated whatever happened.
+    /// May always be repeated.
     Read,
     /// Is repeated only when it was certainly not applied.
     Write,
@@ -36,17 +36,17 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
     fn set_context(&mut self, context: Context);
 
-    /// As a command of a stream.
+    /// The request as a command of a stream.
     ///
     /// # Errors
     ///
     /// The request itself, when it is always a unary call.
     fn into_command(self) -> Result<batch_command::Request, Self>;
 
-    /// The answer, from that of a stream; `None`: it is that of another request.
+    /// The answer, from the answer of a stream. `None`: it answers another kind of request.
     fn from_response(response: batch_answer::Response) -> Option<Self::Answer>;
 
-    /// Sends it once.
+    /// Sends the request once.
     fn send(self, channel: Channel) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
 
     fn take_region_error(answer: &mut Self::Answer) -> Option<RegionError>;

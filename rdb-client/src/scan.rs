@@ -1,9 +1,9 @@
-//! Scans: a stream of entries that fetches its pages by itself, region after region.
+//! Scans: a stream of entries that fetches pages, region after region.
 //!
-//! A page is asked for when the entries before it have been taken, and not earlier. It goes to the region at the near end of
-//! what is left (in reverse: the far end), clamped to that region; where it ends, the next page begins. A page may be empty
-//! and still say where to go on, since a store looks at a bounded number of deleted entries for one. A store that does not
-//! get on would make a scan run for ever, so a page that leaves as much as there was before is an error.
+//! A page is requested when all entries before it have been taken. It is requested from the region where the rest of the
+//! range begins (in a reverse scan: ends), for the part of the range in that region. The next page begins where it ends. A
+//! page may be empty before the range is finished, since a store skips a bounded number of deleted entries for one page. A
+//! page that makes no progress is an error, since the scan would never end.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::retry::{Deadline, Failure};
 use crate::rpc::DataRequest;
 use crate::{Client, Error, KeyRange, KeyValue, VersionedKeyValue};
 
-/// What a scan returns, and in which order. The default is everything, from the lowest key up.
+/// The entries that a scan returns, and their order. The default is everything, from the lowest key up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ScanOptions {
@@ -76,7 +76,7 @@ pub(crate) trait PageRequest: DataRequest {
 
     fn new(range: KeyRange, limit: Option<u32>, options: ScanOptions) -> Self;
 
-    /// The entries, and where the region's part of the range goes on if it does.
+    /// The entries, and where to resume in the region's part of the range. `None`: that part is finished.
     fn page(response: Self::Answer) -> (Vec<Self::Entry>, Option<Bytes>);
 }
 
@@ -113,14 +113,14 @@ pub(crate) fn stream<R: PageRequest>(
     }
 }
 
-/// A scan on its way.
+/// The state of a scan.
 struct Scan<R: PageRequest> {
     client: Client,
-    /// What has not been read yet; never empty.
+    /// The rest of the range. Never an empty range.
     left: Option<KeyRange>,
     limit_left: Option<usize>,
     options: ScanOptions,
-    /// What has been read and not been taken.
+    /// Entries that were read and not taken yet.
     page: VecDeque<R::Entry>,
 }
 
@@ -140,7 +140,7 @@ impl<R: PageRequest> Scan<R> {
         Ok(None)
     }
 
-    /// The next page, and what is left behind it.
+    /// The next page, and the rest of the range behind it.
     async fn fetch(&self, range: KeyRange) -> Result<(Vec<R::Entry>, Option<KeyRange>), Error> {
         let deadline = self.client.deadline();
         let mut retry = self.client.router().retry(deadline);

@@ -4,10 +4,10 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::time::{Duration, SystemTime};
 
-/// How many of a timestamp's bits count within a millisecond.
+/// Bits of the counter within a millisecond.
 const LOGICAL_BITS: u32 = 18;
 
-/// A point in the cluster's one order of events: greater than every timestamp that was handed out before it.
+/// A timestamp of the cluster: greater than every timestamp that was handed out before it.
 ///
 /// It is a number of 64 bits, so that it can be stored and read back:
 ///
@@ -25,12 +25,12 @@ impl Timestamp {
         self.0
     }
 
-    /// When it was handed out, near the placement driver's clock, to the millisecond.
+    /// When it was handed out: the placement driver's time, in milliseconds, which stays close to its clock.
     pub fn physical(self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.physical_ms())
     }
 
-    /// The same in milliseconds since the Unix epoch.
+    /// [`physical`](Self::physical) in milliseconds since the Unix epoch.
     pub fn physical_ms(self) -> u64 {
         self.0 >> LOGICAL_BITS
     }
@@ -59,7 +59,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Consecutive timestamps, at least one. Iterate over it, or keep `first()` and `len()`.
+/// Consecutive timestamps, at least one. Iterate over them, or keep `first()` and `len()`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timestamps {
     first: u64,

@@ -1,21 +1,21 @@
-//! What the cluster is made of, in plain types: stores, regions, and who serves what.
+//! Stores, regions and routes, as plain types.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_proto::metapb;
 
-/// What the placement driver thinks of a store, from its heartbeats.
+/// The state of a store, by its heartbeats to the placement driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreState {
-    /// A heartbeat arrived lately.
+    /// A heartbeat arrived within the last 20 seconds.
     Up,
     /// No heartbeat for 20 seconds.
     Disconnected,
     /// No heartbeat for 30 minutes.
     Down,
-    /// Not said, or in a word that this release does not know.
+    /// The answer has no state, or one that this release does not know.
     Unknown,
 }
 
@@ -43,11 +43,11 @@ pub struct Store {
     pub id: u64,
     /// Where clients reach it, as `host:port`.
     pub address: String,
-    /// As seen when the answer was made.
+    /// The state when the answer was made.
     pub state: StoreState,
     /// How long ago the last heartbeat came. `None`: none since the placement driver started.
     pub last_heartbeat_age: Option<Duration>,
-    /// Of the last heartbeat. `None`: none since the placement driver started.
+    /// The figures of the last heartbeat. `None`: none since the placement driver started.
     pub stats: Option<StoreStats>,
 }
 

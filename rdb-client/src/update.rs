@@ -1,17 +1,17 @@
-//! Read, change, swap, until a swap succeeds.
+//! Read, change and swap, until a swap succeeds.
 //!
-//! A swap whose response got lost is made once more, unchanged. That is safe, since it names the version that it replaces:
-//! no key ever shows a version twice, so at most one of the two is applied, and the first cannot land any more once the
-//! second has succeeded or met a conflict. What a conflict then says about the first:
+//! A swap whose response got lost is sent again, unchanged. That is safe, since it names the version that it replaces, and
+//! no key ever shows a version twice. At most one of the two swaps is applied, and once the second has succeeded or met a
+//! conflict, the first can no longer be applied. A conflict of the second shows what became of the first:
 //!
-//! - The version is the next one and the value another: someone else replaced the old version. The first swap was not
+//! - The version is the next one, with another value: another writer replaced the old version. The first swap was not
 //!   applied, and the update goes on.
-//! - The version is the next one and the value is the same: this swap's, or another writer's who wrote the same. Two
-//!   counters that both count from 5 to 6 cannot be told apart. Undetermined.
-//! - Anything else: the first swap may have been applied and its value replaced since. Undetermined.
+//! - The version is the next one, with the same value: the first swap wrote it, or another writer wrote the same. Two
+//!   writers that both count from 5 to 6 cannot be told apart. Undetermined.
+//! - Anything else: the first swap may have been applied, and its value replaced since. Undetermined.
 //!
-//! A swap that creates the key has no version to name: the key is absent again after a deletion, and the first swap could
-//! still create it then. It is not made twice.
+//! A swap that creates the key cannot name a version. After a deletion the key does not exist again, and the first swap
+//! could still create it. So such a swap is not sent twice.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ use tokio::time::sleep;
 use crate::retry::{Deadline, backoff};
 use crate::{Client, Error, Key, Versioned};
 
-/// First bound of the pause after conflicts. The runtime's timers are no finer.
+/// First bound of the pause after conflicts, and the resolution of the runtime's timers.
 const PAUSE_FIRST: Duration = Duration::from_millis(1);
 
-/// Upper bound of every pause: with dozens of writers on one key, few of their attempts are wasted with it.
+/// Upper bound of every pause. It keeps most attempts of dozens of writers on one key from conflicts.
 const PAUSE_MAX: Duration = Duration::from_millis(64);
 
-/// A compare-and-swap with what has been checked.
+/// A compare-and-swap whose key and value have been checked.
 struct Swap<'a> {
     key: &'a Bytes,
     /// 0: the key must not exist.
@@ -42,14 +42,14 @@ enum Swapped {
         /// The key's new version.
         version: u64,
     },
-    /// It was not applied, and will not be. The key is as told here.
+    /// It was not applied, and will not be. This is the present state of the key.
     Refused(Option<Versioned>),
 }
 
 impl Client {
-    /// Replaces a value of the versioned keyspace by one that `change` makes from it, and returns what was written. `change`
-    /// is given `None` for a key that does not exist. It is called again when another writer was faster, with what that one
-    /// wrote.
+    /// Replaces a value of the versioned keyspace by one that `change` makes from it, and returns the new value and version.
+    /// `change` gets `None` for a key that does not exist. When another writer was faster, it is called again with that
+    /// writer's value.
     ///
     /// ```no_run
     /// # async fn append(client: rdb_client::Client) -> Result<(), rdb_client::Error> {
@@ -63,14 +63,14 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// The whole update has the client's timeout. A caller that met conflicts pauses for random times.
+    /// The whole update has the client's timeout. After conflicts it pauses for random times.
     ///
     /// # Errors
     ///
-    /// [`Error::Undetermined`] when a swap's fate is unknown and a second swap could not tell it either: the last value that
-    /// `change` returned may have been written. [`Error::Conflict`] when other writers were faster until the deadline came;
-    /// [`Error::InvalidArgument`] when the key or a value exceeds the [`limits`](Self::limits), or the key is empty. Nothing
-    /// was written in these two and all other cases.
+    /// [`Error::Undetermined`] when the fate of a swap is unknown and a second swap did not settle it: the last value that
+    /// `change` returned may have been written. With any other error nothing was written: [`Error::Conflict`] when other
+    /// writers were faster until the deadline; [`Error::InvalidArgument`] when the key or a value exceeds the
+    /// [`limits`](Self::limits), or the key is empty.
     pub async fn update<V: Into<Bytes>>(
         &self,
         key: impl Key,
@@ -100,7 +100,7 @@ impl Client {
         }
     }
 
-    /// Swaps, and once more where the fate of that is unknown; see the module.
+    /// Swaps, and swaps again while the fate of the first swap is unknown; see the module.
     async fn swap_fenced(&self, swap: &Swap<'_>, deadline: Deadline) -> Result<Swapped, Error> {
         let unknown = match self.swap_once(swap, deadline).await {
             Err(error) if !error.is_certain() && swap.expected_version > 0 => error,
@@ -115,7 +115,7 @@ impl Client {
                 Ok(Swapped::Refused(_)) => return Err(unknown),
                 Ok(applied) => return Ok(applied),
                 Err(error) if !error.is_certain() => waits += 1,
-                // It is certain of the second swap alone.
+                // This error is about the second swap only.
                 Err(_) => return Err(unknown),
             }
         }
@@ -134,7 +134,7 @@ impl Client {
                 current_version: version,
                 current_value: Some(value),
             }) => Ok(Swapped::Refused(Some(Versioned { version, value }))),
-            // The value is too long for a conflict.
+            // The conflict came without the value.
             Err(Error::Conflict { .. }) => {
                 let current = self.get_until(swap.key.clone(), deadline).await?;
                 Ok(Swapped::Refused(current))
@@ -152,8 +152,8 @@ impl Swap<'_> {
     }
 }
 
-/// A conflict brings the present version, which is worth most at once: whoever sleeps on it wakes up with an old one. So only
-/// every other conflict is followed by a pause, of a random length below a bound that doubles. `jitter` is from 0 to 1.
+/// The pause after a conflict. A conflict brings the present version, which becomes stale during a pause. So only every
+/// other conflict is followed by a pause, of a random length below a bound that doubles. `jitter` is from 0 to 1.
 fn pause(conflicts: u32, jitter: f64) -> Duration {
     if conflicts % 2 == 1 {
         return Duration::ZERO;
@@ -163,7 +163,7 @@ fn pause(conflicts: u32, jitter: f64) -> Duration {
     doubled.min(PAUSE_MAX).mul_f64(jitter)
 }
 
-/// Sleeps, unless the deadline would come before the end.
+/// Sleeps and returns true, unless the deadline would come before the end of the pause.
 async fn slept(pause: Duration, deadline: Deadline) -> bool {
     let fits = pause < deadline.remaining();
     if fits && !pause.is_zero() {

@@ -1,4 +1,4 @@
-//! The versioned keyspace: key → (version, value), written by compare-and-swap only.
+//! Calls on the versioned keyspace: key → (version, value), written by compare-and-swap only.
 
 use bytes::Bytes;
 use rdb_proto::kvrpc::{
@@ -55,9 +55,9 @@ impl VersionedKeyValue {
 impl Client {
     /// Writes a value if the key's version is `expected_version` (0: the key must not exist), and returns the new version.
     ///
-    /// After [`Error::Undetermined`], the same call again is a fence where `expected_version` is at least 1: a version never
-    /// comes back, so at most one of the two is applied. It is none where `expected_version` is 0: once the key has been
-    /// deleted, the first call can still create it. [`Client::update`] does what can be done about it.
+    /// After [`Error::Undetermined`], the same call again is a fence if `expected_version` is at least 1: no key shows a
+    /// version twice, so at most one of the two calls is applied. If `expected_version` is 0, it is no fence: once the key
+    /// has been deleted, the first call can still create it. [`Client::update`] uses the fence where there is one.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl Client {
         self.swap(key, expected_version, value, deadline).await
     }
 
-    /// [`Client::cas_put`] of what has been checked.
+    /// [`Client::cas_put`] with a key and a value that have been checked.
     pub(crate) async fn swap(
         &self,
         key: Bytes,
@@ -109,7 +109,7 @@ impl Client {
         self.get_until(key, deadline).await
     }
 
-    /// [`Client::get`] of a key that has been checked.
+    /// [`Client::get`] with a key that has been checked.
     pub(crate) async fn get_until(
         &self,
         key: Bytes,
@@ -153,7 +153,7 @@ impl Client {
     }
 
     /// Reads several values with their versions: one for each key, in the order of the keys; `None`: there is no such key.
-    /// What lies in one region is one snapshot.
+    /// The values of one region are one snapshot.
     ///
     /// # Errors
     ///
@@ -196,7 +196,7 @@ impl From<kvrpc::Conflict> for Error {
     }
 }
 
-/// A store answered a write neither yes nor no.
+/// The error of a write whose response says neither yes nor no.
 fn no_result() -> Error {
     Error::undetermined("the store's response holds no result that this release knows")
 }

@@ -80,7 +80,7 @@ pub struct Config {
     #[arg(long, env = "RDB_PD_CONNECTIONS_PER_ADDRESS_MAX", value_name = "COUNT")]
     pub connections_per_address_max: Option<usize>,
 
-    /// Close a connection on which no call has sent or received anything for so many seconds; 0: never. Clients connect
+    /// Close a connection when no call on it has sent or received anything for this many seconds; 0: never. Clients connect
     /// again when they need to.
     #[arg(
         long,
@@ -120,7 +120,7 @@ impl Default for Config {
 /// A setting has a value that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// The tolerance is too small to keep up with an ordinary clock, or absurdly large.
+    /// The tolerance is too small for an ordinary clock, or absurdly large.
     #[error("--clock-jump-max-s is {seconds}; it has to be from 1 to {maximum}")]
     ClockJump {
         /// The setting.
@@ -138,7 +138,7 @@ pub enum ConfigError {
         /// The largest that works.
         maximum_ms: u64,
     },
-    /// A number is beyond what works or any machine can hold.
+    /// A number is too small to work, or too large for any machine.
     #[error("{setting} is {value}; it has to be from {minimum} to {COUNT_MAX}")]
     Count {
         /// The flag.
@@ -150,10 +150,10 @@ pub enum ConfigError {
     },
 }
 
-/// Beyond any machine, as a number of connections and of MiB, and still far from overflow.
+/// More connections, and more MiB, than any machine has, and far from overflow.
 const COUNT_MAX: usize = 1_000_000;
 
-/// Twice the largest message: one always fits, with what is counted beside its bytes.
+/// Twice the largest message, so that one always fits with its overhead.
 const MESSAGE_MIB_MIN: usize = MESSAGE_BYTES_MAX >> 19;
 
 /// Ten years.

@@ -19,10 +19,10 @@ pub enum PdError {
     /// The data directory cannot be read or written.
     #[error("the data directory does not work")]
     Storage(#[from] rdb_storage::Error),
-    /// Something in the data directory is not what this process writes there.
+    /// The data directory holds a record that this process cannot have written.
     #[error("the data directory holds a {what} that cannot be read")]
     Damaged {
-        /// What it should be.
+        /// The kind of the record.
         what: &'static str,
     },
     /// The wall clock is too far ahead of the last timestamp.

@@ -35,7 +35,7 @@ pub struct Counters {
     pub peer_id: u64,
 }
 
-/// A registered store, as it is kept. `cluster/stores.rs` has the rules of its incarnations.
+/// The durable record of a store. `cluster/stores.rs` has the rules of incarnations.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct StoreRecord {
     /// Never 0.
@@ -44,14 +44,14 @@ pub struct StoreRecord {
     /// Where clients reach it.
     #[prost(string, tag = "2")]
     pub address: String,
-    /// The start of the store process that was accepted last. 0: not known, so any start may be the next.
+    /// The incarnation that was accepted last. 0: not known, so any may be the next.
     #[prost(uint64, tag = "5")]
     pub incarnation: u64,
     /// The last incarnation that the store has named as kept in its data directory. 0: none yet.
     #[prost(uint64, tag = "9")]
     pub kept_incarnation: u64,
     /// Incarnations that were accepted after the kept one and before the present one, oldest first. The data directory may
-    /// have any of them.
+    /// hold any of them.
     #[prost(uint64, repeated, tag = "10")]
     pub unkept_incarnations: Vec<u64>,
 }

@@ -1,11 +1,11 @@
 //! FlareDB's placement driver: the timestamp oracle, and the cluster's metadata.
 //!
-//! - [`tso`]: timestamps that only grow, over restarts and whatever the wall clock does.
+//! - [`tso`]: timestamps that only grow, across restarts and jumps of the wall clock.
 //! - [`cluster`]: the cluster's id, its stores, and which store serves which region.
 //!
 //! Both keep their durable state in one [`rdb_storage::Storage`] in the process's own data directory; [`keys`] has the
-//! schema. [`Pd::start`] wires everything and is the only place that does. The placement driver is never on the path of
-//! data: clients keep what they learned, and a store that has registered serves without it.
+//! schema. [`Pd::start`] wires everything and is the only place that does. Requests for data never pass the placement
+//! driver: clients cache routes, and a registered store serves without it.
 
 #![forbid(unsafe_code)]
 

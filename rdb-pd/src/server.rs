@@ -1,4 +1,4 @@
-//! Wires the process: storage, allocator, cluster, service, health; the only place that does.
+//! Wires the process: storage, allocator, cluster, service, health. Nothing else does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::tso::{Allocator, PhysicalClock, StorageBound, SystemClock};
 
 const SERVICES: &[&str] = &["pdpb.Pd"];
 
-/// The placement driver's data is small: it needs little of what a store needs.
+/// The placement driver's data is small, so it needs far less memory than a store.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
 const WRITE_BUFFER_BYTES: usize = 4 << 20;
 const WAL_BYTES_MAX: u64 = 16 << 20;
@@ -110,7 +110,7 @@ impl Pd {
         })
     }
 
-    /// Where it listens.
+    /// The address that the placement driver listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
@@ -128,7 +128,7 @@ impl ServerProcess for Pd {
         let kept = self.keeping.await;
         let storage = self.storage;
         let closing = spawn_blocking(move || storage.close());
-        // The log has what could not be flushed; the next open replays it.
+        // What is not flushed is in the write-ahead log, and the next open replays it.
         match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => {
@@ -144,12 +144,12 @@ impl ServerProcess for Pd {
     }
 }
 
-/// What is on the disk.
+/// The storage, and the state that it holds.
 struct Opened {
     storage: Storage,
     cluster: Cluster,
     registrar: Registrar,
-    /// No timestamp at or above it was handed out by earlier processes. `None`: none ever was.
+    /// The bound of earlier processes: they handed out no timestamp at or above it. `None`: there was no earlier process.
     persisted_ms: Option<u64>,
 }
 
@@ -176,8 +176,8 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
     opened.await?
 }
 
-/// Keeps the bound of timestamps ahead, registrations answered, and health true: healthy means that the storage takes
-/// writes.
+/// Moves the bound of timestamps ahead, answers registrations, and keeps the health status: healthy means that the storage
+/// takes writes.
 async fn keep(
     allocator: Arc<SystemAllocator>,
     registrar: Registrar,

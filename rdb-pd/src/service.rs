@@ -24,7 +24,7 @@ use crate::cluster::{
 };
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
-/// The allocator of timestamps as it runs in a process.
+/// The allocator of timestamps, with the machine's clocks and a durable bound.
 pub(crate) type SystemAllocator = Allocator<SystemClock, StorageBound>;
 
 /// Serves timestamps and the cluster.
@@ -175,7 +175,8 @@ impl Pd for PdService {
     }
 }
 
-/// The first of `count` consecutive timestamps; `count` was checked. Dropped unfinished, it has spent none.
+/// Takes `count` consecutive timestamps and returns the first. The caller has checked `count`. Dropped before it is done, it
+/// has spent none.
 async fn allocate(allocator: &SystemAllocator, count: u32) -> Result<u64, Status> {
     let unavailable = |error: AllocatorError| Fault::new(Code::Unavailable, error.to_string());
     let allocated = allocator.allocate(count).await;

@@ -1,10 +1,9 @@
-//! The messages of `kvrpc.KvBatch` as they are received: with their size on the wire, and requests with a bound on what
-//! decoding them makes.
+//! The messages of `kvrpc.KvBatch`, with their size on the wire and a bound on the commands that are decoded.
 //!
-//! The size matters since everything that was decoded from a message shares its buffer: whoever keeps a part keeps all of
-//! it, so that is what a queue has to charge. Decoding a command takes far more memory than the two bytes it may have on
-//! the wire, so no more than [`BATCH_COMMANDS_MAX`] of a message are decoded; of the others only the ids are kept. A message with
-//! very many commands does not come here: the transport refuses it while it arrives.
+//! A queue charges the size of the message, since everything that was decoded from it shares its buffer: a part keeps the
+//! whole buffer alive. A decoded command takes far more memory than the two bytes that it may have on the wire. So at most
+//! [`BATCH_COMMANDS_MAX`] commands of a message are decoded, and of the others only the ids are kept. The transport refuses
+//! a message with many more commands while it arrives.
 
 use std::marker::PhantomData;
 
@@ -22,18 +21,18 @@ use crate::transport::limits::BATCH_COMMANDS_MAX;
 pub struct Request {
     /// At most [`BATCH_COMMANDS_MAX`] commands when it was received.
     pub message: BatchRequest,
-    /// The ids of the commands beyond; empty when it is to be sent.
+    /// The ids of the commands beyond that limit. Empty in a message that is to be sent.
     pub excess_ids: Vec<u64>,
-    /// Its size on the wire; 0 when it is to be sent.
+    /// The size on the wire. 0 in a message that is to be sent.
     pub message_bytes: usize,
 }
 
 /// A `kvrpc.BatchResponse`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Response {
-    /// As it came.
+    /// The message as it was decoded.
     pub message: BatchResponse,
-    /// Its size on the wire; 0 when it is to be sent.
+    /// The size on the wire. 0 in a message that is to be sent.
     pub message_bytes: usize,
 }
 
@@ -115,7 +114,7 @@ impl Request {
     }
 }
 
-/// As much of a command as is needed to refuse it.
+/// The part of a command that a refusal needs.
 #[derive(Clone, PartialEq, Message)]
 struct CommandId {
     #[prost(uint64, tag = "1")]

@@ -1,8 +1,8 @@
 //! Counts the entries of a message while it arrives, and refuses it at the first one too many.
 //!
-//! An empty entry has two bytes on the wire and a hundred in memory. A message of 8 MiB may hold four million of them, so
-//! decoding it first and counting then would take fifty times its size. Counting while it arrives takes nothing: the rest
-//! of the message is not even received.
+//! An empty entry has two bytes on the wire and a hundred in memory. A message of 8 MiB may hold four million of them, and
+//! decoding it would take fifty times its size. So the entries are counted before anything is decoded, and the rest of a
+//! message with too many is not received.
 
 use tonic::Code;
 
@@ -15,12 +15,12 @@ pub(crate) const MESSAGE_COMMANDS_MAX: usize = 16 * BATCH_COMMANDS_MAX;
 /// A repeated field of a request, and how often it may occur in a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BoundedField {
-    /// Of the method, as HTTP/2 has it.
+    /// The path of the method in HTTP/2.
     path: &'static str,
     tag: u64,
     name: &'static str,
     count_max: usize,
-    /// What a message with more of them is answered with.
+    /// The code of the answer to a message with more of them.
     code: Code,
 }
 
@@ -50,7 +50,7 @@ const fn entries(path: &'static str, name: &'static str) -> BoundedField {
 }
 
 impl BoundedField {
-    /// That of the requests of the method at `path`, if they have one.
+    /// The bounded field of the requests of the method at `path`.
     pub(crate) fn of_method(path: &str) -> Option<&'static Self> {
         BOUNDED_FIELDS.iter().find(|field| field.path == path)
     }
@@ -67,8 +67,8 @@ impl BoundedField {
     }
 }
 
-/// Goes over one message after the other, in whatever parts they arrive. What is malformed is left to the decoder: from
-/// there on it decodes nothing, and nothing is counted.
+/// Counts the field in one message after the other, in parts of any length. Nothing is counted from the first malformed
+/// byte of a message on, since the decoder refuses the message.
 #[derive(Debug)]
 pub(crate) struct FieldCounter {
     field: &'static BoundedField,
@@ -76,11 +76,11 @@ pub(crate) struct FieldCounter {
     step: Step,
     /// The bits of an unfinished varint, and how many there are.
     varint: (u64, u32),
-    /// How many groups are open. Their fields are not those of the message.
+    /// How many groups are open. Fields within a group are not fields of the message.
     groups: usize,
 }
 
-/// What comes next.
+/// What the next byte is.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// The varint of a field's tag and wire type.
@@ -89,7 +89,7 @@ enum Step {
     Value,
     /// The varint of a field's length.
     Length,
-    /// So many bytes of a field.
+    /// One of this many remaining bytes of a field.
     Bytes(u64),
 }
 
@@ -116,12 +116,12 @@ impl FieldCounter {
         }
     }
 
-    /// A message begins.
+    /// Starts counting a new message.
     pub(crate) fn begin_message(&mut self) {
         *self = Self::new(self.field);
     }
 
-    /// Goes over the next part of the message.
+    /// Counts the fields that begin in the next part of the message.
     ///
     /// # Errors
     ///

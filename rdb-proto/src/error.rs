@@ -1,8 +1,8 @@
 //! Faults: `errorpb::Error` in the details of a gRPC status, and back.
 //!
-//! A [`Fault`] is made at the edge of a process, once, from that crate's own error. It travels as a `google.rpc.Status`
-//! with exactly one `errorpb.Error`, so that generic gRPC tools can show it. What tonic answers by itself carries no
-//! details; [`details`] then gives `None`, and a write that got such an answer has an unknown fate.
+//! Each process turns its own errors into [`Fault`]s once, where it answers. A fault travels as a `google.rpc.Status` with
+//! exactly one `errorpb.Error`, so that generic gRPC tools can show it. A status that tonic makes carries no details:
+//! [`details`] returns `None`, and a write that got such a status has an unknown fate.
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -10,10 +10,10 @@ use tonic::{Code, Status};
 use crate::errorpb::{self, Fate, RegionError, region_error};
 use crate::kvrpc;
 
-/// Longest cause that is sent, in bytes: the whole of the details has to fit beside other headers.
+/// Longest cause that is sent, in bytes. The details have to fit beside other headers.
 const CAUSE_BYTES_MAX: usize = 2048;
 
-/// How the details name their type, as `google.protobuf.Any` asks for.
+/// The type of the details in `google.protobuf.Any`.
 const TYPE_URL: &str = "type.googleapis.com/errorpb.Error";
 
 /// A failure on its way to the wire.
@@ -89,7 +89,7 @@ impl From<Fault> for kvrpc::Fault {
     }
 }
 
-/// As the status that the command would have got as a call of its own.
+/// The status that the command would have got as a unary call.
 impl From<kvrpc::Fault> for Status {
     fn from(fault: kvrpc::Fault) -> Self {
         let code = match i32::try_from(fault.code).map(Code::from_i32) {

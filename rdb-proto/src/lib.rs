@@ -2,8 +2,8 @@
 //!
 //! The modules [`metapb`], [`errorpb`], [`pdpb`] and [`kvrpc`] are generated from the files under `proto/`, which are the
 //! reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the message's buffer.
-//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`point`], [`batch`]) and the transport shell
-//! that every FlareDB process uses on both ends ([`transport`]).
+//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`point`], [`batch`]) and the
+//! transport that servers and clients share ([`transport`]).
 //!
 //! This crate knows nothing of storage, routing or the cluster.
 

@@ -26,8 +26,8 @@ use crate::kvrpc::{
 };
 use crate::metapb::Context;
 
-/// The table of point commands. Calls the macro `$with` with a row for each: its request, whether it reads or writes, the
-/// method that sends it as a unary call, its name among the commands of a stream, and its response.
+/// The table of point commands. Calls the macro `$with` with one row per command: the request, whether it reads or writes,
+/// the method that sends it as a unary call, its name among the commands of a stream, and the response.
 #[macro_export]
 macro_rules! point_commands {
     ($with:ident) => {
@@ -67,7 +67,7 @@ macro_rules! conversions {
                 }
             }
 
-            /// What a unary call gets for the answer of a stream.
+            /// The response of a unary call, from the answer that a stream would have got.
             impl TryFrom<Response> for $response {
                 type Error = Status;
 

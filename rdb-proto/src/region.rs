@@ -1,4 +1,4 @@
-//! What can be asked of a region without knowing the cluster.
+//! Questions to a region that need no knowledge of the cluster.
 //!
 //! A region is the half-open range `[start_key, end_key)`; an empty `end_key` means that there is no upper bound.
 

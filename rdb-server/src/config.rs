@@ -104,7 +104,7 @@ pub struct Config {
     )]
     pub connections_per_address_max: Option<usize>,
 
-    /// Close a connection on which no call has sent or received anything for so many seconds; 0: never. Clients connect
+    /// Close a connection when no call on it has sent or received anything for this many seconds; 0: never. Clients connect
     /// again when they need to.
     #[arg(
         long,
@@ -168,7 +168,7 @@ pub enum ConfigError {
     /// No placement driver is named.
     #[error("--pd names no placement driver")]
     PdMissing,
-    /// Nobody could be served, or more than any machine can hold.
+    /// A number of connections is 0, or more than any machine can hold.
     #[error("{setting} is {count}; it has to be from 1 to {CONNECTIONS_MAX_MAX}")]
     Connections {
         /// The flag.
@@ -190,13 +190,13 @@ pub enum ConfigError {
     },
 }
 
-/// Beyond what one machine can hold open.
+/// More connections than one machine can hold open.
 const CONNECTIONS_MAX_MAX: usize = 1_000_000;
 
-/// 1 TiB: beyond any machine, and still far from overflow.
+/// 1 TiB: more than any machine has, and far from overflow.
 const SIZE_MIB_MAX: usize = 1 << 20;
 
-/// Twice the largest message: one always fits, with what is counted beside its bytes.
+/// Twice the largest message, so that one always fits with its overhead.
 const MESSAGE_MIB_MIN: usize = MESSAGE_BYTES_MAX >> 19;
 
 impl Config {

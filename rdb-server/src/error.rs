@@ -1,5 +1,4 @@
-//! What can go wrong in the store process: why it cannot run ([`ServerError`]), and why a request is not served
-//! ([`Rejection`]), which is turned into an answer here and nowhere else.
+//! Errors of the store process: why it cannot run ([`ServerError`]), and why a request is not served ([`Rejection`]).
 
 use std::net::SocketAddr;
 
@@ -48,14 +47,14 @@ pub enum ServerError {
 /// A request is not served.
 #[derive(Debug, Clone)]
 pub(crate) enum Rejection {
-    /// It came to the wrong place or at the wrong time, and was certainly not applied.
+    /// A routing answer: the request came to the wrong place or at the wrong time, and was certainly not applied.
     Routing(region_error::Kind),
     /// Anything else.
     Fault(Fault),
 }
 
-/// How long a client is told to wait when a queue is full, in milliseconds. The write queue turns over with every sync,
-/// a few milliseconds; clients add jitter of their own.
+/// How long a client is told to wait when a queue is full, in milliseconds. The writer empties its queue with every sync, a
+/// few milliseconds. Clients add jitter.
 const BUSY_BACKOFF_MS: u64 = 20;
 
 /// The answer of a store whose queues or budgets are used up.
@@ -112,7 +111,7 @@ impl From<rdb_storage::Error> for Rejection {
             Error::Undetermined { .. } | Error::Io { .. } => fault(Code::Internal),
             Error::WritesStopped { .. } => fault(Code::Unavailable),
             Error::DataLoss { .. } => fault(Code::DataLoss),
-            // The two do not come from a data request: outcomes carry conflicts, and registration assigns.
+            // No data request gets these two: an outcome carries a conflict, and only registration assigns.
             Error::Conflict { .. } | Error::ForeignAssignment { .. } => fault(Code::Internal),
         })
     }

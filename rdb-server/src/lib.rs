@@ -9,8 +9,8 @@
 //! The services know nothing of what is behind a region. Today that is the local engine; with replication it becomes a
 //! Raft group, and nothing before it changes.
 //!
-//! Beside the requests one task talks to the placement driver: it registers the store, once at every start, and sends
-//! heartbeats. A store that has registered before serves at once, whether the placement driver answers or not.
+//! Beside the requests one task talks to the placement driver: it registers the store at every start, and sends heartbeats.
+//! A store that has registered before serves at once, whether the placement driver answers or not.
 
 #![forbid(unsafe_code)]
 

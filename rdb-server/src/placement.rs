@@ -1,14 +1,15 @@
 //! This store's place in the cluster: registration, and heartbeats afterwards.
 //!
-//! What the store learned at its first registration is on its disk (its ids in the identity file, its regions in the
-//! state column family) and is the truth from then on: [`restore`] lets it serve before the placement driver was reached.
+//! The store keeps on its disk what it learned at its first registration: its ids in the identity file, its regions in the
+//! state column family. From then on these are authoritative, and [`restore`] lets the store serve before it has reached
+//! the placement driver.
 //!
-//! Each start of the process is an *incarnation*, a random number. It registers twice: the placement driver accepts a start
-//! that names the incarnation in its identity file, the store writes the new one there, and then says so. A store that
-//! has no regions yet gets them, and serves, only after that. So of a data directory and a copy of it only one goes on.
+//! Each start of the process is an *incarnation*, a random number. It registers twice. The placement driver accepts a start
+//! that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A
+//! store without regions gets them, and serves, only after that. So of a data directory and its copy only one is accepted.
 //!
-//! A restarted store serves at once, but waits for up to 20 s until it is registered again: the placement driver gives
-//! the place of the last process to nobody before that one is silent.
+//! A restarted store serves at once, but may wait up to 20 s until it is registered again: the placement driver gives a
+//! store's place to another process only when the last one has been silent for that long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,23 +34,23 @@ use crate::router::{Membership, Router};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two tries to reach the placement driver; doubled after each, with jitter.
+/// Pause between two tries to reach the placement driver. It doubles after each, with jitter.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
 
-/// A heartbeat goes without figures when reading them takes longer.
+/// A heartbeat is sent without figures when reading them takes longer.
 const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a lasting failure is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The next heartbeat after one that failed, and bounds on what the placement driver may say. A placement driver that was
-/// restarted gives this store's place to nobody else for 20 s, and has to hear of it meanwhile.
+/// Interval after a failed heartbeat, and bounds on the interval that the placement driver asks for. A restarted placement
+/// driver has to hear from this store within 20 s, or another process may get its place.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
-/// Lets the router serve what an earlier registration left on the disk. Says whether there are regions to serve.
+/// Lets the router serve the regions on the disk, from an earlier registration. Returns whether there are any.
 pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, ServerError> {
     let identity = storage.identity();
     let (Some(cluster_id), Some(store_id)) = (identity.cluster_id, identity.store_id) else {
@@ -67,7 +68,7 @@ pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, Server
 pub(crate) struct Placement {
     /// Each with its address.
     placement_drivers: Vec<(String, PdClient<Channel>)>,
-    /// Which of the placement drivers is asked; the next one after a failure.
+    /// Index of the placement driver that is asked. A failure moves on to the next.
     current: usize,
     advertised: String,
     start_time_ms: u64,
@@ -185,7 +186,7 @@ impl Placement {
         Ok(response)
     }
 
-    /// Whether the placement driver was told, when it answered this, that the directory has what it answers.
+    /// Whether the directory has kept these ids and this incarnation. The request that was answered said so.
     fn has_kept(&self, response: &RegisterStoreResponse) -> bool {
         let Identity {
             cluster_id,
@@ -201,7 +202,7 @@ impl Placement {
             )
     }
 
-    /// Makes the answer durable. The inner result tells of a failure that may pass, such as a full disk.
+    /// Makes the answer durable. The inner error may pass, such as a full disk.
     async fn keep(
         &self,
         response: &RegisterStoreResponse,
@@ -217,7 +218,7 @@ impl Placement {
         }
     }
 
-    /// Serves what the placement driver answered. Regions on the disk are newer than what it knows.
+    /// Serves the regions of the answer, unless there are regions on the disk: those are newer.
     async fn adopt(&self, response: RegisterStoreResponse) -> Result<(), ServerError> {
         let storage = self.storage.clone();
         let on_disk = spawn_blocking(move || storage.regions());
@@ -235,7 +236,7 @@ impl Placement {
         Ok(())
     }
 
-    /// All at once: a part of them would look like all at the next start.
+    /// Stores the regions in one submission. At the next start a part of them would look like all.
     async fn store_regions(&self, regions: Vec<Region>) -> Result<(), ServerError> {
         let Some(first) = regions.first() else {
             return Ok(());
@@ -249,8 +250,8 @@ impl Placement {
         Ok(())
     }
 
-    /// Sends one heartbeat and says when to send the next. It fails when another process lives with this store's id, which
-    /// the placement driver learned while this one could not be heard.
+    /// Sends one heartbeat and returns the pause until the next. Fails when another process has taken this store's id: the
+    /// placement driver accepted it while it could not hear this one.
     async fn heartbeat(&mut self) -> Result<Duration, ServerError> {
         let status = match self.try_heartbeat().await {
             Ok(interval_ms) => {
@@ -302,7 +303,7 @@ impl Placement {
         read.ok()?.ok()
     }
 
-    /// One call to the placement driver that is asked at the moment; after a failure the next one is.
+    /// Calls the current placement driver. A failure moves on to the next one.
     async fn call<T, F>(&mut self, call: impl FnOnce(PdClient<Channel>) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -330,7 +331,7 @@ impl Placement {
     }
 }
 
-/// What a placement driver said, or why it said nothing.
+/// The failure in one line: what the placement driver said, or why it did not answer.
 fn describe(status: &Status, pd_address: &str) -> String {
     match (status.code(), status.message()) {
         (Code::Unimplemented, _) => format!("{pd_address} is no placement driver; see --pd"),
@@ -339,7 +340,7 @@ fn describe(status: &Status, pd_address: &str) -> String {
     }
 }
 
-/// Whether asking again could not help: the store belongs elsewhere, or another one lives with its id.
+/// Whether the refusal is final: the store belongs to another cluster, or another process lives with its id.
 fn is_refusal(code: Code) -> bool {
     matches!(
         code,

@@ -1,12 +1,12 @@
-//! One region as the services see it: something that takes commands and answers outcomes, and that may be read.
+//! A region as the services see it: it takes commands and returns outcomes, and it permits reads.
 //!
-//! Behind it is the local engine; with replication it becomes a Raft group, and its users cannot tell. The contract is that
-//! of a replicated region already:
+//! Behind it is the local engine, and with replication a Raft group. The services cannot tell the two apart, since the
+//! contract is that of a replicated region already:
 //!
-//! - Commands are submitted under the epoch that they were routed under. When the region has another by the time they are
-//!   applied, they are not, and the answer is `EpochNotMatch`.
-//! - A read first gets a [`ReadPermit`]. It is then answered from a snapshot that is taken afterwards, and the region is
-//!   checked after the snapshot: so a request needs to be routed only once, however long it waits.
+//! - Commands are submitted under the epoch that they were routed under. If the region has another epoch when they would be
+//!   applied, they are not applied, and the answer is `EpochNotMatch`.
+//! - A read first gets a [`ReadPermit`]. Its snapshot is taken after that, and the region is checked after the snapshot. So
+//!   a request is routed only once, however long it waits.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -45,18 +45,18 @@ impl RegionHandle {
         }
     }
 
-    /// The region's description, as of when the handle was made.
+    /// The region's description when the handle was made.
     pub(crate) fn region(&self) -> &Region {
         &self.region
     }
 
-    /// Says that the region has changed: requests that were routed here before are refused, and have to be routed again.
+    /// Marks the region as changed. Requests that were routed to this handle are refused, and have to be routed again.
     pub(crate) fn set_outdated(&self) {
         self.is_outdated.store(true, Ordering::SeqCst);
     }
 
-    /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` of values.
-    /// The commands are copied, once there is room for them: a few bytes of a message would keep all of it.
+    /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` bytes of
+    /// values. The commands are copied once there is room for them, since a few bytes of a message would keep all of it.
     pub(crate) fn submit(
         &self,
         commands: Vec<Command>,
@@ -68,7 +68,8 @@ impl RegionHandle {
         )
     }
 
-    /// The same without a copy: the commands share the buffer of the message that `room` was taken for.
+    /// Like [`submit`](Self::submit), without a copy: the commands share the buffer of the message that `room` was taken
+    /// for.
     pub(crate) fn submit_shared(
         &self,
         commands: Vec<Command>,
@@ -94,20 +95,19 @@ impl RegionHandle {
         Ok(PendingOutcomes { pending })
     }
 
-    /// Room among what waits to be written, for a message that submissions to this and other regions share.
+    /// Takes room in the write queue for a message that submissions to this and other regions share.
     pub(crate) fn take_message_room(&self, message_bytes: usize) -> Result<MessageRoom, Rejection> {
         Ok(MessageRoom(Arc::new(
             self.storage.take_write_room(message_bytes)?,
         )))
     }
 
-    /// The permission to read, if it is to be had without waiting.
+    /// The permission to read, unless that takes waiting.
     pub(crate) fn try_permit_read(&self) -> Option<ReadPermit<'_>> {
         Some(ReadPermit { handle: self })
     }
 
-    /// Waits for the permission to read: until it is certain that this store still leads the region and has applied
-    /// everything that was acknowledged before the call.
+    /// Waits until this store certainly leads the region and has applied everything that was acknowledged before the call.
     pub(crate) async fn permit_read(&self) -> Result<ReadPermit<'_>, Rejection> {
         Ok(ReadPermit { handle: self })
     }
@@ -121,15 +121,16 @@ impl RegionHandle {
     }
 }
 
-/// The answer to a request whose region has changed since it was routed. Routing it again tells the present epoch.
+/// The answer to a request whose region has changed since it was routed. The client learns the present epoch when it sends
+/// the request again.
 fn epoch_has_changed() -> Rejection {
     Rejection::Routing(Kind::EpochNotMatch(EpochNotMatch::default()))
 }
 
-/// Room for a message, until all that was submitted of it is done.
+/// Room for a message in the write queue, until all of its submissions are done.
 pub(crate) struct MessageRoom(Arc<WriteRoom>);
 
-/// The outcomes to come, one for each command that was submitted. Dropping it does not take the writes back.
+/// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back.
 #[must_use = "a write is known to be done only by its outcome"]
 pub(crate) struct PendingOutcomes {
     pending: PendingWrite,
@@ -149,15 +150,15 @@ impl Future for PendingOutcomes {
     }
 }
 
-/// The permission to read a region. Every read takes `room`: how many bytes are set aside for what it finds.
+/// The permission to read a region. Every read takes `room`, the bytes that are set aside for its result.
 pub(crate) struct ReadPermit<'a> {
     handle: &'a RegionHandle,
 }
 
-/// Why a read found nothing.
+/// Why a read has no result.
 #[derive(Debug)]
 pub(crate) enum ReadFailure {
-    /// What there is has `bytes` bytes, more than there was room for.
+    /// The result has `bytes` bytes, more than the room.
     NeedsRoom { bytes: usize },
     /// Anything else.
     Rejected(Rejection),
@@ -188,7 +189,7 @@ impl From<Error> for ReadFailure {
 }
 
 impl ReadPermit<'_> {
-    /// Reads one key from memory, without waiting; `None`: it is not there.
+    /// Reads one key from memory, without waiting. `None`: it is not in memory.
     pub(crate) fn read_from_memory(
         &self,
         read: &PointRead,
@@ -206,8 +207,8 @@ impl ReadPermit<'_> {
         self.checked(self.handle.reader.read(read, room).await)
     }
 
-    /// Reads keys, each by itself, until `room` is used up: the results are of the first of `reads`, one at least. Only the
-    /// first can need more room.
+    /// Reads keys one by one until `room` is used up. The results are those of the first reads, at least one. Only the first
+    /// can need more room.
     pub(crate) async fn read_several(
         self,
         reads: Vec<PointRead>,
@@ -254,7 +255,7 @@ impl ReadPermit<'_> {
         self.checked(self.handle.reader.scan_versioned(range, room).await)
     }
 
-    /// What was read, if the region is still the one that the request was routed to.
+    /// The result of a read, if the region is still the one that the request was routed to.
     fn checked<T>(&self, read: Result<T, Error>) -> Result<T, ReadFailure> {
         let found = read?;
         self.handle.check_epoch()?;
@@ -262,7 +263,7 @@ impl ReadPermit<'_> {
     }
 }
 
-/// As it goes over the wire.
+/// The region in its form on the wire.
 pub(crate) fn to_wire(descriptor: RegionDescriptor) -> Region {
     let peers = descriptor.peers.into_iter();
     Region {
@@ -279,7 +280,7 @@ pub(crate) fn to_wire(descriptor: RegionDescriptor) -> Region {
     }
 }
 
-/// As it is stored.
+/// The region in its stored form.
 pub(crate) fn from_wire(region: Region) -> RegionDescriptor {
     let epoch = region.epoch_or_default();
     let peers = region.peers.into_iter();

@@ -1,5 +1,5 @@
-//! Is this the right place? Every data request passes here first; what does not belong is answered with a routing error
-//! and was certainly not applied.
+//! The router checks whether a data request belongs to this store, and finds its region. A request that does not belong here
+//! gets a routing answer and was certainly not applied.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Rejection, not_ready};
 use crate::region::RegionHandle;
 
-/// What this store is, once it is registered.
+/// The cluster, the id and the regions of a registered store.
 pub(crate) struct Membership {
     cluster_id: u64,
     store_id: u64,
@@ -37,16 +37,16 @@ pub(crate) struct Router {
 pub(crate) struct ScanTarget {
     pub(crate) region: Arc<RegionHandle>,
     pub(crate) range: ScanRange,
-    /// Where the scan goes on beyond the region.
+    /// Where the scan resumes beyond the region.
     pub(crate) resume_key: Option<Bytes>,
 }
 
-/// Where in the key space a request belongs.
+/// A place in the key space, for finding its region.
 #[derive(Clone, Copy)]
 enum Place<'a> {
     /// At this key.
     At(&'a [u8]),
-    /// Right below this key; below no bound if it is empty.
+    /// Right below this key. An empty key is no bound: above every key.
     Below(&'a [u8]),
 }
 
@@ -96,7 +96,7 @@ impl Router {
         self.membership()?.for_key(&context, key).map(Arc::clone)
     }
 
-    /// The region that holds all of `keys`. An empty batch was refused before.
+    /// The region that holds all of `keys`. The services have refused empty batches.
     pub(crate) fn for_keys<'a>(
         &self,
         context: Option<&Context>,
@@ -124,7 +124,7 @@ impl Router {
         Err(not_in(&found))
     }
 
-    /// The region in which the scan begins, i.e. that of its lowest key, or of its highest if it is a reverse one.
+    /// The region in which the scan begins: that of its lowest key, in a reverse scan that of its highest key.
     pub(crate) fn for_scan(
         &self,
         context: Option<&Context>,
@@ -157,7 +157,7 @@ impl Router {
         })
     }
 
-    /// What this store is at the moment, for requests that are routed one after the other.
+    /// The present membership, for routing several requests by the same one.
     pub(crate) fn membership(&self) -> Result<Arc<Membership>, NotReady> {
         if self.drain.is_cancelled() {
             return Err(not_ready("the store is shutting down"));
@@ -213,7 +213,7 @@ impl Membership {
         }
     }
 
-    /// Checks the context and finds the region that it names, or else the one that is at `place`.
+    /// Checks the context and finds the region that it names. Where it names none, finds the region at `place`.
     fn find(&self, context: &Context, place: Place<'_>) -> Result<&Arc<RegionHandle>, Kind> {
         if ![0, self.cluster_id].contains(&context.cluster_id) {
             let cluster_id = self.cluster_id;
@@ -235,7 +235,7 @@ impl Membership {
         };
         match epoch.version.cmp(&found.region().version()) {
             Ordering::Equal => Ok(found),
-            // The request is older than a split or a merge: tell what became of its region, and who has its key now.
+            // The request is older than a split or a merge. The answer describes its region and the one that has its key.
             Ordering::Less => {
                 let now_at_place = self.at(place).filter(|region| !Arc::ptr_eq(region, found));
                 let current = [Some(found), now_at_place].into_iter().flatten();

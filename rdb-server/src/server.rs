@@ -1,4 +1,4 @@
-//! Wires the process: storage, router, services, placement, health; the only place that does.
+//! Wires the process: storage, router, services, placement, health. Nothing else does.
 
 use std::net::SocketAddr;
 
@@ -102,11 +102,11 @@ impl Server {
         })
     }
 
-    /// Opens a directory with a damaged write-ahead log, drops what comes after the damage, and closes it again.
+    /// Opens a directory with a damaged write-ahead log, drops the writes after the damage, and closes it again.
     ///
     /// # Errors
     ///
-    /// [`ServerError`] when a setting is wrong or the directory cannot be opened even so.
+    /// [`ServerError`] when a setting is wrong or the directory cannot be opened in spite of that.
     pub async fn repair_wal(config: Config) -> Result<(), ServerError> {
         config.validate()?;
         let storage = open_storage(&config).await?;
@@ -118,7 +118,7 @@ impl Server {
         Ok(())
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
@@ -134,7 +134,7 @@ impl ServerProcess for Server {
     async fn wait(self) -> Result<(), ServerError> {
         let placed = self.placement.await;
         let served = self.serving.await;
-        // The log has what could not be flushed; the next open replays it.
+        // What is not flushed is in the write-ahead log, and the next open replays it.
         match timeout(CLOSE_TIMEOUT, close_storage(self.storage)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "not everything was flushed; nothing is lost"),
@@ -147,7 +147,7 @@ impl ServerProcess for Server {
     }
 }
 
-/// The drain begins when any of the process's tasks ends, for whatever reason.
+/// Starts the drain when `task` ends, for any reason.
 fn ends_the_process<T>(
     task: impl Future<Output = T>,
     drain: CancellationToken,
@@ -168,7 +168,7 @@ async fn close_storage(storage: Storage) -> Result<(), ServerError> {
     Ok(spawn_blocking(move || storage.close()).await??)
 }
 
-/// Healthy means: registered, and taking writes.
+/// Keeps the health status. A store is healthy when it is registered and takes the writes of every region.
 async fn keep_health(
     health: HealthHandle,
     mut registration: watch::Receiver<bool>,

@@ -56,10 +56,10 @@ pub enum Command {
     PutRegion(RegionDescriptor),
 }
 
-/// What applying a command led to.
+/// The result of applying a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done.
+    /// The command was applied.
     Done,
     /// The version matched; the key has a new one.
     Swapped {
@@ -70,8 +70,8 @@ pub enum Outcome {
     Conflict {
         /// 0: the key does not exist.
         current_version: u64,
-        /// `None`: the key does not exist, its value is longer than 64 KiB, or the conflicts before it carry as much
-        /// already as those of the submission may.
+        /// `None`: the key does not exist, its value is longer than 64 KiB, or the earlier conflicts of the submission
+        /// have used up the bytes of values that all of them may carry.
         current_value: Option<Bytes>,
     },
     /// The region's epoch is not the one that the command was proposed under; nothing was changed.
@@ -79,8 +79,8 @@ pub enum Outcome {
         /// The `version` of the region's present epoch. 0: the region is not stored here.
         current_version: u64,
     },
-    /// The command breaks a limit; nothing was changed. Only a log entry can hold such a command: others are refused before
-    /// they are queued.
+    /// The command breaks a limit; nothing was changed. Only a log entry can hold such a command: submissions are validated
+    /// before they are queued.
     Invalid {
         /// What is wrong with it.
         cause: String,
@@ -88,7 +88,8 @@ pub enum Outcome {
 }
 
 impl Command {
-    /// Refuses what breaks a limit. A submission is validated by itself; this is for leaving a bad command out of one.
+    /// Refuses a command that breaks a limit. [`Storage::submit`](crate::Storage::submit) validates, too, and refuses the
+    /// whole submission; call this to leave a bad command out of one.
     ///
     /// # Errors
     ///
@@ -122,7 +123,7 @@ impl Command {
         }
     }
 
-    /// A copy that shares no buffer with whatever it was decoded from.
+    /// A copy that shares no buffer with the message that it was decoded from.
     pub(crate) fn detached(self) -> Self {
         let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
         match self {
@@ -167,7 +168,7 @@ impl Command {
         }
     }
 
-    /// The key whose version it depends on.
+    /// The key whose version decides what the command does.
     pub(crate) fn versioned_key(&self) -> Option<&Bytes> {
         match self {
             Self::CompareAndSwap { key, .. } | Self::CompareAndDelete { key, .. } => Some(key),
@@ -179,7 +180,7 @@ impl Command {
         }
     }
 
-    /// How many keys it writes, as far as memory is concerned.
+    /// How many entries it has in memory.
     pub(crate) fn entry_count(&self) -> usize {
         match self {
             Self::PutBatchRaw { entries } => entries.len(),
@@ -277,7 +278,7 @@ fn validate_entries(entries: &[(Bytes, Bytes)]) -> Result<(), Error> {
     }
 }
 
-/// A bound may be empty (none), and one byte longer than a key.
+/// A bound has 0 bytes (no bound) to [`SCAN_BOUND_BYTES_MAX`].
 pub(crate) fn validate_bound(field: &'static str, bound: &[u8]) -> Result<(), Error> {
     match bound.len() {
         bytes if bytes > SCAN_BOUND_BYTES_MAX => Err(invalid(
@@ -289,7 +290,7 @@ pub(crate) fn validate_bound(field: &'static str, bound: &[u8]) -> Result<(), Er
     }
 }
 
-/// RocksDB would log an inverted range first and fail on it then, now and at every replay.
+/// RocksDB writes an inverted range to its log before it fails on it, and then fails at every replay.
 fn validate_delete_range(start_key: &[u8], end_key: &[u8]) -> Result<(), Error> {
     validate_bound("start_key", start_key)?;
     validate_bound("end_key", end_key)?;

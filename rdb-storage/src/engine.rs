@@ -19,18 +19,19 @@ use crate::reserve::Space;
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
-/// Share of a memtable that its bloom filter takes: a read of what was flushed does not search it in vain. This, the hash
-/// index of blocks and the lock-free cache together take an eighth off the CPU time of a batched read of flushed data.
+/// Share of a memtable that its bloom filter takes. With the filter, reads of flushed keys skip the memtable. The filter,
+/// the hash index of blocks and the lock-free cache together save an eighth of the CPU time of a batched read of flushed
+/// data.
 const MEMTABLE_BLOOM_RATIO: f64 = 0.05;
 
 /// Keys per bucket of the hash index that finds a key within a block.
 const DATA_BLOCK_HASH_RATIO: f64 = 0.75;
 
-/// Written data is handed to the disk in portions of this size, so that a sync never has much left to do.
+/// The operating system writes data back in portions of this size, so that a sync has little left to do.
 const BYTES_PER_SYNC: u64 = 1 << 20;
 
-/// Range deletes that a memtable holds before it is flushed. Each read of a memtable that changed since the last one sorts
-/// all of them again, with the square of their number where they are nested.
+/// Range deletes that a memtable holds before it is flushed. A read of a memtable that has changed since the last read sorts
+/// all of them again. Where they are nested, that takes the square of their number.
 const MEMTABLE_RANGE_DELETES_MAX: usize = 256;
 
 /// Memtables of the state column families stay small.
@@ -81,7 +82,7 @@ impl Engine {
         let replay = examine_logs(&directory, settings, create)?;
         let options = database_options(settings, &info_log, create, replay);
         let options = options.map_err(&refused)?;
-        // Read without a lock, unlike the LRU cache. 0: it finds the size of its table by itself.
+        // It is read without a lock, unlike the LRU cache. 0: it chooses the size of its table.
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
         let mut families = Vec::with_capacity(Family::ALL.len());
         for family in Family::ALL {
@@ -114,7 +115,7 @@ impl Engine {
         &self.memory_read_options
     }
 
-    /// What is stored under a key of the state column family, which is small and read from wherever it is.
+    /// Reads a record of the state column family, from memory or from the disk. The family is small.
     pub(crate) fn state(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
         let family = self.family(Family::RaftState);
         let record = self.database.get_pinned_cf(&family, key);
@@ -126,7 +127,7 @@ impl Engine {
         self.options.get_ticker_count(Ticker::WalFileSynced)
     }
 
-    /// What went wrong in RocksDB's own threads since the open, e.g. in a flush.
+    /// The last error in RocksDB's own threads since the open, e.g. of a flush.
     pub(crate) fn background_error(&self) -> Option<String> {
         match self
             .database
@@ -154,8 +155,8 @@ impl Engine {
         Ok(of(Family::Raw)? + of(Family::Versioned)?)
     }
 
-    /// Ends compactions, those under way too, and begins no more, nor flushes. Reads go on. A compaction that is cut off
-    /// leaves no trace; the process would wait for it at its end otherwise.
+    /// Cancels compactions, and starts neither compactions nor flushes any more. Reads go on. The process would otherwise
+    /// wait for a running compaction before it ends; a cancelled one leaves nothing behind.
     pub(crate) fn stop_background_work(&self) {
         self.database.cancel_all_background_work(true);
     }
@@ -170,7 +171,7 @@ impl Engine {
     }
 }
 
-/// What becomes of the writes that the open replays.
+/// Decides what becomes of the writes that the open replays.
 fn examine_logs(
     directory: &DataDirectory,
     settings: &StorageOptions,
@@ -196,7 +197,7 @@ fn examine_logs(
             }
             Ok(replay)
         }
-        // A log that is replayed up to its damage has to go, or the next strict open would refuse it again.
+        // The damaged log has to be deleted after the replay, or the next strict open would refuse it again.
         WalRecovery::PointInTime => Ok(Replay::Flush),
     }
 }
@@ -207,8 +208,7 @@ fn database_options(
     create: bool,
     replay: Replay,
 ) -> Result<Options, rocksdb::Error> {
-    // These settings have no functions of their own in the binding. Preallocating a log would take what is left of a full
-    // disk.
+    // The binding has no functions for these settings. A preallocated log would take the last free space of a full disk.
     let mut options = Options::default().get_options_from_string(match replay {
         Replay::Flush => "avoid_flush_during_recovery=false",
         Replay::Keep { .. } => "avoid_flush_during_recovery=true;allow_fallocate=false",
@@ -216,7 +216,7 @@ fn database_options(
     options.create_if_missing(create);
     options.create_missing_column_families(create);
     options.set_paranoid_checks(true);
-    // One family flushed far beyond another could not be opened again at a point in time that lies between.
+    // Without it, families can be flushed up to different points, and an open at a point between them fails.
     options.set_atomic_flush(true);
     options.set_wal_recovery_mode(match settings.wal_recovery {
         WalRecovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
@@ -251,7 +251,7 @@ fn family_options(
 
     let range_deletes_max = match replay {
         Replay::Flush => MEMTABLE_RANGE_DELETES_MAX,
-        // 0: no limit, since it is kept by a flush.
+        // 0: no limit. A limit would cause a flush.
         Replay::Keep { .. } => 0,
     };
     let mut options = Options::default()
@@ -269,7 +269,7 @@ fn family_options(
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
     options.set_write_buffer_size(match replay {
         Replay::Flush => write_buffer_bytes,
-        // A memtable that fills up in the middle of the replay would be flushed all the same.
+        // A memtable that is full would be flushed during the replay.
         Replay::Keep { memory_bytes } => write_buffer_bytes.saturating_add(memory_bytes as usize),
     });
     Ok(options)

@@ -1,4 +1,4 @@
-//! What can go wrong, sorted by what the caller can do about it.
+//! Errors, sorted by what the caller can do about them.
 
 use std::path::PathBuf;
 
@@ -51,8 +51,8 @@ pub enum Error {
         /// What RocksDB said.
         cause: String,
     },
-    /// An earlier write met an IO error, or one to the same region met data that cannot be read; so writes, or those to the
-    /// region, are refused until the storage is opened again. Reads go on.
+    /// Writes are refused until the storage is opened again, since an earlier write met an IO error; or writes to this
+    /// region are, since one of them needed data that cannot be read. Reads go on.
     #[error("writes have stopped since an earlier one failed: {cause}")]
     WritesStopped {
         /// What RocksDB said then.
@@ -75,8 +75,8 @@ pub enum Error {
         /// The most that one read returns.
         limit_bytes: u64,
     },
-    /// The result is larger than the room that was set aside for it, and was not copied out of RocksDB. Set `bytes` aside
-    /// and read again; what is stored may have changed by then.
+    /// The result is larger than the room for it, and was not copied out of RocksDB. Make room for `bytes` and read again;
+    /// the data may have changed by then.
     #[error("the result has {bytes} bytes, more than there is room for")]
     NeedsRoom {
         /// The room that the result takes.
@@ -99,7 +99,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// For a failed write: whether it may have been applied. For a failed read the answer means nothing.
+    /// Whether the failed write may have been applied. For a failed read it means nothing.
     pub fn fate(&self) -> Fate {
         match self {
             Self::Undetermined { .. } => Fate::Unknown,
@@ -116,7 +116,7 @@ impl Error {
         }
     }
 
-    /// Sorts what RocksDB says of a read. A full disk or an exhausted table of files is [`Error::Io`].
+    /// Converts RocksDB's error of a read. A full disk or an exhausted table of files is [`Error::Io`].
     pub(crate) fn from_read(error: rocksdb::Error) -> Self {
         let cause = error.to_string();
         match error.kind() {

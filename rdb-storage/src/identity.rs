@@ -1,4 +1,4 @@
-//! Whose data directory this is: a small plain file, checked before RocksDB is opened.
+//! The identity file of a data directory: small, plain text, checked before RocksDB is opened.
 //!
 //! ```text
 //! role = server
@@ -9,9 +9,9 @@
 //! incarnation = 5678
 //! ```
 //!
-//! The last three lines are there once the placement driver has assigned or accepted them. Format 1 had no incarnation.
-//! `initialized` turns to `yes` when RocksDB was created. From then on a directory without RocksDB's own files is damage,
-//! not a fresh start. The file is replaced atomically: written beside, synced, renamed, and the directory synced.
+//! The last three lines are written once the placement driver has assigned or accepted them. Format 1 had no incarnation.
+//! `initialized` becomes `yes` when RocksDB has been created. From then on, missing files of RocksDB are damage. The file is
+//! replaced atomically: a new one is written, synced and renamed, and the directory is synced.
 //!
 //! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
 
@@ -78,8 +78,8 @@ pub struct Identity {
     pub(crate) initialized: bool,
 }
 
-/// An id from the operating system's random numbers, never 0. Generators that are seeded with the time since boot would give
-/// machines that start alike the same ids.
+/// A random id from the operating system, never 0. A generator that is seeded with the time since boot would give machines
+/// that boot alike the same ids.
 ///
 /// # Errors
 ///
@@ -126,7 +126,7 @@ impl DataDirectory {
             path: path.clone(),
             lock: lock(path)?,
         };
-        // Asked again under the lock: another process may have made the directory its own meanwhile.
+        // Checked again under the lock, since another process may have created the file meanwhile.
         if !identity_file.exists() {
             let identity = Identity {
                 role,
@@ -187,7 +187,7 @@ impl DataDirectory {
 }
 
 impl Drop for DataDirectory {
-    /// Closing the file is not enough: a child process that is being started at this moment may have it open, too.
+    /// Closing the file is not enough: a child process that is just being started may have inherited it.
     fn drop(&mut self) {
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
@@ -214,7 +214,7 @@ fn create_durably(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory without an identity may only hold what an open that crashed early leaves.
+/// A directory without an identity file may hold only files that an open leaves when it crashes early.
 fn refuse_foreign_files(path: &Path) -> Result<(), OpenError> {
     let entries = fs::read_dir(path).map_err(|error| io_error(path, "reading it", &error))?;
     for entry in entries {

@@ -34,7 +34,7 @@ impl InfoLog {
         warnings.iter().cloned().collect()
     }
 
-    /// The last warning that tells of an error in RocksDB's own threads. More may follow it that only tell of its handling.
+    /// The last warning about an error in RocksDB's own threads. Later warnings may be about its handling only.
     pub(crate) fn last_background_error(&self) -> Option<String> {
         let tells = |warning: &String| {
             let warning = warning.to_ascii_lowercase();

@@ -28,10 +28,10 @@
 //!
 //! # The one write path
 //!
-//! Every write is a [`Command`]. Commands are queued, and one thread takes what is queued, applies it in order
-//! to one RocksDB write batch, writes and syncs that once, and then completes every submission. The methods
-//! of [`Storage`] are thin calls over [`Storage::submit`]. A replicated region is written by [`Storage::apply`] instead, from
-//! its log of [`Proposal`]s.
+//! Every write is a [`Command`]. Commands are submitted to a queue. One thread takes the queued submissions, applies them to
+//! one RocksDB write batch, writes and syncs it once, and completes every submission. The methods of [`Storage`] are thin
+//! calls over [`Storage::submit`]. A replicated region is written by [`Storage::apply`] instead, from its log of
+//! [`Proposal`]s.
 //!
 //! # What is promised
 //!
@@ -44,13 +44,15 @@
 //!
 //! # What a crash may leave, and damage
 //!
-//! A torn tail of the write-ahead log is what a crash leaves; it was never acknowledged and is dropped in silence. Damage
-//! before the tail is refused at open ([`OpenError::Damaged`]), as is a missing or shortened log that newer ones build on.
-//! Some damage to the newest log cannot be told from a torn tail: that it was cut off, that a length in its last 32 KiB
-//! block was flipped, or that it is gone while an older one is still there. What is served then is a shorter history. It
-//! has no hole, with two exceptions: damage between two opens on a disk too full to flush what was replayed, and a power
-//! cut under [`Durability::Os`]. A truncated table file is refused at open; a damaged one is found when one of its blocks
-//! is read: [`Error::DataLoss`], never wrong data. A write (or a compaction) that has to read such a block stops writes.
+//! A crash leaves a torn tail of the write-ahead log. Nothing in it was acknowledged, and it is dropped without a word.
+//! Damage before the tail is refused at open ([`OpenError::Damaged`]), and so is a missing or shortened log that newer ones
+//! build on. Some damage to the newest log cannot be told from a torn tail: the log was cut off, a length in its last 32 KiB
+//! block was flipped, or the log is gone while an older one is still there. Then a shorter history is served. It has no
+//! hole, with two exceptions: damage between two opens on a disk too full to flush the replayed writes, and a power cut
+//! under [`Durability::Os`].
+//!
+//! A truncated table file is refused at open. A damaged one is found when one of its blocks is read: [`Error::DataLoss`],
+//! never wrong data. A write that has to read such a block stops writes to its region, a compaction stops all writes.
 
 #![forbid(unsafe_code)]
 

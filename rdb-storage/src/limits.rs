@@ -1,4 +1,4 @@
-//! Limits on what is stored and asked for, in one place. Everything over them is refused with
+//! All limits on data and requests. What exceeds one is refused with
 //! [`Error::InvalidArgument`](crate::Error::InvalidArgument), which names the limit.
 
 /// Longest key, in bytes. The shortest is 1.
@@ -13,21 +13,21 @@ pub const BATCH_ENTRIES_MAX: usize = 4096;
 /// Most bytes of one batch, keys and values added up; also the most that one multi-key read returns.
 pub const BATCH_BYTES_MAX: usize = 6 << 20;
 
-/// About how many bytes one page of a scan holds.
+/// Soft limit on the size of a page of a scan, in bytes.
 pub const SCAN_PAGE_BYTES: usize = 1 << 20;
 
-/// What an entry of a page counts beside its key and value, in bytes, so that a page of tiny keys is bounded, too. Room for
-/// a page has to cover it.
+/// What each entry counts on a page beside its key and value, in bytes. It bounds pages of tiny entries. Room for a page has
+/// to cover it.
 pub const SCAN_ENTRY_OVERHEAD_BYTES: usize = 32;
 
-/// Longest bound of a range, in bytes: a scan continues at the last key with a 0x00 byte behind it.
+/// Longest bound of a range, in bytes. A scan resumes at the last key with a 0x00 byte appended.
 pub const SCAN_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
 
 /// Longest value that a conflict carries, in bytes.
 pub const CONFLICT_VALUE_BYTES_MAX: usize = 64 << 10;
 
-/// Most bytes of values that the conflicts of one submission carry together, unless it says less. What does not fit is left
-/// out, as if it were too long.
+/// Most bytes of values that the conflicts of one submission carry together; a submission may ask for fewer. A value that
+/// does not fit is left out, like one that is too long.
 pub const CONFLICT_VALUES_BYTES_MAX: usize = 4 << 20;
 
 /// The region that embedded use names.

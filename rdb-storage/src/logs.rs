@@ -1,9 +1,9 @@
-//! The write-ahead logs that an open finds: whether one is missing, and whether there is room to flush what they hold.
+//! The write-ahead logs that an open finds: whether one is missing, and whether there is room to flush their writes.
 //!
-//! RocksDB notes a log's length when it goes on to the next one, but nothing of the log that was live when the process
-//! ended. If that one stayed in use behind a newer one, later damage to it would read as a torn tail, and the newer one
-//! would be replayed on top of the hole. So an open flushes what it has replayed, and the old logs go. Only on a disk that
-//! is nearly full it keeps all of it in memory, since it could never be opened again otherwise.
+//! RocksDB records the length of a log when it starts the next one. It has no record of the log that was in use when the
+//! process ended. If that log were kept beside a newer one, later damage to it would read as a torn tail, and the newer log
+//! would be replayed over the hole. So an open flushes the replayed writes, and RocksDB deletes the old logs. On a nearly
+//! full disk the flush would fail and the database could not be opened. There the writes stay in memory and in the logs.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -11,23 +11,24 @@ use std::path::{Path, PathBuf};
 
 use crate::reserve::Space;
 
-/// Flushing takes about as much as the logs have; this many times that has to be free.
+/// A flush takes about the size of the logs. This many times that size has to be free.
 const FREE_TO_FLUSH: u64 = 2;
 
-/// What has to be free beside that, in bytes.
+/// Space that has to be free beside that, in bytes.
 const MARGIN_BYTES: u64 = 16 << 20;
 
-/// The most that a replayed log takes in memory, as a multiple of its length: small records have more overhead there.
+/// Largest size of a replayed log in memory, as a multiple of its length on the disk. Small records have more overhead
+/// there.
 const MEMORY_OF_LOG: u64 = 8;
 
-/// What becomes of the writes that an open replays from the logs.
+/// What becomes of the writes that an open replays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replay {
-    /// They are flushed to table files, and the logs go.
+    /// They are flushed to table files, and the logs are deleted.
     Flush,
-    /// They stay in memory, whose tables have to have room for so many bytes, and in the logs.
+    /// They stay in the memtables and in the logs.
     Keep {
-        /// In bytes.
+        /// Size that the memtables need, in bytes.
         memory_bytes: u64,
     },
 }
@@ -62,8 +63,9 @@ impl Logs {
         self.files.is_empty()
     }
 
-    /// Makes durable what the logs hold. A process that was killed may have left bytes that only the operating system
-    /// has, and RocksDB never syncs a log that it keeps across an open: a read could show what a power cut takes back.
+    /// Syncs the logs and their directory. A process that was killed may have left bytes that only the operating system
+    /// has, and RocksDB never syncs a log that it keeps across an open. A read could show a value that a power cut takes
+    /// back.
     pub(crate) fn sync(&self) -> io::Result<()> {
         for file in &self.files {
             File::open(file)?.sync_all()?;
@@ -74,7 +76,7 @@ impl Logs {
         }
     }
 
-    /// Flush where there is plenty of room for it.
+    /// Flushes if there is enough free space.
     pub(crate) fn replay(&self, space: Space) -> Replay {
         let needed = self
             .bytes
@@ -121,7 +123,7 @@ mod tests {
         );
     }
 
-    /// That the bytes reach the disk cannot be shown without cutting the power; that every log is asked for can.
+    /// Only a power cut can show that the bytes reach the disk. This shows that every log is synced.
     #[test]
     fn every_log_is_synced_or_the_open_fails() {
         let directory = tempfile::tempdir().unwrap();

@@ -13,8 +13,8 @@ pub enum Durability {
     /// After its bytes are synced to the disk.
     #[default]
     Sync,
-    /// After its bytes reached the operating system: a crash of the process loses nothing. A power cut loses the last
-    /// writes, acknowledged ones among them, and can lose an earlier one of two that it kept the later of.
+    /// After its bytes reached the operating system. A crash of the process loses nothing. A power cut loses the last
+    /// writes, acknowledged ones among them, and of two writes it can lose the earlier and keep the later.
     Os,
 }
 
@@ -87,7 +87,7 @@ pub struct StorageOptions {
     pub disk_reserve_bytes: u64,
 }
 
-/// Far beyond what can be waited for.
+/// More reads than any caller can wait for.
 const QUEUED_READS_MAX: usize = 1 << 20;
 
 impl StorageOptions {

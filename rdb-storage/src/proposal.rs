@@ -1,4 +1,4 @@
-//! What a log entry holds: a batch of commands with the epoch that they were proposed under.
+//! The payload of a log entry: commands, with the epoch that they were proposed under.
 //!
 //! ```text
 //! proposal  [u8 format = 1][u64 epoch version][u32 count] count × command
@@ -14,18 +14,19 @@
 //! bytes     [u32 length][length × u8]
 //! ```
 //!
-//! Integers are big-endian. A release reads every older format and refuses a newer one; the bytes of a format never change,
-//! nor does what its commands mean, limits included: replicas of different releases have to come to the same data.
+//! Integers are big-endian. A release reads every older format and refuses a newer one. The bytes of a format never change,
+//! and neither does the meaning of its commands, limits included: replicas that run different releases have to hold the
+//! same data.
 
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 
 use crate::command::Command;
 use crate::keys::{self, DecodeError};
 
-/// The format that is written.
+/// The format that this release writes.
 const FORMAT: u8 = 1;
 
-/// The least that a command, or an entry of a batch, takes.
+/// Shortest encoding of a command, and of an entry of a batch.
 const COMMAND_BYTES_MIN: usize = 5;
 const BATCH_ENTRY_BYTES_MIN: usize = 8;
 
@@ -39,7 +40,7 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// The bytes that the module documents.
+    /// The encoding that the module documents.
     pub fn encode(&self) -> Bytes {
         let payload_bytes: usize = self.commands.iter().map(Command::payload_bytes).sum();
         let mut bytes = Vec::with_capacity(payload_bytes + 32 * (self.commands.len() + 1));
@@ -52,12 +53,12 @@ impl Proposal {
         bytes.into()
     }
 
-    /// The proposal of `encoded`. Its keys and values share that buffer.
+    /// Decodes a proposal. Its keys and values share the buffer of `encoded`.
     ///
     /// # Errors
     ///
     /// When the format or the kind of a command is unknown, or the bytes are not what the module documents. Limits are
-    /// checked when it is applied.
+    /// checked when the proposal is applied.
     pub fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
         let length = encoded.len();
         let error = |problem| DecodeError {
@@ -190,7 +191,7 @@ fn decode_command(rest: &mut Bytes) -> Result<Command, Problem> {
     })
 }
 
-/// A number of things that take `bytes_min` each, so that there cannot be more of them than bytes.
+/// A count of items of at least `bytes_min` bytes each. A count that the rest of the bytes cannot hold is refused.
 fn decode_count(rest: &mut Bytes, bytes_min: usize) -> Result<u32, Problem> {
     let count = rest.try_get_u32()?;
     match (count as usize).checked_mul(bytes_min) {

@@ -1,12 +1,10 @@
 //! Point reads and multi-key reads.
 //!
-//! Each comes with a [`Tier`]: from memory only, which fails with [`ReadError::NotInMemory`] instead of touching the
-//! disk, or from anywhere. A multi-key read is one snapshot in either case; when a part of it is not in memory, the whole
-//! of it has to be done again.
+//! Each has a [`Tier`]. A read from memory only fails with [`ReadError::NotInMemory`] instead of reading from the disk. A
+//! multi-key read is one snapshot in either tier; when a part of it is not in memory, the whole read is done again.
 //!
-//! Each comes with *room*, too: the bytes that its caller has set aside for the result. RocksDB is asked for a value
-//! without copying it out; a result that does not fit is [`Error::NeedsRoom`]. A thread holds one value at a time beside
-//! its result.
+//! Each has *room*: the bytes that its caller has set aside for the result. A value is copied out of RocksDB only if it
+//! fits, otherwise the read fails with [`Error::NeedsRoom`]. A thread holds one value at a time beside its result.
 
 use bytes::Bytes;
 use rocksdb::{DBPinnableSlice, ErrorKind, ReadOptions, ReadTier};
@@ -22,14 +20,14 @@ use crate::limits::BATCH_BYTES_MAX;
 pub(crate) enum Tier {
     /// Memtables and block cache: never waits for the disk.
     Memory,
-    /// Wherever the data is: may block for as long as the disk takes.
+    /// Memory or disk. May block for as long as the disk takes.
     Disk,
 }
 
 /// A read failed.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// What was asked for is not in memory, and the tier allowed nothing else.
+    /// The data is not in memory, and the tier does not allow to read from the disk.
     NotInMemory,
     /// Anything else.
     Failed(Error),
@@ -89,8 +87,7 @@ impl Keyspace {
     }
 }
 
-/// Refuses the keys of a multi-key read that break a limit. The read validates them by itself; this is for refusing them
-/// earlier.
+/// Refuses the keys of a multi-key read that break a limit. The read does so, too; call this to refuse them earlier.
 ///
 /// # Errors
 ///
@@ -100,7 +97,7 @@ pub fn validate_keys(keys: &[Bytes]) -> Result<(), Error> {
     keys.iter().try_for_each(|key| validate_key(key))
 }
 
-/// What a [`PointRead`] found; `None`: the key does not exist.
+/// The result of a [`PointRead`]; `None`: the key does not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PointValue {
     /// A raw value.
@@ -138,7 +135,7 @@ impl PointRead {
         &self.key
     }
 
-    /// The same read with a key that shares no buffer with whatever it was decoded from.
+    /// The same read with a key that shares no buffer with the message that it was decoded from.
     pub fn detached(self) -> Self {
         Self {
             key: Bytes::copy_from_slice(&self.key),
@@ -172,7 +169,7 @@ impl Versioned {
     }
 }
 
-/// A result of `bytes` has to fit into `room`.
+/// Refuses a result that is larger than `room`.
 pub(crate) fn fit(bytes: usize, room: usize) -> Result<(), Error> {
     if bytes > room {
         return Err(Error::NeedsRoom { bytes });
@@ -233,8 +230,8 @@ impl Engine {
         })
     }
 
-    /// Reads keys in their order, each by itself, from wherever they are, as long as their values fit into `room`
-    /// together. The first is answered in any case.
+    /// Reads keys one by one, from memory or disk, until a value does not fit into the rest of `room`. The first read is
+    /// answered in any case, possibly with [`Error::NeedsRoom`].
     pub(crate) fn read_from_disk(
         &self,
         reads: &[PointRead],
@@ -270,9 +267,8 @@ impl Engine {
         Ok(Some(result(version, Bytes::copy_from_slice(value))))
     }
 
-    /// The keys are read one by one: RocksDB's batched read goes to the disk whatever its read tier says, and holds as many
-    /// values at a time as it is asked for. What no longer fits is still added up, so that the error tells exactly what is
-    /// needed.
+    /// Reads the keys one by one: RocksDB's batched read ignores the read tier, and holds all values at once. Values that do
+    /// not fit are still added up, so that the error names the room that is needed.
     fn multi_get<T>(
         &self,
         keyspace: Keyspace,
@@ -309,7 +305,7 @@ impl Engine {
         Ok(results)
     }
 
-    /// What is stored under a key; not copied, unless it is in a memtable.
+    /// The record of a key. RocksDB copies it only out of a memtable.
     pub(crate) fn record(
         &self,
         keyspace: Keyspace,

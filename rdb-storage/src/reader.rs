@@ -1,7 +1,7 @@
 //! Reads for async callers.
 //!
-//! A point or multi-key read runs inline from memory. What is not there is read again, as a whole, on a bounded number of
-//! blocking threads; scans always run there. Reads never wait behind writes.
+//! Point and multi-key reads run inline from memory. A read that misses is done again, as a whole, on a bounded number of
+//! blocking threads. Scans always run on such threads. Reads never wait behind writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +18,13 @@ use crate::options::StorageOptions;
 use crate::read::{PointRead, PointValue, ReadError, Tier, Versioned};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 
-/// A read of more keys goes to the blocking threads right away: from memory alone it would hold its async worker up.
+/// A read of more keys goes to the blocking threads at once. Even from memory it would hold up its async worker.
 const INLINE_KEYS_MAX: usize = 64;
 
 /// The async face of reading. Cheap to clone; needs a tokio runtime.
 ///
-/// Every read takes `room`: how many bytes its caller has set aside for the result. A result that does not fit is not
-/// copied out of RocksDB but answered with [`Error::NeedsRoom`], which says how much it takes.
+/// Every read takes `room`, the bytes that its caller has set aside for the result. A result that does not fit is not copied
+/// out of RocksDB: the read fails with [`Error::NeedsRoom`], which names the room that is needed.
 #[derive(Clone)]
 pub struct Reader {
     shared: Arc<Shared>,
@@ -32,14 +32,14 @@ pub struct Reader {
 
 struct Shared {
     engine: Arc<Engine>,
-    /// Of point and multi-key reads.
+    /// Places of point and multi-key reads.
     reads: Places,
     scans: Places,
     disk_reads: AtomicU64,
 }
 
-/// A bounded number of reads on blocking threads, and a bounded queue for them. Scans and other reads have their own, so
-/// that neither can starve the other.
+/// A bounded number of reads on blocking threads, and a bounded queue for them. Scans and other reads have separate places,
+/// so that neither can starve the other.
 struct Places {
     queue_name: &'static str,
     /// Places to wait in, and to run in afterwards; none left means busy.
@@ -59,7 +59,7 @@ impl Places {
         }
     }
 
-    /// Waits for a place to run in. Dropping what it gives makes room again.
+    /// Waits for a place to run in. Dropping the permits frees it.
     async fn enter(&self) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Error> {
         let queued = Arc::clone(&self.queue).try_acquire_owned();
         let queued = queued.map_err(|_| Error::Busy {
@@ -95,7 +95,7 @@ impl Reader {
             .await
     }
 
-    /// Reads one key from memory, without waiting; `None`: it is not there, see [`read_several`](Self::read_several).
+    /// Reads one key from memory, without waiting. `None`: it is not in memory; use [`read_several`](Self::read_several).
     ///
     /// # Errors
     ///
@@ -111,13 +111,13 @@ impl Reader {
         }
     }
 
-    /// Reads keys from wherever they are, each by itself (so not from one snapshot), in one go on one blocking thread.
-    /// Stops before a value that no longer fits into `room`: the results are of the first of `reads`, one at least.
+    /// Reads keys one by one on one blocking thread, from memory or disk, not from one snapshot. Stops before a value that
+    /// no longer fits into `room`. The results are those of the first reads, at least one.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when too many reads wait for the disk; of a single key, within the results, as
-    /// [`read`](Self::read). Only the first can be [`Error::NeedsRoom`].
+    /// [`Error::Busy`] when too many reads wait for the disk. Each result can be an error of [`read`](Self::read), but only
+    /// the first can be [`Error::NeedsRoom`].
     pub async fn read_several(
         &self,
         reads: Vec<PointRead>,
@@ -197,7 +197,8 @@ impl Reader {
         self.shared.disk_reads.load(Ordering::Relaxed)
     }
 
-    /// Reads `key_count` keys: few from memory right here, and what is not there, or many, on a blocking thread, as a whole.
+    /// Reads inline from memory if there are few keys. If there are many, or one is not in memory, reads all of them on a
+    /// blocking thread.
     async fn memory_first<T: Send + 'static>(
         &self,
         key_count: usize,
@@ -222,7 +223,7 @@ impl Reader {
         let place = places.enter().await?;
         self.shared.disk_reads.fetch_add(1, Ordering::Relaxed);
         let engine = Arc::clone(&self.shared.engine);
-        // The place goes with the read: dropping the caller does not make room before the thread is free again.
+        // The thread holds the place: dropping the caller must not free it before the thread is done.
         let read = spawn_blocking(move || {
             let _place = place;
             read(&engine)

@@ -1,4 +1,4 @@
-//! A region as it is stored: the store's own truth about which keys it holds.
+//! A region as the store keeps it. The store's own descriptors say which keys it holds.
 
 use bytes::Bytes;
 

@@ -1,7 +1,7 @@
-//! Disk space held back: a file of zeros that is given up when the disk is full, so that RocksDB can be opened (it writes
-//! a manifest and a log then) and data can be deleted.
+//! Reserved disk space: a file that an open deletes when the disk is full. RocksDB can then be opened, which writes a
+//! manifest and a log, and data can be deleted.
 //!
-//! Called at open only. The file is made again at the first open that finds enough free space.
+//! The first open that finds enough free space makes the file again.
 
 use std::fs::{self, File};
 use std::io;
@@ -62,7 +62,7 @@ impl DiskReserve {
         Ok(())
     }
 
-    /// Makes the reserve where it is missing and there is plenty of space. Failing to is no reason not to run.
+    /// Makes the reserve if it is missing and there is enough free space. A failure is only logged.
     pub(crate) fn make_if_roomy(&self) {
         let made = fs::metadata(&self.file).is_ok_and(|metadata| metadata.len() >= self.bytes);
         if self.bytes == 0 || made {

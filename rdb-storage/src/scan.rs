@@ -1,8 +1,8 @@
 //! Scans: one page at a time, each from one snapshot.
 //!
-//! A page ends, too, when RocksDB has skipped many deleted entries for it, and says where to go on. It is empty where only
-//! such entries were met. Keys that a range delete covers are not counted: RocksDB jumps over those in older files, and goes
-//! key by key through those in the same memtable, whose size bounds them.
+//! A page also ends when RocksDB has skipped many deleted entries for it, and says where to resume. If only deleted entries
+//! were found, it is empty. Keys that a range delete covers are not counted. RocksDB jumps over those in older files. It
+//! goes key by key through those in the same memtable, whose size bounds them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
@@ -16,16 +16,16 @@ use crate::limits::{SCAN_ENTRY_OVERHEAD_BYTES, SCAN_PAGE_BYTES};
 use crate::read::{Keyspace, fit};
 use crate::stride::Stride;
 
-/// Deleted and overwritten entries that a page skips beside those that it has, before it ends.
+/// Most deleted and overwritten entries that a page skips before it ends.
 const SKIPPED_MAX: u64 = 64 << 10;
 
-/// Those that are skipped between two entries before RocksDB gives up.
+/// Most deleted and overwritten entries that RocksDB skips between two entries before it gives up.
 const SKIPPED_AT_ONCE_MAX: u64 = 4 << 10;
 
-/// Strides of a page that has no entry yet. Strides that get on are at most 17 apart.
+/// Most strides of a page that has no entry yet. At most 17 strides in a row make no progress.
 const STRIDES_MAX: usize = 64;
 
-/// What a page is taken from.
+/// The range that a page is read from, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScanRange {
     /// Inclusive, at most 8,193 bytes. Empty: from the lowest key.
@@ -63,9 +63,9 @@ pub struct VersionedKeyValue {
 /// A page of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
-    /// In the order of the scan. There may be none although the range is not finished: then many deleted entries were met.
+    /// In the order of the scan. It may be empty before the range is finished, when many deleted entries were skipped.
     pub entries: Vec<T>,
-    /// Where to go on: the next `start_key`, or the next `end_key` of a reverse scan. `None`: the range is finished.
+    /// Where to resume: the next `start_key`, or the next `end_key` of a reverse scan. `None`: the range is finished.
     pub resume_key: Option<Bytes>,
 }
 
@@ -134,7 +134,7 @@ impl Engine {
         Ok(Page::empty(Some(rest.near_end().clone())))
     }
 
-    /// Reads a page of `piece`, as far as `options` allow. Its `resume_key` is behind its last entry.
+    /// Reads a page of `piece` with `options`. Its `resume_key` is behind its last entry.
     fn fill<T>(
         &self,
         keyspace: Keyspace,
@@ -184,13 +184,13 @@ impl Engine {
     }
 }
 
-/// Why reading a piece of a range ended.
+/// Why the reading of a piece ended.
 enum End {
     /// All of it was read.
     OfPiece,
     /// The page is full.
     OfPage,
-    /// RocksDB gave up behind the last entry.
+    /// RocksDB gave up after the last entry.
     TooManySkipped,
 }
 
@@ -227,7 +227,8 @@ impl<T> Page<T> {
 }
 
 impl ScanRange {
-    /// Refuses what makes no sense. A scan validates its range by itself; this is for refusing it earlier.
+    /// Refuses an inverted range, a bound that is too long, and a limit of 0. A scan does so, too; call this to refuse the
+    /// range earlier.
     ///
     /// # Errors
     ///
@@ -261,7 +262,7 @@ impl ScanRange {
         !self.end_key.is_empty() && self.start_key == self.end_key
     }
 
-    /// Where the scan begins: an inclusive key, or in a reverse scan an exclusive one.
+    /// Where the scan begins. The key is inclusive, in a reverse scan exclusive.
     fn near_end(&self) -> &Bytes {
         static ABOVE: Bytes = Bytes::from_static(&ABOVE_EVERY_KEY);
         if !self.reverse {
@@ -273,7 +274,7 @@ impl ScanRange {
         }
     }
 
-    /// Where a stride from the near end ends, if that is within the range.
+    /// The end of a stride from the near end, if it lies within the range.
     fn bound(&self, stride: &Stride) -> Option<Bytes> {
         if self.reverse {
             let bound = stride.down(self.near_end());

@@ -1,4 +1,4 @@
-//! The embedded face: everything a storage can do, as thin calls over the one write path and the reads.
+//! [`Storage`], the embedded API: thin calls over the one write path and the reads.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ pub struct Storage {
     inner: Arc<Inner>,
 }
 
-/// The writer ends before the last handle of the engine is dropped.
+/// The fields are dropped in their order: the writer ends before the engine closes.
 struct Inner {
     writer: Writer,
     reader: Reader,
@@ -45,9 +45,10 @@ struct Inner {
 /// An entry of a region's replicated log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Where in the log it is: bytes that only whoever keeps the log understands. Stored with every entry, so keep it small.
+    /// Where in the log the entry is, in bytes that the owner of the log chooses. Keep it short: it is written with every
+    /// entry.
     pub position: Bytes,
-    /// What it holds.
+    /// The commands, and the epoch that they were proposed under.
     pub proposal: Proposal,
 }
 
@@ -64,9 +65,10 @@ pub struct StorageStats {
     pub data_bytes: u64,
     /// Syncs of the write-ahead log since the open.
     pub wal_sync_count: u64,
-    /// Reads that had to go to the disk, and scans, through [`Reader`] since the open.
+    /// Reads of [`Reader`] that went to a blocking thread since the open: scans, reads of many keys, and those of data that
+    /// was not in memory.
     pub disk_read_count: u64,
-    /// Submissions that were put aside because keys of theirs were not in memory, since the open.
+    /// Times that a submission was put aside since its keys were not in memory, since the open.
     pub cold_write_count: u64,
 }
 
@@ -112,12 +114,12 @@ impl Storage {
         })
     }
 
-    /// Where the data is.
+    /// The data directory.
     pub fn directory(&self) -> PathBuf {
         self.inner.engine.directory().path().to_owned()
     }
 
-    /// Whose directory this is.
+    /// What the identity file of the directory says.
     pub fn identity(&self) -> Identity {
         *self
             .inner
@@ -126,8 +128,8 @@ impl Storage {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes this the directory of a cluster, and of a store of it, for good. Saying the same again is fine. The
-    /// incarnation is replaced, where one is given.
+    /// Assigns the directory to a cluster, and to a store of it, for good. The same assignment again succeeds. An
+    /// incarnation replaces the one before.
     ///
     /// # Errors
     ///
@@ -169,9 +171,9 @@ impl Storage {
         Ok(())
     }
 
-    /// Queues writes and returns at once; the answer is awaited or waited for. The commands are applied in order, as a
-    /// whole or not at all, and the answer has one outcome for each. Submissions that wait at the same time are applied in
-    /// any order: one whose keys are not in memory lets others pass.
+    /// Queues writes and returns at once. The commands are applied in order, as a whole or not at all. The [`PendingWrite`]
+    /// resolves to one outcome for each of them. Submissions that wait at the same time are applied in any order: one whose
+    /// keys are not in memory lets others pass.
     ///
     /// # Errors
     ///
@@ -181,23 +183,23 @@ impl Storage {
         self.inner.writer.submit(submission)
     }
 
-    /// Takes room in the write queue for a message, whose buffer the commands of several submissions share.
+    /// Takes room in the write queue for a message. The commands of several submissions can share its buffer.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when the queue is full; [`Error::InvalidArgument`] when it never has so much room.
+    /// [`Error::Busy`] when the queue is full; [`Error::InvalidArgument`] when the message is larger than the queue.
     pub fn take_write_room(&self, message_bytes: usize) -> Result<WriteRoom, Error> {
         self.inner.writer.take_room(message_bytes)
     }
 
-    /// Applies entries of a region's replicated log in their order, and notes the position of the last as the region's
-    /// applied position, all in one write: after a crash all of it is there or none. Blocks for reads of the disk. One
-    /// outcome for each command of each entry.
+    /// Applies entries of a region's replicated log in their order, and stores the position of the last as the region's
+    /// applied position. All of it is one write: after a crash all of it is there or none. Returns one outcome for each
+    /// command of each entry. Blocks while it reads from the disk.
     ///
-    /// What an entry does depends on the entry and on what the entries before it left, on nothing else; so copies of a region
-    /// that apply the same log hold the same data. An entry that was proposed under another epoch than the region's stored
-    /// one changes nothing ([`Outcome::EpochChanged`]), nor does a command that breaks a limit ([`Outcome::Invalid`]); the
-    /// position is noted all the same.
+    /// The effect of an entry depends only on the entry and on the data that earlier entries left. So replicas that apply
+    /// the same log hold the same data. An entry that was proposed under another epoch than the stored one changes nothing
+    /// ([`Outcome::EpochChanged`]), and neither does a command that breaks a limit ([`Outcome::Invalid`]). The position is
+    /// stored in these cases, too.
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
@@ -206,9 +208,9 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// Nothing was applied with [`Error::DataLoss`] and [`Error::Io`], which end writing to the region until the next open,
-    /// and with [`Error::WritesStopped`] and [`Error::Closed`]. [`Error::Undetermined`] ends writing to all regions; the next open tells what was
-    /// applied.
+    /// [`Error::DataLoss`] and [`Error::Io`]: nothing was applied, and writes to the region have stopped until the next
+    /// open. [`Error::WritesStopped`] and [`Error::Closed`]: nothing was applied. [`Error::Undetermined`]: all writes have
+    /// stopped, and only the next open shows what was applied.
     pub fn apply(
         &self,
         region_id: u64,
@@ -226,7 +228,7 @@ impl Storage {
         self.inner.writer.apply(region_id, &entries, durability)
     }
 
-    /// The position of the last entry that was applied to a region. `None`: none was.
+    /// The position of the last entry that was applied to a region. `None`: no entry ever was.
     ///
     /// # Errors
     ///
@@ -410,7 +412,7 @@ impl Storage {
         self.inner.reader.clone()
     }
 
-    /// Whether writes are taken, now and as it changes.
+    /// Whether writes are accepted. The receiver sees every later change.
     pub fn write_health(&self) -> watch::Receiver<WriteHealth> {
         self.inner.writer.health()
     }
@@ -438,12 +440,13 @@ impl Storage {
         })
     }
 
-    /// Refuses new writes, finishes the queued ones, flushes memtables so that the next open is quick, and ends
-    /// compactions, so that the process need not wait for one. Reads go on. Closing again does nothing. The directory is unlocked when the last clone is dropped.
+    /// Refuses new writes, finishes the queued ones, flushes memtables so that the next open is quick, and cancels
+    /// compactions so that the process need not wait for one. Reads go on. A second call does nothing. The directory is
+    /// unlocked when the last clone is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost then: the write-ahead log still has it.
+    /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost: the write-ahead log has the data.
     pub fn close(&self) -> Result<(), Error> {
         self.inner.writer.close();
         if self.inner.flushed.swap(true, Ordering::AcqRel) {
@@ -474,7 +477,7 @@ impl Storage {
     }
 }
 
-/// An outcome that the command cannot have: a fault in this crate, and the write may have happened.
+/// The error for an outcome that the command cannot have: a bug in this crate, and the write may have been applied.
 fn unexpected(outcome: &Outcome) -> Error {
     Error::Undetermined {
         cause: format!("the writer answered with {outcome:?}"),

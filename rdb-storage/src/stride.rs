@@ -1,12 +1,12 @@
-//! Strides: how a scan gets past keys that are all deleted, in bounded steps.
+//! Strides: bounded steps of a scan over a range of deleted keys.
 //!
-//! RocksDB gives a search up that has met too many deleted entries, but does not say where it was. So the scan tries again
-//! with a nearer bound, until it gets there or finds something. Bounds are computed: a place is a binary fraction, and a
-//! stride of n bits leads to the next fraction of n bits. The shortest stride leads past exactly one key that there can be,
-//! so a search always gets on, whatever the keys look like.
+//! RocksDB gives up a search that has skipped too many deleted entries, but does not say where it was. So the scan searches
+//! again with a nearer bound, until it reaches the bound or finds an entry. The bounds are computed. A place in the key
+//! space is a binary fraction, and a stride of n bits leads to the next fraction of n bits. The shortest stride passes
+//! exactly one possible key, so a search always makes progress, whatever the keys look like.
 //!
-//! A stride is halved (in the number of bits that are left) where it was too long, and grows faster and faster where it was
-//! not, so that a scan passes any number of deleted entries in a number of strides that grows with their number only.
+//! A stride that was too long is halved, in the number of bits that are left. Strides that were not too long grow faster and
+//! faster. So the number of strides grows with the number of deleted entries, and with nothing else.
 
 use bytes::Bytes;
 
@@ -15,23 +15,23 @@ use crate::limits::KEY_BYTES_MAX;
 /// The length of the strides of one scan.
 #[derive(Debug, Default)]
 pub(crate) struct Stride {
-    /// Of the bound that is tried next. 0: as far as the scan goes.
+    /// The length of the next stride. 0: to the end of the scan.
     bits: usize,
     /// The longest stride that is known to be too long.
     too_long: Option<usize>,
     /// The last stride that was short enough.
     short_enough: Option<usize>,
-    /// How many bits to leave out next, if the present stride is short enough.
+    /// How many bits shorter the fraction is next time, if the present stride is short enough.
     growth: usize,
 }
 
 impl Stride {
-    /// After a search that was given up. `place` is where it began.
+    /// Call after RocksDB gave up a search that began at `place`.
     pub(crate) fn shorten(&mut self, place: &[u8]) {
         let shortest = shortest(place);
         let upper = match self.short_enough {
             Some(bits) if bits > self.bits => bits,
-            // What was short enough elsewhere is not here.
+            // A stride that was short enough at another place is too long here.
             _ => shortest,
         };
         self.too_long = Some(self.bits);
@@ -40,7 +40,7 @@ impl Stride {
         self.growth = 0;
     }
 
-    /// After a search that got to its bound.
+    /// Call after a search that reached its bound.
     pub(crate) fn lengthen(&mut self) {
         self.short_enough = Some(self.bits);
         let longest = self.too_long.take().map_or(0, |bits| bits + 1);
@@ -95,7 +95,7 @@ impl Stride {
     }
 }
 
-/// A stride of so many bits passes a single key. `place` may be a byte longer than a key.
+/// The bits of the stride from `place` that passes a single key. `place` may be a byte longer than a key.
 fn shortest(place: &[u8]) -> usize {
     match place.len() {
         bytes if bytes > KEY_BYTES_MAX => KEY_BYTES_MAX * 8,
@@ -181,8 +181,8 @@ mod tests {
         assert_eq!(down(b"a"), below_a);
     }
 
-    /// Strides over a row of deleted keys as a scan does, each search of at most `budget` of them. How many searches it took,
-    /// no more than 17 in vain between two that get on: there are 65,537 lengths, and what is left is halved.
+    /// Strides over a row of deleted keys as a scan does, each search of at most `budget` of them. How many searches it
+    /// took, no more than 17 in vain between two that get on: there are 65,537 lengths, and what is left is halved.
     fn searches(deleted: &[Vec<u8>], budget: usize, reverse: bool) -> usize {
         let mut place = if reverse { vec![0xff; 9] } else { Vec::new() };
         let (mut stride, mut searches, mut in_vain) = (Stride::default(), 0, 0);

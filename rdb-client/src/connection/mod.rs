@@ -1,9 +1,9 @@
 //! Connections to processes of the cluster, below everything that sends.
 //!
-//! One [`Connection`] is one TCP connection. A broken one stays broken: it is never replaced in silence, so what was found
-//! out about a peer holds for as long as its connection.
+//! One [`Connection`] is one TCP connection. A broken connection stays broken and never reconnects. So what a client has
+//! learned about its peer, such as the peer's cluster, holds for the whole connection.
 //!
-//! - `channel`: one HTTP/2 connection, as gRPC stubs use it, and what its failures say about a request.
+//! - `channel`: an HTTP/2 connection for gRPC stubs. Its errors say whether the peer can have processed a request.
 //! - `pool`: one connection per address.
 
 mod channel;

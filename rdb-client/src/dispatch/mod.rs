@@ -1,18 +1,18 @@
 //! Sends concurrent calls together: many commands in one message of a `KvBatch` stream.
 //!
-//! Calls to a store share its [`Lane`]s, a few streams of one connection. A call puts its command into its lane's queue
-//! and waits in a slot. The transport takes a message from the queue when it has sent the one before; at most one message is
-//! made ahead. Nothing waits for more commands to come: a call that is alone is sent at once, and the more calls there are,
-//! the more share a message.
+//! Calls to a store share its [`Lane`]s, a few streams of one connection. A call puts its command into the queue of a lane
+//! and waits in a slot. The transport takes a message from the queue when it has sent the last one; at most one message is
+//! made ahead. No command waits for others: a single call is sent at once, and the more calls there are, the more share a
+//! message.
 //!
 //! - `slot`: where one call waits for its answer.
-//! - `queue`: the commands of a lane, those that wait and those that were sent.
-//! - `lane`: a queue as calls see it, with the task that keeps a stream for it.
-//! - `stream`: what a lane's stream takes, receives and loses.
-//! - `target`: what the lanes to one store have in common.
+//! - `queue`: the commands of a lane, waiting and sent.
+//! - `lane`: the queue, and the task that keeps a stream for it.
+//! - `stream`: what the lane's stream takes, receives and loses.
+//! - `target`: what the lanes to one store share.
 //!
-//! What a call is told when its stream breaks depends on whether its command was ever handed to the transport: one that
-//! was not, certainly was not applied.
+//! When a stream breaks, a command that was never handed to the transport was certainly not applied. The fate of the others
+//! is unknown.
 
 mod lane;
 mod queue;

@@ -1,9 +1,9 @@
 //! Finding the store that leads a key's region, and getting a request there.
 //!
-//! - `region_cache`: which region holds a key, and who leads it, as far as this client has heard.
-//! - `placement_driver`: who knows when the cache does not.
-//! - `routes`: both together, and what is learned from the answers of stores.
-//! - `router`: one attempt to have a request served.
+//! - `region_cache`: which region holds a key, and which store leads it, as far as this client knows.
+//! - `placement_driver`: asks the placement driver.
+//! - `routes`: looks up routes in the cache or at the placement driver, and learns from the answers of stores.
+//! - `router`: the attempts of a call.
 
 mod placement_driver;
 mod region_cache;

@@ -1,12 +1,12 @@
-//! Keeping a stream to a server for as long as calls need one.
+//! Keeps a stream to a server open while calls need it.
 //!
-//! Many calls share a stream: their requests wait in a queue, the transport takes them from there, and a task hands out
-//! the answers. The queue implements [`Traffic`]: what to take, what to do with an answer, and what becomes of the calls
-//! when the stream is lost. This room does the rest:
+//! Many calls share a stream: their requests wait in a queue, the transport takes them from the queue, and a task hands out
+//! the answers. The queue implements [`Traffic`], which says what to send, what to do with an answer, and what becomes of
+//! the calls when the stream is lost. The modules here do the rest:
 //!
-//! - `gate`: which stream takes from the queue; an earlier one ends.
-//! - `requests`: the requests as the transport polls for them.
-//! - `kept`: the task that opens a stream, and another when it breaks. Nothing runs while no call waits and no stream is
+//! - `gate`: which stream takes requests from the queue; earlier streams end.
+//! - `requests`: the requests of a stream, made when the transport polls for them.
+//! - `kept`: the task that opens a stream, and another one when it breaks. No task runs while no call waits and no stream is
 //!   open.
 
 mod gate;

@@ -1,20 +1,20 @@
 //! Timestamps from the placement driver's oracle.
 //!
-//! Concurrent calls share one stream: they gather in *rounds*, each of which becomes one request, built when the
-//! transport asks for it. Nothing waits for a round to fill up; rounds grow because only a few requests are in flight.
+//! Concurrent calls share one stream. They gather in *rounds*, and a round becomes one request when the transport asks for
+//! one. No call waits for a round to fill up: calls gather while the few requests in flight are answered.
 //!
-//! A call's timestamps always come from a request that was sent after the call began: so they are greater than any that was
-//! taken before. A request whose answer got lost is sent again. The timestamps of the lost answer are skipped, and none
-//! is kept for later.
+//! A call's timestamps come from a request that was sent after the call began. So they are greater than all that were taken
+//! before. A request whose answer got lost is sent again. The timestamps of the lost answer are skipped; none are kept for
+//! later calls.
 //!
-//! An answer must name this client's cluster and must lie above every answer before it. Otherwise all calls that wait end
-//! with an error.
+//! An answer must name this client's cluster, and its timestamps must lie above all earlier ones. Otherwise all waiting
+//! calls end with an error.
 //!
 //! - `call`: one caller, from taking its seat to its timestamps or its deadline.
 //! - `alarm`: one timer for all callers of a round.
-//! - `rounds`: who sits where; the first rule above is kept there.
-//! - `stream`: the rounds as all calls share them, and the stream that is kept for them.
-//! - `watermark`: the second rule.
+//! - `rounds`: which call gets its timestamps from which request. It keeps the first rule above.
+//! - `stream`: the rounds that all calls share, and their stream.
+//! - `watermark`: keeps the second rule.
 //!
 //! Left out: the placement driver's side, which answers in order (`pdpb.Pd/Tso`).
 

@@ -23,7 +23,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 const WRITERS: u64 = 8;
 
-/// Puts keys of its own one after the other until told to stop, and returns how many were acknowledged.
+/// Puts keys that nobody else writes, one after the other until told to stop. Returns how many were acknowledged.
 async fn write(
     client: Client,
     writer: u64,

@@ -1,14 +1,14 @@
-//! Since when this process can say that a store is silent.
+//! Since when this process can tell that a store is silent.
 
 use std::time::{Duration, Instant};
 
 /// A process that did nothing for longer than this was asleep: stopped, suspended or starved.
 const ASLEEP_AFTER: Duration = Duration::from_secs(5);
 
-/// The stretch of time in which this process was awake and would have heard any store.
+/// The present stretch of time in which this process was awake and would have heard any store.
 ///
-/// While it sleeps, no heartbeat is taken, so silence in that time says nothing of a store. A process that has just woken
-/// up knows as little as one that has just started.
+/// A sleeping process takes no heartbeats, so silence in that time says nothing about a store. After a sleep, as after a
+/// start, a new stretch begins.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Listening {
     since: Instant,
@@ -23,7 +23,7 @@ impl Listening {
         }
     }
 
-    /// To be called more often than every [`ASLEEP_AFTER`].
+    /// Call it more often than every [`ASLEEP_AFTER`].
     pub(super) fn note_awake(&mut self, now: Instant) {
         *self = Self {
             since: self.since(now),
@@ -31,7 +31,7 @@ impl Listening {
         };
     }
 
-    /// When the present stretch began. A sleep that nobody has noted yet counts.
+    /// When the present stretch began. A sleep counts before it is noted.
     pub(super) fn since(&self, now: Instant) -> Instant {
         if now.saturating_duration_since(self.awake_at) > ASLEEP_AFTER {
             now

@@ -1,11 +1,12 @@
 //! The cluster's metadata: its id, its stores, and which store serves which region.
 //!
-//! - `state.rs`: what is known, and which part of it is durable.
-//! - `stores.rs` and `regions.rs`: decisions, as pure functions of what is known, of the question and of the time.
-//! - `registrar.rs`: the one task that decides, makes the decision durable and lets it be seen.
-//! - `listening.rs`: since when this process can say that a store is silent.
+//! - `state.rs`: the state of the cluster, and its durable part.
+//! - `stores.rs` and `regions.rs`: decisions, as pure functions of the state, the request and the time.
+//! - `registrar.rs`: the one task that decides, makes the decision durable and applies it to the state.
+//! - `listening.rs`: since when this process can tell that a store is silent.
 //!
-//! [`Cluster`] is what services hold. Heartbeats stay in memory: after a restart no store was heard of until its next one.
+//! The service holds a [`Cluster`]. Heartbeats are kept in memory only: after a restart no store counts as heard of until
+//! its next heartbeat.
 
 mod listening;
 mod regions;
@@ -47,10 +48,10 @@ pub const STORES_MAX: usize = 10_000;
 /// A registration or a heartbeat failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// The store has no place here, or not yet.
+    /// The store is refused, for good or for now.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// What was decided could not be made durable.
+    /// The decision could not be made durable.
     #[error("the placement driver cannot write its data: {0}")]
     Storage(#[from] rdb_storage::Error),
     /// Too many registrations wait.
@@ -61,14 +62,14 @@ pub enum ClusterError {
     Stopping,
 }
 
-/// What a registered store learns.
+/// The answer to a registration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registered {
     /// The cluster's id.
     pub cluster_id: u64,
     /// The store's id.
     pub store_id: u64,
-    /// The regions with a peer on the store. None before the store has named its id.
+    /// The regions with a peer on the store. Empty until the store has registered its id as kept.
     pub regions: Vec<Region>,
 }
 
@@ -88,8 +89,8 @@ struct Shared {
 impl Cluster {
     /// Loads the cluster from `storage`; a new one gets a random id. The [`Registrar`] has to run beside it. Blocks.
     ///
-    /// `restored` tells that the storage may be an older copy: ids that it gave out later are skipped, and the present
-    /// start of each store is believed.
+    /// `restored` means that the storage may be an older copy: ids that were given out since are skipped, and the next start
+    /// of each store is accepted.
     ///
     /// # Errors
     ///
@@ -122,11 +123,11 @@ impl Cluster {
         self.shared.read(|state| state.cluster_id)
     }
 
-    /// Registers a store and says what it is. The same registration again gives the same answer.
+    /// Registers a store. The same registration again gets the same answer.
     ///
     /// # Errors
     ///
-    /// [`ClusterError::Refused`] says why the store has no place here.
+    /// [`ClusterError::Refused`] says why the store is refused.
     pub async fn register(&self, registration: Registration) -> Result<Registered, ClusterError> {
         let (answer, answered) = oneshot::channel();
         let question = Question {
@@ -146,7 +147,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Refusal`] when it comes from a store that is not registered like this.
+    /// [`Refusal`] when the heartbeat does not come from the present start of a registered store.
     pub fn heartbeat(
         &self,
         registration: &Registration,

@@ -69,7 +69,7 @@ impl State {
         region.contains(key).then_some(region)
     }
 
-    /// A region has one peer until there is replication, and that one leads.
+    /// The region with its leader. Until there is replication, a region has one peer, which leads.
     fn route_of(&self, region: &Region, now: Instant) -> RegionRoute {
         let leader = region
             .peers

@@ -1,8 +1,8 @@
 //! The one task that changes what is durable.
 //!
-//! A registration takes three steps: decide, persist, apply. They must not come apart, since a change that is durable but
-//! not applied would let the next decision give out the same id again. So callers only queue their question and wait for
-//! the answer. A caller that hangs up cannot stop a step, and its question is dropped if it was not begun.
+//! A registration has three steps: decide, persist, apply. All of them have to happen: after a change that is durable but
+//! not applied, the next decision would give out the same id again. So callers queue their registration and wait for the
+//! answer. A caller that hangs up does not interrupt the steps. If they have not begun, its registration is dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{ClusterError, Refusal, Registered, Registration, Shared};
 
-/// Most registrations that wait for their turn. One more is told to ask again.
+/// Most registrations in the queue. The caller of one more is told to ask again.
 pub(super) const QUESTIONS_MAX: usize = 256;
 
 /// How often the registrar notes that this process is awake.
@@ -36,8 +36,8 @@ pub struct Registrar {
 }
 
 impl Registrar {
-    /// Runs for ever. Dropping the future ends it; whoever still waits is told that the process stops. A change that was
-    /// under way may be durable then, and is applied by the next process.
+    /// Runs until the future is dropped. Callers that still wait are then told that the process stops. A change that was
+    /// being persisted may be durable; the next process loads it.
     pub async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         tokio::join!(self.answer_questions(), stay_awake(&shared));
@@ -50,7 +50,7 @@ impl Registrar {
         }) = self.questions.recv().await
         {
             if !answer.is_closed() {
-                // The caller may have hung up meanwhile. What was decided stays decided.
+                // The caller may have hung up meanwhile. The decision stands.
                 let _ = answer.send(self.register(&registration).await);
             }
         }
@@ -87,7 +87,7 @@ impl Registrar {
         }))
     }
 
-    /// A copy in a restart loop is refused again and again.
+    /// Logs a refusal, at most once a [`LOG_INTERVAL`]: a copy in a restart loop is refused again and again.
     fn log_refusal(&mut self, registration: &Registration, refusal: &Refusal, now: Instant) {
         let due = |at: Instant| now.saturating_duration_since(at) >= LOG_INTERVAL;
         if self.logged_at.is_none_or(due) {

@@ -1,4 +1,4 @@
-//! What is known, and what of it is durable.
+//! The state of the cluster, and its durable part.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -12,10 +12,11 @@ use super::listening::Listening;
 use crate::error::PdError;
 use crate::keys::{self, Counters, StoreRecord};
 
-/// How far ids move ahead when the data directory may be an older copy: more than it can have given out since.
+/// How far ids move ahead when the data directory may be an older copy: more ids than were given out since the copy was
+/// made.
 const RESTORED_IDS_SKIPPED: u64 = 1_000_000;
 
-/// A store as it is known.
+/// The state of a store.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KnownStore {
     pub(super) record: StoreRecord,
@@ -37,7 +38,7 @@ pub(super) struct Waiting {
     pub(super) asked_at: Instant,
 }
 
-/// Everything that is known of the cluster.
+/// The state of the cluster.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) cluster_id: u64,
@@ -72,7 +73,7 @@ impl Change {
 }
 
 impl State {
-    /// A cluster of which nothing is known yet, by a process that starts to listen.
+    /// A cluster without stores and regions, in a process that starts to listen.
     pub(super) fn new(cluster_id: u64, now: Instant) -> Self {
         Self {
             cluster_id,
@@ -111,8 +112,8 @@ impl State {
         Ok(state)
     }
 
-    /// Makes a data directory usable that may be an older copy. Ids that were given out since are skipped. Every start of a
-    /// store is believed once, since it may have followed one that this directory knows.
+    /// The changes that make a data directory usable that may be an older copy. Ids that were given out since are skipped.
+    /// The next start of every store is accepted, since the directory may not know its last one.
     pub(super) fn changes_after_restore(&self) -> Vec<Change> {
         let counters = Counters {
             store_id: self.counters.store_id + RESTORED_IDS_SKIPPED,
@@ -132,7 +133,7 @@ impl State {
             .collect()
     }
 
-    /// Takes over a change that is durable.
+    /// Applies a change that is durable.
     pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::Counters(counters) => self.counters = counters,

@@ -1,21 +1,21 @@
-//! Who may be a store, and how it is.
+//! Registration of stores: which process may be which store.
 //!
-//! Each start of a store process is an *incarnation*, a random number, and names the incarnation that its data directory
-//! has from an earlier start. A start registers twice: first to be accepted, then, once its directory has kept what was
-//! accepted, to say so.
+//! Each start of a store process is an *incarnation*, a random number. It names the incarnation that its data directory
+//! holds from an earlier start. A start registers twice: first to be accepted, and again when its directory has kept the
+//! new incarnation.
 //!
-//! - A start is accepted when its directory has the present incarnation, or one that was accepted earlier and may be the
-//!   last that the directory kept, since a process can end before it writes. Any other directory is an old copy.
-//! - A store has regions only after it has named its id as kept. So an id whose answer was lost leaves nothing behind.
-//! - Nobody takes the place of a start that was heard of within the last 20 s. A placement driver that has not listened
-//!   for that long counts every start as heard of. So of a data directory and its copies the living one keeps the place.
+//! - A start is accepted if its directory holds the present incarnation, or an earlier one that may be the last that the
+//!   directory kept: a process can end before it writes. Any other directory is an old copy.
+//! - A store gets regions only after it has registered its id as kept. So an id whose answer was lost leaves nothing behind.
+//! - No process takes the place of a start that was heard of within the last 20 s. A placement driver that has not listened
+//!   for that long treats every start as heard of. So of a data directory and its copies the living one keeps the place.
 //!
-//! A start that has to wait is told to ask again at the address of its store, where it may be a quick restart. At another
-//! address it is refused for good while the present start is heard of. When a waiting start has seen heartbeats of the
-//! present one for too long to be its restart, it is refused, too.
+//! A start that has to wait is told to ask again if it is at the address of its store, since it may be a quick restart. At
+//! another address it is refused for good while the present start is heard of. A waiting start is also refused when
+//! heartbeats of the present one show that it runs beside it.
 //!
-//! What remains open: a copy whose original is not running, or is cut off from the placement driver for 20 s, cannot be told
-//! from a store that moved.
+//! One case stays open: a copy cannot be told from a store that moved while the original is down, or has been cut off from
+//! the placement driver for 20 s.
 
 use std::time::{Duration, Instant};
 
@@ -25,15 +25,15 @@ use super::state::{Change, KnownStore, State, Waiting};
 use super::{DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX};
 use crate::keys::{Counters, StoreRecord};
 
-/// Most incarnations of one store that were accepted and perhaps kept; beyond, the oldest is forgotten. A crash loop that
-/// never keeps one adds one every [`DISCONNECTED_AFTER`].
+/// Most unkept incarnations of one store. When there are more, the oldest is forgotten. A crash loop that never keeps one
+/// adds one every [`DISCONNECTED_AFTER`].
 const UNKEPT_INCARNATIONS_MAX: usize = 16;
 
-/// A heartbeat that arrives this long after another start first asked was sent after that start began. Two processes that
-/// run at once have different data directories, since each locks its own.
+/// A heartbeat that arrives this long after another start first asked was sent after that start began. So both run at the
+/// same time, and their data directories are different, since each process locks its directory.
 const OUTLIVES_AFTER: Duration = Duration::from_secs(2 * HEARTBEAT_INTERVAL.as_secs());
 
-/// Who a store says it is.
+/// What a store says about itself when it registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// Where clients reach it, as `host:port`.
@@ -44,11 +44,11 @@ pub struct Registration {
     pub cluster_id: u64,
     /// This start of its process: random, never 0.
     pub incarnation: u64,
-    /// The incarnation that its data directory has; 0 for none. The same as `incarnation` once that was kept.
+    /// The incarnation that its data directory holds; 0 for none. Equal to `incarnation` once that was kept.
     pub kept_incarnation: u64,
 }
 
-/// Why a store has no place here. Asking again helps only after [`MayBeAlive`](Self::MayBeAlive).
+/// Why a registration is refused. Asking again helps only after [`MayBeAlive`](Self::MayBeAlive).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It belongs to another cluster.
@@ -136,7 +136,7 @@ pub enum Refusal {
 }
 
 impl State {
-    /// The store's id, and what has to be made durable for it.
+    /// The store's id, and the changes that have to be made durable.
     pub(super) fn decide_registration(
         &self,
         registration: &Registration,
@@ -196,7 +196,7 @@ impl State {
         }
     }
 
-    /// Notes that this start waits for the place of the present one. Until it gets it, the address stays the store's.
+    /// Notes that this start waits for the place of the present one. The address stays the store's meanwhile.
     pub(super) fn note_waiting(&mut self, registration: &Registration, now: Instant) {
         if let Some(store) = self.stores.get_mut(&registration.store_id)
             && store.record.address == registration.address
@@ -293,7 +293,7 @@ impl State {
             .ok_or(Refusal::UnknownStore { store_id })
     }
 
-    /// Every other store that is known at the address has to be silent.
+    /// Refuses the registration unless every other store at its address is silent.
     fn check_address_free(&self, registration: &Registration, now: Instant) -> Result<(), Refusal> {
         let others = self.stores.values().filter(|store| {
             store.record.id != registration.store_id && store.record.address == registration.address
@@ -313,7 +313,8 @@ impl State {
         Ok(())
     }
 
-    /// Whether a start that was last heard of at `heard_at` has had time to speak since, and did not.
+    /// Whether a start that was last heard of at `heard_at` has been silent for [`DISCONNECTED_AFTER`] while this process
+    /// listened.
     fn is_silent(&self, heard_at: Option<Instant>, now: Instant) -> bool {
         let last = heard_at.max(Some(self.listening.since(now)));
         last.is_none_or(|last| !is_recent(last, now))
@@ -321,7 +322,7 @@ impl State {
 }
 
 impl StoreRecord {
-    /// Whether the present start says so. A record that knows no incarnation takes any.
+    /// Whether the registration comes from the present start. A record without an incarnation matches any.
     fn matches(&self, registration: &Registration) -> bool {
         self.address == registration.address
             && (self.incarnation == registration.incarnation || self.incarnation == 0)
@@ -335,7 +336,7 @@ impl StoreRecord {
         self.is_kept() || self.kept_incarnation != 0
     }
 
-    /// Whether the store's data directory may have this incarnation.
+    /// Whether the store's data directory may hold this incarnation.
     fn may_be_kept(&self, incarnation: u64) -> bool {
         self.incarnation == 0
             || [self.incarnation, self.kept_incarnation].contains(&incarnation)
@@ -373,7 +374,7 @@ impl StoreRecord {
 }
 
 impl KnownStore {
-    /// Whether a start of the store was heard of lately at its registered address, be it one that waits.
+    /// Whether a start of the store, present or waiting, was heard of lately at its registered address.
     fn holds_its_address(&self, now: Instant) -> bool {
         let waiting_at = self.waiting.map(|waiting| waiting.asked_at);
         let last = self.heard_at.max(waiting_at);
@@ -440,7 +441,7 @@ fn may_be_alive(record: &StoreRecord) -> Refusal {
     }
 }
 
-/// A store that was not heard of since this process started may be in any state: it counts as disconnected.
+/// The state after this silence. A store that was not heard of since this process started counts as disconnected.
 fn state_after(silence: Option<Duration>) -> StoreState {
     match silence {
         Some(age) if age < DISCONNECTED_AFTER => StoreState::Up,

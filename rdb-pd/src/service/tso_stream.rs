@@ -1,11 +1,11 @@
 //! `Pd.Tso`: one answer per request, in order.
 //!
-//! All requests that have arrived are taken in one pass, their timestamps are allocated together, and the answers follow
-//! each other without a pause, so that the transport packs them together, too.
+//! A pass takes all requests that have arrived and allocates their timestamps together. The answers follow each other
+//! without a pause, so that the transport can pack them into few frames.
 //!
-//! A pass begins only when the answers of the one before were taken: a client that does not read its answers is not read
-//! from either, and holds up only itself. A request that asks for too many ends the stream after those before it were
-//! answered; so does the closing of the connection. When no timestamps can be handed out, the stream ends and none of the pass is answered.
+//! The next pass begins when the transport has taken all answers. A client that does not read its answers holds up only
+//! itself. A request for too many timestamps ends the stream after the requests before it were answered, and so does the
+//! closing of the connection. When no timestamps can be handed out, the stream ends and no request of the pass is answered.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -21,7 +21,7 @@ use tonic::Status;
 use super::{SystemAllocator, allocate, checked_tso_count};
 use crate::tso::COUNT_MAX;
 
-/// Most requests of one pass. A stream buffers no more than their counts, whatever its client sends.
+/// Most requests of one pass. A stream buffers at most their counts.
 const PASS_REQUESTS_MAX: usize = 256;
 
 type Allocation = Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>;
@@ -34,17 +34,17 @@ pub(crate) struct TsoStream<S> {
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     /// How many timestamps each request of this pass wants.
     counts: VecDeque<u32>,
-    /// The sum of the counts: at most what one allocation may be.
+    /// The sum of the counts, at most [`COUNT_MAX`].
     count: u32,
-    /// A request that was read, but is for the next pass.
+    /// The count of a request that did not fit into this pass.
     held_back: Option<u32>,
     stage: Stage,
-    /// What comes after the last answer.
+    /// How the stream ends after the last answer. `None`: it goes on.
     end: Option<End>,
 }
 
-/// What the stream does. Each stage is left by `poll_next`: from `Collect` to `Allocate`, or to `Answer` when timestamps are
-/// there at once, and back to `Collect`.
+/// The stage of a pass. `poll_next` moves it from `Collect` to `Allocate`, or to `Answer` when there are timestamps at once,
+/// and back to `Collect`.
 enum Stage {
     /// Takes requests.
     Collect,
@@ -58,7 +58,7 @@ enum Stage {
 enum End {
     Quiet,
     Failed(Status),
-    /// The client knows.
+    /// It has ended.
     Over,
 }
 
@@ -85,7 +85,7 @@ where
         }
     }
 
-    /// Takes what has arrived. Ready when there is something to be answered, or nothing will come any more.
+    /// Takes the requests that have arrived. Ready when there is one to answer, or when none will come.
     fn poll_collect(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(count) = self.held_back.take() {
             self.take(count);
@@ -119,7 +119,7 @@ where
     fn start_allocation(&mut self) {
         let (allocator, count) = (Arc::clone(&self.allocator), self.count);
         self.count = 0;
-        // An allocation that is given up has spent nothing.
+        // An unfinished allocation has spent no timestamps, so it can be dropped.
         match allocate(&self.allocator, count).now_or_never() {
             Some(allocated) => self.allocated(allocated),
             None => {

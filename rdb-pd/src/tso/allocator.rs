@@ -1,4 +1,4 @@
-//! The oracle at work: allocation from the clock below the durable bound, and the task that keeps the bound ahead.
+//! Allocation of timestamps from the clock, below the durable bound; and the task that moves the bound ahead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use super::oracle::{LOGICAL_BITS, Oracle, PHYSICAL_MS_MAX, WaitFor, compose};
 /// The bound is moved when less than this is left of it, in milliseconds.
 const WINDOW_LEFT_MIN_MS: u64 = WINDOW_MS / 2;
 
-/// How often the clock is corrected and the bound looked at.
+/// How often the clock is corrected and the bound is checked.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Between two tries to persist a bound.
+/// Pause between two tries to persist a bound.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often a lasting failure to persist is logged.
@@ -26,8 +26,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest wait of a request that cannot be served within the bound.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// A request that waits for the clock looks again after the first, and after twice as long each time up to the second, so
-/// that thousands of them leave the processor to others.
+/// Shortest and longest pause of a request that waits for the clock. The pause doubles each time, so that thousands of
+/// waiting requests leave the processor to others.
 const CLOCK_PAUSE_MIN: Duration = Duration::from_millis(1);
 const CLOCK_PAUSE_MAX: Duration = Duration::from_millis(64);
 
@@ -37,7 +37,7 @@ pub enum AllocatorError {
     /// The durable bound was not moved in time.
     #[error("no timestamps for {} ms: their bound cannot be made durable; see the placement driver's log", WAIT_MAX.as_millis())]
     BoundStalled,
-    /// The clock did not catch up with what was handed out.
+    /// The clock did not catch up with the timestamps that were handed out.
     #[error(
         "no timestamps for {} ms: so many were taken that they are ahead of the placement driver's clock; ask again, or for \
          fewer at once",
@@ -67,7 +67,7 @@ pub struct Allocator<C, B> {
 }
 
 impl<C: Clock, B: BoundStore> Allocator<C, B> {
-    /// Begins at `persisted_ms`, the bound of earlier processes, or at the present where there was none. Makes the first
+    /// Starts at `persisted_ms`, the bound of earlier processes, or at the present time if that is later. Makes the first
     /// bound durable before it returns.
     ///
     /// # Errors
@@ -91,12 +91,12 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         Ok(Arc::new(allocator))
     }
 
-    /// Takes `count` consecutive timestamps, at least 1, and returns the first. Waits for the bound or the clock where it
-    /// has to.
+    /// Takes `count` consecutive timestamps, at least 1, and returns the first. Waits for the bound or the clock if it has
+    /// to.
     ///
     /// # Errors
     ///
-    /// [`AllocatorError`] after three seconds; no timestamp at or above the durable bound is ever returned.
+    /// [`AllocatorError`] after three seconds. No timestamp at or above the durable bound is ever returned.
     pub async fn allocate(&self, count: u32) -> Result<u64, AllocatorError> {
         let mut waits_for = match self.try_allocate(count) {
             Ok(first) => return Ok(first),
@@ -106,7 +106,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         waited.map_err(|_| waits_for.into())
     }
 
-    /// Corrects the clock and moves the bound before it is reached, for ever. Dropping the future ends it.
+    /// Corrects the clock and moves the bound before it is reached. Runs until the future is dropped.
     pub async fn keep_bound(&self) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,11 +144,11 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         allocated
     }
 
-    /// Keeps in `waits_for` what it waits for.
+    /// Waits and tries again until it succeeds. `waits_for` tells the reason for the present wait.
     async fn wait_and_allocate(&self, count: u32, waits_for: &mut WaitFor) -> u64 {
         let mut pause = CLOCK_PAUSE_MIN;
         loop {
-            // Made before the try, so that no move in between is missed.
+            // Created before the try, so that a move of the bound in between is not missed.
             let bound_moved = self.bound_moved.notified();
             match self.try_allocate(count) {
                 Ok(first) => return first,
@@ -164,7 +164,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         }
     }
 
-    /// The later of the present and what was handed out, in milliseconds.
+    /// The present time or the last timestamp, whichever is later, in milliseconds.
     fn position_ms(&self) -> u64 {
         self.clock.now_ms().max(self.oracle.next() >> LOGICAL_BITS)
     }

@@ -1,4 +1,4 @@
-//! Where the bound of timestamps is kept.
+//! The durable bound of timestamps.
 
 use bytes::Bytes;
 use rdb_storage::limits::EMBEDDED_REGION_ID;
@@ -7,10 +7,11 @@ use rdb_storage::{Command, Error, Storage, Submission};
 use crate::error::PdError;
 use crate::keys;
 
-/// How far ahead of the present the bound is moved, in milliseconds. A restart begins at most so far in the future.
+/// How far ahead of the present time the bound is moved, in milliseconds. After a restart, timestamps start at most this far
+/// in the future.
 pub(super) const WINDOW_MS: u64 = 3_000;
 
-/// Keeps the bound. The contract: when `persist` has returned `Ok`, every later process reads at least that bound.
+/// Persists the bound. Once `persist` has returned `Ok`, every later process reads at least that bound.
 pub trait BoundStore: Send + Sync + 'static {
     /// Makes `bound_ms` durable.
     fn persist(&self, bound_ms: u64) -> impl Future<Output = Result<(), Error>> + Send;

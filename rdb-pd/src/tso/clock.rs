@@ -1,15 +1,16 @@
-//! What time it is, from a wall clock that may jump.
+//! The effective time, from a wall clock that may jump.
 //!
-//! The *effective* time goes on with a monotonic clock and is corrected by the wall clock now and then:
+//! The *effective* time advances with a monotonic clock. It is compared with the wall clock about twice a second:
 //!
-//! - The wall clock is ahead, by no more than the tolerance: it is followed.
-//! - It is ahead by more: refused, with an alarm, since a timestamp that was handed out is for ever. Time goes on by the
-//!   monotonic clock until the wall clock is back in reach.
-//! - It is behind: ignored, and logged. Effective time goes on at half speed until the wall clock has caught up.
+//! - The wall clock is ahead by no more than the tolerance: the effective time follows it.
+//! - It is ahead by more: it is not followed, and an alarm is logged, since a timestamp that was handed out cannot be taken
+//!   back. The effective time advances with the monotonic clock until the wall clock is within the tolerance again.
+//! - It is behind: this is logged. The effective time advances at half speed until the wall clock has caught up.
 //!
-//! At the start there is only the durable bound to compare with, and a wall clock ahead of it may be wrong or tell of a
-//! pause. A pause must not need a word from the operator, so far more is believed then ([`START_JUMP_MAX_MS`]), with a
-//! warning beyond the tolerance. Beyond that the start is refused with [`ClockJump`] unless the jump is accepted explicitly.
+//! At the start the wall clock can be compared only with the durable bound. If it is ahead, the clock may be wrong, or the
+//! process did not run for a while. A pause must not need an operator, so the tolerance is larger then
+//! ([`START_JUMP_MAX_MS`]), with a warning beyond the ordinary one. A clock that is further ahead is refused with
+//! [`ClockJump`], unless the jump is accepted explicitly.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -23,8 +24,8 @@ const STEP_BACK_MAX_MS: u64 = AHEAD_MAX_MS / 2;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// How far the wall clock may be ahead of the bound at the start, unless the tolerance is larger. This is the longest pause
-/// that needs no word from the operator.
+/// How far the wall clock may be ahead of the bound at the start, unless the tolerance is larger: the longest pause that
+/// needs no operator.
 const START_JUMP_MAX_MS: u64 = 400 * DAY_MS;
 
 /// A wall clock that is behind by less is not worth a log line.
@@ -33,7 +34,7 @@ const BEHIND_LOG_MIN_MS: u64 = 100;
 /// A step ahead that is smaller is not worth a log line.
 const AHEAD_LOG_MIN_MS: u64 = 1_000;
 
-/// Where time comes from.
+/// The source of the time.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch. May jump in both directions.
     fn wall_ms(&self) -> u64;
@@ -72,16 +73,16 @@ impl Clock for SystemClock {
     }
 }
 
-/// What is believed of the wall clock.
+/// How far the wall clock is believed.
 #[derive(Debug, Clone, Copy)]
 pub struct ClockSettings {
-    /// How far it may jump ahead.
+    /// The tolerance: how far the wall clock may jump ahead and be followed.
     pub jump_max: Duration,
-    /// Whether it is believed at the start however far it is ahead of the bound.
+    /// Whether any jump is accepted at the start.
     pub accept_jump_at_start: bool,
 }
 
-/// The wall clock is too far ahead of the last timestamp to be believed without a word from the operator.
+/// The wall clock is too far ahead of the last timestamp; the operator has to check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the wall clock is {} days ahead of the last timestamp that this placement driver can have handed out, and at most {} \
@@ -94,7 +95,7 @@ pub struct ClockJump {
     pub wall_ms: u64,
     /// The durable bound.
     pub bound_ms: u64,
-    /// What is believed.
+    /// The tolerance at a start.
     pub jump_max_ms: u64,
 }
 
@@ -107,7 +108,7 @@ pub struct PhysicalClock<C> {
     correction: Mutex<Correction>,
 }
 
-/// What the last correction found.
+/// The result of the last correction.
 #[derive(Debug)]
 struct Correction {
     elapsed_ms: u64,
@@ -167,16 +168,16 @@ impl<C: Clock> PhysicalClock<C> {
         })
     }
 
-    /// The effective time. It goes back by half of the time between two [corrections](Self::correct) while the wall clock
-    /// is behind; the oracle, which only grows, spends counters meanwhile.
+    /// The effective time. While the wall clock is behind, each [correction](Self::correct) moves it back by half of the
+    /// time since the last one. The oracle never goes back; it uses up counters meanwhile.
     pub fn now_ms(&self) -> u64 {
         self.clock
             .elapsed_ms()
             .saturating_add(self.offset_ms.load(Ordering::Acquire))
     }
 
-    /// Compares with the wall clock and follows it where it is believed. To be called about every half second: one step
-    /// back has to stay well below how far the oracle may run ahead.
+    /// Compares the effective time with the wall clock and corrects it. Call it about every half second: one step back has
+    /// to stay well below the distance that the oracle may run ahead.
     pub fn correct(&self) {
         let mut last = self
             .correction

@@ -1,13 +1,13 @@
 //! Timestamps: a `u64` of 46 bits of Unix milliseconds and 18 bits of counter.
 //!
-//! Every timestamp is greater than every one handed out before it, by this process or any earlier one on the same data
+//! Every timestamp is greater than all that were handed out before it, by this process or any earlier one on the same data
 //! directory, whatever the wall clock does.
 //!
-//! - [`oracle`](Oracle): pure arithmetic on one atomic. Knows neither clocks nor disks.
-//! - [`clock`](PhysicalClock): what time it is, from a wall clock that may jump.
+//! - [`oracle`](Oracle): arithmetic on one atomic. It uses neither clock nor disk.
+//! - [`clock`](PhysicalClock): the effective time, from a wall clock that may jump.
 //! - [`bound`](BoundStore): an upper bound that is durable *before* any timestamp below it is handed out, so that the
 //!   next process can begin above it.
-//! - [`allocator`](Allocator): puts the three together and waits where they say so.
+//! - [`allocator`](Allocator): combines the three, and waits for the bound or the clock.
 
 mod allocator;
 mod bound;

@@ -2,8 +2,8 @@
 //!
 //! - `next` only grows, and everything below it is spent.
 //! - A timestamp is handed out only below the bound that the caller names.
-//! - It is handed out only a little ahead of the clock that the caller reads, and the more a caller asks for at once, the
-//!   less. So when too many are taken, those who ask for many wait, and those who ask for few do not notice.
+//! - A timestamp is handed out only up to a distance ahead of the clock that the caller reads. The distance is shorter for
+//!   large requests. So when too many timestamps are taken, large requests wait and small ones do not.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,13 +13,13 @@ pub const LOGICAL_BITS: u32 = 18;
 /// The latest millisecond that fits 46 bits, in the year 4199.
 pub(super) const PHYSICAL_MS_MAX: u64 = (1 << (u64::BITS - LOGICAL_BITS)) - 1;
 
-/// How far allocation may run ahead of the clock when counters are used up, in milliseconds. More than the clock is ever
-/// corrected backwards in one step, so that a correction holds nobody up.
+/// How far allocation may run ahead of the clock when counters are used up, in milliseconds. It is more than one step back
+/// of the clock, so that a correction delays no allocation.
 pub(super) const AHEAD_MAX_MS: u64 = 1_000;
 
 /// Timestamps below the limit of [`AHEAD_MAX_MS`] that an allocation leaves to smaller ones, for each timestamp that it
-/// takes. The largest allocation leaves 256 ms. To use up what is left to allocations of n, a client would have to take
-/// 262,144 timestamps every millisecond in pieces of n.
+/// takes. The largest allocation leaves 256 ms. A client that wanted to use up the rest with allocations of n would have to
+/// take 262,144 timestamps every millisecond.
 const RESERVE_PER_TIMESTAMP: u64 = 1 << 10;
 
 /// The first timestamp of a millisecond.
@@ -27,12 +27,12 @@ pub fn compose(physical_ms: u64) -> u64 {
     physical_ms.min(PHYSICAL_MS_MAX) << LOGICAL_BITS
 }
 
-/// What has to happen before so many timestamps can be handed out.
+/// What an allocation has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitFor {
     /// The durable bound has to be moved.
     Bound,
-    /// The clock has to go on.
+    /// The clock has to advance.
     Clock,
 }
 
@@ -61,7 +61,7 @@ impl Oracle {
     ///
     /// # Errors
     ///
-    /// What to [`WaitFor`] when there are none right now; nothing is spent then.
+    /// [`WaitFor`] when there are no such timestamps at the moment. Nothing is spent.
     pub fn allocate(&self, count: u32, now_ms: u64, bound: u64) -> Result<u64, WaitFor> {
         let now = compose(now_ms);
         let reserve = u64::from(count) * RESERVE_PER_TIMESTAMP;

@@ -1,9 +1,16 @@
-//! The transport shell that both ends share: limits and windows on purpose, in one place ([`limits`]); serving with
-//! drain ([`serve`], [`health`], [`Termination`]); connecting ([`endpoint`]).
+//! The transport that servers and clients share: limits and windows in one place ([`limits`]); serving with drain
+//! ([`serve`], [`health`], [`Termination`]); connecting ([`endpoint`]).
 //!
-//! A server's side, from the outside in: `accept` gives a connection one of the `places`, `connection` drives it over its
-//! `socket`, `call_service` admits a call, whose request comes through `arriving` and whose answer leaves through
-//! `departing`; both are charged to its `call`, and `call_task` ends one that cannot send.
+//! A server, from the outside in:
+//!
+//! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
+//!   counts what moves on it.
+//! - `call_service` admits a call: `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
+//!   there is no room in the `budget`.
+//! - The request comes through `arriving`, which finds its messages by their `framing`. The response leaves through
+//!   `departing`. `call_task` ends a call whose peer takes nothing.
+//!
+//! `process` is what the `main` of both servers shares.
 
 mod accept;
 mod address;

@@ -1,8 +1,8 @@
 //! The gRPC services: decode, validate, find the region, delegate, respond.
 //!
-//! - `raw` and `cas` have the methods of the two keyspaces; `batch` has the stream.
-//! - `point` is what they share: the commands for one key.
-//! - `room` admits reads; `respond` puts results on the wire.
+//! - `raw` and `cas` serve the methods of the two keyspaces, `batch` serves the stream.
+//! - `point` serves the commands for one key, for all three.
+//! - `room` reserves bytes for results. `respond` turns results into responses.
 
 mod batch;
 mod cas;
@@ -15,7 +15,7 @@ pub(crate) use batch::BatchService;
 pub(crate) use cas::CasService;
 pub(crate) use raw::RawService;
 
-/// The transport counts the entries of a batch while it arrives, the storage those that it applies.
+/// Both limit the entries of a batch: the transport while it arrives, the storage when it is applied.
 const _: () = assert!(
     rdb_proto::transport::limits::BATCH_ENTRIES_MAX == rdb_storage::limits::BATCH_ENTRIES_MAX
 );

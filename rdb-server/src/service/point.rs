@@ -1,4 +1,4 @@
-//! Point commands: what each asks of its region, and how the result goes over the wire. Unary calls and streams share this.
+//! Point commands: the operation of each, and the response that is made of its result. Unary calls and streams share them.
 //! [`rdb_proto::point`] has the recipe for adding one.
 
 use rdb_proto::error::Fault;
@@ -29,7 +29,7 @@ pub(super) enum Operation {
 pub(super) type ReadResponse = fn(PointValue) -> Result<Response, Rejection>;
 pub(super) type WriteResponse = fn(Outcome) -> Result<Response, Rejection>;
 
-/// Validates a request, and says what it asks for.
+/// Validates a request and converts it into its operation.
 pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
     let (command, response): (Command, WriteResponse) = match request {
         Request::RawGet(RawGetRequest { key, .. }) => {
@@ -153,7 +153,7 @@ fn conflict(outcome: Outcome) -> Result<Conflict, Rejection> {
     }
 }
 
-/// A fault in this process: something was written, but its outcome makes no sense.
+/// The rejection for an outcome that the command cannot have: a bug, and the write may have been applied.
 pub(super) fn unexpected() -> Rejection {
     let cause = "the storage gave an outcome that the command cannot have";
     Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))

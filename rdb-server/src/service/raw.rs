@@ -39,13 +39,13 @@ impl RawService {
         let command = Command::PutBatchRaw { entries };
         command.validate()?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        // The command is copied out of the message, and nothing else is to keep it.
+        // `submit` copies the command, so that nothing keeps the message.
         drop(keys);
         region.submit(vec![command], 0)?.await?;
         Ok(RawBatchPutResponse::default())
     }
 
-    /// One submission of deletes is applied as a whole.
+    /// Deletes keys in one submission, which is applied as a whole.
     async fn batch_delete(
         &self,
         request: RawBatchDeleteRequest,

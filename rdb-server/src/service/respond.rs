@@ -1,4 +1,4 @@
-//! How the result of a call goes over the wire: a rejection that is about routing in the response, any other in the status.
+//! Responses of unary calls. A routing answer goes into the response, a fault into the status.
 
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::{
@@ -9,8 +9,7 @@ use tonic::{Response, Status};
 
 use crate::error::Rejection;
 
-/// A response that can say that the request came to the wrong place. Those of point commands are made by
-/// [`rdb_proto::point`].
+/// A response with a field for a routing answer. [`rdb_proto::point`] makes the responses of point commands.
 pub(super) trait DataResponse: Default {
     fn set_region_error(&mut self, error: RegionError);
 }

@@ -1,7 +1,8 @@
-//! Room: bytes in flight that are reserved before memory is taken.
+//! Room: bytes in flight that are reserved before a result takes memory.
 //!
-//! A read is first given a little room. One that finds more says how much it needs and has taken no memory yet; it waits for
-//! that room, for a bounded time, and is done again. The room stays reserved until the answer is sent.
+//! A read first gets a little room. When its result is larger, it fails without taking memory and names the bytes that it
+//! needs. Then it waits for that room, for a bounded time, and is done again. The room stays reserved until the answer is
+//! sent.
 
 use rdb_proto::transport::limits::{ADMISSION_WAIT, CONNECTION_BYTES_GUARANTEED};
 use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
@@ -19,22 +20,22 @@ pub(super) struct FirstRoom {
     least: usize,
 }
 
-/// Part of what a connection always gets, so that its requests fit beside it.
+/// A quarter of the bytes that a connection is guaranteed, so that its requests fit beside it.
 const LEAST: usize = CONNECTION_BYTES_GUARANTEED / 4;
 
-/// For one key.
+/// The first room of a read of one key.
 pub(super) const POINT_ROOM: FirstRoom = FirstRoom::exactly(16 << 10);
 
-/// For several keys.
+/// The first room of a read of several keys.
 pub(super) const BATCH_ROOM: FirstRoom = FirstRoom::exactly(LEAST);
 
-/// For a page of a scan, which ends where its room does.
+/// The first room of a page of a scan. The page ends where its room does.
 pub(super) const PAGE_ROOM: FirstRoom = FirstRoom {
     most: SCAN_PAGE_BYTES,
     least: LEAST,
 };
 
-/// For one response of a stream, which ends where its room does.
+/// The first room of a response of a stream. The response ends where its room does.
 pub(super) const RESPONSE_ROOM: FirstRoom = FirstRoom {
     most: CONNECTION_BYTES_GUARANTEED,
     least: LEAST,
@@ -66,7 +67,7 @@ async fn reserve(budgets: &BytesInFlight, bytes: usize) -> Result<Reservation, R
     room.map_err(|_| Rejection::Routing(busy()))
 }
 
-/// Makes an answer with the room that it needs. The transport holds the room, `bytes_of` the answer, until it is sent.
+/// Makes an answer with the room that it needs. The transport holds `bytes_of` the answer until it is sent.
 pub(super) async fn answer_with_room<T, F>(
     call: &CallBudget,
     first: FirstRoom,
@@ -96,7 +97,7 @@ where
         match read(room.bytes()).await {
             Ok(found) => return Ok((found, room)),
             Err(ReadFailure::NeedsRoom { bytes }) => {
-                // Given back first: two that hold some and wait for more would wait for each other.
+                // Given back first: two reads that hold some and wait for more would wait for each other.
                 drop(room);
                 room = reserve(budgets, bytes).await?;
             }
@@ -105,7 +106,7 @@ where
     }
 }
 
-/// As much of `bytes` as others can spare; possibly none.
+/// Reserves `bytes`, or [`LEAST`] of them, or nothing: only bytes that others do not need.
 pub(super) fn spare(budgets: &BytesInFlight, bytes: usize) -> Option<Reservation> {
     let sizes = [bytes, bytes.min(LEAST)].into_iter();
     sizes

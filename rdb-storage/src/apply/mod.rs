@@ -1,29 +1,29 @@
-//! Application: commands in order, to one RocksDB write batch and their outcomes. The contract that the local writer and a
-//! replicated log rely on.
+//! Applying commands in order: to one RocksDB write batch, with an outcome for each. This is the contract that the local
+//! writer and a replicated log rely on.
 //!
-//! An [`Entry`] is what is applied as a whole: a submission, or the proposal of a log entry. A [`Batch`] holds several.
+//! An [`Entry`] is applied as a whole: a submission, or the proposal of a log entry. A [`Batch`] holds several entries.
 //!
 //! # Deterministic
 //!
-//! What an entry does depends on the entry and on the data that the entries of its region before it left, and on nothing
-//! else: no time, no chance, no memory that a restart loses, and not on how entries are grouped into batches. So copies of
-//! a region that apply the same entries in the same order hold the same keys, values, versions and floor, and answer the
-//! same outcomes. Two things may differ between copies, neither of which a read can tell: whether a range delete is written
-//! as one or as point deletes, and which values conflicts leave out.
+//! The effect of an entry depends on the entry and on the data that earlier entries of its region left. It does not depend
+//! on time, on chance, on memory that a restart loses, or on the grouping of entries into batches. So replicas of a region
+//! that apply the same entries in the same order hold the same keys, values, versions and floor, and return the same
+//! outcomes. Two things may differ between replicas, and no read can see them: whether a range delete is written as one or
+//! as point deletes, and which values conflicts leave out.
 //!
 //! # Total
 //!
-//! Every entry has outcomes, one for each command. A command is validated again, since the log may come from another
+//! Every entry has outcomes, one for each command. Commands are validated again, since the log may come from another
 //! release: one that breaks a limit is [`Outcome::Invalid`] and changes nothing. An entry that was proposed under another
-//! epoch of its region than the stored one (only `version` is compared) changes nothing either; each of its commands is
-//! [`Outcome::EpochChanged`].
+//! epoch than the stored one of its region changes nothing either, and each of its commands is [`Outcome::EpochChanged`].
+//! Only the epoch's `version` is compared.
 //!
 //! # What may fail
 //!
 //! Only reading: [`Batch::load`] reads all that an entry depends on, before any entry of the batch is applied.
-//! [`Batch::apply`] cannot fail. An entry whose reads failed must not be applied, nor any later one of its region: passing
-//! one over would make this copy differ from others. Other regions are not concerned. If writing the batch fails, what the
-//! disk holds is known only after the next open, and nothing more may be written before.
+//! [`Batch::apply`] cannot fail. An entry whose reads failed must not be applied, and neither must any later one of its
+//! region: skipping one would make this replica differ from others. Other regions go on. If the write of the batch fails,
+//! only the next open shows what the disk holds, and nothing more may be written before.
 //!
 //! # What a crash may leave
 //!
@@ -34,8 +34,8 @@
 //!
 //! # What is left to the caller
 //!
-//! At most one thread applies entries to a region at a time. Positions are not compared: applying an entry twice is the
-//! caller's mistake.
+//! At most one thread applies entries to a region at a time. Positions are not compared: the caller must not apply an entry
+//! twice.
 
 mod overlay;
 mod raw;

@@ -1,7 +1,7 @@
-//! Column family `raft_state`: `[0x03][u64 region id]` → the applied position: bytes that only who applies the region's log
-//! understands, as they are.
+//! Column family `raft_state`: `[0x03][u64 region id]` → the applied position, opaque bytes that the owner of the region's
+//! log chose.
 //!
-//! An absent record: nothing of a log was ever applied to the region.
+//! No record: no entry of a log was ever applied to the region.
 
 const TAG: u8 = 0x03;
 

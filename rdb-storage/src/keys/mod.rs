@@ -1,4 +1,4 @@
-//! The whole key schema, on one page. All integers are big-endian, so that byte order is numeric order.
+//! The key schema of the database. All integers are big-endian, so that byte order is numeric order.
 //!
 //! | column family | key | value | module |
 //! | --- | --- | --- | --- |
@@ -9,8 +9,8 @@
 //! | `raft_state` | `[0x02][u64 region id]` | a region descriptor, see the module | [`region`] |
 //! | `raft_state` | `[0x03][u64 region id]` | the applied position, opaque bytes | [`applied_position`] |
 //!
-//! Keys of the two data keyspaces are stored as they are, with nothing before or behind them: a range of a region is a
-//! range of the column family.
+//! Keys of the two data keyspaces are stored without a prefix or suffix: a range of a region is a range of the column
+//! family.
 
 pub mod applied_position;
 pub mod raw;
@@ -18,7 +18,7 @@ pub mod region;
 pub mod version_floor;
 pub mod versioned;
 
-/// A stored value that its own module cannot have written.
+/// A stored value that the module of its kind cannot have written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a {what} of {bytes} bytes cannot be read: {problem}")]
 pub struct DecodeError {

@@ -1,8 +1,8 @@
-//! Column family `default`: raw key → value, both as they are.
+//! Column family `default`: raw key → value, both without a prefix or suffix.
 
 use crate::limits::SCAN_BOUND_BYTES_MAX;
 
-/// A bound above every legal key: longer than the longest, and of the highest byte throughout.
+/// A bound above every legal key: longer than the longest key, and every byte is the highest.
 pub const ABOVE_EVERY_KEY: [u8; SCAN_BOUND_BYTES_MAX] = [0xff; SCAN_BOUND_BYTES_MAX];
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! Group commit: one thread owns writing.
 //!
-//! The thread blocks for the first submission, takes what else is queued up to a byte limit, applies all of it to one
-//! write batch, writes and syncs that once, and completes every submission. Nothing is ever delayed to fill a batch:
-//! batches form while the sync of the one before is under way.
+//! The thread waits for a submission, takes all that are queued, up to a byte limit, and applies them to one write batch. It
+//! writes and syncs that once and completes every submission. No submission is delayed to fill a batch: submissions gather
+//! while the sync of the batch before is under way.
 //!
-//! The thread reads versioned keys from memory only. A submission whose keys are not there is put aside until helpers have
-//! read them, and others go on; so submissions that wait at the same time are applied in any order.
+//! The thread reads versioned keys from memory only. A submission whose keys are not in memory is put aside until helper
+//! threads have read them, and others go on. So submissions that wait at the same time are applied in any order.
 //!
-//! A submission whose keys cannot be read ends writing to its region, and is not applied; other regions go on. The first
-//! IO error of a write ends all of it: RocksDB's memory and the disk may then differ, and only the next open can tell what
-//! is there. The batch in hand is [`Error::Undetermined`], everything later is [`Error::WritesStopped`].
+//! A submission whose keys cannot be read is not applied and stops writes to its region; other regions go on. The first IO
+//! error of a write stops all writes: RocksDB's memory and the disk may differ then, and only the next open can tell what is
+//! stored. The submissions of that batch get [`Error::Undetermined`], all later ones [`Error::WritesStopped`].
 
 mod health;
 mod pending;

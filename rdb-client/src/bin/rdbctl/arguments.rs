@@ -1,4 +1,4 @@
-//! What can be typed: the global options, and the subcommands that the other files define.
+//! The command line: global options, and the subcommands that the other files define.
 
 use std::time::Duration;
 

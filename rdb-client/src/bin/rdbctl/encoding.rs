@@ -15,7 +15,7 @@ use crate::failure::Failure;
 /// How keys are typed and printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum KeyEncoding {
-    /// As it is; printed like `escaped`
+    /// Byte for byte; printed like `escaped`
     Text,
     /// With \xHH, \n, \r, \t and \\
     Escaped,

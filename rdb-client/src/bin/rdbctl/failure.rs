@@ -1,4 +1,4 @@
-//! What went wrong, as a message for people, an object for programs, and an exit code for scripts.
+//! Failures: a message for people, an object for programs, and an exit code for scripts.
 
 use std::io;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::encoding::escape;
 use crate::output::json_bytes;
 
-/// How much of a conflicting value the message shows, in bytes.
+/// Most bytes of a conflicting value that the message shows.
 const SHOWN_VALUE_BYTES: usize = 256;
 
-/// Why a subcommand did not do what it was asked for. The exit codes are part of the help text.
+/// Why a subcommand failed. The help text documents the exit codes.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{message}")]
@@ -52,7 +52,7 @@ impl Failure {
         }
     }
 
-    /// Whether the reader of our output had enough, as `head` has after ten lines.
+    /// Whether the reader of the output has closed it, as `head` does after ten lines.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

@@ -55,7 +55,7 @@ fn execute(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let command = match command {
-        // It runs its callers on threads of its own.
+        // The benchmark runs its callers on its own threads.
         Command::Bench(command) => return bench::run(command, global, output),
         other => other,
     };
@@ -88,7 +88,7 @@ fn report(failure: &Failure, global: &GlobalArguments, output: &mut Output<'_>) 
         return ExitCode::SUCCESS;
     }
     if global.output == Format::Json {
-        // Of two failures the first one is told.
+        // When both fail, the first failure is reported.
         let _ = output
             .object(&failure.object())
             .and_then(|()| output.flush());

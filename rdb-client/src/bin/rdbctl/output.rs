@@ -24,10 +24,10 @@ pub(crate) enum Format {
 
 /// Something that is printed as one line.
 pub(crate) trait Record: Serialize {
-    /// What the cells of text output are. Shown above tables only.
+    /// The headings of the columns. Text output shows them above tables only.
     const HEADINGS: &[&str];
 
-    /// As many as there are headings; none holds a tab or a line feed.
+    /// One cell per heading, without tabs and line feeds.
     fn cells(&self, keys: KeyEncoding) -> Vec<String>;
 }
 

@@ -1,4 +1,4 @@
-//! What the subcommands share: how to connect, and how keys are typed.
+//! The options that subcommands share: how to connect, and how keys are typed.
 
 use rdb_client::{Client, Config};
 

@@ -144,7 +144,7 @@ fn size(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut unit = "B";
     for larger in UNITS {
-        // What would be shown as 1024.0 belongs to the next unit, too.
+        // A size that would be shown as 1024.0 is shown in the next unit.
         if amount < 1023.95 {
             break;
         }

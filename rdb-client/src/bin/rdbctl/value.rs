@@ -1,4 +1,4 @@
-//! Where a value to be written comes from: an argument, a file, or standard input.
+//! The value of a write: from an argument, a file, or standard input.
 
 use std::ffi::OsString;
 use std::io::Read;

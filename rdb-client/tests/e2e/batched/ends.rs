@@ -195,7 +195,7 @@ impl Fates {
     }
 }
 
-/// Puts keys of its own, each once, as long as the load goes on.
+/// Puts keys that nobody else writes, each once, as long as the load goes on.
 async fn put_on(client: Client, load: Arc<Load>, writer: usize) -> Fates {
     let mut fates = Fates {
         writer,

@@ -176,7 +176,7 @@ struct Tally {
     open: u64,
 }
 
-/// Until told to stop: writes keys of its own once each, and steps a counter of its own by compare-and-swap.
+/// Until told to stop: writes each of its keys once, and steps its counter by compare-and-swap.
 async fn write_and_count(client: Client, counter: String, stop: Arc<AtomicBool>) -> Tally {
     let mut tally = Tally::default();
     while !stop.load(Ordering::Relaxed) {

@@ -17,7 +17,7 @@ async fn client_of(pd: &PdNode) -> Client {
     connect([pd.proxy.address]).await
 }
 
-/// A client that makes a call of its own for each timestamp.
+/// A client that makes a unary call for each timestamp.
 async fn unary_client_of(pd: &PdNode) -> Client {
     let config = Config::default().with_timeout(PATIENT).with_unary(true);
     let addresses = [pd.proxy.address.to_string()];

@@ -2,10 +2,10 @@
 
 use rdb_client::Config;
 
-/// How calls on single keys are sent. Everything else (batches, scans, range deletes) is always a call of its own.
+/// How calls on single keys are sent. Everything else (batches, scans, range deletes) is always a unary call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallPath {
-    /// Each is a gRPC call of its own.
+    /// Each is a unary gRPC call.
     Unary,
     /// They share streams, which is the default.
     Batched,

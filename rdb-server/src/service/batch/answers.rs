@@ -13,16 +13,16 @@ use rdb_proto::transport::{CallBudget, Reservation};
 use super::super::room::RESPONSE_ROOM;
 use crate::error::Rejection;
 
-/// Bytes at which a response without room is full: enough to tell many commands that the store is busy.
+/// Bytes at which a response without room is full. They hold many short answers, such as "the store is busy".
 const RESPONSE_BYTES_UNRESERVED: usize = 4 << 10;
 
-/// Answers at which a response is full: the client gets on with the first while the next are made.
+/// Answers at which a response is full. The client can work on one response while the next is made.
 const RESPONSE_ANSWERS_FULL: usize = 512;
 
 /// Reads at which a response is full, found in memory or not.
 const RESPONSE_READS_FULL: usize = 1024;
 
-/// What an answer takes in memory beside its bytes on the wire.
+/// Memory of an answer beside its bytes on the wire, in bytes.
 const ANSWER_OVERHEAD_BYTES: usize = 64;
 
 /// The answer to a command of a stream.
@@ -33,21 +33,21 @@ pub(super) fn answer(id: u64, result: Result<Response, Rejection>) -> BatchAnswe
     }
 }
 
-/// What an answer takes in memory, in bytes.
+/// Memory of an answer, in bytes.
 fn answer_bytes(answer: &BatchAnswer) -> usize {
     ANSWER_OVERHEAD_BYTES + answer.encoded_len()
 }
 
-/// A response in the making, with room for its answers. Without any, it takes a few answers all the same.
+/// A response in the making, with room for its answers. Without room it takes a few answers.
 pub(super) struct Packing<'a> {
     call: &'a CallBudget,
     room: Option<Reservation>,
     response: BatchResponse,
-    /// Of its answers.
+    /// Memory of its answers.
     bytes: usize,
-    /// The part of `bytes` whose room came with the answers.
+    /// The part of `bytes` that is reserved by room that came with the answers.
     covered_bytes: usize,
-    /// How many reads were tried for it.
+    /// How many reads were tried for this response.
     reads: usize,
 }
 
@@ -74,13 +74,13 @@ impl<'a> Packing<'a> {
         room.map_or(RESPONSE_BYTES_UNRESERVED, Reservation::bytes)
     }
 
-    /// Room for the value of one more read; none where nothing could be reserved.
+    /// Room for the value of one more read. `None`: nothing could be reserved.
     pub(super) fn value_room(&self) -> Option<usize> {
         let room = self.room.as_ref()?.bytes();
         Some(room.saturating_sub(self.bytes + ANSWER_OVERHEAD_BYTES))
     }
 
-    /// Whether a value that does not fit any more is to be tried again with the next response.
+    /// Whether a value that does not fit any more fits into the next response.
     pub(super) fn would_fit_alone(&self, value_bytes: usize) -> bool {
         self.answer_count() > 0 && value_bytes + ANSWER_OVERHEAD_BYTES <= self.bytes_max()
     }
@@ -104,12 +104,12 @@ impl<'a> Packing<'a> {
         self.call.hold_until_sent(room);
     }
 
-    /// Says that the stream is about to end.
+    /// Tells the client that the stream is about to end.
     pub(super) fn set_closing(&mut self) {
         self.response.closing = true;
     }
 
-    /// The response, if there is anything to say. Its room is left to the transport.
+    /// The response; `None` if it would say nothing. The transport takes over its room.
     pub(super) fn finish(self) -> Option<batch::Response> {
         if self.response.answers.is_empty() && !self.response.closing {
             return None;
@@ -122,7 +122,7 @@ impl<'a> Packing<'a> {
     }
 }
 
-/// Answers that wait for a response with room.
+/// Answers that wait for a response with room, in groups.
 #[derive(Default)]
 pub(super) struct ReadyAnswers {
     groups: VecDeque<AnswerGroup>,
@@ -131,7 +131,7 @@ pub(super) struct ReadyAnswers {
 /// Answers that became ready together.
 pub(super) struct AnswerGroup {
     answers: Answers,
-    /// What the message of their commands holds; absent where it was not admitted.
+    /// The reservation of the message that their commands came in. `None`: the message was refused.
     _message: Option<Arc<Reservation>>,
     /// Room for the values of the answers that are left.
     room: Option<Reservation>,
@@ -139,12 +139,12 @@ pub(super) struct AnswerGroup {
 
 enum Answers {
     Different(vec::IntoIter<BatchAnswer>),
-    /// Made only when there is room, since there may be far more of these than there are commands in a message.
+    /// Made only when there is room, since there may be far more of them than a message has commands.
     Same(vec::IntoIter<u64>, RegionError),
 }
 
 impl AnswerGroup {
-    /// `room` is for what the answers carry beyond what every command may.
+    /// `room` is for the values of the answers. The reservation of the message covers the rest of each.
     pub(super) fn different(
         answers: Vec<BatchAnswer>,
         message: Arc<Reservation>,
@@ -173,7 +173,7 @@ impl AnswerGroup {
         }
     }
 
-    /// Moves answers, and the room that they hold, into the response until it is full. False: some are left.
+    /// Moves answers and their room into the response until it is full. Returns whether the group is empty.
     fn pack(&mut self, packing: &mut Packing<'_>) -> bool {
         let bytes_before = packing.bytes;
         let mut is_emptied = false;

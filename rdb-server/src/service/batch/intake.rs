@@ -1,4 +1,4 @@
-//! Takes a message apart: writes are submitted, reads queued, everything else is answered.
+//! Takes a message apart: submits writes, queues reads, and answers everything else.
 
 use std::sync::Arc;
 
@@ -21,18 +21,18 @@ use crate::error::{Rejection, busy};
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
 use crate::router::{Membership, Router};
 
-/// What one decoded command, and an answer without a value, take in memory beside their share of the message, in bytes.
+/// Memory of one decoded command and of an answer without a value, beside their share of the message, in bytes.
 const COMMAND_OVERHEAD_BYTES: usize = 256;
 
-/// What became of a message.
+/// The commands of a message, sorted by what is to be done.
 #[derive(Default)]
 pub(super) struct Intake {
     pub(super) command_count: usize,
-    /// What is answered already.
+    /// Answers that are ready.
     pub(super) answered: Vec<AnswerGroup>,
-    /// What is on its way to the disk, by region.
+    /// Writes that were submitted, by region.
     pub(super) writes: Vec<WriteGroup>,
-    /// What is to be read, by region.
+    /// Reads to be executed, by region.
     pub(super) reads: Vec<ReadGroup>,
 }
 
@@ -102,11 +102,11 @@ impl Intake {
     }
 }
 
-/// What a message asks of one region.
+/// The commands of a message to one region.
 struct RegionCommands {
     region: Arc<RegionHandle>,
     reads: Vec<QueuedRead>,
-    /// Applied as one submission, and what their answers are made with.
+    /// Writes, applied as one submission. `responses` has their ids and makes their answers.
     commands: Vec<Command>,
     responses: Vec<(u64, WriteResponse)>,
 }
@@ -116,7 +116,7 @@ struct Sorting<'a> {
     context: Context,
     answers: Vec<BatchAnswer>,
     regions: Vec<RegionCommands>,
-    /// What the reads take without the message.
+    /// Memory of the reads without the message.
     read_bytes: usize,
 }
 
@@ -128,7 +128,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// Routes a command, once and for all: its region tells when it is no longer what it was.
+    /// Routes a command. It is not routed again: its region refuses it if the region has changed meanwhile.
     fn admit(&mut self, command: BatchCommand) -> Result<(), Rejection> {
         let BatchCommand {
             id,
@@ -143,7 +143,7 @@ impl<'a> Sorting<'a> {
             ..self.context
         };
         let region = self.membership.for_key(&context, request.key())?;
-        // Each command is validated alone: a submission is refused as a whole.
+        // Each command is validated here, since a submission with an invalid one is refused as a whole.
         match operation(request)? {
             Operation::Read(read, response) => {
                 self.read_bytes += COMMAND_OVERHEAD_BYTES + read.key().len();
@@ -174,8 +174,8 @@ impl<'a> Sorting<'a> {
         &mut self.regions[position]
     }
 
-    /// Queues the reads and submits the writes. What the message holds is held until its last write is answered; until its
-    /// last read is, too, if reads are most of it. Otherwise the keys to read are copied out of it.
+    /// Queues the reads and submits the writes. The message stays reserved until its last write is answered. If reads are
+    /// most of it, it also stays reserved until its last read is answered; otherwise their keys are copied out of it.
     fn hand_over(
         self,
         message_bytes: usize,
@@ -230,7 +230,7 @@ impl<'a> Sorting<'a> {
     }
 }
 
-/// The writes of a message. They share its buffer, and the room that is taken for it with the first of them.
+/// The writes of a message. They share its buffer, and the room that the first of them takes for it.
 struct MessageWrites<'a> {
     message_bytes: usize,
     room: Option<MessageRoom>,
@@ -238,7 +238,7 @@ struct MessageWrites<'a> {
 }
 
 impl MessageWrites<'_> {
-    /// Submits commands to a region; with room for the values of their conflicts, as much as others can spare.
+    /// Submits commands to a region, with as much room for the values of their conflicts as others can spare.
     fn submit(
         &mut self,
         region: &RegionHandle,

@@ -1,17 +1,18 @@
 //! `kvrpc.KvBatch`: many commands in one message, for as long as both sides keep the stream open.
 //!
-//! A [`CommandStream`] is one stream. It runs only while the transport asks for the next response, which is what makes flow
-//! control end to end: a client that does not read its answers is not read from, and but for one response ahead its reads
-//! are not even executed.
+//! A [`CommandStream`] is one stream. It runs only while the transport asks for the next response. So flow control works end
+//! to end: no messages are taken from a client that does not read its answers, and its reads are executed for at most one
+//! response ahead.
 //!
-//! - `intake` takes a message apart: it submits what writes, one submission per region; it queues what reads; it refuses
-//!   what cannot be served.
-//! - `writes` waits for the submissions. `reads` executes the queue as far as a response has room: from memory on the spot;
-//!   what is not there, or is too large, by a few jobs.
-//! - `answers` packs what is ready into a response.
+//! - `intake` takes a message apart: it submits writes, one submission per region; it queues reads; it answers commands that
+//!   cannot be served.
+//! - `writes` waits for the submissions.
+//! - `reads` executes the queued reads as far as a response has room. Values in memory are read at once. Jobs read values
+//!   that are not in memory or are too large, a few at a time.
+//! - `answers` packs the answers that are ready into a response.
 //!
-//! What a stream holds is reserved in the bytes in flight of its connection, in three parts: a message with its commands
-//! until they are answered; the values of answers that wait; a response until it is sent.
+//! A stream reserves its memory in the bytes in flight of its connection, in three parts: a message with its commands until
+//! they are answered; the values of answers that wait; a response until it is sent.
 
 mod answers;
 mod intake;

@@ -1,8 +1,8 @@
 //! Reads of a stream: executed in their order, when a response has room for what they find.
 //!
-//! What is in memory is read on the spot. What is not, what is larger than a response, and what has no room yet is set aside
-//! and read by a few jobs of the stream at a time, each of a few keys. A job waits for the room that it needs, and reads on
-//! blocking threads.
+//! A value in memory is read at once. A read is *cold* when its value is not in memory, is larger than a response, or has no
+//! room yet. Cold reads are set aside for the jobs of the stream. A few jobs run at a time, each for a few keys. A job waits
+//! for the room that it needs, and reads on a blocking thread.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -26,13 +26,13 @@ use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
 use crate::region::{ReadFailure, RegionHandle};
 
-/// How many jobs of a stream read from the disk at a time.
+/// Most jobs of a stream at a time.
 const DISK_JOBS_MAX: usize = 4;
 
-/// How many keys one of them reads at most.
+/// Most keys of a job.
 const DISK_JOB_KEYS_MAX: usize = 16;
 
-/// A read that was not executed yet.
+/// A read that waits to be executed.
 pub(super) struct QueuedRead {
     pub(super) id: u64,
     pub(super) read: PointRead,
@@ -71,18 +71,18 @@ impl ReadGroup {
     }
 }
 
-/// A read that takes more than memory that is there.
+/// A read that was set aside for a job.
 struct ColdRead {
     queued: QueuedRead,
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
 }
 
-/// What a [`DiskJob`] comes to: what it has not read, and the answers to the rest.
+/// The result of a [`DiskJob`]: the reads that it has left out, and the answers to the others.
 type JobResult = (Vec<ColdRead>, AnswerGroup);
 
-/// Reads some keys from the disk. It runs whether the stream is polled or not: a place among the store's disk reads that
-/// it waits for is given back even if the client has stopped to read.
+/// Reads some keys from the disk. It is a task, so that it runs while nobody polls the stream: a client that has stopped
+/// reading its answers must not keep a place among the store's disk reads.
 struct DiskJob {
     ids: Vec<u64>,
     message: Arc<Reservation>,
@@ -90,7 +90,7 @@ struct DiskJob {
 }
 
 impl DiskJob {
-    /// `cold` are of one region, and at least one.
+    /// All of `cold` are of `region`. `None` if there are none.
     fn start(
         region: Arc<RegionHandle>,
         budgets: BytesInFlight,
@@ -130,10 +130,10 @@ pub(super) struct Reads {
     jobs: FuturesUnordered<DiskJob>,
 }
 
-/// What reading from memory comes to.
+/// The result of a read from memory.
 enum Hit {
     Found(Result<Response, Rejection>),
-    /// The value fits into the next response.
+    /// The value does not fit into this response, but into the next.
     NextResponse,
     Cold,
 }
@@ -180,14 +180,14 @@ impl Reads {
         !self.groups.is_empty()
     }
 
-    /// Begins to read what is not in memory, as far as there are places.
+    /// Starts jobs for cold reads, as far as there are places.
     pub(super) fn start_jobs(&mut self, call: &CallBudget) {
         while let Some(job) = self.next_job(call) {
             self.jobs.push(job);
         }
     }
 
-    /// Waits for answers of a job; `None`: there is none.
+    /// Waits for the answers of a job. `None`: no job runs.
     pub(super) async fn next_from_disk(&mut self) -> Option<AnswerGroup> {
         let (unread, answers) = self.jobs.next().await?;
         for cold in unread.into_iter().rev() {
@@ -196,7 +196,7 @@ impl Reads {
         Some(answers)
     }
 
-    /// A job with its share of what is to be read, if there is a place for one.
+    /// A job with its share of the cold reads, if there is a place for one.
     fn next_job(&mut self, call: &CallBudget) -> Option<DiskJob> {
         let places = DISK_JOBS_MAX.saturating_sub(self.jobs.len());
         let first = self.cold.front().filter(|_| places > 0)?;
@@ -224,7 +224,7 @@ fn read_from_memory(region: &RegionHandle, queued: &QueuedRead, packing: &Packin
     }
 }
 
-/// Reads the first of `cold`, and returns those that were not read. All are of `region`, and at least one.
+/// Reads as many of `cold` as get room, and returns the others. All are of `region`, and there is at least one.
 async fn read_cold(
     region: Arc<RegionHandle>,
     budgets: BytesInFlight,

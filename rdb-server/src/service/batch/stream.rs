@@ -20,13 +20,13 @@ use super::reads::Reads;
 use super::writes::WriteGroup;
 use crate::router::Router;
 
-/// Commands in flight at which no further message is taken: the client's messages then wait in its window.
+/// Commands in flight at which no further message is taken. The client's messages then wait in the HTTP/2 window.
 const COMMANDS_IN_FLIGHT_MAX: usize = BATCH_COMMANDS_MAX;
 
-/// How many messages are taken in before answers get their turn: messages may be empty.
+/// Most messages that are taken before answers get their turn. Messages may be empty.
 const MESSAGES_PER_TURN_MAX: usize = 64;
 
-/// What is under way on a stream.
+/// A stream and everything that is under way on it.
 pub(super) struct CommandStream {
     router: Router,
     call: CallBudget,
@@ -37,24 +37,25 @@ pub(super) struct CommandStream {
     reads: Reads,
     ready: ReadyAnswers,
     closing: Closing,
-    /// Ready when `closing` is to go on.
+    /// Ready when `closing` moves to its next state.
     alarm: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// What the stream ends with, once everything is answered.
+    /// The error that the stream ends with, once everything is answered.
     failure: Option<Status>,
-    /// Among the streams of the connection.
+    /// The place among the streams of the connection.
     _place: OwnedSemaphorePermit,
 }
 
-/// How far the end that closing the connection brings has come.
+/// Steps of a stream whose connection is closing. `alarm` moves it from `No` to `Announce`, and later to `Over`. The
+/// response that tells the client moves it to `Announced`.
 #[derive(PartialEq, Eq)]
 enum Closing {
     /// The connection stays open.
     No,
-    /// The client is to be told.
+    /// The next response tells the client.
     Announce,
-    /// It was told, and has a while to close its side.
+    /// The client was told, and has [`BATCH_CLOSE_TIMEOUT`] to close its side.
     Announced,
-    /// Nothing is waited for any more.
+    /// No more messages are taken.
     Over,
 }
 
@@ -89,7 +90,8 @@ impl CommandStream {
         unfold(self, next).boxed()
     }
 
-    /// Takes everything in that is there, then makes a response of what is ready, or waits. `None`: the stream is over.
+    /// Takes the messages that have arrived, then makes a response of the answers that are ready, or waits. `None`: the
+    /// stream is over.
     async fn next_response(&mut self) -> Option<Result<batch::Response, Status>> {
         let mut messages_taken = 0;
         loop {
@@ -109,7 +111,7 @@ impl CommandStream {
                     if let Some(response) = self.pack() {
                         return Some(Ok(response));
                     }
-                    // It was reads that are not in memory. The worker has other work, too.
+                    // All reads that were tried are cold. Other tasks of the worker get a turn.
                     yield_now().await;
                 }
                 () = ready(()), if self.is_done() => return self.failure.take().map(Err),
@@ -138,7 +140,7 @@ impl CommandStream {
     }
 
     fn take(&mut self, request: batch::Request) {
-        // The message is reserved together with what its commands take.
+        // `intake` reserves the message together with its commands.
         self.call.release_arrived();
         let taken = intake::take(request, &self.router, self.call.bytes_in_flight());
         self.commands_in_flight += taken.command_count;
@@ -151,7 +153,7 @@ impl CommandStream {
         }
     }
 
-    /// Whether a response can be made, or reads can be tried for one.
+    /// Whether there is something to send, or there are reads to try.
     fn has_answers(&self) -> bool {
         self.closing == Closing::Announce || !self.ready.is_empty() || self.reads.has_untried()
     }
@@ -174,7 +176,7 @@ impl CommandStream {
     }
 }
 
-/// The next message, or the end of the stream; never ready after that.
+/// The next message, or `None` at the end of the stream. Never ready after that.
 async fn next_message(
     requests: &mut Option<Streaming<batch::Request>>,
 ) -> Option<Result<batch::Request, Status>> {

@@ -1,4 +1,4 @@
-//! Writes on their way to the disk.
+//! Writes that were submitted and wait for their outcomes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::region::PendingOutcomes;
 /// The writes of one message to one region. Resolves to their answers; dropping it does not take the writes back.
 pub(super) struct WriteGroup {
     pending: PendingOutcomes,
-    /// One for each command that was submitted, in their order.
+    /// The id of each submitted command, and the function that makes its answer, in their order.
     commands: Vec<(u64, WriteResponse)>,
     message: Arc<Reservation>,
     /// Room for the values of conflicts.

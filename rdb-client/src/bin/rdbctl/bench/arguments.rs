@@ -1,4 +1,4 @@
-//! What can be typed behind `rdbctl bench`: one subcommand per workload, and the groups of options that they share.
+//! The command line of `rdbctl bench`: one subcommand per workload, and the groups of options that they share.
 //!
 //! clap checks each value on its own; the methods here check how they go together.
 
@@ -43,7 +43,7 @@ pub(crate) enum BenchCommand {
     YcsbC(PresetArguments),
     /// Read pages of raw entries from random start keys
     Scan(ScanArguments),
-    /// Compare-and-swap, each caller on keys of its own
+    /// Compare-and-swap, each caller on separate keys
     Cas(CasArguments),
     /// Compare-and-swap, all callers on one key, with backoff after conflicts
     CasHot(CasHotArguments),
@@ -61,7 +61,7 @@ pub(crate) enum BenchCommand {
     ServeEcho(ServeEchoArguments),
 }
 
-/// How hard, and for how long.
+/// Concurrency and duration of the run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Pace {
     /// How many operations are outstanding at most: concurrent callers that share one client
@@ -90,7 +90,7 @@ pub(crate) struct Loop {
     pub(crate) rate: Option<f64>,
 }
 
-/// What is written and read.
+/// The keys and values.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Data {
     /// How many keys there are, of 16 bytes each
@@ -104,7 +104,7 @@ pub(crate) struct Data {
     pub(crate) value_size: u32,
 }
 
-/// Which keys are asked for.
+/// The choice of keys.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Choice {
     /// How keys are chosen
@@ -112,7 +112,7 @@ pub(crate) struct Choice {
     pub(crate) distribution: Distribution,
 }
 
-/// What exists beforehand.
+/// The data that exists before the run.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Preparation {
     /// Take the keys as they are instead of writing them first where the workload reads
@@ -123,17 +123,17 @@ pub(crate) struct Preparation {
 /// How FlareDB is called.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct ClientOptions {
-    /// Each call is a gRPC call of its own instead of sharing streams
+    /// Make each call a unary gRPC call instead of sharing streams
     #[arg(long)]
     pub(crate) unary: bool,
 
-    /// Open so many connections to a store that do nothing during the run
+    /// Open this many connections to a store that do nothing during the run
     #[arg(long, value_name = "N", default_value = "0")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=65_536))]
     pub(crate) idle_connections: u32,
 }
 
-/// Which database.
+/// The database that is measured.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TargetOptions {
     /// What is measured

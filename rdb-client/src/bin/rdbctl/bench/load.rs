@@ -43,7 +43,7 @@ pub(crate) async fn load_raw<T: Target>(
         let numbers = first..(first + batch).min(data.keys);
         let (target, values) = (target.clone(), values.clone());
         let (recorder, loaded) = (Arc::clone(&recorder), Arc::clone(&loaded));
-        // A task of its own, so that batches are made on all threads.
+        // A separate task, so that batches are made on all threads.
         tokio::spawn(async move {
             let mut rng = Rng::with_seed(first);
             let written = numbers.end - numbers.start;

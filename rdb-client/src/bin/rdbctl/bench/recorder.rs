@@ -1,7 +1,7 @@
-//! What is measured while callers run, cheaply enough for millions of operations per second.
+//! Records operations while callers run, cheaply enough for millions of operations per second.
 //!
-//! Each worker thread has a histogram of its own behind a lock that nobody else takes before the end: callers are many, and
-//! a histogram each would not fit the processor's caches. Each caller has a counter of its own, which it alone writes.
+//! Each worker thread has a histogram, behind a lock that no other thread takes before the end. There are many callers, and
+//! one histogram per caller would not fit the processor's caches. Each caller has a counter that it alone writes.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ pub(crate) struct Recorder {
     errors: Mutex<BTreeMap<String, ErrorCount>>,
 }
 
-/// On a cache line of its own.
+/// Aligned to a cache line, so that no two share one.
 #[derive(Default)]
 #[repr(align(64))]
 struct Counter(AtomicU64);

@@ -1,4 +1,4 @@
-//! What a run found, as a table for people and as one object for programs.
+//! The result of a run, as a table for people and as one object for programs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
 use crate::output::{Format, Output, Record};
 
-/// What the callers of a run did.
+/// The operations of a run.
 pub(crate) struct Measured {
     /// From the end of the warm-up to the last answer.
     pub(crate) elapsed: Duration,
     /// Operations that count, of each caller.
     pub(crate) operations_by_caller: Vec<u64>,
     pub(crate) conflicts: u64,
-    /// Of an open loop: operations that were due and could not begin.
+    /// Operations of an open loop that were due and could not begin.
     pub(crate) not_started: Option<u64>,
     /// In nanoseconds.
     pub(crate) latencies: Histogram<u64>,
     pub(crate) errors: BTreeMap<String, ErrorCount>,
 }
 
-/// What was asked for. Absent: does not apply.
+/// The settings of the run. Absent: the setting does not apply.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Settings {
     pub(crate) workload: &'static str,
@@ -82,7 +82,7 @@ struct Latency {
     max: f64,
 }
 
-/// What callers that are in each other's way get.
+/// Figures of callers that conflict with each other.
 #[derive(Debug, Serialize)]
 struct Contention {
     swaps_per_second: f64,

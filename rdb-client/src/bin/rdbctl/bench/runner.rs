@@ -34,9 +34,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// When operations begin, and which of them count.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
-    /// Before anything counts.
+    /// The span before operations are counted.
     pub(crate) warmup: Duration,
-    /// In which what begins counts.
+    /// The span in which an operation has to begin to be counted.
     pub(crate) duration: Duration,
     /// Operations due per second; `None`: closed loop.
     pub(crate) rate: Option<f64>,
@@ -65,13 +65,13 @@ impl Window {
     }
 }
 
-/// What one caller did.
+/// The operations of one caller.
 #[derive(Debug)]
 pub(crate) struct Tally {
     caller: usize,
     /// All, for showing progress.
     finished: u64,
-    /// Those that count.
+    /// The operations that are counted.
     operations: u64,
     conflicts: u64,
     last_end: Instant,

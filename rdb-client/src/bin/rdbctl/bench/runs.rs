@@ -1,4 +1,4 @@
-//! What each subcommand of `rdbctl bench` sets up, runs and reports.
+//! The runs of the subcommands of `rdbctl bench`: set up, run, report.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::{load, runner, stream, target};
 use crate::arguments::GlobalArguments;
 use crate::failure::Failure;
 
-/// What all workloads need.
+/// The options that all workloads need.
 pub(super) struct Session<'a> {
     pub(super) global: &'a GlobalArguments,
     pub(super) threads: usize,
@@ -282,7 +282,7 @@ impl Session<'_> {
         }
     }
 
-    /// Of a workload that FlareDB alone can serve.
+    /// The settings of a workload that only FlareDB can serve.
     fn client_settings(
         &self,
         workload: &'static str,

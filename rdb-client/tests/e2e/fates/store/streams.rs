@@ -1,4 +1,4 @@
-//! The streams of commands: each command is served as the call of its own would be.
+//! The streams of commands: each command is served like the unary call.
 
 use futures::future::Either;
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};

@@ -30,7 +30,7 @@ use crate::output::Output;
 pub(super) const EMPTY: &str = "/bench.Echo/Empty";
 pub(super) const ECHO: &str = "/bench.Echo/Echo";
 
-/// As long on the wire as a timestamp of these years.
+/// It has the same length on the wire as a present timestamp.
 const ANSWER: GetTsoResponse = GetTsoResponse {
     cluster_id: 1,
     first: 1_800_000_000_000 << 18,
@@ -76,7 +76,7 @@ pub(crate) async fn serve_echo(
 async fn end_of_standard_input() {
     let (sender, ended) = oneshot::channel();
     thread::spawn(move || {
-        // What cannot be read any more has ended, too.
+        // A stream that cannot be read has ended, too.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         let _ = sender.send(());
     });

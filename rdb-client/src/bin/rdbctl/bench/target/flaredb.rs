@@ -100,7 +100,7 @@ impl IdleConnections {
     }
 }
 
-/// A stream of single timestamps from the first placement driver, on a connection of its own.
+/// A stream of single timestamps from the first placement driver, on a separate connection.
 pub(crate) async fn open_timestamp_stream(
     global: &GlobalArguments,
     requests: Credits<GetTsoRequest>,

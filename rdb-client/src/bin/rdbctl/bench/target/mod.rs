@@ -1,4 +1,4 @@
-//! What is measured: databases behind one trait, and the limits that they are measured against.
+//! The targets of a benchmark: databases behind one trait, and the limits that they are measured against.
 //!
 //! Every target is called through one HTTP/2 connection per process and server with the windows of
 //! [`rdb_proto::transport`], so that differences are the servers'.
@@ -26,10 +26,10 @@ pub(crate) use flaredb::{FlareDb, IdleConnections, open_timestamp_stream};
 pub(crate) trait Target: Clone + Send + Sync + 'static {
     const NAME: &str;
 
-    /// How keys are best loaded: entries of one [`put_batch`](Self::put_batch), at most.
+    /// Most entries of one [`put_batch`](Self::put_batch) while keys are loaded.
     const LOAD_BATCH_ENTRIES: u64;
 
-    /// How keys are best loaded: batches at a time.
+    /// Batches at a time while keys are loaded.
     const LOAD_CONCURRENCY: usize;
 
     /// Writes one value.

@@ -41,7 +41,7 @@ pub(crate) struct CasHotCaller {
     pub(crate) values: Values,
     pub(crate) rng: Rng,
     pub(crate) backoff_max: Duration,
-    /// As far as this caller knows.
+    /// The version that this caller has seen last.
     pub(crate) version: u64,
 }
 

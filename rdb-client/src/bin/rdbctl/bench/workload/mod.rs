@@ -1,6 +1,6 @@
-//! What one operation of each workload does.
+//! The operation of each workload.
 //!
-//! A workload is a [`Caller`] of its own kind; the [`runner`](super::runner) decides when each of its callers operates.
+//! Each workload is a kind of [`Caller`]. The [`runner`](super::runner) decides when each caller operates.
 
 mod cas;
 mod cas_hot;
