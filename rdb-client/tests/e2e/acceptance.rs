@@ -10,7 +10,7 @@ use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
 use rdb_client::{Client, Error, ScanOptions};
 
-use crate::harness::{CallPath, Cluster, guarded, over_both_paths};
+use crate::harness::{CallPath, Cluster, HANG_GUARD, guarded, over_both_paths};
 
 /// Longest value that a conflict carries, in bytes.
 const CONFLICT_VALUE_BYTES_MAX: usize = 64 << 10;
@@ -22,10 +22,8 @@ over_both_paths! {
 
 async fn a_cluster_does_its_main_job(path: CallPath) {
     let cluster = Cluster::start().await;
-    let clients = [
-        cluster.client_over(path).await,
-        cluster.client_over(path).await,
-    ];
+    let client = async || cluster.client_over(path).await.with_timeout(HANG_GUARD);
+    let clients = [client().await, client().await];
     guarded("the main job", every_promise(&clients)).await;
 }
 

@@ -12,7 +12,6 @@ mod acceptance;
 mod batched;
 #[cfg(feature = "cli")]
 mod bench;
-mod drain;
 mod examples;
 mod fates;
 mod harness;

@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use tonic::{ConnectError, Request, Response, Status, Streaming};
 
 /// Far beyond what anything here takes.
-pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
+pub(crate) const HANG_GUARD: Duration = Duration::from_secs(300);
 
 /// Waits until `held` is so.
 pub(crate) async fn until(what: &str, mut held: impl FnMut() -> bool) {

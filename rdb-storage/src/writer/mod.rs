@@ -265,3 +265,48 @@ impl Drop for EndOfWriting<'_> {
         self.0.queue.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::identity::{DataDirectory, Role};
+
+    /// The thread starts late here, as if it had waited for the disk: what is queued by then needs no wait of its own.
+    #[test]
+    fn what_is_queued_while_the_writer_is_busy_is_synced_once_and_answered_each() {
+        const SUBMISSIONS: usize = 64;
+        let directory = tempfile::tempdir().unwrap();
+        let options = StorageOptions::new(Role::Embedded);
+        let (data_directory, _) =
+            DataDirectory::open(directory.path(), options.role, true).unwrap();
+        let engine = Arc::new(Engine::open(data_directory, &options, true).unwrap());
+        let shared = Arc::new(Shared {
+            queue: Arc::new(Queue::new(options.write_batch_bytes_max)),
+            engine: Arc::clone(&engine),
+            health: Health::new(),
+            cold_writes: AtomicU64::new(0),
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            write_options: write_options(Durability::Sync),
+        };
+
+        let room = Room::new(options.write_queue_bytes_max);
+        let submit = |number: usize| {
+            let (key, value) = (number.to_string().into(), "v".into());
+            let submission = Submission::new(1, vec![Command::PutRaw { key, value }]);
+            let (queued, pending) = Queued::new(submission, room.take(1).unwrap());
+            shared.queue.push(queued).unwrap();
+            pending
+        };
+        let pending: Vec<_> = (0..SUBMISSIONS).map(submit).collect();
+        let syncs_before = engine.wal_sync_count();
+        shared.queue.close();
+        worker.run();
+        assert_eq!(engine.wal_sync_count() - syncs_before, 1);
+        for pending in pending {
+            assert_eq!(pending.wait().unwrap().len(), 1);
+        }
+    }
+}

@@ -31,11 +31,16 @@ pub(super) struct Sender(mpsc::Sender<batch::Request>);
 
 impl Sender {
     pub(super) async fn send(&self, commands: Vec<BatchCommand>) {
+        assert!(self.try_send(commands).await, "it is open");
+    }
+
+    /// The same to a store that may have ended the stream; false: it has, and the message is not sent.
+    pub(super) async fn try_send(&self, commands: Vec<BatchCommand>) -> bool {
         let message = BatchRequest {
             commands,
             ..BatchRequest::default()
         };
-        self.0.send(message.into()).await.expect("it is open");
+        self.0.send(message.into()).await.is_ok()
     }
 }
 
@@ -72,12 +77,22 @@ impl RawStream {
 
     /// Reads answers until there are so many. Each command has one answer, and each message keeps to the limit.
     pub(super) async fn answers(&mut self, count: usize) -> Answers {
+        let (answers, end) = self.answers_until_end(count).await;
+        assert_eq!(answers.len(), count, "{end:?}");
+        answers
+    }
+
+    /// The same from a store that may end the stream before; then its status, and the answers until then.
+    pub(super) async fn answers_until_end(&mut self, count: usize) -> (Answers, Option<Status>) {
         let mut answers = Answers::new();
         while answers.len() < count {
-            self.read(&mut answers).await.expect("there is more");
+            match guarded("an answer", self.answers.message()).await {
+                Ok(Some(received)) => collect(received, &mut answers),
+                Ok(None) => return (answers, Some(Status::ok("the stream is over"))),
+                Err(status) => return (answers, Some(status)),
+            }
         }
-        assert_eq!(answers.len(), count);
-        answers
+        (answers, None)
     }
 
     /// After everything was answered and this side was closed, nothing more comes.
@@ -86,18 +101,14 @@ impl RawStream {
         let ended = guarded("the stream ends", self.answers.message()).await;
         assert!(matches!(ended, Ok(None)), "{ended:?}");
     }
+}
 
-    async fn read(&mut self, answers: &mut Answers) -> Option<()> {
-        let received: Result<Option<batch::Response>, Status> =
-            guarded("an answer", self.answers.message()).await;
-        let received = received.expect("the stream is open")?;
-        assert!(received.message_bytes <= MESSAGE_BYTES_MAX);
-        for answer in received.message.answers {
-            let response = answer.response.expect("of a kind that is known");
-            let earlier = answers.insert(answer.id, response);
-            assert!(earlier.is_none(), "command {} is answered twice", answer.id);
-        }
-        Some(())
+fn collect(received: batch::Response, answers: &mut Answers) {
+    assert!(received.message_bytes <= MESSAGE_BYTES_MAX);
+    for answer in received.message.answers {
+        let response = answer.response.expect("of a kind that is known");
+        let earlier = answers.insert(answer.id, response);
+        assert!(earlier.is_none(), "command {} is answered twice", answer.id);
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) use node::{Node, connect, connect_when_listening};
 pub(crate) use skipping::skipped;
 
 /// How long anything here may take before it counts as hung. Far above what a busy machine needs.
-pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
+pub(crate) const HANG_GUARD: Duration = Duration::from_secs(300);
 
 /// Pause between two looks at something that cannot be waited for, such as a file or a port.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);

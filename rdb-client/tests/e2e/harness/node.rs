@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use rdb_proto::transport::endpoint;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -16,7 +15,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::binaries::binary;
 use super::ports::Port;
-use super::{POLL_INTERVAL, found, guarded};
+use super::{HANG_GUARD, POLL_INTERVAL, found, guarded};
 
 /// A process that can be started, killed and started again. Dropping it kills the process, and prints its log when the test
 /// has failed.
@@ -158,11 +157,6 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
-    /// SIGINT, as from a terminal; see [`exited`](Self::exited).
-    pub(crate) fn interrupt(&self) {
-        self.signal(Signal::INT);
-    }
-
     /// SIGSTOP: connections stay open, and nothing is answered. Returns when every thread has stopped.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
@@ -177,6 +171,11 @@ impl Node {
     /// SIGCONT, after [`pause`](Self::pause).
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("the process was started");
+        kill_process(Pid::from_child(process), signal).expect("a child can be signalled");
     }
 
     /// Of the process that runs.
@@ -229,11 +228,6 @@ impl Node {
         command
     }
 
-    fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("the process was started");
-        kill_process(Pid::from_child(process), signal).expect("a child can be signalled");
-    }
-
     fn assert_running(&mut self, what: &str) {
         let process = self.process.as_mut().expect("the process was started");
         if let Some(status) = process.try_wait().expect("a child can be asked") {
@@ -260,7 +254,7 @@ impl Drop for Node {
 
 /// A new connection to a process, past every client library.
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = endpoint(address, Duration::from_secs(3)).expect("a loopback address");
+    let endpoint = endpoint(address, HANG_GUARD).expect("a loopback address");
     endpoint.connect().await
 }
 

@@ -263,7 +263,7 @@ fn unknown_command() -> Rejection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use rdb_proto::kvrpc::batch_answer::Response;
@@ -283,15 +283,15 @@ mod tests {
     /// What the messages are said to have on the wire.
     const MESSAGE_BYTES: usize = 6 << 20;
 
-    struct Fixture {
-        router: Router,
-        call: CallBudget,
+    pub(in super::super) struct Fixture {
+        pub(in super::super) router: Router,
+        pub(in super::super) call: CallBudget,
         storage: Storage,
         _directory: tempfile::TempDir,
     }
 
     /// Region 1 holds the keys below "m", region 2 the others. The write queue holds one such message.
-    fn fixture() -> Fixture {
+    pub(in super::super) fn fixture() -> Fixture {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let options = StorageOptions {
             write_queue_bytes_max: 8 << 20,
@@ -323,7 +323,7 @@ mod tests {
             take(request, &self.router, self.call.bytes_in_flight())
         }
 
-        fn bytes_taken(&self) -> usize {
+        pub(in super::super) fn bytes_taken(&self) -> usize {
             self.call.bytes_in_flight().connection.bytes_taken()
         }
 
@@ -348,7 +348,7 @@ mod tests {
         })
     }
 
-    fn get(key: &'static str) -> Request {
+    pub(in super::super) fn get(key: &'static str) -> Request {
         let (context, key) = (None, key.into());
         Request::RawGet(RawGetRequest { context, key })
     }
@@ -389,6 +389,25 @@ mod tests {
             drop(write.await);
         }
         assert_eq!(fixture.bytes_taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_message_without_room_in_the_write_queue_is_refused_and_not_applied() {
+        let fixture = fixture();
+        let by_others = fixture.storage.take_write_room(MESSAGE_BYTES);
+        let by_others = by_others.expect("the queue is empty");
+        let intake = fixture.take(message([put("a"), put("b")]));
+        assert!(intake.writes.is_empty());
+        let answers = fixture.packed(intake.answered);
+        let is_busy = |answer: &BatchAnswer| match &answer.response {
+            Some(Response::RegionError(error)) => {
+                matches!(error.kind, Some(region_error::Kind::ServerBusy(_)))
+            }
+            _ => false,
+        };
+        assert!(answers.len() == 2 && answers.iter().all(is_busy));
+        drop(by_others);
+        assert_eq!(fixture.take(message([put("a")])).writes.len(), 1);
     }
 
     #[tokio::test]

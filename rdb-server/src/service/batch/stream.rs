@@ -185,3 +185,110 @@ async fn next_message(
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use bytes::Bytes;
+    use futures::stream;
+    use rdb_proto::kvrpc::batch_command::Request;
+    use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawPutRequest};
+    use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+    use tokio::time::timeout;
+    use tonic::codec::{Codec, EncodeBody};
+
+    use super::super::intake::tests::{Fixture, fixture, get};
+    use super::*;
+
+    const HANG_GUARD: Duration = Duration::from_secs(300);
+
+    /// A stream whose client sends these messages, and then neither more nor the end.
+    fn stream_of(fixture: &Fixture, messages: Vec<Vec<Request>>) -> CommandStream {
+        let messages = messages.into_iter().map(|requests| {
+            let commands = requests.into_iter().zip(0..);
+            let commands = commands.map(|(request, id)| BatchCommand {
+                id,
+                request: Some(request),
+                ..BatchCommand::default()
+            });
+            let commands = commands.collect();
+            let message = BatchRequest {
+                commands,
+                ..BatchRequest::default()
+            };
+            Ok(batch::Request::from(message))
+        });
+        let client = batch::BatchCodec::<batch::Request, batch::Response>::default().encoder();
+        let source = stream::iter(messages.collect::<Vec<_>>()).chain(stream::pending());
+        let body = EncodeBody::new_client(client, source, None, Some(MESSAGE_BYTES_MAX));
+        let server = batch::BatchCodec::<batch::Response, batch::Request>::default().decoder();
+        let requests = Streaming::new_request(server, body, None, Some(MESSAGE_BYTES_MAX));
+        let call = fixture.call.clone();
+        let place = call.batch_streams().clone().try_acquire_owned();
+        CommandStream::new(
+            fixture.router.clone(),
+            call,
+            requests,
+            place.expect("the first"),
+        )
+    }
+
+    async fn response(stream: &mut CommandStream) -> Option<batch::Response> {
+        let response = timeout(HANG_GUARD, stream.next_response()).await;
+        let response = response.expect("a response, or the end").transpose();
+        response.expect("the stream does not fail")
+    }
+
+    #[tokio::test]
+    async fn a_client_with_many_commands_in_flight_is_not_read_from() {
+        const MESSAGES: usize = 4;
+        let fixture = fixture();
+        let messages = vec![vec![get("k"); BATCH_COMMANDS_MAX]; MESSAGES];
+        let mut stream = stream_of(&fixture, messages);
+        let mut answered = 0;
+        while answered < MESSAGES * BATCH_COMMANDS_MAX {
+            let response = response(&mut stream).await.expect("it goes on");
+            answered += response.message.answers.len();
+            let in_flight = stream.commands_in_flight;
+            // One message at most was taken when there was room for a single command.
+            let most = COMMANDS_IN_FLIGHT_MAX - 1 + BATCH_COMMANDS_MAX;
+            assert!(in_flight <= most, "{in_flight} commands");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_is_charged_as_it_came_until_it_is_answered() {
+        const VALUE_BYTES: usize = 1 << 20;
+        let fixture = fixture();
+        let put = Request::RawPut(RawPutRequest {
+            key: "k".into(),
+            value: Bytes::from(vec![b'v'; VALUE_BYTES]),
+            ..RawPutRequest::default()
+        });
+        let mut stream = stream_of(&fixture, vec![vec![put]]);
+        let message = next_message(&mut stream.requests).await;
+        stream.receive(message);
+        let taken = fixture.bytes_taken();
+        assert!(
+            (VALUE_BYTES..VALUE_BYTES + 1024).contains(&taken),
+            "{taken} bytes"
+        );
+        let response = response(&mut stream).await.expect("an answer");
+        assert_eq!(response.message.answers.len(), 1);
+        let taken = fixture.bytes_taken();
+        assert!(taken < 1024, "{taken} bytes for the answer");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_close_its_side_is_cut_off() {
+        let fixture = fixture();
+        let mut stream = stream_of(&fixture, Vec::new());
+        fixture.call.closing().cancel();
+        let told = Instant::now();
+        let closing = response(&mut stream).await.expect("it is told");
+        assert!(closing.message.closing);
+        assert!(response(&mut stream).await.is_none());
+        assert!(told.elapsed() >= BATCH_CLOSE_TIMEOUT, "it had time to");
+    }
+}

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use rdb_client::{Client, Error};
 use rdb_proto::pdpb::GetTsoRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
+use rustix::process::Signal;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
@@ -16,7 +17,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
-use crate::harness::{CallPath, Cluster, Node, binary, connect, guarded, over_both_paths};
+use crate::harness::{
+    CallPath, Cluster, HANG_GUARD, Node, binary, connect, guarded, over_both_paths,
+};
 
 /// What the design promises for a drain.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -103,10 +106,7 @@ over_both_paths! {
 
 async fn a_drain_under_load_ends_in_time_and_loses_nothing_acknowledged(path: CallPath) {
     let mut cluster = Cluster::start().await;
-    let client = cluster
-        .client_over(path)
-        .await
-        .with_timeout(Duration::from_secs(5));
+    let client = cluster.client_over(path).await.with_timeout(HANG_GUARD);
     let (acknowledged, stop) = (
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicBool::new(false)),
@@ -136,9 +136,10 @@ async fn a_drain_under_load_ends_in_time_and_loses_nothing_acknowledged(path: Ca
         last_status.expect("two tasks").expect("no panic"),
         ServingStatus::NotServing
     );
+    // Calls that the drain refused are made again until there is a store.
+    cluster.store.start_serving().await;
     let counts = guarded("writers end", writers.join_all()).await;
 
-    cluster.store.start_serving().await;
     let client = cluster.client().await;
     for (writer, count) in counts {
         for number in 0..count {
@@ -187,11 +188,11 @@ async fn an_interrupt_from_the_terminal_is_a_drain_too() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     client.raw_put("k", "v").await.expect("served");
-    cluster.store.interrupt();
+    cluster.store.signal(Signal::INT);
     assert_ends_well(&mut cluster.store).await;
     cluster.store.start_serving().await;
     assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
-    cluster.pd.interrupt();
+    cluster.pd.signal(Signal::INT);
     assert_ends_well(&mut cluster.pd).await;
 }
 
