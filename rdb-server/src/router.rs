@@ -73,15 +73,19 @@ impl Router {
     }
 
     /// From now on this store is what `membership` says. Requests that were routed to a region which is another now are
-    /// refused.
-    pub(crate) fn set(&self, membership: Membership) {
+    /// refused. A region that has not changed keeps its handle, since requests of any age may have it.
+    pub(crate) fn set(&self, mut membership: Membership) {
         let mut current = self
             .membership
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let earlier = current.iter().flat_map(|earlier| &earlier.regions);
-        for handle in earlier.filter(|handle| !membership.has(handle.region())) {
-            handle.set_outdated();
+        for earlier in current.iter().flat_map(|earlier| &earlier.regions) {
+            match membership.slot(earlier.region().id) {
+                Some(handle) if handle.region() == earlier.region() => {
+                    *handle = Arc::clone(earlier)
+                }
+                _ => earlier.set_outdated(),
+            }
         }
         *current = Some(Arc::new(membership));
     }
@@ -247,15 +251,19 @@ impl Membership {
         }
     }
 
-    fn has(&self, region: &Region) -> bool {
-        let now = self.with_id(region.id);
-        now.is_some_and(|handle| handle.region() == region)
+    fn with_id(&self, id: u64) -> Option<&Arc<RegionHandle>> {
+        self.regions.get(self.position(id)?)
     }
 
-    fn with_id(&self, id: u64) -> Option<&Arc<RegionHandle>> {
+    fn slot(&mut self, id: u64) -> Option<&mut Arc<RegionHandle>> {
+        let position = self.position(id)?;
+        self.regions.get_mut(position)
+    }
+
+    fn position(&self, id: u64) -> Option<usize> {
         let found = self.positions.binary_search_by_key(&id, |&(id, _)| id);
-        let (_, position) = self.positions[found.ok()?];
-        self.regions.get(position)
+        let &(_, position) = self.positions.get(found.ok()?)?;
+        Some(position)
     }
 
     fn at(&self, place: Place<'_>) -> Option<&Arc<RegionHandle>> {

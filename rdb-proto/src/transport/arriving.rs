@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::budget::{Busy, Reservation};
@@ -29,7 +30,12 @@ pub(super) struct Arriving<B = Incoming> {
     waiting: Option<Waiting>,
     /// Ready when a message that has begun is overdue.
     overdue: Option<Pin<Box<Sleep>>>,
+    /// Ready when the request ends even if its peer goes on.
+    end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
+
+/// Streams of services that are not ours, which end with their requests and do not know that a connection is closing.
+const FOREIGN_STREAMS: &str = "/grpc.reflection.";
 
 /// A frame with the header of a message that has no room yet.
 struct Waiting {
@@ -40,7 +46,9 @@ struct Waiting {
 impl<B> Arriving<B> {
     /// The body of a request to the method at `path`.
     pub(super) fn new(path: &str, body: B, call: Arc<Call>) -> Self {
+        let closing = || Box::pin(call.connection.closing.clone().cancelled_owned());
         Self {
+            end: path.starts_with(FOREIGN_STREAMS).then(closing),
             body,
             call,
             framing: Framing::new(path),
@@ -144,6 +152,11 @@ where
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
+                    if let Some(end) = &mut arriving.end
+                        && end.as_mut().poll(context).is_ready()
+                    {
+                        return Poll::Ready(None);
+                    }
                     ready!(arriving.poll_overdue(context));
                     return Poll::Ready(Some(Err(overdue())));
                 }

@@ -6,7 +6,8 @@
 //! Invariants:
 //! - What is reserved is given back exactly once, also when a wait is cancelled after it was granted.
 //! - Waiters are served in their order, and nobody overtakes them, so that a large reservation is not starved by small
-//!   ones. The exception is a connection within [`CONNECTION_BYTES_GUARANTEED`]: the process never refuses it.
+//!   ones. The exception is what fits into the guaranteed part of a connection: the process never refuses it. Only what is
+//!   reserved takes of that part, not what waits.
 //! - Budgets may be overdrawn: by guaranteed parts and by [`Reservation::more`]. Then nothing else fits.
 
 use std::collections::BTreeMap;
@@ -186,6 +187,8 @@ pub struct BytesInFlight {
     pub connection: ByteBudget,
     /// Of the process.
     pub process: ByteBudget,
+    /// The part of the connection that the process does not refuse.
+    guaranteed: ByteBudget,
 }
 
 /// A reservation did not fit in time. Nothing was taken.
@@ -199,23 +202,26 @@ impl BytesInFlight {
         Self {
             connection: ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT_MAX),
             process: process.clone(),
+            guaranteed: ByteBudget::new(CONNECTION_BYTES_GUARANTEED),
         }
     }
 
-    /// Takes `bytes` from both budgets, or nothing when one of them is used up or somebody waits for it. Up to
-    /// [`CONNECTION_BYTES_GUARANTEED`] that of the process does not refuse, so that connections which hold what they
-    /// were given do not shut others out.
+    /// Takes `bytes` from both budgets, or nothing when one of them is used up or somebody waits for it. That of the process
+    /// does not refuse what fits into the connection's [`CONNECTION_BYTES_GUARANTEED`], so that connections which hold what
+    /// they were given do not shut others out.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
         if !self.connection.try_take(bytes) {
             return None;
         }
-        if self.is_guaranteed() {
+        if self.guaranteed.try_take(bytes) {
             self.process.take(bytes);
-        } else if !self.process.try_take(bytes) {
+            return Some(self.reserved(bytes, bytes));
+        }
+        if !self.process.try_take(bytes) {
             self.connection.give_back(bytes);
             return None;
         }
-        Some(self.reserved(bytes))
+        Some(self.reserved(bytes, 0))
     }
 
     /// Takes `bytes` that the caller can do without: only where half of each budget stays free for others.
@@ -242,31 +248,32 @@ impl BytesInFlight {
             return Err(Busy);
         }
         let mut of_connection = GivenBack(&self.connection, bytes);
-        if self.is_guaranteed() {
-            self.process.take(bytes);
-        } else if !self.process.take_by(bytes, deadline).await {
-            return Err(Busy);
-        }
+        let guaranteed_bytes = tokio::select! {
+            biased;
+            true = self.guaranteed.take_by(bytes, deadline) => {
+                self.process.take(bytes);
+                bytes
+            }
+            true = self.process.take_by(bytes, deadline) => 0,
+            else => return Err(Busy),
+        };
         of_connection.1 = 0;
-        Ok(self.reserved(bytes))
+        Ok(self.reserved(bytes, guaranteed_bytes))
     }
 
     /// Takes `bytes` whether they fit or not: for what is there already.
     pub(super) fn take(&self, bytes: usize) -> Reservation {
         self.connection.take(bytes);
         self.process.take(bytes);
-        self.reserved(bytes)
-    }
-
-    fn is_guaranteed(&self) -> bool {
-        self.connection.bytes_taken() <= CONNECTION_BYTES_GUARANTEED
+        self.reserved(bytes, 0)
     }
 
     /// For bytes that are taken.
-    fn reserved(&self, bytes: usize) -> Reservation {
+    fn reserved(&self, bytes: usize, guaranteed_bytes: usize) -> Reservation {
         Reservation {
             budgets: self.clone(),
             bytes,
+            guaranteed_bytes,
         }
     }
 }
@@ -285,6 +292,8 @@ impl Drop for GivenBack<'_> {
 pub struct Reservation {
     budgets: BytesInFlight,
     bytes: usize,
+    /// How many of `bytes` are of the guaranteed part.
+    guaranteed_bytes: usize,
 }
 
 impl Reservation {
@@ -307,13 +316,16 @@ impl Reservation {
     /// Moves up to `bytes` into a reservation of their own.
     pub fn split_off(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
+        let guaranteed_bytes = bytes.min(self.guaranteed_bytes);
         self.bytes -= bytes;
-        self.budgets.reserved(bytes)
+        self.guaranteed_bytes -= guaranteed_bytes;
+        self.budgets.reserved(bytes, guaranteed_bytes)
     }
 
     /// Adds what `other` holds, which has to be of the same connection.
     pub(super) fn join(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
+        self.guaranteed_bytes += std::mem::take(&mut other.guaranteed_bytes);
     }
 }
 
@@ -322,6 +334,7 @@ impl Drop for Reservation {
         if self.bytes > 0 {
             self.budgets.connection.give_back(self.bytes);
             self.budgets.process.give_back(self.bytes);
+            self.budgets.guaranteed.give_back(self.guaranteed_bytes);
         }
     }
 }
@@ -337,6 +350,7 @@ mod tests {
         BytesInFlight {
             connection: ByteBudget::new(connection),
             process: ByteBudget::new(process),
+            guaranteed: ByteBudget::new(CONNECTION_BYTES_GUARANTEED),
         }
     }
 
@@ -344,7 +358,9 @@ mod tests {
         let BytesInFlight {
             connection,
             process,
+            guaranteed,
         } = budgets;
+        assert!(guaranteed.bytes_taken() <= connection.bytes_taken());
         (connection.bytes_taken(), process.bytes_taken())
     }
 
@@ -410,13 +426,45 @@ mod tests {
         first.join(second);
         first.shrink_to(7);
         assert_eq!(taken(&budgets), (7, 7));
-        assert_eq!(first.split_off(100).bytes(), 7);
+        assert_eq!(budgets.guaranteed.bytes_taken(), 7);
+        first.join(first.more(3));
+        assert_eq!(first.split_off(100).bytes(), 10);
         assert_eq!(taken(&budgets), (0, 0));
+    }
+
+    /// Many calls at once on a connection must not wait for each other when others have taken the budget of the process.
+    #[tokio::test]
+    async fn what_waits_does_not_use_up_the_guaranteed_part() {
+        let greedy = budgets(10 * GUARANTEED, 5 * GUARANTEED);
+        let _held = greedy.try_reserve(5 * GUARANTEED).expect("there is room");
+        let modest = BytesInFlight::of_connection(&greedy.process);
+        let mut served = 0;
+        let mut waiting: Vec<_> = (0..16)
+            .map(|_| Box::pin(modest.reserve(GUARANTEED / 2, LONG)))
+            .collect();
+        let mut too_large = Box::pin(modest.reserve(2 * GUARANTEED, LONG));
+        assert!((&mut too_large).now_or_never().is_none());
+        while !waiting.is_empty() {
+            let mut held = Vec::new();
+            waiting.retain_mut(|waiting| match waiting.now_or_never() {
+                Some(reserved) => {
+                    held.push(reserved.expect("guaranteed"));
+                    false
+                }
+                None => true,
+            });
+            assert_eq!(held.len(), 2, "as many as fit, after {served}");
+            served += held.len();
+        }
+        drop(too_large);
+        assert_eq!(taken(&modest).0, 0);
+        assert_eq!(greedy.process.bytes_taken(), 5 * GUARANTEED);
     }
 
     #[tokio::test]
     async fn those_who_wait_are_served_in_their_order_and_not_overtaken() {
-        let budgets = budgets(10 * GUARANTEED, 4 * GUARANTEED);
+        let budgets = budgets(10 * GUARANTEED, 5 * GUARANTEED);
+        let guaranteed = budgets.try_reserve(GUARANTEED).expect("there is room");
         let held = budgets.try_reserve(4 * GUARANTEED).expect("there is room");
         let mut large = Box::pin(budgets.reserve(4 * GUARANTEED, LONG));
         let mut small = Box::pin(budgets.reserve(1, LONG));
@@ -427,13 +475,14 @@ mod tests {
         assert!((&mut small).now_or_never().is_none());
         let large = large.await.expect("its turn");
         drop(large);
-        drop(small.await.expect("its turn"));
+        drop((small.await.expect("its turn"), guaranteed));
         assert_eq!(taken(&budgets), (0, 0));
     }
 
     #[tokio::test]
     async fn a_wait_that_ends_takes_nothing_and_lets_the_next_go_on() {
-        let budgets = budgets(10 * GUARANTEED, 4 * GUARANTEED);
+        let budgets = budgets(10 * GUARANTEED, 5 * GUARANTEED);
+        let guaranteed = budgets.try_reserve(GUARANTEED).expect("there is room");
         let held = budgets.try_reserve(3 * GUARANTEED).expect("there is room");
         let mut large = Box::pin(budgets.reserve(2 * GUARANTEED, Duration::from_millis(10)));
         assert!((&mut large).now_or_never().is_none());
@@ -441,9 +490,9 @@ mod tests {
         assert!((&mut small).now_or_never().is_none());
         assert!(matches!(large.await, Err(Busy)));
         drop(small.await.expect("it fits"));
-        drop(held);
+        drop((held, guaranteed));
         assert_eq!(taken(&budgets), (0, 0));
-        let never = budgets.reserve(5 * GUARANTEED, LONG).now_or_never();
+        let never = budgets.reserve(6 * GUARANTEED, LONG).now_or_never();
         assert!(matches!(never, Some(Err(Busy))), "it can never fit");
         assert_eq!(taken(&budgets), (0, 0));
     }

@@ -2,8 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use futures::{StreamExt, stream};
 use rdb_proto::kvrpc::RawPutRequest;
-use rdb_proto::transport::ServeOptions;
+use rdb_proto::transport::{ServeOptions, endpoint};
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served};
 use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, framed};
@@ -53,6 +57,29 @@ async fn answers_that_nobody_reads_do_not_hold_it_up() {
         .await
         .expect("in good order");
     drop((unread, small, stream));
+}
+
+#[tokio::test]
+async fn a_reflection_stream_that_stays_open_does_not_hold_it_up() {
+    let server = start().await;
+    let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let channel = endpoint.connect().await.expect("it listens");
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let requests = stream::iter([list]).chain(stream::pending());
+    let answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(requests)
+        .await;
+    let mut answers = answers.expect("served").into_inner();
+    answers.message().await.expect("served").expect("an answer");
+    server.drain.cancel();
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+    let end = guarded("the stream ends", answers.message()).await;
+    assert!(end.expect("in good order").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -92,6 +92,12 @@ async fn a_message_that_waited_for_its_turn_is_served() {
     .await;
     let mut client = server.client().await;
     let waiting = tokio::spawn(async move { client.raw_put(put(MESSAGE_BYTES)).await });
+    // Room for it comes only when it has begun.
+    let calls = held.len() + 1;
+    until("the call has begun", || {
+        server.budget.bytes_taken() >= taken + calls * CALL_BYTES
+    })
+    .await;
     held.pop()
         .expect("three")
         .sending

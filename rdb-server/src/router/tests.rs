@@ -237,6 +237,12 @@ async fn what_was_routed_to_a_region_that_is_another_now_is_refused_after_the_re
     let [changed, same] = ["a", "n"].map(|key| router.for_key(None, key.as_bytes()).unwrap());
     let read = || PointRead::raw(Bytes::from_static(b"a")).unwrap();
     let permit = changed.permit_read().await.unwrap();
+    let again = |handle: &Arc<RegionHandle>| {
+        Arc::new(RegionHandle::new(handle.region().clone(), &fixture.storage))
+    };
+    // A registration that changes nothing comes between.
+    let regions = vec![again(&changed), again(&same)];
+    router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
     let mut region = changed.region().clone();
     region.epoch = Some(RegionEpoch {
         conf_version: 1,
@@ -244,7 +250,7 @@ async fn what_was_routed_to_a_region_that_is_another_now_is_refused_after_the_re
     });
     let regions = vec![
         Arc::new(RegionHandle::new(region, &fixture.storage)),
-        Arc::new(RegionHandle::new(same.region().clone(), &fixture.storage)),
+        again(&same),
     ];
     router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
 

@@ -124,10 +124,7 @@ mod tests {
     use super::*;
 
     fn budgets(bytes: usize) -> BytesInFlight {
-        BytesInFlight {
-            connection: ByteBudget::new(bytes),
-            process: ByteBudget::new(bytes),
-        }
+        BytesInFlight::of_connection(&ByteBudget::new(bytes))
     }
 
     /// Reads a value of `bytes`, and notes how much room was given last.
