@@ -62,8 +62,9 @@ impl Family {
 /// An open database. Fields are dropped in their order: RocksDB closes before the directory's lock is given back.
 pub(crate) struct Engine {
     pub(crate) database: DB,
-    /// Made once: every point read begins with it.
+    /// Made once: every point read begins with one of them.
     memory_read_options: ReadOptions,
+    disk_read_options: ReadOptions,
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
     info_log: InfoLog,
@@ -94,6 +95,7 @@ impl Engine {
         Ok(Self {
             database,
             memory_read_options: read_options(Tier::Memory),
+            disk_read_options: read_options(Tier::Disk),
             options,
             info_log,
             directory,
@@ -110,15 +112,19 @@ impl Engine {
             .expect("every family was opened with the database")
     }
 
-    /// Those of a read that must not go to the disk.
-    pub(crate) fn memory_read_options(&self) -> &ReadOptions {
-        &self.memory_read_options
+    /// The options of a point read.
+    pub(crate) fn point_read_options(&self, tier: Tier) -> &ReadOptions {
+        match tier {
+            Tier::Memory => &self.memory_read_options,
+            Tier::Disk => &self.disk_read_options,
+        }
     }
 
     /// Reads a record of the state column family, from memory or from the disk. The family is small.
     pub(crate) fn state(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
         let family = self.family(Family::RaftState);
-        let record = self.database.get_pinned_cf(&family, key);
+        let options = self.point_read_options(Tier::Disk);
+        let record = self.database.get_pinned_cf_opt(&family, key, options);
         record.map_err(Error::from_read)
     }
 

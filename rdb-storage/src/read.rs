@@ -312,10 +312,7 @@ impl Engine {
         key: &[u8],
         tier: Tier,
     ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
-        match tier {
-            Tier::Memory => self.record_with(keyspace, key, self.memory_read_options()),
-            Tier::Disk => self.record_with(keyspace, key, &read_options(Tier::Disk)),
-        }
+        self.record_with(keyspace, key, self.point_read_options(tier))
     }
 
     fn record_with(

@@ -203,8 +203,10 @@ impl Storage {
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
-    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions. Keys that were
-    /// read when their entry was proposed are in memory mostly, and keep the disk out of this.
+    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions; at the boundary of
+    /// two write-ahead logs it may take an entry and keep the next. Keys that were read when their entry was proposed are in
+    /// memory mostly, and keep the disk out of this. The values that the conflicts of one call carry are held together, up to
+    /// [`CONFLICT_VALUES_BYTES_MAX`] for each entry.
     ///
     /// # Errors
     ///
@@ -492,4 +494,29 @@ fn owner(identity: &Identity) -> String {
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     parts.join(" of ")
+}
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::ErrorKind;
+
+    use super::*;
+    use crate::Role;
+
+    /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
+    #[test]
+    fn a_closed_storage_begins_no_background_work() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StorageOptions {
+            disk_reserve_bytes: 0,
+            ..StorageOptions::new(Role::Embedded)
+        };
+        let storage = Storage::open(directory.path(), options).unwrap();
+        storage.close().unwrap();
+        let engine = &storage.inner.engine;
+        // Past the writer, which has ended: there is something to flush again.
+        engine.database.put("k", "v").unwrap();
+        let refused = engine.flush().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
+    }
 }

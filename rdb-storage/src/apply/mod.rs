@@ -29,8 +29,12 @@
 //!
 //! An entry's changes, raised version floor and applied position are in one write batch, the position also when no command
 //! changed anything. After a crash all of them are there or none, and if those of an entry are, so are those of every entry
-//! that was written before it. Without a sync the last ones may be missing after a power cut, but then their positions are,
-//! too: a log is applied again from the position that is found.
+//! that was written before it: a log is applied again from the position that is found.
+//!
+//! After a power cut the same holds of what was synced, or followed by a write that was. Of later entries the last may be
+//! missing, with their positions. Where RocksDB went on to the next write-ahead log among them, an earlier one may be missing
+//! although a later one, and its position, are there: the operating system may have written the next log first. Nothing tells
+//! that at the open.
 //!
 //! # What is left to the caller
 //!
@@ -105,7 +109,11 @@ impl<'a> Batch<'a> {
                     key,
                     expected_version,
                 } => {
-                    overlay.load_floor(engine, entry.region_id)?;
+                    // An update leaves the floor alone.
+                    if *expected_version == 0 || matches!(command, Command::CompareAndDelete { .. })
+                    {
+                        overlay.load_floor(engine, entry.region_id)?;
+                    }
                     let left = &mut values_bytes_left;
                     overlay.load_record(engine, tier, key, *expected_version, left)?;
                 }

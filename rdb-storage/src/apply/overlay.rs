@@ -2,8 +2,8 @@
 //!
 //! Everything that is stored is read before the first command is applied.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
@@ -45,9 +45,9 @@ struct Floor {
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     records: HashMap<Bytes, Record>,
-    floors: HashMap<u64, Floor>,
+    floors: BTreeMap<u64, Floor>,
     /// The `version` of each region's epoch; 0 for a region that is not stored.
-    epochs: HashMap<u64, u64>,
+    epochs: BTreeMap<u64, u64>,
     bytes_read: usize,
 }
 

@@ -1,6 +1,7 @@
 //! Whether writes are taken.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
@@ -26,12 +27,16 @@ pub enum WriteHealth {
 /// The health of one storage, and who watches it.
 pub(crate) struct Health {
     health: watch::Sender<WriteHealth>,
+    /// Whether `health` is no longer healthy. Every write looks here first, since looking at the other takes a lock that all
+    /// of them share. Set before the other changes: a write that is told of a failure finds it set. Acquire and release.
+    impaired: AtomicBool,
 }
 
 impl Health {
     pub(crate) fn new() -> Self {
         Self {
             health: watch::Sender::new(WriteHealth::Healthy),
+            impaired: AtomicBool::new(false),
         }
     }
 
@@ -41,6 +46,9 @@ impl Health {
 
     /// Refuses a write to a region for which writing has ended.
     pub(crate) fn check(&self, region_id: u64) -> Result<(), Error> {
+        if !self.impaired.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let cause = match &*self.health.borrow() {
             WriteHealth::Healthy => return Ok(()),
             WriteHealth::RegionsStopped { causes } => match causes.get(&region_id) {
@@ -59,6 +67,7 @@ impl Health {
     /// Ends writing. The first cause is kept.
     pub(crate) fn stop(&self, cause: String) {
         tracing::error!(%cause, "writes have stopped; they are refused until the storage is opened again");
+        self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| {
             let is_first = !matches!(health, WriteHealth::Stopped { .. });
             if is_first {
@@ -71,6 +80,7 @@ impl Health {
     /// Ends writing to one region.
     pub(crate) fn stop_region(&self, region_id: u64, cause: String) {
         tracing::error!(region_id, %cause, "writes to a region have stopped; they are refused until the storage is opened again");
+        self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| match health {
             WriteHealth::Healthy => {
                 let causes = BTreeMap::from([(region_id, cause)]);

@@ -33,6 +33,7 @@ pub(super) struct Queued {
     completion: oneshot::Sender<Result<Vec<Outcome>, Error>>,
     /// Of keys and values.
     payload_bytes: usize,
+    range_deletes: usize,
     warmings: u8,
 }
 
@@ -41,6 +42,7 @@ impl Queued {
         let (completion, pending) = oneshot::channel();
         let queued = Self {
             payload_bytes: submission.payload_bytes(),
+            range_deletes: submission.range_delete_count(),
             submission,
             room,
             completion,
@@ -88,13 +90,6 @@ impl Queued {
         } = self;
         drop((submission, room));
         let _ = completion.send(result);
-    }
-
-    fn range_delete_count(&self) -> usize {
-        let commands = self.commands().iter();
-        commands
-            .filter(|command| matches!(command, Command::DeleteRangeRaw { .. }))
-            .count()
     }
 }
 
@@ -214,7 +209,7 @@ impl Queue {
         while let Some(next) = state.queued.front() {
             bytes += next.payload_bytes;
             commands += next.commands().len();
-            range_deletes += next.range_delete_count();
+            range_deletes += next.range_deletes;
             let full = bytes > self.take_bytes_max
                 || commands > TAKE_COMMANDS_MAX
                 || range_deletes > TAKE_RANGE_DELETES_MAX;

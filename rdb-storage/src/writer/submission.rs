@@ -80,6 +80,12 @@ impl Submission {
         self.commands.iter().map(Command::payload_bytes).sum()
     }
 
+    pub(super) fn range_delete_count(&self) -> usize {
+        let is_range_delete =
+            |command: &&Command| matches!(command, Command::DeleteRangeRaw { .. });
+        self.commands.iter().filter(is_range_delete).count()
+    }
+
     /// The same, with no buffer of a message that is not charged for.
     pub(super) fn detached(mut self) -> Self {
         if self.message.is_none() {

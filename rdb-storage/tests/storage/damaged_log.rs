@@ -8,8 +8,8 @@ use bytes::Bytes;
 use rdb_storage::{OpenError, Storage, StorageOptions, WalRecovery};
 
 use crate::fixture::{
-    all_raw, copy_of, database_files, files, flip_bit, free_table_files, noise, occupy_table_files,
-    open, refused, synced, truncate,
+    all_raw, copy_of, database_files, files, flip_bit, flushing, free_table_files, noise,
+    occupy_table_files, open, refused, synced, truncate, unsynced,
 };
 
 const WRITES: u64 = 200;
@@ -234,6 +234,32 @@ fn a_database_without_any_log_is_refused_until_a_point_in_time_open() {
     assert_eq!(prefix(&open(directory.path(), &synced())), 0);
 }
 
+/// Families that were flushed one by one would leave later writes without earlier ones.
+#[test]
+fn a_flush_takes_all_families_so_that_without_any_log_there_is_no_hole() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &flushing());
+    storage.compare_and_swap("first", 0, "v").unwrap();
+    let log = newest_log(directory.path());
+    let mut number = 0;
+    // A log goes when all that it holds was flushed.
+    while log.exists() {
+        assert!(number < 5_000, "one family is never flushed");
+        storage
+            .put_raw(key(number), noise(number, VALUE_BYTES))
+            .unwrap();
+        number += 1;
+    }
+    drop(storage);
+    for log in database_files(directory.path(), ".log") {
+        fs::remove_file(log).unwrap();
+    }
+    let storage = open(directory.path(), &point_in_time());
+    assert!(prefix(&storage) > 0);
+    let first = storage.get_versioned(b"first").unwrap();
+    assert_eq!(first.unwrap().version, 1);
+}
+
 /// Two logs that are both needed: the memtables were switched, and no flush of the first can have succeeded. A flush that
 /// did would make the first log obsolete, and any harm to it harmless.
 fn two_logs() -> (tempfile::TempDir, PathBuf) {
@@ -277,4 +303,38 @@ fn a_missing_shortened_or_flipped_log_behind_a_newer_one_is_refused() {
     }
     let storage = open(directory.path(), &synced());
     assert_eq!(storage.get_versioned(b"k").unwrap().unwrap().version, 1);
+}
+
+/// What is served then has a hole, as `Durability::Os` and the apply contract say. In the moment between the beginning of a
+/// log and the sync of the one before, the manifest does not know how long that one is; so it is put back to then.
+#[test]
+fn without_syncs_a_power_cut_may_take_the_end_of_a_log_and_keep_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StorageOptions {
+        write_buffer_bytes: 256 << 10,
+        ..unsynced()
+    };
+    let storage = open(directory.path(), &options);
+    let taken = occupy_table_files(directory.path());
+    let manifest = database_files(directory.path(), "")
+        .into_iter()
+        .find(|file| file.to_str().unwrap().contains("MANIFEST"))
+        .unwrap();
+    let length_before = fs::metadata(&manifest).unwrap().len();
+    let mut written = 0;
+    while database_files(directory.path(), ".log").len() < 2 {
+        let value = noise(written, VALUE_BYTES);
+        storage.put_raw(key(written), value).unwrap();
+        written += 1;
+    }
+    drop(storage);
+    free_table_files(taken);
+    truncate(&manifest, length_before);
+    let older = database_files(directory.path(), ".log").swap_remove(0);
+    truncate(&older, fs::metadata(&older).unwrap().len() - 10);
+    let left = all_raw(&open(directory.path(), &unsynced())).unwrap();
+    let left: Vec<_> = left.into_iter().map(|entry| entry.key).collect();
+    let mut expected: Vec<_> = (0..written).map(key).collect();
+    expected.remove(written as usize - 2);
+    assert_eq!(left, expected);
 }

@@ -323,7 +323,7 @@ fn a_repair_of_what_is_no_data_directory_is_refused_and_makes_nothing() {
 }
 
 #[test]
-fn a_closed_storage_compacts_no_more_and_is_still_read() {
+fn a_closed_storage_leaves_its_tables_alone_and_is_still_read() {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(directory.path(), &flushing());
     for number in 0..200_u32 {

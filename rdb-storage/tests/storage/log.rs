@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 
 use bytes::Bytes;
+use rdb_storage::limits::{CONFLICT_VALUE_BYTES_MAX, CONFLICT_VALUES_BYTES_MAX};
 use rdb_storage::{
     Command, Durability, Error, LogEntry, Outcome, Proposal, RegionDescriptor, ScanRange, Storage,
     Submission,
@@ -159,6 +160,33 @@ fn commands_that_break_a_limit_are_outcomes_and_leave_a_storage_that_works_and_r
     assert_eq!(storage.get_raw(b"m"), Ok(Some("v".into())));
     assert_eq!(storage.get_versioned(b"k").unwrap().unwrap().version, 1);
     storage.put_raw("later", "v").unwrap();
+}
+
+#[test]
+fn each_entry_of_a_batch_has_its_own_room_for_values() {
+    let (_directory, storage) = storage();
+    let value = vec![b'v'; CONFLICT_VALUE_BYTES_MAX];
+    let fit = (CONFLICT_VALUES_BYTES_MAX / CONFLICT_VALUE_BYTES_MAX) as u64;
+    // No two entries name the same key: each reads, and copies, what it carries.
+    let keys = |number: u64| (0..=fit).map(move |key| format!("{number} {key}"));
+    for number in 1..=3 {
+        let created = keys(number).map(|key| swap(key, 0, value.clone()));
+        apply(&storage, &[entry(number, 3, created.collect())]);
+    }
+    let stale = |number| keys(number).map(|key| swap(key, 7, "lost"));
+    let entries = [1, 2, 3].map(|number| entry(number, 3, stale(number).collect()));
+    for outcomes in apply(&storage, &entries) {
+        let carried = outcomes.iter().filter(|outcome| {
+            matches!(
+                outcome,
+                Outcome::Conflict {
+                    current_value: Some(_),
+                    ..
+                }
+            )
+        });
+        assert_eq!(carried.count() as u64, fit);
+    }
 }
 
 /// Entries that depend on each other in every way.
