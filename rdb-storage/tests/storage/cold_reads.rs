@@ -261,6 +261,7 @@ fn what_no_cache_can_hold_is_swapped_all_the_same() {
     }
     let cold_writes = storage.stats().unwrap().cold_write_count;
     println!("{cold_writes} times put aside, for {KEYS} swaps");
+    assert!(cold_writes > 0);
 }
 
 #[test]
@@ -270,6 +271,7 @@ fn closing_waits_for_swaps_that_were_put_aside() {
         .map(|number| storage.submit(single(swap(key(number), 1, "v"))).unwrap())
         .collect();
     storage.close().unwrap();
+    assert!(storage.stats().unwrap().cold_write_count > 0);
     for swapped in swaps {
         assert_eq!(swapped.wait(), Ok(vec![Outcome::Swapped { version: 2 }]));
     }

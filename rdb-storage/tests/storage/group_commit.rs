@@ -7,13 +7,14 @@
 //! could tell.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
-use rdb_storage::{Durability, Storage, StorageOptions};
+use rdb_storage::{Durability, LogEntry, Proposal, Storage, StorageOptions};
 
-use crate::fixture::{open, synced};
+use crate::fixture::{open, put, synced};
 
 const THREADS: usize = 64;
 
@@ -122,6 +123,47 @@ fn every_kind_of_write_is_synced() {
         Ok(1)
     )));
     assert!(synced(&|| storage.compare_and_delete("a", 1).unwrap()));
+}
+
+fn apply(storage: &Storage, durability: Durability) {
+    let entry = LogEntry {
+        position: "position".into(),
+        proposal: Proposal {
+            epoch_version: 0,
+            commands: vec![put("logged", "v")],
+        },
+    };
+    storage.apply(7, &[entry], durability).unwrap();
+}
+
+#[test]
+fn a_log_entry_is_synced_when_that_is_asked_for_whatever_the_storage_does() {
+    for durability in [Durability::Sync, Durability::Os] {
+        let (_directory, storage) = storage_with(durability);
+        for asked in [Durability::Os, Durability::Sync, Durability::Os] {
+            let before = sync_count(&storage);
+            apply(&storage, asked);
+            let synced = sync_count(&storage) > before;
+            assert_eq!(synced, asked == Durability::Sync, "{durability}, {asked}");
+        }
+    }
+}
+
+/// RocksDB writes what comes at the same time as one group, which must not be led by a write that needs no sync.
+#[test]
+fn a_submission_is_synced_also_beside_a_log_that_is_not() {
+    let (_directory, storage) = storage_with(Durability::Sync);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                apply(&storage, Durability::Os);
+            }
+        });
+        let synced = a_sync_precedes_each_acknowledgement(&storage);
+        done.store(true, Ordering::Release);
+        assert!(synced);
+    });
 }
 
 /// How many share one depends on the disk; the unit tests of the writer show that those who can do.
