@@ -86,6 +86,10 @@ impl Routes {
                 return Ok(suspect);
             }
         };
+        if found.suspicion.is_some() {
+            // The cache knows something newer than the placement driver. It is not asked again by each call from now on.
+            self.cache().trust(&found);
+        }
         let is_confirmed = found.suspicion.is_none() && found.leader == suspect.leader;
         match suspicion {
             Suspicion::Foreign { cluster_id } if is_confirmed => {
