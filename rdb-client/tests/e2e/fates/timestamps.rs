@@ -224,6 +224,22 @@ async fn a_silent_placement_driver_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn what_a_member_took_without_accepting_the_stream_is_asked_of_another() {
+    let (mute, other) = (
+        PdNode::start(CLUSTER_ID).await,
+        PdNode::start(CLUSTER_ID).await,
+    );
+    let config = Config::default()
+        .with_timeout(8 * SHORT)
+        .with_connect_timeout(Duration::from_millis(500));
+    let addresses = [mute.proxy.address, other.proxy.address].map(|address| address.to_string());
+    let client = Client::connect_with(addresses, config).await.unwrap();
+    mute.pd.hold_streams(true);
+    other.pd.set_next_timestamp(1_000);
+    assert_eq!(client.tso().await.unwrap().as_u64(), 1_000);
+}
+
+#[tokio::test]
 async fn the_stream_ends_with_the_client() {
     let pd = PdNode::start(CLUSTER_ID).await;
     let client = client_of(&pd).await;
