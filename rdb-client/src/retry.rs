@@ -3,8 +3,11 @@
 //! `fate` and `routing` decide whether an attempt may be repeated. This module decides when, and when to stop.
 
 use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::poll;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::counters::{CallInFlight, Counters};
@@ -52,6 +55,11 @@ impl Deadline {
 
     /// Waits for `work` until the deadline. `None`: the deadline came first, and `work` was dropped.
     pub(crate) async fn limit<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        // Much of it is ready at once, and a timer has its price even if it is never set.
+        if let Poll::Ready(done) = poll!(work.as_mut()) {
+            return Some(done);
+        }
         timeout_at(self.at, work).await.ok()
     }
 
@@ -203,6 +211,7 @@ pub(crate) fn backoff(waits: u32, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
     use std::sync::LazyLock;
 
     use proptest::prelude::*;
@@ -302,6 +311,16 @@ mod tests {
         assert_eq!(counted, (1, 1, 1));
         drop(retry);
         assert_eq!(counters.stats().calls_in_flight, 0);
+    }
+
+    #[tokio::test]
+    async fn of_two_limits_the_nearer_one_counts() {
+        let (short, long) = (Duration::from_millis(1), Duration::from_secs(3600));
+        for (one, other) in [(short, long), (long, short)] {
+            let deadline = Deadline::after(one).sooner(other);
+            assert!(deadline.remaining() <= short);
+            assert_eq!(deadline.limit(pending::<()>()).await, None);
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,8 @@
 //! connection counts as made when the peer has answered a health check on it, whatever its health: a peer that accepts and
 //! closes, as a server does that has no place left, then costs no write its certainty.
 //!
-//! A connection that has ended is replaced by the next call, one that failed is forgotten by the call that noticed.
+//! A connection that has ended is replaced by the next call, one that failed is forgotten by the call that noticed. So is an
+//! attempt that has had its time: the calls that would have noticed may all have given up before.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use rdb_proto::transport::check_address;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -52,13 +53,17 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     id: u64,
+    began_at: Instant,
     connecting: Connecting,
 }
 
 impl Slot {
-    fn has_ended(&self) -> bool {
-        let made = self.connecting.peek();
-        made.is_some_and(|made| made.as_ref().is_ok_and(|made| made.channel.is_closed()))
+    /// Whether the connection has ended, or took too long to be made.
+    fn is_over(&self, connect_timeout: Duration) -> bool {
+        match self.connecting.peek() {
+            Some(made) => made.as_ref().is_ok_and(|made| made.channel.is_closed()),
+            None => self.began_at.elapsed() >= connect_timeout,
+        }
     }
 }
 
@@ -101,7 +106,7 @@ impl ConnectionPool {
     fn slot(&self, address: &str) -> (u64, Connecting) {
         let mut slots = self.lock();
         if let Some(slot) = slots.by_address.get(address)
-            && !slot.has_ended()
+            && !slot.is_over(self.connect_timeout)
         {
             return (slot.id, slot.connecting.clone());
         }
@@ -110,6 +115,7 @@ impl ConnectionPool {
         let connecting = connect(address.to_owned(), id).boxed().shared();
         let slot = Slot {
             id,
+            began_at: Instant::now(),
             connecting: connecting.clone(),
         };
         slots.by_address.insert(address.to_owned(), slot);
@@ -159,4 +165,32 @@ fn innermost(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::poll;
+    use tokio::net::TcpListener;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_that_its_callers_gave_up_does_not_keep_later_ones_waiting() {
+        const CONNECT_TIMEOUT: Duration = Duration::from_millis(10);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let pool = ConnectionPool::new(CONNECT_TIMEOUT);
+        let mut silent = Vec::new();
+        for attempt in 1..=3 {
+            // Its deadline is before the pool's, unless this machine is busy.
+            let _ = poll!(pin!(pool.connection(&address)));
+            let accepted = timeout(Duration::from_secs(10), listener.accept()).await;
+            let accepted = accepted.unwrap_or_else(|_| panic!("no attempt {attempt}"));
+            silent.push(accepted.expect("a connection"));
+            sleep(CONNECT_TIMEOUT).await;
+        }
+    }
 }

@@ -11,6 +11,7 @@ use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::errorpb::{EpochNotMatch, NotLeader, RegionError};
 use rdb_proto::pdpb::GetRegionRequest;
 use rdb_proto::transport::limits::CALL_TIMEOUT;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::placement_driver::PlacementDriver;
 use super::region_cache::{RegionCache, Route, Suspicion};
@@ -85,6 +86,10 @@ impl Routes {
                 return Ok(suspect);
             }
         };
+        if found.suspicion.is_some() {
+            // The cache knows something newer than the placement driver. It is not asked again by each call from now on.
+            self.cache().trust(&found);
+        }
         let is_confirmed = found.suspicion.is_none() && found.leader == suspect.leader;
         match suspicion {
             Suspicion::Foreign { cluster_id } if is_confirmed => {
@@ -210,8 +215,12 @@ impl Routes {
             return found;
         }
         lookups.retain(|_, lookup| lookup.found.upgrade().is_some());
-        let asked = Arc::clone(self).ask(Bytes::copy_from_slice(key));
-        let found = asked.boxed().shared();
+        // A task: a timer must not be polled once the runtime that it was set on has ended, and the other calls may be on
+        // another one.
+        let asking = tokio::spawn(Arc::clone(self).ask(Bytes::copy_from_slice(key)));
+        let asking = AbortOnDropHandle::new(asking);
+        let found = async move { asking.await.unwrap_or_else(|_| Err(ended())) };
+        let found = found.boxed().shared();
         let lookup = found.downgrade().map(|weak| Lookup {
             began_at: Instant::now(),
             found: weak,
@@ -249,4 +258,11 @@ impl Routes {
         // Every change leaves the cache consistent; at worst it lacks an entry.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The runtime of the call that began the lookup has ended.
+fn ended() -> Failure {
+    Failure::again(Error::unavailable(
+        "the question where the key is was given up",
+    ))
 }

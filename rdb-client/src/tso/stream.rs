@@ -169,6 +169,8 @@ impl Traffic for SharedRounds {
     async fn open(self: &Arc<Self>) -> Result<(Streaming<GetTsoResponse>, Peer), Failure> {
         let opened = self.placement_driver.hold(|mut client| {
             let requests = Requests::new(self);
+            // A member that was asked before may have taken some, and then not accepted the stream.
+            self.lock().rounds.lose_requests();
             async move { client.tso(requests).await }
         });
         let Held { answers, peer } = opened.await?;

@@ -86,6 +86,19 @@ async fn a_silent_address_leaves_the_others_their_share_of_the_time() {
 }
 
 #[tokio::test]
+async fn an_address_that_falls_silent_leaves_the_others_their_share_of_the_time() {
+    let cluster = Cluster::start().await;
+    let other = PdNode::start(CLUSTER_ID).await;
+    let config = Config::default().with_connect_timeout(PATIENT);
+    let addresses = [cluster.pd.proxy.address, other.proxy.address];
+    let addresses = addresses.map(|address| address.to_string());
+    let client = Client::connect_with(addresses, config).await.unwrap();
+    cluster.pd.proxy.set_mode(Mode::HoldAnswers);
+    let hurried = client.with_timeout(4 * SHORT);
+    assert_eq!(hurried.stores().await, Ok(Vec::new()), "the other's answer");
+}
+
+#[tokio::test]
 async fn calls_that_wait_for_a_region_share_one_lookup_and_not_the_stream_of_timestamps() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;

@@ -47,6 +47,8 @@ pub(crate) struct ScriptedPd {
     region_lookups: watch::Sender<usize>,
     /// Whether their answers are kept back.
     lookups_held: watch::Sender<bool>,
+    /// Whether streams of timestamps are left without a word.
+    streams_held: watch::Sender<bool>,
     /// Requests for timestamps on streams.
     tso_requests: watch::Sender<usize>,
     /// Whether their answers are kept back.
@@ -60,6 +62,7 @@ impl ScriptedPd {
             state: Arc::default(),
             region_lookups: watch::Sender::new(0),
             lookups_held: watch::Sender::new(false),
+            streams_held: watch::Sender::new(false),
             tso_requests: watch::Sender::new(0),
             tso_held: watch::Sender::new(false),
         }
@@ -101,6 +104,11 @@ impl ScriptedPd {
         let mut lookups = self.region_lookups.subscribe();
         let enough = lookups.wait_for(|lookups| *lookups >= count);
         guarded("regions are looked up", enough).await.unwrap();
+    }
+
+    /// Accepts no stream of timestamps, and refuses none, or goes on.
+    pub(crate) fn hold_streams(&self, hold: bool) {
+        self.streams_held.send_replace(hold);
     }
 
     /// How many requests for timestamps came on streams.
@@ -152,6 +160,8 @@ impl Pd for ScriptedPd {
     type TsoStream = BoxStream<'static, Result<GetTsoResponse, Status>>;
 
     async fn tso(&self, requests: Request<Streaming<GetTsoRequest>>) -> Answer<Self::TsoStream> {
+        let mut held = self.streams_held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
         let this = self.clone();
         let answers = requests.into_inner().then(move |request| {
             let this = this.clone();

@@ -15,6 +15,7 @@ use crate::harness::{CallPath, over_both_paths};
 over_both_paths! {
     a_split_is_learned_from_the_answer_without_the_placement_driver,
     the_placement_driver_does_not_bring_back_an_older_region,
+    a_placement_driver_that_knows_less_is_not_asked_by_every_call,
     a_region_is_followed_to_its_new_leader,
     stores_that_each_name_the_other_are_asked_no_more_than_a_backoff_allows,
     a_region_without_a_leader_is_waited_for,
@@ -73,6 +74,22 @@ async fn the_placement_driver_does_not_bring_back_an_older_region(path: CallPath
         requests + 1,
         "asked for the right region at once"
     );
+}
+
+async fn a_placement_driver_that_knows_less_is_not_asked_by_every_call(path: CallPath) {
+    let cluster = Cluster::start().await;
+    let client = cluster.client_over(path).await;
+    client.raw_put("k", "1").await.unwrap();
+    let store = &cluster.node.store;
+    store.set_regions(vec![region(1, 2, "", "")]);
+    let refused = || Step::Refuse(Some(Kind::NotReady(NotReady::default())));
+    // The first one tells the new epoch.
+    client.raw_get("k").await.unwrap();
+    store.script(1, [refused()]);
+    for _ in 0..10 {
+        client.raw_get("k").await.unwrap();
+    }
+    assert_eq!(cluster.pd.pd.region_lookups(), 2, "after the refusal");
 }
 
 async fn a_region_is_followed_to_its_new_leader(path: CallPath) {

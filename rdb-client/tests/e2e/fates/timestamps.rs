@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use futures::poll;
 use rdb_client::{Client, Config, Error, Timestamp};
 use rdb_proto::error::Fault;
 use tonic::Code;
@@ -77,7 +78,7 @@ async fn nothing_is_sent_for_callers_that_went_away() {
         let before = client.stats();
         let mut calls: Vec<_> = (0..CALLERS).map(|_| Box::pin(client.tso())).collect();
         for call in &mut calls {
-            assert!(futures::poll!(call).is_pending());
+            assert!(poll!(call).is_pending());
         }
         drop(calls);
         client.tso().await.unwrap();
@@ -223,6 +224,22 @@ async fn a_silent_placement_driver_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn what_a_member_took_without_accepting_the_stream_is_asked_of_another() {
+    let (mute, other) = (
+        PdNode::start(CLUSTER_ID).await,
+        PdNode::start(CLUSTER_ID).await,
+    );
+    let config = Config::default()
+        .with_timeout(8 * SHORT)
+        .with_connect_timeout(Duration::from_millis(500));
+    let addresses = [mute.proxy.address, other.proxy.address].map(|address| address.to_string());
+    let client = Client::connect_with(addresses, config).await.unwrap();
+    mute.pd.hold_streams(true);
+    other.pd.set_next_timestamp(1_000);
+    assert_eq!(client.tso().await.unwrap().as_u64(), 1_000);
+}
+
+#[tokio::test]
 async fn the_stream_ends_with_the_client() {
     let pd = PdNode::start(CLUSTER_ID).await;
     let client = client_of(&pd).await;
@@ -344,6 +361,25 @@ fn calls_end_at_their_deadline_when_the_runtime_of_the_first_one_stands_still() 
             assert_eq!(read, Ok(Some("v".into())), "{path:?}");
         });
     }
+}
+
+#[test]
+fn a_call_that_waits_for_anothers_lookup_goes_on_when_the_runtime_of_that_has_ended() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let (serving, first, second) = (runtime(), runtime(), runtime());
+    let cluster = serving.block_on(Cluster::start());
+    let client = second.block_on(cluster.client());
+    cluster.pd.pd.hold_lookups(true);
+    let asking = client.clone();
+    first.spawn(async move { asking.raw_get("k").await });
+    serving.block_on(cluster.pd.pd.wait_region_lookups(1));
+    let mut waiting = Box::pin(client.raw_get("k"));
+    let mut go_on = || second.block_on(async { assert!(poll!(&mut waiting).is_pending()) });
+    go_on();
+    drop(first);
+    go_on();
+    cluster.pd.pd.hold_lookups(false);
+    assert_eq!(second.block_on(guarded("a read", waiting)), Ok(None));
 }
 
 #[test]
