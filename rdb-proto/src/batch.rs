@@ -6,6 +6,10 @@
 //! the wire, so no more than [`BATCH_COMMANDS_MAX`] of a message are decoded; of the others only the ids are kept. A message with
 //! very many commands does not come here: the transport refuses it while it arrives.
 
+mod messages;
+mod responses;
+mod server;
+
 use std::marker::PhantomData;
 
 use bytes::{Buf, BufMut};
@@ -16,6 +20,9 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::kvrpc::{BatchCommand, BatchRequest, BatchResponse};
 use crate::transport::limits::BATCH_COMMANDS_MAX;
+
+pub use messages::Messages;
+pub use server::{KvBatch, KvBatchServer};
 
 /// A `kvrpc.BatchRequest`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -57,6 +64,9 @@ impl From<BatchResponse> for Response {
 
 /// What [`BatchCodec`] sends and receives.
 pub trait WireMessage: Sized + Send + 'static {
+    /// How many bytes [`encode`](Self::encode) writes.
+    fn encoded_len(&self) -> usize;
+
     /// Writes the message.
     fn encode(&self, buffer: &mut impl BufMut) -> Result<(), prost::EncodeError>;
 
@@ -65,6 +75,10 @@ pub trait WireMessage: Sized + Send + 'static {
 }
 
 impl WireMessage for Request {
+    fn encoded_len(&self) -> usize {
+        self.message.encoded_len()
+    }
+
     fn encode(&self, buffer: &mut impl BufMut) -> Result<(), prost::EncodeError> {
         self.message.encode(buffer)
     }
@@ -123,6 +137,10 @@ struct CommandId {
 }
 
 impl WireMessage for Response {
+    fn encoded_len(&self) -> usize {
+        self.message.encoded_len()
+    }
+
     fn encode(&self, buffer: &mut impl BufMut) -> Result<(), prost::EncodeError> {
         self.message.encode(buffer)
     }
