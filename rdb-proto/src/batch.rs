@@ -5,6 +5,9 @@
 //! it, so that is what a queue has to charge. Decoding a command takes far more memory than the two bytes it may have on
 //! the wire, so no more than [`BATCH_COMMANDS_MAX`] of a message are decoded; of the others only the ids are kept. A message with
 //! very many commands does not come here: the transport refuses it while it arrives.
+//!
+//! The server of these streams is here, too: a generated one keeps buffers as large as the largest message for as long as a
+//! stream is open.
 
 mod messages;
 mod responses;
