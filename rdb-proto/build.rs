@@ -23,7 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .boxed("region_error")
         .boxed("kvrpc.BatchAnswer.response.fault")
         .compile_fds(descriptors)?;
-    manual::Builder::new().compile(&[kv_batch()]);
+    // `batch::KvBatchServer` is the server.
+    manual::Builder::new()
+        .build_server(false)
+        .compile(&[kv_batch()]);
     Ok(())
 }
 

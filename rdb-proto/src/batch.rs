@@ -4,6 +4,13 @@
 //! whole buffer alive. A decoded command takes far more memory than the two bytes that it may have on the wire. So at most
 //! [`BATCH_COMMANDS_MAX`] commands of a message are decoded, and of the others only the ids are kept. The transport refuses
 //! a message with many more commands while it arrives.
+//!
+//! The server of these streams is here, too: a generated one keeps buffers as large as the largest message for as long as a
+//! stream is open.
+
+mod messages;
+mod responses;
+mod server;
 
 use std::marker::PhantomData;
 
@@ -15,6 +22,9 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::kvrpc::{BatchCommand, BatchRequest, BatchResponse};
 use crate::transport::limits::BATCH_COMMANDS_MAX;
+
+pub use messages::Messages;
+pub use server::{KvBatch, KvBatchServer};
 
 /// A `kvrpc.BatchRequest`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -56,6 +66,9 @@ impl From<BatchResponse> for Response {
 
 /// What [`BatchCodec`] sends and receives.
 pub trait WireMessage: Sized + Send + 'static {
+    /// How many bytes [`encode`](Self::encode) writes.
+    fn encoded_len(&self) -> usize;
+
     /// Writes the message.
     fn encode(&self, buffer: &mut impl BufMut) -> Result<(), prost::EncodeError>;
 
@@ -64,6 +77,10 @@ pub trait WireMessage: Sized + Send + 'static {
 }
 
 impl WireMessage for Request {
+    fn encoded_len(&self) -> usize {
+        self.message.encoded_len()
+    }
+
     fn encode(&self, buffer: &mut impl BufMut) -> Result<(), prost::EncodeError> {
         self.message.encode(buffer)
     }
@@ -122,6 +139,10 @@ struct CommandId {
 }
 
 impl WireMessage for Response {
+    fn encoded_len(&self) -> usize {
+        self.message.encoded_len()
+    }
+
     fn encode(&self, buffer: &mut impl BufMut) -> Result<(), prost::EncodeError> {
         self.message.encode(buffer)
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use rdb_proto::kvrpc::kv_batch_server::KvBatchServer;
+use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
@@ -73,10 +73,7 @@ impl Server {
         let cas = KvCasServer::new(CasService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = BatchService::new(router);
-        let batch = KvBatchServer::new(batch)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let batch = KvBatchServer::new(BatchService::new(router));
         let routes = Routes::new(raw)
             .add_service(cas)
             .add_service(batch)

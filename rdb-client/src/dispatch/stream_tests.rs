@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::stream::Pending;
-use rdb_proto::kvrpc::kv_batch_server::{KvBatch, KvBatchServer};
+use rdb_proto::batch::{KvBatch, KvBatchServer, Messages};
 use rdb_proto::kvrpc::{RawGetRequest, batch_command::Request};
 use rdb_proto::transport::{ServeOptions, health, serve};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::Response as TonicResponse;
 use tonic::service::Routes;
 
 use super::super::lane::Lane;
@@ -76,8 +75,8 @@ impl KvBatch for Mute {
 
     async fn batch(
         &self,
-        _: tonic::Request<Streaming<batch::Request>>,
-    ) -> Result<TonicResponse<Self::BatchStream>, Status> {
+        _: tonic::Request<Messages<batch::Request>>,
+    ) -> Result<Self::BatchStream, Status> {
         pending().await
     }
 }

@@ -63,11 +63,8 @@ impl<B> Arriving<B> {
         let begun_bytes = self.framing.advance(&frame)?;
         if begun_bytes > 0 {
             self.overdue = None;
-            if self.has_charged {
-                self.call.release_arrived();
-            }
         }
-        if begun_bytes <= CALL_BUFFER_BYTES {
+        if begun_bytes <= CALL_BUFFER_BYTES || self.framing.is_small() {
             self.hold(None);
             return Ok(Some(frame));
         }

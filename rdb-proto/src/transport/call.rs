@@ -68,8 +68,7 @@ impl CallBudget {
     }
 
     /// Gives back what the transport charged for the messages of a request stream that have arrived completely: the
-    /// handler has decoded one, and reserves what it needs for it. Without this call the transport gives it back when the
-    /// next message begins to arrive.
+    /// handler has decoded one, and reserves what it needs for it. Without this call it is charged until the call ends.
     pub fn release_arrived(&self) {
         self.call.release_arrived();
     }

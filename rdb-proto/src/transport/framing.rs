@@ -2,11 +2,22 @@
 //!
 //! Each message is preceded by five bytes: a flag and its length as a big-endian `u32`.
 
-use super::limits::MESSAGE_BYTES_MAX;
+use tonic::Code;
+
+use super::limits::{CALL_BUFFER_BYTES, MESSAGE_BYTES_MAX};
 use crate::bounded::{BoundedField, FieldCounter};
 use crate::error::Fault;
+use crate::errorpb::Fate;
 
 const HEADER_BYTES: usize = 5;
+
+/// Methods that take a stream of small messages, by tonic. Its buffer stays as large as the largest message for as long as
+/// the stream is open, so each message has to fit into what every call is charged for its buffers.
+const SMALL_MESSAGE_STREAMS: [&str; 3] = [
+    "/pdpb.Pd/Tso",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
 
 /// Follows the body of a request, frame by frame.
 #[derive(Debug, Default)]
@@ -19,12 +30,15 @@ pub(super) struct Framing {
     /// A message was longer than any service takes. What follows is not looked at.
     is_over: bool,
     counter: Option<FieldCounter>,
+    /// No message is longer than [`CALL_BUFFER_BYTES`].
+    is_small: bool,
 }
 
 impl Framing {
     /// Follows the messages of the method at `path`.
     pub(super) fn new(path: &str) -> Self {
         Self {
+            is_small: SMALL_MESSAGE_STREAMS.contains(&path),
             counter: BoundedField::of_method(path).map(FieldCounter::new),
             ..Self::default()
         }
@@ -34,7 +48,7 @@ impl Framing {
     ///
     /// # Errors
     ///
-    /// When a message has more entries than its method takes.
+    /// When a message has more entries than its method takes, or more bytes than a stream of small ones takes.
     pub(super) fn advance(&mut self, mut frame: &[u8]) -> Result<usize, Fault> {
         let mut begun_bytes = match self.counter {
             Some(_) => 0,
@@ -57,7 +71,7 @@ impl Framing {
             self.header_bytes += arrived;
             frame = rest;
             if self.header_bytes == HEADER_BYTES {
-                begun_bytes += self.begin_message();
+                begun_bytes += self.begin_message()?;
             }
         }
         Ok(begun_bytes)
@@ -72,7 +86,7 @@ impl Framing {
         }
         while let Some((&[_flag, a, b, c, d], rest)) = frame.split_first_chunk() {
             let length = u32::from_be_bytes([a, b, c, d]) as usize;
-            if length > rest.len() {
+            if length > rest.len() || self.is_too_long(length) {
                 break;
             }
             bytes += length;
@@ -81,10 +95,18 @@ impl Framing {
         bytes
     }
 
-    fn begin_message(&mut self) -> usize {
+    fn is_too_long(&self, message_bytes: usize) -> bool {
+        self.is_small && message_bytes > CALL_BUFFER_BYTES
+    }
+
+    fn begin_message(&mut self) -> Result<usize, Fault> {
         let [_flag, length @ ..] = self.header;
         self.header_bytes = 0;
         self.message_bytes = u32::from_be_bytes(length) as usize;
+        if self.is_too_long(self.message_bytes) {
+            let cause = format!("a message of this method has at most {CALL_BUFFER_BYTES} bytes");
+            return Err(Fault::new(Code::OutOfRange, cause).with_fate(Fate::NotApplied));
+        }
         self.missing_bytes = self.message_bytes;
         if let Some(counter) = &mut self.counter {
             counter.begin_message();
@@ -95,7 +117,12 @@ impl Framing {
                 ..Self::default()
             };
         }
-        self.message_bytes
+        Ok(self.message_bytes)
+    }
+
+    /// Whether what every call is charged covers its messages.
+    pub(super) fn is_small(&self) -> bool {
+        self.is_small
     }
 
     /// The length of the message that has begun and is not complete; 0 between messages.
@@ -140,6 +167,39 @@ mod tests {
         assert_eq!(framing.advance(&header), Ok(0));
         assert_eq!(framing.advance(&body(&[100])), Ok(0));
         assert_eq!(framing.incomplete_bytes(), 0);
+    }
+
+    /// Wherever the buffer of a message outlives the message, it is small.
+    #[test]
+    fn a_stream_that_tonic_receives_has_small_messages() {
+        use prost::Message;
+        use prost_types::FileDescriptorSet;
+
+        let set = FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).expect("compiled in");
+        for file in &set.file {
+            for service in &file.service {
+                let streams = service.method.iter().filter(|m| m.client_streaming());
+                for method in streams {
+                    let (package, service) = (file.package(), service.name());
+                    let path = format!("/{package}.{service}/{}", method.name());
+                    let has_own_buffers = path == "/kvrpc.KvBatch/Batch";
+                    assert_ne!(Framing::new(&path).is_small, has_own_buffers, "{path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_message_of_a_stream_of_small_ones_is_refused() {
+        for path in SMALL_MESSAGE_STREAMS {
+            let largest = body(&[CALL_BUFFER_BYTES]);
+            assert!(Framing::new(path).advance(&largest).is_ok());
+            let larger = body(&[10, CALL_BUFFER_BYTES + 1]);
+            let whole = Framing::new(path).advance(&larger);
+            assert_eq!(whole.expect_err("too long").code, Code::OutOfRange);
+            let header = &larger[..2 * HEADER_BYTES + 10];
+            assert!(Framing::new(path).advance(header).is_err());
+        }
     }
 
     proptest! {

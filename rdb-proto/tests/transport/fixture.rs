@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use rdb_proto::batch;
-use rdb_proto::kvrpc::kv_batch_server::{KvBatch, KvBatchServer};
+use rdb_proto::batch::{self, KvBatch, KvBatchServer, Messages};
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::kv_raw_server::{KvRaw, KvRawServer};
 use rdb_proto::kvrpc::*;
@@ -22,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Channel;
-use tonic::{ConnectError, Request, Response, Status, Streaming};
+use tonic::{ConnectError, Request, Response, Status};
 
 /// Far beyond what anything here takes.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(300);
@@ -88,7 +87,7 @@ impl TestServer {
         let (handle, health) = health(&[], drain.clone());
         handle.set_serving(true);
         let raw = KvRawServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = KvBatchServer::new(services).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let batch = KvBatchServer::new(services);
         let routes = Routes::new(raw).add_service(batch).add_service(health);
         let budget = options.bytes_in_flight.clone();
         let serving = serve(listener, routes, options, drain.clone());
@@ -221,11 +220,13 @@ impl KvBatch for Services {
     /// Answers each message with as many bytes as its first key says.
     async fn batch(
         &self,
-        request: Request<Streaming<batch::Request>>,
-    ) -> Result<Response<Self::BatchStream>, Status> {
-        let closing = CallBudget::of(&request).closing().clone();
-        let answers = request.into_inner().map(|message| {
+        request: Request<Messages<batch::Request>>,
+    ) -> Result<Self::BatchStream, Status> {
+        let call = CallBudget::of(&request);
+        let closing = call.closing().clone();
+        let answers = request.into_inner().map(move |message| {
             let commands = message?.message.commands;
+            call.release_arrived();
             let key = match commands
                 .first()
                 .and_then(|command| command.request.as_ref())
@@ -248,8 +249,6 @@ impl KvBatch for Services {
             .into())
         });
         let closed = async move { closing.cancelled().await };
-        Ok(Response::new(Box::pin(
-            answers.take_until(Box::pin(closed)),
-        )))
+        Ok(Box::pin(answers.take_until(Box::pin(closed))))
     }
 }

@@ -9,7 +9,7 @@ use rdb_proto::transport::{ByteBudget, ServeOptions};
 use tonic::{Code, Status};
 
 use crate::fixture::{TestServer, get, until};
-use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, begun, framed};
+use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, REFLECTION, begun, framed};
 
 const BUDGET_BYTES: usize = 4 << 20;
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -161,21 +161,17 @@ async fn many_small_calls_are_charged_too() {
 }
 
 #[tokio::test]
-async fn a_stream_gives_its_message_back_when_the_next_one_begins() {
+async fn a_stream_gives_its_message_back_when_it_is_taken() {
     let server = start().await;
     let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
     let mut stream = peer.call(BATCH, begun(MESSAGE_BYTES, &[]), false).await;
-    stream
-        .sending
-        .send_data(unknown_field(MESSAGE_BYTES).into(), false)
-        .expect("open");
     until("the message is charged", || {
         server.budget.bytes_taken() >= MESSAGE_BYTES
     })
     .await;
     stream
         .sending
-        .send_data(begun(10, &unknown_field(10)), false)
+        .send_data(unknown_field(MESSAGE_BYTES).into(), false)
         .expect("open");
     until("it is given back", || {
         server.budget.bytes_taken() <= CALL_BYTES_MAX
@@ -187,6 +183,37 @@ async fn a_stream_gives_its_message_back_when_the_next_one_begins() {
         .expect("open");
     let answer = stream.read().await.expect("an answer");
     assert_eq!(answer.trailers["grpc-status"], "0");
+    server.all_is_given_back().await;
+}
+
+#[tokio::test]
+async fn a_second_message_of_a_unary_call_does_not_give_the_first_back() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, 2 * WINDOW_BYTES).await;
+    let first = begun(MESSAGE_BYTES, &unknown_field(MESSAGE_BYTES));
+    let mut call = peer.call(RAW_BATCH_PUT, first, false).await;
+    until("the first is charged", || {
+        server.budget.bytes_taken() >= MESSAGE_BYTES
+    })
+    .await;
+    let second = begun(MESSAGE_BYTES, &[]);
+    call.sending.send_data(second, false).expect("open");
+    until("both are charged", || {
+        server.budget.bytes_taken() >= 2 * MESSAGE_BYTES
+    })
+    .await;
+    drop((call, peer));
+    server.all_is_given_back().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_small_messages_ends_with_a_large_one() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let large = begun(MESSAGE_BYTES, &[]);
+    let call = peer.call(REFLECTION, large, false).await;
+    // The service that reads the stream decides on the status.
+    call.read().await.expect("an end, not a reset");
     server.all_is_given_back().await;
 }
 

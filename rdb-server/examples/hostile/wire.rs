@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::http::{HeaderMap, Request};
 
-/// An HTTP/2 connection with window 0: the peer may send heads of answers and not a byte of their bodies. Clones share it;
-/// it ends with the last one.
+const READING_WINDOW_BYTES: u32 = 1 << 20;
+
+/// An HTTP/2 connection. Clones share it; it ends with the last one.
 #[derive(Clone)]
 pub(crate) struct Line {
     requests: SendRequest<Bytes>,
@@ -24,6 +25,12 @@ pub(crate) struct Line {
 pub(crate) struct Call {
     pub(crate) request: SendStream<Bytes>,
     answer: ResponseFuture,
+}
+
+/// A call that goes on after its first message was read.
+pub(crate) struct Kept {
+    _request: SendStream<Bytes>,
+    _answer: RecvStream,
 }
 
 /// How a call ended that nobody wants to end.
@@ -40,11 +47,21 @@ pub(crate) enum Ending {
 }
 
 impl Line {
+    /// With window 0: the peer may send heads of answers and not a byte of their bodies.
     pub(crate) async fn open(address: &str) -> anyhow::Result<Self> {
+        Self::with_window(address, 0).await
+    }
+
+    /// Answers can be read.
+    pub(crate) async fn open_reading(address: &str) -> anyhow::Result<Self> {
+        Self::with_window(address, READING_WINDOW_BYTES).await
+    }
+
+    async fn with_window(address: &str, window_bytes: u32) -> anyhow::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
         let (requests, connection) = Builder::new()
-            .initial_window_size(0)
+            .initial_window_size(window_bytes)
             .handshake(socket)
             .await?;
         let connection = tokio::spawn(async move {
@@ -95,6 +112,23 @@ impl Call {
             return Ok(Ending::Refused);
         }
         end_of(&mut body).await
+    }
+
+    /// Reads a message of `bytes` at least. `None`: there is none.
+    pub(crate) async fn message(self, bytes: usize) -> Result<Option<Kept>, h2::Error> {
+        let mut answer = self.answer.await?.into_body();
+        let mut read = 0;
+        while read < bytes {
+            let Some(data) = answer.data().await.transpose()? else {
+                return Ok(None);
+            };
+            read += data.len();
+            answer.flow_control().release_capacity(data.len())?;
+        }
+        Ok(Some(Kept {
+            _request: self.request,
+            _answer: answer,
+        }))
     }
 }
 

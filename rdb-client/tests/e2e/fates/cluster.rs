@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rdb_client::Client;
-use rdb_proto::kvrpc::kv_batch_server::KvBatchServer;
+use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::metapb::{self, Region, RegionEpoch, RegionRoute};
@@ -75,7 +75,7 @@ pub(crate) struct StoreNode {
 impl StoreNode {
     pub(crate) async fn start(id: u64, regions: Vec<Region>) -> Self {
         let store = Store::new(id, regions);
-        let batch = KvBatchServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let batch = KvBatchServer::new(store.clone());
         Self::serve(&store, |routes| routes.add_service(batch)).await
     }
 

@@ -5,6 +5,7 @@ mod empty_entries;
 mod garbage;
 mod half_sent;
 mod idle_connections;
+mod kept_open;
 mod refused_connections;
 mod stale_swaps;
 mod trimmed_queue;
@@ -102,6 +103,30 @@ pub(crate) const PEERS: &[Peer] = &[
         "1,000 connections with a stream that sends 1 MiB of a batch and stops",
         BUDGETED,
         half_sent::on_a_thousand_connections
+    ),
+    peer!(
+        "silent-streams",
+        "20 connections with 16 batched streams that each send a message of 6 MiB and stay open",
+        BUDGETED,
+        kept_open::batched
+    ),
+    peer!(
+        "answered-streams",
+        "20 connections with 16 batched streams that each read an answer of 4 MiB and stay open",
+        BUDGETED,
+        kept_open::answered
+    ),
+    peer!(
+        "silent-reflection",
+        "20 connections with 20 streams of reflection that each send 3 MiB, a small message, and stay open",
+        BUDGETED,
+        kept_open::reflecting
+    ),
+    peer!(
+        "second-message",
+        "20 connections with 20 unary calls that each send 6 MiB and half of a second message",
+        BUDGETED,
+        kept_open::unary
     ),
     peer!(
         "idle-connections",

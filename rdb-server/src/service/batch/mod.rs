@@ -23,13 +23,12 @@ mod writes;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use rdb_proto::batch;
+use rdb_proto::batch::{self, KvBatch, Messages};
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
-use rdb_proto::kvrpc::kv_batch_server::KvBatch;
 use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::BATCH_STREAMS_MAX;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Status};
 
 use crate::router::Router;
 use stream::CommandStream;
@@ -51,8 +50,8 @@ impl KvBatch for BatchService {
 
     async fn batch(
         &self,
-        request: Request<Streaming<batch::Request>>,
-    ) -> Result<Response<Self::BatchStream>, Status> {
+        request: Request<Messages<batch::Request>>,
+    ) -> Result<Self::BatchStream, Status> {
         let call = CallBudget::of(&request);
         let batch_streams = Arc::clone(call.batch_streams());
         let place = batch_streams.try_acquire_owned().map_err(|_| Fault {
@@ -64,6 +63,6 @@ impl KvBatch for BatchService {
             )
         })?;
         let stream = CommandStream::new(self.router.clone(), call, request.into_inner(), place);
-        Ok(Response::new(stream.responses()))
+        Ok(stream.responses())
     }
 }

@@ -5,14 +5,14 @@ use std::pin::Pin;
 
 use futures::StreamExt;
 use futures::stream::{BoxStream, FuturesUnordered, unfold};
-use rdb_proto::batch;
+use rdb_proto::batch::{self, Messages};
 use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
 use tokio::select;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::sleep;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::answers::{Packing, ReadyAnswers};
 use super::intake;
@@ -31,7 +31,7 @@ pub(super) struct CommandStream {
     router: Router,
     call: CallBudget,
     /// `None`: nothing more comes, or is taken.
-    requests: Option<Streaming<batch::Request>>,
+    requests: Option<Messages<batch::Request>>,
     commands_in_flight: usize,
     writes: FuturesUnordered<WriteGroup>,
     reads: Reads,
@@ -63,7 +63,7 @@ impl CommandStream {
     pub(super) fn new(
         router: Router,
         call: CallBudget,
-        requests: Streaming<batch::Request>,
+        requests: Messages<batch::Request>,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -178,7 +178,7 @@ impl CommandStream {
 
 /// The next message, or `None` at the end of the stream. Never ready after that.
 async fn next_message(
-    requests: &mut Option<Streaming<batch::Request>>,
+    requests: &mut Option<Messages<batch::Request>>,
 ) -> Option<Result<batch::Request, Status>> {
     match requests {
         Some(requests) => requests.next().await,

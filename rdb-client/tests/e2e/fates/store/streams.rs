@@ -2,16 +2,15 @@
 
 use futures::future::Either;
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
-use rdb_proto::batch;
+use rdb_proto::batch::{self, KvBatch, Messages};
 use rdb_proto::error::details;
 use rdb_proto::kvrpc::batch_answer::Response as Answer;
 use rdb_proto::kvrpc::batch_command::Request as Command;
-use rdb_proto::kvrpc::kv_batch_server::KvBatch;
 use rdb_proto::kvrpc::kv_cas_server::KvCas;
 use rdb_proto::kvrpc::kv_raw_server::KvRaw;
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest, BatchResponse, Fault};
 use rdb_proto::metapb::Context;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status};
 
 use super::Store;
 
@@ -22,10 +21,7 @@ impl KvBatch for Store {
     type BatchStream = Answers;
 
     /// Commands are served side by side: one that hangs holds up nothing but itself, and the end of the stream.
-    async fn batch(
-        &self,
-        request: Request<Streaming<batch::Request>>,
-    ) -> Result<Response<Answers>, Status> {
+    async fn batch(&self, request: Request<Messages<batch::Request>>) -> Result<Answers, Status> {
         let store = self.clone();
         let answers =
             request
@@ -34,7 +30,7 @@ impl KvBatch for Store {
                     Ok(request) => Either::Left(answers(&store, request.message)),
                     Err(status) => Either::Right(stream::iter([Err(status)])),
                 });
-        Ok(Response::new(answers.boxed()))
+        Ok(answers.boxed())
     }
 }
 
