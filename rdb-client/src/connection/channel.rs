@@ -6,20 +6,21 @@
 use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::BodyExt;
-use http_body_util::combinators::MapErr;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rdb_proto::transport::limits::{
-    CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
-    STREAM_WINDOW_BYTES,
+    CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
+    KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
@@ -81,10 +82,14 @@ fn is_refused(error: &hyper::Error) -> bool {
 }
 
 /// Sends requests over one connection. Clones share it; it is closed when all of them and their calls are gone.
+///
+/// At most as many calls are under way as a server accepts. hyper would take one more and hold it back, and when the
+/// connection ends it does not tell such a request from one that was sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Channel {
     requests: SendRequest<Body>,
     authority: Authority,
+    places: Arc<Semaphore>,
 }
 
 impl Channel {
@@ -112,6 +117,7 @@ impl Channel {
         Ok(Self {
             requests,
             authority,
+            places: Arc::new(Semaphore::new(CONCURRENT_STREAMS_MAX as usize)),
         })
     }
 
@@ -132,8 +138,32 @@ impl Channel {
     }
 }
 
-/// A response body whose errors are [`ConnectionError`]s.
-type ResponseBody = MapErr<Incoming, fn(hyper::Error) -> ConnectionError>;
+/// A response body whose errors are [`ConnectionError`]s. Its call is over when it is dropped.
+pub(crate) struct ResponseBody {
+    body: Incoming,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl hyper::body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ConnectionError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ConnectionError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map(|frame| frame.map(|frame| frame.map_err(ConnectionError::cut)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 impl Service<Request<Body>> for Channel {
     type Response = Response<ResponseBody>;
@@ -148,12 +178,16 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let request = self.addressed(request);
-        let sent = self.requests.try_send_request(request);
+        let mut requests = self.requests.clone();
+        let places = Arc::clone(&self.places);
         Box::pin(async move {
-            match sent.await {
-                Ok(response) => {
-                    Ok(response.map(|body| body.map_err(ConnectionError::cut as fn(_) -> _)))
-                }
+            // It is never closed.
+            let place = places.acquire_owned().await.ok();
+            match requests.try_send_request(request).await {
+                Ok(response) => Ok(response.map(|body| ResponseBody {
+                    body,
+                    _place: place,
+                })),
                 Err(error) => {
                     // hyper gives back what it has not written.
                     let was_sent = error.message().is_none();

@@ -43,7 +43,8 @@ struct Incomplete {
 }
 
 impl<T> Messages<T> {
-    pub(super) fn new(body: Body) -> Self {
+    /// The messages in the body of a request.
+    pub fn new(body: Body) -> Self {
         Self {
             body,
             data: Bytes::new(),

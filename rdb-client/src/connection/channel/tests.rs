@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +19,9 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 
+/// A setting (RFC 9113, 6.5.2).
+const MAX_CONCURRENT_STREAMS: u16 = 3;
+
 const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
 const REFUSED_STREAM: u32 = 7;
@@ -31,6 +35,10 @@ enum Reaction {
         last_stream: u32,
     },
     Close,
+    /// As a server with that many calls under way that drains: they are processed, and none beyond them.
+    DrainAfter {
+        calls: u32,
+    },
 }
 
 async fn write_frame(stream: &mut TcpStream, kind: u8, stream_id: u32, payload: &[u8]) {
@@ -48,7 +56,12 @@ async fn serve(listener: TcpListener, reaction: Reaction) {
     let mut preface = [0; CLIENT_PREFACE.len()];
     stream.read_exact(&mut preface).await.expect("a preface");
     assert_eq!(preface, CLIENT_PREFACE);
-    write_frame(&mut stream, SETTINGS, 0, &[]).await;
+    let streams_max = [
+        &MAX_CONCURRENT_STREAMS.to_be_bytes()[..],
+        &CONCURRENT_STREAMS_MAX.to_be_bytes(),
+    ];
+    write_frame(&mut stream, SETTINGS, 0, &streams_max.concat()).await;
+    let mut calls_begun = 0;
     loop {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).await.is_err() {
@@ -71,6 +84,14 @@ async fn serve(listener: TcpListener, reaction: Reaction) {
                 return;
             }
             Reaction::Close => return,
+            Reaction::DrainAfter { calls } => {
+                calls_begun += 1;
+                if calls_begun == calls {
+                    let payload = [stream_id.to_be_bytes(), NO_ERROR.to_be_bytes()].concat();
+                    write_frame(&mut stream, GOAWAY, 0, &payload).await;
+                    return;
+                }
+            }
         }
     }
 }
@@ -115,6 +136,25 @@ async fn only_what_was_refused_or_never_written_was_certainly_not_processed() {
             assert!(is_unprocessed(&next), "the connection is gone: {next:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_call_beyond_what_the_peer_takes_at_once_is_certainly_not_processed_when_it_drains() {
+    let calls = CONCURRENT_STREAMS_MAX;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let serving = tokio::spawn(serve(listener, Reaction::DrainAfter { calls }));
+    let client = KvRawClient::new(Channel::connect(&address).await.expect("it listens"));
+    let all = (0..=calls).map(|_| {
+        let mut client = client.clone();
+        async move { client.raw_get(RawGetRequest::default()).await }
+    });
+    let ended = timeout(Duration::from_secs(60), join_all(all)).await;
+    serving.await.expect("no panic");
+    let ended = ended.expect("calls end").into_iter();
+    let failed = ended.map(|result| result.expect_err("nobody answers"));
+    let unprocessed = failed.filter(is_unprocessed).count();
+    assert_eq!(unprocessed, 1, "the one that had to wait");
 }
 
 #[tokio::test]

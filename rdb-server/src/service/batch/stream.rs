@@ -196,6 +196,7 @@ mod tests {
     use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawPutRequest};
     use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
     use tokio::time::timeout;
+    use tonic::body::Body;
     use tonic::codec::{Codec, EncodeBody};
 
     use super::super::intake::tests::{Fixture, fixture, get};
@@ -222,8 +223,7 @@ mod tests {
         let client = batch::BatchCodec::<batch::Request, batch::Response>::default().encoder();
         let source = stream::iter(messages.collect::<Vec<_>>()).chain(stream::pending());
         let body = EncodeBody::new_client(client, source, None, Some(MESSAGE_BYTES_MAX));
-        let server = batch::BatchCodec::<batch::Response, batch::Request>::default().decoder();
-        let requests = Streaming::new_request(server, body, None, Some(MESSAGE_BYTES_MAX));
+        let requests = Messages::new(Body::new(body));
         let call = fixture.call.clone();
         let place = call.batch_streams().clone().try_acquire_owned();
         CommandStream::new(
