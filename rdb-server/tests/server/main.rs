@@ -13,4 +13,5 @@ mod drain;
 #[path = "../../../rdb-client/tests/e2e/harness/mod.rs"]
 mod harness;
 mod placement;
+mod repair_wal;
 mod scripted_pd;
