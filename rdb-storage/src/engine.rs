@@ -12,7 +12,7 @@ use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::info_log::InfoLog;
 use crate::logs::{Logs, Replay};
-use crate::options::{StorageOptions, WalRecovery};
+use crate::options::{Durability, StorageOptions, WalRecovery};
 use crate::read::{Tier, read_options};
 use crate::reserve::Space;
 
@@ -80,8 +80,8 @@ impl Engine {
     ) -> Result<Self, OpenError> {
         let info_log = InfoLog::default();
         let refused = |error: rocksdb::Error| open_error(directory.path(), &info_log, &error);
-        let replay = examine_logs(&directory, settings, create)?;
-        let options = database_options(settings, &info_log, create, replay);
+        let (replay, verified) = examine_logs(&directory, settings, create)?;
+        let options = database_options(settings, &info_log, create, replay, verified);
         let options = options.map_err(&refused)?;
         // It is read without a lock, unlike the LRU cache. 0: it chooses the size of its table.
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
@@ -177,35 +177,39 @@ impl Engine {
     }
 }
 
-/// Decides what becomes of the writes that the open replays.
+/// Decides what becomes of the writes that the open replays, and whether each log is checked against what the next one
+/// says about it.
 fn examine_logs(
     directory: &DataDirectory,
     settings: &StorageOptions,
     create: bool,
-) -> Result<Replay, OpenError> {
+) -> Result<(Replay, bool), OpenError> {
     let io_error = |error: std::io::Error| OpenError::Io {
         directory: directory.path().to_owned(),
         cause: format!("examining its write-ahead logs: {error}"),
     };
-    let logs = Logs::of(&directory.database_path()).map_err(io_error)?;
-    match settings.wal_recovery {
-        WalRecovery::Strict if logs.are_missing() && !create => Err(OpenError::Damaged {
+    let database = directory.database_path();
+    let logs = Logs::of(&database).map_err(io_error)?;
+    // RocksDB refuses to check when there is a database without any log.
+    let verified = !logs.are_missing() || !database.join("CURRENT").exists();
+    if settings.wal_recovery == WalRecovery::PointInTime {
+        // The damaged log has to be deleted after the replay, or the next strict open would refuse it again.
+        return Ok((Replay::Flush, verified));
+    }
+    if logs.are_missing() && !create {
+        return Err(OpenError::Damaged {
             directory: directory.path().to_owned(),
             cause: "its database has no write-ahead log (db/*.log), and there always is one"
                 .to_owned(),
             log: Vec::new(),
-        }),
-        WalRecovery::Strict => {
-            let space = Space::of(directory.path()).map_err(io_error)?;
-            let replay = logs.replay(space);
-            if matches!(replay, Replay::Keep { .. }) {
-                logs.sync().map_err(io_error)?;
-            }
-            Ok(replay)
-        }
-        // The damaged log has to be deleted after the replay, or the next strict open would refuse it again.
-        WalRecovery::PointInTime => Ok(Replay::Flush),
+        });
     }
+    let space = Space::of(directory.path()).map_err(io_error)?;
+    let replay = logs.replay(space);
+    if matches!(replay, Replay::Keep { .. }) {
+        logs.sync().map_err(io_error)?;
+    }
+    Ok((replay, verified))
 }
 
 fn database_options(
@@ -213,20 +217,24 @@ fn database_options(
     info_log: &InfoLog,
     create: bool,
     replay: Replay,
+    verified: bool,
 ) -> Result<Options, rocksdb::Error> {
     // The binding has no functions for these settings. A preallocated log would take the last free space of a full disk.
     let mut options = Options::default().get_options_from_string(match replay {
         Replay::Flush => "avoid_flush_during_recovery=false",
         Replay::Keep { .. } => "avoid_flush_during_recovery=true;allow_fallocate=false",
     })?;
+    // With it, each log begins with the length of the one before, so that an open notices what a power cut has taken.
+    options = options.get_options_from_string(format!("track_and_verify_wals={verified}"))?;
     options.create_if_missing(create);
     options.create_missing_column_families(create);
     options.set_paranoid_checks(true);
     // Without it, families can be flushed up to different points, and an open at a point between them fails.
     options.set_atomic_flush(true);
-    options.set_wal_recovery_mode(match settings.wal_recovery {
-        WalRecovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
-        WalRecovery::PointInTime => DBRecoveryMode::PointInTime,
+    // Without syncs a power cut can damage a log anywhere, and keep later ones. What comes before the damage is a prefix.
+    options.set_wal_recovery_mode(match (settings.wal_recovery, settings.durability) {
+        (WalRecovery::Strict, Durability::Sync) => DBRecoveryMode::TolerateCorruptedTailRecords,
+        _ => DBRecoveryMode::PointInTime,
     });
     options.set_track_and_verify_wals_in_manifest(settings.wal_recovery == WalRecovery::Strict);
     options.set_max_total_wal_size(settings.wal_bytes_max);

@@ -203,8 +203,9 @@ impl Storage {
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
-    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions; at the boundary of
-    /// two write-ahead logs it may take an entry and keep the next. Keys that were read when their entry was proposed are in
+    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions, never one and not
+    /// the next. A storage with such entries is opened with that setting, too: another open may refuse what the power cut left.
+    /// Keys that were read when their entry was proposed are in
     /// memory mostly, and keep the disk out of this. The values that the conflicts of one call carry are held together, up to
     /// [`CONFLICT_VALUES_BYTES_MAX`] for each entry.
     ///

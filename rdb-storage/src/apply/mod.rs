@@ -32,9 +32,11 @@
 //! that was written before it: a log is applied again from the position that is found.
 //!
 //! After a power cut the same holds of what was synced, or followed by a write that was. Of later entries the last may be
-//! missing, with their positions. Where RocksDB went on to the next write-ahead log among them, an earlier one may be missing
-//! although a later one, and its position, are there: the operating system may have written the next log first. Nothing tells
-//! that at the open.
+//! missing, with their positions. If RocksDB went on to the next write-ahead log among them, an open under [`Durability::Sync`]
+//! may be refused: the operating system may have written the next log first. An open under [`Durability::Os`] drops that log.
+//!
+//! [`Durability::Sync`]: crate::Durability::Sync
+//! [`Durability::Os`]: crate::Durability::Os
 //!
 //! # What is left to the caller
 //!
