@@ -161,6 +161,17 @@ impl Engine {
         Ok(of(Family::Raw)? + of(Family::Versioned)?)
     }
 
+    /// Begins no more compactions, and lets neither writes nor flushes wait for one.
+    pub(crate) fn stop_compactions(&self) {
+        for family in Family::ALL {
+            let options = [("disable_auto_compactions", "true")];
+            let set = self.database.set_options_cf(self.family(family), &options);
+            if let Err(error) = set {
+                tracing::warn!(%error, "compactions go on while the database closes");
+            }
+        }
+    }
+
     /// Cancels compactions, and starts neither compactions nor flushes any more. Reads go on. The process would otherwise
     /// wait for a running compaction before it ends; a cancelled one leaves nothing behind.
     pub(crate) fn stop_background_work(&self) {

@@ -39,7 +39,7 @@ struct Inner {
     reader: Reader,
     engine: Arc<Engine>,
     identity: Mutex<Identity>,
-    flushed: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// An entry of a region's replicated log.
@@ -109,7 +109,7 @@ impl Storage {
                 reader: Reader::new(Arc::clone(&engine), &options),
                 engine,
                 identity: Mutex::new(identity),
-                flushed: AtomicBool::new(false),
+                closed: AtomicBool::new(false),
             }),
         })
     }
@@ -444,15 +444,19 @@ impl Storage {
     }
 
     /// Refuses new writes, finishes the queued ones, flushes memtables so that the next open is quick, and cancels
-    /// compactions so that the process need not wait for one. Reads go on. A second call does nothing. The directory is
-    /// unlocked when the last clone is dropped.
+    /// compactions so that the process need not wait for one. Queued writes whose keys are not in memory get
+    /// [`Error::Closed`]. Reads go on. A second call does nothing. The directory is unlocked when the last clone is dropped.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost: the write-ahead log has the data.
     pub fn close(&self) -> Result<(), Error> {
+        let was_closed = self.inner.closed.swap(true, Ordering::AcqRel);
+        if !was_closed {
+            self.inner.engine.stop_compactions();
+        }
         self.inner.writer.close();
-        if self.inner.flushed.swap(true, Ordering::AcqRel) {
+        if was_closed {
             return Ok(());
         }
         let flushed = self.inner.engine.flush();
@@ -504,20 +508,45 @@ mod tests {
     use super::*;
     use crate::Role;
 
-    /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
-    #[test]
-    fn a_closed_storage_begins_no_background_work() {
+    fn storage() -> (tempfile::TempDir, Storage) {
         let directory = tempfile::tempdir().unwrap();
         let options = StorageOptions {
             disk_reserve_bytes: 0,
             ..StorageOptions::new(Role::Embedded)
         };
         let storage = Storage::open(directory.path(), options).unwrap();
+        (directory, storage)
+    }
+
+    /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
+    #[test]
+    fn a_closed_storage_begins_no_background_work() {
+        let (_directory, storage) = storage();
         storage.close().unwrap();
         let engine = &storage.inner.engine;
         // Past the writer, which has ended: there is something to flush again.
         engine.database.put("k", "v").unwrap();
         let refused = engine.flush().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
+    }
+
+    /// A flush waits until there are few enough files for one more. Here no compaction ever makes them fewer.
+    #[test]
+    fn closing_does_not_wait_for_compactions() {
+        let (_directory, storage) = storage();
+        let engine = &storage.inner.engine;
+        let options = [
+            ("level0_file_num_compaction_trigger", "100"),
+            ("level0_slowdown_writes_trigger", "2"),
+        ];
+        let family = engine.family(Family::Raw);
+        engine.database.set_options_cf(family, &options).unwrap();
+        storage.put_raw("flushed", "v").unwrap();
+        engine.flush().unwrap();
+        storage.put_raw("k", "v").unwrap();
+        let (closed, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || closed.send(storage.close()));
+        let ended = ended.recv_timeout(std::time::Duration::from_secs(30));
+        assert_eq!(ended, Ok(Ok(())));
     }
 }

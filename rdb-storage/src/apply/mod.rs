@@ -59,6 +59,9 @@ use crate::keys;
 use crate::read::{ReadError, Tier};
 use overlay::Overlay;
 
+/// What a read from the disk counts beside the bytes that it reads.
+const DISK_READ_BYTES: usize = 64 << 10;
+
 /// Commands that are applied to a region as a whole.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
@@ -92,7 +95,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Reads what applying `entry` depends on. All entries of a batch are loaded before the first is applied.
-    pub(crate) fn load(&mut self, entry: &Entry<'_>, tier: Tier) -> Result<(), ReadError> {
+    ///
+    /// Records that are not in memory are read from the disk as long as `disk_bytes_left` is not 0. Each counts its length and
+    /// [`DISK_READ_BYTES`]. When it is used up, a later call goes on with what is missing.
+    pub(crate) fn load(
+        &mut self,
+        entry: &Entry<'_>,
+        disk_bytes_left: &mut usize,
+    ) -> Result<(), ReadError> {
         let Self {
             engine, overlay, ..
         } = self;
@@ -117,7 +127,16 @@ impl<'a> Batch<'a> {
                         overlay.load_floor(engine, entry.region_id)?;
                     }
                     let left = &mut values_bytes_left;
-                    overlay.load_record(engine, tier, key, *expected_version, left)?;
+                    let mut load =
+                        |tier| overlay.load_record(engine, tier, key, *expected_version, left);
+                    match load(Tier::Memory) {
+                        Err(ReadError::NotInMemory) if *disk_bytes_left > 0 => {
+                            let record_bytes = load(Tier::Disk)?;
+                            let cost = DISK_READ_BYTES + record_bytes;
+                            *disk_bytes_left = disk_bytes_left.saturating_sub(cost);
+                        }
+                        loaded => drop(loaded?),
+                    }
                 }
                 Command::DeleteRangeRaw { .. } => {
                     self.raw_keys_put.get_or_insert_default();
@@ -129,6 +148,16 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Forgets what was loaded and `other` has changed.
+    pub(crate) fn forget(&mut self, other: &Self) {
+        self.overlay.forget(&other.overlay);
+    }
+
+    /// Bytes of values that were copied for conflicts.
+    pub(crate) fn copied_bytes(&self) -> usize {
+        self.overlay.copied_bytes()
     }
 
     /// How many bytes of records were read.
