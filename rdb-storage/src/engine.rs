@@ -1,6 +1,8 @@
 //! RocksDB: opened with the column families and settings that FlareDB relies on.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
@@ -11,6 +13,7 @@ use rocksdb::{
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::info_log::InfoLog;
+use crate::keys;
 use crate::logs::{Logs, Replay};
 use crate::options::{Durability, StorageOptions, WalRecovery};
 use crate::read::{Tier, read_options};
@@ -68,6 +71,9 @@ pub(crate) struct Engine {
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
     info_log: InfoLog,
+    /// The `version` of the epochs that were asked for. The lock is held while one is read, so that a version that a write
+    /// has replaced is never kept.
+    epochs: Mutex<HashMap<u64, u64>>,
     directory: DataDirectory,
 }
 
@@ -98,6 +104,7 @@ impl Engine {
             disk_read_options: read_options(Tier::Disk),
             options,
             info_log,
+            epochs: Mutex::default(),
             directory,
         })
     }
@@ -126,6 +133,29 @@ impl Engine {
         let options = self.point_read_options(Tier::Disk);
         let record = self.database.get_pinned_cf_opt(&family, key, options);
         record.map_err(Error::from_read)
+    }
+
+    /// The `version` of a region's epoch; 0 for a region that is not stored.
+    pub(crate) fn epoch_version(&self, region_id: u64) -> Result<u64, Error> {
+        let mut epochs = self.epochs();
+        if let Some(version) = epochs.get(&region_id) {
+            return Ok(*version);
+        }
+        let key = keys::region::key(region_id);
+        let stored = self.state(&key)?;
+        let region = stored.map(|record| keys::region::decode(&key, &record));
+        let version = region.transpose()?.map_or(0, |region| region.version);
+        epochs.insert(region_id, version);
+        Ok(version)
+    }
+
+    /// Call after a write that changed a region.
+    pub(crate) fn forget_epochs(&self) {
+        self.epochs().clear();
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often the write-ahead log was synced since the open.

@@ -82,6 +82,7 @@ pub(crate) struct Batch<'a> {
     overlay: Overlay,
     /// The raw keys that the batch has put so far, kept when it deletes ranges, too.
     raw_keys_put: Option<BTreeSet<Bytes>>,
+    changes_regions: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -91,6 +92,7 @@ impl<'a> Batch<'a> {
             write_batch: WriteBatch::default(),
             overlay: Overlay::default(),
             raw_keys_put: None,
+            changes_regions: false,
         }
     }
 
@@ -186,6 +188,11 @@ impl<'a> Batch<'a> {
             .collect()
     }
 
+    /// Whether the write has to be followed by [`Engine::forget_epochs`].
+    pub(crate) fn changes_regions(&self) -> bool {
+        self.changes_regions
+    }
+
     /// The changes of all entries that were applied.
     pub(crate) fn into_write_batch(mut self) -> WriteBatch {
         for (region_id, floor) in self.overlay.raised_floors() {
@@ -244,6 +251,7 @@ impl<'a> Batch<'a> {
                     keys::region::encode(region),
                 );
                 self.overlay.put_epoch(region.id, region.version);
+                self.changes_regions = true;
             }
         }
         Outcome::Done

@@ -117,10 +117,7 @@ impl Overlay {
 
     pub(super) fn load_epoch(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
         if let Entry::Vacant(entry) = self.epochs.entry(region_id) {
-            let key = keys::region::key(region_id);
-            let stored = engine.state(&key)?;
-            let region = stored.map(|record| keys::region::decode(&key, &record));
-            entry.insert(region.transpose()?.map_or(0, |region| region.version));
+            entry.insert(engine.epoch_version(region_id)?);
         }
         Ok(())
     }

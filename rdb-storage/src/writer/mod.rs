@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::WriteOptions;
 use tokio::sync::watch;
 
 use crate::apply::{Batch, Entry};
@@ -125,7 +125,7 @@ impl Writer {
         }
         let entries = entries.iter();
         let outcomes = entries.map(|entry| batch.apply(entry)).collect();
-        shared.write(batch.into_write_batch(), &write_options(durability))?;
+        shared.write(batch, &write_options(durability))?;
         Ok(outcomes)
     }
 
@@ -166,7 +166,9 @@ impl Shared {
         error
     }
 
-    fn write(&self, write_batch: WriteBatch, options: &WriteOptions) -> Result<(), Error> {
+    fn write(&self, batch: Batch<'_>, options: &WriteOptions) -> Result<(), Error> {
+        let changes_regions = batch.changes_regions();
+        let write_batch = batch.into_write_batch();
         if write_batch.is_empty() {
             return Ok(());
         }
@@ -175,7 +177,11 @@ impl Shared {
             let cause = error.to_string();
             self.health.stop(cause.clone());
             Error::Undetermined { cause }
-        })
+        })?;
+        if changes_regions {
+            self.engine.forget_epochs();
+        }
+        Ok(())
     }
 }
 
@@ -256,7 +262,7 @@ impl Worker {
         if let Some(slow) = slow {
             slow.batch.forget(&batch);
         }
-        let written = shared.write(batch.into_write_batch(), &self.write_options);
+        let written = shared.write(batch, &self.write_options);
         for (queued, outcomes) in loaded.into_iter().zip(outcomes) {
             queued.complete(written.clone().map(|()| outcomes));
         }
@@ -335,11 +341,14 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::command::Command;
     use crate::engine::Family;
     use crate::identity::{DataDirectory, Role};
-    use crate::keys::versioned::encode;
+    use crate::keys::{self, versioned::encode};
+    use crate::region::RegionDescriptor;
 
     /// A storage whose thread does not run.
     struct Stopped {
@@ -409,6 +418,41 @@ mod tests {
         for pending in pending {
             assert_eq!(pending.wait().unwrap().len(), 1);
         }
+    }
+
+    #[test]
+    fn an_epoch_is_read_once_until_it_changes() {
+        let storage = Stopped::new(8 << 20);
+        let region = |version| RegionDescriptor {
+            id: 1,
+            start_key: Bytes::new(),
+            end_key: Bytes::new(),
+            conf_version: 1,
+            version,
+            peers: Vec::new(),
+        };
+        let commit = |submission: Submission| {
+            let (queued, pending) = Queued::new(submission, storage.room.take(1).unwrap());
+            storage.shared.queue.push(queued).unwrap();
+            storage.commit(&mut None);
+            pending.wait().unwrap().remove(0)
+        };
+        let put_region = |version| Submission::new(1, vec![Command::PutRegion(region(version))]);
+        let delete = || {
+            let key = "k".into();
+            Submission::new(1, vec![Command::DeleteRaw { key }]).under_epoch(3)
+        };
+        commit(put_region(3));
+        assert_eq!(commit(delete()), Outcome::Done);
+        // Past the writer: only a read of the database would see it.
+        let engine = &storage.shared.engine;
+        let (key, record) = (keys::region::key(1), keys::region::encode(&region(9)));
+        let family = engine.family(Family::RaftState);
+        engine.database.put_cf(family, key, record).unwrap();
+        assert_eq!(commit(delete()), Outcome::Done);
+        commit(put_region(4));
+        let current_version = 4;
+        assert_eq!(commit(delete()), Outcome::EpochChanged { current_version });
     }
 
     #[test]
