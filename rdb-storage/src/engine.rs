@@ -1,6 +1,8 @@
 //! RocksDB: opened with the column families and settings that FlareDB relies on.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
@@ -11,8 +13,9 @@ use rocksdb::{
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::info_log::InfoLog;
+use crate::keys;
 use crate::logs::{Logs, Replay};
-use crate::options::{StorageOptions, WalRecovery};
+use crate::options::{Durability, StorageOptions, WalRecovery};
 use crate::read::{Tier, read_options};
 use crate::reserve::Space;
 
@@ -68,6 +71,9 @@ pub(crate) struct Engine {
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
     info_log: InfoLog,
+    /// The `version` of the epochs that were asked for. The lock is held while one is read, so that a version that a write
+    /// has replaced is never kept.
+    epochs: Mutex<HashMap<u64, u64>>,
     directory: DataDirectory,
 }
 
@@ -80,8 +86,8 @@ impl Engine {
     ) -> Result<Self, OpenError> {
         let info_log = InfoLog::default();
         let refused = |error: rocksdb::Error| open_error(directory.path(), &info_log, &error);
-        let replay = examine_logs(&directory, settings, create)?;
-        let options = database_options(settings, &info_log, create, replay);
+        let (replay, verified) = examine_logs(&directory, settings, create)?;
+        let options = database_options(settings, &info_log, create, replay, verified);
         let options = options.map_err(&refused)?;
         // It is read without a lock, unlike the LRU cache. 0: it chooses the size of its table.
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
@@ -98,6 +104,7 @@ impl Engine {
             disk_read_options: read_options(Tier::Disk),
             options,
             info_log,
+            epochs: Mutex::default(),
             directory,
         })
     }
@@ -126,6 +133,29 @@ impl Engine {
         let options = self.point_read_options(Tier::Disk);
         let record = self.database.get_pinned_cf_opt(&family, key, options);
         record.map_err(Error::from_read)
+    }
+
+    /// The `version` of a region's epoch; 0 for a region that is not stored.
+    pub(crate) fn epoch_version(&self, region_id: u64) -> Result<u64, Error> {
+        let mut epochs = self.epochs();
+        if let Some(version) = epochs.get(&region_id) {
+            return Ok(*version);
+        }
+        let key = keys::region::key(region_id);
+        let stored = self.state(&key)?;
+        let region = stored.map(|record| keys::region::decode(&key, &record));
+        let version = region.transpose()?.map_or(0, |region| region.version);
+        epochs.insert(region_id, version);
+        Ok(version)
+    }
+
+    /// Call after a write that changed a region.
+    pub(crate) fn forget_epochs(&self) {
+        self.epochs().clear();
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often the write-ahead log was synced since the open.
@@ -161,6 +191,17 @@ impl Engine {
         Ok(of(Family::Raw)? + of(Family::Versioned)?)
     }
 
+    /// Begins no more compactions, and lets neither writes nor flushes wait for one.
+    pub(crate) fn stop_compactions(&self) {
+        for family in Family::ALL {
+            let options = [("disable_auto_compactions", "true")];
+            let set = self.database.set_options_cf(self.family(family), &options);
+            if let Err(error) = set {
+                tracing::warn!(%error, "compactions go on while the database closes");
+            }
+        }
+    }
+
     /// Cancels compactions, and starts neither compactions nor flushes any more. Reads go on. The process would otherwise
     /// wait for a running compaction before it ends; a cancelled one leaves nothing behind.
     pub(crate) fn stop_background_work(&self) {
@@ -177,35 +218,39 @@ impl Engine {
     }
 }
 
-/// Decides what becomes of the writes that the open replays.
+/// Decides what becomes of the writes that the open replays, and whether each log is checked against what the next one
+/// says about it.
 fn examine_logs(
     directory: &DataDirectory,
     settings: &StorageOptions,
     create: bool,
-) -> Result<Replay, OpenError> {
+) -> Result<(Replay, bool), OpenError> {
     let io_error = |error: std::io::Error| OpenError::Io {
         directory: directory.path().to_owned(),
         cause: format!("examining its write-ahead logs: {error}"),
     };
-    let logs = Logs::of(&directory.database_path()).map_err(io_error)?;
-    match settings.wal_recovery {
-        WalRecovery::Strict if logs.are_missing() && !create => Err(OpenError::Damaged {
+    let database = directory.database_path();
+    let logs = Logs::of(&database).map_err(io_error)?;
+    // RocksDB refuses to check when there is a database without any log.
+    let verified = !logs.are_missing() || !database.join("CURRENT").exists();
+    if settings.wal_recovery == WalRecovery::PointInTime {
+        // The damaged log has to be deleted after the replay, or the next strict open would refuse it again.
+        return Ok((Replay::Flush, verified));
+    }
+    if logs.are_missing() && !create {
+        return Err(OpenError::Damaged {
             directory: directory.path().to_owned(),
             cause: "its database has no write-ahead log (db/*.log), and there always is one"
                 .to_owned(),
             log: Vec::new(),
-        }),
-        WalRecovery::Strict => {
-            let space = Space::of(directory.path()).map_err(io_error)?;
-            let replay = logs.replay(space);
-            if matches!(replay, Replay::Keep { .. }) {
-                logs.sync().map_err(io_error)?;
-            }
-            Ok(replay)
-        }
-        // The damaged log has to be deleted after the replay, or the next strict open would refuse it again.
-        WalRecovery::PointInTime => Ok(Replay::Flush),
+        });
     }
+    let space = Space::of(directory.path()).map_err(io_error)?;
+    let replay = logs.replay(space);
+    if matches!(replay, Replay::Keep { .. }) {
+        logs.sync().map_err(io_error)?;
+    }
+    Ok((replay, verified))
 }
 
 fn database_options(
@@ -213,20 +258,24 @@ fn database_options(
     info_log: &InfoLog,
     create: bool,
     replay: Replay,
+    verified: bool,
 ) -> Result<Options, rocksdb::Error> {
     // The binding has no functions for these settings. A preallocated log would take the last free space of a full disk.
     let mut options = Options::default().get_options_from_string(match replay {
         Replay::Flush => "avoid_flush_during_recovery=false",
         Replay::Keep { .. } => "avoid_flush_during_recovery=true;allow_fallocate=false",
     })?;
+    // With it, each log begins with the length of the one before, so that an open notices what a power cut has taken.
+    options = options.get_options_from_string(format!("track_and_verify_wals={verified}"))?;
     options.create_if_missing(create);
     options.create_missing_column_families(create);
     options.set_paranoid_checks(true);
     // Without it, families can be flushed up to different points, and an open at a point between them fails.
     options.set_atomic_flush(true);
-    options.set_wal_recovery_mode(match settings.wal_recovery {
-        WalRecovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
-        WalRecovery::PointInTime => DBRecoveryMode::PointInTime,
+    // Without syncs a power cut can damage a log anywhere, and keep later ones. What comes before the damage is a prefix.
+    options.set_wal_recovery_mode(match (settings.wal_recovery, settings.durability) {
+        (WalRecovery::Strict, Durability::Sync) => DBRecoveryMode::TolerateCorruptedTailRecords,
+        _ => DBRecoveryMode::PointInTime,
     });
     options.set_track_and_verify_wals_in_manifest(settings.wal_recovery == WalRecovery::Strict);
     options.set_max_total_wal_size(settings.wal_bytes_max);

@@ -48,8 +48,11 @@
 //! Damage before the tail is refused at open ([`OpenError::Damaged`]), and so is a missing or shortened log that newer ones
 //! build on. Some damage to the newest log cannot be told from a torn tail: the log was cut off, a length in its last 32 KiB
 //! block was flipped, or the log is gone while an older one is still there. Then a shorter history is served. It has no
-//! hole, with two exceptions: damage between two opens on a disk too full to flush the replayed writes, and a power cut
-//! under [`Durability::Os`].
+//! hole, with one exception: damage between two opens on a disk too full to flush the replayed writes.
+//!
+//! Under [`Durability::Os`] a power cut takes the ends of logs, and it may take the end of one and keep the next. RocksDB notes
+//! in each log where the one before ends. So the replay stops there, and what is served is a prefix of the writes. This relies
+//! on the file system: what is lost of a file must not read as zeros that begin at a record and end at a block of 32 KiB.
 //!
 //! A truncated table file is refused at open. A damaged one is found when one of its blocks is read: [`Error::DataLoss`],
 //! never wrong data. A write that has to read such a block stops writes to its region, a compaction stops all writes.

@@ -13,8 +13,10 @@ pub enum Durability {
     /// After its bytes are synced to the disk.
     #[default]
     Sync,
-    /// After its bytes reached the operating system. A crash of the process loses nothing. A power cut loses the last
-    /// writes, acknowledged ones among them, and of two writes it can lose the earlier and keep the later.
+    /// After its bytes reached the operating system. A crash of the process loses nothing. After a power cut the next open
+    /// serves a prefix of the writes, in the order that they were applied in: the last ones are lost, acknowledged ones among
+    /// them. RocksDB cannot tell damage to a log from such a loss. So an open with this setting drops what comes behind the
+    /// damage, with a warning. An open with [`Sync`](Self::Sync) refuses what is no torn tail.
     Os,
 }
 

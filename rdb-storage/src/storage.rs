@@ -39,7 +39,7 @@ struct Inner {
     reader: Reader,
     engine: Arc<Engine>,
     identity: Mutex<Identity>,
-    flushed: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// An entry of a region's replicated log.
@@ -109,7 +109,7 @@ impl Storage {
                 reader: Reader::new(Arc::clone(&engine), &options),
                 engine,
                 identity: Mutex::new(identity),
-                flushed: AtomicBool::new(false),
+                closed: AtomicBool::new(false),
             }),
         })
     }
@@ -203,8 +203,9 @@ impl Storage {
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
-    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions; at the boundary of
-    /// two write-ahead logs it may take an entry and keep the next. Keys that were read when their entry was proposed are in
+    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions, never one and not
+    /// the next. A storage with such entries is opened with that setting, too: another open may refuse what the power cut left.
+    /// Keys that were read when their entry was proposed are in
     /// memory mostly, and keep the disk out of this. The values that the conflicts of one call carry are held together, up to
     /// [`CONFLICT_VALUES_BYTES_MAX`] for each entry.
     ///
@@ -443,15 +444,19 @@ impl Storage {
     }
 
     /// Refuses new writes, finishes the queued ones, flushes memtables so that the next open is quick, and cancels
-    /// compactions so that the process need not wait for one. Reads go on. A second call does nothing. The directory is
-    /// unlocked when the last clone is dropped.
+    /// compactions so that the process need not wait for one. Queued writes whose keys are not in memory get
+    /// [`Error::Closed`]. Reads go on. A second call does nothing. The directory is unlocked when the last clone is dropped.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost: the write-ahead log has the data.
     pub fn close(&self) -> Result<(), Error> {
+        let was_closed = self.inner.closed.swap(true, Ordering::AcqRel);
+        if !was_closed {
+            self.inner.engine.stop_compactions();
+        }
         self.inner.writer.close();
-        if self.inner.flushed.swap(true, Ordering::AcqRel) {
+        if was_closed {
             return Ok(());
         }
         let flushed = self.inner.engine.flush();
@@ -503,20 +508,51 @@ mod tests {
     use super::*;
     use crate::Role;
 
-    /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
-    #[test]
-    fn a_closed_storage_begins_no_background_work() {
+    fn storage() -> (tempfile::TempDir, Storage) {
         let directory = tempfile::tempdir().unwrap();
         let options = StorageOptions {
             disk_reserve_bytes: 0,
             ..StorageOptions::new(Role::Embedded)
         };
         let storage = Storage::open(directory.path(), options).unwrap();
+        (directory, storage)
+    }
+
+    /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
+    #[test]
+    fn a_closed_storage_begins_no_background_work() {
+        let (_directory, storage) = storage();
         storage.close().unwrap();
         let engine = &storage.inner.engine;
         // Past the writer, which has ended: there is something to flush again.
         engine.database.put("k", "v").unwrap();
         let refused = engine.flush().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
+    }
+
+    /// RocksDB holds writes, and flushes that are asked for, until compactions have left few enough files. Here none ever does.
+    #[test]
+    fn closing_does_not_wait_for_compactions() {
+        let (_directory, storage) = storage();
+        let engine = &storage.inner.engine;
+        storage.put_raw("flushed", "v").unwrap();
+        engine.flush().unwrap();
+        let options = [
+            ("level0_file_num_compaction_trigger", "100"),
+            ("level0_slowdown_writes_trigger", "1"),
+            ("level0_stop_writes_trigger", "1"),
+        ];
+        let family = engine.family(Family::Raw);
+        engine.database.set_options_cf(family, &options).unwrap();
+        let put = Command::PutRaw {
+            key: "k".into(),
+            value: "v".into(),
+        };
+        let held = storage.submit(Submission::new(1, vec![put])).unwrap();
+        let (closed, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || closed.send(storage.close()));
+        let ended = ended.recv_timeout(std::time::Duration::from_secs(30));
+        assert_eq!(ended, Ok(Ok(())));
+        assert_eq!(held.wait(), Ok(vec![Outcome::Done]));
     }
 }

@@ -32,9 +32,11 @@
 //! that was written before it: a log is applied again from the position that is found.
 //!
 //! After a power cut the same holds of what was synced, or followed by a write that was. Of later entries the last may be
-//! missing, with their positions. Where RocksDB went on to the next write-ahead log among them, an earlier one may be missing
-//! although a later one, and its position, are there: the operating system may have written the next log first. Nothing tells
-//! that at the open.
+//! missing, with their positions. If RocksDB went on to the next write-ahead log among them, an open under [`Durability::Sync`]
+//! may be refused: the operating system may have written the next log first. An open under [`Durability::Os`] drops that log.
+//!
+//! [`Durability::Sync`]: crate::Durability::Sync
+//! [`Durability::Os`]: crate::Durability::Os
 //!
 //! # What is left to the caller
 //!
@@ -57,6 +59,9 @@ use crate::keys;
 use crate::read::{ReadError, Tier};
 use overlay::Overlay;
 
+/// What a read from the disk counts beside the bytes that it reads.
+const DISK_READ_BYTES: usize = 64 << 10;
+
 /// Commands that are applied to a region as a whole.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
@@ -77,6 +82,7 @@ pub(crate) struct Batch<'a> {
     overlay: Overlay,
     /// The raw keys that the batch has put so far, kept when it deletes ranges, too.
     raw_keys_put: Option<BTreeSet<Bytes>>,
+    changes_regions: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -86,11 +92,19 @@ impl<'a> Batch<'a> {
             write_batch: WriteBatch::default(),
             overlay: Overlay::default(),
             raw_keys_put: None,
+            changes_regions: false,
         }
     }
 
     /// Reads what applying `entry` depends on. All entries of a batch are loaded before the first is applied.
-    pub(crate) fn load(&mut self, entry: &Entry<'_>, tier: Tier) -> Result<(), ReadError> {
+    ///
+    /// Records that are not in memory are read from the disk as long as `disk_bytes_left` is not 0. Each counts its length and
+    /// [`DISK_READ_BYTES`]. When it is used up, a later call goes on with what is missing.
+    pub(crate) fn load(
+        &mut self,
+        entry: &Entry<'_>,
+        disk_bytes_left: &mut usize,
+    ) -> Result<(), ReadError> {
         let Self {
             engine, overlay, ..
         } = self;
@@ -115,7 +129,16 @@ impl<'a> Batch<'a> {
                         overlay.load_floor(engine, entry.region_id)?;
                     }
                     let left = &mut values_bytes_left;
-                    overlay.load_record(engine, tier, key, *expected_version, left)?;
+                    let mut load =
+                        |tier| overlay.load_record(engine, tier, key, *expected_version, left);
+                    match load(Tier::Memory) {
+                        Err(ReadError::NotInMemory) if *disk_bytes_left > 0 => {
+                            let record_bytes = load(Tier::Disk)?;
+                            let cost = DISK_READ_BYTES + record_bytes;
+                            *disk_bytes_left = disk_bytes_left.saturating_sub(cost);
+                        }
+                        loaded => drop(loaded?),
+                    }
                 }
                 Command::DeleteRangeRaw { .. } => {
                     self.raw_keys_put.get_or_insert_default();
@@ -127,6 +150,16 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Forgets what was loaded and `other` has changed.
+    pub(crate) fn forget(&mut self, other: &Self) {
+        self.overlay.forget(&other.overlay);
+    }
+
+    /// Bytes of values that were copied for conflicts.
+    pub(crate) fn copied_bytes(&self) -> usize {
+        self.overlay.copied_bytes()
     }
 
     /// How many bytes of records were read.
@@ -153,6 +186,11 @@ impl<'a> Batch<'a> {
         commands
             .map(|command| self.apply_command(entry.region_id, command, &mut values_bytes_left))
             .collect()
+    }
+
+    /// Whether the write has to be followed by [`Engine::forget_epochs`].
+    pub(crate) fn changes_regions(&self) -> bool {
+        self.changes_regions
     }
 
     /// The changes of all entries that were applied.
@@ -213,6 +251,7 @@ impl<'a> Batch<'a> {
                     keys::region::encode(region),
                 );
                 self.overlay.put_epoch(region.id, region.version);
+                self.changes_regions = true;
             }
         }
         Outcome::Done

@@ -53,7 +53,7 @@ pub(super) struct Overlay {
 
 impl Overlay {
     /// Reads the record of a key that a command expects at `expected_version`. Its value is needed only by a command that
-    /// expects another version; it is copied if `values_bytes_left` allows.
+    /// expects another version; it is copied if `values_bytes_left` allows. Returns how many bytes were read.
     pub(super) fn load_record(
         &mut self,
         engine: &Engine,
@@ -61,18 +61,20 @@ impl Overlay {
         key: &Bytes,
         expected_version: u64,
         values_bytes_left: &mut usize,
-    ) -> Result<(), ReadError> {
+    ) -> Result<usize, ReadError> {
         let loaded = self.records.get(key);
         if loaded.is_some_and(|record| !record.misses_value(expected_version, *values_bytes_left)) {
-            return Ok(());
+            return Ok(0);
         }
+        let mut record_bytes = 0;
         let mut record = Record {
             version: 0,
             value: Value::Omitted,
         };
         if let Some(stored) = engine.record(Keyspace::Versioned, key, tier)? {
             let (version, value) = keys::versioned::decode(&stored).map_err(Error::from)?;
-            self.bytes_read += stored.len();
+            record_bytes = stored.len();
+            self.bytes_read += record_bytes;
             record = Record::stored(version, value.len());
             if record.misses_value(expected_version, *values_bytes_left) {
                 *values_bytes_left -= value.len();
@@ -80,7 +82,25 @@ impl Overlay {
             }
         }
         self.records.insert(key.clone(), record);
-        Ok(())
+        Ok(record_bytes)
+    }
+
+    /// Forgets the floors, the epochs, and the records that `other` has, too.
+    pub(super) fn forget(&mut self, other: &Self) {
+        self.floors.clear();
+        self.epochs.clear();
+        for key in other.records.keys() {
+            self.records.remove(key);
+        }
+    }
+
+    /// Bytes of values that were copied.
+    pub(super) fn copied_bytes(&self) -> usize {
+        let copied = self.records.values().map(|record| match &record.value {
+            Value::Copied(value) => value.len(),
+            _ => 0,
+        });
+        copied.sum()
     }
 
     pub(super) fn load_floor(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
@@ -97,10 +117,7 @@ impl Overlay {
 
     pub(super) fn load_epoch(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
         if let Entry::Vacant(entry) = self.epochs.entry(region_id) {
-            let key = keys::region::key(region_id);
-            let stored = engine.state(&key)?;
-            let region = stored.map(|record| keys::region::decode(&key, &record));
-            entry.insert(region.transpose()?.map_or(0, |region| region.version));
+            entry.insert(engine.epoch_version(region_id)?);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! A submission is *queued* until it is taken. One whose keys are not in memory is put aside: it is *cold* until a helper
 //! takes it, *warming* until its keys were read, and queued again behind the others. The queue is bounded by the room that
-//! submissions hold.
+//! submissions hold. A queue that is closed does not wait for the disk: what is cold then is refused.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,6 @@ use super::{PendingWrite, Submission, WriteRoom};
 use crate::apply::Entry;
 use crate::command::{Command, Outcome};
 use crate::error::Error;
-use crate::read::Tier;
 
 /// Most commands that are taken at once.
 const TAKE_COMMANDS_MAX: usize = 4096;
@@ -23,7 +22,8 @@ const TAKE_COMMANDS_MAX: usize = 4096;
 /// Most range deletes that are taken at once: each adds to what every read of the memtable has to sort.
 const TAKE_RANGE_DELETES_MAX: usize = 64;
 
-/// How often a submission is put aside. What was warmed may be gone when its turn comes; then it is read where it is.
+/// How often a submission is put aside. What was warmed may be gone when its turn comes. Then the consumer reads it bit by
+/// bit.
 const WARMINGS_MAX: u8 = 3;
 
 /// A submission with the place its answer goes to. Dropping it unanswered reads as undetermined.
@@ -70,13 +70,9 @@ impl Queued {
         }
     }
 
-    /// How far the consumer goes to read its keys.
-    pub(super) fn tier(&self) -> Tier {
-        if self.warmings < WARMINGS_MAX {
-            Tier::Memory
-        } else {
-            Tier::Disk
-        }
+    /// Whether its keys were warmed in vain.
+    pub(super) fn stays_cold(&self) -> bool {
+        self.warmings >= WARMINGS_MAX
     }
 
     /// Gives the commands and the room back, then answers: whoever is told may submit again at once. A caller that has gone
@@ -102,6 +98,11 @@ pub(super) struct Warming<'a> {
 impl Warming<'_> {
     pub(super) fn commands(&self) -> &[Command] {
         self.queued.as_ref().map_or(&[], Queued::commands)
+    }
+
+    /// Whether nobody waits for the rest.
+    pub(super) fn is_too_late(&self) -> bool {
+        self.queue.state().closed
     }
 
     /// Its keys cannot be warmed: the consumer is to find out why.
@@ -221,7 +222,8 @@ impl Queue {
         Taken::Submissions(taken)
     }
 
-    /// Puts back what was taken and is not applied yet: first in the queue again, or aside to be warmed.
+    /// Puts back what was taken and is not applied yet: first in the queue again, or aside to be warmed. When the queue is
+    /// closed, what is cold is refused.
     pub(super) fn put_back(&self, untouched: VecDeque<Queued>, cold: Vec<Queued>) {
         if untouched.is_empty() && cold.is_empty() {
             return;
@@ -229,6 +231,10 @@ impl Queue {
         let mut state = self.state();
         for queued in untouched.into_iter().rev() {
             state.queued.push_front(queued);
+        }
+        if state.closed {
+            drop(state);
+            return refuse(cold);
         }
         for _ in &cold {
             self.cooled.notify_one();
@@ -262,10 +268,14 @@ impl Queue {
         }
     }
 
-    /// Refuses everything from now on; what is here stays to be taken.
+    /// Refuses everything from now on, and what is cold. What is queued stays to be taken.
     pub(super) fn close(&self) {
-        self.state().closed = true;
+        let mut state = self.state();
+        state.closed = true;
+        let cold = std::mem::take(&mut state.cold);
+        drop(state);
         self.arrived.notify_all();
+        refuse(cold);
     }
 
     /// The consumer ends: drops what nobody will take any more, and ends the helpers.
@@ -284,6 +294,12 @@ impl Queue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refuse(submissions: impl IntoIterator<Item = Queued>) {
+    for queued in submissions {
+        queued.complete(Err(Error::Closed));
     }
 }
 
@@ -351,39 +367,45 @@ mod tests {
         let cold = taken.pop_front().unwrap();
         queue.put_back(taken, vec![cold]);
         assert_eq!(key_bytes(&take(&queue)), [2, 3]);
-        queue.close();
         drop(queue.take_cold().unwrap());
         assert_eq!(key_bytes(&take(&queue)), [4, 1], "it is warm now");
-        assert!(matches!(queue.take(Duration::ZERO), Taken::Closed));
     }
 
     #[test]
-    fn a_closed_queue_waits_for_what_is_being_warmed() {
+    fn a_closed_queue_refuses_what_is_cold_and_waits_for_what_is_being_warmed_to_stop() {
         let queue = Queue::new(5);
-        queue.push(queued(1)).unwrap();
+        for _ in 0..2 {
+            queue.push(queued(1)).unwrap();
+        }
         let cold = take(&queue).into();
         queue.put_back(VecDeque::new(), cold);
-        queue.close();
-        assert!(matches!(queue.take(Duration::ZERO), Taken::Nothing));
         let warming = queue.take_cold().unwrap();
+        assert!(!warming.is_too_late());
+        queue.close();
+        assert!(warming.is_too_late());
         assert!(matches!(queue.take(Duration::ZERO), Taken::Nothing));
         drop(warming);
-        assert_eq!(take(&queue).len(), 1);
-        assert!(matches!(queue.take(Duration::ZERO), Taken::Closed));
+        let taken = take(&queue);
+        assert_eq!(taken.len(), 1);
+        queue.put_back(VecDeque::new(), taken.into());
+        assert!(
+            matches!(queue.take(Duration::ZERO), Taken::Closed),
+            "still cold: refused"
+        );
         queue.end();
         assert!(queue.take_cold().is_none());
     }
 
     #[test]
-    fn a_submission_is_read_from_the_disk_when_it_was_warmed_a_few_times_in_vain() {
+    fn a_submission_that_was_warmed_a_few_times_in_vain_stays_cold() {
         let queue = Queue::new(5);
         queue.push(queued(1)).unwrap();
         for _ in 0..WARMINGS_MAX {
             let taken = take(&queue);
-            assert_eq!(taken[0].tier(), Tier::Memory);
+            assert!(!taken[0].stays_cold());
             queue.put_back(VecDeque::new(), taken.into());
             drop(queue.take_cold().unwrap());
         }
-        assert_eq!(take(&queue)[0].tier(), Tier::Disk);
+        assert!(take(&queue)[0].stays_cold());
     }
 }

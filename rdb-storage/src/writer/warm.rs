@@ -28,6 +28,9 @@ fn warm(engine: &Engine, queue: &Queue) {
     while let Some(mut cold) = queue.take_cold() {
         let mut keys = cold.commands().iter().filter_map(Command::versioned_key);
         let read = keys.try_for_each(|key| {
+            if cold.is_too_late() {
+                return Ok(());
+            }
             engine
                 .record(Keyspace::Versioned, key, Tier::Disk)
                 .map(drop)
