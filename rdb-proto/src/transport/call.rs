@@ -42,6 +42,11 @@ impl CallBudget {
         Self { call }
     }
 
+    #[cfg(test)]
+    pub(super) fn into_call(self) -> Arc<Call> {
+        self.call
+    }
+
     /// The budgets of the call's connection and of the process.
     pub fn bytes_in_flight(&self) -> &BytesInFlight {
         &self.call.connection.bytes_in_flight
