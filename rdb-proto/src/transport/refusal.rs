@@ -8,8 +8,9 @@ use tonic::{Code, Status, body::Body};
 use tonic_prost::ProstEncoder;
 
 use crate::error::Fault;
-use crate::errorpb::{Fate, ServerBusy, region_error};
+use crate::errorpb::{Fate, RegionError, ServerBusy, region_error};
 use crate::kvrpc::RawPutResponse;
+use crate::response::DataResponse;
 
 /// What a client that is told to back off waits at least.
 const BACKOFF_MS: u64 = 100;
@@ -66,9 +67,7 @@ fn server_busy() -> Response<Body> {
     let busy = region_error::Kind::ServerBusy(ServerBusy {
         backoff_ms: BACKOFF_MS,
     });
-    let response = RawPutResponse {
-        region_error: Some(Box::new(busy.into())),
-    };
+    let response = RawPutResponse::misrouted(RegionError::from(busy));
     let body = EncodeBody::new_server(
         ProstEncoder::<RawPutResponse>::default(),
         stream::iter([Ok(response)]),
