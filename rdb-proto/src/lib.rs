@@ -10,8 +10,8 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
-mod bounded;
 pub mod error;
+mod message_header;
 pub mod point;
 pub mod region;
 pub mod response;

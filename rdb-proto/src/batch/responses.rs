@@ -13,8 +13,8 @@ use hyper::body::{Body, Frame};
 use prost::Message;
 use tonic::Status;
 
-use super::messages::HEADER_BYTES;
 use super::{Measured, Response};
+use crate::message_header::HEADER_BYTES;
 
 /// Messages that are ready go into one part up to here, in bytes.
 const PART_BYTES_FULL: usize = 32 << 10;
