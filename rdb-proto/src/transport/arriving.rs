@@ -7,17 +7,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::budget::{Busy, Reservation};
 use super::call::Call;
 use super::framing::Framing;
-use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES, CALL_TIMEOUT};
+use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES};
+use super::methods::{Method, Requests};
 use super::refusal::{no_room, overdue};
 
 /// See the [module](self).
@@ -28,14 +30,22 @@ pub(super) struct Arriving<B = Incoming> {
     /// Whether messages were charged beside what the call's base covers.
     has_charged: bool,
     waiting: Option<Waiting>,
-    /// Ready when a message that has begun is overdue.
+    requests: Requests,
+    timeouts: ArrivalTimeouts,
+    /// Ready when what is missing of a message is overdue.
     overdue: Option<Pin<Box<Sleep>>>,
-    /// Ready when the request ends even if its peer goes on.
-    end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Ready when the connection is closing. Made when the peer lets us wait for the first time.
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    is_closing: bool,
 }
 
-/// Streams of services that are not ours, which end with their requests and do not know that a connection is closing.
-const FOREIGN_STREAMS: &str = "/grpc.reflection.";
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ArrivalTimeouts {
+    /// How long a message may take to arrive.
+    pub(super) message: Duration,
+    /// How long nothing may arrive of an incomplete request once its connection is closing.
+    pub(super) closing: Duration,
+}
 
 /// A frame with the header of a message that has no room yet.
 struct Waiting {
@@ -44,17 +54,24 @@ struct Waiting {
 }
 
 impl<B> Arriving<B> {
-    /// The body of a request to the method at `path`.
-    pub(super) fn new(path: &str, body: B, call: Arc<Call>) -> Self {
-        let closing = || Box::pin(call.connection.closing.clone().cancelled_owned());
+    /// The body of a request of `method`.
+    pub(super) fn new(
+        method: &'static Method,
+        body: B,
+        timeouts: ArrivalTimeouts,
+        call: Arc<Call>,
+    ) -> Self {
         Self {
-            end: path.starts_with(FOREIGN_STREAMS).then(closing),
             body,
             call,
-            framing: Framing::new(path),
+            framing: Framing::new(method),
             has_charged: false,
             waiting: None,
+            requests: method.requests,
+            timeouts,
             overdue: None,
+            closing: None,
+            is_closing: false,
         }
     }
 
@@ -64,7 +81,7 @@ impl<B> Arriving<B> {
         if begun_bytes > 0 {
             self.overdue = None;
         }
-        if begun_bytes <= CALL_BUFFER_BYTES || self.framing.is_small() {
+        if begun_bytes <= CALL_BUFFER_BYTES || self.requests.are_small() {
             self.hold(None);
             return Ok(Some(frame));
         }
@@ -114,15 +131,36 @@ impl<B> Arriving<B> {
         }
     }
 
-    /// Ready when the rest of a message is overdue. A unary call has a timeout of its own; a stream has none.
-    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.framing.incomplete_bytes() == 0 {
-            return Poll::Pending;
+    /// Something has arrived. While the connection is closing, the peer then gets its time again. So it does when the alarm is
+    /// late: the alarm ends a request that somebody reads, so nobody has read, and the peer's window was closed that long.
+    fn note_arrival(&mut self) {
+        self.call.connection.traffic.touch();
+        let is_closing = self.is_closing;
+        self.overdue
+            .take_if(|overdue| is_closing || overdue.deadline() <= Instant::now());
+    }
+
+    /// Ready with the end of a request whose peer lets us wait.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Option<Status>> {
+        if matches!(self.requests, Requests::Unary | Requests::ForeignStream) && !self.is_closing {
+            let closing = &self.call.connection.closing;
+            let closing = self
+                .closing
+                .get_or_insert_with(|| Box::pin(closing.clone().cancelled_owned()));
+            if closing.as_mut().poll(context).is_ready() {
+                self.is_closing = true;
+                self.overdue = None;
+            }
         }
-        let overdue = self
-            .overdue
-            .get_or_insert_with(|| Box::pin(sleep(CALL_TIMEOUT)));
-        overdue.as_mut().poll(context)
+        let is_due = self.framing.incomplete_bytes() > 0;
+        let timeout = match self.requests {
+            Requests::ForeignStream if self.is_closing => return Poll::Ready(None),
+            Requests::Unary if self.is_closing => self.timeouts.closing,
+            _ if is_due => self.timeouts.message,
+            _ => return Poll::Pending,
+        };
+        let alarm = self.overdue.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        alarm.as_mut().poll(context).map(|()| Some(overdue()))
     }
 }
 
@@ -148,17 +186,9 @@ where
                     return Poll::Ready(Some(Err(Status::from_error(error.into()))));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => {
-                    if let Some(end) = &mut arriving.end
-                        && end.as_mut().poll(context).is_ready()
-                    {
-                        return Poll::Ready(None);
-                    }
-                    ready!(arriving.poll_overdue(context));
-                    return Poll::Ready(Some(Err(overdue())));
-                }
+                Poll::Pending => return arriving.poll_end(context).map(|end| end.map(Err)),
             };
-            arriving.call.connection.traffic.touch();
+            arriving.note_arrival();
             match frame.into_data() {
                 Ok(data) => {
                     if let Some(admitted) = arriving.admit(data).transpose() {
@@ -176,5 +206,78 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::channel::mpsc;
+    use futures::{FutureExt, StreamExt};
+    use tokio::time::timeout;
+    use tonic::Code;
+
+    use super::super::call::CallBudget;
+    use super::*;
+
+    const BATCH: &str = "/kvrpc.KvBatch/Batch";
+    const HANG_GUARD: Duration = Duration::from_secs(60);
+
+    /// The frames of a peer.
+    struct Frames(mpsc::UnboundedReceiver<&'static [u8]>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let frame = ready!(self.0.poll_next_unpin(context));
+            Poll::Ready(frame.map(|data| Ok(Frame::data(Bytes::from_static(data)))))
+        }
+    }
+
+    /// A message of three bytes that has begun.
+    fn begun() -> (mpsc::UnboundedSender<&'static [u8]>, Arriving<Frames>) {
+        let (peer, frames) = mpsc::unbounded::<&'static [u8]>();
+        peer.unbounded_send(&[0, 0, 0, 0, 3, 1])
+            .expect("it is received");
+        let call = CallBudget::of(&tonic::Request::new(())).into_call();
+        let timeouts = ArrivalTimeouts {
+            message: Duration::from_millis(1),
+            closing: Duration::from_millis(1),
+        };
+        let method = Method::of(BATCH);
+        (peer, Arriving::new(method, Frames(frames), timeouts, call))
+    }
+
+    async fn next(arriving: &mut Arriving<Frames>) -> Result<usize, Code> {
+        let frame = poll_fn(|cx| Pin::new(&mut *arriving).poll_frame(cx));
+        let frame = timeout(HANG_GUARD, frame).await.expect("it goes on");
+        let frame = frame.expect("no end").map_err(|status| status.code());
+        frame.map(|frame| frame.into_data().expect("data").len())
+    }
+
+    #[tokio::test]
+    async fn a_message_of_a_stream_that_does_not_arrive_in_time_ends_it() {
+        let (_peer, mut arriving) = begun();
+        assert_eq!(next(&mut arriving).await, Ok(6));
+        assert_eq!(next(&mut arriving).await, Err(Code::DeadlineExceeded));
+    }
+
+    #[tokio::test]
+    async fn what_arrived_while_nobody_read_is_not_overdue() {
+        let (peer, mut arriving) = begun();
+        assert_eq!(next(&mut arriving).await, Ok(6));
+        assert!(next(&mut arriving).now_or_never().is_none());
+        let alarm = arriving.overdue.as_ref().expect("a message has begun");
+        tokio::time::sleep_until(alarm.deadline()).await;
+        peer.unbounded_send(&[2]).expect("it is received");
+        assert_eq!(next(&mut arriving).await, Ok(1));
+        arriving.timeouts.message = 10 * HANG_GUARD;
+        assert!(next(&mut arriving).now_or_never().is_none(), "it has time");
     }
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response};
@@ -13,39 +14,53 @@ use tonic::codegen::Service as _;
 use tonic::service::Routes;
 use tonic::{Status, TimeoutExpired};
 
-use super::arriving::Arriving;
+use super::arriving::{ArrivalTimeouts, Arriving};
 use super::call::{Call, CallBudget};
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
 use super::limits::{ADMISSION_WAIT, CALL_BYTES};
-use super::refusal::Refusal;
+use super::methods::Method;
+use super::refusal::refused;
+use super::serve::ServeOptions;
+use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 
 /// Serves the calls of one connection.
 #[derive(Clone)]
 pub(super) struct CallService {
     routes: Routes,
     connection: Arc<Connection>,
+    timeouts: ArrivalTimeouts,
 }
 
 impl CallService {
-    pub(super) fn new(routes: Routes, connection: Arc<Connection>) -> Self {
-        Self { routes, connection }
+    pub(super) fn new(routes: Routes, connection: Arc<Connection>, options: &ServeOptions) -> Self {
+        let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
+        Self {
+            routes,
+            connection,
+            timeouts: ArrivalTimeouts {
+                message: options.call_timeout,
+                closing: tick_duration * DRAIN_STALLED_TICKS,
+            },
+        }
     }
 
     async fn answer(self, request: Request<Incoming>) -> Response<Departing> {
-        let refusal = Refusal::of(request.uri().path());
+        let method = Method::of(request.uri().path());
         let bytes = CALL_BYTES + header_bytes(request.headers());
         let budgets = &self.connection.bytes_in_flight;
         let Ok(base) = budgets.reserve(bytes, ADMISSION_WAIT).await else {
             let call = Arc::new(Call::new(self.connection, None));
-            return refusal.response().map(|body| Departing::new(body, call));
+            return refused(method).map(|body| Departing::new(body, call));
         };
         let call = Arc::new(Call::new(self.connection, Some(base)));
-        let answered = call_routes(self.routes, request, Arc::clone(&call)).await;
-        let is_refused = refusal == Refusal::RegionError && call.is_refused();
-        let response = if is_refused {
-            refusal.response()
+        let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
+        let request = request.map(|incoming| Body::new(body(incoming)));
+        let timeout_max = self.timeouts.message;
+        let answered = call_routes(self.routes, request, timeout_max, Arc::clone(&call)).await;
+        let response = if method.has_region_error && call.is_refused() {
+            refused(method)
         } else {
             answered
         };
@@ -55,14 +70,12 @@ impl CallService {
 
 async fn call_routes(
     mut routes: Routes,
-    request: Request<Incoming>,
+    mut request: Request<Body>,
+    timeout_max: Duration,
     call: Arc<Call>,
 ) -> Response<Body> {
-    let call_timeout = deadline::timeout(request.headers());
-    let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(CallBudget::new(Arc::clone(&call)));
-    let body = Arriving::new(parts.uri.path(), body, call);
-    let request = Request::from_parts(parts, Body::new(body));
+    let call_timeout = deadline::timeout(request.headers(), timeout_max);
+    request.extensions_mut().insert(CallBudget::new(call));
     match timeout(call_timeout, routes.call(request)).await {
         Ok(Ok(response)) => response,
         Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),

@@ -36,32 +36,31 @@ pub(super) struct Intake {
     pub(super) reads: Vec<ReadGroup>,
 }
 
-/// Takes a message in.
-pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFlight) -> Intake {
+/// Takes a message in. `arrived` is what the transport has charged for it.
+pub(super) fn take(
+    request: batch::Request,
+    arrived: Option<Reservation>,
+    router: &Router,
+    budgets: &BytesInFlight,
+) -> Intake {
     let batch::Request {
         message,
-        excess_ids,
         message_bytes,
     } = request;
-    let mut intake = Intake {
-        command_count: message.commands.len() + excess_ids.len(),
-        ..Intake::default()
-    };
-    let bytes = message_bytes
-        + message.commands.len() * COMMAND_OVERHEAD_BYTES
-        + excess_ids.len() * size_of::<u64>();
-    let Some(reservation) = budgets.try_reserve(bytes) else {
-        intake.refuse(all_ids(&message, excess_ids), busy(), None);
-        return intake;
-    };
     let membership = match router.membership() {
         Ok(membership) => membership,
         Err(not_ready) => {
-            let not_ready = region_error::Kind::NotReady(not_ready);
-            let ids = all_ids(&message, excess_ids);
-            intake.refuse(ids, not_ready, Some(Arc::new(reservation)));
-            return intake;
+            return Intake::refused(message, region_error::Kind::NotReady(not_ready), arrived);
         }
+    };
+    let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
+    let reservation = match reserve(bytes, arrived, budgets) {
+        Ok(reservation) => reservation,
+        Err(arrived) => return Intake::refused(message, busy(), arrived),
+    };
+    let mut intake = Intake {
+        command_count: message.commands.len(),
+        ..Intake::default()
     };
     let mut sorting = Sorting {
         membership: &membership,
@@ -77,28 +76,41 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
     for command in message.commands {
         sorting.sort(command);
     }
-    let message = sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
-    if !excess_ids.is_empty() {
-        intake.refuse(excess_ids, busy(), Some(message));
-    }
+    sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
     intake
 }
 
-fn all_ids(message: &BatchRequest, excess_ids: Vec<u64>) -> Vec<u64> {
-    let ids = message.commands.iter().map(|command| command.id);
-    ids.chain(excess_ids).collect()
+/// Reserves a message with its commands. One that was admitted is not refused because others wait for room. Without room
+/// it gives back `arrived`.
+fn reserve(
+    bytes: usize,
+    arrived: Option<Reservation>,
+    budgets: &BytesInFlight,
+) -> Result<Reservation, Option<Reservation>> {
+    let Some(mut reservation) = arrived else {
+        return budgets.try_reserve(bytes).ok_or(None);
+    };
+    if reservation.try_grow_to(bytes) {
+        Ok(reservation)
+    } else {
+        Err(Some(reservation))
+    }
 }
 
 impl Intake {
-    /// Gives all of `ids` the same routing answer.
-    fn refuse(
-        &mut self,
-        ids: Vec<u64>,
+    /// Gives all commands of a message the same routing answer.
+    fn refused(
+        message: BatchRequest,
         kind: region_error::Kind,
-        message: Option<Arc<Reservation>>,
-    ) {
-        self.answered
-            .push(AnswerGroup::same(ids, kind.into(), message));
+        arrived: Option<Reservation>,
+    ) -> Self {
+        let ids = message.commands.iter().map(|command| command.id);
+        let answered = AnswerGroup::same(ids.collect(), kind.into(), arrived.map(Arc::new));
+        Self {
+            command_count: message.commands.len(),
+            answered: vec![answered],
+            ..Self::default()
+        }
     }
 }
 
@@ -182,7 +194,7 @@ impl<'a> Sorting<'a> {
         mut reservation: Reservation,
         budgets: &BytesInFlight,
         intake: &mut Intake,
-    ) -> Arc<Reservation> {
+    ) {
         let copies_keys = message_bytes / 2 > self.read_bytes;
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
@@ -223,10 +235,9 @@ impl<'a> Sorting<'a> {
             }
         }
         if !answers.is_empty() {
-            let group = AnswerGroup::different(answers, Arc::clone(&message), None);
+            let group = AnswerGroup::different(answers, message, None);
             intake.answered.push(group);
         }
-        message
     }
 }
 
@@ -264,8 +275,11 @@ fn unknown_command() -> Rejection {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::pin::pin;
     use std::sync::Arc;
+    use std::time::Duration;
 
+    use futures::FutureExt;
     use rdb_proto::kvrpc::batch_answer::Response;
     use rdb_proto::kvrpc::{
         CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest, batch_command::Request,
@@ -279,6 +293,9 @@ pub(super) mod tests {
 
     use super::super::answers::{Packing, ReadyAnswers};
     use super::*;
+
+    /// Longer than any test.
+    const LONG: Duration = Duration::from_secs(3600);
 
     /// What the messages are said to have on the wire.
     const MESSAGE_BYTES: usize = 6 << 20;
@@ -320,7 +337,7 @@ pub(super) mod tests {
 
     impl Fixture {
         fn take(&self, request: batch::Request) -> Intake {
-            take(request, &self.router, self.call.bytes_in_flight())
+            take(request, None, &self.router, self.call.bytes_in_flight())
         }
 
         pub(in super::super) fn bytes_taken(&self) -> usize {
@@ -369,7 +386,6 @@ pub(super) mod tests {
         };
         batch::Request {
             message,
-            excess_ids: Vec::new(),
             message_bytes: MESSAGE_BYTES,
         }
     }
@@ -408,6 +424,22 @@ pub(super) mod tests {
         assert!(answers.len() == 2 && answers.iter().all(is_busy));
         drop(by_others);
         assert_eq!(fixture.take(message([put("a")])).writes.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_was_admitted_is_taken_while_others_wait_for_room() {
+        let fixture = fixture();
+        let budgets = fixture.call.bytes_in_flight();
+        let arrived = budgets.try_reserve(MESSAGE_BYTES);
+        let mut waiting = pin!(budgets.reserve(CONNECTION_BYTES_IN_FLIGHT_MAX, LONG));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let request = message([put("a")]);
+        let intake = take(request, arrived, &fixture.router, budgets);
+        assert_eq!((intake.writes.len(), intake.answered.len()), (1, 0));
+        for write in intake.writes {
+            drop(write.await);
+        }
+        waiting.await.expect("its turn comes, too");
     }
 
     #[tokio::test]
