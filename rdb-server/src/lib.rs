@@ -18,6 +18,7 @@ mod config;
 mod error;
 mod placement;
 mod region;
+mod result_sizes;
 mod router;
 mod server;
 mod service;

@@ -24,12 +24,17 @@ use rdb_storage::{
 };
 
 use crate::error::{Rejection, busy};
+use crate::result_sizes::ResultSizes;
+
+/// A point read with more room runs on a blocking thread. Copying its value would hold up an async worker.
+const INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// A region that this store leads.
 pub(crate) struct RegionHandle {
     region: Region,
     storage: Storage,
     reader: Reader,
+    sizes: ResultSizes,
     /// Set before a change of the region shows in its data. Sequentially consistent, so that a read which sees changed data
     /// sees this, too.
     is_outdated: AtomicBool,
@@ -41,6 +46,7 @@ impl RegionHandle {
             region,
             storage: storage.clone(),
             reader: storage.reader(),
+            sizes: ResultSizes::new(),
             is_outdated: AtomicBool::new(false),
         }
     }
@@ -195,7 +201,11 @@ impl ReadPermit<'_> {
         read: &PointRead,
         room: usize,
     ) -> Result<Option<PointValue>, ReadFailure> {
-        self.checked(self.handle.reader.read_from_memory(read, room))
+        let size = self.handle.sizes.of(read);
+        size.check(room)?;
+        let found = self.checked(self.handle.reader.read_from_memory(read, room));
+        let bytes_of = |found: &Option<_>| found.as_ref().map_or(0, PointValue::value_bytes);
+        size.learn(found, bytes_of)
     }
 
     /// Reads one key.
@@ -204,7 +214,16 @@ impl ReadPermit<'_> {
         read: PointRead,
         room: usize,
     ) -> Result<PointValue, ReadFailure> {
-        self.checked(self.handle.reader.read(read, room).await)
+        let size = self.handle.sizes.of(&read);
+        size.check(room)?;
+        let reader = &self.handle.reader;
+        let found = if room > INLINE_BYTES_MAX {
+            let results = reader.read_several(vec![read], room).await;
+            results.and_then(|mut results| results.pop().expect("each read has a result"))
+        } else {
+            reader.read(read, room).await
+        };
+        size.learn(self.checked(found), PointValue::value_bytes)
     }
 
     /// Reads keys one by one until `room` is used up. The results are those of the first reads, at least one. Only the first
@@ -214,6 +233,9 @@ impl ReadPermit<'_> {
         reads: Vec<PointRead>,
         room: usize,
     ) -> Result<Vec<Result<PointValue, ReadFailure>>, ReadFailure> {
+        if let Some(first) = reads.first() {
+            self.handle.sizes.of(first).check(room)?;
+        }
         let results = self.handle.reader.read_several(reads, room).await;
         let results = self.checked(results)?.into_iter();
         Ok(results.map(|result| Ok(result?)).collect())
@@ -225,7 +247,11 @@ impl ReadPermit<'_> {
         keys: Vec<Bytes>,
         room: usize,
     ) -> Result<Vec<Option<Bytes>>, ReadFailure> {
-        self.checked(self.handle.reader.multi_get_raw(keys, room).await)
+        let size = self.handle.sizes.of(&("raw", &keys));
+        size.check(room)?;
+        let values = self.handle.reader.multi_get_raw(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Bytes>>| values.iter().flatten().map(Bytes::len).sum();
+        size.learn(self.checked(values), bytes_of)
     }
 
     /// Reads versioned values from one snapshot, in the order of `keys`.
@@ -234,7 +260,14 @@ impl ReadPermit<'_> {
         keys: Vec<Bytes>,
         room: usize,
     ) -> Result<Vec<Option<Versioned>>, ReadFailure> {
-        self.checked(self.handle.reader.multi_get_versioned(keys, room).await)
+        let size = self.handle.sizes.of(&("versioned", &keys));
+        size.check(room)?;
+        let values = self.handle.reader.multi_get_versioned(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Versioned>>| {
+            let values = values.iter().flatten();
+            values.map(|found| found.value.len()).sum()
+        };
+        size.learn(self.checked(values), bytes_of)
     }
 
     /// Reads one page of the raw keyspace.
@@ -339,5 +372,43 @@ mod tests {
         let permit = handle.permit_read().await.expect("always granted");
         let found = permit.read(read, usize::MAX).await.expect("read");
         assert_eq!(found, PointValue::Raw(Some("applied".into())));
+    }
+    #[tokio::test]
+    async fn a_large_value_is_looked_at_again_only_with_room_and_off_the_async_threads() {
+        const VALUE_BYTES: usize = 1 << 20;
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions::new(Role::Server);
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let handle = RegionHandle::new(Region::default(), &storage);
+        let write = async |command| {
+            let written = storage.submit(Submission::new(1, vec![command]));
+            written.expect("there is room").await.expect("written");
+        };
+        let read = async |room| {
+            let read = PointRead::raw("k".into()).expect("a key");
+            let permit = handle.permit_read().await.expect("always granted");
+            permit.read(read, room).await
+        };
+        let needs_room = |found| match found {
+            Err(ReadFailure::NeedsRoom { bytes }) => bytes,
+            other => panic!("{other:?}"),
+        };
+        let (key, value) = (Bytes::from("k"), Bytes::from(vec![0; VALUE_BYTES]));
+        write(Command::PutRaw { key, value }).await;
+        assert_eq!(needs_room(read(100).await), VALUE_BYTES);
+
+        let key = "k".into();
+        write(Command::DeleteRaw { key }).await;
+        assert_eq!(
+            needs_room(read(100).await),
+            VALUE_BYTES,
+            "it is not looked at"
+        );
+        let found = read(VALUE_BYTES).await.expect("read");
+        assert_eq!(found, PointValue::Raw(None));
+        let stats = storage.stats().expect("it is open");
+        assert_eq!(stats.disk_read_count, 1, "on a blocking thread");
+        let found = read(100).await.expect("the size is forgotten");
+        assert_eq!(found, PointValue::Raw(None));
     }
 }

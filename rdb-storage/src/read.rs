@@ -58,13 +58,13 @@ fn read_error(error: rocksdb::Error) -> ReadError {
 }
 
 /// A point read with a validated key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PointRead {
     keyspace: Keyspace,
     key: Bytes,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Keyspace {
     Raw,
     Versioned,

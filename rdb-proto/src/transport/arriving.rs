@@ -7,17 +7,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::budget::{Busy, Reservation};
 use super::call::Call;
 use super::framing::Framing;
-use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES, CALL_TIMEOUT};
+use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES};
 use super::refusal::{no_room, overdue};
 
 /// See the [module](self).
@@ -28,6 +29,8 @@ pub(super) struct Arriving<B = Incoming> {
     /// Whether messages were charged beside what the call's base covers.
     has_charged: bool,
     waiting: Option<Waiting>,
+    /// How long a message of a stream may take to arrive.
+    message_timeout: Duration,
     /// Ready when a message that has begun is overdue.
     overdue: Option<Pin<Box<Sleep>>>,
     /// Ready when the request ends even if its peer goes on.
@@ -45,7 +48,7 @@ struct Waiting {
 
 impl<B> Arriving<B> {
     /// The body of a request to the method at `path`.
-    pub(super) fn new(path: &str, body: B, call: Arc<Call>) -> Self {
+    pub(super) fn new(path: &str, body: B, message_timeout: Duration, call: Arc<Call>) -> Self {
         let closing = || Box::pin(call.connection.closing.clone().cancelled_owned());
         Self {
             end: path.starts_with(FOREIGN_STREAMS).then(closing),
@@ -54,6 +57,7 @@ impl<B> Arriving<B> {
             framing: Framing::new(path),
             has_charged: false,
             waiting: None,
+            message_timeout,
             overdue: None,
         }
     }
@@ -114,6 +118,13 @@ impl<B> Arriving<B> {
         }
     }
 
+    /// Gives a message its time again that arrived after that time: while somebody reads, the alarm ends the request. So
+    /// nobody has read, and the peer's window was closed for that long.
+    fn forget_late_alarm(&mut self) {
+        let is_late = |overdue: &mut Pin<Box<Sleep>>| overdue.deadline() <= Instant::now();
+        self.overdue.take_if(is_late);
+    }
+
     /// Ready when the rest of a message is overdue. A unary call has a timeout of its own; a stream has none.
     fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.framing.incomplete_bytes() == 0 {
@@ -121,7 +132,7 @@ impl<B> Arriving<B> {
         }
         let overdue = self
             .overdue
-            .get_or_insert_with(|| Box::pin(sleep(CALL_TIMEOUT)));
+            .get_or_insert_with(|| Box::pin(sleep(self.message_timeout)));
         overdue.as_mut().poll(context)
     }
 }
@@ -159,6 +170,7 @@ where
                 }
             };
             arriving.call.connection.traffic.touch();
+            arriving.forget_late_alarm();
             match frame.into_data() {
                 Ok(data) => {
                     if let Some(admitted) = arriving.admit(data).transpose() {
@@ -176,5 +188,74 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::channel::mpsc;
+    use futures::{FutureExt, StreamExt};
+    use tokio::time::timeout;
+    use tonic::Code;
+
+    use super::super::call::CallBudget;
+    use super::*;
+
+    const BATCH: &str = "/kvrpc.KvBatch/Batch";
+    const HANG_GUARD: Duration = Duration::from_secs(60);
+
+    /// The frames of a peer.
+    struct Frames(mpsc::UnboundedReceiver<&'static [u8]>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let frame = ready!(self.0.poll_next_unpin(context));
+            Poll::Ready(frame.map(|data| Ok(Frame::data(Bytes::from_static(data)))))
+        }
+    }
+
+    /// A message of three bytes that has begun.
+    fn begun() -> (mpsc::UnboundedSender<&'static [u8]>, Arriving<Frames>) {
+        let (peer, frames) = mpsc::unbounded::<&'static [u8]>();
+        peer.unbounded_send(&[0, 0, 0, 0, 3, 1])
+            .expect("it is received");
+        let call = CallBudget::of(&tonic::Request::new(())).into_call();
+        let timeout = Duration::from_millis(1);
+        (peer, Arriving::new(BATCH, Frames(frames), timeout, call))
+    }
+
+    async fn next(arriving: &mut Arriving<Frames>) -> Result<usize, Code> {
+        let frame = poll_fn(|cx| Pin::new(&mut *arriving).poll_frame(cx));
+        let frame = timeout(HANG_GUARD, frame).await.expect("it goes on");
+        let frame = frame.expect("no end").map_err(|status| status.code());
+        frame.map(|frame| frame.into_data().expect("data").len())
+    }
+
+    #[tokio::test]
+    async fn a_message_of_a_stream_that_does_not_arrive_in_time_ends_it() {
+        let (_peer, mut arriving) = begun();
+        assert_eq!(next(&mut arriving).await, Ok(6));
+        assert_eq!(next(&mut arriving).await, Err(Code::DeadlineExceeded));
+    }
+
+    #[tokio::test]
+    async fn what_arrived_while_nobody_read_is_not_overdue() {
+        let (peer, mut arriving) = begun();
+        assert_eq!(next(&mut arriving).await, Ok(6));
+        assert!(next(&mut arriving).now_or_never().is_none());
+        let alarm = arriving.overdue.as_ref().expect("a message has begun");
+        tokio::time::sleep_until(alarm.deadline()).await;
+        peer.unbounded_send(&[2]).expect("it is received");
+        assert_eq!(next(&mut arriving).await, Ok(1));
+        arriving.message_timeout = 10 * HANG_GUARD;
+        assert!(next(&mut arriving).now_or_never().is_none(), "it has time");
     }
 }

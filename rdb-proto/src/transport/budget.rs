@@ -6,8 +6,9 @@
 //! Invariants:
 //! - What is reserved is given back exactly once, also when a wait is cancelled after it was granted.
 //! - Waiters are served in their order, and nobody overtakes them, so that a large reservation is not starved by small
-//!   ones. The exception is what fits into the guaranteed part of a connection: the process never refuses it. Only what is
-//!   reserved takes of that part, not what waits.
+//!   ones. There are two exceptions. The process never refuses what fits into the guaranteed part of a connection; only what
+//!   is reserved takes of that part, not what waits. [`Reservation::try_grow_to`] overtakes, since waiters may wait for what
+//!   the reservation holds.
 //! - Budgets may be overdrawn: by guaranteed parts and by [`Reservation::more`]. Then nothing else fits.
 
 use std::collections::BTreeMap;
@@ -210,14 +211,22 @@ impl BytesInFlight {
     /// does not refuse what fits into the connection's [`CONNECTION_BYTES_GUARANTEED`], so that connections which hold what
     /// they were given do not shut others out.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
-        if !self.connection.try_take(bytes) {
+        self.try_reserve_by(bytes, ByteBudget::try_take)
+    }
+
+    fn try_reserve_by(
+        &self,
+        bytes: usize,
+        try_take: impl Fn(&ByteBudget, usize) -> bool,
+    ) -> Option<Reservation> {
+        if !try_take(&self.connection, bytes) {
             return None;
         }
-        if self.guaranteed.try_take(bytes) {
+        if try_take(&self.guaranteed, bytes) {
             self.process.take(bytes);
             return Some(self.reserved(bytes, bytes));
         }
-        if !self.process.try_take(bytes) {
+        if !try_take(&self.process, bytes) {
             self.connection.give_back(bytes);
             return None;
         }
@@ -301,6 +310,14 @@ impl Reservation {
     /// finds less room.
     pub fn more(&self, bytes: usize) -> Self {
         self.budgets.take(bytes)
+    }
+
+    /// Takes what is missing to `bytes` if it fits, whoever waits for it. Returns whether it did.
+    pub fn try_grow_to(&mut self, bytes: usize) -> bool {
+        let missing = bytes.saturating_sub(self.bytes);
+        let fits = |budget: &ByteBudget, bytes| budget.shared.take_if_fits(bytes);
+        let grown = self.budgets.try_reserve_by(missing, fits);
+        grown.map(|grown| self.join(grown)).is_some()
     }
 
     /// How many bytes it holds.
@@ -476,6 +493,24 @@ mod tests {
         let large = large.await.expect("its turn");
         drop(large);
         drop((small.await.expect("its turn"), guaranteed));
+        assert_eq!(taken(&budgets), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_reserved_grows_in_spite_of_those_who_wait_but_not_beyond_the_budget() {
+        let budgets = budgets(10 * GUARANTEED, 5 * GUARANTEED);
+        let mut held = budgets.try_reserve(4 * GUARANTEED).expect("there is room");
+        let mut waiting = Box::pin(budgets.reserve(2 * GUARANTEED, LONG));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(held.try_grow_to(4 * GUARANTEED + 1));
+        assert!(!held.try_grow_to(6 * GUARANTEED));
+        let bytes = 4 * GUARANTEED + 1;
+        assert_eq!(
+            (held.bytes(), budgets.process.bytes_taken()),
+            (bytes, bytes)
+        );
+        drop(held);
+        drop(waiting.await.expect("its turn"));
         assert_eq!(taken(&budgets), (0, 0));
     }
 

@@ -42,6 +42,11 @@ impl CallBudget {
         Self { call }
     }
 
+    #[cfg(test)]
+    pub(super) fn into_call(self) -> Arc<Call> {
+        self.call
+    }
+
     /// The budgets of the call's connection and of the process.
     pub fn bytes_in_flight(&self) -> &BytesInFlight {
         &self.call.connection.bytes_in_flight
@@ -67,10 +72,16 @@ impl CallBudget {
         }
     }
 
-    /// Gives back what the transport charged for the messages of a request stream that have arrived completely: the
-    /// handler has decoded one, and reserves what it needs for it. Without this call it is charged until the call ends.
+    /// Gives back what the transport charged for messages that have arrived completely. Without this call it is charged
+    /// until the call ends.
     pub fn release_arrived(&self) {
-        self.call.release_arrived();
+        drop(self.take_arrived(usize::MAX));
+    }
+
+    /// Takes over the charge of a message of `bytes` that has arrived completely. The charge is smaller where the call's
+    /// base covers a part of it, and `None` where the base covers all.
+    pub fn take_arrived(&self, bytes: usize) -> Option<Reservation> {
+        self.call.take_arrived(bytes)
     }
 }
 
@@ -118,12 +129,13 @@ impl Call {
         charges.incomplete_bytes = incomplete_bytes;
     }
 
-    pub(super) fn release_arrived(&self) {
+    fn take_arrived(&self, bytes: usize) -> Option<Reservation> {
         let charges = &mut self.charges();
         let incomplete_bytes = charges.incomplete_bytes;
-        if let Some(arrived) = &mut charges.arrived {
-            arrived.shrink_to(incomplete_bytes);
-        }
+        let arrived = charges.arrived.as_mut()?;
+        let complete_bytes = arrived.bytes().saturating_sub(incomplete_bytes);
+        let taken = arrived.split_off(bytes.min(complete_bytes));
+        (taken.bytes() > 0).then_some(taken)
     }
 
     /// What holds `bytes` of the answer: what the handler has reserved, brought to that size. `None` where the base covers
@@ -221,6 +233,20 @@ mod tests {
         call.call.hold_arrived(None, 0);
         call.release_arrived();
         assert_eq!(taken(&call), (0, 0));
+    }
+
+    #[test]
+    fn a_message_is_taken_over_with_its_charge_and_the_others_keep_theirs() {
+        let call = call();
+        call.call.hold_arrived(Some(reserve(&call, 90_000)), 50_000);
+        let first = call.take_arrived(30_000).expect("it was charged");
+        assert_eq!((first.bytes(), taken(&call)), (30_000, (90_000, 90_000)));
+        drop(first);
+        let second = call.take_arrived(20_000).expect("a part was charged");
+        assert_eq!(second.bytes(), 10_000);
+        assert!(call.take_arrived(1).is_none(), "the rest has not arrived");
+        drop(second);
+        assert_eq!(taken(&call), (50_000, 50_000));
     }
 
     #[test]

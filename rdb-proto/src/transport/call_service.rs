@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response};
@@ -26,11 +27,16 @@ use super::refusal::Refusal;
 pub(super) struct CallService {
     routes: Routes,
     connection: Arc<Connection>,
+    call_timeout: Duration,
 }
 
 impl CallService {
-    pub(super) fn new(routes: Routes, connection: Arc<Connection>) -> Self {
-        Self { routes, connection }
+    pub(super) fn new(routes: Routes, connection: Arc<Connection>, call_timeout: Duration) -> Self {
+        Self {
+            routes,
+            connection,
+            call_timeout,
+        }
     }
 
     async fn answer(self, request: Request<Incoming>) -> Response<Departing> {
@@ -42,7 +48,8 @@ impl CallService {
             return refusal.response().map(|body| Departing::new(body, call));
         };
         let call = Arc::new(Call::new(self.connection, Some(base)));
-        let answered = call_routes(self.routes, request, Arc::clone(&call)).await;
+        let answered =
+            call_routes(self.routes, request, self.call_timeout, Arc::clone(&call)).await;
         let is_refused = refusal == Refusal::RegionError && call.is_refused();
         let response = if is_refused {
             refusal.response()
@@ -56,12 +63,13 @@ impl CallService {
 async fn call_routes(
     mut routes: Routes,
     request: Request<Incoming>,
+    timeout_max: Duration,
     call: Arc<Call>,
 ) -> Response<Body> {
-    let call_timeout = deadline::timeout(request.headers());
+    let call_timeout = deadline::timeout(request.headers(), timeout_max);
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(CallBudget::new(Arc::clone(&call)));
-    let body = Arriving::new(parts.uri.path(), body, call);
+    let body = Arriving::new(parts.uri.path(), body, timeout_max, call);
     let request = Request::from_parts(parts, Body::new(body));
     match timeout(call_timeout, routes.call(request)).await {
         Ok(Ok(response)) => response,

@@ -19,8 +19,8 @@ use super::budget::{ByteBudget, BytesInFlight};
 use super::call_service::CallService;
 use super::call_task::CallExecutor;
 use super::limits::{
-    BATCH_STREAMS_MAX, CALL_TIMEOUT, CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT,
-    HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_RATIO,
+    BATCH_STREAMS_MAX, CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT, HEADER_LIST_BYTES_MAX,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_RATIO,
 };
 use super::serve::ServeOptions;
 use super::socket::Socket;
@@ -59,9 +59,9 @@ impl Connection {
         let idle_ticks_max = options
             .idle_timeout
             .map(|timeout| ticks(timeout, tick_duration));
-        let silent_call_ticks = silent_call_ticks(tick_duration);
+        let silent_call_ticks = silent_call_ticks(&options);
         let executor = CallExecutor::new(options.send_stall_timeout, drain.clone());
-        let service = CallService::new(routes, Arc::clone(&self));
+        let service = CallService::new(routes, Arc::clone(&self), options.call_timeout);
         let mut http =
             pin!(builder(executor, window_bytes).serve_connection(TokioIo::new(socket), service));
         let mut tick = interval_at(Instant::now() + tick_duration, tick_duration);
@@ -117,8 +117,9 @@ fn builder(executor: CallExecutor, window_bytes: u32) -> http2::Builder<CallExec
 }
 
 /// After how many ticks without traffic a call is a stream that nobody uses: a unary one has ended before.
-pub(super) fn silent_call_ticks(tick_duration: Duration) -> u32 {
-    ticks(CALL_TIMEOUT, tick_duration).saturating_add(1)
+pub(super) fn silent_call_ticks(options: &ServeOptions) -> u32 {
+    let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
+    ticks(options.call_timeout, tick_duration).saturating_add(1)
 }
 
 /// How many ticks `timeout` takes, rounded up.

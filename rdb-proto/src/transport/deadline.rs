@@ -1,20 +1,18 @@
-//! How long a call may take until its answer begins: what its client says, and [`CALL_TIMEOUT`] at most.
+//! How long a call may take until its answer begins: what its client says, up to what the server allows.
 
 use std::time::Duration;
 
 use hyper::HeaderMap;
 
-use super::limits::CALL_TIMEOUT;
-
 /// Most digits of a timeout, as gRPC over HTTP/2 has it.
 const DIGITS_MAX: usize = 8;
 
-/// The timeout of a call with these headers. One that cannot be read counts as none.
-pub(super) fn timeout(headers: &HeaderMap) -> Duration {
+/// The timeout of a call with these headers, `timeout_max` at most. One that cannot be read counts as none.
+pub(super) fn timeout(headers: &HeaderMap, timeout_max: Duration) -> Duration {
     let asked = headers
         .get("grpc-timeout")
         .and_then(|value| parse(value.to_str().ok()?));
-    asked.map_or(CALL_TIMEOUT, |asked| asked.min(CALL_TIMEOUT))
+    asked.map_or(timeout_max, |asked| asked.min(timeout_max))
 }
 
 /// Reads e.g. `250m`: up to eight digits and a unit.
@@ -63,15 +61,12 @@ mod tests {
 
     #[test]
     fn nobody_gets_more_than_the_servers_own_timeout() {
+        const MAX: Duration = Duration::from_secs(30);
         let mut headers = HeaderMap::new();
-        assert_eq!(timeout(&headers), CALL_TIMEOUT);
-        for (text, expected) in [
-            ("9H", CALL_TIMEOUT),
-            ("1m", Duration::from_millis(1)),
-            ("soon", CALL_TIMEOUT),
-        ] {
+        assert_eq!(timeout(&headers, MAX), MAX);
+        for (text, expected) in [("9H", MAX), ("1m", Duration::from_millis(1)), ("soon", MAX)] {
             headers.insert("grpc-timeout", text.parse().expect("a value"));
-            assert_eq!(timeout(&headers), expected, "{text}");
+            assert_eq!(timeout(&headers, MAX), expected, "{text}");
         }
     }
 }

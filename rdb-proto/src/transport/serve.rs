@@ -13,12 +13,11 @@ use super::accept::{Accepted, Acceptor};
 use super::budget::ByteBudget;
 use super::connection::silent_call_ticks;
 use super::limits::{
-    CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, PREFACE_TIMEOUT, PROCESS_BYTES_IN_FLIGHT_MAX,
-    SEND_STALL_TIMEOUT,
+    CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, PREFACE_TIMEOUT,
+    PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
 };
 use super::places::Places;
 use super::socket::Socket;
-use super::traffic::Traffic;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
 #[derive(Debug, Clone)]
@@ -30,6 +29,8 @@ pub struct ServeOptions {
     pub connections_per_address_max: Option<usize>,
     /// How long a connection may have no traffic on any call before it is closed; `None`: for ever.
     pub idle_timeout: Option<Duration>,
+    /// How long a call may take until its answer begins, and a message of a stream until it has arrived.
+    pub call_timeout: Duration,
     /// How long a peer may keep an answer from being sent before its call is reset.
     pub send_stall_timeout: Duration,
     /// How long a new connection may take to send its HTTP/2 preface.
@@ -46,6 +47,7 @@ impl Default for ServeOptions {
             connections_max: CONNECTIONS_MAX,
             connections_per_address_max: None,
             idle_timeout: Some(IDLE_TIMEOUT),
+            call_timeout: CALL_TIMEOUT,
             send_stall_timeout: SEND_STALL_TIMEOUT,
             preface_timeout: PREFACE_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,
@@ -74,11 +76,10 @@ pub async fn serve(
     drain: CancellationToken,
 ) -> Result<(), ServeError> {
     let routes = with_reflection(routes)?.prepare();
-    let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
     let places = Places::new(
         options.connections_max,
         options.connections_per_address_max,
-        silent_call_ticks(tick_duration),
+        silent_call_ticks(&options),
     );
     let process = options.bytes_in_flight.clone();
     let mut acceptor = Acceptor::new(listener, places, process, drain.clone());

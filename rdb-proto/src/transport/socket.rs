@@ -54,29 +54,29 @@ impl Socket {
         }
     }
 
-    /// Ready when the peer has closed its side, or is not waited for any more.
-    fn poll_peer_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut discarded = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut discarded);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    let new = || Box::pin(sleep(LINGER_TIMEOUT));
-                    return self
-                        .linger_overdue
-                        .get_or_insert_with(new)
-                        .as_mut()
-                        .poll(cx);
-                }
-            }
-        }
-    }
-
     fn note_written<T>(&self, written: Poll<T>) -> Poll<T> {
         self.connection.traffic.socket_took(written.is_ready());
         written
+    }
+}
+
+/// Ready when the peer has closed its side, or `overdue` is. What the peer sends is discarded.
+fn poll_peer_closed(
+    stream: &mut (impl AsyncRead + Unpin),
+    overdue: &mut Pin<Box<Sleep>>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    // First, since a peer that never stops sending keeps the loop busy.
+    if overdue.as_mut().poll(cx).is_ready() {
+        return Poll::Ready(());
+    }
+    let mut discarded = [0; 4096];
+    loop {
+        let mut buffer = ReadBuf::new(&mut discarded);
+        match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+            Ok(()) if !buffer.filled().is_empty() => {}
+            _ => return Poll::Ready(()),
+        }
     }
 }
 
@@ -125,10 +125,13 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.linger_overdue.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        let socket = &mut *self;
+        if socket.linger_overdue.is_none() {
+            ready!(Pin::new(&mut socket.stream).poll_shutdown(cx))?;
         }
-        self.poll_peer_closed(cx).map(Ok)
+        let new = || Box::pin(sleep(LINGER_TIMEOUT));
+        let overdue = socket.linger_overdue.get_or_insert_with(new);
+        poll_peer_closed(&mut socket.stream, overdue, cx).map(Ok)
     }
 
     fn poll_write_vectored(
@@ -142,5 +145,24 @@ impl AsyncWrite for Socket {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::repeat;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_never_stops_sending_is_not_waited_for() {
+        const HANG_GUARD: Duration = Duration::from_secs(60);
+        let mut peer = repeat(0);
+        let mut overdue = Box::pin(sleep(Duration::from_millis(10)));
+        let closed = poll_fn(|cx| poll_peer_closed(&mut peer, &mut overdue, cx));
+        let ended = timeout(HANG_GUARD, closed).await;
+        ended.expect("it gets a moment only");
     }
 }

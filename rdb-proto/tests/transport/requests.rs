@@ -9,7 +9,7 @@ use rdb_proto::transport::{ByteBudget, ServeOptions};
 use tonic::{Code, Status};
 
 use crate::fixture::{TestServer, get, until};
-use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, REFLECTION, begun, framed};
+use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, REFLECTION, SHORT, begun, framed};
 
 const BUDGET_BYTES: usize = 4 << 20;
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -214,6 +214,26 @@ async fn a_stream_of_small_messages_ends_with_a_large_one() {
     let call = peer.call(REFLECTION, large, false).await;
     // The service that reads the stream decides on the status.
     call.read().await.expect("an end, not a reset");
+    server.all_is_given_back().await;
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_arrive_in_time_is_ended_unary_or_streamed() {
+    let server = TestServer::start(ServeOptions {
+        call_timeout: SHORT,
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    for path in [RAW_BATCH_PUT, BATCH] {
+        let half = begun(MESSAGE_BYTES, &[0]);
+        let answer = peer.call(path, half, false).await.read().await;
+        let answer = answer.expect("an answer, not a reset");
+        let status = Status::from_header_map(&answer.trailers).expect("a status");
+        let in_time = [Code::Cancelled, Code::DeadlineExceeded];
+        assert!(in_time.contains(&status.code()), "{path}: {status:?}");
+    }
+    drop(peer);
     server.all_is_given_back().await;
 }
 

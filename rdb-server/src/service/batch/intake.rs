@@ -36,8 +36,13 @@ pub(super) struct Intake {
     pub(super) reads: Vec<ReadGroup>,
 }
 
-/// Takes a message in.
-pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFlight) -> Intake {
+/// Takes a message in. `arrived` is what the transport has charged for it.
+pub(super) fn take(
+    request: batch::Request,
+    arrived: Option<Reservation>,
+    router: &Router,
+    budgets: &BytesInFlight,
+) -> Intake {
     let batch::Request {
         message,
         excess_ids,
@@ -50,7 +55,7 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
     let bytes = message_bytes
         + message.commands.len() * COMMAND_OVERHEAD_BYTES
         + excess_ids.len() * size_of::<u64>();
-    let Some(reservation) = budgets.try_reserve(bytes) else {
+    let Some(reservation) = reserve(bytes, arrived, budgets) else {
         intake.refuse(all_ids(&message, excess_ids), busy(), None);
         return intake;
     };
@@ -82,6 +87,18 @@ pub(super) fn take(request: batch::Request, router: &Router, budgets: &BytesInFl
         intake.refuse(excess_ids, busy(), Some(message));
     }
     intake
+}
+
+/// Reserves a message with its commands. One that was admitted is not refused because others wait for room.
+fn reserve(
+    bytes: usize,
+    arrived: Option<Reservation>,
+    budgets: &BytesInFlight,
+) -> Option<Reservation> {
+    let Some(mut reservation) = arrived else {
+        return budgets.try_reserve(bytes);
+    };
+    reservation.try_grow_to(bytes).then_some(reservation)
 }
 
 fn all_ids(message: &BatchRequest, excess_ids: Vec<u64>) -> Vec<u64> {
@@ -264,8 +281,11 @@ fn unknown_command() -> Rejection {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::pin::pin;
     use std::sync::Arc;
+    use std::time::Duration;
 
+    use futures::FutureExt;
     use rdb_proto::kvrpc::batch_answer::Response;
     use rdb_proto::kvrpc::{
         CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest, batch_command::Request,
@@ -279,6 +299,9 @@ pub(super) mod tests {
 
     use super::super::answers::{Packing, ReadyAnswers};
     use super::*;
+
+    /// Longer than any test.
+    const LONG: Duration = Duration::from_secs(3600);
 
     /// What the messages are said to have on the wire.
     const MESSAGE_BYTES: usize = 6 << 20;
@@ -320,7 +343,7 @@ pub(super) mod tests {
 
     impl Fixture {
         fn take(&self, request: batch::Request) -> Intake {
-            take(request, &self.router, self.call.bytes_in_flight())
+            take(request, None, &self.router, self.call.bytes_in_flight())
         }
 
         pub(in super::super) fn bytes_taken(&self) -> usize {
@@ -408,6 +431,22 @@ pub(super) mod tests {
         assert!(answers.len() == 2 && answers.iter().all(is_busy));
         drop(by_others);
         assert_eq!(fixture.take(message([put("a")])).writes.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_was_admitted_is_taken_while_others_wait_for_room() {
+        let fixture = fixture();
+        let budgets = fixture.call.bytes_in_flight();
+        let arrived = budgets.try_reserve(MESSAGE_BYTES);
+        let mut waiting = pin!(budgets.reserve(CONNECTION_BYTES_IN_FLIGHT_MAX, LONG));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let request = message([put("a")]);
+        let intake = take(request, arrived, &fixture.router, budgets);
+        assert_eq!((intake.writes.len(), intake.answered.len()), (1, 0));
+        for write in intake.writes {
+            drop(write.await);
+        }
+        waiting.await.expect("its turn comes, too");
     }
 
     #[tokio::test]

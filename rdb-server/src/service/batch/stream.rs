@@ -140,9 +140,9 @@ impl CommandStream {
     }
 
     fn take(&mut self, request: batch::Request) {
-        // `intake` reserves the message together with its commands.
-        self.call.release_arrived();
-        let taken = intake::take(request, &self.router, self.call.bytes_in_flight());
+        let arrived = self.call.take_arrived(request.message_bytes);
+        let budgets = self.call.bytes_in_flight();
+        let taken = intake::take(request, arrived, &self.router, budgets);
         self.commands_in_flight += taken.command_count;
         for answered in taken.answered {
             self.ready.push(answered);
