@@ -66,7 +66,7 @@ impl Health {
 
     /// Ends writing. The first cause is kept.
     pub(crate) fn stop(&self, cause: String) {
-        tracing::error!(%cause, "writes have stopped; they are refused until the storage is opened again");
+        tracing::error!(%cause, "writes have stopped, reads go on; mend the cause (on a full disk, free space), then restart, i.e. open the storage again");
         self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| {
             let is_first = !matches!(health, WriteHealth::Stopped { .. });
@@ -79,7 +79,7 @@ impl Health {
 
     /// Ends writing to one region.
     pub(crate) fn stop_region(&self, region_id: u64, cause: String) {
-        tracing::error!(region_id, %cause, "writes to a region have stopped; they are refused until the storage is opened again");
+        tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until the storage is opened again");
         self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| match health {
             WriteHealth::Healthy => {
