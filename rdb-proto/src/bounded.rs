@@ -9,9 +9,6 @@ use tonic::Code;
 use crate::error::Fault;
 use crate::transport::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX};
 
-/// Most commands of a `kvrpc.BatchRequest`. Those beyond [`BATCH_COMMANDS_MAX`] are refused one by one.
-pub(crate) const MESSAGE_COMMANDS_MAX: usize = 16 * BATCH_COMMANDS_MAX;
-
 /// A repeated field of a request, and how often it may occur in a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BoundedField {
@@ -34,7 +31,7 @@ const BOUNDED_FIELDS: [BoundedField; 5] = [
         path: "/kvrpc.KvBatch/Batch",
         tag: 3,
         name: "commands",
-        count_max: MESSAGE_COMMANDS_MAX,
+        count_max: BATCH_COMMANDS_MAX,
         code: Code::OutOfRange,
     },
 ];
@@ -234,7 +231,7 @@ mod tests {
     #[test]
     fn each_message_of_a_stream_has_its_own_count() {
         let mut counter = counter("/kvrpc.KvBatch/Batch");
-        let most = [3 << 3 | 2, 0].repeat(MESSAGE_COMMANDS_MAX);
+        let most = [3 << 3 | 2, 0].repeat(BATCH_COMMANDS_MAX);
         for _ in 0..2 {
             counter.begin_message();
             assert_eq!(counter.advance(&most), Ok(()));

@@ -73,10 +73,7 @@ struct Mute;
 impl KvBatch for Mute {
     type BatchStream = Pending<Result<batch::Response, Status>>;
 
-    async fn batch(
-        &self,
-        _: tonic::Request<Messages<batch::Request>>,
-    ) -> Result<Self::BatchStream, Status> {
+    async fn batch(&self, _: tonic::Request<Messages>) -> Result<Self::BatchStream, Status> {
         pending().await
     }
 }

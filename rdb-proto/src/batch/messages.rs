@@ -4,7 +4,6 @@
 //! stream is open. A peer could make the server hold that much for every silent stream. Here a buffer has exactly the size
 //! of its message, and lives as long as something that was decoded from it.
 
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,7 +13,7 @@ use hyper::body::Body as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::WireMessage;
+use super::Request;
 use crate::transport::limits::MESSAGE_BYTES_MAX;
 
 /// A flag and the length of the message as a big-endian `u32`.
@@ -23,7 +22,7 @@ pub(super) const HEADER_BYTES: usize = 5;
 /// The messages of a request stream. It ends after its first error.
 ///
 /// The transport has charged a message before its first byte comes here.
-pub struct Messages<T> {
+pub struct Messages {
     body: Body,
     /// What has arrived and belongs to no message yet.
     data: Bytes,
@@ -33,7 +32,6 @@ pub struct Messages<T> {
     /// The message that arrives.
     incomplete: Option<Incomplete>,
     is_over: bool,
-    decoded: PhantomData<fn() -> T>,
 }
 
 /// A message whose header has arrived.
@@ -42,7 +40,7 @@ struct Incomplete {
     message_bytes: usize,
 }
 
-impl<T> Messages<T> {
+impl Messages {
     /// The messages in the body of a request.
     pub fn new(body: Body) -> Self {
         Self {
@@ -52,7 +50,6 @@ impl<T> Messages<T> {
             header_bytes: 0,
             incomplete: None,
             is_over: false,
-            decoded: PhantomData,
         }
     }
 
@@ -110,45 +107,52 @@ impl<T> Messages<T> {
         }
         Ok(())
     }
-}
 
-impl<T: WireMessage> Stream for Messages<T> {
-    type Item = Result<T, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let messages = self.get_mut();
-        while !messages.is_over {
-            if let Some(message) = messages.complete().transpose() {
-                let decoded = message.and_then(|mut message| T::decode(&mut message));
-                messages.is_over = decoded.is_err();
-                return Poll::Ready(Some(decoded));
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        while !self.is_over {
+            if let Some(message) = self.complete().transpose() {
+                self.is_over = message.is_err();
+                return Poll::Ready(Some(message));
             }
             // An empty rest would keep the transport's buffer.
-            messages.data = Bytes::new();
-            match ready!(Pin::new(&mut messages.body).poll_frame(context)) {
+            self.data = Bytes::new();
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => messages.data = data,
-                    Err(_trailers) => return Poll::Ready(messages.end().err().map(Err)),
+                    Ok(data) => self.data = data,
+                    Err(_trailers) => return Poll::Ready(self.end().err().map(Err)),
                 },
                 Some(Err(status)) => {
-                    messages.is_over = true;
+                    self.is_over = true;
                     // The client has given the stream up.
                     let is_failure = status.code() != Code::Cancelled;
                     return Poll::Ready(is_failure.then_some(Err(status)));
                 }
-                None => return Poll::Ready(messages.end().err().map(Err)),
+                None => return Poll::Ready(self.end().err().map(Err)),
             }
         }
         Poll::Ready(None)
     }
 }
 
+impl Stream for Messages {
+    type Item = Result<Request, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(message) = ready!(self.poll_message(context)) else {
+            return Poll::Ready(None);
+        };
+        let decoded = message.and_then(Request::decode);
+        self.is_over |= decoded.is_err();
+        Poll::Ready(Some(decoded))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::future::poll_fn;
 
-    use bytes::BufMut;
-    use futures::{FutureExt, StreamExt};
+    use futures::FutureExt;
     use hyper::body::Frame;
     use proptest::prelude::*;
 
@@ -169,35 +173,19 @@ mod tests {
         }
     }
 
-    /// A message that keeps its buffer.
-    struct Whole(Bytes);
-
-    impl WireMessage for Whole {
-        fn encoded_len(&self) -> usize {
-            self.0.len()
-        }
-
-        fn encode(&self, _: &mut impl BufMut) -> Result<(), prost::EncodeError> {
-            unreachable!("it is only received")
-        }
-
-        fn decode(buffer: &mut impl Buf) -> Result<Self, Status> {
-            Ok(Self(buffer.copy_to_bytes(buffer.remaining())))
-        }
-    }
-
     fn framed(message: &[u8]) -> Vec<u8> {
         let length = (message.len() as u32).to_be_bytes();
         [&[0][..], &length, message].concat()
     }
 
-    fn received(body: &[u8], cut: usize) -> Messages<Whole> {
+    fn received(body: &[u8], cut: usize) -> Messages {
         let parts = body.chunks(cut).map(Bytes::copy_from_slice);
         Messages::new(Body::new(Parts(parts.collect())))
     }
 
-    fn next(messages: &mut Messages<Whole>) -> Option<Result<Whole, Status>> {
-        messages.next().now_or_never().expect("all has arrived")
+    fn next(messages: &mut Messages) -> Option<Result<Bytes, Status>> {
+        let next = poll_fn(|context| messages.poll_message(context));
+        next.now_or_never().expect("all has arrived")
     }
 
     #[test]
@@ -205,7 +193,7 @@ mod tests {
         let body = [framed(&[1; 100_000]), framed(&[2; 10])].concat();
         let mut messages = received(&body, 16 << 10);
         for length in [100_000, 10] {
-            let Whole(buffer) = next(&mut messages).expect("another").expect("well formed");
+            let buffer = next(&mut messages).expect("another").expect("well formed");
             let buffer = buffer.try_into_mut().expect("nobody shares it");
             assert_eq!((buffer.len(), buffer.capacity()), (length, length));
         }
@@ -238,7 +226,7 @@ mod tests {
             let body: Vec<u8> = sent.iter().flat_map(|message| framed(message)).collect();
             let mut messages = received(&body, cut);
             let received = std::iter::from_fn(|| next(&mut messages));
-            let received: Vec<_> = received.map(|message| message.expect("well formed").0).collect();
+            let received: Vec<_> = received.map(|message| message.expect("well formed")).collect();
             prop_assert_eq!(received, sent);
         }
     }

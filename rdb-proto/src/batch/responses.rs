@@ -10,10 +10,11 @@ use bytes::{BufMut, Bytes};
 use futures::Stream;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame};
+use prost::Message;
 use tonic::Status;
 
-use super::WireMessage;
 use super::messages::HEADER_BYTES;
+use super::{Measured, Response};
 
 /// Messages that are ready go into one part up to here, in bytes.
 const PART_BYTES_FULL: usize = 32 << 10;
@@ -26,11 +27,7 @@ pub(super) struct Responses<S> {
     is_over: bool,
 }
 
-impl<T, S> Responses<S>
-where
-    T: WireMessage,
-    S: Stream<Item = Result<T, Status>>,
-{
+impl<S: Stream<Item = Result<Response, Status>>> Responses<S> {
     pub(super) fn new(messages: S) -> Self {
         Self {
             messages: Box::pin(messages),
@@ -55,7 +52,7 @@ where
     }
 }
 
-fn write(message: &impl WireMessage, part: &mut Vec<u8>) -> Result<(), Status> {
+fn write(Measured { message, .. }: &Response, part: &mut Vec<u8>) -> Result<(), Status> {
     let length = message.encoded_len();
     let on_wire = u32::try_from(length);
     let on_wire =
@@ -67,11 +64,7 @@ fn write(message: &impl WireMessage, part: &mut Vec<u8>) -> Result<(), Status> {
     written.map_err(|error| Status::internal(error.to_string()))
 }
 
-impl<T, S> Body for Responses<S>
-where
-    T: WireMessage,
-    S: Stream<Item = Result<T, Status>>,
-{
+impl<S: Stream<Item = Result<Response, Status>>> Body for Responses<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -108,7 +101,6 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::batch::Response;
     use crate::kvrpc::{BatchAnswer, BatchResponse, RawGetResponse, batch_answer};
 
     fn response(value_bytes: usize) -> Response {

@@ -15,7 +15,7 @@ use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
 use tonic::server::NamedService;
 
 use super::responses::Responses;
-use super::{Messages, Request, Response};
+use super::{Messages, Response};
 
 const BATCH_PATH: &str = "/kvrpc.KvBatch/Batch";
 
@@ -26,10 +26,7 @@ pub trait KvBatch: Send + Sync + 'static {
     type BatchStream: Stream<Item = Result<Response, Status>> + Send + 'static;
 
     /// Takes a stream.
-    async fn batch(
-        &self,
-        request: tonic::Request<Messages<Request>>,
-    ) -> Result<Self::BatchStream, Status>;
+    async fn batch(&self, request: tonic::Request<Messages>) -> Result<Self::BatchStream, Status>;
 }
 
 /// Makes a [`KvBatch`] a service.

@@ -131,3 +131,56 @@ impl Progress {
         waits_for_peer.then(|| self.times_asked.get())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Pending, pending};
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(3600);
+
+    type Task = Pin<Box<CallTask<Pending<()>>>>;
+
+    /// A call whose response has been asked once, and has waited for its peer for too long since.
+    async fn stalled() -> Task {
+        let mut task = Box::pin(CallTask {
+            call: pending(),
+            executor: CallExecutor::new(SHORT, CancellationToken::new()),
+            waiting: None,
+        });
+        assert!(!is_reset(&mut task, 1, true));
+        sleep(2 * SHORT).await;
+        // A wait that begins now does not end.
+        task.as_mut().project().executor.send_stall_timeout = LONG;
+        task
+    }
+
+    fn is_reset(task: &mut Task, times_asked: u64, waits_for_peer: bool) -> bool {
+        let progress = Progress {
+            times_asked: Cell::new(times_asked),
+            waits_for_peer: Cell::new(waits_for_peer),
+        };
+        PROGRESS.sync_scope(progress, || task.now_or_never().is_some())
+    }
+
+    #[tokio::test]
+    async fn a_call_is_reset_when_its_peer_takes_nothing_for_too_long() {
+        assert!(is_reset(&mut stalled().await, 1, true));
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_peer_reads_slowly_is_not_reset() {
+        assert!(!is_reset(&mut stalled().await, 2, true), "it took a chunk");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_for_us_is_not_reset() {
+        let mut task = stalled().await;
+        assert!(!is_reset(&mut task, 1, false));
+        assert!(!is_reset(&mut task, 1, true), "it waits anew");
+    }
+}

@@ -32,12 +32,17 @@ fn idle_after(idle_timeout: Duration) -> ServeOptions {
 #[tokio::test]
 async fn an_idle_connection_is_told_to_go_away_and_closed() {
     let server = TestServer::start(idle_after(SHORT)).await;
-    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
-    peer.call(RAW_GET, framed(&get(10)), true)
-        .await
-        .read()
-        .await
-        .expect("served");
+    let peer = loop {
+        let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+        let call = async {
+            let call = peer.try_call(RAW_GET, framed(&get(10)), true).await?;
+            call.read().await
+        };
+        // On a busy machine the connection may be idle for too long before the call.
+        if call.await.is_ok() {
+            break peer;
+        }
+    };
     let ended = guarded("the connection ends", peer.connection).await;
     ended.expect("no panic").expect("in good order");
 }
@@ -45,15 +50,19 @@ async fn an_idle_connection_is_told_to_go_away_and_closed() {
 #[tokio::test]
 async fn a_connection_with_a_call_in_flight_is_closed_only_after_its_answer() {
     let server = TestServer::start(idle_after(SHORT)).await;
-    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
-    let call = peer.call(RAW_DELETE, framed(&get(10)), true).await;
-    let mut answer = std::pin::pin!(call.read());
     // Longer than what silent streams get.
     let pause = CONNECTION_CLOSE_TIMEOUT + 3 * SHORT;
-    assert!(
-        tokio::time::timeout(pause, &mut answer).await.is_err(),
-        "it waits"
-    );
+    let (peer, answer) = loop {
+        let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+        let call = peer.try_call(RAW_DELETE, framed(&get(10)), true).await;
+        let mut answer = Box::pin(async { call?.read().await });
+        match tokio::time::timeout(pause, &mut answer).await {
+            Err(_) => break (peer, answer),
+            // On a busy machine the connection may be idle for too long before the call.
+            Ok(Err(error)) if error.is_go_away() => {}
+            Ok(ended) => panic!("{:?}", ended.map(|answer| answer.message)),
+        }
+    };
     server.deletes.notify_one();
     answer.await.expect("an answer, not a reset");
     let ended = guarded("the connection ends", peer.connection).await;
@@ -79,12 +88,14 @@ async fn calls_that_meet_an_idle_close_are_answered_or_certainly_not_served() {
 async fn a_silent_watch_does_not_keep_a_connection() {
     let server = TestServer::start(idle_after(SHORT)).await;
     let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
-    let mut health = HealthClient::new(endpoint.connect().await.expect("it listens"));
-    let watch = health
-        .watch(HealthCheckRequest::default())
-        .await
-        .expect("served");
-    let mut watch = watch.into_inner();
+    let mut watch = loop {
+        let mut health = HealthClient::new(endpoint.connect().await.expect("it listens"));
+        match health.watch(HealthCheckRequest::default()).await {
+            Ok(watch) => break watch.into_inner(),
+            // On a busy machine the connection may be idle for too long before the call.
+            Err(status) => assert!(is_not_served(&status), "{status:?}"),
+        }
+    };
     watch.next().await.expect("the status").expect("the status");
     let ended = guarded("the watch ends", watch.next())
         .await

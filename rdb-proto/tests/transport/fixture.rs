@@ -218,10 +218,7 @@ impl KvBatch for Services {
     type BatchStream = Pin<Box<dyn Stream<Item = Result<batch::Response, Status>> + Send>>;
 
     /// Answers each message with as many bytes as its first key says.
-    async fn batch(
-        &self,
-        request: Request<Messages<batch::Request>>,
-    ) -> Result<Self::BatchStream, Status> {
+    async fn batch(&self, request: Request<Messages>) -> Result<Self::BatchStream, Status> {
         let call = CallBudget::of(&request);
         let closing = call.closing().clone();
         let answers = request.into_inner().map(move |message| {

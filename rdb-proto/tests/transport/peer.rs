@@ -70,17 +70,27 @@ impl Peer {
 
     /// Begins a call with `body`, and ends it if `is_complete`.
     pub(crate) async fn call(&mut self, path: &str, body: Bytes, is_complete: bool) -> Stream {
+        let begun = self.try_call(path, body, is_complete).await;
+        begun.expect("open")
+    }
+
+    /// Like [`call`](Self::call), on a connection that the server may have closed.
+    pub(crate) async fn try_call(
+        &mut self,
+        path: &str,
+        body: Bytes,
+        is_complete: bool,
+    ) -> Result<Stream, h2::Error> {
         let requests = self.requests.clone().ready();
-        self.requests = guarded("room for a stream", requests).await.expect("open");
+        self.requests = guarded("room for a stream", requests).await?;
         let request = Request::post(format!("http://store{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())
             .expect("well formed");
-        let sent = self.requests.send_request(request, false);
-        let (answer, mut sending) = sent.expect("open");
-        sending.send_data(body, is_complete).expect("open");
-        Stream { sending, answer }
+        let (answer, mut sending) = self.requests.send_request(request, false)?;
+        sending.send_data(body, is_complete)?;
+        Ok(Stream { sending, answer })
     }
 }
 

@@ -106,23 +106,6 @@ async fn a_stream_that_has_nothing_to_answer_is_not_reset() {
     assert_eq!(answer.trailers["grpc-status"], "0");
 }
 
-#[tokio::test]
-async fn a_peer_that_reads_slowly_is_not_reset() {
-    let server = start().await;
-    let mut peer = Peer::connect(&server, 64 << 10).await;
-    let call = peer.call(RAW_GET, framed(&get(VALUE_BYTES)), true).await;
-    let mut body = call.unread().await.expect("it begins");
-    let mut read = 0;
-    let begun = std::time::Instant::now();
-    while let Some(data) = guarded("more", body.data()).await {
-        let bytes = data.expect("not reset").len();
-        read += bytes;
-        tokio::time::sleep(SHORT / 20).await;
-        body.flow_control().release_capacity(bytes).expect("open");
-    }
-    assert!(read > VALUE_BYTES && begun.elapsed() > SHORT);
-}
-
 /// The transport takes the last chunk of an answer when the window has room for a byte; nothing is left then that a call
 /// could be reset by.
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Messages that are unusually large, or wrong.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures::stream;
 use prost::Message;
@@ -17,7 +19,7 @@ use rdb_proto::metapb::RegionEpoch;
 use rdb_proto::transport::limits::{BATCH_COMMANDS_MAX, BATCH_STREAMS_MAX};
 use tonic::{Code, Status};
 
-use crate::batched::raw_stream::{RawStream, command, found_value, get, is_busy, put};
+use crate::batched::raw_stream::{RawStream, command, found_value, get, put};
 use crate::harness::{AsIs, Cluster, connect, found, guarded};
 
 const VALUE_BYTES_MAX: usize = 4 << 20;
@@ -66,23 +68,24 @@ async fn a_connection_has_a_bounded_number_of_streams_and_one_that_ends_makes_ro
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_too_many_commands_those_in_excess_are_refused_as_busy() {
+async fn a_message_of_too_many_commands_is_not_applied_and_ends_the_stream() {
     let cluster = Cluster::start().await;
     let mut stream = open(&cluster).await;
-    let (served, all) = (BATCH_COMMANDS_MAX as u64, BATCH_COMMANDS_MAX as u64 + 1000);
-    let puts = (0..all).map(|id| put(id, format!("key {id}"), "v"));
-    stream.send(puts.collect()).await;
-    for (id, answer) in stream.answers(all as usize).await {
-        match id < served {
-            true => assert!(matches!(answer, Response::RawPut(_)), "{id}: {answer:?}"),
-            false => assert!(is_busy(&answer), "{id}: {answer:?}"),
-        }
-    }
-    stream.assert_ended().await;
+    let most = BATCH_COMMANDS_MAX as u64;
+    let puts = |ids: Range<u64>| ids.map(|id| put(id, format!("key {id}"), "v")).collect();
+    stream.send(puts(0..most)).await;
+    stream.send(puts(most..2 * most + 1)).await;
+    let (answers, end) = stream.answers_until_end(2 * most as usize + 1).await;
+    assert!(answers.keys().copied().eq(0..most), "those of the first");
+    let refused = end.expect("it has ended");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    let told = details(&refused).expect("details");
+    assert_eq!(told.fate(), Fate::NotApplied);
+    assert_eq!((told.field.as_str(), told.limit), ("commands", Some(most)));
     let client = cluster.client().await;
     let found = |id: u64| client.raw_get(format!("key {id}"));
-    assert_eq!(found(served - 1).await, Ok(Some("v".into())));
-    assert_eq!(found(served).await, Ok(None), "what was refused");
+    assert_eq!(found(most - 1).await, Ok(Some("v".into())));
+    assert_eq!(found(most).await, Ok(None), "what was refused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -131,7 +131,7 @@ pub(super) struct ReadyAnswers {
 /// Answers that became ready together.
 pub(super) struct AnswerGroup {
     answers: Answers,
-    /// The reservation of the message that their commands came in. `None`: the message was refused.
+    /// What is reserved for the message that their commands came in. `None`: nothing, a small message was refused.
     _message: Option<Arc<Reservation>>,
     /// Room for the values of the answers that are left.
     room: Option<Reservation>,
@@ -139,7 +139,7 @@ pub(super) struct AnswerGroup {
 
 enum Answers {
     Different(vec::IntoIter<BatchAnswer>),
-    /// Made only when there is room, since there may be far more of them than a message has commands.
+    /// Made only when there is room: a refused message has none for its answers.
     Same(vec::IntoIter<u64>, RegionError),
 }
 

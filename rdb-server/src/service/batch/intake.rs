@@ -45,28 +45,22 @@ pub(super) fn take(
 ) -> Intake {
     let batch::Request {
         message,
-        excess_ids,
         message_bytes,
     } = request;
-    let mut intake = Intake {
-        command_count: message.commands.len() + excess_ids.len(),
-        ..Intake::default()
-    };
-    let bytes = message_bytes
-        + message.commands.len() * COMMAND_OVERHEAD_BYTES
-        + excess_ids.len() * size_of::<u64>();
-    let Some(reservation) = reserve(bytes, arrived, budgets) else {
-        intake.refuse(all_ids(&message, excess_ids), busy(), None);
-        return intake;
-    };
     let membership = match router.membership() {
         Ok(membership) => membership,
         Err(not_ready) => {
-            let not_ready = region_error::Kind::NotReady(not_ready);
-            let ids = all_ids(&message, excess_ids);
-            intake.refuse(ids, not_ready, Some(Arc::new(reservation)));
-            return intake;
+            return Intake::refused(message, region_error::Kind::NotReady(not_ready), arrived);
         }
+    };
+    let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
+    let reservation = match reserve(bytes, arrived, budgets) {
+        Ok(reservation) => reservation,
+        Err(arrived) => return Intake::refused(message, busy(), arrived),
+    };
+    let mut intake = Intake {
+        command_count: message.commands.len(),
+        ..Intake::default()
     };
     let mut sorting = Sorting {
         membership: &membership,
@@ -82,40 +76,41 @@ pub(super) fn take(
     for command in message.commands {
         sorting.sort(command);
     }
-    let message = sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
-    if !excess_ids.is_empty() {
-        intake.refuse(excess_ids, busy(), Some(message));
-    }
+    sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
     intake
 }
 
-/// Reserves a message with its commands. One that was admitted is not refused because others wait for room.
+/// Reserves a message with its commands. One that was admitted is not refused because others wait for room. Without room
+/// it gives back `arrived`.
 fn reserve(
     bytes: usize,
     arrived: Option<Reservation>,
     budgets: &BytesInFlight,
-) -> Option<Reservation> {
+) -> Result<Reservation, Option<Reservation>> {
     let Some(mut reservation) = arrived else {
-        return budgets.try_reserve(bytes);
+        return budgets.try_reserve(bytes).ok_or(None);
     };
-    reservation.try_grow_to(bytes).then_some(reservation)
-}
-
-fn all_ids(message: &BatchRequest, excess_ids: Vec<u64>) -> Vec<u64> {
-    let ids = message.commands.iter().map(|command| command.id);
-    ids.chain(excess_ids).collect()
+    if reservation.try_grow_to(bytes) {
+        Ok(reservation)
+    } else {
+        Err(Some(reservation))
+    }
 }
 
 impl Intake {
-    /// Gives all of `ids` the same routing answer.
-    fn refuse(
-        &mut self,
-        ids: Vec<u64>,
+    /// Gives all commands of a message the same routing answer.
+    fn refused(
+        message: BatchRequest,
         kind: region_error::Kind,
-        message: Option<Arc<Reservation>>,
-    ) {
-        self.answered
-            .push(AnswerGroup::same(ids, kind.into(), message));
+        arrived: Option<Reservation>,
+    ) -> Self {
+        let ids = message.commands.iter().map(|command| command.id);
+        let answered = AnswerGroup::same(ids.collect(), kind.into(), arrived.map(Arc::new));
+        Self {
+            command_count: message.commands.len(),
+            answered: vec![answered],
+            ..Self::default()
+        }
     }
 }
 
@@ -199,7 +194,7 @@ impl<'a> Sorting<'a> {
         mut reservation: Reservation,
         budgets: &BytesInFlight,
         intake: &mut Intake,
-    ) -> Arc<Reservation> {
+    ) {
         let copies_keys = message_bytes / 2 > self.read_bytes;
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
@@ -240,10 +235,9 @@ impl<'a> Sorting<'a> {
             }
         }
         if !answers.is_empty() {
-            let group = AnswerGroup::different(answers, Arc::clone(&message), None);
+            let group = AnswerGroup::different(answers, message, None);
             intake.answered.push(group);
         }
-        message
     }
 }
 
@@ -392,7 +386,6 @@ pub(super) mod tests {
         };
         batch::Request {
             message,
-            excess_ids: Vec::new(),
             message_bytes: MESSAGE_BYTES,
         }
     }

@@ -48,10 +48,7 @@ impl BatchService {
 impl KvBatch for BatchService {
     type BatchStream = BoxStream<'static, Result<batch::Response, Status>>;
 
-    async fn batch(
-        &self,
-        request: Request<Messages<batch::Request>>,
-    ) -> Result<Self::BatchStream, Status> {
+    async fn batch(&self, request: Request<Messages>) -> Result<Self::BatchStream, Status> {
         let call = CallBudget::of(&request);
         let batch_streams = Arc::clone(call.batch_streams());
         let place = batch_streams.try_acquire_owned().map_err(|_| Fault {

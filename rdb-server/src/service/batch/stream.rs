@@ -31,7 +31,7 @@ pub(super) struct CommandStream {
     router: Router,
     call: CallBudget,
     /// `None`: nothing more comes, or is taken.
-    requests: Option<Messages<batch::Request>>,
+    requests: Option<Messages>,
     commands_in_flight: usize,
     writes: FuturesUnordered<WriteGroup>,
     reads: Reads,
@@ -63,7 +63,7 @@ impl CommandStream {
     pub(super) fn new(
         router: Router,
         call: CallBudget,
-        requests: Messages<batch::Request>,
+        requests: Messages,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -177,9 +177,7 @@ impl CommandStream {
 }
 
 /// The next message, or `None` at the end of the stream. Never ready after that.
-async fn next_message(
-    requests: &mut Option<Messages<batch::Request>>,
-) -> Option<Result<batch::Request, Status>> {
+async fn next_message(requests: &mut Option<Messages>) -> Option<Result<batch::Request, Status>> {
     match requests {
         Some(requests) => requests.next().await,
         None => pending().await,

@@ -21,7 +21,7 @@ impl KvBatch for Store {
     type BatchStream = Answers;
 
     /// Commands are served side by side: one that hangs holds up nothing but itself, and the end of the stream.
-    async fn batch(&self, request: Request<Messages<batch::Request>>) -> Result<Answers, Status> {
+    async fn batch(&self, request: Request<Messages>) -> Result<Answers, Status> {
         let store = self.clone();
         let answers =
             request
