@@ -29,16 +29,44 @@ pub(super) struct Arriving<B = Incoming> {
     /// Whether messages were charged beside what the call's base covers.
     has_charged: bool,
     waiting: Option<Waiting>,
-    /// How long a message of a stream may take to arrive.
-    message_timeout: Duration,
-    /// Ready when a message that has begun is overdue.
+    timeouts: ArrivalTimeouts,
+    /// Ready when what is to come is overdue.
     overdue: Option<Pin<Box<Sleep>>>,
-    /// Ready when the request ends even if its peer goes on.
-    end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    kind: Kind,
+    /// Ready when the connection is closing. Made when the peer is waited for.
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    is_closing: bool,
 }
 
-/// Streams of services that are not ours, which end with their requests and do not know that a connection is closing.
-const FOREIGN_STREAMS: &str = "/grpc.reflection.";
+/// What a request is, which decides what becomes of it on a connection that is closing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It ends after one message. A peer that sends nothing of it for a while then is not waited for.
+    Unary,
+    /// Its service sees that the connection is closing and ends it. It is waited for only within a message.
+    Stream,
+    /// Its service is not ours and does not see it, but ends with the request. That ends between two messages.
+    ForeignStream,
+}
+
+impl Kind {
+    fn of(path: &str) -> Self {
+        match path {
+            "/kvrpc.KvBatch/Batch" | "/pdpb.Pd/Tso" => Self::Stream,
+            _ if path.starts_with("/grpc.reflection.") => Self::ForeignStream,
+            _ => Self::Unary,
+        }
+    }
+}
+
+/// How long a peer is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ArrivalTimeouts {
+    /// For a message of a stream.
+    pub(super) message: Duration,
+    /// For the next byte of one on a connection that is closing.
+    pub(super) closing: Duration,
+}
 
 /// A frame with the header of a message that has no room yet.
 struct Waiting {
@@ -48,17 +76,18 @@ struct Waiting {
 
 impl<B> Arriving<B> {
     /// The body of a request to the method at `path`.
-    pub(super) fn new(path: &str, body: B, message_timeout: Duration, call: Arc<Call>) -> Self {
-        let closing = || Box::pin(call.connection.closing.clone().cancelled_owned());
+    pub(super) fn new(path: &str, body: B, timeouts: ArrivalTimeouts, call: Arc<Call>) -> Self {
         Self {
-            end: path.starts_with(FOREIGN_STREAMS).then(closing),
+            kind: Kind::of(path),
             body,
             call,
             framing: Framing::new(path),
             has_charged: false,
             waiting: None,
-            message_timeout,
+            timeouts,
             overdue: None,
+            closing: None,
+            is_closing: false,
         }
     }
 
@@ -119,21 +148,43 @@ impl<B> Arriving<B> {
     }
 
     /// Gives a message its time again that arrived after that time: while somebody reads, the alarm ends the request. So
-    /// nobody has read, and the peer's window was closed for that long.
+    /// nobody has read, and the peer's window was closed for that long. On a connection that is closing, every byte gives it.
     fn forget_late_alarm(&mut self) {
+        let is_closing = self.is_closing;
         let is_late = |overdue: &mut Pin<Box<Sleep>>| overdue.deadline() <= Instant::now();
-        self.overdue.take_if(is_late);
+        self.overdue
+            .take_if(|overdue| is_closing || is_late(overdue));
     }
 
-    /// Ready when the rest of a message is overdue. A unary call has a timeout of its own; a stream has none.
-    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.framing.incomplete_bytes() == 0 {
+    /// Ready when the request ends though its peer has not ended it: in good order, or since its peer is overdue. Otherwise a
+    /// unary call has a timeout of its own; a stream has none.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        let is_between = self.framing.incomplete_bytes() == 0;
+        if is_between && self.kind == Kind::Stream {
             return Poll::Pending;
         }
-        let overdue = self
-            .overdue
-            .get_or_insert_with(|| Box::pin(sleep(self.message_timeout)));
-        overdue.as_mut().poll(context)
+        let closing = &self.call.connection.closing;
+        let closing = self
+            .closing
+            .get_or_insert_with(|| Box::pin(closing.clone().cancelled_owned()));
+        if !self.is_closing && closing.as_mut().poll(context).is_ready() {
+            self.is_closing = true;
+            self.overdue = None;
+        }
+        if is_between && !self.is_closing {
+            return Poll::Pending;
+        }
+        if is_between && self.kind == Kind::ForeignStream {
+            return Poll::Ready(Ok(()));
+        }
+        let timeout = if self.is_closing {
+            self.timeouts.closing
+        } else {
+            self.timeouts.message
+        };
+        let alarm = self.overdue.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(alarm.as_mut().poll(context));
+        Poll::Ready(Err(overdue()))
     }
 }
 
@@ -160,13 +211,8 @@ where
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    if let Some(end) = &mut arriving.end
-                        && end.as_mut().poll(context).is_ready()
-                    {
-                        return Poll::Ready(None);
-                    }
-                    ready!(arriving.poll_overdue(context));
-                    return Poll::Ready(Some(Err(overdue())));
+                    let end = ready!(arriving.poll_end(context));
+                    return Poll::Ready(end.err().map(Err));
                 }
             };
             arriving.call.connection.traffic.touch();
@@ -228,8 +274,11 @@ mod tests {
         peer.unbounded_send(&[0, 0, 0, 0, 3, 1])
             .expect("it is received");
         let call = CallBudget::of(&tonic::Request::new(())).into_call();
-        let timeout = Duration::from_millis(1);
-        (peer, Arriving::new(BATCH, Frames(frames), timeout, call))
+        let timeouts = ArrivalTimeouts {
+            message: Duration::from_millis(1),
+            closing: HANG_GUARD,
+        };
+        (peer, Arriving::new(BATCH, Frames(frames), timeouts, call))
     }
 
     async fn next(arriving: &mut Arriving<Frames>) -> Result<usize, Code> {
@@ -255,7 +304,7 @@ mod tests {
         tokio::time::sleep_until(alarm.deadline()).await;
         peer.unbounded_send(&[2]).expect("it is received");
         assert_eq!(next(&mut arriving).await, Ok(1));
-        arriving.message_timeout = 10 * HANG_GUARD;
+        arriving.timeouts.message = 10 * HANG_GUARD;
         assert!(next(&mut arriving).now_or_never().is_none(), "it has time");
     }
 }

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response};
@@ -14,28 +13,34 @@ use tonic::codegen::Service as _;
 use tonic::service::Routes;
 use tonic::{Status, TimeoutExpired};
 
-use super::arriving::Arriving;
+use super::arriving::{ArrivalTimeouts, Arriving};
 use super::call::{Call, CallBudget};
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
 use super::limits::{ADMISSION_WAIT, CALL_BYTES};
 use super::refusal::Refusal;
+use super::serve::ServeOptions;
+use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 
 /// Serves the calls of one connection.
 #[derive(Clone)]
 pub(super) struct CallService {
     routes: Routes,
     connection: Arc<Connection>,
-    call_timeout: Duration,
+    timeouts: ArrivalTimeouts,
 }
 
 impl CallService {
-    pub(super) fn new(routes: Routes, connection: Arc<Connection>, call_timeout: Duration) -> Self {
+    pub(super) fn new(routes: Routes, connection: Arc<Connection>, options: &ServeOptions) -> Self {
+        let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
         Self {
             routes,
             connection,
-            call_timeout,
+            timeouts: ArrivalTimeouts {
+                message: options.call_timeout,
+                closing: tick_duration * DRAIN_STALLED_TICKS,
+            },
         }
     }
 
@@ -48,8 +53,7 @@ impl CallService {
             return refusal.response().map(|body| Departing::new(body, call));
         };
         let call = Arc::new(Call::new(self.connection, Some(base)));
-        let answered =
-            call_routes(self.routes, request, self.call_timeout, Arc::clone(&call)).await;
+        let answered = call_routes(self.routes, request, self.timeouts, Arc::clone(&call)).await;
         let is_refused = refusal == Refusal::RegionError && call.is_refused();
         let response = if is_refused {
             refusal.response()
@@ -63,13 +67,13 @@ impl CallService {
 async fn call_routes(
     mut routes: Routes,
     request: Request<Incoming>,
-    timeout_max: Duration,
+    timeouts: ArrivalTimeouts,
     call: Arc<Call>,
 ) -> Response<Body> {
-    let call_timeout = deadline::timeout(request.headers(), timeout_max);
+    let call_timeout = deadline::timeout(request.headers(), timeouts.message);
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(CallBudget::new(Arc::clone(&call)));
-    let body = Arriving::new(parts.uri.path(), body, timeout_max, call);
+    let body = Arriving::new(parts.uri.path(), body, timeouts, call);
     let request = Request::from_parts(parts, Body::new(body));
     match timeout(call_timeout, routes.call(request)).await {
         Ok(Ok(response)) => response,

@@ -61,7 +61,7 @@ impl Connection {
             .map(|timeout| ticks(timeout, tick_duration));
         let silent_call_ticks = silent_call_ticks(&options);
         let executor = CallExecutor::new(options.send_stall_timeout, drain.clone());
-        let service = CallService::new(routes, Arc::clone(&self), options.call_timeout);
+        let service = CallService::new(routes, Arc::clone(&self), &options);
         let mut http =
             pin!(builder(executor, window_bytes).serve_connection(TokioIo::new(socket), service));
         let mut tick = interval_at(Instant::now() + tick_duration, tick_duration);

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::transport::{ServeOptions, endpoint};
@@ -10,13 +11,14 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served};
-use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, framed};
+use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, RAW_DELETE, RAW_GET, SHORT, begun, framed};
 
 const WINDOW_BYTES: u32 = 1 << 20;
 
 async fn start() -> TestServer {
     TestServer::start(ServeOptions {
         send_stall_timeout: 10 * SHORT,
+        call_timeout: 10 * HANG_GUARD,
         drain_timeout: 10 * HANG_GUARD,
         ..ServeOptions::default()
     })
@@ -57,6 +59,27 @@ async fn answers_that_nobody_reads_do_not_hold_it_up() {
         .await
         .expect("in good order");
     drop((unread, small, stream));
+}
+
+#[tokio::test]
+async fn requests_that_their_peers_leave_half_sent_do_not_hold_it_up() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let half_sent = [
+        peer.call(RAW_BATCH_PUT, begun(1_000, b"half"), false).await,
+        peer.call(BATCH, begun(1_000, b"half"), false).await,
+        peer.call(RAW_DELETE, begun(1_000, &[0; 1_000]), false)
+            .await,
+        peer.call(RAW_DELETE, Bytes::new(), false).await,
+    ];
+    // All before it have arrived once this is answered.
+    let other = peer.call(RAW_GET, framed(&get(10)), true).await;
+    other.read().await.expect("served");
+    server.drain.cancel();
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+    drop(half_sent);
 }
 
 #[tokio::test]

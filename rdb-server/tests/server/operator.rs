@@ -4,7 +4,6 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 
 use crate::harness::{Cluster, Node, binary};
 
@@ -86,21 +85,6 @@ fn a_value_that_cannot_work_is_refused_by_name_once_and_leaves_nothing_behind() 
         );
     }
     assert!(!directory.path().join("data").exists());
-}
-
-#[tokio::test]
-async fn an_address_in_use_is_worth_another_try_and_a_foreign_directory_is_not() {
-    let directory = TempDir::new().expect("the temporary directory can be written");
-    let data_dir = directory.path().join("data");
-    let data_dir = data_dir.to_str().expect("plain text");
-    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = taken.local_addr().expect("it listens").to_string();
-    let ended = run("rdb-pd", &["--addr", &address, "--data-dir", data_dir]);
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    let ended = run("rdb-server", &["--data-dir", data_dir]);
-    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
-    let help = run("rdb-pd", &["--help"]);
-    assert!(String::from_utf8_lossy(&help.stdout).contains("Exit codes:"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
