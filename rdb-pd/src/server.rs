@@ -177,8 +177,8 @@ async fn keep(
 ) {
     let keep_health = async {
         loop {
-            let writable = *write_health.borrow_and_update() == WriteHealth::Healthy;
-            health.set_serving(writable);
+            let cause = write_health.borrow_and_update().cause();
+            health.set(cause.map_or(Ok(()), Err));
             if write_health.changed().await.is_err() {
                 return;
             }

@@ -159,15 +159,20 @@ async fn keep_health(
     mut registration: watch::Receiver<bool>,
     mut write_health: watch::Receiver<WriteHealth>,
 ) {
-    let mut serving = false;
+    let mut was_serving = false;
     loop {
-        let writable = *write_health.borrow_and_update() == WriteHealth::Healthy;
+        let cause = write_health.borrow_and_update().cause();
         let registered = *registration.borrow_and_update();
-        if registered && writable && !serving {
+        let serving = match cause {
+            _ if !registered => Err("it has not registered with the placement driver".to_owned()),
+            Some(cause) => Err(cause),
+            None => Ok(()),
+        };
+        if serving.is_ok() && !was_serving {
             tracing::info!("serving KvRaw, KvCas and KvBatch");
         }
-        serving = registered && writable;
-        health.set_serving(serving);
+        was_serving = serving.is_ok();
+        health.set(serving);
         let changed = tokio::select! {
             changed = registration.changed() => changed,
             changed = write_health.changed() => changed,

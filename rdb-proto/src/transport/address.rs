@@ -66,9 +66,6 @@ fn host_problem(host: &str) -> Option<&'static str> {
     if host.is_empty() {
         return Some("the host is missing");
     }
-    if host.contains("//") {
-        return Some("it begins with a scheme");
-    }
     if host.contains(char::is_whitespace) {
         return Some("it has a space in it");
     }
@@ -78,6 +75,9 @@ fn host_problem(host: &str) -> Option<&'static str> {
             Some(Ok(_)) => None,
             _ => Some("what stands in brackets is not an IPv6 address"),
         };
+    }
+    if host.contains("://") {
+        return Some("a scheme does not belong there");
     }
     if host.contains(':') {
         return Some("an IPv6 host needs brackets");
@@ -148,6 +148,8 @@ mod tests {
             assert!(check_address(bad).is_err(), "{bad}");
         }
         assert!(check_address(&format!("{}:1", "h".repeat(254))).is_err());
+        let url = check_address("http://h:1").expect_err("a URL");
+        assert!(url.to_string().contains("scheme"), "{url}");
     }
 
     #[test]

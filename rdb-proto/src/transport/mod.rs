@@ -44,7 +44,7 @@ pub use address::{AddressError, check_address, check_advertised_address, parse_l
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::CallBudget;
 pub use connect::endpoint;
-pub use health::{HealthHandle, health};
+pub use health::{HealthHandle, NOT_SERVING_CAUSE, health};
 pub use open_files::raise_open_files_limit;
 pub use serve::{OutOfRange, ServeError, ServeFlags, ServeOptions, serve};
 pub use termination::Termination;

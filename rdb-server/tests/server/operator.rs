@@ -63,7 +63,7 @@ fn a_value_that_cannot_work_is_refused_by_name_once_and_leaves_nothing_behind() 
             "rdb-server",
             "--pd",
             "http://127.0.0.1:2379",
-            "it begins with a scheme",
+            "a scheme does not belong there",
         ),
         (
             "rdb-server",
