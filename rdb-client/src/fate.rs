@@ -57,9 +57,14 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     }
 }
 
-/// Whether the connection failed and cannot be used any more. Otherwise the server sent the status.
+/// Whether the connection gave no answer, or not all of it. Otherwise the server sent the status.
 pub(crate) fn is_local(status: &Status) -> bool {
     ConnectionError::of(status).is_some()
+}
+
+/// Whether the connection cannot be used any more.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    ConnectionError::of(status).is_some_and(ConnectionError::is_broken)
 }
 
 /// Whether the connection is certain that the server did not process the request.

@@ -67,7 +67,8 @@ impl Traffic for Shared {
         } = response;
         if message.closing {
             // Nothing new is accepted over this connection either.
-            self.forget(connection);
+            let target = &self.target;
+            target.connections.forget(&target.address, connection.id);
             stream::close(self);
         }
         let (completed, freed_bytes) = self.queue().answered(message.answers);
@@ -168,19 +169,13 @@ impl Shared {
     }
 
     fn failed(&self, connection: &Connection, status: &Status) -> Arc<str> {
-        if fate::is_local(status) {
-            self.forget(connection);
-        }
-        fate::cause(status, &format!("stream to {}", self.target.address)).into()
-    }
-
-    fn forget(&self, connection: &Connection) {
         let Target {
             address,
             connections,
             ..
         } = &*self.target;
-        connections.forget(address, connection.id);
+        connections.forget_broken(address, connection.id, status);
+        fate::cause(status, &format!("stream to {address}")).into()
     }
 
     /// Ends calls whose commands may have been processed, and gives their room back.

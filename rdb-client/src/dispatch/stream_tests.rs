@@ -17,6 +17,7 @@ use super::super::queue::{AddressedCommand, MESSAGE_COMMANDS_MAX, Next};
 use super::super::slot::{Answer, Slot};
 use super::*;
 use crate::connection::ConnectionPool;
+use crate::connection::scripted_peer::{INTERNAL_ERROR, Reaction, ScriptedPeer};
 
 /// Far above what anything here takes.
 const HANG_GUARD: Duration = Duration::from_secs(60);
@@ -99,4 +100,18 @@ async fn a_store_that_does_not_accept_a_stream_in_time_is_given_up() {
         "{ended:?}"
     );
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_leaves_the_connection_to_the_next() {
+    let script = [Reaction::Answer, Reaction::Reset(INTERNAL_ERROR)];
+    let next = [Reaction::Reset(INTERNAL_ERROR), Reaction::Ignore];
+    let peer = ScriptedPeer::start(vec![[script, next].concat()]).await;
+    let lane = Lane::new(Arc::new(target(&peer.address)));
+    for _ in 0..2 {
+        let answer = lane.submit(command()).await;
+        let ended = timeout(HANG_GUARD, answer).await.expect("the call ends");
+        assert!(ended.is_err(), "{ended:?}");
+    }
+    assert_eq!(peer.connections(), 1);
 }
