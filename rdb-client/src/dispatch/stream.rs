@@ -155,11 +155,8 @@ impl Shared {
             self.target.knows_no_streams(connection);
         }
         let cause = self.failed(connection, status);
-        // No process reads commands of a stream that it answers like this.
-        if is_unknown || fate::is_unprocessed(status) {
-            stream::close(self);
-            let sent = self.queue().remove_sent();
-            self.not_processed(sent, &cause);
+        if is_unknown {
+            self.left_undone(&cause);
         }
         cause
     }
@@ -175,7 +172,19 @@ impl Shared {
             ..
         } = &*self.target;
         connections.forget_broken(address, connection.id, status);
-        fate::cause(status, &format!("stream to {address}")).into()
+        let cause = fate::cause(status, &format!("stream to {address}")).into();
+        if fate::is_unprocessed(status) {
+            self.left_undone(&cause);
+        }
+        cause
+    }
+
+    /// The store did not take the commands that it has not answered: it answers those that it took before it ends a stream.
+    fn left_undone(&self, cause: &Arc<str>) {
+        // What would be taken from now on would be lost.
+        stream::close(self);
+        let sent = self.queue().remove_sent();
+        self.not_processed(sent, cause);
     }
 
     /// Ends calls whose commands may have been processed, and gives their room back.
