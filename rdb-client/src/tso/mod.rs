@@ -69,11 +69,8 @@ impl Client {
             client.get_tso(request).await
         });
         let answer = asked.await?;
-        if answer.count != count {
-            return Err(unasked());
-        }
         placement_driver.check_cluster(answer.cluster_id)?;
-        self.watermark().raise(mark, &answer)?;
+        self.watermark().raise(mark, count, &answer)?;
         Ok(answer.first)
     }
 }

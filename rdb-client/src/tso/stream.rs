@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Streaming;
 
 use super::alarm::Alarm;
-use super::rounds::{Round, Rounds, Seat, Unasked};
+use super::rounds::{Round, Rounds, Seat};
 use super::{Watermark, unasked};
 use crate::retry::{Deadline, Failure};
 use crate::routing::{Held, Peer, PlacementDriver};
@@ -201,14 +201,15 @@ impl Traffic for SharedRounds {
         self.placement_driver.check_cluster(answer.cluster_id)?;
         let mut state = self.lock();
         // Answers come in the order of their requests, so each lies above all before it.
-        self.watermark.raise(self.watermark.mark(), &answer)?;
-        let answered = state.rounds.answer(answer.first, answer.count);
+        let asked = state.rounds.asked().ok_or_else(unasked)?;
+        self.watermark
+            .raise(self.watermark.mark(), asked, &answer)?;
+        let callers = state.rounds.answer(answer.first);
         let sleeper = state.wake();
         drop(state);
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
-        let callers = answered.map_err(|Unasked| unasked())?;
         let spare = callers.wake();
         self.lock().rounds.reuse(spare);
         Ok(())

@@ -281,6 +281,18 @@ async fn a_timestamp_that_was_given_before_is_an_error_that_names_both() {
 }
 
 #[tokio::test]
+async fn an_answer_that_cannot_be_right_is_an_error_and_those_after_it_are_not() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    for client in [client_of(&pd).await, unary_client_of(&pd).await] {
+        pd.pd.set_next_timestamp(u64::MAX);
+        let result = client.tso_batch(2).await;
+        assert!(matches!(result, Err(Error::Internal { .. })), "{result:?}");
+        pd.pd.set_next_timestamp(100);
+        assert_eq!(client.tso().await.unwrap().as_u64(), 100);
+    }
+}
+
+#[tokio::test]
 async fn a_timestamp_of_another_cluster_is_an_error() {
     let pd = PdNode::start(CLUSTER_ID).await;
     for client in [client_of(&pd).await, unary_client_of(&pd).await] {
