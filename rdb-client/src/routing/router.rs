@@ -101,22 +101,18 @@ impl Router {
         request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
-        let dispatcher = self.dispatcher.as_ref();
-        let lanes = dispatcher.and_then(|dispatcher| dispatcher.store(&route.leader.address));
-        let Some(lanes) = lanes else {
-            return self.send_alone(route, request, deadline).await;
-        };
-        match request.into_command() {
-            Ok(request) => {
-                let command = AddressedCommand {
-                    context: self.context(route),
-                    request,
-                };
-                let response = self.dispatch::<R>(route, lanes.lane(), command, deadline);
-                self.received::<R>(route, response.await?)
-            }
-            Err(request) => self.send_alone(route, request, deadline).await,
+        if let Some(into_command) = R::INTO_COMMAND
+            && let Some(dispatcher) = &self.dispatcher
+            && let Some(lanes) = dispatcher.store(&route.leader.address)
+        {
+            let command = AddressedCommand {
+                context: self.context(route),
+                request: into_command(request),
+            };
+            let response = self.dispatch::<R>(route, lanes.lane(), command, deadline);
+            return self.received::<R>(route, response.await?);
         }
+        self.send_alone(route, request, deadline).await
     }
 
     /// Sends a request as a unary call.
