@@ -52,10 +52,7 @@ impl Client {
         self.limits().check_tso_count(count)?;
         let deadline = self.deadline();
         let first = match self.tso_stream() {
-            Some(stream) => {
-                let _in_flight = self.router().counters().call();
-                Call::new(stream, count, deadline).await?
-            }
+            Some(stream) => Call::new(stream, count, deadline).await?,
             None => self.tso_unary(count, deadline).await?,
         };
         Timestamps::new(first, count).ok_or_else(unasked)

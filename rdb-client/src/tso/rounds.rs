@@ -257,6 +257,11 @@ impl Rounds {
         self.timestamps_received
     }
 
+    /// How many callers wait.
+    pub(super) fn callers(&self) -> usize {
+        self.queue.iter().map(|round| round.present).sum()
+    }
+
     fn round_with_room_for(&mut self, count: u32) -> &mut PendingRound {
         let last = self
             .queue

@@ -67,6 +67,7 @@ impl TsoStream {
         let state = self.lock();
         stats.tso_requests += state.rounds.requests_sent();
         stats.tso_timestamps += state.rounds.timestamps_received();
+        stats.calls_in_flight += state.rounds.callers() as u64;
     }
 
     /// Takes a seat for a call that begins now.

@@ -80,7 +80,9 @@ async fn nothing_is_sent_for_callers_that_went_away() {
         for call in &mut calls {
             assert!(poll!(call).is_pending());
         }
+        assert_eq!(client.stats().calls_in_flight, CALLERS as u64);
         drop(calls);
+        assert_eq!(client.stats().calls_in_flight, 0);
         client.tso().await.unwrap();
         let after = client.stats();
         let requests = after.tso_requests - before.tso_requests;
