@@ -9,7 +9,7 @@ use rdb_proto::error::Fault;
 use tonic::Code;
 
 use crate::fates::cluster::{CLUSTER_ID, Cluster, PATIENT, PdNode, SHORT, connect};
-use crate::harness::{CallPath, found, guarded};
+use crate::harness::{CallPath, HANG_GUARD, found, guarded};
 
 /// Far more than there are requests in flight.
 const CALLERS: usize = 1_000;
@@ -146,14 +146,15 @@ async fn a_call_ends_at_its_deadline_and_the_one_beside_it_goes_on() {
     let pd = PdNode::start(CLUSTER_ID).await;
     let client = client_of(&pd).await;
     pd.pd.hold_timestamps(true);
-    let patient = spawn_tso(&client);
+    let patient = spawn_tso(&client.with_timeout(HANG_GUARD));
     let began = Instant::now();
-    let hurried = client.with_timeout(SHORT).tso().await;
+    let hurried = client.with_timeout(SHORT);
+    let ended = guarded("the deadline", hurried.tso()).await;
     assert!(
-        matches!(hurried, Err(Error::DeadlineExceeded { timeout: SHORT, .. })),
-        "{hurried:?}"
+        matches!(ended, Err(Error::DeadlineExceeded { timeout: SHORT, .. })),
+        "{ended:?}"
     );
-    assert!((SHORT..PATIENT / 2).contains(&began.elapsed()));
+    assert!(began.elapsed() >= SHORT);
     assert!(!patient.is_finished());
     pd.pd.hold_timestamps(false);
     assert!(patient.await.unwrap().is_ok());
@@ -248,9 +249,7 @@ async fn the_stream_ends_with_the_client() {
     client.tso().await.unwrap();
     assert!(pd.proxy.connections() > 0);
     drop(client);
-    tokio::time::timeout(PATIENT, pd.proxy.closed())
-        .await
-        .expect("the connection is closed");
+    guarded("the connection is closed", pd.proxy.closed()).await;
 }
 
 #[tokio::test]
