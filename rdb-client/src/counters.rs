@@ -30,7 +30,7 @@ impl Counters {
         CallInFlight(self)
     }
 
-    /// The counters, without those of timestamps.
+    /// The counters, without those of the stream of timestamps.
     pub(crate) fn stats(&self) -> ClientStats {
         ClientStats {
             command_messages: self.command_messages.load(Ordering::Relaxed),

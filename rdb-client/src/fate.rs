@@ -19,13 +19,8 @@ use crate::{Cause, Error};
 /// The failure of an attempt that ended in `status`.
 pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     let details = details(status);
-    let is_certain = access == Access::Read
-        || is_unprocessed(status)
-        || details
-            .as_ref()
-            .is_some_and(|details| details.fate() == Fate::NotApplied);
     let cause = Cause::of(cause(status, place), status.clone());
-    if !is_certain {
+    if access == Access::Write && !is_unprocessed(status) {
         return Error::undetermined(cause).into();
     }
     if is_local(status) {
@@ -57,14 +52,22 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     }
 }
 
-/// Whether the connection failed and cannot be used any more. Otherwise the server sent the status.
+/// Whether the connection gave no answer, or not all of it. Otherwise the server sent the status.
 pub(crate) fn is_local(status: &Status) -> bool {
     ConnectionError::of(status).is_some()
 }
 
-/// Whether the connection is certain that the server did not process the request.
+/// Whether the connection cannot be used any more.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    ConnectionError::of(status).is_some_and(ConnectionError::is_broken)
+}
+
+/// Whether the server says that it did not apply the request, or the connection that the server did not process it.
 pub(crate) fn is_unprocessed(status: &Status) -> bool {
-    ConnectionError::of(status).is_some_and(ConnectionError::is_unprocessed)
+    match ConnectionError::of(status) {
+        Some(error) => error.is_unprocessed(),
+        None => details(status).is_some_and(|details| details.fate() == Fate::NotApplied),
+    }
 }
 
 /// One line: the place, the message, and the sources below it.

@@ -82,14 +82,13 @@ impl Client {
 
     async fn health_of(&self, address: &str, deadline: Deadline) -> Health {
         let asked = async {
-            let connection = self.router().connections().connection(address).await?;
+            let connections = self.router().connections();
+            let connection = connections.connection(address).await?;
             HealthClient::new(connection.channel)
                 .check(HealthCheckRequest::default())
                 .await
                 .map_err(|status| {
-                    if fate::is_local(&status) {
-                        self.router().connections().forget(address, connection.id);
-                    }
+                    connections.forget_broken(address, connection.id, &status);
                     fate::cause(&status, address)
                 })
         };

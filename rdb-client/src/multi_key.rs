@@ -14,7 +14,7 @@ use rdb_proto::kvrpc::{
     RawBatchGetResponse, RawBatchPutRequest,
 };
 
-use crate::detach::detach;
+use crate::detach::detach_all;
 use crate::retry::{Deadline, Failure, Pace};
 use crate::routing::{Route, Router};
 use crate::rpc::{Access, DataRequest};
@@ -247,25 +247,21 @@ requests_of_keys!(RawBatchDeleteRequest, RawBatchGetRequest, BatchGetRequest);
 impl MultiKeyRead for RawBatchGetRequest {
     type Found = Bytes;
 
-    fn found(response: RawBatchGetResponse) -> Vec<(Bytes, Bytes)> {
-        let entries = response.entries;
-        let values_bytes = entries.iter().map(|entry| entry.value.len()).sum();
-        let found = entries.into_iter().map(|mut entry| {
-            detach(&mut entry.value, values_bytes);
-            (entry.key, entry.value)
-        });
-        found.collect()
+    fn found(mut response: RawBatchGetResponse) -> Vec<(Bytes, Bytes)> {
+        let entries = &mut response.entries;
+        detach_all(entries.iter_mut().map(|entry| &mut entry.value));
+        let found = response.entries.into_iter();
+        found.map(|entry| (entry.key, entry.value)).collect()
     }
 }
 
 impl MultiKeyRead for BatchGetRequest {
     type Found = Versioned;
 
-    fn found(response: BatchGetResponse) -> Vec<(Bytes, Versioned)> {
-        let entries = response.entries;
-        let values_bytes = entries.iter().map(|entry| entry.value.len()).sum();
-        let found = entries.into_iter().map(|mut entry| {
-            detach(&mut entry.value, values_bytes);
+    fn found(mut response: BatchGetResponse) -> Vec<(Bytes, Versioned)> {
+        let entries = &mut response.entries;
+        detach_all(entries.iter_mut().map(|entry| &mut entry.value));
+        let found = response.entries.into_iter().map(|entry| {
             let versioned = Versioned {
                 version: entry.version,
                 value: entry.value,

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use rdb_proto::kvrpc;
 
-use crate::detach::detach;
 use crate::{Client, Error, Key, KeyRange, ScanOptions, ScanStream, delete_range, multi_key, scan};
 
 /// A key of the raw keyspace with its value.
@@ -16,12 +15,9 @@ pub struct KeyValue {
     pub value: Bytes,
 }
 
-impl KeyValue {
-    /// An entry of a message with this size.
-    pub(crate) fn detached(entry: kvrpc::KeyValue, message_bytes: usize) -> Self {
-        let kvrpc::KeyValue { mut key, mut value } = entry;
-        detach(&mut key, message_bytes);
-        detach(&mut value, message_bytes);
+impl From<kvrpc::KeyValue> for KeyValue {
+    fn from(entry: kvrpc::KeyValue) -> Self {
+        let kvrpc::KeyValue { key, value } = entry;
         Self { key, value }
     }
 }

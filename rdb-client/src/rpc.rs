@@ -27,14 +27,10 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
     const ACCESS: Access;
 
-    fn set_context(&mut self, context: Context);
+    /// Makes the request a command of a stream. `None`: it is always a unary call.
+    const INTO_COMMAND: Option<fn(Self) -> batch_command::Request>;
 
-    /// The request as a command of a stream.
-    ///
-    /// # Errors
-    ///
-    /// The request itself, when it is always a unary call.
-    fn into_command(self) -> Result<batch_command::Request, Self>;
+    fn set_context(&mut self, context: Context);
 
     /// The answer, from the answer of a stream. `None`: it answers another kind of request.
     fn from_response(response: batch_answer::Response) -> Option<Self::Answer>;
@@ -50,14 +46,11 @@ macro_rules! data_requests {
 
             const ACCESS: Access = Access::$access;
 
+            const INTO_COMMAND: Option<fn(Self) -> batch_command::Request> =
+                [$(Some(batch_command::Request::$command as _),)? None][0];
+
             fn set_context(&mut self, context: Context) {
                 self.context = Some(context);
-            }
-
-            fn into_command(self) -> Result<batch_command::Request, Self> {
-                $(return Ok(batch_command::Request::$command(self));)?
-                #[allow(unreachable_code)]
-                Err(self)
             }
 
             fn from_response(_response: batch_answer::Response) -> Option<kvrpc::$answer> {

@@ -5,16 +5,18 @@
 //! page may be empty before the range is finished, since a store skips a bounded number of deleted entries for one page. A
 //! page that makes no progress is an error, since the scan would never end.
 
-use std::collections::VecDeque;
 use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::vec::IntoIter;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
 use rdb_proto::kvrpc::{RawScanRequest, RawScanResponse, ScanRequest, ScanResponse};
 
+use crate::detach::detach_all;
 use crate::retry::{Deadline, Failure};
 use crate::rpc::DataRequest;
 use crate::{Client, Error, KeyRange, KeyValue, VersionedKeyValue};
@@ -53,14 +55,25 @@ impl ScanOptions {
 
 /// The entries of a scan, in order. After an error it ends.
 pub struct ScanStream<T> {
-    entries: BoxStream<'static, Result<T, Error>>,
+    /// Entries that were read and not taken yet.
+    page: IntoIter<T>,
+    later: BoxStream<'static, Result<Vec<T>, Error>>,
 }
 
-impl<T> Stream for ScanStream<T> {
+impl<T: Unpin> Stream for ScanStream<T> {
     type Item = Result<T, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.entries.poll_next_unpin(cx)
+        loop {
+            if let Some(entry) = self.page.next() {
+                return Poll::Ready(Some(Ok(entry)));
+            }
+            match ready!(self.later.poll_next_unpin(cx)) {
+                Some(Ok(page)) => self.page = page.into_iter(),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
     }
 }
 
@@ -86,58 +99,51 @@ pub(crate) fn stream<R: PageRequest>(
     range: KeyRange,
     options: ScanOptions,
 ) -> ScanStream<R::Entry> {
-    let range = match range.checked(&client.limits()) {
-        Ok(range) => range,
-        Err(error) => {
-            return ScanStream {
-                entries: stream::iter([Err(error)]).boxed(),
+    let later = match range.checked(&client.limits()) {
+        Ok(range) => {
+            let scan = Scan::<R> {
+                client,
+                left: Some(range).filter(|range| !range.is_empty()),
+                limit_left: options.limit,
+                options,
+                request: PhantomData,
             };
+            let next = |mut scan: Scan<R>| async move {
+                let page = scan.next_page().await.transpose()?;
+                Some((page, scan))
+            };
+            stream::unfold(scan, next).boxed()
         }
+        Err(error) => stream::iter([Err(error)]).boxed(),
     };
-    let scan = Scan::<R> {
-        client,
-        left: Some(range).filter(|range| !range.is_empty()),
-        limit_left: options.limit,
-        options,
-        page: VecDeque::new(),
-    };
-    let entries = stream::unfold(scan, |mut scan| async move {
-        let entry = scan.next().await.transpose()?;
-        if entry.is_err() {
-            scan.left = None;
-        }
-        Some((entry, scan))
-    });
     ScanStream {
-        entries: entries.boxed(),
+        page: Vec::new().into_iter(),
+        later,
     }
 }
 
 /// The state of a scan.
-struct Scan<R: PageRequest> {
+struct Scan<R> {
     client: Client,
-    /// The rest of the range. Never an empty range.
+    /// The rest of the range. Never an empty range. `None`: the scan has read all, or failed.
     left: Option<KeyRange>,
     limit_left: Option<usize>,
     options: ScanOptions,
-    /// Entries that were read and not taken yet.
-    page: VecDeque<R::Entry>,
+    request: PhantomData<R>,
 }
 
 impl<R: PageRequest> Scan<R> {
-    async fn next(&mut self) -> Result<Option<R::Entry>, Error> {
-        while self.limit_left != Some(0) {
-            if let Some(entry) = self.page.pop_front() {
-                self.limit_left = self.limit_left.map(|left| left - 1);
-                return Ok(Some(entry));
-            }
-            let Some(left) = self.left.take() else {
-                return Ok(None);
-            };
-            let (page, left) = self.fetch(left).await?;
-            (self.page, self.left) = (page.into(), left);
+    async fn next_page(&mut self) -> Result<Option<Vec<R::Entry>>, Error> {
+        let Some(left) = self.left.take().filter(|_| self.limit_left != Some(0)) else {
+            return Ok(None);
+        };
+        let (mut page, left) = self.fetch(left).await?;
+        self.left = left;
+        if let Some(limit_left) = &mut self.limit_left {
+            page.truncate(*limit_left);
+            *limit_left -= page.len();
         }
-        Ok(None)
+        Ok(Some(page))
     }
 
     /// The next page, and the rest of the range behind it.
@@ -200,14 +206,10 @@ macro_rules! page_request {
                 }
             }
 
-            fn page(response: $response) -> (Vec<$entry>, Option<Bytes>) {
-                let entries = response.entries;
-                let bytes = entries
-                    .iter()
-                    .map(|entry| entry.key.len() + entry.value.len());
-                let page_bytes = bytes.sum();
-                let entries = entries.into_iter();
-                let entries = entries.map(|entry| $entry::detached(entry, page_bytes));
+            fn page(mut response: $response) -> (Vec<$entry>, Option<Bytes>) {
+                let entries = response.entries.iter_mut();
+                detach_all(entries.flat_map(|entry| [&mut entry.key, &mut entry.value]));
+                let entries = response.entries.into_iter().map($entry::from);
                 (entries.collect(), response.resume_key)
             }
         }

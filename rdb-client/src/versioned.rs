@@ -5,7 +5,6 @@ use rdb_proto::kvrpc::{
     self, compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
 
-use crate::detach::detach;
 use crate::retry::Deadline;
 use crate::{Client, Error, Key, KeyRange, ScanOptions, ScanStream, multi_key, scan};
 
@@ -31,16 +30,13 @@ pub struct VersionedKeyValue {
     pub value: Bytes,
 }
 
-impl VersionedKeyValue {
-    /// An entry of a message with this size.
-    pub(crate) fn detached(entry: kvrpc::VersionedKeyValue, message_bytes: usize) -> Self {
+impl From<kvrpc::VersionedKeyValue> for VersionedKeyValue {
+    fn from(entry: kvrpc::VersionedKeyValue) -> Self {
         let kvrpc::VersionedKeyValue {
-            mut key,
+            key,
             version,
-            mut value,
+            value,
         } = entry;
-        detach(&mut key, message_bytes);
-        detach(&mut value, message_bytes);
         Self {
             key,
             version,

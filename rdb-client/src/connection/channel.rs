@@ -4,10 +4,10 @@
 //! This one never connects again. Its errors are [`ConnectionError`]s, which say what is certain.
 
 use std::error::Error as StdError;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
@@ -21,6 +21,7 @@ use rdb_proto::transport::limits::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
@@ -28,7 +29,7 @@ use tower_service::Service;
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
 
-/// Why a connection gave no response.
+/// Why a call got no response, or only a part of one.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection failed")]
 pub(crate) struct ConnectionError {
@@ -56,6 +57,11 @@ impl ConnectionError {
         self.unprocessed
     }
 
+    /// Whether the connection takes no more requests. A reset ends one call and leaves the others alone (RFC 9113, 5.4.2).
+    pub(crate) fn is_broken(&self) -> bool {
+        !h2_error(&self.source).is_some_and(h2::Error::is_reset)
+    }
+
     fn new(source: hyper::Error, was_sent: bool) -> Self {
         Self {
             unprocessed: !was_sent || is_refused(&source),
@@ -74,22 +80,38 @@ impl ConnectionError {
 
 /// A GOAWAY fails only those streams with a remote GOAWAY that lie above its last stream id.
 fn is_refused(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(<dyn StdError>::downcast_ref);
-    cause.is_some_and(|cause: &h2::Error| {
+    h2_error(error).is_some_and(|cause| {
         let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
         cause.is_remote() && (refused || cause.is_go_away())
     })
 }
 
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source().and_then(<dyn StdError>::downcast_ref)
+}
+
 /// Sends requests over one connection. Clones share it; it is closed when all of them and their calls are gone.
 ///
-/// At most as many calls are under way as a server accepts. hyper would take one more and hold it back, and when the
-/// connection ends it does not tell such a request from one that was sent.
-#[derive(Debug, Clone)]
+/// At most as many calls are under way as a server accepts: a call needs a place. hyper would take one more and hold it
+/// back, and when the connection ends it does not tell such a request from one that was sent.
+#[derive(Debug)]
 pub(crate) struct Channel {
     requests: SendRequest<Body>,
     authority: Authority,
-    places: Arc<Semaphore>,
+    places: PollSemaphore,
+    /// For the next call of this clone.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Clone for Channel {
+    fn clone(&self) -> Self {
+        Self {
+            requests: self.requests.clone(),
+            authority: self.authority.clone(),
+            places: self.places.clone(),
+            place: None,
+        }
+    }
 }
 
 impl Channel {
@@ -117,8 +139,15 @@ impl Channel {
         Ok(Self {
             requests,
             authority,
-            places: Arc::new(Semaphore::new(CONCURRENT_STREAMS_MAX as usize)),
+            places: PollSemaphore::new(Arc::new(Semaphore::new(CONCURRENT_STREAMS_MAX as usize))),
+            place: None,
         })
+    }
+
+    /// Waits for a place for the next call. Until that call begins, nothing is sent.
+    pub(crate) async fn take_place(&mut self) {
+        // It cannot fail.
+        let _ = poll_fn(|context| self.poll_ready(context)).await;
     }
 
     /// Whether the connection takes no more requests.
@@ -171,19 +200,21 @@ impl Service<Request<Body>> for Channel {
     type Future =
         Pin<Box<dyn Future<Output = Result<Self::Response, ConnectionError>> + Send + 'static>>;
 
-    /// Always: requests that a closed connection gets fail with certainty.
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+    /// Takes a place. A closed connection has places, too: its requests fail with certainty.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        if self.place.is_none() {
+            // The semaphore is never closed.
+            self.place = ready!(self.places.poll_acquire(context));
+        }
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let request = self.addressed(request);
-        let mut requests = self.requests.clone();
-        let places = Arc::clone(&self.places);
+        let place = self.place.take();
+        let response = self.requests.try_send_request(request);
         Box::pin(async move {
-            // It is never closed.
-            let place = places.acquire_owned().await.ok();
-            match requests.try_send_request(request).await {
+            match response.await {
                 Ok(response) => Ok(response.map(|body| ResponseBody {
                     body,
                     _place: place,

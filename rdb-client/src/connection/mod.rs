@@ -8,6 +8,8 @@
 
 mod channel;
 mod pool;
+#[cfg(test)]
+pub(crate) mod scripted_peer;
 
 pub(crate) use channel::{Channel, ConnectionError};
 pub(crate) use pool::{Connection, ConnectionPool};

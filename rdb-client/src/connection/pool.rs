@@ -4,8 +4,8 @@
 //! connection counts as made when the peer has answered a health check on it, whatever its health: a peer that accepts and
 //! closes, as a server does that has no place left, then costs no write its certainty.
 //!
-//! A connection that has ended is replaced by the next call, one that failed is forgotten by the call that noticed. So is an
-//! attempt that has had its time: the calls that would have noticed may all have given up before.
+//! A call forgets a connection that broke under it; the next call makes another. Whenever one is made, all that have ended are
+//! forgotten, and so are attempts that failed or have had their time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,6 +15,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use rdb_proto::transport::check_address;
 use tokio::time::{Instant, timeout};
+use tonic::Status;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -58,10 +59,11 @@ struct Slot {
 }
 
 impl Slot {
-    /// Whether the connection has ended, or took too long to be made.
+    /// Whether the connection has ended, could not be made, or took too long.
     fn is_over(&self, connect_timeout: Duration) -> bool {
         match self.connecting.peek() {
-            Some(made) => made.as_ref().is_ok_and(|made| made.channel.is_closed()),
+            Some(Ok(made)) => made.channel.is_closed(),
+            Some(Err(_)) => true,
             None => self.began_at.elapsed() >= connect_timeout,
         }
     }
@@ -77,17 +79,23 @@ impl ConnectionPool {
 
     /// The connection to `address`, made now if there is none.
     pub(crate) async fn connection(&self, address: &str) -> Result<Connection, ConnectFailure> {
-        let (id, connecting) = self.slot(address);
+        let connecting = self.connecting(address);
+        if let Some(connected) = connecting.peek() {
+            return connected.clone();
+        }
         // The timer is the caller's: the runtime of the call that began to connect may have stopped.
         let connected = timeout(self.connect_timeout, connecting).await;
-        let connected = connected.unwrap_or_else(|_| {
+        connected.unwrap_or_else(|_| {
             let timeout = self.connect_timeout;
             Err(format!("{address} did not answer within {timeout:?}"))
-        });
-        if connected.is_err() {
+        })
+    }
+
+    /// Has the next call make another connection than the one with this id, if `status` of a call over it says that it broke.
+    pub(crate) fn forget_broken(&self, address: &str, id: u64, status: &Status) {
+        if fate::is_broken(status) {
             self.forget(address, id);
         }
-        connected
     }
 
     /// Has the next call make another connection than the one with this id. A newer one stays.
@@ -103,13 +111,14 @@ impl ConnectionPool {
         self.lock().id(address) == Some(id)
     }
 
-    fn slot(&self, address: &str) -> (u64, Connecting) {
+    fn connecting(&self, address: &str) -> Connecting {
         let mut slots = self.lock();
-        if let Some(slot) = slots.by_address.get(address)
-            && !slot.is_over(self.connect_timeout)
-        {
-            return (slot.id, slot.connecting.clone());
+        let known = slots.by_address.get(address);
+        if let Some(slot) = known.filter(|slot| !slot.is_over(self.connect_timeout)) {
+            return slot.connecting.clone();
         }
+        let is_over = |slot: &Slot| slot.is_over(self.connect_timeout);
+        slots.by_address.retain(|_, slot| !is_over(slot));
         slots.last_id += 1;
         let id = slots.last_id;
         let connecting = connect(address.to_owned(), id).boxed().shared();
@@ -119,7 +128,7 @@ impl ConnectionPool {
             connecting: connecting.clone(),
         };
         slots.by_address.insert(address.to_owned(), slot);
-        (id, connecting)
+        connecting
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -175,7 +184,27 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::time::sleep;
 
+    use super::super::scripted_peer::{Reaction, ScriptedPeer};
     use super::*;
+
+    #[tokio::test]
+    async fn connections_that_ended_and_attempts_that_failed_are_forgotten() {
+        let pool = ConnectionPool::new(Duration::from_secs(60));
+        for _ in 0..3 {
+            // It answers the greeting, and closes.
+            let peer = ScriptedPeer::start(vec![vec![Reaction::Answer]]).await;
+            let connected = pool.connection(&peer.address).await.expect("made");
+            while !connected.channel.is_closed() {
+                tokio::task::yield_now().await;
+            }
+            let refused = format!("no port: {}", peer.address);
+            assert!(pool.connection(&refused).await.is_err());
+        }
+        let peer = ScriptedPeer::start(vec![vec![Reaction::Answer; 2]]).await;
+        pool.connection(&peer.address).await.expect("made");
+        let known: Vec<_> = pool.lock().by_address.keys().cloned().collect();
+        assert_eq!(known, [peer.address]);
+    }
 
     #[tokio::test]
     async fn an_attempt_that_its_callers_gave_up_does_not_keep_later_ones_waiting() {

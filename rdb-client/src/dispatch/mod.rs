@@ -12,7 +12,7 @@
 //! - `target`: what the lanes to one store share.
 //!
 //! When a stream breaks, a command that was never handed to the transport was certainly not applied. The fate of the others
-//! is unknown.
+//! is unknown, unless the store ends the stream and says that it did not apply them.
 
 mod lane;
 mod queue;

@@ -67,7 +67,8 @@ impl Traffic for Shared {
         } = response;
         if message.closing {
             // Nothing new is accepted over this connection either.
-            self.forget(connection);
+            let target = &self.target;
+            target.connections.forget(&target.address, connection.id);
             stream::close(self);
         }
         let (completed, freed_bytes) = self.queue().answered(message.answers);
@@ -154,11 +155,8 @@ impl Shared {
             self.target.knows_no_streams(connection);
         }
         let cause = self.failed(connection, status);
-        // No process reads commands of a stream that it answers like this.
-        if is_unknown || fate::is_unprocessed(status) {
-            stream::close(self);
-            let sent = self.queue().remove_sent();
-            self.not_processed(sent, &cause);
+        if is_unknown {
+            self.left_undone(&cause);
         }
         cause
     }
@@ -168,19 +166,25 @@ impl Shared {
     }
 
     fn failed(&self, connection: &Connection, status: &Status) -> Arc<str> {
-        if fate::is_local(status) {
-            self.forget(connection);
-        }
-        fate::cause(status, &format!("stream to {}", self.target.address)).into()
-    }
-
-    fn forget(&self, connection: &Connection) {
         let Target {
             address,
             connections,
             ..
         } = &*self.target;
-        connections.forget(address, connection.id);
+        connections.forget_broken(address, connection.id, status);
+        let cause = fate::cause(status, &format!("stream to {address}")).into();
+        if fate::is_unprocessed(status) {
+            self.left_undone(&cause);
+        }
+        cause
+    }
+
+    /// The store did not take the commands that it has not answered: it answers those that it took before it ends a stream.
+    fn left_undone(&self, cause: &Arc<str>) {
+        // What would be taken from now on would be lost.
+        stream::close(self);
+        let sent = self.queue().remove_sent();
+        self.not_processed(sent, cause);
     }
 
     /// Ends calls whose commands may have been processed, and gives their room back.

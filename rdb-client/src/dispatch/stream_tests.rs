@@ -3,13 +3,16 @@
 use std::future::pending;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::stream::Pending;
+use futures::stream::{BoxStream, Pending};
+use futures::{FutureExt, StreamExt};
 use rdb_proto::batch::{KvBatch, KvBatchServer, Messages};
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{RawGetRequest, batch_command::Request};
 use rdb_proto::transport::{ServeOptions, health, serve};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
 use super::super::lane::Lane;
@@ -17,6 +20,7 @@ use super::super::queue::{AddressedCommand, MESSAGE_COMMANDS_MAX, Next};
 use super::super::slot::{Answer, Slot};
 use super::*;
 use crate::connection::ConnectionPool;
+use crate::connection::scripted_peer::{INTERNAL_ERROR, Reaction, ScriptedPeer};
 
 /// Far above what anything here takes.
 const HANG_GUARD: Duration = Duration::from_secs(60);
@@ -66,6 +70,25 @@ fn a_task_stops_only_when_nothing_waits() {
     assert!(matches!(push(&shared).0, Next::Start));
 }
 
+/// Serves streams of commands at the address that it returns.
+async fn start(store: impl KvBatch) -> (String, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let serving = tokio::spawn(async move {
+        let drain = CancellationToken::new();
+        let (_health, service) = health(&[], drain.clone());
+        let routes = Routes::new(KvBatchServer::new(store)).add_service(service);
+        let served = serve(listener, routes, ServeOptions::default(), drain).await;
+        served.expect("it listens");
+    });
+    (address, AbortOnDropHandle::new(serving))
+}
+
+async fn ended(answer: Answer) -> Interrupted {
+    let ended = timeout(HANG_GUARD, answer).await.expect("the call ends");
+    ended.expect_err("nobody answers")
+}
+
 /// Takes streams of commands and never says so.
 struct Mute;
 
@@ -80,20 +103,61 @@ impl KvBatch for Mute {
 
 #[tokio::test]
 async fn a_store_that_does_not_accept_a_stream_in_time_is_given_up() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    let drain = CancellationToken::new();
-    let (_health, service) = health(&[], drain.clone());
-    let routes = Routes::new(KvBatchServer::new(Mute)).add_service(service);
-    let serving = tokio::spawn(serve(listener, routes, ServeOptions::default(), drain));
+    let (address, _serving) = start(Mute).await;
     let mut target = target(&address);
     target.silence_max = Duration::from_millis(100);
     let lane = Lane::new(Arc::new(target));
-    let answer = lane.submit(command()).await;
-    let ended = timeout(HANG_GUARD, answer).await.expect("the call ends");
+    let ended = ended(lane.submit(command()).await).await;
     assert!(
-        matches!(&ended, Err(Interrupted::Lost { cause }) if cause.contains("no answer")),
+        matches!(&ended, Interrupted::Lost { cause } if cause.contains("no answer")),
         "{ended:?}"
     );
-    serving.abort();
+}
+
+/// Refuses every stream, at once or when it has a message, and says what became of the commands.
+struct Refusing {
+    accepts: bool,
+    fate: Fate,
+}
+
+#[tonic::async_trait]
+impl KvBatch for Refusing {
+    type BatchStream = BoxStream<'static, Result<batch::Response, Status>>;
+
+    async fn batch(
+        &self,
+        request: tonic::Request<Messages<batch::Request>>,
+    ) -> Result<Self::BatchStream, Status> {
+        let no_room = Fault::new(Code::ResourceExhausted, "no room").with_fate(self.fate);
+        if !self.accepts {
+            return Err(no_room.into());
+        }
+        let message = request.into_inner().take(1);
+        Ok(message.map(move |_| Err(no_room.clone().into())).boxed())
+    }
+}
+
+#[tokio::test]
+async fn commands_are_lost_with_a_stream_unless_the_store_says_that_it_left_them_undone() {
+    for accepts in [false, true] {
+        for (fate, is_certain) in [(Fate::NotApplied, true), (Fate::Unknown, false)] {
+            let (address, _serving) = start(Refusing { accepts, fate }).await;
+            let lane = Lane::new(Arc::new(target(&address)));
+            let ended = ended(lane.submit(command()).await).await;
+            let not_processed = matches!(ended, Interrupted::NotProcessed { .. });
+            assert_eq!(not_processed, is_certain, "{accepts} {ended:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_leaves_the_connection_to_the_next() {
+    let script = [Reaction::Answer, Reaction::Reset(INTERNAL_ERROR)];
+    let next = [Reaction::Reset(INTERNAL_ERROR), Reaction::Ignore];
+    let peer = ScriptedPeer::start(vec![[script, next].concat()]).await;
+    let lane = Lane::new(Arc::new(target(&peer.address)));
+    for _ in 0..2 {
+        ended(lane.submit(command()).await).await;
+    }
+    assert_eq!(peer.connections(), 1);
 }

@@ -162,7 +162,7 @@ impl PlacementDriver {
                 format!("{} gave no answer", member.place())
             }
             End::Failed(status) => {
-                if !fate::is_local(&status) {
+                if !fate::is_broken(&status) {
                     self.pass_over(peer.member);
                 }
                 return self.failed(&self.held, member, peer.connection_id, &status);
@@ -318,9 +318,7 @@ impl PlacementDriver {
         connection_id: u64,
         status: &Status,
     ) -> Failure {
-        if fate::is_local(status) {
-            connections.forget(&member.address, connection_id);
-        }
+        connections.forget_broken(&member.address, connection_id, status);
         fate::failure(Access::Read, status, &member.place())
     }
 }

@@ -1,7 +1,7 @@
 //! Which region holds a key, and which store leads it, as far as this client has heard.
 //!
 //! Invariants: the cached regions do not overlap, and a newer description of a range is never replaced by an older one. The
-//! cache may be wrong. Every request carries what it believes, and the store that gets it answers with what is true. A
+//! newest answer of the placement driver has the address of a store. The cache may be wrong. Every request carries what it believes, and the store that gets it answers with what is true. A
 //! route over which a call got nowhere becomes suspect, so that the placement driver is asked about it once.
 
 use std::cmp::Ordering;
@@ -102,6 +102,26 @@ impl RegionCache {
         }
         self.routes.insert(route.region.start_key.clone(), route);
         true
+    }
+
+    /// Takes in what the placement driver says. The epoch decides about the shape of regions and about who leads them; where
+    /// a store listens has nothing to do with epochs, so the newest answer has the address.
+    pub(super) fn learn(&mut self, route: &Arc<Route>) {
+        if self.insert(Arc::clone(route)) {
+            return;
+        }
+        for start_key in self.overlapping(&route.region) {
+            let known = self.routes.get_mut(&start_key);
+            let Leader { store_id, address } = &route.leader;
+            let is_moved = |known: &&mut Arc<Route>| {
+                known.leader.store_id == *store_id && known.leader.address != *address
+            };
+            if let Some(known) = known.filter(is_moved) {
+                let known = Arc::make_mut(known);
+                known.leader.address.clone_from(address);
+                known.suspicion = None;
+            }
+        }
     }
 
     /// Another store leads the region that `used` names. False: the cache has moved on since, or knew already.

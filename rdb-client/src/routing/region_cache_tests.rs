@@ -59,6 +59,29 @@ fn what_was_true_before_a_split_does_not_come_back() {
 }
 
 #[test]
+fn an_older_description_brings_the_newer_address_of_the_same_store_and_no_other_leader() {
+    let mut cache = RegionCache::default();
+    cache.insert(route(1, 2, b"", b"m"));
+    let led_by_another = Route::new(route(2, 2, b"m", b"").region.clone(), leader(2));
+    cache.insert(Arc::new(led_by_another));
+    let suspect = Arc::clone(cache.locate(b"a").expect("known"));
+    cache.suspect(&suspect, Suspicion::NotServed);
+    let moved = Leader {
+        store_id: 1,
+        address: "moved:1".to_owned(),
+    };
+    let older = Route::new(route(1, 1, b"", b"").region.clone(), moved.clone());
+    cache.learn(&Arc::new(older));
+    let led = |key| cache.locate(key).map(|route| route.leader.clone());
+    assert_eq!((led(b"a"), led(b"z")), (Some(moved), Some(leader(2))));
+    assert_eq!(
+        cache.locate(b"a").map(|route| route.region.version()),
+        Some(2)
+    );
+    assert!(is_trusted(&cache, b"a"));
+}
+
+#[test]
 fn a_new_leader_replaces_the_one_that_was_asked_and_no_later_one() {
     let mut cache = RegionCache::default();
     let used = route(1, 1, b"", b"");

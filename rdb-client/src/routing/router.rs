@@ -102,22 +102,18 @@ impl Router {
         request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
-        let dispatcher = self.dispatcher.as_ref();
-        let lanes = dispatcher.and_then(|dispatcher| dispatcher.store(&route.leader.address));
-        let Some(lanes) = lanes else {
-            return self.send_alone(route, request, deadline).await;
-        };
-        match request.into_command() {
-            Ok(request) => {
-                let command = AddressedCommand {
-                    context: self.context(route),
-                    request,
-                };
-                let response = self.dispatch::<R>(route, lanes.lane(), command, deadline);
-                self.received::<R>(route, response.await?)
-            }
-            Err(request) => self.send_alone(route, request, deadline).await,
+        if let Some(into_command) = R::INTO_COMMAND
+            && let Some(dispatcher) = &self.dispatcher
+            && let Some(lanes) = dispatcher.store(&route.leader.address)
+        {
+            let command = AddressedCommand {
+                context: self.context(route),
+                request: into_command(request),
+            };
+            let response = self.dispatch::<R>(route, lanes.lane(), command, deadline);
+            return self.received::<R>(route, response.await?);
         }
+        self.send_alone(route, request, deadline).await
     }
 
     /// Sends a request as a unary call.
@@ -127,20 +123,14 @@ impl Router {
         mut request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
-        let connection = self.connect(route, deadline).await?;
+        let Connection { channel, id, .. } = self.connect(route, deadline).await?;
         request.set_context(self.context(route));
-        let mut answer = match deadline
-            .limit(request.send(connection.channel.clone()))
-            .await
-        {
+        let mut answer = match deadline.limit(request.send(channel)).await {
             Some(Ok(answer)) => answer,
             Some(Err(status)) => {
-                let is_broken = fate::is_local(&status);
-                if is_broken {
-                    let address = &route.leader.address;
-                    self.connections.forget(address, connection.id);
-                }
-                if is_broken || status.code() == Code::Unimplemented {
+                let address = &route.leader.address;
+                self.connections.forget_broken(address, id, &status);
+                if fate::is_local(&status) || status.code() == Code::Unimplemented {
                     self.routes.suspect(route);
                 }
                 return Err(fate::failure(R::ACCESS, &status, &route.place()));
@@ -222,9 +212,15 @@ impl Router {
         })
     }
 
-    /// A connection to the leader. Failing here is certain: nothing has been sent.
+    /// A connection to the leader, with a place for a call. Failing here is certain: nothing has been sent.
     async fn connect(&self, route: &Route, deadline: Deadline) -> Result<Connection, Failure> {
-        let connecting = self.connections.connection(&route.leader.address);
+        let connecting = async {
+            let mut connected = self.connections.connection(&route.leader.address).await;
+            if let Ok(connection) = &mut connected {
+                connection.channel.take_place().await;
+            }
+            connected
+        };
         match deadline.limit(connecting).await {
             Some(Ok(connection)) if !deadline.remaining().is_zero() => Ok(connection),
             Some(Err(cause)) => {
@@ -234,7 +230,7 @@ impl Router {
             }
             Some(Ok(_)) | None => {
                 self.routes.suspect(route);
-                let cause = format!("no connection to {} in time", route.place());
+                let cause = format!("no place on a connection to {} in time", route.place());
                 Err(deadline.exceeded(cause).into())
             }
         }
@@ -249,3 +245,7 @@ impl Router {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

@@ -250,7 +250,7 @@ impl Routes {
             return Err(unknown(&cause));
         };
         let route = Arc::new(Route::new(region, leader.into()));
-        self.cache().insert(Arc::clone(&route));
+        self.cache().learn(&route);
         Ok(route)
     }
 

@@ -18,6 +18,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(super) struct Alarm {
     runtime: Id,
     at: Instant,
+    /// It was not too late to set it.
+    rings: bool,
     /// Never polled again. The lock makes it shareable.
     _timer: Mutex<Pin<Box<Sleep>>>,
 }
@@ -29,17 +31,18 @@ impl Alarm {
         // Polled once to have the bell woken, whatever the task that does it may still do in this turn.
         let mut timer = Box::pin(sleep_until(at));
         let polled = unconstrained(timer.as_mut());
-        let _ = pin!(polled).poll(&mut Context::from_waker(&bell));
+        let polled = pin!(polled).poll(&mut Context::from_waker(&bell));
         Self {
+            rings: polled.is_pending(),
             runtime: Handle::current().id(),
             at,
             _timer: Mutex::new(timer),
         }
     }
 
-    /// Whether the alarm has yet to ring, on the present runtime, and no later than `deadline_at`.
+    /// Whether the alarm rings on the present runtime, no later than `deadline_at`. It may have rung.
     pub(super) fn covers(&self, deadline_at: Instant) -> bool {
-        self.at <= deadline_at && self.at > Instant::now() && self.runtime == Handle::current().id()
+        self.rings && self.at <= deadline_at && self.runtime == Handle::current().id()
     }
 }
 
@@ -84,8 +87,8 @@ mod tests {
         own.block_on(async {
             assert!(alarm.covers(at) && alarm.covers(at + hour));
             assert!(!alarm.covers(at - hour), "it would ring too late");
-            let rung = set(Instant::now());
-            assert!(!rung.covers(at), "it has rung");
+            let late = set(Instant::now() - hour);
+            assert!(!late.covers(at), "it does not ring");
         });
         other.block_on(async { assert!(!alarm.covers(at)) });
     }

@@ -52,10 +52,7 @@ impl Client {
         self.limits().check_tso_count(count)?;
         let deadline = self.deadline();
         let first = match self.tso_stream() {
-            Some(stream) => {
-                let _in_flight = self.router().counters().call();
-                Call::new(stream, count, deadline).await?
-            }
+            Some(stream) => Call::new(stream, count, deadline).await?,
             None => self.tso_unary(count, deadline).await?,
         };
         Timestamps::new(first, count).ok_or_else(unasked)
@@ -69,11 +66,8 @@ impl Client {
             client.get_tso(request).await
         });
         let answer = asked.await?;
-        if answer.count != count {
-            return Err(unasked());
-        }
         placement_driver.check_cluster(answer.cluster_id)?;
-        self.watermark().raise(mark, &answer)?;
+        self.watermark().raise(mark, count, &answer)?;
         Ok(answer.first)
     }
 }

@@ -73,10 +73,6 @@ impl Woken {
     }
 }
 
-/// An answer that fits no request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unasked;
-
 /// All rounds that are not answered yet.
 #[derive(Debug)]
 pub(super) struct Rounds {
@@ -195,21 +191,20 @@ impl Rounds {
         Some(count)
     }
 
-    /// Answers the oldest request, with `count` timestamps from `first` on.
-    ///
-    /// # Errors
-    ///
-    /// [`Unasked`] when the answer is to another question; nothing has happened then.
-    pub(super) fn answer(&mut self, first: u64, count: u32) -> Result<Woken, Unasked> {
+    /// How many timestamps the oldest request asks for that has no answer.
+    pub(super) fn asked(&self) -> Option<u32> {
         let asked = self.queue.front().filter(|_| self.in_flight > 0);
-        let fits = asked.is_some_and(|round| round.count == count)
-            && first.checked_add(count.into()).is_some();
-        if !fits {
-            return Err(Unasked);
-        }
+        asked.map(|round| round.count)
+    }
+
+    /// Answers the oldest request, with timestamps from `first` on. None of them may overflow.
+    pub(super) fn answer(&mut self, first: u64) -> Woken {
+        let Some(count) = self.asked() else {
+            return Woken::default();
+        };
         self.in_flight -= 1;
         self.timestamps_received += u64::from(count);
-        Ok(self.end_front(Ok(first)))
+        self.end_front(Ok(first))
     }
 
     /// Gives the room of waiters that were woken to those to come.
@@ -260,6 +255,11 @@ impl Rounds {
 
     pub(super) fn timestamps_received(&self) -> u64 {
         self.timestamps_received
+    }
+
+    /// How many callers wait.
+    pub(super) fn callers(&self) -> usize {
+        self.queue.iter().map(|round| round.present).sum()
     }
 
     fn round_with_room_for(&mut self, count: u32) -> &mut PendingRound {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Streaming;
 
 use super::alarm::Alarm;
-use super::rounds::{Round, Rounds, Seat, Unasked};
+use super::rounds::{Round, Rounds, Seat};
 use super::{Watermark, unasked};
 use crate::retry::{Deadline, Failure};
 use crate::routing::{Held, Peer, PlacementDriver};
@@ -67,6 +67,7 @@ impl TsoStream {
         let state = self.lock();
         stats.tso_requests += state.rounds.requests_sent();
         stats.tso_timestamps += state.rounds.timestamps_received();
+        stats.calls_in_flight += state.rounds.callers() as u64;
     }
 
     /// Takes a seat for a call that begins now.
@@ -201,14 +202,15 @@ impl Traffic for SharedRounds {
         self.placement_driver.check_cluster(answer.cluster_id)?;
         let mut state = self.lock();
         // Answers come in the order of their requests, so each lies above all before it.
-        self.watermark.raise(self.watermark.mark(), &answer)?;
-        let answered = state.rounds.answer(answer.first, answer.count);
+        let asked = state.rounds.asked().ok_or_else(unasked)?;
+        self.watermark
+            .raise(self.watermark.mark(), asked, &answer)?;
+        let callers = state.rounds.answer(answer.first);
         let sleeper = state.wake();
         drop(state);
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
-        let callers = answered.map_err(|Unasked| unasked())?;
         let spare = callers.wake();
         self.lock().rounds.reuse(spare);
         Ok(())

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rdb_proto::pdpb::GetTsoResponse;
 
+use super::unasked;
 use crate::Error;
 
 /// The lowest timestamp that was not given yet, as far as this client knows. It only grows.
@@ -18,13 +19,22 @@ impl Watermark {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes in the answer to a request that was sent after `mark` was read.
+    /// Takes in the answer to a request for `count` timestamps that was sent after `mark` was read.
     ///
     /// # Errors
     ///
-    /// [`Error::Internal`] when a timestamp of the answer had been given before.
-    pub(super) fn raise(&self, mark: u64, answer: &GetTsoResponse) -> Result<(), Error> {
+    /// [`Error::Internal`] when it answers another request, or a timestamp of the answer had been given before. Nothing has
+    /// happened then.
+    pub(super) fn raise(
+        &self,
+        mark: u64,
+        count: u32,
+        answer: &GetTsoResponse,
+    ) -> Result<(), Error> {
         let first = answer.first;
+        let fitting = first.checked_add(count.into());
+        let fitting = fitting.filter(|_| answer.count == count);
+        let next = fitting.ok_or_else(unasked)?;
         if first < mark {
             let last = mark - 1;
             let cause = format!(
@@ -32,7 +42,6 @@ impl Watermark {
             );
             return Err(Error::internal(cause));
         }
-        let next = first.saturating_add(answer.count.into());
         self.0.fetch_max(next, Ordering::Relaxed);
         Ok(())
     }
@@ -50,13 +59,17 @@ mod tests {
         }
     }
 
+    fn raise(watermark: &Watermark, mark: u64, first: u64, count: u32) -> Result<(), Error> {
+        watermark.raise(mark, count, &answer(first, count))
+    }
+
     #[test]
     fn an_answer_that_was_given_before_is_an_error_that_names_both() {
         let watermark = Watermark::default();
-        assert_eq!(watermark.raise(watermark.mark(), &answer(0, 5)), Ok(()));
-        assert_eq!(watermark.raise(watermark.mark(), &answer(5, 1)), Ok(()));
+        assert_eq!(raise(&watermark, watermark.mark(), 0, 5), Ok(()));
+        assert_eq!(raise(&watermark, watermark.mark(), 5, 1), Ok(()));
         for first in [5, 4] {
-            let error = watermark.raise(watermark.mark(), &answer(first, 9));
+            let error = raise(&watermark, watermark.mark(), first, 9);
             let text = error.expect_err("given before").to_string();
             assert!(text.contains(&format!("{first} after 5")), "{text}");
         }
@@ -67,8 +80,18 @@ mod tests {
     fn of_two_requests_on_the_way_at_once_either_may_be_answered_first() {
         let watermark = Watermark::default();
         let (early, late) = (watermark.mark(), watermark.mark());
-        assert_eq!(watermark.raise(late, &answer(11, 1)), Ok(()));
-        assert_eq!(watermark.raise(early, &answer(10, 1)), Ok(()));
+        assert_eq!(raise(&watermark, late, 11, 1), Ok(()));
+        assert_eq!(raise(&watermark, early, 10, 1), Ok(()));
         assert_eq!(watermark.mark(), 12);
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_an_error_and_raises_nothing() {
+        let watermark = Watermark::default();
+        for (asked, first, count) in [(1, u64::MAX - 2, 2), (2, 7, 1), (2, u64::MAX - 1, 2)] {
+            let raised = watermark.raise(watermark.mark(), asked, &answer(first, count));
+            assert!(raised.is_err(), "{asked} {first} {count}");
+        }
+        assert_eq!(watermark.mark(), 0);
     }
 }

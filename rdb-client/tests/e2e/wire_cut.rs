@@ -1,7 +1,7 @@
 //! The wire is cut: a store in a network namespace of its own, whose link goes down and comes back. Skipped where this process may not make namespaces.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdb_client::Error;
 
@@ -91,24 +91,22 @@ async fn calls_over_a_cut_wire_end_in_time_with_the_right_fate_and_go_on_when_it
 
     namespace.cut();
     let impatient = client.with_timeout(PATIENCE);
-    let began = Instant::now();
-    let written = impatient.cas_put("counter", 1, "1").await;
+    let written = guarded("the deadline", impatient.cas_put("counter", 1, "1")).await;
     assert!(
         matches!(written, Err(Error::Undetermined { .. })),
         "it was sent: {written:?}"
     );
-    let read = impatient.get("counter").await;
+    let read = guarded("the deadline", impatient.get("counter")).await;
     let unanswered = matches!(
         read,
         Err(Error::DeadlineExceeded { .. } | Error::Unavailable { .. })
     );
     assert!(unanswered, "{read:?}");
-    let timestamp = impatient.tso().await;
+    let timestamp = guarded("the deadline", impatient.tso()).await;
     assert!(matches!(
         timestamp,
         Err(Error::DeadlineExceeded { .. } | Error::Unavailable { .. })
     ));
-    assert!(began.elapsed() < 10 * PATIENCE, "{:?}", began.elapsed());
 
     namespace.mend();
     let entry = guarded("reads go on", async {

@@ -136,7 +136,7 @@ impl ScriptedPd {
         let count = request.count.unwrap_or(1);
         let mut state = self.state();
         let first = state.next_timestamp;
-        state.next_timestamp += u64::from(count);
+        state.next_timestamp = first.wrapping_add(count.into());
         GetTsoResponse {
             first,
             count,

@@ -1,7 +1,5 @@
 //! What becomes of a write when the answer is not a result.
 
-use std::time::{Duration, Instant};
-
 use rdb_client::Error;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::region_error::Kind;
@@ -13,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::fates::cluster::{Cluster, SHORT, region};
 use crate::fates::store::Step;
-use crate::harness::{CallPath, over_both_paths};
+use crate::harness::{CallPath, guarded, over_both_paths};
 
 over_both_paths! {
     after_every_routing_answer_a_write_is_sent_again_and_applied_once,
@@ -186,12 +184,9 @@ async fn a_deadline_among_refusals_names_the_last_one(path: CallPath) {
         .node
         .store
         .refuse_always(Kind::NotReady(NotReady { reason }));
-    let began = Instant::now();
-    let error = client
-        .with_timeout(SHORT)
-        .raw_get("k")
-        .await
-        .expect_err("refused");
+    let hurried = client.with_timeout(SHORT);
+    let read = guarded("the deadline", hurried.raw_get("k")).await;
+    let error = read.expect_err("refused");
     assert!(
         matches!(
             error,
@@ -200,7 +195,6 @@ async fn a_deadline_among_refusals_names_the_last_one(path: CallPath) {
         "{error:?}"
     );
     assert!(error.to_string().contains("draining"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(20));
 }
 
 async fn another_cluster_is_an_error_that_names_both_and_the_next_call_asks_again(path: CallPath) {
