@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::encoding::{KeyEncoding, escape};
 use crate::failure::Failure;
-use crate::output::{Output, Record};
+use crate::output::{Output, Record, Row, cell};
 use crate::session::Session;
 
 pub(crate) const AFTER_HELP: &str = "\
@@ -33,10 +33,15 @@ fn verdict(processes: &[Line]) -> Result<(), Failure> {
         (0, false) => Err(Failure::failed(
             "no store has registered with the placement driver yet",
         )),
-        (failing, _) => {
+        (failing, has_store) => {
+            let stores = if has_store {
+                ""
+            } else {
+                ", and no store is known"
+            };
             let all = processes.len();
             Err(Failure::failed(format!(
-                "{failing} of {all} processes are not serving"
+                "{failing} of {all} processes are not serving{stores}"
             )))
         }
     }
@@ -51,7 +56,7 @@ struct Line {
     store_id: Option<u64>,
     address: String,
     status: &'static str,
-    /// Why it is unreachable.
+    /// Why it is not serving.
     cause: Option<String>,
 }
 
@@ -78,19 +83,18 @@ impl From<&ProcessHealth> for Line {
     }
 }
 
-impl Record for Line {
+impl Row for Line {
     const HEADINGS: &[&str] = &["ROLE", "ID", "ADDRESS", "STATUS", "CAUSE"];
+}
 
+impl Record for Line {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         vec![
             self.role.to_owned(),
-            self.store_id
-                .map_or_else(|| "-".to_owned(), |id| id.to_string()),
+            cell(self.store_id.map(|id| id.to_string())),
             self.address.clone(),
             self.status.to_owned(),
-            self.cause
-                .as_deref()
-                .map_or_else(|| "-".to_owned(), |cause| escape(cause.as_bytes())),
+            cell(self.cause.as_deref().map(|cause| escape(cause.as_bytes()))),
         ]
     }
 }

@@ -15,20 +15,26 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(global: &GlobalArguments) -> Self {
-        let defaults = Config::default();
-        let connect_timeout = defaults.connect_timeout.min(global.timeout);
         Self {
             pd_addresses: global.pd.clone(),
-            config: defaults
+            config: Config::default()
                 .with_timeout(global.timeout)
-                .with_connect_timeout(connect_timeout),
+                .with_connect_timeout(global.connect_timeout()),
             keys: global.key_encoding,
         }
     }
 
+    /// The same, with a unary call for each call or not.
+    pub(crate) fn with_unary(mut self, unary: bool) -> Self {
+        self.config = self.config.with_unary(unary);
+        self
+    }
+
     /// Connects; arguments are checked before, so that wrong ones are refused also when nothing answers.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect_with(self.pd_addresses.iter().cloned(), self.config.clone()).await?)
+        let addresses = self.pd_addresses.iter().cloned();
+        let client = Client::connect_with(addresses, self.config.clone()).await?;
+        Ok(client)
     }
 
     /// A key as it was typed; never empty.
@@ -45,6 +51,10 @@ impl Session {
     /// A bound or prefix of keys as it was typed.
     pub(crate) fn bound(&self, argument: KeyArgument) -> Result<Vec<u8>, Failure> {
         self.keys.decode(argument)
+    }
+
+    pub(crate) fn not_found(&self, key: &[u8]) -> Failure {
+        Failure::not_found(format!("not found: {}", self.shown(key)))
     }
 
     /// How keys are printed in messages.
