@@ -5,18 +5,20 @@
 //! lookup reads, and a repeated request for timestamps skips those that got lost.
 //!
 //! The peer of each new connection must name this client's cluster before it is asked anything: timestamps of another one
-//! would silently break their order. A member of another cluster is passed over.
+//! would silently break their order. A member of another cluster is passed over, and so is a process that is no placement
+//! driver.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::join_all;
 use rdb_proto::pdpb::GetClusterInfoRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::transport::check_address;
 use rdb_proto::transport::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::connection::{Channel, Connection, ConnectionPool};
 use crate::counters::Counters;
@@ -24,6 +26,9 @@ use crate::retry::{Deadline, Failure, Retry};
 use crate::rpc::Access;
 use crate::stream::End;
 use crate::{Error, fate};
+
+/// The argument that errors about addresses name.
+const PD_ADDRESSES: &str = "pd_addresses";
 
 /// The placement driver, by its addresses.
 #[derive(Debug)]
@@ -72,14 +77,12 @@ impl PlacementDriver {
     ) -> Result<Self, Error> {
         let mut members = Vec::new();
         for address in addresses {
-            check_address(&address).map_err(|error| {
-                Error::invalid_argument("pd_addresses", None, error.to_string())
-            })?;
+            check_address(&address).map_err(|error| wrong_address(error.to_string()))?;
             members.push(Member { address });
         }
         if members.is_empty() {
             let cause = "there is none; expected at least one host:port, e.g. 127.0.0.1:2379";
-            return Err(Error::invalid_argument("pd_addresses", None, cause));
+            return Err(wrong_address(cause));
         }
         Ok(Self {
             members,
@@ -171,6 +174,31 @@ impl PlacementDriver {
         Failure::again(Error::unavailable(cause))
     }
 
+    /// The cluster of the first member that answered; `None`: none has.
+    pub(crate) fn cluster_id(&self) -> Option<u64> {
+        self.cluster_id.get().copied()
+    }
+
+    /// Asks all members once, at the same time, who they are. One that is silent is not waited for longer than others
+    /// could be asked meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when one that answers belongs to another cluster than the first one that answered, or is
+    /// no placement driver.
+    pub(crate) async fn check_members(&self, deadline: Deadline) -> Result<(), Error> {
+        let deadline = deadline.sooner(self.patience);
+        let asked = self.members.iter().map(|member| async move {
+            let connected = self.connection(&self.connections, member);
+            match deadline.limit(connected).await {
+                Some(Err(Failure::Final(error))) => member.unfit(&error).map(wrong_address),
+                _ => None,
+            }
+        });
+        let wrong = join_all(asked).await.into_iter().flatten().next();
+        wrong.map_or(Ok(()), Err)
+    }
+
     /// # Errors
     ///
     /// [`Error::ClusterMismatch`] when an answer comes from another cluster than the first one did.
@@ -201,7 +229,7 @@ impl PlacementDriver {
     {
         let first = self.preferred.load(Ordering::Relaxed);
         let count = self.members.len();
-        let mut foreign = 0;
+        let mut unfit = 0;
         let mut causes = Vec::new();
         for asked in 0..count {
             let index = (first + asked) % count;
@@ -216,15 +244,15 @@ impl PlacementDriver {
                     };
                     return Ok(Held { answers, peer });
                 }
-                Err(Failure::Again { error, .. }) => causes.push(error.to_string()),
-                Err(Failure::Final(error @ Error::ClusterMismatch { .. })) => {
-                    foreign += 1;
-                    if foreign == count {
-                        return Err(error.into());
+                Err(Failure::Again { error, .. }) => causes.push(error.reason()),
+                Err(Failure::Final(error)) => {
+                    let reason = self.members[index].unfit(&error);
+                    unfit += usize::from(reason.is_some());
+                    match reason {
+                        Some(reason) if unfit < count => causes.push(reason),
+                        _ => return Err(error.into()),
                     }
-                    causes.push(format!("{}: {error}", self.members[index].place()));
                 }
-                Err(last) => return Err(last),
             }
         }
         let causes = causes.join("; ");
@@ -284,6 +312,12 @@ impl PlacementDriver {
         let answer = client(&connection)
             .get_cluster_info(GetClusterInfoRequest {})
             .await;
+        if let Err(status) = &answer
+            && status.code() == Code::Unimplemented
+        {
+            let cause = format!("{} is no placement driver", member.address);
+            return Err(wrong_address(cause).into());
+        }
         let answer = self.received(connections, member, &connection, answer)?;
         let found = answer.cluster_id;
         if found == 0 {
@@ -325,9 +359,27 @@ impl PlacementDriver {
     }
 }
 
+fn wrong_address(cause: impl Into<String>) -> Error {
+    Error::invalid_argument(PD_ADDRESSES, None, cause)
+}
+
 impl Member {
     fn place(&self) -> String {
         format!("placement driver at {}", self.address)
+    }
+
+    /// Why this member can answer nothing that this client asks, if `error` says so.
+    fn unfit(&self, error: &Error) -> Option<String> {
+        match error {
+            Error::ClusterMismatch { expected, found } => Some(format!(
+                "{} belongs to cluster {found}, not to {expected} as the first that answered",
+                self.place()
+            )),
+            Error::InvalidArgument { field, cause, .. } if field == PD_ADDRESSES => {
+                Some(cause.clone())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -43,6 +43,9 @@ fn host_problem(host: &str) -> Option<&'static str> {
             _ => Some("what stands in brackets is not an IPv6 address"),
         };
     }
+    if host.contains("://") {
+        return Some("a scheme does not belong there");
+    }
     if host.contains(':') {
         return Some("an IPv6 host needs brackets");
     }
@@ -112,5 +115,7 @@ mod tests {
             assert!(check_address(bad).is_err(), "{bad}");
         }
         assert!(check_address(&format!("{}:1", "h".repeat(254))).is_err());
+        let url = check_address("http://h:1").expect_err("a URL");
+        assert!(url.to_string().contains("scheme"), "{url}");
     }
 }
