@@ -9,16 +9,22 @@ use crate::output::{Output, Record, Row, cell};
 use crate::session::Session;
 
 pub(crate) const AFTER_HELP: &str = "\
-Lists every placement driver address and every registered store. Exit code 0
-only when each of them is serving and there is a store; 1 otherwise, also when
-no placement driver answers within --timeout.
+Lists every placement driver address and every registered store, and asks each
+once. When no placement driver answers, the stores are not known. Exit code 0
+only when each process is serving and there is a store; 1 otherwise.
+
+STATUS:
+  serving        it does its work
+  not_serving    it answers that it does not
+  unreachable    it does not answer
+  wrong_process  another process answers at its address
 
 Examples:
   rdbctl health
   until rdbctl health --timeout 1s; do sleep 1; done";
 
 pub(crate) async fn run(session: &Session, output: &mut Output<'_>) -> Result<(), Failure> {
-    let processes = session.connect().await?.health().await;
+    let processes = session.health().await?;
     let lines: Vec<Line> = processes.iter().map(Line::from).collect();
     output.table(&lines)?;
     verdict(&lines)
@@ -69,8 +75,9 @@ impl From<&ProcessHealth> for Line {
         };
         let (status, cause) = match &process.health {
             Health::Serving => (SERVING, None),
-            Health::NotServing => ("not_serving", None),
+            Health::NotServing { cause } => ("not_serving", Some(cause.clone())),
             Health::Unreachable { cause } => ("unreachable", Some(cause.clone())),
+            Health::WrongProcess { cause } => ("wrong_process", Some(cause.clone())),
             _ => ("unknown", None),
         };
         Self {

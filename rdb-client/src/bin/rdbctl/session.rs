@@ -1,6 +1,6 @@
 //! The options that subcommands share: how to connect, and how keys are typed.
 
-use rdb_client::{Client, Config};
+use rdb_client::{Client, Config, ProcessHealth};
 
 use crate::arguments::GlobalArguments;
 use crate::encoding::{KeyArgument, KeyEncoding};
@@ -31,10 +31,22 @@ impl Session {
     }
 
     /// Connects; arguments are checked before, so that wrong ones are refused also when nothing answers.
+    ///
+    /// Of several placement drivers that belong to different clusters the first to answer would decide which cluster is
+    /// read and written. That is refused.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         let addresses = self.pd_addresses.iter().cloned();
         let client = Client::connect_with(addresses, self.config.clone()).await?;
+        if self.pd_addresses.len() > 1 {
+            client.check_placement_drivers().await?;
+        }
         Ok(client)
+    }
+
+    /// The health of each process, also when no placement driver answers.
+    pub(crate) async fn health(&self) -> Result<Vec<ProcessHealth>, Failure> {
+        let addresses = self.pd_addresses.iter().cloned();
+        Ok(Client::health_at(addresses, self.config.clone()).await?)
     }
 
     /// A key as it was typed; never empty.
