@@ -9,17 +9,6 @@ use crate::{Client, Error, Key, RegionRoute, Store};
 /// Calls to the placement driver. Each can end in [`Error::Unavailable`], [`Error::DeadlineExceeded`],
 /// [`Error::ClusterMismatch`] or [`Error::Internal`].
 impl Client {
-    /// Asks all placement driver addresses of this client, each once and all at the same time, whether they belong to its
-    /// cluster. One that does not answer within the connect timeout is left out.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] names an address of another cluster, or one where no placement driver answers.
-    pub async fn check_placement_drivers(&self) -> Result<(), Error> {
-        let placement_driver = self.router().placement_driver();
-        placement_driver.check_members(self.deadline()).await
-    }
-
     /// All stores that ever registered and kept their id, in order of their ids.
     ///
     /// # Errors

@@ -1,23 +1,23 @@
-//! The health of each process of the cluster.
+//! The health of each process of the cluster, and whether it is that process which answers at its address.
 
 use std::sync::Arc;
 
+use futures::TryFutureExt;
 use futures::future::join_all;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::metapb::{Context, Store};
-use rdb_proto::pdpb::pd_client::PdClient;
-use rdb_proto::pdpb::{GetClusterInfoRequest, GetStoresRequest};
+use rdb_proto::pdpb::GetStoresRequest;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::connection::{Channel, ConnectionPool};
+use crate::connection::{Channel, Connection, ConnectionPool};
 use crate::counters::Counters;
-use crate::retry::Deadline;
-use crate::routing::PlacementDriver;
+use crate::retry::{Deadline, Failure};
+use crate::routing::{Member, PlacementDriver, wrong_address};
 use crate::{Client, Config, Error, fate};
 
 /// The role of a process.
@@ -72,12 +72,7 @@ impl Client {
     /// Asks all placement driver addresses of this client and all registered stores, each once and all at the same time.
     /// When no placement driver answers, the stores are unknown and not listed.
     pub async fn health(&self) -> Vec<ProcessHealth> {
-        let asking = Asking {
-            placement_driver: self.router().placement_driver(),
-            connections: self.router().connections(),
-            deadline: self.deadline(),
-        };
-        asking.health().await
+        self.asking(self.deadline()).health().await
     }
 
     /// [`health`](Self::health) without a client, which there is only once a placement driver has answered.
@@ -104,6 +99,31 @@ impl Client {
         };
         Ok(asking.health().await)
     }
+
+    /// Asks all placement driver addresses of this client, each once and all at the same time, whether they belong to its
+    /// cluster. One that gives no answer within the connect timeout is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] names an address of another cluster, or one where no placement driver answers.
+    pub async fn check_placement_drivers(&self) -> Result<(), Error> {
+        let patience = self.router().placement_driver().silence_max();
+        let asking = self.asking(self.deadline().sooner(patience));
+        for process in asking.placement_drivers().await {
+            if let Health::WrongProcess { cause } = process.health {
+                return Err(wrong_address(cause));
+            }
+        }
+        Ok(())
+    }
+
+    fn asking(&self, deadline: Deadline) -> Asking<'_> {
+        Asking {
+            placement_driver: self.router().placement_driver(),
+            connections: self.router().connections(),
+            deadline,
+        }
+    }
 }
 
 /// What the questions after a cluster's health share.
@@ -127,83 +147,76 @@ impl Asking<'_> {
             },
             |answer| answer.stores,
         );
-        let placement_drivers = join_all(self.placement_driver.addresses().map(async |address| {
-            let asked = self.ask(address, async |channel| {
-                self.placement_driver_at(channel).await
-            });
-            ProcessHealth {
-                role: Role::PlacementDriver,
-                address: address.to_owned(),
-                health: asked.await,
-            }
-        }));
-        let stores = join_all(stores.iter().map(async |store| {
-            let asked = self.ask(&store.address, async |channel| {
-                self.store_at(store, channel).await
-            });
-            ProcessHealth {
-                role: Role::Store { store_id: store.id },
-                address: store.address.clone(),
-                health: asked.await,
-            }
-        }));
-        let (mut processes, stores) = futures::join!(placement_drivers, stores);
+        let stores = join_all(stores.iter().map(|store| self.store(store)));
+        let (mut processes, stores) = futures::join!(self.placement_drivers(), stores);
         processes.extend(stores);
         processes
+    }
+
+    async fn placement_drivers(&self) -> Vec<ProcessHealth> {
+        let members = self.placement_driver.members().iter();
+        join_all(members.map(|member| self.member(member))).await
+    }
+
+    async fn member(&self, member: &Member) -> ProcessHealth {
+        let connecting = self.placement_driver.connection(self.connections, member);
+        let connecting = connecting.map_err(|failure| {
+            let (Failure::Final(error) | Failure::Again { error, .. }) = failure;
+            match member.unfit(&error) {
+                Some(cause) => Health::WrongProcess { cause },
+                None => Health::Unreachable {
+                    cause: error.reason(),
+                },
+            }
+        });
+        let question = async |channel| {
+            Ok(if is_serving(channel).await? {
+                Health::Serving
+            } else {
+                let cause = "it is stopping or takes no writes; its log says why".to_owned();
+                Health::NotServing { cause }
+            })
+        };
+        ProcessHealth {
+            role: Role::PlacementDriver,
+            address: member.address.clone(),
+            health: self.ask(&member.address, connecting, question).await,
+        }
+    }
+
+    async fn store(&self, store: &Store) -> ProcessHealth {
+        let connecting = self.connections.connection(&store.address);
+        let connecting = connecting.map_err(|cause| Health::Unreachable { cause });
+        let question = async |channel| self.store_at(store, channel).await;
+        ProcessHealth {
+            role: Role::Store { store_id: store.id },
+            address: store.address.clone(),
+            health: self.ask(&store.address, connecting, question).await,
+        }
     }
 
     async fn ask(
         &self,
         address: &str,
+        connecting: impl Future<Output = Result<Connection, Health>>,
         question: impl AsyncFnOnce(Channel) -> Result<Health, Status>,
     ) -> Health {
         let asked = async {
-            let connection = self.connections.connection(address).await?;
-            let answer = question(connection.channel).await;
-            answer.map_err(|status| {
+            let connection = connecting.await?;
+            question(connection.channel).await.map_err(|status| {
                 if fate::is_local(&status) {
                     self.connections.forget(address, connection.id);
                 }
-                fate::cause(&status, address)
+                let cause = fate::cause(&status, address);
+                Health::Unreachable { cause }
             })
         };
         match self.deadline.limit(asked).await {
-            Some(Ok(health)) => health,
-            Some(Err(cause)) => Health::Unreachable { cause },
+            Some(Ok(health) | Err(health)) => health,
             None => Health::Unreachable {
                 cause: format!("{address} gave no answer in time"),
             },
         }
-    }
-
-    /// A process that answers health checks need not be the one that is looked for.
-    async fn placement_driver_at(&self, channel: Channel) -> Result<Health, Status> {
-        let is_serving = is_serving(channel.clone()).await?;
-        let mut client = PdClient::new(channel);
-        let wrong_process = match client.get_cluster_info(GetClusterInfoRequest {}).await {
-            Ok(answer) => {
-                let checked = self
-                    .placement_driver
-                    .check_cluster(answer.get_ref().cluster_id);
-                checked.err().map(|error| match error {
-                    Error::ClusterMismatch { expected, found } => format!(
-                        "it belongs to cluster {found}, not to {expected} as the first that answered"
-                    ),
-                    other => other.to_string(),
-                })
-            }
-            Err(status) if status.code() == Code::Unimplemented => {
-                Some("it is no placement driver".to_owned())
-            }
-            Err(status) => return Err(status),
-        };
-        Ok(match wrong_process {
-            Some(cause) => Health::WrongProcess { cause },
-            None if is_serving => Health::Serving,
-            None => Health::NotServing {
-                cause: "it is stopping or takes no writes; its log says why".to_owned(),
-            },
-        })
     }
 
     /// Asks for a region that no store has: the answer says who answers, and whether it takes requests.

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::future::join_all;
 use rdb_proto::pdpb::GetClusterInfoRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::transport::check_address;
@@ -61,8 +60,8 @@ pub(crate) struct Peer {
 }
 
 #[derive(Debug)]
-struct Member {
-    address: String,
+pub(crate) struct Member {
+    pub(crate) address: String,
 }
 
 impl PlacementDriver {
@@ -95,8 +94,8 @@ impl PlacementDriver {
         })
     }
 
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|member| member.address.as_str())
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// Asks until an answer comes or the deadline.
@@ -177,26 +176,6 @@ impl PlacementDriver {
     /// The cluster of the first member that answered; `None`: none has.
     pub(crate) fn cluster_id(&self) -> Option<u64> {
         self.cluster_id.get().copied()
-    }
-
-    /// Asks all members once, at the same time, who they are. One that is silent is not waited for longer than others
-    /// could be asked meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] when one that answers belongs to another cluster than the first one that answered, or is
-    /// no placement driver.
-    pub(crate) async fn check_members(&self, deadline: Deadline) -> Result<(), Error> {
-        let deadline = deadline.sooner(self.patience);
-        let asked = self.members.iter().map(|member| async move {
-            let connected = self.connection(&self.connections, member);
-            match deadline.limit(connected).await {
-                Some(Err(Failure::Final(error))) => member.unfit(&error).map(wrong_address),
-                _ => None,
-            }
-        });
-        let wrong = join_all(asked).await.into_iter().flatten().next();
-        wrong.map_or(Ok(()), Err)
     }
 
     /// # Errors
@@ -296,7 +275,7 @@ impl PlacementDriver {
     }
 
     /// A connection to a member of this cluster.
-    async fn connection(
+    pub(crate) async fn connection(
         &self,
         connections: &ConnectionPool,
         member: &Member,
@@ -359,7 +338,7 @@ impl PlacementDriver {
     }
 }
 
-fn wrong_address(cause: impl Into<String>) -> Error {
+pub(crate) fn wrong_address(cause: impl Into<String>) -> Error {
     Error::invalid_argument(PD_ADDRESSES, None, cause)
 }
 
@@ -369,7 +348,7 @@ impl Member {
     }
 
     /// Why this member can answer nothing that this client asks, if `error` says so.
-    fn unfit(&self, error: &Error) -> Option<String> {
+    pub(crate) fn unfit(&self, error: &Error) -> Option<String> {
         match error {
             Error::ClusterMismatch { expected, found } => Some(format!(
                 "{} belongs to cluster {found}, not to {expected} as the first that answered",

@@ -360,7 +360,7 @@ async fn a_store_that_is_asked_as_a_placement_driver_is_called_that() {
     assert_exit(&health, FAILED, "health");
     let row = &objects(&health)[0];
     assert_eq!(row["status"], "wrong_process");
-    assert_eq!(row["cause"], "it is no placement driver");
+    assert_eq!(row["cause"], format!("{store} is no placement driver"));
 }
 
 #[tokio::test]
