@@ -55,7 +55,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] when the config is invalid, there is no address, or one is not `host:port`;
+    /// [`Error::InvalidArgument`] when the config is invalid, there is no address, one is not `host:port`, or what answers
+    /// is no placement driver;
     /// [`Error::Unavailable`] or [`Error::DeadlineExceeded`] when none answers in time.
     pub async fn connect_with<A: Into<String>>(
         pd_addresses: impl IntoIterator<Item = A>,

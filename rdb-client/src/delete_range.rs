@@ -19,7 +19,7 @@ pub(crate) async fn delete_range(
     deadline: Deadline,
 ) -> Result<(), Error> {
     if left.is_empty() {
-        let cause = "it is not above start_key, so the range is empty; expected a range of at least one key";
+        let cause = "it is not above the start, so the range is empty; expected a range of at least one key";
         return Err(Error::invalid_argument("end_key", None, cause));
     }
     let mut retry = router.retry(deadline);

@@ -38,7 +38,7 @@ pub enum Error {
     },
     /// The request is wrong whatever the state of the cluster; change it.
     InvalidArgument {
-        /// The argument or setting that is wrong.
+        /// The argument or setting that is wrong; `pd_addresses` also later, when no placement driver answers there.
         field: String,
         /// The limit that was exceeded, in the field's unit.
         limit: Option<u64>,
@@ -145,6 +145,20 @@ impl Error {
     pub(crate) fn internal(cause: impl Into<Cause>) -> Self {
         Self::Internal {
             cause: cause.into(),
+        }
+    }
+
+    /// What happened, without the words that name the kind of error: for an error of another kind that says it, too.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Undetermined { cause }
+            | Self::Busy { cause }
+            | Self::Unavailable { cause }
+            | Self::DeadlineExceeded { cause, .. }
+            | Self::DataLoss { cause }
+            | Self::Internal { cause } => cause.to_string(),
+            Self::InvalidArgument { cause, .. } => cause.clone(),
+            Self::Conflict { .. } | Self::ClusterMismatch { .. } => self.to_string(),
         }
     }
 
@@ -285,6 +299,20 @@ mod tests {
             assert_eq!(error.is_retryable(), is_retryable, "{error}");
             assert_eq!(error.is_certain(), is_certain, "{error}");
         }
+    }
+
+    #[test]
+    fn a_reason_leaves_the_words_for_the_kind_of_error_to_the_error_around_it() {
+        let inner = Error::unavailable("cannot connect to 127.0.0.1:1");
+        let outer = Error::unavailable(inner.reason());
+        assert_eq!(outer, inner);
+        let conflict = Error::Conflict {
+            current_version: 3,
+            current_value: None,
+        };
+        let wrong = Error::invalid_argument("pd_addresses", None, "no placement driver");
+        assert_eq!(conflict.reason(), conflict.to_string());
+        assert_eq!(wrong.reason(), "no placement driver");
     }
 
     #[test]

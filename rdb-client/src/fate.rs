@@ -70,23 +70,16 @@ pub(crate) fn is_unprocessed(status: &Status) -> bool {
     }
 }
 
-/// One line: the place, the message, and the sources below it.
+/// One line: the place, and the message. Of a connection that failed that is its innermost error: those around it say
+/// only by which layers it came.
 pub(crate) fn cause(status: &Status, place: &str) -> String {
-    let message = match status.message() {
-        "" => status.code().description(),
-        message => message,
-    };
-    let mut text = format!("{place}: {message}");
-    let mut source = status.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
+    let connection_error = ConnectionError::of(status).map(|error| error as &dyn StdError);
+    let innermost = std::iter::successors(connection_error, |&error| error.source()).last();
+    match (innermost, status.message()) {
+        (Some(error), _) => format!("{place}: the connection failed: {error}"),
+        (None, "") => format!("{place}: {}", status.code().description()),
+        (None, message) => format!("{place}: {message}"),
     }
-    text
 }
 
 fn names_field(details: Option<&errorpb::Error>, field: &str) -> bool {

@@ -1,13 +1,24 @@
-//! The health of each process of the cluster.
+//! The health of each process of the cluster, and whether it is that process which answers at its address.
 
+use std::sync::Arc;
+
+use futures::TryFutureExt;
 use futures::future::join_all;
+use rdb_proto::errorpb::region_error::Kind;
+use rdb_proto::kvrpc::RawGetRequest;
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::metapb::{Context, Store};
 use rdb_proto::pdpb::GetStoresRequest;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::retry::Deadline;
-use crate::{Client, fate};
+use crate::connection::{Channel, Connection, ConnectionPool};
+use crate::counters::Counters;
+use crate::retry::{Deadline, Failure};
+use crate::routing::{Member, PlacementDriver, wrong_address};
+use crate::{Client, Config, Error, fate};
 
 /// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +40,18 @@ pub enum Health {
     /// It serves.
     Serving,
     /// It answers that it does not serve.
-    NotServing,
+    NotServing {
+        /// What the client knows about the cause.
+        cause: String,
+    },
     /// It does not answer.
     Unreachable {
         /// What the client knows about the cause.
+        cause: String,
+    },
+    /// Another process answers at its address: of another role, cluster or store id.
+    WrongProcess {
+        /// What the client knows about that process.
         cause: String,
     },
 }
@@ -53,54 +72,201 @@ impl Client {
     /// Asks all placement driver addresses of this client and all registered stores, each once and all at the same time.
     /// When no placement driver answers, the stores are unknown and not listed.
     pub async fn health(&self) -> Vec<ProcessHealth> {
-        let deadline = self.deadline();
-        let placement_driver = self.router().placement_driver();
-        let mut processes: Vec<(Role, String)> = placement_driver
-            .addresses()
-            .map(|address| (Role::PlacementDriver, address.to_owned()))
-            .collect();
-        let stores = placement_driver.ask_once(deadline, |mut client| async move {
-            client.get_stores(GetStoresRequest {}).await
-        });
-        match stores.await {
-            Ok(answer) => processes.extend(answer.stores.into_iter().map(|store| {
-                let role = Role::Store { store_id: store.id };
-                (role, store.address)
-            })),
-            Err(failure) => tracing::debug!(?failure, "the stores are not known"),
-        }
-        join_all(processes.into_iter().map(|(role, address)| async move {
-            let health = self.health_of(&address, deadline).await;
-            ProcessHealth {
-                role,
-                address,
-                health,
-            }
-        }))
-        .await
+        self.asking(self.deadline()).health().await
     }
 
-    async fn health_of(&self, address: &str, deadline: Deadline) -> Health {
-        let asked = async {
-            let connections = self.router().connections();
-            let connection = connections.connection(address).await?;
-            HealthClient::new(connection.channel)
-                .check(HealthCheckRequest::default())
-                .await
-                .map_err(|status| {
-                    connections.forget_broken(address, connection.id, &status);
-                    fate::cause(&status, address)
-                })
+    /// [`health`](Self::health) without a client, which there is only once a placement driver has answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when the config is invalid, there is no address, or one is not `host:port`.
+    pub async fn health_at<A: Into<String>>(
+        pd_addresses: impl IntoIterator<Item = A>,
+        config: Config,
+    ) -> Result<Vec<ProcessHealth>, Error> {
+        config.validate()?;
+        let connections = Arc::new(ConnectionPool::new(config.connect_timeout));
+        let placement_driver = PlacementDriver::new(
+            pd_addresses.into_iter().map(Into::into),
+            Arc::clone(&connections),
+            Arc::<Counters>::default(),
+            config.connect_timeout,
+        )?;
+        let asking = Asking {
+            placement_driver: &placement_driver,
+            connections: &connections,
+            deadline: Deadline::after(config.timeout),
         };
-        match deadline.limit(asked).await {
-            Some(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => {
-                Health::Serving
+        Ok(asking.health().await)
+    }
+
+    /// Asks all placement driver addresses of this client, each once and all at the same time, whether they belong to its
+    /// cluster. One that gives no answer within the connect timeout is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] names an address of another cluster, or one where no placement driver answers.
+    pub async fn check_placement_drivers(&self) -> Result<(), Error> {
+        let patience = self.router().placement_driver().silence_max();
+        let asking = self.asking(self.deadline().sooner(patience));
+        for process in asking.placement_drivers().await {
+            if let Health::WrongProcess { cause } = process.health {
+                return Err(wrong_address(cause));
             }
-            Some(Ok(_)) => Health::NotServing,
-            Some(Err(cause)) => Health::Unreachable { cause },
+        }
+        Ok(())
+    }
+
+    fn asking(&self, deadline: Deadline) -> Asking<'_> {
+        Asking {
+            placement_driver: self.router().placement_driver(),
+            connections: self.router().connections(),
+            deadline,
+        }
+    }
+}
+
+/// What the questions after a cluster's health share.
+struct Asking<'a> {
+    placement_driver: &'a PlacementDriver,
+    connections: &'a ConnectionPool,
+    deadline: Deadline,
+}
+
+impl Asking<'_> {
+    async fn health(&self) -> Vec<ProcessHealth> {
+        let stores = self
+            .placement_driver
+            .ask_once(self.deadline, |mut client| async move {
+                client.get_stores(GetStoresRequest {}).await
+            });
+        let stores = stores.await.map_or_else(
+            |failure| {
+                tracing::debug!(?failure, "the stores are not known");
+                Vec::new()
+            },
+            |answer| answer.stores,
+        );
+        let stores = join_all(stores.iter().map(|store| self.store(store)));
+        let (mut processes, stores) = futures::join!(self.placement_drivers(), stores);
+        processes.extend(stores);
+        processes
+    }
+
+    async fn placement_drivers(&self) -> Vec<ProcessHealth> {
+        let members = self.placement_driver.members().iter();
+        join_all(members.map(|member| self.member(member))).await
+    }
+
+    async fn member(&self, member: &Member) -> ProcessHealth {
+        let connecting = self.placement_driver.connection(self.connections, member);
+        let connecting = connecting.map_err(|failure| {
+            let (Failure::Final(error) | Failure::Again { error, .. }) = failure;
+            match member.unfit(&error) {
+                Some(cause) => Health::WrongProcess { cause },
+                None => Health::Unreachable {
+                    cause: error.reason(),
+                },
+            }
+        });
+        let question = async |channel| {
+            Ok(if is_serving(channel).await? {
+                Health::Serving
+            } else {
+                let cause = "it is stopping or takes no writes; its log says why".to_owned();
+                Health::NotServing { cause }
+            })
+        };
+        ProcessHealth {
+            role: Role::PlacementDriver,
+            address: member.address.clone(),
+            health: self.ask(&member.address, connecting, question).await,
+        }
+    }
+
+    async fn store(&self, store: &Store) -> ProcessHealth {
+        let connecting = self.connections.connection(&store.address);
+        let connecting = connecting.map_err(|cause| Health::Unreachable { cause });
+        let question = async |channel| self.store_at(store, channel).await;
+        ProcessHealth {
+            role: Role::Store { store_id: store.id },
+            address: store.address.clone(),
+            health: self.ask(&store.address, connecting, question).await,
+        }
+    }
+
+    async fn ask(
+        &self,
+        address: &str,
+        connecting: impl Future<Output = Result<Connection, Health>>,
+        question: impl AsyncFnOnce(Channel) -> Result<Health, Status>,
+    ) -> Health {
+        let asked = async {
+            let connection = connecting.await?;
+            question(connection.channel).await.map_err(|status| {
+                let connections = self.connections;
+                connections.forget_broken(address, connection.id, &status);
+                let cause = fate::cause(&status, address);
+                Health::Unreachable { cause }
+            })
+        };
+        match self.deadline.limit(asked).await {
+            Some(Ok(health) | Err(health)) => health,
             None => Health::Unreachable {
                 cause: format!("{address} gave no answer in time"),
             },
         }
     }
+
+    /// Asks for a region that no store has: the answer says who answers, and whether it takes requests.
+    async fn store_at(&self, store: &Store, channel: Channel) -> Result<Health, Status> {
+        let is_serving = is_serving(channel.clone()).await?;
+        let context = Context {
+            cluster_id: self.placement_driver.cluster_id().unwrap_or_default(),
+            store_id: store.id,
+            region_id: u64::MAX,
+            region_epoch: None,
+        };
+        let request = RawGetRequest {
+            context: Some(context),
+            key: "health".into(),
+        };
+        let answer = match KvRawClient::new(channel).raw_get(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if status.code() == Code::Unimplemented => {
+                let cause = "it is no store".to_owned();
+                return Ok(Health::WrongProcess { cause });
+            }
+            Err(status) => return Err(status),
+        };
+        Ok(match answer.region_error.and_then(|error| error.kind) {
+            Some(Kind::ClusterMismatch(found)) => Health::WrongProcess {
+                cause: format!("it is a store of cluster {}", found.cluster_id),
+            },
+            Some(Kind::StoreMismatch(found)) => Health::WrongProcess {
+                cause: format!("it is store {}", found.store_id),
+            },
+            Some(Kind::NotReady(not_ready)) => Health::NotServing {
+                cause: not_ready.reason,
+            },
+            _ if is_serving => Health::Serving,
+            _ => Health::NotServing {
+                cause: takes_no_writes(store),
+            },
+        })
+    }
+}
+
+async fn is_serving(channel: Channel) -> Result<bool, Status> {
+    let mut client = HealthClient::new(channel);
+    let answer = client.check(HealthCheckRequest::default()).await?;
+    Ok(answer.get_ref().status() == ServingStatus::Serving)
+}
+
+fn takes_no_writes(store: &Store) -> String {
+    let room = store.stats.map_or_else(String::new, |stats| {
+        let bytes = stats.available_bytes;
+        format!(" (its last heartbeat: {bytes} bytes of its disk are free)")
+    });
+    format!("it takes no writes{room}; its log says why")
 }

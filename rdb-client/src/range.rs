@@ -56,7 +56,7 @@ impl KeyRange {
         if let Some(end) = &self.end {
             limits.check_bound("end_key", end)?;
             if self.start > end {
-                let cause = "it lies below start_key; a range runs from the lower key to the higher one, also in reverse";
+                let cause = "it lies below the start; a range runs from the lower key to the higher one, also in reverse";
                 return Err(Error::invalid_argument("end_key", None, cause));
             }
         }

@@ -148,11 +148,33 @@ impl From<rdb_storage::Error> for Rejection {
                 limit: Some(*limit_bytes),
                 ..fault(Code::ResourceExhausted)
             },
-            Error::Undetermined { .. } | Error::Io { .. } => fault(Code::Internal),
+            // The fate says what the error's own words would say.
+            Error::Undetermined { cause } => {
+                Fault::new(Code::Internal, cause.clone()).with_fate(fate)
+            }
+            Error::Io { .. } => fault(Code::Internal),
             Error::WritesStopped { .. } => fault(Code::Unavailable),
             Error::DataLoss { .. } => fault(Code::DataLoss),
             // No data request gets these two: an outcome carries a conflict, and only registration assigns.
             Error::Conflict { .. } | Error::ForeignAssignment { .. } => fault(Code::Internal),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_fate_is_not_said_in_words_again() {
+        let cause = "IO error: no space left".to_owned();
+        let rejection = Rejection::from(rdb_storage::Error::Undetermined { cause });
+        let Rejection::Fault(fault) = rejection else {
+            panic!("{rejection:?}");
+        };
+        assert_eq!(
+            (fault.fate, fault.cause.as_str()),
+            (Fate::Unknown, "IO error: no space left")
+        );
     }
 }

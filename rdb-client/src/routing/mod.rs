@@ -10,6 +10,6 @@ mod region_cache;
 mod router;
 mod routes;
 
-pub(crate) use placement_driver::{Held, Peer, PlacementDriver};
+pub(crate) use placement_driver::{Held, Member, Peer, PlacementDriver, wrong_address};
 pub(crate) use region_cache::Route;
 pub(crate) use router::Router;

@@ -5,7 +5,8 @@
 //! lookup reads, and a repeated request for timestamps skips those that got lost.
 //!
 //! The peer of each new connection must name this client's cluster before it is asked anything: timestamps of another one
-//! would silently break their order. A member of another cluster is passed over.
+//! would silently break their order. A member of another cluster is passed over, and so is a process that is no placement
+//! driver.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use rdb_proto::pdpb::GetClusterInfoRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::transport::check_address;
 use rdb_proto::transport::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::connection::{Channel, Connection, ConnectionPool};
 use crate::counters::Counters;
@@ -24,6 +25,9 @@ use crate::retry::{Deadline, Failure, Retry};
 use crate::rpc::Access;
 use crate::stream::End;
 use crate::{Error, fate};
+
+/// The argument that errors about addresses name.
+const PD_ADDRESSES: &str = "pd_addresses";
 
 /// The placement driver, by its addresses.
 #[derive(Debug)]
@@ -56,8 +60,8 @@ pub(crate) struct Peer {
 }
 
 #[derive(Debug)]
-struct Member {
-    address: String,
+pub(crate) struct Member {
+    pub(crate) address: String,
 }
 
 impl PlacementDriver {
@@ -72,14 +76,12 @@ impl PlacementDriver {
     ) -> Result<Self, Error> {
         let mut members = Vec::new();
         for address in addresses {
-            check_address(&address).map_err(|error| {
-                Error::invalid_argument("pd_addresses", None, error.to_string())
-            })?;
+            check_address(&address).map_err(|error| wrong_address(error.to_string()))?;
             members.push(Member { address });
         }
         if members.is_empty() {
             let cause = "there is none; expected at least one host:port, e.g. 127.0.0.1:2379";
-            return Err(Error::invalid_argument("pd_addresses", None, cause));
+            return Err(wrong_address(cause));
         }
         Ok(Self {
             members,
@@ -92,8 +94,8 @@ impl PlacementDriver {
         })
     }
 
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|member| member.address.as_str())
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// Asks until an answer comes or the deadline.
@@ -171,6 +173,11 @@ impl PlacementDriver {
         Failure::again(Error::unavailable(cause))
     }
 
+    /// The cluster of the first member that answered; `None`: none has.
+    pub(crate) fn cluster_id(&self) -> Option<u64> {
+        self.cluster_id.get().copied()
+    }
+
     /// # Errors
     ///
     /// [`Error::ClusterMismatch`] when an answer comes from another cluster than the first one did.
@@ -201,7 +208,7 @@ impl PlacementDriver {
     {
         let first = self.preferred.load(Ordering::Relaxed);
         let count = self.members.len();
-        let mut foreign = 0;
+        let mut unfit = 0;
         let mut causes = Vec::new();
         for asked in 0..count {
             let index = (first + asked) % count;
@@ -216,15 +223,15 @@ impl PlacementDriver {
                     };
                     return Ok(Held { answers, peer });
                 }
-                Err(Failure::Again { error, .. }) => causes.push(error.to_string()),
-                Err(Failure::Final(error @ Error::ClusterMismatch { .. })) => {
-                    foreign += 1;
-                    if foreign == count {
-                        return Err(error.into());
+                Err(Failure::Again { error, .. }) => causes.push(error.reason()),
+                Err(Failure::Final(error)) => {
+                    let reason = self.members[index].unfit(&error);
+                    unfit += usize::from(reason.is_some());
+                    match reason {
+                        Some(reason) if unfit < count => causes.push(reason),
+                        _ => return Err(error.into()),
                     }
-                    causes.push(format!("{}: {error}", self.members[index].place()));
                 }
-                Err(last) => return Err(last),
             }
         }
         let causes = causes.join("; ");
@@ -268,7 +275,7 @@ impl PlacementDriver {
     }
 
     /// A connection to a member of this cluster.
-    async fn connection(
+    pub(crate) async fn connection(
         &self,
         connections: &ConnectionPool,
         member: &Member,
@@ -284,6 +291,12 @@ impl PlacementDriver {
         let answer = client(&connection)
             .get_cluster_info(GetClusterInfoRequest {})
             .await;
+        if let Err(status) = &answer
+            && status.code() == Code::Unimplemented
+        {
+            let cause = format!("{} is no placement driver", member.address);
+            return Err(wrong_address(cause).into());
+        }
         let answer = self.received(connections, member, &connection, answer)?;
         let found = answer.cluster_id;
         if found == 0 {
@@ -323,9 +336,27 @@ impl PlacementDriver {
     }
 }
 
+pub(crate) fn wrong_address(cause: impl Into<String>) -> Error {
+    Error::invalid_argument(PD_ADDRESSES, None, cause)
+}
+
 impl Member {
     fn place(&self) -> String {
         format!("placement driver at {}", self.address)
+    }
+
+    /// Why this member can answer nothing that this client asks, if `error` says so.
+    pub(crate) fn unfit(&self, error: &Error) -> Option<String> {
+        match error {
+            Error::ClusterMismatch { expected, found } => Some(format!(
+                "{} belongs to cluster {found}, not to {expected} as the first that answered",
+                self.place()
+            )),
+            Error::InvalidArgument { field, cause, .. } if field == PD_ADDRESSES => {
+                Some(cause.clone())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -164,7 +164,7 @@ impl Routes {
             }
             Some(Kind::ServerBusy(busy)) => Failure::Again {
                 pace: Pace::AtLeast(Duration::from_millis(busy.backoff_ms)),
-                error: Error::busy(format!("{}: its queue is full", route.place())),
+                error: Error::busy(format!("{}: it has no room at the moment", route.place())),
             },
             Some(Kind::NotReady(not_ready)) => {
                 cache.suspect(route, Suspicion::NotServed);

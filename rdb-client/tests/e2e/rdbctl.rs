@@ -8,8 +8,12 @@ use std::slice::from_ref;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rdb_proto::errorpb::NotReady;
+use rdb_proto::errorpb::region_error::Kind;
+use rdb_proto::metapb::{Store, StoreStats};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tokio::net::TcpListener;
 
 use crate::fates::cluster as scripted;
 use crate::harness::{Cluster, LossyLine, binary, guarded};
@@ -21,6 +25,9 @@ const USAGE: i32 = 2;
 const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
 const UNDETERMINED: i32 = 5;
+
+/// Time enough for a busy machine where what is asked does answer.
+const PATIENT: &str = "10m";
 
 #[tokio::test]
 async fn exit_codes_tell_a_script_what_happened() {
@@ -89,6 +96,7 @@ async fn a_write_whose_answer_got_lost_is_undetermined_and_such_a_read_fails() {
         let output = output.await;
         assert_exit(&output, UNDETERMINED, arguments);
         assert_eq!(objects(&output)[0]["error"]["kind"], "undetermined");
+        assert_eq!(errors(&output).matches("may or may not").count(), 1);
     }
     let read = rdbctl
         .run(["raw", "get", "lost/put", "--timeout", "1s"])
@@ -111,9 +119,7 @@ async fn a_scan_goes_on_behind_pages_that_are_empty() {
     client.raw_batch_put(entries).await.expect("put");
     let deleted = keys.skip(1).take(48);
     client.raw_batch_delete(deleted).await.expect("deleted");
-    let rdbctl = Rdbctl {
-        pd_address: cluster.pd.proxy.address.to_string(),
-    };
+    let rdbctl = Rdbctl::at(cluster.pd.proxy.address);
     let scanned = rdbctl.run(["raw", "scan", "--keys-only"]).await;
     assert_exit(&scanned, DONE, "a scan");
     assert_eq!(scanned.stdout, b"00\n49\n");
@@ -258,6 +264,183 @@ async fn json_output_is_one_object_per_line_and_marks_bytes_that_are_not_text() 
     assert_eq!((processes.len(), serving.count()), (2, 2));
 }
 
+#[tokio::test]
+async fn arguments_are_named_as_they_are_typed() {
+    let cluster = Cluster::start().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    let key_too_long = "k".repeat(8193);
+    for (arguments, expected) in [
+        (&["raw", "scan", "z", "a"][..], "error: END: it lies below"),
+        (&["raw", "delete-range", "a", "a"], "error: END: it is not"),
+        (&["raw", "get", &key_too_long], "error: KEY: it has 8193"),
+        (&["raw", "scan", "--limit", "0"], "whole number, 1 or more"),
+        (&["tso", "-c", "0"], "whole number from 1 to 65536"),
+        (&["tso", "-c", "65537"], "whole number from 1 to 65536"),
+        (
+            &["cas", "put", "k", "v", "--expect", "-1"],
+            "whole number, 0 or more",
+        ),
+        (
+            &["cas", "del", "k", "--expect", "0"],
+            "whole number, 1 or more",
+        ),
+        (&["tso", "--timeout", "1d"], "500ms, 10s, 2m, 1h"),
+        (&["tso", "--pd", "nowhere"], "error: --pd: \"nowhere\""),
+    ] {
+        let output = rdbctl.run(arguments).await;
+        assert_exit(&output, USAGE, arguments);
+        let errors = errors(&output);
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
+    }
+    let address = cluster.pd.address();
+    let spaced = format!("{address}, {address} ");
+    let listed = rdbctl.run(["tso", "--pd", &spaced, "--timeout", "1h"]);
+    assert_exit(&listed.await, DONE, "spaces in a list");
+    let logged = rdbctl.run(["raw", "get", "none", "--log-level", "debug"]);
+    let logged = errors(&logged.await);
+    assert!(!logged.contains("h2::"), "another library's: {logged}");
+}
+
+#[tokio::test]
+async fn without_a_placement_driver_health_has_its_rows_and_a_failure_says_it_once() {
+    let mut cluster = Cluster::start().await;
+    cluster.pd.kill();
+    let rdbctl = Rdbctl::of(&cluster);
+    let health = rdbctl.run(["health", "-o", "json"]).await;
+    assert_exit(&health, FAILED, "health");
+    let lines = objects(&health);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines[0]["address"], json!(cluster.pd.address()));
+    assert_eq!(lines[0]["status"], "unreachable");
+    assert_eq!(
+        lines[1]["error"]["message"],
+        "1 of 1 processes are not serving, and no store is known"
+    );
+
+    let read = rdbctl.run(["raw", "get", "k", "--timeout", "1s"]).await;
+    assert_exit(&read, FAILED, "a read");
+    let errors = errors(&read);
+    assert!(errors.matches("unavailable").count() <= 1, "{errors}");
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_is_told_without_the_layers_it_came_by() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it listens");
+    // Until the test's runtime ends.
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let rdbctl = Rdbctl::at(address);
+    let read = rdbctl.run(["raw", "get", "k", "--timeout", "1s"]).await;
+    assert_exit(&read, FAILED, "a read");
+    let errors = errors(&read);
+    for layer in ["operation was canceled", "http2 error"] {
+        assert!(!errors.contains(layer), "{errors}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_asked_as_a_placement_driver_is_called_that() {
+    let cluster = scripted::Cluster::start().await;
+    let (store, pd) = (cluster.node.proxy.address, cluster.pd.proxy.address);
+    let refusal = format!("error: --pd: {store} is no placement driver\n");
+    let rdbctl = Rdbctl::at(store);
+    let read = rdbctl.run(["raw", "get", "k", "--timeout", PATIENT]).await;
+    assert_exit(&read, USAGE, "a read");
+    assert_eq!(errors(&read), refusal);
+    for both in [format!("{store},{pd}"), format!("{pd},{store}")] {
+        let read = rdbctl
+            .run(["raw", "get", "k", "--timeout", PATIENT, "--pd", &both])
+            .await;
+        assert_exit(&read, USAGE, &both);
+        assert_eq!(errors(&read), refusal);
+    }
+    let health = rdbctl
+        .run(["health", "-o", "json", "--timeout", PATIENT])
+        .await;
+    assert_exit(&health, FAILED, "health");
+    let row = &objects(&health)[0];
+    assert_eq!(row["status"], "wrong_process");
+    assert_eq!(row["cause"], format!("{store} is no placement driver"));
+}
+
+#[tokio::test]
+async fn health_tells_who_answers_at_an_address_and_why_it_does_not_serve() {
+    let cluster = scripted::Cluster::start().await;
+    let stopping = scripted::StoreNode::start(3, Vec::new()).await;
+    let reason = "the store is shutting down".to_owned();
+    stopping
+        .store
+        .refuse_always(Kind::NotReady(NotReady { reason }));
+    let known = cluster.node.description();
+    let full = StoreStats {
+        available_bytes: 5,
+        ..StoreStats::default()
+    };
+    cluster.node.set_serving(false);
+    cluster.pd.pd.set_stores(vec![
+        Store {
+            stats: Some(full),
+            ..known.clone()
+        },
+        Store { id: 2, ..known },
+        stopping.description(),
+        Store {
+            id: 4,
+            address: cluster.pd.proxy.address.to_string(),
+            ..Store::default()
+        },
+    ]);
+    let rdbctl = Rdbctl::at(cluster.pd.proxy.address);
+    let health = rdbctl
+        .run(["health", "-o", "json", "--timeout", PATIENT])
+        .await;
+    assert_exit(&health, FAILED, "health");
+    let full =
+        "it takes no writes (its last heartbeat: 5 bytes of its disk are free); its log says why";
+    let rows = objects(&health);
+    let rows = rows
+        .iter()
+        .map(|row| [&row["store_id"], &row["status"], &row["cause"]]);
+    let rows: Vec<Value> = rows.map(|cells| json!(cells)).collect();
+    assert_eq!(
+        rows[..5],
+        [
+            json!([null, "serving", null]),
+            json!([1, "not_serving", full]),
+            json!([2, "wrong_process", "it is store 1"]),
+            json!([3, "not_serving", "the store is shutting down"]),
+            json!([4, "wrong_process", "it is no store"]),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn placement_drivers_of_different_clusters_are_refused_in_either_order() {
+    let cluster = scripted::Cluster::start().await;
+    let other = scripted::PdNode::start(scripted::CLUSTER_ID + 1).await;
+    let (ours, other) = (cluster.pd.proxy.address, other.proxy.address);
+    let rdbctl = Rdbctl::at(ours);
+    for (first, second) in [(ours, other), (other, ours)] {
+        let both = format!("{first},{second}");
+        let write = rdbctl
+            .run(["raw", "put", "k", "v", "--timeout", PATIENT, "--pd", &both])
+            .await;
+        assert_exit(&write, USAGE, &both);
+        let foreign = format!("error: --pd: placement driver at {second} belongs to cluster");
+        let errors = errors(&write);
+        assert!(errors.contains(&foreign), "{errors}");
+
+        let health = rdbctl
+            .run(["health", "-o", "json", "--timeout", PATIENT, "--pd", &both])
+            .await;
+        assert_exit(&health, FAILED, &both);
+        let rows = objects(&health);
+        assert_eq!(rows[0]["status"], "serving");
+        assert_eq!(rows[1]["status"], "wrong_process");
+    }
+    assert_eq!(cluster.node.store.applied("k"), 0);
+}
+
 /// Runs `rdbctl` against one cluster.
 struct Rdbctl {
     pd_address: String,
@@ -265,8 +448,12 @@ struct Rdbctl {
 
 impl Rdbctl {
     fn of(cluster: &Cluster) -> Self {
+        Self::at(cluster.pd.address())
+    }
+
+    fn at(pd_address: impl ToString) -> Self {
         Self {
-            pd_address: cluster.pd.address(),
+            pd_address: pd_address.to_string(),
         }
     }
 
@@ -325,6 +512,10 @@ fn assert_exit(output: &Output, expected: i32, what: impl std::fmt::Debug) {
         expected == DONE,
         "failures are told on stderr: {what:?}"
     );
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// One object from each line of standard output.

@@ -1,8 +1,13 @@
 //! The command line: global options, and the subcommands that the other files define.
 
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::ops::{Bound, RangeBounds};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use rdb_client::Config;
 use tracing::level_filters::LevelFilter;
 
 use crate::bench::BenchCommand;
@@ -71,10 +76,10 @@ pub(crate) struct Arguments {
 pub(crate) struct GlobalArguments {
     /// Addresses of the placement drivers
     #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_PD", value_name = "ADDR[,ADDR…]")]
-    #[arg(value_delimiter = ',', num_args = 1, default_value = "127.0.0.1:2379")]
+    #[arg(value_delimiter = ',', num_args = 1, value_parser = parse_address, default_value = "127.0.0.1:2379")]
     pub(crate) pd: Vec<String>,
 
-    /// How long a call may take, retries included: 500ms, 10s, 2m. A scan has it for each page
+    /// How long a call may take, retries included: 500ms, 10s, 2m, 1h; without a unit, seconds. A scan has it for each page
     #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_TIMEOUT", value_name = "TIME")]
     #[arg(value_parser = parse_timeout, default_value = "10s")]
     pub(crate) timeout: Duration,
@@ -89,7 +94,7 @@ pub(crate) struct GlobalArguments {
     #[arg(value_enum, default_value_t = KeyEncoding::Text)]
     pub(crate) key_encoding: KeyEncoding,
 
-    /// What to log to stderr: off, error, warn, info, debug, trace
+    /// What to log to stderr: off, error, warn, info, debug, trace. Of other libraries at most warnings
     #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_LOG_LEVEL", value_name = "LEVEL")]
     #[arg(default_value = "warn")]
     pub(crate) log_level: LevelFilter,
@@ -119,8 +124,41 @@ pub(crate) enum Command {
     Health,
 }
 
+impl GlobalArguments {
+    /// How long a connection may take to be made: longer than by default for who has more time.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        let patience = Config::default().connect_timeout.max(self.timeout / 3);
+        patience.min(self.timeout)
+    }
+}
+
+/// Addresses in a list may have spaces around them. The client checks them, with all others.
+fn parse_address(text: &str) -> Result<String, Infallible> {
+    Ok(text.trim().to_owned())
+}
+
+/// Parses a whole number that lies in `range`.
+pub(crate) fn whole<N>(
+    range: impl RangeBounds<N> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static
+where
+    N: FromStr + PartialOrd + Display,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| match (range.start_bound(), range.end_bound()) {
+            (Bound::Included(least), Bound::Included(most)) => {
+                format!("expected a whole number from {least} to {most}")
+            }
+            (Bound::Included(least), _) => format!("expected a whole number, {least} or more"),
+            _ => "expected a whole number".to_owned(),
+        })
+    }
+}
+
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    const EXPECTED: &str = "expected a whole number above 0 with a unit, such as 500ms, 10s or 2m";
+    const EXPECTED: &str =
+        "expected a whole number above 0, of seconds or with a unit: 500ms, 10s, 2m, 1h";
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
@@ -128,13 +166,14 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
         "ms" => Duration::from_millis(number),
         "s" | "" => Duration::from_secs(number),
         "m" => Duration::from_secs(number.saturating_mul(60)),
+        "h" => Duration::from_secs(number.saturating_mul(60 * 60)),
         _ => return Err(EXPECTED.to_owned()),
     };
     // Far beyond anyone's patience, and well within what clocks can add.
     const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
     match timeout {
         Duration::ZERO => Err(EXPECTED.to_owned()),
-        timeout if timeout > LONGEST => Err("at most 24 hours (1440m) are allowed".to_owned()),
+        timeout if timeout > LONGEST => Err("at most 24h are allowed".to_owned()),
         timeout => Ok(timeout),
     }
 }
@@ -220,13 +259,15 @@ mod tests {
         assert_eq!(parse_timeout("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_timeout("3"), Ok(Duration::from_secs(3)));
         assert_eq!(parse_timeout("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_timeout("24h"), Ok(Duration::from_secs(24 * 60 * 60)));
         for wrong in [
             "",
             "s",
             "0",
             "0ms",
             "-1s",
-            "1h",
+            "1d",
+            "25h",
             "1.5s",
             "1441m",
             "99999999999999999999s",

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use clap::Subcommand;
-use futures::StreamExt;
-use rdb_client::VersionedKeyValue;
 use serde::Serialize;
 
-use crate::encoding::{KeyArgument, KeyEncoding, escape};
+use crate::arguments::whole;
+use crate::encoding::{KeyArgument, KeyEncoding};
+use crate::entry::{Entry, print_scan};
 use crate::failure::Failure;
 use crate::key_range::ScanArguments;
-use crate::output::{FLUSH_ENTRIES_MAX, Output, Record, serialize_bytes, serialize_value};
+use crate::output::{Output, Record, serialize_bytes};
 use crate::session::Session;
 use crate::value::ValueArguments;
 
@@ -30,7 +30,7 @@ Examples:
         #[command(flatten)]
         value: ValueArguments,
         /// The version that the key must have; 0: the key must not exist
-        #[arg(short, long, value_name = "VERSION")]
+        #[arg(short, long, value_name = "VERSION", value_parser = whole(0u64..), allow_negative_numbers = true)]
         expect: u64,
     },
     /// Print `VERSION<TAB>VALUE`, the value escaped; exit code 3 when the key does not exist
@@ -52,7 +52,7 @@ Examples:
         /// The key
         key: KeyArgument,
         /// The version that the key must have, 1 or higher
-        #[arg(short, long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(short, long, value_name = "VERSION", value_parser = whole(1u64..), allow_negative_numbers = true)]
         expect: u64,
     },
     /// Print the entries of a range, one `KEY<TAB>VERSION<TAB>VALUE` per line, key and value escaped
@@ -89,7 +89,12 @@ pub(crate) async fn run(
             session.connect().await?.cas_delete(key, expect).await?;
             output.done()
         }
-        CasCommand::Scan(arguments) => scan(&arguments, session, output).await,
+        CasCommand::Scan(arguments) => {
+            let (range, options) = (arguments.range(session)?, arguments.options());
+            let keys_only = options.keys_only;
+            let client = session.connect().await?;
+            print_scan(client.scan(range, options), keys_only, output).await
+        }
     }
 }
 
@@ -100,50 +105,17 @@ async fn get(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let found = session.connect().await?.get(&key).await?;
-    let Some(found) = found else {
-        return Err(Failure::not_found(format!(
-            "not found: {}",
-            session.shown(&key)
-        )));
-    };
-    let entry = Found {
+    let found = found.ok_or_else(|| session.not_found(&key))?;
+    let entry = Found(Entry {
         key: key.into(),
-        version: found.version,
-        value: found.value,
-    };
+        version: Some(found.version),
+        value: Some(found.value.clone()),
+    });
     if value_only {
-        output.value(&entry.value, &entry)
+        output.value(&found.value, &entry)
     } else {
         output.record(&entry)
     }
-}
-
-async fn scan(
-    arguments: &ScanArguments,
-    session: &Session,
-    output: &mut Output<'_>,
-) -> Result<(), Failure> {
-    let (range, options) = (arguments.range(session)?, arguments.options());
-    let keys_only = options.keys_only;
-    let client = session.connect().await?;
-    let mut arrived = std::pin::pin!(client.scan(range, options).ready_chunks(FLUSH_ENTRIES_MAX));
-    while let Some(entries) = arrived.next().await {
-        for entry in entries {
-            let VersionedKeyValue {
-                key,
-                version,
-                value,
-                ..
-            } = entry?;
-            output.record(&Entry {
-                key,
-                version,
-                value: (!keys_only).then_some(value),
-            })?;
-        }
-        output.flush()?;
-    }
-    Ok(())
 }
 
 /// What a successful swap prints.
@@ -155,54 +127,18 @@ struct Swapped {
 }
 
 impl Record for Swapped {
-    const HEADINGS: &[&str] = &["VERSION"];
-
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         vec![self.version.to_string()]
     }
 }
 
-/// What a read of one key prints.
+/// What a read of one key prints: without the key, except in JSON.
 #[derive(Serialize)]
-struct Found {
-    #[serde(serialize_with = "serialize_bytes")]
-    key: Bytes,
-    version: u64,
-    #[serde(serialize_with = "serialize_bytes")]
-    value: Bytes,
-}
+struct Found(Entry);
 
 impl Record for Found {
-    const HEADINGS: &[&str] = &["VERSION", "VALUE"];
-
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
-        vec![self.version.to_string(), escape(&self.value)]
-    }
-}
-
-/// One entry of a scan.
-#[derive(Serialize)]
-struct Entry {
-    #[serde(serialize_with = "serialize_bytes")]
-    key: Bytes,
-    version: u64,
-    /// `None`: only keys were asked for.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "serialize_value"
-    )]
-    value: Option<Bytes>,
-}
-
-impl Record for Entry {
-    const HEADINGS: &[&str] = &["KEY", "VERSION", "VALUE"];
-
-    fn cells(&self, keys: KeyEncoding) -> Vec<String> {
-        let value = self.value.as_deref().map(escape);
-        [keys.encode(&self.key), self.version.to_string()]
-            .into_iter()
-            .chain(value)
-            .collect()
+        self.0.found()
     }
 }
 
@@ -213,11 +149,11 @@ mod tests {
 
     #[test]
     fn a_versioned_read_shows_version_and_value() {
-        let found = Found {
+        let found = Found(Entry {
             key: "k".into(),
-            version: 3,
-            value: "a\tb".into(),
-        };
+            version: Some(3),
+            value: Some("a\tb".into()),
+        });
         let print = |output: &mut Output<'_>| output.record(&found).expect("printed");
         assert_eq!(printed(Format::Text, print), "3\ta\\tb\n");
         let expected = "{\"key\":\"k\",\"version\":3,\"value\":\"a\\tb\"}\n";
@@ -235,21 +171,6 @@ mod tests {
         assert_eq!(
             printed(Format::Json, print),
             "{\"key\":\"k\",\"version\":7}\n"
-        );
-    }
-
-    #[test]
-    fn a_scan_of_keys_still_shows_versions() {
-        let entry = Entry {
-            key: "k".into(),
-            version: 3,
-            value: None,
-        };
-        let print = |output: &mut Output<'_>| output.record(&entry).expect("printed");
-        assert_eq!(printed(Format::Text, print), "k\t3\n");
-        assert_eq!(
-            printed(Format::Json, print),
-            "{\"key\":\"k\",\"version\":3}\n"
         );
     }
 }

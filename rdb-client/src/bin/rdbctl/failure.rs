@@ -92,6 +92,9 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
+            Error::InvalidArgument { field, cause, .. } => {
+                Self::usage(format!("{}: {cause}", as_typed(&field)))
+            }
             Error::Conflict {
                 current_version,
                 current_value,
@@ -100,9 +103,23 @@ impl From<Error> for Failure {
                 current_value,
             },
             Error::Undetermined { .. } => Self::Undetermined { message },
-            Error::InvalidArgument { .. } => Self::Usage { message },
             _ => Self::Failed { message },
         }
+    }
+}
+
+/// The client's name of an argument as the help has it.
+fn as_typed(field: &str) -> &str {
+    match field {
+        "pd_addresses" => "--pd",
+        "timeout" | "connect_timeout" => "--timeout",
+        "key" | "keys" => "KEY",
+        "value" => "VALUE",
+        "start_key" => "START or --prefix",
+        "end_key" => "END",
+        "expected_version" => "--expect",
+        "count" => "--count",
+        other => other,
     }
 }
 
@@ -110,7 +127,9 @@ fn conflict_message(version: u64, value: Option<&[u8]>) -> String {
     match value {
         _ if version == 0 => "conflict: the key does not exist".to_owned(),
         None => {
-            format!("conflict: the key has version {version}, with a value too long to show here")
+            format!(
+                "conflict: the key has version {version}; its value was not sent along; read it"
+            )
         }
         Some(value) => {
             let shown = value.get(..SHOWN_VALUE_BYTES).unwrap_or(value);
@@ -185,7 +204,10 @@ mod tests {
             conflict(0, None).object()["error"]["current_value"],
             Value::Null
         );
-        assert!(conflict(3, None).to_string().contains("too long"));
+        assert_eq!(
+            conflict(3, None).to_string(),
+            "conflict: the key has version 3; its value was not sent along; read it"
+        );
     }
 
     #[test]

@@ -5,20 +5,26 @@ use serde::Serialize;
 
 use crate::encoding::{KeyEncoding, escape};
 use crate::failure::Failure;
-use crate::output::{Output, Record};
+use crate::output::{Output, Record, Row, cell};
 use crate::session::Session;
 
 pub(crate) const AFTER_HELP: &str = "\
-Lists every placement driver address and every registered store. Exit code 0
-only when each of them is serving and there is a store; 1 otherwise, also when
-no placement driver answers within --timeout.
+Lists every placement driver address and every registered store, and asks each
+once. When no placement driver answers, the stores are not known. Exit code 0
+only when each process is serving and there is a store; 1 otherwise.
+
+STATUS:
+  serving        it does its work
+  not_serving    it answers that it does not
+  unreachable    it does not answer
+  wrong_process  another process answers at its address
 
 Examples:
   rdbctl health
   until rdbctl health --timeout 1s; do sleep 1; done";
 
 pub(crate) async fn run(session: &Session, output: &mut Output<'_>) -> Result<(), Failure> {
-    let processes = session.connect().await?.health().await;
+    let processes = session.health().await?;
     let lines: Vec<Line> = processes.iter().map(Line::from).collect();
     output.table(&lines)?;
     verdict(&lines)
@@ -33,10 +39,15 @@ fn verdict(processes: &[Line]) -> Result<(), Failure> {
         (0, false) => Err(Failure::failed(
             "no store has registered with the placement driver yet",
         )),
-        (failing, _) => {
+        (failing, has_store) => {
+            let stores = if has_store {
+                ""
+            } else {
+                ", and no store is known"
+            };
             let all = processes.len();
             Err(Failure::failed(format!(
-                "{failing} of {all} processes are not serving"
+                "{failing} of {all} processes are not serving{stores}"
             )))
         }
     }
@@ -51,7 +62,7 @@ struct Line {
     store_id: Option<u64>,
     address: String,
     status: &'static str,
-    /// Why it is unreachable.
+    /// Why it is not serving.
     cause: Option<String>,
 }
 
@@ -64,8 +75,9 @@ impl From<&ProcessHealth> for Line {
         };
         let (status, cause) = match &process.health {
             Health::Serving => (SERVING, None),
-            Health::NotServing => ("not_serving", None),
+            Health::NotServing { cause } => ("not_serving", Some(cause.clone())),
             Health::Unreachable { cause } => ("unreachable", Some(cause.clone())),
+            Health::WrongProcess { cause } => ("wrong_process", Some(cause.clone())),
             _ => ("unknown", None),
         };
         Self {
@@ -78,19 +90,18 @@ impl From<&ProcessHealth> for Line {
     }
 }
 
-impl Record for Line {
+impl Row for Line {
     const HEADINGS: &[&str] = &["ROLE", "ID", "ADDRESS", "STATUS", "CAUSE"];
+}
 
+impl Record for Line {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         vec![
             self.role.to_owned(),
-            self.store_id
-                .map_or_else(|| "-".to_owned(), |id| id.to_string()),
+            cell(self.store_id.map(|id| id.to_string())),
             self.address.clone(),
             self.status.to_owned(),
-            self.cause
-                .as_deref()
-                .map_or_else(|| "-".to_owned(), |cause| escape(cause.as_bytes())),
+            cell(self.cause.as_deref().map(|cause| escape(cause.as_bytes()))),
         ]
     }
 }

@@ -3,10 +3,9 @@
 //! A scan without bounds reads everything. A range delete never means everything unless `--all` says so: an empty bound,
 //! as an unset shell variable makes it, is refused there.
 
-use std::num::NonZeroUsize;
-
 use rdb_client::{KeyRange, ScanOptions};
 
+use crate::arguments::whole;
 use crate::encoding::KeyArgument;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -23,8 +22,8 @@ pub(crate) struct ScanArguments {
     #[arg(short, long)]
     prefix: Option<KeyArgument>,
     /// Most entries
-    #[arg(short, long, value_name = "N")]
-    limit: Option<NonZeroUsize>,
+    #[arg(short, long, value_name = "N", value_parser = whole(1usize..))]
+    limit: Option<usize>,
     /// From the highest key down
     #[arg(short, long)]
     reverse: bool,
@@ -59,7 +58,7 @@ impl ScanArguments {
 
     pub(crate) fn options(&self) -> ScanOptions {
         ScanOptions::default()
-            .with_limit(self.limit.map(NonZeroUsize::get))
+            .with_limit(self.limit)
             .with_reverse(self.reverse)
             .with_keys_only(self.keys_only)
     }

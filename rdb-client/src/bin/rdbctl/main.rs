@@ -9,6 +9,7 @@ mod arguments;
 mod bench;
 mod cas;
 mod encoding;
+mod entry;
 mod failure;
 mod health;
 mod key_range;
@@ -24,6 +25,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing::level_filters::LevelFilter;
 
 use arguments::{Arguments, Command, GlobalArguments};
 use failure::Failure;
@@ -32,10 +34,11 @@ use session::Session;
 
 fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
+    let (level, others) = (global.log_level, global.log_level.min(LevelFilter::WARN));
     tracing_subscriber::fmt()
-        .with_max_level(global.log_level)
+        .with_env_filter(format!("{others},rdb_client={level},rdb_proto={level}"))
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && !is_set("NO_COLOR"))
         .init();
 
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
@@ -49,6 +52,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// <https://no-color.org>
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 fn execute(
     command: Command,
     global: &GlobalArguments,
@@ -59,14 +67,9 @@ fn execute(
         Command::Bench(command) => return bench::run(command, global, output),
         other => other,
     };
-    // This thread may block on a slow reader of our output; connections are kept alive on the other one.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
     let session = Session::new(global);
-    let result = runtime.block_on(async {
+    // This thread may block on a slow reader of our output; connections are kept alive on the other one.
+    on_threads(1, async {
         match command {
             Command::Raw(command) => raw::run(command, &session, output).await,
             Command::Cas(command) => cas::run(command, &session, output).await,
@@ -76,8 +79,21 @@ fn execute(
             Command::Bench(_) => Ok(()),
             Command::Health => health::run(&session, output).await,
         }
-    });
-    // Not waiting for a name lookup that nobody is interested in any more.
+    })
+}
+
+/// Runs `work`, and what it spawns, on a runtime with so many threads beside this one.
+fn on_threads<T>(
+    threads: usize,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(work);
+    // Not waiting for a name lookup or a read of standard input that nobody is interested in any more.
     runtime.shutdown_background();
     result
 }

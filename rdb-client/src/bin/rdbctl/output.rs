@@ -24,11 +24,19 @@ pub(crate) enum Format {
 
 /// Something that is printed as one line.
 pub(crate) trait Record: Serialize {
-    /// The headings of the columns. Text output shows them above tables only.
-    const HEADINGS: &[&str];
-
-    /// One cell per heading, without tabs and line feeds.
+    /// What its columns hold, without tabs and line feeds.
     fn cells(&self, keys: KeyEncoding) -> Vec<String>;
+}
+
+/// A record that is printed under headings.
+pub(crate) trait Row: Record {
+    /// One for each cell.
+    const HEADINGS: &[&str];
+}
+
+/// A cell that may have nothing to show.
+pub(crate) fn cell(shown: Option<String>) -> String {
+    shown.unwrap_or_else(|| "-".to_owned())
 }
 
 /// Standard output, or what stands in for it in a test.
@@ -75,7 +83,7 @@ impl<'a> Output<'a> {
     }
 
     /// Headings and aligned columns, or one object per line.
-    pub(crate) fn table<R: Record>(&mut self, records: &[R]) -> Result<(), Failure> {
+    pub(crate) fn table<R: Row>(&mut self, records: &[R]) -> Result<(), Failure> {
         if self.format == Format::Json {
             return records.iter().try_for_each(|record| self.object(record));
         }
@@ -183,9 +191,11 @@ mod tests {
         bytes: &'static [u8],
     }
 
-    impl Record for Named {
+    impl Row for Named {
         const HEADINGS: &[&str] = &["NAME", "BYTES"];
+    }
 
+    impl Record for Named {
         fn cells(&self, keys: KeyEncoding) -> Vec<String> {
             vec![self.name.to_owned(), keys.encode(self.bytes)]
         }

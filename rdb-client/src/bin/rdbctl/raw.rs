@@ -1,15 +1,12 @@
 //! `rdbctl raw …`: the raw keyspace.
 
-use bytes::Bytes;
 use clap::Subcommand;
-use futures::StreamExt;
-use rdb_client::KeyValue;
-use serde::Serialize;
 
-use crate::encoding::{KeyArgument, KeyEncoding, escape};
+use crate::encoding::KeyArgument;
+use crate::entry::{Entry, print_scan};
 use crate::failure::Failure;
 use crate::key_range::{DeleteRangeArguments, ScanArguments};
-use crate::output::{FLUSH_ENTRIES_MAX, Output, Record, serialize_bytes, serialize_value};
+use crate::output::Output;
 use crate::session::Session;
 use crate::value::ValueArguments;
 
@@ -99,7 +96,12 @@ pub(crate) async fn run(
             session.connect().await?.raw_batch_delete(keys).await?;
             output.done()
         }
-        RawCommand::Scan(arguments) => scan(&arguments, session, output).await,
+        RawCommand::Scan(arguments) => {
+            let (range, options) = (arguments.range(session)?, arguments.options());
+            let keys_only = options.keys_only;
+            let client = session.connect().await?;
+            print_scan(client.raw_scan(range, options), keys_only, output).await
+        }
         RawCommand::DeleteRange(arguments) => {
             let range = arguments.range(session)?;
             session.connect().await?.raw_delete_range(range).await?;
@@ -110,111 +112,11 @@ pub(crate) async fn run(
 
 async fn get(key: Vec<u8>, session: &Session, output: &mut Output<'_>) -> Result<(), Failure> {
     let value = session.connect().await?.raw_get(&key).await?;
-    let Some(value) = value else {
-        return Err(Failure::not_found(format!(
-            "not found: {}",
-            session.shown(&key)
-        )));
-    };
+    let value = value.ok_or_else(|| session.not_found(&key))?;
     let entry = Entry {
         key: key.into(),
+        version: None,
         value: Some(value.clone()),
     };
     output.value(&value, &entry)
-}
-
-async fn scan(
-    arguments: &ScanArguments,
-    session: &Session,
-    output: &mut Output<'_>,
-) -> Result<(), Failure> {
-    let (range, options) = (arguments.range(session)?, arguments.options());
-    let keys_only = options.keys_only;
-    let client = session.connect().await?;
-    let mut arrived = std::pin::pin!(
-        client
-            .raw_scan(range, options)
-            .ready_chunks(FLUSH_ENTRIES_MAX)
-    );
-    while let Some(entries) = arrived.next().await {
-        for entry in entries {
-            let KeyValue { key, value, .. } = entry?;
-            output.record(&Entry {
-                key,
-                value: (!keys_only).then_some(value),
-            })?;
-        }
-        output.flush()?;
-    }
-    Ok(())
-}
-
-#[derive(Serialize)]
-struct Entry {
-    #[serde(serialize_with = "serialize_bytes")]
-    key: Bytes,
-    /// `None`: only keys were asked for.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "serialize_value"
-    )]
-    value: Option<Bytes>,
-}
-
-impl Record for Entry {
-    const HEADINGS: &[&str] = &["KEY", "VALUE"];
-
-    fn cells(&self, keys: KeyEncoding) -> Vec<String> {
-        let value = self.value.as_deref().map(escape);
-        std::iter::once(keys.encode(&self.key))
-            .chain(value)
-            .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::output::{Format, printed};
-
-    fn lines(format: Format) -> String {
-        let entries = [
-            Entry {
-                key: "k1".into(),
-                value: Some("two\nlines".into()),
-            },
-            Entry {
-                key: "empty".into(),
-                value: Some(Bytes::new()),
-            },
-            Entry {
-                key: Bytes::from_static(b"\xff"),
-                value: None,
-            },
-        ];
-        printed(format, |output| {
-            for entry in &entries {
-                output.record(entry).expect("printed");
-            }
-        })
-    }
-
-    #[test]
-    fn an_entry_is_one_line_of_text_whatever_it_holds() {
-        assert_eq!(lines(Format::Text), "k1\ttwo\\nlines\nempty\t\n\\xff\n");
-    }
-
-    #[test]
-    fn json_tells_an_empty_value_from_one_that_was_not_asked_for() {
-        let expected = [
-            r#"{"key":"k1","value":"two\nlines"}"#,
-            r#"{"key":"empty","value":""}"#,
-            r#"{"key":{"base64":"/w=="}}"#,
-        ];
-        assert!(
-            lines(Format::Json).lines().eq(expected),
-            "{}",
-            lines(Format::Json)
-        );
-    }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::encoding::{KeyArgument, KeyEncoding};
 use crate::failure::Failure;
-use crate::output::{Output, Record, serialize_bytes};
+use crate::output::{Output, Record, Row, cell, serialize_bytes};
 use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
@@ -106,17 +106,13 @@ impl From<RegionRoute> for Line {
     }
 }
 
-impl Record for Line {
+impl Row for Line {
     const HEADINGS: &[&str] = &["ID", "START", "END", "EPOCH", "STORES", "LEADER"];
+}
 
+impl Record for Line {
     fn cells(&self, keys: KeyEncoding) -> Vec<String> {
-        let bound = |key: &Bytes| {
-            if key.is_empty() {
-                "-".to_owned()
-            } else {
-                keys.encode(key)
-            }
-        };
+        let bound = |key: &Bytes| cell((!key.is_empty()).then(|| keys.encode(key)));
         let stores: Vec<String> = self
             .peers
             .iter()
@@ -129,10 +125,7 @@ impl Record for Line {
             bound(&self.end_key),
             format!("{}/{}", self.epoch.conf_version, self.epoch.version),
             stores.join(","),
-            leader.map_or_else(
-                || "-".to_owned(),
-                |leader| format!("{} ({})", leader.store_id, leader.address),
-            ),
+            cell(leader.map(|leader| format!("{} ({})", leader.store_id, leader.address))),
         ]
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
-use crate::output::{Output, Record};
+use crate::output::{Output, Record, Row, cell};
 use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
@@ -86,7 +86,7 @@ impl From<StoreStats> for Stats {
     }
 }
 
-impl Record for Line {
+impl Row for Line {
     const HEADINGS: &[&str] = &[
         "ID",
         "ADDRESS",
@@ -98,16 +98,19 @@ impl Record for Line {
         "DATA",
         "UPTIME",
     ];
+}
 
+impl Record for Line {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
-        let figure =
-            |text: fn(&Stats) -> String| self.stats.as_ref().map_or_else(|| "-".to_owned(), text);
+        let figure = |text: fn(&Stats) -> String| cell(self.stats.as_ref().map(text));
         vec![
             self.id.to_string(),
             self.address.clone(),
             self.state.to_owned(),
-            self.last_heartbeat_age_ms
-                .map_or_else(|| "-".to_owned(), |age| format!("{} ago", time(age))),
+            cell(
+                self.last_heartbeat_age_ms
+                    .map(|age| format!("{} ago", time(age))),
+            ),
             figure(|stats| size(stats.available_bytes)),
             figure(|stats| size(stats.capacity_bytes)),
             figure(|stats| stats.key_count.to_string()),

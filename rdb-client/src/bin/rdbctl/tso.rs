@@ -1,10 +1,9 @@
 //! `rdbctl tso`: timestamps of the placement driver's oracle.
 
-use std::num::NonZeroU32;
-
 use rdb_client::Timestamp;
 use serde::Serialize;
 
+use crate::arguments::whole;
 use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
 use crate::output::{Output, Record};
@@ -19,9 +18,9 @@ Examples:
   rdbctl tso
   rdbctl tso --count 3 --output json    {\"timestamp\":\"…\",\"physical_ms\":…,\"logical\":…} per line")]
 pub(crate) struct TsoArguments {
-    /// How many consecutive timestamps to take
-    #[arg(short, long, value_name = "N", default_value = "1")]
-    count: NonZeroU32,
+    /// How many consecutive timestamps to take, 1 to 65,536
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = whole(1..=65_536u32))]
+    count: u32,
 }
 
 pub(crate) async fn run(
@@ -30,7 +29,7 @@ pub(crate) async fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let timestamps = client.tso_batch(arguments.count.get()).await?;
+    let timestamps = client.tso_batch(arguments.count).await?;
     timestamps
         .into_iter()
         .try_for_each(|timestamp| output.record(&Taken::from(timestamp)))
@@ -54,8 +53,6 @@ impl From<Timestamp> for Taken {
 }
 
 impl Record for Taken {
-    const HEADINGS: &[&str] = &["TIMESTAMP"];
-
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         vec![self.timestamp.clone()]
     }

@@ -260,7 +260,12 @@ async fn health_tells_serving_from_not_serving_from_unreachable() {
     );
     assert_eq!(
         health(cluster.node.proxy.address),
-        (Role::Store { store_id: 1 }, &Health::NotServing)
+        (
+            Role::Store { store_id: 1 },
+            &Health::NotServing {
+                cause: "it takes no writes; its log says why".to_owned()
+            }
+        )
     );
     assert!(matches!(
         health(dead.proxy.address),

@@ -10,7 +10,7 @@ use super::keys::Distribution;
 use super::recorder::ErrorCount;
 use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
-use crate::output::{Format, Output, Record};
+use crate::output::{Format, Output, Record, Row};
 
 /// The operations of a run.
 pub(crate) struct Measured {
@@ -171,7 +171,7 @@ impl Latency {
     }
 }
 
-impl Record for Report {
+impl Row for Report {
     const HEADINGS: &[&str] = &[
         "WORKLOAD",
         "TARGET",
@@ -188,7 +188,9 @@ impl Record for Report {
         "CONFLICTS",
         "FAILED",
     ];
+}
 
+impl Record for Report {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         let latency = &self.latency_us;
         let mut cells = vec![
@@ -214,9 +216,11 @@ impl Record for Report {
     }
 }
 
-impl Record for Contention {
+impl Row for Contention {
     const HEADINGS: &[&str] = &["SWAPS_PER_SECOND", "CONFLICTS", "SLOWEST/MEAN_CALLER"];
+}
 
+impl Record for Contention {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         vec![
             format!("{:.0}", self.swaps_per_second),

@@ -30,20 +30,11 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Runs `work`, and what it spawns, on a runtime of this command's own.
     pub(super) fn on_threads<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.threads)
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
-        let result = runtime.block_on(work);
-        // Not waiting for a name lookup or a read of standard input that nobody is interested in any more.
-        runtime.shutdown_background();
-        result
+        crate::on_threads(self.threads, work)
     }
 
     pub(super) fn points(

@@ -8,7 +8,7 @@ use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::echo_server::{ECHO, EMPTY};
-use super::flaredb::{connect, connect_timeout};
+use super::flaredb::connect;
 use crate::arguments::GlobalArguments;
 use crate::bench::recorder::OperationError;
 use crate::bench::stream::Credits;
@@ -22,7 +22,7 @@ pub(crate) struct EchoClient {
 
 impl EchoClient {
     pub(crate) async fn connect(address: &str, global: &GlobalArguments) -> Result<Self, Failure> {
-        let channel = connect(address, connect_timeout(global)).await?;
+        let channel = connect(address, global).await?;
         Ok(Self { channel })
     }
 

@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::Target;
-use super::flaredb::{connect, connect_timeout};
+use super::flaredb::connect;
 use crate::arguments::GlobalArguments;
 use crate::bench::keys::KEY_BYTES;
 use crate::bench::recorder::OperationError;
@@ -57,7 +57,7 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     pub(crate) async fn connect(address: &str, global: &GlobalArguments) -> Result<Self, Failure> {
-        let channel = connect(address, connect_timeout(global)).await?;
+        let channel = connect(address, global).await?;
         Ok(Self { channel })
     }
 

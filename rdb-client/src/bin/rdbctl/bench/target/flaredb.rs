@@ -1,9 +1,7 @@
 //! FlareDB, through the client library; only the bare timestamp stream goes around it.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use rdb_client::{Client, Config};
+use rdb_client::Client;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use rdb_proto::transport::{endpoint, raise_open_files_limit};
@@ -17,6 +15,7 @@ use crate::bench::keys::KEY_BYTES;
 use crate::bench::recorder::OperationError;
 use crate::bench::stream::Credits;
 use crate::failure::Failure;
+use crate::session::Session;
 
 #[derive(Clone)]
 pub(crate) struct FlareDb {
@@ -28,11 +27,8 @@ impl FlareDb {
         global: &GlobalArguments,
         options: ClientOptions,
     ) -> Result<Self, Failure> {
-        let config = Config::default()
-            .with_timeout(global.timeout)
-            .with_connect_timeout(connect_timeout(global))
-            .with_unary(options.unary);
-        let client = Client::connect_with(global.pd.iter().cloned(), config).await?;
+        let session = Session::new(global).with_unary(options.unary);
+        let client = session.connect().await?;
         Ok(Self { client })
     }
 
@@ -83,7 +79,7 @@ impl IdleConnections {
             let store = stores
                 .first()
                 .ok_or_else(|| Failure::failed("there is no store to open idle connections to"))?;
-            let endpoint = endpoint(&store.address, connect_timeout(global))
+            let endpoint = endpoint(&store.address, global.connect_timeout())
                 .map_err(|error| Failure::failed(error.to_string()))?;
             for opened in 0..count {
                 let connection = endpoint.connect().await.map_err(|error| {
@@ -109,19 +105,16 @@ pub(crate) async fn open_timestamp_stream(
         .pd
         .first()
         .ok_or_else(|| Failure::usage("--pd names no placement driver"))?;
-    let channel = connect(address, connect_timeout(global)).await?;
+    let channel = connect(address, global).await?;
     let answers = PdClient::new(channel).tso(requests).await;
     let answers = answers.map_err(|status| Failure::failed(format!("{address}: {status}")))?;
     Ok(answers.into_inner())
 }
 
 /// Connects to `address` with the transport settings that all targets share.
-pub(super) async fn connect(address: &str, timeout: Duration) -> Result<Channel, Failure> {
-    let endpoint = endpoint(address, timeout).map_err(|error| Failure::usage(error.to_string()))?;
+pub(super) async fn connect(address: &str, global: &GlobalArguments) -> Result<Channel, Failure> {
+    let endpoint = endpoint(address, global.connect_timeout())
+        .map_err(|error| Failure::usage(error.to_string()))?;
     let connected = endpoint.connect().await;
     connected.map_err(|error| Failure::failed(format!("cannot connect to {address}: {error}")))
-}
-
-pub(super) fn connect_timeout(global: &GlobalArguments) -> Duration {
-    Config::default().connect_timeout.min(global.timeout)
 }
