@@ -124,10 +124,7 @@ struct Refusing {
 impl KvBatch for Refusing {
     type BatchStream = BoxStream<'static, Result<batch::Response, Status>>;
 
-    async fn batch(
-        &self,
-        request: tonic::Request<Messages<batch::Request>>,
-    ) -> Result<Self::BatchStream, Status> {
+    async fn batch(&self, request: tonic::Request<Messages>) -> Result<Self::BatchStream, Status> {
         let no_room = Fault::new(Code::ResourceExhausted, "no room").with_fate(self.fate);
         if !self.accepts {
             return Err(no_room.into());
