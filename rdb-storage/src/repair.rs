@@ -6,7 +6,7 @@ use std::{fmt, fs, io};
 use crate::error::OpenError;
 use crate::identity::DataDirectory;
 use crate::logs::Logs;
-use crate::options::{StorageOptions, WalRecovery};
+use crate::options::{Durability, StorageOptions, WalRecovery};
 use crate::storage::Storage;
 
 /// What a repair did.
@@ -29,6 +29,8 @@ impl Repair {
         let open_and_close = |wal_recovery| {
             let options = StorageOptions {
                 wal_recovery,
+                // Under `Os` an open itself drops what comes behind the damage.
+                durability: Durability::Sync,
                 ..options.clone()
             };
             let (directory, identity) =

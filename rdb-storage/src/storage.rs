@@ -80,6 +80,7 @@ impl Storage {
     ///
     /// [`OpenError`] says why not, and names the directory.
     pub fn open(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
+        options.validate()?;
         let create = options.wal_recovery == WalRecovery::Strict;
         let (directory, identity) = DataDirectory::open(directory.as_ref(), options.role, create)?;
         Self::open_locked(directory, identity, &options)

@@ -183,7 +183,8 @@ async fn an_update_ends_at_its_deadline_with_the_conflict_when_others_are_always
     });
     match updated.await {
         Err(Error::Conflict { current_value, .. }) => assert_eq!(current_value, Some("10".into())),
-        Err(Error::DeadlineExceeded { .. }) => {}
+        // The deadline met it between two swaps, or within one.
+        Err(Error::DeadlineExceeded { .. } | Error::Undetermined { .. }) => {}
         other => panic!("{other:?}"),
     }
 }
