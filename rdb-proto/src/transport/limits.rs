@@ -18,6 +18,9 @@ pub const BATCH_COMMANDS_MAX: usize = 4096;
 /// buffers that tonic makes for it.
 pub const CALL_BYTES: usize = 16 << 10;
 
+/// What is left of that for a unary request whose answer has begun and waits for us, as a health watch does.
+pub const WATCH_BYTES: usize = 8 << 10;
+
 /// Size of the buffers that tonic makes for a message of the request and one of the answer. A first message that fits is not
 /// charged beside [`CALL_BYTES`].
 pub const CALL_BUFFER_BYTES: usize = 8 << 10;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use rdb_proto::kvrpc::RawPutRequest;
-use rdb_proto::transport::limits::CONNECTION_CLOSE_TIMEOUT;
+use rdb_proto::transport::limits::{CONNECTION_CLOSE_TIMEOUT, WATCH_BYTES};
 use rdb_proto::transport::{ServeOptions, endpoint};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -15,7 +15,7 @@ use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionCli
 use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
 
-use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served};
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served, until};
 use crate::peer::{Peer, RAW_DELETE, RAW_GET, SHORT, framed};
 
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -101,6 +101,22 @@ async fn a_silent_watch_does_not_keep_a_connection() {
         .await
         .expect("a status");
     assert_eq!(ended.expect_err("an end").code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_silent_watch_is_charged_for_no_more_than_it_holds() {
+    let server = TestServer::start(ServeOptions::default()).await;
+    let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let mut health = HealthClient::new(endpoint.connect().await.expect("it listens"));
+    let watch = health.watch(HealthCheckRequest::default()).await;
+    let mut watch = watch.expect("served").into_inner();
+    watch.next().await.expect("the status").expect("the status");
+    until("it is charged less", || {
+        server.budget.bytes_taken() == WATCH_BYTES
+    })
+    .await;
+    drop((watch, health));
+    server.all_is_given_back().await;
 }
 
 #[tokio::test]
