@@ -21,7 +21,7 @@ use super::traffic::ChunkTick;
 /// Size of a chunk in bytes, and of the largest frame that every HTTP/2 peer takes.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// See the [module](self).
+/// The body of a response that is charged and cut into chunks.
 pub(super) struct Departing {
     body: tonic::body::Body,
     call: Arc<Call>,

@@ -10,10 +10,10 @@
 //! | the socket: it takes no bytes | [`Traffic::is_stuck`] | the connection | [`STALLED_TICKS`]; in a drain [`DRAIN_STALLED_TICKS`] |
 //! | the connection: no call sends or receives | `connection` | the connection, in good order | the idle timeout |
 //!
-//! A tick is a tenth of the time that sending may stand still. Whoever drives the connection counts them with
-//! [`Traffic::tick`]; everybody else only notes in which tick something happened, so that a call reads no clock.
+//! A tick is a tenth of the time that sending may stand still. The connection's task counts ticks with [`Traffic::tick`]. All
+//! others only note in which tick something happened, so that a call reads no clock.
 //!
-//! All atomics are relaxed: each is a number of its own, and a watch that sees a change one tick late is not wrong.
+//! All atomics are relaxed: no two of them have to agree, and to see a change one tick late is not wrong.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
