@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::transport::limits::{CONNECTION_CLOSE_TIMEOUT, WATCH_BYTES};
 use rdb_proto::transport::{ServeOptions, endpoint};
@@ -71,16 +72,21 @@ async fn a_connection_with_a_call_in_flight_is_closed_only_after_its_answer() {
 
 #[tokio::test]
 async fn calls_that_meet_an_idle_close_are_answered_or_certainly_not_served() {
+    const CLIENTS: usize = 8;
     let server = TestServer::start(idle_after(Duration::from_millis(30))).await;
-    let mut client = server.client().await;
-    let mut served = 0;
-    for pause_ms in (0..60).chain(0..60) {
-        match client.raw_put(RawPutRequest::default()).await {
-            Ok(_) => served += 1,
-            Err(status) => assert!(is_not_served(&status), "{status:?}"),
+    let clients = (0..CLIENTS).map(async |first_pause_ms| {
+        let mut client = server.client().await;
+        let mut served = 0;
+        for pause_ms in (0..2 * 60).skip(first_pause_ms).step_by(CLIENTS) {
+            match client.raw_put(RawPutRequest::default()).await {
+                Ok(_) => served += 1,
+                Err(status) => assert!(is_not_served(&status), "{status:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(pause_ms % 60)).await;
         }
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-    }
+        served
+    });
+    let served: usize = join_all(clients).await.into_iter().sum();
     assert_eq!(served, server.puts.load(Ordering::SeqCst));
 }
 
