@@ -19,7 +19,7 @@ use crate::message_header::HEADER_BYTES;
 /// Messages that are ready go into one part up to here, in bytes.
 const PART_BYTES_FULL: usize = 32 << 10;
 
-/// See the [module](self).
+/// The body of a response stream.
 pub(super) struct Responses<S> {
     messages: Pin<Box<S>>,
     /// What the stream ends with; present once `messages` have ended.

@@ -1,6 +1,6 @@
 //! The body of a request: every message is charged when its header arrives, and not read on before there is room for it.
 //!
-//! Whoever sends a message therefore sees its window close while it waits. After [`ADMISSION_WAIT`] the request is refused.
+//! While a message waits for room, its peer's window closes. After [`ADMISSION_WAIT`] the request is refused.
 //! A message that is too long for every service is not charged: tonic refuses it when it sees the header.
 
 use std::future::Future;
@@ -22,7 +22,7 @@ use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES};
 use super::methods::{Method, Requests};
 use super::refusal::{no_room, overdue};
 
-/// See the [module](self).
+/// The body of a request whose messages are charged.
 pub(super) struct Arriving<B = Incoming> {
     body: B,
     call: Arc<Call>,

@@ -52,7 +52,7 @@ impl CallService {
         let budgets = &self.connection.bytes_in_flight;
         let Ok(base) = budgets.reserve(bytes, ADMISSION_WAIT).await else {
             let call = Arc::new(Call::new(self.connection, None));
-            return refused(method).map(|body| Departing::new(body, call));
+            return refused(method).map(|body| Departing::new(method, body, call));
         };
         let call = Arc::new(Call::new(self.connection, Some(base)));
         let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
@@ -64,7 +64,7 @@ impl CallService {
         } else {
             answered
         };
-        response.map(|body| Departing::new(body, call))
+        response.map(|body| Departing::new(method, body, call))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::message_header::{ArrivingHeader, MessageHeader};
 pub(super) struct Framing {
     header: ArrivingHeader,
     message_bytes: usize,
-    /// Of the message whose header is complete.
+    /// How much of the message with the last complete header has not arrived.
     missing_bytes: usize,
     /// A message was longer than any service takes. What follows is not looked at.
     is_over: bool,

@@ -7,14 +7,12 @@ use tonic::codec::{EncodeBody, SingleMessageCompressionOverride};
 use tonic::{Code, Status, body::Body};
 use tonic_prost::ProstEncoder;
 
+use super::limits::BYTES_BACKOFF;
 use super::methods::Method;
-use crate::error::Fault;
-use crate::errorpb::{Fate, RegionError, ServerBusy, region_error};
+use crate::error::{Fault, busy};
+use crate::errorpb::{Fate, RegionError};
 use crate::kvrpc::RawPutResponse;
 use crate::response::DataResponse;
-
-/// What a client that is told to back off waits at least.
-const BACKOFF_MS: u64 = 100;
 
 /// The answer to a call of `method` that found no room.
 pub(super) fn refused(method: &Method) -> Response<Body> {
@@ -47,10 +45,7 @@ fn status(code: Code, cause: &str) -> Status {
 
 /// Other responses begin with the same field.
 fn server_busy() -> Response<Body> {
-    let busy = region_error::Kind::ServerBusy(ServerBusy {
-        backoff_ms: BACKOFF_MS,
-    });
-    let response = RawPutResponse::misrouted(RegionError::from(busy));
+    let response = RawPutResponse::misrouted(RegionError::from(busy(BYTES_BACKOFF)));
     let body = EncodeBody::new_server(
         ProstEncoder::<RawPutResponse>::default(),
         stream::iter([Ok(response)]),
