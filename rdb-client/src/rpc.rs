@@ -5,14 +5,7 @@ use std::future::Future;
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
-use rdb_proto::kvrpc::{
-    BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
-    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, RawBatchDeleteRequest,
-    RawBatchDeleteResponse, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest,
-    RawBatchPutResponse, RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest,
-    RawDeleteResponse, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
-    RawScanRequest, RawScanResponse, ScanRequest, ScanResponse, batch_answer, batch_command,
-};
+use rdb_proto::kvrpc::{self, batch_answer, batch_command};
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tonic::Status;
@@ -50,8 +43,8 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
 macro_rules! data_requests {
     ($($request:ident, $access:ident => $client:ident::$method:ident $(, $command:ident)? -> $answer:ident;)*) => {$(
-        impl DataRequest for $request {
-            type Answer = $answer;
+        impl DataRequest for kvrpc::$request {
+            type Answer = kvrpc::$answer;
 
             const ACCESS: Access = Access::$access;
 
@@ -62,19 +55,19 @@ macro_rules! data_requests {
                 self.context = Some(context);
             }
 
-            fn from_response(_response: batch_answer::Response) -> Option<$answer> {
+            fn from_response(_response: batch_answer::Response) -> Option<Self::Answer> {
                 $(if let batch_answer::Response::$command(answer) = _response {
                     return Some(answer);
                 })?
                 None
             }
 
-            async fn send(self, channel: Channel) -> Result<$answer, Status> {
+            async fn send(self, channel: Channel) -> Result<Self::Answer, Status> {
                 let mut client = $client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
                 client.$method(self).await.map(tonic::Response::into_inner)
             }
 
-            fn take_region_error(answer: &mut $answer) -> Option<RegionError> {
+            fn take_region_error(answer: &mut Self::Answer) -> Option<RegionError> {
                 answer.region_error.take().map(|error| *error)
             }
         }

@@ -203,5 +203,4 @@ fn is_newer(known: &Region, offered: &Region) -> bool {
 }
 
 #[cfg(test)]
-#[path = "region_cache_tests.rs"]
 mod tests;

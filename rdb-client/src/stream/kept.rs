@@ -119,5 +119,4 @@ impl<T: Traffic> Drop for Keeper<T> {
 }
 
 #[cfg(test)]
-#[path = "kept_tests.rs"]
 mod tests;
