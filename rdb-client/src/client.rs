@@ -64,20 +64,20 @@ impl Client {
     ) -> Result<Self, Error> {
         config.validate()?;
         let addresses = pd_addresses.into_iter().map(Into::into);
-        let patience = config.connect_timeout;
+        let connect_timeout = config.connect_timeout;
         let counters = Arc::<Counters>::default();
-        let connections = Arc::new(ConnectionPool::new(patience));
+        let connections = Arc::new(ConnectionPool::new(connect_timeout));
         let placement_driver = Arc::new(PlacementDriver::new(
             addresses,
             Arc::clone(&connections),
             Arc::clone(&counters),
-            patience,
+            connect_timeout,
         )?);
         let deadline = Deadline::after(config.timeout);
-        let asked = placement_driver.ask(deadline, |mut client| async move {
+        let answer = placement_driver.ask(deadline, |mut client| async move {
             client.get_cluster_info(GetClusterInfoRequest {}).await
         });
-        let cluster = asked.await?;
+        let cluster = answer.await?;
         let limits = Limits::advertised(cluster.limits)?;
         let watermark = Arc::<Watermark>::default();
         let (dispatcher, tso_stream) = if config.unary {
@@ -86,15 +86,18 @@ impl Client {
             let pool = Arc::clone(&connections);
             let commands_max = limits.batch_commands_max;
             let dispatcher = Dispatcher::new(pool, Arc::clone(&counters), commands_max);
-            let asked = Arc::clone(&placement_driver);
-            let tso_stream = TsoStream::new(asked, Arc::clone(&watermark), limits.tso_count_max);
+            let tso_stream = TsoStream::new(
+                Arc::clone(&placement_driver),
+                Arc::clone(&watermark),
+                limits.tso_count_max,
+            );
             (Some(dispatcher), Some(tso_stream))
         };
         let router = Router::new(
             cluster.cluster_id,
             placement_driver,
             connections,
-            patience,
+            connect_timeout,
             dispatcher,
             counters,
         );

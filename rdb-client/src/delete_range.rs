@@ -30,7 +30,7 @@ pub(crate) async fn delete_range(
                 retry.part_was_applied();
                 left = rest;
             }
-            Err(failure) => retry.pause(failure).await?,
+            Err(failure) => retry.next_attempt(failure).await?,
         }
     }
 }

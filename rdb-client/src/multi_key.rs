@@ -94,7 +94,7 @@ async fn run<R: MultiKeyRequest>(
         let groups = match group::<R>(router, &left, deadline).await {
             Ok(groups) => groups,
             Err(failure) => {
-                retry.pause(failure).await?;
+                retry.next_attempt(failure).await?;
                 continue;
             }
         };
@@ -115,7 +115,7 @@ async fn run<R: MultiKeyRequest>(
             }
         }
         if let Some(failure) = worst {
-            retry.pause(failure).await?;
+            retry.next_attempt(failure).await?;
         }
         left.sort_unstable_by_key(|(position, _)| *position);
     }

@@ -186,5 +186,4 @@ fn padded(prefix: &[u8], length: usize) -> Bytes {
 }
 
 #[cfg(test)]
-#[path = "range_tests.rs"]
 mod tests;

@@ -147,7 +147,7 @@ impl<'a> Retry<'a> {
     /// # Errors
     ///
     /// What the call has to end with: the failure is final, or the deadline would come before the next attempt.
-    pub(crate) async fn pause(&mut self, failure: Failure) -> Result<(), Error> {
+    pub(crate) async fn next_attempt(&mut self, failure: Failure) -> Result<(), Error> {
         let (pace, error) = match failure {
             Failure::Final(error) => return Err(self.ended(error)),
             Failure::Again { pace, error } => (pace, error),
@@ -263,11 +263,11 @@ mod tests {
     async fn a_wait_that_outlasts_the_deadline_ends_the_call_with_the_last_cause() {
         let mut retry = retry_until(Deadline::after(Duration::from_secs(1)));
         let hour = Duration::from_secs(3600);
-        let ended = retry.pause(again(Pace::AtLeast(hour))).await;
+        let ended = retry.next_attempt(again(Pace::AtLeast(hour))).await;
         assert_eq!(ended, Err(Error::unavailable("nobody there")));
 
         let mut retry = retry_until(Deadline::after(Duration::ZERO));
-        assert!(retry.pause(again(Pace::AtOnce)).await.is_err());
+        assert!(retry.next_attempt(again(Pace::AtOnce)).await.is_err());
     }
 
     #[tokio::test]
@@ -275,11 +275,11 @@ mod tests {
         let deadline = Deadline::after(Duration::from_secs(60));
         let mut retry = retry_until(deadline);
         retry
-            .pause(again(Pace::AtOnce))
+            .next_attempt(again(Pace::AtOnce))
             .await
             .expect("time is left");
         let exceeded = Failure::Final(deadline.exceeded("no answer"));
-        let error = retry.pause(exceeded).await.expect_err("final");
+        let error = retry.next_attempt(exceeded).await.expect_err("final");
         let text = error.to_string();
         assert!(
             text.contains("no answer") && text.contains("nobody there"),
@@ -292,12 +292,12 @@ mod tests {
         let counters = Counters::default();
         let mut retry = Retry::until(Deadline::after(Duration::from_secs(60)), &counters);
         retry
-            .pause(again(Pace::AtOnce))
+            .next_attempt(again(Pace::AtOnce))
             .await
             .expect("time is left");
         retry.part_was_applied();
         let refused = Failure::Final(Error::busy("the other part"));
-        let ended = retry.pause(refused).await;
+        let ended = retry.next_attempt(refused).await;
         assert!(
             matches!(ended, Err(Error::Undetermined { .. })),
             "{ended:?}"

@@ -153,7 +153,7 @@ impl<R: PageRequest> Scan<R> {
         loop {
             match self.fetch_once(&range, deadline).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(failure) => retry.pause(failure).await?,
+                Err(failure) => retry.next_attempt(failure).await?,
             }
         }
     }

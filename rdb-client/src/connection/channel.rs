@@ -69,7 +69,7 @@ impl ConnectionError {
         }
     }
 
-    /// Of a response that had begun.
+    /// Makes the error that ends a response which has begun.
     fn cut(source: hyper::Error) -> Self {
         Self {
             unprocessed: false,

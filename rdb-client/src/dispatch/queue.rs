@@ -35,7 +35,7 @@ pub(crate) struct AddressedCommand {
 impl AddressedCommand {
     /// What it counts in the queue, in bytes.
     pub(super) fn room_bytes(&self) -> usize {
-        /// Of the queue's entries and the slot.
+        /// Memory of the queue's entries and the slot.
         const OVERHEAD_BYTES: usize = 256;
         OVERHEAD_BYTES + self.request.encoded_len()
     }
@@ -60,7 +60,7 @@ struct Sent {
     room_bytes: usize,
 }
 
-/// See the module.
+/// The commands of a lane, until they are answered.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) gate: Gate,
@@ -250,5 +250,4 @@ pub(super) fn interrupt(slots: Vec<Arc<Slot>>, interrupted: &Interrupted) {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

@@ -203,5 +203,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 //! - `region_cache`: which region holds a key, and which store leads it, as far as this client knows.
 //! - `placement_driver`: asks the placement driver.
 //! - `routes`: looks up routes in the cache or at the placement driver, and learns from the answers of stores.
-//! - `router`: the attempts of a call.
+//! - `router`: the attempts of a call, each to the store that the route leads to.
 
 mod placement_driver;
 mod region_cache;

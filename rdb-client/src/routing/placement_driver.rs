@@ -38,10 +38,10 @@ pub(crate) struct PlacementDriver {
     /// The cluster of the first member that answered.
     cluster_id: OnceLock<u64>,
     connections: Arc<ConnectionPool>,
-    /// Connections for what is held: a stream that is stuck does not hold up questions.
-    held: ConnectionPool,
+    /// Connections of streams, so that a stream that is stuck does not hold up questions.
+    held_connections: ConnectionPool,
     /// How long one member may take while others could be asked.
-    patience: Duration,
+    connect_timeout: Duration,
     counters: Arc<Counters>,
 }
 
@@ -72,7 +72,7 @@ impl PlacementDriver {
         addresses: impl Iterator<Item = String>,
         connections: Arc<ConnectionPool>,
         counters: Arc<Counters>,
-        patience: Duration,
+        connect_timeout: Duration,
     ) -> Result<Self, Error> {
         let mut members = Vec::new();
         for address in addresses {
@@ -88,8 +88,8 @@ impl PlacementDriver {
             preferred: AtomicUsize::new(0),
             cluster_id: OnceLock::new(),
             connections,
-            held: ConnectionPool::new(patience),
-            patience,
+            held_connections: ConnectionPool::new(connect_timeout),
+            connect_timeout,
             counters,
         })
     }
@@ -111,7 +111,7 @@ impl PlacementDriver {
         loop {
             match self.ask_once(deadline, &question).await {
                 Ok(answer) => return Ok(answer),
-                Err(failure) => retry.pause(failure).await?,
+                Err(failure) => retry.next_attempt(failure).await?,
             }
         }
     }
@@ -138,13 +138,14 @@ impl PlacementDriver {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let deadline = Deadline::after(self.silence_max());
-        self.ask_members(&self.held, deadline, question).await
+        self.ask_members(&self.held_connections, deadline, question)
+            .await
     }
 
     /// How long a member that is held may owe an answer.
     pub(crate) fn silence_max(&self) -> Duration {
         if self.members.len() > 1 {
-            self.patience
+            self.connect_timeout
         } else {
             CALL_TIMEOUT
         }
@@ -156,7 +157,8 @@ impl PlacementDriver {
         let member = &self.members[peer.member];
         let cause = match end {
             End::Closed => {
-                self.held.forget(&member.address, peer.connection_id);
+                self.held_connections
+                    .forget(&member.address, peer.connection_id);
                 format!("{} ended its answers", member.place())
             }
             End::Silent => {
@@ -167,7 +169,7 @@ impl PlacementDriver {
                 if !fate::is_broken(&status) {
                     self.pass_over(peer.member);
                 }
-                return self.failed(&self.held, member, peer.connection_id, &status);
+                return self.failed(&self.held_connections, member, peer.connection_id, &status);
             }
         };
         Failure::again(Error::unavailable(cause))
@@ -210,11 +212,11 @@ impl PlacementDriver {
         let count = self.members.len();
         let mut unfit = 0;
         let mut causes = Vec::new();
-        for asked in 0..count {
-            let index = (first + asked) % count;
-            let share = self.share(deadline, count - asked);
-            let asked = self.ask_member(connections, &self.members[index], share, &question);
-            match asked.await {
+        for position in 0..count {
+            let index = (first + position) % count;
+            let share = self.share(deadline, count - position);
+            let answer = self.ask_member(connections, &self.members[index], share, &question);
+            match answer.await {
                 Ok((answers, connection_id)) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     let peer = Peer {
@@ -248,7 +250,7 @@ impl PlacementDriver {
             return deadline;
         }
         let share = deadline.remaining() / u32::try_from(left).unwrap_or(u32::MAX);
-        deadline.sooner(share.min(self.patience))
+        deadline.sooner(share.min(self.connect_timeout))
     }
 
     /// The answer, and the id of the connection it came over.

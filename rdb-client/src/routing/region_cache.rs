@@ -1,7 +1,11 @@
 //! Which region holds a key, and which store leads it, as far as this client has heard.
 //!
-//! Invariants: the cached regions do not overlap, and a newer description of a range is never replaced by an older one. The
-//! newest answer of the placement driver has the address of a store. The cache may be wrong. Every request carries what it believes, and the store that gets it answers with what is true. A
+//! Invariants:
+//! - The cached regions do not overlap.
+//! - A newer description of a range is never replaced by an older one.
+//! - The address of a store is the one that the placement driver named last.
+//!
+//! The cache may be wrong. Every request carries what it believes, and the store that gets it answers with what is true. A
 //! route over which a call got nowhere becomes suspect, so that the placement driver is asked about it once.
 
 use std::cmp::Ordering;
@@ -203,5 +207,4 @@ fn is_newer(known: &Region, offered: &Region) -> bool {
 }
 
 #[cfg(test)]
-#[path = "region_cache_tests.rs"]
 mod tests;

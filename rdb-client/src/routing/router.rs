@@ -1,4 +1,4 @@
-//! One attempt: find the region, send the request to its leader, learn from the answer.
+//! A call: find the region, send the request to its leader, learn from the answer, and try again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,12 +33,12 @@ impl Router {
         cluster_id: u64,
         placement_driver: Arc<PlacementDriver>,
         connections: Arc<ConnectionPool>,
-        patience: Duration,
+        connect_timeout: Duration,
         dispatcher: Option<Dispatcher>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
-            routes: Arc::new(Routes::new(cluster_id, placement_driver, patience)),
+            routes: Arc::new(Routes::new(cluster_id, placement_driver, connect_timeout)),
             dispatcher,
             connections,
             counters,
@@ -81,7 +81,7 @@ impl Router {
             };
             match attempt.await {
                 Ok(answer) => return Ok(answer),
-                Err(failure) => retry.pause(failure).await?,
+                Err(failure) => retry.next_attempt(failure).await?,
             }
         }
     }
@@ -247,5 +247,4 @@ impl Router {
 }
 
 #[cfg(test)]
-#[path = "router_tests.rs"]
 mod tests;

@@ -27,12 +27,13 @@ pub(super) struct Routes {
     /// Lookups that are under way, by the start of the hole that they fill.
     lookups: Mutex<BTreeMap<Bytes, Lookup>>,
     /// How long the placement driver may take while there is something else to try.
-    patience: Duration,
+    connect_timeout: Duration,
 }
 
 type Found = Result<Arc<Route>, Failure>;
 
-/// A question to the placement driver, shared by all calls that wait for its answer. It ends with the last of them.
+/// A question to the placement driver, shared by all calls that wait for its answer. When no call waits any more, it is
+/// given up.
 #[derive(Debug)]
 struct Lookup {
     began_at: Instant,
@@ -41,9 +42,9 @@ struct Lookup {
 
 impl Lookup {
     /// `None`: it has ended, or takes so long that another may be asked beside it.
-    fn join(&self, patience: Duration) -> Option<Shared<BoxFuture<'static, Found>>> {
+    fn join(&self, connect_timeout: Duration) -> Option<Shared<BoxFuture<'static, Found>>> {
         let found = self.found.upgrade()?;
-        let is_under_way = found.peek().is_none() && self.began_at.elapsed() < patience;
+        let is_under_way = found.peek().is_none() && self.began_at.elapsed() < connect_timeout;
         is_under_way.then_some(found)
     }
 }
@@ -52,14 +53,14 @@ impl Routes {
     pub(super) fn new(
         cluster_id: u64,
         placement_driver: Arc<PlacementDriver>,
-        patience: Duration,
+        connect_timeout: Duration,
     ) -> Self {
         Self {
             cluster_id,
             placement_driver,
             cache: Mutex::default(),
             lookups: Mutex::default(),
-            patience,
+            connect_timeout,
         }
     }
 
@@ -77,7 +78,10 @@ impl Routes {
         let Some(suspicion) = suspect.suspicion else {
             return Ok(suspect);
         };
-        let found = match self.look_up(key, deadline.sooner(self.patience)).await {
+        let found = match self
+            .look_up(key, deadline.sooner(self.connect_timeout))
+            .await
+        {
             Ok(found) => found,
             Err(failure) => {
                 tracing::debug!(?failure, "going on over a route that served nobody");
@@ -211,7 +215,7 @@ impl Routes {
         // Nothing between lock and unlock leaves the map half changed.
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lookups.get(&hole);
-        if let Some(found) = known.and_then(|lookup| lookup.join(self.patience)) {
+        if let Some(found) = known.and_then(|lookup| lookup.join(self.connect_timeout)) {
             return found;
         }
         lookups.retain(|_, lookup| lookup.found.upgrade().is_some());

@@ -9,8 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{End, Traffic, close};
 use crate::retry::backoff;
 
-/// The backoff between streams doubles so often at most: calls that wait for a stream have a backoff and a deadline of
-/// their own.
+/// Most doublings of the backoff between streams. Calls that wait for a stream have backoffs and deadlines themselves.
 const BACKOFF_DOUBLINGS_MAX: u32 = 5;
 
 /// A queue and the task that keeps a stream for it. The task ends with this, and with the runtime it was started on.
@@ -119,5 +118,4 @@ impl<T: Traffic> Drop for Keeper<T> {
 }
 
 #[cfg(test)]
-#[path = "kept_tests.rs"]
 mod tests;

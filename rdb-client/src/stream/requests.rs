@@ -10,9 +10,9 @@ use super::{Taken, Traffic, close};
 
 /// What the transport polls. It ends when its stream is no longer admitted.
 ///
-/// A runtime polls the transport right after the call that woke it. So the first poll that finds something to take yields
-/// once: the transport goes to the end of the run queue, and every call that can run adds its request first. An idle
-/// runtime polls again at once.
+/// A runtime polls the transport right after the call that woke it, before other calls had a chance to add their requests.
+/// So the first poll that finds something to take is answered with "pending", and wakes the transport again. That puts the
+/// transport at the end of the run queue, behind every call that can run. An idle runtime polls again at once.
 pub(crate) struct Requests<T> {
     traffic: Arc<T>,
     generation: u64,
@@ -22,8 +22,8 @@ pub(crate) struct Requests<T> {
 /// How far the next request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// A request was made in this turn of the runtime. The transport polls again in the same turn, to send several at once:
-    /// that is no chance for calls to run.
+    /// A request was made in this turn of the runtime. The transport polls again in the same turn, to send several requests
+    /// at once. Calls do not run in between.
     JustTaken,
     /// Calls may be about to add requests.
     Waiting,

@@ -18,7 +18,7 @@ pub(super) struct Call<'a> {
     deadline: Deadline,
     /// Present while it waits.
     seat: Option<Seat>,
-    /// Present when the alarm of the round does not cover the deadline, or rang.
+    /// Present when the round's timer does not wake this caller by its deadline, or has fired.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -49,9 +49,9 @@ impl Future for Call<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(seat) = &self.seat else {
             let seat = self.stream.join(self.count, cx.waker().clone())?;
-            let is_covered = self.stream.is_covered(&seat, self.deadline);
+            let is_woken = self.stream.is_woken_by(&seat, self.deadline);
             self.seat = Some(seat);
-            return if is_covered {
+            return if is_woken {
                 Poll::Pending
             } else {
                 self.poll_deadline(cx)

@@ -11,15 +11,15 @@
 //! calls end with an error.
 //!
 //! - `call`: one caller, from taking its seat to its timestamps or its deadline.
-//! - `alarm`: one timer for all callers of a round.
+//! - `round_timer`: one timer for all callers of a round.
 //! - `rounds`: which call gets its timestamps from which request. It keeps the first rule above.
 //! - `stream`: the rounds that all calls share, and their stream.
 //! - `watermark`: keeps the second rule.
 //!
 //! Left out: the placement driver's side, which answers in order (`pdpb.Pd/Tso`).
 
-mod alarm;
 mod call;
+mod round_timer;
 mod rounds;
 mod stream;
 mod watermark;

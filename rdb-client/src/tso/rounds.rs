@@ -20,7 +20,7 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
-use super::alarm::Alarm;
+use super::round_timer::RoundTimer;
 use crate::Error;
 
 /// Most requests in flight. While one is being answered, the callers of the next gather: a second one keeps the placement
@@ -35,11 +35,11 @@ pub(super) const SEATS_MAX: usize = 1 << 20;
 pub(super) struct Round {
     /// The first timestamp, as soon as it is known.
     outcome: OnceLock<Result<u64, Error>>,
-    /// Set by the first caller.
-    pub(super) alarm: OnceLock<Alarm>,
-    /// The alarm has rung, or its runtime has ended. Relaxed: it is set before the callers to be woken are looked up under
+    /// Started by the first caller.
+    pub(super) timer: OnceLock<RoundTimer>,
+    /// The timer has fired, or its runtime has ended. Relaxed: it is set before the callers to be woken are looked up under
     /// the lock, and read by a caller that joined under the lock.
-    pub(super) alarm_rang: AtomicBool,
+    pub(super) timer_fired: AtomicBool,
 }
 
 impl Round {
@@ -52,7 +52,7 @@ impl Round {
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) round: Arc<Round>,
-    /// Of its first timestamp, from the round's first one.
+    /// Distance of its first timestamp from the round's first one.
     pub(super) offset: u32,
     pub(super) round_number: u64,
     index: u32,

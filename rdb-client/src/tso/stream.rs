@@ -11,7 +11,7 @@ use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use super::alarm::Alarm;
+use super::round_timer::RoundTimer;
 use super::rounds::{Round, Rounds, Seat};
 use super::{Watermark, unasked};
 use crate::retry::{Deadline, Failure};
@@ -90,17 +90,17 @@ impl TsoStream {
         Ok(seat)
     }
 
-    /// Whether the caller in this seat will be woken no later than at its deadline. Sets the round's alarm if there is none.
-    pub(super) fn is_covered(&self, seat: &Seat, deadline: Deadline) -> bool {
-        let alarm = seat.round.alarm.get_or_init(|| {
-            let bell = Bell {
+    /// Whether the caller in this seat will be woken no later than at its deadline. Starts the round's timer if there is none.
+    pub(super) fn is_woken_by(&self, seat: &Seat, deadline: Deadline) -> bool {
+        let timer = seat.round.timer.get_or_init(|| {
+            let callers = Callers {
                 rounds: Arc::downgrade(self.stream.traffic()),
                 round: Arc::downgrade(&seat.round),
                 round_number: seat.round_number,
             };
-            Alarm::set(deadline.at(), bell)
+            RoundTimer::start(deadline.at(), callers)
         });
-        alarm.covers(deadline.at()) && !seat.round.alarm_rang.load(Ordering::Relaxed)
+        timer.wakes_by(deadline.at()) && !seat.round.timer_fired.load(Ordering::Relaxed)
     }
 
     /// Has `waker` woken when the seat's round has its outcome, unless it has one by now.
@@ -138,19 +138,19 @@ impl TsoStream {
     }
 }
 
-/// Wakes the callers of a round.
-struct Bell {
+/// The callers of a round, to be woken by its timer.
+struct Callers {
     rounds: Weak<SharedRounds>,
     round: Weak<Round>,
     round_number: u64,
 }
 
-impl Wake for Bell {
+impl Wake for Callers {
     fn wake(self: Arc<Self>) {
         let (Some(rounds), Some(round)) = (self.rounds.upgrade(), self.round.upgrade()) else {
             return;
         };
-        round.alarm_rang.store(true, Ordering::Relaxed);
+        round.timer_fired.store(true, Ordering::Relaxed);
         let callers = rounds.lock().rounds.wakers_of(self.round_number);
         for caller in callers {
             caller.wake();

@@ -9,7 +9,7 @@ use crate::Error;
 
 /// The lowest timestamp that was not given yet, as far as this client knows. It only grows.
 ///
-/// Relaxed: a call that begins after another one ended was told so by something that orders their memory, too.
+/// Relaxed: when one call begins after another has ended, whatever told it so has made the mark visible, too.
 #[derive(Debug, Default)]
 pub(crate) struct Watermark(AtomicU64);
 

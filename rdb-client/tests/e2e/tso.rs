@@ -17,7 +17,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::channel::mpsc;
 use futures::future::join_all;
@@ -42,9 +42,6 @@ const COUNTS: [u32; 9] = [1, 300, 1, 7, 1000, 2, 50, 1, 65];
 
 /// Requests in flight on one stream.
 const STREAM_REQUESTS_MAX: usize = 4;
-
-/// Longer than the placement driver's bound is ever ahead of its clock.
-const LONGER_THAN_THE_BOUND_LASTS: Duration = Duration::from_millis(3_100);
 
 /// How often a kill is tried until it falls before the first answer.
 const ATTEMPTS_MAX: usize = 20;
@@ -264,8 +261,11 @@ impl Killer {
         self.load.goes_on_for(TIMESTAMPS_BETWEEN_KILLS).await;
         self.pd.pause();
         let old_bound_ms = self.bound_ms();
-        // What is waited for is the time itself.
-        tokio::time::sleep(LONGER_THAN_THE_BOUND_LASTS).await;
+        let bound_at = UNIX_EPOCH + Duration::from_millis(old_bound_ms);
+        found("the clock passes the bound", async || {
+            (SystemTime::now() > bound_at).then_some(())
+        })
+        .await;
         self.pd.resume();
         self.kill_when_the_bound_moves();
         let answers = self.restart_and_count_answers_above(old_bound_ms).await;

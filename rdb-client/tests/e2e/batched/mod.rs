@@ -7,6 +7,7 @@ mod coalescing;
 mod cold_reads;
 mod ends;
 mod messages;
+mod no_room;
 mod overload;
 mod raw_stream;
 mod unread;

@@ -10,13 +10,8 @@ use tonic::{Code, Status};
 use crate::fates::cluster::{Cluster, region};
 use crate::fates::store::Step;
 
-async fn three_regions() -> Cluster {
-    Cluster::with_regions(vec![
-        region(1, 1, "", "h"),
-        region(2, 1, "h", "p"),
-        region(3, 1, "p", ""),
-    ])
-    .await
+fn applied<const N: usize>(cluster: &Cluster, keys: [&str; N]) -> [u64; N] {
+    keys.map(|key| cluster.node.store.applied(key))
 }
 
 fn certain(code: Code) -> Step {
@@ -29,7 +24,7 @@ fn certain(code: Code) -> Step {
 
 #[tokio::test]
 async fn a_batch_is_one_request_per_region_and_keeps_its_order() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     let entries = [
         ("z", "1"),
@@ -56,7 +51,7 @@ async fn a_batch_is_one_request_per_region_and_keeps_its_order() {
 
 #[tokio::test]
 async fn a_batch_read_of_versioned_keys_keeps_its_order() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     for key in ["a", "m", "z"] {
         client.cas_put(key, 0, key).await.unwrap();
@@ -75,7 +70,7 @@ async fn a_batch_read_of_versioned_keys_keeps_its_order() {
 
 #[tokio::test]
 async fn a_batch_of_deletes_is_one_request_per_region_and_deletes_nothing_else() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     let keys = ["a", "b", "m", "z"];
     let entries = keys.map(|key| (key, "v"));
@@ -102,7 +97,7 @@ async fn a_batch_of_deletes_is_one_request_per_region_and_deletes_nothing_else()
 
 #[tokio::test]
 async fn an_empty_batch_is_done_at_once() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     assert_eq!(client.raw_batch_put([("", ""); 0]).await, Ok(()));
     assert_eq!(client.raw_batch_delete([""; 0]).await, Ok(()));
@@ -123,18 +118,12 @@ async fn a_batch_is_split_anew_when_a_region_splits_under_it() {
         .raw_batch_put([("a", "1"), ("z", "2")])
         .await
         .unwrap();
-    assert_eq!(
-        (
-            cluster.node.store.applied("a"),
-            cluster.node.store.applied("z")
-        ),
-        (2, 1)
-    );
+    assert_eq!(applied(&cluster, ["a", "z"]), [2, 1]);
 }
 
 #[tokio::test]
 async fn only_the_part_that_was_refused_is_sent_again() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     let busy = Step::Refuse(Some(Kind::ServerBusy(ServerBusy { backoff_ms: 1 })));
     cluster
@@ -153,7 +142,7 @@ async fn only_the_part_that_was_refused_is_sent_again() {
 
 #[tokio::test]
 async fn a_batch_of_which_a_part_was_applied_is_undetermined() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     cluster
         .node
@@ -164,18 +153,12 @@ async fn a_batch_of_which_a_part_was_applied_is_undetermined() {
         matches!(result, Err(Error::Undetermined { .. })),
         "{result:?}"
     );
-    assert_eq!(
-        (
-            cluster.node.store.applied("a"),
-            cluster.node.store.applied("m")
-        ),
-        (1, 0)
-    );
+    assert_eq!(applied(&cluster, ["a", "m"]), [1, 0]);
 }
 
 #[tokio::test]
 async fn a_batch_of_which_nothing_was_applied_says_so() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     cluster
         .node
@@ -223,7 +206,7 @@ async fn a_batch_read_that_does_not_fit_is_refused_and_not_repeated() {
 
 #[tokio::test]
 async fn a_range_delete_goes_through_every_region() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     let keys = ["a", "c", "h", "m", "p", "z"];
     client
@@ -240,7 +223,7 @@ async fn a_range_delete_goes_through_every_region() {
 
 #[tokio::test]
 async fn a_range_delete_that_stops_between_regions_is_undetermined() {
-    let cluster = three_regions().await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     cluster
         .node

@@ -50,6 +50,16 @@ impl Cluster {
         Self { node, pd }
     }
 
+    /// The store leads three regions, which begin at "", "h" and "p".
+    pub(crate) async fn with_three_regions() -> Self {
+        Self::with_regions(vec![
+            region(1, 1, "", "h"),
+            region(2, 1, "h", "p"),
+            region(3, 1, "p", ""),
+        ])
+        .await
+    }
+
     /// The store leads one region over everything.
     pub(crate) async fn start() -> Self {
         Self::with_regions(vec![region(1, 1, "", "")]).await

@@ -219,12 +219,7 @@ async fn timestamps_are_consecutive_in_a_batch_and_increase_between_calls() {
 
 #[tokio::test]
 async fn all_regions_are_listed_and_each_is_found_by_its_keys() {
-    let regions = vec![
-        region(1, 1, "", "h"),
-        region(2, 1, "h", "p"),
-        region(3, 1, "p", ""),
-    ];
-    let cluster = Cluster::with_regions(regions).await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     let listed = client.regions().await.unwrap();
     let ids: Vec<_> = listed.iter().map(|route| route.region.id).collect();

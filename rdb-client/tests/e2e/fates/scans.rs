@@ -10,12 +10,7 @@ const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
 
 /// A letter a key, over three regions.
 async fn alphabet() -> (Cluster, Client) {
-    let regions = vec![
-        region(1, 1, "", "h"),
-        region(2, 1, "h", "p"),
-        region(3, 1, "p", ""),
-    ];
-    let cluster = Cluster::with_regions(regions).await;
+    let cluster = Cluster::with_three_regions().await;
     let client = cluster.client().await;
     let entries = LETTERS
         .chars()
