@@ -53,14 +53,14 @@ macro_rules! data_requests {
                 self.context = Some(context);
             }
 
-            fn from_response(_response: batch_answer::Response) -> Option<Self::Answer> {
+            fn from_response(_response: batch_answer::Response) -> Option<kvrpc::$answer> {
                 $(if let batch_answer::Response::$command(answer) = _response {
                     return Some(answer);
                 })?
                 None
             }
 
-            async fn send(self, channel: Channel) -> Result<Self::Answer, Status> {
+            async fn send(self, channel: Channel) -> Result<kvrpc::$answer, Status> {
                 let mut client = $client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
                 client.$method(self).await.map(tonic::Response::into_inner)
             }

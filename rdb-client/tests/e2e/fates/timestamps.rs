@@ -212,9 +212,7 @@ async fn a_silent_placement_driver_is_left_for_another() {
         PdNode::start(CLUSTER_ID).await,
         PdNode::start(CLUSTER_ID).await,
     );
-    let config = Config::default()
-        .with_timeout(PATIENT)
-        .with_connect_timeout(Duration::from_millis(500));
+    let config = Config::default().with_timeout(HANG_GUARD);
     let addresses = [silent.proxy.address, other.proxy.address].map(|address| address.to_string());
     let client = Client::connect_with(addresses, config).await.unwrap();
     client.tso().await.unwrap();
@@ -233,13 +231,13 @@ async fn what_a_member_took_without_accepting_the_stream_is_asked_of_another() {
         PdNode::start(CLUSTER_ID).await,
     );
     let config = Config::default()
-        .with_timeout(8 * SHORT)
+        .with_timeout(HANG_GUARD)
         .with_connect_timeout(Duration::from_millis(500));
     let addresses = [mute.proxy.address, other.proxy.address].map(|address| address.to_string());
     let client = Client::connect_with(addresses, config).await.unwrap();
     mute.pd.hold_streams(true);
     other.pd.set_next_timestamp(1_000);
-    assert_eq!(client.tso().await.unwrap().as_u64(), 1_000);
+    assert!(client.tso().await.unwrap().as_u64() >= 1_000);
 }
 
 #[tokio::test]
