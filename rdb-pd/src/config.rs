@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use rdb_proto::transport::limits::{CONNECTIONS_MAX, IDLE_TIMEOUT, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::{ByteBudget, ServeOptions};
+use rdb_proto::transport::limits::{CONNECTIONS_MAX, IDLE_TIMEOUT};
+use rdb_proto::transport::process::{EXIT_CODES, LogFilter};
+use rdb_proto::transport::{OutOfRange, ServeFlags, ServeOptions, parse_listen_address};
 
 use crate::tso::ClockSettings;
 
@@ -14,19 +15,19 @@ const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)
 const DEFAULT_DATA_DIR: &str = "./data/pd";
 const DEFAULT_CLOCK_JUMP_MAX_S: u64 = 24 * 3600;
 const DEFAULT_BYTES_IN_FLIGHT_MIB: usize = 64;
-const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
 ///
-/// SIGTERM and SIGINT drain it: calls in flight are answered, exit 0.
+/// SIGTERM, SIGINT and SIGHUP drain it: calls in flight are answered, exit 0.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "rdb-pd", version)]
+#[command(name = "rdb-pd", version, after_help = EXIT_CODES)]
 pub struct Config {
     /// Where to listen, as IP:PORT. Port 0 takes any free one.
     #[arg(
         long,
         env = "RDB_PD_ADDR",
         value_name = "IP:PORT",
+        value_parser = parse_listen_address,
         default_value_t = DEFAULT_ADDR
     )]
     pub addr: SocketAddr,
@@ -90,14 +91,15 @@ pub struct Config {
     )]
     pub idle_timeout_s: u64,
 
-    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`.
+    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace are
+    /// FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
     #[arg(
         long,
         env = "RDB_PD_LOG_LEVEL",
         value_name = "LEVEL",
-        default_value = DEFAULT_LOG_LEVEL
+        default_value = "info"
     )]
-    pub log_level: String,
+    pub log_level: LogFilter,
 }
 
 impl Default for Config {
@@ -112,103 +114,36 @@ impl Default for Config {
             connections_max: CONNECTIONS_MAX,
             connections_per_address_max: None,
             idle_timeout_s: IDLE_TIMEOUT.as_secs(),
-            log_level: DEFAULT_LOG_LEVEL.to_owned(),
+            log_level: LogFilter::default(),
         }
     }
 }
 
-/// A setting has a value that cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// The tolerance is too small for an ordinary clock, or absurdly large.
-    #[error("--clock-jump-max-s is {seconds}; it has to be from 1 to {maximum}")]
-    ClockJump {
-        /// The setting.
-        seconds: u64,
-        /// The largest that works.
-        maximum: u64,
-    },
-    /// Timestamps would move ahead by more than any copy is old.
-    #[error(
-        "--tso-advance-ms is {advance_ms}; it has to be at most {maximum_ms}, and can never be taken back"
-    )]
-    Advance {
-        /// The setting.
-        advance_ms: u64,
-        /// The largest that works.
-        maximum_ms: u64,
-    },
-    /// A number is too small to work, or too large for any machine.
-    #[error("{setting} is {value}; it has to be from {minimum} to {COUNT_MAX}")]
-    Count {
-        /// The flag.
-        setting: &'static str,
-        /// Its value.
-        value: usize,
-        /// The smallest that works.
-        minimum: usize,
-    },
-}
-
-/// More connections, and more MiB, than any machine has, and far from overflow.
-const COUNT_MAX: usize = 1_000_000;
-
-/// Twice the largest message, so that one always fits with its overhead.
-const MESSAGE_MIB_MIN: usize = MESSAGE_BYTES_MAX >> 19;
-
-/// Ten years.
-const CLOCK_JUMP_MAX_S: u64 = 10 * 365 * 86_400;
+/// Ten years: more than any clock is wrong, and than any copy is old.
+const TEN_YEARS_S: u64 = 10 * 365 * 86_400;
 
 impl Config {
     /// Checks every setting that its type does not check.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the flag and what would be right.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        if !(1..=CLOCK_JUMP_MAX_S).contains(&self.clock_jump_max_s) {
-            return Err(ConfigError::ClockJump {
-                seconds: self.clock_jump_max_s,
-                maximum: CLOCK_JUMP_MAX_S,
-            });
-        }
-        let maximum_ms = CLOCK_JUMP_MAX_S * 1000;
-        if self.tso_advance_ms > maximum_ms {
-            return Err(ConfigError::Advance {
-                advance_ms: self.tso_advance_ms,
-                maximum_ms,
-            });
-        }
-        let per_address_max = self.connections_per_address_max.unwrap_or(1);
-        for (setting, value, minimum) in [
-            ("--connections-max", self.connections_max, 1),
-            ("--connections-per-address-max", per_address_max, 1),
-            (
-                "--bytes-in-flight-mib",
-                self.bytes_in_flight_mib,
-                MESSAGE_MIB_MIN,
-            ),
-        ] {
-            if !(minimum..=COUNT_MAX).contains(&value) {
-                return Err(ConfigError::Count {
-                    setting,
-                    value,
-                    minimum,
-                });
-            }
-        }
+    /// [`OutOfRange`] names the flag and what would be right.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let advance = 0..=TEN_YEARS_S * 1000;
+        OutOfRange::check("--clock-jump-max-s", self.clock_jump_max_s, 1..=TEN_YEARS_S)?;
+        OutOfRange::check("--tso-advance-ms", self.tso_advance_ms, advance)?;
+        self.serve_options()?;
         Ok(())
     }
 
-    pub(crate) fn serve_options(&self) -> ServeOptions {
-        let idle_timeout = Duration::from_secs(self.idle_timeout_s);
-        ServeOptions {
+    pub(crate) fn serve_options(&self) -> Result<ServeOptions, OutOfRange> {
+        let flags = ServeFlags {
             connections_max: self.connections_max,
             connections_per_address_max: self.connections_per_address_max,
-            idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
-            bytes_in_flight: ByteBudget::new(self.bytes_in_flight_mib << 20),
-            ..ServeOptions::default()
-        }
+            idle_timeout_s: self.idle_timeout_s,
+            bytes_in_flight_mib: self.bytes_in_flight_mib,
+        };
+        flags.options()
     }
 
     pub(crate) fn clock_settings(&self) -> ClockSettings {

@@ -2,20 +2,21 @@
 
 use std::net::SocketAddr;
 
-use rdb_proto::transport::ServeError;
+use rdb_proto::transport::process::{Failure, ProcessError};
+use rdb_proto::transport::{OutOfRange, ServeError};
+use rdb_storage::OpenError;
 
-use crate::config::ConfigError;
-use crate::tso::ClockJump;
+use crate::tso::ClockError;
 
 /// The process cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum PdError {
     /// A setting cannot work.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] OutOfRange),
     /// The data directory cannot be opened.
-    #[error(transparent)]
-    Open(#[from] rdb_storage::OpenError),
+    #[error("{0}{next}", next = next_step(.0))]
+    Open(OpenError),
     /// The data directory cannot be read or written.
     #[error("the data directory does not work")]
     Storage(#[from] rdb_storage::Error),
@@ -25,9 +26,9 @@ pub enum PdError {
         /// The kind of the record.
         what: &'static str,
     },
-    /// The wall clock is too far ahead of the last timestamp.
+    /// The wall clock cannot be believed.
     #[error(transparent)]
-    ClockJump(#[from] ClockJump),
+    Clock(#[from] ClockError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -42,4 +43,35 @@ pub enum PdError {
     /// One of the process's own tasks panicked.
     #[error("a task of the placement driver panicked")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// Not derived: the message holds that of the storage, which must not come a second time as the source.
+impl From<OpenError> for PdError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl ProcessError for PdError {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Config(_) => Failure::Setting,
+            Self::Open(error) if error.may_pass() => Failure::Passing,
+            Self::Open(_) | Self::Damaged { .. } | Self::Clock(_) => Failure::Refused,
+            Self::Storage(_) | Self::Listen { .. } | Self::Serve(_) | Self::Task(_) => {
+                Failure::Passing
+            }
+        }
+    }
+}
+
+/// What the operator of a damaged directory can do.
+fn next_step(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => {
+            "\nNothing was changed. Restore a copy of the directory, and start once with --tso-advance-ms, at least the age \
+             of the copy. Do not start with an empty directory: that makes a new cluster, which refuses the stores of this one."
+        }
+        _ => "",
+    }
 }

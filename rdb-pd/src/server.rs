@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rdb_proto::pdpb::pd_server::PdServer;
-use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::process::ServerProcess;
-use rdb_proto::transport::{HealthHandle, health, serve};
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
+use rdb_proto::transport::{HealthHandle, health, raise_open_files_limit, serve};
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
@@ -33,7 +32,7 @@ pub struct Pd {
     local_addr: SocketAddr,
     storage: Storage,
     serving: JoinHandle<Result<(), PdError>>,
-    keeping: JoinHandle<()>,
+    keeping: JoinHandle<Option<()>>,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
 }
@@ -47,6 +46,8 @@ impl Pd {
     /// address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, PdError> {
         config.validate()?;
+        let serve_options = config.serve_options()?;
+        raise_open_files_limit(config.connections_max);
         let Opened {
             storage,
             cluster,
@@ -76,17 +77,11 @@ impl Pd {
             health_handle,
             storage.write_health(),
         );
-        let until_drained = drain.clone();
-        let guard = drain.clone().drop_guard();
-        let keeping = async move {
-            let _drains_when_keeping_ends = guard;
-            until_drained.run_until_cancelled(keeping).await;
-        };
+        let keeping = drain.clone().run_until_cancelled_owned(keeping);
         tracing::info!(
             addr = %local_addr,
             data_dir = %storage.directory().display(),
             cluster_id = cluster.id(),
-            durability = "sync",
             version = env!("CARGO_PKG_VERSION"),
             "serving Pd"
         );
@@ -94,17 +89,13 @@ impl Pd {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let routes = Routes::new(pd).add_service(health_service);
-        let serving = serve(listener, routes, config.serve_options(), drain.clone());
-        let guard = drain.clone().drop_guard();
-        let serving = async move {
-            let _drains_when_serving_ends = guard;
-            Ok(serving.await?)
-        };
+        let serving = serve(listener, routes, serve_options, drain.clone());
+        let serving = async move { Ok(serving.await?) };
         Ok(Self {
             local_addr,
             storage,
-            serving: tokio::spawn(serving),
-            keeping: tokio::spawn(keeping),
+            serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
+            keeping: tokio::spawn(drains_when_it_ends(keeping, drain.clone())),
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
         })
@@ -126,19 +117,7 @@ impl ServerProcess for Pd {
     async fn wait(self) -> Result<(), PdError> {
         let served = self.serving.await;
         let kept = self.keeping.await;
-        let storage = self.storage;
-        let closing = spawn_blocking(move || storage.close());
-        // What is not flushed is in the write-ahead log, and the next open replays it.
-        match timeout(CLOSE_TIMEOUT, closing).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(%error, "not everything was flushed; nothing is lost")
-            }
-            Ok(Err(panic)) => return Err(panic.into()),
-            Err(_) => tracing::warn!(
-                "flushing took too long and was left to the next start; nothing is lost"
-            ),
-        }
+        process::close(move || self.storage.close()).await?;
         kept?;
         served?
     }
@@ -164,8 +143,20 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
     };
     let opened = spawn_blocking(move || {
         let storage = Storage::open(directory, options)?;
-        let (cluster, registrar) = Cluster::open(storage.clone(), advance_ms > 0)?;
         let persisted_ms = StorageBound::new(storage.clone()).load()?;
+        let (cluster, registrar) = Cluster::open(storage.clone(), advance_ms > 0)?;
+        if persisted_ms.is_none() {
+            tracing::info!(
+                cluster_id = cluster.id(),
+                "the data directory is new, and so is the cluster; stores of another one are refused"
+            );
+        } else if advance_ms > 0 {
+            tracing::warn!(
+                advance_ms,
+                "--tso-advance-ms: timestamps and ids were moved ahead, and the next start of each store is believed; start \
+                 without it from now on"
+            );
+        }
         Ok(Opened {
             storage,
             cluster,
@@ -186,8 +177,8 @@ async fn keep(
 ) {
     let keep_health = async {
         loop {
-            let writable = *write_health.borrow_and_update() == WriteHealth::Healthy;
-            health.set_serving(writable);
+            let cause = write_health.borrow_and_update().cause();
+            health.set(cause.map_or(Ok(()), Err));
             if write_health.changed().await.is_err() {
                 return;
             }

@@ -4,7 +4,9 @@ mod tso_stream;
 
 use std::sync::Arc;
 
+use prost::Message;
 use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
 use rdb_proto::metapb::Limits;
 use rdb_proto::pdpb::pd_server::Pd;
 use rdb_proto::pdpb::{
@@ -13,14 +15,14 @@ use rdb_proto::pdpb::{
     RegisterStoreResponse, ScanRegionsRequest, ScanRegionsResponse, StoreHeartbeatRequest,
     StoreHeartbeatResponse,
 };
-use rdb_proto::transport::limits::{BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::{CallBudget, check_address};
+use rdb_proto::transport::limits::{ADMISSION_WAIT, BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
+use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::tso_stream::TsoStream;
 use crate::cluster::{
-    Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration,
+    Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration, Start,
 };
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
@@ -80,12 +82,15 @@ impl Pd for PdService {
             incarnation,
             kept_incarnation,
         } = request.into_inner();
-        let registration = Registration {
+        let start = Start {
             address: checked_address(address)?,
             store_id,
             cluster_id,
             incarnation: checked_incarnation(incarnation)?,
-            kept_incarnation,
+        };
+        let registration = Registration {
+            start,
+            kept_incarnation: (kept_incarnation != 0).then_some(kept_incarnation),
         };
         let registered = self
             .cluster
@@ -110,15 +115,14 @@ impl Pd for PdService {
             stats,
             incarnation,
         } = request.into_inner();
-        let registration = Registration {
+        let start = Start {
             address: checked_address(address)?,
             store_id,
             cluster_id,
             incarnation: checked_incarnation(incarnation)?,
-            kept_incarnation: incarnation,
         };
         self.cluster
-            .heartbeat(&registration, stats)
+            .heartbeat(&start, stats)
             .map_err(|refusal| cluster_fault(refusal.into()))?;
         Ok(Response::new(StoreHeartbeatResponse {
             interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
@@ -127,10 +131,13 @@ impl Pd for PdService {
 
     async fn get_stores(
         &self,
-        _: Request<GetStoresRequest>,
+        request: Request<GetStoresRequest>,
     ) -> Result<Response<GetStoresResponse>, Status> {
-        let stores = self.cluster.stores();
-        Ok(Response::new(GetStoresResponse { stores }))
+        let call = CallBudget::of(&request);
+        let stores = || GetStoresResponse {
+            stores: self.cluster.stores(),
+        };
+        answer_with_room(&call, stores).await
     }
 
     async fn get_region(
@@ -147,6 +154,7 @@ impl Pd for PdService {
         &self,
         request: Request<ScanRegionsRequest>,
     ) -> Result<Response<ScanRegionsResponse>, Status> {
+        let call = CallBudget::of(&request);
         let ScanRegionsRequest {
             start_key,
             end_key,
@@ -159,8 +167,10 @@ impl Pd for PdService {
             return Err(Fault::invalid_argument("end_key", None, cause).into());
         }
         let limit = checked_count("limit", limit, REGIONS_MAX, REGIONS_MAX)?;
-        let routes = self.cluster.regions(&start_key, &end_key, limit as usize);
-        Ok(Response::new(ScanRegionsResponse { routes }))
+        let routes = || ScanRegionsResponse {
+            routes: self.cluster.regions(&start_key, &end_key, limit as usize),
+        };
+        answer_with_room(&call, routes).await
     }
 
     async fn get_cluster_info(
@@ -173,6 +183,21 @@ impl Pd for PdService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
+}
+
+/// Makes a list once to see how long it is, and once more when there is room for that many bytes. Those who wait for room hold
+/// none meanwhile.
+async fn answer_with_room<T: Message>(
+    call: &CallBudget,
+    list: impl Fn() -> T,
+) -> Result<Response<T>, Status> {
+    let bytes = list().encoded_len();
+    let reserved = call.bytes_in_flight().reserve(bytes, ADMISSION_WAIT).await;
+    let busy = |busy: Busy| {
+        Fault::new(Code::ResourceExhausted, busy.to_string()).with_fate(Fate::NotApplied)
+    };
+    call.hold_until_sent(reserved.map_err(busy)?);
+    Ok(Response::new(list()))
 }
 
 /// Takes `count` consecutive timestamps and returns the first. The caller has checked `count`. Dropped before it is done, it
@@ -188,7 +213,7 @@ fn checked_tso_count(request: &GetTsoRequest) -> Result<u32, Status> {
 }
 
 fn checked_address(address: String) -> Result<String, Status> {
-    check_address(&address)
+    check_advertised_address(&address)
         .map_err(|error| Fault::invalid_argument("address", None, error.to_string()))?;
     Ok(address)
 }

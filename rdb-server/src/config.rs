@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
-use rdb_proto::transport::limits::{
-    CONNECTIONS_MAX, IDLE_TIMEOUT, MESSAGE_BYTES_MAX, PROCESS_BYTES_IN_FLIGHT_MAX,
+use rdb_proto::transport::limits::{CONNECTIONS_MAX, IDLE_TIMEOUT, PROCESS_BYTES_IN_FLIGHT_MAX};
+use rdb_proto::transport::process::{EXIT_CODES, LogFilter};
+use rdb_proto::transport::{
+    AddressError, OutOfRange, ServeFlags, ServeOptions, check_address, check_advertised_address,
+    parse_listen_address,
 };
-use rdb_proto::transport::{AddressError, ByteBudget, ServeOptions, check_address};
-use rdb_storage::{Durability, Role, StorageOptions, WalRecovery};
+use rdb_storage::{Durability, Role, StorageOptions};
 
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 20160);
 const DEFAULT_PD: &str = "127.0.0.1:2379";
@@ -17,20 +18,21 @@ const DEFAULT_DATA_DIR: &str = "./data/server";
 const DEFAULT_BLOCK_CACHE_MIB: usize = 256;
 const DEFAULT_WRITE_QUEUE_MIB: usize = 64;
 const DEFAULT_BYTES_IN_FLIGHT_MIB: usize = PROCESS_BYTES_IN_FLIGHT_MAX >> 20;
-const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// A FlareDB store: keeps data on disk and serves it over gRPC.
 ///
 /// It registers with the placement driver at its first start and waits for it then; after that it serves whether the
-/// placement driver answers or not. SIGTERM and SIGINT drain it: what is in flight is answered, data is flushed, exit 0.
+/// placement driver answers or not. SIGTERM, SIGINT and SIGHUP drain it: what is in flight is answered, data is flushed,
+/// exit 0.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "rdb-server", version)]
+#[command(name = "rdb-server", version, after_help = EXIT_CODES)]
 pub struct Config {
     /// Where to listen, as IP:PORT. Port 0 takes any free one.
     #[arg(
         long,
         env = "RDB_SERVER_ADDR",
         value_name = "IP:PORT",
+        value_parser = parse_listen_address,
         default_value_t = DEFAULT_ADDR
     )]
     pub addr: SocketAddr,
@@ -114,17 +116,19 @@ pub struct Config {
     )]
     pub idle_timeout_s: u64,
 
-    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`.
+    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace are
+    /// FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
     #[arg(
         long,
         env = "RDB_SERVER_LOG_LEVEL",
         value_name = "LEVEL",
-        default_value = DEFAULT_LOG_LEVEL
+        default_value = "info"
     )]
-    pub log_level: String,
+    pub log_level: LogFilter,
 
-    /// Open a data directory whose write-ahead log is damaged: keep what comes before the damage, DROP EVERY WRITE AFTER
-    /// IT, acknowledged ones among them, and exit without serving. For when there is no other copy.
+    /// Cut the write-ahead log of a data directory that is refused as damaged: keep what comes before the damage, DROP EVERY
+    /// WRITE AFTER IT, acknowledged ones among them, say how much that is, and exit without serving. An undamaged log is left
+    /// alone. Copy the directory first; for when there is no better copy.
     #[arg(long)]
     pub repair_wal: bool,
 }
@@ -143,7 +147,7 @@ impl Default for Config {
             connections_max: CONNECTIONS_MAX,
             connections_per_address_max: None,
             idle_timeout_s: IDLE_TIMEOUT.as_secs(),
-            log_level: DEFAULT_LOG_LEVEL.to_owned(),
+            log_level: LogFilter::default(),
             repair_wal: false,
         }
     }
@@ -152,52 +156,34 @@ impl Default for Config {
 /// A setting has a value that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// An address is not `host:port`.
-    #[error("{setting}: {source}")]
+    /// An address is not `host:port`, or one that nobody can connect to.
+    #[error("{flag}: {problem}")]
     Address {
         /// The flag.
-        setting: &'static str,
+        flag: &'static str,
         /// What is wrong.
-        source: AddressError,
+        problem: AddressError,
     },
     /// Clients cannot connect to the address that the store listens on.
     #[error(
         "--addr {0} listens on every interface, so --advertise-addr has to say where clients reach this store"
     )]
     AdvertiseMissing(SocketAddr),
+    /// Clients would be told to find this store where a placement driver is.
+    #[error(
+        "{0} is a placement driver (--pd), so it cannot be this store's --addr or --advertise-addr"
+    )]
+    AdvertisedPd(String),
     /// No placement driver is named.
     #[error("--pd names no placement driver")]
     PdMissing,
-    /// A number of connections is 0, or more than any machine can hold.
-    #[error("{setting} is {count}; it has to be from 1 to {CONNECTIONS_MAX_MAX}")]
-    Connections {
-        /// The flag.
-        setting: &'static str,
-        /// Its value.
-        count: usize,
-    },
-    /// A size in MiB does not fit.
-    #[error("{setting} is {mib} MiB; it has to be from {minimum} to {maximum}")]
-    Size {
-        /// The flag.
-        setting: &'static str,
-        /// Its value.
-        mib: usize,
-        /// The smallest that works.
-        minimum: usize,
-        /// The largest that works.
-        maximum: usize,
-    },
+    /// A number cannot work.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
 }
 
-/// More connections than one machine can hold open.
-const CONNECTIONS_MAX_MAX: usize = 1_000_000;
-
 /// 1 TiB: more than any machine has, and far from overflow.
-const SIZE_MIB_MAX: usize = 1 << 20;
-
-/// Twice the largest message, so that one always fits with its overhead.
-const MESSAGE_MIB_MIN: usize = MESSAGE_BYTES_MAX >> 19;
+const SIZE_MIB_MAX: u64 = 1 << 20;
 
 impl Config {
     /// Checks every setting that its type does not check.
@@ -206,78 +192,51 @@ impl Config {
     ///
     /// [`ConfigError`] names the flag and what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if let Some(address) = &self.advertise_addr {
-            check_address(address).map_err(|source| ConfigError::Address {
-                setting: "--advertise-addr",
-                source,
-            })?;
-        } else if self.addr.ip().is_unspecified() {
-            return Err(ConfigError::AdvertiseMissing(self.addr));
+        let at = |flag| move |problem| ConfigError::Address { flag, problem };
+        let advertised = match &self.advertise_addr {
+            Some(address) => address.clone(),
+            None if self.addr.ip().is_unspecified() => {
+                return Err(ConfigError::AdvertiseMissing(self.addr));
+            }
+            None => self.addr.to_string(),
+        };
+        if self.advertise_addr.is_some() {
+            check_advertised_address(&advertised).map_err(at("--advertise-addr"))?;
         }
         if self.pd.is_empty() {
             return Err(ConfigError::PdMissing);
         }
         for address in &self.pd {
-            check_address(address).map_err(|source| ConfigError::Address {
-                setting: "--pd",
-                source,
-            })?;
+            check_address(address).map_err(at("--pd"))?;
         }
-        check_connections("--connections-max", self.connections_max)?;
-        let per_address_max = self.connections_per_address_max.unwrap_or(1);
-        check_connections("--connections-per-address-max", per_address_max)?;
-        check_size("--block-cache-mib", self.block_cache_mib, 1)?;
-        check_size("--write-queue-mib", self.write_queue_mib, MESSAGE_MIB_MIN)?;
-        check_size(
-            "--bytes-in-flight-mib",
-            self.bytes_in_flight_mib,
-            MESSAGE_MIB_MIN,
-        )
+        if self.pd.contains(&advertised) {
+            return Err(ConfigError::AdvertisedPd(advertised));
+        }
+        let queue = ServeFlags::MESSAGE_MIB_MIN..=SIZE_MIB_MAX;
+        OutOfRange::check("--block-cache-mib", self.block_cache_mib, 1..=SIZE_MIB_MAX)?;
+        OutOfRange::check("--write-queue-mib", self.write_queue_mib, queue)?;
+        self.serve_options()?;
+        Ok(())
     }
 
-    pub(crate) fn serve_options(&self) -> ServeOptions {
-        let idle_timeout = Duration::from_secs(self.idle_timeout_s);
-        ServeOptions {
+    pub(crate) fn serve_options(&self) -> Result<ServeOptions, OutOfRange> {
+        let flags = ServeFlags {
             connections_max: self.connections_max,
             connections_per_address_max: self.connections_per_address_max,
-            idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
-            bytes_in_flight: ByteBudget::new(self.bytes_in_flight_mib << 20),
-            ..ServeOptions::default()
-        }
+            idle_timeout_s: self.idle_timeout_s,
+            bytes_in_flight_mib: self.bytes_in_flight_mib,
+        };
+        flags.options()
     }
 
     pub(crate) fn storage_options(&self) -> StorageOptions {
         StorageOptions {
             durability: self.durability,
-            wal_recovery: if self.repair_wal {
-                WalRecovery::PointInTime
-            } else {
-                WalRecovery::Strict
-            },
             block_cache_bytes: self.block_cache_mib << 20,
             write_queue_bytes_max: self.write_queue_mib << 20,
             ..StorageOptions::new(Role::Server)
         }
     }
-}
-
-fn check_connections(setting: &'static str, count: usize) -> Result<(), ConfigError> {
-    if (1..=CONNECTIONS_MAX_MAX).contains(&count) {
-        return Ok(());
-    }
-    Err(ConfigError::Connections { setting, count })
-}
-
-fn check_size(setting: &'static str, mib: usize, minimum: usize) -> Result<(), ConfigError> {
-    if (minimum..=SIZE_MIB_MAX).contains(&mib) {
-        return Ok(());
-    }
-    Err(ConfigError::Size {
-        setting,
-        mib,
-        minimum,
-        maximum: SIZE_MIB_MAX,
-    })
 }
 
 #[cfg(test)]
@@ -298,6 +257,10 @@ mod tests {
         for (flags, named) in [
             (&["--addr", "0.0.0.0:1"][..], "--advertise-addr"),
             (&["--advertise-addr", "nowhere"], "--advertise-addr"),
+            (&["--advertise-addr", "0.0.0.0:1"], "--advertise-addr"),
+            (&["--advertise-addr", "[::]:1"], "--advertise-addr"),
+            (&["--advertise-addr", DEFAULT_PD], "--pd"),
+            (&["--addr", DEFAULT_PD], "--pd"),
             (&["--pd", "a:1,b"], "--pd"),
             (&["--connections-max", "0"], "--connections-max"),
             (

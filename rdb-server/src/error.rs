@@ -8,6 +8,8 @@ use rdb_proto::errorpb::{Fate, NotReady, region_error};
 use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::transport::ServeError;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
+use rdb_proto::transport::process::{Failure, ProcessError};
+use rdb_storage::OpenError;
 use tonic::Code;
 
 use crate::config::ConfigError;
@@ -19,8 +21,8 @@ pub enum ServerError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The data directory cannot be opened.
-    #[error(transparent)]
-    Open(#[from] rdb_storage::OpenError),
+    #[error("{0}{next}", next = next_step(.0))]
+    Open(OpenError),
     /// The data directory cannot be read or written.
     #[error("the data directory does not work")]
     Storage(#[from] rdb_storage::Error),
@@ -44,6 +46,44 @@ pub enum ServerError {
     /// One of the process's own tasks panicked.
     #[error("a task of the server panicked")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// Not derived: the message holds that of the storage, which must not come a second time as the source.
+impl From<OpenError> for ServerError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl ProcessError for ServerError {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Config(_) => Failure::Setting,
+            Self::Open(error) if error.may_pass() => Failure::Passing,
+            Self::Open(_) | Self::Refused { .. } => Failure::Refused,
+            Self::Storage(_) | Self::Listen { .. } | Self::Serve(_) | Self::Task(_) => {
+                Failure::Passing
+            }
+        }
+    }
+}
+
+/// What the operator of a damaged directory can do.
+fn next_step(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Damaged {
+            log_damage: Some(_),
+            ..
+        } => {
+            "\nNothing was changed. Copy the directory before anything else. If there is an older copy, decide which one to \
+             serve. `rdb-server --repair-wal` cuts the log at its damage: every write after that is lost, acknowledged ones \
+             among them."
+        }
+        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => {
+            "\nNothing was changed. Copy the directory before anything else, and restore an older copy if there is one."
+        }
+        _ => "",
+    }
 }
 
 /// A request is not served.

@@ -3,17 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use rdb_proto::transport::{process, raise_open_files_limit};
+use rdb_proto::transport::process;
 use rdb_server::{Config, Server};
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let log_level = config.log_level.clone();
-    process::run("rdb-server", &log_level, async {
+    let log_filter = config.log_level.clone();
+    process::run("rdb-server", log_filter, async |termination| {
         if config.repair_wal {
-            return Ok(Server::repair_wal(config).await?);
+            return Server::repair_wal(config).await;
         }
-        raise_open_files_limit(config.connections_max);
-        process::serve(Server::start(config)).await
+        process::serve(Server::start(config), termination).await
     })
 }

@@ -19,7 +19,9 @@ use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{RegisterStoreRequest, RegisterStoreResponse, StoreHeartbeatRequest};
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_storage::{Command, Identity, Storage, StorageStats, Submission, random_id};
+use rdb_storage::{
+    Command, Identity, RegionDescriptor, Storage, StorageStats, Submission, random_id,
+};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
@@ -32,7 +34,7 @@ use crate::region::{RegionHandle, from_wire, to_wire};
 use crate::router::{Membership, Router};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const PD_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between two tries to reach the placement driver. It doubles after each, with jitter.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -44,24 +46,35 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a lasting failure is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a store that serves may wait for its registration before that is worth a warning. After an ordinary restart it is
+/// 20 s, and as long again if the placement driver is restarted meanwhile.
+const ORDINARY_WAIT: Duration = Duration::from_secs(45);
+
 /// Interval after a failed heartbeat, and bounds on the interval that the placement driver asks for. A restarted placement
 /// driver has to hear from this store within 20 s, or another process may get its place.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
-/// Lets the router serve the regions on the disk, from an earlier registration. Returns whether there are any.
-pub(crate) fn restore(storage: &Storage, router: &Router) -> Result<bool, ServerError> {
+/// Lets the router serve `regions`, which are on the disk, if the store has registered. Returns whether there are any.
+pub(crate) fn restore(storage: &Storage, router: &Router, regions: Vec<RegionDescriptor>) -> bool {
     let identity = storage.identity();
     let (Some(cluster_id), Some(store_id)) = (identity.cluster_id, identity.store_id) else {
-        return Ok(false);
+        return false;
     };
-    let regions = storage.regions()?;
     let has_regions = !regions.is_empty();
     let regions = regions.into_iter().map(to_wire);
     let regions = regions.map(|region| Arc::new(RegionHandle::new(region, storage)));
     router.set(Membership::new(cluster_id, store_id, regions.collect()));
-    Ok(has_regions)
+    has_regions
+}
+
+/// The regions of an earlier registration.
+pub(crate) async fn regions_on_disk(
+    storage: &Storage,
+) -> Result<Vec<RegionDescriptor>, ServerError> {
+    let storage = storage.clone();
+    Ok(spawn_blocking(move || storage.regions()).await??)
 }
 
 /// Talks to the placement driver for as long as the store runs.
@@ -93,9 +106,9 @@ impl Placement {
     ) -> Result<Self, ServerError> {
         let client = |address: &String| {
             let endpoint =
-                endpoint(address, CONNECT_TIMEOUT).map_err(|source| ConfigError::Address {
-                    setting: "--pd",
-                    source,
+                endpoint(address, CONNECT_TIMEOUT).map_err(|problem| ConfigError::Address {
+                    flag: "--pd",
+                    problem,
                 })?;
             let client = PdClient::new(endpoint.connect_lazy());
             let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -130,6 +143,7 @@ impl Placement {
 
     /// Asks until this start is accepted and kept.
     async fn register(&mut self) -> Result<(), ServerError> {
+        let began = Instant::now();
         let mut pause = RETRY_MIN;
         let mut refusals = 0;
         loop {
@@ -155,11 +169,12 @@ impl Placement {
             };
             if self.may_log() {
                 let serving = *self.registered.borrow();
-                tracing::warn!(
-                    %cause,
-                    serving,
-                    "waiting for the placement driver to register this store"
-                );
+                let what = "waiting for the placement driver to register this store";
+                if serving && began.elapsed() < ORDINARY_WAIT {
+                    tracing::info!(%cause, serving, "{what}");
+                } else {
+                    tracing::warn!(%cause, serving, "{what}");
+                }
             }
             sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -220,12 +235,12 @@ impl Placement {
 
     /// Serves the regions of the answer, unless there are regions on the disk: those are newer.
     async fn adopt(&self, response: RegisterStoreResponse) -> Result<(), ServerError> {
-        let storage = self.storage.clone();
-        let on_disk = spawn_blocking(move || storage.regions());
-        if on_disk.await??.is_empty() {
+        let mut regions = regions_on_disk(&self.storage).await?;
+        if regions.is_empty() {
             self.store_regions(response.regions).await?;
+            regions = regions_on_disk(&self.storage).await?;
         }
-        restore(&self.storage, &self.router)?;
+        restore(&self.storage, &self.router, regions);
         self.registered.send_replace(true);
         let RegisterStoreResponse {
             cluster_id,
@@ -311,7 +326,7 @@ impl Placement {
         let Some((address, client)) = self.placement_drivers.get(self.current) else {
             return Err(Status::failed_precondition("no placement driver is named"));
         };
-        let answer = timeout(CALL_TIMEOUT, call(client.clone())).await;
+        let answer = timeout(PD_CALL_TIMEOUT, call(client.clone())).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
         let answer =
             answer.map_err(|status| Status::new(status.code(), describe(&status, address)));

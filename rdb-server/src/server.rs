@@ -5,20 +5,19 @@ use std::net::SocketAddr;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
-use rdb_proto::transport::limits::{CLOSE_TIMEOUT, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::process::ServerProcess;
-use rdb_proto::transport::{HealthHandle, health, serve};
-use rdb_storage::{Durability, Storage, WriteHealth};
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
+use rdb_proto::transport::{HealthHandle, health, raise_open_files_limit, serve};
+use rdb_storage::{Durability, Repair, Storage, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
-use crate::placement::{Placement, restore};
+use crate::placement::{Placement, regions_on_disk, restore};
 use crate::router::Router;
 use crate::service::{BatchService, CasService, RawService};
 
@@ -42,7 +41,10 @@ impl Server {
     /// [`ServerError`] when a setting is wrong, the directory cannot be opened, or the address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.validate()?;
-        let storage = open_storage(&config).await?;
+        let serve_options = config.serve_options().map_err(ConfigError::from)?;
+        raise_open_files_limit(config.connections_max);
+        let (directory, options) = (config.data_dir.clone(), config.storage_options());
+        let storage = spawn_blocking(move || Storage::open(directory, options)).await??;
         let listen_error = |source| ServerError::Listen {
             address: config.addr,
             source,
@@ -56,7 +58,8 @@ impl Server {
 
         let drain = CancellationToken::new();
         let router = Router::new(drain.clone());
-        let (registered, registration) = watch::channel(restore(&storage, &router)?);
+        let regions = regions_on_disk(&storage).await?;
+        let (registered, registration) = watch::channel(restore(&storage, &router, regions));
         let placement = Placement::new(
             &config.pd,
             advertised.clone(),
@@ -80,38 +83,51 @@ impl Server {
             .add_service(health_service);
         let until_drained = drain.clone();
         let placement = async move {
-            let placed = async { tokio::join!(placement.run(), health_keeper).0 };
-            until_drained
-                .run_until_cancelled(placed)
-                .await
-                .unwrap_or(Ok(()))
+            tokio::select! {
+                refused = placement.run() => refused,
+                () = health_keeper => Ok(()),
+                () = until_drained.cancelled() => Ok(()),
+            }
         };
-        let serving = serve(listener, routes, config.serve_options(), drain.clone());
+        let serving = serve(listener, routes, serve_options, drain.clone());
         let serving = async move { Ok(serving.await?) };
         announce(&config, local_addr, &advertised, &storage);
         Ok(Self {
             local_addr,
             storage,
-            serving: tokio::spawn(ends_the_process(serving, drain.clone())),
-            placement: tokio::spawn(ends_the_process(placement, drain.clone())),
+            serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
+            placement: tokio::spawn(drains_when_it_ends(placement, drain.clone())),
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
         })
     }
 
-    /// Opens a directory with a damaged write-ahead log, drops the writes after the damage, and closes it again.
+    /// Drops the writes after the damage from a directory whose write-ahead log is damaged. Other directories keep all.
     ///
     /// # Errors
     ///
-    /// [`ServerError`] when a setting is wrong or the directory cannot be opened in spite of that.
+    /// [`ServerError`] when a setting is wrong, or the directory is not only damaged in its log.
     pub async fn repair_wal(config: Config) -> Result<(), ServerError> {
         config.validate()?;
-        let storage = open_storage(&config).await?;
-        close_storage(storage).await?;
-        tracing::warn!(
-            data_dir = %config.data_dir.display(),
-            "the write-ahead log was cut at its first damage; writes after it are lost. Start without --repair-wal now"
-        );
+        let (directory, options) = (config.data_dir.clone(), config.storage_options());
+        let repair = spawn_blocking(move || Repair::of(directory, options)).await??;
+        let data_dir = config.data_dir.display();
+        match repair {
+            Repair::NotNeeded => tracing::info!(
+                %data_dir,
+                "the write-ahead log is not damaged: nothing was cut. Start without --repair-wal"
+            ),
+            Repair::Cut(damage) => {
+                let lost_bytes = damage.as_ref().map(|damage| damage.rest_bytes);
+                let damage = damage.map(|damage| damage.to_string());
+                tracing::warn!(
+                    %data_dir,
+                    lost_bytes,
+                    damage,
+                    "the write-ahead log was cut at its first damage; writes after it are lost. Start without --repair-wal now"
+                );
+            }
+        }
         Ok(())
     }
 
@@ -131,38 +147,10 @@ impl ServerProcess for Server {
     async fn wait(self) -> Result<(), ServerError> {
         let placed = self.placement.await;
         let served = self.serving.await;
-        // What is not flushed is in the write-ahead log, and the next open replays it.
-        match timeout(CLOSE_TIMEOUT, close_storage(self.storage)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "not everything was flushed; nothing is lost"),
-            Err(_) => tracing::warn!(
-                "flushing took too long and was left to the next start; nothing is lost"
-            ),
-        }
+        process::close(move || self.storage.close()).await?;
         placed??;
         served?
     }
-}
-
-/// Starts the drain when `task` ends, for any reason.
-fn ends_the_process<T>(
-    task: impl Future<Output = T>,
-    drain: CancellationToken,
-) -> impl Future<Output = T> {
-    let guard = drain.drop_guard();
-    async move {
-        let _guard = guard;
-        task.await
-    }
-}
-
-async fn open_storage(config: &Config) -> Result<Storage, ServerError> {
-    let (directory, options) = (config.data_dir.clone(), config.storage_options());
-    Ok(spawn_blocking(move || Storage::open(directory, options)).await??)
-}
-
-async fn close_storage(storage: Storage) -> Result<(), ServerError> {
-    Ok(spawn_blocking(move || storage.close()).await??)
 }
 
 /// Keeps the health status. A store is healthy when it is registered and takes the writes of every region.
@@ -171,10 +159,20 @@ async fn keep_health(
     mut registration: watch::Receiver<bool>,
     mut write_health: watch::Receiver<WriteHealth>,
 ) {
+    let mut was_serving = false;
     loop {
-        let writable = *write_health.borrow_and_update() == WriteHealth::Healthy;
+        let cause = write_health.borrow_and_update().cause();
         let registered = *registration.borrow_and_update();
-        health.set_serving(registered && writable);
+        let serving = match cause {
+            _ if !registered => Err("it has not registered with the placement driver".to_owned()),
+            Some(cause) => Err(cause),
+            None => Ok(()),
+        };
+        if serving.is_ok() && !was_serving {
+            tracing::info!("serving KvRaw, KvCas and KvBatch");
+        }
+        was_serving = serving.is_ok();
+        health.set(serving);
         let changed = tokio::select! {
             changed = registration.changed() => changed,
             changed = write_health.changed() => changed,
@@ -192,7 +190,7 @@ fn announce(config: &Config, local_addr: SocketAddr, advertised: &str, storage: 
         data_dir = %storage.directory().display(),
         durability = %config.durability,
         version = env!("CARGO_PKG_VERSION"),
-        "serving KvRaw, KvCas and KvBatch"
+        "listening"
     );
     if config.durability == Durability::Os {
         tracing::warn!("--durability=os: a power cut or a kernel crash LOSES ACKNOWLEDGED WRITES");

@@ -1,7 +1,5 @@
 //! RocksDB: opened with the column families and settings that FlareDB relies on.
 
-use std::path::Path;
-
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
@@ -14,6 +12,7 @@ use crate::info_log::InfoLog;
 use crate::logs::{Logs, Replay};
 use crate::options::{StorageOptions, WalRecovery};
 use crate::read::{Tier, read_options};
+use crate::repair::LogDamage;
 use crate::reserve::Space;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
@@ -79,7 +78,7 @@ impl Engine {
         create: bool,
     ) -> Result<Self, OpenError> {
         let info_log = InfoLog::default();
-        let refused = |error: rocksdb::Error| open_error(directory.path(), &info_log, &error);
+        let refused = |error: rocksdb::Error| open_error(&directory, &info_log, &error);
         let replay = examine_logs(&directory, settings, create)?;
         let options = database_options(settings, &info_log, create, replay);
         let options = options.map_err(&refused)?;
@@ -92,6 +91,7 @@ impl Engine {
         }
         let database = DB::open_cf_descriptors(&options, directory.database_path(), families)
             .map_err(&refused)?;
+        info_log.opened();
         Ok(Self {
             database,
             memory_read_options: read_options(Tier::Memory),
@@ -193,6 +193,7 @@ fn examine_logs(
             directory: directory.path().to_owned(),
             cause: "its database has no write-ahead log (db/*.log), and there always is one"
                 .to_owned(),
+            log_damage: None,
             log: Vec::new(),
         }),
         WalRecovery::Strict => {
@@ -281,25 +282,28 @@ fn family_options(
     Ok(options)
 }
 
-fn open_error(directory: &Path, info_log: &InfoLog, error: &rocksdb::Error) -> OpenError {
-    let directory = directory.to_owned();
+fn open_error(directory: &DataDirectory, info_log: &InfoLog, error: &rocksdb::Error) -> OpenError {
     let cause = error.to_string();
-    let missing_file = match error.kind() {
+    let is_damage = match error.kind() {
+        ErrorKind::Corruption => true,
         ErrorKind::IOError => cause.contains("No such file"),
         ErrorKind::InvalidArgument => cause.contains("does not exist (create_if_missing is false)"),
         _ => false,
     };
-    match error.kind() {
-        ErrorKind::Corruption => OpenError::Damaged {
-            directory,
+    let path = directory.path().to_owned();
+    if !is_damage {
+        return OpenError::Io {
+            directory: path,
             cause,
-            log: info_log.warnings(),
-        },
-        _ if missing_file => OpenError::Damaged {
-            directory,
-            cause,
-            log: info_log.warnings(),
-        },
-        _ => OpenError::Io { directory, cause },
+        };
+    }
+    // The error says enough where the logs cannot be read.
+    let logs = Logs::of(&directory.database_path());
+    let log_damage = logs.and_then(|logs| LogDamage::find(&logs));
+    OpenError::Damaged {
+        directory: path,
+        cause,
+        log_damage: log_damage.unwrap_or_default(),
+        log: info_log.warnings(),
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use crate::repair::LogDamage;
+
 /// Whether a failed write may have been applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -198,13 +200,15 @@ pub enum OpenError {
         supported: u32,
     },
     /// RocksDB refuses the data: files are missing, truncated or altered.
-    #[error("the data in {directory} is damaged: {cause}{}", log_lines(.log))]
+    #[error("the data in {directory} is damaged: {cause}{}", details(.log_damage.as_ref(), .log))]
     Damaged {
         /// The data directory.
         directory: PathBuf,
         /// What RocksDB said.
         cause: String,
-        /// What its info log said, which often names the file.
+        /// Where its write-ahead log is damaged. `None`: the damage is elsewhere, or a part of the log is missing.
+        log_damage: Option<LogDamage>,
+        /// What RocksDB's info log said first, which often names the file.
         log: Vec<String>,
     },
     /// The file system failed.
@@ -217,8 +221,20 @@ pub enum OpenError {
     },
 }
 
-fn log_lines(log: &[String]) -> String {
-    log.iter()
-        .map(|line| format!("\n  RocksDB: {line}"))
-        .collect()
+impl OpenError {
+    /// Whether a later try may succeed with nothing changed in the directory.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Locked { .. } | Self::Io { .. })
+    }
+}
+
+/// RocksDB's own lines only where the place is not known: they speak of what it drops, and a refused open drops nothing.
+fn details(log_damage: Option<&LogDamage>, log: &[String]) -> String {
+    match log_damage {
+        Some(damage) => format!("\n  {damage}"),
+        None => log
+            .iter()
+            .map(|line| format!("\n  RocksDB: {line}"))
+            .collect(),
+    }
 }

@@ -1,9 +1,11 @@
-//! RocksDB's info log: passed on to `tracing`, and its last warnings kept to explain a failed open or a failed flush.
+//! RocksDB's info log: passed on to `tracing`, and some of its warnings kept to explain a failed open or a failed flush.
 //!
-//! RocksDB's errors about the write-ahead log do not say which file is damaged; its info log does.
+//! RocksDB's errors about the write-ahead log do not say which file is damaged; its info log does. What it says during an open
+//! becomes warnings only if the open succeeds: of a refused one, [`OpenError`](crate::OpenError) says what matters.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rocksdb::{InfoLogger, LogLevel};
 
@@ -13,10 +15,27 @@ const WARNINGS_MAX: usize = 8;
 /// How much of a warning is kept, in characters.
 const WARNING_CHARS_MAX: usize = 300;
 
-/// The last warnings of one database.
+/// A warning that differs from a kept one in its numbers only is left out for this long. RocksDB retries every few seconds on
+/// a full disk, and says so each time.
+const REPEATED_AFTER: Duration = Duration::from_secs(600);
+
+/// Warnings of one database: while it is opened the first ones, then the last ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InfoLog {
-    warnings: Arc<Mutex<VecDeque<String>>>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_open: bool,
+    warnings: VecDeque<Warning>,
+}
+
+#[derive(Debug)]
+struct Warning {
+    text: String,
+    is_error: bool,
+    at: Instant,
 }
 
 impl InfoLog {
@@ -28,10 +47,20 @@ impl InfoLog {
         })
     }
 
-    /// The last warnings and errors, oldest first.
+    /// Says that the open has succeeded.
+    pub(crate) fn opened(&self) {
+        let mut shared = self.lock();
+        shared.is_open = true;
+        shared.warnings.iter().for_each(Warning::pass_on);
+    }
+
+    /// The kept warnings and errors, oldest first.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        warnings.iter().cloned().collect()
+        let warnings = &self.lock().warnings;
+        warnings
+            .iter()
+            .map(|warning| warning.text.clone())
+            .collect()
     }
 
     /// The last warning about an error in RocksDB's own threads. Later warnings may be about its handling only.
@@ -44,18 +73,77 @@ impl InfoLog {
     }
 
     fn receive(&self, level: LogLevel, message: &str) {
-        match level {
+        let is_error = match level {
             LogLevel::Debug | LogLevel::Info | LogLevel::Header => {
                 tracing::debug!(target: "rocksdb", "{message}");
                 return;
             }
-            LogLevel::Warn => tracing::warn!(target: "rocksdb", "{message}"),
-            LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "rocksdb", "{message}"),
+            LogLevel::Warn => false,
+            LogLevel::Error | LogLevel::Fatal => true,
+        };
+        let warning = Warning {
+            text: message.chars().take(WARNING_CHARS_MAX).collect(),
+            is_error,
+            at: Instant::now(),
+        };
+        let mut shared = self.lock();
+        if shared.warnings.iter().any(|kept| kept.covers(&warning)) {
+            tracing::debug!(target: "rocksdb", "{message}");
+            return;
         }
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        if warnings.len() == WARNINGS_MAX {
-            warnings.pop_front();
+        if shared.is_open {
+            warning.pass_on();
         }
-        warnings.push_back(message.chars().take(WARNING_CHARS_MAX).collect());
+        let is_full = shared.warnings.len() == WARNINGS_MAX;
+        if is_full && !shared.is_open {
+            return;
+        }
+        if is_full {
+            shared.warnings.pop_front();
+        }
+        shared.warnings.push_back(warning);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Warning {
+    fn covers(&self, later: &Self) -> bool {
+        let words = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        later.at.saturating_duration_since(self.at) < REPEATED_AFTER
+            && words(&self.text) == words(&later.text)
+    }
+
+    fn pass_on(&self) {
+        let text = &self.text;
+        if self.is_error {
+            tracing::error!(target: "rocksdb", "{text}");
+        } else {
+            tracing::warn!(target: "rocksdb", "{text}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_warnings_explain_an_open_and_the_last_a_flush_and_none_is_kept_twice() {
+        let log = InfoLog::default();
+        let word = |number: u8| char::from(b'a' + number).to_string();
+        for number in 0..20 {
+            log.receive(LogLevel::Warn, &word(number));
+            log.receive(LogLevel::Warn, &format!("{}{number}", word(0)));
+        }
+        let first: Vec<_> = (0..8).map(word).collect();
+        assert_eq!(log.warnings(), first);
+        log.opened();
+        log.receive(LogLevel::Error, "background error 1");
+        log.receive(LogLevel::Error, "background error 2");
+        assert_eq!(log.warnings()[..7], first[1..]);
+        assert_eq!(log.warnings()[7], "background error 1");
     }
 }

@@ -63,6 +63,14 @@ impl Logs {
         self.files.is_empty()
     }
 
+    /// The log files, oldest first.
+    pub(crate) fn in_order(&self) -> Vec<PathBuf> {
+        let mut files = self.files.clone();
+        // Their numbers have zeros in front.
+        files.sort();
+        files
+    }
+
     /// Syncs the logs and their directory. A process that was killed may have left bytes that only the operating system
     /// has, and RocksDB never syncs a log that it keeps across an open. A read could show a value that a power cut takes
     /// back.

@@ -80,10 +80,17 @@ impl Storage {
     ///
     /// [`OpenError`] says why not, and names the directory.
     pub fn open(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
-        options.validate()?;
         let create = options.wal_recovery == WalRecovery::Strict;
-        let (directory, mut identity) =
-            DataDirectory::open(directory.as_ref(), options.role, create)?;
+        let (directory, identity) = DataDirectory::open(directory.as_ref(), options.role, create)?;
+        Self::open_locked(directory, identity, &options)
+    }
+
+    pub(crate) fn open_locked(
+        directory: DataDirectory,
+        mut identity: Identity,
+        options: &StorageOptions,
+    ) -> Result<Self, OpenError> {
+        options.validate()?;
         let path = directory.path().to_owned();
         let io_error = |cause: std::io::Error| OpenError::Io {
             directory: path.clone(),
@@ -92,7 +99,7 @@ impl Storage {
         let reserve = DiskReserve::new(&path, options.disk_reserve_bytes).map_err(io_error)?;
         reserve.release_if_full().map_err(io_error)?;
 
-        let engine = Arc::new(Engine::open(directory, &options, !identity.initialized)?);
+        let engine = Arc::new(Engine::open(directory, options, !identity.initialized)?);
         if !identity.initialized {
             identity.initialized = true;
             engine
@@ -102,11 +109,11 @@ impl Storage {
         }
         reserve.make_if_roomy();
 
-        let writer = Writer::start(Arc::clone(&engine), &options).map_err(io_error)?;
+        let writer = Writer::start(Arc::clone(&engine), options).map_err(io_error)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
-                reader: Reader::new(Arc::clone(&engine), &options),
+                reader: Reader::new(Arc::clone(&engine), options),
                 engine,
                 identity: Mutex::new(identity),
                 flushed: AtomicBool::new(false),

@@ -11,6 +11,9 @@ WORKSPACE=(--workspace --all-features --locked)
 # Outside the checkout, so that a fresh clone finds what an earlier one has compiled.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/flaredb/target}"
 
+# Most tests wait for a process, a timer or a disk. With one thread per core the cores would idle through nearly all of a run.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"
+
 fail() {
   printf 'error: %s\n' "$*" >&2
   exit 1
@@ -51,26 +54,24 @@ require_native_tools() {
   ((${#missing[@]})) || return 0
   printf 'missing: %s\n' "${missing[@]}" >&2
 
-  local root=()
-  if command -v apt-get >/dev/null; then
-    if ((EUID != 0)); then
-      # Also fails where there is no sudo.
-      sudo -n true 2>/dev/null ||
-        fail 'cannot install it without a password; run: sudo apt-get install g++ libclang-dev'
-      root=(sudo -n)
-    fi
-    install_with_apt "${root[@]}"
-    return
-  fi
-  fail "install it first: $(native_packages)"
+  command -v apt-get >/dev/null || fail "install it first: $(native_packages)"
+  install_with_apt g++ libclang-dev
 }
 
+# install_with_apt PACKAGE…
 install_with_apt() {
-  echo 'installing g++ and libclang-dev' >&2
+  command -v apt-get >/dev/null || fail "install $* first"
+  local root=()
+  if ((EUID != 0)); then
+    # Also fails where there is no sudo.
+    sudo -n true 2>/dev/null || fail "cannot install it without a password; run: sudo apt-get install $*"
+    root=(sudo -n)
+  fi
+  echo "installing $*" >&2
   # Standard output belongs to the script's own lines.
-  "$@" apt-get update >&2
-  "$@" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-    install --yes --no-install-recommends g++ libclang-dev >&2
+  "${root[@]}" apt-get update >&2
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+    install --yes --no-install-recommends "$@" >&2
 }
 
 native_packages() {

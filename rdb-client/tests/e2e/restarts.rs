@@ -343,7 +343,7 @@ async fn a_copied_data_directory_never_displaces_the_living_original() {
         copy.start();
     }
     for copy in &mut copies {
-        assert_eq!(copy.exited().await.code(), Some(1), "{}", copy.log());
+        assert_eq!(copy.exited().await.code(), Some(3), "{}", copy.log());
         for part in ["refuses this store", &cluster.store.address(), "a copy"] {
             let log = copy.log();
             assert!(log.contains(part), "{part:?} is missing in: {log}");
@@ -377,7 +377,7 @@ async fn a_copy_from_before_the_originals_last_start_is_refused_even_when_the_or
     cluster.pd.start_serving().await;
     let mut copy = Node::store(&copied, &cluster.pd.address());
     copy.start();
-    assert_eq!(copy.exited().await.code(), Some(1), "{}", copy.log());
+    assert_eq!(copy.exited().await.code(), Some(3), "{}", copy.log());
     assert!(copy.log().contains("old copy"), "{}", copy.log());
     cluster.store.start_serving().await;
     assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));

@@ -28,7 +28,7 @@ use self::state::{Change, State};
 use crate::error::PdError;
 
 pub use registrar::Registrar;
-pub use stores::{Refusal, Registration};
+pub use stores::{Refusal, Registration, Start};
 
 /// A store without a heartbeat for this long is disconnected; until then it is live.
 pub const DISCONNECTED_AFTER: Duration = Duration::from_secs(20);
@@ -148,14 +148,10 @@ impl Cluster {
     /// # Errors
     ///
     /// [`Refusal`] when the heartbeat does not come from the present start of a registered store.
-    pub fn heartbeat(
-        &self,
-        registration: &Registration,
-        stats: Option<StoreStats>,
-    ) -> Result<(), Refusal> {
+    pub fn heartbeat(&self, start: &Start, stats: Option<StoreStats>) -> Result<(), Refusal> {
         self.shared.write(|state| {
-            state.check_heartbeat(registration)?;
-            state.heard_of(registration.store_id, registration, stats, Instant::now());
+            state.check_heartbeat(start)?;
+            state.heard_of(start.store_id, start, stats, Instant::now());
             Ok(())
         })
     }
@@ -225,12 +221,15 @@ mod tests {
     }
 
     fn fresh(port: u32) -> Registration {
-        Registration {
+        let start = Start {
             address: format!("a:{port}"),
             store_id: 0,
             cluster_id: 0,
             incarnation: u64::from(port),
-            kept_incarnation: 0,
+        };
+        Registration {
+            start,
+            kept_incarnation: None,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{ClusterError, Refusal, Registered, Registration, Shared};
+use super::{ClusterError, Refusal, Registered, Registration, Shared, Start};
 
 /// Most registrations in the queue. The caller of one more is told to ask again.
 pub(super) const QUESTIONS_MAX: usize = 256;
@@ -63,22 +63,22 @@ impl Registrar {
         match &decided {
             Ok(_) => {}
             Err(Refusal::MayBeAlive { .. }) => {
-                shared.write(|state| state.note_waiting(registration, now));
+                shared.write(|state| state.note_waiting(&registration.start, now));
             }
-            Err(refusal) => self.log_refusal(registration, refusal, now),
+            Err(refusal) => self.log_refusal(&registration.start, refusal, now),
         }
         let (store_id, changes) = decided?;
         let changed = !changes.is_empty();
         shared.persist_and_apply(changes).await?;
-        if changed && registration.kept_incarnation == registration.incarnation {
+        if changed && registration.is_kept() {
             tracing::info!(
                 store_id,
-                address = registration.address,
+                address = registration.start.address,
                 "a store registered"
             );
         }
         Ok(shared.write(|state| {
-            state.heard_of(store_id, registration, None, Instant::now());
+            state.heard_of(store_id, &registration.start, None, Instant::now());
             Registered {
                 cluster_id: state.cluster_id,
                 store_id,
@@ -88,11 +88,13 @@ impl Registrar {
     }
 
     /// Logs a refusal, at most once a [`LOG_INTERVAL`]: a copy in a restart loop is refused again and again.
-    fn log_refusal(&mut self, registration: &Registration, refusal: &Refusal, now: Instant) {
+    fn log_refusal(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
         let due = |at: Instant| now.saturating_duration_since(at) >= LOG_INTERVAL;
         if self.logged_at.is_none_or(due) {
             self.logged_at = Some(now);
-            let (store_id, address) = (registration.store_id, &registration.address);
+            let Start {
+                store_id, address, ..
+            } = start;
             tracing::warn!(store_id, address, cause = %refusal, "refused a store");
         }
     }

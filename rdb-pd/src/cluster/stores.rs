@@ -33,19 +33,33 @@ const UNKEPT_INCARNATIONS_MAX: usize = 16;
 /// same time, and their data directories are different, since each process locks its directory.
 const OUTLIVES_AFTER: Duration = Duration::from_secs(2 * HEARTBEAT_INTERVAL.as_secs());
 
-/// What a store says about itself when it registers.
+/// A start of a store's process, as it names itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
+pub struct Start {
     /// Where clients reach it, as `host:port`.
     pub address: String,
-    /// The id it was given before; 0 for a new one.
+    /// The id it was given before; 0 for a new store.
     pub store_id: u64,
-    /// The cluster it belongs to; 0 for a new one.
+    /// The cluster it belongs to; 0 for a new store.
     pub cluster_id: u64,
-    /// This start of its process: random, never 0.
+    /// Random, never 0.
     pub incarnation: u64,
-    /// The incarnation that its data directory holds; 0 for none. Equal to `incarnation` once that was kept.
-    pub kept_incarnation: u64,
+}
+
+/// What a start says when it registers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// The start.
+    pub start: Start,
+    /// The incarnation that its data directory holds: its own once that was kept.
+    pub kept_incarnation: Option<u64>,
+}
+
+impl Registration {
+    /// Whether the directory holds the incarnation of this start.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept_incarnation == Some(self.start.incarnation)
+    }
 }
 
 /// Why a registration is refused. Asking again helps only after [`MayBeAlive`](Self::MayBeAlive).
@@ -53,7 +67,8 @@ pub struct Registration {
 pub enum Refusal {
     /// It belongs to another cluster.
     #[error(
-        "the store belongs to cluster {theirs}, and this is cluster {ours}; point --pd to its own placement driver"
+        "the store belongs to cluster {theirs}, and this is cluster {ours}; point --pd to its own placement driver, or \
+         restore a copy of that one's data directory if it is lost"
     )]
     ForeignCluster {
         /// The store's cluster.
@@ -123,8 +138,8 @@ pub enum Refusal {
     TooManyStores,
     /// Another process may live with its id or at its address.
     #[error(
-        "another process of store {store_id} at {registered} may be alive; its place is free once it has been silent for \
-         {} s",
+        "{} process of store {store_id} at {registered} may be alive; its place is free once it has been silent for {} s",
+        if *is_previous { "the previous" } else { "another" },
         DISCONNECTED_AFTER.as_secs()
     )]
     MayBeAlive {
@@ -132,6 +147,8 @@ pub enum Refusal {
         store_id: u64,
         /// Where.
         registered: String,
+        /// Whether it is the last process of the same store at the same address, as after a restart.
+        is_previous: bool,
     },
 }
 
@@ -142,12 +159,13 @@ impl State {
         registration: &Registration,
         now: Instant,
     ) -> Result<(u64, Vec<Change>), Refusal> {
-        self.check_cluster(registration)?;
-        if registration.store_id == 0 {
-            return self.decide_new_store(registration, now);
+        let start = &registration.start;
+        self.check_cluster(start)?;
+        if start.store_id == 0 {
+            return self.decide_new_store(start, now);
         }
-        let store = self.known(registration.store_id)?;
-        let record = if store.record.incarnation == registration.incarnation {
+        let store = self.known(start.store_id)?;
+        let record = if store.record.present() == Some(start.incarnation) {
             decide_present_start(&store.record, registration)?
         } else {
             self.decide_next_start(store, registration, now)?
@@ -161,17 +179,17 @@ impl State {
         if record != store.record {
             changes.push(Change::Store(record));
         }
-        Ok((registration.store_id, changes))
+        Ok((start.store_id, changes))
     }
 
     /// Whether a heartbeat comes from the start that was accepted last.
-    pub(super) fn check_heartbeat(&self, registration: &Registration) -> Result<(), Refusal> {
-        self.check_cluster(registration)?;
-        let record = &self.known(registration.store_id)?.record;
-        if record.address != registration.address {
-            return Err(elsewhere(record, registration));
+    pub(super) fn check_heartbeat(&self, start: &Start) -> Result<(), Refusal> {
+        self.check_cluster(start)?;
+        let record = &self.known(start.store_id)?.record;
+        if record.address != start.address {
+            return Err(elsewhere(record, start));
         }
-        if !record.matches(registration) {
+        if !record.matches(start) {
             return Err(superseded(record));
         }
         Ok(())
@@ -181,29 +199,29 @@ impl State {
     pub(super) fn heard_of(
         &mut self,
         store_id: u64,
-        registration: &Registration,
+        start: &Start,
         stats: Option<StoreStats>,
         now: Instant,
     ) {
         if let Some(store) = self.stores.get_mut(&store_id)
-            && store.record.matches(registration)
+            && store.record.matches(start)
         {
             store.heard_at = Some(now);
             store.stats = stats.or(store.stats);
-            if store.waiting_as(registration.incarnation).is_some() {
+            if store.waiting_as(start.incarnation).is_some() {
                 store.waiting = None;
             }
         }
     }
 
     /// Notes that this start waits for the place of the present one. The address stays the store's meanwhile.
-    pub(super) fn note_waiting(&mut self, registration: &Registration, now: Instant) {
-        if let Some(store) = self.stores.get_mut(&registration.store_id)
-            && store.record.address == registration.address
+    pub(super) fn note_waiting(&mut self, start: &Start, now: Instant) {
+        if let Some(store) = self.stores.get_mut(&start.store_id)
+            && store.record.address == start.address
         {
-            let before = store.waiting_as(registration.incarnation);
+            let before = store.waiting_as(start.incarnation);
             store.waiting = Some(Waiting {
-                incarnation: registration.incarnation,
+                incarnation: start.incarnation,
                 since: before.map_or(now, |waiting| waiting.since),
                 asked_at: now,
             });
@@ -218,17 +236,13 @@ impl State {
     }
 
     /// The answer to a start may be lost, so the same start asks again and gets the same id.
-    fn decide_new_store(
-        &self,
-        registration: &Registration,
-        now: Instant,
-    ) -> Result<(u64, Vec<Change>), Refusal> {
+    fn decide_new_store(&self, start: &Start, now: Instant) -> Result<(u64, Vec<Change>), Refusal> {
         let mut records = self.stores.values().map(|store| &store.record);
-        let same_start = |record: &&StoreRecord| record.incarnation == registration.incarnation;
+        let same_start = |record: &&StoreRecord| record.present() == Some(start.incarnation);
         if let Some(record) = records.find(same_start) {
             return Ok((record.id, Vec::new()));
         }
-        self.check_address_free(registration, now)?;
+        self.check_address_free(start, now)?;
         if self.stores.len() >= STORES_MAX {
             return Err(Refusal::TooManyStores);
         }
@@ -238,8 +252,8 @@ impl State {
         };
         let record = StoreRecord {
             id: counters.store_id,
-            address: registration.address.clone(),
-            incarnation: registration.incarnation,
+            address: start.address.clone(),
+            incarnation: start.incarnation,
             ..StoreRecord::default()
         };
         let changes = vec![Change::Counters(counters), Change::Store(record)];
@@ -253,15 +267,15 @@ impl State {
         registration: &Registration,
         now: Instant,
     ) -> Result<StoreRecord, Refusal> {
-        let record = &store.record;
+        let (record, start) = (&store.record, &registration.start);
         if !record.may_be_kept(registration.kept_incarnation) {
             return Err(superseded(record));
         }
-        if record.address != registration.address && store.holds_its_address(now) {
-            return Err(elsewhere(record, registration));
+        if record.address != start.address && store.holds_its_address(now) {
+            return Err(elsewhere(record, start));
         }
         if let (Some(heard_at), Some(waiting)) =
-            (store.heard_at, store.waiting_as(registration.incarnation))
+            (store.heard_at, store.waiting_as(start.incarnation))
             && heard_at > waiting.since.max(self.listening.since(now)) + OUTLIVES_AFTER
         {
             return Err(Refusal::LivesHere {
@@ -270,15 +284,15 @@ impl State {
             });
         }
         if !self.is_silent(store.heard_at, now) {
-            return Err(may_be_alive(record));
+            return Err(may_be_alive(record, start));
         }
-        self.check_address_free(registration, now)?;
+        self.check_address_free(start, now)?;
         Ok(record.followed_by(registration))
     }
 
-    fn check_cluster(&self, registration: &Registration) -> Result<(), Refusal> {
-        match registration.cluster_id {
-            0 if registration.store_id == 0 => Ok(()),
+    fn check_cluster(&self, start: &Start) -> Result<(), Refusal> {
+        match start.cluster_id {
+            0 if start.store_id == 0 => Ok(()),
             theirs if theirs == self.cluster_id => Ok(()),
             theirs => Err(Refusal::ForeignCluster {
                 theirs,
@@ -293,10 +307,10 @@ impl State {
             .ok_or(Refusal::UnknownStore { store_id })
     }
 
-    /// Refuses the registration unless every other store at its address is silent.
-    fn check_address_free(&self, registration: &Registration, now: Instant) -> Result<(), Refusal> {
+    /// Refuses the start unless every other store at its address is silent.
+    fn check_address_free(&self, start: &Start, now: Instant) -> Result<(), Refusal> {
         let others = self.stores.values().filter(|store| {
-            store.record.id != registration.store_id && store.record.address == registration.address
+            store.record.id != start.store_id && store.record.address == start.address
         });
         for store in others {
             let record = &store.record;
@@ -307,7 +321,7 @@ impl State {
                 });
             }
             if !self.is_silent(store.heard_at, now) {
-                return Err(may_be_alive(record));
+                return Err(may_be_alive(record, start));
             }
         }
         Ok(())
@@ -321,30 +335,40 @@ impl State {
     }
 }
 
+/// What the numbers of a record mean. 0 stands for "none" in both.
 impl StoreRecord {
-    /// Whether the registration comes from the present start. A record without an incarnation matches any.
-    fn matches(&self, registration: &Registration) -> bool {
-        self.address == registration.address
-            && (self.incarnation == registration.incarnation || self.incarnation == 0)
+    /// The start that was accepted last. `None` after a restore: any may have been, and any may be the next.
+    fn present(&self) -> Option<u64> {
+        Some(self.incarnation).filter(|&incarnation| incarnation != 0)
     }
 
-    fn is_kept(&self) -> bool {
-        self.incarnation == self.kept_incarnation
+    /// The last incarnation that the store's data directory is known to hold.
+    fn kept(&self) -> Option<u64> {
+        Some(self.kept_incarnation).filter(|&incarnation| incarnation != 0)
     }
 
+    /// Whether the start may be the present one.
+    fn matches(&self, start: &Start) -> bool {
+        let is_present = |present| present == start.incarnation;
+        self.address == start.address && self.present().is_none_or(is_present)
+    }
+
+    /// A store whose starts were forgotten has kept its id before.
     fn has_kept_its_id(&self) -> bool {
-        self.is_kept() || self.kept_incarnation != 0
+        self.present().is_none() || self.kept().is_some()
     }
 
-    /// Whether the store's data directory may hold this incarnation.
-    fn may_be_kept(&self, incarnation: u64) -> bool {
-        self.incarnation == 0
-            || [self.incarnation, self.kept_incarnation].contains(&incarnation)
-            || self.unkept_incarnations.contains(&incarnation)
+    /// Whether `kept` is what the store's data directory may hold.
+    fn may_be_kept(&self, kept: Option<u64>) -> bool {
+        let Some(present) = self.present() else {
+            return true;
+        };
+        let is_later = |kept| kept == present || self.unkept_incarnations.contains(&kept);
+        kept == self.kept() || kept.is_some_and(is_later)
     }
 
     /// The record once the present incarnation is known to be kept.
-    fn kept(&self) -> Self {
+    fn with_present_kept(&self) -> Self {
         Self {
             kept_incarnation: self.incarnation,
             unkept_incarnations: Vec::new(),
@@ -354,10 +378,14 @@ impl StoreRecord {
 
     /// The record once the start that registers is accepted. The incarnation that it names is known to be kept.
     fn followed_by(&self, registration: &Registration) -> Self {
+        let kept = registration.kept_incarnation;
         let mut unkept_incarnations = Vec::new();
-        if registration.kept_incarnation == self.kept_incarnation && !self.is_kept() {
+        if let Some(present) = self.present()
+            && kept == self.kept()
+            && kept != Some(present)
+        {
             unkept_incarnations.clone_from(&self.unkept_incarnations);
-            unkept_incarnations.push(self.incarnation);
+            unkept_incarnations.push(present);
             let surplus = unkept_incarnations
                 .len()
                 .saturating_sub(UNKEPT_INCARNATIONS_MAX);
@@ -365,9 +393,9 @@ impl StoreRecord {
         }
         Self {
             id: self.id,
-            address: registration.address.clone(),
-            incarnation: registration.incarnation,
-            kept_incarnation: registration.kept_incarnation,
+            address: registration.start.address.clone(),
+            incarnation: registration.start.incarnation,
+            kept_incarnation: kept.unwrap_or_default(),
             unkept_incarnations,
         }
     }
@@ -405,11 +433,11 @@ fn decide_present_start(
     record: &StoreRecord,
     registration: &Registration,
 ) -> Result<StoreRecord, Refusal> {
-    if record.address != registration.address {
-        return Err(elsewhere(record, registration));
+    if record.address != registration.start.address {
+        return Err(elsewhere(record, &registration.start));
     }
-    if registration.kept_incarnation == registration.incarnation {
-        Ok(record.kept())
+    if registration.is_kept() {
+        Ok(record.with_present_kept())
     } else {
         Ok(record.clone())
     }
@@ -419,11 +447,11 @@ fn is_recent(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) < DISCONNECTED_AFTER
 }
 
-fn elsewhere(record: &StoreRecord, registration: &Registration) -> Refusal {
+fn elsewhere(record: &StoreRecord, start: &Start) -> Refusal {
     Refusal::LivesElsewhere {
         store_id: record.id,
         registered: record.address.clone(),
-        claimed: registration.address.clone(),
+        claimed: start.address.clone(),
     }
 }
 
@@ -434,10 +462,11 @@ fn superseded(record: &StoreRecord) -> Refusal {
     }
 }
 
-fn may_be_alive(record: &StoreRecord) -> Refusal {
+fn may_be_alive(record: &StoreRecord, start: &Start) -> Refusal {
     Refusal::MayBeAlive {
         store_id: record.id,
         registered: record.address.clone(),
+        is_previous: record.id == start.store_id && record.address == start.address,
     }
 }
 

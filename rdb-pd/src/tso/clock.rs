@@ -10,13 +10,12 @@
 //! At the start the wall clock can be compared only with the durable bound. If it is ahead, the clock may be wrong, or the
 //! process did not run for a while. A pause must not need an operator, so the tolerance is larger then
 //! ([`START_JUMP_MAX_MS`]), with a warning beyond the ordinary one. A clock that is further ahead is refused with
-//! [`ClockJump`], unless the jump is accepted explicitly.
+//! [`ClockError::Jump`], unless the jump is accepted explicitly.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::bound::WINDOW_MS;
 use super::oracle::{AHEAD_MAX_MS, PHYSICAL_MS_MAX};
 
 /// The longest step back of one correction.
@@ -30,6 +29,9 @@ const START_JUMP_MAX_MS: u64 = 400 * DAY_MS;
 
 /// A wall clock that is behind by less is not worth a log line.
 const BEHIND_LOG_MIN_MS: u64 = 100;
+
+/// The same at a start: the bound lies some seconds ahead, and each of several quick restarts moves it on.
+const BEHIND_AT_START_LOG_MIN_MS: u64 = 60_000;
 
 /// A step ahead that is smaller is not worth a log line.
 const AHEAD_LOG_MIN_MS: u64 = 1_000;
@@ -82,21 +84,27 @@ pub struct ClockSettings {
     pub accept_jump_at_start: bool,
 }
 
-/// The wall clock is too far ahead of the last timestamp; the operator has to check it.
+/// The wall clock cannot be believed; the operator has to check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the wall clock is {} days ahead of the last timestamp that this placement driver can have handed out, and at most {} \
-     days are believed at a start. Compare it with `date`: if the clock is right, start once with --accept-clock-jump; if \
-     not, set the clock",
-    (wall_ms - bound_ms) / DAY_MS, jump_max_ms / DAY_MS
-)]
-pub struct ClockJump {
-    /// What the wall clock reads.
-    pub wall_ms: u64,
-    /// The durable bound.
-    pub bound_ms: u64,
-    /// The tolerance at a start.
-    pub jump_max_ms: u64,
+pub enum ClockError {
+    /// It is before 1970, where no timestamp is.
+    #[error("the wall clock is before 1970: set it, and compare it with `date`")]
+    BeforeEpoch,
+    /// It is too far ahead of the last timestamp.
+    #[error(
+        "the wall clock is {} days ahead of the last timestamp that this placement driver can have handed out, and at most \
+         {} days are believed at a start. Compare it with `date`: if the clock is right, start once with \
+         --accept-clock-jump; if not, set the clock",
+        (wall_ms - bound_ms) / DAY_MS, jump_max_ms / DAY_MS
+    )]
+    Jump {
+        /// What the wall clock reads.
+        wall_ms: u64,
+        /// The durable bound.
+        bound_ms: u64,
+        /// The tolerance at a start.
+        jump_max_ms: u64,
+    },
 }
 
 /// The effective time. Reading it is lock-free.
@@ -121,26 +129,36 @@ impl<C: Clock> PhysicalClock<C> {
     ///
     /// # Errors
     ///
-    /// [`ClockJump`] when the wall clock is further ahead of the bound than `settings` allow.
+    /// [`ClockError`] when the wall clock is before 1970, or further ahead of the bound than `settings` allow.
     pub fn start(
         clock: C,
         bound_ms: Option<u64>,
         settings: ClockSettings,
-    ) -> Result<Self, ClockJump> {
+    ) -> Result<Self, ClockError> {
         let wall_ms = clock.wall_ms().min(PHYSICAL_MS_MAX);
+        if wall_ms == 0 {
+            return Err(ClockError::BeforeEpoch);
+        }
         let elapsed_ms = clock.elapsed_ms();
         let jump_max_ms = settings.jump_max.as_millis().try_into().unwrap_or(u64::MAX);
         if let Some(bound_ms) = bound_ms {
             let ahead_ms = wall_ms.saturating_sub(bound_ms);
             let start_jump_max_ms = jump_max_ms.max(START_JUMP_MAX_MS);
-            if ahead_ms > start_jump_max_ms && !settings.accept_jump_at_start {
-                return Err(ClockJump {
+            let needs_acceptance = ahead_ms > start_jump_max_ms;
+            if needs_acceptance && !settings.accept_jump_at_start {
+                return Err(ClockError::Jump {
                     wall_ms,
                     bound_ms,
                     jump_max_ms: start_jump_max_ms,
                 });
             }
-            if ahead_ms > jump_max_ms {
+            if settings.accept_jump_at_start {
+                tracing::warn!(
+                    ahead_days = ahead_ms / DAY_MS,
+                    needed = needs_acceptance,
+                    "--accept-clock-jump: the wall clock is believed; start without it from now on"
+                );
+            } else if ahead_ms > jump_max_ms {
                 tracing::warn!(
                     ahead_days = ahead_ms / DAY_MS,
                     "the wall clock is far ahead of the last timestamp and is believed: either this placement driver did \
@@ -150,10 +168,11 @@ impl<C: Clock> PhysicalClock<C> {
         }
         let effective_ms = wall_ms.max(bound_ms.unwrap_or_default());
         let behind_ms = effective_ms - wall_ms;
-        if behind_ms > WINDOW_MS {
+        if behind_ms > BEHIND_AT_START_LOG_MIN_MS {
             tracing::warn!(
-                behind_ms,
-                "the wall clock is behind the last timestamp; timestamps go on above it"
+                behind = readable(behind_ms),
+                "the wall clock is behind the last timestamp; timestamps go on above that, at half speed until the clock has \
+                 caught up. If `date` is wrong, set the clock; else it was ahead before, or timestamps were moved ahead"
             );
         }
         Ok(Self {
@@ -208,8 +227,8 @@ impl<C: Clock> PhysicalClock<C> {
         let behind = behind_ms >= BEHIND_LOG_MIN_MS;
         if behind && !last.behind {
             tracing::warn!(
-                behind_ms,
-                "the wall clock went back; timestamps go on and wait for it to catch up"
+                behind = readable(behind_ms),
+                "the wall clock went back; timestamps go on, at half speed until it has caught up"
             );
         }
         if !refused {
@@ -224,6 +243,16 @@ impl<C: Clock> PhysicalClock<C> {
             alarmed: refused,
             behind,
         };
+    }
+}
+
+/// A time for people, e.g. `10 days`.
+fn readable(ms: u64) -> String {
+    match ms / 1000 {
+        0..120 => format!("{ms} ms"),
+        seconds @ 120..7_200 => format!("{} minutes", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} hours", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -352,6 +381,15 @@ mod tests {
                 "once it runs, a jump is not followed"
             );
         }
+    }
+
+    #[test]
+    fn a_start_before_1970_is_refused() {
+        let clock = PhysicalClock::start(Arc::<Hands>::default(), None, SETTINGS);
+        assert_eq!(
+            clock.map(|clock| clock.now_ms()),
+            Err(ClockError::BeforeEpoch)
+        );
     }
 
     #[test]

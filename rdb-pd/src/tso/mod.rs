@@ -16,7 +16,7 @@ mod oracle;
 
 pub use allocator::{Allocator, AllocatorError};
 pub use bound::{BoundStore, StorageBound};
-pub use clock::{Clock, ClockJump, ClockSettings, PhysicalClock, SystemClock};
+pub use clock::{Clock, ClockError, ClockSettings, PhysicalClock, SystemClock};
 pub use oracle::{LOGICAL_BITS, Oracle, WaitFor, compose};
 
 /// Most timestamps of one request.

@@ -373,7 +373,7 @@ async fn a_start_after_a_pause_of_up_to_400_days_needs_no_flag() {
 
     leave_bound_of(directory.path(), 401).await;
     let refused = start_with(directory.path(), |_| {}).await.err().unwrap();
-    assert!(matches!(refused, PdError::ClockJump(_)), "{refused}");
+    assert!(matches!(refused, PdError::Clock(_)), "{refused}");
     assert!(
         refused.to_string().contains("--accept-clock-jump"),
         "{refused}"

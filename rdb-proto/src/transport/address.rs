@@ -1,6 +1,6 @@
 //! Addresses as users write them: `host:port`.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Longest address in bytes: a host name has at most 253, a port 5.
 const ADDRESS_BYTES_MAX: usize = 255;
@@ -32,9 +32,42 @@ pub fn check_address(address: &str) -> Result<(), AddressError> {
     }
 }
 
+/// Checks the same of an address that a process tells others to connect to: it is not the one that means "every interface".
+///
+/// # Errors
+///
+/// [`AddressError`] names what is wrong with it.
+pub fn check_advertised_address(address: &str) -> Result<(), AddressError> {
+    check_address(address)?;
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let ip: Result<IpAddr, _> = host.trim_matches(['[', ']']).parse();
+    if ip.is_ok_and(|ip| ip.to_canonical().is_unspecified()) {
+        return Err(AddressError::new(
+            address,
+            "others cannot connect to it, it only means every interface of this machine",
+        ));
+    }
+    Ok(())
+}
+
+/// Reads an address to listen on: an IP address and a port, 0 for any free one.
+///
+/// # Errors
+///
+/// [`AddressError`] when it has another form, e.g. a name in place of the IP address.
+pub fn parse_listen_address(address: &str) -> Result<SocketAddr, AddressError> {
+    let problem = "to listen on, an IP address and a port are needed";
+    address
+        .parse()
+        .map_err(|_| AddressError::new(address, problem))
+}
+
 fn host_problem(host: &str) -> Option<&'static str> {
     if host.is_empty() {
         return Some("the host is missing");
+    }
+    if host.contains(char::is_whitespace) {
+        return Some("it has a space in it");
     }
     if let Some(bracketed) = host.strip_prefix('[') {
         let ipv6 = bracketed.strip_suffix(']').map(str::parse::<Ipv6Addr>);
@@ -42,6 +75,9 @@ fn host_problem(host: &str) -> Option<&'static str> {
             Some(Ok(_)) => None,
             _ => Some("what stands in brackets is not an IPv6 address"),
         };
+    }
+    if host.contains("://") {
+        return Some("a scheme does not belong there");
     }
     if host.contains(':') {
         return Some("an IPv6 host needs brackets");
@@ -112,5 +148,17 @@ mod tests {
             assert!(check_address(bad).is_err(), "{bad}");
         }
         assert!(check_address(&format!("{}:1", "h".repeat(254))).is_err());
+        let url = check_address("http://h:1").expect_err("a URL");
+        assert!(url.to_string().contains("scheme"), "{url}");
+    }
+
+    #[test]
+    fn what_stands_for_every_interface_is_not_told_to_others() {
+        for good in ["127.0.0.1:1", "[::1]:1", "0.example:1"] {
+            assert_eq!(check_advertised_address(good), Ok(()), "{good}");
+        }
+        for bad in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1", "h:0"] {
+            assert!(check_advertised_address(bad).is_err(), "{bad}");
+        }
     }
 }

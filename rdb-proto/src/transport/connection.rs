@@ -107,6 +107,8 @@ fn builder(executor: CallExecutor, window_bytes: u32) -> http2::Builder<CallExec
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
+        // gRPC has no use for it, and making it panics when the clock is before 1970.
+        .auto_date_header(false)
         .initial_connection_window_size(window_bytes)
         .initial_stream_window_size(window_bytes / WINDOW_RATIO)
         .max_concurrent_streams(CONCURRENT_STREAMS_MAX)

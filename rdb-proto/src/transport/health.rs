@@ -3,6 +3,8 @@
 //! Not `tonic_health`'s own server, because its watch streams end only when a status is removed: here a drain turns the
 //! status to NOT_SERVING and ends every watch, so that graceful shutdown does not wait for watchers. Those of a connection
 //! that is closed for another reason end with UNAVAILABLE.
+//!
+//! The protocol has no room for a cause. It travels beside the answer of a check, in [`NOT_SERVING_CAUSE`].
 
 use std::pin::Pin;
 
@@ -17,15 +19,29 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::call::CallBudget;
 
+/// The metadata of a check's answer that says, in printable ASCII, why the process does not serve.
+pub const NOT_SERVING_CAUSE: &str = "flaredb-not-serving-cause";
+
+/// Longest cause that is sent, in characters.
+const CAUSE_CHARS_MAX: usize = 1024;
+
+/// `Err`: why the process does not do its work.
+type Serving = Result<(), String>;
+
 /// Sets the status that [`health`] serves. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HealthHandle {
-    serving: watch::Sender<bool>,
+    serving: watch::Sender<Serving>,
 }
 
 impl HealthHandle {
     /// Says from now on that the process does its work, or that it does not. Watchers hear of changes only.
     pub fn set_serving(&self, serving: bool) {
+        self.set(serving.then_some(()).ok_or_else(String::new));
+    }
+
+    /// The same, with the reason why it does not.
+    pub fn set(&self, serving: Result<(), String>) {
         self.serving.send_if_modified(|current| {
             let changed = *current != serving;
             *current = serving;
@@ -40,7 +56,7 @@ pub fn health(
     services: &'static [&'static str],
     drain: CancellationToken,
 ) -> (HealthHandle, HealthServer<impl Health>) {
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = watch::channel(Err("it is starting".to_owned()));
     let service = HealthService {
         services,
         serving: receiver,
@@ -51,7 +67,7 @@ pub fn health(
 
 struct HealthService {
     services: &'static [&'static str],
-    serving: watch::Receiver<bool>,
+    serving: watch::Receiver<Serving>,
     drain: CancellationToken,
 }
 
@@ -84,8 +100,24 @@ impl Health for HealthService {
         if !self.knows(&request.get_ref().service) {
             return Err(Status::not_found("no such service here"));
         }
-        let serving = *self.serving.borrow() && !self.drain.is_cancelled();
-        Ok(Response::new(response(status(serving))))
+        let serving = if self.drain.is_cancelled() {
+            Err("it is stopping".to_owned())
+        } else {
+            self.serving.borrow().clone()
+        };
+        let mut answer = Response::new(response(status(serving.is_ok())));
+        if let Err(cause) = serving {
+            let printable = |c: &char| c.is_ascii_graphic() || *c == ' ';
+            let cause: String = cause
+                .chars()
+                .filter(printable)
+                .take(CAUSE_CHARS_MAX)
+                .collect();
+            if let Ok(cause) = cause.parse() {
+                answer.metadata_mut().insert(NOT_SERVING_CAUSE, cause);
+            }
+        }
+        Ok(answer)
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -109,7 +141,7 @@ impl Health for HealthService {
             async move { drain.run_until_cancelled(closing.cancelled()).await }
         };
         let changes = WatchStream::new(self.serving.clone())
-            .map(move |serving| Ok(response(of(serving))))
+            .map(move |serving| Ok(response(of(serving.is_ok()))))
             .take_until(Box::pin(ended));
         let last = stream::once(async move {
             if drain.is_cancelled() {
@@ -136,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn a_drain_turns_the_status_and_ends_watches() {
         let drain = CancellationToken::new();
-        let (sender, serving) = watch::channel(false);
+        let (sender, serving) = watch::channel(Err(String::new()));
         let handle = HealthHandle { serving: sender };
         let service = HealthService {
             services: &["a.B"],
@@ -144,9 +176,14 @@ mod tests {
             drain: drain.clone(),
         };
 
+        handle.set(Err("no\nspace \u{2013} left".to_owned()));
+        let checked = service.check(request("a.B")).await.expect("known service");
+        let cause = checked.metadata().get(NOT_SERVING_CAUSE);
+        assert_eq!(cause.expect("a cause"), "nospace  left");
         handle.set_serving(true);
         let checked = service.check(request("a.B")).await.expect("known service");
         assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
+        assert!(!checked.metadata().contains_key(NOT_SERVING_CAUSE));
         assert!(service.check(request("other")).await.is_err());
 
         let mut watch = service

@@ -30,6 +30,8 @@ mod departing;
 mod framing;
 mod health;
 pub mod limits;
+#[cfg(feature = "process")]
+mod log_filter;
 mod methods;
 mod open_files;
 mod places;
@@ -41,11 +43,11 @@ mod socket;
 mod termination;
 mod traffic;
 
-pub use address::{AddressError, check_address};
+pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::CallBudget;
 pub use connect::endpoint;
-pub use health::{HealthHandle, health};
+pub use health::{HealthHandle, NOT_SERVING_CAUSE, health};
 pub use open_files::raise_open_files_limit;
-pub use serve::{ServeError, ServeOptions, serve};
+pub use serve::{OutOfRange, ServeError, ServeFlags, ServeOptions, serve};
 pub use termination::Termination;

@@ -1,5 +1,6 @@
 //! Serving gRPC until told to stop, then draining.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::accept::{Accepted, Acceptor};
 use super::budget::ByteBudget;
 use super::connection::silent_call_ticks;
 use super::limits::{
-    CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, PREFACE_TIMEOUT,
+    CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_BYTES_MAX, PREFACE_TIMEOUT,
     PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
 };
 use super::places::Places;
@@ -53,6 +54,87 @@ impl Default for ServeOptions {
             drain_timeout: DRAIN_TIMEOUT,
             bytes_in_flight: ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX),
         }
+    }
+}
+
+/// The flags that both servers have, as they were given.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeFlags {
+    /// `--connections-max`
+    pub connections_max: usize,
+    /// `--connections-per-address-max`
+    pub connections_per_address_max: Option<usize>,
+    /// `--idle-timeout-s`; 0: never.
+    pub idle_timeout_s: u64,
+    /// `--bytes-in-flight-mib`
+    pub bytes_in_flight_mib: usize,
+}
+
+/// A flag has a number that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{flag} is {value}; it has to be from {minimum} to {maximum}")]
+pub struct OutOfRange {
+    flag: &'static str,
+    value: u64,
+    minimum: u64,
+    maximum: u64,
+}
+
+impl OutOfRange {
+    /// Checks the number that a flag was given.
+    ///
+    /// # Errors
+    ///
+    /// When it is outside of the range.
+    pub fn check(
+        flag: &'static str,
+        value: impl TryInto<u64>,
+        range: RangeInclusive<u64>,
+    ) -> Result<(), Self> {
+        let value = value.try_into().unwrap_or(u64::MAX);
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let (minimum, maximum) = range.into_inner();
+        Err(Self {
+            flag,
+            value,
+            minimum,
+            maximum,
+        })
+    }
+}
+
+/// More connections, and more MiB, than any machine has, and far from overflow.
+const COUNT_MAX: u64 = 1_000_000;
+
+impl ServeFlags {
+    /// Twice the largest message, so that one always fits with its overhead.
+    pub const MESSAGE_MIB_MIN: u64 = (MESSAGE_BYTES_MAX >> 19) as u64;
+
+    /// Checks the flags.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`] names the flag that cannot work.
+    pub fn options(self) -> Result<ServeOptions, OutOfRange> {
+        let per_address_max = self.connections_per_address_max.unwrap_or(1);
+        let in_flight = Self::MESSAGE_MIB_MIN..=COUNT_MAX;
+        OutOfRange::check("--connections-max", self.connections_max, 1..=COUNT_MAX)?;
+        OutOfRange::check(
+            "--connections-per-address-max",
+            per_address_max,
+            1..=COUNT_MAX,
+        )?;
+        OutOfRange::check("--bytes-in-flight-mib", self.bytes_in_flight_mib, in_flight)?;
+        let idle_timeout = Duration::from_secs(self.idle_timeout_s);
+        Ok(ServeOptions {
+            connections_max: self.connections_max,
+            connections_per_address_max: self.connections_per_address_max,
+            idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
+            bytes_in_flight: ByteBudget::new(self.bytes_in_flight_mib << 20),
+            ..ServeOptions::default()
+        })
     }
 }
 

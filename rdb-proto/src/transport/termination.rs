@@ -1,6 +1,7 @@
-//! Being asked to end: SIGTERM or SIGINT.
+//! Being asked to end: SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it closes.
 
-use std::io;
+use std::future::pending;
+use std::{fs, io};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -9,6 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Termination {
     terminate: Signal,
     interrupt: Signal,
+    /// `None` when it is ignored, as under `nohup`.
+    hang_up: Option<Signal>,
 }
 
 impl Termination {
@@ -21,14 +24,35 @@ impl Termination {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: if is_hang_up_ignored() {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
         })
     }
 
     /// Resolves when the process is asked to end, once for each time.
     pub async fn requested(&mut self) {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = hang_up => {}
         }
     }
+}
+
+/// Whether the process was started with SIGHUP ignored. Linux says so; elsewhere it counts as not ignored.
+fn is_hang_up_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Bit 0 is signal 1.
+    ignored.is_some_and(|mask| mask & 1 != 0)
 }

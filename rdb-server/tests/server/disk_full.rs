@@ -9,9 +9,12 @@ use rdb_proto::error::details;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::transport::NOT_SERVING_CAUSE;
 use tempfile::TempDir;
 use tonic::Status;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::{Cluster, Node, connect, skipped};
 
@@ -126,6 +129,20 @@ async fn a_full_disk_stops_writes_only_and_loses_nothing_acknowledged() {
         .store
         .wait_for_health(ServingStatus::NotServing)
         .await;
+    let channel = connect(&cluster.store.address()).await.expect("it listens");
+    let checked = HealthClient::new(channel)
+        .check(HealthCheckRequest::default())
+        .await;
+    let checked = checked.expect("an answer");
+    let cause = checked
+        .metadata()
+        .get(NOT_SERVING_CAUSE)
+        .expect("a cause")
+        .to_str()
+        .expect("ASCII");
+    for told in ["No space left", "free space", "restart"] {
+        assert!(cause.contains(told), "{cause}");
+    }
     let later = RawPutRequest {
         context: None,
         key: "later".into(),

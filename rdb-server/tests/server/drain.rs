@@ -240,7 +240,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_start_says_why_and_exits_with_1() {
+async fn what_cannot_start_says_why_and_its_exit_code_what_can_be_done() {
     let cluster = Cluster::start().await;
     let empty = tempfile::tempdir().expect("the temporary directory can be written");
     let other = empty.path().join("other").display().to_string();
@@ -251,43 +251,51 @@ async fn what_cannot_start_says_why_and_exits_with_1() {
     std::fs::create_dir(&stranger).expect("a directory");
     std::fs::write(stranger.join("letter"), "dear diary").expect("a file");
     let stranger = stranger.display().to_string();
-    for (program, arguments, says) in [
+    for (code, program, arguments, says) in [
         (
+            1,
             "rdb-server",
             &["--addr", &address, "--data-dir", &other][..],
             &address[..],
         ),
         (
+            1,
             "rdb-server",
             &["--addr", "127.0.0.1:0", "--data-dir", &taken],
             "in use by another process",
         ),
         (
+            1,
             "rdb-pd",
             &["--addr", "127.0.0.1:0", "--data-dir", &pd_directory],
             "in use by another process",
         ),
         (
+            3,
             "rdb-server",
             &["--addr", "127.0.0.1:0", "--data-dir", &stranger],
             "not a FlareDB data directory",
         ),
         (
+            2,
             "rdb-server",
             &["--addr", "0.0.0.0:0", "--data-dir", &other],
             "--advertise-addr",
         ),
         (
+            2,
             "rdb-server",
             &["--pd", "nowhere", "--data-dir", &other],
             "--pd",
         ),
         (
+            2,
             "rdb-server",
             &["--log-level", "a=b=c", "--data-dir", &other],
             "--log-level",
         ),
         (
+            2,
             "rdb-pd",
             &["--clock-jump-max-s", "0", "--data-dir", &other],
             "--clock-jump-max-s",
@@ -296,7 +304,7 @@ async fn what_cannot_start_says_why_and_exits_with_1() {
         let output = run(program, arguments);
         assert_eq!(
             output.status.code(),
-            Some(1),
+            Some(code),
             "{arguments:?}: {}",
             stderr(&output)
         );
@@ -321,7 +329,7 @@ fn a_server_does_not_take_a_placement_drivers_directory() {
         "rdb-server",
         &["--addr", "127.0.0.1:0", "--data-dir", &data_dir],
     );
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     assert!(
         stderr(&output).contains("belongs to a pd"),
         "{}",

@@ -12,6 +12,7 @@ mod drain;
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "../../../rdb-client/tests/e2e/harness/mod.rs"]
 mod harness;
+mod operator;
 mod placement;
 mod repair_wal;
 mod scripted_pd;

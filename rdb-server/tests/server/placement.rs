@@ -85,7 +85,7 @@ async fn a_store_whose_place_was_given_away_ends_and_says_why() {
     store.wait_for_log("did not take the heartbeat").await;
     assert_eq!(put(&store, "k").await, None, "serving goes on");
     pd.refuse_heartbeats(Status::already_exists("the store lives elsewhere"));
-    assert_eq!(store.exited().await.code(), Some(1));
+    assert_eq!(store.exited().await.code(), Some(3));
     assert!(store.log().contains("the store lives elsewhere"));
 }
 

@@ -42,6 +42,7 @@ fn damage_the_middle(log: &Path) {
 fn repair(store: &Node) -> Output {
     Command::new(binary("rdb-server"))
         .arg("--repair-wal")
+        .env("NO_COLOR", "1")
         .arg("--data-dir")
         .arg(store.data_dir())
         .output()
@@ -62,12 +63,28 @@ async fn a_damaged_log_is_refused_by_name_and_served_up_to_the_damage_once_it_wa
     damage_the_middle(&log);
 
     store.start();
-    assert!(!store.exited().await.success(), "damage is not served");
+    let ended = store.exited().await;
+    assert_eq!(ended.code(), Some(3), "damage is not served");
     let name = log.file_name().expect("a file").to_string_lossy();
-    assert!(store.log().contains(&*name), "{}", store.log());
+    let refused = store.log();
+    for told in [&*name, "damaged at byte", "--repair-wal"] {
+        assert!(refused.contains(told), "{refused}");
+    }
+    assert!(!refused.contains("dropping"), "nothing was: {refused}");
 
     let repaired = repair(store);
     assert!(repaired.status.success(), "{repaired:?}");
+    let told = String::from_utf8_lossy(&repaired.stderr);
+    for told_of in [&*name, "damaged at byte", "lost_bytes=", "are lost"] {
+        assert!(told.contains(told_of), "{told}");
+    }
+    let again = repair(store);
+    assert!(again.status.success(), "{again:?}");
+    let told = String::from_utf8_lossy(&again.stderr);
+    assert!(
+        told.contains("nothing was cut") && !told.contains("lost"),
+        "{told}"
+    );
     store.start_serving().await;
     let mut present = Vec::new();
     for number in 0..KEYS {

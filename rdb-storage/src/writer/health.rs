@@ -24,6 +24,28 @@ pub enum WriteHealth {
     },
 }
 
+impl WriteHealth {
+    /// Why not all writes are taken, and what can be done.
+    pub fn cause(&self) -> Option<String> {
+        match self {
+            Self::Healthy => None,
+            Self::RegionsStopped { causes } => {
+                let causes = causes
+                    .iter()
+                    .map(|(region_id, cause)| format!("region {region_id}: {cause}"));
+                let causes: Vec<_> = causes.collect();
+                Some(format!(
+                    "writes to some regions have stopped: {}",
+                    causes.join("; ")
+                ))
+            }
+            Self::Stopped { cause } => Some(format!(
+                "writes have stopped: {cause}; mend that (on a full disk, free space), then restart"
+            )),
+        }
+    }
+}
+
 /// The health of one storage, and who watches it.
 pub(crate) struct Health {
     health: watch::Sender<WriteHealth>,
@@ -66,7 +88,7 @@ impl Health {
 
     /// Ends writing. The first cause is kept.
     pub(crate) fn stop(&self, cause: String) {
-        tracing::error!(%cause, "writes have stopped; they are refused until the storage is opened again");
+        tracing::error!(%cause, "writes have stopped, reads go on; mend the cause (on a full disk, free space), then restart");
         self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| {
             let is_first = !matches!(health, WriteHealth::Stopped { .. });
@@ -79,7 +101,7 @@ impl Health {
 
     /// Ends writing to one region.
     pub(crate) fn stop_region(&self, region_id: u64, cause: String) {
-        tracing::error!(region_id, %cause, "writes to a region have stopped; they are refused until the storage is opened again");
+        tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until the storage is opened again");
         self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| match health {
             WriteHealth::Healthy => {

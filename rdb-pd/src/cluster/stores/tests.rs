@@ -12,22 +12,32 @@ struct Scene {
 
 /// A first start at `address`.
 fn fresh(address: &str, incarnation: u64) -> Registration {
-    Registration {
+    let start = Start {
         address: address.to_owned(),
         store_id: 0,
         cluster_id: 0,
         incarnation,
-        kept_incarnation: 0,
+    };
+    Registration {
+        start,
+        kept_incarnation: None,
     }
 }
 
-/// A start of store 1 at `address` whose directory has the incarnation `kept`.
+/// A start of store 1 at `address` whose directory has the incarnation `kept`; 0: none.
 fn start(address: &str, incarnation: u64, kept: u64) -> Registration {
-    Registration {
-        store_id: 1,
+    start_of(1, address, incarnation, kept)
+}
+
+fn start_of(store_id: u64, address: &str, incarnation: u64, kept: u64) -> Registration {
+    let start = Start {
+        store_id,
         cluster_id: CLUSTER_ID,
-        kept_incarnation: kept,
-        ..fresh(address, incarnation)
+        ..fresh(address, incarnation).start
+    };
+    Registration {
+        start,
+        kept_incarnation: (kept != 0).then_some(kept),
     }
 }
 
@@ -54,18 +64,18 @@ impl Scene {
         let Self { state, now } = self;
         let decided = state.decide_registration(registration, *now);
         if let Err(Refusal::MayBeAlive { .. }) = &decided {
-            state.note_waiting(registration, *now);
+            state.note_waiting(&registration.start, *now);
         }
         let (store_id, changes) = decided?;
         changes.into_iter().for_each(|change| state.apply(change));
-        state.heard_of(store_id, registration, None, *now);
+        state.heard_of(store_id, &registration.start, None, *now);
         Ok(store_id)
     }
 
     fn beat(&mut self, registration: &Registration) -> Result<(), Refusal> {
-        self.state.check_heartbeat(registration)?;
-        self.state
-            .heard_of(registration.store_id, registration, None, self.now);
+        let start = &registration.start;
+        self.state.check_heartbeat(start)?;
+        self.state.heard_of(start.store_id, start, None, self.now);
         Ok(())
     }
 
@@ -121,10 +131,7 @@ fn the_first_store_that_keeps_its_id_gets_the_whole_key_range_and_the_second_not
     assert_eq!(regions[0].peers, [Peer { id: 1, store_id: 1 }]);
 
     assert_eq!(scene.register(&fresh("b:1", 2)), Ok(2));
-    let second = Registration {
-        store_id: 2,
-        ..start("b:1", 2, 2)
-    };
+    let second = start_of(2, "b:1", 2, 2);
     assert_eq!(scene.register(&second), Ok(2));
     assert!(scene.state.regions_of(2).is_empty());
     assert_eq!(scene.state.regions_of(1), regions);
@@ -136,10 +143,7 @@ fn an_id_that_was_never_kept_takes_no_region_with_it() {
     assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
     // Its directory could not be written, and the operator starts it elsewhere.
     assert_eq!(scene.register(&fresh("b:1", 2)), Ok(2));
-    let second = Registration {
-        store_id: 2,
-        ..start("b:1", 2, 2)
-    };
+    let second = start_of(2, "b:1", 2, 2);
     assert_eq!(scene.register(&second), Ok(2));
     assert_eq!(scene.state.regions_of(2).len(), 1);
     assert_eq!(scene.state.stores(scene.now).len(), 1);
@@ -184,7 +188,8 @@ fn a_new_store_that_ended_before_it_kept_its_id_is_let_in_again_under_another_on
         scene.register(&start("a:1", 3, 1)),
         Err(Refusal::MayBeAlive {
             store_id: 2,
-            registered: "a:1".to_owned()
+            registered: "a:1".to_owned(),
+            is_previous: false,
         }),
         "and if it kept the first after all, it waits for its turn"
     );
@@ -193,7 +198,8 @@ fn a_new_store_that_ended_before_it_kept_its_id_is_let_in_again_under_another_on
 #[test]
 fn a_restarted_store_gets_its_place_as_soon_as_its_last_process_is_silent() {
     let mut scene = Scene::with_original();
-    assert!(is_told_to_wait(scene.register(&start("a:1", 2, 1))));
+    let told = scene.register(&start("a:1", 2, 1)).unwrap_err();
+    assert!(told.to_string().contains("the previous process"), "{told}");
     scene.pass(DISCONNECTED_AFTER);
     assert_eq!(scene.register(&start("a:1", 2, 1)), Ok(1));
     assert_eq!(scene.register(&start("a:1", 2, 1)), Ok(1), "lost answer");
@@ -355,10 +361,8 @@ fn a_restored_directory_believes_the_present_starts_and_gives_out_no_id_twice() 
 #[test]
 fn strangers_are_refused() {
     let mut scene = Scene::empty();
-    let foreign = Registration {
-        cluster_id: 8,
-        ..start("a:1", 1, 0)
-    };
+    let mut foreign = start("a:1", 1, 0);
+    foreign.start.cluster_id = 8;
     let refused = Refusal::ForeignCluster {
         theirs: 8,
         ours: CLUSTER_ID,

@@ -1,0 +1,155 @@
+//! What an operator sees of the two servers: refused settings, exit codes, signals, what is logged.
+
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::harness::{Cluster, Node, binary};
+
+/// Runs a server that ends by itself.
+fn run(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary(program));
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"RDB_") {
+            command.env_remove(name);
+        }
+    }
+    let ended = command
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .output();
+    ended.expect("the binary can be started")
+}
+
+#[test]
+fn a_value_that_cannot_work_is_refused_by_name_once_and_leaves_nothing_behind() {
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let data_dir = directory.path().join("data");
+    let data_dir = data_dir.to_str().expect("plain text");
+    for (program, flag, value, told) in [
+        (
+            "rdb-server",
+            "--advertise-addr",
+            "foo",
+            "the port is missing",
+        ),
+        (
+            "rdb-server",
+            "--advertise-addr",
+            "0.0.0.0:1",
+            "every interface",
+        ),
+        (
+            "rdb-server",
+            "--advertise-addr",
+            "[::]:1",
+            "every interface",
+        ),
+        (
+            "rdb-server",
+            "--advertise-addr",
+            "127.0.0.1:2379",
+            "is a placement driver (--pd)",
+        ),
+        (
+            "rdb-server",
+            "--addr",
+            "localhost:1",
+            "an IP address and a port are needed",
+        ),
+        (
+            "rdb-server",
+            "--pd",
+            "http://127.0.0.1:2379",
+            "a scheme does not belong there",
+        ),
+        (
+            "rdb-server",
+            "--connections-max",
+            "99999999999",
+            "it has to be from 1 to",
+        ),
+        ("rdb-server", "--log-level", "bogus", "warn,rocksdb=debug"),
+        ("rdb-pd", "--log-level", "inof", "warn,rocksdb=debug"),
+        ("rdb-pd", "--connections-max", "0", "it has to be from 1 to"),
+    ] {
+        let refused = run(program, &["--data-dir", data_dir, flag, value]);
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{flag} {value}: {stderr}");
+        assert_eq!(stderr.matches(told).count(), 1, "{stderr}");
+        assert!(
+            stderr.contains(flag) && !stderr.contains("WARN"),
+            "{stderr}"
+        );
+    }
+    assert!(!directory.path().join("data").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hang_up_drains_and_the_last_line_says_that_it_is_over() {
+    let mut cluster = Cluster::start().await;
+    let Cluster { pd, store, .. } = &mut cluster;
+    for node in [store, pd] {
+        node.signal(Signal::HUP);
+        assert_eq!(node.exited().await.code(), Some(0), "{}", node.log());
+        let log = node.log();
+        assert!(log.contains("asked to stop: draining"), "{log}");
+        let last = log.lines().last().expect("lines");
+        assert!(last.contains("stopped"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_says_that_it_serves_when_it_does() {
+    let mut cluster = Cluster::prepare();
+    cluster.store.start();
+    cluster
+        .store
+        .wait_for_log("waiting for the placement driver")
+        .await;
+    let log = cluster.store.log();
+    assert!(
+        log.contains("listening") && !log.contains("serving KvRaw"),
+        "{log}"
+    );
+    cluster.pd.start_serving().await;
+    cluster
+        .store
+        .wait_for_log("serving KvRaw, KvCas and KvBatch")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn debug_shows_no_frames_of_http_and_no_options_of_rocksdb() {
+    let mut cluster = Cluster::prepare();
+    cluster.pd = Node::placement_driver(cluster.pd.data_dir()).with_flag("--log-level", "debug");
+    cluster.pd.start_serving().await;
+    cluster.pd.terminate();
+    cluster.pd.exited().await;
+    let log = cluster.pd.log();
+    assert!(log.contains("serving Pd"), "{log}");
+    for library in ["h2::", "DEBUG rocksdb"] {
+        assert!(!log.contains(library), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quick_restarts_are_nothing_to_warn_of() {
+    let mut cluster = Cluster::start().await;
+    for _ in 0..3 {
+        cluster.pd.terminate();
+        cluster.pd.exited().await;
+        cluster.pd.start_serving().await;
+        assert!(!cluster.pd.log().contains("WARN"), "{}", cluster.pd.log());
+    }
+    cluster.store.kill();
+    cluster.store.start_serving().await;
+    cluster
+        .store
+        .wait_for_log("waiting for the placement driver")
+        .await;
+    let log = cluster.store.log();
+    assert!(!log.contains("WARN"), "{log}");
+}
