@@ -1,19 +1,12 @@
-//! [`DataRequest`], the common interface of all data requests: set the context, send, take out the routing answer.
+//! [`DataRequest`], the common interface of all data requests: set the context and send.
 
 use std::future::Future;
 
-use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
-use rdb_proto::kvrpc::{
-    BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
-    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, RawBatchDeleteRequest,
-    RawBatchDeleteResponse, RawBatchGetRequest, RawBatchGetResponse, RawBatchPutRequest,
-    RawBatchPutResponse, RawDeleteRangeRequest, RawDeleteRangeResponse, RawDeleteRequest,
-    RawDeleteResponse, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
-    RawScanRequest, RawScanResponse, ScanRequest, ScanResponse, batch_answer, batch_command,
-};
+use rdb_proto::kvrpc::{self, batch_answer, batch_command};
 use rdb_proto::metapb::Context;
+use rdb_proto::response::DataResponse;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tonic::Status;
 
@@ -30,7 +23,7 @@ pub(crate) enum Access {
 
 /// A request to the store that leads a region. A clone is cheap, since keys and values are shared.
 pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
-    type Answer: Send;
+    type Answer: DataResponse + Send;
 
     const ACCESS: Access;
 
@@ -48,14 +41,12 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
     /// Sends the request once.
     fn send(self, channel: Channel) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
-
-    fn take_region_error(answer: &mut Self::Answer) -> Option<RegionError>;
 }
 
 macro_rules! data_requests {
     ($($request:ident, $access:ident => $client:ident::$method:ident $(, $command:ident)? -> $answer:ident;)*) => {$(
-        impl DataRequest for $request {
-            type Answer = $answer;
+        impl DataRequest for kvrpc::$request {
+            type Answer = kvrpc::$answer;
 
             const ACCESS: Access = Access::$access;
 
@@ -69,20 +60,16 @@ macro_rules! data_requests {
                 Err(self)
             }
 
-            fn from_response(_response: batch_answer::Response) -> Option<$answer> {
+            fn from_response(_response: batch_answer::Response) -> Option<kvrpc::$answer> {
                 $(if let batch_answer::Response::$command(answer) = _response {
                     return Some(answer);
                 })?
                 None
             }
 
-            async fn send(self, channel: Channel) -> Result<$answer, Status> {
+            async fn send(self, channel: Channel) -> Result<kvrpc::$answer, Status> {
                 let mut client = $client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
                 client.$method(self).await.map(tonic::Response::into_inner)
-            }
-
-            fn take_region_error(answer: &mut $answer) -> Option<RegionError> {
-                answer.region_error.take().map(|error| *error)
             }
         }
     )*};

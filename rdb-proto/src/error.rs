@@ -4,10 +4,12 @@
 //! exactly one `errorpb.Error`, so that generic gRPC tools can show it. A status that tonic makes carries no details:
 //! [`details`] returns `None`, and a write that got such a status has an unknown fate.
 
+use std::time::Duration;
+
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::errorpb::{self, Fate, RegionError, region_error};
+use crate::errorpb::{self, Fate, RegionError, ServerBusy, region_error};
 use crate::kvrpc;
 
 /// Longest cause that is sent, in bytes. The details have to fit beside other headers.
@@ -120,6 +122,13 @@ pub fn details(status: &Status) -> Option<errorpb::Error> {
         .iter()
         .filter(|any| any.type_url == TYPE_URL)
         .find_map(|any| errorpb::Error::decode(any.value.as_slice()).ok())
+}
+
+/// The routing answer of a server whose queue or budget is used up. The client comes again `after` that time, with jitter.
+pub fn busy(after: Duration) -> region_error::Kind {
+    region_error::Kind::ServerBusy(ServerBusy {
+        backoff_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 impl From<region_error::Kind> for RegionError {

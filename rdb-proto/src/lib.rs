@@ -2,7 +2,7 @@
 //!
 //! The modules [`metapb`], [`errorpb`], [`pdpb`] and [`kvrpc`] are generated from the files under `proto/`, which are the
 //! reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the message's buffer.
-//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`point`], [`batch`]) and the
+//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]) and the
 //! transport that servers and clients share ([`transport`]).
 //!
 //! This crate knows nothing of storage, routing or the cluster.
@@ -10,10 +10,11 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
-mod bounded;
 pub mod error;
+mod message_header;
 pub mod point;
 pub mod region;
+pub mod response;
 pub mod transport;
 
 /// Shared types: stores, regions, request contexts, limits.

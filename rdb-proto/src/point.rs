@@ -10,7 +10,7 @@
 //! 4. `rdb-server/src/service/raw.rs` or `cas.rs`: the method of the rpc, one line.
 //! 5. `rdb-client/src/raw.rs` or `versioned.rs`: the method of `Client`.
 //!
-//! The compiler asks for steps 2 to 4. A command that writes in a way that the storage does not know is first added to
+//! The compiler asks for steps 2 to 4. It asks for a method in each test server, too. A command that writes in a way that the storage does not know is first added to
 //! `rdb_storage::Command`.
 
 use bytes::Bytes;
@@ -19,12 +19,10 @@ use tonic::Status;
 use crate::kvrpc::batch_answer::Response;
 use crate::kvrpc::batch_command::Request;
 use crate::kvrpc::{
-    CompareAndDeleteRequest, CompareAndDeleteResponse, CompareAndSwapRequest,
-    CompareAndSwapResponse, GetRequest, GetResponse, RawDeleteRequest, RawDeleteResponse,
-    RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
-    compare_and_delete_response as deletion, compare_and_swap_response as swap,
+    self, compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
 use crate::metapb::Context;
+use crate::response::DataResponse;
 
 /// The table of point commands. Calls the macro `$with` with one row per command: the request, whether it reads or writes,
 /// the method that sends it as a unary call, its name among the commands of a stream, and the response.
@@ -61,24 +59,20 @@ macro_rules! conversions {
         }
 
         $(
-            impl From<$request> for Request {
-                fn from(request: $request) -> Self {
+            impl From<kvrpc::$request> for Request {
+                fn from(request: kvrpc::$request) -> Self {
                     Self::$command(request)
                 }
             }
 
             /// The response of a unary call, from the answer that a stream would have got.
-            impl TryFrom<Response> for $response {
+            impl TryFrom<Response> for kvrpc::$response {
                 type Error = Status;
 
                 fn try_from(response: Response) -> Result<Self, Status> {
                     match response {
                         Response::$command(response) => Ok(response),
-                        Response::RegionError(region_error) => {
-                            let mut response = Self::default();
-                            response.region_error = Some(region_error);
-                            Ok(response)
-                        }
+                        Response::RegionError(region_error) => Ok(Self::misrouted(region_error)),
                         Response::Fault(fault) => Err(Status::from(*fault)),
                         _ => Err(Status::internal("the answer is that of another command")),
                     }
@@ -120,7 +114,7 @@ mod tests {
     use crate::FILE_DESCRIPTOR_SET;
     use crate::error::Fault;
     use crate::errorpb::{NotReady, region_error::Kind};
-    use crate::kvrpc::{BatchCommand, Conflict, Deleted, Swapped, Versioned};
+    use crate::kvrpc::*;
 
     macro_rules! names {
         ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {

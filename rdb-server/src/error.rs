@@ -1,11 +1,13 @@
 //! Errors of the store process: why it cannot run ([`ServerError`]), and why a request is not served ([`Rejection`]).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use rdb_proto::error::Fault;
-use rdb_proto::errorpb::{Fate, NotReady, ServerBusy, region_error};
+use rdb_proto::error::{Fault, busy};
+use rdb_proto::errorpb::{Fate, NotReady, region_error};
 use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::transport::ServeError;
+use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::process::{Failure, ProcessError};
 use rdb_storage::OpenError;
 use tonic::Code;
@@ -93,16 +95,8 @@ pub(crate) enum Rejection {
     Fault(Fault),
 }
 
-/// How long a client is told to wait when a queue is full, in milliseconds. The writer empties its queue with every sync, a
-/// few milliseconds. Clients add jitter.
-const BUSY_BACKOFF_MS: u64 = 20;
-
-/// The answer of a store whose queues or budgets are used up.
-pub(crate) fn busy() -> region_error::Kind {
-    region_error::Kind::ServerBusy(ServerBusy {
-        backoff_ms: BUSY_BACKOFF_MS,
-    })
-}
+/// How long a client that met a full queue waits at least. The writer empties its queue with every sync, a few milliseconds.
+const QUEUE_BACKOFF: Duration = Duration::from_millis(20);
 
 /// The answer of a store that cannot serve now.
 pub(crate) fn not_ready(reason: &str) -> NotReady {
@@ -141,7 +135,8 @@ impl From<rdb_storage::Error> for Rejection {
                 limit,
                 cause,
             } => Fault::invalid_argument(field, *limit, cause.as_str()),
-            Error::Busy { .. } | Error::NeedsRoom { .. } => return Self::Routing(busy()),
+            Error::Busy { .. } => return Self::Routing(busy(QUEUE_BACKOFF)),
+            Error::NeedsRoom { .. } => return Self::Routing(busy(BYTES_BACKOFF)),
             Error::Closed => return not_ready("the store is shutting down").into(),
             Error::ResultTooLarge { limit_bytes } => Fault {
                 field: "keys",

@@ -15,15 +15,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use rdb_proto::error::busy;
 use rdb_proto::errorpb::{EpochNotMatch, region_error::Kind};
 use rdb_proto::metapb::{Peer, Region, RegionEpoch};
+use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_storage::{
     Command, Error, KeyValue, Outcome, Page, PeerDescriptor, PendingWrite, PointRead, PointValue,
     Reader, RegionDescriptor, ScanRange, Storage, Submission, Versioned, VersionedKeyValue,
     WriteRoom,
 };
 
-use crate::error::{Rejection, busy};
+use crate::error::Rejection;
 use crate::result_sizes::ResultSizes;
 
 /// A point read with more room runs on a blocking thread. Copying its value would hold up an async worker.
@@ -173,7 +175,7 @@ pub(crate) enum ReadFailure {
 impl From<ReadFailure> for Rejection {
     fn from(failure: ReadFailure) -> Self {
         match failure {
-            ReadFailure::NeedsRoom { .. } => Self::Routing(busy()),
+            ReadFailure::NeedsRoom { .. } => Self::Routing(busy(BYTES_BACKOFF)),
             ReadFailure::Rejected(rejection) => rejection,
         }
     }

@@ -41,16 +41,16 @@ pub(crate) struct ScanTarget {
     pub(crate) resume_key: Option<Bytes>,
 }
 
-/// A place in the key space, for finding its region.
+/// Where in the key space a region is looked for.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Seek<'a> {
     /// At this key.
     At(&'a [u8]),
     /// Right below this key. An empty key is no bound: above every key.
     Below(&'a [u8]),
 }
 
-impl Place<'_> {
+impl Seek<'_> {
     fn is_in(self, region: &Region) -> bool {
         match self {
             Self::At(key) => region.contains(key),
@@ -121,7 +121,7 @@ impl Router {
         start_key: &[u8],
         end_key: &[u8],
     ) -> Result<Arc<RegionHandle>, Rejection> {
-        let found = self.find(context, Place::At(start_key))?;
+        let found = self.find(context, Seek::At(start_key))?;
         if found.region().contains_range(start_key, end_key) {
             return Ok(found);
         }
@@ -135,9 +135,9 @@ impl Router {
         mut range: ScanRange,
     ) -> Result<ScanTarget, Rejection> {
         let begin = if range.reverse {
-            Place::Below(&range.end_key)
+            Seek::Below(&range.end_key)
         } else {
-            Place::At(&range.start_key)
+            Seek::At(&range.start_key)
         };
         let found = self.find(context, begin)?;
         let region = found.region();
@@ -178,11 +178,11 @@ impl Router {
     fn find(
         &self,
         context: Option<&Context>,
-        place: Place<'_>,
+        seek: Seek<'_>,
     ) -> Result<Arc<RegionHandle>, Rejection> {
         let context = context.copied().unwrap_or_default();
         let membership = self.membership()?;
-        let found = membership.find(&context, place);
+        let found = membership.find(&context, seek);
         found.map(Arc::clone).map_err(Rejection::Routing)
     }
 }
@@ -208,7 +208,7 @@ impl Membership {
         context: &Context,
         key: &[u8],
     ) -> Result<&Arc<RegionHandle>, Rejection> {
-        let found = self.find(context, Place::At(key));
+        let found = self.find(context, Seek::At(key));
         let found = found.map_err(Rejection::Routing)?;
         if found.region().contains(key) {
             Ok(found)
@@ -217,8 +217,8 @@ impl Membership {
         }
     }
 
-    /// Checks the context and finds the region that it names. Where it names none, finds the region at `place`.
-    fn find(&self, context: &Context, place: Place<'_>) -> Result<&Arc<RegionHandle>, Kind> {
+    /// Checks the context and finds the region that it names. Where it names none, finds the region at `seek`.
+    fn find(&self, context: &Context, seek: Seek<'_>) -> Result<&Arc<RegionHandle>, Kind> {
         if ![0, self.cluster_id].contains(&context.cluster_id) {
             let cluster_id = self.cluster_id;
             return Err(Kind::ClusterMismatch(ClusterMismatch { cluster_id }));
@@ -228,7 +228,7 @@ impl Membership {
             return Err(Kind::StoreMismatch(StoreMismatch { store_id }));
         }
         let found = match context.region_id {
-            0 => self.at(place),
+            0 => self.at(seek),
             id => self.with_id(id),
         };
         let found = found.ok_or(Kind::RegionNotFound(RegionNotFound {
@@ -241,8 +241,8 @@ impl Membership {
             Ordering::Equal => Ok(found),
             // The request is older than a split or a merge. The answer describes its region and the one that has its key.
             Ordering::Less => {
-                let now_at_place = self.at(place).filter(|region| !Arc::ptr_eq(region, found));
-                let current = [Some(found), now_at_place].into_iter().flatten();
+                let now_there = self.at(seek).filter(|region| !Arc::ptr_eq(region, found));
+                let current = [Some(found), now_there].into_iter().flatten();
                 Err(Kind::EpochNotMatch(EpochNotMatch {
                     current_regions: current.map(|handle| handle.region().clone()).collect(),
                 }))
@@ -266,15 +266,15 @@ impl Membership {
         Some(position)
     }
 
-    fn at(&self, place: Place<'_>) -> Option<&Arc<RegionHandle>> {
-        let begins_before = |handle: &Arc<RegionHandle>| match place {
-            Place::At(key) => handle.region().start_key <= key,
-            Place::Below(&[]) => true,
-            Place::Below(end_key) => handle.region().start_key < end_key,
+    fn at(&self, seek: Seek<'_>) -> Option<&Arc<RegionHandle>> {
+        let begins_before = |handle: &Arc<RegionHandle>| match seek {
+            Seek::At(key) => handle.region().start_key <= key,
+            Seek::Below(&[]) => true,
+            Seek::Below(end_key) => handle.region().start_key < end_key,
         };
         let last = self.regions.partition_point(begins_before).checked_sub(1)?;
         let found = self.regions.get(last);
-        found.filter(|handle| place.is_in(handle.region()))
+        found.filter(|handle| seek.is_in(handle.region()))
     }
 }
 

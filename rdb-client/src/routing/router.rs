@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::metapb::Context;
+use rdb_proto::response::DataResponse as _;
 use tonic::{Code, Status};
 
 use super::placement_driver::PlacementDriver;
@@ -146,9 +147,9 @@ impl Router {
             }
             None => return Err(self.unanswered::<R>(route, deadline)),
         };
-        match R::take_region_error(&mut answer) {
+        match answer.region_error_mut().take() {
             None => Ok(answer),
-            Some(region_error) => Err(self.routes.learn(route, region_error)),
+            Some(region_error) => Err(self.routes.learn(route, *region_error)),
         }
     }
 

@@ -14,10 +14,8 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::Request;
+use crate::message_header::ArrivingHeader;
 use crate::transport::limits::MESSAGE_BYTES_MAX;
-
-/// A flag and the length of the message as a big-endian `u32`.
-pub(super) const HEADER_BYTES: usize = 5;
 
 /// The messages of a request stream. It ends after its first error.
 ///
@@ -26,9 +24,7 @@ pub struct Messages {
     body: Body,
     /// What has arrived and belongs to no message yet.
     data: Bytes,
-    /// Of the next message, as far as it has arrived.
-    header: [u8; HEADER_BYTES],
-    header_bytes: usize,
+    header: ArrivingHeader,
     /// The message that arrives.
     incomplete: Option<Incomplete>,
     is_over: bool,
@@ -46,8 +42,7 @@ impl Messages {
         Self {
             body,
             data: Bytes::new(),
-            header: [0; HEADER_BYTES],
-            header_bytes: 0,
+            header: ArrivingHeader::default(),
             incomplete: None,
             is_over: false,
         }
@@ -75,20 +70,14 @@ impl Messages {
 
     /// Reads the next header, once all of it has arrived.
     fn begin(&mut self) -> Result<Option<Incomplete>, Status> {
-        let header = &mut self.header[self.header_bytes..];
-        let arrived = header.len().min(self.data.len());
-        self.data.copy_to_slice(&mut header[..arrived]);
-        self.header_bytes += arrived;
-        if self.header_bytes < HEADER_BYTES {
+        let Some(header) = self.header.advance(&mut self.data) else {
             return Ok(None);
-        }
-        self.header_bytes = 0;
-        let [flag, length @ ..] = self.header;
-        if flag != 0 {
+        };
+        if header.is_compressed {
             let cause = "compressed messages are not accepted";
             return Err(Status::unimplemented(cause));
         }
-        let message_bytes = u32::from_be_bytes(length) as usize;
+        let message_bytes = header.message_bytes;
         if message_bytes > MESSAGE_BYTES_MAX {
             return Err(Status::out_of_range(format!(
                 "the message has {message_bytes} bytes; at most {MESSAGE_BYTES_MAX} are accepted"
@@ -102,7 +91,7 @@ impl Messages {
 
     fn end(&mut self) -> Result<(), Status> {
         self.is_over = true;
-        if self.header_bytes > 0 || self.incomplete.is_some() {
+        if self.header.has_begun() || self.incomplete.is_some() {
             return Err(Status::internal("the stream ended within a message"));
         }
         Ok(())

@@ -13,13 +13,13 @@ use hyper::body::{Body, Frame};
 use prost::Message;
 use tonic::Status;
 
-use super::messages::HEADER_BYTES;
 use super::{Measured, Response};
+use crate::message_header::HEADER_BYTES;
 
 /// Messages that are ready go into one part up to here, in bytes.
 const PART_BYTES_FULL: usize = 32 << 10;
 
-/// See the [module](self).
+/// The body of a response stream.
 pub(super) struct Responses<S> {
     messages: Pin<Box<S>>,
     /// What the stream ends with; present once `messages` have ended.

@@ -1,6 +1,6 @@
 //! The body of a request: every message is charged when its header arrives, and not read on before there is room for it.
 //!
-//! Whoever sends a message therefore sees its window close while it waits. After [`ADMISSION_WAIT`] the request is refused.
+//! While a message waits for room, its peer's window closes. After [`ADMISSION_WAIT`] the request is refused.
 //! A message that is too long for every service is not charged: tonic refuses it when it sees the header.
 
 use std::future::Future;
@@ -19,9 +19,10 @@ use super::budget::{Busy, Reservation};
 use super::call::Call;
 use super::framing::Framing;
 use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES};
+use super::methods::{Method, Requests};
 use super::refusal::{no_room, overdue};
 
-/// See the [module](self).
+/// The body of a request whose messages are charged.
 pub(super) struct Arriving<B = Incoming> {
     body: B,
     call: Arc<Call>,
@@ -29,42 +30,20 @@ pub(super) struct Arriving<B = Incoming> {
     /// Whether messages were charged beside what the call's base covers.
     has_charged: bool,
     waiting: Option<Waiting>,
+    requests: Requests,
     timeouts: ArrivalTimeouts,
-    /// Ready when what is to come is overdue.
+    /// Ready when what is missing of a message is overdue.
     overdue: Option<Pin<Box<Sleep>>>,
-    kind: Kind,
-    /// Ready when the connection is closing. Made when the peer is waited for.
+    /// Ready when the connection is closing. Made when the peer lets us wait for the first time.
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     is_closing: bool,
 }
 
-/// What a request is, which decides what becomes of it on a connection that is closing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// It ends after one message. A peer that sends nothing of it for a while then is not waited for.
-    Unary,
-    /// Its service sees that the connection is closing and ends it. It is waited for only within a message.
-    Stream,
-    /// Its service is not ours and does not see it, but ends with the request. That ends between two messages.
-    ForeignStream,
-}
-
-impl Kind {
-    fn of(path: &str) -> Self {
-        match path {
-            "/kvrpc.KvBatch/Batch" | "/pdpb.Pd/Tso" => Self::Stream,
-            _ if path.starts_with("/grpc.reflection.") => Self::ForeignStream,
-            _ => Self::Unary,
-        }
-    }
-}
-
-/// How long a peer is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ArrivalTimeouts {
-    /// For a message of a stream.
+    /// How long a message may take to arrive.
     pub(super) message: Duration,
-    /// For the next byte of one on a connection that is closing.
+    /// How long nothing may arrive of an incomplete request once its connection is closing.
     pub(super) closing: Duration,
 }
 
@@ -75,15 +54,20 @@ struct Waiting {
 }
 
 impl<B> Arriving<B> {
-    /// The body of a request to the method at `path`.
-    pub(super) fn new(path: &str, body: B, timeouts: ArrivalTimeouts, call: Arc<Call>) -> Self {
+    /// The body of a request of `method`.
+    pub(super) fn new(
+        method: &'static Method,
+        body: B,
+        timeouts: ArrivalTimeouts,
+        call: Arc<Call>,
+    ) -> Self {
         Self {
-            kind: Kind::of(path),
             body,
             call,
-            framing: Framing::new(path),
+            framing: Framing::new(method),
             has_charged: false,
             waiting: None,
+            requests: method.requests,
             timeouts,
             overdue: None,
             closing: None,
@@ -97,7 +81,7 @@ impl<B> Arriving<B> {
         if begun_bytes > 0 {
             self.overdue = None;
         }
-        if begun_bytes <= CALL_BUFFER_BYTES || self.framing.is_small() {
+        if begun_bytes <= CALL_BUFFER_BYTES || self.requests.are_small() {
             self.hold(None);
             return Ok(Some(frame));
         }
@@ -147,44 +131,36 @@ impl<B> Arriving<B> {
         }
     }
 
-    /// Gives a message its time again that arrived after that time: while somebody reads, the alarm ends the request. So
-    /// nobody has read, and the peer's window was closed for that long. On a connection that is closing, every byte gives it.
-    fn forget_late_alarm(&mut self) {
+    /// Something has arrived. While the connection is closing, the peer then gets its time again. So it does when the alarm is
+    /// late: the alarm ends a request that somebody reads, so nobody has read, and the peer's window was closed that long.
+    fn note_arrival(&mut self) {
+        self.call.connection.traffic.touch();
         let is_closing = self.is_closing;
-        let is_late = |overdue: &mut Pin<Box<Sleep>>| overdue.deadline() <= Instant::now();
         self.overdue
-            .take_if(|overdue| is_closing || is_late(overdue));
+            .take_if(|overdue| is_closing || overdue.deadline() <= Instant::now());
     }
 
-    /// Ready when the request ends though its peer has not ended it: in good order, or since its peer is overdue. Otherwise a
-    /// unary call has a timeout of its own; a stream has none.
-    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        let is_between = self.framing.incomplete_bytes() == 0;
-        if is_between && self.kind == Kind::Stream {
-            return Poll::Pending;
+    /// Ready with the end of a request whose peer lets us wait.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Option<Status>> {
+        if matches!(self.requests, Requests::Unary | Requests::ForeignStream) && !self.is_closing {
+            let closing = &self.call.connection.closing;
+            let closing = self
+                .closing
+                .get_or_insert_with(|| Box::pin(closing.clone().cancelled_owned()));
+            if closing.as_mut().poll(context).is_ready() {
+                self.is_closing = true;
+                self.overdue = None;
+            }
         }
-        let closing = &self.call.connection.closing;
-        let closing = self
-            .closing
-            .get_or_insert_with(|| Box::pin(closing.clone().cancelled_owned()));
-        if !self.is_closing && closing.as_mut().poll(context).is_ready() {
-            self.is_closing = true;
-            self.overdue = None;
-        }
-        if is_between && !self.is_closing {
-            return Poll::Pending;
-        }
-        if is_between && self.kind == Kind::ForeignStream {
-            return Poll::Ready(Ok(()));
-        }
-        let timeout = if self.is_closing {
-            self.timeouts.closing
-        } else {
-            self.timeouts.message
+        let is_due = self.framing.incomplete_bytes() > 0;
+        let timeout = match self.requests {
+            Requests::ForeignStream if self.is_closing => return Poll::Ready(None),
+            Requests::Unary if self.is_closing => self.timeouts.closing,
+            _ if is_due => self.timeouts.message,
+            _ => return Poll::Pending,
         };
         let alarm = self.overdue.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        ready!(alarm.as_mut().poll(context));
-        Poll::Ready(Err(overdue()))
+        alarm.as_mut().poll(context).map(|()| Some(overdue()))
     }
 }
 
@@ -210,13 +186,9 @@ where
                     return Poll::Ready(Some(Err(Status::from_error(error.into()))));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => {
-                    let end = ready!(arriving.poll_end(context));
-                    return Poll::Ready(end.err().map(Err));
-                }
+                Poll::Pending => return arriving.poll_end(context).map(|end| end.map(Err)),
             };
-            arriving.call.connection.traffic.touch();
-            arriving.forget_late_alarm();
+            arriving.note_arrival();
             match frame.into_data() {
                 Ok(data) => {
                     if let Some(admitted) = arriving.admit(data).transpose() {
@@ -276,9 +248,10 @@ mod tests {
         let call = CallBudget::of(&tonic::Request::new(())).into_call();
         let timeouts = ArrivalTimeouts {
             message: Duration::from_millis(1),
-            closing: HANG_GUARD,
+            closing: Duration::from_millis(1),
         };
-        (peer, Arriving::new(BATCH, Frames(frames), timeouts, call))
+        let method = Method::of(BATCH);
+        (peer, Arriving::new(method, Frames(frames), timeouts, call))
     }
 
     async fn next(arriving: &mut Arriving<Frames>) -> Result<usize, Code> {

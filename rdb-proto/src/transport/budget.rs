@@ -5,190 +5,30 @@
 //!
 //! Invariants:
 //! - What is reserved is given back exactly once, also when a wait is cancelled after it was granted.
-//! - Waiters are served in their order, and nobody overtakes them, so that a large reservation is not starved by small
-//!   ones. There are two exceptions. The process never refuses what fits into the guaranteed part of a connection; only what
-//!   is reserved takes of that part, not what waits. [`Reservation::try_grow_to`] overtakes, since waiters may wait for what
-//!   the reservation holds.
-//! - Budgets may be overdrawn: by guaranteed parts and by [`Reservation::more`]. Then nothing else fits.
+//! - Waiters are served in their order, and nobody overtakes them, so that small reservations do not starve a large one.
+//!   There are two exceptions. The process never refuses what fits into the guaranteed part of a connection.
+//!   [`Reservation::try_grow_to`] overtakes, since waiters may wait for what the reservation holds.
+//! - Budgets may be overdrawn: by guaranteed parts, by [`Reservation::more`], and by an answer that its handler has not
+//!   reserved. Then nothing else fits.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod byte_budget;
+
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::limits::{CONNECTION_BYTES_GUARANTEED, CONNECTION_BYTES_IN_FLIGHT_MAX};
 
-/// A number of bytes that can be in flight at once. Clones share it.
-#[derive(Debug, Clone)]
-pub struct ByteBudget {
-    shared: Arc<Shared>,
-}
-
-/// `bytes_taken` and `waiter_count` are accessed with sequential consistency: who gives bytes back sees a waiter that has
-/// counted itself, or that waiter sees the bytes.
-#[derive(Debug)]
-struct Shared {
-    bytes_max: usize,
-    bytes_taken: AtomicUsize,
-    /// Number of entries in `waiters`, readable without the lock.
-    waiter_count: AtomicUsize,
-    waiters: Mutex<Waiters>,
-}
-
-#[derive(Debug, Default)]
-struct Waiters {
-    next_ticket: u64,
-    /// By ticket, so in their order.
-    waiting: BTreeMap<u64, Waiter>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    bytes: usize,
-    granted: oneshot::Sender<()>,
-}
-
-impl ByteBudget {
-    /// A budget of which nothing is taken.
-    pub fn new(bytes_max: usize) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                bytes_max,
-                bytes_taken: AtomicUsize::new(0),
-                waiter_count: AtomicUsize::new(0),
-                waiters: Mutex::default(),
-            }),
-        }
-    }
-
-    /// How much is taken at the moment. May be more than the budget, see [`Reservation::more`].
-    pub fn bytes_taken(&self) -> usize {
-        self.shared.bytes_taken.load(Ordering::SeqCst)
-    }
-
-    /// Takes `bytes` if they fit and nobody waits.
-    fn try_take(&self, bytes: usize) -> bool {
-        self.shared.waiter_count.load(Ordering::SeqCst) == 0 && self.shared.take_if_fits(bytes)
-    }
-
-    fn take(&self, bytes: usize) {
-        self.shared.bytes_taken.fetch_add(bytes, Ordering::SeqCst);
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.shared.bytes_taken.fetch_sub(bytes, Ordering::SeqCst);
-        if self.shared.waiter_count.load(Ordering::SeqCst) > 0 {
-            self.shared.grant(&mut self.shared.waiters());
-        }
-    }
-
-    /// Takes `bytes`, after everybody who waits already. `false` when `deadline` came first, or it can never fit.
-    async fn take_by(&self, bytes: usize, deadline: Instant) -> bool {
-        if self.try_take(bytes) {
-            return true;
-        }
-        if bytes > self.shared.bytes_max {
-            return false;
-        }
-        let mut waiting = self.wait_for(bytes);
-        let granted = timeout_at(deadline, &mut waiting.granted).await;
-        waiting.is_taken = matches!(granted, Ok(Ok(())));
-        waiting.is_taken
-    }
-
-    fn wait_for(&self, bytes: usize) -> Waiting<'_> {
-        let (granting, granted) = oneshot::channel();
-        let mut waiters = self.shared.waiters();
-        let ticket = waiters.next_ticket;
-        waiters.next_ticket += 1;
-        let waiter = Waiter {
-            bytes,
-            granted: granting,
-        };
-        waiters.waiting.insert(ticket, waiter);
-        self.shared.waiter_count.fetch_add(1, Ordering::SeqCst);
-        // What was given back meanwhile has not seen this waiter.
-        self.shared.grant(&mut waiters);
-        Waiting {
-            budget: self,
-            ticket,
-            bytes,
-            granted,
-            is_taken: false,
-        }
-    }
-}
-
-impl Shared {
-    fn take_if_fits(&self, bytes: usize) -> bool {
-        let fits = |taken: usize| {
-            let after = taken.saturating_add(bytes);
-            (after <= self.bytes_max).then_some(after)
-        };
-        self.bytes_taken
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)
-            .is_ok()
-    }
-
-    fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives what is free to those who have waited longest.
-    fn grant(&self, waiters: &mut Waiters) {
-        while let Some(first) = waiters.waiting.first_entry() {
-            let bytes = first.get().bytes;
-            if !self.take_if_fits(bytes) {
-                return;
-            }
-            self.waiter_count.fetch_sub(1, Ordering::SeqCst);
-            if first.remove().granted.send(()).is_err() {
-                // It is being dropped, and has not seen the grant.
-                self.bytes_taken.fetch_sub(bytes, Ordering::SeqCst);
-            }
-        }
-    }
-}
-
-/// A place among the waiters. Dropping it gives the place back, and the bytes if they were granted and not used.
-struct Waiting<'a> {
-    budget: &'a ByteBudget,
-    ticket: u64,
-    bytes: usize,
-    granted: oneshot::Receiver<()>,
-    is_taken: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.is_taken {
-            return;
-        }
-        self.granted.close();
-        if self.granted.try_recv().is_ok() {
-            return self.budget.give_back(self.bytes);
-        }
-        let shared = &self.budget.shared;
-        let mut waiters = shared.waiters();
-        if waiters.waiting.remove(&self.ticket).is_some() {
-            shared.waiter_count.fetch_sub(1, Ordering::SeqCst);
-        }
-        // The next in the queue may want less.
-        shared.grant(&mut waiters);
-    }
-}
+pub use byte_budget::ByteBudget;
 
 /// The budgets of one connection: its own and that of the process.
 #[derive(Debug, Clone)]
 pub struct BytesInFlight {
-    /// Of the connection.
+    /// The budget of the connection.
     pub connection: ByteBudget,
-    /// Of the process.
+    /// The budget of the process, which all connections share.
     pub process: ByteBudget,
-    /// The part of the connection that the process does not refuse.
+    /// The part of the connection's budget that the process does not refuse. Waiters hold none of it.
     guaranteed: ByteBudget,
 }
 
@@ -235,11 +75,7 @@ impl BytesInFlight {
 
     /// Takes `bytes` that the caller can do without: only where half of each budget stays free for others.
     pub fn try_reserve_spare(&self, bytes: usize) -> Option<Reservation> {
-        let can_spare = |budget: &ByteBudget| {
-            let after = budget.bytes_taken().saturating_add(bytes);
-            after <= budget.shared.bytes_max / 2
-        };
-        let is_spare = can_spare(&self.connection) && can_spare(&self.process);
+        let is_spare = self.connection.can_spare(bytes) && self.process.can_spare(bytes);
         is_spare.then(|| self.try_reserve(bytes)).flatten()
     }
 
@@ -306,8 +142,8 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Takes `bytes` more from the same budgets, whether they fit or not: for what is there already. Whoever comes next
-    /// finds less room.
+    /// Takes `bytes` more from the same budgets, whether they fit or not: for what is there already. Later
+    /// reservations find less room.
     pub fn more(&self, bytes: usize) -> Self {
         self.budgets.take(bytes)
     }
@@ -315,8 +151,7 @@ impl Reservation {
     /// Takes what is missing to `bytes` if it fits, whoever waits for it. Returns whether it did.
     pub fn try_grow_to(&mut self, bytes: usize) -> bool {
         let missing = bytes.saturating_sub(self.bytes);
-        let fits = |budget: &ByteBudget, bytes| budget.shared.take_if_fits(bytes);
-        let grown = self.budgets.try_reserve_by(missing, fits);
+        let grown = self.budgets.try_reserve_by(missing, ByteBudget::overtake);
         grown.map(|grown| self.join(grown)).is_some()
     }
 

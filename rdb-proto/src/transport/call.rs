@@ -9,7 +9,7 @@ use tonic::Request;
 
 use super::budget::{ByteBudget, BytesInFlight, Reservation};
 use super::connection::Connection;
-use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX};
+use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
 
 /// The budgets of one call, taken from its request with [`CallBudget::of`]. Clones are of the same call.
 ///
@@ -89,8 +89,6 @@ impl CallBudget {
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) connection: Arc<Connection>,
-    /// What every call costs. `None` for one that is refused.
-    _base: Option<Reservation>,
     charges: Mutex<Charges>,
     /// A message of the request found no room. Relaxed: the call's task sets and reads it.
     is_refused: AtomicBool,
@@ -98,6 +96,8 @@ pub(super) struct Call {
 
 #[derive(Debug, Default)]
 struct Charges {
+    /// What every call costs. `None` for one that is refused.
+    base: Option<Reservation>,
     /// For messages of the request beyond what the base covers.
     arrived: Option<Reservation>,
     /// How much of `arrived` is for a message that is not complete.
@@ -112,8 +112,10 @@ impl Call {
         connection.traffic.begin_call();
         Self {
             connection,
-            _base: base,
-            charges: Mutex::default(),
+            charges: Mutex::new(Charges {
+                base,
+                ..Charges::default()
+            }),
             is_refused: AtomicBool::new(false),
         }
     }
@@ -154,6 +156,13 @@ impl Call {
             }
             None if is_first && bytes <= CALL_BUFFER_BYTES => None,
             None => Some(self.connection.bytes_in_flight.take(bytes)),
+        }
+    }
+
+    /// The call has only its task and the buffer of its answers left.
+    pub(super) fn shrink_base(&self) {
+        if let Some(base) = &mut self.charges().base {
+            base.shrink_to(WATCH_BYTES);
         }
     }
 

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response};
@@ -19,7 +20,8 @@ use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
 use super::limits::{ADMISSION_WAIT, CALL_BYTES};
-use super::refusal::Refusal;
+use super::methods::Method;
+use super::refusal::refused;
 use super::serve::ServeOptions;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 
@@ -45,36 +47,35 @@ impl CallService {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Response<Departing> {
-        let refusal = Refusal::of(request.uri().path());
+        let method = Method::of(request.uri().path());
         let bytes = CALL_BYTES + header_bytes(request.headers());
         let budgets = &self.connection.bytes_in_flight;
         let Ok(base) = budgets.reserve(bytes, ADMISSION_WAIT).await else {
             let call = Arc::new(Call::new(self.connection, None));
-            return refusal.response().map(|body| Departing::new(body, call));
+            return refused(method).map(|body| Departing::new(method, body, call));
         };
         let call = Arc::new(Call::new(self.connection, Some(base)));
-        let answered = call_routes(self.routes, request, self.timeouts, Arc::clone(&call)).await;
-        let is_refused = refusal == Refusal::RegionError && call.is_refused();
-        let response = if is_refused {
-            refusal.response()
+        let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
+        let request = request.map(|incoming| Body::new(body(incoming)));
+        let timeout_max = self.timeouts.message;
+        let answered = call_routes(self.routes, request, timeout_max, Arc::clone(&call)).await;
+        let response = if method.has_region_error && call.is_refused() {
+            refused(method)
         } else {
             answered
         };
-        response.map(|body| Departing::new(body, call))
+        response.map(|body| Departing::new(method, body, call))
     }
 }
 
 async fn call_routes(
     mut routes: Routes,
-    request: Request<Incoming>,
-    timeouts: ArrivalTimeouts,
+    mut request: Request<Body>,
+    timeout_max: Duration,
     call: Arc<Call>,
 ) -> Response<Body> {
-    let call_timeout = deadline::timeout(request.headers(), timeouts.message);
-    let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(CallBudget::new(Arc::clone(&call)));
-    let body = Arriving::new(parts.uri.path(), body, timeouts, call);
-    let request = Request::from_parts(parts, Body::new(body));
+    let call_timeout = deadline::timeout(request.headers(), timeout_max);
+    request.extensions_mut().insert(CallBudget::new(call));
     match timeout(call_timeout, routes.call(request)).await {
         Ok(Ok(response)) => response,
         Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),

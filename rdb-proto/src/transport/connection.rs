@@ -1,8 +1,8 @@
 //! One connection of a server: what its calls share, and the task that drives it.
 //!
-//! Whoever wants it closed cancels [`Connection::closing`]: the drain, the places when all are taken, and its own task when
-//! nothing has moved for long. The peer is then told to go away: calls that it has sent are still answered, others it can
-//! send elsewhere, and streams that watch the token end. The connection ends when its calls have.
+//! Cancelling [`Connection::closing`] closes it. The drain does so, the places when all are taken, and the connection's own
+//! task when nothing has moved for long. The peer is then told to go away. Calls that it has sent are still answered, and
+//! streams that watch the token end. The connection ends when its last call has ended.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -15,25 +15,39 @@ use tonic::Status;
 use super::budget::Reservation;
 use super::call::Call;
 use super::call_task::{note_asked, note_handed_out};
+use super::methods::{Method, Requests};
 use super::traffic::ChunkTick;
 
 /// Size of a chunk in bytes, and of the largest frame that every HTTP/2 peer takes.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// See the [module](self).
+/// The body of a response that is charged and cut into chunks.
 pub(super) struct Departing {
     body: tonic::body::Body,
     call: Arc<Call>,
     /// What is left of the data that `body` gave last.
     rest: Bytes,
+    /// The request is a stream, or the call has been charged less already.
+    keeps_base: bool,
+    has_answered: bool,
 }
 
 impl Departing {
-    pub(super) fn new(body: tonic::body::Body, call: Arc<Call>) -> Self {
+    pub(super) fn new(method: &Method, body: tonic::body::Body, call: Arc<Call>) -> Self {
         Self {
             body,
             call,
             rest: Bytes::new(),
+            keeps_base: method.requests != Requests::Unary,
+            has_answered: false,
+        }
+    }
+
+    /// The response waits for us.
+    fn note_waiting(&mut self) {
+        if self.has_answered && !self.keeps_base {
+            self.keeps_base = true;
+            self.call.shrink_base();
         }
     }
 
@@ -79,9 +93,13 @@ impl Body for Departing {
         let departing = self.get_mut();
         note_asked();
         let chunk = if departing.rest.is_empty() {
-            let frame = match ready!(Pin::new(&mut departing.body).poll_frame(context)) {
-                Some(Ok(frame)) => frame,
-                end => return Poll::Ready(end),
+            let frame = match Pin::new(&mut departing.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(end) => return Poll::Ready(end),
+                Poll::Pending => {
+                    departing.note_waiting();
+                    return Poll::Pending;
+                }
             };
             match frame.into_data() {
                 Ok(data) => departing.first_chunk(data),
@@ -90,6 +108,7 @@ impl Body for Departing {
         } else {
             departing.chunk()
         };
+        departing.has_answered = true;
         note_handed_out();
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }

@@ -1,31 +1,20 @@
 //! The lengths of the messages in the body of a gRPC request.
-//!
-//! Each message is preceded by five bytes: a flag and its length as a big-endian `u32`.
 
 use tonic::Code;
 
+use super::bounded::FieldCounter;
 use super::limits::{CALL_BUFFER_BYTES, MESSAGE_BYTES_MAX};
-use crate::bounded::{BoundedField, FieldCounter};
+use super::methods::Method;
 use crate::error::Fault;
 use crate::errorpb::Fate;
-
-const HEADER_BYTES: usize = 5;
-
-/// Methods that take a stream of small messages, by tonic. Its buffer stays as large as the largest message for as long as
-/// the stream is open, so each message has to fit into what every call is charged for its buffers.
-const SMALL_MESSAGE_STREAMS: [&str; 3] = [
-    "/pdpb.Pd/Tso",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
+use crate::message_header::{ArrivingHeader, MessageHeader};
 
 /// Follows the body of a request, frame by frame.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
-    header: [u8; HEADER_BYTES],
-    header_bytes: usize,
+    header: ArrivingHeader,
     message_bytes: usize,
-    /// Of the message whose header is complete.
+    /// How much of the message with the last complete header has not arrived.
     missing_bytes: usize,
     /// A message was longer than any service takes. What follows is not looked at.
     is_over: bool,
@@ -35,11 +24,11 @@ pub(super) struct Framing {
 }
 
 impl Framing {
-    /// Follows the messages of the method at `path`.
-    pub(super) fn new(path: &str) -> Self {
+    /// Follows the messages of a request of `method`.
+    pub(super) fn new(method: &'static Method) -> Self {
         Self {
-            is_small: SMALL_MESSAGE_STREAMS.contains(&path),
-            counter: BoundedField::of_method(path).map(FieldCounter::new),
+            is_small: method.requests.are_small(),
+            counter: method.bounded.as_ref().map(FieldCounter::new),
             ..Self::default()
         }
     }
@@ -65,13 +54,8 @@ impl Framing {
                 frame = rest;
                 continue;
             }
-            let arrived = (HEADER_BYTES - self.header_bytes).min(frame.len());
-            let (header, rest) = frame.split_at(arrived);
-            self.header[self.header_bytes..][..arrived].copy_from_slice(header);
-            self.header_bytes += arrived;
-            frame = rest;
-            if self.header_bytes == HEADER_BYTES {
-                begun_bytes += self.begin_message()?;
+            if let Some(header) = self.header.advance(&mut frame) {
+                begun_bytes += self.begin_message(header)?;
             }
         }
         Ok(begun_bytes)
@@ -81,11 +65,11 @@ impl Framing {
     /// may have hundreds in a frame.
     fn skip_complete(&self, frame: &mut &[u8]) -> usize {
         let mut bytes = 0;
-        if self.header_bytes > 0 || self.missing_bytes > 0 || self.is_over {
+        if self.header.has_begun() || self.missing_bytes > 0 || self.is_over {
             return bytes;
         }
-        while let Some((&[_flag, a, b, c, d], rest)) = frame.split_first_chunk() {
-            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        while let Some((&header, rest)) = frame.split_first_chunk() {
+            let length = MessageHeader::from(header).message_bytes;
             if length > rest.len() || self.is_too_long(length) {
                 break;
             }
@@ -99,30 +83,23 @@ impl Framing {
         self.is_small && message_bytes > CALL_BUFFER_BYTES
     }
 
-    fn begin_message(&mut self) -> Result<usize, Fault> {
-        let [_flag, length @ ..] = self.header;
-        self.header_bytes = 0;
-        self.message_bytes = u32::from_be_bytes(length) as usize;
+    /// The length of the message that begins, as far as it is charged.
+    fn begin_message(&mut self, header: MessageHeader) -> Result<usize, Fault> {
+        self.message_bytes = header.message_bytes;
         if self.is_too_long(self.message_bytes) {
             let cause = format!("a message of this method has at most {CALL_BUFFER_BYTES} bytes");
             return Err(Fault::new(Code::OutOfRange, cause).with_fate(Fate::NotApplied));
+        }
+        if self.message_bytes > MESSAGE_BYTES_MAX {
+            // Its service refuses it when it sees the header.
+            self.is_over = true;
+            return Ok(0);
         }
         self.missing_bytes = self.message_bytes;
         if let Some(counter) = &mut self.counter {
             counter.begin_message();
         }
-        if self.message_bytes > MESSAGE_BYTES_MAX {
-            *self = Self {
-                is_over: true,
-                ..Self::default()
-            };
-        }
         Ok(self.message_bytes)
-    }
-
-    /// Whether what every call is charged covers its messages.
-    pub(super) fn is_small(&self) -> bool {
-        self.is_small
     }
 
     /// The length of the message that has begun and is not complete; 0 between messages.
@@ -140,6 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::message_header::HEADER_BYTES;
 
     fn body(lengths: &[usize]) -> Vec<u8> {
         let message = |&length: &usize| {
@@ -169,36 +147,20 @@ mod tests {
         assert_eq!(framing.incomplete_bytes(), 0);
     }
 
-    /// Wherever the buffer of a message outlives the message, it is small.
-    #[test]
-    fn a_stream_that_tonic_receives_has_small_messages() {
-        use prost::Message;
-        use prost_types::FileDescriptorSet;
-
-        let set = FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).expect("compiled in");
-        for file in &set.file {
-            for service in &file.service {
-                let streams = service.method.iter().filter(|m| m.client_streaming());
-                for method in streams {
-                    let (package, service) = (file.package(), service.name());
-                    let path = format!("/{package}.{service}/{}", method.name());
-                    let has_own_buffers = path == "/kvrpc.KvBatch/Batch";
-                    assert_ne!(Framing::new(&path).is_small, has_own_buffers, "{path}");
-                }
-            }
-        }
-    }
-
     #[test]
     fn a_large_message_of_a_stream_of_small_ones_is_refused() {
-        for path in SMALL_MESSAGE_STREAMS {
+        for path in [
+            "/pdpb.Pd/Tso",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            let method = Method::of(path);
             let largest = body(&[CALL_BUFFER_BYTES]);
-            assert!(Framing::new(path).advance(&largest).is_ok());
+            assert!(Framing::new(method).advance(&largest).is_ok());
             let larger = body(&[10, CALL_BUFFER_BYTES + 1]);
-            let whole = Framing::new(path).advance(&larger);
+            let whole = Framing::new(method).advance(&larger);
             assert_eq!(whole.expect_err("too long").code, Code::OutOfRange);
             let header = &larger[..2 * HEADER_BYTES + 10];
-            assert!(Framing::new(path).advance(header).is_err());
+            assert!(Framing::new(method).advance(header).is_err());
         }
     }
 

@@ -18,6 +18,9 @@ pub const BATCH_COMMANDS_MAX: usize = 4096;
 /// buffers that tonic makes for it.
 pub const CALL_BYTES: usize = 16 << 10;
 
+/// What is left of that for a unary request whose answer has begun and waits for us, as a health watch does.
+pub const WATCH_BYTES: usize = 8 << 10;
+
 /// Size of the buffers that tonic makes for a message of the request and one of the answer. A first message that fits is not
 /// charged beside [`CALL_BYTES`].
 pub const CALL_BUFFER_BYTES: usize = 8 << 10;
@@ -36,6 +39,9 @@ pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
 
 /// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
 pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a client that was refused for want of bytes in flight waits at least.
+pub const BYTES_BACKOFF: Duration = Duration::from_millis(100);
 
 /// How long a server that drains waits for the client of a `kvrpc.KvBatch` stream to close its side.
 pub const BATCH_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -88,7 +94,8 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a new connection may take to send its HTTP/2 preface before the server closes it.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server waits, once asked to stop, for the work in flight. The three together stay below 10 s.
+/// How long a server waits, once asked to stop, for the work in flight. This, [`CLOSE_TIMEOUT`] and [`EXIT_TIMEOUT`] together
+/// stay below 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How long it then waits for its storage to close. What is not flushed by then is replayed at the next start.

@@ -7,8 +7,9 @@
 //!   counts what moves on it.
 //! - `call_service` admits a call: `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
 //!   there is no room in the `budget`.
-//! - The request comes through `arriving`, which finds its messages by their `framing`. The response leaves through
-//!   `departing`. `call_task` ends a call whose peer takes nothing.
+//! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`). The
+//!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing.
+//! - `methods` is the table of what differs between methods.
 //!
 //! `process` is what the `main` of both servers shares.
 
@@ -17,6 +18,7 @@ mod address;
 #[cfg(feature = "process")]
 mod allocator;
 mod arriving;
+mod bounded;
 mod budget;
 mod call;
 mod call_service;
@@ -30,6 +32,7 @@ mod health;
 pub mod limits;
 #[cfg(feature = "process")]
 mod log_filter;
+mod methods;
 mod open_files;
 mod places;
 #[cfg(feature = "process")]

@@ -1,9 +1,19 @@
 //! What moves on one connection, counted in ticks: enough to tell an idle connection and one whose peer takes nothing.
 //!
-//! A tick is a tenth of the time that sending may stand still. Whoever drives the connection counts them with
-//! [`Traffic::tick`]; everybody else only notes in which tick something happened, so that a call reads no clock.
+//! Who stands still, who sees it, and what ends:
 //!
-//! All atomics are relaxed: each is a number of its own, and a watch that sees a change one tick late is not wrong.
+//! | what stands still | seen by | ends | after |
+//! | --- | --- | --- | --- |
+//! | a call: its peer's window is closed | `call_task` | the call | [`STALLED_TICKS`]; in a drain [`DRAIN_STALLED_TICKS`] |
+//! | a unary request: the rest does not arrive | `arriving` | the call | its timeout; while the connection closes [`DRAIN_STALLED_TICKS`] |
+//! | a chunk that HTTP/2 holds: its call is over, or lasts longer than it may | [`Traffic::is_stuck`] | the connection | `TICKS - 1`; in a drain `DRAIN_STALLED_TICKS + 1` |
+//! | the socket: it takes no bytes | [`Traffic::is_stuck`] | the connection | [`STALLED_TICKS`]; in a drain [`DRAIN_STALLED_TICKS`] |
+//! | the connection: no call sends or receives | `connection` | the connection, in good order | the idle timeout |
+//!
+//! A tick is a tenth of the time that sending may stand still. The connection's task counts ticks with [`Traffic::tick`]. All
+//! others only note in which tick something happened, so that a call reads no clock.
+//!
+//! All atomics are relaxed: no two of them have to agree, and to see a change one tick late is not wrong.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -14,8 +24,11 @@ pub(super) const STALLED_TICKS: u32 = 10;
 /// The same once the process drains.
 pub(super) const DRAIN_STALLED_TICKS: u32 = 2;
 
-/// How many ticks are told apart. More than [`STALLED_TICKS`]: a call that stands still is reset before its connection.
+/// How many ticks are told apart. An older chunk would look young again.
 const TICKS: usize = 16;
+
+/// A call that stands still is reset before its connection.
+const _: () = assert!(STALLED_TICKS < TICKS as u32 - 1 && DRAIN_STALLED_TICKS < STALLED_TICKS);
 
 #[derive(Debug, Default)]
 pub(super) struct Traffic {

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use rdb_proto::kvrpc::RawPutRequest;
-use rdb_proto::transport::limits::CONNECTION_CLOSE_TIMEOUT;
+use rdb_proto::transport::limits::{CONNECTION_CLOSE_TIMEOUT, WATCH_BYTES};
 use rdb_proto::transport::{ServeOptions, endpoint};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -15,7 +16,7 @@ use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionCli
 use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
 
-use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served};
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served, until};
 use crate::peer::{Peer, RAW_DELETE, RAW_GET, SHORT, framed};
 
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -71,16 +72,21 @@ async fn a_connection_with_a_call_in_flight_is_closed_only_after_its_answer() {
 
 #[tokio::test]
 async fn calls_that_meet_an_idle_close_are_answered_or_certainly_not_served() {
+    const CLIENTS: usize = 8;
     let server = TestServer::start(idle_after(Duration::from_millis(30))).await;
-    let mut client = server.client().await;
-    let mut served = 0;
-    for pause_ms in (0..60).chain(0..60) {
-        match client.raw_put(RawPutRequest::default()).await {
-            Ok(_) => served += 1,
-            Err(status) => assert!(is_not_served(&status), "{status:?}"),
+    let clients = (0..CLIENTS).map(async |first_pause_ms| {
+        let mut client = server.client().await;
+        let mut served = 0;
+        for pause_ms in (0..2 * 60).skip(first_pause_ms).step_by(CLIENTS) {
+            match client.raw_put(RawPutRequest::default()).await {
+                Ok(_) => served += 1,
+                Err(status) => assert!(is_not_served(&status), "{status:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(pause_ms % 60)).await;
         }
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-    }
+        served
+    });
+    let served: usize = join_all(clients).await.into_iter().sum();
     assert_eq!(served, server.puts.load(Ordering::SeqCst));
 }
 
@@ -101,6 +107,22 @@ async fn a_silent_watch_does_not_keep_a_connection() {
         .await
         .expect("a status");
     assert_eq!(ended.expect_err("an end").code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_silent_watch_is_charged_for_no_more_than_it_holds() {
+    let server = TestServer::start(ServeOptions::default()).await;
+    let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let mut health = HealthClient::new(endpoint.connect().await.expect("it listens"));
+    let watch = health.watch(HealthCheckRequest::default()).await;
+    let mut watch = watch.expect("served").into_inner();
+    watch.next().await.expect("the status").expect("the status");
+    until("it is charged less", || {
+        server.budget.bytes_taken() == WATCH_BYTES
+    })
+    .await;
+    drop((watch, health));
+    server.all_is_given_back().await;
 }
 
 #[tokio::test]

@@ -4,14 +4,17 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use rdb_proto::error::details;
+use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::transport::{ServeOptions, endpoint};
+use tonic::{Code, Status};
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served};
-use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, RAW_DELETE, RAW_GET, SHORT, begun, framed};
+use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, begun, framed};
 
 const WINDOW_BYTES: u32 = 1 << 20;
 
@@ -62,24 +65,26 @@ async fn answers_that_nobody_reads_do_not_hold_it_up() {
 }
 
 #[tokio::test]
-async fn requests_that_their_peers_leave_half_sent_do_not_hold_it_up() {
+async fn requests_that_stop_arriving_do_not_hold_it_up() {
     let server = start().await;
     let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
-    let half_sent = [
-        peer.call(RAW_BATCH_PUT, begun(1_000, b"half"), false).await,
-        peer.call(BATCH, begun(1_000, b"half"), false).await,
-        peer.call(RAW_DELETE, begun(1_000, &[0; 1_000]), false)
-            .await,
-        peer.call(RAW_DELETE, Bytes::new(), false).await,
-    ];
-    // All before it have arrived once this is answered.
+    let mut calls = Vec::new();
+    for body in [Bytes::new(), begun(1000, &[0; 10]), framed(&get(10))] {
+        calls.push(peer.call(RAW_GET, body, false).await);
+    }
+    // An answer to a later call shows that these have begun.
     let other = peer.call(RAW_GET, framed(&get(10)), true).await;
     other.read().await.expect("served");
     server.drain.cancel();
     guarded("the drain ends", server.serving)
         .await
         .expect("in good order");
-    drop(half_sent);
+    for call in calls {
+        let answer = call.read().await.expect("an answer, not a reset");
+        let status = Status::from_header_map(&answer.trailers).expect("a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(details(&status).expect("details").fate(), Fate::NotApplied);
+    }
 }
 
 #[tokio::test]

@@ -289,7 +289,7 @@ fn a_region_is_found_as_if_all_were_looked_at() {
         let handles = regions.iter().cloned();
         let handles = handles.map(|region| Arc::new(RegionHandle::new(region, &fixture.storage)));
         let membership = Membership::new(CLUSTER_ID, STORE_ID, handles.collect());
-        for place in [Place::At(key.as_bytes()), Place::Below(key.as_bytes())] {
+        for place in [Seek::At(key.as_bytes()), Seek::Below(key.as_bytes())] {
             let found = membership.at(place).map(|handle| handle.region());
             prop_assert_eq!(found, regions.iter().find(|region| place.is_in(region)));
         }

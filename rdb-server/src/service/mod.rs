@@ -2,6 +2,7 @@
 //!
 //! - `raw` and `cas` serve the methods of the two keyspaces, `batch` serves the stream.
 //! - `point` serves the commands for one key, for all three.
+//! - `several` serves batches, scans and range deletes, for both keyspaces.
 //! - `room` reserves bytes for results. `respond` turns results into responses.
 
 mod batch;
@@ -10,6 +11,7 @@ mod point;
 mod raw;
 mod respond;
 mod room;
+mod several;
 
 pub(crate) use batch::BatchService;
 pub(crate) use cas::CasService;

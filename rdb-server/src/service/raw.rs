@@ -1,7 +1,8 @@
 //! `kvrpc.KvRaw`: the raw keyspace.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use prost::Message;
 use rdb_proto::kvrpc::{
     KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
     RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
@@ -9,14 +10,15 @@ use rdb_proto::kvrpc::{
     RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, kv_raw_server::KvRaw,
 };
 use rdb_proto::transport::CallBudget;
-use rdb_storage::{Command, ScanRange, validate_keys};
+use rdb_storage::{Command, validate_keys};
 use tonic::{Request, Response, Status};
 
-use super::point;
 use super::respond::respond;
-use super::room::{BATCH_ROOM, PAGE_ROOM, answer_with_room};
+use super::several::scan_range;
+use super::{point, several};
 use crate::error::Rejection;
-use crate::router::{Router, ScanTarget};
+use crate::region::RegionHandle;
+use crate::router::Router;
 
 /// Serves the raw keyspace of the regions that the router knows.
 pub(crate) struct RawService {
@@ -30,110 +32,36 @@ impl RawService {
 
     async fn batch_put(
         &self,
-        request: RawBatchPutRequest,
+        call: &CallBudget,
+        RawBatchPutRequest { context, entries }: RawBatchPutRequest,
     ) -> Result<RawBatchPutResponse, Rejection> {
-        let RawBatchPutRequest { context, entries } = request;
+        let keys: Vec<Bytes> = entries.iter().map(|entry| entry.key.clone()).collect();
         let entries = entries.into_iter().map(|entry| (entry.key, entry.value));
-        let entries: Vec<(Bytes, Bytes)> = entries.collect();
-        let keys: Vec<Bytes> = entries.iter().map(|(key, _)| key.clone()).collect();
-        let command = Command::PutBatchRaw { entries };
+        let command = Command::PutBatchRaw {
+            entries: entries.collect(),
+        };
         command.validate()?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        // `submit` copies the command, so that nothing keeps the message.
         drop(keys);
-        region.submit(vec![command], 0)?.await?;
+        several::write(call, &region, vec![command]).await?;
         Ok(RawBatchPutResponse::default())
     }
 
-    /// Deletes keys in one submission, which is applied as a whole.
     async fn batch_delete(
         &self,
-        request: RawBatchDeleteRequest,
+        call: &CallBudget,
+        RawBatchDeleteRequest { context, keys }: RawBatchDeleteRequest,
     ) -> Result<RawBatchDeleteResponse, Rejection> {
-        let RawBatchDeleteRequest { context, keys } = request;
         validate_keys(&keys)?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
         let deletes = keys.into_iter().map(|key| Command::DeleteRaw { key });
-        region.submit(deletes.collect(), 0)?.await?;
+        several::write(call, &region, deletes.collect()).await?;
         Ok(RawBatchDeleteResponse::default())
-    }
-
-    async fn batch_get(
-        &self,
-        call: &CallBudget,
-        request: RawBatchGetRequest,
-    ) -> Result<RawBatchGetResponse, Rejection> {
-        let RawBatchGetRequest { context, keys } = request;
-        validate_keys(&keys)?;
-        let region = self.router.for_keys(context.as_ref(), keys.iter())?;
-        let read = |room| {
-            let (region, keys) = (&region, keys.clone());
-            async move {
-                let permit = region.permit_read().await?;
-                let values = permit.multi_get_raw(keys.clone(), room).await?;
-                let found = keys.iter().zip(values);
-                let entries = found.filter_map(|(key, value)| {
-                    let (key, value) = (key.clone(), value?);
-                    Some(KeyValue { key, value })
-                });
-                Ok(RawBatchGetResponse {
-                    entries: entries.collect(),
-                    region_error: None,
-                })
-            }
-        };
-        answer_with_room(call, BATCH_ROOM, Message::encoded_len, read).await
-    }
-
-    async fn scan(
-        &self,
-        call: &CallBudget,
-        request: RawScanRequest,
-    ) -> Result<RawScanResponse, Rejection> {
-        let RawScanRequest {
-            context,
-            start_key,
-            end_key,
-            limit,
-            reverse,
-            keys_only,
-        } = request;
-        let range = ScanRange {
-            start_key,
-            end_key,
-            limit: limit.map(|limit| limit as usize),
-            reverse,
-            keys_only,
-        };
-        range.validate()?;
-        let ScanTarget {
-            region,
-            range,
-            resume_key,
-        } = self.router.for_scan(context.as_ref(), range)?;
-        let read = |room| {
-            let (region, range, resume_key) = (&region, range.clone(), resume_key.clone());
-            async move {
-                let permit = region.permit_read().await?;
-                let page = permit.scan_raw(range, room).await?;
-                let entries = page.entries.into_iter();
-                Ok(RawScanResponse {
-                    entries: entries
-                        .map(|entry| KeyValue {
-                            key: entry.key,
-                            value: entry.value,
-                        })
-                        .collect(),
-                    resume_key: page.resume_key.or(resume_key),
-                    region_error: None,
-                })
-            }
-        };
-        answer_with_room(call, PAGE_ROOM, Message::encoded_len, read).await
     }
 
     async fn delete_range(
         &self,
+        call: &CallBudget,
         request: RawDeleteRangeRequest,
     ) -> Result<RawDeleteRangeResponse, Rejection> {
         let RawDeleteRangeRequest {
@@ -150,7 +78,7 @@ impl RawService {
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
         drop((start_key, end_key));
-        region.submit(vec![command], 0)?.await?;
+        several::write(call, &region, vec![command]).await?;
         Ok(RawDeleteRangeResponse::default())
     }
 }
@@ -182,14 +110,16 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawBatchPutRequest>,
     ) -> Result<Response<RawBatchPutResponse>, Status> {
-        respond(self.batch_put(request.into_inner()).await)
+        let call = CallBudget::of(&request);
+        respond(self.batch_put(&call, request.into_inner()).await)
     }
 
     async fn raw_batch_delete(
         &self,
         request: Request<RawBatchDeleteRequest>,
     ) -> Result<Response<RawBatchDeleteResponse>, Status> {
-        respond(self.batch_delete(request.into_inner()).await)
+        let call = CallBudget::of(&request);
+        respond(self.batch_delete(&call, request.into_inner()).await)
     }
 
     async fn raw_batch_get(
@@ -197,7 +127,17 @@ impl KvRaw for RawService {
         request: Request<RawBatchGetRequest>,
     ) -> Result<Response<RawBatchGetResponse>, Status> {
         let call = CallBudget::of(&request);
-        respond(self.batch_get(&call, request.into_inner()).await)
+        let RawBatchGetRequest { context, keys } = request.into_inner();
+        let entry = |key, value| KeyValue { key, value };
+        let response = |entries| RawBatchGetResponse {
+            entries,
+            region_error: None,
+        };
+        let read = |region: Arc<RegionHandle>, keys, room| async move {
+            let permit = region.permit_read().await?;
+            permit.multi_get_raw(keys, room).await
+        };
+        respond(several::get(&self.router, &call, (context, keys), read, entry, response).await)
     }
 
     async fn raw_scan(
@@ -205,14 +145,30 @@ impl KvRaw for RawService {
         request: Request<RawScanRequest>,
     ) -> Result<Response<RawScanResponse>, Status> {
         let call = CallBudget::of(&request);
-        respond(self.scan(&call, request.into_inner()).await)
+        let request = request.into_inner();
+        let parts = (request.context, scan_range!(request));
+        let entry = |entry: rdb_storage::KeyValue| KeyValue {
+            key: entry.key,
+            value: entry.value,
+        };
+        let response = |entries: Vec<_>, resume_key| RawScanResponse {
+            entries: entries.into_iter().map(entry).collect(),
+            resume_key,
+            region_error: None,
+        };
+        let read = |region: Arc<RegionHandle>, range, room| async move {
+            let permit = region.permit_read().await?;
+            permit.scan_raw(range, room).await
+        };
+        respond(several::scan(&self.router, &call, parts, read, response).await)
     }
 
     async fn raw_delete_range(
         &self,
         request: Request<RawDeleteRangeRequest>,
     ) -> Result<Response<RawDeleteRangeResponse>, Status> {
-        respond(self.delete_range(request.into_inner()).await)
+        let call = CallBudget::of(&request);
+        respond(self.delete_range(&call, request.into_inner()).await)
     }
 }
 

@@ -4,11 +4,12 @@
 //! needs. Then it waits for that room, for a bounded time, and is done again. The room stays reserved until the answer is
 //! sent.
 
-use rdb_proto::transport::limits::{ADMISSION_WAIT, CONNECTION_BYTES_GUARANTEED};
+use rdb_proto::error::busy;
+use rdb_proto::transport::limits::{ADMISSION_WAIT, BYTES_BACKOFF, CONNECTION_BYTES_GUARANTEED};
 use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
 use rdb_storage::limits::SCAN_PAGE_BYTES;
 
-use crate::error::{Rejection, busy};
+use crate::error::Rejection;
 use crate::region::ReadFailure;
 
 /// The room that a read gets before its size is known, in bytes.
@@ -64,7 +65,7 @@ impl FirstRoom {
 
 async fn reserve(budgets: &BytesInFlight, bytes: usize) -> Result<Reservation, Rejection> {
     let room = budgets.reserve(bytes, ADMISSION_WAIT).await;
-    room.map_err(|_| Rejection::Routing(busy()))
+    room.map_err(|_| Rejection::Routing(busy(BYTES_BACKOFF)))
 }
 
 /// Makes an answer with the room that it needs. The transport holds `bytes_of` the answer until it is sent.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use rdb_proto::batch;
-use rdb_proto::error::Fault;
+use rdb_proto::error::{Fault, busy};
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest};
 use rdb_proto::metapb::Context;
+use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
 use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
@@ -17,7 +18,7 @@ use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
 use super::writes::WriteGroup;
-use crate::error::{Rejection, busy};
+use crate::error::Rejection;
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
 use crate::router::{Membership, Router};
 
@@ -56,7 +57,7 @@ pub(super) fn take(
     let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
     let reservation = match reserve(bytes, arrived, budgets) {
         Ok(reservation) => reservation,
-        Err(arrived) => return Intake::refused(message, busy(), arrived),
+        Err(arrived) => return Intake::refused(message, busy(BYTES_BACKOFF), arrived),
     };
     let mut intake = Intake {
         command_count: message.commands.len(),

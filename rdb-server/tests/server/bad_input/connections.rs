@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use futures::future::join_all;
 use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::pdpb::GetTsoRequest;
@@ -32,14 +33,19 @@ async fn closed_after(address: &str, opening: &[u8]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_do_not_speak_http_2_are_closed() {
     let wire = Wire::start().await;
-    for address in [wire.cluster.store.address(), wire.cluster.pd.address()] {
-        let garbage: Vec<u8> = (0..2_000).map(|_| fastrand::u8(..)).collect();
-        closed_after(&address, &garbage).await;
-        closed_after(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        let silent = closed_after(&address, b"");
-        let halting = closed_after(&address, b"PRI * HTTP/2.0");
-        tokio::join!(silent, halting);
-    }
+    let (store, pd) = (wire.cluster.store.address(), wire.cluster.pd.address());
+    let garbage: Vec<u8> = (0..2_000).map(|_| fastrand::u8(..)).collect();
+    let openings: [&[u8]; 4] = [
+        &garbage,
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"",
+        b"PRI * HTTP/2.0",
+    ];
+    let of_each = openings.map(|opening| {
+        let (of_store, of_pd) = (closed_after(&store, opening), closed_after(&pd, opening));
+        async { tokio::join!(of_store, of_pd) }
+    });
+    join_all(of_each).await;
     wire.assert_unaffected().await;
 }
 

@@ -7,51 +7,18 @@
 use tonic::Code;
 
 use crate::error::Fault;
-use crate::transport::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX};
 
 /// A repeated field of a request, and how often it may occur in a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct BoundedField {
-    /// The path of the method in HTTP/2.
-    path: &'static str,
-    tag: u64,
-    name: &'static str,
-    count_max: usize,
+pub(super) struct BoundedField {
+    pub(super) tag: u64,
+    pub(super) name: &'static str,
+    pub(super) count_max: usize,
     /// The code of the answer to a message with more of them.
-    code: Code,
-}
-
-/// Every repeated field of a request.
-const BOUNDED_FIELDS: [BoundedField; 5] = [
-    entries("/kvrpc.KvRaw/RawBatchPut", "entries"),
-    entries("/kvrpc.KvRaw/RawBatchDelete", "keys"),
-    entries("/kvrpc.KvRaw/RawBatchGet", "keys"),
-    entries("/kvrpc.KvCas/BatchGet", "keys"),
-    BoundedField {
-        path: "/kvrpc.KvBatch/Batch",
-        tag: 3,
-        name: "commands",
-        count_max: BATCH_COMMANDS_MAX,
-        code: Code::OutOfRange,
-    },
-];
-
-const fn entries(path: &'static str, name: &'static str) -> BoundedField {
-    BoundedField {
-        path,
-        tag: 2,
-        name,
-        count_max: BATCH_ENTRIES_MAX,
-        code: Code::InvalidArgument,
-    }
+    pub(super) code: Code,
 }
 
 impl BoundedField {
-    /// The bounded field of the requests of the method at `path`.
-    pub(crate) fn of_method(path: &str) -> Option<&'static Self> {
-        BOUNDED_FIELDS.iter().find(|field| field.path == path)
-    }
-
     fn too_many(&self) -> Fault {
         let Self {
             name, count_max, ..
@@ -67,7 +34,7 @@ impl BoundedField {
 /// Counts the field in one message after the other, in parts of any length. Nothing is counted from the first malformed
 /// byte of a message on, since the decoder refuses the message.
 #[derive(Debug)]
-pub(crate) struct FieldCounter {
+pub(super) struct FieldCounter {
     field: &'static BoundedField,
     count: usize,
     step: Step,
@@ -103,7 +70,7 @@ impl Step {
 const MALFORMED: Step = Step::Bytes(u64::MAX);
 
 impl FieldCounter {
-    pub(crate) fn new(field: &'static BoundedField) -> Self {
+    pub(super) fn new(field: &'static BoundedField) -> Self {
         Self {
             field,
             count: 0,
@@ -114,7 +81,7 @@ impl FieldCounter {
     }
 
     /// Starts counting a new message.
-    pub(crate) fn begin_message(&mut self) {
+    pub(super) fn begin_message(&mut self) {
         *self = Self::new(self.field);
     }
 
@@ -123,7 +90,7 @@ impl FieldCounter {
     /// # Errors
     ///
     /// When the message has too many of the field.
-    pub(crate) fn advance(&mut self, mut part: &[u8]) -> Result<(), Fault> {
+    pub(super) fn advance(&mut self, mut part: &[u8]) -> Result<(), Fault> {
         while let [byte, rest @ ..] = part {
             if let Step::Bytes(missing) = self.step {
                 let arrived = part
@@ -189,18 +156,17 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
     use prost::Message;
-    use prost_types::FileDescriptorSet;
-    use prost_types::field_descriptor_proto::Label;
 
+    use super::super::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX};
+    use super::super::methods::Method;
     use super::*;
-    use crate::FILE_DESCRIPTOR_SET;
     use crate::kvrpc::{KeyValue, RawBatchGetRequest, RawBatchPutRequest};
     use crate::metapb::Context;
 
     const PUT: &str = "/kvrpc.KvRaw/RawBatchPut";
 
     fn counter(path: &str) -> FieldCounter {
-        FieldCounter::new(BoundedField::of_method(path).expect("bounded"))
+        FieldCounter::new(Method::of(path).bounded.as_ref().expect("bounded"))
     }
 
     fn check(path: &str, message: &[u8]) -> Result<(), Fault> {
@@ -257,7 +223,6 @@ mod tests {
             let other = other.repeat(2 * BATCH_ENTRIES_MAX);
             assert_eq!(check(PUT, &other), Ok(()));
         }
-        assert_eq!(BoundedField::of_method("/kvrpc.KvRaw/RawPut"), None);
     }
 
     proptest! {
@@ -280,39 +245,5 @@ mod tests {
                 Err(_) => prop_assert!(counter.count >= sizes.len()),
             }
         }
-    }
-
-    #[test]
-    fn every_repeated_field_of_a_request_is_bounded() {
-        let descriptors = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("well formed");
-        let mut repeated = Vec::new();
-        for file in &descriptors.file {
-            let methods = file.service.iter().flat_map(|service| {
-                let methods = service.method.iter();
-                methods.map(move |method| (service.name(), method))
-            });
-            for (service, method) in methods {
-                let messages = descriptors.file.iter().flat_map(|file| {
-                    let messages = file.message_type.iter();
-                    messages.map(move |message| (file.package(), message))
-                });
-                let mut inputs = messages.filter(|(package, message)| {
-                    method.input_type() == format!(".{package}.{}", message.name())
-                });
-                let (_, input) = inputs.next().expect("the input is in a file");
-                for field in &input.field {
-                    if field.label() == Label::Repeated {
-                        let path = format!("/{}.{service}/{}", file.package(), method.name());
-                        repeated.push((path, field.number() as u64, field.name().to_owned()));
-                    }
-                }
-            }
-        }
-        repeated.sort_unstable();
-        let known = BOUNDED_FIELDS.iter();
-        let known = known.map(|field| (field.path.to_owned(), field.tag, field.name.to_owned()));
-        let mut known: Vec<_> = known.collect();
-        known.sort_unstable();
-        assert_eq!(repeated, known);
     }
 }

@@ -1,0 +1,45 @@
+//! What the responses of all data requests have in common.
+
+use crate::errorpb::RegionError;
+use crate::kvrpc;
+
+/// A response with a field for a routing answer.
+pub trait DataResponse: Default {
+    /// The routing answer. Where it is set, no other field is.
+    fn region_error_mut(&mut self) -> &mut Option<Box<RegionError>>;
+
+    /// The response that is a routing answer.
+    fn misrouted(region_error: impl Into<Box<RegionError>>) -> Self {
+        let mut response = Self::default();
+        *response.region_error_mut() = Some(region_error.into());
+        response
+    }
+}
+
+macro_rules! data_responses {
+    ($($response:ident),* $(,)?) => {
+        $(impl DataResponse for kvrpc::$response {
+            fn region_error_mut(&mut self) -> &mut Option<Box<RegionError>> {
+                &mut self.region_error
+            }
+        })*
+    };
+}
+
+data_responses!(
+    RawBatchPutResponse,
+    RawBatchDeleteResponse,
+    RawBatchGetResponse,
+    RawScanResponse,
+    RawDeleteRangeResponse,
+    BatchGetResponse,
+    ScanResponse,
+);
+
+macro_rules! point_responses {
+    ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        data_responses!($($response),*);
+    };
+}
+
+crate::point_commands!(point_responses);

@@ -1,0 +1,198 @@
+//! What the transport has to know of each method, in one table.
+
+use super::bounded::BoundedField;
+use super::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX};
+
+use tonic::Code;
+
+/// A row of the table.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Method {
+    /// The path in HTTP/2. One that ends with `/` is of a service: of its methods that have no row themselves.
+    path: &'static str,
+    pub(super) requests: Requests,
+    /// Whether field 1 of the response is a routing answer. Else a call that finds no room ends with a status.
+    pub(super) has_region_error: bool,
+    /// The repeated field of the request.
+    pub(super) bounded: Option<BoundedField>,
+}
+
+/// The messages of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Requests {
+    /// One message.
+    Unary,
+    /// A stream. A message is received into a buffer that does not outlive it.
+    Stream,
+    /// A stream that tonic receives. Its buffer stays as large as the largest message for as long as the stream is open, so
+    /// each message has to fit into what every call is charged for its buffers.
+    SmallStream,
+    /// A [`SmallStream`](Self::SmallStream) of a service that is not ours: it ends with its requests, and does not know that
+    /// a connection is closing.
+    ForeignStream,
+}
+
+impl Requests {
+    pub(super) fn are_small(self) -> bool {
+        matches!(self, Self::SmallStream | Self::ForeignStream)
+    }
+}
+
+/// The first row whose path a request begins with is the one that counts.
+static METHODS: [Method; 11] = [
+    batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
+    batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
+    batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
+    data("/kvrpc.KvRaw/"),
+    batch("/kvrpc.KvCas/BatchGet", "keys"),
+    data("/kvrpc.KvCas/"),
+    Method {
+        bounded: Some(BoundedField {
+            tag: 3,
+            name: "commands",
+            count_max: BATCH_COMMANDS_MAX,
+            code: Code::OutOfRange,
+        }),
+        ..other("/kvrpc.KvBatch/Batch", Requests::Stream)
+    },
+    other("/pdpb.Pd/Tso", Requests::SmallStream),
+    other("/pdpb.Pd/", Requests::Unary),
+    other("/grpc.health.v1.Health/", Requests::Unary),
+    other("/grpc.reflection.", Requests::ForeignStream),
+];
+
+static UNKNOWN: Method = other("", Requests::Unary);
+
+const fn batch(path: &'static str, name: &'static str) -> Method {
+    let entries = BoundedField {
+        tag: 2,
+        name,
+        count_max: BATCH_ENTRIES_MAX,
+        code: Code::InvalidArgument,
+    };
+    Method {
+        bounded: Some(entries),
+        ..data(path)
+    }
+}
+
+const fn data(path: &'static str) -> Method {
+    Method {
+        has_region_error: true,
+        ..other(path, Requests::Unary)
+    }
+}
+
+const fn other(path: &'static str, requests: Requests) -> Method {
+    Method {
+        path,
+        requests,
+        has_region_error: false,
+        bounded: None,
+    }
+}
+
+impl Method {
+    /// The method at `path`.
+    pub(super) fn of(path: &str) -> &'static Self {
+        let mut rows = METHODS.iter();
+        let found = rows.find(|method| path.starts_with(method.path));
+        found.unwrap_or(&UNKNOWN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::field_descriptor_proto::Label;
+    use prost_types::{DescriptorProto, FileDescriptorSet};
+
+    use super::*;
+
+    /// The methods of every service that a server of ours has, with the message that each takes and the one it returns.
+    fn methods(mut check: impl FnMut(&str, bool, &DescriptorProto, &DescriptorProto)) {
+        for set in [
+            crate::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
+            let set = FileDescriptorSet::decode(set).expect("compiled in");
+            let message = |name: &str| {
+                let named = |message: &&DescriptorProto, package: &str| {
+                    name == format!(".{package}.{}", message.name())
+                };
+                let mut files = set.file.iter();
+                let found = files.find_map(|file| {
+                    let mut messages = file.message_type.iter();
+                    messages.find(|message| named(message, file.package()))
+                });
+                found.unwrap_or_else(|| panic!("{name} is in no file"))
+            };
+            for file in &set.file {
+                for service in &file.service {
+                    for method in &service.method {
+                        let path =
+                            format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                        let (input, output) = (method.input_type(), method.output_type());
+                        check(
+                            &path,
+                            method.client_streaming(),
+                            message(input),
+                            message(output),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_method_has_a_row_and_every_row_a_method() {
+        let mut found = Vec::new();
+        methods(|path, _, _, _| found.push(Method::of(path).path));
+        assert!(!found.contains(&UNKNOWN.path));
+        assert!(METHODS.iter().all(|method| found.contains(&method.path)));
+    }
+
+    /// Wherever the buffer of a message outlives the message, it is small.
+    #[test]
+    fn a_stream_that_tonic_receives_has_small_messages() {
+        methods(|path, is_stream, _, _| {
+            let requests = Method::of(path).requests;
+            assert_eq!(requests != Requests::Unary, is_stream, "{path}");
+            let has_own_buffers = path == "/kvrpc.KvBatch/Batch";
+            assert_eq!(
+                requests.are_small(),
+                is_stream && !has_own_buffers,
+                "{path}"
+            );
+        });
+    }
+
+    /// What makes it right to answer these methods with the same bytes.
+    #[test]
+    fn every_unary_response_of_kvrpc_has_the_region_error_as_field_1() {
+        methods(|path, is_stream, _, response| {
+            let is_data = path.starts_with("/kvrpc.") && !is_stream;
+            assert_eq!(Method::of(path).has_region_error, is_data, "{path}");
+            let mut fields = response.field.iter();
+            let first = fields.find(|field| field.number() == 1);
+            let is_region_error = |type_name: &str| type_name == ".errorpb.RegionError";
+            let has_one = first.is_some_and(|field| is_region_error(field.type_name()));
+            assert_eq!(has_one, is_data, "{path}");
+        });
+    }
+
+    #[test]
+    fn every_repeated_field_of_a_request_is_bounded() {
+        methods(|path, _, request, _| {
+            let fields = request.field.iter();
+            let repeated = fields.filter(|field| field.label() == Label::Repeated);
+            let repeated = repeated.map(|field| (field.number() as u64, field.name()));
+            let bounded = Method::of(path).bounded.as_ref();
+            let bounded = bounded.map(|field| (field.tag, field.name));
+            assert!(repeated.eq(bounded), "{path}");
+        });
+    }
+}

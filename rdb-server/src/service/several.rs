@@ -1,0 +1,97 @@
+//! Reads and writes of several keys by unary calls. Both keyspaces share them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use rdb_proto::metapb::Context;
+use rdb_proto::transport::CallBudget;
+use rdb_storage::{Command, Page, ScanRange, validate_keys};
+
+use super::room::{BATCH_ROOM, PAGE_ROOM, answer_with_room};
+use crate::error::Rejection;
+use crate::region::{ReadFailure, RegionHandle};
+use crate::router::{Router, ScanTarget};
+
+/// The parts of a scan request, which both keyspaces name alike.
+macro_rules! scan_range {
+    ($request:expr) => {{
+        let request = $request;
+        rdb_storage::ScanRange {
+            start_key: request.start_key,
+            end_key: request.end_key,
+            limit: request.limit.map(|limit| limit as usize),
+            reverse: request.reverse,
+            keys_only: request.keys_only,
+        }
+    }};
+}
+pub(super) use scan_range;
+
+/// Reads `keys` with `read`, and makes the response of those that exist.
+pub(super) async fn get<V, E, R: Message, F>(
+    router: &Router,
+    call: &CallBudget,
+    (context, keys): (Option<Context>, Vec<Bytes>),
+    read: impl Fn(Arc<RegionHandle>, Vec<Bytes>, usize) -> F,
+    entry: impl Fn(Bytes, V) -> E,
+    response: impl Fn(Vec<E>) -> R,
+) -> Result<R, Rejection>
+where
+    F: Future<Output = Result<Vec<Option<V>>, ReadFailure>>,
+{
+    validate_keys(&keys)?;
+    let region = router.for_keys(context.as_ref(), keys.iter())?;
+    let (keys, entry, response) = (&keys, &entry, &response);
+    let get = |room| {
+        let values = read(Arc::clone(&region), keys.clone(), room);
+        async move {
+            let found = keys.iter().zip(values.await?);
+            let entries = found.filter_map(|(key, value)| Some(entry(key.clone(), value?)));
+            Ok(response(entries.collect()))
+        }
+    };
+    answer_with_room(call, BATCH_ROOM, R::encoded_len, get).await
+}
+
+/// Reads a page of `range` with `read`, and makes the response of its entries and the key where the scan resumes.
+pub(super) async fn scan<E, R: Message, F>(
+    router: &Router,
+    call: &CallBudget,
+    (context, range): (Option<Context>, ScanRange),
+    read: impl Fn(Arc<RegionHandle>, ScanRange, usize) -> F,
+    response: impl Fn(Vec<E>, Option<Bytes>) -> R,
+) -> Result<R, Rejection>
+where
+    F: Future<Output = Result<Page<E>, ReadFailure>>,
+{
+    range.validate()?;
+    let ScanTarget {
+        region,
+        range,
+        resume_key,
+    } = router.for_scan(context.as_ref(), range)?;
+    let (resume_key, response) = (&resume_key, &response);
+    let scan = |room| {
+        let page = read(Arc::clone(&region), range.clone(), room);
+        async move {
+            let page = page.await?;
+            let resume_key = page.resume_key.or_else(|| resume_key.clone());
+            Ok(response(page.entries, resume_key))
+        }
+    };
+    answer_with_room(call, PAGE_ROOM, R::encoded_len, scan).await
+}
+
+/// Applies commands as a whole, and gives their message back while they wait. `submit` copies them, so that nothing keeps
+/// the message.
+pub(super) async fn write(
+    call: &CallBudget,
+    region: &RegionHandle,
+    commands: Vec<Command>,
+) -> Result<(), Rejection> {
+    let pending = region.submit(commands, 0)?;
+    call.release_arrived();
+    pending.await?;
+    Ok(())
+}
