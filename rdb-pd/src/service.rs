@@ -282,3 +282,33 @@ fn advertised_limits() -> Limits {
         batch_commands_max: BATCH_COMMANDS_MAX as u64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::metapb::Store;
+    use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_list_that_finds_no_room_is_refused_as_not_applied() {
+        let call = CallBudget::of(&Request::new(()));
+        let store = Store {
+            address: "a".repeat(250),
+            ..Store::default()
+        };
+        let list = || GetStoresResponse {
+            stores: vec![store.clone(); 10_000],
+        };
+        let budget = call.bytes_in_flight();
+        let all = budget.reserve(CONNECTION_BYTES_IN_FLIGHT_MAX, ADMISSION_WAIT);
+        let all = all.await.unwrap();
+        let refused = answer_with_room(&call, list).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let fate = rdb_proto::error::details(&refused).unwrap().fate();
+        assert_eq!(fate, Fate::NotApplied);
+        drop(all);
+        let answer = answer_with_room(&call, list).await.unwrap();
+        assert_eq!(answer.get_ref().stores.len(), 10_000);
+    }
+}

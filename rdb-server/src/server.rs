@@ -118,11 +118,9 @@ impl Server {
                 "the write-ahead log is not damaged: nothing was cut. Start without --repair-wal"
             ),
             Repair::Cut(damage) => {
-                let lost_bytes = damage.as_ref().map(|damage| damage.rest_bytes);
                 let damage = damage.map(|damage| damage.to_string());
                 tracing::warn!(
                     %data_dir,
-                    lost_bytes,
                     damage,
                     "the write-ahead log was cut at its first damage; writes after it are lost. Start without --repair-wal now"
                 );

@@ -153,3 +153,26 @@ async fn quick_restarts_are_nothing_to_warn_of() {
     let log = cluster.store.log();
     assert!(!log.contains("WARN"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flags_for_one_start_are_logged_with_what_they_did() {
+    let Cluster {
+        mut pd, directory, ..
+    } = Cluster::prepare();
+    pd.start_serving().await;
+    assert!(pd.log().contains("so is the cluster"), "{}", pd.log());
+    pd.terminate();
+    pd.exited().await;
+    let mut pd = pd.with_flag("--tso-advance-ms", "120000");
+    pd.start_serving().await;
+    let log = pd.log();
+    for told in [
+        "--tso-advance-ms",
+        "start without it",
+        "half speed",
+        "2 minutes",
+    ] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    drop((pd, directory));
+}

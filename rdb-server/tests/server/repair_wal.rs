@@ -75,7 +75,7 @@ async fn a_damaged_log_is_refused_by_name_and_served_up_to_the_damage_once_it_wa
     let repaired = repair(store);
     assert!(repaired.status.success(), "{repaired:?}");
     let told = String::from_utf8_lossy(&repaired.stderr);
-    for told_of in [&*name, "damaged at byte", "lost_bytes=", "are lost"] {
+    for told_of in [&*name, "damaged at byte", "bytes of log", "are lost"] {
         assert!(told.contains(told_of), "{told}");
     }
     let again = repair(store);
@@ -97,6 +97,23 @@ async fn a_damaged_log_is_refused_by_name_and_served_up_to_the_damage_once_it_wa
         present[kept..].iter().all(|present| !present),
         "a hole: {present:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_placement_driver_that_is_damaged_says_how_a_copy_takes_its_place() {
+    let mut cluster = Cluster::start().await;
+    let pd = &mut cluster.pd;
+    pd.kill();
+    let log = write_ahead_log(pd.data_dir());
+    let mut bytes = std::fs::read(&log).expect("the log can be read");
+    // A record that others follow: the store has registered.
+    bytes[100] ^= 1;
+    std::fs::write(&log, bytes).expect("the log can be written");
+    pd.start();
+    assert_eq!(pd.exited().await.code(), Some(3));
+    for told in ["is damaged at byte", "--tso-advance-ms", "empty directory"] {
+        assert!(pd.log().contains(told), "{}", pd.log());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
