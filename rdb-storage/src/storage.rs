@@ -80,17 +80,18 @@ impl Storage {
     ///
     /// [`OpenError`] says why not, and names the directory.
     pub fn open(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
+        options.validate()?;
         let create = options.wal_recovery == WalRecovery::Strict;
         let (directory, identity) = DataDirectory::open(directory.as_ref(), options.role, create)?;
         Self::open_locked(directory, identity, &options)
     }
 
+    /// Opens a directory that is locked, with valid options.
     pub(crate) fn open_locked(
         directory: DataDirectory,
         mut identity: Identity,
         options: &StorageOptions,
     ) -> Result<Self, OpenError> {
-        options.validate()?;
         let path = directory.path().to_owned();
         let io_error = |cause: std::io::Error| OpenError::Io {
             directory: path.clone(),
