@@ -52,7 +52,7 @@ pub trait ServerProcess {
 }
 
 /// Runs a server's program to its exit code, with logging to stderr. Call it first in `main`, after parsing arguments: it may
-/// start the program anew ([`allocator`]). Threads that are still busy at the end, e.g. with a disk that does not answer, get
+/// start the program anew (`allocator`). Threads that are still busy at the end, e.g. with a disk that does not answer, get
 /// [`EXIT_TIMEOUT`].
 pub fn run<E: ProcessError>(
     name: &str,
