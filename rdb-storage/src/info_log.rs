@@ -51,7 +51,9 @@ impl InfoLog {
     pub(crate) fn opened(&self) {
         let mut shared = self.lock();
         shared.is_open = true;
-        shared.warnings.iter().for_each(Warning::pass_on);
+        for warning in &shared.warnings {
+            pass_on(warning.is_error, &warning.text);
+        }
     }
 
     /// The kept warnings and errors, oldest first.
@@ -86,22 +88,26 @@ impl InfoLog {
             is_error,
             at: Instant::now(),
         };
+        if self.keep(warning) {
+            pass_on(is_error, message);
+        } else {
+            tracing::debug!(target: "rocksdb", "{message}");
+        }
+    }
+
+    /// Returns whether the warning is worth a line now.
+    fn keep(&self, warning: Warning) -> bool {
         let mut shared = self.lock();
         if shared.warnings.iter().any(|kept| kept.covers(&warning)) {
-            tracing::debug!(target: "rocksdb", "{message}");
-            return;
+            return false;
         }
-        if shared.is_open {
-            warning.pass_on();
-        }
-        let is_full = shared.warnings.len() == WARNINGS_MAX;
-        if is_full && !shared.is_open {
-            return;
-        }
-        if is_full {
+        if shared.warnings.len() < WARNINGS_MAX {
+            shared.warnings.push_back(warning);
+        } else if shared.is_open {
             shared.warnings.pop_front();
+            shared.warnings.push_back(warning);
         }
-        shared.warnings.push_back(warning);
+        shared.is_open
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -115,14 +121,13 @@ impl Warning {
         later.at.saturating_duration_since(self.at) < REPEATED_AFTER
             && words(&self.text) == words(&later.text)
     }
+}
 
-    fn pass_on(&self) {
-        let text = &self.text;
-        if self.is_error {
-            tracing::error!(target: "rocksdb", "{text}");
-        } else {
-            tracing::warn!(target: "rocksdb", "{text}");
-        }
+fn pass_on(is_error: bool, message: &str) {
+    if is_error {
+        tracing::error!(target: "rocksdb", "{message}");
+    } else {
+        tracing::warn!(target: "rocksdb", "{message}");
     }
 }
 

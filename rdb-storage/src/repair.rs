@@ -26,6 +26,7 @@ impl Repair {
     ///
     /// [`OpenError`] when something else than the log keeps the directory from being opened.
     pub fn of(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
+        options.validate()?;
         let open_and_close = |wal_recovery| {
             let options = StorageOptions {
                 wal_recovery,

@@ -86,12 +86,12 @@ impl Storage {
         Self::open_locked(directory, identity, &options)
     }
 
+    /// Opens a directory that is locked, with valid options.
     pub(crate) fn open_locked(
         directory: DataDirectory,
         mut identity: Identity,
         options: &StorageOptions,
     ) -> Result<Self, OpenError> {
-        options.validate()?;
         let path = directory.path().to_owned();
         let io_error = |cause: std::io::Error| OpenError::Io {
             directory: path.clone(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rdb_storage::{OpenError, Storage, StorageOptions, WalRecovery};
+use rdb_storage::{OpenError, Repair, Storage, StorageOptions, WalRecovery};
 
 use crate::fixture::{
     all_raw, copy_of, database_files, files, flip_bit, flushing, free_table_files, noise,
@@ -96,6 +96,33 @@ fn a_torn_tail_is_dropped_in_silence_and_everything_before_it_is_there() {
             "{lost} bytes, {lost_writes} writes"
         );
     }
+}
+
+#[test]
+fn a_repair_says_where_it_cuts_a_damaged_log_and_leaves_a_torn_one_alone() {
+    let (directory, log) = written(WRITES);
+    let length = fs::metadata(&log).unwrap().len();
+    let torn = copy_of(directory.path());
+    truncate(&newest_log(torn.path()), length - 10);
+    let repair = Repair::of(torn.path(), synced());
+    assert_eq!(repair, Ok(Repair::NotNeeded));
+    assert_eq!(prefix(&open(torn.path(), &synced())), WRITES - 1);
+
+    let middle = length / 2;
+    flip_bit(&log, middle as usize);
+    let Ok(Repair::Cut(Some(damage))) = Repair::of(directory.path(), synced()) else {
+        panic!("it is damaged");
+    };
+    assert_eq!(damage.file.file_name(), log.file_name());
+    let before = middle - damage.offset;
+    assert!(before < 2 * VALUE_BYTES as u64, "{damage:?}");
+    assert_eq!(damage.rest_bytes, length - damage.offset);
+    let kept = prefix(&open(directory.path(), &synced()));
+    assert!(kept.abs_diff(WRITES / 2) <= 1, "{kept}");
+    let again = Repair::of(directory.path(), synced());
+    assert_eq!(again, Ok(Repair::NotNeeded));
+    let refused = Repair::of(directory.path().join("mistyped"), synced());
+    assert!(matches!(refused, Err(OpenError::NoDataDirectory { .. })));
 }
 
 #[test]
