@@ -88,7 +88,11 @@ impl BytesInFlight {
         if let Some(reservation) = self.try_reserve(bytes) {
             return Ok(reservation);
         }
-        let deadline = Instant::now() + wait;
+        // Boxed, so that calls whose bytes fit carry no more than a pointer for it.
+        Box::pin(self.wait_for(bytes, Instant::now() + wait)).await
+    }
+
+    async fn wait_for(&self, bytes: usize, deadline: Instant) -> Result<Reservation, Busy> {
         if !self.connection.take_by(bytes, deadline).await {
             return Err(Busy);
         }

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response};
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use tonic::service::Routes;
 use tonic::{Status, TimeoutExpired};
 
 use super::arriving::{ArrivalTimeouts, Arriving};
+use super::budget::Reservation;
 use super::call::{Call, CallBudget};
 use super::connection::Connection;
 use super::deadline;
@@ -46,39 +47,44 @@ impl CallService {
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<Departing> {
-        let method = Method::of(request.uri().path());
-        let bytes = CALL_BYTES + header_bytes(request.headers());
-        let budgets = &self.connection.bytes_in_flight;
-        let Ok(base) = budgets.reserve(bytes, ADMISSION_WAIT).await else {
-            let call = Arc::new(Call::new(self.connection, None));
-            return refused(method).map(|body| Departing::new(method, body, call));
-        };
-        let call = Arc::new(Call::new(self.connection, Some(base)));
+    /// Passes a call on whose base is reserved. What is boxed of it lives until the response, so the request is moved on
+    /// before.
+    fn admit(
+        &self,
+        method: &'static Method,
+        request: Request<Incoming>,
+        base: Reservation,
+    ) -> impl Future<Output = Response<Departing>> + Send + use<> {
+        let call = Arc::new(Call::new(Arc::clone(&self.connection), Some(base)));
+        let call_timeout = deadline::timeout(request.headers(), self.timeouts.message);
         let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
-        let request = request.map(|incoming| Body::new(body(incoming)));
-        let timeout_max = self.timeouts.message;
-        let answered = call_routes(self.routes, request, timeout_max, Arc::clone(&call)).await;
-        let response = if method.has_region_error && call.is_refused() {
-            refused(method)
-        } else {
-            answered
-        };
-        response.map(|body| Departing::new(method, body, call))
+        let mut request = request.map(|incoming| Body::new(body(incoming)));
+        let budget = CallBudget::new(Arc::clone(&call));
+        request.extensions_mut().insert(budget);
+        let answering = self.routes.clone().call(request);
+        async move {
+            let response = match timeout(call_timeout, answering).await {
+                _ if method.has_region_error && call.is_refused() => refused(method),
+                Ok(Ok(response)) => response,
+                Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),
+            };
+            response.map(|body| Departing::new(method, body, call))
+        }
     }
-}
 
-async fn call_routes(
-    mut routes: Routes,
-    mut request: Request<Body>,
-    timeout_max: Duration,
-    call: Arc<Call>,
-) -> Response<Body> {
-    let call_timeout = deadline::timeout(request.headers(), timeout_max);
-    request.extensions_mut().insert(CallBudget::new(call));
-    match timeout(call_timeout, routes.call(request)).await {
-        Ok(Ok(response)) => response,
-        Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),
+    /// Waits for the base of a call, or refuses it.
+    async fn admit_later(
+        self,
+        method: &'static Method,
+        request: Request<Incoming>,
+        base_bytes: usize,
+    ) -> Response<Departing> {
+        let budgets = &self.connection.bytes_in_flight;
+        if let Ok(base) = budgets.reserve(base_bytes, ADMISSION_WAIT).await {
+            return self.admit(method, request, base).await;
+        }
+        let call = Arc::new(Call::new(self.connection, None));
+        refused(method).map(|body| Departing::new(method, body, call))
     }
 }
 
@@ -95,7 +101,14 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Departing>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answering = self.clone().answer(request);
-        Box::pin(async { Ok(answering.await) })
+        let method = Method::of(request.uri().path());
+        let base_bytes = CALL_BYTES + header_bytes(request.headers());
+        match self.connection.bytes_in_flight.try_reserve(base_bytes) {
+            Some(base) => Box::pin(self.admit(method, request, base).map(Ok)),
+            None => {
+                let waiting = self.clone().admit_later(method, request, base_bytes);
+                Box::pin(waiting.map(Ok))
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use super::room::{POINT_ROOM, answer_with_room, spare};
 use crate::error::Rejection;
+use crate::region::{ReadFailure, RegionHandle};
 use crate::router::Router;
 
 /// What a point command asks of its region, and the function that makes its response of the result.
@@ -202,6 +203,9 @@ async fn execute(
         Operation::Read(read, response) => {
             let read = read.detached();
             call.release_arrived();
+            if let Some(answer) = answer_from_memory(&region, &read, response, call)? {
+                return Ok(answer);
+            }
             let read = |room| {
                 let (region, read) = (&region, read.clone());
                 async move {
@@ -209,7 +213,9 @@ async fn execute(
                     Ok(response(permit.read(read, room).await?)?)
                 }
             };
-            answer_with_room(call, POINT_ROOM, Response::encoded_len, read).await
+            let answer = answer_with_room(call, POINT_ROOM, Response::encoded_len, read);
+            // Boxed, so that the calls that are answered from memory do not carry it.
+            Box::pin(answer).await
         }
         Operation::Write(command, response) => {
             let conflict_room = spare(budgets, conflict_bytes_max(&command));
@@ -225,6 +231,28 @@ async fn execute(
             Ok(response)
         }
     }
+}
+
+/// The answer to a read whose value is in memory and fits into the first room.
+fn answer_from_memory(
+    region: &RegionHandle,
+    read: &PointRead,
+    response: ReadResponse,
+    call: &CallBudget,
+) -> Result<Option<Response>, Rejection> {
+    let room = POINT_ROOM.try_reserve(call.bytes_in_flight());
+    let (Some(permit), Some(mut room)) = (region.try_permit_read(), room) else {
+        return Ok(None);
+    };
+    let found = match permit.read_from_memory(read, room.bytes()) {
+        Ok(Some(found)) => found,
+        Ok(None) | Err(ReadFailure::NeedsRoom { .. }) => return Ok(None),
+        Err(ReadFailure::Rejected(rejection)) => return Err(rejection),
+    };
+    let answer = response(found)?;
+    room.shrink_to(answer.encoded_len());
+    call.hold_until_sent(room);
+    Ok(Some(answer))
 }
 
 #[cfg(test)]
