@@ -1,6 +1,8 @@
-//! The well-behaved client: one put and one get at a time, on a connection that it had before the peer came.
+//! The well-behaved client: one put and one get at a time, on a connection that it had before the peer came. Beside it the
+//! disk is asked how long a sync takes, since each put waits for one.
 
 use std::future::Future;
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ pub(crate) struct Bystander {
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
     thread: thread::JoinHandle<anyhow::Result<Experience>>,
+    disk: thread::JoinHandle<anyhow::Result<Duration>>,
 }
 
 /// How its calls went.
@@ -33,6 +36,8 @@ pub(crate) struct Bystander {
 pub(crate) struct Experience {
     pub(crate) put: Calls,
     pub(crate) get: Calls,
+    /// The slowest sync of a file that only this process writes.
+    pub(crate) sync: Duration,
 }
 
 /// Calls of one kind.
@@ -69,19 +74,37 @@ impl Bystander {
             })
         });
         first_calls.await.context("the bystander cannot connect")?;
+        let stopped = stop.clone();
         Ok(Self {
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
             thread,
+            disk: thread::spawn(move || slowest_sync(&stopped)),
         })
     }
 
     /// Ends it.
     pub(crate) fn experience(self) -> anyhow::Result<Experience> {
         self.stop.cancel();
-        let ended = self.thread.join();
-        ended.map_err(|_| anyhow!("the bystander panicked"))?
+        let panicked = |_| anyhow!("the bystander panicked");
+        let mut experience = self.thread.join().map_err(panicked)??;
+        experience.sync = self.disk.join().map_err(panicked)??;
+        Ok(experience)
     }
+}
+
+/// Appends to a file and syncs it, again and again. The data of the cluster is on the same file system.
+fn slowest_sync(stopped: &CancellationToken) -> anyhow::Result<Duration> {
+    let mut file = tempfile::tempfile().context("a file in the temporary directory")?;
+    let mut slowest = Duration::ZERO;
+    while !stopped.is_cancelled() {
+        let began = Instant::now();
+        file.write_all(&[0; 100])?;
+        file.sync_data()?;
+        slowest = slowest.max(began.elapsed());
+        thread::sleep(PAUSE);
+    }
+    Ok(slowest)
 }
 
 /// One put, and one get that has to find it.

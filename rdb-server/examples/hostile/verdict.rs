@@ -11,7 +11,8 @@ pub(crate) struct Limits {
     pub(crate) peak_mib: u64,
     /// The same some time after it has gone.
     pub(crate) after_mib: u64,
-    /// The bystander's worst call. `None` where there is none, since the process ends.
+    /// The bystander's worst call; a put may take the slowest sync beside it, too. `None` where there is none, since the
+    /// process ends.
     pub(crate) others: Option<Duration>,
 }
 
@@ -37,8 +38,8 @@ pub(crate) struct Verdict {
 
 pub(crate) fn print_header() {
     println!(
-        "{:20} {:>8} {:>9} {:>9} {:>9} {:>9}  {:26} verdict",
-        "peer", "idle MiB", "peak +MiB", "10 s +MiB", "put ms", "get ms", "must"
+        "{:20} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}  {:26} verdict",
+        "peer", "idle MiB", "peak +MiB", "10 s +MiB", "put ms", "sync ms", "get ms", "must"
     );
 }
 
@@ -51,12 +52,15 @@ impl Verdict {
     pub(crate) fn print(&self, name: &str) -> bool {
         let misses = self.misses();
         let costs = &self.costs;
-        let (put, get) = match &costs.experience {
-            Some(Experience { put, get }) => (milliseconds(put), milliseconds(get)),
-            None => ("-".to_owned(), "-".to_owned()),
+        let experience = costs.experience.as_ref();
+        let worst = |of: fn(&Experience) -> Duration| {
+            experience.map_or("-".to_owned(), |experience| milliseconds(of(experience)))
         };
+        let put = worst(|experience| experience.put.worst);
+        let sync = worst(|experience| experience.sync);
+        let get = worst(|experience| experience.get.worst);
         println!(
-            "{name:20} {:>8} {:>9} {:>9} {put:>9} {get:>9}  {:26} {}",
+            "{name:20} {:>8} {:>9} {:>9} {put:>9} {sync:>9} {get:>9}  {:26} {}",
             costs.idle_bytes >> 20,
             costs.peak_mib(),
             costs.after_mib(),
@@ -83,9 +87,8 @@ impl Verdict {
             misses.push("after".to_owned());
         }
         if let (Some(experience), Some(most)) = (&costs.experience, limits.others) {
-            for (kind, calls) in [("puts", &experience.put), ("gets", &experience.get)] {
-                misses.extend(calls.miss(kind, most));
-            }
+            misses.extend(experience.put.miss("puts", most + experience.sync));
+            misses.extend(experience.get.miss("gets", most));
         }
         misses.extend(costs.misses.iter().cloned());
         misses
@@ -112,8 +115,8 @@ impl Calls {
     }
 }
 
-fn milliseconds(calls: &Calls) -> String {
-    format!("{:.1}", calls.worst.as_secs_f64() * 1e3)
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.1}", duration.as_secs_f64() * 1e3)
 }
 
 impl std::fmt::Display for Limits {
