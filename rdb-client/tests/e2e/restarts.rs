@@ -385,12 +385,7 @@ async fn a_copy_from_before_the_originals_last_start_is_refused_even_when_the_or
 
 #[tokio::test]
 async fn a_new_store_that_cannot_keep_its_id_is_not_routed_to_until_it_can() {
-    let mut cluster = Cluster::prepare();
-    cluster.store.start();
-    cluster
-        .store
-        .wait_for_log("waiting for the placement driver")
-        .await;
+    let mut cluster = Cluster::of_a_waiting_store().await;
     // A directory where the identity file is to be written fails it for every user.
     let in_the_way = cluster.store.data_dir().join("flaredb.identity.new");
     fs::create_dir(&in_the_way).expect("the data directory can be written");

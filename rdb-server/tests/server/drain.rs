@@ -218,12 +218,7 @@ async fn a_reflection_stream_that_never_ends_does_not_outlast_the_drain() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_still_waits_for_its_registration_stops_at_once() {
-    let mut cluster = Cluster::prepare();
-    cluster.store.start();
-    cluster
-        .store
-        .wait_for_log("waiting for the placement driver")
-        .await;
+    let mut cluster = Cluster::of_a_waiting_store().await;
     assert_drains(&mut cluster.store).await;
 }
 

@@ -114,12 +114,7 @@ fn is_hang_up_ignored() -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_says_that_it_serves_when_it_does() {
-    let mut cluster = Cluster::prepare();
-    cluster.store.start();
-    cluster
-        .store
-        .wait_for_log("waiting for the placement driver")
-        .await;
+    let mut cluster = Cluster::of_a_waiting_store().await;
     let log = cluster.store.log();
     assert!(
         log.contains("listening") && !log.contains("serving KvRaw"),

@@ -27,7 +27,18 @@ impl Cluster {
         Self::prepare_with(|node| node)
     }
 
-    /// The same, on `host` in a network namespace.
+    /// A cluster whose new store runs and waits for the placement driver.
+    pub(crate) async fn of_a_waiting_store() -> Self {
+        let mut cluster = Self::prepare();
+        cluster.store.start();
+        cluster
+            .store
+            .wait_for_log("waiting for the placement driver")
+            .await;
+        cluster
+    }
+
+    /// The same as [`prepare`](Self::prepare), on `host` in a network namespace.
     pub(crate) fn prepare_in(namespace: &str, host: &str) -> Self {
         Self::prepare_with(|node| node.in_namespace(namespace, host))
     }
