@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use super::keys::Distribution;
 use crate::arguments::parse_timeout;
@@ -30,9 +31,9 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 pub(crate) enum BenchCommand {
     /// Write single raw values
-    RawPut(DataArguments),
+    RawPut(PointArguments),
     /// Read single raw values
-    RawGet(DataArguments),
+    RawGet(PointArguments),
     /// Read and write single raw values
     Mixed(MixedArguments),
     /// YCSB A: half reads, half updates, zipfian
@@ -50,7 +51,7 @@ pub(crate) enum BenchCommand {
     /// Take timestamps, one per operation
     Tso(TsoArguments),
     /// Take timestamps through one bare stream: a message for each, --concurrency of them outstanding
-    TsoStream(StreamArguments),
+    TsoStream(Pace),
     /// Write the keys that the raw workloads read, and nothing else
     Load(LoadArguments),
     /// A limit: empty unary calls on one connection, to `serve-echo`
@@ -62,7 +63,7 @@ pub(crate) enum BenchCommand {
 }
 
 /// Concurrency and duration of the run.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct Pace {
     /// How many operations are outstanding at most: concurrent callers that share one client
     #[arg(short, long, value_name = "N", default_value = "64")]
@@ -82,30 +83,41 @@ pub(crate) struct Pace {
     pub(crate) threads: Option<u32>,
 }
 
-/// When operations begin.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Loop {
+/// The pace, and when operations begin.
+#[derive(Debug, Args)]
+pub(crate) struct OpenPace {
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+
     /// Open loop: operations per second that are due, whether earlier ones are answered or not
     #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
     pub(crate) rate: Option<f64>,
 }
 
 /// The keys and values.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Copy, Args, Serialize)]
 pub(crate) struct Data {
     /// How many keys there are, of 16 bytes each
     #[arg(short, long, value_name = "N", default_value = "100000")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) keys: u64,
 
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) value: ValueSize,
+}
+
+/// The length of values.
+#[derive(Debug, Clone, Copy, Args, Serialize)]
+pub(crate) struct ValueSize {
     /// Length of a value in bytes; values are random bytes
-    #[arg(long, value_name = "BYTES", default_value = "128")]
+    #[arg(long = "value-size", value_name = "BYTES", default_value = "128")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=4_194_304))]
-    pub(crate) value_size: u32,
+    pub(crate) value_bytes: u32,
 }
 
 /// The choice of keys.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Copy, Args, Serialize)]
 pub(crate) struct Choice {
     /// How keys are chosen
     #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
@@ -113,7 +125,7 @@ pub(crate) struct Choice {
 }
 
 /// The data that exists before the run.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct Preparation {
     /// Take the keys as they are instead of writing them first where the workload reads
     #[arg(long)]
@@ -121,7 +133,7 @@ pub(crate) struct Preparation {
 }
 
 /// How FlareDB is called.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Args, Serialize)]
 pub(crate) struct ClientOptions {
     /// Make each call a unary gRPC call instead of sharing streams
     #[arg(long)]
@@ -134,7 +146,7 @@ pub(crate) struct ClientOptions {
 }
 
 /// The database that is measured.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct TargetOptions {
     /// What is measured
     #[arg(long, value_enum, default_value_t = TargetName::Flaredb)]
@@ -157,59 +169,47 @@ pub(crate) enum TargetName {
     Etcd,
 }
 
-/// `raw-put`, `raw-get`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DataArguments {
+/// `ycsb-a`, `ycsb-b`, `ycsb-c`: what they read and how they choose is part of their name.
+#[derive(Debug, Args)]
+pub(crate) struct PresetArguments {
     #[command(flatten)]
-    pub(crate) pace: Pace,
-    #[command(flatten)]
-    pub(crate) open_loop: Loop,
+    pub(crate) open: OpenPace,
     #[command(flatten)]
     pub(crate) data: Data,
-    #[command(flatten)]
-    pub(crate) choice: Choice,
     #[command(flatten)]
     pub(crate) preparation: Preparation,
     #[command(flatten)]
     pub(crate) target: TargetOptions,
 }
 
+/// `raw-put`, `raw-get`.
+#[derive(Debug, Args)]
+pub(crate) struct PointArguments {
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    #[command(flatten)]
+    pub(crate) run: PresetArguments,
+}
+
 /// `mixed`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct MixedArguments {
     /// Share of operations that read, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "0.5")]
     pub(crate) read_ratio: f64,
     #[command(flatten)]
-    pub(crate) run: DataArguments,
-}
-
-/// `ycsb-a`, `ycsb-b`, `ycsb-c`: what they read and how they choose is part of their name.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct PresetArguments {
-    #[command(flatten)]
-    pub(crate) pace: Pace,
-    #[command(flatten)]
-    pub(crate) open_loop: Loop,
-    #[command(flatten)]
-    pub(crate) data: Data,
-    #[command(flatten)]
-    pub(crate) preparation: Preparation,
-    #[command(flatten)]
-    pub(crate) target: TargetOptions,
+    pub(crate) points: PointArguments,
 }
 
 /// `scan`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct ScanArguments {
     /// Most entries of one scan
     #[arg(long, value_name = "N", default_value = "100")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) scan_limit: u32,
     #[command(flatten)]
-    pub(crate) pace: Pace,
-    #[command(flatten)]
-    pub(crate) open_loop: Loop,
+    pub(crate) open: OpenPace,
     #[command(flatten)]
     pub(crate) data: Data,
     #[command(flatten)]
@@ -221,12 +221,10 @@ pub(crate) struct ScanArguments {
 }
 
 /// `cas`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct CasArguments {
     #[command(flatten)]
-    pub(crate) pace: Pace,
-    #[command(flatten)]
-    pub(crate) open_loop: Loop,
+    pub(crate) open: OpenPace,
     #[command(flatten)]
     pub(crate) data: Data,
     #[command(flatten)]
@@ -236,12 +234,10 @@ pub(crate) struct CasArguments {
 }
 
 /// `cas-hot`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct CasHotArguments {
-    /// Length of a value in bytes; values are random bytes
-    #[arg(long, value_name = "BYTES", default_value = "128")]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=4_194_304))]
-    pub(crate) value_size: u32,
+    #[command(flatten)]
+    pub(crate) value: ValueSize,
 
     /// Longest pause of a caller that conflicts again and again; 0: none
     #[arg(long, value_name = "TIME", value_parser = parse_pause, default_value = "64ms")]
@@ -254,25 +250,16 @@ pub(crate) struct CasHotArguments {
 }
 
 /// `tso`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct TsoArguments {
     #[command(flatten)]
-    pub(crate) pace: Pace,
-    #[command(flatten)]
-    pub(crate) open_loop: Loop,
+    pub(crate) open: OpenPace,
     #[command(flatten)]
     pub(crate) client: ClientOptions,
 }
 
-/// `tso-stream`.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct StreamArguments {
-    #[command(flatten)]
-    pub(crate) pace: Pace,
-}
-
 /// `load`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct LoadArguments {
     #[command(flatten)]
     pub(crate) data: Data,
@@ -281,19 +268,17 @@ pub(crate) struct LoadArguments {
 }
 
 /// `empty-call`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct EmptyCallArguments {
     /// What `serve-echo` printed
     #[arg(long, value_name = "ADDR")]
     pub(crate) endpoint: String,
     #[command(flatten)]
-    pub(crate) pace: Pace,
-    #[command(flatten)]
-    pub(crate) open_loop: Loop,
+    pub(crate) open: OpenPace,
 }
 
 /// `echo-stream`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct EchoStreamArguments {
     /// What `serve-echo` printed
     #[arg(long, value_name = "ADDR")]
@@ -303,7 +288,7 @@ pub(crate) struct EchoStreamArguments {
 }
 
 /// `serve-echo`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct ServeEchoArguments {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]

@@ -6,6 +6,7 @@
 
 use clap::ValueEnum;
 use fastrand::Rng;
+use serde::Serialize;
 
 /// Length of every key, in bytes.
 pub(crate) const KEY_BYTES: usize = 16;
@@ -37,7 +38,8 @@ pub(crate) fn key(number: u64) -> [u8; KEY_BYTES] {
 }
 
 /// How keys are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Distribution {
     /// Each key as often as any other
     Uniform,

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use futures::{StreamExt, TryStreamExt, stream};
 use rdb_client::{Client, Error};
 
-use super::arguments::Data;
+use super::arguments::{Data, ValueSize};
 use super::keys::key;
 use super::progress::Progress;
 use super::recorder::{OperationError, Recorder};
@@ -27,15 +27,21 @@ const VERSIONS_AT_ONCE: u64 = 1000;
 /// Versioned keys that are created at a time: there is no batch for it.
 const SWAPS_AT_ONCE: usize = 256;
 
+/// How many entries of at most `most` fit one message.
+fn batch_entries(most: u64, value: ValueSize) -> u64 {
+    let per_value = BATCH_VALUE_BYTES / u64::from(value.value_bytes).max(1);
+    most.min(per_value).max(1)
+}
+
 /// Writes all keys of the raw keyspace, and says how that went.
-pub(crate) async fn load_raw<T: Target>(
-    target: &T,
-    data: &Data,
-    progress: &Progress,
+pub(crate) async fn load_raw(
+    workload: &'static str,
+    target: &Target,
+    data: Data,
 ) -> Result<Measured, Failure> {
-    let per_value = BATCH_VALUE_BYTES / u64::from(data.value_size).max(1);
-    let batch = T::LOAD_BATCH_ENTRIES.min(per_value).max(1);
-    let values = Values::new(data.value_size);
+    let progress = Progress::new(workload);
+    let batch = batch_entries(target.load_batch_entries(), data.value);
+    let values = Values::new(data.value);
     let recorder = Arc::new(Recorder::new(1, 1));
     let loaded = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
@@ -55,7 +61,8 @@ pub(crate) async fn load_raw<T: Target>(
         })
     };
     let firsts = (0..data.keys).step_by(usize::try_from(batch).unwrap_or(usize::MAX));
-    let mut batches = stream::iter(firsts.map(load_batch)).buffer_unordered(T::LOAD_CONCURRENCY);
+    let mut batches =
+        stream::iter(firsts.map(load_batch)).buffer_unordered(target.load_concurrency());
     while let Some(ended) = batches.next().await {
         let loaded = ended.map_err(|error| Failure::failed(error.to_string()))?;
         let loaded =
@@ -74,14 +81,13 @@ pub(crate) async fn load_raw<T: Target>(
 
 /// Creates the keys of the versioned keyspace that do not exist, and returns all with their versions.
 pub(crate) async fn load_versioned(
+    workload: &'static str,
     client: &Client,
-    data: &Data,
-    progress: &Progress,
+    data: Data,
 ) -> Result<Vec<OwnedKey>, Failure> {
-    let values = Values::new(data.value_size);
-    // Responses with many long values would not fit one message.
-    let per_value = BATCH_VALUE_BYTES / u64::from(data.value_size).max(1);
-    let batch = VERSIONS_AT_ONCE.min(per_value).max(1);
+    let progress = Progress::new(workload);
+    let values = Values::new(data.value);
+    let batch = batch_entries(VERSIONS_AT_ONCE, data.value);
     let mut owned = Vec::new();
     let mut first = 0;
     while first < data.keys {

@@ -26,17 +26,24 @@ use std::num::NonZero;
 
 use crate::arguments::GlobalArguments;
 use crate::failure::Failure;
+use crate::on_threads;
 use crate::output::Output;
 
 pub(crate) use arguments::BenchCommand;
-use arguments::{Choice, DataArguments, PresetArguments};
+use arguments::{Choice, MixedArguments, PointArguments};
 use keys::Distribution;
 use runs::Session;
+use target::serve_echo;
 
 /// What YCSB's workloads A, B and C read; the rest they update.
 const YCSB_A_READS: f64 = 0.5;
 const YCSB_B_READS: f64 = 0.95;
 const YCSB_C_READS: f64 = 1.0;
+
+/// How YCSB chooses keys.
+const YCSB_CHOICE: Choice = Choice {
+    distribution: Distribution::Zipfian,
+};
 
 /// Runs a workload and prints what it found.
 pub(crate) fn run(
@@ -47,60 +54,52 @@ pub(crate) fn run(
     use BenchCommand as Bench;
     let threads = command.threads().unwrap_or_else(cores);
     let bench = Session { global, threads };
-    let report = match command {
-        Bench::RawPut(run) => bench.points("raw-put", 0.0, run),
-        Bench::RawGet(run) => bench.points("raw-get", 1.0, run),
-        Bench::Mixed(mixed) => bench.points("mixed", mixed.read_ratio, mixed.run),
-        Bench::YcsbA(preset) => bench.points("ycsb-a", YCSB_A_READS, preset.zipfian()),
-        Bench::YcsbB(preset) => bench.points("ycsb-b", YCSB_B_READS, preset.zipfian()),
-        Bench::YcsbC(preset) => bench.points("ycsb-c", YCSB_C_READS, preset.zipfian()),
-        Bench::Scan(scan) => bench.on_threads(bench.scan(&scan)),
-        Bench::Cas(cas) => bench.on_threads(bench.cas(&cas)),
-        Bench::CasHot(cas) => bench.on_threads(bench.cas_hot(&cas)),
-        Bench::Tso(tso) => bench.on_threads(bench.tso(&tso)),
-        Bench::TsoStream(stream) => bench.on_threads(bench.tso_stream(&stream)),
-        Bench::Load(load) => bench.load(&load),
-        Bench::EmptyCall(calls) => bench.on_threads(bench.empty_call(&calls)),
-        Bench::EchoStream(stream) => bench.on_threads(bench.echo_stream(&stream)),
-        Bench::ServeEcho(serve) => {
-            return bench.on_threads(target::serve_echo(serve.addr, output));
-        }
-    }?;
-    report.print(global.output, output)
+    on_threads(threads, async {
+        let report = match &command {
+            Bench::RawPut(PointArguments { choice, run }) => {
+                bench.points("raw-put", 0.0, *choice, run).await
+            }
+            Bench::RawGet(PointArguments { choice, run }) => {
+                bench.points("raw-get", 1.0, *choice, run).await
+            }
+            Bench::Mixed(MixedArguments { read_ratio, points }) => {
+                let PointArguments { choice, run } = points;
+                bench.points("mixed", *read_ratio, *choice, run).await
+            }
+            Bench::YcsbA(run) => bench.points("ycsb-a", YCSB_A_READS, YCSB_CHOICE, run).await,
+            Bench::YcsbB(run) => bench.points("ycsb-b", YCSB_B_READS, YCSB_CHOICE, run).await,
+            Bench::YcsbC(run) => bench.points("ycsb-c", YCSB_C_READS, YCSB_CHOICE, run).await,
+            Bench::Scan(scan) => bench.scan(scan).await,
+            Bench::Cas(cas) => bench.cas(cas).await,
+            Bench::CasHot(cas) => bench.cas_hot(cas).await,
+            Bench::Tso(tso) => bench.tso(tso).await,
+            Bench::TsoStream(pace) => bench.tso_stream(pace).await,
+            Bench::Load(load) => bench.load(load).await,
+            Bench::EmptyCall(calls) => bench.empty_call(calls).await,
+            Bench::EchoStream(stream) => bench.echo_stream(stream).await,
+            Bench::ServeEcho(serve) => return serve_echo(serve.addr, output).await,
+        };
+        report?.print(global.output, output)
+    })
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-impl PresetArguments {
-    fn zipfian(self) -> DataArguments {
-        DataArguments {
-            pace: self.pace,
-            open_loop: self.open_loop,
-            data: self.data,
-            choice: Choice {
-                distribution: Distribution::Zipfian,
-            },
-            preparation: self.preparation,
-            target: self.target,
-        }
-    }
-}
-
 impl BenchCommand {
     /// How many threads were asked for.
     fn threads(&self) -> Option<usize> {
         let pace = match self {
-            Self::RawPut(run) | Self::RawGet(run) => &run.pace,
-            Self::Mixed(mixed) => &mixed.run.pace,
-            Self::YcsbA(run) | Self::YcsbB(run) | Self::YcsbC(run) => &run.pace,
-            Self::Scan(run) => &run.pace,
-            Self::Cas(run) => &run.pace,
+            Self::RawPut(points) | Self::RawGet(points) => &points.run.open.pace,
+            Self::Mixed(mixed) => &mixed.points.run.open.pace,
+            Self::YcsbA(run) | Self::YcsbB(run) | Self::YcsbC(run) => &run.open.pace,
+            Self::Scan(run) => &run.open.pace,
+            Self::Cas(run) => &run.open.pace,
             Self::CasHot(run) => &run.pace,
-            Self::Tso(run) => &run.pace,
-            Self::TsoStream(run) => &run.pace,
-            Self::EmptyCall(run) => &run.pace,
+            Self::Tso(run) => &run.open.pace,
+            Self::TsoStream(pace) => pace,
+            Self::EmptyCall(run) => &run.open.pace,
             Self::EchoStream(run) => &run.pace,
             Self::Load(_) | Self::ServeEcho(_) => return None,
         };

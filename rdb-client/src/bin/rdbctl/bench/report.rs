@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::keys::Distribution;
+use super::arguments::{Choice, ClientOptions, Data};
 use super::recorder::ErrorCount;
 use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
@@ -27,22 +27,18 @@ pub(crate) struct Measured {
 }
 
 /// The settings of the run. Absent: the setting does not apply.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Settings {
     pub(crate) workload: &'static str,
     pub(crate) target: &'static str,
     pub(crate) concurrency: u32,
     pub(crate) threads: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) unary: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) idle_connections: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) keys: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) value_bytes: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) distribution: Option<&'static str>,
+    #[serde(flatten)]
+    pub(crate) client: Option<ClientOptions>,
+    #[serde(flatten)]
+    pub(crate) data: Option<Data>,
+    #[serde(flatten)]
+    pub(crate) choice: Option<Choice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) read_ratio: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +46,9 @@ pub(crate) struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rate: Option<f64>,
     pub(crate) warmup_s: f64,
+    /// Callers compete for one key: the report says how they fared against each other.
+    #[serde(skip)]
+    pub(crate) is_contended: bool,
 }
 
 /// Settings and findings of one run.
@@ -97,6 +96,7 @@ impl Report {
         let operations: u64 = measured.operations_by_caller.iter().sum();
         let (kind, first) = measured.errors.iter().next().unzip();
         Self {
+            contention: settings.is_contended.then(|| Contention::of(measured)),
             settings,
             duration_s: measured.elapsed.as_secs_f64(),
             operations,
@@ -109,28 +109,10 @@ impl Report {
                 .map(|(kind, errors)| (kind.clone(), errors.count))
                 .collect(),
             latency_us: Latency::of(&measured.latencies),
-            contention: None,
             first_error: kind
                 .zip(first)
                 .map(|(kind, errors)| format!("{kind}: {}", errors.first)),
         }
-    }
-
-    /// The same, saying how the callers fared against each other.
-    pub(crate) fn with_contention(mut self, measured: &Measured) -> Self {
-        let callers = &measured.operations_by_caller;
-        let slowest = callers.iter().min().copied().unwrap_or_default();
-        let mean = self.operations as f64 / callers.len().max(1) as f64;
-        self.contention = Some(Contention {
-            swaps_per_second: self.operations_per_second,
-            slowest_over_mean: if mean > 0.0 {
-                slowest as f64 / mean
-            } else {
-                0.0
-            },
-            conflicts: self.conflicts,
-        });
-        self
     }
 
     /// Prints what was found, and fails when an operation had failed.
@@ -152,6 +134,21 @@ impl Report {
                     .collect::<Vec<_>>()
                     .join(", "),
             ))),
+        }
+    }
+}
+
+impl Contention {
+    fn of(measured: &Measured) -> Self {
+        let callers = &measured.operations_by_caller;
+        let slowest = callers.iter().min().copied().unwrap_or_default();
+        let operations: u64 = callers.iter().sum();
+        // With no operation at all, the slowest has done as many as the mean: none.
+        let mean = (operations as f64 / callers.len().max(1) as f64).max(f64::MIN_POSITIVE);
+        Self {
+            swaps_per_second: per_second(operations, measured.elapsed),
+            slowest_over_mean: slowest as f64 / mean,
+            conflicts: measured.conflicts,
         }
     }
 }
@@ -227,15 +224,6 @@ impl Record for Contention {
             self.conflicts.to_string(),
             format!("{:.3}", self.slowest_over_mean),
         ]
-    }
-}
-
-impl Distribution {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Uniform => "uniform",
-            Self::Zipfian => "zipfian",
-        }
     }
 }
 

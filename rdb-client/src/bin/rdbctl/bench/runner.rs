@@ -34,6 +34,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// When operations begin, and which of them count.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
+    /// For showing progress.
+    pub(crate) workload: &'static str,
     /// The span before operations are counted.
     pub(crate) warmup: Duration,
     /// The span in which an operation has to begin to be counted.
@@ -78,34 +80,25 @@ pub(crate) struct Tally {
 }
 
 /// Runs `callers` by `schedule`.
-pub(crate) async fn run<C: Caller>(
-    callers: Vec<C>,
-    schedule: Schedule,
-    progress: Progress,
-) -> Measured {
+pub(crate) async fn run<C: Caller>(callers: Vec<C>, schedule: Schedule) -> Measured {
     let recorder = Arc::new(Recorder::new(schedule.threads, callers.len()));
     let window = Window::starting_now(&schedule);
+    let start = window.begin - schedule.warmup;
     let tickets = schedule
         .rate
-        .map(|rate| Tickets::issue(rate, window.begin - schedule.warmup, window.end));
+        .map(|rate| Tickets::issue(rate, start, window.end));
     let mut tasks = JoinSet::new();
     for (index, caller) in callers.into_iter().enumerate() {
-        let recorder = Arc::clone(&recorder);
-        match &tickets {
-            None => tasks.spawn(closed_loop(caller, window, Tally::new(index), recorder)),
-            Some(tickets) => {
-                let tickets = Arc::clone(&tickets.shared);
-                tasks.spawn(open_loop(
-                    caller,
-                    window,
-                    tickets,
-                    Tally::new(index),
-                    recorder,
-                ))
-            }
-        };
+        let tickets = tickets.clone();
+        tasks.spawn(operate(
+            caller,
+            window,
+            tickets,
+            Tally::new(index),
+            Arc::clone(&recorder),
+        ));
     }
-    let tallies = gather(tasks, window, schedule.timeout, &recorder, progress).await;
+    let tallies = gather(tasks, window, &schedule, &recorder).await;
     let not_started = tickets.map(|tickets| tickets.not_started());
     measured(tallies, window, &recorder, not_started)
 }
@@ -114,11 +107,11 @@ pub(crate) async fn run<C: Caller>(
 pub(crate) async fn gather(
     mut tasks: JoinSet<Tally>,
     window: Window,
-    timeout: Duration,
+    schedule: &Schedule,
     recorder: &Recorder,
-    progress: Progress,
 ) -> Vec<Tally> {
-    let overdue = tokio::time::Instant::from_std(window.end + timeout + GRACE);
+    let progress = Progress::new(schedule.workload);
+    let overdue = tokio::time::Instant::from_std(window.end + schedule.timeout + GRACE);
     let mut tallies = Vec::with_capacity(tasks.len());
     let mut looks = tokio::time::interval(Progress::INTERVAL);
     loop {
@@ -216,41 +209,31 @@ impl Tally {
     }
 }
 
-async fn closed_loop(
+/// An open loop with tickets, else a closed one.
+async fn operate(
     mut caller: impl Caller,
     window: Window,
+    tickets: Option<Arc<Tickets>>,
     mut tally: Tally,
     recorder: Arc<Recorder>,
 ) -> Tally {
-    let mut begun = Instant::now();
-    while begun < window.end {
+    let mut free_at = Instant::now();
+    loop {
+        let begun = match &tickets {
+            Some(tickets) => tickets.next().await,
+            None => Some(free_at).filter(|now| *now < window.end),
+        };
+        let Some(begun) = begun else {
+            return tally;
+        };
         let result = caller.operate().await;
-        begun = tally.note_result(result, begun, window, &recorder).await;
+        free_at = tally.note_result(result, begun, window, &recorder).await;
     }
-    tally
 }
 
-async fn open_loop(
-    mut caller: impl Caller,
-    window: Window,
-    tickets: Arc<SharedTickets>,
-    mut tally: Tally,
-    recorder: Arc<Recorder>,
-) -> Tally {
-    while let Some(due) = tickets.next().await {
-        let result = caller.operate().await;
-        tally.note_result(result, due, window, &recorder).await;
-    }
-    tally
-}
-
-/// The operations that are due. A thread of its own issues them, since the runtime's timers are no finer than a
-/// millisecond. Dropping this ends it.
+/// The operations that are due. A separate thread issues them, since the runtime's timers are no finer than a millisecond.
+/// It ends with the run.
 struct Tickets {
-    shared: Arc<SharedTickets>,
-}
-
-struct SharedTickets {
     start: Instant,
     rate: f64,
     taken: AtomicU64,
@@ -258,30 +241,22 @@ struct SharedTickets {
 }
 
 impl Tickets {
-    fn issue(rate: f64, start: Instant, end: Instant) -> Self {
-        let shared = Arc::new(SharedTickets {
+    fn issue(rate: f64, start: Instant, end: Instant) -> Arc<Self> {
+        let tickets = Arc::new(Self {
             start,
             rate,
             taken: AtomicU64::new(0),
             due: Semaphore::new(0),
         });
-        let issuing = Arc::clone(&shared);
+        let issuing = Arc::clone(&tickets);
         thread::spawn(move || issuing.issue_until(end));
-        Self { shared }
+        tickets
     }
 
     fn not_started(&self) -> u64 {
-        self.shared.due.available_permits() as u64
+        self.due.available_permits() as u64
     }
-}
 
-impl Drop for Tickets {
-    fn drop(&mut self) {
-        self.shared.due.close();
-    }
-}
-
-impl SharedTickets {
     /// When the operation that is next was due; waits until it is. `None`: there are no more.
     async fn next(&self) -> Option<Instant> {
         self.due.acquire().await.ok()?.forget();

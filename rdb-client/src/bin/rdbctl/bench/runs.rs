@@ -1,25 +1,25 @@
 //! The runs of the subcommands of `rdbctl bench`: set up, run, report.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use rdb_proto::pdpb::GetTsoRequest;
+use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
+use tonic::Streaming;
 
 use super::arguments::{
-    CasArguments, CasHotArguments, Choice, ClientOptions, DataArguments, EchoStreamArguments,
-    EmptyCallArguments, LoadArguments, Pace, ScanArguments, StreamArguments, TsoArguments,
+    CasArguments, CasHotArguments, Choice, Data, EchoStreamArguments, EmptyCallArguments,
+    LoadArguments, Pace, PresetArguments, ScanArguments, TsoArguments,
 };
 use super::keys::KeyChooser;
-use super::progress::Progress;
+use super::load::{load_raw, load_versioned};
 use super::report::{Report, Settings};
-use super::runner::Schedule;
-use super::target::{EchoClient, Etcd, FlareDb, IdleConnections, Target};
+use super::runner::{self, Schedule};
+use super::stream::{self, Credits};
+use super::target::{EchoClient, FlareDb, Target, open_timestamp_stream};
 use super::values::Values;
 use super::workload::{
-    CasCaller, CasHotCaller, EmptyCallCaller, PointCaller, ScanCaller, TsoCaller, create_hot_key,
+    Caller, CasCaller, CasHotCaller, PointCaller, ScanCaller, TsoCaller, create_hot_key,
 };
-use super::{load, runner, stream, target};
 use crate::arguments::GlobalArguments;
 use crate::failure::Failure;
 
@@ -30,196 +30,138 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    pub(super) fn on_threads<T>(
-        &self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        crate::on_threads(self.threads, work)
-    }
-
-    pub(super) fn points(
+    pub(super) async fn points(
         &self,
         workload: &'static str,
         read_ratio: f64,
-        run: DataArguments,
+        choice: Choice,
+        run: &PresetArguments,
     ) -> Result<Report, Failure> {
-        match run.target.endpoint()? {
-            None => self.on_threads(async {
-                let flaredb = FlareDb::connect(self.global, run.target.client).await?;
-                let _idle = self.idle(&flaredb, run.target.client).await?;
-                self.points_of(flaredb, workload, read_ratio, &run).await
-            }),
-            Some(endpoint) => self.on_threads(async {
-                let etcd = Etcd::connect(endpoint, self.global).await?;
-                self.points_of(etcd, workload, read_ratio, &run).await
-            }),
-        }
-    }
-
-    async fn points_of<T: Target>(
-        &self,
-        target: T,
-        workload: &'static str,
-        read_ratio: f64,
-        run: &DataArguments,
-    ) -> Result<Report, Failure> {
-        let progress = Progress::new(workload);
+        let target = Target::connect(&run.target, self.global).await?;
         if read_ratio > 0.0 && !run.preparation.no_load {
-            load::load_raw(&target, &run.data, &progress).await?;
+            load_raw(workload, &target, run.data).await?;
         }
-        let chooser = chooser(&run.choice, run.data.keys);
-        let values = Values::new(run.data.value_size);
-        let callers = seeds(&run.pace).map(|rng| PointCaller {
+        let settings = Settings {
+            target: target.name(),
+            client: target.is_flaredb().then_some(run.target.client),
+            data: Some(run.data),
+            choice: Some(choice),
+            read_ratio: Some(read_ratio),
+            rate: run.open.rate,
+            ..self.settings(workload, &run.open.pace)
+        };
+        let (chooser, values) = (chooser(choice, run.data), Values::new(run.data.value));
+        let caller = |rng| PointCaller {
             target: target.clone(),
             chooser: Arc::clone(&chooser),
             values: values.clone(),
             read_ratio,
             rng,
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, progress).await;
-        let is_flaredb = run.target.endpoint.is_none();
-        let settings = Settings {
-            target: T::NAME,
-            unary: is_flaredb.then_some(run.target.client.unary),
-            idle_connections: is_flaredb.then_some(run.target.client.idle_connections),
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
-            distribution: Some(run.choice.distribution.name()),
-            read_ratio: Some(read_ratio),
-            rate: run.open_loop.rate,
-            ..self.settings(workload, &run.pace)
         };
-        Ok(Report::new(settings, &measured))
+        Ok(self.measure(settings, &run.open.pace, caller).await)
     }
 
     pub(super) async fn scan(&self, run: &ScanArguments) -> Result<Report, Failure> {
         let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
-        let progress = Progress::new("scan");
         if !run.preparation.no_load {
-            load::load_raw(&flaredb, &run.data, &progress).await?;
+            load_raw("scan", &Target::FlareDb(flaredb.clone()), run.data).await?;
         }
-        let chooser = chooser(&run.choice, run.data.keys);
-        let callers = seeds(&run.pace).map(|rng| ScanCaller {
+        let settings = Settings {
+            client: Some(run.client),
+            data: Some(run.data),
+            choice: Some(run.choice),
+            scan_limit: Some(run.scan_limit),
+            rate: run.open.rate,
+            ..self.settings("scan", &run.open.pace)
+        };
+        let chooser = chooser(run.choice, run.data);
+        let caller = |rng| ScanCaller {
             client: flaredb.client().clone(),
             chooser: Arc::clone(&chooser),
             limit: run.scan_limit as usize,
             rng,
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, progress).await;
-        let settings = Settings {
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
-            distribution: Some(run.choice.distribution.name()),
-            scan_limit: Some(run.scan_limit),
-            rate: run.open_loop.rate,
-            ..self.client_settings("scan", &run.pace, run.client)
         };
-        Ok(Report::new(settings, &measured))
+        Ok(self.measure(settings, &run.open.pace, caller).await)
     }
 
     pub(super) async fn cas(&self, run: &CasArguments) -> Result<Report, Failure> {
-        if run.data.keys < u64::from(run.pace.concurrency) {
+        let (keys, concurrency) = (run.data.keys, run.open.pace.concurrency);
+        if keys < u64::from(concurrency) {
             return Err(Failure::usage(format!(
-                "--keys is {}, fewer than the {} of --concurrency; each caller has keys of its own",
-                run.data.keys, run.pace.concurrency
+                "--keys is {keys}, fewer than the {concurrency} of --concurrency; each caller has keys of its own",
             )));
         }
         let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
-        let progress = Progress::new("cas");
         let owned = match run.preparation.no_load {
-            true => (0..run.data.keys).map(|number| (number, None)).collect(),
-            false => load::load_versioned(flaredb.client(), &run.data, &progress).await?,
+            true => (0..keys).map(|number| (number, None)).collect(),
+            false => load_versioned("cas", flaredb.client(), run.data).await?,
         };
-        let values = Values::new(run.data.value_size);
-        let shares = owned.chunks(owned.len() / run.pace.concurrency as usize);
-        let callers = seeds(&run.pace).zip(shares).map(|(rng, keys)| {
-            CasCaller::new(flaredb.client().clone(), values.clone(), rng, keys.to_vec())
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, progress).await;
         let settings = Settings {
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
-            rate: run.open_loop.rate,
-            ..self.client_settings("cas", &run.pace, run.client)
+            client: Some(run.client),
+            data: Some(run.data),
+            rate: run.open.rate,
+            ..self.settings("cas", &run.open.pace)
         };
-        Ok(Report::new(settings, &measured))
+        let values = Values::new(run.data.value);
+        let mut shares = owned.chunks(owned.len() / concurrency as usize);
+        let caller = |rng| {
+            let keys = shares.next().unwrap_or_default().to_vec();
+            CasCaller::new(flaredb.client().clone(), values.clone(), rng, keys)
+        };
+        Ok(self.measure(settings, &run.open.pace, caller).await)
     }
 
     pub(super) async fn cas_hot(&self, run: &CasHotArguments) -> Result<Report, Failure> {
         let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
         let version = create_hot_key(flaredb.client()).await?;
-        let values = Values::new(run.value_size);
-        let callers = seeds(&run.pace).map(|rng| CasHotCaller {
+        let settings = Settings {
+            client: Some(run.client),
+            data: Some(Data {
+                keys: 1,
+                value: run.value,
+            }),
+            is_contended: true,
+            ..self.settings("cas-hot", &run.pace)
+        };
+        let values = Values::new(run.value);
+        let caller = |rng| CasHotCaller {
             client: flaredb.client().clone(),
             values: values.clone(),
             rng,
             backoff_max: run.backoff_max,
             version,
-        });
-        let schedule = self.schedule(&run.pace, None);
-        let measured = runner::run(callers.collect(), schedule, Progress::new("cas-hot")).await;
-        let settings = Settings {
-            keys: Some(1),
-            value_bytes: Some(run.value_size),
-            ..self.client_settings("cas-hot", &run.pace, run.client)
         };
-        Ok(Report::new(settings, &measured).with_contention(&measured))
+        Ok(self.measure(settings, &run.pace, caller).await)
     }
 
     pub(super) async fn tso(&self, run: &TsoArguments) -> Result<Report, Failure> {
         let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let _idle = self.idle(&flaredb, run.client).await?;
-        let callers = seeds(&run.pace).map(|_| TsoCaller::new(flaredb.client().clone()));
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, Progress::new("tso")).await;
         let settings = Settings {
-            rate: run.open_loop.rate,
-            ..self.client_settings("tso", &run.pace, run.client)
+            client: Some(run.client),
+            rate: run.open.rate,
+            ..self.settings("tso", &run.open.pace)
         };
-        Ok(Report::new(settings, &measured))
+        let caller = |_| TsoCaller::new(flaredb.client().clone());
+        Ok(self.measure(settings, &run.open.pace, caller).await)
     }
 
-    pub(super) async fn tso_stream(&self, run: &StreamArguments) -> Result<Report, Failure> {
-        let outstanding = run.pace.concurrency;
-        let (giver, requests) = stream::credits(SINGLE_TIMESTAMP, outstanding);
-        let answers = target::open_timestamp_stream(self.global, requests).await?;
-        let schedule = self.schedule(&run.pace, None);
-        let progress = Progress::new("tso-stream");
-        let measured = stream::run(giver, answers, outstanding, schedule, progress).await;
-        let settings = self.settings("tso-stream", &run.pace);
-        Ok(Report::new(settings, &measured))
+    pub(super) async fn tso_stream(&self, pace: &Pace) -> Result<Report, Failure> {
+        let credits = Credits::new(pace.concurrency);
+        let requests = credits.messages(SINGLE_TIMESTAMP);
+        let answers = open_timestamp_stream(self.global, requests).await?;
+        let settings = self.settings("tso-stream", pace);
+        Ok(self.measure_stream(settings, pace, credits, answers).await)
     }
 
-    pub(super) fn load(&self, run: &LoadArguments) -> Result<Report, Failure> {
-        match run.target.endpoint()? {
-            None => self.on_threads(async {
-                let flaredb = FlareDb::connect(self.global, run.target.client).await?;
-                let _idle = self.idle(&flaredb, run.target.client).await?;
-                self.load_of(flaredb, run).await
-            }),
-            Some(endpoint) => self.on_threads(async {
-                let etcd = Etcd::connect(endpoint, self.global).await?;
-                self.load_of(etcd, run).await
-            }),
-        }
-    }
-
-    async fn load_of<T: Target>(&self, target: T, run: &LoadArguments) -> Result<Report, Failure> {
-        let progress = Progress::new("load");
-        let measured = load::load_raw(&target, &run.data, &progress).await?;
+    pub(super) async fn load(&self, run: &LoadArguments) -> Result<Report, Failure> {
+        let target = Target::connect(&run.target, self.global).await?;
+        let measured = load_raw("load", &target, run.data).await?;
         let settings = Settings {
             workload: "load",
-            target: T::NAME,
-            concurrency: T::LOAD_CONCURRENCY as u32,
+            target: target.name(),
+            concurrency: target.load_concurrency() as u32,
             threads: self.threads,
-            keys: Some(run.data.keys),
-            value_bytes: Some(run.data.value_size),
+            data: Some(run.data),
             ..Settings::default()
         };
         Ok(Report::new(settings, &measured))
@@ -227,66 +169,65 @@ impl Session<'_> {
 
     pub(super) async fn empty_call(&self, run: &EmptyCallArguments) -> Result<Report, Failure> {
         let client = EchoClient::connect(&run.endpoint, self.global).await?;
-        let callers = seeds(&run.pace).map(|_| EmptyCallCaller {
-            client: client.clone(),
-        });
-        let schedule = self.schedule(&run.pace, run.open_loop.rate);
-        let measured = runner::run(callers.collect(), schedule, Progress::new("empty-call")).await;
         let settings = Settings {
-            target: "echo",
-            rate: run.open_loop.rate,
-            ..self.settings("empty-call", &run.pace)
+            target: EchoClient::NAME,
+            rate: run.open.rate,
+            ..self.settings("empty-call", &run.open.pace)
         };
-        Ok(Report::new(settings, &measured))
+        let caller = |_| client.clone();
+        Ok(self.measure(settings, &run.open.pace, caller).await)
     }
 
     pub(super) async fn echo_stream(&self, run: &EchoStreamArguments) -> Result<Report, Failure> {
-        let outstanding = run.pace.concurrency;
         let client = EchoClient::connect(&run.endpoint, self.global).await?;
-        let (giver, requests) = stream::credits(SINGLE_TIMESTAMP, outstanding);
-        let answers = client.echo(requests).await?;
-        let schedule = self.schedule(&run.pace, None);
-        let progress = Progress::new("echo-stream");
-        let measured = stream::run(giver, answers, outstanding, schedule, progress).await;
+        let credits = Credits::new(run.pace.concurrency);
+        let answers = client.echo(credits.messages(SINGLE_TIMESTAMP)).await?;
         let settings = Settings {
-            target: "echo",
+            target: EchoClient::NAME,
             ..self.settings("echo-stream", &run.pace)
         };
-        Ok(Report::new(settings, &measured))
+        Ok(self
+            .measure_stream(settings, &run.pace, credits, answers)
+            .await)
     }
 
-    async fn idle(
+    /// Runs as many callers as `pace` says. Each gets a source of randomness, the same in every run.
+    async fn measure<C: Caller>(
         &self,
-        flaredb: &FlareDb,
-        options: ClientOptions,
-    ) -> Result<IdleConnections, Failure> {
-        IdleConnections::open(flaredb.client(), options.idle_connections, self.global).await
+        settings: Settings,
+        pace: &Pace,
+        caller: impl FnMut(Rng) -> C,
+    ) -> Report {
+        let seeds = (0..u64::from(pace.concurrency)).map(Rng::with_seed);
+        let schedule = self.schedule(&settings, pace);
+        let measured = runner::run(seeds.map(caller).collect(), schedule).await;
+        Report::new(settings, &measured)
     }
 
-    fn schedule(&self, pace: &Pace, rate: Option<f64>) -> Schedule {
+    async fn measure_stream(
+        &self,
+        settings: Settings,
+        pace: &Pace,
+        credits: Credits,
+        answers: Streaming<GetTsoResponse>,
+    ) -> Report {
+        let schedule = self.schedule(&settings, pace);
+        let measured = stream::run(credits, answers, pace.concurrency, schedule).await;
+        Report::new(settings, &measured)
+    }
+
+    fn schedule(&self, settings: &Settings, pace: &Pace) -> Schedule {
         Schedule {
+            workload: settings.workload,
             warmup: pace.warmup,
             duration: pace.duration,
-            rate,
+            rate: settings.rate,
             timeout: self.global.timeout,
             threads: self.threads,
         }
     }
 
-    /// The settings of a workload that only FlareDB can serve.
-    fn client_settings(
-        &self,
-        workload: &'static str,
-        pace: &Pace,
-        client: ClientOptions,
-    ) -> Settings {
-        Settings {
-            unary: Some(client.unary),
-            idle_connections: Some(client.idle_connections),
-            ..self.settings(workload, pace)
-        }
-    }
-
+    /// The settings of a workload, as far as most have them.
     fn settings(&self, workload: &'static str, pace: &Pace) -> Settings {
         Settings {
             workload,
@@ -302,11 +243,6 @@ impl Session<'_> {
 /// One message, one timestamp.
 const SINGLE_TIMESTAMP: GetTsoRequest = GetTsoRequest { count: Some(1) };
 
-/// A source of randomness for each caller, the same in every run.
-fn seeds(pace: &Pace) -> impl Iterator<Item = Rng> + use<> {
-    (0..u64::from(pace.concurrency)).map(Rng::with_seed)
-}
-
-fn chooser(choice: &Choice, keys: u64) -> Arc<KeyChooser> {
-    Arc::new(KeyChooser::new(choice.distribution, keys))
+fn chooser(choice: Choice, data: Data) -> Arc<KeyChooser> {
+    Arc::new(KeyChooser::new(choice.distribution, data.keys))
 }

@@ -3,120 +3,73 @@
 //! A message may be sent as soon as an earlier one is answered, and its latency counts from then.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use futures::task::AtomicWaker;
-use futures::{Stream, StreamExt};
-use tokio::task::JoinSet;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, unconstrained};
 use tonic::Streaming;
 
-use super::progress::Progress;
 use super::recorder::Recorder;
 use super::report::Measured;
 use super::runner::{Schedule, Tally, Window, gather, measured};
 use super::workload::Done;
 
-/// The messages to send: copies of one, each when there is a credit for it.
-pub(crate) struct Credits<Q> {
-    message: Q,
-    shared: Arc<Shared>,
-}
+/// Says when a message may be sent. The messages end when this is dropped.
+pub(crate) struct Credits(Arc<Semaphore>);
 
-#[derive(Default)]
-struct Shared {
-    credits: AtomicU64,
-    ended: AtomicBool,
-    waker: AtomicWaker,
-}
+impl Credits {
+    /// As many credits as messages may be outstanding.
+    pub(crate) fn new(outstanding: u32) -> Self {
+        Self(Arc::new(Semaphore::new(outstanding as usize)))
+    }
 
-/// Gives credits. The stream of messages ends when this is dropped.
-pub(crate) struct CreditGiver {
-    shared: Arc<Shared>,
-}
-
-/// Copies of `message`, `credits` of them at once.
-pub(crate) fn credits<Q>(message: Q, credits: u32) -> (CreditGiver, Credits<Q>) {
-    let shared = Arc::new(Shared {
-        credits: AtomicU64::new(credits.into()),
-        ..Shared::default()
-    });
-    let giver = CreditGiver {
-        shared: Arc::clone(&shared),
-    };
-    (giver, Credits { message, shared })
-}
-
-impl CreditGiver {
-    fn give(&self) {
-        self.shared.credits.fetch_add(1, Ordering::Release);
-        self.shared.waker.wake();
+    /// Copies of `message`, each when there is a credit for it.
+    pub(crate) fn messages<Q>(&self, message: Q) -> impl Stream<Item = Q> + Send + use<Q>
+    where
+        Q: Clone + Send + Sync + 'static,
+    {
+        stream::unfold(
+            (Arc::clone(&self.0), message),
+            async |(credits, message)| {
+                // All that may be sent is sent at once, however much that is.
+                unconstrained(credits.acquire()).await.ok()?.forget();
+                Some((message.clone(), (credits, message)))
+            },
+        )
     }
 }
 
-impl Drop for CreditGiver {
+impl Drop for Credits {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::Release);
-        self.shared.waker.wake();
+        self.0.close();
     }
 }
 
-impl<Q> Credits<Q> {
-    /// Only this side takes credits, so what is there stays there.
-    fn take_credit(&self) -> bool {
-        let available = self.shared.credits.load(Ordering::Acquire) > 0;
-        if available {
-            self.shared.credits.fetch_sub(1, Ordering::AcqRel);
-        }
-        available
-    }
-}
-
-impl<Q: Clone + Unpin> Stream for Credits<Q> {
-    type Item = Q;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Q>> {
-        if self.take_credit() {
-            return Poll::Ready(Some(self.message.clone()));
-        }
-        self.shared.waker.register(context.waker());
-        if self.take_credit() {
-            Poll::Ready(Some(self.message.clone()))
-        } else if self.shared.ended.load(Ordering::Acquire) {
-            Poll::Ready(None)
-        } else {
-            Poll::Pending
-        }
-    }
-}
-
-/// Runs `answers`, the other end of a stream of [`Credits`] that began with `outstanding`.
+/// Runs `answers`, the other end of a stream of messages by `credits`, of which there were `outstanding`.
 pub(crate) async fn run<A: Send + 'static>(
-    giver: CreditGiver,
+    credits: Credits,
     answers: Streaming<A>,
     outstanding: u32,
     schedule: Schedule,
-    progress: Progress,
 ) -> Measured {
     let recorder = Arc::new(Recorder::new(schedule.threads, 1));
     let window = Window::starting_now(&schedule);
     let mut tasks = JoinSet::new();
     tasks.spawn(receive(
-        giver,
+        credits,
         answers,
         outstanding,
         window,
         Arc::clone(&recorder),
     ));
-    let tallies = gather(tasks, window, schedule.timeout, &recorder, progress).await;
+    let tallies = gather(tasks, window, &schedule, &recorder).await;
     measured(tallies, window, &recorder, None)
 }
 
 async fn receive<A>(
-    giver: CreditGiver,
+    credits: Credits,
     mut answers: Streaming<A>,
     outstanding: u32,
     window: Window,
@@ -141,7 +94,7 @@ async fn receive<A>(
         tally.note(Done::default(), begin, now, window, &recorder);
         if now < window.end {
             begun.push_back(now);
-            giver.give();
+            credits.0.add_permits(1);
         }
     }
     tally

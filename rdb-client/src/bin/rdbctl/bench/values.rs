@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use fastrand::Rng;
 
+use super::arguments::ValueSize;
+
 /// How many different places a value can be cut from.
 const OFFSETS: usize = 64 << 10;
 
@@ -14,8 +16,8 @@ pub(crate) struct Values {
 }
 
 impl Values {
-    pub(crate) fn new(value_bytes: u32) -> Self {
-        let value_bytes = value_bytes as usize;
+    pub(crate) fn new(size: ValueSize) -> Self {
+        let value_bytes = size.value_bytes as usize;
         let mut buffer = vec![0; value_bytes + OFFSETS];
         Rng::with_seed(0).fill(&mut buffer);
         Self {

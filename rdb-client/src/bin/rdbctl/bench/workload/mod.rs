@@ -4,7 +4,6 @@
 
 mod cas;
 mod cas_hot;
-mod empty_call;
 mod point;
 mod scan;
 mod tso;
@@ -15,7 +14,6 @@ use super::recorder::OperationError;
 
 pub(crate) use cas::{CasCaller, OwnedKey};
 pub(crate) use cas_hot::{CasHotCaller, create_hot_key};
-pub(crate) use empty_call::EmptyCallCaller;
 pub(crate) use point::PointCaller;
 pub(crate) use scan::ScanCaller;
 pub(crate) use tso::TsoCaller;

@@ -10,15 +10,15 @@ use crate::bench::recorder::OperationError;
 use crate::bench::target::Target;
 use crate::bench::values::Values;
 
-pub(crate) struct PointCaller<T> {
-    pub(crate) target: T,
+pub(crate) struct PointCaller {
+    pub(crate) target: Target,
     pub(crate) chooser: Arc<KeyChooser>,
     pub(crate) values: Values,
     pub(crate) read_ratio: f64,
     pub(crate) rng: Rng,
 }
 
-impl<T: Target> Caller for PointCaller<T> {
+impl Caller for PointCaller {
     async fn operate(&mut self) -> Result<Done, OperationError> {
         let key = key(self.chooser.choose(&mut self.rng));
         if self.rng.f64() < self.read_ratio {
