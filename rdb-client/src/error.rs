@@ -151,14 +151,24 @@ impl Error {
     /// What happened, without the words that name the kind of error: for an error of another kind that says it, too.
     pub(crate) fn reason(&self) -> String {
         match self {
+            Self::InvalidArgument { cause, .. } => cause.clone(),
+            _ => self
+                .cause()
+                .map_or_else(|| self.to_string(), Cause::to_string),
+        }
+    }
+
+    fn cause(&self) -> Option<&Cause> {
+        match self {
             Self::Undetermined { cause }
             | Self::Busy { cause }
             | Self::Unavailable { cause }
             | Self::DeadlineExceeded { cause, .. }
             | Self::DataLoss { cause }
-            | Self::Internal { cause } => cause.to_string(),
-            Self::InvalidArgument { cause, .. } => cause.clone(),
-            Self::Conflict { .. } | Self::ClusterMismatch { .. } => self.to_string(),
+            | Self::Internal { cause } => Some(cause),
+            Self::Conflict { .. } | Self::InvalidArgument { .. } | Self::ClusterMismatch { .. } => {
+                None
+            }
         }
     }
 
@@ -218,20 +228,8 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Undetermined { cause }
-            | Self::Busy { cause }
-            | Self::Unavailable { cause }
-            | Self::DeadlineExceeded { cause, .. }
-            | Self::DataLoss { cause }
-            | Self::Internal { cause } => {
-                let source = cause.source.as_deref()?;
-                Some(source)
-            }
-            Self::Conflict { .. } | Self::InvalidArgument { .. } | Self::ClusterMismatch { .. } => {
-                None
-            }
-        }
+        let source = self.cause()?.source.as_deref()?;
+        Some(source)
     }
 }
 

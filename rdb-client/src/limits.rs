@@ -64,7 +64,7 @@ impl Limits {
     pub(crate) fn checked_key(&self, key: impl Key) -> Result<Bytes, Error> {
         let key = key.into_key();
         let limit = self.key_bytes_max;
-        if key.is_empty() || length(&key) > limit {
+        if key.is_empty() || key.len() as u64 > limit {
             let cause = format!("it has {} bytes; 1 to {limit} are allowed", key.len());
             return Err(Error::invalid_argument("key", Some(limit), cause));
         }
@@ -83,22 +83,13 @@ impl Limits {
     }
 
     pub(crate) fn checked_value(&self, value: Bytes) -> Result<Bytes, Error> {
-        let limit = self.value_bytes_max;
-        if length(&value) > limit {
-            let cause = format!("it has {} bytes; at most {limit} are allowed", value.len());
-            return Err(Error::invalid_argument("value", Some(limit), cause));
-        }
+        check_length("value", &value, self.value_bytes_max)?;
         Ok(value)
     }
 
     /// A bound of a range may be one byte longer than a key: a scan resumes behind the longest key there.
     pub(crate) fn check_bound(&self, field: &'static str, bound: &[u8]) -> Result<(), Error> {
-        let limit = self.key_bytes_max.saturating_add(1);
-        if length(bound) > limit {
-            let cause = format!("it has {} bytes; at most {limit} are allowed", bound.len());
-            return Err(Error::invalid_argument(field, Some(limit), cause));
-        }
-        Ok(())
+        check_length(field, bound, self.key_bytes_max.saturating_add(1))
     }
 
     /// Checks a batch whose entries have these sizes in bytes.
@@ -130,8 +121,12 @@ impl Limits {
     }
 }
 
-fn length(bytes: &[u8]) -> u64 {
-    bytes.len() as u64
+fn check_length(field: &'static str, bytes: &[u8], limit: u64) -> Result<(), Error> {
+    if bytes.len() as u64 > limit {
+        let cause = format!("it has {} bytes; at most {limit} are allowed", bytes.len());
+        return Err(Error::invalid_argument(field, Some(limit), cause));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

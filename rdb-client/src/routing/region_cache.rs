@@ -75,19 +75,22 @@ pub(crate) struct RegionCache {
 impl RegionCache {
     /// The route whose region holds `key`.
     pub(crate) fn locate(&self, key: &[u8]) -> Option<&Arc<Route>> {
-        let at_or_below = (Bound::Unbounded, Bound::Included(key));
-        let (_, route) = self.routes.range::<[u8], _>(at_or_below).next_back()?;
+        let (_, route) = self.last_at_or_below(key)?;
         route.region.contains(key).then_some(route)
     }
 
     /// Where the hole begins that `key` lies in: the range around it without a route that can be trusted.
     pub(super) fn hole(&self, key: &[u8]) -> Bytes {
-        let at_or_below = (Bound::Unbounded, Bound::Included(key));
-        match self.routes.range::<[u8], _>(at_or_below).next_back() {
+        match self.last_at_or_below(key) {
             Some((start_key, route)) if route.region.contains(key) => start_key.clone(),
             Some((_, below)) => below.region.end_key.clone(),
             None => Bytes::new(),
         }
+    }
+
+    fn last_at_or_below(&self, key: &[u8]) -> Option<(&Bytes, &Arc<Route>)> {
+        let at_or_below = (Bound::Unbounded, Bound::Included(key));
+        self.routes.range::<[u8], _>(at_or_below).next_back()
     }
 
     /// Takes in a route and drops those it overlaps. False: something newer is known of its range, and stays.
@@ -142,26 +145,28 @@ impl RegionCache {
 
     /// A call got nowhere over `used`. What has been learned since it was looked up stays.
     pub(super) fn suspect(&mut self, used: &Route, suspicion: Suspicion) {
-        if let Some(route) = self.entry(used).filter(|route| route.leader == used.leader) {
+        if let Some(route) = self.unchanged(used) {
             route.suspicion = Some(suspicion);
         }
     }
 
     /// `used` is the best that is known, although nobody confirms it. A call that gets nowhere makes it suspect again.
     pub(super) fn trust(&mut self, used: &Route) {
-        if let Some(route) = self.entry(used).filter(|route| route.leader == used.leader) {
+        if let Some(route) = self.unchanged(used) {
             route.suspicion = None;
         }
     }
 
     /// The leader of `used` has no such region. What has been learned since it was looked up stays.
     pub(crate) fn remove(&mut self, used: &Route) {
-        if self
-            .entry(used)
-            .is_some_and(|route| route.leader == used.leader)
-        {
+        if self.unchanged(used).is_some() {
             self.routes.remove(&used.region.start_key);
         }
+    }
+
+    /// The entry that `used` was looked up from, if it still describes the same region with the same leader.
+    fn unchanged(&mut self, used: &Route) -> Option<&mut Route> {
+        self.entry(used).filter(|route| route.leader == used.leader)
     }
 
     /// The entry that `used` was looked up from, if it still describes the same region at the same epoch.

@@ -194,10 +194,7 @@ impl Router {
             )),
             response => R::from_response(response).ok_or_else(|| {
                 let cause = format!("{} answered another request", route.place());
-                Failure::Final(match R::ACCESS {
-                    Access::Read => Error::internal(cause),
-                    Access::Write => Error::undetermined(cause),
-                })
+                unknown::<R>(cause, Error::internal)
             }),
         }
     }
@@ -206,10 +203,7 @@ impl Router {
     fn unanswered<R: DataRequest>(&self, route: &Route, deadline: Deadline) -> Failure {
         self.routes.suspect(route);
         let cause = format!("{} gave no answer in time", route.place());
-        Failure::Final(match R::ACCESS {
-            Access::Read => deadline.exceeded(cause),
-            Access::Write => Error::undetermined(cause),
-        })
+        unknown::<R>(cause, |cause| deadline.exceeded(cause))
     }
 
     /// A connection to the leader, with a place for a call. Failing here is certain: nothing has been sent.
@@ -244,6 +238,14 @@ impl Router {
             region_epoch: route.region.epoch,
         }
     }
+}
+
+/// The failure of a request whose fate is unknown: for a read it is `of_read`.
+fn unknown<R: DataRequest>(cause: String, of_read: impl FnOnce(String) -> Error) -> Failure {
+    Failure::Final(match R::ACCESS {
+        Access::Read => of_read(cause),
+        Access::Write => Error::undetermined(cause),
+    })
 }
 
 #[cfg(test)]

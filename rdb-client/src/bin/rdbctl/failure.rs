@@ -16,40 +16,34 @@ const SHOWN_VALUE_BYTES: usize = 256;
 /// Why a subcommand failed. The help text documents the exit codes.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("{message}")]
-    Failed { message: String },
-    #[error("{message}")]
-    Usage { message: String },
-    #[error("{message}")]
-    NotFound { message: String },
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    NotFound(String),
     #[error("{}", conflict_message(*.current_version, .current_value.as_deref()))]
     Conflict {
         current_version: u64,
         current_value: Option<Bytes>,
     },
-    #[error("{message}")]
-    Undetermined { message: String },
+    #[error("{0}")]
+    Undetermined(String),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
 
 impl Failure {
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::Failed {
-            message: message.into(),
-        }
+        Self::Failed(message.into())
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self::Usage {
-            message: message.into(),
-        }
+        Self::Usage(message.into())
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
-        Self::NotFound {
-            message: message.into(),
-        }
+        Self::NotFound(message.into())
     }
 
     /// Whether the reader of the output has closed it, as `head` does after ten lines.
@@ -58,23 +52,21 @@ impl Failure {
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Failed { .. } | Self::Output(_) => 1,
-            Self::Usage { .. } => 2,
-            Self::NotFound { .. } => 3,
-            Self::Conflict { .. } => 4,
-            Self::Undetermined { .. } => 5,
-        })
+        self.code_and_kind().0.into()
+    }
+
+    fn code_and_kind(&self) -> (u8, &'static str) {
+        match self {
+            Self::Failed(_) | Self::Output(_) => (1, "failed"),
+            Self::Usage(_) => (2, "usage"),
+            Self::NotFound(_) => (3, "not_found"),
+            Self::Conflict { .. } => (4, "conflict"),
+            Self::Undetermined(_) => (5, "undetermined"),
+        }
     }
 
     pub(crate) fn object(&self) -> Value {
-        let kind = match self {
-            Self::Failed { .. } | Self::Output(_) => "failed",
-            Self::Usage { .. } => "usage",
-            Self::NotFound { .. } => "not_found",
-            Self::Conflict { .. } => "conflict",
-            Self::Undetermined { .. } => "undetermined",
-        };
+        let (_, kind) = self.code_and_kind();
         let mut error = json!({ "kind": kind, "message": self.to_string() });
         if let Self::Conflict {
             current_version,
@@ -102,8 +94,8 @@ impl From<Error> for Failure {
                 current_version,
                 current_value,
             },
-            Error::Undetermined { .. } => Self::Undetermined { message },
-            _ => Self::Failed { message },
+            Error::Undetermined { .. } => Self::Undetermined(message),
+            _ => Self::Failed(message),
         }
     }
 }

@@ -104,7 +104,7 @@ mod tests {
             &b"line\n\x00"[..]
         );
         let failure = from_file(path).read(5).expect_err("too long");
-        assert!(matches!(&failure, Failure::Usage { message } if message.contains("at most 5")));
+        assert!(matches!(&failure, Failure::Usage(message) if message.contains("at most 5")));
     }
 
     #[test]

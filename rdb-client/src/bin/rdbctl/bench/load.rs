@@ -42,7 +42,7 @@ pub(crate) async fn load_raw(
     let progress = Progress::new(workload);
     let batch = batch_entries(target.load_batch_entries(), data.value);
     let values = Values::new(data.value);
-    let recorder = Arc::new(Recorder::new(1, 1));
+    let recorder = Arc::new(Recorder::new(1));
     let loaded = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let load_batch = |first: u64| {
@@ -56,7 +56,7 @@ pub(crate) async fn load_raw(
             let entries = numbers.map(|number| (key(number), values.next(&mut rng)));
             let begun = Instant::now();
             target.put_batch(entries.collect()).await?;
-            recorder.record(begun.elapsed());
+            recorder.record(Some(begun.elapsed()));
             Ok::<u64, OperationError>(loaded.fetch_add(written, Ordering::Relaxed) + written)
         })
     };

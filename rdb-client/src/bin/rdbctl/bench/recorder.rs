@@ -1,11 +1,11 @@
 //! Records operations while callers run, cheaply enough for millions of operations per second.
 //!
-//! Each worker thread has a histogram, behind a lock that no other thread takes before the end. There are many callers, and
-//! one histogram per caller would not fit the processor's caches. Each caller has a counter that it alone writes.
+//! Each worker thread has a histogram, behind a lock that other threads take only to show progress and in the end. There are
+//! many callers, and one histogram per caller would not fit the processor's caches.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,32 +42,41 @@ pub(crate) struct ErrorCount {
 
 /// Shared by all callers of a run.
 pub(crate) struct Recorder {
-    latencies: Vec<Mutex<Histogram<u64>>>,
-    progress: Vec<Counter>,
+    threads: Vec<Mutex<Recorded>>,
     errors: Mutex<BTreeMap<String, ErrorCount>>,
 }
 
-/// Aligned to a cache line, so that no two share one.
-#[derive(Default)]
-#[repr(align(64))]
-struct Counter(AtomicU64);
+/// What one thread has recorded. Aligned to cache lines, so that no two threads share one.
+#[repr(align(128))]
+struct Recorded {
+    /// Operations that were finished, counted ones or not.
+    finished: u64,
+    latencies: Histogram<u64>,
+}
 
 impl Recorder {
-    pub(crate) fn new(threads: usize, callers: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
+        let recorded = |_| {
+            Mutex::new(Recorded {
+                finished: 0,
+                latencies: histogram(),
+            })
+        };
         Self {
-            latencies: (0..threads.max(1))
-                .map(|_| Mutex::new(histogram()))
-                .collect(),
-            progress: (0..callers).map(|_| Counter::default()).collect(),
+            threads: (0..threads.max(1)).map(recorded).collect(),
             errors: Mutex::default(),
         }
     }
 
-    /// An operation that took `latency` counts.
-    pub(crate) fn record(&self, latency: Duration) {
-        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        let thread = THREAD.with(Cell::get) % self.latencies.len();
-        lock(&self.latencies[thread]).saturating_record(nanoseconds);
+    /// An operation was finished. With a latency, it counts.
+    pub(crate) fn record(&self, latency: Option<Duration>) {
+        let thread = THREAD.with(Cell::get) % self.threads.len();
+        let mut recorded = lock(&self.threads[thread]);
+        recorded.finished += 1;
+        if let Some(latency) = latency {
+            let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+            recorded.latencies.saturating_record(nanoseconds);
+        }
     }
 
     pub(crate) fn record_error(&self, error: OperationError) {
@@ -79,22 +88,17 @@ impl Recorder {
         counted.count += 1;
     }
 
-    /// `caller` has finished `operations` in all, counted ones or not.
-    pub(crate) fn progressed(&self, caller: usize, operations: u64) {
-        self.progress[caller].0.store(operations, Ordering::Relaxed);
-    }
-
-    /// Operations that all callers have finished so far, counted ones or not.
+    /// Operations that have been finished so far, counted ones or not.
     pub(crate) fn progress(&self) -> u64 {
-        let counts = self.progress.iter();
-        counts.map(|count| count.0.load(Ordering::Relaxed)).sum()
+        let threads = self.threads.iter();
+        threads.map(|recorded| lock(recorded).finished).sum()
     }
 
     /// All latencies, in nanoseconds.
     pub(crate) fn latencies(&self) -> Histogram<u64> {
         let mut all = histogram();
-        for latencies in &self.latencies {
-            all += &*lock(latencies);
+        for recorded in &self.threads {
+            all += &lock(recorded).latencies;
         }
         all
     }
@@ -120,28 +124,27 @@ mod tests {
 
     #[test]
     fn what_all_threads_record_is_merged() {
-        let recorder = Recorder::new(2, 8);
+        let recorder = Recorder::new(2);
         std::thread::scope(|scope| {
-            for caller in 0..8 {
-                let recorder = &recorder;
-                scope.spawn(move || {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    recorder.record(None);
                     for operation in 1..=1000 {
-                        recorder.record(Duration::from_micros(operation));
-                        recorder.progressed(caller, operation);
+                        recorder.record(Some(Duration::from_micros(operation)));
                     }
                 });
             }
         });
         let latencies = recorder.latencies();
         assert_eq!(latencies.len(), 8000);
-        assert_eq!(recorder.progress(), 8000);
+        assert_eq!(recorder.progress(), 8008);
         let median = latencies.value_at_quantile(0.5);
         assert!((499_000..=502_000).contains(&median), "{median}");
     }
 
     #[test]
     fn errors_are_counted_by_kind_and_the_first_is_kept() {
-        let recorder = Recorder::new(1, 1);
+        let recorder = Recorder::new(1);
         for (kind, message) in [("busy", "one"), ("busy", "two"), ("lost", "three")] {
             recorder.record_error(OperationError {
                 kind: kind.to_owned(),

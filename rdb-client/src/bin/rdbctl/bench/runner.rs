@@ -67,36 +67,26 @@ impl Window {
     }
 }
 
-/// The operations of one caller.
-#[derive(Debug)]
+/// The operations of one caller that count.
+#[derive(Debug, Default)]
 pub(crate) struct Tally {
-    caller: usize,
-    /// All, for showing progress.
-    finished: u64,
-    /// The operations that are counted.
     operations: u64,
     conflicts: u64,
-    last_end: Instant,
+    last_end: Option<Instant>,
 }
 
 /// Runs `callers` by `schedule`.
 pub(crate) async fn run<C: Caller>(callers: Vec<C>, schedule: Schedule) -> Measured {
-    let recorder = Arc::new(Recorder::new(schedule.threads, callers.len()));
+    let recorder = Arc::new(Recorder::new(schedule.threads));
     let window = Window::starting_now(&schedule);
     let start = window.begin - schedule.warmup;
     let tickets = schedule
         .rate
         .map(|rate| Tickets::issue(rate, start, window.end));
     let mut tasks = JoinSet::new();
-    for (index, caller) in callers.into_iter().enumerate() {
+    for caller in callers {
         let tickets = tickets.clone();
-        tasks.spawn(operate(
-            caller,
-            window,
-            tickets,
-            Tally::new(index),
-            Arc::clone(&recorder),
-        ));
+        tasks.spawn(operate(caller, window, tickets, Arc::clone(&recorder)));
     }
     let tallies = gather(tasks, window, &schedule, &recorder).await;
     let not_started = tickets.map(|tickets| tickets.not_started());
@@ -139,13 +129,12 @@ pub(crate) async fn gather(
 }
 
 pub(crate) fn measured(
-    mut tallies: Vec<Tally>,
+    tallies: Vec<Tally>,
     window: Window,
     recorder: &Recorder,
     not_started: Option<u64>,
 ) -> Measured {
-    tallies.sort_unstable_by_key(|tally| tally.caller);
-    let last_end = tallies.iter().map(|tally| tally.last_end).max();
+    let last_end = tallies.iter().filter_map(|tally| tally.last_end).max();
     Measured {
         elapsed: last_end.unwrap_or(window.end).max(window.end) - window.begin,
         operations_by_caller: tallies.iter().map(|tally| tally.operations).collect(),
@@ -157,16 +146,6 @@ pub(crate) fn measured(
 }
 
 impl Tally {
-    pub(crate) fn new(caller: usize) -> Self {
-        Self {
-            caller,
-            finished: 0,
-            operations: 0,
-            conflicts: 0,
-            last_end: Instant::now(),
-        }
-    }
-
     /// Notes an operation that began, or was due, at `begun`.
     pub(crate) fn note(
         &mut self,
@@ -176,13 +155,12 @@ impl Tally {
         window: Window,
         recorder: &Recorder,
     ) {
-        self.finished += 1;
-        recorder.progressed(self.caller, self.finished);
-        if window.counts(begun) {
+        let counts = window.counts(begun);
+        recorder.record(counts.then(|| ended - begun));
+        if counts {
             self.operations += 1;
             self.conflicts += done.conflicts;
-            self.last_end = ended;
-            recorder.record(ended - begun);
+            self.last_end = Some(ended);
         }
     }
 
@@ -214,9 +192,9 @@ async fn operate(
     mut caller: impl Caller,
     window: Window,
     tickets: Option<Arc<Tickets>>,
-    mut tally: Tally,
     recorder: Arc<Recorder>,
 ) -> Tally {
+    let mut tally = Tally::default();
     let mut free_at = Instant::now();
     loop {
         let begun = match &tickets {

@@ -54,7 +54,7 @@ pub(crate) async fn run<A: Send + 'static>(
     outstanding: u32,
     schedule: Schedule,
 ) -> Measured {
-    let recorder = Arc::new(Recorder::new(schedule.threads, 1));
+    let recorder = Arc::new(Recorder::new(schedule.threads));
     let window = Window::starting_now(&schedule);
     let mut tasks = JoinSet::new();
     tasks.spawn(receive(
@@ -75,7 +75,7 @@ async fn receive<A>(
     window: Window,
     recorder: Arc<Recorder>,
 ) -> Tally {
-    let mut tally = Tally::new(0);
+    let mut tally = Tally::default();
     let mut begun: VecDeque<Instant> = (0..outstanding).map(|_| Instant::now()).collect();
     while let Some(begin) = begun.pop_front() {
         match answers.next().await {
