@@ -11,7 +11,7 @@ use crate::counters::Counters;
 use crate::dispatch::Dispatcher;
 use crate::retry::Deadline;
 use crate::routing::{PlacementDriver, Router};
-use crate::tso::{TsoStream, Watermark};
+use crate::tso::{TimestampStream, Watermark};
 use crate::{ClientStats, Config, Error, Limits};
 
 /// A connection to a cluster.
@@ -35,7 +35,7 @@ struct Shared {
     /// The watermark of timestamps.
     watermark: Arc<Watermark>,
     /// `None`: every call is a unary call.
-    tso_stream: Option<TsoStream>,
+    tso_stream: Option<TimestampStream>,
 }
 
 impl Client {
@@ -86,7 +86,7 @@ impl Client {
             let pool = Arc::clone(&connections);
             let commands_max = limits.batch_commands_max;
             let dispatcher = Dispatcher::new(pool, Arc::clone(&counters), commands_max);
-            let tso_stream = TsoStream::new(
+            let tso_stream = TimestampStream::new(
                 Arc::clone(&placement_driver),
                 Arc::clone(&watermark),
                 limits.tso_count_max,
@@ -143,7 +143,7 @@ impl Client {
         &self.shared.router
     }
 
-    pub(crate) fn tso_stream(&self) -> Option<&TsoStream> {
+    pub(crate) fn tso_stream(&self) -> Option<&TimestampStream> {
         self.shared.tso_stream.as_ref()
     }
 

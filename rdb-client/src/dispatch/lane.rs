@@ -18,12 +18,12 @@ const LANE_BYTES_MAX: usize = CONNECTION_BYTES_IN_FLIGHT_MAX / (2 * LANES_PER_ST
 /// A queue of commands and the stream that is kept for it.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    stream: Kept<Shared>,
+    stream: Kept<SharedQueue>,
 }
 
 /// What callers, the task and the stream share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedQueue {
     pub(super) target: Arc<Target>,
     queue: Mutex<Queue>,
     /// Bytes that are free.
@@ -33,7 +33,7 @@ pub(super) struct Shared {
 impl Lane {
     pub(super) fn new(target: Arc<Target>) -> Self {
         Self {
-            stream: Kept::new(Shared::new(target)),
+            stream: Kept::new(SharedQueue::new(target)),
         }
     }
 
@@ -61,7 +61,7 @@ impl Lane {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     pub(super) fn new(target: Arc<Target>) -> Self {
         Self {
             queue: Mutex::new(Queue::new(target.message_commands_max)),

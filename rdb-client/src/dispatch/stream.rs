@@ -10,7 +10,7 @@ use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status, Streaming};
 
-use super::lane::Shared;
+use super::lane::SharedQueue;
 use super::queue::{Removed, interrupt};
 use super::slot::Interrupted;
 use super::target::Target;
@@ -19,7 +19,7 @@ use crate::detach::detach;
 use crate::fate;
 use crate::stream::{self, End, Gate, Requests, Taken, Traffic};
 
-impl Traffic for Shared {
+impl Traffic for SharedQueue {
     /// A message that is made at once keeps the store busy.
     const YIELDS_WITHIN_TURN: bool = false;
 
@@ -147,7 +147,7 @@ impl Traffic for Shared {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     /// The store did not accept the stream.
     fn refused(&self, connection: &Connection, status: &Status) -> Arc<str> {
         let is_unknown = status.code() == Code::Unimplemented && !fate::is_local(status);

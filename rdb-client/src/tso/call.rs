@@ -7,13 +7,13 @@ use std::task::{Context, Poll, ready};
 use tokio::time::{Sleep, sleep_until};
 
 use super::rounds::Seat;
-use super::stream::TsoStream;
+use super::stream::TimestampStream;
 use crate::Error;
 use crate::retry::Deadline;
 
 /// Resolves to the first of `count` consecutive timestamps. The call begins when it is first polled.
 pub(super) struct Call<'a> {
-    stream: &'a TsoStream,
+    stream: &'a TimestampStream,
     count: u32,
     deadline: Deadline,
     /// Present while it waits.
@@ -23,7 +23,7 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(stream: &'a TsoStream, count: u32, deadline: Deadline) -> Self {
+    pub(super) fn new(stream: &'a TimestampStream, count: u32, deadline: Deadline) -> Self {
         Self {
             stream,
             count,

@@ -27,7 +27,7 @@ mod watermark;
 use rdb_proto::pdpb::GetTsoRequest;
 
 use self::call::Call;
-pub(crate) use self::stream::TsoStream;
+pub(crate) use self::stream::TimestampStream;
 pub(crate) use self::watermark::Watermark;
 use crate::retry::Deadline;
 use crate::{Client, Error, Timestamp, Timestamps};

@@ -21,7 +21,7 @@ use crate::{ClientStats, Error};
 
 /// A client's stream of timestamps. Opened by the first call; everything ends with it.
 #[derive(Debug)]
-pub(crate) struct TsoStream {
+pub(crate) struct TimestampStream {
     stream: Kept<SharedRounds>,
 }
 
@@ -41,7 +41,7 @@ struct State {
     failure: Option<Error>,
 }
 
-impl TsoStream {
+impl TimestampStream {
     /// `count_max` is the most that one request may ask for.
     pub(crate) fn new(
         placement_driver: Arc<PlacementDriver>,

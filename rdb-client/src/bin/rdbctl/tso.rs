@@ -32,17 +32,17 @@ pub(crate) async fn run(
     let timestamps = client.tso_batch(arguments.count).await?;
     timestamps
         .into_iter()
-        .try_for_each(|timestamp| output.record(&Taken::from(timestamp)))
+        .try_for_each(|timestamp| output.record(&Line::from(timestamp)))
 }
 
 #[derive(Serialize)]
-struct Taken {
+struct Line {
     timestamp: String,
     physical_ms: u64,
     logical: u32,
 }
 
-impl From<Timestamp> for Taken {
+impl From<Timestamp> for Line {
     fn from(timestamp: Timestamp) -> Self {
         Self {
             timestamp: timestamp.to_string(),
@@ -52,7 +52,7 @@ impl From<Timestamp> for Taken {
     }
 }
 
-impl Record for Taken {
+impl Record for Line {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         vec![self.timestamp.clone()]
     }

@@ -31,8 +31,8 @@ fn target(address: &str) -> Target {
 }
 
 /// A lane to a store that is not there.
-fn shared() -> Shared {
-    Shared::new(Arc::new(target("127.0.0.1:1")))
+fn shared() -> SharedQueue {
+    SharedQueue::new(Arc::new(target("127.0.0.1:1")))
 }
 
 fn command() -> AddressedCommand {
@@ -42,7 +42,7 @@ fn command() -> AddressedCommand {
     }
 }
 
-fn push(shared: &Shared) -> (Next, Answer) {
+fn push(shared: &SharedQueue) -> (Next, Answer) {
     let (slot, answer) = Slot::new();
     (shared.queue().push(command(), slot, 0), answer)
 }
