@@ -36,10 +36,10 @@ impl Client {
         let key = self.limits().checked_key(key)?;
         let request = kvrpc::RawPutRequest {
             context: None,
-            key: key.clone(),
+            key,
             value: self.limits().checked_value(value.into())?,
         };
-        self.router().call(&key, request, deadline).await?;
+        self.router().call(request, deadline).await?;
         Ok(())
     }
 
@@ -51,11 +51,8 @@ impl Client {
     pub async fn raw_get(&self, key: impl Key) -> Result<Option<Bytes>, Error> {
         let deadline = self.deadline();
         let key = self.limits().checked_key(key)?;
-        let request = kvrpc::RawGetRequest {
-            context: None,
-            key: key.clone(),
-        };
-        let response = self.router().call(&key, request, deadline).await?;
+        let request = kvrpc::RawGetRequest { context: None, key };
+        let response = self.router().call(request, deadline).await?;
         Ok(response.value)
     }
 
@@ -67,11 +64,8 @@ impl Client {
     pub async fn raw_delete(&self, key: impl Key) -> Result<(), Error> {
         let deadline = self.deadline();
         let key = self.limits().checked_key(key)?;
-        let request = kvrpc::RawDeleteRequest {
-            context: None,
-            key: key.clone(),
-        };
-        self.router().call(&key, request, deadline).await?;
+        let request = kvrpc::RawDeleteRequest { context: None, key };
+        self.router().call(request, deadline).await?;
         Ok(())
     }
 

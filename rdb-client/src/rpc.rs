@@ -1,7 +1,9 @@
-//! [`DataRequest`], the common interface of all data requests: set the context and send.
+//! [`DataRequest`], the common interface of all data requests: set the context and send. [`PointRequest`]: those that can
+//! share a stream.
 
 use std::future::Future;
 
+use bytes::Bytes;
 use rdb_proto::kvrpc::kv_cas_client::KvCasClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{self, batch_answer, batch_command};
@@ -27,16 +29,18 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
     const ACCESS: Access;
 
-    /// Makes the request a command of a stream. `None`: it is always a unary call.
-    const INTO_COMMAND: Option<fn(Self) -> batch_command::Request>;
-
     fn set_context(&mut self, context: Context);
-
-    /// The answer, from the answer of a stream. `None`: it answers another kind of request.
-    fn from_response(response: batch_answer::Response) -> Option<Self::Answer>;
 
     /// Sends the request once.
     fn send(self, channel: Channel) -> impl Future<Output = Result<Self::Answer, Status>> + Send;
+}
+
+/// A request for one key, which can be a command of a stream.
+pub(crate) trait PointRequest: Into<batch_command::Request>
+where
+    Self: DataRequest<Answer: TryFrom<batch_answer::Response, Error = Status>>,
+{
+    fn key(&self) -> &Bytes;
 }
 
 macro_rules! data_requests {
@@ -46,18 +50,8 @@ macro_rules! data_requests {
 
             const ACCESS: Access = Access::$access;
 
-            const INTO_COMMAND: Option<fn(Self) -> batch_command::Request> =
-                [$(Some(batch_command::Request::$command as _),)? None][0];
-
             fn set_context(&mut self, context: Context) {
                 self.context = Some(context);
-            }
-
-            fn from_response(_response: batch_answer::Response) -> Option<kvrpc::$answer> {
-                $(if let batch_answer::Response::$command(answer) = _response {
-                    return Some(answer);
-                })?
-                None
             }
 
             async fn send(self, channel: Channel) -> Result<kvrpc::$answer, Status> {
@@ -68,7 +62,18 @@ macro_rules! data_requests {
     )*};
 }
 
+macro_rules! point_requests {
+    ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $answer:ident;)*) => {$(
+        impl PointRequest for kvrpc::$request {
+            fn key(&self) -> &Bytes {
+                &self.key
+            }
+        }
+    )*};
+}
+
 rdb_proto::point_commands!(data_requests);
+rdb_proto::point_commands!(point_requests);
 
 data_requests! {
     RawBatchPutRequest, Write => KvRawClient::raw_batch_put -> RawBatchPutResponse;

@@ -81,11 +81,11 @@ impl Client {
     ) -> Result<u64, Error> {
         let request = kvrpc::CompareAndSwapRequest {
             context: None,
-            key: key.clone(),
+            key,
             expected_version,
             value,
         };
-        let response = self.router().call(&key, request, deadline).await?;
+        let response = self.router().call(request, deadline).await?;
         match response.result {
             Some(swap::Result::Swapped(swapped)) => Ok(swapped.version),
             Some(swap::Result::Conflict(conflict)) => Err(conflict.into()),
@@ -111,11 +111,8 @@ impl Client {
         key: Bytes,
         deadline: Deadline,
     ) -> Result<Option<Versioned>, Error> {
-        let request = kvrpc::GetRequest {
-            context: None,
-            key: key.clone(),
-        };
-        let response = self.router().call(&key, request, deadline).await?;
+        let request = kvrpc::GetRequest { context: None, key };
+        let response = self.router().call(request, deadline).await?;
         Ok(response.entry.map(|entry| Versioned {
             version: entry.version,
             value: entry.value,
@@ -137,10 +134,10 @@ impl Client {
         let key = self.limits().checked_key(key)?;
         let request = kvrpc::CompareAndDeleteRequest {
             context: None,
-            key: key.clone(),
+            key,
             expected_version,
         };
-        let response = self.router().call(&key, request, deadline).await?;
+        let response = self.router().call(request, deadline).await?;
         match response.result {
             Some(deletion::Result::Deleted(kvrpc::Deleted {})) => Ok(()),
             Some(deletion::Result::Conflict(conflict)) => Err(conflict.into()),

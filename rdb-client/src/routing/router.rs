@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::metapb::Context;
 use rdb_proto::response::DataResponse as _;
 use tonic::{Code, Status};
@@ -15,7 +14,7 @@ use crate::connection::{Connection, ConnectionPool};
 use crate::counters::Counters;
 use crate::dispatch::{AddressedCommand, Dispatcher, Interrupted, Lane};
 use crate::retry::{Deadline, Failure, Retry};
-use crate::rpc::{Access, DataRequest};
+use crate::rpc::{Access, DataRequest, PointRequest};
 use crate::{Error, fate};
 
 /// Everything that calls share: what is known of the cluster and the connections to it.
@@ -66,18 +65,24 @@ impl Router {
         Retry::until(deadline, &self.counters)
     }
 
-    /// Sends a request to the region that holds `key` until it is answered or the deadline comes.
-    pub(crate) async fn call<R: DataRequest>(
+    /// Sends a request to the region that holds its key until it is answered or the deadline comes.
+    pub(crate) async fn call<R: PointRequest>(
         &self,
-        key: &[u8],
         request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Error> {
         let mut retry = self.retry(deadline);
         loop {
             let attempt = async {
-                let route = self.locate(key, deadline).await?;
-                self.attempt(&route, request.clone(), deadline).await
+                let route = self.locate(request.key(), deadline).await?;
+                let dispatcher = self.dispatcher.as_ref();
+                match dispatcher.and_then(|dispatcher| dispatcher.store(&route.leader.address)) {
+                    Some(lanes) => {
+                        let lane = lanes.lane();
+                        self.dispatch(&route, lane, request.clone(), deadline).await
+                    }
+                    None => self.attempt(&route, request.clone(), deadline).await,
+                }
             };
             match attempt.await {
                 Ok(answer) => return Ok(answer),
@@ -95,29 +100,8 @@ impl Router {
         self.routes.locate(key, deadline).await
     }
 
-    /// Sends a request once.
+    /// Sends a request once, as a unary call.
     pub(crate) async fn attempt<R: DataRequest>(
-        &self,
-        route: &Route,
-        request: R,
-        deadline: Deadline,
-    ) -> Result<R::Answer, Failure> {
-        if let Some(into_command) = R::INTO_COMMAND
-            && let Some(dispatcher) = &self.dispatcher
-            && let Some(lanes) = dispatcher.store(&route.leader.address)
-        {
-            let command = AddressedCommand {
-                context: self.context(route),
-                request: into_command(request),
-            };
-            let response = self.dispatch::<R>(route, lanes.lane(), command, deadline);
-            return self.received::<R>(route, response.await?);
-        }
-        self.send_alone(route, request, deadline).await
-    }
-
-    /// Sends a request as a unary call.
-    async fn send_alone<R: DataRequest>(
         &self,
         route: &Route,
         mut request: R,
@@ -125,39 +109,38 @@ impl Router {
     ) -> Result<R::Answer, Failure> {
         let Connection { channel, id, .. } = self.connect(route, deadline).await?;
         request.set_context(self.context(route));
-        let mut answer = match deadline.limit(request.send(channel)).await {
-            Some(Ok(answer)) => answer,
-            Some(Err(status)) => {
-                let address = &route.leader.address;
-                self.connections.forget_broken(address, id, &status);
-                if fate::is_local(&status) || status.code() == Code::Unimplemented {
-                    self.routes.suspect(route);
-                }
-                return Err(fate::failure(R::ACCESS, &status, &route.place()));
-            }
-            None => return Err(self.unanswered::<R>(route, deadline)),
+        let Some(answer) = deadline.limit(request.send(channel)).await else {
+            return Err(self.unanswered::<R>(route, deadline));
         };
-        match answer.region_error_mut().take() {
-            None => Ok(answer),
-            Some(region_error) => Err(self.routes.learn(route, *region_error)),
+        if let Err(status) = &answer {
+            let address = &route.leader.address;
+            self.connections.forget_broken(address, id, status);
+            if fate::is_local(status) || status.code() == Code::Unimplemented {
+                self.routes.suspect(route);
+            }
         }
+        self.received::<R>(route, answer)
     }
 
-    /// Sends a command together with those of other calls.
-    async fn dispatch<R: DataRequest>(
+    /// Sends a request once, together with those of other calls.
+    async fn dispatch<R: PointRequest>(
         &self,
         route: &Route,
         lane: &Lane,
-        command: AddressedCommand,
+        request: R,
         deadline: Deadline,
-    ) -> Result<batch_answer::Response, Failure> {
+    ) -> Result<R::Answer, Failure> {
+        let command = AddressedCommand {
+            context: self.context(route),
+            request: request.into(),
+        };
         let Some(mut answer) = deadline.limit(lane.submit(command)).await else {
             self.routes.suspect(route);
             let cause = format!("{} has too many calls in flight", route.place());
             return Err(deadline.exceeded(cause).into());
         };
         let interrupted = match deadline.limit(&mut answer).await {
-            Some(Ok(response)) => return Ok(response),
+            Some(Ok(response)) => return self.received::<R>(route, response.try_into()),
             Some(Err(interrupted)) => interrupted,
             None if answer.withdraw() => {
                 self.routes.suspect(route);
@@ -177,25 +160,17 @@ impl Router {
         })
     }
 
-    /// What a response of a stream means to its call.
+    /// What an answer means to its call.
     fn received<R: DataRequest>(
         &self,
         route: &Route,
-        response: batch_answer::Response,
+        answer: Result<R::Answer, Status>,
     ) -> Result<R::Answer, Failure> {
-        match response {
-            batch_answer::Response::RegionError(region_error) => {
-                Err(self.routes.learn(route, *region_error))
-            }
-            batch_answer::Response::Fault(fault) => Err(fate::failure(
-                R::ACCESS,
-                &Status::from(*fault),
-                &route.place(),
-            )),
-            response => R::from_response(response).ok_or_else(|| {
-                let cause = format!("{} answered another request", route.place());
-                unknown::<R>(cause, Error::internal)
-            }),
+        let mut answer =
+            answer.map_err(|status| fate::failure(R::ACCESS, &status, &route.place()))?;
+        match answer.region_error_mut().take() {
+            None => Ok(answer),
+            Some(region_error) => Err(self.routes.learn(route, *region_error)),
         }
     }
 
@@ -203,7 +178,10 @@ impl Router {
     fn unanswered<R: DataRequest>(&self, route: &Route, deadline: Deadline) -> Failure {
         self.routes.suspect(route);
         let cause = format!("{} gave no answer in time", route.place());
-        unknown::<R>(cause, |cause| deadline.exceeded(cause))
+        Failure::Final(match R::ACCESS {
+            Access::Read => deadline.exceeded(cause),
+            Access::Write => Error::undetermined(cause),
+        })
     }
 
     /// A connection to the leader, with a place for a call. Failing here is certain: nothing has been sent.
@@ -238,14 +216,6 @@ impl Router {
             region_epoch: route.region.epoch,
         }
     }
-}
-
-/// The failure of a request whose fate is unknown: for a read it is `of_read`.
-fn unknown<R: DataRequest>(cause: String, of_read: impl FnOnce(String) -> Error) -> Failure {
-    Failure::Final(match R::ACCESS {
-        Access::Read => of_read(cause),
-        Access::Write => Error::undetermined(cause),
-    })
 }
 
 #[cfg(test)]
