@@ -1,12 +1,13 @@
 //! `rdbctl bench`: every workload runs against a real cluster, and its figures are consistent with each other.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Cluster, binary, found, guarded};
+use crate::harness::{Cluster, found, guarded};
+use crate::rdbctl::{Rdbctl, command, objects};
 
 /// So little that all workloads together take seconds.
 const SHORT: &[&str] = &[
@@ -207,32 +208,14 @@ async fn measured(cluster: &Cluster, arguments: &[&str]) -> Value {
 }
 
 async fn bench(pd_address: &str, arguments: &[&str]) -> Output {
-    let mut command = rdbctl(arguments);
-    command
-        .args(["--pd", pd_address, "--output", "json"])
-        .stdin(Stdio::null());
-    let what = format!("rdbctl bench {arguments:?}");
-    let ended = tokio::task::spawn_blocking(move || command.output());
-    let ended = guarded(&what, ended).await.expect("no panic");
-    ended.expect("the binary can be started")
+    let rdbctl = Rdbctl::at(pd_address);
+    let arguments = [&["bench", "--output", "json"], arguments].concat();
+    rdbctl.run(arguments).await
 }
 
-fn rdbctl(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary("rdbctl"));
-    command.arg("bench").args(arguments);
-    for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"RDBCTL_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
+/// The report, also of a run that failed.
 fn object(output: &Output) -> Value {
-    let text = std::str::from_utf8(&output.stdout).expect("JSON is UTF-8");
-    let line = text.lines().next();
-    serde_json::from_str(line.unwrap_or_default())
-        .unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    objects(output).swap_remove(0)
 }
 
 fn assert_consistent(report: &Value, workload: &str) {
@@ -262,7 +245,8 @@ struct Echo {
 
 impl Echo {
     async fn start() -> Self {
-        let mut process = rdbctl(&["serve-echo"])
+        let mut process = command()
+            .args(["bench", "serve-echo"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

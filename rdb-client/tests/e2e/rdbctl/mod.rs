@@ -22,7 +22,7 @@ const CONFLICT: i32 = 4;
 const UNDETERMINED: i32 = 5;
 
 /// Runs `rdbctl` against one cluster.
-struct Rdbctl {
+pub(crate) struct Rdbctl {
     pd_address: String,
 }
 
@@ -31,13 +31,13 @@ impl Rdbctl {
         Self::at(cluster.pd.address())
     }
 
-    fn at(pd_address: impl ToString) -> Self {
+    pub(crate) fn at(pd_address: impl ToString) -> Self {
         Self {
             pd_address: pd_address.to_string(),
         }
     }
 
-    async fn run(&self, arguments: impl IntoIterator<Item: AsRef<OsStr>>) -> Output {
+    pub(crate) async fn run(&self, arguments: impl IntoIterator<Item: AsRef<OsStr>>) -> Output {
         self.run_with_input(arguments, b"").await
     }
 
@@ -52,18 +52,13 @@ impl Rdbctl {
             .map(|argument| argument.as_ref().to_owned())
             .collect();
         let what = format!("rdbctl {arguments:?}");
-        let mut command = Command::new(binary("rdbctl"));
+        let mut command = command();
         command
             .args(arguments)
+            .env("RDBCTL_PD", &self.pd_address)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"RDBCTL_") {
-                command.env_remove(name);
-            }
-        }
-        command.env("RDBCTL_PD", &self.pd_address);
         let input = input.to_vec();
         let ended = tokio::task::spawn_blocking(move || {
             let mut process = command.spawn().expect("the binary can be started");
@@ -77,6 +72,17 @@ impl Rdbctl {
         });
         guarded(&what, ended).await.expect("no panic")
     }
+}
+
+/// `rdbctl` without the settings of whoever runs the tests.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(binary("rdbctl"));
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"RDBCTL_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 fn assert_exit(output: &Output, expected: i32, what: impl std::fmt::Debug) {
@@ -99,7 +105,7 @@ fn errors(output: &Output) -> String {
 }
 
 /// One object from each line of standard output.
-fn objects(output: &Output) -> Vec<Value> {
+pub(crate) fn objects(output: &Output) -> Vec<Value> {
     let text = std::str::from_utf8(&output.stdout).expect("JSON is UTF-8");
     let object = |line| serde_json::from_str(line).expect("a line is an object");
     text.lines().map(object).collect()
