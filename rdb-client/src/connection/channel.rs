@@ -122,6 +122,8 @@ impl Channel {
         stream.set_nodelay(true)?;
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
+            // Until the peer has told. By itself hyper takes fewer, and holds a further request back as below.
+            .initial_max_send_streams(CONCURRENT_STREAMS_MAX as usize)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)

@@ -49,8 +49,8 @@ pub(crate) enum Reaction {
     GoAwayBefore,
 }
 
-/// Plays one script for each connection: a reaction to each request. Closes a connection when its script is over, and one
-/// without a script at once.
+/// Plays one script for each connection: a reaction to each request. Tells its settings when it reacts for the first time,
+/// as late as it may. Closes a connection when its script is over, and one without a script at once.
 #[derive(Debug)]
 pub(crate) struct ScriptedPeer {
     pub(crate) address: String,
@@ -92,15 +92,15 @@ async fn play(mut stream: TcpStream, script: Vec<Reaction>) {
     let mut preface = [0; CLIENT_PREFACE.len()];
     stream.read_exact(&mut preface).await.expect("a preface");
     assert_eq!(preface, CLIENT_PREFACE);
-    let streams_max = [
-        &MAX_CONCURRENT_STREAMS.to_be_bytes()[..],
-        &CONCURRENT_STREAMS_MAX.to_be_bytes(),
-    ];
-    write_frame(&mut stream, SETTINGS, 0, 0, &streams_max.concat()).await;
+    let mut has_settled = false;
     for reaction in script {
         let Some(stream_id) = next_request(&mut stream).await else {
             return;
         };
+        if !matches!(reaction, Reaction::Ignore) && !has_settled {
+            settle(&mut stream).await;
+            has_settled = true;
+        }
         match reaction {
             Reaction::Answer => answer(&mut stream, stream_id).await,
             Reaction::Ignore => {}
@@ -128,6 +128,14 @@ async fn next_request(stream: &mut TcpStream) -> Option<u32> {
             return Some(u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
         }
     }
+}
+
+async fn settle(stream: &mut TcpStream) {
+    let streams_max = [
+        &MAX_CONCURRENT_STREAMS.to_be_bytes()[..],
+        &CONCURRENT_STREAMS_MAX.to_be_bytes(),
+    ];
+    write_frame(stream, SETTINGS, 0, 0, &streams_max.concat()).await;
 }
 
 async fn answer(stream: &mut TcpStream, stream_id: u32) {

@@ -73,34 +73,7 @@ async fn an_open_loop_keeps_its_rate() {
     // Those of half a second are due, whether the machine keeps up or not.
     let due = report["operations"].as_u64().expect("a count")
         + report["not_started"].as_u64().expect("a count");
-    assert!((95..=105).contains(&due), "{report}");
-}
-
-#[tokio::test]
-async fn an_open_loop_counts_the_time_that_an_operation_waited_for_its_turn() {
-    let cluster = Cluster::start().await;
-    // Far more than one caller can do.
-    let arguments = [
-        "raw-put",
-        "--rate",
-        "100000",
-        "--keys",
-        "100",
-        "--concurrency",
-        "1",
-        "--duration",
-        "500ms",
-        "--warmup",
-        "0",
-    ];
-    let report = measured(&cluster, &arguments).await;
-    assert!(report["not_started"].as_u64() > Some(0), "{report}");
-    // The last operations were due early on and began at the end.
-    let service_us = 500_000.0 / number(&report, "/operations");
-    assert!(
-        number(&report, "/latency_us/max") > 10.0 * service_us,
-        "{report}"
-    );
+    assert!((99..=101).contains(&due), "{report}");
 }
 
 #[tokio::test]

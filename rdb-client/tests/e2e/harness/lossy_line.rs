@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Forwards connections. Once a request with the marker has passed, its connection carries no answer any more, without
-/// being closed. The marker has to be short, so that it passes in one piece.
+/// Forwards connections. Once a request with the marker has passed, the client's side ends with what comes next from the
+/// store, which is lost; the store sees its peer fall silent. The marker has to be short, so that it passes in one piece.
 #[derive(Debug)]
 pub(crate) struct LossyLine {
     address: String,
@@ -49,6 +49,9 @@ async fn forward(client: TcpStream, target: String, marker: &'static str) -> io:
             let length = requests.read(&mut buffer).await?;
             let bytes = &buffer[..length];
             if bytes.is_empty() {
+                if lossy.load(Ordering::Acquire) {
+                    return Ok(());
+                }
                 return to_server.shutdown().await;
             }
             if bytes
@@ -68,9 +71,12 @@ async fn forward(client: TcpStream, target: String, marker: &'static str) -> io:
             if bytes.is_empty() {
                 return to_client.shutdown().await;
             }
-            if !lossy.load(Ordering::Acquire) {
-                to_client.write_all(bytes).await?;
+            if lossy.load(Ordering::Acquire) {
+                // It may have gone by itself.
+                let _ = to_client.shutdown().await;
+                continue;
             }
+            to_client.write_all(bytes).await?;
         }
     };
     tokio::try_join!(upwards, downwards)?;

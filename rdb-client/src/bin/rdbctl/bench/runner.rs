@@ -89,7 +89,7 @@ pub(crate) async fn run<C: Caller>(callers: Vec<C>, schedule: Schedule) -> Measu
         tasks.spawn(operate(caller, window, tickets, Arc::clone(&recorder)));
     }
     let tallies = gather(tasks, window, &schedule, &recorder).await;
-    let not_started = tickets.map(|tickets| tickets.not_started());
+    let not_started = tickets.map(|tickets| tickets.not_started(window));
     measured(tallies, window, &recorder, not_started)
 }
 
@@ -231,8 +231,12 @@ impl Tickets {
         tickets
     }
 
-    fn not_started(&self) -> u64 {
-        self.due.available_permits() as u64
+    /// How many were due within `window` and could not begin before its end.
+    fn not_started(&self, window: Window) -> u64 {
+        let taken = self.taken.load(Ordering::Relaxed);
+        let due_at = (taken..).map(|number| self.due_at(number));
+        let left = due_at.take_while(|due_at| *due_at < window.end);
+        left.filter(|due_at| window.counts(*due_at)).count() as u64
     }
 
     /// When the operation that is next was due; waits until it is. `None`: there are no more.
@@ -266,5 +270,44 @@ impl Tickets {
                     .max(PACE_PAUSE_MIN),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE_TIME: Duration = Duration::from_millis(50);
+
+    /// One whose server is slow.
+    struct SlowCaller;
+
+    impl Caller for SlowCaller {
+        async fn operate(&mut self) -> Result<Done, OperationError> {
+            tokio::time::sleep(SERVICE_TIME).await;
+            Ok(Done::default())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_open_loop_counts_what_is_due_and_the_time_that_it_waits_for_its_turn() {
+        let schedule = Schedule {
+            workload: "slow",
+            warmup: Duration::ZERO,
+            duration: Duration::from_millis(300),
+            rate: Some(1_000.0),
+            timeout: Duration::from_secs(60),
+            threads: 1,
+        };
+        let measured = run(vec![SlowCaller], schedule).await;
+        let operations = measured.latencies.len();
+        assert_eq!(operations, measured.operations_by_caller[0]);
+        let not_started = measured.not_started.expect("an open loop");
+        assert!((299..=301).contains(&(operations + not_started)));
+        // The last was due a millisecond after the one before, and waited for all of them.
+        let service_ms = SERVICE_TIME.as_millis() as u64;
+        let waited_ms = operations * service_ms - operations.saturating_sub(1);
+        let slowest_ms = measured.latencies.max() / 1_000_000;
+        assert!(slowest_ms + 1 >= waited_ms, "{slowest_ms} of {waited_ms}");
     }
 }
