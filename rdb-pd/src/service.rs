@@ -20,7 +20,7 @@ use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use self::tso_stream::TsoStream;
+use self::tso_stream::{TsoStream, tso_stream};
 use crate::cluster::{
     Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration, Start,
 };
@@ -56,7 +56,7 @@ impl Pd for PdService {
         }))
     }
 
-    type TsoStream = TsoStream<Streaming<GetTsoRequest>>;
+    type TsoStream = TsoStream;
 
     async fn tso(
         &self,
@@ -66,7 +66,7 @@ impl Pd for PdService {
         let requests = request.into_inner();
         let allocator = Arc::clone(&self.allocator);
         let cluster_id = self.cluster.id();
-        Ok(Response::new(TsoStream::new(
+        Ok(Response::new(tso_stream(
             requests, allocator, cluster_id, closing,
         )))
     }
