@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use rocksdb::{ErrorKind, ReadOptions};
 
-use crate::command::validate_bound;
+use crate::command::{require, validate_bound};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::keys::raw::ABOVE_EVERY_KEY;
@@ -236,26 +236,13 @@ impl ScanRange {
     pub fn validate(&self) -> Result<(), Error> {
         validate_bound("start_key", &self.start_key)?;
         validate_bound("end_key", &self.end_key)?;
-        let refuse = |field, cause: &str| {
-            Err(Error::InvalidArgument {
-                field,
-                limit: None,
-                cause: cause.to_owned(),
-            })
-        };
-        if !self.end_key.is_empty() && self.start_key > self.end_key {
-            return refuse(
-                "end_key",
-                "end_key is below start_key; an empty end_key means no upper bound",
-            );
-        }
-        if self.limit == Some(0) {
-            return refuse(
-                "limit",
-                "limit is 0; name at least 1, or none for as many as fit",
-            );
-        }
-        Ok(())
+        let is_upright = self.end_key.is_empty() || self.start_key <= self.end_key;
+        require(is_upright, "end_key", None, || {
+            "end_key is below start_key; an empty end_key means no upper bound".to_owned()
+        })?;
+        require(self.limit != Some(0), "limit", None, || {
+            "limit is 0; name at least 1, or none for as many as fit".to_owned()
+        })
     }
 
     fn is_empty(&self) -> bool {

@@ -113,40 +113,24 @@ impl<'a> Batch<'a> {
         }
         let mut values_bytes_left = entry.conflict_values_bytes_max;
         for command in entry.commands {
-            match command {
-                Command::CompareAndSwap {
-                    key,
-                    expected_version,
-                    ..
+            if matches!(command, Command::DeleteRangeRaw { .. }) {
+                self.raw_keys_put.get_or_insert_default();
+            }
+            let Some((key, expected_version)) = command.expected_version() else {
+                continue;
+            };
+            // An update leaves the floor alone.
+            if expected_version == 0 || matches!(command, Command::CompareAndDelete { .. }) {
+                overlay.load_floor(engine, entry.region_id)?;
+            }
+            let left = &mut values_bytes_left;
+            let mut load = |tier| overlay.load_record(engine, tier, key, expected_version, left);
+            match load(Tier::Memory) {
+                Err(ReadError::NotInMemory) if *disk_bytes_left > 0 => {
+                    let cost = DISK_READ_BYTES + load(Tier::Disk)?;
+                    *disk_bytes_left = disk_bytes_left.saturating_sub(cost);
                 }
-                | Command::CompareAndDelete {
-                    key,
-                    expected_version,
-                } => {
-                    // An update leaves the floor alone.
-                    if *expected_version == 0 || matches!(command, Command::CompareAndDelete { .. })
-                    {
-                        overlay.load_floor(engine, entry.region_id)?;
-                    }
-                    let left = &mut values_bytes_left;
-                    let mut load =
-                        |tier| overlay.load_record(engine, tier, key, *expected_version, left);
-                    match load(Tier::Memory) {
-                        Err(ReadError::NotInMemory) if *disk_bytes_left > 0 => {
-                            let record_bytes = load(Tier::Disk)?;
-                            let cost = DISK_READ_BYTES + record_bytes;
-                            *disk_bytes_left = disk_bytes_left.saturating_sub(cost);
-                        }
-                        loaded => drop(loaded?),
-                    }
-                }
-                Command::DeleteRangeRaw { .. } => {
-                    self.raw_keys_put.get_or_insert_default();
-                }
-                Command::PutRaw { .. }
-                | Command::DeleteRaw { .. }
-                | Command::PutBatchRaw { .. }
-                | Command::PutRegion(_) => {}
+                loaded => drop(loaded?),
             }
         }
         Ok(())

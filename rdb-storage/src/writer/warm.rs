@@ -26,8 +26,8 @@ pub(super) fn start(
 
 fn warm(engine: &Engine, queue: &Queue) {
     while let Some(mut cold) = queue.take_cold() {
-        let mut keys = cold.commands().iter().filter_map(Command::versioned_key);
-        let read = keys.try_for_each(|key| {
+        let mut keys = cold.commands().iter().filter_map(Command::expected_version);
+        let read = keys.try_for_each(|(key, _)| {
             if cold.is_too_late() {
                 return Ok(());
             }
