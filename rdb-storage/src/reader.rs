@@ -142,7 +142,7 @@ impl Reader {
         room: usize,
     ) -> Result<Vec<Option<Bytes>>, Error> {
         self.memory_first(keys.len(), move |engine, tier| {
-            engine.multi_get_raw(&keys, tier, room)
+            engine.multi_get(&keys, tier, room)
         })
         .await
     }
@@ -159,7 +159,7 @@ impl Reader {
         room: usize,
     ) -> Result<Vec<Option<Versioned>>, Error> {
         self.memory_first(keys.len(), move |engine, tier| {
-            engine.multi_get_versioned(&keys, tier, room)
+            engine.multi_get(&keys, tier, room)
         })
         .await
     }
@@ -172,8 +172,7 @@ impl Reader {
     /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`]; [`Error::NeedsRoom`] when not even the first entry
     /// fits; [`Error::Busy`] when too many scans wait.
     pub async fn scan_raw(&self, range: ScanRange, room: usize) -> Result<Page<KeyValue>, Error> {
-        let places = &self.shared.scans;
-        self.blocking(places, move |engine| engine.scan_raw(&range, room))
+        self.blocking(&self.shared.scans, move |engine| engine.scan(&range, room))
             .await
     }
 
@@ -187,8 +186,7 @@ impl Reader {
         range: ScanRange,
         room: usize,
     ) -> Result<Page<VersionedKeyValue>, Error> {
-        let places = &self.shared.scans;
-        self.blocking(places, move |engine| engine.scan_versioned(&range, room))
+        self.blocking(&self.shared.scans, move |engine| engine.scan(&range, room))
             .await
     }
 

@@ -338,7 +338,7 @@ impl Storage {
     ///
     /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`].
     pub fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.inner.engine.get_raw(key, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.get(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads raw values from one snapshot, in the order of `keys`.
@@ -347,10 +347,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
     pub fn multi_get_raw(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
-        Ok(self
-            .inner
-            .engine
-            .multi_get_raw(keys, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads a versioned value.
@@ -359,10 +356,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn get_versioned(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
-        Ok(self
-            .inner
-            .engine
-            .get_versioned(key, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.get(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads versioned values from one snapshot, in the order of `keys`.
@@ -371,10 +365,7 @@ impl Storage {
     ///
     /// As [`multi_get_raw`](Self::multi_get_raw).
     pub fn multi_get_versioned(&self, keys: &[Bytes]) -> Result<Vec<Option<Versioned>>, Error> {
-        Ok(self
-            .inner
-            .engine
-            .multi_get_versioned(keys, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads one page of the raw keyspace.
@@ -383,7 +374,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.inner.engine.scan_raw(range, usize::MAX)
+        self.inner.engine.scan(range, usize::MAX)
     }
 
     /// Reads one page of the versioned keyspace.
@@ -392,7 +383,7 @@ impl Storage {
     ///
     /// As [`get_raw`](Self::get_raw).
     pub fn scan_versioned(&self, range: &ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
-        self.inner.engine.scan_versioned(range, usize::MAX)
+        self.inner.engine.scan(range, usize::MAX)
     }
 
     /// The regions written with [`Command::PutRegion`], in the order of their ids.
