@@ -15,6 +15,7 @@
 //!
 //! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -52,14 +53,10 @@ impl fmt::Display for Role {
     }
 }
 
-impl str::FromStr for Role {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Server, Self::Pd, Self::Embedded]
-            .into_iter()
-            .find(|role| role.to_string() == text)
-            .ok_or(())
+impl Role {
+    fn named(name: &str) -> Option<Self> {
+        let roles = [Self::Server, Self::Pd, Self::Embedded];
+        roles.into_iter().find(|role| role.to_string() == name)
     }
 }
 
@@ -275,57 +272,49 @@ enum Problem {
 fn parse_identity(bytes: &[u8]) -> Result<Identity, Problem> {
     let damaged = |problem: &str| Problem::Damaged(problem.to_owned());
     let text = str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
-    let mut fields = Vec::new();
+    let (mut fields, mut twice) = (BTreeMap::new(), None);
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let (name, value) = line
             .split_once('=')
             .ok_or_else(|| damaged("a line is not `name = value`"))?;
-        fields.push((name.trim(), value.trim()));
-    }
-    let field = |wanted: &str| {
-        let mut values = fields
-            .iter()
-            .filter(|(name, _)| *name == wanted)
-            .map(|(_, value)| *value);
-        match (values.next(), values.next()) {
-            (value, None) => Ok(value),
-            _ => Err(Problem::Damaged(format!("{wanted} is there twice"))),
+        if fields.insert(name.trim(), value.trim()).is_some() {
+            twice = Some(name.trim());
         }
-    };
+    }
     let missing = |name: &str| Problem::Damaged(format!("{name} is missing or unreadable"));
 
-    match field("format")?.and_then(|format| format.parse().ok()) {
+    match fields
+        .remove("format")
+        .and_then(|format| format.parse().ok())
+    {
         Some(1..=FORMAT) => {}
         Some(format) if format > FORMAT => return Err(Problem::Newer(format)),
         _ => return Err(missing("format")),
     }
-    let known = [
-        "role",
-        "format",
-        "initialized",
-        "cluster_id",
-        "store_id",
-        "incarnation",
-    ];
-    if let Some((name, _)) = fields.iter().find(|(name, _)| !known.contains(name)) {
+    if let Some(name) = twice {
+        return Err(Problem::Damaged(format!("{name} is there twice")));
+    }
+    let mut id = |name| {
+        let id = fields.remove(name).map(str::parse).transpose();
+        id.map_err(|_| missing(name))
+    };
+    let (cluster_id, store_id) = (id("cluster_id")?, id("store_id")?);
+    let incarnation = id("incarnation")?;
+    let role = fields.remove("role").and_then(Role::named);
+    let initialized = match fields.remove("initialized") {
+        Some("yes") => true,
+        Some("no") => false,
+        _ => return Err(missing("initialized")),
+    };
+    if let Some((name, _)) = fields.first_key_value() {
         return Err(Problem::Damaged(format!("{name:?} is not known")));
     }
-    let id = |name| match field(name)? {
-        None => Ok(None),
-        Some(id) => id.parse().map(Some).map_err(|_| missing(name)),
-    };
     Ok(Identity {
-        role: field("role")?
-            .and_then(|role| role.parse().ok())
-            .ok_or_else(|| missing("role"))?,
-        initialized: match field("initialized")? {
-            Some("yes") => true,
-            Some("no") => false,
-            _ => return Err(missing("initialized")),
-        },
-        cluster_id: id("cluster_id")?,
-        store_id: id("store_id")?,
-        incarnation: id("incarnation")?,
+        role: role.ok_or_else(|| missing("role"))?,
+        cluster_id,
+        store_id,
+        incarnation,
+        initialized,
     })
 }
 
