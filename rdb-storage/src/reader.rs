@@ -147,12 +147,7 @@ impl Reader {
         .await
     }
 
-    /// Reads versioned values from one snapshot, in the order of `keys`. The keys and values that are found count against
-    /// `room`.
-    ///
-    /// # Errors
-    ///
-    /// As [`multi_get_raw`](Self::multi_get_raw).
+    /// Reads versioned values, as [`multi_get_raw`](Self::multi_get_raw) does raw ones.
     pub async fn multi_get_versioned(
         &self,
         keys: Vec<Bytes>,
@@ -177,10 +172,6 @@ impl Reader {
     }
 
     /// Reads one page of the versioned keyspace, as [`scan_raw`](Self::scan_raw) does of the raw one.
-    ///
-    /// # Errors
-    ///
-    /// As [`scan_raw`](Self::scan_raw).
     pub async fn scan_versioned(
         &self,
         range: ScanRange,
