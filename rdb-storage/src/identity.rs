@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fmt, str};
 
 use rustix::fs::{FlockOperation, flock};
@@ -97,15 +98,13 @@ pub fn random_id() -> Result<u64, Error> {
 pub(crate) struct DataDirectory {
     path: PathBuf,
     lock: File,
+    /// What the file says.
+    identity: Mutex<Identity>,
 }
 
 impl DataDirectory {
     /// Locks the directory and reads its identity. With `create`, a directory that is missing or empty is made one.
-    pub(crate) fn open(
-        path: &Path,
-        role: Role,
-        create: bool,
-    ) -> Result<(Self, Identity), OpenError> {
+    pub(crate) fn open(path: &Path, role: Role, create: bool) -> Result<Self, OpenError> {
         if !create && !path.join(IDENTITY_FILE).exists() {
             return Err(OpenError::NoDataDirectory {
                 directory: path.to_owned(),
@@ -114,39 +113,86 @@ impl DataDirectory {
         }
         create_durably(path).map_err(|error| io_error(path, "creating it", &error))?;
         let path =
-            &fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;
+            fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;
         let identity_file = path.join(IDENTITY_FILE);
         if !identity_file.exists() {
-            refuse_foreign_files(path)?;
+            refuse_foreign_files(&path)?;
         }
         let directory = Self {
-            path: path.clone(),
-            lock: lock(path)?,
-        };
-        // Checked again under the lock, since another process may have created the file meanwhile.
-        if !identity_file.exists() {
-            let identity = Identity {
+            lock: lock(&path)?,
+            path,
+            identity: Mutex::new(Identity {
                 role,
                 cluster_id: None,
                 store_id: None,
                 incarnation: None,
                 initialized: false,
-            };
-            directory
-                .write_identity(&identity)
-                .map_err(|error| io_error(path, "writing its identity file", &error))?;
-            return Ok((directory, identity));
+            }),
+        };
+        // Checked again under the lock, since another process may have created the file meanwhile.
+        if !identity_file.exists() {
+            let written = directory.write(directory.identity());
+            written
+                .map_err(|error| io_error(&directory.path, "writing its identity file", &error))?;
+            return Ok(directory);
         }
-        let identity = directory.read_identity()?;
-        if identity.role == role {
-            Ok((directory, identity))
-        } else {
-            Err(OpenError::ForeignRole {
-                directory: path.clone(),
+        let identity = directory.read()?;
+        if identity.role != role {
+            return Err(OpenError::ForeignRole {
+                directory: directory.path.clone(),
                 found: identity.role.to_string(),
                 wanted: role.to_string(),
-            })
+            });
         }
+        *directory.lock_identity() = identity;
+        Ok(directory)
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        *self.lock_identity()
+    }
+
+    /// Notes that RocksDB was created here.
+    pub(crate) fn note_initialized(&self) -> io::Result<()> {
+        let mut identity = self.lock_identity();
+        if !identity.initialized {
+            identity.initialized = true;
+            self.write(*identity)?;
+        }
+        Ok(())
+    }
+
+    /// Assigns the directory to a cluster, and to a store of it, for good.
+    pub(crate) fn assign(
+        &self,
+        cluster_id: u64,
+        store_id: Option<u64>,
+        incarnation: Option<u64>,
+    ) -> Result<(), Error> {
+        let mut identity = self.lock_identity();
+        let wanted = Identity {
+            cluster_id: Some(cluster_id),
+            store_id: store_id.or(identity.store_id),
+            incarnation: incarnation.or(identity.incarnation),
+            ..*identity
+        };
+        if wanted == *identity {
+            return Ok(());
+        }
+        let taken = |present: Option<u64>, wanted| present.is_some() && present != wanted;
+        if taken(identity.cluster_id, wanted.cluster_id)
+            || taken(identity.store_id, wanted.store_id)
+        {
+            return Err(Error::ForeignAssignment {
+                owner: owner(&identity),
+                wanted: owner(&wanted),
+            });
+        }
+        self.write(wanted).map_err(|error| Error::Io {
+            cause: format!("the identity file could not be written: {error}"),
+        })?;
+        *identity = wanted;
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -159,16 +205,20 @@ impl DataDirectory {
     }
 
     /// Replaces the identity file. When this returns, the new one is durable.
-    pub(crate) fn write_identity(&self, identity: &Identity) -> io::Result<()> {
+    fn write(&self, identity: Identity) -> io::Result<()> {
         let temporary = self.path.join("flaredb.identity.new");
         let mut file = File::create(&temporary)?;
-        file.write_all(format_identity(identity).as_bytes())?;
+        file.write_all(format_identity(&identity).as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, self.path.join(IDENTITY_FILE))?;
         File::open(&self.path)?.sync_all()
     }
 
-    fn read_identity(&self) -> Result<Identity, OpenError> {
+    fn lock_identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> Result<Identity, OpenError> {
         let file = self.path.join(IDENTITY_FILE);
         let bytes = fs::read(&file)
             .map_err(|error| io_error(&self.path, "reading its identity file", &error))?;
@@ -188,6 +238,16 @@ impl Drop for DataDirectory {
     fn drop(&mut self) {
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
+}
+
+fn owner(identity: &Identity) -> String {
+    let part = |name, id: Option<u64>| id.map(|id| format!("{name} {id}"));
+    let parts = [
+        part("store", identity.store_id),
+        part("cluster", identity.cluster_id),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(" of ")
 }
 
 fn io_error(directory: &Path, doing: &str, error: &io::Error) -> OpenError {

@@ -37,7 +37,7 @@ use crate::read::ReadError;
 use health::Health;
 pub use health::WriteHealth;
 pub use pending::PendingWrite;
-use queue::{Queue, Queued, Taken};
+use queue::{Queue, Queued};
 use room::Room;
 pub use room::WriteRoom;
 pub use submission::Submission;
@@ -223,20 +223,17 @@ impl Worker {
                 None => BACKGROUND_CHECK_INTERVAL,
                 Some(_) => Duration::ZERO,
             };
-            match self.shared.queue.take(idle) {
-                Taken::Submissions(submissions) => self.commit(submissions, &mut slow),
-                Taken::Nothing => self.commit(VecDeque::new(), &mut slow),
-                Taken::Closed => {
-                    if let Some(slow) = slow {
-                        slow.queued.complete(Err(Error::Closed));
-                    }
-                    return;
-                }
-            }
+            let Some(taken) = self.shared.queue.take(idle) else {
+                break;
+            };
+            self.commit(taken, &mut slow);
             if checked.elapsed() >= BACKGROUND_CHECK_INTERVAL {
                 self.check_background();
                 checked = Instant::now();
             }
+        }
+        if let Some(slow) = slow {
+            slow.queued.complete(Err(Error::Closed));
         }
     }
 
@@ -365,8 +362,7 @@ mod tests {
                 block_cache_bytes,
                 ..StorageOptions::new(Role::Embedded)
             };
-            let (data_directory, _) =
-                DataDirectory::open(directory.path(), options.role, true).unwrap();
+            let data_directory = DataDirectory::open(directory.path(), options.role, true).unwrap();
             let engine = Arc::new(Engine::open(data_directory, &options, true).unwrap());
             let shared = Arc::new(Shared {
                 queue: Arc::new(Queue::new(options.write_batch_bytes_max)),
@@ -393,10 +389,8 @@ mod tests {
         }
 
         fn commit<'a>(&'a self, slow: &mut Option<Slow<'a>>) {
-            match self.shared.queue.take(Duration::ZERO) {
-                Taken::Submissions(taken) => self.worker.commit(taken, slow),
-                Taken::Nothing | Taken::Closed => self.worker.commit(VecDeque::new(), slow),
-            }
+            let taken = self.shared.queue.take(Duration::ZERO);
+            self.worker.commit(taken.unwrap(), slow);
         }
     }
 
