@@ -212,10 +212,8 @@ impl Engine {
     /// Writes all memtables to table files.
     pub(crate) fn flush(&self) -> Result<(), rocksdb::Error> {
         let families = Family::ALL.map(|family| self.family(family));
-        self.database.flush_cfs_opt(
-            &families.each_ref().map(|family| *family),
-            &FlushOptions::default(),
-        )
+        self.database
+            .flush_cfs_opt(&families, &FlushOptions::default())
     }
 }
 

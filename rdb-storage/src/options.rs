@@ -30,21 +30,16 @@ impl fmt::Display for Durability {
 }
 
 impl FromStr for Durability {
-    type Err = ParseDurabilityError;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "sync" => Ok(Self::Sync),
             "os" => Ok(Self::Os),
-            _ => Err(ParseDurabilityError),
+            _ => Err("expected sync or os"),
         }
     }
 }
-
-/// A durability is `sync` or `os`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected sync or os")]
-pub struct ParseDurabilityError;
 
 /// What to do about a damaged write-ahead log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -252,7 +252,10 @@ impl Storage {
             value,
         })? {
             Outcome::Swapped { version } => Ok(version),
-            outcome => Err(unexpected(&outcome)),
+            // A bug in this crate. The write may have been applied.
+            outcome => Err(Error::Undetermined {
+                cause: format!("the writer answered with {outcome:?}"),
+            }),
         }
     }
 
@@ -393,13 +396,6 @@ impl Storage {
                 cause: "the writer gave no outcome".to_owned(),
             }),
         }
-    }
-}
-
-/// The error for an outcome that the command cannot have: a bug in this crate, and the write may have been applied.
-fn unexpected(outcome: &Outcome) -> Error {
-    Error::Undetermined {
-        cause: format!("the writer answered with {outcome:?}"),
     }
 }
 
