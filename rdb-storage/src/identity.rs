@@ -84,9 +84,9 @@ pub struct Identity {
 /// [`Error::Io`] when the operating system has none.
 pub fn random_id() -> Result<u64, Error> {
     loop {
-        let id = getrandom::u64().map_err(|error| Error::Io {
-            cause: format!("the operating system gives no random numbers: {error}"),
-        })?;
+        let id = getrandom::u64();
+        let id =
+            id.map_err(|error| Error::io("the operating system gives no random numbers", error))?;
         if id != 0 {
             return Ok(id);
         }
@@ -106,10 +106,7 @@ impl DataDirectory {
     /// Locks the directory and reads its identity. With `create`, a directory that is missing or empty is made one.
     pub(crate) fn open(path: &Path, role: Role, create: bool) -> Result<Self, OpenError> {
         if !create && !path.join(IDENTITY_FILE).exists() {
-            return Err(OpenError::NoDataDirectory {
-                directory: path.to_owned(),
-                file: IDENTITY_FILE,
-            });
+            return Err(OpenError::NoDataDirectory(path.to_owned()));
         }
         create_durably(path).map_err(|error| io_error(path, "creating it", &error))?;
         let path =
@@ -188,9 +185,8 @@ impl DataDirectory {
                 wanted: owner(&wanted),
             });
         }
-        self.write(wanted).map_err(|error| Error::Io {
-            cause: format!("the identity file could not be written: {error}"),
-        })?;
+        let written = self.write(wanted);
+        written.map_err(|error| Error::io("the identity file could not be written", error))?;
         *identity = wanted;
         Ok(())
     }
@@ -279,10 +275,7 @@ fn refuse_foreign_files(path: &Path) -> Result<(), OpenError> {
             .map_err(|error| io_error(path, "reading it", &error))?
             .file_name();
         if name != LOCK_FILE && name != "flaredb.identity.new" && name != "lost+found" {
-            return Err(OpenError::NotADataDirectory {
-                directory: path.to_owned(),
-                file: IDENTITY_FILE,
-            });
+            return Err(OpenError::NotADataDirectory(path.to_owned()));
         }
     }
     Ok(())
@@ -297,9 +290,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .map_err(|error| io_error(path, "opening its lock file", &error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
-            directory: path.to_owned(),
-        }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(path.to_owned())),
         Err(error) => Err(io_error(path, "locking it", &error.into())),
     }
 }

@@ -217,10 +217,7 @@ impl Reader {
             let _place = place;
             read(&engine)
         });
-        read.await.unwrap_or_else(|error| {
-            Err(Error::Io {
-                cause: format!("the read was not finished: {error}"),
-            })
-        })
+        read.await
+            .unwrap_or_else(|error| Err(Error::io("the read was not finished", error)))
     }
 }

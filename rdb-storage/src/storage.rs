@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use rocksdb::{ReadOptions, properties};
+use rocksdb::{IteratorMode, ReadOptions, properties};
 use tokio::sync::watch;
 
 use crate::apply::{Entry, applied_position};
@@ -314,15 +314,14 @@ impl Storage {
         options.set_iterate_lower_bound(start);
         options.set_iterate_upper_bound(end);
         let family = engine.family(Family::RaftState);
-        let mut iterator = engine.database.raw_iterator_cf_opt(&family, options);
-        iterator.seek_to_first();
-        let mut regions = Vec::new();
-        while let Some((key, record)) = iterator.item() {
-            regions.push(keys::region::decode(key, record)?);
-            iterator.next();
-        }
-        iterator.status().map_err(Error::from_read)?;
-        Ok(regions)
+        let records = engine
+            .database
+            .iterator_cf_opt(&family, options, IteratorMode::Start);
+        let regions = records.map(|record| {
+            let (key, record) = record.map_err(Error::from_read)?;
+            Ok(keys::region::decode(&key, &record)?)
+        });
+        regions.collect()
     }
 
     /// Reads for async callers.
@@ -342,9 +341,9 @@ impl Storage {
     /// [`Error::Io`] when the file system or RocksDB does not answer.
     pub fn stats(&self) -> Result<StorageStats, Error> {
         let inner = &self.inner;
-        let space = Space::of(inner.engine.directory().path()).map_err(|error| Error::Io {
-            cause: format!("the file system of the data directory does not answer: {error}"),
-        })?;
+        let unanswered = "the file system of the data directory does not answer";
+        let space = Space::of(inner.engine.directory().path());
+        let space = space.map_err(|error| Error::io(unanswered, error))?;
         Ok(StorageStats {
             capacity_bytes: space.capacity_bytes,
             available_bytes: space.available_bytes,
@@ -376,9 +375,7 @@ impl Storage {
         }
         let flushed = self.inner.engine.flush();
         self.inner.engine.stop_background_work();
-        flushed.map_err(|error| Error::Io {
-            cause: format!("flushing at close: {error}"),
-        })
+        flushed.map_err(|error| Error::io("flushing at close", error))
     }
 
     fn write(&self, command: Command) -> Result<Outcome, Error> {
