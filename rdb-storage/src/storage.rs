@@ -225,7 +225,7 @@ impl Storage {
     }
 
     /// Deletes the raw keys of `[start_key, end_key)`; an empty `end_key` means no upper bound.
-    /// An inverted or empty range is [`Error::InvalidArgument`].
+    /// Fails with [`Error::InvalidArgument`] when the range is inverted or empty.
     pub fn delete_range_raw(
         &self,
         start_key: impl Into<Bytes>,
@@ -238,7 +238,7 @@ impl Storage {
 
     /// Writes a versioned value if the key's version is `expected_version` (0: the key must not exist), and returns the
     /// new version.
-    /// [`Error::Conflict`]: the version is another.
+    /// Fails with [`Error::Conflict`] when the version is another.
     pub fn compare_and_swap(
         &self,
         key: impl Into<Bytes>,
@@ -260,7 +260,7 @@ impl Storage {
     }
 
     /// Deletes a versioned key if its version is `expected_version`, which is at least 1.
-    /// [`Error::Conflict`]: the version is another.
+    /// Fails with [`Error::Conflict`] when the version is another.
     pub fn compare_and_delete(
         &self,
         key: impl Into<Bytes>,
@@ -280,7 +280,7 @@ impl Storage {
     }
 
     /// Reads raw values from one snapshot, in the order of `keys`.
-    /// [`Error::ResultTooLarge`]: they are more than one read returns.
+    /// Fails with [`Error::ResultTooLarge`] when they are more than one read returns.
     pub fn multi_get_raw(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
         Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
     }
@@ -291,7 +291,7 @@ impl Storage {
     }
 
     /// Reads versioned values from one snapshot, in the order of `keys`.
-    /// [`Error::ResultTooLarge`]: they are more than one read returns.
+    /// Fails with [`Error::ResultTooLarge`] when they are more than one read returns.
     pub fn multi_get_versioned(&self, keys: &[Bytes]) -> Result<Vec<Option<Versioned>>, Error> {
         Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
     }

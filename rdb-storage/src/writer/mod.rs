@@ -26,7 +26,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::watch;
 
-use crate::apply::{Batch, Entry};
+use crate::apply::Entry;
 use crate::command::Outcome;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -37,7 +37,7 @@ use queue::Queued;
 use room::Room;
 pub use room::WriteRoom;
 pub use submission::Submission;
-use worker::{Worker, write_options};
+use worker::Worker;
 
 /// The handle of the writer thread. [`Writer::close`] ends it; so does dropping the handle.
 pub(crate) struct Writer {
@@ -84,20 +84,7 @@ impl Writer {
         entries: &[Entry<'_>],
         durability: Durability,
     ) -> Result<Vec<Vec<Outcome>>, Error> {
-        let worker = &self.worker;
-        worker.queue.check_open()?;
-        worker.health.check(region_id)?;
-        let mut batch = Batch::new(&worker.engine);
-        let mut disk_bytes = usize::MAX;
-        for entry in entries {
-            batch
-                .load(entry, &mut disk_bytes)
-                .map_err(|error| worker.stop_region(region_id, error.into()))?;
-        }
-        let entries = entries.iter();
-        let outcomes = entries.map(|entry| batch.apply(entry)).collect();
-        worker.write(batch, &write_options(durability))?;
-        Ok(outcomes)
+        self.worker.apply(region_id, entries, durability)
     }
 
     pub(crate) fn health(&self) -> watch::Receiver<WriteHealth> {

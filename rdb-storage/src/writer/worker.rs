@@ -1,4 +1,5 @@
-//! The writer's thread: takes what is queued, applies it to one batch, writes that and answers.
+//! The writer's thread: takes what is queued, applies it to one batch, writes that and answers. Entries of a replicated log
+//! are written here, too, on the thread of their caller.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use rocksdb::WriteOptions;
 
 use super::health::Health;
 use super::queue::{Queue, Queued};
-use crate::apply::Batch;
+use crate::apply::{Batch, Entry};
+use crate::command::Outcome;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::options::{Durability, StorageOptions};
@@ -163,13 +165,35 @@ impl Worker {
         loaded
     }
 
+    /// Applies entries of one region on the thread of the caller.
+    pub(super) fn apply(
+        &self,
+        region_id: u64,
+        entries: &[Entry<'_>],
+        durability: Durability,
+    ) -> Result<Vec<Vec<Outcome>>, Error> {
+        self.queue.check_open()?;
+        self.health.check(region_id)?;
+        let mut batch = Batch::new(&self.engine);
+        let mut disk_bytes = usize::MAX;
+        for entry in entries {
+            batch
+                .load(entry, &mut disk_bytes)
+                .map_err(|error| self.stop_region(region_id, error.into()))?;
+        }
+        let entries = entries.iter();
+        let outcomes = entries.map(|entry| batch.apply(entry)).collect();
+        self.write(batch, &write_options(durability))?;
+        Ok(outcomes)
+    }
+
     /// Ends writing to a region whose data could not be read, and returns why.
-    pub(super) fn stop_region(&self, region_id: u64, error: Error) -> Error {
+    fn stop_region(&self, region_id: u64, error: Error) -> Error {
         self.health.stop_region(region_id, error.to_string());
         error
     }
 
-    pub(super) fn write(&self, batch: Batch<'_>, options: &WriteOptions) -> Result<(), Error> {
+    fn write(&self, batch: Batch<'_>, options: &WriteOptions) -> Result<(), Error> {
         let changes_regions = batch.changes_regions();
         let write_batch = batch.into_write_batch();
         if write_batch.is_empty() {
@@ -188,7 +212,7 @@ impl Worker {
     }
 }
 
-pub(super) fn write_options(durability: Durability) -> WriteOptions {
+fn write_options(durability: Durability) -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(durability == Durability::Sync);
     options
@@ -218,7 +242,7 @@ mod tests {
     use super::super::room::Room;
     use super::super::{PendingWrite, Submission};
     use super::*;
-    use crate::command::{Command, Outcome};
+    use crate::command::Command;
     use crate::engine::Family;
     use crate::identity::{DataDirectory, Role};
     use crate::keys::{self, versioned::encode};
