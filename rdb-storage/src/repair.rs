@@ -65,15 +65,11 @@ pub struct LogDamage {
 
 impl fmt::Display for LogDamage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            offset,
-            rest_bytes,
-        } = self;
-        let file = file.display();
+        let (file, rest_bytes) = (self.file.display(), self.rest_bytes);
         write!(
             formatter,
-            "{file} is damaged at byte {offset}; {rest_bytes} bytes of log come from there on"
+            "{file} is damaged at byte {}; {rest_bytes} bytes of log come from there on",
+            self.offset
         )
     }
 }
