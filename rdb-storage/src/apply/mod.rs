@@ -199,6 +199,11 @@ impl<'a> Batch<'a> {
             let cause = error.to_string();
             return Outcome::Invalid { cause };
         }
+        if let Some((key, expected_version)) = command.expected_version()
+            && self.overlay.version(key) != expected_version
+        {
+            return self.overlay.conflict(key, values_bytes_left);
+        }
         match command {
             Command::PutRaw { key, value } => self.put_raw(key, value),
             Command::DeleteRaw { key } => self.delete_raw(key),
@@ -215,19 +220,13 @@ impl<'a> Batch<'a> {
                 expected_version,
                 value,
             } => {
-                return match self.swap(region_id, key, *expected_version, value) {
-                    Some(version) => Outcome::Swapped { version },
-                    None => self.overlay.conflict(key, values_bytes_left),
-                };
+                let version = self.swap(region_id, key, *expected_version, value);
+                return Outcome::Swapped { version };
             }
             Command::CompareAndDelete {
                 key,
                 expected_version,
-            } => {
-                if !self.delete_version(region_id, key, *expected_version) {
-                    return self.overlay.conflict(key, values_bytes_left);
-                }
-            }
+            } => self.delete_version(region_id, key, *expected_version),
             Command::PutRegion(region) => {
                 self.write_batch.put_cf(
                     self.engine.family(Family::RaftState),
