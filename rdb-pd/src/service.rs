@@ -20,7 +20,7 @@ use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use self::tso_stream::TsoStream;
+use self::tso_stream::{TsoStream, tso_stream};
 use crate::cluster::{
     Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration, Start,
 };
@@ -56,7 +56,7 @@ impl Pd for PdService {
         }))
     }
 
-    type TsoStream = TsoStream<Streaming<GetTsoRequest>>;
+    type TsoStream = TsoStream;
 
     async fn tso(
         &self,
@@ -66,7 +66,7 @@ impl Pd for PdService {
         let requests = request.into_inner();
         let allocator = Arc::clone(&self.allocator);
         let cluster_id = self.cluster.id();
-        Ok(Response::new(TsoStream::new(
+        Ok(Response::new(tso_stream(
             requests, allocator, cluster_id, closing,
         )))
     }
@@ -75,54 +75,34 @@ impl Pd for PdService {
         &self,
         request: Request<RegisterStoreRequest>,
     ) -> Result<Response<RegisterStoreResponse>, Status> {
-        let RegisterStoreRequest {
-            address,
-            store_id,
-            cluster_id,
-            incarnation,
-            kept_incarnation,
-        } = request.into_inner();
-        let start = Start {
-            address: checked_address(address)?,
-            store_id,
-            cluster_id,
-            incarnation: checked_incarnation(incarnation)?,
-        };
+        let request = request.into_inner();
+        let kept = request.kept_incarnation;
         let registration = Registration {
-            start,
-            kept_incarnation: (kept_incarnation != 0).then_some(kept_incarnation),
+            start: checked_start(
+                request.address,
+                request.store_id,
+                request.cluster_id,
+                request.incarnation,
+            )?,
+            kept_incarnation: (kept != 0).then_some(kept),
         };
-        let registered = self
-            .cluster
-            .register(registration)
-            .await
-            .map_err(cluster_fault)?;
-        Ok(Response::new(RegisterStoreResponse {
-            cluster_id: registered.cluster_id,
-            store_id: registered.store_id,
-            regions: registered.regions,
-        }))
+        let registered = self.cluster.register(registration).await;
+        Ok(Response::new(registered.map_err(cluster_fault)?))
     }
 
     async fn store_heartbeat(
         &self,
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
-        let StoreHeartbeatRequest {
-            cluster_id,
-            store_id,
-            address,
-            stats,
-            incarnation,
-        } = request.into_inner();
-        let start = Start {
-            address: checked_address(address)?,
-            store_id,
-            cluster_id,
-            incarnation: checked_incarnation(incarnation)?,
-        };
+        let request = request.into_inner();
+        let start = checked_start(
+            request.address,
+            request.store_id,
+            request.cluster_id,
+            request.incarnation,
+        )?;
         self.cluster
-            .heartbeat(&start, stats)
+            .heartbeat(&start, request.stats)
             .map_err(|refusal| cluster_fault(refusal.into()))?;
         Ok(Response::new(StoreHeartbeatResponse {
             interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
@@ -212,18 +192,24 @@ fn checked_tso_count(request: &GetTsoRequest) -> Result<u32, Status> {
     checked_count("count", request.count, 1, COUNT_MAX)
 }
 
-fn checked_address(address: String) -> Result<String, Status> {
+fn checked_start(
+    address: String,
+    store_id: u64,
+    cluster_id: u64,
+    incarnation: u64,
+) -> Result<Start, Status> {
     check_advertised_address(&address)
         .map_err(|error| Fault::invalid_argument("address", None, error.to_string()))?;
-    Ok(address)
-}
-
-fn checked_incarnation(incarnation: u64) -> Result<u64, Status> {
-    if incarnation != 0 {
-        return Ok(incarnation);
+    if incarnation == 0 {
+        let cause = "incarnation is 0; a store makes a random one at each start, and releases before 0.1.0 made none";
+        return Err(Fault::invalid_argument("incarnation", None, cause).into());
     }
-    let cause = "incarnation is 0; a store makes a random one at each start, and releases before 0.1.0 made none";
-    Err(Fault::invalid_argument("incarnation", None, cause).into())
+    Ok(Start {
+        address,
+        store_id,
+        cluster_id,
+        incarnation,
+    })
 }
 
 fn checked_count(

@@ -110,68 +110,53 @@ impl Command {
                 expected_version,
             } => {
                 validate_key(key)?;
-                match expected_version {
-                    0 => Err(invalid(
-                        "expected_version",
-                        None,
-                        "expected_version is 0, which no key that exists has; name the version to delete".to_owned(),
-                    )),
-                    _ => Ok(()),
-                }
+                require(*expected_version != 0, "expected_version", None, || {
+                    "expected_version is 0, which no key that exists has; name the version to delete"
+                        .to_owned()
+                })
             }
             Self::PutRegion(region) => validate_region(region),
         }
     }
 
-    /// A copy that shares no buffer with the message that it was decoded from.
-    pub(crate) fn detached(self) -> Self {
-        let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
-        match self {
-            Self::PutRaw { key, value } => Self::PutRaw {
-                key: copy(key),
-                value: copy(value),
-            },
-            Self::DeleteRaw { key } => Self::DeleteRaw { key: copy(key) },
-            Self::PutBatchRaw { entries } => {
-                let entries = entries.into_iter();
-                Self::PutBatchRaw {
-                    entries: entries
-                        .map(|(key, value)| (copy(key), copy(value)))
-                        .collect(),
-                }
+    /// The same, sharing no buffer with the message that it was decoded from.
+    pub(crate) fn detached(mut self) -> Self {
+        let detach = |buffer: &mut Bytes| *buffer = Bytes::copy_from_slice(buffer);
+        match &mut self {
+            Self::PutRaw { key: a, value: b }
+            | Self::CompareAndSwap {
+                key: a, value: b, ..
             }
-            Self::DeleteRangeRaw { start_key, end_key } => Self::DeleteRangeRaw {
-                start_key: copy(start_key),
-                end_key: copy(end_key),
-            },
+            | Self::DeleteRangeRaw {
+                start_key: a,
+                end_key: b,
+            }
+            | Self::PutRegion(RegionDescriptor {
+                start_key: a,
+                end_key: b,
+                ..
+            }) => [a, b].into_iter().for_each(detach),
+            Self::DeleteRaw { key } | Self::CompareAndDelete { key, .. } => detach(key),
+            Self::PutBatchRaw { entries } => entries
+                .iter_mut()
+                .flat_map(|(key, value)| [key, value])
+                .for_each(detach),
+        }
+        self
+    }
+
+    /// The key whose version decides what the command does, and the version that it expects.
+    pub(crate) fn expected_version(&self) -> Option<(&Bytes, u64)> {
+        match self {
             Self::CompareAndSwap {
                 key,
                 expected_version,
-                value,
-            } => Self::CompareAndSwap {
-                key: copy(key),
-                expected_version,
-                value: copy(value),
-            },
-            Self::CompareAndDelete {
+                ..
+            }
+            | Self::CompareAndDelete {
                 key,
                 expected_version,
-            } => Self::CompareAndDelete {
-                key: copy(key),
-                expected_version,
-            },
-            Self::PutRegion(region) => Self::PutRegion(RegionDescriptor {
-                start_key: copy(region.start_key),
-                end_key: copy(region.end_key),
-                ..region
-            }),
-        }
-    }
-
-    /// The key whose version decides what the command does.
-    pub(crate) fn versioned_key(&self) -> Option<&Bytes> {
-        match self {
-            Self::CompareAndSwap { key, .. } | Self::CompareAndDelete { key, .. } => Some(key),
+            } => Some((key, *expected_version)),
             Self::PutRaw { .. }
             | Self::DeleteRaw { .. }
             | Self::PutBatchRaw { .. }
@@ -209,57 +194,50 @@ fn entries_bytes(entries: &[(Bytes, Bytes)]) -> usize {
         .sum()
 }
 
-fn invalid(field: &'static str, limit: Option<usize>, cause: String) -> Error {
-    Error::InvalidArgument {
+/// Refuses a request whose `field` breaks a rule: that of `limit`, if the rule is one.
+pub(crate) fn require(
+    holds: bool,
+    field: &'static str,
+    limit: Option<usize>,
+    cause: impl FnOnce() -> String,
+) -> Result<(), Error> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
         field,
         limit: limit.map(|limit| limit as u64),
-        cause,
-    }
+        cause: cause(),
+    })
 }
 
 /// A key has 1 to [`KEY_BYTES_MAX`] bytes.
 pub(crate) fn validate_key(key: &[u8]) -> Result<(), Error> {
-    match key.len() {
-        0 => Err(invalid(
-            "key",
-            None,
-            format!("the key is empty; a key has 1 to {KEY_BYTES_MAX} bytes"),
-        )),
-        bytes if bytes > KEY_BYTES_MAX => Err(invalid(
-            "key",
-            Some(KEY_BYTES_MAX),
-            format!("the key has {bytes} bytes; a key has 1 to {KEY_BYTES_MAX} bytes"),
-        )),
-        _ => Ok(()),
-    }
+    let bytes = key.len();
+    require(bytes > 0, "key", None, || {
+        format!("the key is empty; a key has 1 to {KEY_BYTES_MAX} bytes")
+    })?;
+    require(bytes <= KEY_BYTES_MAX, "key", Some(KEY_BYTES_MAX), || {
+        format!("the key has {bytes} bytes; a key has 1 to {KEY_BYTES_MAX} bytes")
+    })
 }
 
 fn validate_value(value: &[u8]) -> Result<(), Error> {
-    match value.len() {
-        bytes if bytes > VALUE_BYTES_MAX => Err(invalid(
-            "value",
-            Some(VALUE_BYTES_MAX),
-            format!("the value has {bytes} bytes; a value has at most {VALUE_BYTES_MAX} bytes"),
-        )),
-        _ => Ok(()),
-    }
+    let (bytes, max) = (value.len(), VALUE_BYTES_MAX);
+    require(bytes <= max, "value", Some(max), || {
+        format!("the value has {bytes} bytes; a value has at most {max} bytes")
+    })
 }
 
 /// A batch has 1 to [`BATCH_ENTRIES_MAX`] entries; `field` is what the wire calls it.
 pub(crate) fn validate_batch_count(field: &'static str, count: usize) -> Result<(), Error> {
-    match count {
-        0 => Err(invalid(
-            field,
-            None,
-            format!("the batch is empty; a batch has 1 to {BATCH_ENTRIES_MAX} entries"),
-        )),
-        count if count > BATCH_ENTRIES_MAX => Err(invalid(
-            field,
-            Some(BATCH_ENTRIES_MAX),
-            format!("the batch has {count} entries; a batch has 1 to {BATCH_ENTRIES_MAX} entries"),
-        )),
-        _ => Ok(()),
-    }
+    let max = BATCH_ENTRIES_MAX;
+    require(count > 0, field, None, || {
+        format!("the batch is empty; a batch has 1 to {max} entries")
+    })?;
+    require(count <= max, field, Some(max), || {
+        format!("the batch has {count} entries; a batch has 1 to {max} entries")
+    })
 }
 
 fn validate_entries(entries: &[(Bytes, Bytes)]) -> Result<(), Error> {
@@ -268,55 +246,51 @@ fn validate_entries(entries: &[(Bytes, Bytes)]) -> Result<(), Error> {
         validate_key(key)?;
         validate_value(value)?;
     }
-    match entries_bytes(entries) {
-        bytes if bytes > BATCH_BYTES_MAX => Err(invalid(
-            "entries",
-            Some(BATCH_BYTES_MAX),
-            format!("the batch has {bytes} bytes; a batch has at most {BATCH_BYTES_MAX} bytes"),
-        )),
-        _ => Ok(()),
-    }
+    let (bytes, max) = (entries_bytes(entries), BATCH_BYTES_MAX);
+    require(bytes <= max, "entries", Some(max), || {
+        format!("the batch has {bytes} bytes; a batch has at most {max} bytes")
+    })
 }
 
 /// A bound has 0 bytes (no bound) to [`SCAN_BOUND_BYTES_MAX`].
 pub(crate) fn validate_bound(field: &'static str, bound: &[u8]) -> Result<(), Error> {
-    match bound.len() {
-        bytes if bytes > SCAN_BOUND_BYTES_MAX => Err(invalid(
-            field,
-            Some(SCAN_BOUND_BYTES_MAX),
-            format!("{field} has {bytes} bytes; a bound has at most {SCAN_BOUND_BYTES_MAX} bytes"),
-        )),
-        _ => Ok(()),
-    }
+    let (bytes, max) = (bound.len(), SCAN_BOUND_BYTES_MAX);
+    require(bytes <= max, field, Some(max), || {
+        format!("{field} has {bytes} bytes; a bound has at most {max} bytes")
+    })
 }
 
 /// RocksDB writes an inverted range to its log before it fails on it, and then fails at every replay.
 fn validate_delete_range(start_key: &[u8], end_key: &[u8]) -> Result<(), Error> {
     validate_bound("start_key", start_key)?;
     validate_bound("end_key", end_key)?;
-    if !end_key.is_empty() && start_key >= end_key {
-        let cause = "end_key must be above start_key; an empty end_key means no upper bound";
-        return Err(invalid("end_key", None, cause.to_owned()));
-    }
-    if start_key >= ABOVE_EVERY_KEY.as_slice() {
-        let cause = "start_key is above every key that there can be, so the range is empty";
-        return Err(invalid("start_key", None, cause.to_owned()));
-    }
-    Ok(())
+    let is_upright = end_key.is_empty() || start_key < end_key;
+    require(is_upright, "end_key", None, || {
+        "end_key must be above start_key; an empty end_key means no upper bound".to_owned()
+    })?;
+    let has_keys = start_key < ABOVE_EVERY_KEY.as_slice();
+    require(has_keys, "start_key", None, || {
+        "start_key is above every key that there can be, so the range is empty".to_owned()
+    })
 }
 
 fn validate_region(region: &RegionDescriptor) -> Result<(), Error> {
-    let refuse = |cause: &str| Err(invalid("region", None, cause.to_owned()));
-    if region.id == 0 {
-        return refuse("a region's id is never 0");
-    }
-    if region.start_key.len().max(region.end_key.len()) > KEY_BYTES_MAX {
-        return refuse("a region's bound is a key, and longer than a key may be");
-    }
-    if !region.end_key.is_empty() && region.start_key >= region.end_key {
-        return refuse("a region's start_key must be below its end_key");
-    }
-    Ok(())
+    let RegionDescriptor {
+        id,
+        start_key,
+        end_key,
+        ..
+    } = region;
+    let require = |holds, cause: &str| require(holds, "region", None, || cause.to_owned());
+    require(*id != 0, "a region's id is never 0")?;
+    require(
+        start_key.len().max(end_key.len()) <= KEY_BYTES_MAX,
+        "a region's bound is a key, and longer than a key may be",
+    )?;
+    require(
+        end_key.is_empty() || start_key < end_key,
+        "a region's start_key must be below its end_key",
+    )
 }
 
 #[cfg(test)]

@@ -212,10 +212,8 @@ impl Engine {
     /// Writes all memtables to table files.
     pub(crate) fn flush(&self) -> Result<(), rocksdb::Error> {
         let families = Family::ALL.map(|family| self.family(family));
-        self.database.flush_cfs_opt(
-            &families.each_ref().map(|family| *family),
-            &FlushOptions::default(),
-        )
+        self.database
+            .flush_cfs_opt(&families, &FlushOptions::default())
     }
 }
 
@@ -263,12 +261,13 @@ fn database_options(
     verified: bool,
 ) -> Result<Options, rocksdb::Error> {
     // The binding has no functions for these settings. A preallocated log would take the last free space of a full disk.
-    let mut options = Options::default().get_options_from_string(match replay {
-        Replay::Flush => "avoid_flush_during_recovery=false",
-        Replay::Keep { .. } => "avoid_flush_during_recovery=true;allow_fallocate=false",
-    })?;
-    // With it, each log begins with the length of the one before, so that an open notices what a power cut has taken.
-    options = options.get_options_from_string(format!("track_and_verify_wals={verified}"))?;
+    // With `track_and_verify_wals`, each log begins with the length of the one before, so that an open notices what a power
+    // cut has taken.
+    let keeps = replay != Replay::Flush;
+    let mut options = Options::default().get_options_from_string(format!(
+        "avoid_flush_during_recovery={keeps};allow_fallocate={};track_and_verify_wals={verified}",
+        !keeps
+    ))?;
     options.create_if_missing(create);
     options.create_missing_column_families(create);
     options.set_paranoid_checks(true);

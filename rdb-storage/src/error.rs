@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use crate::identity::IDENTITY_FILE;
 use crate::repair::LogDamage;
 
 /// Whether a failed write may have been applied.
@@ -118,6 +119,12 @@ impl Error {
         }
     }
 
+    pub(crate) fn io(doing: &str, error: impl std::fmt::Display) -> Self {
+        Self::Io {
+            cause: format!("{doing}: {error}"),
+        }
+    }
+
     /// Converts RocksDB's error of a read. A full disk or an exhausted table of files is [`Error::Io`].
     pub(crate) fn from_read(error: rocksdb::Error) -> Self {
         let cause = error.to_string();
@@ -142,31 +149,18 @@ pub enum OpenError {
         problem: &'static str,
     },
     /// Another process, or another `Storage` of this one, has the directory open.
-    #[error("the data directory {directory} is in use by another process")]
-    Locked {
-        /// The data directory.
-        directory: PathBuf,
-    },
+    #[error("the data directory {0} is in use by another process")]
+    Locked(PathBuf),
     /// The directory has files in it, but is not FlareDB's.
     #[error(
-        "{directory} is not empty and not a FlareDB data directory (it has no file {file}); name another one"
+        "{0} is not empty and not a FlareDB data directory (it has no file {IDENTITY_FILE}); name another one"
     )]
-    NotADataDirectory {
-        /// The directory.
-        directory: PathBuf,
-        /// The file that a data directory has.
-        file: &'static str,
-    },
+    NotADataDirectory(PathBuf),
     /// The directory is to be repaired, and there is nothing of FlareDB's in it.
     #[error(
-        "{directory} is not a FlareDB data directory (it has no file {file}), so there is nothing to repair"
+        "{0} is not a FlareDB data directory (it has no file {IDENTITY_FILE}), so there is nothing to repair"
     )]
-    NoDataDirectory {
-        /// The directory.
-        directory: PathBuf,
-        /// The file that a data directory has.
-        file: &'static str,
-    },
+    NoDataDirectory(PathBuf),
     /// The identity file cannot be understood.
     #[error("the identity file {file} is damaged: {problem}")]
     DamagedIdentity {
@@ -224,7 +218,7 @@ pub enum OpenError {
 impl OpenError {
     /// Whether a later try may succeed with nothing changed in the directory.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Locked { .. } | Self::Io { .. })
+        matches!(self, Self::Locked(_) | Self::Io { .. })
     }
 }
 

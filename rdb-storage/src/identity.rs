@@ -15,9 +15,11 @@
 //!
 //! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fmt, str};
 
 use rustix::fs::{FlockOperation, flock};
@@ -52,14 +54,10 @@ impl fmt::Display for Role {
     }
 }
 
-impl str::FromStr for Role {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Server, Self::Pd, Self::Embedded]
-            .into_iter()
-            .find(|role| role.to_string() == text)
-            .ok_or(())
+impl Role {
+    fn named(name: &str) -> Option<Self> {
+        let roles = [Self::Server, Self::Pd, Self::Embedded];
+        roles.into_iter().find(|role| role.to_string() == name)
     }
 }
 
@@ -86,9 +84,9 @@ pub struct Identity {
 /// [`Error::Io`] when the operating system has none.
 pub fn random_id() -> Result<u64, Error> {
     loop {
-        let id = getrandom::u64().map_err(|error| Error::Io {
-            cause: format!("the operating system gives no random numbers: {error}"),
-        })?;
+        let id = getrandom::u64();
+        let id =
+            id.map_err(|error| Error::io("the operating system gives no random numbers", error))?;
         if id != 0 {
             return Ok(id);
         }
@@ -100,56 +98,97 @@ pub fn random_id() -> Result<u64, Error> {
 pub(crate) struct DataDirectory {
     path: PathBuf,
     lock: File,
+    /// What the file says.
+    identity: Mutex<Identity>,
 }
 
 impl DataDirectory {
     /// Locks the directory and reads its identity. With `create`, a directory that is missing or empty is made one.
-    pub(crate) fn open(
-        path: &Path,
-        role: Role,
-        create: bool,
-    ) -> Result<(Self, Identity), OpenError> {
+    pub(crate) fn open(path: &Path, role: Role, create: bool) -> Result<Self, OpenError> {
         if !create && !path.join(IDENTITY_FILE).exists() {
-            return Err(OpenError::NoDataDirectory {
-                directory: path.to_owned(),
-                file: IDENTITY_FILE,
-            });
+            return Err(OpenError::NoDataDirectory(path.to_owned()));
         }
         create_durably(path).map_err(|error| io_error(path, "creating it", &error))?;
         let path =
-            &fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;
+            fs::canonicalize(path).map_err(|error| io_error(path, "resolving it", &error))?;
         let identity_file = path.join(IDENTITY_FILE);
         if !identity_file.exists() {
-            refuse_foreign_files(path)?;
+            refuse_foreign_files(&path)?;
         }
         let directory = Self {
-            path: path.clone(),
-            lock: lock(path)?,
-        };
-        // Checked again under the lock, since another process may have created the file meanwhile.
-        if !identity_file.exists() {
-            let identity = Identity {
+            lock: lock(&path)?,
+            path,
+            identity: Mutex::new(Identity {
                 role,
                 cluster_id: None,
                 store_id: None,
                 incarnation: None,
                 initialized: false,
-            };
-            directory
-                .write_identity(&identity)
-                .map_err(|error| io_error(path, "writing its identity file", &error))?;
-            return Ok((directory, identity));
+            }),
+        };
+        // Checked again under the lock, since another process may have created the file meanwhile.
+        if !identity_file.exists() {
+            let written = directory.write(directory.identity());
+            written
+                .map_err(|error| io_error(&directory.path, "writing its identity file", &error))?;
+            return Ok(directory);
         }
-        let identity = directory.read_identity()?;
-        if identity.role == role {
-            Ok((directory, identity))
-        } else {
-            Err(OpenError::ForeignRole {
-                directory: path.clone(),
+        let identity = directory.read()?;
+        if identity.role != role {
+            return Err(OpenError::ForeignRole {
+                directory: directory.path.clone(),
                 found: identity.role.to_string(),
                 wanted: role.to_string(),
-            })
+            });
         }
+        *directory.lock_identity() = identity;
+        Ok(directory)
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        *self.lock_identity()
+    }
+
+    /// Notes that RocksDB was created here.
+    pub(crate) fn note_initialized(&self) -> io::Result<()> {
+        let mut identity = self.lock_identity();
+        if !identity.initialized {
+            identity.initialized = true;
+            self.write(*identity)?;
+        }
+        Ok(())
+    }
+
+    /// Assigns the directory to a cluster, and to a store of it, for good.
+    pub(crate) fn assign(
+        &self,
+        cluster_id: u64,
+        store_id: Option<u64>,
+        incarnation: Option<u64>,
+    ) -> Result<(), Error> {
+        let mut identity = self.lock_identity();
+        let wanted = Identity {
+            cluster_id: Some(cluster_id),
+            store_id: store_id.or(identity.store_id),
+            incarnation: incarnation.or(identity.incarnation),
+            ..*identity
+        };
+        if wanted == *identity {
+            return Ok(());
+        }
+        let taken = |present: Option<u64>, wanted| present.is_some() && present != wanted;
+        if taken(identity.cluster_id, wanted.cluster_id)
+            || taken(identity.store_id, wanted.store_id)
+        {
+            return Err(Error::ForeignAssignment {
+                owner: owner(&identity),
+                wanted: owner(&wanted),
+            });
+        }
+        let written = self.write(wanted);
+        written.map_err(|error| Error::io("the identity file could not be written", error))?;
+        *identity = wanted;
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -162,16 +201,20 @@ impl DataDirectory {
     }
 
     /// Replaces the identity file. When this returns, the new one is durable.
-    pub(crate) fn write_identity(&self, identity: &Identity) -> io::Result<()> {
+    fn write(&self, identity: Identity) -> io::Result<()> {
         let temporary = self.path.join("flaredb.identity.new");
         let mut file = File::create(&temporary)?;
-        file.write_all(format_identity(identity).as_bytes())?;
+        file.write_all(format_identity(&identity).as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, self.path.join(IDENTITY_FILE))?;
         File::open(&self.path)?.sync_all()
     }
 
-    fn read_identity(&self) -> Result<Identity, OpenError> {
+    fn lock_identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> Result<Identity, OpenError> {
         let file = self.path.join(IDENTITY_FILE);
         let bytes = fs::read(&file)
             .map_err(|error| io_error(&self.path, "reading its identity file", &error))?;
@@ -191,6 +234,16 @@ impl Drop for DataDirectory {
     fn drop(&mut self) {
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
+}
+
+fn owner(identity: &Identity) -> String {
+    let part = |name, id: Option<u64>| id.map(|id| format!("{name} {id}"));
+    let parts = [
+        part("store", identity.store_id),
+        part("cluster", identity.cluster_id),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(" of ")
 }
 
 fn io_error(directory: &Path, doing: &str, error: &io::Error) -> OpenError {
@@ -222,10 +275,7 @@ fn refuse_foreign_files(path: &Path) -> Result<(), OpenError> {
             .map_err(|error| io_error(path, "reading it", &error))?
             .file_name();
         if name != LOCK_FILE && name != "flaredb.identity.new" && name != "lost+found" {
-            return Err(OpenError::NotADataDirectory {
-                directory: path.to_owned(),
-                file: IDENTITY_FILE,
-            });
+            return Err(OpenError::NotADataDirectory(path.to_owned()));
         }
     }
     Ok(())
@@ -240,9 +290,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .map_err(|error| io_error(path, "opening its lock file", &error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
-            directory: path.to_owned(),
-        }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(path.to_owned())),
         Err(error) => Err(io_error(path, "locking it", &error.into())),
     }
 }
@@ -275,57 +323,49 @@ enum Problem {
 fn parse_identity(bytes: &[u8]) -> Result<Identity, Problem> {
     let damaged = |problem: &str| Problem::Damaged(problem.to_owned());
     let text = str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
-    let mut fields = Vec::new();
+    let (mut fields, mut twice) = (BTreeMap::new(), None);
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let (name, value) = line
             .split_once('=')
             .ok_or_else(|| damaged("a line is not `name = value`"))?;
-        fields.push((name.trim(), value.trim()));
-    }
-    let field = |wanted: &str| {
-        let mut values = fields
-            .iter()
-            .filter(|(name, _)| *name == wanted)
-            .map(|(_, value)| *value);
-        match (values.next(), values.next()) {
-            (value, None) => Ok(value),
-            _ => Err(Problem::Damaged(format!("{wanted} is there twice"))),
+        if fields.insert(name.trim(), value.trim()).is_some() {
+            twice = Some(name.trim());
         }
-    };
+    }
     let missing = |name: &str| Problem::Damaged(format!("{name} is missing or unreadable"));
 
-    match field("format")?.and_then(|format| format.parse().ok()) {
+    match fields
+        .remove("format")
+        .and_then(|format| format.parse().ok())
+    {
         Some(1..=FORMAT) => {}
         Some(format) if format > FORMAT => return Err(Problem::Newer(format)),
         _ => return Err(missing("format")),
     }
-    let known = [
-        "role",
-        "format",
-        "initialized",
-        "cluster_id",
-        "store_id",
-        "incarnation",
-    ];
-    if let Some((name, _)) = fields.iter().find(|(name, _)| !known.contains(name)) {
+    if let Some(name) = twice {
+        return Err(Problem::Damaged(format!("{name} is there twice")));
+    }
+    let mut id = |name| {
+        let id = fields.remove(name).map(str::parse).transpose();
+        id.map_err(|_| missing(name))
+    };
+    let (cluster_id, store_id) = (id("cluster_id")?, id("store_id")?);
+    let incarnation = id("incarnation")?;
+    let role = fields.remove("role").and_then(Role::named);
+    let initialized = match fields.remove("initialized") {
+        Some("yes") => true,
+        Some("no") => false,
+        _ => return Err(missing("initialized")),
+    };
+    if let Some((name, _)) = fields.first_key_value() {
         return Err(Problem::Damaged(format!("{name:?} is not known")));
     }
-    let id = |name| match field(name)? {
-        None => Ok(None),
-        Some(id) => id.parse().map(Some).map_err(|_| missing(name)),
-    };
     Ok(Identity {
-        role: field("role")?
-            .and_then(|role| role.parse().ok())
-            .ok_or_else(|| missing("role"))?,
-        initialized: match field("initialized")? {
-            Some("yes") => true,
-            Some("no") => false,
-            _ => return Err(missing("initialized")),
-        },
-        cluster_id: id("cluster_id")?,
-        store_id: id("store_id")?,
-        incarnation: id("incarnation")?,
+        role: role.ok_or_else(|| missing("role"))?,
+        cluster_id,
+        store_id,
+        incarnation,
+        initialized,
     })
 }
 

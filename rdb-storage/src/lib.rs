@@ -83,7 +83,7 @@ mod writer;
 pub use command::{Command, Outcome};
 pub use error::{Error, Fate, OpenError};
 pub use identity::{Identity, Role, random_id};
-pub use options::{Durability, ParseDurabilityError, StorageOptions, WalRecovery};
+pub use options::{Durability, StorageOptions, WalRecovery};
 pub use proposal::Proposal;
 pub use read::{PointRead, PointValue, Versioned, validate_keys};
 pub use reader::Reader;

@@ -36,7 +36,8 @@ pub(crate) enum Replay {
 /// The log files of a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Logs {
-    files: Vec<PathBuf>,
+    /// Oldest first.
+    pub(crate) files: Vec<PathBuf>,
     bytes: u64,
 }
 
@@ -55,20 +56,14 @@ impl Logs {
                 logs.bytes += entry.metadata()?.len();
             }
         }
+        // Their numbers have zeros in front.
+        logs.files.sort();
         Ok(logs)
     }
 
     /// RocksDB begins a new log before it deletes the one before, so a database always has one.
     pub(crate) fn are_missing(&self) -> bool {
         self.files.is_empty()
-    }
-
-    /// The log files, oldest first.
-    pub(crate) fn in_order(&self) -> Vec<PathBuf> {
-        let mut files = self.files.clone();
-        // Their numbers have zeros in front.
-        files.sort();
-        files
     }
 
     /// Syncs the logs and their directory. A process that was killed may have left bytes that only the operating system

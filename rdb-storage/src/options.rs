@@ -30,21 +30,16 @@ impl fmt::Display for Durability {
 }
 
 impl FromStr for Durability {
-    type Err = ParseDurabilityError;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "sync" => Ok(Self::Sync),
             "os" => Ok(Self::Os),
-            _ => Err(ParseDurabilityError),
+            _ => Err("expected sync or os"),
         }
     }
 }
-
-/// A durability is `sync` or `os`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected sync or os")]
-pub struct ParseDurabilityError;
 
 /// What to do about a damaged write-ahead log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,59 +108,48 @@ impl StorageOptions {
     }
 
     pub(crate) fn validate(&self) -> Result<(), OpenError> {
-        let message_bytes_max = (BATCH_BYTES_MAX + (2 << 20)) as u64;
-        let refuse = |setting, value, problem| {
-            Err(OpenError::InvalidOption {
+        let require = |holds: bool, setting, value: usize, problem| {
+            let value = value as u64;
+            let refusal = OpenError::InvalidOption {
                 setting,
                 value,
                 problem,
-            })
+            };
+            holds.then_some(()).ok_or(refusal)
         };
-        if (self.write_queue_bytes_max as u64) < message_bytes_max {
-            let problem = "it has to hold the largest message, 8388608 bytes";
-            return refuse(
-                "write_queue_bytes_max",
-                self.write_queue_bytes_max as u64,
-                problem,
-            );
-        }
-        if self.write_buffer_bytes < 64 << 10 {
-            let problem = "a memtable has at least 65536 bytes";
-            return refuse(
-                "write_buffer_bytes",
-                self.write_buffer_bytes as u64,
-                problem,
-            );
-        }
-        if self.write_batch_bytes_max == 0 {
-            return refuse(
-                "write_batch_bytes_max",
-                0,
-                "the writer would never take anything",
-            );
-        }
+        require(
+            self.write_queue_bytes_max >= BATCH_BYTES_MAX + (2 << 20),
+            "write_queue_bytes_max",
+            self.write_queue_bytes_max,
+            "it has to hold the largest message, 8388608 bytes",
+        )?;
+        require(
+            self.write_buffer_bytes >= 64 << 10,
+            "write_buffer_bytes",
+            self.write_buffer_bytes,
+            "a memtable has at least 65536 bytes",
+        )?;
+        require(
+            self.write_batch_bytes_max > 0,
+            "write_batch_bytes_max",
+            self.write_batch_bytes_max,
+            "the writer would never take anything",
+        )?;
+        let (reads, scans) = (self.disk_reads_queued_max, self.scans_queued_max);
         for (running, running_max, queued, queued_max) in [
             (
                 "disk_reads_max",
                 self.disk_reads_max,
                 "disk_reads_queued_max",
-                self.disk_reads_queued_max,
+                reads,
             ),
-            (
-                "scans_max",
-                self.scans_max,
-                "scans_queued_max",
-                self.scans_queued_max,
-            ),
+            ("scans_max", self.scans_max, "scans_queued_max", scans),
         ] {
-            if queued_max > QUEUED_READS_MAX {
-                let problem = "so many waiting reads would never be served; at most 1048576";
-                return refuse(queued, queued_max as u64, problem);
-            }
-            if running_max == 0 || queued_max < running_max {
-                let problem = "at least 1 has to run, and as many have to be able to wait";
-                return refuse(running, running_max as u64, problem);
-            }
+            let problem = "so many waiting reads would never be served; at most 1048576";
+            require(queued_max <= QUEUED_READS_MAX, queued, queued_max, problem)?;
+            let runs = (1..=queued_max).contains(&running_max);
+            let problem = "at least 1 has to run, and as many have to be able to wait";
+            require(runs, running, running_max, problem)?;
         }
         Ok(())
     }

@@ -18,9 +18,10 @@
 //! and neither does the meaning of its commands, limits included: replicas that run different releases have to hold the
 //! same data.
 
-use bytes::{Buf, BufMut, Bytes, TryGetError};
+use bytes::{Buf, BufMut, Bytes};
 
 use crate::command::Command;
+use crate::keys::fields::{Problem, decode_all, decode_bytes, encode_bytes};
 use crate::keys::{self, DecodeError};
 
 /// The format that this release writes.
@@ -60,22 +61,7 @@ impl Proposal {
     /// When the format or the kind of a command is unknown, or the bytes are not what the module documents. Limits are
     /// checked when the proposal is applied.
     pub fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
-        let length = encoded.len();
-        let error = |problem| DecodeError {
-            what: "proposal",
-            bytes: length,
-            problem,
-        };
-        let mut rest = encoded;
-        if rest.try_get_u8() != Ok(FORMAT) {
-            return Err(error("its format is unknown"));
-        }
-        let decoded = Self::decode_fields(&mut rest);
-        match decoded {
-            Ok(proposal) if rest.is_empty() => Ok(proposal),
-            Ok(_) => Err(error("bytes are left over")),
-            Err(problem) => Err(error(problem.0)),
-        }
+        decode_all("proposal", FORMAT, encoded, Self::decode_fields)
     }
 
     fn decode_fields(rest: &mut Bytes) -> Result<Self, Problem> {
@@ -139,20 +125,6 @@ fn encode_command(command: &Command, bytes: &mut Vec<u8>) {
     }
 }
 
-fn encode_bytes(field: &[u8], bytes: &mut Vec<u8>) {
-    bytes.put_u32(field.len() as u32);
-    bytes.put_slice(field);
-}
-
-/// What is wrong with encoded bytes.
-struct Problem(&'static str);
-
-impl From<TryGetError> for Problem {
-    fn from(_: TryGetError) -> Self {
-        Self("it ends too early")
-    }
-}
-
 fn decode_command(rest: &mut Bytes) -> Result<Command, Problem> {
     Ok(match rest.try_get_u8()? {
         1 => Command::PutRaw {
@@ -198,14 +170,6 @@ fn decode_count(rest: &mut Bytes, bytes_min: usize) -> Result<u32, Problem> {
         Some(bytes) if bytes <= rest.len() => Ok(count),
         _ => Err(Problem("it ends too early")),
     }
-}
-
-fn decode_bytes(rest: &mut Bytes) -> Result<Bytes, Problem> {
-    let length = rest.try_get_u32()? as usize;
-    if length > rest.len() {
-        return Err(Problem("it ends too early"));
-    }
-    Ok(rest.split_to(length))
 }
 
 #[cfg(test)]

@@ -87,6 +87,29 @@ impl Keyspace {
     }
 }
 
+/// What a read returns of a record. A read of it is a read of its keyspace.
+pub(crate) trait StoredValue {
+    const KEYSPACE: Keyspace;
+
+    fn new(version: u64, value: Bytes) -> Self;
+}
+
+impl StoredValue for Bytes {
+    const KEYSPACE: Keyspace = Keyspace::Raw;
+
+    fn new(_version: u64, value: Bytes) -> Self {
+        value
+    }
+}
+
+impl StoredValue for Versioned {
+    const KEYSPACE: Keyspace = Keyspace::Versioned;
+
+    fn new(version: u64, value: Bytes) -> Self {
+        Self { version, value }
+    }
+}
+
 /// Refuses the keys of a multi-key read that break a limit. The read does so, too; call this to refuse them earlier.
 ///
 /// # Errors
@@ -163,12 +186,6 @@ pub struct Versioned {
     pub value: Bytes,
 }
 
-impl Versioned {
-    fn new(version: u64, value: Bytes) -> Self {
-        Self { version, value }
-    }
-}
-
 /// Refuses a result that is larger than `room`.
 pub(crate) fn fit(bytes: usize, room: usize) -> Result<(), Error> {
     if bytes > room {
@@ -178,44 +195,6 @@ pub(crate) fn fit(bytes: usize, room: usize) -> Result<(), Error> {
 }
 
 impl Engine {
-    pub(crate) fn get_raw(
-        &self,
-        key: &[u8],
-        tier: Tier,
-        room: usize,
-    ) -> Result<Option<Bytes>, ReadError> {
-        self.get(Keyspace::Raw, key, tier, room, |_version, value| value)
-    }
-
-    pub(crate) fn get_versioned(
-        &self,
-        key: &[u8],
-        tier: Tier,
-        room: usize,
-    ) -> Result<Option<Versioned>, ReadError> {
-        self.get(Keyspace::Versioned, key, tier, room, Versioned::new)
-    }
-
-    /// The values of `keys` in their order, from one snapshot.
-    pub(crate) fn multi_get_raw(
-        &self,
-        keys: &[Bytes],
-        tier: Tier,
-        room: usize,
-    ) -> Result<Vec<Option<Bytes>>, ReadError> {
-        self.multi_get(Keyspace::Raw, keys, tier, room, |_version, value| value)
-    }
-
-    /// The versions and values of `keys` in their order, from one snapshot.
-    pub(crate) fn multi_get_versioned(
-        &self,
-        keys: &[Bytes],
-        tier: Tier,
-        room: usize,
-    ) -> Result<Vec<Option<Versioned>>, ReadError> {
-        self.multi_get(Keyspace::Versioned, keys, tier, room, Versioned::new)
-    }
-
     pub(crate) fn read(
         &self,
         read: &PointRead,
@@ -223,10 +202,8 @@ impl Engine {
         room: usize,
     ) -> Result<PointValue, ReadError> {
         Ok(match read.keyspace {
-            Keyspace::Raw => PointValue::Raw(self.get_raw(&read.key, tier, room)?),
-            Keyspace::Versioned => {
-                PointValue::Versioned(self.get_versioned(&read.key, tier, room)?)
-            }
+            Keyspace::Raw => PointValue::Raw(self.get(&read.key, tier, room)?),
+            Keyspace::Versioned => PointValue::Versioned(self.get(&read.key, tier, room)?),
         })
     }
 
@@ -250,32 +227,31 @@ impl Engine {
         values
     }
 
-    fn get<T>(
+    /// Reads one key.
+    pub(crate) fn get<T: StoredValue>(
         &self,
-        keyspace: Keyspace,
         key: &[u8],
         tier: Tier,
         room: usize,
-        result: impl Fn(u64, Bytes) -> T,
     ) -> Result<Option<T>, ReadError> {
         validate_key(key)?;
-        let Some(record) = self.record(keyspace, key, tier)? else {
+        let Some(record) = self.record(T::KEYSPACE, key, tier)? else {
             return Ok(None);
         };
-        let (version, value) = keyspace.parts(&record)?;
+        let (version, value) = T::KEYSPACE.parts(&record)?;
         fit(value.len(), room)?;
-        Ok(Some(result(version, Bytes::copy_from_slice(value))))
+        Ok(Some(T::new(version, Bytes::copy_from_slice(value))))
     }
 
+    /// The values of `keys` in their order, from one snapshot.
+    ///
     /// Reads the keys one by one: RocksDB's batched read ignores the read tier, and holds all values at once. Values that do
     /// not fit are still added up, so that the error names the room that is needed.
-    fn multi_get<T>(
+    pub(crate) fn multi_get<T: StoredValue>(
         &self,
-        keyspace: Keyspace,
         keys: &[Bytes],
         tier: Tier,
         room: usize,
-        result: impl Fn(u64, Bytes) -> T,
     ) -> Result<Vec<Option<T>>, ReadError> {
         validate_keys(keys)?;
         let snapshot = self.database.snapshot();
@@ -285,11 +261,11 @@ impl Engine {
         let mut bytes = 0;
         let mut results = Vec::with_capacity(keys.len());
         for key in keys {
-            let Some(record) = self.record_with(keyspace, key, &options)? else {
+            let Some(record) = self.record_with(T::KEYSPACE, key, &options)? else {
                 results.push(None);
                 continue;
             };
-            let (version, value) = keyspace.parts(&record)?;
+            let (version, value) = T::KEYSPACE.parts(&record)?;
             bytes += key.len() + value.len();
             if bytes > BATCH_BYTES_MAX {
                 let limit_bytes = BATCH_BYTES_MAX as u64;
@@ -298,7 +274,7 @@ impl Engine {
             if bytes > room {
                 results.clear();
             } else {
-                results.push(Some(result(version, Bytes::copy_from_slice(value))));
+                results.push(Some(T::new(version, Bytes::copy_from_slice(value))));
             }
         }
         fit(bytes, room)?;

@@ -142,24 +142,19 @@ impl Reader {
         room: usize,
     ) -> Result<Vec<Option<Bytes>>, Error> {
         self.memory_first(keys.len(), move |engine, tier| {
-            engine.multi_get_raw(&keys, tier, room)
+            engine.multi_get(&keys, tier, room)
         })
         .await
     }
 
-    /// Reads versioned values from one snapshot, in the order of `keys`. The keys and values that are found count against
-    /// `room`.
-    ///
-    /// # Errors
-    ///
-    /// As [`multi_get_raw`](Self::multi_get_raw).
+    /// Reads versioned values, as [`multi_get_raw`](Self::multi_get_raw) does raw ones.
     pub async fn multi_get_versioned(
         &self,
         keys: Vec<Bytes>,
         room: usize,
     ) -> Result<Vec<Option<Versioned>>, Error> {
         self.memory_first(keys.len(), move |engine, tier| {
-            engine.multi_get_versioned(&keys, tier, room)
+            engine.multi_get(&keys, tier, room)
         })
         .await
     }
@@ -172,23 +167,17 @@ impl Reader {
     /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`]; [`Error::NeedsRoom`] when not even the first entry
     /// fits; [`Error::Busy`] when too many scans wait.
     pub async fn scan_raw(&self, range: ScanRange, room: usize) -> Result<Page<KeyValue>, Error> {
-        let places = &self.shared.scans;
-        self.blocking(places, move |engine| engine.scan_raw(&range, room))
+        self.blocking(&self.shared.scans, move |engine| engine.scan(&range, room))
             .await
     }
 
     /// Reads one page of the versioned keyspace, as [`scan_raw`](Self::scan_raw) does of the raw one.
-    ///
-    /// # Errors
-    ///
-    /// As [`scan_raw`](Self::scan_raw).
     pub async fn scan_versioned(
         &self,
         range: ScanRange,
         room: usize,
     ) -> Result<Page<VersionedKeyValue>, Error> {
-        let places = &self.shared.scans;
-        self.blocking(places, move |engine| engine.scan_versioned(&range, room))
+        self.blocking(&self.shared.scans, move |engine| engine.scan(&range, room))
             .await
     }
 
@@ -228,10 +217,7 @@ impl Reader {
             let _place = place;
             read(&engine)
         });
-        read.await.unwrap_or_else(|error| {
-            Err(Error::Io {
-                cause: format!("the read was not finished: {error}"),
-            })
-        })
+        read.await
+            .unwrap_or_else(|error| Err(Error::io("the read was not finished", error)))
     }
 }

@@ -34,12 +34,10 @@ impl Repair {
                 durability: Durability::Sync,
                 ..options.clone()
             };
-            let (directory, identity) =
-                DataDirectory::open(directory.as_ref(), options.role, false)?;
-            let path = directory.path().to_owned();
-            let closed = Storage::open_locked(directory, identity, &options)?.close();
-            closed.map_err(|error| OpenError::Io {
-                directory: path,
+            let directory = DataDirectory::open(directory.as_ref(), options.role, false)?;
+            let storage = Storage::open_locked(directory, &options)?;
+            storage.close().map_err(|error| OpenError::Io {
+                directory: storage.directory(),
                 cause: error.to_string(),
             })
         };
@@ -67,15 +65,11 @@ pub struct LogDamage {
 
 impl fmt::Display for LogDamage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            offset,
-            rest_bytes,
-        } = self;
-        let file = file.display();
+        let (file, rest_bytes) = (self.file.display(), self.rest_bytes);
         write!(
             formatter,
-            "{file} is damaged at byte {offset}; {rest_bytes} bytes of log come from there on"
+            "{file} is damaged at byte {}; {rest_bytes} bytes of log come from there on",
+            self.offset
         )
     }
 }
@@ -88,9 +82,9 @@ const HEADER_BYTES: usize = 7;
 impl LogDamage {
     /// Looks for a record whose checksum is wrong. The end of a file in the middle of a record is none: a crash leaves that.
     pub(crate) fn find(logs: &Logs) -> io::Result<Option<Self>> {
-        let mut files = logs.in_order().into_iter();
+        let mut files = logs.files.iter();
         while let Some(file) = files.next() {
-            let bytes = fs::read(&file)?;
+            let bytes = fs::read(file)?;
             let Some(offset) = damaged_record(&bytes) else {
                 continue;
             };
@@ -99,7 +93,7 @@ impl LogDamage {
                 rest_bytes += fs::metadata(later)?.len();
             }
             return Ok(Some(Self {
-                file,
+                file: file.clone(),
                 offset: offset as u64,
                 rest_bytes,
             }));

@@ -4,16 +4,16 @@
 //! were found, it is empty. Keys that a range delete covers are not counted. RocksDB jumps over those in older files. It
 //! goes key by key through those in the same memtable, whose size bounds them.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use rocksdb::{ErrorKind, ReadOptions};
 
-use crate::command::validate_bound;
+use crate::command::{require, validate_bound};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::keys::raw::ABOVE_EVERY_KEY;
 use crate::limits::{SCAN_ENTRY_OVERHEAD_BYTES, SCAN_PAGE_BYTES};
-use crate::read::{Keyspace, fit};
+use crate::read::{StoredValue, Versioned, fit};
 use crate::stride::Stride;
 
 /// Most deleted and overwritten entries that a page skips before it ends.
@@ -69,34 +69,39 @@ pub struct Page<T> {
     pub resume_key: Option<Bytes>,
 }
 
+/// An entry of a page.
+pub(crate) trait ScanEntry {
+    type Value: StoredValue;
+
+    fn new(key: Bytes, value: Self::Value) -> Self;
+}
+
+impl ScanEntry for KeyValue {
+    type Value = Bytes;
+
+    fn new(key: Bytes, value: Bytes) -> Self {
+        Self { key, value }
+    }
+}
+
+impl ScanEntry for VersionedKeyValue {
+    type Value = Versioned;
+
+    fn new(key: Bytes, Versioned { version, value }: Versioned) -> Self {
+        Self {
+            key,
+            version,
+            value,
+        }
+    }
+}
+
 impl Engine {
-    pub(crate) fn scan_raw(&self, range: &ScanRange, room: usize) -> Result<Page<KeyValue>, Error> {
-        self.scan(Keyspace::Raw, range, room, |key, _version, value| {
-            KeyValue { key, value }
-        })
-    }
-
-    pub(crate) fn scan_versioned(
-        &self,
-        range: &ScanRange,
-        room: usize,
-    ) -> Result<Page<VersionedKeyValue>, Error> {
-        self.scan(Keyspace::Versioned, range, room, |key, version, value| {
-            VersionedKeyValue {
-                key,
-                version,
-                value,
-            }
-        })
-    }
-
     /// Reads a page. Where RocksDB skips too many entries before it finds one, the range is searched in strides.
-    fn scan<T>(
+    pub(crate) fn scan<T: ScanEntry>(
         &self,
-        keyspace: Keyspace,
         range: &ScanRange,
         room: usize,
-        entry: impl Fn(Bytes, u64, Bytes) -> T,
     ) -> Result<Page<T>, Error> {
         range.validate()?;
         let snapshot = self.database.snapshot();
@@ -107,26 +112,21 @@ impl Engine {
         }
         for _ in 0..STRIDES_MAX {
             let bound = rest.bound(&stride);
-            let piece = bound.as_ref().map(|bound| rest.until(bound));
-            let piece = piece.as_ref().unwrap_or(&rest);
-            let mut options = piece.read_options();
+            let mut options = rest.read_options(bound.as_ref());
             options.set_snapshot(&snapshot);
             // A single key has a handful of entries.
             if !stride.is_shortest(rest.near_end()) {
                 options.set_max_skippable_internal_keys(SKIPPED_AT_ONCE_MAX);
             }
-            let (mut page, end) = self.fill(keyspace, piece, options, room, &entry)?;
-            match (end, bound) {
-                (End::OfPiece, bound) if bound.is_none() || !page.entries.is_empty() => {
-                    page.resume_key = bound;
-                    return Ok(page);
-                }
-                (End::OfPiece, Some(bound)) => {
-                    rest = rest.behind(bound);
-                    stride.lengthen();
-                }
-                (End::TooManySkipped, _) if page.entries.is_empty() => {
-                    stride.shorten(rest.near_end());
+            let page = self.fill(&rest, bound, options, room)?;
+            match page.resume_key {
+                Some(resume_key) if page.entries.is_empty() => {
+                    if resume_key == rest.near_end() {
+                        stride.shorten(&resume_key);
+                    } else {
+                        rest = rest.behind(resume_key);
+                        stride.lengthen();
+                    }
                 }
                 _ => return Ok(page),
             }
@@ -134,64 +134,60 @@ impl Engine {
         Ok(Page::empty(Some(rest.near_end().clone())))
     }
 
-    /// Reads a page of `piece` with `options`. Its `resume_key` is behind its last entry.
-    fn fill<T>(
+    /// Reads a page with `options`, which end the search at `bound`. When RocksDB gave up, the page is to be resumed behind
+    /// its last entry, or where it began.
+    fn fill<T: ScanEntry>(
         &self,
-        keyspace: Keyspace,
-        piece: &ScanRange,
+        range: &ScanRange,
+        bound: Option<Bytes>,
         options: ReadOptions,
         room: usize,
-        entry: &impl Fn(Bytes, u64, Bytes) -> T,
-    ) -> Result<(Page<T>, End), Error> {
-        let limit = piece.limit.unwrap_or(usize::MAX);
+    ) -> Result<Page<T>, Error> {
+        let keyspace = T::Value::KEYSPACE;
+        let limit = range.limit.unwrap_or(usize::MAX);
         let mut bytes_left = room.min(SCAN_PAGE_BYTES);
-        let mut page = Page::empty(None);
+        let mut page = Page::empty(bound);
+        let mut last_key = None;
         let skipped = SkipCount::start();
         let family = self.family(keyspace.family());
         let mut iterator = self.database.raw_iterator_cf_opt(&family, options);
-        if piece.reverse {
+        if range.reverse {
             iterator.seek_to_last();
         } else {
             iterator.seek_to_first();
         }
         while let Some((key, record)) = iterator.item() {
             let (version, value) = keyspace.parts(record)?;
-            let value = if piece.keys_only { &[] } else { value };
+            let value = if range.keys_only { &[] } else { value };
             let bytes = key.len() + value.len() + SCAN_ENTRY_OVERHEAD_BYTES;
             let is_full =
                 page.entries.len() == limit || bytes > bytes_left || skipped.count() > SKIPPED_MAX;
             if page.entries.is_empty() {
                 fit(bytes, room)?;
             } else if is_full {
-                return Ok((page, End::OfPage));
+                page.resume_key = Some(range.resume_key(last_key));
+                return Ok(page);
             }
             bytes_left = bytes_left.saturating_sub(bytes);
             let key = Bytes::copy_from_slice(key);
-            page.resume_key = Some(piece.resume_key(&key));
-            let value = Bytes::copy_from_slice(value);
-            page.entries.push(entry(key, version, value));
-            if piece.reverse {
+            let value = T::Value::new(version, Bytes::copy_from_slice(value));
+            last_key = Some(key.clone());
+            page.entries.push(T::new(key, value));
+            if range.reverse {
                 iterator.prev();
             } else {
                 iterator.next();
             }
         }
         match iterator.status() {
-            Ok(()) => Ok((page, End::OfPiece)),
-            Err(error) if error.kind() == ErrorKind::Incomplete => Ok((page, End::TooManySkipped)),
-            Err(error) => Err(Error::from_read(error)),
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Incomplete => {
+                page.resume_key = Some(range.resume_key(last_key));
+            }
+            Err(error) => return Err(Error::from_read(error)),
         }
+        Ok(page)
     }
-}
-
-/// Why the reading of a piece ended.
-enum End {
-    /// All of it was read.
-    OfPiece,
-    /// The page is full.
-    OfPage,
-    /// RocksDB gave up after the last entry.
-    TooManySkipped,
 }
 
 /// How many deleted and overwritten entries RocksDB skipped on this thread since the count was started.
@@ -236,26 +232,13 @@ impl ScanRange {
     pub fn validate(&self) -> Result<(), Error> {
         validate_bound("start_key", &self.start_key)?;
         validate_bound("end_key", &self.end_key)?;
-        let refuse = |field, cause: &str| {
-            Err(Error::InvalidArgument {
-                field,
-                limit: None,
-                cause: cause.to_owned(),
-            })
-        };
-        if !self.end_key.is_empty() && self.start_key > self.end_key {
-            return refuse(
-                "end_key",
-                "end_key is below start_key; an empty end_key means no upper bound",
-            );
-        }
-        if self.limit == Some(0) {
-            return refuse(
-                "limit",
-                "limit is 0; name at least 1, or none for as many as fit",
-            );
-        }
-        Ok(())
+        let is_upright = self.end_key.is_empty() || self.start_key <= self.end_key;
+        require(is_upright, "end_key", None, || {
+            "end_key is below start_key; an empty end_key means no upper bound".to_owned()
+        })?;
+        require(self.limit != Some(0), "limit", None, || {
+            "limit is 0; name at least 1, or none for as many as fit".to_owned()
+        })
     }
 
     fn is_empty(&self) -> bool {
@@ -284,13 +267,6 @@ impl ScanRange {
         bound.filter(|bound| self.end_key.is_empty() || *bound < self.end_key)
     }
 
-    /// The part from the near end to `bound`.
-    fn until(&self, bound: &Bytes) -> Self {
-        let mut part = self.clone();
-        *part.far_end() = bound.clone();
-        part
-    }
-
     /// The part from `bound` to the far end.
     fn behind(mut self, bound: Bytes) -> Self {
         if self.reverse {
@@ -301,33 +277,30 @@ impl ScanRange {
         self
     }
 
-    fn far_end(&mut self) -> &mut Bytes {
-        if self.reverse {
-            &mut self.start_key
-        } else {
-            &mut self.end_key
-        }
-    }
-
-    fn read_options(&self) -> ReadOptions {
+    /// Reads up to `bound`, or to the far end.
+    fn read_options(&self, bound: Option<&Bytes>) -> ReadOptions {
+        let (lower, upper) = match bound {
+            Some(bound) if self.reverse => (bound, &self.end_key),
+            Some(bound) => (&self.start_key, bound),
+            None => (&self.start_key, &self.end_key),
+        };
         let mut options = ReadOptions::default();
-        if !self.start_key.is_empty() {
-            options.set_iterate_lower_bound(self.start_key.as_ref());
+        if !lower.is_empty() {
+            options.set_iterate_lower_bound(lower.as_ref());
         }
-        if !self.end_key.is_empty() {
-            options.set_iterate_upper_bound(self.end_key.as_ref());
+        if !upper.is_empty() {
+            options.set_iterate_upper_bound(upper.as_ref());
         }
         options
     }
 
-    /// The lowest key above the last one of a page, or in a reverse scan that last key itself, as an exclusive bound.
-    fn resume_key(&self, last_key: &Bytes) -> Bytes {
-        if self.reverse {
-            return last_key.clone();
+    /// The lowest key above the last one of a page, or in a reverse scan that last key itself, as an exclusive bound. Without
+    /// a last key: where the scan begins.
+    fn resume_key(&self, last_key: Option<Bytes>) -> Bytes {
+        match last_key {
+            None => self.near_end().clone(),
+            Some(key) if self.reverse => key,
+            Some(key) => [&key[..], &[0]].concat().into(),
         }
-        let mut next = BytesMut::with_capacity(last_key.len() + 1);
-        next.put_slice(last_key);
-        next.put_u8(0);
-        next.freeze()
     }
 }

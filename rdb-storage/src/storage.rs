@@ -1,11 +1,11 @@
 //! [`Storage`], the embedded API: thin calls over the one write path and the reads.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use rocksdb::{ReadOptions, properties};
+use rocksdb::{IteratorMode, ReadOptions, properties};
 use tokio::sync::watch;
 
 use crate::apply::{Entry, applied_position};
@@ -28,6 +28,9 @@ use crate::writer::{PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 ///
 /// Its methods block, and name the region [`EMBEDDED_REGION_ID`]. Async callers use [`submit`](Self::submit) and
 /// [`reader`](Self::reader) instead; on a thread that drives async tasks the blocking writes panic.
+///
+/// Where a method does not say how it fails, a write fails as [`submit`](Self::submit) does, and a read with
+/// [`Error::InvalidArgument`], [`Error::DataLoss`] or [`Error::Io`].
 #[derive(Clone)]
 pub struct Storage {
     inner: Arc<Inner>,
@@ -38,7 +41,6 @@ struct Inner {
     writer: Writer,
     reader: Reader,
     engine: Arc<Engine>,
-    identity: Mutex<Identity>,
     closed: AtomicBool,
 }
 
@@ -82,14 +84,13 @@ impl Storage {
     pub fn open(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
         options.validate()?;
         let create = options.wal_recovery == WalRecovery::Strict;
-        let (directory, identity) = DataDirectory::open(directory.as_ref(), options.role, create)?;
-        Self::open_locked(directory, identity, &options)
+        let directory = DataDirectory::open(directory.as_ref(), options.role, create)?;
+        Self::open_locked(directory, &options)
     }
 
     /// Opens a directory that is locked, with valid options.
     pub(crate) fn open_locked(
         directory: DataDirectory,
-        mut identity: Identity,
         options: &StorageOptions,
     ) -> Result<Self, OpenError> {
         let path = directory.path().to_owned();
@@ -100,14 +101,9 @@ impl Storage {
         let reserve = DiskReserve::new(&path, options.disk_reserve_bytes).map_err(io_error)?;
         reserve.release_if_full().map_err(io_error)?;
 
-        let engine = Arc::new(Engine::open(directory, options, !identity.initialized)?);
-        if !identity.initialized {
-            identity.initialized = true;
-            engine
-                .directory()
-                .write_identity(&identity)
-                .map_err(io_error)?;
-        }
+        let create = !directory.identity().initialized;
+        let engine = Arc::new(Engine::open(directory, options, create)?);
+        engine.directory().note_initialized().map_err(io_error)?;
         reserve.make_if_roomy();
 
         let writer = Writer::start(Arc::clone(&engine), options).map_err(io_error)?;
@@ -116,7 +112,6 @@ impl Storage {
                 writer,
                 reader: Reader::new(Arc::clone(&engine), options),
                 engine,
-                identity: Mutex::new(identity),
                 closed: AtomicBool::new(false),
             }),
         })
@@ -129,11 +124,7 @@ impl Storage {
 
     /// What the identity file of the directory says.
     pub fn identity(&self) -> Identity {
-        *self
-            .inner
-            .identity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.engine.directory().identity()
     }
 
     /// Assigns the directory to a cluster, and to a store of it, for good. The same assignment again succeeds. An
@@ -148,35 +139,8 @@ impl Storage {
         store_id: Option<u64>,
         incarnation: Option<u64>,
     ) -> Result<(), Error> {
-        let mut identity = self
-            .inner
-            .identity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let wanted = Identity {
-            cluster_id: Some(cluster_id),
-            store_id: store_id.or(identity.store_id),
-            incarnation: incarnation.or(identity.incarnation),
-            ..*identity
-        };
-        if wanted == *identity {
-            return Ok(());
-        }
-        let taken = |present: Option<u64>, wanted| present.is_some() && present != wanted;
-        if taken(identity.cluster_id, wanted.cluster_id)
-            || taken(identity.store_id, wanted.store_id)
-        {
-            return Err(Error::ForeignAssignment {
-                owner: owner(&identity),
-                wanted: owner(&wanted),
-            });
-        }
-        let written = self.inner.engine.directory().write_identity(&wanted);
-        written.map_err(|error| Error::Io {
-            cause: format!("the identity file could not be written: {error}"),
-        })?;
-        *identity = wanted;
-        Ok(())
+        let directory = self.inner.engine.directory();
+        directory.assign(cluster_id, store_id, incarnation)
     }
 
     /// Queues writes and returns at once. The commands are applied in order, as a whole or not at all. The [`PendingWrite`]
@@ -240,47 +204,28 @@ impl Storage {
     }
 
     /// The position of the last entry that was applied to a region. `None`: no entry ever was.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_raw`](Self::get_raw).
     pub fn applied_position(&self, region_id: u64) -> Result<Option<Bytes>, Error> {
         applied_position(&self.inner.engine, region_id)
     }
 
     /// Writes a raw value, whatever was there before.
-    ///
-    /// # Errors
-    ///
-    /// As [`submit`](Self::submit).
     pub fn put_raw(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
         let (key, value) = (key.into(), value.into());
         self.write(Command::PutRaw { key, value }).map(drop)
     }
 
     /// Writes several raw values, all or none, visible together.
-    ///
-    /// # Errors
-    ///
-    /// As [`submit`](Self::submit).
     pub fn put_batch_raw(&self, entries: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
         self.write(Command::PutBatchRaw { entries }).map(drop)
     }
 
     /// Deletes a raw key; a missing one is no error.
-    ///
-    /// # Errors
-    ///
-    /// As [`submit`](Self::submit).
     pub fn delete_raw(&self, key: impl Into<Bytes>) -> Result<(), Error> {
         self.write(Command::DeleteRaw { key: key.into() }).map(drop)
     }
 
     /// Deletes the raw keys of `[start_key, end_key)`; an empty `end_key` means no upper bound.
-    ///
-    /// # Errors
-    ///
-    /// As [`submit`](Self::submit); an inverted or empty range is [`Error::InvalidArgument`].
+    /// Fails with [`Error::InvalidArgument`] when the range is inverted or empty.
     pub fn delete_range_raw(
         &self,
         start_key: impl Into<Bytes>,
@@ -293,10 +238,7 @@ impl Storage {
 
     /// Writes a versioned value if the key's version is `expected_version` (0: the key must not exist), and returns the
     /// new version.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Conflict`] when the version is another; else as [`submit`](Self::submit).
+    /// Fails with [`Error::Conflict`] when the version is another.
     pub fn compare_and_swap(
         &self,
         key: impl Into<Bytes>,
@@ -310,15 +252,15 @@ impl Storage {
             value,
         })? {
             Outcome::Swapped { version } => Ok(version),
-            outcome => Err(unexpected(&outcome)),
+            // A bug in this crate. The write may have been applied.
+            outcome => Err(Error::Undetermined {
+                cause: format!("the writer answered with {outcome:?}"),
+            }),
         }
     }
 
     /// Deletes a versioned key if its version is `expected_version`, which is at least 1.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Conflict`] when the version is another; else as [`submit`](Self::submit).
+    /// Fails with [`Error::Conflict`] when the version is another.
     pub fn compare_and_delete(
         &self,
         key: impl Into<Bytes>,
@@ -333,73 +275,38 @@ impl Storage {
     }
 
     /// Reads a raw value.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`], [`Error::DataLoss`], [`Error::Io`].
     pub fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.inner.engine.get_raw(key, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.get(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads raw values from one snapshot, in the order of `keys`.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_raw`](Self::get_raw), and [`Error::ResultTooLarge`].
+    /// Fails with [`Error::ResultTooLarge`] when they are more than one read returns.
     pub fn multi_get_raw(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
-        Ok(self
-            .inner
-            .engine
-            .multi_get_raw(keys, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads a versioned value.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_raw`](Self::get_raw).
     pub fn get_versioned(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
-        Ok(self
-            .inner
-            .engine
-            .get_versioned(key, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.get(key, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads versioned values from one snapshot, in the order of `keys`.
-    ///
-    /// # Errors
-    ///
-    /// As [`multi_get_raw`](Self::multi_get_raw).
+    /// Fails with [`Error::ResultTooLarge`] when they are more than one read returns.
     pub fn multi_get_versioned(&self, keys: &[Bytes]) -> Result<Vec<Option<Versioned>>, Error> {
-        Ok(self
-            .inner
-            .engine
-            .multi_get_versioned(keys, Tier::Disk, usize::MAX)?)
+        Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
     }
 
     /// Reads one page of the raw keyspace.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_raw`](Self::get_raw).
     pub fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.inner.engine.scan_raw(range, usize::MAX)
+        self.inner.engine.scan(range, usize::MAX)
     }
 
     /// Reads one page of the versioned keyspace.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_raw`](Self::get_raw).
     pub fn scan_versioned(&self, range: &ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
-        self.inner.engine.scan_versioned(range, usize::MAX)
+        self.inner.engine.scan(range, usize::MAX)
     }
 
     /// The regions written with [`Command::PutRegion`], in the order of their ids.
-    ///
-    /// # Errors
-    ///
-    /// As [`get_raw`](Self::get_raw).
     pub fn regions(&self) -> Result<Vec<RegionDescriptor>, Error> {
         let engine = &self.inner.engine;
         let (start, end) = keys::region::range();
@@ -407,15 +314,14 @@ impl Storage {
         options.set_iterate_lower_bound(start);
         options.set_iterate_upper_bound(end);
         let family = engine.family(Family::RaftState);
-        let mut iterator = engine.database.raw_iterator_cf_opt(&family, options);
-        iterator.seek_to_first();
-        let mut regions = Vec::new();
-        while let Some((key, record)) = iterator.item() {
-            regions.push(keys::region::decode(key, record)?);
-            iterator.next();
-        }
-        iterator.status().map_err(Error::from_read)?;
-        Ok(regions)
+        let records = engine
+            .database
+            .iterator_cf_opt(&family, options, IteratorMode::Start);
+        let regions = records.map(|record| {
+            let (key, record) = record.map_err(Error::from_read)?;
+            Ok(keys::region::decode(&key, &record)?)
+        });
+        regions.collect()
     }
 
     /// Reads for async callers.
@@ -435,9 +341,9 @@ impl Storage {
     /// [`Error::Io`] when the file system or RocksDB does not answer.
     pub fn stats(&self) -> Result<StorageStats, Error> {
         let inner = &self.inner;
-        let space = Space::of(inner.engine.directory().path()).map_err(|error| Error::Io {
-            cause: format!("the file system of the data directory does not answer: {error}"),
-        })?;
+        let unanswered = "the file system of the data directory does not answer";
+        let space = Space::of(inner.engine.directory().path());
+        let space = space.map_err(|error| Error::io(unanswered, error))?;
         Ok(StorageStats {
             capacity_bytes: space.capacity_bytes,
             available_bytes: space.available_bytes,
@@ -469,9 +375,7 @@ impl Storage {
         }
         let flushed = self.inner.engine.flush();
         self.inner.engine.stop_background_work();
-        flushed.map_err(|error| Error::Io {
-            cause: format!("flushing at close: {error}"),
-        })
+        flushed.map_err(|error| Error::io("flushing at close", error))
     }
 
     fn write(&self, command: Command) -> Result<Outcome, Error> {
@@ -490,23 +394,6 @@ impl Storage {
             }),
         }
     }
-}
-
-/// The error for an outcome that the command cannot have: a bug in this crate, and the write may have been applied.
-fn unexpected(outcome: &Outcome) -> Error {
-    Error::Undetermined {
-        cause: format!("the writer answered with {outcome:?}"),
-    }
-}
-
-fn owner(identity: &Identity) -> String {
-    let part = |name, id: Option<u64>| id.map(|id| format!("{name} {id}"));
-    let parts = [
-        part("store", identity.store_id),
-        part("cluster", identity.cluster_id),
-    ];
-    let parts: Vec<_> = parts.into_iter().flatten().collect();
-    parts.join(" of ")
 }
 
 #[cfg(test)]

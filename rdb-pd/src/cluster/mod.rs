@@ -18,7 +18,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rdb_proto::metapb::{Region, RegionRoute, Store, StoreStats};
+use rdb_proto::metapb::{RegionRoute, Store, StoreStats};
+use rdb_proto::pdpb::RegisterStoreResponse;
 use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID};
 use rdb_storage::{Command, Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
@@ -28,7 +29,7 @@ use self::state::{Change, State};
 use crate::error::PdError;
 
 pub use registrar::Registrar;
-pub use stores::{Refusal, Registration, Start};
+pub use stores::{Refusal, RegisteredStore, Registration, Start};
 
 /// A store without a heartbeat for this long is disconnected; until then it is live.
 pub const DISCONNECTED_AFTER: Duration = Duration::from_secs(20);
@@ -60,17 +61,6 @@ pub enum ClusterError {
     /// The process stops.
     #[error("the placement driver stops")]
     Stopping,
-}
-
-/// The answer to a registration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Registered {
-    /// The cluster's id.
-    pub cluster_id: u64,
-    /// The store's id.
-    pub store_id: u64,
-    /// The regions with a peer on the store. Empty until the store has registered its id as kept.
-    pub regions: Vec<Region>,
 }
 
 /// The cluster. Cheap to clone.
@@ -128,7 +118,10 @@ impl Cluster {
     /// # Errors
     ///
     /// [`ClusterError::Refused`] says why the store is refused.
-    pub async fn register(&self, registration: Registration) -> Result<Registered, ClusterError> {
+    pub async fn register(
+        &self,
+        registration: Registration,
+    ) -> Result<RegisterStoreResponse, ClusterError> {
         let (answer, answered) = oneshot::channel();
         let question = Question {
             registration,

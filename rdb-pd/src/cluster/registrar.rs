@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdb_proto::pdpb::RegisterStoreResponse;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{ClusterError, Refusal, Registered, Registration, Shared, Start};
+use super::{ClusterError, Refusal, Registration, Shared, Start};
 
 /// Most registrations in the queue. The caller of one more is told to ask again.
 pub(super) const QUESTIONS_MAX: usize = 256;
@@ -24,7 +25,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// A registration that waits for its answer.
 pub(super) struct Question {
     pub(super) registration: Registration,
-    pub(super) answer: oneshot::Sender<Result<Registered, ClusterError>>,
+    pub(super) answer: oneshot::Sender<Result<RegisterStoreResponse, ClusterError>>,
 }
 
 /// Answers registrations, one after the other. [`run`](Self::run) has to be driven for as long as the process serves.
@@ -56,7 +57,10 @@ impl Registrar {
         }
     }
 
-    async fn register(&mut self, registration: &Registration) -> Result<Registered, ClusterError> {
+    async fn register(
+        &mut self,
+        registration: &Registration,
+    ) -> Result<RegisterStoreResponse, ClusterError> {
         let shared = Arc::clone(&self.shared);
         let now = Instant::now();
         let decided = shared.read(|state| state.decide_registration(registration, now));
@@ -79,7 +83,7 @@ impl Registrar {
         }
         Ok(shared.write(|state| {
             state.heard_of(store_id, &registration.start, None, Instant::now());
-            Registered {
+            RegisterStoreResponse {
                 cluster_id: state.cluster_id,
                 store_id,
                 regions: state.regions_of(store_id),

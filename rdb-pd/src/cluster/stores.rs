@@ -87,69 +87,61 @@ pub enum Refusal {
     },
     /// Another process lives with its id at another address.
     #[error(
-        "store {store_id} lives at {registered}, and this process is at {claimed}. If its data directory is a copy, do not \
-         serve it; if the store moved, end the process at {registered} and start this one {} s later",
-        DISCONNECTED_AFTER.as_secs()
+        "store {id} lives at {at}, and this process is at {claimed}. If its data directory is a copy, do not \
+         serve it; if the store moved, end the process at {at} and start this one {} s later",
+        DISCONNECTED_AFTER.as_secs(), id = .store.id, at = .store.address
     )]
     LivesElsewhere {
-        /// The id that both have.
-        store_id: u64,
-        /// Where the registered one is.
-        registered: String,
-        /// Where the other one is.
+        /// The store.
+        store: RegisteredStore,
+        /// Where this process is.
         claimed: String,
     },
     /// Another process lives with its id and says that it has the same address.
     #[error(
-        "another process lives as store {store_id} at {address}, so the data directory of this one is a copy: do not serve \
-         it, and give each store its own --advertise-addr"
+        "another process lives as store {id} at {at}, so the data directory of this one is a copy: do not serve \
+         it, and give each store its own --advertise-addr",
+        id = .0.id, at = .0.address
     )]
-    LivesHere {
-        /// The id that both have.
-        store_id: u64,
-        /// The address that both have.
-        address: String,
-    },
+    LivesHere(RegisteredStore),
     /// Another data directory with its id was accepted after this one.
     #[error(
-        "store {store_id} was started from another data directory since (it is at {registered}); this one is an old copy \
-         and must not be served. If the placement driver's data directory is the old one, see its --tso-advance-ms"
+        "store {id} was started from another data directory since (it is at {at}); this one is an old copy \
+         and must not be served. If the placement driver's data directory is the old one, see its --tso-advance-ms",
+        id = .0.id, at = .0.address
     )]
-    Superseded {
-        /// The id that both have.
-        store_id: u64,
-        /// Where the other one is.
-        registered: String,
-    },
+    Superseded(RegisteredStore),
     /// Another store lives at its address.
     #[error(
-        "store {store_id} lives at {address}. Give each store its own --advertise-addr; if this store replaces that one, \
+        "store {id} lives at {at}. Give each store its own --advertise-addr; if this store replaces that one, \
          end that one and start this one {} s later",
-        DISCONNECTED_AFTER.as_secs()
+        DISCONNECTED_AFTER.as_secs(), id = .0.id, at = .0.address
     )]
-    AddressTaken {
-        /// The store that lives there.
-        store_id: u64,
-        /// Where.
-        address: String,
-    },
+    AddressTaken(RegisteredStore),
     /// The cluster has as many stores as it can have.
     #[error("the cluster has {STORES_MAX} stores, and can have no more")]
     TooManyStores,
     /// Another process may live with its id or at its address.
     #[error(
-        "{} process of store {store_id} at {registered} may be alive; its place is free once it has been silent for {} s",
+        "{} process of store {id} at {at} may be alive; its place is free once it has been silent for {} s",
         if *is_previous { "the previous" } else { "another" },
-        DISCONNECTED_AFTER.as_secs()
+        DISCONNECTED_AFTER.as_secs(), id = .store.id, at = .store.address
     )]
     MayBeAlive {
         /// The store that may be alive.
-        store_id: u64,
-        /// Where.
-        registered: String,
+        store: RegisteredStore,
         /// Whether it is the last process of the same store at the same address, as after a restart.
         is_previous: bool,
     },
+}
+
+/// The store that a start is refused for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisteredStore {
+    /// Its id.
+    pub id: u64,
+    /// Where it is registered.
+    pub address: String,
 }
 
 impl State {
@@ -190,7 +182,7 @@ impl State {
             return Err(elsewhere(record, start));
         }
         if !record.matches(start) {
-            return Err(superseded(record));
+            return Err(Refusal::Superseded(record.registered()));
         }
         Ok(())
     }
@@ -269,7 +261,7 @@ impl State {
     ) -> Result<StoreRecord, Refusal> {
         let (record, start) = (&store.record, &registration.start);
         if !record.may_be_kept(registration.kept_incarnation) {
-            return Err(superseded(record));
+            return Err(Refusal::Superseded(record.registered()));
         }
         if record.address != start.address && store.holds_its_address(now) {
             return Err(elsewhere(record, start));
@@ -278,10 +270,7 @@ impl State {
             (store.heard_at, store.waiting_as(start.incarnation))
             && heard_at > waiting.since.max(self.listening.since(now)) + OUTLIVES_AFTER
         {
-            return Err(Refusal::LivesHere {
-                store_id: record.id,
-                address: record.address.clone(),
-            });
+            return Err(Refusal::LivesHere(record.registered()));
         }
         if !self.is_silent(store.heard_at, now) {
             return Err(may_be_alive(record, start));
@@ -315,10 +304,7 @@ impl State {
         for store in others {
             let record = &store.record;
             if store.holds_its_address(now) && record.has_kept_its_id() {
-                return Err(Refusal::AddressTaken {
-                    store_id: record.id,
-                    address: record.address.clone(),
-                });
+                return Err(Refusal::AddressTaken(record.registered()));
             }
             if !self.is_silent(store.heard_at, now) {
                 return Err(may_be_alive(record, start));
@@ -345,6 +331,13 @@ impl StoreRecord {
     /// The last incarnation that the store's data directory is known to hold.
     fn kept(&self) -> Option<u64> {
         Some(self.kept_incarnation).filter(|&incarnation| incarnation != 0)
+    }
+
+    fn registered(&self) -> RegisteredStore {
+        RegisteredStore {
+            id: self.id,
+            address: self.address.clone(),
+        }
     }
 
     /// Whether the start may be the present one.
@@ -449,23 +442,14 @@ fn is_recent(at: Instant, now: Instant) -> bool {
 
 fn elsewhere(record: &StoreRecord, start: &Start) -> Refusal {
     Refusal::LivesElsewhere {
-        store_id: record.id,
-        registered: record.address.clone(),
+        store: record.registered(),
         claimed: start.address.clone(),
-    }
-}
-
-fn superseded(record: &StoreRecord) -> Refusal {
-    Refusal::Superseded {
-        store_id: record.id,
-        registered: record.address.clone(),
     }
 }
 
 fn may_be_alive(record: &StoreRecord, start: &Start) -> Refusal {
     Refusal::MayBeAlive {
-        store_id: record.id,
-        registered: record.address.clone(),
+        store: record.registered(),
         is_previous: record.id == start.store_id && record.address == start.address,
     }
 }

@@ -33,27 +33,8 @@ const CLOCK_PAUSE_MAX: Duration = Duration::from_millis(64);
 
 /// No timestamp could be handed out in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AllocatorError {
-    /// The durable bound was not moved in time.
-    #[error("no timestamps for {} ms: their bound cannot be made durable; see the placement driver's log", WAIT_MAX.as_millis())]
-    BoundStalled,
-    /// The clock did not catch up with the timestamps that were handed out.
-    #[error(
-        "no timestamps for {} ms: so many were taken that they are ahead of the placement driver's clock; ask again, or for \
-         fewer at once",
-        WAIT_MAX.as_millis()
-    )]
-    AheadOfClock,
-}
-
-impl From<WaitFor> for AllocatorError {
-    fn from(waited_for: WaitFor) -> Self {
-        match waited_for {
-            WaitFor::Bound => Self::BoundStalled,
-            WaitFor::Clock => Self::AheadOfClock,
-        }
-    }
-}
+#[error("no timestamps for {ms} ms: {0}", ms = WAIT_MAX.as_millis())]
+pub struct AllocatorError(pub WaitFor);
 
 /// Hands out timestamps. [`keep_bound`](Self::keep_bound) has to run beside it.
 pub struct Allocator<C, B> {
@@ -103,7 +84,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
             Err(waits_for) => waits_for,
         };
         let waited = timeout(WAIT_MAX, self.wait_and_allocate(count, &mut waits_for)).await;
-        waited.map_err(|_| waits_for.into())
+        waited.map_err(|_| AllocatorError(waits_for))
     }
 
     /// Corrects the clock and moves the bound before it is reached. Runs until the future is dropped.

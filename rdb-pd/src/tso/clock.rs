@@ -60,18 +60,12 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn wall_ms(&self) -> u64 {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        since_epoch.as_millis().try_into().unwrap_or(u64::MAX)
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        milliseconds(since_epoch.unwrap_or_default())
     }
 
     fn elapsed_ms(&self) -> u64 {
-        self.started
-            .elapsed()
-            .as_millis()
-            .try_into()
-            .unwrap_or(u64::MAX)
+        milliseconds(self.started.elapsed())
     }
 }
 
@@ -140,7 +134,7 @@ impl<C: Clock> PhysicalClock<C> {
             return Err(ClockError::BeforeEpoch);
         }
         let elapsed_ms = clock.elapsed_ms();
-        let jump_max_ms = settings.jump_max.as_millis().try_into().unwrap_or(u64::MAX);
+        let jump_max_ms = milliseconds(settings.jump_max);
         if let Some(bound_ms) = bound_ms {
             let ahead_ms = wall_ms.saturating_sub(bound_ms);
             let start_jump_max_ms = jump_max_ms.max(START_JUMP_MAX_MS);
@@ -244,6 +238,10 @@ impl<C: Clock> PhysicalClock<C> {
             behind,
         };
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// A time for people, e.g. `10 days`.

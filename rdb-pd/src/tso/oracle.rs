@@ -28,11 +28,15 @@ pub fn compose(physical_ms: u64) -> u64 {
 }
 
 /// What an allocation has to wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WaitFor {
     /// The durable bound has to be moved.
+    #[error("their bound cannot be made durable; see the placement driver's log")]
     Bound,
     /// The clock has to advance.
+    #[error(
+        "so many were taken that they are ahead of the placement driver's clock; ask again, or for fewer at once"
+    )]
     Clock,
 }
 

@@ -113,40 +113,24 @@ impl<'a> Batch<'a> {
         }
         let mut values_bytes_left = entry.conflict_values_bytes_max;
         for command in entry.commands {
-            match command {
-                Command::CompareAndSwap {
-                    key,
-                    expected_version,
-                    ..
+            if matches!(command, Command::DeleteRangeRaw { .. }) {
+                self.raw_keys_put.get_or_insert_default();
+            }
+            let Some((key, expected_version)) = command.expected_version() else {
+                continue;
+            };
+            // An update leaves the floor alone.
+            if expected_version == 0 || matches!(command, Command::CompareAndDelete { .. }) {
+                overlay.load_floor(engine, entry.region_id)?;
+            }
+            let left = &mut values_bytes_left;
+            let mut load = |tier| overlay.load_record(engine, tier, key, expected_version, left);
+            match load(Tier::Memory) {
+                Err(ReadError::NotInMemory) if *disk_bytes_left > 0 => {
+                    let cost = DISK_READ_BYTES + load(Tier::Disk)?;
+                    *disk_bytes_left = disk_bytes_left.saturating_sub(cost);
                 }
-                | Command::CompareAndDelete {
-                    key,
-                    expected_version,
-                } => {
-                    // An update leaves the floor alone.
-                    if *expected_version == 0 || matches!(command, Command::CompareAndDelete { .. })
-                    {
-                        overlay.load_floor(engine, entry.region_id)?;
-                    }
-                    let left = &mut values_bytes_left;
-                    let mut load =
-                        |tier| overlay.load_record(engine, tier, key, *expected_version, left);
-                    match load(Tier::Memory) {
-                        Err(ReadError::NotInMemory) if *disk_bytes_left > 0 => {
-                            let record_bytes = load(Tier::Disk)?;
-                            let cost = DISK_READ_BYTES + record_bytes;
-                            *disk_bytes_left = disk_bytes_left.saturating_sub(cost);
-                        }
-                        loaded => drop(loaded?),
-                    }
-                }
-                Command::DeleteRangeRaw { .. } => {
-                    self.raw_keys_put.get_or_insert_default();
-                }
-                Command::PutRaw { .. }
-                | Command::DeleteRaw { .. }
-                | Command::PutBatchRaw { .. }
-                | Command::PutRegion(_) => {}
+                loaded => drop(loaded?),
             }
         }
         Ok(())
@@ -215,6 +199,11 @@ impl<'a> Batch<'a> {
             let cause = error.to_string();
             return Outcome::Invalid { cause };
         }
+        if let Some((key, expected_version)) = command.expected_version()
+            && self.overlay.version(key) != expected_version
+        {
+            return self.overlay.conflict(key, values_bytes_left);
+        }
         match command {
             Command::PutRaw { key, value } => self.put_raw(key, value),
             Command::DeleteRaw { key } => self.delete_raw(key),
@@ -231,19 +220,13 @@ impl<'a> Batch<'a> {
                 expected_version,
                 value,
             } => {
-                return match self.swap(region_id, key, *expected_version, value) {
-                    Some(version) => Outcome::Swapped { version },
-                    None => self.overlay.conflict(key, values_bytes_left),
-                };
+                let version = self.swap(region_id, key, *expected_version, value);
+                return Outcome::Swapped { version };
             }
             Command::CompareAndDelete {
                 key,
                 expected_version,
-            } => {
-                if !self.delete_version(region_id, key, *expected_version) {
-                    return self.overlay.conflict(key, values_bytes_left);
-                }
-            }
+            } => self.delete_version(region_id, key, *expected_version),
             Command::PutRegion(region) => {
                 self.write_batch.put_cf(
                     self.engine.family(Family::RaftState),

@@ -9,21 +9,12 @@ use super::Batch;
 use crate::engine::Family;
 use crate::keys::versioned::encode;
 
+/// `version` is the key's present version, which the command has expected.
 impl Batch<'_> {
-    /// Writes `value` and returns the key's new version. `None`: its version is another than the expected one.
-    pub(super) fn swap(
-        &mut self,
-        region_id: u64,
-        key: &Bytes,
-        expected_version: u64,
-        value: &Bytes,
-    ) -> Option<u64> {
-        let current_version = self.overlay.version(key);
-        if current_version != expected_version {
-            return None;
-        }
+    /// Writes `value` and returns the key's new version.
+    pub(super) fn swap(&mut self, region_id: u64, key: &Bytes, version: u64, value: &Bytes) -> u64 {
         // Both grow by one per write, so neither comes near the end of u64.
-        let version = match current_version {
+        let version = match version {
             0 => self.overlay.floor(region_id) + 1,
             version => version + 1,
         };
@@ -33,23 +24,13 @@ impl Batch<'_> {
             encode(version, value),
         );
         self.overlay.put(key, version, value);
-        Some(version)
+        version
     }
 
-    /// Deletes the key, unless its version is another than the expected one.
-    pub(super) fn delete_version(
-        &mut self,
-        region_id: u64,
-        key: &Bytes,
-        expected_version: u64,
-    ) -> bool {
-        if self.overlay.version(key) != expected_version {
-            return false;
-        }
-        self.overlay.raise_floor(region_id, expected_version);
+    pub(super) fn delete_version(&mut self, region_id: u64, key: &Bytes, version: u64) {
+        self.overlay.raise_floor(region_id, version);
         self.write_batch
             .delete_cf(self.engine.family(Family::Versioned), key);
         self.overlay.delete(key);
-        true
     }
 }

@@ -13,6 +13,7 @@
 //! family.
 
 pub mod applied_position;
+pub(crate) mod fields;
 pub mod raw;
 pub mod region;
 pub mod version_floor;

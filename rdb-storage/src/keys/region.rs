@@ -6,9 +6,10 @@
 //! [u32 count] count × ([u64 peer id][u64 store id])
 //! ```
 
-use bytes::{Buf, BufMut, Bytes, TryGetError};
+use bytes::{Buf, BufMut, Bytes};
 
 use super::DecodeError;
+use super::fields::{Problem, decode_all, decode_bytes, encode_bytes};
 use crate::region::{PeerDescriptor, RegionDescriptor};
 
 const TAG: u8 = 0x02;
@@ -32,10 +33,8 @@ pub fn encode(region: &RegionDescriptor) -> Vec<u8> {
     record.put_u8(FORMAT);
     record.put_u64(region.conf_version);
     record.put_u64(region.version);
-    for bound in [&region.start_key, &region.end_key] {
-        record.put_u32(bound.len() as u32);
-        record.put_slice(bound);
-    }
+    encode_bytes(&region.start_key, &mut record);
+    encode_bytes(&region.end_key, &mut record);
     record.put_u32(region.peers.len() as u32);
     for peer in &region.peers {
         record.put_u64(peer.id);
@@ -50,8 +49,9 @@ pub fn encode(region: &RegionDescriptor) -> Vec<u8> {
 ///
 /// When either is not of the form that the module documents.
 pub fn decode(key: &[u8], record: &[u8]) -> Result<RegionDescriptor, DecodeError> {
+    let what = "region descriptor";
     let error = |problem| DecodeError {
-        what: "region descriptor",
+        what,
         bytes: record.len(),
         problem,
     };
@@ -60,18 +60,11 @@ pub fn decode(key: &[u8], record: &[u8]) -> Result<RegionDescriptor, DecodeError
         _ => return Err(error("its key has another tag")),
     };
     let id = id.map_err(|_| error("its key should have 9 bytes"))?;
-    let mut rest = record;
-    if rest.try_get_u8() != Ok(FORMAT) {
-        return Err(error("its format is unknown"));
-    }
-    let region = decode_fields(id, &mut rest).map_err(|_| error("it ends too early"))?;
-    match rest {
-        [] => Ok(region),
-        _ => Err(error("bytes are left over")),
-    }
+    let record = Bytes::copy_from_slice(record);
+    decode_all(what, FORMAT, record, |rest| decode_fields(id, rest))
 }
 
-fn decode_fields(id: u64, rest: &mut &[u8]) -> Result<RegionDescriptor, TryGetError> {
+fn decode_fields(id: u64, rest: &mut Bytes) -> Result<RegionDescriptor, Problem> {
     let conf_version = rest.try_get_u64()?;
     let version = rest.try_get_u64()?;
     let start_key = decode_bytes(rest)?;
@@ -89,19 +82,8 @@ fn decode_fields(id: u64, rest: &mut &[u8]) -> Result<RegionDescriptor, TryGetEr
         end_key,
         conf_version,
         version,
-        peers: peers.collect::<Result<_, _>>()?,
+        peers: peers.collect::<Result<_, Problem>>()?,
     })
-}
-
-fn decode_bytes(rest: &mut &[u8]) -> Result<Bytes, TryGetError> {
-    let requested = rest.try_get_u32()? as usize;
-    let available = rest.len();
-    let (bytes, after) = rest.split_at_checked(requested).ok_or(TryGetError {
-        requested,
-        available,
-    })?;
-    *rest = after;
-    Ok(Bytes::copy_from_slice(bytes))
 }
 
 #[cfg(test)]

@@ -30,14 +30,10 @@ impl WriteHealth {
         match self {
             Self::Healthy => None,
             Self::RegionsStopped { causes } => {
-                let causes = causes
-                    .iter()
-                    .map(|(region_id, cause)| format!("region {region_id}: {cause}"));
-                let causes: Vec<_> = causes.collect();
-                Some(format!(
-                    "writes to some regions have stopped: {}",
-                    causes.join("; ")
-                ))
+                let causes = causes.iter();
+                let causes = causes.map(|(id, cause)| format!("region {id}: {cause}"));
+                let causes = causes.collect::<Vec<_>>().join("; ");
+                Some(format!("writes to some regions have stopped: {causes}"))
             }
             Self::Stopped { cause } => Some(format!(
                 "writes have stopped: {cause}; mend that (on a full disk, free space), then restart"

@@ -121,16 +121,6 @@ impl Drop for Warming<'_> {
     }
 }
 
-/// What the consumer gets.
-pub(super) enum Taken {
-    /// At least one submission, in the order they came.
-    Submissions(VecDeque<Queued>),
-    /// Nothing came for a while.
-    Nothing,
-    /// The queue is closed and empty.
-    Closed,
-}
-
 pub(super) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
@@ -186,8 +176,9 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for a submission, `idle` at most, and takes what else is there, up to the limits.
-    pub(super) fn take(&self, idle: Duration) -> Taken {
+    /// Waits for a submission, `idle` at most, and takes what else is there, up to the limits. The submissions are in the order
+    /// they came; there is none if nothing came for that long. `None`: the queue is closed and empty.
+    pub(super) fn take(&self, idle: Duration) -> Option<VecDeque<Queued>> {
         let mut state = self.state();
         let idles = |state: &State| state.queued.is_empty() && !(state.closed && state.is_empty());
         if idles(&state) {
@@ -198,12 +189,8 @@ impl Queue {
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             state.waiting = false;
         }
-        if state.queued.is_empty() {
-            return if state.closed && state.is_empty() {
-                Taken::Closed
-            } else {
-                Taken::Nothing
-            };
+        if state.closed && state.is_empty() {
+            return None;
         }
         let mut taken = VecDeque::with_capacity(state.queued.len().min(TAKE_COMMANDS_MAX));
         let (mut bytes, mut commands, mut range_deletes) = (0, 0, 0);
@@ -219,7 +206,7 @@ impl Queue {
             }
             taken.extend(state.queued.pop_front());
         }
-        Taken::Submissions(taken)
+        Some(taken)
     }
 
     /// Puts back what was taken and is not applied yet: first in the queue again, or aside to be warmed. When the queue is
@@ -320,10 +307,7 @@ mod tests {
     }
 
     fn take(queue: &Queue) -> VecDeque<Queued> {
-        match queue.take(Duration::ZERO) {
-            Taken::Submissions(submissions) => submissions,
-            Taken::Nothing | Taken::Closed => VecDeque::new(),
-        }
+        queue.take(Duration::ZERO).unwrap()
     }
 
     fn key_bytes(submissions: &VecDeque<Queued>) -> Vec<usize> {
@@ -354,7 +338,7 @@ mod tests {
         queue.close();
         assert!(matches!(queue.push(queued(1)), Err(Error::Closed)));
         assert_eq!(take(&queue).len(), 1);
-        assert!(matches!(queue.take(Duration::from_secs(60)), Taken::Closed));
+        assert!(queue.take(Duration::from_secs(60)).is_none());
     }
 
     #[test]
@@ -383,15 +367,12 @@ mod tests {
         assert!(!warming.is_too_late());
         queue.close();
         assert!(warming.is_too_late());
-        assert!(matches!(queue.take(Duration::ZERO), Taken::Nothing));
+        assert!(take(&queue).is_empty());
         drop(warming);
         let taken = take(&queue);
         assert_eq!(taken.len(), 1);
         queue.put_back(VecDeque::new(), taken.into());
-        assert!(
-            matches!(queue.take(Duration::ZERO), Taken::Closed),
-            "still cold: refused"
-        );
+        assert!(queue.take(Duration::ZERO).is_none(), "still cold: refused");
         queue.end();
         assert!(queue.take_cold().is_none());
     }

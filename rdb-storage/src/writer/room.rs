@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::command::require;
 use crate::error::Error;
 
 /// All of the queue's room.
@@ -30,27 +31,23 @@ impl Room {
 
     /// Takes room for `bytes`, without waiting.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Result<WriteRoom, Error> {
-        if bytes > self.bytes_max {
-            return Err(Error::InvalidArgument {
-                field: "submission",
-                limit: Some(self.bytes_max as u64),
-                cause: format!(
-                    "the submission counts {bytes} bytes, and the write queue holds {}; split it",
-                    self.bytes_max
-                ),
-            });
-        }
+        let max = self.bytes_max;
+        require(bytes <= max, "submission", Some(max), || {
+            format!(
+                "the submission counts {bytes} bytes, and the write queue holds {max}; split it"
+            )
+        })?;
         let order = Ordering::Relaxed;
         let taken = self.taken_bytes.fetch_update(order, order, |taken| {
             let taken = taken.saturating_add(bytes);
-            (taken <= self.bytes_max).then_some(taken)
+            (taken <= max).then_some(taken)
         });
         let room = Arc::clone(self);
         taken
             .map(|_| WriteRoom { room, bytes })
             .map_err(|_| Error::Busy {
                 queue: "write",
-                limit: self.bytes_max as u64,
+                limit: max as u64,
                 unit: "bytes",
             })
     }

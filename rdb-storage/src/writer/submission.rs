@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::WriteRoom;
-use crate::command::Command;
+use crate::command::{Command, require};
 use crate::error::Error;
 use crate::limits::CONFLICT_VALUES_BYTES_MAX;
 
@@ -56,13 +56,9 @@ impl Submission {
 
     /// Refuses what could not be applied.
     pub(super) fn validate(&self) -> Result<(), Error> {
-        if self.commands.is_empty() {
-            return Err(Error::InvalidArgument {
-                field: "submission",
-                limit: None,
-                cause: "the submission has no commands".to_owned(),
-            });
-        }
+        require(!self.commands.is_empty(), "submission", None, || {
+            "the submission has no commands".to_owned()
+        })?;
         self.commands.iter().try_for_each(Command::validate)
     }
 

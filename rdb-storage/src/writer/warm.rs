@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use super::queue::Queue;
+use super::worker::Worker;
 use crate::command::Command;
 use crate::engine::Engine;
 use crate::read::{Keyspace, Tier};
@@ -12,22 +13,19 @@ use crate::read::{Keyspace, Tier};
 const WARMERS: usize = 8;
 
 /// Starts the threads. They end with the queue.
-pub(super) fn start(
-    engine: &Arc<Engine>,
-    queue: &Arc<Queue>,
-) -> std::io::Result<Vec<JoinHandle<()>>> {
+pub(super) fn start(worker: &Arc<Worker>) -> std::io::Result<Vec<JoinHandle<()>>> {
     let threads = (0..WARMERS).map(|_| {
-        let (engine, queue) = (Arc::clone(engine), Arc::clone(queue));
+        let worker = Arc::clone(worker);
         let builder = thread::Builder::new().name("rdb-warmer".to_owned());
-        builder.spawn(move || warm(&engine, &queue))
+        builder.spawn(move || warm(&worker.engine, &worker.queue))
     });
     threads.collect()
 }
 
 fn warm(engine: &Engine, queue: &Queue) {
     while let Some(mut cold) = queue.take_cold() {
-        let mut keys = cold.commands().iter().filter_map(Command::versioned_key);
-        let read = keys.try_for_each(|key| {
+        let mut keys = cold.commands().iter().filter_map(Command::expected_version);
+        let read = keys.try_for_each(|(key, _)| {
             if cold.is_too_late() {
                 return Ok(());
             }

@@ -122,7 +122,7 @@ fn a_repair_says_where_it_cuts_a_damaged_log_and_leaves_a_torn_one_alone() {
     let again = Repair::of(directory.path(), synced());
     assert_eq!(again, Ok(Repair::NotNeeded));
     let refused = Repair::of(directory.path().join("mistyped"), synced());
-    assert!(matches!(refused, Err(OpenError::NoDataDirectory { .. })));
+    assert!(matches!(refused, Err(OpenError::NoDataDirectory(_))));
 }
 
 #[test]

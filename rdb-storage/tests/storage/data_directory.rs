@@ -84,7 +84,7 @@ fn a_directory_with_other_files_is_refused() {
     fs::write(directory.path().join("letter.txt"), "dear").unwrap();
     let error = refused_unchanged(directory.path(), &synced());
     assert!(
-        matches!(error, OpenError::NotADataDirectory { file: IDENTITY, .. }),
+        matches!(error, OpenError::NotADataDirectory(_)) && error.to_string().contains(IDENTITY),
         "{error:?}"
     );
     assert!(!directory.path().join("LOCK").exists());
@@ -96,7 +96,7 @@ fn a_data_directory_without_its_identity_file_is_refused() {
     fs::remove_file(directory.path().join(IDENTITY)).unwrap();
     let error = refused_unchanged(directory.path(), &synced());
     assert!(
-        matches!(error, OpenError::NotADataDirectory { .. }),
+        matches!(error, OpenError::NotADataDirectory(_)),
         "{error:?}"
     );
 }
@@ -192,7 +192,7 @@ fn a_directory_is_open_once_at_a_time_in_one_process_and_in_two() {
     let directory = written();
     let storage = open(directory.path(), &synced());
     let error = refused(directory.path(), &synced());
-    assert!(matches!(error, OpenError::Locked { .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Locked(_)), "{error:?}");
     assert_eq!(opened_by_a_child(directory.path()), "locked");
     storage.put_raw("still", "works").unwrap();
 
@@ -234,7 +234,7 @@ fn child_opens() {
     };
     match Storage::open(directory, synced()) {
         Ok(_) => println!("\nthe directory is opened"),
-        Err(OpenError::Locked { .. }) => println!("\nthe directory is locked"),
+        Err(OpenError::Locked(_)) => println!("\nthe directory is locked"),
         Err(error) => panic!("{error}"),
     }
 }
@@ -311,10 +311,7 @@ fn a_repair_of_what_is_no_data_directory_is_refused_and_makes_nothing() {
     };
     for directory in [parent.path().join("mistyped"), empty] {
         let error = refused(&directory, &repair);
-        assert!(
-            matches!(error, OpenError::NoDataDirectory { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error, OpenError::NoDataDirectory(_)), "{error:?}");
         assert!(error.to_string().contains(directory.to_str().unwrap()));
     }
     let left: Vec<_> = fs::read_dir(parent.path()).unwrap().collect();

@@ -107,15 +107,15 @@ impl Scene {
 }
 
 fn is_superseded<T>(result: Result<T, Refusal>) -> bool {
-    matches!(result, Err(Refusal::Superseded { store_id: 1, .. }))
+    matches!(result, Err(Refusal::Superseded(store)) if store.id == 1)
 }
 
 fn is_elsewhere<T>(result: Result<T, Refusal>) -> bool {
-    matches!(result, Err(Refusal::LivesElsewhere { store_id: 1, .. }))
+    matches!(result, Err(Refusal::LivesElsewhere { store, .. }) if store.id == 1)
 }
 
 fn is_told_to_wait<T>(result: Result<T, Refusal>) -> bool {
-    matches!(result, Err(Refusal::MayBeAlive { store_id: 1, .. }))
+    matches!(result, Err(Refusal::MayBeAlive { store, .. }) if store.id == 1)
 }
 
 #[test]
@@ -168,10 +168,10 @@ fn two_new_stores_at_one_address_get_different_ids_and_never_live_together() {
         "the first may be about to keep its id, or may have ended"
     );
     assert_eq!(scene.register(&start("a:1", 1, 1)), Ok(1));
-    let taken = Refusal::AddressTaken {
-        store_id: 1,
+    let taken = Refusal::AddressTaken(RegisteredStore {
+        id: 1,
         address: "a:1".to_owned(),
-    };
+    });
     assert_eq!(scene.register(&second), Err(taken));
     scene.pass(DISCONNECTED_AFTER);
     assert_eq!(scene.register(&second), Ok(2));
@@ -187,8 +187,10 @@ fn a_new_store_that_ended_before_it_kept_its_id_is_let_in_again_under_another_on
     assert_eq!(
         scene.register(&start("a:1", 3, 1)),
         Err(Refusal::MayBeAlive {
-            store_id: 2,
-            registered: "a:1".to_owned(),
+            store: RegisteredStore {
+                id: 2,
+                address: "a:1".to_owned(),
+            },
             is_previous: false,
         }),
         "and if it kept the first after all, it waits for its turn"

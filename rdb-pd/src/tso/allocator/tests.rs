@@ -120,7 +120,7 @@ async fn nothing_at_or_above_the_bound_is_handed_out_while_it_cannot_be_persiste
     hand.elapsed_ms.store(WINDOW_MS, Ordering::Relaxed);
     assert_eq!(
         allocator.allocate(1).await,
-        Err(AllocatorError::BoundStalled)
+        Err(AllocatorError(WaitFor::Bound))
     );
 
     let waiting = allocator.allocate(1);
@@ -140,7 +140,7 @@ async fn a_wait_for_the_clock_is_not_blamed_on_the_bound() {
     while allocator.try_allocate(65_536).is_ok() {}
     assert_eq!(
         allocator.allocate(65_536).await,
-        Err(AllocatorError::AheadOfClock)
+        Err(AllocatorError(WaitFor::Clock))
     );
 }
 
