@@ -110,9 +110,19 @@ impl RegionHandle {
         )))
     }
 
-    /// The permission to read, unless that takes waiting.
-    pub(crate) fn try_permit_read(&self) -> Option<ReadPermit<'_>> {
-        Some(ReadPermit { handle: self })
+    /// Reads one key without waiting. `None`: it is not in memory, or the permission to read takes waiting.
+    pub(crate) fn read_from_memory(
+        &self,
+        read: &PointRead,
+        room: usize,
+    ) -> Result<Option<PointValue>, ReadFailure> {
+        let permit = ReadPermit { handle: self };
+        let size = self.sizes.of(read);
+        size.check(room)?;
+        let found = permit.checked(self.reader.read_from_memory(read, room));
+        size.learn(found, |found| {
+            found.as_ref().map_or(0, PointValue::value_bytes)
+        })
     }
 
     /// Waits until this store certainly leads the region and has applied everything that was acknowledged before the call.
@@ -197,19 +207,6 @@ impl From<Error> for ReadFailure {
 }
 
 impl ReadPermit<'_> {
-    /// Reads one key from memory, without waiting. `None`: it is not in memory.
-    pub(crate) fn read_from_memory(
-        &self,
-        read: &PointRead,
-        room: usize,
-    ) -> Result<Option<PointValue>, ReadFailure> {
-        let size = self.handle.sizes.of(read);
-        size.check(room)?;
-        let found = self.checked(self.handle.reader.read_from_memory(read, room));
-        let bytes_of = |found: &Option<_>| found.as_ref().map_or(0, PointValue::value_bytes);
-        size.learn(found, bytes_of)
-    }
-
     /// Reads one key.
     pub(crate) async fn read(
         self,

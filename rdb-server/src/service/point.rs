@@ -240,11 +240,10 @@ fn answer_from_memory(
     response: ReadResponse,
     call: &CallBudget,
 ) -> Result<Option<Response>, Rejection> {
-    let room = POINT_ROOM.try_reserve(call.bytes_in_flight());
-    let (Some(permit), Some(mut room)) = (region.try_permit_read(), room) else {
+    let Some(mut room) = POINT_ROOM.try_reserve(call.bytes_in_flight()) else {
         return Ok(None);
     };
-    let found = match permit.read_from_memory(read, room.bytes()) {
+    let found = match region.read_from_memory(read, room.bytes()) {
         Ok(Some(found)) => found,
         Ok(None) | Err(ReadFailure::NeedsRoom { .. }) => return Ok(None),
         Err(ReadFailure::Rejected(rejection)) => return Err(rejection),

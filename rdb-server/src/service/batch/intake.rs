@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use rdb_proto::batch;
 use rdb_proto::error::{Fault, busy};
 use rdb_proto::errorpb::{Fate, region_error};
@@ -17,7 +19,7 @@ use super::super::point::{Operation, WriteResponse, conflict_bytes_max, operatio
 use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
-use super::writes::WriteGroup;
+use super::writes;
 use crate::error::Rejection;
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
 use crate::router::{Membership, Router};
@@ -31,8 +33,8 @@ pub(super) struct Intake {
     pub(super) command_count: usize,
     /// Answers that are ready.
     pub(super) answered: Vec<AnswerGroup>,
-    /// Writes that were submitted, by region.
-    pub(super) writes: Vec<WriteGroup>,
+    /// Writes that were submitted, by region. Dropping them does not take the writes back.
+    pub(super) writes: Vec<BoxFuture<'static, AnswerGroup>>,
     /// Reads to be executed, by region.
     pub(super) reads: Vec<ReadGroup>,
 }
@@ -106,7 +108,8 @@ impl Intake {
         arrived: Option<Reservation>,
     ) -> Self {
         let ids = message.commands.iter().map(|command| command.id);
-        let answered = AnswerGroup::same(ids.collect(), kind.into(), arrived.map(Arc::new));
+        let rejection = Rejection::Routing(kind);
+        let answered = AnswerGroup::rejected(ids.collect(), rejection, arrived.map(Arc::new));
         Self {
             command_count: message.commands.len(),
             answered: vec![answered],
@@ -200,8 +203,7 @@ impl<'a> Sorting<'a> {
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
         let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
-        let mut answers = self.answers;
-        let mut writes = MessageWrites {
+        let mut submitting = MessageWrites {
             message_bytes,
             room: None,
             budgets,
@@ -214,16 +216,17 @@ impl<'a> Sorting<'a> {
                 responses,
             } = of_region;
             if !commands.is_empty() {
-                match writes.submit(&region, commands) {
+                let message = Arc::clone(&message);
+                match submitting.submit(&region, commands) {
                     Ok((pending, conflict_room)) => {
-                        let message = Arc::clone(&message);
-                        let group = WriteGroup::new(pending, responses, message, conflict_room);
-                        intake.writes.push(group);
+                        let answers = writes::answers(pending, responses, message, conflict_room);
+                        intake.writes.push(answers.boxed());
                     }
                     Err(rejection) => {
-                        let refused = responses.into_iter();
-                        let refused = refused.map(|(id, _)| answer(id, Err(rejection.clone())));
-                        answers.extend(refused);
+                        let ids = responses.into_iter().map(|(id, _)| id);
+                        let refused =
+                            AnswerGroup::rejected(ids.collect(), rejection, Some(message));
+                        intake.answered.push(refused);
                     }
                 }
             }
@@ -235,8 +238,8 @@ impl<'a> Sorting<'a> {
                 intake.reads.push(group);
             }
         }
-        if !answers.is_empty() {
-            let group = AnswerGroup::different(answers, message, None);
+        if !self.answers.is_empty() {
+            let group = AnswerGroup::new(self.answers, message, None);
             intake.answered.push(group);
         }
     }

@@ -4,6 +4,7 @@ use std::future::{Future, pending, ready};
 use std::pin::Pin;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, unfold};
 use rdb_proto::batch::{self, Messages};
 use rdb_proto::transport::CallBudget;
@@ -14,10 +15,9 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tonic::Status;
 
-use super::answers::{Packing, ReadyAnswers};
+use super::answers::{AnswerGroup, Packing, ReadyAnswers};
 use super::intake;
 use super::reads::Reads;
-use super::writes::WriteGroup;
 use crate::router::Router;
 
 /// Commands in flight at which no further message is taken. The client's messages then wait in the HTTP/2 window.
@@ -33,7 +33,7 @@ pub(super) struct CommandStream {
     /// `None`: nothing more comes, or is taken.
     requests: Option<Messages>,
     commands_in_flight: usize,
-    writes: FuturesUnordered<WriteGroup>,
+    writes: FuturesUnordered<BoxFuture<'static, AnswerGroup>>,
     reads: Reads,
     ready: ReadyAnswers,
     closing: Closing,
