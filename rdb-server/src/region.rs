@@ -130,6 +130,57 @@ impl RegionHandle {
         Ok(ReadPermit { handle: self })
     }
 
+    /// Reads raw values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_raw(
+        self: Arc<Self>,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Bytes>>, ReadFailure> {
+        let size = self.sizes.of(&("raw", &keys));
+        size.check(room)?;
+        let permit = self.permit_read().await?;
+        let values = self.reader.multi_get_raw(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Bytes>>| values.iter().flatten().map(Bytes::len).sum();
+        size.learn(permit.checked(values), bytes_of)
+    }
+
+    /// Reads versioned values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_versioned(
+        self: Arc<Self>,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Versioned>>, ReadFailure> {
+        let size = self.sizes.of(&("versioned", &keys));
+        size.check(room)?;
+        let permit = self.permit_read().await?;
+        let values = self.reader.multi_get_versioned(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Versioned>>| {
+            let values = values.iter().flatten();
+            values.map(|found| found.value.len()).sum()
+        };
+        size.learn(permit.checked(values), bytes_of)
+    }
+
+    /// Reads one page of the raw keyspace.
+    pub(crate) async fn scan_raw(
+        self: Arc<Self>,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<KeyValue>, ReadFailure> {
+        let permit = self.permit_read().await?;
+        permit.checked(self.reader.scan_raw(range, room).await)
+    }
+
+    /// Reads one page of the versioned keyspace.
+    pub(crate) async fn scan_versioned(
+        self: Arc<Self>,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<VersionedKeyValue>, ReadFailure> {
+        let permit = self.permit_read().await?;
+        permit.checked(self.reader.scan_versioned(range, room).await)
+    }
+
     /// Whether the region is still what it was when requests were routed here.
     fn check_epoch(&self) -> Result<(), Rejection> {
         if self.is_outdated.load(Ordering::SeqCst) {
@@ -238,53 +289,6 @@ impl ReadPermit<'_> {
         let results = self.handle.reader.read_several(reads, room).await;
         let results = self.checked(results)?.into_iter();
         Ok(results.map(|result| Ok(result?)).collect())
-    }
-
-    /// Reads raw values from one snapshot, in the order of `keys`.
-    pub(crate) async fn multi_get_raw(
-        self,
-        keys: Vec<Bytes>,
-        room: usize,
-    ) -> Result<Vec<Option<Bytes>>, ReadFailure> {
-        let size = self.handle.sizes.of(&("raw", &keys));
-        size.check(room)?;
-        let values = self.handle.reader.multi_get_raw(keys, room).await;
-        let bytes_of = |values: &Vec<Option<Bytes>>| values.iter().flatten().map(Bytes::len).sum();
-        size.learn(self.checked(values), bytes_of)
-    }
-
-    /// Reads versioned values from one snapshot, in the order of `keys`.
-    pub(crate) async fn multi_get_versioned(
-        self,
-        keys: Vec<Bytes>,
-        room: usize,
-    ) -> Result<Vec<Option<Versioned>>, ReadFailure> {
-        let size = self.handle.sizes.of(&("versioned", &keys));
-        size.check(room)?;
-        let values = self.handle.reader.multi_get_versioned(keys, room).await;
-        let bytes_of = |values: &Vec<Option<Versioned>>| {
-            let values = values.iter().flatten();
-            values.map(|found| found.value.len()).sum()
-        };
-        size.learn(self.checked(values), bytes_of)
-    }
-
-    /// Reads one page of the raw keyspace.
-    pub(crate) async fn scan_raw(
-        self,
-        range: ScanRange,
-        room: usize,
-    ) -> Result<Page<KeyValue>, ReadFailure> {
-        self.checked(self.handle.reader.scan_raw(range, room).await)
-    }
-
-    /// Reads one page of the versioned keyspace.
-    pub(crate) async fn scan_versioned(
-        self,
-        range: ScanRange,
-        room: usize,
-    ) -> Result<Page<VersionedKeyValue>, ReadFailure> {
-        self.checked(self.handle.reader.scan_versioned(range, room).await)
     }
 
     /// The result of a read, if the region is still the one that the request was routed to.
