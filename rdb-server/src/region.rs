@@ -64,41 +64,20 @@ impl RegionHandle {
     }
 
     /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` bytes of
-    /// values. The commands are copied once there is room for them, since a few bytes of a message would keep all of it.
+    /// values. The commands share the buffer of the message that `room` was taken for. Without `room` they are copied once
+    /// the write queue has some, since a few bytes of a message would keep all of it.
     pub(crate) fn submit(
         &self,
         commands: Vec<Command>,
+        room: Option<&MessageRoom>,
         conflict_bytes_max: usize,
     ) -> Result<PendingOutcomes, Rejection> {
-        self.submit_to_storage(
-            Submission::new(self.region.id, commands),
-            conflict_bytes_max,
-        )
-    }
-
-    /// Like [`submit`](Self::submit), without a copy: the commands share the buffer of the message that `room` was taken
-    /// for.
-    pub(crate) fn submit_shared(
-        &self,
-        commands: Vec<Command>,
-        room: &MessageRoom,
-        conflict_bytes_max: usize,
-    ) -> Result<PendingOutcomes, Rejection> {
-        let submission = Submission::new(self.region.id, commands);
-        self.submit_to_storage(
-            submission.of_message(Arc::clone(&room.0)),
-            conflict_bytes_max,
-        )
-    }
-
-    fn submit_to_storage(
-        &self,
-        submission: Submission,
-        conflict_bytes_max: usize,
-    ) -> Result<PendingOutcomes, Rejection> {
-        let submission = submission
+        let mut submission = Submission::new(self.region.id, commands)
             .under_epoch(self.region.version())
             .with_conflict_values(conflict_bytes_max);
+        if let Some(MessageRoom(room)) = room {
+            submission = submission.of_message(Arc::clone(room));
+        }
         let pending = self.storage.submit(submission)?;
         Ok(PendingOutcomes { pending })
     }
@@ -354,7 +333,7 @@ mod tests {
         let handle = RegionHandle::new(region(1), &storage);
         let put = |value: &'static str| {
             let (key, value) = ("k".into(), value.into());
-            handle.submit(vec![Command::PutRaw { key, value }], 0)
+            handle.submit(vec![Command::PutRaw { key, value }], None, 0)
         };
         for (version, value) in [(1, "applied"), (2, "not applied")] {
             let change = vec![Command::PutRegion(from_wire(region(version)))];

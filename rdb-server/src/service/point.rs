@@ -220,7 +220,7 @@ async fn execute(
         Operation::Write(command, response) => {
             let conflict_room = spare(budgets, conflict_bytes_max(&command));
             let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-            let pending = region.submit(vec![command], conflict_bytes)?;
+            let pending = region.submit(vec![command], None, conflict_bytes)?;
             call.release_arrived();
             let outcome = pending.await?.pop().ok_or_else(unexpected)?;
             let response = response(outcome)?;

@@ -90,7 +90,7 @@ pub(super) async fn write(
     region: &RegionHandle,
     commands: Vec<Command>,
 ) -> Result<(), Rejection> {
-    let pending = region.submit(commands, 0)?;
+    let pending = region.submit(commands, None, 0)?;
     call.release_arrived();
     pending.await?;
     Ok(())

@@ -234,8 +234,11 @@ impl<'a> Sorting<'a> {
                 reads = reads.into_iter().map(QueuedRead::detached).collect();
             }
             if !reads.is_empty() {
-                let group = ReadGroup::new(region, reads, Arc::clone(&of_reads));
-                intake.reads.push(group);
+                intake.reads.push(ReadGroup {
+                    region,
+                    reads: reads.into_iter(),
+                    message: Arc::clone(&of_reads),
+                });
             }
         }
         if !self.answers.is_empty() {
@@ -267,7 +270,7 @@ impl MessageWrites<'_> {
         let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
         let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
         let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-        let pending = region.submit_shared(commands, room, conflict_bytes)?;
+        let pending = region.submit(commands, Some(room), conflict_bytes)?;
         Ok((pending, conflict_room))
     }
 }

@@ -50,23 +50,9 @@ impl QueuedRead {
 
 /// The reads of one message from one region.
 pub(super) struct ReadGroup {
-    region: Arc<RegionHandle>,
-    reads: vec::IntoIter<QueuedRead>,
-    message: Arc<Reservation>,
-}
-
-impl ReadGroup {
-    pub(super) fn new(
-        region: Arc<RegionHandle>,
-        reads: Vec<QueuedRead>,
-        message: Arc<Reservation>,
-    ) -> Self {
-        Self {
-            region,
-            reads: reads.into_iter(),
-            message,
-        }
-    }
+    pub(super) region: Arc<RegionHandle>,
+    pub(super) reads: vec::IntoIter<QueuedRead>,
+    pub(super) message: Arc<Reservation>,
 }
 
 /// A read that was set aside for a job.
@@ -288,7 +274,7 @@ mod tests {
             ..Region::default()
         };
         let region = Arc::new(RegionHandle::new(region, storage));
-        let queued = (0..count).map(|id| QueuedRead {
+        let reads = (0..count).map(|id| QueuedRead {
             id,
             read: PointRead::raw(id.to_string().into()).expect("a key"),
             response: |found| match found {
@@ -301,7 +287,11 @@ mod tests {
         });
         let message = call.bytes_in_flight().try_reserve(1);
         let message = message.expect("there is room");
-        ReadGroup::new(region, queued.collect(), Arc::new(message))
+        ReadGroup {
+            region,
+            reads: reads.collect::<Vec<_>>().into_iter(),
+            message: Arc::new(message),
+        }
     }
 
     #[tokio::test]
