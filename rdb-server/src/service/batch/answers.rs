@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    fn call() -> CallBudget {
+    fn call() -> Arc<CallBudget> {
         CallBudget::of(&tonic::Request::new(()))
     }
 

@@ -309,7 +309,7 @@ pub(super) mod tests {
 
     pub(in super::super) struct Fixture {
         pub(in super::super) router: Router,
-        pub(in super::super) call: CallBudget,
+        pub(in super::super) call: Arc<CallBudget>,
         storage: Storage,
         _directory: tempfile::TempDir,
     }

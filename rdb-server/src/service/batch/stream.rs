@@ -2,6 +2,7 @@
 
 use std::future::{Future, pending, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -29,7 +30,7 @@ const MESSAGES_PER_TURN_MAX: usize = 64;
 /// A stream and everything that is under way on it.
 pub(super) struct CommandStream {
     router: Router,
-    call: CallBudget,
+    call: Arc<CallBudget>,
     /// `None`: nothing more comes, or is taken.
     requests: Option<Messages>,
     commands_in_flight: usize,
@@ -62,7 +63,7 @@ enum Closing {
 impl CommandStream {
     pub(super) fn new(
         router: Router,
-        call: CallBudget,
+        call: Arc<CallBudget>,
         requests: Messages,
         place: OwnedSemaphorePermit,
     ) -> Self {
