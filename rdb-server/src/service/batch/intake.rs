@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdb_proto::batch;
 use rdb_proto::error::{Fault, busy};
@@ -12,16 +11,14 @@ use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
-use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 use tonic::Code;
 
-use super::super::point::{Operation, WriteResponse, conflict_bytes_max, operation};
-use super::super::room::spare;
+use super::super::point::{Operation, WriteResponse, operation};
 use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
-use super::writes;
+use super::writes::MessageWrites;
 use crate::error::Rejection;
-use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
+use crate::region::RegionHandle;
 use crate::router::{Membership, Router};
 
 /// Memory of one decoded command and of an answer without a value, beside their share of the message, in bytes.
@@ -57,9 +54,18 @@ pub(super) fn take(
         }
     };
     let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
-    let reservation = match reserve(bytes, arrived, budgets) {
-        Ok(reservation) => reservation,
-        Err(arrived) => return Intake::refused(message, busy(BYTES_BACKOFF), arrived),
+    let mut reserved = arrived;
+    let fits = match &mut reserved {
+        // A message that was admitted is not refused because others wait for room.
+        Some(arrived) => arrived.try_grow_to(bytes),
+        none => {
+            *none = budgets.try_reserve(bytes);
+            none.is_some()
+        }
+    };
+    let reservation = match reserved {
+        Some(reservation) if fits => reservation,
+        arrived => return Intake::refused(message, busy(BYTES_BACKOFF), arrived),
     };
     let mut intake = Intake {
         command_count: message.commands.len(),
@@ -81,23 +87,6 @@ pub(super) fn take(
     }
     sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
     intake
-}
-
-/// Reserves a message with its commands. One that was admitted is not refused because others wait for room. Without room
-/// it gives back `arrived`.
-fn reserve(
-    bytes: usize,
-    arrived: Option<Reservation>,
-    budgets: &BytesInFlight,
-) -> Result<Reservation, Option<Reservation>> {
-    let Some(mut reservation) = arrived else {
-        return budgets.try_reserve(bytes).ok_or(None);
-    };
-    if reservation.try_grow_to(bytes) {
-        Ok(reservation)
-    } else {
-        Err(Some(reservation))
-    }
 }
 
 impl Intake {
@@ -203,11 +192,7 @@ impl<'a> Sorting<'a> {
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
         let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
-        let mut submitting = MessageWrites {
-            message_bytes,
-            room: None,
-            budgets,
-        };
+        let mut writes = MessageWrites::new(message_bytes, Arc::clone(&message), budgets);
         for of_region in self.regions {
             let RegionCommands {
                 region,
@@ -216,18 +201,9 @@ impl<'a> Sorting<'a> {
                 responses,
             } = of_region;
             if !commands.is_empty() {
-                let message = Arc::clone(&message);
-                match submitting.submit(&region, commands) {
-                    Ok((pending, conflict_room)) => {
-                        let answers = writes::answers(pending, responses, message, conflict_room);
-                        intake.writes.push(answers.boxed());
-                    }
-                    Err(rejection) => {
-                        let ids = responses.into_iter().map(|(id, _)| id);
-                        let refused =
-                            AnswerGroup::rejected(ids.collect(), rejection, Some(message));
-                        intake.answered.push(refused);
-                    }
+                match writes.submit(&region, commands, responses) {
+                    Ok(pending) => intake.writes.push(pending),
+                    Err(refused) => intake.answered.push(refused),
                 }
             }
             if copies_keys {
@@ -245,33 +221,6 @@ impl<'a> Sorting<'a> {
             let group = AnswerGroup::new(self.answers, message, None);
             intake.answered.push(group);
         }
-    }
-}
-
-/// The writes of a message. They share its buffer, and the room that the first of them takes for it.
-struct MessageWrites<'a> {
-    message_bytes: usize,
-    room: Option<MessageRoom>,
-    budgets: &'a BytesInFlight,
-}
-
-impl MessageWrites<'_> {
-    /// Submits commands to a region, with as much room for the values of their conflicts as others can spare.
-    fn submit(
-        &mut self,
-        region: &RegionHandle,
-        commands: Vec<Command>,
-    ) -> Result<(PendingOutcomes, Option<Reservation>), Rejection> {
-        let room = match self.room.take() {
-            Some(room) => room,
-            None => region.take_message_room(self.message_bytes)?,
-        };
-        let room = self.room.insert(room);
-        let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
-        let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
-        let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-        let pending = region.submit(commands, Some(room), conflict_bytes)?;
-        Ok((pending, conflict_room))
     }
 }
 
