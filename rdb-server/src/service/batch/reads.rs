@@ -12,7 +12,6 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use rdb_proto::error::Fault;
-use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
 use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
@@ -73,14 +72,6 @@ pub(super) struct Reads {
     jobs: FuturesUnordered<DiskJob>,
 }
 
-/// The result of a read from memory.
-enum Hit {
-    Found(Result<Response, Rejection>),
-    /// The value does not fit into this response, but into the next.
-    NextResponse,
-    Cold,
-}
-
 impl Reads {
     pub(super) fn push(&mut self, group: ReadGroup) {
         self.groups.push_back(group);
@@ -90,24 +81,33 @@ impl Reads {
         self.groups.is_empty() && self.cold.is_empty() && self.jobs.is_empty()
     }
 
-    /// Executes reads from memory until the response is full or none is left.
+    /// Executes reads from memory until the response is full, or none is left, or the next value fits into the next response
+    /// only.
     pub(super) fn pack(&mut self, packing: &mut Packing<'_>) {
         while let Some(group) = self.groups.front_mut() {
             while let Some(queued) = group.reads.as_slice().first() {
                 if packing.is_full() {
                     return;
                 }
-                let hit = read_from_memory(&group.region, queued, packing);
-                if matches!(hit, Hit::NextResponse) {
-                    return;
-                }
+                let region = &group.region;
+                let room = packing.value_room();
+                let found = match room.map(|room| region.read_from_memory(&queued.read, room)) {
+                    Some(Ok(Some(value))) => Some((queued.response)(value)),
+                    Some(Err(ReadFailure::Rejected(rejection))) => Some(Err(rejection)),
+                    Some(Err(ReadFailure::NeedsRoom { bytes }))
+                        if packing.would_fit_alone(bytes) =>
+                    {
+                        return;
+                    }
+                    Some(Ok(None) | Err(ReadFailure::NeedsRoom { .. })) | None => None,
+                };
                 packing.count_read();
                 let Some(queued) = group.reads.next() else {
                     break;
                 };
-                match hit {
-                    Hit::Found(result) => packing.push(answer(queued.id, result)),
-                    Hit::Cold | Hit::NextResponse => self.cold.push_back(ColdRead {
+                match found {
+                    Some(result) => packing.push(answer(queued.id, result)),
+                    None => self.cold.push_back(ColdRead {
                         queued,
                         region: Arc::clone(&group.region),
                         message: Arc::clone(&group.message),
@@ -175,21 +175,6 @@ fn start_job(
     })
 }
 
-fn read_from_memory(region: &RegionHandle, queued: &QueuedRead, packing: &Packing<'_>) -> Hit {
-    let Some(room) = packing.value_room() else {
-        return Hit::Cold;
-    };
-    match region.read_from_memory(&queued.read, room) {
-        Ok(Some(value)) => Hit::Found((queued.response)(value)),
-        Ok(None) => Hit::Cold,
-        Err(ReadFailure::NeedsRoom { bytes }) if packing.would_fit_alone(bytes) => {
-            Hit::NextResponse
-        }
-        Err(ReadFailure::NeedsRoom { .. }) => Hit::Cold,
-        Err(ReadFailure::Rejected(rejection)) => Hit::Found(Err(rejection)),
-    }
-}
-
 /// Reads as many of `cold` as get room, and returns the others. All are of `region`.
 async fn read_cold(
     region: Arc<RegionHandle>,
@@ -239,6 +224,7 @@ mod tests {
     use bytes::Bytes;
     use futures::FutureExt;
     use rdb_proto::kvrpc::RawGetResponse;
+    use rdb_proto::kvrpc::batch_answer::Response;
     use rdb_proto::metapb::Region;
     use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
     use rdb_storage::{PointValue, Role, Storage, StorageOptions};
