@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use rdb_proto::transport::limits::{CONNECTIONS_MAX, IDLE_TIMEOUT};
-use rdb_proto::transport::process::{EXIT_CODES, LogFilter};
-use rdb_proto::transport::{OutOfRange, ServeFlags, ServeOptions, parse_listen_address};
+use rdb_proto::transport::process::EXIT_CODES;
+use rdb_proto::transport::{OutOfRange, parse_listen_address};
 
 use crate::tso::ClockSettings;
 
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2379);
 const DEFAULT_DATA_DIR: &str = "./data/pd";
 const DEFAULT_CLOCK_JUMP_MAX_S: u64 = 24 * 3600;
-const DEFAULT_BYTES_IN_FLIGHT_MIB: usize = 64;
+
+rdb_proto::serve_flags!("RDB_PD", 64);
 
 /// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
 ///
@@ -62,44 +62,9 @@ pub struct Config {
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub tso_advance_ms: u64,
 
-    /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
-    /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
-    #[arg(
-        long,
-        env = "RDB_PD_BYTES_IN_FLIGHT_MIB",
-        value_name = "MIB",
-        default_value_t = DEFAULT_BYTES_IN_FLIGHT_MIB
-    )]
-    pub bytes_in_flight_mib: usize,
-
-    /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the new
-    /// one is.
-    #[arg(long, env = "RDB_PD_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = CONNECTIONS_MAX)]
-    pub connections_max: usize,
-
-    /// Most connections from one IP address [default: no limit]
-    #[arg(long, env = "RDB_PD_CONNECTIONS_PER_ADDRESS_MAX", value_name = "COUNT")]
-    pub connections_per_address_max: Option<usize>,
-
-    /// Close a connection when no call on it has sent or received anything for this many seconds; 0: never. Clients connect
-    /// again when they need to.
-    #[arg(
-        long,
-        env = "RDB_PD_IDLE_TIMEOUT_S",
-        value_name = "SECONDS",
-        default_value_t = IDLE_TIMEOUT.as_secs()
-    )]
-    pub idle_timeout_s: u64,
-
-    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace are
-    /// FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
-    #[arg(
-        long,
-        env = "RDB_PD_LOG_LEVEL",
-        value_name = "LEVEL",
-        default_value = "info"
-    )]
-    pub log_level: LogFilter,
+    /// The flags that both servers have.
+    #[command(flatten)]
+    pub serve: ServeFlags,
 }
 
 impl Default for Config {
@@ -110,11 +75,7 @@ impl Default for Config {
             clock_jump_max_s: DEFAULT_CLOCK_JUMP_MAX_S,
             accept_clock_jump: false,
             tso_advance_ms: 0,
-            bytes_in_flight_mib: DEFAULT_BYTES_IN_FLIGHT_MIB,
-            connections_max: CONNECTIONS_MAX,
-            connections_per_address_max: None,
-            idle_timeout_s: IDLE_TIMEOUT.as_secs(),
-            log_level: LogFilter::default(),
+            serve: ServeFlags::default(),
         }
     }
 }
@@ -132,18 +93,8 @@ impl Config {
         let advance = 0..=TEN_YEARS_S * 1000;
         OutOfRange::check("--clock-jump-max-s", self.clock_jump_max_s, 1..=TEN_YEARS_S)?;
         OutOfRange::check("--tso-advance-ms", self.tso_advance_ms, advance)?;
-        self.serve_options()?;
+        self.serve.options()?;
         Ok(())
-    }
-
-    pub(crate) fn serve_options(&self) -> Result<ServeOptions, OutOfRange> {
-        let flags = ServeFlags {
-            connections_max: self.connections_max,
-            connections_per_address_max: self.connections_per_address_max,
-            idle_timeout_s: self.idle_timeout_s,
-            bytes_in_flight_mib: self.bytes_in_flight_mib,
-        };
-        flags.options()
     }
 
     pub(crate) fn clock_settings(&self) -> ClockSettings {

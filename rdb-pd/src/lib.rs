@@ -17,6 +17,6 @@ mod server;
 mod service;
 pub mod tso;
 
-pub use config::Config;
+pub use config::{Config, ServeFlags};
 pub use error::PdError;
 pub use server::Pd;

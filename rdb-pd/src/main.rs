@@ -8,7 +8,7 @@ use rdb_proto::transport::process;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let log_filter = config.log_level.clone();
+    let log_filter = config.serve.log_level.clone();
     process::run("rdb-pd", log_filter, async |termination| {
         process::serve(Pd::start(config), termination).await
     })

@@ -46,8 +46,8 @@ impl Pd {
     /// address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, PdError> {
         config.validate()?;
-        let serve_options = config.serve_options()?;
-        raise_open_files_limit(config.connections_max);
+        let serve_options = config.serve.options()?;
+        raise_open_files_limit(config.serve.connections_max);
         let Opened {
             storage,
             cluster,

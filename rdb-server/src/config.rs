@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
-use rdb_proto::transport::limits::{CONNECTIONS_MAX, IDLE_TIMEOUT, PROCESS_BYTES_IN_FLIGHT_MAX};
-use rdb_proto::transport::process::{EXIT_CODES, LogFilter};
+use rdb_proto::transport::limits::PROCESS_BYTES_IN_FLIGHT_MAX;
+use rdb_proto::transport::process::EXIT_CODES;
 use rdb_proto::transport::{
-    AddressError, OutOfRange, ServeFlags, ServeOptions, check_address, check_advertised_address,
+    AddressError, OutOfRange, ServeOptions, check_address, check_advertised_address,
     parse_listen_address,
 };
 use rdb_storage::{Durability, Role, StorageOptions};
@@ -17,7 +17,8 @@ const DEFAULT_PD: &str = "127.0.0.1:2379";
 const DEFAULT_DATA_DIR: &str = "./data/server";
 const DEFAULT_BLOCK_CACHE_MIB: usize = 256;
 const DEFAULT_WRITE_QUEUE_MIB: usize = 64;
-const DEFAULT_BYTES_IN_FLIGHT_MIB: usize = PROCESS_BYTES_IN_FLIGHT_MAX >> 20;
+
+rdb_proto::serve_flags!("RDB_SERVER", PROCESS_BYTES_IN_FLIGHT_MAX >> 20);
 
 /// A FlareDB store: keeps data on disk and serves it over gRPC.
 ///
@@ -83,48 +84,9 @@ pub struct Config {
     )]
     pub write_queue_mib: usize,
 
-    /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
-    /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
-    #[arg(
-        long,
-        env = "RDB_SERVER_BYTES_IN_FLIGHT_MIB",
-        value_name = "MIB",
-        default_value_t = DEFAULT_BYTES_IN_FLIGHT_MIB
-    )]
-    pub bytes_in_flight_mib: usize,
-
-    /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the new
-    /// one is.
-    #[arg(long, env = "RDB_SERVER_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = CONNECTIONS_MAX)]
-    pub connections_max: usize,
-
-    /// Most connections from one IP address [default: no limit]
-    #[arg(
-        long,
-        env = "RDB_SERVER_CONNECTIONS_PER_ADDRESS_MAX",
-        value_name = "COUNT"
-    )]
-    pub connections_per_address_max: Option<usize>,
-
-    /// Close a connection when no call on it has sent or received anything for this many seconds; 0: never. Clients connect
-    /// again when they need to.
-    #[arg(
-        long,
-        env = "RDB_SERVER_IDLE_TIMEOUT_S",
-        value_name = "SECONDS",
-        default_value_t = IDLE_TIMEOUT.as_secs()
-    )]
-    pub idle_timeout_s: u64,
-
-    /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace are
-    /// FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
-    #[arg(
-        long,
-        env = "RDB_SERVER_LOG_LEVEL",
-        value_name = "LEVEL",
-        default_value = "info"
-    )]
-    pub log_level: LogFilter,
+    /// The flags that both servers have.
+    #[command(flatten)]
+    pub serve: ServeFlags,
 
     /// Cut the write-ahead log of a data directory that is refused as damaged: keep what comes before the damage, DROP EVERY
     /// WRITE AFTER IT, acknowledged ones among them, say how much that is, and exit without serving. An undamaged log is left
@@ -143,11 +105,7 @@ impl Default for Config {
             durability: Durability::Sync,
             block_cache_mib: DEFAULT_BLOCK_CACHE_MIB,
             write_queue_mib: DEFAULT_WRITE_QUEUE_MIB,
-            bytes_in_flight_mib: DEFAULT_BYTES_IN_FLIGHT_MIB,
-            connections_max: CONNECTIONS_MAX,
-            connections_per_address_max: None,
-            idle_timeout_s: IDLE_TIMEOUT.as_secs(),
-            log_level: LogFilter::default(),
+            serve: ServeFlags::default(),
             repair_wal: false,
         }
     }
@@ -212,21 +170,11 @@ impl Config {
         if self.pd.contains(&advertised) {
             return Err(ConfigError::AdvertisedPd(advertised));
         }
-        let queue = ServeFlags::MESSAGE_MIB_MIN..=SIZE_MIB_MAX;
+        let queue = ServeOptions::MESSAGE_MIB_MIN..=SIZE_MIB_MAX;
         OutOfRange::check("--block-cache-mib", self.block_cache_mib, 1..=SIZE_MIB_MAX)?;
         OutOfRange::check("--write-queue-mib", self.write_queue_mib, queue)?;
-        self.serve_options()?;
+        self.serve.options()?;
         Ok(())
-    }
-
-    pub(crate) fn serve_options(&self) -> Result<ServeOptions, OutOfRange> {
-        let flags = ServeFlags {
-            connections_max: self.connections_max,
-            connections_per_address_max: self.connections_per_address_max,
-            idle_timeout_s: self.idle_timeout_s,
-            bytes_in_flight_mib: self.bytes_in_flight_mib,
-        };
-        flags.options()
     }
 
     pub(crate) fn storage_options(&self) -> StorageOptions {

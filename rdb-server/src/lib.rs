@@ -23,6 +23,6 @@ mod router;
 mod server;
 mod service;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, ServeFlags};
 pub use error::ServerError;
 pub use server::Server;

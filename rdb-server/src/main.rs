@@ -8,7 +8,7 @@ use rdb_server::{Config, Server};
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let log_filter = config.log_level.clone();
+    let log_filter = config.serve.log_level.clone();
     process::run("rdb-server", log_filter, async |termination| {
         if config.repair_wal {
             return Server::repair_wal(config).await;

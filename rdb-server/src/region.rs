@@ -64,41 +64,20 @@ impl RegionHandle {
     }
 
     /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` bytes of
-    /// values. The commands are copied once there is room for them, since a few bytes of a message would keep all of it.
+    /// values. The commands share the buffer of the message that `room` was taken for. Without `room` they are copied once
+    /// the write queue has some, since a few bytes of a message would keep all of it.
     pub(crate) fn submit(
         &self,
         commands: Vec<Command>,
+        room: Option<&MessageRoom>,
         conflict_bytes_max: usize,
     ) -> Result<PendingOutcomes, Rejection> {
-        self.submit_to_storage(
-            Submission::new(self.region.id, commands),
-            conflict_bytes_max,
-        )
-    }
-
-    /// Like [`submit`](Self::submit), without a copy: the commands share the buffer of the message that `room` was taken
-    /// for.
-    pub(crate) fn submit_shared(
-        &self,
-        commands: Vec<Command>,
-        room: &MessageRoom,
-        conflict_bytes_max: usize,
-    ) -> Result<PendingOutcomes, Rejection> {
-        let submission = Submission::new(self.region.id, commands);
-        self.submit_to_storage(
-            submission.of_message(Arc::clone(&room.0)),
-            conflict_bytes_max,
-        )
-    }
-
-    fn submit_to_storage(
-        &self,
-        submission: Submission,
-        conflict_bytes_max: usize,
-    ) -> Result<PendingOutcomes, Rejection> {
-        let submission = submission
+        let mut submission = Submission::new(self.region.id, commands)
             .under_epoch(self.region.version())
             .with_conflict_values(conflict_bytes_max);
+        if let Some(MessageRoom(room)) = room {
+            submission = submission.of_message(Arc::clone(room));
+        }
         let pending = self.storage.submit(submission)?;
         Ok(PendingOutcomes { pending })
     }
@@ -110,14 +89,75 @@ impl RegionHandle {
         )))
     }
 
-    /// The permission to read, unless that takes waiting.
-    pub(crate) fn try_permit_read(&self) -> Option<ReadPermit<'_>> {
-        Some(ReadPermit { handle: self })
+    /// Reads one key without waiting. `None`: it is not in memory, or the permission to read takes waiting.
+    pub(crate) fn read_from_memory(
+        &self,
+        read: &PointRead,
+        room: usize,
+    ) -> Result<Option<PointValue>, ReadFailure> {
+        let permit = ReadPermit { handle: self };
+        let size = self.sizes.of(read);
+        size.check(room)?;
+        let found = permit.checked(self.reader.read_from_memory(read, room));
+        size.learn(found, |found| {
+            found.as_ref().map_or(0, PointValue::value_bytes)
+        })
     }
 
     /// Waits until this store certainly leads the region and has applied everything that was acknowledged before the call.
     pub(crate) async fn permit_read(&self) -> Result<ReadPermit<'_>, Rejection> {
         Ok(ReadPermit { handle: self })
+    }
+
+    /// Reads raw values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_raw(
+        self: Arc<Self>,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Bytes>>, ReadFailure> {
+        let size = self.sizes.of(&("raw", &keys));
+        size.check(room)?;
+        let permit = self.permit_read().await?;
+        let values = self.reader.multi_get_raw(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Bytes>>| values.iter().flatten().map(Bytes::len).sum();
+        size.learn(permit.checked(values), bytes_of)
+    }
+
+    /// Reads versioned values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_versioned(
+        self: Arc<Self>,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Versioned>>, ReadFailure> {
+        let size = self.sizes.of(&("versioned", &keys));
+        size.check(room)?;
+        let permit = self.permit_read().await?;
+        let values = self.reader.multi_get_versioned(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Versioned>>| {
+            let values = values.iter().flatten();
+            values.map(|found| found.value.len()).sum()
+        };
+        size.learn(permit.checked(values), bytes_of)
+    }
+
+    /// Reads one page of the raw keyspace.
+    pub(crate) async fn scan_raw(
+        self: Arc<Self>,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<KeyValue>, ReadFailure> {
+        let permit = self.permit_read().await?;
+        permit.checked(self.reader.scan_raw(range, room).await)
+    }
+
+    /// Reads one page of the versioned keyspace.
+    pub(crate) async fn scan_versioned(
+        self: Arc<Self>,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<VersionedKeyValue>, ReadFailure> {
+        let permit = self.permit_read().await?;
+        permit.checked(self.reader.scan_versioned(range, room).await)
     }
 
     /// Whether the region is still what it was when requests were routed here.
@@ -197,19 +237,6 @@ impl From<Error> for ReadFailure {
 }
 
 impl ReadPermit<'_> {
-    /// Reads one key from memory, without waiting. `None`: it is not in memory.
-    pub(crate) fn read_from_memory(
-        &self,
-        read: &PointRead,
-        room: usize,
-    ) -> Result<Option<PointValue>, ReadFailure> {
-        let size = self.handle.sizes.of(read);
-        size.check(room)?;
-        let found = self.checked(self.handle.reader.read_from_memory(read, room));
-        let bytes_of = |found: &Option<_>| found.as_ref().map_or(0, PointValue::value_bytes);
-        size.learn(found, bytes_of)
-    }
-
     /// Reads one key.
     pub(crate) async fn read(
         self,
@@ -241,53 +268,6 @@ impl ReadPermit<'_> {
         let results = self.handle.reader.read_several(reads, room).await;
         let results = self.checked(results)?.into_iter();
         Ok(results.map(|result| Ok(result?)).collect())
-    }
-
-    /// Reads raw values from one snapshot, in the order of `keys`.
-    pub(crate) async fn multi_get_raw(
-        self,
-        keys: Vec<Bytes>,
-        room: usize,
-    ) -> Result<Vec<Option<Bytes>>, ReadFailure> {
-        let size = self.handle.sizes.of(&("raw", &keys));
-        size.check(room)?;
-        let values = self.handle.reader.multi_get_raw(keys, room).await;
-        let bytes_of = |values: &Vec<Option<Bytes>>| values.iter().flatten().map(Bytes::len).sum();
-        size.learn(self.checked(values), bytes_of)
-    }
-
-    /// Reads versioned values from one snapshot, in the order of `keys`.
-    pub(crate) async fn multi_get_versioned(
-        self,
-        keys: Vec<Bytes>,
-        room: usize,
-    ) -> Result<Vec<Option<Versioned>>, ReadFailure> {
-        let size = self.handle.sizes.of(&("versioned", &keys));
-        size.check(room)?;
-        let values = self.handle.reader.multi_get_versioned(keys, room).await;
-        let bytes_of = |values: &Vec<Option<Versioned>>| {
-            let values = values.iter().flatten();
-            values.map(|found| found.value.len()).sum()
-        };
-        size.learn(self.checked(values), bytes_of)
-    }
-
-    /// Reads one page of the raw keyspace.
-    pub(crate) async fn scan_raw(
-        self,
-        range: ScanRange,
-        room: usize,
-    ) -> Result<Page<KeyValue>, ReadFailure> {
-        self.checked(self.handle.reader.scan_raw(range, room).await)
-    }
-
-    /// Reads one page of the versioned keyspace.
-    pub(crate) async fn scan_versioned(
-        self,
-        range: ScanRange,
-        room: usize,
-    ) -> Result<Page<VersionedKeyValue>, ReadFailure> {
-        self.checked(self.handle.reader.scan_versioned(range, room).await)
     }
 
     /// The result of a read, if the region is still the one that the request was routed to.
@@ -353,7 +333,7 @@ mod tests {
         let handle = RegionHandle::new(region(1), &storage);
         let put = |value: &'static str| {
             let (key, value) = ("k".into(), value.into());
-            handle.submit(vec![Command::PutRaw { key, value }], 0)
+            handle.submit(vec![Command::PutRaw { key, value }], None, 0)
         };
         for (version, value) in [(1, "applied"), (2, "not applied")] {
             let change = vec![Command::PutRegion(from_wire(region(version)))];

@@ -121,7 +121,7 @@ impl Router {
         start_key: &[u8],
         end_key: &[u8],
     ) -> Result<Arc<RegionHandle>, Rejection> {
-        let found = self.find(context, Seek::At(start_key))?;
+        let found = self.for_key(context, start_key)?;
         if found.region().contains_range(start_key, end_key) {
             return Ok(found);
         }
@@ -139,10 +139,12 @@ impl Router {
         } else {
             Seek::At(&range.start_key)
         };
-        let found = self.find(context, begin)?;
+        let membership = self.membership()?;
+        let found = membership.find(&context.copied().unwrap_or_default(), begin);
+        let found = found.map_err(Rejection::Routing)?;
         let region = found.region();
         if !begin.is_in(region) {
-            return Err(not_in(&found));
+            return Err(not_in(found));
         }
         let mut resume_key = None;
         if range.reverse {
@@ -155,7 +157,7 @@ impl Router {
             resume_key = Some(region.end_key.clone());
         }
         Ok(ScanTarget {
-            region: Arc::clone(&found),
+            region: Arc::clone(found),
             range,
             resume_key,
         })
@@ -173,17 +175,6 @@ impl Router {
             .clone();
         membership
             .ok_or_else(|| not_ready("the store is not registered with the placement driver yet"))
-    }
-
-    fn find(
-        &self,
-        context: Option<&Context>,
-        seek: Seek<'_>,
-    ) -> Result<Arc<RegionHandle>, Rejection> {
-        let context = context.copied().unwrap_or_default();
-        let membership = self.membership()?;
-        let found = membership.find(&context, seek);
-        found.map(Arc::clone).map_err(Rejection::Routing)
     }
 }
 

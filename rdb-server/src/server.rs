@@ -41,8 +41,8 @@ impl Server {
     /// [`ServerError`] when a setting is wrong, the directory cannot be opened, or the address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.validate()?;
-        let serve_options = config.serve_options().map_err(ConfigError::from)?;
-        raise_open_files_limit(config.connections_max);
+        let serve_options = config.serve.options().map_err(ConfigError::from)?;
+        raise_open_files_limit(config.serve.connections_max);
         let (directory, options) = (config.data_dir.clone(), config.storage_options());
         let storage = spawn_blocking(move || Storage::open(directory, options)).await??;
         let listen_error = |source| ServerError::Listen {

@@ -28,11 +28,7 @@ pub(super) struct Acceptor {
 }
 
 /// A connection with a place.
-pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
-    pub(super) connection: Arc<Connection>,
-    pub(super) place: Place,
-}
+type Accepted = (TcpStream, Arc<Connection>, Place);
 
 impl Acceptor {
     /// Each connection is charged to `process`, and closes when `drain` is cancelled.
@@ -88,11 +84,7 @@ impl Acceptor {
             tracing::debug!(%peer, %error, "connection was gone before it was set up");
             return None;
         }
-        Some(Accepted {
-            stream,
-            connection,
-            place,
-        })
+        Some((stream, connection, place))
     }
 }
 

@@ -97,16 +97,11 @@ fn port_problem(port: &str) -> Option<&'static str> {
 }
 
 impl AddressError {
-    fn new(address: &str, problem: &'static str) -> Self {
+    pub(super) fn new(address: &str, problem: &'static str) -> Self {
         Self {
             address: address.chars().take(ADDRESS_BYTES_MAX).collect(),
             problem,
         }
-    }
-
-    /// For what only the URI parser finds.
-    pub(super) fn unusable(address: &str) -> Self {
-        Self::new(address, "the host has a character that no host has")
     }
 }
 

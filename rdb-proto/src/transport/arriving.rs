@@ -16,7 +16,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::budget::{Busy, Reservation};
-use super::call::Call;
+use super::call::CallBudget;
 use super::framing::Framing;
 use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES};
 use super::methods::{Method, Requests};
@@ -25,7 +25,7 @@ use super::refusal::{no_room, overdue};
 /// The body of a request whose messages are charged.
 pub(super) struct Arriving<B = Incoming> {
     body: B,
-    call: Arc<Call>,
+    call: Arc<CallBudget>,
     framing: Framing,
     /// Whether messages were charged beside what the call's base covers.
     has_charged: bool,
@@ -59,7 +59,7 @@ impl<B> Arriving<B> {
         method: &'static Method,
         body: B,
         timeouts: ArrivalTimeouts,
-        call: Arc<Call>,
+        call: Arc<CallBudget>,
     ) -> Self {
         Self {
             body,
@@ -218,7 +218,6 @@ mod tests {
     use tokio::time::timeout;
     use tonic::Code;
 
-    use super::super::call::CallBudget;
     use super::*;
 
     const BATCH: &str = "/kvrpc.KvBatch/Batch";
@@ -245,7 +244,7 @@ mod tests {
         let (peer, frames) = mpsc::unbounded::<&'static [u8]>();
         peer.unbounded_send(&[0, 0, 0, 0, 3, 1])
             .expect("it is received");
-        let call = CallBudget::of(&tonic::Request::new(())).into_call();
+        let call = CallBudget::of(&tonic::Request::new(()));
         let timeouts = ArrivalTimeouts {
             message: Duration::from_millis(1),
             closing: Duration::from_millis(1),

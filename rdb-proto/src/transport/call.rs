@@ -1,6 +1,5 @@
-//! What a handler can learn and ask of the transport about the call that it serves.
+//! A call: what it is charged, and what its handler can learn and ask of the transport.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -11,61 +10,79 @@ use super::budget::{ByteBudget, BytesInFlight, Reservation};
 use super::connection::Connection;
 use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
 
-/// The budgets of one call, taken from its request with [`CallBudget::of`]. Clones are of the same call.
+/// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
 ///
-/// The transport charges the request while it arrives and every answer until it is sent. A handler adds what only it can
-/// know:
+/// The transport charges the request while it arrives and every answer until it is sent. A handler takes the call from its
+/// request with [`CallBudget::of`] and adds what only it can know:
 ///
 /// - Before it takes memory for a large answer, it reserves that much, waits a bounded time, and otherwise refuses the
 ///   call: `call.bytes_in_flight().reserve(bytes, ADMISSION_WAIT).await`.
 /// - Once it knows the size, it gives back the rest: [`Reservation::shrink_to`].
 /// - It leaves the reservation to the answer: [`CallBudget::hold_until_sent`]. The transport charges the next bytes of the
 ///   answer to it, and gives it back when they are sent.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CallBudget {
-    call: Arc<Call>,
+    pub(super) connection: Arc<Connection>,
+    charges: Mutex<Charges>,
+}
+
+#[derive(Debug, Default)]
+struct Charges {
+    /// What every call costs. `None` for one that is refused.
+    base: Option<Reservation>,
+    /// For messages of the request beyond what the base covers.
+    arrived: Option<Reservation>,
+    /// How much of `arrived` is for a message that is not complete.
+    incomplete_bytes: usize,
+    /// A message of the request found no room.
+    is_refused: bool,
+    /// What the handler has reserved for the answer.
+    answer: Option<Reservation>,
+    has_answered: bool,
 }
 
 impl CallBudget {
-    /// The budgets of the call that `request` belongs to. A request that did not come over our transport gets budgets of
-    /// its own.
-    pub fn of<T>(request: &Request<T>) -> Self {
-        if let Some(call) = request.extensions().get::<Self>() {
-            return call.clone();
+    /// The call that `request` belongs to. A request that did not come over our transport gets budgets of its own.
+    pub fn of<T>(request: &Request<T>) -> Arc<Self> {
+        if let Some(call) = request.extensions().get::<Arc<Self>>() {
+            return Arc::clone(call);
         }
         let process = ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX);
         let connection = Connection::new(&process, CancellationToken::new());
-        Self::new(Arc::new(Call::new(Arc::new(connection), None)))
+        Self::new(Arc::new(connection), None)
     }
 
-    pub(super) fn new(call: Arc<Call>) -> Self {
-        Self { call }
-    }
-
-    #[cfg(test)]
-    pub(super) fn into_call(self) -> Arc<Call> {
-        self.call
+    pub(super) fn new(connection: Arc<Connection>, base: Option<Reservation>) -> Arc<Self> {
+        connection.traffic.begin_call();
+        let charges = Charges {
+            base,
+            ..Charges::default()
+        };
+        Arc::new(Self {
+            connection,
+            charges: Mutex::new(charges),
+        })
     }
 
     /// The budgets of the call's connection and of the process.
     pub fn bytes_in_flight(&self) -> &BytesInFlight {
-        &self.call.connection.bytes_in_flight
+        &self.connection.bytes_in_flight
     }
 
     /// Places for the `kvrpc.KvBatch` streams of the call's connection.
     pub fn batch_streams(&self) -> &Arc<Semaphore> {
-        &self.call.connection.batch_streams
+        &self.connection.batch_streams
     }
 
     /// Cancelled when the call's connection is about to be closed: the process drains, or nothing has moved on the
     /// connection for long. A stream that never ends by itself has to end then.
     pub fn closing(&self) -> &CancellationToken {
-        &self.call.connection.closing
+        &self.connection.closing
     }
 
     /// Keeps `reservation` until the answer is sent. On a stream: until the next messages are sent.
     pub fn hold_until_sent(&self, reservation: Reservation) {
-        let charges = &mut self.call.charges();
+        let charges = &mut self.charges();
         match &mut charges.answer {
             Some(held) => held.join(reservation),
             None => charges.answer = Some(reservation),
@@ -81,43 +98,12 @@ impl CallBudget {
     /// Takes over the charge of a message of `bytes` that has arrived completely. The charge is smaller where the call's
     /// base covers a part of it, and `None` where the base covers all.
     pub fn take_arrived(&self, bytes: usize) -> Option<Reservation> {
-        self.call.take_arrived(bytes)
-    }
-}
-
-/// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub(super) connection: Arc<Connection>,
-    charges: Mutex<Charges>,
-    /// A message of the request found no room. Relaxed: the call's task sets and reads it.
-    is_refused: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Charges {
-    /// What every call costs. `None` for one that is refused.
-    base: Option<Reservation>,
-    /// For messages of the request beyond what the base covers.
-    arrived: Option<Reservation>,
-    /// How much of `arrived` is for a message that is not complete.
-    incomplete_bytes: usize,
-    /// What the handler has reserved for the answer.
-    answer: Option<Reservation>,
-    has_answered: bool,
-}
-
-impl Call {
-    pub(super) fn new(connection: Arc<Connection>, base: Option<Reservation>) -> Self {
-        connection.traffic.begin_call();
-        Self {
-            connection,
-            charges: Mutex::new(Charges {
-                base,
-                ..Charges::default()
-            }),
-            is_refused: AtomicBool::new(false),
-        }
+        let charges = &mut self.charges();
+        let incomplete_bytes = charges.incomplete_bytes;
+        let arrived = charges.arrived.as_mut()?;
+        let complete_bytes = arrived.bytes().saturating_sub(incomplete_bytes);
+        let taken = arrived.split_off(bytes.min(complete_bytes));
+        (taken.bytes() > 0).then_some(taken)
     }
 
     /// Charges messages of the request, of which the last `incomplete_bytes` are still to come.
@@ -129,15 +115,6 @@ impl Call {
             (Some(_), None) => {}
         }
         charges.incomplete_bytes = incomplete_bytes;
-    }
-
-    fn take_arrived(&self, bytes: usize) -> Option<Reservation> {
-        let charges = &mut self.charges();
-        let incomplete_bytes = charges.incomplete_bytes;
-        let arrived = charges.arrived.as_mut()?;
-        let complete_bytes = arrived.bytes().saturating_sub(incomplete_bytes);
-        let taken = arrived.split_off(bytes.min(complete_bytes));
-        (taken.bytes() > 0).then_some(taken)
     }
 
     /// What holds `bytes` of the answer: what the handler has reserved, brought to that size. `None` where the base covers
@@ -168,11 +145,11 @@ impl Call {
 
     /// A message of the request found no room.
     pub(super) fn refuse(&self) {
-        self.is_refused.store(true, Relaxed);
+        self.charges().is_refused = true;
     }
 
     pub(super) fn is_refused(&self) -> bool {
-        self.is_refused.load(Relaxed)
+        self.charges().is_refused
     }
 
     fn charges(&self) -> MutexGuard<'_, Charges> {
@@ -180,7 +157,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for CallBudget {
     fn drop(&mut self) {
         self.connection.traffic.end_call();
     }
@@ -190,7 +167,7 @@ impl Drop for Call {
 mod tests {
     use super::*;
 
-    fn call() -> CallBudget {
+    fn call() -> Arc<CallBudget> {
         CallBudget::of(&Request::new(()))
     }
 
@@ -211,7 +188,7 @@ mod tests {
             let call = call();
             call.hold_until_sent(reserve(&call, reserved / 2));
             call.hold_until_sent(reserve(&call, reserved / 2));
-            let charge = call.call.charge_answer(answer).expect("it was reserved");
+            let charge = call.charge_answer(answer).expect("it was reserved");
             assert_eq!(charge.bytes(), answer);
             assert_eq!(taken(&call), (answer, answer));
             drop(charge);
@@ -222,24 +199,24 @@ mod tests {
     #[test]
     fn of_an_answer_without_a_reservation_only_a_first_small_part_is_covered() {
         let call = call();
-        assert!(call.call.charge_answer(CALL_BUFFER_BYTES).is_none());
-        let second = call.call.charge_answer(10).expect("charged");
+        assert!(call.charge_answer(CALL_BUFFER_BYTES).is_none());
+        let second = call.charge_answer(10).expect("charged");
         assert_eq!((second.bytes(), taken(&call)), (10, (10, 10)));
         let other = self::call();
-        let large = other.call.charge_answer(CALL_BUFFER_BYTES + 1);
+        let large = other.charge_answer(CALL_BUFFER_BYTES + 1);
         assert_eq!(large.expect("charged").bytes(), CALL_BUFFER_BYTES + 1);
     }
 
     #[test]
     fn complete_messages_are_given_back_and_the_one_that_arrives_is_not() {
         let call = call();
-        call.call.hold_arrived(Some(reserve(&call, 30_000)), 0);
-        call.call.hold_arrived(Some(reserve(&call, 50_000)), 50_000);
+        call.hold_arrived(Some(reserve(&call, 30_000)), 0);
+        call.hold_arrived(Some(reserve(&call, 50_000)), 50_000);
         call.release_arrived();
         assert_eq!(taken(&call), (50_000, 50_000));
         call.release_arrived();
         assert_eq!(taken(&call), (50_000, 50_000));
-        call.call.hold_arrived(None, 0);
+        call.hold_arrived(None, 0);
         call.release_arrived();
         assert_eq!(taken(&call), (0, 0));
     }
@@ -247,7 +224,7 @@ mod tests {
     #[test]
     fn a_message_is_taken_over_with_its_charge_and_the_others_keep_theirs() {
         let call = call();
-        call.call.hold_arrived(Some(reserve(&call, 90_000)), 50_000);
+        call.hold_arrived(Some(reserve(&call, 90_000)), 50_000);
         let first = call.take_arrived(30_000).expect("it was charged");
         assert_eq!((first.bytes(), taken(&call)), (30_000, (90_000, 90_000)));
         drop(first);
@@ -262,9 +239,9 @@ mod tests {
     fn a_call_that_ends_gives_everything_back_after_its_last_chunk() {
         let call = call();
         let budgets = call.bytes_in_flight().clone();
-        call.call.hold_arrived(Some(reserve(&call, 30_000)), 30_000);
+        call.hold_arrived(Some(reserve(&call, 30_000)), 30_000);
         call.hold_until_sent(reserve(&call, 20_000));
-        let chunk = Arc::clone(&call.call);
+        let chunk = Arc::clone(&call);
         drop(call);
         assert_eq!(budgets.process.bytes_taken(), 50_000);
         drop(chunk);

@@ -16,7 +16,7 @@ use tonic::{Status, TimeoutExpired};
 
 use super::arriving::{ArrivalTimeouts, Arriving};
 use super::budget::Reservation;
-use super::call::{Call, CallBudget};
+use super::call::CallBudget;
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
@@ -55,12 +55,11 @@ impl CallService {
         request: Request<Incoming>,
         base: Reservation,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
-        let call = Arc::new(Call::new(Arc::clone(&self.connection), Some(base)));
+        let call = CallBudget::new(Arc::clone(&self.connection), Some(base));
         let call_timeout = deadline::timeout(request.headers(), self.timeouts.message);
         let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
         let mut request = request.map(|incoming| Body::new(body(incoming)));
-        let budget = CallBudget::new(Arc::clone(&call));
-        request.extensions_mut().insert(budget);
+        request.extensions_mut().insert(Arc::clone(&call));
         let answering = self.routes.clone().call(request);
         async move {
             let response = match timeout(call_timeout, answering).await {
@@ -83,7 +82,7 @@ impl CallService {
         if let Ok(base) = budgets.reserve(base_bytes, ADMISSION_WAIT).await {
             return self.admit(method, request, base).await;
         }
-        let call = Arc::new(Call::new(self.connection, None));
+        let call = CallBudget::new(self.connection, None);
         refused(method).map(|body| Departing::new(method, body, call))
     }
 }

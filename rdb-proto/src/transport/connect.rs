@@ -18,7 +18,7 @@ use super::limits::{
 pub fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, AddressError> {
     check_address(address)?;
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| AddressError::unusable(address))?;
+        .map_err(|_| AddressError::new(address, "it does not fit into a URL"))?;
     Ok(endpoint
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)

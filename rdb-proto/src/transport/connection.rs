@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use super::limits::{
     BATCH_STREAMS_MAX, CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT, HEADER_LIST_BYTES_MAX,
     KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_RATIO,
 };
+use super::places::Place;
 use super::serve::ServeOptions;
 use super::socket::Socket;
 use super::traffic::Traffic;
@@ -46,15 +48,19 @@ impl Connection {
         }
     }
 
-    /// Serves `routes` on `socket` until the peer closes it or the connection is closing. `drain` is that of the process.
+    /// Serves `routes` on `stream` until the peer closes it or the connection is closing. `drain` is that of the process.
     pub(super) async fn serve(
         self: Arc<Self>,
-        socket: Socket,
-        window_bytes: u32,
+        stream: TcpStream,
+        place: Place,
         routes: Routes,
         options: Arc<ServeOptions>,
         drain: CancellationToken,
     ) {
+        let socket = Socket::greeted(stream, Arc::clone(&self), options.preface_timeout);
+        let Some(socket) = socket.await else {
+            return;
+        };
         let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
         let idle_ticks_max = options
             .idle_timeout
@@ -62,8 +68,8 @@ impl Connection {
         let silent_call_ticks = silent_call_ticks(&options);
         let executor = CallExecutor::new(options.send_stall_timeout, drain.clone());
         let service = CallService::new(routes, Arc::clone(&self), &options);
-        let mut http =
-            pin!(builder(executor, window_bytes).serve_connection(TokioIo::new(socket), service));
+        let builder = builder(executor, place.window_bytes);
+        let mut http = pin!(builder.serve_connection(TokioIo::new(socket), service));
         let mut tick = interval_at(Instant::now() + tick_duration, tick_duration);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut closing_since = None;

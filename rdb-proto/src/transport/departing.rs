@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::budget::Reservation;
-use super::call::Call;
+use super::call::CallBudget;
 use super::call_task::{note_asked, note_handed_out};
 use super::methods::{Method, Requests};
 use super::traffic::ChunkTick;
@@ -24,7 +24,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// The body of a response that is charged and cut into chunks.
 pub(super) struct Departing {
     body: tonic::body::Body,
-    call: Arc<Call>,
+    call: Arc<CallBudget>,
     /// What is left of the data that `body` gave last.
     rest: Bytes,
     /// The request is a stream, or the call has been charged less already.
@@ -33,7 +33,7 @@ pub(super) struct Departing {
 }
 
 impl Departing {
-    pub(super) fn new(method: &Method, body: tonic::body::Body, call: Arc<Call>) -> Self {
+    pub(super) fn new(method: &Method, body: tonic::body::Body, call: Arc<CallBudget>) -> Self {
         Self {
             body,
             call,
@@ -138,7 +138,7 @@ impl AsRef<[u8]> for Charged {
 struct Chunk {
     data: Charged,
     handed_out: ChunkTick,
-    call: Arc<Call>,
+    call: Arc<CallBudget>,
 }
 
 impl AsRef<[u8]> for Chunk {

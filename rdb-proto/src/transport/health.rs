@@ -77,17 +77,14 @@ impl HealthService {
     }
 }
 
-fn response(status: ServingStatus) -> HealthCheckResponse {
+fn response(known: bool, serving: bool) -> HealthCheckResponse {
+    let status = match (known, serving) {
+        (false, _) => ServingStatus::ServiceUnknown,
+        (true, true) => ServingStatus::Serving,
+        (true, false) => ServingStatus::NotServing,
+    };
     HealthCheckResponse {
         status: status.into(),
-    }
-}
-
-fn status(serving: bool) -> ServingStatus {
-    if serving {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
     }
 }
 
@@ -105,7 +102,7 @@ impl Health for HealthService {
         } else {
             self.serving.borrow().clone()
         };
-        let mut answer = Response::new(response(status(serving.is_ok())));
+        let mut answer = Response::new(response(true, serving.is_ok()));
         if let Err(cause) = serving {
             let printable = |c: &char| c.is_ascii_graphic() || *c == ' ';
             let cause: String = cause
@@ -127,13 +124,6 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = self.knows(&request.get_ref().service);
-        let of = move |serving| {
-            if known {
-                status(serving)
-            } else {
-                ServingStatus::ServiceUnknown
-            }
-        };
         let closing = CallBudget::of(&request).closing().clone();
         let drain = self.drain.clone();
         let ended = {
@@ -141,11 +131,11 @@ impl Health for HealthService {
             async move { drain.run_until_cancelled(closing.cancelled()).await }
         };
         let changes = WatchStream::new(self.serving.clone())
-            .map(move |serving| Ok(response(of(serving.is_ok()))))
+            .map(move |serving| Ok(response(known, serving.is_ok())))
             .take_until(Box::pin(ended));
         let last = stream::once(async move {
             if drain.is_cancelled() {
-                Ok(response(of(false)))
+                Ok(response(known, false))
             } else {
                 Err(Status::unavailable("the connection is being closed"))
             }

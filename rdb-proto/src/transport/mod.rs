@@ -11,7 +11,7 @@
 //!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing.
 //! - `methods` is the table of what differs between methods.
 //!
-//! `process` is what the `main` of both servers shares.
+//! `process` is what the `main` of both servers shares, `serve_flags` what their settings share.
 
 mod accept;
 mod address;
@@ -39,6 +39,8 @@ mod places;
 pub mod process;
 mod refusal;
 mod serve;
+#[cfg(feature = "process")]
+mod serve_flags;
 mod socket;
 mod termination;
 mod traffic;
@@ -49,5 +51,5 @@ pub use call::CallBudget;
 pub use connect::endpoint;
 pub use health::{HealthHandle, NOT_SERVING_CAUSE, health};
 pub use open_files::raise_open_files_limit;
-pub use serve::{OutOfRange, ServeError, ServeFlags, ServeOptions, serve};
+pub use serve::{OutOfRange, ServeError, ServeOptions, serve};
 pub use termination::Termination;

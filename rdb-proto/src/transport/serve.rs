@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use super::accept::{Accepted, Acceptor};
+use super::accept::Acceptor;
 use super::budget::ByteBudget;
 use super::connection::silent_call_ticks;
 use super::limits::{
@@ -18,7 +18,6 @@ use super::limits::{
     PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
 };
 use super::places::Places;
-use super::socket::Socket;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
 #[derive(Debug, Clone)]
@@ -55,19 +54,6 @@ impl Default for ServeOptions {
             bytes_in_flight: ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX),
         }
     }
-}
-
-/// The flags that both servers have, as they were given.
-#[derive(Debug, Clone, Copy)]
-pub struct ServeFlags {
-    /// `--connections-max`
-    pub connections_max: usize,
-    /// `--connections-per-address-max`
-    pub connections_per_address_max: Option<usize>,
-    /// `--idle-timeout-s`; 0: never.
-    pub idle_timeout_s: u64,
-    /// `--bytes-in-flight-mib`
-    pub bytes_in_flight_mib: usize,
 }
 
 /// A flag has a number that cannot work.
@@ -108,32 +94,33 @@ impl OutOfRange {
 /// More connections, and more MiB, than any machine has, and far from overflow.
 const COUNT_MAX: u64 = 1_000_000;
 
-impl ServeFlags {
+impl ServeOptions {
     /// Twice the largest message, so that one always fits with its overhead.
     pub const MESSAGE_MIB_MIN: u64 = (MESSAGE_BYTES_MAX >> 19) as u64;
 
-    /// Checks the flags.
+    /// The options that both servers have as flags. `idle_timeout_s` 0: never.
     ///
     /// # Errors
     ///
     /// [`OutOfRange`] names the flag that cannot work.
-    pub fn options(self) -> Result<ServeOptions, OutOfRange> {
-        let per_address_max = self.connections_per_address_max.unwrap_or(1);
+    pub fn checked(
+        bytes_in_flight_mib: usize,
+        connections_max: usize,
+        connections_per_address_max: Option<usize>,
+        idle_timeout_s: u64,
+    ) -> Result<Self, OutOfRange> {
         let in_flight = Self::MESSAGE_MIB_MIN..=COUNT_MAX;
-        OutOfRange::check("--connections-max", self.connections_max, 1..=COUNT_MAX)?;
-        OutOfRange::check(
-            "--connections-per-address-max",
-            per_address_max,
-            1..=COUNT_MAX,
-        )?;
-        OutOfRange::check("--bytes-in-flight-mib", self.bytes_in_flight_mib, in_flight)?;
-        let idle_timeout = Duration::from_secs(self.idle_timeout_s);
-        Ok(ServeOptions {
-            connections_max: self.connections_max,
-            connections_per_address_max: self.connections_per_address_max,
-            idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
-            bytes_in_flight: ByteBudget::new(self.bytes_in_flight_mib << 20),
-            ..ServeOptions::default()
+        let counts = 1..=COUNT_MAX;
+        let per_address_max = connections_per_address_max.unwrap_or(1);
+        OutOfRange::check("--bytes-in-flight-mib", bytes_in_flight_mib, in_flight)?;
+        OutOfRange::check("--connections-max", connections_max, counts.clone())?;
+        OutOfRange::check("--connections-per-address-max", per_address_max, counts)?;
+        Ok(Self {
+            connections_max,
+            connections_per_address_max,
+            idle_timeout: (idle_timeout_s > 0).then(|| Duration::from_secs(idle_timeout_s)),
+            bytes_in_flight: ByteBudget::new(bytes_in_flight_mib << 20),
+            ..Self::default()
         })
     }
 }
@@ -170,9 +157,9 @@ pub async fn serve(
     loop {
         tokio::select! {
             () = drain.cancelled() => break,
-            accepted = acceptor.next() => {
-                let serving = serve_connection(accepted, routes.clone(), Arc::clone(&options), drain.clone());
-                connections.spawn(serving);
+            (stream, connection, place) = acceptor.next() => {
+                let (routes, options) = (routes.clone(), Arc::clone(&options));
+                connections.spawn(connection.serve(stream, place, routes, options, drain.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -187,22 +174,6 @@ pub async fn serve(
         );
     }
     Ok(())
-}
-
-async fn serve_connection(
-    accepted: Accepted,
-    routes: Routes,
-    options: Arc<ServeOptions>,
-    drain: CancellationToken,
-) {
-    let Accepted {
-        stream,
-        connection,
-        place,
-    } = accepted;
-    let socket = Socket::new(stream, Arc::clone(&connection), options.preface_timeout);
-    let serving = connection.serve(socket, place.window_bytes, routes, options, drain);
-    serving.await;
 }
 
 /// Older tools ask for `v1alpha`.

@@ -6,13 +6,13 @@
 //! socket reads on until the peer has closed its side, too.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Cursor};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Chain, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -24,34 +24,35 @@ const PREFACE_BYTES: usize = 24;
 /// How long the peer has to close its side.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An accepted connection. Reading fails once the preface is overdue, or while it is missing and the connection is closing.
+/// An accepted connection whose peer has sent its preface.
 pub(super) struct Socket {
-    stream: TcpStream,
+    /// The preface, which is read again, and what comes after it.
+    stream: Chain<Cursor<[u8; PREFACE_BYTES]>, TcpStream>,
     connection: Arc<Connection>,
-    /// Ready when the preface is overdue; present until it has arrived.
-    preface_overdue: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    preface_bytes_missing: usize,
     /// Ready when the peer is not waited for any more; present once our side is closed.
     linger_overdue: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub(super) fn new(
-        stream: TcpStream,
+    /// Waits for the preface of the peer. `None` when it does not come in time, or the connection is closing before.
+    pub(super) async fn greeted(
+        mut stream: TcpStream,
         connection: Arc<Connection>,
         preface_timeout: Duration,
-    ) -> Self {
-        let closing = connection.closing.clone();
-        let preface_overdue = async move {
-            let _ = timeout(preface_timeout, closing.cancelled()).await;
-        };
-        Self {
-            stream,
+    ) -> Option<Self> {
+        let mut preface = [0; PREFACE_BYTES];
+        let greeting = timeout(preface_timeout, stream.read_exact(&mut preface));
+        let greeted = connection.closing.run_until_cancelled(greeting).await?;
+        greeted.ok()?.ok()?;
+        Some(Self {
+            stream: Cursor::new(preface).chain(stream),
             connection,
-            preface_overdue: Some(Box::pin(preface_overdue)),
-            preface_bytes_missing: PREFACE_BYTES,
             linger_overdue: None,
-        }
+        })
+    }
+
+    fn writing(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(self.stream.get_mut().1)
     }
 
     fn note_written<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -86,27 +87,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let Some(overdue) = &mut self.preface_overdue else {
-            return read;
-        };
-        match read {
-            Poll::Ready(Ok(())) => {
-                let arrived = buf.filled().len() - before;
-                self.preface_bytes_missing = self.preface_bytes_missing.saturating_sub(arrived);
-                if self.preface_bytes_missing == 0 {
-                    self.preface_overdue = None;
-                }
-                read
-            }
-            Poll::Ready(Err(_)) => read,
-            Poll::Pending if overdue.as_mut().poll(cx).is_ready() => {
-                let late = "the peer sent no HTTP/2 preface in time";
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)))
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -116,18 +97,18 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = self.writing().poll_write(cx, buf);
         self.note_written(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.writing().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = &mut *self;
         if socket.linger_overdue.is_none() {
-            ready!(Pin::new(&mut socket.stream).poll_shutdown(cx))?;
+            ready!(socket.writing().poll_shutdown(cx))?;
         }
         let new = || Box::pin(sleep(LINGER_TIMEOUT));
         let overdue = socket.linger_overdue.get_or_insert_with(new);
@@ -139,12 +120,12 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = self.writing().poll_write_vectored(cx, bufs);
         self.note_written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.get_ref().1.is_write_vectored()
     }
 }
 

@@ -1,7 +1,5 @@
 //! `kvrpc.KvCas`: the versioned keyspace.
 
-use std::sync::Arc;
-
 use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
     CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, ScanRequest,
@@ -62,10 +60,7 @@ impl KvCas for CasService {
             entries,
             region_error: None,
         };
-        let read = |region: Arc<RegionHandle>, keys, room| async move {
-            let permit = region.permit_read().await?;
-            permit.multi_get_versioned(keys, room).await
-        };
+        let read = RegionHandle::multi_get_versioned;
         respond(several::get(&self.router, &call, (context, keys), read, entry, response).await)
     }
 
@@ -83,10 +78,7 @@ impl KvCas for CasService {
             resume_key,
             region_error: None,
         };
-        let read = |region: Arc<RegionHandle>, range, room| async move {
-            let permit = region.permit_read().await?;
-            permit.scan_versioned(range, room).await
-        };
+        let read = RegionHandle::scan_versioned;
         respond(several::scan(&self.router, &call, parts, read, response).await)
     }
 }

@@ -220,7 +220,7 @@ async fn execute(
         Operation::Write(command, response) => {
             let conflict_room = spare(budgets, conflict_bytes_max(&command));
             let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-            let pending = region.submit(vec![command], conflict_bytes)?;
+            let pending = region.submit(vec![command], None, conflict_bytes)?;
             call.release_arrived();
             let outcome = pending.await?.pop().ok_or_else(unexpected)?;
             let response = response(outcome)?;
@@ -240,11 +240,10 @@ fn answer_from_memory(
     response: ReadResponse,
     call: &CallBudget,
 ) -> Result<Option<Response>, Rejection> {
-    let room = POINT_ROOM.try_reserve(call.bytes_in_flight());
-    let (Some(permit), Some(mut room)) = (region.try_permit_read(), room) else {
+    let Some(mut room) = POINT_ROOM.try_reserve(call.bytes_in_flight()) else {
         return Ok(None);
     };
-    let found = match permit.read_from_memory(read, room.bytes()) {
+    let found = match region.read_from_memory(read, room.bytes()) {
         Ok(Some(found)) => found,
         Ok(None) | Err(ReadFailure::NeedsRoom { .. }) => return Ok(None),
         Err(ReadFailure::Rejected(rejection)) => return Err(rejection),

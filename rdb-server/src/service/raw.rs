@@ -1,7 +1,5 @@
 //! `kvrpc.KvRaw`: the raw keyspace.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use rdb_proto::kvrpc::{
     KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
@@ -133,10 +131,7 @@ impl KvRaw for RawService {
             entries,
             region_error: None,
         };
-        let read = |region: Arc<RegionHandle>, keys, room| async move {
-            let permit = region.permit_read().await?;
-            permit.multi_get_raw(keys, room).await
-        };
+        let read = RegionHandle::multi_get_raw;
         respond(several::get(&self.router, &call, (context, keys), read, entry, response).await)
     }
 
@@ -156,10 +151,7 @@ impl KvRaw for RawService {
             resume_key,
             region_error: None,
         };
-        let read = |region: Arc<RegionHandle>, range, room| async move {
-            let permit = region.permit_read().await?;
-            permit.scan_raw(range, room).await
-        };
+        let read = RegionHandle::scan_raw;
         respond(several::scan(&self.router, &call, parts, read, response).await)
     }
 

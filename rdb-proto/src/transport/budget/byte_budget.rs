@@ -1,7 +1,6 @@
 //! One budget: a number of bytes, and the queue of reservations that wait for some of them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -10,171 +9,132 @@ use tokio::time::{Instant, timeout_at};
 /// A number of bytes that can be in flight at once. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ByteBudget {
-    shared: Arc<Shared>,
-}
-
-/// `bytes_taken` and `waiter_count` are accessed with sequential consistency: who gives bytes back sees a waiter that has
-/// counted itself, or that waiter sees the bytes.
-#[derive(Debug)]
-struct Shared {
-    bytes_max: usize,
-    bytes_taken: AtomicUsize,
-    /// Number of entries in `waiters`, readable without the lock.
-    waiter_count: AtomicUsize,
-    waiters: Mutex<Waiters>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
-struct Waiters {
+struct State {
+    bytes_max: usize,
+    bytes_taken: usize,
     next_ticket: u64,
-    /// By ticket, so in their order.
-    waiting: BTreeMap<u64, Waiter>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    bytes: usize,
-    granted: oneshot::Sender<()>,
+    /// How many bytes each waiter wants, by ticket, so in their order. Whoever was granted them is no waiter any more.
+    waiters: BTreeMap<u64, (usize, oneshot::Sender<()>)>,
 }
 
 impl ByteBudget {
     /// A budget of which nothing is taken.
     pub fn new(bytes_max: usize) -> Self {
+        let state = State {
+            bytes_max,
+            ..State::default()
+        };
         Self {
-            shared: Arc::new(Shared {
-                bytes_max,
-                bytes_taken: AtomicUsize::new(0),
-                waiter_count: AtomicUsize::new(0),
-                waiters: Mutex::default(),
-            }),
+            state: Arc::new(Mutex::new(state)),
         }
     }
 
     /// How much is taken at the moment. May be more than the budget, see [`Reservation::more`](super::Reservation::more).
     pub fn bytes_taken(&self) -> usize {
-        self.shared.bytes_taken.load(Ordering::SeqCst)
+        self.state().bytes_taken
     }
 
     /// Takes `bytes` if they fit and nobody waits.
     pub(super) fn try_take(&self, bytes: usize) -> bool {
-        self.shared.waiter_count.load(Ordering::SeqCst) == 0 && self.shared.take_if_fits(bytes)
+        self.state().try_take(bytes)
     }
 
     /// Takes `bytes` if they fit, whoever waits.
     pub(super) fn overtake(&self, bytes: usize) -> bool {
-        self.shared.take_if_fits(bytes)
+        self.state().overtake(bytes)
     }
 
     /// Whether half of the budget stays free when `bytes` more are taken.
     pub(super) fn can_spare(&self, bytes: usize) -> bool {
-        let after = self.bytes_taken().saturating_add(bytes);
-        after <= self.shared.bytes_max / 2
+        let state = self.state();
+        state.bytes_taken.saturating_add(bytes) <= state.bytes_max / 2
     }
 
     /// Takes `bytes` whether they fit or not.
     pub(super) fn take(&self, bytes: usize) {
-        self.shared.bytes_taken.fetch_add(bytes, Ordering::SeqCst);
+        self.state().bytes_taken += bytes;
     }
 
     pub(super) fn give_back(&self, bytes: usize) {
-        self.shared.bytes_taken.fetch_sub(bytes, Ordering::SeqCst);
-        if self.shared.waiter_count.load(Ordering::SeqCst) > 0 {
-            self.shared.grant(&mut self.shared.waiters());
-        }
+        self.state().give_back(bytes);
     }
 
     /// Takes `bytes`, after everybody who waits already. `false` when `deadline` came first, or it can never fit.
     pub(super) async fn take_by(&self, bytes: usize, deadline: Instant) -> bool {
-        if self.try_take(bytes) {
-            return true;
-        }
-        if bytes > self.shared.bytes_max {
-            return false;
-        }
-        let mut waiting = self.wait_for(bytes);
-        let granted = timeout_at(deadline, &mut waiting.granted).await;
-        waiting.is_taken = matches!(granted, Ok(Ok(())));
-        waiting.is_taken
-    }
-
-    fn wait_for(&self, bytes: usize) -> Waiting<'_> {
         let (granting, granted) = oneshot::channel();
-        let mut waiters = self.shared.waiters();
-        let ticket = waiters.next_ticket;
-        waiters.next_ticket += 1;
-        let waiter = Waiter {
-            bytes,
-            granted: granting,
+        let ticket = {
+            let state = &mut *self.state();
+            if state.try_take(bytes) {
+                return true;
+            }
+            if bytes > state.bytes_max {
+                return false;
+            }
+            state.next_ticket += 1;
+            state.waiters.insert(state.next_ticket, (bytes, granting));
+            state.next_ticket
         };
-        waiters.waiting.insert(ticket, waiter);
-        self.shared.waiter_count.fetch_add(1, Ordering::SeqCst);
-        // What was given back meanwhile has not seen this waiter.
-        self.shared.grant(&mut waiters);
-        Waiting {
+        let mut waiting = Waiting {
             budget: self,
             ticket,
             bytes,
-            granted,
-            is_taken: false,
-        }
-    }
-}
-
-impl Shared {
-    fn take_if_fits(&self, bytes: usize) -> bool {
-        let fits = |taken: usize| {
-            let after = taken.saturating_add(bytes);
-            (after <= self.bytes_max).then_some(after)
         };
-        self.bytes_taken
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)
-            .is_ok()
+        let is_granted = matches!(timeout_at(deadline, granted).await, Ok(Ok(())));
+        if is_granted {
+            waiting.bytes = 0;
+        }
+        is_granted
     }
 
-    fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn try_take(&mut self, bytes: usize) -> bool {
+        self.waiters.is_empty() && self.overtake(bytes)
     }
 
-    /// Gives what is free to those who have waited longest.
-    fn grant(&self, waiters: &mut Waiters) {
-        while let Some(first) = waiters.waiting.first_entry() {
-            let bytes = first.get().bytes;
-            if !self.take_if_fits(bytes) {
-                return;
-            }
-            self.waiter_count.fetch_sub(1, Ordering::SeqCst);
-            if first.remove().granted.send(()).is_err() {
-                // It is being dropped, and has not seen the grant.
-                self.bytes_taken.fetch_sub(bytes, Ordering::SeqCst);
+    fn overtake(&mut self, bytes: usize) -> bool {
+        let after = self.bytes_taken.saturating_add(bytes);
+        let fits = after <= self.bytes_max;
+        if fits {
+            self.bytes_taken = after;
+        }
+        fits
+    }
+
+    /// Gives `bytes` back, and what is free then to those who have waited longest.
+    fn give_back(&mut self, bytes: usize) {
+        self.bytes_taken -= bytes;
+        while let Some(&(bytes, _)) = self.waiters.values().next()
+            && self.overtake(bytes)
+        {
+            if let Some((_, (_, granted))) = self.waiters.pop_first() {
+                // If nobody receives it, the wait is being dropped, which gives the bytes back.
+                let _ = granted.send(());
             }
         }
     }
 }
 
-/// A place among the waiters. Dropping it gives the place back, and the bytes if they were granted and not used.
+/// A wait for `bytes`. Dropping it gives the place in the queue back, or the bytes if they were granted and not used.
 struct Waiting<'a> {
     budget: &'a ByteBudget,
     ticket: u64,
     bytes: usize,
-    granted: oneshot::Receiver<()>,
-    is_taken: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.is_taken {
-            return;
-        }
-        self.granted.close();
-        if self.granted.try_recv().is_ok() {
-            return self.budget.give_back(self.bytes);
-        }
-        let shared = &self.budget.shared;
-        let mut waiters = shared.waiters();
-        if waiters.waiting.remove(&self.ticket).is_some() {
-            shared.waiter_count.fetch_sub(1, Ordering::SeqCst);
-        }
+        let mut state = self.budget.state();
+        let is_granted = state.waiters.remove(&self.ticket).is_none();
         // The next in the queue may want less.
-        shared.grant(&mut waiters);
+        state.give_back(if is_granted { self.bytes } else { 0 });
     }
 }

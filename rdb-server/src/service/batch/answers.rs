@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::vec;
 
 use prost::Message;
 use rdb_proto::batch;
-use rdb_proto::errorpb::RegionError;
 use rdb_proto::kvrpc::{BatchAnswer, BatchResponse, batch_answer::Response};
 use rdb_proto::transport::{CallBudget, Reservation};
 
@@ -130,22 +128,16 @@ pub(super) struct ReadyAnswers {
 
 /// Answers that became ready together.
 pub(super) struct AnswerGroup {
-    answers: Answers,
+    answers: Box<dyn Iterator<Item = BatchAnswer> + Send>,
     /// What is reserved for the message that their commands came in. `None`: nothing, a small message was refused.
     _message: Option<Arc<Reservation>>,
     /// Room for the values of the answers that are left.
     room: Option<Reservation>,
 }
 
-enum Answers {
-    Different(vec::IntoIter<BatchAnswer>),
-    /// Made only when there is room: a refused message has none for its answers.
-    Same(vec::IntoIter<u64>, RegionError),
-}
-
 impl AnswerGroup {
     /// `room` is for the values of the answers. The reservation of the message covers the rest of each.
-    pub(super) fn different(
+    pub(super) fn new(
         answers: Vec<BatchAnswer>,
         message: Arc<Reservation>,
         mut room: Option<Reservation>,
@@ -154,20 +146,22 @@ impl AnswerGroup {
             room.shrink_to(answers.iter().map(answer_bytes).sum());
         }
         Self {
-            answers: Answers::Different(answers.into_iter()),
+            answers: Box::new(answers.into_iter()),
             _message: Some(message),
             room,
         }
     }
 
-    /// The same routing answer for all of `ids`.
-    pub(super) fn same(
+    /// The same rejection for all of `ids`. Each answer is made when a response has room for it: a refused message has
+    /// none.
+    pub(super) fn rejected(
         ids: Vec<u64>,
-        region_error: RegionError,
+        rejection: Rejection,
         message: Option<Arc<Reservation>>,
     ) -> Self {
+        let rejected = move |id| answer(id, Err(rejection.clone()));
         Self {
-            answers: Answers::Same(ids.into_iter(), region_error),
+            answers: Box::new(ids.into_iter().map(rejected)),
             _message: message,
             room: None,
         }
@@ -178,7 +172,7 @@ impl AnswerGroup {
         let bytes_before = packing.bytes;
         let mut is_emptied = false;
         while !is_emptied && !packing.is_full() {
-            match self.next() {
+            match self.answers.next() {
                 Some(answer) => packing.push(answer),
                 None => is_emptied = true,
             }
@@ -187,20 +181,6 @@ impl AnswerGroup {
             packing.cover(room.split_off(packing.bytes - bytes_before));
         }
         is_emptied
-    }
-}
-
-impl Iterator for AnswerGroup {
-    type Item = BatchAnswer;
-
-    fn next(&mut self) -> Option<BatchAnswer> {
-        match &mut self.answers {
-            Answers::Different(answers) => answers.next(),
-            Answers::Same(ids, region_error) => ids.next().map(|id| BatchAnswer {
-                id,
-                response: Some(Response::RegionError(Box::new(region_error.clone()))),
-            }),
-        }
     }
 }
 
@@ -231,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    fn call() -> CallBudget {
+    fn call() -> Arc<CallBudget> {
         CallBudget::of(&tonic::Request::new(()))
     }
 
@@ -249,7 +229,7 @@ mod tests {
     fn same(kind: Kind, count: usize) -> ReadyAnswers {
         let mut ready = ReadyAnswers::default();
         let ids = (0..count as u64).collect();
-        ready.push(AnswerGroup::same(ids, kind.into(), None));
+        ready.push(AnswerGroup::rejected(ids, Rejection::Routing(kind), None));
         ready
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use rdb_proto::batch;
 use rdb_proto::error::{Fault, busy};
 use rdb_proto::errorpb::{Fate, region_error};
@@ -10,16 +11,14 @@ use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
-use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 use tonic::Code;
 
-use super::super::point::{Operation, WriteResponse, conflict_bytes_max, operation};
-use super::super::room::spare;
+use super::super::point::{Operation, WriteResponse, operation};
 use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
-use super::writes::WriteGroup;
+use super::writes::MessageWrites;
 use crate::error::Rejection;
-use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
+use crate::region::RegionHandle;
 use crate::router::{Membership, Router};
 
 /// Memory of one decoded command and of an answer without a value, beside their share of the message, in bytes.
@@ -31,8 +30,8 @@ pub(super) struct Intake {
     pub(super) command_count: usize,
     /// Answers that are ready.
     pub(super) answered: Vec<AnswerGroup>,
-    /// Writes that were submitted, by region.
-    pub(super) writes: Vec<WriteGroup>,
+    /// Writes that were submitted, by region. Dropping them does not take the writes back.
+    pub(super) writes: Vec<BoxFuture<'static, AnswerGroup>>,
     /// Reads to be executed, by region.
     pub(super) reads: Vec<ReadGroup>,
 }
@@ -55,9 +54,18 @@ pub(super) fn take(
         }
     };
     let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
-    let reservation = match reserve(bytes, arrived, budgets) {
-        Ok(reservation) => reservation,
-        Err(arrived) => return Intake::refused(message, busy(BYTES_BACKOFF), arrived),
+    let mut reserved = arrived;
+    let fits = match &mut reserved {
+        // A message that was admitted is not refused because others wait for room.
+        Some(arrived) => arrived.try_grow_to(bytes),
+        none => {
+            *none = budgets.try_reserve(bytes);
+            none.is_some()
+        }
+    };
+    let reservation = match reserved {
+        Some(reservation) if fits => reservation,
+        arrived => return Intake::refused(message, busy(BYTES_BACKOFF), arrived),
     };
     let mut intake = Intake {
         command_count: message.commands.len(),
@@ -81,23 +89,6 @@ pub(super) fn take(
     intake
 }
 
-/// Reserves a message with its commands. One that was admitted is not refused because others wait for room. Without room
-/// it gives back `arrived`.
-fn reserve(
-    bytes: usize,
-    arrived: Option<Reservation>,
-    budgets: &BytesInFlight,
-) -> Result<Reservation, Option<Reservation>> {
-    let Some(mut reservation) = arrived else {
-        return budgets.try_reserve(bytes).ok_or(None);
-    };
-    if reservation.try_grow_to(bytes) {
-        Ok(reservation)
-    } else {
-        Err(Some(reservation))
-    }
-}
-
 impl Intake {
     /// Gives all commands of a message the same routing answer.
     fn refused(
@@ -106,7 +97,8 @@ impl Intake {
         arrived: Option<Reservation>,
     ) -> Self {
         let ids = message.commands.iter().map(|command| command.id);
-        let answered = AnswerGroup::same(ids.collect(), kind.into(), arrived.map(Arc::new));
+        let rejection = Rejection::Routing(kind);
+        let answered = AnswerGroup::rejected(ids.collect(), rejection, arrived.map(Arc::new));
         Self {
             command_count: message.commands.len(),
             answered: vec![answered],
@@ -200,12 +192,7 @@ impl<'a> Sorting<'a> {
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
         let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
-        let mut answers = self.answers;
-        let mut writes = MessageWrites {
-            message_bytes,
-            room: None,
-            budgets,
-        };
+        let mut writes = MessageWrites::new(message_bytes, Arc::clone(&message), budgets);
         for of_region in self.regions {
             let RegionCommands {
                 region,
@@ -214,58 +201,26 @@ impl<'a> Sorting<'a> {
                 responses,
             } = of_region;
             if !commands.is_empty() {
-                match writes.submit(&region, commands) {
-                    Ok((pending, conflict_room)) => {
-                        let message = Arc::clone(&message);
-                        let group = WriteGroup::new(pending, responses, message, conflict_room);
-                        intake.writes.push(group);
-                    }
-                    Err(rejection) => {
-                        let refused = responses.into_iter();
-                        let refused = refused.map(|(id, _)| answer(id, Err(rejection.clone())));
-                        answers.extend(refused);
-                    }
+                match writes.submit(&region, commands, responses) {
+                    Ok(pending) => intake.writes.push(pending),
+                    Err(refused) => intake.answered.push(refused),
                 }
             }
             if copies_keys {
                 reads = reads.into_iter().map(QueuedRead::detached).collect();
             }
             if !reads.is_empty() {
-                let group = ReadGroup::new(region, reads, Arc::clone(&of_reads));
-                intake.reads.push(group);
+                intake.reads.push(ReadGroup {
+                    region,
+                    reads: reads.into_iter(),
+                    message: Arc::clone(&of_reads),
+                });
             }
         }
-        if !answers.is_empty() {
-            let group = AnswerGroup::different(answers, message, None);
+        if !self.answers.is_empty() {
+            let group = AnswerGroup::new(self.answers, message, None);
             intake.answered.push(group);
         }
-    }
-}
-
-/// The writes of a message. They share its buffer, and the room that the first of them takes for it.
-struct MessageWrites<'a> {
-    message_bytes: usize,
-    room: Option<MessageRoom>,
-    budgets: &'a BytesInFlight,
-}
-
-impl MessageWrites<'_> {
-    /// Submits commands to a region, with as much room for the values of their conflicts as others can spare.
-    fn submit(
-        &mut self,
-        region: &RegionHandle,
-        commands: Vec<Command>,
-    ) -> Result<(PendingOutcomes, Option<Reservation>), Rejection> {
-        let room = match self.room.take() {
-            Some(room) => room,
-            None => region.take_message_room(self.message_bytes)?,
-        };
-        let room = self.room.insert(room);
-        let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
-        let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
-        let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-        let pending = region.submit_shared(commands, room, conflict_bytes)?;
-        Ok((pending, conflict_room))
     }
 }
 
@@ -303,7 +258,7 @@ pub(super) mod tests {
 
     pub(in super::super) struct Fixture {
         pub(in super::super) router: Router,
-        pub(in super::super) call: CallBudget,
+        pub(in super::super) call: Arc<CallBudget>,
         storage: Storage,
         _directory: tempfile::TempDir,
     }

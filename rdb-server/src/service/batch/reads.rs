@@ -5,16 +5,13 @@
 //! for the room that it needs, and reads on a blocking thread.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{self, ready};
 use std::vec;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use rdb_proto::error::Fault;
-use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
 use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
@@ -52,23 +49,9 @@ impl QueuedRead {
 
 /// The reads of one message from one region.
 pub(super) struct ReadGroup {
-    region: Arc<RegionHandle>,
-    reads: vec::IntoIter<QueuedRead>,
-    message: Arc<Reservation>,
-}
-
-impl ReadGroup {
-    pub(super) fn new(
-        region: Arc<RegionHandle>,
-        reads: Vec<QueuedRead>,
-        message: Arc<Reservation>,
-    ) -> Self {
-        Self {
-            region,
-            reads: reads.into_iter(),
-            message,
-        }
-    }
+    pub(super) region: Arc<RegionHandle>,
+    pub(super) reads: vec::IntoIter<QueuedRead>,
+    pub(super) message: Arc<Reservation>,
 }
 
 /// A read that was set aside for a job.
@@ -78,49 +61,8 @@ struct ColdRead {
     message: Arc<Reservation>,
 }
 
-/// The result of a [`DiskJob`]: the reads that it has left out, and the answers to the others.
-type JobResult = (Vec<ColdRead>, AnswerGroup);
-
-/// Reads some keys from the disk. It is a task, so that it runs while nobody polls the stream: a client that has stopped
-/// reading its answers must not keep a place among the store's disk reads.
-struct DiskJob {
-    ids: Vec<u64>,
-    message: Arc<Reservation>,
-    reading: AbortOnDropHandle<JobResult>,
-}
-
-impl DiskJob {
-    /// All of `cold` are of `region`. `None` if there are none.
-    fn start(
-        region: Arc<RegionHandle>,
-        budgets: BytesInFlight,
-        cold: Vec<ColdRead>,
-    ) -> Option<Self> {
-        let message = Arc::clone(&cold.first()?.message);
-        Some(Self {
-            ids: cold.iter().map(|cold| cold.queued.id).collect(),
-            message,
-            reading: AbortOnDropHandle::new(tokio::spawn(read_cold(region, budgets, cold))),
-        })
-    }
-}
-
-impl Future for DiskJob {
-    type Output = JobResult;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<JobResult> {
-        let read = ready!(Pin::new(&mut self.reading).poll(context));
-        task::Poll::Ready(read.unwrap_or_else(|error| {
-            let cause = format!("the read was not finished: {error}");
-            let fault = Fault::new(Code::Internal, cause);
-            let failed = self.ids.iter();
-            let failed = failed.map(|&id| answer(id, Err(Rejection::Fault(fault.clone()))));
-            let message = Arc::clone(&self.message);
-            let answers = AnswerGroup::different(failed.collect(), message, None);
-            (Vec::new(), answers)
-        }))
-    }
-}
+/// Reads some keys from the disk. Resolves to the reads that it has left out, and the answers to the others.
+type DiskJob = BoxFuture<'static, (Vec<ColdRead>, AnswerGroup)>;
 
 /// The reads of a stream.
 #[derive(Default)]
@@ -128,14 +70,6 @@ pub(super) struct Reads {
     groups: VecDeque<ReadGroup>,
     cold: VecDeque<ColdRead>,
     jobs: FuturesUnordered<DiskJob>,
-}
-
-/// The result of a read from memory.
-enum Hit {
-    Found(Result<Response, Rejection>),
-    /// The value does not fit into this response, but into the next.
-    NextResponse,
-    Cold,
 }
 
 impl Reads {
@@ -147,24 +81,33 @@ impl Reads {
         self.groups.is_empty() && self.cold.is_empty() && self.jobs.is_empty()
     }
 
-    /// Executes reads from memory until the response is full or none is left.
+    /// Executes reads from memory until the response is full, or none is left, or the next value fits into the next response
+    /// only.
     pub(super) fn pack(&mut self, packing: &mut Packing<'_>) {
         while let Some(group) = self.groups.front_mut() {
             while let Some(queued) = group.reads.as_slice().first() {
                 if packing.is_full() {
                     return;
                 }
-                let hit = read_from_memory(&group.region, queued, packing);
-                if matches!(hit, Hit::NextResponse) {
-                    return;
-                }
+                let region = &group.region;
+                let room = packing.value_room();
+                let found = match room.map(|room| region.read_from_memory(&queued.read, room)) {
+                    Some(Ok(Some(value))) => Some((queued.response)(value)),
+                    Some(Err(ReadFailure::Rejected(rejection))) => Some(Err(rejection)),
+                    Some(Err(ReadFailure::NeedsRoom { bytes }))
+                        if packing.would_fit_alone(bytes) =>
+                    {
+                        return;
+                    }
+                    Some(Ok(None) | Err(ReadFailure::NeedsRoom { .. })) | None => None,
+                };
                 packing.count_read();
                 let Some(queued) = group.reads.next() else {
                     break;
                 };
-                match hit {
-                    Hit::Found(result) => packing.push(answer(queued.id, result)),
-                    Hit::Cold | Hit::NextResponse => self.cold.push_back(ColdRead {
+                match found {
+                    Some(result) => packing.push(answer(queued.id, result)),
+                    None => self.cold.push_back(ColdRead {
                         queued,
                         region: Arc::clone(&group.region),
                         message: Arc::clone(&group.message),
@@ -200,37 +143,45 @@ impl Reads {
     fn next_job(&mut self, call: &CallBudget) -> Option<DiskJob> {
         let places = DISK_JOBS_MAX.saturating_sub(self.jobs.len());
         let first = self.cold.front().filter(|_| places > 0)?;
-        let region = Arc::clone(&first.region);
+        let (region, message) = (Arc::clone(&first.region), Arc::clone(&first.message));
         let of_region = |cold: &&ColdRead| Arc::ptr_eq(&cold.region, &region);
         let share = self.cold.len().div_ceil(places).min(DISK_JOB_KEYS_MAX);
         let count = self.cold.iter().take(share).take_while(of_region).count();
-        let cold = self.cold.drain(..count).collect();
-        DiskJob::start(region, call.bytes_in_flight().clone(), cold)
+        let cold: Vec<_> = self.cold.drain(..count).collect();
+        Some(start_job(region, message, call.bytes_in_flight(), cold))
     }
 }
 
-fn read_from_memory(region: &RegionHandle, queued: &QueuedRead, packing: &Packing<'_>) -> Hit {
-    let (Some(permit), Some(room)) = (region.try_permit_read(), packing.value_room()) else {
-        return Hit::Cold;
-    };
-    match permit.read_from_memory(&queued.read, room) {
-        Ok(Some(value)) => Hit::Found((queued.response)(value)),
-        Ok(None) => Hit::Cold,
-        Err(ReadFailure::NeedsRoom { bytes }) if packing.would_fit_alone(bytes) => {
-            Hit::NextResponse
-        }
-        Err(ReadFailure::NeedsRoom { .. }) => Hit::Cold,
-        Err(ReadFailure::Rejected(rejection)) => Hit::Found(Err(rejection)),
-    }
+/// Starts a job for `cold`, which is of `region`. It is a task, so that it runs while nobody polls the stream: a client that
+/// has stopped reading its answers must not keep a place among the store's disk reads.
+fn start_job(
+    region: Arc<RegionHandle>,
+    message: Arc<Reservation>,
+    budgets: &BytesInFlight,
+    cold: Vec<ColdRead>,
+) -> DiskJob {
+    let ids = cold.iter().map(|cold| cold.queued.id).collect();
+    let reading = read_cold(region, Arc::clone(&message), budgets.clone(), cold);
+    let reading = AbortOnDropHandle::new(tokio::spawn(reading));
+    Box::pin(async move {
+        reading.await.unwrap_or_else(|error| {
+            let cause = format!("the read was not finished: {error}");
+            let failed = Rejection::Fault(Fault::new(Code::Internal, cause));
+            (
+                Vec::new(),
+                AnswerGroup::rejected(ids, failed, Some(message)),
+            )
+        })
+    })
 }
 
-/// Reads as many of `cold` as get room, and returns the others. All are of `region`, and there is at least one.
+/// Reads as many of `cold` as get room, and returns the others. All are of `region`.
 async fn read_cold(
     region: Arc<RegionHandle>,
+    message: Arc<Reservation>,
     budgets: BytesInFlight,
     mut cold: Vec<ColdRead>,
-) -> JobResult {
-    let message = Arc::clone(&cold[0].message);
+) -> (Vec<ColdRead>, AnswerGroup) {
     let reads: Vec<PointRead> = cold.iter().map(|cold| cold.queued.read.clone()).collect();
     let read = |room| {
         let (region, reads) = (&region, reads.clone());
@@ -252,14 +203,15 @@ async fn read_cold(
                 let value = value.map_err(Rejection::from);
                 answer(cold.queued.id, value.and_then(cold.queued.response))
             });
-            let answers = AnswerGroup::different(answers.collect(), message, Some(room));
+            let answers = AnswerGroup::new(answers.collect(), message, Some(room));
             (cold, answers)
         }
         Err(rejection) => {
-            let refused = cold.iter();
-            let refused = refused.map(|cold| answer(cold.queued.id, Err(rejection.clone())));
-            let answers = AnswerGroup::different(refused.collect(), message, None);
-            (Vec::new(), answers)
+            let ids = cold.iter().map(|cold| cold.queued.id).collect();
+            (
+                Vec::new(),
+                AnswerGroup::rejected(ids, rejection, Some(message)),
+            )
         }
     }
 }
@@ -272,6 +224,7 @@ mod tests {
     use bytes::Bytes;
     use futures::FutureExt;
     use rdb_proto::kvrpc::RawGetResponse;
+    use rdb_proto::kvrpc::batch_answer::Response;
     use rdb_proto::metapb::Region;
     use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
     use rdb_storage::{PointValue, Role, Storage, StorageOptions};
@@ -307,7 +260,7 @@ mod tests {
             ..Region::default()
         };
         let region = Arc::new(RegionHandle::new(region, storage));
-        let queued = (0..count).map(|id| QueuedRead {
+        let reads = (0..count).map(|id| QueuedRead {
             id,
             read: PointRead::raw(id.to_string().into()).expect("a key"),
             response: |found| match found {
@@ -320,7 +273,11 @@ mod tests {
         });
         let message = call.bytes_in_flight().try_reserve(1);
         let message = message.expect("there is room");
-        ReadGroup::new(region, queued.collect(), Arc::new(message))
+        ReadGroup {
+            region,
+            reads: reads.collect::<Vec<_>>().into_iter(),
+            message: Arc::new(message),
+        }
     }
 
     #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::future::{Future, pending, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, unfold};
 use rdb_proto::batch::{self, Messages};
 use rdb_proto::transport::CallBudget;
@@ -14,10 +16,9 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tonic::Status;
 
-use super::answers::{Packing, ReadyAnswers};
+use super::answers::{AnswerGroup, Packing, ReadyAnswers};
 use super::intake;
 use super::reads::Reads;
-use super::writes::WriteGroup;
 use crate::router::Router;
 
 /// Commands in flight at which no further message is taken. The client's messages then wait in the HTTP/2 window.
@@ -29,11 +30,11 @@ const MESSAGES_PER_TURN_MAX: usize = 64;
 /// A stream and everything that is under way on it.
 pub(super) struct CommandStream {
     router: Router,
-    call: CallBudget,
+    call: Arc<CallBudget>,
     /// `None`: nothing more comes, or is taken.
     requests: Option<Messages>,
     commands_in_flight: usize,
-    writes: FuturesUnordered<WriteGroup>,
+    writes: FuturesUnordered<BoxFuture<'static, AnswerGroup>>,
     reads: Reads,
     ready: ReadyAnswers,
     closing: Closing,
@@ -62,7 +63,7 @@ enum Closing {
 impl CommandStream {
     pub(super) fn new(
         router: Router,
-        call: CallBudget,
+        call: Arc<CallBudget>,
         requests: Messages,
         place: OwnedSemaphorePermit,
     ) -> Self {

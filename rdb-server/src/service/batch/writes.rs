@@ -1,70 +1,98 @@
-//! Writes that were submitted and wait for their outcomes.
+//! Writes of a message: submitted, and waited for.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use rdb_proto::transport::Reservation;
-use rdb_storage::Outcome;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rdb_proto::transport::{BytesInFlight, Reservation};
+use rdb_storage::Command;
+use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 
-use super::super::point::{WriteResponse, unexpected};
+use super::super::point::{WriteResponse, conflict_bytes_max, unexpected};
+use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use crate::error::Rejection;
-use crate::region::PendingOutcomes;
+use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
 
-/// The writes of one message to one region. Resolves to their answers; dropping it does not take the writes back.
-pub(super) struct WriteGroup {
-    pending: PendingOutcomes,
-    /// The id of each submitted command, and the function that makes its answer, in their order.
-    commands: Vec<(u64, WriteResponse)>,
+/// The writes of a message. They share its buffer, and the room that the first of them takes for it.
+pub(super) struct MessageWrites<'a> {
+    message_bytes: usize,
     message: Arc<Reservation>,
-    /// Room for the values of conflicts.
-    conflict_room: Option<Reservation>,
+    room: Option<MessageRoom>,
+    budgets: &'a BytesInFlight,
 }
 
-impl WriteGroup {
+impl<'a> MessageWrites<'a> {
     pub(super) fn new(
-        pending: PendingOutcomes,
-        commands: Vec<(u64, WriteResponse)>,
+        message_bytes: usize,
         message: Arc<Reservation>,
-        conflict_room: Option<Reservation>,
+        budgets: &'a BytesInFlight,
     ) -> Self {
         Self {
-            pending,
-            commands,
+            message_bytes,
             message,
-            conflict_room,
+            room: None,
+            budgets,
         }
     }
 
-    fn answers(&mut self, result: Result<Vec<Outcome>, Rejection>) -> AnswerGroup {
-        let commands = self.commands.iter();
-        let answers = match result {
-            Ok(outcomes) if outcomes.len() == commands.len() => commands
-                .zip(outcomes)
-                .map(|(&(id, response), outcome)| answer(id, response(outcome)))
-                .collect(),
-            result => {
-                let rejection = result.err().unwrap_or_else(unexpected);
-                commands
-                    .map(|&(id, _)| answer(id, Err(rejection.clone())))
-                    .collect()
+    /// Submits commands to a region. `responses` has the id of each, and the function that makes its answer, in their order.
+    /// Resolves to the answers. `Err`: the answers to commands that were not submitted.
+    pub(super) fn submit(
+        &mut self,
+        region: &RegionHandle,
+        commands: Vec<Command>,
+        responses: Vec<(u64, WriteResponse)>,
+    ) -> Result<BoxFuture<'static, AnswerGroup>, AnswerGroup> {
+        let message = Arc::clone(&self.message);
+        match self.try_submit(region, commands) {
+            Ok((pending, conflict_room)) => {
+                Ok(answers(pending, responses, message, conflict_room).boxed())
             }
+            Err(rejection) => Err(rejected(responses, rejection, message)),
+        }
+    }
+
+    /// Submits commands with as much room for the values of their conflicts as others can spare.
+    fn try_submit(
+        &mut self,
+        region: &RegionHandle,
+        commands: Vec<Command>,
+    ) -> Result<(PendingOutcomes, Option<Reservation>), Rejection> {
+        let room = match self.room.take() {
+            Some(room) => room,
+            None => region.take_message_room(self.message_bytes)?,
         };
-        AnswerGroup::different(
-            answers,
-            Arc::clone(&self.message),
-            self.conflict_room.take(),
-        )
+        let room = self.room.insert(room);
+        let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
+        let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
+        let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
+        let pending = region.submit(commands, Some(room), conflict_bytes)?;
+        Ok((pending, conflict_room))
     }
 }
 
-impl Future for WriteGroup {
-    type Output = AnswerGroup;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<AnswerGroup> {
-        let result = ready!(Pin::new(&mut self.pending).poll(context));
-        Poll::Ready(self.answers(result))
+async fn answers(
+    pending: PendingOutcomes,
+    responses: Vec<(u64, WriteResponse)>,
+    message: Arc<Reservation>,
+    conflict_room: Option<Reservation>,
+) -> AnswerGroup {
+    match pending.await {
+        Ok(outcomes) if outcomes.len() == responses.len() => {
+            let answers = responses.into_iter().zip(outcomes);
+            let answers = answers.map(|((id, response), outcome)| answer(id, response(outcome)));
+            AnswerGroup::new(answers.collect(), message, conflict_room)
+        }
+        result => rejected(responses, result.err().unwrap_or_else(unexpected), message),
     }
+}
+
+fn rejected(
+    responses: Vec<(u64, WriteResponse)>,
+    rejection: Rejection,
+    message: Arc<Reservation>,
+) -> AnswerGroup {
+    let ids = responses.into_iter().map(|(id, _)| id);
+    AnswerGroup::rejected(ids.collect(), rejection, Some(message))
 }

@@ -1,0 +1,86 @@
+//! The flags that both servers have.
+
+/// Declares `ServeFlags`, which a server flattens into its settings. Their environment variables begin with `$env`.
+/// `$bytes_in_flight_mib` is the default of `--bytes-in-flight-mib`.
+#[macro_export]
+macro_rules! serve_flags {
+    ($env:literal, $bytes_in_flight_mib:expr) => {
+        /// The flags that both servers have.
+        #[derive(Debug, Clone, clap::Args)]
+        pub struct ServeFlags {
+            /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
+            /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
+            #[arg(
+                                long,
+                                env = concat!($env, "_BYTES_IN_FLIGHT_MIB"),
+                                value_name = "MIB",
+                                default_value_t = $bytes_in_flight_mib
+                            )]
+            pub bytes_in_flight_mib: usize,
+
+            /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the
+            /// new one is.
+            #[arg(
+                                long,
+                                env = concat!($env, "_CONNECTIONS_MAX"),
+                                value_name = "COUNT",
+                                default_value_t = $crate::transport::limits::CONNECTIONS_MAX
+                            )]
+            pub connections_max: usize,
+
+            /// Most connections from one IP address [default: no limit]
+            #[arg(long, env = concat!($env, "_CONNECTIONS_PER_ADDRESS_MAX"), value_name = "COUNT")]
+            pub connections_per_address_max: Option<usize>,
+
+            /// Close a connection when no call on it has sent or received anything for this many seconds; 0: never. Clients
+            /// connect again when they need to.
+            #[arg(
+                                long,
+                                env = concat!($env, "_IDLE_TIMEOUT_S"),
+                                value_name = "SECONDS",
+                                default_value_t = $crate::transport::limits::IDLE_TIMEOUT.as_secs()
+                            )]
+            pub idle_timeout_s: u64,
+
+            /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace
+            /// are FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
+            #[arg(
+                                long,
+                                env = concat!($env, "_LOG_LEVEL"),
+                                value_name = "LEVEL",
+                                default_value = "info"
+                            )]
+            pub log_level: $crate::transport::process::LogFilter,
+        }
+
+        impl Default for ServeFlags {
+            fn default() -> Self {
+                Self {
+                    bytes_in_flight_mib: $bytes_in_flight_mib,
+                    connections_max: $crate::transport::limits::CONNECTIONS_MAX,
+                    connections_per_address_max: None,
+                    idle_timeout_s: $crate::transport::limits::IDLE_TIMEOUT.as_secs(),
+                    log_level: $crate::transport::process::LogFilter::default(),
+                }
+            }
+        }
+
+        impl ServeFlags {
+            /// Checks the flags.
+            ///
+            /// # Errors
+            ///
+            /// When one has a number that cannot work.
+            pub fn options(
+                &self,
+            ) -> Result<$crate::transport::ServeOptions, $crate::transport::OutOfRange> {
+                $crate::transport::ServeOptions::checked(
+                    self.bytes_in_flight_mib,
+                    self.connections_max,
+                    self.connections_per_address_max,
+                    self.idle_timeout_s,
+                )
+            }
+        }
+    };
+}
