@@ -36,14 +36,14 @@ async fn every_workload_counts_what_it_does() {
         &["cas"],
         &["cas", "--no-load"],
     ] {
-        let report = measured(&cluster, &[workload, SHORT, FEW_KEYS].concat()).await;
+        let report = measured(&cluster.pd.address(), &[workload, SHORT, FEW_KEYS].concat()).await;
         assert_consistent(&report, workload[0]);
         assert_eq!(report["keys"], 500, "{report}");
         assert_eq!(report["value_bytes"], 128, "{report}");
         assert_eq!(report["conflicts"], 0, "{report}");
     }
     for workload in ["tso", "tso-stream"] {
-        let report = measured(&cluster, &[&[workload], SHORT].concat()).await;
+        let report = measured(&cluster.pd.address(), &[&[workload], SHORT].concat()).await;
         assert_consistent(&report, workload);
     }
 }
@@ -51,7 +51,7 @@ async fn every_workload_counts_what_it_does() {
 #[tokio::test]
 async fn callers_on_one_key_report_conflicts_apart_and_how_evenly_they_fared() {
     let cluster = Cluster::start().await;
-    let report = measured(&cluster, &[&["cas-hot"], SHORT].concat()).await;
+    let report = measured(&cluster.pd.address(), &[&["cas-hot"], SHORT].concat()).await;
     assert_consistent(&report, "cas-hot");
     assert!(report["conflicts"].as_u64() > Some(0), "{report}");
     assert_eq!(report["swaps_per_second"], report["operations_per_second"]);
@@ -68,7 +68,7 @@ async fn callers_on_one_key_report_conflicts_apart_and_how_evenly_they_fared() {
 async fn an_open_loop_keeps_its_rate() {
     let cluster = Cluster::start().await;
     let arguments = [&["raw-put", "--rate", "200", "--keys", "100"][..], SHORT].concat();
-    let report = measured(&cluster, &arguments).await;
+    let report = measured(&cluster.pd.address(), &arguments).await;
     assert_consistent(&report, "raw-put");
     // Those of half a second are due, whether the machine keeps up or not.
     let due = report["operations"].as_u64().expect("a count")
@@ -79,11 +79,15 @@ async fn an_open_loop_keeps_its_rate() {
 #[tokio::test]
 async fn loading_writes_every_key() {
     let cluster = Cluster::start().await;
-    let report = measured(&cluster, &["load", "--keys", "2500", "--value-size", "10"]).await;
+    let report = measured(
+        &cluster.pd.address(),
+        &["load", "--keys", "2500", "--value-size", "10"],
+    )
+    .await;
     assert_eq!(report["operations"], 2500, "{report}");
     // What reads nothing fails, so these have found every key they asked for.
     let read = [&["raw-get", "--no-load", "--keys", "2500"], SHORT].concat();
-    assert_consistent(&measured(&cluster, &read).await, "raw-get");
+    assert_consistent(&measured(&cluster.pd.address(), &read).await, "raw-get");
     let beyond = [&["raw-get", "--no-load", "--keys", "1000000"], SHORT].concat();
     let output = bench(&cluster.pd.address(), &beyond).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -99,8 +103,8 @@ async fn the_limits_are_measured_against_an_echo_server_that_ends_when_asked_to(
     // No cluster is needed.
     for workload in ["empty-call", "echo-stream"] {
         let arguments = [&[workload, "--endpoint", &echo.address], SHORT].concat();
-        let output = bench("127.0.0.1:1", &arguments).await;
-        assert_consistent(&object(&output), workload);
+        let report = measured("127.0.0.1:1", &arguments).await;
+        assert_consistent(&report, workload);
     }
     echo.terminate();
     assert!(echo.exited().await, "SIGTERM ends it in good order");
@@ -113,7 +117,7 @@ async fn the_limits_are_measured_against_an_echo_server_that_ends_when_asked_to(
 #[tokio::test]
 async fn failed_operations_are_counted_and_the_run_fails() {
     let mut cluster = Cluster::start().await;
-    let load = measured(&cluster, &["load", "--keys", "100"]).await;
+    let load = measured(&cluster.pd.address(), &["load", "--keys", "100"]).await;
     assert_eq!(load["operations"], 100);
     cluster.store.kill();
     let arguments = [
@@ -164,11 +168,11 @@ async fn arguments_that_make_no_sense_are_refused_before_anything_is_done() {
     }
 }
 
-/// What an ended run reports, in one object. A run in which the disk let no operation end says nothing, and is made again.
-async fn measured(cluster: &Cluster, arguments: &[&str]) -> Value {
+/// What an ended run reports, in one object. A run in which the machine let no operation end says nothing, and is made again.
+async fn measured(pd_address: &str, arguments: &[&str]) -> Value {
     let counted = async {
         loop {
-            let output = bench(&cluster.pd.address(), arguments).await;
+            let output = bench(pd_address, arguments).await;
             assert!(output.status.success(), "{arguments:?}: {output:?}");
             let report = object(&output);
             if report["operations"] != 0 {
