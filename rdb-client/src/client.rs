@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rdb_proto::pdpb::GetClusterInfoRequest;
 
-use crate::connection::ConnectionPool;
 use crate::counters::Counters;
 use crate::dispatch::Dispatcher;
 use crate::retry::Deadline;
@@ -64,14 +63,11 @@ impl Client {
     ) -> Result<Self, Error> {
         config.validate()?;
         let addresses = pd_addresses.into_iter().map(Into::into);
-        let connect_timeout = config.connect_timeout;
         let counters = Arc::<Counters>::default();
-        let connections = Arc::new(ConnectionPool::new(connect_timeout));
         let placement_driver = Arc::new(PlacementDriver::new(
             addresses,
-            Arc::clone(&connections),
+            config.connect_timeout,
             Arc::clone(&counters),
-            connect_timeout,
         )?);
         let deadline = Deadline::after(config.timeout);
         let answer = placement_driver.ask(deadline, |mut client| async move {
@@ -83,9 +79,9 @@ impl Client {
         let (dispatcher, tso_stream) = if config.unary {
             (None, None)
         } else {
-            let pool = Arc::clone(&connections);
+            let pool = Arc::clone(&placement_driver.connections);
             let commands_max = limits.batch_commands_max;
-            let dispatcher = Dispatcher::new(pool, Arc::clone(&counters), commands_max);
+            let dispatcher = Dispatcher::new(pool, counters, commands_max);
             let tso_stream = TimestampStream::new(
                 Arc::clone(&placement_driver),
                 Arc::clone(&watermark),
@@ -93,14 +89,7 @@ impl Client {
             );
             (Some(dispatcher), Some(tso_stream))
         };
-        let router = Router::new(
-            cluster.cluster_id,
-            placement_driver,
-            connections,
-            connect_timeout,
-            dispatcher,
-            counters,
-        );
+        let router = Router::new(cluster.cluster_id, placement_driver, dispatcher);
         Ok(Self {
             shared: Arc::new(Shared {
                 router,

@@ -14,8 +14,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::connection::{Channel, Connection, ConnectionPool};
-use crate::counters::Counters;
+use crate::connection::{Channel, Connection};
 use crate::retry::{Deadline, Failure};
 use crate::routing::{Member, PlacementDriver, wrong_address};
 use crate::{Client, Config, Error, fate};
@@ -85,16 +84,13 @@ impl Client {
         config: Config,
     ) -> Result<Vec<ProcessHealth>, Error> {
         config.validate()?;
-        let connections = Arc::new(ConnectionPool::new(config.connect_timeout));
         let placement_driver = PlacementDriver::new(
             pd_addresses.into_iter().map(Into::into),
-            Arc::clone(&connections),
-            Arc::<Counters>::default(),
             config.connect_timeout,
+            Arc::default(),
         )?;
         let asking = Asking {
             placement_driver: &placement_driver,
-            connections: &connections,
             deadline: Deadline::after(config.timeout),
         };
         Ok(asking.health().await)
@@ -120,7 +116,6 @@ impl Client {
     fn asking(&self, deadline: Deadline) -> Asking<'_> {
         Asking {
             placement_driver: self.router().placement_driver(),
-            connections: self.router().connections(),
             deadline,
         }
     }
@@ -129,7 +124,6 @@ impl Client {
 /// What the questions after a cluster's health share.
 struct Asking<'a> {
     placement_driver: &'a PlacementDriver,
-    connections: &'a ConnectionPool,
     deadline: Deadline,
 }
 
@@ -159,7 +153,9 @@ impl Asking<'_> {
     }
 
     async fn member(&self, member: &Member) -> ProcessHealth {
-        let connecting = self.placement_driver.connection(self.connections, member);
+        let connecting = self
+            .placement_driver
+            .connection(&self.placement_driver.connections, member);
         let connecting = connecting.map_err(|failure| {
             let (Failure::Final(error) | Failure::Again { error, .. }) = failure;
             match member.unfit(&error) {
@@ -185,7 +181,7 @@ impl Asking<'_> {
     }
 
     async fn store(&self, store: &Store) -> ProcessHealth {
-        let connecting = self.connections.connection(&store.address);
+        let connecting = self.placement_driver.connections.connection(&store.address);
         let connecting = connecting.map_err(|cause| Health::Unreachable { cause });
         let question = async |channel| self.store_at(store, channel).await;
         ProcessHealth {
@@ -204,7 +200,7 @@ impl Asking<'_> {
         let asked = async {
             let connection = connecting.await?;
             question(connection.channel).await.map_err(|status| {
-                let connections = self.connections;
+                let connections = &self.placement_driver.connections;
                 connections.forget_broken(address, connection.id, &status);
                 let cause = fate::cause(&status, address);
                 Health::Unreachable { cause }

@@ -37,12 +37,13 @@ pub(crate) struct PlacementDriver {
     preferred: AtomicUsize,
     /// The cluster of the first member that answered.
     cluster_id: OnceLock<u64>,
-    connections: Arc<ConnectionPool>,
+    /// Connections to members, and to the stores.
+    pub(crate) connections: Arc<ConnectionPool>,
     /// Connections of streams, so that a stream that is stuck does not hold up questions.
     held_connections: ConnectionPool,
-    /// How long one member may take while others could be asked.
-    connect_timeout: Duration,
-    counters: Arc<Counters>,
+    /// How long one member may take while there is something else to try.
+    pub(super) connect_timeout: Duration,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Something that a member answers for as long as it is held, such as a stream.
@@ -70,9 +71,8 @@ impl PlacementDriver {
     /// [`Error::InvalidArgument`] when there is no address, or one is not `host:port`.
     pub(crate) fn new(
         addresses: impl Iterator<Item = String>,
-        connections: Arc<ConnectionPool>,
-        counters: Arc<Counters>,
         connect_timeout: Duration,
+        counters: Arc<Counters>,
     ) -> Result<Self, Error> {
         let mut members = Vec::new();
         for address in addresses {
@@ -87,7 +87,7 @@ impl PlacementDriver {
             members,
             preferred: AtomicUsize::new(0),
             cluster_id: OnceLock::new(),
-            connections,
+            connections: Arc::new(ConnectionPool::new(connect_timeout)),
             held_connections: ConnectionPool::new(connect_timeout),
             connect_timeout,
             counters,

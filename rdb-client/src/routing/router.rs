@@ -1,7 +1,6 @@
 //! A call: find the region, send the request to its leader, learn from the answer, and try again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rdb_proto::metapb::Context;
 use rdb_proto::response::DataResponse as _;
@@ -21,26 +20,19 @@ use crate::{Error, fate};
 #[derive(Debug)]
 pub(crate) struct Router {
     routes: Arc<Routes>,
-    connections: Arc<ConnectionPool>,
     /// `None`: every request is a unary call.
     dispatcher: Option<Dispatcher>,
-    counters: Arc<Counters>,
 }
 
 impl Router {
     pub(crate) fn new(
         cluster_id: u64,
         placement_driver: Arc<PlacementDriver>,
-        connections: Arc<ConnectionPool>,
-        connect_timeout: Duration,
         dispatcher: Option<Dispatcher>,
-        counters: Arc<Counters>,
     ) -> Self {
         Self {
-            routes: Arc::new(Routes::new(cluster_id, placement_driver, connect_timeout)),
+            routes: Arc::new(Routes::new(cluster_id, placement_driver)),
             dispatcher,
-            connections,
-            counters,
         }
     }
 
@@ -52,17 +44,17 @@ impl Router {
         &self.routes.placement_driver
     }
 
-    pub(crate) fn connections(&self) -> &ConnectionPool {
-        &self.connections
+    fn connections(&self) -> &ConnectionPool {
+        &self.placement_driver().connections
     }
 
     pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
+        &self.placement_driver().counters
     }
 
     /// The attempts of a call that begins now.
     pub(crate) fn retry(&self, deadline: Deadline) -> Retry<'_> {
-        Retry::until(deadline, &self.counters)
+        Retry::until(deadline, self.counters())
     }
 
     /// Sends a request to the region that holds its key until it is answered or the deadline comes.
@@ -114,7 +106,7 @@ impl Router {
         };
         if let Err(status) = &answer {
             let address = &route.leader.address;
-            self.connections.forget_broken(address, id, status);
+            self.connections().forget_broken(address, id, status);
             if fate::is_local(status) || status.code() == Code::Unimplemented {
                 self.routes.suspect(route);
             }
@@ -187,7 +179,7 @@ impl Router {
     /// A connection to the leader, with a place for a call. Failing here is certain: nothing has been sent.
     async fn connect(&self, route: &Route, deadline: Deadline) -> Result<Connection, Failure> {
         let connecting = async {
-            let mut connected = self.connections.connection(&route.leader.address).await;
+            let mut connected = self.connections().connection(&route.leader.address).await;
             if let Ok(connection) = &mut connected {
                 connection.channel.take_place().await;
             }

@@ -26,8 +26,6 @@ pub(super) struct Routes {
     cache: Mutex<RegionCache>,
     /// Lookups that are under way, by the start of the hole that they fill.
     lookups: Mutex<BTreeMap<Bytes, Lookup>>,
-    /// How long the placement driver may take while there is something else to try.
-    connect_timeout: Duration,
 }
 
 type Found = Result<Arc<Route>, Failure>;
@@ -50,17 +48,12 @@ impl Lookup {
 }
 
 impl Routes {
-    pub(super) fn new(
-        cluster_id: u64,
-        placement_driver: Arc<PlacementDriver>,
-        connect_timeout: Duration,
-    ) -> Self {
+    pub(super) fn new(cluster_id: u64, placement_driver: Arc<PlacementDriver>) -> Self {
         Self {
             cluster_id,
             placement_driver,
             cache: Mutex::default(),
             lookups: Mutex::default(),
-            connect_timeout,
         }
     }
 
@@ -79,7 +72,7 @@ impl Routes {
             return Ok(suspect);
         };
         let found = match self
-            .look_up(key, deadline.sooner(self.connect_timeout))
+            .look_up(key, deadline.sooner(self.placement_driver.connect_timeout))
             .await
         {
             Ok(found) => found,
@@ -215,7 +208,9 @@ impl Routes {
         // Nothing between lock and unlock leaves the map half changed.
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lookups.get(&hole);
-        if let Some(found) = known.and_then(|lookup| lookup.join(self.connect_timeout)) {
+        if let Some(found) =
+            known.and_then(|lookup| lookup.join(self.placement_driver.connect_timeout))
+        {
             return found;
         }
         lookups.retain(|_, lookup| lookup.found.upgrade().is_some());

@@ -2,6 +2,7 @@
 
 use std::iter::repeat_n;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::future::join_all;
 use futures::poll;
@@ -17,16 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A router without streams, and a route to the peer. The placement driver is not there.
 fn router(peer: &ScriptedPeer) -> (Router, Route) {
-    let connections = Arc::new(ConnectionPool::new(PATIENCE));
-    let counters = Arc::<Counters>::default();
     let placement_driver = PlacementDriver::new(
         ["127.0.0.1:1".to_owned()].into_iter(),
-        Arc::clone(&connections),
-        Arc::clone(&counters),
         PATIENCE,
+        Arc::default(),
     );
     let placement_driver = Arc::new(placement_driver.expect("an address"));
-    let router = Router::new(7, placement_driver, connections, PATIENCE, None, counters);
+    let router = Router::new(7, placement_driver, None);
     let leader = Leader {
         store_id: 1,
         address: peer.address.clone(),

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 /// Longest latency that is told from longer ones.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
@@ -33,10 +34,12 @@ pub(crate) struct OperationError {
 }
 
 /// The failures of one kind.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
 pub(crate) struct ErrorCount {
     pub(crate) count: u64,
     /// What the first one said.
+    #[serde(skip)]
     pub(crate) first: String,
 }
 

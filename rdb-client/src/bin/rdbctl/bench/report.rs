@@ -62,12 +62,10 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     not_started: Option<u64>,
     conflicts: u64,
-    errors: BTreeMap<String, u64>,
+    errors: BTreeMap<String, ErrorCount>,
     latency_us: Latency,
     #[serde(flatten)]
     contention: Option<Contention>,
-    #[serde(skip)]
-    first_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,26 +90,18 @@ struct Contention {
 }
 
 impl Report {
-    pub(crate) fn new(settings: Settings, measured: &Measured) -> Self {
+    pub(crate) fn new(settings: Settings, measured: Measured) -> Self {
         let operations: u64 = measured.operations_by_caller.iter().sum();
-        let (kind, first) = measured.errors.iter().next().unzip();
         Self {
-            contention: settings.is_contended.then(|| Contention::of(measured)),
+            contention: settings.is_contended.then(|| Contention::of(&measured)),
             settings,
             duration_s: measured.elapsed.as_secs_f64(),
             operations,
             operations_per_second: per_second(operations, measured.elapsed),
             not_started: measured.not_started,
             conflicts: measured.conflicts,
-            errors: measured
-                .errors
-                .iter()
-                .map(|(kind, errors)| (kind.clone(), errors.count))
-                .collect(),
+            errors: measured.errors,
             latency_us: Latency::of(&measured.latencies),
-            first_error: kind
-                .zip(first)
-                .map(|(kind, errors)| format!("{kind}: {}", errors.first)),
         }
     }
 
@@ -123,18 +113,22 @@ impl Report {
         {
             output.table(std::slice::from_ref(contention))?;
         }
-        match &self.first_error {
-            None => Ok(()),
-            Some(first) => Err(Failure::failed(format!(
-                "{} operations failed ({}); the first failure: {first}",
-                self.errors.values().sum::<u64>(),
-                self.errors
-                    .iter()
-                    .map(|(kind, count)| format!("{kind}: {count}"))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            ))),
-        }
+        let Some((kind, ErrorCount { first, .. })) = self.errors.iter().next() else {
+            return Ok(());
+        };
+        let kinds = self.errors.iter();
+        let kinds: Vec<_> = kinds
+            .map(|(kind, errors)| format!("{kind}: {}", errors.count))
+            .collect();
+        Err(Failure::failed(format!(
+            "{} operations failed ({}); the first failure: {kind}: {first}",
+            self.failed(),
+            kinds.join(", "),
+        )))
+    }
+
+    fn failed(&self) -> u64 {
+        self.errors.values().map(|errors| errors.count).sum()
     }
 }
 
@@ -208,7 +202,7 @@ impl Record for Report {
         ];
         cells.extend(latencies.map(|latency| format!("{latency:.1}")));
         cells.push(self.conflicts.to_string());
-        cells.push(self.errors.values().sum::<u64>().to_string());
+        cells.push(self.failed().to_string());
         cells
     }
 }

@@ -164,7 +164,7 @@ impl Session<'_> {
             data: Some(run.data),
             ..Settings::default()
         };
-        Ok(Report::new(settings, &measured))
+        Ok(Report::new(settings, measured))
     }
 
     pub(super) async fn empty_call(&self, run: &EmptyCallArguments) -> Result<Report, Failure> {
@@ -201,7 +201,7 @@ impl Session<'_> {
         let seeds = (0..u64::from(pace.concurrency)).map(Rng::with_seed);
         let schedule = self.schedule(&settings, pace);
         let measured = runner::run(seeds.map(caller).collect(), schedule).await;
-        Report::new(settings, &measured)
+        Report::new(settings, measured)
     }
 
     async fn measure_stream(
@@ -213,7 +213,7 @@ impl Session<'_> {
     ) -> Report {
         let schedule = self.schedule(&settings, pace);
         let measured = stream::run(credits, answers, pace.concurrency, schedule).await;
-        Report::new(settings, &measured)
+        Report::new(settings, measured)
     }
 
     fn schedule(&self, settings: &Settings, pace: &Pace) -> Schedule {
