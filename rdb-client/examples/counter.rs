@@ -8,6 +8,8 @@
 //!
 //! Run it beside a cluster: `counter [PD_ADDRESS]`.
 
+use std::time::Duration;
+
 use rdb_client::{Client, Error, Versioned};
 use tokio::task::JoinSet;
 
@@ -23,6 +25,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Err(error) => return Err(error.into()),
     }
 
+    // A count waits for those that were faster, so it may take longer than a single call.
+    let client = client.with_timeout(Duration::from_secs(60));
     let before = decode(client.get("example/counter").await?.as_ref());
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
