@@ -10,22 +10,14 @@ macro_rules! serve_flags {
         pub struct ServeFlags {
             /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
             /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
-            #[arg(
-                                long,
-                                env = concat!($env, "_BYTES_IN_FLIGHT_MIB"),
-                                value_name = "MIB",
-                                default_value_t = $bytes_in_flight_mib
-                            )]
+            #[arg(long, env = concat!($env, "_BYTES_IN_FLIGHT_MIB"), value_name = "MIB")]
+            #[arg(default_value_t = $bytes_in_flight_mib)]
             pub bytes_in_flight_mib: usize,
 
             /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the
             /// new one is.
-            #[arg(
-                                long,
-                                env = concat!($env, "_CONNECTIONS_MAX"),
-                                value_name = "COUNT",
-                                default_value_t = $crate::transport::limits::CONNECTIONS_MAX
-                            )]
+            #[arg(long, env = concat!($env, "_CONNECTIONS_MAX"), value_name = "COUNT")]
+            #[arg(default_value_t = $crate::transport::limits::CONNECTIONS_MAX)]
             pub connections_max: usize,
 
             /// Most connections from one IP address [default: no limit]
@@ -34,22 +26,14 @@ macro_rules! serve_flags {
 
             /// Close a connection when no call on it has sent or received anything for this many seconds; 0: never. Clients
             /// connect again when they need to.
-            #[arg(
-                                long,
-                                env = concat!($env, "_IDLE_TIMEOUT_S"),
-                                value_name = "SECONDS",
-                                default_value_t = $crate::transport::limits::IDLE_TIMEOUT.as_secs()
-                            )]
+            #[arg(long, env = concat!($env, "_IDLE_TIMEOUT_S"), value_name = "SECONDS")]
+            #[arg(default_value_t = $crate::transport::limits::IDLE_TIMEOUT.as_secs())]
             pub idle_timeout_s: u64,
 
             /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace
             /// are FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
-            #[arg(
-                                long,
-                                env = concat!($env, "_LOG_LEVEL"),
-                                value_name = "LEVEL",
-                                default_value = "info"
-                            )]
+            #[arg(long, env = concat!($env, "_LOG_LEVEL"), value_name = "LEVEL")]
+            #[arg(default_value = "info")]
             pub log_level: $crate::transport::process::LogFilter,
         }
 
