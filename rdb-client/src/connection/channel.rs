@@ -6,13 +6,14 @@
 use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rdb_proto::transport::limits::{
@@ -29,13 +30,19 @@ use tower_service::Service;
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
 
+/// Most calls under way at once on a connection: one fewer than a server accepts. With the last one h2 is full: hyper holds
+/// that request back until h2 has opened its stream, and when the connection ends before, it does not tell such a request
+/// from one that was sent.
+pub(crate) const CALLS_MAX: usize = CONCURRENT_STREAMS_MAX as usize - 1;
+
 /// Why a call got no response, or only a part of one.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection failed")]
 pub(crate) struct ConnectionError {
     /// Whether it is certain that the peer has done nothing for the request.
     unprocessed: bool,
-    source: hyper::Error,
+    /// `None`: the connection had ended before.
+    source: Option<hyper::Error>,
 }
 
 impl ConnectionError {
@@ -59,13 +66,21 @@ impl ConnectionError {
 
     /// Whether the connection takes no more requests. A reset ends one call and leaves the others alone (RFC 9113, 5.4.2).
     pub(crate) fn is_broken(&self) -> bool {
-        !h2_error(&self.source).is_some_and(h2::Error::is_reset)
+        let cause = self.source.as_ref().and_then(h2_error);
+        !cause.is_some_and(h2::Error::is_reset)
     }
 
     fn new(source: hyper::Error, was_sent: bool) -> Self {
         Self {
             unprocessed: !was_sent || is_refused(&source),
-            source,
+            source: Some(source),
+        }
+    }
+
+    fn ended_before() -> Self {
+        Self {
+            unprocessed: true,
+            source: None,
         }
     }
 
@@ -73,7 +88,7 @@ impl ConnectionError {
     fn cut(source: hyper::Error) -> Self {
         Self {
             unprocessed: false,
-            source,
+            source: Some(source),
         }
     }
 }
@@ -92,21 +107,61 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
 
 /// Sends requests over one connection. Clones share it; it is closed when all of them and their calls are gone.
 ///
-/// At most as many calls are under way as a server accepts: a call needs a place. hyper would take one more and hold it
-/// back, and when the connection ends it does not tell such a request from one that was sent.
+/// A call needs a place, of which there are [`CALLS_MAX`].
 #[derive(Debug)]
 pub(crate) struct Channel {
-    requests: SendRequest<Body>,
+    requests: Arc<Requests>,
     authority: Authority,
     places: PollSemaphore,
     /// For the next call of this clone.
     place: Option<OwnedSemaphorePermit>,
 }
 
+type Sent = Result<Response<Incoming>, TrySendError<Request<Body>>>;
+
+/// The way to the task that sends requests; closed when that has ended.
+///
+/// There is one sender, and it goes with the task: a request that was put into the task's queue while the task ended lies
+/// there until the last sender is dropped, and its call would wait for ever.
+#[derive(Debug)]
+struct Requests(Mutex<Option<SendRequest<Body>>>);
+
+impl Requests {
+    fn is_closed(&self) -> bool {
+        let requests = self.lock();
+        requests.as_ref().is_none_or(SendRequest::is_closed)
+    }
+
+    /// `None`: it is closed.
+    fn send(&self, request: Request<Body>) -> Option<impl Future<Output = Sent> + use<>> {
+        let mut requests = self.lock();
+        requests
+            .as_mut()
+            .map(|requests| requests.try_send_request(request))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<SendRequest<Body>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes the way to a task when that ends, also with its runtime.
+struct CloseAtEnd(Weak<Requests>);
+
+impl Drop for CloseAtEnd {
+    fn drop(&mut self) {
+        if let Some(requests) = self.0.upgrade() {
+            let sender = requests.lock().take();
+            // Not under the lock.
+            drop(sender);
+        }
+    }
+}
+
 impl Clone for Channel {
     fn clone(&self) -> Self {
         Self {
-            requests: self.requests.clone(),
+            requests: Arc::clone(&self.requests),
             authority: self.authority.clone(),
             places: self.places.clone(),
             place: None,
@@ -122,7 +177,7 @@ impl Channel {
         stream.set_nodelay(true)?;
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            // Until the peer has told. By itself hyper takes fewer, and holds a further request back as below.
+            // Until the peer has told.
             .initial_max_send_streams(CONCURRENT_STREAMS_MAX as usize)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -132,8 +187,11 @@ impl Channel {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream));
         let (requests, connection) = handshake.await?;
+        let requests = Arc::new(Requests(Mutex::new(Some(requests))));
+        let closing = CloseAtEnd(Arc::downgrade(&requests));
         // It ends with the last request and the last clone of `requests`.
         tokio::spawn(async move {
+            let _closing = closing;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection broke");
             }
@@ -141,7 +199,7 @@ impl Channel {
         Ok(Self {
             requests,
             authority,
-            places: PollSemaphore::new(Arc::new(Semaphore::new(CONCURRENT_STREAMS_MAX as usize))),
+            places: PollSemaphore::new(Arc::new(Semaphore::new(CALLS_MAX))),
             place: None,
         })
     }
@@ -214,8 +272,9 @@ impl Service<Request<Body>> for Channel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let request = self.addressed(request);
         let place = self.place.take();
-        let response = self.requests.try_send_request(request);
+        let response = self.requests.send(request);
         Box::pin(async move {
+            let response = response.ok_or_else(ConnectionError::ended_before)?;
             match response.await {
                 Ok(response) => Ok(response.map(|body| ResponseBody {
                     body,

@@ -11,5 +11,7 @@ mod pool;
 #[cfg(test)]
 pub(crate) mod scripted_peer;
 
+#[cfg(test)]
+pub(crate) use channel::CALLS_MAX;
 pub(crate) use channel::{Channel, ConnectionError};
 pub(crate) use pool::{Connection, ConnectionPool};

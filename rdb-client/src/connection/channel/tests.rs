@@ -74,17 +74,15 @@ async fn unprocessed(calls: usize, processed: usize) -> usize {
 }
 
 #[tokio::test]
-async fn a_call_beyond_what_the_peer_takes_at_once_is_certainly_not_processed_when_it_drains() {
-    let at_once = CONCURRENT_STREAMS_MAX as usize;
-    assert_eq!(unprocessed(at_once + 1, at_once).await, 1);
+async fn a_call_beyond_those_under_way_is_certainly_not_processed_when_the_peer_drains() {
+    assert_eq!(unprocessed(CALLS_MAX + 1, CALLS_MAX).await, 1);
 }
 
 #[tokio::test]
 async fn calls_that_meet_a_drain_before_the_peers_settings_are_certainly_not_processed() {
     // hyper itself would send so many before it knows the settings.
     let default = 100;
-    let at_once = CONCURRENT_STREAMS_MAX as usize;
-    assert_eq!(unprocessed(at_once, default).await, at_once - default);
+    assert_eq!(unprocessed(CALLS_MAX, default).await, CALLS_MAX - default);
 }
 
 #[tokio::test]

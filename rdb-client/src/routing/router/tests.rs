@@ -8,10 +8,10 @@ use futures::future::join_all;
 use futures::poll;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
 use rdb_proto::metapb::Region;
-use rdb_proto::transport::limits::CONCURRENT_STREAMS_MAX;
 
 use super::super::region_cache::Leader;
 use super::*;
+use crate::connection::CALLS_MAX;
 use crate::connection::scripted_peer::{INTERNAL_ERROR, Reaction, ScriptedPeer};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ async fn a_connection_whose_peer_goes_away_is_not_used_again() {
 
 #[tokio::test]
 async fn a_write_that_found_no_place_in_time_was_certainly_not_applied() {
-    let calls = CONCURRENT_STREAMS_MAX as usize;
+    let calls = CALLS_MAX;
     let script = [Reaction::Answer].into_iter();
     let script = script.chain(repeat_n(Reaction::Ignore, calls + 1));
     let peer = ScriptedPeer::start(vec![script.collect()]).await;
