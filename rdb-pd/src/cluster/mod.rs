@@ -17,14 +17,13 @@ mod stores;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rdb_proto::metapb::{RegionRoute, Store, StoreStats};
 use rdb_proto::pdpb::RegisterStoreResponse;
 use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID};
-use rdb_storage::{Command, Storage, Submission};
+use rdb_storage::{Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
 
-use self::registrar::{QUESTIONS_MAX, Question};
+use self::registrar::{QUESTIONS_MAX, Question, RareLine};
 use self::state::{Change, State};
 use crate::error::PdError;
 
@@ -45,6 +44,9 @@ pub const REGIONS_MAX: u32 = 256;
 
 /// Most stores of a cluster: the answer that lists all of them stays well under the message limit.
 pub const STORES_MAX: usize = 10_000;
+
+/// Most stores that have got an id and not said that they keep it. The oldest make room for more.
+const UNCONFIRMED_STORES_MAX: usize = 256;
 
 /// A registration or a heartbeat failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +93,7 @@ impl Cluster {
         if restored {
             let changes = state.changes_after_restore();
             for part in changes.chunks(BATCH_ENTRIES_MAX) {
-                storage.put_batch_raw(part.iter().map(Change::entry).collect())?;
+                storage.submit(submission(part))?.wait()?;
             }
             changes.into_iter().for_each(|change| state.apply(change));
         }
@@ -103,7 +105,8 @@ impl Cluster {
         let registrar = Registrar {
             shared: Arc::clone(&shared),
             questions: asked,
-            logged_at: None,
+            registered: RareLine::default(),
+            refused: RareLine::default(),
         };
         Ok((Self { shared, questions }, registrar))
     }
@@ -173,10 +176,7 @@ impl Shared {
         if changes.is_empty() {
             return Ok(());
         }
-        let entries: Vec<(Bytes, Bytes)> = changes.iter().map(Change::entry).collect();
-        let commands = vec![Command::PutBatchRaw { entries }];
-        let submission = Submission::new(EMBEDDED_REGION_ID, commands);
-        self.storage.submit(submission)?.await?;
+        self.storage.submit(submission(&changes))?.await?;
         self.write(|state| changes.into_iter().for_each(|change| state.apply(change)));
         Ok(())
     }
@@ -188,6 +188,12 @@ impl Shared {
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The changes as one write: all or none.
+fn submission(changes: &[Change]) -> Submission {
+    let commands = changes.iter().map(Change::command).collect();
+    Submission::new(EMBEDDED_REGION_ID, commands)
 }
 
 #[cfg(test)]
@@ -258,6 +264,22 @@ mod tests {
             let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
             assert_eq!(shared.read(addresses), addresses(&durable), "{port}");
         }
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn stores_that_never_confirm_leave_the_disk_too() {
+        let (_directory, cluster, registrar) = open().await;
+        let running = tokio::spawn(registrar.run());
+        for port in 1..=UNCONFIRMED_STORES_MAX as u32 + 10 {
+            let answer = cluster.register(fresh(port)).await.unwrap();
+            assert_eq!(answer.store_id, u64::from(port));
+        }
+        let shared = &cluster.shared;
+        let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
+        assert_eq!(durable.stores.len(), UNCONFIRMED_STORES_MAX);
+        assert_eq!(shared.read(addresses), addresses(&durable));
+        assert_eq!(durable.counters.store_id, 266);
         running.abort();
     }
 
