@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::{RegionRoute, Store, StoreStats};
 use rdb_proto::pdpb::RegisterStoreResponse;
-use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID};
+use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID, KEY_BYTES_MAX};
 use rdb_storage::{Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,6 +44,12 @@ pub const REGIONS_MAX: u32 = 256;
 
 /// Most stores of a cluster: the answer that lists all of them stays well under the message limit.
 pub const STORES_MAX: usize = 10_000;
+
+/// Longest encoding of a store in a list: its address of up to 255 bytes, and numbers.
+const STORE_BYTES_MAX: usize = 352;
+
+/// Longest encoding of a region in a list: two keys, a store that leads it, and numbers.
+const REGION_BYTES_MAX: usize = 2 * KEY_BYTES_MAX + STORE_BYTES_MAX + 160;
 
 /// Most stores that have got an id and not said that they keep it. The oldest make room for more.
 const UNCONFIRMED_STORES_MAX: usize = 256;
@@ -152,6 +158,11 @@ impl Cluster {
         })
     }
 
+    /// Most bytes that the list of all stores has at the moment. Costs nothing, unlike the list.
+    pub fn stores_bytes_max(&self) -> usize {
+        self.shared.read(|state| state.stores.len()) * STORE_BYTES_MAX
+    }
+
     /// All stores that have kept their id, in the order of their ids.
     pub fn stores(&self) -> Vec<Store> {
         self.shared.read(|state| state.stores(Instant::now()))
@@ -160,6 +171,11 @@ impl Cluster {
     /// The region that holds `key`.
     pub fn region(&self, key: &[u8]) -> Option<RegionRoute> {
         self.shared.read(|state| state.route(key, Instant::now()))
+    }
+
+    /// Most bytes that a list of up to `limit` regions has at the moment.
+    pub fn regions_bytes_max(&self, limit: usize) -> usize {
+        limit.min(self.shared.read(|state| state.regions.len())) * REGION_BYTES_MAX
     }
 
     /// Up to `limit` regions in key order, from the one that holds `start_key` up to those that start below `end_key`
@@ -203,11 +219,16 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Waker};
 
+    use bytes::Bytes;
+    use prost::Message;
+    use rdb_proto::metapb::{Peer, Region, RegionEpoch};
+    use rdb_proto::pdpb::{GetStoresResponse, ScanRegionsResponse};
     use rdb_storage::{Role, StorageOptions};
     use tempfile::TempDir;
     use tokio::task::yield_now;
 
     use super::*;
+    use crate::keys::StoreRecord;
 
     async fn open() -> (TempDir, Cluster, Registrar) {
         let opened = tokio::task::spawn_blocking(|| {
@@ -265,6 +286,60 @@ mod tests {
             assert_eq!(shared.read(addresses), addresses(&durable), "{port}");
         }
         running.abort();
+    }
+
+    #[tokio::test]
+    async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
+        let (_directory, cluster, _registrar) = open().await;
+        let stats = StoreStats {
+            capacity_bytes: u64::MAX,
+            available_bytes: u64::MAX,
+            key_count: u64::MAX,
+            data_bytes: u64::MAX,
+            start_time_ms: u64::MAX,
+        };
+        let longest = Store {
+            id: u64::MAX,
+            address: "a".repeat(255),
+            state: i32::MAX,
+            last_heartbeat_age_ms: Some(u64::MAX),
+            stats: Some(stats),
+        };
+        let key = Bytes::from(vec![b'k'; KEY_BYTES_MAX]);
+        let region = Region {
+            id: u64::MAX,
+            start_key: key.clone(),
+            end_key: key,
+            epoch: Some(RegionEpoch {
+                conf_version: u64::MAX,
+                version: u64::MAX,
+            }),
+            peers: vec![Peer {
+                id: u64::MAX,
+                store_id: u64::MAX,
+            }],
+        };
+        assert_eq!(cluster.stores_bytes_max(), 0);
+        cluster.shared.write(|state| {
+            state.apply(Change::Region(region.clone()));
+            for id in 1..=2 {
+                state.apply(Change::Store(StoreRecord {
+                    id,
+                    ..StoreRecord::default()
+                }));
+            }
+        });
+        let route = RegionRoute {
+            region: Some(region),
+            leader: Some(longest.clone()),
+        };
+        let stores = vec![longest; 2];
+        let stores = GetStoresResponse { stores };
+        assert!(stores.encoded_len() <= cluster.stores_bytes_max());
+        let routes = vec![route];
+        let routes = ScanRegionsResponse { routes };
+        assert!(routes.encoded_len() <= cluster.regions_bytes_max(1));
+        assert_eq!(cluster.regions_bytes_max(1), cluster.regions_bytes_max(256));
     }
 
     #[tokio::test]
