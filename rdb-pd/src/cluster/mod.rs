@@ -158,7 +158,7 @@ impl Cluster {
         })
     }
 
-    /// Most bytes that the list of all stores has at the moment. Costs nothing, unlike the list.
+    /// Most bytes that the list of all stores has at the moment. Cheap, unlike the list itself.
     pub fn stores_bytes_max(&self) -> usize {
         self.shared.read(|state| state.stores.len()) * STORE_BYTES_MAX
     }
