@@ -4,7 +4,6 @@ mod tso_stream;
 
 use std::sync::Arc;
 
-use prost::Message;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::metapb::Limits;
@@ -117,7 +116,7 @@ impl Pd for PdService {
         let stores = || GetStoresResponse {
             stores: self.cluster.stores(),
         };
-        answer_with_room(&call, stores).await
+        answer_with_room(&call, self.cluster.stores_bytes_max(), stores).await
     }
 
     async fn get_region(
@@ -147,10 +146,11 @@ impl Pd for PdService {
             return Err(Fault::invalid_argument("end_key", None, cause).into());
         }
         let limit = checked_count("limit", limit, REGIONS_MAX, REGIONS_MAX)?;
+        let limit = limit as usize;
         let routes = || ScanRegionsResponse {
-            routes: self.cluster.regions(&start_key, &end_key, limit as usize),
+            routes: self.cluster.regions(&start_key, &end_key, limit),
         };
-        answer_with_room(&call, routes).await
+        answer_with_room(&call, self.cluster.regions_bytes_max(limit), routes).await
     }
 
     async fn get_cluster_info(
@@ -165,14 +165,14 @@ impl Pd for PdService {
     }
 }
 
-/// Makes a list once to see how long it is, and once more when there is room for that many bytes. Those who wait for room hold
-/// none meanwhile.
-async fn answer_with_room<T: Message>(
+/// Makes a list when there is room for `bytes_max`. The transport gives back what the list does not need.
+async fn answer_with_room<T>(
     call: &CallBudget,
-    list: impl Fn() -> T,
+    bytes_max: usize,
+    list: impl FnOnce() -> T,
 ) -> Result<Response<T>, Status> {
-    let bytes = list().encoded_len();
-    let reserved = call.bytes_in_flight().reserve(bytes, ADMISSION_WAIT).await;
+    let room = call.bytes_in_flight().reserve(bytes_max, ADMISSION_WAIT);
+    let reserved = room.await;
     let busy = |busy: Busy| {
         Fault::new(Code::ResourceExhausted, busy.to_string()).with_fate(Fate::NotApplied)
     };
@@ -271,30 +271,28 @@ fn advertised_limits() -> Limits {
 
 #[cfg(test)]
 mod tests {
-    use rdb_proto::metapb::Store;
+    use std::cell::Cell;
+
     use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
 
     use super::*;
 
     #[tokio::test]
-    async fn a_long_list_that_finds_no_room_is_refused_as_not_applied() {
+    async fn a_list_that_finds_no_room_is_not_made_and_refused_as_not_applied() {
         let call = CallBudget::of(&Request::new(()));
-        let store = Store {
-            address: "a".repeat(250),
-            ..Store::default()
-        };
-        let list = || GetStoresResponse {
-            stores: vec![store.clone(); 10_000],
-        };
+        let made = Cell::new(0);
+        let list = || made.set(made.get() + 1);
         let budget = call.bytes_in_flight();
         let all = budget.reserve(CONNECTION_BYTES_IN_FLIGHT_MAX, ADMISSION_WAIT);
         let all = all.await.unwrap();
-        let refused = answer_with_room(&call, list).await.unwrap_err();
+        let bytes_max = 2_500_000;
+        let refused = answer_with_room(&call, bytes_max, list).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted);
         let fate = rdb_proto::error::details(&refused).unwrap().fate();
         assert_eq!(fate, Fate::NotApplied);
+        assert_eq!(made.get(), 0);
         drop(all);
-        let answer = answer_with_room(&call, list).await.unwrap();
-        assert_eq!(answer.get_ref().stores.len(), 10_000);
+        answer_with_room(&call, bytes_max, list).await.unwrap();
+        assert_eq!(made.get(), 1);
     }
 }

@@ -17,14 +17,13 @@ mod stores;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rdb_proto::metapb::{RegionRoute, Store, StoreStats};
 use rdb_proto::pdpb::RegisterStoreResponse;
-use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID};
-use rdb_storage::{Command, Storage, Submission};
+use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID, KEY_BYTES_MAX};
+use rdb_storage::{Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
 
-use self::registrar::{QUESTIONS_MAX, Question};
+use self::registrar::{QUESTIONS_MAX, Question, RareLine};
 use self::state::{Change, State};
 use crate::error::PdError;
 
@@ -45,6 +44,15 @@ pub const REGIONS_MAX: u32 = 256;
 
 /// Most stores of a cluster: the answer that lists all of them stays well under the message limit.
 pub const STORES_MAX: usize = 10_000;
+
+/// Longest encoding of a store in a list: its address of up to 255 bytes, and numbers.
+const STORE_BYTES_MAX: usize = 352;
+
+/// Longest encoding of a region in a list: two keys, a store that leads it, and numbers.
+const REGION_BYTES_MAX: usize = 2 * KEY_BYTES_MAX + STORE_BYTES_MAX + 160;
+
+/// Most stores that have got an id and not said that they keep it. The oldest make room for more.
+const UNCONFIRMED_STORES_MAX: usize = 256;
 
 /// A registration or a heartbeat failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +99,7 @@ impl Cluster {
         if restored {
             let changes = state.changes_after_restore();
             for part in changes.chunks(BATCH_ENTRIES_MAX) {
-                storage.put_batch_raw(part.iter().map(Change::entry).collect())?;
+                storage.submit(submission(part))?.wait()?;
             }
             changes.into_iter().for_each(|change| state.apply(change));
         }
@@ -103,7 +111,8 @@ impl Cluster {
         let registrar = Registrar {
             shared: Arc::clone(&shared),
             questions: asked,
-            logged_at: None,
+            registered: RareLine::default(),
+            refused: RareLine::default(),
         };
         Ok((Self { shared, questions }, registrar))
     }
@@ -149,6 +158,11 @@ impl Cluster {
         })
     }
 
+    /// Most bytes that the list of all stores has at the moment. Cheap, unlike the list itself.
+    pub fn stores_bytes_max(&self) -> usize {
+        self.shared.read(|state| state.stores.len()) * STORE_BYTES_MAX
+    }
+
     /// All stores that have kept their id, in the order of their ids.
     pub fn stores(&self) -> Vec<Store> {
         self.shared.read(|state| state.stores(Instant::now()))
@@ -157,6 +171,11 @@ impl Cluster {
     /// The region that holds `key`.
     pub fn region(&self, key: &[u8]) -> Option<RegionRoute> {
         self.shared.read(|state| state.route(key, Instant::now()))
+    }
+
+    /// Most bytes that a list of up to `limit` regions has at the moment.
+    pub fn regions_bytes_max(&self, limit: usize) -> usize {
+        limit.min(self.shared.read(|state| state.regions.len())) * REGION_BYTES_MAX
     }
 
     /// Up to `limit` regions in key order, from the one that holds `start_key` up to those that start below `end_key`
@@ -173,10 +192,7 @@ impl Shared {
         if changes.is_empty() {
             return Ok(());
         }
-        let entries: Vec<(Bytes, Bytes)> = changes.iter().map(Change::entry).collect();
-        let commands = vec![Command::PutBatchRaw { entries }];
-        let submission = Submission::new(EMBEDDED_REGION_ID, commands);
-        self.storage.submit(submission)?.await?;
+        self.storage.submit(submission(&changes))?.await?;
         self.write(|state| changes.into_iter().for_each(|change| state.apply(change)));
         Ok(())
     }
@@ -190,6 +206,12 @@ impl Shared {
     }
 }
 
+/// The changes as one write: all or none.
+fn submission(changes: &[Change]) -> Submission {
+    let commands = changes.iter().map(Change::command).collect();
+    Submission::new(EMBEDDED_REGION_ID, commands)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -197,11 +219,16 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Waker};
 
+    use bytes::Bytes;
+    use prost::Message;
+    use rdb_proto::metapb::{Peer, Region, RegionEpoch};
+    use rdb_proto::pdpb::{GetStoresResponse, ScanRegionsResponse};
     use rdb_storage::{Role, StorageOptions};
     use tempfile::TempDir;
     use tokio::task::yield_now;
 
     use super::*;
+    use crate::keys::StoreRecord;
 
     async fn open() -> (TempDir, Cluster, Registrar) {
         let opened = tokio::task::spawn_blocking(|| {
@@ -258,6 +285,76 @@ mod tests {
             let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
             assert_eq!(shared.read(addresses), addresses(&durable), "{port}");
         }
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
+        let (_directory, cluster, _registrar) = open().await;
+        let stats = StoreStats {
+            capacity_bytes: u64::MAX,
+            available_bytes: u64::MAX,
+            key_count: u64::MAX,
+            data_bytes: u64::MAX,
+            start_time_ms: u64::MAX,
+        };
+        let longest = Store {
+            id: u64::MAX,
+            address: "a".repeat(255),
+            state: i32::MAX,
+            last_heartbeat_age_ms: Some(u64::MAX),
+            stats: Some(stats),
+        };
+        let key = Bytes::from(vec![b'k'; KEY_BYTES_MAX]);
+        let region = Region {
+            id: u64::MAX,
+            start_key: key.clone(),
+            end_key: key,
+            epoch: Some(RegionEpoch {
+                conf_version: u64::MAX,
+                version: u64::MAX,
+            }),
+            peers: vec![Peer {
+                id: u64::MAX,
+                store_id: u64::MAX,
+            }],
+        };
+        assert_eq!(cluster.stores_bytes_max(), 0);
+        cluster.shared.write(|state| {
+            state.apply(Change::Region(region.clone()));
+            for id in 1..=2 {
+                state.apply(Change::Store(StoreRecord {
+                    id,
+                    ..StoreRecord::default()
+                }));
+            }
+        });
+        let route = RegionRoute {
+            region: Some(region),
+            leader: Some(longest.clone()),
+        };
+        let stores = vec![longest; 2];
+        let stores = GetStoresResponse { stores };
+        assert!(stores.encoded_len() <= cluster.stores_bytes_max());
+        let routes = vec![route];
+        let routes = ScanRegionsResponse { routes };
+        assert!(routes.encoded_len() <= cluster.regions_bytes_max(1));
+        assert_eq!(cluster.regions_bytes_max(1), cluster.regions_bytes_max(256));
+    }
+
+    #[tokio::test]
+    async fn stores_that_never_confirm_leave_the_disk_too() {
+        let (_directory, cluster, registrar) = open().await;
+        let running = tokio::spawn(registrar.run());
+        for port in 1..=UNCONFIRMED_STORES_MAX as u32 + 10 {
+            let answer = cluster.register(fresh(port)).await.unwrap();
+            assert_eq!(answer.store_id, u64::from(port));
+        }
+        let shared = &cluster.shared;
+        let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
+        assert_eq!(durable.stores.len(), UNCONFIRMED_STORES_MAX);
+        assert_eq!(shared.read(addresses), addresses(&durable));
+        assert_eq!(durable.counters.store_id, 266);
         running.abort();
     }
 

@@ -19,7 +19,7 @@ pub(super) const QUESTIONS_MAX: usize = 256;
 /// How often the registrar notes that this process is awake.
 const AWAKE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a refusal is logged.
+/// How often a registration is logged, and how often a refusal.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A registration that waits for its answer.
@@ -32,8 +32,28 @@ pub(super) struct Question {
 pub struct Registrar {
     pub(super) shared: Arc<Shared>,
     pub(super) questions: mpsc::Receiver<Question>,
-    /// When a refusal was last logged.
-    pub(super) logged_at: Option<Instant>,
+    pub(super) registered: RareLine,
+    pub(super) refused: RareLine,
+}
+
+/// A line of the log that is written at most once a [`LOG_INTERVAL`]: for a copy in a restart loop, and for floods.
+#[derive(Debug, Default)]
+pub(super) struct RareLine {
+    written_at: Option<Instant>,
+    left_out: u64,
+}
+
+impl RareLine {
+    /// Whether to write the line now, and how many were left out since the last one.
+    fn is_due(&mut self, now: Instant) -> Option<u64> {
+        let is_recent = |at| now.saturating_duration_since(at) < LOG_INTERVAL;
+        if self.written_at.is_some_and(is_recent) {
+            self.left_out += 1;
+            return None;
+        }
+        self.written_at = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl Registrar {
@@ -74,12 +94,12 @@ impl Registrar {
         let (store_id, changes) = decided?;
         let changed = !changes.is_empty();
         shared.persist_and_apply(changes).await?;
-        if changed && registration.is_kept() {
-            tracing::info!(
-                store_id,
-                address = registration.start.address,
-                "a store registered"
-            );
+        if changed
+            && registration.is_kept()
+            && let Some(left_out) = self.registered.is_due(now)
+        {
+            let address = &registration.start.address;
+            tracing::info!(store_id, address, left_out, "a store registered");
         }
         Ok(shared.write(|state| {
             state.heard_of(store_id, &registration.start, None, Instant::now());
@@ -91,15 +111,12 @@ impl Registrar {
         }))
     }
 
-    /// Logs a refusal, at most once a [`LOG_INTERVAL`]: a copy in a restart loop is refused again and again.
     fn log_refusal(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
-        let due = |at: Instant| now.saturating_duration_since(at) >= LOG_INTERVAL;
-        if self.logged_at.is_none_or(due) {
-            self.logged_at = Some(now);
+        if let Some(left_out) = self.refused.is_due(now) {
             let Start {
                 store_id, address, ..
             } = start;
-            tracing::warn!(store_id, address, cause = %refusal, "refused a store");
+            tracing::warn!(store_id, address, left_out, cause = %refusal, "refused a store");
         }
     }
 }
@@ -110,5 +127,18 @@ async fn stay_awake(shared: &Shared) {
     loop {
         ticks.tick().await;
         shared.write(|state| state.listening.note_awake(Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_one_line_a_second_with_the_count_of_the_others() {
+        let mut line = RareLine::default();
+        let begun = Instant::now();
+        let written = (0..25).filter_map(|tenth| line.is_due(begun + tenth * LOG_INTERVAL / 10));
+        assert_eq!(written.collect::<Vec<_>>(), [0, 9, 9]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::metapb::{Region, StoreStats};
-use rdb_storage::{ScanRange, Storage, random_id};
+use rdb_storage::{Command, ScanRange, Storage, random_id};
 
 use super::listening::Listening;
 use crate::error::PdError;
@@ -55,20 +55,28 @@ pub(super) struct State {
 pub(super) enum Change {
     Counters(Counters),
     Store(StoreRecord),
+    /// The record of the store with this id is dropped.
+    NoStore(u64),
     Region(Region),
 }
 
 impl Change {
-    /// The change as a key and a value of the storage.
-    pub(super) fn entry(&self) -> (Bytes, Bytes) {
-        match self {
-            Self::Counters(counters) => (
-                Bytes::from_static(keys::COUNTERS),
-                counters.encode_to_vec().into(),
-            ),
-            Self::Store(record) => (keys::store(record.id), record.encode_to_vec().into()),
-            Self::Region(region) => (keys::region(region.id), region.encode_to_vec().into()),
-        }
+    /// The change as a write to the storage.
+    pub(super) fn command(&self) -> Command {
+        let (key, value) = match self {
+            Self::Counters(counters) => {
+                (Bytes::from_static(keys::COUNTERS), counters.encode_to_vec())
+            }
+            Self::Store(record) => (keys::store(record.id), record.encode_to_vec()),
+            Self::NoStore(id) => {
+                return Command::DeleteRaw {
+                    key: keys::store(*id),
+                };
+            }
+            Self::Region(region) => (keys::region(region.id), region.encode_to_vec()),
+        };
+        let value = value.into();
+        Command::PutRaw { key, value }
     }
 }
 
@@ -140,6 +148,9 @@ impl State {
             Change::Store(record) => {
                 let store = self.stores.entry(record.id).or_default();
                 store.record = record;
+            }
+            Change::NoStore(id) => {
+                self.stores.remove(&id);
             }
             Change::Region(region) => {
                 self.regions.insert(region.start_key.clone(), region);

@@ -6,7 +6,9 @@
 //!
 //! - A start is accepted if its directory holds the present incarnation, or an earlier one that may be the last that the
 //!   directory kept: a process can end before it writes. Any other directory is an old copy.
-//! - A store gets regions only after it has registered its id as kept. So an id whose answer was lost leaves nothing behind.
+//! - A store gets regions only after it has registered its id as kept. Until then it is unconfirmed: it is not listed, does
+//!   not count as one of the cluster's stores, and its record is dropped when [`UNCONFIRMED_STORES_MAX`] newer ones need the
+//!   room. Its id is not given out again. If the same start says later that it has kept the id, the record is made again.
 //! - No process takes the place of a start that was heard of within the last 20 s. A placement driver that has not listened
 //!   for that long treats every start as heard of. So of a data directory and its copies the living one keeps the place.
 //!
@@ -22,7 +24,9 @@ use std::time::{Duration, Instant};
 use rdb_proto::metapb::{Store, StoreState, StoreStats};
 
 use super::state::{Change, KnownStore, State, Waiting};
-use super::{DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX};
+use super::{
+    DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX, UNCONFIRMED_STORES_MAX,
+};
 use crate::keys::{Counters, StoreRecord};
 
 /// Most unkept incarnations of one store. When there are more, the oldest is forgotten. A crash loop that never keeps one
@@ -76,10 +80,11 @@ pub enum Refusal {
         /// This one.
         ours: u64,
     },
-    /// It has an id that was never given out here.
+    /// It has an id that was never given out here, or whose record was dropped.
     #[error(
         "store {store_id} is not known here, though its cluster is: the placement driver's data directory is older than \
-         this store"
+         this store, or the store ended before it was registered and its id was dropped. If it never served, it holds no \
+         data: start it with an empty data directory"
     )]
     UnknownStore {
         /// The id it named.
@@ -156,12 +161,21 @@ impl State {
         if start.store_id == 0 {
             return self.decide_new_store(start, now);
         }
-        let store = self.known(start.store_id)?;
+        let dropped;
+        let store = if let Some(store) = self.stores.get(&start.store_id) {
+            store
+        } else {
+            dropped = self.dropped(registration, now)?;
+            &dropped
+        };
         let record = if store.record.present() == Some(start.incarnation) {
             decide_present_start(&store.record, registration)?
         } else {
             self.decide_next_start(store, registration, now)?
         };
+        if record.has_kept_its_id() && !store.record.has_kept_its_id() {
+            self.check_room()?;
+        }
         let mut changes = Vec::new();
         if self.regions.is_empty() && record.has_kept_its_id() {
             let mut counters = self.counters;
@@ -177,7 +191,9 @@ impl State {
     /// Whether a heartbeat comes from the start that was accepted last.
     pub(super) fn check_heartbeat(&self, start: &Start) -> Result<(), Refusal> {
         self.check_cluster(start)?;
-        let record = &self.known(start.store_id)?.record;
+        let store_id = start.store_id;
+        let store = self.stores.get(&store_id);
+        let record = &store.ok_or(Refusal::UnknownStore { store_id })?.record;
         if record.address != start.address {
             return Err(elsewhere(record, start));
         }
@@ -222,34 +238,48 @@ impl State {
 
     /// All stores that have kept their id.
     pub(super) fn stores(&self, now: Instant) -> Vec<Store> {
+        self.confirmed().map(|store| store.to_wire(now)).collect()
+    }
+
+    fn confirmed(&self) -> impl Iterator<Item = &KnownStore> {
         let stores = self.stores.values();
-        let present = stores.filter(|store| store.record.has_kept_its_id());
-        present.map(|store| store.to_wire(now)).collect()
+        stores.filter(|store| store.record.has_kept_its_id())
     }
 
     /// The answer to a start may be lost, so the same start asks again and gets the same id.
     fn decide_new_store(&self, start: &Start, now: Instant) -> Result<(u64, Vec<Change>), Refusal> {
-        let mut records = self.stores.values().map(|store| &store.record);
+        let records = || self.stores.values().map(|store| &store.record);
         let same_start = |record: &&StoreRecord| record.present() == Some(start.incarnation);
-        if let Some(record) = records.find(same_start) {
+        if let Some(record) = records().find(same_start) {
             return Ok((record.id, Vec::new()));
         }
         self.check_address_free(start, now)?;
-        if self.stores.len() >= STORES_MAX {
-            return Err(Refusal::TooManyStores);
-        }
+        self.check_room()?;
         let counters = Counters {
             store_id: self.counters.store_id + 1,
             ..self.counters
         };
-        let record = StoreRecord {
-            id: counters.store_id,
-            address: start.address.clone(),
-            incarnation: start.incarnation,
-            ..StoreRecord::default()
-        };
-        let changes = vec![Change::Counters(counters), Change::Store(record)];
+        let record = StoreRecord::unconfirmed(counters.store_id, start);
+        let unconfirmed = || records().filter(|record| !record.has_kept_its_id());
+        let surplus = (unconfirmed().count() + 1).saturating_sub(UNCONFIRMED_STORES_MAX);
+        let dropped = unconfirmed().take(surplus);
+        let mut changes = vec![Change::Counters(counters), Change::Store(record)];
+        changes.extend(dropped.map(|record| Change::NoStore(record.id)));
         Ok((counters.store_id, changes))
+    }
+
+    /// The store as it was before its record was dropped, for the start that has kept its id.
+    fn dropped(&self, registration: &Registration, now: Instant) -> Result<KnownStore, Refusal> {
+        let start = &registration.start;
+        let store_id = start.store_id;
+        if store_id > self.counters.store_id || !registration.is_kept() {
+            return Err(Refusal::UnknownStore { store_id });
+        }
+        self.check_address_free(start, now)?;
+        Ok(KnownStore {
+            record: StoreRecord::unconfirmed(store_id, start),
+            ..KnownStore::default()
+        })
     }
 
     /// Another start asks for the place of the present one.
@@ -290,10 +320,12 @@ impl State {
         }
     }
 
-    fn known(&self, store_id: u64) -> Result<&KnownStore, Refusal> {
-        self.stores
-            .get(&store_id)
-            .ok_or(Refusal::UnknownStore { store_id })
+    fn check_room(&self) -> Result<(), Refusal> {
+        if self.confirmed().count() < STORES_MAX {
+            Ok(())
+        } else {
+            Err(Refusal::TooManyStores)
+        }
     }
 
     /// Refuses the start unless every other store at its address is silent.
@@ -323,6 +355,16 @@ impl State {
 
 /// What the numbers of a record mean. 0 stands for "none" in both.
 impl StoreRecord {
+    /// A store whose first start was given this id.
+    fn unconfirmed(id: u64, start: &Start) -> Self {
+        Self {
+            id,
+            address: start.address.clone(),
+            incarnation: start.incarnation,
+            ..Self::default()
+        }
+    }
+
     /// The start that was accepted last. `None` after a restore: any may have been, and any may be the next.
     fn present(&self) -> Option<u64> {
         Some(self.incarnation).filter(|&incarnation| incarnation != 0)

@@ -375,16 +375,94 @@ fn strangers_are_refused() {
     assert_eq!(scene.beat(&start("a:1", 1, 0)), Err(refused));
 }
 
+/// As many first starts as drop the record of every unconfirmed store.
+fn flood(scene: &mut Scene) {
+    for number in 0..UNCONFIRMED_STORES_MAX as u64 {
+        let registered = scene.register(&fresh(&format!("flood:{number}"), 1_000 + number));
+        assert_eq!(registered, Ok(scene.state.counters.store_id));
+    }
+    assert_eq!(
+        scene.state.confirmed().count() + UNCONFIRMED_STORES_MAX,
+        scene.state.stores.len()
+    );
+}
+
+#[test]
+fn ids_that_nobody_keeps_leave_room_for_stores_and_are_never_given_out_again() {
+    let mut scene = Scene::with_original();
+    // As a process without that bound left them.
+    for id in 2..=STORES_MAX as u64 {
+        let start = fresh(&format!("lost:{id}"), 100_000 + id).start;
+        scene
+            .state
+            .apply(Change::Store(StoreRecord::unconfirmed(id, &start)));
+    }
+    scene.state.counters.store_id = STORES_MAX as u64;
+    let next = STORES_MAX as u64 + 1;
+    assert_eq!(scene.register(&fresh("b:1", 2)), Ok(next));
+    assert_eq!(scene.state.stores.len(), 1 + UNCONFIRMED_STORES_MAX);
+    assert_eq!(scene.register(&fresh("b:1", 2)), Ok(next), "lost answer");
+    assert_eq!(scene.register(&start_of(next, "b:1", 2, 2)), Ok(next));
+    flood(&mut scene);
+    assert_eq!(scene.state.stores(scene.now).len(), 2);
+    assert_eq!(scene.beat(&start("a:1", 1, 1)), Ok(()));
+}
+
+#[test]
+fn a_start_that_keeps_its_id_in_a_flood_gets_it_back() {
+    let mut scene = Scene::empty();
+    assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+    assert_eq!(scene.register(&fresh("b:1", 2)), Ok(2));
+    flood(&mut scene);
+    let unknown = Err(Refusal::UnknownStore { store_id: 1 });
+    assert_eq!(scene.beat(&start("a:1", 1, 1)), unknown.clone());
+    assert_eq!(scene.register(&start("a:1", 1, 1)), Ok(1));
+    assert_eq!(scene.beat(&start("a:1", 1, 1)), Ok(()));
+    assert_eq!(scene.state.regions_of(1).len(), 1);
+
+    // The other ended before it could say that it had kept it, or never got it.
+    let restarted = scene.register(&start_of(2, "b:1", 3, 2));
+    assert_eq!(restarted, Err(Refusal::UnknownStore { store_id: 2 }));
+    let next = scene.state.counters.store_id + 1;
+    assert_eq!(scene.register(&fresh("b:1", 2)), Ok(next));
+    let never_given = next + 1;
+    let refused = scene.register(&start_of(never_given, "c:1", 4, 4));
+    let unknown = Refusal::UnknownStore {
+        store_id: never_given,
+    };
+    assert_eq!(refused, Err(unknown));
+}
+
+#[test]
+fn a_dropped_store_does_not_come_back_at_the_address_of_another() {
+    let mut scene = Scene::empty();
+    assert_eq!(scene.register(&fresh("a:1", 1)), Ok(1));
+    flood(&mut scene);
+    let next = scene.state.counters.store_id + 1;
+    assert_eq!(scene.register(&fresh("a:1", 2)), Ok(next));
+    assert_eq!(scene.register(&start_of(next, "a:1", 2, 2)), Ok(next));
+    let refused = scene.register(&start("a:1", 1, 1));
+    assert!(matches!(refused, Err(Refusal::AddressTaken(store)) if store.id == next));
+}
+
 #[test]
 fn a_cluster_has_no_more_stores_than_one_answer_can_list() {
     let mut scene = Scene::empty();
-    for number in 1..=STORES_MAX as u64 {
+    scene.state.counters.store_id = STORES_MAX as u64;
+    let late = [fresh("b:1", 2), fresh("c:1", 3)];
+    let late = late.map(|fresh| (scene.register(&fresh).unwrap(), fresh.start));
+    for number in 1..STORES_MAX as u64 {
         scene.state.apply(Change::Store(StoreRecord {
             id: number,
             address: format!("{number:0250}:{number}"),
             ..StoreRecord::default()
         }));
     }
+    let kept = late.map(|(id, start)| {
+        let incarnation = start.incarnation;
+        scene.register(&start_of(id, &start.address, incarnation, incarnation))
+    });
+    assert_eq!(kept, [Ok(10_001), Err(Refusal::TooManyStores)]);
     let one_more = fresh("a:1", 1);
     assert_eq!(scene.register(&one_more), Err(Refusal::TooManyStores));
     let answer = rdb_proto::pdpb::GetStoresResponse {
