@@ -1,13 +1,14 @@
 //! FlareDB's replication: Raft groups on openraft.
 //!
 //! A payload is bytes, and a state machine is whatever applies them: nothing here knows of keys, values or regions.
-//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]) and says what a log
-//! looks like on the disk ([`encoding`]).
+//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]) and keeps the logs of all groups
+//! of a process ([`log`]).
 
 #![forbid(unsafe_code)]
 
 mod completion;
 pub mod encoding;
+pub mod log;
 mod types;
 
 pub use completion::{Completion, Dropped};
