@@ -1,18 +1,19 @@
 //! FlareDB's replication: Raft groups on openraft.
 //!
 //! A payload is bytes, and a state machine is whatever applies them: nothing here knows of keys, values or regions.
-//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]) and keeps the logs of all groups
-//! of a process ([`log`]).
+//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]) keeps the logs of all groups of
+//! a process ([`log`]), and drives what they are applied to ([`machine`]).
 
 #![forbid(unsafe_code)]
 
 mod completion;
 pub mod encoding;
 pub mod log;
+pub mod machine;
 mod types;
 
 pub use completion::{Completion, Dropped};
 pub use types::{
-    Answer, CommittedLeaderId, Content, Entry, LeaderId, LogId, Membership, Payload, StoreNode,
-    StoredMembership, TypeConfig, Vote,
+    Answer, CommittedLeaderId, Content, Entry, LeaderId, LogId, Membership, Payload, Snapshot,
+    SnapshotMeta, StoreNode, StoredMembership, TypeConfig, Vote,
 };

@@ -30,6 +30,10 @@ pub type Entry = openraft::Entry<CommittedLeaderId, Content>;
 pub type Membership = openraft::Membership<u64, StoreNode>;
 /// A membership, and the entry that it came with.
 pub type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, StoreNode>;
+/// What openraft knows of a snapshot.
+pub type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, StoreNode>;
+/// A snapshot with its content.
+pub type Snapshot<Content> = openraft::Snapshot<CommittedLeaderId, u64, StoreNode, Content>;
 
 /// The types that openraft works with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +76,16 @@ impl fmt::Debug for Payload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, formatter)
     }
+}
+
+/// About what an entry takes in memory and on the disk.
+pub(crate) fn entry_bytes(entry: &Entry) -> usize {
+    const OVERHEAD_BYTES: usize = 64;
+    let payload_bytes = match &entry.payload {
+        Content::Normal(payload) => payload.0.len(),
+        Content::Blank | Content::Membership(_) => 0,
+    };
+    OVERHEAD_BYTES + payload_bytes
 }
 
 /// Where a peer lives. The address of a store may change, its id does not.

@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::job::entry_bytes;
-use crate::types::Entry;
+use crate::types::{Entry, entry_bytes};
 
 /// Up to where a group keeps entries that could be read from the device.
 const GROUP_BYTES_MAX: usize = 1 << 20;

@@ -237,13 +237,15 @@ fn first_and_last(
     Ok(Some((first_index?, last.log_id)))
 }
 
-/// An empty log that never held anything may begin anywhere.
+/// A log that never held anything may begin anywhere.
 fn check_follows(last: Option<LogId>, next: LogId) -> io::Result<()> {
-    if last.is_some() && next.index != end_after(last) {
-        let message = format!("entry {} was to be appended after {last:?}", next.index);
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    match last {
+        Some(last) if end_after(Some(last)) != next.index => {
+            let message = format!("entry {} does not follow entry {}", next.index, last.index);
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

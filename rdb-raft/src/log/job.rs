@@ -11,14 +11,14 @@ use super::group_log::GroupLog;
 use super::health::stopped;
 use super::{Batch, keys};
 use crate::encoding;
-use crate::types::{Content, Entry, LogId, TypeConfig, Vote};
+use crate::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
 
 /// Most entries that are truncated one by one. A range delete burdens every later read near it, and most truncations are
 /// short.
 const POINT_DELETES_MAX: u64 = 1024;
 
-/// What an entry counts beyond its payload.
-const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// About what a change without entries adds to a batch.
+const CHANGE_BYTES: usize = 64;
 
 /// One change of one group's log. Dropping it unanswered reads as a failure.
 pub(super) enum Job {
@@ -50,7 +50,7 @@ impl Job {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Append { entries, .. } => entries.iter().map(entry_bytes).sum(),
-            Self::Vote { .. } | Self::Truncate { .. } | Self::Purge { .. } => ENTRY_OVERHEAD_BYTES,
+            Self::Vote { .. } | Self::Truncate { .. } | Self::Purge { .. } => CHANGE_BYTES,
         }
     }
 
@@ -122,15 +122,6 @@ impl Job {
             Self::Truncate { .. } | Self::Purge { .. } => {}
         }
     }
-}
-
-/// About what an entry takes, on the device and in memory.
-pub(super) fn entry_bytes(entry: &Entry) -> usize {
-    let payload_bytes = match &entry.payload {
-        Content::Normal(payload) => payload.0.len(),
-        Content::Blank | Content::Membership(_) => 0,
-    };
-    ENTRY_OVERHEAD_BYTES + payload_bytes
 }
 
 fn delete_range(group_id: u64, removed: &Range<u64>, batch: &mut Batch) {

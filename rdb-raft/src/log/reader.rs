@@ -11,10 +11,9 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::task::spawn_blocking;
 
 use super::group_log::GroupLog;
-use super::job::entry_bytes;
 use super::{LogDevice, keys};
 use crate::encoding::{self, DecodeError};
-use crate::types::{Entry, TypeConfig, Vote};
+use crate::types::{Entry, TypeConfig, Vote, entry_bytes};
 
 /// What a read that may be short stops at. One entry is read in any case.
 const READ_BYTES_MAX: usize = 1 << 20;

@@ -111,7 +111,7 @@ impl Shared {
 /// What the thread owns.
 struct Worker {
     shared: Arc<Shared>,
-    /// Kept for its memory.
+    /// Used again for each round, so that its buffer is allocated once.
     batch: Batch,
 }
 

@@ -7,12 +7,9 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use rdb_raft::{
-    Answer, CommittedLeaderId, Content, LogId, StoreNode, StoredMembership, TypeConfig,
-};
+use rdb_raft::{Answer, Content, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
-type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, StoreNode>;
-pub(crate) type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, StoreNode, Vec<Bytes>>;
+pub(crate) type Snapshot = rdb_raft::Snapshot<Vec<Bytes>>;
 
 /// Clones share the state, so a clone is what a restart finds of it.
 #[derive(Clone, Default)]

@@ -12,5 +12,6 @@ mod network;
 
 mod initial_state;
 mod log_model;
+mod state_machine;
 mod suite;
 mod writer;
