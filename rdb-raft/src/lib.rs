@@ -1,8 +1,8 @@
 //! FlareDB's replication: Raft groups on openraft.
 //!
 //! A payload is bytes, and a state machine is whatever applies them: nothing here knows of keys, values or regions.
-//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]) keeps the logs of all groups of
-//! a process ([`log`]), and drives what they are applied to ([`machine`]).
+//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]), keeps the logs of all groups of a process
+//! ([`log`]), and drives what they are applied to ([`machine`]).
 
 #![forbid(unsafe_code)]
 
