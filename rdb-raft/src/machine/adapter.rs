@@ -22,7 +22,7 @@ const APPLY_BYTES_MAX: usize = 1 << 20;
 /// Feeds a [`StateMachine`] the entries that are committed.
 ///
 /// What is ready is applied at once, on the task of the group. Only what has to read the disk goes to a blocking thread.
-pub struct Machine {
+pub(crate) struct Machine {
     machine: Arc<dyn StateMachine>,
     /// Reader of the group's log. It is told what is applied, which need not stay in memory.
     log: LogReader,
@@ -31,7 +31,7 @@ pub struct Machine {
 
 impl Machine {
     /// The state machine of the group whose log it is.
-    pub fn new(machine: Arc<dyn StateMachine>, log: LogReader) -> Self {
+    pub(crate) fn new(machine: Arc<dyn StateMachine>, log: LogReader) -> Self {
         Self {
             snapshots: PositionBuilder::new(Arc::clone(&machine)),
             machine,

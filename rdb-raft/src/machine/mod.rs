@@ -5,8 +5,8 @@ mod position;
 
 use std::io;
 
-pub use adapter::Machine;
-pub use position::{Position, PositionBuilder};
+pub(crate) use adapter::Machine;
+pub(crate) use position::{Position, PositionBuilder};
 
 use crate::types::{Answer, Entry, LogId, StoredMembership};
 

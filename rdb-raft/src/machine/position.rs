@@ -14,11 +14,11 @@ use crate::types::{Snapshot, SnapshotMeta, TypeConfig};
 
 /// The content of a snapshot. A follower that needs the data itself cannot be helped yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Position;
+pub(crate) struct Position;
 
 /// Flushes a state machine, and takes what is flushed then for a snapshot.
 #[derive(Clone)]
-pub struct PositionBuilder {
+pub(crate) struct PositionBuilder {
     machine: Arc<dyn StateMachine>,
     last_built: Arc<Mutex<Option<SnapshotMeta>>>,
 }

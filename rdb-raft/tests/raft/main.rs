@@ -12,6 +12,6 @@ mod network;
 
 mod initial_state;
 mod log_model;
-mod state_machine;
+mod one_voter;
 mod suite;
 mod writer;
