@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Group, Leader, ProposeError};
-use rdb_raft::log::{LogWriter, MemoryDevice};
+use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
 use rdb_raft::{Answer, Content, Membership, StoreNode, StoredMembership, Timing};
 use tokio::sync::oneshot;
 
+use crate::device::{Fault, TestDevice};
 use crate::entries::log_id;
 
 /// Keeps payloads, and remembers what would survive a crash.
@@ -119,7 +120,7 @@ impl StateMachine for Payloads {
     }
 }
 
-async fn start(device: Arc<MemoryDevice>, payloads: Arc<Payloads>) -> (LogWriter, Group) {
+async fn start(device: Arc<dyn LogDevice>, payloads: Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(device).unwrap();
     let log = writer.open_group(1).unwrap();
     let group = Group::start(1, Timing::default(), log, payloads).await;
@@ -148,7 +149,7 @@ impl Peer {
 
     async fn start(device: MemoryDevice, payloads: Arc<Payloads>) -> Self {
         let device = Arc::new(device);
-        let (writer, group) = start(Arc::clone(&device), Arc::clone(&payloads)).await;
+        let (writer, group) = start(Arc::clone(&device) as _, Arc::clone(&payloads)).await;
         group.lead_alone().await.unwrap();
         Self {
             group,
@@ -267,14 +268,30 @@ async fn a_failed_apply_ends_the_group_and_leaves_the_outcome_unknown() {
 async fn a_group_that_cannot_apply_does_not_lead() {
     let payloads = Payloads::bootstrapped([1]);
     payloads.state().has_failed = true;
-    let (_writer, group) = start(Arc::default(), payloads).await;
+    let (_writer, group) = start(Arc::<MemoryDevice>::default(), payloads).await;
     let ended = group.lead_alone().await.unwrap_err();
     assert!(ended.cause.contains("the test says so"), "{ended}");
 }
 
 #[tokio::test]
+async fn a_failed_log_ends_the_group_and_says_why() {
+    let device = Arc::<TestDevice>::default();
+    let (_writer, group) = start(Arc::clone(&device) as _, Payloads::bootstrapped([1])).await;
+    group.lead_alone().await.unwrap();
+    device.break_down(Fault::Write);
+    let lost = propose(&group, b"a").outcome().await.unwrap_err();
+    assert!(!lost.is_certain());
+    let ended = group.lead_alone().await.unwrap_err();
+    assert!(ended.cause.contains("the device is broken"), "{ended}");
+    group.shut_down().await;
+    let refused = propose(&group, b"b").outcome().await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NotQueued { .. }));
+}
+
+#[tokio::test]
 async fn what_nobody_takes_in_is_certainly_not_applied() {
-    let (_writer, group) = start(Arc::default(), Payloads::bootstrapped([1, 2])).await;
+    let device = Arc::<MemoryDevice>::default();
+    let (_writer, group) = start(device, Payloads::bootstrapped([1, 2])).await;
     let refused = propose(&group, b"a").outcome().await;
     assert_eq!(refused, Err(ProposeError::NotLeader));
     group.shut_down().await;
