@@ -1,0 +1,41 @@
+//! The bytes of what a log keeps. All integers are big-endian.
+//!
+//! Every value begins with its format. A release reads every older format and refuses a newer one. The bytes of a format
+//! never change. openraft's own serialization makes no such promise and is not used.
+//!
+//! Decoding is total: bytes that the module of their kind cannot have written are refused, and none makes it panic. What is
+//! read encodes to the same bytes again.
+
+pub mod entry;
+pub mod log_id;
+pub mod membership;
+pub mod vote;
+
+use bytes::TryGetError;
+
+/// Encoded bytes that the module of their kind cannot have written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a {what} of {bytes} bytes cannot be read: {problem}")]
+pub struct DecodeError {
+    /// What it should have been.
+    pub what: &'static str,
+    /// How long it is.
+    pub bytes: usize,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+impl From<DecodeError> for std::io::Error {
+    fn from(error: DecodeError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// What is wrong with encoded bytes.
+struct Problem(&'static str);
+
+impl From<TryGetError> for Problem {
+    fn from(_: TryGetError) -> Self {
+        Self("it ends too early")
+    }
+}

@@ -1,0 +1,216 @@
+//! One peer of a group: it starts, takes proposals, and ends.
+
+mod alone;
+mod proposal;
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::Mutex;
+use tokio::task::{spawn_blocking, unconstrained};
+
+pub use proposal::ProposeError;
+
+use crate::log::LogStore;
+use crate::machine::{Machine, StateMachine};
+use crate::timing::{Timing, TimingError};
+use crate::types::{Answer, Payload, TypeConfig};
+use alone::Alone;
+use proposal::Proposal;
+
+type Fatal = openraft::errors::Fatal<TypeConfig>;
+type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+
+/// One peer of a group. Cheap to clone; it runs until [`Group::shut_down`].
+///
+/// The log has to hold all entries after the position of the state machine, or be empty. A state machine without a membership
+/// makes a peer that waits for a leader.
+///
+/// Peers cannot reach each other yet, so only a group of one voter gets a leader.
+#[derive(Clone)]
+pub struct Group {
+    raft: openraft::Raft<TypeConfig, Machine>,
+    machine: Arc<dyn StateMachine>,
+    purging: Arc<Mutex<()>>,
+}
+
+/// Who leads a group, as far as a peer knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leader {
+    /// The latest term that the peer knows of.
+    pub term: u64,
+    /// The peer that leads in it, if there is one.
+    pub peer_id: Option<u64>,
+}
+
+/// Why a group did not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// An interval cannot be.
+    #[error(transparent)]
+    Timing(#[from] TimingError),
+    /// The log or the state machine cannot be read, or they contradict each other.
+    #[error("the group cannot start: {cause}")]
+    Failed {
+        /// What openraft said.
+        cause: String,
+    },
+}
+
+/// The group has ended: it was shut down, or its log or its state machine failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the group has ended: {cause}")]
+pub struct Ended {
+    /// What it ended with.
+    pub cause: String,
+}
+
+/// Why a log was not purged.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// The group has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// The state machine could not be flushed.
+    #[error("the state machine could not be flushed: {0}")]
+    Flush(#[from] io::Error),
+}
+
+impl Group {
+    /// Starts a peer on its log and its state machine.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(
+        peer_id: u64,
+        timing: Timing,
+        log: LogStore,
+        machine: Arc<dyn StateMachine>,
+    ) -> Result<Self, StartError> {
+        timing.validate()?;
+        let adapter = Machine::new(Arc::clone(&machine), log.reader());
+        let config = Arc::new(timing.config());
+        let raft = openraft::Raft::build(peer_id, config, Alone, log, adapter).await;
+        let raft = raft.map_err(|error| StartError::Failed {
+            cause: error.to_string(),
+        })?;
+        raft.run();
+        Ok(Self {
+            raft,
+            machine,
+            purging: Arc::default(),
+        })
+    }
+
+    /// Campaigns at once, and waits until this peer leads and has applied all that earlier leaders left. For a group whose
+    /// only voter it is: a peer of others would disturb them.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended.
+    pub async fn lead_alone(&self) -> Result<(), Ended> {
+        self.raft.trigger().elect(false).await?;
+        let leads = |metrics: &RaftMetrics| {
+            let applied = metrics.last_applied.as_ref();
+            let applied_term = applied.map(|applied| applied.leader_id.term);
+            metrics.state == ServerState::Leader && applied_term == Some(metrics.current_term)
+        };
+        self.wait_until(leads).await
+    }
+
+    /// Who leads, as far as this peer knows.
+    pub fn leader(&self) -> Leader {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Leader {
+            term: metrics.current_term,
+            peer_id: metrics.current_leader,
+        }
+    }
+
+    /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
+    /// here or on a task of the group, and must neither block nor panic.
+    ///
+    /// It never waits: proposals are in the log in the order of these calls.
+    pub fn propose(
+        &self,
+        payload: Bytes,
+        complete: impl FnOnce(Result<Answer, ProposeError>) + Send + 'static,
+    ) {
+        let proposal = Proposal::new(complete);
+        let completion = proposal.completion();
+        let written = self
+            .raft
+            .client_write_ff(Payload(payload), Some(completion));
+        // tokio would let it wait now and then although there is room, and then another proposal would be earlier.
+        let polled = {
+            let mut written = pin!(unconstrained(written));
+            written
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+        };
+        match polled {
+            Poll::Ready(Ok(())) => proposal.queued(),
+            Poll::Ready(Err(fatal)) => proposal.refused(fatal.to_string()),
+            // It waits for room, or for the end of a group that took nothing. Either way nothing was queued.
+            Poll::Pending => {
+                proposal.refused("too many proposals wait, or it has ended".to_owned())
+            }
+        }
+    }
+
+    /// Flushes the state machine, and lets the log be purged up to an index, but never beyond what is flushed.
+    ///
+    /// # Errors
+    ///
+    /// When the state machine cannot be flushed, or the group has ended.
+    pub async fn purge(&self, upto: u64) -> Result<(), PurgeError> {
+        // openraft ignores a second request while it builds a snapshot, and that one may be older than the flush.
+        let _one_at_a_time = self.purging.lock().await;
+        let machine = Arc::clone(&self.machine);
+        let flush = move || machine.flush().and_then(|()| machine.flushed());
+        let flushed = spawn_blocking(flush).await.map_err(io::Error::other)??;
+        let Some(flushed) = flushed.position else {
+            return Ok(());
+        };
+        let trigger = self.raft.trigger();
+        trigger.snapshot().await.map_err(Ended::from)?;
+        let is_built = |metrics: &RaftMetrics| metrics.snapshot >= Some(flushed);
+        self.wait_until(is_built).await?;
+        trigger.purge_log(upto).await.map_err(Ended::from)?;
+        Ok(())
+    }
+
+    /// Ends this peer. Proposals that have no answer by then are [`ProposeError::Unknown`].
+    pub async fn shut_down(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(%error, "a task of a group failed while the group ended");
+        }
+    }
+
+    async fn wait_until(
+        &self,
+        condition: impl Fn(&RaftMetrics) -> bool + Send,
+    ) -> Result<(), Ended> {
+        let wait = self.raft.wait(None);
+        let waited = wait.metrics(condition, "a group").await;
+        waited.map(drop).map_err(|_| {
+            let metrics = self.raft.metrics();
+            let running = metrics.borrow_watched().running_state.clone();
+            running.err().unwrap_or(Fatal::Stopped).into()
+        })
+    }
+}
+
+impl From<Fatal> for Ended {
+    fn from(fatal: Fatal) -> Self {
+        let cause = fatal.to_string();
+        Self { cause }
+    }
+}

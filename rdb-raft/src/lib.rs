@@ -1,0 +1,22 @@
+//! FlareDB's replication: Raft groups on openraft.
+//!
+//! A payload is bytes, and a state machine is whatever applies them: nothing here knows of keys, values or regions.
+//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]), keeps the logs of all groups of a process
+//! ([`log`]), drives what they are applied to ([`machine`]), and runs the peers of groups ([`group`]).
+
+#![forbid(unsafe_code)]
+
+mod completion;
+pub mod encoding;
+pub mod group;
+pub mod log;
+pub mod machine;
+mod timing;
+mod types;
+
+pub use completion::{Completion, Dropped};
+pub use timing::{Timing, TimingError};
+pub use types::{
+    Answer, CommittedLeaderId, Content, Entry, LeaderId, LogId, Membership, Payload, Snapshot,
+    SnapshotMeta, StoreNode, StoredMembership, TypeConfig, Vote,
+};

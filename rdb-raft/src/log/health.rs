@@ -1,0 +1,20 @@
+//! Whether logs are written.
+
+use std::io;
+
+/// Whether logs are written. Once stopped, they are until the process starts again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogHealth {
+    /// They are.
+    Healthy,
+    /// They are not, for no group: the device failed.
+    Stopped {
+        /// What failed.
+        cause: String,
+    },
+}
+
+/// The answer to a change that came too late.
+pub(super) fn stopped(cause: &str) -> io::Error {
+    io::Error::other(format!("the Raft log has stopped: {cause}"))
+}

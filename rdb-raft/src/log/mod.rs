@@ -1,0 +1,49 @@
+//! The logs of all groups of a process, in one device with one writer.
+//!
+//! ```text
+//! LogStore ──append, vote, truncate, purge──► queue ──► LogWriter's thread ──one batch, one sync──► LogDevice
+//!    │ (one per group)                                        │                                        │
+//!    └──► GroupLog ◄────────────── what is durable ───────────┘                                        │
+//!            ▲  the end of a log, in memory                                                            │
+//!         LogReader ◄──────────────────────────── older entries ───────────────────────────────────────┘
+//! ```
+//!
+//! A [`LogStore`] changes its group's log in memory at once and queues the same change for the writer. The writer takes what
+//! is queued by all groups, writes it in order as one batch with one sync, and then completes what waits. Nothing is delayed
+//! to fill a batch.
+//!
+//! # What is promised
+//!
+//! - Changes of a group reach the device in the order in which they were made. So a vote is never less durable than an entry
+//!   appended after it.
+//! - An append or a vote completes only after it is durable.
+//! - A failed write or sync stops the log for good: what is in hand and what comes later fails, and [`LogHealth`] says why.
+//!   A sync that failed is not tried again, since the next may succeed without what the first one lost.
+//! - Entries that were appended can be read at once, before they are durable. Entries that are not durable, or not applied,
+//!   are always read from memory.
+//!
+//! # What a crash may leave
+//!
+//! Every completed change, and any number of the changes after it, in order. Truncating and purging complete at once and are
+//! durable with a later sync; openraft repeats either if it is lost.
+
+mod batch;
+mod cache;
+mod device;
+mod group_log;
+mod health;
+mod job;
+mod keys;
+mod memory_device;
+mod queue;
+mod reader;
+mod store;
+mod writer;
+
+pub use batch::{Batch, Change};
+pub use device::{LogDevice, Visit};
+pub use health::LogHealth;
+pub use memory_device::MemoryDevice;
+pub use reader::LogReader;
+pub use store::LogStore;
+pub use writer::LogWriter;

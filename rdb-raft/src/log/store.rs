@@ -1,0 +1,98 @@
+//! The log of a group as openraft writes it.
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend};
+use tokio::sync::oneshot;
+
+use super::group_log::GroupLog;
+use super::health::stopped;
+use super::job::{Flushed, Job};
+use super::queue::Queue;
+use super::{LogDevice, LogReader};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
+
+/// The log of one group, and the only one that changes it.
+///
+/// A change is made in memory and queued for the writer before its method returns. Only a vote waits until it is durable.
+/// When the writer has stopped, changes fail; memory may then be ahead of the device, which the next open sorts out.
+pub struct LogStore {
+    log: Arc<GroupLog>,
+    queue: Arc<Queue>,
+    device: Arc<dyn LogDevice>,
+}
+
+impl LogStore {
+    pub(super) fn new(log: Arc<GroupLog>, queue: Arc<Queue>, device: Arc<dyn LogDevice>) -> Self {
+        Self { log, queue, device }
+    }
+
+    /// A reader of this log. It sees every change at once.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(Arc::clone(&self.log), Arc::clone(&self.device))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        Ok(self.log.log_state())
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        self.reader()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (saved, durable) = oneshot::channel();
+        self.queue.push(Job::Vote {
+            group_id: self.log.group_id(),
+            vote: *vote,
+            saved,
+        })?;
+        let ended = |_| stopped("the writer ended before the vote was written");
+        durable.await.map_err(ended)??;
+        self.log.set_vote(*vote);
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<_> = entries.into_iter().collect();
+        let truncations = self.log.append(&entries)?;
+        self.queue.push(Job::Append {
+            log: Arc::clone(&self.log),
+            entries,
+            truncations,
+            flushed: Flushed::new(callback),
+        })
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let removed = self.log.truncate_after(last_log_id);
+        if removed.is_empty() {
+            return Ok(());
+        }
+        self.queue.push(Job::Truncate {
+            group_id: self.log.group_id(),
+            removed,
+        })
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        let Some(removed) = self.log.purge(log_id) else {
+            return Ok(());
+        };
+        self.queue.push(Job::Purge {
+            group_id: self.log.group_id(),
+            removed,
+            upto: log_id,
+        })
+    }
+}

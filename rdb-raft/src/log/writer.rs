@@ -1,0 +1,168 @@
+//! The thread that writes all logs.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::cache::CachedBytes;
+use super::group_log::GroupLog;
+use super::job::Job;
+use super::queue::{Queue, Taken};
+use super::{Batch, LogDevice, LogHealth, LogStore};
+
+/// How often the device is asked for failures that no write was told of.
+const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Writes the logs of all groups. Dropping it closes it.
+pub struct LogWriter {
+    shared: Arc<Shared>,
+    cached_bytes: Arc<CachedBytes>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    queue: Arc<Queue>,
+    device: Arc<dyn LogDevice>,
+    health: watch::Sender<LogHealth>,
+}
+
+impl LogWriter {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread left.
+    pub fn start(device: Arc<dyn LogDevice>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Arc::default(),
+            device,
+            health: watch::Sender::new(LogHealth::Healthy),
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            batch: Batch::default(),
+        };
+        let thread = thread::Builder::new().name("rdb-log-writer".to_owned());
+        Ok(Self {
+            thread: Mutex::new(Some(thread.spawn(move || worker.run())?)),
+            cached_bytes: Arc::default(),
+            shared,
+        })
+    }
+
+    /// Opens the log of a group, which is empty if the device has none. It reads a few records and may block.
+    ///
+    /// A group has one [`LogStore`] at a time: a second one would not know what the first one changes.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot be read, or what it holds is damaged.
+    pub fn open_group(&self, group_id: u64) -> io::Result<LogStore> {
+        let shared = &self.shared;
+        let cached_bytes = Arc::clone(&self.cached_bytes);
+        let log = GroupLog::open(&*shared.device, group_id, cached_bytes)?;
+        let (queue, device) = (Arc::clone(&shared.queue), Arc::clone(&shared.device));
+        Ok(LogStore::new(Arc::new(log), queue, device))
+    }
+
+    /// Whether logs are written.
+    pub fn health(&self) -> watch::Receiver<LogHealth> {
+        self.shared.health.subscribe()
+    }
+
+    /// Refuses new changes, lets the thread write those that are queued, and waits for it to end.
+    pub fn close(&self) {
+        self.shared.queue.close("it was closed");
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // A panic was logged and answered by the worker's guard.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    /// Ends writing for good. The first cause is kept.
+    fn stop(&self, cause: String) {
+        let is_first = self.health.send_if_modified(|health| {
+            let is_first = *health == LogHealth::Healthy;
+            if is_first {
+                let cause = cause.clone();
+                *health = LogHealth::Stopped { cause };
+            }
+            is_first
+        });
+        if is_first {
+            tracing::error!(%cause, "the Raft log has stopped; mend the cause (on a full disk, free space), then restart");
+            self.queue.fail(&cause);
+        }
+    }
+}
+
+/// What the thread owns.
+struct Worker {
+    shared: Arc<Shared>,
+    /// Used again for each round, so that its buffer is allocated once.
+    batch: Batch,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let _guard = EndOfWriting(&shared);
+        let mut checked = Instant::now();
+        loop {
+            match shared.queue.take(BACKGROUND_CHECK_INTERVAL) {
+                Taken::Jobs(jobs) => self.commit(jobs),
+                Taken::Nothing => {}
+                Taken::Closed => return,
+            }
+            if checked.elapsed() >= BACKGROUND_CHECK_INTERVAL {
+                if let Some(cause) = shared.device.background_error() {
+                    shared.stop(cause);
+                }
+                checked = Instant::now();
+            }
+        }
+    }
+
+    /// Writes jobs with at most one sync, and completes them.
+    ///
+    /// The last is completed first. What openraft is told is a high-water mark: the newest append of a group covers the older
+    /// ones, which then wake nobody. Told twice within a microsecond, openraft would sleep for a tick of the clock.
+    fn commit(&mut self, jobs: Vec<Job>) {
+        self.batch.clear();
+        for job in &jobs {
+            job.write(&mut self.batch);
+        }
+        let sync = jobs.iter().any(Job::needs_sync);
+        let written = self.shared.device.write(&self.batch, sync);
+        let written = written.map_err(|error| error.to_string());
+        if let Err(cause) = &written {
+            self.shared.stop(cause.clone());
+        }
+        for job in jobs.into_iter().rev() {
+            job.complete(written.as_ref().copied().map_err(String::as_str));
+        }
+    }
+}
+
+/// Ends writing when the thread unwinds. The jobs it had fail by being dropped.
+struct EndOfWriting<'a>(&'a Shared);
+
+impl Drop for EndOfWriting<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop("the writer thread panicked".to_owned());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a group replicates: the contract of a state machine, and how openraft drives one.
+
+mod adapter;
+mod position;
+
+use std::io;
+
+pub(crate) use adapter::Machine;
+pub(crate) use position::{Position, PositionBuilder};
+
+use crate::types::{Answer, Entry, LogId, StoredMembership};
+
+/// What the entries of a group's log are applied to.
+///
+/// All replicas apply the same entries in the same order. So what an entry does has to follow from the entry and the state
+/// alone: not from the time, a limit of this store, or whether somebody waits for an answer.
+///
+/// One thread applies at a time. [`StateMachine::flush`] and [`StateMachine::flushed`] may run beside it.
+///
+/// # What a crash may leave
+///
+/// The state after some entry, together with its log id and the membership as of it. It is at least the state that
+/// [`StateMachine::flushed`] last told of: the log below that is purged. What comes after it is applied again.
+///
+/// # Failures
+///
+/// An entry that cannot be carried out, as a swap whose version does not match, is an answer. An error of
+/// [`StateMachine::apply`] is a failure of the store, and ends its part in the group: the entry is committed, other replicas
+/// have it, and this one can neither skip nor repeat it.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Applies entries, all or none, and answers each in order. What answers nobody waits for is up to the state machine.
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError::Blocks`] only if not `may_block`.
+    fn apply(&self, entries: &[Committed], may_block: bool) -> Result<Vec<Answer>, ApplyError>;
+
+    /// What a crash would leave at least. Before the first apply it is all that there is.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    fn flushed(&self) -> io::Result<Applied>;
+
+    /// Makes all that is applied survive a crash.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    fn flush(&self) -> io::Result<()>;
+}
+
+/// An entry that a quorum holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Committed {
+    /// The entry.
+    pub entry: Entry,
+    /// Whether a caller of this replica waits for the answer.
+    pub is_awaited: bool,
+}
+
+/// How far a state machine has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The last entry that was applied, of any kind.
+    pub position: Option<LogId>,
+    /// The membership as of it.
+    pub membership: StoredMembership,
+}
+
+/// Why entries were not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Something has to be read from the disk. Nothing was applied.
+    #[error("applying would have to read the disk")]
+    Blocks,
+    /// The store has failed. The entries may or may not be applied.
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+}

@@ -1,0 +1,17 @@
+//! What the crate promises, one module per promise. One binary, so that it is linked once.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a step that fails here fails the test, also in functions that several tests share"
+)]
+
+mod device;
+mod entries;
+mod machine;
+mod network;
+
+mod initial_state;
+mod log_model;
+mod one_voter;
+mod suite;
+mod writer;
