@@ -66,10 +66,13 @@ impl Connection {
         };
         let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
         let patience = Patience::new(&options);
-        let executor = CallExecutor::new(options.send_stall_timeout, drain.clone());
+        let ended = CancellationToken::new();
+        let executor = CallExecutor::new(options.send_stall_timeout, drain.clone(), ended.clone());
         let service = CallService::new(routes, Arc::clone(&self), &options);
         let builder = builder(executor, place.window_bytes);
         let mut http = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        // Dropped before the calls are woken since the connection is.
+        let _ended = ended.drop_guard();
         let mut tick = interval_at(Instant::now() + tick_duration, tick_duration);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -229,7 +229,7 @@ mod tests {
         let connections: Vec<_> = (0..=CLOSING_CONNECTIONS_MAX)
             .map(|_| connection())
             .collect();
-        let take = |connection| places.take(HERE, connection);
+        let take = |connection: &_| places.take(HERE, connection);
         let mut held: Vec<_> = connections.iter().map(|c| take(c).expect("room")).collect();
         let [first, second, ..] = &*connections else {
             panic!("there are more");
