@@ -1,12 +1,11 @@
 //! How fast a request arrives, which counts only while others wait for the bytes that it holds.
 //!
-//! A request is charged when a header arrives that says how long its message is. So a peer could keep room from all others
-//! with a few bytes. While anybody waits for the budget of the process, a request has to arrive at
-//! [`ARRIVAL_BYTES_PER_SECOND_MIN`] at least, or it gives way. Waiters wait for [`ADMISSION_WAIT`], and who comes again
-//! waits behind them.
+//! A request is charged when a header arrives that says how long its message is. So a few bytes could keep room from all
+//! others. While anybody waits for the budget of the process, a request has to arrive at
+//! [`ARRIVAL_BYTES_PER_SECOND_MIN`] at least, or it gives way. A waiter waits for [`ADMISSION_WAIT`], and the peer's next
+//! request waits behind it.
 //!
-//! A clock of its own is looked at every [`LOOK_INTERVAL`], and only for a request that lets us wait. The first interval is
-//! free.
+//! A request that lets us wait is looked at every [`LOOK_INTERVAL`]. The first interval is free.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -21,7 +20,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const BYTES_PER_LOOK: usize =
     ARRIVAL_BYTES_PER_SECOND_MIN * LOOK_INTERVAL.as_millis() as usize / 1000;
 
-/// Whoever waits sees a request of a peer that has just begun give way.
+/// Even a request that has just begun gives way before the waiter is refused.
 const _: () = assert!(3 * LOOK_INTERVAL.as_millis() < ADMISSION_WAIT.as_millis());
 
 /// The pace of one message.
