@@ -147,10 +147,13 @@ impl<B> Arriving<B> {
 
     /// Ready when the request holds what others wait for, and arrives too slowly for that.
     fn poll_gives_way(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let connection = &self.call.connection;
+        let window_bytes = connection.stream_window_bytes.get();
+        let window_bytes = window_bytes.copied().unwrap_or(usize::MAX);
         loop {
-            let due_bytes = ready!(self.pace.poll_look(context));
+            let due_bytes = ready!(self.pace.poll_look(window_bytes, context));
             if self.framing.arrived_bytes() < due_bytes
-                && self.call.connection.bytes_in_flight.process.is_waited_for()
+                && connection.bytes_in_flight.process.is_waited_for()
                 && self.call.holds_shared_bytes()
             {
                 return Poll::Ready(());

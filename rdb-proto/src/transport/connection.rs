@@ -6,7 +6,7 @@
 //! otherwise as [`Traffic::is_overdue`] says, or earlier when the places cut it off.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub(super) closing: CancellationToken,
     /// Cancelled when the connection has to end at once, whatever its calls do.
     pub(super) cut_off: CancellationToken,
+    /// The window of a stream. Known once the connection has a place.
+    pub(super) stream_window_bytes: OnceLock<usize>,
 }
 
 impl Connection {
@@ -48,6 +50,7 @@ impl Connection {
             traffic: Traffic::default(),
             closing,
             cut_off: CancellationToken::new(),
+            stream_window_bytes: OnceLock::new(),
         }
     }
 
@@ -69,6 +72,9 @@ impl Connection {
         let ended = CancellationToken::new();
         let executor = CallExecutor::new(options.send_stall_timeout, drain.clone(), ended.clone());
         let service = CallService::new(routes, Arc::clone(&self), &options);
+        let stream_window_bytes = place.window_bytes / WINDOW_RATIO;
+        self.stream_window_bytes
+            .get_or_init(|| stream_window_bytes as usize);
         let builder = builder(executor, place.window_bytes);
         let mut http = pin!(builder.serve_connection(TokioIo::new(socket), service));
         // Dropped before the calls are woken since the connection is.

@@ -5,6 +5,9 @@
 //! [`ARRIVAL_BYTES_PER_SECOND_MIN`] at least, or it gives way. A waiter waits for [`ADMISSION_WAIT`], and the peer's next
 //! request waits behind it.
 //!
+//! A peer can send no more than a window for each round trip, and late connections have small windows. So none has to send
+//! more than a window for each look.
+//!
 //! A request that lets us wait is looked at every [`LOOK_INTERVAL`]. The first interval is free.
 
 use std::pin::Pin;
@@ -31,15 +34,38 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Ready each time that the message is due for a look, with how many of its bytes should have arrived.
-    pub(super) fn poll_look(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+    /// Ready each time that the message is due for a look, with how many of its bytes should have arrived on a stream with
+    /// that window.
+    pub(super) fn poll_look(
+        &mut self,
+        window_bytes: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<usize> {
         let new = || Box::pin(sleep(LOOK_INTERVAL));
         let alarm = self.alarm.get_or_insert_with(new);
         ready!(alarm.as_mut().poll(context));
         // When nobody has read for long, only one interval counts.
         alarm.as_mut().reset(Instant::now() + LOOK_INTERVAL);
-        let due_bytes = self.looks * BYTES_PER_LOOK;
+        let due_bytes = self.looks * BYTES_PER_LOOK.min(window_bytes);
         self.looks += 1;
         Poll::Ready(due_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_has_a_moment_and_then_to_send_a_window_each_time() {
+        for (window_bytes, due_bytes) in [(8 << 10, 8 << 10), (1 << 20, 256 << 10)] {
+            let mut pace = Pace::default();
+            for looks in 0..3 {
+                let due = poll_fn(|context| pace.poll_look(window_bytes, context)).await;
+                assert_eq!(due, looks * due_bytes);
+            }
+        }
     }
 }
