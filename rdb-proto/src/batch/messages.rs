@@ -112,6 +112,7 @@ impl Messages {
                 },
                 Some(Err(status)) => {
                     self.is_over = true;
+                    self.incomplete = None;
                     // The client has given the stream up.
                     let is_failure = status.code() != Code::Cancelled;
                     return Poll::Ready(is_failure.then_some(Err(status)));

@@ -1,6 +1,7 @@
 //! The body of a request: every message is charged when its header arrives, and not read on before there is room for it.
 //!
-//! While a message waits for room, its peer's window closes. After [`ADMISSION_WAIT`] the request is refused.
+//! While a message waits for room, its peer's window closes. After [`ADMISSION_WAIT`] the request is refused. So is one that
+//! arrives slowly while others wait, see [`pace`](super::pace).
 //! A message that is too long for every service is not charged: tonic refuses it when it sees the header.
 
 use std::future::Future;
@@ -20,6 +21,7 @@ use super::call::CallBudget;
 use super::framing::Framing;
 use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES};
 use super::methods::{Method, Requests};
+use super::pace::Pace;
 use super::refusal::{no_room, overdue};
 
 /// The body of a request whose messages are charged.
@@ -32,6 +34,7 @@ pub(super) struct Arriving<B = Incoming> {
     waiting: Option<Waiting>,
     requests: Requests,
     timeouts: ArrivalTimeouts,
+    pace: Pace,
     /// Ready when what is missing of a message is overdue.
     overdue: Option<Pin<Box<Sleep>>>,
     /// Ready when the connection is closing. Made when the peer lets us wait for the first time.
@@ -69,6 +72,7 @@ impl<B> Arriving<B> {
             waiting: None,
             requests: method.requests,
             timeouts,
+            pace: Pace::default(),
             overdue: None,
             closing: None,
             is_closing: false,
@@ -80,6 +84,7 @@ impl<B> Arriving<B> {
         let begun_bytes = self.framing.advance(&frame)?;
         if begun_bytes > 0 {
             self.overdue = None;
+            self.pace = Pace::default();
         }
         if begun_bytes <= CALL_BUFFER_BYTES || self.requests.are_small() {
             self.hold(None);
@@ -125,7 +130,7 @@ impl<B> Arriving<B> {
                 Poll::Ready(Some(Ok(frame)))
             }
             Err(Busy) => {
-                self.call.refuse();
+                self.call.refuse(0);
                 Poll::Ready(Some(Err(no_room())))
             }
         }
@@ -140,6 +145,22 @@ impl<B> Arriving<B> {
             .take_if(|overdue| is_closing || overdue.deadline() <= Instant::now());
     }
 
+    /// Ready when the request holds what others wait for, and arrives too slowly for that.
+    fn poll_gives_way(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let connection = &self.call.connection;
+        let window_bytes = connection.stream_window_bytes.get();
+        let window_bytes = window_bytes.copied().unwrap_or(usize::MAX);
+        loop {
+            let due_bytes = ready!(self.pace.poll_look(window_bytes, context));
+            if self.framing.arrived_bytes() < due_bytes
+                && connection.bytes_in_flight.process.is_waited_for()
+                && self.call.holds_shared_bytes()
+            {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     /// Ready with the end of a request whose peer lets us wait.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Option<Status>> {
         if matches!(self.requests, Requests::Unary | Requests::ForeignStream) && !self.is_closing {
@@ -152,7 +173,17 @@ impl<B> Arriving<B> {
                 self.overdue = None;
             }
         }
-        let is_due = self.framing.incomplete_bytes() > 0;
+        let incomplete_bytes = self.framing.incomplete_bytes();
+        let is_due = incomplete_bytes > 0;
+        // Nothing of a unary request is needed any more once it is refused.
+        let unread_bytes = match self.requests {
+            Requests::Unary => usize::MAX,
+            _ => incomplete_bytes,
+        };
+        if unread_bytes > 0 && self.poll_gives_way(context).is_ready() {
+            self.call.refuse(unread_bytes);
+            return Poll::Ready(Some(no_room()));
+        }
         let timeout = match self.requests {
             Requests::ForeignStream if self.is_closing => return Poll::Ready(None),
             Requests::Unary if self.is_closing => self.timeouts.closing,

@@ -164,6 +164,11 @@ impl Reservation {
         self.bytes
     }
 
+    /// Whether all of it is of the guaranteed part of its connection.
+    pub(super) fn is_guaranteed(&self) -> bool {
+        self.guaranteed_bytes == self.bytes
+    }
+
     /// Gives back what is beyond `bytes`: once the size that was guessed is known.
     pub fn shrink_to(&mut self, bytes: usize) {
         drop(self.split_off(self.bytes.saturating_sub(bytes)));

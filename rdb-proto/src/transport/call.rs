@@ -143,9 +143,21 @@ impl CallBudget {
         }
     }
 
-    /// A message of the request found no room.
-    pub(super) fn refuse(&self) {
-        self.charges().is_refused = true;
+    /// Whether the request holds bytes that other connections can wait for.
+    pub(super) fn holds_shared_bytes(&self) -> bool {
+        let charges = self.charges();
+        let mut held = [&charges.base, &charges.arrived].into_iter().flatten();
+        held.any(|reservation| !reservation.is_guaranteed())
+    }
+
+    /// A message of the request found no room. Gives `unread_bytes` back of what was charged for the request.
+    pub(super) fn refuse(&self, unread_bytes: usize) {
+        let charges = &mut *self.charges();
+        charges.is_refused = true;
+        charges.incomplete_bytes = 0;
+        if let Some(arrived) = &mut charges.arrived {
+            arrived.shrink_to(arrived.bytes().saturating_sub(unread_bytes));
+        }
     }
 
     pub(super) fn is_refused(&self) -> bool {

@@ -50,13 +50,20 @@ pub(super) struct CallExecutor {
     send_stall_timeout: Duration,
     /// Once cancelled, [`DRAIN_STALLED_TICKS`] bound the time without progress.
     drain: CancellationToken,
+    /// Cancelled when the connection has ended. Calls that are to run then end instead.
+    ended: CancellationToken,
 }
 
 impl CallExecutor {
-    pub(super) fn new(send_stall_timeout: Duration, drain: CancellationToken) -> Self {
+    pub(super) fn new(
+        send_stall_timeout: Duration,
+        drain: CancellationToken,
+        ended: CancellationToken,
+    ) -> Self {
         Self {
             send_stall_timeout,
             drain,
+            ended,
         }
     }
 
@@ -104,7 +111,7 @@ impl<F: Future<Output = ()>> Future for CallTask<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let task = self.project();
-        if task.call.poll(context).is_ready() {
+        if task.executor.ended.is_cancelled() || task.call.poll(context).is_ready() {
             return Poll::Ready(());
         }
         let Some(times_asked) = PROGRESS.with(Progress::waiting) else {
@@ -134,7 +141,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{Pending, pending};
+    use std::future::{Pending, pending, poll_fn};
 
     use futures::FutureExt;
 
@@ -149,7 +156,7 @@ mod tests {
     async fn stalled() -> Task {
         let mut task = Box::pin(CallTask {
             call: pending(),
-            executor: CallExecutor::new(SHORT, CancellationToken::new()),
+            executor: CallExecutor::new(SHORT, CancellationToken::new(), CancellationToken::new()),
             waiting: None,
         });
         assert!(!is_reset(&mut task, 1, true));
@@ -182,5 +189,18 @@ mod tests {
         let mut task = stalled().await;
         assert!(!is_reset(&mut task, 1, false));
         assert!(!is_reset(&mut task, 1, true), "it waits anew");
+    }
+
+    #[test]
+    fn a_call_whose_connection_has_ended_does_not_go_on() {
+        let ended = CancellationToken::new();
+        let task = CallTask {
+            call: poll_fn(|_| -> Poll<()> { panic!("it goes on") }),
+            executor: CallExecutor::new(LONG, CancellationToken::new(), ended.clone()),
+            waiting: None,
+        };
+        ended.cancel();
+        let has_ended = PROGRESS.sync_scope(Progress::default(), || task.now_or_never());
+        assert_eq!(has_ended, Some(()));
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! Cancelling [`Connection::closing`] closes it. The drain does so, the places when all are taken, and the connection's own
 //! task when nothing has moved for long. The peer is then told to go away. Calls that it has sent are still answered, and
-//! streams that watch the token end. The connection ends when its last call has ended.
+//! streams that watch the token end. The connection ends when its peer has acknowledged and the last call has ended, and
+//! otherwise as [`Traffic::is_overdue`] says, or earlier when the places cut it off.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,13 +20,13 @@ use super::budget::{ByteBudget, BytesInFlight};
 use super::call_service::CallService;
 use super::call_task::CallExecutor;
 use super::limits::{
-    BATCH_STREAMS_MAX, CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT, HEADER_LIST_BYTES_MAX,
-    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_RATIO,
+    BATCH_STREAMS_MAX, CONCURRENT_STREAMS_MAX, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
+    KEEPALIVE_TIMEOUT, WINDOW_RATIO,
 };
 use super::places::Place;
 use super::serve::ServeOptions;
 use super::socket::Socket;
-use super::traffic::Traffic;
+use super::traffic::{Patience, Traffic};
 
 /// What the calls of one connection share.
 #[derive(Debug)]
@@ -36,6 +36,10 @@ pub(super) struct Connection {
     pub(super) batch_streams: Arc<Semaphore>,
     pub(super) traffic: Traffic,
     pub(super) closing: CancellationToken,
+    /// Cancelled when the connection has to end at once, whatever its calls do.
+    pub(super) cut_off: CancellationToken,
+    /// The window of a stream. Known once the connection has a place.
+    pub(super) stream_window_bytes: OnceLock<usize>,
 }
 
 impl Connection {
@@ -45,6 +49,8 @@ impl Connection {
             batch_streams: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
             traffic: Traffic::default(),
             closing,
+            cut_off: CancellationToken::new(),
+            stream_window_bytes: OnceLock::new(),
         }
     }
 
@@ -62,45 +68,49 @@ impl Connection {
             return;
         };
         let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
-        let idle_ticks_max = options
-            .idle_timeout
-            .map(|timeout| ticks(timeout, tick_duration));
-        let silent_call_ticks = silent_call_ticks(&options);
-        let executor = CallExecutor::new(options.send_stall_timeout, drain.clone());
+        let patience = Patience::new(&options);
+        let ended = CancellationToken::new();
+        let executor = CallExecutor::new(options.send_stall_timeout, drain.clone(), ended.clone());
         let service = CallService::new(routes, Arc::clone(&self), &options);
+        let stream_window_bytes = place.window_bytes / WINDOW_RATIO;
+        self.stream_window_bytes
+            .get_or_init(|| stream_window_bytes as usize);
         let builder = builder(executor, place.window_bytes);
         let mut http = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        // Dropped before the calls are woken since the connection is.
+        let _ended = ended.drop_guard();
         let mut tick = interval_at(Instant::now() + tick_duration, tick_duration);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut closing_since = None;
         loop {
             tokio::select! {
+                // What the peer has sent is looked at before the peer is given up.
+                biased;
                 ended = http.as_mut() => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "a connection failed");
                     }
                     return;
                 }
-                () = self.closing.cancelled(), if closing_since.is_none() => {
+                () = self.closing.cancelled(), if self.traffic.closing_ticks().is_none() => {
                     http.as_mut().graceful_shutdown();
-                    closing_since = Some(Instant::now());
+                    self.traffic.begin_closing();
+                }
+                () = self.cut_off.cancelled() => {
+                    tracing::debug!("a connection was cut off: others need its place");
+                    return;
                 }
                 _ = tick.tick() => {
                     self.traffic.tick();
-                    if self.traffic.is_stuck(drain.is_cancelled()) {
+                    let draining = drain.is_cancelled();
+                    if self.traffic.is_stuck(draining) {
                         tracing::debug!("a connection was closed: its peer takes no answers");
                         return;
                     }
-                    let is_overdue = |since: Instant| since.elapsed() >= CONNECTION_CLOSE_TIMEOUT;
-                    // A drain has a timeout of its own.
-                    if closing_since.is_some_and(is_overdue)
-                        && !drain.is_cancelled()
-                        && !self.traffic.is_in_use(silent_call_ticks)
-                    {
+                    if self.traffic.is_overdue(&patience, draining) {
+                        tracing::debug!("a connection was closed: its peer does not go away");
                         return;
                     }
-                    // More than the ticks of the timeout: the first of them may have been nearly over.
-                    if idle_ticks_max.is_some_and(|max| self.traffic.idle_ticks() > max) {
+                    if patience.idle.is_some_and(|max| self.traffic.idle_ticks() >= max) {
                         self.closing.cancel();
                     }
                 }
@@ -122,16 +132,4 @@ fn builder(executor: CallExecutor, window_bytes: u32) -> http2::Builder<CallExec
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     builder
-}
-
-/// After how many ticks without traffic a call is a stream that nobody uses: a unary one has ended before.
-pub(super) fn silent_call_ticks(options: &ServeOptions) -> u32 {
-    let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
-    ticks(options.call_timeout, tick_duration).saturating_add(1)
-}
-
-/// How many ticks `timeout` takes, rounded up.
-fn ticks(timeout: Duration, tick_duration: Duration) -> u32 {
-    let ticks = timeout.as_millis().div_ceil(tick_duration.as_millis());
-    u32::try_from(ticks).unwrap_or(u32::MAX)
 }

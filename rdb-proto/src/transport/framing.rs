@@ -102,6 +102,11 @@ impl Framing {
         Ok(self.message_bytes)
     }
 
+    /// How much of the message that began last has arrived.
+    pub(super) fn arrived_bytes(&self) -> usize {
+        self.message_bytes - self.missing_bytes
+    }
+
     /// The length of the message that has begun and is not complete; 0 between messages.
     pub(super) fn incomplete_bytes(&self) -> usize {
         if self.missing_bytes > 0 {

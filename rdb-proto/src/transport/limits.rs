@@ -40,6 +40,10 @@ pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
 /// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
 pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 
+/// How fast a request has to arrive while others wait for the bytes of the process that it holds beyond its connection's
+/// [`CONNECTION_BYTES_GUARANTEED`]. A slower one is refused as busy. Less is enough where the window is small.
+pub const ARRIVAL_BYTES_PER_SECOND_MIN: usize = 1 << 20;
+
 /// How long a client that was refused for want of bytes in flight waits at least.
 pub const BYTES_BACKOFF: Duration = Duration::from_millis(100);
 

@@ -7,7 +7,8 @@
 //!   counts what moves on it.
 //! - `call_service` admits a call: `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
 //!   there is no room in the `budget`.
-//! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`). The
+//! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
+//!   refuses one whose `pace` is slow while others wait. The
 //!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing.
 //! - `methods` is the table of what differs between methods.
 //!
@@ -34,6 +35,7 @@ pub mod limits;
 mod log_filter;
 mod methods;
 mod open_files;
+mod pace;
 mod places;
 #[cfg(feature = "process")]
 pub mod process;

@@ -1,7 +1,9 @@
 //! Who may have a connection: a number of places, and a window for each.
 //!
 //! When all places are taken, the connection that has been idle longest makes room for a new one. It is told to go away and
-//! then closed, so for a moment a few more are open than there are places.
+//! then closed, so for a moment a few more are open than there are places. When these are [`CLOSING_CONNECTIONS_MAX`], the
+//! one that has been closing longest is cut off, once it has had
+//! [`CONNECTION_CLOSE_TIMEOUT`](super::limits::CONNECTION_CLOSE_TIMEOUT) for calls that were under way.
 //!
 //! A connection's window is what its peer can send without our reading it. Unread bytes are not charged to the bytes in
 //! flight, so windows come from a sum of their own: the first connections get large ones, later ones what is left, and
@@ -15,6 +17,7 @@ use super::connection::Connection;
 use super::limits::{
     CONNECTION_WINDOW_BYTES, CONNECTION_WINDOW_BYTES_MIN, CONNECTION_WINDOWS_BYTES_MAX,
 };
+use super::traffic::Patience;
 
 /// Most connections that are open beyond the places, since they are being closed to make room.
 const CLOSING_CONNECTIONS_MAX: usize = 64;
@@ -27,8 +30,7 @@ const WINDOW_PART: usize = 4;
 pub(super) struct Places {
     connections_max: usize,
     per_address_max: Option<usize>,
-    /// See [`Traffic::is_in_use`](super::traffic::Traffic::is_in_use).
-    silent_call_ticks: u32,
+    patience: Patience,
     taken: Mutex<Taken>,
 }
 
@@ -61,12 +63,12 @@ impl Places {
     pub(super) fn new(
         connections_max: usize,
         per_address_max: Option<usize>,
-        silent_call_ticks: u32,
+        patience: Patience,
     ) -> Arc<Self> {
         Arc::new(Self {
             connections_max,
             per_address_max,
-            silent_call_ticks,
+            patience,
             taken: Mutex::default(),
         })
     }
@@ -106,20 +108,36 @@ impl Places {
         })
     }
 
-    /// Asks the longest idle connection to close, unless enough are closing already.
+    /// Asks the longest idle connection to close. When enough are closing already, one of them has to end for that.
     fn make_room(&self, taken: &Taken) -> Result<(), Full> {
-        if taken.connections.len() >= self.connections_max + CLOSING_CONNECTIONS_MAX {
-            return Err(Full::Process);
-        }
         let connections = taken.connections.values().map(|(_, connection)| connection);
-        let staying = connections.filter(|connection| !connection.closing.is_cancelled());
-        if staying.clone().count() < self.connections_max {
-            return Ok(());
+        let open = connections.filter(|connection| !connection.cut_off.is_cancelled());
+        let mut overdue = None;
+        if open.clone().count() >= self.connections_max + CLOSING_CONNECTIONS_MAX {
+            let longest = open.clone().max_by_key(|c| c.traffic.closing_ticks());
+            let is_overdue =
+                |c: &&Arc<Connection>| c.traffic.closing_ticks() >= Some(self.patience.closing);
+            overdue = Some(longest.filter(is_overdue).ok_or(Full::Process)?);
         }
-        let idle = staying.filter(|c| !c.traffic.is_in_use(self.silent_call_ticks));
-        let longest = idle.max_by_key(|connection| connection.traffic.idle_ticks());
-        longest.ok_or(Full::Process)?.closing.cancel();
+        let staying = open.filter(|connection| !connection.closing.is_cancelled());
+        if staying.clone().count() >= self.connections_max {
+            let idle = staying.filter(|c| !c.traffic.is_in_use(&self.patience));
+            let longest = idle.max_by_key(|connection| connection.traffic.idle_ticks());
+            longest.ok_or(Full::Process)?.closing.cancel();
+        }
+        if let Some(overdue) = overdue {
+            overdue.cut_off.cancel();
+        }
         Ok(())
+    }
+
+    /// How many calls are in flight.
+    pub(super) fn calls(&self) -> usize {
+        let taken = self.taken();
+        let connections = taken.connections.values();
+        connections
+            .map(|(_, connection)| connection.traffic.calls())
+            .sum()
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -146,7 +164,12 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-    const SILENT_CALL_TICKS: u32 = 30;
+    const PATIENCE: Patience = Patience {
+        idle: None,
+        silent_call: 30,
+        closing: 3,
+        closing_max: 33,
+    };
 
     fn connection() -> Arc<Connection> {
         let closing = CancellationToken::new();
@@ -155,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_longest_idle_connection_without_a_call_makes_room() {
-        let places = Places::new(3, None, SILENT_CALL_TICKS);
+        let places = Places::new(3, None, PATIENCE);
         let connections = [connection(), connection(), connection()];
         let held = connections
             .each_ref()
@@ -179,13 +202,13 @@ mod tests {
 
     #[test]
     fn a_call_keeps_the_place_unless_it_is_silent_for_long() {
-        let places = Places::new(1, None, SILENT_CALL_TICKS);
+        let places = Places::new(1, None, PATIENCE);
         let connection = connection();
         let _held = places.take(HERE, &connection).expect("free");
         connection.traffic.begin_call();
         let newcomer = self::connection();
         assert_eq!(places.take(HERE, &newcomer).err(), Some(Full::Process));
-        for _ in 0..SILENT_CALL_TICKS {
+        for _ in 0..PATIENCE.silent_call {
             connection.traffic.tick();
         }
         assert!(places.take(HERE, &newcomer).is_ok());
@@ -194,15 +217,42 @@ mod tests {
 
     #[test]
     fn connections_that_never_close_do_not_add_up() {
-        let places = Places::new(2, None, SILENT_CALL_TICKS);
+        let places = Places::new(2, None, PATIENCE);
         let take = || places.take(HERE, &connection()).ok();
         let held: Vec<_> = std::iter::from_fn(take).take(1000).collect();
         assert_eq!(held.len(), 2 + CLOSING_CONNECTIONS_MAX);
     }
 
     #[test]
+    fn of_too_many_that_do_not_close_the_one_that_was_told_first_is_cut_off() {
+        let places = Places::new(1, None, PATIENCE);
+        let connections: Vec<_> = (0..=CLOSING_CONNECTIONS_MAX)
+            .map(|_| connection())
+            .collect();
+        let take = |connection: &_| places.take(HERE, connection);
+        let mut held: Vec<_> = connections.iter().map(|c| take(c).expect("room")).collect();
+        let [first, second, ..] = &*connections else {
+            panic!("there are more");
+        };
+        for told in [second, first] {
+            told.traffic.begin_closing();
+            told.traffic.begin_call();
+            told.traffic.tick();
+        }
+        assert!(take(&connection()).is_err(), "they have a moment");
+        for _ in 1..PATIENCE.closing {
+            assert!(!second.cut_off.is_cancelled());
+            second.traffic.tick();
+        }
+        held.push(take(&connection()).expect("room is made"));
+        let cut_off = connections.iter().map(|c| c.cut_off.is_cancelled());
+        assert!(cut_off.eq((0..=CLOSING_CONNECTIONS_MAX).map(|index| index == 1)));
+        assert!(take(&connection()).is_err(), "room for one");
+    }
+
+    #[test]
     fn one_address_has_its_share_only() {
-        let places = Places::new(10, Some(2), SILENT_CALL_TICKS);
+        let places = Places::new(10, Some(2), PATIENCE);
         let held = [(); 2].map(|()| places.take(HERE, &connection()).expect("free"));
         assert_eq!(places.take(HERE, &connection()).err(), Some(Full::Address));
         let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -217,7 +267,7 @@ mod tests {
 
     #[test]
     fn windows_are_large_for_few_and_bounded_for_many() {
-        let places = Places::new(1000, None, SILENT_CALL_TICKS);
+        let places = Places::new(1000, None, PATIENCE);
         let first = places.take(HERE, &connection()).expect("free");
         assert_eq!(first.window_bytes, CONNECTION_WINDOW_BYTES);
         let take = |_| places.take(HERE, &connection()).expect("free");

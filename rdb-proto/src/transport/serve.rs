@@ -12,12 +12,12 @@ use tonic::service::Routes;
 
 use super::accept::Acceptor;
 use super::budget::ByteBudget;
-use super::connection::silent_call_ticks;
 use super::limits::{
     CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_BYTES_MAX, PREFACE_TIMEOUT,
     PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
 };
 use super::places::Places;
+use super::traffic::Patience;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
 #[derive(Debug, Clone)]
@@ -148,10 +148,10 @@ pub async fn serve(
     let places = Places::new(
         options.connections_max,
         options.connections_per_address_max,
-        silent_call_ticks(&options),
+        Patience::new(&options),
     );
     let process = options.bytes_in_flight.clone();
-    let mut acceptor = Acceptor::new(listener, places, process, drain.clone());
+    let mut acceptor = Acceptor::new(listener, Arc::clone(&places), process, drain.clone());
     let options = Arc::new(options);
     let mut connections = JoinSet::new();
     loop {
@@ -167,9 +167,12 @@ pub async fn serve(
     // Closes the listening socket.
     drop(acceptor);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(options.drain_timeout, all_ended).await.is_err() {
+    let has_ended = timeout(options.drain_timeout, all_ended).await.is_ok();
+    let calls = places.calls();
+    if !has_ended && calls > 0 {
         tracing::warn!(
             drain_timeout_ms = options.drain_timeout.as_millis(),
+            calls,
             "calls were still in flight at the end of the drain; their connections are closed"
         );
     }

@@ -9,6 +9,7 @@
 //! | a chunk that HTTP/2 holds: its call is over, or lasts longer than it may | [`Traffic::is_stuck`] | the connection | `TICKS - 1`; in a drain `DRAIN_STALLED_TICKS + 1` |
 //! | the socket: it takes no bytes | [`Traffic::is_stuck`] | the connection | [`STALLED_TICKS`]; in a drain [`DRAIN_STALLED_TICKS`] |
 //! | the connection: no call sends or receives | `connection` | the connection, in good order | the idle timeout |
+//! | a peer that was told to go away and does not | [`Traffic::is_overdue`] | the connection | see there |
 //!
 //! A tick is a tenth of the time that sending may stand still. The connection's task counts ticks with [`Traffic::tick`]. All
 //! others only note in which tick something happened, so that a call reads no clock.
@@ -17,6 +18,9 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+
+use super::limits::CONNECTION_CLOSE_TIMEOUT;
+use super::serve::ServeOptions;
 
 /// After that many ticks without progress sending stands still.
 pub(super) const STALLED_TICKS: u32 = 10;
@@ -40,6 +44,38 @@ pub(super) struct Traffic {
     unsent: [AtomicU32; TICKS],
     /// One more than the tick since which the socket takes no bytes; 0 while it takes them.
     blocked_since: AtomicU32,
+    /// One more than the tick in which the peer was told to go away; 0 before.
+    closing_since: AtomicU32,
+}
+
+/// How many ticks a server waits for a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Without traffic, until the peer is told to go away.
+    pub(super) idle: Option<u32>,
+    /// Without traffic, until its calls are taken for streams that nobody uses: a unary one has ended before.
+    pub(super) silent_call: u32,
+    /// For silent streams once the peer was told to go away. For all calls when others need the connection's place.
+    pub(super) closing: u32,
+    /// For all calls once the peer was told to go away.
+    pub(super) closing_max: u32,
+}
+
+impl Patience {
+    pub(super) fn new(options: &ServeOptions) -> Self {
+        let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
+        // One more: the first tick may have been nearly over.
+        let ticks = |timeout: Duration| {
+            let ticks = timeout.as_millis().div_ceil(tick_duration.as_millis());
+            u32::try_from(ticks).unwrap_or(u32::MAX).saturating_add(1)
+        };
+        Self {
+            idle: options.idle_timeout.map(ticks),
+            silent_call: ticks(options.call_timeout),
+            closing: ticks(CONNECTION_CLOSE_TIMEOUT),
+            closing_max: ticks(options.call_timeout + CONNECTION_CLOSE_TIMEOUT),
+        }
+    }
 }
 
 /// In which tick a chunk was handed out.
@@ -72,10 +108,37 @@ impl Traffic {
         self.touch();
     }
 
-    /// Whether a call is in flight that is not a silent stream: no unary call goes without traffic for
-    /// `silent_call_ticks`.
-    pub(super) fn is_in_use(&self, silent_call_ticks: u32) -> bool {
-        self.calls.load(Relaxed) > 0 && self.idle_ticks() < silent_call_ticks
+    pub(super) fn calls(&self) -> usize {
+        self.calls.load(Relaxed)
+    }
+
+    /// Whether a call is in flight that is not a silent stream.
+    pub(super) fn is_in_use(&self, patience: &Patience) -> bool {
+        self.calls() > 0 && self.idle_ticks() < patience.silent_call
+    }
+
+    /// The peer is told to go away.
+    pub(super) fn begin_closing(&self) {
+        self.closing_since
+            .store(self.now.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Ticks since the peer was told to go away.
+    pub(super) fn closing_ticks(&self) -> Option<u32> {
+        self.ticks_since(&self.closing_since)
+    }
+
+    /// Whether a connection whose peer was told to go away is not waited for any more. A peer that acknowledges ends it
+    /// earlier. In a drain, which has a timeout of its own, calls are waited for, and without calls only a peer that may
+    /// have one under way. Otherwise unary calls are waited for, but not for ever, since the peer can begin others.
+    pub(super) fn is_overdue(&self, patience: &Patience, draining: bool) -> bool {
+        let Some(ticks) = self.closing_ticks() else {
+            return false;
+        };
+        if draining {
+            return self.calls() == 0 && ticks.min(self.idle_ticks()) > DRAIN_STALLED_TICKS;
+        }
+        ticks >= patience.closing_max || (ticks >= patience.closing && !self.is_in_use(patience))
     }
 
     /// A chunk goes to the transport.
@@ -121,10 +184,13 @@ impl Traffic {
     }
 
     fn blocked_ticks(&self) -> u32 {
-        match self.blocked_since.load(Relaxed) {
-            0 => 0,
-            since => self.now.load(Relaxed).saturating_sub(since - 1),
-        }
+        self.ticks_since(&self.blocked_since).unwrap_or(0)
+    }
+
+    /// Ticks since `event`, which is one more than its tick, or 0.
+    fn ticks_since(&self, event: &AtomicU32) -> Option<u32> {
+        let tick = event.load(Relaxed).checked_sub(1)?;
+        Some(self.now.load(Relaxed).saturating_sub(tick))
     }
 
     fn oldest_unsent_ticks(&self) -> u32 {
@@ -138,6 +204,13 @@ impl Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Patience = Patience {
+        idle: None,
+        silent_call: 3,
+        closing: 5,
+        closing_max: 9,
+    };
 
     fn ticks(traffic: &Traffic, count: u32) {
         for _ in 0..count {
@@ -154,10 +227,11 @@ mod tests {
         assert_eq!(traffic.idle_ticks(), 0);
         ticks(&traffic, 2);
         assert_eq!(traffic.idle_ticks(), 2);
-        assert!(traffic.is_in_use(3), "the call may be answered yet");
-        assert!(!traffic.is_in_use(2), "it is a silent stream");
+        assert!(traffic.is_in_use(&PATIENCE), "the call may be answered yet");
+        traffic.tick();
+        assert!(!traffic.is_in_use(&PATIENCE), "it is a silent stream");
         traffic.end_call();
-        assert!(!traffic.is_in_use(3));
+        assert!(!traffic.is_in_use(&PATIENCE));
         assert_eq!(traffic.idle_ticks(), 0);
     }
 
@@ -192,5 +266,43 @@ mod tests {
         assert!(traffic.is_stuck(false));
         traffic.socket_took(true);
         assert!(!traffic.is_stuck(true));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_go_away_is_not_waited_for_whatever_it_calls() {
+        let traffic = Traffic::default();
+        ticks(&traffic, 20);
+        assert!(!traffic.is_overdue(&PATIENCE, false), "it may stay");
+        traffic.begin_closing();
+        ticks(&traffic, PATIENCE.closing - 1);
+        assert!(!traffic.is_overdue(&PATIENCE, false), "it may be slow");
+        traffic.tick();
+        assert!(traffic.is_overdue(&PATIENCE, false));
+        traffic.begin_call();
+        assert!(!traffic.is_overdue(&PATIENCE, false), "it was not slow");
+        for _ in PATIENCE.closing..PATIENCE.closing_max {
+            assert!(!traffic.is_overdue(&PATIENCE, false));
+            traffic.tick();
+            traffic.touch();
+        }
+        assert!(traffic.is_overdue(&PATIENCE, false));
+        assert!(!traffic.is_overdue(&PATIENCE, true), "a drain waits");
+    }
+
+    #[test]
+    fn in_a_drain_a_peer_without_a_call_has_a_moment_to_go_away() {
+        let traffic = Traffic::default();
+        ticks(&traffic, 20);
+        traffic.begin_closing();
+        ticks(&traffic, DRAIN_STALLED_TICKS);
+        assert!(!traffic.is_overdue(&PATIENCE, true), "a call may come");
+        traffic.begin_call();
+        ticks(&traffic, 20);
+        assert!(!traffic.is_overdue(&PATIENCE, true), "it came");
+        traffic.end_call();
+        ticks(&traffic, DRAIN_STALLED_TICKS);
+        assert!(!traffic.is_overdue(&PATIENCE, true));
+        traffic.tick();
+        assert!(traffic.is_overdue(&PATIENCE, true));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use rdb_proto::kvrpc::RawPutRequest;
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::transport::limits::{CONNECTION_CLOSE_TIMEOUT, WATCH_BYTES};
 use rdb_proto::transport::{ServeOptions, endpoint};
 use tonic::Code;
@@ -17,6 +18,7 @@ use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served, until};
+use crate::lazy_peer::LazyPeer;
 use crate::peer::{Peer, RAW_DELETE, RAW_GET, SHORT, framed};
 
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -145,6 +147,47 @@ async fn the_longest_idle_connection_makes_room_for_a_new_one() {
     ended.expect("no panic").expect("in good order");
     server.deletes.notify_one();
     call.read().await.expect("the call in flight is answered");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_told_to_go_away_ends_whatever_its_peer_does() {
+    let server = TestServer::start(ServeOptions {
+        // A call that does not arrive lasts longer than the pause until the next.
+        send_stall_timeout: 30 * SHORT,
+        call_timeout: 10 * SHORT,
+        ..idle_after(SHORT)
+    })
+    .await;
+    let peer = LazyPeer::connect(&server, false).await;
+    let ended = guarded("the connection ends", peer.connection).await;
+    ended.expect("no panic");
+}
+
+#[tokio::test]
+async fn peers_that_do_not_go_away_keep_no_newcomer_out() {
+    // As many as may be open beyond the places.
+    const PEERS: usize = 64;
+    let server = TestServer::start(ServeOptions {
+        connections_max: 1,
+        call_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut peers = Vec::new();
+    for _ in 0..=PEERS {
+        peers.push(LazyPeer::connect(&server, false).await);
+    }
+    let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let served = async {
+        while KvRawClient::new(endpoint.connect_lazy())
+            .raw_get(get(10))
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(SHORT).await;
+        }
+    };
+    guarded("a newcomer is served", served).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, is_not_served};
+use crate::lazy_peer::LazyPeer;
 use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, SHORT, begun, framed};
 
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -85,6 +86,23 @@ async fn requests_that_stop_arriving_do_not_hold_it_up() {
         assert_eq!(status.code(), Code::DeadlineExceeded);
         assert_eq!(details(&status).expect("details").fate(), Fate::NotApplied);
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_go_away_holds_it_up_only_with_a_call() {
+    let server = TestServer::start(ServeOptions {
+        send_stall_timeout: SHORT,
+        drain_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    })
+    .await;
+    let peer = LazyPeer::connect(&server, true).await;
+    server.drain.cancel();
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+    let ended = guarded("the connection ends", peer.connection).await;
+    ended.expect("no panic");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod connections;
 mod drain;
 mod fixture;
+mod lazy_peer;
 mod peer;
 mod requests;
 mod responses;

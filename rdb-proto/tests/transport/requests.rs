@@ -1,15 +1,21 @@
 //! Requests are charged from their first byte.
 
+use futures::StreamExt;
+use futures::future::select_all;
+use futures::stream::FuturesUnordered;
 use prost::Message;
 use rdb_proto::error::details;
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::{RawBatchPutResponse, RawPutRequest};
-use rdb_proto::transport::limits::{CALL_BYTES, CONNECTION_BYTES_GUARANTEED};
+use rdb_proto::transport::limits::{ADMISSION_WAIT, CALL_BYTES, CONNECTION_BYTES_GUARANTEED};
 use rdb_proto::transport::{ByteBudget, ServeOptions};
 use tonic::{Code, Status};
 
-use crate::fixture::{TestServer, get, until};
-use crate::peer::{BATCH, Peer, RAW_BATCH_PUT, REFLECTION, SHORT, begun, framed};
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded, until};
+use crate::peer::{
+    Answer, BATCH, HEALTH_CHECK, Peer, RAW_BATCH_PUT, RAW_DELETE, REFLECTION, SHORT, Stream, begun,
+    framed,
+};
 
 const BUDGET_BYTES: usize = 4 << 20;
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -57,9 +63,11 @@ async fn half_sent_messages_stay_within_the_budget_and_the_rest_is_refused_as_bu
     client.raw_get(get(100)).await.expect("served");
     assert!(server.budget.bytes_taken() <= BUDGET_BYTES);
 
-    let refused = calls.split_off(3);
-    for call in refused {
-        let answer = call.read().await.expect("an answer, not a reset");
+    // Some of those that wait get the room of some that gave way.
+    let mut answers: FuturesUnordered<_> = calls.into_iter().map(Stream::read).collect();
+    for _ in 3..CALLS {
+        let answer = answers.next().await.expect("more are refused");
+        let answer = answer.expect("an answer, not a reset");
         let response = RawBatchPutResponse::decode(answer.message).expect("a response");
         let kind = response.region_error.and_then(|error| error.kind);
         assert!(
@@ -69,7 +77,7 @@ async fn half_sent_messages_stay_within_the_budget_and_the_rest_is_refused_as_bu
         assert_eq!(answer.trailers["grpc-status"], "0");
     }
     assert!(server.budget.bytes_taken() <= taken + CALLS * CALL_BYTES_MAX);
-    drop((calls, peer));
+    drop((answers, peer));
     server.all_is_given_back().await;
 }
 
@@ -79,11 +87,8 @@ async fn a_message_that_waited_for_its_turn_is_served() {
     let mut holder = Peer::connect(&server, WINDOW_BYTES).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(
-            holder
-                .call(RAW_BATCH_PUT, begun(MESSAGE_BYTES, &[0]), false)
-                .await,
-        );
+        let whole = begun(MESSAGE_BYTES, &unknown_field(MESSAGE_BYTES));
+        held.push(holder.call(RAW_DELETE, whole, true).await);
     }
     let taken = 3 * MESSAGE_BYTES;
     until("the budget is taken", || {
@@ -110,13 +115,93 @@ async fn a_message_that_waited_for_its_turn_is_served() {
     assert_eq!(response.region_error, None);
 }
 
+/// A server on which a request may take for ever, and a peer that has taken the budget with a byte of each message.
+async fn squatted(window_bytes: u32, path: &str) -> (TestServer, Peer, Vec<Stream>) {
+    let server = TestServer::start(ServeOptions {
+        bytes_in_flight: ByteBudget::new(BUDGET_BYTES),
+        call_timeout: 10 * HANG_GUARD,
+        send_stall_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut peer = Peer::connect(&server, window_bytes).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(peer.call(path, begun(MESSAGE_BYTES, &[0]), false).await);
+    }
+    until("the budget is taken", || {
+        server.budget.bytes_taken() >= 3 * MESSAGE_BYTES
+    })
+    .await;
+    (server, peer, held)
+}
+
+/// Puts a value for which there is no room, until it is served.
+async fn served(server: &TestServer) {
+    let mut client = server.client().await;
+    let served = async {
+        loop {
+            let response = client.raw_put(put(MESSAGE_BYTES)).await.expect("an answer");
+            if response.into_inner().region_error.is_none() {
+                break;
+            }
+        }
+    };
+    guarded("room is made", served).await;
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_slowly_gives_way_as_busy_to_those_who_wait() {
+    for path in [RAW_BATCH_PUT, HEALTH_CHECK, BATCH] {
+        let (server, peer, held) = squatted(WINDOW_BYTES, path).await;
+        served(&server).await;
+        let answers = held.into_iter().map(|call| Box::pin(call.read()));
+        let (first, ..) = guarded("one gave way", select_all(answers)).await;
+        let answer = first.expect("an answer, not a reset");
+        if path == RAW_BATCH_PUT {
+            let response = RawBatchPutResponse::decode(answer.message).expect("a response");
+            let kind = response.region_error.and_then(|error| error.kind);
+            assert!(matches!(kind, Some(region_error::Kind::ServerBusy(_))));
+        } else {
+            assert_certainly_busy(&answer);
+        }
+        drop(peer);
+        server.all_is_given_back().await;
+    }
+}
+
+#[tokio::test]
+async fn who_gives_way_and_takes_no_answer_keeps_no_room() {
+    for path in [RAW_BATCH_PUT, HEALTH_CHECK, BATCH] {
+        let (server, _peer, _held) = squatted(0, path).await;
+        served(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_slowly_while_nobody_waits_is_served() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let message = unknown_field(MESSAGE_BYTES);
+    let (first, rest) = message.split_at(1);
+    let begun = begun(MESSAGE_BYTES, first);
+    let mut call = peer.call(RAW_BATCH_PUT, begun, false).await;
+    tokio::time::sleep(ADMISSION_WAIT).await;
+    let rest = rest.to_vec().into();
+    call.sending.send_data(rest, true).expect("open");
+    let answer = call.read().await.expect("an answer");
+    let response = RawBatchPutResponse::decode(answer.message).expect("a response");
+    assert_eq!(response.region_error, None);
+}
+
 #[tokio::test]
 async fn a_stream_whose_message_finds_no_room_ends_with_a_status_that_says_not_applied() {
     let server = start().await;
     let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(peer.call(BATCH, begun(MESSAGE_BYTES, &[0]), false).await);
+        let whole = begun(MESSAGE_BYTES, &unknown_field(MESSAGE_BYTES));
+        held.push(peer.call(RAW_DELETE, whole, true).await);
     }
     let taken = 3 * MESSAGE_BYTES;
     until("the budget is taken", || {
@@ -125,6 +210,10 @@ async fn a_stream_whose_message_finds_no_room_ends_with_a_status_that_says_not_a
     .await;
     let refused = peer.call(BATCH, begun(MESSAGE_BYTES, &[0]), false).await;
     let answer = refused.read().await.expect("an answer, not a reset");
+    assert_certainly_busy(&answer);
+}
+
+fn assert_certainly_busy(answer: &Answer) {
     let status = Status::from_header_map(&answer.trailers).expect("a status");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(details(&status).expect("details").fate(), Fate::NotApplied);

@@ -11,6 +11,7 @@ use hyper::body::Frame;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::transport::limits::{CALL_BYTES, CONNECTION_BYTES_GUARANTEED};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::transport::Channel;
@@ -21,6 +22,9 @@ use crate::harness::{CallPath, Cluster, HANG_GUARD, connect, found, guarded, ove
 const STORE_MIB: usize = 16;
 
 const VALUE_BYTES: usize = 1 << 20;
+
+/// What one connection takes: with what its call costs, no more than what is guaranteed, so that it need not give way.
+const HELD_BYTES: usize = CONNECTION_BYTES_GUARANTEED - 2 * CALL_BYTES;
 
 over_both_paths! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,11 +41,13 @@ async fn a_write_that_finds_no_room_is_certainly_not_applied_and_sent_again(path
     let client = cluster.client_over(path).await.with_timeout(HANG_GUARD);
     assert_eq!(client.get("k").await, Ok(None));
 
-    let channel = connect(&cluster.store.address()).await;
-    let channel = channel.expect("the store listens");
+    let channel = async || {
+        let channel = connect(&cluster.store.address()).await;
+        channel.expect("the store listens")
+    };
     let mut others = JoinSet::new();
-    for _ in 0..=STORE_MIB {
-        let channel = channel.clone();
+    for _ in 0..=(STORE_MIB << 20) / HELD_BYTES {
+        let channel = channel().await;
         others.spawn(async move {
             // The store gives up on a message that does not arrive.
             loop {
@@ -49,8 +55,9 @@ async fn a_write_that_finds_no_room_is_certainly_not_applied_and_sent_again(path
             }
         });
     }
+    let probe = channel().await;
     found("all room is taken", async || {
-        is_full(channel.clone()).await.then_some(())
+        is_full(probe.clone()).await.then_some(())
     })
     .await;
 
@@ -73,7 +80,7 @@ async fn a_write_that_finds_no_room_is_certainly_not_applied_and_sent_again(path
 
 /// Sends the header of a message and never the rest. Returns when the store gives up on it.
 async fn begin_message(mut channel: Channel) {
-    let header = [&[0][..], &(VALUE_BYTES as u32).to_be_bytes()].concat();
+    let header = [&[0][..], &(HELD_BYTES as u32).to_be_bytes()].concat();
     let header = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(header)))]);
     let request = http::Request::post("/kvrpc.KvRaw/RawPut")
         .header(CONTENT_TYPE, "application/grpc")

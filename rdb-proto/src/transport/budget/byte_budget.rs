@@ -38,6 +38,11 @@ impl ByteBudget {
         self.state().bytes_taken
     }
 
+    /// Whether anybody waits for a part of it.
+    pub(in crate::transport) fn is_waited_for(&self) -> bool {
+        !self.state().waiters.is_empty()
+    }
+
     /// Takes `bytes` if they fit and nobody waits.
     pub(super) fn try_take(&self, bytes: usize) -> bool {
         self.state().try_take(bytes)
