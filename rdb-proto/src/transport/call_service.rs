@@ -27,6 +27,9 @@ use super::serve::ServeOptions;
 use super::stream_places::StreamPlace;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 
+/// A call with a larger head does not wait for room.
+const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
+
 /// Serves the calls of one connection.
 #[derive(Clone)]
 pub(super) struct CallService {
@@ -122,9 +125,14 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
                 return Box::pin(ready(Ok(self.refuse(method, answer))));
             }
         };
-        let base_bytes = method.requests.base_bytes() + head_bytes(&request);
+        let head_bytes = head_bytes(&request);
+        let base_bytes = method.requests.base_bytes() + head_bytes;
         match self.connection.bytes_in_flight.try_reserve(base_bytes) {
             Some(base) => Box::pin(self.admit(method, request, base, place).map(Ok)),
+            // What waits is not charged.
+            None if head_bytes > WAITING_HEAD_BYTES_MAX => {
+                Box::pin(ready(Ok(self.refuse(method, refused(method)))))
+            }
             None => {
                 let waiting = self.clone().admit_later(method, request, base_bytes, place);
                 Box::pin(waiting.map(Ok))

@@ -1,12 +1,15 @@
 //! Requests are charged from their first byte.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::error::details;
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::{RawBatchPutResponse, RawPutRequest};
 use rdb_proto::transport::limits::{
-    CALL_BYTES, CONNECTION_BYTES_GUARANTEED, REFLECTION_ANSWER_BYTES, REFLECTION_STREAMS_MAX,
+    ADMISSION_WAIT, CALL_BYTES, CONNECTION_BYTES_GUARANTEED, REFLECTION_ANSWER_BYTES,
+    REFLECTION_STREAMS_MAX,
 };
 use rdb_proto::transport::{ByteBudget, ServeOptions};
 use tonic::codegen::http::{HeaderName, HeaderValue, StatusCode};
@@ -198,6 +201,43 @@ async fn the_fields_of_a_header_and_the_uri_are_charged_with_what_they_take() {
         drop(call);
         server.all_is_given_back().await;
     }
+}
+
+#[tokio::test]
+async fn a_call_with_a_large_header_does_not_wait_for_room() {
+    const FIELDS: usize = 100;
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let mut held = Vec::new();
+    for _ in 0..BUDGET_BYTES / CALL_BYTES - 2 {
+        let part = begun(0, &[]).slice(..2);
+        held.push(peer.call(RAW_BATCH_PUT, part, false).await);
+    }
+    until("the budget is taken", || {
+        server.budget.bytes_taken() + CALL_BYTES_MAX > BUDGET_BYTES
+    })
+    .await;
+    let refused_at_once = async {
+        loop {
+            let asked = Instant::now();
+            let head = fields(FIELDS).fold(head(RAW_BATCH_PUT), |head, (name, value)| {
+                head.header(name, value)
+            });
+            let call = peer.begin(head, Bytes::new(), false).await.expect("open");
+            let answer = call.read().await.expect("an answer, not a reset");
+            let response = RawBatchPutResponse::decode(answer.message).expect("a response");
+            let kind = response.region_error.and_then(|error| error.kind);
+            assert!(
+                matches!(kind, Some(region_error::Kind::ServerBusy(_))),
+                "{kind:?}"
+            );
+            // A busy machine may take that long, but not always.
+            if asked.elapsed() < ADMISSION_WAIT {
+                break;
+            }
+        }
+    };
+    guarded("it is refused at once", refused_at_once).await;
 }
 
 #[tokio::test]
