@@ -61,7 +61,7 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// This part of the bytes in flight of the process is what the windows of a server's connections take together, beside
 /// [`CONNECTION_WINDOW_BYTES_LOW`] and [`CONNECTION_WINDOW_BYTES_MIN`]. The sum is about what peers can make it hold in
-/// requests that it has not read: 112 MiB of a store with 1,024 connections.
+/// requests that it has not read: 110 MiB of a store with 1,024 connections.
 pub const WINDOWS_PART: usize = 8;
 
 /// The least that a server gives to about [`LOW_WINDOWS`] connections when that sum is used up, in bytes.
