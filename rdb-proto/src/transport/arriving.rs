@@ -226,7 +226,8 @@ where
                         return Poll::Ready(Some(admitted.map(Frame::data)));
                     }
                 }
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                // No service reads the trailers of a request. tonic would keep them for as long as the call lasts.
+                Err(_trailers) => return Poll::Ready(None),
             }
         }
     }

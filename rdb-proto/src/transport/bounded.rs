@@ -1,12 +1,20 @@
-//! Counts the entries of a message while it arrives, and refuses it at the first one too many.
+//! Counts the entries and the fields of a message while it arrives, and refuses it at the first one too many.
 //!
 //! An empty entry has two bytes on the wire and a hundred in memory. A message of 8 MiB may hold four million of them, and
-//! decoding it would take fifty times its size. So the entries are counted before anything is decoded, and the rest of a
-//! message with too many is not received.
+//! decoding it would take fifty times its size. Other fields take no memory when they come again and again, but decoding
+//! four million of them takes a worker's time. So all are counted before anything is decoded, and the rest of a message
+//! with too many is not received. Fields within a field are not counted.
 
 use tonic::Code;
 
 use crate::error::Fault;
+use crate::errorpb::Fate;
+
+/// Most fields of a message beside its entries. Far more than any message has, so that later releases can add some.
+const OTHER_FIELDS_MAX: usize = 16;
+
+/// Most fields of a message without entries.
+const FIELDS_MAX: usize = 64;
 
 /// A repeated field of a request, and how often it may occur in a message.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,12 +39,16 @@ impl BoundedField {
     }
 }
 
-/// Counts the field in one message after the other, in parts of any length. Nothing is counted from the first malformed
+/// Counts the fields of one message after the other, in parts of any length. Nothing is counted from the first malformed
 /// byte of a message on, since the decoder refuses the message.
 #[derive(Debug)]
 pub(super) struct FieldCounter {
-    field: &'static BoundedField,
+    /// The field whose entries are counted by themselves.
+    field: Option<&'static BoundedField>,
+    /// How often it has occurred.
     count: usize,
+    /// How many fields have begun, those within groups included.
+    fields: usize,
     step: Step,
     /// The bits of an unfinished varint, and how many there are.
     varint: (u64, u32),
@@ -70,10 +82,12 @@ impl Step {
 const MALFORMED: Step = Step::Bytes(u64::MAX);
 
 impl FieldCounter {
-    pub(super) fn new(field: &'static BoundedField) -> Self {
+    /// `field` is the repeated one.
+    pub(super) fn new(field: Option<&'static BoundedField>) -> Self {
         Self {
             field,
             count: 0,
+            fields: 0,
             step: Step::Key,
             varint: (0, 0),
             groups: 0,
@@ -89,7 +103,7 @@ impl FieldCounter {
     ///
     /// # Errors
     ///
-    /// When the message has too many of the field.
+    /// When the message has too many of the repeated field, or of all.
     pub(super) fn advance(&mut self, mut part: &[u8]) -> Result<(), Fault> {
         while let [byte, rest @ ..] = part {
             if let Step::Bytes(missing) = self.step {
@@ -127,11 +141,23 @@ impl FieldCounter {
 
     fn begin_field(&mut self, key: u64) -> Result<Step, Fault> {
         let (tag, wire_type) = (key >> 3, key & 7);
-        if self.groups == 0 && tag == self.field.tag {
-            self.count += 1;
-            if self.count > self.field.count_max {
-                return Err(self.field.too_many());
+        if tag == 0 {
+            return Ok(MALFORMED);
+        }
+        let mut fields_max = FIELDS_MAX;
+        if let Some(field) = self.field {
+            fields_max = field.count_max + OTHER_FIELDS_MAX;
+            if self.groups == 0 && tag == field.tag {
+                self.count += 1;
+                if self.count > field.count_max {
+                    return Err(field.too_many());
+                }
             }
+        }
+        self.fields += 1;
+        if self.fields > fields_max {
+            let cause = format!("the message has more than {fields_max} fields");
+            return Err(Fault::new(Code::OutOfRange, cause).with_fate(Fate::NotApplied));
         }
         Ok(match wire_type {
             0 => Step::Value,
@@ -164,9 +190,10 @@ mod tests {
     use crate::metapb::Context;
 
     const PUT: &str = "/kvrpc.KvRaw/RawBatchPut";
+    const ENTRY: [u8; 2] = [2 << 3 | 2, 0];
 
     fn counter(path: &str) -> FieldCounter {
-        FieldCounter::new(Method::of(path).bounded.as_ref().expect("bounded"))
+        FieldCounter::new(Method::of(path).bounded.as_ref())
     }
 
     fn check(path: &str, message: &[u8]) -> Result<(), Fault> {
@@ -209,20 +236,50 @@ mod tests {
     #[test]
     fn what_is_not_the_field_is_not_counted_and_garbage_is_left_to_the_decoder() {
         for other in [
-            // Field 15 in each wire type.
+            // Field 15 in each wire type, as often as fields beside the entries may occur.
             &[15 << 3 | 2, 1, 2 << 3 | 2][..],
             &[15 << 3, 0x80, 1],
             &[15 << 3 | 1, 18, 18, 18, 18, 18, 18, 18, 18],
             &[15 << 3 | 5, 18, 18, 18, 18],
             &[15 << 3 | 3, 2 << 3 | 2, 0, 15 << 3 | 4],
-            // Varints without an end, an unknown wire type, the end of no group.
+            // Varints without an end, tag 0, an unknown wire type, the end of no group.
             &[0xff; 11],
+            &[0],
             &[2 << 3 | 6],
             &[2 << 3 | 4],
         ] {
-            let other = other.repeat(2 * BATCH_ENTRIES_MAX);
-            assert_eq!(check(PUT, &other), Ok(()));
+            // A group counts twice, and what is in it counts, too.
+            let other = other.repeat(OTHER_FIELDS_MAX / 3);
+            let most = [ENTRY.repeat(BATCH_ENTRIES_MAX - 1), other].concat();
+            assert_eq!(check(PUT, &most), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_message_of_too_many_fields_is_refused_whatever_they_are() {
+        const GET: &str = "/kvrpc.KvRaw/RawGet";
+        let batch_max = BATCH_ENTRIES_MAX + OTHER_FIELDS_MAX;
+        for (path, fields_max) in [
+            (GET, FIELDS_MAX),
+            ("/pdpb.Pd/GetRegion", FIELDS_MAX),
+            (PUT, batch_max),
+        ] {
+            for field in [
+                &[1 << 3 | 2, 0][..],
+                &[15 << 3 | 2, 1, 0],
+                &[15 << 3, 0],
+                &[15 << 3 | 5, 0, 0, 0, 0],
+            ] {
+                assert_eq!(check(path, &field.repeat(fields_max)), Ok(()), "{path}");
+                let refused = check(path, &field.repeat(fields_max + 1)).expect_err("one too many");
+                assert_eq!(
+                    (refused.code, refused.fate),
+                    (Code::OutOfRange, Fate::NotApplied)
+                );
+            }
+        }
+        let nested = [[15 << 3 | 3; 40], [15 << 3 | 4; 40]].concat();
+        assert!(check(GET, &nested).is_err());
     }
 
     proptest! {

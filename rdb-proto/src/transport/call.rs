@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::budget::{ByteBudget, BytesInFlight, Reservation};
 use super::connection::Connection;
 use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
+use super::stream_places::StreamPlace;
 
 /// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
 ///
@@ -24,6 +24,7 @@ use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES}
 pub struct CallBudget {
     pub(super) connection: Arc<Connection>,
     charges: Mutex<Charges>,
+    _place: StreamPlace,
 }
 
 #[derive(Debug, Default)]
@@ -49,10 +50,14 @@ impl CallBudget {
         }
         let process = ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX);
         let connection = Connection::new(&process, CancellationToken::new());
-        Self::new(Arc::new(connection), None)
+        Self::new(Arc::new(connection), None, None)
     }
 
-    pub(super) fn new(connection: Arc<Connection>, base: Option<Reservation>) -> Arc<Self> {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        base: Option<Reservation>,
+        place: StreamPlace,
+    ) -> Arc<Self> {
         connection.traffic.begin_call();
         let charges = Charges {
             base,
@@ -61,17 +66,13 @@ impl CallBudget {
         Arc::new(Self {
             connection,
             charges: Mutex::new(charges),
+            _place: place,
         })
     }
 
     /// The budgets of the call's connection and of the process.
     pub fn bytes_in_flight(&self) -> &BytesInFlight {
         &self.connection.bytes_in_flight
-    }
-
-    /// Places for the `kvrpc.KvBatch` streams of the call's connection.
-    pub fn batch_streams(&self) -> &Arc<Semaphore> {
-        &self.connection.batch_streams
     }
 
     /// Cancelled when the call's connection is about to be closed: the process drains, or nothing has moved on the

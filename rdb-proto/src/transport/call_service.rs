@@ -1,13 +1,13 @@
 //! What stands between HTTP/2 and tonic: admits each call, charges its bodies, and bounds its time.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use hyper::body::Incoming;
-use hyper::{HeaderMap, Request, Response};
+use hyper::{Request, Response};
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
@@ -15,16 +15,20 @@ use tonic::service::Routes;
 use tonic::{Status, TimeoutExpired};
 
 use super::arriving::{ArrivalTimeouts, Arriving};
-use super::budget::Reservation;
+use super::budget::{Busy, Reservation};
 use super::call::CallBudget;
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
-use super::limits::{ADMISSION_WAIT, CALL_BYTES};
+use super::limits::{ADMISSION_WAIT, HEADER_FIELD_BYTES};
 use super::methods::Method;
 use super::refusal::refused;
 use super::serve::ServeOptions;
+use super::stream_places::StreamPlace;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
+
+/// A call with a larger head does not wait for room.
+const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
 
 /// Serves the calls of one connection.
 #[derive(Clone)]
@@ -54,8 +58,9 @@ impl CallService {
         method: &'static Method,
         request: Request<Incoming>,
         base: Reservation,
+        place: StreamPlace,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
-        let call = CallBudget::new(Arc::clone(&self.connection), Some(base));
+        let call = CallBudget::new(Arc::clone(&self.connection), Some(base), place);
         let call_timeout = deadline::timeout(request.headers(), self.timeouts.message);
         let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
         let mut request = request.map(|incoming| Body::new(body(incoming)));
@@ -77,21 +82,33 @@ impl CallService {
         method: &'static Method,
         request: Request<Incoming>,
         base_bytes: usize,
+        place: StreamPlace,
     ) -> Response<Departing> {
         let budgets = &self.connection.bytes_in_flight;
-        if let Ok(base) = budgets.reserve(base_bytes, ADMISSION_WAIT).await {
-            return self.admit(method, request, base).await;
+        match budgets.reserve(base_bytes, ADMISSION_WAIT).await {
+            Ok(base) => self.admit(method, request, base, place).await,
+            Err(Busy) => self.refuse(method, refused(method)),
         }
-        let call = CallBudget::new(self.connection, None);
-        refused(method).map(|body| Departing::new(method, body, call))
+    }
+
+    fn refuse(&self, method: &'static Method, answer: Response<Body>) -> Response<Departing> {
+        let call = CallBudget::new(Arc::clone(&self.connection), None, None);
+        answer.map(|body| Departing::new(method, body, call))
     }
 }
 
-fn header_bytes(headers: &HeaderMap) -> usize {
-    let headers = headers.iter();
-    headers
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum()
+/// What the head of a request takes: its URI, and its header fields with their places in the map.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let target = uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| HEADER_FIELD_BYTES + name.as_str().len() + value.len());
+    target + authority + fields.sum::<usize>()
 }
 
 impl hyper::service::Service<Request<Incoming>> for CallService {
@@ -101,11 +118,23 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let method = Method::of(request.uri().path());
-        let base_bytes = CALL_BYTES + header_bytes(request.headers());
+        let place = match self.connection.streams.take(method.requests) {
+            Ok(place) => place,
+            Err(full) => {
+                let answer = Status::from(full).into_http();
+                return Box::pin(ready(Ok(self.refuse(method, answer))));
+            }
+        };
+        let head_bytes = head_bytes(&request);
+        let base_bytes = method.requests.base_bytes() + head_bytes;
         match self.connection.bytes_in_flight.try_reserve(base_bytes) {
-            Some(base) => Box::pin(self.admit(method, request, base).map(Ok)),
+            Some(base) => Box::pin(self.admit(method, request, base, place).map(Ok)),
+            // What waits is not charged.
+            None if head_bytes > WAITING_HEAD_BYTES_MAX => {
+                Box::pin(ready(Ok(self.refuse(method, refused(method)))))
+            }
             None => {
-                let waiting = self.clone().admit_later(method, request, base_bytes);
+                let waiting = self.clone().admit_later(method, request, base_bytes, place);
                 Box::pin(waiting.map(Ok))
             }
         }

@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -20,20 +19,20 @@ use super::budget::{ByteBudget, BytesInFlight};
 use super::call_service::CallService;
 use super::call_task::CallExecutor;
 use super::limits::{
-    BATCH_STREAMS_MAX, CONCURRENT_STREAMS_MAX, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
-    KEEPALIVE_TIMEOUT, WINDOW_RATIO,
+    CALL_WINDOW_BYTES, CONCURRENT_STREAMS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    REQUEST_HEADER_LIST_BYTES_MAX, WINDOW_RATIO,
 };
 use super::places::Place;
 use super::serve::ServeOptions;
 use super::socket::Socket;
+use super::stream_places::StreamPlaces;
 use super::traffic::{Patience, Traffic};
 
 /// What the calls of one connection share.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) bytes_in_flight: BytesInFlight,
-    /// Places for `kvrpc.KvBatch` streams.
-    pub(super) batch_streams: Arc<Semaphore>,
+    pub(super) streams: StreamPlaces,
     pub(super) traffic: Traffic,
     pub(super) closing: CancellationToken,
     /// Cancelled when the connection has to end at once, whatever its calls do.
@@ -46,7 +45,7 @@ impl Connection {
     pub(super) fn new(process: &ByteBudget, closing: CancellationToken) -> Self {
         Self {
             bytes_in_flight: BytesInFlight::of_connection(process),
-            batch_streams: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
+            streams: StreamPlaces::default(),
             traffic: Traffic::default(),
             closing,
             cut_off: CancellationToken::new(),
@@ -127,8 +126,8 @@ fn builder(executor: CallExecutor, window_bytes: u32) -> http2::Builder<CallExec
         .auto_date_header(false)
         .initial_connection_window_size(window_bytes)
         .initial_stream_window_size(window_bytes / WINDOW_RATIO)
-        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(CONCURRENT_STREAMS_MAX.min(window_bytes / CALL_WINDOW_BYTES))
+        .max_header_list_size(REQUEST_HEADER_LIST_BYTES_MAX)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     builder

@@ -18,6 +18,7 @@ pub(super) struct Framing {
     missing_bytes: usize,
     /// A message was longer than any service takes. What follows is not looked at.
     is_over: bool,
+    /// `None`: messages are too small for many fields.
     counter: Option<FieldCounter>,
     /// No message is longer than [`CALL_BUFFER_BYTES`].
     is_small: bool,
@@ -28,7 +29,8 @@ impl Framing {
     pub(super) fn new(method: &'static Method) -> Self {
         Self {
             is_small: method.requests.are_small(),
-            counter: method.bounded.as_ref().map(FieldCounter::new),
+            counter: (!method.requests.are_small())
+                .then(|| FieldCounter::new(method.bounded.as_ref())),
             ..Self::default()
         }
     }
@@ -37,7 +39,7 @@ impl Framing {
     ///
     /// # Errors
     ///
-    /// When a message has more entries than its method takes, or more bytes than a stream of small ones takes.
+    /// When a message has more entries or fields than its method takes, or more bytes than a stream of small ones takes.
     pub(super) fn advance(&mut self, mut frame: &[u8]) -> Result<usize, Fault> {
         let mut begun_bytes = match self.counter {
             Some(_) => 0,

@@ -1,7 +1,8 @@
 //! Transport limits, each set on purpose on both ends.
 //!
 //! h2 counts small DATA frames that the application has not read yet and closes a connection whose count passes half of
-//! its connection window; hence the large connection window, and the floor on h2's version in the manifest.
+//! its connection window; hence the large connection window, [`WINDOW_RATIO`], [`CALL_WINDOW_BYTES`], and the floor on h2's
+//! version in the manifest.
 
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub const BATCH_COMMANDS_MAX: usize = 4096;
 /// buffers that tonic makes for it.
 pub const CALL_BYTES: usize = 16 << 10;
 
+/// What each header field of a call is charged beside its text, in bytes: its place in the map.
+pub const HEADER_FIELD_BYTES: usize = 128;
+
 /// What is left of that for a unary request whose answer has begun and waits for us, as a health watch does.
 pub const WATCH_BYTES: usize = 8 << 10;
 
@@ -33,6 +37,12 @@ pub const CONNECTION_BYTES_GUARANTEED: usize = 256 << 10;
 
 /// Most `kvrpc.KvBatch` streams of one connection.
 pub const BATCH_STREAMS_MAX: usize = 16;
+
+/// Most streams of gRPC reflection of one connection.
+pub const REFLECTION_STREAMS_MAX: usize = 4;
+
+/// What such a stream is charged beside [`CALL_BYTES`], in bytes: tonic makes the next answer before the last one is sent.
+pub const REFLECTION_ANSWER_BYTES: usize = 64 << 10;
 
 /// Most bytes of requests and answers that are in flight in one process, unless configured otherwise.
 pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
@@ -53,21 +63,33 @@ pub const BATCH_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// HTTP/2 flow-control window of a connection, in bytes. A server with many connections gives later ones less.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// The least that a server gives, in bytes.
-pub const CONNECTION_WINDOW_BYTES_MIN: u32 = 512 << 10;
+/// This part of the bytes in flight of the process is what the windows of a server's connections take together, beside
+/// [`CONNECTION_WINDOW_BYTES_LOW`] and [`CONNECTION_WINDOW_BYTES_MIN`]. The sum is about what peers can make it hold in
+/// requests that it has not read: 110 MiB of a store with 1,024 connections.
+pub const WINDOWS_PART: usize = 8;
 
-/// The sum of the windows of a server's connections beyond [`CONNECTION_WINDOW_BYTES_MIN`] for each, in bytes: about what
-/// peers can make it hold in requests that it has not read.
-pub const CONNECTION_WINDOWS_BYTES_MAX: usize = 64 << 20;
+/// The least that a server gives to about [`LOW_WINDOWS`] connections when that sum is used up, in bytes.
+pub const CONNECTION_WINDOW_BYTES_LOW: u32 = 256 << 10;
+
+/// How many connections get at least [`CONNECTION_WINDOW_BYTES_LOW`].
+pub const LOW_WINDOWS: usize = 64;
+
+/// The least that a server gives to all others, in bytes. HTTP/2 has no smaller one.
+pub const CONNECTION_WINDOW_BYTES_MIN: u32 = 64 << 10;
 
 /// A server's window of a stream is this part of that of its connection. h2 bounds unread small frames by half of the
 /// connection's window, and one stream of messages with a single command each must not get there before its own window ends.
 pub const WINDOW_RATIO: u32 = 8;
 
+/// A server takes one concurrent call for so many bytes of a connection's window. h2 counts an unread small frame as up to
+/// 256 bytes of half of the window, and one such frame of each call must not get there.
+pub const CALL_WINDOW_BYTES: u32 = 512;
+
 /// A client's HTTP/2 flow-control window of one stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Most concurrent streams (calls in flight) that a server accepts on one connection.
+/// Most concurrent streams (calls in flight) that a server accepts on one connection. One with the smallest window has half
+/// as many, see [`CALL_WINDOW_BYTES`].
 pub const CONCURRENT_STREAMS_MAX: u32 = 256;
 
 /// How long a call may take until its answer begins, the arrival of its request included.
@@ -86,8 +108,13 @@ pub const CONNECTION_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a peer may keep a server from sending an answer before the call is reset.
 pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest header list of a call, in bytes. A fault's details (under 4 KiB, as base64) have to fit.
+/// Largest header list that a client takes, in bytes. A fault's details (under 4 KiB, as base64) have to fit.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+
+/// Largest header list that a server takes, in bytes: the usual one of gRPC. HTTP/2 counts 32 bytes a field beside its text.
+/// Of larger trailers h2 drops the rest. What it takes of them is not charged: h2 keeps it until the request is read to its
+/// end.
+pub const REQUEST_HEADER_LIST_BYTES_MAX: u32 = 8 << 10;
 
 /// How long a connection may be silent before it is probed with an HTTP/2 ping.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -11,8 +11,11 @@ const LEVEL_DEFAULT: &str = "info";
 /// The parts of this workspace, by the beginning of their targets.
 const OURS: &str = "rdb_";
 
+/// The HTTP/2 library. Its warnings are about what peers send, so a peer could fill the disk with them.
+const HTTP_2: &str = "h2";
+
 /// A valid `--log-level`. A level finer than `info` is that of FlareDB's own parts; RocksDB, HTTP/2 and other libraries log
-/// that much only when a filter names them.
+/// that much only when a filter names them. HTTP/2 logs errors only, unless a filter names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter {
     directives: String,
@@ -30,7 +33,7 @@ pub struct LogFilterError {
 impl Default for LogFilter {
     fn default() -> Self {
         Self {
-            directives: LEVEL_DEFAULT.to_owned(),
+            directives: format!("{LEVEL_DEFAULT},{HTTP_2}=error"),
         }
     }
 }
@@ -63,6 +66,9 @@ impl FromStr for LogFilter {
         } else {
             level.to_owned()
         };
+        if !filters.iter().any(|filter| filter.starts_with(HTTP_2)) {
+            directives.push_str(&format!(",{HTTP_2}=error"));
+        }
         for filter in filters {
             directives.push(',');
             directives.push_str(filter);
@@ -88,15 +94,17 @@ mod tests {
     #[test]
     fn a_level_is_that_of_our_parts_and_filters_come_after_it() {
         for (text, expected) in [
-            ("warn", "warn"),
-            ("INFO", "INFO"),
-            ("debug", "info,rdb_=debug"),
+            ("info", "info,h2=error"),
+            ("WARN", "WARN,h2=error"),
+            ("debug", "info,rdb_=debug,h2=error"),
             ("h2=trace,debug", "info,rdb_=debug,h2=trace"),
-            ("warn,rocksdb=debug", "warn,rocksdb=debug"),
-            ("nonsense=debug", "info,nonsense=debug"),
+            ("h2::proto=warn", "info,h2::proto=warn"),
+            ("warn,rocksdb=debug", "warn,h2=error,rocksdb=debug"),
+            ("nonsense=debug", "info,h2=error,nonsense=debug"),
         ] {
             assert_eq!(directives(text).as_deref(), Ok(expected), "{text}");
         }
+        assert_eq!(LEVEL_DEFAULT.parse(), Ok(LogFilter::default()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the transport has to know of each method, in one table.
 
 use super::bounded::BoundedField;
-use super::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX};
+use super::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, REFLECTION_ANSWER_BYTES};
 
 use tonic::Code;
 
@@ -35,6 +35,14 @@ pub(super) enum Requests {
 impl Requests {
     pub(super) fn are_small(self) -> bool {
         matches!(self, Self::SmallStream | Self::ForeignStream)
+    }
+
+    /// What a call is charged beside its head.
+    pub(super) fn base_bytes(self) -> usize {
+        match self {
+            Self::ForeignStream => CALL_BYTES + REFLECTION_ANSWER_BYTES,
+            Self::Unary | Self::Stream | Self::SmallStream => CALL_BYTES,
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
 //!   counts what moves on it.
 //! - `call_service` admits a call: `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
-//!   there is no room in the `budget`.
+//!   there is no room in the `budget`. A stream needs one of the `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
 //!   refuses one whose `pace` is slow while others wait. The
 //!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing.
@@ -44,6 +44,7 @@ mod serve;
 #[cfg(feature = "process")]
 mod serve_flags;
 mod socket;
+mod stream_places;
 mod termination;
 mod traffic;
 

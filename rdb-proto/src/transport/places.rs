@@ -6,8 +6,8 @@
 //! [`CONNECTION_CLOSE_TIMEOUT`](super::limits::CONNECTION_CLOSE_TIMEOUT) for calls that were under way.
 //!
 //! A connection's window is what its peer can send without our reading it. Unread bytes are not charged to the bytes in
-//! flight, so windows come from a sum of their own: the first connections get large ones, later ones what is left, and
-//! [`CONNECTION_WINDOW_BYTES_MIN`] at least.
+//! flight, so windows come from a sum of their own: the first connections get large ones, later ones what is left. When it
+//! is used up, some more get [`CONNECTION_WINDOW_BYTES_LOW`], and the others [`CONNECTION_WINDOW_BYTES_MIN`].
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::connection::Connection;
 use super::limits::{
-    CONNECTION_WINDOW_BYTES, CONNECTION_WINDOW_BYTES_MIN, CONNECTION_WINDOWS_BYTES_MAX,
+    CONNECTION_WINDOW_BYTES, CONNECTION_WINDOW_BYTES_LOW, CONNECTION_WINDOW_BYTES_MIN, LOW_WINDOWS,
+    WINDOWS_PART,
 };
 use super::traffic::Patience;
 
@@ -30,6 +31,8 @@ const WINDOW_PART: usize = 4;
 pub(super) struct Places {
     connections_max: usize,
     per_address_max: Option<usize>,
+    /// The sum of the windows, beside those of the least sizes.
+    windows_bytes: usize,
     patience: Patience,
     taken: Mutex<Taken>,
 }
@@ -64,10 +67,12 @@ impl Places {
         connections_max: usize,
         per_address_max: Option<usize>,
         patience: Patience,
+        bytes_in_flight_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             connections_max,
             per_address_max,
+            windows_bytes: bytes_in_flight_max / WINDOWS_PART,
             patience,
             taken: Mutex::default(),
         })
@@ -90,11 +95,7 @@ impl Places {
         if taken.connections.len() >= self.connections_max {
             self.make_room(&taken)?;
         }
-        let left = CONNECTION_WINDOWS_BYTES_MAX.saturating_sub(taken.window_bytes);
-        let part = left / WINDOW_PART;
-        let window_bytes = u32::try_from(part)
-            .unwrap_or(u32::MAX)
-            .clamp(CONNECTION_WINDOW_BYTES_MIN, CONNECTION_WINDOW_BYTES);
+        let window_bytes = self.window_bytes(taken.window_bytes);
         taken.window_bytes += window_bytes as usize;
         let id = taken.next_id;
         taken.next_id += 1;
@@ -106,6 +107,19 @@ impl Places {
             id,
             window_bytes,
         })
+    }
+
+    /// The window of one more connection.
+    fn window_bytes(&self, taken_bytes: usize) -> u32 {
+        let low_bytes = self.windows_bytes + LOW_WINDOWS * CONNECTION_WINDOW_BYTES_LOW as usize;
+        let least = if taken_bytes < low_bytes {
+            CONNECTION_WINDOW_BYTES_LOW
+        } else {
+            CONNECTION_WINDOW_BYTES_MIN
+        };
+        let part = self.windows_bytes.saturating_sub(taken_bytes) / WINDOW_PART;
+        let part = u32::try_from(part).unwrap_or(u32::MAX);
+        part.clamp(least, CONNECTION_WINDOW_BYTES)
     }
 
     /// Asks the longest idle connection to close. When enough are closing already, one of them has to end for that.
@@ -160,6 +174,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::super::budget::ByteBudget;
+    use super::super::limits::PROCESS_BYTES_IN_FLIGHT_MAX;
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -176,9 +191,19 @@ mod tests {
         Arc::new(Connection::new(&ByteBudget::new(0), closing))
     }
 
+    fn places(connections_max: usize, per_address_max: Option<usize>) -> Arc<Places> {
+        let bytes_in_flight_max = PROCESS_BYTES_IN_FLIGHT_MAX;
+        Places::new(
+            connections_max,
+            per_address_max,
+            PATIENCE,
+            bytes_in_flight_max,
+        )
+    }
+
     #[test]
     fn the_longest_idle_connection_without_a_call_makes_room() {
-        let places = Places::new(3, None, PATIENCE);
+        let places = places(3, None);
         let connections = [connection(), connection(), connection()];
         let held = connections
             .each_ref()
@@ -202,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_call_keeps_the_place_unless_it_is_silent_for_long() {
-        let places = Places::new(1, None, PATIENCE);
+        let places = places(1, None);
         let connection = connection();
         let _held = places.take(HERE, &connection).expect("free");
         connection.traffic.begin_call();
@@ -217,7 +242,7 @@ mod tests {
 
     #[test]
     fn connections_that_never_close_do_not_add_up() {
-        let places = Places::new(2, None, PATIENCE);
+        let places = places(2, None);
         let take = || places.take(HERE, &connection()).ok();
         let held: Vec<_> = std::iter::from_fn(take).take(1000).collect();
         assert_eq!(held.len(), 2 + CLOSING_CONNECTIONS_MAX);
@@ -225,7 +250,7 @@ mod tests {
 
     #[test]
     fn of_too_many_that_do_not_close_the_one_that_was_told_first_is_cut_off() {
-        let places = Places::new(1, None, PATIENCE);
+        let places = places(1, None);
         let connections: Vec<_> = (0..=CLOSING_CONNECTIONS_MAX)
             .map(|_| connection())
             .collect();
@@ -252,7 +277,7 @@ mod tests {
 
     #[test]
     fn one_address_has_its_share_only() {
-        let places = Places::new(10, Some(2), PATIENCE);
+        let places = places(10, Some(2));
         let held = [(); 2].map(|()| places.take(HERE, &connection()).expect("free"));
         assert_eq!(places.take(HERE, &connection()).err(), Some(Full::Address));
         let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -267,18 +292,22 @@ mod tests {
 
     #[test]
     fn windows_are_large_for_few_and_bounded_for_many() {
-        let places = Places::new(1000, None, PATIENCE);
-        let first = places.take(HERE, &connection()).expect("free");
-        assert_eq!(first.window_bytes, CONNECTION_WINDOW_BYTES);
-        let take = |_| places.take(HERE, &connection()).expect("free");
-        let others: Vec<_> = (1..1000).map(take).collect();
-        let bytes = places.taken().window_bytes;
-        let at_least = 1000 * CONNECTION_WINDOW_BYTES_MIN as usize;
-        assert!(bytes <= CONNECTION_WINDOWS_BYTES_MAX + at_least, "{bytes}");
-        drop(others);
-        assert_eq!(
-            places.taken().window_bytes,
-            CONNECTION_WINDOW_BYTES as usize
-        );
+        for (bytes_in_flight_mib, first_mib, sum_mib) in
+            [(256, 8, 110), (64, 2, 84), (4096, 16, 592)]
+        {
+            let bytes_in_flight_max = bytes_in_flight_mib << 20;
+            let places = Places::new(1024, None, PATIENCE, bytes_in_flight_max);
+            let first = places.take(HERE, &connection()).expect("free");
+            let first_bytes = first_mib << 20;
+            assert_eq!(first.window_bytes as usize, first_bytes);
+            let take = |_| places.take(HERE, &connection()).expect("free");
+            let others: Vec<_> = (1..1024).map(take).collect();
+            let low = |place: &&Place| place.window_bytes >= CONNECTION_WINDOW_BYTES_LOW;
+            assert!(others.iter().filter(low).count() >= LOW_WINDOWS);
+            let bytes = places.taken().window_bytes;
+            assert!(bytes <= sum_mib << 20, "{bytes}");
+            drop(others);
+            assert_eq!(places.taken().window_bytes, first_bytes);
+        }
     }
 }

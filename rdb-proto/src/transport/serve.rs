@@ -149,6 +149,7 @@ pub async fn serve(
         options.connections_max,
         options.connections_per_address_max,
         Patience::new(&options),
+        options.bytes_in_flight.bytes_max(),
     );
     let process = options.bytes_in_flight.clone();
     let mut acceptor = Acceptor::new(listener, Arc::clone(&places), process, drain.clone());

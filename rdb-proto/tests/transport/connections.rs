@@ -3,12 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
-use rdb_proto::transport::limits::{CONNECTION_CLOSE_TIMEOUT, WATCH_BYTES};
-use rdb_proto::transport::{ServeOptions, endpoint};
+use rdb_proto::transport::limits::{
+    CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT, LOW_WINDOWS, MESSAGE_BYTES_MAX, WATCH_BYTES,
+};
+use rdb_proto::transport::{ByteBudget, ServeOptions, endpoint};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -209,6 +212,40 @@ async fn a_connection_beyond_the_share_of_its_address_is_closed() {
     };
     assert!(guarded("it is closed", second).await.is_err());
     first.raw_get(get(10)).await.expect("served");
+}
+
+#[tokio::test]
+async fn a_connection_after_many_others_has_a_small_window_and_is_served_all_the_same() {
+    const OTHERS: usize = 2 * LOW_WINDOWS;
+    let server = TestServer::start(ServeOptions {
+        bytes_in_flight: ByteBudget::new(2 * MESSAGE_BYTES_MAX),
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut others = Vec::new();
+    for _ in 0..OTHERS {
+        others.push(Peer::connect(&server, WINDOW_BYTES).await);
+    }
+    // An answer shows that those before it were accepted, and that its peer knows the limits of the server.
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let first = peer.call(RAW_GET, framed(&get(0)), true).await;
+    first.read().await.expect("served");
+    let mut calls = Vec::new();
+    for _ in 0..CONCURRENT_STREAMS_MAX {
+        // A small frame that is not the last of its call.
+        let mut call = peer.call(RAW_GET, framed(&get(0)), false).await;
+        call.sending.send_data(Bytes::new(), true).expect("open");
+        calls.push(call);
+    }
+    for call in calls {
+        call.read().await.expect("an answer, not a reset");
+    }
+    let mut client = server.client().await;
+    let put = RawPutRequest {
+        value: vec![0; MESSAGE_BYTES_MAX - 100].into(),
+        ..RawPutRequest::default()
+    };
+    client.raw_put(put).await.expect("served");
 }
 
 #[tokio::test]

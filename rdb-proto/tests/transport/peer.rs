@@ -4,12 +4,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use prost::Message;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::codegen::http::request::Builder;
 use tonic::codegen::http::{HeaderMap, Request};
 
 use crate::fixture::{TestServer, guarded};
@@ -47,7 +48,7 @@ impl Peer {
         let socket = TcpStream::connect(&server.address)
             .await
             .expect("it listens");
-        let mut builder = Builder::new();
+        let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(window_bytes)
             .initial_connection_window_size(1 << 30)
@@ -82,17 +83,30 @@ impl Peer {
         body: Bytes,
         is_complete: bool,
     ) -> Result<Stream, h2::Error> {
+        self.begin(head(path), body, is_complete).await
+    }
+
+    /// Begins a call with this `head`.
+    pub(crate) async fn begin(
+        &mut self,
+        head: Builder,
+        body: Bytes,
+        is_complete: bool,
+    ) -> Result<Stream, h2::Error> {
         let requests = self.requests.clone().ready();
         self.requests = guarded("room for a stream", requests).await?;
-        let request = Request::post(format!("http://store{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("well formed");
+        let request = head.body(()).expect("well formed");
         let (answer, mut sending) = self.requests.send_request(request, false)?;
         sending.send_data(body, is_complete)?;
         Ok(Stream { sending, answer })
     }
+}
+
+/// The head of a call.
+pub(crate) fn head(path: &str) -> Builder {
+    Request::post(format!("http://store{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
 }
 
 /// The message in its frame.

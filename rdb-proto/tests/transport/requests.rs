@@ -1,5 +1,8 @@
 //! Requests are charged from their first byte.
 
+use std::time::Instant;
+
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::select_all;
 use futures::stream::FuturesUnordered;
@@ -7,14 +10,18 @@ use prost::Message;
 use rdb_proto::error::details;
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::{RawBatchPutResponse, RawPutRequest};
-use rdb_proto::transport::limits::{ADMISSION_WAIT, CALL_BYTES, CONNECTION_BYTES_GUARANTEED};
+use rdb_proto::transport::limits::{
+    ADMISSION_WAIT, CALL_BYTES, CONNECTION_BYTES_GUARANTEED, REFLECTION_ANSWER_BYTES,
+    REFLECTION_STREAMS_MAX,
+};
 use rdb_proto::transport::{ByteBudget, ServeOptions};
+use tonic::codegen::http::{HeaderName, HeaderValue, StatusCode};
 use tonic::{Code, Status};
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, until};
 use crate::peer::{
     Answer, BATCH, HEALTH_CHECK, Peer, RAW_BATCH_PUT, RAW_DELETE, REFLECTION, SHORT, Stream, begun,
-    framed,
+    framed, head,
 };
 
 const BUDGET_BYTES: usize = 4 << 20;
@@ -229,7 +236,10 @@ async fn many_small_calls_are_charged_too() {
         let mut calls = Vec::new();
         for _ in 0..100 {
             // Nothing but headers and a part of a frame's header.
-            calls.push(peer.call(BATCH, begun(0, &[]).slice(..2), false).await);
+            calls.push(
+                peer.call(RAW_BATCH_PUT, begun(0, &[]).slice(..2), false)
+                    .await,
+            );
         }
         held.push((peer, calls));
     }
@@ -246,6 +256,118 @@ async fn many_small_calls_are_charged_too() {
         .await
         .expect("served");
     drop(held);
+    server.all_is_given_back().await;
+}
+
+/// Header fields of four bytes each.
+fn fields(count: usize) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    (100..100 + count).map(|number| {
+        let name = format!("n{number}").parse().expect("a name");
+        (name, HeaderValue::from_static(""))
+    })
+}
+
+#[tokio::test]
+async fn the_fields_of_a_header_and_the_uri_are_charged_with_what_they_take() {
+    const FIELDS: usize = 100;
+    /// A field of a `HeaderMap` takes a little more.
+    const FIELD_BYTES: usize = 100;
+    const QUERY_BYTES: usize = 4_000;
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let with_fields = fields(FIELDS).fold(head(RAW_BATCH_PUT), |head, (name, value)| {
+        head.header(name, value)
+    });
+    let with_query = head(&format!("{RAW_BATCH_PUT}?{}", "q".repeat(QUERY_BYTES)));
+    for (head, bytes) in [
+        (with_fields, FIELDS * FIELD_BYTES),
+        (with_query, QUERY_BYTES),
+    ] {
+        let call = peer.begin(head, Bytes::new(), false).await.expect("open");
+        until("the call has begun", || server.budget.bytes_taken() > 0).await;
+        let taken = server.budget.bytes_taken();
+        assert!(taken >= CALL_BYTES + bytes, "{taken}");
+        drop(call);
+        server.all_is_given_back().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_with_a_large_header_does_not_wait_for_room() {
+    const FIELDS: usize = 100;
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let mut held = Vec::new();
+    for _ in 0..BUDGET_BYTES / CALL_BYTES - 2 {
+        let part = begun(0, &[]).slice(..2);
+        held.push(peer.call(RAW_BATCH_PUT, part, false).await);
+    }
+    until("the budget is taken", || {
+        server.budget.bytes_taken() + CALL_BYTES_MAX > BUDGET_BYTES
+    })
+    .await;
+    let refused_at_once = async {
+        loop {
+            let asked = Instant::now();
+            let head = fields(FIELDS).fold(head(RAW_BATCH_PUT), |head, (name, value)| {
+                head.header(name, value)
+            });
+            let call = peer.begin(head, Bytes::new(), false).await.expect("open");
+            let answer = call.read().await.expect("an answer, not a reset");
+            let response = RawBatchPutResponse::decode(answer.message).expect("a response");
+            let kind = response.region_error.and_then(|error| error.kind);
+            assert!(
+                matches!(kind, Some(region_error::Kind::ServerBusy(_))),
+                "{kind:?}"
+            );
+            // A busy machine may take that long, but not always.
+            if asked.elapsed() < ADMISSION_WAIT {
+                break;
+            }
+        }
+    };
+    guarded("it is refused at once", refused_at_once).await;
+}
+
+#[tokio::test]
+async fn a_header_of_too_many_fields_is_refused() {
+    const FIELDS: usize = 240;
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let head = fields(FIELDS).fold(head(RAW_BATCH_PUT), |head, (name, value)| {
+        head.header(name, value)
+    });
+    let call = peer.begin(head, Bytes::new(), false).await.expect("open");
+    let answer = guarded("an answer", call.answer).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    server.all_is_given_back().await;
+}
+
+#[tokio::test]
+async fn a_connection_has_few_streams_of_reflection_and_each_is_charged_for_an_answer() {
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let mut held = Vec::new();
+    for _ in 0..REFLECTION_STREAMS_MAX {
+        held.push(peer.call(REFLECTION, Bytes::new(), false).await);
+    }
+    let taken = REFLECTION_STREAMS_MAX * (CALL_BYTES + REFLECTION_ANSWER_BYTES);
+    until("all are charged", || server.budget.bytes_taken() >= taken).await;
+    let refused = peer.call(REFLECTION, Bytes::new(), false).await;
+    let answer = refused.read().await.expect("an answer, not a reset");
+    let status = Status::from_header_map(&answer.trailers).expect("a status");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let details = details(&status).expect("details");
+    let limit = Some(REFLECTION_STREAMS_MAX as u64);
+    assert_eq!((details.fate(), details.limit), (Fate::NotApplied, limit));
+
+    held.pop();
+    let left = taken - CALL_BYTES;
+    until("one has ended", || server.budget.bytes_taken() < left).await;
+    let next = peer.call(REFLECTION, Bytes::new(), false).await;
+    let answer = guarded("an answer", next.answer).await.expect("served");
+    assert!(!answer.headers().contains_key("grpc-status"));
+    drop((held, peer, next.sending, answer));
     server.all_is_given_back().await;
 }
 

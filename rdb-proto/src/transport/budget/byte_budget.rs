@@ -33,6 +33,11 @@ impl ByteBudget {
         }
     }
 
+    /// How much can be taken.
+    pub(in super::super) fn bytes_max(&self) -> usize {
+        self.state().bytes_max
+    }
+
     /// How much is taken at the moment. May be more than the budget, see [`Reservation::more`](super::Reservation::more).
     pub fn bytes_taken(&self) -> usize {
         self.state().bytes_taken

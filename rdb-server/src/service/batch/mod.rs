@@ -20,15 +20,10 @@ mod reads;
 mod stream;
 mod writes;
 
-use std::sync::Arc;
-
 use futures::stream::BoxStream;
 use rdb_proto::batch::{self, KvBatch, Messages};
-use rdb_proto::error::Fault;
-use rdb_proto::errorpb::Fate;
 use rdb_proto::transport::CallBudget;
-use rdb_proto::transport::limits::BATCH_STREAMS_MAX;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use crate::router::Router;
 use stream::CommandStream;
@@ -50,16 +45,7 @@ impl KvBatch for BatchService {
 
     async fn batch(&self, request: Request<Messages>) -> Result<Self::BatchStream, Status> {
         let call = CallBudget::of(&request);
-        let batch_streams = Arc::clone(call.batch_streams());
-        let place = batch_streams.try_acquire_owned().map_err(|_| Fault {
-            limit: Some(BATCH_STREAMS_MAX as u64),
-            fate: Fate::NotApplied,
-            ..Fault::new(
-                Code::ResourceExhausted,
-                format!("the connection has {BATCH_STREAMS_MAX} streams of commands already"),
-            )
-        })?;
-        let stream = CommandStream::new(self.router.clone(), call, request.into_inner(), place);
+        let stream = CommandStream::new(self.router.clone(), call, request.into_inner());
         Ok(stream.responses())
     }
 }

@@ -11,7 +11,6 @@ use rdb_proto::batch::{self, Messages};
 use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
 use tokio::select;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tonic::Status;
@@ -42,8 +41,6 @@ pub(super) struct CommandStream {
     alarm: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// The error that the stream ends with, once everything is answered.
     failure: Option<Status>,
-    /// The place among the streams of the connection.
-    _place: OwnedSemaphorePermit,
 }
 
 /// Steps of a stream whose connection is closing. `alarm` moves it from `No` to `Announce`, and later to `Over`. The
@@ -61,12 +58,7 @@ enum Closing {
 }
 
 impl CommandStream {
-    pub(super) fn new(
-        router: Router,
-        call: Arc<CallBudget>,
-        requests: Messages,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn new(router: Router, call: Arc<CallBudget>, requests: Messages) -> Self {
         Self {
             router,
             requests: Some(requests),
@@ -78,7 +70,6 @@ impl CommandStream {
             alarm: Box::pin(call.closing().clone().cancelled_owned()),
             call,
             failure: None,
-            _place: place,
         }
     }
 
@@ -223,14 +214,7 @@ mod tests {
         let source = stream::iter(messages.collect::<Vec<_>>()).chain(stream::pending());
         let body = EncodeBody::new_client(client, source, None, Some(MESSAGE_BYTES_MAX));
         let requests = Messages::new(Body::new(body));
-        let call = fixture.call.clone();
-        let place = call.batch_streams().clone().try_acquire_owned();
-        CommandStream::new(
-            fixture.router.clone(),
-            call,
-            requests,
-            place.expect("the first"),
-        )
+        CommandStream::new(fixture.router.clone(), fixture.call.clone(), requests)
     }
 
     async fn response(stream: &mut CommandStream) -> Option<batch::Response> {

@@ -49,6 +49,31 @@ async fn connections_that_do_not_speak_http_2_are_closed() {
     wire.assert_unaffected().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_the_http_2_library_warns_of_leave_no_line_in_the_log() {
+    const PING_ACK: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0unasked!";
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0";
+    const PAYLOAD: &[u8] = b"answered";
+    let wire = Wire::start().await;
+    for node in [&wire.cluster.store, &wire.cluster.pd] {
+        let stream = TcpStream::connect(node.address()).await;
+        let mut stream = stream.expect("the process listens");
+        let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        frames.extend(PING_ACK.repeat(1_000));
+        // Its answer shows that all before it were read.
+        frames.extend([PING, PAYLOAD].concat());
+        stream.write_all(&frames).await.expect("it is read");
+        let mut answers = Vec::new();
+        while !answers.windows(PAYLOAD.len()).any(|part| part == PAYLOAD) {
+            let read = guarded("an answer", stream.read_buf(&mut answers)).await;
+            assert_ne!(read.expect("an answer, not a reset"), 0);
+        }
+        let log = node.log();
+        assert!(!log.contains("ping"), "{log}");
+    }
+    wire.assert_unaffected().await;
+}
+
 /// Whether a process speaks HTTP/2 on one more connection. One that has no place for it closes it without a word.
 async fn is_admitted(address: &str) -> bool {
     let mut stream = TcpStream::connect(address)

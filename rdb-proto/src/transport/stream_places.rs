@@ -1,0 +1,54 @@
+//! The places for the streams of one connection, by their kind.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Code;
+
+use super::limits::{BATCH_STREAMS_MAX, REFLECTION_STREAMS_MAX};
+use super::methods::Requests;
+use crate::error::Fault;
+use crate::errorpb::Fate;
+
+/// A stream takes much more than a unary call does, so a connection has a few of each kind only.
+#[derive(Debug)]
+pub(super) struct StreamPlaces {
+    batch: Arc<Semaphore>,
+    reflection: Arc<Semaphore>,
+}
+
+/// Keeps the place of a call until it is dropped. `None` where a connection may have as many as it has calls.
+pub(super) type StreamPlace = Option<OwnedSemaphorePermit>;
+
+impl Default for StreamPlaces {
+    fn default() -> Self {
+        Self {
+            batch: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
+            reflection: Arc::new(Semaphore::new(REFLECTION_STREAMS_MAX)),
+        }
+    }
+}
+
+impl StreamPlaces {
+    /// A place for a call with such `requests`.
+    ///
+    /// # Errors
+    ///
+    /// When all places for them are taken.
+    pub(super) fn take(&self, requests: Requests) -> Result<StreamPlace, Fault> {
+        let (places, count_max) = match requests {
+            Requests::Stream => (&self.batch, BATCH_STREAMS_MAX),
+            Requests::ForeignStream => (&self.reflection, REFLECTION_STREAMS_MAX),
+            Requests::Unary | Requests::SmallStream => return Ok(None),
+        };
+        let place = Arc::clone(places).try_acquire_owned();
+        place.map(Some).map_err(|_| {
+            let cause = format!("the connection has {count_max} streams of this service already");
+            Fault {
+                limit: Some(count_max as u64),
+                fate: Fate::NotApplied,
+                ..Fault::new(Code::ResourceExhausted, cause)
+            }
+        })
+    }
+}
