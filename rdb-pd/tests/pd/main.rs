@@ -6,7 +6,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::channel::mpsc;
 use rdb_pd::{Config, Pd, PdError, keys};
+use rdb_proto::error::details;
+use rdb_proto::errorpb::Fate;
 use rdb_proto::metapb::StoreStats;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{
@@ -14,8 +17,10 @@ use rdb_proto::pdpb::{
     RegisterStoreResponse, ScanRegionsRequest, StoreHeartbeatRequest,
 };
 use rdb_proto::transport::endpoint;
+use rdb_proto::transport::limits::TSO_STREAMS_MAX;
 use rdb_proto::transport::process::ServerProcess;
 use rdb_storage::{Role, Storage, StorageOptions};
+use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -255,6 +260,29 @@ async fn a_burst_on_a_stream_is_answered_one_by_one_in_order() {
         next = answer.first + u64::from(answer.count);
     }
     assert!(answers.message().await.unwrap().is_none());
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_a_bounded_number_of_streams_and_one_that_ends_makes_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let mut streams = Vec::new();
+    for _ in 0..TSO_STREAMS_MAX {
+        let (requests, receiver) = mpsc::unbounded();
+        streams.push((requests, pd.client.tso(receiver).await.unwrap()));
+    }
+    let refused = pd.client.tso(futures::stream::empty()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(details(&refused).unwrap().fate(), Fate::NotApplied);
+
+    let (requests, ending) = streams.pop().unwrap();
+    drop(requests);
+    assert!(ending.into_inner().message().await.unwrap().is_none());
+    // The place is free a moment after the end has arrived.
+    let next = async { while pd.client.tso(futures::stream::empty()).await.is_err() {} };
+    timeout(Duration::from_secs(60), next).await.unwrap();
+    drop(streams);
     pd.stop().await;
 }
 

@@ -38,6 +38,9 @@ pub const CONNECTION_BYTES_GUARANTEED: usize = 256 << 10;
 /// Most `kvrpc.KvBatch` streams of one connection.
 pub const BATCH_STREAMS_MAX: usize = 16;
 
+/// Most `pdpb.Pd.Tso` streams of one connection. A client needs one: it can hold thousands of requests.
+pub const TSO_STREAMS_MAX: usize = 4;
+
 /// Most streams of gRPC reflection of one connection.
 pub const REFLECTION_STREAMS_MAX: usize = 4;
 

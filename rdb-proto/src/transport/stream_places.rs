@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 
-use super::limits::{BATCH_STREAMS_MAX, REFLECTION_STREAMS_MAX};
+use super::limits::{BATCH_STREAMS_MAX, REFLECTION_STREAMS_MAX, TSO_STREAMS_MAX};
 use super::methods::Requests;
 use crate::error::Fault;
 use crate::errorpb::Fate;
@@ -14,16 +14,18 @@ use crate::errorpb::Fate;
 #[derive(Debug)]
 pub(super) struct StreamPlaces {
     batch: Arc<Semaphore>,
+    tso: Arc<Semaphore>,
     reflection: Arc<Semaphore>,
 }
 
-/// Keeps the place of a call until it is dropped. `None` where a connection may have as many as it has calls.
+/// Keeps the place of a stream until it is dropped. `None` for a unary call.
 pub(super) type StreamPlace = Option<OwnedSemaphorePermit>;
 
 impl Default for StreamPlaces {
     fn default() -> Self {
         Self {
             batch: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
+            tso: Arc::new(Semaphore::new(TSO_STREAMS_MAX)),
             reflection: Arc::new(Semaphore::new(REFLECTION_STREAMS_MAX)),
         }
     }
@@ -38,8 +40,9 @@ impl StreamPlaces {
     pub(super) fn take(&self, requests: Requests) -> Result<StreamPlace, Fault> {
         let (places, count_max) = match requests {
             Requests::Stream => (&self.batch, BATCH_STREAMS_MAX),
+            Requests::SmallStream => (&self.tso, TSO_STREAMS_MAX),
             Requests::ForeignStream => (&self.reflection, REFLECTION_STREAMS_MAX),
-            Requests::Unary | Requests::SmallStream => return Ok(None),
+            Requests::Unary => return Ok(None),
         };
         let place = Arc::clone(places).try_acquire_owned();
         place.map(Some).map_err(|_| {
