@@ -135,7 +135,10 @@ impl Places {
         }
         let staying = open.filter(|connection| !connection.closing.is_cancelled());
         if staying.clone().count() >= self.connections_max {
-            let idle = staying.filter(|c| !c.traffic.is_in_use(&self.patience));
+            let is_idle = |c: &&Arc<Connection>| {
+                !c.traffic.is_in_use(&self.patience) && !c.traffic.is_between_calls()
+            };
+            let idle = staying.filter(is_idle);
             let longest = idle.max_by_key(|connection| connection.traffic.idle_ticks());
             longest.ok_or(Full::Process)?.closing.cancel();
         }
@@ -238,6 +241,20 @@ mod tests {
         }
         assert!(places.take(HERE, &newcomer).is_ok());
         assert!(connection.closing.is_cancelled());
+    }
+
+    #[test]
+    fn a_client_keeps_the_place_between_its_calls() {
+        let places = places(1, None);
+        let connection = connection();
+        let _held = places.take(HERE, &connection).expect("free");
+        connection.traffic.begin_call();
+        connection.traffic.end_call();
+        connection.traffic.tick();
+        let newcomer = self::connection();
+        assert_eq!(places.take(HERE, &newcomer).err(), Some(Full::Process));
+        connection.traffic.tick();
+        assert!(places.take(HERE, &newcomer).is_ok());
     }
 
     #[test]

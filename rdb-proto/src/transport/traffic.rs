@@ -22,6 +22,10 @@ use std::time::Duration;
 use super::limits::CONNECTION_CLOSE_TIMEOUT;
 use super::serve::ServeOptions;
 
+/// So long after a call a connection is not idle yet: a client that makes one call after the other is between two of them
+/// most of the time.
+const BETWEEN_CALLS_TICKS: u32 = 2;
+
 /// After that many ticks without progress sending stands still.
 pub(super) const STALLED_TICKS: u32 = 10;
 
@@ -44,6 +48,8 @@ pub(super) struct Traffic {
     unsent: [AtomicU32; TICKS],
     /// One more than the tick since which the socket takes no bytes; 0 while it takes them.
     blocked_since: AtomicU32,
+    /// One more than the tick in which a call ended last; 0 before.
+    call_ended: AtomicU32,
     /// One more than the tick in which the peer was told to go away; 0 before.
     closing_since: AtomicU32,
 }
@@ -106,6 +112,7 @@ impl Traffic {
     pub(super) fn end_call(&self) {
         self.calls.fetch_sub(1, Relaxed);
         self.touch();
+        self.call_ended.store(self.now.load(Relaxed) + 1, Relaxed);
     }
 
     pub(super) fn calls(&self) -> usize {
@@ -115,6 +122,12 @@ impl Traffic {
     /// Whether a call is in flight that is not a silent stream.
     pub(super) fn is_in_use(&self, patience: &Patience) -> bool {
         self.calls() > 0 && self.idle_ticks() < patience.silent_call
+    }
+
+    /// Whether a call has ended so lately that the next one may be on its way.
+    pub(super) fn is_between_calls(&self) -> bool {
+        let ticks = self.ticks_since(&self.call_ended);
+        ticks.is_some_and(|ticks| ticks < BETWEEN_CALLS_TICKS)
     }
 
     /// The peer is told to go away.
