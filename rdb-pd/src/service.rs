@@ -19,7 +19,7 @@ use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use self::tso_stream::{TsoStream, tso_stream};
+use self::tso_stream::TsoStream;
 use crate::cluster::{
     Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration, Start,
 };
@@ -55,7 +55,7 @@ impl Pd for PdService {
         }))
     }
 
-    type TsoStream = TsoStream;
+    type TsoStream = TsoStream<Streaming<GetTsoRequest>>;
 
     async fn tso(
         &self,
@@ -65,7 +65,7 @@ impl Pd for PdService {
         let requests = request.into_inner();
         let allocator = Arc::clone(&self.allocator);
         let cluster_id = self.cluster.id();
-        Ok(Response::new(tso_stream(
+        Ok(Response::new(TsoStream::new(
             requests, allocator, cluster_id, closing,
         )))
     }

@@ -4,11 +4,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
+use futures::task::AtomicWaker;
 use futures::{Stream, StreamExt, stream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, unconstrained};
+use tokio::task::JoinSet;
 use tonic::Streaming;
 
 use super::recorder::Recorder;
@@ -17,12 +19,23 @@ use super::runner::{Schedule, Tally, Window, gather, measured};
 use super::workload::Done;
 
 /// Says when a message may be sent. The messages end when this is dropped.
-pub(crate) struct Credits(Arc<Semaphore>);
+pub(crate) struct Credits(Arc<Shared>);
+
+/// A semaphore that costs little enough for millions of messages per second: only the messages take credits.
+struct Shared {
+    credits: AtomicU64,
+    ended: AtomicBool,
+    waker: AtomicWaker,
+}
 
 impl Credits {
     /// As many credits as messages may be outstanding.
     pub(crate) fn new(outstanding: u32) -> Self {
-        Self(Arc::new(Semaphore::new(outstanding as usize)))
+        Self(Arc::new(Shared {
+            credits: AtomicU64::new(outstanding.into()),
+            ended: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }))
     }
 
     /// Copies of `message`, each when there is a credit for it.
@@ -30,20 +43,49 @@ impl Credits {
     where
         Q: Clone + Send + Sync + 'static,
     {
-        stream::unfold(
-            (Arc::clone(&self.0), message),
-            async |(credits, message)| {
-                // All that may be sent is sent at once, however much that is.
-                unconstrained(credits.acquire()).await.ok()?.forget();
-                Some((message.clone(), (credits, message)))
-            },
-        )
+        let shared = Arc::clone(&self.0);
+        stream::poll_fn(move |context| {
+            let taken = shared.poll_take(context);
+            taken.map(|taken| taken.then(|| message.clone()))
+        })
+    }
+
+    fn give(&self) {
+        self.0.credits.fetch_add(1, Ordering::Release);
+        self.0.waker.wake();
     }
 }
 
 impl Drop for Credits {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.ended.store(true, Ordering::Release);
+        self.0.waker.wake();
+    }
+}
+
+impl Shared {
+    /// Ready with whether there are more credits to come.
+    fn poll_take(&self, context: &mut Context<'_>) -> Poll<bool> {
+        if self.take() {
+            return Poll::Ready(true);
+        }
+        self.waker.register(context.waker());
+        if self.take() {
+            Poll::Ready(true)
+        } else if self.ended.load(Ordering::Acquire) {
+            Poll::Ready(false)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Nobody else takes credits, so what is there stays there.
+    fn take(&self) -> bool {
+        let available = self.credits.load(Ordering::Acquire) > 0;
+        if available {
+            self.credits.fetch_sub(1, Ordering::AcqRel);
+        }
+        available
     }
 }
 
@@ -94,7 +136,7 @@ async fn receive<A>(
         tally.note(Done::default(), begin, now, window, &recorder);
         if now < window.end {
             begun.push_back(now);
-            credits.0.add_permits(1);
+            credits.give();
         }
     }
     tally
