@@ -1,5 +1,6 @@
 //! The wire is cut: a store in a network namespace of its own, whose link goes down and comes back. Skipped where this process may not make namespaces.
 
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,23 +20,27 @@ fn ip(arguments: &[&str]) -> bool {
 struct Namespace {
     name: String,
     link: String,
-    /// The address inside, of a network of its own, since both paths may be under test at a time.
+    /// The address inside, of a network of its own: both paths may be under test at a time, in several processes, and one that
+    /// was killed leaves its link behind.
     address: String,
 }
 
 impl Namespace {
     fn make(path: CallPath) -> Option<Self> {
+        let process = std::process::id();
         let (id, net) = match path {
-            CallPath::Unary => (format!("{}u", std::process::id()), 77),
-            CallPath::Batched => (format!("{}b", std::process::id()), 78),
+            CallPath::Unary => (format!("{process}u"), 2 * process),
+            CallPath::Batched => (format!("{process}b"), 2 * process + 1),
         };
         let (name, link, inner) = (
             format!("flaredb-{id}"),
             format!("fdb{id}"),
             format!("fdbi{id}"),
         );
-        // Of the block for benchmarks between networks (RFC 2544), which nothing routes.
-        let (outside, address) = (&format!("198.18.{net}.1/30"), format!("198.18.{net}.2"));
+        // One of the networks of four addresses of the block for benchmarks between networks (RFC 2544), which nothing routes.
+        let network = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + net % (1 << 15) * 4;
+        let outside = &format!("{}/30", Ipv4Addr::from(network + 1));
+        let address = Ipv4Addr::from(network + 2).to_string();
         if !ip(&["netns", "add", &name]) {
             return None;
         }
