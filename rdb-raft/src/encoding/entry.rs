@@ -10,7 +10,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::{DecodeError, Problem, membership};
+use super::{DecodeError, Problem, decode_all, membership};
 use crate::types::{Content, Entry, LogId, Payload};
 
 const FORMAT: u8 = 1;
@@ -37,27 +37,18 @@ pub fn encode(entry: &Entry, encoded: &mut Vec<u8>) {
 ///
 /// When the bytes are not what the module documents.
 pub fn decode(index: u64, encoded: Bytes) -> Result<Entry, DecodeError> {
-    let bytes = encoded.len();
-    let error = |problem| DecodeError {
-        what: "log entry",
-        bytes,
-        problem,
-    };
-    let mut rest = encoded;
-    if rest.try_get_u8() != Ok(FORMAT) {
-        return Err(error("its format is unknown"));
-    }
-    decode_fields(index, rest).map_err(|problem| error(problem.0))
+    decode_all("log entry", FORMAT, encoded, |rest| {
+        decode_fields(index, rest)
+    })
 }
 
-fn decode_fields(index: u64, mut rest: Bytes) -> Result<Entry, Problem> {
+fn decode_fields(index: u64, rest: &mut Bytes) -> Result<Entry, Problem> {
     let (kind, term) = (rest.try_get_u8()?, rest.try_get_u64()?);
     let payload = match kind {
-        0 if rest.is_empty() => Content::Blank,
-        0 => return Err(Problem("bytes are left over")),
-        1 => Content::Normal(Payload(rest)),
+        0 => Content::Blank,
+        1 => Content::Normal(Payload(std::mem::take(rest))),
         2 => {
-            let membership = membership::decode(&rest);
+            let membership = membership::decode(&std::mem::take(rest));
             Content::Membership(membership.map_err(|error| Problem(error.problem))?)
         }
         _ => return Err(Problem("its kind is unknown")),

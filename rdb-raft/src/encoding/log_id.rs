@@ -1,8 +1,8 @@
 //! A log id: `[u8 format = 1][u64 term][u64 index]`.
 
-use bytes::{Buf, BufMut, TryGetError};
+use bytes::{Buf, BufMut};
 
-use super::DecodeError;
+use super::{DecodeError, Problem, decode_all};
 use crate::types::LogId;
 
 const FORMAT: u8 = 1;
@@ -24,23 +24,10 @@ pub fn encode(log_id: &LogId) -> [u8; BYTES] {
 ///
 /// When the bytes are not what the module documents.
 pub fn decode(encoded: &[u8]) -> Result<LogId, DecodeError> {
-    let error = |problem| DecodeError {
-        what: "log id",
-        bytes: encoded.len(),
-        problem,
-    };
-    let mut rest = encoded;
-    if rest.try_get_u8() != Ok(FORMAT) {
-        return Err(error("its format is unknown"));
-    }
-    let decoded = decode_fields(&mut rest).map_err(|_| error("it ends too early"))?;
-    match rest {
-        [] => Ok(decoded),
-        _ => Err(error("bytes are left over")),
-    }
+    decode_all("log id", FORMAT, encoded, decode_fields)
 }
 
-fn decode_fields(rest: &mut &[u8]) -> Result<LogId, TryGetError> {
+fn decode_fields(rest: &mut &[u8]) -> Result<LogId, Problem> {
     let (term, index) = (rest.try_get_u64()?, rest.try_get_u64()?);
     Ok(LogId::new_term_index(term, index))
 }

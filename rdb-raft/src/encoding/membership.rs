@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut};
 
-use super::{DecodeError, Problem};
+use super::{DecodeError, Problem, decode_all};
 use crate::types::{Membership, StoreNode};
 
 const FORMAT: u8 = 1;
@@ -43,20 +43,7 @@ pub fn encode(membership: &Membership, encoded: &mut Vec<u8>) {
 ///
 /// When the bytes are not what the module documents, a configuration has no voters, or a voter is not among the peers.
 pub fn decode(encoded: &[u8]) -> Result<Membership, DecodeError> {
-    let error = |problem| DecodeError {
-        what: "membership",
-        bytes: encoded.len(),
-        problem,
-    };
-    let mut rest = encoded;
-    if rest.try_get_u8() != Ok(FORMAT) {
-        return Err(error("its format is unknown"));
-    }
-    let decoded = decode_fields(&mut rest).map_err(|problem| error(problem.0))?;
-    match rest {
-        [] => Ok(decoded),
-        _ => Err(error("bytes are left over")),
-    }
+    decode_all("membership", FORMAT, encoded, decode_fields)
 }
 
 fn decode_fields(rest: &mut &[u8]) -> Result<Membership, Problem> {

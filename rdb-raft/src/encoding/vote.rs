@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut};
 
-use super::{DecodeError, Problem};
+use super::{DecodeError, Problem, decode_all};
 use crate::types::Vote;
 
 const FORMAT: u8 = 1;
@@ -25,20 +25,7 @@ pub fn encode(vote: &Vote) -> [u8; BYTES] {
 ///
 /// When the bytes are not what the module documents.
 pub fn decode(encoded: &[u8]) -> Result<Vote, DecodeError> {
-    let error = |problem| DecodeError {
-        what: "vote",
-        bytes: encoded.len(),
-        problem,
-    };
-    let mut rest = encoded;
-    if rest.try_get_u8() != Ok(FORMAT) {
-        return Err(error("its format is unknown"));
-    }
-    let decoded = decode_fields(&mut rest).map_err(|problem| error(problem.0))?;
-    match rest {
-        [] => Ok(decoded),
-        _ => Err(error("bytes are left over")),
-    }
+    decode_all("vote", FORMAT, encoded, decode_fields)
 }
 
 fn decode_fields(rest: &mut &[u8]) -> Result<Vote, Problem> {
