@@ -6,13 +6,12 @@ use std::sync::Arc;
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::{HealthHandle, health, raise_open_files_limit, serve};
+use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::service::Routes;
 
 use crate::cluster::{Cluster, Registrar};
 use crate::config::Config;
@@ -88,8 +87,10 @@ impl Pd {
         let pd = PdServer::new(PdService::new(allocator, cluster))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let routes = Routes::new(pd).add_service(health_service);
-        let serving = serve(listener, routes, serve_options, drain.clone());
+        let services = Services::default()
+            .add_service(pd)
+            .add_service(health_service);
+        let serving = serve(listener, services, serve_options, drain.clone());
         let serving = async move { Ok(serving.await?) };
         Ok(Self {
             local_addr,

@@ -7,13 +7,12 @@ use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::{HealthHandle, health, raise_open_files_limit, serve};
+use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
 use rdb_storage::{Durability, Repair, Storage, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::service::Routes;
 
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
@@ -77,7 +76,8 @@ impl Server {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let batch = KvBatchServer::new(BatchService::new(router));
-        let routes = Routes::new(raw)
+        let services = Services::default()
+            .add_service(raw)
             .add_service(cas)
             .add_service(batch)
             .add_service(health_service);
@@ -89,7 +89,7 @@ impl Server {
                 () = until_drained.cancelled() => Ok(()),
             }
         };
-        let serving = serve(listener, routes, serve_options, drain.clone());
+        let serving = serve(listener, services, serve_options, drain.clone());
         let serving = async move { Ok(serving.await?) };
         announce(&config, local_addr, &advertised, &storage);
         Ok(Self {

@@ -145,8 +145,12 @@ impl<B> Arriving<B> {
             .take_if(|overdue| is_closing || overdue.deadline() <= Instant::now());
     }
 
-    /// Ready when the request holds what others wait for, and arrives too slowly for that.
+    /// Ready when the request holds what others wait for, and arrives too slowly for that. What it holds changes only when it
+    /// is read.
     fn poll_gives_way(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.call.holds_shared_bytes() {
+            return Poll::Pending;
+        }
         let connection = &self.call.connection;
         let window_bytes = connection.stream_window_bytes.get();
         let window_bytes = window_bytes.copied().unwrap_or(usize::MAX);
@@ -154,7 +158,6 @@ impl<B> Arriving<B> {
             let due_bytes = ready!(self.pace.poll_look(window_bytes, context));
             if self.framing.arrived_bytes() < due_bytes
                 && connection.bytes_in_flight.process.is_waited_for()
-                && self.call.holds_shared_bytes()
             {
                 return Poll::Ready(());
             }

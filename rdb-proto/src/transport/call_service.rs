@@ -10,8 +10,6 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::time::timeout;
 use tonic::body::Body;
-use tonic::codegen::Service as _;
-use tonic::service::Routes;
 use tonic::{Status, TimeoutExpired};
 
 use super::arriving::{ArrivalTimeouts, Arriving};
@@ -24,6 +22,7 @@ use super::limits::{ADMISSION_WAIT, HEADER_FIELD_BYTES};
 use super::methods::Method;
 use super::refusal::refused;
 use super::serve::ServeOptions;
+use super::services::Services;
 use super::stream_places::StreamPlace;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 
@@ -33,16 +32,20 @@ const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
 /// Serves the calls of one connection.
 #[derive(Clone)]
 pub(super) struct CallService {
-    routes: Routes,
+    services: Arc<Services>,
     connection: Arc<Connection>,
     timeouts: ArrivalTimeouts,
 }
 
 impl CallService {
-    pub(super) fn new(routes: Routes, connection: Arc<Connection>, options: &ServeOptions) -> Self {
+    pub(super) fn new(
+        services: Arc<Services>,
+        connection: Arc<Connection>,
+        options: &ServeOptions,
+    ) -> Self {
         let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
         Self {
-            routes,
+            services,
             connection,
             timeouts: ArrivalTimeouts {
                 message: options.call_timeout,
@@ -65,7 +68,7 @@ impl CallService {
         let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
         let mut request = request.map(|incoming| Body::new(body(incoming)));
         request.extensions_mut().insert(Arc::clone(&call));
-        let answering = self.routes.clone().call(request);
+        let answering = self.services.answer(request);
         async move {
             let response = match timeout(call_timeout, answering).await {
                 _ if method.has_region_error && call.is_refused() => refused(method),

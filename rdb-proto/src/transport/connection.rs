@@ -13,7 +13,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use super::budget::{ByteBudget, BytesInFlight};
 use super::call_service::CallService;
@@ -24,6 +23,7 @@ use super::limits::{
 };
 use super::places::Place;
 use super::serve::ServeOptions;
+use super::services::Services;
 use super::socket::Socket;
 use super::stream_places::StreamPlaces;
 use super::traffic::{Patience, Traffic};
@@ -53,12 +53,12 @@ impl Connection {
         }
     }
 
-    /// Serves `routes` on `stream` until the peer closes it or the connection is closing. `drain` is that of the process.
+    /// Serves `services` on `stream` until the peer closes it or the connection is closing. `drain` is that of the process.
     pub(super) async fn serve(
         self: Arc<Self>,
         stream: TcpStream,
         place: Place,
-        routes: Routes,
+        services: Arc<Services>,
         options: Arc<ServeOptions>,
         drain: CancellationToken,
     ) {
@@ -70,7 +70,7 @@ impl Connection {
         let patience = Patience::new(&options);
         let ended = CancellationToken::new();
         let executor = CallExecutor::new(options.send_stall_timeout, drain.clone(), ended.clone());
-        let service = CallService::new(routes, Arc::clone(&self), &options);
+        let service = CallService::new(services, Arc::clone(&self), &options);
         let stream_window_bytes = place.window_bytes / WINDOW_RATIO;
         self.stream_window_bytes
             .get_or_init(|| stream_window_bytes as usize);

@@ -10,7 +10,7 @@
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
 //!   refuses one whose `pace` is slow while others wait. The
 //!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing.
-//! - `methods` is the table of what differs between methods.
+//! - `services` finds the service that a request is for; `methods` is the table of what differs between methods.
 //!
 //! `process` is what the `main` of both servers shares, `serve_flags` what their settings share.
 
@@ -43,6 +43,7 @@ mod refusal;
 mod serve;
 #[cfg(feature = "process")]
 mod serve_flags;
+mod services;
 mod socket;
 mod stream_places;
 mod termination;
@@ -55,4 +56,5 @@ pub use connect::endpoint;
 pub use health::{HealthHandle, NOT_SERVING_CAUSE, health};
 pub use open_files::raise_open_files_limit;
 pub use serve::{OutOfRange, ServeError, ServeOptions, serve};
+pub use services::Services;
 pub use termination::Termination;

@@ -8,7 +8,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use super::accept::Acceptor;
 use super::budget::ByteBudget;
@@ -17,6 +16,7 @@ use super::limits::{
     PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
 };
 use super::places::Places;
+use super::services::Services;
 use super::traffic::Patience;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
@@ -130,7 +130,7 @@ impl ServeOptions {
 #[error("gRPC reflection cannot be set up")]
 pub struct ServeError(#[from] tonic_reflection::server::Error);
 
-/// Serves `routes` on `listener` and gRPC reflection beside them until `drain` is cancelled. Then no connection is
+/// Serves `services` on `listener` and gRPC reflection beside them until `drain` is cancelled. Then no connection is
 /// accepted any more, open ones are told to go away, and the calls in flight are waited for, `drain_timeout` at most.
 ///
 /// Streams that never end by themselves have to watch [`CallBudget::closing`](super::CallBudget::closing) and end.
@@ -140,11 +140,11 @@ pub struct ServeError(#[from] tonic_reflection::server::Error);
 /// [`ServeError`] before anything is served.
 pub async fn serve(
     listener: TcpListener,
-    routes: Routes,
+    services: Services,
     options: ServeOptions,
     drain: CancellationToken,
 ) -> Result<(), ServeError> {
-    let routes = with_reflection(routes)?.prepare();
+    let services = Arc::new(with_reflection(services)?);
     let places = Places::new(
         options.connections_max,
         options.connections_per_address_max,
@@ -159,8 +159,8 @@ pub async fn serve(
         tokio::select! {
             () = drain.cancelled() => break,
             (stream, connection, place) = acceptor.next() => {
-                let (routes, options) = (routes.clone(), Arc::clone(&options));
-                connections.spawn(connection.serve(stream, place, routes, options, drain.clone()));
+                let (services, options) = (Arc::clone(&services), Arc::clone(&options));
+                connections.spawn(connection.serve(stream, place, services, options, drain.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -181,14 +181,14 @@ pub async fn serve(
 }
 
 /// Older tools ask for `v1alpha`.
-fn with_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
+fn with_reflection(services: Services) -> Result<Services, tonic_reflection::server::Error> {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(crate::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = routes.add_service(builder().build_v1()?);
-    Ok(routes.add_service(builder().build_v1alpha()?))
+    let services = services.add_service(builder().build_v1()?);
+    Ok(services.add_service(builder().build_v1alpha()?))
 }
 
 #[cfg(test)]
@@ -213,7 +213,12 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let drain = CancellationToken::new();
         let (_handle, service) = health(&[], drain.clone());
-        let serving = serve(listener, Routes::new(service), options, drain.clone());
+        let serving = serve(
+            listener,
+            Services::default().add_service(service),
+            options,
+            drain.clone(),
+        );
         let serving = tokio::spawn(serving);
 
         let mut silent = TcpStream::connect(address).await.expect("it listens");

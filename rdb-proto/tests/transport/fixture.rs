@@ -13,13 +13,15 @@ use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::kv_raw_server::{KvRaw, KvRawServer};
 use rdb_proto::kvrpc::*;
 use rdb_proto::transport::limits::{ADMISSION_WAIT, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::{ByteBudget, CallBudget, ServeOptions, endpoint, health, serve};
+use rdb_proto::transport::{
+    ByteBudget, CallBudget, ServeOptions, Services, endpoint, health, serve,
+};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+
 use tonic::transport::Channel;
 use tonic::{ConnectError, Request, Response, Status};
 
@@ -80,17 +82,20 @@ impl TestServer {
         let drain = CancellationToken::new();
         let deletes = Arc::new(Notify::new());
         let puts = Arc::default();
-        let services = Services {
+        let store = Store {
             deletes: Arc::clone(&deletes),
             puts: Arc::clone(&puts),
         };
         let (handle, health) = health(&[], drain.clone());
         handle.set_serving(true);
-        let raw = KvRawServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = KvBatchServer::new(services);
-        let routes = Routes::new(raw).add_service(batch).add_service(health);
+        let raw = KvRawServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let batch = KvBatchServer::new(store);
+        let services = Services::default()
+            .add_service(raw)
+            .add_service(batch)
+            .add_service(health);
         let budget = options.bytes_in_flight.clone();
-        let serving = serve(listener, routes, options, drain.clone());
+        let serving = serve(listener, services, options, drain.clone());
         let serving = tokio::spawn(async move {
             let _serves = handle;
             serving.await.expect("it serves");
@@ -128,7 +133,7 @@ pub(crate) fn get(value_bytes: usize) -> RawGetRequest {
 }
 
 #[derive(Clone)]
-struct Services {
+struct Store {
     deletes: Arc<Notify>,
     puts: Arc<AtomicUsize>,
 }
@@ -143,7 +148,7 @@ fn value(key: &[u8]) -> Result<Bytes, Status> {
 }
 
 #[tonic::async_trait]
-impl KvRaw for Services {
+impl KvRaw for Store {
     async fn raw_get(
         &self,
         request: Request<RawGetRequest>,
@@ -214,7 +219,7 @@ impl KvRaw for Services {
 }
 
 #[tonic::async_trait]
-impl KvBatch for Services {
+impl KvBatch for Store {
     type BatchStream = Pin<Box<dyn Stream<Item = Result<batch::Response, Status>> + Send>>;
 
     /// Answers each message with as many bytes as its first key says.

@@ -104,12 +104,11 @@ mod tests {
     use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
     use rdb_proto::kvrpc::{KeyValue, RawBatchPutRequest};
     use rdb_proto::metapb::Region;
-    use rdb_proto::transport::{ByteBudget, ServeOptions, endpoint, serve};
+    use rdb_proto::transport::{ByteBudget, ServeOptions, Services, endpoint, serve};
     use rdb_storage::{Role, Storage, StorageOptions};
     use tokio::net::TcpListener;
     use tokio::time::{sleep, timeout};
     use tokio_util::sync::CancellationToken;
-    use tonic::service::Routes;
 
     use super::super::RawService;
     use super::*;
@@ -134,8 +133,8 @@ mod tests {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound").to_string();
-        let routes = Routes::new(KvRawServer::new(RawService::new(router)));
-        let serving = serve(listener, routes, options, CancellationToken::new());
+        let services = Services::default().add_service(KvRawServer::new(RawService::new(router)));
+        let serving = serve(listener, services, options, CancellationToken::new());
         tokio::spawn(serving);
 
         // The client takes no byte of an answer.

@@ -7,10 +7,9 @@ use futures::stream::{BoxStream, StreamExt, empty};
 use rdb_proto::metapb::{Peer, Region, RegionEpoch};
 use rdb_proto::pdpb::pd_server::{Pd, PdServer};
 use rdb_proto::pdpb::*;
-use rdb_proto::transport::{ServeOptions, serve};
+use rdb_proto::transport::{ServeOptions, Services, serve};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 const CLUSTER_ID: u64 = 7;
@@ -37,9 +36,9 @@ impl ScriptedPd {
         let listener = listener.expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let script = Script::default();
-        let routes = Routes::new(PdServer::new(script.clone()));
+        let services = Services::default().add_service(PdServer::new(script.clone()));
         let drain = CancellationToken::new();
-        let serving = serve(listener, routes, ServeOptions::default(), drain.clone());
+        let serving = serve(listener, services, ServeOptions::default(), drain.clone());
         tokio::spawn(async move { drop(serving.await) });
         let pd = Self {
             address,

@@ -9,11 +9,10 @@ use rdb_proto::batch::{KvBatch, KvBatchServer, Messages};
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{RawGetRequest, batch_command::Request};
-use rdb_proto::transport::{ServeOptions, health, serve};
+use rdb_proto::transport::{ServeOptions, Services, health, serve};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::service::Routes;
 
 use super::super::lane::Lane;
 use super::super::queue::{AddressedCommand, MESSAGE_COMMANDS_MAX, Next};
@@ -77,8 +76,10 @@ async fn start(store: impl KvBatch) -> (String, AbortOnDropHandle<()>) {
     let serving = tokio::spawn(async move {
         let drain = CancellationToken::new();
         let (_health, service) = health(&[], drain.clone());
-        let routes = Routes::new(KvBatchServer::new(store)).add_service(service);
-        let served = serve(listener, routes, ServeOptions::default(), drain).await;
+        let services = Services::default()
+            .add_service(KvBatchServer::new(store))
+            .add_service(service);
+        let served = serve(listener, services, ServeOptions::default(), drain).await;
         served.expect("it listens");
     });
     (address, AbortOnDropHandle::new(serving))

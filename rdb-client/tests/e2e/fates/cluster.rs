@@ -10,11 +10,10 @@ use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::metapb::{self, Region, RegionEpoch, RegionRoute};
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::transport::{HealthHandle, ServeOptions, health, serve};
+use rdb_proto::transport::{HealthHandle, ServeOptions, Services, health, serve};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::fates::placement_driver::ScriptedPd;
 use crate::fates::proxy::Proxy;
@@ -86,20 +85,20 @@ impl StoreNode {
     pub(crate) async fn start(id: u64, regions: Vec<Region>) -> Self {
         let store = Store::new(id, regions);
         let batch = KvBatchServer::new(store.clone());
-        Self::serve(&store, |routes| routes.add_service(batch)).await
+        Self::serve(&store, |services| services.add_service(batch)).await
     }
 
     /// A store of a release that does not know streams of commands.
     pub(crate) async fn start_without_streams(id: u64, regions: Vec<Region>) -> Self {
-        Self::serve(&Store::new(id, regions), |routes| routes).await
+        Self::serve(&Store::new(id, regions), |services| services).await
     }
 
-    async fn serve(store: &Store, more: impl FnOnce(Routes) -> Routes) -> Self {
+    async fn serve(store: &Store, more: impl FnOnce(Services) -> Services) -> Self {
         let store = store.clone();
         let raw = KvRawServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let cas = KvCasServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let routes = Routes::new(raw).add_service(cas);
-        let served = Served::start(more(routes)).await;
+        let services = Services::default().add_service(raw).add_service(cas);
+        let served = Served::start(more(services)).await;
         Self {
             proxy: Proxy::start(served.address),
             store,
@@ -148,7 +147,8 @@ pub(crate) struct PdNode {
 impl PdNode {
     pub(crate) async fn start(cluster_id: u64) -> Self {
         let pd = ScriptedPd::new(cluster_id);
-        let served = Served::start(Routes::new(PdServer::new(pd.clone()))).await;
+        let served =
+            Served::start(Services::default().add_service(PdServer::new(pd.clone()))).await;
         Self {
             proxy: Proxy::start(served.address),
             pd,
@@ -170,7 +170,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start(routes: Routes) -> Self {
+    async fn start(services: Services) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = CancellationToken::new();
@@ -178,7 +178,7 @@ impl Served {
         health.set_serving(true);
         let serving = serve(
             listener,
-            routes.add_service(service),
+            services.add_service(service),
             ServeOptions::default(),
             drain,
         );

@@ -12,14 +12,13 @@ use std::{io, thread};
 
 use futures::{Stream, StreamExt};
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
-use rdb_proto::transport::{ServeOptions, Termination, serve};
+use rdb_proto::transport::{ServeOptions, Services, Termination, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
-use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
@@ -57,7 +56,7 @@ pub(crate) async fn serve_echo(
     output.flush()?;
 
     let drain = CancellationToken::new();
-    let routes = Routes::new(EchoService {
+    let services = Services::default().add_service(EchoService {
         drain: drain.clone(),
     });
     let asked_to_end = async {
@@ -67,7 +66,7 @@ pub(crate) async fn serve_echo(
         }
         drain.cancel();
     };
-    let serving = serve(listener, routes, ServeOptions::default(), drain.clone());
+    let serving = serve(listener, services, ServeOptions::default(), drain.clone());
     let (served, ()) = tokio::join!(serving, asked_to_end);
     served.map_err(|error| cannot("serve", &error))
 }
