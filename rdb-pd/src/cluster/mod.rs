@@ -1,7 +1,8 @@
 //! The cluster's metadata: its id, its stores, and which store serves which region.
 //!
 //! - `state.rs`: the state of the cluster, and its durable part.
-//! - `stores.rs` and `regions.rs`: decisions, as pure functions of the state, the request and the time.
+//! - `stores.rs` and `regions.rs`: decisions, as pure functions of the state, the request and the time. `record.rs` is what a
+//!   store's record says and how it goes on, `refusal.rs` why a start is refused.
 //! - `registrar.rs`: the one task that decides, makes the decision durable and applies it to the state.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
@@ -9,6 +10,8 @@
 //! its next heartbeat.
 
 mod listening;
+mod record;
+mod refusal;
 mod regions;
 mod registrar;
 mod state;
@@ -27,8 +30,9 @@ use self::registrar::{QUESTIONS_MAX, Question, RareLine};
 use self::state::{Change, State};
 use crate::error::PdError;
 
+pub use refusal::{Refusal, RegisteredStore};
 pub use registrar::Registrar;
-pub use stores::{Refusal, RegisteredStore, Registration, Start};
+pub use stores::{Registration, Start};
 
 /// A store without a heartbeat for this long is disconnected; until then it is live.
 pub const DISCONNECTED_AFTER: Duration = Duration::from_secs(20);

@@ -23,15 +23,12 @@ use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::{Store, StoreState, StoreStats};
 
+use super::refusal::Refusal;
 use super::state::{Change, KnownStore, State, Waiting};
 use super::{
     DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX, UNCONFIRMED_STORES_MAX,
 };
 use crate::keys::{Counters, StoreRecord};
-
-/// Most unkept incarnations of one store. When there are more, the oldest is forgotten. A crash loop that never keeps one
-/// adds one every [`DISCONNECTED_AFTER`].
-const UNKEPT_INCARNATIONS_MAX: usize = 16;
 
 /// A heartbeat that arrives this long after another start first asked was sent after that start began. So both run at the
 /// same time, and their data directories are different, since each process locks its directory.
@@ -64,89 +61,6 @@ impl Registration {
     pub(super) fn is_kept(&self) -> bool {
         self.kept_incarnation == Some(self.start.incarnation)
     }
-}
-
-/// Why a registration is refused. Asking again helps only after [`MayBeAlive`](Self::MayBeAlive).
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It belongs to another cluster.
-    #[error(
-        "the store belongs to cluster {theirs}, and this is cluster {ours}; point --pd to its own placement driver, or \
-         restore a copy of that one's data directory if it is lost"
-    )]
-    ForeignCluster {
-        /// The store's cluster.
-        theirs: u64,
-        /// This one.
-        ours: u64,
-    },
-    /// It has an id that was never given out here, or whose record was dropped.
-    #[error(
-        "store {store_id} is not known here, though its cluster is: the placement driver's data directory is older than \
-         this store, or the store ended before it was registered and its id was dropped. If it never served, it holds no \
-         data: start it with an empty data directory"
-    )]
-    UnknownStore {
-        /// The id it named.
-        store_id: u64,
-    },
-    /// Another process lives with its id at another address.
-    #[error(
-        "store {id} lives at {at}, and this process is at {claimed}. If its data directory is a copy, do not \
-         serve it; if the store moved, end the process at {at} and start this one {} s later",
-        DISCONNECTED_AFTER.as_secs(), id = .store.id, at = .store.address
-    )]
-    LivesElsewhere {
-        /// The store.
-        store: RegisteredStore,
-        /// Where this process is.
-        claimed: String,
-    },
-    /// Another process lives with its id and says that it has the same address.
-    #[error(
-        "another process lives as store {id} at {at}, so the data directory of this one is a copy: do not serve \
-         it, and give each store its own --advertise-addr",
-        id = .0.id, at = .0.address
-    )]
-    LivesHere(RegisteredStore),
-    /// Another data directory with its id was accepted after this one.
-    #[error(
-        "store {id} was started from another data directory since (it is at {at}); this one is an old copy \
-         and must not be served. If the placement driver's data directory is the old one, see its --tso-advance-ms",
-        id = .0.id, at = .0.address
-    )]
-    Superseded(RegisteredStore),
-    /// Another store lives at its address.
-    #[error(
-        "store {id} lives at {at}. Give each store its own --advertise-addr; if this store replaces that one, \
-         end that one and start this one {} s later",
-        DISCONNECTED_AFTER.as_secs(), id = .0.id, at = .0.address
-    )]
-    AddressTaken(RegisteredStore),
-    /// The cluster has as many stores as it can have.
-    #[error("the cluster has {STORES_MAX} stores, and can have no more")]
-    TooManyStores,
-    /// Another process may live with its id or at its address.
-    #[error(
-        "{} process of store {id} at {at} may be alive; its place is free once it has been silent for {} s",
-        if *is_previous { "the previous" } else { "another" },
-        DISCONNECTED_AFTER.as_secs(), id = .store.id, at = .store.address
-    )]
-    MayBeAlive {
-        /// The store that may be alive.
-        store: RegisteredStore,
-        /// Whether it is the last process of the same store at the same address, as after a restart.
-        is_previous: bool,
-    },
-}
-
-/// The store that a start is refused for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegisteredStore {
-    /// Its id.
-    pub id: u64,
-    /// Where it is registered.
-    pub address: String,
 }
 
 impl State {
@@ -195,7 +109,7 @@ impl State {
         let store = self.stores.get(&store_id);
         let record = &store.ok_or(Refusal::UnknownStore { store_id })?.record;
         if record.address != start.address {
-            return Err(elsewhere(record, start));
+            return Err(Refusal::elsewhere(record, start));
         }
         if !record.matches(start) {
             return Err(Refusal::Superseded(record.registered()));
@@ -294,7 +208,7 @@ impl State {
             return Err(Refusal::Superseded(record.registered()));
         }
         if record.address != start.address && store.holds_its_address(now) {
-            return Err(elsewhere(record, start));
+            return Err(Refusal::elsewhere(record, start));
         }
         if let (Some(heard_at), Some(waiting)) =
             (store.heard_at, store.waiting_as(start.incarnation))
@@ -303,7 +217,7 @@ impl State {
             return Err(Refusal::LivesHere(record.registered()));
         }
         if !self.is_silent(store.heard_at, now) {
-            return Err(may_be_alive(record, start));
+            return Err(Refusal::may_be_alive(record, start));
         }
         self.check_address_free(start, now)?;
         Ok(record.followed_by(registration))
@@ -339,7 +253,7 @@ impl State {
                 return Err(Refusal::AddressTaken(record.registered()));
             }
             if !self.is_silent(store.heard_at, now) {
-                return Err(may_be_alive(record, start));
+                return Err(Refusal::may_be_alive(record, start));
             }
         }
         Ok(())
@@ -350,89 +264,6 @@ impl State {
     fn is_silent(&self, heard_at: Option<Instant>, now: Instant) -> bool {
         let last = heard_at.max(Some(self.listening.since(now)));
         last.is_none_or(|last| !is_recent(last, now))
-    }
-}
-
-/// What the numbers of a record mean. 0 stands for "none" in both.
-impl StoreRecord {
-    /// A store whose first start was given this id.
-    fn unconfirmed(id: u64, start: &Start) -> Self {
-        Self {
-            id,
-            address: start.address.clone(),
-            incarnation: start.incarnation,
-            ..Self::default()
-        }
-    }
-
-    /// The start that was accepted last. `None` after a restore: any may have been, and any may be the next.
-    fn present(&self) -> Option<u64> {
-        Some(self.incarnation).filter(|&incarnation| incarnation != 0)
-    }
-
-    /// The last incarnation that the store's data directory is known to hold.
-    fn kept(&self) -> Option<u64> {
-        Some(self.kept_incarnation).filter(|&incarnation| incarnation != 0)
-    }
-
-    fn registered(&self) -> RegisteredStore {
-        RegisteredStore {
-            id: self.id,
-            address: self.address.clone(),
-        }
-    }
-
-    /// Whether the start may be the present one.
-    fn matches(&self, start: &Start) -> bool {
-        let is_present = |present| present == start.incarnation;
-        self.address == start.address && self.present().is_none_or(is_present)
-    }
-
-    /// A store whose starts were forgotten has kept its id before.
-    fn has_kept_its_id(&self) -> bool {
-        self.present().is_none() || self.kept().is_some()
-    }
-
-    /// Whether `kept` is what the store's data directory may hold.
-    fn may_be_kept(&self, kept: Option<u64>) -> bool {
-        let Some(present) = self.present() else {
-            return true;
-        };
-        let is_later = |kept| kept == present || self.unkept_incarnations.contains(&kept);
-        kept == self.kept() || kept.is_some_and(is_later)
-    }
-
-    /// The record once the present incarnation is known to be kept.
-    fn with_present_kept(&self) -> Self {
-        Self {
-            kept_incarnation: self.incarnation,
-            unkept_incarnations: Vec::new(),
-            ..self.clone()
-        }
-    }
-
-    /// The record once the start that registers is accepted. The incarnation that it names is known to be kept.
-    fn followed_by(&self, registration: &Registration) -> Self {
-        let kept = registration.kept_incarnation;
-        let mut unkept_incarnations = Vec::new();
-        if let Some(present) = self.present()
-            && kept == self.kept()
-            && kept != Some(present)
-        {
-            unkept_incarnations.clone_from(&self.unkept_incarnations);
-            unkept_incarnations.push(present);
-            let surplus = unkept_incarnations
-                .len()
-                .saturating_sub(UNKEPT_INCARNATIONS_MAX);
-            unkept_incarnations.drain(..surplus);
-        }
-        Self {
-            id: self.id,
-            address: registration.start.address.clone(),
-            incarnation: registration.start.incarnation,
-            kept_incarnation: kept.unwrap_or_default(),
-            unkept_incarnations,
-        }
     }
 }
 
@@ -469,7 +300,7 @@ fn decide_present_start(
     registration: &Registration,
 ) -> Result<StoreRecord, Refusal> {
     if record.address != registration.start.address {
-        return Err(elsewhere(record, &registration.start));
+        return Err(Refusal::elsewhere(record, &registration.start));
     }
     if registration.is_kept() {
         Ok(record.with_present_kept())
@@ -480,20 +311,6 @@ fn decide_present_start(
 
 fn is_recent(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) < DISCONNECTED_AFTER
-}
-
-fn elsewhere(record: &StoreRecord, start: &Start) -> Refusal {
-    Refusal::LivesElsewhere {
-        store: record.registered(),
-        claimed: start.address.clone(),
-    }
-}
-
-fn may_be_alive(record: &StoreRecord, start: &Start) -> Refusal {
-    Refusal::MayBeAlive {
-        store: record.registered(),
-        is_previous: record.id == start.store_id && record.address == start.address,
-    }
 }
 
 /// The state after this silence. A store that was not heard of since this process started counts as disconnected.

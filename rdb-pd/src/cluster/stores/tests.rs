@@ -1,5 +1,7 @@
 use rdb_proto::metapb::Peer;
 
+use super::super::record::UNKEPT_INCARNATIONS_MAX;
+use super::super::refusal::RegisteredStore;
 use super::*;
 
 const CLUSTER_ID: u64 = 9;
