@@ -10,8 +10,8 @@
 //! 4. `rdb-server/src/service/raw.rs` or `cas.rs`: the method of the rpc, one line.
 //! 5. `rdb-client/src/raw.rs` or `versioned.rs`: the method of `Client`.
 //!
-//! The compiler asks for steps 2 to 4. It asks for a method in each test server, too. A command that writes in a way that the storage does not know is first added to
-//! `rdb_storage::Command`.
+//! The compiler asks for steps 2 to 4. It asks for a method in each test server, too. A command that writes in a way that the
+//! storage does not know is first added to `rdb_storage::Command`.
 
 use bytes::Bytes;
 use tonic::Status;
