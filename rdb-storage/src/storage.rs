@@ -41,6 +41,7 @@ struct Inner {
     writer: Writer,
     reader: Reader,
     engine: Arc<Engine>,
+    /// The first call of `close` wins by the exchange; what it closes has locks of its own.
     closed: AtomicBool,
 }
 

@@ -24,7 +24,7 @@ const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How much the thread reads from the disk in a round, and one record more.
 const DISK_BYTES: usize = 1 << 20;
 
-/// A batch takes no more submissions when it has read so many bytes.
+/// When a batch has read this many bytes, it takes no more submissions.
 const BATCH_READ_BYTES: usize = 16 << 20;
 
 /// What the thread works with. The handle shares it.
