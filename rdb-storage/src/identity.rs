@@ -195,11 +195,6 @@ impl DataDirectory {
         &self.path
     }
 
-    /// Where RocksDB's files are.
-    pub(crate) fn database_path(&self) -> PathBuf {
-        self.path.join("db")
-    }
-
     /// Replaces the identity file. When this returns, the new one is durable.
     fn write(&self, identity: Identity) -> io::Result<()> {
         let temporary = self.path.join("flaredb.identity.new");

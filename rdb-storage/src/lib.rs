@@ -61,6 +61,7 @@
 
 mod apply;
 mod command;
+mod database;
 mod engine;
 mod error;
 mod identity;

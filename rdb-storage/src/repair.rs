@@ -1,6 +1,7 @@
 //! Cutting a damaged write-ahead log, and saying where it is damaged.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fmt, fs, io};
 
 use crate::error::OpenError;
@@ -35,7 +36,7 @@ impl Repair {
                 ..options.clone()
             };
             let directory = DataDirectory::open(directory.as_ref(), options.role, false)?;
-            let storage = Storage::open_locked(directory, &options)?;
+            let storage = Storage::open_locked(Arc::new(directory), &options)?;
             storage.close().map_err(|error| OpenError::Io {
                 directory: storage.directory(),
                 cause: error.to_string(),

@@ -85,12 +85,12 @@ impl Storage {
         options.validate()?;
         let create = options.wal_recovery == WalRecovery::Strict;
         let directory = DataDirectory::open(directory.as_ref(), options.role, create)?;
-        Self::open_locked(directory, &options)
+        Self::open_locked(Arc::new(directory), &options)
     }
 
     /// Opens a directory that is locked, with valid options.
     pub(crate) fn open_locked(
-        directory: DataDirectory,
+        directory: Arc<DataDirectory>,
         options: &StorageOptions,
     ) -> Result<Self, OpenError> {
         let path = directory.path().to_owned();
@@ -351,7 +351,7 @@ impl Storage {
             data_bytes: inner
                 .engine
                 .data_property(properties::TOTAL_SST_FILES_SIZE)?,
-            wal_sync_count: inner.engine.wal_sync_count(),
+            wal_sync_count: inner.engine.database.wal_sync_count(),
             disk_read_count: inner.reader.disk_read_count(),
             cold_write_count: inner.writer.cold_write_count(),
         })
@@ -367,14 +367,15 @@ impl Storage {
     pub fn close(&self) -> Result<(), Error> {
         let was_closed = self.inner.closed.swap(true, Ordering::AcqRel);
         if !was_closed {
-            self.inner.engine.stop_compactions();
+            self.inner.engine.database.stop_compactions();
         }
         self.inner.writer.close();
         if was_closed {
             return Ok(());
         }
-        let flushed = self.inner.engine.flush();
-        self.inner.engine.stop_background_work();
+        let database = &self.inner.engine.database;
+        let flushed = database.flush();
+        database.stop_background_work();
         flushed.map_err(|error| Error::io("flushing at close", error))
     }
 
@@ -421,7 +422,7 @@ mod tests {
         let engine = &storage.inner.engine;
         // Past the writer, which has ended: there is something to flush again.
         engine.database.put("k", "v").unwrap();
-        let refused = engine.flush().unwrap_err();
+        let refused = engine.database.flush().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
     }
 
@@ -431,7 +432,7 @@ mod tests {
         let (_directory, storage) = storage();
         let engine = &storage.inner.engine;
         storage.put_raw("flushed", "v").unwrap();
-        engine.flush().unwrap();
+        engine.database.flush().unwrap();
         let options = [
             ("level0_file_num_compaction_trigger", "100"),
             ("level0_slowdown_writes_trigger", "1"),
