@@ -1,8 +1,8 @@
 //! [`Storage`], the embedded API: thin calls over the one write path and the reads.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rocksdb::{IteratorMode, ReadOptions, properties};
@@ -15,6 +15,7 @@ use crate::error::{Error, OpenError};
 use crate::identity::{DataDirectory, Identity};
 use crate::keys;
 use crate::limits::{CONFLICT_VALUES_BYTES_MAX, EMBEDDED_REGION_ID};
+use crate::log_database::LogDatabase;
 use crate::options::{Durability, StorageOptions, WalRecovery};
 use crate::proposal::Proposal;
 use crate::read::{Tier, Versioned};
@@ -41,6 +42,9 @@ struct Inner {
     writer: Writer,
     reader: Reader,
     engine: Arc<Engine>,
+    options: StorageOptions,
+    /// Held while the log database is opened: one that is half made is removed.
+    opening_log: Mutex<()>,
     closed: AtomicBool,
 }
 
@@ -112,9 +116,25 @@ impl Storage {
                 writer,
                 reader: Reader::new(Arc::clone(&engine), options),
                 engine,
+                options: options.clone(),
+                opening_log: Mutex::default(),
                 closed: AtomicBool::new(false),
             }),
         })
+    }
+
+    /// Opens the log database of the directory, with the settings of this storage. The first time creates it; from then on the
+    /// directory is one that releases without replication refuse, and a log database that is missing is damage. It can be
+    /// open once at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], as of [`open`](Self::open).
+    pub fn open_log(&self) -> Result<LogDatabase, OpenError> {
+        let opening = self.inner.opening_log.lock();
+        let _opening = opening.unwrap_or_else(PoisonError::into_inner);
+        let directory = Arc::clone(self.inner.engine.directory());
+        LogDatabase::open(directory, &self.inner.options)
     }
 
     /// The data directory.
