@@ -13,7 +13,7 @@
 //! family.
 
 pub mod applied_position;
-pub(crate) mod fields;
+pub mod fields;
 pub mod raw;
 pub mod region;
 pub mod version_floor;
@@ -36,5 +36,11 @@ impl From<DecodeError> for crate::Error {
         Self::DataLoss {
             cause: error.to_string(),
         }
+    }
+}
+
+impl From<DecodeError> for std::io::Error {
+    fn from(error: DecodeError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
     }
 }
