@@ -31,7 +31,7 @@ const KILLS: usize = 15;
 const IN_FLIGHT_MAX: usize = 4;
 
 /// Most entries that a truncation removes.
-const TRUNCATED_MAX: u64 = 5;
+const TRUNCATED_MAX: u64 = 20;
 
 /// A purge leaves at most so many entries.
 const KEPT_MAX: u64 = 100;
@@ -157,8 +157,8 @@ impl Writing {
         loop {
             match random.u32(..40) {
                 0 => self.vote().await,
-                1 => self.truncate(random.u64(1..=TRUNCATED_MAX)).await,
-                2 => self.purge(random.u64(..KEPT_MAX)).await,
+                1..4 => self.truncate(random.u64(1..=TRUNCATED_MAX)).await,
+                4 => self.purge(random.u64(..KEPT_MAX)).await,
                 _ => self.append(random.u64(1..5)).await,
             }
         }
@@ -199,7 +199,7 @@ impl Writing {
         self.report(Said::Voted { term: self.term });
     }
 
-    /// Other entries take the place of those that go, under another term.
+    /// Other entries take the place of those that go, under another term. They are gone when the vote is durable.
     async fn truncate(&mut self, count: u64) {
         self.settle(0).await;
         if self.last <= self.purged + count {
@@ -236,6 +236,10 @@ struct Expected {
     /// The term of each entry that is there for certain, unless it is purged.
     terms: BTreeMap<u64, u64>,
     voted: u64,
+    /// The last entry that a truncation left, while it is not durable.
+    truncating: Option<u64>,
+    /// The last entry that a durable truncation left, and the lowest term of those after it.
+    truncated: (u64, u64),
     /// The last entry that was purged, and the last that was to be.
     purged: u64,
     purging: u64,
@@ -247,9 +251,15 @@ impl Expected {
             Said::Appended { term, first, last } => {
                 self.terms.extend((first..=last).map(|index| (index, term)));
             }
-            Said::Voted { term } => self.voted = term,
+            Said::Voted { term } => {
+                self.voted = term;
+                if let Some(last) = self.truncating.take() {
+                    self.truncated = (last, term);
+                }
+            }
             Said::Truncating { last } => {
                 self.terms.split_off(&(last + 1));
+                self.truncating = Some(last);
             }
             Said::Purging { upto } => self.purging = upto,
         }
@@ -281,6 +291,12 @@ impl Expected {
             terms.insert(index, term);
         }
         assert!(terms.values().is_sorted(), "{terms:?}");
+        let (kept, rewritten) = self.truncated;
+        let mut after = terms.range(kept + 1..);
+        assert!(
+            after.all(|(_, term)| *term >= rewritten),
+            "what comes after entry {kept} is older than {rewritten}: {terms:?}"
+        );
         for (index, term) in self.terms.range(purged + 1..) {
             assert_eq!(terms.get(index), Some(term), "entry {index}");
         }
@@ -289,6 +305,7 @@ impl Expected {
             voted,
             purged,
             purging: purged,
+            ..Self::default()
         };
     }
 }
