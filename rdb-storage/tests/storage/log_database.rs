@@ -14,8 +14,8 @@ use rdb_storage::{
 };
 
 use crate::fixture::{
-    files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of, open, refused,
-    synced, truncate, unsynced,
+    copy_of, files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of, open,
+    refused, synced, truncate, unsynced,
 };
 
 const VALUE_BYTES: usize = 1000;
@@ -258,6 +258,67 @@ fn a_torn_tail_is_dropped_and_other_damage_is_refused_by_name_until_a_repair() {
     assert_eq!(repair, Ok(Repair::NotNeeded));
     let (_storage, log) = open_both(directory.path(), &synced());
     assert_eq!(prefix(&log), kept + 1);
+}
+
+/// Both logs are needed: no flush of the first can have succeeded.
+#[test]
+fn a_log_that_a_newer_one_builds_on_is_not_missed_in_silence() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StorageOptions {
+        write_buffer_bytes: 256 << 10,
+        ..synced()
+    };
+    let (storage, log) = open_both(directory.path(), &options);
+    let database = directory.path().join("raft");
+    let taken = occupy_table_files_of(&database);
+    let mut written = 0;
+    while files_of(&database, ".log").len() < 2 {
+        put(&log, written, true).unwrap();
+        written += 1;
+    }
+    drop((storage, log));
+    free_table_files(taken);
+    let harms: [&dyn Fn(&Path); 3] = [
+        &|log| fs::remove_file(log).unwrap(),
+        &|log| truncate(log, 100_000),
+        &|log| flip_bit(log, 100_000),
+    ];
+    for harm in harms {
+        let copy = copy_of(directory.path());
+        harm(&files_of(&copy.path().join("raft"), ".log")[0]);
+        let error = refused_log(copy.path());
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+    }
+    let (_storage, log) = open_both(directory.path(), &synced());
+    assert_eq!(prefix(&log), written);
+}
+
+#[test]
+fn a_damaged_table_is_found_when_it_is_read_and_what_is_read_before_is_right() {
+    let (directory, _file) = written();
+    let (storage, log) = open_both(directory.path(), &synced());
+    log.close().unwrap();
+    drop((storage, log));
+    let tables = files_of(&directory.path().join("raft"), ".sst");
+    let [table] = &tables[..] else {
+        panic!("all is in one table: {tables:?}");
+    };
+    flip_bit(table, 100_000);
+    let (_storage, log) = open_both(directory.path(), &synced());
+    let mut count = 0;
+    let visit = |found: &[u8], value: &[u8]| {
+        assert_eq!((found, value), (&*key(count), &*noise(count, VALUE_BYTES)));
+        count += 1;
+        ControlFlow::Continue(())
+    };
+    let error = log.scan(b"", b"a", visit).unwrap_err();
+    assert!(matches!(error, Error::DataLoss { .. }), "{error:?}");
+    assert!((80..100).contains(&count), "{count}");
+    let error = log.get(&key(count)).unwrap_err();
+    assert!(matches!(error, Error::DataLoss { .. }), "{error:?}");
+    let error = log.last(b"", &key(count + 1)).unwrap_err();
+    assert!(matches!(error, Error::DataLoss { .. }), "{error:?}");
+    assert!(log.get(&key(WRITES - 1)).unwrap().is_some());
 }
 
 #[test]
