@@ -33,7 +33,7 @@ const BACKGROUND_JOBS: i32 = 4;
 /// Memtables of the state column families stay small.
 const STATE_WRITE_BUFFER_BYTES: usize = 4 << 20;
 
-/// The column families. `RaftLog` stays empty until replication.
+/// The column families. `RaftLog` stays empty: logs are in the [`LogDatabase`](crate::LogDatabase).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     Raw,

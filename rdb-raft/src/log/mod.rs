@@ -1,4 +1,5 @@
-//! The logs of all groups of a process, in one device with one writer: a store's is its [`rdb_storage::LogDatabase`].
+//! The logs of all groups of a process, in one device with one writer. The device of a store is its
+//! [`LogDatabase`](rdb_storage::LogDatabase).
 //!
 //! ```text
 //! LogStore ──append, vote, truncate, purge──► queue ──► LogWriter's thread ──one batch, one sync──► LogDevice
