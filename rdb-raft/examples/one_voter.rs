@@ -27,7 +27,8 @@ use rdb_raft::log::LogWriter;
 use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
 use rdb_raft::{Answer, Content, LogId, Membership, StoreNode, StoredMembership, Timing};
 use rdb_storage::{
-    Command, Durability, LogEntry, Outcome, Proposal, Role, Storage, StorageOptions, Submission,
+    Command, Durability, LogChange, LogEntry, Outcome, Proposal, Role, Storage, StorageOptions,
+    Submission,
 };
 use tokio::sync::oneshot;
 
@@ -258,18 +259,18 @@ impl StateMachine for Region {
     fn apply(&self, entries: &[Committed], _may_block: bool) -> Result<Vec<Answer>, ApplyError> {
         let mut log_entries = Vec::with_capacity(entries.len());
         for Committed { entry, .. } in entries {
-            let proposal = match &entry.payload {
-                Content::Normal(payload) => Proposal::decode(payload.0.clone()),
-                Content::Blank | Content::Membership(_) => Ok(Proposal {
-                    epoch_version: 0,
-                    commands: Vec::new(),
-                }),
+            let change = match &entry.payload {
+                Content::Normal(payload) => {
+                    let proposal = Proposal::decode(payload.0.clone());
+                    LogChange::Proposal(proposal.map_err(io::Error::from)?)
+                }
+                Content::Blank | Content::Membership(_) => LogChange::Blank,
             };
             let (term, index) = (entry.log_id.leader_id.term, entry.log_id.index);
             let position = [term.to_be_bytes(), index.to_be_bytes()].concat();
             log_entries.push(LogEntry {
                 position: position.into(),
-                proposal: proposal.map_err(io::Error::from)?,
+                change,
             });
         }
         let outcomes = self.storage.apply(REGION_ID, &log_entries, Durability::Os);

@@ -15,6 +15,7 @@ use crate::keys;
 use crate::logs::Replay;
 use crate::options::StorageOptions;
 use crate::read::{Tier, read_options};
+use crate::region::RegionDescriptor;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -129,12 +130,17 @@ impl Engine {
         if let Some(version) = epochs.get(&region_id) {
             return Ok(*version);
         }
+        let version = self.region(region_id)?.map_or(0, |region| region.version);
+        epochs.insert(region_id, version);
+        Ok(version)
+    }
+
+    /// The descriptor of a region; `None`: it is not stored.
+    pub(crate) fn region(&self, region_id: u64) -> Result<Option<RegionDescriptor>, Error> {
         let key = keys::region::key(region_id);
         let stored = self.state(&key)?;
         let region = stored.map(|record| keys::region::decode(&key, &record));
-        let version = region.transpose()?.map_or(0, |region| region.version);
-        epochs.insert(region_id, version);
-        Ok(version)
+        Ok(region.transpose()?)
     }
 
     /// Call after a write that changed a region.

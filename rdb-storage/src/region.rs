@@ -20,7 +20,7 @@ pub struct RegionDescriptor {
     pub start_key: Bytes,
     /// First key behind the region. Empty: no upper bound.
     pub end_key: Bytes,
-    /// Grows with every change of the peers.
+    /// Grows with every change of the membership, also when the peers stay and only their roles change.
     pub conf_version: u64,
     /// Grows with every split or merge.
     pub version: u64,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rocksdb::{IteratorMode, ReadOptions, properties};
 use tokio::sync::watch;
 
-use crate::apply::{Entry, applied_position};
+use crate::apply::applied_position;
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
@@ -16,8 +16,8 @@ use crate::identity::{DataDirectory, Identity};
 use crate::keys;
 use crate::limits::{CONFLICT_VALUES_BYTES_MAX, EMBEDDED_REGION_ID};
 use crate::log_database::LogDatabase;
+use crate::log_entry::LogEntry;
 use crate::options::{Durability, StorageOptions, WalRecovery};
-use crate::proposal::Proposal;
 use crate::read::{Tier, Versioned};
 use crate::reader::Reader;
 use crate::region::RegionDescriptor;
@@ -47,16 +47,6 @@ struct Inner {
     opening_log: Mutex<()>,
     /// The first call of `close` wins by the exchange; what it closes has locks of its own.
     closed: AtomicBool,
-}
-
-/// An entry of a region's replicated log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Where in the log the entry is, in bytes that the owner of the log chooses. Keep it short: it is written with every
-    /// entry.
-    pub position: Bytes,
-    /// The commands, and the epoch that they were proposed under.
-    pub proposal: Proposal,
 }
 
 /// Figures of a storage.
@@ -192,7 +182,7 @@ impl Storage {
     /// The effect of an entry depends only on the entry and on the data that earlier entries left. So replicas that apply
     /// the same log hold the same data. An entry that was proposed under another epoch than the stored one changes nothing
     /// ([`Outcome::EpochChanged`]), and neither does a command that breaks a limit ([`Outcome::Invalid`]). The position is
-    /// stored in these cases, too.
+    /// stored in these cases, too. A membership and a blank entry have no outcomes.
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
@@ -213,15 +203,14 @@ impl Storage {
         entries: &[LogEntry],
         durability: Durability,
     ) -> Result<Vec<Vec<Outcome>>, Error> {
-        let entries = entries.iter().map(|entry| Entry {
-            region_id,
-            epoch_version: Some(entry.proposal.epoch_version),
-            commands: &entry.proposal.commands,
-            position: Some(&entry.position),
-            conflict_values_bytes_max: CONFLICT_VALUES_BYTES_MAX,
-        });
-        let entries: Vec<_> = entries.collect();
-        self.inner.writer.apply(region_id, &entries, durability)
+        let Some(last) = entries.last() else {
+            return Ok(Vec::new());
+        };
+        let applied = entries.iter();
+        let applied = applied.map(|entry| entry.as_applied(region_id, CONFLICT_VALUES_BYTES_MAX));
+        let applied: Vec<_> = applied.collect();
+        let writer = &self.inner.writer;
+        writer.apply(region_id, &applied, &last.position, durability)
     }
 
     /// The position of the last entry that was applied to a region. `None`: no entry ever was.

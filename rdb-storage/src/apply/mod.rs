@@ -1,7 +1,7 @@
 //! Applying commands in order: to one RocksDB write batch, with an outcome for each. This is the contract that the local
 //! writer and a replicated log rely on.
 //!
-//! An [`Entry`] is applied as a whole: a submission, or the proposal of a log entry. A [`Batch`] holds several entries.
+//! An [`Entry`] is applied as a whole: a submission, or an entry of a log. A [`Batch`] holds several entries.
 //!
 //! # Deterministic
 //!
@@ -16,7 +16,8 @@
 //! Every entry has outcomes, one for each command. Commands are validated again, since the log may come from another
 //! release: one that breaks a limit is [`Outcome::Invalid`] and changes nothing. An entry that was proposed under another
 //! epoch than the stored one of its region changes nothing either, and each of its commands is [`Outcome::EpochChanged`].
-//! Only the epoch's `version` is compared.
+//! Only the epoch's `version` is compared. A membership is applied under any epoch: it names the peers of the region, and each
+//! one raises the epoch's `conf_version` by 1.
 //!
 //! # What may fail
 //!
@@ -27,8 +28,8 @@
 //!
 //! # What a crash may leave
 //!
-//! An entry's changes, raised version floor and applied position are in one write batch, the position also when no command
-//! changed anything. After a crash all of them are there or none, and if those of an entry are, so are those of every entry
+//! An entry's changes, raised version floor, membership and applied position are in one write batch, the position also when
+//! nothing else changed. After a crash all of them are there or none, and if those of an entry are, so are those of every entry
 //! that was written before it: a log is applied again from the position that is found.
 //!
 //! After a power cut the same holds of what was synced, or followed by a write that was. Of later entries the last may be
@@ -56,21 +57,23 @@ use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
+use crate::log_entry::RegionMembership;
 use crate::read::{ReadError, Tier};
+use crate::region::RegionDescriptor;
 use overlay::Overlay;
 
 /// What a read from the disk counts beside the bytes that it reads.
 const DISK_READ_BYTES: usize = 64 << 10;
 
-/// Commands that are applied to a region as a whole.
+/// What is applied to a region as a whole.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub(crate) region_id: u64,
     /// What the `version` of the region's epoch has to be. `None`: it does not matter.
     pub(crate) epoch_version: Option<u64>,
     pub(crate) commands: &'a [Command],
-    /// Becomes the region's applied position. `None`: it stays.
-    pub(crate) position: Option<&'a [u8]>,
+    /// Becomes that of the region. `None`: it stays.
+    pub(crate) membership: Option<&'a RegionMembership>,
     /// Most bytes of values that the entry's conflicts carry together.
     pub(crate) conflict_values_bytes_max: usize,
 }
@@ -110,6 +113,9 @@ impl<'a> Batch<'a> {
         } = self;
         if entry.epoch_version.is_some() {
             overlay.load_epoch(engine, entry.region_id)?;
+        }
+        if entry.membership.is_some() {
+            overlay.load_region(engine, entry.region_id)?;
         }
         let mut values_bytes_left = entry.conflict_values_bytes_max;
         for command in entry.commands {
@@ -153,10 +159,8 @@ impl<'a> Batch<'a> {
 
     /// Applies an entry that was loaded: one outcome for each command.
     pub(crate) fn apply(&mut self, entry: &Entry<'_>) -> Vec<Outcome> {
-        if let Some(position) = entry.position {
-            let key = keys::applied_position::key(entry.region_id);
-            let family = self.engine.family(Family::RaftState);
-            self.write_batch.put_cf(family, key, position);
+        if let Some(membership) = entry.membership {
+            self.put_membership(entry.region_id, membership);
         }
         let current_version = self.overlay.epoch_version(entry.region_id);
         if entry
@@ -170,6 +174,13 @@ impl<'a> Batch<'a> {
         commands
             .map(|command| self.apply_command(entry.region_id, command, &mut values_bytes_left))
             .collect()
+    }
+
+    /// The region's applied position is this one from now on. The last one of a batch counts.
+    pub(crate) fn put_position(&mut self, region_id: u64, position: &[u8]) {
+        let key = keys::applied_position::key(region_id);
+        let family = self.engine.family(Family::RaftState);
+        self.write_batch.put_cf(family, key, position);
     }
 
     /// Whether the write has to be followed by [`Engine::forget_epochs`].
@@ -227,17 +238,33 @@ impl<'a> Batch<'a> {
                 key,
                 expected_version,
             } => self.delete_version(region_id, key, *expected_version),
-            Command::PutRegion(region) => {
-                self.write_batch.put_cf(
-                    self.engine.family(Family::RaftState),
-                    keys::region::key(region.id),
-                    keys::region::encode(region),
-                );
-                self.overlay.put_epoch(region.id, region.version);
-                self.changes_regions = true;
-            }
+            Command::PutRegion(region) => self.put_region(region.clone()),
         }
         Outcome::Done
+    }
+
+    fn put_membership(&mut self, region_id: u64, membership: &RegionMembership) {
+        let key = keys::membership::key(region_id);
+        let family = self.engine.family(Family::RaftState);
+        self.write_batch.put_cf(family, key, &membership.record);
+        if let Some(region) = self.overlay.region(region_id) {
+            let region = RegionDescriptor {
+                conf_version: region.conf_version.saturating_add(1),
+                peers: membership.peers.clone(),
+                ..region.clone()
+            };
+            self.put_region(region);
+        }
+    }
+
+    fn put_region(&mut self, region: RegionDescriptor) {
+        self.write_batch.put_cf(
+            self.engine.family(Family::RaftState),
+            keys::region::key(region.id),
+            keys::region::encode(&region),
+        );
+        self.overlay.put_region(region);
+        self.changes_regions = true;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::keys;
 use crate::limits::CONFLICT_VALUE_BYTES_MAX;
 use crate::read::{Keyspace, ReadError, Tier};
+use crate::region::RegionDescriptor;
 
 /// The current state of a versioned key, as far as commands need it.
 #[derive(Debug)]
@@ -41,13 +42,15 @@ struct Floor {
     raised: bool,
 }
 
-/// Records of the batch's keys, and the floors and epochs of its regions.
+/// Records of the batch's keys, and the floors, epochs and descriptors of its regions.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     records: HashMap<Bytes, Record>,
     floors: BTreeMap<u64, Floor>,
     /// The `version` of each region's epoch; 0 for a region that is not stored.
     epochs: BTreeMap<u64, u64>,
+    /// Of the regions that a membership needs them of. `None`: the region is not stored.
+    descriptors: BTreeMap<u64, Option<RegionDescriptor>>,
     bytes_read: usize,
 }
 
@@ -85,10 +88,11 @@ impl Overlay {
         Ok(record_bytes)
     }
 
-    /// Forgets the floors, the epochs, and the records that `other` has, too.
+    /// Forgets what is known of regions, and the records that `other` has, too.
     pub(super) fn forget(&mut self, other: &Self) {
         self.floors.clear();
         self.epochs.clear();
+        self.descriptors.clear();
         for key in other.records.keys() {
             self.records.remove(key);
         }
@@ -118,6 +122,13 @@ impl Overlay {
     pub(super) fn load_epoch(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
         if let Entry::Vacant(entry) = self.epochs.entry(region_id) {
             entry.insert(engine.epoch_version(region_id)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn load_region(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
+        if let Entry::Vacant(entry) = self.descriptors.entry(region_id) {
+            entry.insert(engine.region(region_id)?);
         }
         Ok(())
     }
@@ -184,8 +195,14 @@ impl Overlay {
         self.epochs.get(&region_id).copied().unwrap_or(0)
     }
 
-    pub(super) fn put_epoch(&mut self, region_id: u64, version: u64) {
-        self.epochs.insert(region_id, version);
+    /// The region's descriptor. `None`: it is not stored.
+    pub(super) fn region(&self, region_id: u64) -> Option<&RegionDescriptor> {
+        self.descriptors.get(&region_id)?.as_ref()
+    }
+
+    pub(super) fn put_region(&mut self, region: RegionDescriptor) {
+        self.epochs.insert(region.id, region.version);
+        self.descriptors.insert(region.id, Some(region));
     }
 }
 

@@ -82,9 +82,11 @@ impl Writer {
         &self,
         region_id: u64,
         entries: &[Entry<'_>],
+        position: &[u8],
         durability: Durability,
     ) -> Result<Vec<Vec<Outcome>>, Error> {
-        self.worker.apply(region_id, entries, durability)
+        let worker = &self.worker;
+        worker.apply(region_id, entries, position, durability)
     }
 
     pub(crate) fn health(&self) -> watch::Receiver<WriteHealth> {

@@ -65,7 +65,7 @@ impl Queued {
             region_id: self.submission.region_id,
             epoch_version: self.submission.epoch_version,
             commands: &self.submission.commands,
-            position: None,
+            membership: None,
             conflict_values_bytes_max: self.submission.conflict_values_bytes_max,
         }
     }

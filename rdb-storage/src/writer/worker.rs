@@ -165,11 +165,12 @@ impl Worker {
         loaded
     }
 
-    /// Applies entries of one region on the thread of the caller.
+    /// Applies entries of one region on the thread of the caller. The region's applied position is `position` then.
     pub(super) fn apply(
         &self,
         region_id: u64,
         entries: &[Entry<'_>],
+        position: &[u8],
         durability: Durability,
     ) -> Result<Vec<Vec<Outcome>>, Error> {
         self.queue.check_open()?;
@@ -183,6 +184,7 @@ impl Worker {
         }
         let entries = entries.iter();
         let outcomes = entries.map(|entry| batch.apply(entry)).collect();
+        batch.put_position(region_id, position);
         self.write(batch, &write_options(durability))?;
         Ok(outcomes)
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rdb_storage::{
-    Durability, Error, Fate, LogEntry, OpenError, PendingWrite, Proposal, ScanRange, Storage,
-    Submission, WriteHealth,
+    Durability, Error, Fate, LogChange, LogEntry, OpenError, PendingWrite, Proposal, ScanRange,
+    Storage, Submission, WriteHealth,
 };
 
 use crate::fixture::{
@@ -230,10 +230,10 @@ fn a_log_that_meets_damage_stops_its_region_and_nothing_of_it_is_applied() {
     let storage = open(directory.path(), &synced());
     let entry = |position: &'static str, key| LogEntry {
         position: position.into(),
-        proposal: Proposal {
+        change: LogChange::Proposal(Proposal {
             epoch_version: 0,
             commands: vec![put("raw", position), swap(key, 1, "v")],
-        },
+        }),
     };
     let entries = [entry("1", key(KEYS - 1)), entry("2", key(0))];
     let met = storage.apply(7, &entries, Durability::Os);

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
-use rdb_storage::{Durability, LogEntry, Proposal, Storage, StorageOptions};
+use rdb_storage::{Durability, LogChange, LogEntry, Proposal, Storage, StorageOptions};
 
 use crate::fixture::{open, put, synced};
 
@@ -128,10 +128,10 @@ fn every_kind_of_write_is_synced() {
 fn apply(storage: &Storage, durability: Durability) {
     let entry = LogEntry {
         position: "position".into(),
-        proposal: Proposal {
+        change: LogChange::Proposal(Proposal {
             epoch_version: 0,
             commands: vec![put("logged", "v")],
-        },
+        }),
     };
     storage.apply(7, &[entry], durability).unwrap();
 }

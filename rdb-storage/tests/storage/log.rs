@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use bytes::Bytes;
 use rdb_storage::limits::{CONFLICT_VALUE_BYTES_MAX, CONFLICT_VALUES_BYTES_MAX};
 use rdb_storage::{
-    Command, Durability, Error, LogEntry, Outcome, Proposal, RegionDescriptor, ScanRange, Storage,
-    Submission,
+    Command, Durability, Error, LogChange, LogEntry, Outcome, PeerDescriptor, Proposal,
+    RegionDescriptor, RegionMembership, ScanRange, Storage, Submission,
 };
 
 use crate::child;
@@ -35,13 +35,31 @@ fn storage() -> (tempfile::TempDir, Storage) {
 }
 
 fn entry(index: u64, epoch_version: u64, commands: Vec<Command>) -> LogEntry {
+    let proposal = Proposal {
+        epoch_version,
+        commands,
+    };
+    of(index, LogChange::Proposal(proposal))
+}
+
+fn of(index: u64, change: LogChange) -> LogEntry {
     LogEntry {
         position: index.to_be_bytes().to_vec().into(),
-        proposal: Proposal {
-            epoch_version,
-            commands,
-        },
+        change,
     }
+}
+
+/// Entry `index` is a membership of these peers.
+fn membership(index: u64, peers: &[u64]) -> LogEntry {
+    let peers = peers.iter().map(|id| PeerDescriptor {
+        id: *id,
+        store_id: id + 100,
+    });
+    let membership = RegionMembership {
+        record: format!("as of {index}").into(),
+        peers: peers.collect(),
+    };
+    of(index, LogChange::Membership(membership))
 }
 
 fn apply(storage: &Storage, entries: &[LogEntry]) -> Vec<Vec<Outcome>> {
@@ -112,6 +130,43 @@ fn an_epoch_that_changes_in_a_batch_counts_for_the_entries_behind() {
     assert!(storage.get_raw(b"before").unwrap().is_some());
     assert_eq!(storage.get_raw(b"late"), Ok(None));
     assert!(storage.get_raw(b"after").unwrap().is_some());
+}
+
+#[test]
+fn a_membership_replaces_the_peers_and_a_blank_entry_only_moves_the_position() {
+    let (directory, storage) = storage();
+    let descriptor = |storage: &Storage| storage.regions().unwrap().remove(0);
+    let before = descriptor(&storage);
+    assert_eq!(apply(&storage, &[of(1, LogChange::Blank)]), [[]]);
+    assert_eq!(position(&storage), Some(1));
+    assert_eq!(descriptor(&storage), before);
+
+    // In one batch with what it depends on, and with what depends on it.
+    let entries = [
+        entry(2, 3, vec![Command::PutRegion(region(4))]),
+        membership(3, &[1, 2]),
+        entry(4, 4, vec![put("k", "v")]),
+        membership(5, &[2]),
+    ];
+    let outcomes = apply(&storage, &entries);
+    assert_eq!(outcomes[1..], [vec![], vec![Outcome::Done], vec![]]);
+    drop(storage);
+    let storage = open(directory.path(), &unsynced());
+    let expected = RegionDescriptor {
+        conf_version: 3,
+        peers: vec![PeerDescriptor {
+            id: 2,
+            store_id: 102,
+        }],
+        ..region(4)
+    };
+    assert_eq!(descriptor(&storage), expected);
+    assert_eq!(position(&storage), Some(5));
+    assert_eq!(apply(&storage, &[membership(6, &[3])]), [[]]);
+    assert_eq!(descriptor(&storage).conf_version, 4);
+    let elsewhere = storage.apply(9, &[membership(1, &[3])], Durability::Os);
+    assert_eq!(elsewhere.unwrap(), [[]], "a region without a descriptor");
+    assert_eq!(storage.regions().unwrap().len(), 1);
 }
 
 #[test]
@@ -195,6 +250,17 @@ fn random_entries() -> Vec<LogEntry> {
     let mut epoch = 3;
     let mut entries = Vec::new();
     for index in 1..=300 {
+        match random.u32(0..20) {
+            0 => {
+                entries.push(membership(index, &[1, random.u64(2..9)]));
+                continue;
+            }
+            1 => {
+                entries.push(of(index, LogChange::Blank));
+                continue;
+            }
+            _ => {}
+        }
         let mut commands = Vec::new();
         for _ in 0..random.usize(0..6) {
             let key = format!("{}", random.u32(0..8));
@@ -235,7 +301,8 @@ fn however_a_log_is_cut_into_batches_the_data_and_the_outcomes_are_the_same() {
         let versioned = storage.scan_versioned(&ScanRange::default()).unwrap();
         let created = storage.submit(Submission::new(REGION, vec![swap("new", 0, "v")]));
         let floor = created.unwrap().wait().unwrap();
-        (outcomes, raw, versioned, floor, position(&storage))
+        let regions = storage.regions().unwrap();
+        (outcomes, raw, versioned, floor, regions, position(&storage))
     });
     let [first, others @ ..] = copies;
     assert!(others.iter().all(|copy| *copy == first));
@@ -265,7 +332,7 @@ fn proposals_go_through_their_encoding_and_are_applied_as_they_were() {
     let position = Bytes::from_static(b"a log id of any form");
     let entry = LogEntry {
         position: position.clone(),
-        proposal,
+        change: LogChange::Proposal(proposal),
     };
     apply(&storage, &[entry]);
     assert_eq!(storage.get_raw(b"k"), Ok(Some("v".into())));

@@ -1,0 +1,23 @@
+//! Column family `raft_state`: `[0x04][u64 region id]` → the membership as of the applied position, opaque bytes that the owner
+//! of the region's log chose.
+//!
+//! No record: no membership was ever applied to the region.
+
+const TAG: u8 = 0x04;
+
+/// The key of a region's membership.
+pub fn key(region_id: u64) -> [u8; 9] {
+    let mut key = [TAG; 9];
+    key[1..].copy_from_slice(&region_id.to_be_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        assert_eq!(key(0x0203), [4, 0, 0, 0, 0, 0, 0, 2, 3]);
+    }
+}

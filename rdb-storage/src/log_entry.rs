@@ -1,0 +1,55 @@
+//! What the replicated log of a region holds, as far as the engine has to know.
+
+use bytes::Bytes;
+
+use crate::apply::Entry;
+use crate::proposal::Proposal;
+use crate::region::PeerDescriptor;
+
+/// An entry of a region's replicated log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Where in the log the entry is, in bytes that the owner of the log chooses. Keep it short: it is written with every
+    /// batch of entries.
+    pub position: Bytes,
+    /// What it does.
+    pub change: LogChange,
+}
+
+/// What an entry of a log does beside moving the region's applied position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogChange {
+    /// Commands, and the epoch that they were proposed under.
+    Proposal(Proposal),
+    /// Who holds the region from then on.
+    Membership(RegionMembership),
+    /// Nothing.
+    Blank,
+}
+
+/// A membership of a region's group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionMembership {
+    /// The membership as the owner of the log reads it, with the position of its entry. It is stored and given back as it is.
+    pub record: Bytes,
+    /// The peers that it names. They become those of the region's descriptor.
+    pub peers: Vec<PeerDescriptor>,
+}
+
+impl LogEntry {
+    /// As it is applied.
+    pub(crate) fn as_applied(&self, region_id: u64, conflict_values_bytes_max: usize) -> Entry<'_> {
+        let (proposal, membership) = match &self.change {
+            LogChange::Proposal(proposal) => (Some(proposal), None),
+            LogChange::Membership(membership) => (None, Some(membership)),
+            LogChange::Blank => (None, None),
+        };
+        Entry {
+            region_id,
+            epoch_version: proposal.map(|proposal| proposal.epoch_version),
+            commands: proposal.map_or(&[], |proposal| &proposal.commands),
+            membership,
+            conflict_values_bytes_max,
+        }
+    }
+}
