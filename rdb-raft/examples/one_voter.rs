@@ -27,7 +27,7 @@ use rdb_raft::log::LogWriter;
 use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
 use rdb_raft::{Answer, Content, LogId, Membership, StoreNode, StoredMembership, Timing};
 use rdb_storage::{
-    Command, Durability, LogChange, LogEntry, Outcome, Proposal, Role, Storage, StorageOptions,
+    ApplyOptions, Command, LogChange, LogEntry, Outcome, Proposal, Role, Storage, StorageOptions,
     Submission,
 };
 use tokio::sync::oneshot;
@@ -273,7 +273,8 @@ impl StateMachine for Region {
                 change,
             });
         }
-        let outcomes = self.storage.apply(REGION_ID, &log_entries, Durability::Os);
+        let options = ApplyOptions::default();
+        let outcomes = self.storage.apply(REGION_ID, &log_entries, options);
         let outcomes = outcomes.map_err(io::Error::other)?;
         if let Some(last) = entries.last() {
             self.lock().position = Some(last.entry.log_id);

@@ -82,11 +82,21 @@ impl Database {
         self.rocksdb.cancel_all_background_work(true);
     }
 
+    /// Begins to write all memtables to table files. Waits only until that holds up no writes.
+    pub(crate) fn begin_flush(&self) -> Result<(), rocksdb::Error> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.flush_with(&options)
+    }
+
     /// Writes all memtables to table files.
     pub(crate) fn flush(&self) -> Result<(), rocksdb::Error> {
+        self.flush_with(&FlushOptions::default())
+    }
+
+    fn flush_with(&self, options: &FlushOptions) -> Result<(), rocksdb::Error> {
         let families: Vec<_> = self.families().collect();
-        self.rocksdb
-            .flush_cfs_opt(&families, &FlushOptions::default())
+        self.rocksdb.flush_cfs_opt(&families, options)
     }
 
     /// A column family that was named at the open.

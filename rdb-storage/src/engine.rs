@@ -31,8 +31,11 @@ const DATA_BLOCK_HASH_RATIO: f64 = 0.75;
 /// Flushes and compactions that run at a time.
 const BACKGROUND_JOBS: i32 = 4;
 
-/// Memtables of the state column families stay small.
-const STATE_WRITE_BUFFER_BYTES: usize = 4 << 20;
+/// Largest memtable of the state column family, in bytes. Every apply writes a position. A full memtable flushes all families.
+const STATE_WRITE_BUFFER_BYTES: usize = 32 << 20;
+
+/// The same of a column family that nobody writes to.
+const UNUSED_WRITE_BUFFER_BYTES: usize = 4 << 20;
 
 /// The column families. `RaftLog` stays empty: logs are in the [`LogDatabase`](crate::LogDatabase).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,9 +185,8 @@ fn family_options(
 
     let write_buffer_bytes = match family {
         Family::Raw | Family::Versioned => settings.write_buffer_bytes,
-        Family::RaftLog | Family::RaftState => {
-            settings.write_buffer_bytes.min(STATE_WRITE_BUFFER_BYTES)
-        }
+        Family::RaftLog => settings.write_buffer_bytes.min(UNUSED_WRITE_BUFFER_BYTES),
+        Family::RaftState => settings.write_buffer_bytes.min(STATE_WRITE_BUFFER_BYTES),
     };
     let mut options = memtable_options(write_buffer_bytes, replay)?;
     options.set_block_based_table_factory(&table);

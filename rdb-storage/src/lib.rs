@@ -61,6 +61,7 @@
 
 #![forbid(unsafe_code)]
 
+mod applied;
 mod apply;
 mod command;
 mod database;
@@ -85,11 +86,12 @@ mod storage;
 mod stride;
 mod writer;
 
+pub use applied::AppliedState;
 pub use command::{Command, Outcome};
 pub use error::{Error, Fate, OpenError};
 pub use identity::{Identity, Role, random_id};
 pub use log_database::{LogBatch, LogDatabase};
-pub use log_entry::{LogChange, LogEntry, RegionMembership};
+pub use log_entry::{ApplyOptions, LogChange, LogEntry, RegionMembership};
 pub use options::{Durability, StorageOptions, WalRecovery};
 pub use proposal::Proposal;
 pub use read::{PointRead, PointValue, Versioned, validate_keys};

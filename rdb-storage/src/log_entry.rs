@@ -1,8 +1,10 @@
-//! What the replicated log of a region holds, as far as the engine has to know.
+//! What the replicated log of a region holds, as far as the engine has to know, and how it is applied.
 
 use bytes::Bytes;
 
 use crate::apply::Entry;
+use crate::limits::CONFLICT_VALUES_BYTES_MAX;
+use crate::options::Durability;
 use crate::proposal::Proposal;
 use crate::region::PeerDescriptor;
 
@@ -36,9 +38,31 @@ pub struct RegionMembership {
     pub peers: Vec<PeerDescriptor>,
 }
 
+/// How entries of a log are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApplyOptions {
+    /// When the write-ahead log is synced. `None`: the changes are not written to it. A crash then leaves what was flushed, and
+    /// the entries behind that are applied again. A region whose log was once applied so is never written otherwise.
+    pub write_ahead_log: Option<Durability>,
+    /// Most bytes of values that the conflicts of one entry carry together, up to [`CONFLICT_VALUES_BYTES_MAX`]. 0 where
+    /// nobody waits for the outcomes.
+    pub conflict_values_bytes_max: usize,
+}
+
+impl Default for ApplyOptions {
+    /// Without the write-ahead log, for a caller that wants the outcomes.
+    fn default() -> Self {
+        Self {
+            write_ahead_log: None,
+            conflict_values_bytes_max: CONFLICT_VALUES_BYTES_MAX,
+        }
+    }
+}
+
 impl LogEntry {
     /// As it is applied.
-    pub(crate) fn as_applied(&self, region_id: u64, conflict_values_bytes_max: usize) -> Entry<'_> {
+    pub(crate) fn as_applied(&self, region_id: u64, options: ApplyOptions) -> Entry<'_> {
+        let asked = options.conflict_values_bytes_max;
         let (proposal, membership) = match &self.change {
             LogChange::Proposal(proposal) => (Some(proposal), None),
             LogChange::Membership(membership) => (None, Some(membership)),
@@ -49,7 +73,7 @@ impl LogEntry {
             epoch_version: proposal.map(|proposal| proposal.epoch_version),
             commands: proposal.map_or(&[], |proposal| &proposal.commands),
             membership,
-            conflict_values_bytes_max,
+            conflict_values_bytes_max: asked.min(CONFLICT_VALUES_BYTES_MAX),
         }
     }
 }

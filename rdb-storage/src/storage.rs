@@ -8,16 +8,16 @@ use bytes::Bytes;
 use rocksdb::{IteratorMode, ReadOptions, properties};
 use tokio::sync::watch;
 
-use crate::apply::applied_position;
+use crate::applied::{AppliedState, applied_position, flushed};
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
 use crate::identity::{DataDirectory, Identity};
 use crate::keys;
-use crate::limits::{CONFLICT_VALUES_BYTES_MAX, EMBEDDED_REGION_ID};
+use crate::limits::EMBEDDED_REGION_ID;
 use crate::log_database::LogDatabase;
-use crate::log_entry::LogEntry;
-use crate::options::{Durability, StorageOptions, WalRecovery};
+use crate::log_entry::{ApplyOptions, LogEntry};
+use crate::options::{StorageOptions, WalRecovery};
 use crate::read::{Tier, Versioned};
 use crate::reader::Reader;
 use crate::region::RegionDescriptor;
@@ -177,7 +177,7 @@ impl Storage {
 
     /// Applies entries of a region's replicated log in their order, and stores the position of the last as the region's
     /// applied position. All of it is one write: after a crash all of it is there or none. Returns one outcome for each
-    /// command of each entry. Blocks while it reads from the disk.
+    /// command of each entry. Blocks while it reads from the disk, and while RocksDB holds writes back.
     ///
     /// The effect of an entry depends only on the entry and on the data that earlier entries left. So replicas that apply
     /// the same log hold the same data. An entry that was proposed under another epoch than the stored one changes nothing
@@ -186,11 +186,14 @@ impl Storage {
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
-    /// Without a sync ([`Durability::Os`]) a power cut may take the last entries back, with their positions, never one and not
-    /// the next. A storage with such entries is opened with that setting, too: another open may refuse what the power cut left.
-    /// Keys that were read when their entry was proposed are in
-    /// memory mostly, and keep the disk out of this. The values that the conflicts of one call carry are held together, up to
-    /// [`CONFLICT_VALUES_BYTES_MAX`] for each entry.
+    /// Keys that were read when their entry was proposed are in memory mostly, and keep the disk out of this. The values that
+    /// the conflicts of one call carry are held together.
+    ///
+    /// Without the write-ahead log a crash leaves [`flushed`](Self::flushed) or a later state, and the log has to hold the
+    /// entries behind it. About [`wal_bytes_max`](StorageOptions::wal_bytes_max) of them can be behind it: then the data is
+    /// flushed. With the write-ahead log and without a sync ([`Durability::Os`](crate::Durability::Os)) a power cut may take
+    /// the last entries back, with their positions, never one and not the next. A storage with such entries is opened with that
+    /// setting, too: another open may refuse what the power cut left.
     ///
     /// # Errors
     ///
@@ -201,21 +204,69 @@ impl Storage {
         &self,
         region_id: u64,
         entries: &[LogEntry],
-        durability: Durability,
+        options: ApplyOptions,
     ) -> Result<Vec<Vec<Outcome>>, Error> {
-        let Some(last) = entries.last() else {
-            return Ok(Vec::new());
-        };
-        let applied = entries.iter();
-        let applied = applied.map(|entry| entry.as_applied(region_id, CONFLICT_VALUES_BYTES_MAX));
-        let applied: Vec<_> = applied.collect();
-        let writer = &self.inner.writer;
-        writer.apply(region_id, &applied, &last.position, durability)
+        let applied = self.inner.writer.apply(region_id, entries, options, true)?;
+        applied.ok_or_else(|| Error::Undetermined {
+            cause: "RocksDB answered a write that may wait as one that may not".to_owned(),
+        })
     }
 
-    /// The position of the last entry that was applied to a region. `None`: no entry ever was.
+    /// The same without blocking. `None`: nothing was applied, since a key is not in memory or RocksDB holds writes back; use
+    /// [`apply`](Self::apply). The few records that are the region's own may still be read from the disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply`](Self::apply).
+    pub fn apply_from_memory(
+        &self,
+        region_id: u64,
+        entries: &[LogEntry],
+        options: ApplyOptions,
+    ) -> Result<Option<Vec<Vec<Outcome>>>, Error> {
+        self.inner.writer.apply(region_id, entries, options, false)
+    }
+
+    /// The position of the last entry that was applied to a region. `None`: no entry ever was, and it has no first state.
     pub fn applied_position(&self, region_id: u64) -> Result<Option<Bytes>, Error> {
         applied_position(&self.inner.engine, region_id)
+    }
+
+    /// What a crash would leave of a region that is applied without the write-ahead log. `None`: the region has no first
+    /// state. It never goes back. After an open it is all that is there.
+    pub fn flushed(&self, region_id: u64) -> Result<Option<AppliedState>, Error> {
+        flushed(&self.inner.engine, region_id)
+    }
+
+    /// Makes what is applied to a region survive a crash, and that of all other regions with it. Does nothing if it would
+    /// already, so that a region can be opened on a full disk. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the flush failed; all writes stop soon then. As a read.
+    pub fn flush(&self, region_id: u64) -> Result<(), Error> {
+        let engine = &self.inner.engine;
+        let flushed = flushed(engine, region_id)?.map(|state| state.position);
+        if flushed == applied_position(engine, region_id)? {
+            return Ok(());
+        }
+        let flushed = engine.database.flush();
+        flushed.map_err(|error| Error::io("flushing", error))
+    }
+
+    /// Gives a region its descriptor and the state that its log begins behind, both durable. A region that has such a state
+    /// keeps it: whether it is new. Data that the region got through [`submit`](Self::submit) stays; from now on it is written
+    /// by [`apply`](Self::apply) only, without the write-ahead log. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed. The region may have its state after the next open.
+    pub fn bootstrap_region(
+        &self,
+        region: &RegionDescriptor,
+        state: &AppliedState,
+    ) -> Result<bool, Error> {
+        self.inner.writer.bootstrap(region, state)
     }
 
     /// Writes a raw value, whatever was there before.
@@ -373,7 +424,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost: the write-ahead log has the data.
+    /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost: the write-ahead log has the data, or the log
+    /// that it was applied from.
     pub fn close(&self) -> Result<(), Error> {
         let was_closed = self.inner.closed.swap(true, Ordering::AcqRel);
         if !was_closed {
@@ -412,7 +464,7 @@ mod tests {
     use rocksdb::ErrorKind;
 
     use super::*;
-    use crate::Role;
+    use crate::{LogChange, Role};
 
     fn storage() -> (tempfile::TempDir, Storage) {
         let directory = tempfile::tempdir().unwrap();
@@ -434,6 +486,37 @@ mod tests {
         engine.database.put("k", "v").unwrap();
         let refused = engine.database.flush().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
+    }
+
+    #[test]
+    fn an_apply_from_memory_does_not_wait_where_a_write_would() {
+        let (_directory, storage) = storage();
+        let engine = &storage.inner.engine;
+        storage.put_raw("flushed", "v").unwrap();
+        engine.database.flush().unwrap();
+        let hold_writes = |from_files| {
+            let options = [
+                ("level0_file_num_compaction_trigger", "100"),
+                ("level0_slowdown_writes_trigger", from_files),
+                ("level0_stop_writes_trigger", from_files),
+            ];
+            let family = engine.family(Family::Raw);
+            engine.database.set_options_cf(family, &options).unwrap();
+        };
+        let apply = || {
+            let entry = LogEntry {
+                position: "position".into(),
+                change: LogChange::Blank,
+            };
+            storage.apply_from_memory(1, &[entry], ApplyOptions::default())
+        };
+        hold_writes("1");
+        assert_eq!(apply(), Ok(None));
+        assert_eq!(storage.applied_position(1), Ok(None));
+        assert_eq!(*storage.write_health().borrow(), WriteHealth::Healthy);
+        hold_writes("100");
+        assert_eq!(apply(), Ok(Some(vec![Vec::new()])));
+        assert!(storage.applied_position(1).unwrap().is_some());
     }
 
     /// RocksDB holds writes, and flushes that are asked for, until compactions have left few enough files. Here none ever does.

@@ -30,10 +30,15 @@
 //!
 //! An entry's changes, raised version floor, membership and applied position are in one write batch, the position also when
 //! nothing else changed. After a crash all of them are there or none, and if those of an entry are, so are those of every entry
-//! that was written before it: a log is applied again from the position that is found.
+//! of its region that was written before it: a log is applied again from the position that is found.
 //!
-//! After a power cut the same holds of what was synced, or followed by a write that was. Of later entries the last may be
-//! missing, with their positions. If RocksDB went on to the next write-ahead log among them, an open under [`Durability::Sync`]
+//! Without the write-ahead log a crash leaves the state as of the last flush, position and membership included, since a flush
+//! takes all column families as of one moment. [`Storage::flushed`](crate::Storage::flushed) tells of it beforehand. The log
+//! has to hold the entries behind it. A region is written so or with the write-ahead log, never in both ways: what is only in
+//! memory would be missing below what the write-ahead log brings back.
+//!
+//! After a power cut the same holds of what was flushed, and of what was synced, or followed by a write that was. Of later
+//! entries the last may be missing, with their positions. If RocksDB went on to the next write-ahead log among them, an open under [`Durability::Sync`]
 //! may be refused: the operating system may have written the next log first. An open under [`Durability::Os`] drops that log.
 //!
 //! [`Durability::Sync`]: crate::Durability::Sync
@@ -53,9 +58,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
+use crate::applied::AppliedState;
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
-use crate::error::Error;
 use crate::keys;
 use crate::log_entry::RegionMembership;
 use crate::read::{ReadError, Tier};
@@ -183,6 +188,13 @@ impl<'a> Batch<'a> {
         self.write_batch.put_cf(family, key, position);
     }
 
+    /// Puts what a region begins with.
+    pub(crate) fn put_first_state(&mut self, region: &RegionDescriptor, state: &AppliedState) {
+        self.put_region(region.clone());
+        self.put_membership_record(region.id, &state.membership);
+        self.put_position(region.id, &state.position);
+    }
+
     /// Whether the write has to be followed by [`Engine::forget_epochs`].
     pub(crate) fn changes_regions(&self) -> bool {
         self.changes_regions
@@ -244,9 +256,7 @@ impl<'a> Batch<'a> {
     }
 
     fn put_membership(&mut self, region_id: u64, membership: &RegionMembership) {
-        let key = keys::membership::key(region_id);
-        let family = self.engine.family(Family::RaftState);
-        self.write_batch.put_cf(family, key, &membership.record);
+        self.put_membership_record(region_id, &membership.record);
         if let Some(region) = self.overlay.region(region_id) {
             let region = RegionDescriptor {
                 conf_version: region.conf_version.saturating_add(1),
@@ -255,6 +265,12 @@ impl<'a> Batch<'a> {
             };
             self.put_region(region);
         }
+    }
+
+    fn put_membership_record(&mut self, region_id: u64, record: &[u8]) {
+        let key = keys::membership::key(region_id);
+        let family = self.engine.family(Family::RaftState);
+        self.write_batch.put_cf(family, key, record);
     }
 
     fn put_region(&mut self, region: RegionDescriptor) {
@@ -266,10 +282,4 @@ impl<'a> Batch<'a> {
         self.overlay.put_region(region);
         self.changes_regions = true;
     }
-}
-
-/// The applied position of a region; `None`: it has none.
-pub(crate) fn applied_position(engine: &Engine, region_id: u64) -> Result<Option<Bytes>, Error> {
-    let position = engine.state(&keys::applied_position::key(region_id))?;
-    Ok(position.map(|position| Bytes::copy_from_slice(&position)))
 }

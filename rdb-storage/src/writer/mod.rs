@@ -26,11 +26,13 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::watch;
 
-use crate::apply::Entry;
+use crate::applied::AppliedState;
 use crate::command::Outcome;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::options::{Durability, StorageOptions};
+use crate::log_entry::{ApplyOptions, LogEntry};
+use crate::options::StorageOptions;
+use crate::region::RegionDescriptor;
 pub use health::WriteHealth;
 pub use pending::PendingWrite;
 use queue::Queued;
@@ -77,16 +79,25 @@ impl Writer {
         Ok(pending)
     }
 
-    /// Applies entries of one region right here, and writes them at once.
+    /// Applies entries of one region right here, and writes them at once. `None`: that would block, and nothing was applied.
     pub(crate) fn apply(
         &self,
         region_id: u64,
-        entries: &[Entry<'_>],
-        position: &[u8],
-        durability: Durability,
-    ) -> Result<Vec<Vec<Outcome>>, Error> {
+        entries: &[LogEntry],
+        options: ApplyOptions,
+        may_block: bool,
+    ) -> Result<Option<Vec<Vec<Outcome>>>, Error> {
         let worker = &self.worker;
-        worker.apply(region_id, entries, position, durability)
+        worker.apply(region_id, entries, options, may_block)
+    }
+
+    /// Writes the first state of a region, unless it has one. Whether it was written. Blocks.
+    pub(crate) fn bootstrap(
+        &self,
+        region: &RegionDescriptor,
+        state: &AppliedState,
+    ) -> Result<bool, Error> {
+        self.worker.bootstrap(region, state)
     }
 
     pub(crate) fn health(&self) -> watch::Receiver<WriteHealth> {

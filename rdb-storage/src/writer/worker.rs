@@ -7,19 +7,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rocksdb::WriteOptions;
+use rocksdb::{ErrorKind, WriteOptions};
 
 use super::health::Health;
 use super::queue::{Queue, Queued};
-use crate::apply::{Batch, Entry};
+use crate::applied::{AppliedState, flushed};
+use crate::apply::Batch;
 use crate::command::Outcome;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
 use crate::options::{Durability, StorageOptions};
 use crate::read::ReadError;
+use crate::region::RegionDescriptor;
 
 /// How often RocksDB's own threads are asked whether they met an error. They have no way to tell.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What an entry and a command of it take in a log beside keys and values, in bytes.
+const LOG_OVERHEAD_BYTES: usize = 32;
 
 /// How much the thread reads from the disk in a round, and one record more.
 const DISK_BYTES: usize = 1 << 20;
@@ -33,6 +39,11 @@ pub(super) struct Worker {
     pub(super) engine: Arc<Engine>,
     pub(super) health: Health,
     write_options: WriteOptions,
+    /// Bytes of log that were applied without the write-ahead log since the data was last flushed for that reason. Relaxed:
+    /// an estimate.
+    replayed_bytes: AtomicU64,
+    /// When these are more, the data is flushed.
+    replayed_bytes_max: u64,
     /// Submissions that were put aside. Relaxed: a figure.
     pub(super) cold_writes: AtomicU64,
 }
@@ -60,6 +71,8 @@ impl Worker {
             engine,
             health: Health::new(),
             write_options: write_options(options.durability),
+            replayed_bytes: AtomicU64::new(0),
+            replayed_bytes_max: options.wal_bytes_max,
             cold_writes: AtomicU64::new(0),
         }
     }
@@ -91,8 +104,9 @@ impl Worker {
         if self.health.is_stopped() {
             return;
         }
-        if let Some(cause) = self.engine.database.background_error() {
-            self.health.stop(cause);
+        match self.engine.database.background_error() {
+            Some(cause) => self.health.stop(cause),
+            None => self.bound_replay(),
         }
     }
 
@@ -165,28 +179,81 @@ impl Worker {
         loaded
     }
 
-    /// Applies entries of one region on the thread of the caller. The region's applied position is `position` then.
+    /// Applies entries of one region on the thread of the caller. `None`: that would block, and nothing was applied.
     pub(super) fn apply(
         &self,
         region_id: u64,
-        entries: &[Entry<'_>],
-        position: &[u8],
-        durability: Durability,
-    ) -> Result<Vec<Vec<Outcome>>, Error> {
-        self.queue.check_open()?;
-        self.health.check(region_id)?;
+        entries: &[LogEntry],
+        options: ApplyOptions,
+        may_block: bool,
+    ) -> Result<Option<Vec<Vec<Outcome>>>, Error> {
+        self.check(region_id)?;
+        let Some(last) = entries.last() else {
+            return Ok(Some(Vec::new()));
+        };
         let mut batch = Batch::new(&self.engine);
-        let mut disk_bytes = usize::MAX;
-        for entry in entries {
-            batch
-                .load(entry, &mut disk_bytes)
-                .map_err(|error| self.stop_region(region_id, error.into()))?;
+        let loaded = entries
+            .iter()
+            .map(|entry| entry.as_applied(region_id, options));
+        let loaded: Vec<_> = loaded.collect();
+        let mut disk_bytes = if may_block { usize::MAX } else { 0 };
+        for entry in &loaded {
+            match batch.load(entry, &mut disk_bytes) {
+                Err(ReadError::NotInMemory) if !may_block => return Ok(None),
+                read => read.map_err(|error| self.stop_region(region_id, error.into()))?,
+            }
         }
-        let entries = entries.iter();
-        let outcomes = entries.map(|entry| batch.apply(entry)).collect();
-        batch.put_position(region_id, position);
-        self.write(batch, &write_options(durability))?;
-        Ok(outcomes)
+        let outcomes = loaded.iter().map(|entry| batch.apply(entry)).collect();
+        batch.put_position(region_id, &last.position);
+        let mut write_options = match options.write_ahead_log {
+            Some(durability) => write_options(durability),
+            None => unlogged(),
+        };
+        write_options.set_no_slowdown(!may_block);
+        match self.try_write(batch, &write_options) {
+            Err(error) if error.kind() == ErrorKind::Incomplete && !may_block => return Ok(None),
+            written => written.map_err(|error| self.stop(&error))?,
+        }
+        if options.write_ahead_log.is_none() {
+            let bytes = entries.iter().map(log_bytes).sum::<usize>() as u64;
+            self.replayed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(Some(outcomes))
+    }
+
+    /// Refuses what writes to a region when writing has ended.
+    fn check(&self, region_id: u64) -> Result<(), Error> {
+        self.queue.check_open()?;
+        self.health.check(region_id)
+    }
+
+    /// Writes the first state of a region, unless it has one. Whether it was written.
+    pub(super) fn bootstrap(
+        &self,
+        region: &RegionDescriptor,
+        state: &AppliedState,
+    ) -> Result<bool, Error> {
+        self.check(region.id)?;
+        if flushed(&self.engine, region.id)?.is_some() {
+            return Ok(false);
+        }
+        let mut batch = Batch::new(&self.engine);
+        batch.put_first_state(region, state);
+        self.write(batch, &unlogged())?;
+        let flushed = self.engine.database.flush();
+        flushed.map_err(|error| Error::io("flushing the first state of a region", error))?;
+        Ok(true)
+    }
+
+    /// Lets a start apply no more than so much of the logs again.
+    fn bound_replay(&self) {
+        if self.replayed_bytes.load(Ordering::Relaxed) <= self.replayed_bytes_max {
+            return;
+        }
+        self.replayed_bytes.store(0, Ordering::Relaxed);
+        if let Err(error) = self.engine.database.begin_flush() {
+            tracing::warn!(%error, "a start will have to apply more of the logs than it should");
+        }
     }
 
     /// Ends writing to a region whose data could not be read, and returns why.
@@ -196,21 +263,28 @@ impl Worker {
     }
 
     fn write(&self, batch: Batch<'_>, options: &WriteOptions) -> Result<(), Error> {
+        let written = self.try_write(batch, options);
+        written.map_err(|error| self.stop(&error))
+    }
+
+    fn try_write(&self, batch: Batch<'_>, options: &WriteOptions) -> Result<(), rocksdb::Error> {
         let changes_regions = batch.changes_regions();
         let write_batch = batch.into_write_batch();
         if write_batch.is_empty() {
             return Ok(());
         }
-        let written = self.engine.database.write_opt(write_batch, options);
-        written.map_err(|error| {
-            let cause = error.to_string();
-            self.health.stop(cause.clone());
-            Error::Undetermined { cause }
-        })?;
+        self.engine.database.write_opt(write_batch, options)?;
         if changes_regions {
             self.engine.forget_epochs();
         }
         Ok(())
+    }
+
+    /// Ends writing after a write that failed, and returns what became of it.
+    fn stop(&self, error: &rocksdb::Error) -> Error {
+        let cause = error.to_string();
+        self.health.stop(cause.clone());
+        Error::Undetermined { cause }
     }
 }
 
@@ -218,6 +292,24 @@ fn write_options(durability: Durability) -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(durability == Durability::Sync);
     options
+}
+
+/// Without the write-ahead log.
+fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
+/// About how long an entry is in its log.
+fn log_bytes(entry: &LogEntry) -> usize {
+    let commands = match &entry.change {
+        LogChange::Proposal(proposal) => &proposal.commands[..],
+        LogChange::Membership(_) | LogChange::Blank => &[],
+    };
+    let commands = commands.iter();
+    let bytes = commands.map(|command| command.payload_bytes() + LOG_OVERHEAD_BYTES);
+    bytes.sum::<usize>() + LOG_OVERHEAD_BYTES
 }
 
 /// Ends the queue with the thread. When the thread unwinds, it says that writing has ended; its submissions are answered as

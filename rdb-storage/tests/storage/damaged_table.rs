@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rdb_storage::{
-    Durability, Error, Fate, LogChange, LogEntry, OpenError, PendingWrite, Proposal, ScanRange,
+    ApplyOptions, Error, Fate, LogChange, LogEntry, OpenError, PendingWrite, Proposal, ScanRange,
     Storage, Submission, WriteHealth,
 };
 
@@ -236,12 +236,14 @@ fn a_log_that_meets_damage_stops_its_region_and_nothing_of_it_is_applied() {
         }),
     };
     let entries = [entry("1", key(KEYS - 1)), entry("2", key(0))];
-    let met = storage.apply(7, &entries, Durability::Os);
+    let options = ApplyOptions::default();
+    assert_eq!(storage.apply_from_memory(7, &entries, options), Ok(None));
+    let met = storage.apply(7, &entries, options);
     assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");
     assert_eq!(storage.get_raw(b"raw"), Ok(None));
     assert_eq!(storage.applied_position(7), Ok(None));
-    let again = storage.apply(7, &entries[..1], Durability::Os);
+    let again = storage.apply_from_memory(7, &entries[..1], options);
     assert!(matches!(again, Err(Error::WritesStopped { .. })));
-    let other = storage.apply(8, &entries[..1], Durability::Os);
+    let other = storage.apply(8, &entries[..1], options);
     assert!(other.is_ok(), "{other:?}");
 }

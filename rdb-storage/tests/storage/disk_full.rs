@@ -6,16 +6,23 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_storage::{
-    Error, Fate, LogBatch, LogDatabase, OpenError, ScanRange, Storage, StorageOptions, WriteHealth,
+    ApplyOptions, Error, Fate, LogBatch, LogDatabase, OpenError, ScanRange, Storage,
+    StorageOptions, WriteHealth,
 };
 
 use crate::fixture::{
-    database_files, files_of, noise, noted_options, one_worker, open, read_raw, refused, synced,
+    database_files, files_of, noise, noted_options, one_worker, open, put, read_raw, refused,
+    synced,
 };
+use crate::log::{REGION, entry, region};
 use crate::skipped::skipped;
+use crate::unlogged::first_state;
 
 const FILE_SYSTEM_BYTES: u64 = 48 << 20;
 const VALUE_BYTES: usize = 64 << 10;
@@ -254,6 +261,72 @@ fn without_its_reserve_a_full_disk_cannot_be_opened_and_says_so() {
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
     disk.give_space_back();
     assert_all_there(&open(&disk.data(), &with_reserve()), acknowledged);
+}
+
+/// No write-ahead log meets the end of the disk here: it is a flush that does.
+#[test]
+fn applying_without_the_write_ahead_log_ends_at_a_full_disk_and_what_was_flushed_is_there() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let options = StorageOptions {
+        write_buffer_bytes: 4 << 20,
+        ..with_reserve()
+    };
+    let storage = open(&disk.data(), &options);
+    let bootstrapped = storage.bootstrap_region(&region(3), &first_state());
+    assert_eq!(bootstrapped, Ok(true));
+    let put = |number| {
+        entry(
+            number,
+            3,
+            vec![put(key(number), noise(number, VALUE_BYTES))],
+        )
+    };
+    disk.fill_up_to(6 << 20);
+    let (ended, end) = mpsc::channel();
+    let applying = storage.clone();
+    thread::spawn(move || {
+        for number in 1.. {
+            let applied = applying.apply(REGION, &[put(number)], ApplyOptions::default());
+            if let Err(error) = applied {
+                return ended.send((number, error));
+            }
+        }
+        Ok(())
+    });
+    let (failed, error) = end.recv_timeout(Duration::from_secs(120)).unwrap();
+    assert!(
+        matches!(
+            error,
+            Error::Undetermined { .. } | Error::WritesStopped { .. }
+        ),
+        "{error:?}"
+    );
+    let WriteHealth::Stopped { cause } = storage.write_health().borrow().clone() else {
+        panic!("writes go on");
+    };
+    assert!(cause.contains("No space left on device"), "{cause}");
+    for number in 1..failed {
+        let value = storage.get_raw(&key(number)).unwrap();
+        assert_eq!(value, Some(noise(number, VALUE_BYTES)));
+    }
+    let flushed = storage.flushed(REGION).unwrap().unwrap();
+    assert!(storage.flush(REGION).is_err());
+    assert!(storage.close().is_err());
+    drop(storage);
+
+    disk.fill_up_to(0);
+    let storage = open(&disk.data(), &options);
+    assert_eq!(storage.flushed(REGION), Ok(Some(flushed.clone())));
+    let first_missing = 1 + u64::from_be_bytes(flushed.position[..].try_into().unwrap());
+    assert!((2..failed).contains(&first_missing), "{first_missing}");
+    for number in 1..failed {
+        let value = storage.get_raw(&key(number)).unwrap();
+        let expected = (number < first_missing).then(|| noise(number, VALUE_BYTES));
+        assert_eq!(value, expected, "{number} of {first_missing}");
+    }
+    storage.flush(REGION).unwrap();
 }
 
 #[test]

@@ -12,7 +12,9 @@ use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
-use rdb_storage::{Durability, LogChange, LogEntry, Proposal, Storage, StorageOptions};
+use rdb_storage::{
+    ApplyOptions, Durability, LogChange, LogEntry, Proposal, Storage, StorageOptions,
+};
 
 use crate::fixture::{open, put, synced};
 
@@ -133,7 +135,11 @@ fn apply(storage: &Storage, durability: Durability) {
             commands: vec![put("logged", "v")],
         }),
     };
-    storage.apply(7, &[entry], durability).unwrap();
+    let options = ApplyOptions {
+        write_ahead_log: Some(durability),
+        ..ApplyOptions::default()
+    };
+    storage.apply(7, &[entry], options).unwrap();
 }
 
 #[test]

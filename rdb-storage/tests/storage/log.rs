@@ -5,16 +5,16 @@ use std::io::{BufRead, BufReader};
 use bytes::Bytes;
 use rdb_storage::limits::{CONFLICT_VALUE_BYTES_MAX, CONFLICT_VALUES_BYTES_MAX};
 use rdb_storage::{
-    Command, Durability, Error, LogChange, LogEntry, Outcome, PeerDescriptor, Proposal,
-    RegionDescriptor, RegionMembership, ScanRange, Storage, Submission,
+    ApplyOptions, Command, Durability, Error, LogChange, LogEntry, Outcome, PeerDescriptor,
+    Proposal, RegionDescriptor, RegionMembership, ScanRange, Storage, Submission,
 };
 
 use crate::child;
 use crate::fixture::{open, put, remove, single, swap, synced, unsynced};
 
-const REGION: u64 = 7;
+pub(crate) const REGION: u64 = 7;
 
-fn region(version: u64) -> RegionDescriptor {
+pub(crate) fn region(version: u64) -> RegionDescriptor {
     RegionDescriptor {
         id: REGION,
         start_key: Bytes::new(),
@@ -34,7 +34,7 @@ fn storage() -> (tempfile::TempDir, Storage) {
     (directory, storage)
 }
 
-fn entry(index: u64, epoch_version: u64, commands: Vec<Command>) -> LogEntry {
+pub(crate) fn entry(index: u64, epoch_version: u64, commands: Vec<Command>) -> LogEntry {
     let proposal = Proposal {
         epoch_version,
         commands,
@@ -42,7 +42,7 @@ fn entry(index: u64, epoch_version: u64, commands: Vec<Command>) -> LogEntry {
     of(index, LogChange::Proposal(proposal))
 }
 
-fn of(index: u64, change: LogChange) -> LogEntry {
+pub(crate) fn of(index: u64, change: LogChange) -> LogEntry {
     LogEntry {
         position: index.to_be_bytes().to_vec().into(),
         change,
@@ -50,7 +50,7 @@ fn of(index: u64, change: LogChange) -> LogEntry {
 }
 
 /// Entry `index` is a membership of these peers.
-fn membership(index: u64, peers: &[u64]) -> LogEntry {
+pub(crate) fn membership(index: u64, peers: &[u64]) -> LogEntry {
     let peers = peers.iter().map(|id| PeerDescriptor {
         id: *id,
         store_id: id + 100,
@@ -63,7 +63,16 @@ fn membership(index: u64, peers: &[u64]) -> LogEntry {
 }
 
 fn apply(storage: &Storage, entries: &[LogEntry]) -> Vec<Vec<Outcome>> {
-    storage.apply(REGION, entries, Durability::Os).unwrap()
+    let options = ApplyOptions::default();
+    storage.apply(REGION, entries, options).unwrap()
+}
+
+fn apply_to_wal(storage: &Storage, entries: &[LogEntry]) {
+    let options = ApplyOptions {
+        write_ahead_log: Some(Durability::Os),
+        ..ApplyOptions::default()
+    };
+    storage.apply(REGION, entries, options).unwrap();
 }
 
 fn position(storage: &Storage) -> Option<u64> {
@@ -108,7 +117,7 @@ fn an_entry_of_another_epoch_changes_nothing_but_the_position() {
     assert_eq!(position(&storage), Some(2));
     assert_eq!(storage.get_raw(b"k"), Ok(None));
     assert_eq!(storage.get_versioned(b"k"), Ok(None));
-    let elsewhere = storage.apply(9, &[entry(1, 1, commands())], Durability::Os);
+    let elsewhere = storage.apply(9, &[entry(1, 1, commands())], ApplyOptions::default());
     assert_eq!(elsewhere.unwrap(), [changed(0)], "the region is not here");
 }
 
@@ -164,7 +173,7 @@ fn a_membership_replaces_the_peers_and_a_blank_entry_only_moves_the_position() {
     assert_eq!(position(&storage), Some(5));
     assert_eq!(apply(&storage, &[membership(6, &[3])]), [[]]);
     assert_eq!(descriptor(&storage).conf_version, 4);
-    let elsewhere = storage.apply(9, &[membership(1, &[3])], Durability::Os);
+    let elsewhere = storage.apply(9, &[membership(1, &[3])], ApplyOptions::default());
     assert_eq!(elsewhere.unwrap(), [[]], "a region without a descriptor");
     assert_eq!(storage.regions().unwrap().len(), 1);
 }
@@ -374,7 +383,7 @@ fn child_applies_a_log_until_it_is_killed() {
     let mut next = position(&storage).unwrap_or(0) + 1;
     loop {
         let entries: Vec<_> = (next..next + 1 + next % 4).map(counted).collect();
-        apply(&storage, &entries);
+        apply_to_wal(&storage, &entries);
         next += entries.len() as u64;
         println!("\n{}", next - 1);
     }
@@ -436,6 +445,6 @@ fn a_region_is_written_by_its_log_while_others_take_submissions() {
     storage.close().unwrap();
     let closed = storage.submit(single(put("other", "v")));
     assert_eq!(closed.unwrap_err(), Error::Closed);
-    let closed = storage.apply(REGION, &[entry(2, 3, Vec::new())], Durability::Os);
+    let closed = storage.apply(REGION, &[entry(2, 3, Vec::new())], ApplyOptions::default());
     assert_eq!(closed, Err(Error::Closed));
 }

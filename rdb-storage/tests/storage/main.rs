@@ -32,4 +32,5 @@ mod scan_pages;
 mod skipped;
 mod snapshots;
 mod stats;
+mod unlogged;
 mod versions;
