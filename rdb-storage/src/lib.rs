@@ -31,7 +31,8 @@
 //! Every write is a [`Command`]. Commands are submitted to a queue. One thread takes the queued submissions, applies them to
 //! one RocksDB write batch, writes and syncs it once, and completes every submission. The methods of [`Storage`] are thin
 //! calls over [`Storage::submit`]. A replicated region is written by [`Storage::apply`] instead, from its log of
-//! [`Proposal`]s. The logs of all regions are in one [`LogDatabase`] beside the data.
+//! [`Proposal`]s. The logs of all regions are in one [`LogDatabase`] beside the data. What comes from a log need not be in the
+//! write-ahead log of the data, too.
 //!
 //! # What is promised
 //!
@@ -51,6 +52,9 @@
 //! build on. Some damage to the newest log cannot be told from a torn tail: the log was cut off, a length in its last 32 KiB
 //! block was flipped, or the log is gone while an older one is still there. Then a shorter history is served. It has no
 //! hole, with one exception: damage between two opens on a disk too full to flush the replayed writes.
+//!
+//! What was applied without the write-ahead log is there up to the last flush ([`Storage::flushed`]), and is applied again from
+//! the region's log.
 //!
 //! Under [`Durability::Os`] a power cut takes the ends of logs, and it may take the end of one and keep the next. RocksDB notes
 //! in each log where the one before ends. So the replay stops there, and what is served is a prefix of the writes. This relies

@@ -1,7 +1,7 @@
 //! Column family `raft_state`: `[0x03][u64 region id]` → the applied position, opaque bytes that the owner of the region's
 //! log chose.
 //!
-//! No record: no entry of a log was ever applied to the region.
+//! No record: the region has no first state, and no entry of a log was ever applied to it.
 
 const TAG: u8 = 0x03;
 

@@ -1,7 +1,7 @@
 //! Column family `raft_state`: `[0x04][u64 region id]` → the membership as of the applied position, opaque bytes that the owner
 //! of the region's log chose.
 //!
-//! No record: no membership was ever applied to the region.
+//! No record: the region has no first state, and no membership was ever applied to it.
 
 const TAG: u8 = 0x04;
 

@@ -33,4 +33,5 @@ mod skipped;
 mod snapshots;
 mod stats;
 mod unlogged;
+mod unlogged_kill;
 mod versions;

@@ -24,7 +24,7 @@ pub(crate) fn first_state() -> AppliedState {
     }
 }
 
-fn bootstrap(storage: &Storage) -> bool {
+pub(crate) fn bootstrap(storage: &Storage) -> bool {
     let bootstrapped = storage.bootstrap_region(&region(3), &first_state());
     bootstrapped.unwrap()
 }
@@ -34,7 +34,7 @@ fn apply(storage: &Storage, entries: &[LogEntry]) -> Vec<Vec<Outcome>> {
     applied.unwrap()
 }
 
-fn index_of(position: &[u8]) -> u64 {
+pub(crate) fn index_of(position: &[u8]) -> u64 {
     u64::from_be_bytes(position.try_into().unwrap())
 }
 
