@@ -43,6 +43,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) create: bool,
     /// Flushes and compactions that run at a time.
     pub(crate) background_jobs: i32,
+    /// What may be written to it right after the open without being in its write-ahead log, in bytes.
+    pub(crate) later_bytes: u64,
 }
 
 impl Database {
@@ -175,7 +177,7 @@ impl Opening<'_> {
             });
         }
         let space = Space::of(self.directory.path()).map_err(io_error)?;
-        let replay = logs.replay(space);
+        let replay = logs.replay(self.later_bytes, space);
         if matches!(replay, Replay::Keep { .. }) {
             logs.sync().map_err(io_error)?;
         }

@@ -12,6 +12,7 @@ use crate::database::{Database, Opening, memtable_options};
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::keys;
+use crate::log_database::bytes_to_apply;
 use crate::logs::Replay;
 use crate::options::StorageOptions;
 use crate::read::{Tier, read_options};
@@ -78,12 +79,17 @@ impl Engine {
         settings: &StorageOptions,
         create: bool,
     ) -> Result<Self, OpenError> {
+        let later_bytes = bytes_to_apply(&directory, settings).map_err(|error| OpenError::Io {
+            directory: directory.path().to_owned(),
+            cause: format!("examining its log database: {error}"),
+        })?;
         let opening = Opening {
             directory: &directory,
             folder: "db",
             settings,
             create,
             background_jobs: BACKGROUND_JOBS,
+            later_bytes,
         };
         // It is read without a lock, unlike the LRU cache. 0: it chooses the size of its table.
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -100,6 +101,7 @@ impl LogDatabase {
             settings,
             create,
             background_jobs: BACKGROUND_JOBS,
+            later_bytes: 0,
         };
         let database =
             opening.open(|replay| Ok(vec![(FAMILY, family_options(settings, replay)?)]))?;
@@ -210,6 +212,32 @@ impl LogDatabase {
         options.set_iterate_upper_bound(end.max(start));
         self.database.raw_iterator_opt(options)
     }
+}
+
+/// At most so many bytes of the logs in a data directory are applied again after an open.
+pub(crate) fn bytes_to_apply(
+    directory: &DataDirectory,
+    settings: &StorageOptions,
+) -> io::Result<u64> {
+    if !directory.identity().has_log {
+        return Ok(0);
+    }
+    let files = match fs::read_dir(directory.path().join(FOLDER)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        files => files?,
+    };
+    let mut bytes = 0;
+    for file in files {
+        let file = file?;
+        let is_data = Path::new(&file.file_name())
+            .extension()
+            .is_some_and(|extension| extension == "log" || extension == "sst");
+        if is_data {
+            bytes += file.metadata()?.len();
+        }
+    }
+    // Before there are more, the data is flushed.
+    Ok(bytes.min(settings.wal_bytes_max))
 }
 
 fn remove_directory(directory: &DataDirectory) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::reserve::Space;
 
-/// A flush takes about the size of the logs. This many times that size has to be free.
+/// A flush takes about the size of what was replayed. This many times that size has to be free.
 const FREE_TO_FLUSH: u64 = 2;
 
 /// Space that has to be free beside that, in bytes.
@@ -79,17 +79,17 @@ impl Logs {
         }
     }
 
-    /// Flushes if there is enough free space.
-    pub(crate) fn replay(&self, space: Space) -> Replay {
-        let needed = self
-            .bytes
+    /// Flushes if there is enough free space: for the logs, and for `later_bytes` that are applied after the open.
+    pub(crate) fn replay(&self, later_bytes: u64, space: Space) -> Replay {
+        let bytes = self.bytes.saturating_add(later_bytes);
+        let needed = bytes
             .saturating_mul(FREE_TO_FLUSH)
             .saturating_add(MARGIN_BYTES);
         if space.available_bytes >= needed {
             return Replay::Flush;
         }
         Replay::Keep {
-            memory_bytes: self.bytes.saturating_mul(MEMORY_OF_LOG),
+            memory_bytes: bytes.saturating_mul(MEMORY_OF_LOG),
         }
     }
 }
@@ -155,8 +155,11 @@ mod tests {
             capacity_bytes: 1 << 30,
             available_bytes,
         };
-        assert_eq!(logs.replay(space(MARGIN_BYTES + 200)), Replay::Flush);
+        assert_eq!(logs.replay(0, space(MARGIN_BYTES + 200)), Replay::Flush);
         let kept = Replay::Keep { memory_bytes: 800 };
-        assert_eq!(logs.replay(space(MARGIN_BYTES + 199)), kept);
+        assert_eq!(logs.replay(0, space(MARGIN_BYTES + 199)), kept);
+        assert_eq!(logs.replay(50, space(MARGIN_BYTES + 300)), Replay::Flush);
+        let kept = Replay::Keep { memory_bytes: 1200 };
+        assert_eq!(logs.replay(50, space(MARGIN_BYTES + 299)), kept);
     }
 }

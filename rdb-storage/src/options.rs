@@ -65,7 +65,8 @@ pub struct StorageOptions {
     pub block_cache_bytes: usize,
     /// Size of one memtable of the data column families, in bytes.
     pub write_buffer_bytes: usize,
-    /// Total size of write-ahead logs above which RocksDB flushes memtables, in bytes. Start-up replays up to that much.
+    /// Total size of write-ahead logs above which RocksDB flushes memtables, in bytes. Start-up replays up to that much. The
+    /// same holds of what is applied without the write-ahead log, and is applied again after a start.
     pub wal_bytes_max: u64,
     /// Most bytes of submissions that wait for the writer or are in its hand; above, a submission is refused as busy.
     pub write_queue_bytes_max: usize,

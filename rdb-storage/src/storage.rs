@@ -189,11 +189,13 @@ impl Storage {
     /// Keys that were read when their entry was proposed are in memory mostly, and keep the disk out of this. The values that
     /// the conflicts of one call carry are held together.
     ///
-    /// Without the write-ahead log a crash leaves [`flushed`](Self::flushed) or a later state, and the log has to hold the
-    /// entries behind it. About [`wal_bytes_max`](StorageOptions::wal_bytes_max) of them can be behind it: then the data is
-    /// flushed. With the write-ahead log and without a sync ([`Durability::Os`](crate::Durability::Os)) a power cut may take
-    /// the last entries back, with their positions, never one and not the next. A storage with such entries is opened with that
-    /// setting, too: another open may refuse what the power cut left.
+    /// Without the write-ahead log a crash leaves what [`flushed`](Self::flushed) told of or a later state, and the log has to
+    /// hold the entries behind it. When they are more than [`wal_bytes_max`](StorageOptions::wal_bytes_max), the data is
+    /// flushed within a second.
+    ///
+    /// With the write-ahead log and without a sync ([`Durability::Os`](crate::Durability::Os)) a power cut may take the last
+    /// entries back, with their positions, never one and not the next. A storage with such entries is opened with that setting,
+    /// too: another open may refuse what the power cut left.
     ///
     /// # Errors
     ///
@@ -243,7 +245,7 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the flush failed; all writes stop soon then. As a read.
+    /// [`Error::Io`] when the flush failed; all writes stop soon then. Else as a read.
     pub fn flush(&self, region_id: u64) -> Result<(), Error> {
         let engine = &self.inner.engine;
         let flushed = flushed(engine, region_id)?.map(|state| state.position);
@@ -254,9 +256,9 @@ impl Storage {
         flushed.map_err(|error| Error::io("flushing", error))
     }
 
-    /// Gives a region its descriptor and the state that its log begins behind, both durable. A region that has such a state
-    /// keeps it: whether it is new. Data that the region got through [`submit`](Self::submit) stays; from now on it is written
-    /// by [`apply`](Self::apply) only, without the write-ahead log. Blocks.
+    /// Gives a region its descriptor and the state that its log begins behind, and flushes them. Returns whether it did: a
+    /// region that has a state keeps it. Data that the region got through [`submit`](Self::submit) stays; from now on the region is
+    /// written by [`apply`](Self::apply) only, without the write-ahead log. Blocks.
     ///
     /// # Errors
     ///

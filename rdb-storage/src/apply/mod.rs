@@ -38,8 +38,9 @@
 //! memory would be missing below what the write-ahead log brings back.
 //!
 //! After a power cut the same holds of what was flushed, and of what was synced, or followed by a write that was. Of later
-//! entries the last may be missing, with their positions. If RocksDB went on to the next write-ahead log among them, an open under [`Durability::Sync`]
-//! may be refused: the operating system may have written the next log first. An open under [`Durability::Os`] drops that log.
+//! entries the last may be missing, with their positions. If RocksDB went on to the next write-ahead log among them, an open
+//! under [`Durability::Sync`] may be refused: the operating system may have written the next log first. An open under
+//! [`Durability::Os`] drops that log.
 //!
 //! [`Durability::Sync`]: crate::Durability::Sync
 //! [`Durability::Os`]: crate::Durability::Os

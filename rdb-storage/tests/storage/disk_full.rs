@@ -330,6 +330,57 @@ fn applying_without_the_write_ahead_log_ends_at_a_full_disk_and_what_was_flushed
 }
 
 #[test]
+fn a_log_is_applied_again_while_the_disk_is_full() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    const ENTRIES: u64 = 100;
+    let put = |number| {
+        entry(
+            number,
+            3,
+            vec![put(key(number), noise(number, VALUE_BYTES))],
+        )
+    };
+    let apply = |storage: &Storage, number| {
+        let applied = storage.apply(REGION, &[put(number)], ApplyOptions::default());
+        applied.unwrap();
+    };
+    let (storage, log) = open_with_log(&disk);
+    let bootstrapped = storage.bootstrap_region(&region(3), &first_state());
+    assert_eq!(bootstrapped, Ok(true));
+    for number in 1..=ENTRIES {
+        let mut batch = LogBatch::default();
+        batch.put(&key(number), &noise(number, VALUE_BYTES));
+        log.write(batch, true).unwrap();
+        apply(&storage, number);
+    }
+    disk.fill_up_to(0);
+    // There is no space to flush to, so all of it has to be applied again.
+    drop((storage, log));
+    disk.fill_up_to(0);
+
+    // The log is longer than several memtables of this open.
+    let options = StorageOptions {
+        write_buffer_bytes: 1 << 20,
+        ..with_reserve()
+    };
+    let storage = open(&disk.data(), &options);
+    let log = storage.open_log().unwrap();
+    assert_eq!(storage.flushed(REGION), Ok(Some(first_state())));
+    for number in 1..=ENTRIES {
+        assert!(log.get(&key(number)).unwrap().is_some());
+        apply(&storage, number);
+    }
+    for number in 1..=ENTRIES {
+        let value = storage.get_raw(&key(number)).unwrap();
+        assert_eq!(value, Some(noise(number, VALUE_BYTES)));
+    }
+    assert_eq!(*storage.write_health().borrow(), WriteHealth::Healthy);
+    assert_eq!(storage.flushed(REGION), Ok(Some(first_state())));
+}
+
+#[test]
 fn a_log_database_stops_at_a_full_disk_and_is_opened_and_cleaned_while_it_is_full() {
     let Some(disk) = SmallDisk::mount() else {
         return;

@@ -111,6 +111,8 @@ fn the_first_state_of_a_region_is_durable_at_once_and_stays_known_while_others_a
     let (_copy, crashed) = after_a_crash(directory.path());
     assert_eq!(flushed(&crashed), (0, "the first".into()));
     assert_eq!(crashed.get_raw(b"raw"), Ok(Some("before".into())));
+    let without_a_first_state = crashed.flushed(9);
+    assert!(matches!(without_a_first_state, Err(Error::DataLoss { .. })));
 
     apply(&storage, &[entry(1, 3, vec![put("raw", "1")])]);
     assert!(!bootstrap(&storage), "it has a state");
