@@ -24,7 +24,7 @@ pub(crate) fn first_state() -> AppliedState {
     }
 }
 
-pub(crate) fn bootstrap(storage: &Storage) -> bool {
+fn bootstrap(storage: &Storage) -> bool {
     let bootstrapped = storage.bootstrap_region(&region(3), &first_state());
     bootstrapped.unwrap()
 }

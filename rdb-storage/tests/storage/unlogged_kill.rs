@@ -1,15 +1,15 @@
 //! kill -9 while a log is applied without the write-ahead log: what is left is the state after some entry, in all column
 //! families and with its position, and at least what the storage said was flushed.
 //!
-//! A child process applies entries that depend on each other, while small memtables are flushed all the time and another
-//! thread submits writes through the write-ahead log. It is killed again and again on one directory. Each child goes on from
-//! the position that it finds, and every outcome has to be that of a model.
+//! Two threads of a child process apply entries that depend on each other, each to its region, while small memtables are
+//! flushed all the time and another thread submits writes through the write-ahead log. The child is killed again and again on
+//! one directory. The next one goes on from the positions that it finds, and every outcome has to be that of a model.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::slice;
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_storage::{
@@ -18,19 +18,20 @@ use rdb_storage::{
 
 use crate::child;
 use crate::fixture::{all_raw, noise, open, put, remove, swap, synced};
-use crate::log::{REGION, entry, membership, of, region};
-use crate::unlogged::{bootstrap, first_state, index_of};
+use crate::log::{entry, membership, of, region};
+use crate::unlogged::{first_state, index_of};
 
 const KILLS: usize = 20;
+const REGIONS: [u64; 2] = [7, 8];
 const KEYS: u32 = 8;
 
 /// Most entries that the child applies at once.
 const BATCH_MAX: u64 = 4;
 
-/// Of the thread that goes through the write-ahead log. It is behind all keys of the region.
+/// Of the thread that goes through the write-ahead log. It is behind all keys of the regions.
 const OTHER: &str = "other";
 
-/// What the entries up to an index come to.
+/// What the entries of a region up to an index come to.
 #[derive(Debug, Clone, PartialEq)]
 struct Model {
     index: u64,
@@ -42,15 +43,37 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Self {
+    fn new(region_id: u64) -> Self {
         Self {
             index: 0,
             raw: BTreeMap::new(),
             versioned: BTreeMap::new(),
             floor: 0,
             membership: first_state().membership,
-            region: region(3),
+            region: RegionDescriptor {
+                id: region_id,
+                ..region(3)
+            },
         }
+    }
+
+    fn bootstrap(&self, storage: &Storage) {
+        let bootstrapped = storage.bootstrap_region(&self.region, &first_state());
+        bootstrapped.unwrap();
+    }
+
+    fn key(&self, number: u32) -> Bytes {
+        format!("{} key {number}", self.region.id).into()
+    }
+
+    /// The first key behind all of the region.
+    fn end_key(&self) -> Bytes {
+        format!("{} key ~", self.region.id).into()
+    }
+
+    fn applied(&self, storage: &Storage) -> u64 {
+        let position = storage.applied_position(self.region.id).unwrap();
+        index_of(&position.unwrap())
     }
 
     fn advance_to(&mut self, index: u64) {
@@ -62,7 +85,7 @@ impl Model {
     /// The next entry, always the same after the same entries, and what it has to come to.
     fn next(&mut self) -> (LogEntry, Vec<Outcome>) {
         self.index += 1;
-        let mut random = fastrand::Rng::with_seed(self.index);
+        let mut random = fastrand::Rng::with_seed(self.index << 8 | self.region.id);
         match random.u32(0..12) {
             0 => {
                 let entry = membership(self.index, &[1, random.u64(2..9)]);
@@ -83,14 +106,14 @@ impl Model {
     }
 
     fn command(&mut self, random: &mut fastrand::Rng) -> (Command, Outcome) {
-        let key = Bytes::from(format!("key {}", random.u32(0..KEYS)));
+        let key = self.key(random.u32(0..KEYS));
         let value = noise(random.u64(..), 300);
         match random.u32(0..12) {
             0 => {
                 self.raw.retain(|stored, _| *stored < key);
                 let command = Command::DeleteRangeRaw {
                     start_key: key,
-                    end_key: OTHER.into(),
+                    end_key: self.end_key(),
                 };
                 (command, Outcome::Done)
             }
@@ -123,18 +146,18 @@ impl Model {
 
     /// What is stored; the floor shows in the versions that the next child gets.
     fn compare(&self, storage: &Storage) {
-        let flushed = storage.flushed(REGION).unwrap().unwrap();
+        let flushed = storage.flushed(self.region.id).unwrap().unwrap();
         assert_eq!(index_of(&flushed.position), self.index);
         assert_eq!(flushed.membership, self.membership, "of {}", self.index);
-        let position = storage.applied_position(REGION).unwrap();
-        assert_eq!(position, Some(flushed.position));
-        assert_eq!(storage.regions().unwrap(), slice::from_ref(&self.region));
+        assert_eq!(self.applied(storage), self.index);
+        assert!(storage.regions().unwrap().contains(&self.region));
         let raw = all_raw(storage).unwrap().into_iter();
         let raw = raw.map(|stored| (stored.key, stored.value));
-        let raw: BTreeMap<_, _> = raw.filter(|(key, _)| key != OTHER).collect();
+        let range = self.key(0)..self.end_key();
+        let raw: BTreeMap<_, _> = raw.filter(|(key, _)| range.contains(key)).collect();
         assert_eq!(raw, self.raw, "after {}", self.index);
         for number in 0..KEYS {
-            let key = Bytes::from(format!("key {number}"));
+            let key = self.key(number);
             let stored = storage.get_versioned(&key).unwrap();
             let stored = stored.map(|stored| (stored.version, stored.value));
             assert_eq!(stored.as_ref(), self.versioned.get(&key));
@@ -148,8 +171,8 @@ fn other(storage: &Storage) -> u64 {
 }
 
 /// One line, in one write.
-fn report(what: &str, number: u64) {
-    let line = format!("\n{what} {number}\n");
+fn report(what: &str, region_id: u64, number: u64) {
+    let line = format!("\n{what} {region_id} {number}\n");
     std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
@@ -163,36 +186,40 @@ fn child_applies_until_it_is_killed() {
         write_buffer_bytes: 128 << 10,
         ..synced()
     };
-    report("opening", 0);
+    report("opening", 0, 0);
     let storage = open(&directory, &options);
-    bootstrap(&storage);
-    let other = storage.clone();
-    // Whichever thread panics ends the process.
-    let submitting = thread::spawn(move || submit_for_ever(&other));
-    apply_while(&storage, || !submitting.is_finished());
+    let submitting = storage.clone();
+    let mut threads = vec![thread::spawn(move || submit_for_ever(&submitting))];
+    threads.extend(REGIONS.map(|region_id| {
+        let storage = storage.clone();
+        thread::spawn(move || apply_for_ever(&storage, region_id))
+    }));
+    // Whichever of them panics ends the process.
+    while !threads.iter().any(JoinHandle::is_finished) {
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
-fn apply_while(storage: &Storage, goes_on: impl Fn() -> bool) {
+fn apply_for_ever(storage: &Storage, region_id: u64) {
     let mut flushed = 0;
-    let mut model = Model::new();
-    let position = storage.applied_position(REGION).unwrap().unwrap();
-    model.advance_to(index_of(&position));
-    while goes_on() {
+    let mut model = Model::new(region_id);
+    model.advance_to(model.applied(storage));
+    loop {
         let batch = (0..=model.index % BATCH_MAX).map(|_| model.next());
         let (entries, expected): (Vec<_>, Vec<_>) = batch.unzip();
         let options = ApplyOptions::default();
-        let applied = storage.apply_from_memory(REGION, &entries, options);
+        let applied = storage.apply_from_memory(region_id, &entries, options);
         let outcomes = match applied.unwrap() {
             Some(outcomes) => outcomes,
-            None => storage.apply(REGION, &entries, options).unwrap(),
+            None => storage.apply(region_id, &entries, options).unwrap(),
         };
         assert_eq!(outcomes, expected, "up to {}", model.index);
-        report("applied", model.index);
-        let state = storage.flushed(REGION).unwrap().unwrap();
+        report("applied", region_id, model.index);
+        let state = storage.flushed(region_id).unwrap().unwrap();
         let now = index_of(&state.position);
         assert!(now >= flushed, "{now} after {flushed}");
         if now > flushed {
-            report("flushed", now);
+            report("flushed", region_id, now);
             flushed = now;
         }
     }
@@ -203,18 +230,18 @@ fn submit_for_ever(storage: &Storage) {
     for number in other(storage) + 1.. {
         let value = number.to_be_bytes().to_vec();
         storage.put_raw(OTHER, value).unwrap();
-        report(OTHER, number);
+        report(OTHER, 0, number);
         if number % 50 == 0 {
-            storage.flush(REGION).unwrap();
+            storage.flush(REGIONS[0]).unwrap();
         }
     }
 }
 
-/// The highest number of each kind of line that the child printed.
+/// The highest number of each kind of line that the child printed, by region.
 #[derive(Debug, Default)]
 struct Told {
-    applied: u64,
-    flushed: u64,
+    applied: BTreeMap<u64, u64>,
+    flushed: BTreeMap<u64, u64>,
     other: u64,
 }
 
@@ -230,21 +257,22 @@ fn run_and_kill(directory: &Path, round: usize, told: &mut Told) {
     let (mut applied, mut killed) = (0, false);
     for line in output.split(b'\n') {
         let line = String::from_utf8(line.unwrap()).unwrap();
-        let Some((what, number)) = line.split_once(' ') else {
+        let words: Vec<_> = line.split(' ').collect();
+        let [what, region_id, number] = words[..] else {
             continue;
         };
-        let Ok(number) = number.parse() else {
+        let (Ok(region_id), Ok(number)) = (region_id.parse(), number.parse()) else {
             continue;
         };
         let is_due = match what {
             "opening" => kill_after == 0,
             "applied" => {
                 applied += 1;
-                told.applied = number;
+                told.applied.insert(region_id, number);
                 applied >= kill_after
             }
             "flushed" => {
-                told.flushed = number;
+                told.flushed.insert(region_id, number);
                 false
             }
             OTHER => {
@@ -263,27 +291,31 @@ fn run_and_kill(directory: &Path, round: usize, told: &mut Told) {
 }
 
 #[test]
-fn after_a_crash_the_state_is_that_of_a_prefix_with_its_position() {
+fn after_a_crash_each_region_has_the_state_of_a_prefix_with_its_position() {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(directory.path(), &synced());
-    bootstrap(&storage);
+    let mut models = REGIONS.map(Model::new);
+    for model in &models {
+        model.bootstrap(&storage);
+    }
     drop(storage);
-    let (mut told, mut model, mut lost) = (Told::default(), Model::new(), 0);
+    let (mut told, mut lost) = (Told::default(), 0);
     for round in 0..KILLS {
         run_and_kill(directory.path(), round, &mut told);
         let storage = open(directory.path(), &synced());
-        let position = storage.applied_position(REGION).unwrap().unwrap();
-        let found = index_of(&position);
-        assert!(found >= told.flushed, "{found}, {told:?}");
-        assert!(found <= told.applied + BATCH_MAX, "{found}, {told:?}");
-        model.advance_to(found);
-        model.compare(&storage);
+        for model in &mut models {
+            let found = model.applied(&storage);
+            let of = |told: &BTreeMap<_, _>| told.get(&model.region.id).copied().unwrap_or(0);
+            let (applied, flushed) = (of(&told.applied), of(&told.flushed));
+            assert!(found >= flushed, "{found}, {told:?}");
+            assert!(found <= applied + BATCH_MAX, "{found}, {told:?}");
+            model.advance_to(found);
+            model.compare(&storage);
+            lost += applied.saturating_sub(found);
+            told.applied.insert(model.region.id, found);
+        }
         assert!(other(&storage) >= told.other, "{told:?}");
-        lost += told.applied.saturating_sub(found);
-        told.applied = found;
     }
-    println!(
-        "{KILLS} kills, {lost} entries to be applied again of {}",
-        model.index
-    );
+    let applied = models.map(|model| model.index);
+    println!("{KILLS} kills, {lost} entries to be applied again, {applied:?} in the end");
 }
