@@ -101,6 +101,24 @@ impl Database {
         self.rocksdb.flush_cfs_opt(&families, options)
     }
 
+    /// Whether the next write might have to wait: a memtable is waiting to be flushed, or writes wait already.
+    pub(crate) fn may_hold_writes(&self) -> bool {
+        let is_waiting = |family| {
+            let property = properties::NUM_IMMUTABLE_MEM_TABLE;
+            let waiting = self.rocksdb.property_int_value_cf(family, property);
+            !matches!(waiting, Ok(Some(0)))
+        };
+        self.families().any(is_waiting) || self.holds_writes()
+    }
+
+    /// Whether RocksDB lets writes wait until a flush or a compaction is done.
+    pub(crate) fn holds_writes(&self) -> bool {
+        let stopped = self
+            .rocksdb
+            .property_int_value(properties::IS_WRITE_STOPPED);
+        matches!(stopped, Ok(Some(1)))
+    }
+
     /// A column family that was named at the open.
     pub(crate) fn family(&self, name: &str) -> &rocksdb::ColumnFamily {
         self.rocksdb

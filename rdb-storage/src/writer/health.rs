@@ -78,6 +78,16 @@ impl Health {
         Err(Error::WritesStopped { cause })
     }
 
+    /// Refuses any write when all writing has ended.
+    pub(crate) fn check_any(&self) -> Result<(), Error> {
+        match &*self.health.borrow() {
+            WriteHealth::Stopped { cause } => Err(Error::WritesStopped {
+                cause: cause.clone(),
+            }),
+            WriteHealth::Healthy | WriteHealth::RegionsStopped { .. } => Ok(()),
+        }
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(*self.health.borrow(), WriteHealth::Stopped { .. })
     }

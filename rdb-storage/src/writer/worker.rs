@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rocksdb::{ErrorKind, WriteOptions};
+use rocksdb::{ErrorKind, WriteBatch, WriteOptions};
 
 use super::health::Health;
 use super::queue::{Queue, Queued};
@@ -24,6 +24,9 @@ use crate::region::RegionDescriptor;
 /// How often RocksDB's own threads are asked whether they met an error. They have no way to tell.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often a write that RocksDB holds back looks whether it may go on.
+const HELD_BACK_INTERVAL: Duration = Duration::from_millis(5);
+
 /// What an entry and a command of it take in a log beside keys and values, in bytes.
 const LOG_OVERHEAD_BYTES: usize = 32;
 
@@ -38,7 +41,7 @@ pub(super) struct Worker {
     pub(super) queue: Queue,
     pub(super) engine: Arc<Engine>,
     pub(super) health: Health,
-    write_options: WriteOptions,
+    durability: Durability,
     /// Bytes of log that were applied without the write-ahead log since the data was last flushed for that reason. Relaxed:
     /// an estimate.
     replayed_bytes: AtomicU64,
@@ -70,7 +73,7 @@ impl Worker {
             queue: Queue::new(options.write_batch_bytes_max),
             engine,
             health: Health::new(),
-            write_options: write_options(options.durability),
+            durability: options.durability,
             replayed_bytes: AtomicU64::new(0),
             replayed_bytes_max: options.wal_bytes_max,
             cold_writes: AtomicU64::new(0),
@@ -91,7 +94,8 @@ impl Worker {
             };
             self.commit(taken, &mut slow);
             if checked.elapsed() >= BACKGROUND_CHECK_INTERVAL {
-                self.check_background();
+                self.notice_background_error();
+                self.bound_replay();
                 checked = Instant::now();
             }
         }
@@ -100,13 +104,11 @@ impl Worker {
         }
     }
 
-    fn check_background(&self) {
-        if self.health.is_stopped() {
-            return;
-        }
-        match self.engine.database.background_error() {
-            Some(cause) => self.health.stop(cause),
-            None => self.bound_replay(),
+    fn notice_background_error(&self) {
+        if !self.health.is_stopped()
+            && let Some(cause) = self.engine.database.background_error()
+        {
+            self.health.stop(cause);
         }
     }
 
@@ -122,9 +124,9 @@ impl Worker {
         if let Some(slow) = slow {
             slow.batch.forget(&batch);
         }
-        let written = self.write(batch, &self.write_options);
+        let written = self.write(batch, Some(self.durability), true);
         for (queued, outcomes) in loaded.into_iter().zip(outcomes) {
-            queued.complete(written.clone().map(|()| outcomes));
+            queued.complete(written.clone().map(|_| outcomes));
         }
     }
 
@@ -205,14 +207,8 @@ impl Worker {
         }
         let outcomes = loaded.iter().map(|entry| batch.apply(entry)).collect();
         batch.put_position(region_id, &last.position);
-        let mut write_options = match options.write_ahead_log {
-            Some(durability) => write_options(durability),
-            None => unlogged(),
-        };
-        write_options.set_no_slowdown(!may_block);
-        match self.try_write(batch, &write_options) {
-            Err(error) if error.kind() == ErrorKind::Incomplete && !may_block => return Ok(None),
-            written => written.map_err(|error| self.stop(&error))?,
+        if !self.write(batch, options.write_ahead_log, may_block)? {
+            return Ok(None);
         }
         if options.write_ahead_log.is_none() {
             let bytes = entries.iter().map(log_bytes).sum::<usize>() as u64;
@@ -239,7 +235,7 @@ impl Worker {
         }
         let mut batch = Batch::new(&self.engine);
         batch.put_first_state(region, state);
-        self.write(batch, &unlogged())?;
+        self.write(batch, None, true)?;
         let flushed = self.engine.database.flush();
         flushed.map_err(|error| Error::io("flushing the first state of a region", error))?;
         Ok(true)
@@ -247,7 +243,8 @@ impl Worker {
 
     /// Lets a start apply no more than so much of the logs again.
     fn bound_replay(&self) {
-        if self.replayed_bytes.load(Ordering::Relaxed) <= self.replayed_bytes_max {
+        let bytes = self.replayed_bytes.load(Ordering::Relaxed);
+        if bytes <= self.replayed_bytes_max || self.health.is_stopped() {
             return;
         }
         self.replayed_bytes.store(0, Ordering::Relaxed);
@@ -262,42 +259,62 @@ impl Worker {
         error
     }
 
-    fn write(&self, batch: Batch<'_>, options: &WriteOptions) -> Result<(), Error> {
-        let written = self.try_write(batch, options);
-        written.map_err(|error| self.stop(&error))
-    }
-
-    fn try_write(&self, batch: Batch<'_>, options: &WriteOptions) -> Result<(), rocksdb::Error> {
+    /// Writes a batch, through the write-ahead log if it has a durability there. `false`: RocksDB holds writes back, and this one
+    /// may not wait.
+    fn write(
+        &self,
+        batch: Batch<'_>,
+        write_ahead_log: Option<Durability>,
+        may_wait: bool,
+    ) -> Result<bool, Error> {
         let changes_regions = batch.changes_regions();
         let write_batch = batch.into_write_batch();
         if write_batch.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
-        self.engine.database.write_opt(write_batch, options)?;
+        let database = &self.engine.database;
+        // A write that waits when a flush finds the disk full would wait on while RocksDB tries to get space, maybe for ever.
+        let is_risky = may_wait && database.may_hold_writes();
+        let spare = is_risky.then(|| WriteBatch::from_data(write_batch.data()));
+        let waits = may_wait && !is_risky;
+        let write = |write_batch, waits| {
+            database.write_opt(write_batch, &write_options(write_ahead_log, waits))
+        };
+        let mut written = write(write_batch, waits);
+        if !waits && matches!(&written, Err(error) if error.kind() == ErrorKind::Incomplete) {
+            let Some(spare) = spare else {
+                return Ok(false);
+            };
+            self.wait_while_held_back()?;
+            written = write(spare, true);
+        }
+        written.map_err(|error| {
+            let cause = error.to_string();
+            self.health.stop(cause.clone());
+            Error::Undetermined { cause }
+        })?;
         if changes_regions {
             self.engine.forget_epochs();
         }
+        Ok(true)
+    }
+
+    /// Waits until RocksDB takes writes again, or writing has ended.
+    fn wait_while_held_back(&self) -> Result<(), Error> {
+        while self.engine.database.holds_writes() {
+            self.notice_background_error();
+            self.health.check_any()?;
+            thread::sleep(HELD_BACK_INTERVAL);
+        }
         Ok(())
     }
-
-    /// Ends writing after a write that failed, and returns what became of it.
-    fn stop(&self, error: &rocksdb::Error) -> Error {
-        let cause = error.to_string();
-        self.health.stop(cause.clone());
-        Error::Undetermined { cause }
-    }
 }
 
-fn write_options(durability: Durability) -> WriteOptions {
+fn write_options(write_ahead_log: Option<Durability>, waits: bool) -> WriteOptions {
     let mut options = WriteOptions::default();
-    options.set_sync(durability == Durability::Sync);
-    options
-}
-
-/// Without the write-ahead log.
-fn unlogged() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.disable_wal(true);
+    options.disable_wal(write_ahead_log.is_none());
+    options.set_sync(write_ahead_log == Some(Durability::Sync));
+    options.set_no_slowdown(!waits);
     options
 }
 
@@ -336,6 +353,7 @@ mod tests {
     use super::super::room::Room;
     use super::super::{PendingWrite, Submission};
     use super::*;
+    use crate::applied::applied_position;
     use crate::command::Command;
     use crate::engine::Family;
     use crate::identity::{DataDirectory, Role};
@@ -396,6 +414,32 @@ mod tests {
         for pending in pending {
             assert_eq!(pending.wait().unwrap().len(), 1);
         }
+    }
+
+    /// RocksDB may try for ever to get space on a full disk. Here it is a compaction that never comes.
+    #[test]
+    fn a_write_that_rocksdb_holds_back_is_not_made_when_writing_has_ended() {
+        let storage = Stopped::new(8 << 20);
+        let engine = &storage.worker.engine;
+        engine.database.put("flushed", "v").unwrap();
+        engine.database.flush().unwrap();
+        let options = [
+            ("level0_file_num_compaction_trigger", "100"),
+            ("level0_slowdown_writes_trigger", "1"),
+            ("level0_stop_writes_trigger", "1"),
+        ];
+        let family = engine.family(Family::Raw);
+        engine.database.set_options_cf(family, &options).unwrap();
+        let cause = "the disk is full".to_owned();
+        storage.worker.health.stop(cause.clone());
+        for write_ahead_log in [Some(Durability::Os), None] {
+            let mut batch = Batch::new(engine);
+            batch.put_position(1, b"position");
+            let written = storage.worker.write(batch, write_ahead_log, true);
+            let cause = cause.clone();
+            assert_eq!(written, Err(Error::WritesStopped { cause }));
+        }
+        assert_eq!(applied_position(engine, 1), Ok(None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_storage::{
-    ApplyOptions, Error, Fate, LogBatch, LogDatabase, OpenError, ScanRange, Storage,
+    ApplyOptions, Durability, Error, Fate, LogBatch, LogDatabase, OpenError, ScanRange, Storage,
     StorageOptions, WriteHealth,
 };
 
@@ -261,6 +261,33 @@ fn without_its_reserve_a_full_disk_cannot_be_opened_and_says_so() {
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
     disk.give_space_back();
     assert_all_there(&open(&disk.data(), &with_reserve()), acknowledged);
+}
+
+/// RocksDB lets a write wait that finds the memtables full before the flush has found the disk full, and would not end that.
+#[test]
+fn writes_that_fill_the_memory_before_a_flush_meets_the_full_disk_end_too() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let options = StorageOptions {
+        write_buffer_bytes: 4 << 20,
+        durability: Durability::Os,
+        ..with_reserve()
+    };
+    let storage = open(&disk.data(), &options);
+    disk.fill_up_to(14 << 20);
+    let (ended, end) = mpsc::channel();
+    let writing = storage.clone();
+    thread::spawn(move || ended.send(write_until_full(&writing)));
+    let (_, error) = end.recv_timeout(Duration::from_secs(120)).unwrap();
+    assert!(
+        matches!(
+            error,
+            Error::Undetermined { .. } | Error::WritesStopped { .. }
+        ),
+        "{error:?}"
+    );
+    assert!(storage.write_health().borrow().cause().is_some());
 }
 
 /// No write-ahead log meets the end of the disk here: it is a flush that does.
