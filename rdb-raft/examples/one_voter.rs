@@ -303,7 +303,7 @@ impl Latencies {
         latency.as_nanos() as f64 / 1e3
     }
 
-    /// With the names that `rdbctl bench` uses.
+    /// A line of JSON with the names that `rdbctl bench` uses.
     fn line(&self, target: &str, callers: usize, in_flight: usize) -> String {
         let operations = self.sorted.len();
         let seconds = self.elapsed.as_secs_f64();

@@ -10,7 +10,7 @@ use crate::limits::BATCH_BYTES_MAX;
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// After its bytes are synced to the disk.
+    /// A write is answered after its bytes are synced to the disk.
     #[default]
     Sync,
     /// After its bytes reached the operating system. A crash of the process loses nothing. After a power cut the next open

@@ -15,7 +15,7 @@ pub(crate) enum End {
     Closed,
     /// The writer writes what is queued, and nothing else happens.
     Left,
-    /// Of the batches that were not synced, so many are kept.
+    /// How many of the batches that were not synced are kept.
     PowerCut(usize),
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Queued {
     submission: Submission,
     room: WriteRoom,
     completion: oneshot::Sender<Result<Vec<Outcome>, Error>>,
-    /// Of keys and values.
+    /// The bytes of keys and values.
     payload_bytes: usize,
     range_deletes: usize,
     warmings: u8,
