@@ -246,10 +246,7 @@ fn examine_logs(
         });
     }
     let space = Space::of(directory.path()).map_err(io_error)?;
-    let replay = logs.replay(space);
-    if matches!(replay, Replay::Keep { .. }) {
-        logs.sync().map_err(io_error)?;
-    }
+    let replay = logs.replay(space).map_err(io_error)?;
     Ok((replay, verified))
 }
 

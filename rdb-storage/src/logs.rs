@@ -69,7 +69,7 @@ impl Logs {
     /// Syncs the logs and their directory. A process that was killed may have left bytes that only the operating system
     /// has, and RocksDB never syncs a log that it keeps across an open. A read could show a value that a power cut takes
     /// back.
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         for file in &self.files {
             File::open(file)?.sync_all()?;
         }
@@ -79,18 +79,19 @@ impl Logs {
         }
     }
 
-    /// Flushes if there is enough free space.
-    pub(crate) fn replay(&self, space: Space) -> Replay {
+    /// Flushes if there is enough free space. Logs that are to be kept are synced.
+    pub(crate) fn replay(&self, space: Space) -> io::Result<Replay> {
         let needed = self
             .bytes
             .saturating_mul(FREE_TO_FLUSH)
             .saturating_add(MARGIN_BYTES);
         if space.available_bytes >= needed {
-            return Replay::Flush;
+            return Ok(Replay::Flush);
         }
-        Replay::Keep {
+        self.sync()?;
+        Ok(Replay::Keep {
             memory_bytes: self.bytes.saturating_mul(MEMORY_OF_LOG),
-        }
+        })
     }
 }
 
@@ -126,9 +127,17 @@ mod tests {
         );
     }
 
-    /// Only a power cut can show that the bytes reach the disk. This shows that every log is synced.
+    fn space(available_bytes: u64) -> Space {
+        Space {
+            capacity_bytes: 1 << 30,
+            available_bytes,
+        }
+    }
+
+    /// Only a power cut can show that the bytes and the names of the logs reach the disk. This shows that every log that is
+    /// kept is synced.
     #[test]
-    fn every_log_is_synced_or_the_open_fails() {
+    fn an_open_that_keeps_logs_syncs_each_or_fails() {
         let directory = tempfile::tempdir().unwrap();
         let (first, second) = (
             directory.path().join("000004.log"),
@@ -137,26 +146,26 @@ mod tests {
         fs::write(&first, b"first").unwrap();
         fs::write(&second, b"second").unwrap();
         let logs = Logs::of(directory.path()).unwrap();
-        assert!(logs.sync().is_ok());
+        let kept = Replay::Keep {
+            memory_bytes: MEMORY_OF_LOG * 11,
+        };
+        assert_eq!(logs.replay(space(0)).unwrap(), kept);
         for gone in [second, first] {
             fs::remove_file(gone).unwrap();
-            assert_eq!(logs.sync().unwrap_err().kind(), ErrorKind::NotFound);
+            let failed = logs.replay(space(0)).unwrap_err();
+            assert_eq!(failed.kind(), ErrorKind::NotFound);
         }
-        assert!(Logs::default().sync().is_ok());
+        assert!(Logs::default().replay(space(0)).is_ok());
     }
 
     #[test]
     fn flushing_needs_twice_the_logs_and_a_margin() {
-        let logs = Logs {
-            files: vec!["000004.log".into()],
-            bytes: 100,
-        };
-        let space = |available_bytes| Space {
-            capacity_bytes: 1 << 30,
-            available_bytes,
-        };
-        assert_eq!(logs.replay(space(MARGIN_BYTES + 200)), Replay::Flush);
-        let kept = Replay::Keep { memory_bytes: 800 };
-        assert_eq!(logs.replay(space(MARGIN_BYTES + 199)), kept);
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("000004.log"), [0; 100]).unwrap();
+        let logs = Logs::of(directory.path()).unwrap();
+        let roomy = logs.replay(space(MARGIN_BYTES + 200));
+        assert_eq!(roomy.unwrap(), Replay::Flush);
+        let full = logs.replay(space(MARGIN_BYTES + 199));
+        assert_eq!(full.unwrap(), Replay::Keep { memory_bytes: 800 });
     }
 }
