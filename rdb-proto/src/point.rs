@@ -116,13 +116,18 @@ mod tests {
     use crate::errorpb::{NotReady, region_error::Kind};
     use crate::kvrpc::*;
 
-    macro_rules! names {
+    macro_rules! rows {
         ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
             const ROWS: &[(&str, &str, &str)] =
                 &[$((stringify!($method), stringify!($request), stringify!($response))),*];
+
+            /// An empty request of each row.
+            fn requests() -> Vec<Request> {
+                vec![$(Request::$command($request::default())),*]
+            }
         };
     }
-    point_commands!(names);
+    point_commands!(rows);
 
     /// The fields of a message's oneof, by number: name and type.
     fn oneof_fields<'a>(message: &'a DescriptorProto, oneof: &str) -> Vec<(i32, &'a str, &'a str)> {
@@ -189,33 +194,33 @@ mod tests {
     }
 
     fn request() -> impl Strategy<Value = Request> {
-        let parts = (0..ROWS.len(), bytes(), bytes(), any::<u64>());
-        parts.prop_map(|(row, key, value, expected_version)| {
+        let kinds = prop::sample::select(requests());
+        let parts = (kinds, bytes(), bytes(), any::<u64>());
+        parts.prop_map(|(kind, key, value, expected_version)| {
             let context = None;
-            match row {
-                0 => RawPutRequest {
+            match kind {
+                Request::RawPut(_) => RawPutRequest {
                     context,
                     key,
                     value,
                 }
                 .into(),
-                1 => RawGetRequest { context, key }.into(),
-                2 => RawDeleteRequest { context, key }.into(),
-                3 => CompareAndSwapRequest {
+                Request::RawGet(_) => RawGetRequest { context, key }.into(),
+                Request::RawDelete(_) => RawDeleteRequest { context, key }.into(),
+                Request::CompareAndSwap(_) => CompareAndSwapRequest {
                     context,
                     key,
                     expected_version,
                     value,
                 }
                 .into(),
-                4 => GetRequest { context, key }.into(),
-                5 => CompareAndDeleteRequest {
+                Request::Get(_) => GetRequest { context, key }.into(),
+                Request::CompareAndDelete(_) => CompareAndDeleteRequest {
                     context,
                     key,
                     expected_version,
                 }
                 .into(),
-                _ => unreachable!("a row without a request: add it here"),
             }
         })
     }
