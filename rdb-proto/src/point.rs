@@ -7,10 +7,10 @@
 //! 2. This file: a row of [`point_commands`](crate::point_commands), and an arm of `Response::value_mut`.
 //! 3. `rdb-server/src/service/point.rs`: an arm of `operation`, which says what the command asks of its region and how the
 //!    result goes over the wire.
-//! 4. `rdb-server/src/service/raw.rs` or `cas.rs`: the method of the rpc, one line.
-//! 5. `rdb-client/src/raw.rs` or `versioned.rs`: the method of `Client`.
+//! 4. `rdb-client/src/raw.rs` or `versioned.rs`: the method of `Client`.
 //!
-//! The compiler asks for steps 2 to 4. It asks for a method in each test server, too. A command that writes in a way that the storage does not know is first added to
+//! The compiler asks for steps 2 and 3, and for a request in the tests of both files. The methods that serve unary calls come
+//! from the table, in test servers, too. A command that writes in a way that the storage does not know is first added to
 //! `rdb_storage::Command`.
 
 use bytes::Bytes;
@@ -25,11 +25,13 @@ use crate::metapb::Context;
 use crate::response::DataResponse;
 
 /// The table of point commands. Calls the macro `$with` with one row per command: the request, whether it reads or writes,
-/// the method that sends it as a unary call, its name among the commands of a stream, and the response.
+/// the method that sends it as a unary call, its name among the commands of a stream, and the response. `$arguments` come
+/// before the rows.
 #[macro_export]
 macro_rules! point_commands {
-    ($with:ident) => {
+    ($with:path $(, $($arguments:tt)*)?) => {
         $with! {
+            $($($arguments)*)?
             RawPutRequest, Write => KvRawClient::raw_put, RawPut -> RawPutResponse;
             RawGetRequest, Read => KvRawClient::raw_get, RawGet -> RawGetResponse;
             RawDeleteRequest, Write => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
@@ -38,6 +40,37 @@ macro_rules! point_commands {
             CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
         }
     };
+}
+
+/// The methods that serve point commands as unary calls, for the `impl` of `KvRaw` or `KvCas`. Each does the same: it
+/// resolves `$serve`, a future, to its response.
+#[macro_export]
+macro_rules! point_methods {
+    ($server:ident, |$service:ident, $request:ident| $serve:expr) => {
+        $crate::point_commands!($crate::point_methods, @rows $server |$service, $request| $serve;);
+    };
+    (@rows $server:ident |$service:ident, $request:ident| $serve:expr;
+     $($message:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
+        $crate::point_methods! {
+            @row $server $client
+            fn $method<'service, 'call>(
+                &'service self,
+                $request: ::tonic::Request<$crate::kvrpc::$message>,
+            ) -> ::std::pin::Pin<Box<
+                dyn Future<Output = Result<::tonic::Response<$crate::kvrpc::$response>, ::tonic::Status>> + Send + 'call,
+            >>
+            where
+                'service: 'call,
+                Self: 'call,
+            {
+                let $service = self;
+                Box::pin($serve)
+            }
+        }
+    )*};
+    (@row KvRaw KvRawClient $($method:tt)*) => { $($method)* };
+    (@row KvCas KvCasClient $($method:tt)*) => { $($method)* };
+    (@row $server:ident $client:ident $($method:tt)*) => {};
 }
 
 macro_rules! conversions {
