@@ -270,7 +270,7 @@ mod tests {
         ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
             /// An empty request of each row of the table.
             fn requests() -> Vec<Request> {
-                vec![$(Request::$command($request::default())),*]
+                vec![$(Request::$command(kvrpc::$request::default())),*]
             }
         };
     }
