@@ -5,12 +5,15 @@
     reason = "a step that fails here fails the test, also in functions that several tests share"
 )]
 
+mod child;
 mod device;
 mod entries;
 mod machine;
+mod medium;
 mod network;
 
 mod initial_state;
+mod kill;
 mod log_model;
 mod one_voter;
 mod suite;

@@ -84,6 +84,8 @@ impl Batch<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::Entry;
     use super::*;
     use crate::command::Command;
@@ -96,7 +98,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let options = StorageOptions::new(Role::Embedded);
         let directory = DataDirectory::open(directory.path(), options.role, true).unwrap();
-        let engine = Engine::open(directory, &options, true).unwrap();
+        let engine = Engine::open(Arc::new(directory), &options, true).unwrap();
         let family = engine.family(Family::Raw);
         for number in 0..stored {
             let key = format!("key {number}");
