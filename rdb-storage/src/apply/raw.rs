@@ -95,9 +95,9 @@ mod tests {
 
     /// How many records a range delete becomes that finds `stored` keys in a memtable and `put` more in its own batch.
     fn records_of_a_range_delete(stored: usize, put: usize) -> usize {
-        let directory = tempfile::tempdir().unwrap();
+        let temporary = tempfile::tempdir().unwrap();
         let options = StorageOptions::new(Role::Embedded);
-        let directory = DataDirectory::open(directory.path(), options.role, true).unwrap();
+        let directory = DataDirectory::open(temporary.path(), options.role, true).unwrap();
         let engine = Engine::open(Arc::new(directory), &options, true).unwrap();
         let family = engine.family(Family::Raw);
         for number in 0..stored {
