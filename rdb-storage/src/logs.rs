@@ -97,6 +97,9 @@ impl Logs {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -134,28 +137,34 @@ mod tests {
         }
     }
 
-    /// Only a power cut can show that the bytes and the names of the logs reach the disk. This shows that every log that is
-    /// kept is synced.
+    /// Only a power cut can show that the bytes reach the disk. Neither `/dev/null` nor a directory of `/proc` can be synced:
+    /// the error shows that it was tried.
     #[test]
-    fn an_open_that_keeps_logs_syncs_each_or_fails() {
+    fn an_open_that_keeps_logs_syncs_each_and_their_directory_or_fails() {
         let directory = tempfile::tempdir().unwrap();
-        let (first, second) = (
-            directory.path().join("000004.log"),
-            directory.path().join("000007.log"),
-        );
-        fs::write(&first, b"first").unwrap();
-        fs::write(&second, b"second").unwrap();
-        let logs = Logs::of(directory.path()).unwrap();
-        let kept = Replay::Keep {
-            memory_bytes: MEMORY_OF_LOG * 11,
-        };
-        assert_eq!(logs.replay(space(0)).unwrap(), kept);
-        for gone in [second, first] {
-            fs::remove_file(gone).unwrap();
-            let failed = logs.replay(space(0)).unwrap_err();
-            assert_eq!(failed.kind(), ErrorKind::NotFound);
+        let paths = ["000004.log", "000007.log"].map(|name| directory.path().join(name));
+        let keep = |logs: Logs| logs.replay(space(0)).map_err(|error| error.kind());
+        for unsyncable in &paths {
+            for path in &paths {
+                fs::write(path, b"a log").unwrap();
+            }
+            let logs = Logs::of(directory.path()).unwrap();
+            let memory_bytes = MEMORY_OF_LOG * 10;
+            assert_eq!(keep(logs), Ok(Replay::Keep { memory_bytes }));
+
+            fs::remove_file(unsyncable).unwrap();
+            symlink("/dev/null", unsyncable).unwrap();
+            let logs = Logs::of(directory.path()).unwrap();
+            assert_eq!(keep(logs), Err(ErrorKind::InvalidInput));
+            fs::remove_file(unsyncable).unwrap();
         }
-        assert!(Logs::default().replay(space(0)).is_ok());
+        let file = tempfile::tempfile().unwrap();
+        let logs = Logs {
+            files: vec![format!("/proc/self/fd/{}", file.as_raw_fd()).into()],
+            bytes: 0,
+        };
+        assert_eq!(keep(logs), Err(ErrorKind::InvalidInput));
+        assert!(keep(Logs::default()).is_ok());
     }
 
     #[test]
