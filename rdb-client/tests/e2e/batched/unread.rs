@@ -17,8 +17,8 @@ const READS: u64 = 256;
 /// What the server may keep for the client: what the connection's window has room for, and some on the way there.
 const KEPT_BYTES_MAX: u64 = 32 << 20;
 
-/// Calls of another client meanwhile, one after the other: time for more than may be kept. That they do not wait for this
-/// client has a test beside the service, where nobody is given up.
+/// Calls of another client meanwhile, one after the other. They give the store time to keep too much. That nothing holds them
+/// up is tested in `rdb-server`, by a server that never gives a stream up.
 const CALLS: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
