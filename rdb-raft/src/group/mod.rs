@@ -1,28 +1,38 @@
-//! One peer of a group: it starts, takes proposals, and ends.
+//! One peer of a group: it starts, takes proposals, permits reads, and ends.
 
 mod alone;
+mod inbound;
+mod lease;
 mod proposal;
+mod quarantine;
 
+use std::fmt::Display;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use openraft::network::NetSnapshot;
+use openraft::{RaftLogReader, RaftNetworkFactory, ServerState};
 use tokio::sync::Mutex;
 use tokio::task::{spawn_blocking, unconstrained};
 
+pub use alone::Alone;
+pub use inbound::VoteError;
+pub use lease::ReadError;
 pub use proposal::ProposeError;
 
 use crate::log::LogStore;
-use crate::machine::{Machine, StateMachine};
+use crate::machine::{Machine, Position, StateMachine};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, Payload, TypeConfig};
-use alone::Alone;
+use lease::Lease;
 use proposal::Proposal;
+use quarantine::{Quarantine, Release};
 
+type Raft = openraft::Raft<TypeConfig, Machine>;
 type Fatal = openraft::errors::Fatal<TypeConfig>;
 type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 
@@ -31,11 +41,15 @@ type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 /// The log has to hold all entries after the position of the state machine, or be empty. A state machine without a membership
 /// makes a peer that waits for a leader.
 ///
-/// Peers cannot reach each other yet, so only a group of one voter gets a leader.
+/// A peer that was there before takes part in no election for a little longer than
+/// [`Timing::election_timeout_max_ms`] after its start.
 #[derive(Clone)]
 pub struct Group {
-    raft: openraft::Raft<TypeConfig, Machine>,
+    raft: Raft,
     machine: Arc<dyn StateMachine>,
+    lease: Arc<Lease>,
+    quarantine: Quarantine,
+    _release: Arc<Release>,
     purging: Arc<Mutex<()>>,
 }
 
@@ -82,26 +96,36 @@ pub enum PurgeError {
 }
 
 impl Group {
-    /// Starts a peer on its log and its state machine.
+    /// Starts a peer on its log and its state machine, with a way to the other peers.
     ///
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn start(
+    pub async fn start<Network>(
         peer_id: u64,
         timing: Timing,
         log: LogStore,
         machine: Arc<dyn StateMachine>,
-    ) -> Result<Self, StartError> {
+        network: Network,
+    ) -> Result<Self, StartError>
+    where
+        Network: RaftNetworkFactory<TypeConfig>,
+        Network::Network: NetSnapshot<TypeConfig, SnapshotData = Position>,
+    {
         timing.validate()?;
+        let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
+        let membership = machine.flushed().map_err(StartError::failed)?.membership;
+        let is_sole_voter = membership.voter_ids().eq([peer_id]);
         let adapter = Machine::new(Arc::clone(&machine), log.reader());
         let config = Arc::new(timing.config());
-        let raft = openraft::Raft::build(peer_id, config, Alone, log, adapter).await;
-        let raft = raft.map_err(|error| StartError::Failed {
-            cause: error.to_string(),
-        })?;
+        let raft = Raft::build(peer_id, config, network, log, adapter).await;
+        let raft = raft.map_err(StartError::failed)?;
+        let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
         raft.run();
         Ok(Self {
+            lease: Arc::new(Lease::new(&timing)),
+            quarantine,
+            _release: Arc::new(quarantine.release(raft.clone())),
             raft,
             machine,
             purging: Arc::default(),
@@ -121,7 +145,9 @@ impl Group {
             let applied_term = applied.map(|applied| applied.leader_id.term);
             metrics.state == ServerState::Leader && applied_term == Some(metrics.current_term)
         };
-        self.wait_until(leads).await
+        let metrics = self.wait_until(leads).await?;
+        self.lease.serve(metrics.current_term);
+        Ok(())
     }
 
     /// Who leads, as far as this peer knows.
@@ -165,6 +191,22 @@ impl Group {
         }
     }
 
+    /// Whether a linearizable read may look at the state now. It never waits; `false` means that
+    /// [`Group::permit_read`] has to be asked.
+    pub fn try_permit_read(&self) -> bool {
+        self.lease.permits(&self.raft)
+    }
+
+    /// Waits until a linearizable read may look at the state. Reads that wait at the same time share what is asked of the
+    /// other peers.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn permit_read(&self) -> Result<(), ReadError> {
+        self.lease.permit(&self.raft).await
+    }
+
     /// Flushes the state machine, and lets the log be purged up to an index, but never beyond what is flushed.
     ///
     /// # Errors
@@ -197,14 +239,21 @@ impl Group {
     async fn wait_until(
         &self,
         condition: impl Fn(&RaftMetrics) -> bool + Send,
-    ) -> Result<(), Ended> {
+    ) -> Result<RaftMetrics, Ended> {
         let wait = self.raft.wait(None);
         let waited = wait.metrics(condition, "a group").await;
-        waited.map(drop).map_err(|_| {
+        waited.map_err(|_| {
             let metrics = self.raft.metrics();
             let running = metrics.borrow_watched().running_state.clone();
             running.err().unwrap_or(Fatal::Stopped).into()
         })
+    }
+}
+
+impl StartError {
+    fn failed(error: impl Display) -> Self {
+        let cause = error.to_string();
+        Self::Failed { cause }
     }
 }
 

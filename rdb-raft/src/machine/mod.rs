@@ -6,7 +6,8 @@ mod position;
 use std::io;
 
 pub(crate) use adapter::Machine;
-pub(crate) use position::{Position, PositionBuilder};
+pub use position::Position;
+pub(crate) use position::PositionBuilder;
 
 use crate::types::{Answer, Entry, LogId, StoredMembership};
 

@@ -14,7 +14,7 @@ use crate::types::{Snapshot, SnapshotMeta, TypeConfig};
 
 /// The content of a snapshot. A follower that needs the data itself cannot be helped yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Position;
+pub struct Position;
 
 /// Flushes a state machine, and takes what is flushed then for a snapshot.
 #[derive(Clone)]

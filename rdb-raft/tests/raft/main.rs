@@ -9,8 +9,11 @@ mod device;
 mod entries;
 mod machine;
 mod network;
+mod payloads;
+mod voters;
 
 mod initial_state;
+mod lease;
 mod log_model;
 mod one_voter;
 mod suite;

@@ -1,129 +1,23 @@
 //! A group of one voter, from its start to its end.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
-use rdb_raft::group::{Group, Leader, ProposeError};
+use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
-use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
-use rdb_raft::{Answer, Content, Membership, StoreNode, StoredMembership, Timing};
+use rdb_raft::machine::StateMachine;
+use rdb_raft::{Answer, Timing};
 use tokio::sync::oneshot;
 
 use crate::device::{Fault, TestDevice};
 use crate::entries::log_id;
-
-/// Keeps payloads, and remembers what would survive a crash.
-#[derive(Default)]
-struct Payloads {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    now: Kept,
-    flushed: Kept,
-    reads_the_disk: bool,
-    has_failed: bool,
-    does_not_flush: bool,
-    /// How often it was applied to with `may_block`.
-    blocking_applies: usize,
-}
-
-#[derive(Clone, Default)]
-struct Kept {
-    applied: Applied,
-    payloads: Vec<Bytes>,
-}
-
-impl Payloads {
-    fn with(kept: Kept) -> Arc<Self> {
-        let state = State {
-            now: kept.clone(),
-            flushed: kept,
-            ..State::default()
-        };
-        Arc::new(Self {
-            state: Mutex::new(state),
-        })
-    }
-
-    fn bootstrapped<const VOTERS: usize>(voters: [u64; VOTERS]) -> Arc<Self> {
-        let beginning = log_id(0, 0);
-        let nodes = voters.map(|id| (id, StoreNode { store_id: id }));
-        let nodes = BTreeMap::from(nodes);
-        let membership = Membership::new(vec![voters.into()], nodes).unwrap();
-        Self::with(Kept {
-            applied: Applied {
-                position: Some(beginning),
-                membership: StoredMembership::new(Some(beginning), membership),
-            },
-            payloads: Vec::new(),
-        })
-    }
-
-    fn after_crash(&self) -> Arc<Self> {
-        Self::with(self.state().flushed.clone())
-    }
-
-    fn payloads(&self) -> Vec<Bytes> {
-        self.state().now.payloads.clone()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
-    }
-}
-
-impl StateMachine for Payloads {
-    /// Answers with the count of payloads.
-    fn apply(&self, entries: &[Committed], may_block: bool) -> Result<Vec<Answer>, ApplyError> {
-        let mut state = self.state();
-        if state.has_failed {
-            return Err(io::Error::other("the test says so").into());
-        }
-        if state.reads_the_disk && !may_block {
-            return Err(ApplyError::Blocks);
-        }
-        state.blocking_applies += usize::from(may_block);
-        let now = &mut state.now;
-        let answers = entries.iter().map(|Committed { entry, is_awaited }| {
-            now.applied.position = Some(entry.log_id);
-            match &entry.payload {
-                Content::Blank => {}
-                Content::Normal(payload) => now.payloads.push(payload.0.clone()),
-                Content::Membership(membership) => {
-                    let log_id = Some(entry.log_id);
-                    now.applied.membership = StoredMembership::new(log_id, membership.clone());
-                }
-            }
-            match is_awaited {
-                true => Answer::new(now.payloads.len()),
-                false => Answer::default(),
-            }
-        });
-        Ok(answers.collect())
-    }
-
-    fn flushed(&self) -> io::Result<Applied> {
-        Ok(self.state().flushed.applied.clone())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let mut state = self.state();
-        if !state.does_not_flush {
-            state.flushed = state.now.clone();
-        }
-        Ok(())
-    }
-}
+use crate::payloads::Payloads;
 
 async fn start(device: Arc<dyn LogDevice>, payloads: Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(device).unwrap();
     let log = writer.open_group(1).unwrap();
-    let group = Group::start(1, Timing::default(), log, payloads).await;
+    let group = Group::start(1, Timing::default(), log, payloads, Alone).await;
     (writer, group.unwrap())
 }
 
@@ -286,6 +180,29 @@ async fn a_failed_log_ends_the_group_and_says_why() {
     group.shut_down().await;
     let refused = propose(&group, b"b").outcome().await.unwrap_err();
     assert!(matches!(refused, ProposeError::NotQueued { .. }));
+}
+
+#[tokio::test]
+async fn a_sole_voter_permits_reads_as_soon_as_it_leads_and_after_its_log_has_failed() {
+    let device = Arc::<TestDevice>::default();
+    let (_writer, group) = start(Arc::clone(&device) as _, Payloads::bootstrapped([1])).await;
+    assert!(!group.try_permit_read());
+    assert_eq!(group.permit_read().await, Err(ReadError::NotLeader));
+    group.lead_alone().await.unwrap();
+    assert!(group.try_permit_read());
+    device.break_down(Fault::Write);
+    propose(&group, b"a").outcome().await.unwrap_err();
+    group.lead_alone().await.unwrap_err();
+    assert!(group.try_permit_read());
+}
+
+#[tokio::test]
+async fn a_group_that_was_shut_down_permits_no_reads() {
+    let peer = Peer::first().await;
+    peer.group.shut_down().await;
+    assert!(!peer.group.try_permit_read());
+    let refused = peer.group.permit_read().await;
+    assert!(matches!(refused, Err(ReadError::Ended(_))));
 }
 
 #[tokio::test]
