@@ -142,7 +142,7 @@ async fn ask(
     Ok(())
 }
 
-fn is_sole_voter(metrics: &RaftMetrics) -> bool {
+pub(super) fn is_sole_voter(metrics: &RaftMetrics) -> bool {
     let membership = metrics.membership_config.membership();
     match membership.get_joint_config().as_slice() {
         [voters] => voters.len() == 1 && voters.contains(&metrics.id),

@@ -4,10 +4,10 @@ mod alone;
 mod inbound;
 mod lease;
 mod proposal;
+mod purge;
 mod quarantine;
 
 use std::fmt::Display;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -17,15 +17,16 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::network::NetSnapshot;
 use openraft::{RaftLogReader, RaftNetworkFactory, ServerState};
 use tokio::sync::Mutex;
-use tokio::task::{spawn_blocking, unconstrained};
+use tokio::task::unconstrained;
 
 pub use alone::Alone;
 pub use inbound::VoteError;
 pub use lease::ReadError;
 pub use proposal::ProposeError;
+pub use purge::PurgeError;
 
 use crate::log::LogStore;
-use crate::machine::{Machine, Position, StateMachine};
+use crate::machine::{Machine, Position, StateMachine, Strides};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, Payload, TypeConfig};
 use lease::Lease;
@@ -50,6 +51,7 @@ pub struct Group {
     lease: Arc<Lease>,
     quarantine: Quarantine,
     _release: Arc<Release>,
+    strides: Arc<Strides>,
     purging: Arc<Mutex<()>>,
 }
 
@@ -84,17 +86,6 @@ pub struct Ended {
     pub cause: String,
 }
 
-/// Why a log was not purged.
-#[derive(Debug, thiserror::Error)]
-pub enum PurgeError {
-    /// The group has ended.
-    #[error(transparent)]
-    Ended(#[from] Ended),
-    /// The state machine could not be flushed.
-    #[error("the state machine could not be flushed: {0}")]
-    Flush(#[from] io::Error),
-}
-
 impl Group {
     /// Starts a peer on its log and its state machine, with a way to the other peers.
     ///
@@ -116,7 +107,8 @@ impl Group {
         let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
         let membership = machine.flushed().map_err(StartError::failed)?.membership;
         let is_sole_voter = membership.voter_ids().eq([peer_id]);
-        let adapter = Machine::new(Arc::clone(&machine), log.reader());
+        let strides = Arc::<Strides>::default();
+        let adapter = Machine::new(Arc::clone(&machine), log.reader(), Arc::clone(&strides));
         let config = Arc::new(timing.config());
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
@@ -128,6 +120,7 @@ impl Group {
             _release: Arc::new(quarantine.release(raft.clone())),
             raft,
             machine,
+            strides,
             purging: Arc::default(),
         })
     }
@@ -205,28 +198,6 @@ impl Group {
     /// See [`ReadError`].
     pub async fn permit_read(&self) -> Result<(), ReadError> {
         self.lease.permit(&self.raft).await
-    }
-
-    /// Flushes the state machine, and lets the log be purged up to an index, but never beyond what is flushed.
-    ///
-    /// # Errors
-    ///
-    /// When the state machine cannot be flushed, or the group has ended.
-    pub async fn purge(&self, upto: u64) -> Result<(), PurgeError> {
-        // openraft ignores a second request while it builds a snapshot, and that one may be older than the flush.
-        let _one_at_a_time = self.purging.lock().await;
-        let machine = Arc::clone(&self.machine);
-        let flush = move || machine.flush().and_then(|()| machine.flushed());
-        let flushed = spawn_blocking(flush).await.map_err(io::Error::other)??;
-        let Some(flushed) = flushed.position else {
-            return Ok(());
-        };
-        let trigger = self.raft.trigger();
-        trigger.snapshot().await.map_err(Ended::from)?;
-        let is_built = |metrics: &RaftMetrics| metrics.snapshot >= Some(flushed);
-        self.wait_until(is_built).await?;
-        trigger.purge_log(upto).await.map_err(Ended::from)?;
-        Ok(())
     }
 
     /// Ends this peer. Proposals that have no answer by then are [`ProposeError::Unknown`].

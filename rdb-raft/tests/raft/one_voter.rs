@@ -7,7 +7,7 @@ use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
-use rdb_raft::{Answer, Timing};
+use rdb_raft::{Answer, LogId, Timing};
 use tokio::sync::oneshot;
 
 use crate::device::{Fault, TestDevice};
@@ -112,25 +112,41 @@ async fn what_was_not_flushed_is_applied_again_after_a_crash() {
     assert_eq!(peer.payloads.payloads(), ["a", "b", "c"]);
 }
 
-#[tokio::test]
-async fn a_log_is_purged_up_to_what_is_flushed() {
-    let peer = Peer::first().await;
-    for payload in [b"a", b"b", b"c"] {
-        peer.propose(payload).outcome().await.unwrap();
-    }
-    peer.group.purge(9).await.unwrap();
-    peer.payloads.state().does_not_flush = true;
-    peer.propose(b"d").outcome().await.unwrap();
-    peer.group.purge(9).await.unwrap();
-    peer.propose(b"e").outcome().await.unwrap();
+/// Enough for a stride of a purge.
+const STRIDE_BYTES: usize = 16 << 20;
+
+async fn last_purged(peer: &Peer) -> Option<LogId> {
     peer.group.shut_down().await;
     let mut log = peer.writer.open_group(1).unwrap();
-    let purged = log.get_log_state().await.unwrap().last_purged_log_id;
-    assert_eq!(purged, Some(log_id(1, 4)));
+    log.get_log_state().await.unwrap().last_purged_log_id
+}
+
+#[tokio::test]
+async fn a_log_is_purged_in_strides_and_up_to_what_is_flushed() {
+    let stride = vec![0; STRIDE_BYTES];
+    let peer = Peer::first().await;
+    peer.propose(&stride).outcome().await.unwrap();
+    peer.propose(b"a").outcome().await.unwrap();
+    peer.payloads.flush().unwrap();
+    peer.propose(&stride).outcome().await.unwrap();
+    peer.group.purge().await.unwrap();
+    peer.propose(b"b").outcome().await.unwrap();
+    // The blank entry and the first stride.
+    assert_eq!(last_purged(&peer).await, Some(log_id(1, 2)));
 
     let peer = peer.kill_and_start().await;
-    assert_eq!(peer.propose(b"f").outcome().await, Ok(6));
-    assert_eq!(peer.payloads.payloads(), ["a", "b", "c", "d", "e", "f"]);
+    assert_eq!(peer.propose(b"c").outcome().await, Ok(5));
+    let payloads = peer.payloads.payloads();
+    assert_eq!(payloads, [&stride[..], b"a", &stride, b"b", b"c"]);
+}
+
+#[tokio::test]
+async fn a_log_that_is_short_is_not_purged() {
+    let peer = Peer::first().await;
+    peer.propose(b"a").outcome().await.unwrap();
+    peer.payloads.flush().unwrap();
+    peer.group.purge().await.unwrap();
+    assert_eq!(last_purged(&peer).await, Some(log_id(0, 0)));
 }
 
 #[tokio::test]

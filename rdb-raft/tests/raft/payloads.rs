@@ -25,7 +25,6 @@ pub(crate) struct State {
     flushed: Kept,
     pub(crate) reads_the_disk: bool,
     pub(crate) has_failed: bool,
-    pub(crate) does_not_flush: bool,
     /// How often it was applied to with `may_block`.
     pub(crate) blocking_applies: usize,
 }
@@ -115,9 +114,7 @@ impl StateMachine for Payloads {
 
     fn flush(&self) -> io::Result<()> {
         let mut state = self.state();
-        if !state.does_not_flush {
-            state.flushed = state.now.clone();
-        }
+        state.flushed = state.now.clone();
         Ok(())
     }
 }
