@@ -6,6 +6,7 @@ mod lease;
 mod proposal;
 mod purge;
 mod quarantine;
+mod state;
 
 use std::fmt::Display;
 use std::pin::pin;
@@ -24,6 +25,7 @@ pub use inbound::VoteError;
 pub use lease::ReadError;
 pub use proposal::ProposeError;
 pub use purge::PurgeError;
+pub use state::GroupState;
 
 use crate::log::LogStore;
 use crate::machine::{Machine, Position, StateMachine, Strides};
@@ -70,6 +72,15 @@ pub enum StartError {
     /// An interval cannot be.
     #[error(transparent)]
     Timing(#[from] TimingError),
+    /// There is nothing of the log, not even a vote, but entries of it were applied. A voter that forgets what it has promised
+    /// breaks Raft.
+    #[error(
+        "the log of the group is missing: the state machine has applied entries up to index {index}"
+    )]
+    LogMissing {
+        /// The last entry that was applied.
+        index: u64,
+    },
     /// The log or the state machine cannot be read, or they contradict each other.
     #[error("the group cannot start: {cause}")]
     Failed {
@@ -105,8 +116,12 @@ impl Group {
     {
         timing.validate()?;
         let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
-        let membership = machine.flushed().map_err(StartError::failed)?.membership;
-        let is_sole_voter = membership.voter_ids().eq([peer_id]);
+        let flushed = machine.flushed().map_err(StartError::failed)?;
+        let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
+        let index = flushed.position.map_or(0, |position| position.index);
+        if vote.is_none() && index > 0 {
+            return Err(StartError::LogMissing { index });
+        }
         let strides = Arc::<Strides>::default();
         let adapter = Machine::new(Arc::clone(&machine), log.reader(), Arc::clone(&strides));
         let config = Arc::new(timing.config());
@@ -213,11 +228,7 @@ impl Group {
     ) -> Result<RaftMetrics, Ended> {
         let wait = self.raft.wait(None);
         let waited = wait.metrics(condition, "a group").await;
-        waited.map_err(|_| {
-            let metrics = self.raft.metrics();
-            let running = metrics.borrow_watched().running_state.clone();
-            running.err().unwrap_or(Fatal::Stopped).into()
-        })
+        waited.map_err(|_| self.end())
     }
 }
 

@@ -15,6 +15,7 @@ mod voters;
 mod initial_state;
 mod lease;
 mod log_model;
+mod node;
 mod one_voter;
 mod suite;
 mod writer;
