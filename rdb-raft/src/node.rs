@@ -124,14 +124,15 @@ impl Node {
         if self.group(group_id).is_some() {
             return Err(OpenError::IsOpen { group_id });
         }
+        // Reserved before, so that a group that has started is watched in any case.
+        let to_watch = opened.reserve().await.map_err(|_| OpenError::ShutDown)?;
         let log = Arc::clone(&self.log);
         let read = spawn_blocking(move || log.open_group(group_id)).await;
         let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let log = read.map_err(|cause| OpenError::Log { group_id, cause })?;
         let group = Group::start(peer_id, self.timing, log, machine, network).await?;
         add(&self.groups, group_id, group.clone());
-        // It ends only after the last group.
-        let _ = opened.send((group_id, group.clone())).await;
+        to_watch.send((group_id, group.clone()));
         Ok(group)
     }
 

@@ -2,7 +2,10 @@
 
 use std::fmt::Display;
 
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
 
 use super::{Ended, Group};
 use crate::types::TypeConfig;
@@ -59,6 +62,19 @@ impl Group {
             return Err(VoteError::Quarantined);
         }
         Ok(self.raft.pre_vote(request).await.map_err(ended)?)
+    }
+
+    /// Takes note that a leader hands its leadership over, and campaigns if it is to this peer.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended.
+    pub async fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Ended> {
+        let taken = self.raft.handle_transfer_leader(request).await;
+        taken.map_err(ended)
     }
 }
 

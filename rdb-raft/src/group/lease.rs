@@ -8,6 +8,8 @@
 //! - A leader acknowledges a write after it has applied it. What earlier leaders have acknowledged comes before its first
 //!   entry. So once a leader has applied that entry, it *serves* its term, and no later read waits for an index.
 //! - The sole voter of a group needs no lease.
+//! - A leader that hands its leadership over lets its followers elect another one at once. So it is *suspended* before it
+//!   does, for the rest of its term.
 //!
 //! Permitting so takes a look at what the group last published. Only when that is not enough a *round* asks the group, and a
 //! quorum if need be. Reads that wait share it.
@@ -49,6 +51,9 @@ pub(super) struct Lease {
     /// The last term that this peer served, 0 before the first. Released after everything of earlier terms is applied, and
     /// acquired before the state is read.
     served_term: Arc<AtomicU64>,
+    /// The last term in which leadership was to be handed over, 0 before the first. Released before the followers are told. A
+    /// read that does not see it yet comes before any election.
+    suspended_term: AtomicU64,
     round: Mutex<Option<Round>>,
 }
 
@@ -61,6 +66,7 @@ impl Lease {
             read_lease: timing.read_lease(),
             quorum_wait: timing.quorum_wait(),
             served_term: Arc::default(),
+            suspended_term: AtomicU64::new(0),
             round: Mutex::default(),
         }
     }
@@ -78,6 +84,7 @@ impl Lease {
                 metrics.state == ServerState::Leader
                     && metrics.vote == Vote::new_committed(served_term, metrics.id)
                     && (is_sole_voter(&metrics) || self.is_live(&metrics))
+                    && self.suspended_term.load(Ordering::Acquire) < served_term
             }
             // It can no longer write, and nobody else can lead.
             Err(Fatal::StorageError(_)) => is_sole_voter(&metrics),
@@ -90,14 +97,20 @@ impl Lease {
         self.served_term.fetch_max(term, Ordering::Release);
     }
 
+    /// Permits nothing more by lease in a term.
+    pub(super) fn suspend(&self, term: u64) {
+        self.suspended_term.fetch_max(term, Ordering::Release);
+    }
+
     /// Waits until this peer permits a read.
     pub(super) async fn permit(&self, raft: &Raft) -> Result<(), ReadError> {
         if self.permits(raft) {
             return Ok(());
         }
-        // A round that began earlier may have asked too early. What it found out may still be enough by now.
+        // A round that began earlier asked too early for this read, and may have failed for a reason that is gone. But what it
+        // found out may be enough by now.
         if let Some(round) = self.running_round() {
-            round.await?;
+            let _ = round.await;
             if self.permits(raft) {
                 return Ok(());
             }

@@ -215,6 +215,25 @@ impl Group {
         self.lease.permit(&self.raft).await
     }
 
+    /// Lets another voter campaign at once, if this peer leads. From then on this peer takes no proposals and permits no reads
+    /// in its term, even if the other one does not come to lead.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended.
+    pub async fn transfer_leader(&self, peer_id: u64) -> Result<(), Ended> {
+        let (term, leads) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_term, metrics.state == ServerState::Leader)
+        };
+        if leads {
+            self.lease.suspend(term);
+            self.raft.trigger().transfer_leader(peer_id).await?;
+        }
+        Ok(())
+    }
+
     /// Ends this peer. Proposals that have no answer by then are [`ProposeError::Unknown`].
     pub async fn shut_down(&self) {
         if let Err(error) = self.raft.shutdown().await {

@@ -69,10 +69,36 @@ async fn a_new_leader_permits_reads_after_it_has_applied_what_was_acknowledged_b
 }
 
 #[tokio::test]
+async fn a_leader_that_hands_over_permits_no_more_reads() {
+    let network = Network::<Group>::default();
+    let [first, second, third] = Voter::three(LONG, &network).await;
+    first.lead().await;
+    first.group.permit_read().await.unwrap();
+    first.write("a").await.unwrap();
+    wait_until("the second has it", || second.has_applied(&["a"])).await;
+    first.group.transfer_leader(2).await.unwrap();
+    wait_until("the second leads", || second.leads()).await;
+    assert!(!first.group.try_permit_read());
+    second.group.permit_read().await.unwrap();
+    assert!(second.group.try_permit_read());
+
+    // Nobody hears of it, so that nobody takes over.
+    network.cut(1, 2);
+    network.cut(2, 3);
+    second.group.transfer_leader(3).await.unwrap();
+    assert!(!second.group.try_permit_read());
+    let refused = second.group.permit_read().await;
+    assert_eq!(refused, Err(ReadError::NotLeader));
+    assert!(second.leads() && !third.leads());
+}
+
+#[tokio::test]
 async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_it() {
     let network = Network::<Group>::default();
     let [leader, second, third] = Voter::three(LONG, &network).await;
     leader.lead().await;
+    leader.write("a").await.unwrap();
+    wait_until("the third has it", || third.has_applied(&["a"])).await;
     leader.group.permit_read().await.unwrap();
 
     // The leader counts on what the second has acknowledged. The second starts again and does not hear of it.

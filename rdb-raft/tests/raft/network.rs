@@ -10,7 +10,8 @@ use bytes::Bytes;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use rdb_raft::group::Group;
@@ -43,6 +44,11 @@ pub(crate) trait Endpoint: Clone + Send + Sync + 'static {
         request: VoteRequest<TypeConfig>,
     ) -> impl Future<Output = Reached<VoteResponse<TypeConfig>>> + Send;
 
+    fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> impl Future<Output = Reached<TransferLeaderResponse<TypeConfig>>> + Send;
+
     fn install(
         &self,
         vote: Vote,
@@ -69,6 +75,15 @@ impl Endpoint for Raft {
         request: VoteRequest<TypeConfig>,
     ) -> Reached<VoteResponse<TypeConfig>> {
         self.pre_vote(request).await.map_err(unreachable)
+    }
+
+    async fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Reached<TransferLeaderResponse<TypeConfig>> {
+        self.handle_transfer_leader(request)
+            .await
+            .map_err(unreachable)
     }
 
     async fn install(
@@ -100,6 +115,13 @@ impl Endpoint for Group {
         request: VoteRequest<TypeConfig>,
     ) -> Reached<VoteResponse<TypeConfig>> {
         self.pre_vote(request).await.map_err(unreachable)
+    }
+
+    async fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Reached<TransferLeaderResponse<TypeConfig>> {
+        self.take_over(request).await.map_err(unreachable)
     }
 
     async fn install(
@@ -271,6 +293,16 @@ impl<E: Endpoint> RaftNetworkV2<TypeConfig> for Client<E> {
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let response = self.peer()?.pre_vote(request).await?;
+        self.check_way()?;
+        Ok(response)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let response = self.peer()?.take_over(request).await?;
         self.check_way()?;
         Ok(response)
     }

@@ -74,6 +74,10 @@ impl Voter {
         self.group.leader().peer_id == Some(self.peer_id)
     }
 
+    pub(crate) fn has_applied(&self, payloads: &[&str]) -> bool {
+        self.payloads.payloads() == payloads
+    }
+
     pub(crate) async fn write(&self, payload: &'static str) -> Result<(), ProposeError> {
         let (sender, outcome) = oneshot::channel();
         let complete = |outcome| drop(sender.send(outcome));
