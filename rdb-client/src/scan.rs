@@ -164,9 +164,10 @@ impl<R: PageRequest> Scan<R> {
         deadline: Deadline,
     ) -> Result<(Vec<R::Entry>, Option<KeyRange>), Failure> {
         let router = self.client.router();
-        let near_end = match self.options.reverse {
-            false => range.start.clone(),
-            true => range.highest_key(&self.client.limits()),
+        let near_end = if self.options.reverse {
+            range.highest_key(&self.client.limits())
+        } else {
+            range.start.clone()
         };
         let route = router.locate(&near_end, deadline).await?;
         let (start_key, end_key) = (&route.region.start_key, &route.region.end_key);

@@ -1,17 +1,6 @@
 //! Point commands: the requests for one key. Each is a unary RPC and a command of a `kvrpc.KvBatch` stream.
 //!
-//! # Adding a point command
-//!
-//! 1. `rdb-proto/proto/kvrpc.proto`: the request, the response, the rpc, and a field of the same name and number in
-//!    `BatchCommand.request` and `BatchAnswer.response`.
-//! 2. This file: a row of [`point_commands`](crate::point_commands), and an arm of `Response::value_mut`.
-//! 3. `rdb-server/src/service/point.rs`: an arm of `operation`, which says what the command asks of its region and how the
-//!    result goes over the wire.
-//! 4. `rdb-server/src/service/raw.rs` or `cas.rs`: the method of the rpc, one line.
-//! 5. `rdb-client/src/raw.rs` or `versioned.rs`: the method of `Client`.
-//!
-//! The compiler asks for steps 2 to 4. It asks for a method in each test server, too. A command that writes in a way that the storage does not know is first added to
-//! `rdb_storage::Command`.
+//! `docs/architecture.md` has the recipe for one more.
 
 use bytes::Bytes;
 use tonic::Status;

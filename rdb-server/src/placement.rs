@@ -167,7 +167,7 @@ impl Placement {
                     status.message().to_owned()
                 }
             };
-            if self.may_log() {
+            if self.take_log_turn() {
                 let serving = *self.registered.borrow();
                 let what = "waiting for the placement driver to register this store";
                 if serving && began.elapsed() < ORDINARY_WAIT {
@@ -279,7 +279,7 @@ impl Placement {
         if status.code() == Code::AlreadyExists {
             return Err(ServerError::Refused { cause });
         }
-        if self.may_log() {
+        if self.take_log_turn() {
             tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
         }
         Ok(HEARTBEAT_DEFAULT)
@@ -336,13 +336,13 @@ impl Placement {
         answer.map(tonic::Response::into_inner)
     }
 
-    /// Whether a failure is worth a line in the log; a lasting one is every few seconds.
-    fn may_log(&mut self) -> bool {
-        let due = self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
-        if due {
+    /// Takes the turn to write a failure to the log, if there is one: a lasting failure has a turn every few seconds.
+    fn take_log_turn(&mut self) -> bool {
+        let has_turn = self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
+        if has_turn {
             self.logged_at = Some(Instant::now());
         }
-        due
+        has_turn
     }
 }
 

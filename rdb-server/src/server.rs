@@ -118,10 +118,10 @@ impl Server {
                 "the write-ahead log is not damaged: nothing was cut. Start without --repair-wal"
             ),
             Repair::Cut(damage) => {
-                let damage = damage.map(|damage| damage.to_string());
+                let damage: Vec<_> = damage.iter().map(ToString::to_string).collect();
                 tracing::warn!(
                     %data_dir,
-                    damage,
+                    damage = damage.join("; "),
                     "the write-ahead log was cut at its first damage; writes after it are lost. Start without --repair-wal now"
                 );
             }

@@ -10,8 +10,10 @@
 //! ```
 //!
 //! The last three lines are written once the placement driver has assigned or accepted them. Format 1 had no incarnation.
-//! `initialized` becomes `yes` when RocksDB has been created. From then on, missing files of RocksDB are damage. The file is
-//! replaced atomically: a new one is written, synced and renamed, and the directory is synced.
+//! Format 3 says that a log database was created beside the data, and nothing else: a directory without one is written with
+//! format 2, which older releases read. `initialized` becomes `yes` when RocksDB has been created. From then on, missing files
+//! of RocksDB are damage; those of the log database are from format 3 on. The file is replaced atomically: a new one is
+//! written, synced and renamed, and the directory is synced.
 //!
 //! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
 
@@ -30,8 +32,11 @@ use crate::error::{Error, OpenError};
 pub(crate) const IDENTITY_FILE: &str = "flaredb.identity";
 const LOCK_FILE: &str = "LOCK";
 
-/// The format this release writes, and the newest it reads. It reads all older ones.
-const FORMAT: u32 = 2;
+/// The newest format that this release reads, that of a directory with a log database. It reads all older ones.
+const FORMAT: u32 = 3;
+
+/// The format of a directory without a log database.
+const FORMAT_WITHOUT_LOG: u32 = 2;
 
 /// Which kind of process a data directory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +79,8 @@ pub struct Identity {
     pub incarnation: Option<u64>,
     /// Whether RocksDB was created here.
     pub(crate) initialized: bool,
+    /// Whether a log database was created here.
+    pub(crate) has_log: bool,
 }
 
 /// A random id from the operating system, never 0. A generator that is seeded with the time since boot would give machines
@@ -124,6 +131,7 @@ impl DataDirectory {
                 store_id: None,
                 incarnation: None,
                 initialized: false,
+                has_log: false,
             }),
         };
         // Checked again under the lock, since another process may have created the file meanwhile.
@@ -151,10 +159,21 @@ impl DataDirectory {
 
     /// Notes that RocksDB was created here.
     pub(crate) fn note_initialized(&self) -> io::Result<()> {
+        self.note(|identity| identity.initialized = true)
+    }
+
+    /// Notes that a log database was created here.
+    pub(crate) fn note_log(&self) -> io::Result<()> {
+        self.note(|identity| identity.has_log = true)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Identity)) -> io::Result<()> {
         let mut identity = self.lock_identity();
-        if !identity.initialized {
-            identity.initialized = true;
-            self.write(*identity)?;
+        let mut changed = *identity;
+        change(&mut changed);
+        if changed != *identity {
+            self.write(changed)?;
+            *identity = changed;
         }
         Ok(())
     }
@@ -193,11 +212,6 @@ impl DataDirectory {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Where RocksDB's files are.
-    pub(crate) fn database_path(&self) -> PathBuf {
-        self.path.join("db")
     }
 
     /// Replaces the identity file. When this returns, the new one is durable.
@@ -297,8 +311,13 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 
 fn format_identity(identity: &Identity) -> String {
     let initialized = if identity.initialized { "yes" } else { "no" };
+    let format = if identity.has_log {
+        FORMAT
+    } else {
+        FORMAT_WITHOUT_LOG
+    };
     let mut text = format!(
-        "role = {}\nformat = {FORMAT}\ninitialized = {initialized}\n",
+        "role = {}\nformat = {format}\ninitialized = {initialized}\n",
         identity.role
     );
     for (name, id) in [
@@ -334,14 +353,14 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, Problem> {
     }
     let missing = |name: &str| Problem::Damaged(format!("{name} is missing or unreadable"));
 
-    match fields
+    let format = fields
         .remove("format")
-        .and_then(|format| format.parse().ok())
-    {
-        Some(1..=FORMAT) => {}
+        .and_then(|format| format.parse().ok());
+    let has_log = match format {
+        Some(format @ 1..=FORMAT) => format > FORMAT_WITHOUT_LOG,
         Some(format) if format > FORMAT => return Err(Problem::Newer(format)),
         _ => return Err(missing("format")),
-    }
+    };
     if let Some(name) = twice {
         return Err(Problem::Damaged(format!("{name} is there twice")));
     }
@@ -366,6 +385,7 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, Problem> {
         store_id,
         incarnation,
         initialized,
+        has_log,
     })
 }
 
@@ -383,6 +403,7 @@ mod tests {
             store_id: Some(1),
             incarnation: Some(5678),
             initialized: true,
+            has_log: false,
         };
         let text = "role = server\nformat = 2\ninitialized = yes\ncluster_id = 1234\nstore_id = 1\n\
                     incarnation = 5678\n";
@@ -395,6 +416,13 @@ mod tests {
             ..identity
         };
         assert_eq!(parse_identity(older.as_bytes()), Ok(read));
+        let with_log = Identity {
+            has_log: true,
+            ..identity
+        };
+        let text = text.replace("format = 2", "format = 3");
+        assert_eq!(format_identity(&with_log), text);
+        assert_eq!(parse_identity(text.as_bytes()), Ok(with_log));
     }
 
     #[test]
@@ -429,8 +457,11 @@ mod tests {
             store_id: Option<u64>,
             incarnation: Option<u64>,
             initialized: bool,
+            has_log: bool,
         ) {
-            let identity = Identity { role: Role::Pd, cluster_id, store_id, incarnation, initialized };
+            let identity = Identity {
+                role: Role::Pd, cluster_id, store_id, incarnation, initialized, has_log,
+            };
             prop_assert_eq!(parse_identity(format_identity(&identity).as_bytes()), Ok(identity));
         }
     }

@@ -31,7 +31,7 @@
 //! Every write is a [`Command`]. Commands are submitted to a queue. One thread takes the queued submissions, applies them to
 //! one RocksDB write batch, writes and syncs it once, and completes every submission. The methods of [`Storage`] are thin
 //! calls over [`Storage::submit`]. A replicated region is written by [`Storage::apply`] instead, from its log of
-//! [`Proposal`]s.
+//! [`Proposal`]s. The logs of all regions are in one [`LogDatabase`] beside the data.
 //!
 //! # What is promised
 //!
@@ -43,6 +43,8 @@
 //!   [`Error::WritesStopped`], and reads go on.
 //!
 //! # What a crash may leave, and damage
+//!
+//! This holds for the data and for the [`LogDatabase`] alike.
 //!
 //! A crash leaves a torn tail of the write-ahead log. Nothing in it was acknowledged, and it is dropped without a word.
 //! Damage before the tail is refused at open ([`OpenError::Damaged`]), and so is a missing or shortened log that newer ones
@@ -61,12 +63,14 @@
 
 mod apply;
 mod command;
+mod database;
 mod engine;
 mod error;
 mod identity;
 mod info_log;
 pub mod keys;
 pub mod limits;
+mod log_database;
 mod logs;
 mod options;
 mod proposal;
@@ -83,6 +87,7 @@ mod writer;
 pub use command::{Command, Outcome};
 pub use error::{Error, Fate, OpenError};
 pub use identity::{Identity, Role, random_id};
+pub use log_database::{LogBatch, LogDatabase};
 pub use options::{Durability, StorageOptions, WalRecovery};
 pub use proposal::Proposal;
 pub use read::{PointRead, PointValue, Versioned, validate_keys};

@@ -35,6 +35,7 @@ struct Shared {
     /// Places of point and multi-key reads.
     reads: Places,
     scans: Places,
+    /// A count for statistics. Relaxed, since nothing is ordered by it.
     disk_reads: AtomicU64,
 }
 

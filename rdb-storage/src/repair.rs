@@ -1,10 +1,12 @@
-//! Cutting a damaged write-ahead log, and saying where it is damaged.
+//! Cutting damaged write-ahead logs, and saying where they are damaged.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fmt, fs, io};
 
-use crate::error::OpenError;
+use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
+use crate::log_database::LogDatabase;
 use crate::logs::Logs;
 use crate::options::{Durability, StorageOptions, WalRecovery};
 use crate::storage::Storage;
@@ -14,38 +16,61 @@ use crate::storage::Storage;
 pub enum Repair {
     /// The directory opens as it is. Nothing was cut.
     NotNeeded,
-    /// The log was cut at its first damage, and every write after it is lost. `None`: RocksDB refused the log for another
-    /// reason than its records, e.g. for a missing file.
-    Cut(Option<LogDamage>),
+    /// A database's log was cut at its first damage, and every write after it is lost. One place for each database that was
+    /// cut; none for one that RocksDB refused for another reason than its records, e.g. for a missing file.
+    Cut(Vec<LogDamage>),
 }
 
 impl Repair {
-    /// Cuts the write-ahead log of `directory` if an open refuses it as damaged. Creates no directory. Blocks.
+    /// Cuts the write-ahead logs of `directory` that an open refuses as damaged: that of the data, and that of the log
+    /// database if there is one. Creates no directory. Blocks.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] when something else than the log keeps the directory from being opened.
+    /// [`OpenError`] when something else than a log keeps the directory from being opened.
     pub fn of(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
         options.validate()?;
-        let open_and_close = |wal_recovery| {
-            let options = StorageOptions {
-                wal_recovery,
-                // Under `Os` an open itself drops what comes behind the damage.
-                durability: Durability::Sync,
-                ..options.clone()
-            };
-            let directory = DataDirectory::open(directory.as_ref(), options.role, false)?;
-            let storage = Storage::open_locked(directory, &options)?;
-            storage.close().map_err(|error| OpenError::Io {
-                directory: storage.directory(),
+        let directory = DataDirectory::open(directory.as_ref(), options.role, false)?;
+        let directory = Arc::new(directory);
+        let closed = |result: Result<(), Error>| {
+            result.map_err(|error| OpenError::Io {
+                directory: directory.path().to_owned(),
                 cause: error.to_string(),
             })
         };
-        match open_and_close(WalRecovery::Strict) {
+        let data = Self::of_database(&options, |options| {
+            let storage = Storage::open_locked(Arc::clone(&directory), options)?;
+            closed(storage.close())
+        })?;
+        let log = Self::of_database(&options, |options| {
+            if !directory.identity().has_log {
+                return Ok(());
+            }
+            let log = LogDatabase::open(Arc::clone(&directory), options)?;
+            closed(log.close())
+        })?;
+        Ok(match (data, log) {
+            (Self::NotNeeded, repair) | (repair, Self::NotNeeded) => repair,
+            (Self::Cut(data), Self::Cut(log)) => Self::Cut([data, log].concat()),
+        })
+    }
+
+    /// Cuts the log of a database if opening and closing it refuses the log.
+    fn of_database(
+        options: &StorageOptions,
+        open_and_close: impl Fn(&StorageOptions) -> Result<(), OpenError>,
+    ) -> Result<Self, OpenError> {
+        let options = |wal_recovery| StorageOptions {
+            wal_recovery,
+            // Under `Os` an open itself drops what comes behind the damage.
+            durability: Durability::Sync,
+            ..options.clone()
+        };
+        match open_and_close(&options(WalRecovery::Strict)) {
             Ok(()) => Ok(Self::NotNeeded),
             Err(OpenError::Damaged { log_damage, .. }) => {
-                open_and_close(WalRecovery::PointInTime)?;
-                Ok(Self::Cut(log_damage))
+                open_and_close(&options(WalRecovery::PointInTime))?;
+                Ok(Self::Cut(log_damage.into_iter().collect()))
             }
             Err(error) => Err(error),
         }

@@ -1,8 +1,8 @@
 //! [`Storage`], the embedded API: thin calls over the one write path and the reads.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rocksdb::{IteratorMode, ReadOptions, properties};
@@ -15,6 +15,7 @@ use crate::error::{Error, OpenError};
 use crate::identity::{DataDirectory, Identity};
 use crate::keys;
 use crate::limits::{CONFLICT_VALUES_BYTES_MAX, EMBEDDED_REGION_ID};
+use crate::log_database::LogDatabase;
 use crate::options::{Durability, StorageOptions, WalRecovery};
 use crate::proposal::Proposal;
 use crate::read::{Tier, Versioned};
@@ -41,6 +42,10 @@ struct Inner {
     writer: Writer,
     reader: Reader,
     engine: Arc<Engine>,
+    options: StorageOptions,
+    /// Held while the log database is opened: one that is half made is removed.
+    opening_log: Mutex<()>,
+    /// The first call of `close` wins by the exchange; what it closes has locks of its own.
     closed: AtomicBool,
 }
 
@@ -85,12 +90,12 @@ impl Storage {
         options.validate()?;
         let create = options.wal_recovery == WalRecovery::Strict;
         let directory = DataDirectory::open(directory.as_ref(), options.role, create)?;
-        Self::open_locked(directory, &options)
+        Self::open_locked(Arc::new(directory), &options)
     }
 
     /// Opens a directory that is locked, with valid options.
     pub(crate) fn open_locked(
-        directory: DataDirectory,
+        directory: Arc<DataDirectory>,
         options: &StorageOptions,
     ) -> Result<Self, OpenError> {
         let path = directory.path().to_owned();
@@ -112,9 +117,25 @@ impl Storage {
                 writer,
                 reader: Reader::new(Arc::clone(&engine), options),
                 engine,
+                options: options.clone(),
+                opening_log: Mutex::default(),
                 closed: AtomicBool::new(false),
             }),
         })
+    }
+
+    /// Opens the log database of the directory, with the settings of this storage. The first time creates it; from then on the
+    /// directory is one that releases without replication refuse, and a log database that is missing is damage. It can be
+    /// open once at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], as of [`open`](Self::open).
+    pub fn open_log(&self) -> Result<LogDatabase, OpenError> {
+        let opening = self.inner.opening_log.lock();
+        let _opening = opening.unwrap_or_else(PoisonError::into_inner);
+        let directory = Arc::clone(self.inner.engine.directory());
+        LogDatabase::open(directory, &self.inner.options)
     }
 
     /// The data directory.
@@ -351,7 +372,7 @@ impl Storage {
             data_bytes: inner
                 .engine
                 .data_property(properties::TOTAL_SST_FILES_SIZE)?,
-            wal_sync_count: inner.engine.wal_sync_count(),
+            wal_sync_count: inner.engine.database.wal_sync_count(),
             disk_read_count: inner.reader.disk_read_count(),
             cold_write_count: inner.writer.cold_write_count(),
         })
@@ -367,14 +388,15 @@ impl Storage {
     pub fn close(&self) -> Result<(), Error> {
         let was_closed = self.inner.closed.swap(true, Ordering::AcqRel);
         if !was_closed {
-            self.inner.engine.stop_compactions();
+            self.inner.engine.database.stop_compactions();
         }
         self.inner.writer.close();
         if was_closed {
             return Ok(());
         }
-        let flushed = self.inner.engine.flush();
-        self.inner.engine.stop_background_work();
+        let database = &self.inner.engine.database;
+        let flushed = database.flush();
+        database.stop_background_work();
         flushed.map_err(|error| Error::io("flushing at close", error))
     }
 
@@ -421,7 +443,7 @@ mod tests {
         let engine = &storage.inner.engine;
         // Past the writer, which has ended: there is something to flush again.
         engine.database.put("k", "v").unwrap();
-        let refused = engine.flush().unwrap_err();
+        let refused = engine.database.flush().unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
     }
 
@@ -431,7 +453,7 @@ mod tests {
         let (_directory, storage) = storage();
         let engine = &storage.inner.engine;
         storage.put_raw("flushed", "v").unwrap();
-        engine.flush().unwrap();
+        engine.database.flush().unwrap();
         let options = [
             ("level0_file_num_compaction_trigger", "100"),
             ("level0_slowdown_writes_trigger", "1"),

@@ -50,6 +50,7 @@ pub(crate) struct Dispatcher {
 pub(crate) struct StoreLanes {
     target: Arc<Target>,
     lanes: Vec<Lane>,
+    /// Spreads calls over the lanes. Relaxed, since every order is right.
     next: AtomicUsize,
 }
 

@@ -44,8 +44,8 @@ pub(super) struct RareLine {
 }
 
 impl RareLine {
-    /// Whether to write the line now, and how many were left out since the last one.
-    fn is_due(&mut self, now: Instant) -> Option<u64> {
+    /// Takes the turn to write the line, if there is one. Returns how many lines were left out since the last turn.
+    fn take_turn(&mut self, now: Instant) -> Option<u64> {
         let is_recent = |at| now.saturating_duration_since(at) < LOG_INTERVAL;
         if self.written_at.is_some_and(is_recent) {
             self.left_out += 1;
@@ -96,7 +96,7 @@ impl Registrar {
         shared.persist_and_apply(changes).await?;
         if changed
             && registration.is_kept()
-            && let Some(left_out) = self.registered.is_due(now)
+            && let Some(left_out) = self.registered.take_turn(now)
         {
             let address = &registration.start.address;
             tracing::info!(store_id, address, left_out, "a store registered");
@@ -112,7 +112,7 @@ impl Registrar {
     }
 
     fn log_refusal(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
-        if let Some(left_out) = self.refused.is_due(now) {
+        if let Some(left_out) = self.refused.take_turn(now) {
             let Start {
                 store_id, address, ..
             } = start;
@@ -138,7 +138,7 @@ mod tests {
     fn a_flood_is_one_line_a_second_with_the_count_of_the_others() {
         let mut line = RareLine::default();
         let begun = Instant::now();
-        let written = (0..25).filter_map(|tenth| line.is_due(begun + tenth * LOG_INTERVAL / 10));
+        let written = (0..25).filter_map(|tenth| line.take_turn(begun + tenth * LOG_INTERVAL / 10));
         assert_eq!(written.collect::<Vec<_>>(), [0, 9, 9]);
     }
 }

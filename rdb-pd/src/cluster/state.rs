@@ -44,9 +44,9 @@ pub(super) struct State {
     pub(super) cluster_id: u64,
     pub(super) listening: Listening,
     pub(super) counters: Counters,
-    /// By id.
+    /// The stores by their id.
     pub(super) stores: BTreeMap<u64, KnownStore>,
-    /// By start key.
+    /// The regions by their start key.
     pub(super) regions: BTreeMap<Bytes, Region>,
 }
 

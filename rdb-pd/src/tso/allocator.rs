@@ -41,7 +41,8 @@ pub struct Allocator<C, B> {
     oracle: Oracle,
     clock: PhysicalClock<C>,
     store: B,
-    /// The durable bound, as a timestamp. Only grows.
+    /// The durable bound, as a timestamp. Only grows. Released after the bound was written, so who acquires it may hand out
+    /// timestamps below; an older value is lower, which is safe.
     bound: AtomicU64,
     bound_moved: Notify,
     near_bound: Notify,

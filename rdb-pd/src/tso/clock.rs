@@ -105,7 +105,8 @@ pub enum ClockError {
 pub struct PhysicalClock<C> {
     clock: C,
     jump_max_ms: u64,
-    /// Effective time minus elapsed time.
+    /// Effective time minus elapsed time. Written under the lock of `correction` only. A reader needs one number, and an older
+    /// one is as good.
     offset_ms: AtomicU64,
     correction: Mutex<Correction>,
 }

@@ -43,7 +43,8 @@ pub enum WaitFor {
 /// Hands out timestamps.
 #[derive(Debug)]
 pub struct Oracle {
-    /// Everything below is spent.
+    /// Everything below is spent. One exchange spends timestamps, and only the order of exchanges counts. Acquire and release
+    /// are more than that needs, and cost nothing beside the exchange.
     next: AtomicU64,
 }
 

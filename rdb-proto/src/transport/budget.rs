@@ -117,7 +117,7 @@ impl BytesInFlight {
         self.reserved(bytes, 0)
     }
 
-    /// For bytes that are taken.
+    /// The reservation of bytes that are taken.
     fn reserved(&self, bytes: usize, guaranteed_bytes: usize) -> Reservation {
         Reservation {
             budgets: self.clone(),

@@ -84,7 +84,7 @@ pub const CONNECTION_WINDOW_BYTES_MIN: u32 = 64 << 10;
 /// connection's window, and one stream of messages with a single command each must not get there before its own window ends.
 pub const WINDOW_RATIO: u32 = 8;
 
-/// A server takes one concurrent call for so many bytes of a connection's window. h2 counts an unread small frame as up to
+/// For this many bytes of a connection's window a server takes one concurrent call. h2 counts an unread small frame as up to
 /// 256 bytes of half of the window, and one such frame of each call must not get there.
 pub const CALL_WINDOW_BYTES: u32 = 512;
 

@@ -1,4 +1,5 @@
-//! The logs of all groups of a process, in one device with one writer.
+//! The logs of all groups of a process, in one device with one writer. The device of a store is its
+//! [`LogDatabase`](rdb_storage::LogDatabase).
 //!
 //! ```text
 //! LogStore ──append, vote, truncate, purge──► queue ──► LogWriter's thread ──one batch, one sync──► LogDevice
@@ -29,6 +30,7 @@
 
 mod batch;
 mod cache;
+mod database;
 mod device;
 mod group_log;
 mod health;

@@ -13,6 +13,7 @@ use rdb_raft::log::{LogStore, LogWriter, MemoryDevice};
 use rdb_raft::{Entry, LogId, Vote};
 
 use crate::entries::{Durable, append, entry, log_id};
+use crate::medium::{Disk, End, Medium};
 
 const GROUPS: usize = 2;
 
@@ -30,9 +31,7 @@ enum Step {
     /// Waits until all is durable.
     Flush,
     Read(Range<u64>),
-    Restart,
-    /// How many batches survive of those that were not synced.
-    PowerCut(usize),
+    Restart(End),
 }
 
 fn step() -> impl Strategy<Value = (usize, Step)> {
@@ -45,8 +44,8 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
         3 => (0..20_u64).prop_map(Step::Apply),
         2 => Just(Step::Flush),
         4 => (0..20_u64, 0..20_u64).prop_map(|(start, count)| Step::Read(start..start + count)),
-        1 => Just(Step::Restart),
-        1 => (0..6_usize).prop_map(Step::PowerCut),
+        1 => prop_oneof![Just(End::Closed), Just(End::Left)].prop_map(Step::Restart),
+        1 => (0..6_usize).prop_map(|batches| Step::Restart(End::PowerCut(batches))),
     ];
     (0..GROUPS, step)
 }
@@ -97,33 +96,37 @@ struct Group {
     waiting: Vec<Durable>,
 }
 
-struct Process {
-    device: Arc<MemoryDevice>,
-    writer: LogWriter,
+struct Process<M> {
     groups: Vec<Group>,
+    writer: LogWriter,
+    medium: M,
     /// Grows, so that no two entries are the same.
     term: u64,
 }
 
-impl Process {
-    fn start(device: MemoryDevice, models: Vec<Model>, term: u64) -> Self {
-        let device = Arc::new(device);
-        let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
-        let groups = (1..).zip(models).map(|(group_id, model)| Group {
-            store: writer.open_group(group_id).unwrap(),
-            since_durable: vec![model.clone()],
-            model,
-            waiting: Vec::new(),
-        });
+impl<M: Medium> Process<M> {
+    async fn start(medium: M, term: u64) -> Self {
+        let writer = LogWriter::start(medium.device()).unwrap();
+        let mut groups = Vec::new();
+        for group_id in (1..).take(GROUPS) {
+            let mut store = writer.open_group(group_id).unwrap();
+            let model = Model::of(&mut store).await;
+            groups.push(Group {
+                store,
+                since_durable: vec![model.clone()],
+                model,
+                waiting: Vec::new(),
+            });
+        }
         Self {
-            groups: groups.collect(),
-            device,
+            groups,
             writer,
+            medium,
             term,
         }
     }
 
-    async fn step(&mut self, group: usize, step: Step) {
+    async fn step(mut self, group: usize, step: Step) -> Self {
         self.term += 1;
         let group = &mut self.groups[group];
         match step {
@@ -138,30 +141,25 @@ impl Process {
             }
             Step::Flush => group.flush().await,
             Step::Read(range) => group.read(range).await,
-            Step::Restart => {
-                self.writer.close();
-                self.restart(usize::MAX).await;
-            }
-            Step::PowerCut(batches) => self.restart(batches).await,
+            Step::Restart(end) => self = self.restart(end).await,
         }
+        self
     }
 
-    /// Begins again with what a crash leaves, which is one of the states that it may leave.
-    async fn restart(&mut self, batches: usize) {
-        let closed = batches == usize::MAX;
-        let device = self.device.after_power_cut(batches);
-        let models = vec![Model::default(); GROUPS];
-        let mut next = Self::start(device, models, self.term);
-        for (group, old) in next.groups.iter_mut().zip(&self.groups) {
-            group.model = Model::of(&mut group.store).await;
-            if closed {
-                assert_eq!(group.model, old.model);
+    /// Begins again with what the end of a process leaves, which is one of the states that it may leave.
+    async fn restart(self, end: End) -> Self {
+        let groups = self.groups.into_iter();
+        let old = groups.map(|group| (group.model, group.since_durable));
+        let old: Vec<_> = old.collect();
+        let next = Self::start(self.medium.restart(self.writer, end), self.term).await;
+        for (group, (model, since_durable)) in next.groups.iter().zip(old) {
+            if matches!(end, End::PowerCut(_)) {
+                assert!(since_durable.contains(&group.model));
             } else {
-                assert!(old.since_durable.contains(&group.model));
+                assert_eq!(group.model, model);
             }
-            group.since_durable = vec![group.model.clone()];
         }
-        *self = next;
+        next
     }
 }
 
@@ -226,23 +224,50 @@ impl Group {
     }
 }
 
+fn run<M: Medium>(steps: Vec<(usize, Step)>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut process = Process::start(M::new(), 0).await;
+        for (group, step) in steps {
+            process = process.step(group, step).await;
+        }
+        for group in &mut process.groups {
+            assert_eq!(Model::of(&mut group.store).await, group.model);
+        }
+    });
+}
+
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    let purge_before_the_first = vec![(0, Step::Purge(0))];
+    let vote = || (0, Step::Vote);
+    let votes = vec![vote(), vote(), (0, Step::Restart(End::PowerCut(0)))];
+    for steps in [purge_before_the_first, votes] {
+        run::<Arc<MemoryDevice>>(steps.clone());
+        run::<Disk>(steps);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_log_holds_what_was_appended_and_neither_truncated_nor_purged(
+    fn a_log_in_memory_holds_what_was_appended_and_neither_truncated_nor_purged(
         steps in vec(step(), 1..60),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let models = vec![Model::default(); GROUPS];
-            let mut process = Process::start(MemoryDevice::default(), models, 0);
-            for (group, step) in steps {
-                process.step(group, step).await;
-            }
-            for group in &mut process.groups {
-                assert_eq!(Model::of(&mut group.store).await, group.model);
-            }
-        });
+        run::<Arc<MemoryDevice>>(steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_log_on_a_disk_holds_what_was_appended_and_neither_truncated_nor_purged(
+        steps in vec(step(), 1..60),
+    ) {
+        run::<Disk>(steps);
     }
 }

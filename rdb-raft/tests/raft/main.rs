@@ -5,14 +5,17 @@
     reason = "a step that fails here fails the test, also in functions that several tests share"
 )]
 
+mod child;
 mod device;
 mod entries;
 mod machine;
+mod medium;
 mod network;
 mod payloads;
 mod voters;
 
 mod initial_state;
+mod kill;
 mod lease;
 mod log_model;
 mod node;

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::marker::PhantomData;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
@@ -10,79 +11,98 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{LogState, OptionalSend, RaftLogReader, StorageError};
 use rdb_raft::log::{LogStore, LogWriter, MemoryDevice};
 use rdb_raft::{Entry, LogId, TypeConfig, Vote};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::machine::MemoryMachine;
+use crate::medium::{Disk, End, Medium};
 
 const GROUP_ID: u64 = 7;
 
-struct OneProcess;
+struct OneProcess<M>(PhantomData<fn() -> M>);
 
-impl StoreBuilder<TypeConfig, LogStore, MemoryMachine, LogWriter> for OneProcess {
+impl<M: Medium> StoreBuilder<TypeConfig, LogStore, MemoryMachine, (LogWriter, M)>
+    for OneProcess<M>
+{
     async fn build(
         &self,
-    ) -> Result<(LogWriter, LogStore, MemoryMachine), StorageError<TypeConfig>> {
-        let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
+    ) -> Result<((LogWriter, M), LogStore, MemoryMachine), StorageError<TypeConfig>> {
+        let medium = M::new();
+        let writer = LogWriter::start(medium.device()).unwrap();
         let store = writer.open_group(GROUP_ID).unwrap();
-        Ok((writer, store, MemoryMachine::default()))
+        Ok(((writer, medium), store, MemoryMachine::default()))
     }
 }
 
 #[tokio::test]
-async fn the_suite_passes_in_one_process() {
-    Suite::test_all(OneProcess).await.unwrap();
+async fn the_suite_passes_in_memory_in_one_process() {
+    let builder = OneProcess::<Arc<MemoryDevice>>(PhantomData);
+    Suite::test_all(builder).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_suite_passes_on_a_disk_in_one_process() {
+    let builder = OneProcess::<Disk>(PhantomData);
+    Suite::test_all(builder).await.unwrap();
 }
 
 /// A log whose process ends before every operation, so that all that is read comes from the device.
-#[derive(Clone)]
-struct Restarting(Arc<Mutex<Process>>);
+struct Restarting<M>(Arc<Mutex<Option<Process<M>>>>);
 
-struct Process {
-    device: Arc<MemoryDevice>,
-    writer: LogWriter,
-    store: LogStore,
+impl<M> Clone for Restarting<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
-impl Process {
-    fn start(device: MemoryDevice) -> Self {
-        let device = Arc::new(device);
-        let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+struct Process<M> {
+    store: LogStore,
+    writer: LogWriter,
+    medium: M,
+}
+
+impl<M: Medium> Process<M> {
+    fn start(medium: M) -> Self {
+        let writer = LogWriter::start(medium.device()).unwrap();
         Self {
             store: writer.open_group(GROUP_ID).unwrap(),
-            device,
             writer,
+            medium,
         }
     }
-}
 
-impl Restarting {
-    async fn restart(&self) -> MutexGuard<'_, Process> {
-        let mut process = self.0.lock().await;
-        process.writer.close();
-        *process = Process::start(process.device.after_power_cut(usize::MAX));
-        process
+    fn restarted(self) -> Self {
+        drop(self.store);
+        Self::start(self.medium.restart(self.writer, End::Left))
     }
 }
 
-impl RaftLogReader<TypeConfig> for Restarting {
+impl<M: Medium> Restarting<M> {
+    async fn restart(&self) -> MappedMutexGuard<'_, LogStore> {
+        let mut process = self.0.lock().await;
+        *process = process.take().map(Process::restarted);
+        MutexGuard::map(process, |process| &mut process.as_mut().unwrap().store)
+    }
+}
+
+impl<M: Medium + Send> RaftLogReader<TypeConfig> for Restarting<M> {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let mut reader = self.restart().await.store.reader();
+        let mut reader = self.restart().await.reader();
         reader.try_get_log_entries(range).await
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.restart().await.store.reader().read_vote().await
+        self.restart().await.reader().read_vote().await
     }
 }
 
-impl RaftLogStorage<TypeConfig> for Restarting {
+impl<M: Medium + Send> RaftLogStorage<TypeConfig> for Restarting<M> {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        self.restart().await.store.get_log_state().await
+        self.restart().await.get_log_state().await
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -90,7 +110,7 @@ impl RaftLogStorage<TypeConfig> for Restarting {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.restart().await.store.save_vote(vote).await
+        self.restart().await.save_vote(vote).await
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -98,31 +118,38 @@ impl RaftLogStorage<TypeConfig> for Restarting {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut process = self.restart().await;
-        process.store.append(entries, callback).await
+        let mut store = self.restart().await;
+        store.append(entries, callback).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        let mut process = self.restart().await;
-        process.store.truncate_after(last_log_id).await
+        let mut store = self.restart().await;
+        store.truncate_after(last_log_id).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        self.restart().await.store.purge(log_id).await
+        self.restart().await.purge(log_id).await
     }
 }
 
-struct ManyProcesses;
+struct ManyProcesses<M>(PhantomData<fn() -> M>);
 
-impl StoreBuilder<TypeConfig, Restarting, MemoryMachine> for ManyProcesses {
-    async fn build(&self) -> Result<((), Restarting, MemoryMachine), StorageError<TypeConfig>> {
-        let process = Process::start(MemoryDevice::default());
-        let store = Restarting(Arc::new(Mutex::new(process)));
+impl<M: Medium + Send> StoreBuilder<TypeConfig, Restarting<M>, MemoryMachine> for ManyProcesses<M> {
+    async fn build(&self) -> Result<((), Restarting<M>, MemoryMachine), StorageError<TypeConfig>> {
+        let process = Process::start(M::new());
+        let store = Restarting(Arc::new(Mutex::new(Some(process))));
         Ok(((), store, MemoryMachine::default()))
     }
 }
 
 #[tokio::test]
-async fn the_suite_passes_with_a_restart_before_every_operation() {
-    Suite::test_all(ManyProcesses).await.unwrap();
+async fn the_suite_passes_in_memory_with_a_restart_before_every_operation() {
+    let builder = ManyProcesses::<Arc<MemoryDevice>>(PhantomData);
+    Suite::test_all(builder).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_suite_passes_on_a_disk_with_a_restart_before_every_operation() {
+    let builder = ManyProcesses::<Disk>(PhantomData);
+    Suite::test_all(builder).await.unwrap();
 }

@@ -27,7 +27,7 @@ struct Record {
 enum Value {
     /// There is none, or it is too long for a conflict.
     Omitted,
-    /// It is stored, has so many bytes, and no command has needed it yet.
+    /// It is stored, and no command has needed it yet. The number is its length in bytes.
     Stored(usize),
     /// A copy, which conflicts share.
     Copied(Bytes),

@@ -5,7 +5,7 @@ use bytes::{Buf, BufMut, Bytes, TryGetError};
 use super::DecodeError;
 
 /// What is wrong with encoded bytes.
-pub(crate) struct Problem(pub(crate) &'static str);
+pub struct Problem(pub &'static str);
 
 impl From<TryGetError> for Problem {
     fn from(_: TryGetError) -> Self {
@@ -14,19 +14,23 @@ impl From<TryGetError> for Problem {
 }
 
 /// Decodes a record of this `format` from all of `rest`.
-pub(crate) fn decode_all<T>(
+///
+/// # Errors
+///
+/// When it has another format, when `decode_fields` finds a problem, or when that leaves bytes over.
+pub fn decode_all<B: Buf, T>(
     what: &'static str,
     format: u8,
-    mut rest: Bytes,
-    decode_fields: impl FnOnce(&mut Bytes) -> Result<T, Problem>,
+    mut rest: B,
+    decode_fields: impl FnOnce(&mut B) -> Result<T, Problem>,
 ) -> Result<T, DecodeError> {
-    let bytes = rest.len();
+    let bytes = rest.remaining();
     let decoded = match rest.try_get_u8() {
         Ok(found) if found == format => decode_fields(&mut rest),
         _ => Err(Problem("its format is unknown")),
     };
     let problem = match decoded {
-        Ok(record) if rest.is_empty() => return Ok(record),
+        Ok(record) if !rest.has_remaining() => return Ok(record),
         Ok(_) => "bytes are left over",
         Err(Problem(problem)) => problem,
     };

@@ -1,10 +1,10 @@
-//! The key schema of the database. All integers are big-endian, so that byte order is numeric order.
+//! The key schema of the data. All integers are big-endian, so that byte order is numeric order.
 //!
 //! | column family | key | value | module |
 //! | --- | --- | --- | --- |
 //! | `default` | the raw key, 1 to 8,192 bytes | the value's bytes | [`raw`] |
 //! | `cas` | the versioned key, 1 to 8,192 bytes | `[u64 version][value bytes]` | [`versioned`] |
-//! | `raft_log` | empty until replication | | |
+//! | `raft_log` | none: logs are in the [`LogDatabase`](crate::LogDatabase) | | |
 //! | `raft_state` | `[0x01][u64 region id]` | `[u64 version floor]` | [`version_floor`] |
 //! | `raft_state` | `[0x02][u64 region id]` | a region descriptor, see the module | [`region`] |
 //! | `raft_state` | `[0x03][u64 region id]` | the applied position, opaque bytes | [`applied_position`] |
@@ -13,7 +13,7 @@
 //! family.
 
 pub mod applied_position;
-pub(crate) mod fields;
+pub mod fields;
 pub mod raw;
 pub mod region;
 pub mod version_floor;
@@ -36,5 +36,11 @@ impl From<DecodeError> for crate::Error {
         Self::DataLoss {
             cause: error.to_string(),
         }
+    }
+}
+
+impl From<DecodeError> for std::io::Error {
+    fn from(error: DecodeError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
     }
 }

@@ -297,7 +297,7 @@ mod tests {
     use super::super::room::Room;
     use super::*;
 
-    /// A submission of one delete, whose key has so many bytes.
+    /// A submission of one delete, whose key has `bytes` bytes.
     fn queued(bytes: usize) -> Queued {
         let command = Command::DeleteRaw {
             key: Bytes::from(vec![b'k'; bytes]),

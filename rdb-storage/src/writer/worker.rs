@@ -24,7 +24,7 @@ const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How much the thread reads from the disk in a round, and one record more.
 const DISK_BYTES: usize = 1 << 20;
 
-/// A batch takes no more submissions when it has read so many bytes.
+/// When a batch has read this many bytes, it takes no more submissions.
 const BATCH_READ_BYTES: usize = 16 << 20;
 
 /// What the thread works with. The handle shares it.
@@ -91,7 +91,7 @@ impl Worker {
         if self.health.is_stopped() {
             return;
         }
-        if let Some(cause) = self.engine.background_error() {
+        if let Some(cause) = self.engine.database.background_error() {
             self.health.stop(cause);
         }
     }
@@ -263,7 +263,7 @@ mod tests {
                 ..StorageOptions::new(Role::Embedded)
             };
             let data_directory = DataDirectory::open(directory.path(), options.role, true).unwrap();
-            let engine = Arc::new(Engine::open(data_directory, &options, true).unwrap());
+            let engine = Arc::new(Engine::open(Arc::new(data_directory), &options, true).unwrap());
             Self {
                 worker: Worker::new(engine, &options),
                 room: Room::new(options.write_queue_bytes_max),
@@ -295,10 +295,10 @@ mod tests {
         };
         let pending: Vec<_> = (0..SUBMISSIONS).map(submit).collect();
         let engine = Arc::clone(&storage.worker.engine);
-        let syncs_before = engine.wal_sync_count();
+        let syncs_before = engine.database.wal_sync_count();
         storage.worker.queue.close();
         storage.worker.run();
-        assert_eq!(engine.wal_sync_count() - syncs_before, 1);
+        assert_eq!(engine.database.wal_sync_count() - syncs_before, 1);
         for pending in pending {
             assert_eq!(pending.wait().unwrap().len(), 1);
         }
@@ -355,7 +355,7 @@ mod tests {
                 .put_cf(family, number.to_string(), record)
                 .unwrap();
         }
-        engine.flush().unwrap();
+        engine.database.flush().unwrap();
 
         // This one stays in the memtable.
         let family = engine.family(Family::Versioned);

@@ -119,7 +119,7 @@ fn a_newer_format_is_refused_whatever_else_it_says() {
     let directory = written();
     fs::write(
         directory.path().join(IDENTITY),
-        "format = 3\nshape = round\n",
+        "format = 4\nshape = round\n",
     )
     .unwrap();
     let error = refused_unchanged(directory.path(), &synced());
@@ -127,8 +127,8 @@ fn a_newer_format_is_refused_whatever_else_it_says() {
         matches!(
             error,
             OpenError::NewerFormat {
-                found: 3,
-                supported: 2,
+                found: 4,
+                supported: 3,
                 ..
             }
         ),

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use bytes::Bytes;
-use rdb_storage::{Error, Fate, OpenError, ScanRange, Storage, StorageOptions, WriteHealth};
+use rdb_storage::{
+    Error, Fate, LogBatch, LogDatabase, OpenError, ScanRange, Storage, StorageOptions, WriteHealth,
+};
 
 use crate::fixture::{
-    database_files, noise, noted_options, one_worker, open, read_raw, refused, synced,
+    database_files, files_of, noise, noted_options, one_worker, open, read_raw, refused, synced,
 };
 use crate::skipped::skipped;
 
@@ -252,4 +254,66 @@ fn without_its_reserve_a_full_disk_cannot_be_opened_and_says_so() {
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
     disk.give_space_back();
     assert_all_there(&open(&disk.data(), &with_reserve()), acknowledged);
+}
+
+#[test]
+fn a_log_database_stops_at_a_full_disk_and_is_opened_and_cleaned_while_it_is_full() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let write = |log: &LogDatabase, number: u64| {
+        let mut batch = LogBatch::default();
+        batch.put(&key(number), &noise(number, VALUE_BYTES));
+        log.write(batch, true)
+    };
+    let (storage, log) = open_with_log(&disk);
+    disk.fill_up_to(8 << 20);
+    let mut acknowledged = 0;
+    let error = loop {
+        match write(&log, acknowledged) {
+            Ok(()) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Undetermined { .. }), "{error:?}");
+    assert!(acknowledged > 20, "{acknowledged}");
+    let told = error.to_string();
+    assert!(told.contains("No space left on device"), "{told}");
+    let assert_all_there = |log: &LogDatabase| {
+        for number in 0..acknowledged {
+            let value = log.get(&key(number)).unwrap();
+            assert_eq!(value, Some(noise(number, VALUE_BYTES)));
+        }
+    };
+    assert_all_there(&log);
+    drop((storage, log));
+
+    disk.fill_up_to(0);
+    let (storage, log) = open_with_log(&disk);
+    assert!(!disk.data().join("reserve").exists(), "it was given up");
+    // Replaying took no space.
+    let tables = files_of(&disk.data().join("raft"), ".sst");
+    assert_eq!(tables, Vec::<PathBuf>::new());
+    assert_all_there(&log);
+    let mut all = LogBatch::default();
+    all.delete_range(&key(0), &key(9999));
+    log.write(all, true).unwrap();
+    log.close().unwrap();
+    drop((storage, log));
+    assert!(disk.available_bytes() > 6 << 20);
+
+    let (_storage, log) = open_with_log(&disk);
+    assert_eq!(log.last(&key(0), &key(9999)), Ok(None));
+    write(&log, 1).unwrap();
+}
+
+/// The memtables are smaller than the log.
+fn open_with_log(disk: &SmallDisk) -> (Storage, LogDatabase) {
+    let options = StorageOptions {
+        write_buffer_bytes: 16 << 20,
+        ..with_reserve()
+    };
+    let storage = open(&disk.data(), &options);
+    let log = storage.open_log().unwrap();
+    (storage, log)
 }

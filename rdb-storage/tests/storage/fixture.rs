@@ -120,7 +120,12 @@ pub(crate) fn all_raw(storage: &Storage) -> Result<Vec<KeyValue>, Error> {
 
 /// RocksDB's files of a data directory whose names end with `suffix`, by name.
 pub(crate) fn database_files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory.join("db")).unwrap();
+    files_of(&directory.join("db"), suffix)
+}
+
+/// The same of a directory of RocksDB.
+pub(crate) fn files_of(database: &Path, suffix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(database).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = paths
         .filter(|path| path.to_str().unwrap().ends_with(suffix))
@@ -132,7 +137,12 @@ pub(crate) fn database_files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
 /// Takes the names of the next table files, so that no flush succeeds: RocksDB cannot create a file where there is a
 /// directory.
 pub(crate) fn occupy_table_files(directory: &Path) -> Vec<PathBuf> {
-    let names = (1..100).map(|number| directory.join(format!("db/{number:06}.sst")));
+    occupy_table_files_of(&directory.join("db"))
+}
+
+/// The same in a directory of RocksDB.
+pub(crate) fn occupy_table_files_of(database: &Path) -> Vec<PathBuf> {
+    let names = (1..100).map(|number| database.join(format!("{number:06}.sst")));
     let taken: Vec<_> = names.filter(|name| !name.exists()).collect();
     for name in &taken {
         fs::create_dir(name).unwrap();

@@ -23,6 +23,7 @@ mod group_commit;
 mod kill;
 mod limits;
 mod log;
+mod log_database;
 mod model;
 mod ranges;
 mod regions;

@@ -82,7 +82,7 @@ fn execute(
     })
 }
 
-/// Runs `work`, and what it spawns, on a runtime with so many threads beside this one.
+/// Runs `work`, and what it spawns, on a runtime with `threads` threads beside this one.
 fn on_threads<T>(
     threads: usize,
     work: impl Future<Output = Result<T, Failure>>,

@@ -32,7 +32,7 @@ use crate::output::Output;
 pub(crate) use arguments::BenchCommand;
 use arguments::{Choice, MixedArguments, PointArguments};
 use keys::Distribution;
-use runs::Session;
+use runs::Runner;
 use target::serve_echo;
 
 /// What YCSB's workloads A, B and C read; the rest they update.
@@ -53,30 +53,42 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     use BenchCommand as Bench;
     let threads = command.threads().unwrap_or_else(cores);
-    let bench = Session { global, threads };
+    let runner = Runner { global, threads };
     on_threads(threads, async {
         let report = match &command {
             Bench::RawPut(PointArguments { choice, run }) => {
-                bench.points("raw-put", 0.0, *choice, run).await
+                runner.points("raw-put", 0.0, *choice, run).await
             }
             Bench::RawGet(PointArguments { choice, run }) => {
-                bench.points("raw-get", 1.0, *choice, run).await
+                runner.points("raw-get", 1.0, *choice, run).await
             }
             Bench::Mixed(MixedArguments { read_ratio, points }) => {
                 let PointArguments { choice, run } = points;
-                bench.points("mixed", *read_ratio, *choice, run).await
+                runner.points("mixed", *read_ratio, *choice, run).await
             }
-            Bench::YcsbA(run) => bench.points("ycsb-a", YCSB_A_READS, YCSB_CHOICE, run).await,
-            Bench::YcsbB(run) => bench.points("ycsb-b", YCSB_B_READS, YCSB_CHOICE, run).await,
-            Bench::YcsbC(run) => bench.points("ycsb-c", YCSB_C_READS, YCSB_CHOICE, run).await,
-            Bench::Scan(scan) => bench.scan(scan).await,
-            Bench::Cas(cas) => bench.cas(cas).await,
-            Bench::CasHot(cas) => bench.cas_hot(cas).await,
-            Bench::Tso(tso) => bench.tso(tso).await,
-            Bench::TsoStream(pace) => bench.tso_stream(pace).await,
-            Bench::Load(load) => bench.load(load).await,
-            Bench::EmptyCall(calls) => bench.empty_call(calls).await,
-            Bench::EchoStream(stream) => bench.echo_stream(stream).await,
+            Bench::YcsbA(run) => {
+                runner
+                    .points("ycsb-a", YCSB_A_READS, YCSB_CHOICE, run)
+                    .await
+            }
+            Bench::YcsbB(run) => {
+                runner
+                    .points("ycsb-b", YCSB_B_READS, YCSB_CHOICE, run)
+                    .await
+            }
+            Bench::YcsbC(run) => {
+                runner
+                    .points("ycsb-c", YCSB_C_READS, YCSB_CHOICE, run)
+                    .await
+            }
+            Bench::Scan(scan) => runner.scan(scan).await,
+            Bench::Cas(cas) => runner.cas(cas).await,
+            Bench::CasHot(cas) => runner.cas_hot(cas).await,
+            Bench::Tso(tso) => runner.tso(tso).await,
+            Bench::TsoStream(pace) => runner.tso_stream(pace).await,
+            Bench::Load(load) => runner.load(load).await,
+            Bench::EmptyCall(calls) => runner.empty_call(calls).await,
+            Bench::EchoStream(stream) => runner.echo_stream(stream).await,
             Bench::ServeEcho(serve) => return serve_echo(serve.addr, output).await,
         };
         report?.print(global.output, output)

@@ -23,13 +23,13 @@ use super::workload::{
 use crate::arguments::GlobalArguments;
 use crate::failure::Failure;
 
-/// The options that all workloads need.
-pub(super) struct Session<'a> {
+/// Runs the workloads, with the options that all of them share.
+pub(super) struct Runner<'a> {
     pub(super) global: &'a GlobalArguments,
     pub(super) threads: usize,
 }
 
-impl Session<'_> {
+impl Runner<'_> {
     pub(super) async fn points(
         &self,
         workload: &'static str,
@@ -92,9 +92,10 @@ impl Session<'_> {
             )));
         }
         let flaredb = FlareDb::connect(self.global, run.client).await?;
-        let owned = match run.preparation.no_load {
-            true => (0..keys).map(|number| (number, None)).collect(),
-            false => load_versioned("cas", flaredb.client(), run.data).await?,
+        let owned = if run.preparation.no_load {
+            (0..keys).map(|number| (number, None)).collect()
+        } else {
+            load_versioned("cas", flaredb.client(), run.data).await?
         };
         let settings = Settings {
             client: Some(run.client),

@@ -1,0 +1,255 @@
+//! RocksDB as both databases of a data directory are opened and closed: the same rules for damage, for a full disk and for
+//! what RocksDB says.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use rocksdb::statistics::{StatsLevel, Ticker};
+use rocksdb::{
+    ColumnFamilyDescriptor, DB, DBRecoveryMode, ErrorKind, FlushOptions, Options, properties,
+};
+
+use crate::error::OpenError;
+use crate::identity::DataDirectory;
+use crate::info_log::InfoLog;
+use crate::logs::{Logs, Replay};
+use crate::options::{Durability, StorageOptions, WalRecovery};
+use crate::repair::LogDamage;
+use crate::reserve::Space;
+
+/// The operating system writes data back in portions of this size, so that a sync has little left to do.
+const BYTES_PER_SYNC: u64 = 1 << 20;
+
+/// Range deletes that a memtable holds before it is flushed. A read of a memtable that has changed since the last read sorts
+/// all of them again. Where they are nested, that takes the square of their number.
+const MEMTABLE_RANGE_DELETES_MAX: usize = 256;
+
+/// An open RocksDB. It is used as RocksDB's own handle.
+pub(crate) struct Database {
+    rocksdb: DB,
+    families: Vec<&'static str>,
+    /// Shares RocksDB's statistics object, which the database does not hand out.
+    options: Options,
+    info_log: InfoLog,
+}
+
+/// What an open is to do.
+pub(crate) struct Opening<'a> {
+    pub(crate) directory: &'a DataDirectory,
+    /// Where in the directory RocksDB's files are.
+    pub(crate) folder: &'static str,
+    pub(crate) settings: &'a StorageOptions,
+    /// Whether a new database is allowed.
+    pub(crate) create: bool,
+    /// Flushes and compactions that run at a time.
+    pub(crate) background_jobs: i32,
+}
+
+impl Database {
+    /// How often the write-ahead log was synced since the open.
+    pub(crate) fn wal_sync_count(&self) -> u64 {
+        self.options.get_ticker_count(Ticker::WalFileSynced)
+    }
+
+    /// The last error in RocksDB's own threads since the open, e.g. of a flush.
+    pub(crate) fn background_error(&self) -> Option<String> {
+        match self
+            .rocksdb
+            .property_int_value(properties::BACKGROUND_ERRORS)
+        {
+            Ok(Some(count)) if count > 0 => {
+                let told = self.info_log.last_background_error();
+                let told = told.unwrap_or_else(|| "its log does not say which".to_owned());
+                Some(format!("RocksDB met an error in the background: {told}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Begins no more compactions, and lets neither writes nor flushes wait for one.
+    pub(crate) fn stop_compactions(&self) {
+        for family in self.families() {
+            let options = [("disable_auto_compactions", "true")];
+            if let Err(error) = self.rocksdb.set_options_cf(family, &options) {
+                tracing::warn!(%error, "compactions go on while the database closes");
+            }
+        }
+    }
+
+    /// Cancels compactions, and starts neither compactions nor flushes any more. Reads go on. The process would otherwise
+    /// wait for a running compaction before it ends; a cancelled one leaves nothing behind.
+    pub(crate) fn stop_background_work(&self) {
+        self.rocksdb.cancel_all_background_work(true);
+    }
+
+    /// Writes all memtables to table files.
+    pub(crate) fn flush(&self) -> Result<(), rocksdb::Error> {
+        let families: Vec<_> = self.families().collect();
+        self.rocksdb
+            .flush_cfs_opt(&families, &FlushOptions::default())
+    }
+
+    /// A column family that was named at the open.
+    pub(crate) fn family(&self, name: &str) -> &rocksdb::ColumnFamily {
+        self.rocksdb
+            .cf_handle(name)
+            .expect("every family was opened with the database")
+    }
+
+    fn families(&self) -> impl Iterator<Item = &rocksdb::ColumnFamily> {
+        self.families.iter().map(|name| self.family(name))
+    }
+}
+
+impl Deref for Database {
+    type Target = DB;
+
+    fn deref(&self) -> &DB {
+        &self.rocksdb
+    }
+}
+
+impl Opening<'_> {
+    /// Opens the database with column families and their options.
+    pub(crate) fn open(
+        &self,
+        families: impl FnOnce(Replay) -> Result<Vec<(&'static str, Options)>, rocksdb::Error>,
+    ) -> Result<Database, OpenError> {
+        let info_log = InfoLog::default();
+        let refused = |error: rocksdb::Error| self.refused(&info_log, &error);
+        let (replay, verified) = self.examine_logs()?;
+        let options = self.options(&info_log, replay, verified);
+        let options = options.map_err(&refused)?;
+        let families = families(replay).map_err(&refused)?;
+        let names = families.iter().map(|(name, _)| *name).collect();
+        let families = families.into_iter();
+        let families = families.map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
+        let rocksdb = DB::open_cf_descriptors(&options, self.path(), families).map_err(&refused)?;
+        info_log.opened();
+        Ok(Database {
+            rocksdb,
+            families: names,
+            options,
+            info_log,
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join(self.folder)
+    }
+
+    /// Decides what becomes of the writes that the open replays, and whether each log is checked against what the next one
+    /// says about it.
+    fn examine_logs(&self) -> Result<(Replay, bool), OpenError> {
+        let io_error = |error: std::io::Error| OpenError::Io {
+            directory: self.directory.path().to_owned(),
+            cause: format!("examining its write-ahead logs: {error}"),
+        };
+        let database = self.path();
+        let logs = Logs::of(&database).map_err(io_error)?;
+        // RocksDB refuses to check when there is a database without any log.
+        let verified = !logs.are_missing() || !database.join("CURRENT").exists();
+        if self.settings.wal_recovery == WalRecovery::PointInTime {
+            // The damaged log has to be deleted after the replay, or the next strict open would refuse it again.
+            return Ok((Replay::Flush, verified));
+        }
+        if logs.are_missing() && !self.create {
+            let folder = self.folder;
+            return Err(OpenError::Damaged {
+                directory: self.directory.path().to_owned(),
+                cause: format!(
+                    "its database has no write-ahead log ({folder}/*.log), and there always is one"
+                ),
+                log_damage: None,
+                log: Vec::new(),
+            });
+        }
+        let space = Space::of(self.directory.path()).map_err(io_error)?;
+        let replay = logs.replay(space);
+        if matches!(replay, Replay::Keep { .. }) {
+            logs.sync().map_err(io_error)?;
+        }
+        Ok((replay, verified))
+    }
+
+    fn options(
+        &self,
+        info_log: &InfoLog,
+        replay: Replay,
+        verified: bool,
+    ) -> Result<Options, rocksdb::Error> {
+        // The binding has no functions for these settings. A preallocated log would take the last free space of a full disk.
+        // With `track_and_verify_wals`, each log begins with the length of the one before, so that an open notices what a
+        // power cut has taken.
+        let keeps = replay != Replay::Flush;
+        let mut options = Options::default().get_options_from_string(format!(
+            "avoid_flush_during_recovery={keeps};allow_fallocate={};track_and_verify_wals={verified}",
+            !keeps
+        ))?;
+        let settings = self.settings;
+        options.create_if_missing(self.create);
+        options.create_missing_column_families(self.create);
+        options.set_paranoid_checks(true);
+        // Without it, families can be flushed up to different points, and an open at a point between them fails.
+        options.set_atomic_flush(true);
+        // Without syncs a power cut can damage a log anywhere, and keep later ones. What comes before the damage is a prefix.
+        options.set_wal_recovery_mode(match (settings.wal_recovery, settings.durability) {
+            (WalRecovery::Strict, Durability::Sync) => DBRecoveryMode::TolerateCorruptedTailRecords,
+            _ => DBRecoveryMode::PointInTime,
+        });
+        options.set_track_and_verify_wals_in_manifest(settings.wal_recovery == WalRecovery::Strict);
+        options.set_max_total_wal_size(settings.wal_bytes_max);
+        options.set_bytes_per_sync(BYTES_PER_SYNC);
+        options.set_wal_bytes_per_sync(BYTES_PER_SYNC);
+        options.set_max_background_jobs(self.background_jobs);
+        options.enable_statistics();
+        options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        options.set_info_logger(info_log.logger());
+        Ok(options)
+    }
+
+    fn refused(&self, info_log: &InfoLog, error: &rocksdb::Error) -> OpenError {
+        let cause = error.to_string();
+        let is_damage = match error.kind() {
+            ErrorKind::Corruption => true,
+            ErrorKind::IOError => cause.contains("No such file"),
+            ErrorKind::InvalidArgument => {
+                cause.contains("does not exist (create_if_missing is false)")
+            }
+            _ => false,
+        };
+        let directory = self.directory.path().to_owned();
+        if !is_damage {
+            return OpenError::Io { directory, cause };
+        }
+        // The error says enough where the logs cannot be read.
+        let logs = Logs::of(&self.path());
+        let log_damage = logs.and_then(|logs| LogDamage::find(&logs));
+        OpenError::Damaged {
+            directory,
+            cause,
+            log_damage: log_damage.unwrap_or_default(),
+            log: info_log.warnings(),
+        }
+    }
+}
+
+/// Options of a column family whose memtables hold the replayed writes, too, if there is no room to flush them.
+pub(crate) fn memtable_options(
+    write_buffer_bytes: usize,
+    replay: Replay,
+) -> Result<Options, rocksdb::Error> {
+    let (write_buffer_bytes, range_deletes_max) = match replay {
+        Replay::Flush => (write_buffer_bytes, MEMTABLE_RANGE_DELETES_MAX),
+        // A memtable that is full would be flushed during the replay. 0: no limit. A limit would cause a flush, too.
+        Replay::Keep { memory_bytes } => {
+            (write_buffer_bytes.saturating_add(memory_bytes as usize), 0)
+        }
+    };
+    let mut options = Options::default()
+        .get_options_from_string(format!("memtable_max_range_deletions={range_deletes_max}"))?;
+    options.set_write_buffer_size(write_buffer_bytes);
+    Ok(options)
+}

@@ -1,0 +1,231 @@
+//! [`LogDatabase`]: the logs of all replicated regions of a store, in a RocksDB of their own.
+//!
+//! It is apart from the data so that an apply never waits for the sync of a log, and so that a full memtable of log does not
+//! flush the data. What its keys and values mean is its user's business.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, DBCompressionType, DBRawIterator, Options, ReadOptions, WriteBatch,
+    WriteOptions,
+};
+
+use crate::database::{Database, Opening, memtable_options};
+use crate::error::{Error, OpenError};
+use crate::identity::DataDirectory;
+use crate::logs::Replay;
+use crate::options::{Durability, StorageOptions};
+
+/// Where in the data directory it is.
+const FOLDER: &str = "raft";
+
+/// Its only column family, RocksDB's own.
+const FAMILY: &str = "default";
+
+/// Flushes and compactions that run at a time. Those of the data come beside them.
+const BACKGROUND_JOBS: i32 = 2;
+
+/// Largest size of a memtable, in bytes. There are two at most.
+const WRITE_BUFFER_BYTES_MAX: usize = 32 << 20;
+
+/// Size of the block cache, in bytes. What is read from table files is read once, after an open or by a replica that is far
+/// behind.
+const BLOCK_CACHE_BYTES: usize = 8 << 20;
+
+/// An ordered map from keys to values, in the folder `raft` of a data directory. Opened with
+/// [`Storage::open_log`](crate::Storage::open_log).
+///
+/// - A batch is written as a whole or not at all, also across a crash. Reads see it when [`write`](Self::write) returns.
+/// - A crash leaves every batch up to the last one that was synced, and a prefix of those after it.
+/// - Under [`Durability::Os`] nothing is synced; what a power cut leaves then is a prefix.
+/// - A missing or damaged log is refused at open as that of the data is.
+///
+/// The directory stays locked until both the storage and this are dropped. All methods block.
+pub struct LogDatabase {
+    database: Database,
+    synced: WriteOptions,
+    unsynced: WriteOptions,
+    closed: AtomicBool,
+    /// Dropped last: RocksDB closes before the directory's lock is given back.
+    _directory: Arc<DataDirectory>,
+}
+
+/// Changes that are written together. A later one wins over an earlier one.
+#[derive(Default)]
+pub struct LogBatch(WriteBatch);
+
+impl LogBatch {
+    /// Sets the value of a key.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.0.put(key, value);
+    }
+
+    /// Removes a key. It may be unknown.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.0.delete(key);
+    }
+
+    /// Removes the keys from `start` until before `end`.
+    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) {
+        // RocksDB writes an inverted range to its log, and then fails on it, now and at every replay.
+        if start < end {
+            self.0.delete_range(start, end);
+        }
+    }
+}
+
+impl LogDatabase {
+    /// Opens the log database of a directory. One that never had any gets an empty one.
+    pub(crate) fn open(
+        directory: Arc<DataDirectory>,
+        settings: &StorageOptions,
+    ) -> Result<Self, OpenError> {
+        let io_error = |cause: io::Error| OpenError::Io {
+            directory: directory.path().to_owned(),
+            cause: format!("creating the log database: {cause}"),
+        };
+        let create = !directory.identity().has_log;
+        if create {
+            // An open that was cut short left it. Nobody has written to it.
+            remove_directory(&directory).map_err(io_error)?;
+        }
+        let opening = Opening {
+            directory: &directory,
+            folder: FOLDER,
+            settings,
+            create,
+            background_jobs: BACKGROUND_JOBS,
+        };
+        let database =
+            opening.open(|replay| Ok(vec![(FAMILY, family_options(settings, replay)?)]))?;
+        directory.note_log().map_err(io_error)?;
+        let mut synced = WriteOptions::default();
+        synced.set_sync(settings.durability == Durability::Sync);
+        Ok(Self {
+            database,
+            synced,
+            unsynced: WriteOptions::default(),
+            closed: AtomicBool::new(false),
+            _directory: directory,
+        })
+    }
+
+    /// Writes a batch. With `sync` it and all batches before it are durable when this returns, unless the storage has
+    /// [`Durability::Os`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Undetermined`]. Write no more then: only the next open shows what was written. A sync that failed may succeed
+    /// when it is tried again, without what the first one lost.
+    pub fn write(&self, batch: LogBatch, sync: bool) -> Result<(), Error> {
+        let options = if sync { &self.synced } else { &self.unsynced };
+        let written = self.database.write_opt(batch.0, options);
+        written.map_err(|error| Error::Undetermined {
+            cause: error.to_string(),
+        })
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DataLoss`] and [`Error::Io`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self.database.get_pinned(key).map_err(Error::from_read)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// Calls `visit` with the keys from `start` until before `end` and with their values, in order of the keys and as of one
+    /// moment, until it breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DataLoss`] and [`Error::Io`]. What was visited before is right.
+    pub fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut stored = self.iterator(start, end);
+        stored.seek_to_first();
+        while let Some((key, value)) = stored.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            stored.next();
+        }
+        stored.status().map_err(Error::from_read)
+    }
+
+    /// The last key of those from `start` until before `end`, and its value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DataLoss`] and [`Error::Io`].
+    pub fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
+        let mut stored = self.iterator(start, end);
+        stored.seek_to_last();
+        if let Some((key, value)) = stored.item() {
+            return Ok(Some((key.to_vec(), Bytes::copy_from_slice(value))));
+        }
+        stored.status().map_err(Error::from_read)?;
+        Ok(None)
+    }
+
+    /// An error that no write was told of, e.g. of a flush. RocksDB has no way to tell: ask now and then.
+    pub fn background_error(&self) -> Option<String> {
+        self.database.background_error()
+    }
+
+    /// How often the write-ahead log was synced since the open.
+    pub fn wal_sync_count(&self) -> u64 {
+        self.database.wal_sync_count()
+    }
+
+    /// Flushes, so that the next open is quick, and cancels compactions. Call it after the last write. Reads go on. A second
+    /// call does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the flush failed, e.g. on a full disk. Nothing is lost: the write-ahead log has the data.
+    pub fn close(&self) -> Result<(), Error> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.database.stop_compactions();
+        let flushed = self.database.flush();
+        self.database.stop_background_work();
+        flushed.map_err(|error| Error::io("flushing the log database at close", error))
+    }
+
+    fn iterator(&self, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(start);
+        options.set_iterate_upper_bound(end.max(start));
+        self.database.raw_iterator_opt(options)
+    }
+}
+
+fn remove_directory(directory: &DataDirectory) -> io::Result<()> {
+    match fs::remove_dir_all(directory.path().join(FOLDER)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Entries are read once, if ever, and deleted soon: neither filters nor compression pay.
+fn family_options(settings: &StorageOptions, replay: Replay) -> Result<Options, rocksdb::Error> {
+    let write_buffer_bytes = settings.write_buffer_bytes.min(WRITE_BUFFER_BYTES_MAX);
+    let mut options = memtable_options(write_buffer_bytes, replay)?;
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_hyper_clock_cache(BLOCK_CACHE_BYTES, 0));
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::None);
+    Ok(options)
+}
