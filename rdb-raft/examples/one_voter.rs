@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use rdb_raft::group::Group;
+use rdb_raft::group::{Alone, Group};
 use rdb_raft::log::LogWriter;
 use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
 use rdb_raft::{Answer, Content, LogId, Membership, StoreNode, StoredMembership, Timing};
@@ -110,7 +110,7 @@ async fn through_raft(
     let writer = LogWriter::start(Arc::clone(&log) as _)?;
     let region = Arc::new(Region::new(storage.clone())?);
     let store = writer.open_group(REGION_ID)?;
-    let group = Group::start(1, Timing::default(), store, region).await?;
+    let group = Group::start(1, Timing::default(), store, region, Alone).await?;
     group.lead_alone().await?;
     let proposer = Arc::new(Proposer {
         group: group.clone(),
