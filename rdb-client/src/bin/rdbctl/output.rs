@@ -128,6 +128,11 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// Exactly these bytes, whatever the format.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        Ok(self.writer.write_all(bytes)?)
+    }
+
     /// One line of text, whatever the format.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         Ok(writeln!(self.writer, "{text}")?)

@@ -4,6 +4,7 @@ mod exit_codes;
 mod messages;
 mod output;
 mod processes;
+mod shell_support;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
