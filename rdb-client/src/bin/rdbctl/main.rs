@@ -19,6 +19,7 @@ mod region;
 mod session;
 mod shell_support;
 mod store;
+mod transfer;
 mod tso;
 mod value;
 

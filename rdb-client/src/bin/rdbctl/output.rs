@@ -128,9 +128,9 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Exactly these bytes, whatever the format.
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        Ok(self.writer.write_all(bytes)?)
+    /// For bytes that are written as they are, whatever the format.
+    pub(crate) fn writer(&mut self) -> &mut dyn Write {
+        self.writer
     }
 
     /// One line of text, whatever the format.

@@ -43,7 +43,7 @@ pub(crate) fn completions(
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, name, &mut script);
-    output.bytes(&script)
+    Ok(output.writer().write_all(&script)?)
 }
 
 /// Writes the manual pages.

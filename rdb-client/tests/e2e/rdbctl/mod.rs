@@ -5,6 +5,7 @@ mod messages;
 mod output;
 mod processes;
 mod shell_support;
+mod transfer;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
