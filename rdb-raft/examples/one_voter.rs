@@ -77,7 +77,11 @@ async fn run(arguments: &[&str]) -> Result<String, Failure> {
     let duration = Duration::from_secs_f64(seconds);
     let directory = tempfile::TempDir::new_in(Path::new(directory))?;
     let data = directory.path().join("data");
-    let storage = Storage::open(&data, StorageOptions::new(Role::Embedded))?;
+    let options = StorageOptions {
+        replicated: true,
+        ..StorageOptions::new(Role::Embedded)
+    };
+    let storage = Storage::open(&data, options)?;
     let latencies = if target == "storage" {
         through_storage(&storage, callers, duration).await?
     } else {
