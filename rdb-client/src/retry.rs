@@ -105,9 +105,9 @@ impl From<Error> for Failure {
 pub(crate) enum Pace {
     /// Now: the answer said where to go.
     AtOnce,
-    /// After the next backoff.
+    /// The next attempt comes after the next backoff.
     Backoff,
-    /// After the next backoff, and not before this.
+    /// The next attempt comes after the next backoff, and not before this has passed.
     AtLeast(Duration),
 }
 

@@ -27,7 +27,7 @@ use crate::{Client, Error, KeyRange, KeyValue, VersionedKeyValue};
 pub struct ScanOptions {
     /// Most entries of the whole stream. `None`: all.
     pub limit: Option<usize>,
-    /// From the highest key down.
+    /// Scan from the highest key down.
     pub reverse: bool,
     /// Leave the values out: they are empty.
     pub keys_only: bool,

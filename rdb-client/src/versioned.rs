@@ -12,7 +12,7 @@ use crate::{Client, Error, Key, KeyRange, ScanOptions, ScanStream, multi_key, sc
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Versioned {
-    /// At least 1. A key that was deleted and created again never shows a version that it has shown before.
+    /// The entry's version, at least 1. A key that was deleted and created again never shows a version that it has shown before.
     pub version: u64,
     /// The value.
     pub value: Bytes,
@@ -24,7 +24,7 @@ pub struct Versioned {
 pub struct VersionedKeyValue {
     /// The key.
     pub key: Bytes,
-    /// At least 1.
+    /// The entry's version, at least 1.
     pub version: u64,
     /// The value; empty also in a scan that leaves values out.
     pub value: Bytes,

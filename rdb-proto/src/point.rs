@@ -14,11 +14,13 @@ use crate::metapb::Context;
 use crate::response::DataResponse;
 
 /// The table of point commands. Calls the macro `$with` with one row per command: the request, whether it reads or writes,
-/// the method that sends it as a unary call, its name among the commands of a stream, and the response.
+/// the method that sends it as a unary call, its name among the commands of a stream, and the response. `$arguments` come
+/// before the rows.
 #[macro_export]
 macro_rules! point_commands {
-    ($with:ident) => {
+    ($with:path $(, $($arguments:tt)*)?) => {
         $with! {
+            $($($arguments)*)?
             RawPutRequest, Write => KvRawClient::raw_put, RawPut -> RawPutResponse;
             RawGetRequest, Read => KvRawClient::raw_get, RawGet -> RawGetResponse;
             RawDeleteRequest, Write => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
@@ -27,6 +29,37 @@ macro_rules! point_commands {
             CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
         }
     };
+}
+
+/// The methods that serve point commands as unary calls, for the `impl` of `KvRaw` or `KvCas`. Each does the same: it
+/// resolves `$serve`, a future, to its response.
+#[macro_export]
+macro_rules! point_methods {
+    ($server:ident, |$service:ident, $request:ident| $serve:expr) => {
+        $crate::point_commands!($crate::point_methods, @rows $server |$service, $request| $serve;);
+    };
+    (@rows $server:ident |$service:ident, $request:ident| $serve:expr;
+     $($message:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
+        $crate::point_methods! {
+            @row $server $client
+            fn $method<'service, 'call>(
+                &'service self,
+                $request: ::tonic::Request<$crate::kvrpc::$message>,
+            ) -> ::std::pin::Pin<Box<
+                dyn Future<Output = Result<::tonic::Response<$crate::kvrpc::$response>, ::tonic::Status>> + Send + 'call,
+            >>
+            where
+                'service: 'call,
+                Self: 'call,
+            {
+                let $service = self;
+                Box::pin($serve)
+            }
+        }
+    )*};
+    (@row KvRaw KvRawClient $($method:tt)*) => { $($method)* };
+    (@row KvCas KvCasClient $($method:tt)*) => { $($method)* };
+    (@row $server:ident $client:ident $($method:tt)*) => {};
 }
 
 macro_rules! conversions {
@@ -105,13 +138,18 @@ mod tests {
     use crate::errorpb::{NotReady, region_error::Kind};
     use crate::kvrpc::*;
 
-    macro_rules! names {
+    macro_rules! rows {
         ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
             const ROWS: &[(&str, &str, &str)] =
                 &[$((stringify!($method), stringify!($request), stringify!($response))),*];
+
+            /// An empty request of each row.
+            fn requests() -> Vec<Request> {
+                vec![$(Request::$command($request::default())),*]
+            }
         };
     }
-    point_commands!(names);
+    point_commands!(rows);
 
     /// The fields of a message's oneof, by number: name and type.
     fn oneof_fields<'a>(message: &'a DescriptorProto, oneof: &str) -> Vec<(i32, &'a str, &'a str)> {
@@ -178,33 +216,33 @@ mod tests {
     }
 
     fn request() -> impl Strategy<Value = Request> {
-        let parts = (0..ROWS.len(), bytes(), bytes(), any::<u64>());
-        parts.prop_map(|(row, key, value, expected_version)| {
+        let kinds = prop::sample::select(requests());
+        let parts = (kinds, bytes(), bytes(), any::<u64>());
+        parts.prop_map(|(kind, key, value, expected_version)| {
             let context = None;
-            match row {
-                0 => RawPutRequest {
+            match kind {
+                Request::RawPut(_) => RawPutRequest {
                     context,
                     key,
                     value,
                 }
                 .into(),
-                1 => RawGetRequest { context, key }.into(),
-                2 => RawDeleteRequest { context, key }.into(),
-                3 => CompareAndSwapRequest {
+                Request::RawGet(_) => RawGetRequest { context, key }.into(),
+                Request::RawDelete(_) => RawDeleteRequest { context, key }.into(),
+                Request::CompareAndSwap(_) => CompareAndSwapRequest {
                     context,
                     key,
                     expected_version,
                     value,
                 }
                 .into(),
-                4 => GetRequest { context, key }.into(),
-                5 => CompareAndDeleteRequest {
+                Request::Get(_) => GetRequest { context, key }.into(),
+                Request::CompareAndDelete(_) => CompareAndDeleteRequest {
                     context,
                     key,
                     expected_version,
                 }
                 .into(),
-                _ => unreachable!("a row without a request: add it here"),
             }
         })
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use rdb_raft::group::Group;
+use rdb_raft::group::{Alone, Group};
 use rdb_raft::log::LogWriter;
 use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
 use rdb_raft::{Answer, Content, LogId, Membership, StoreNode, StoredMembership, Timing};
@@ -78,7 +78,11 @@ async fn run(arguments: &[&str]) -> Result<String, Failure> {
     let duration = Duration::from_secs_f64(seconds);
     let directory = tempfile::TempDir::new_in(Path::new(directory))?;
     let data = directory.path().join("data");
-    let storage = Storage::open(&data, StorageOptions::new(Role::Embedded))?;
+    let options = StorageOptions {
+        replicated: true,
+        ..StorageOptions::new(Role::Embedded)
+    };
+    let storage = Storage::open(&data, options)?;
     let latencies = if target == "storage" {
         through_storage(&storage, callers, duration).await?
     } else {
@@ -111,7 +115,7 @@ async fn through_raft(
     let writer = LogWriter::start(Arc::clone(&log) as _)?;
     let region = Arc::new(Region::new(storage.clone())?);
     let store = writer.open_group(REGION_ID)?;
-    let group = Group::start(1, Timing::default(), store, region).await?;
+    let group = Group::start(1, Timing::default(), store, region, Alone).await?;
     group.lead_alone().await?;
     let proposer = Arc::new(Proposer {
         group: group.clone(),
@@ -305,7 +309,7 @@ impl Latencies {
         latency.as_nanos() as f64 / 1e3
     }
 
-    /// With the names that `rdbctl bench` uses.
+    /// A line of JSON with the names that `rdbctl bench` uses.
     fn line(&self, target: &str, callers: usize, in_flight: usize) -> String {
         let operations = self.sorted.len();
         let seconds = self.elapsed.as_secs_f64();

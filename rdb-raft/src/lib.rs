@@ -2,7 +2,8 @@
 //!
 //! A payload is bytes, and a state machine is whatever applies them: nothing here knows of keys, values or regions.
 //! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]), keeps the logs of all groups of a process
-//! ([`log`]), drives what they are applied to ([`machine`]), and runs the peers of groups ([`group`]).
+//! ([`log`]), drives what they are applied to ([`machine`]), and runs the peers of groups ([`group`]), all that a store has
+//! in one [`Node`].
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +12,12 @@ pub mod encoding;
 pub mod group;
 pub mod log;
 pub mod machine;
+mod node;
 mod timing;
 mod types;
 
 pub use completion::{Completion, Dropped};
+pub use node::{Node, NodeError, OpenError};
 pub use timing::{Timing, TimingError};
 pub use types::{
     Answer, CommittedLeaderId, Content, Entry, LeaderId, LogId, Membership, Payload, Snapshot,

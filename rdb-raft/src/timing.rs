@@ -1,5 +1,7 @@
 //! How fast a group notices that its leader is gone.
 
+use std::time::Duration;
+
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 
 /// Most entries of one append to a follower. Bytes are bounded where entries are read.
@@ -75,6 +77,22 @@ impl Timing {
         Ok(())
     }
 
+    /// How long after it sent something to a quorum a leader permits reads, if the quorum has acknowledged it. Followers wait
+    /// for the whole lease by clocks of their own, which may run a little faster.
+    pub(crate) fn read_lease(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_max_ms / 10 * 8)
+    }
+
+    /// How long a leader waits for a quorum before it gives up a read.
+    pub(crate) fn quorum_wait(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_min_ms)
+    }
+
+    /// How long a voter keeps out of elections after its start: the lease, and a margin for a leader's clock that runs slower.
+    pub(crate) fn quarantine(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_max_ms.saturating_mul(11) / 10)
+    }
+
     /// The settings of a group. What is not named here is openraft's default.
     pub(crate) fn config(&self) -> Config {
         Config {
@@ -84,7 +102,7 @@ impl Timing {
             election_timeout_max: self.election_timeout_max_ms,
             // At least the lease and the longest timeout.
             quorum_loss_probe_interval: Some(self.election_timeout_max_ms.saturating_mul(2)),
-            // Nobody campaigns by the clock yet: a sole voter is told to, and several voters cannot reach each other.
+            // A voter may not campaign before its quarantine is over.
             enable_elect: false,
             enable_pre_vote: Some(true),
             // A restarted leader has not applied its log yet. It has to win an election like others.

@@ -44,9 +44,9 @@ pub(crate) struct ScanTarget {
 /// Where in the key space a region is looked for.
 #[derive(Clone, Copy)]
 enum Seek<'a> {
-    /// At this key.
+    /// The place of this key.
     At(&'a [u8]),
-    /// Right below this key. An empty key is no bound: above every key.
+    /// The place right below this key. An empty key is no bound: above every key.
     Below(&'a [u8]),
 }
 

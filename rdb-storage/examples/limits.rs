@@ -152,7 +152,7 @@ impl Latencies {
     }
 }
 
-/// With the names that `rdbctl bench` uses.
+/// A line of JSON with the names that `rdbctl bench` uses.
 fn line(workload: &str, concurrency: usize, latencies: &Latencies) -> String {
     let operations = latencies.sorted.len();
     let seconds = latencies.elapsed.as_secs_f64();

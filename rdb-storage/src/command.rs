@@ -49,7 +49,7 @@ pub enum Command {
     CompareAndDelete {
         /// 1 to 8,192 bytes.
         key: Bytes,
-        /// At least 1.
+        /// The version that the key must have, at least 1.
         expected_version: u64,
     },
     /// Writes a region's descriptor.

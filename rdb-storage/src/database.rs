@@ -195,10 +195,7 @@ impl Opening<'_> {
             });
         }
         let space = Space::of(self.directory.path()).map_err(io_error)?;
-        let replay = logs.replay(self.later_bytes, space);
-        if matches!(replay, Replay::Keep { .. }) {
-            logs.sync().map_err(io_error)?;
-        }
+        let replay = logs.replay(self.later_bytes, space).map_err(io_error)?;
         Ok((replay, verified))
     }
 
@@ -282,4 +279,58 @@ pub(crate) fn memtable_options(
         .get_options_from_string(format!("memtable_max_range_deletions={range_deletes_max}"))?;
     options.set_write_buffer_size(write_buffer_bytes);
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use rocksdb::compaction_filter::Decision;
+
+    use super::*;
+    use crate::identity::Role;
+
+    /// The compaction would take as many seconds as there are keys.
+    #[test]
+    fn a_compaction_that_runs_is_cancelled_when_background_work_stops() {
+        const KEYS: usize = 1000;
+        let temporary = tempfile::tempdir().unwrap();
+        let settings = StorageOptions::new(Role::Embedded);
+        let directory = DataDirectory::open(temporary.path(), settings.role, true).unwrap();
+        let opening = Opening {
+            directory: &directory,
+            folder: "db",
+            settings: &settings,
+            create: true,
+            background_jobs: 2,
+            later_bytes: 0,
+        };
+        let (compacting, compacted) = mpsc::channel();
+        let slow = move |_: u32, _: &[u8], _: &[u8]| {
+            let _ = compacting.send(());
+            sleep(Duration::from_secs(1));
+            Decision::Keep
+        };
+        let opened = opening.open(|replay| {
+            let mut options = memtable_options(settings.write_buffer_bytes, replay)?;
+            options.set_level_zero_file_num_compaction_trigger(2);
+            options.set_compaction_filter("slow", slow);
+            Ok(vec![("default", options)])
+        });
+        let database = opened.unwrap();
+        for _ in 0..2 {
+            for number in 0..KEYS {
+                database.put(number.to_string(), "v").unwrap();
+            }
+            database.flush().unwrap();
+        }
+        let began = compacted.recv_timeout(Duration::from_secs(300));
+        began.expect("a compaction begins");
+        database.stop_background_work();
+        let running = database.property_int_value(properties::NUM_RUNNING_COMPACTIONS);
+        assert_eq!(running, Ok(Some(0)));
+        assert!(compacted.try_iter().count() < KEYS - 1);
+    }
 }

@@ -167,6 +167,18 @@ impl DataDirectory {
         self.note(|identity| identity.has_log = true)
     }
 
+    /// Refuses a directory with a log database, as releases do that do not know it.
+    pub(crate) fn refuse_log(&self) -> Result<(), OpenError> {
+        if self.identity().has_log {
+            return Err(OpenError::NewerFormat {
+                directory: self.path().to_owned(),
+                found: FORMAT,
+                supported: FORMAT_WITHOUT_LOG,
+            });
+        }
+        Ok(())
+    }
+
     fn note(&self, change: impl FnOnce(&mut Identity)) -> io::Result<()> {
         let mut identity = self.lock_identity();
         let mut changed = *identity;

@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRawIterator, Options, ReadOptions, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, DBCompressionType, DBRawIterator, Env, Options, ReadOptions,
+    WriteBatch, WriteOptions,
 };
 
 use crate::database::{Database, Opening, memtable_options};
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::logs::Replay;
-use crate::options::{Durability, StorageOptions};
+use crate::options::{Durability, StorageOptions, WalRecovery};
 
 /// Where in the data directory it is.
 const FOLDER: &str = "raft";
@@ -28,8 +28,15 @@ const FOLDER: &str = "raft";
 /// Its only column family, RocksDB's own.
 const FAMILY: &str = "default";
 
-/// Flushes and compactions that run at a time. Those of the data come beside them.
+/// Flushes and compactions that run at a time.
 const BACKGROUND_JOBS: i32 = 2;
+
+/// Threads for flushes in the process. All databases of a process share them, and RocksDB would make one: the log would wait
+/// for a flush of the data.
+const FLUSH_THREADS: i32 = 2;
+
+/// Threads for compactions in the process: those that RocksDB makes for the data, and one.
+const COMPACTION_THREADS: i32 = 4;
 
 /// Largest size of a memtable, in bytes. There are two at most.
 const WRITE_BUFFER_BYTES_MAX: usize = 32 << 20;
@@ -90,11 +97,16 @@ impl LogDatabase {
             directory: directory.path().to_owned(),
             cause: format!("creating the log database: {cause}"),
         };
-        let create = !directory.identity().has_log;
+        let is_missing = !directory.identity().has_log;
+        let create = is_missing && settings.wal_recovery == WalRecovery::Strict;
         if create {
             // An open that was cut short left it. Nobody has written to it.
             remove_directory(&directory).map_err(io_error)?;
         }
+        make_threads().map_err(|error| OpenError::Io {
+            directory: directory.path().to_owned(),
+            cause: error.to_string(),
+        })?;
         let opening = Opening {
             directory: &directory,
             folder: FOLDER,
@@ -245,6 +257,13 @@ fn remove_directory(directory: &DataDirectory) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
+}
+
+fn make_threads() -> Result<(), rocksdb::Error> {
+    let mut env = Env::new()?;
+    env.set_high_priority_background_threads(FLUSH_THREADS);
+    env.set_background_threads(COMPACTION_THREADS);
+    Ok(())
 }
 
 /// Entries are read once, if ever, and deleted soon: neither filters nor compression pay.

@@ -69,7 +69,7 @@ impl Logs {
     /// Syncs the logs and their directory. A process that was killed may have left bytes that only the operating system
     /// has, and RocksDB never syncs a log that it keeps across an open. A read could show a value that a power cut takes
     /// back.
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         for file in &self.files {
             File::open(file)?.sync_all()?;
         }
@@ -79,23 +79,28 @@ impl Logs {
         }
     }
 
-    /// Flushes if there is enough free space: for the logs, and for `later_bytes` that are applied after the open.
-    pub(crate) fn replay(&self, later_bytes: u64, space: Space) -> Replay {
+    /// Flushes if there is enough free space: for the logs, and for `later_bytes` that are applied after the open. Logs that are
+    /// to be kept are synced.
+    pub(crate) fn replay(&self, later_bytes: u64, space: Space) -> io::Result<Replay> {
         let bytes = self.bytes.saturating_add(later_bytes);
         let needed = bytes
             .saturating_mul(FREE_TO_FLUSH)
             .saturating_add(MARGIN_BYTES);
         if space.available_bytes >= needed {
-            return Replay::Flush;
+            return Ok(Replay::Flush);
         }
-        Replay::Keep {
+        self.sync()?;
+        Ok(Replay::Keep {
             memory_bytes: bytes.saturating_mul(MEMORY_OF_LOG),
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -126,40 +131,55 @@ mod tests {
         );
     }
 
-    /// Only a power cut can show that the bytes reach the disk. This shows that every log is synced.
-    #[test]
-    fn every_log_is_synced_or_the_open_fails() {
-        let directory = tempfile::tempdir().unwrap();
-        let (first, second) = (
-            directory.path().join("000004.log"),
-            directory.path().join("000007.log"),
-        );
-        fs::write(&first, b"first").unwrap();
-        fs::write(&second, b"second").unwrap();
-        let logs = Logs::of(directory.path()).unwrap();
-        assert!(logs.sync().is_ok());
-        for gone in [second, first] {
-            fs::remove_file(gone).unwrap();
-            assert_eq!(logs.sync().unwrap_err().kind(), ErrorKind::NotFound);
+    fn space(available_bytes: u64) -> Space {
+        Space {
+            capacity_bytes: 1 << 30,
+            available_bytes,
         }
-        assert!(Logs::default().sync().is_ok());
+    }
+
+    /// Only a power cut can show that the bytes reach the disk. Neither `/dev/null` nor a directory of `/proc` can be synced:
+    /// the error shows that it was tried.
+    #[test]
+    fn an_open_that_keeps_logs_syncs_each_and_their_directory_or_fails() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["000004.log", "000007.log"].map(|name| directory.path().join(name));
+        let keep = |logs: Logs| logs.replay(0, space(0)).map_err(|error| error.kind());
+        for unsyncable in &paths {
+            for path in &paths {
+                fs::write(path, b"a log").unwrap();
+            }
+            let logs = Logs::of(directory.path()).unwrap();
+            let memory_bytes = MEMORY_OF_LOG * 10;
+            assert_eq!(keep(logs), Ok(Replay::Keep { memory_bytes }));
+
+            fs::remove_file(unsyncable).unwrap();
+            symlink("/dev/null", unsyncable).unwrap();
+            let logs = Logs::of(directory.path()).unwrap();
+            assert_eq!(keep(logs), Err(ErrorKind::InvalidInput));
+            fs::remove_file(unsyncable).unwrap();
+        }
+        let file = tempfile::tempfile().unwrap();
+        let logs = Logs {
+            files: vec![format!("/proc/self/fd/{}", file.as_raw_fd()).into()],
+            bytes: 0,
+        };
+        assert_eq!(keep(logs), Err(ErrorKind::InvalidInput));
+        assert!(keep(Logs::default()).is_ok());
     }
 
     #[test]
     fn flushing_needs_twice_the_logs_and_a_margin() {
-        let logs = Logs {
-            files: vec!["000004.log".into()],
-            bytes: 100,
-        };
-        let space = |available_bytes| Space {
-            capacity_bytes: 1 << 30,
-            available_bytes,
-        };
-        assert_eq!(logs.replay(0, space(MARGIN_BYTES + 200)), Replay::Flush);
-        let kept = Replay::Keep { memory_bytes: 800 };
-        assert_eq!(logs.replay(0, space(MARGIN_BYTES + 199)), kept);
-        assert_eq!(logs.replay(50, space(MARGIN_BYTES + 300)), Replay::Flush);
-        let kept = Replay::Keep { memory_bytes: 1200 };
-        assert_eq!(logs.replay(50, space(MARGIN_BYTES + 299)), kept);
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("000004.log"), [0; 100]).unwrap();
+        let logs = Logs::of(directory.path()).unwrap();
+        let roomy = logs.replay(0, space(MARGIN_BYTES + 200));
+        assert_eq!(roomy.unwrap(), Replay::Flush);
+        let full = logs.replay(0, space(MARGIN_BYTES + 199));
+        assert_eq!(full.unwrap(), Replay::Keep { memory_bytes: 800 });
+        let roomy = logs.replay(50, space(MARGIN_BYTES + 300));
+        assert_eq!(roomy.unwrap(), Replay::Flush);
+        let full = logs.replay(50, space(MARGIN_BYTES + 299));
+        assert_eq!(full.unwrap(), Replay::Keep { memory_bytes: 1200 });
     }
 }

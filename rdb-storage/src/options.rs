@@ -10,7 +10,7 @@ use crate::limits::BATCH_BYTES_MAX;
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// After its bytes are synced to the disk.
+    /// A write is answered after its bytes are synced to the disk.
     #[default]
     Sync,
     /// After its bytes reached the operating system. A crash of the process loses nothing. After a power cut the next open
@@ -57,6 +57,9 @@ pub enum WalRecovery {
 pub struct StorageOptions {
     /// Whose directory this is.
     pub role: Role,
+    /// Whether the owner keeps logs of replicated regions, see [`Storage::open_log`](crate::Storage::open_log). Any other
+    /// owner is refused a directory that has a log database: the last writes may be in there only.
+    pub replicated: bool,
     /// When a write counts as done.
     pub durability: Durability,
     /// What to do about a damaged write-ahead log.
@@ -93,6 +96,7 @@ impl StorageOptions {
     pub fn new(role: Role) -> Self {
         Self {
             role,
+            replicated: false,
             durability: Durability::default(),
             wal_recovery: WalRecovery::default(),
             block_cache_bytes: 256 << 20,

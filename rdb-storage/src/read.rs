@@ -180,7 +180,7 @@ impl PointValue {
 /// A versioned value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned {
-    /// At least 1.
+    /// The entry's version, at least 1.
     pub version: u64,
     /// The value.
     pub value: Bytes,

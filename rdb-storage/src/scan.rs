@@ -34,7 +34,7 @@ pub struct ScanRange {
     pub end_key: Bytes,
     /// Most entries. `None`: as many as fit on a page. 0 is refused.
     pub limit: Option<usize>,
-    /// From the highest key down.
+    /// Scan from the highest key down.
     pub reverse: bool,
     /// Leave the values out.
     pub keys_only: bool,
@@ -54,7 +54,7 @@ pub struct KeyValue {
 pub struct VersionedKeyValue {
     /// The key.
     pub key: Bytes,
-    /// At least 1.
+    /// The entry's version, at least 1.
     pub version: u64,
     /// Its value; empty when only keys were asked for.
     pub value: Bytes,

@@ -89,6 +89,9 @@ impl Storage {
         options: &StorageOptions,
     ) -> Result<Self, OpenError> {
         let path = directory.path().to_owned();
+        if !options.replicated {
+            directory.refuse_log()?;
+        }
         let io_error = |cause: std::io::Error| OpenError::Io {
             directory: path.clone(),
             cause: cause.to_string(),
@@ -120,8 +123,15 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`OpenError`], as of [`open`](Self::open).
+    /// [`OpenError`], as of [`open`](Self::open); without [`StorageOptions::replicated`], too.
     pub fn open_log(&self) -> Result<LogDatabase, OpenError> {
+        if !self.inner.options.replicated {
+            return Err(OpenError::InvalidOption {
+                setting: "replicated",
+                value: 0,
+                problem: "a storage without logs was opened",
+            });
+        }
         let opening = self.inner.opening_log.lock();
         let _opening = opening.unwrap_or_else(PoisonError::into_inner);
         let directory = Arc::clone(self.inner.engine.directory());

@@ -122,7 +122,7 @@ fn write_measurement(
     )
 }
 
-/// With commas between thousands.
+/// A number with commas between thousands.
 pub(super) fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut grouped = String::new();

@@ -113,7 +113,7 @@ pub(crate) struct Channel {
     requests: Arc<Requests>,
     authority: Authority,
     places: PollSemaphore,
-    /// For the next call of this clone.
+    /// The place of this clone's next call.
     place: Option<OwnedSemaphorePermit>,
 }
 

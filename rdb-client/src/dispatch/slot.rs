@@ -30,9 +30,9 @@ pub(super) struct Slot {
 
 #[derive(Debug)]
 enum State {
-    /// In the queue.
+    /// The command is in the queue.
     Waiting(Option<Waker>),
-    /// Handed to the transport.
+    /// The command was handed to the transport.
     Sent(Option<Waker>),
     Answered(Result<Response, Interrupted>),
     /// The call has its answer, or was abandoned.

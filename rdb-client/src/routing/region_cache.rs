@@ -59,7 +59,7 @@ impl Route {
         }
     }
 
-    /// For error messages.
+    /// The region and where it is, for error messages.
     pub(crate) fn place(&self) -> String {
         let Leader { store_id, address } = &self.leader;
         format!("region {} on store {store_id} at {address}", self.region.id)

@@ -92,14 +92,8 @@ impl TimestampStream {
 
     /// Whether the caller in this seat will be woken no later than at its deadline. Starts the round's timer if there is none.
     pub(super) fn is_woken_by(&self, seat: &Seat, deadline: Deadline) -> bool {
-        let timer = seat.round.timer.get_or_init(|| {
-            let callers = Callers {
-                rounds: Arc::downgrade(self.stream.traffic()),
-                round: Arc::downgrade(&seat.round),
-                round_number: seat.round_number,
-            };
-            RoundTimer::start(deadline.at(), callers)
-        });
+        let start = || RoundTimer::start(deadline.at(), self.callers(seat));
+        let timer = seat.round.timer.get_or_init(start);
         timer.wakes_by(deadline.at()) && !seat.round.timer_fired.load(Ordering::Relaxed)
     }
 
@@ -131,6 +125,14 @@ impl TimestampStream {
     pub(super) fn overdue(&self, deadline: Deadline) -> Error {
         let failure = self.lock().failure.clone();
         failure.unwrap_or_else(|| deadline.exceeded("the placement driver gave no timestamps"))
+    }
+
+    fn callers(&self, seat: &Seat) -> Callers {
+        Callers {
+            rounds: Arc::downgrade(self.stream.traffic()),
+            round: Arc::downgrade(&seat.round),
+            round_number: seat.round_number,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -286,5 +288,40 @@ impl State {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Bell(AtomicBool);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing is awaited here, so the task that would open a stream does not run.
+    #[tokio::test]
+    async fn the_timer_of_a_round_wakes_its_callers_and_no_others() {
+        let nowhere = ["127.0.0.1:1".to_owned()].into_iter();
+        let placement_driver =
+            PlacementDriver::new(nowhere, Duration::from_secs(60), Arc::default());
+        let placement_driver = Arc::new(placement_driver.expect("an address"));
+        let stream = TimestampStream::new(placement_driver, Arc::default(), 2);
+        let bells: [Arc<Bell>; 6] = Default::default();
+        let seats = bells.each_ref().map(|bell| {
+            let waker = Waker::from(Arc::clone(bell));
+            stream.join(1, waker).expect("there is room")
+        });
+        let timer = stream.callers(&seats[2]);
+        Arc::new(timer).wake();
+        let woken = bells.map(|bell| bell.0.load(Ordering::Relaxed));
+        assert_eq!(woken, [false, false, true, true, false, false]);
     }
 }

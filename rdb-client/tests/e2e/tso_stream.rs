@@ -12,13 +12,13 @@ use tokio::sync::Barrier;
 
 use crate::harness::{HANG_GUARD, Node, found, guarded};
 
-/// Of two clients together.
+/// The callers of two clients together.
 const CALLERS: usize = 1_000;
 
 /// Timestamps of each, one after the other.
 const CALLS: usize = 50;
 
-/// For calls that are meant to run into their deadline.
+/// The deadline of calls that are meant to run into it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 async fn placement_driver(directory: &TempDir) -> Node {

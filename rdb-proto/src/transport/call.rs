@@ -31,7 +31,7 @@ pub struct CallBudget {
 struct Charges {
     /// What every call costs. `None` for one that is refused.
     base: Option<Reservation>,
-    /// For messages of the request beyond what the base covers.
+    /// The charge for messages of the request beyond what the base covers.
     arrived: Option<Reservation>,
     /// How much of `arrived` is for a message that is not complete.
     incomplete_bytes: usize,

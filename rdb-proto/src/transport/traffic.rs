@@ -63,7 +63,7 @@ pub(super) struct Patience {
     pub(super) silent_call: u32,
     /// For silent streams once the peer was told to go away. For all calls when others need the connection's place.
     pub(super) closing: u32,
-    /// For all calls once the peer was told to go away.
+    /// How many ticks all calls have once the peer was told to go away.
     pub(super) closing_max: u32,
 }
 
@@ -84,7 +84,7 @@ impl Patience {
     }
 }
 
-/// In which tick a chunk was handed out.
+/// The tick in which a chunk was handed out.
 #[derive(Debug)]
 pub(super) struct ChunkTick(usize);
 

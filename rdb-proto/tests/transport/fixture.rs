@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use rdb_proto::batch::{self, KvBatch, KvBatchServer, Messages};
+use rdb_proto::kvrpc::batch_answer::Response as Answer;
+use rdb_proto::kvrpc::batch_command::Request as Command;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::kv_raw_server::{KvRaw, KvRawServer};
 use rdb_proto::kvrpc::*;
@@ -138,49 +139,54 @@ struct Store {
     puts: Arc<AtomicUsize>,
 }
 
-/// As long as `key` says.
-fn value(key: &[u8]) -> Result<Bytes, Status> {
+fn length(key: &[u8]) -> Result<usize, Status> {
     let length = std::str::from_utf8(key)
         .ok()
         .and_then(|text| text.parse().ok());
-    let length: usize = length.ok_or_else(|| Status::invalid_argument("the key is a length"))?;
-    Ok(vec![b'v'; length].into())
+    length.ok_or_else(|| Status::invalid_argument("the key is a length"))
+}
+
+fn found(length: usize) -> Answer {
+    Answer::RawGet(RawGetResponse {
+        value: Some(vec![b'v'; length].into()),
+        region_error: None,
+    })
+}
+
+impl Store {
+    /// A deletion goes on when it is told to.
+    async fn call<T, R>(&self, request: Request<T>) -> Result<Response<R>, Status>
+    where
+        T: Into<Command>,
+        R: TryFrom<Answer, Error = Status>,
+    {
+        let call = CallBudget::of(&request);
+        let answer = match request.into_inner().into() {
+            Command::RawGet(get) => {
+                let length = length(&get.key)?;
+                let budgets = call.bytes_in_flight();
+                let reserved = budgets.reserve(length, ADMISSION_WAIT).await;
+                let refused = |busy| Status::resource_exhausted(format!("{busy}"));
+                call.hold_until_sent(reserved.map_err(refused)?);
+                found(length)
+            }
+            Command::RawPut(_) => {
+                self.puts.fetch_add(1, Ordering::SeqCst);
+                Answer::RawPut(Default::default())
+            }
+            Command::RawDelete(_) => {
+                self.deletes.notified().await;
+                Answer::RawDelete(Default::default())
+            }
+            _ => return Err(Status::unimplemented("not needed here")),
+        };
+        R::try_from(answer).map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
 impl KvRaw for Store {
-    async fn raw_get(
-        &self,
-        request: Request<RawGetRequest>,
-    ) -> Result<Response<RawGetResponse>, Status> {
-        let call = CallBudget::of(&request);
-        let key = request.into_inner().key;
-        let length = std::str::from_utf8(&key)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
-        let reserved = call.bytes_in_flight().reserve(length, ADMISSION_WAIT).await;
-        let reserved = reserved.map_err(|busy| Status::resource_exhausted(busy.to_string()))?;
-        call.hold_until_sent(reserved);
-        Ok(Response::new(RawGetResponse {
-            value: Some(value(&key)?),
-            region_error: None,
-        }))
-    }
-
-    async fn raw_put(&self, _: Request<RawPutRequest>) -> Result<Response<RawPutResponse>, Status> {
-        self.puts.fetch_add(1, Ordering::SeqCst);
-        Ok(Response::new(Default::default()))
-    }
-
-    /// Goes on when it is told to.
-    async fn raw_delete(
-        &self,
-        _: Request<RawDeleteRequest>,
-    ) -> Result<Response<RawDeleteResponse>, Status> {
-        self.deletes.notified().await;
-        Ok(Response::new(Default::default()))
-    }
+    rdb_proto::point_methods!(KvRaw, |store, request| store.call(request));
 
     async fn raw_batch_put(
         &self,
@@ -229,20 +235,16 @@ impl KvBatch for Store {
         let answers = request.into_inner().map(move |message| {
             let commands = message?.message.commands;
             call.release_arrived();
-            let key = match commands
+            let length = match commands
                 .first()
                 .and_then(|command| command.request.as_ref())
             {
-                Some(batch_command::Request::RawGet(get)) => get.key.clone(),
-                _ => "0".into(),
-            };
-            let response = RawGetResponse {
-                value: Some(value(&key)?),
-                region_error: None,
+                Some(Command::RawGet(get)) => length(&get.key)?,
+                _ => 0,
             };
             let answer = BatchAnswer {
                 id: 0,
-                response: Some(batch_answer::Response::RawGet(response)),
+                response: Some(found(length)),
             };
             Ok(BatchResponse {
                 answers: vec![answer],

@@ -12,8 +12,9 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use crate::machine::Position;
 use crate::types::{Snapshot, StoreNode, TypeConfig, Vote};
 
-/// Reaches nobody.
-pub(super) struct Alone;
+/// Reaches nobody. For a store without others.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone;
 
 fn nobody() -> Unreachable<TypeConfig> {
     Unreachable::from_string("there is no way to other peers")

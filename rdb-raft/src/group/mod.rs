@@ -1,28 +1,41 @@
-//! One peer of a group: it starts, takes proposals, and ends.
+//! One peer of a group: it starts, takes proposals, permits reads, and ends.
 
 mod alone;
+mod inbound;
+mod lease;
 mod proposal;
+mod purge;
+mod quarantine;
+mod state;
 
-use std::io;
+use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use openraft::network::NetSnapshot;
+use openraft::{RaftLogReader, RaftNetworkFactory, ServerState};
 use tokio::sync::Mutex;
-use tokio::task::{spawn_blocking, unconstrained};
+use tokio::task::unconstrained;
 
+pub use alone::Alone;
+pub use inbound::VoteError;
+pub use lease::ReadError;
 pub use proposal::ProposeError;
+pub use purge::PurgeError;
+pub use state::GroupState;
 
 use crate::log::LogStore;
-use crate::machine::{Machine, StateMachine};
+use crate::machine::{Machine, Position, StateMachine, Strides};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, Payload, TypeConfig};
-use alone::Alone;
+use lease::Lease;
 use proposal::Proposal;
+use quarantine::{Quarantine, Release};
 
+type Raft = openraft::Raft<TypeConfig, Machine>;
 type Fatal = openraft::errors::Fatal<TypeConfig>;
 type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 
@@ -31,11 +44,16 @@ type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 /// The log has to hold all entries after the position of the state machine, or be empty. A state machine without a membership
 /// makes a peer that waits for a leader.
 ///
-/// Peers cannot reach each other yet, so only a group of one voter gets a leader.
+/// A peer that was there before takes part in no election for a little longer than
+/// [`Timing::election_timeout_max_ms`] after its start.
 #[derive(Clone)]
 pub struct Group {
-    raft: openraft::Raft<TypeConfig, Machine>,
+    raft: Raft,
     machine: Arc<dyn StateMachine>,
+    lease: Arc<Lease>,
+    quarantine: Quarantine,
+    _release: Arc<Release>,
+    strides: Arc<Strides>,
     purging: Arc<Mutex<()>>,
 }
 
@@ -54,6 +72,15 @@ pub enum StartError {
     /// An interval cannot be.
     #[error(transparent)]
     Timing(#[from] TimingError),
+    /// There is nothing of the log, not even a vote, but entries of it were applied. A voter that forgets what it has promised
+    /// breaks Raft.
+    #[error(
+        "the log of the group is missing: the state machine has applied entries up to index {index}"
+    )]
+    LogMissing {
+        /// The last entry that was applied.
+        index: u64,
+    },
     /// The log or the state machine cannot be read, or they contradict each other.
     #[error("the group cannot start: {cause}")]
     Failed {
@@ -70,40 +97,45 @@ pub struct Ended {
     pub cause: String,
 }
 
-/// Why a log was not purged.
-#[derive(Debug, thiserror::Error)]
-pub enum PurgeError {
-    /// The group has ended.
-    #[error(transparent)]
-    Ended(#[from] Ended),
-    /// The state machine could not be flushed.
-    #[error("the state machine could not be flushed: {0}")]
-    Flush(#[from] io::Error),
-}
-
 impl Group {
-    /// Starts a peer on its log and its state machine.
+    /// Starts a peer on its log and its state machine, with a way to the other peers.
     ///
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn start(
+    pub async fn start<Network>(
         peer_id: u64,
         timing: Timing,
         log: LogStore,
         machine: Arc<dyn StateMachine>,
-    ) -> Result<Self, StartError> {
+        network: Network,
+    ) -> Result<Self, StartError>
+    where
+        Network: RaftNetworkFactory<TypeConfig>,
+        Network::Network: NetSnapshot<TypeConfig, SnapshotData = Position>,
+    {
         timing.validate()?;
-        let adapter = Machine::new(Arc::clone(&machine), log.reader());
+        let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
+        let flushed = machine.flushed().map_err(StartError::failed)?;
+        let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
+        let index = flushed.position.map_or(0, |position| position.index);
+        if vote.is_none() && index > 0 {
+            return Err(StartError::LogMissing { index });
+        }
+        let strides = Arc::<Strides>::default();
+        let adapter = Machine::new(Arc::clone(&machine), log.reader(), Arc::clone(&strides));
         let config = Arc::new(timing.config());
-        let raft = openraft::Raft::build(peer_id, config, Alone, log, adapter).await;
-        let raft = raft.map_err(|error| StartError::Failed {
-            cause: error.to_string(),
-        })?;
+        let raft = Raft::build(peer_id, config, network, log, adapter).await;
+        let raft = raft.map_err(StartError::failed)?;
+        let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
         raft.run();
         Ok(Self {
+            lease: Arc::new(Lease::new(&timing)),
+            quarantine,
+            _release: Arc::new(quarantine.release(raft.clone())),
             raft,
             machine,
+            strides,
             purging: Arc::default(),
         })
     }
@@ -121,7 +153,9 @@ impl Group {
             let applied_term = applied.map(|applied| applied.leader_id.term);
             metrics.state == ServerState::Leader && applied_term == Some(metrics.current_term)
         };
-        self.wait_until(leads).await
+        let metrics = self.wait_until(leads).await?;
+        self.lease.serve(metrics.current_term);
+        Ok(())
     }
 
     /// Who leads, as far as this peer knows.
@@ -165,25 +199,38 @@ impl Group {
         }
     }
 
-    /// Flushes the state machine, and lets the log be purged up to an index, but never beyond what is flushed.
+    /// Whether a linearizable read may look at the state now. It never waits; `false` means that
+    /// [`Group::permit_read`] has to be asked.
+    pub fn try_permit_read(&self) -> bool {
+        self.lease.permits(&self.raft)
+    }
+
+    /// Waits until a linearizable read may look at the state. Reads that wait at the same time share what is asked of the
+    /// other peers.
     ///
     /// # Errors
     ///
-    /// When the state machine cannot be flushed, or the group has ended.
-    pub async fn purge(&self, upto: u64) -> Result<(), PurgeError> {
-        // openraft ignores a second request while it builds a snapshot, and that one may be older than the flush.
-        let _one_at_a_time = self.purging.lock().await;
-        let machine = Arc::clone(&self.machine);
-        let flush = move || machine.flush().and_then(|()| machine.flushed());
-        let flushed = spawn_blocking(flush).await.map_err(io::Error::other)??;
-        let Some(flushed) = flushed.position else {
-            return Ok(());
+    /// See [`ReadError`].
+    pub async fn permit_read(&self) -> Result<(), ReadError> {
+        self.lease.permit(&self.raft).await
+    }
+
+    /// Lets another voter campaign at once, if this peer leads. From then on this peer takes no proposals and permits no reads
+    /// in its term, even if the other one does not come to lead.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended.
+    pub async fn transfer_leader(&self, peer_id: u64) -> Result<(), Ended> {
+        let (term, leads) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_term, metrics.state == ServerState::Leader)
         };
-        let trigger = self.raft.trigger();
-        trigger.snapshot().await.map_err(Ended::from)?;
-        let is_built = |metrics: &RaftMetrics| metrics.snapshot >= Some(flushed);
-        self.wait_until(is_built).await?;
-        trigger.purge_log(upto).await.map_err(Ended::from)?;
+        if leads {
+            self.lease.suspend(term);
+            self.raft.trigger().transfer_leader(peer_id).await?;
+        }
         Ok(())
     }
 
@@ -197,14 +244,17 @@ impl Group {
     async fn wait_until(
         &self,
         condition: impl Fn(&RaftMetrics) -> bool + Send,
-    ) -> Result<(), Ended> {
+    ) -> Result<RaftMetrics, Ended> {
         let wait = self.raft.wait(None);
         let waited = wait.metrics(condition, "a group").await;
-        waited.map(drop).map_err(|_| {
-            let metrics = self.raft.metrics();
-            let running = metrics.borrow_watched().running_state.clone();
-            running.err().unwrap_or(Fatal::Stopped).into()
-        })
+        waited.map_err(|_| self.end())
+    }
+}
+
+impl StartError {
+    fn failed(error: impl Display) -> Self {
+        let cause = error.to_string();
+        Self::Failed { cause }
     }
 }
 

@@ -8,7 +8,7 @@ use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use tokio::task::spawn_blocking;
 
-use super::{Applied, ApplyError, Committed, Position, PositionBuilder, StateMachine};
+use super::{Applied, ApplyError, Committed, Position, PositionBuilder, StateMachine, Strides};
 use crate::log::LogReader;
 use crate::types::{
     Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
@@ -26,16 +26,22 @@ pub(crate) struct Machine {
     machine: Arc<dyn StateMachine>,
     /// Reader of the group's log. It is told what is applied, which need not stay in memory.
     log: LogReader,
+    strides: Arc<Strides>,
     snapshots: PositionBuilder,
 }
 
 impl Machine {
     /// The state machine of the group whose log it is.
-    pub(crate) fn new(machine: Arc<dyn StateMachine>, log: LogReader) -> Self {
+    pub(crate) fn new(
+        machine: Arc<dyn StateMachine>,
+        log: LogReader,
+        strides: Arc<Strides>,
+    ) -> Self {
         Self {
             snapshots: PositionBuilder::new(Arc::clone(&machine)),
             machine,
             log,
+            strides,
         }
     }
 
@@ -43,7 +49,7 @@ impl Machine {
         let Chunk {
             entries,
             responders,
-            ..
+            bytes,
         } = chunk;
         let last_index = entries.last().map(|last| last.entry.log_id.index);
         let answers = self.apply_entries(entries).await?;
@@ -54,6 +60,7 @@ impl Machine {
         }
         if let Some(last_index) = last_index {
             self.log.set_applied(last_index);
+            self.strides.add(last_index, answers.len(), bytes);
         }
         for (responder, answer) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {

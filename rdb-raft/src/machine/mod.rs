@@ -2,11 +2,14 @@
 
 mod adapter;
 mod position;
+mod strides;
 
 use std::io;
 
 pub(crate) use adapter::Machine;
-pub(crate) use position::{Position, PositionBuilder};
+pub use position::Position;
+pub(crate) use position::PositionBuilder;
+pub(crate) use strides::Strides;
 
 use crate::types::{Answer, Entry, LogId, StoredMembership};
 

@@ -14,9 +14,9 @@ use crate::types::{Snapshot, SnapshotMeta, TypeConfig};
 
 /// The content of a snapshot. A follower that needs the data itself cannot be helped yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Position;
+pub struct Position;
 
-/// Flushes a state machine, and takes what is flushed then for a snapshot.
+/// Takes what a state machine has flushed for a snapshot.
 #[derive(Clone)]
 pub(crate) struct PositionBuilder {
     machine: Arc<dyn StateMachine>,
@@ -50,8 +50,8 @@ impl RaftSnapshotBuilder<TypeConfig> for PositionBuilder {
     /// Its position is what is flushed, never what is applied: openraft purges up to it.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<Position>> {
         let machine = Arc::clone(&self.machine);
-        let flush = move || machine.flush().and_then(|()| machine.flushed());
-        let flushed = spawn_blocking(flush).await.map_err(io::Error::other)??;
+        let flushed = move || machine.flushed();
+        let flushed = spawn_blocking(flushed).await.map_err(io::Error::other)??;
         let meta = SnapshotMeta {
             last_log_id: flushed.position,
             last_membership: flushed.membership,

@@ -100,7 +100,7 @@ impl Gate {
         drop(self.changed.wait_while(state, nobody).unwrap());
     }
 
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let mut state = self.state.lock().unwrap();
         state.waiting += 1;
         self.changed.notify_all();

@@ -15,7 +15,9 @@ use rdb_raft::{LogId, Membership, Payload, StoreNode, StoredMembership};
 
 use crate::entries::log_id;
 use crate::machine::MemoryMachine;
-use crate::network::{Network, Raft};
+use crate::network::{self, Raft};
+
+type Network = network::Network<Raft>;
 
 const BEGINNING: LogId = LogId {
     leader_id: rdb_raft::CommittedLeaderId { term: 0 },
@@ -59,7 +61,7 @@ impl Peer {
             ..Config::default()
         };
         let config = Arc::new(config.validate().unwrap());
-        let raft = Raft::build(peer_id, config, network.clone(), store, machine.clone());
+        let raft = Raft::build(peer_id, config, network.of(peer_id), store, machine.clone());
         let raft = raft.await.unwrap();
         network.join(peer_id, raft.clone());
         raft.run();

@@ -11,10 +11,14 @@ mod entries;
 mod machine;
 mod medium;
 mod network;
+mod payloads;
+mod voters;
 
 mod initial_state;
 mod kill;
+mod lease;
 mod log_model;
+mod node;
 mod one_voter;
 mod suite;
 mod writer;

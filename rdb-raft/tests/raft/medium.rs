@@ -15,7 +15,7 @@ pub(crate) enum End {
     Closed,
     /// The writer writes what is queued, and nothing else happens.
     Left,
-    /// Of the batches that were not synced, so many are kept.
+    /// How many of the batches that were not synced are kept.
     PowerCut(usize),
 }
 
@@ -93,6 +93,7 @@ pub(crate) fn open(directory: &Path) -> (Storage, LogDatabase) {
         block_cache_bytes: 1 << 20,
         write_buffer_bytes: 64 << 10,
         disk_reserve_bytes: 0,
+        replicated: true,
         ..StorageOptions::new(Role::Embedded)
     };
     let storage = Storage::open(directory, options).unwrap();

@@ -1,6 +1,6 @@
-//! A network between groups of one process, which counts what goes over it.
+//! A network between peers of one process, which can be cut, and which counts what goes over it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,28 +10,192 @@ use bytes::Bytes;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use rdb_raft::group::Group;
+use rdb_raft::machine::Position;
 use rdb_raft::{StoreNode, TypeConfig, Vote};
+use tokio::sync::watch;
 
-use crate::machine::{MemoryMachine, Snapshot};
+use crate::machine::MemoryMachine;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, MemoryMachine>;
 
-#[derive(Clone, Default)]
-pub(crate) struct Network(Arc<Shared>);
+type Reached<T> = Result<T, Unreachable<TypeConfig>>;
 
-#[derive(Default)]
-struct Shared {
-    peers: Mutex<BTreeMap<u64, Raft>>,
+/// What answers other peers.
+pub(crate) trait Endpoint: Clone + Send + Sync + 'static {
+    type Snapshot: Send + 'static;
+
+    fn append_entries(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> impl Future<Output = Reached<AppendEntriesResponse<TypeConfig>>> + Send;
+
+    fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> impl Future<Output = Reached<VoteResponse<TypeConfig>>> + Send;
+
+    fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> impl Future<Output = Reached<VoteResponse<TypeConfig>>> + Send;
+
+    fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> impl Future<Output = Reached<TransferLeaderResponse<TypeConfig>>> + Send;
+
+    fn install(
+        &self,
+        vote: Vote,
+        snapshot: rdb_raft::Snapshot<Self::Snapshot>,
+    ) -> impl Future<Output = Reached<SnapshotResponse<TypeConfig>>> + Send;
+}
+
+impl Endpoint for Raft {
+    type Snapshot = Vec<Bytes>;
+
+    async fn append_entries(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Reached<AppendEntriesResponse<TypeConfig>> {
+        self.append_entries(request).await.map_err(unreachable)
+    }
+
+    async fn vote(&self, request: VoteRequest<TypeConfig>) -> Reached<VoteResponse<TypeConfig>> {
+        self.vote(request).await.map_err(unreachable)
+    }
+
+    async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Reached<VoteResponse<TypeConfig>> {
+        self.pre_vote(request).await.map_err(unreachable)
+    }
+
+    async fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Reached<TransferLeaderResponse<TypeConfig>> {
+        self.handle_transfer_leader(request)
+            .await
+            .map_err(unreachable)
+    }
+
+    async fn install(
+        &self,
+        vote: Vote,
+        snapshot: rdb_raft::Snapshot<Vec<Bytes>>,
+    ) -> Reached<SnapshotResponse<TypeConfig>> {
+        let installed = self.install_full_snapshot(vote, snapshot).await;
+        installed.map_err(unreachable)
+    }
+}
+
+impl Endpoint for Group {
+    type Snapshot = Position;
+
+    async fn append_entries(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Reached<AppendEntriesResponse<TypeConfig>> {
+        self.append_entries(request).await.map_err(unreachable)
+    }
+
+    async fn vote(&self, request: VoteRequest<TypeConfig>) -> Reached<VoteResponse<TypeConfig>> {
+        self.vote(request).await.map_err(unreachable)
+    }
+
+    async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Reached<VoteResponse<TypeConfig>> {
+        self.pre_vote(request).await.map_err(unreachable)
+    }
+
+    async fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Reached<TransferLeaderResponse<TypeConfig>> {
+        self.take_over(request).await.map_err(unreachable)
+    }
+
+    async fn install(
+        &self,
+        _: Vote,
+        _: rdb_raft::Snapshot<Position>,
+    ) -> Reached<SnapshotResponse<TypeConfig>> {
+        Err(unreachable("it takes no snapshots"))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Network<E>(Arc<Shared<E>>);
+
+struct Shared<E> {
+    peers: Mutex<BTreeMap<u64, E>>,
+    /// Pairs that hear nothing of each other, the lower id first.
+    cut: Mutex<BTreeSet<(u64, u64)>>,
+    ballots: watch::Sender<Vec<Ballot>>,
     conflicts: AtomicUsize,
     snapshots: AtomicUsize,
 }
 
-impl Network {
-    pub(crate) fn join(&self, peer_id: u64, raft: Raft) {
-        self.0.peers.lock().unwrap().insert(peer_id, raft);
+/// The answer to a peer that campaigned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ballot {
+    pub(crate) voter: u64,
+    pub(crate) candidate: u64,
+    /// `None` if the voter took no part.
+    pub(crate) is_granted: Option<bool>,
+}
+
+impl<E> Default for Network<E> {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            peers: Mutex::default(),
+            cut: Mutex::default(),
+            ballots: watch::Sender::default(),
+            conflicts: AtomicUsize::default(),
+            snapshots: AtomicUsize::default(),
+        }))
+    }
+}
+
+impl<E: Endpoint> Network<E> {
+    pub(crate) fn join(&self, peer_id: u64, peer: E) {
+        self.0.peers.lock().unwrap().insert(peer_id, peer);
+    }
+
+    /// The network as a peer sees it.
+    pub(crate) fn of(&self, peer_id: u64) -> Ways<E> {
+        let network = self.clone();
+        Ways { network, peer_id }
+    }
+
+    /// Loses requests and answers between two peers.
+    pub(crate) fn cut(&self, one: u64, other: u64) {
+        let pair = (one.min(other), one.max(other));
+        self.0.cut.lock().unwrap().insert(pair);
+    }
+
+    /// The next ballot that a voter is asked for from now on.
+    pub(crate) fn next_ballot(&self, voter: u64) -> impl Future<Output = Ballot> + use<E> {
+        let mut ballots = self.0.ballots.subscribe();
+        let known = ballots.borrow().len();
+        async move {
+            let of_voter = |ballots: &[Ballot]| {
+                let mut new = ballots.iter().skip(known);
+                new.find(|ballot| ballot.voter == voter).copied()
+            };
+            let has_one = |ballots: &Vec<Ballot>| of_voter(ballots).is_some();
+            let ballots = ballots.wait_for(has_one).await.unwrap();
+            of_voter(&ballots).unwrap()
+        }
     }
 
     /// How many appends a follower refused because its log was another one.
@@ -44,43 +208,62 @@ impl Network {
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for Network {
-    type Network = Client;
+pub(crate) struct Ways<E> {
+    network: Network<E>,
+    peer_id: u64,
+}
 
-    async fn new_client(&mut self, target: u64, _: &StoreNode) -> Client {
+impl<E: Endpoint> RaftNetworkFactory<TypeConfig> for Ways<E> {
+    type Network = Client<E>;
+
+    async fn new_client(&mut self, target: u64, _: &StoreNode) -> Client<E> {
         Client {
-            network: self.clone(),
+            network: self.network.clone(),
+            from: self.peer_id,
             target,
         }
     }
 }
 
-pub(crate) struct Client {
-    network: Network,
+pub(crate) struct Client<E> {
+    network: Network<E>,
+    from: u64,
     target: u64,
 }
 
-impl Client {
-    fn peer(&self) -> Result<Raft, Unreachable<TypeConfig>> {
+impl<E: Endpoint> Client<E> {
+    fn peer(&self) -> Reached<E> {
+        self.check_way()?;
         let peers = self.network.0.peers.lock().unwrap();
         let peer = peers.get(&self.target).cloned();
-        peer.ok_or_else(|| Unreachable::from_string("no such peer"))
+        peer.ok_or_else(|| unreachable("no such peer"))
+    }
+
+    /// Does nothing if the other peer can be reached, or an answer of it can come back.
+    fn check_way(&self) -> Reached<()> {
+        let pair = (self.from.min(self.target), self.from.max(self.target));
+        let is_cut = self.network.0.cut.lock().unwrap().contains(&pair);
+        match is_cut {
+            true => Err(unreachable("the network is cut")),
+            false => Ok(()),
+        }
     }
 }
 
-fn ended(error: impl Display) -> Unreachable<TypeConfig> {
+fn unreachable(error: impl Display) -> Unreachable<TypeConfig> {
     Unreachable::from_string(error)
 }
 
-impl RaftNetworkV2<TypeConfig> for Client {
-    type SnapshotData = Vec<Bytes>;
+impl<E: Endpoint> RaftNetworkV2<TypeConfig> for Client<E> {
+    type SnapshotData = E::Snapshot;
 
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let response = self.peer()?.append_entries(request).await.map_err(ended)?;
+        let response = self.peer()?.append_entries(request).await?;
+        self.check_way()?;
         let is_conflict = matches!(response, AppendEntriesResponse::Conflict);
         let conflicts = &self.network.0.conflicts;
         conflicts.fetch_add(usize::from(is_conflict), Ordering::Relaxed);
@@ -92,7 +275,16 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.peer()?.vote(request).await.map_err(ended)?)
+        let response = self.peer()?.vote(request).await;
+        self.check_way()?;
+        let ballot = Ballot {
+            voter: self.target,
+            candidate: self.from,
+            is_granted: response.as_ref().ok().map(|response| response.vote_granted),
+        };
+        let ballots = &self.network.0.ballots;
+        ballots.send_modify(|ballots| ballots.push(ballot));
+        Ok(response?)
     }
 
     async fn pre_vote(
@@ -100,19 +292,31 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.peer()?.pre_vote(request).await.map_err(ended)?)
+        let response = self.peer()?.pre_vote(request).await?;
+        self.check_way()?;
+        Ok(response)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let response = self.peer()?.take_over(request).await?;
+        self.check_way()?;
+        Ok(response)
     }
 
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        snapshot: Snapshot,
+        snapshot: rdb_raft::Snapshot<E::Snapshot>,
         _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         self.network.0.snapshots.fetch_add(1, Ordering::Relaxed);
-        let peer = self.peer()?;
-        let installed = peer.install_full_snapshot(vote, snapshot).await;
-        Ok(installed.map_err(ended)?)
+        let response = self.peer()?.install(vote, snapshot).await?;
+        self.check_way()?;
+        Ok(response)
     }
 }

@@ -1,129 +1,23 @@
 //! A group of one voter, from its start to its end.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
-use rdb_raft::group::{Group, Leader, ProposeError};
+use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
-use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
-use rdb_raft::{Answer, Content, Membership, StoreNode, StoredMembership, Timing};
+use rdb_raft::machine::StateMachine;
+use rdb_raft::{Answer, LogId, Timing};
 use tokio::sync::oneshot;
 
 use crate::device::{Fault, TestDevice};
 use crate::entries::log_id;
-
-/// Keeps payloads, and remembers what would survive a crash.
-#[derive(Default)]
-struct Payloads {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    now: Kept,
-    flushed: Kept,
-    reads_the_disk: bool,
-    has_failed: bool,
-    does_not_flush: bool,
-    /// How often it was applied to with `may_block`.
-    blocking_applies: usize,
-}
-
-#[derive(Clone, Default)]
-struct Kept {
-    applied: Applied,
-    payloads: Vec<Bytes>,
-}
-
-impl Payloads {
-    fn with(kept: Kept) -> Arc<Self> {
-        let state = State {
-            now: kept.clone(),
-            flushed: kept,
-            ..State::default()
-        };
-        Arc::new(Self {
-            state: Mutex::new(state),
-        })
-    }
-
-    fn bootstrapped<const VOTERS: usize>(voters: [u64; VOTERS]) -> Arc<Self> {
-        let beginning = log_id(0, 0);
-        let nodes = voters.map(|id| (id, StoreNode { store_id: id }));
-        let nodes = BTreeMap::from(nodes);
-        let membership = Membership::new(vec![voters.into()], nodes).unwrap();
-        Self::with(Kept {
-            applied: Applied {
-                position: Some(beginning),
-                membership: StoredMembership::new(Some(beginning), membership),
-            },
-            payloads: Vec::new(),
-        })
-    }
-
-    fn after_crash(&self) -> Arc<Self> {
-        Self::with(self.state().flushed.clone())
-    }
-
-    fn payloads(&self) -> Vec<Bytes> {
-        self.state().now.payloads.clone()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
-    }
-}
-
-impl StateMachine for Payloads {
-    /// Answers with the count of payloads.
-    fn apply(&self, entries: &[Committed], may_block: bool) -> Result<Vec<Answer>, ApplyError> {
-        let mut state = self.state();
-        if state.has_failed {
-            return Err(io::Error::other("the test says so").into());
-        }
-        if state.reads_the_disk && !may_block {
-            return Err(ApplyError::Blocks);
-        }
-        state.blocking_applies += usize::from(may_block);
-        let now = &mut state.now;
-        let answers = entries.iter().map(|Committed { entry, is_awaited }| {
-            now.applied.position = Some(entry.log_id);
-            match &entry.payload {
-                Content::Blank => {}
-                Content::Normal(payload) => now.payloads.push(payload.0.clone()),
-                Content::Membership(membership) => {
-                    let log_id = Some(entry.log_id);
-                    now.applied.membership = StoredMembership::new(log_id, membership.clone());
-                }
-            }
-            match is_awaited {
-                true => Answer::new(now.payloads.len()),
-                false => Answer::default(),
-            }
-        });
-        Ok(answers.collect())
-    }
-
-    fn flushed(&self) -> io::Result<Applied> {
-        Ok(self.state().flushed.applied.clone())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let mut state = self.state();
-        if !state.does_not_flush {
-            state.flushed = state.now.clone();
-        }
-        Ok(())
-    }
-}
+use crate::payloads::Payloads;
 
 async fn start(device: Arc<dyn LogDevice>, payloads: Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(device).unwrap();
     let log = writer.open_group(1).unwrap();
-    let group = Group::start(1, Timing::default(), log, payloads).await;
+    let group = Group::start(1, Timing::default(), log, payloads, Alone).await;
     (writer, group.unwrap())
 }
 
@@ -218,25 +112,41 @@ async fn what_was_not_flushed_is_applied_again_after_a_crash() {
     assert_eq!(peer.payloads.payloads(), ["a", "b", "c"]);
 }
 
-#[tokio::test]
-async fn a_log_is_purged_up_to_what_is_flushed() {
-    let peer = Peer::first().await;
-    for payload in [b"a", b"b", b"c"] {
-        peer.propose(payload).outcome().await.unwrap();
-    }
-    peer.group.purge(9).await.unwrap();
-    peer.payloads.state().does_not_flush = true;
-    peer.propose(b"d").outcome().await.unwrap();
-    peer.group.purge(9).await.unwrap();
-    peer.propose(b"e").outcome().await.unwrap();
+/// Enough for a stride of a purge.
+const STRIDE_BYTES: usize = 16 << 20;
+
+async fn last_purged(peer: &Peer) -> Option<LogId> {
     peer.group.shut_down().await;
     let mut log = peer.writer.open_group(1).unwrap();
-    let purged = log.get_log_state().await.unwrap().last_purged_log_id;
-    assert_eq!(purged, Some(log_id(1, 4)));
+    log.get_log_state().await.unwrap().last_purged_log_id
+}
+
+#[tokio::test]
+async fn a_log_is_purged_in_strides_and_up_to_what_is_flushed() {
+    let stride = vec![0; STRIDE_BYTES];
+    let peer = Peer::first().await;
+    peer.propose(&stride).outcome().await.unwrap();
+    peer.propose(b"a").outcome().await.unwrap();
+    peer.payloads.flush().unwrap();
+    peer.propose(&stride).outcome().await.unwrap();
+    peer.group.purge().await.unwrap();
+    peer.propose(b"b").outcome().await.unwrap();
+    // The blank entry and the first stride.
+    assert_eq!(last_purged(&peer).await, Some(log_id(1, 2)));
 
     let peer = peer.kill_and_start().await;
-    assert_eq!(peer.propose(b"f").outcome().await, Ok(6));
-    assert_eq!(peer.payloads.payloads(), ["a", "b", "c", "d", "e", "f"]);
+    assert_eq!(peer.propose(b"c").outcome().await, Ok(5));
+    let payloads = peer.payloads.payloads();
+    assert_eq!(payloads, [&stride[..], b"a", &stride, b"b", b"c"]);
+}
+
+#[tokio::test]
+async fn a_log_that_is_short_is_not_purged() {
+    let peer = Peer::first().await;
+    peer.propose(b"a").outcome().await.unwrap();
+    peer.payloads.flush().unwrap();
+    peer.group.purge().await.unwrap();
+    assert_eq!(last_purged(&peer).await, Some(log_id(0, 0)));
 }
 
 #[tokio::test]
@@ -286,6 +196,29 @@ async fn a_failed_log_ends_the_group_and_says_why() {
     group.shut_down().await;
     let refused = propose(&group, b"b").outcome().await.unwrap_err();
     assert!(matches!(refused, ProposeError::NotQueued { .. }));
+}
+
+#[tokio::test]
+async fn a_sole_voter_permits_reads_as_soon_as_it_leads_and_after_its_log_has_failed() {
+    let device = Arc::<TestDevice>::default();
+    let (_writer, group) = start(Arc::clone(&device) as _, Payloads::bootstrapped([1])).await;
+    assert!(!group.try_permit_read());
+    assert_eq!(group.permit_read().await, Err(ReadError::NotLeader));
+    group.lead_alone().await.unwrap();
+    assert!(group.try_permit_read());
+    device.break_down(Fault::Write);
+    propose(&group, b"a").outcome().await.unwrap_err();
+    group.lead_alone().await.unwrap_err();
+    assert!(group.try_permit_read());
+}
+
+#[tokio::test]
+async fn a_group_that_was_shut_down_permits_no_reads() {
+    let peer = Peer::first().await;
+    peer.group.shut_down().await;
+    assert!(!peer.group.try_permit_read());
+    let refused = peer.group.permit_read().await;
+    assert!(matches!(refused, Err(ReadError::Ended(_))));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::wire::{Ending, Line};
 
-/// Before a call that has ended is made again.
+/// How long a call that has ended waits until it is made again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls under way, until this is dropped.
@@ -71,7 +71,7 @@ impl Siege {
         }
     }
 
-    /// For the reader of the table.
+    /// How calls ended, for the reader of the table.
     pub(crate) fn endings(&self) -> String {
         let endings = self
             .endings

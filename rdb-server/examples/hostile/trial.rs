@@ -53,12 +53,12 @@ impl Trial {
         self.cluster.store.address()
     }
 
-    /// For what has to be there before the peer comes.
+    /// A client for what has to be there before the peer comes.
     pub(crate) async fn client(&self) -> Client {
         self.cluster.client().await
     }
 
-    /// From here on it counts.
+    /// Begins to count.
     pub(crate) async fn begin(&mut self) -> anyhow::Result<()> {
         if self.limits.others.is_some() {
             self.bystander = Some(Bystander::start(self.address()).await?);

@@ -7,7 +7,7 @@ use crate::bystander::{Calls, Experience};
 /// What a peer may cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// At the worst moment, over what was resident before, in MiB.
+    /// Resident memory at the worst moment, over what was resident before, in MiB.
     pub(crate) peak_mib: u64,
     /// The same some time after it has gone.
     pub(crate) after_mib: u64,

@@ -36,9 +36,9 @@ pub(crate) struct Kept {
 /// How a call ended that nobody wants to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// With a status other than OK.
+    /// It has a status other than OK.
     Refused,
-    /// With an answer.
+    /// It has an answer.
     Answered,
     /// The stream was reset.
     Reset,
@@ -47,7 +47,7 @@ pub(crate) enum Ending {
 }
 
 impl Line {
-    /// With window 0: the peer may send heads of answers and not a byte of their bodies.
+    /// Opens a connection with window 0: the peer may send heads of answers and not a byte of their bodies.
     pub(crate) async fn open(address: &str) -> anyhow::Result<Self> {
         Self::with_window(address, 0).await
     }

@@ -1,9 +1,8 @@
 //! `kvrpc.KvCas`: the versioned keyspace.
 
 use rdb_proto::kvrpc::{
-    BatchGetRequest, BatchGetResponse, CompareAndDeleteRequest, CompareAndDeleteResponse,
-    CompareAndSwapRequest, CompareAndSwapResponse, GetRequest, GetResponse, ScanRequest,
-    ScanResponse, VersionedKeyValue, kv_cas_server::KvCas,
+    BatchGetRequest, BatchGetResponse, ScanRequest, ScanResponse, VersionedKeyValue,
+    kv_cas_server::KvCas,
 };
 use rdb_proto::transport::CallBudget;
 use tonic::{Request, Response, Status};
@@ -27,23 +26,10 @@ impl CasService {
 
 #[tonic::async_trait]
 impl KvCas for CasService {
-    async fn compare_and_swap(
-        &self,
-        request: Request<CompareAndSwapRequest>,
-    ) -> Result<Response<CompareAndSwapResponse>, Status> {
-        point::call(&self.router, request).await
-    }
-
-    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        point::call(&self.router, request).await
-    }
-
-    async fn compare_and_delete(
-        &self,
-        request: Request<CompareAndDeleteRequest>,
-    ) -> Result<Response<CompareAndDeleteResponse>, Status> {
-        point::call(&self.router, request).await
-    }
+    rdb_proto::point_methods!(KvCas, |service, request| point::call(
+        &service.router,
+        request
+    ));
 
     async fn batch_get(
         &self,

@@ -7,6 +7,8 @@
 
 mod batch;
 mod cas;
+#[cfg(test)]
+mod fixture;
 mod point;
 mod raw;
 mod respond;

@@ -266,13 +266,24 @@ mod tests {
         prop::collection::vec(any::<u8>(), length).prop_map(Bytes::from)
     }
 
+    macro_rules! requests {
+        ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+            /// An empty request of each row of the table.
+            fn requests() -> Vec<Request> {
+                vec![$(Request::$command(kvrpc::$request::default())),*]
+            }
+        };
+    }
+    rdb_proto::point_commands!(requests);
+
     /// Any valid request, with the operation that it has to become.
     fn request() -> impl Strategy<Value = (Request, Result<PointRead, Command>)> {
-        let parts = (0..6, bytes(1..=64), bytes(0..=64), 1..=u64::MAX);
+        let kinds = prop::sample::select(requests());
+        let parts = (kinds, bytes(1..=64), bytes(0..=64), 1..=u64::MAX);
         parts.prop_map(|(kind, key, value, expected_version)| {
             let context = None;
             match kind {
-                0 => (
+                Request::RawPut(_) => (
                     RawPutRequest {
                         context,
                         key: key.clone(),
@@ -281,7 +292,7 @@ mod tests {
                     .into(),
                     Err(Command::PutRaw { key, value }),
                 ),
-                1 => (
+                Request::RawGet(_) => (
                     RawGetRequest {
                         context,
                         key: key.clone(),
@@ -289,7 +300,7 @@ mod tests {
                     .into(),
                     Ok(PointRead::raw(key).expect("valid")),
                 ),
-                2 => (
+                Request::RawDelete(_) => (
                     RawDeleteRequest {
                         context,
                         key: key.clone(),
@@ -297,7 +308,7 @@ mod tests {
                     .into(),
                     Err(Command::DeleteRaw { key }),
                 ),
-                3 => (
+                Request::CompareAndSwap(_) => (
                     CompareAndSwapRequest {
                         context,
                         key: key.clone(),
@@ -311,7 +322,7 @@ mod tests {
                         value,
                     }),
                 ),
-                4 => (
+                Request::Get(_) => (
                     GetRequest {
                         context,
                         key: key.clone(),
@@ -319,7 +330,7 @@ mod tests {
                     .into(),
                     Ok(PointRead::versioned(key).expect("valid")),
                 ),
-                _ => (
+                Request::CompareAndDelete(_) => (
                     CompareAndDeleteRequest {
                         context,
                         key: key.clone(),

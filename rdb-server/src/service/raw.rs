@@ -4,8 +4,7 @@ use bytes::Bytes;
 use rdb_proto::kvrpc::{
     KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
     RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
-    RawDeleteRangeResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse,
-    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, kv_raw_server::KvRaw,
+    RawDeleteRangeResponse, RawScanRequest, RawScanResponse, kv_raw_server::KvRaw,
 };
 use rdb_proto::transport::CallBudget;
 use rdb_storage::{Command, validate_keys};
@@ -83,26 +82,10 @@ impl RawService {
 
 #[tonic::async_trait]
 impl KvRaw for RawService {
-    async fn raw_put(
-        &self,
-        request: Request<RawPutRequest>,
-    ) -> Result<Response<RawPutResponse>, Status> {
-        point::call(&self.router, request).await
-    }
-
-    async fn raw_get(
-        &self,
-        request: Request<RawGetRequest>,
-    ) -> Result<Response<RawGetResponse>, Status> {
-        point::call(&self.router, request).await
-    }
-
-    async fn raw_delete(
-        &self,
-        request: Request<RawDeleteRequest>,
-    ) -> Result<Response<RawDeleteResponse>, Status> {
-        point::call(&self.router, request).await
-    }
+    rdb_proto::point_methods!(KvRaw, |service, request| point::call(
+        &service.router,
+        request
+    ));
 
     async fn raw_batch_put(
         &self,

@@ -98,49 +98,16 @@ pub(super) async fn write(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
-    use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
     use rdb_proto::kvrpc::{KeyValue, RawBatchPutRequest};
-    use rdb_proto::metapb::Region;
-    use rdb_proto::transport::{ByteBudget, ServeOptions, Services, endpoint, serve};
-    use rdb_storage::{Role, Storage, StorageOptions};
-    use tokio::net::TcpListener;
-    use tokio::time::{sleep, timeout};
-    use tokio_util::sync::CancellationToken;
 
-    use super::super::RawService;
-    use super::*;
-    use crate::router::Membership;
+    use super::super::fixture::{Served, until};
 
     #[tokio::test]
     async fn a_batch_that_was_applied_is_not_charged_while_its_answer_cannot_be_sent() {
         const VALUE_BYTES: usize = 1 << 20;
-        const HANG_GUARD: Duration = Duration::from_secs(300);
-        let directory = tempfile::tempdir().expect("the temporary directory can be written");
-        let options = StorageOptions::new(Role::Server);
-        let storage = Storage::open(directory.path(), options).expect("a new directory");
-        let region = Arc::new(RegionHandle::new(Region::default(), &storage));
-        let router = Router::new(CancellationToken::new());
-        router.set(Membership::new(1, 1, vec![region]));
-
-        let budget = ByteBudget::new(64 << 20);
-        let options = ServeOptions {
-            bytes_in_flight: budget.clone(),
-            send_stall_timeout: 10 * HANG_GUARD,
-            ..ServeOptions::default()
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let address = listener.local_addr().expect("bound").to_string();
-        let services = Services::default().add_service(KvRawServer::new(RawService::new(router)));
-        let serving = serve(listener, services, options, CancellationToken::new());
-        tokio::spawn(serving);
-
-        // The client takes no byte of an answer.
-        let endpoint = endpoint(&address, HANG_GUARD).expect("an address");
-        let endpoint = endpoint.initial_stream_window_size(0);
-        let channel = endpoint.connect().await.expect("it listens");
+        let server = Served::start().await;
+        let channel = server.connect_unread().await;
         let batch = RawBatchPutRequest {
             context: None,
             entries: vec![KeyValue {
@@ -150,17 +117,13 @@ mod tests {
         };
         let call =
             tokio::spawn(async move { KvRawClient::new(channel).raw_batch_put(batch).await });
-        let given_back = async {
-            while storage.get_raw(b"k").expect("read").is_none()
-                || budget.bytes_taken() >= VALUE_BYTES
-            {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let given_back = timeout(HANG_GUARD, given_back).await;
-        given_back.expect("the message is given back");
+        until("the message is given back", || {
+            server.storage.get_raw(b"k").expect("read").is_some()
+                && server.budget.bytes_taken() < VALUE_BYTES
+        })
+        .await;
         assert!(
-            budget.bytes_taken() > 0 && !call.is_finished(),
+            server.budget.bytes_taken() > 0 && !call.is_finished(),
             "it is not answered"
         );
     }

@@ -8,6 +8,7 @@
 mod bad_input;
 mod disk_full;
 mod drain;
+mod format_2;
 // Only a part of it is used here.
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "../../../rdb-client/tests/e2e/harness/mod.rs"]

@@ -81,3 +81,57 @@ impl Batch<'_> {
         (keys.len() <= POINT_DELETES_MAX).then_some(keys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Entry;
+    use super::*;
+    use crate::command::Command;
+    use crate::engine::Engine;
+    use crate::identity::{DataDirectory, Role};
+    use crate::options::StorageOptions;
+
+    /// How many records a range delete becomes that finds `stored` keys in a memtable and `put` more in its own batch.
+    fn records_of_a_range_delete(stored: usize, put: usize) -> usize {
+        let temporary = tempfile::tempdir().unwrap();
+        let options = StorageOptions::new(Role::Embedded);
+        let directory = DataDirectory::open(temporary.path(), options.role, true).unwrap();
+        let engine = Engine::open(Arc::new(directory), &options, true).unwrap();
+        let family = engine.family(Family::Raw);
+        for number in 0..stored {
+            let key = format!("key {number}");
+            engine.database.put_cf(family, key, "v").unwrap();
+        }
+        let puts = (stored..stored + put).map(|number| Command::PutRaw {
+            key: format!("key {number}").into(),
+            value: "v".into(),
+        });
+        let delete = Command::DeleteRangeRaw {
+            start_key: "key".into(),
+            end_key: Bytes::new(),
+        };
+        let commands: Vec<_> = puts.chain([delete]).collect();
+        let entry = Entry {
+            region_id: 1,
+            epoch_version: None,
+            commands: &commands,
+            membership: None,
+            conflict_values_bytes_max: 0,
+        };
+        let mut batch = Batch::new(&engine);
+        batch.load(&entry, &mut 0).unwrap();
+        batch.apply(&entry);
+        batch.into_write_batch().len() - put
+    }
+
+    #[test]
+    fn a_range_of_few_keys_is_deleted_key_by_key_and_one_of_many_at_once() {
+        assert_eq!(records_of_a_range_delete(0, 0), 0);
+        assert_eq!(records_of_a_range_delete(64, 0), 64);
+        assert_eq!(records_of_a_range_delete(32, 32), 64);
+        assert_eq!(records_of_a_range_delete(65, 0), 1);
+        assert_eq!(records_of_a_range_delete(32, 33), 1);
+    }
+}

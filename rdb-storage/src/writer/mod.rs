@@ -74,7 +74,7 @@ impl Writer {
         self.worker.health.check(submission.region_id)?;
         submission.validate()?;
         let room = self.room.take(submission.charge_bytes())?;
-        let (queued, pending) = Queued::new(submission.detached(), room);
+        let (queued, pending) = Queued::new(submission.detached(&room), room);
         self.worker.queue.push(queued)?;
         Ok(pending)
     }

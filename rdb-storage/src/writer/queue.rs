@@ -31,7 +31,7 @@ pub(super) struct Queued {
     submission: Submission,
     room: WriteRoom,
     completion: oneshot::Sender<Result<Vec<Outcome>, Error>>,
-    /// Of keys and values.
+    /// The bytes of keys and values.
     payload_bytes: usize,
     range_deletes: usize,
     warmings: u8,
@@ -329,6 +329,23 @@ mod tests {
         );
         assert_eq!(key_bytes(&take(&queue)), [500], "but is taken alone");
         assert!(take(&queue).is_empty());
+    }
+
+    /// A read of the memtable sorts every range delete in it.
+    #[test]
+    fn a_take_has_few_range_deletes() {
+        let queue = Queue::new(1 << 20);
+        for _ in 0..100 {
+            let command = Command::DeleteRangeRaw {
+                start_key: "a".into(),
+                end_key: "b".into(),
+            };
+            let room = Room::new(1).take(1).unwrap();
+            let (queued, _) = Queued::new(Submission::new(1, vec![command]), room);
+            queue.push(queued).unwrap();
+        }
+        assert_eq!(take(&queue).len(), 64);
+        assert_eq!(take(&queue).len(), 36);
     }
 
     #[test]

@@ -82,8 +82,9 @@ impl Submission {
         self.commands.iter().filter(is_range_delete).count()
     }
 
-    /// The same, with no buffer of a message that is not charged for.
-    pub(super) fn detached(mut self) -> Self {
+    /// The same, with no buffer of a message that is not charged for. It takes the room as proof: what does not fit into the
+    /// queue is not copied.
+    pub(super) fn detached(mut self, _room: &WriteRoom) -> Self {
         if self.message.is_none() {
             let commands = self.commands.into_iter();
             self.commands = commands.map(Command::detached).collect();

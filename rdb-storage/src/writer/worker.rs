@@ -354,6 +354,7 @@ mod tests {
     use super::super::{PendingWrite, Submission};
     use super::*;
     use crate::applied::applied_position;
+    use crate::apply::Entry;
     use crate::command::Command;
     use crate::engine::Family;
     use crate::identity::{DataDirectory, Role};
@@ -537,5 +538,64 @@ mod tests {
         };
         assert_eq!(outcomes[0], overtaken);
         assert_eq!(outcomes[1..], vec![Outcome::Swapped { version: 2 }; KEYS]);
+    }
+
+    /// The values are in memory: the first take would read all of them.
+    #[test]
+    fn a_batch_takes_no_more_when_it_has_read_much() {
+        let storage = Stopped::new(8 << 20);
+        let record = encode(1, &vec![b'v'; 4 << 20]);
+        let engine = &storage.worker.engine;
+        let family = engine.family(Family::Versioned);
+        let swap = |number: u32| {
+            let key = number.to_string();
+            engine.database.put_cf(family, &key, &record).unwrap();
+            storage.submit(vec![Command::CompareAndSwap {
+                key: key.into(),
+                expected_version: 1,
+                value: "new".into(),
+            }])
+        };
+        let pending: Vec<_> = (0..6).map(swap).collect();
+        storage.commit(&mut None);
+        assert_eq!(storage.worker.queue.take(Duration::ZERO).unwrap().len(), 2);
+        for pending in pending.into_iter().take(4) {
+            assert_eq!(pending.wait().unwrap(), [Outcome::Swapped { version: 2 }]);
+        }
+    }
+
+    /// Each record has a block of its own, so that none comes to memory with another.
+    #[test]
+    fn a_read_from_the_disk_counts_even_if_it_is_short() {
+        const RECORDS: usize = 32;
+        let storage = Stopped::new(8 << 20);
+        let engine = &storage.worker.engine;
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut value = vec![0; 4 << 10];
+        let mut commands = Vec::new();
+        for number in 0..RECORDS {
+            random.fill(&mut value);
+            let family = engine.family(Family::Versioned);
+            let (key, record) = (format!("{number:02}"), encode(1, &value));
+            engine.database.put_cf(family, &key, record).unwrap();
+            commands.push(Command::CompareAndSwap {
+                key: key.into(),
+                expected_version: 1,
+                value: "new".into(),
+            });
+        }
+        engine.database.flush().unwrap();
+        let entry = Entry {
+            region_id: 1,
+            epoch_version: None,
+            commands: &commands,
+            membership: None,
+            conflict_values_bytes_max: 0,
+        };
+        let mut batch = Batch::new(engine);
+        let loaded = batch.load(&entry, &mut (1 << 20));
+        assert!(matches!(loaded, Err(ReadError::NotInMemory)));
+        let read = batch.bytes_read() / value.len();
+        assert!((1..=16).contains(&read), "{read} of {RECORDS} records");
     }
 }

@@ -76,7 +76,7 @@ fn backwards(reverse: bool) -> ScanRange {
     }
 }
 
-/// In one memtable, and in a table and none.
+/// Checks with all keys in one memtable, and with all in a table.
 fn check(live_every: u32, pages_min: usize) {
     for flushed in [false, true] {
         let (_directory, storage) = storage(live_every, flushed);

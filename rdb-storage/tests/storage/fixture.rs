@@ -15,6 +15,7 @@ pub(crate) fn synced() -> StorageOptions {
     StorageOptions {
         block_cache_bytes: 8 << 20,
         disk_reserve_bytes: 0,
+        replicated: true,
         ..StorageOptions::new(Role::Embedded)
     }
 }

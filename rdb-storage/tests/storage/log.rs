@@ -25,7 +25,7 @@ pub(crate) fn region(version: u64) -> RegionDescriptor {
     }
 }
 
-/// With the region at the version 3 of its epoch.
+/// A storage with the region at the version 3 of its epoch.
 fn storage() -> (tempfile::TempDir, Storage) {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(directory.path(), &unsynced());

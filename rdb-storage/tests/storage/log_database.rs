@@ -206,6 +206,27 @@ fn the_first_open_makes_a_directory_that_an_older_release_refuses() {
 }
 
 #[test]
+fn an_owner_that_keeps_no_logs_is_refused_a_directory_that_has_some() {
+    let alone = StorageOptions {
+        replicated: false,
+        ..synced()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &alone);
+    let refusal = storage.open_log().err().unwrap();
+    assert!(refusal.to_string().contains("replicated"), "{refusal}");
+    drop(storage);
+    drop(open_both(directory.path(), &synced()));
+    let newer = OpenError::NewerFormat {
+        directory: directory.path().to_owned(),
+        found: 3,
+        supported: 2,
+    };
+    assert_eq!(refused(directory.path(), &alone), newer);
+    assert_eq!(Repair::of(directory.path(), alone), Err(newer));
+}
+
+#[test]
 fn a_log_database_that_is_gone_or_has_no_log_is_damage_and_is_not_made_anew() {
     let (directory, file) = written();
     let harms: [&dyn Fn(); 2] = [&|| fs::remove_file(&file).unwrap(), &|| {

@@ -16,6 +16,7 @@ use crate::encoding::KeyEncoding;
 use crate::output::Format;
 use crate::raw::RawCommand;
 use crate::region::RegionCommand;
+use crate::shell_support::{CompletionsArguments, ManualArguments};
 use crate::store::StoreCommand;
 use crate::tso::TsoArguments;
 
@@ -122,6 +123,12 @@ pub(crate) enum Command {
     /// Ask every placement driver and store whether it is serving
     #[command(after_help = crate::health::AFTER_HELP)]
     Health,
+    /// Print completions for a shell
+    #[command(after_help = crate::shell_support::COMPLETIONS_AFTER_HELP)]
+    Completions(CompletionsArguments),
+    /// Write manual pages
+    #[command(after_help = crate::shell_support::MANUAL_AFTER_HELP)]
+    Manual(ManualArguments),
 }
 
 impl GlobalArguments {

@@ -46,6 +46,18 @@ impl Failure {
         Self::NotFound(message.into())
     }
 
+    /// The same failure of a command that has done a part of its work, which `done` tells. It is not one of usage, after which
+    /// nothing was done.
+    pub(crate) fn after_a_part(self, done: &str) -> Self {
+        match self {
+            Self::Failed(message) | Self::Usage(message) => {
+                Self::Failed(format!("{message}; {done}"))
+            }
+            Self::Undetermined(message) => Self::Undetermined(format!("{message}; {done}")),
+            other => other,
+        }
+    }
+
     /// Whether the reader of the output has closed it, as `head` does after ten lines.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)

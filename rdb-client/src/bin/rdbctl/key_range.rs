@@ -37,23 +37,8 @@ impl ScanArguments {
     ///
     /// [`Failure::Usage`] for a key in another encoding, or an empty end, which would match nothing.
     pub(crate) fn range(&self, session: &Session) -> Result<KeyRange, Failure> {
-        if let Some(prefix) = &self.prefix {
-            return Ok(KeyRange::prefix(session.bound(prefix.clone())?));
-        }
-        let start = match &self.start {
-            Some(start) => session.bound(start.clone())?,
-            None => Vec::new(),
-        };
-        let Some(end) = &self.end else {
-            return Ok((start..).into());
-        };
-        let end = session.bound(end.clone())?;
-        if end.is_empty() {
-            return Err(Failure::usage(
-                "END is empty; leave it out to scan to the highest key",
-            ));
-        }
-        Ok((start..end).into())
+        let (start, end) = (self.start.as_ref(), self.end.as_ref());
+        range_to_read(start, end, self.prefix.as_ref(), session)
     }
 
     pub(crate) fn options(&self) -> ScanOptions {
@@ -62,6 +47,52 @@ impl ScanArguments {
             .with_reverse(self.reverse)
             .with_keys_only(self.keys_only)
     }
+}
+
+/// The range of a command whose positional arguments are others.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct RangeOptions {
+    /// The first key, inclusive. Without it, or when it is empty: from the lowest key
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    start: Option<KeyArgument>,
+    /// The first key behind the range. Without it: to the highest key
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    end: Option<KeyArgument>,
+    /// All keys that begin so
+    #[arg(short, long)]
+    prefix: Option<KeyArgument>,
+}
+
+impl RangeOptions {
+    /// # Errors
+    ///
+    /// As those of [`ScanArguments::range`].
+    pub(crate) fn range(&self, session: &Session) -> Result<KeyRange, Failure> {
+        let (start, end) = (self.start.as_ref(), self.end.as_ref());
+        range_to_read(start, end, self.prefix.as_ref(), session)
+    }
+}
+
+fn range_to_read(
+    start: Option<&KeyArgument>,
+    end: Option<&KeyArgument>,
+    prefix: Option<&KeyArgument>,
+    session: &Session,
+) -> Result<KeyRange, Failure> {
+    let bound = |argument: &KeyArgument| session.bound(argument.clone());
+    if let Some(prefix) = prefix {
+        return Ok(KeyRange::prefix(bound(prefix)?));
+    }
+    let start = start.map(bound).transpose()?.unwrap_or_default();
+    let Some(end) = end.map(bound).transpose()? else {
+        return Ok((start..).into());
+    };
+    if end.is_empty() {
+        return Err(Failure::usage(
+            "END is empty; leave it out to scan to the highest key",
+        ));
+    }
+    Ok((start..end).into())
 }
 
 #[derive(Debug, Clone, clap::Args)]

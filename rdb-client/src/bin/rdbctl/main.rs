@@ -17,7 +17,9 @@ mod output;
 mod raw;
 mod region;
 mod session;
+mod shell_support;
 mod store;
+mod transfer;
 mod tso;
 mod value;
 
@@ -65,6 +67,8 @@ fn execute(
     let command = match command {
         // The benchmark runs its callers on its own threads.
         Command::Bench(command) => return bench::run(command, global, output),
+        Command::Completions(arguments) => return shell_support::completions(&arguments, output),
+        Command::Manual(arguments) => return shell_support::manual(&arguments, output),
         other => other,
     };
     let session = Session::new(global);
@@ -76,7 +80,7 @@ fn execute(
             Command::Tso(arguments) => tso::run(&arguments, &session, output).await,
             Command::Store(command) => store::run(&command, &session, output).await,
             Command::Region(command) => region::run(command, &session, output).await,
-            Command::Bench(_) => Ok(()),
+            Command::Bench(_) | Command::Completions(_) | Command::Manual(_) => Ok(()),
             Command::Health => health::run(&session, output).await,
         }
     })

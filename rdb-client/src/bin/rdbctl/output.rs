@@ -128,6 +128,11 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// For bytes that are written as they are, whatever the format.
+    pub(crate) fn writer(&mut self) -> &mut dyn Write {
+        self.writer
+    }
+
     /// One line of text, whatever the format.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         Ok(writeln!(self.writer, "{text}")?)

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::key_range::{DeleteRangeArguments, ScanArguments};
 use crate::output::Output;
 use crate::session::Session;
+use crate::transfer::{self, ExportArguments, ImportArguments};
 use crate::value::ValueArguments;
 
 #[derive(Debug, Subcommand)]
@@ -74,6 +75,24 @@ Examples:
   rdbctl raw delete-range --prefix user/
   rdbctl raw delete-range --all")]
     DeleteRange(DeleteRangeArguments),
+    /// Write the entries of a range to a file
+    #[command(after_help = "\
+Reads page by page: each page is one snapshot, the export as a whole is not.
+
+Examples:
+  rdbctl raw export users.jsonl --prefix user/
+  rdbctl raw export all.bin --form binary
+  rdbctl raw export | gzip > all.jsonl.gz")]
+    Export(ExportArguments),
+    /// Write the entries of a file into the keyspace
+    #[command(after_help = "\
+The form of the file is found by its first bytes. Other keys stay as they are. Entries are written in no order: of a key that
+occurs twice either value may stay.
+
+Examples:
+  rdbctl raw import users.jsonl
+  gzip -dc all.jsonl.gz | rdbctl raw import")]
+    Import(ImportArguments),
 }
 
 pub(crate) async fn run(
@@ -107,6 +126,8 @@ pub(crate) async fn run(
             session.connect().await?.raw_delete_range(range).await?;
             output.done()
         }
+        RawCommand::Export(arguments) => transfer::export(&arguments, session, output).await,
+        RawCommand::Import(arguments) => transfer::import(&arguments, session, output).await,
     }
 }
 

@@ -14,7 +14,7 @@ use rdb_proto::metapb::Context;
 use super::super::slot::{Answer, Interrupted, Slot};
 use super::*;
 
-/// Of each command here.
+/// What each command here takes of the room.
 const ROOM_BYTES: usize = 10;
 
 fn push_to(queue: &mut Queue, store_id: u64, key: &str) -> (Next, Answer) {

@@ -16,14 +16,14 @@ const STREAMS: u64 = 400;
 /// Keys of each stream, which nobody else reads.
 const KEYS: u64 = 64;
 
-/// Of each value.
+/// The length of each value.
 const VALUE_BYTES: usize = 1024;
 
 fn key(stream: u64, number: u64) -> String {
     format!("{stream:03}/{number:03}")
 }
 
-/// Of a page, so that each read finds its own block missing.
+/// A value as long as a page, so that each read finds its own block missing.
 fn value(stream: u64, number: u64) -> Bytes {
     let seed = stream * KEYS + number;
     let mut value = vec![0; VALUE_BYTES];

@@ -152,7 +152,7 @@ async fn after_a_kill_in_mid_stream_the_data_agrees_with_every_calls_fate() {
 #[derive(Default)]
 struct Fates {
     writer: usize,
-    /// By the key's number.
+    /// The fates, by the key's number.
     fates: Vec<Fate>,
     acknowledged: usize,
     not_applied: usize,
@@ -181,7 +181,7 @@ impl Fates {
         self.fates.push(fate);
     }
 
-    /// In portions that fit into one read.
+    /// The keys in portions that fit into one read.
     fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         let end = self.fates.len();
         (0..end)

@@ -17,11 +17,12 @@ const READS: u64 = 256;
 /// What the server may keep for the client: what the connection's window has room for, and some on the way there.
 const KEPT_BYTES_MAX: u64 = 32 << 20;
 
-/// Calls of another client meanwhile, one after the other.
+/// Calls of another client meanwhile, one after the other. They give the store time to keep too much. That nothing holds them
+/// up is tested in `rdb-server`, by a server that never gives a stream up.
 const CALLS: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_reads_are_not_made_and_hold_up_nobody_else() {
+async fn answers_that_nobody_reads_are_not_made() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await.with_timeout(HANG_GUARD);
     let value = Bytes::from(vec![b'v'; VALUE_BYTES]);
@@ -34,7 +35,6 @@ async fn answers_that_nobody_reads_are_not_made_and_hold_up_nobody_else() {
     let began = Instant::now();
     let reads = (0..READS).map(|id| get(id, "large"));
     stream.send(reads.collect()).await;
-    // Not one of these waits for an answer to be read, and a call that did would end with an error.
     let mut most = 0;
     for call in 0..CALLS {
         assert_eq!(client.raw_get("small").await, Ok(Some("v".into())));

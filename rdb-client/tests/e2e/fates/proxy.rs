@@ -39,7 +39,7 @@ enum Listening {
     Yes(JoinHandle<()>),
     /// The port is bound, so that nobody else gets it, but connecting to it is refused.
     No(TcpSocket),
-    /// In between.
+    /// The proxy goes from one to the other.
     Moving,
 }
 

@@ -254,6 +254,15 @@ impl Data {
         Ok(version)
     }
 
+    fn delete_version(&mut self, key: &Bytes, expected_version: u64) -> Result<(), Conflict> {
+        if let Some(conflict) = self.conflict(key, expected_version) {
+            return Err(conflict);
+        }
+        *self.applied.entry(key.clone()).or_default() += 1;
+        self.versioned.remove(key);
+        Ok(())
+    }
+
     fn conflict(&self, key: &Bytes, expected_version: u64) -> Option<Conflict> {
         let current = self.versioned.get(key);
         let current_version = current.map_or(0, |current| current.version);

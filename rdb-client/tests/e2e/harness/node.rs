@@ -178,7 +178,7 @@ impl Node {
         kill_process(Pid::from_child(process), signal).expect("a child can be signalled");
     }
 
-    /// Of the process that runs.
+    /// The id of the process that runs.
     pub(crate) fn process_id(&self) -> u32 {
         self.process.as_ref().expect("the process was started").id()
     }

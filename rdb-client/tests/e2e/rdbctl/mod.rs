@@ -4,6 +4,8 @@ mod exit_codes;
 mod messages;
 mod output;
 mod processes;
+mod shell_support;
+mod transfer;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -377,7 +377,7 @@ fn strangers_are_refused() {
     assert_eq!(scene.beat(&start("a:1", 1, 0)), Err(refused));
 }
 
-/// As many first starts as drop the record of every unconfirmed store.
+/// Registers as many first starts as drop the record of every unconfirmed store.
 fn flood(scene: &mut Scene) {
     for number in 0..UNCONFIRMED_STORES_MAX as u64 {
         let registered = scene.register(&fresh(&format!("flood:{number}"), 1_000 + number));

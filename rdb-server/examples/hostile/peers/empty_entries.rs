@@ -47,7 +47,7 @@ pub(super) async fn play(trial: &mut Trial) -> anyhow::Result<()> {
     trial.gone().await
 }
 
-/// On a connection of its own, so that all messages arrive side by side.
+/// Calls on a connection of its own, so that all messages arrive side by side.
 async fn call(address: &str, path: &str, message: Bytes) -> anyhow::Result<Ending> {
     Ok(Line::open(address).await?.ask(path, message).await)
 }

@@ -68,7 +68,7 @@ pub(super) async fn unary(trial: &mut Trial) -> anyhow::Result<()> {
     hold(trial, "/kvrpc.KvRaw/RawPut", CALLS, messages.into()).await
 }
 
-/// On each connection one call after the other, all of which stay open.
+/// Begins one call after the other on each connection. All of them stay open.
 async fn hold(
     trial: &mut Trial,
     path: &'static str,

@@ -35,14 +35,14 @@ const SLACK_MIB: u64 = 128;
 
 const OTHERS: Option<Duration> = Some(Duration::from_millis(250));
 
-/// For peers that make the store hold requests or answers.
+/// The limits of peers that make the store hold requests or answers.
 const BUDGETED: Limits = Limits {
     peak_mib: BUDGET_MIB + SLACK_MIB,
     after_mib: SLACK_MIB,
     others: OTHERS,
 };
 
-/// For peers that should get nothing.
+/// The limits of peers that should get nothing.
 const UNBUDGETED: Limits = Limits {
     peak_mib: SLACK_MIB,
     after_mib: SLACK_MIB,
@@ -60,7 +60,7 @@ macro_rules! peer {
     };
 }
 
-/// In the order in which they are played.
+/// The peers, in the order in which they are played.
 pub(crate) const PEERS: &[Peer] = &[
     peer!(
         "unread-gets",

@@ -54,7 +54,7 @@ fn stale_swaps() -> Bytes {
     })
 }
 
-/// As many messages as the store takes, and then none.
+/// Sends as many messages as the store takes, and then none.
 async fn swap(line: &Line, message: Bytes) -> Result<Ending, h2::Error> {
     let mut call = line.call("/kvrpc.KvBatch/Batch").await?;
     for _ in 0..MESSAGES {

@@ -49,3 +49,76 @@ impl KvBatch for BatchService {
         Ok(stream.responses())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream::{self, StreamExt};
+    use rdb_proto::kvrpc::batch_answer::Response;
+    use rdb_proto::kvrpc::batch_command::Request;
+    use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
+    use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+    use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawGetRequest};
+    use tonic::Streaming;
+    use tonic::transport::Channel;
+
+    use super::super::fixture::{Served, guarded, until};
+    use super::batch;
+
+    const VALUE_BYTES: usize = 1 << 20;
+
+    /// All together are far more than what may be kept for a client.
+    const READS: u64 = 256;
+
+    fn get(key: &'static str) -> RawGetRequest {
+        RawGetRequest {
+            key: key.into(),
+            ..RawGetRequest::default()
+        }
+    }
+
+    /// A stream that reads a key so many times, and stays open.
+    async fn reads(channel: Channel, key: &'static str, count: u64) -> Streaming<batch::Response> {
+        let commands = (0..count).map(|id| BatchCommand {
+            id,
+            request: Some(Request::RawGet(get(key))),
+            ..BatchCommand::default()
+        });
+        let message = BatchRequest {
+            commands: commands.collect(),
+            ..BatchRequest::default()
+        };
+        let messages = stream::iter([message.into()]).chain(stream::pending());
+        let mut client = KvBatchClient::new(channel);
+        let opened = guarded("the stream is open", client.batch(messages)).await;
+        opened.expect("served").into_inner()
+    }
+
+    /// The unread stream is not reset meanwhile: the server would wait for longer than the whole test may take.
+    #[tokio::test]
+    async fn a_client_that_reads_no_answers_holds_up_nobody_else() {
+        let server = Served::start().await;
+        let value = vec![b'v'; VALUE_BYTES];
+        let storage = server.storage.clone();
+        let put = move || storage.put_raw("large", value);
+        let put = tokio::task::spawn_blocking(put).await;
+        put.expect("no panic").expect("put");
+        let _unread = reads(server.connect_unread().await, "large", READS).await;
+        let is_held = || server.budget.bytes_taken() >= VALUE_BYTES;
+        until("answers wait for the client", is_held).await;
+
+        let channel = server.connect().await;
+        for _ in 0..10 {
+            let mut answers = reads(channel.clone(), "large", 1).await;
+            let answer = guarded("an answer on a stream", answers.message()).await;
+            let mut answer = answer.expect("served").expect("it goes on");
+            match answer.message.answers.pop().expect("one").response {
+                Some(Response::RawGet(found)) => assert!(found.value.is_some()),
+                other => panic!("{other:?}"),
+            }
+            let mut client = KvRawClient::new(channel.clone());
+            let call = guarded("a call is answered", client.raw_get(get("large"))).await;
+            assert!(call.expect("served").into_inner().value.is_some());
+            assert!(is_held());
+        }
+    }
+}

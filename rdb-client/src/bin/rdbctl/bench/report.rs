@@ -14,14 +14,14 @@ use crate::output::{Format, Output, Record, Row};
 
 /// The operations of a run.
 pub(crate) struct Measured {
-    /// From the end of the warm-up to the last answer.
+    /// The time from the end of the warm-up to the last answer.
     pub(crate) elapsed: Duration,
     /// Operations that count, of each caller.
     pub(crate) operations_by_caller: Vec<u64>,
     pub(crate) conflicts: u64,
     /// Operations of an open loop that were due and could not begin.
     pub(crate) not_started: Option<u64>,
-    /// In nanoseconds.
+    /// The latencies in nanoseconds.
     pub(crate) latencies: Histogram<u64>,
     pub(crate) errors: BTreeMap<String, ErrorCount>,
 }

@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// When operations begin, and which of them count.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
-    /// For showing progress.
+    /// The workload's name, for showing progress.
     pub(crate) workload: &'static str,
     /// The span before operations are counted.
     pub(crate) warmup: Duration,

@@ -29,7 +29,7 @@ struct Shared {
 }
 
 impl Credits {
-    /// As many credits as messages may be outstanding.
+    /// Has as many credits as messages may be outstanding.
     pub(crate) fn new(outstanding: u32) -> Self {
         Self(Arc::new(Shared {
             credits: AtomicU64::new(outstanding.into()),

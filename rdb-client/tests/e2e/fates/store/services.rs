@@ -1,12 +1,15 @@
 //! The data services over the store's memory.
 
 use bytes::Bytes;
+use rdb_proto::kvrpc::batch_answer::Response as PointAnswer;
+use rdb_proto::kvrpc::batch_command::Request as Command;
 use rdb_proto::kvrpc::kv_cas_server::KvCas;
 use rdb_proto::kvrpc::kv_raw_server::KvRaw;
 use rdb_proto::kvrpc::*;
+use rdb_proto::metapb::Context;
 use tonic::{Request, Response, Status};
 
-use super::{PAGE_ENTRIES, PAGE_SKIPPED_MAX, Store, Touched};
+use super::{Data, PAGE_ENTRIES, PAGE_SKIPPED_MAX, Store, Touched};
 
 /// One page, and where to go on. Deleted entries count, as in a real store.
 fn page<T>(
@@ -59,40 +62,86 @@ macro_rules! answer {
     };
 }
 
+impl Store {
+    async fn call<T, R>(&self, request: Request<T>) -> Answer<R>
+    where
+        T: Into<Command>,
+        R: TryFrom<PointAnswer, Error = Status>,
+    {
+        let request = request.into_inner().into();
+        let context = request.context().copied();
+        let answer = self.point(context, request).await?;
+        R::try_from(answer).map(Response::new)
+    }
+
+    /// A point command, of a call or of a stream.
+    pub(super) async fn point(
+        &self,
+        context: Option<Context>,
+        request: Command,
+    ) -> Result<PointAnswer, Status> {
+        let keys = [request.key().clone()];
+        let served = self.serve(context, Touched::Keys(&keys), |data| data.point(request));
+        let served = served.await?;
+        Ok(served.unwrap_or_else(|error| PointAnswer::RegionError(Box::new(error))))
+    }
+}
+
+impl Data {
+    fn point(&mut self, request: Command) -> Result<PointAnswer, Status> {
+        let region_error = None;
+        #[allow(
+            unreachable_patterns,
+            reason = "a new command comes here when a test of fates wants it"
+        )]
+        Ok(match request {
+            Command::RawPut(put) => {
+                self.put(&put.key, put.value);
+                PointAnswer::RawPut(RawPutResponse { region_error })
+            }
+            Command::RawGet(get) => PointAnswer::RawGet(RawGetResponse {
+                value: self.raw.get(&get.key).cloned().flatten(),
+                region_error,
+            }),
+            Command::RawDelete(delete) => {
+                self.delete(&delete.key);
+                PointAnswer::RawDelete(RawDeleteResponse { region_error })
+            }
+            Command::CompareAndSwap(request) => {
+                use compare_and_swap_response::Result as Outcome;
+                let swapped = self.swap(&request.key, request.expected_version, request.value);
+                let outcome = match swapped {
+                    Ok(version) => Outcome::Swapped(Swapped { version }),
+                    Err(conflict) => Outcome::Conflict(conflict),
+                };
+                PointAnswer::CompareAndSwap(CompareAndSwapResponse {
+                    result: Some(outcome),
+                    region_error,
+                })
+            }
+            Command::Get(get) => PointAnswer::Get(GetResponse {
+                entry: self.versioned.get(&get.key).cloned(),
+                region_error,
+            }),
+            Command::CompareAndDelete(request) => {
+                use compare_and_delete_response::Result as Outcome;
+                let outcome = match self.delete_version(&request.key, request.expected_version) {
+                    Ok(()) => Outcome::Deleted(Deleted {}),
+                    Err(conflict) => Outcome::Conflict(conflict),
+                };
+                PointAnswer::CompareAndDelete(CompareAndDeleteResponse {
+                    result: Some(outcome),
+                    region_error,
+                })
+            }
+            _ => return Err(Status::unimplemented("not needed here")),
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl KvRaw for Store {
-    async fn raw_put(&self, request: Request<RawPutRequest>) -> Answer<RawPutResponse> {
-        let RawPutRequest {
-            context,
-            key,
-            value,
-        } = request.into_inner();
-        let keys = [key.clone()];
-        let served = self.serve(context, Touched::Keys(&keys), |data| {
-            data.put(&key, value);
-            Ok(())
-        });
-        answer!(RawPutResponse, served.await?, |()| {})
-    }
-
-    async fn raw_get(&self, request: Request<RawGetRequest>) -> Answer<RawGetResponse> {
-        let RawGetRequest { context, key } = request.into_inner();
-        let keys = [key.clone()];
-        let served = self.serve(context, Touched::Keys(&keys), |data| {
-            Ok(data.raw.get(&key).cloned().flatten())
-        });
-        answer!(RawGetResponse, served.await?, |value| { value: value })
-    }
-
-    async fn raw_delete(&self, request: Request<RawDeleteRequest>) -> Answer<RawDeleteResponse> {
-        let RawDeleteRequest { context, key } = request.into_inner();
-        let keys = [key.clone()];
-        let served = self.serve(context, Touched::Keys(&keys), |data| {
-            data.delete(&key);
-            Ok(())
-        });
-        answer!(RawDeleteResponse, served.await?, |()| {})
-    }
+    rdb_proto::point_methods!(KvRaw, |store, request| store.call(request));
 
     async fn raw_batch_delete(
         &self,
@@ -188,57 +237,7 @@ impl KvRaw for Store {
 
 #[tonic::async_trait]
 impl KvCas for Store {
-    async fn compare_and_swap(
-        &self,
-        request: Request<CompareAndSwapRequest>,
-    ) -> Answer<CompareAndSwapResponse> {
-        use compare_and_swap_response::Result as Outcome;
-        let CompareAndSwapRequest {
-            context,
-            key,
-            expected_version,
-            value,
-        } = request.into_inner();
-        let keys = [key.clone()];
-        let served = self.serve(context, Touched::Keys(&keys), |data| {
-            Ok(match data.swap(&key, expected_version, value) {
-                Ok(version) => Outcome::Swapped(Swapped { version }),
-                Err(conflict) => Outcome::Conflict(conflict),
-            })
-        });
-        answer!(CompareAndSwapResponse, served.await?, |outcome| { result: Some(outcome) })
-    }
-
-    async fn get(&self, request: Request<GetRequest>) -> Answer<GetResponse> {
-        let GetRequest { context, key } = request.into_inner();
-        let keys = [key.clone()];
-        let served = self.serve(context, Touched::Keys(&keys), |data| {
-            Ok(data.versioned.get(&key).cloned())
-        });
-        answer!(GetResponse, served.await?, |entry| { entry: entry })
-    }
-
-    async fn compare_and_delete(
-        &self,
-        request: Request<CompareAndDeleteRequest>,
-    ) -> Answer<CompareAndDeleteResponse> {
-        use compare_and_delete_response::Result as Outcome;
-        let CompareAndDeleteRequest {
-            context,
-            key,
-            expected_version,
-        } = request.into_inner();
-        let keys = [key.clone()];
-        let served = self.serve(context, Touched::Keys(&keys), |data| {
-            if let Some(conflict) = data.conflict(&key, expected_version) {
-                return Ok(Outcome::Conflict(conflict));
-            }
-            *data.applied.entry(key.clone()).or_default() += 1;
-            data.versioned.remove(&key);
-            Ok(Outcome::Deleted(Deleted {}))
-        });
-        answer!(CompareAndDeleteResponse, served.await?, |outcome| { result: Some(outcome) })
-    }
+    rdb_proto::point_methods!(KvCas, |store, request| store.call(request));
 
     async fn batch_get(&self, request: Request<BatchGetRequest>) -> Answer<BatchGetResponse> {
         let BatchGetRequest { context, keys } = request.into_inner();

@@ -5,9 +5,6 @@ use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
 use rdb_proto::batch::{self, KvBatch, Messages};
 use rdb_proto::error::details;
 use rdb_proto::kvrpc::batch_answer::Response as Answer;
-use rdb_proto::kvrpc::batch_command::Request as Command;
-use rdb_proto::kvrpc::kv_cas_server::KvCas;
-use rdb_proto::kvrpc::kv_raw_server::KvRaw;
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest, BatchResponse, Fault};
 use rdb_proto::metapb::Context;
 use tonic::{Request, Status};
@@ -59,7 +56,7 @@ fn answers(store: &Store, request: BatchRequest) -> Answers {
         let store = store.clone();
         async move {
             let request = request.expect("the client knows what it wants");
-            let response = serve(&store, context, request).await;
+            let response = store.point(Some(context), request).await;
             let answer = BatchAnswer {
                 id,
                 response: Some(response.unwrap_or_else(fault)),
@@ -72,34 +69,6 @@ fn answers(store: &Store, request: BatchRequest) -> Answers {
         }
     });
     served.collect::<FuturesUnordered<_>>().boxed()
-}
-
-async fn serve(store: &Store, context: Context, request: Command) -> Result<Answer, Status> {
-    /// Calls the method that serves the request alone, and moves its routing answer to where streams have theirs.
-    macro_rules! serve_as {
-        ($service:ident::$method:ident, $request:ident, $answer:ident) => {{
-            $request.context = Some(context);
-            let mut answer = $service::$method(store, Request::new($request))
-                .await?
-                .into_inner();
-            Ok(match answer.region_error.take() {
-                Some(region_error) => Answer::RegionError(region_error),
-                None => Answer::$answer(answer),
-            })
-        }};
-    }
-    match request {
-        Command::RawPut(mut request) => serve_as!(KvRaw::raw_put, request, RawPut),
-        Command::RawGet(mut request) => serve_as!(KvRaw::raw_get, request, RawGet),
-        Command::RawDelete(mut request) => serve_as!(KvRaw::raw_delete, request, RawDelete),
-        Command::CompareAndSwap(mut request) => {
-            serve_as!(KvCas::compare_and_swap, request, CompareAndSwap)
-        }
-        Command::Get(mut request) => serve_as!(KvCas::get, request, Get),
-        Command::CompareAndDelete(mut request) => {
-            serve_as!(KvCas::compare_and_delete, request, CompareAndDelete)
-        }
-    }
 }
 
 fn fault(status: Status) -> Answer {

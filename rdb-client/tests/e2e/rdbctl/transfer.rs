@@ -1,0 +1,100 @@
+//! Export and import.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::{DONE, FAILED, Rdbctl, USAGE, assert_exit, errors};
+use crate::harness::Cluster;
+
+/// More than a batch of an import, and than a page of a scan.
+const ENTRIES: u32 = 3000;
+
+fn key(number: u32) -> Vec<u8> {
+    // Not UTF-8.
+    [b"e/\xff".as_slice(), &number.to_be_bytes()].concat()
+}
+
+fn value(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(1 + number as usize % 200)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_exported_is_imported_in_each_form_by_file_and_by_pipe() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    client.raw_put("f/other", "stays").await.expect("put");
+    for begin in (0..ENTRIES).step_by(1000) {
+        let entries = (begin..begin + 1000).map(|number| (key(number), value(number)));
+        client.raw_batch_put(entries).await.expect("put");
+    }
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    for form in ["jsonl", "binary"] {
+        let path = directory.path().join(form);
+        let path = path.to_str().expect("text");
+        let exported = rdbctl
+            .run(["raw", "export", path, "--prefix", "e/", "--form", form])
+            .await;
+        assert_exit(&exported, DONE, form);
+        assert_eq!(exported.stdout, b"3000 entries\n", "{form}");
+        let piped = [
+            "raw", "export", "--start", "e/", "--end", "f", "--form", form,
+        ];
+        let piped = rdbctl.run(piped).await;
+        assert_exit(&piped, DONE, form);
+        assert!(piped.stdout == fs::read(path).expect("written"), "{form}");
+
+        for by_pipe in [false, true] {
+            client.raw_delete_range(..).await.expect("deleted");
+            let imported = if by_pipe {
+                let input = &piped.stdout;
+                rdbctl.run_with_input(["raw", "import"], input).await
+            } else {
+                rdbctl.run(["raw", "import", path, "-o", "json"]).await
+            };
+            assert_exit(&imported, DONE, form);
+            let told = if by_pipe {
+                "3000 entries\n"
+            } else {
+                "{\"entries\":3000}\n"
+            };
+            assert_eq!(imported.stdout, told.as_bytes(), "{form}");
+            let again = rdbctl.run(["raw", "export", "--form", form]).await;
+            assert!(again.stdout == piped.stdout, "{form}: the same entries");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_wrong_somewhere_is_imported_up_to_there_and_an_export_that_fails_leaves_none()
+ {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    let cut = b"{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\",\"va";
+    let imported = rdbctl.run_with_input(["raw", "import"], cut).await;
+    assert_exit(&imported, FAILED, "a file that was cut");
+    let told = errors(&imported);
+    for part in ["entry 2: ", "1 entries were imported", "again is safe"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert_eq!(
+        client.raw_get("a").await.expect("read").as_deref(),
+        Some(&b"1"[..])
+    );
+
+    let missing = rdbctl.run(["raw", "import", "/no/such/file"]).await;
+    assert_exit(&missing, USAGE, "no file");
+    assert!(errors(&missing).contains("/no/such/file"));
+
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let path = directory.path().join("export");
+    let unserved = Rdbctl::at("127.0.0.1:1");
+    let path = path.to_str().expect("text");
+    let failed = unserved.run(["raw", "export", path, "--timeout", "500ms"]);
+    let failed = failed.await;
+    assert_exit(&failed, FAILED, "nobody answers");
+    let left = fs::read_dir(directory.path()).expect("it is there").count();
+    assert_eq!(left, 0, "neither the file nor a part of it");
+}

@@ -1,0 +1,84 @@
+//! What other peers of a group ask for.
+
+use std::fmt::Display;
+
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+
+use super::{Ended, Group};
+use crate::types::TypeConfig;
+
+/// Why another peer gets no vote, neither for it nor against it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VoteError {
+    /// This peer has started a short time ago. It may still have promised to elect nobody else.
+    #[error("the peer takes part in no election until its promises from before its start are over")]
+    Quarantined,
+    /// The group has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+impl Group {
+    /// Takes what a leader sends.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended.
+    pub async fn append_entries(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, Ended> {
+        self.raft.append_entries(request).await.map_err(ended)
+    }
+
+    /// Votes for a peer that campaigns, or against it.
+    ///
+    /// # Errors
+    ///
+    /// See [`VoteError`].
+    pub async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, VoteError> {
+        if !request.leadership_transfer && self.quarantine.refuses_votes() {
+            return Err(VoteError::Quarantined);
+        }
+        Ok(self.raft.vote(request).await.map_err(ended)?)
+    }
+
+    /// Says how it would vote for a peer.
+    ///
+    /// # Errors
+    ///
+    /// See [`VoteError`].
+    pub async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, VoteError> {
+        if self.quarantine.refuses_votes() {
+            return Err(VoteError::Quarantined);
+        }
+        Ok(self.raft.pre_vote(request).await.map_err(ended)?)
+    }
+
+    /// Takes note that a leader hands its leadership over, and campaigns if it is to this peer.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended.
+    pub async fn take_over(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Ended> {
+        let taken = self.raft.handle_transfer_leader(request).await;
+        taken.map_err(ended)
+    }
+}
+
+fn ended(error: impl Display) -> Ended {
+    let cause = error.to_string();
+    Ended { cause }
+}

@@ -1,0 +1,176 @@
+//! The permission to read.
+//!
+//! A read is linearizable if it looks at the state after it had a permission that was asked for after the read began. A leader
+//! permits at moments at which nobody else can have acknowledged a write:
+//!
+//! - Followers elect nobody else before a lease is over since they last heard of their leader. So a leader may count on a
+//!   lease from when it *sent* what a quorum has acknowledged. It uses [`Timing::read_lease`] of it.
+//! - A leader acknowledges a write after it has applied it. What earlier leaders have acknowledged comes before its first
+//!   entry. So once a leader has applied that entry, it *serves* its term, and no later read waits for an index.
+//! - The sole voter of a group needs no lease.
+//! - A leader that hands its leadership over lets its followers elect another one at once. So it is *suspended* before it
+//!   does, for the rest of its term.
+//!
+//! Permitting so takes a look at what the group last published. Only when that is not enough a *round* asks the group, and a
+//! quorum if need be. Reads that wait share it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::type_config::TypeConfigExt;
+
+use super::{Ended, Fatal, Raft, RaftMetrics};
+use crate::timing::Timing;
+use crate::types::{TypeConfig, Vote};
+
+/// Why a read is not permitted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// This peer does not lead the group.
+    #[error("the peer does not lead the group")]
+    NotLeader,
+    /// No quorum has answered in time. This peer may have been replaced as leader.
+    #[error("too few peers of the group answer")]
+    NoQuorum,
+    /// The group has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// What a peer needs to know to permit reads.
+pub(super) struct Lease {
+    read_lease: Duration,
+    quorum_wait: Duration,
+    /// The last term that this peer served, 0 before the first. Released after everything of earlier terms is applied, and
+    /// acquired before the state is read.
+    served_term: Arc<AtomicU64>,
+    /// The last term in which leadership was to be handed over, 0 before the first. Released before the followers are told. A
+    /// read that does not see it yet comes before any election.
+    suspended_term: AtomicU64,
+    round: Mutex<Option<Round>>,
+}
+
+/// Asks the group whether this peer leads it, and waits until it serves its term. Polled by all who wait for it.
+type Round = Shared<BoxFuture<'static, Result<(), ReadError>>>;
+
+impl Lease {
+    pub(super) fn new(timing: &Timing) -> Self {
+        Self {
+            read_lease: timing.read_lease(),
+            quorum_wait: timing.quorum_wait(),
+            served_term: Arc::default(),
+            suspended_term: AtomicU64::new(0),
+            round: Mutex::default(),
+        }
+    }
+
+    /// Whether this peer permits a read right now. It never waits.
+    pub(super) fn permits(&self, raft: &Raft) -> bool {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let served_term = self.served_term.load(Ordering::Acquire);
+        if served_term == 0 || metrics.current_term != served_term {
+            return false;
+        }
+        match metrics.running_state {
+            Ok(()) => {
+                metrics.state == ServerState::Leader
+                    && metrics.vote == Vote::new_committed(served_term, metrics.id)
+                    && (is_sole_voter(&metrics) || self.is_live(&metrics))
+                    && self.suspended_term.load(Ordering::Acquire) < served_term
+            }
+            // It can no longer write, and nobody else can lead.
+            Err(Fatal::StorageError(_)) => is_sole_voter(&metrics),
+            Err(Fatal::Panicked | Fatal::Stopped) => false,
+        }
+    }
+
+    /// Notes that this peer leads in a term and has applied what earlier leaders left.
+    pub(super) fn serve(&self, term: u64) {
+        self.served_term.fetch_max(term, Ordering::Release);
+    }
+
+    /// Permits nothing more by lease in a term.
+    pub(super) fn suspend(&self, term: u64) {
+        self.suspended_term.fetch_max(term, Ordering::Release);
+    }
+
+    /// Waits until this peer permits a read.
+    pub(super) async fn permit(&self, raft: &Raft) -> Result<(), ReadError> {
+        if self.permits(raft) {
+            return Ok(());
+        }
+        // A round that began earlier asked too early for this read, and may have failed for a reason that is gone. But what it
+        // found out may be enough by now.
+        if let Some(round) = self.running_round() {
+            let _ = round.await;
+            if self.permits(raft) {
+                return Ok(());
+            }
+        }
+        self.next_round(raft).await
+    }
+
+    fn is_live(&self, metrics: &RaftMetrics) -> bool {
+        let acked = metrics.last_quorum_acked;
+        acked.is_some_and(|sent| TypeConfig::now() < sent.into_inner() + self.read_lease)
+    }
+
+    fn running_round(&self) -> Option<Round> {
+        let round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        round.clone().filter(|round| round.peek().is_none())
+    }
+
+    /// A round that begins now, or that has begun since the caller last found none to be running.
+    fn next_round(&self, raft: &Raft) -> Round {
+        let mut slot = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(round) = &*slot
+            && round.peek().is_none()
+        {
+            return round.clone();
+        }
+        let option = LinearizerOption::new(Some(self.read_lease), true);
+        let option = option.with_wait_timeout(self.quorum_wait);
+        let round = ask(raft.clone(), option, Arc::clone(&self.served_term));
+        slot.insert(round.boxed().shared()).clone()
+    }
+}
+
+async fn ask(
+    raft: Raft,
+    option: LinearizerOption,
+    served_term: Arc<AtomicU64>,
+) -> Result<(), ReadError> {
+    let linearizer = raft.get_read_linearizer(option).await?;
+    let term = linearizer.read_log_id().committed_leader_id().term;
+    linearizer.await_ready(&raft).await.map_err(Ended::from)?;
+    served_term.fetch_max(term, Ordering::Release);
+    Ok(())
+}
+
+pub(super) fn is_sole_voter(metrics: &RaftMetrics) -> bool {
+    let membership = metrics.membership_config.membership();
+    match membership.get_joint_config().as_slice() {
+        [voters] => voters.len() == 1 && voters.contains(&metrics.id),
+        _ => false,
+    }
+}
+
+type NoLinearizer = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
+
+impl From<NoLinearizer> for ReadError {
+    fn from(error: NoLinearizer) -> Self {
+        match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => Self::NotLeader,
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => Self::NoQuorum,
+            RaftError::Fatal(fatal) => Self::Ended(fatal.into()),
+        }
+    }
+}

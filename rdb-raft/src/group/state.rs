@@ -1,0 +1,51 @@
+//! What a peer tells of its group, now and whenever it changes.
+
+use futures::{Stream, stream};
+use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
+
+use super::{Ended, Fatal, Group, Leader};
+use crate::types::TypeConfig;
+
+/// What is known of a group of this store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupState {
+    /// It runs.
+    Running(Leader),
+    /// It does not.
+    Ended(Ended),
+}
+
+impl Group {
+    /// The states of this group from now on. The last one is that it has ended.
+    pub(crate) fn states(&self) -> impl Stream<Item = GroupState> + Send + use<> {
+        let metrics = self.raft.server_metrics();
+        let first = Some((self.clone(), metrics, true));
+        stream::unfold(first, |state| async move {
+            let (group, mut metrics, is_first) = state?;
+            if !is_first && metrics.changed().await.is_err() {
+                return Some((GroupState::Ended(group.end()), None));
+            }
+            let leader = leader(&metrics.borrow_watched());
+            Some((GroupState::Running(leader), Some((group, metrics, false))))
+        })
+    }
+
+    /// What this group ended with, if it has.
+    pub(super) fn end(&self) -> Ended {
+        let metrics = self.raft.metrics();
+        let running = metrics.borrow_watched().running_state.clone();
+        running.err().unwrap_or(Fatal::Stopped).into()
+    }
+}
+
+/// The leader is told only together with its own term. The vote is published once it is durable, and it may be of another
+/// term until then.
+fn leader(metrics: &RaftServerMetrics<TypeConfig>) -> Leader {
+    let vote = &metrics.vote;
+    let leader = metrics.current_leader;
+    Leader {
+        term: vote.leader_id.term,
+        peer_id: leader.filter(|leader| vote.committed && vote.leader_id.voted_for == *leader),
+    }
+}

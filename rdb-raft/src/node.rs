@@ -1,0 +1,223 @@
+//! All groups of a store.
+
+use std::collections::BTreeMap;
+use std::future;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::future::{join_all, select};
+use futures::{StreamExt, stream};
+use openraft::RaftNetworkFactory;
+use openraft::network::NetSnapshot;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::sleep;
+
+use crate::group::{Group, GroupState, PurgeError, StartError};
+use crate::log::{LogDevice, LogHealth, LogWriter};
+use crate::machine::{Position, StateMachine};
+use crate::timing::{Timing, TimingError};
+use crate::types::TypeConfig;
+
+/// How often the logs are looked at for what can be purged.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Groups that have been opened and that the supervisor has not begun to watch.
+const OPENED_MAX: usize = 16;
+
+/// The groups of a store, with the writer of their logs.
+///
+/// One task watches them all and purges their logs. A group that fails ends alone, unless what failed is the log: that one is
+/// shared. A group that has ended stays here, since a sole voter may still permit reads.
+pub struct Node {
+    timing: Timing,
+    log: Arc<LogWriter>,
+    groups: Arc<Groups>,
+    /// Held while a group is opened. `None` after the shutdown has begun.
+    opened: Mutex<Option<mpsc::Sender<(u64, Group)>>>,
+    states: watch::Receiver<BTreeMap<u64, GroupState>>,
+    supervisor: Mutex<Option<JoinHandle<()>>>,
+}
+
+type Groups = RwLock<BTreeMap<u64, Group>>;
+
+/// Why a store has no groups.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// An interval cannot be.
+    #[error(transparent)]
+    Timing(#[from] TimingError),
+    /// The log's writer has not started.
+    #[error("the writer of the Raft log cannot start: {0}")]
+    Writer(#[from] io::Error),
+}
+
+/// Why a group was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is open.
+    #[error("group {group_id} is open")]
+    IsOpen {
+        /// The group.
+        group_id: u64,
+    },
+    /// All groups were shut down.
+    #[error("the groups of this store were shut down")]
+    ShutDown,
+    /// The log cannot be read.
+    #[error("the log of group {group_id} cannot be read: {cause}")]
+    Log {
+        /// The group.
+        group_id: u64,
+        /// What the device said.
+        cause: io::Error,
+    },
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl Node {
+    /// Starts the writer of the logs and the supervisor. There are no groups yet.
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeError`].
+    pub fn start(timing: Timing, device: Arc<dyn LogDevice>) -> Result<Self, NodeError> {
+        timing.validate()?;
+        let log = Arc::new(LogWriter::start(device)?);
+        let groups = Arc::<Groups>::default();
+        let (opened, to_watch) = mpsc::channel(OPENED_MAX);
+        let (published, states) = watch::channel(BTreeMap::new());
+        let supervisor = supervise(Arc::clone(&groups), to_watch, published);
+        Ok(Self {
+            timing,
+            log,
+            groups,
+            opened: Mutex::new(Some(opened)),
+            states,
+            supervisor: Mutex::new(Some(tokio::spawn(supervisor))),
+        })
+    }
+
+    /// Opens a group of which this store has a peer. The log of a new group is empty, and its state machine holds the state
+    /// that all its first peers begin with.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub async fn open<Network>(
+        &self,
+        group_id: u64,
+        peer_id: u64,
+        machine: Arc<dyn StateMachine>,
+        network: Network,
+    ) -> Result<Group, OpenError>
+    where
+        Network: RaftNetworkFactory<TypeConfig>,
+        Network::Network: NetSnapshot<TypeConfig, SnapshotData = Position>,
+    {
+        let opened = self.opened.lock().await;
+        let opened = opened.as_ref().ok_or(OpenError::ShutDown)?;
+        if self.group(group_id).is_some() {
+            return Err(OpenError::IsOpen { group_id });
+        }
+        // Reserved before, so that a group that has started is watched in any case.
+        let to_watch = opened.reserve().await.map_err(|_| OpenError::ShutDown)?;
+        let log = Arc::clone(&self.log);
+        let read = spawn_blocking(move || log.open_group(group_id)).await;
+        let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let log = read.map_err(|cause| OpenError::Log { group_id, cause })?;
+        let group = Group::start(peer_id, self.timing, log, machine, network).await?;
+        add(&self.groups, group_id, group.clone());
+        to_watch.send((group_id, group.clone()));
+        Ok(group)
+    }
+
+    /// An open group.
+    pub fn group(&self, group_id: u64) -> Option<Group> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        groups.get(&group_id).cloned()
+    }
+
+    /// What is known of each group.
+    pub fn states(&self) -> watch::Receiver<BTreeMap<u64, GroupState>> {
+        self.states.clone()
+    }
+
+    /// Whether logs are written.
+    pub fn log_health(&self) -> watch::Receiver<LogHealth> {
+        self.log.health()
+    }
+
+    /// Ends all groups, then the supervisor, then the writer, and waits for each.
+    pub async fn shut_down(&self) {
+        *self.opened.lock().await = None;
+        join_all(all(&self.groups).iter().map(Group::shut_down)).await;
+        // It ends by itself, after it has told of the last end.
+        if let Some(supervisor) = self.supervisor.lock().await.take()
+            && let Err(error) = supervisor.await
+        {
+            tracing::error!(%error, "the supervisor of the groups has failed");
+        }
+        let log = Arc::clone(&self.log);
+        // A panic of the writer was logged by its guard.
+        let _ = spawn_blocking(move || log.close()).await;
+    }
+}
+
+fn add(groups: &Groups, group_id: u64, group: Group) {
+    let mut groups = groups.write().unwrap_or_else(PoisonError::into_inner);
+    groups.insert(group_id, group);
+}
+
+fn all(groups: &Groups) -> Vec<Group> {
+    let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
+    groups.values().cloned().collect()
+}
+
+async fn supervise(
+    groups: Arc<Groups>,
+    opened: mpsc::Receiver<(u64, Group)>,
+    published: watch::Sender<BTreeMap<u64, GroupState>>,
+) {
+    let publishing = pin!(publish_states(opened, published));
+    select(publishing, pin!(purge_logs(&groups))).await;
+}
+
+async fn publish_states(
+    opened: mpsc::Receiver<(u64, Group)>,
+    published: watch::Sender<BTreeMap<u64, GroupState>>,
+) {
+    let opened = stream::unfold(opened, |mut opened| async move {
+        let group = opened.recv().await?;
+        Some((group, opened))
+    });
+    let states = opened.flat_map_unordered(None, |(group_id, group)| {
+        let states = group.states().map(move |state| (group_id, state));
+        states.boxed()
+    });
+    let publish = states.for_each(|(group_id, state)| {
+        if let GroupState::Ended(ended) = &state {
+            tracing::info!(group_id, cause = %ended.cause, "a group has ended");
+        }
+        published.send_modify(|states| drop(states.insert(group_id, state)));
+        future::ready(())
+    });
+    publish.await;
+}
+
+async fn purge_logs(groups: &Groups) {
+    loop {
+        sleep(PURGE_INTERVAL).await;
+        for group in all(groups) {
+            match group.purge().await {
+                // Its end was told of.
+                Ok(()) | Err(PurgeError::Ended(_)) => {}
+                Err(error) => tracing::warn!(%error, "a log was not purged"),
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The permission to read, and who may take over meanwhile.
+
+use std::time::Duration;
+
+use rdb_raft::Timing;
+use rdb_raft::group::{Group, ReadError};
+use tokio::time::timeout;
+
+use crate::network::{Ballot, Network};
+use crate::voters::{Voter, wait_until};
+
+/// Short enough to wait for another leader.
+const SHORT: Timing = Timing {
+    heartbeat_ms: 200,
+    election_timeout_min_ms: 2000,
+    election_timeout_max_ms: 3000,
+};
+
+/// Nobody campaigns by the clock while the test runs, and no lease is over.
+const LONG: Timing = Timing {
+    heartbeat_ms: 500,
+    election_timeout_min_ms: 300_000,
+    election_timeout_max_ms: 600_000,
+};
+
+#[tokio::test]
+async fn a_leader_that_is_cut_off_stops_to_permit_reads_before_another_one_leads() {
+    let network = Network::<Group>::default();
+    let [leader, second, third] = Voter::three(SHORT, &network).await;
+    leader.lead().await;
+    leader.group.permit_read().await.unwrap();
+    assert!(!second.group.try_permit_read());
+    assert_eq!(second.group.permit_read().await, Err(ReadError::NotLeader));
+
+    network.cut(1, 2);
+    network.cut(1, 3);
+    wait_until("another one leads", || second.leads() || third.leads()).await;
+    assert!(!leader.group.try_permit_read());
+    let refused = leader.group.permit_read().await.unwrap_err();
+    assert!(matches!(
+        refused,
+        ReadError::NotLeader | ReadError::NoQuorum
+    ));
+}
+
+#[tokio::test]
+async fn a_new_leader_permits_reads_after_it_has_applied_what_was_acknowledged_before() {
+    let network = Network::<Group>::default();
+    let [first, second, _third] = Voter::three(SHORT, &network).await;
+    first.lead().await;
+    first.write("a").await.unwrap();
+
+    // The second has it in its log, and does not apply it. The third does not have it.
+    network.cut(1, 3);
+    second.payloads.state().reads_the_disk = true;
+    second.payloads.applies.close();
+    first.write("b").await.unwrap();
+    network.cut(1, 2);
+    wait_until("the second leads", || second.leads()).await;
+    let permitted = second.group.try_permit_read();
+    let mut permit = Box::pin(second.group.permit_read());
+    let early = timeout(Duration::from_millis(500), &mut permit).await;
+
+    // Opened before anything can fail, since the runtime waits for the thread at the gate.
+    second.payloads.applies.open();
+    assert!(!permitted && early.is_err());
+    permit.await.unwrap();
+    assert_eq!(second.payloads.payloads(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_leader_that_hands_over_permits_no_more_reads() {
+    let network = Network::<Group>::default();
+    let [first, second, third] = Voter::three(LONG, &network).await;
+    first.lead().await;
+    first.group.permit_read().await.unwrap();
+    first.write("a").await.unwrap();
+    wait_until("the second has it", || second.has_applied(&["a"])).await;
+    first.group.transfer_leader(2).await.unwrap();
+    wait_until("the second leads", || second.leads()).await;
+    assert!(!first.group.try_permit_read());
+    second.group.permit_read().await.unwrap();
+    assert!(second.group.try_permit_read());
+
+    // Nobody hears of it, so that nobody takes over.
+    network.cut(1, 2);
+    network.cut(2, 3);
+    second.group.transfer_leader(3).await.unwrap();
+    assert!(!second.group.try_permit_read());
+    let refused = second.group.permit_read().await;
+    assert_eq!(refused, Err(ReadError::NotLeader));
+    assert!(second.leads() && !third.leads());
+}
+
+#[tokio::test]
+async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_it() {
+    let network = Network::<Group>::default();
+    let [leader, second, third] = Voter::three(LONG, &network).await;
+    leader.lead().await;
+    leader.write("a").await.unwrap();
+    wait_until("the third has it", || third.has_applied(&["a"])).await;
+    leader.group.permit_read().await.unwrap();
+
+    // The leader counts on what the second has acknowledged. The second starts again and does not hear of it.
+    network.cut(1, 2);
+    network.cut(1, 3);
+    let second = second.kill_and_start(LONG, &network).await;
+    let ballot = network.next_ballot(2);
+    let campaign = tokio::spawn({
+        let third = third.group.clone();
+        async move { third.lead_alone().await }
+    });
+    let refused = Ballot {
+        voter: 2,
+        candidate: 3,
+        is_granted: None,
+    };
+    assert_eq!(ballot.await, refused);
+    assert!(leader.group.try_permit_read());
+    assert!(!third.leads());
+    campaign.abort();
+    second.group.shut_down().await;
+}
+
+#[tokio::test]
+async fn voters_that_all_start_again_elect_a_leader() {
+    let network = Network::<Group>::default();
+    let [first, second, third] = Voter::three(SHORT, &network).await;
+    first.lead().await;
+    first.write("a").await.unwrap();
+    let mut voters = Vec::new();
+    for voter in [first, second, third] {
+        voters.push(voter.kill_and_start(SHORT, &network).await);
+    }
+    wait_until("one leads", || voters.iter().any(Voter::leads)).await;
+    let leader = voters.iter().find(|voter| voter.leads()).unwrap();
+    leader.group.permit_read().await.unwrap();
+    assert_eq!(leader.payloads.payloads(), ["a"]);
+}

@@ -1,0 +1,140 @@
+//! All groups of a store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::RaftLogStorage;
+use rdb_raft::group::{Alone, Group, GroupState, Leader, ProposeError, StartError};
+use rdb_raft::log::{LogWriter, MemoryDevice};
+use rdb_raft::machine::StateMachine;
+use rdb_raft::{Node, OpenError, Timing};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use crate::entries::log_id;
+use crate::payloads::Payloads;
+
+const GUARD: Duration = Duration::from_secs(60);
+
+fn node(device: &Arc<MemoryDevice>) -> Node {
+    Node::start(Timing::default(), Arc::clone(device) as _).unwrap()
+}
+
+async fn open(node: &Node, group_id: u64, payloads: &Arc<Payloads>) -> Result<Group, OpenError> {
+    node.open(group_id, 1, Arc::clone(payloads) as _, Alone)
+        .await
+}
+
+async fn write(group: &Group, payload: Vec<u8>) -> Result<(), ProposeError> {
+    let (sender, outcome) = oneshot::channel();
+    group.propose(Bytes::from(payload), |outcome| drop(sender.send(outcome)));
+    outcome.await.unwrap().map(drop)
+}
+
+async fn wait_for_state(node: &Node, group_id: u64, is_it: impl Fn(&GroupState) -> bool) {
+    let mut states = node.states();
+    let reached = states.wait_for(|states| states.get(&group_id).is_some_and(&is_it));
+    timeout(GUARD, reached)
+        .await
+        .expect("it comes in time")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_group_that_fails_ends_alone() {
+    let node = node(&Arc::default());
+    let machines = [1, 2].map(|_| Payloads::bootstrapped([1]));
+    let first = open(&node, 1, &machines[0]).await.unwrap();
+    let second = open(&node, 2, &machines[1]).await.unwrap();
+    for (group_id, group) in [(1, &first), (2, &second)] {
+        group.lead_alone().await.unwrap();
+        let leads = GroupState::Running(Leader {
+            term: 1,
+            peer_id: Some(1),
+        });
+        wait_for_state(&node, group_id, |state| *state == leads).await;
+    }
+    machines[0].state().has_failed = true;
+    write(&first, vec![1]).await.unwrap_err();
+    let has_failed = |state: &GroupState| match state {
+        GroupState::Ended(ended) => ended.cause.contains("the test says so"),
+        GroupState::Running(_) => false,
+    };
+    wait_for_state(&node, 1, has_failed).await;
+    write(&second, vec![1]).await.unwrap();
+    node.shut_down().await;
+    let states = node.states().borrow().clone();
+    let have_ended = states
+        .values()
+        .filter(|state| matches!(state, GroupState::Ended(_)));
+    assert_eq!(have_ended.count(), 2);
+}
+
+#[tokio::test]
+async fn groups_are_opened_once_and_not_after_the_shutdown() {
+    let device = Arc::<MemoryDevice>::default();
+    let payloads = Payloads::bootstrapped([1]);
+    let node = self::node(&device);
+    assert!(node.group(1).is_none());
+    let group = open(&node, 1, &payloads).await.unwrap();
+    assert!(node.group(1).is_some());
+    let again = open(&node, 1, &payloads).await;
+    assert!(matches!(again, Err(OpenError::IsOpen { group_id: 1 })));
+    group.lead_alone().await.unwrap();
+    write(&group, vec![1]).await.unwrap();
+    node.shut_down().await;
+    let late = open(&node, 2, &Payloads::bootstrapped([1])).await;
+    assert!(matches!(late, Err(OpenError::ShutDown)));
+    let late = write(&group, vec![1]).await.unwrap_err();
+    assert!(matches!(late, ProposeError::NotQueued { .. }));
+    node.shut_down().await;
+
+    let node = self::node(&device);
+    let payloads = payloads.after_crash();
+    let group = open(&node, 1, &payloads).await.unwrap();
+    group.lead_alone().await.unwrap();
+    assert_eq!(payloads.payloads(), [vec![1]]);
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_state_that_is_newer_than_its_log_does_not_start() {
+    let payloads = Payloads::bootstrapped([1]);
+    let node = self::node(&Arc::default());
+    let group = open(&node, 1, &payloads).await.unwrap();
+    group.lead_alone().await.unwrap();
+    payloads.flush().unwrap();
+    node.shut_down().await;
+
+    let node = self::node(&Arc::default());
+    let refused = open(&node, 1, &payloads.after_crash()).await;
+    let missing = OpenError::Start(StartError::LogMissing { index: 1 }).to_string();
+    assert_eq!(refused.map(drop).unwrap_err().to_string(), missing);
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn logs_are_purged_by_and_by() {
+    let device = Arc::<MemoryDevice>::default();
+    let node = self::node(&device);
+    let payloads = Payloads::bootstrapped([1]);
+    let group = open(&node, 1, &payloads).await.unwrap();
+    group.lead_alone().await.unwrap();
+    write(&group, vec![0; 16 << 20]).await.unwrap();
+    payloads.flush().unwrap();
+
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let purged = timeout(GUARD, async {
+        loop {
+            let mut log = writer.open_group(1).unwrap();
+            let state = log.get_log_state().await.unwrap();
+            if state.last_purged_log_id == Some(log_id(1, 2)) {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    purged.await.expect("it is purged in time");
+    node.shut_down().await;
+}

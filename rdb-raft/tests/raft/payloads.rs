@@ -1,0 +1,120 @@
+//! A state machine that keeps payloads, and that waits and fails when it is told to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
+use rdb_raft::{Answer, Content, Membership, StoreNode, StoredMembership};
+
+use crate::device::Gate;
+use crate::entries::log_id;
+
+/// Keeps payloads, and remembers what would survive a crash.
+#[derive(Default)]
+pub(crate) struct Payloads {
+    state: Mutex<State>,
+    /// Applies that may block have to pass it.
+    pub(crate) applies: Gate,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    now: Kept,
+    flushed: Kept,
+    pub(crate) reads_the_disk: bool,
+    pub(crate) has_failed: bool,
+    /// How often it was applied to with `may_block`.
+    pub(crate) blocking_applies: usize,
+}
+
+#[derive(Clone, Default)]
+struct Kept {
+    applied: Applied,
+    payloads: Vec<Bytes>,
+}
+
+impl Payloads {
+    fn with(kept: Kept) -> Arc<Self> {
+        let state = State {
+            now: kept.clone(),
+            flushed: kept,
+            ..State::default()
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            applies: Gate::default(),
+        })
+    }
+
+    pub(crate) fn bootstrapped<const VOTERS: usize>(voters: [u64; VOTERS]) -> Arc<Self> {
+        let beginning = log_id(0, 0);
+        let nodes = voters.map(|id| (id, StoreNode { store_id: id }));
+        let nodes = BTreeMap::from(nodes);
+        let membership = Membership::new(vec![voters.into()], nodes).unwrap();
+        Self::with(Kept {
+            applied: Applied {
+                position: Some(beginning),
+                membership: StoredMembership::new(Some(beginning), membership),
+            },
+            payloads: Vec::new(),
+        })
+    }
+
+    pub(crate) fn after_crash(&self) -> Arc<Self> {
+        Self::with(self.state().flushed.clone())
+    }
+
+    pub(crate) fn payloads(&self) -> Vec<Bytes> {
+        self.state().now.payloads.clone()
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl StateMachine for Payloads {
+    /// Answers with the count of payloads.
+    fn apply(&self, entries: &[Committed], may_block: bool) -> Result<Vec<Answer>, ApplyError> {
+        if may_block {
+            self.applies.pass();
+        }
+        let mut state = self.state();
+        if state.has_failed {
+            return Err(io::Error::other("the test says so").into());
+        }
+        if state.reads_the_disk && !may_block {
+            return Err(ApplyError::Blocks);
+        }
+        state.blocking_applies += usize::from(may_block);
+        let now = &mut state.now;
+        let answers = entries.iter().map(|Committed { entry, is_awaited }| {
+            now.applied.position = Some(entry.log_id);
+            match &entry.payload {
+                Content::Blank => {}
+                Content::Normal(payload) => now.payloads.push(payload.0.clone()),
+                Content::Membership(membership) => {
+                    let log_id = Some(entry.log_id);
+                    now.applied.membership = StoredMembership::new(log_id, membership.clone());
+                }
+            }
+            match is_awaited {
+                true => Answer::new(now.payloads.len()),
+                false => Answer::default(),
+            }
+        });
+        Ok(answers.collect())
+    }
+
+    fn flushed(&self) -> io::Result<Applied> {
+        Ok(self.state().flushed.applied.clone())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.flushed = state.now.clone();
+        Ok(())
+    }
+}

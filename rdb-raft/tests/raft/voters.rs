@@ -1,0 +1,99 @@
+//! Peers of a group of three voters, over a network in the process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdb_raft::Timing;
+use rdb_raft::group::{Group, ProposeError};
+use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use crate::network::Network;
+use crate::payloads::Payloads;
+
+/// Fails a test that waits in vain. Nothing is expected to take as long.
+const GUARD: Duration = Duration::from_secs(90);
+
+pub(crate) struct Voter {
+    pub(crate) peer_id: u64,
+    pub(crate) group: Group,
+    pub(crate) payloads: Arc<Payloads>,
+    device: Arc<MemoryDevice>,
+    _writer: LogWriter,
+}
+
+impl Voter {
+    pub(crate) async fn start(
+        peer_id: u64,
+        timing: Timing,
+        network: &Network<Group>,
+        device: MemoryDevice,
+        payloads: Arc<Payloads>,
+    ) -> Self {
+        let device = Arc::new(device);
+        let writer = LogWriter::start(Arc::clone(&device) as Arc<dyn LogDevice>).unwrap();
+        let log = writer.open_group(1).unwrap();
+        let machine = Arc::clone(&payloads) as _;
+        let group = Group::start(peer_id, timing, log, machine, network.of(peer_id)).await;
+        let group = group.unwrap();
+        network.join(peer_id, group.clone());
+        Self {
+            peer_id,
+            group,
+            payloads,
+            device,
+            _writer: writer,
+        }
+    }
+
+    /// All three, for the first time.
+    pub(crate) async fn three(timing: Timing, network: &Network<Group>) -> [Self; 3] {
+        let start = async |peer_id| {
+            let payloads = Payloads::bootstrapped([1, 2, 3]);
+            Self::start(peer_id, timing, network, MemoryDevice::default(), payloads).await
+        };
+        [start(1).await, start(2).await, start(3).await]
+    }
+
+    pub(crate) async fn kill_and_start(self, timing: Timing, network: &Network<Group>) -> Self {
+        self.group.shut_down().await;
+        let device = self.device.after_power_cut(usize::MAX);
+        let payloads = self.payloads.after_crash();
+        Self::start(self.peer_id, timing, network, device, payloads).await
+    }
+
+    /// Waits until this peer leads and has applied what is in its log.
+    pub(crate) async fn lead(&self) {
+        let led = timeout(GUARD, self.group.lead_alone()).await;
+        led.expect("it leads in time").unwrap();
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.group.leader().peer_id == Some(self.peer_id)
+    }
+
+    pub(crate) fn has_applied(&self, payloads: &[&str]) -> bool {
+        self.payloads.payloads() == payloads
+    }
+
+    pub(crate) async fn write(&self, payload: &'static str) -> Result<(), ProposeError> {
+        let (sender, outcome) = oneshot::channel();
+        let complete = |outcome| drop(sender.send(outcome));
+        self.group
+            .propose(Bytes::from_static(payload.as_bytes()), complete);
+        let outcome = timeout(GUARD, outcome).await;
+        outcome.expect("it is answered in time").unwrap().map(drop)
+    }
+}
+
+/// Waits until something is so.
+pub(crate) async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waited = timeout(GUARD, async {
+        while !is_so() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what} in time"));
+}

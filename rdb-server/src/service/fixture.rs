@@ -1,0 +1,86 @@
+//! A server in the test's own process. It never gives up on a client that does not read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdb_proto::batch::KvBatchServer;
+use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
+use rdb_proto::metapb::Region;
+use rdb_proto::transport::{ByteBudget, ServeOptions, Services, endpoint, serve};
+use rdb_storage::{Role, Storage, StorageOptions};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{BatchService, RawService};
+use crate::region::RegionHandle;
+use crate::router::{Membership, Router};
+
+const HANG_GUARD: Duration = Duration::from_secs(300);
+
+pub(super) struct Served {
+    pub(super) storage: Storage,
+    pub(super) budget: ByteBudget,
+    address: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Served {
+    /// Serves the raw keyspace, one region, by calls and streams.
+    pub(super) async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions::new(Role::Server);
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let region = Arc::new(RegionHandle::new(Region::default(), &storage));
+        let router = Router::new(CancellationToken::new());
+        router.set(Membership::new(1, 1, vec![region]));
+
+        let budget = ByteBudget::new(64 << 20);
+        let options = ServeOptions {
+            bytes_in_flight: budget.clone(),
+            send_stall_timeout: 10 * HANG_GUARD,
+            ..ServeOptions::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound").to_string();
+        let services = Services::default()
+            .add_service(KvRawServer::new(RawService::new(router.clone())))
+            .add_service(KvBatchServer::new(BatchService::new(router)));
+        tokio::spawn(serve(listener, services, options, CancellationToken::new()));
+        Self {
+            storage,
+            budget,
+            address,
+            _directory: directory,
+        }
+    }
+
+    pub(super) async fn connect(&self) -> Channel {
+        let endpoint = endpoint(&self.address, HANG_GUARD).expect("an address");
+        endpoint.connect().await.expect("it listens")
+    }
+
+    /// A client that takes no byte of an answer.
+    pub(super) async fn connect_unread(&self) -> Channel {
+        let endpoint = endpoint(&self.address, HANG_GUARD).expect("an address");
+        let endpoint = endpoint.initial_stream_window_size(0);
+        endpoint.connect().await.expect("it listens")
+    }
+}
+
+/// Waits until `holds` is so.
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    guarded(what, waiting).await;
+}
+
+pub(super) async fn guarded<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(HANG_GUARD, future)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"))
+}
