@@ -31,7 +31,9 @@ impl Group {
         &self,
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<AppendEntriesResponse<TypeConfig>, Ended> {
-        self.raft.append_entries(request).await.map_err(ended)
+        let raft = self.raft.clone();
+        let appended = self.lasting(async move { raft.append_entries(request).await });
+        appended.await.map_err(ended)
     }
 
     /// Votes for a peer that campaigns, or against it.
@@ -46,7 +48,9 @@ impl Group {
         if !request.leadership_transfer && self.quarantine.refuses_votes() {
             return Err(VoteError::Quarantined);
         }
-        Ok(self.raft.vote(request).await.map_err(ended)?)
+        let raft = self.raft.clone();
+        let voted = self.lasting(async move { raft.vote(request).await });
+        Ok(voted.await.map_err(ended)?)
     }
 
     /// Says how it would vote for a peer.
@@ -61,7 +65,9 @@ impl Group {
         if self.quarantine.refuses_votes() {
             return Err(VoteError::Quarantined);
         }
-        Ok(self.raft.pre_vote(request).await.map_err(ended)?)
+        let raft = self.raft.clone();
+        let voted = self.lasting(async move { raft.pre_vote(request).await });
+        Ok(voted.await.map_err(ended)?)
     }
 
     /// Takes note that a leader hands its leadership over, and campaigns if it is to this peer.
@@ -73,8 +79,9 @@ impl Group {
         &self,
         request: TransferLeaderRequest<TypeConfig>,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Ended> {
-        let taken = self.raft.handle_transfer_leader(request).await;
-        taken.map_err(ended)
+        let raft = self.raft.clone();
+        let taken = self.lasting(async move { raft.handle_transfer_leader(request).await });
+        taken.await.map_err(ended)
     }
 }
 

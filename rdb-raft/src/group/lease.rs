@@ -19,13 +19,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::Shared;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
+use tokio::runtime::Handle;
 
+use super::lasting::Lasting;
 use super::{Ended, Fatal, Raft, RaftMetrics};
 use crate::timing::Timing;
 use crate::types::{TypeConfig, Vote};
@@ -55,19 +57,21 @@ pub(super) struct Lease {
     /// read that does not see it yet comes before any election.
     suspended_term: AtomicU64,
     round: Mutex<Option<Round>>,
+    runtime: Handle,
 }
 
 /// Asks the group whether this peer leads it, and waits until it serves its term. Polled by all who wait for it.
-type Round = Shared<BoxFuture<'static, Result<(), ReadError>>>;
+type Round = Shared<Lasting<Result<(), ReadError>>>;
 
 impl Lease {
-    pub(super) fn new(timing: &Timing) -> Self {
+    pub(super) fn new(timing: &Timing, runtime: &Handle) -> Self {
         Self {
             read_lease: timing.read_lease(),
             quorum_wait: timing.quorum_wait(),
             served_term: Arc::default(),
             suspended_term: AtomicU64::new(0),
             round: Mutex::default(),
+            runtime: runtime.clone(),
         }
     }
 
@@ -139,7 +143,8 @@ impl Lease {
         let option = LinearizerOption::new(Some(self.read_lease), true);
         let option = option.with_wait_timeout(self.quorum_wait);
         let round = ask(raft.clone(), option, Arc::clone(&self.served_term));
-        slot.insert(round.boxed().shared()).clone()
+        slot.insert(Lasting::new(&self.runtime, round).shared())
+            .clone()
     }
 }
 

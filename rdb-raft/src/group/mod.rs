@@ -2,6 +2,7 @@
 
 mod alone;
 mod inbound;
+mod lasting;
 mod lease;
 mod proposal;
 mod purge;
@@ -9,14 +10,14 @@ mod quarantine;
 mod state;
 
 use std::fmt::Display;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::network::NetSnapshot;
 use openraft::{RaftLogReader, RaftNetworkFactory, ServerState};
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::unconstrained;
 
@@ -31,6 +32,7 @@ use crate::log::LogStore;
 use crate::machine::{Machine, Position, StateMachine, Strides};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, Payload, TypeConfig};
+use lasting::Lasting;
 use lease::Lease;
 use proposal::Proposal;
 use quarantine::{Quarantine, Release};
@@ -49,6 +51,7 @@ type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 #[derive(Clone)]
 pub struct Group {
     raft: Raft,
+    runtime: Handle,
     machine: Arc<dyn StateMachine>,
     lease: Arc<Lease>,
     quarantine: Quarantine,
@@ -129,11 +132,13 @@ impl Group {
         let raft = raft.map_err(StartError::failed)?;
         let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
         raft.run();
+        let runtime = Handle::current();
         Ok(Self {
-            lease: Arc::new(Lease::new(&timing)),
+            lease: Arc::new(Lease::new(&timing, &runtime)),
             quarantine,
             _release: Arc::new(quarantine.release(raft.clone())),
             raft,
+            runtime,
             machine,
             strides,
             purging: Arc::default(),
@@ -147,7 +152,9 @@ impl Group {
     ///
     /// When the group has ended.
     pub async fn lead_alone(&self) -> Result<(), Ended> {
-        self.raft.trigger().elect(false).await?;
+        let raft = self.raft.clone();
+        self.lasting(async move { raft.trigger().elect(false).await })
+            .await?;
         let leads = |metrics: &RaftMetrics| {
             let applied = metrics.last_applied.as_ref();
             let applied_term = applied.map(|applied| applied.leader_id.term);
@@ -171,32 +178,29 @@ impl Group {
     /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
     /// here or on a task of the group, and must neither block nor panic.
     ///
-    /// It never waits: proposals are in the log in the order of these calls.
+    /// It never waits. Proposals are in the log in the order of these calls, as long as openraft's queue has room for them.
     pub fn propose(
         &self,
         payload: Bytes,
         complete: impl FnOnce(Result<Answer, ProposeError>) + Send + 'static,
     ) {
         let proposal = Proposal::new(complete);
-        let completion = proposal.completion();
-        let written = self
-            .raft
-            .client_write_ff(Payload(payload), Some(completion));
-        // tokio would let it wait now and then although there is room, and then another proposal would be earlier.
-        let polled = {
-            let mut written = pin!(unconstrained(written));
-            written
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-        };
-        match polled {
-            Poll::Ready(Ok(())) => proposal.queued(),
-            Poll::Ready(Err(fatal)) => proposal.refused(fatal.to_string()),
-            // It waits for room, or for the end of a group that took nothing. Either way nothing was queued.
-            Poll::Pending => {
-                proposal.refused("too many proposals wait, or it has ended".to_owned())
-            }
+        // Cloned, since the completion may look at the metrics.
+        let running = self.raft.metrics().borrow_watched().running_state.clone();
+        if let Err(fatal) = running {
+            return proposal.refused(fatal.to_string());
         }
+        let raft = self.raft.clone();
+        let queued = self.lasting(async move {
+            let completion = Some(proposal.completion());
+            match raft.client_write_ff(Payload(payload), completion).await {
+                Ok(()) => proposal.queued(),
+                Err(fatal) => proposal.refused(fatal.to_string()),
+            }
+        });
+        // tokio would let it wait now and then although there is room, and then another proposal would be earlier. What still
+        // waits then goes on without this call: for room, or for the end of a group that takes nothing in.
+        let _ = unconstrained(queued).now_or_never();
     }
 
     /// Whether a linearizable read may look at the state now. It never waits; `false` means that
@@ -229,16 +233,27 @@ impl Group {
         };
         if leads {
             self.lease.suspend(term);
-            self.raft.trigger().transfer_leader(peer_id).await?;
+            let raft = self.raft.clone();
+            self.lasting(async move { raft.trigger().transfer_leader(peer_id).await })
+                .await?;
         }
         Ok(())
     }
 
     /// Ends this peer. Proposals that have no answer by then are [`ProposeError::Unknown`].
     pub async fn shut_down(&self) {
-        if let Err(error) = self.raft.shutdown().await {
+        let raft = self.raft.clone();
+        if let Err(error) = self.lasting(async move { raft.shutdown().await }).await {
             tracing::error!(%error, "a task of a group failed while the group ended");
         }
+    }
+
+    /// A call into openraft that its caller may drop.
+    fn lasting<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Lasting<T> {
+        Lasting::new(&self.runtime, call)
     }
 
     async fn wait_until(

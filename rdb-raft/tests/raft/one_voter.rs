@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
-use rdb_raft::{Answer, LogId, Timing};
-use tokio::sync::oneshot;
+use rdb_raft::{Answer, LogId, Timing, Vote};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::device::{Fault, TestDevice};
 use crate::entries::log_id;
@@ -193,6 +195,42 @@ async fn a_failed_log_ends_the_group_and_says_why() {
     assert!(!lost.is_certain());
     let ended = group.lead_alone().await.unwrap_err();
     assert!(ended.cause.contains("the device is broken"), "{ended}");
+    group.shut_down().await;
+    let refused = propose(&group, b"b").outcome().await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NotQueued { .. }));
+}
+
+/// When the proposal ends, asks the group for everything without waiting, and proposes again.
+fn propose_and_ask(group: Group, again: usize, outcomes: mpsc::UnboundedSender<ProposeError>) {
+    let asked = group.clone();
+    let complete = move |outcome: Result<Answer, ProposeError>| {
+        outcomes.send(outcome.unwrap_err()).unwrap();
+        if again == 0 {
+            return;
+        }
+        let request = || VoteRequest::new(Vote::new(9, 1), Some(log_id(1, 1)));
+        let _ = asked.vote(request()).now_or_never();
+        let _ = asked.pre_vote(request()).now_or_never();
+        let _ = asked.permit_read().now_or_never();
+        let _ = asked.shut_down().now_or_never();
+        propose_and_ask(asked, again - 1, outcomes);
+    };
+    group.propose(Bytes::from_static(b"a"), complete);
+}
+
+#[tokio::test]
+async fn what_a_completion_asks_of_a_group_that_ends_harms_nobody() {
+    let device = Arc::<TestDevice>::default();
+    let (_writer, group) = start(Arc::clone(&device) as _, Payloads::bootstrapped([1])).await;
+    group.lead_alone().await.unwrap();
+    device.break_down(Fault::Write);
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    propose_and_ask(group.clone(), 2, sender);
+    let mut certain = Vec::new();
+    while let Some(outcome) = outcomes.recv().await {
+        certain.push(outcome.is_certain());
+    }
+    assert_eq!(certain, [false, true, true]);
     group.shut_down().await;
     let refused = propose(&group, b"b").outcome().await.unwrap_err();
     assert!(matches!(refused, ProposeError::NotQueued { .. }));
