@@ -33,13 +33,14 @@ use crate::machine::{Machine, Position, StateMachine, Strides};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, Payload, TypeConfig};
 use lasting::Lasting;
-use lease::Lease;
+use lease::{Lease, is_sole_voter};
 use proposal::Proposal;
 use quarantine::{Quarantine, Release};
 
 type Raft = openraft::Raft<TypeConfig, Machine>;
 type Fatal = openraft::errors::Fatal<TypeConfig>;
 type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+type RaftState = openraft::RaftState<TypeConfig>;
 
 /// One peer of a group. Cheap to clone; it runs until [`Group::shut_down`].
 ///
@@ -90,6 +91,17 @@ pub enum StartError {
         /// What openraft said.
         cause: String,
     },
+}
+
+/// Why a peer does not lead alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeadError {
+    /// The group has other voters, or this peer is none.
+    #[error("the peer is not the only voter of its group")]
+    NotSoleVoter,
+    /// The group has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
 }
 
 /// The group has ended: it was shut down, or its log or its state machine failed.
@@ -145,22 +157,38 @@ impl Group {
         })
     }
 
-    /// Campaigns at once, and waits until this peer leads and has applied all that earlier leaders left. For a group whose
-    /// only voter it is: a peer of others would disturb them.
+    /// Campaigns at once, and waits until this peer leads and has applied all that earlier leaders left.
+    ///
+    /// Only for the sole voter of a group. A campaign of another one would disturb a leader that others count on, and it would
+    /// break what this peer has promised to that leader.
     ///
     /// # Errors
     ///
-    /// When the group has ended.
-    pub async fn lead_alone(&self) -> Result<(), Ended> {
-        let raft = self.raft.clone();
-        self.lasting(async move { raft.trigger().elect(false).await })
-            .await?;
+    /// See [`LeadError`].
+    pub async fn lead_alone(&self) -> Result<(), LeadError> {
+        let (raft, peer_id) = (self.raft.clone(), self.peer_id());
+        let campaigns = self.lasting(async move {
+            let is_sole_voter = move |state: &RaftState| {
+                let effective = state.membership_state.effective();
+                effective.voter_ids().eq([peer_id])
+            };
+            if raft.with_raft_state(is_sole_voter).await? {
+                raft.trigger().elect(false).await?;
+                return Ok(());
+            }
+            Err(LeadError::NotSoleVoter)
+        });
+        campaigns.await?;
         let leads = |metrics: &RaftMetrics| {
             let applied = metrics.last_applied.as_ref();
             let applied_term = applied.map(|applied| applied.leader_id.term);
             metrics.state == ServerState::Leader && applied_term == Some(metrics.current_term)
         };
-        let metrics = self.wait_until(leads).await?;
+        let is_over = |metrics: &RaftMetrics| leads(metrics) || !is_sole_voter(metrics);
+        let metrics = self.wait_until(is_over).await?;
+        if !leads(&metrics) {
+            return Err(LeadError::NotSoleVoter);
+        }
         self.lease.serve(metrics.current_term);
         Ok(())
     }
@@ -256,6 +284,10 @@ impl Group {
         Lasting::new(&self.runtime, call)
     }
 
+    fn peer_id(&self) -> u64 {
+        *self.raft.node_id()
+    }
+
     async fn wait_until(
         &self,
         condition: impl Fn(&RaftMetrics) -> bool + Send,
@@ -270,6 +302,12 @@ impl StartError {
     fn failed(error: impl Display) -> Self {
         let cause = error.to_string();
         Self::Failed { cause }
+    }
+}
+
+impl From<Fatal> for LeadError {
+    fn from(fatal: Fatal) -> Self {
+        Self::Ended(fatal.into())
     }
 }
 

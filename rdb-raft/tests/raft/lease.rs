@@ -1,12 +1,16 @@
 //! The permission to read, and who may take over meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdb_raft::Timing;
-use rdb_raft::group::{Group, ReadError};
+use openraft::raft::VoteRequest;
+use rdb_raft::group::{Group, LeadError, ReadError, VoteError};
+use rdb_raft::log::MemoryDevice;
+use rdb_raft::{Timing, Vote};
 use tokio::time::timeout;
 
-use crate::network::{Ballot, Network};
+use crate::entries::log_id;
+use crate::network::Network;
 use crate::voters::{Voter, wait_until};
 
 /// Short enough to wait for another leader.
@@ -105,20 +109,17 @@ async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_i
     network.cut(1, 2);
     network.cut(1, 3);
     let second = second.kill_and_start(LONG, &network).await;
-    let ballot = network.next_ballot(2);
-    let campaign = tokio::spawn({
-        let third = third.group.clone();
-        async move { third.lead_alone().await }
-    });
-    let refused = Ballot {
-        voter: 2,
-        candidate: 3,
-        is_granted: None,
-    };
-    assert_eq!(ballot.await, refused);
+    let term = leader.group.leader().term + 1;
+    let mut request = VoteRequest::new(Vote::new(term, 3), Some(log_id(term - 1, 9)));
+    let refused = Err(VoteError::Quarantined);
+    assert_eq!(second.group.pre_vote(request.clone()).await, refused);
+    assert_eq!(second.group.vote(request.clone()).await, refused);
     assert!(leader.group.try_permit_read());
-    assert!(!third.leads());
-    campaign.abort();
+
+    // The leader has no more lease when it hands over.
+    request.leadership_transfer = true;
+    let voted = second.group.vote(request).await.unwrap();
+    assert!(voted.vote_granted);
     second.group.shut_down().await;
 }
 
@@ -136,4 +137,30 @@ async fn voters_that_all_start_again_elect_a_leader() {
     let leader = voters.iter().find(|voter| voter.leads()).unwrap();
     leader.group.permit_read().await.unwrap();
     assert_eq!(leader.payloads.payloads(), ["a"]);
+}
+
+#[tokio::test]
+async fn only_a_sole_voter_leads_alone() {
+    let network = Network::<Group>::default();
+    let [leader, second, _third] = Voter::three(LONG, &network).await;
+    leader.lead().await;
+    let term = leader.group.leader().term;
+    assert_eq!(
+        second.group.lead_alone().await,
+        Err(LeadError::NotSoleVoter)
+    );
+    assert_eq!(second.group.leader().term, term);
+    leader.write("a").await.unwrap();
+    assert!(leader.leads());
+}
+
+#[tokio::test]
+async fn a_peer_that_knows_no_voters_does_not_lead() {
+    let network = Network::<Group>::default();
+    let (device, payloads) = (MemoryDevice::default(), Arc::default());
+    let stranger = Voter::start(1, LONG, &network, device, payloads).await;
+    assert_eq!(
+        stranger.group.lead_alone().await,
+        Err(LeadError::NotSoleVoter)
+    );
 }

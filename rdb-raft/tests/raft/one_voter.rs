@@ -182,7 +182,7 @@ async fn a_group_that_cannot_apply_does_not_lead() {
     payloads.state().has_failed = true;
     let (_writer, group) = start(Arc::<MemoryDevice>::default(), payloads).await;
     let ended = group.lead_alone().await.unwrap_err();
-    assert!(ended.cause.contains("the test says so"), "{ended}");
+    assert!(ended.to_string().contains("the test says so"), "{ended}");
 }
 
 #[tokio::test]
@@ -194,7 +194,10 @@ async fn a_failed_log_ends_the_group_and_says_why() {
     let lost = propose(&group, b"a").outcome().await.unwrap_err();
     assert!(!lost.is_certain());
     let ended = group.lead_alone().await.unwrap_err();
-    assert!(ended.cause.contains("the device is broken"), "{ended}");
+    assert!(
+        ended.to_string().contains("the device is broken"),
+        "{ended}"
+    );
     group.shut_down().await;
     let refused = propose(&group, b"b").outcome().await.unwrap_err();
     assert!(matches!(refused, ProposeError::NotQueued { .. }));

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdb_raft::Timing;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
+use rdb_raft::{Timing, Vote};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use crate::entries::log_id;
 use crate::network::Network;
 use crate::payloads::Payloads;
 
@@ -64,10 +66,23 @@ impl Voter {
         Self::start(self.peer_id, timing, network, device, payloads).await
     }
 
-    /// Waits until this peer leads and has applied what is in its log.
+    /// Campaigns as if a leader of an earlier term had handed its leadership over, and waits until this peer leads and has
+    /// applied what is in its log. For groups whose log is empty.
     pub(crate) async fn lead(&self) {
-        let led = timeout(GUARD, self.group.lead_alone()).await;
-        led.expect("it leads in time").unwrap();
+        let vote = Vote::new_committed(self.group.leader().term + 1, self.peer_id + 1);
+        let last_log_id = Some(log_id(0, 0));
+        let heartbeat = AppendEntriesRequest {
+            vote,
+            prev_log_id: last_log_id,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        self.group.append_entries(heartbeat).await.unwrap();
+        let transfer = TransferLeaderRequest::new(vote, self.peer_id, last_log_id);
+        self.group.take_over(transfer).await.unwrap().unwrap();
+        wait_until("it leads", || self.leads()).await;
+        let permitted = timeout(GUARD, self.group.permit_read()).await;
+        permitted.expect("it serves its term in time").unwrap();
     }
 
     pub(crate) fn leads(&self) -> bool {
