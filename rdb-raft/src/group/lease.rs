@@ -23,11 +23,13 @@ use futures::future::Shared;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::metrics::WaitError;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
 use tokio::runtime::Handle;
 
 use super::lasting::Lasting;
+use super::state::ending;
 use super::{Ended, Fatal, Raft, RaftMetrics};
 use crate::timing::Timing;
 use crate::types::{TypeConfig, Vote};
@@ -41,6 +43,9 @@ pub enum ReadError {
     /// No quorum has answered in time. This peer may have been replaced as leader.
     #[error("too few peers of the group answer")]
     NoQuorum,
+    /// What was acknowledged before this peer led is not committed or not applied in time.
+    #[error("the peer has not applied in time what earlier leaders left")]
+    NotApplied,
     /// The group has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -140,24 +145,44 @@ impl Lease {
         {
             return round.clone();
         }
-        let option = LinearizerOption::new(Some(self.read_lease), true);
-        let option = option.with_wait_timeout(self.quorum_wait);
-        let round = ask(raft.clone(), option, Arc::clone(&self.served_term));
+        let round = ask(
+            raft.clone(),
+            self.read_lease,
+            self.quorum_wait,
+            Arc::clone(&self.served_term),
+        );
         slot.insert(Lasting::new(&self.runtime, round).shared())
             .clone()
     }
 }
 
+/// It ends: a leader whose quorum is gone learns no more of what is committed.
 async fn ask(
     raft: Raft,
-    option: LinearizerOption,
+    read_lease: Duration,
+    quorum_wait: Duration,
     served_term: Arc<AtomicU64>,
 ) -> Result<(), ReadError> {
+    let option = LinearizerOption::new(Some(read_lease), true).with_wait_timeout(quorum_wait);
     let linearizer = raft.get_read_linearizer(option).await?;
-    let term = linearizer.read_log_id().committed_leader_id().term;
-    linearizer.await_ready(&raft).await.map_err(Ended::from)?;
-    served_term.fetch_max(term, Ordering::Release);
-    Ok(())
+    let read_log_id = *linearizer.read_log_id();
+    let (term, index) = (read_log_id.committed_leader_id().term, read_log_id.index());
+    let has_applied = |metrics: &RaftMetrics| {
+        let applied = metrics.last_applied.as_ref();
+        applied.is_some_and(|applied| applied.index >= index)
+    };
+    // The metrics may be older than the permission, and not know yet that this peer leads.
+    let is_over = |metrics: &RaftMetrics| has_applied(metrics) || metrics.current_term > term;
+    let wait = raft.wait(Some(quorum_wait));
+    match wait.metrics(is_over, "a permission to read").await {
+        Ok(metrics) if has_applied(&metrics) => {
+            served_term.fetch_max(term, Ordering::Release);
+            Ok(())
+        }
+        Ok(_) => Err(ReadError::NotLeader),
+        Err(WaitError::Timeout(..)) => Err(ReadError::NotApplied),
+        Err(WaitError::ShuttingDown) => Err(ReadError::Ended(ending(&raft))),
+    }
 }
 
 pub(super) fn is_sole_voter(metrics: &RaftMetrics) -> bool {

@@ -11,10 +11,12 @@ use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
 use rdb_raft::{Answer, LogId, Timing, Vote};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::device::{Fault, TestDevice};
 use crate::entries::log_id;
 use crate::payloads::Payloads;
+use crate::voters::{GUARD, wait_until};
 
 async fn start(device: Arc<dyn LogDevice>, payloads: Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(device).unwrap();
@@ -251,6 +253,33 @@ async fn a_sole_voter_permits_reads_as_soon_as_it_leads_and_after_its_log_has_fa
     propose(&group, b"a").outcome().await.unwrap_err();
     group.lead_alone().await.unwrap_err();
     assert!(group.try_permit_read());
+}
+
+#[tokio::test]
+async fn a_read_is_refused_if_what_it_waits_for_is_not_applied_in_time() {
+    let payloads = Payloads::bootstrapped([1]);
+    payloads.state().reads_the_disk = true;
+    payloads.applies.close();
+    let timing = Timing {
+        heartbeat_ms: 10,
+        election_timeout_min_ms: 30,
+        election_timeout_max_ms: 40,
+    };
+    let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
+    let log = writer.open_group(1).unwrap();
+    let machine = Arc::clone(&payloads) as _;
+    let group = Group::start(1, timing, log, machine, Alone).await.unwrap();
+    let leads = tokio::spawn({
+        let group = group.clone();
+        async move { group.lead_alone().await }
+    });
+    wait_until("it leads", || group.leader().peer_id == Some(1)).await;
+    let refused = timeout(GUARD, group.permit_read()).await;
+    // Opened before anything can fail, since the runtime waits for the thread at the gate.
+    payloads.applies.open();
+    assert_eq!(refused.expect("it ends"), Err(ReadError::NotApplied));
+    leads.await.unwrap().unwrap();
+    group.permit_read().await.unwrap();
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::network::Network;
 use crate::payloads::Payloads;
 
 /// Fails a test that waits in vain. Nothing is expected to take as long.
-const GUARD: Duration = Duration::from_secs(90);
+pub(crate) const GUARD: Duration = Duration::from_secs(90);
 
 pub(crate) struct Voter {
     pub(crate) peer_id: u64,
