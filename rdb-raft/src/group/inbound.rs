@@ -49,8 +49,14 @@ impl Group {
             return Err(VoteError::Quarantined);
         }
         let raft = self.raft.clone();
+        let earlier_term = request.vote.leader_id.term.saturating_sub(1);
         let voted = self.lasting(async move { raft.vote(request).await });
-        Ok(voted.await.map_err(ended)?)
+        let voted = voted.await.map_err(ended)?;
+        if voted.vote_granted {
+            // The metrics may still say that it leads. The other one leads as soon as it hears of this vote.
+            self.lease.suspend(earlier_term);
+        }
+        Ok(voted)
     }
 
     /// Says how it would vote for a peer.

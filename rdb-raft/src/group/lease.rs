@@ -14,7 +14,7 @@
 //! Permitting so takes a look at what the group last published. Only when that is not enough a *round* asks the group, and a
 //! quorum if need be. Reads that wait share it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub(super) struct Lease {
     /// The last term in which leadership was to be handed over, 0 before the first. Released before the followers are told. A
     /// read that does not see it yet comes before any election.
     suspended_term: AtomicU64,
+    /// How many hand-overs have begun, and are not known to have taken place in a suspended term.
+    hand_overs: AtomicUsize,
     round: Mutex<Option<Round>>,
     runtime: Handle,
 }
@@ -75,6 +77,7 @@ impl Lease {
             quorum_wait: timing.quorum_wait(),
             served_term: Arc::default(),
             suspended_term: AtomicU64::new(0),
+            hand_overs: AtomicUsize::new(0),
             round: Mutex::default(),
             runtime: runtime.clone(),
         }
@@ -93,7 +96,7 @@ impl Lease {
                 metrics.state == ServerState::Leader
                     && metrics.vote == Vote::new_committed(served_term, metrics.id)
                     && (is_sole_voter(&metrics) || self.is_live(&metrics))
-                    && self.suspended_term.load(Ordering::Acquire) < served_term
+                    && !self.is_suspended(served_term)
             }
             // It can no longer write, and nobody else can lead.
             Err(Fatal::StorageError(_)) => is_sole_voter(&metrics),
@@ -106,9 +109,21 @@ impl Lease {
         self.served_term.fetch_max(term, Ordering::Release);
     }
 
-    /// Permits nothing more by lease in a term.
+    /// Permits nothing more by lease in a term and those before it.
     pub(super) fn suspend(&self, term: u64) {
         self.suspended_term.fetch_max(term, Ordering::Release);
+    }
+
+    /// Permits nothing by lease until the hand-over is dropped.
+    pub(super) fn hand_over(self: Arc<Self>) -> HandOver {
+        self.hand_overs.fetch_add(1, Ordering::Release);
+        HandOver(self)
+    }
+
+    /// The end of a hand-over is released after its term is suspended, so it is looked for first.
+    fn is_suspended(&self, term: u64) -> bool {
+        self.hand_overs.load(Ordering::Acquire) > 0
+            || self.suspended_term.load(Ordering::Acquire) >= term
     }
 
     /// Waits until this peer permits a read.
@@ -153,6 +168,22 @@ impl Lease {
         );
         slot.insert(Lasting::new(&self.runtime, round).shared())
             .clone()
+    }
+}
+
+/// A leader that may be handing its leadership over.
+pub(super) struct HandOver(Arc<Lease>);
+
+impl HandOver {
+    /// The leader has handed over in a term, or before it.
+    pub(super) fn end(self, term: u64) {
+        self.0.suspend(term);
+    }
+}
+
+impl Drop for HandOver {
+    fn drop(&mut self) {
+        self.0.hand_overs.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -8,6 +8,7 @@ mod proposal;
 mod purge;
 mod quarantine;
 mod state;
+mod transfer;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use lease::ReadError;
 pub use proposal::ProposeError;
 pub use purge::PurgeError;
 pub use state::GroupState;
+pub use transfer::TransferError;
 
 use crate::log::LogStore;
 use crate::machine::{Machine, Position, StateMachine, Strides};
@@ -245,27 +247,6 @@ impl Group {
     /// See [`ReadError`].
     pub async fn permit_read(&self) -> Result<(), ReadError> {
         self.lease.permit(&self.raft).await
-    }
-
-    /// Lets another voter campaign at once, if this peer leads. From then on this peer takes no proposals and permits no reads
-    /// in its term, even if the other one does not come to lead.
-    ///
-    /// # Errors
-    ///
-    /// When the group has ended.
-    pub async fn transfer_leader(&self, peer_id: u64) -> Result<(), Ended> {
-        let (term, leads) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            (metrics.current_term, metrics.state == ServerState::Leader)
-        };
-        if leads {
-            self.lease.suspend(term);
-            let raft = self.raft.clone();
-            self.lasting(async move { raft.trigger().transfer_leader(peer_id).await })
-                .await?;
-        }
-        Ok(())
     }
 
     /// Ends this peer. Proposals that have no answer by then are [`ProposeError::Unknown`].

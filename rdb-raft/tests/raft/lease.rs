@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::raft::VoteRequest;
-use rdb_raft::group::{Group, LeadError, ReadError, VoteError};
+use rdb_raft::group::{Group, LeadError, ReadError, TransferError, VoteError};
 use rdb_raft::log::MemoryDevice;
 use rdb_raft::{Timing, Vote};
 use tokio::time::timeout;
@@ -94,6 +94,22 @@ async fn a_leader_that_hands_over_permits_no_more_reads() {
     let refused = second.group.permit_read().await;
     assert_eq!(refused, Err(ReadError::NotLeader));
     assert!(second.leads() && !third.leads());
+}
+
+#[tokio::test]
+async fn leadership_is_handed_over_to_another_voter_only() {
+    let network = Network::<Group>::default();
+    let [leader, second, _third] = Voter::three(LONG, &network).await;
+    leader.lead().await;
+    for peer_id in [1, 4] {
+        let refused = leader.group.transfer_leader(peer_id).await;
+        assert_eq!(refused, Err(TransferError::NotAnotherVoter { peer_id }));
+    }
+    let refused = second.group.transfer_leader(3).await;
+    assert_eq!(refused, Err(TransferError::NotLeader));
+    leader.write("a").await.unwrap();
+    leader.group.permit_read().await.unwrap();
+    assert!(leader.group.try_permit_read());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
-use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError};
+use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError, TransferError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
 use rdb_raft::{Answer, LogId, Timing, Vote};
@@ -280,6 +280,17 @@ async fn a_read_is_refused_if_what_it_waits_for_is_not_applied_in_time() {
     assert_eq!(refused.expect("it ends"), Err(ReadError::NotApplied));
     leads.await.unwrap().unwrap();
     group.permit_read().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sole_voter_has_nobody_to_hand_over_to() {
+    let peer = Peer::first().await;
+    for peer_id in [1, 2] {
+        let refused = peer.group.transfer_leader(peer_id).await;
+        assert_eq!(refused, Err(TransferError::NotAnotherVoter { peer_id }));
+    }
+    assert_eq!(peer.propose(b"a").outcome().await, Ok(1));
+    assert!(peer.group.try_permit_read());
 }
 
 #[tokio::test]
