@@ -14,7 +14,7 @@
 //! Permitting so takes a look at what the group last published. Only when that is not enough a *round* asks the group, and a
 //! quorum if need be. Reads that wait share it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub(super) struct Lease {
     suspended_term: AtomicU64,
     /// How many hand-overs have begun, and are not known to have taken place in a suspended term.
     hand_overs: AtomicUsize,
+    /// Whether the state may be half of what an entry makes of it.
+    apply_has_failed: Arc<AtomicBool>,
     round: Mutex<Option<Round>>,
     runtime: Handle,
 }
@@ -78,9 +80,15 @@ impl Lease {
             served_term: Arc::default(),
             suspended_term: AtomicU64::new(0),
             hand_overs: AtomicUsize::new(0),
+            apply_has_failed: Arc::default(),
             round: Mutex::default(),
             runtime: runtime.clone(),
         }
+    }
+
+    /// What is set when an apply fails. No read is permitted from then on.
+    pub(super) fn apply_has_failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.apply_has_failed)
     }
 
     /// Whether this peer permits a read right now. It never waits.
@@ -88,7 +96,10 @@ impl Lease {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let served_term = self.served_term.load(Ordering::Acquire);
-        if served_term == 0 || metrics.current_term != served_term {
+        if served_term == 0
+            || metrics.current_term != served_term
+            || self.apply_has_failed.load(Ordering::Acquire)
+        {
             return false;
         }
         match metrics.running_state {
@@ -98,7 +109,7 @@ impl Lease {
                     && (is_sole_voter(&metrics) || self.is_live(&metrics))
                     && !self.is_suspended(served_term)
             }
-            // It can no longer write, and nobody else can lead.
+            // Its log has failed. It can no longer write, and nobody else can lead.
             Err(Fatal::StorageError(_)) => is_sole_voter(&metrics),
             Err(Fatal::Panicked | Fatal::Stopped) => false,
         }

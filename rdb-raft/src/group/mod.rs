@@ -140,15 +140,21 @@ impl Group {
             return Err(StartError::LogMissing { index });
         }
         let strides = Arc::<Strides>::default();
-        let adapter = Machine::new(Arc::clone(&machine), log.reader(), Arc::clone(&strides));
+        let runtime = Handle::current();
+        let lease = Lease::new(&timing, &runtime);
+        let adapter = Machine::new(
+            Arc::clone(&machine),
+            log.reader(),
+            Arc::clone(&strides),
+            lease.apply_has_failed(),
+        );
         let config = Arc::new(timing.config());
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
         let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
         raft.run();
-        let runtime = Handle::current();
         Ok(Self {
-            lease: Arc::new(Lease::new(&timing, &runtime)),
+            lease: Arc::new(lease),
             quarantine,
             _release: Arc::new(quarantine.release(raft.clone())),
             raft,

@@ -28,7 +28,7 @@ use crate::types::{Answer, Entry, LogId, StoredMembership};
 /// # Failures
 ///
 /// An entry that cannot be carried out, as a swap whose version does not match, is an answer. An error of
-/// [`StateMachine::apply`] is a failure of the store, and ends its part in the group: the entry is committed, other replicas
+/// [`StateMachine::apply`], or a panic, is a failure of the store, and ends its part in the group: the entry is committed, other replicas
 /// have it, and this one can neither skip nor repeat it.
 pub trait StateMachine: Send + Sync + 'static {
     /// Applies entries, all or none, and answers each in order. What answers nobody waits for is up to the state machine.

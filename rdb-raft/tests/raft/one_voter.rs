@@ -179,6 +179,26 @@ async fn a_failed_apply_ends_the_group_and_leaves_the_outcome_unknown() {
 }
 
 #[tokio::test]
+async fn no_read_is_permitted_after_an_apply_has_failed_or_panicked() {
+    let fail = |payloads: &Payloads| payloads.state().has_failed = true;
+    let panic = |payloads: &Payloads| payloads.state().panics = true;
+    let ways: [fn(&Payloads); 2] = [fail, panic];
+    for go_wrong in ways {
+        let peer = Peer::first().await;
+        assert!(peer.group.try_permit_read());
+        go_wrong(&peer.payloads);
+        let lost = peer.propose(b"a").outcome().await.unwrap_err();
+        assert!(!lost.is_certain());
+        assert!(!peer.group.try_permit_read());
+        // The core learns of it later.
+        let refused = async || peer.propose(b"b").outcome().await.unwrap_err();
+        while !refused().await.is_certain() {}
+        assert!(!peer.group.try_permit_read());
+        peer.group.lead_alone().await.unwrap_err();
+    }
+}
+
+#[tokio::test]
 async fn a_group_that_cannot_apply_does_not_lead() {
     let payloads = Payloads::bootstrapped([1]);
     payloads.state().has_failed = true;

@@ -25,6 +25,7 @@ pub(crate) struct State {
     flushed: Kept,
     pub(crate) reads_the_disk: bool,
     pub(crate) has_failed: bool,
+    pub(crate) panics: bool,
     /// How often it was applied to with `may_block`.
     pub(crate) blocking_applies: usize,
 }
@@ -82,6 +83,10 @@ impl StateMachine for Payloads {
             self.applies.pass();
         }
         let mut state = self.state();
+        if state.panics {
+            drop(state);
+            panic!("the test says so");
+        }
         if state.has_failed {
             return Err(io::Error::other("the test says so").into());
         }
