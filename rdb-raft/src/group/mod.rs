@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::network::NetSnapshot;
+use openraft::storage::RaftLogStorage;
 use openraft::{RaftLogReader, RaftNetworkFactory, ServerState};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -33,7 +34,7 @@ pub use transfer::TransferError;
 use crate::log::LogStore;
 use crate::machine::{Machine, Position, StateMachine, Strides};
 use crate::timing::{Timing, TimingError};
-use crate::types::{Answer, Payload, TypeConfig};
+use crate::types::{Answer, LogId, Payload, TypeConfig, Vote};
 use lasting::Lasting;
 use lease::{Lease, is_sole_voter};
 use proposal::Proposal;
@@ -87,6 +88,27 @@ pub enum StartError {
         /// The last entry that was applied.
         index: u64,
     },
+    /// The vote is older than what was applied. A voter that forgets what it has promised breaks Raft.
+    #[error(
+        "the log of the group is older than its state: the vote is of term {vote_term}, and the state machine has applied \
+         entries of term {term}"
+    )]
+    LogOutdated {
+        /// The term of the vote.
+        vote_term: u64,
+        /// The term of the last entry that was applied.
+        term: u64,
+    },
+    /// The log does not have what the state machine needs next.
+    #[error(
+        "the log of the group is purged up to index {purged_index}, and the state machine has applied entries up to index {index}"
+    )]
+    LogPurged {
+        /// The last entry that was purged.
+        purged_index: u64,
+        /// The last entry that was applied.
+        index: u64,
+    },
     /// The log or the state machine cannot be read, or they contradict each other.
     #[error("the group cannot start: {cause}")]
     Failed {
@@ -123,7 +145,7 @@ impl Group {
     pub async fn start<Network>(
         peer_id: u64,
         timing: Timing,
-        log: LogStore,
+        mut log: LogStore,
         machine: Arc<dyn StateMachine>,
         network: Network,
     ) -> Result<Self, StartError>
@@ -135,10 +157,8 @@ impl Group {
         let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
         let flushed = machine.flushed().map_err(StartError::failed)?;
         let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
-        let index = flushed.position.map_or(0, |position| position.index);
-        if vote.is_none() && index > 0 {
-            return Err(StartError::LogMissing { index });
-        }
+        let log_state = log.get_log_state().await.map_err(StartError::failed)?;
+        check_start(vote, log_state.last_purged_log_id, flushed.position)?;
         let strides = Arc::<Strides>::default();
         let runtime = Handle::current();
         let lease = Lease::new(&timing, &runtime);
@@ -282,6 +302,33 @@ impl Group {
         let wait = self.raft.wait(None);
         let waited = wait.metrics(condition, "a group").await;
         waited.map_err(|_| self.end())
+    }
+}
+
+/// The log may end before the position. It is empty then for openraft, and begins after the position.
+fn check_start(
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    position: Option<LogId>,
+) -> Result<(), StartError> {
+    let (term, index) =
+        position.map_or((0, 0), |position| (position.leader_id.term, position.index));
+    let Some(vote) = vote else {
+        return match index {
+            0 => Ok(()),
+            _ => Err(StartError::LogMissing { index }),
+        };
+    };
+    let vote_term = vote.leader_id.term;
+    if vote_term < term {
+        return Err(StartError::LogOutdated { vote_term, term });
+    }
+    match purged {
+        Some(purged) if purged.index > index => Err(StartError::LogPurged {
+            purged_index: purged.index,
+            index,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
-use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError, TransferError};
+use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError, StartError, TransferError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
 use rdb_raft::{Answer, LogId, Timing, Vote};
@@ -151,6 +151,47 @@ async fn a_log_that_is_short_is_not_purged() {
     peer.payloads.flush().unwrap();
     peer.group.purge().await.unwrap();
     assert_eq!(last_purged(&peer).await, Some(log_id(0, 0)));
+}
+
+/// What a start says to a log and a state that do not belong together.
+async fn refused(device: MemoryDevice, payloads: Arc<Payloads>) -> StartError {
+    let writer = LogWriter::start(Arc::new(device)).unwrap();
+    let log = writer.open_group(1).unwrap();
+    let started = Group::start(1, Timing::default(), log, payloads, Alone).await;
+    started.map(drop).unwrap_err()
+}
+
+#[tokio::test]
+async fn a_log_that_is_purged_beyond_the_state_does_not_start() {
+    let peer = Peer::first().await;
+    peer.propose(&vec![0; STRIDE_BYTES])
+        .outcome()
+        .await
+        .unwrap();
+    peer.payloads.flush().unwrap();
+    peer.group.purge().await.unwrap();
+    peer.propose(b"a").outcome().await.unwrap();
+    assert_eq!(last_purged(&peer).await, Some(log_id(1, 2)));
+    let device = peer.device.after_power_cut(usize::MAX);
+    let purged = StartError::LogPurged {
+        purged_index: 2,
+        index: 0,
+    };
+    assert_eq!(refused(device, Payloads::bootstrapped([1])).await, purged);
+}
+
+#[tokio::test]
+async fn a_log_that_is_older_than_the_state_does_not_start() {
+    let peer = Peer::first().await;
+    peer.group.shut_down().await;
+    let device = peer.device.after_power_cut(usize::MAX);
+    let peer = peer.kill_and_start().await;
+    peer.payloads.flush().unwrap();
+    let outdated = StartError::LogOutdated {
+        vote_term: 1,
+        term: 2,
+    };
+    assert_eq!(refused(device, peer.payloads.after_crash()).await, outdated);
 }
 
 #[tokio::test]
