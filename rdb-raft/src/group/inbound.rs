@@ -1,7 +1,6 @@
 //! What other peers of a group ask for.
 
-use std::fmt::Display;
-
+use openraft::errors::RaftError;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
@@ -33,7 +32,7 @@ impl Group {
     ) -> Result<AppendEntriesResponse<TypeConfig>, Ended> {
         let raft = self.raft.clone();
         let appended = self.lasting(async move { raft.append_entries(request).await });
-        appended.await.map_err(ended)
+        appended.await.map_err(fatal)
     }
 
     /// Votes for a peer that campaigns, or against it.
@@ -51,7 +50,7 @@ impl Group {
         let raft = self.raft.clone();
         let earlier_term = request.vote.leader_id.term.saturating_sub(1);
         let voted = self.lasting(async move { raft.vote(request).await });
-        let voted = voted.await.map_err(ended)?;
+        let voted = voted.await.map_err(fatal)?;
         if voted.vote_granted {
             // The metrics may still say that it leads. The other one leads as soon as it hears of this vote.
             self.lease.suspend(earlier_term);
@@ -73,7 +72,7 @@ impl Group {
         }
         let raft = self.raft.clone();
         let voted = self.lasting(async move { raft.pre_vote(request).await });
-        Ok(voted.await.map_err(ended)?)
+        Ok(voted.await.map_err(fatal)?)
     }
 
     /// Takes note that a leader hands its leadership over, and campaigns if it is to this peer.
@@ -87,11 +86,13 @@ impl Group {
     ) -> Result<TransferLeaderResponse<TypeConfig>, Ended> {
         let raft = self.raft.clone();
         let taken = self.lasting(async move { raft.handle_transfer_leader(request).await });
-        taken.await.map_err(ended)
+        Ok(taken.await?)
     }
 }
 
-fn ended(error: impl Display) -> Ended {
-    let cause = error.to_string();
-    Ended { cause }
+fn fatal(error: RaftError<TypeConfig>) -> Ended {
+    match error {
+        RaftError::APIError(never) => match never {},
+        RaftError::Fatal(fatal) => fatal.into(),
+    }
 }

@@ -32,7 +32,7 @@ pub use state::GroupState;
 pub use transfer::TransferError;
 
 use crate::log::LogStore;
-use crate::machine::{Machine, Position, StateMachine, Strides};
+use crate::machine::{Machine, Position, PositionBuilder, StateMachine, Strides};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, LogId, Payload, TypeConfig, Vote};
 use lasting::Lasting;
@@ -61,6 +61,7 @@ pub struct Group {
     quarantine: Quarantine,
     _release: Arc<Release>,
     strides: Arc<Strides>,
+    snapshots: PositionBuilder,
     purging: Arc<Mutex<()>>,
 }
 
@@ -134,6 +135,8 @@ pub enum LeadError {
 pub struct Ended {
     /// What it ended with.
     pub cause: String,
+    /// Whether it failed. Otherwise it was shut down.
+    pub has_failed: bool,
 }
 
 impl Group {
@@ -160,6 +163,7 @@ impl Group {
         let log_state = log.get_log_state().await.map_err(StartError::failed)?;
         check_start(vote, log_state.last_purged_log_id, flushed.position)?;
         let strides = Arc::<Strides>::default();
+        let snapshots = PositionBuilder::new(flushed);
         let runtime = Handle::current();
         let lease = Lease::new(&timing, &runtime);
         let adapter = Machine::new(
@@ -167,6 +171,7 @@ impl Group {
             log.reader(),
             Arc::clone(&strides),
             lease.apply_has_failed(),
+            snapshots.clone(),
         );
         let config = Arc::new(timing.config());
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
@@ -181,6 +186,7 @@ impl Group {
             runtime,
             machine,
             strides,
+            snapshots,
             purging: Arc::default(),
         })
     }
@@ -347,7 +353,9 @@ impl From<Fatal> for LeadError {
 
 impl From<Fatal> for Ended {
     fn from(fatal: Fatal) -> Self {
-        let cause = fatal.to_string();
-        Self { cause }
+        Self {
+            cause: fatal.to_string(),
+            has_failed: fatal != Fatal::Stopped,
+        }
     }
 }

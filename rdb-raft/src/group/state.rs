@@ -37,10 +37,11 @@ impl Group {
     }
 }
 
+/// It is published in any case but a panic.
 pub(super) fn ending(raft: &Raft) -> Ended {
     let metrics = raft.metrics();
     let running = metrics.borrow_watched().running_state.clone();
-    running.err().unwrap_or(Fatal::Stopped).into()
+    running.err().unwrap_or(Fatal::Panicked).into()
 }
 
 /// The leader is told only together with its own term. The vote is published once it is durable, and it may be of another

@@ -41,13 +41,14 @@ impl Machine {
         log: LogReader,
         strides: Arc<Strides>,
         has_failed: Arc<AtomicBool>,
+        snapshots: PositionBuilder,
     ) -> Self {
         Self {
-            snapshots: PositionBuilder::new(Arc::clone(&machine)),
             machine,
             log,
             strides,
             has_failed,
+            snapshots,
         }
     }
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
-use rdb_raft::group::{Alone, Group, Leader, ProposeError, ReadError, StartError, TransferError};
+use rdb_raft::group::{
+    Alone, Group, Leader, ProposeError, PurgeError, ReadError, StartError, TransferError,
+};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
 use rdb_raft::{Answer, LogId, Timing, Vote};
@@ -150,6 +152,38 @@ async fn a_log_that_is_short_is_not_purged() {
     peer.propose(b"a").outcome().await.unwrap();
     peer.payloads.flush().unwrap();
     peer.group.purge().await.unwrap();
+    assert_eq!(last_purged(&peer).await, Some(log_id(0, 0)));
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_told_of_keeps_the_log_and_harms_nobody() {
+    let peer = Peer::first().await;
+    peer.propose(&vec![0; STRIDE_BYTES])
+        .outcome()
+        .await
+        .unwrap();
+    peer.payloads.flush().unwrap();
+    peer.payloads.state().flushed_times_max = Some(0);
+    let failed = peer.group.purge().await;
+    assert!(matches!(failed, Err(PurgeError::Flush(_))));
+    // The purge goes by what it was told.
+    peer.payloads.state().flushed_times_max = Some(1);
+    peer.group.purge().await.unwrap();
+    assert_eq!(peer.propose(b"a").outcome().await, Ok(2));
+    assert_eq!(last_purged(&peer).await, Some(log_id(1, 2)));
+    let ended = peer.group.purge().await;
+    assert!(matches!(ended, Err(PurgeError::Ended(_))));
+}
+
+#[tokio::test]
+async fn the_log_of_a_group_with_a_learner_is_kept() {
+    let payloads = Payloads::with_learners([1], [2]);
+    let peer = Peer::start(MemoryDevice::default(), payloads).await;
+    let stride = vec![0; STRIDE_BYTES];
+    peer.propose(&stride).outcome().await.unwrap();
+    peer.payloads.flush().unwrap();
+    peer.group.purge().await.unwrap();
+    peer.propose(b"a").outcome().await.unwrap();
     assert_eq!(last_purged(&peer).await, Some(log_id(0, 0)));
 }
 

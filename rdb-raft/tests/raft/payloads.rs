@@ -26,6 +26,8 @@ pub(crate) struct State {
     pub(crate) reads_the_disk: bool,
     pub(crate) has_failed: bool,
     pub(crate) panics: bool,
+    /// How often it can still say what is flushed.
+    pub(crate) flushed_times_max: Option<usize>,
     /// How often it was applied to with `may_block`.
     pub(crate) blocking_applies: usize,
 }
@@ -50,9 +52,16 @@ impl Payloads {
     }
 
     pub(crate) fn bootstrapped<const VOTERS: usize>(voters: [u64; VOTERS]) -> Arc<Self> {
+        Self::with_learners(voters, [])
+    }
+
+    pub(crate) fn with_learners<const VOTERS: usize, const LEARNERS: usize>(
+        voters: [u64; VOTERS],
+        learners: [u64; LEARNERS],
+    ) -> Arc<Self> {
         let beginning = log_id(0, 0);
-        let nodes = voters.map(|id| (id, StoreNode { store_id: id }));
-        let nodes = BTreeMap::from(nodes);
+        let members = voters.into_iter().chain(learners);
+        let nodes: BTreeMap<_, _> = members.map(|id| (id, StoreNode { store_id: id })).collect();
         let membership = Membership::new(vec![voters.into()], nodes).unwrap();
         Self::with(Kept {
             applied: Applied {
@@ -114,7 +123,13 @@ impl StateMachine for Payloads {
     }
 
     fn flushed(&self) -> io::Result<Applied> {
-        Ok(self.state().flushed.applied.clone())
+        let mut state = self.state();
+        match &mut state.flushed_times_max {
+            Some(0) => return Err(io::Error::other("the test says so")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(state.flushed.applied.clone())
     }
 
     fn flush(&self) -> io::Result<()> {
