@@ -169,6 +169,15 @@ impl Node {
     }
 }
 
+/// Groups that nobody else holds end by themselves once the supervisor holds them no more.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.get_mut() {
+            supervisor.abort();
+        }
+    }
+}
+
 fn add(groups: &Groups, group_id: u64, group: Group) {
     let mut groups = groups.write().unwrap_or_else(PoisonError::into_inner);
     groups.insert(group_id, group);

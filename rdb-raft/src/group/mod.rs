@@ -32,7 +32,7 @@ pub use state::GroupState;
 pub use transfer::TransferError;
 
 use crate::log::LogStore;
-use crate::machine::{Machine, Position, PositionBuilder, StateMachine, Strides};
+use crate::machine::{Machine, Position, PositionBuilder, StateMachine, Strides, Users};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, LogId, Payload, TypeConfig, Vote};
 use lasting::Lasting;
@@ -62,6 +62,7 @@ pub struct Group {
     _release: Arc<Release>,
     strides: Arc<Strides>,
     snapshots: PositionBuilder,
+    users: Arc<Users>,
     purging: Arc<Mutex<()>>,
 }
 
@@ -163,7 +164,7 @@ impl Group {
         let log_state = log.get_log_state().await.map_err(StartError::failed)?;
         check_start(vote, log_state.last_purged_log_id, flushed.position)?;
         let strides = Arc::<Strides>::default();
-        let snapshots = PositionBuilder::new(flushed);
+        let (snapshots, users) = (PositionBuilder::new(flushed), Users::new());
         let runtime = Handle::current();
         let lease = Lease::new(&timing, &runtime);
         let adapter = Machine::new(
@@ -172,6 +173,7 @@ impl Group {
             Arc::clone(&strides),
             lease.apply_has_failed(),
             snapshots.clone(),
+            users.add(),
         );
         let config = Arc::new(timing.config());
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
@@ -187,6 +189,7 @@ impl Group {
             machine,
             strides,
             snapshots,
+            users: Arc::new(users),
             purging: Arc::default(),
         })
     }
@@ -281,12 +284,15 @@ impl Group {
         self.lease.permit(&self.raft).await
     }
 
-    /// Ends this peer. Proposals that have no answer by then are [`ProposeError::Unknown`].
+    /// Ends this peer, and waits until nothing works on its state machine. Proposals that have no answer by then are
+    /// [`ProposeError::Unknown`].
     pub async fn shut_down(&self) {
         let raft = self.raft.clone();
         if let Err(error) = self.lasting(async move { raft.shutdown().await }).await {
             tracing::error!(%error, "a task of a group failed while the group ended");
         }
+        // The core does not wait for the task that applies, nor does it know of flushes.
+        self.users.stop().await;
     }
 
     /// A call into openraft that its caller may drop.

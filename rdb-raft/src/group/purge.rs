@@ -94,7 +94,9 @@ impl Group {
     /// What is flushed.
     async fn flush_if_wanted(&self) -> Result<Applied, PurgeError> {
         let (machine, strides) = (Arc::clone(&self.machine), Arc::clone(&self.strides));
+        let user = self.users.add();
         let flush = move || {
+            let _user = user;
             let flushed = machine.flushed()?;
             let flushed_index = flushed.position.map_or(0, |flushed| flushed.index);
             if !strides.want_flush(flushed_index) {

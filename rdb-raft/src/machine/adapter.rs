@@ -10,7 +10,9 @@ use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use tokio::task::spawn_blocking;
 
-use super::{Applied, ApplyError, Committed, Position, PositionBuilder, StateMachine, Strides};
+use super::{
+    Applied, ApplyError, Committed, Position, PositionBuilder, StateMachine, Strides, User,
+};
 use crate::log::LogReader;
 use crate::types::{
     Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
@@ -32,6 +34,7 @@ pub(crate) struct Machine {
     /// Whether an apply has failed. Released before anybody can learn of it.
     has_failed: Arc<AtomicBool>,
     snapshots: PositionBuilder,
+    user: User,
 }
 
 impl Machine {
@@ -42,6 +45,7 @@ impl Machine {
         strides: Arc<Strides>,
         has_failed: Arc<AtomicBool>,
         snapshots: PositionBuilder,
+        user: User,
     ) -> Self {
         Self {
             machine,
@@ -49,6 +53,7 @@ impl Machine {
             strides,
             has_failed,
             snapshots,
+            user,
         }
     }
 
@@ -151,6 +156,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         let mut entries = entries.fuse();
         while let Some(first) = entries.next().await {
+            // The group's core has ended, and left what it had queued.
+            if self.user.should_stop() {
+                return Err(io::Error::other("the group has ended"));
+            }
             let mut chunk = Chunk::default();
             chunk.push(first?);
             while !chunk.is_full()

@@ -3,6 +3,7 @@
 mod adapter;
 mod position;
 mod strides;
+mod users;
 
 use std::io;
 
@@ -10,6 +11,7 @@ pub(crate) use adapter::Machine;
 pub use position::Position;
 pub(crate) use position::PositionBuilder;
 pub(crate) use strides::Strides;
+pub(crate) use users::{User, Users};
 
 use crate::types::{Answer, Entry, LogId, StoredMembership};
 

@@ -17,6 +17,8 @@ pub(crate) struct Payloads {
     state: Mutex<State>,
     /// Applies that may block have to pass it.
     pub(crate) applies: Gate,
+    /// Whoever asks what is flushed has to pass it.
+    pub(crate) flushes: Gate,
 }
 
 #[derive(Default)]
@@ -48,6 +50,7 @@ impl Payloads {
         Arc::new(Self {
             state: Mutex::new(state),
             applies: Gate::default(),
+            flushes: Gate::default(),
         })
     }
 
@@ -123,6 +126,7 @@ impl StateMachine for Payloads {
     }
 
     fn flushed(&self) -> io::Result<Applied> {
+        self.flushes.pass();
         let mut state = self.state();
         match &mut state.flushed_times_max {
             Some(0) => return Err(io::Error::other("the test says so")),
