@@ -1,13 +1,14 @@
 //! The permission to read, and who may take over meanwhile.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::raft::VoteRequest;
 use rdb_raft::group::{Group, LeadError, ReadError, TransferError, VoteError};
 use rdb_raft::log::MemoryDevice;
+use rdb_raft::machine::StateMachine;
 use rdb_raft::{Timing, Vote};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::entries::log_id;
 use crate::network::Network;
@@ -38,6 +39,20 @@ async fn a_leader_that_is_cut_off_stops_to_permit_reads_before_another_one_leads
 
     network.cut(1, 2);
     network.cut(1, 3);
+    let request = VoteRequest::new(
+        Vote::new(leader.group.leader().term + 1, 3),
+        Some(log_id(9, 9)),
+    );
+    while !second
+        .group
+        .pre_vote(request.clone())
+        .await
+        .unwrap()
+        .vote_granted
+    {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!leader.group.try_permit_read());
     wait_until("another one leads", || second.leads() || third.leads()).await;
     assert!(!leader.group.try_permit_read());
     let refused = leader.group.permit_read().await.unwrap_err();
@@ -145,10 +160,16 @@ async fn voters_that_all_start_again_elect_a_leader() {
     let [first, second, third] = Voter::three(SHORT, &network).await;
     first.lead().await;
     first.write("a").await.unwrap();
+    for voter in [&first, &second, &third] {
+        voter.group.shut_down().await;
+    }
+    let (began, pre_votes) = (Instant::now(), network.pre_votes());
     let mut voters = Vec::new();
     for voter in [first, second, third] {
         voters.push(voter.kill_and_start(SHORT, &network).await);
     }
+    wait_until("one campaigns", || network.pre_votes() > pre_votes).await;
+    assert!(began.elapsed() > Duration::from_millis(SHORT.election_timeout_max_ms));
     wait_until("one leads", || voters.iter().any(Voter::leads)).await;
     let leader = voters.iter().find(|voter| voter.leads()).unwrap();
     leader.group.permit_read().await.unwrap();
@@ -179,4 +200,17 @@ async fn a_peer_that_knows_no_voters_does_not_lead() {
         stranger.group.lead_alone().await,
         Err(LeadError::NotSoleVoter)
     );
+}
+
+#[tokio::test]
+async fn the_log_of_several_voters_is_kept() {
+    let network = Network::<Group>::default();
+    let voters = Voter::three(LONG, &network).await;
+    let leader = &voters[0];
+    leader.lead().await;
+    leader.write_bytes(vec![0; 16 << 20]).await.unwrap();
+    leader.payloads.flush().unwrap();
+    leader.group.purge().await.unwrap();
+    leader.write("a").await.unwrap();
+    assert_eq!(leader.last_purged().await, Some(log_id(0, 0)));
 }

@@ -139,6 +139,7 @@ struct Shared<E> {
     peers: Mutex<BTreeMap<u64, E>>,
     /// Pairs that hear nothing of each other, the lower id first.
     cut: Mutex<BTreeSet<(u64, u64)>>,
+    pre_votes: AtomicUsize,
     conflicts: AtomicUsize,
     snapshots: AtomicUsize,
 }
@@ -148,6 +149,7 @@ impl<E> Default for Network<E> {
         Self(Arc::new(Shared {
             peers: Mutex::default(),
             cut: Mutex::default(),
+            pre_votes: AtomicUsize::default(),
             conflicts: AtomicUsize::default(),
             snapshots: AtomicUsize::default(),
         }))
@@ -169,6 +171,11 @@ impl<E: Endpoint> Network<E> {
     pub(crate) fn cut(&self, one: u64, other: u64) {
         let pair = (one.min(other), one.max(other));
         self.0.cut.lock().unwrap().insert(pair);
+    }
+
+    /// How many pre-votes were asked for.
+    pub(crate) fn pre_votes(&self) -> usize {
+        self.0.pre_votes.load(Ordering::Relaxed)
     }
 
     /// How many appends a follower refused because its log was another one.
@@ -258,6 +265,7 @@ impl<E: Endpoint> RaftNetworkV2<TypeConfig> for Client<E> {
         request: VoteRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.network.0.pre_votes.fetch_add(1, Ordering::Relaxed);
         let response = self.peer()?.pre_vote(request).await?;
         self.check_way()?;
         Ok(response)

@@ -1,9 +1,11 @@
 //! A group of one voter, from its start to its end.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::select;
 use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{
@@ -350,9 +352,8 @@ async fn a_sole_voter_permits_reads_as_soon_as_it_leads_and_after_its_log_has_fa
     assert!(group.try_permit_read());
 }
 
-#[tokio::test]
-async fn a_read_is_refused_if_what_it_waits_for_is_not_applied_in_time() {
-    let payloads = Payloads::bootstrapped([1]);
+/// Starts a group that leads, and that cannot apply its first entry until a gate opens.
+async fn start_held_up(payloads: &Arc<Payloads>) -> (LogWriter, Group) {
     payloads.state().reads_the_disk = true;
     payloads.applies.close();
     let timing = Timing {
@@ -362,19 +363,40 @@ async fn a_read_is_refused_if_what_it_waits_for_is_not_applied_in_time() {
     };
     let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
     let log = writer.open_group(1).unwrap();
-    let machine = Arc::clone(&payloads) as _;
+    let machine = Arc::clone(payloads) as _;
     let group = Group::start(1, timing, log, machine, Alone).await.unwrap();
-    let leads = tokio::spawn({
-        let group = group.clone();
-        async move { group.lead_alone().await }
-    });
-    wait_until("it leads", || group.leader().peer_id == Some(1)).await;
+    let mut leads = Box::pin(group.lead_alone());
+    let waiting = wait_until("it leads", || group.leader().peer_id == Some(1));
+    select(&mut leads, pin!(waiting)).await;
+    drop(leads);
+    (writer, group)
+}
+
+#[tokio::test]
+async fn a_read_is_refused_if_what_it_waits_for_is_not_applied_in_time() {
+    let payloads = Payloads::bootstrapped([1]);
+    let (_writer, group) = start_held_up(&payloads).await;
     let refused = timeout(GUARD, group.permit_read()).await;
     // Opened before anything can fail, since the runtime waits for the thread at the gate.
     payloads.applies.open();
     assert_eq!(refused.expect("it ends"), Err(ReadError::NotApplied));
-    leads.await.unwrap().unwrap();
+    group.lead_alone().await.unwrap();
     group.permit_read().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_is_not_answered_by_what_was_asked_before_it_began() {
+    let payloads = Payloads::bootstrapped([1]);
+    let (_writer, group) = start_held_up(&payloads).await;
+    let mut first = Box::pin(group.permit_read());
+    let mut second = Box::pin(group.permit_read());
+    assert!((&mut first).now_or_never().is_none());
+    assert!((&mut second).now_or_never().is_none());
+    let refused = timeout(GUARD, first).await;
+    let answered = (&mut second).now_or_never();
+    payloads.applies.open();
+    assert_eq!(refused.expect("it ends"), Err(ReadError::NotApplied));
+    assert_eq!(answered, None);
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
+use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
-use rdb_raft::{Timing, Vote};
+use rdb_raft::{LogId, Timing, Vote};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -23,7 +24,7 @@ pub(crate) struct Voter {
     pub(crate) group: Group,
     pub(crate) payloads: Arc<Payloads>,
     device: Arc<MemoryDevice>,
-    _writer: LogWriter,
+    writer: LogWriter,
 }
 
 impl Voter {
@@ -46,7 +47,7 @@ impl Voter {
             group,
             payloads,
             device,
-            _writer: writer,
+            writer,
         }
     }
 
@@ -93,13 +94,23 @@ impl Voter {
         self.payloads.payloads() == payloads
     }
 
-    pub(crate) async fn write(&self, payload: &'static str) -> Result<(), ProposeError> {
+    pub(crate) async fn write(&self, payload: &str) -> Result<(), ProposeError> {
+        self.write_bytes(payload.as_bytes().to_vec()).await
+    }
+
+    pub(crate) async fn write_bytes(&self, payload: Vec<u8>) -> Result<(), ProposeError> {
         let (sender, outcome) = oneshot::channel();
         let complete = |outcome| drop(sender.send(outcome));
-        self.group
-            .propose(Bytes::from_static(payload.as_bytes()), complete);
+        self.group.propose(Bytes::from(payload), complete);
         let outcome = timeout(GUARD, outcome).await;
         outcome.expect("it is answered in time").unwrap().map(drop)
+    }
+
+    /// Ends this peer, and says what its log has lost.
+    pub(crate) async fn last_purged(&self) -> Option<LogId> {
+        self.group.shut_down().await;
+        let mut log = self.writer.open_group(1).unwrap();
+        log.get_log_state().await.unwrap().last_purged_log_id
     }
 }
 
