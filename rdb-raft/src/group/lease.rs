@@ -132,7 +132,7 @@ impl Lease {
     }
 
     /// The end of a hand-over is released after its term is suspended, so it is looked for first.
-    fn is_suspended(&self, term: u64) -> bool {
+    pub(super) fn is_suspended(&self, term: u64) -> bool {
         self.hand_overs.load(Ordering::Acquire) > 0
             || self.suspended_term.load(Ordering::Acquire) >= term
     }

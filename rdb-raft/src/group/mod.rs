@@ -8,6 +8,8 @@ mod proposal;
 mod purge;
 mod quarantine;
 mod state;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::fmt::Display;
@@ -243,6 +245,8 @@ impl Group {
     /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
     /// here or on a task of the group, and must neither block nor panic.
     ///
+    /// A group that has ended refuses at once. So a `complete` that always proposes again would recurse without end.
+    ///
     /// It never waits. Proposals are in the log in the order of these calls, as long as openraft's queue has room for them.
     pub fn propose(
         &self,
@@ -317,7 +321,8 @@ impl Group {
     }
 }
 
-/// The log may end before the position. It is empty then for openraft, and begins after the position.
+/// Whether a log and a state machine can belong together. A log that ends before the position is fine: a crash may leave
+/// less of it than of the state, and what is missing has been applied.
 fn check_start(
     vote: Option<Vote>,
     purged: Option<LogId>,

@@ -117,7 +117,7 @@ impl Proposal {
 /// A call to openraft that did not return has queued nothing.
 impl Drop for Proposal {
     fn drop(&mut self) {
-        self.refuse("the process ends".to_owned());
+        self.refuse("the runtime ends".to_owned());
     }
 }
 
@@ -234,6 +234,15 @@ mod tests {
         let cause = "full".to_owned();
         let refused = Err(ProposeError::NotQueued { cause });
         assert_eq!(outcome.iter().collect::<Vec<_>>(), [refused]);
+    }
+
+    #[test]
+    fn a_proposal_that_is_dropped_before_it_is_queued_is_refused() {
+        let (proposal, outcome) = begin();
+        drop(proposal.completion());
+        drop(proposal);
+        assert!(outcome.recv().unwrap().unwrap_err().is_certain());
+        assert!(outcome.recv().is_err());
     }
 
     #[test]

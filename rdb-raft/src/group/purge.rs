@@ -94,7 +94,11 @@ impl Group {
     /// What is flushed.
     async fn flush_if_wanted(&self) -> Result<Applied, PurgeError> {
         let (machine, strides) = (Arc::clone(&self.machine), Arc::clone(&self.strides));
+        // Added before it is looked at: the shutdown waits for it, or it has begun and is seen.
         let user = self.users.add();
+        if user.should_stop() {
+            return Err(PurgeError::Ended(self.end()));
+        }
         let flush = move || {
             let _user = user;
             let flushed = machine.flushed()?;
