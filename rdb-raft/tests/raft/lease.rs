@@ -39,17 +39,13 @@ async fn a_leader_that_is_cut_off_stops_to_permit_reads_before_another_one_leads
 
     network.cut(1, 2);
     network.cut(1, 3);
-    let request = VoteRequest::new(
-        Vote::new(leader.group.leader().term + 1, 3),
-        Some(log_id(9, 9)),
-    );
-    while !second
-        .group
-        .pre_vote(request.clone())
-        .await
-        .unwrap()
-        .vote_granted
-    {
+    // As soon as a follower would elect another one, or has.
+    let request = VoteRequest::new(Vote::new(1000, 3), Some(log_id(1000, 1000)));
+    let would_elect = async || {
+        let voted = second.group.pre_vote(request.clone()).await.unwrap();
+        voted.vote_granted || second.leads() || third.leads()
+    };
+    while !would_elect().await {
         sleep(Duration::from_millis(5)).await;
     }
     assert!(!leader.group.try_permit_read());
