@@ -1,6 +1,6 @@
 //! All groups of a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future;
 use std::io;
 use std::pin::pin;
@@ -155,7 +155,8 @@ impl Node {
     /// Ends all groups, then the supervisor, then the writer, and waits for each.
     pub async fn shut_down(&self) {
         *self.opened.lock().await = None;
-        join_all(all(&self.groups).iter().map(Group::shut_down)).await;
+        let groups = all(&self.groups);
+        join_all(groups.iter().map(|(_, group)| group.shut_down())).await;
         // It ends by itself, after it has told of the last end.
         if let Some(supervisor) = self.supervisor.lock().await.take()
             && let Err(error) = supervisor.await
@@ -168,14 +169,24 @@ impl Node {
     }
 }
 
+/// Groups that nobody else holds end by themselves once the supervisor holds them no more.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.get_mut() {
+            supervisor.abort();
+        }
+    }
+}
+
 fn add(groups: &Groups, group_id: u64, group: Group) {
     let mut groups = groups.write().unwrap_or_else(PoisonError::into_inner);
     groups.insert(group_id, group);
 }
 
-fn all(groups: &Groups) -> Vec<Group> {
+fn all(groups: &Groups) -> Vec<(u64, Group)> {
     let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
-    groups.values().cloned().collect()
+    let groups = groups.iter();
+    groups.map(|(id, group)| (*id, group.clone())).collect()
 }
 
 async fn supervise(
@@ -201,7 +212,11 @@ async fn publish_states(
     });
     let publish = states.for_each(|(group_id, state)| {
         if let GroupState::Ended(ended) = &state {
-            tracing::info!(group_id, cause = %ended.cause, "a group has ended");
+            if ended.has_failed {
+                tracing::error!(group_id, cause = %ended.cause, "a group has failed");
+            } else {
+                tracing::info!(group_id, "a group was shut down");
+            }
         }
         published.send_modify(|states| drop(states.insert(group_id, state)));
         future::ready(())
@@ -209,14 +224,21 @@ async fn publish_states(
     publish.await;
 }
 
+/// A log that cannot be purged is told of once.
 async fn purge_logs(groups: &Groups) {
+    let mut failing = BTreeSet::new();
     loop {
         sleep(PURGE_INTERVAL).await;
-        for group in all(groups) {
+        for (group_id, group) in all(groups) {
             match group.purge().await {
+                Ok(()) => drop(failing.remove(&group_id)),
                 // Its end was told of.
-                Ok(()) | Err(PurgeError::Ended(_)) => {}
-                Err(error) => tracing::warn!(%error, "a log was not purged"),
+                Err(PurgeError::Ended(_)) => {}
+                Err(error) => {
+                    if failing.insert(group_id) {
+                        tracing::warn!(group_id, %error, "a log is not purged");
+                    }
+                }
             }
         }
     }

@@ -10,7 +10,9 @@ const APPEND_ENTRIES_MAX: u64 = 1024;
 /// Shorter heartbeats would only keep the clock busy.
 const HEARTBEAT_MS_MIN: u64 = 10;
 
-/// Intervals of a group. All its peers should have the same.
+/// Intervals of a group. They must be the same on all its peers: a leader permits reads for most of its own
+/// [`Timing::election_timeout_max_ms`], and a follower elects another leader after its own. If that one is shorter, the first
+/// leader permits reads that miss what the second has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// How often a leader says that it is there, in milliseconds; at least 10.
@@ -138,6 +140,21 @@ mod tests {
         let message = "election_timeout_max_ms is 30 ms, and it should be greater than election_timeout_min_ms";
         let error = timing(10, 30, 30).validate().unwrap_err();
         assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn a_leader_counts_on_less_than_followers_promise_and_a_restart_keeps() {
+        for election_timeout_max_ms in [31, 3000, 600_000] {
+            let timing = Timing {
+                heartbeat_ms: 10,
+                election_timeout_min_ms: 30,
+                election_timeout_max_ms,
+            };
+            // openraft's lease of a follower.
+            let lease = Duration::from_millis(timing.config().election_timeout_max);
+            assert!(timing.read_lease() * 5 <= lease * 4);
+            assert!(timing.quarantine() > lease);
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What other peers of a group ask for.
 
-use std::fmt::Display;
-
+use openraft::errors::RaftError;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
@@ -31,7 +30,9 @@ impl Group {
         &self,
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<AppendEntriesResponse<TypeConfig>, Ended> {
-        self.raft.append_entries(request).await.map_err(ended)
+        let raft = self.raft.clone();
+        let appended = self.lasting(async move { raft.append_entries(request).await });
+        appended.await.map_err(fatal)
     }
 
     /// Votes for a peer that campaigns, or against it.
@@ -46,7 +47,15 @@ impl Group {
         if !request.leadership_transfer && self.quarantine.refuses_votes() {
             return Err(VoteError::Quarantined);
         }
-        Ok(self.raft.vote(request).await.map_err(ended)?)
+        let raft = self.raft.clone();
+        let earlier_term = request.vote.leader_id.term.saturating_sub(1);
+        let voted = self.lasting(async move { raft.vote(request).await });
+        let voted = voted.await.map_err(fatal)?;
+        if voted.vote_granted {
+            // The metrics may still say that it leads. The other one leads as soon as it hears of this vote.
+            self.lease.suspend(earlier_term);
+        }
+        Ok(voted)
     }
 
     /// Says how it would vote for a peer.
@@ -61,7 +70,9 @@ impl Group {
         if self.quarantine.refuses_votes() {
             return Err(VoteError::Quarantined);
         }
-        Ok(self.raft.pre_vote(request).await.map_err(ended)?)
+        let raft = self.raft.clone();
+        let voted = self.lasting(async move { raft.pre_vote(request).await });
+        Ok(voted.await.map_err(fatal)?)
     }
 
     /// Takes note that a leader hands its leadership over, and campaigns if it is to this peer.
@@ -73,12 +84,15 @@ impl Group {
         &self,
         request: TransferLeaderRequest<TypeConfig>,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Ended> {
-        let taken = self.raft.handle_transfer_leader(request).await;
-        taken.map_err(ended)
+        let raft = self.raft.clone();
+        let taken = self.lasting(async move { raft.handle_transfer_leader(request).await });
+        Ok(taken.await?)
     }
 }
 
-fn ended(error: impl Display) -> Ended {
-    let cause = error.to_string();
-    Ended { cause }
+fn fatal(error: RaftError<TypeConfig>) -> Ended {
+    match error {
+        RaftError::APIError(never) => match never {},
+        RaftError::Fatal(fatal) => fatal.into(),
+    }
 }

@@ -14,18 +14,22 @@
 //! Permitting so takes a look at what the group last published. Only when that is not enough a *round* asks the group, and a
 //! quorum if need be. Reads that wait share it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::Shared;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::metrics::WaitError;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
+use tokio::runtime::Handle;
 
+use super::lasting::Lasting;
+use super::state::ending;
 use super::{Ended, Fatal, Raft, RaftMetrics};
 use crate::timing::Timing;
 use crate::types::{TypeConfig, Vote};
@@ -39,6 +43,9 @@ pub enum ReadError {
     /// No quorum has answered in time. This peer may have been replaced as leader.
     #[error("too few peers of the group answer")]
     NoQuorum,
+    /// What was acknowledged before this peer led is not committed or not applied in time.
+    #[error("the peer has not applied in time what earlier leaders left")]
+    NotApplied,
     /// The group has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -54,21 +61,34 @@ pub(super) struct Lease {
     /// The last term in which leadership was to be handed over, 0 before the first. Released before the followers are told. A
     /// read that does not see it yet comes before any election.
     suspended_term: AtomicU64,
+    /// How many hand-overs have begun, and are not known to have taken place in a suspended term.
+    hand_overs: AtomicUsize,
+    /// Whether the state may be half of what an entry makes of it.
+    apply_has_failed: Arc<AtomicBool>,
     round: Mutex<Option<Round>>,
+    runtime: Handle,
 }
 
 /// Asks the group whether this peer leads it, and waits until it serves its term. Polled by all who wait for it.
-type Round = Shared<BoxFuture<'static, Result<(), ReadError>>>;
+type Round = Shared<Lasting<Result<(), ReadError>>>;
 
 impl Lease {
-    pub(super) fn new(timing: &Timing) -> Self {
+    pub(super) fn new(timing: &Timing, runtime: &Handle) -> Self {
         Self {
             read_lease: timing.read_lease(),
             quorum_wait: timing.quorum_wait(),
             served_term: Arc::default(),
             suspended_term: AtomicU64::new(0),
+            hand_overs: AtomicUsize::new(0),
+            apply_has_failed: Arc::default(),
             round: Mutex::default(),
+            runtime: runtime.clone(),
         }
+    }
+
+    /// What is set when an apply fails. No read is permitted from then on.
+    pub(super) fn apply_has_failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.apply_has_failed)
     }
 
     /// Whether this peer permits a read right now. It never waits.
@@ -76,7 +96,10 @@ impl Lease {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let served_term = self.served_term.load(Ordering::Acquire);
-        if served_term == 0 || metrics.current_term != served_term {
+        if served_term == 0
+            || metrics.current_term != served_term
+            || self.apply_has_failed.load(Ordering::Acquire)
+        {
             return false;
         }
         match metrics.running_state {
@@ -84,9 +107,9 @@ impl Lease {
                 metrics.state == ServerState::Leader
                     && metrics.vote == Vote::new_committed(served_term, metrics.id)
                     && (is_sole_voter(&metrics) || self.is_live(&metrics))
-                    && self.suspended_term.load(Ordering::Acquire) < served_term
+                    && !self.is_suspended(served_term)
             }
-            // It can no longer write, and nobody else can lead.
+            // Its log has failed. It can no longer write, and nobody else can lead.
             Err(Fatal::StorageError(_)) => is_sole_voter(&metrics),
             Err(Fatal::Panicked | Fatal::Stopped) => false,
         }
@@ -97,9 +120,21 @@ impl Lease {
         self.served_term.fetch_max(term, Ordering::Release);
     }
 
-    /// Permits nothing more by lease in a term.
+    /// Permits nothing more by lease in a term and those before it.
     pub(super) fn suspend(&self, term: u64) {
         self.suspended_term.fetch_max(term, Ordering::Release);
+    }
+
+    /// Permits nothing by lease until the hand-over is dropped.
+    pub(super) fn hand_over(self: Arc<Self>) -> HandOver {
+        self.hand_overs.fetch_add(1, Ordering::Release);
+        HandOver(self)
+    }
+
+    /// The end of a hand-over is released after its term is suspended, so it is looked for first.
+    pub(super) fn is_suspended(&self, term: u64) -> bool {
+        self.hand_overs.load(Ordering::Acquire) > 0
+            || self.suspended_term.load(Ordering::Acquire) >= term
     }
 
     /// Waits until this peer permits a read.
@@ -136,23 +171,60 @@ impl Lease {
         {
             return round.clone();
         }
-        let option = LinearizerOption::new(Some(self.read_lease), true);
-        let option = option.with_wait_timeout(self.quorum_wait);
-        let round = ask(raft.clone(), option, Arc::clone(&self.served_term));
-        slot.insert(round.boxed().shared()).clone()
+        let round = ask(
+            raft.clone(),
+            self.read_lease,
+            self.quorum_wait,
+            Arc::clone(&self.served_term),
+        );
+        slot.insert(Lasting::new(&self.runtime, round).shared())
+            .clone()
     }
 }
 
+/// A leader that may be handing its leadership over.
+pub(super) struct HandOver(Arc<Lease>);
+
+impl HandOver {
+    /// The leader has handed over in a term, or before it.
+    pub(super) fn end(self, term: u64) {
+        self.0.suspend(term);
+    }
+}
+
+impl Drop for HandOver {
+    fn drop(&mut self) {
+        self.0.hand_overs.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// It ends: a leader whose quorum is gone learns no more of what is committed.
 async fn ask(
     raft: Raft,
-    option: LinearizerOption,
+    read_lease: Duration,
+    quorum_wait: Duration,
     served_term: Arc<AtomicU64>,
 ) -> Result<(), ReadError> {
+    let option = LinearizerOption::new(Some(read_lease), true).with_wait_timeout(quorum_wait);
     let linearizer = raft.get_read_linearizer(option).await?;
-    let term = linearizer.read_log_id().committed_leader_id().term;
-    linearizer.await_ready(&raft).await.map_err(Ended::from)?;
-    served_term.fetch_max(term, Ordering::Release);
-    Ok(())
+    let read_log_id = *linearizer.read_log_id();
+    let (term, index) = (read_log_id.committed_leader_id().term, read_log_id.index());
+    let has_applied = |metrics: &RaftMetrics| {
+        let applied = metrics.last_applied.as_ref();
+        applied.is_some_and(|applied| applied.index >= index)
+    };
+    // The metrics may be older than the permission, and not know yet that this peer leads.
+    let is_over = |metrics: &RaftMetrics| has_applied(metrics) || metrics.current_term > term;
+    let wait = raft.wait(Some(quorum_wait));
+    match wait.metrics(is_over, "a permission to read").await {
+        Ok(metrics) if has_applied(&metrics) => {
+            served_term.fetch_max(term, Ordering::Release);
+            Ok(())
+        }
+        Ok(_) => Err(ReadError::NotLeader),
+        Err(WaitError::Timeout(..)) => Err(ReadError::NotApplied),
+        Err(WaitError::ShuttingDown) => Err(ReadError::Ended(ending(&raft))),
+    }
 }
 
 pub(super) fn is_sole_voter(metrics: &RaftMetrics) -> bool {

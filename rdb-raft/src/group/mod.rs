@@ -2,21 +2,26 @@
 
 mod alone;
 mod inbound;
+mod lasting;
 mod lease;
 mod proposal;
 mod purge;
 mod quarantine;
 mod state;
+#[cfg(test)]
+mod tests;
+mod transfer;
 
 use std::fmt::Display;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::network::NetSnapshot;
+use openraft::storage::RaftLogStorage;
 use openraft::{RaftLogReader, RaftNetworkFactory, ServerState};
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::unconstrained;
 
@@ -26,18 +31,21 @@ pub use lease::ReadError;
 pub use proposal::ProposeError;
 pub use purge::PurgeError;
 pub use state::GroupState;
+pub use transfer::TransferError;
 
 use crate::log::LogStore;
-use crate::machine::{Machine, Position, StateMachine, Strides};
+use crate::machine::{Machine, Position, PositionBuilder, StateMachine, Strides, Users};
 use crate::timing::{Timing, TimingError};
-use crate::types::{Answer, Payload, TypeConfig};
-use lease::Lease;
+use crate::types::{Answer, LogId, Payload, TypeConfig, Vote};
+use lasting::Lasting;
+use lease::{Lease, is_sole_voter};
 use proposal::Proposal;
 use quarantine::{Quarantine, Release};
 
 type Raft = openraft::Raft<TypeConfig, Machine>;
 type Fatal = openraft::errors::Fatal<TypeConfig>;
 type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+type RaftState = openraft::RaftState<TypeConfig>;
 
 /// One peer of a group. Cheap to clone; it runs until [`Group::shut_down`].
 ///
@@ -49,11 +57,14 @@ type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 #[derive(Clone)]
 pub struct Group {
     raft: Raft,
+    runtime: Handle,
     machine: Arc<dyn StateMachine>,
     lease: Arc<Lease>,
     quarantine: Quarantine,
     _release: Arc<Release>,
     strides: Arc<Strides>,
+    snapshots: PositionBuilder,
+    users: Arc<Users>,
     purging: Arc<Mutex<()>>,
 }
 
@@ -81,6 +92,27 @@ pub enum StartError {
         /// The last entry that was applied.
         index: u64,
     },
+    /// The vote is older than what was applied. A voter that forgets what it has promised breaks Raft.
+    #[error(
+        "the log of the group is older than its state: the vote is of term {vote_term}, and the state machine has applied \
+         entries of term {term}"
+    )]
+    LogOutdated {
+        /// The term of the vote.
+        vote_term: u64,
+        /// The term of the last entry that was applied.
+        term: u64,
+    },
+    /// The log does not have what the state machine needs next.
+    #[error(
+        "the log of the group is purged up to index {purged_index}, and the state machine has applied entries up to index {index}"
+    )]
+    LogPurged {
+        /// The last entry that was purged.
+        purged_index: u64,
+        /// The last entry that was applied.
+        index: u64,
+    },
     /// The log or the state machine cannot be read, or they contradict each other.
     #[error("the group cannot start: {cause}")]
     Failed {
@@ -89,12 +121,25 @@ pub enum StartError {
     },
 }
 
+/// Why a peer does not lead alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeadError {
+    /// The group has other voters, or this peer is none.
+    #[error("the peer is not the only voter of its group")]
+    NotSoleVoter,
+    /// The group has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
 /// The group has ended: it was shut down, or its log or its state machine failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the group has ended: {cause}")]
 pub struct Ended {
     /// What it ended with.
     pub cause: String,
+    /// Whether it failed. Otherwise it was shut down.
+    pub has_failed: bool,
 }
 
 impl Group {
@@ -106,7 +151,7 @@ impl Group {
     pub async fn start<Network>(
         peer_id: u64,
         timing: Timing,
-        log: LogStore,
+        mut log: LogStore,
         machine: Arc<dyn StateMachine>,
         network: Network,
     ) -> Result<Self, StartError>
@@ -118,42 +163,71 @@ impl Group {
         let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
         let flushed = machine.flushed().map_err(StartError::failed)?;
         let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
-        let index = flushed.position.map_or(0, |position| position.index);
-        if vote.is_none() && index > 0 {
-            return Err(StartError::LogMissing { index });
-        }
+        let log_state = log.get_log_state().await.map_err(StartError::failed)?;
+        check_start(vote, log_state.last_purged_log_id, flushed.position)?;
         let strides = Arc::<Strides>::default();
-        let adapter = Machine::new(Arc::clone(&machine), log.reader(), Arc::clone(&strides));
+        let (snapshots, users) = (PositionBuilder::new(flushed), Users::new());
+        let runtime = Handle::current();
+        let lease = Lease::new(&timing, &runtime);
+        let adapter = Machine::new(
+            Arc::clone(&machine),
+            log.reader(),
+            Arc::clone(&strides),
+            lease.apply_has_failed(),
+            snapshots.clone(),
+            users.add(),
+        );
         let config = Arc::new(timing.config());
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
         let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
         raft.run();
         Ok(Self {
-            lease: Arc::new(Lease::new(&timing)),
+            lease: Arc::new(lease),
             quarantine,
             _release: Arc::new(quarantine.release(raft.clone())),
             raft,
+            runtime,
             machine,
             strides,
+            snapshots,
+            users: Arc::new(users),
             purging: Arc::default(),
         })
     }
 
-    /// Campaigns at once, and waits until this peer leads and has applied all that earlier leaders left. For a group whose
-    /// only voter it is: a peer of others would disturb them.
+    /// Campaigns at once, and waits until this peer leads and has applied all that earlier leaders left.
+    ///
+    /// Only for the sole voter of a group. A campaign of another one would disturb a leader that others count on, and it would
+    /// break what this peer has promised to that leader.
     ///
     /// # Errors
     ///
-    /// When the group has ended.
-    pub async fn lead_alone(&self) -> Result<(), Ended> {
-        self.raft.trigger().elect(false).await?;
+    /// See [`LeadError`].
+    pub async fn lead_alone(&self) -> Result<(), LeadError> {
+        let (raft, peer_id) = (self.raft.clone(), self.peer_id());
+        let campaigns = self.lasting(async move {
+            let is_sole_voter = move |state: &RaftState| {
+                let effective = state.membership_state.effective();
+                effective.voter_ids().eq([peer_id])
+            };
+            if raft.with_raft_state(is_sole_voter).await? {
+                raft.trigger().elect(false).await?;
+                return Ok(());
+            }
+            Err(LeadError::NotSoleVoter)
+        });
+        campaigns.await?;
         let leads = |metrics: &RaftMetrics| {
             let applied = metrics.last_applied.as_ref();
             let applied_term = applied.map(|applied| applied.leader_id.term);
             metrics.state == ServerState::Leader && applied_term == Some(metrics.current_term)
         };
-        let metrics = self.wait_until(leads).await?;
+        let is_over = |metrics: &RaftMetrics| leads(metrics) || !is_sole_voter(metrics);
+        let metrics = self.wait_until(is_over).await?;
+        if !leads(&metrics) {
+            return Err(LeadError::NotSoleVoter);
+        }
         self.lease.serve(metrics.current_term);
         Ok(())
     }
@@ -171,32 +245,31 @@ impl Group {
     /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
     /// here or on a task of the group, and must neither block nor panic.
     ///
-    /// It never waits: proposals are in the log in the order of these calls.
+    /// A group that has ended refuses at once. So a `complete` that always proposes again would recurse without end.
+    ///
+    /// It never waits. Proposals are in the log in the order of these calls, as long as openraft's queue has room for them.
     pub fn propose(
         &self,
         payload: Bytes,
         complete: impl FnOnce(Result<Answer, ProposeError>) + Send + 'static,
     ) {
         let proposal = Proposal::new(complete);
-        let completion = proposal.completion();
-        let written = self
-            .raft
-            .client_write_ff(Payload(payload), Some(completion));
-        // tokio would let it wait now and then although there is room, and then another proposal would be earlier.
-        let polled = {
-            let mut written = pin!(unconstrained(written));
-            written
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-        };
-        match polled {
-            Poll::Ready(Ok(())) => proposal.queued(),
-            Poll::Ready(Err(fatal)) => proposal.refused(fatal.to_string()),
-            // It waits for room, or for the end of a group that took nothing. Either way nothing was queued.
-            Poll::Pending => {
-                proposal.refused("too many proposals wait, or it has ended".to_owned())
-            }
+        // Cloned, since the completion may look at the metrics.
+        let running = self.raft.metrics().borrow_watched().running_state.clone();
+        if let Err(fatal) = running {
+            return proposal.refused(fatal.to_string());
         }
+        let raft = self.raft.clone();
+        let queued = self.lasting(async move {
+            let completion = Some(proposal.completion());
+            match raft.client_write_ff(Payload(payload), completion).await {
+                Ok(()) => proposal.queued(),
+                Err(fatal) => proposal.refused(fatal.to_string()),
+            }
+        });
+        // tokio would let it wait now and then although there is room, and then another proposal would be earlier. What still
+        // waits then goes on without this call: for room, or for the end of a group that takes nothing in.
+        let _ = unconstrained(queued).now_or_never();
     }
 
     /// Whether a linearizable read may look at the state now. It never waits; `false` means that
@@ -215,30 +288,27 @@ impl Group {
         self.lease.permit(&self.raft).await
     }
 
-    /// Lets another voter campaign at once, if this peer leads. From then on this peer takes no proposals and permits no reads
-    /// in its term, even if the other one does not come to lead.
-    ///
-    /// # Errors
-    ///
-    /// When the group has ended.
-    pub async fn transfer_leader(&self, peer_id: u64) -> Result<(), Ended> {
-        let (term, leads) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            (metrics.current_term, metrics.state == ServerState::Leader)
-        };
-        if leads {
-            self.lease.suspend(term);
-            self.raft.trigger().transfer_leader(peer_id).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends this peer. Proposals that have no answer by then are [`ProposeError::Unknown`].
+    /// Ends this peer, and waits until nothing works on its state machine. Proposals that have no answer by then are
+    /// [`ProposeError::Unknown`].
     pub async fn shut_down(&self) {
-        if let Err(error) = self.raft.shutdown().await {
+        let raft = self.raft.clone();
+        if let Err(error) = self.lasting(async move { raft.shutdown().await }).await {
             tracing::error!(%error, "a task of a group failed while the group ended");
         }
+        // The core does not wait for the task that applies, nor does it know of flushes.
+        self.users.stop().await;
+    }
+
+    /// A call into openraft that its caller may drop.
+    fn lasting<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Lasting<T> {
+        Lasting::new(&self.runtime, call)
+    }
+
+    fn peer_id(&self) -> u64 {
+        *self.raft.node_id()
     }
 
     async fn wait_until(
@@ -251,6 +321,34 @@ impl Group {
     }
 }
 
+/// Whether a log and a state machine can belong together. A log that ends before the position is fine: a crash may leave
+/// less of it than of the state, and what is missing has been applied.
+fn check_start(
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    position: Option<LogId>,
+) -> Result<(), StartError> {
+    let (term, index) =
+        position.map_or((0, 0), |position| (position.leader_id.term, position.index));
+    let Some(vote) = vote else {
+        return match index {
+            0 => Ok(()),
+            _ => Err(StartError::LogMissing { index }),
+        };
+    };
+    let vote_term = vote.leader_id.term;
+    if vote_term < term {
+        return Err(StartError::LogOutdated { vote_term, term });
+    }
+    match purged {
+        Some(purged) if purged.index > index => Err(StartError::LogPurged {
+            purged_index: purged.index,
+            index,
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl StartError {
     fn failed(error: impl Display) -> Self {
         let cause = error.to_string();
@@ -258,9 +356,17 @@ impl StartError {
     }
 }
 
+impl From<Fatal> for LeadError {
+    fn from(fatal: Fatal) -> Self {
+        Self::Ended(fatal.into())
+    }
+}
+
 impl From<Fatal> for Ended {
     fn from(fatal: Fatal) -> Self {
-        let cause = fatal.to_string();
-        Self { cause }
+        Self {
+            cause: fatal.to_string(),
+            has_failed: fatal != Fatal::Stopped,
+        }
     }
 }

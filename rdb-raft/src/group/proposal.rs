@@ -51,7 +51,6 @@ type Complete = Box<dyn FnOnce(Result<Answer, ProposeError>) + Send>;
 ///   was refused, or it was queued and the group has ended since. What openraft says is kept until that is known.
 /// - *queued*: what openraft says is its outcome.
 /// - *done*: the function was called.
-#[derive(Clone)]
 pub(super) struct Proposal(Arc<Mutex<Stage>>);
 
 enum Stage {
@@ -74,13 +73,13 @@ impl Proposal {
 
     /// What openraft calls with the result.
     pub(super) fn completion(&self) -> Completion<Written> {
-        let proposal = self.clone();
-        Completion::new(move |said| proposal.say(said))
+        let stage = Arc::clone(&self.0);
+        Completion::new(move |said| Stage::say(&stage, said))
     }
 
     /// It was queued.
     pub(super) fn queued(self) {
-        let mut stage = self.lock();
+        let mut stage = lock(&self.0);
         match mem::replace(&mut *stage, Stage::Done) {
             Stage::Begun {
                 complete,
@@ -99,14 +98,32 @@ impl Proposal {
 
     /// It was not queued.
     pub(super) fn refused(self, cause: String) {
-        let stage = mem::replace(&mut *self.lock(), Stage::Done);
-        if let Stage::Begun { complete, .. } = stage {
+        self.refuse(cause);
+    }
+
+    fn refuse(&self, cause: String) {
+        let mut stage = lock(&self.0);
+        if !matches!(*stage, Stage::Begun { .. }) {
+            return;
+        }
+        let begun = mem::replace(&mut *stage, Stage::Done);
+        drop(stage);
+        if let Stage::Begun { complete, .. } = begun {
             complete(Err(ProposeError::NotQueued { cause }));
         }
     }
+}
 
-    fn say(&self, said: Result<Written, Dropped>) {
-        let mut stage = self.lock();
+/// A call to openraft that did not return has queued nothing.
+impl Drop for Proposal {
+    fn drop(&mut self) {
+        self.refuse("the runtime ends".to_owned());
+    }
+}
+
+impl Stage {
+    fn say(shared: &Mutex<Self>, said: Result<Written, Dropped>) {
+        let mut stage = lock(shared);
         match mem::replace(&mut *stage, Stage::Done) {
             Stage::Begun { complete, .. } => {
                 let said = Some(said);
@@ -119,10 +136,10 @@ impl Proposal {
             Stage::Done => {}
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Stage> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
+    stage.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is known of a queued proposal after what openraft said.
@@ -217,6 +234,15 @@ mod tests {
         let cause = "full".to_owned();
         let refused = Err(ProposeError::NotQueued { cause });
         assert_eq!(outcome.iter().collect::<Vec<_>>(), [refused]);
+    }
+
+    #[test]
+    fn a_proposal_that_is_dropped_before_it_is_queued_is_refused() {
+        let (proposal, outcome) = begin();
+        drop(proposal.completion());
+        drop(proposal);
+        assert!(outcome.recv().unwrap().unwrap_err().is_certain());
+        assert!(outcome.recv().is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use futures::{Stream, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
 
-use super::{Ended, Fatal, Group, Leader};
+use super::{Ended, Fatal, Group, Leader, Raft};
 use crate::types::TypeConfig;
 
 /// What is known of a group of this store.
@@ -33,10 +33,15 @@ impl Group {
 
     /// What this group ended with, if it has.
     pub(super) fn end(&self) -> Ended {
-        let metrics = self.raft.metrics();
-        let running = metrics.borrow_watched().running_state.clone();
-        running.err().unwrap_or(Fatal::Stopped).into()
+        ending(&self.raft)
     }
+}
+
+/// It is published in any case but a panic.
+pub(super) fn ending(raft: &Raft) -> Ended {
+    let metrics = raft.metrics();
+    let running = metrics.borrow_watched().running_state.clone();
+    running.err().unwrap_or(Fatal::Panicked).into()
 }
 
 /// The leader is told only together with its own term. The vote is published once it is durable, and it may be of another

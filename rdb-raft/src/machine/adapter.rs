@@ -1,14 +1,18 @@
 //! openraft's view of a state machine.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use tokio::task::spawn_blocking;
 
-use super::{Applied, ApplyError, Committed, Position, PositionBuilder, StateMachine, Strides};
+use super::{
+    Applied, ApplyError, Committed, Position, PositionBuilder, StateMachine, Strides, User,
+};
 use crate::log::LogReader;
 use crate::types::{
     Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
@@ -27,7 +31,10 @@ pub(crate) struct Machine {
     /// Reader of the group's log. It is told what is applied, which need not stay in memory.
     log: LogReader,
     strides: Arc<Strides>,
+    /// Whether an apply has failed. Released before anybody can learn of it.
+    has_failed: Arc<AtomicBool>,
     snapshots: PositionBuilder,
+    user: User,
 }
 
 impl Machine {
@@ -36,12 +43,17 @@ impl Machine {
         machine: Arc<dyn StateMachine>,
         log: LogReader,
         strides: Arc<Strides>,
+        has_failed: Arc<AtomicBool>,
+        snapshots: PositionBuilder,
+        user: User,
     ) -> Self {
         Self {
-            snapshots: PositionBuilder::new(Arc::clone(&machine)),
             machine,
             log,
             strides,
+            has_failed,
+            snapshots,
+            user,
         }
     }
 
@@ -52,12 +64,8 @@ impl Machine {
             bytes,
         } = chunk;
         let last_index = entries.last().map(|last| last.entry.log_id.index);
-        let answers = self.apply_entries(entries).await?;
-        if answers.len() != responders.len() {
-            let (answers, entries) = (answers.len(), responders.len());
-            let message = format!("the state machine answered {answers} of {entries} entries");
-            return Err(io::Error::other(message));
-        }
+        let applied = self.apply_entries(entries).await;
+        let answers = applied.inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
         if let Some(last_index) = last_index {
             self.log.set_applied(last_index);
             self.strides.add(last_index, answers.len(), bytes);
@@ -70,23 +78,42 @@ impl Machine {
         Ok(())
     }
 
+    /// The answer to each.
     async fn apply_entries(&self, entries: Vec<Committed>) -> io::Result<Vec<Answer>> {
-        match self.machine.apply(&entries, false) {
-            Err(ApplyError::Blocks) => {}
-            applied => return applied.map_err(failure),
+        let count = entries.len();
+        let answers = match apply(&*self.machine, &entries, false) {
+            Err(ApplyError::Blocks) => {
+                let machine = Arc::clone(&self.machine);
+                let blocking = spawn_blocking(move || apply(&*machine, &entries, true));
+                blocking.await.map_err(io::Error::other)?
+            }
+            applied => applied,
+        };
+        let answers = answers.map_err(|error| match error {
+            ApplyError::Failed(error) => error,
+            ApplyError::Blocks => io::Error::other(error),
+        })?;
+        if answers.len() != count {
+            let answers = answers.len();
+            let message = format!("the state machine answered {answers} of {count} entries");
+            return Err(io::Error::other(message));
         }
-        let machine = Arc::clone(&self.machine);
-        let apply = move || machine.apply(&entries, true);
-        let applied = spawn_blocking(apply).await.map_err(io::Error::other)?;
-        applied.map_err(failure)
+        Ok(answers)
     }
 }
 
-fn failure(error: ApplyError) -> io::Error {
-    match error {
-        ApplyError::Failed(error) => error,
-        ApplyError::Blocks => io::Error::other(error),
-    }
+/// A panic is a failure. openraft would not notice that its task is gone, and lead on.
+fn apply(
+    machine: &dyn StateMachine,
+    entries: &[Committed],
+    may_block: bool,
+) -> Result<Vec<Answer>, ApplyError> {
+    // What may be half done is never looked at again.
+    let apply = AssertUnwindSafe(|| machine.apply(entries, may_block));
+    catch_unwind(apply).unwrap_or_else(|_| {
+        let panicked = io::Error::other("the state machine panicked");
+        Err(ApplyError::Failed(panicked))
+    })
 }
 
 /// Entries that are applied together.
@@ -129,6 +156,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         let mut entries = entries.fuse();
         while let Some(first) = entries.next().await {
+            // The group's core has ended, and left what it had queued.
+            if self.user.should_stop() {
+                return Err(io::Error::other("the group has ended"));
+            }
             let mut chunk = Chunk::default();
             chunk.push(first?);
             while !chunk.is_full()

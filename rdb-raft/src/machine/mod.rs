@@ -3,6 +3,7 @@
 mod adapter;
 mod position;
 mod strides;
+mod users;
 
 use std::io;
 
@@ -10,6 +11,7 @@ pub(crate) use adapter::Machine;
 pub use position::Position;
 pub(crate) use position::PositionBuilder;
 pub(crate) use strides::Strides;
+pub(crate) use users::{User, Users};
 
 use crate::types::{Answer, Entry, LogId, StoredMembership};
 
@@ -28,7 +30,7 @@ use crate::types::{Answer, Entry, LogId, StoredMembership};
 /// # Failures
 ///
 /// An entry that cannot be carried out, as a swap whose version does not match, is an answer. An error of
-/// [`StateMachine::apply`] is a failure of the store, and ends its part in the group: the entry is committed, other replicas
+/// [`StateMachine::apply`], or a panic, is a failure of the store, and ends its part in the group: the entry is committed, other replicas
 /// have it, and this one can neither skip nor repeat it.
 pub trait StateMachine: Send + Sync + 'static {
     /// Applies entries, all or none, and answers each in order. What answers nobody waits for is up to the state machine.

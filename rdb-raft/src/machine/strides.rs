@@ -27,7 +27,7 @@ struct State {
 
 impl Strides {
     /// Notes that entries were applied.
-    pub(super) fn add(&self, last_index: u64, entries: usize, bytes: usize) {
+    pub(crate) fn add(&self, last_index: u64, entries: usize, bytes: usize) {
         let mut state = self.lock();
         state.entries += entries;
         state.bytes += bytes;

@@ -1,12 +1,17 @@
 //! The permission to read, and who may take over meanwhile.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rdb_raft::Timing;
-use rdb_raft::group::{Group, ReadError};
-use tokio::time::timeout;
+use openraft::raft::VoteRequest;
+use rdb_raft::group::{Group, LeadError, ReadError, TransferError, VoteError};
+use rdb_raft::log::MemoryDevice;
+use rdb_raft::machine::StateMachine;
+use rdb_raft::{Timing, Vote};
+use tokio::time::{sleep, timeout};
 
-use crate::network::{Ballot, Network};
+use crate::entries::log_id;
+use crate::network::Network;
 use crate::voters::{Voter, wait_until};
 
 /// Short enough to wait for another leader.
@@ -34,6 +39,16 @@ async fn a_leader_that_is_cut_off_stops_to_permit_reads_before_another_one_leads
 
     network.cut(1, 2);
     network.cut(1, 3);
+    // As soon as a follower would elect another one, or has.
+    let request = VoteRequest::new(Vote::new(1000, 3), Some(log_id(1000, 1000)));
+    let would_elect = async || {
+        let voted = second.group.pre_vote(request.clone()).await.unwrap();
+        voted.vote_granted || second.leads() || third.leads()
+    };
+    while !would_elect().await {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!leader.group.try_permit_read());
     wait_until("another one leads", || second.leads() || third.leads()).await;
     assert!(!leader.group.try_permit_read());
     let refused = leader.group.permit_read().await.unwrap_err();
@@ -93,6 +108,22 @@ async fn a_leader_that_hands_over_permits_no_more_reads() {
 }
 
 #[tokio::test]
+async fn leadership_is_handed_over_to_another_voter_only() {
+    let network = Network::<Group>::default();
+    let [leader, second, _third] = Voter::three(LONG, &network).await;
+    leader.lead().await;
+    for peer_id in [1, 4] {
+        let refused = leader.group.transfer_leader(peer_id).await;
+        assert_eq!(refused, Err(TransferError::NotAnotherVoter { peer_id }));
+    }
+    let refused = second.group.transfer_leader(3).await;
+    assert_eq!(refused, Err(TransferError::NotLeader));
+    leader.write("a").await.unwrap();
+    leader.group.permit_read().await.unwrap();
+    assert!(leader.group.try_permit_read());
+}
+
+#[tokio::test]
 async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_it() {
     let network = Network::<Group>::default();
     let [leader, second, third] = Voter::three(LONG, &network).await;
@@ -105,20 +136,17 @@ async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_i
     network.cut(1, 2);
     network.cut(1, 3);
     let second = second.kill_and_start(LONG, &network).await;
-    let ballot = network.next_ballot(2);
-    let campaign = tokio::spawn({
-        let third = third.group.clone();
-        async move { third.lead_alone().await }
-    });
-    let refused = Ballot {
-        voter: 2,
-        candidate: 3,
-        is_granted: None,
-    };
-    assert_eq!(ballot.await, refused);
+    let term = leader.group.leader().term + 1;
+    let mut request = VoteRequest::new(Vote::new(term, 3), Some(log_id(term - 1, 9)));
+    let refused = Err(VoteError::Quarantined);
+    assert_eq!(second.group.pre_vote(request.clone()).await, refused);
+    assert_eq!(second.group.vote(request.clone()).await, refused);
     assert!(leader.group.try_permit_read());
-    assert!(!third.leads());
-    campaign.abort();
+
+    // The leader has no more lease when it hands over.
+    request.leadership_transfer = true;
+    let voted = second.group.vote(request).await.unwrap();
+    assert!(voted.vote_granted);
     second.group.shut_down().await;
 }
 
@@ -128,12 +156,57 @@ async fn voters_that_all_start_again_elect_a_leader() {
     let [first, second, third] = Voter::three(SHORT, &network).await;
     first.lead().await;
     first.write("a").await.unwrap();
+    for voter in [&first, &second, &third] {
+        voter.group.shut_down().await;
+    }
+    let (began, pre_votes) = (Instant::now(), network.pre_votes());
     let mut voters = Vec::new();
     for voter in [first, second, third] {
         voters.push(voter.kill_and_start(SHORT, &network).await);
     }
+    wait_until("one campaigns", || network.pre_votes() > pre_votes).await;
+    assert!(began.elapsed() > Duration::from_millis(SHORT.election_timeout_max_ms));
     wait_until("one leads", || voters.iter().any(Voter::leads)).await;
     let leader = voters.iter().find(|voter| voter.leads()).unwrap();
     leader.group.permit_read().await.unwrap();
     assert_eq!(leader.payloads.payloads(), ["a"]);
+}
+
+#[tokio::test]
+async fn only_a_sole_voter_leads_alone() {
+    let network = Network::<Group>::default();
+    let [leader, second, _third] = Voter::three(LONG, &network).await;
+    leader.lead().await;
+    let term = leader.group.leader().term;
+    assert_eq!(
+        second.group.lead_alone().await,
+        Err(LeadError::NotSoleVoter)
+    );
+    assert_eq!(second.group.leader().term, term);
+    leader.write("a").await.unwrap();
+    assert!(leader.leads());
+}
+
+#[tokio::test]
+async fn a_peer_that_knows_no_voters_does_not_lead() {
+    let network = Network::<Group>::default();
+    let (device, payloads) = (MemoryDevice::default(), Arc::default());
+    let stranger = Voter::start(1, LONG, &network, device, payloads).await;
+    assert_eq!(
+        stranger.group.lead_alone().await,
+        Err(LeadError::NotSoleVoter)
+    );
+}
+
+#[tokio::test]
+async fn the_log_of_several_voters_is_kept() {
+    let network = Network::<Group>::default();
+    let voters = Voter::three(LONG, &network).await;
+    let leader = &voters[0];
+    leader.lead().await;
+    leader.write_bytes(vec![0; 16 << 20]).await.unwrap();
+    leader.payloads.flush().unwrap();
+    leader.group.purge().await.unwrap();
+    leader.write("a").await.unwrap();
+    assert_eq!(leader.last_purged().await, Some(log_id(0, 0)));
 }

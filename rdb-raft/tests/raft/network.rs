@@ -17,7 +17,6 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use rdb_raft::group::Group;
 use rdb_raft::machine::Position;
 use rdb_raft::{StoreNode, TypeConfig, Vote};
-use tokio::sync::watch;
 
 use crate::machine::MemoryMachine;
 
@@ -140,18 +139,9 @@ struct Shared<E> {
     peers: Mutex<BTreeMap<u64, E>>,
     /// Pairs that hear nothing of each other, the lower id first.
     cut: Mutex<BTreeSet<(u64, u64)>>,
-    ballots: watch::Sender<Vec<Ballot>>,
+    pre_votes: AtomicUsize,
     conflicts: AtomicUsize,
     snapshots: AtomicUsize,
-}
-
-/// The answer to a peer that campaigned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ballot {
-    pub(crate) voter: u64,
-    pub(crate) candidate: u64,
-    /// `None` if the voter took no part.
-    pub(crate) is_granted: Option<bool>,
 }
 
 impl<E> Default for Network<E> {
@@ -159,7 +149,7 @@ impl<E> Default for Network<E> {
         Self(Arc::new(Shared {
             peers: Mutex::default(),
             cut: Mutex::default(),
-            ballots: watch::Sender::default(),
+            pre_votes: AtomicUsize::default(),
             conflicts: AtomicUsize::default(),
             snapshots: AtomicUsize::default(),
         }))
@@ -183,19 +173,9 @@ impl<E: Endpoint> Network<E> {
         self.0.cut.lock().unwrap().insert(pair);
     }
 
-    /// The next ballot that a voter is asked for from now on.
-    pub(crate) fn next_ballot(&self, voter: u64) -> impl Future<Output = Ballot> + use<E> {
-        let mut ballots = self.0.ballots.subscribe();
-        let known = ballots.borrow().len();
-        async move {
-            let of_voter = |ballots: &[Ballot]| {
-                let mut new = ballots.iter().skip(known);
-                new.find(|ballot| ballot.voter == voter).copied()
-            };
-            let has_one = |ballots: &Vec<Ballot>| of_voter(ballots).is_some();
-            let ballots = ballots.wait_for(has_one).await.unwrap();
-            of_voter(&ballots).unwrap()
-        }
+    /// How many pre-votes were asked for.
+    pub(crate) fn pre_votes(&self) -> usize {
+        self.0.pre_votes.load(Ordering::Relaxed)
     }
 
     /// How many appends a follower refused because its log was another one.
@@ -275,16 +255,9 @@ impl<E: Endpoint> RaftNetworkV2<TypeConfig> for Client<E> {
         request: VoteRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let response = self.peer()?.vote(request).await;
+        let response = self.peer()?.vote(request).await?;
         self.check_way()?;
-        let ballot = Ballot {
-            voter: self.target,
-            candidate: self.from,
-            is_granted: response.as_ref().ok().map(|response| response.vote_granted),
-        };
-        let ballots = &self.network.0.ballots;
-        ballots.send_modify(|ballots| ballots.push(ballot));
-        Ok(response?)
+        Ok(response)
     }
 
     async fn pre_vote(
@@ -292,6 +265,7 @@ impl<E: Endpoint> RaftNetworkV2<TypeConfig> for Client<E> {
         request: VoteRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.network.0.pre_votes.fetch_add(1, Ordering::Relaxed);
         let response = self.peer()?.pre_vote(request).await?;
         self.check_way()?;
         Ok(response)

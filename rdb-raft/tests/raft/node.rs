@@ -1,5 +1,6 @@
 //! All groups of a store.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use rdb_raft::group::{Alone, Group, GroupState, Leader, ProposeError, StartError
 use rdb_raft::log::{LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
 use rdb_raft::{Node, OpenError, Timing};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use crate::device::Gate;
 use crate::entries::log_id;
 use crate::payloads::Payloads;
-
-const GUARD: Duration = Duration::from_secs(60);
+use crate::voters::{GUARD, wait_until};
 
 fn node(device: &Arc<MemoryDevice>) -> Node {
     Node::start(Timing::default(), Arc::clone(device) as _).unwrap()
@@ -96,6 +98,72 @@ async fn groups_are_opened_once_and_not_after_the_shutdown() {
     group.lead_alone().await.unwrap();
     assert_eq!(payloads.payloads(), [vec![1]]);
     node.shut_down().await;
+}
+
+/// Waits until a thread is at a gate. The runtime goes on meanwhile.
+async fn wait_for_arrival(payloads: &Arc<Payloads>, gate: fn(&Payloads) -> &Gate) {
+    let payloads = Arc::clone(payloads);
+    let arrived = spawn_blocking(move || gate(&payloads).wait_for_arrival());
+    timeout(GUARD, arrived).await.unwrap().unwrap();
+}
+
+/// Shuts a node down while a thread is at a gate, and says whether the shutdown waited for it.
+async fn shut_down_waits(node: &Node, gate: &Gate) -> bool {
+    let mut shut_down = pin!(node.shut_down());
+    let waits = timeout(Duration::from_millis(200), &mut shut_down)
+        .await
+        .is_err();
+    gate.open();
+    if waits {
+        shut_down.await;
+    }
+    waits
+}
+
+#[tokio::test]
+async fn the_shutdown_waits_for_what_is_being_applied_and_applies_no_more() {
+    let node = node(&Arc::default());
+    let payloads = Payloads::bootstrapped([1]);
+    let group = open(&node, 1, &payloads).await.unwrap();
+    group.lead_alone().await.unwrap();
+    payloads.state().reads_the_disk = true;
+    payloads.applies.close();
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let propose = |payload: &'static [u8]| {
+        let sender = sender.clone();
+        let complete = move |outcome: Result<_, _>| drop(sender.send(outcome.map(drop)));
+        group.propose(Bytes::from_static(payload), complete);
+    };
+    propose(b"a");
+    wait_for_arrival(&payloads, |payloads| &payloads.applies).await;
+    propose(b"b");
+    assert!(shut_down_waits(&node, &payloads.applies).await);
+    assert_eq!(payloads.payloads(), ["a"]);
+    drop(sender);
+    while outcomes.recv().await.is_some() {}
+}
+
+#[tokio::test]
+async fn the_shutdown_waits_for_a_flush() {
+    let node = node(&Arc::default());
+    let payloads = Payloads::bootstrapped([1]);
+    let group = open(&node, 1, &payloads).await.unwrap();
+    group.lead_alone().await.unwrap();
+    payloads.flushes.close();
+    write(&group, vec![0; 16 << 20]).await.unwrap();
+    wait_for_arrival(&payloads, |payloads| &payloads.flushes).await;
+    assert!(shut_down_waits(&node, &payloads.flushes).await);
+}
+
+#[tokio::test]
+async fn the_groups_of_a_node_that_is_dropped_end() {
+    let node = node(&Arc::default());
+    let payloads = Payloads::bootstrapped([1]);
+    let group = open(&node, 1, &payloads).await.unwrap();
+    group.lead_alone().await.unwrap();
+    drop(group);
+    drop(node);
+    wait_until("nobody holds it", || Arc::strong_count(&payloads) == 1).await;
 }
 
 #[tokio::test]

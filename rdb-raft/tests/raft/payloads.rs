@@ -17,6 +17,8 @@ pub(crate) struct Payloads {
     state: Mutex<State>,
     /// Applies that may block have to pass it.
     pub(crate) applies: Gate,
+    /// Whoever asks what is flushed has to pass it.
+    pub(crate) flushes: Gate,
 }
 
 #[derive(Default)]
@@ -25,6 +27,9 @@ pub(crate) struct State {
     flushed: Kept,
     pub(crate) reads_the_disk: bool,
     pub(crate) has_failed: bool,
+    pub(crate) panics: bool,
+    /// How often it can still say what is flushed.
+    pub(crate) flushed_times_max: Option<usize>,
     /// How often it was applied to with `may_block`.
     pub(crate) blocking_applies: usize,
 }
@@ -45,13 +50,21 @@ impl Payloads {
         Arc::new(Self {
             state: Mutex::new(state),
             applies: Gate::default(),
+            flushes: Gate::default(),
         })
     }
 
     pub(crate) fn bootstrapped<const VOTERS: usize>(voters: [u64; VOTERS]) -> Arc<Self> {
+        Self::with_learners(voters, [])
+    }
+
+    pub(crate) fn with_learners<const VOTERS: usize, const LEARNERS: usize>(
+        voters: [u64; VOTERS],
+        learners: [u64; LEARNERS],
+    ) -> Arc<Self> {
         let beginning = log_id(0, 0);
-        let nodes = voters.map(|id| (id, StoreNode { store_id: id }));
-        let nodes = BTreeMap::from(nodes);
+        let members = voters.into_iter().chain(learners);
+        let nodes: BTreeMap<_, _> = members.map(|id| (id, StoreNode { store_id: id })).collect();
         let membership = Membership::new(vec![voters.into()], nodes).unwrap();
         Self::with(Kept {
             applied: Applied {
@@ -82,6 +95,10 @@ impl StateMachine for Payloads {
             self.applies.pass();
         }
         let mut state = self.state();
+        if state.panics {
+            drop(state);
+            panic!("the test says so");
+        }
         if state.has_failed {
             return Err(io::Error::other("the test says so").into());
         }
@@ -109,7 +126,14 @@ impl StateMachine for Payloads {
     }
 
     fn flushed(&self) -> io::Result<Applied> {
-        Ok(self.state().flushed.applied.clone())
+        self.flushes.pass();
+        let mut state = self.state();
+        match &mut state.flushed_times_max {
+            Some(0) => return Err(io::Error::other("the test says so")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(state.flushed.applied.clone())
     }
 
     fn flush(&self) -> io::Result<()> {

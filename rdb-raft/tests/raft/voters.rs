@@ -4,24 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdb_raft::Timing;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
+use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
+use rdb_raft::{LogId, Timing, Vote};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use crate::entries::log_id;
 use crate::network::Network;
 use crate::payloads::Payloads;
 
 /// Fails a test that waits in vain. Nothing is expected to take as long.
-const GUARD: Duration = Duration::from_secs(90);
+pub(crate) const GUARD: Duration = Duration::from_secs(90);
 
 pub(crate) struct Voter {
     pub(crate) peer_id: u64,
     pub(crate) group: Group,
     pub(crate) payloads: Arc<Payloads>,
     device: Arc<MemoryDevice>,
-    _writer: LogWriter,
+    writer: LogWriter,
 }
 
 impl Voter {
@@ -44,7 +47,7 @@ impl Voter {
             group,
             payloads,
             device,
-            _writer: writer,
+            writer,
         }
     }
 
@@ -64,10 +67,23 @@ impl Voter {
         Self::start(self.peer_id, timing, network, device, payloads).await
     }
 
-    /// Waits until this peer leads and has applied what is in its log.
+    /// Campaigns as if a leader of an earlier term had handed its leadership over, and waits until this peer leads and has
+    /// applied what is in its log. For groups whose log is empty.
     pub(crate) async fn lead(&self) {
-        let led = timeout(GUARD, self.group.lead_alone()).await;
-        led.expect("it leads in time").unwrap();
+        let vote = Vote::new_committed(self.group.leader().term + 1, self.peer_id + 1);
+        let last_log_id = Some(log_id(0, 0));
+        let heartbeat = AppendEntriesRequest {
+            vote,
+            prev_log_id: last_log_id,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        self.group.append_entries(heartbeat).await.unwrap();
+        let transfer = TransferLeaderRequest::new(vote, self.peer_id, last_log_id);
+        self.group.take_over(transfer).await.unwrap().unwrap();
+        wait_until("it leads", || self.leads()).await;
+        let permitted = timeout(GUARD, self.group.permit_read()).await;
+        permitted.expect("it serves its term in time").unwrap();
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -78,13 +94,23 @@ impl Voter {
         self.payloads.payloads() == payloads
     }
 
-    pub(crate) async fn write(&self, payload: &'static str) -> Result<(), ProposeError> {
+    pub(crate) async fn write(&self, payload: &str) -> Result<(), ProposeError> {
+        self.write_bytes(payload.as_bytes().to_vec()).await
+    }
+
+    pub(crate) async fn write_bytes(&self, payload: Vec<u8>) -> Result<(), ProposeError> {
         let (sender, outcome) = oneshot::channel();
         let complete = |outcome| drop(sender.send(outcome));
-        self.group
-            .propose(Bytes::from_static(payload.as_bytes()), complete);
+        self.group.propose(Bytes::from(payload), complete);
         let outcome = timeout(GUARD, outcome).await;
         outcome.expect("it is answered in time").unwrap().map(drop)
+    }
+
+    /// Ends this peer, and says what its log has lost.
+    pub(crate) async fn last_purged(&self) -> Option<LogId> {
+        self.group.shut_down().await;
+        let mut log = self.writer.open_group(1).unwrap();
+        log.get_log_state().await.unwrap().last_purged_log_id
     }
 }
 

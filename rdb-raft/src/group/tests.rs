@@ -1,0 +1,108 @@
+//! What other crates cannot see of a group.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use openraft::raft::VoteRequest;
+
+use super::{Alone, Group};
+use crate::log::{LogWriter, MemoryDevice};
+use crate::machine::{Applied, ApplyError, Committed, StateMachine};
+use crate::timing::Timing;
+use crate::types::{Answer, LogId, Membership, StoreNode, StoredMembership, Vote};
+
+/// A state machine of one of two voters, which counts what it is asked.
+struct Counting {
+    flushed: Mutex<Applied>,
+    asked: AtomicUsize,
+    flushes: AtomicUsize,
+}
+
+impl Counting {
+    fn new() -> Arc<Self> {
+        let beginning = Some(LogId::new_term_index(0, 0));
+        let nodes = [1, 2].map(|id| (id, StoreNode { store_id: id }));
+        let voters = vec![[1, 2].into()];
+        let membership = Membership::new(voters, BTreeMap::from(nodes)).unwrap();
+        Arc::new(Self {
+            flushed: Mutex::new(Applied {
+                position: beginning,
+                membership: StoredMembership::new(beginning, membership),
+            }),
+            asked: AtomicUsize::default(),
+            flushes: AtomicUsize::default(),
+        })
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        (count(&self.asked), count(&self.flushes))
+    }
+}
+
+impl StateMachine for Counting {
+    fn apply(&self, entries: &[Committed], _: bool) -> Result<Vec<Answer>, ApplyError> {
+        Ok(entries.iter().map(|_| Answer::default()).collect())
+    }
+
+    fn flushed(&self) -> io::Result<Applied> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Ok(self.flushed.lock().unwrap().clone())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.flushed.lock().unwrap().position = Some(LogId::new_term_index(1, 1000));
+        Ok(())
+    }
+}
+
+async fn start(machine: &Arc<Counting>) -> (LogWriter, Group) {
+    let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
+    let log = writer.open_group(1).unwrap();
+    let machine = Arc::clone(machine) as _;
+    let group = Group::start(1, Timing::default(), log, machine, Alone).await;
+    (writer, group.unwrap())
+}
+
+#[tokio::test]
+async fn a_group_of_several_voters_is_flushed_after_many_strides_and_else_asked_nothing() {
+    let machine = Counting::new();
+    let (_writer, group) = start(&machine).await;
+    let (at_start, _) = machine.counts();
+    for last_index in 1..=15 {
+        group.strides.add(last_index, 1, 16 << 20);
+        group.purge().await.unwrap();
+    }
+    assert_eq!(machine.counts(), (at_start, 0));
+    group.strides.add(16, 1, 16 << 20);
+    group.purge().await.unwrap();
+    let (asked, flushes) = machine.counts();
+    assert_eq!(flushes, 1);
+    group.purge().await.unwrap();
+    assert_eq!(machine.counts(), (asked, 1));
+    group.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_vote_for_another_peer_suspends_the_lease_of_earlier_terms() {
+    let (_writer, group) = start(&Counting::new()).await;
+    let request = VoteRequest::new(Vote::new(5, 2), Some(LogId::new_term_index(1, 1)));
+    assert!(group.vote(request).await.unwrap().vote_granted);
+    assert!(group.lease.is_suspended(4));
+    assert!(!group.lease.is_suspended(5));
+    group.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_hand_over_suspends_the_lease_of_any_term_until_it_is_known_in_which_it_took_place() {
+    let (_writer, group) = start(&Counting::new()).await;
+    let hand_over = Arc::clone(&group.lease).hand_over();
+    assert!(group.lease.is_suspended(u64::MAX));
+    hand_over.end(3);
+    assert!(group.lease.is_suspended(3));
+    assert!(!group.lease.is_suspended(4));
+    group.shut_down().await;
+}

@@ -1,0 +1,64 @@
+//! Handing leadership over to another voter.
+
+use std::sync::Arc;
+
+use super::{Ended, Fatal, Group, RaftState};
+
+/// Why leadership is not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// This peer does not lead the group.
+    #[error("the peer does not lead the group")]
+    NotLeader,
+    /// There is nobody to hand over to. A leader that tried would take no more proposals.
+    #[error("peer {peer_id} is not another voter of the group")]
+    NotAnotherVoter {
+        /// Who was to lead.
+        peer_id: u64,
+    },
+    /// The group has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+impl Group {
+    /// Lets another voter campaign at once. From then on this peer takes no proposals and permits no reads in its term, even
+    /// if the other one does not come to lead.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransferError`].
+    pub async fn transfer_leader(&self, peer_id: u64) -> Result<(), TransferError> {
+        let (raft, lease) = (self.raft.clone(), Arc::clone(&self.lease));
+        let own_id = self.peer_id();
+        let transferred = self.lasting(async move {
+            // openraft takes these in order. It may have come to lead in a later term when it hands over.
+            let may = move |state: &RaftState| may_transfer(state, own_id, peer_id);
+            raft.with_raft_state(may).await??;
+            let hand_over = lease.hand_over();
+            raft.trigger().transfer_leader(peer_id).await?;
+            let term = |state: &RaftState| state.vote_ref().leader_id.term;
+            hand_over.end(raft.with_raft_state(term).await?);
+            Ok(())
+        });
+        transferred.await
+    }
+}
+
+fn may_transfer(state: &RaftState, own_id: u64, peer_id: u64) -> Result<(), TransferError> {
+    let vote = state.vote_ref();
+    if !vote.committed || vote.leader_id.voted_for != own_id {
+        return Err(TransferError::NotLeader);
+    }
+    let mut voters = state.membership_state.effective().voter_ids();
+    if peer_id == own_id || !voters.any(|voter| voter == peer_id) {
+        return Err(TransferError::NotAnotherVoter { peer_id });
+    }
+    Ok(())
+}
+
+impl From<Fatal> for TransferError {
+    fn from(fatal: Fatal) -> Self {
+        Self::Ended(fatal.into())
+    }
+}

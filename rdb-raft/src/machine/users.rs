@@ -1,0 +1,31 @@
+//! Who works on a state machine.
+
+use tokio::sync::watch;
+
+/// What works on the state machine of a group. The group has ended when all of it is gone.
+pub(crate) struct Users(watch::Sender<bool>);
+
+/// Held by whatever may call the state machine.
+pub(crate) struct User(watch::Receiver<bool>);
+
+impl Users {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    pub(crate) fn add(&self) -> User {
+        User(self.0.subscribe())
+    }
+
+    /// Tells them to stop, and waits until all have.
+    pub(crate) async fn stop(&self) {
+        self.0.send_replace(true);
+        self.0.closed().await;
+    }
+}
+
+impl User {
+    pub(crate) fn should_stop(&self) -> bool {
+        *self.0.borrow()
+    }
+}
