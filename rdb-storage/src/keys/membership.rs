@@ -7,9 +7,7 @@ const TAG: u8 = 0x04;
 
 /// The key of a region's membership.
 pub fn key(region_id: u64) -> [u8; 9] {
-    let mut key = [TAG; 9];
-    key[1..].copy_from_slice(&region_id.to_be_bytes());
-    key
+    super::of_region(TAG, region_id)
 }
 
 #[cfg(test)]

@@ -21,6 +21,13 @@ pub mod region;
 pub mod version_floor;
 pub mod versioned;
 
+/// The key of a region's record in `raft_state`.
+fn of_region(tag: u8, region_id: u64) -> [u8; 9] {
+    let mut key = [tag; 9];
+    key[1..].copy_from_slice(&region_id.to_be_bytes());
+    key
+}
+
 /// A stored value that the module of its kind cannot have written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a {what} of {bytes} bytes cannot be read: {problem}")]

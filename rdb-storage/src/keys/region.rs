@@ -17,9 +17,7 @@ const FORMAT: u8 = 1;
 
 /// The key of a region's descriptor.
 pub fn key(region_id: u64) -> [u8; 9] {
-    let mut key = [TAG; 9];
-    key[1..].copy_from_slice(&region_id.to_be_bytes());
-    key
+    super::of_region(TAG, region_id)
 }
 
 /// First key of all descriptors, and first key behind them.

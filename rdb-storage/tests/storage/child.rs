@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-const DIRECTORY: &str = "RDB_STORAGE_TEST_DIRECTORY";
+const DIRECTORY: &str = "RDB_TEST_DIRECTORY";
 
 /// Starts `test` in another process, on `directory`. What it prints can be read from the child's standard output.
 pub(crate) fn spawn(test: &str, directory: &Path) -> Child {
