@@ -6,6 +6,7 @@ use rocksdb::{ReadOptions, ReadTier};
 use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
+use crate::read::Tier;
 
 /// How far the log of a region was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct AppliedState {
 
 /// The applied position of a region; `None`: it has none.
 pub(crate) fn applied_position(engine: &Engine, region_id: u64) -> Result<Option<Bytes>, Error> {
-    let position = engine.state(&keys::applied_position::key(region_id))?;
+    let position = engine.state(&keys::applied_position::key(region_id), Tier::Disk)?;
     Ok(position.map(|position| Bytes::copy_from_slice(&position)))
 }
 

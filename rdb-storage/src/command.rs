@@ -165,6 +165,17 @@ impl Command {
         }
     }
 
+    /// Whether it depends on the version floor of its region. An update leaves the floor alone.
+    pub(crate) fn reads_floor(&self) -> bool {
+        match self {
+            Self::CompareAndSwap {
+                expected_version, ..
+            } => *expected_version == 0,
+            Self::CompareAndDelete { .. } => true,
+            _ => false,
+        }
+    }
+
     /// How many entries it has in memory.
     pub(crate) fn entry_count(&self) -> usize {
         match self {

@@ -11,11 +11,13 @@ use rocksdb::{
 use crate::database::{Database, Opening, memtable_options};
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
+#[cfg(test)]
+use crate::identity::Role;
 use crate::keys;
 use crate::log_database::bytes_to_apply;
 use crate::logs::Replay;
 use crate::options::StorageOptions;
-use crate::read::{Tier, read_options};
+use crate::read::{ReadError, Tier, read_options};
 use crate::region::RegionDescriptor;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
@@ -125,12 +127,23 @@ impl Engine {
         }
     }
 
-    /// Reads a record of the state column family, from memory or from the disk. The family is small.
-    pub(crate) fn state(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
+    /// Reads a record of the state column family. The family is small.
+    pub(crate) fn state(
+        &self,
+        key: &[u8],
+        tier: Tier,
+    ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
         let family = self.family(Family::RaftState);
-        let options = self.point_read_options(Tier::Disk);
+        let options = self.point_read_options(tier);
         let record = self.database.get_pinned_cf_opt(&family, key, options);
-        record.map_err(Error::from_read)
+        record.map_err(ReadError::from)
+    }
+
+    /// The version floor of a region; 0: it has none.
+    pub(crate) fn version_floor(&self, region_id: u64, tier: Tier) -> Result<u64, ReadError> {
+        let stored = self.state(&keys::version_floor::key(region_id), tier)?;
+        let floor = stored.map(|record| keys::version_floor::decode(&record));
+        Ok(floor.transpose().map_err(Error::from)?.unwrap_or(0))
     }
 
     /// The `version` of a region's epoch; 0 for a region that is not stored.
@@ -147,7 +160,7 @@ impl Engine {
     /// The descriptor of a region; `None`: it is not stored.
     pub(crate) fn region(&self, region_id: u64) -> Result<Option<RegionDescriptor>, Error> {
         let key = keys::region::key(region_id);
-        let stored = self.state(&key)?;
+        let stored = self.state(&key, Tier::Disk)?;
         let region = stored.map(|record| keys::region::decode(&key, &record));
         Ok(region.transpose()?)
     }
@@ -172,6 +185,21 @@ impl Engine {
                 .map(Option::unwrap_or_default)
         };
         Ok(of(Family::Raw)? + of(Family::Versioned)?)
+    }
+}
+
+#[cfg(test)]
+impl Engine {
+    /// A new one in a directory of its own.
+    pub(crate) fn temporary(block_cache_bytes: usize) -> (tempfile::TempDir, Arc<Self>) {
+        let temporary = tempfile::tempdir().unwrap();
+        let options = StorageOptions {
+            block_cache_bytes,
+            ..StorageOptions::new(Role::Embedded)
+        };
+        let directory = DataDirectory::open(temporary.path(), options.role, true).unwrap();
+        let engine = Self::open(Arc::new(directory), &options, true).unwrap();
+        (temporary, Arc::new(engine))
     }
 }
 

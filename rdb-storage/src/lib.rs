@@ -104,4 +104,4 @@ pub use region::{PeerDescriptor, RegionDescriptor};
 pub use repair::{LogDamage, Repair};
 pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 pub use storage::{Storage, StorageStats};
-pub use writer::{PendingWrite, Submission, WriteHealth, WriteRoom};
+pub use writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom};

@@ -50,10 +50,12 @@ impl From<ReadError> for Error {
     }
 }
 
-fn read_error(error: rocksdb::Error) -> ReadError {
-    match error.kind() {
-        ErrorKind::Incomplete => ReadError::NotInMemory,
-        _ => ReadError::Failed(Error::from_read(error)),
+impl From<rocksdb::Error> for ReadError {
+    fn from(error: rocksdb::Error) -> Self {
+        match error.kind() {
+            ErrorKind::Incomplete => Self::NotInMemory,
+            _ => Self::Failed(Error::from_read(error)),
+        }
     }
 }
 
@@ -299,7 +301,7 @@ impl Engine {
     ) -> Result<Option<DBPinnableSlice<'_>>, ReadError> {
         let family = self.family(keyspace.family());
         let record = self.database.get_pinned_cf_opt(&family, key, options);
-        record.map_err(read_error)
+        record.map_err(ReadError::from)
     }
 }
 

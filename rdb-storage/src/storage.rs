@@ -23,7 +23,7 @@ use crate::reader::Reader;
 use crate::region::RegionDescriptor;
 use crate::reserve::{DiskReserve, Space};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
-use crate::writer::{PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
+use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
 ///
@@ -65,7 +65,8 @@ pub struct StorageStats {
     /// Reads of [`Reader`] that went to a blocking thread since the open: scans, reads of many keys, and those of data that
     /// was not in memory.
     pub disk_read_count: u64,
-    /// Times that a submission was put aside since its keys were not in memory, since the open.
+    /// Times that a submission was put aside since its keys were not in memory, since the open. It counts those that were to be
+    /// warmed, too.
     pub cold_write_count: u64,
 }
 
@@ -174,6 +175,35 @@ impl Storage {
     /// [`Error::Undetermined`] and [`Error::WritesStopped`] as the answer.
     pub fn submit(&self, submission: Submission) -> Result<PendingWrite, Error> {
         self.inner.writer.submit(submission)
+    }
+
+    /// Lets a submission in, as [`submit`](Self::submit) does before it queues it: for a caller that applies it otherwise, e.g.
+    /// through a replicated log. What it takes of the write queue is taken until the [`Admitted`] is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit) at once.
+    pub fn admit(&self, submission: Submission) -> Result<Admitted, Error> {
+        self.inner.writer.admit(submission)
+    }
+
+    /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An
+    /// [`apply_from_memory`](Self::apply_from_memory) that comes soon finds it then.
+    ///
+    /// `then` is called exactly once. If all is in memory, it is called right here, else on another thread, or on the one that
+    /// closes the storage. It must not block.
+    ///
+    /// # Errors
+    ///
+    /// What `then` gets. [`Error::DataLoss`] and [`Error::Io`]: a key cannot be read, and writes to the region have stopped until
+    /// the next open. Such a submission must not get into a replicated log: no replica could apply it. [`Error::Closed`]: a key
+    /// was not read before the storage was closed.
+    pub fn warm(
+        &self,
+        admitted: Admitted,
+        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
+    ) {
+        self.inner.writer.warm(admitted, then);
     }
 
     /// Takes room in the write queue for a message. The commands of several submissions can share its buffer.

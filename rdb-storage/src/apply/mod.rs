@@ -62,9 +62,10 @@ use rocksdb::WriteBatch;
 use crate::applied::AppliedState;
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
+use crate::error::Error;
 use crate::keys;
 use crate::log_entry::RegionMembership;
-use crate::read::{ReadError, Tier};
+use crate::read::{Keyspace, ReadError, Tier};
 use crate::region::RegionDescriptor;
 use overlay::Overlay;
 
@@ -82,6 +83,25 @@ pub(crate) struct Entry<'a> {
     pub(crate) membership: Option<&'a RegionMembership>,
     /// Most bytes of values that the entry's conflicts carry together.
     pub(crate) conflict_values_bytes_max: usize,
+}
+
+/// Reads what [`Batch::load`] reads for the commands of an entry, and keeps none of it. `go_on` is asked before each key.
+pub(crate) fn read_ahead(
+    engine: &Engine,
+    entry: &Entry<'_>,
+    tier: Tier,
+    go_on: impl Fn() -> Result<(), Error>,
+) -> Result<(), ReadError> {
+    for (key, _) in entry.commands.iter().filter_map(Command::expected_version) {
+        go_on()?;
+        if let Some(record) = engine.record(Keyspace::Versioned, key, tier)? {
+            Keyspace::Versioned.parts(&record)?;
+        }
+    }
+    if entry.commands.iter().any(Command::reads_floor) {
+        engine.version_floor(entry.region_id, tier)?;
+    }
+    Ok(())
 }
 
 /// A write batch in the making, and what its entries see.
@@ -131,8 +151,7 @@ impl<'a> Batch<'a> {
             let Some((key, expected_version)) = command.expected_version() else {
                 continue;
             };
-            // An update leaves the floor alone.
-            if expected_version == 0 || matches!(command, Command::CompareAndDelete { .. }) {
+            if command.reads_floor() {
                 overlay.load_floor(engine, entry.region_id)?;
             }
             let left = &mut values_bytes_left;

@@ -109,10 +109,9 @@ impl Overlay {
 
     pub(super) fn load_floor(&mut self, engine: &Engine, region_id: u64) -> Result<(), Error> {
         if let Entry::Vacant(entry) = self.floors.entry(region_id) {
-            let stored = engine.state(&keys::version_floor::key(region_id))?;
-            let value = stored.map(|record| keys::version_floor::decode(&record));
+            let value = engine.version_floor(region_id, Tier::Disk)?;
             entry.insert(Floor {
-                value: value.transpose()?.unwrap_or(0),
+                value,
                 raised: false,
             });
         }

@@ -105,8 +105,9 @@ impl Health {
         });
     }
 
-    /// Ends writing to one region.
-    pub(crate) fn stop_region(&self, region_id: u64, cause: String) {
+    /// Ends writing to a region whose data could not be read, and returns why.
+    pub(crate) fn stop_region(&self, region_id: u64, error: Error) -> Error {
+        let cause = error.to_string();
         tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until the storage is opened again");
         self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| match health {
@@ -121,5 +122,6 @@ impl Health {
             }
             WriteHealth::Stopped { .. } => false,
         });
+        error
     }
 }

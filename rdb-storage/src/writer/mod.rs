@@ -4,23 +4,24 @@
 //! writes and syncs that once and completes every submission. No submission is delayed to fill a batch: submissions gather
 //! while the sync of the batch before is under way.
 //!
-//! The thread reads versioned keys from memory. A submission whose keys are not in memory is put aside until helper threads
-//! have read them, and others go on. So submissions that wait at the same time are applied in any order. Where the keys do not
-//! stay in memory, the thread itself reads them: of one submission at a time, and a few in each round.
+//! The thread reads versioned keys from memory. A submission whose keys are not in memory is put aside until the threads of
+//! the [`Warmer`](warmer::Warmer) have read them, and others go on. So submissions that wait at the same time are applied in
+//! any order. Where the keys do not stay in memory, the thread itself reads them: of one submission at a time, and a few in
+//! each round.
 //!
 //! A submission whose keys cannot be read is not applied and stops writes to its region; other regions go on. The first IO
 //! error of a write stops all writes: RocksDB's memory and the disk may differ then, and only the next open can tell what is
 //! stored. The submissions of that batch get [`Error::Undetermined`], all later ones [`Error::WritesStopped`].
 
+mod admitted;
 mod health;
 mod pending;
 mod queue;
 mod room;
 mod submission;
-mod warm;
+mod warmer;
 mod worker;
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -33,12 +34,14 @@ use crate::error::Error;
 use crate::log_entry::{ApplyOptions, LogEntry};
 use crate::options::StorageOptions;
 use crate::region::RegionDescriptor;
+pub use admitted::Admitted;
 pub use health::WriteHealth;
 pub use pending::PendingWrite;
 use queue::Queued;
 use room::Room;
 pub use room::WriteRoom;
 pub use submission::Submission;
+use warmer::WARMERS;
 use worker::Worker;
 
 /// The handle of the writer thread. [`Writer::close`] ends it; so does dropping the handle.
@@ -58,9 +61,14 @@ impl Writer {
         };
         // From here on, dropping the writer ends what was started.
         let thread = thread::Builder::new().name("rdb-writer".to_owned());
-        let mut threads = vec![thread.spawn(move || worker.run())?];
-        threads.extend(warm::start(&writer.worker)?);
-        *writer.threads() = threads;
+        let thread = thread.spawn(move || worker.run())?;
+        writer.threads().push(thread);
+        for _ in 0..WARMERS {
+            let worker = Arc::clone(&writer.worker);
+            let thread = thread::Builder::new().name("rdb-warmer".to_owned());
+            let thread = thread.spawn(move || worker.warmer.run())?;
+            writer.threads().push(thread);
+        }
         Ok(writer)
     }
 
@@ -69,14 +77,28 @@ impl Writer {
         self.room.take(bytes)
     }
 
-    /// Queues a submission. Never waits.
-    pub(crate) fn submit(&self, submission: Submission) -> Result<PendingWrite, Error> {
-        self.worker.health.check(submission.region_id)?;
+    /// Lets a submission in. Never waits.
+    pub(crate) fn admit(&self, submission: Submission) -> Result<Admitted, Error> {
+        self.worker.check(submission.region_id)?;
         submission.validate()?;
         let room = self.room.take(submission.charge_bytes())?;
-        let (queued, pending) = Queued::new(submission.detached(&room), room);
+        Ok(Admitted::new(submission.detached(&room), room))
+    }
+
+    /// Queues a submission. Never waits.
+    pub(crate) fn submit(&self, submission: Submission) -> Result<PendingWrite, Error> {
+        let (queued, pending) = Queued::new(self.admit(submission)?);
         self.worker.queue.push(queued)?;
         Ok(pending)
+    }
+
+    /// Calls `then` once what applying the submission reads is in memory.
+    pub(crate) fn warm(
+        &self,
+        admitted: Admitted,
+        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
+    ) {
+        self.worker.warmer.warm(admitted, then);
     }
 
     /// Applies entries of one region right here, and writes them at once. `None`: that would block, and nothing was applied.
@@ -106,16 +128,20 @@ impl Writer {
 
     /// How many submissions had keys that were not in memory, since the open.
     pub(crate) fn cold_write_count(&self) -> u64 {
-        self.worker.cold_writes.load(Ordering::Relaxed)
+        self.worker.warmer.cold_count()
     }
 
     /// Refuses new submissions, lets the thread finish the queued ones, and waits for it to end. A second call waits,
     /// too, and does nothing else.
     pub(crate) fn close(&self) {
         self.worker.queue.close();
+        self.worker.warmer.close();
         for thread in self.threads().drain(..) {
-            // A panic was logged and answered by the worker's guard.
-            let _ = thread.join();
+            // What a warmer calls may drop the last handle of the storage.
+            if thread.thread().id() != thread::current().id() {
+                // A panic was logged and answered by the worker's guard.
+                let _ = thread.join();
+            }
         }
     }
 

@@ -1,19 +1,19 @@
-//! The writer's queue: many producers, one consumer, and helpers that warm what the consumer would have to read from the
-//! disk.
+//! The writer's queue: many producers, one consumer.
 //!
-//! A submission is *queued* until it is taken. One whose keys are not in memory is put aside: it is *cold* until a helper
-//! takes it, *warming* until its keys were read, and queued again behind the others. The queue is bounded by the room that
-//! submissions hold. A queue that is closed does not wait for the disk: what is cold then is refused.
+//! A submission is *queued* until it is taken. One whose keys are not in memory is put *aside* until the
+//! [`Warmer`](super::warmer::Warmer) has read them, and queued again behind the others. The queue is bounded by the room that
+//! submissions hold.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{PendingWrite, Submission, WriteRoom};
+use super::warmer::Then;
+use super::{Admitted, PendingWrite};
 use crate::apply::Entry;
-use crate::command::{Command, Outcome};
+use crate::command::Outcome;
 use crate::error::Error;
 
 /// Most commands that are taken at once.
@@ -24,27 +24,20 @@ const TAKE_RANGE_DELETES_MAX: usize = 64;
 
 /// How often a submission is put aside. What was warmed may be gone when its turn comes. Then the consumer reads it bit by
 /// bit.
-const WARMINGS_MAX: u8 = 3;
+pub(super) const WARMINGS_MAX: u8 = 3;
 
 /// A submission with the place its answer goes to. Dropping it unanswered reads as undetermined.
 pub(super) struct Queued {
-    submission: Submission,
-    room: WriteRoom,
+    admitted: Admitted,
     completion: oneshot::Sender<Result<Vec<Outcome>, Error>>,
-    /// The bytes of keys and values.
-    payload_bytes: usize,
-    range_deletes: usize,
     warmings: u8,
 }
 
 impl Queued {
-    pub(super) fn new(submission: Submission, room: WriteRoom) -> (Self, PendingWrite) {
+    pub(super) fn new(admitted: Admitted) -> (Self, PendingWrite) {
         let (completion, pending) = oneshot::channel();
         let queued = Self {
-            payload_bytes: submission.payload_bytes(),
-            range_deletes: submission.range_delete_count(),
-            submission,
-            room,
+            admitted,
             completion,
             warmings: 0,
         };
@@ -52,22 +45,12 @@ impl Queued {
     }
 
     pub(super) fn region_id(&self) -> u64 {
-        self.submission.region_id
-    }
-
-    pub(super) fn commands(&self) -> &[Command] {
-        &self.submission.commands
+        self.admitted.region_id()
     }
 
     /// As it is applied.
     pub(super) fn entry(&self) -> Entry<'_> {
-        Entry {
-            region_id: self.submission.region_id,
-            epoch_version: self.submission.epoch_version,
-            commands: &self.submission.commands,
-            membership: None,
-            conflict_values_bytes_max: self.submission.conflict_values_bytes_max,
-        }
+        self.admitted.entry()
     }
 
     /// Whether its keys were warmed in vain.
@@ -78,62 +61,22 @@ impl Queued {
     /// Gives the commands and the room back, then answers: whoever is told may submit again at once. A caller that has gone
     /// away does not need its answer.
     pub(super) fn complete(self, result: Result<Vec<Outcome>, Error>) {
-        let Self {
-            submission,
-            room,
-            completion,
-            ..
-        } = self;
-        drop((submission, room));
-        let _ = completion.send(result);
-    }
-}
-
-/// A submission whose keys are being warmed. Dropping it queues it again.
-pub(super) struct Warming<'a> {
-    queue: &'a Queue,
-    queued: Option<Queued>,
-}
-
-impl Warming<'_> {
-    pub(super) fn commands(&self) -> &[Command] {
-        self.queued.as_ref().map_or(&[], Queued::commands)
-    }
-
-    /// Whether nobody waits for the rest.
-    pub(super) fn is_too_late(&self) -> bool {
-        self.queue.state().closed
-    }
-
-    /// Its keys cannot be warmed: the consumer is to find out why.
-    pub(super) fn give_up(&mut self) {
-        if let Some(queued) = &mut self.queued {
-            queued.warmings = WARMINGS_MAX;
-        }
-    }
-}
-
-impl Drop for Warming<'_> {
-    fn drop(&mut self) {
-        if let Some(queued) = self.queued.take() {
-            self.queue.give_back(queued);
-        }
+        drop(self.admitted);
+        let _ = self.completion.send(result);
     }
 }
 
 pub(super) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
-    cooled: Condvar,
     take_bytes_max: usize,
 }
 
 #[derive(Default)]
 struct State {
     queued: VecDeque<Queued>,
-    cold: VecDeque<Queued>,
-    /// How many the helpers have.
-    warming: usize,
+    /// How many are put aside.
+    aside: usize,
     /// Whether the consumer waits, so that producers need not wake a busy one.
     waiting: bool,
     closed: bool,
@@ -143,7 +86,7 @@ struct State {
 
 impl State {
     fn is_empty(&self) -> bool {
-        self.queued.is_empty() && self.cold.is_empty() && self.warming == 0
+        self.queued.is_empty() && self.aside == 0
     }
 }
 
@@ -152,7 +95,6 @@ impl Queue {
         Self {
             state: Mutex::default(),
             arrived: Condvar::new(),
-            cooled: Condvar::new(),
             take_bytes_max,
         }
     }
@@ -195,9 +137,9 @@ impl Queue {
         let mut taken = VecDeque::with_capacity(state.queued.len().min(TAKE_COMMANDS_MAX));
         let (mut bytes, mut commands, mut range_deletes) = (0, 0, 0);
         while let Some(next) = state.queued.front() {
-            bytes += next.payload_bytes;
-            commands += next.commands().len();
-            range_deletes += next.range_deletes;
+            bytes += next.admitted.payload_bytes();
+            commands += next.admitted.commands().len();
+            range_deletes += next.admitted.range_delete_count();
             let full = bytes > self.take_bytes_max
                 || commands > TAKE_COMMANDS_MAX
                 || range_deletes > TAKE_RANGE_DELETES_MAX;
@@ -209,74 +151,69 @@ impl Queue {
         Some(taken)
     }
 
-    /// Puts back what was taken and is not applied yet: first in the queue again, or aside to be warmed. When the queue is
-    /// closed, what is cold is refused.
-    pub(super) fn put_back(&self, untouched: VecDeque<Queued>, cold: Vec<Queued>) {
-        if untouched.is_empty() && cold.is_empty() {
+    /// Puts back what was taken and was not looked at: it is first in the queue again.
+    pub(super) fn put_back(&self, untouched: VecDeque<Queued>) {
+        if untouched.is_empty() {
             return;
         }
         let mut state = self.state();
         for queued in untouched.into_iter().rev() {
             state.queued.push_front(queued);
         }
-        if state.closed {
-            drop(state);
-            return refuse(cold);
-        }
-        for _ in &cold {
-            self.cooled.notify_one();
-        }
-        state.cold.extend(cold);
     }
 
-    /// Waits for a cold submission. `None`: there will be no more.
-    pub(super) fn take_cold(&self) -> Option<Warming<'_>> {
-        let waits = |state: &mut State| state.cold.is_empty() && !state.ended;
-        let waited = self.cooled.wait_while(self.state(), waits);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        let queued = state.cold.pop_front()?;
-        state.warming += 1;
-        Some(Warming {
-            queue: self,
-            queued: Some(queued),
-        })
+    /// Puts a cold submission aside. What it returns is to be called once it is warm, or cannot be: it is queued again then, or
+    /// answered.
+    pub(super) fn put_aside(self: &Arc<Self>, cold: Queued) -> (Admitted, Then) {
+        self.state().aside += 1;
+        let Queued {
+            admitted,
+            completion,
+            warmings,
+        } = cold;
+        let queue = Arc::clone(self);
+        let then = move |read: Result<Admitted, Error>| match read {
+            Ok(admitted) => queue.give_back(Some(Queued {
+                admitted,
+                completion,
+                warmings: warmings.saturating_add(1),
+            })),
+            Err(error) => {
+                // A caller that has gone away does not need its answer.
+                let _ = completion.send(Err(error));
+                queue.give_back(None);
+            }
+        };
+        (admitted, Box::new(then))
     }
 
-    fn give_back(&self, mut queued: Queued) {
-        queued.warmings = queued.warmings.saturating_add(1);
+    /// Ends what [`put_aside`](Self::put_aside) began. `None`: the submission was answered.
+    fn give_back(&self, warm: Option<Queued>) {
         let mut state = self.state();
-        state.warming -= 1;
+        state.aside -= 1;
         // Dropped unanswered, when nobody will take it any more.
         if !state.ended {
-            state.queued.push_back(queued);
+            state.queued.extend(warm);
         }
         if state.waiting {
             self.arrived.notify_one();
         }
     }
 
-    /// Refuses everything from now on, and what is cold. What is queued stays to be taken.
+    /// Refuses everything from now on. What is queued stays to be taken.
     pub(super) fn close(&self) {
-        let mut state = self.state();
-        state.closed = true;
-        let cold = std::mem::take(&mut state.cold);
-        drop(state);
+        self.state().closed = true;
         self.arrived.notify_all();
-        refuse(cold);
     }
 
-    /// The consumer ends: drops what nobody will take any more, and ends the helpers.
+    /// The consumer ends: drops what nobody will take any more.
     pub(super) fn end(&self) {
         let mut state = self.state();
         state.closed = true;
         state.ended = true;
-        let unanswered = (
-            std::mem::take(&mut state.queued),
-            std::mem::take(&mut state.cold),
-        );
+        let unanswered = std::mem::take(&mut state.queued);
         drop(state);
         drop(unanswered);
-        self.cooled.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -284,26 +221,24 @@ impl Queue {
     }
 }
 
-fn refuse(submissions: impl IntoIterator<Item = Queued>) {
-    for queued in submissions {
-        queued.complete(Err(Error::Closed));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
+    use super::super::Submission;
     use super::super::room::Room;
     use super::*;
+    use crate::command::Command;
+
+    fn queued_with_answer(command: Command) -> (Queued, PendingWrite) {
+        let room = Room::new(1).take(1).unwrap();
+        Queued::new(Admitted::new(Submission::new(1, vec![command]), room))
+    }
 
     /// A submission of one delete, whose key has `bytes` bytes.
     fn queued(bytes: usize) -> Queued {
-        let command = Command::DeleteRaw {
-            key: Bytes::from(vec![b'k'; bytes]),
-        };
-        let room = Room::new(1).take(1).unwrap();
-        Queued::new(Submission::new(1, vec![command]), room).0
+        let key = Bytes::from(vec![b'k'; bytes]);
+        queued_with_answer(Command::DeleteRaw { key }).0
     }
 
     fn take(queue: &Queue) -> VecDeque<Queued> {
@@ -311,7 +246,8 @@ mod tests {
     }
 
     fn key_bytes(submissions: &VecDeque<Queued>) -> Vec<usize> {
-        let lengths = submissions.iter().map(|queued| queued.payload_bytes);
+        let lengths = submissions.iter();
+        let lengths = lengths.map(|queued| queued.admitted.payload_bytes());
         lengths.collect()
     }
 
@@ -340,9 +276,7 @@ mod tests {
                 start_key: "a".into(),
                 end_key: "b".into(),
             };
-            let room = Room::new(1).take(1).unwrap();
-            let (queued, _) = Queued::new(Submission::new(1, vec![command]), room);
-            queue.push(queued).unwrap();
+            queue.push(queued_with_answer(command).0).unwrap();
         }
         assert_eq!(take(&queue).len(), 64);
         assert_eq!(take(&queue).len(), 36);
@@ -360,49 +294,51 @@ mod tests {
 
     #[test]
     fn what_is_put_back_untouched_comes_first_and_what_is_cold_holds_nobody_up() {
-        let queue = Queue::new(5);
+        let queue = Arc::new(Queue::new(5));
         for bytes in [1, 2, 3, 4] {
             queue.push(queued(bytes)).unwrap();
         }
         let mut taken = take(&queue);
-        let cold = taken.pop_front().unwrap();
-        queue.put_back(taken, vec![cold]);
+        let (cold, then) = queue.put_aside(taken.pop_front().unwrap());
+        queue.put_back(taken);
         assert_eq!(key_bytes(&take(&queue)), [2, 3]);
-        drop(queue.take_cold().unwrap());
+        then(Ok(cold));
         assert_eq!(key_bytes(&take(&queue)), [4, 1], "it is warm now");
     }
 
     #[test]
-    fn a_closed_queue_refuses_what_is_cold_and_waits_for_what_is_being_warmed_to_stop() {
-        let queue = Queue::new(5);
-        for _ in 0..2 {
-            queue.push(queued(1)).unwrap();
+    fn a_closed_queue_waits_for_what_is_put_aside_and_one_that_cannot_be_warmed_is_answered() {
+        let queue = Arc::new(Queue::new(5));
+        let key = Bytes::from_static(b"k");
+        let (cold, pending) = queued_with_answer(Command::DeleteRaw { key });
+        for queued in [queued(1), cold] {
+            queue.push(queued).unwrap();
         }
-        let cold = take(&queue).into();
-        queue.put_back(VecDeque::new(), cold);
-        let warming = queue.take_cold().unwrap();
-        assert!(!warming.is_too_late());
+        let mut aside: Vec<_> = take(&queue)
+            .into_iter()
+            .map(|queued| queue.put_aside(queued))
+            .collect();
         queue.close();
-        assert!(warming.is_too_late());
         assert!(take(&queue).is_empty());
-        drop(warming);
-        let taken = take(&queue);
-        assert_eq!(taken.len(), 1);
-        queue.put_back(VecDeque::new(), taken.into());
-        assert!(queue.take(Duration::ZERO).is_none(), "still cold: refused");
-        queue.end();
-        assert!(queue.take_cold().is_none());
+        let (_, cannot_be) = aside.pop().unwrap();
+        cannot_be(Err(Error::Closed));
+        assert_eq!(pending.wait(), Err(Error::Closed));
+        assert!(take(&queue).is_empty());
+        let (warm, then) = aside.pop().unwrap();
+        then(Ok(warm));
+        assert_eq!(take(&queue).len(), 1);
+        assert!(queue.take(Duration::from_secs(60)).is_none());
     }
 
     #[test]
     fn a_submission_that_was_warmed_a_few_times_in_vain_stays_cold() {
-        let queue = Queue::new(5);
+        let queue = Arc::new(Queue::new(5));
         queue.push(queued(1)).unwrap();
         for _ in 0..WARMINGS_MAX {
-            let taken = take(&queue);
+            let mut taken = take(&queue);
             assert!(!taken[0].stays_cold());
-            queue.put_back(VecDeque::new(), taken.into());
-            drop(queue.take_cold().unwrap());
+            let (cold, then) = queue.put_aside(taken.pop_front().unwrap());
+            then(Ok(cold));
         }
         assert!(take(&queue)[0].stays_cold());
     }

@@ -11,6 +11,7 @@ use rocksdb::{ErrorKind, WriteBatch, WriteOptions};
 
 use super::health::Health;
 use super::queue::{Queue, Queued};
+use super::warmer::Warmer;
 use crate::applied::{AppliedState, flushed};
 use crate::apply::Batch;
 use crate::command::Outcome;
@@ -38,17 +39,16 @@ const BATCH_READ_BYTES: usize = 16 << 20;
 
 /// What the thread works with. The handle shares it.
 pub(super) struct Worker {
-    pub(super) queue: Queue,
-    pub(super) engine: Arc<Engine>,
-    pub(super) health: Health,
+    pub(super) queue: Arc<Queue>,
+    pub(super) warmer: Warmer,
+    pub(super) health: Arc<Health>,
+    engine: Arc<Engine>,
     durability: Durability,
     /// Bytes of log that were applied without the write-ahead log since the data was last flushed for that reason. Relaxed:
     /// an estimate.
     replayed_bytes: AtomicU64,
     /// When these are more, the data is flushed.
     replayed_bytes_max: u64,
-    /// Submissions that were put aside. Relaxed: a figure.
-    pub(super) cold_writes: AtomicU64,
 }
 
 /// A submission whose keys do not stay in memory, and what was read of it.
@@ -69,14 +69,15 @@ impl Slow<'_> {
 
 impl Worker {
     pub(super) fn new(engine: Arc<Engine>, options: &StorageOptions) -> Self {
+        let health = Arc::new(Health::new());
         Self {
-            queue: Queue::new(options.write_batch_bytes_max),
+            queue: Arc::new(Queue::new(options.write_batch_bytes_max)),
+            warmer: Warmer::new(Arc::clone(&engine), Arc::clone(&health)),
+            health,
             engine,
-            health: Health::new(),
             durability: options.durability,
             replayed_bytes: AtomicU64::new(0),
             replayed_bytes_max: options.wal_bytes_max,
-            cold_writes: AtomicU64::new(0),
         }
     }
 
@@ -138,7 +139,7 @@ impl Worker {
                 Err(ReadError::NotInMemory) => *slow = Some(reading),
                 Err(ReadError::Failed(error)) => {
                     let region_id = reading.queued.region_id();
-                    let stopped = self.stop_region(region_id, error);
+                    let stopped = self.health.stop_region(region_id, error);
                     reading.queued.complete(Err(stopped));
                 }
             }
@@ -171,13 +172,15 @@ impl Worker {
                 }
                 Err(ReadError::NotInMemory) => cold.push(queued),
                 Err(ReadError::Failed(error)) => {
-                    queued.complete(Err(self.stop_region(region_id, error)));
+                    queued.complete(Err(self.health.stop_region(region_id, error)));
                 }
             }
         }
-        let cold_count = cold.len() as u64;
-        self.cold_writes.fetch_add(cold_count, Ordering::Relaxed);
-        self.queue.put_back(taken, cold);
+        self.queue.put_back(taken);
+        for queued in cold {
+            let (admitted, then) = self.queue.put_aside(queued);
+            self.warmer.put_aside(admitted, then);
+        }
         loaded
     }
 
@@ -202,7 +205,9 @@ impl Worker {
         for entry in &loaded {
             match batch.load(entry, &mut disk_bytes) {
                 Err(ReadError::NotInMemory) if !may_block => return Ok(None),
-                read => read.map_err(|error| self.stop_region(region_id, error.into()))?,
+                read => {
+                    read.map_err(|error| self.health.stop_region(region_id, error.into()))?;
+                }
             }
         }
         let outcomes = loaded.iter().map(|entry| batch.apply(entry)).collect();
@@ -218,7 +223,7 @@ impl Worker {
     }
 
     /// Refuses what writes to a region when writing has ended.
-    fn check(&self, region_id: u64) -> Result<(), Error> {
+    pub(super) fn check(&self, region_id: u64) -> Result<(), Error> {
         self.queue.check_open()?;
         self.health.check(region_id)
     }
@@ -251,12 +256,6 @@ impl Worker {
         if let Err(error) = self.engine.database.begin_flush() {
             tracing::warn!(%error, "a start will have to apply more of the logs than it should");
         }
-    }
-
-    /// Ends writing to a region whose data could not be read, and returns why.
-    fn stop_region(&self, region_id: u64, error: Error) -> Error {
-        self.health.stop_region(region_id, error.to_string());
-        error
     }
 
     /// Writes a batch, through the write-ahead log if it has a durability there. `false`: RocksDB holds writes back, and this one
@@ -350,14 +349,15 @@ mod tests {
 
     use bytes::Bytes;
 
+    use super::super::queue::WARMINGS_MAX;
     use super::super::room::Room;
-    use super::super::{PendingWrite, Submission};
+    use super::super::{Admitted, PendingWrite, Submission};
     use super::*;
     use crate::applied::applied_position;
     use crate::apply::Entry;
     use crate::command::Command;
     use crate::engine::Family;
-    use crate::identity::{DataDirectory, Role};
+    use crate::identity::Role;
     use crate::keys::{self, versioned::encode};
     use crate::region::RegionDescriptor;
 
@@ -370,13 +370,8 @@ mod tests {
 
     impl Stopped {
         fn new(block_cache_bytes: usize) -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let options = StorageOptions {
-                block_cache_bytes,
-                ..StorageOptions::new(Role::Embedded)
-            };
-            let data_directory = DataDirectory::open(directory.path(), options.role, true).unwrap();
-            let engine = Arc::new(Engine::open(Arc::new(data_directory), &options, true).unwrap());
+            let (directory, engine) = Engine::temporary(block_cache_bytes);
+            let options = StorageOptions::new(Role::Embedded);
             Self {
                 worker: Worker::new(engine, &options),
                 room: Room::new(options.write_queue_bytes_max),
@@ -385,8 +380,12 @@ mod tests {
         }
 
         fn submit(&self, commands: Vec<Command>) -> PendingWrite {
-            let submission = Submission::new(1, commands);
-            let (queued, pending) = Queued::new(submission, self.room.take(1).unwrap());
+            self.queue(Submission::new(1, commands))
+        }
+
+        fn queue(&self, submission: Submission) -> PendingWrite {
+            let admitted = Admitted::new(submission, self.room.take(1).unwrap());
+            let (queued, pending) = Queued::new(admitted);
             self.worker.queue.push(queued).unwrap();
             pending
         }
@@ -455,8 +454,7 @@ mod tests {
             peers: Vec::new(),
         };
         let commit = |submission: Submission| {
-            let (queued, pending) = Queued::new(submission, storage.room.take(1).unwrap());
-            storage.worker.queue.push(queued).unwrap();
+            let pending = storage.queue(submission);
             storage.commit(&mut None);
             pending.wait().unwrap().remove(0)
         };
@@ -512,9 +510,11 @@ mod tests {
         let keys = std::iter::once("warm".to_owned()).chain(keys);
         let mut slow = None;
         let mut all = storage.submit(keys.map(swap).collect());
-        storage.commit(&mut slow);
-        assert!(slow.is_none(), "it is to be warmed");
-        storage.worker.queue.take_cold().unwrap().give_up();
+        for _ in 0..WARMINGS_MAX {
+            storage.commit(&mut slow);
+            assert!(slow.is_none(), "it is to be warmed");
+            assert!(storage.worker.warmer.warm_next());
+        }
         storage.commit(&mut slow);
         storage.commit(&mut slow);
         assert!(slow.is_some(), "it is being read");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rdb_storage::{Error, Fate, StorageOptions, Submission, WriteRoom};
 
-use crate::fixture::{all_raw, open, put, single, synced, unsynced};
+use crate::fixture::{all_raw, invalid_field, open, put, single, synced, unsynced};
 
 const QUEUE_BYTES: usize = 8 << 20;
 
@@ -83,6 +83,42 @@ fn a_message_of_several_submissions_is_charged_once_and_until_the_last_is_done()
     ));
     drop(room);
     assert!(storage.take_write_room(QUEUE_BYTES).is_ok());
+}
+
+#[test]
+fn what_was_admitted_holds_its_room_and_its_share_of_its_message_until_it_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &small_queue());
+    let put = || put("key", vec![b'v'; 1000]);
+    let alone = storage.admit(single(put())).unwrap();
+    assert_eq!(
+        (alone.payload_bytes(), alone.range_delete_count()),
+        (1003, 0)
+    );
+    let refused = storage.take_write_room(QUEUE_BYTES);
+    assert!(matches!(refused, Err(Error::Busy { .. })));
+    drop(alone);
+    let room = Arc::new(storage.take_write_room(QUEUE_BYTES - 1000).unwrap());
+    let submission = single(put()).of_message(room).under_epoch(3);
+    let shared = storage.admit(submission.with_conflict_values(7)).unwrap();
+    assert_eq!((shared.region_id(), shared.commands()), (1, &[put()][..]));
+    assert_eq!(shared.epoch_version(), Some(3));
+    assert_eq!(shared.conflict_values_bytes_max(), 7);
+    let refused = storage.take_write_room(QUEUE_BYTES);
+    assert!(matches!(refused, Err(Error::Busy { .. })));
+    drop(shared);
+    storage.take_write_room(QUEUE_BYTES).unwrap();
+}
+
+#[test]
+fn what_could_not_be_applied_is_not_admitted() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &small_queue());
+    let admit = |command| storage.admit(single(command)).map(drop);
+    assert_eq!(invalid_field(admit(put("", "v"))), "key");
+    assert_eq!(admit(put("key", "v")), Ok(()));
+    storage.close().unwrap();
+    assert_eq!(admit(put("key", "v")), Err(Error::Closed));
 }
 
 #[test]

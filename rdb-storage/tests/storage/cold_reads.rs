@@ -1,15 +1,18 @@
 //! A read that needs the disk leaves the thread that drives async tasks alone.
 
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_storage::{
-    Error, Outcome, PointRead, PointValue, Reader, ScanRange, Storage, StorageOptions, Versioned,
+    ApplyOptions, Error, Outcome, PointRead, PointValue, Reader, ScanRange, Storage,
+    StorageOptions, Submission, Versioned,
 };
 use tokio::task::spawn_blocking;
 
-use crate::fixture::{noise, one_worker, open, put, read_raw, single, swap, unsynced};
+use crate::fixture::{noise, one_worker, open, put, read_raw, remove, single, swap, unsynced};
+use crate::log::{REGION, entry};
 
 const KEYS: u64 = 1000;
 
@@ -244,6 +247,48 @@ fn a_swap_of_a_cold_key_is_put_aside_once_and_of_a_warm_one_never() {
             current_value: Some(noise(900, 100))
         }
     );
+}
+
+#[test]
+fn an_apply_from_memory_finds_what_was_warmed() {
+    let (_directory, storage) = cold(&unsynced());
+    let commands = vec![
+        swap(key(7), 1, "v"),
+        remove(key(900), 1),
+        swap(key(KEYS), 0, "v"),
+    ];
+    let log = [entry(1, 0, commands.clone())];
+    let apply = || storage.apply_from_memory(REGION, &log, ApplyOptions::default());
+    assert_eq!(apply(), Ok(None));
+    let submission = Submission::new(REGION, commands);
+    let mut admitted = storage.admit(submission).unwrap();
+    let here = thread::current().id();
+    for warms_here in [false, true] {
+        let (sender, answer) = mpsc::channel();
+        storage.warm(admitted, move |read| {
+            sender.send((read, thread::current().id())).unwrap();
+        });
+        let (warm, called_on) = answer.recv().unwrap();
+        assert_eq!(called_on == here, warms_here);
+        admitted = warm.unwrap();
+    }
+    let outcomes = [
+        Outcome::Swapped { version: 2 },
+        Outcome::Done,
+        Outcome::Swapped { version: 2 },
+    ];
+    assert_eq!(apply(), Ok(Some(vec![outcomes.into()])));
+    assert_eq!(storage.stats().unwrap().cold_write_count, 1);
+}
+
+#[test]
+fn a_closed_storage_warms_nothing_more() {
+    let (_directory, storage) = cold(&unsynced());
+    let admitted = storage.admit(single(swap(key(7), 1, "v"))).unwrap();
+    storage.close().unwrap();
+    let (sender, answer) = mpsc::channel();
+    storage.warm(admitted, move |read| sender.send(read.map(drop)).unwrap());
+    assert_eq!(answer.try_recv(), Ok(Err(Error::Closed)));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use bytes::Bytes;
 use rdb_storage::{
@@ -222,6 +223,32 @@ fn a_swap_that_cannot_read_its_key_stops_its_region_and_no_other() {
         );
     }
     storage.put_raw("k", "v").unwrap();
+}
+
+#[test]
+fn a_swap_that_cannot_read_its_key_is_known_before_it_is_in_a_log() {
+    let directory = with_a_damaged_versioned_key();
+    let storage = open(directory.path(), &synced());
+    let warm = |region_id, number| {
+        let swap = swap(key(number), 1, "v");
+        let admitted = storage.admit(Submission::new(region_id, vec![swap]))?;
+        let (sender, answer) = mpsc::channel();
+        storage.warm(admitted, move |read| sender.send(read.map(drop)).unwrap());
+        answer.recv().unwrap()
+    };
+    let met = warm(1, 0);
+    assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");
+    let later = warm(1, KEYS - 1);
+    assert!(
+        matches!(later, Err(Error::WritesStopped { .. })),
+        "{later:?}"
+    );
+    assert_eq!(warm(2, KEYS - 1), Ok(()));
+    let health = storage.write_health().borrow().clone();
+    let WriteHealth::RegionsStopped { causes } = health else {
+        panic!("{health:?}");
+    };
+    assert_eq!(causes.keys().collect::<Vec<_>>(), [&1]);
 }
 
 #[test]

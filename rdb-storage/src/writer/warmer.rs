@@ -1,0 +1,254 @@
+//! Warming: what applying a submission would read from the disk is read into memory before.
+//!
+//! A submission is *cold* while something that it reads is not in memory. It waits for one of a few threads, which read it.
+//! Then whoever put it aside is called with it. A warmer that is closed does not wait for the disk: what is cold is refused.
+
+use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::Admitted;
+use super::health::Health;
+use crate::apply;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::read::{ReadError, Tier};
+
+/// How many threads read, each for one submission at a time.
+pub(super) const WARMERS: usize = 8;
+
+/// Is called once, with the submission if it is warm. No lock is held meanwhile.
+pub(super) type Then = Box<dyn FnOnce(Result<Admitted, Error>) + Send>;
+
+pub(super) struct Warmer {
+    engine: Arc<Engine>,
+    health: Arc<Health>,
+    state: Mutex<State>,
+    arrived: Condvar,
+    /// Submissions that were cold. Relaxed: a figure.
+    cold_count: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    cold: VecDeque<Cold>,
+    closed: bool,
+}
+
+impl Warmer {
+    pub(super) fn new(engine: Arc<Engine>, health: Arc<Health>) -> Self {
+        Self {
+            engine,
+            health,
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            cold_count: AtomicU64::new(0),
+        }
+    }
+
+    /// Calls `then` right here if the submission is not cold, else when it was warmed.
+    pub(super) fn warm(
+        &self,
+        admitted: Admitted,
+        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
+    ) {
+        match self.read(&admitted, Tier::Memory) {
+            Ok(()) => then(Ok(admitted)),
+            Err(ReadError::NotInMemory) => self.put_aside(admitted, Box::new(then)),
+            Err(ReadError::Failed(error)) => {
+                let error = self.health.stop_region(admitted.region_id(), error);
+                drop(admitted);
+                then(Err(error));
+            }
+        }
+    }
+
+    /// Lets the threads read for a cold submission.
+    pub(super) fn put_aside(&self, admitted: Admitted, then: Then) {
+        self.cold_count.fetch_add(1, Ordering::Relaxed);
+        let mut cold = Cold(Some((admitted, then)));
+        let mut state = self.state();
+        if state.closed {
+            drop(state);
+            return cold.answer(Err(Error::Closed));
+        }
+        state.cold.push_back(cold);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// What each of the threads does until the warmer is closed.
+    pub(super) fn run(&self) {
+        while self.warm_next() {}
+    }
+
+    /// Waits for a cold submission and reads for it. `false`: the warmer is closed.
+    pub(super) fn warm_next(&self) -> bool {
+        let waits = |state: &mut State| state.cold.is_empty() && !state.closed;
+        let waited = self.arrived.wait_while(self.state(), waits);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        let Some(mut cold) = state.cold.pop_front() else {
+            return false;
+        };
+        drop(state);
+        // The other submissions need the thread. Dropping `cold` answers it when reading panicked.
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| {
+            let read = cold
+                .admitted()
+                .map(|admitted| self.read_from_disk(admitted));
+            cold.answer(read.unwrap_or(Ok(())));
+        }));
+        true
+    }
+
+    /// How many submissions were cold.
+    pub(super) fn cold_count(&self) -> u64 {
+        self.cold_count.load(Ordering::Relaxed)
+    }
+
+    /// Refuses what is cold, now and later, and ends the threads.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let refused = std::mem::take(&mut state.cold);
+        drop(state);
+        self.arrived.notify_all();
+        for mut cold in refused {
+            cold.answer(Err(Error::Closed));
+        }
+    }
+
+    fn read_from_disk(&self, admitted: &Admitted) -> Result<(), Error> {
+        let read = self.read(admitted, Tier::Disk);
+        read.map_err(|error| match Error::from(error) {
+            Error::Closed => Error::Closed,
+            error => self.health.stop_region(admitted.region_id(), error),
+        })
+    }
+
+    fn read(&self, admitted: &Admitted, tier: Tier) -> Result<(), ReadError> {
+        let go_on = || match tier {
+            Tier::Disk if self.state().closed => Err(Error::Closed),
+            Tier::Disk | Tier::Memory => Ok(()),
+        };
+        apply::read_ahead(&self.engine, &admitted.entry(), tier, go_on)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A cold submission until it is answered. Dropped before, it says so itself.
+struct Cold(Option<(Admitted, Then)>);
+
+impl Cold {
+    fn admitted(&self) -> Option<&Admitted> {
+        self.0.as_ref().map(|(admitted, _)| admitted)
+    }
+
+    fn answer(&mut self, read: Result<(), Error>) {
+        if let Some((admitted, then)) = self.0.take() {
+            then(read.map(|()| admitted));
+        }
+    }
+}
+
+impl Drop for Cold {
+    fn drop(&mut self) {
+        self.answer(Err(Error::io("reading keys", "the thread panicked")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver};
+
+    use super::super::room::Room;
+    use super::super::{Submission, WriteHealth};
+    use super::*;
+    use crate::command::Command;
+    use crate::engine::Family;
+    use crate::keys;
+
+    type Answer = Result<Admitted, Error>;
+
+    /// A warmer that no thread runs.
+    fn warmer() -> (tempfile::TempDir, Warmer) {
+        let (directory, engine) = Engine::temporary(8 << 20);
+        (directory, Warmer::new(engine, Arc::new(Health::new())))
+    }
+
+    /// A swap of a key that is expected at a version.
+    fn swap(expected_version: u64) -> Admitted {
+        let swap = Command::CompareAndSwap {
+            key: "k".into(),
+            expected_version,
+            value: "v".into(),
+        };
+        let room = Room::new(1).take(1).unwrap();
+        Admitted::new(Submission::new(1, vec![swap]), room)
+    }
+
+    fn answer() -> (Then, Receiver<Answer>) {
+        let (sender, answer) = mpsc::channel();
+        (Box::new(move |read| sender.send(read).unwrap()), answer)
+    }
+
+    fn refusal(answer: &Receiver<Answer>) -> Error {
+        answer.try_recv().unwrap().unwrap_err()
+    }
+
+    #[test]
+    fn what_is_cold_is_refused_when_the_warmer_closes_and_afterwards() {
+        let (_directory, warmer) = warmer();
+        let (then, before) = answer();
+        warmer.put_aside(swap(1), then);
+        assert!(before.try_recv().is_err());
+        warmer.close();
+        let (then, after) = answer();
+        warmer.put_aside(swap(1), then);
+        for answer in [before, after] {
+            assert_eq!(refusal(&answer), Error::Closed);
+        }
+        assert!(!warmer.warm_next());
+        // One that a thread has taken.
+        assert_eq!(warmer.read_from_disk(&swap(1)), Err(Error::Closed));
+        assert_eq!(*warmer.health.watch().borrow(), WriteHealth::Healthy);
+        assert_eq!(warmer.cold_count(), 2);
+    }
+
+    #[test]
+    fn a_panic_ends_neither_the_thread_nor_the_wait_for_an_answer() {
+        let (_directory, warmer) = warmer();
+        warmer.put_aside(swap(1), Box::new(|_| panic!("the test says so")));
+        let (then, next) = answer();
+        warmer.put_aside(swap(1), then);
+        assert!(warmer.warm_next() && warmer.warm_next());
+        assert!(next.try_recv().unwrap().is_ok());
+
+        let (then, unanswered) = answer();
+        drop(Cold(Some((swap(1), then))));
+        let told = refusal(&unanswered);
+        assert!(matches!(told, Error::Io { .. }), "{told:?}");
+    }
+
+    #[test]
+    fn a_version_floor_that_cannot_be_read_is_met_by_what_depends_on_it() {
+        let (_directory, warmer) = warmer();
+        let (key, family) = (keys::version_floor::key(1), Family::RaftState);
+        let family = warmer.engine.family(family);
+        warmer.engine.database.put_cf(family, key, "short").unwrap();
+        let (then, update) = answer();
+        warmer.warm(swap(7), then);
+        assert!(update.try_recv().unwrap().is_ok());
+        assert_eq!(*warmer.health.watch().borrow(), WriteHealth::Healthy);
+        let (then, create) = answer();
+        warmer.warm(swap(0), then);
+        let met = refusal(&create);
+        assert!(matches!(met, Error::DataLoss { .. }), "{met:?}");
+        let refused = warmer.health.check(1);
+        assert!(matches!(refused, Err(Error::WritesStopped { .. })));
+    }
+}
