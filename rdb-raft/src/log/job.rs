@@ -54,14 +54,6 @@ impl Job {
         }
     }
 
-    /// Whether somebody waits until it is durable.
-    pub(super) fn needs_sync(&self) -> bool {
-        match self {
-            Self::Append { .. } | Self::Vote { .. } => true,
-            Self::Truncate { .. } | Self::Purge { .. } => false,
-        }
-    }
-
     pub(super) fn write(&self, batch: &mut Batch) {
         match self {
             Self::Append { log, entries, .. } => {
@@ -101,7 +93,7 @@ impl Job {
         }
     }
 
-    /// Says that it is written, and durable if it had to be, or why not.
+    /// Says that it is durable, or why not.
     pub(super) fn complete(self, result: Result<(), &str>) {
         match self {
             Self::Append {

@@ -26,7 +26,7 @@
 //! # What a crash may leave
 //!
 //! Every completed change, and any number of the changes after it, in order. Truncating and purging complete at once and are
-//! durable with a later sync; openraft repeats either if it is lost.
+//! durable when they are written; openraft repeats either if it is lost.
 
 mod batch;
 mod cache;

@@ -77,7 +77,7 @@ async fn a_vote_is_durable_when_it_is_saved() {
 }
 
 #[tokio::test]
-async fn truncating_and_purging_wait_for_no_sync() {
+async fn truncating_and_purging_wait_for_no_sync_and_are_synced_all_the_same() {
     let (device, writer) = start();
     let mut store = open(&writer);
     let entries = (0..9).map(|index| entry(1, index, "a")).collect();
@@ -87,10 +87,16 @@ async fn truncating_and_purging_wait_for_no_sync() {
         .await
         .unwrap()
         .unwrap();
+    device.writes.close();
     store.truncate_after(Some(log_id(1, 5))).await.unwrap();
     store.purge(log_id(1, 2)).await.unwrap();
+    device.writes.open();
     writer.close();
-    assert_eq!(device.syncs(), 1);
+    let left = Arc::new(device.memory.after_power_cut(0));
+    let writer = LogWriter::start(left).unwrap();
+    let mut reader = open(&writer).reader();
+    let expected: Vec<_> = (3..=5).map(|index| entry(1, index, "a")).collect();
+    assert_eq!(reader.try_get_log_entries(..).await.unwrap(), expected);
 }
 
 #[tokio::test]
