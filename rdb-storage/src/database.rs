@@ -3,6 +3,7 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
@@ -27,10 +28,23 @@ const MEMTABLE_RANGE_DELETES_MAX: usize = 256;
 /// An open RocksDB. It is used as RocksDB's own handle.
 pub(crate) struct Database {
     rocksdb: DB,
-    families: Vec<&'static str>,
+    name: &'static str,
+    families: Vec<FamilySettings>,
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
     info_log: InfoLog,
+    /// Of its [`Opening`].
+    later_bytes: u64,
+    /// Whether the open left writes in memory and in their logs, and larger memtables for them. Relaxed: found out late, it is
+    /// put right later.
+    keeps_logs: AtomicBool,
+}
+
+/// What is special about a column family of a database.
+pub(crate) struct FamilySettings {
+    pub(crate) name: &'static str,
+    /// Size of a memtable, in bytes.
+    pub(crate) write_buffer_bytes: usize,
 }
 
 /// What an open is to do.
@@ -38,6 +52,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) directory: &'a DataDirectory,
     /// Where in the directory RocksDB's files are.
     pub(crate) folder: &'static str,
+    /// What messages call it.
+    pub(crate) name: &'static str,
     pub(crate) settings: &'a StorageOptions,
     /// Whether a new database is allowed.
     pub(crate) create: bool,
@@ -62,10 +78,18 @@ impl Database {
             Ok(Some(count)) if count > 0 => {
                 let told = self.info_log.last_background_error();
                 let told = told.unwrap_or_else(|| "its log does not say which".to_owned());
-                Some(format!("RocksDB met an error in the background: {told}"))
+                let name = self.name;
+                Some(format!(
+                    "RocksDB met an error in the background of the {name}: {told}"
+                ))
             }
             _ => None,
         }
+    }
+
+    /// What to say of a write that failed.
+    pub(crate) fn write_failure(&self, error: &rocksdb::Error) -> String {
+        format!("writing the {}: {error}", self.name)
     }
 
     /// Begins no more compactions, and lets neither writes nor flushes wait for one.
@@ -73,7 +97,7 @@ impl Database {
         for family in self.families() {
             let options = [("disable_auto_compactions", "true")];
             if let Err(error) = self.rocksdb.set_options_cf(family, &options) {
-                tracing::warn!(%error, "compactions go on while the database closes");
+                tracing::warn!(database = self.name, %error, "compactions go on while the database closes");
             }
         }
     }
@@ -82,6 +106,36 @@ impl Database {
     /// wait for a running compaction before it ends; a cancelled one leaves nothing behind.
     pub(crate) fn stop_background_work(&self) {
         self.rocksdb.cancel_all_background_work(true);
+    }
+
+    /// After an open that had no space to flush: flushes once there is, and gives the memtables their size back. Call it now
+    /// and then.
+    pub(crate) fn make_up_for_flush(&self) {
+        if !self.keeps_logs.load(Ordering::Relaxed) || !self.has_space_to_flush() {
+            return;
+        }
+        self.keeps_logs.store(false, Ordering::Relaxed);
+        let resized = self.families.iter().try_for_each(|family| {
+            let size = family.write_buffer_bytes.to_string();
+            let range_deletes_max = MEMTABLE_RANGE_DELETES_MAX.to_string();
+            let options = [
+                ("write_buffer_size", &*size),
+                ("memtable_max_range_deletions", &*range_deletes_max),
+            ];
+            self.rocksdb
+                .set_options_cf(self.family(family.name), &options)
+        });
+        if let Err(error) = resized.and_then(|()| self.begin_flush()) {
+            tracing::warn!(database = self.name, %error, "memory that was taken on a full disk is kept until the next open");
+        }
+    }
+
+    fn has_space_to_flush(&self) -> bool {
+        let database = self.rocksdb.path();
+        match (Logs::of(database), Space::of(database)) {
+            (Ok(logs), Ok(space)) => logs.can_be_flushed(self.later_bytes, space),
+            _ => false,
+        }
     }
 
     /// Begins to write all memtables to table files. Waits only until that holds up no writes.
@@ -127,7 +181,7 @@ impl Database {
     }
 
     fn families(&self) -> impl Iterator<Item = &rocksdb::ColumnFamily> {
-        self.families.iter().map(|name| self.family(name))
+        self.families.iter().map(|family| self.family(family.name))
     }
 }
 
@@ -140,27 +194,36 @@ impl Deref for Database {
 }
 
 impl Opening<'_> {
-    /// Opens the database with column families and their options.
+    /// Opens the database with column families, which share the options that `set_options` sets.
     pub(crate) fn open(
         &self,
-        families: impl FnOnce(Replay) -> Result<Vec<(&'static str, Options)>, rocksdb::Error>,
+        families: Vec<FamilySettings>,
+        set_options: impl Fn(&mut Options),
     ) -> Result<Database, OpenError> {
-        let info_log = InfoLog::default();
+        let info_log = InfoLog::new(self.name);
         let refused = |error: rocksdb::Error| self.refused(&info_log, &error);
         let (replay, verified) = self.examine_logs()?;
         let options = self.options(&info_log, replay, verified);
         let options = options.map_err(&refused)?;
-        let families = families(replay).map_err(&refused)?;
-        let names = families.iter().map(|(name, _)| *name).collect();
-        let families = families.into_iter();
-        let families = families.map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
-        let rocksdb = DB::open_cf_descriptors(&options, self.path(), families).map_err(&refused)?;
+        let descriptors = families.iter().map(|family| {
+            let mut options = memtable_options(family.write_buffer_bytes, replay)?;
+            set_options(&mut options);
+            Ok(ColumnFamilyDescriptor::new(family.name, options))
+        });
+        let descriptors = descriptors
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(&refused)?;
+        let opened = DB::open_cf_descriptors(&options, self.path(), descriptors);
+        let rocksdb = opened.map_err(&refused)?;
         info_log.opened();
         Ok(Database {
             rocksdb,
-            families: names,
+            name: self.name,
+            families,
             options,
             info_log,
+            later_bytes: self.later_bytes,
+            keeps_logs: AtomicBool::new(replay != Replay::Flush),
         })
     }
 
@@ -173,7 +236,10 @@ impl Opening<'_> {
     fn examine_logs(&self) -> Result<(Replay, bool), OpenError> {
         let io_error = |error: std::io::Error| OpenError::Io {
             directory: self.directory.path().to_owned(),
-            cause: format!("examining its write-ahead logs: {error}"),
+            cause: format!(
+                "examining the write-ahead logs of its {}: {error}",
+                self.name
+            ),
         };
         let database = self.path();
         let logs = Logs::of(&database).map_err(io_error)?;
@@ -186,6 +252,7 @@ impl Opening<'_> {
         if logs.are_missing() && !self.create {
             let folder = self.folder;
             return Err(OpenError::Damaged {
+                database: self.name,
                 directory: self.directory.path().to_owned(),
                 cause: format!(
                     "its database has no write-ahead log ({folder}/*.log), and there always is one"
@@ -249,12 +316,14 @@ impl Opening<'_> {
         };
         let directory = self.directory.path().to_owned();
         if !is_damage {
+            let cause = format!("opening its {}: {cause}", self.name);
             return OpenError::Io { directory, cause };
         }
         // The error says enough where the logs cannot be read.
         let logs = Logs::of(&self.path());
         let log_damage = logs.and_then(|logs| LogDamage::find(&logs));
         OpenError::Damaged {
+            database: self.name,
             directory,
             cause,
             log_damage: log_damage.unwrap_or_default(),
@@ -264,10 +333,7 @@ impl Opening<'_> {
 }
 
 /// Options of a column family whose memtables hold the replayed writes, too, if there is no room to flush them.
-pub(crate) fn memtable_options(
-    write_buffer_bytes: usize,
-    replay: Replay,
-) -> Result<Options, rocksdb::Error> {
+fn memtable_options(write_buffer_bytes: usize, replay: Replay) -> Result<Options, rocksdb::Error> {
     let (write_buffer_bytes, range_deletes_max) = match replay {
         Replay::Flush => (write_buffer_bytes, MEMTABLE_RANGE_DELETES_MAX),
         // A memtable that is full would be flushed during the replay. 0: no limit. A limit would cause a flush, too.
@@ -302,6 +368,7 @@ mod tests {
         let opening = Opening {
             directory: &directory,
             folder: "db",
+            name: "data",
             settings: &settings,
             create: true,
             background_jobs: 2,
@@ -313,11 +380,13 @@ mod tests {
             sleep(Duration::from_secs(1));
             Decision::Keep
         };
-        let opened = opening.open(|replay| {
-            let mut options = memtable_options(settings.write_buffer_bytes, replay)?;
+        let family = FamilySettings {
+            name: "default",
+            write_buffer_bytes: settings.write_buffer_bytes,
+        };
+        let opened = opening.open(vec![family], |options| {
             options.set_level_zero_file_num_compaction_trigger(2);
-            options.set_compaction_filter("slow", slow);
-            Ok(vec![("default", options)])
+            options.set_compaction_filter("slow", slow.clone());
         });
         let database = opened.unwrap();
         for _ in 0..2 {

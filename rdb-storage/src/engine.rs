@@ -8,14 +8,13 @@ use rocksdb::{
     ReadOptions, properties,
 };
 
-use crate::database::{Database, Opening, memtable_options};
+use crate::database::{Database, FamilySettings, Opening};
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 #[cfg(test)]
 use crate::identity::Role;
 use crate::keys;
 use crate::log_database::bytes_to_apply;
-use crate::logs::Replay;
 use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, read_options};
 use crate::region::RegionDescriptor;
@@ -60,6 +59,15 @@ impl Family {
             Self::RaftState => "raft_state",
         }
     }
+
+    fn write_buffer_bytes(self, settings: &StorageOptions) -> usize {
+        let bytes_max = match self {
+            Self::Raw | Self::Versioned => usize::MAX,
+            Self::RaftLog => UNUSED_WRITE_BUFFER_BYTES,
+            Self::RaftState => STATE_WRITE_BUFFER_BYTES,
+        };
+        settings.write_buffer_bytes.min(bytes_max)
+    }
 }
 
 /// An open database. Fields are dropped in their order: RocksDB closes before the directory's lock is given back.
@@ -83,11 +91,12 @@ impl Engine {
     ) -> Result<Self, OpenError> {
         let later_bytes = bytes_to_apply(&directory, settings).map_err(|error| OpenError::Io {
             directory: directory.path().to_owned(),
-            cause: format!("examining its log database: {error}"),
+            cause: format!("examining its Raft log: {error}"),
         })?;
         let opening = Opening {
             directory: &directory,
             folder: "db",
+            name: "data",
             settings,
             create,
             background_jobs: BACKGROUND_JOBS,
@@ -95,13 +104,11 @@ impl Engine {
         };
         // It is read without a lock, unlike the LRU cache. 0: it chooses the size of its table.
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
-        let database = opening.open(|replay| {
-            let families = Family::ALL.into_iter().map(|family| {
-                let options = family_options(family, settings, &cache, replay)?;
-                Ok((family.name(), options))
-            });
-            families.collect()
-        })?;
+        let families = Family::ALL.map(|family| FamilySettings {
+            name: family.name(),
+            write_buffer_bytes: family.write_buffer_bytes(settings),
+        });
+        let database = opening.open(families.into(), |options| set_options(options, &cache))?;
         Ok(Self {
             database,
             memory_read_options: read_options(Tier::Memory),
@@ -203,12 +210,7 @@ impl Engine {
     }
 }
 
-fn family_options(
-    family: Family,
-    settings: &StorageOptions,
-    cache: &Cache,
-    replay: Replay,
-) -> Result<Options, rocksdb::Error> {
+fn set_options(options: &mut Options, cache: &Cache) {
     let mut table = BlockBasedOptions::default();
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
@@ -217,16 +219,9 @@ fn family_options(
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
 
-    let write_buffer_bytes = match family {
-        Family::Raw | Family::Versioned => settings.write_buffer_bytes,
-        Family::RaftLog => settings.write_buffer_bytes.min(UNUSED_WRITE_BUFFER_BYTES),
-        Family::RaftState => settings.write_buffer_bytes.min(STATE_WRITE_BUFFER_BYTES),
-    };
-    let mut options = memtable_options(write_buffer_bytes, replay)?;
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_memtable_whole_key_filtering(true);
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
-    Ok(options)
 }

@@ -193,9 +193,11 @@ pub enum OpenError {
         /// The newest format that this release reads.
         supported: u32,
     },
-    /// RocksDB refuses the data: files are missing, truncated or altered.
-    #[error("the data in {directory} is damaged: {cause}{}", details(.log_damage.as_ref(), .log))]
+    /// RocksDB refuses a database: files are missing, truncated or altered.
+    #[error("the {database} in {directory} is damaged: {cause}{}", details(.log_damage.as_ref(), .log))]
     Damaged {
+        /// Which of the two databases of the directory: the `data` or the `Raft log`.
+        database: &'static str,
         /// The data directory.
         directory: PathBuf,
         /// What RocksDB said.
@@ -204,6 +206,15 @@ pub enum OpenError {
         log_damage: Option<LogDamage>,
         /// What RocksDB's info log said first, which often names the file.
         log: Vec<String>,
+    },
+    /// There is a log of replicated regions that the identity file does not know of. It may belong to a newer copy of that file.
+    #[error(
+        "{file} holds a Raft log, and {IDENTITY_FILE} of this data directory says that there is none; if {IDENTITY_FILE} is \
+         from an older copy, put the newer one back; if nobody needs that Raft log, remove the directory that the file is in"
+    )]
+    UnknownLog {
+        /// A file that holds a part of it.
+        file: PathBuf,
     },
     /// The file system failed.
     #[error("cannot open the data directory {directory}: {cause}")]

@@ -20,8 +20,10 @@ const WARNING_CHARS_MAX: usize = 300;
 const REPEATED_AFTER: Duration = Duration::from_secs(600);
 
 /// Warnings of one database: while it is opened the first ones, then the last ones.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct InfoLog {
+    /// What messages call the database.
+    database: &'static str,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -39,6 +41,13 @@ struct Warning {
 }
 
 impl InfoLog {
+    pub(crate) fn new(database: &'static str) -> Self {
+        Self {
+            database,
+            shared: Arc::default(),
+        }
+    }
+
     /// A logger for RocksDB's options that feeds this log.
     pub(crate) fn logger(&self) -> InfoLogger {
         let log = self.clone();
@@ -52,7 +61,7 @@ impl InfoLog {
         let mut shared = self.lock();
         shared.is_open = true;
         for warning in &shared.warnings {
-            pass_on(warning.is_error, &warning.text);
+            self.pass_on(warning.is_error, &warning.text);
         }
     }
 
@@ -77,7 +86,7 @@ impl InfoLog {
     fn receive(&self, level: LogLevel, message: &str) {
         let is_error = match level {
             LogLevel::Debug | LogLevel::Info | LogLevel::Header => {
-                tracing::debug!(target: "rocksdb", "{message}");
+                tracing::debug!(target: "rocksdb", database = self.database, "{message}");
                 return;
             }
             LogLevel::Warn => false,
@@ -89,9 +98,9 @@ impl InfoLog {
             at: Instant::now(),
         };
         if self.keep(warning) {
-            pass_on(is_error, message);
+            self.pass_on(is_error, message);
         } else {
-            tracing::debug!(target: "rocksdb", "{message}");
+            tracing::debug!(target: "rocksdb", database = self.database, "{message}");
         }
     }
 
@@ -110,6 +119,14 @@ impl InfoLog {
         shared.is_open
     }
 
+    fn pass_on(&self, is_error: bool, message: &str) {
+        if is_error {
+            tracing::error!(target: "rocksdb", database = self.database, "{message}");
+        } else {
+            tracing::warn!(target: "rocksdb", database = self.database, "{message}");
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,21 +140,13 @@ impl Warning {
     }
 }
 
-fn pass_on(is_error: bool, message: &str) {
-    if is_error {
-        tracing::error!(target: "rocksdb", "{message}");
-    } else {
-        tracing::warn!(target: "rocksdb", "{message}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_first_warnings_explain_an_open_and_the_last_a_flush_and_none_is_kept_twice() {
-        let log = InfoLog::default();
+        let log = InfoLog::new("data");
         let word = |number: u8| char::from(b'a' + number).to_string();
         for number in 0..20 {
             log.receive(LogLevel::Warn, &word(number));

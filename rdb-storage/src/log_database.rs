@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,14 +16,16 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use crate::database::{Database, Opening, memtable_options};
+use crate::database::{Database, FamilySettings, Opening};
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
-use crate::logs::Replay;
 use crate::options::{Durability, StorageOptions, WalRecovery};
 
 /// Where in the data directory it is.
 const FOLDER: &str = "raft";
+
+/// What messages call it.
+const NAME: &str = "Raft log";
 
 /// Its only column family, RocksDB's own.
 const FAMILY: &str = "default";
@@ -95,12 +97,16 @@ impl LogDatabase {
     ) -> Result<Self, OpenError> {
         let io_error = |cause: io::Error| OpenError::Io {
             directory: directory.path().to_owned(),
-            cause: format!("creating the log database: {cause}"),
+            cause: format!("creating its Raft log: {cause}"),
         };
         let is_missing = !directory.identity().has_log;
         let create = is_missing && settings.wal_recovery == WalRecovery::Strict;
         if create {
-            // An open that was cut short left it. Nobody has written to it.
+            let written = data_files(&directory).map_err(io_error)?;
+            if let Some((file, _)) = written.into_iter().find(|(_, bytes)| *bytes > 0) {
+                return Err(OpenError::UnknownLog { file });
+            }
+            // An open that was cut short left the rest.
             remove_directory(&directory).map_err(io_error)?;
         }
         make_threads().map_err(|error| OpenError::Io {
@@ -110,13 +116,17 @@ impl LogDatabase {
         let opening = Opening {
             directory: &directory,
             folder: FOLDER,
+            name: NAME,
             settings,
             create,
             background_jobs: BACKGROUND_JOBS,
             later_bytes: 0,
         };
-        let database =
-            opening.open(|replay| Ok(vec![(FAMILY, family_options(settings, replay)?)]))?;
+        let family = FamilySettings {
+            name: FAMILY,
+            write_buffer_bytes: settings.write_buffer_bytes.min(WRITE_BUFFER_BYTES_MAX),
+        };
+        let database = opening.open(vec![family], set_options)?;
         directory.note_log().map_err(io_error)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(settings.durability == Durability::Sync);
@@ -140,7 +150,7 @@ impl LogDatabase {
         let options = if sync { &self.synced } else { &self.unsynced };
         let written = self.database.write_opt(batch.0, options);
         written.map_err(|error| Error::Undetermined {
-            cause: error.to_string(),
+            cause: self.database.write_failure(&error),
         })
     }
 
@@ -192,14 +202,25 @@ impl LogDatabase {
         Ok(None)
     }
 
-    /// An error that no write was told of, e.g. of a flush. RocksDB has no way to tell: ask now and then.
+    /// An error that no write was told of, e.g. of a flush. RocksDB has no way to tell: ask now and then. After an open on a full
+    /// disk, this also gives memory back that the open took, once there is space.
     pub fn background_error(&self) -> Option<String> {
-        self.database.background_error()
+        let error = self.database.background_error();
+        if error.is_none() {
+            self.database.make_up_for_flush();
+        }
+        error
     }
 
     /// How often the write-ahead log was synced since the open.
     pub fn wal_sync_count(&self) -> u64 {
         self.database.wal_sync_count()
+    }
+
+    /// Begins no more compactions, and lets no write wait for one. Call it before the last writes of a process that ends: they
+    /// could wait for as long as a compaction takes.
+    pub fn stop_compactions(&self) {
+        self.database.stop_compactions();
     }
 
     /// Flushes, so that the next open is quick, and cancels compactions. Call it after the last write. Reads go on. A second
@@ -212,10 +233,10 @@ impl LogDatabase {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.database.stop_compactions();
+        self.stop_compactions();
         let flushed = self.database.flush();
         self.database.stop_background_work();
-        flushed.map_err(|error| Error::io("flushing the log database at close", error))
+        flushed.map_err(|error| Error::io("flushing the Raft log at close", error))
     }
 
     fn iterator(&self, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {
@@ -234,22 +255,27 @@ pub(crate) fn bytes_to_apply(
     if !directory.identity().has_log {
         return Ok(0);
     }
-    let files = match fs::read_dir(directory.path().join(FOLDER)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-        files => files?,
+    let bytes = data_files(directory)?.into_iter().map(|(_, bytes)| bytes);
+    // Before there are more, the data is flushed.
+    Ok(bytes.sum::<u64>().min(settings.wal_bytes_max))
+}
+
+/// The files that hold what was written, and their lengths. A log that nothing was written to is empty.
+fn data_files(directory: &DataDirectory) -> io::Result<Vec<(PathBuf, u64)>> {
+    let entries = match fs::read_dir(directory.path().join(FOLDER)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
     };
-    let mut bytes = 0;
-    for file in files {
-        let file = file?;
-        let is_data = Path::new(&file.file_name())
-            .extension()
-            .is_some_and(|extension| extension == "log" || extension == "sst");
-        if is_data {
-            bytes += file.metadata()?.len();
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        let extension = path.extension();
+        if extension.is_some_and(|extension| extension == "log" || extension == "sst") {
+            files.push((path, entry.metadata()?.len()));
         }
     }
-    // Before there are more, the data is flushed.
-    Ok(bytes.min(settings.wal_bytes_max))
+    Ok(files)
 }
 
 fn remove_directory(directory: &DataDirectory) -> io::Result<()> {
@@ -267,12 +293,53 @@ fn make_threads() -> Result<(), rocksdb::Error> {
 }
 
 /// Entries are read once, if ever, and deleted soon: neither filters nor compression pay.
-fn family_options(settings: &StorageOptions, replay: Replay) -> Result<Options, rocksdb::Error> {
-    let write_buffer_bytes = settings.write_buffer_bytes.min(WRITE_BUFFER_BYTES_MAX);
-    let mut options = memtable_options(write_buffer_bytes, replay)?;
+fn set_options(options: &mut Options) {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_hyper_clock_cache(BLOCK_CACHE_BYTES, 0));
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::None);
-    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Role, Storage};
+
+    /// RocksDB holds writes until compactions have left few enough files. Here none ever does.
+    #[test]
+    fn no_write_waits_for_a_compaction_once_they_are_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = StorageOptions {
+            disk_reserve_bytes: 0,
+            replicated: true,
+            ..StorageOptions::new(Role::Embedded)
+        };
+        let storage = Storage::open(directory.path(), settings).unwrap();
+        let log = Arc::new(storage.open_log().unwrap());
+        let put = |log: &LogDatabase| {
+            let mut batch = LogBatch::default();
+            batch.put(b"k", b"v");
+            log.write(batch, true)
+        };
+        put(&log).unwrap();
+        log.database.flush().unwrap();
+        let options = [
+            ("level0_file_num_compaction_trigger", "100"),
+            ("level0_slowdown_writes_trigger", "1"),
+            ("level0_stop_writes_trigger", "1"),
+        ];
+        let family = log.database.family(FAMILY);
+        log.database.set_options_cf(family, &options).unwrap();
+        assert!(log.database.holds_writes());
+        let (written, held) = mpsc::channel();
+        let writing = Arc::clone(&log);
+        thread::spawn(move || written.send(put(&writing)));
+        log.stop_compactions();
+        assert_eq!(held.recv_timeout(Duration::from_secs(60)), Ok(Ok(())));
+        log.close().unwrap();
+    }
 }

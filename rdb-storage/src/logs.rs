@@ -3,7 +3,8 @@
 //! RocksDB records the length of a log when it starts the next one. It has no record of the log that was in use when the
 //! process ended. If that log were kept beside a newer one, later damage to it would read as a torn tail, and the newer log
 //! would be replayed over the hole. So an open flushes the replayed writes, and RocksDB deletes the old logs. On a nearly
-//! full disk the flush would fail and the database could not be opened. There the writes stay in memory and in the logs.
+//! full disk the flush would fail and the database could not be opened. There the writes stay in memory and in the logs until
+//! there is space.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -82,17 +83,23 @@ impl Logs {
     /// Flushes if there is enough free space: for the logs, and for `later_bytes` that are applied after the open. Logs that are
     /// to be kept are synced.
     pub(crate) fn replay(&self, later_bytes: u64, space: Space) -> io::Result<Replay> {
+        if self.can_be_flushed(later_bytes, space) {
+            return Ok(Replay::Flush);
+        }
+        self.sync()?;
+        let bytes = self.bytes.saturating_add(later_bytes);
+        Ok(Replay::Keep {
+            memory_bytes: bytes.saturating_mul(MEMORY_OF_LOG),
+        })
+    }
+
+    /// Whether there is enough free space to flush what the logs hold, and `later_bytes`.
+    pub(crate) fn can_be_flushed(&self, later_bytes: u64, space: Space) -> bool {
         let bytes = self.bytes.saturating_add(later_bytes);
         let needed = bytes
             .saturating_mul(FREE_TO_FLUSH)
             .saturating_add(MARGIN_BYTES);
-        if space.available_bytes >= needed {
-            return Ok(Replay::Flush);
-        }
-        self.sync()?;
-        Ok(Replay::Keep {
-            memory_bytes: bytes.saturating_mul(MEMORY_OF_LOG),
-        })
+        space.available_bytes >= needed
     }
 }
 

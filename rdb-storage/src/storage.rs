@@ -60,7 +60,8 @@ pub struct StorageStats {
     pub key_count: u64,
     /// Bytes of table files.
     pub data_bytes: u64,
-    /// Syncs of the write-ahead log since the open.
+    /// Syncs of the write-ahead log of the data since the open. Those of the log database are its own figure
+    /// ([`LogDatabase::wal_sync_count`]).
     pub wal_sync_count: u64,
     /// Reads of [`Reader`] that went to a blocking thread since the open: scans, reads of many keys, and those of data that
     /// was not in memory.
@@ -226,8 +227,8 @@ impl Storage {
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
-    /// Keys that were read when their entry was proposed are in memory mostly, and keep the disk out of this. The values that
-    /// the conflicts of one call carry are held together.
+    /// Keys that were read when their entry was proposed ([`warm`](Self::warm)) are in memory mostly, and keep the disk out of
+    /// this. The values that the conflicts of one call carry are held together.
     ///
     /// Without the write-ahead log a crash leaves what [`flushed`](Self::flushed) told of or a later state, and the log has to
     /// hold the entries behind it. When they are more than [`wal_bytes_max`](StorageOptions::wal_bytes_max), the data is
@@ -293,7 +294,7 @@ impl Storage {
             return Ok(());
         }
         let flushed = engine.database.flush();
-        flushed.map_err(|error| Error::io("flushing", error))
+        flushed.map_err(|error| Error::io("flushing the data", error))
     }
 
     /// Gives a region its descriptor and the state that its log begins behind, and flushes them. Returns whether it did: a
@@ -480,7 +481,7 @@ impl Storage {
         let database = &self.inner.engine.database;
         let flushed = database.flush();
         database.stop_background_work();
-        flushed.map_err(|error| Error::io("flushing at close", error))
+        flushed.map_err(|error| Error::io("flushing the data at close", error))
     }
 
     fn write(&self, command: Command) -> Result<Outcome, Error> {

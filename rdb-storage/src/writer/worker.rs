@@ -96,7 +96,10 @@ impl Worker {
             self.commit(taken, &mut slow);
             if checked.elapsed() >= BACKGROUND_CHECK_INTERVAL {
                 self.notice_background_error();
-                self.bound_replay();
+                if !self.health.is_stopped() {
+                    self.bound_replay();
+                    self.engine.database.make_up_for_flush();
+                }
                 checked = Instant::now();
             }
         }
@@ -249,7 +252,7 @@ impl Worker {
     /// Lets a start apply no more than so much of the logs again.
     fn bound_replay(&self) {
         let bytes = self.replayed_bytes.load(Ordering::Relaxed);
-        if bytes <= self.replayed_bytes_max || self.health.is_stopped() {
+        if bytes <= self.replayed_bytes_max {
             return;
         }
         self.replayed_bytes.store(0, Ordering::Relaxed);
@@ -288,7 +291,7 @@ impl Worker {
             written = write(spare, true);
         }
         written.map_err(|error| {
-            let cause = error.to_string();
+            let cause = self.engine.database.write_failure(&error);
             self.health.stop(cause.clone());
             Error::Undetermined { cause }
         })?;

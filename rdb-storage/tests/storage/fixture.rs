@@ -160,7 +160,12 @@ pub(crate) fn free_table_files(taken: Vec<PathBuf>) {
 
 /// The settings that RocksDB noted at the last open, each as `name=value`.
 pub(crate) fn noted_options(directory: &Path) -> Vec<String> {
-    let files = database_files(directory, "").into_iter().filter(|file| {
+    noted_options_of(&directory.join("db"))
+}
+
+/// The same in a directory of RocksDB.
+pub(crate) fn noted_options_of(database: &Path) -> Vec<String> {
+    let files = files_of(database, "").into_iter().filter(|file| {
         let name = file.file_name().unwrap().to_str().unwrap();
         name.starts_with("OPTIONS")
     });

@@ -14,8 +14,8 @@ use rdb_storage::{
 };
 
 use crate::fixture::{
-    copy_of, files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of, open,
-    refused, synced, truncate, unsynced,
+    copy_of, files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of,
+    open, refused, synced, truncate, unsynced,
 };
 
 const VALUE_BYTES: usize = 1000;
@@ -206,6 +206,39 @@ fn the_first_open_makes_a_directory_that_an_older_release_refuses() {
 }
 
 #[test]
+fn only_what_a_first_open_left_is_removed() {
+    let set_format = |directory: &Path, from: &str, to: &str| {
+        let identity = directory.join("flaredb.identity");
+        let text = fs::read_to_string(&identity).unwrap();
+        fs::write(&identity, text.replace(from, to)).unwrap();
+    };
+    // As of an older copy.
+    let forget_log = |directory: &Path| set_format(directory, "format = 3", "format = 2");
+    let recall_log = |directory: &Path| set_format(directory, "format = 2", "format = 3");
+    let (directory, file) = written();
+    forget_log(directory.path());
+    let refusal = refused_log(directory.path());
+    let OpenError::UnknownLog { file: told } = &refusal else {
+        panic!("{refusal:?}");
+    };
+    assert_eq!(told.file_name(), file.file_name());
+    recall_log(directory.path());
+    let (storage, log) = open_both(directory.path(), &synced());
+    log.close().unwrap();
+    drop((storage, log));
+    forget_log(directory.path());
+    let refusal = refused_log(directory.path());
+    assert!(refusal.to_string().contains(".sst"), "{refusal}");
+    recall_log(directory.path());
+    assert_eq!(prefix(&open_both(directory.path(), &synced()).1), WRITES);
+
+    let directory = tempfile::tempdir().unwrap();
+    drop(open_both(directory.path(), &synced()));
+    forget_log(directory.path());
+    drop(open_both(directory.path(), &synced()));
+}
+
+#[test]
 fn an_owner_that_keeps_no_logs_is_refused_a_directory_that_has_some() {
     let alone = StorageOptions {
         replicated: false,
@@ -237,7 +270,9 @@ fn a_log_database_that_is_gone_or_has_no_log_is_damage_and_is_not_made_anew() {
         for _ in 0..2 {
             let error = refused_log(directory.path());
             assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
-            assert!(error.to_string().contains("raft/*.log"), "{error}");
+            let told = error.to_string();
+            assert!(told.contains("the Raft log in"), "{told}");
+            assert!(told.contains("raft/*.log"), "{told}");
         }
     }
     assert!(!directory.path().join("raft").exists());
@@ -404,6 +439,7 @@ fn a_failed_flush_is_told_though_no_write_met_it_and_nothing_is_lost() {
         thread::sleep(Duration::from_millis(1));
     };
     assert!(cause.contains(".sst"), "the cause names the file: {cause}");
+    assert!(cause.contains("Raft log"), "{cause}");
     assert_eq!(prefix(&log), written);
     assert!(log.close().is_err(), "there is still nothing to flush to");
     assert_eq!(storage.put_raw("data", "v"), Ok(()), "the data goes on");
