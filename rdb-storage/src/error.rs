@@ -48,7 +48,7 @@ pub enum Error {
         /// The unit of `limit`.
         unit: &'static str,
     },
-    /// The write met an IO error: it may or may not be there after the next open.
+    /// The write met an error in the middle: it may or may not be there after the next open.
     #[error("the write may or may not have been applied: {cause}")]
     Undetermined {
         /// What RocksDB said.

@@ -241,8 +241,9 @@ impl Storage {
     /// # Errors
     ///
     /// [`Error::DataLoss`] and [`Error::Io`]: nothing was applied, and writes to the region have stopped until the next
-    /// open. [`Error::WritesStopped`] and [`Error::Closed`]: nothing was applied. [`Error::Undetermined`]: all writes have
-    /// stopped, and only the next open shows what was applied.
+    /// open. [`Error::WritesStopped`] and [`Error::Closed`]: nothing was applied. Without the write-ahead log, an IO error of this
+    /// very write is [`Error::WritesStopped`], too. [`Error::Undetermined`]: all writes have stopped, and only the next open
+    /// shows what was applied.
     pub fn apply(
         &self,
         region_id: u64,

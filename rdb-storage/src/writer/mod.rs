@@ -11,7 +11,8 @@
 //!
 //! A submission whose keys cannot be read is not applied and stops writes to its region; other regions go on. The first IO
 //! error of a write stops all writes: RocksDB's memory and the disk may differ then, and only the next open can tell what is
-//! stored. The submissions of that batch get [`Error::Undetermined`], all later ones [`Error::WritesStopped`].
+//! stored. The submissions of that batch get [`Error::Undetermined`], all later ones [`Error::WritesStopped`]. A write without
+//! the write-ahead log that meets an IO error was not made: it is refused as the later ones are.
 
 mod admitted;
 mod health;

@@ -293,6 +293,12 @@ impl Worker {
         written.map_err(|error| {
             let cause = self.engine.database.write_failure(&error);
             self.health.stop(cause.clone());
+            // RocksDB looks for errors of flushes, begins new logs and lets writes wait before it makes a write. Without the
+            // write-ahead log, making one does no IO and does not wait.
+            let came_before = matches!(error.kind(), ErrorKind::IOError | ErrorKind::Incomplete);
+            if write_ahead_log.is_none() && came_before {
+                return Error::WritesStopped { cause };
+            }
             Error::Undetermined { cause }
         })?;
         if changes_regions {
@@ -443,6 +449,35 @@ mod tests {
             assert_eq!(written, Err(Error::WritesStopped { cause }));
         }
         assert_eq!(applied_position(engine, 1), Ok(None));
+    }
+
+    #[test]
+    fn a_write_without_the_write_ahead_log_that_meets_a_failed_flush_was_not_made() {
+        let storage = Stopped::new(8 << 20);
+        let engine = &storage.worker.engine;
+        let files = engine.directory().path().join("db");
+        // Where there is a directory, RocksDB can make no table.
+        for number in 1..100 {
+            std::fs::create_dir(files.join(format!("{number:06}.sst"))).unwrap();
+        }
+        engine.database.put("k", "v").unwrap();
+        engine.database.flush().unwrap_err();
+        let write = |write_ahead_log, may_wait| {
+            let mut batch = Batch::new(engine);
+            batch.put_position(1, b"position");
+            storage.worker.write(batch, write_ahead_log, may_wait)
+        };
+        for may_wait in [false, true] {
+            let refused = write(None, may_wait).unwrap_err();
+            let Error::WritesStopped { cause } = &refused else {
+                panic!("{refused:?}");
+            };
+            assert!(cause.contains(".sst"), "{cause}");
+            assert!(storage.worker.health.is_stopped());
+            assert_eq!(applied_position(engine, 1), Ok(None));
+        }
+        let logged = write(Some(Durability::Sync), false).unwrap_err();
+        assert!(matches!(logged, Error::Undetermined { .. }), "{logged:?}");
     }
 
     #[test]

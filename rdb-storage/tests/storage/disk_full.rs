@@ -323,13 +323,8 @@ fn applying_without_the_write_ahead_log_ends_at_a_full_disk_and_what_was_flushed
         Ok(())
     });
     let (failed, error) = end.recv_timeout(Duration::from_secs(120)).unwrap();
-    assert!(
-        matches!(
-            error,
-            Error::Undetermined { .. } | Error::WritesStopped { .. }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::WritesStopped { .. }), "{error:?}");
+    assert_eq!(storage.get_raw(&key(failed)), Ok(None));
     let WriteHealth::Stopped { cause } = storage.write_health().borrow().clone() else {
         panic!("writes go on");
     };
