@@ -40,8 +40,8 @@
 //!   back.
 //! - A submission is applied as a whole or not at all, also across a crash.
 //! - A key that is deleted and created again never shows a version that it has shown before.
-//! - When the disk fails, the write in hand is [`Error::Undetermined`], later ones are refused with
-//!   [`Error::WritesStopped`], and reads go on.
+//! - When the disk fails, the write in hand is [`Error::Undetermined`], unless it certainly was not made. It is refused with
+//!   [`Error::WritesStopped`] then, as later ones are, and reads go on.
 //!
 //! # What a crash may leave, and damage
 //!
@@ -101,7 +101,7 @@ pub use proposal::Proposal;
 pub use read::{PointRead, PointValue, Versioned, validate_keys};
 pub use reader::Reader;
 pub use region::{PeerDescriptor, RegionDescriptor};
-pub use repair::{LogDamage, Repair};
+pub use repair::{Cut, LogDamage, Repair};
 pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 pub use storage::{Storage, StorageStats};
 pub use writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom};

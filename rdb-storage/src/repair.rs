@@ -16,18 +16,42 @@ use crate::storage::Storage;
 pub enum Repair {
     /// The directory opens as it is. Nothing was cut.
     NotNeeded,
-    /// A database's log was cut at its first damage, and every write after it is lost. One place for each database that was
-    /// cut; none for one that RocksDB refused for another reason than its records, e.g. for a missing file.
-    Cut(Vec<LogDamage>),
+    /// The logs of these databases were cut at their first damage, and every write after it is lost.
+    Cut(Vec<Cut>),
 }
 
+/// A database whose write-ahead log was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// Which of the two: the `data` or the `Raft log`.
+    pub database: &'static str,
+    /// Why RocksDB refused it.
+    pub cause: String,
+    /// Where it was cut. `None`: no record is damaged, e.g. since a log is missing or ends too early.
+    pub log_damage: Option<LogDamage>,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.log_damage {
+            Some(damage) => write!(formatter, "the {}: {damage}", self.database),
+            None => write!(formatter, "the {}: {}", self.database, self.cause),
+        }
+    }
+}
+
+/// Opens and closes a database.
+type Reopen<'a> = dyn Fn(&StorageOptions) -> Result<(), OpenError> + 'a;
+
 impl Repair {
-    /// Cuts the write-ahead logs of `directory` that an open refuses as damaged: that of the data, and that of the log
-    /// database if there is one. Creates no directory. Blocks.
+    /// Cuts the write-ahead logs of `directory` that an open refuses as damaged: that of the data, and that of the
+    /// [`LogDatabase`] if there is one. Creates no directory. Blocks. A directory with a log database takes
+    /// [`StorageOptions::replicated`].
     ///
     /// # Errors
     ///
-    /// [`OpenError`] when something else than a log keeps the directory from being opened.
+    /// [`OpenError`] when something else than a log keeps the directory from being opened. No log was cut then, unless both
+    /// were damaged and only one could be cut.
     pub fn of(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
         options.validate()?;
         let directory = DataDirectory::open(directory.as_ref(), options.role, false)?;
@@ -38,42 +62,57 @@ impl Repair {
                 cause: error.to_string(),
             })
         };
-        let data = Self::of_database(&options, |options| {
+        let data: &Reopen<'_> = &|options| {
             let storage = Storage::open_locked(Arc::clone(&directory), options)?;
             closed(storage.close())
-        })?;
-        let log = Self::of_database(&options, |options| {
+        };
+        let log: &Reopen<'_> = &|options| {
             if !directory.identity().has_log {
                 return Ok(());
             }
             let log = LogDatabase::open(Arc::clone(&directory), options)?;
             closed(log.close())
-        })?;
-        Ok(match (data, log) {
-            (Self::NotNeeded, repair) | (repair, Self::NotNeeded) => repair,
-            (Self::Cut(data), Self::Cut(log)) => Self::Cut([data, log].concat()),
-        })
-    }
-
-    /// Cuts the log of a database if opening and closing it refuses the log.
-    fn of_database(
-        options: &StorageOptions,
-        open_and_close: impl Fn(&StorageOptions) -> Result<(), OpenError>,
-    ) -> Result<Self, OpenError> {
+        };
         let options = |wal_recovery| StorageOptions {
             wal_recovery,
             // Under `Os` an open itself drops what comes behind the damage.
             durability: Durability::Sync,
             ..options.clone()
         };
-        match open_and_close(&options(WalRecovery::Strict)) {
-            Ok(()) => Ok(Self::NotNeeded),
-            Err(OpenError::Damaged { log_damage, .. }) => {
-                open_and_close(&options(WalRecovery::PointInTime))?;
-                Ok(Self::Cut(log_damage.into_iter().collect()))
+        let mut to_cut = Vec::new();
+        for reopen in [data, log] {
+            if let Some(cut) = refusal(reopen(&options(WalRecovery::Strict)))? {
+                to_cut.push((reopen, cut));
             }
-            Err(error) => Err(error),
         }
+        // The one that may be damaged elsewhere comes first: if it cannot be cut, the other is still as it was.
+        to_cut.sort_by_key(|(_, cut)| cut.log_damage.is_some());
+        for (reopen, _) in &to_cut {
+            reopen(&options(WalRecovery::PointInTime))?;
+        }
+        if to_cut.is_empty() {
+            return Ok(Self::NotNeeded);
+        }
+        let cut = to_cut.into_iter().map(|(_, cut)| cut);
+        Ok(Self::Cut(cut.collect()))
+    }
+}
+
+/// What is to be cut of a database that was opened, if anything.
+fn refusal(opened: Result<(), OpenError>) -> Result<Option<Cut>, OpenError> {
+    match opened {
+        Ok(()) => Ok(None),
+        Err(OpenError::Damaged {
+            database,
+            cause,
+            log_damage,
+            ..
+        }) => Ok(Some(Cut {
+            database,
+            cause,
+            log_damage,
+        })),
+        Err(error) => Err(error),
     }
 }
 

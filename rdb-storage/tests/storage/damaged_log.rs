@@ -110,12 +110,14 @@ fn a_repair_says_where_it_cuts_a_damaged_log_and_leaves_a_torn_one_alone() {
 
     let middle = length / 2;
     flip_bit(&log, middle as usize);
-    let Ok(Repair::Cut(damage)) = Repair::of(directory.path(), synced()) else {
+    let Ok(Repair::Cut(cut)) = Repair::of(directory.path(), synced()) else {
         panic!("it is damaged");
     };
-    let [damage] = &damage[..] else {
-        panic!("one log is damaged: {damage:?}");
+    let [cut] = &cut[..] else {
+        panic!("one log is damaged: {cut:?}");
     };
+    assert_eq!(cut.database, "data");
+    let damage = cut.log_damage.as_ref().unwrap();
     assert_eq!(damage.file.file_name(), log.file_name());
     let before = middle - damage.offset;
     assert!(before < 2 * VALUE_BYTES as u64, "{damage:?}");

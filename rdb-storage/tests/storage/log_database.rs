@@ -14,7 +14,7 @@ use rdb_storage::{
 };
 
 use crate::fixture::{
-    copy_of, files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of,
+    copy_of, files, files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of,
     open, refused, synced, truncate, unsynced,
 };
 
@@ -297,12 +297,15 @@ fn a_torn_tail_is_dropped_and_other_damage_is_refused_by_name_until_a_repair() {
     let name = Path::new("raft").join(file.file_name().unwrap());
     let name = name.to_str().unwrap();
     assert!(error.to_string().contains(name), "{error}");
-    let Ok(Repair::Cut(damage)) = Repair::of(directory.path(), synced()) else {
+    let Ok(Repair::Cut(cut)) = Repair::of(directory.path(), synced()) else {
         panic!("it is damaged");
     };
-    let [damage] = &damage[..] else {
-        panic!("one log is damaged: {damage:?}");
+    let [cut] = &cut[..] else {
+        panic!("one log is damaged: {cut:?}");
     };
+    let told = cut.to_string();
+    assert!(told.starts_with("the Raft log: "), "{told}");
+    let damage = cut.log_damage.as_ref().unwrap();
     assert!(damage.file.ends_with(name), "{damage}");
     let (storage, log) = open_both(directory.path(), &synced());
     let kept = prefix(&log);
@@ -391,14 +394,21 @@ fn a_repair_cuts_both_logs_and_makes_no_log_database() {
     for file in &damaged {
         flip_bit(file, 100_000);
     }
-    let Ok(Repair::Cut(damage)) = Repair::of(directory.path(), synced()) else {
+    let Ok(Repair::Cut(cut)) = Repair::of(directory.path(), synced()) else {
         panic!("both are damaged");
     };
+    let told = cut.iter().map(|cut| cut.database);
+    assert_eq!(told.collect::<Vec<_>>(), ["data", "Raft log"]);
     let names = |files: &mut dyn Iterator<Item = &PathBuf>| {
         let names = files.map(|file| file.file_name().unwrap().to_owned());
         names.collect::<Vec<_>>()
     };
-    let told = names(&mut damage.iter().map(|damage| &damage.file));
+    let told = names(
+        &mut cut
+            .iter()
+            .flat_map(|cut| &cut.log_damage)
+            .map(|damage| &damage.file),
+    );
     assert_eq!(told, names(&mut damaged.iter()));
     let (storage, log) = open_both(directory.path(), &synced());
     assert!((90..100).contains(&prefix(&log)));
@@ -411,6 +421,46 @@ fn a_repair_cuts_both_logs_and_makes_no_log_database() {
     let repair = Repair::of(directory.path(), synced());
     assert_eq!(repair, Ok(Repair::NotNeeded));
     assert!(!directory.path().join("raft").exists());
+}
+
+/// A table of the log is gone, which no cut mends.
+#[test]
+fn a_repair_that_cannot_cut_the_log_leaves_the_data_as_it_was() {
+    let (directory, _file) = written();
+    drop(open_both(directory.path(), &synced()));
+    let storage = open(directory.path(), &synced());
+    for number in 0..WRITES {
+        let value = noise(number, VALUE_BYTES);
+        storage.put_raw(key(number), value).unwrap();
+    }
+    drop(storage);
+    let table = files_of(&directory.path().join("raft"), ".sst").pop();
+    fs::remove_file(table.unwrap()).unwrap();
+    let data = files_of(&directory.path().join("db"), ".log").pop();
+    flip_bit(&data.unwrap(), 100_000);
+    let before = files(&directory.path().join("db"));
+    let refused = Repair::of(directory.path(), synced()).unwrap_err();
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("Raft log"), "{refused}");
+    assert!(files(&directory.path().join("db")) == before);
+}
+
+/// The newest write-ahead log is gone, and an older one is not there either: no record is damaged.
+#[test]
+fn a_repair_tells_of_a_log_that_is_refused_though_no_record_is_damaged() {
+    let (directory, file) = written();
+    fs::remove_file(&file).unwrap();
+    let Ok(Repair::Cut(cut)) = Repair::of(directory.path(), synced()) else {
+        panic!("it is refused");
+    };
+    let [cut] = &cut[..] else {
+        panic!("one log is missing: {cut:?}");
+    };
+    assert_eq!((cut.database, &cut.log_damage), ("Raft log", &None));
+    let told = cut.to_string();
+    assert!(told.contains("raft/*.log"), "{told}");
+    let (_storage, log) = open_both(directory.path(), &synced());
+    assert_eq!(prefix(&log), 0);
 }
 
 #[test]
