@@ -1,6 +1,7 @@
 //! RocksDB as both databases of a data directory are opened and closed: the same rules for damage, for a full disk and for
 //! what RocksDB says.
 
+use std::fmt;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,10 +26,38 @@ const BYTES_PER_SYNC: u64 = 1 << 20;
 /// all of them again. Where they are nested, that takes the square of their number.
 const MEMTABLE_RANGE_DELETES_MAX: usize = 256;
 
+/// Which of the two databases of a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseKind {
+    /// That of the keys and values.
+    Data,
+    /// That of the logs of replicated regions, the [`LogDatabase`](crate::LogDatabase).
+    RaftLog,
+}
+
+impl DatabaseKind {
+    /// Where in the directory RocksDB's files are.
+    pub(crate) fn folder(self) -> &'static str {
+        match self {
+            Self::Data => "db",
+            Self::RaftLog => "raft",
+        }
+    }
+}
+
+impl fmt::Display for DatabaseKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Data => "data",
+            Self::RaftLog => "Raft log",
+        })
+    }
+}
+
 /// An open RocksDB. It is used as RocksDB's own handle.
 pub(crate) struct Database {
     rocksdb: DB,
-    name: &'static str,
+    kind: DatabaseKind,
     families: Vec<FamilySettings>,
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
@@ -50,10 +79,7 @@ pub(crate) struct FamilySettings {
 /// What an open is to do.
 pub(crate) struct Opening<'a> {
     pub(crate) directory: &'a DataDirectory,
-    /// Where in the directory RocksDB's files are.
-    pub(crate) folder: &'static str,
-    /// What messages call it.
-    pub(crate) name: &'static str,
+    pub(crate) kind: DatabaseKind,
     pub(crate) settings: &'a StorageOptions,
     /// Whether a new database is allowed.
     pub(crate) create: bool,
@@ -78,9 +104,9 @@ impl Database {
             Ok(Some(count)) if count > 0 => {
                 let told = self.info_log.last_background_error();
                 let told = told.unwrap_or_else(|| "its log does not say which".to_owned());
-                let name = self.name;
+                let kind = self.kind;
                 Some(format!(
-                    "RocksDB met an error in the background of the {name}: {told}"
+                    "RocksDB met an error in the background of the {kind}: {told}"
                 ))
             }
             _ => None,
@@ -89,7 +115,7 @@ impl Database {
 
     /// What to say of a write that failed.
     pub(crate) fn write_failure(&self, error: &rocksdb::Error) -> String {
-        format!("writing the {}: {error}", self.name)
+        format!("writing the {}: {error}", self.kind)
     }
 
     /// Begins no more compactions, and lets neither writes nor flushes wait for one.
@@ -97,7 +123,7 @@ impl Database {
         for family in self.families() {
             let options = [("disable_auto_compactions", "true")];
             if let Err(error) = self.rocksdb.set_options_cf(family, &options) {
-                tracing::warn!(database = self.name, %error, "compactions go on while the database closes");
+                tracing::warn!(database = %self.kind, %error, "compactions go on while the database closes");
             }
         }
     }
@@ -126,7 +152,7 @@ impl Database {
                 .set_options_cf(self.family(family.name), &options)
         });
         if let Err(error) = resized.and_then(|()| self.begin_flush()) {
-            tracing::warn!(database = self.name, %error, "memory that was taken on a full disk is kept until the next open");
+            tracing::warn!(database = %self.kind, %error, "memory that was taken on a full disk is kept until the next open");
         }
     }
 
@@ -200,7 +226,7 @@ impl Opening<'_> {
         families: Vec<FamilySettings>,
         set_options: impl Fn(&mut Options),
     ) -> Result<Database, OpenError> {
-        let info_log = InfoLog::new(self.name);
+        let info_log = InfoLog::new(self.kind);
         let refused = |error: rocksdb::Error| self.refused(&info_log, &error);
         let (replay, verified) = self.examine_logs()?;
         let options = self.options(&info_log, replay, verified);
@@ -218,7 +244,7 @@ impl Opening<'_> {
         info_log.opened();
         Ok(Database {
             rocksdb,
-            name: self.name,
+            kind: self.kind,
             families,
             options,
             info_log,
@@ -228,7 +254,7 @@ impl Opening<'_> {
     }
 
     fn path(&self) -> PathBuf {
-        self.directory.path().join(self.folder)
+        self.directory.path().join(self.kind.folder())
     }
 
     /// Decides what becomes of the writes that the open replays, and whether each log is checked against what the next one
@@ -238,7 +264,7 @@ impl Opening<'_> {
             directory: self.directory.path().to_owned(),
             cause: format!(
                 "examining the write-ahead logs of its {}: {error}",
-                self.name
+                self.kind
             ),
         };
         let database = self.path();
@@ -250,9 +276,9 @@ impl Opening<'_> {
             return Ok((Replay::Flush, verified));
         }
         if logs.are_missing() && !self.create {
-            let folder = self.folder;
+            let folder = self.kind.folder();
             return Err(OpenError::Damaged {
-                database: self.name,
+                database: self.kind,
                 directory: self.directory.path().to_owned(),
                 cause: format!(
                     "its database has no write-ahead log ({folder}/*.log), and there always is one"
@@ -316,14 +342,14 @@ impl Opening<'_> {
         };
         let directory = self.directory.path().to_owned();
         if !is_damage {
-            let cause = format!("opening its {}: {cause}", self.name);
+            let cause = format!("opening its {}: {cause}", self.kind);
             return OpenError::Io { directory, cause };
         }
         // The error says enough where the logs cannot be read.
         let logs = Logs::of(&self.path());
         let log_damage = logs.and_then(|logs| LogDamage::find(&logs));
         OpenError::Damaged {
-            database: self.name,
+            database: self.kind,
             directory,
             cause,
             log_damage: log_damage.unwrap_or_default(),
@@ -367,8 +393,7 @@ mod tests {
         let directory = DataDirectory::open(temporary.path(), settings.role, true).unwrap();
         let opening = Opening {
             directory: &directory,
-            folder: "db",
-            name: "data",
+            kind: DatabaseKind::Data,
             settings: &settings,
             create: true,
             background_jobs: 2,

@@ -8,7 +8,7 @@ use rocksdb::{
     ReadOptions, properties,
 };
 
-use crate::database::{Database, FamilySettings, Opening};
+use crate::database::{Database, DatabaseKind, FamilySettings, Opening};
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 #[cfg(test)]
@@ -95,8 +95,7 @@ impl Engine {
         })?;
         let opening = Opening {
             directory: &directory,
-            folder: "db",
-            name: "data",
+            kind: DatabaseKind::Data,
             settings,
             create,
             background_jobs: BACKGROUND_JOBS,

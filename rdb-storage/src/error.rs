@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use crate::database::DatabaseKind;
 use crate::identity::IDENTITY_FILE;
 use crate::repair::LogDamage;
 
@@ -196,8 +197,8 @@ pub enum OpenError {
     /// RocksDB refuses a database: files are missing, truncated or altered.
     #[error("the {database} in {directory} is damaged: {cause}{}", details(.log_damage.as_ref(), .log))]
     Damaged {
-        /// Which of the two databases of the directory: the `data` or the `Raft log`.
-        database: &'static str,
+        /// Which of the two databases of the directory.
+        database: DatabaseKind,
         /// The data directory.
         directory: PathBuf,
         /// What RocksDB said.

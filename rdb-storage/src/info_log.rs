@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rocksdb::{InfoLogger, LogLevel};
 
+use crate::database::DatabaseKind;
+
 /// How many warnings are kept.
 const WARNINGS_MAX: usize = 8;
 
@@ -22,8 +24,7 @@ const REPEATED_AFTER: Duration = Duration::from_secs(600);
 /// Warnings of one database: while it is opened the first ones, then the last ones.
 #[derive(Debug, Clone)]
 pub(crate) struct InfoLog {
-    /// What messages call the database.
-    database: &'static str,
+    database: DatabaseKind,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -41,7 +42,7 @@ struct Warning {
 }
 
 impl InfoLog {
-    pub(crate) fn new(database: &'static str) -> Self {
+    pub(crate) fn new(database: DatabaseKind) -> Self {
         Self {
             database,
             shared: Arc::default(),
@@ -86,7 +87,7 @@ impl InfoLog {
     fn receive(&self, level: LogLevel, message: &str) {
         let is_error = match level {
             LogLevel::Debug | LogLevel::Info | LogLevel::Header => {
-                tracing::debug!(target: "rocksdb", database = self.database, "{message}");
+                tracing::debug!(target: "rocksdb", database = %self.database, "{message}");
                 return;
             }
             LogLevel::Warn => false,
@@ -100,7 +101,7 @@ impl InfoLog {
         if self.keep(warning) {
             self.pass_on(is_error, message);
         } else {
-            tracing::debug!(target: "rocksdb", database = self.database, "{message}");
+            tracing::debug!(target: "rocksdb", database = %self.database, "{message}");
         }
     }
 
@@ -121,9 +122,9 @@ impl InfoLog {
 
     fn pass_on(&self, is_error: bool, message: &str) {
         if is_error {
-            tracing::error!(target: "rocksdb", database = self.database, "{message}");
+            tracing::error!(target: "rocksdb", database = %self.database, "{message}");
         } else {
-            tracing::warn!(target: "rocksdb", database = self.database, "{message}");
+            tracing::warn!(target: "rocksdb", database = %self.database, "{message}");
         }
     }
 
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_first_warnings_explain_an_open_and_the_last_a_flush_and_none_is_kept_twice() {
-        let log = InfoLog::new("data");
+        let log = InfoLog::new(DatabaseKind::Data);
         let word = |number: u8| char::from(b'a' + number).to_string();
         for number in 0..20 {
             log.receive(LogLevel::Warn, &word(number));

@@ -92,6 +92,7 @@ mod writer;
 
 pub use applied::AppliedState;
 pub use command::{Command, Outcome};
+pub use database::DatabaseKind;
 pub use error::{Error, Fate, OpenError};
 pub use identity::{Identity, Role, random_id};
 pub use log_database::{LogBatch, LogDatabase};

@@ -16,16 +16,10 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use crate::database::{Database, FamilySettings, Opening};
+use crate::database::{Database, DatabaseKind, FamilySettings, Opening};
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::options::{Durability, StorageOptions, WalRecovery};
-
-/// Where in the data directory it is.
-const FOLDER: &str = "raft";
-
-/// What messages call it.
-const NAME: &str = "Raft log";
 
 /// Its only column family, RocksDB's own.
 const FAMILY: &str = "default";
@@ -115,8 +109,7 @@ impl LogDatabase {
         })?;
         let opening = Opening {
             directory: &directory,
-            folder: FOLDER,
-            name: NAME,
+            kind: DatabaseKind::RaftLog,
             settings,
             create,
             background_jobs: BACKGROUND_JOBS,
@@ -262,7 +255,7 @@ pub(crate) fn bytes_to_apply(
 
 /// The files that hold what was written, and their lengths. A log that nothing was written to is empty.
 fn data_files(directory: &DataDirectory) -> io::Result<Vec<(PathBuf, u64)>> {
-    let entries = match fs::read_dir(directory.path().join(FOLDER)) {
+    let entries = match fs::read_dir(directory.path().join(DatabaseKind::RaftLog.folder())) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
@@ -279,7 +272,7 @@ fn data_files(directory: &DataDirectory) -> io::Result<Vec<(PathBuf, u64)>> {
 }
 
 fn remove_directory(directory: &DataDirectory) -> io::Result<()> {
-    match fs::remove_dir_all(directory.path().join(FOLDER)) {
+    match fs::remove_dir_all(directory.path().join(DatabaseKind::RaftLog.folder())) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,
     }

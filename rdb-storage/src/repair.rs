@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, fs, io};
 
+use crate::database::DatabaseKind;
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::log_database::LogDatabase;
@@ -23,8 +24,8 @@ pub enum Repair {
 /// A database whose write-ahead log was cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
-    /// Which of the two: the `data` or the `Raft log`.
-    pub database: &'static str,
+    /// Which of the two.
+    pub database: DatabaseKind,
     /// Why RocksDB refused it.
     pub cause: String,
     /// Where it was cut. `None`: no record is damaged, e.g. since a log is missing or ends too early.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rdb_storage::{OpenError, Repair, Storage, StorageOptions, WalRecovery};
+use rdb_storage::{DatabaseKind, OpenError, Repair, Storage, StorageOptions, WalRecovery};
 
 use crate::fixture::{
     all_raw, copy_of, database_files, files, flip_bit, flushing, free_table_files, noise,
@@ -116,7 +116,7 @@ fn a_repair_says_where_it_cuts_a_damaged_log_and_leaves_a_torn_one_alone() {
     let [cut] = &cut[..] else {
         panic!("one log is damaged: {cut:?}");
     };
-    assert_eq!(cut.database, "data");
+    assert_eq!(cut.database, DatabaseKind::Data);
     let damage = cut.log_damage.as_ref().unwrap();
     assert_eq!(damage.file.file_name(), log.file_name());
     let before = middle - damage.offset;

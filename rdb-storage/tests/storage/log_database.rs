@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdb_storage::{
-    Error, LogBatch, LogDatabase, OpenError, Repair, Storage, StorageOptions, WalRecovery,
+    DatabaseKind, Error, LogBatch, LogDatabase, OpenError, Repair, Storage, StorageOptions,
+    WalRecovery,
 };
 
 use crate::fixture::{
@@ -398,7 +399,8 @@ fn a_repair_cuts_both_logs_and_makes_no_log_database() {
         panic!("both are damaged");
     };
     let told = cut.iter().map(|cut| cut.database);
-    assert_eq!(told.collect::<Vec<_>>(), ["data", "Raft log"]);
+    let both = [DatabaseKind::Data, DatabaseKind::RaftLog];
+    assert_eq!(told.collect::<Vec<_>>(), both);
     let names = |files: &mut dyn Iterator<Item = &PathBuf>| {
         let names = files.map(|file| file.file_name().unwrap().to_owned());
         names.collect::<Vec<_>>()
@@ -456,7 +458,8 @@ fn a_repair_tells_of_a_log_that_is_refused_though_no_record_is_damaged() {
     let [cut] = &cut[..] else {
         panic!("one log is missing: {cut:?}");
     };
-    assert_eq!((cut.database, &cut.log_damage), ("Raft log", &None));
+    assert_eq!(cut.database, DatabaseKind::RaftLog);
+    assert_eq!(cut.log_damage, None);
     let told = cut.to_string();
     assert!(told.contains("raft/*.log"), "{told}");
     let (_storage, log) = open_both(directory.path(), &synced());
