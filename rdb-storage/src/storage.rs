@@ -197,8 +197,8 @@ impl Storage {
     /// # Errors
     ///
     /// What `then` gets. [`Error::DataLoss`] and [`Error::Io`]: a key cannot be read, and writes to the region have stopped until
-    /// the next open. Such a submission must not get into a replicated log: no replica could apply it. [`Error::Closed`]: a key
-    /// was not read before the storage was closed.
+    /// the next open. Such a submission must not get into a replicated log, since it could not be applied here. What is in the
+    /// log already still is. [`Error::Closed`]: a key was not read before the storage was closed.
     pub fn warm(
         &self,
         admitted: Admitted,

@@ -1,7 +1,8 @@
 //! Whether writes are taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -48,6 +49,8 @@ pub(crate) struct Health {
     /// Whether `health` is no longer healthy. Every write looks here first, since looking at the other takes a lock that all
     /// of them share. Set before the other changes: a write that is told of a failure finds it set. Acquire and release.
     impaired: AtomicBool,
+    /// Regions of whose logs an entry could not be applied.
+    stuck: Mutex<BTreeSet<u64>>,
 }
 
 impl Health {
@@ -55,6 +58,7 @@ impl Health {
         Self {
             health: watch::Sender::new(WriteHealth::Healthy),
             impaired: AtomicBool::new(false),
+            stuck: Mutex::default(),
         }
     }
 
@@ -76,6 +80,19 @@ impl Health {
             WriteHealth::Stopped { cause } => cause.clone(),
         };
         Err(Error::WritesStopped { cause })
+    }
+
+    /// Refuses entries of a region's log when all writing has ended, or when one before them could not be applied. What else
+    /// has stopped writes to the region is no reason: the entries are in the log.
+    pub(crate) fn check_log(&self, region_id: u64) -> Result<(), Error> {
+        if !self.impaired.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        if stuck.contains(&region_id) {
+            return self.check(region_id);
+        }
+        self.check_any()
     }
 
     /// Refuses any write when all writing has ended.
@@ -103,6 +120,15 @@ impl Health {
             }
             is_first
         });
+    }
+
+    /// Ends applying a region's log and all other writing to it, and returns why.
+    pub(crate) fn stop_log(&self, region_id: u64, error: Error) -> Error {
+        let stuck = self.stuck.lock();
+        stuck
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(region_id);
+        self.stop_region(region_id, error)
     }
 
     /// Ends writing to a region whose data could not be read, and returns why.

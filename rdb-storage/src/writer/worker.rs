@@ -195,7 +195,8 @@ impl Worker {
         options: ApplyOptions,
         may_block: bool,
     ) -> Result<Option<Vec<Vec<Outcome>>>, Error> {
-        self.check(region_id)?;
+        self.queue.check_open()?;
+        self.health.check_log(region_id)?;
         let Some(last) = entries.last() else {
             return Ok(Some(Vec::new()));
         };
@@ -209,7 +210,7 @@ impl Worker {
             match batch.load(entry, &mut disk_bytes) {
                 Err(ReadError::NotInMemory) if !may_block => return Ok(None),
                 read => {
-                    read.map_err(|error| self.health.stop_region(region_id, error.into()))?;
+                    read.map_err(|error| self.health.stop_log(region_id, error.into()))?;
                 }
             }
         }

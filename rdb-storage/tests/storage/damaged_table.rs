@@ -6,8 +6,8 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use rdb_storage::{
-    ApplyOptions, Error, Fate, LogChange, LogEntry, OpenError, PendingWrite, Proposal, ScanRange,
-    Storage, Submission, WriteHealth,
+    ApplyOptions, Error, Fate, LogChange, LogEntry, OpenError, Outcome, PendingWrite, Proposal,
+    ScanRange, Storage, Submission, WriteHealth,
 };
 
 use crate::fixture::{
@@ -238,12 +238,15 @@ fn a_swap_that_cannot_read_its_key_is_known_before_it_is_in_a_log() {
     };
     let met = warm(1, 0);
     assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");
-    let later = warm(1, KEYS - 1);
+    let later = warm(1, KEYS - 2);
     assert!(
         matches!(later, Err(Error::WritesStopped { .. })),
         "{later:?}"
     );
     assert_eq!(warm(2, KEYS - 1), Ok(()));
+    let in_the_log = crate::log::entry(1, 0, vec![swap(key(KEYS - 1), 1, "v")]);
+    let applied = storage.apply(1, &[in_the_log], ApplyOptions::default());
+    assert_eq!(applied, Ok(vec![vec![Outcome::Swapped { version: 2 }]]));
     let health = storage.write_health().borrow().clone();
     let WriteHealth::RegionsStopped { causes } = health else {
         panic!("{health:?}");
