@@ -309,15 +309,29 @@ fn what_no_cache_can_hold_is_swapped_all_the_same() {
     assert!(cold_writes > 0);
 }
 
+/// Those that are not warm in time are refused.
 #[test]
-fn closing_waits_for_swaps_that_were_put_aside() {
-    let (_directory, storage) = cold(&unsynced());
+fn closing_answers_swaps_that_were_put_aside_and_makes_those_that_it_says_it_made() {
+    let (directory, storage) = cold(&unsynced());
     let swaps: Vec<_> = (0..KEYS)
         .map(|number| storage.submit(single(swap(key(number), 1, "v"))).unwrap())
         .collect();
     storage.close().unwrap();
     assert!(storage.stats().unwrap().cold_write_count > 0);
-    for swapped in swaps {
-        assert_eq!(swapped.wait(), Ok(vec![Outcome::Swapped { version: 2 }]));
+    drop(storage);
+    let storage = open(directory.path(), &unsynced());
+    for (number, swapped) in (0..).zip(swaps) {
+        let version = match swapped.wait() {
+            Ok(outcomes) => {
+                assert_eq!(outcomes, [Outcome::Swapped { version: 2 }]);
+                2
+            }
+            Err(error) => {
+                assert_eq!(error, Error::Closed);
+                1
+            }
+        };
+        let found = storage.get_versioned(&key(number)).unwrap();
+        assert_eq!(found.unwrap().version, version);
     }
 }
