@@ -105,6 +105,7 @@ impl Pd for PdService {
             .map_err(|refusal| cluster_fault(refusal.into()))?;
         Ok(Response::new(StoreHeartbeatResponse {
             interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
+            ..StoreHeartbeatResponse::default()
         }))
     }
 

@@ -339,6 +339,7 @@ mod tests {
         let route = RegionRoute {
             region: Some(region),
             leader: Some(longest.clone()),
+            ..RegionRoute::default()
         };
         let stores = vec![longest; 2];
         let stores = GetStoresResponse { stores };

@@ -78,6 +78,7 @@ impl State {
         RegionRoute {
             region: Some(region.clone()),
             leader: leader.map(|store| store.to_wire(now)),
+            ..RegionRoute::default()
         }
     }
 }

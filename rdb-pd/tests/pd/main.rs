@@ -119,6 +119,7 @@ impl Running {
                 ..StoreStats::default()
             }),
             incarnation: incarnation_at(address),
+            ..StoreHeartbeatRequest::default()
         };
         Ok(self
             .client

@@ -101,6 +101,7 @@ async fn a_region_is_followed_to_its_new_leader(path: CallPath) {
     let moved = NotLeader {
         region_id: 1,
         leader: Some(other.description()),
+        ..NotLeader::default()
     };
     cluster.node.store.refuse_always(Kind::NotLeader(moved));
     client.raw_put("k", "2").await.unwrap();
@@ -117,6 +118,7 @@ async fn stores_that_each_name_the_other_are_asked_no_more_than_a_backoff_allows
         Kind::NotLeader(NotLeader {
             region_id: 1,
             leader: Some(node.description()),
+            ..NotLeader::default()
         })
     };
     cluster.node.store.refuse_always(leads(&other));
