@@ -1,5 +1,6 @@
 //! `pdpb.Pd`: decode, check, delegate, answer.
 
+mod heartbeat;
 mod tso_stream;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use self::heartbeat::checked_heartbeat;
 use self::tso_stream::TsoStream;
 use crate::cluster::{
     Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration, Start,
@@ -93,19 +95,11 @@ impl Pd for PdService {
         &self,
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
-        let request = request.into_inner();
-        let start = checked_start(
-            request.address,
-            request.store_id,
-            request.cluster_id,
-            request.incarnation,
-        )?;
-        self.cluster
-            .heartbeat(&start, request.stats)
-            .map_err(|refusal| cluster_fault(refusal.into()))?;
+        let heartbeat = checked_heartbeat(request.into_inner())?;
+        let regions = self.cluster.heartbeat(heartbeat).await;
         Ok(Response::new(StoreHeartbeatResponse {
             interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
-            ..StoreHeartbeatResponse::default()
+            regions: regions.map_err(cluster_fault)?,
         }))
     }
 
