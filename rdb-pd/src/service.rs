@@ -22,9 +22,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::heartbeat::checked_heartbeat;
 use self::tso_stream::TsoStream;
-use crate::cluster::{
-    Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration, Start,
-};
+use crate::cluster::{Cluster, ClusterError, REGIONS_MAX, Refusal, Registration, Start};
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
 /// The allocator of timestamps, with the machine's clocks and a durable bound.
@@ -96,11 +94,8 @@ impl Pd for PdService {
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
         let heartbeat = checked_heartbeat(request.into_inner())?;
-        let regions = self.cluster.heartbeat(heartbeat).await;
-        Ok(Response::new(StoreHeartbeatResponse {
-            interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
-            regions: regions.map_err(cluster_fault)?,
-        }))
+        let answer = self.cluster.heartbeat(heartbeat).await;
+        Ok(Response::new(answer.map_err(cluster_fault)?))
     }
 
     async fn get_stores(

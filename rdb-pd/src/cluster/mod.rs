@@ -24,8 +24,8 @@ mod stores;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rdb_proto::metapb::{Region, RegionRoute, Store};
-use rdb_proto::pdpb::RegisterStoreResponse;
+use rdb_proto::metapb::{RegionRoute, Store};
+use rdb_proto::pdpb::{RegisterStoreResponse, StoreHeartbeatResponse};
 use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID, KEY_BYTES_MAX};
 use rdb_storage::{Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
@@ -48,6 +48,9 @@ pub const DOWN_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// How often a store is asked to send a heartbeat.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The same for a store that waits for the first region of the cluster.
+const WAITING_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Most regions of one answer: with two keys of 8 KiB each they stay well under the message limit.
 pub const REGIONS_MAX: u32 = 256;
@@ -163,14 +166,16 @@ impl Cluster {
         self.ask(question).await
     }
 
-    /// Takes a store's heartbeat. Returns the regions that are assigned to the store, if it has none. Changes of regions that
-    /// the heartbeat causes are durable by then.
+    /// Takes a store's heartbeat. Changes of regions that it causes are durable when it is answered.
     ///
     /// # Errors
     ///
     /// [`ClusterError::Refused`] when the heartbeat does not come from the present start of a registered store. After any
     /// other error the store counts as heard of, and the leaders that it reported as known.
-    pub async fn heartbeat(&self, mut heartbeat: Heartbeat) -> Result<Vec<Region>, ClusterError> {
+    pub async fn heartbeat(
+        &self,
+        mut heartbeat: Heartbeat,
+    ) -> Result<StoreHeartbeatResponse, ClusterError> {
         let now = Instant::now();
         let store_id = heartbeat.start.store_id;
         let has_no_region = heartbeat.has_no_region;
@@ -186,11 +191,20 @@ impl Cluster {
             let question = |answer| Question::Heartbeat(heartbeat, answer);
             self.ask(question).await?;
         }
+        let mut interval = HEARTBEAT_INTERVAL;
+        let mut regions = Vec::new();
         if has_no_region {
-            Ok(self.shared.read(|state| state.regions_of(store_id)))
-        } else {
-            Ok(Vec::new())
+            self.shared.read(|state| {
+                regions = state.regions_of(store_id);
+                if state.regions.is_empty() {
+                    interval = WAITING_INTERVAL;
+                }
+            });
         }
+        Ok(StoreHeartbeatResponse {
+            interval_ms: interval.as_millis() as u64,
+            regions,
+        })
     }
 
     /// Most bytes that the list of all stores has at the moment. Cheap, unlike the list itself.

@@ -210,7 +210,10 @@ mod tests {
         let fourth = scene.add_store();
         assert!(scene.state.regions_of(fourth).is_empty());
         for store_id in 1..=3 {
-            assert_eq!(scene.state.regions_of(store_id), [region.clone()]);
+            assert_eq!(
+                scene.state.regions_of(store_id),
+                std::slice::from_ref(region)
+            );
         }
         let route = scene.state.route(b"k", scene.now).unwrap();
         assert_eq!((route.leader, route.term), (None, 0), "nobody has reported");

@@ -1,7 +1,7 @@
 //! Regions of several peers: when the first one is made, and what its leaders report.
 
-use rdb_proto::metapb::{Peer, Region, RegionEpoch, RegionRoute};
-use rdb_proto::pdpb::RegionReport;
+use rdb_proto::metapb::{Peer, RegionEpoch, RegionRoute};
+use rdb_proto::pdpb::{RegionReport, StoreHeartbeatResponse};
 
 use super::*;
 
@@ -47,7 +47,7 @@ impl Running {
         store_id: u64,
         leads: Vec<RegionReport>,
         region_count: Option<u64>,
-    ) -> Result<Vec<Region>, Status> {
+    ) -> Result<StoreHeartbeatResponse, Status> {
         let address = ADDRESSES[store_id as usize - 1];
         let request = StoreHeartbeatRequest {
             cluster_id: self.cluster_id().await,
@@ -59,7 +59,13 @@ impl Running {
             ..StoreHeartbeatRequest::default()
         };
         let answer = self.client.store_heartbeat(request).await?;
-        Ok(answer.into_inner().regions)
+        Ok(answer.into_inner())
+    }
+
+    /// A heartbeat of a store that has no region while the cluster has none: it asks more often than others.
+    async fn beat_in_vain(&mut self, store_id: u64) {
+        let answer = self.beat(store_id, vec![], Some(0)).await.unwrap();
+        assert_eq!((answer.interval_ms, answer.regions.len()), (500, 0));
     }
 
     async fn lead(&mut self, report: RegionReport) {
@@ -109,14 +115,14 @@ async fn the_first_region_is_made_once_all_its_stores_have_registered() {
             (registered.store_id, registered.regions.len()),
             (store_id, 0)
         );
-        assert!(pd.beat(store_id, vec![], Some(0)).await.unwrap().is_empty());
+        pd.beat_in_vain(store_id).await;
     }
     assert!(pd.route().await.is_none());
     pd.stop().await;
 
     let mut pd = start_with_three_replicas(directory.path()).await;
-    assert!(pd.beat(1, vec![], Some(0)).await.unwrap().is_empty());
-    assert!(pd.beat(2, vec![], Some(0)).await.unwrap().is_empty());
+    pd.beat_in_vain(1).await;
+    pd.beat_in_vain(2).await;
     let third = pd.register(ADDRESSES[2], 0, 0).await.unwrap();
     let [region] = &third.regions[..] else {
         panic!("{third:?}");
@@ -128,15 +134,16 @@ async fn the_first_region_is_made_once_all_its_stores_have_registered() {
     let fourth = pd.register("127.0.0.1:1004", 0, 0).await.unwrap();
     assert!(fourth.regions.is_empty());
     for said in [Some(1), None] {
-        assert!(pd.beat(1, vec![], said).await.unwrap().is_empty());
+        let answer = pd.beat(1, vec![], said).await.unwrap();
+        assert_eq!((answer.interval_ms, answer.regions.len()), (5_000, 0));
     }
     pd.stop().await;
 
     // What it begins with has been decided.
     let mut pd = start(directory.path()).await;
     for store_id in [1, 2, 3] {
-        let regions = pd.beat(store_id, vec![], Some(0)).await.unwrap();
-        assert_eq!(regions, third.regions);
+        let answer = pd.beat(store_id, vec![], Some(0)).await.unwrap();
+        assert_eq!(answer.regions, third.regions);
     }
     let cluster_id = third.cluster_id;
     let again = pd.register(ADDRESSES[0], 1, cluster_id).await.unwrap();
@@ -155,9 +162,10 @@ async fn stores_that_wait_get_a_region_when_fewer_replicas_are_asked_for() {
     pd.register(ADDRESSES[0], 0, 0).await.unwrap();
     pd.stop().await;
     let mut pd = start(directory.path()).await;
-    assert!(pd.beat(1, vec![], None).await.unwrap().is_empty());
-    let regions = pd.beat(1, vec![], Some(0)).await.unwrap();
-    assert_eq!(regions[0].peers, [peer(1)]);
+    let unasked = pd.beat(1, vec![], None).await.unwrap();
+    assert!(unasked.regions.is_empty());
+    let answer = pd.beat(1, vec![], Some(0)).await.unwrap();
+    assert_eq!(answer.regions[0].peers, [peer(1)]);
     pd.stop().await;
 }
 
@@ -213,7 +221,8 @@ async fn changed_peers_are_stored_before_the_heartbeat_is_answered() {
     };
     assert_eq!(ids(pd.route().await.unwrap()), [3, 2]);
     assert_eq!(pd.leader().await, Some((3, 4)));
-    assert!(pd.beat(1, vec![], Some(0)).await.unwrap().is_empty());
+    let removed = pd.beat(1, vec![], Some(0)).await.unwrap();
+    assert_eq!((removed.interval_ms, removed.regions.len()), (5_000, 0));
     pd.stop().await;
 
     let mut pd = start(directory.path()).await;

@@ -1,3 +1,5 @@
+use std::slice::from_ref;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use rdb_proto::metapb::{RegionRoute, StoreState};
@@ -32,7 +34,7 @@ fn peer(id: u64) -> Peer {
 impl Scene {
     /// Reports as the leader, and is believed.
     fn lead(&mut self, report: &Report) {
-        assert_eq!(self.report(report.peer_id, std::slice::from_ref(report)), 0);
+        assert_eq!(self.report(report.peer_id, from_ref(report)), 0);
     }
 
     fn first_route(&self) -> RegionRoute {
@@ -130,7 +132,7 @@ fn reports_of_peers_that_the_region_does_not_have_are_ignored() {
         (1, never_given_out),
         (1, changed(1, 9, 2, &[2, 3])),
     ] {
-        assert_eq!(scene.report(store_id, &[foreign.clone()]), 1, "{foreign:?}");
+        assert_eq!(scene.report(store_id, from_ref(&foreign)), 1, "{foreign:?}");
         assert_eq!(scene.leader(), Some((1, 4)));
         assert_eq!(scene.peers(), (vec![1, 2, 3], 1));
     }
