@@ -10,9 +10,8 @@ use super::state::{Change, KnownRegion, State};
 use crate::keys::Counters;
 
 impl State {
-    /// The first region, if it does not exist and there are enough stores for it: the one that asks, and others that live.
-    /// All of them have kept their ids. One that is silent may never come back, and would leave the region with fewer
-    /// replicas than it says.
+    /// The first region, if there is none yet and there are enough stores for it: the one that asks, which has kept its id,
+    /// and others that have, too, and are up. A silent store may never come back, and the region would lack a replica.
     pub(super) fn decide_first_region(&self, store_id: u64, now: Instant) -> Vec<Change> {
         if !self.regions.is_empty() {
             return Vec::new();

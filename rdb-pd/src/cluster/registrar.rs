@@ -80,7 +80,7 @@ impl Registrar {
         }
         let (store_id, changes) = decided?;
         let changed = !changes.is_empty();
-        persist_and_apply(&shared, changes).await?;
+        make_durable(&shared, changes).await?;
         if changed
             && registration.is_kept()
             && let Some(left_out) = self.registered.take_turn(now)
@@ -108,7 +108,7 @@ impl Registrar {
         let changes = self
             .shared
             .read(|state| state.decide_heartbeat(heartbeat, now));
-        persist_and_apply(&self.shared, changes).await
+        make_durable(&self.shared, changes).await
     }
 
     fn log_refusal(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
@@ -121,7 +121,8 @@ impl Registrar {
     }
 }
 
-async fn persist_and_apply(shared: &Shared, changes: Vec<Change>) -> Result<(), ClusterError> {
+/// Writes the changes as one, then shows them to the others.
+async fn make_durable(shared: &Shared, changes: Vec<Change>) -> Result<(), ClusterError> {
     let regions = changes.iter().filter_map(|change| match change {
         Change::Region(region) => Some(region.clone()),
         _ => None,
