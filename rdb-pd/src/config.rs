@@ -8,11 +8,13 @@ use clap::Parser;
 use rdb_proto::transport::process::EXIT_CODES;
 use rdb_proto::transport::{OutOfRange, parse_listen_address};
 
+use crate::cluster::INITIAL_REPLICAS_MAX;
 use crate::tso::ClockSettings;
 
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2379);
 const DEFAULT_DATA_DIR: &str = "./data/pd";
 const DEFAULT_CLOCK_JUMP_MAX_S: u64 = 24 * 3600;
+const DEFAULT_INITIAL_REPLICAS: usize = 1;
 
 rdb_proto::serve_flags!("RDB_PD", 64);
 
@@ -62,6 +64,16 @@ pub struct Config {
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub tso_advance_ms: u64,
 
+    /// How many stores a new cluster waits for, 1 to 7, before it makes its first region, with a replica on each of them. A
+    /// cluster that has its first region ignores it.
+    #[arg(
+        long,
+        env = "RDB_PD_INITIAL_REPLICAS",
+        value_name = "COUNT",
+        default_value_t = DEFAULT_INITIAL_REPLICAS
+    )]
+    pub initial_replicas: usize,
+
     /// The flags that both servers have.
     #[command(flatten)]
     pub serve: ServeFlags,
@@ -75,6 +87,7 @@ impl Default for Config {
             clock_jump_max_s: DEFAULT_CLOCK_JUMP_MAX_S,
             accept_clock_jump: false,
             tso_advance_ms: 0,
+            initial_replicas: DEFAULT_INITIAL_REPLICAS,
             serve: ServeFlags::default(),
         }
     }
@@ -91,8 +104,10 @@ impl Config {
     /// [`OutOfRange`] names the flag and what would be right.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let advance = 0..=TEN_YEARS_S * 1000;
+        let replicas = 1..=INITIAL_REPLICAS_MAX as u64;
         OutOfRange::check("--clock-jump-max-s", self.clock_jump_max_s, 1..=TEN_YEARS_S)?;
         OutOfRange::check("--tso-advance-ms", self.tso_advance_ms, advance)?;
+        OutOfRange::check("--initial-replicas", self.initial_replicas, replicas)?;
         self.serve.options()?;
         Ok(())
     }
@@ -119,6 +134,8 @@ mod tests {
         for (flag, value) in [
             ("--clock-jump-max-s", "0"),
             ("--tso-advance-ms", "999999999999999"),
+            ("--initial-replicas", "0"),
+            ("--initial-replicas", "8"),
             ("--connections-max", "0"),
             ("--connections-per-address-max", "0"),
             ("--bytes-in-flight-mib", "15"),

@@ -1,5 +1,6 @@
 //! `pdpb.Pd`: decode, check, delegate, answer.
 
+mod heartbeat;
 mod tso_stream;
 
 use std::sync::Arc;
@@ -19,10 +20,9 @@ use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use self::heartbeat::checked_heartbeat;
 use self::tso_stream::TsoStream;
-use crate::cluster::{
-    Cluster, ClusterError, HEARTBEAT_INTERVAL, REGIONS_MAX, Refusal, Registration, Start,
-};
+use crate::cluster::{Cluster, ClusterError, REGIONS_MAX, Refusal, Registration, Start};
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
 /// The allocator of timestamps, with the machine's clocks and a durable bound.
@@ -93,19 +93,9 @@ impl Pd for PdService {
         &self,
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
-        let request = request.into_inner();
-        let start = checked_start(
-            request.address,
-            request.store_id,
-            request.cluster_id,
-            request.incarnation,
-        )?;
-        self.cluster
-            .heartbeat(&start, request.stats)
-            .map_err(|refusal| cluster_fault(refusal.into()))?;
-        Ok(Response::new(StoreHeartbeatResponse {
-            interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
-        }))
+        let heartbeat = checked_heartbeat(request.into_inner())?;
+        let answer = self.cluster.heartbeat(heartbeat).await;
+        Ok(Response::new(answer.map_err(cluster_fault)?))
     }
 
     async fn get_stores(

@@ -300,6 +300,7 @@ impl Placement {
             address: self.advertised.clone(),
             stats,
             incarnation: self.incarnation,
+            ..StoreHeartbeatRequest::default()
         };
         let answer = self
             .call(|mut client| async move { client.store_heartbeat(request).await })

@@ -113,7 +113,7 @@ impl Routes {
                 leader: Some(leader),
                 ..
             })) => {
-                if !cache.set_leader(route, leader.into()) {
+                if !cache.set_leader(route, (*leader).into()) {
                     cache.suspect(route, Suspicion::NotServed);
                 }
                 again(Pace::AtOnce, "another store leads the region")

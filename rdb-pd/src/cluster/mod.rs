@@ -1,37 +1,43 @@
 //! The cluster's metadata: its id, its stores, and which store serves which region.
 //!
 //! - `state.rs`: the state of the cluster, and its durable part.
-//! - `stores.rs` and `regions.rs`: decisions, as pure functions of the state, the request and the time. `record.rs` is what a
-//!   store's record says and how it goes on, `refusal.rs` why a start is refused.
+//! - `stores.rs`, `regions.rs` and `reports.rs`: decisions, as pure functions of the state, the request and the time.
+//!   `record.rs` is what a store's record says and how it goes on, `refusal.rs` why a start is refused.
 //! - `registrar.rs`: the one task that decides, makes the decision durable and applies it to the state.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
-//! The service holds a [`Cluster`]. Heartbeats are kept in memory only: after a restart no store counts as heard of until
-//! its next heartbeat.
+//! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions: after a restart no
+//! store counts as heard of, and no leader as reported, until its next heartbeat.
 
 mod listening;
+mod rare_line;
 mod record;
 mod refusal;
 mod regions;
 mod registrar;
+mod reports;
+#[cfg(test)]
+mod scene;
 mod state;
 mod stores;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rdb_proto::metapb::{RegionRoute, Store, StoreStats};
-use rdb_proto::pdpb::RegisterStoreResponse;
+use rdb_proto::metapb::{RegionRoute, Store};
+use rdb_proto::pdpb::{RegisterStoreResponse, StoreHeartbeatResponse};
 use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID, KEY_BYTES_MAX};
 use rdb_storage::{Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
 
-use self::registrar::{QUESTIONS_MAX, Question, RareLine};
+use self::rare_line::RareLine;
+use self::registrar::{Answer, QUESTIONS_MAX, Question};
 use self::state::{Change, State};
 use crate::error::PdError;
 
 pub use refusal::{Refusal, RegisteredStore};
 pub use registrar::Registrar;
+pub use reports::{Heartbeat, Report};
 pub use stores::{Registration, Start};
 
 /// A store without a heartbeat for this long is disconnected; until then it is live.
@@ -43,6 +49,9 @@ pub const DOWN_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How often a store is asked to send a heartbeat.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The same for a store that waits for the first region of the cluster.
+const WAITING_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Most regions of one answer: with two keys of 8 KiB each they stay well under the message limit.
 pub const REGIONS_MAX: u32 = 256;
 
@@ -52,8 +61,18 @@ pub const STORES_MAX: usize = 10_000;
 /// Longest encoding of a store in a list: its address of up to 255 bytes, and numbers.
 const STORE_BYTES_MAX: usize = 352;
 
-/// Longest encoding of a region in a list: two keys, a store that leads it, and numbers.
-const REGION_BYTES_MAX: usize = 2 * KEY_BYTES_MAX + STORE_BYTES_MAX + 160;
+/// Most peers of a region: seven, seven that replace them in one change, and two that learn.
+pub const PEERS_MAX: usize = 16;
+
+/// Most peers that the first region begins with.
+pub const INITIAL_REPLICAS_MAX: usize = 7;
+
+/// Longest encoding of a peer in a region: two numbers.
+const PEER_BYTES_MAX: usize = 24;
+
+/// Longest encoding of a region in a list: two keys, its peers and their stores, the one that leads it, and numbers.
+const REGION_BYTES_MAX: usize =
+    2 * KEY_BYTES_MAX + PEERS_MAX * (PEER_BYTES_MAX + STORE_BYTES_MAX) + STORE_BYTES_MAX + 160;
 
 /// Most stores that have got an id and not said that they keep it. The oldest make room for more.
 const UNCONFIRMED_STORES_MAX: usize = 256;
@@ -67,8 +86,8 @@ pub enum ClusterError {
     /// The decision could not be made durable.
     #[error("the placement driver cannot write its data: {0}")]
     Storage(#[from] rdb_storage::Error),
-    /// Too many registrations wait.
-    #[error("{QUESTIONS_MAX} registrations wait for the placement driver's disk; ask again")]
+    /// Too many registrations and heartbeats wait.
+    #[error("{QUESTIONS_MAX} stores wait for the placement driver's disk; ask again")]
     Busy,
     /// The process stops.
     #[error("the placement driver stops")]
@@ -86,19 +105,26 @@ struct Shared {
     storage: Storage,
     /// Never held across an await. Only the registrar changes the durable part.
     state: RwLock<State>,
+    foreign_reports: Mutex<RareLine>,
 }
 
 impl Cluster {
     /// Loads the cluster from `storage`; a new one gets a random id. The [`Registrar`] has to run beside it. Blocks.
     ///
     /// `restored` means that the storage may be an older copy: ids that were given out since are skipped, and the next start
-    /// of each store is accepted.
+    /// of each store is accepted. A cluster without regions makes the first one with `initial_replicas` peers.
     ///
     /// # Errors
     ///
     /// When the storage cannot be read or written, or holds something else.
-    pub fn open(storage: Storage, restored: bool) -> Result<(Self, Registrar), PdError> {
+    pub fn open(
+        storage: Storage,
+        restored: bool,
+        initial_replicas: usize,
+    ) -> Result<(Self, Registrar), PdError> {
         let mut state = State::load_or_create(&storage, Instant::now())?;
+        state.initial_replicas = initial_replicas;
+        note_ignored_replicas(&state);
         storage.assign(state.cluster_id, None, None)?;
         if restored {
             let changes = state.changes_after_restore();
@@ -111,6 +137,7 @@ impl Cluster {
         let shared = Arc::new(Shared {
             storage,
             state: RwLock::new(state),
+            foreign_reports: Mutex::default(),
         });
         let registrar = Registrar {
             shared: Arc::clone(&shared),
@@ -135,30 +162,48 @@ impl Cluster {
         &self,
         registration: Registration,
     ) -> Result<RegisterStoreResponse, ClusterError> {
-        let (answer, answered) = oneshot::channel();
-        let question = Question {
-            registration,
-            answer,
-        };
-        self.questions
-            .try_send(question)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ClusterError::Busy,
-                mpsc::error::TrySendError::Closed(_) => ClusterError::Stopping,
-            })?;
-        answered.await.map_err(|_| ClusterError::Stopping)?
+        let question = |answer| Question::Registration(registration, answer);
+        self.ask(question).await
     }
 
-    /// Takes a store's heartbeat.
+    /// Takes a store's heartbeat. Changes of regions that it causes are durable when it is answered.
     ///
     /// # Errors
     ///
-    /// [`Refusal`] when the heartbeat does not come from the present start of a registered store.
-    pub fn heartbeat(&self, start: &Start, stats: Option<StoreStats>) -> Result<(), Refusal> {
-        self.shared.write(|state| {
-            state.check_heartbeat(start)?;
-            state.heard_of(start.store_id, start, stats, Instant::now());
-            Ok(())
+    /// [`ClusterError::Refused`] when the heartbeat does not come from the present start of a registered store. After any
+    /// other error the store counts as heard of, and the leaders that it reported as known.
+    pub async fn heartbeat(
+        &self,
+        mut heartbeat: Heartbeat,
+    ) -> Result<StoreHeartbeatResponse, ClusterError> {
+        let now = Instant::now();
+        let store_id = heartbeat.start.store_id;
+        let has_no_region = heartbeat.has_no_region;
+        let changes_regions = self.shared.write(|state| {
+            state.check_heartbeat(&heartbeat.start)?;
+            state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
+            let foreign = state.note_reports(store_id, &heartbeat.reports);
+            self.shared.log_foreign(store_id, &foreign, now);
+            state.retain_changes(store_id, &mut heartbeat.reports);
+            Ok::<_, Refusal>(!state.decide_heartbeat(&heartbeat, now).is_empty())
+        })?;
+        if changes_regions {
+            let question = |answer| Question::Heartbeat(heartbeat, answer);
+            self.ask(question).await?;
+        }
+        let mut interval = HEARTBEAT_INTERVAL;
+        let mut regions = Vec::new();
+        if has_no_region {
+            self.shared.read(|state| {
+                regions = state.regions_of(store_id);
+                if state.regions.is_empty() {
+                    interval = WAITING_INTERVAL;
+                }
+            });
+        }
+        Ok(StoreHeartbeatResponse {
+            interval_ms: interval.as_millis() as u64,
+            regions,
         })
     }
 
@@ -189,6 +234,33 @@ impl Cluster {
         self.shared
             .read(|state| state.routes(start_key, end_key, limit, now))
     }
+
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(Answer<T>) -> Question,
+    ) -> Result<T, ClusterError> {
+        let (answer, answered) = oneshot::channel();
+        self.questions
+            .try_send(question(answer))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ClusterError::Busy,
+                mpsc::error::TrySendError::Closed(_) => ClusterError::Stopping,
+            })?;
+        answered.await.map_err(|_| ClusterError::Stopping)?
+    }
+}
+
+/// Says so if the regions have another number of peers than the operator asks for.
+fn note_ignored_replicas(state: &State) {
+    let initial_replicas = state.initial_replicas;
+    let peers = state.regions.values().map(|known| known.region.peers.len());
+    if let Some(peers) = peers.min().filter(|&peers| peers != initial_replicas) {
+        tracing::info!(
+            initial_replicas,
+            peers,
+            "--initial-replicas is ignored: this cluster has its regions already"
+        );
+    }
 }
 
 impl Shared {
@@ -199,6 +271,27 @@ impl Shared {
         self.storage.submit(submission(&changes))?.await?;
         self.write(|state| changes.into_iter().for_each(|change| state.apply(change)));
         Ok(())
+    }
+
+    fn log_foreign(&self, store_id: u64, reports: &[&Report], now: Instant) {
+        for report in reports {
+            let mut line = self
+                .foreign_reports
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(left_out) = line.take_turn(now) {
+                let Report {
+                    region_id, peer_id, ..
+                } = report;
+                tracing::warn!(
+                    store_id,
+                    region_id,
+                    peer_id,
+                    left_out,
+                    "ignored the report of a leader that is no peer of its region"
+                );
+            }
+        }
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -217,175 +310,4 @@ fn submission(changes: &[Change]) -> Submission {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-
-    use bytes::Bytes;
-    use prost::Message;
-    use rdb_proto::metapb::{Peer, Region, RegionEpoch};
-    use rdb_proto::pdpb::{GetStoresResponse, ScanRegionsResponse};
-    use rdb_storage::{Role, StorageOptions};
-    use tempfile::TempDir;
-    use tokio::task::yield_now;
-
-    use super::*;
-    use crate::keys::StoreRecord;
-
-    async fn open() -> (TempDir, Cluster, Registrar) {
-        let opened = tokio::task::spawn_blocking(|| {
-            let directory = tempfile::tempdir().unwrap();
-            let storage = Storage::open(directory.path(), StorageOptions::new(Role::Pd)).unwrap();
-            let (cluster, registrar) = Cluster::open(storage, false).unwrap();
-            (directory, cluster, registrar)
-        });
-        opened.await.unwrap()
-    }
-
-    fn fresh(port: u32) -> Registration {
-        let start = Start {
-            address: format!("a:{port}"),
-            store_id: 0,
-            cluster_id: 0,
-            incarnation: u64::from(port),
-        };
-        Registration {
-            start,
-            kept_incarnation: None,
-        }
-    }
-
-    /// Hangs up after a few steps, unless it is done before.
-    async fn hang_up(call: impl Future, steps: u32) {
-        let mut call = pin!(call);
-        for _ in 0..steps {
-            let step = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            if step.is_ready() {
-                return;
-            }
-            yield_now().await;
-        }
-    }
-
-    fn addresses(state: &State) -> BTreeSet<String> {
-        let records = state.stores.values().map(|store| &store.record);
-        records.map(|record| record.address.clone()).collect()
-    }
-
-    #[tokio::test]
-    async fn a_caller_that_hangs_up_does_not_cut_a_registration_in_two() {
-        let (_directory, cluster, registrar) = open().await;
-        let running = tokio::spawn(registrar.run());
-        let shared = &cluster.shared;
-        let first = fresh(1_000);
-        cluster.register(first.clone()).await.unwrap();
-        for port in 1..=20 {
-            // With the change on its way to the disk, or queued, or done.
-            hang_up(cluster.register(fresh(port)), port % 4).await;
-            // The same start again changes nothing. It is answered, and the storage writes, after what was begun.
-            cluster.register(first.clone()).await.unwrap();
-            let storage = shared.storage.clone();
-            let written = tokio::task::spawn_blocking(move || storage.put_raw("after", ""));
-            written.await.unwrap().unwrap();
-            let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
-            assert_eq!(shared.read(addresses), addresses(&durable), "{port}");
-        }
-        running.abort();
-    }
-
-    #[tokio::test]
-    async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
-        let (_directory, cluster, _registrar) = open().await;
-        let stats = StoreStats {
-            capacity_bytes: u64::MAX,
-            available_bytes: u64::MAX,
-            key_count: u64::MAX,
-            data_bytes: u64::MAX,
-            start_time_ms: u64::MAX,
-        };
-        let longest = Store {
-            id: u64::MAX,
-            address: "a".repeat(255),
-            state: i32::MAX,
-            last_heartbeat_age_ms: Some(u64::MAX),
-            stats: Some(stats),
-        };
-        let key = Bytes::from(vec![b'k'; KEY_BYTES_MAX]);
-        let region = Region {
-            id: u64::MAX,
-            start_key: key.clone(),
-            end_key: key,
-            epoch: Some(RegionEpoch {
-                conf_version: u64::MAX,
-                version: u64::MAX,
-            }),
-            peers: vec![Peer {
-                id: u64::MAX,
-                store_id: u64::MAX,
-            }],
-        };
-        assert_eq!(cluster.stores_bytes_max(), 0);
-        cluster.shared.write(|state| {
-            state.apply(Change::Region(region.clone()));
-            for id in 1..=2 {
-                state.apply(Change::Store(StoreRecord {
-                    id,
-                    ..StoreRecord::default()
-                }));
-            }
-        });
-        let route = RegionRoute {
-            region: Some(region),
-            leader: Some(longest.clone()),
-        };
-        let stores = vec![longest; 2];
-        let stores = GetStoresResponse { stores };
-        assert!(stores.encoded_len() <= cluster.stores_bytes_max());
-        let routes = vec![route];
-        let routes = ScanRegionsResponse { routes };
-        assert!(routes.encoded_len() <= cluster.regions_bytes_max(1));
-        assert_eq!(cluster.regions_bytes_max(1), cluster.regions_bytes_max(256));
-    }
-
-    #[tokio::test]
-    async fn stores_that_never_confirm_leave_the_disk_too() {
-        let (_directory, cluster, registrar) = open().await;
-        let running = tokio::spawn(registrar.run());
-        for port in 1..=UNCONFIRMED_STORES_MAX as u32 + 10 {
-            let answer = cluster.register(fresh(port)).await.unwrap();
-            assert_eq!(answer.store_id, u64::from(port));
-        }
-        let shared = &cluster.shared;
-        let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
-        assert_eq!(durable.stores.len(), UNCONFIRMED_STORES_MAX);
-        assert_eq!(shared.read(addresses), addresses(&durable));
-        assert_eq!(durable.counters.store_id, 266);
-        running.abort();
-    }
-
-    #[tokio::test]
-    async fn registrations_queue_up_to_a_bound_and_those_given_up_are_not_decided() {
-        let (_directory, cluster, registrar) = open().await;
-        for port in 1..=QUESTIONS_MAX as u32 {
-            hang_up(cluster.register(fresh(port)), 1).await;
-        }
-        let refused = cluster.register(fresh(1_000)).await;
-        assert!(matches!(refused, Err(ClusterError::Busy)), "{refused:?}");
-
-        let running = tokio::spawn(registrar.run());
-        while cluster.questions.capacity() < QUESTIONS_MAX {
-            yield_now().await;
-        }
-        assert_eq!(cluster.register(fresh(1_000)).await.unwrap().store_id, 1);
-        running.abort();
-        let ended = running.await;
-        assert!(ended.is_err_and(|error| error.is_cancelled()));
-        let refused = cluster.register(fresh(1_001)).await;
-        assert!(
-            matches!(refused, Err(ClusterError::Stopping)),
-            "{refused:?}"
-        );
-    }
-}
+mod tests;

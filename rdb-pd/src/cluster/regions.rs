@@ -1,4 +1,4 @@
-//! Which store serves which key range.
+//! Which stores hold which key range.
 
 use std::ops::Bound;
 use std::time::Instant;
@@ -6,38 +6,40 @@ use std::time::Instant;
 use bytes::Bytes;
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, RegionRoute};
 
-use super::state::State;
+use super::state::{Change, KnownRegion, State};
 use crate::keys::Counters;
 
 impl State {
-    /// The region that covers every key, on the first store that has kept its id.
-    pub(super) fn first_region(&self, store_id: u64, counters: &mut Counters) -> Region {
-        counters.region_id += 1;
-        counters.peer_id += 1;
-        Region {
-            id: counters.region_id,
-            start_key: Bytes::new(),
-            end_key: Bytes::new(),
-            epoch: Some(RegionEpoch {
-                conf_version: 1,
-                version: 1,
-            }),
-            peers: vec![Peer {
-                id: counters.peer_id,
-                store_id,
-            }],
+    /// The first region, if there is none yet and there are enough stores for it: the one that asks, which has kept its id,
+    /// and others that have, too, and are up. A silent store may never come back, and the region would lack a replica.
+    pub(super) fn decide_first_region(&self, store_id: u64, now: Instant) -> Vec<Change> {
+        if !self.regions.is_empty() {
+            return Vec::new();
         }
+        let others = self.confirmed().filter(|store| store.is_up(now));
+        let others = others.map(|store| store.record.id);
+        let others = others.filter(|&other| other != store_id);
+        let mut store_ids = vec![store_id];
+        store_ids.extend(others.take(self.initial_replicas.saturating_sub(1)));
+        if store_ids.len() < self.initial_replicas {
+            return Vec::new();
+        }
+        store_ids.sort_unstable();
+        let mut counters = self.counters;
+        let region = first_region(&store_ids, &mut counters);
+        vec![Change::Region(region), Change::Counters(counters)]
     }
 
     /// The regions with a peer on a store.
     pub(super) fn regions_of(&self, store_id: u64) -> Vec<Region> {
         let here = |region: &&Region| region.peers.iter().any(|peer| peer.store_id == store_id);
-        self.regions.values().filter(here).cloned().collect()
+        let regions = self.regions.values().map(|known| &known.region);
+        regions.filter(here).cloned().collect()
     }
 
-    /// The region that holds `key`, with the store that serves it.
+    /// The region that holds `key`, with the stores of its peers.
     pub(super) fn route(&self, key: &[u8], now: Instant) -> Option<RegionRoute> {
-        self.holder(key).map(|region| self.route_of(region, now))
+        self.holder(key).map(|known| self.route_of(known, now))
     }
 
     /// Up to `limit` regions in key order that share a key with `[start_key, end_key)`.
@@ -49,42 +51,69 @@ impl State {
         now: Instant,
     ) -> Vec<RegionRoute> {
         let above = (Bound::Excluded(start_key), Bound::Unbounded);
-        let others = self
-            .regions
-            .range::<[u8], _>(above)
-            .map(|(_, region)| region);
-        let below_end =
-            others.take_while(|region| end_key.is_empty() || region.start_key < end_key);
+        let others = self.regions.range::<[u8], _>(above);
+        let below_end = others
+            .take_while(|(start_key, _)| end_key.is_empty() || **start_key < end_key)
+            .map(|(_, known)| known);
         let regions = self
             .holder(start_key)
             .into_iter()
             .chain(below_end)
             .take(limit);
-        regions.map(|region| self.route_of(region, now)).collect()
+        regions.map(|known| self.route_of(known, now)).collect()
     }
 
-    fn holder(&self, key: &[u8]) -> Option<&Region> {
+    fn holder(&self, key: &[u8]) -> Option<&KnownRegion> {
         let up_to_key = (Bound::Unbounded, Bound::Included(key));
-        let (_, region) = self.regions.range::<[u8], _>(up_to_key).next_back()?;
-        region.contains(key).then_some(region)
+        let (_, known) = self.regions.range::<[u8], _>(up_to_key).next_back()?;
+        known.region.contains(key).then_some(known)
     }
 
-    /// The region with its leader. Until there is replication, a region has one peer, which leads.
-    fn route_of(&self, region: &Region, now: Instant) -> RegionRoute {
-        let leader = region
-            .peers
-            .first()
-            .and_then(|peer| self.stores.get(&peer.store_id));
+    fn route_of(&self, known: &KnownRegion, now: Instant) -> RegionRoute {
+        let store_of = |peer: &Peer| {
+            let store = self.stores.get(&peer.store_id)?;
+            Some(store.to_wire(now))
+        };
+        let leader = known.leader();
+        let leader = leader.and_then(|(peer, term)| Some((store_of(peer)?, term)));
+        let (leader, term) = leader.unzip();
         RegionRoute {
-            region: Some(region.clone()),
-            leader: leader.map(|store| store.to_wire(now)),
+            region: Some(known.region.clone()),
+            leader,
+            peers: known.region.peers.iter().filter_map(store_of).collect(),
+            term: term.unwrap_or_default(),
         }
+    }
+}
+
+/// The region that covers every key, with one peer on each store.
+fn first_region(store_ids: &[u64], counters: &mut Counters) -> Region {
+    counters.region_id += 1;
+    let peers = store_ids.iter().map(|&store_id| {
+        counters.peer_id += 1;
+        Peer {
+            id: counters.peer_id,
+            store_id,
+        }
+    });
+    Region {
+        id: counters.region_id,
+        start_key: Bytes::new(),
+        end_key: Bytes::new(),
+        epoch: Some(RegionEpoch {
+            conf_version: 1,
+            version: 1,
+        }),
+        peers: peers.collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::Change;
+    use prost::Message;
+
+    use super::super::DISCONNECTED_AFTER;
+    use super::super::scene::{Scene, fresh, start_of};
     use super::*;
 
     fn state() -> State {
@@ -124,5 +153,120 @@ mod tests {
         assert_eq!(ids(state.routes(b"d", b"m", 10, now)), [2]);
         assert_eq!(ids(state.routes(b"c", b"d\0", 10, now)), [1, 2]);
         assert_eq!(ids(state.routes(b"", b"", 2, now)), [1, 2]);
+    }
+
+    /// Ids of the stores that have a peer of the first region, in the order of the peers.
+    fn replicas(scene: &Scene) -> Vec<u64> {
+        let first = scene.state.regions.get(&b""[..]);
+        let peers = first.map_or(&[][..], |known| &known.region.peers);
+        peers.iter().map(|peer| peer.store_id).collect()
+    }
+
+    #[test]
+    fn the_record_of_a_region_with_one_peer_keeps_its_bytes() {
+        let mut counters = Counters::default();
+        let region = first_region(&[1], &mut counters);
+        assert_eq!(
+            region.encode_to_vec(),
+            b"\x08\x01\x22\x04\x08\x01\x10\x01\x2a\x04\x08\x01\x10\x01"
+        );
+        let after = Counters {
+            store_id: 0,
+            region_id: 1,
+            peer_id: 1,
+        };
+        assert_eq!(counters, after);
+    }
+
+    #[test]
+    fn the_first_region_waits_for_all_its_stores_and_is_one_write() {
+        let mut scene = Scene::empty();
+        scene.state.initial_replicas = 3;
+        for _ in 0..2 {
+            let id = scene.add_store();
+            scene.beat_without_region(id);
+        }
+        assert!(scene.state.regions.is_empty());
+        assert!(scene.state.route(b"k", scene.now).is_none());
+        scene.register(&fresh("c:1", 9)).unwrap();
+        assert!(scene.state.regions.is_empty(), "it may not keep its id");
+        let kept = start_of(3, "c:1", 9, 9);
+        let decided = scene.state.decide_registration(&kept, scene.now);
+        let (_, changes) = decided.unwrap();
+        let [
+            Change::Region(region),
+            Change::Counters(counters),
+            Change::Store(_),
+        ] = &changes[..]
+        else {
+            panic!("{changes:?}");
+        };
+        let peers = [1, 2, 3].map(|id| Peer { id, store_id: id });
+        assert_eq!((region.id, &region.peers[..]), (1, &peers[..]));
+        assert_eq!((counters.region_id, counters.peer_id), (1, 3));
+
+        scene.register(&kept).unwrap();
+        let fourth = scene.add_store();
+        assert!(scene.state.regions_of(fourth).is_empty());
+        for store_id in 1..=3 {
+            assert_eq!(
+                scene.state.regions_of(store_id),
+                std::slice::from_ref(region)
+            );
+        }
+        let route = scene.state.route(b"k", scene.now).unwrap();
+        assert_eq!((route.leader, route.term), (None, 0), "nobody has reported");
+        let addresses = route.peers.iter().map(|store| store.address.as_str());
+        assert_eq!(
+            addresses.collect::<Vec<_>>(),
+            ["store-1:1", "store-2:1", "c:1"]
+        );
+    }
+
+    #[test]
+    fn after_a_restart_the_first_region_waits_until_its_stores_are_heard_of() {
+        let mut scene = Scene::empty();
+        scene.state.initial_replicas = 3;
+        scene.add_store();
+        scene.add_store();
+        scene.restart();
+        scene.add_store();
+        assert!(scene.state.regions.is_empty());
+        scene.beat_without_region(2);
+        assert!(scene.state.regions.is_empty());
+        assert_eq!(scene.report(1, &[]), 0);
+        assert!(scene.state.regions.is_empty(), "it does not ask");
+        scene.beat_without_region(1);
+        assert_eq!(replicas(&scene), [1, 2, 3]);
+        scene.restart();
+        assert_eq!(replicas(&scene), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_store_that_has_fallen_silent_gets_no_replica() {
+        let mut scene = Scene::empty();
+        scene.state.initial_replicas = 2;
+        scene.add_store();
+        scene.pass(DISCONNECTED_AFTER);
+        scene.add_store();
+        assert!(scene.state.regions.is_empty());
+        scene.add_store();
+        assert_eq!(replicas(&scene), [2, 3]);
+        scene.beat_without_region(1);
+        assert_eq!(replicas(&scene), [2, 3]);
+    }
+
+    #[test]
+    fn a_store_that_waits_gets_the_first_region_when_fewer_are_asked_for() {
+        let mut scene = Scene::empty();
+        scene.state.initial_replicas = 3;
+        scene.add_store();
+        let unkept = scene.register(&fresh("b:1", 9)).unwrap();
+        scene.state.initial_replicas = 1;
+        scene.restart();
+        scene.beat_without_region(unkept);
+        assert!(scene.state.regions.is_empty(), "it may not keep its id");
+        scene.beat_without_region(1);
+        assert_eq!(replicas(&scene), [1]);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A registration has three steps: decide, persist, apply. All of them have to happen: after a change that is durable but
 //! not applied, the next decision would give out the same id again. So callers queue their registration and wait for the
-//! answer. A caller that hangs up does not interrupt the steps. If they have not begun, its registration is dropped.
+//! answer. A caller that hangs up does not interrupt the steps. If they have not begun, its registration is dropped. A
+//! heartbeat takes the same way if it changes a region.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,49 +12,33 @@ use rdb_proto::pdpb::RegisterStoreResponse;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{ClusterError, Refusal, Registration, Shared, Start};
+use super::rare_line::RareLine;
+use super::state::Change;
+use super::{ClusterError, Heartbeat, Refusal, Registration, Shared, Start};
 
-/// Most registrations in the queue. The caller of one more is told to ask again.
+/// Most questions in the queue. The caller of one more is told to ask again.
 pub(super) const QUESTIONS_MAX: usize = 256;
 
 /// How often the registrar notes that this process is awake.
 const AWAKE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a registration is logged, and how often a refusal.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Where the answer to a question goes.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, ClusterError>>;
 
-/// A registration that waits for its answer.
-pub(super) struct Question {
-    pub(super) registration: Registration,
-    pub(super) answer: oneshot::Sender<Result<RegisterStoreResponse, ClusterError>>,
+/// What waits for a decision.
+pub(super) enum Question {
+    /// A start of a store registers.
+    Registration(Registration, Answer<RegisterStoreResponse>),
+    /// A heartbeat was taken that changes a region. Its reports are those that do.
+    Heartbeat(Heartbeat, Answer<()>),
 }
 
-/// Answers registrations, one after the other. [`run`](Self::run) has to be driven for as long as the process serves.
+/// Answers questions, one after the other. [`run`](Self::run) has to be driven for as long as the process serves.
 pub struct Registrar {
     pub(super) shared: Arc<Shared>,
     pub(super) questions: mpsc::Receiver<Question>,
     pub(super) registered: RareLine,
     pub(super) refused: RareLine,
-}
-
-/// A line of the log that is written at most once a [`LOG_INTERVAL`]: for a copy in a restart loop, and for floods.
-#[derive(Debug, Default)]
-pub(super) struct RareLine {
-    written_at: Option<Instant>,
-    left_out: u64,
-}
-
-impl RareLine {
-    /// Takes the turn to write the line, if there is one. Returns how many lines were left out since the last turn.
-    fn take_turn(&mut self, now: Instant) -> Option<u64> {
-        let is_recent = |at| now.saturating_duration_since(at) < LOG_INTERVAL;
-        if self.written_at.is_some_and(is_recent) {
-            self.left_out += 1;
-            return None;
-        }
-        self.written_at = Some(now);
-        Some(std::mem::take(&mut self.left_out))
-    }
 }
 
 impl Registrar {
@@ -65,14 +50,16 @@ impl Registrar {
     }
 
     async fn answer_questions(&mut self) {
-        while let Some(Question {
-            registration,
-            answer,
-        }) = self.questions.recv().await
-        {
-            if !answer.is_closed() {
-                // The caller may have hung up meanwhile. The decision stands.
-                let _ = answer.send(self.register(&registration).await);
+        while let Some(question) = self.questions.recv().await {
+            // The caller may hang up meanwhile. The decision stands.
+            match question {
+                Question::Registration(registration, answer) if !answer.is_closed() => {
+                    let _ = answer.send(self.register(&registration).await);
+                }
+                Question::Heartbeat(heartbeat, answer) if !answer.is_closed() => {
+                    let _ = answer.send(self.change_regions(&heartbeat).await);
+                }
+                Question::Registration(..) | Question::Heartbeat(..) => {}
             }
         }
     }
@@ -93,13 +80,18 @@ impl Registrar {
         }
         let (store_id, changes) = decided?;
         let changed = !changes.is_empty();
-        shared.persist_and_apply(changes).await?;
+        make_durable(&shared, changes).await?;
         if changed
             && registration.is_kept()
             && let Some(left_out) = self.registered.take_turn(now)
         {
             let address = &registration.start.address;
             tracing::info!(store_id, address, left_out, "a store registered");
+            let (has_region, initial_replicas) =
+                shared.read(|state| (!state.regions.is_empty(), state.initial_replicas));
+            if !has_region {
+                tracing::info!(initial_replicas, "the first region waits for more stores");
+            }
         }
         Ok(shared.write(|state| {
             state.heard_of(store_id, &registration.start, None, Instant::now());
@@ -109,6 +101,14 @@ impl Registrar {
                 regions: state.regions_of(store_id),
             }
         }))
+    }
+
+    async fn change_regions(&self, heartbeat: &Heartbeat) -> Result<(), ClusterError> {
+        let now = Instant::now();
+        let changes = self
+            .shared
+            .read(|state| state.decide_heartbeat(heartbeat, now));
+        make_durable(&self.shared, changes).await
     }
 
     fn log_refusal(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
@@ -121,24 +121,34 @@ impl Registrar {
     }
 }
 
+/// Writes the changes as one, then shows them to the others.
+async fn make_durable(shared: &Shared, changes: Vec<Change>) -> Result<(), ClusterError> {
+    let regions = changes.iter().filter_map(|change| match change {
+        Change::Region(region) => Some(region.clone()),
+        _ => None,
+    });
+    let regions: Vec<_> = regions.collect();
+    shared.persist_and_apply(changes).await?;
+    for region in regions {
+        let epoch = region.epoch_or_default();
+        let (conf_version, version) = (epoch.conf_version, epoch.version);
+        let stores: Vec<_> = region.peers.iter().map(|peer| peer.store_id).collect();
+        tracing::info!(
+            region_id = region.id,
+            conf_version,
+            version,
+            ?stores,
+            "a region has new peers"
+        );
+    }
+    Ok(())
+}
+
 async fn stay_awake(shared: &Shared) {
     let mut ticks = interval(AWAKE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         shared.write(|state| state.listening.note_awake(Instant::now()));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_one_line_a_second_with_the_count_of_the_others() {
-        let mut line = RareLine::default();
-        let begun = Instant::now();
-        let written = (0..25).filter_map(|tenth| line.take_turn(begun + tenth * LOG_INTERVAL / 10));
-        assert_eq!(written.collect::<Vec<_>>(), [0, 9, 9]);
     }
 }

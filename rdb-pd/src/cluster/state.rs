@@ -9,6 +9,7 @@ use rdb_proto::metapb::{Region, StoreStats};
 use rdb_storage::{Command, ScanRange, Storage, random_id};
 
 use super::listening::Listening;
+use super::reports::Leadership;
 use crate::error::PdError;
 use crate::keys::{self, Counters, StoreRecord};
 
@@ -38,16 +39,28 @@ pub(super) struct Waiting {
     pub(super) asked_at: Instant,
 }
 
+/// The state of a region.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KnownRegion {
+    pub(super) region: Region,
+    /// Who leads it, as far as this process has heard.
+    pub(super) leadership: Option<Leadership>,
+}
+
 /// The state of the cluster.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) cluster_id: u64,
     pub(super) listening: Listening,
+    /// How many stores the first region waits for.
+    pub(super) initial_replicas: usize,
     pub(super) counters: Counters,
     /// The stores by their id.
     pub(super) stores: BTreeMap<u64, KnownStore>,
     /// The regions by their start key.
-    pub(super) regions: BTreeMap<Bytes, Region>,
+    pub(super) regions: BTreeMap<Bytes, KnownRegion>,
+    /// The start key of each region by its id. Nothing changes a region's start key.
+    start_keys: BTreeMap<u64, Bytes>,
 }
 
 /// A part of the durable state that changes. Changes that belong together are written as one batch.
@@ -86,9 +99,11 @@ impl State {
         Self {
             cluster_id,
             listening: Listening::start(now),
+            initial_replicas: 1,
             counters: Counters::default(),
             stores: BTreeMap::new(),
             regions: BTreeMap::new(),
+            start_keys: BTreeMap::new(),
         }
     }
 
@@ -153,9 +168,19 @@ impl State {
                 self.stores.remove(&id);
             }
             Change::Region(region) => {
-                self.regions.insert(region.start_key.clone(), region);
+                let start_key = region.start_key.clone();
+                self.start_keys.insert(region.id, start_key.clone());
+                self.regions.entry(start_key).or_default().region = region;
             }
         }
+    }
+
+    pub(super) fn region_by_id(&self, region_id: u64) -> Option<&KnownRegion> {
+        self.regions.get(self.start_keys.get(&region_id)?)
+    }
+
+    pub(super) fn region_mut(&mut self, region_id: u64) -> Option<&mut KnownRegion> {
+        self.regions.get_mut(self.start_keys.get(&region_id)?)
     }
 }
 

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use rdb_proto::metapb::{Store, StoreState, StoreStats};
 
 use super::refusal::Refusal;
+use super::reports::Heartbeat;
 use super::state::{Change, KnownStore, State, Waiting};
 use super::{
     DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX, UNCONFIRMED_STORES_MAX,
@@ -91,10 +92,8 @@ impl State {
             self.check_room()?;
         }
         let mut changes = Vec::new();
-        if self.regions.is_empty() && record.has_kept_its_id() {
-            let mut counters = self.counters;
-            changes.push(Change::Region(self.first_region(record.id, &mut counters)));
-            changes.push(Change::Counters(counters));
+        if record.has_kept_its_id() {
+            changes = self.decide_first_region(record.id, now);
         }
         if record != store.record {
             changes.push(Change::Store(record));
@@ -115,6 +114,17 @@ impl State {
             return Err(Refusal::Superseded(record.registered()));
         }
         Ok(())
+    }
+
+    /// The changes of regions that have to be made durable after a heartbeat of a registered store.
+    pub(super) fn decide_heartbeat(&self, heartbeat: &Heartbeat, now: Instant) -> Vec<Change> {
+        let store_id = heartbeat.start.store_id;
+        let mut changes = self.decide_reports(store_id, &heartbeat.reports);
+        let store = self.stores.get(&store_id);
+        if heartbeat.has_no_region && store.is_some_and(|store| store.record.has_kept_its_id()) {
+            changes.extend(self.decide_first_region(store_id, now));
+        }
+        changes
     }
 
     /// Notes that this start of the store was heard of, unless another one was accepted since.
@@ -155,7 +165,8 @@ impl State {
         self.confirmed().map(|store| store.to_wire(now)).collect()
     }
 
-    fn confirmed(&self) -> impl Iterator<Item = &KnownStore> {
+    /// The stores that have kept their id, in the order of their ids.
+    pub(super) fn confirmed(&self) -> impl Iterator<Item = &KnownStore> {
         let stores = self.stores.values();
         stores.filter(|store| store.record.has_kept_its_id())
     }
@@ -278,6 +289,12 @@ impl KnownStore {
     fn waiting_as(&self, incarnation: u64) -> Option<Waiting> {
         self.waiting
             .filter(|waiting| waiting.incarnation == incarnation)
+    }
+
+    /// Whether its present start was heard of lately.
+    pub(super) fn is_up(&self, now: Instant) -> bool {
+        self.heard_at
+            .is_some_and(|heard_at| is_recent(heard_at, now))
     }
 
     pub(super) fn to_wire(&self, now: Instant) -> Store {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests, too
 
+mod replicas;
+
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -119,13 +121,14 @@ impl Running {
                 ..StoreStats::default()
             }),
             incarnation: incarnation_at(address),
+            ..StoreHeartbeatRequest::default()
         };
-        Ok(self
-            .client
-            .store_heartbeat(request)
-            .await?
-            .into_inner()
-            .interval_ms)
+        let answer = self.client.store_heartbeat(request).await?.into_inner();
+        assert!(
+            answer.regions.is_empty(),
+            "it does not say that it has none"
+        );
+        Ok(answer.interval_ms)
     }
 
     async fn cluster_id(&mut self) -> u64 {

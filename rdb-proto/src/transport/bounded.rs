@@ -3,7 +3,7 @@
 //! An empty entry has two bytes on the wire and a hundred in memory. A message of 8 MiB may hold four million of them, and
 //! decoding it would take fifty times its size. Other fields take no memory when they come again and again, but decoding
 //! four million of them takes a worker's time. So all are counted before anything is decoded, and the rest of a message
-//! with too many is not received. Fields within a field are not counted.
+//! with too many is not received. Fields within a field are not counted. So entries that have lists themselves are short.
 
 use tonic::Code;
 
@@ -22,7 +22,9 @@ pub(super) struct BoundedField {
     pub(super) tag: u64,
     pub(super) name: &'static str,
     pub(super) count_max: usize,
-    /// The code of the answer to a message with more of them.
+    /// Longest entry, in bytes.
+    pub(super) entry_bytes_max: u64,
+    /// The code of the answer to a message with more or longer ones.
     pub(super) code: Code,
 }
 
@@ -32,9 +34,23 @@ impl BoundedField {
             name, count_max, ..
         } = self;
         let cause = format!("the message has more than {count_max} {name}");
+        self.fault(*count_max as u64, cause)
+    }
+
+    fn too_long(&self, bytes: u64) -> Fault {
+        let Self {
+            name,
+            entry_bytes_max,
+            ..
+        } = self;
+        let cause = format!("one of {name} has {bytes} bytes; it has at most {entry_bytes_max}");
+        self.fault(*entry_bytes_max, cause)
+    }
+
+    fn fault(&self, limit: u64, cause: String) -> Fault {
         Fault {
             code: self.code,
-            ..Fault::invalid_argument(name, Some(*count_max as u64), cause)
+            ..Fault::invalid_argument(self.name, Some(limit), cause)
         }
     }
 }
@@ -65,6 +81,8 @@ enum Step {
     Value,
     /// The varint of a field's length.
     Length,
+    /// The varint of the length of an entry of this field.
+    EntryLength(&'static BoundedField),
     /// One of this many remaining bytes of a field.
     Bytes(u64),
 }
@@ -119,7 +137,10 @@ impl FieldCounter {
                 self.step = match self.step {
                     Step::Key => self.begin_field(varint)?,
                     Step::Value => Step::Key,
-                    Step::Length | Step::Bytes(_) => Step::bytes(varint),
+                    Step::EntryLength(field) if varint > field.entry_bytes_max => {
+                        return Err(field.too_long(varint));
+                    }
+                    Step::Length | Step::EntryLength(_) | Step::Bytes(_) => Step::bytes(varint),
                 };
             }
         }
@@ -145,9 +166,11 @@ impl FieldCounter {
             return Ok(MALFORMED);
         }
         let mut fields_max = FIELDS_MAX;
+        let mut length = Step::Length;
         if let Some(field) = self.field {
             fields_max = field.count_max + OTHER_FIELDS_MAX;
             if self.groups == 0 && tag == field.tag {
+                length = Step::EntryLength(field);
                 self.count += 1;
                 if self.count > field.count_max {
                     return Err(field.too_many());
@@ -162,7 +185,7 @@ impl FieldCounter {
         Ok(match wire_type {
             0 => Step::Value,
             1 => Step::Bytes(8),
-            2 => Step::Length,
+            2 => length,
             3 => {
                 self.groups += 1;
                 Step::Key
@@ -187,8 +210,10 @@ mod tests {
     use super::super::methods::Method;
     use super::*;
     use crate::kvrpc::{KeyValue, RawBatchGetRequest, RawBatchPutRequest};
-    use crate::metapb::Context;
+    use crate::metapb::{Context, Peer, RegionEpoch};
+    use crate::pdpb::{RegionReport, StoreHeartbeatRequest};
 
+    const HEARTBEAT: &str = "/pdpb.Pd/StoreHeartbeat";
     const PUT: &str = "/kvrpc.KvRaw/RawBatchPut";
     const ENTRY: [u8; 2] = [2 << 3 | 2, 0];
 
@@ -219,6 +244,45 @@ mod tests {
         };
         let fault = check("/kvrpc.KvCas/BatchGet", &keys.encode_to_vec()).expect_err("refused");
         assert_eq!(fault.field, "keys");
+    }
+
+    #[test]
+    fn an_entry_that_has_a_list_is_bounded_in_bytes() {
+        let report = |peers| RegionReport {
+            region_id: u64::MAX,
+            peer_id: u64::MAX,
+            term: u64::MAX,
+            epoch: Some(RegionEpoch {
+                conf_version: u64::MAX,
+                version: u64::MAX,
+            }),
+            peers,
+        };
+        let longest = Peer {
+            id: u64::MAX,
+            store_id: u64::MAX,
+        };
+        let heartbeat = |report| {
+            let leads = vec![report; 2];
+            let heartbeat = StoreHeartbeatRequest {
+                leads,
+                ..StoreHeartbeatRequest::default()
+            };
+            heartbeat.encode_to_vec()
+        };
+        assert_eq!(
+            check(HEARTBEAT, &heartbeat(report(vec![longest; 16]))),
+            Ok(())
+        );
+        let many = heartbeat(report(vec![Peer::default(); 512]));
+        for cut in [1, 7, many.len()] {
+            let mut counter = counter(HEARTBEAT);
+            let mut parts = many.chunks(cut);
+            let refused = parts.find_map(|part| counter.advance(part).err());
+            let refused = refused.expect("too long");
+            assert_eq!(refused.code, Code::InvalidArgument);
+            assert_eq!((refused.field, refused.limit), ("leads", Some(512)));
+        }
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub const BATCH_ENTRIES_MAX: usize = 4096;
 /// Most commands of one `kvrpc.BatchRequest`.
 pub const BATCH_COMMANDS_MAX: usize = 4096;
 
+/// Most region reports of a store's heartbeat.
+pub const REGION_REPORTS_MAX: usize = 4096;
+
+/// Longest region report, in bytes. One of 16 peers has up to 441.
+pub const REGION_REPORT_BYTES_MAX: usize = 512;
+
 /// What every call is charged from its headers until its answer is sent, beside its headers, in bytes: its task, and the
 /// buffers that tonic makes for it.
 pub const CALL_BYTES: usize = 16 << 10;

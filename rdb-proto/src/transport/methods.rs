@@ -1,7 +1,10 @@
 //! What the transport has to know of each method, in one table.
 
 use super::bounded::BoundedField;
-use super::limits::{BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, REFLECTION_ANSWER_BYTES};
+use super::limits::{
+    BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, REFLECTION_ANSWER_BYTES,
+    REGION_REPORT_BYTES_MAX, REGION_REPORTS_MAX,
+};
 
 use tonic::Code;
 
@@ -47,7 +50,7 @@ impl Requests {
 }
 
 /// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 11] = [
+static METHODS: [Method; 12] = [
     batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
     batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
@@ -59,11 +62,22 @@ static METHODS: [Method; 11] = [
             tag: 3,
             name: "commands",
             count_max: BATCH_COMMANDS_MAX,
+            entry_bytes_max: u64::MAX,
             code: Code::OutOfRange,
         }),
         ..other("/kvrpc.KvBatch/Batch", Requests::Stream)
     },
     other("/pdpb.Pd/Tso", Requests::SmallStream),
+    Method {
+        bounded: Some(BoundedField {
+            tag: 6,
+            name: "leads",
+            count_max: REGION_REPORTS_MAX,
+            entry_bytes_max: REGION_REPORT_BYTES_MAX as u64,
+            code: Code::InvalidArgument,
+        }),
+        ..other("/pdpb.Pd/StoreHeartbeat", Requests::Unary)
+    },
     other("/pdpb.Pd/", Requests::Unary),
     other("/grpc.health.v1.Health/", Requests::Unary),
     other("/grpc.reflection.", Requests::ForeignStream),
@@ -76,6 +90,7 @@ const fn batch(path: &'static str, name: &'static str) -> Method {
         tag: 2,
         name,
         count_max: BATCH_ENTRIES_MAX,
+        entry_bytes_max: u64::MAX,
         code: Code::InvalidArgument,
     };
     Method {
@@ -113,7 +128,7 @@ impl Method {
 mod tests {
     use prost::Message;
     use prost_types::field_descriptor_proto::Label;
-    use prost_types::{DescriptorProto, FileDescriptorSet};
+    use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
     use super::*;
 
@@ -201,6 +216,29 @@ mod tests {
             let bounded = Method::of(path).bounded.as_ref();
             let bounded = bounded.map(|field| (field.tag, field.name));
             assert!(repeated.eq(bounded), "{path}");
+        });
+    }
+
+    /// Fields within an entry are not counted, so an entry with a list has to be short.
+    #[test]
+    fn every_entry_that_has_a_list_is_bounded_in_bytes() {
+        let set = FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).expect("compiled in");
+        let is_repeated = |field: &FieldDescriptorProto| field.label() == Label::Repeated;
+        let mut with_list = Vec::new();
+        for file in &set.file {
+            let messages = file.message_type.iter();
+            let lists = messages.filter(|message| message.field.iter().any(is_repeated));
+            let names = lists.map(|message| format!(".{}.{}", file.package(), message.name()));
+            with_list.extend(names);
+        }
+        methods(|path, _, request, _| {
+            let Some(bounded) = Method::of(path).bounded.as_ref() else {
+                return;
+            };
+            let mut fields = request.field.iter();
+            let entries = fields.find(|field| is_repeated(field)).expect("bounded");
+            let has_list = with_list.contains(&entries.type_name().to_owned());
+            assert_eq!(bounded.entry_bytes_max < u64::MAX, has_list, "{path}");
         });
     }
 }

@@ -101,7 +101,10 @@ impl Pd for Script {
         let refused = self.heartbeats_refused.lock();
         match refused.expect("no test panics in here").clone() {
             Some(status) => Err(status),
-            None => Ok(Response::new(StoreHeartbeatResponse { interval_ms: 100 })),
+            None => Ok(Response::new(StoreHeartbeatResponse {
+                interval_ms: 100,
+                regions: Vec::new(),
+            })),
         }
     }
 

@@ -118,6 +118,7 @@ impl StoreNode {
         RegionRoute {
             region: Some(region),
             leader: Some(self.description()),
+            ..RegionRoute::default()
         }
     }
 

@@ -1,0 +1,165 @@
+//! Who leads each region, as the leaders themselves say.
+//!
+//! - Of the reports on a region the one with the highest term counts; of several with that term, the last. There is one
+//!   leader in a term, so these come from the same peer.
+//! - Reports are kept in memory only. After a restart nobody leads a region of several peers, until a heartbeat of its
+//!   leader arrives.
+//! - A leader whose store falls silent is named until another one reports a higher term.
+//! - A report describes the region as its leader has applied it. If only the peers have changed since the region was stored,
+//!   they are stored anew. What a leader of an earlier term says of them does not count.
+
+use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
+
+use super::state::{Change, KnownRegion, State};
+use super::stores::Start;
+
+/// Most regions whose peers one heartbeat changes: their descriptions are one write. The next heartbeat names the others
+/// again.
+const CHANGED_REGIONS_MAX: usize = 64;
+
+/// What a store says every few seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heartbeat {
+    /// The start that lives.
+    pub start: Start,
+    /// The store's figures, if it could find them out.
+    pub stats: Option<StoreStats>,
+    /// The regions that it leads, each once.
+    pub reports: Vec<Report>,
+    /// Whether it says that it has no region.
+    pub has_no_region: bool,
+}
+
+/// What the leader of a region says of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// The region.
+    pub region_id: u64,
+    /// The peer that leads, on the store that reports.
+    pub peer_id: u64,
+    /// The Raft term in which it was elected. Never 0.
+    pub term: u64,
+    /// The epoch of the region as the leader has applied it.
+    pub epoch: RegionEpoch,
+    /// The peers of the region at that epoch.
+    pub peers: Vec<Peer>,
+}
+
+/// Who was reported to lead a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leadership {
+    pub(super) peer_id: u64,
+    pub(super) term: u64,
+}
+
+/// What a report is worth.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    /// A later leader has reported.
+    Outdated,
+    /// The region is not known, or has no such peer on that store.
+    Foreign,
+    /// It names the leader.
+    Counts {
+        /// The region with other peers than it is stored with.
+        changed: Option<Region>,
+    },
+}
+
+impl State {
+    /// Notes who leads. Returns the reports that are ignored because their region has no such peer.
+    pub(super) fn note_reports<'reports>(
+        &mut self,
+        store_id: u64,
+        reports: &'reports [Report],
+    ) -> Vec<&'reports Report> {
+        let mut foreign = Vec::new();
+        for report in reports {
+            match self.judge(store_id, report) {
+                Verdict::Outdated => {}
+                Verdict::Foreign => foreign.push(report),
+                Verdict::Counts { .. } => {
+                    if let Some(known) = self.region_mut(report.region_id) {
+                        known.leadership = Some(Leadership {
+                            peer_id: report.peer_id,
+                            term: report.term,
+                        });
+                    }
+                }
+            }
+        }
+        foreign
+    }
+
+    /// Leaves the reports of regions whose peers have changed, as many as one write takes.
+    pub(super) fn retain_changes(&self, store_id: u64, reports: &mut Vec<Report>) {
+        reports.retain(|report| self.changed_region(store_id, report).is_some());
+        reports.truncate(CHANGED_REGIONS_MAX);
+    }
+
+    /// The regions whose peers have changed.
+    pub(super) fn decide_reports(&self, store_id: u64, reports: &[Report]) -> Vec<Change> {
+        let changed = reports
+            .iter()
+            .filter_map(|report| self.changed_region(store_id, report));
+        changed.map(Change::Region).collect()
+    }
+
+    fn changed_region(&self, store_id: u64, report: &Report) -> Option<Region> {
+        match self.judge(store_id, report) {
+            Verdict::Counts { changed } => changed,
+            Verdict::Outdated | Verdict::Foreign => None,
+        }
+    }
+
+    fn judge(&self, store_id: u64, report: &Report) -> Verdict {
+        let Some(known) = self.region_by_id(report.region_id) else {
+            return Verdict::Foreign;
+        };
+        let is_later = |leadership: Leadership| leadership.term > report.term;
+        if known.leadership.is_some_and(is_later) {
+            return Verdict::Outdated;
+        }
+        let changed = known.changed_by(report);
+        let peers = &changed.as_ref().unwrap_or(&known.region).peers;
+        let is_the_leader = |peer: &Peer| (peer.id, peer.store_id) == (report.peer_id, store_id);
+        let was_given_out = |peer: &Peer| peer.id <= self.counters.peer_id;
+        if peers.iter().any(is_the_leader) && peers.iter().all(was_given_out) {
+            Verdict::Counts { changed }
+        } else {
+            Verdict::Foreign
+        }
+    }
+}
+
+impl KnownRegion {
+    /// The peer that leads, and the term in which it was elected; 0: not reported. Nobody else can lead the region of a sole
+    /// peer, so that one needs no report.
+    pub(super) fn leader(&self) -> Option<(&Peer, u64)> {
+        let peers = &self.region.peers;
+        let reported = self.leadership.and_then(|Leadership { peer_id, term }| {
+            let peer = peers.iter().find(|peer| peer.id == peer_id)?;
+            Some((peer, term))
+        });
+        let sole = match peers.as_slice() {
+            [peer] => Some((peer, 0)),
+            _ => None,
+        };
+        reported.or(sole)
+    }
+
+    /// The region as it is described, if that is newer than what is known and only the peers have changed.
+    fn changed_by(&self, report: &Report) -> Option<Region> {
+        let (known, described) = (self.region.epoch_or_default(), report.epoch);
+        let is_newer =
+            described.version == known.version && described.conf_version > known.conf_version;
+        is_newer.then(|| Region {
+            epoch: Some(described),
+            peers: report.peers.clone(),
+            ..self.region.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use prost::Message;
+use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
+use rdb_proto::pdpb::{GetStoresResponse, ScanRegionsResponse};
+use rdb_storage::{Role, StorageOptions};
+use tempfile::TempDir;
+use tokio::task::yield_now;
+
+use super::*;
+use crate::keys::StoreRecord;
+
+async fn open() -> (TempDir, Cluster, Registrar) {
+    let opened = tokio::task::spawn_blocking(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage::open(directory.path(), StorageOptions::new(Role::Pd)).unwrap();
+        let (cluster, registrar) = Cluster::open(storage, false, 1).unwrap();
+        (directory, cluster, registrar)
+    });
+    opened.await.unwrap()
+}
+
+fn fresh(port: u32) -> Registration {
+    let start = Start {
+        address: format!("a:{port}"),
+        store_id: 0,
+        cluster_id: 0,
+        incarnation: u64::from(port),
+    };
+    Registration {
+        start,
+        kept_incarnation: None,
+    }
+}
+
+/// Hangs up after a few steps, unless it is done before.
+async fn hang_up(call: impl Future, steps: u32) {
+    let mut call = pin!(call);
+    for _ in 0..steps {
+        let step = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if step.is_ready() {
+            return;
+        }
+        yield_now().await;
+    }
+}
+
+fn addresses(state: &State) -> BTreeSet<String> {
+    let records = state.stores.values().map(|store| &store.record);
+    records.map(|record| record.address.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_does_not_cut_a_registration_in_two() {
+    let (_directory, cluster, registrar) = open().await;
+    let running = tokio::spawn(registrar.run());
+    let shared = &cluster.shared;
+    let first = fresh(1_000);
+    cluster.register(first.clone()).await.unwrap();
+    for port in 1..=20 {
+        // With the change on its way to the disk, or queued, or done.
+        hang_up(cluster.register(fresh(port)), port % 4).await;
+        // The same start again changes nothing. It is answered, and the storage writes, after what was begun.
+        cluster.register(first.clone()).await.unwrap();
+        let storage = shared.storage.clone();
+        let written = tokio::task::spawn_blocking(move || storage.put_raw("after", ""));
+        written.await.unwrap().unwrap();
+        let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
+        assert_eq!(shared.read(addresses), addresses(&durable), "{port}");
+    }
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_heartbeat_whose_changes_cannot_be_stored_is_heard_and_says_who_leads() {
+    let (_directory, cluster, registrar) = open().await;
+    let running = tokio::spawn(registrar.run());
+    let first = cluster.register(fresh(1)).await.unwrap();
+    let mut kept = fresh(1);
+    kept.kept_incarnation = Some(1);
+    kept.start.store_id = first.store_id;
+    kept.start.cluster_id = first.cluster_id;
+    let first = cluster.register(kept.clone()).await.unwrap();
+    running.abort();
+    let ended = running.await;
+    assert!(ended.is_err_and(|error| error.is_cancelled()));
+
+    let report = Report {
+        region_id: 1,
+        peer_id: 1,
+        term: 5,
+        epoch: first.regions[0].epoch_or_default(),
+        peers: first.regions[0].peers.clone(),
+    };
+    let mut changed = report.clone();
+    changed.epoch.conf_version += 1;
+    let heartbeat = |report| Heartbeat {
+        start: kept.start.clone(),
+        stats: None,
+        reports: vec![report],
+        has_no_region: false,
+    };
+    let taken = cluster.heartbeat(heartbeat(report)).await;
+    taken.expect("it changes nothing durable");
+    changed.term += 1;
+    let refused = cluster.heartbeat(heartbeat(changed)).await;
+    assert!(
+        matches!(refused, Err(ClusterError::Stopping)),
+        "{refused:?}"
+    );
+    let route = cluster.region(b"k").unwrap();
+    assert_eq!((route.leader.unwrap().id, route.term), (1, 6));
+    assert_eq!(route.region.unwrap(), first.regions[0]);
+}
+
+#[tokio::test]
+async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
+    let (_directory, cluster, _registrar) = open().await;
+    let stats = StoreStats {
+        capacity_bytes: u64::MAX,
+        available_bytes: u64::MAX,
+        key_count: u64::MAX,
+        data_bytes: u64::MAX,
+        start_time_ms: u64::MAX,
+    };
+    let longest = Store {
+        id: u64::MAX,
+        address: "a".repeat(255),
+        state: i32::MAX,
+        last_heartbeat_age_ms: Some(u64::MAX),
+        stats: Some(stats),
+    };
+    let key = Bytes::from(vec![b'k'; KEY_BYTES_MAX]);
+    let region = Region {
+        id: u64::MAX,
+        start_key: key.clone(),
+        end_key: key,
+        epoch: Some(RegionEpoch {
+            conf_version: u64::MAX,
+            version: u64::MAX,
+        }),
+        peers: vec![
+            Peer {
+                id: u64::MAX,
+                store_id: u64::MAX,
+            };
+            PEERS_MAX
+        ],
+    };
+    assert_eq!(cluster.stores_bytes_max(), 0);
+    cluster.shared.write(|state| {
+        state.apply(Change::Region(region.clone()));
+        for id in 1..=2 {
+            state.apply(Change::Store(StoreRecord {
+                id,
+                ..StoreRecord::default()
+            }));
+        }
+    });
+    let route = RegionRoute {
+        region: Some(region),
+        leader: Some(longest.clone()),
+        peers: vec![longest.clone(); PEERS_MAX],
+        term: u64::MAX,
+    };
+    let stores = vec![longest; 2];
+    let stores = GetStoresResponse { stores };
+    assert!(stores.encoded_len() <= cluster.stores_bytes_max());
+    let routes = vec![route];
+    let routes = ScanRegionsResponse { routes };
+    assert!(routes.encoded_len() <= cluster.regions_bytes_max(1));
+    assert_eq!(cluster.regions_bytes_max(1), cluster.regions_bytes_max(256));
+    assert!(REGIONS_MAX as usize * REGION_BYTES_MAX <= 6 << 20);
+}
+
+#[tokio::test]
+async fn stores_that_never_confirm_leave_the_disk_too() {
+    let (_directory, cluster, registrar) = open().await;
+    let running = tokio::spawn(registrar.run());
+    for port in 1..=UNCONFIRMED_STORES_MAX as u32 + 10 {
+        let answer = cluster.register(fresh(port)).await.unwrap();
+        assert_eq!(answer.store_id, u64::from(port));
+    }
+    let shared = &cluster.shared;
+    let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
+    assert_eq!(durable.stores.len(), UNCONFIRMED_STORES_MAX);
+    assert_eq!(shared.read(addresses), addresses(&durable));
+    assert_eq!(durable.counters.store_id, 266);
+    running.abort();
+}
+
+#[tokio::test]
+async fn registrations_queue_up_to_a_bound_and_those_given_up_are_not_decided() {
+    let (_directory, cluster, registrar) = open().await;
+    for port in 1..=QUESTIONS_MAX as u32 {
+        hang_up(cluster.register(fresh(port)), 1).await;
+    }
+    let refused = cluster.register(fresh(1_000)).await;
+    assert!(matches!(refused, Err(ClusterError::Busy)), "{refused:?}");
+
+    let running = tokio::spawn(registrar.run());
+    while cluster.questions.capacity() < QUESTIONS_MAX {
+        yield_now().await;
+    }
+    assert_eq!(cluster.register(fresh(1_000)).await.unwrap().store_id, 1);
+    running.abort();
+    let ended = running.await;
+    assert!(ended.is_err_and(|error| error.is_cancelled()));
+    let refused = cluster.register(fresh(1_001)).await;
+    assert!(
+        matches!(refused, Err(ClusterError::Stopping)),
+        "{refused:?}"
+    );
+}

@@ -1,0 +1,75 @@
+//! A heartbeat as it arrives, and what is wrong with it.
+
+use std::collections::BTreeSet;
+
+use rdb_proto::error::Fault;
+use rdb_proto::pdpb::{RegionReport, StoreHeartbeatRequest};
+use tonic::Status;
+
+use super::checked_start;
+use crate::cluster::{Heartbeat, PEERS_MAX, Report};
+
+/// Checks all that needs no knowledge of the cluster. The transport has counted the reports and bounded their bytes.
+pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartbeat, Status> {
+    let start = checked_start(
+        request.address,
+        request.store_id,
+        request.cluster_id,
+        request.incarnation,
+    )?;
+    let reports = request.leads.into_iter().map(checked_report);
+    let reports = reports.collect::<Result<Vec<_>, _>>()?;
+    let mut region_ids = BTreeSet::new();
+    for report in &reports {
+        if !region_ids.insert(report.region_id) {
+            return Err(wrong(format!("region {} is named twice", report.region_id)));
+        }
+    }
+    Ok(Heartbeat {
+        start,
+        stats: request.stats,
+        reports,
+        has_no_region: request.region_count == Some(0),
+    })
+}
+
+fn checked_report(report: RegionReport) -> Result<Report, Status> {
+    let RegionReport {
+        region_id,
+        peer_id,
+        term,
+        epoch,
+        peers,
+    } = report;
+    if region_id == 0 || peer_id == 0 || term == 0 {
+        let cause = format!("region {region_id}, peer {peer_id}, term {term}: none of them is 0");
+        return Err(wrong(cause));
+    }
+    let Some(epoch) = epoch else {
+        return Err(wrong(format!(
+            "the report of region {region_id} has no epoch"
+        )));
+    };
+    let count = peers.len();
+    if !(1..=PEERS_MAX).contains(&count) {
+        let cause = format!("region {region_id} has {count} peers; it has from 1 to {PEERS_MAX}");
+        return Err(Fault::invalid_argument("leads", Some(PEERS_MAX as u64), cause).into());
+    }
+    let ids: BTreeSet<_> = peers.iter().map(|peer| peer.id).collect();
+    let has_zero = peers.iter().any(|peer| peer.id == 0 || peer.store_id == 0);
+    if has_zero || ids.len() < count {
+        let cause = format!("two peers of region {region_id} have one id, or one has an id of 0");
+        return Err(wrong(cause));
+    }
+    Ok(Report {
+        region_id,
+        peer_id,
+        term,
+        epoch,
+        peers,
+    })
+}
+
+fn wrong(cause: String) -> Status {
+    Fault::invalid_argument("leads", None, cause).into()
+}
