@@ -39,6 +39,7 @@ mod client;
 mod connection;
 mod dial;
 mod greeting;
+mod incoming;
 mod lane;
 mod link;
 mod requests;

@@ -1,103 +1,77 @@
 //! The items of an urgent stream, each served by itself.
 
-use std::pin::Pin;
-use std::sync::Arc;
-
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::answer::Outcome;
 use rdb_proto::raftpb::item::Request;
-use rdb_proto::raftpb::{Answer, Envelope, Item, Refusal, Reply, Transferred};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::raftpb::{Answer, Transferred};
 use tokio::select;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::service::{Accepted, Replies};
+use super::incoming::{Incoming, Replies, replies};
 use super::wire;
 use crate::group::Group;
-use crate::node::Node;
 
 /// Items under way at which no further envelope is taken.
 const REQUESTS_MAX: usize = 1024;
 
 struct Requests {
-    node: Arc<Node>,
-    call: Arc<CallBudget>,
-    messages: Messages<Envelope>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    incoming: Incoming,
     under_way: FuturesUnordered<BoxFuture<'static, Answer>>,
 }
 
 /// Serves an urgent stream.
-pub(super) fn requests(accepted: Accepted) -> Replies {
-    let Accepted {
-        node,
-        call,
-        messages,
-    } = accepted;
+pub(super) fn requests(incoming: Incoming) -> Replies {
     let requests = Requests {
-        node,
-        closing: Box::pin(call.closing().clone().cancelled_owned()),
-        call,
-        messages,
+        incoming,
         under_way: FuturesUnordered::new(),
     };
-    let replies = stream::unfold(requests, |mut requests| async move {
-        let answers = requests.next_answers().await?;
-        Some((answers.map(|answers| Reply { answers }), requests))
-    });
-    replies.boxed()
+    replies(stream::unfold(requests, |mut requests| async move {
+        let answers = requests.next_answers().await.transpose()?;
+        Some((answers, requests))
+    }))
 }
 
 impl Requests {
-    /// The next answers. `None`: the other store has ended the stream, or the server drains.
-    async fn next_answers(&mut self) -> Option<Result<Vec<Answer>, Status>> {
+    async fn next_answers(&mut self) -> Result<Option<Vec<Answer>>, Status> {
         loop {
             let takes = self.under_way.len() < REQUESTS_MAX;
             select! {
                 biased;
-                () = &mut self.closing => return None,
+                envelope = self.incoming.envelope(), if takes => {
+                    let Some((envelope, message_bytes)) = envelope? else {
+                        return Ok(None);
+                    };
+                    for item in envelope.items {
+                        let group = self.incoming.peer(item.group_id, item.from_peer, item.to_peer);
+                        let served = async move {
+                            let served = serve(group, item.from_peer, item.request, message_bytes);
+                            wire::answer(item.session, item.sequence, served.await)
+                        };
+                        self.under_way.push(served.boxed());
+                    }
+                }
                 Some(first) = self.under_way.next() => {
                     let mut answers = vec![first];
                     while let Some(Some(answer)) = self.under_way.next().now_or_never() {
                         answers.push(answer);
                     }
-                    return Some(Ok(answers));
+                    return Ok(Some(answers));
                 }
-                message = self.messages.next(), if takes => match message? {
-                    Ok(message) => self.take(message.message, message.message_bytes),
-                    Err(status) => return Some(Err(status)),
-                },
             }
         }
     }
-
-    fn take(&mut self, envelope: Envelope, message_bytes: usize) {
-        for item in envelope.items {
-            let node = Arc::clone(&self.node);
-            let served = async move {
-                let (session, sequence) = (item.session, item.sequence);
-                let outcome = serve(&node, item, message_bytes).await;
-                let outcome = outcome.unwrap_or_else(|cause| Outcome::Refusal(Refusal { cause }));
-                Answer {
-                    session,
-                    sequence,
-                    outcome: Some(outcome),
-                }
-            };
-            self.under_way.push(served.boxed());
-        }
-        self.call.release_arrived();
-    }
 }
 
-async fn serve(node: &Node, item: Item, message_bytes: usize) -> Result<Outcome, String> {
-    let from_peer = item.from_peer;
-    let group = peer(node, item.group_id, from_peer, item.to_peer)?;
-    match item.request.ok_or("nothing is asked for")? {
+async fn serve(
+    group: Result<Group, String>,
+    from_peer: u64,
+    request: Option<Request>,
+    message_bytes: usize,
+) -> Result<Outcome, String> {
+    let group = group?;
+    match request.ok_or("nothing is asked for")? {
         Request::Append(append) => {
             let append = wire::read_append(from_peer, append, message_bytes).map_err(text)?;
             let (previous, last) = (append.prev_log_id, wire::last_log_id(&append));
@@ -109,13 +83,13 @@ async fn serve(node: &Node, item: Item, message_bytes: usize) -> Result<Outcome,
         }
         Request::Vote(campaign) => {
             let campaign = wire::read_campaign(from_peer, &campaign);
-            let voted = group.vote(campaign).await.map_err(text)?;
-            Ok(wire::voted(&voted))
+            let voted = group.vote(campaign).await;
+            voted.map(|voted| wire::voted(&voted)).map_err(text)
         }
         Request::PreVote(campaign) => {
             let campaign = wire::read_campaign(from_peer, &campaign);
-            let voted = group.pre_vote(campaign).await.map_err(text)?;
-            Ok(wire::voted(&voted))
+            let voted = group.pre_vote(campaign).await;
+            voted.map(|voted| wire::voted(&voted)).map_err(text)
         }
         Request::Transfer(transfer) => {
             let transfer = wire::read_transfer(from_peer, &transfer);
@@ -128,21 +102,4 @@ async fn serve(node: &Node, item: Item, message_bytes: usize) -> Result<Outcome,
 
 fn text(error: impl ToString) -> String {
     error.to_string()
-}
-
-/// The group of an item, if the peer that the item is for is here.
-pub(super) fn peer(
-    node: &Node,
-    group_id: u64,
-    from_peer: u64,
-    to_peer: u64,
-) -> Result<Group, String> {
-    let group = node.group(group_id);
-    let group = group.ok_or_else(|| format!("this store has no group {group_id}"))?;
-    if group.peer_id() != to_peer || from_peer == to_peer {
-        return Err(format!(
-            "this store has another peer of group {group_id} than {to_peer}"
-        ));
-    }
-    Ok(group)
 }

@@ -5,13 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Envelope, Reply};
-use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use tokio::select;
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
 use tonic::codegen::{Service, http};
@@ -21,14 +17,13 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::greeting::StoreIdentity;
+use super::incoming::Incoming;
 use super::requests::requests;
 use super::sessions::sessions;
 use crate::node::Node;
 
 const BULK_PATH: &str = "/raftpb.RaftPeer/Bulk";
 const URGENT_PATH: &str = "/raftpb.RaftPeer/Urgent";
-
-pub(super) type Replies = BoxStream<'static, Result<Reply, Status>>;
 
 /// The service `raftpb.RaftPeer`, for [`rdb_proto::transport::Services`].
 ///
@@ -38,13 +33,6 @@ pub(super) type Replies = BoxStream<'static, Result<Reply, Status>>;
 pub struct PeerService {
     identity: StoreIdentity,
     node: Arc<Node>,
-}
-
-/// An accepted stream.
-pub(super) struct Accepted {
-    pub(super) node: Arc<Node>,
-    pub(super) call: Arc<CallBudget>,
-    pub(super) messages: Messages<Envelope>,
 }
 
 impl PeerService {
@@ -61,35 +49,16 @@ impl PeerService {
             path => return Err(Status::unimplemented(format!("there is no {path}"))),
         };
         let metadata = MetadataMap::from_headers(parts.headers);
-        let messages = Messages::<Envelope>::new(body);
-        let request = Request::from_parts(metadata, parts.extensions, messages);
-        let call = CallBudget::of(&request);
-        let mut messages = request.into_inner();
-        let first = select! {
-            () = call.closing().cancelled() => return Err(Status::unavailable("the store drains")),
-            first = messages.next() => first,
-        };
-        let first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))??;
-        call.release_arrived();
-        self.identity.check(first.message, self.node.timing())?;
-        let node = self.node;
-        let replies = serve(Accepted {
-            node,
-            call,
-            messages,
-        });
-        Ok(encoded(replies))
+        let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
+        let incoming = Incoming::accept(request, self.identity, self.node).await?;
+        Ok(Body::new(EncodeBody::new_server(
+            ProstCodec::<Reply, Envelope>::default().encoder(),
+            serve(incoming),
+            None,
+            SingleMessageCompressionOverride::default(),
+            Some(MESSAGE_BYTES_MAX),
+        )))
     }
-}
-
-fn encoded(replies: impl Stream<Item = Result<Reply, Status>> + Send + 'static) -> Body {
-    Body::new(EncodeBody::new_server(
-        ProstCodec::<Reply, Envelope>::default().encoder(),
-        replies,
-        None,
-        SingleMessageCompressionOverride::default(),
-        Some(MESSAGE_BYTES_MAX),
-    ))
 }
 
 impl NamedService for PeerService {

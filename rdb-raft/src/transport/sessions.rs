@@ -2,27 +2,19 @@
 //! durable.
 
 use std::collections::HashMap;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::pin;
 
-use futures::StreamExt;
-use futures::stream;
+use futures::{StreamExt, stream};
 use openraft::raft::AppendEntriesRequest;
-use rdb_proto::batch::Messages;
-use rdb_proto::raftpb::answer::Outcome;
 use rdb_proto::raftpb::item::Request;
-use rdb_proto::raftpb::{Answer, Envelope, Item, Refusal, Reply};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::raftpb::{Answer, Envelope, Item};
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::requests::peer;
-use super::service::{Accepted, Replies};
+use super::incoming::{Incoming, Replies, replies};
 use super::{SESSION_ITEMS_MAX, wire};
 use crate::group::Group;
-use crate::node::Node;
 use crate::types::TypeConfig;
 
 /// Most answers of a reply, and most that wait for one.
@@ -31,17 +23,12 @@ const ANSWERS_MAX: usize = 1024;
 /// A group has one session on a stream, the latest. An earlier one ends, and what still comes of it is ignored. So there are no
 /// more sessions than groups.
 struct Sessions {
-    node: Arc<Node>,
-    call: Arc<CallBudget>,
-    messages: Messages<Envelope>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    incoming: Incoming,
     /// By group.
     sessions: HashMap<u64, Session>,
     answers: mpsc::Receiver<Answer>,
     /// For those that answer sessions.
     answer: mpsc::Sender<Answer>,
-    /// Answers to items of the last message that were not served.
-    refused: Vec<Answer>,
 }
 
 struct Session {
@@ -52,66 +39,52 @@ struct Session {
 }
 
 /// Serves a bulk stream.
-pub(super) fn sessions(accepted: Accepted) -> Replies {
-    let Accepted {
-        node,
-        call,
-        messages,
-    } = accepted;
+pub(super) fn sessions(incoming: Incoming) -> Replies {
     let (answer, answers) = mpsc::channel(ANSWERS_MAX);
     let sessions = Sessions {
-        node,
-        closing: Box::pin(call.closing().clone().cancelled_owned()),
-        call,
-        messages,
+        incoming,
         sessions: HashMap::new(),
         answers,
         answer,
-        refused: Vec::new(),
     };
-    let replies = stream::unfold(sessions, |mut sessions| async move {
-        let answers = sessions.next_answers().await?;
-        Some((answers.map(|answers| Reply { answers }), sessions))
-    });
-    replies.boxed()
+    replies(stream::unfold(sessions, |mut sessions| async move {
+        let answers = sessions.next_answers().await.transpose()?;
+        Some((answers, sessions))
+    }))
 }
 
 impl Sessions {
-    /// The next answers. `None`: the other store has ended the stream, or the server drains.
-    async fn next_answers(&mut self) -> Option<Result<Vec<Answer>, Status>> {
+    async fn next_answers(&mut self) -> Result<Option<Vec<Answer>>, Status> {
         loop {
-            if !self.refused.is_empty() {
-                return Some(Ok(std::mem::take(&mut self.refused)));
-            }
             let mut answers = Vec::new();
             select! {
                 biased;
-                () = &mut self.closing => return None,
+                envelope = self.incoming.envelope() => {
+                    let Some((envelope, message_bytes)) = envelope? else {
+                        return Ok(None);
+                    };
+                    let refused = self.take(envelope, message_bytes);
+                    if !refused.is_empty() {
+                        return Ok(Some(refused));
+                    }
+                }
                 // It is not closed, since there is a sender here.
-                _ = self.answers.recv_many(&mut answers, ANSWERS_MAX) => return Some(Ok(answers)),
-                message = self.messages.next() => match message? {
-                    Ok(message) => self.take(message.message, message.message_bytes),
-                    Err(status) => return Some(Err(status)),
-                },
+                _ = self.answers.recv_many(&mut answers, ANSWERS_MAX) => return Ok(Some(answers)),
             }
         }
     }
 
-    fn take(&mut self, envelope: Envelope, message_bytes: usize) {
+    /// Returns the answers to items that are not served.
+    fn take(&mut self, envelope: Envelope, message_bytes: usize) -> Vec<Answer> {
+        let mut refused = Vec::new();
         for item in envelope.items {
             let (group_id, session, sequence) = (item.group_id, item.session, item.sequence);
             if let Err(cause) = self.append(item, message_bytes) {
                 self.sessions.remove(&group_id);
-                let outcome = Some(Outcome::Refusal(Refusal { cause }));
-                self.refused.push(Answer {
-                    session,
-                    sequence,
-                    outcome,
-                });
+                refused.push(wire::answer(session, sequence, Err(cause)));
             }
         }
-        // From here on the window of each session bounds what is kept of it.
-        self.call.release_arrived();
+        refused
     }
 
     /// Gives an append to its session.
@@ -125,15 +98,14 @@ impl Sessions {
         };
         let latest = self.sessions.get(&item.group_id);
         if latest.is_none_or(|latest| latest.number < item.session) {
-            let group = peer(&self.node, item.group_id, item.from_peer, item.to_peer)?;
-            let begun = self.begin(group, item.session);
+            let group = self
+                .incoming
+                .peer(item.group_id, item.from_peer, item.to_peer);
+            let begun = self.begin(group?, item.session);
             self.sessions.insert(item.group_id, begun);
         }
-        let Some(session) = self
-            .sessions
-            .get_mut(&item.group_id)
-            .filter(|latest| latest.number == item.session)
-        else {
+        let session = self.sessions.get_mut(&item.group_id);
+        let Some(session) = session.filter(|latest| latest.number == item.session) else {
             // A late item of an earlier one.
             return Ok(());
         };
@@ -154,7 +126,8 @@ impl Sessions {
 
     fn begin(&self, group: Group, number: u64) -> Session {
         let (appends, received) = mpsc::channel(SESSION_ITEMS_MAX);
-        tokio::spawn(answer_session(group, number, received, self.answer.clone()));
+        let answer = self.answer.clone();
+        tokio::spawn(answer_session(group, number, received, answer));
         Session {
             number,
             next_sequence: 0,
@@ -174,22 +147,12 @@ async fn answer_session(
         let append = received.recv().await?;
         Some((append, received))
     });
-    let mut results = pin!(group.stream_append(appends));
-    for sequence in 0.. {
-        let Some(result) = results.next().await else {
-            return;
-        };
-        let outcome = match result {
-            Ok(result) => wire::appended(result),
-            Err(ended) => Outcome::Refusal(Refusal {
-                cause: ended.to_string(),
-            }),
-        };
-        let answer = Answer {
-            session,
-            sequence,
-            outcome: Some(outcome),
-        };
+    let results = pin!(group.stream_append(appends));
+    let mut results = results.zip(stream::iter(0..));
+    while let Some((result, sequence)) = results.next().await {
+        let outcome = result.map(wire::appended);
+        let outcome = outcome.map_err(|ended| ended.to_string());
+        let answer = wire::answer(session, sequence, outcome);
         let _ = answers.send(answer).await;
     }
 }

@@ -9,7 +9,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use rdb_proto::raftpb::answer::Outcome;
-use rdb_proto::raftpb::{self, Kind};
+use rdb_proto::raftpb::{self, Answer, Kind};
 
 use crate::encoding::membership;
 use crate::timing::APPEND_ENTRIES_MAX;
@@ -169,6 +169,16 @@ pub(super) fn read_transfer(
 ) -> TransferLeaderRequest<TypeConfig> {
     let vote = Vote::new_committed(transfer.term, from_peer);
     TransferLeaderRequest::new(vote, transfer.next_leader, transfer.last.map(read_log_id))
+}
+
+/// The answer to an item that was served, or why it was not.
+pub(super) fn answer(session: u64, sequence: u64, served: Result<Outcome, String>) -> Answer {
+    let outcome = served.unwrap_or_else(|cause| Outcome::Refusal(raftpb::Refusal { cause }));
+    Answer {
+        session,
+        sequence,
+        outcome: Some(outcome),
+    }
 }
 
 pub(super) fn appended(result: StreamAppendResult<TypeConfig>) -> Outcome {

@@ -1,7 +1,7 @@
 //! A way between two stores that can be cut, and that can hold back what goes one way.
 
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -10,7 +10,7 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Forwards connections to an address. Dropping it closes all of them.
+/// Forwards connections to an address, once it has one. Dropping it closes all of them.
 pub(crate) struct Proxy {
     pub(crate) address: String,
     state: watch::Sender<State>,
@@ -19,22 +19,28 @@ pub(crate) struct Proxy {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
+    target: Option<SocketAddr>,
     is_cut: bool,
     /// Whether what the caller sends is held back.
     is_silent: bool,
 }
 
 impl Proxy {
-    pub(crate) async fn to(target: String) -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = watch::Sender::new(State::default());
-        let forwarding = forward_all(listener, target, state.subscribe());
+        let forwarding = forward_all(listener, state.subscribe());
         Self {
             address,
             state,
             _task: AbortOnDropHandle::new(tokio::spawn(forwarding)),
         }
+    }
+
+    /// Where new connections go.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        self.state.send_modify(|state| state.target = Some(target));
     }
 
     /// Closes all connections, and every new one at once.
@@ -48,29 +54,30 @@ impl Proxy {
     }
 
     pub(crate) fn heal(&self) {
-        self.state.send_replace(State::default());
+        self.state.send_modify(|state| {
+            *state = State {
+                target: state.target,
+                ..State::default()
+            };
+        });
     }
 }
 
-async fn forward_all(listener: TcpListener, target: String, state: watch::Receiver<State>) {
-    let target: Arc<str> = target.into();
+async fn forward_all(listener: TcpListener, state: watch::Receiver<State>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (caller, _) = listener.accept().await.unwrap();
         while connections.try_join_next().is_some() {}
-        connections.spawn(forward(caller, Arc::clone(&target), state.clone()));
+        connections.spawn(forward(caller, state.clone()));
     }
 }
 
-async fn forward(
-    caller: TcpStream,
-    target: Arc<str>,
-    mut state: watch::Receiver<State>,
-) -> io::Result<()> {
-    if state.borrow().is_cut {
+async fn forward(caller: TcpStream, mut state: watch::Receiver<State>) -> io::Result<()> {
+    let State { target, is_cut, .. } = *state.borrow();
+    let Some(target) = target.filter(|_| !is_cut) else {
         return Ok(());
-    }
-    let called = TcpStream::connect(&*target).await?;
+    };
+    let called = TcpStream::connect(target).await?;
     caller.set_nodelay(true)?;
     called.set_nodelay(true)?;
     let (from_caller, to_caller) = caller.into_split();

@@ -100,6 +100,16 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) async fn start(
         id: u64,
+        ways: &Ways,
+        device: Arc<dyn LogDevice>,
+        payloads: Arc<Payloads>,
+    ) -> Self {
+        let listener = ways.listener(id).await;
+        Self::start_on(id, listener, ways.addresses(id), device, payloads).await
+    }
+
+    pub(crate) async fn start_on(
+        id: u64,
         listener: TcpListener,
         addresses: Arc<Addresses>,
         device: Arc<dyn LogDevice>,
@@ -165,50 +175,42 @@ impl Store {
 }
 
 /// The ways between stores 1, 2 and 3.
-pub(crate) struct Ways {
-    addresses: Vec<String>,
-    proxies: HashMap<(u64, u64), Proxy>,
-}
+pub(crate) struct Ways(HashMap<(u64, u64), Proxy>);
 
 impl Ways {
-    /// The ways, and what each store listens on.
-    pub(crate) async fn new() -> (Self, Vec<TcpListener>) {
-        let mut listeners = Vec::new();
-        for _ in 0..3 {
-            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
-        }
-        let addresses = listeners.iter().map(|listener| listener.local_addr());
-        let addresses: Vec<_> = addresses
-            .map(|address| address.unwrap().to_string())
-            .collect();
+    pub(crate) async fn new() -> Self {
         let mut proxies = HashMap::new();
         for from in 1..=3 {
-            for (to, address) in (1..).zip(&addresses) {
-                proxies.insert((from, to), Proxy::to(address.clone()).await);
+            for to in 1..=3 {
+                proxies.insert((from, to), Proxy::start().await);
             }
         }
-        (Self { addresses, proxies }, listeners)
+        Self(proxies)
     }
 
     pub(crate) fn addresses(&self, from: u64) -> Arc<Addresses> {
-        let ways = self.proxies.iter();
+        let ways = self.0.iter();
         let ways = ways.filter(|((caller, _), _)| *caller == from);
         Addresses::of(ways.map(|((_, to), proxy)| (*to, proxy.address.clone())))
     }
 
-    /// What a store listens on that starts again.
+    /// What a store that starts listens on. All ways to it lead there.
     pub(crate) async fn listener(&self, store_id: u64) -> TcpListener {
-        let address = &self.addresses[store_id as usize - 1];
-        TcpListener::bind(address).await.unwrap()
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ways = self.0.iter().filter(|((_, to), _)| *to == store_id);
+        for (_, way) in ways {
+            way.lead_to(listener.local_addr().unwrap());
+        }
+        listener
     }
 
     pub(crate) fn way(&self, from: u64, to: u64) -> &Proxy {
-        &self.proxies[&(from, to)]
+        &self.0[&(from, to)]
     }
 
     /// All ways of a store, to others and from them.
     pub(crate) fn of(&self, store_id: u64) -> impl Iterator<Item = &Proxy> {
-        let ways = self.proxies.iter();
+        let ways = self.0.iter();
         let ways = ways.filter(move |((from, to), _)| *from == store_id || *to == store_id);
         ways.map(|(_, proxy)| proxy)
     }
@@ -222,13 +224,13 @@ pub(crate) struct Stores {
 
 impl Stores {
     pub(crate) async fn start() -> Self {
-        let (ways, listeners) = Ways::new().await;
-        let starting = (1..).zip(listeners).map(|(id, listener)| {
+        let ways = Ways::new().await;
+        let stores = [1, 2, 3].map(|id| {
             let device = Arc::<MemoryDevice>::default();
             let payloads = Payloads::bootstrapped([1, 2, 3]);
-            Store::start(id, listener, ways.addresses(id), device, payloads)
+            Store::start(id, &ways, device, payloads)
         });
-        let stores = join_all(starting).await;
+        let stores = join_all(stores).await;
         Self { ways, stores }
     }
 

@@ -121,6 +121,21 @@ async fn a_store_that_was_cut_off_catches_up() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_not_reached_catches_up_with_more_than_a_window() {
+    let stores = Stores::led().await;
+    let leader = &stores.stores[0];
+    leader.write("before").await.unwrap();
+    stores.ways.way(1, 3).silence();
+    for fill in 0..20 {
+        leader.write(vec![fill; 1 << 20]).await.unwrap();
+    }
+    stores.ways.way(1, 3).heal();
+    let all: Vec<_> = stores.stores.iter().collect();
+    agreed(&all, 21).await;
+    stores.stop().await;
+}
+
+#[tokio::test]
 async fn a_leader_that_is_cut_off_is_replaced_and_follows() {
     let stores = Stores::led().await;
     let first = &stores.stores[0];
@@ -213,9 +228,7 @@ impl OnDisk {
         };
         let storage = Storage::open(directory.path(), options).unwrap();
         let log = Arc::new(storage.open_log().unwrap());
-        let listener = ways.listener(id).await;
-        let device = Arc::clone(&log) as _;
-        let store = Store::start(id, listener, ways.addresses(id), device, payloads).await;
+        let store = Store::start(id, ways, Arc::clone(&log) as _, payloads).await;
         Self {
             store,
             log,
@@ -231,8 +244,7 @@ impl OnDisk {
 
 #[tokio::test]
 async fn a_store_that_starts_again_on_its_directory_catches_up() {
-    let (ways, listeners) = Ways::new().await;
-    drop(listeners);
+    let ways = Ways::new().await;
     let directories = [1, 2, 3].map(|_| tempfile::tempdir().unwrap());
     let start =
         |id: u64, payloads| OnDisk::start(id, &directories[id as usize - 1], &ways, payloads);

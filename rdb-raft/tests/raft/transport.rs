@@ -20,7 +20,7 @@ use rdb_raft::transport::{
     CONNECTION_BYTES_MAX, Client, SESSION_BYTES_MAX, SESSION_ITEMS_MAX, Transport,
 };
 use rdb_raft::{Entry, StoreNode, Timing, TypeConfig, Vote};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -260,9 +260,10 @@ async fn unreachable(transport: &Transport) -> String {
 async fn a_store_that_is_not_there_is_unreachable() {
     let unknown = unreachable(&transport(Addresses::of([]))).await;
     assert!(unknown.contains("its address is not known"), "{unknown}");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    // It keeps the port, and does not listen.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
     let refused = unreachable(&transport(Addresses::of([(2, address)]))).await;
     assert!(refused.contains("refused"), "{refused}");
 }
@@ -273,7 +274,7 @@ async fn served() -> (Store, String) {
     let address = listener.local_addr().unwrap().to_string();
     let payloads = Payloads::bootstrapped([1, 2, 3]);
     let device = Arc::<MemoryDevice>::default();
-    let store = Store::start(2, listener, Addresses::of([]), device, payloads).await;
+    let store = Store::start_on(2, listener, Addresses::of([]), device, payloads).await;
     (store, address)
 }
 
