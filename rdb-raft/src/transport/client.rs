@@ -38,8 +38,11 @@ pub struct Transport(Arc<Links>);
 struct Links {
     dialer: Dialer,
     /// By store.
-    links: Mutex<HashMap<u64, (Arc<Link>, AbortOnDropHandle<()>)>>,
+    links: Mutex<HashMap<u64, Kept>>,
 }
+
+/// A link, and the task that keeps it.
+type Kept = (Arc<Link>, AbortOnDropHandle<()>);
 
 impl Transport {
     /// The ways of a store whose groups have this timing. Connects to nobody yet.
