@@ -30,9 +30,10 @@
 //! after it and has not arrived, and the lease would reach beyond the follower's promise.
 //!
 //! Therefore a session passes an answer on only if no later request with the same last log id is unanswered. Otherwise it
-//! drops it: the answer to the later request says the same, and it is passed on. openraft notes a request in the moment in
-//! which the session takes it, so the session knows all of them. If a later answer never comes, nothing was passed on, and if
-//! it is a refusal, the refusal is passed on alone. So whatever openraft takes for acknowledged, the follower has answered.
+//! passes on that all entries but the last one are acknowledged, which is below that log id; the answer to the later request
+//! says the rest. openraft notes a request in the moment in which the session takes it, so the session knows all of them. If
+//! the later answer never comes, the rest is not passed on, and if it is a refusal, the refusal is passed on alone. So whatever
+//! openraft takes for acknowledged, the follower has answered. A heartbeat has a session to itself.
 
 mod address_book;
 mod client;

@@ -66,7 +66,7 @@ struct Session<S> {
     taken: Option<Taken>,
     /// When something was heard last, or something was sent after everything had been answered.
     heard_at: Instant,
-    /// Goes off at that moment and [`Session::patience`], or earlier.
+    /// Goes off at that moment and [`Route::patience`], or earlier.
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -78,6 +78,8 @@ struct Taken {
 struct Sent {
     sequence: u64,
     previous: Option<LogId>,
+    /// The entry before the last one of several.
+    second_last: Option<LogId>,
     last: Option<LogId>,
     bytes: usize,
     _room: Arc<OwnedSemaphorePermit>,
@@ -171,6 +173,7 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
         self.in_flight.push_back(Sent {
             sequence,
             previous: append.prev_log_id,
+            second_last: append.entries.iter().rev().nth(1).map(|entry| entry.log_id),
             last: wire::last_log_id(&append),
             bytes,
             _room: Arc::clone(&room),
@@ -200,8 +203,11 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
         self.in_flight_bytes -= sent.bytes;
         self.heard_at = Instant::now();
         let result = wire::read_appended(outcome, sent.previous, sent.last)?;
-        let is_superseded = self.next_unanswered().is_some_and(|next| next <= sent.last);
-        Ok((result.is_err() || !is_superseded).then_some(result))
+        let next = self.next_unanswered();
+        if result.is_err() || next.is_none_or(|next| next > sent.last) {
+            return Ok(Some(result));
+        }
+        Ok(sent.second_last.map(|second_last| Ok(Some(second_last))))
     }
 
     /// The last log id of the next request that has no answer.

@@ -82,7 +82,7 @@ async fn end(session: AbortOnDropHandle<Vec<Answered>>) -> Vec<Answered> {
     ended.expect("the session ends in time").unwrap()
 }
 
-/// A session in which an append of entry 1, one without entries and one of entry 2 were sent.
+/// A session in which an append of some entries, one without entries and one of one entry were sent.
 struct Pipelined {
     session: AbortOnDropHandle<Vec<Answered>>,
     items: Vec<Item>,
@@ -93,13 +93,14 @@ struct Pipelined {
 }
 
 impl Pipelined {
-    async fn start() -> Self {
+    async fn start(first_entries: u64) -> Self {
         let mut store = Scripted::start().await;
         let transport = transport(store.addresses());
+        let entries = (1..=first_entries).map(|index| entry(1, index, "a"));
         let appends = [
-            append(0, vec![entry(1, 1, "a")]),
-            append(1, Vec::new()),
-            append(1, vec![entry(1, 2, "b")]),
+            append(0, entries.collect()),
+            append(first_entries, Vec::new()),
+            append(first_entries, vec![entry(1, first_entries + 1, "b")]),
         ];
         let session = session(client(&transport).await, stream::iter(appends));
         let (mut bulk, urgent) = store.accepted().await;
@@ -135,35 +136,44 @@ impl Pipelined {
     }
 }
 
+fn matching(index: u64) -> Answered {
+    Ok(Ok(Some(log_id(1, index))))
+}
+
 #[tokio::test]
 async fn an_answer_is_passed_on_once_no_later_request_with_its_log_id_is_unanswered() {
-    let pipelined = Pipelined::start().await;
-    for index in 0..3 {
-        pipelined.appended(index).await;
+    for (first_entries, expected) in [
+        (1, vec![matching(1), matching(2)]),
+        (3, vec![matching(2), matching(3), matching(4)]),
+    ] {
+        let pipelined = Pipelined::start(first_entries).await;
+        for index in 0..3 {
+            pipelined.appended(index).await;
+        }
+        assert_eq!(end(pipelined.session).await, expected);
     }
-    let answers = end(pipelined.session).await;
-    let matching = |index| Ok(Ok(Some(log_id(1, index))));
-    assert_eq!(answers, [matching(1), matching(2)]);
 }
 
 #[tokio::test]
-async fn an_answer_is_not_passed_on_if_a_later_request_with_its_log_id_is_refused() {
-    let pipelined = Pipelined::start().await;
-    pipelined.appended(0).await;
-    let higher = raftpb::Vote {
-        term: 5,
-        peer_id: 3,
-        committed: false,
-    };
-    pipelined.answer(1, Outcome::HigherVote(higher)).await;
-    let answers = end(pipelined.session).await;
-    let refused = StreamAppendError::HigherVote(Vote::new(5, 3));
-    assert_eq!(answers, [Ok(Err(refused))]);
+async fn the_last_entry_is_not_acknowledged_if_a_later_request_with_its_log_id_is_refused() {
+    for (first_entries, acknowledged) in [(1, vec![]), (3, vec![matching(2)])] {
+        let pipelined = Pipelined::start(first_entries).await;
+        pipelined.appended(0).await;
+        let higher = raftpb::Vote {
+            term: 5,
+            peer_id: 3,
+            committed: false,
+        };
+        pipelined.answer(1, Outcome::HigherVote(higher)).await;
+        let refused = Ok(Err(StreamAppendError::HigherVote(Vote::new(5, 3))));
+        let expected = [acknowledged, vec![refused]].concat();
+        assert_eq!(end(pipelined.session).await, expected);
+    }
 }
 
 #[tokio::test]
-async fn an_answer_is_not_passed_on_if_a_later_request_with_its_log_id_is_lost() {
-    let pipelined = Pipelined::start().await;
+async fn the_last_entry_is_not_acknowledged_if_a_later_request_with_its_log_id_is_lost() {
+    let pipelined = Pipelined::start(1).await;
     pipelined.appended(0).await;
     let Pipelined { session, bulk, .. } = pipelined;
     drop(bulk);
@@ -173,7 +183,7 @@ async fn an_answer_is_not_passed_on_if_a_later_request_with_its_log_id_is_lost()
 
 #[tokio::test]
 async fn a_conflict_names_the_entry_before_the_first_one() {
-    let pipelined = Pipelined::start().await;
+    let pipelined = Pipelined::start(1).await;
     let conflict = Outcome::Conflict(raftpb::Conflict {});
     pipelined.answer(0, conflict).await;
     let conflict = StreamAppendError::Conflict(log_id(1, 0));
@@ -182,7 +192,7 @@ async fn a_conflict_names_the_entry_before_the_first_one() {
 
 #[tokio::test]
 async fn an_answer_that_is_missing_ends_the_session() {
-    let pipelined = Pipelined::start().await;
+    let pipelined = Pipelined::start(1).await;
     pipelined.appended(1).await;
     let answers = end(pipelined.session).await;
     assert!(matches!(answers[..], [Err(RPCError::Network(_))]));
