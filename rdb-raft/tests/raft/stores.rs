@@ -166,6 +166,11 @@ impl Store {
         wait_until(&what, || self.payloads.payloads() == payloads).await;
     }
 
+    pub(crate) async fn has_applied_some(&self, count_min: usize) {
+        let what = format!("store {} has applied some", self.id);
+        wait_until(&what, || self.payloads.payloads().len() >= count_min).await;
+    }
+
     /// Ends all of it, as a drain does.
     pub(crate) async fn stop(self) {
         self.served.stop().await;

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use openraft::raft::VoteRequest;
+use rdb_raft::Vote;
 use rdb_raft::machine::StateMachine;
 use rdb_storage::{LogDatabase, Role, Storage, StorageOptions};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::entries::log_id;
 use crate::payloads::Payloads;
 use crate::stores::{Store, Stores, Ways};
 use crate::voters::{GUARD, wait_until};
@@ -84,7 +88,7 @@ async fn what_was_acknowledged_outlives_its_leader() {
         acknowledged
     };
     let stopping = async {
-        wait_until("some are applied", || first.payloads.payloads().len() > 50).await;
+        first.has_applied_some(50).await;
         is_stopping.store(true, Ordering::Relaxed);
         timeout(GUARD, first.node.shut_down()).await.unwrap();
     };
@@ -170,6 +174,36 @@ async fn a_leader_that_is_not_heard_is_replaced_and_follows() {
     }
     stores.leader(None).await.write("healed").await.unwrap();
     assert_eq!(agreed(&all, 3).await, ["before", "after", "healed"]);
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_leader_that_is_not_heard_stops_to_permit_reads_before_another_one_leads() {
+    let stores = Stores::led().await;
+    let [leader, second, third] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    let writers = join_all((0..64).map(|_| async { while leader.write("busy").await.is_ok() {} }));
+    let losing = async {
+        second.has_applied_some(100).await;
+        for to in [2, 3] {
+            stores.ways.way(1, to).silence();
+        }
+        let request = VoteRequest::new(Vote::new(1000, 3), Some(log_id(1000, 1000)));
+        let would_elect = async || {
+            let voted = second.group.pre_vote(request.clone()).await.unwrap();
+            voted.vote_granted || second.leads() || third.leads()
+        };
+        while !would_elect().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let permits = leader.group.try_permit_read();
+        // The writers wait for it.
+        leader.node.shut_down().await;
+        permits
+    };
+    let (permits, _) = tokio::join!(losing, writers);
+    assert!(!permits);
     stores.stop().await;
 }
 
