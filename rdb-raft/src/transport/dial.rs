@@ -104,15 +104,8 @@ impl Open {
 
     /// Hands out answers until the connection breaks, and says why it did.
     pub(super) async fn read(self) -> String {
-        let Self {
-            connection,
-            bulk,
-            urgent,
-            _client,
-            _close,
-        } = self;
-        let _closing = Closing(Arc::clone(&connection));
-        connection.read(bulk, urgent).await
+        let _closing = Closing(Arc::clone(&self.connection));
+        self.connection.read(self.bulk, self.urgent).await
     }
 }
 

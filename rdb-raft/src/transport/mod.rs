@@ -16,7 +16,7 @@
 //!   is refused, and nothing else is sent. So whoever has taken over an address is told nothing and asked nothing.
 //! - An item is only given to the peer that it names. Answers belong to the item with their session and sequence.
 //! - Votes pass through the quarantine of the group, see [`Group::vote`](crate::group::Group::vote).
-//! - Everything is bounded. A session has [`SESSION_ITEMS_MAX`] items and [`SESSION_BYTES_MAX`] unanswered, a connection
+//! - Everything is bounded. A session has [`SESSION_ITEMS_MAX`] items or [`SESSION_BYTES_MAX`] unanswered, a connection
 //!   [`CONNECTION_BYTES_MAX`]. Beyond that nothing is taken from openraft, so a store that stands still costs its leader no
 //!   memory. One that answers nothing for an election timeout loses its sessions.
 //! - Nothing is sent twice. What is lost is lost: openraft asks again.
@@ -61,7 +61,7 @@ use crate::types::TypeConfig;
 /// Most items of a session that have no answer.
 pub const SESSION_ITEMS_MAX: usize = 32;
 
-/// Most bytes of them. A single larger item may be alone.
+/// Bytes of them at which nothing more is taken.
 pub const SESSION_BYTES_MAX: usize = 8 << 20;
 
 /// Most bytes of all sessions of a connection that have no answer.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Fuse};
 use futures::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use rdb_proto::raftpb::Answer;
@@ -53,8 +53,7 @@ pub(super) fn replicate(
 /// - `taken` comes after all that are in flight. While there is one, no other is taken.
 struct Session<S> {
     route: Route,
-    /// `None` after its end.
-    appends: Option<S>,
+    appends: Fuse<S>,
     exchange: Exchange,
     /// Of the connection.
     room: Arc<Semaphore>,
@@ -89,7 +88,7 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
     fn new(route: Route, appends: S, exchange: Exchange) -> Self {
         Self {
             route,
-            appends: Some(appends),
+            appends: appends.fuse(),
             room: Arc::clone(&exchange.connection.room),
             exchange,
             next_sequence: 0,
@@ -114,10 +113,10 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
     async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, RpcError> {
         loop {
             let is_waiting = !self.in_flight.is_empty();
-            if !is_waiting && self.taken.is_none() && self.appends.is_none() {
+            if !is_waiting && self.taken.is_none() && self.appends.is_done() {
                 return Ok(None);
             }
-            let (takes, admits) = (self.may_take(), self.may_admit());
+            let (takes, has_taken) = (self.may_take(), self.taken.is_some());
             select! {
                 biased;
                 answer = self.exchange.answer() => {
@@ -125,8 +124,8 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
                         return Ok(Some(answer));
                     }
                 }
-                room = reserve(&self.room, &self.taken), if admits => self.send(room)?,
-                append = next(&mut self.appends), if takes => self.take(append)?,
+                room = reserve(&self.room, &self.taken), if has_taken => self.send(room)?,
+                append = self.appends.next(), if takes => self.take(append)?,
                 () = &mut self.alarm, if is_waiting => self.check_patience()?,
             }
         }
@@ -134,21 +133,13 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
 
     fn may_take(&self) -> bool {
         self.taken.is_none()
-            && self.appends.is_some()
+            && !self.appends.is_done()
             && self.in_flight.len() < SESSION_ITEMS_MAX
             && self.in_flight_bytes < SESSION_BYTES_MAX
     }
 
-    fn may_admit(&self) -> bool {
-        let bytes = self.taken.as_ref().map(|taken| taken.bytes);
-        bytes.is_some_and(|bytes| {
-            self.in_flight.is_empty() || self.in_flight_bytes + bytes <= SESSION_BYTES_MAX
-        })
-    }
-
     fn take(&mut self, append: Option<AppendRequest>) -> Result<(), RpcError> {
         let Some(append) = append else {
-            self.appends = None;
             return Ok(());
         };
         let bytes = wire::append_bytes(&append).max(ITEM_BYTES_MIN);
@@ -234,11 +225,4 @@ async fn reserve(room: &Arc<Semaphore>, taken: &Option<Taken>) -> OwnedSemaphore
     let bytes = bytes.min(CONNECTION_BYTES_MAX);
     let reserved = Arc::clone(room).acquire_many_owned(bytes as u32).await;
     reserved.expect("the semaphore is never closed")
-}
-
-async fn next<S: Stream + Unpin>(appends: &mut Option<S>) -> Option<S::Item> {
-    match appends {
-        Some(appends) => appends.next().await,
-        None => None,
-    }
 }

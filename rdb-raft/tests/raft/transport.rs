@@ -191,6 +191,15 @@ async fn a_conflict_names_the_entry_before_the_first_one() {
 }
 
 #[tokio::test]
+async fn a_session_without_requests_ends() {
+    let mut store = Scripted::start().await;
+    let transport = transport(store.addresses());
+    let none = session(client(&transport).await, stream::iter([]));
+    let (_bulk, _urgent) = store.accepted().await;
+    assert_eq!(end(none).await, []);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_missing_ends_the_session() {
     let pipelined = Pipelined::start(1).await;
     pipelined.appended(1).await;
