@@ -13,7 +13,7 @@
 //! # What is promised
 //!
 //! - A stream begins with a `Hello` that names the cluster, both stores and the election timeout. If one of them differs, it
-//!   is refused, and nothing else is sent. So whoever has taken over an address is told nothing and asked nothing.
+//!   is refused, and nothing else is sent. So whoever has taken over an address is asked nothing.
 //! - An item is only given to the peer that it names. Answers belong to the item with their session and sequence.
 //! - Votes pass through the quarantine of the group, see [`Group::vote`](crate::group::Group::vote).
 //! - Everything is bounded. A session has [`SESSION_ITEMS_MAX`] items or [`SESSION_BYTES_MAX`] unanswered, a connection
