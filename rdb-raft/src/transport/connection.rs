@@ -74,7 +74,7 @@ impl Connection {
             match replies.message().await {
                 Ok(Some(reply)) => self.route(reply),
                 Ok(None) => return "the other store ended it".to_owned(),
-                Err(status) => return status.message().to_owned(),
+                Err(status) => return format!("{}: {}", status.code(), status.message()),
             }
         }
     }
