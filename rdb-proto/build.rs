@@ -7,7 +7,13 @@ use std::{env, fs};
 use prost::Message;
 use tonic_prost_build::{FileDescriptorSet, manual};
 
-const PROTOS: [&str; 4] = ["metapb.proto", "errorpb.proto", "pdpb.proto", "kvrpc.proto"];
+const PROTOS: [&str; 5] = [
+    "metapb.proto",
+    "errorpb.proto",
+    "pdpb.proto",
+    "kvrpc.proto",
+    "raftpb.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -16,7 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
+    // Their servers are written by hand.
     remove_service(&mut descriptors, "KvBatch");
+    remove_service(&mut descriptors, "RaftPeer");
     tonic_prost_build::configure()
         .bytes(".")
         // Rare and large: without the boxes every answer would carry room for one.
@@ -24,10 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .boxed("kvrpc.BatchAnswer.response.fault")
         .boxed("errorpb.NotLeader.leader")
         .compile_fds(descriptors)?;
-    // `batch::KvBatchServer` is the server.
     manual::Builder::new()
         .build_server(false)
-        .compile(&[kv_batch()]);
+        .compile(&[kv_batch(), raft_peer()]);
     Ok(())
 }
 
@@ -53,5 +60,27 @@ fn kv_batch() -> manual::Service {
         .package("kvrpc")
         .comment("Both keyspaces over one stream: many commands in one message.")
         .method(batch)
+        .build()
+}
+
+/// The service as it stands in the proto.
+fn raft_peer() -> manual::Service {
+    let stream = |name, route_name| {
+        manual::Method::builder()
+            .name(name)
+            .route_name(route_name)
+            .input_type("crate::raftpb::Envelope")
+            .output_type("crate::raftpb::Reply")
+            .codec_path("tonic_prost::ProstCodec")
+            .client_streaming()
+            .server_streaming()
+            .build()
+    };
+    manual::Service::builder()
+        .name("RaftPeer")
+        .package("raftpb")
+        .comment("What stores say to each other about their groups.")
+        .method(stream("bulk", "Bulk"))
+        .method(stream("urgent", "Urgent"))
         .build()
 }

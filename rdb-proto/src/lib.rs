@@ -1,6 +1,6 @@
 //! FlareDB's wire.
 //!
-//! The modules [`metapb`], [`errorpb`], [`pdpb`] and [`kvrpc`] are generated from the files under `proto/`, which are the
+//! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`] and [`raftpb`] are generated from the files under `proto/`, which are the
 //! reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the message's buffer.
 //! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]) and the
 //! transport that servers and clients share ([`transport`]).
@@ -40,6 +40,13 @@ pub mod pdpb {
 pub mod kvrpc {
     tonic::include_proto!("kvrpc");
     include!(concat!(env!("OUT_DIR"), "/kvrpc.KvBatch.rs"));
+}
+
+/// What stores say to each other about their groups.
+#[allow(missing_docs, clippy::all)]
+pub mod raftpb {
+    tonic::include_proto!("raftpb");
+    include!(concat!(env!("OUT_DIR"), "/raftpb.RaftPeer.rs"));
 }
 
 /// The compiled protos, as gRPC reflection serves them.

@@ -3,7 +3,7 @@
 //! A payload is bytes, and a state machine is whatever applies them: nothing here knows of keys, values or regions.
 //! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]), keeps the logs of all groups of a process
 //! ([`log`]), drives what they are applied to ([`machine`]), and runs the peers of groups ([`group`]), all that a store has
-//! in one [`Node`].
+//! in one [`Node`]. Peers on other stores are reached by the [`transport`].
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod log;
 pub mod machine;
 mod node;
 mod timing;
+pub mod transport;
 mod types;
 
 pub use completion::{Completion, Dropped};

@@ -142,6 +142,10 @@ impl Node {
         groups.get(&group_id).cloned()
     }
 
+    pub(crate) fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
     /// What is known of each group.
     pub fn states(&self) -> watch::Receiver<BTreeMap<u64, GroupState>> {
         self.states.clone()

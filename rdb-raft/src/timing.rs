@@ -5,7 +5,7 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 
 /// Most entries of one append to a follower. Bytes are bounded where entries are read.
-const APPEND_ENTRIES_MAX: u64 = 1024;
+pub(crate) const APPEND_ENTRIES_MAX: u64 = 1024;
 
 /// Shorter heartbeats would only keep the clock busy.
 const HEARTBEAT_MS_MIN: u64 = 10;

@@ -4,23 +4,26 @@
 //! stream is open. A peer could make the server hold that much for every silent stream. Here a buffer has exactly the size
 //! of its message, and lives as long as something that was decoded from it.
 
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures::Stream;
 use hyper::body::Body as _;
+use prost::Message;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::Request;
+use super::Measured;
+use crate::kvrpc::BatchRequest;
 use crate::message_header::ArrivingHeader;
 use crate::transport::limits::MESSAGE_BYTES_MAX;
 
 /// The messages of a request stream. It ends after its first error.
 ///
 /// The transport has charged a message before its first byte comes here.
-pub struct Messages {
+pub struct Messages<M = BatchRequest> {
     body: Body,
     /// What has arrived and belongs to no message yet.
     data: Bytes,
@@ -28,6 +31,7 @@ pub struct Messages {
     /// The message that arrives.
     incomplete: Option<Incomplete>,
     is_over: bool,
+    message: PhantomData<fn() -> M>,
 }
 
 /// A message whose header has arrived.
@@ -36,7 +40,7 @@ struct Incomplete {
     message_bytes: usize,
 }
 
-impl Messages {
+impl<M> Messages<M> {
     /// The messages in the body of a request.
     pub fn new(body: Body) -> Self {
         Self {
@@ -45,6 +49,7 @@ impl Messages {
             header: ArrivingHeader::default(),
             incomplete: None,
             is_over: false,
+            message: PhantomData,
         }
     }
 
@@ -124,14 +129,14 @@ impl Messages {
     }
 }
 
-impl Stream for Messages {
-    type Item = Result<Request, Status>;
+impl<M: Message + Default> Stream for Messages<M> {
+    type Item = Result<Measured<M>, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(message) = ready!(self.poll_message(context)) else {
             return Poll::Ready(None);
         };
-        let decoded = message.and_then(Request::decode);
+        let decoded = message.and_then(Measured::decode);
         self.is_over |= decoded.is_err();
         Poll::Ready(Some(decoded))
     }

@@ -15,6 +15,9 @@ pub const BATCH_ENTRIES_MAX: usize = 4096;
 /// Most commands of one `kvrpc.BatchRequest`.
 pub const BATCH_COMMANDS_MAX: usize = 4096;
 
+/// Most items of one `raftpb.Envelope`.
+pub const RAFT_ITEMS_MAX: usize = 4096;
+
 /// Most region reports of a store's heartbeat.
 pub const REGION_REPORTS_MAX: usize = 4096;
 
@@ -41,7 +44,7 @@ pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
 /// What of them a connection always gets, however much others have taken.
 pub const CONNECTION_BYTES_GUARANTEED: usize = 256 << 10;
 
-/// Most `kvrpc.KvBatch` streams of one connection.
+/// Most streams of one connection with large messages: `kvrpc.KvBatch`, `raftpb.RaftPeer`.
 pub const BATCH_STREAMS_MAX: usize = 16;
 
 /// Most `pdpb.Pd.Tso` streams of one connection. A client needs one: it can hold thousands of requests.

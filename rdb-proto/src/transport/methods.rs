@@ -2,7 +2,7 @@
 
 use super::bounded::BoundedField;
 use super::limits::{
-    BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, REFLECTION_ANSWER_BYTES,
+    BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, RAFT_ITEMS_MAX, REFLECTION_ANSWER_BYTES,
     REGION_REPORT_BYTES_MAX, REGION_REPORTS_MAX,
 };
 
@@ -50,7 +50,7 @@ impl Requests {
 }
 
 /// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 12] = [
+static METHODS: [Method; 13] = [
     batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
     batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
@@ -66,6 +66,16 @@ static METHODS: [Method; 12] = [
             code: Code::OutOfRange,
         }),
         ..other("/kvrpc.KvBatch/Batch", Requests::Stream)
+    },
+    Method {
+        bounded: Some(BoundedField {
+            tag: 2,
+            name: "items",
+            count_max: RAFT_ITEMS_MAX,
+            entry_bytes_max: u64::MAX,
+            code: Code::OutOfRange,
+        }),
+        ..other("/raftpb.RaftPeer/", Requests::Stream)
     },
     other("/pdpb.Pd/Tso", Requests::SmallStream),
     Method {
@@ -184,7 +194,8 @@ mod tests {
         methods(|path, is_stream, _, _| {
             let requests = Method::of(path).requests;
             assert_eq!(requests != Requests::Unary, is_stream, "{path}");
-            let has_own_buffers = path == "/kvrpc.KvBatch/Batch";
+            let has_own_buffers =
+                path == "/kvrpc.KvBatch/Batch" || path.starts_with("/raftpb.RaftPeer/");
             assert_eq!(
                 requests.are_small(),
                 is_stream && !has_own_buffers,

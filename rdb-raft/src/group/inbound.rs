@@ -1,9 +1,11 @@
 //! What other peers of a group ask for.
 
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use openraft::errors::RaftError;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use super::{Ended, Group};
@@ -33,6 +35,19 @@ impl Group {
         let raft = self.raft.clone();
         let appended = self.lasting(async move { raft.append_entries(request).await });
         appended.await.map_err(fatal)
+    }
+
+    /// Takes what a leader sends, one after the other without waiting for the device. Answers come in the order of the
+    /// requests; the first that is none of success is the last one.
+    ///
+    /// It has to be polled to its end, which it reaches after that of `requests`. openraft would panic in later calls if it
+    /// were dropped while the group ends.
+    pub(crate) fn stream_append(
+        &self,
+        requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
+    ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig>, Ended>> {
+        let answers = self.raft.stream_append(requests);
+        answers.map(|answer| answer.map_err(Ended::from)).boxed()
     }
 
     /// Votes for a peer that campaigns, or against it.

@@ -307,7 +307,7 @@ impl Group {
         Lasting::new(&self.runtime, call)
     }
 
-    fn peer_id(&self) -> u64 {
+    pub(crate) fn peer_id(&self) -> u64 {
         *self.raft.node_id()
     }
 

@@ -13,6 +13,9 @@ mod machine;
 mod medium;
 mod network;
 mod payloads;
+mod proxy;
+mod scripted;
+mod stores;
 mod voters;
 
 mod initial_state;
@@ -22,4 +25,6 @@ mod log_model;
 mod node;
 mod one_voter;
 mod suite;
+mod three_voters;
+mod transport;
 mod writer;

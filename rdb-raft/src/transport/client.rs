@@ -1,0 +1,294 @@
+//! What openraft sends with.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use openraft::errors::{ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use rdb_proto::raftpb::Item;
+use rdb_proto::raftpb::answer::Outcome;
+use rdb_proto::raftpb::item::Request;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::dial::Dialer;
+use super::lane::Outgoing;
+use super::link::Link;
+use super::session::replicate;
+use super::{AddressBook, RpcError, StoreIdentity, broken, unreachable, wire};
+use crate::machine::Position;
+use crate::timing::Timing;
+use crate::types::{Snapshot, StoreNode, TypeConfig, Vote};
+
+/// The ways from this store to all others. Cheap to clone; its connections close with the last clone and the last
+/// [`PeerNetwork`].
+#[derive(Clone)]
+pub struct Transport(Arc<Links>);
+
+struct Links {
+    dialer: Dialer,
+    /// By store.
+    links: Mutex<HashMap<u64, Kept>>,
+}
+
+/// A link, and the task that keeps it.
+type Kept = (Arc<Link>, AbortOnDropHandle<()>);
+
+impl Transport {
+    /// The ways of a store whose groups have this timing. Connects to nobody yet.
+    pub fn new(identity: StoreIdentity, timing: Timing, addresses: Arc<dyn AddressBook>) -> Self {
+        let dialer = Dialer {
+            identity,
+            timing,
+            addresses,
+        };
+        let links = Mutex::default();
+        Self(Arc::new(Links { dialer, links }))
+    }
+
+    /// The network of a peer of a group on this store.
+    pub fn network(&self, group_id: u64, peer_id: u64) -> PeerNetwork {
+        let transport = self.clone();
+        PeerNetwork {
+            transport,
+            group_id,
+            peer_id,
+        }
+    }
+
+    fn link(&self, store_id: u64) -> Arc<Link> {
+        let links = self.0.links.lock();
+        let mut links = links.unwrap_or_else(PoisonError::into_inner);
+        let (link, _) = links.entry(store_id).or_insert_with(|| {
+            let link = Arc::new(Link::new(store_id));
+            let keeping = Arc::clone(&link).keep(self.0.dialer.clone());
+            (link, AbortOnDropHandle::new(tokio::spawn(keeping)))
+        });
+        Arc::clone(link)
+    }
+}
+
+/// A [`Transport`] as a peer of a group sees it.
+pub struct PeerNetwork {
+    transport: Transport,
+    group_id: u64,
+    peer_id: u64,
+}
+
+impl PeerNetwork {
+    fn client(&self, to_peer: u64, node: &StoreNode, beats: bool) -> Client {
+        let timing = &self.transport.0.dialer.timing;
+        let route = Route {
+            link: self.transport.link(node.store_id),
+            group_id: self.group_id,
+            from_peer: self.peer_id,
+            to_peer,
+            patience: Duration::from_millis(timing.election_timeout_max_ms),
+        };
+        Client { route, beats }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, node: &StoreNode) -> Client {
+        self.client(target, node, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &StoreNode) -> Client {
+        self.client(target, node, true)
+    }
+}
+
+/// The way from a peer to another one of its group.
+#[derive(Clone)]
+pub(super) struct Route {
+    pub(super) link: Arc<Link>,
+    group_id: u64,
+    from_peer: u64,
+    to_peer: u64,
+    /// How long nothing may be heard while something has no answer.
+    pub(super) patience: Duration,
+}
+
+impl Route {
+    pub(super) fn item(&self, session: u64, sequence: u64, request: Request) -> Item {
+        Item {
+            group_id: self.group_id,
+            from_peer: self.from_peer,
+            to_peer: self.to_peer,
+            session,
+            sequence,
+            request: Some(request),
+        }
+    }
+
+    pub(super) fn timeout(&self, timeout: Duration) -> RpcError {
+        self.timeout_of(RPCTypes::AppendEntries, timeout)
+    }
+
+    fn timeout_of(&self, action: RPCTypes, timeout: Duration) -> RpcError {
+        let (id, target) = (self.from_peer, self.to_peer);
+        RpcError::Timeout(Timeout {
+            action,
+            id,
+            target,
+            timeout,
+        })
+    }
+
+    /// Asks a single request. If there is no connection, one may still be made in time.
+    async fn ask(
+        &self,
+        action: RPCTypes,
+        request: Request,
+        ttl: Duration,
+    ) -> Result<Outcome, RpcError> {
+        let deadline = Instant::now() + ttl;
+        let connected = timeout_at(deadline, self.link.connected()).await;
+        let connection = connected.map_err(|_| unreachable(self.link.cause()))?;
+        let asked = async {
+            let mut exchange = connection.exchange(1)?;
+            let outgoing = Outgoing {
+                bytes: size_of::<Item>(),
+                item: self.item(exchange.session, 0, request),
+                _room: None,
+            };
+            let sent = connection.urgent.send(outgoing).await;
+            sent.map_err(|_| broken("the connection takes no more"))?;
+            exchange.answer().await
+        };
+        let answer = timeout_at(deadline, asked).await;
+        let answer = answer.map_err(|_| self.timeout_of(action, ttl))??;
+        match answer.outcome {
+            Some(Outcome::Refusal(refusal)) => Err(unreachable(refusal.cause)),
+            Some(outcome) => Ok(outcome),
+            None => Err(broken("an answer is empty")),
+        }
+    }
+
+    async fn campaign(
+        &self,
+        request: Request,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let outcome = self.ask(RPCTypes::Vote, request, option.hard_ttl()).await?;
+        match outcome {
+            Outcome::Voted(voted) => wire::read_voted(voted).map_err(broken),
+            _ => Err(broken("the answer is not to a vote")),
+        }
+    }
+
+    async fn beat(
+        &self,
+        append: AppendEntriesRequest<TypeConfig>,
+        ttl: Duration,
+    ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        let (previous, last) = (append.prev_log_id, wire::last_log_id(&append));
+        let request = Request::Append(wire::append(append));
+        let outcome = self.ask(RPCTypes::AppendEntries, request, ttl).await?;
+        wire::read_appended(outcome, previous, last)
+    }
+}
+
+/// Sends to one peer. A handle on the connection that all share.
+pub struct Client {
+    route: Route,
+    /// Sends heartbeats: single appends without entries, each by itself.
+    beats: bool,
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = Position;
+
+    async fn append_entries(
+        &mut self,
+        append: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let appends = stream::iter([append]);
+        let answer = replicate(self.route.clone(), appends).next().await;
+        answer
+            .ok_or_else(|| broken("there is no answer"))?
+            .map(Into::into)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut appends: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let route = self.route.clone();
+        let answers = if self.beats {
+            let beat = async move {
+                let append = appends.next().await?;
+                Some(route.beat(append, option.hard_ttl()).await)
+            };
+            stream::once(beat).filter_map(std::future::ready).boxed()
+        } else {
+            replicate(route, appends)
+        };
+        Box::pin(std::future::ready(Ok(answers)))
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = Request::Vote(wire::campaign(&request));
+        self.route.campaign(request, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = Request::PreVote(wire::campaign(&request));
+        self.route.campaign(request, &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let request = Request::Transfer(wire::transfer(&request));
+        let asked = self
+            .route
+            .ask(RPCTypes::TransferLeader, request, option.hard_ttl());
+        match asked.await? {
+            Outcome::Transferred(_) => Ok(Ok(())),
+            _ => Err(broken("the answer is not to a transfer")),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _: Vote,
+        _: Snapshot<Position>,
+        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let cause = "snapshots are not sent yet";
+        Err(Unreachable::from_string(cause).into())
+    }
+}

@@ -1,0 +1,135 @@
+//! One open connection to another store, and the answers that are waited for on it.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::select;
+use rdb_proto::raftpb::{Answer, Reply};
+use tokio::sync::{Semaphore, mpsc};
+use tonic::Streaming;
+
+use super::lane::Outgoing;
+use super::{CONNECTION_BYTES_MAX, RpcError, broken};
+
+/// Most items that wait on a stream.
+pub(super) const LANE_ITEMS_MAX: usize = 4096;
+
+/// The least that an item of a session counts. So all that fit into a connection fit into its lane, too.
+pub(super) const ITEM_BYTES_MIN: usize = CONNECTION_BYTES_MAX / LANE_ITEMS_MAX;
+
+/// An open connection. Shared by all that send over it; it never opens again.
+pub(super) struct Connection {
+    pub(super) bulk: mpsc::Sender<Outgoing>,
+    pub(super) urgent: mpsc::Sender<Outgoing>,
+    /// What sessions may still send, in bytes.
+    pub(super) room: Arc<Semaphore>,
+    /// Whoever waits for answers, by session. `None` once the connection is broken.
+    waiting: Mutex<Option<Waiting>>,
+    /// Only counts.
+    last_session: AtomicU64,
+}
+
+type Waiting = HashMap<u64, mpsc::Sender<Answer>>;
+
+impl Connection {
+    pub(super) fn new(bulk: mpsc::Sender<Outgoing>, urgent: mpsc::Sender<Outgoing>) -> Self {
+        Self {
+            bulk,
+            urgent,
+            room: Arc::new(Semaphore::new(CONNECTION_BYTES_MAX)),
+            waiting: Mutex::new(Some(Waiting::new())),
+            last_session: AtomicU64::new(0),
+        }
+    }
+
+    /// A session that has at most `items_max` items without an answer.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is broken.
+    pub(super) fn exchange(self: &Arc<Self>, items_max: usize) -> Result<Exchange, RpcError> {
+        let session = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
+        let (sender, answers) = mpsc::channel(items_max);
+        let mut waiting = self.waiting();
+        let waiting = waiting.as_mut().ok_or_else(|| broken(BROKE))?;
+        waiting.insert(session, sender);
+        let connection = Arc::clone(self);
+        Ok(Exchange {
+            connection,
+            session,
+            answers,
+        })
+    }
+
+    /// Hands out answers until a stream ends. Returns why it did.
+    pub(super) async fn read(&self, bulk: Streaming<Reply>, urgent: Streaming<Reply>) -> String {
+        let (bulk, urgent) = (pin!(self.hand_out(bulk)), pin!(self.hand_out(urgent)));
+        select(bulk, urgent).await.factor_first().0
+    }
+
+    async fn hand_out(&self, mut replies: Streaming<Reply>) -> String {
+        loop {
+            match replies.message().await {
+                Ok(Some(reply)) => self.route(reply),
+                Ok(None) => return "the other store ended it".to_owned(),
+                Err(status) => return format!("{}: {}", status.code(), status.message()),
+            }
+        }
+    }
+
+    fn route(&self, reply: Reply) {
+        let mut waiting = self.waiting();
+        let Some(waiting) = waiting.as_mut() else {
+            return;
+        };
+        for answer in reply.answers {
+            let session = answer.session;
+            // Without a sender the session is over. One that gets more answers than it has asked for ends.
+            if let Some(sender) = waiting.get(&session)
+                && sender.try_send(answer).is_err()
+            {
+                waiting.remove(&session);
+            }
+        }
+    }
+
+    /// Ends all that wait for answers.
+    pub(super) fn close(&self) {
+        *self.waiting() = None;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a caller says whose connection broke.
+const BROKE: &str = "the connection broke";
+
+/// A session as its caller has it.
+pub(super) struct Exchange {
+    pub(super) connection: Arc<Connection>,
+    pub(super) session: u64,
+    answers: mpsc::Receiver<Answer>,
+}
+
+impl Exchange {
+    /// The next answer.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke.
+    pub(super) async fn answer(&mut self) -> Result<Answer, RpcError> {
+        self.answers.recv().await.ok_or_else(|| broken(BROKE))
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.connection.waiting().as_mut() {
+            waiting.remove(&self.session);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Connecting to another store.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join;
+use rdb_proto::raftpb::Reply;
+use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
+use rdb_proto::transport::endpoint;
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::AddressBook;
+use super::connection::{Connection, LANE_ITEMS_MAX};
+use super::greeting::StoreIdentity;
+use super::lane::envelopes;
+use crate::timing::Timing;
+
+/// How long an attempt may take, from the question for the address to the answers to both greetings.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connects to other stores.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    pub(super) identity: StoreIdentity,
+    pub(super) timing: Timing,
+    pub(super) addresses: Arc<dyn AddressBook>,
+}
+
+impl Dialer {
+    /// A connection on which the other store has accepted both streams.
+    pub(super) async fn dial(&self, store_id: u64) -> Result<Open, String> {
+        let dialed = timeout(CONNECT_TIMEOUT, self.try_dial(store_id)).await;
+        dialed.unwrap_or_else(|_| {
+            let timeout_ms = CONNECT_TIMEOUT.as_millis();
+            Err(format!("it did not answer within {timeout_ms} ms"))
+        })
+    }
+
+    async fn try_dial(&self, store_id: u64) -> Result<Open, String> {
+        let address = self.addresses.address(store_id).await;
+        let address = address.ok_or("its address is not known")?;
+        let endpoint = endpoint(&address, CONNECT_TIMEOUT).map_err(|error| error.to_string())?;
+        // A connection that has died has to be noticed about as soon as a leader that has.
+        let silence = Duration::from_millis(self.timing.election_timeout_min_ms);
+        let endpoint = endpoint
+            .http2_keep_alive_interval(silence)
+            .keep_alive_timeout(silence * 2);
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| innermost(&error).to_string())?;
+        self.greet(store_id, channel).await
+    }
+
+    async fn greet(&self, store_id: u64, channel: Channel) -> Result<Open, String> {
+        let closed = CancellationToken::new();
+        let close = closed.clone().drop_guard();
+        let lane = || {
+            let (sender, lane) = mpsc::channel(LANE_ITEMS_MAX);
+            let greeting = self.identity.greeting(store_id, &self.timing);
+            (sender, envelopes(greeting, lane, closed.clone()))
+        };
+        let (bulk, bulk_envelopes) = lane();
+        let (urgent, urgent_envelopes) = lane();
+        let client = RaftPeerClient::new(channel)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (mut for_bulk, mut for_urgent) = (client.clone(), client.clone());
+        let accepted = try_join(
+            for_bulk.bulk(bulk_envelopes),
+            for_urgent.urgent(urgent_envelopes),
+        );
+        let (bulk_replies, urgent_replies) = accepted
+            .await
+            .map_err(|refused| refused.message().to_owned())?;
+        Ok(Open {
+            connection: Arc::new(Connection::new(bulk, urgent)),
+            bulk: bulk_replies.into_inner(),
+            urgent: urgent_replies.into_inner(),
+            _client: client,
+            _close: close,
+        })
+    }
+}
+
+/// Closes a connection when it is dropped.
+pub(super) struct Open {
+    connection: Arc<Connection>,
+    bulk: Streaming<Reply>,
+    urgent: Streaming<Reply>,
+    _client: RaftPeerClient<Channel>,
+    /// Ends the requests of both streams, and so the connection.
+    _close: DropGuard,
+}
+
+impl Open {
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Hands out answers until the connection breaks, and says why it did.
+    pub(super) async fn read(self) -> String {
+        let _closing = Closing(Arc::clone(&self.connection));
+        self.connection.read(self.bulk, self.urgent).await
+    }
+}
+
+struct Closing(Arc<Connection>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
+}

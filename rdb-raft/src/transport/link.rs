@@ -1,0 +1,138 @@
+//! The way to one other store: connects when somebody wants to send, again and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use super::connection::Connection;
+use super::dial::Dialer;
+
+/// The first wait before another attempt. Each later one is twice as long, up to the longest.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// The way to a store. Its owner has a task run [`Link::keep`]; all others only use what that one connects.
+///
+/// - *pending*: it connects as soon as somebody wants it, or is about to.
+/// - *up*: it is connected. The connection may have broken a moment ago.
+/// - *down*: the last attempt or the last connection failed, and the next attempt is not due.
+pub(super) struct Link {
+    pub(super) store_id: u64,
+    state: watch::Sender<State>,
+    wanted: Notify,
+}
+
+enum State {
+    /// With the cause of the state before.
+    Pending(Arc<str>),
+    Up(Arc<Connection>),
+    Down(Arc<str>),
+}
+
+impl Link {
+    pub(super) fn new(store_id: u64) -> Self {
+        Self {
+            store_id,
+            state: watch::Sender::new(State::Pending("it was not connected before".into())),
+            wanted: Notify::new(),
+        }
+    }
+
+    /// The connection, if there is one or the next attempt makes it. Does not wait while no attempt is due.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub(super) async fn connection(&self) -> Result<Arc<Connection>, Arc<str>> {
+        self.wait(|state| match state {
+            State::Pending(_) => None,
+            State::Up(connection) => Some(Ok(Arc::clone(connection))),
+            State::Down(cause) => Some(Err(Arc::clone(cause))),
+        })
+        .await
+    }
+
+    /// Waits for a connection as long as it takes.
+    pub(super) async fn connected(&self) -> Arc<Connection> {
+        self.wait(|state| match state {
+            State::Pending(_) | State::Down(_) => None,
+            State::Up(connection) => Some(Arc::clone(connection)),
+        })
+        .await
+    }
+
+    /// Why there is no connection.
+    pub(super) fn cause(&self) -> String {
+        match &*self.state.borrow() {
+            State::Pending(cause) | State::Down(cause) => cause.to_string(),
+            State::Up(_) => "it is connected only now".to_owned(),
+        }
+    }
+
+    async fn wait<T>(&self, found: impl Fn(&State) -> Option<T>) -> T {
+        let mut state = self.state.subscribe();
+        loop {
+            if !matches!(*state.borrow(), State::Up(_)) {
+                self.wanted.notify_one();
+            }
+            if let Some(found) = found(&state.borrow_and_update()) {
+                return found;
+            }
+            // The sender is in `self`.
+            let _ = state.changed().await;
+        }
+    }
+
+    /// Connects whenever it is wanted. Does not end by itself; dropping it closes the connection.
+    pub(super) async fn keep(self: Arc<Self>, dialer: Dialer) {
+        let _end = End(Arc::clone(&self));
+        let mut backoff = BACKOFF_MIN;
+        let mut last_cause = String::new();
+        loop {
+            self.wanted.notified().await;
+            let cause = match dialer.dial(self.store_id).await {
+                Ok(open) => {
+                    let (store_id, began) = (self.store_id, Instant::now());
+                    tracing::info!(store_id, "connected to another store");
+                    self.state
+                        .send_replace(State::Up(Arc::clone(open.connection())));
+                    let cause = open.read().await;
+                    if began.elapsed() > BACKOFF_MAX {
+                        backoff = BACKOFF_MIN;
+                    }
+                    last_cause.clear();
+                    cause
+                }
+                Err(cause) => cause,
+            };
+            self.tell(&cause, &mut last_cause);
+            let cause = Arc::<str>::from(cause);
+            self.state.send_replace(State::Down(Arc::clone(&cause)));
+            // Stores that have lost the same one do not come back together.
+            sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            self.state.send_replace(State::Pending(cause));
+        }
+    }
+
+    /// A cause that repeats is told of once.
+    fn tell(&self, cause: &str, last_cause: &mut String) {
+        if cause != last_cause {
+            let store_id = self.store_id;
+            tracing::warn!(store_id, cause, "another store cannot be reached");
+            cause.clone_into(last_cause);
+        }
+    }
+}
+
+/// Nobody waits for a link that nobody keeps.
+struct End(Arc<Link>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let cause = "the transport has ended";
+        self.0.state.send_replace(State::Down(cause.into()));
+    }
+}

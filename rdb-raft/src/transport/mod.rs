@@ -1,0 +1,80 @@
+//! How the peers of a group reach each other on other stores.
+//!
+//! A store calls each other store on one HTTP/2 connection, which all its groups share, and serves the calls of the others.
+//! On a connection are two streams. The bulk stream carries appends in sessions; the urgent stream carries heartbeats, votes
+//! and transfers, so that none of them waits behind a large append.
+//!
+//! ```text
+//! openraft ─► Client ─► session ─┐                                                     ┌─► Sessions ─► Group::stream_append
+//!               └───── one item ─┴─► Connection ── bulk, urgent ──► PeerService ───────┴─► requests ─► Group::vote, ...
+//!                                     (one per other store, kept by its Link)
+//! ```
+//!
+//! # What is promised
+//!
+//! - A stream begins with a `Hello` that names the cluster, both stores and the election timeout. If one of them differs, it
+//!   is refused, and nothing else is sent. So whoever has taken over an address is asked nothing.
+//! - An item is only given to the peer that it names. Answers belong to the item with their session and sequence.
+//! - Votes pass through the quarantine of the group, see [`Group::vote`](crate::group::Group::vote).
+//! - Everything is bounded. A session has [`SESSION_ITEMS_MAX`] items or [`SESSION_BYTES_MAX`] unanswered, a connection
+//!   [`CONNECTION_BYTES_MAX`]. Beyond that nothing is taken from openraft, so a store that stands still costs its leader no
+//!   memory. One that answers nothing for an election timeout loses its sessions.
+//! - Nothing is sent twice. What is lost is lost: openraft asks again.
+//! - Tasks end with their owners: those that connect with the [`Transport`], those that answer a session with its stream.
+//!
+//! # Pipelining and the lease
+//!
+//! A leader counts on its followers for a lease from when it *sent* what they acknowledged. openraft finds that time by log
+//! id: an answer acknowledges every request up to its last log id, with the time of the latest. A request without entries has
+//! the same last log id as the one before it. So an answer to an append would also acknowledge news of a commit that was sent
+//! after it and has not arrived, and the lease would reach beyond the follower's promise.
+//!
+//! Therefore a session passes an answer on only if no later request with the same last log id is unanswered. Otherwise it
+//! passes on that all entries but the last one are acknowledged, which is below that log id; the answer to the later request
+//! says the rest. openraft notes a request in the moment in which the session takes it, so the session knows all of them. If
+//! the later answer never comes, the rest is not passed on, and if it is a refusal, the refusal is passed on alone. So whatever
+//! openraft takes for acknowledged, the follower has answered. A heartbeat has a session to itself.
+
+mod address_book;
+mod client;
+mod connection;
+mod dial;
+mod greeting;
+mod incoming;
+mod lane;
+mod link;
+mod requests;
+mod service;
+mod session;
+mod sessions;
+mod wire;
+
+pub use address_book::AddressBook;
+pub use client::{Client, PeerNetwork, Transport};
+pub use greeting::StoreIdentity;
+pub use service::PeerService;
+
+use openraft::errors::{NetworkError, RPCError, Unreachable};
+
+use crate::types::TypeConfig;
+
+/// Most items of a session that have no answer.
+pub const SESSION_ITEMS_MAX: usize = 32;
+
+/// Bytes of them at which nothing more is taken.
+pub const SESSION_BYTES_MAX: usize = 8 << 20;
+
+/// Most bytes of all sessions of a connection that have no answer.
+pub const CONNECTION_BYTES_MAX: usize = 32 << 20;
+
+type RpcError = RPCError<TypeConfig>;
+
+/// There is no connection, or the other store does not serve the peer.
+fn unreachable(cause: impl ToString) -> RpcError {
+    Unreachable::from_string(cause).into()
+}
+
+/// A connection broke, or the other store does not keep to the protocol.
+fn broken(cause: impl ToString) -> RpcError {
+    NetworkError::from_string(cause).into()
+}

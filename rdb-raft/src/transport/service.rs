@@ -1,0 +1,92 @@
+//! What other stores call.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use rdb_proto::batch::Messages;
+use rdb_proto::raftpb::{Envelope, Reply};
+use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use tonic::body::Body;
+use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
+use tonic::codegen::{Service, http};
+use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::server::NamedService;
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+
+use super::greeting::StoreIdentity;
+use super::incoming::Incoming;
+use super::requests::requests;
+use super::sessions::sessions;
+use crate::node::Node;
+
+const BULK_PATH: &str = "/raftpb.RaftPeer/Bulk";
+const URGENT_PATH: &str = "/raftpb.RaftPeer/Urgent";
+
+/// The service `raftpb.RaftPeer`, for [`rdb_proto::transport::Services`].
+///
+/// A stream runs only while the transport asks for the next reply. So nothing is taken from a store that does not read its
+/// replies. Streams end when the server drains.
+#[derive(Clone)]
+pub struct PeerService {
+    identity: StoreIdentity,
+    node: Arc<Node>,
+}
+
+impl PeerService {
+    /// Serves the groups of `node`, which is on this store.
+    pub fn new(identity: StoreIdentity, node: Arc<Node>) -> Self {
+        Self { identity, node }
+    }
+
+    async fn serve(self, request: http::Request<Body>) -> Result<Body, Status> {
+        let (parts, body) = request.into_parts();
+        let serve = match parts.uri.path() {
+            BULK_PATH => sessions,
+            URGENT_PATH => requests,
+            path => return Err(Status::unimplemented(format!("there is no {path}"))),
+        };
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
+        let incoming = Incoming::accept(request, self.identity, self.node).await?;
+        Ok(Body::new(EncodeBody::new_server(
+            ProstCodec::<Reply, Envelope>::default().encoder(),
+            serve(incoming),
+            None,
+            SingleMessageCompressionOverride::default(),
+            Some(MESSAGE_BYTES_MAX),
+        )))
+    }
+}
+
+impl NamedService for PeerService {
+    const NAME: &'static str = "raftpb.RaftPeer";
+}
+
+impl Service<http::Request<Body>> for PeerService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let serving = self.clone().serve(request);
+        Box::pin(async {
+            let body = match serving.await {
+                Ok(body) => body,
+                Err(status) => return Ok(status.into_http()),
+            };
+            let mut response = http::Response::new(body);
+            let content_type = http::header::CONTENT_TYPE;
+            response
+                .headers_mut()
+                .insert(content_type, GRPC_CONTENT_TYPE);
+            Ok(response)
+        })
+    }
+}

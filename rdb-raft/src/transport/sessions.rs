@@ -1,0 +1,158 @@
+//! The sessions of a bulk stream: appends that are given to the log of a peer as they come, and answered once they are
+//! durable.
+
+use std::collections::HashMap;
+use std::pin::pin;
+
+use futures::{StreamExt, stream};
+use openraft::raft::AppendEntriesRequest;
+use rdb_proto::raftpb::item::Request;
+use rdb_proto::raftpb::{Answer, Envelope, Item};
+use tokio::select;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::incoming::{Incoming, Replies, replies};
+use super::{SESSION_ITEMS_MAX, wire};
+use crate::group::Group;
+use crate::types::TypeConfig;
+
+/// Most answers of a reply, and most that wait for one.
+const ANSWERS_MAX: usize = 1024;
+
+/// A group has one session on a stream, the latest. An earlier one ends, and what still comes of it is ignored. So there are no
+/// more sessions than groups.
+struct Sessions {
+    incoming: Incoming,
+    /// By group.
+    sessions: HashMap<u64, Session>,
+    answers: mpsc::Receiver<Answer>,
+    /// For those that answer sessions.
+    answer: mpsc::Sender<Answer>,
+}
+
+struct Session {
+    number: u64,
+    next_sequence: u64,
+    /// Its end is the end of the session. Closed when openraft takes nothing more.
+    appends: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+}
+
+/// Serves a bulk stream.
+pub(super) fn sessions(incoming: Incoming) -> Replies {
+    let (answer, answers) = mpsc::channel(ANSWERS_MAX);
+    let sessions = Sessions {
+        incoming,
+        sessions: HashMap::new(),
+        answers,
+        answer,
+    };
+    replies(stream::unfold(sessions, |mut sessions| async move {
+        let answers = sessions.next_answers().await.transpose()?;
+        Some((answers, sessions))
+    }))
+}
+
+impl Sessions {
+    async fn next_answers(&mut self) -> Result<Option<Vec<Answer>>, Status> {
+        loop {
+            let mut answers = Vec::new();
+            select! {
+                biased;
+                envelope = self.incoming.envelope() => {
+                    let Some((envelope, message_bytes)) = envelope? else {
+                        return Ok(None);
+                    };
+                    let refused = self.take(envelope, message_bytes);
+                    if !refused.is_empty() {
+                        return Ok(Some(refused));
+                    }
+                }
+                // It is not closed, since there is a sender here.
+                _ = self.answers.recv_many(&mut answers, ANSWERS_MAX) => return Ok(Some(answers)),
+            }
+        }
+    }
+
+    /// Returns the answers to items that are not served.
+    fn take(&mut self, envelope: Envelope, message_bytes: usize) -> Vec<Answer> {
+        let mut refused = Vec::new();
+        for item in envelope.items {
+            let (group_id, session, sequence) = (item.group_id, item.session, item.sequence);
+            if let Err(cause) = self.append(item, message_bytes) {
+                self.sessions.remove(&group_id);
+                refused.push(wire::answer(session, sequence, Err(cause)));
+            }
+        }
+        refused
+    }
+
+    /// Gives an append to its session.
+    ///
+    /// # Errors
+    ///
+    /// Why the session ends.
+    fn append(&mut self, item: Item, message_bytes: usize) -> Result<(), String> {
+        let Some(Request::Append(append)) = item.request else {
+            return Err("a session consists of appends".to_owned());
+        };
+        let latest = self.sessions.get(&item.group_id);
+        if latest.is_none_or(|latest| latest.number < item.session) {
+            let group = self
+                .incoming
+                .peer(item.group_id, item.from_peer, item.to_peer);
+            let begun = self.begin(group?, item.session);
+            self.sessions.insert(item.group_id, begun);
+        }
+        let session = self.sessions.get_mut(&item.group_id);
+        let Some(session) = session.filter(|latest| latest.number == item.session) else {
+            // A late item of an earlier one.
+            return Ok(());
+        };
+        if session.next_sequence != item.sequence {
+            return Err("an append is missing".to_owned());
+        }
+        session.next_sequence += 1;
+        let append = wire::read_append(item.from_peer, append, message_bytes);
+        let append = append.map_err(|malformed| malformed.to_string())?;
+        match session.appends.try_send(append) {
+            // One that has ended has answered why.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err("there are too many appends without an answer".to_owned())
+            }
+        }
+    }
+
+    fn begin(&self, group: Group, number: u64) -> Session {
+        let (appends, received) = mpsc::channel(SESSION_ITEMS_MAX);
+        let answer = self.answer.clone();
+        tokio::spawn(answer_session(group, number, received, answer));
+        Session {
+            number,
+            next_sequence: 0,
+            appends,
+        }
+    }
+}
+
+/// Ends after the last append. Those that are with openraft then are still waited for, though nobody hears of them.
+async fn answer_session(
+    group: Group,
+    session: u64,
+    received: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>,
+    answers: mpsc::Sender<Answer>,
+) {
+    let appends = stream::unfold(received, |mut received| async move {
+        let append = received.recv().await?;
+        Some((append, received))
+    });
+    let results = pin!(group.stream_append(appends));
+    let mut results = results.zip(stream::iter(0..));
+    while let Some((result, sequence)) = results.next().await {
+        let outcome = result.map(wire::appended);
+        let outcome = outcome.map_err(|ended| ended.to_string());
+        let answer = wire::answer(session, sequence, outcome);
+        let _ = answers.send(answer).await;
+    }
+}

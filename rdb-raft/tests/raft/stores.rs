@@ -1,0 +1,271 @@
+//! Stores in one process that reach each other over loopback, each through a proxy of its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all, ready};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
+use rdb_proto::transport::{ServeOptions, Services, serve};
+use rdb_raft::group::{Group, ProposeError};
+use rdb_raft::log::{LogDevice, MemoryDevice};
+use rdb_raft::transport::{AddressBook, PeerService, StoreIdentity, Transport};
+use rdb_raft::{Node, Timing, Vote};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::entries::log_id;
+use crate::payloads::Payloads;
+use crate::proxy::Proxy;
+use crate::voters::{GUARD, wait_until};
+
+pub(crate) const CLUSTER_ID: u64 = 7;
+
+pub(crate) const GROUP_ID: u64 = 11;
+
+/// Short enough to wait for another leader.
+pub(crate) const TIMING: Timing = Timing {
+    heartbeat_ms: 200,
+    election_timeout_min_ms: 2000,
+    election_timeout_max_ms: 3000,
+};
+
+/// Where a store believes the others to be.
+#[derive(Default)]
+pub(crate) struct Addresses(Mutex<HashMap<u64, String>>);
+
+impl Addresses {
+    pub(crate) fn of(addresses: impl IntoIterator<Item = (u64, String)>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(addresses.into_iter().collect())))
+    }
+}
+
+impl AddressBook for Addresses {
+    fn address(&self, store_id: u64) -> BoxFuture<'_, Option<String>> {
+        let address = self.0.lock().unwrap().get(&store_id).cloned();
+        ready(address).boxed()
+    }
+}
+
+pub(crate) fn identity(store_id: u64) -> StoreIdentity {
+    StoreIdentity {
+        cluster_id: CLUSTER_ID,
+        store_id,
+    }
+}
+
+/// Serves other stores.
+pub(crate) struct Served {
+    drain: CancellationToken,
+    serving: AbortOnDropHandle<()>,
+}
+
+impl Served {
+    pub(crate) fn start(listener: TcpListener, services: Services) -> Self {
+        let drain = CancellationToken::new();
+        let options = ServeOptions {
+            drain_timeout: 10 * GUARD,
+            ..ServeOptions::default()
+        };
+        let served = serve(listener, services, options, drain.clone());
+        let serving = tokio::spawn(async { served.await.unwrap() });
+        Self {
+            drain,
+            serving: AbortOnDropHandle::new(serving),
+        }
+    }
+
+    /// Waits until nothing is served any more.
+    pub(crate) async fn stop(self) {
+        self.drain.cancel();
+        let stopped = timeout(GUARD, self.serving).await;
+        stopped.expect("the drain ends in time").unwrap();
+    }
+}
+
+/// A store with a peer of one group. The peer has the id of the store.
+pub(crate) struct Store {
+    pub(crate) id: u64,
+    pub(crate) node: Arc<Node>,
+    pub(crate) group: Group,
+    pub(crate) payloads: Arc<Payloads>,
+    pub(crate) served: Served,
+}
+
+impl Store {
+    pub(crate) async fn start(
+        id: u64,
+        ways: &Ways,
+        device: Arc<dyn LogDevice>,
+        payloads: Arc<Payloads>,
+    ) -> Self {
+        let listener = ways.listener(id).await;
+        Self::start_on(id, listener, ways.addresses(id), device, payloads).await
+    }
+
+    pub(crate) async fn start_on(
+        id: u64,
+        listener: TcpListener,
+        addresses: Arc<Addresses>,
+        device: Arc<dyn LogDevice>,
+        payloads: Arc<Payloads>,
+    ) -> Self {
+        let node = Arc::new(Node::start(TIMING, device).unwrap());
+        let transport = Transport::new(identity(id), TIMING, addresses);
+        let network = transport.network(GROUP_ID, id);
+        let machine = Arc::clone(&payloads) as _;
+        let group = node.open(GROUP_ID, id, machine, network).await.unwrap();
+        let service = PeerService::new(identity(id), Arc::clone(&node));
+        let services = Services::default().add_service(service);
+        Self {
+            id,
+            node,
+            group,
+            payloads,
+            served: Served::start(listener, services),
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.group.leader().peer_id == Some(self.id)
+    }
+
+    /// Campaigns as if a leader of an earlier term had handed its leadership over. For a group without a leader.
+    pub(crate) async fn lead(&self) {
+        let vote = Vote::new_committed(self.group.leader().term + 1, self.id + 1);
+        let last_log_id = Some(log_id(0, 0));
+        let heartbeat = AppendEntriesRequest {
+            vote,
+            prev_log_id: last_log_id,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        self.group.append_entries(heartbeat).await.unwrap();
+        let transfer = TransferLeaderRequest::new(vote, self.id, last_log_id);
+        self.group.take_over(transfer).await.unwrap().unwrap();
+        wait_until("it leads", || self.leads()).await;
+        let permitted = timeout(GUARD, self.group.permit_read()).await;
+        permitted.expect("it serves its term in time").unwrap();
+    }
+
+    pub(crate) async fn write(&self, payload: impl Into<Vec<u8>>) -> Result<(), ProposeError> {
+        let (sender, outcome) = oneshot::channel();
+        let complete = |outcome| drop(sender.send(outcome));
+        self.group.propose(Bytes::from(payload.into()), complete);
+        let outcome = timeout(GUARD, outcome).await;
+        outcome.expect("it is answered in time").unwrap().map(drop)
+    }
+
+    pub(crate) async fn has_applied(&self, payloads: &[Bytes]) {
+        let what = format!("store {} has applied all", self.id);
+        wait_until(&what, || self.payloads.payloads() == payloads).await;
+    }
+
+    pub(crate) async fn has_applied_some(&self, count_min: usize) {
+        let what = format!("store {} has applied some", self.id);
+        wait_until(&what, || self.payloads.payloads().len() >= count_min).await;
+    }
+
+    /// Ends all of it, as a drain does.
+    pub(crate) async fn stop(self) {
+        self.served.stop().await;
+        let shut_down = timeout(GUARD, self.node.shut_down()).await;
+        shut_down.expect("it shuts down in time");
+    }
+}
+
+/// The ways between stores 1, 2 and 3.
+pub(crate) struct Ways(HashMap<(u64, u64), Proxy>);
+
+impl Ways {
+    pub(crate) async fn new() -> Self {
+        let mut proxies = HashMap::new();
+        for from in 1..=3 {
+            for to in 1..=3 {
+                proxies.insert((from, to), Proxy::start().await);
+            }
+        }
+        Self(proxies)
+    }
+
+    pub(crate) fn addresses(&self, from: u64) -> Arc<Addresses> {
+        let ways = self.0.iter();
+        let ways = ways.filter(|((caller, _), _)| *caller == from);
+        Addresses::of(ways.map(|((_, to), proxy)| (*to, proxy.address.clone())))
+    }
+
+    /// What a store that starts listens on. All ways to it lead there.
+    pub(crate) async fn listener(&self, store_id: u64) -> TcpListener {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ways = self.0.iter().filter(|((_, to), _)| *to == store_id);
+        for (_, way) in ways {
+            way.lead_to(listener.local_addr().unwrap());
+        }
+        listener
+    }
+
+    pub(crate) fn way(&self, from: u64, to: u64) -> &Proxy {
+        &self.0[&(from, to)]
+    }
+
+    /// All ways of a store, to others and from them.
+    pub(crate) fn of(&self, store_id: u64) -> impl Iterator<Item = &Proxy> {
+        let ways = self.0.iter();
+        let ways = ways.filter(move |((from, to), _)| *from == store_id || *to == store_id);
+        ways.map(|(_, proxy)| proxy)
+    }
+}
+
+/// Stores 1, 2 and 3 with their logs in memory.
+pub(crate) struct Stores {
+    pub(crate) ways: Ways,
+    pub(crate) stores: Vec<Store>,
+}
+
+impl Stores {
+    pub(crate) async fn start() -> Self {
+        let ways = Ways::new().await;
+        let stores = [1, 2, 3].map(|id| {
+            let device = Arc::<MemoryDevice>::default();
+            let payloads = Payloads::bootstrapped([1, 2, 3]);
+            Store::start(id, &ways, device, payloads)
+        });
+        let stores = join_all(stores).await;
+        Self { ways, stores }
+    }
+
+    /// Three stores of which the first one leads.
+    pub(crate) async fn led() -> Self {
+        let stores = Self::start().await;
+        stores.stores[0].lead().await;
+        stores
+    }
+
+    /// Waits until one of them leads that is not `but`, and serves its term.
+    pub(crate) async fn leader(&self, but: Option<u64>) -> &Store {
+        let find = || {
+            let mut stores = self.stores.iter();
+            stores.find(|store| store.leads() && Some(store.id) != but)
+        };
+        let found = timeout(GUARD, async {
+            loop {
+                if let Some(leader) = find()
+                    && leader.group.permit_read().await.is_ok()
+                {
+                    return leader;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        found.await.expect("one leads in time")
+    }
+
+    pub(crate) async fn stop(self) {
+        join_all(self.stores.into_iter().map(Store::stop)).await;
+    }
+}
