@@ -26,7 +26,7 @@ pub(crate) struct Route {
     pub(crate) leader: PeerStore,
     /// The stores of all peers. Empty: the placement driver does not say.
     pub(super) peers: Vec<PeerStore>,
-    /// The latest term of the region that anybody told. The leader leads in it, unless there is a suspicion. 0: nobody told.
+    /// The latest term of the region that anybody told. The leader was named in it, or has served since. 0: nobody told.
     pub(super) term: u64,
     /// Set: the peers, or if there is only one the placement driver, are to be asked before the route is used again.
     pub(super) suspicion: Option<Suspicion>,
@@ -77,8 +77,8 @@ impl Route {
         format!("region {} on store {store_id} at {address}", self.region.id)
     }
 
-    /// What the leader tells of its region after a change. Of a region that came out of a split it is the leader at best;
-    /// another would name itself by its answer.
+    /// The route to `region`, of which the leader of this route has told. A region that came out of a split has the same peers
+    /// and terms of its own. Whether this leader leads it, too, is a guess, which its answer will correct.
     pub(super) fn described_anew(&self, region: Region) -> Self {
         let is_same_group = region.id == self.region.id;
         Self {
@@ -138,7 +138,7 @@ impl Route {
         known
     }
 
-    /// Takes over the addresses of the stores that `offered` names, too. A leader that was sought elsewhere is trusted again.
+    /// Takes over addresses from `offered`. A leader that was sought at another address is trusted again.
     fn readdress(&mut self, offered: &Self) {
         let address = |known: &PeerStore| {
             let mut named = offered.named_stores();
@@ -228,8 +228,8 @@ impl RegionCache {
         }
     }
 
-    /// A store names the leader of `term` of the region that `used` names. False: that brings nothing new, and `used` is
-    /// still the way.
+    /// A store has named the leader of `term` in answer to a request over `used`. False: that is nothing new, and `used` is
+    /// still what the cache holds.
     pub(crate) fn set_leader(&mut self, used: &Route, leader: PeerStore, term: u64) -> bool {
         let Some(route) = self.entry(used) else {
             return true;

@@ -38,8 +38,9 @@ pub(super) type Found = Result<Arc<Route>, Failure>;
 /// waits any more, it is given up.
 #[derive(Debug)]
 struct Lookup {
-    /// When another may be asked beside it. `None`: a search waits for nobody for long.
-    joined_until: Option<Instant>,
+    began_at: Instant,
+    /// After this time another may be asked beside it.
+    patience: Duration,
     found: WeakShared<BoxFuture<'static, Found>>,
 }
 
@@ -47,10 +48,8 @@ impl Lookup {
     /// `None`: it has ended, or takes too long.
     fn join(&self) -> Option<Shared<BoxFuture<'static, Found>>> {
         let found = self.found.upgrade()?;
-        let is_late = self
-            .joined_until
-            .is_some_and(|until| until <= Instant::now());
-        (found.peek().is_none() && !is_late).then_some(found)
+        let is_under_way = found.peek().is_none() && self.began_at.elapsed() < self.patience;
+        is_under_way.then_some(found)
     }
 }
 
@@ -77,8 +76,11 @@ impl Routes {
             Some(known) => known,
             None => self.look_up(key, deadline).await?,
         };
-        while suspect.suspicion.is_some() && suspect.is_replicated() {
+        if suspect.suspicion.is_some() && suspect.is_replicated() {
             suspect = self.look_up(key, deadline).await?;
+            if suspect.suspicion.is_some() {
+                return Err(leaderless(&suspect));
+            }
         }
         let Some(suspicion) = suspect.suspicion else {
             return Ok(suspect);
@@ -231,13 +233,7 @@ impl Routes {
     /// The deadline came before an answer.
     fn not_found(&self, key: &[u8], deadline: Deadline) -> Failure {
         match self.cache().locate(key) {
-            Some(route) if route.is_replicated() => {
-                let cause = format!(
-                    "no peer of region {} says that it leads it",
-                    route.region.id
-                );
-                Failure::again(Error::unavailable(cause))
-            }
+            Some(route) if route.is_replicated() => leaderless(route),
             _ => {
                 let cause = "the placement driver did not say where the key is";
                 deadline.exceeded(cause).into()
@@ -261,20 +257,22 @@ impl Routes {
         // another one.
         let this = Arc::clone(self);
         let key = Bytes::copy_from_slice(key);
-        let (asking, joined_until) = match known.filter(|route| route.is_replicated()) {
-            Some(suspect) => (tokio::spawn(this.search(key, suspect)), None),
+        let (asking, patience) = match known.filter(|route| route.is_replicated()) {
+            // It waits for nobody for long.
+            Some(suspect) => (tokio::spawn(this.search(key, suspect)), Duration::MAX),
             None => {
-                let patience = self.placement_driver.connect_timeout;
                 let asking = async move { this.ask(&key, CALL_TIMEOUT).await };
-                (tokio::spawn(asking), Some(Instant::now() + patience))
+                let patience = self.placement_driver.connect_timeout;
+                (tokio::spawn(asking), patience)
             }
         };
         let asking = AbortOnDropHandle::new(asking);
         let found = async move { asking.await.unwrap_or_else(|_| Err(ended())) };
         let found = found.boxed().shared();
-        let lookup = found.downgrade().map(|found| Lookup {
-            joined_until,
-            found,
+        let lookup = found.downgrade().map(|weak| Lookup {
+            began_at: Instant::now(),
+            patience,
+            found: weak,
         });
         lookups.extend(lookup.map(|lookup| (hole, lookup)));
         found
@@ -319,6 +317,15 @@ impl Routes {
         // Every change leaves the cache consistent; at worst it lacks an entry.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// No peer of the route's region leads it, as far as is known.
+fn leaderless(route: &Route) -> Failure {
+    let cause = format!(
+        "no peer of region {} says that it leads it",
+        route.region.id
+    );
+    Failure::again(Error::unavailable(cause))
 }
 
 /// The runtime of the call that began the lookup has ended.
