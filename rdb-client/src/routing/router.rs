@@ -133,9 +133,6 @@ impl Router {
         if let Err(status) = &answer {
             let address = &route.leader.address;
             self.connections().forget_broken(address, id, status);
-            if fate::is_local(status) || status.code() == Code::Unimplemented {
-                self.routes.suspect(route);
-            }
         }
         self.received::<R>(route, answer)
     }
@@ -196,8 +193,15 @@ impl Router {
         route: &Route,
         answer: Result<R::Answer, Status>,
     ) -> Result<R::Answer, Failure> {
-        let mut answer =
-            answer.map_err(|status| fate::failure(R::ACCESS, &status, &route.place()))?;
+        let mut answer = answer.map_err(|status| {
+            // A leader that is cut off from its peers may not know of the next one.
+            let is_cut_off = status.code() == Code::Unavailable && route.is_replicated();
+            let is_wrong_process = status.code() == Code::Unimplemented;
+            if is_cut_off || is_wrong_process || fate::is_local(&status) {
+                self.routes.suspect(route);
+            }
+            fate::failure(R::ACCESS, &status, &route.place())
+        })?;
         match answer.region_error_mut().take() {
             None => Ok(answer),
             Some(region_error) => Err(self.routes.learn(route, *region_error)),

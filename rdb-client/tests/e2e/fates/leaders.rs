@@ -9,6 +9,7 @@ use rdb_proto::errorpb::NotLeader;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::metapb::RegionRoute;
 use tokio::sync::watch;
+use tonic::Status;
 
 use crate::fates::cluster::{CLUSTER_ID, PATIENT, PdNode, SHORT, StoreNode, connect_over, region};
 use crate::fates::proxy::Mode;
@@ -24,6 +25,7 @@ over_both_paths! {
     a_leader_that_is_silent_from_the_start_is_left_by_a_write_that_is_applied_once,
     a_write_that_a_silent_leader_got_is_undetermined_and_sent_to_nobody_else,
     a_write_that_a_dying_leader_may_have_got_is_undetermined_and_sent_to_nobody_else,
+    a_leader_that_is_cut_off_from_its_peers_is_left_by_the_call,
     a_slow_leader_that_leads_still_is_waited_for,
     an_election_is_waited_for,
     where_nobody_ever_leads_a_call_ends_at_its_deadline_as_unavailable,
@@ -242,6 +244,22 @@ async fn a_write_that_a_dying_leader_may_have_got_is_undetermined_and_sent_to_no
     assert_eq!(group.asked("k"), [1, 0, 0], "the read alone");
     assert_eq!(client.get("k").await, Ok(None), "of store 2");
     assert_eq!(group.applied("k"), [0, 0, 0]);
+}
+
+async fn a_leader_that_is_cut_off_from_its_peers_is_left_by_the_call(path: CallPath) {
+    let group = Group::start().await;
+    let client = group.client_over(path).await;
+    client.raw_put("k", "1").await.unwrap();
+    let no_quorum = || Step::Fail(Status::unavailable("no quorum"));
+    group
+        .node(1)
+        .store
+        .script(1, (0..1000).map(|_| no_quorum()));
+    group.elect(2, 2);
+    let result = client.raw_put("k", "2").await;
+    assert!(is_undetermined(&result), "{result:?}");
+    assert_eq!(client.raw_get("k").await, Ok(None), "of store 2");
+    assert_eq!(group.asked("k"), [2, 1, 0]);
 }
 
 async fn a_slow_leader_that_leads_still_is_waited_for(path: CallPath) {
