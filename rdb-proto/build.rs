@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Rare and large: without the boxes every answer would carry room for one.
         .boxed("region_error")
         .boxed("kvrpc.BatchAnswer.response.fault")
+        .boxed("errorpb.NotLeader.leader")
         .compile_fds(descriptors)?;
     // `batch::KvBatchServer` is the server.
     manual::Builder::new()

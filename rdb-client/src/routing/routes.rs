@@ -138,7 +138,7 @@ impl Routes {
                 term,
                 ..
             })) => {
-                let pace = if cache.set_leader(route, leader.into(), term) {
+                let pace = if cache.set_leader(route, (*leader).into(), term) {
                     Pace::AtOnce
                 } else {
                     cache.suspect(route, Suspicion::NotServed);

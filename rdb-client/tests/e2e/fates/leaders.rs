@@ -84,7 +84,7 @@ impl Group {
     fn not_leader(&self, leader: Option<u64>, term: u64) -> Kind {
         Kind::NotLeader(NotLeader {
             region_id: 1,
-            leader: leader.map(|id| self.node(id).description()),
+            leader: leader.map(|id| self.node(id).description().into()),
             term,
         })
     }

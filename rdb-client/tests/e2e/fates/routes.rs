@@ -100,7 +100,7 @@ async fn a_region_is_followed_to_its_new_leader(path: CallPath) {
     let other = StoreNode::start(2, vec![region(1, 1, "", "")]).await;
     let moved = NotLeader {
         region_id: 1,
-        leader: Some(other.description()),
+        leader: Some(other.description().into()),
         ..NotLeader::default()
     };
     cluster.node.store.refuse_always(Kind::NotLeader(moved));
@@ -117,7 +117,7 @@ async fn stores_that_each_name_the_other_are_asked_no_more_than_a_backoff_allows
     let leads = |node: &StoreNode| {
         Kind::NotLeader(NotLeader {
             region_id: 1,
-            leader: Some(node.description()),
+            leader: Some(node.description().into()),
             ..NotLeader::default()
         })
     };

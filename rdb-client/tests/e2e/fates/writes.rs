@@ -40,7 +40,7 @@ async fn after_every_routing_answer_a_write_is_sent_again_and_applied_once(path:
     let answers = [
         Some(Kind::NotLeader(NotLeader {
             region_id: 1,
-            leader: Some(cluster.node.description()),
+            leader: Some(cluster.node.description().into()),
             ..NotLeader::default()
         })),
         Some(Kind::NotLeader(NotLeader {
