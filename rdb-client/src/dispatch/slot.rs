@@ -91,13 +91,20 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Gives the call up. True: its command was not handed to the transport, and will not be.
-    pub(crate) fn withdraw(self) -> bool {
-        let left = std::mem::replace(&mut *self.slot.state(), State::Left);
-        match left {
-            State::Waiting(_) | State::Answered(Err(Interrupted::NotProcessed { .. })) => true,
-            State::Sent(_) | State::Answered(_) | State::Left => false,
+    /// Gives the call up if its command was not handed to the transport, and will not be then. False: it was.
+    pub(crate) fn withdraw(&mut self) -> bool {
+        let mut state = self.slot.state();
+        let is_unprocessed = matches!(
+            *state,
+            State::Waiting(_) | State::Answered(Err(Interrupted::NotProcessed { .. }))
+        );
+        if is_unprocessed {
+            let left = std::mem::replace(&mut *state, State::Left);
+            // The drop of a waker may run foreign code, so not under the lock.
+            drop(state);
+            drop(left);
         }
+        is_unprocessed
     }
 }
 
@@ -185,13 +192,15 @@ mod tests {
 
     #[test]
     fn a_call_that_is_given_up_as_not_sent_is_never_sent() {
-        let (slot, answer) = Slot::new();
+        let (slot, mut answer) = Slot::new();
         assert!(answer.withdraw());
         assert!(!slot.send());
 
-        let (slot, answer) = Slot::new();
+        let (slot, mut answer) = Slot::new();
         assert!(slot.send());
         assert!(!answer.withdraw(), "it is on its way");
+        slot.complete(Ok(response()));
+        assert_eq!(answer.now_or_never(), Some(Ok(response())), "and answered");
     }
 
     #[test]
@@ -203,7 +212,7 @@ mod tests {
             (Err(lost()), false),
             (Ok(response()), false),
         ] {
-            let (slot, answer) = Slot::new();
+            let (slot, mut answer) = Slot::new();
             slot.complete(result);
             assert_eq!(answer.withdraw(), withdrawn);
         }

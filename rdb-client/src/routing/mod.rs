@@ -3,8 +3,10 @@
 //! - `region_cache`: which region holds a key, and which store leads it, as far as this client knows.
 //! - `placement_driver`: asks the placement driver.
 //! - `routes`: looks up routes in the cache or at the placement driver, and learns from the answers of stores.
+//! - `leader_search`: finds the leader of a region when the one that is known does not answer.
 //! - `router`: the attempts of a call, each to the store that the route leads to.
 
+mod leader_search;
 mod placement_driver;
 mod region_cache;
 mod router;

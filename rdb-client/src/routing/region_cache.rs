@@ -3,6 +3,8 @@
 //! Invariants:
 //! - The cached regions do not overlap.
 //! - A newer description of a range is never replaced by an older one.
+//! - While a region keeps its `version`, the term of its route never goes down. What is said of a lower term than the route's
+//!   changes no leader.
 //! - The address of a store is the one that the placement driver named last.
 //!
 //! The cache may be wrong. Every request carries what it believes, and the store that gets it answers with what is true. A
@@ -16,12 +18,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rdb_proto::metapb::{Region, Store};
 
-/// A region, the store that leads it, and how far to trust that.
+/// A region, the stores of its peers, the one that leads it, and how far to trust that.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Route {
     pub(crate) region: Region,
-    pub(crate) leader: Leader,
-    /// Set: the placement driver is to be asked before the route is used again, if it answers.
+    /// The store to send requests to. Under [`Suspicion::NoLeader`] it is any of the peers.
+    pub(crate) leader: PeerStore,
+    /// The stores of all peers. Empty: the placement driver does not say.
+    pub(super) peers: Vec<PeerStore>,
+    /// The latest term of the region that anybody told. The leader was named in it, or has served since. 0: nobody told.
+    pub(super) term: u64,
+    /// Set: the peers, or if there is only one the placement driver, are to be asked before the route is used again.
     pub(super) suspicion: Option<Suspicion>,
 }
 
@@ -30,18 +37,20 @@ pub(crate) struct Route {
 pub(super) enum Suspicion {
     /// A call over it got nowhere.
     NotServed,
+    /// Nobody has told who leads the region in the route's term.
+    NoLeader,
     /// The process at the leader's address belongs to another cluster.
     Foreign { cluster_id: u64 },
 }
 
 /// What is needed to reach a store and be sure that it is the right one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Leader {
+pub(crate) struct PeerStore {
     pub(crate) store_id: u64,
     pub(crate) address: String,
 }
 
-impl From<Store> for Leader {
+impl From<Store> for PeerStore {
     fn from(store: Store) -> Self {
         Self {
             store_id: store.id,
@@ -51,18 +60,105 @@ impl From<Store> for Leader {
 }
 
 impl Route {
-    pub(crate) fn new(region: Region, leader: Leader) -> Self {
+    /// A route to a region of which only the leader is known.
+    pub(crate) fn new(region: Region, leader: PeerStore) -> Self {
         Self {
             region,
             leader,
+            peers: Vec::new(),
+            term: 0,
             suspicion: None,
         }
     }
 
     /// The region and where it is, for error messages.
     pub(crate) fn place(&self) -> String {
-        let Leader { store_id, address } = &self.leader;
+        let PeerStore { store_id, address } = &self.leader;
         format!("region {} on store {store_id} at {address}", self.region.id)
+    }
+
+    /// The route to `region`, of which the leader of this route has told. A region that came out of a split has the same peers
+    /// and terms of its own. Whether this leader leads it, too, is a guess, which its answer will correct.
+    pub(super) fn described_anew(&self, region: Region) -> Self {
+        let is_same_group = region.id == self.region.id;
+        Self {
+            region,
+            term: if is_same_group { self.term } else { 0 },
+            suspicion: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether another store may lead the region when the leader does not answer.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.peers.len() > 1
+    }
+
+    /// The same route, once to each store that may lead the region.
+    pub(super) fn to_each_peer(&self) -> impl Iterator<Item = Self> + '_ {
+        let is_peer = self.peers.contains(&self.leader);
+        let leader = (!is_peer).then_some(&self.leader);
+        self.peers.iter().chain(leader).map(|peer| Self {
+            leader: peer.clone(),
+            ..self.clone()
+        })
+    }
+
+    /// What is known once `offered`, which is not older, has described the same region.
+    fn followed_by(&self, offered: &Self) -> Self {
+        let is_named = offered.suspicion.is_none();
+        let is_taken = match offered.term.cmp(&self.term) {
+            Ordering::Greater => true,
+            // A region whose other peers or terms nobody tells has only the newest word to go by.
+            _ if !offered.is_replicated() && (offered.term == 0 || offered.term == self.term) => {
+                true
+            }
+            Ordering::Less => false,
+            Ordering::Equal => match self.suspicion {
+                Some(Suspicion::NoLeader) => is_named,
+                // There is one leader in a term, and only a peer can say that it serves.
+                _ if self.term > 0 => false,
+                None => is_named,
+                Some(_) => is_named && self.leader != offered.leader,
+            },
+        };
+        if is_taken {
+            let term = self.term.max(offered.term);
+            return Self {
+                term,
+                ..offered.clone()
+            };
+        }
+        let mut known = Self {
+            region: offered.region.clone(),
+            peers: offered.peers.clone(),
+            ..self.clone()
+        };
+        known.readdress(offered);
+        known
+    }
+
+    /// Takes over addresses from `offered`. A leader that was sought at another address is trusted again.
+    fn readdress(&mut self, offered: &Self) {
+        let address = |known: &PeerStore| {
+            let mut named = offered.named_stores();
+            named.find(|store| store.store_id == known.store_id && store.address != known.address)
+        };
+        for peer in &mut self.peers {
+            if let Some(moved) = address(peer) {
+                peer.address.clone_from(&moved.address);
+            }
+        }
+        if let Some(moved) = address(&self.leader) {
+            self.leader.address.clone_from(&moved.address);
+            if self.suspicion != Some(Suspicion::NoLeader) {
+                self.suspicion = None;
+            }
+        }
+    }
+
+    fn named_stores(&self) -> impl Iterator<Item = &PeerStore> {
+        std::iter::once(&self.leader).chain(&self.peers)
     }
 }
 
@@ -93,7 +189,8 @@ impl RegionCache {
         self.routes.range::<[u8], _>(at_or_below).next_back()
     }
 
-    /// Takes in a route and drops those it overlaps. False: something newer is known of its range, and stays.
+    /// Takes in a route and drops those it overlaps. False: something newer is known of its range, and stays. While a region
+    /// keeps its range, terms decide who leads it.
     pub(crate) fn insert(&mut self, route: Arc<Route>) -> bool {
         let overlapping = self.overlapping(&route.region);
         let newer = |start_key: &Bytes| {
@@ -104,10 +201,17 @@ impl RegionCache {
         if overlapping.iter().any(newer) {
             return false;
         }
+        let start_key = route.region.start_key.clone();
+        let route = match self.routes.get(&start_key) {
+            Some(known) if has_same_range(&known.region, &route.region) => {
+                Arc::new(known.followed_by(&route))
+            }
+            _ => route,
+        };
         for start_key in overlapping {
             self.routes.remove(&start_key);
         }
-        self.routes.insert(route.region.start_key.clone(), route);
+        self.routes.insert(start_key, route);
         true
     }
 
@@ -118,34 +222,56 @@ impl RegionCache {
             return;
         }
         for start_key in self.overlapping(&route.region) {
-            let known = self.routes.get_mut(&start_key);
-            let Leader { store_id, address } = &route.leader;
-            let is_moved = |known: &&mut Arc<Route>| {
-                known.leader.store_id == *store_id && known.leader.address != *address
-            };
-            if let Some(known) = known.filter(is_moved) {
-                let known = Arc::make_mut(known);
-                known.leader.address.clone_from(address);
-                known.suspicion = None;
+            if let Some(known) = self.routes.get_mut(&start_key) {
+                Arc::make_mut(known).readdress(route);
             }
         }
     }
 
-    /// Another store leads the region that `used` names. False: the cache has moved on since, or knew already.
-    pub(crate) fn set_leader(&mut self, used: &Route, leader: Leader) -> bool {
-        match self.entry(used) {
-            Some(route) if route.leader != leader => {
-                route.leader = leader;
-                route.suspicion = None;
-                true
+    /// A store has named the leader of `term` in answer to a request over `used`. False: that is nothing new, and `used` is
+    /// still what the cache holds.
+    pub(crate) fn set_leader(&mut self, used: &Route, leader: PeerStore, term: u64) -> bool {
+        let Some(route) = self.entry(used) else {
+            return true;
+        };
+        let is_news = match term.cmp(&route.term) {
+            Ordering::Greater => true,
+            Ordering::Less => false,
+            Ordering::Equal => {
+                route.leader != leader || route.suspicion == Some(Suspicion::NoLeader)
             }
-            _ => false,
+        };
+        if is_news {
+            route.leader = leader;
+            route.term = term;
+            route.suspicion = None;
+        }
+        is_news || route.leader != used.leader
+    }
+
+    /// The store that `used` leads to does not lead the region and knows no leader in `term`.
+    pub(super) fn unset_leader(&mut self, used: &Route, term: u64) {
+        match self.entry(used) {
+            Some(route) if term > route.term => {
+                route.term = term;
+                route.suspicion = Some(Suspicion::NoLeader);
+            }
+            _ => self.suspect(used, Suspicion::NotServed),
+        }
+    }
+
+    /// The store that `used` leads to serves the region. Only its leader does.
+    pub(super) fn confirm(&mut self, used: &Route) {
+        if let Some(route) = self.entry(used) {
+            route.leader = used.leader.clone();
+            route.suspicion = None;
         }
     }
 
     /// A call got nowhere over `used`. What has been learned since it was looked up stays.
     pub(super) fn suspect(&mut self, used: &Route, suspicion: Suspicion) {
-        if let Some(route) = self.unchanged(used) {
+        let known = self.unchanged(used);
+        if let Some(route) = known.filter(|route| route.suspicion != Some(Suspicion::NoLeader)) {
             route.suspicion = Some(suspicion);
         }
     }
@@ -197,6 +323,11 @@ impl RegionCache {
             .map(|(start_key, _)| start_key.clone())
             .collect()
     }
+}
+
+/// Whether both describe one region with one range. Then it is one Raft group, whose terms can be compared.
+fn has_same_range(known: &Region, offered: &Region) -> bool {
+    known.id == offered.id && known.version() == offered.version()
 }
 
 /// Whether `known` is a newer description of its range than `offered`. Of two regions that overlap, the one that came of a

@@ -1,8 +1,14 @@
 //! A call: find the region, send the request to its leader, learn from the answer, and try again.
+//!
+//! A leader of a replicated region that is silent for [`LEADER_PATIENCE`] becomes suspect, and its peers are asked who leads. A
+//! call goes on waiting for it meanwhile, since it may only be slow. Once another store leads, a call leaves it that reads or
+//! has not sent its write.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rdb_proto::metapb::Context;
+use futures::future::{Either, select};
 use rdb_proto::response::DataResponse as _;
 use tonic::{Code, Status};
 
@@ -12,9 +18,21 @@ use super::routes::Routes;
 use crate::connection::{Connection, ConnectionPool};
 use crate::counters::Counters;
 use crate::dispatch::{AddressedCommand, Dispatcher, Interrupted, Lane};
-use crate::retry::{Deadline, Failure, Retry};
+use crate::retry::{Deadline, Failure, Pace, Retry};
 use crate::rpc::{Access, DataRequest, PointRequest};
 use crate::{Error, fate};
+
+/// How long a leader may be silent until its peers are asked who leads. A call of 10 s outlives an election of 6 s with it.
+const LEADER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a call waits no longer for a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// The deadline came.
+    Late,
+    /// Another store leads the region.
+    Superseded,
+}
 
 /// Everything that calls share: what is known of the cluster and the connections to it.
 #[derive(Debug)]
@@ -100,16 +118,21 @@ impl Router {
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
         let Connection { channel, id, .. } = self.connect(route, deadline).await?;
-        request.set_context(self.context(route));
-        let Some(answer) = deadline.limit(request.send(channel)).await else {
-            return Err(self.unanswered::<R>(route, deadline));
+        request.set_context(self.routes.context(route));
+        let mut answer = pin!(request.send(channel));
+        let answer = match self.await_leader(route, deadline, &mut answer).await {
+            Err(Silence::Superseded) if R::ACCESS == Access::Write => {
+                deadline.limit(answer).await.ok_or(Silence::Late)
+            }
+            answer => answer,
         };
+        let answer = answer.map_err(|silence| match silence {
+            Silence::Superseded => superseded(route),
+            Silence::Late => self.unanswered::<R>(route, deadline),
+        })?;
         if let Err(status) = &answer {
             let address = &route.leader.address;
             self.connections().forget_broken(address, id, status);
-            if fate::is_local(status) || status.code() == Code::Unimplemented {
-                self.routes.suspect(route);
-            }
         }
         self.received::<R>(route, answer)
     }
@@ -123,31 +146,43 @@ impl Router {
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
         let command = AddressedCommand {
-            context: self.context(route),
+            context: self.routes.context(route),
             request: request.into(),
         };
-        let Some(mut answer) = deadline.limit(lane.submit(command)).await else {
-            self.routes.suspect(route);
-            let cause = format!("{} has too many calls in flight", route.place());
-            return Err(deadline.exceeded(cause).into());
+        let submitted = pin!(lane.submit(command));
+        let mut answer = match self.await_leader(route, deadline, submitted).await {
+            Ok(answer) => answer,
+            Err(Silence::Superseded) => return Err(superseded(route)),
+            Err(Silence::Late) => {
+                self.routes.suspect(route);
+                let cause = format!("{} has too many calls in flight", route.place());
+                return Err(deadline.exceeded(cause).into());
+            }
         };
-        let interrupted = match deadline.limit(&mut answer).await {
-            Some(Ok(response)) => return self.received::<R>(route, response.try_into()),
-            Some(Err(interrupted)) => interrupted,
-            None if answer.withdraw() => {
+        let answered = match self.await_leader(route, deadline, &mut answer).await {
+            Err(Silence::Superseded) if answer.withdraw() || R::ACCESS == Access::Read => {
+                return Err(superseded(route));
+            }
+            Err(Silence::Superseded) => deadline.limit(&mut answer).await.ok_or(Silence::Late),
+            answered => answered,
+        };
+        let interrupted = match answered {
+            Ok(Ok(response)) => return self.received::<R>(route, response.try_into()),
+            Ok(Err(interrupted)) => interrupted,
+            Err(_) if answer.withdraw() => {
                 self.routes.suspect(route);
                 let cause = format!("no connection to {} in time", route.place());
                 return Err(deadline.exceeded(cause).into());
             }
-            None => return Err(self.unanswered::<R>(route, deadline)),
+            Err(_) => return Err(self.unanswered::<R>(route, deadline)),
         };
-        self.routes.suspect(route);
         Err(match (interrupted, R::ACCESS) {
             (Interrupted::Lost { cause }, Access::Write) => {
+                self.routes.suspect(route);
                 Error::undetermined(format!("{}: {cause}", route.place())).into()
             }
             (Interrupted::Lost { cause } | Interrupted::NotProcessed { cause }, _) => {
-                Failure::again(Error::unavailable(format!("{}: {cause}", route.place())))
+                self.unreachable(route, &cause)
             }
         })
     }
@@ -158,8 +193,15 @@ impl Router {
         route: &Route,
         answer: Result<R::Answer, Status>,
     ) -> Result<R::Answer, Failure> {
-        let mut answer =
-            answer.map_err(|status| fate::failure(R::ACCESS, &status, &route.place()))?;
+        let mut answer = answer.map_err(|status| {
+            // A leader that is cut off from its peers may not know of the next one.
+            let is_cut_off = status.code() == Code::Unavailable && route.is_replicated();
+            let is_wrong_process = status.code() == Code::Unimplemented;
+            if is_cut_off || is_wrong_process || fate::is_local(&status) {
+                self.routes.suspect(route);
+            }
+            fate::failure(R::ACCESS, &status, &route.place())
+        })?;
         match answer.region_error_mut().take() {
             None => Ok(answer),
             Some(region_error) => Err(self.routes.learn(route, *region_error)),
@@ -176,6 +218,50 @@ impl Router {
         })
     }
 
+    /// The leader could not be reached, and the request may be sent again: to another peer at once, to the same one later.
+    fn unreachable(&self, route: &Route, cause: &str) -> Failure {
+        self.routes.suspect(route);
+        Failure::Again {
+            pace: if route.is_replicated() {
+                Pace::AtOnce
+            } else {
+                Pace::Backoff
+            },
+            error: Error::unavailable(format!("{}: {cause}", route.place())),
+        }
+    }
+
+    /// Waits for what the leader of `route` is to do, until the deadline or until another store leads.
+    async fn await_leader<T>(
+        &self,
+        route: &Route,
+        deadline: Deadline,
+        mut work: impl Future<Output = T> + Unpin,
+    ) -> Result<T, Silence> {
+        if !route.is_replicated() {
+            return deadline.limit(work).await.ok_or(Silence::Late);
+        }
+        loop {
+            let patience = deadline.sooner(LEADER_PATIENCE);
+            if let Some(done) = patience.limit(&mut work).await {
+                return Ok(done);
+            }
+            if deadline.remaining().is_zero() {
+                return Err(Silence::Late);
+            }
+            self.routes.suspect(route);
+            let leader = pin!(self.locate(&route.region.start_key, deadline));
+            match select(&mut work, leader).await {
+                Either::Left((done, _)) => return Ok(done),
+                Either::Right((Ok(now), _)) if now.leader != route.leader => {
+                    return Err(Silence::Superseded);
+                }
+                // It leads still, or the deadline is near.
+                Either::Right(_) => {}
+            }
+        }
+    }
+
     /// A connection to the leader, with a place for a call. Failing here is certain: nothing has been sent.
     async fn connect(&self, route: &Route, deadline: Deadline) -> Result<Connection, Failure> {
         let connecting = async {
@@ -185,28 +271,23 @@ impl Router {
             }
             connected
         };
-        match deadline.limit(connecting).await {
-            Some(Ok(connection)) if !deadline.remaining().is_zero() => Ok(connection),
-            Some(Err(cause)) => {
-                self.routes.suspect(route);
-                let cause = format!("{}: {cause}", route.place());
-                Err(Failure::again(Error::unavailable(cause)))
-            }
-            Some(Ok(_)) | None => {
+        match self.await_leader(route, deadline, pin!(connecting)).await {
+            Ok(Ok(connection)) if !deadline.remaining().is_zero() => Ok(connection),
+            Ok(Err(cause)) => Err(self.unreachable(route, &cause)),
+            Err(Silence::Superseded) => Err(superseded(route)),
+            Ok(Ok(_)) | Err(Silence::Late) => {
                 self.routes.suspect(route);
                 let cause = format!("no place on a connection to {} in time", route.place());
                 Err(deadline.exceeded(cause).into())
             }
         }
     }
+}
 
-    fn context(&self, route: &Route) -> Context {
-        Context {
-            cluster_id: self.cluster_id(),
-            store_id: route.leader.store_id,
-            region_id: route.region.id,
-            region_epoch: route.region.epoch,
-        }
+fn superseded(route: &Route) -> Failure {
+    Failure::Again {
+        pace: Pace::AtOnce,
+        error: Error::unavailable(format!("{} was silent and leads no more", route.place())),
     }
 }
 

@@ -1,4 +1,7 @@
 //! What is known of the way to each key: the cache, the placement driver behind it, and what stores say.
+//!
+//! A suspect route of a region with one peer is looked up at the placement driver. One with several peers is searched for:
+//! `leader_search` asks the peers first.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,12 +12,13 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::errorpb::{EpochNotMatch, NotLeader, RegionError};
+use rdb_proto::metapb::Context;
 use rdb_proto::pdpb::GetRegionRequest;
 use rdb_proto::transport::limits::CALL_TIMEOUT;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::placement_driver::PlacementDriver;
-use super::region_cache::{RegionCache, Route, Suspicion};
+use super::region_cache::{PeerStore, RegionCache, Route, Suspicion};
 use crate::Error;
 use crate::retry::{Deadline, Failure, Pace};
 
@@ -28,21 +32,23 @@ pub(super) struct Routes {
     lookups: Mutex<BTreeMap<Bytes, Lookup>>,
 }
 
-type Found = Result<Arc<Route>, Failure>;
+pub(super) type Found = Result<Arc<Route>, Failure>;
 
-/// A question to the placement driver, shared by all calls that wait for its answer. When no call waits any more, it is
-/// given up.
+/// A question to the placement driver or a search for a leader, shared by all calls that wait for its answer. When no call
+/// waits any more, it is given up.
 #[derive(Debug)]
 struct Lookup {
     began_at: Instant,
+    /// After this time another may be asked beside it.
+    patience: Duration,
     found: WeakShared<BoxFuture<'static, Found>>,
 }
 
 impl Lookup {
-    /// `None`: it has ended, or takes so long that another may be asked beside it.
-    fn join(&self, connect_timeout: Duration) -> Option<Shared<BoxFuture<'static, Found>>> {
+    /// `None`: it has ended, or takes too long.
+    fn join(&self) -> Option<Shared<BoxFuture<'static, Found>>> {
         let found = self.found.upgrade()?;
-        let is_under_way = found.peek().is_none() && self.began_at.elapsed() < connect_timeout;
+        let is_under_way = found.peek().is_none() && self.began_at.elapsed() < self.patience;
         is_under_way.then_some(found)
     }
 }
@@ -57,17 +63,25 @@ impl Routes {
         }
     }
 
-    /// The region that holds `key`, from the cache or else from the placement driver. While the placement driver is silent, a
-    /// suspect route is still the best that is known.
+    /// The region that holds `key`, from the cache or else from the placement driver. A replicated region is sought until
+    /// somebody leads it. While the placement driver is silent, a suspect route to the only peer is still the best that is
+    /// known.
     ///
     /// # Errors
     ///
     /// [`Error::ClusterMismatch`] is final when the placement driver has confirmed a route to a store of another cluster.
     pub(super) async fn locate(self: &Arc<Self>, key: &[u8], deadline: Deadline) -> Found {
         let known = self.cache().locate(key).cloned();
-        let Some(suspect) = known else {
-            return self.look_up(key, deadline).await;
+        let mut suspect = match known {
+            Some(known) => known,
+            None => self.look_up(key, deadline).await?,
         };
+        if suspect.suspicion.is_some() && suspect.is_replicated() {
+            suspect = self.look_up(key, deadline).await?;
+            if suspect.suspicion.is_some() {
+                return Err(leaderless(&suspect));
+            }
+        }
         let Some(suspicion) = suspect.suspicion else {
             return Ok(suspect);
         };
@@ -92,13 +106,23 @@ impl Routes {
             Suspicion::Foreign { cluster_id } if is_confirmed => {
                 Err(self.mismatch(cluster_id).into())
             }
-            Suspicion::Foreign { .. } | Suspicion::NotServed => Ok(found),
+            Suspicion::Foreign { .. } | Suspicion::NotServed | Suspicion::NoLeader => Ok(found),
         }
     }
 
-    /// A call got nowhere over `route`: the placement driver is asked before it is used again.
+    /// A call got nowhere over `route`: others are asked before it is used again.
     pub(super) fn suspect(&self, route: &Route) {
         self.cache().suspect(route, Suspicion::NotServed);
+    }
+
+    /// What a request over `route` says about its destination.
+    pub(super) fn context(&self, route: &Route) -> Context {
+        Context {
+            cluster_id: self.cluster_id,
+            store_id: route.leader.store_id,
+            region_id: route.region.id,
+            region_epoch: route.region.epoch,
+        }
     }
 
     /// Takes in a routing answer. Whatever it is, the request was certainly not applied.
@@ -111,15 +135,25 @@ impl Routes {
         match region_error.kind {
             Some(Kind::NotLeader(NotLeader {
                 leader: Some(leader),
+                term,
                 ..
             })) => {
+<<<<<<< HEAD
                 if !cache.set_leader(route, (*leader).into()) {
+=======
+                let pace = if cache.set_leader(route, (*leader).into(), term) {
+                    Pace::AtOnce
+                } else {
+>>>>>>> cli15
                     cache.suspect(route, Suspicion::NotServed);
-                }
-                again(Pace::AtOnce, "another store leads the region")
+                    Pace::Backoff
+                };
+                again(pace, "another store leads the region")
             }
-            Some(Kind::NotLeader(NotLeader { leader: None, .. })) => {
-                cache.suspect(route, Suspicion::NotServed);
+            Some(Kind::NotLeader(NotLeader {
+                leader: None, term, ..
+            })) => {
+                cache.unset_leader(route, term);
                 let what = "the store does not lead the region and knows no leader";
                 again(Pace::Backoff, what)
             }
@@ -128,8 +162,7 @@ impl Routes {
                 cache.suspect(route, Suspicion::NotServed);
                 let mut has_learned = false;
                 for region in current_regions {
-                    let current = Route::new(region, route.leader.clone());
-                    has_learned |= cache.insert(Arc::new(current));
+                    has_learned |= cache.insert(Arc::new(route.described_anew(region)));
                 }
                 let pace = if has_learned {
                     Pace::AtOnce
@@ -182,13 +215,12 @@ impl Routes {
         }
     }
 
-    /// Waits for the placement driver's answer, together with all calls for the same hole of the cache.
+    /// Waits for the lookup of `key`, together with all calls for the same hole of the cache.
     async fn look_up(self: &Arc<Self>, key: &[u8], deadline: Deadline) -> Found {
         loop {
             let lookup = self.lookup(key);
             let Some(found) = deadline.limit(lookup).await else {
-                let cause = "the placement driver did not say where the key is";
-                return Err(deadline.exceeded(cause).into());
+                return Err(self.not_found(key, deadline));
             };
             let found = found?;
             // The cache keeps what it has when that is newer.
@@ -202,26 +234,48 @@ impl Routes {
         }
     }
 
+    /// The deadline came before an answer.
+    fn not_found(&self, key: &[u8], deadline: Deadline) -> Failure {
+        match self.cache().locate(key) {
+            Some(route) if route.is_replicated() => leaderless(route),
+            _ => {
+                let cause = "the placement driver did not say where the key is";
+                deadline.exceeded(cause).into()
+            }
+        }
+    }
+
     /// The lookup that is under way for the hole that `key` lies in, or a new one.
     fn lookup(self: &Arc<Self>, key: &[u8]) -> Shared<BoxFuture<'static, Found>> {
-        let hole = self.cache().hole(key);
+        let cache = self.cache();
+        let hole = cache.hole(key);
+        let known = cache.locate(key).cloned();
+        drop(cache);
         // Nothing between lock and unlock leaves the map half changed.
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lookups.get(&hole);
-        if let Some(found) =
-            known.and_then(|lookup| lookup.join(self.placement_driver.connect_timeout))
-        {
+        if let Some(found) = lookups.get(&hole).and_then(Lookup::join) {
             return found;
         }
         lookups.retain(|_, lookup| lookup.found.upgrade().is_some());
         // A task: a timer must not be polled once the runtime that it was set on has ended, and the other calls may be on
         // another one.
-        let asking = tokio::spawn(Arc::clone(self).ask(Bytes::copy_from_slice(key)));
+        let this = Arc::clone(self);
+        let key = Bytes::copy_from_slice(key);
+        let (asking, patience) = match known.filter(|route| route.is_replicated()) {
+            // It waits for nobody for long.
+            Some(suspect) => (tokio::spawn(this.search(key, suspect)), Duration::MAX),
+            None => {
+                let asking = async move { this.ask(&key, CALL_TIMEOUT).await };
+                let patience = self.placement_driver.connect_timeout;
+                (tokio::spawn(asking), patience)
+            }
+        };
         let asking = AbortOnDropHandle::new(asking);
         let found = async move { asking.await.unwrap_or_else(|_| Err(ended())) };
         let found = found.boxed().shared();
         let lookup = found.downgrade().map(|weak| Lookup {
             began_at: Instant::now(),
+            patience,
             found: weak,
         });
         lookups.extend(lookup.map(|lookup| (hole, lookup)));
@@ -229,9 +283,9 @@ impl Routes {
     }
 
     /// Asks the placement driver, and takes in what it says. Calls have deadlines of their own.
-    async fn ask(self: Arc<Self>, key: Bytes) -> Found {
+    pub(super) async fn ask(&self, key: &Bytes, timeout: Duration) -> Found {
         let request = GetRegionRequest { key: key.clone() };
-        let deadline = Deadline::after(CALL_TIMEOUT);
+        let deadline = Deadline::after(timeout);
         let answer = self.placement_driver.ask_once(deadline, |mut client| {
             let request = request.clone();
             async move { client.get_region(request).await }
@@ -240,23 +294,42 @@ impl Routes {
         let Some(found) = answer.await?.route else {
             return Err(unknown("no store has registered yet"));
         };
-        let Some(region) = found.region.filter(|region| region.contains(&key)) else {
+        let Some(region) = found.region.filter(|region| region.contains(key)) else {
             let cause = "the placement driver named a region without the key";
             return Err(Error::internal(cause).into());
         };
-        let Some(leader) = found.leader else {
-            let cause = format!("region {} has no leader at the moment", region.id);
-            return Err(unknown(&cause));
+        let peers: Vec<PeerStore> = found.peers.into_iter().map(PeerStore::from).collect();
+        let (leader, suspicion) = match (found.leader, peers.as_slice()) {
+            (Some(leader), _) => (leader.into(), None),
+            (None, [any, _, ..]) => (any.clone(), Some(Suspicion::NoLeader)),
+            (None, _) => {
+                let cause = format!("region {} has no leader at the moment", region.id);
+                return Err(unknown(&cause));
+            }
         };
-        let route = Arc::new(Route::new(region, leader.into()));
+        let route = Arc::new(Route {
+            peers,
+            term: found.term,
+            suspicion,
+            ..Route::new(region, leader)
+        });
         self.cache().learn(&route);
         Ok(route)
     }
 
-    fn cache(&self) -> MutexGuard<'_, RegionCache> {
+    pub(super) fn cache(&self) -> MutexGuard<'_, RegionCache> {
         // Every change leaves the cache consistent; at worst it lacks an entry.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// No peer of the route's region leads it, as far as is known.
+fn leaderless(route: &Route) -> Failure {
+    let cause = format!(
+        "no peer of region {} says that it leads it",
+        route.region.id
+    );
+    Failure::again(Error::unavailable(cause))
 }
 
 /// The runtime of the call that began the lookup has ended.

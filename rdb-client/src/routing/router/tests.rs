@@ -9,7 +9,7 @@ use futures::poll;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
 use rdb_proto::metapb::Region;
 
-use super::super::region_cache::Leader;
+use super::super::region_cache::PeerStore;
 use super::*;
 use crate::connection::CALLS_MAX;
 use crate::connection::scripted_peer::{INTERNAL_ERROR, Reaction, ScriptedPeer};
@@ -25,7 +25,7 @@ fn router(peer: &ScriptedPeer) -> (Router, Route) {
     );
     let placement_driver = Arc::new(placement_driver.expect("an address"));
     let router = Router::new(7, placement_driver, None);
-    let leader = Leader {
+    let leader = PeerStore {
         store_id: 1,
         address: peer.address.clone(),
     };

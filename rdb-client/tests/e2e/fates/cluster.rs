@@ -202,7 +202,10 @@ pub(crate) async fn connect(addresses: impl IntoIterator<Item = SocketAddr>) -> 
     connect_over(CallPath::Batched, addresses).await
 }
 
-async fn connect_over(path: CallPath, addresses: impl IntoIterator<Item = SocketAddr>) -> Client {
+pub(crate) async fn connect_over(
+    path: CallPath,
+    addresses: impl IntoIterator<Item = SocketAddr>,
+) -> Client {
     let config = path.config().with_timeout(PATIENT);
     let addresses = addresses.into_iter().map(|address| address.to_string());
     Client::connect_with(addresses, config).await.unwrap()

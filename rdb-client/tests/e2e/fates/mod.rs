@@ -10,6 +10,7 @@
 mod batches;
 pub(crate) mod cluster;
 mod connections;
+mod leaders;
 mod placement;
 mod placement_driver;
 mod proxy;

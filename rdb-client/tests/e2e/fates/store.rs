@@ -36,6 +36,8 @@ pub(crate) enum Step {
     ApplyAndFail(Status),
     /// It is never answered.
     Hang,
+    /// It is served once this says so.
+    Hold(watch::Receiver<bool>),
 }
 
 #[derive(Default)]
@@ -56,6 +58,8 @@ struct State {
     /// What every request gets while the script is empty.
     always: Option<Kind>,
     requests: usize,
+    /// How many requests for each key arrived.
+    asked: HashMap<Bytes, usize>,
     /// Commands of the largest message of a stream.
     message_commands: usize,
 }
@@ -97,6 +101,11 @@ impl Store {
         self.state().always = Some(kind);
     }
 
+    /// Serves what comes after the script, as at first.
+    pub(crate) fn serve_always(&self) {
+        self.state().always = None;
+    }
+
     pub(crate) fn set_regions(&self, regions: Vec<Region>) {
         self.state().regions = regions;
     }
@@ -104,6 +113,11 @@ impl Store {
     /// How many requests arrived.
     pub(crate) fn requests(&self) -> usize {
         self.state().requests
+    }
+
+    /// How many requests for `key` arrived.
+    pub(crate) fn asked(&self, key: &str) -> usize {
+        self.state().asked.get(key.as_bytes()).copied().unwrap_or(0)
     }
 
     /// Commands of the largest message of a stream; 0: no stream has brought any.
@@ -160,6 +174,11 @@ impl Store {
         let step = {
             let mut state = self.state();
             state.requests += 1;
+            if let Touched::Keys(keys) = touched {
+                for key in keys {
+                    *state.asked.entry(key.clone()).or_default() += 1;
+                }
+            }
             self.arrived.send_replace(state.requests);
             let scripted = state
                 .script
@@ -172,6 +191,9 @@ impl Store {
             Some(Step::Refuse(kind)) => return Ok(Err(RegionError { kind })),
             Some(Step::Fail(status)) => return Err(status),
             Some(Step::Hang) => pending().await,
+            Some(Step::Hold(mut release)) => {
+                release.wait_for(|released| *released).await.unwrap();
+            }
             Some(Step::ApplyAndFail(status)) => {
                 let mut state = self.state();
                 assert_eq!(check(self.id, &state.regions, context, touched), Ok(()));

@@ -1,0 +1,118 @@
+//! The search for the leader of a region with several peers.
+//!
+//! A search begins when a route is suspect, and all calls that wait for the region share it. It asks all peers who leads, each
+//! by itself and with backoff between questions. The question is a read of the region's lowest key: whoever serves it is the
+//! leader, and whoever does not may name it. The placement driver is asked once no peer has known for a while, and then ever
+//! more seldom.
+//!
+//! It ends with the first news: a peer that serves, a leader of a later term, another address, another epoch. That a peer
+//! names the store again that got calls nowhere is no news. So a search lasts as long as an election does, or until no call
+//! waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::select_all;
+use rdb_proto::kvrpc::RawGetRequest;
+use rdb_proto::metapb::Region;
+use tokio::time::sleep;
+
+use super::region_cache::Route;
+use super::routes::{Found, Routes};
+use crate::retry::{Deadline, Failure, backoff};
+use crate::rpc::{Access, DataRequest};
+use crate::{Error, fate};
+
+/// How long a peer may take for one answer, connecting included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the peers have until the placement driver is asked. Doubles with each further question.
+const PLACEMENT_DRIVER_WAIT: Duration = Duration::from_millis(200);
+
+impl Routes {
+    /// Looks for the leader of the region of `suspect`, which holds `key`, until there is news.
+    pub(super) async fn search(self: Arc<Self>, key: Bytes, suspect: Arc<Route>) -> Found {
+        tracing::debug!(region_id = suspect.region.id, "looking for the leader");
+        let peers = suspect.to_each_peer();
+        let peers = peers.map(|peer| self.ask_peer_until_news(peer).boxed());
+        let placement_driver = self.ask_placement_driver_until_news(&key, &suspect).boxed();
+        select_all(peers.chain([placement_driver])).await;
+        let found = self.cache().locate(&key).cloned();
+        match found {
+            Some(found) => Ok(found),
+            None => self.ask(&key, self.placement_driver.connect_timeout).await,
+        }
+    }
+
+    async fn ask_peer_until_news(&self, peer: Route) {
+        for questions in 0.. {
+            match Deadline::after(ANSWER_TIMEOUT)
+                .limit(self.ask_peer(&peer))
+                .await
+            {
+                // A damaged block is read by the leader only, and says nothing about other keys.
+                Some(Ok(()) | Err(Failure::Final(Error::DataLoss { .. }))) => {
+                    self.cache().confirm(&peer);
+                }
+                Some(Err(failure)) => tracing::debug!(?failure, "a peer does not lead"),
+                None => tracing::debug!(place = peer.place(), "a peer is silent"),
+            }
+            if self.has_news(&peer) {
+                return;
+            }
+            sleep(backoff(questions, fastrand::f64())).await;
+        }
+    }
+
+    /// Reads over `peer`, and takes in what the store says instead of an answer.
+    async fn ask_peer(&self, peer: &Route) -> Result<(), Failure> {
+        let address = &peer.leader.address;
+        let connections = &self.placement_driver.connections;
+        let connection = connections.connection(address).await;
+        let connection = connection.map_err(|cause| Failure::again(Error::unavailable(cause)))?;
+        let request = RawGetRequest {
+            context: Some(self.context(peer)),
+            key: lowest_key(&peer.region),
+        };
+        let answer = request.send(connection.channel).await.map_err(|status| {
+            connections.forget_broken(address, connection.id, &status);
+            fate::failure(Access::Read, &status, &peer.place())
+        })?;
+        match answer.region_error {
+            None => Ok(()),
+            Some(region_error) => Err(self.learn(peer, *region_error)),
+        }
+    }
+
+    async fn ask_placement_driver_until_news(&self, key: &Bytes, suspect: &Route) {
+        let mut wait = PLACEMENT_DRIVER_WAIT;
+        while !self.has_news(suspect) {
+            sleep(wait.mul_f64(1.0 - fastrand::f64() / 2.0)).await;
+            wait = wait.saturating_mul(2);
+            let timeout = self.placement_driver.connect_timeout;
+            if let Err(failure) = self.ask(key, timeout).await {
+                tracing::debug!(?failure, "the placement driver does not know either");
+            }
+        }
+    }
+
+    /// Whether more is known of the region of `sought` than that its leader does not answer.
+    fn has_news(&self, sought: &Route) -> bool {
+        let cache = self.cache();
+        let known = cache.locate(&sought.region.start_key);
+        known.is_none_or(|known| {
+            known.suspicion.is_none() || known.region.epoch != sought.region.epoch
+        })
+    }
+}
+
+/// A key is not empty, a bound may be.
+fn lowest_key(region: &Region) -> Bytes {
+    if region.start_key.is_empty() {
+        Bytes::from_static(b"\0")
+    } else {
+        region.start_key.clone()
+    }
+}
