@@ -142,7 +142,8 @@ impl Node {
         groups.get(&group_id).cloned()
     }
 
-    pub(crate) fn timing(&self) -> &Timing {
+    /// The intervals of all groups.
+    pub fn timing(&self) -> &Timing {
         &self.timing
     }
 

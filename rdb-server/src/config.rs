@@ -10,6 +10,7 @@ use rdb_proto::transport::{
     AddressError, OutOfRange, ServeOptions, check_address, check_advertised_address,
     parse_listen_address,
 };
+use rdb_raft::{Timing, TimingError};
 use rdb_storage::{Durability, Role, StorageOptions};
 
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 20160);
@@ -84,6 +85,18 @@ pub struct Config {
     )]
     pub write_queue_mib: usize,
 
+    /// How often a leader says that it is there. The same on all stores, as the two that follow.
+    #[arg(long, env = "RDB_SERVER_RAFT_HEARTBEAT_MS", value_name = "MS", hide = true, default_value_t = Timing::default().heartbeat_ms)]
+    pub raft_heartbeat_ms: u64,
+
+    /// Shortest time without a leader after which a store campaigns.
+    #[arg(long, env = "RDB_SERVER_RAFT_ELECTION_TIMEOUT_MIN_MS", value_name = "MS", hide = true, default_value_t = Timing::default().election_timeout_min_ms)]
+    pub raft_election_timeout_min_ms: u64,
+
+    /// The longest such time.
+    #[arg(long, env = "RDB_SERVER_RAFT_ELECTION_TIMEOUT_MAX_MS", value_name = "MS", hide = true, default_value_t = Timing::default().election_timeout_max_ms)]
+    pub raft_election_timeout_max_ms: u64,
+
     /// The flags that both servers have.
     #[command(flatten)]
     pub serve: ServeFlags,
@@ -97,6 +110,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let timing = Timing::default();
         Self {
             addr: DEFAULT_ADDR,
             advertise_addr: None,
@@ -105,6 +119,9 @@ impl Default for Config {
             durability: Durability::Sync,
             block_cache_mib: DEFAULT_BLOCK_CACHE_MIB,
             write_queue_mib: DEFAULT_WRITE_QUEUE_MIB,
+            raft_heartbeat_ms: timing.heartbeat_ms,
+            raft_election_timeout_min_ms: timing.election_timeout_min_ms,
+            raft_election_timeout_max_ms: timing.election_timeout_max_ms,
             serve: ServeFlags::default(),
             repair_wal: false,
         }
@@ -138,6 +155,9 @@ pub enum ConfigError {
     /// A number cannot work.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
+    /// An interval cannot work.
+    #[error("--raft-…: {0}")]
+    Timing(#[from] TimingError),
 }
 
 /// 1 TiB: more than any machine has, and far from overflow.
@@ -173,8 +193,17 @@ impl Config {
         let queue = ServeOptions::MESSAGE_MIB_MIN..=SIZE_MIB_MAX;
         OutOfRange::check("--block-cache-mib", self.block_cache_mib, 1..=SIZE_MIB_MAX)?;
         OutOfRange::check("--write-queue-mib", self.write_queue_mib, queue)?;
+        self.timing().validate()?;
         self.serve.options()?;
         Ok(())
+    }
+
+    pub(crate) fn timing(&self) -> Timing {
+        Timing {
+            heartbeat_ms: self.raft_heartbeat_ms,
+            election_timeout_min_ms: self.raft_election_timeout_min_ms,
+            election_timeout_max_ms: self.raft_election_timeout_max_ms,
+        }
     }
 
     pub(crate) fn storage_options(&self) -> StorageOptions {
@@ -182,6 +211,7 @@ impl Config {
             durability: self.durability,
             block_cache_bytes: self.block_cache_mib << 20,
             write_queue_bytes_max: self.write_queue_mib << 20,
+            replicated: true,
             ..StorageOptions::new(Role::Server)
         }
     }
@@ -215,6 +245,7 @@ mod tests {
                 &["--connections-per-address-max", "0"],
                 "--connections-per-address-max",
             ),
+            (&["--raft-heartbeat-ms", "1"], "heartbeat_ms"),
             (&["--write-queue-mib", "15"], "--write-queue-mib"),
             (&["--bytes-in-flight-mib", "15"], "--bytes-in-flight-mib"),
             (&["--block-cache-mib", "99999999999"], "--block-cache-mib"),

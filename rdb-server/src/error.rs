@@ -1,5 +1,6 @@
 //! Errors of the store process: why it cannot run ([`ServerError`]), and why a request is not served ([`Rejection`]).
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::transport::ServeError;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::process::{Failure, ProcessError};
+use rdb_raft::NodeError;
 use rdb_storage::OpenError;
 use tonic::Code;
 
@@ -26,6 +28,25 @@ pub enum ServerError {
     /// The data directory cannot be read or written.
     #[error("the data directory does not work")]
     Storage(#[from] rdb_storage::Error),
+    /// The writer of the Raft log cannot be started.
+    #[error(transparent)]
+    Log(#[from] NodeError),
+    /// A region cannot be served.
+    #[error("region {region_id}: {cause}")]
+    Region {
+        /// The region.
+        region_id: u64,
+        /// Why not.
+        cause: String,
+    },
+    /// The Raft log of a region and its data do not belong together.
+    #[error("region {region_id}: {cause}{UNCHANGED}")]
+    RegionDamaged {
+        /// The region.
+        region_id: u64,
+        /// What does not fit.
+        cause: String,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -48,6 +69,13 @@ pub enum ServerError {
     Task(#[from] tokio::task::JoinError),
 }
 
+impl ServerError {
+    pub(crate) fn region(region_id: u64, cause: impl Display) -> Self {
+        let cause = cause.to_string();
+        Self::Region { region_id, cause }
+    }
+}
+
 /// Not derived: the message holds that of the storage, which must not come a second time as the source.
 impl From<OpenError> for ServerError {
     fn from(error: OpenError) -> Self {
@@ -60,13 +88,18 @@ impl ProcessError for ServerError {
         match self {
             Self::Config(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
-            Self::Open(_) | Self::Refused { .. } => Failure::Refused,
-            Self::Storage(_) | Self::Listen { .. } | Self::Serve(_) | Self::Task(_) => {
-                Failure::Passing
-            }
+            Self::Open(_) | Self::RegionDamaged { .. } | Self::Refused { .. } => Failure::Refused,
+            Self::Storage(_)
+            | Self::Log(_)
+            | Self::Region { .. }
+            | Self::Listen { .. }
+            | Self::Serve(_)
+            | Self::Task(_) => Failure::Passing,
         }
     }
 }
+
+const UNCHANGED: &str = "\nNothing was changed. Copy the directory before anything else, and restore an older copy if there is one.";
 
 /// What the operator of a damaged directory can do.
 fn next_step(error: &OpenError) -> &'static str {
@@ -79,9 +112,7 @@ fn next_step(error: &OpenError) -> &'static str {
              serve. `rdb-server --repair-wal` cuts the log at its damage: every write after that is lost, acknowledged ones \
              among them."
         }
-        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => {
-            "\nNothing was changed. Copy the directory before anything else, and restore an older copy if there is one."
-        }
+        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => UNCHANGED,
         _ => "",
     }
 }

@@ -3,21 +3,24 @@
 //! [`Server::start`] wires everything and is the only place that does. A request goes
 //!
 //! ```text
-//! service (validate, respond) ── router (is this the right place?) ── region (takes commands, permits reads) ── storage
+//! service (validate, respond) ── router (is this the right place?) ── region (takes commands, permits reads) ─┬─ group ─ log
+//!                                                                                                             └─ storage
 //! ```
 //!
-//! The services know nothing of what is behind a region. Today that is the local engine; with replication it becomes a
-//! Raft group, and nothing before it changes.
+//! The services know nothing of what is behind a region: a Raft group, whose log is applied to the storage. A store alone is a
+//! group of one voter.
 //!
 //! Beside the requests one task talks to the placement driver: it registers the store at every start, and sends heartbeats.
 //! A store that has registered before serves at once, whether the placement driver answers or not.
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod config;
 mod error;
 mod placement;
 mod region;
+mod regions;
 mod result_sizes;
 mod router;
 mod server;

@@ -1,8 +1,8 @@
 //! This store's place in the cluster: registration, and heartbeats afterwards.
 //!
 //! The store keeps on its disk what it learned at its first registration: its ids in the identity file, its regions in the
-//! state column family. From then on these are authoritative, and [`restore`] lets the store serve before it has reached
-//! the placement driver.
+//! state column family. From then on these are authoritative, and [`Regions::restore`] lets the store serve before it has
+//! reached the placement driver.
 //!
 //! Each start of the process is an *incarnation*, a random number. It registers twice. The placement driver accepts a start
 //! that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A
@@ -14,14 +14,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rdb_proto::metapb::{Region, StoreStats};
+use rdb_proto::metapb::StoreStats;
 use rdb_proto::pdpb::pd_client::PdClient;
-use rdb_proto::pdpb::{RegisterStoreRequest, RegisterStoreResponse, StoreHeartbeatRequest};
+use rdb_proto::pdpb::{
+    GetStoresRequest, GetStoresResponse, RegionReport, RegisterStoreRequest, RegisterStoreResponse,
+    StoreHeartbeatRequest, StoreHeartbeatResponse,
+};
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_storage::{
-    Command, Identity, RegionDescriptor, Storage, StorageStats, Submission, random_id,
-};
+use rdb_storage::{Identity, Storage, StorageStats, random_id};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
@@ -30,8 +31,7 @@ use tonic::{Code, Status};
 
 use crate::config::ConfigError;
 use crate::error::ServerError;
-use crate::region::{RegionHandle, from_wire, to_wire};
-use crate::router::{Membership, Router};
+use crate::regions::Regions;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const PD_CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,27 +56,6 @@ const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
-/// Lets the router serve `regions`, which are on the disk, if the store has registered. Returns whether there are any.
-pub(crate) fn restore(storage: &Storage, router: &Router, regions: Vec<RegionDescriptor>) -> bool {
-    let identity = storage.identity();
-    let (Some(cluster_id), Some(store_id)) = (identity.cluster_id, identity.store_id) else {
-        return false;
-    };
-    let has_regions = !regions.is_empty();
-    let regions = regions.into_iter().map(to_wire);
-    let regions = regions.map(|region| Arc::new(RegionHandle::new(region, storage)));
-    router.set(Membership::new(cluster_id, store_id, regions.collect()));
-    has_regions
-}
-
-/// The regions of an earlier registration.
-pub(crate) async fn regions_on_disk(
-    storage: &Storage,
-) -> Result<Vec<RegionDescriptor>, ServerError> {
-    let storage = storage.clone();
-    Ok(spawn_blocking(move || storage.regions()).await??)
-}
-
 /// Talks to the placement driver for as long as the store runs.
 pub(crate) struct Placement {
     /// Each with its address.
@@ -87,7 +66,7 @@ pub(crate) struct Placement {
     start_time_ms: u64,
     incarnation: u64,
     storage: Storage,
-    router: Router,
+    regions: Arc<Regions>,
     registered: watch::Sender<bool>,
     /// Figures that are being read. A file system that hangs holds one thread, not one per heartbeat.
     reading_stats: Option<JoinHandle<Result<StorageStats, rdb_storage::Error>>>,
@@ -96,12 +75,12 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// `registered` turns true once the router serves.
+    /// `registered` turns true once regions are served.
     pub(crate) fn new(
         pd_addresses: &[String],
         advertised: String,
         storage: Storage,
-        router: Router,
+        regions: Arc<Regions>,
         registered: watch::Sender<bool>,
     ) -> Result<Self, ServerError> {
         let client = |address: &String| {
@@ -124,7 +103,7 @@ impl Placement {
             start_time_ms: now.as_millis() as u64,
             incarnation: random_id()?,
             storage,
-            router,
+            regions,
             registered,
             reading_stats: None,
             logged_at: None,
@@ -135,9 +114,17 @@ impl Placement {
     /// future ends it otherwise.
     pub(crate) async fn run(mut self) -> Result<(), ServerError> {
         self.register().await?;
+        let mut groups = self.regions.states();
         loop {
+            // What changes while the heartbeat is made is in the next one.
+            groups.borrow_and_update();
             let pause = self.heartbeat().await?;
-            sleep(pause).await;
+            self.learn_addresses().await?;
+            sleep(HEARTBEAT_MIN).await;
+            tokio::select! {
+                () = sleep(pause - HEARTBEAT_MIN) => {}
+                Ok(()) = groups.changed() => {}
+            }
         }
     }
 
@@ -233,44 +220,30 @@ impl Placement {
         }
     }
 
-    /// Serves the regions of the answer, unless there are regions on the disk: those are newer.
+    /// Serves the regions of the answer, unless there are regions on the disk.
     async fn adopt(&self, response: RegisterStoreResponse) -> Result<(), ServerError> {
-        let mut regions = regions_on_disk(&self.storage).await?;
-        if regions.is_empty() {
-            self.store_regions(response.regions).await?;
-            regions = regions_on_disk(&self.storage).await?;
-        }
-        restore(&self.storage, &self.router, regions);
-        self.registered.send_replace(true);
         let RegisterStoreResponse {
             cluster_id,
             store_id,
+            regions,
             ..
         } = response;
+        self.regions.adopt(regions).await?;
+        self.registered.send_replace(true);
         tracing::info!(cluster_id, store_id, "registered with the placement driver");
-        Ok(())
-    }
-
-    /// Stores the regions in one submission. At the next start a part of them would look like all.
-    async fn store_regions(&self, regions: Vec<Region>) -> Result<(), ServerError> {
-        let Some(first) = regions.first() else {
-            return Ok(());
-        };
-        let region_id = first.id;
-        let commands = regions
-            .into_iter()
-            .map(|region| Command::PutRegion(from_wire(region)));
-        let submission = Submission::new(region_id, commands.collect());
-        self.storage.submit(submission)?.await?;
         Ok(())
     }
 
     /// Sends one heartbeat and returns the pause until the next. Fails when another process has taken this store's id: the
     /// placement driver accepted it while it could not hear this one.
     async fn heartbeat(&mut self) -> Result<Duration, ServerError> {
-        let status = match self.try_heartbeat().await {
-            Ok(interval_ms) => {
-                let interval = Duration::from_millis(interval_ms);
+        let (leads, region_count) = self.regions.report();
+        let status = match self.try_heartbeat(leads, region_count).await {
+            Ok(response) => {
+                if region_count == 0 && !response.regions.is_empty() {
+                    self.regions.adopt(response.regions).await?;
+                }
+                let interval = Duration::from_millis(response.interval_ms);
                 return Ok(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX));
             }
             Err(status) => status,
@@ -285,7 +258,11 @@ impl Placement {
         Ok(HEARTBEAT_DEFAULT)
     }
 
-    async fn try_heartbeat(&mut self) -> Result<u64, Status> {
+    async fn try_heartbeat(
+        &mut self,
+        leads: Vec<RegionReport>,
+        region_count: u64,
+    ) -> Result<StoreHeartbeatResponse, Status> {
         let stats = self.stats().await.map(|stats| StoreStats {
             capacity_bytes: stats.capacity_bytes,
             available_bytes: stats.available_bytes,
@@ -300,12 +277,29 @@ impl Placement {
             address: self.advertised.clone(),
             stats,
             incarnation: self.incarnation,
-            ..StoreHeartbeatRequest::default()
+            leads,
+            region_count: Some(region_count),
         };
-        let answer = self
-            .call(|mut client| async move { client.store_heartbeat(request).await })
-            .await;
-        answer.map(|response| response.interval_ms)
+        self.call(|mut client| async move { client.store_heartbeat(request).await })
+            .await
+    }
+
+    /// Asks where the other stores are, if somebody wants to connect to one. Its failure is that of the next heartbeat.
+    async fn learn_addresses(&mut self) -> Result<(), ServerError> {
+        if !self.regions.addresses().were_wanted() {
+            return Ok(());
+        }
+        let asked =
+            self.call(|mut client| async move { client.get_stores(GetStoresRequest {}).await });
+        let Ok(GetStoresResponse { stores }) = asked.await else {
+            return Ok(());
+        };
+        let stores = stores.into_iter().map(|store| (store.id, store.address));
+        let (addresses, stores) = (Arc::clone(self.regions.addresses()), stores.collect());
+        if let Err(error) = spawn_blocking(move || addresses.learn(stores)).await? {
+            tracing::warn!(%error, "the addresses of other stores are not kept for the next start");
+        }
+        Ok(())
     }
 
     /// The storage's figures, unless they cannot be read in time. A store that lives says so without them.

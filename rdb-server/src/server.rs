@@ -1,6 +1,8 @@
 //! Wires the process: storage, router, services, placement, health. Nothing else does.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
@@ -8,15 +10,19 @@ use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
+use rdb_raft::group::{GroupState, Leader};
+use rdb_raft::log::LogHealth;
 use rdb_storage::{Durability, Repair, Storage, WriteHealth};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
-use crate::placement::{Placement, regions_on_disk, restore};
+use crate::placement::Placement;
+use crate::regions::Regions;
 use crate::router::Router;
 use crate::service::{BatchService, CasService, RawService};
 
@@ -25,7 +31,7 @@ const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 /// A running store. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
 pub struct Server {
     local_addr: SocketAddr,
-    storage: Storage,
+    regions: Arc<Regions>,
     serving: JoinHandle<Result<(), ServerError>>,
     placement: JoinHandle<Result<(), ServerError>>,
     drain: CancellationToken,
@@ -44,6 +50,18 @@ impl Server {
         raise_open_files_limit(config.serve.connections_max);
         let (directory, options) = (config.data_dir.clone(), config.storage_options());
         let storage = spawn_blocking(move || Storage::open(directory, options)).await??;
+        let drain = CancellationToken::new();
+        let router = Router::new(drain.clone());
+        let regions = Arc::new(
+            Regions::open(
+                storage.clone(),
+                router.clone(),
+                config.durability,
+                config.timing(),
+            )
+            .await?,
+        );
+        let (registered, registration) = watch::channel(regions.restore().await?);
         let listen_error = |source| ServerError::Listen {
             address: config.addr,
             source,
@@ -55,20 +73,22 @@ impl Server {
             .clone()
             .unwrap_or_else(|| local_addr.to_string());
 
-        let drain = CancellationToken::new();
-        let router = Router::new(drain.clone());
-        let regions = regions_on_disk(&storage).await?;
-        let (registered, registration) = watch::channel(restore(&storage, &router, regions));
         let placement = Placement::new(
             &config.pd,
             advertised.clone(),
             storage.clone(),
-            router.clone(),
+            Arc::clone(&regions),
             registered,
         )?;
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
-        let health_keeper = keep_health(health_handle, registration, storage.write_health());
+        let health_keeper = keep_health(
+            health_handle,
+            registration,
+            storage.write_health(),
+            regions.log_health(),
+            regions.states(),
+        );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -80,21 +100,26 @@ impl Server {
             .add_service(raw)
             .add_service(cas)
             .add_service(batch)
+            .add_service(regions.peer_service())
             .add_service(health_service);
-        let until_drained = drain.clone();
+        let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));
         let placement = async move {
-            tokio::select! {
+            let ended = tokio::select! {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
+                () = of_drain.keep() => Ok(()),
                 () = until_drained.cancelled() => Ok(()),
-            }
+            };
+            until_drained.cancel();
+            of_drain.hand_over().await;
+            ended
         };
         let serving = serve(listener, services, serve_options, drain.clone());
         let serving = async move { Ok(serving.await?) };
         announce(&config, local_addr, &advertised, &storage);
         Ok(Self {
             local_addr,
-            storage,
+            regions,
             serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
             placement: tokio::spawn(drains_when_it_ends(placement, drain.clone())),
             drain: drain.clone(),
@@ -145,24 +170,32 @@ impl ServerProcess for Server {
     async fn wait(self) -> Result<(), ServerError> {
         let placed = self.placement.await;
         let served = self.serving.await;
-        process::close(move || self.storage.close()).await?;
+        let (regions, runtime) = (self.regions, Handle::current());
+        process::close(move || regions.close(&runtime)).await?;
         placed??;
         served?
     }
 }
 
-/// Keeps the health status. A store is healthy when it is registered and takes the writes of every region.
+/// Keeps the health status. A store is healthy when it is registered, takes the writes of every region that it leads, and knows
+/// who leads the others.
 async fn keep_health(
     health: HealthHandle,
     mut registration: watch::Receiver<bool>,
     mut write_health: watch::Receiver<WriteHealth>,
+    mut log_health: watch::Receiver<LogHealth>,
+    mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
 ) {
     let mut was_serving = false;
     loop {
-        let cause = write_health.borrow_and_update().cause();
         let registered = *registration.borrow_and_update();
-        let serving = match cause {
-            _ if !registered => Err("it has not registered with the placement driver".to_owned()),
+        let causes = [
+            (!registered).then(|| "it has not registered with the placement driver".to_owned()),
+            write_health.borrow_and_update().cause(),
+            log_health.borrow_and_update().cause(),
+            unserved(&groups.borrow_and_update()),
+        ];
+        let serving = match causes.into_iter().flatten().next() {
             Some(cause) => Err(cause),
             None => Ok(()),
         };
@@ -174,11 +207,27 @@ async fn keep_health(
         let changed = tokio::select! {
             changed = registration.changed() => changed,
             changed = write_health.changed() => changed,
+            changed = log_health.changed() => changed,
+            changed = groups.changed() => changed,
         };
         if changed.is_err() {
             return;
         }
     }
+}
+
+/// Which region cannot be served, if one cannot.
+fn unserved(groups: &BTreeMap<u64, GroupState>) -> Option<String> {
+    groups.iter().find_map(|(region_id, state)| match state {
+        GroupState::Ended(ended) if ended.has_failed => Some(format!(
+            "region {region_id} has stopped: {}; restart",
+            ended.cause
+        )),
+        GroupState::Running(Leader { peer_id: None, .. }) => {
+            Some(format!("region {region_id} has no leader"))
+        }
+        GroupState::Ended(_) | GroupState::Running(_) => None,
+    })
 }
 
 fn announce(config: &Config, local_addr: SocketAddr, advertised: &str, storage: &Storage) {

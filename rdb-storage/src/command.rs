@@ -185,7 +185,7 @@ impl Command {
     }
 
     /// Bytes of keys and values.
-    pub(crate) fn payload_bytes(&self) -> usize {
+    pub fn payload_bytes(&self) -> usize {
         match self {
             Self::PutRaw { key, value } | Self::CompareAndSwap { key, value, .. } => {
                 key.len() + value.len()

@@ -43,12 +43,22 @@ pub struct Proposal {
 impl Proposal {
     /// The encoding that the module documents.
     pub fn encode(&self) -> Bytes {
-        let payload_bytes: usize = self.commands.iter().map(Command::payload_bytes).sum();
-        let mut bytes = Vec::with_capacity(payload_bytes + 32 * (self.commands.len() + 1));
+        Self::encode_commands(self.epoch_version, self.commands.iter())
+    }
+
+    /// The encoding of a proposal of these commands.
+    pub fn encode_commands<'a>(
+        epoch_version: u64,
+        commands: impl Iterator<Item = &'a Command> + Clone,
+    ) -> Bytes {
+        let (count, payload_bytes) = commands.clone().fold((0, 0), |(count, bytes), command| {
+            (count + 1, bytes + command.payload_bytes())
+        });
+        let mut bytes = Vec::with_capacity(payload_bytes + 32 * (count + 1));
         bytes.put_u8(FORMAT);
-        bytes.put_u64(self.epoch_version);
-        bytes.put_u32(self.commands.len() as u32);
-        for command in &self.commands {
+        bytes.put_u64(epoch_version);
+        bytes.put_u32(count as u32);
+        for command in commands {
             encode_command(command, &mut bytes);
         }
         bytes.into()

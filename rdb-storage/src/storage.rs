@@ -298,19 +298,19 @@ impl Storage {
         flushed.map_err(|error| Error::io("flushing the data", error))
     }
 
-    /// Gives a region its descriptor and the state that its log begins behind, and flushes them. Returns whether it did: a
-    /// region that has a state keeps it. Data that the region got through [`submit`](Self::submit) stays; from now on the region is
-    /// written by [`apply`](Self::apply) only, without the write-ahead log. Blocks.
+    /// Gives regions their descriptors and the states that their logs begin behind, all of them or none, and flushes them.
+    /// Returns whether it did so for any: a region that has a state keeps it. Data that a region got through
+    /// [`submit`](Self::submit) stays; from now on the region is written by [`apply`](Self::apply) only, without the
+    /// write-ahead log. Blocks.
     ///
     /// # Errors
     ///
-    /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed. The region may have its state after the next open.
-    pub fn bootstrap_region(
+    /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed. The regions may have their states after the next open.
+    pub fn bootstrap_regions(
         &self,
-        region: &RegionDescriptor,
-        state: &AppliedState,
+        regions: &[(RegionDescriptor, AppliedState)],
     ) -> Result<bool, Error> {
-        self.inner.writer.bootstrap(region, state)
+        self.inner.writer.bootstrap(regions)
     }
 
     /// Writes a raw value, whatever was there before.

@@ -138,13 +138,9 @@ impl Routes {
                 term,
                 ..
             })) => {
-<<<<<<< HEAD
-                if !cache.set_leader(route, (*leader).into()) {
-=======
                 let pace = if cache.set_leader(route, (*leader).into(), term) {
                     Pace::AtOnce
                 } else {
->>>>>>> cli15
                     cache.suspect(route, Suspicion::NotServed);
                     Pace::Backoff
                 };

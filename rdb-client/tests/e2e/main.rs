@@ -18,6 +18,7 @@ mod harness;
 mod idle;
 #[cfg(feature = "cli")]
 mod rdbctl;
+mod replicated;
 mod restarts;
 mod tso;
 mod tso_stream;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest, RawPutResponse};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{
-    CallPath, Cluster, HANG_GUARD, Node, connect, found, guarded, over_both_paths,
+    CallPath, Cluster, HANG_GUARD, Node, connect, copy_directory, found, guarded, over_both_paths,
 };
 
 over_both_paths! {
@@ -476,17 +475,4 @@ async fn get_directly(node: &Node, key: &'static str) -> Option<Bytes> {
 
 fn routing_answer(answer: &RawPutResponse) -> Option<&Kind> {
     answer.region_error.as_ref()?.kind.as_ref()
-}
-
-fn copy_directory(from: &Path, to: &Path) {
-    fs::create_dir(to).expect("the copy does not exist yet");
-    for entry in fs::read_dir(from).expect("the directory can be read") {
-        let entry = entry.expect("the directory can be read");
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if source.is_dir() {
-            copy_directory(&source, &target);
-        } else {
-            fs::copy(source, target).expect("a file can be copied");
-        }
-    }
 }

@@ -11,11 +11,12 @@ const LEVEL_DEFAULT: &str = "info";
 /// The parts of this workspace, by the beginning of their targets.
 const OURS: &str = "rdb_";
 
-/// The HTTP/2 library. Its warnings are about what peers send, so a peer could fill the disk with them.
-const HTTP_2: &str = "h2";
+/// Libraries whose warnings and lines are about what peers send, so that a peer could fill the disk with them: HTTP/2, and Raft,
+/// which has several for each attempt to reach another store.
+const QUIET: [&str; 2] = ["h2", "openraft"];
 
 /// A valid `--log-level`. A level finer than `info` is that of FlareDB's own parts; RocksDB, HTTP/2 and other libraries log
-/// that much only when a filter names them. HTTP/2 logs errors only, unless a filter names it.
+/// that much only when a filter names them. HTTP/2 and Raft log errors only, unless a filter names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter {
     directives: String,
@@ -33,7 +34,7 @@ pub struct LogFilterError {
 impl Default for LogFilter {
     fn default() -> Self {
         Self {
-            directives: format!("{LEVEL_DEFAULT},{HTTP_2}=error"),
+            directives: format!("{LEVEL_DEFAULT},h2=error,openraft=error"),
         }
     }
 }
@@ -66,8 +67,10 @@ impl FromStr for LogFilter {
         } else {
             level.to_owned()
         };
-        if !filters.iter().any(|filter| filter.starts_with(HTTP_2)) {
-            directives.push_str(&format!(",{HTTP_2}=error"));
+        for library in QUIET {
+            if !filters.iter().any(|filter| filter.starts_with(library)) {
+                directives.push_str(&format!(",{library}=error"));
+            }
         }
         for filter in filters {
             directives.push(',');
@@ -94,13 +97,19 @@ mod tests {
     #[test]
     fn a_level_is_that_of_our_parts_and_filters_come_after_it() {
         for (text, expected) in [
-            ("info", "info,h2=error"),
-            ("WARN", "WARN,h2=error"),
-            ("debug", "info,rdb_=debug,h2=error"),
-            ("h2=trace,debug", "info,rdb_=debug,h2=trace"),
-            ("h2::proto=warn", "info,h2::proto=warn"),
-            ("warn,rocksdb=debug", "warn,h2=error,rocksdb=debug"),
-            ("nonsense=debug", "info,h2=error,nonsense=debug"),
+            ("info", "info,h2=error,openraft=error"),
+            ("WARN", "WARN,h2=error,openraft=error"),
+            ("debug", "info,rdb_=debug,h2=error,openraft=error"),
+            ("h2=trace,debug", "info,rdb_=debug,openraft=error,h2=trace"),
+            ("h2::proto=warn", "info,openraft=error,h2::proto=warn"),
+            (
+                "warn,rocksdb=debug",
+                "warn,h2=error,openraft=error,rocksdb=debug",
+            ),
+            (
+                "nonsense=debug",
+                "info,h2=error,openraft=error,nonsense=debug",
+            ),
         ] {
             assert_eq!(directives(text).as_deref(), Ok(expected), "{text}");
         }

@@ -6,7 +6,7 @@ use super::{DecodeError, Problem, decode_all};
 use crate::types::LogId;
 
 const FORMAT: u8 = 1;
-const BYTES: usize = 17;
+pub(super) const BYTES: usize = 17;
 
 /// The encoding that the module documents.
 pub fn encode(log_id: &LogId) -> [u8; BYTES] {

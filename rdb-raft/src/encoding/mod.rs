@@ -9,6 +9,7 @@
 pub mod entry;
 pub mod log_id;
 pub mod membership;
+pub mod stored_membership;
 pub mod vote;
 
 pub use rdb_storage::keys::DecodeError;

@@ -153,6 +153,28 @@ impl Lease {
         self.next_round(raft).await
     }
 
+    /// Whether this peer leads, alone or with a quorum that it has heard of within the lease.
+    pub(super) fn is_live_leader(&self, raft: &Raft) -> bool {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.running_state.is_ok()
+            && metrics.state == ServerState::Leader
+            && (is_sole_voter(&metrics) || self.is_live(&metrics))
+    }
+
+    /// Of the other voters that were heard of within the lease, the one whose log is the most complete.
+    pub(super) fn successor(&self, metrics: &RaftMetrics) -> Option<u64> {
+        let (heard, replicated) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
+        let now = TypeConfig::now();
+        let is_there = |voter: &u64| {
+            let heard_at = heard.get(voter).copied().flatten();
+            heard_at.is_some_and(|at| now < at.into_inner() + self.read_lease)
+        };
+        let voters = metrics.membership_config.voter_ids();
+        let others = voters.filter(|&voter| voter != metrics.id).filter(is_there);
+        others.max_by_key(|voter| replicated.get(voter).cloned().flatten())
+    }
+
     fn is_live(&self, metrics: &RaftMetrics) -> bool {
         let acked = metrics.last_quorum_acked;
         acked.is_some_and(|sent| TypeConfig::now() < sent.into_inner() + self.read_lease)

@@ -236,10 +236,7 @@ impl Group {
     pub fn leader(&self) -> Leader {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        Leader {
-            term: metrics.current_term,
-            peer_id: metrics.current_leader,
-        }
+        state::leader(&metrics.vote, metrics.current_leader)
     }
 
     /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
@@ -307,6 +304,20 @@ impl Group {
         Lasting::new(&self.runtime, call)
     }
 
+    /// Whether another peer is a member of the group, on this store.
+    pub(crate) fn has_member(&self, peer_id: u64, store_id: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut nodes = metrics.membership_config.nodes();
+        nodes.any(|(id, node)| *id == peer_id && node.store_id == store_id)
+    }
+
+    /// Whether this peer leads, and what it proposes now can be expected to be committed: it has heard of a quorum within the
+    /// lease.
+    pub fn is_live(&self) -> bool {
+        self.lease.is_live_leader(&self.raft)
+    }
+
     pub(crate) fn peer_id(&self) -> u64 {
         *self.raft.node_id()
     }
@@ -350,6 +361,14 @@ fn check_start(
 }
 
 impl StartError {
+    /// Whether the log and the state machine do not belong together. Starting again does not help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::LogMissing { .. } | Self::LogOutdated { .. } | Self::LogPurged { .. } => true,
+            Self::Timing(_) | Self::Failed { .. } => false,
+        }
+    }
+
     fn failed(error: impl Display) -> Self {
         let cause = error.to_string();
         Self::Failed { cause }

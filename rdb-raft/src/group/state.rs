@@ -2,10 +2,9 @@
 
 use futures::{Stream, stream};
 use openraft::async_runtime::WatchReceiver;
-use openraft::metrics::RaftServerMetrics;
 
 use super::{Ended, Fatal, Group, Leader, Raft};
-use crate::types::TypeConfig;
+use crate::types::Vote;
 
 /// What is known of a group of this store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +25,10 @@ impl Group {
             if !is_first && metrics.changed().await.is_err() {
                 return Some((GroupState::Ended(group.end()), None));
             }
-            let leader = leader(&metrics.borrow_watched());
+            let leader = {
+                let metrics = metrics.borrow_watched();
+                leader(&metrics.vote, metrics.current_leader)
+            };
             Some((GroupState::Running(leader), Some((group, metrics, false))))
         })
     }
@@ -46,9 +48,7 @@ pub(super) fn ending(raft: &Raft) -> Ended {
 
 /// The leader is told only together with its own term. The vote is published once it is durable, and it may be of another
 /// term until then.
-fn leader(metrics: &RaftServerMetrics<TypeConfig>) -> Leader {
-    let vote = &metrics.vote;
-    let leader = metrics.current_leader;
+pub(super) fn leader(vote: &Vote, leader: Option<u64>) -> Leader {
     Leader {
         term: vote.leader_id.term,
         peer_id: leader.filter(|leader| vote.committed && vote.leader_id.voted_for == *leader),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use openraft::async_runtime::WatchReceiver;
+
 use super::{Ended, Fatal, Group, RaftState};
 
 /// Why leadership is not handed over.
@@ -42,6 +44,27 @@ impl Group {
             Ok(())
         });
         transferred.await
+    }
+}
+
+impl Group {
+    /// Hands leadership over as [`Group::transfer_leader`] does: of the voters that were heard of a short time ago, to the one whose
+    /// log is the most complete. `None`: this peer does not lead, or there is no such voter.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransferError`].
+    pub async fn hand_over(&self) -> Result<Option<u64>, TransferError> {
+        let successor = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            self.lease.successor(&metrics)
+        };
+        let Some(successor) = successor else {
+            return Ok(None);
+        };
+        self.transfer_leader(successor).await?;
+        Ok(Some(successor))
     }
 }
 

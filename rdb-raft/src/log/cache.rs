@@ -10,7 +10,11 @@ use crate::types::{Entry, entry_bytes};
 /// Up to where a group keeps entries that could be read from the device.
 const GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// The same for all groups together. A group that appends gives up its own entries only.
+/// Up to where a group keeps durable entries that are still to be applied. Beyond that they are read again from the device: a
+/// follower may apply more slowly than its leader sends.
+const UNAPPLIED_BYTES_MAX: usize = 16 << 20;
+
+/// The same as the first for all groups together. A group that appends gives up its own entries only.
 const BYTES_MAX: usize = 32 << 20;
 
 /// What the caches of all groups hold, in bytes. Relaxed: the count guards nothing but itself.
@@ -64,6 +68,16 @@ impl Cache {
     /// Drops the first entries until the limits hold, but none from `end` on.
     pub(super) fn trim(&mut self, end: u64) {
         while self.is_over_a_limit() && self.first_index().is_some_and(|first| first < end) {
+            let dropped = self.entries.pop_front();
+            self.uncount(dropped);
+        }
+    }
+
+    /// Drops the first entries until there are not too many that are still to be applied, but none from `durable_end` on.
+    pub(super) fn trim_unapplied(&mut self, durable_end: u64) {
+        while self.bytes > UNAPPLIED_BYTES_MAX
+            && self.first_index().is_some_and(|first| first < durable_end)
+        {
             let dropped = self.entries.pop_front();
             self.uncount(dropped);
         }
@@ -149,6 +163,17 @@ mod tests {
         assert_eq!(cache.first_index(), Some(20));
         cache.trim(30);
         assert_eq!(cache.first_index(), Some(20));
+    }
+
+    #[test]
+    fn what_is_durable_is_kept_for_its_apply_up_to_a_limit() {
+        let mut cache = filled(0..200, &Arc::default());
+        cache.trim_unapplied(20);
+        assert_eq!(cache.first_index(), Some(20), "not beyond what is durable");
+        cache.trim_unapplied(200);
+        let kept = cache.bytes;
+        let entry_bytes = entry_bytes(&entry(0));
+        assert!(kept <= UNAPPLIED_BYTES_MAX && kept + entry_bytes > UNAPPLIED_BYTES_MAX);
     }
 
     #[test]

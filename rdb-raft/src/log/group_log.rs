@@ -210,6 +210,7 @@ impl State {
 
     fn trim(&mut self) {
         self.cache.trim(self.durable_end.min(self.applied_end));
+        self.cache.trim_unapplied(self.durable_end);
     }
 }
 

@@ -14,6 +14,18 @@ pub enum LogHealth {
     },
 }
 
+impl LogHealth {
+    /// Why logs are not written, and what can be done.
+    pub fn cause(&self) -> Option<String> {
+        match self {
+            Self::Healthy => None,
+            Self::Stopped { cause } => Some(format!(
+                "writes have stopped: the Raft log: {cause}; mend that (on a full disk, free space), then restart"
+            )),
+        }
+    }
+}
+
 /// The answer to a change that came too late.
 pub(super) fn stopped(cause: &str) -> io::Error {
     io::Error::other(format!("the Raft log has stopped: {cause}"))

@@ -51,11 +51,18 @@ impl LogReader {
                 // Some of it may be gone, or be another entry by now.
                 continue;
             }
-            let Stored { mut entries, bytes } = stored;
+            let Stored {
+                mut entries,
+                mut bytes,
+            } = stored;
             let is_short = bytes >= bytes_max;
             self.check_no_hole(&entries, view.stored, first_index, is_short)?;
-            if !is_short {
-                entries.extend(view.cached);
+            for entry in view.cached {
+                if bytes >= bytes_max {
+                    break;
+                }
+                bytes = bytes.saturating_add(entry_bytes(&entry));
+                entries.push(entry);
             }
             return Ok(entries);
         }

@@ -64,8 +64,14 @@ impl Machine {
             bytes,
         } = chunk;
         let last_index = entries.last().map(|last| last.entry.log_id.index);
-        let applied = self.apply_entries(entries).await;
-        let answers = applied.inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
+        let answers = match self.apply_entries(entries).await {
+            Ok(answers) => answers,
+            Err(ApplyError::Refused(error)) => return Err(error),
+            Err(error) => {
+                self.has_failed.store(true, Ordering::Release);
+                return Err(io::Error::other(error));
+            }
+        };
         if let Some(last_index) = last_index {
             self.log.set_applied(last_index);
             self.strides.add(last_index, answers.len(), bytes);
@@ -79,7 +85,7 @@ impl Machine {
     }
 
     /// The answer to each.
-    async fn apply_entries(&self, entries: Vec<Committed>) -> io::Result<Vec<Answer>> {
+    async fn apply_entries(&self, entries: Vec<Committed>) -> Result<Vec<Answer>, ApplyError> {
         let count = entries.len();
         let answers = match apply(&*self.machine, &entries, false) {
             Err(ApplyError::Blocks) => {
@@ -88,15 +94,11 @@ impl Machine {
                 blocking.await.map_err(io::Error::other)?
             }
             applied => applied,
-        };
-        let answers = answers.map_err(|error| match error {
-            ApplyError::Failed(error) => error,
-            ApplyError::Blocks => io::Error::other(error),
-        })?;
+        }?;
         if answers.len() != count {
             let answers = answers.len();
             let message = format!("the state machine answered {answers} of {count} entries");
-            return Err(io::Error::other(message));
+            return Err(io::Error::other(message).into());
         }
         Ok(answers)
     }

@@ -31,7 +31,8 @@ use crate::types::{Answer, Entry, LogId, StoredMembership};
 ///
 /// An entry that cannot be carried out, as a swap whose version does not match, is an answer. An error of
 /// [`StateMachine::apply`], or a panic, is a failure of the store, and ends its part in the group: the entry is committed, other replicas
-/// have it, and this one can neither skip nor repeat it.
+/// have it, and this one can neither skip nor repeat it. The sole voter of a group goes on permitting reads after
+/// [`ApplyError::Refused`].
 pub trait StateMachine: Send + Sync + 'static {
     /// Applies entries, all or none, and answers each in order. What answers nobody waits for is up to the state machine.
     ///
@@ -79,6 +80,9 @@ pub enum ApplyError {
     /// Something has to be read from the disk. Nothing was applied.
     #[error("applying would have to read the disk")]
     Blocks,
+    /// The store takes no more. Nothing was applied.
+    #[error(transparent)]
+    Refused(io::Error),
     /// The store has failed. The entries may or may not be applied.
     #[error(transparent)]
     Failed(#[from] io::Error),

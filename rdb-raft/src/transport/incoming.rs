@@ -29,6 +29,8 @@ pub(super) fn replies(
 /// What comes on a stream, after its greeting.
 pub(super) struct Incoming {
     node: Arc<Node>,
+    /// The store that has opened it.
+    from_store: u64,
     call: Arc<CallBudget>,
     messages: Messages<Envelope>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -48,15 +50,17 @@ impl Incoming {
         let call = CallBudget::of(&request);
         let mut incoming = Self {
             node,
+            from_store: 0,
             closing: Box::pin(call.closing().clone().cancelled_owned()),
             call,
             messages: request.into_inner(),
         };
         let first = incoming.envelope().await?;
         let (first, _) = first.ok_or_else(|| Status::unavailable("the stream has ended"))?;
-        let from_store = first.hello.as_ref().map(|hello| hello.from_store);
+        let from_store = first.hello.as_ref().map_or(0, |hello| hello.from_store);
         identity.check(first, incoming.node.timing())?;
         tracing::debug!(from_store, "another store has opened a stream");
+        incoming.from_store = from_store;
         Ok(incoming)
     }
 
@@ -73,7 +77,8 @@ impl Incoming {
         Ok(message.map(|message| (message.message, message.message_bytes)))
     }
 
-    /// The group of an item, if the peer that the item is for is here.
+    /// The group of an item, if the peer that the item is for is here, and the other one is a member on the store that has
+    /// opened the stream.
     ///
     /// # Errors
     ///
@@ -89,6 +94,12 @@ impl Incoming {
         if group.peer_id() != to_peer || from_peer == to_peer {
             return Err(format!(
                 "this store has another peer of group {group_id} than {to_peer}"
+            ));
+        }
+        if !group.has_member(from_peer, self.from_store) {
+            return Err(format!(
+                "peer {from_peer} of store {} is no member of group {group_id}",
+                self.from_store
             ));
         }
         Ok(group)

@@ -72,6 +72,10 @@ async fn serve(
 ) -> Result<Outcome, String> {
     let group = group?;
     match request.ok_or("nothing is asked for")? {
+        // They would pass the windows by.
+        Request::Append(append) if !append.entries.is_empty() => {
+            Err("entries are sent in sessions".to_owned())
+        }
         Request::Append(append) => {
             let append = wire::read_append(from_peer, append, message_bytes).map_err(text)?;
             let (previous, last) = (append.prev_log_id, wire::last_log_id(&append));

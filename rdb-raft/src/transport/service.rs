@@ -1,7 +1,7 @@
 //! What other stores call.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -31,13 +31,13 @@ const URGENT_PATH: &str = "/raftpb.RaftPeer/Urgent";
 /// replies. Streams end when the server drains.
 #[derive(Clone)]
 pub struct PeerService {
-    identity: StoreIdentity,
+    identity: Arc<OnceLock<StoreIdentity>>,
     node: Arc<Node>,
 }
 
 impl PeerService {
-    /// Serves the groups of `node`, which is on this store.
-    pub fn new(identity: StoreIdentity, node: Arc<Node>) -> Self {
+    /// Serves the groups of `node`, which is on this store, once the store knows who it is.
+    pub fn new(identity: Arc<OnceLock<StoreIdentity>>, node: Arc<Node>) -> Self {
         Self { identity, node }
     }
 
@@ -48,9 +48,11 @@ impl PeerService {
             URGENT_PATH => requests,
             path => return Err(Status::unimplemented(format!("there is no {path}"))),
         };
+        let identity = self.identity.get().copied();
+        let identity = identity.ok_or_else(|| Status::unavailable("the store has no id yet"))?;
         let metadata = MetadataMap::from_headers(parts.headers);
         let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
-        let incoming = Incoming::accept(request, self.identity, self.node).await?;
+        let incoming = Incoming::accept(request, identity, self.node).await?;
         Ok(Body::new(EncodeBody::new_server(
             ProstCodec::<Reply, Envelope>::default().encoder(),
             serve(incoming),

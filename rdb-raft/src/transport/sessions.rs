@@ -33,6 +33,8 @@ struct Sessions {
 
 struct Session {
     number: u64,
+    /// Who sends, and who is sent to.
+    peers: (u64, u64),
     next_sequence: u64,
     /// Its end is the end of the session. Closed when openraft takes nothing more.
     appends: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
@@ -59,6 +61,9 @@ impl Sessions {
             let mut answers = Vec::new();
             select! {
                 biased;
+                // First, so that a store which sends on and on gets its answers, and reads them.
+                // It is not closed, since there is a sender here.
+                _ = self.answers.recv_many(&mut answers, ANSWERS_MAX) => return Ok(Some(answers)),
                 envelope = self.incoming.envelope() => {
                     let Some((envelope, message_bytes)) = envelope? else {
                         return Ok(None);
@@ -68,8 +73,6 @@ impl Sessions {
                         return Ok(Some(refused));
                     }
                 }
-                // It is not closed, since there is a sender here.
-                _ = self.answers.recv_many(&mut answers, ANSWERS_MAX) => return Ok(Some(answers)),
             }
         }
     }
@@ -101,7 +104,7 @@ impl Sessions {
             let group = self
                 .incoming
                 .peer(item.group_id, item.from_peer, item.to_peer);
-            let begun = self.begin(group?, item.session);
+            let begun = self.begin(group?, (item.from_peer, item.to_peer), item.session);
             self.sessions.insert(item.group_id, begun);
         }
         let session = self.sessions.get_mut(&item.group_id);
@@ -109,6 +112,9 @@ impl Sessions {
             // A late item of an earlier one.
             return Ok(());
         };
+        if session.peers != (item.from_peer, item.to_peer) {
+            return Err("the session is that of other peers".to_owned());
+        }
         if session.next_sequence != item.sequence {
             return Err("an append is missing".to_owned());
         }
@@ -124,12 +130,13 @@ impl Sessions {
         }
     }
 
-    fn begin(&self, group: Group, number: u64) -> Session {
+    fn begin(&self, group: Group, peers: (u64, u64), number: u64) -> Session {
         let (appends, received) = mpsc::channel(SESSION_ITEMS_MAX);
         let answer = self.answer.clone();
         tokio::spawn(answer_session(group, number, received, answer));
         Session {
             number,
+            peers,
             next_sequence: 0,
             appends,
         }

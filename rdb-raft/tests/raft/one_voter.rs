@@ -278,6 +278,23 @@ async fn no_read_is_permitted_after_an_apply_has_failed_or_panicked() {
 }
 
 #[tokio::test]
+async fn reads_go_on_when_nothing_more_is_applied() {
+    let peer = Peer::first().await;
+    peer.propose(b"a").outcome().await.unwrap();
+    peer.payloads.state().refuses = true;
+    let lost = peer.propose(b"b").outcome().await.unwrap_err();
+    assert!(!lost.is_certain(), "it is in the log");
+    let ended = peer.group.lead_alone().await.unwrap_err();
+    assert!(ended.to_string().contains("the test says so"), "{ended}");
+    assert!(peer.group.try_permit_read());
+    peer.group.permit_read().await.unwrap();
+    assert_eq!(peer.payloads.payloads(), ["a"]);
+
+    let peer = peer.kill_and_start().await;
+    assert_eq!(peer.propose(b"c").outcome().await, Ok(3));
+}
+
+#[tokio::test]
 async fn a_group_that_cannot_apply_does_not_lead() {
     let payloads = Payloads::bootstrapped([1]);
     payloads.state().has_failed = true;

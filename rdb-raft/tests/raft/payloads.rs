@@ -26,6 +26,7 @@ pub(crate) struct State {
     now: Kept,
     flushed: Kept,
     pub(crate) reads_the_disk: bool,
+    pub(crate) refuses: bool,
     pub(crate) has_failed: bool,
     pub(crate) panics: bool,
     /// How often it can still say what is flushed.
@@ -98,6 +99,10 @@ impl StateMachine for Payloads {
         if state.panics {
             drop(state);
             panic!("the test says so");
+        }
+        if state.refuses {
+            let error = io::Error::other("the test says so");
+            return Err(ApplyError::Refused(error));
         }
         if state.has_failed {
             return Err(io::Error::other("the test says so").into());

@@ -120,7 +120,7 @@ impl Store {
         let network = transport.network(GROUP_ID, id);
         let machine = Arc::clone(&payloads) as _;
         let group = node.open(GROUP_ID, id, machine, network).await.unwrap();
-        let service = PeerService::new(identity(id), Arc::clone(&node));
+        let service = PeerService::new(Arc::new(identity(id).into()), Arc::clone(&node));
         let services = Services::default().add_service(service);
         Self {
             id,

@@ -8,11 +8,12 @@ use rdb_storage::{PointRead, Role, Storage, StorageOptions};
 
 use super::*;
 use crate::region::ReadFailure;
+use crate::region::fixture::Led;
 
 struct Fixture {
     router: Router,
     drain: CancellationToken,
-    storage: Storage,
+    led: Led,
     _directory: tempfile::TempDir,
 }
 
@@ -21,13 +22,14 @@ const STORE_ID: u64 = 3;
 const VERSION: u64 = 5;
 
 /// Region 1 holds ["", "m"), region 2 holds ["m", "t"); nothing is above.
-fn fixture() -> Fixture {
+async fn fixture() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let storage = Storage::open(directory.path(), StorageOptions::new(Role::Server)).unwrap();
+    let led = Led::begin(&storage, Region::default()).await;
     let drain = CancellationToken::new();
     let router = Router::new(drain.clone());
     let handle = |id, start_key: &'static str, end_key: &'static str| {
-        let region = Region {
+        led.handle(Region {
             id,
             start_key: start_key.into(),
             end_key: end_key.into(),
@@ -36,15 +38,14 @@ fn fixture() -> Fixture {
                 version: VERSION,
             }),
             peers: Vec::new(),
-        };
-        Arc::new(RegionHandle::new(region, &storage))
+        })
     };
     let regions = vec![handle(2, "m", "t"), handle(1, "", "m")];
     router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
     Fixture {
         router,
         drain,
-        storage,
+        led,
         _directory: directory,
     }
 }
@@ -101,9 +102,9 @@ fn context() -> Context {
     }
 }
 
-#[test]
-fn an_absent_context_means_the_region_that_holds_the_key() {
-    let fixture = fixture();
+#[tokio::test]
+async fn an_absent_context_means_the_region_that_holds_the_key() {
+    let fixture = fixture().await;
     assert_eq!(fixture.region_of(None, &["a"]), Ok(1));
     assert_eq!(fixture.region_of(None, &["m"]), Ok(2));
     assert_eq!(
@@ -112,9 +113,9 @@ fn an_absent_context_means_the_region_that_holds_the_key() {
     );
 }
 
-#[test]
-fn a_batch_that_crosses_regions_is_refused_as_a_whole() {
-    let fixture = fixture();
+#[tokio::test]
+async fn a_batch_that_crosses_regions_is_refused_as_a_whole() {
+    let fixture = fixture().await;
     assert_eq!(fixture.region_of(None, &["a", "b"]), Ok(1));
     assert!(matches!(
         fixture.region_of(None, &["a", "n"]),
@@ -122,9 +123,9 @@ fn a_batch_that_crosses_regions_is_refused_as_a_whole() {
     ));
 }
 
-#[test]
-fn each_part_of_the_context_is_checked() {
-    let fixture = fixture();
+#[tokio::test]
+async fn each_part_of_the_context_is_checked() {
+    let fixture = fixture().await;
     assert_eq!(
         fixture.region_of(Some(context()), &["a"]),
         Ok(1),
@@ -155,9 +156,9 @@ fn each_part_of_the_context_is_checked() {
     ));
 }
 
-#[test]
-fn an_older_epoch_is_told_the_present_regions_and_a_newer_one_to_try_again() {
-    let fixture = fixture();
+#[tokio::test]
+async fn an_older_epoch_is_told_the_present_regions_and_a_newer_one_to_try_again() {
+    let fixture = fixture().await;
     let with_version = |version, key| {
         let region_epoch = Some(RegionEpoch {
             conf_version: 1,
@@ -187,9 +188,9 @@ fn an_older_epoch_is_told_the_present_regions_and_a_newer_one_to_try_again() {
     assert!(with_version(VERSION + 1, "a").is_empty());
 }
 
-#[test]
-fn a_range_has_to_lie_in_one_region() {
-    let fixture = fixture();
+#[tokio::test]
+async fn a_range_has_to_lie_in_one_region() {
+    let fixture = fixture().await;
     let router = &fixture.router;
     assert!(router.for_range(None, b"n", b"t").is_ok());
     assert!(router.for_range(None, b"a", b"n").is_err());
@@ -199,9 +200,9 @@ fn a_range_has_to_lie_in_one_region() {
     );
 }
 
-#[test]
-fn a_scan_is_cut_to_its_region_and_says_where_to_go_on() {
-    let fixture = fixture();
+#[tokio::test]
+async fn a_scan_is_cut_to_its_region_and_says_where_to_go_on() {
+    let fixture = fixture().await;
     let forward = |start, end| fixture.scan(start, end, false);
     assert_eq!(forward("a", "c"), Ok((1, "a".into(), "c".into(), None)));
     assert_eq!(
@@ -220,9 +221,9 @@ fn a_scan_is_cut_to_its_region_and_says_where_to_go_on() {
     assert!(reverse("a", "").is_err(), "no region here reaches the end");
 }
 
-#[test]
-fn a_drain_refuses_everything() {
-    let fixture = fixture();
+#[tokio::test]
+async fn a_drain_refuses_everything() {
+    let fixture = fixture().await;
     fixture.drain.cancel();
     assert!(matches!(
         fixture.region_of(Some(context()), &["a"]),
@@ -232,14 +233,12 @@ fn a_drain_refuses_everything() {
 
 #[tokio::test]
 async fn what_was_routed_to_a_region_that_is_another_now_is_refused_after_the_read() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let router = &fixture.router;
     let [changed, same] = ["a", "n"].map(|key| router.for_key(None, key.as_bytes()).unwrap());
     let read = || PointRead::raw(Bytes::from_static(b"a")).unwrap();
     let permit = changed.permit_read().await.unwrap();
-    let again = |handle: &Arc<RegionHandle>| {
-        Arc::new(RegionHandle::new(handle.region().clone(), &fixture.storage))
-    };
+    let again = |handle: &Arc<RegionHandle>| fixture.led.handle(handle.region().clone());
     // A registration that changes nothing comes between.
     let regions = vec![again(&changed), again(&same)];
     router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
@@ -248,10 +247,7 @@ async fn what_was_routed_to_a_region_that_is_another_now_is_refused_after_the_re
         conf_version: 1,
         version: VERSION + 1,
     });
-    let regions = vec![
-        Arc::new(RegionHandle::new(region, &fixture.storage)),
-        again(&same),
-    ];
+    let regions = vec![fixture.led.handle(region), again(&same)];
     router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
 
     let refused = permit.read(read(), usize::MAX).await;
@@ -265,9 +261,9 @@ async fn what_was_routed_to_a_region_that_is_another_now_is_refused_after_the_re
     );
 }
 
-#[test]
-fn a_region_is_found_as_if_all_were_looked_at() {
-    let fixture = fixture();
+#[tokio::test]
+async fn a_region_is_found_as_if_all_were_looked_at() {
+    let fixture = fixture().await;
     let bounds = prop::collection::btree_set("[a-e]{1,3}", 0..20);
     let present = prop::collection::vec(any::<bool>(), 21);
     let check = |(bounds, present, key): (BTreeSet<String>, Vec<bool>, String)| {
@@ -286,7 +282,7 @@ fn a_region_is_found_as_if_all_were_looked_at() {
             });
         let regions: Vec<_> = regions.collect();
         let handles = regions.iter().cloned();
-        let handles = handles.map(|region| Arc::new(RegionHandle::new(region, &fixture.storage)));
+        let handles = handles.map(|region| fixture.led.handle(region));
         let membership = Membership::new(CLUSTER_ID, STORE_ID, handles.collect());
         for place in [Seek::At(key.as_bytes()), Seek::Below(key.as_bytes())] {
             let found = membership.at(place).map(|handle| handle.region());

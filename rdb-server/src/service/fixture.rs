@@ -1,6 +1,5 @@
 //! A server in the test's own process. It never gives up on a client that does not read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rdb_proto::batch::KvBatchServer;
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::{BatchService, RawService};
-use crate::region::RegionHandle;
+use crate::region::fixture::Led;
 use crate::router::{Membership, Router};
 
 const HANG_GUARD: Duration = Duration::from_secs(300);
@@ -23,6 +22,7 @@ pub(super) struct Served {
     pub(super) storage: Storage,
     pub(super) budget: ByteBudget,
     address: String,
+    _led: Led,
     _directory: tempfile::TempDir,
 }
 
@@ -32,7 +32,8 @@ impl Served {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let options = StorageOptions::new(Role::Server);
         let storage = Storage::open(directory.path(), options).expect("a new directory");
-        let region = Arc::new(RegionHandle::new(Region::default(), &storage));
+        let led = Led::begin(&storage, Region::default()).await;
+        let region = led.handle(Region::default());
         let router = Router::new(CancellationToken::new());
         router.set(Membership::new(1, 1, vec![region]));
 
@@ -52,6 +53,7 @@ impl Served {
             storage,
             budget,
             address,
+            _led: led,
             _directory: directory,
         }
     }

@@ -15,5 +15,6 @@ mod format_2;
 mod harness;
 mod operator;
 mod placement;
+mod raft_log;
 mod repair_wal;
 mod scripted_pd;

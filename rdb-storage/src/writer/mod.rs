@@ -114,13 +114,12 @@ impl Writer {
         worker.apply(region_id, entries, options, may_block)
     }
 
-    /// Writes the first state of a region, unless it has one. Whether it was written. Blocks.
+    /// Writes the first states of regions that have none. Whether there were any. Blocks.
     pub(crate) fn bootstrap(
         &self,
-        region: &RegionDescriptor,
-        state: &AppliedState,
+        regions: &[(RegionDescriptor, AppliedState)],
     ) -> Result<bool, Error> {
-        self.worker.bootstrap(region, state)
+        self.worker.bootstrap(regions)
     }
 
     pub(crate) fn health(&self) -> watch::Receiver<WriteHealth> {

@@ -232,21 +232,26 @@ impl Worker {
         self.health.check(region_id)
     }
 
-    /// Writes the first state of a region, unless it has one. Whether it was written.
+    /// Writes the first states of regions that have none, together. Whether there were any.
     pub(super) fn bootstrap(
         &self,
-        region: &RegionDescriptor,
-        state: &AppliedState,
+        regions: &[(RegionDescriptor, AppliedState)],
     ) -> Result<bool, Error> {
-        self.check(region.id)?;
-        if flushed(&self.engine, region.id)?.is_some() {
+        let mut batch = Batch::new(&self.engine);
+        let mut is_empty = true;
+        for (region, state) in regions {
+            self.check(region.id)?;
+            if flushed(&self.engine, region.id)?.is_none() {
+                batch.put_first_state(region, state);
+                is_empty = false;
+            }
+        }
+        if is_empty {
             return Ok(false);
         }
-        let mut batch = Batch::new(&self.engine);
-        batch.put_first_state(region, state);
         self.write(batch, None, true)?;
         let flushed = self.engine.database.flush();
-        flushed.map_err(|error| Error::io("flushing the first state of a region", error))?;
+        flushed.map_err(|error| Error::io("flushing the first states of regions", error))?;
         Ok(true)
     }
 

@@ -301,7 +301,7 @@ fn applying_without_the_write_ahead_log_ends_at_a_full_disk_and_what_was_flushed
         ..with_reserve()
     };
     let storage = open(&disk.data(), &options);
-    let bootstrapped = storage.bootstrap_region(&region(3), &first_state());
+    let bootstrapped = storage.bootstrap_regions(&[(region(3), first_state())]);
     assert_eq!(bootstrapped, Ok(true));
     let put = |number| {
         entry(
@@ -369,7 +369,7 @@ fn a_log_is_applied_again_while_the_disk_is_full() {
         applied.unwrap();
     };
     let (storage, log) = open_with_log(&disk);
-    let bootstrapped = storage.bootstrap_region(&region(3), &first_state());
+    let bootstrapped = storage.bootstrap_regions(&[(region(3), first_state())]);
     assert_eq!(bootstrapped, Ok(true));
     for number in 1..=ENTRIES {
         let mut batch = LogBatch::default();

@@ -25,7 +25,7 @@ pub(crate) fn first_state() -> AppliedState {
 }
 
 fn bootstrap(storage: &Storage) -> bool {
-    let bootstrapped = storage.bootstrap_region(&region(3), &first_state());
+    let bootstrapped = storage.bootstrap_regions(&[(region(3), first_state())]);
     bootstrapped.unwrap()
 }
 
@@ -131,7 +131,9 @@ fn a_storage_that_is_closed_or_dropped_has_flushed_what_was_applied() {
             let late = [of(2, LogChange::Blank)];
             for refused in [
                 storage.apply(REGION, &late, ApplyOptions::default()).err(),
-                storage.bootstrap_region(&region(3), &first_state()).err(),
+                storage
+                    .bootstrap_regions(&[(region(3), first_state())])
+                    .err(),
             ] {
                 assert_eq!(refused, Some(Error::Closed));
             }

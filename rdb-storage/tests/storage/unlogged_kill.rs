@@ -58,7 +58,7 @@ impl Model {
     }
 
     fn bootstrap(&self, storage: &Storage) {
-        let bootstrapped = storage.bootstrap_region(&self.region, &first_state());
+        let bootstrapped = storage.bootstrap_regions(&[(self.region.clone(), first_state())]);
         bootstrapped.unwrap();
     }
 

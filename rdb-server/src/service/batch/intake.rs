@@ -1,5 +1,6 @@
 //! Takes a message apart: submits writes, queues reads, and answers everything else.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -23,6 +24,9 @@ use crate::router::{Membership, Router};
 
 /// Memory of one decoded command and of an answer without a value, beside their share of the message, in bytes.
 const COMMAND_OVERHEAD_BYTES: usize = 256;
+
+/// Most bytes of the writes of a message that are submitted together, unless it is one.
+const PORTION_BYTES_MAX: usize = 4 << 20;
 
 /// The commands of a message, sorted by what is to be done.
 #[derive(Default)]
@@ -113,8 +117,11 @@ struct RegionCommands {
     reads: Vec<QueuedRead>,
     /// Writes, applied as one submission. `responses` has their ids and makes their answers.
     commands: Vec<Command>,
-    responses: Vec<(u64, WriteResponse)>,
+    responses: Vec<IdAndResponse>,
 }
+
+/// The id of a write, and what makes its answer.
+type IdAndResponse = (u64, WriteResponse);
 
 struct Sorting<'a> {
     membership: &'a Membership,
@@ -200,7 +207,8 @@ impl<'a> Sorting<'a> {
                 commands,
                 responses,
             } = of_region;
-            if !commands.is_empty() {
+            let mut writes_left = commands.into_iter().zip(responses).peekable();
+            while let Some((commands, responses)) = next_portion(&mut writes_left) {
                 match writes.submit(&region, commands, responses) {
                     Ok(pending) => intake.writes.push(pending),
                     Err(refused) => intake.answered.push(refused),
@@ -224,6 +232,23 @@ impl<'a> Sorting<'a> {
     }
 }
 
+/// The next writes that are submitted together: each submission has to fit into an entry that can be sent to other stores.
+fn next_portion(
+    left: &mut Peekable<impl Iterator<Item = (Command, IdAndResponse)>>,
+) -> Option<(Vec<Command>, Vec<IdAndResponse>)> {
+    let first = left.next()?;
+    let mut bytes = first.0.payload_bytes();
+    let mut portion = vec![first];
+    while let Some((command, _)) = left.peek() {
+        bytes += command.payload_bytes();
+        if bytes > PORTION_BYTES_MAX {
+            break;
+        }
+        portion.extend(left.next());
+    }
+    Some(portion.into_iter().unzip())
+}
+
 fn unknown_command() -> Rejection {
     let cause = "the command has no request that this release knows";
     Rejection::Fault(Fault::new(Code::Unimplemented, cause).with_fate(Fate::NotApplied))
@@ -235,6 +260,7 @@ pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use bytes::Bytes;
     use futures::FutureExt;
     use rdb_proto::kvrpc::batch_answer::Response;
     use rdb_proto::kvrpc::{
@@ -249,6 +275,7 @@ pub(super) mod tests {
 
     use super::super::answers::{Packing, ReadyAnswers};
     use super::*;
+    use crate::region::fixture::Led;
 
     /// Longer than any test.
     const LONG: Duration = Duration::from_secs(3600);
@@ -260,25 +287,26 @@ pub(super) mod tests {
         pub(in super::super) router: Router,
         pub(in super::super) call: Arc<CallBudget>,
         storage: Storage,
+        _led: Led,
         _directory: tempfile::TempDir,
     }
 
     /// Region 1 holds the keys below "m", region 2 the others. The write queue holds one such message.
-    pub(in super::super) fn fixture() -> Fixture {
+    pub(in super::super) async fn fixture() -> Fixture {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let options = StorageOptions {
             write_queue_bytes_max: 8 << 20,
             ..StorageOptions::new(Role::Server)
         };
         let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let led = Led::begin(&storage, Region::default()).await;
         let handle = |id, start_key: &'static str, end_key: &'static str| {
-            let region = Region {
+            led.handle(Region {
                 id,
                 start_key: start_key.into(),
                 end_key: end_key.into(),
                 ..Region::default()
-            };
-            Arc::new(RegionHandle::new(region, &storage))
+            })
         };
         let router = Router::new(CancellationToken::new());
         let regions = vec![handle(1, "", "m"), handle(2, "m", "")];
@@ -287,6 +315,7 @@ pub(super) mod tests {
             router,
             call: CallBudget::of(&tonic::Request::new(())),
             storage,
+            _led: led,
             _directory: directory,
         }
     }
@@ -315,9 +344,15 @@ pub(super) mod tests {
     }
 
     fn put(key: &'static str) -> Request {
+        put_of(key.into(), Bytes::new())
+    }
+
+    fn put_of(key: Bytes, value: Bytes) -> Request {
+        let context = None;
         Request::RawPut(RawPutRequest {
-            key: key.into(),
-            ..RawPutRequest::default()
+            context,
+            key,
+            value,
         })
     }
 
@@ -348,7 +383,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_message_for_several_regions_is_charged_once() {
-        let fixture = fixture();
+        let fixture = fixture().await;
         let intake = fixture.take(message([put("a"), put("n")]));
         assert!(intake.answered.is_empty(), "the queue had room for both");
         assert_eq!(intake.writes.len(), 2);
@@ -363,9 +398,30 @@ pub(super) mod tests {
         assert_eq!(fixture.bytes_taken(), 0);
     }
 
+    #[test]
+    fn writes_are_submitted_in_portions_that_fit_into_an_entry() {
+        let portions = |sizes: &[usize]| {
+            let writes = sizes.iter().map(|&bytes| {
+                let (key, value) = ("k".into(), vec![0; bytes - 1].into());
+                let operation = operation(put_of(key, value)).expect("valid");
+                let Operation::Write(command, response) = operation else {
+                    panic!("a put is a write");
+                };
+                (command, (0, response))
+            });
+            let mut left = writes.collect::<Vec<_>>().into_iter().peekable();
+            std::iter::from_fn(|| next_portion(&mut left).map(|(commands, _)| commands.len()))
+                .collect::<Vec<_>>()
+        };
+        let half = PORTION_BYTES_MAX / 2;
+        assert_eq!(portions(&[half, half, 1, 1]), [2, 2]);
+        assert_eq!(portions(&[1, PORTION_BYTES_MAX, 1]), [1, 1, 1]);
+        assert!(portions(&[]).is_empty());
+    }
+
     #[tokio::test]
     async fn a_message_without_room_in_the_write_queue_is_refused_and_not_applied() {
-        let fixture = fixture();
+        let fixture = fixture().await;
         let by_others = fixture.storage.take_write_room(MESSAGE_BYTES);
         let by_others = by_others.expect("the queue is empty");
         let intake = fixture.take(message([put("a"), put("b")]));
@@ -384,7 +440,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_message_that_was_admitted_is_taken_while_others_wait_for_room() {
-        let fixture = fixture();
+        let fixture = fixture().await;
         let budgets = fixture.call.bytes_in_flight();
         let arrived = budgets.try_reserve(MESSAGE_BYTES);
         let mut waiting = pin!(budgets.reserve(CONNECTION_BYTES_IN_FLIGHT_MAX, LONG));
@@ -400,7 +456,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_read_does_not_keep_the_large_message_that_it_came_with() {
-        let fixture = fixture();
+        let fixture = fixture().await;
         let intake = fixture.take(message([put("a"), get("b")]));
         for write in intake.writes {
             drop(write.await);
@@ -413,7 +469,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_command_that_breaks_a_limit_or_is_misrouted_is_answered_alone() {
-        let fixture = fixture();
+        let fixture = fixture().await;
         let no_key = Request::Get(GetRequest::default());
         let mut request = message([put("a"), no_key, put("b"), put("n")]);
         request.message.commands[2].region_id = 9;
@@ -434,7 +490,7 @@ pub(super) mod tests {
     async fn conflicts_carry_no_more_than_was_reserved_for_them() {
         const VALUE_BYTES: usize = 64 << 10;
         const SWAPS: usize = 64;
-        let fixture = fixture();
+        let fixture = fixture().await;
         let storage = fixture.storage.clone();
         let stored =
             spawn_blocking(move || storage.compare_and_swap("hot", 0, vec![b'v'; VALUE_BYTES]));

@@ -234,6 +234,7 @@ mod tests {
 
     use super::super::answers::ReadyAnswers;
     use super::*;
+    use crate::region::fixture::Led;
 
     const KEYS: u64 = 8;
 
@@ -254,12 +255,7 @@ mod tests {
     }
 
     /// Reads the keys from 0 on.
-    fn reads(storage: &Storage, call: &CallBudget, count: u64) -> ReadGroup {
-        let region = Region {
-            id: 1,
-            ..Region::default()
-        };
-        let region = Arc::new(RegionHandle::new(region, storage));
+    fn reads(region: Arc<RegionHandle>, call: &CallBudget, count: u64) -> ReadGroup {
         let reads = (0..count).map(|id| QueuedRead {
             id,
             read: PointRead::raw(id.to_string().into()).expect("a key"),
@@ -286,8 +282,10 @@ mod tests {
         let path = directory.path().to_owned();
         let storage = spawn_blocking(|| cold_storage(path)).await.expect("opened");
         let call = CallBudget::of(&tonic::Request::new(()));
+        let led = Led::begin(&storage, Region::default()).await;
+        let region = led.handle(Region::default());
         let mut stalled = Reads::default();
-        stalled.push(reads(&storage, &call, KEYS));
+        stalled.push(reads(region, &call, KEYS));
         let mut packing = Packing::new(&call);
         stalled.pack(&mut packing);
         assert_eq!(packing.answer_count(), 0, "nothing is in memory");
@@ -314,6 +312,8 @@ mod tests {
             storage
         });
         let storage = stored.await.expect("stored");
+        let led = Led::begin(&storage, Region::default()).await;
+        let region = led.handle(Region::default());
         let call = CallBudget::of(&tonic::Request::new(()));
         let budget = &call.bytes_in_flight().connection;
         let most = call.bytes_in_flight();
@@ -321,7 +321,7 @@ mod tests {
         let taken_by_others = budget.bytes_taken();
 
         let mut reads_of_stream = Reads::default();
-        reads_of_stream.push(reads(&storage, &call, 1));
+        reads_of_stream.push(reads(region, &call, 1));
         let mut packing = Packing::new(&call);
         reads_of_stream.pack(&mut packing);
         assert!(packing.finish().is_none(), "it is in memory, but too large");

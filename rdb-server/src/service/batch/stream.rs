@@ -226,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_with_many_commands_in_flight_is_not_read_from() {
         const MESSAGES: usize = 4;
-        let fixture = fixture();
+        let fixture = fixture().await;
         let messages = vec![vec![get("k"); BATCH_COMMANDS_MAX]; MESSAGES];
         let mut stream = stream_of(&fixture, messages);
         let mut answered = 0;
@@ -243,7 +243,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_is_charged_as_it_came_until_it_is_answered() {
         const VALUE_BYTES: usize = 1 << 20;
-        let fixture = fixture();
+        let fixture = fixture().await;
         let put = Request::RawPut(RawPutRequest {
             key: "k".into(),
             value: Bytes::from(vec![b'v'; VALUE_BYTES]),
@@ -265,7 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_close_its_side_is_cut_off() {
-        let fixture = fixture();
+        let fixture = fixture().await;
         let mut stream = stream_of(&fixture, Vec::new());
         fixture.call.closing().cancel();
         let told = Instant::now();

@@ -1,0 +1,75 @@
+//! Regions for tests: led by this process alone, with the log in memory.
+
+use std::sync::Arc;
+
+use rdb_proto::metapb::{Peer, Region};
+use rdb_raft::group::Alone;
+use rdb_raft::log::MemoryDevice;
+use rdb_raft::{Node, Timing};
+use rdb_storage::{Role, Storage, StorageOptions};
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+
+use super::{Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire};
+use crate::addresses::Addresses;
+
+const PEER: Peer = Peer { id: 1, store_id: 1 };
+
+/// One group, and as many handles as a test needs.
+pub(crate) struct Led {
+    storage: Storage,
+    proposer: Arc<Proposer>,
+    node: Node,
+}
+
+impl Led {
+    /// Begins `region`, whose group all handles share.
+    pub(crate) async fn begin(storage: &Storage, region: Region) -> Self {
+        let region_id = region.id;
+        let region = from_wire(Region {
+            peers: vec![PEER],
+            ..region
+        });
+        let (of_region, described) = (storage.clone(), region.clone());
+        let begun = spawn_blocking(move || {
+            let state = first_state(&region).expect("it has a peer");
+            of_region.bootstrap_regions(&[(region, state)])
+        });
+        begun.await.expect("no panic").expect("written");
+        let device = Arc::<MemoryDevice>::default();
+        let node = Node::start(Timing::default(), device).expect("the defaults are valid");
+        let machine = Arc::new(RegionMachine::new(region_id, storage.clone()));
+        let group = node.open(region_id, PEER.id, machine, Alone).await;
+        let group = group.expect("a new group");
+        group.lead_alone().await.expect("it is alone");
+        let addresses = Arc::new(Addresses::open(&storage.directory()));
+        let leadership = Leadership::new(described, PEER.id, group, addresses);
+        Self {
+            storage: storage.clone(),
+            proposer: Proposer::new(leadership, storage.clone()),
+            node,
+        }
+    }
+
+    /// The same in a directory of its own.
+    pub(crate) async fn begin_anywhere() -> (TempDir, Self) {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions::new(Role::Server);
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let led = Self::begin(&storage, Region::default()).await;
+        (directory, led)
+    }
+
+    pub(crate) fn handle(&self, region: Region) -> Arc<RegionHandle> {
+        Arc::new(RegionHandle::new(region, self.proposer(), &self.storage))
+    }
+
+    pub(crate) fn proposer(&self) -> Arc<Proposer> {
+        Arc::clone(&self.proposer)
+    }
+
+    /// Ends the group.
+    pub(crate) async fn shut_down(&self) {
+        self.node.shut_down().await;
+    }
+}

@@ -1,0 +1,102 @@
+//! Who leads a region, as this store knows it.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::{Fate, NotLeader, region_error::Kind};
+use rdb_proto::metapb::Store;
+use rdb_raft::group::{Group, Leader, ReadError};
+use rdb_storage::RegionDescriptor;
+use tonic::Code;
+
+use crate::addresses::Addresses;
+use crate::error::{Rejection, not_ready};
+
+/// The peer of a region on this store, and where the others are.
+pub(crate) struct Leadership {
+    region: RegionDescriptor,
+    peer_id: u64,
+    group: Group,
+    addresses: Arc<Addresses>,
+}
+
+impl Leadership {
+    pub(crate) fn new(
+        region: RegionDescriptor,
+        peer_id: u64,
+        group: Group,
+        addresses: Arc<Addresses>,
+    ) -> Self {
+        Self {
+            region,
+            peer_id,
+            group,
+            addresses,
+        }
+    }
+
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Whether other stores hold the region, too.
+    fn has_others(&self) -> bool {
+        self.region.peers.len() > 1
+    }
+
+    /// Refuses what another store has to be asked for.
+    pub(super) fn check(&self) -> Result<(), Rejection> {
+        if self.has_others() && self.group.leader().peer_id != Some(self.peer_id) {
+            return Err(self.refusal());
+        }
+        Ok(())
+    }
+
+    /// Whether a proposal might wait for a quorum that is gone.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.has_others() && !self.group.is_live()
+    }
+
+    /// Why something that was not done is refused: for `cause`, or since another store may be able to do it.
+    pub(super) fn not_done(&self, cause: impl Display) -> Rejection {
+        if self.has_others() {
+            return self.refusal();
+        }
+        let fault = Fault::new(Code::Unavailable, cause.to_string());
+        Rejection::Fault(fault.with_fate(Fate::NotApplied))
+    }
+
+    /// Why a read is not permitted.
+    pub(super) fn not_permitted(&self, error: &ReadError) -> Rejection {
+        match error {
+            ReadError::NotLeader => self.refusal(),
+            ReadError::Ended(ended) if !ended.has_failed => {
+                not_ready("the store is shutting down").into()
+            }
+            ReadError::NoQuorum | ReadError::NotApplied | ReadError::Ended(_) => {
+                self.not_done(error)
+            }
+        }
+    }
+
+    /// The answer of a peer that does not lead: who does, if that is known. A leader that may not serve at the moment does not
+    /// name itself.
+    pub(super) fn refusal(&self) -> Rejection {
+        let Leader { term, peer_id } = self.group.leader();
+        let leader = peer_id.filter(|&leader| leader != self.peer_id);
+        let leader = leader.and_then(|leader| {
+            let peer = self.region.peers.iter().find(|peer| peer.id == leader)?;
+            Some(Store {
+                id: peer.store_id,
+                address: self.addresses.of(peer.store_id)?,
+                ..Store::default()
+            })
+        });
+        Rejection::Routing(Kind::NotLeader(NotLeader {
+            region_id: self.region.id,
+            leader: leader.map(Box::new),
+            term,
+        }))
+    }
+}

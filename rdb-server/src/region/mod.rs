@@ -1,0 +1,186 @@
+//! A region as the services see it: it takes commands and returns outcomes, and it permits reads. Behind it is a Raft group.
+//!
+//! - Commands are submitted under the epoch that they were routed under. If the region has another epoch when they would be
+//!   applied, they are not applied, and the answer is `EpochNotMatch`.
+//! - A read first gets a [`ReadPermit`]. Its snapshot is taken after that, and the region is checked after the snapshot. So
+//!   a request is routed only once, however long it waits.
+
+#[cfg(test)]
+pub(crate) mod fixture;
+mod leadership;
+mod machine;
+mod outcomes;
+mod permit;
+mod proposer;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use rdb_proto::metapb::Region;
+use rdb_storage::{
+    Command, KeyValue, Page, PointRead, PointValue, Reader, ScanRange, Storage, Submission,
+    Versioned, VersionedKeyValue, WriteRoom,
+};
+
+pub(crate) use leadership::Leadership;
+pub(crate) use machine::{RegionMachine, first_state};
+pub(crate) use outcomes::PendingOutcomes;
+pub(crate) use permit::{ReadFailure, ReadPermit};
+pub(crate) use proposer::Proposer;
+pub(crate) use wire::{from_wire, to_wire};
+
+use crate::error::Rejection;
+use crate::result_sizes::ResultSizes;
+use outcomes::epoch_has_changed;
+
+/// A region of this store, as of one epoch.
+pub(crate) struct RegionHandle {
+    region: Region,
+    proposer: Arc<Proposer>,
+    storage: Storage,
+    reader: Reader,
+    sizes: ResultSizes,
+    /// Set before a change of the region shows in its data. Sequentially consistent, so that a read which sees changed data
+    /// sees this, too.
+    is_outdated: AtomicBool,
+}
+
+impl RegionHandle {
+    pub(crate) fn new(region: Region, proposer: Arc<Proposer>, storage: &Storage) -> Self {
+        Self {
+            region,
+            proposer,
+            storage: storage.clone(),
+            reader: storage.reader(),
+            sizes: ResultSizes::new(),
+            is_outdated: AtomicBool::new(false),
+        }
+    }
+
+    /// The region's description when the handle was made.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Marks the region as changed. Requests that were routed to this handle are refused, and have to be routed again.
+    pub(crate) fn set_outdated(&self) {
+        self.is_outdated.store(true, Ordering::SeqCst);
+    }
+
+    /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` bytes of
+    /// values. The commands share the buffer of the message that `room` was taken for. Without `room` they are copied once
+    /// the write queue has some, since a few bytes of a message would keep all of it.
+    pub(crate) fn submit(
+        &self,
+        commands: Vec<Command>,
+        room: Option<&MessageRoom>,
+        conflict_bytes_max: usize,
+    ) -> Result<PendingOutcomes, Rejection> {
+        let mut submission = Submission::new(self.region.id, commands)
+            .under_epoch(self.region.version())
+            .with_conflict_values(conflict_bytes_max);
+        if let Some(MessageRoom(room)) = room {
+            submission = submission.of_message(Arc::clone(room));
+        }
+        self.proposer.submit(submission)
+    }
+
+    /// Takes room in the write queue for a message that submissions to this and other regions share.
+    pub(crate) fn take_message_room(&self, message_bytes: usize) -> Result<MessageRoom, Rejection> {
+        Ok(MessageRoom(Arc::new(
+            self.storage.take_write_room(message_bytes)?,
+        )))
+    }
+
+    /// Reads one key without waiting. `None`: it is not in memory, or the permission to read takes waiting.
+    pub(crate) fn read_from_memory(
+        &self,
+        read: &PointRead,
+        room: usize,
+    ) -> Result<Option<PointValue>, ReadFailure> {
+        if !self.proposer.leadership().group().try_permit_read() {
+            return Ok(None);
+        }
+        let permit = ReadPermit::new(self);
+        let size = self.sizes.of(read);
+        size.check(room)?;
+        let found = permit.checked(self.reader.read_from_memory(read, room));
+        size.learn(found, |found| {
+            found.as_ref().map_or(0, PointValue::value_bytes)
+        })
+    }
+
+    /// Waits until this store certainly leads the region and has applied everything that was acknowledged before the call.
+    pub(crate) async fn permit_read(&self) -> Result<ReadPermit<'_>, Rejection> {
+        match self.proposer.leadership().group().permit_read().await {
+            Ok(()) => Ok(ReadPermit::new(self)),
+            Err(error) => Err(self.proposer.leadership().not_permitted(&error)),
+        }
+    }
+
+    /// Reads raw values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_raw(
+        self: Arc<Self>,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Bytes>>, ReadFailure> {
+        let size = self.sizes.of(&("raw", &keys));
+        size.check(room)?;
+        let permit = self.permit_read().await?;
+        let values = self.reader.multi_get_raw(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Bytes>>| values.iter().flatten().map(Bytes::len).sum();
+        size.learn(permit.checked(values), bytes_of)
+    }
+
+    /// Reads versioned values from one snapshot, in the order of `keys`.
+    pub(crate) async fn multi_get_versioned(
+        self: Arc<Self>,
+        keys: Vec<Bytes>,
+        room: usize,
+    ) -> Result<Vec<Option<Versioned>>, ReadFailure> {
+        let size = self.sizes.of(&("versioned", &keys));
+        size.check(room)?;
+        let permit = self.permit_read().await?;
+        let values = self.reader.multi_get_versioned(keys, room).await;
+        let bytes_of = |values: &Vec<Option<Versioned>>| {
+            let values = values.iter().flatten();
+            values.map(|found| found.value.len()).sum()
+        };
+        size.learn(permit.checked(values), bytes_of)
+    }
+
+    /// Reads one page of the raw keyspace.
+    pub(crate) async fn scan_raw(
+        self: Arc<Self>,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<KeyValue>, ReadFailure> {
+        let permit = self.permit_read().await?;
+        permit.checked(self.reader.scan_raw(range, room).await)
+    }
+
+    /// Reads one page of the versioned keyspace.
+    pub(crate) async fn scan_versioned(
+        self: Arc<Self>,
+        range: ScanRange,
+        room: usize,
+    ) -> Result<Page<VersionedKeyValue>, ReadFailure> {
+        let permit = self.permit_read().await?;
+        permit.checked(self.reader.scan_versioned(range, room).await)
+    }
+
+    /// Whether the region is still what it was when requests were routed here.
+    fn check_epoch(&self) -> Result<(), Rejection> {
+        if self.is_outdated.load(Ordering::SeqCst) {
+            return Err(epoch_has_changed());
+        }
+        Ok(())
+    }
+}
+
+/// Room for a message in the write queue, until all of its submissions are done.
+pub(crate) struct MessageRoom(Arc<WriteRoom>);

@@ -1,0 +1,159 @@
+//! What becomes of a submission.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::{EpochNotMatch, Fate, region_error::Kind};
+use rdb_raft::Answer;
+use rdb_raft::group::ProposeError;
+use rdb_storage::Outcome;
+use tokio::sync::oneshot;
+use tonic::Code;
+
+use super::Leadership;
+use crate::error::Rejection;
+
+pub(super) type Outcomes = Result<Vec<Outcome>, Rejection>;
+
+/// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back.
+#[must_use = "a write is known to be done only by its outcome"]
+pub(crate) struct PendingOutcomes(oneshot::Receiver<Outcomes>);
+
+impl PendingOutcomes {
+    pub(super) fn new(pending: oneshot::Receiver<Outcomes>) -> Self {
+        Self(pending)
+    }
+}
+
+impl Future for PendingOutcomes {
+    type Output = Outcomes;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcomes> {
+        let outcomes = Pin::new(&mut self.0).poll(context);
+        outcomes
+            .map(|outcomes| outcomes.unwrap_or_else(|_| Err(undetermined("the write was lost"))))
+    }
+}
+
+/// The outcomes of an entry of `count` commands. Only what was never proposed may be answered as not applied.
+pub(super) fn of_entry(
+    answer: Result<Answer, ProposeError>,
+    count: usize,
+    leadership: &Leadership,
+) -> Outcomes {
+    match answer.map(Answer::into_inner::<Vec<Outcome>>) {
+        Ok(Some(outcomes)) if outcomes.len() == count => Ok(outcomes),
+        Ok(_) => Err(undetermined("the state machine's answer does not fit")),
+        Err(ProposeError::NotLeader) => Err(leadership.refusal()),
+        Err(ProposeError::NotQueued { cause }) => Err(leadership.not_done(cause)),
+        Err(ProposeError::Unknown { cause }) => Err(undetermined(&cause)),
+    }
+}
+
+/// The outcomes of one submission of an entry. Its conflicts carry at most so many bytes of values.
+pub(super) fn of_submission(mut outcomes: Vec<Outcome>, mut values_bytes_left: usize) -> Outcomes {
+    for outcome in &mut outcomes {
+        match outcome {
+            Outcome::EpochChanged { .. } => return Err(epoch_has_changed()),
+            Outcome::Conflict { current_value, .. } => {
+                let bytes = current_value.as_ref().map_or(0, Bytes::len);
+                match values_bytes_left.checked_sub(bytes) {
+                    Some(left) => values_bytes_left = left,
+                    None => *current_value = None,
+                }
+            }
+            Outcome::Done | Outcome::Swapped { .. } | Outcome::Invalid { .. } => {}
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The answer to a request whose region has changed since it was routed. The client learns the present epoch when it sends
+/// the request again.
+pub(super) fn epoch_has_changed() -> Rejection {
+    Rejection::Routing(Kind::EpochNotMatch(EpochNotMatch::default()))
+}
+
+fn undetermined(cause: &str) -> Rejection {
+    Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Led;
+    use super::*;
+
+    fn conflict(value: Option<&'static str>) -> Outcome {
+        Outcome::Conflict {
+            current_version: 7,
+            current_value: value.map(Bytes::from),
+        }
+    }
+
+    #[test]
+    fn conflicts_lose_the_values_for_which_the_submission_has_no_room() {
+        let outcomes = vec![
+            conflict(Some("four")),
+            Outcome::Done,
+            conflict(Some("seven b")),
+            conflict(Some("three")),
+            conflict(None),
+        ];
+        let cut = of_submission(outcomes, 9).expect("the epoch is right");
+        let expected = [
+            conflict(Some("four")),
+            Outcome::Done,
+            conflict(None),
+            conflict(Some("three")),
+            conflict(None),
+        ];
+        assert_eq!(cut, expected);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_fit_leaves_the_fate_open() {
+        let (_directory, led) = Led::begin_anywhere().await;
+        let answers = [
+            Answer::default(),
+            Answer::new(7_u64),
+            Answer::new(vec![Outcome::Done]),
+        ];
+        for answer in answers {
+            let Err(Rejection::Fault(fault)) = of_entry(Ok(answer), 2, led.proposer().leadership())
+            else {
+                panic!("two outcomes were expected");
+            };
+            assert_eq!(fault.fate, Fate::Unknown);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_was_never_proposed_is_answered_as_not_applied() {
+        let (_directory, led) = Led::begin_anywhere().await;
+        let proposer = led.proposer();
+        let cause = "because".to_owned();
+        let of = |error| of_entry(Err(error), 1, proposer.leadership()).expect_err("an error");
+        let not_leader = of(ProposeError::NotLeader);
+        assert!(
+            matches!(not_leader, Rejection::Routing(_)),
+            "{not_leader:?}"
+        );
+        for (error, fate) in [
+            (
+                ProposeError::NotQueued {
+                    cause: cause.clone(),
+                },
+                Fate::NotApplied,
+            ),
+            (ProposeError::Unknown { cause }, Fate::Unknown),
+        ] {
+            let Rejection::Fault(fault) = of(error) else {
+                panic!("a fault");
+            };
+            assert_eq!((fault.fate, fault.cause.as_str()), (fate, "because"));
+        }
+    }
+}

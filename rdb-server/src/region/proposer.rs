@@ -1,0 +1,280 @@
+//! Writes of a region on their way into its log.
+//!
+//! What was submitted waits in a queue. The proposer takes as much of it as fits into one entry and proposes that; a few entries
+//! are under way at a time. No submission is delayed to fill an entry: submissions gather while the entries before them are
+//! synced and applied. It has no task of its own. Whoever submits proposes, and so does each entry that is done.
+//!
+//! The queue is bounded by the room that its submissions hold in the store's write queue.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdb_raft::Answer;
+use rdb_raft::group::ProposeError;
+use rdb_storage::{Admitted, Proposal, Storage, Submission};
+use tokio::sync::oneshot;
+
+use super::Leadership;
+use super::outcomes::{self, Outcomes, PendingOutcomes};
+use crate::error::Rejection;
+
+/// Entries under way at a time: while one is applied, the next is synced.
+const IN_FLIGHT_MAX: usize = 2;
+
+/// Most that one entry holds; it holds at least one submission. It bounds how long the apply of an entry holds up a thread,
+/// and range deletes add to what every read of a memtable has to sort.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+const ENTRY_COMMANDS_MAX: usize = 4096;
+const ENTRY_RANGE_DELETES_MAX: usize = 64;
+
+/// Proposes the writes of a region to its group.
+pub(crate) struct Proposer {
+    leadership: Leadership,
+    storage: Storage,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    in_flight: usize,
+    /// Whether somebody takes from the queue. Entries are proposed one after the other, so that they are in the log in the order
+    /// in which they were taken.
+    is_proposing: bool,
+}
+
+/// A submission, and who waits for its outcomes.
+struct Waiting {
+    admitted: Admitted,
+    outcomes: oneshot::Sender<Outcomes>,
+}
+
+impl Proposer {
+    pub(crate) fn new(leadership: Leadership, storage: Storage) -> Arc<Self> {
+        Arc::new(Self {
+            leadership,
+            storage,
+            queue: Mutex::default(),
+        })
+    }
+
+    /// The peer that it proposes to.
+    pub(super) fn leadership(&self) -> &Leadership {
+        &self.leadership
+    }
+
+    /// Queues a submission. Its keys are read into memory before, so that applying it waits for no disk. Where another store
+    /// leads nothing is read.
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        submission: Submission,
+    ) -> Result<PendingOutcomes, Rejection> {
+        self.leadership.check()?;
+        let admitted = self.storage.admit(submission)?;
+        let (outcomes, pending) = oneshot::channel();
+        let proposer = Arc::clone(self);
+        self.storage.warm(admitted, move |admitted| match admitted {
+            Ok(admitted) => proposer.push(Waiting { admitted, outcomes }),
+            // Whoever waited may be gone.
+            Err(error) => drop(outcomes.send(Err(error.into()))),
+        });
+        Ok(PendingOutcomes::new(pending))
+    }
+
+    fn push(self: &Arc<Self>, waiting: Waiting) {
+        self.lock().waiting.push_back(waiting);
+        self.propose();
+        self.refuse_stalled();
+    }
+
+    /// Refuses what waits behind entries that may never be committed, since too few other stores are heard of. It was never
+    /// proposed. What is under way has no known fate.
+    pub(crate) fn refuse_stalled(&self) {
+        let mut queue = self.lock();
+        if queue.in_flight < IN_FLIGHT_MAX || !self.leadership.is_stalled() {
+            return;
+        }
+        let refused = mem::take(&mut queue.waiting);
+        drop(queue);
+        for Waiting { admitted, outcomes } in refused {
+            drop(admitted);
+            let _ = outcomes.send(Err(self.leadership.refusal()));
+        }
+    }
+
+    /// Proposes what waits, as far as entries may be under way. One that is refused at once calls this again from within, and is
+    /// followed by the next here.
+    fn propose(self: &Arc<Self>) {
+        let mut queue = self.lock();
+        if mem::replace(&mut queue.is_proposing, true) {
+            return;
+        }
+        while queue.in_flight < IN_FLIGHT_MAX
+            && let Some(taken) = queue.take()
+        {
+            queue.in_flight += 1;
+            drop(queue);
+            self.propose_entry(taken);
+            queue = self.lock();
+        }
+        queue.is_proposing = false;
+    }
+
+    fn propose_entry(self: &Arc<Self>, taken: Vec<Waiting>) {
+        let epoch_version = epoch_version(&taken[0]);
+        let commands = taken.iter().flat_map(|waiting| waiting.admitted.commands());
+        let entry = Proposal::encode_commands(epoch_version, commands);
+        let proposer = Arc::clone(self);
+        self.leadership.group().propose(entry, move |answer| {
+            proposer.lock().in_flight -= 1;
+            proposer.propose();
+            proposer.answer(taken, answer);
+        });
+    }
+
+    /// Gives each submission of an entry its outcomes. The room that it held is given back before: whoever is told may submit again
+    /// at once.
+    fn answer(&self, taken: Vec<Waiting>, answer: Result<Answer, ProposeError>) {
+        let counts = taken
+            .iter()
+            .map(|waiting| waiting.admitted.commands().len());
+        let mut applied =
+            outcomes::of_entry(answer, counts.sum(), &self.leadership).map(Vec::into_iter);
+        for Waiting { admitted, outcomes } in taken {
+            let count = admitted.commands().len();
+            let values_bytes_max = admitted.conflict_values_bytes_max();
+            drop(admitted);
+            let of_submission = match &mut applied {
+                Ok(applied) => {
+                    outcomes::of_submission(applied.take(count).collect(), values_bytes_max)
+                }
+                Err(rejection) => Err(rejection.clone()),
+            };
+            // Whoever waited may be gone.
+            let _ = outcomes.send(of_submission);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// What the next entry holds.
+    fn take(&mut self) -> Option<Vec<Waiting>> {
+        let epoch = epoch_version(self.waiting.front()?);
+        let (mut bytes, mut commands, mut range_deletes) = (0, 0, 0);
+        let fits = |waiting: &&Waiting| {
+            let admitted = &waiting.admitted;
+            bytes += admitted.payload_bytes();
+            commands += admitted.commands().len();
+            range_deletes += admitted.range_delete_count();
+            epoch_version(waiting) == epoch
+                && bytes <= ENTRY_BYTES_MAX
+                && commands <= ENTRY_COMMANDS_MAX
+                && range_deletes <= ENTRY_RANGE_DELETES_MAX
+        };
+        let count = self.waiting.iter().take_while(fits).count().max(1);
+        Some(self.waiting.drain(..count).collect())
+    }
+}
+
+fn epoch_version(waiting: &Waiting) -> u64 {
+    waiting.admitted.epoch_version().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::errorpb::Fate;
+    use rdb_proto::metapb::Region;
+    use rdb_storage::{Command, Role, StorageOptions};
+    use tempfile::TempDir;
+
+    use super::super::fixture::Led;
+    use super::*;
+
+    fn storage() -> (TempDir, Storage) {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions::new(Role::Server);
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        (directory, storage)
+    }
+
+    fn put(value_bytes: usize) -> Command {
+        Command::PutRaw {
+            key: "k".into(),
+            value: vec![0; value_bytes].into(),
+        }
+    }
+
+    fn waiting(
+        storage: &Storage,
+        commands: Vec<Command>,
+        epoch_version: u64,
+    ) -> (Waiting, PendingOutcomes) {
+        let submission = Submission::new(1, commands).under_epoch(epoch_version);
+        let admitted = storage.admit(submission).expect("there is room");
+        let (outcomes, pending) = oneshot::channel();
+        let waiting = Waiting { admitted, outcomes };
+        (waiting, PendingOutcomes::new(pending))
+    }
+
+    /// How many of these submissions each entry takes.
+    fn taken(storage: &Storage, submissions: Vec<(Vec<Command>, u64)>) -> Vec<usize> {
+        let waiting = submissions
+            .into_iter()
+            .map(|(commands, epoch_version)| waiting(storage, commands, epoch_version).0);
+        let mut queue = Queue {
+            waiting: waiting.collect(),
+            ..Queue::default()
+        };
+        std::iter::from_fn(|| queue.take().map(|taken| taken.len())).collect()
+    }
+
+    #[test]
+    fn an_entry_takes_what_waits_up_to_each_of_its_limits() {
+        let (_directory, storage) = storage();
+        let small = || (vec![put(1)], 1);
+        assert_eq!(taken(&storage, vec![small(), small(), small()]), [3]);
+        let half = || (vec![put(ENTRY_BYTES_MAX / 2 - 1)], 1);
+        assert_eq!(taken(&storage, vec![half(), half(), half()]), [2, 1]);
+        let large = || (vec![put(2 * ENTRY_BYTES_MAX)], 1);
+        assert_eq!(taken(&storage, vec![small(), large(), small()]), [1, 1, 1]);
+        let many = || (vec![put(1); ENTRY_COMMANDS_MAX / 2], 1);
+        assert_eq!(taken(&storage, vec![many(), many(), many()]), [2, 1]);
+        let delete = Command::DeleteRangeRaw {
+            start_key: "a".into(),
+            end_key: "b".into(),
+        };
+        let deletes = || (vec![delete.clone(); ENTRY_RANGE_DELETES_MAX / 2], 1);
+        assert_eq!(
+            taken(&storage, vec![deletes(), deletes(), deletes()]),
+            [2, 1]
+        );
+        let later = || (vec![put(1)], 2);
+        assert_eq!(taken(&storage, vec![small(), later(), later()]), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_has_ended_refuses_all_that_waits_as_not_applied() {
+        const WAITING: u64 = 10_000;
+        let (_directory, storage) = storage();
+        let led = Led::begin(&storage, Region::default()).await;
+        led.shut_down().await;
+        let proposer = led.proposer();
+        // Each is an entry of its own.
+        let (queued, pending): (Vec<_>, Vec<_>) = (0..WAITING)
+            .map(|number| waiting(&storage, vec![put(1)], number))
+            .unzip();
+        proposer.lock().waiting.extend(queued);
+        proposer.propose();
+        for pending in pending {
+            let Err(Rejection::Fault(fault)) = pending.await else {
+                panic!("it was not refused");
+            };
+            assert_eq!(fault.fate, Fate::NotApplied);
+        }
+    }
+}

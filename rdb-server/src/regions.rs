@@ -1,0 +1,316 @@
+//! The regions of this store: what is on the disk, a group for each, and what the router knows of them.
+//!
+//! A region is a descriptor, its data, and the log of its group. It begins with a *first state*, which all its first peers write
+//! alike: the descriptor, the peers as voters, and a position below the first entry of the log. Regions of a directory from
+//! before there were groups get theirs when they are opened, and their data lies below the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::future::join_all;
+use rdb_proto::metapb::Region;
+use rdb_proto::pdpb::RegionReport;
+use rdb_raft::group::{GroupState, LeadError};
+use rdb_raft::log::LogHealth;
+use rdb_raft::transport::{PeerService, StoreIdentity, Transport};
+use rdb_raft::{Node, OpenError, Timing};
+use rdb_storage::{Durability, LogDatabase, RegionDescriptor, Storage, WriteHealth};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::addresses::Addresses;
+use crate::error::ServerError;
+use crate::region::{
+    Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire, to_wire,
+};
+use crate::router::{Membership, Router};
+
+/// How often regions are looked at for what keeps them from writing.
+const KEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a drain waits for others to take over what this store leads.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The regions of a store that is open.
+pub(crate) struct Regions {
+    storage: Storage,
+    durability: Durability,
+    log: Arc<LogDatabase>,
+    node: Arc<Node>,
+    router: Router,
+    addresses: Arc<Addresses>,
+    /// Who this store is, once it has registered.
+    identity: Arc<OnceLock<StoreIdentity>>,
+    /// The ways to other stores, from then on.
+    transport: OnceLock<Transport>,
+    /// By the region's id. Held while regions are opened.
+    proposers: Mutex<BTreeMap<u64, Arc<Proposer>>>,
+    /// The regions that are served.
+    served: RwLock<Vec<RegionDescriptor>>,
+}
+
+impl Regions {
+    /// Opens the log of a storage. There are no groups yet.
+    pub(crate) async fn open(
+        storage: Storage,
+        router: Router,
+        durability: Durability,
+        timing: Timing,
+    ) -> Result<Self, ServerError> {
+        let of_log = storage.clone();
+        let opened = spawn_blocking(move || {
+            let addresses = Addresses::open(&of_log.directory());
+            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses))
+        });
+        let (log, addresses) = opened.await??;
+        let log = Arc::new(log);
+        let node = Arc::new(Node::start(timing, Arc::clone(&log) as _)?);
+        Ok(Self {
+            storage,
+            durability,
+            log,
+            node,
+            router,
+            addresses: Arc::new(addresses),
+            identity: Arc::default(),
+            transport: OnceLock::new(),
+            proposers: Mutex::default(),
+            served: RwLock::default(),
+        })
+    }
+
+    /// What other stores call.
+    pub(crate) fn peer_service(&self) -> PeerService {
+        PeerService::new(Arc::clone(&self.identity), Arc::clone(&self.node))
+    }
+
+    /// Where other stores are.
+    pub(crate) fn addresses(&self) -> &Arc<Addresses> {
+        &self.addresses
+    }
+
+    /// Serves the regions that are on the disk, if the store has registered. Returns whether there are any. A region that this
+    /// store holds alone is served when this returns; all others when they have a leader.
+    pub(crate) async fn restore(&self) -> Result<bool, ServerError> {
+        let identity = self.storage.identity();
+        let (Some(cluster_id), Some(store_id)) = (identity.cluster_id, identity.store_id) else {
+            return Ok(false);
+        };
+        let identity = StoreIdentity {
+            cluster_id,
+            store_id,
+        };
+        let identity = *self.identity.get_or_init(|| identity);
+        let stored = self.stored().await?;
+        let has_regions = !stored.is_empty();
+        let mut handles = Vec::with_capacity(stored.len());
+        self.bootstrap(stored.clone()).await?;
+        for region in stored.clone() {
+            let proposer = self.proposer(identity, &region).await?;
+            let handle = RegionHandle::new(to_wire(region), proposer, &self.storage);
+            handles.push(Arc::new(handle));
+        }
+        self.router
+            .set(Membership::new(cluster_id, store_id, handles));
+        *self.served.write().unwrap_or_else(PoisonError::into_inner) = stored;
+        Ok(has_regions)
+    }
+
+    /// Serves these regions, unless there are regions on the disk: those are newer. A region whose peers have changed is none to
+    /// begin with: it has data that this store lacks, which other peers have to send.
+    pub(crate) async fn adopt(&self, regions: Vec<Region>) -> Result<(), ServerError> {
+        if self.stored().await?.is_empty() {
+            let regions = regions.into_iter().map(from_wire);
+            let regions = regions.filter(|region| region.conf_version <= 1);
+            self.bootstrap(regions.collect()).await?;
+        }
+        self.restore().await.map(drop)
+    }
+
+    /// Whether logs are written.
+    pub(crate) fn log_health(&self) -> watch::Receiver<LogHealth> {
+        self.node.log_health()
+    }
+
+    /// What is known of the groups, by the ids of their regions.
+    pub(crate) fn states(&self) -> watch::Receiver<BTreeMap<u64, GroupState>> {
+        self.node.states()
+    }
+
+    /// What the placement driver is told: the regions that this store leads, and how many it has.
+    pub(crate) fn report(&self) -> (Vec<RegionReport>, u64) {
+        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
+        let states = self.node.states().borrow().clone();
+        let leads = served.iter().filter_map(|region| {
+            let GroupState::Running(leader) = states.get(&region.id)? else {
+                return None;
+            };
+            let store_id = self.identity.get()?.store_id;
+            let own = region.peers.iter().find(|peer| peer.store_id == store_id)?;
+            let Region { epoch, peers, .. } = to_wire(region.clone());
+            (leader.peer_id == Some(own.id)).then_some(RegionReport {
+                region_id: region.id,
+                peer_id: own.id,
+                term: leader.term,
+                epoch,
+                peers,
+            })
+        });
+        (leads.collect(), served.len() as u64)
+    }
+
+    /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot write.
+    pub(crate) async fn keep(&self) {
+        let (write_health, log_health) = (self.storage.write_health(), self.node.log_health());
+        loop {
+            sleep(KEEP_INTERVAL).await;
+            for proposer in self.proposers.lock().await.values() {
+                proposer.refuse_stalled();
+            }
+            let stopped = match &*write_health.borrow() {
+                WriteHealth::Healthy => Vec::new(),
+                WriteHealth::RegionsStopped { causes } => causes.keys().copied().collect(),
+                WriteHealth::Stopped { .. } => self.group_ids(),
+            };
+            let log_has_stopped = matches!(*log_health.borrow(), LogHealth::Stopped { .. });
+            let cannot_write = if log_has_stopped {
+                self.group_ids()
+            } else {
+                stopped
+            };
+            self.hand_over_these(cannot_write).await;
+        }
+    }
+
+    /// Lets other stores lead what this one leads, and gives them a little time for it.
+    pub(crate) async fn hand_over(&self) {
+        let handed_over = timeout(HAND_OVER_TIMEOUT, async {
+            self.hand_over_these(self.group_ids()).await;
+            let mut states = self.node.states();
+            // It fails when all groups have ended.
+            let _ = states
+                .wait_for(|states| self.leads_alone_or_none(states))
+                .await;
+        });
+        if handed_over.await.is_err() {
+            tracing::warn!(
+                "regions were not handed over; others lead them after an election timeout"
+            );
+        }
+    }
+
+    /// Whether this store leads no region that another one could lead.
+    fn leads_alone_or_none(&self, states: &BTreeMap<u64, GroupState>) -> bool {
+        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(StoreIdentity { store_id, .. }) = self.identity.get() else {
+            return true;
+        };
+        served.iter().all(|region| {
+            let own = region.peers.iter().find(|peer| peer.store_id == *store_id);
+            let own = own.map(|peer| peer.id);
+            region.peers.len() == 1
+                || !matches!(states.get(&region.id), Some(GroupState::Running(leader)) if leader.peer_id == own)
+        })
+    }
+
+    async fn hand_over_these(&self, group_ids: Vec<u64>) {
+        let handing_over = group_ids.into_iter().filter_map(|region_id| {
+            let group = self.node.group(region_id)?;
+            Some(async move {
+                match group.hand_over().await {
+                    Ok(Some(peer_id)) => tracing::info!(region_id, peer_id, "handing over"),
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(region_id, %error, "not handed over"),
+                }
+            })
+        });
+        join_all(handing_over).await;
+    }
+
+    fn group_ids(&self) -> Vec<u64> {
+        self.node.states().borrow().keys().copied().collect()
+    }
+
+    /// Ends the groups, flushes the data, and then the log, which has what is not flushed. Blocks.
+    pub(crate) fn close(&self, runtime: &Handle) -> Result<(), rdb_storage::Error> {
+        // A group may wait for a write of the log, which may wait for a compaction.
+        self.log.stop_compactions();
+        runtime.block_on(self.node.shut_down());
+        let flushed = self.storage.close();
+        self.log.close()?;
+        flushed
+    }
+
+    fn transport(&self, identity: StoreIdentity) -> &Transport {
+        self.transport.get_or_init(|| {
+            let addresses = Arc::clone(&self.addresses);
+            Transport::new(identity, *self.node.timing(), addresses)
+        })
+    }
+
+    async fn stored(&self) -> Result<Vec<RegionDescriptor>, ServerError> {
+        let storage = self.storage.clone();
+        Ok(spawn_blocking(move || storage.regions()).await??)
+    }
+
+    /// Gives regions their first states, those that have none. All at once: at the next start a part of them would look like
+    /// all.
+    async fn bootstrap(&self, regions: Vec<RegionDescriptor>) -> Result<(), ServerError> {
+        let storage = self.storage.clone();
+        let bootstrap = move || {
+            let first_states = regions.into_iter().map(|region| {
+                let state = first_state(&region)?;
+                Ok((region, state))
+            });
+            let first_states = first_states.collect::<Result<Vec<_>, rdb_storage::Error>>()?;
+            storage.bootstrap_regions(&first_states)
+        };
+        spawn_blocking(bootstrap).await??;
+        Ok(())
+    }
+
+    /// The proposer of a region, whose group is opened first if it is not open yet.
+    async fn proposer(
+        &self,
+        identity: StoreIdentity,
+        region: &RegionDescriptor,
+    ) -> Result<Arc<Proposer>, ServerError> {
+        let mut proposers = self.proposers.lock().await;
+        if let Some(proposer) = proposers.get(&region.id) {
+            return Ok(Arc::clone(proposer));
+        }
+        let (region_id, cause) = (region.id, "the region has no peer on this store");
+        let peer = region
+            .peers
+            .iter()
+            .find(|peer| peer.store_id == identity.store_id);
+        let peer = peer.ok_or_else(|| ServerError::region(region_id, cause))?;
+        if region.peers.len() > 1 && self.durability == Durability::Os {
+            let cause = "--durability=os: after a power cut this store would break what it has promised to the other stores of the \
+                         region, and their data would differ; use --durability=sync";
+            return Err(ServerError::region(region_id, cause));
+        }
+        let machine = Arc::new(RegionMachine::new(region_id, self.storage.clone()));
+        let network = self.transport(identity).network(region_id, peer.id);
+        let group = self.node.open(region_id, peer.id, machine, network).await;
+        let group = group.map_err(|error| match error {
+            OpenError::Start(error) if error.is_damage() => ServerError::RegionDamaged {
+                region_id,
+                cause: error.to_string(),
+            },
+            error => ServerError::region(region_id, error),
+        })?;
+        match group.lead_alone().await {
+            Ok(()) | Err(LeadError::NotSoleVoter) => {}
+            Err(LeadError::Ended(ended)) => return Err(ServerError::region(region_id, ended)),
+        }
+        let addresses = Arc::clone(&self.addresses);
+        let leadership = Leadership::new(region.clone(), peer.id, group, addresses);
+        let proposer = Proposer::new(leadership, self.storage.clone());
+        proposers.insert(region_id, Arc::clone(&proposer));
+        Ok(proposer)
+    }
+}
