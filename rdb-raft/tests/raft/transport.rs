@@ -466,7 +466,8 @@ async fn an_item_for_a_peer_that_is_not_here_is_refused_and_the_stream_goes_on()
             to_peer: 3,
             ..item(2, 0, entries(0, &["a"]))
         };
-        let served = item(3, 0, entries(0, &["a"]));
+        let payloads: &[&str] = if is_bulk { &["a"] } else { &[] };
+        let served = item(3, 0, entries(0, payloads));
         let answers = calling.ask(vec![unknown_group, unknown_peer, served]).await;
         assert_eq!(refusal(&answers[0]), "this store has no group 12");
         assert!(refusal(&answers[1]).contains("another peer"));
@@ -507,9 +508,18 @@ async fn a_session_ends_with_what_cannot_be_appended() {
 }
 
 #[tokio::test]
-async fn malformed_appends_are_refused() {
+async fn entries_are_taken_in_sessions_only() {
     let (store, address) = served().await;
     let mut calling = Calling::start(&address, false).await;
+    let answers = calling.ask(vec![item(1, 0, entries(0, &["a"]))]).await;
+    assert_eq!(refusal(&answers[0]), "entries are sent in sessions");
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_appends_are_refused() {
+    let (store, address) = served().await;
+    let mut calling = Calling::start(&address, true).await;
     let append = |change: fn(&mut raftpb::Append)| {
         let mut request = entries(0, &["a", "b"]);
         if let Request::Append(append) = &mut request {
