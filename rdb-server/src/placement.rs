@@ -237,7 +237,7 @@ impl Placement {
     /// Sends one heartbeat and returns the pause until the next. Fails when another process has taken this store's id: the
     /// placement driver accepted it while it could not hear this one.
     async fn heartbeat(&mut self) -> Result<Duration, ServerError> {
-        let (leads, region_count) = self.regions.report();
+        let (leads, region_count) = self.regions.report().await;
         let status = match self.try_heartbeat(leads, region_count).await {
             Ok(response) => {
                 if region_count == 0 && !response.regions.is_empty() {

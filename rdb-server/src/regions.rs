@@ -5,7 +5,7 @@
 //! before there were groups get theirs when they are opened, and their data lies below the log.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -48,8 +48,6 @@ pub(crate) struct Regions {
     transport: OnceLock<Transport>,
     /// By the region's id. Held while regions are opened.
     proposers: Mutex<BTreeMap<u64, Arc<Proposer>>>,
-    /// The regions that are served.
-    served: RwLock<Vec<RegionDescriptor>>,
 }
 
 impl Regions {
@@ -78,7 +76,6 @@ impl Regions {
             identity: Arc::default(),
             transport: OnceLock::new(),
             proposers: Mutex::default(),
-            served: RwLock::default(),
         })
     }
 
@@ -108,14 +105,13 @@ impl Regions {
         let has_regions = !stored.is_empty();
         let mut handles = Vec::with_capacity(stored.len());
         self.bootstrap(stored.clone()).await?;
-        for region in stored.clone() {
+        for region in stored {
             let proposer = self.proposer(identity, &region).await?;
             let handle = RegionHandle::new(to_wire(region), proposer, &self.storage);
             handles.push(Arc::new(handle));
         }
         self.router
             .set(Membership::new(cluster_id, store_id, handles));
-        *self.served.write().unwrap_or_else(PoisonError::into_inner) = stored;
         Ok(has_regions)
     }
 
@@ -141,25 +137,14 @@ impl Regions {
     }
 
     /// What the placement driver is told: the regions that this store leads, and how many it has.
-    pub(crate) fn report(&self) -> (Vec<RegionReport>, u64) {
-        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
-        let states = self.node.states().borrow().clone();
-        let leads = served.iter().filter_map(|region| {
-            let GroupState::Running(leader) = states.get(&region.id)? else {
-                return None;
-            };
-            let store_id = self.identity.get()?.store_id;
-            let own = region.peers.iter().find(|peer| peer.store_id == store_id)?;
-            let Region { epoch, peers, .. } = to_wire(region.clone());
-            (leader.peer_id == Some(own.id)).then_some(RegionReport {
-                region_id: region.id,
-                peer_id: own.id,
-                term: leader.term,
-                epoch,
-                peers,
-            })
-        });
-        (leads.collect(), served.len() as u64)
+    pub(crate) async fn report(&self) -> (Vec<RegionReport>, u64) {
+        let proposers = self.proposers.lock().await;
+        let states = self.node.states();
+        let states = states.borrow();
+        let leads = proposers
+            .iter()
+            .filter_map(|(id, proposer)| proposer.leadership().report(states.get(id)));
+        (leads.collect(), proposers.len() as u64)
     }
 
     /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot write.
@@ -170,16 +155,12 @@ impl Regions {
             for proposer in self.proposers.lock().await.values() {
                 proposer.refuse_stalled();
             }
-            let stopped = match &*write_health.borrow() {
-                WriteHealth::Healthy => Vec::new(),
-                WriteHealth::RegionsStopped { causes } => causes.keys().copied().collect(),
-                WriteHealth::Stopped { .. } => self.group_ids(),
-            };
-            let log_has_stopped = matches!(*log_health.borrow(), LogHealth::Stopped { .. });
-            let cannot_write = if log_has_stopped {
-                self.group_ids()
-            } else {
-                stopped
+            let cannot_write = match (&*log_health.borrow(), &*write_health.borrow()) {
+                (LogHealth::Stopped { .. }, _) | (_, WriteHealth::Stopped { .. }) => {
+                    self.group_ids()
+                }
+                (_, WriteHealth::RegionsStopped { causes }) => causes.keys().copied().collect(),
+                (_, WriteHealth::Healthy) => Vec::new(),
             };
             self.hand_over_these(cannot_write).await;
         }
@@ -189,10 +170,16 @@ impl Regions {
     pub(crate) async fn hand_over(&self) {
         let handed_over = timeout(HAND_OVER_TIMEOUT, async {
             self.hand_over_these(self.group_ids()).await;
+            let proposers = self.proposers.lock().await;
             let mut states = self.node.states();
             // It fails when all groups have ended.
             let _ = states
-                .wait_for(|states| self.leads_alone_or_none(states))
+                .wait_for(|states| {
+                    !proposers.iter().any(|(id, proposer)| {
+                        let leadership = proposer.leadership();
+                        leadership.has_others() && leadership.term_led(states.get(id)).is_some()
+                    })
+                })
                 .await;
         });
         if handed_over.await.is_err() {
@@ -200,20 +187,6 @@ impl Regions {
                 "regions were not handed over; others lead them after an election timeout"
             );
         }
-    }
-
-    /// Whether this store leads no region that another one could lead.
-    fn leads_alone_or_none(&self, states: &BTreeMap<u64, GroupState>) -> bool {
-        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(StoreIdentity { store_id, .. }) = self.identity.get() else {
-            return true;
-        };
-        served.iter().all(|region| {
-            let own = region.peers.iter().find(|peer| peer.store_id == *store_id);
-            let own = own.map(|peer| peer.id);
-            region.peers.len() == 1
-                || !matches!(states.get(&region.id), Some(GroupState::Running(leader)) if leader.peer_id == own)
-        })
     }
 
     async fn hand_over_these(&self, group_ids: Vec<u64>) {

@@ -7,22 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, ready};
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use rdb_proto::transport::{ServeOptions, Services, serve};
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, MemoryDevice};
 use rdb_raft::transport::{AddressBook, PeerService, StoreIdentity, Transport};
-use rdb_raft::{Node, Timing, Vote};
+use rdb_raft::{Node, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::entries::log_id;
 use crate::payloads::Payloads;
 use crate::proxy::Proxy;
-use crate::voters::{GUARD, wait_until};
+use crate::voters::{GUARD, campaign, wait_until};
 
 pub(crate) const CLUSTER_ID: u64 = 7;
 
@@ -137,17 +135,7 @@ impl Store {
 
     /// Campaigns as if a leader of an earlier term had handed its leadership over. For a group without a leader.
     pub(crate) async fn lead(&self) {
-        let vote = Vote::new_committed(self.group.leader().term + 1, self.id + 1);
-        let last_log_id = Some(log_id(0, 0));
-        let heartbeat = AppendEntriesRequest {
-            vote,
-            prev_log_id: last_log_id,
-            entries: Vec::new(),
-            leader_commit: None,
-        };
-        self.group.append_entries(heartbeat).await.unwrap();
-        let transfer = TransferLeaderRequest::new(vote, self.id, last_log_id);
-        self.group.take_over(transfer).await.unwrap().unwrap();
+        campaign(&self.group, self.id).await;
         wait_until("it leads", || self.leads()).await;
         let permitted = timeout(GUARD, self.group.permit_read()).await;
         permitted.expect("it serves its term in time").unwrap();

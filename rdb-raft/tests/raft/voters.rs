@@ -70,17 +70,7 @@ impl Voter {
     /// Campaigns as if a leader of an earlier term had handed its leadership over, and waits until this peer leads and has
     /// applied what is in its log. For groups whose log is empty.
     pub(crate) async fn lead(&self) {
-        let vote = Vote::new_committed(self.group.leader().term + 1, self.peer_id + 1);
-        let last_log_id = Some(log_id(0, 0));
-        let heartbeat = AppendEntriesRequest {
-            vote,
-            prev_log_id: last_log_id,
-            entries: Vec::new(),
-            leader_commit: None,
-        };
-        self.group.append_entries(heartbeat).await.unwrap();
-        let transfer = TransferLeaderRequest::new(vote, self.peer_id, last_log_id);
-        self.group.take_over(transfer).await.unwrap().unwrap();
+        campaign(&self.group, self.peer_id).await;
         wait_until("it leads", || self.leads()).await;
         let permitted = timeout(GUARD, self.group.permit_read()).await;
         permitted.expect("it serves its term in time").unwrap();
@@ -122,4 +112,20 @@ pub(crate) async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         }
     });
     waited.await.unwrap_or_else(|_| panic!("{what} in time"));
+}
+
+/// Lets a peer campaign as if a leader of an earlier term had handed its leadership over. For a group without a leader whose
+/// log is empty.
+pub(crate) async fn campaign(group: &Group, peer_id: u64) {
+    let vote = Vote::new_committed(group.leader().term + 1, peer_id + 1);
+    let last_log_id = Some(log_id(0, 0));
+    let heartbeat = AppendEntriesRequest {
+        vote,
+        prev_log_id: last_log_id,
+        entries: Vec::new(),
+        leader_commit: None,
+    };
+    group.append_entries(heartbeat).await.unwrap();
+    let transfer = TransferLeaderRequest::new(vote, peer_id, last_log_id);
+    group.take_over(transfer).await.unwrap().unwrap();
 }

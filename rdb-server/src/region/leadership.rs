@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, NotLeader, region_error::Kind};
-use rdb_proto::metapb::Store;
-use rdb_raft::group::{Group, Leader, ReadError};
+use rdb_proto::metapb::{Region, Store};
+use rdb_proto::pdpb::RegionReport;
+use rdb_raft::group::{Group, GroupState, Leader, ReadError};
 use rdb_storage::RegionDescriptor;
 use tonic::Code;
 
+use super::to_wire;
 use crate::addresses::Addresses;
 use crate::error::{Rejection, not_ready};
 
@@ -41,8 +43,31 @@ impl Leadership {
     }
 
     /// Whether other stores hold the region, too.
-    fn has_others(&self) -> bool {
+    pub(crate) fn has_others(&self) -> bool {
         self.region.peers.len() > 1
+    }
+
+    /// The term that this peer leads in, if it does in that state of its group.
+    pub(crate) fn term_led(&self, state: Option<&GroupState>) -> Option<u64> {
+        let Some(GroupState::Running(leader)) = state else {
+            return None;
+        };
+        (leader.peer_id == Some(self.peer_id)).then_some(leader.term)
+    }
+
+    /// What the placement driver is told of the region if this peer leads it.
+    pub(crate) fn report(&self, state: Option<&GroupState>) -> Option<RegionReport> {
+        let term = self.term_led(state)?;
+        let Region {
+            id, epoch, peers, ..
+        } = to_wire(self.region.clone());
+        Some(RegionReport {
+            region_id: id,
+            peer_id: self.peer_id,
+            term,
+            epoch,
+            peers,
+        })
     }
 
     /// Refuses what another store has to be asked for.

@@ -60,7 +60,7 @@ impl Proposer {
     }
 
     /// The peer that it proposes to.
-    pub(super) fn leadership(&self) -> &Leadership {
+    pub(crate) fn leadership(&self) -> &Leadership {
         &self.leadership
     }
 
@@ -83,16 +83,20 @@ impl Proposer {
     }
 
     fn push(self: &Arc<Self>, waiting: Waiting) {
-        self.lock().waiting.push_back(waiting);
-        self.propose();
+        let mut queue = self.lock();
+        queue.waiting.push_back(waiting);
+        self.propose(queue);
         self.refuse_stalled();
     }
 
     /// Refuses what waits behind entries that may never be committed, since too few other stores are heard of. It was never
     /// proposed. What is under way has no known fate.
     pub(crate) fn refuse_stalled(&self) {
+        if !self.leadership.is_stalled() {
+            return;
+        }
         let mut queue = self.lock();
-        if queue.in_flight < IN_FLIGHT_MAX || !self.leadership.is_stalled() {
+        if queue.in_flight < IN_FLIGHT_MAX {
             return;
         }
         let refused = mem::take(&mut queue.waiting);
@@ -105,8 +109,7 @@ impl Proposer {
 
     /// Proposes what waits, as far as entries may be under way. One that is refused at once calls this again from within, and is
     /// followed by the next here.
-    fn propose(self: &Arc<Self>) {
-        let mut queue = self.lock();
+    fn propose<'a>(self: &'a Arc<Self>, mut queue: MutexGuard<'a, Queue>) {
         if mem::replace(&mut queue.is_proposing, true) {
             return;
         }
@@ -127,8 +130,9 @@ impl Proposer {
         let entry = Proposal::encode_commands(epoch_version, commands);
         let proposer = Arc::clone(self);
         self.leadership.group().propose(entry, move |answer| {
-            proposer.lock().in_flight -= 1;
-            proposer.propose();
+            let mut queue = proposer.lock();
+            queue.in_flight -= 1;
+            proposer.propose(queue);
             proposer.answer(taken, answer);
         });
     }
@@ -268,8 +272,11 @@ mod tests {
         let (queued, pending): (Vec<_>, Vec<_>) = (0..WAITING)
             .map(|number| waiting(&storage, vec![put(1)], number))
             .unzip();
-        proposer.lock().waiting.extend(queued);
-        proposer.propose();
+        {
+            let mut queue = proposer.lock();
+            queue.waiting.extend(queued);
+            proposer.propose(queue);
+        }
         for pending in pending {
             let Err(Rejection::Fault(fault)) = pending.await else {
                 panic!("it was not refused");
