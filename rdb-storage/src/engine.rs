@@ -1,7 +1,7 @@
 //! The database of the data: its column families and their settings.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, DBPinnableSlice, DataBlockIndexType, Options,
@@ -207,6 +207,19 @@ impl Engine {
         let engine = Self::open(Arc::new(directory), &options, true).unwrap();
         (temporary, Arc::new(engine))
     }
+}
+
+/// The settings of a table file that is made beside the database, and becomes a part of it as it is.
+pub(crate) fn table_options() -> &'static Options {
+    static OPTIONS: LazyLock<Options> = LazyLock::new(|| {
+        let mut options = Options::default();
+        // Nothing is read through it.
+        set_options(&mut options, &Cache::new_lru_cache(0));
+        // It would be used for these files, wherever they come to be.
+        options.set_bottommost_compression_type(DBCompressionType::Lz4);
+        options
+    });
+    &OPTIONS
 }
 
 fn set_options(options: &mut Options, cache: &Cache) {

@@ -23,6 +23,7 @@ use crate::reader::Reader;
 use crate::region::RegionDescriptor;
 use crate::reserve::{DiskReserve, Space};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
+use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, remove_leftovers};
 use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
@@ -71,6 +72,29 @@ pub struct StorageStats {
     pub cold_write_count: u64,
 }
 
+/// Repeats the installs that a crash has interrupted.
+fn finish_installs(engine: &Engine, writer: &Writer) -> Result<(), Error> {
+    let (start, end) = keys::installing::range();
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    options.set_iterate_upper_bound(end);
+    let family = engine.family(Family::RaftState);
+    let records = engine
+        .database
+        .iterator_cf_opt(&family, options, IteratorMode::Start);
+    for record in records {
+        let (_, record) = record.map_err(Error::from_read)?;
+        let installing = keys::installing::decode(&record)?;
+        let region_id = installing.state.region.id;
+        tracing::info!(
+            region_id,
+            "a crash has interrupted the install of a snapshot: it is repeated"
+        );
+        writer.install(&installing)?;
+    }
+    Ok(())
+}
+
 impl Storage {
     /// Opens `directory`, creating it where it is missing. An open that cuts a damaged log
     /// ([`WalRecovery::PointInTime`]) creates nothing.
@@ -107,6 +131,12 @@ impl Storage {
         reserve.make_if_roomy();
 
         let writer = Writer::start(Arc::clone(&engine), options).map_err(io_error)?;
+        let finished = finish_installs(&engine, &writer);
+        finished.map_err(|error| OpenError::Io {
+            directory: path.clone(),
+            cause: format!("finishing the install of a snapshot: {error}"),
+        })?;
+        remove_leftovers(&path).map_err(io_error)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
@@ -296,6 +326,34 @@ impl Storage {
         }
         let flushed = engine.database.flush();
         flushed.map_err(|error| Error::io("flushing the data", error))
+    }
+
+    /// Takes a snapshot of a region that has a state: as of its applied position, for another replica. It keeps RocksDB from letting go
+    /// of what is overwritten meanwhile. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As a read; [`Error::DataLoss`] when the region has no state.
+    pub fn region_snapshot(&self, region_id: u64) -> Result<RegionSnapshot, Error> {
+        RegionSnapshot::take(Arc::clone(&self.inner.engine), region_id)
+    }
+
+    /// Begins to receive a region from another replica. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn receive_region(&self, region_id: u64) -> Result<IncomingRegion, Error> {
+        IncomingRegion::begin(self.clone(), &self.inner.engine, region_id)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
+        self.inner.writer.install(installing)
     }
 
     /// Gives regions their descriptors and the states that their logs begin behind, all of them or none, and flushes them.

@@ -50,6 +50,7 @@
 //! At most one thread applies entries to a region at a time. Positions are not compared: the caller must not apply an entry
 //! twice.
 
+mod install;
 mod overlay;
 mod raw;
 mod versioned;

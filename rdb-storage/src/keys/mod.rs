@@ -9,12 +9,14 @@
 //! | `raft_state` | `[0x02][u64 region id]` | a region descriptor, see the module | [`region`] |
 //! | `raft_state` | `[0x03][u64 region id]` | the applied position, opaque bytes | [`applied_position`] |
 //! | `raft_state` | `[0x04][u64 region id]` | the membership, opaque bytes | [`membership`] |
+//! | `raft_state` | `[0x05][u64 region id]` | the mark of a snapshot that is being installed | [`installing`] |
 //!
 //! Keys of the two data keyspaces are stored without a prefix or suffix: a range of a region is a range of the column
 //! family.
 
 pub mod applied_position;
 pub mod fields;
+pub mod installing;
 pub mod membership;
 pub mod raw;
 pub mod region;

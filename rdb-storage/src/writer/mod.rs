@@ -35,6 +35,7 @@ use crate::error::Error;
 use crate::log_entry::{ApplyOptions, LogEntry};
 use crate::options::StorageOptions;
 use crate::region::RegionDescriptor;
+use crate::snapshot::Installing;
 pub use admitted::Admitted;
 pub use health::WriteHealth;
 pub use pending::PendingWrite;
@@ -120,6 +121,11 @@ impl Writer {
         regions: &[(RegionDescriptor, AppliedState)],
     ) -> Result<bool, Error> {
         self.worker.bootstrap(regions)
+    }
+
+    /// Puts a snapshot that was received in the place of a region. Blocks.
+    pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
+        self.worker.install(installing)
     }
 
     pub(crate) fn health(&self) -> watch::Receiver<WriteHealth> {

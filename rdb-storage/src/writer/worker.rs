@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rocksdb::{ErrorKind, WriteBatch, WriteOptions};
+use rocksdb::{ErrorKind, IngestExternalFileOptions, WriteBatch, WriteOptions};
 
 use super::health::Health;
 use super::queue::{Queue, Queued};
@@ -19,8 +19,9 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
 use crate::options::{Durability, StorageOptions};
-use crate::read::ReadError;
+use crate::read::{Keyspace, ReadError};
 use crate::region::RegionDescriptor;
+use crate::snapshot::{Installing, staged};
 
 /// How often RocksDB's own threads are asked whether they met an error. They have no way to tell.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -253,6 +254,41 @@ impl Worker {
         let flushed = self.engine.database.flush();
         flushed.map_err(|error| Error::io("flushing the first states of regions", error))?;
         Ok(true)
+    }
+
+    /// Puts a snapshot that was received in the place of a region, as the module [`crate::snapshot`] says.
+    pub(super) fn install(&self, installing: &Installing) -> Result<(), Error> {
+        self.queue.check_open()?;
+        self.health.check_any()?;
+        let database = &self.engine.database;
+        let flush = || {
+            let flushed = database.flush();
+            flushed.map_err(|error| Error::io("flushing the install of a snapshot", error))
+        };
+        let mut batch = Batch::new(&self.engine);
+        let cleared = batch.begin_install(installing)?;
+        self.write(batch, None, true)?;
+        flush()?;
+        for (keyspace, start_key, end_key) in cleared {
+            let family = self.engine.family(keyspace.family());
+            database.compact_range_cf(&family, Some(start_key), Some(end_key));
+        }
+        for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
+            let files = staged(self.engine.directory().path(), installing, keyspace);
+            let files = files.map_err(|error| Error::io("linking a snapshot", error))?;
+            if files.is_empty() {
+                continue;
+            }
+            let mut options = IngestExternalFileOptions::default();
+            options.set_move_files(true);
+            let family = self.engine.family(keyspace.family());
+            let ingested = database.ingest_external_file_cf_opts(&family, &options, files);
+            ingested.map_err(|error| Error::io("ingesting a snapshot", error))?;
+        }
+        let mut batch = Batch::new(&self.engine);
+        batch.finish_install(installing);
+        self.write(batch, None, true)?;
+        flush()
     }
 
     /// Lets a start apply no more than so much of the logs again.

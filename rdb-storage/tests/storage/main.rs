@@ -26,6 +26,8 @@ mod log;
 mod log_database;
 mod model;
 mod ranges;
+mod region_snapshot_kill;
+mod region_snapshots;
 mod regions;
 mod room;
 mod scan_pages;

@@ -1,0 +1,116 @@
+//! Where snapshots arrive, and what the mark of an install says.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::RegionState;
+use crate::error::Error;
+use crate::read::Keyspace;
+
+/// The folder of a data directory in which snapshots arrive, each in one of its own. What it holds at an open is left over, unless a mark
+/// names it.
+const FOLDER: &str = "snapshots";
+
+/// What an install puts in the place of a region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Installing {
+    pub(crate) state: RegionState,
+    /// The folder of the files, below that of all snapshots.
+    pub(crate) folder: String,
+    /// How many there are of each keyspace.
+    pub(crate) files: [u32; 2],
+}
+
+/// A folder that a snapshot arrives in. It goes away with this.
+pub(crate) struct Staging {
+    path: PathBuf,
+    name: String,
+    is_kept: bool,
+}
+
+impl Staging {
+    pub(super) fn create(data_directory: &Path, region_id: u64) -> Result<Self, Error> {
+        // Only has to be new in this process: an open removes what was left.
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{region_id}-{number}");
+        let path = data_directory.join(FOLDER).join(&name);
+        let created = fs::create_dir_all(&path);
+        created.map_err(|error| Error::io("making a folder for a snapshot", error))?;
+        Ok(Self {
+            path,
+            name,
+            is_kept: false,
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn file(&self, keyspace: Keyspace, number: u32) -> PathBuf {
+        self.path.join(file_name(keyspace, number))
+    }
+
+    /// Makes the names of the files durable. The files are.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        let folders = self.path.ancestors().take(3);
+        let mut synced = folders.map(|folder| File::open(folder)?.sync_all());
+        let synced: io::Result<()> = synced.try_for_each(|synced| synced);
+        synced.map_err(|error| Error::io("syncing the folder of a snapshot", error))
+    }
+
+    /// Leaves it to the caller.
+    pub(super) fn keep(mut self) -> PathBuf {
+        self.is_kept = true;
+        self.path.clone()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.is_kept
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(%error, "the files of a snapshot stay until the next open");
+        }
+    }
+}
+
+fn file_name(keyspace: Keyspace, number: u32) -> String {
+    let name = match keyspace {
+        Keyspace::Raw => "raw",
+        Keyspace::Versioned => "versioned",
+    };
+    format!("{name}-{number}.sst")
+}
+
+/// The files of a keyspace, each under a second name that RocksDB can take away. A crash may have left one.
+pub(crate) fn staged(
+    data_directory: &Path,
+    installing: &Installing,
+    keyspace: Keyspace,
+) -> io::Result<Vec<PathBuf>> {
+    let folder = data_directory.join(FOLDER).join(&installing.folder);
+    let files = (0..installing.files[keyspace as usize]).map(|number| {
+        let file = folder.join(file_name(keyspace, number));
+        let moving = file.with_extension("moving");
+        match fs::remove_file(&moving) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::hard_link(file, &moving)?;
+        Ok(moving)
+    });
+    files.collect()
+}
+
+/// Removes what arrived before this open. All installs are done.
+pub(crate) fn remove_leftovers(data_directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(data_directory.join(FOLDER)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,79 @@
+//! Snapshots of regions: how a replica that the log cannot help any more gets the data itself.
+//!
+//! ```text
+//! Storage::region_snapshot ─► RegionSnapshot ─ chunks ─► IncomingRegion ─► ReceivedRegion::install
+//!   as of an applied position                              table files in `snapshots/`
+//! ```
+//!
+//! What is sent is one RocksDB snapshot: the region's records (descriptor, position, membership, version floor) and its ranges of both
+//! keyspaces. So it is the state after exactly one entry of the log. It is cut into chunks, each with a checksum.
+//!
+//! What arrives is written to table files beside the database, in order. Nothing that is stored changes until all of it is
+//! there. The install then takes the files as they are (RocksDB *ingests* them). Plain writes would take memory from all other regions,
+//! make them wait for flushes, and write all of it twice more.
+//!
+//! # Install
+//!
+//! 1. One write takes the region's records and ranges away, and puts a *mark* ([`keys::installing`](crate::keys::installing)) that names the
+//!    files and holds the records to come. A flush makes that durable. Before it, a crash leaves what was there.
+//! 2. What the ranges held is compacted away, so that the files get to the lowest level. The files are ingested.
+//! 3. One write puts the records and removes the mark. A flush makes that durable.
+//!
+//! An open that finds a mark repeats all of it: the files are still there. So after a crash the region is what it was or what was
+//! received, never a part of either. As with applies, nothing is written to the write-ahead log.
+
+mod checksum;
+mod chunk;
+mod incoming;
+mod install;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::applied::AppliedState;
+use crate::keys::fields::{Problem, decode_bytes, encode_bytes};
+use crate::keys::{self, DecodeError};
+use crate::region::RegionDescriptor;
+
+pub use incoming::{IncomingRegion, ReceivedRegion};
+pub(crate) use install::{Installing, remove_leftovers, staged};
+pub use outgoing::RegionSnapshot;
+
+/// The records of a region, beside its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RegionState {
+    pub(crate) region: RegionDescriptor,
+    pub(crate) applied: AppliedState,
+    pub(crate) version_floor: u64,
+}
+
+impl RegionState {
+    /// Appends `[u64 region id][descriptor][position][membership][u64 version floor]`, those without a size with their lengths.
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.put_u64(self.region.id);
+        encode_bytes(&keys::region::encode(&self.region), bytes);
+        encode_bytes(&self.applied.position, bytes);
+        encode_bytes(&self.applied.membership, bytes);
+        bytes.put_u64(self.version_floor);
+    }
+
+    pub(crate) fn decode(rest: &mut Bytes) -> Result<Self, Problem> {
+        let id = rest.try_get_u64()?;
+        let region = keys::region::decode(&keys::region::key(id), &decode_bytes(rest)?);
+        let region = region.map_err(|DecodeError { problem, .. }| Problem(problem))?;
+        let is_upright = region.end_key.is_empty() || region.start_key < region.end_key;
+        if !is_upright {
+            return Err(Problem("its range is empty"));
+        }
+        Ok(Self {
+            region,
+            applied: AppliedState {
+                position: decode_bytes(rest)?,
+                membership: decode_bytes(rest)?,
+            },
+            version_floor: rest.try_get_u64()?,
+        })
+    }
+}
