@@ -65,12 +65,12 @@ fn kv_batch() -> manual::Service {
 
 /// The service as it stands in the proto.
 fn raft_peer() -> manual::Service {
-    let stream = |name, route_name| {
+    let stream = |name, route_name, [input, output]: [&str; 2]| {
         manual::Method::builder()
             .name(name)
             .route_name(route_name)
-            .input_type("crate::raftpb::Envelope")
-            .output_type("crate::raftpb::Reply")
+            .input_type(format!("crate::raftpb::{input}"))
+            .output_type(format!("crate::raftpb::{output}"))
             .codec_path("tonic_prost::ProstCodec")
             .client_streaming()
             .server_streaming()
@@ -80,7 +80,12 @@ fn raft_peer() -> manual::Service {
         .name("RaftPeer")
         .package("raftpb")
         .comment("What stores say to each other about their groups.")
-        .method(stream("bulk", "Bulk"))
-        .method(stream("urgent", "Urgent"))
+        .method(stream("bulk", "Bulk", ["Envelope", "Reply"]))
+        .method(stream("urgent", "Urgent", ["Envelope", "Reply"]))
+        .method(stream(
+            "snapshot",
+            "Snapshot",
+            ["SnapshotPart", "SnapshotReply"],
+        ))
         .build()
 }

@@ -24,7 +24,9 @@ use bytes::Bytes;
 use fastrand::Rng;
 use rdb_raft::group::{Alone, Group};
 use rdb_raft::log::LogWriter;
-use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
+use rdb_raft::machine::{
+    Applied, ApplyError, Committed, SnapshotSink, SnapshotSource, StateMachine,
+};
 use rdb_raft::{Answer, Content, LogId, Membership, StoreNode, StoredMembership, Timing};
 use rdb_storage::{
     ApplyOptions, Command, LogChange, LogEntry, Outcome, Proposal, Role, Storage, StorageOptions,
@@ -292,6 +294,14 @@ impl StateMachine for Region {
 
     fn flush(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn snapshot(&self) -> io::Result<(Applied, Box<dyn SnapshotSource>)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

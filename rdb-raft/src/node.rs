@@ -11,18 +11,21 @@ use futures::future::{join_all, select};
 use futures::{StreamExt, stream};
 use openraft::RaftNetworkFactory;
 use openraft::network::NetSnapshot;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
-use crate::group::{Group, GroupState, PurgeError, StartError};
+use crate::group::{Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
 use crate::log::{LogDevice, LogHealth, LogWriter};
-use crate::machine::{Position, StateMachine};
+use crate::machine::{SnapshotData, StateMachine};
 use crate::timing::{Timing, TimingError};
-use crate::types::TypeConfig;
+use crate::types::{LogId, TypeConfig};
 
 /// How often the logs are looked at for what can be purged.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Snapshots that a store receives at a time.
+const SNAPSHOTS_RECEIVED_MAX: usize = 2;
 
 /// Groups that have been opened and that the supervisor has not begun to watch.
 const OPENED_MAX: usize = 16;
@@ -38,6 +41,8 @@ pub struct Node {
     /// Held while a group is opened. `None` after the shutdown has begun.
     opened: Mutex<Option<mpsc::Sender<(u64, Group)>>>,
     states: watch::Receiver<BTreeMap<u64, GroupState>>,
+    /// Places for snapshots that arrive.
+    receiving: Arc<Semaphore>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,18 +91,32 @@ impl Node {
     ///
     /// See [`NodeError`].
     pub fn start(timing: Timing, device: Arc<dyn LogDevice>) -> Result<Self, NodeError> {
+        Self::start_keeping(LOG_BYTES_MAX, timing, device)
+    }
+
+    /// The same with another bound for what leaders keep of their logs, see [`Group::purge`].
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeError`].
+    pub fn start_keeping(
+        log_bytes_max: u64,
+        timing: Timing,
+        device: Arc<dyn LogDevice>,
+    ) -> Result<Self, NodeError> {
         timing.validate()?;
         let log = Arc::new(LogWriter::start(device)?);
         let groups = Arc::<Groups>::default();
         let (opened, to_watch) = mpsc::channel(OPENED_MAX);
         let (published, states) = watch::channel(BTreeMap::new());
-        let supervisor = supervise(Arc::clone(&groups), to_watch, published);
+        let supervisor = supervise(Arc::clone(&groups), log_bytes_max, to_watch, published);
         Ok(Self {
             timing,
             log,
             groups,
             opened: Mutex::new(Some(opened)),
             states,
+            receiving: Arc::new(Semaphore::new(SNAPSHOTS_RECEIVED_MAX)),
             supervisor: Mutex::new(Some(tokio::spawn(supervisor))),
         })
     }
@@ -117,7 +136,7 @@ impl Node {
     ) -> Result<Group, OpenError>
     where
         Network: RaftNetworkFactory<TypeConfig>,
-        Network::Network: NetSnapshot<TypeConfig, SnapshotData = Position>,
+        Network::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData>,
     {
         let opened = self.opened.lock().await;
         let opened = opened.as_ref().ok_or(OpenError::ShutDown)?;
@@ -145,6 +164,11 @@ impl Node {
     /// The intervals of all groups.
     pub fn timing(&self) -> &Timing {
         &self.timing
+    }
+
+    /// A place to receive a snapshot in, if one is free.
+    pub(crate) fn place_to_receive(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.receiving).try_acquire_owned().ok()
     }
 
     /// What is known of each group.
@@ -196,11 +220,12 @@ fn all(groups: &Groups) -> Vec<(u64, Group)> {
 
 async fn supervise(
     groups: Arc<Groups>,
+    log_bytes_max: u64,
     opened: mpsc::Receiver<(u64, Group)>,
     published: watch::Sender<BTreeMap<u64, GroupState>>,
 ) {
     let publishing = pin!(publish_states(opened, published));
-    select(publishing, pin!(purge_logs(&groups))).await;
+    select(publishing, pin!(purge_logs(&groups, log_bytes_max))).await;
 }
 
 async fn publish_states(
@@ -230,12 +255,18 @@ async fn publish_states(
 }
 
 /// A log that cannot be purged is told of once.
-async fn purge_logs(groups: &Groups) {
-    let mut failing = BTreeSet::new();
+async fn purge_logs(groups: &Groups, log_bytes_max: u64) {
+    let (mut failing, mut purged) = (BTreeSet::new(), BTreeMap::new());
     loop {
         sleep(PURGE_INTERVAL).await;
         for (group_id, group) in all(groups) {
-            match group.purge().await {
+            if let Some(LogId { index, .. }) = group.purged()
+                && let Some(before) = purged.insert(group_id, index)
+                && before != index
+            {
+                tracing::debug!(group_id, index, "the log begins after this entry");
+            }
+            match group.purge(log_bytes_max).await {
                 Ok(()) => drop(failing.remove(&group_id)),
                 // Its end was told of.
                 Err(PurgeError::Ended(_)) => {}

@@ -50,7 +50,7 @@ impl Requests {
 }
 
 /// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 13] = [
+static METHODS: [Method; 14] = [
     batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
     batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
@@ -67,6 +67,7 @@ static METHODS: [Method; 13] = [
         }),
         ..other("/kvrpc.KvBatch/Batch", Requests::Stream)
     },
+    other("/raftpb.RaftPeer/Snapshot", Requests::Stream),
     Method {
         bounded: Some(BoundedField {
             tag: 2,

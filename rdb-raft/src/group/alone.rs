@@ -9,7 +9,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
-use crate::machine::Position;
+use crate::machine::SnapshotData;
 use crate::types::{Snapshot, StoreNode, TypeConfig, Vote};
 
 /// Reaches nobody. For a store without others.
@@ -29,7 +29,7 @@ impl RaftNetworkFactory<TypeConfig> for Alone {
 }
 
 impl RaftNetworkV2<TypeConfig> for Alone {
-    type SnapshotData = Position;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -58,7 +58,7 @@ impl RaftNetworkV2<TypeConfig> for Alone {
     async fn full_snapshot(
         &mut self,
         _: Vote,
-        _: Snapshot<Position>,
+        _: Snapshot<SnapshotData>,
         _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {

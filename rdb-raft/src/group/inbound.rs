@@ -1,15 +1,21 @@
 //! What other peers of a group ask for.
 
+use std::io;
+use std::sync::Arc;
+
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::RaftError;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use tokio::task::spawn_blocking;
 
 use super::{Ended, Group};
-use crate::types::TypeConfig;
+use crate::machine::{Applied, Incoming, ReceivedSnapshot, SnapshotData};
+use crate::types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 
 /// Why another peer gets no vote, neither for it nor against it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +94,44 @@ impl Group {
         let raft = self.raft.clone();
         let voted = self.lasting(async move { raft.pre_vote(request).await });
         Ok(voted.await.map_err(fatal)?)
+    }
+
+    /// Installs the snapshot of a leader, unless it is not needed. Returns the vote of this peer: another one than that of the leader
+    /// means that nothing was installed.
+    pub(crate) async fn install(
+        &self,
+        vote: Vote,
+        applied: Applied,
+        received: Box<dyn ReceivedSnapshot>,
+    ) -> Result<Vote, Ended> {
+        let snapshot = Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: applied.position,
+                last_membership: applied.membership,
+            },
+            snapshot: SnapshotData::Received(received),
+        };
+        let raft = self.raft.clone();
+        let installed =
+            self.lasting(async move { raft.install_full_snapshot(vote, snapshot).await });
+        Ok(installed.await?.vote)
+    }
+
+    /// The vote of this peer, if it is later than that of a leader.
+    pub(crate) fn later_vote(&self, leader: &Vote) -> Option<Vote> {
+        let own = self.raft.metrics().borrow_watched().vote;
+        (own > *leader).then_some(own)
+    }
+
+    /// Begins to receive the snapshot of a leader.
+    pub(crate) async fn receive(&self) -> io::Result<Incoming> {
+        let user = self.shared.users.add();
+        let machine = Arc::clone(&self.machine);
+        let began = spawn_blocking(move || {
+            let sink = machine.receive()?;
+            Ok(Incoming { sink, user })
+        });
+        began.await.map_err(io::Error::other)?
     }
 
     /// Takes note that a leader hands its leadership over, and campaigns if it is to this peer.

@@ -29,17 +29,20 @@ pub use alone::Alone;
 pub use inbound::VoteError;
 pub use lease::ReadError;
 pub use proposal::ProposeError;
-pub use purge::PurgeError;
+pub use purge::{LOG_BYTES_MAX, PurgeError};
 pub use state::GroupState;
 pub use transfer::TransferError;
 
 use crate::log::LogStore;
-use crate::machine::{Machine, Position, PositionBuilder, StateMachine, Strides, Users};
+use crate::machine::{
+    Holds, Machine, PositionBuilder, Shared, SnapshotData, StateMachine, Strides, Users,
+};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, LogId, Payload, TypeConfig, Vote};
 use lasting::Lasting;
 use lease::{Lease, is_sole_voter};
 use proposal::Proposal;
+use purge::Purging;
 use quarantine::{Quarantine, Release};
 
 type Raft = openraft::Raft<TypeConfig, Machine>;
@@ -62,10 +65,8 @@ pub struct Group {
     lease: Arc<Lease>,
     quarantine: Quarantine,
     _release: Arc<Release>,
-    strides: Arc<Strides>,
-    snapshots: PositionBuilder,
-    users: Arc<Users>,
-    purging: Arc<Mutex<()>>,
+    shared: Shared,
+    purging: Arc<Mutex<Purging>>,
 }
 
 /// Who leads a group, as far as a peer knows.
@@ -157,7 +158,7 @@ impl Group {
     ) -> Result<Self, StartError>
     where
         Network: RaftNetworkFactory<TypeConfig>,
-        Network::Network: NetSnapshot<TypeConfig, SnapshotData = Position>,
+        Network::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData>,
     {
         timing.validate()?;
         let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
@@ -165,17 +166,19 @@ impl Group {
         let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
         let log_state = log.get_log_state().await.map_err(StartError::failed)?;
         check_start(vote, log_state.last_purged_log_id, flushed.position)?;
-        let strides = Arc::<Strides>::default();
-        let (snapshots, users) = (PositionBuilder::new(flushed), Users::new());
+        let shared = Shared {
+            strides: Arc::<Strides>::default(),
+            snapshots: PositionBuilder::new(flushed),
+            holds: Holds::default(),
+            users: Arc::new(Users::new()),
+        };
         let runtime = Handle::current();
         let lease = Lease::new(&timing, &runtime);
         let adapter = Machine::new(
             Arc::clone(&machine),
-            log.reader(),
-            Arc::clone(&strides),
+            &log,
             lease.apply_has_failed(),
-            snapshots.clone(),
-            users.add(),
+            shared.clone(),
         );
         let config = Arc::new(timing.config());
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
@@ -189,9 +192,7 @@ impl Group {
             raft,
             runtime,
             machine,
-            strides,
-            snapshots,
-            users: Arc::new(users),
+            shared,
             purging: Arc::default(),
         })
     }
@@ -293,7 +294,7 @@ impl Group {
             tracing::error!(%error, "a task of a group failed while the group ended");
         }
         // The core does not wait for the task that applies, nor does it know of flushes.
-        self.users.stop().await;
+        self.shared.users.stop().await;
     }
 
     /// A call into openraft that its caller may drop.
@@ -304,18 +305,26 @@ impl Group {
         Lasting::new(&self.runtime, call)
     }
 
-    /// Whether another peer is a member of the group, on this store.
+    /// Whether another peer is a member of the group, on this store. A peer that waits for its first leader knows of no member, and
+    /// has promised nothing to anybody: it listens to all.
     pub(crate) fn has_member(&self, peer_id: u64, store_id: u64) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let mut nodes = metrics.membership_config.nodes();
-        nodes.any(|(id, node)| *id == peer_id && node.store_id == store_id)
+        let mut nodes = metrics.membership_config.nodes().peekable();
+        nodes.peek().is_none()
+            || nodes.any(|(id, node)| *id == peer_id && node.store_id == store_id)
     }
 
     /// Whether this peer leads, and what it proposes now can be expected to be committed: it has heard of a quorum within the
     /// lease.
     pub fn is_live(&self) -> bool {
         self.lease.is_live_leader(&self.raft)
+    }
+
+    /// Refuses what only a group that runs can do.
+    pub(crate) fn check_running(&self) -> Result<(), Ended> {
+        let running = self.raft.metrics().borrow_watched().running_state.clone();
+        running.map_err(Ended::from)
     }
 
     pub(crate) fn peer_id(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! Letting go of the log.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +8,8 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::WaitError;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
-use super::lease::is_sole_voter;
 use super::{Ended, Group, RaftMetrics};
 use crate::machine::Applied;
 use crate::types::LogId;
@@ -27,54 +28,107 @@ pub enum PurgeError {
 /// How long to wait for a snapshot before it is asked for again. openraft ignores a request while it builds another one.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(1);
 
+/// Most that the log of a leader keeps for peers that are behind, in bytes. A peer that is further behind gets a snapshot.
+pub const LOG_BYTES_MAX: u64 = 1 << 30;
+
+/// What a peer keeps that does not lead, in bytes. It does not know how far the others are, and may have to lead.
+const FOLLOWER_BYTES: u64 = 64 << 20;
+
+/// What is known of the last look at the log.
+#[derive(Default)]
+pub(super) struct Purging {
+    /// How far the other members were, by their ids.
+    matched: BTreeMap<u64, u64>,
+}
+
 impl Group {
     /// Purges the log in large strides, and never beyond what the state machine has flushed. Most calls find nothing to do;
     /// they are cheap. When so much is not flushed that a restart would take long, the state machine is flushed first.
     ///
-    /// The log of a group with other members is kept: one that is behind cannot be given the data itself yet.
+    /// A leader keeps what other members lack, up to `log_bytes_max`, and up to twice as much for one that was not as far at the last
+    /// call. It also keeps what follows a snapshot that is being sent. A peer that does not lead keeps 64 MiB at most. What was applied
+    /// before the start does not count.
     ///
     /// # Errors
     ///
     /// See [`PurgeError`].
-    pub async fn purge(&self) -> Result<(), PurgeError> {
-        let running = self.raft.metrics().borrow_watched().running_state.clone();
-        running.map_err(Ended::from)?;
-        if self.strides.is_empty() || !(self.is_alone() || self.strides.want_flush(0)) {
+    pub async fn purge(&self, log_bytes_max: u64) -> Result<(), PurgeError> {
+        self.check_running()?;
+        if self.shared.strides.is_empty() {
             return Ok(());
         }
         // One that is given up holds the lock until it is done.
         let group = self.clone();
         self.lasting(async move {
-            let _one_at_a_time = group.purging.lock().await;
-            group.purge_flushed().await
+            let mut purging = group.purging.lock().await;
+            let needed_after = group.needed_after(&mut purging, log_bytes_max);
+            group.purge_flushed(needed_after).await
         })
         .await
     }
 
-    async fn purge_flushed(&self) -> Result<(), PurgeError> {
+    /// The last entry that the log has no more. Up to it, what another peer lacks has to come with a snapshot.
+    pub fn purged(&self) -> Option<LogId> {
+        self.raft.metrics().borrow_watched().purged
+    }
+
+    /// The index up to which other members do not need the log.
+    pub(super) fn needed_after(&self, purging: &mut Purging, log_bytes_max: u64) -> u64 {
+        let strides = &self.shared.strides;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.nodes().map(|(id, _)| *id);
+        let (own, others): (Vec<_>, Vec<_>) = members.partition(|member| *member == metrics.id);
+        if others.is_empty() {
+            // It may not be told of yet.
+            return if own.is_empty() { 0 } else { u64::MAX };
+        }
+        let Some(replication) = &metrics.replication else {
+            purging.matched.clear();
+            return strides
+                .last_before(FOLLOWER_BYTES.min(log_bytes_max))
+                .unwrap_or(0);
+        };
+        let mut needed_after = self.shared.holds.first(Instant::now()).unwrap_or(u64::MAX);
+        let matched = others.into_iter().map(|member| {
+            let matched = replication.get(&member).copied().flatten();
+            (member, matched.map_or(0, |matched| matched.index))
+        });
+        let matched: BTreeMap<_, _> = matched.collect();
+        for (member, matched) in &matched {
+            let before = purging.matched.get(member);
+            let advances = before.is_some_and(|before| matched > before);
+            let bytes_max = if advances {
+                2 * log_bytes_max
+            } else {
+                log_bytes_max
+            };
+            if strides.bytes_after(*matched) <= bytes_max {
+                needed_after = needed_after.min(*matched);
+            }
+        }
+        purging.matched = matched;
+        needed_after
+    }
+
+    async fn purge_flushed(&self, needed_after: u64) -> Result<(), PurgeError> {
+        let strides = &self.shared.strides;
+        if strides.last_up_to(needed_after).is_none() && !strides.want_flush(0) {
+            return Ok(());
+        }
         let flushed = self.flush_if_wanted().await?;
         let Some(position) = flushed.position else {
             return Ok(());
         };
-        let Some(upto) = self.strides.flushed(position.index) else {
+        let Some(upto) = strides.last_up_to(position.index.min(needed_after)) else {
             return Ok(());
         };
-        if self.is_alone() {
-            self.snapshots.set_flushed(flushed);
-            self.build_snapshot(position).await?;
-            let purged = self.raft.trigger().purge_log(upto).await;
-            purged.map_err(Ended::from)?;
-        }
-        // With other members they are forgotten, so that they do not cost a look at the state machine again and again.
-        self.strides.remove(upto);
+        self.shared.snapshots.set_flushed(flushed);
+        self.build_snapshot(position).await?;
+        let purged = self.raft.trigger().purge_log(upto).await;
+        purged.map_err(Ended::from)?;
+        strides.remove(upto);
         Ok(())
-    }
-
-    /// Whether the group has no other member, not even a learner.
-    fn is_alone(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        is_sole_voter(&metrics) && metrics.membership_config.nodes().count() == 1
     }
 
     /// Waits until openraft knows that so much is flushed.
@@ -93,9 +147,9 @@ impl Group {
 
     /// What is flushed.
     async fn flush_if_wanted(&self) -> Result<Applied, PurgeError> {
-        let (machine, strides) = (Arc::clone(&self.machine), Arc::clone(&self.strides));
+        let (machine, strides) = (Arc::clone(&self.machine), Arc::clone(&self.shared.strides));
         // Added before it is looked at: the shutdown waits for it, or it has begun and is seen.
-        let user = self.users.add();
+        let user = self.shared.users.add();
         if user.should_stop() {
             return Err(PurgeError::Ended(self.end()));
         }

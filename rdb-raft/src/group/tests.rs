@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use openraft::raft::VoteRequest;
 
-use super::{Alone, Group};
+use super::purge::{LOG_BYTES_MAX, Purging};
+use super::{Alone, Group, RaftMetrics};
 use crate::log::{LogWriter, MemoryDevice};
-use crate::machine::{Applied, ApplyError, Committed, StateMachine};
+use crate::machine::{Applied, ApplyError, Committed, SnapshotSink, SnapshotSource, StateMachine};
 use crate::timing::Timing;
 use crate::types::{Answer, LogId, Membership, StoreNode, StoredMembership, Vote};
 
@@ -57,6 +58,14 @@ impl StateMachine for Counting {
         self.flushed.lock().unwrap().position = Some(LogId::new_term_index(1, 1000));
         Ok(())
     }
+
+    fn snapshot(&self) -> io::Result<(Applied, Box<dyn SnapshotSource>)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 async fn start(machine: &Arc<Counting>) -> (LogWriter, Group) {
@@ -68,21 +77,29 @@ async fn start(machine: &Arc<Counting>) -> (LogWriter, Group) {
 }
 
 #[tokio::test]
-async fn a_group_of_several_voters_is_flushed_after_many_strides_and_else_asked_nothing() {
+async fn a_peer_that_does_not_lead_keeps_a_little_is_flushed_after_many_strides_and_else_asked_nothing()
+ {
     let machine = Counting::new();
     let (_writer, group) = start(&machine).await;
     let (at_start, _) = machine.counts();
-    for last_index in 1..=15 {
-        group.strides.add(last_index, 1, 16 << 20);
-        group.purge().await.unwrap();
+    for last_index in 1..=4 {
+        group.shared.strides.add(last_index, 1, 16 << 20);
+        group.purge(LOG_BYTES_MAX).await.unwrap();
     }
     assert_eq!(machine.counts(), (at_start, 0));
-    group.strides.add(16, 1, 16 << 20);
-    group.purge().await.unwrap();
-    let (asked, flushes) = machine.counts();
-    assert_eq!(flushes, 1);
-    group.purge().await.unwrap();
-    assert_eq!(machine.counts(), (asked, 1));
+    let keeps = |bytes| group.needed_after(&mut Purging::default(), bytes);
+    let is_known = |metrics: &RaftMetrics| metrics.membership_config.nodes().count() == 2;
+    group.wait_until(is_known).await.unwrap();
+    assert_eq!((keeps(LOG_BYTES_MAX), keeps(40 << 20)), (0, 1));
+    // Nothing of it is flushed.
+    for last_index in 5..=15 {
+        group.shared.strides.add(last_index, 1, 16 << 20);
+        group.purge(LOG_BYTES_MAX).await.unwrap();
+    }
+    assert_eq!(keeps(LOG_BYTES_MAX), 11);
+    assert_eq!(machine.counts().1, 0);
+    group.shared.strides.add(16, 1, 16 << 20);
+    assert!(group.shared.strides.want_flush(0));
     group.shut_down().await;
 }
 

@@ -34,6 +34,10 @@ pub(super) enum Job {
         vote: Vote,
         saved: oneshot::Sender<io::Result<()>>,
     },
+    /// Changes nothing.
+    Barrier {
+        reached: oneshot::Sender<io::Result<()>>,
+    },
     Truncate {
         group_id: u64,
         removed: Range<u64>,
@@ -50,7 +54,10 @@ impl Job {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Append { entries, .. } => entries.iter().map(entry_bytes).sum(),
-            Self::Vote { .. } | Self::Truncate { .. } | Self::Purge { .. } => CHANGE_BYTES,
+            Self::Vote { .. }
+            | Self::Barrier { .. }
+            | Self::Truncate { .. }
+            | Self::Purge { .. } => CHANGE_BYTES,
         }
     }
 
@@ -68,6 +75,7 @@ impl Job {
                     value.extend_from_slice(&vote);
                 });
             }
+            Self::Barrier { .. } => {}
             Self::Truncate { group_id, removed } => {
                 if removed.end - removed.start > POINT_DELETES_MAX {
                     delete_range(*group_id, removed, batch);
@@ -107,9 +115,9 @@ impl Job {
                 }
                 flushed.complete(result);
             }
-            Self::Vote { saved, .. } => {
+            Self::Vote { saved: done, .. } | Self::Barrier { reached: done } => {
                 // A group that has ended does not need its answer.
-                let _ = saved.send(result.map_err(stopped));
+                let _ = done.send(result.map_err(stopped));
             }
             Self::Truncate { .. } | Self::Purge { .. } => {}
         }

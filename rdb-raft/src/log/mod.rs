@@ -47,5 +47,6 @@ pub use device::{LogDevice, Visit};
 pub use health::LogHealth;
 pub use memory_device::MemoryDevice;
 pub use reader::LogReader;
+pub(crate) use store::Barrier;
 pub use store::LogStore;
 pub use writer::LogWriter;

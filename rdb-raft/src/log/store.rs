@@ -29,9 +29,27 @@ impl LogStore {
         Self { log, queue, device }
     }
 
+    /// For whoever has to wait until changes of this log are durable.
+    pub(crate) fn barrier(&self) -> Barrier {
+        Barrier(Arc::clone(&self.queue))
+    }
+
     /// A reader of this log. It sees every change at once.
     pub fn reader(&self) -> LogReader {
         LogReader::new(Arc::clone(&self.log), Arc::clone(&self.device))
+    }
+}
+
+/// Waits for what a [`LogStore`] has queued.
+pub(crate) struct Barrier(Arc<Queue>);
+
+impl Barrier {
+    /// Waits until all changes so far are durable.
+    pub(crate) async fn pass(&self) -> io::Result<()> {
+        let (reached, durable) = oneshot::channel();
+        self.0.push(Job::Barrier { reached })?;
+        let ended = |_| stopped("the writer ended before the changes were written");
+        durable.await.map_err(ended)?
     }
 }
 

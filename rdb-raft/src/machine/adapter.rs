@@ -10,10 +10,12 @@ use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use tokio::task::spawn_blocking;
 
+use super::position::meta;
 use super::{
-    Applied, ApplyError, Committed, Position, PositionBuilder, StateMachine, Strides, User,
+    Applied, ApplyError, Committed, Holds, Outgoing, PositionBuilder, Reading, SnapshotData,
+    StateMachine, Strides, User, Users,
 };
-use crate::log::LogReader;
+use crate::log::{Barrier, LogReader, LogStore};
 use crate::types::{
     Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
 };
@@ -30,30 +32,37 @@ pub(crate) struct Machine {
     machine: Arc<dyn StateMachine>,
     /// Reader of the group's log. It is told what is applied, which need not stay in memory.
     log: LogReader,
-    strides: Arc<Strides>,
+    barrier: Barrier,
     /// Whether an apply has failed. Released before anybody can learn of it.
     has_failed: Arc<AtomicBool>,
-    snapshots: PositionBuilder,
+    shared: Shared,
     user: User,
+}
+
+/// What a group and its adapter have in common.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) strides: Arc<Strides>,
+    pub(crate) snapshots: PositionBuilder,
+    pub(crate) holds: Holds,
+    pub(crate) users: Arc<Users>,
 }
 
 impl Machine {
     /// The state machine of the group whose log it is.
     pub(crate) fn new(
         machine: Arc<dyn StateMachine>,
-        log: LogReader,
-        strides: Arc<Strides>,
+        log: &LogStore,
         has_failed: Arc<AtomicBool>,
-        snapshots: PositionBuilder,
-        user: User,
+        shared: Shared,
     ) -> Self {
         Self {
             machine,
-            log,
-            strides,
+            log: log.reader(),
+            barrier: log.barrier(),
             has_failed,
-            snapshots,
-            user,
+            user: shared.users.add(),
+            shared,
         }
     }
 
@@ -74,7 +83,7 @@ impl Machine {
         };
         if let Some(last_index) = last_index {
             self.log.set_applied(last_index);
-            self.strides.add(last_index, answers.len(), bytes);
+            self.shared.strides.add(last_index, answers.len(), bytes);
         }
         for (responder, answer) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
@@ -140,7 +149,7 @@ impl Chunk {
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = Position;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = PositionBuilder;
 
     /// openraft asks at the start only.
@@ -175,15 +184,70 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> PositionBuilder {
-        self.snapshots.clone()
+        self.shared.snapshots.clone()
     }
 
-    async fn install_snapshot(&mut self, _: &SnapshotMeta, _: Position) -> io::Result<()> {
-        let message = "a position cannot be installed: it has no data";
-        Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    /// The core answers nothing until this is done.
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: SnapshotData,
+    ) -> io::Result<()> {
+        let SnapshotData::Received(received) = data else {
+            let message = "only what another replica has sent can be installed";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        };
+        if self.user.should_stop() {
+            return Err(io::Error::other("the group has ended"));
+        }
+        // What conflicts with the snapshot was truncated. If the state were durable and that were not, the next start would find a log
+        // that contradicts the state.
+        self.barrier.pass().await?;
+        let installed = spawn_blocking(move || received.install()).await;
+        installed.map_err(io::Error::other)??;
+        self.shared.snapshots.set_installed(meta.clone());
+        if let Some(last) = meta.last_log_id {
+            self.log.set_applied(last.index);
+            self.shared.strides.remove(last.index);
+        }
+        Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<Position>>> {
-        Ok(self.snapshots.last_built())
+    /// A snapshot for another replica, as of what is applied now. While openraft starts, it asks for what a state machine in memory
+    /// would begin with; there is nothing like that.
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<SnapshotData>>> {
+        let Some(last_built) = self.shared.snapshots.last_built() else {
+            return Ok(None);
+        };
+        if self.user.should_stop() {
+            return Err(io::Error::other("the group has ended"));
+        }
+        let user = self.shared.users.add();
+        let machine = Arc::clone(&self.machine);
+        let taken = spawn_blocking(move || machine.snapshot()).await;
+        // An error here would end the group.
+        match taken.map_err(io::Error::other).flatten() {
+            Ok((applied, source)) => {
+                let index = applied.position.map_or(0, |position| position.index);
+                let outgoing = Outgoing {
+                    reading: Reading {
+                        source,
+                        _user: user,
+                    },
+                    hold: self.shared.holds.hold(index),
+                };
+                Ok(Some(Snapshot {
+                    meta: meta(applied),
+                    snapshot: SnapshotData::Outgoing(outgoing),
+                }))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no snapshot can be taken for another replica");
+                Ok(Some(Snapshot {
+                    meta: last_built,
+                    snapshot: SnapshotData::Position,
+                }))
+            }
+        }
     }
 }

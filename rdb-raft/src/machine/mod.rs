@@ -1,15 +1,19 @@
 //! What a group replicates: the contract of a state machine, and how openraft drives one.
 
 mod adapter;
+mod holds;
 mod position;
+mod snapshot;
 mod strides;
 mod users;
 
 use std::io;
 
-pub(crate) use adapter::Machine;
-pub use position::Position;
+pub(crate) use adapter::{Machine, Shared};
+pub(crate) use holds::Holds;
 pub(crate) use position::PositionBuilder;
+pub(crate) use snapshot::{Incoming, Outgoing, Reading};
+pub use snapshot::{ReceivedSnapshot, SnapshotData, SnapshotSink, SnapshotSource};
 pub(crate) use strides::Strides;
 pub(crate) use users::{User, Users};
 
@@ -20,12 +24,13 @@ use crate::types::{Answer, Entry, LogId, StoredMembership};
 /// All replicas apply the same entries in the same order. So what an entry does has to follow from the entry and the state
 /// alone: not from the time, a limit of this store, or whether somebody waits for an answer.
 ///
-/// One thread applies at a time. [`StateMachine::flush`] and [`StateMachine::flushed`] may run beside it.
+/// One thread applies or installs a snapshot at a time. All else may run beside it.
 ///
 /// # What a crash may leave
 ///
 /// The state after some entry, together with its log id and the membership as of it. It is at least the state that
-/// [`StateMachine::flushed`] last told of: the log below that is purged. What comes after it is applied again.
+/// [`StateMachine::flushed`] last told of: the log below that is purged. What comes after it is applied again. A crash while a snapshot
+/// is installed leaves the state before or that of the snapshot.
 ///
 /// # Failures
 ///
@@ -54,6 +59,21 @@ pub trait StateMachine: Send + Sync + 'static {
     ///
     /// When it cannot be written.
     fn flush(&self) -> io::Result<()>;
+
+    /// Takes a snapshot for another replica, and says what it is as of. It has all that is applied, and stays as it is while more is
+    /// applied. May block.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be taken, which harms nobody here.
+    fn snapshot(&self) -> io::Result<(Applied, Box<dyn SnapshotSource>)>;
+
+    /// Begins to receive the snapshot of another replica. What is applied stays, until [`ReceivedSnapshot::install`]. May block.
+    ///
+    /// # Errors
+    ///
+    /// When there is no place for one.
+    fn receive(&self) -> io::Result<Box<dyn SnapshotSink>>;
 }
 
 /// An entry that a quorum holds.

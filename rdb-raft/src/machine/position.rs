@@ -1,19 +1,15 @@
 //! Snapshots that are positions.
 //!
-//! A state machine keeps its own state, so openraft needs a snapshot only to know how far the log may be purged: up to what
-//! survives a crash without it.
+//! A state machine keeps its own state, so openraft needs a snapshot of its own replica only to know how far the log may be purged: up to
+//! what survives a crash without it.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::RaftSnapshotBuilder;
 
-use super::Applied;
+use super::{Applied, SnapshotData};
 use crate::types::{Snapshot, SnapshotMeta, TypeConfig};
-
-/// The content of a snapshot. A follower that needs the data itself cannot be helped yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Position;
 
 /// Takes what a state machine has flushed for a snapshot: its position is never what is only applied, since openraft purges
 /// up to it.
@@ -40,11 +36,16 @@ impl PositionBuilder {
         self.lock().flushed = meta(flushed);
     }
 
-    /// The last snapshot that was built since the start.
-    pub(super) fn last_built(&self) -> Option<Snapshot<Position>> {
-        let meta = self.lock().last_built.clone()?;
-        let snapshot = Position;
-        Some(Snapshot { meta, snapshot })
+    /// Notes what was installed, and is flushed so.
+    pub(super) fn set_installed(&self, installed: SnapshotMeta) {
+        let mut positions = self.lock();
+        positions.flushed = installed.clone();
+        positions.last_built = Some(installed);
+    }
+
+    /// The last snapshot that was built or installed since the start.
+    pub(super) fn last_built(&self) -> Option<SnapshotMeta> {
+        self.lock().last_built.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Positions> {
@@ -52,7 +53,7 @@ impl PositionBuilder {
     }
 }
 
-fn meta(applied: Applied) -> SnapshotMeta {
+pub(super) fn meta(applied: Applied) -> SnapshotMeta {
     SnapshotMeta {
         last_log_id: applied.position,
         last_membership: applied.membership,
@@ -60,13 +61,13 @@ fn meta(applied: Applied) -> SnapshotMeta {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for PositionBuilder {
-    type SnapshotData = Position;
+    type SnapshotData = SnapshotData;
 
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot<Position>> {
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot<SnapshotData>> {
         let mut positions = self.lock();
         let meta = positions.flushed.clone();
         positions.last_built = Some(meta.clone());
-        let snapshot = Position;
+        let snapshot = SnapshotData::Position;
         Ok(Snapshot { meta, snapshot })
     }
 }

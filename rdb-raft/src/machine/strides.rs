@@ -18,8 +18,8 @@ pub(crate) struct Strides(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// The last index of each stride that is complete and not purged, in ascending order.
-    ends: VecDeque<u64>,
+    /// The last index of each stride that is complete and not purged, in ascending order, and its bytes.
+    ends: VecDeque<(u64, usize)>,
     /// What the next one has so far.
     bytes: usize,
     entries: usize,
@@ -32,8 +32,9 @@ impl Strides {
         state.entries += entries;
         state.bytes += bytes;
         if state.entries >= STRIDE_ENTRIES_MIN || state.bytes >= STRIDE_BYTES_MIN {
-            (state.entries, state.bytes) = (0, 0);
-            state.ends.push_back(last_index);
+            let bytes = std::mem::take(&mut state.bytes);
+            state.entries = 0;
+            state.ends.push_back((last_index, bytes));
         }
     }
 
@@ -42,23 +43,44 @@ impl Strides {
         self.lock().ends.is_empty()
     }
 
-    /// The end of the last one that is flushed, if all up to an index is.
-    pub(crate) fn flushed(&self, flushed_index: u64) -> Option<u64> {
+    /// The end of the last one that lies below an index or ends with it.
+    pub(crate) fn last_up_to(&self, index: u64) -> Option<u64> {
         let state = self.lock();
-        let mut ends = state.ends.iter().rev();
-        ends.find(|end| **end <= flushed_index).copied()
+        let mut ends = state.ends.iter().rev().map(|(end, _)| *end);
+        ends.find(|end| *end <= index)
     }
 
     /// Whether too many are not flushed, if all up to an index is.
     pub(crate) fn want_flush(&self, flushed_index: u64) -> bool {
         let state = self.lock();
-        let unflushed = state.ends.iter().filter(|end| **end > flushed_index);
+        let unflushed = state.ends.iter().filter(|(end, _)| *end > flushed_index);
         unflushed.count() >= UNFLUSHED_STRIDES_MAX
+    }
+
+    /// About how many bytes the entries after an index have. Of a stride that it lies in, all count.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        let state = self.lock();
+        let strides = state.ends.iter().rev().take_while(|(end, _)| *end > index);
+        let bytes: usize = strides.map(|(_, bytes)| bytes).sum();
+        (bytes + state.bytes) as u64
+    }
+
+    /// The last end of a stride after which there are at least so many bytes.
+    pub(crate) fn last_before(&self, bytes_min: u64) -> Option<u64> {
+        let state = self.lock();
+        let mut bytes = state.bytes as u64;
+        for (end, of_stride) in state.ends.iter().rev() {
+            if bytes >= bytes_min {
+                return Some(*end);
+            }
+            bytes += *of_stride as u64;
+        }
+        None
     }
 
     /// Notes that the log was purged up to an index.
     pub(crate) fn remove(&self, purged_index: u64) {
-        self.lock().ends.retain(|end| *end > purged_index);
+        self.lock().ends.retain(|(end, _)| *end > purged_index);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,9 +99,9 @@ mod tests {
         assert!(strides.is_empty());
         strides.add(10, 1, 1);
         strides.add(11, STRIDE_ENTRIES_MIN - 1, 0);
-        assert_eq!(strides.flushed(u64::MAX), Some(10));
+        assert_eq!(strides.last_up_to(u64::MAX), Some(10));
         strides.add(12, 1, 0);
-        assert_eq!(strides.flushed(u64::MAX), Some(12));
+        assert_eq!(strides.last_up_to(u64::MAX), Some(12));
     }
 
     #[test]
@@ -88,11 +110,11 @@ mod tests {
         for last_index in [10, 20, 30] {
             strides.add(last_index, 10, STRIDE_BYTES_MIN);
         }
-        assert_eq!(strides.flushed(9), None);
-        assert_eq!(strides.flushed(29), Some(20));
+        assert_eq!(strides.last_up_to(9), None);
+        assert_eq!(strides.last_up_to(29), Some(20));
         strides.remove(20);
-        assert_eq!(strides.flushed(29), None);
-        assert_eq!(strides.flushed(30), Some(30));
+        assert_eq!(strides.last_up_to(29), None);
+        assert_eq!(strides.last_up_to(30), Some(30));
     }
 
     #[test]
@@ -106,5 +128,24 @@ mod tests {
         }
         assert!(strides.want_flush(9));
         assert!(!strides.want_flush(10));
+    }
+
+    #[test]
+    fn bytes_are_counted_from_the_end() {
+        let strides = Strides::default();
+        for last_index in [10, 20, 30] {
+            strides.add(last_index, 10, STRIDE_BYTES_MIN);
+        }
+        strides.add(31, 1, 5);
+        let stride = STRIDE_BYTES_MIN as u64;
+        let after = [0, 9, 10, 15, 29, 30, 99].map(|index| strides.bytes_after(index));
+        let expected = [3, 3, 2, 2, 1, 0, 0].map(|strides| strides * stride + 5);
+        assert_eq!(after, expected);
+        let before =
+            [0, 5, 6, stride + 5, stride + 6, 3 * stride].map(|bytes| strides.last_before(bytes));
+        assert_eq!(
+            before,
+            [Some(30), Some(30), Some(20), Some(20), Some(10), None]
+        );
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use openraft::errors::{ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::{RPCOption, RPCTypes};
+use openraft::network::{Backoff, RPCOption, RPCTypes};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -25,8 +26,10 @@ use super::dial::Dialer;
 use super::lane::Outgoing;
 use super::link::Link;
 use super::session::replicate;
+use super::snapshot::Sending;
+use super::snapshot_sender::{SnapshotRoute, backoff};
 use super::{AddressBook, RpcError, StoreIdentity, broken, unreachable, wire};
-use crate::machine::Position;
+use crate::machine::SnapshotData;
 use crate::timing::Timing;
 use crate::types::{Snapshot, StoreNode, TypeConfig, Vote};
 
@@ -37,6 +40,7 @@ pub struct Transport(Arc<Links>);
 
 struct Links {
     dialer: Dialer,
+    sending: Sending,
     /// By store.
     links: Mutex<HashMap<u64, Kept>>,
 }
@@ -52,8 +56,11 @@ impl Transport {
             timing,
             addresses,
         };
-        let links = Mutex::default();
-        Self(Arc::new(Links { dialer, links }))
+        Self(Arc::new(Links {
+            dialer,
+            sending: Sending::default(),
+            links: Mutex::default(),
+        }))
     }
 
     /// The network of a peer of a group on this store.
@@ -86,7 +93,7 @@ pub struct PeerNetwork {
 }
 
 impl PeerNetwork {
-    fn client(&self, to_peer: u64, node: &StoreNode, beats: bool) -> Client {
+    fn client(&self, to_peer: u64, node: &StoreNode, purpose: Purpose) -> Client {
         let timing = &self.transport.0.dialer.timing;
         let route = Route {
             link: self.transport.link(node.store_id),
@@ -95,7 +102,11 @@ impl PeerNetwork {
             to_peer,
             patience: Duration::from_millis(timing.election_timeout_max_ms),
         };
-        Client { route, beats }
+        Client {
+            transport: self.transport.clone(),
+            route,
+            purpose,
+        }
     }
 }
 
@@ -103,11 +114,15 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, node: &StoreNode) -> Client {
-        self.client(target, node, false)
+        self.client(target, node, Purpose::Replication)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &StoreNode) -> Client {
-        self.client(target, node, true)
+        self.client(target, node, Purpose::Heartbeats)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &StoreNode) -> Client {
+        self.client(target, node, Purpose::Snapshots)
     }
 }
 
@@ -204,13 +219,21 @@ impl Route {
 
 /// Sends to one peer. A handle on the connection that all share.
 pub struct Client {
+    transport: Transport,
     route: Route,
-    /// Sends heartbeats: single appends without entries, each by itself.
-    beats: bool,
+    purpose: Purpose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Replication,
+    /// Single appends without entries, each by itself.
+    Heartbeats,
+    Snapshots,
 }
 
 impl RaftNetworkV2<TypeConfig> for Client {
-    type SnapshotData = Position;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -236,7 +259,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let route = self.route.clone();
-        let answers = if self.beats {
+        let answers = if self.purpose == Purpose::Heartbeats {
             let beat = async move {
                 let append = appends.next().await?;
                 Some(route.beat(append, option.hard_ttl()).await)
@@ -283,12 +306,34 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
     async fn full_snapshot(
         &mut self,
-        _: Vote,
-        _: Snapshot<Position>,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: Snapshot<SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let cause = "snapshots are not sent yet";
-        Err(Unreachable::from_string(cause).into())
+        let SnapshotData::Outgoing(outgoing) = snapshot.snapshot else {
+            let cause = "there is no snapshot of the state machine";
+            return Err(Unreachable::from_string(cause).into());
+        };
+        let Links {
+            dialer, sending, ..
+        } = &*self.transport.0;
+        let route = SnapshotRoute {
+            dialer,
+            sending,
+            to_store: self.route.link.store_id,
+            group_id: self.route.group_id,
+            from_peer: self.route.from_peer,
+            to_peer: self.route.to_peer,
+        };
+        let sent = route.send(vote, snapshot.meta, outgoing);
+        match select(pin!(cancel), pin!(sent)).await {
+            Either::Left((closed, _)) => Err(closed.into()),
+            Either::Right((sent, _)) => sent.map(SnapshotResponse::new),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        (self.purpose == Purpose::Snapshots).then(|| Backoff::new(backoff()))
     }
 }

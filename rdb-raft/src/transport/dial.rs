@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join;
-use rdb_proto::raftpb::Reply;
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
+use rdb_proto::raftpb::{Envelope, Reply};
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use super::lane::envelopes;
 use crate::timing::Timing;
 
 /// How long an attempt may take, from the question for the address to the answers to both greetings.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects to other stores.
 #[derive(Clone)]
@@ -43,6 +43,17 @@ impl Dialer {
     }
 
     async fn try_dial(&self, store_id: u64) -> Result<Open, String> {
+        let channel = self.connect(store_id).await?;
+        self.greet(store_id, channel).await
+    }
+
+    /// What this store says to another one first.
+    pub(super) fn greeting(&self, store_id: u64) -> Envelope {
+        self.identity.greeting(store_id, &self.timing)
+    }
+
+    /// A connection on which nothing was said yet.
+    pub(super) async fn connect(&self, store_id: u64) -> Result<Channel, String> {
         let address = self.addresses.address(store_id).await;
         let address = address.ok_or("its address is not known")?;
         let endpoint = endpoint(&address, CONNECT_TIMEOUT).map_err(|error| error.to_string())?;
@@ -52,8 +63,7 @@ impl Dialer {
             .http2_keep_alive_interval(silence)
             .keep_alive_timeout(silence * 2);
         let channel = endpoint.connect().await;
-        let channel = channel.map_err(|error| innermost(&error).to_string())?;
-        self.greet(store_id, channel).await
+        channel.map_err(|error| innermost(&error).to_string())
     }
 
     async fn greet(&self, store_id: u64, channel: Channel) -> Result<Open, String> {
@@ -61,7 +71,7 @@ impl Dialer {
         let close = closed.clone().drop_guard();
         let lane = || {
             let (sender, lane) = mpsc::channel(LANE_ITEMS_MAX);
-            let greeting = self.identity.greeting(store_id, &self.timing);
+            let greeting = self.greeting(store_id);
             (sender, envelopes(greeting, lane, closed.clone()))
         };
         let (bulk, bulk_envelopes) = lane();

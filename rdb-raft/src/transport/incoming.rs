@@ -77,31 +77,40 @@ impl Incoming {
         Ok(message.map(|message| (message.message, message.message_bytes)))
     }
 
-    /// The group of an item, if the peer that the item is for is here, and the other one is a member on the store that has
-    /// opened the stream.
-    ///
-    /// # Errors
-    ///
-    /// Why the item is refused.
+    /// See [`peer`].
     pub(super) fn peer(
         &self,
         group_id: u64,
         from_peer: u64,
         to_peer: u64,
     ) -> Result<Group, String> {
-        let group = self.node.group(group_id);
-        let group = group.ok_or_else(|| format!("this store has no group {group_id}"))?;
-        if group.peer_id() != to_peer || from_peer == to_peer {
-            return Err(format!(
-                "this store has another peer of group {group_id} than {to_peer}"
-            ));
-        }
-        if !group.has_member(from_peer, self.from_store) {
-            return Err(format!(
-                "peer {from_peer} of store {} is no member of group {group_id}",
-                self.from_store
-            ));
-        }
-        Ok(group)
+        peer(&self.node, self.from_store, group_id, from_peer, to_peer)
     }
+}
+
+/// The group of a request, if the peer that it is for is here, and the other one is a member on the store that sends it.
+///
+/// # Errors
+///
+/// Why the request is refused.
+pub(super) fn peer(
+    node: &Node,
+    from_store: u64,
+    group_id: u64,
+    from_peer: u64,
+    to_peer: u64,
+) -> Result<Group, String> {
+    let group = node.group(group_id);
+    let group = group.ok_or_else(|| format!("this store has no group {group_id}"))?;
+    if group.peer_id() != to_peer || from_peer == to_peer {
+        return Err(format!(
+            "this store has another peer of group {group_id} than {to_peer}"
+        ));
+    }
+    if !group.has_member(from_peer, from_store) {
+        return Err(format!(
+            "peer {from_peer} of store {from_store} is no member of group {group_id}"
+        ));
+    }
+    Ok(group)
 }

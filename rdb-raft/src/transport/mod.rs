@@ -20,6 +20,7 @@
 //!   [`CONNECTION_BYTES_MAX`]. Beyond that nothing is taken from openraft, so a store that stands still costs its leader no
 //!   memory. One that answers nothing for an election timeout loses its sessions.
 //! - Nothing is sent twice. What is lost is lost: openraft asks again.
+//! - Snapshots go another way, see `snapshot.rs`.
 //! - Tasks end with their owners: those that connect with the [`Transport`], those that answer a session with its stream.
 //!
 //! # Pipelining and the lease
@@ -47,6 +48,9 @@ mod requests;
 mod service;
 mod session;
 mod sessions;
+mod snapshot;
+mod snapshot_receiver;
+mod snapshot_sender;
 mod wire;
 
 pub use address_book::AddressBook;

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use rdb_proto::batch::Messages;
-use rdb_proto::raftpb::{Envelope, Reply};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
@@ -15,15 +15,18 @@ use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
 use tonic::server::NamedService;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
+use tonic_prost::prost::Message;
 
 use super::greeting::StoreIdentity;
 use super::incoming::Incoming;
 use super::requests::requests;
 use super::sessions::sessions;
+use super::snapshot_receiver::receive;
 use crate::node::Node;
 
 const BULK_PATH: &str = "/raftpb.RaftPeer/Bulk";
 const URGENT_PATH: &str = "/raftpb.RaftPeer/Urgent";
+const SNAPSHOT_PATH: &str = "/raftpb.RaftPeer/Snapshot";
 
 /// The service `raftpb.RaftPeer`, for [`rdb_proto::transport::Services`].
 ///
@@ -43,24 +46,35 @@ impl PeerService {
 
     async fn serve(self, request: http::Request<Body>) -> Result<Body, Status> {
         let (parts, body) = request.into_parts();
-        let serve = match parts.uri.path() {
-            BULK_PATH => sessions,
-            URGENT_PATH => requests,
-            path => return Err(Status::unimplemented(format!("there is no {path}"))),
-        };
         let identity = self.identity.get().copied();
         let identity = identity.ok_or_else(|| Status::unavailable("the store has no id yet"))?;
         let metadata = MetadataMap::from_headers(parts.headers);
+        let serve = match parts.uri.path() {
+            BULK_PATH => sessions,
+            URGENT_PATH => requests,
+            SNAPSHOT_PATH => {
+                let messages = Messages::new(body);
+                let request = Request::from_parts(metadata, parts.extensions, messages);
+                return Ok(encoded(receive(request, identity, self.node).await?));
+            }
+            path => return Err(Status::unimplemented(format!("there is no {path}"))),
+        };
         let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
         let incoming = Incoming::accept(request, identity, self.node).await?;
-        Ok(Body::new(EncodeBody::new_server(
-            ProstCodec::<Reply, Envelope>::default().encoder(),
-            serve(incoming),
-            None,
-            SingleMessageCompressionOverride::default(),
-            Some(MESSAGE_BYTES_MAX),
-        )))
+        Ok(encoded(serve(incoming)))
     }
+}
+
+fn encoded<Reply: Message + Default + 'static>(
+    replies: BoxStream<'static, Result<Reply, Status>>,
+) -> Body {
+    Body::new(EncodeBody::new_server(
+        ProstCodec::<Reply, Reply>::default().encoder(),
+        replies,
+        None,
+        SingleMessageCompressionOverride::default(),
+        Some(MESSAGE_BYTES_MAX),
+    ))
 }
 
 impl NamedService for PeerService {

@@ -209,18 +209,18 @@ pub(super) fn read_appended(
     }
 }
 
-fn log_id(log_id: LogId) -> raftpb::LogId {
+pub(super) fn log_id(log_id: LogId) -> raftpb::LogId {
     raftpb::LogId {
         term: log_id.leader_id.term,
         index: log_id.index,
     }
 }
 
-fn read_log_id(log_id: raftpb::LogId) -> LogId {
+pub(super) fn read_log_id(log_id: raftpb::LogId) -> LogId {
     LogId::new_term_index(log_id.term, log_id.index)
 }
 
-fn vote(vote: &Vote) -> raftpb::Vote {
+pub(super) fn vote(vote: &Vote) -> raftpb::Vote {
     raftpb::Vote {
         term: vote.leader_id.term,
         peer_id: vote.leader_id.voted_for,
@@ -228,7 +228,7 @@ fn vote(vote: &Vote) -> raftpb::Vote {
     }
 }
 
-fn read_vote(vote: raftpb::Vote) -> Vote {
+pub(super) fn read_vote(vote: raftpb::Vote) -> Vote {
     let raftpb::Vote {
         term,
         peer_id,

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use openraft::raft::VoteRequest;
 use rdb_raft::group::{Group, LeadError, ReadError, TransferError, VoteError};
 use rdb_raft::log::MemoryDevice;
-use rdb_raft::machine::StateMachine;
 use rdb_raft::{Timing, Vote};
 use tokio::time::{sleep, timeout};
 
@@ -196,17 +195,4 @@ async fn a_peer_that_knows_no_voters_does_not_lead() {
         stranger.group.lead_alone().await,
         Err(LeadError::NotSoleVoter)
     );
-}
-
-#[tokio::test]
-async fn the_log_of_several_voters_is_kept() {
-    let network = Network::<Group>::default();
-    let voters = Voter::three(LONG, &network).await;
-    let leader = &voters[0];
-    leader.lead().await;
-    leader.write_bytes(vec![0; 16 << 20]).await.unwrap();
-    leader.payloads.flush().unwrap();
-    leader.group.purge().await.unwrap();
-    leader.write("a").await.unwrap();
-    assert_eq!(leader.last_purged().await, Some(log_id(0, 0)));
 }

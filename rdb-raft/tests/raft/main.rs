@@ -24,6 +24,7 @@ mod lease;
 mod log_model;
 mod node;
 mod one_voter;
+mod snapshots;
 mod suite;
 mod three_voters;
 mod transport;

@@ -15,7 +15,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use rdb_raft::group::Group;
-use rdb_raft::machine::Position;
+use rdb_raft::machine::SnapshotData;
 use rdb_raft::{StoreNode, TypeConfig, Vote};
 
 use crate::machine::MemoryMachine;
@@ -96,7 +96,7 @@ impl Endpoint for Raft {
 }
 
 impl Endpoint for Group {
-    type Snapshot = Position;
+    type Snapshot = SnapshotData;
 
     async fn append_entries(
         &self,
@@ -126,7 +126,7 @@ impl Endpoint for Group {
     async fn install(
         &self,
         _: Vote,
-        _: rdb_raft::Snapshot<Position>,
+        _: rdb_raft::Snapshot<SnapshotData>,
     ) -> Reached<SnapshotResponse<TypeConfig>> {
         Err(unreachable("it takes no snapshots"))
     }

@@ -9,7 +9,8 @@ use futures::future::select;
 use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{
-    Alone, Group, Leader, ProposeError, PurgeError, ReadError, StartError, TransferError,
+    Alone, Group, LOG_BYTES_MAX, Leader, ProposeError, PurgeError, ReadError, StartError,
+    TransferError,
 };
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
@@ -137,7 +138,7 @@ async fn a_log_is_purged_in_strides_and_up_to_what_is_flushed() {
     peer.propose(b"a").outcome().await.unwrap();
     peer.payloads.flush().unwrap();
     peer.propose(&stride).outcome().await.unwrap();
-    peer.group.purge().await.unwrap();
+    peer.group.purge(LOG_BYTES_MAX).await.unwrap();
     peer.propose(b"b").outcome().await.unwrap();
     // The blank entry and the first stride.
     assert_eq!(last_purged(&peer).await, Some(log_id(1, 2)));
@@ -153,7 +154,7 @@ async fn a_log_that_is_short_is_not_purged() {
     let peer = Peer::first().await;
     peer.propose(b"a").outcome().await.unwrap();
     peer.payloads.flush().unwrap();
-    peer.group.purge().await.unwrap();
+    peer.group.purge(LOG_BYTES_MAX).await.unwrap();
     assert_eq!(last_purged(&peer).await, Some(log_id(0, 0)));
 }
 
@@ -166,14 +167,14 @@ async fn a_state_that_cannot_be_told_of_keeps_the_log_and_harms_nobody() {
         .unwrap();
     peer.payloads.flush().unwrap();
     peer.payloads.state().flushed_times_max = Some(0);
-    let failed = peer.group.purge().await;
+    let failed = peer.group.purge(LOG_BYTES_MAX).await;
     assert!(matches!(failed, Err(PurgeError::Flush(_))));
     // The purge goes by what it was told.
     peer.payloads.state().flushed_times_max = Some(1);
-    peer.group.purge().await.unwrap();
+    peer.group.purge(LOG_BYTES_MAX).await.unwrap();
     assert_eq!(peer.propose(b"a").outcome().await, Ok(2));
     assert_eq!(last_purged(&peer).await, Some(log_id(1, 2)));
-    let ended = peer.group.purge().await;
+    let ended = peer.group.purge(LOG_BYTES_MAX).await;
     assert!(matches!(ended, Err(PurgeError::Ended(_))));
 }
 
@@ -186,7 +187,7 @@ async fn the_log_of_a_group_with_a_learner_is_kept() {
     peer.payloads.flush().unwrap();
     // It is not even asked what is flushed.
     peer.payloads.state().flushed_times_max = Some(0);
-    peer.group.purge().await.unwrap();
+    peer.group.purge(LOG_BYTES_MAX).await.unwrap();
     peer.propose(b"a").outcome().await.unwrap();
     assert_eq!(last_purged(&peer).await, Some(log_id(0, 0)));
 }
@@ -207,7 +208,7 @@ async fn a_log_that_is_purged_beyond_the_state_does_not_start() {
         .await
         .unwrap();
     peer.payloads.flush().unwrap();
-    peer.group.purge().await.unwrap();
+    peer.group.purge(LOG_BYTES_MAX).await.unwrap();
     peer.propose(b"a").outcome().await.unwrap();
     assert_eq!(last_purged(&peer).await, Some(log_id(1, 2)));
     let device = peer.device.after_power_cut(usize::MAX);

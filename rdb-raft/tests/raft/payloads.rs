@@ -1,11 +1,13 @@
 //! A state machine that keeps payloads, and that waits and fails when it is told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
+use rdb_raft::machine::{
+    Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
+};
 use rdb_raft::{Answer, Content, Membership, StoreNode, StoredMembership};
 
 use crate::device::Gate;
@@ -14,11 +16,13 @@ use crate::entries::log_id;
 /// Keeps payloads, and remembers what would survive a crash.
 #[derive(Default)]
 pub(crate) struct Payloads {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     /// Applies that may block have to pass it.
     pub(crate) applies: Gate,
     /// Whoever asks what is flushed has to pass it.
     pub(crate) flushes: Gate,
+    /// Every chunk of a snapshot that is sent has to pass it.
+    pub(crate) chunks: Arc<Gate>,
 }
 
 #[derive(Default)]
@@ -33,6 +37,8 @@ pub(crate) struct State {
     pub(crate) flushed_times_max: Option<usize>,
     /// How often it was applied to with `may_block`.
     pub(crate) blocking_applies: usize,
+    /// How many snapshots were installed.
+    pub(crate) installs: usize,
 }
 
 #[derive(Clone, Default)]
@@ -49,9 +55,8 @@ impl Payloads {
             ..State::default()
         };
         Arc::new(Self {
-            state: Mutex::new(state),
-            applies: Gate::default(),
-            flushes: Gate::default(),
+            state: Arc::new(Mutex::new(state)),
+            ..Self::default()
         })
     }
 
@@ -144,6 +149,72 @@ impl StateMachine for Payloads {
     fn flush(&self) -> io::Result<()> {
         let mut state = self.state();
         state.flushed = state.now.clone();
+        Ok(())
+    }
+
+    fn snapshot(&self) -> io::Result<(Applied, Box<dyn SnapshotSource>)> {
+        let now = self.state().now.clone();
+        let sent = Sent {
+            payloads: now.payloads.into(),
+            gate: Arc::clone(&self.chunks),
+        };
+        Ok((now.applied, Box::new(sent)))
+    }
+
+    fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        Ok(Box::new(Receiving {
+            state: Arc::clone(&self.state),
+            payloads: Vec::new(),
+        }))
+    }
+}
+
+/// A payload is a chunk.
+struct Sent {
+    payloads: VecDeque<Bytes>,
+    gate: Arc<Gate>,
+}
+
+impl SnapshotSource for Sent {
+    fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        self.gate.pass();
+        Ok(self.payloads.pop_front())
+    }
+}
+
+struct Receiving {
+    state: Arc<Mutex<State>>,
+    payloads: Vec<Bytes>,
+}
+
+impl SnapshotSink for Receiving {
+    fn add(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.payloads.push(chunk);
+        Ok(())
+    }
+
+    fn complete(self: Box<Self>, applied: &Applied) -> io::Result<Box<dyn ReceivedSnapshot>> {
+        Ok(Box::new(Received {
+            state: self.state,
+            kept: Kept {
+                applied: applied.clone(),
+                payloads: self.payloads,
+            },
+        }))
+    }
+}
+
+struct Received {
+    state: Arc<Mutex<State>>,
+    kept: Kept,
+}
+
+impl ReceivedSnapshot for Received {
+    fn install(self: Box<Self>) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        state.installs += 1;
+        state.flushed = self.kept.clone();
+        state.now = self.kept;
         Ok(())
     }
 }

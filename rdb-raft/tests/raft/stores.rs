@@ -33,6 +33,9 @@ pub(crate) const TIMING: Timing = Timing {
     election_timeout_max_ms: 3000,
 };
 
+/// What a leader keeps of its log for others: two strides of a purge.
+pub(crate) const KEPT_BYTES: u64 = 32 << 20;
+
 /// Where a store believes the others to be.
 #[derive(Default)]
 pub(crate) struct Addresses(Mutex<HashMap<u64, String>>);
@@ -103,7 +106,8 @@ impl Store {
         payloads: Arc<Payloads>,
     ) -> Self {
         let listener = ways.listener(id).await;
-        Self::start_on(id, listener, ways.addresses(id), device, payloads).await
+        let addresses = ways.addresses(id);
+        Self::start_with(ways.timing, id, listener, addresses, device, payloads).await
     }
 
     pub(crate) async fn start_on(
@@ -113,8 +117,20 @@ impl Store {
         device: Arc<dyn LogDevice>,
         payloads: Arc<Payloads>,
     ) -> Self {
-        let node = Arc::new(Node::start(TIMING, device).unwrap());
-        let transport = Transport::new(identity(id), TIMING, addresses);
+        Self::start_with(TIMING, id, listener, addresses, device, payloads).await
+    }
+
+    async fn start_with(
+        timing: Timing,
+        id: u64,
+        listener: TcpListener,
+        addresses: Arc<Addresses>,
+        device: Arc<dyn LogDevice>,
+        payloads: Arc<Payloads>,
+    ) -> Self {
+        let node = Node::start_keeping(KEPT_BYTES, timing, device).unwrap();
+        let node = Arc::new(node);
+        let transport = Transport::new(identity(id), timing, addresses);
         let network = transport.network(GROUP_ID, id);
         let machine = Arc::clone(&payloads) as _;
         let group = node.open(GROUP_ID, id, machine, network).await.unwrap();
@@ -168,21 +184,28 @@ impl Store {
 }
 
 /// The ways between stores 1, 2 and 3.
-pub(crate) struct Ways(HashMap<(u64, u64), Proxy>);
+pub(crate) struct Ways {
+    proxies: HashMap<(u64, u64), Proxy>,
+    timing: Timing,
+}
 
 impl Ways {
     pub(crate) async fn new() -> Self {
+        Self::of_stores_with(TIMING).await
+    }
+
+    async fn of_stores_with(timing: Timing) -> Self {
         let mut proxies = HashMap::new();
         for from in 1..=3 {
             for to in 1..=3 {
                 proxies.insert((from, to), Proxy::start().await);
             }
         }
-        Self(proxies)
+        Self { proxies, timing }
     }
 
     pub(crate) fn addresses(&self, from: u64) -> Arc<Addresses> {
-        let ways = self.0.iter();
+        let ways = self.proxies.iter();
         let ways = ways.filter(|((caller, _), _)| *caller == from);
         Addresses::of(ways.map(|((_, to), proxy)| (*to, proxy.address.clone())))
     }
@@ -190,7 +213,7 @@ impl Ways {
     /// What a store that starts listens on. All ways to it lead there.
     pub(crate) async fn listener(&self, store_id: u64) -> TcpListener {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ways = self.0.iter().filter(|((_, to), _)| *to == store_id);
+        let ways = self.proxies.iter().filter(|((_, to), _)| *to == store_id);
         for (_, way) in ways {
             way.lead_to(listener.local_addr().unwrap());
         }
@@ -198,12 +221,12 @@ impl Ways {
     }
 
     pub(crate) fn way(&self, from: u64, to: u64) -> &Proxy {
-        &self.0[&(from, to)]
+        &self.proxies[&(from, to)]
     }
 
     /// All ways of a store, to others and from them.
     pub(crate) fn of(&self, store_id: u64) -> impl Iterator<Item = &Proxy> {
-        let ways = self.0.iter();
+        let ways = self.proxies.iter();
         let ways = ways.filter(move |((from, to), _)| *from == store_id || *to == store_id);
         ways.map(|(_, proxy)| proxy)
     }
@@ -213,23 +236,36 @@ impl Ways {
 pub(crate) struct Stores {
     pub(crate) ways: Ways,
     pub(crate) stores: Vec<Store>,
+    pub(crate) devices: [Arc<MemoryDevice>; 3],
 }
 
 impl Stores {
     pub(crate) async fn start() -> Self {
-        let ways = Ways::new().await;
-        let stores = [1, 2, 3].map(|id| {
-            let device = Arc::<MemoryDevice>::default();
+        Self::start_with(TIMING).await
+    }
+
+    async fn start_with(timing: Timing) -> Self {
+        let ways = Ways::of_stores_with(timing).await;
+        let devices = <[Arc<MemoryDevice>; 3]>::default();
+        let stores = (1..).zip(&devices).map(|(id, device)| {
             let payloads = Payloads::bootstrapped([1, 2, 3]);
-            Store::start(id, &ways, device, payloads)
+            Store::start(id, &ways, Arc::clone(device) as _, payloads)
         });
         let stores = join_all(stores).await;
-        Self { ways, stores }
+        Self {
+            ways,
+            stores,
+            devices,
+        }
     }
 
     /// Three stores of which the first one leads.
     pub(crate) async fn led() -> Self {
-        let stores = Self::start().await;
+        Self::led_with(TIMING).await
+    }
+
+    pub(crate) async fn led_with(timing: Timing) -> Self {
+        let stores = Self::start_with(timing).await;
         stores.stores[0].lead().await;
         stores
     }

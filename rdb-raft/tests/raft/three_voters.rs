@@ -230,7 +230,9 @@ async fn leadership_is_handed_over_to_another_store() {
 #[tokio::test]
 async fn a_store_beside_dead_ones_shuts_down_and_leaves_no_task() {
     let alive_tasks = || Handle::current().metrics().num_alive_tasks();
-    let Stores { ways, mut stores } = Stores::led().await;
+    let Stores {
+        ways, mut stores, ..
+    } = Stores::led().await;
     let first = stores.remove(0);
     first.write("before").await.unwrap();
     // One has gone, and one stands still with its connections open.

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
-use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, LogWriter, MemoryDevice};
-use rdb_raft::{LogId, Timing, Vote};
+use rdb_raft::{Timing, Vote};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -24,7 +23,7 @@ pub(crate) struct Voter {
     pub(crate) group: Group,
     pub(crate) payloads: Arc<Payloads>,
     device: Arc<MemoryDevice>,
-    writer: LogWriter,
+    _writer: LogWriter,
 }
 
 impl Voter {
@@ -47,7 +46,7 @@ impl Voter {
             group,
             payloads,
             device,
-            writer,
+            _writer: writer,
         }
     }
 
@@ -94,13 +93,6 @@ impl Voter {
         self.group.propose(Bytes::from(payload), complete);
         let outcome = timeout(GUARD, outcome).await;
         outcome.expect("it is answered in time").unwrap().map(drop)
-    }
-
-    /// Ends this peer, and says what its log has lost.
-    pub(crate) async fn last_purged(&self) -> Option<LogId> {
-        self.group.shut_down().await;
-        let mut log = self.writer.open_group(1).unwrap();
-        log.get_log_state().await.unwrap().last_purged_log_id
     }
 }
 

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use bytes::Bytes;
 use rdb_raft::encoding::{log_id, stored_membership};
-use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
+use rdb_raft::machine::{
+    Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
+};
 use rdb_raft::{Answer, Content, Entry, LogId, Membership, StoreNode};
 use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 use rdb_storage::{
-    AppliedState, ApplyOptions, Error, LogChange, LogEntry, PeerDescriptor, Proposal,
-    RegionDescriptor, RegionMembership, Storage,
+    AppliedState, ApplyOptions, Error, IncomingRegion, LogChange, LogEntry, PeerDescriptor,
+    Proposal, ReceivedRegion, RegionDescriptor, RegionMembership, RegionSnapshot, Storage,
 };
 
 /// Applies the entries of a region's log to the storage, without its write-ahead log: the log has them.
@@ -67,15 +70,64 @@ impl StateMachine for RegionMachine {
             let region_id = self.region_id;
             io::Error::other(format!("region {region_id} has no first state"))
         })?;
-        Ok(Applied {
-            position: Some(log_id::decode(&flushed.position)?),
-            membership: stored_membership::decode(&flushed.membership)?,
-        })
+        applied(&flushed)
     }
 
     fn flush(&self) -> io::Result<()> {
         self.storage.flush(self.region_id).map_err(io::Error::other)
     }
+
+    fn snapshot(&self) -> io::Result<(Applied, Box<dyn SnapshotSource>)> {
+        let snapshot = self.storage.region_snapshot(self.region_id);
+        let snapshot = snapshot.map_err(io::Error::other)?;
+        Ok((applied(snapshot.applied())?, Box::new(Sent(snapshot))))
+    }
+
+    fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        let incoming = self.storage.receive_region(self.region_id);
+        Ok(Box::new(Receiving(incoming.map_err(io::Error::other)?)))
+    }
+}
+
+/// A region on its way to another store.
+struct Sent(RegionSnapshot);
+
+impl SnapshotSource for Sent {
+    fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        self.0.next_chunk().map_err(io::Error::other)
+    }
+}
+
+/// A region on its way here.
+struct Receiving(IncomingRegion);
+
+impl SnapshotSink for Receiving {
+    fn add(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.0.add(chunk).map_err(io::Error::other)
+    }
+
+    fn complete(self: Box<Self>, expected: &Applied) -> io::Result<Box<dyn ReceivedSnapshot>> {
+        let received = self.0.complete().map_err(io::Error::other)?;
+        if applied(received.applied())? != *expected {
+            return Err(io::Error::other("the region is as of another position"));
+        }
+        Ok(Box::new(Received(received)))
+    }
+}
+
+struct Received(ReceivedRegion);
+
+impl ReceivedSnapshot for Received {
+    fn install(self: Box<Self>) -> io::Result<()> {
+        self.0.install().map_err(io::Error::other)
+    }
+}
+
+fn applied(state: &AppliedState) -> io::Result<Applied> {
+    Ok(Applied {
+        position: Some(log_id::decode(&state.position)?),
+        membership: stored_membership::decode(&state.membership)?,
+    })
 }
 
 /// What every first peer of a region begins with: its peers as voters, and a position below the first entry. An entry at index

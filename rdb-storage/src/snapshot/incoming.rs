@@ -123,6 +123,7 @@ impl IncomingRegion {
             let file = match &mut self.file {
                 Some(file) => file,
                 none => {
+                    self.staging.check_space()?;
                     let number = &mut self.files[keyspace as usize];
                     let file = begin_file(&self.staging.file(keyspace, *number))?;
                     *number += 1;

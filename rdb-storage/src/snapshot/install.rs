@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::RegionState;
 use crate::error::Error;
 use crate::read::Keyspace;
+use crate::reserve::Space;
 
 /// The folder of a data directory in which snapshots arrive, each in one of its own. What it holds at an open is left over, unless a mark
 /// names it.
 const FOLDER: &str = "snapshots";
+
+/// The part of the file system that has to be free when a file is begun.
+const FREE_SHARE_MIN: u64 = 20;
 
 /// What an install puts in the place of a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,16 @@ impl Staging {
 
     pub(super) fn file(&self, keyspace: Keyspace, number: u32) -> PathBuf {
         self.path.join(file_name(keyspace, number))
+    }
+
+    /// Refuses to fill the disk for something that can be sent again.
+    pub(super) fn check_space(&self) -> Result<(), Error> {
+        let doing = "looking for space for a snapshot";
+        let space = Space::of(&self.path).map_err(|error| Error::io(doing, error))?;
+        if space.available_bytes < space.capacity_bytes / FREE_SHARE_MIN {
+            return Err(Error::io(doing, "the disk is almost full"));
+        }
+        Ok(())
     }
 
     /// Makes the names of the files durable. The files are.

@@ -1,0 +1,78 @@
+//! Which part of the log a snapshot on its way needs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long the log is kept after a snapshot was sent. The peer that has got it gets the entries after it meanwhile; else it would need
+/// another snapshot.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The positions of the snapshots that are being sent, or were a short time ago.
+#[derive(Clone, Default)]
+pub(crate) struct Holds(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    last: u64,
+    /// By the number of the snapshot: its index, and when it was let go of.
+    held: BTreeMap<u64, (u64, Option<Instant>)>,
+}
+
+/// Keeps the log after an index for as long as it is there, and a little longer.
+pub(crate) struct Hold {
+    holds: Holds,
+    number: u64,
+}
+
+impl Holds {
+    pub(super) fn hold(&self, index: u64) -> Hold {
+        let mut state = self.lock();
+        state.last += 1;
+        let number = state.last;
+        state.held.insert(number, (index, None));
+        let holds = self.clone();
+        Hold { holds, number }
+    }
+
+    /// The index after which the log is needed. `None`: it is not.
+    pub(crate) fn first(&self, now: Instant) -> Option<u64> {
+        let mut state = self.lock();
+        let is_over = |end: &Option<Instant>| end.is_some_and(|end| now > end + GRACE);
+        state.held.retain(|_, (_, end)| !is_over(end));
+        state.held.values().map(|(index, _)| *index).min()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.holds.lock();
+        if let Some((_, end)) = state.held.get_mut(&self.number) {
+            *end = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_kept_for_the_earliest_snapshot_and_a_little_longer() {
+        let (holds, began) = (Holds::default(), Instant::now());
+        assert_eq!(holds.first(began), None);
+        let (later, earlier) = (holds.hold(9), holds.hold(7));
+        assert_eq!(holds.first(began + 2 * GRACE), Some(7));
+        drop(earlier);
+        assert_eq!(holds.first(began), Some(7));
+        assert_eq!(holds.first(Instant::now() + 2 * GRACE), Some(9));
+        drop(later);
+        assert_eq!(holds.first(Instant::now() + 2 * GRACE), None);
+    }
+}

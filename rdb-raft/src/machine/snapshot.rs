@@ -1,0 +1,73 @@
+//! What a snapshot holds.
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::holds::Hold;
+use super::{Applied, User};
+
+/// The content of a snapshot, as openraft passes it on.
+pub enum SnapshotData {
+    /// Nothing: it says up to where the log may be purged.
+    Position,
+    /// The state of this replica, on its way to another one.
+    Outgoing(Outgoing),
+    /// The state of another replica, all of which has arrived.
+    Received(Box<dyn ReceivedSnapshot>),
+}
+
+/// A snapshot that is being sent. The log is kept from its position on for as long as the hold is there.
+pub struct Outgoing {
+    pub(crate) reading: Reading,
+    pub(crate) hold: Hold,
+}
+
+/// Reads a snapshot. The group does not end before it is gone.
+pub(crate) struct Reading {
+    pub(crate) source: Box<dyn SnapshotSource>,
+    pub(super) _user: User,
+}
+
+/// Takes in a snapshot. The group does not end before it is gone.
+pub(crate) struct Incoming {
+    pub(crate) sink: Box<dyn SnapshotSink>,
+    pub(crate) user: User,
+}
+
+/// A snapshot of a state machine, to be read once.
+pub trait SnapshotSource: Send {
+    /// The next chunk, of a few MiB at most. `None`: that was all. May block.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read. There are no more chunks then.
+    fn next_chunk(&mut self) -> io::Result<Option<Bytes>>;
+}
+
+/// Takes the snapshot of another replica. What has arrived goes away with it.
+pub trait SnapshotSink: Send {
+    /// Takes the next chunk. May block.
+    ///
+    /// # Errors
+    ///
+    /// When it is damaged, is not the next one, or cannot be kept. The snapshot cannot be received then.
+    fn add(&mut self, chunk: Bytes) -> io::Result<()>;
+
+    /// Checks that all has arrived, and that it is as of this position. May block.
+    ///
+    /// # Errors
+    ///
+    /// When it is not.
+    fn complete(self: Box<Self>, applied: &Applied) -> io::Result<Box<dyn ReceivedSnapshot>>;
+}
+
+/// A snapshot of another replica, all of which has arrived.
+pub trait ReceivedSnapshot: Send {
+    /// Puts it in the place of the state, and makes it survive a crash. May block.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written. That is a failure of the store, and ends its part in the group.
+    fn install(self: Box<Self>) -> io::Result<()>;
+}

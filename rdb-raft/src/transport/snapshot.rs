@@ -1,0 +1,63 @@
+//! Snapshots on their way between stores.
+//!
+//! Each has a connection to itself, which ends with it, so that appends and votes never wait for it.
+//!
+//! - A store sends and receives few at a time. One that finds no place is tried again with a growing delay.
+//! - All that a store sends together has a bounded rate.
+//! - One in which nothing moves for [`PATIENCE`] is given up, at both ends. While the peer installs what it has got, it says so.
+//! - The state machine is read as the connection takes its chunks. Of a snapshot there are a few chunks in memory at either end.
+//! - It ends with the leadership, and with the group at either end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
+
+/// How long nothing may move.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a peer that receives a snapshot says that it still does.
+pub(super) const REPLY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Snapshots that a store sends at a time.
+const SENT_MAX: usize = 2;
+
+/// Most that a store sends of all snapshots, in bytes per second.
+const BYTES_PER_SECOND: u64 = 64 << 20;
+
+/// What all snapshots that a store sends have in common.
+pub(super) struct Sending {
+    places: Arc<Semaphore>,
+    /// When the next chunk may be sent.
+    next: Mutex<Option<Instant>>,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(SENT_MAX)),
+            next: Mutex::default(),
+        }
+    }
+}
+
+impl Sending {
+    /// A place to send a snapshot from, if one is free.
+    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// Waits until so many bytes may be sent.
+    pub(super) async fn pace(&self, bytes: usize) {
+        let takes = Duration::from_secs(1) * bytes as u32 / BYTES_PER_SECOND as u32;
+        let due = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let due = next.map_or(now, |next| next.max(now));
+            *next = Some(due + takes);
+            due
+        };
+        sleep_until(due).await;
+    }
+}

@@ -1,0 +1,181 @@
+//! Receiving a snapshot.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, stream};
+use rdb_proto::batch::Messages;
+use rdb_proto::raftpb::snapshot_part::Part;
+use rdb_proto::raftpb::{Envelope, SnapshotPart, SnapshotReply, SnapshotStart};
+use rdb_proto::transport::CallBudget;
+use tokio::select;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Request, Status};
+
+use super::greeting::StoreIdentity;
+use super::incoming::peer;
+use super::snapshot::{PATIENCE, REPLY_INTERVAL};
+use super::wire;
+use crate::encoding::stored_membership;
+use crate::group::Group;
+use crate::machine::Applied;
+use crate::node::Node;
+use crate::types::Vote;
+
+/// What is answered.
+pub(super) type Replies = BoxStream<'static, Result<SnapshotReply, Status>>;
+
+/// Accepts a snapshot for a peer of this store. It is received while the replies are taken.
+///
+/// # Errors
+///
+/// What it is refused with.
+pub(super) async fn receive(
+    request: Request<Messages<SnapshotPart>>,
+    identity: StoreIdentity,
+    node: Arc<Node>,
+) -> Result<Replies, Status> {
+    let call = CallBudget::of(&request);
+    let mut parts = Parts {
+        closing: Box::pin(call.closing().clone().cancelled_owned()),
+        call,
+        messages: request.into_inner(),
+    };
+    let Part::Start(start) = parts.next().await? else {
+        let cause = "a snapshot does not begin with what it is";
+        return Err(Status::invalid_argument(cause));
+    };
+    let greeting = Envelope {
+        hello: start.hello,
+        items: Vec::new(),
+    };
+    let from_store = greeting.hello.as_ref().map_or(0, |hello| hello.from_store);
+    identity.check(greeting, node.timing())?;
+    let group = peer(
+        &node,
+        from_store,
+        start.group_id,
+        start.from_peer,
+        start.to_peer,
+    );
+    let group = group.map_err(Status::failed_precondition)?;
+    let place = node.place_to_receive();
+    let place = place.ok_or_else(|| Status::unavailable("other snapshots are being received"))?;
+    let received = async move {
+        let _place = place;
+        parts.receive(&start, &group).await
+    };
+    Ok(replies(received.boxed()))
+}
+
+/// Says now and then that the snapshot is still being received, and in the end what has become of it.
+fn replies(received: BoxFuture<'static, Result<Vote, Status>>) -> Replies {
+    let replies = stream::unfold(Some(received), |received| async {
+        let mut received = received?;
+        match timeout(REPLY_INTERVAL, &mut received).await {
+            Err(_) => Some((Ok(SnapshotReply { vote: None }), Some(received))),
+            Ok(outcome) => {
+                let reply = outcome.map(|vote| SnapshotReply {
+                    vote: Some(wire::vote(&vote)),
+                });
+                Some((reply, None))
+            }
+        }
+    });
+    replies.boxed()
+}
+
+struct Parts {
+    call: Arc<CallBudget>,
+    messages: Messages<SnapshotPart>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Parts {
+    async fn next(&mut self) -> Result<Part, Status> {
+        let message = select! {
+            biased;
+            () = &mut self.closing => return Err(Status::unavailable("the store is shutting down")),
+            message = timeout(PATIENCE, self.messages.next()) => message,
+        };
+        // One message is here at a time.
+        self.call.release_arrived();
+        let stalled = |_| Status::deadline_exceeded("nothing has arrived for a while");
+        let message = message.map_err(stalled)?.transpose()?;
+        let part = message.and_then(|message| message.message.part);
+        part.ok_or_else(|| Status::unavailable("the snapshot was given up"))
+    }
+
+    /// Receives and installs a snapshot.
+    async fn receive(&mut self, start: &SnapshotStart, group: &Group) -> Result<Vote, Status> {
+        let (vote, applied) = read_start(start)?;
+        if let Some(later) = group.later_vote(&vote) {
+            return Ok(later);
+        }
+        let group_id = start.group_id;
+        tracing::info!(
+            group_id,
+            from_peer = start.from_peer,
+            "receiving a snapshot"
+        );
+        let mut incoming = group.receive().await.map_err(unavailable)?;
+        while let Some(chunk) = match self.next().await? {
+            Part::Chunk(chunk) => Some(chunk),
+            Part::End(_) => None,
+            Part::Start(_) => return Err(Status::invalid_argument("a snapshot begins twice")),
+        } {
+            if let Some(later) = group.later_vote(&vote) {
+                return Ok(later);
+            }
+            let added = blocking(move || {
+                if incoming.user.should_stop() {
+                    return Err(io::Error::other("the group has ended"));
+                }
+                incoming.sink.add(chunk)?;
+                Ok(incoming)
+            });
+            incoming = added.await?;
+        }
+        let position = applied.clone();
+        let received = blocking(move || incoming.sink.complete(&position)).await?;
+        let answered = group.install(vote, applied, received).await;
+        let answered = answered.map_err(unavailable)?;
+        tracing::info!(group_id, "a snapshot was received");
+        Ok(answered)
+    }
+}
+
+/// The vote of the leader, and what the snapshot is as of.
+fn read_start(start: &SnapshotStart) -> Result<(Vote, Applied), Status> {
+    let membership = stored_membership::decode(&start.membership);
+    let membership = membership.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let last = start.last.map(wire::read_log_id);
+    // openraft would panic.
+    let last = last.filter(|last| last.leader_id.term <= start.term);
+    let position = last.ok_or_else(|| Status::invalid_argument("it is as of a later term"))?;
+    let vote = Vote::new_committed(start.term, start.from_peer);
+    let position = Some(position);
+    Ok((
+        vote,
+        Applied {
+            position,
+            membership,
+        },
+    ))
+}
+
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    let ran = spawn_blocking(run).await.map_err(io::Error::other);
+    ran.flatten().map_err(unavailable)
+}
+
+fn unavailable(error: impl ToString) -> Status {
+    Status::unavailable(error.to_string())
+}

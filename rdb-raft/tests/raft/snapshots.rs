@@ -1,0 +1,181 @@
+//! Three stores of which one lacks what the others have purged.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rdb_raft::Timing;
+use rdb_raft::machine::StateMachine;
+use tokio::task::spawn_blocking;
+
+use crate::payloads::Payloads;
+use crate::stores::{KEPT_BYTES, Store, Stores};
+use crate::voters::wait_until;
+
+/// Nobody takes a busy store for a dead one.
+const LONG: Timing = Timing {
+    heartbeat_ms: 500,
+    election_timeout_min_ms: 300_000,
+    election_timeout_max_ms: 600_000,
+};
+
+const PAYLOAD_BYTES: usize = 4 << 20;
+
+/// More than what is kept, and a stride.
+const MANY: u64 = KEPT_BYTES / PAYLOAD_BYTES as u64 + 5;
+
+async fn write_many(store: &Store) {
+    for number in 0..MANY {
+        store
+            .write(vec![number as u8; PAYLOAD_BYTES])
+            .await
+            .unwrap();
+    }
+}
+
+fn purged(store: &Store) -> u64 {
+    store.group.purged().map_or(0, |purged| purged.index)
+}
+
+/// Flushes, and waits until the log is purged further than it is.
+async fn purges(store: &Store) {
+    let before = purged(store);
+    store.payloads.flush().unwrap();
+    let what = format!("store {} has purged its log", store.id);
+    wait_until(&what, || purged(store) > before).await;
+}
+
+fn cut(stores: &Stores, id: u64) {
+    stores.ways.of(id).for_each(|way| way.cut());
+}
+
+fn heal(stores: &Stores, id: u64) {
+    stores.ways.of(id).for_each(|way| way.heal());
+}
+
+/// Waits until a chunk is about to be read for another store.
+async fn is_sending(payloads: &Arc<Payloads>) {
+    let payloads = Arc::clone(payloads);
+    let arrival = spawn_blocking(move || payloads.chunks.wait_for_arrival());
+    arrival.await.unwrap();
+}
+
+fn installs(store: &Store) -> usize {
+    store.payloads.state().installs
+}
+
+fn applied(store: &Store) -> Vec<Bytes> {
+    store.payloads.payloads()
+}
+
+/// Three stores of which the third one was cut off while the others wrote, flushed and purged more than leaders keep.
+async fn with_one_behind() -> Stores {
+    let stores = Stores::led_with(LONG).await;
+    let leader = &stores.stores[0];
+    leader.write("before").await.unwrap();
+    stores.stores[2].has_applied_some(1).await;
+    cut(&stores, 3);
+    write_many(leader).await;
+    stores.stores[1].has_applied(&applied(leader)).await;
+    purges(leader).await;
+    stores
+}
+
+#[tokio::test]
+async fn a_peer_that_lacks_what_was_purged_gets_a_snapshot_and_then_the_log() {
+    let stores = with_one_behind().await;
+    let [leader, _, behind] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    assert_eq!(applied(behind).len(), 1);
+    heal(&stores, 3);
+    behind.has_applied(&applied(leader)).await;
+    assert_eq!(installs(behind), 1);
+    leader.write("after").await.unwrap();
+    behind.has_applied(&applied(leader)).await;
+    // It can lead, and has what the others need.
+    leader.group.transfer_leader(3).await.unwrap();
+    wait_until("it leads", || behind.leads()).await;
+    behind.group.permit_read().await.unwrap();
+    behind.write("by the third").await.unwrap();
+    leader.has_applied(&applied(behind)).await;
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_a_little_behind_gets_the_log() {
+    let stores = Stores::led_with(LONG).await;
+    let leader = &stores.stores[0];
+    cut(&stores, 3);
+    for number in 0..5 {
+        leader.write(vec![number; PAYLOAD_BYTES]).await.unwrap();
+    }
+    leader.payloads.flush().unwrap();
+    leader.group.purge(KEPT_BYTES).await.unwrap();
+    assert_eq!(purged(leader), 0);
+    heal(&stores, 3);
+    stores.stores[2].has_applied(&applied(leader)).await;
+    assert_eq!(installs(&stores.stores[2]), 0);
+    // Nobody needs it any more.
+    purges(leader).await;
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn the_log_after_a_snapshot_is_kept_while_it_is_sent_and_writes_go_on() {
+    let stores = with_one_behind().await;
+    let [leader, _, behind] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    leader.payloads.chunks.close();
+    heal(&stores, 3);
+    is_sending(&leader.payloads).await;
+    let sent_as_of = applied(leader).len() as u64 + 1;
+    write_many(leader).await;
+    leader.payloads.flush().unwrap();
+    leader.group.purge(KEPT_BYTES).await.unwrap();
+    assert!(purged(leader) <= sent_as_of);
+    leader.payloads.chunks.open();
+    behind.has_applied(&applied(leader)).await;
+    assert_eq!(installs(behind), 1);
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_is_lost_while_it_sends_a_snapshot_is_followed_by_one_that_sends_its_own() {
+    let stores = with_one_behind().await;
+    let [first, second, behind] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    purges(second).await;
+    first.payloads.chunks.close();
+    heal(&stores, 3);
+    is_sending(&first.payloads).await;
+    cut(&stores, 1);
+    second.lead().await;
+    second.write("after").await.unwrap();
+    behind.has_applied(&applied(second)).await;
+    assert_eq!(installs(behind), 1);
+    first.payloads.chunks.open();
+    heal(&stores, 1);
+    first.has_applied(&applied(second)).await;
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_ends_while_it_receives_a_snapshot_gets_another_one() {
+    let mut stores = with_one_behind().await;
+    let leader = Arc::clone(&stores.stores[0].payloads);
+    leader.chunks.close();
+    heal(&stores, 3);
+    is_sending(&leader).await;
+    let behind = stores.stores.pop().unwrap();
+    let payloads = behind.payloads.after_crash();
+    behind.stop().await;
+    leader.chunks.open();
+    let device = Arc::clone(&stores.devices[2]);
+    let behind = Store::start(3, &stores.ways, device, payloads).await;
+    behind.has_applied(&leader.payloads()).await;
+    assert_eq!(installs(&behind), 1);
+    stores.stores.push(behind);
+    stores.stop().await;
+}
