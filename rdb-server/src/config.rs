@@ -10,6 +10,7 @@ use rdb_proto::transport::{
     AddressError, OutOfRange, ServeOptions, check_address, check_advertised_address,
     parse_listen_address,
 };
+use rdb_raft::group::LOG_BYTES_MAX;
 use rdb_raft::{Timing, TimingError};
 use rdb_storage::{Durability, Role, StorageOptions};
 
@@ -97,6 +98,10 @@ pub struct Config {
     #[arg(long, env = "RDB_SERVER_RAFT_ELECTION_TIMEOUT_MAX_MS", value_name = "MS", hide = true, default_value_t = Timing::default().election_timeout_max_ms)]
     pub raft_election_timeout_max_ms: u64,
 
+    /// What a leader keeps of the log of a region for stores that are behind, in MiB. One that is further behind gets a snapshot.
+    #[arg(long, env = "RDB_SERVER_RAFT_LOG_MIB_MAX", value_name = "MIB", hide = true, default_value_t = LOG_BYTES_MAX >> 20)]
+    pub raft_log_mib_max: u64,
+
     /// The flags that both servers have.
     #[command(flatten)]
     pub serve: ServeFlags,
@@ -122,6 +127,7 @@ impl Default for Config {
             raft_heartbeat_ms: timing.heartbeat_ms,
             raft_election_timeout_min_ms: timing.election_timeout_min_ms,
             raft_election_timeout_max_ms: timing.election_timeout_max_ms,
+            raft_log_mib_max: LOG_BYTES_MAX >> 20,
             serve: ServeFlags::default(),
             repair_wal: false,
         }
@@ -193,6 +199,11 @@ impl Config {
         let queue = ServeOptions::MESSAGE_MIB_MIN..=SIZE_MIB_MAX;
         OutOfRange::check("--block-cache-mib", self.block_cache_mib, 1..=SIZE_MIB_MAX)?;
         OutOfRange::check("--write-queue-mib", self.write_queue_mib, queue)?;
+        OutOfRange::check(
+            "--raft-log-mib-max",
+            self.raft_log_mib_max,
+            1..=SIZE_MIB_MAX,
+        )?;
         self.timing().validate()?;
         self.serve.options()?;
         Ok(())

@@ -57,6 +57,7 @@ impl Regions {
         router: Router,
         durability: Durability,
         timing: Timing,
+        log_bytes_max: u64,
     ) -> Result<Self, ServerError> {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
@@ -65,7 +66,11 @@ impl Regions {
         });
         let (log, addresses) = opened.await??;
         let log = Arc::new(log);
-        let node = Arc::new(Node::start(timing, Arc::clone(&log) as _)?);
+        let node = Arc::new(Node::start_keeping(
+            log_bytes_max,
+            timing,
+            Arc::clone(&log) as _,
+        )?);
         Ok(Self {
             storage,
             durability,

@@ -58,6 +58,7 @@ impl Server {
                 router.clone(),
                 config.durability,
                 config.timing(),
+                config.raft_log_mib_max << 20,
             )
             .await?,
         );

@@ -30,13 +30,19 @@ struct Stores {
 impl Stores {
     /// Stores whose region has a leader.
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(flags: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().expect("the temporary directory can be written");
         let path = directory.path();
         let pd = Node::placement_driver(path.join("pd"));
         let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
         pd.start_serving().await;
         let stores = (1..=STORES).map(|number| {
-            let mut store = Node::store(path.join(format!("store-{number}")), &pd.address());
+            let store = Node::store(path.join(format!("store-{number}")), &pd.address());
+            let add = |store: Node, (flag, value): &(&str, &str)| store.with_flag(flag, value);
+            let mut store = flags.iter().fold(store, add);
             store.start();
             (store.address(), store)
         });
@@ -250,4 +256,45 @@ async fn without_a_majority_nothing_is_acknowledged_and_all_is_there_when_it_is_
     let value = client.raw_get("before").await.expect("read");
     assert_eq!(value.as_deref(), Some(&b"value"[..]));
     client.raw_put("after", "value").await.expect("put");
+}
+
+/// More than leaders keep here of their logs.
+const LARGE_PUTS: u64 = 120;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_away_while_the_others_cut_their_logs_comes_back_by_a_snapshot() {
+    let mut stores =
+        Stores::start_with(&[("--raft-log-mib-max", "16"), ("--log-level", "debug")]).await;
+    let client = stores.client().await;
+    client.cas_put("versioned", 0, "first").await.expect("put");
+    let (leader, _) = stores.leader().await;
+    let addresses = stores.stores.keys().cloned();
+    let away = addresses.into_iter().find(|address| *address != leader);
+    let away = away.expect("there are three");
+    stores.store(&away).kill();
+    let large = |number: u64| vec![number as u8; 1 << 20];
+    for number in 0..LARGE_PUTS {
+        let put = client.raw_put(format!("large {number}"), large(number));
+        put.await.expect("put");
+    }
+    client.cas_put("versioned", 1, "second").await.expect("put");
+    let has_cut = "the log begins after this entry";
+    stores.store(&leader).wait_for_log(has_cut).await;
+    stores.store(&away).start_serving().await;
+    let load = Load::begin(&stores).await;
+    let received = "a snapshot was received";
+    stores.store(&away).wait_for_log(received).await;
+    load.goes_on().await;
+    load.end(0).await;
+
+    // It is needed now, and has all.
+    let (leader, term) = stores.leader().await;
+    stores.store(&leader).kill();
+    stores.leader_after(term).await;
+    for number in 0..LARGE_PUTS {
+        let value = client.raw_get(format!("large {number}")).await;
+        assert_eq!(value.expect("read"), Some(large(number).into()));
+    }
+    let versioned = client.get("versioned").await.expect("read");
+    assert_eq!(versioned.map(|versioned| versioned.version), Some(2));
 }
