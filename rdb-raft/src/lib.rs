@@ -18,7 +18,7 @@ pub mod transport;
 mod types;
 
 pub use completion::{Completion, Dropped};
-pub use node::{Node, NodeError, OpenError};
+pub use node::{MissingPeer, Node, NodeError, OpenError};
 pub use timing::{Timing, TimingError};
 pub use types::{
     Answer, CommittedLeaderId, Content, Entry, LeaderId, LogId, Membership, Payload, Snapshot,

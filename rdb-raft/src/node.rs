@@ -11,12 +11,12 @@ use futures::future::{join_all, select};
 use futures::{StreamExt, stream};
 use openraft::RaftNetworkFactory;
 use openraft::network::NetSnapshot;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
 use crate::group::{Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
-use crate::log::{LogDevice, LogHealth, LogWriter};
+use crate::log::{LogDevice, LogHealth, LogStore, LogWriter};
 use crate::machine::{SnapshotData, StateMachine};
 use crate::timing::{Timing, TimingError};
 use crate::types::{LogId, TypeConfig};
@@ -26,6 +26,9 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Snapshots that a store receives at a time.
 const SNAPSHOTS_RECEIVED_MAX: usize = 2;
+
+/// Missing peers that nobody has looked at yet. They are asked for again.
+const MISSING_MAX: usize = 64;
 
 /// Groups that have been opened and that the supervisor has not begun to watch.
 const OPENED_MAX: usize = 16;
@@ -43,10 +46,20 @@ pub struct Node {
     states: watch::Receiver<BTreeMap<u64, GroupState>>,
     /// Places for snapshots that arrive.
     receiving: Arc<Semaphore>,
+    missing: broadcast::Sender<MissingPeer>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
 type Groups = RwLock<BTreeMap<u64, Group>>;
+
+/// A peer that another store has asked for, of a group that this store does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingPeer {
+    /// The group.
+    pub group_id: u64,
+    /// Its peer on this store.
+    pub peer_id: u64,
+}
 
 /// Why a store has no groups.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +130,7 @@ impl Node {
             opened: Mutex::new(Some(opened)),
             states,
             receiving: Arc::new(Semaphore::new(SNAPSHOTS_RECEIVED_MAX)),
+            missing: broadcast::Sender::new(MISSING_MAX),
             supervisor: Mutex::new(Some(tokio::spawn(supervisor))),
         })
     }
@@ -145,14 +159,52 @@ impl Node {
         }
         // Reserved before, so that a group that has started is watched in any case.
         let to_watch = opened.reserve().await.map_err(|_| OpenError::ShutDown)?;
-        let log = Arc::clone(&self.log);
-        let read = spawn_blocking(move || log.open_group(group_id)).await;
-        let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        let log = read.map_err(|cause| OpenError::Log { group_id, cause })?;
+        let log = self.open_log(group_id).await?;
         let group = Group::start(peer_id, self.timing, log, machine, network).await?;
         add(&self.groups, group_id, group.clone());
         to_watch.send((group_id, group.clone()));
         Ok(group)
+    }
+
+    /// Ends a group, and removes its log, so that nothing is left of it here but its state. The group can be opened again, with another
+    /// peer. `false`: it is not open.
+    ///
+    /// Only for a peer that is no member any more, or a voter forgets what it has promised.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub async fn destroy(&self, group_id: u64) -> Result<bool, OpenError> {
+        let opened = self.opened.lock().await;
+        if opened.is_none() {
+            return Err(OpenError::ShutDown);
+        }
+        let Some(group) = self.group(group_id) else {
+            return Ok(false);
+        };
+        group.shut_down().await;
+        let log = self.open_log(group_id).await?;
+        let destroyed = log.destroy().await;
+        destroyed.map_err(|cause| OpenError::Log { group_id, cause })?;
+        remove(&self.groups, group_id);
+        Ok(true)
+    }
+
+    /// Peers that other stores ask for, from now on, of groups that are not open here. They are asked for again and again.
+    pub fn missing_peers(&self) -> broadcast::Receiver<MissingPeer> {
+        self.missing.subscribe()
+    }
+
+    pub(crate) fn is_missing(&self, missing: MissingPeer) {
+        // Nobody may listen.
+        let _ = self.missing.send(missing);
+    }
+
+    async fn open_log(&self, group_id: u64) -> Result<LogStore, OpenError> {
+        let log = Arc::clone(&self.log);
+        let read = spawn_blocking(move || log.open_group(group_id)).await;
+        let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        read.map_err(|cause| OpenError::Log { group_id, cause })
     }
 
     /// An open group.
@@ -210,6 +262,11 @@ impl Drop for Node {
 fn add(groups: &Groups, group_id: u64, group: Group) {
     let mut groups = groups.write().unwrap_or_else(PoisonError::into_inner);
     groups.insert(group_id, group);
+}
+
+fn remove(groups: &Groups, group_id: u64) {
+    let mut groups = groups.write().unwrap_or_else(PoisonError::into_inner);
+    groups.remove(&group_id);
 }
 
 fn all(groups: &Groups) -> Vec<(u64, Group)> {

@@ -1,9 +1,10 @@
-//! One peer of a group: it starts, takes proposals, permits reads, and ends.
+//! One peer of a group: it starts, takes proposals, permits reads, changes the members, and ends.
 
 mod alone;
 mod inbound;
 mod lasting;
 mod lease;
+mod membership;
 mod proposal;
 mod purge;
 mod quarantine;
@@ -28,6 +29,7 @@ use tokio::task::unconstrained;
 pub use alone::Alone;
 pub use inbound::VoteError;
 pub use lease::ReadError;
+pub use membership::{ChangeError, Member};
 pub use proposal::ProposeError;
 pub use purge::{LOG_BYTES_MAX, PurgeError};
 pub use state::GroupState;
@@ -91,6 +93,12 @@ pub enum StartError {
     )]
     LogMissing {
         /// The last entry that was applied.
+        index: u64,
+    },
+    /// There is a log, but not the state that it began behind. A peer that waits for its first snapshot has neither.
+    #[error("the state of the group is missing: its log reaches up to index {index}")]
+    StateMissing {
+        /// The last entry of the log.
         index: u64,
     },
     /// The vote is older than what was applied. A voter that forgets what it has promised breaks Raft.
@@ -165,7 +173,12 @@ impl Group {
         let flushed = machine.flushed().map_err(StartError::failed)?;
         let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
         let log_state = log.get_log_state().await.map_err(StartError::failed)?;
-        check_start(vote, log_state.last_purged_log_id, flushed.position)?;
+        check_start(
+            vote,
+            log_state.last_log_id,
+            log_state.last_purged_log_id,
+            flushed.position,
+        )?;
         let shared = Shared {
             strides: Arc::<Strides>::default(),
             snapshots: PositionBuilder::new(flushed),
@@ -345,9 +358,16 @@ impl Group {
 /// less of it than of the state, and what is missing has been applied.
 fn check_start(
     vote: Option<Vote>,
+    last: Option<LogId>,
     purged: Option<LogId>,
     position: Option<LogId>,
 ) -> Result<(), StartError> {
+    if position.is_none()
+        && let Some(last) = last
+    {
+        let index = last.index;
+        return Err(StartError::StateMissing { index });
+    }
     let (term, index) =
         position.map_or((0, 0), |position| (position.leader_id.term, position.index));
     let Some(vote) = vote else {
@@ -373,7 +393,10 @@ impl StartError {
     /// Whether the log and the state machine do not belong together. Starting again does not help.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::LogMissing { .. } | Self::LogOutdated { .. } | Self::LogPurged { .. } => true,
+            Self::LogMissing { .. }
+            | Self::StateMissing { .. }
+            | Self::LogOutdated { .. }
+            | Self::LogPurged { .. } => true,
             Self::Timing(_) | Self::Failed { .. } => false,
         }
     }

@@ -159,6 +159,12 @@ impl GroupLog {
         Some(first_index..kept_start.min(end).max(first_index))
     }
 
+    /// Those of its entries.
+    pub(super) fn indexes(&self) -> Range<u64> {
+        let state = self.state();
+        state.first_index..state.end()
+    }
+
     /// Notes that the entries up to an index are durable, if they are still those that they were.
     pub(super) fn set_durable(&self, index: u64, truncations: u64) {
         let mut state = self.state();

@@ -34,6 +34,12 @@ pub(super) enum Job {
         vote: Vote,
         saved: oneshot::Sender<io::Result<()>>,
     },
+    /// Leaves nothing of the log.
+    Destroy {
+        group_id: u64,
+        removed: Range<u64>,
+        destroyed: oneshot::Sender<io::Result<()>>,
+    },
     /// Changes nothing.
     Barrier {
         reached: oneshot::Sender<io::Result<()>>,
@@ -55,6 +61,7 @@ impl Job {
         match self {
             Self::Append { entries, .. } => entries.iter().map(entry_bytes).sum(),
             Self::Vote { .. }
+            | Self::Destroy { .. }
             | Self::Barrier { .. }
             | Self::Truncate { .. }
             | Self::Purge { .. } => CHANGE_BYTES,
@@ -74,6 +81,15 @@ impl Job {
                 batch.put(&keys::vote(*group_id), |value| {
                     value.extend_from_slice(&vote);
                 });
+            }
+            Self::Destroy {
+                group_id, removed, ..
+            } => {
+                batch.delete(&keys::vote(*group_id));
+                batch.delete(&keys::purged(*group_id));
+                if !removed.is_empty() {
+                    delete_range(*group_id, removed, batch);
+                }
             }
             Self::Barrier { .. } => {}
             Self::Truncate { group_id, removed } => {
@@ -115,7 +131,11 @@ impl Job {
                 }
                 flushed.complete(result);
             }
-            Self::Vote { saved: done, .. } | Self::Barrier { reached: done } => {
+            Self::Vote { saved: done, .. }
+            | Self::Destroy {
+                destroyed: done, ..
+            }
+            | Self::Barrier { reached: done } => {
                 // A group that has ended does not need its answer.
                 let _ = done.send(result.map_err(stopped));
             }

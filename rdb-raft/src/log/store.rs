@@ -29,6 +29,18 @@ impl LogStore {
         Self { log, queue, device }
     }
 
+    /// Removes all of it, durably, the vote, too.
+    pub(crate) async fn destroy(self) -> io::Result<()> {
+        let (destroyed, durable) = oneshot::channel();
+        self.queue.push(Job::Destroy {
+            group_id: self.log.group_id(),
+            removed: self.log.indexes(),
+            destroyed,
+        })?;
+        let ended = |_| stopped("the writer ended before the log was destroyed");
+        durable.await.map_err(ended)?
+    }
+
     /// For whoever has to wait until changes of this log are durable.
     pub(crate) fn barrier(&self) -> Barrier {
         Barrier(Arc::clone(&self.queue))

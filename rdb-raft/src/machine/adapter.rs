@@ -230,10 +230,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             Ok((applied, source)) => {
                 let index = applied.position.map_or(0, |position| position.index);
                 let outgoing = Outgoing {
-                    reading: Reading {
-                        source,
-                        _user: user,
-                    },
+                    reading: Reading::new(source, user),
                     hold: self.shared.holds.hold(index),
                 };
                 Ok(Some(Snapshot {

@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use super::holds::Hold;
 use super::{Applied, User};
@@ -24,9 +25,30 @@ pub struct Outgoing {
 }
 
 /// Reads a snapshot. The group does not end before it is gone.
-pub(crate) struct Reading {
-    pub(crate) source: Box<dyn SnapshotSource>,
-    pub(super) _user: User,
+pub(crate) struct Reading(Option<(Box<dyn SnapshotSource>, User)>);
+
+impl Reading {
+    pub(super) fn new(source: Box<dyn SnapshotSource>, user: User) -> Self {
+        Self(Some((source, user)))
+    }
+
+    /// The next chunk. Blocks.
+    pub(crate) fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        match &mut self.0 {
+            Some((source, _)) => source.next_chunk(),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Letting go of a snapshot may block.
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let read = self.0.take();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(read));
+        }
+    }
 }
 
 /// Takes in a snapshot. The group does not end before it is gone.

@@ -321,7 +321,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let route = SnapshotRoute {
             dialer,
             sending,
-            to_store: self.route.link.store_id,
+            link: &self.route.link,
             group_id: self.route.group_id,
             from_peer: self.route.from_peer,
             to_peer: self.route.to_peer,

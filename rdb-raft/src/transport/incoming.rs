@@ -14,7 +14,7 @@ use tonic::{Request, Status};
 
 use super::greeting::StoreIdentity;
 use crate::group::Group;
-use crate::node::Node;
+use crate::node::{MissingPeer, Node};
 
 /// What is answered on a stream.
 pub(super) type Replies = BoxStream<'static, Result<Reply, Status>>;
@@ -100,8 +100,11 @@ pub(super) fn peer(
     from_peer: u64,
     to_peer: u64,
 ) -> Result<Group, String> {
-    let group = node.group(group_id);
-    let group = group.ok_or_else(|| format!("this store has no group {group_id}"))?;
+    let Some(group) = node.group(group_id) else {
+        let peer_id = to_peer;
+        node.is_missing(MissingPeer { group_id, peer_id });
+        return Err(format!("this store has no group {group_id}"));
+    };
     if group.peer_id() != to_peer || from_peer == to_peer {
         return Err(format!(
             "this store has another peer of group {group_id} than {to_peer}"

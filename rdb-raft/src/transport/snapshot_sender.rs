@@ -15,8 +15,10 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 use super::dial::{CONNECT_TIMEOUT, Dialer};
+use super::link::Link;
 use super::snapshot::{PATIENCE, Sending};
 use super::wire;
 use crate::encoding::stored_membership;
@@ -31,11 +33,18 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(super) struct SnapshotRoute<'a> {
     pub(super) dialer: &'a Dialer,
     pub(super) sending: &'a Sending,
-    pub(super) to_store: u64,
+    pub(super) link: &'a Link,
     pub(super) group_id: u64,
     pub(super) from_peer: u64,
     pub(super) to_peer: u64,
 }
+
+/// A snapshot that the other store accepts: the connection, what is sent on it, and what is answered.
+type Begun = (
+    RaftPeerClient<Channel>,
+    mpsc::Sender<SnapshotPart>,
+    Streaming<SnapshotReply>,
+);
 
 /// How long to wait before each attempt but the first.
 pub(super) fn backoff() -> impl Iterator<Item = Duration> + Send {
@@ -54,34 +63,36 @@ impl SnapshotRoute<'_> {
     ) -> Result<Vote, StreamingError<TypeConfig>> {
         let place = self.sending.place();
         let _place = place.ok_or_else(|| unreachable("other snapshots are being sent"))?;
+        // Where appends do not get, a snapshot does not either. That was told of.
+        self.link.connection().await.map_err(unreachable)?;
+        let begun = self.begin(vote, &meta).await.map_err(unreachable)?;
+        // Without the client the connection would close.
+        let (_client, parts, replies) = begun;
         let (group_id, to_peer) = (self.group_id, self.to_peer);
         let index = meta.last_log_id.map(|last| last.index);
         tracing::info!(group_id, to_peer, index, "sending a snapshot");
-        match self.try_send(vote, meta, outgoing).await {
-            Ok(vote) => {
-                tracing::info!(group_id, to_peer, index, "a snapshot was sent");
-                Ok(vote)
-            }
-            Err(cause) => {
-                tracing::warn!(group_id, to_peer, cause, "a snapshot was not sent");
-                Err(unreachable(cause))
-            }
-        }
-    }
-
-    async fn try_send(
-        &self,
-        vote: Vote,
-        meta: SnapshotMeta,
-        outgoing: Outgoing,
-    ) -> Result<Vote, String> {
-        let start = self.start(vote, &meta)?;
-        // Kept until the peer has it.
+        // The log is kept until the peer has the snapshot.
         let Outgoing {
             reading,
             hold: _hold,
         } = outgoing;
-        let channel = timeout(CONNECT_TIMEOUT, self.dialer.connect(self.to_store)).await;
+        let (sending, answer) = (self.send_chunks(reading, parts), answer(replies));
+        let sent = match select(pin!(sending), pin!(answer)).await {
+            Either::Left((Ok(()), answer)) => answer.await,
+            Either::Left((Err(cause), _)) => Err(cause),
+            Either::Right((answer, _)) => answer,
+        };
+        match &sent {
+            Ok(_) => tracing::info!(group_id, to_peer, index, "a snapshot was sent"),
+            Err(cause) => tracing::warn!(group_id, to_peer, cause, "a snapshot was not sent"),
+        }
+        sent.map_err(unreachable)
+    }
+
+    /// Connects, and waits until the other store accepts the snapshot.
+    async fn begin(&self, vote: Vote, meta: &SnapshotMeta) -> Result<Begun, String> {
+        let start = self.start(vote, meta)?;
+        let channel = timeout(CONNECT_TIMEOUT, self.dialer.connect(self.link.store_id)).await;
         let channel = channel.map_err(|_| "it did not answer in time")??;
         let mut client = RaftPeerClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (parts, sent) = mpsc::channel(1);
@@ -89,15 +100,7 @@ impl SnapshotRoute<'_> {
         let replies = timeout(PATIENCE, client.snapshot(stream_of(sent))).await;
         let replies = replies.map_err(|_| STALLED)?;
         let replies = replies.map_err(|refused| refused.message().to_owned())?;
-        let (sending, answer) = (
-            self.send_chunks(reading, parts),
-            answer(replies.into_inner()),
-        );
-        match select(pin!(sending), pin!(answer)).await {
-            Either::Left((Ok(()), answer)) => answer.await,
-            Either::Left((Err(cause), _)) => Err(cause),
-            Either::Right((answer, _)) => answer,
-        }
+        Ok((client, parts, replies.into_inner()))
     }
 
     fn start(&self, vote: Vote, meta: &SnapshotMeta) -> Result<SnapshotPart, String> {
@@ -105,7 +108,7 @@ impl SnapshotRoute<'_> {
         let came_with = membership.log_id().as_ref();
         let came_with = came_with.ok_or("the snapshot has no membership")?;
         let start = SnapshotStart {
-            hello: self.dialer.greeting(self.to_store).hello,
+            hello: self.dialer.greeting(self.link.store_id).hello,
             group_id: self.group_id,
             from_peer: self.from_peer,
             to_peer: self.to_peer,
@@ -144,7 +147,7 @@ const STALLED: &str = "nothing has moved for a while";
 /// What is being read goes away with its thread if nobody waits for it.
 async fn next_chunk(mut reading: Reading) -> Result<(Reading, Option<Bytes>), String> {
     let read = spawn_blocking(move || {
-        let chunk = reading.source.next_chunk();
+        let chunk = reading.next_chunk();
         chunk.map(|chunk| (reading, chunk))
     });
     read.await.map_err(text)?.map_err(text)

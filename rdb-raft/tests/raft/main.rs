@@ -22,6 +22,7 @@ mod initial_state;
 mod kill;
 mod lease;
 mod log_model;
+mod membership;
 mod node;
 mod one_voter;
 mod snapshots;

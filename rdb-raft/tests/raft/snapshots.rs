@@ -1,18 +1,20 @@
 //! Three stores of which one lacks what the others have purged.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdb_raft::Timing;
 use rdb_raft::machine::StateMachine;
 use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 
 use crate::payloads::Payloads;
 use crate::stores::{KEPT_BYTES, Store, Stores};
-use crate::voters::wait_until;
+use crate::voters::{GUARD, wait_until};
 
 /// Nobody takes a busy store for a dead one.
-const LONG: Timing = Timing {
+pub(crate) const LONG: Timing = Timing {
     heartbeat_ms: 500,
     election_timeout_min_ms: 300_000,
     election_timeout_max_ms: 600_000,
@@ -36,12 +38,21 @@ fn purged(store: &Store) -> u64 {
     store.group.purged().map_or(0, |purged| purged.index)
 }
 
-/// Flushes, and waits until the log is purged further than it is.
+/// Flushes, and waits until the log is purged further than it is. A leader that is about to purge waits for the next answer of a peer
+/// whose last one it has not noted, so something is written.
 async fn purges(store: &Store) {
     let before = purged(store);
     store.payloads.flush().unwrap();
-    let what = format!("store {} has purged its log", store.id);
-    wait_until(&what, || purged(store) > before).await;
+    let purges = async {
+        while purged(store) <= before {
+            if store.leads() {
+                store.write("news").await.unwrap();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let purged = timeout(GUARD, purges).await;
+    purged.expect("it purges its log in time");
 }
 
 fn cut(stores: &Stores, id: u64) {

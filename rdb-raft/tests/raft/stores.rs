@@ -89,9 +89,10 @@ impl Served {
     }
 }
 
-/// A store with a peer of one group. The peer has the id of the store.
+/// A store with a peer of one group. The first peer of a store has its id.
 pub(crate) struct Store {
     pub(crate) id: u64,
+    pub(crate) peer_id: u64,
     pub(crate) node: Arc<Node>,
     pub(crate) group: Group,
     pub(crate) payloads: Arc<Payloads>,
@@ -107,7 +108,15 @@ impl Store {
     ) -> Self {
         let listener = ways.listener(id).await;
         let addresses = ways.addresses(id);
-        Self::start_with(ways.timing, id, listener, addresses, device, payloads).await
+        Self::start_with(ways.timing, [id; 2], listener, addresses, device, payloads).await
+    }
+
+    /// A store whose disk was lost, with a peer that knows nothing.
+    pub(crate) async fn start_empty(id: u64, peer_id: u64, ways: &Ways) -> Self {
+        let (device, payloads) = (Arc::<MemoryDevice>::default(), Arc::default());
+        let (listener, addresses) = (ways.listener(id).await, ways.addresses(id));
+        let ids = [id, peer_id];
+        Self::start_with(ways.timing, ids, listener, addresses, device, payloads).await
     }
 
     pub(crate) async fn start_on(
@@ -117,12 +126,12 @@ impl Store {
         device: Arc<dyn LogDevice>,
         payloads: Arc<Payloads>,
     ) -> Self {
-        Self::start_with(TIMING, id, listener, addresses, device, payloads).await
+        Self::start_with(TIMING, [id; 2], listener, addresses, device, payloads).await
     }
 
     async fn start_with(
         timing: Timing,
-        id: u64,
+        [id, peer_id]: [u64; 2],
         listener: TcpListener,
         addresses: Arc<Addresses>,
         device: Arc<dyn LogDevice>,
@@ -131,13 +140,17 @@ impl Store {
         let node = Node::start_keeping(KEPT_BYTES, timing, device).unwrap();
         let node = Arc::new(node);
         let transport = Transport::new(identity(id), timing, addresses);
-        let network = transport.network(GROUP_ID, id);
+        let network = transport.network(GROUP_ID, peer_id);
         let machine = Arc::clone(&payloads) as _;
-        let group = node.open(GROUP_ID, id, machine, network).await.unwrap();
+        let group = node
+            .open(GROUP_ID, peer_id, machine, network)
+            .await
+            .unwrap();
         let service = PeerService::new(Arc::new(identity(id).into()), Arc::clone(&node));
         let services = Services::default().add_service(service);
         Self {
             id,
+            peer_id,
             node,
             group,
             payloads,
@@ -146,12 +159,12 @@ impl Store {
     }
 
     pub(crate) fn leads(&self) -> bool {
-        self.group.leader().peer_id == Some(self.id)
+        self.group.leader().peer_id == Some(self.peer_id)
     }
 
     /// Campaigns as if a leader of an earlier term had handed its leadership over. For a group without a leader.
     pub(crate) async fn lead(&self) {
-        campaign(&self.group, self.id).await;
+        campaign(&self.group, self.peer_id).await;
         wait_until("it leads", || self.leads()).await;
         let permitted = timeout(GUARD, self.group.permit_read()).await;
         permitted.expect("it serves its term in time").unwrap();
@@ -194,7 +207,7 @@ impl Ways {
         Self::of_stores_with(TIMING).await
     }
 
-    async fn of_stores_with(timing: Timing) -> Self {
+    pub(crate) async fn of_stores_with(timing: Timing) -> Self {
         let mut proxies = HashMap::new();
         for from in 1..=3 {
             for to in 1..=3 {
