@@ -166,28 +166,27 @@ impl Node {
         Ok(group)
     }
 
-    /// Ends a group, and removes its log, so that nothing is left of it here but its state. The group can be opened again, with another
-    /// peer. `false`: it is not open.
+    /// Ends a group if it is open, and removes its log, so that nothing is left of it here but its state. Then it can be opened with another
+    /// peer.
     ///
     /// Only for a peer that is no member any more, or a voter forgets what it has promised.
     ///
     /// # Errors
     ///
     /// See [`OpenError`].
-    pub async fn destroy(&self, group_id: u64) -> Result<bool, OpenError> {
+    pub async fn destroy(&self, group_id: u64) -> Result<(), OpenError> {
         let opened = self.opened.lock().await;
         if opened.is_none() {
             return Err(OpenError::ShutDown);
         }
-        let Some(group) = self.group(group_id) else {
-            return Ok(false);
-        };
-        group.shut_down().await;
+        if let Some(group) = self.group(group_id) {
+            group.shut_down().await;
+        }
         let log = self.open_log(group_id).await?;
         let destroyed = log.destroy().await;
         destroyed.map_err(|cause| OpenError::Log { group_id, cause })?;
         remove(&self.groups, group_id);
-        Ok(true)
+        Ok(())
     }
 
     /// Peers that other stores ask for, from now on, of groups that are not open here. They are asked for again and again.

@@ -338,13 +338,32 @@ impl Storage {
         RegionSnapshot::take(Arc::clone(&self.inner.engine), region_id)
     }
 
-    /// Begins to receive a region from another replica. Blocks.
+    /// Begins to receive a region from another replica. One that overlaps another region of this storage is refused when its first
+    /// chunk comes. Blocks.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn receive_region(&self, region_id: u64) -> Result<IncomingRegion, Error> {
         IncomingRegion::begin(self.clone(), &self.inner.engine, region_id)
+    }
+
+    /// Takes away all that is stored of a region, with its keys, and notes that this peer of it was destroyed. Both are durable when this
+    /// returns. Nobody may apply to the region or read it any more. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed.
+    pub fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
+        self.inner.writer.destroy_region(region_id, peer_id)
+    }
+
+    /// The last peer of a region that was destroyed here. It must not come back, and neither must one with a lower id.
+    pub fn tombstone(&self, region_id: u64) -> Result<Option<u64>, Error> {
+        let key = keys::tombstone::key(region_id);
+        let record = self.inner.engine.state(&key, Tier::Disk)?;
+        let peer_id = record.map(|record| keys::tombstone::decode(&record));
+        Ok(peer_id.transpose()?)
     }
 
     #[cfg(test)]

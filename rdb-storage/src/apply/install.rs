@@ -1,4 +1,4 @@
-//! A snapshot in the place of a region. See [`crate::snapshot`].
+//! A snapshot in the place of a region, see [`crate::snapshot`], and the end of a region on this store.
 
 use bytes::Bytes;
 use rocksdb::ReadOptions;
@@ -19,28 +19,26 @@ impl Batch<'_> {
     /// Takes away what is stored of the region, and puts the mark. Returns the ranges that had keys.
     pub(crate) fn begin_install(&mut self, installing: &Installing) -> Result<Vec<Range>, Error> {
         let region = &installing.state.region;
-        // It may have another range.
-        let stored = self.engine.region(region.id)?;
-        let mut cleared = Vec::new();
-        for region in stored.iter().chain([region]) {
-            for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
-                cleared.extend(self.clear(region, keyspace)?);
-            }
-        }
+        // It may have another range than what is stored.
+        let mut cleared = self.remove_region(region.id)?;
+        cleared.extend(self.clear(region)?);
         let family = self.engine.family(Family::RaftState);
-        for key in [
-            keys::version_floor::key(region.id),
-            keys::region::key(region.id),
-            keys::applied_position::key(region.id),
-            keys::membership::key(region.id),
-        ] {
-            self.write_batch.delete_cf(family, key);
-        }
         let mark = keys::installing::encode(installing);
         let key = keys::installing::key(region.id);
         self.write_batch.put_cf(family, key, mark);
-        self.changes_regions = true;
         Ok(cleared)
+    }
+
+    /// Takes away what is stored of the region, and notes that its peer was destroyed.
+    pub(crate) fn destroy_region(&mut self, region_id: u64, peer_id: u64) -> Result<(), Error> {
+        self.remove_region(region_id)?;
+        let family = self.engine.family(Family::RaftState);
+        let (key, record) = (
+            keys::tombstone::key(region_id),
+            keys::tombstone::encode(peer_id),
+        );
+        self.write_batch.put_cf(family, key, record);
+        Ok(())
     }
 
     /// Puts the records of the region, and removes the mark.
@@ -56,30 +54,48 @@ impl Batch<'_> {
         self.write_batch.delete_cf(family, mark);
     }
 
-    /// Deletes the keys of a region, if there are any: a tombstone would keep the files that come from the lowest level.
-    fn clear(
-        &mut self,
-        region: &RegionDescriptor,
-        keyspace: Keyspace,
-    ) -> Result<Option<Range>, Error> {
+    /// Takes away what is stored of a region. Returns the ranges that had keys.
+    fn remove_region(&mut self, region_id: u64) -> Result<Vec<Range>, Error> {
+        let cleared = match self.engine.region(region_id)? {
+            Some(stored) => self.clear(&stored)?,
+            None => Vec::new(),
+        };
+        let family = self.engine.family(Family::RaftState);
+        for key in [
+            keys::version_floor::key(region_id),
+            keys::region::key(region_id),
+            keys::applied_position::key(region_id),
+            keys::membership::key(region_id),
+        ] {
+            self.write_batch.delete_cf(family, key);
+        }
+        self.changes_regions = true;
+        Ok(cleared)
+    }
+
+    /// Deletes the keys of a region. A tombstone where there are none would keep the files that come from the lowest level.
+    fn clear(&mut self, region: &RegionDescriptor) -> Result<Vec<Range>, Error> {
         let end_key = if region.end_key.is_empty() {
             Bytes::from_static(&ABOVE_EVERY_KEY)
         } else {
             region.end_key.clone()
         };
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(&region.start_key[..]);
-        options.set_iterate_upper_bound(&end_key[..]);
-        let family = self.engine.family(keyspace.family());
-        let mut stored = self.engine.database.raw_iterator_cf_opt(family, options);
-        stored.seek_to_first();
-        let has_keys = stored.valid();
-        stored.status().map_err(Error::from_read)?;
-        if !has_keys {
-            return Ok(None);
+        let mut cleared = Vec::new();
+        for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
+            let mut options = ReadOptions::default();
+            options.set_iterate_lower_bound(&region.start_key[..]);
+            options.set_iterate_upper_bound(&end_key[..]);
+            let family = self.engine.family(keyspace.family());
+            let mut stored = self.engine.database.raw_iterator_cf_opt(family, options);
+            stored.seek_to_first();
+            stored.status().map_err(Error::from_read)?;
+            if stored.valid() {
+                let start_key = &region.start_key;
+                self.write_batch
+                    .delete_range_cf(family, start_key, &end_key);
+                cleared.push((keyspace, start_key.clone(), end_key.clone()));
+            }
         }
-        self.write_batch
-            .delete_range_cf(family, &region.start_key, &end_key);
-        Ok(Some((keyspace, region.start_key.clone(), end_key)))
+        Ok(cleared)
     }
 }

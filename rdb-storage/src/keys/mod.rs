@@ -10,6 +10,7 @@
 //! | `raft_state` | `[0x03][u64 region id]` | the applied position, opaque bytes | [`applied_position`] |
 //! | `raft_state` | `[0x04][u64 region id]` | the membership, opaque bytes | [`membership`] |
 //! | `raft_state` | `[0x05][u64 region id]` | the mark of a snapshot that is being installed | [`installing`] |
+//! | `raft_state` | `[0x06][u64 region id]` | the tombstone of a peer that was destroyed | [`tombstone`] |
 //!
 //! Keys of the two data keyspaces are stored without a prefix or suffix: a range of a region is a range of the column
 //! family.
@@ -20,6 +21,7 @@ pub mod installing;
 pub mod membership;
 pub mod raw;
 pub mod region;
+pub mod tombstone;
 pub mod version_floor;
 pub mod versioned;
 

@@ -16,6 +16,7 @@ use crate::engine::{Engine, table_options};
 use crate::error::Error;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::read::Keyspace;
+use crate::region::RegionDescriptor;
 use crate::storage::Storage;
 
 /// A table file is ended once it has as many bytes.
@@ -75,6 +76,11 @@ impl IncomingRegion {
         }
         match (chunk, &self.state) {
             (Chunk::State(state), None) if state.region.id == self.region_id => {
+                let stored = self.storage.regions()?;
+                let mut others = stored.iter().filter(|other| other.id != self.region_id);
+                if others.any(|other| overlap(other, &state.region)) {
+                    return Err(refused("the region overlaps another one of this store"));
+                }
                 self.state = Some(state);
                 Ok(())
             }
@@ -201,6 +207,10 @@ impl ReceivedRegion {
     pub(super) fn into_parts(self) -> (Installing, Staging) {
         (self.installing, self.staging)
     }
+}
+
+fn overlap(one: &RegionDescriptor, other: &RegionDescriptor) -> bool {
+    one.start_key[..] < *end_key(other) && other.start_key[..] < *end_key(one)
 }
 
 fn begin_file(path: &Path) -> Result<SstFileWriter<'static>, Error> {

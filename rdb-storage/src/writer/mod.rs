@@ -128,6 +128,11 @@ impl Writer {
         self.worker.install(installing)
     }
 
+    /// Takes away what is stored of a region. Blocks.
+    pub(crate) fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
+        self.worker.destroy_region(region_id, peer_id)
+    }
+
     pub(crate) fn health(&self) -> watch::Receiver<WriteHealth> {
         self.worker.health.watch()
     }

@@ -291,6 +291,17 @@ impl Worker {
         flush()
     }
 
+    /// Takes away what is stored of a region, and leaves a tombstone.
+    pub(super) fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
+        self.queue.check_open()?;
+        self.health.check_any()?;
+        let mut batch = Batch::new(&self.engine);
+        batch.destroy_region(region_id, peer_id)?;
+        self.write(batch, None, true)?;
+        let flushed = self.engine.database.flush();
+        flushed.map_err(|error| Error::io("flushing the end of a region", error))
+    }
+
     /// Lets a start apply no more than so much of the logs again.
     fn bound_replay(&self) {
         let bytes = self.replayed_bytes.load(Ordering::Relaxed);

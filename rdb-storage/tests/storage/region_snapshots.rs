@@ -8,7 +8,7 @@ use rdb_storage::{
     RegionSnapshot, Storage,
 };
 
-use crate::fixture::{all_raw, invalid_field, noise, open, put, remove, swap, synced};
+use crate::fixture::{all_raw, copy_of, invalid_field, noise, open, put, remove, swap, synced};
 use crate::log::{REGION, entry, membership};
 use crate::unlogged::{first_state, index_of};
 
@@ -212,6 +212,60 @@ fn a_chunk_that_is_damaged_or_missing_or_out_of_order_is_refused_and_nothing_cha
     assert_eq!(invalid_field(other.add(sent[0].clone())), "chunk");
     assert_eq!(raw(&target), before);
     assert_eq!(target.flushed(REGION).unwrap(), Some(first_state()));
+}
+
+#[test]
+fn a_region_that_overlaps_another_one_is_refused() {
+    let (_source_directory, source) = storage();
+    let sent = chunks(source.region_snapshot(REGION).unwrap());
+    for (start_key, end_key, overlaps) in [
+        ("a", "m", false),
+        ("n", "", false),
+        ("", "ma", true),
+        ("mz", "", true),
+        ("", "", true),
+        ("ma", "mb", true),
+    ] {
+        let other = RegionDescriptor {
+            id: REGION + 1,
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+            ..region()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let target = open(directory.path(), &synced());
+        target.bootstrap_regions(&[(other, first_state())]).unwrap();
+        let mut incoming = target.receive_region(REGION).unwrap();
+        let added = incoming.add(sent[0].clone());
+        assert_eq!(added.is_err(), overlaps, "{start_key} to {end_key}");
+    }
+}
+
+#[test]
+fn a_region_that_is_destroyed_leaves_a_tombstone_and_nothing_else_and_can_be_received_again() {
+    let (directory, storage) = storage();
+    let commands = vec![put("m 1", "v"), swap("m 2", 0, "v"), remove("m 2", 1)];
+    apply(&storage, &[of_version_3(1, commands)]);
+    let sent = chunks(storage.region_snapshot(REGION).unwrap());
+    assert_eq!(storage.tombstone(REGION), Ok(None));
+    storage.destroy_region(REGION, 9).unwrap();
+    let is_gone = |storage: &Storage| {
+        assert_eq!(storage.tombstone(REGION), Ok(Some(9)));
+        assert_eq!(storage.regions().unwrap(), []);
+        assert_eq!(storage.flushed(REGION), Ok(None));
+        assert_eq!(storage.applied_position(REGION), Ok(None));
+        let keys: Vec<_> = raw(storage).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["l", "n", "o"]);
+    };
+    is_gone(&storage);
+    let crashed = copy_of(directory.path());
+    is_gone(&open(crashed.path(), &synced()));
+
+    install(&storage, sent);
+    assert_eq!(storage.tombstone(REGION), Ok(Some(9)));
+    assert_eq!(storage.get_raw(b"m 1"), Ok(Some("v".into())));
+    let outcomes = apply(&storage, &[of_version_3(2, vec![swap("m 2", 0, "again")])]);
+    assert_eq!(outcomes, [[Outcome::Swapped { version: 2 }]]);
 }
 
 #[test]
