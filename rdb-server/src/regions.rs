@@ -123,7 +123,9 @@ impl Regions {
     /// Serves these regions, unless there are regions on the disk: those are newer. A region whose peers have changed is none to
     /// begin with: it has data that this store lacks, which other peers have to send.
     pub(crate) async fn adopt(&self, regions: Vec<Region>) -> Result<(), ServerError> {
-        if self.stored().await?.is_empty() {
+        // A region that is being replaced by a snapshot is open, and not stored.
+        let has_opened = !self.proposers.lock().await.is_empty();
+        if !has_opened && self.stored().await?.is_empty() {
             let regions = regions.into_iter().map(from_wire);
             let regions = regions.filter(|region| region.conf_version <= 1);
             self.bootstrap(regions.collect()).await?;

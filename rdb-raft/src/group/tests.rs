@@ -3,16 +3,22 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
-use openraft::raft::VoteRequest;
+use bytes::Bytes;
+use openraft::LogState;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::storage::RaftLogStorage;
 
 use super::purge::{LOG_BYTES_MAX, Purging};
 use super::{Alone, Group, RaftMetrics};
-use crate::log::{LogWriter, MemoryDevice};
-use crate::machine::{Applied, ApplyError, Committed, SnapshotSink, SnapshotSource, StateMachine};
+use crate::log::{Batch, LogDevice, LogWriter, MemoryDevice, Visit};
+use crate::machine::{
+    Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
+};
 use crate::timing::Timing;
-use crate::types::{Answer, LogId, Membership, StoreNode, StoredMembership, Vote};
+use crate::types::{Answer, Content, Entry, LogId, Membership, StoreNode, StoredMembership, Vote};
 
 /// A state machine of one of two voters, which counts what it is asked.
 struct Counting {
@@ -122,4 +128,98 @@ async fn a_hand_over_suspends_the_lease_of_any_term_until_it_is_known_in_which_i
     assert!(group.lease.is_suspended(3));
     assert!(!group.lease.is_suspended(4));
     group.shut_down().await;
+}
+
+/// A device that writes nothing while it is held.
+#[derive(Default)]
+struct Held {
+    memory: MemoryDevice,
+    writing: Mutex<()>,
+}
+
+impl LogDevice for Held {
+    fn write(&self, batch: &Batch, sync: bool) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap();
+        self.memory.write(batch, sync)
+    }
+
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        self.memory.get(key)
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        self.memory.scan(start, end, visit)
+    }
+
+    fn last(&self, start: &[u8], end: &[u8]) -> io::Result<Option<(Vec<u8>, Bytes)>> {
+        self.memory.last(start, end)
+    }
+
+    fn background_error(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Tells when it is installed.
+struct Told(mpsc::Sender<()>);
+
+impl ReceivedSnapshot for Told {
+    fn install(self: Box<Self>) -> io::Result<()> {
+        self.0.send(()).map_err(io::Error::other)
+    }
+}
+
+/// The log has entries that a snapshot contradicts. Were the snapshot durable before they are gone, the next start would refuse both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_installed_only_after_what_contradicts_it_is_durably_gone() {
+    let device = Arc::<Held>::default();
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let log = writer.open_group(1).unwrap();
+    let machine = Counting::new();
+    let group = Group::start(1, Timing::default(), log, Arc::clone(&machine) as _, Alone);
+    let group = group.await.unwrap();
+    let leader = |term| Vote::new_committed(term, 2);
+    let entries = (1..=9).map(|index| Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: Content::Blank,
+    });
+    let append = AppendEntriesRequest {
+        vote: leader(1),
+        prev_log_id: Some(LogId::new_term_index(0, 0)),
+        entries: entries.collect(),
+        leader_commit: None,
+    };
+    assert!(group.append_entries(append).await.unwrap().is_success());
+    let heartbeat = AppendEntriesRequest {
+        vote: leader(3),
+        prev_log_id: Some(LogId::new_term_index(0, 0)),
+        entries: Vec::new(),
+        leader_commit: None,
+    };
+    assert!(group.append_entries(heartbeat).await.unwrap().is_success());
+
+    let held = device.writing.lock().unwrap();
+    let applied = Applied {
+        position: Some(LogId::new_term_index(2, 5)),
+        ..machine.flushed().unwrap()
+    };
+    let (told, installed) = mpsc::channel();
+    let installing = group.clone();
+    let installing = tokio::spawn(async move {
+        let received = Box::new(Told(told));
+        installing.install(leader(3), applied, received).await
+    });
+    let early = installed.recv_timeout(Duration::from_millis(200));
+    assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+    drop(held);
+    installed.recv().unwrap();
+    assert_eq!(installing.await.unwrap(), Ok(leader(3)));
+    group.shut_down().await;
+    let mut log = writer.open_group(1).unwrap();
+    let position = Some(LogId::new_term_index(2, 5));
+    let expected = LogState {
+        last_purged_log_id: position,
+        last_log_id: position,
+    };
+    assert_eq!(log.get_log_state().await.unwrap(), expected);
 }

@@ -61,3 +61,28 @@ impl Sending {
         sleep_until(due).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_sent_together_keeps_to_the_rate() {
+        let sending = Sending::default();
+        let began = Instant::now();
+        // The last one may go once those before it have had their time.
+        for _ in 0..5 {
+            sending.pace(4 << 20).await;
+        }
+        assert!(began.elapsed() >= Duration::from_millis(250));
+    }
+
+    #[test]
+    fn few_are_sent_at_a_time() {
+        let sending = Sending::default();
+        let places: Vec<_> = std::iter::from_fn(|| sending.place()).collect();
+        assert_eq!(places.len(), SENT_MAX);
+        drop(places);
+        assert!(sending.place().is_some());
+    }
+}

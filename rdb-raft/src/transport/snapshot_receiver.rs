@@ -179,3 +179,28 @@ async fn blocking<T: Send + 'static>(
 fn unavailable(error: impl ToString) -> Status {
     Status::unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::raftpb::LogId;
+
+    use super::*;
+    use crate::types::Membership;
+
+    #[test]
+    fn a_snapshot_is_never_as_of_a_later_term_than_that_of_its_leader() {
+        let log_id = crate::types::LogId::new_term_index(2, 3);
+        let membership = Membership::default();
+        let start = |term, last| SnapshotStart {
+            term,
+            last,
+            membership: stored_membership::encode(&log_id, &membership).into(),
+            ..SnapshotStart::default()
+        };
+        let last = Some(LogId { term: 2, index: 9 });
+        assert!(read_start(&start(2, last)).is_ok());
+        for refused in [start(1, last), start(2, None), SnapshotStart::default()] {
+            assert!(read_start(&refused).is_err());
+        }
+    }
+}

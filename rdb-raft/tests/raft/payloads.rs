@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) flushed_times_max: Option<usize>,
     /// How often it was applied to with `may_block`.
     pub(crate) blocking_applies: usize,
+    /// How many snapshots were taken for other replicas.
+    pub(crate) snapshots: usize,
     /// How many snapshots were installed.
     pub(crate) installs: usize,
 }
@@ -153,7 +155,9 @@ impl StateMachine for Payloads {
     }
 
     fn snapshot(&self) -> io::Result<(Applied, Box<dyn SnapshotSource>)> {
-        let now = self.state().now.clone();
+        let mut state = self.state();
+        state.snapshots += 1;
+        let now = state.now.clone();
         let sent = Sent {
             payloads: now.payloads.into(),
             gate: Arc::clone(&self.chunks),

@@ -190,3 +190,23 @@ async fn a_store_that_ends_while_it_receives_a_snapshot_gets_another_one() {
     stores.stores.push(behind);
     stores.stop().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_of_which_nothing_arrives_any_more_is_given_up_and_another_one_is_sent() {
+    let stores = with_one_behind().await;
+    let [leader, _, behind] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    leader.payloads.chunks.close();
+    heal(&stores, 3);
+    is_sending(&leader.payloads).await;
+    stores.ways.way(1, 3).silence();
+    let sent = leader.payloads.state().snapshots;
+    leader.payloads.chunks.open();
+    let another = || leader.payloads.state().snapshots > sent;
+    wait_until("another one is sent", another).await;
+    heal(&stores, 3);
+    behind.has_applied(&applied(leader)).await;
+    assert_eq!(installs(behind), 1);
+    stores.stop().await;
+}

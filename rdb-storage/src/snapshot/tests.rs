@@ -6,6 +6,7 @@ use rocksdb::IngestExternalFileOptions;
 use super::*;
 use crate::apply::Batch;
 use crate::engine::Engine;
+use crate::error::Error;
 use crate::identity::Role;
 use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
 use crate::options::StorageOptions;
@@ -125,6 +126,19 @@ fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
         install_until(crash, storage.engine(), &installing);
         assert_eq!(storage.regions().unwrap(), []);
         assert_eq!(storage.flushed(REGION), Ok(None));
+        let first = [(
+            installing.state.region.clone(),
+            installing.state.applied.clone(),
+        )];
+        for refused in [
+            storage.bootstrap_regions(&first).map(drop),
+            storage.destroy_region(REGION, 1),
+        ] {
+            assert!(
+                matches!(refused, Err(Error::WritesStopped { .. })),
+                "{refused:?}"
+            );
+        }
         drop(storage);
 
         let storage = open(&directory);

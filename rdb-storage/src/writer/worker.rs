@@ -2,8 +2,8 @@
 //! are written here, too, on the thread of their caller.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use crate::apply::Batch;
 use crate::command::Outcome;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::keys;
 use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
 use crate::options::{Durability, StorageOptions};
-use crate::read::{Keyspace, ReadError};
+use crate::read::{Keyspace, ReadError, Tier};
 use crate::region::RegionDescriptor;
 use crate::snapshot::{Installing, staged};
 
@@ -45,6 +46,8 @@ pub(super) struct Worker {
     pub(super) health: Arc<Health>,
     engine: Arc<Engine>,
     durability: Durability,
+    /// Held while a region begins, ends or is replaced: each looks at what is stored before it writes, in several steps.
+    regions: Mutex<()>,
     /// Bytes of log that were applied without the write-ahead log since the data was last flushed for that reason. Relaxed:
     /// an estimate.
     replayed_bytes: AtomicU64,
@@ -77,6 +80,7 @@ impl Worker {
             health,
             engine,
             durability: options.durability,
+            regions: Mutex::default(),
             replayed_bytes: AtomicU64::new(0),
             replayed_bytes_max: options.wal_bytes_max,
         }
@@ -238,11 +242,13 @@ impl Worker {
         &self,
         regions: &[(RegionDescriptor, AppliedState)],
     ) -> Result<bool, Error> {
+        let _alone = self.regions();
         let mut batch = Batch::new(&self.engine);
         let mut is_empty = true;
         for (region, state) in regions {
             self.check(region.id)?;
             if flushed(&self.engine, region.id)?.is_none() {
+                self.check_not_installing(region.id)?;
                 batch.put_first_state(region, state);
                 is_empty = false;
             }
@@ -258,6 +264,7 @@ impl Worker {
 
     /// Puts a snapshot that was received in the place of a region, as the module [`crate::snapshot`] says.
     pub(super) fn install(&self, installing: &Installing) -> Result<(), Error> {
+        let _alone = self.regions();
         self.queue.check_open()?;
         self.health.check_any()?;
         let database = &self.engine.database;
@@ -291,10 +298,29 @@ impl Worker {
         flush()
     }
 
+    /// Refuses to touch a region whose install has failed. The next open finishes it.
+    fn check_not_installing(&self, region_id: u64) -> Result<(), Error> {
+        let mark = self
+            .engine
+            .state(&keys::installing::key(region_id), Tier::Disk)?;
+        if mark.is_some() {
+            return Err(Error::WritesStopped {
+                cause: format!("the install of a snapshot of region {region_id} has failed"),
+            });
+        }
+        Ok(())
+    }
+
+    fn regions(&self) -> MutexGuard<'_, ()> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes away what is stored of a region, and leaves a tombstone.
     pub(super) fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
+        let _alone = self.regions();
         self.queue.check_open()?;
         self.health.check_any()?;
+        self.check_not_installing(region_id)?;
         let mut batch = Batch::new(&self.engine);
         batch.destroy_region(region_id, peer_id)?;
         self.write(batch, None, true)?;
@@ -420,7 +446,7 @@ mod tests {
     use crate::command::Command;
     use crate::engine::Family;
     use crate::identity::Role;
-    use crate::keys::{self, versioned::encode};
+    use crate::keys::versioned::encode;
     use crate::region::RegionDescriptor;
 
     /// A storage whose thread does not run.
