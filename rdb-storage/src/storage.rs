@@ -1,5 +1,7 @@
 //! [`Storage`], the embedded API: thin calls over the one write path and the reads.
 
+mod regions;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +25,7 @@ use crate::reader::Reader;
 use crate::region::RegionDescriptor;
 use crate::reserve::{DiskReserve, Space};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
-use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, remove_leftovers};
+use crate::snapshot::remove_leftovers;
 use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
@@ -72,29 +74,6 @@ pub struct StorageStats {
     pub cold_write_count: u64,
 }
 
-/// Repeats the installs that a crash has interrupted.
-fn finish_installs(engine: &Engine, writer: &Writer) -> Result<(), Error> {
-    let (start, end) = keys::installing::range();
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(start);
-    options.set_iterate_upper_bound(end);
-    let family = engine.family(Family::RaftState);
-    let records = engine
-        .database
-        .iterator_cf_opt(&family, options, IteratorMode::Start);
-    for record in records {
-        let (_, record) = record.map_err(Error::from_read)?;
-        let installing = keys::installing::decode(&record)?;
-        let region_id = installing.state.region.id;
-        tracing::info!(
-            region_id,
-            "a crash has interrupted the install of a snapshot: it is repeated"
-        );
-        writer.install(&installing)?;
-    }
-    Ok(())
-}
-
 impl Storage {
     /// Opens `directory`, creating it where it is missing. An open that cuts a damaged log
     /// ([`WalRecovery::PointInTime`]) creates nothing.
@@ -131,7 +110,7 @@ impl Storage {
         reserve.make_if_roomy();
 
         let writer = Writer::start(Arc::clone(&engine), options).map_err(io_error)?;
-        let finished = finish_installs(&engine, &writer);
+        let finished = regions::finish_installs(&engine, &writer);
         finished.map_err(|error| OpenError::Io {
             directory: path.clone(),
             cause: format!("finishing the install of a snapshot: {error}"),
@@ -326,53 +305,6 @@ impl Storage {
         }
         let flushed = engine.database.flush();
         flushed.map_err(|error| Error::io("flushing the data", error))
-    }
-
-    /// Takes a snapshot of a region that has a state: as of its applied position, for another replica. It keeps RocksDB from letting go
-    /// of what is overwritten meanwhile. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// As a read; [`Error::DataLoss`] when the region has no state.
-    pub fn region_snapshot(&self, region_id: u64) -> Result<RegionSnapshot, Error> {
-        RegionSnapshot::take(Arc::clone(&self.inner.engine), region_id)
-    }
-
-    /// Begins to receive a region from another replica. One that overlaps another region of this storage is refused when its first
-    /// chunk comes. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`].
-    pub fn receive_region(&self, region_id: u64) -> Result<IncomingRegion, Error> {
-        IncomingRegion::begin(self.clone(), &self.inner.engine, region_id)
-    }
-
-    /// Takes away all that is stored of a region, with its keys, and notes that this peer of it was destroyed. Both are durable when this
-    /// returns. Nobody may apply to the region or read it any more. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed.
-    pub fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
-        self.inner.writer.destroy_region(region_id, peer_id)
-    }
-
-    /// The last peer of a region that was destroyed here. It must not come back, and neither must one with a lower id.
-    pub fn tombstone(&self, region_id: u64) -> Result<Option<u64>, Error> {
-        let key = keys::tombstone::key(region_id);
-        let record = self.inner.engine.state(&key, Tier::Disk)?;
-        let peer_id = record.map(|record| keys::tombstone::decode(&record));
-        Ok(peer_id.transpose()?)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.inner.engine
-    }
-
-    pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
-        self.inner.writer.install(installing)
     }
 
     /// Gives regions their descriptors and the states that their logs begin behind, all of them or none, and flushes them.

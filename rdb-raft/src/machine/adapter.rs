@@ -225,8 +225,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let user = self.shared.users.add();
         let machine = Arc::clone(&self.machine);
         let taken = spawn_blocking(move || machine.snapshot()).await;
+        let taken = taken.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         // An error here would end the group.
-        match taken.map_err(io::Error::other).flatten() {
+        match taken {
             Ok((applied, source)) => {
                 let index = applied.position.map_or(0, |position| position.index);
                 let outgoing = Outgoing {

@@ -172,8 +172,8 @@ fn read_start(start: &SnapshotStart) -> Result<(Vote, Applied), Status> {
 async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Status> {
-    let ran = spawn_blocking(run).await.map_err(io::Error::other);
-    ran.flatten().map_err(unavailable)
+    let ran = spawn_blocking(run).await.map_err(unavailable)?;
+    ran.map_err(unavailable)
 }
 
 fn unavailable(error: impl ToString) -> Status {

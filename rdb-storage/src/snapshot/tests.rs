@@ -74,9 +74,9 @@ fn holds(storage: &Storage, key: &str, value: &'static str) -> bool {
 
 #[derive(Debug, Clone, Copy)]
 enum Crash {
-    WithTheMark,
-    WithTheFilesLinked,
-    WithTheFilesIngested,
+    MarkPut,
+    FilesLinked,
+    FilesIngested,
 }
 
 fn install_until(crash: Crash, engine: &Engine, installing: &Installing) {
@@ -84,13 +84,13 @@ fn install_until(crash: Crash, engine: &Engine, installing: &Installing) {
     batch.begin_install(installing).unwrap();
     engine.database.write(batch.into_write_batch()).unwrap();
     engine.database.flush().unwrap();
-    if let Crash::WithTheMark = crash {
+    if let Crash::MarkPut = crash {
         return;
     }
     for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
         let files = staged(engine.directory().path(), installing, keyspace).unwrap();
         assert_eq!(files.len(), 1);
-        if let Crash::WithTheFilesIngested = crash {
+        if let Crash::FilesIngested = crash {
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
             let family = engine.family(keyspace.family());
@@ -104,11 +104,7 @@ fn install_until(crash: Crash, engine: &Engine, installing: &Installing) {
 
 #[test]
 fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
-    for crash in [
-        Crash::WithTheMark,
-        Crash::WithTheFilesLinked,
-        Crash::WithTheFilesIngested,
-    ] {
+    for crash in [Crash::MarkPut, Crash::FilesLinked, Crash::FilesIngested] {
         let (_source_directory, source) = holding("new", "of the source");
         let (directory, storage) = holding("old", "of the target");
         let mut incoming = storage.receive_region(REGION).unwrap();

@@ -1,13 +1,15 @@
 //! The writer's thread: takes what is queued, applies it to one batch, writes that and answers. Entries of a replicated log
 //! are written here, too, on the thread of their caller.
 
+mod regions;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rocksdb::{ErrorKind, IngestExternalFileOptions, WriteBatch, WriteOptions};
+use rocksdb::{ErrorKind, WriteBatch, WriteOptions};
 
 use super::health::Health;
 use super::queue::{Queue, Queued};
@@ -17,12 +19,10 @@ use crate::apply::Batch;
 use crate::command::Outcome;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::keys;
 use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
 use crate::options::{Durability, StorageOptions};
-use crate::read::{Keyspace, ReadError, Tier};
+use crate::read::ReadError;
 use crate::region::RegionDescriptor;
-use crate::snapshot::{Installing, staged};
 
 /// How often RocksDB's own threads are asked whether they met an error. They have no way to tell.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -262,72 +262,6 @@ impl Worker {
         Ok(true)
     }
 
-    /// Puts a snapshot that was received in the place of a region, as the module [`crate::snapshot`] says.
-    pub(super) fn install(&self, installing: &Installing) -> Result<(), Error> {
-        let _alone = self.regions();
-        self.queue.check_open()?;
-        self.health.check_any()?;
-        let database = &self.engine.database;
-        let flush = || {
-            let flushed = database.flush();
-            flushed.map_err(|error| Error::io("flushing the install of a snapshot", error))
-        };
-        let mut batch = Batch::new(&self.engine);
-        let cleared = batch.begin_install(installing)?;
-        self.write(batch, None, true)?;
-        flush()?;
-        for (keyspace, start_key, end_key) in cleared {
-            let family = self.engine.family(keyspace.family());
-            database.compact_range_cf(&family, Some(start_key), Some(end_key));
-        }
-        for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
-            let files = staged(self.engine.directory().path(), installing, keyspace);
-            let files = files.map_err(|error| Error::io("linking a snapshot", error))?;
-            if files.is_empty() {
-                continue;
-            }
-            let mut options = IngestExternalFileOptions::default();
-            options.set_move_files(true);
-            let family = self.engine.family(keyspace.family());
-            let ingested = database.ingest_external_file_cf_opts(&family, &options, files);
-            ingested.map_err(|error| Error::io("ingesting a snapshot", error))?;
-        }
-        let mut batch = Batch::new(&self.engine);
-        batch.finish_install(installing);
-        self.write(batch, None, true)?;
-        flush()
-    }
-
-    /// Refuses to touch a region whose install has failed. The next open finishes it.
-    fn check_not_installing(&self, region_id: u64) -> Result<(), Error> {
-        let mark = self
-            .engine
-            .state(&keys::installing::key(region_id), Tier::Disk)?;
-        if mark.is_some() {
-            return Err(Error::WritesStopped {
-                cause: format!("the install of a snapshot of region {region_id} has failed"),
-            });
-        }
-        Ok(())
-    }
-
-    fn regions(&self) -> MutexGuard<'_, ()> {
-        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes away what is stored of a region, and leaves a tombstone.
-    pub(super) fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
-        let _alone = self.regions();
-        self.queue.check_open()?;
-        self.health.check_any()?;
-        self.check_not_installing(region_id)?;
-        let mut batch = Batch::new(&self.engine);
-        batch.destroy_region(region_id, peer_id)?;
-        self.write(batch, None, true)?;
-        let flushed = self.engine.database.flush();
-        flushed.map_err(|error| Error::io("flushing the end of a region", error))
-    }
-
     /// Lets a start apply no more than so much of the logs again.
     fn bound_replay(&self) {
         let bytes = self.replayed_bytes.load(Ordering::Relaxed);
@@ -446,7 +380,7 @@ mod tests {
     use crate::command::Command;
     use crate::engine::Family;
     use crate::identity::Role;
-    use crate::keys::versioned::encode;
+    use crate::keys::{self, versioned::encode};
     use crate::region::RegionDescriptor;
 
     /// A storage whose thread does not run.
