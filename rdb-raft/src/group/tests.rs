@@ -1,6 +1,6 @@
 //! What other crates cannot see of a group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -29,10 +29,14 @@ struct Counting {
 
 impl Counting {
     fn new() -> Arc<Self> {
+        Self::of([1, 2].into())
+    }
+
+    /// Of peers 1 and 2, some of which vote.
+    fn of(voters: BTreeSet<u64>) -> Arc<Self> {
         let beginning = Some(LogId::new_term_index(0, 0));
         let nodes = [1, 2].map(|id| (id, StoreNode { store_id: id }));
-        let voters = vec![[1, 2].into()];
-        let membership = Membership::new(voters, BTreeMap::from(nodes)).unwrap();
+        let membership = Membership::new(vec![voters], BTreeMap::from(nodes)).unwrap();
         Arc::new(Self {
             flushed: Mutex::new(Applied {
                 position: beginning,
@@ -106,6 +110,25 @@ async fn a_peer_that_does_not_lead_keeps_a_little_is_flushed_after_many_strides_
     assert_eq!(machine.counts().1, 0);
     group.shared.strides.add(16, 1, 16 << 20);
     assert!(group.shared.strides.want_flush(0));
+    group.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_leader_keeps_what_others_lack_up_to_a_limit_and_what_follows_a_snapshot_that_is_sent() {
+    const STRIDE: u64 = 16 << 20;
+    let (_writer, group) = start(&Counting::of([1].into())).await;
+    group.lead_alone().await.unwrap();
+    for last_index in 10..14 {
+        group.shared.strides.add(last_index, 1, STRIDE as usize);
+    }
+    // The other one has nothing, and there are four strides and a blank entry.
+    let needed_after = |strides| group.needed_after(&mut Purging::default(), strides * STRIDE);
+    assert_eq!((needed_after(4), needed_after(5)), (u64::MAX, 0));
+    let hold = group.shared.holds.hold(11);
+    assert_eq!((needed_after(4), needed_after(5)), (11, 0));
+    drop(hold);
+    // It gets the rest from the log now.
+    assert_eq!(needed_after(4), 11);
     group.shut_down().await;
 }
 

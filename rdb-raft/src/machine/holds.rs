@@ -28,7 +28,7 @@ pub(crate) struct Hold {
 }
 
 impl Holds {
-    pub(super) fn hold(&self, index: u64) -> Hold {
+    pub(crate) fn hold(&self, index: u64) -> Hold {
         let mut state = self.lock();
         state.last += 1;
         let number = state.last;
