@@ -64,6 +64,16 @@ pub enum ServerError {
         /// What it said.
         cause: String,
     },
+    /// This store has started later from another directory.
+    #[error(
+        "store {by_store} has met a later start of this store, so this data directory is an older copy: it lacks votes and writes \
+         that this store has acknowledged, and must not take part again\nServe the newest directory of this store. If that is \
+         lost, leave the store stopped: the others go on without it."
+    )]
+    Outdated {
+        /// Who has met it.
+        by_store: u64,
+    },
     /// One of the process's own tasks panicked.
     #[error("a task of the server panicked")]
     Task(#[from] tokio::task::JoinError),
@@ -88,7 +98,10 @@ impl ProcessError for ServerError {
         match self {
             Self::Config(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
-            Self::Open(_) | Self::RegionDamaged { .. } | Self::Refused { .. } => Failure::Refused,
+            Self::Open(_)
+            | Self::RegionDamaged { .. }
+            | Self::Refused { .. }
+            | Self::Outdated { .. } => Failure::Refused,
             Self::Storage(_)
             | Self::Log(_)
             | Self::Region { .. }

@@ -25,6 +25,7 @@ mod result_sizes;
 mod router;
 mod server;
 mod service;
+mod starts;
 
 pub use config::{Config, ConfigError, ServeFlags};
 pub use error::ServerError;

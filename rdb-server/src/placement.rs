@@ -4,7 +4,7 @@
 //! state column family. From then on these are authoritative, and [`Regions::restore`] lets the store serve before it has
 //! reached the placement driver.
 //!
-//! Each start of the process is an *incarnation*, a random number. It registers twice. The placement driver accepts a start
+//! Each start of the process is an *incarnation*, see [`Identity::next_incarnation`]. It registers twice. The placement driver accepts a start
 //! that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A
 //! store without regions gets them, and serves, only after that. So of a data directory and its copy only one is accepted.
 //!
@@ -22,7 +22,7 @@ use rdb_proto::pdpb::{
 };
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_storage::{Identity, Storage, StorageStats, random_id};
+use rdb_storage::{Identity, Storage, StorageStats};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
@@ -101,7 +101,7 @@ impl Placement {
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
-            incarnation: random_id()?,
+            incarnation: storage.identity().next_incarnation()?,
             storage,
             regions,
             registered,
@@ -214,7 +214,11 @@ impl Placement {
         let kept =
             spawn_blocking(move || storage.assign(cluster_id, Some(store_id), Some(incarnation)));
         match kept.await? {
-            Ok(()) => Ok(Ok(())),
+            Ok(()) => {
+                let kept = self.storage.identity().start();
+                self.regions.starts().set_own(kept);
+                Ok(Ok(()))
+            }
             Err(error @ rdb_storage::Error::Io { .. }) => Ok(Err(error.to_string())),
             Err(error) => Err(error.into()),
         }

@@ -13,7 +13,7 @@ use rdb_proto::metapb::Region;
 use rdb_proto::pdpb::RegionReport;
 use rdb_raft::group::{GroupState, LeadError};
 use rdb_raft::log::LogHealth;
-use rdb_raft::transport::{PeerService, StoreIdentity, Transport};
+use rdb_raft::transport::{PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, OpenError, Timing};
 use rdb_storage::{Durability, LogDatabase, RegionDescriptor, Storage, WriteHealth};
 use tokio::runtime::Handle;
@@ -27,6 +27,7 @@ use crate::region::{
     Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire, to_wire,
 };
 use crate::router::{Membership, Router};
+use crate::starts::open_starts;
 
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -42,6 +43,7 @@ pub(crate) struct Regions {
     node: Arc<Node>,
     router: Router,
     addresses: Arc<Addresses>,
+    starts: Arc<Starts>,
     /// Who this store is, once it has registered.
     identity: Arc<OnceLock<StoreIdentity>>,
     /// The ways to other stores, from then on.
@@ -60,10 +62,12 @@ impl Regions {
     ) -> Result<Self, ServerError> {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
-            let addresses = Addresses::open(&of_log.directory());
-            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses))
+            let directory = of_log.directory();
+            let addresses = Addresses::open(&directory);
+            let starts = open_starts(&directory, of_log.identity().start());
+            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses, starts))
         });
-        let (log, addresses) = opened.await??;
+        let (log, addresses, starts) = opened.await??;
         let log = Arc::new(log);
         let node = Arc::new(Node::start(timing, Arc::clone(&log) as _)?);
         Ok(Self {
@@ -73,6 +77,7 @@ impl Regions {
             node,
             router,
             addresses: Arc::new(addresses),
+            starts,
             identity: Arc::default(),
             transport: OnceLock::new(),
             proposers: Mutex::default(),
@@ -81,7 +86,13 @@ impl Regions {
 
     /// What other stores call.
     pub(crate) fn peer_service(&self) -> PeerService {
-        PeerService::new(Arc::clone(&self.identity), Arc::clone(&self.node))
+        let (identity, starts) = (Arc::clone(&self.identity), Arc::clone(&self.starts));
+        PeerService::new(identity, Arc::clone(&self.node), starts)
+    }
+
+    /// Which starts of stores are known.
+    pub(crate) fn starts(&self) -> &Starts {
+        &self.starts
     }
 
     /// Where other stores are.
@@ -105,6 +116,9 @@ impl Regions {
         let has_regions = !stored.is_empty();
         let mut handles = Vec::with_capacity(stored.len());
         self.bootstrap(stored.clone()).await?;
+        let peers = stored.iter().flat_map(|region| &region.peers);
+        let others = peers.map(|peer| peer.store_id).filter(|id| *id != store_id);
+        self.transport(identity).greet(others);
         for region in stored {
             let proposer = self.proposer(identity, &region).await?;
             let handle = RegionHandle::new(to_wire(region), proposer, &self.storage);
@@ -219,8 +233,8 @@ impl Regions {
 
     fn transport(&self, identity: StoreIdentity) -> &Transport {
         self.transport.get_or_init(|| {
-            let addresses = Arc::clone(&self.addresses);
-            Transport::new(identity, *self.node.timing(), addresses)
+            let (addresses, starts) = (Arc::clone(&self.addresses), Arc::clone(&self.starts));
+            Transport::new(identity, *self.node.timing(), addresses, starts)
         })
     }
 

@@ -108,6 +108,7 @@ impl Server {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
                 () = of_drain.keep() => Ok(()),
+                by_store = of_drain.starts().outdated() => Err(ServerError::Outdated { by_store }),
                 () = until_drained.cancelled() => Ok(()),
             };
             until_drained.cancel();

@@ -25,6 +25,7 @@ use super::dial::Dialer;
 use super::lane::Outgoing;
 use super::link::Link;
 use super::session::replicate;
+use super::starts::Starts;
 use super::{AddressBook, RpcError, StoreIdentity, broken, unreachable, wire};
 use crate::machine::Position;
 use crate::timing::Timing;
@@ -46,14 +47,27 @@ type Kept = (Arc<Link>, AbortOnDropHandle<()>);
 
 impl Transport {
     /// The ways of a store whose groups have this timing. Connects to nobody yet.
-    pub fn new(identity: StoreIdentity, timing: Timing, addresses: Arc<dyn AddressBook>) -> Self {
+    pub fn new(
+        identity: StoreIdentity,
+        timing: Timing,
+        addresses: Arc<dyn AddressBook>,
+        starts: Arc<Starts>,
+    ) -> Self {
         let dialer = Dialer {
             identity,
             timing,
             addresses,
+            starts,
         };
         let links = Mutex::default();
         Self(Arc::new(Links { dialer, links }))
+    }
+
+    /// Connects to stores, without anything to send: so that each learns of the other's start.
+    pub fn greet(&self, store_ids: impl IntoIterator<Item = u64>) {
+        for store_id in store_ids {
+            self.link(store_id).want();
+        }
     }
 
     /// The network of a peer of a group on this store.

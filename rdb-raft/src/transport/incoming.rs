@@ -1,18 +1,18 @@
 //! A stream of another store that was accepted.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Answer, Envelope, Reply};
 use rdb_proto::transport::CallBudget;
 use tokio::select;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Status};
 
 use super::greeting::StoreIdentity;
+use super::starts::Starts;
 use crate::group::Group;
 use crate::node::Node;
 
@@ -22,7 +22,10 @@ pub(super) type Replies = BoxStream<'static, Result<Reply, Status>>;
 pub(super) fn replies(
     answers: impl Stream<Item = Result<Vec<Answer>, Status>> + Send + 'static,
 ) -> Replies {
-    let replies = answers.map(|answers| answers.map(|answers| Reply { answers }));
+    let replies = answers.map(|answers| {
+        let start = None;
+        answers.map(|answers| Reply { answers, start })
+    });
     replies.boxed()
 }
 
@@ -33,7 +36,8 @@ pub(super) struct Incoming {
     from_store: u64,
     call: Arc<CallBudget>,
     messages: Messages<Envelope>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ready when the connection closes, or a later start of the store was met.
+    closing: BoxFuture<'static, ()>,
 }
 
 impl Incoming {
@@ -46,21 +50,27 @@ impl Incoming {
         request: Request<Messages<Envelope>>,
         identity: StoreIdentity,
         node: Arc<Node>,
+        starts: &Starts,
     ) -> Result<Self, Status> {
         let call = CallBudget::of(&request);
         let mut incoming = Self {
             node,
             from_store: 0,
-            closing: Box::pin(call.closing().clone().cancelled_owned()),
+            closing: call.closing().clone().cancelled_owned().boxed(),
             call,
             messages: request.into_inner(),
         };
         let first = incoming.envelope().await?;
         let (first, _) = first.ok_or_else(|| Status::unavailable("the stream has ended"))?;
-        let from_store = first.hello.as_ref().map_or(0, |hello| hello.from_store);
-        identity.check(first, incoming.node.timing())?;
-        tracing::debug!(from_store, "another store has opened a stream");
+        let timing = *incoming.node.timing();
+        let hello = identity.check(first, &timing, starts).await?;
+        let (from_store, start) = (hello.from_store, hello.start);
+        tracing::debug!(from_store, start, "another store has opened a stream");
         incoming.from_store = from_store;
+        let superseded = starts.superseded(from_store, start).boxed();
+        incoming.closing = future::select(incoming.closing, superseded)
+            .map(drop)
+            .boxed();
         Ok(incoming)
     }
 

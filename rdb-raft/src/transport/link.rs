@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
-use super::connection::Connection;
+use super::connection::{Connection, Ended};
 use super::dial::Dialer;
 
 /// The first wait before another attempt. Each later one is twice as long, up to the longest.
@@ -85,6 +85,11 @@ impl Link {
         }
     }
 
+    /// Lets it connect, for whom it may concern.
+    pub(super) fn want(&self) {
+        self.wanted.notify_one();
+    }
+
     /// Connects whenever it is wanted. Does not end by itself; dropping it closes the connection.
     pub(super) async fn keep(self: Arc<Self>, dialer: Dialer) {
         let _end = End(Arc::clone(&self));
@@ -92,22 +97,31 @@ impl Link {
         let mut last_cause = String::new();
         loop {
             self.wanted.notified().await;
-            let cause = match dialer.dial(self.store_id).await {
+            let ended = match dialer.dial(self.store_id).await {
                 Ok(open) => {
                     let (store_id, began) = (self.store_id, Instant::now());
                     tracing::info!(store_id, "connected to another store");
                     self.state
                         .send_replace(State::Up(Arc::clone(open.connection())));
-                    let cause = open.read().await;
+                    let ended = open.read().await;
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
                     last_cause.clear();
+                    ended
+                }
+                Err(cause) => Ended::Broken(cause),
+            };
+            let cause = match ended {
+                Ended::InOrder(cause) => {
+                    tracing::debug!(store_id = self.store_id, cause, "a connection was closed");
+                    cause.to_owned()
+                }
+                Ended::Broken(cause) => {
+                    self.tell(&cause, &mut last_cause);
                     cause
                 }
-                Err(cause) => cause,
             };
-            self.tell(&cause, &mut last_cause);
             let cause = Arc::<str>::from(cause);
             self.state.send_replace(State::Down(Arc::clone(&cause)));
             // Stores that have lost the same one do not come back together.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Envelope, Reply};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
@@ -20,6 +21,7 @@ use super::greeting::StoreIdentity;
 use super::incoming::Incoming;
 use super::requests::requests;
 use super::sessions::sessions;
+use super::starts::Starts;
 use crate::node::Node;
 
 const BULK_PATH: &str = "/raftpb.RaftPeer/Bulk";
@@ -28,17 +30,26 @@ const URGENT_PATH: &str = "/raftpb.RaftPeer/Urgent";
 /// The service `raftpb.RaftPeer`, for [`rdb_proto::transport::Services`].
 ///
 /// A stream runs only while the transport asks for the next reply. So nothing is taken from a store that does not read its
-/// replies. Streams end when the server drains.
+/// replies. Streams end when the server drains, and when a later start of their store was met.
 #[derive(Clone)]
 pub struct PeerService {
     identity: Arc<OnceLock<StoreIdentity>>,
     node: Arc<Node>,
+    starts: Arc<Starts>,
 }
 
 impl PeerService {
     /// Serves the groups of `node`, which is on this store, once the store knows who it is.
-    pub fn new(identity: Arc<OnceLock<StoreIdentity>>, node: Arc<Node>) -> Self {
-        Self { identity, node }
+    pub fn new(
+        identity: Arc<OnceLock<StoreIdentity>>,
+        node: Arc<Node>,
+        starts: Arc<Starts>,
+    ) -> Self {
+        Self {
+            identity,
+            node,
+            starts,
+        }
     }
 
     async fn serve(self, request: http::Request<Body>) -> Result<Body, Status> {
@@ -52,10 +63,15 @@ impl PeerService {
         let identity = identity.ok_or_else(|| Status::unavailable("the store has no id yet"))?;
         let metadata = MetadataMap::from_headers(parts.headers);
         let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
-        let incoming = Incoming::accept(request, identity, self.node).await?;
+        let incoming = Incoming::accept(request, identity, self.node, &self.starts).await?;
+        let welcome = Reply {
+            answers: Vec::new(),
+            start: Some(self.starts.own()),
+        };
+        let replies = stream::iter([Ok(welcome)]).chain(serve(incoming));
         Ok(Body::new(EncodeBody::new_server(
             ProstCodec::<Reply, Envelope>::default().encoder(),
-            serve(incoming),
+            replies,
             None,
             SingleMessageCompressionOverride::default(),
             Some(MESSAGE_BYTES_MAX),

@@ -1,6 +1,6 @@
 //! Stores in one process that reach each other over loopback, each through a proxy of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, join_all, ready};
 use rdb_proto::transport::{ServeOptions, Services, serve};
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, MemoryDevice};
-use rdb_raft::transport::{AddressBook, PeerService, StoreIdentity, Transport};
+use rdb_raft::transport::{AddressBook, PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -57,6 +57,11 @@ pub(crate) fn identity(store_id: u64) -> StoreIdentity {
     }
 }
 
+/// A store in its first start, which has met nobody. What it meets is forgotten with it.
+pub(crate) fn first_start() -> Arc<Starts> {
+    Starts::new(1, BTreeMap::new(), |_| Ok(()))
+}
+
 /// Serves other stores.
 pub(crate) struct Served {
     drain: CancellationToken,
@@ -92,6 +97,7 @@ pub(crate) struct Store {
     pub(crate) node: Arc<Node>,
     pub(crate) group: Group,
     pub(crate) payloads: Arc<Payloads>,
+    pub(crate) starts: Arc<Starts>,
     pub(crate) served: Served,
 }
 
@@ -114,17 +120,20 @@ impl Store {
         payloads: Arc<Payloads>,
     ) -> Self {
         let node = Arc::new(Node::start(TIMING, device).unwrap());
-        let transport = Transport::new(identity(id), TIMING, addresses);
+        let starts = first_start();
+        let transport = Transport::new(identity(id), TIMING, addresses, Arc::clone(&starts));
         let network = transport.network(GROUP_ID, id);
         let machine = Arc::clone(&payloads) as _;
         let group = node.open(GROUP_ID, id, machine, network).await.unwrap();
-        let service = PeerService::new(Arc::new(identity(id).into()), Arc::clone(&node));
+        let of_service = (Arc::clone(&node), Arc::clone(&starts));
+        let service = PeerService::new(Arc::new(identity(id).into()), of_service.0, of_service.1);
         let services = Services::default().add_service(service);
         Self {
             id,
             node,
             group,
             payloads,
+            starts,
             served: Served::start(listener, services),
         }
     }
