@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use rocksdb::{IteratorMode, ReadOptions, properties};
+use rocksdb::properties;
 use tokio::sync::watch;
 
 use crate::applied::{AppliedState, applied_position, flushed};
@@ -13,14 +13,13 @@ use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
 use crate::identity::{DataDirectory, Identity};
-use crate::keys;
 use crate::limits::EMBEDDED_REGION_ID;
 use crate::log_database::LogDatabase;
 use crate::log_entry::{ApplyOptions, LogEntry};
 use crate::options::{StorageOptions, WalRecovery};
 use crate::read::{Tier, Versioned};
 use crate::reader::Reader;
-use crate::region::RegionDescriptor;
+use crate::region::{RegionDescriptor, stored_regions};
 use crate::reserve::{DiskReserve, Space};
 use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
@@ -414,19 +413,7 @@ impl Storage {
     /// The regions written with [`Command::PutRegion`], in the order of their ids.
     pub fn regions(&self) -> Result<Vec<RegionDescriptor>, Error> {
         let engine = &self.inner.engine;
-        let (start, end) = keys::region::range();
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(start);
-        options.set_iterate_upper_bound(end);
-        let family = engine.family(Family::RaftState);
-        let records = engine
-            .database
-            .iterator_cf_opt(&family, options, IteratorMode::Start);
-        let regions = records.map(|record| {
-            let (key, record) = record.map_err(Error::from_read)?;
-            Ok(keys::region::decode(&key, &record)?)
-        });
-        regions.collect()
+        stored_regions(&engine.database, engine.family(Family::RaftState))
     }
 
     /// Reads for async callers.

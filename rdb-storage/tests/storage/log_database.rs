@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdb_storage::{
-    DatabaseKind, Error, LogBatch, LogDatabase, OpenError, Repair, Storage, StorageOptions,
-    WalRecovery,
+    DatabaseKind, Error, LogBatch, LogDatabase, OpenError, PeerDescriptor, RegionDescriptor,
+    Repair, Storage, StorageOptions, WalRecovery,
 };
 
 use crate::fixture::{
     copy_of, files, files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of,
     open, refused, synced, truncate, unsynced,
 };
+use crate::log::{REGION, region};
+use crate::unlogged::first_state;
 
 const VALUE_BYTES: usize = 1000;
 
@@ -423,6 +425,53 @@ fn a_repair_cuts_both_logs_and_makes_no_log_database() {
     let repair = Repair::of(directory.path(), synced());
     assert_eq!(repair, Ok(Repair::NotNeeded));
     assert!(!directory.path().join("raft").exists());
+}
+
+/// Whichever of the two logs is damaged.
+#[test]
+fn a_repair_cuts_the_log_of_a_sole_voter_and_refuses_that_of_one_of_several() {
+    for (stores, folder) in [(1, "raft"), (3, "raft"), (1, "db"), (3, "db")] {
+        let (directory, _) = written();
+        let (storage, log) = open_both(directory.path(), &synced());
+        let peer = |id| PeerDescriptor { id, store_id: id };
+        let region = RegionDescriptor {
+            peers: (1..=stores).map(peer).collect(),
+            ..region(1)
+        };
+        let bootstrapped = storage.bootstrap_regions(&[(region, first_state())]);
+        assert_eq!(bootstrapped, Ok(true));
+        // RocksDB flushes at its end what was written without the log of the data.
+        drop((storage, log));
+        let (storage, log) = open_both(directory.path(), &synced());
+        for number in 0..WRITES {
+            let value = noise(number, VALUE_BYTES);
+            storage.put_raw(key(number), value).unwrap();
+            put(&log, number, true).unwrap();
+        }
+        drop((storage, log));
+        let database = directory.path().join(folder);
+        let file = files_of(&database, ".log").pop().unwrap();
+        flip_bit(&file, 100_000);
+        let before = fs::read(&file).unwrap();
+        let repair = Repair::of(directory.path(), synced());
+        if stores == 1 {
+            assert!(matches!(repair, Ok(Repair::Cut(_))), "{repair:?}");
+            continue;
+        }
+        let refused = repair.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                OpenError::Replicated {
+                    region_id: REGION,
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+        assert!(!refused.may_pass());
+        assert_eq!(fs::read(&file).unwrap(), before, "it was cut");
+    }
 }
 
 /// A table of the log is gone, which no cut mends.
