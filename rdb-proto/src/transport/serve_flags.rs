@@ -9,7 +9,8 @@ macro_rules! serve_flags {
         #[derive(Debug, Clone, clap::Args)]
         pub struct ServeFlags {
             /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
-            /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
+            /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16. A store takes
+            /// a quarter as many more for what other stores send, at least 16.
             #[arg(long, env = concat!($env, "_BYTES_IN_FLIGHT_MIB"), value_name = "MIB")]
             #[arg(default_value_t = $bytes_in_flight_mib)]
             pub bytes_in_flight_mib: usize,

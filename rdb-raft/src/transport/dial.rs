@@ -16,11 +16,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use super::AddressBook;
 use super::connection::{Connection, Ended, LANE_ITEMS_MAX};
 use super::greeting::StoreIdentity;
 use super::lane::envelopes;
 use super::starts::Starts;
+use super::{AddressBook, REPLY_BYTES_MAX};
 use crate::timing::Timing;
 
 /// How long an attempt may take, from the question for the address to the answers to both greetings.
@@ -74,7 +74,7 @@ impl Dialer {
         let (urgent, urgent_envelopes) = lane();
         let client = RaftPeerClient::new(channel)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(REPLY_BYTES_MAX);
         let (mut for_bulk, mut for_urgent) = (client.clone(), client.clone());
         let accepted = try_join(
             for_bulk.bulk(bulk_envelopes),

@@ -18,7 +18,9 @@
 //! - Votes pass through the quarantine of the group, see [`Group::vote`](crate::group::Group::vote).
 //! - Everything is bounded. A session has [`SESSION_ITEMS_MAX`] items or [`SESSION_BYTES_MAX`] unanswered, a connection
 //!   [`CONNECTION_BYTES_MAX`]. Beyond that nothing is taken from openraft, so a store that stands still costs its leader no
-//!   memory. One that answers nothing for an election timeout loses its sessions.
+//!   memory. One that answers nothing for an election timeout loses its sessions. The store that serves counts what it has
+//!   received until it has answered, in bytes in flight that are apart from those of clients: a store full of puts that wait
+//!   for others still takes what the others send. It takes no more from a stream that holds [`CONNECTION_BYTES_MAX`].
 //! - Nothing is sent twice. What is lost is lost: openraft asks again.
 //! - Tasks end with their owners: those that connect with the [`Transport`], those that answer a session with its stream.
 //!
@@ -92,6 +94,17 @@ pub const SESSION_BYTES_MAX: usize = 8 << 20;
 
 /// Most bytes of all sessions of a connection that have no answer.
 pub const CONNECTION_BYTES_MAX: usize = 32 << 20;
+
+/// Most answers of a reply.
+const ANSWERS_MAX: usize = 1024;
+
+/// Longest cause of a refusal, in bytes.
+const CAUSE_BYTES_MAX: usize = 256;
+
+/// Longest reply, in bytes. An empty answer has two bytes, and takes far more in memory.
+const REPLY_BYTES_MAX: usize = 512 << 10;
+
+const _: () = assert!(ANSWERS_MAX * (CAUSE_BYTES_MAX + 64) <= REPLY_BYTES_MAX);
 
 type RpcError = RPCError<TypeConfig>;
 

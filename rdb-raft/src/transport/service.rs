@@ -8,7 +8,6 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Envelope, Reply};
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
 use tonic::codegen::{Service, http};
@@ -17,9 +16,11 @@ use tonic::server::NamedService;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
+use super::REPLY_BYTES_MAX;
+use super::connection::ITEM_BYTES_MIN;
 use super::greeting::StoreIdentity;
-use super::incoming::Incoming;
-use super::requests::requests;
+use super::incoming::{Incoming, Replies};
+use super::requests::{REQUEST_BYTES_MIN, requests};
 use super::sessions::sessions;
 use super::starts::Starts;
 use crate::node::Node;
@@ -54,16 +55,17 @@ impl PeerService {
 
     async fn serve(self, request: http::Request<Body>) -> Result<Body, Status> {
         let (parts, body) = request.into_parts();
-        let serve = match parts.uri.path() {
-            BULK_PATH => sessions,
-            URGENT_PATH => requests,
+        let (serve, item_bytes_min): (fn(Incoming) -> Replies, _) = match parts.uri.path() {
+            BULK_PATH => (sessions, ITEM_BYTES_MIN),
+            URGENT_PATH => (requests, REQUEST_BYTES_MIN),
             path => return Err(Status::unimplemented(format!("there is no {path}"))),
         };
         let identity = self.identity.get().copied();
         let identity = identity.ok_or_else(|| Status::unavailable("the store has no id yet"))?;
         let metadata = MetadataMap::from_headers(parts.headers);
         let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
-        let incoming = Incoming::accept(request, identity, self.node, &self.starts).await?;
+        let incoming =
+            Incoming::accept(request, identity, self.node, &self.starts, item_bytes_min).await?;
         let welcome = Reply {
             answers: Vec::new(),
             start: Some(self.starts.own()),
@@ -74,7 +76,7 @@ impl PeerService {
             replies,
             None,
             SingleMessageCompressionOverride::default(),
-            Some(MESSAGE_BYTES_MAX),
+            Some(REPLY_BYTES_MAX),
         )))
     }
 }

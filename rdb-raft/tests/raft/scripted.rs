@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Answer, Envelope, Item, Reply};
-use rdb_proto::transport::{CallBudget, Services};
+use rdb_proto::transport::{CallBudget, ServeOptions, Services};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -53,7 +53,7 @@ impl Scripted {
         Self {
             address,
             accepted,
-            _served: Served::start(listener, services),
+            _served: Served::start(listener, services, ServeOptions::default()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, ready};
-use rdb_proto::transport::{ServeOptions, Services, serve};
+use rdb_proto::transport::{ByteBudget, ServeOptions, Services, serve};
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, MemoryDevice};
 use rdb_raft::transport::{AddressBook, PeerService, Starts, StoreIdentity, Transport};
@@ -69,11 +69,11 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) fn start(listener: TcpListener, services: Services) -> Self {
+    pub(crate) fn start(listener: TcpListener, services: Services, options: ServeOptions) -> Self {
         let drain = CancellationToken::new();
         let options = ServeOptions {
             drain_timeout: 10 * GUARD,
-            ..ServeOptions::default()
+            ..options
         };
         let served = serve(listener, services, options, drain.clone());
         let serving = tokio::spawn(async { served.await.unwrap() });
@@ -109,7 +109,9 @@ impl Store {
         payloads: Arc<Payloads>,
     ) -> Self {
         let listener = ways.listener(id).await;
-        Self::start_on(id, listener, ways.addresses(id), device, payloads).await
+        let addresses = ways.addresses(id);
+        let options = ways.options();
+        Self::start_on(id, listener, addresses, device, payloads, options).await
     }
 
     pub(crate) async fn start_on(
@@ -118,6 +120,7 @@ impl Store {
         addresses: Arc<Addresses>,
         device: Arc<dyn LogDevice>,
         payloads: Arc<Payloads>,
+        options: ServeOptions,
     ) -> Self {
         let node = Arc::new(Node::start(TIMING, device).unwrap());
         let starts = first_start();
@@ -134,7 +137,7 @@ impl Store {
             group,
             payloads,
             starts,
-            served: Served::start(listener, services),
+            served: Served::start(listener, services, options),
         }
     }
 
@@ -177,7 +180,11 @@ impl Store {
 }
 
 /// The ways between stores 1, 2 and 3.
-pub(crate) struct Ways(HashMap<(u64, u64), Proxy>);
+pub(crate) struct Ways {
+    proxies: HashMap<(u64, u64), Proxy>,
+    /// What clients have in flight, of all stores together.
+    pub(crate) clients: ByteBudget,
+}
 
 impl Ways {
     pub(crate) async fn new() -> Self {
@@ -187,11 +194,20 @@ impl Ways {
                 proxies.insert((from, to), Proxy::start().await);
             }
         }
-        Self(proxies)
+        let clients = ServeOptions::default().bytes_in_flight;
+        Self { proxies, clients }
+    }
+
+    /// What a store serves with.
+    fn options(&self) -> ServeOptions {
+        ServeOptions {
+            bytes_in_flight: self.clients.clone(),
+            ..ServeOptions::default()
+        }
     }
 
     pub(crate) fn addresses(&self, from: u64) -> Arc<Addresses> {
-        let ways = self.0.iter();
+        let ways = self.proxies.iter();
         let ways = ways.filter(|((caller, _), _)| *caller == from);
         Addresses::of(ways.map(|((_, to), proxy)| (*to, proxy.address.clone())))
     }
@@ -199,7 +215,7 @@ impl Ways {
     /// What a store that starts listens on. All ways to it lead there.
     pub(crate) async fn listener(&self, store_id: u64) -> TcpListener {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ways = self.0.iter().filter(|((_, to), _)| *to == store_id);
+        let ways = self.proxies.iter().filter(|((_, to), _)| *to == store_id);
         for (_, way) in ways {
             way.lead_to(listener.local_addr().unwrap());
         }
@@ -207,12 +223,12 @@ impl Ways {
     }
 
     pub(crate) fn way(&self, from: u64, to: u64) -> &Proxy {
-        &self.0[&(from, to)]
+        &self.proxies[&(from, to)]
     }
 
     /// All ways of a store, to others and from them.
     pub(crate) fn of(&self, store_id: u64) -> impl Iterator<Item = &Proxy> {
-        let ways = self.0.iter();
+        let ways = self.proxies.iter();
         let ways = ways.filter(move |((from, to), _)| *from == store_id || *to == store_id);
         ways.map(|(_, proxy)| proxy)
     }

@@ -15,8 +15,8 @@ use rdb_proto::raftpb::answer::Outcome;
 use rdb_proto::raftpb::item::Request;
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{self, Answer, Appended, Envelope, Hello, Item, Reply};
-use rdb_proto::transport::endpoint;
-use rdb_raft::log::MemoryDevice;
+use rdb_proto::transport::{ServeOptions, endpoint};
+use rdb_raft::log::{LogDevice, MemoryDevice};
 use rdb_raft::transport::{
     CONNECTION_BYTES_MAX, Client, SESSION_BYTES_MAX, SESSION_ITEMS_MAX, Starts, Transport,
 };
@@ -289,12 +289,19 @@ async fn a_store_that_is_not_there_is_unreachable() {
 }
 
 /// Store 2, which has peer 2.
-async fn served() -> (Store, String) {
+pub(crate) async fn served() -> (Store, String) {
+    served_with(Arc::<MemoryDevice>::default(), ServeOptions::default()).await
+}
+
+pub(crate) async fn served_with(
+    device: Arc<dyn LogDevice>,
+    options: ServeOptions,
+) -> (Store, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let payloads = Payloads::bootstrapped([1, 2, 3]);
-    let device = Arc::<MemoryDevice>::default();
-    let store = Store::start_on(2, listener, Addresses::of([]), device, payloads).await;
+    let addresses = Addresses::of([]);
+    let store = Store::start_on(2, listener, addresses, device, payloads, options).await;
     (store, address)
 }
 
@@ -322,7 +329,7 @@ async fn connect(address: &str) -> RaftPeerClient<Channel> {
     RaftPeerClient::new(endpoint.connect().await.unwrap())
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         cluster_id: CLUSTER_ID,
         from_store: 1,
@@ -370,13 +377,13 @@ async fn a_stream_that_is_not_meant_for_the_store_is_refused() {
 }
 
 /// A stream to store 2 as store 1 has it.
-struct Calling {
-    envelopes: mpsc::Sender<Envelope>,
-    replies: Streaming<Reply>,
+pub(crate) struct Calling {
+    pub(crate) envelopes: mpsc::Sender<Envelope>,
+    pub(crate) replies: Streaming<Reply>,
 }
 
 impl Calling {
-    async fn start(address: &str, is_bulk: bool) -> Self {
+    pub(crate) async fn start(address: &str, is_bulk: bool) -> Self {
         let greeted = Self::greet(address, is_bulk, hello()).await;
         let mut calling = greeted.unwrap();
         let welcome = timeout(GUARD, calling.replies.message()).await;
@@ -385,7 +392,7 @@ impl Calling {
         calling
     }
 
-    async fn greet(address: &str, is_bulk: bool, hello: Hello) -> Result<Self, Status> {
+    pub(crate) async fn greet(address: &str, is_bulk: bool, hello: Hello) -> Result<Self, Status> {
         let (envelopes, receiver) = mpsc::channel(16);
         let greeting = Envelope {
             hello: Some(hello),
@@ -424,7 +431,7 @@ impl Calling {
     }
 
     /// What is answered to items that were sent together.
-    async fn ask(&mut self, items: Vec<Item>) -> Vec<Answer> {
+    pub(crate) async fn ask(&mut self, items: Vec<Item>) -> Vec<Answer> {
         let count = items.len();
         let hello = None;
         let envelope = Envelope { hello, items };
@@ -440,7 +447,7 @@ impl Calling {
     }
 }
 
-fn item(session: u64, sequence: u64, request: Request) -> Item {
+pub(crate) fn item(session: u64, sequence: u64, request: Request) -> Item {
     Item {
         group_id: GROUP_ID,
         from_peer: 1,
@@ -452,7 +459,7 @@ fn item(session: u64, sequence: u64, request: Request) -> Item {
 }
 
 /// An append of a leader of term 1 to an empty log.
-fn entries(previous: u64, payloads: &[&'static str]) -> Request {
+pub(crate) fn entries(previous: u64, payloads: &[&'static str]) -> Request {
     let entries = payloads.iter().map(|payload| raftpb::Entry {
         term: 1,
         kind: raftpb::Kind::Proposed.into(),
@@ -470,14 +477,14 @@ fn entries(previous: u64, payloads: &[&'static str]) -> Request {
     })
 }
 
-fn refusal(answer: &Answer) -> &str {
+pub(crate) fn refusal(answer: &Answer) -> &str {
     match &answer.outcome {
         Some(Outcome::Refusal(refusal)) => &refusal.cause,
         other => panic!("{other:?}"),
     }
 }
 
-fn is_appended(answer: &Answer) -> bool {
+pub(crate) fn is_appended(answer: &Answer) -> bool {
     matches!(answer.outcome, Some(Outcome::Appended(_)))
 }
 
