@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The last three lines are written once the placement driver has assigned or accepted them. Format 1 had no incarnation.
-//! Format 3 says that a log database was created beside the data, and nothing else: a directory without one is written with
+//! Format 3 says that there are writes in a log database beside the data, and nothing else: other directories are written with
 //! format 2, which older releases read. `initialized` becomes `yes` when RocksDB has been created. From then on, missing files
 //! of RocksDB are damage; those of the log database are from format 3 on. The file is replaced atomically
 //! ([`replace_file`]).
@@ -88,7 +88,7 @@ pub struct Identity {
     pub incarnation: Option<u64>,
     /// Whether RocksDB was created here.
     pub(crate) initialized: bool,
-    /// Whether a log database was created here.
+    /// Whether there are writes in a log database.
     pub(crate) has_log: bool,
 }
 
@@ -192,7 +192,7 @@ impl DataDirectory {
         self.note(|identity| identity.initialized = true)
     }
 
-    /// Notes that a log database was created here.
+    /// Notes that the log database is about to be written to.
     pub(crate) fn note_log(&self) -> io::Result<()> {
         self.note(|identity| identity.has_log = true)
     }

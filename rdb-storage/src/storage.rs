@@ -118,9 +118,9 @@ impl Storage {
         })
     }
 
-    /// Opens the log database of the directory, with the settings of this storage. The first time creates it; from then on the
-    /// directory is one that releases without replication refuse, and a log database that is missing is damage. It can be
-    /// open once at a time.
+    /// Opens the log database of the directory, with the settings of this storage. The first time creates it. From its first
+    /// write on the directory is one that releases without replication refuse, and a log database that is missing is damage. It
+    /// can be open once at a time.
     ///
     /// # Errors
     ///

@@ -190,7 +190,7 @@ fn the_directory_is_locked_until_the_log_is_closed_too_and_a_log_is_open_once() 
 }
 
 #[test]
-fn the_first_open_makes_a_directory_that_an_older_release_refuses() {
+fn the_first_write_makes_a_directory_that_an_older_release_refuses() {
     let directory = tempfile::tempdir().unwrap();
     let identity = || fs::read_to_string(directory.path().join("flaredb.identity")).unwrap();
     let storage = open(directory.path(), &synced());
@@ -199,8 +199,9 @@ fn the_first_open_makes_a_directory_that_an_older_release_refuses() {
     fs::create_dir(directory.path().join("raft")).unwrap();
     fs::write(directory.path().join("raft/CURRENT"), "half").unwrap();
     let log = storage.open_log().unwrap();
-    assert!(identity().contains("format = 3\n"));
+    assert!(identity().contains("format = 2\n"));
     put(&log, 0, true).unwrap();
+    assert!(identity().contains("format = 3\n"));
     drop((storage, log));
     let (storage, log) = open_both(directory.path(), &synced());
     assert_eq!(prefix(&log), 1);
@@ -237,7 +238,6 @@ fn only_what_a_first_open_left_is_removed() {
 
     let directory = tempfile::tempdir().unwrap();
     drop(open_both(directory.path(), &synced()));
-    forget_log(directory.path());
     drop(open_both(directory.path(), &synced()));
 }
 
@@ -253,6 +253,10 @@ fn an_owner_that_keeps_no_logs_is_refused_a_directory_that_has_some() {
     assert!(refusal.to_string().contains("replicated"), "{refusal}");
     drop(storage);
     drop(open_both(directory.path(), &synced()));
+    drop(open(directory.path(), &alone));
+    let (storage, log) = open_both(directory.path(), &synced());
+    put(&log, 0, true).unwrap();
+    drop((storage, log));
     let newer = OpenError::NewerFormat {
         directory: directory.path().to_owned(),
         found: 3,
