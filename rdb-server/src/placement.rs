@@ -118,8 +118,11 @@ impl Placement {
         loop {
             // What changes while the heartbeat is made is in the next one.
             groups.borrow_and_update();
-            let pause = self.heartbeat().await?;
-            self.learn_addresses().await?;
+            let answered = self.heartbeat().await?;
+            if answered.is_some() {
+                self.learn_addresses().await?;
+            }
+            let pause = answered.unwrap_or(HEARTBEAT_DEFAULT);
             sleep(HEARTBEAT_MIN).await;
             tokio::select! {
                 () = sleep(pause - HEARTBEAT_MIN) => {}
@@ -238,9 +241,9 @@ impl Placement {
         Ok(())
     }
 
-    /// Sends one heartbeat and returns the pause until the next. Fails when another process has taken this store's id: the
-    /// placement driver accepted it while it could not hear this one.
-    async fn heartbeat(&mut self) -> Result<Duration, ServerError> {
+    /// Sends one heartbeat and returns the pause until the next. `None`: the placement driver did not take it. Fails when another
+    /// process has taken this store's id: the placement driver accepted it while it could not hear this one.
+    async fn heartbeat(&mut self) -> Result<Option<Duration>, ServerError> {
         let (leads, region_count) = self.regions.report().await;
         let status = match self.try_heartbeat(leads, region_count).await {
             Ok(response) => {
@@ -248,7 +251,7 @@ impl Placement {
                     self.regions.adopt(response.regions).await?;
                 }
                 let interval = Duration::from_millis(response.interval_ms);
-                return Ok(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX));
+                return Ok(Some(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)));
             }
             Err(status) => status,
         };
@@ -259,7 +262,7 @@ impl Placement {
         if self.take_log_turn() {
             tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
         }
-        Ok(HEARTBEAT_DEFAULT)
+        Ok(None)
     }
 
     async fn try_heartbeat(
@@ -288,7 +291,8 @@ impl Placement {
             .await
     }
 
-    /// Asks where the other stores are, if somebody wants to connect to one. Its failure is that of the next heartbeat.
+    /// Asks the placement driver that has taken the last heartbeat where the other stores are, if somebody wants to connect to
+    /// one. Its failure is that of the next heartbeat.
     async fn learn_addresses(&mut self) -> Result<(), ServerError> {
         if !self.regions.addresses().were_wanted() {
             return Ok(());
