@@ -7,9 +7,11 @@ use std::sync::Arc;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
+use rdb_proto::transport::{
+    HealthHandle, ServeOptions, Services, health, raise_open_files_limit, serve,
+};
 use rdb_raft::group::{GroupState, Leader};
 use rdb_raft::log::LogHealth;
 use rdb_storage::{Durability, Repair, Storage, WriteHealth};
@@ -46,7 +48,12 @@ impl Server {
     /// [`ServerError`] when a setting is wrong, the directory cannot be opened, or the address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.validate()?;
-        let serve_options = config.serve.options().map_err(ConfigError::from)?;
+        let handed_over = CancellationToken::new();
+        let serve_options = ServeOptions {
+            store_connections_max: STORE_CONNECTIONS_MAX,
+            handed_over: Some(handed_over.clone()),
+            ..config.serve.options().map_err(ConfigError::from)?
+        };
         raise_open_files_limit(config.serve.connections_max);
         let (directory, options) = (config.data_dir.clone(), config.storage_options());
         let storage = spawn_blocking(move || Storage::open(directory, options)).await??;
@@ -103,7 +110,10 @@ impl Server {
             .add_service(regions.peer_service())
             .add_service(health_service);
         let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));
+        // Until this ends, other stores are served: they may need this one's vote to follow it.
+        let handed_over = handed_over.drop_guard();
         let placement = async move {
+            let _handed_over = handed_over;
             let ended = tokio::select! {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
