@@ -5,6 +5,8 @@
 //! before there were groups get theirs when they are opened, and their data lies below the log.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -44,12 +46,34 @@ pub(crate) struct Regions {
     router: Router,
     addresses: Arc<Addresses>,
     starts: Arc<Starts>,
+    /// By region.
+    damaged: watch::Sender<BTreeMap<u64, Damage>>,
     /// Who this store is, once it has registered.
     identity: Arc<OnceLock<StoreIdentity>>,
     /// The ways to other stores, from then on.
     transport: OnceLock<Transport>,
     /// By the region's id. Held while regions are opened.
     proposers: Mutex<BTreeMap<u64, Arc<Proposer>>>,
+}
+
+/// Damaged data, which keeps the log of a region from being applied.
+#[derive(Debug, Clone)]
+pub(crate) struct Damage {
+    cause: String,
+    /// Whether other stores hold the region, too.
+    has_others: bool,
+}
+
+impl Damage {
+    /// What can be done.
+    pub(crate) fn error(&self, region_id: u64) -> ServerError {
+        let Self { cause, has_others } = self.clone();
+        ServerError::RegionDamaged {
+            region_id,
+            cause,
+            has_others,
+        }
+    }
 }
 
 impl Regions {
@@ -78,6 +102,7 @@ impl Regions {
             router,
             addresses: Arc::new(addresses),
             starts,
+            damaged: watch::Sender::default(),
             identity: Arc::default(),
             transport: OnceLock::new(),
             proposers: Mutex::default(),
@@ -148,6 +173,11 @@ impl Regions {
     /// What is known of the groups, by the ids of their regions.
     pub(crate) fn states(&self) -> watch::Receiver<BTreeMap<u64, GroupState>> {
         self.node.states()
+    }
+
+    /// Which regions have data that is damaged, by their ids.
+    pub(crate) fn damaged(&self) -> watch::Receiver<BTreeMap<u64, Damage>> {
+        self.damaged.subscribe()
     }
 
     /// What the placement driver is told: the regions that this store leads, and how many it has.
@@ -275,24 +305,42 @@ impl Regions {
             .iter()
             .find(|peer| peer.store_id == identity.store_id);
         let peer = peer.ok_or_else(|| ServerError::region(region_id, cause))?;
-        if region.peers.len() > 1 && self.durability == Durability::Os {
+        let has_others = region.peers.len() > 1;
+        if has_others && self.durability == Durability::Os {
             let cause = "--durability=os: after a power cut this store would break what it has promised to the other stores of the \
                          region, and their data would differ; use --durability=sync";
             return Err(ServerError::region(region_id, cause));
         }
-        let machine = Arc::new(RegionMachine::new(region_id, self.storage.clone()));
+        let told = self.damaged.clone();
+        let tell = move |cause: &str| {
+            tracing::error!(region_id, cause, "the data of a region is damaged");
+            let cause = format!("its log cannot be applied: {cause}");
+            let damage = Damage { cause, has_others };
+            told.send_modify(|damaged| drop(damaged.insert(region_id, damage)));
+        };
+        let machine = RegionMachine::new(region_id, self.storage.clone()).telling_damage(tell);
         let network = self.transport(identity).network(region_id, peer.id);
+        let damaged = |cause: &dyn Display| {
+            let cause = cause.to_string();
+            Damage { cause, has_others }.error(region_id)
+        };
+        let machine = Arc::new(machine);
         let group = self.node.open(region_id, peer.id, machine, network).await;
         let group = group.map_err(|error| match error {
-            OpenError::Start(error) if error.is_damage() => ServerError::RegionDamaged {
-                region_id,
-                cause: error.to_string(),
-            },
+            OpenError::Start(error) if error.is_damage() => damaged(&error),
+            OpenError::Log { ref cause, .. } if cause.kind() == ErrorKind::InvalidData => {
+                damaged(&error)
+            }
             error => ServerError::region(region_id, error),
         })?;
         match group.lead_alone().await {
             Ok(()) | Err(LeadError::NotSoleVoter) => {}
-            Err(LeadError::Ended(ended)) => return Err(ServerError::region(region_id, ended)),
+            Err(LeadError::Ended(ended)) => {
+                return Err(match self.damaged.borrow().get(&region_id) {
+                    Some(damage) => damage.error(region_id),
+                    None => ServerError::region(region_id, ended),
+                });
+            }
         }
         let addresses = Arc::clone(&self.addresses);
         let leadership = Leadership::new(region.clone(), peer.id, group, addresses);

@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
 use crate::placement::Placement;
-use crate::regions::Regions;
+use crate::regions::{Damage, Regions};
 use crate::router::Router;
 use crate::service::{BatchService, CasService, RawService};
 
@@ -94,7 +94,7 @@ impl Server {
             registration,
             storage.write_health(),
             regions.log_health(),
-            regions.states(),
+            (regions.states(), regions.damaged()),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -195,13 +195,17 @@ async fn keep_health(
     mut registration: watch::Receiver<bool>,
     mut write_health: watch::Receiver<WriteHealth>,
     mut log_health: watch::Receiver<LogHealth>,
-    mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
+    (mut groups, mut damaged): (
+        watch::Receiver<BTreeMap<u64, GroupState>>,
+        watch::Receiver<BTreeMap<u64, Damage>>,
+    ),
 ) {
     let mut was_serving = false;
     loop {
         let registered = *registration.borrow_and_update();
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
+            damage(&damaged.borrow_and_update()),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
             unserved(&groups.borrow_and_update()),
@@ -220,11 +224,19 @@ async fn keep_health(
             changed = write_health.changed() => changed,
             changed = log_health.changed() => changed,
             changed = groups.changed() => changed,
+            changed = damaged.changed() => changed,
         };
         if changed.is_err() {
             return;
         }
     }
+}
+
+/// Which region is damaged, if one is.
+fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
+    let (&region_id, damage) = damaged.first_key_value()?;
+    let told = damage.error(region_id).to_string();
+    Some(told.replace('\n', "; "))
 }
 
 /// Which region cannot be served, if one cannot.

@@ -16,12 +16,41 @@ use rdb_storage::{
 pub(crate) struct RegionMachine {
     region_id: u64,
     storage: Storage,
+    /// Called with what an entry met that cannot be read.
+    tell_damage: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl RegionMachine {
     /// The region must have its first state.
     pub(crate) fn new(region_id: u64, storage: Storage) -> Self {
-        Self { region_id, storage }
+        Self {
+            region_id,
+            storage,
+            tell_damage: Box::new(|_| ()),
+        }
+    }
+
+    /// The same with a function that is told of damaged data which keeps the log from being applied.
+    pub(crate) fn telling_damage(self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        let tell_damage = Box::new(tell);
+        Self {
+            tell_damage,
+            ..self
+        }
+    }
+
+    /// Only a write whose fate is open may be half done.
+    fn failed(&self, error: Error) -> ApplyError {
+        if let Error::DataLoss { cause } = &error {
+            (self.tell_damage)(cause);
+        }
+        let is_open = matches!(error, Error::Undetermined { .. });
+        let error = io::Error::other(error);
+        if is_open {
+            ApplyError::Failed(error)
+        } else {
+            ApplyError::Refused(error)
+        }
     }
 }
 
@@ -47,7 +76,9 @@ impl StateMachine for RegionMachine {
             self.storage
                 .apply_from_memory(self.region_id, &log_entries, options)
         };
-        let outcomes = outcomes.map_err(failed)?.ok_or(ApplyError::Blocks)?;
+        let outcomes = outcomes
+            .map_err(|error| self.failed(error))?
+            .ok_or(ApplyError::Blocks)?;
         let answers = entries.iter().zip(outcomes).map(|(committed, outcomes)| {
             if committed.is_awaited {
                 Answer::new(outcomes)
@@ -121,15 +152,4 @@ fn log_entry(entry: &Entry) -> io::Result<LogEntry> {
         position: log_id::encode(&entry.log_id).to_vec().into(),
         change,
     })
-}
-
-/// Only a write whose fate is open may be half done.
-fn failed(error: Error) -> ApplyError {
-    let is_open = matches!(error, Error::Undetermined { .. });
-    let error = io::Error::other(error);
-    if is_open {
-        ApplyError::Failed(error)
-    } else {
-        ApplyError::Refused(error)
-    }
 }
