@@ -74,11 +74,14 @@ impl Link {
     async fn wait<T>(&self, found: impl Fn(&State) -> Option<T>) -> T {
         let mut state = self.state.subscribe();
         loop {
-            if !matches!(*state.borrow(), State::Up(_)) {
-                self.wanted.notify_one();
-            }
-            if let Some(found) = found(&state.borrow_and_update()) {
-                return found;
+            {
+                let seen = state.borrow_and_update();
+                if !matches!(*seen, State::Up(_)) {
+                    self.wanted.notify_one();
+                }
+                if let Some(found) = found(&seen) {
+                    return found;
+                }
             }
             // The sender is in `self`.
             let _ = state.changed().await;
