@@ -16,7 +16,7 @@ macro_rules! serve_flags {
             pub bytes_in_flight_mib: usize,
 
             /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the
-            /// new one is.
+            /// new one is. A store has 64 more places, where it serves other stores only.
             #[arg(long, env = concat!($env, "_CONNECTIONS_MAX"), value_name = "COUNT")]
             #[arg(default_value_t = $crate::transport::limits::CONNECTIONS_MAX)]
             pub connections_max: usize,
