@@ -94,7 +94,8 @@ impl Server {
             registration,
             storage.write_health(),
             regions.log_health(),
-            (regions.states(), regions.damaged()),
+            regions.states(),
+            regions.damaged(),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -195,10 +196,8 @@ async fn keep_health(
     mut registration: watch::Receiver<bool>,
     mut write_health: watch::Receiver<WriteHealth>,
     mut log_health: watch::Receiver<LogHealth>,
-    (mut groups, mut damaged): (
-        watch::Receiver<BTreeMap<u64, GroupState>>,
-        watch::Receiver<BTreeMap<u64, Damage>>,
-    ),
+    mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
+    mut damaged: watch::Receiver<BTreeMap<u64, Damage>>,
 ) {
     let mut was_serving = false;
     loop {

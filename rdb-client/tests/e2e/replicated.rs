@@ -276,8 +276,8 @@ fn identity(data_dir: &Path, name: &str) -> u64 {
 async fn a_store_that_comes_back_with_an_older_directory_ends_though_no_placement_driver_answers() {
     let mut stores = Stores::start().await;
     let (leader, _) = stores.leader().await;
-    let followers = stores.stores.keys().filter(|address| **address != leader);
-    let address = followers.cloned().next().expect("two of three");
+    let mut followers = stores.stores.keys().filter(|address| **address != leader);
+    let address = followers.next().cloned().expect("two of three");
     let store = stores.store(&address);
     store.terminate();
     assert!(store.exited().await.success());
@@ -328,8 +328,8 @@ async fn a_store_that_comes_back_with_an_older_directory_ends_though_no_placemen
 async fn a_leader_that_is_stopped_hands_over_while_another_store_is_down() {
     let mut stores = Stores::start().await;
     let (leader, mut term) = stores.leader().await;
-    let followers = stores.stores.keys().filter(|address| **address != leader);
-    let down = followers.cloned().next().expect("two of three");
+    let mut followers = stores.stores.keys().filter(|address| **address != leader);
+    let down = followers.next().cloned().expect("two of three");
     stores.store(&down).kill();
     // It has a bounded time for it, which a busy machine may use up.
     let handed_over = async {
