@@ -67,6 +67,7 @@
 
 mod applied;
 mod apply;
+mod checksum;
 mod command;
 mod database;
 mod engine;
@@ -91,6 +92,7 @@ mod stride;
 mod writer;
 
 pub use applied::AppliedState;
+pub use checksum::{RegionChecksum, RegionSnapshot};
 pub use command::{Command, Outcome};
 pub use database::DatabaseKind;
 pub use error::{Error, Fate, OpenError};

@@ -336,7 +336,7 @@ fn write_options(write_ahead_log: Option<Durability>, waits: bool) -> WriteOptio
 fn log_bytes(entry: &LogEntry) -> usize {
     let commands = match &entry.change {
         LogChange::Proposal(proposal) => &proposal.commands[..],
-        LogChange::Membership(_) | LogChange::Blank => &[],
+        LogChange::Membership(_) | LogChange::Check | LogChange::Blank => &[],
     };
     let commands = commands.iter();
     let bytes = commands.map(|command| command.payload_bytes() + LOG_OVERHEAD_BYTES);
