@@ -68,7 +68,8 @@
 //!
 //! # Where things are
 //!
-//! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`, `health`
+//! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`,
+//!   `health`, `check`
 //! - requests for many keys or regions: `multi_key`, `delete_range`, `scan`
 //! - arguments of calls: `key`, `range`, `config`; results: `topology`, `timestamp`, `limits`, `stats`, `error`, with
 //!   `detach` for values out of large messages
@@ -78,6 +79,7 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod client;
 mod cluster;
 mod config;
@@ -108,6 +110,7 @@ mod versioned;
 
 pub use bytes::Bytes;
 
+pub use check::{RegionCheck, ReplicaCheck, ReplicaOutcome};
 pub use client::Client;
 pub use config::Config;
 pub use error::{Cause, Error};

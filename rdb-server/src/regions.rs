@@ -22,6 +22,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::addresses::Addresses;
+use crate::checks::Checks;
 use crate::error::ServerError;
 use crate::region::{
     Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire, to_wire,
@@ -41,6 +42,7 @@ pub(crate) struct Regions {
     log: Arc<LogDatabase>,
     node: Arc<Node>,
     router: Router,
+    checks: Arc<Checks>,
     addresses: Arc<Addresses>,
     /// Who this store is, once it has registered.
     identity: Arc<OnceLock<StoreIdentity>>,
@@ -67,6 +69,7 @@ impl Regions {
         let log = Arc::new(log);
         let node = Arc::new(Node::start(timing, Arc::clone(&log) as _)?);
         Ok(Self {
+            checks: Arc::new(Checks::new(storage.clone())),
             storage,
             durability,
             log,
@@ -82,6 +85,11 @@ impl Regions {
     /// What other stores call.
     pub(crate) fn peer_service(&self) -> PeerService {
         PeerService::new(Arc::clone(&self.identity), Arc::clone(&self.node))
+    }
+
+    /// The checks of the regions.
+    pub(crate) fn checks(&self) -> &Arc<Checks> {
+        &self.checks
     }
 
     /// Where other stores are.
@@ -212,6 +220,7 @@ impl Regions {
         // A group may wait for a write of the log, which may wait for a compaction.
         self.log.stop_compactions();
         runtime.block_on(self.node.shut_down());
+        runtime.block_on(self.checks.close());
         let flushed = self.storage.close();
         self.log.close()?;
         flushed
@@ -266,7 +275,8 @@ impl Regions {
                          region, and their data would differ; use --durability=sync";
             return Err(ServerError::region(region_id, cause));
         }
-        let machine = Arc::new(RegionMachine::new(region_id, self.storage.clone()));
+        let (storage, checks) = (self.storage.clone(), Arc::clone(&self.checks));
+        let machine = Arc::new(RegionMachine::new(region_id, storage, checks));
         let network = self.transport(identity).network(region_id, peer.id);
         let group = self.node.open(region_id, peer.id, machine, network).await;
         let group = group.map_err(|error| match error {

@@ -1,0 +1,100 @@
+//! `adminpb.RegionAdmin`: what an operator asks of regions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdb_proto::adminpb::get_checksum_response::State;
+use rdb_proto::adminpb::region_admin_server::RegionAdmin;
+use rdb_proto::adminpb::{
+    BeginCheckRequest, BeginCheckResponse, Checksum, GetChecksumRequest, GetChecksumResponse,
+    Position,
+};
+use rdb_proto::error::Fault;
+use rdb_raft::LogId;
+use tonic::{Request, Response, Status};
+
+use super::respond::respond;
+use crate::checks::{Checks, Progress};
+use crate::error::Rejection;
+use crate::router::Router;
+
+/// Longest wait of a call for a checksum.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Serves the regions that the router knows.
+pub(crate) struct RegionAdminService {
+    router: Router,
+    checks: Arc<Checks>,
+}
+
+impl RegionAdminService {
+    pub(crate) fn new(router: Router, checks: Arc<Checks>) -> Self {
+        Self { router, checks }
+    }
+
+    async fn begin(&self, request: BeginCheckRequest) -> Result<BeginCheckResponse, Rejection> {
+        let context = request.context.unwrap_or_default();
+        let region = self.router.for_id(&context)?;
+        let position = region.propose_check().await?;
+        let (region_id, index) = (region.region().id, position.index);
+        tracing::info!(region_id, index, "a check has begun");
+        Ok(BeginCheckResponse {
+            region_error: None,
+            position: Some(on_wire(&position)),
+        })
+    }
+
+    async fn checksum(
+        &self,
+        request: GetChecksumRequest,
+    ) -> Result<GetChecksumResponse, Rejection> {
+        let context = request.context.unwrap_or_default();
+        let Some(position) = request.position else {
+            let cause = "position is missing; it is that of the check";
+            let fault = Fault::invalid_argument("position", None, cause);
+            return Err(Rejection::Fault(fault));
+        };
+        let region = self.router.for_id(&context)?;
+        let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
+        let region_id = region.region().id;
+        let progress = self.checks.progress(region_id, position.index, wait);
+        let state = match progress.await {
+            None => State::NotReached(on_wire(&region.applied()?)),
+            Some(Progress::Summed { bytes }) => State::SummedBytes(bytes),
+            Some(Progress::Failed(cause)) => State::Failure(cause),
+            Some(Progress::Done(checksum)) => State::Checksum(Checksum {
+                digest: checksum.digest.to_be_bytes().to_vec().into(),
+                key_count: checksum.key_count,
+                bytes: checksum.bytes,
+            }),
+        };
+        Ok(GetChecksumResponse {
+            region_error: None,
+            state: Some(state),
+        })
+    }
+}
+
+fn on_wire(position: &LogId) -> Position {
+    Position {
+        term: position.leader_id.term,
+        index: position.index,
+    }
+}
+
+#[tonic::async_trait]
+impl RegionAdmin for RegionAdminService {
+    async fn begin_check(
+        &self,
+        request: Request<BeginCheckRequest>,
+    ) -> Result<Response<BeginCheckResponse>, Status> {
+        respond(self.begin(request.into_inner()).await)
+    }
+
+    async fn get_checksum(
+        &self,
+        request: Request<GetChecksumRequest>,
+    ) -> Result<Response<GetChecksumResponse>, Status> {
+        respond(self.checksum(request.into_inner()).await)
+    }
+}
