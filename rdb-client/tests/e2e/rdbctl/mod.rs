@@ -4,6 +4,7 @@ mod exit_codes;
 mod messages;
 mod output;
 mod processes;
+mod regions;
 mod shell_support;
 mod transfer;
 
