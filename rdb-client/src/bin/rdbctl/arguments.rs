@@ -14,6 +14,7 @@ use crate::bench::BenchCommand;
 use crate::cas::CasCommand;
 use crate::encoding::KeyEncoding;
 use crate::output::Format;
+use crate::playground::PlaygroundArguments;
 use crate::raw::RawCommand;
 use crate::region::RegionCommand;
 use crate::shell_support::{CompletionsArguments, ManualArguments};
@@ -120,6 +121,8 @@ pub(crate) enum Command {
     /// Measure how much the cluster does, and how fast
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Run a cluster on this machine until Ctrl-C, for trying things out
+    Playground(PlaygroundArguments),
     /// Ask every placement driver and store whether it is serving
     #[command(after_help = crate::health::AFTER_HELP)]
     Health,

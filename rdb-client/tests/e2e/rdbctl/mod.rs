@@ -3,6 +3,7 @@
 mod exit_codes;
 mod messages;
 mod output;
+mod playground;
 mod processes;
 mod regions;
 mod shell_support;
