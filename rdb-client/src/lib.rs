@@ -69,7 +69,7 @@
 //! # Where things are
 //!
 //! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`,
-//!   `health`, `check`
+//!   `health`, `region_admin`
 //! - requests for many keys or regions: `multi_key`, `delete_range`, `scan`
 //! - arguments of calls: `key`, `range`, `config`; results: `topology`, `timestamp`, `limits`, `stats`, `error`, with
 //!   `detach` for values out of large messages
@@ -79,7 +79,6 @@
 
 #![forbid(unsafe_code)]
 
-mod check;
 mod client;
 mod cluster;
 mod config;
@@ -96,6 +95,7 @@ mod limits;
 mod multi_key;
 mod range;
 mod raw;
+mod region_admin;
 mod retry;
 mod routing;
 mod rpc;
@@ -110,7 +110,6 @@ mod versioned;
 
 pub use bytes::Bytes;
 
-pub use check::{RegionCheck, ReplicaCheck, ReplicaOutcome};
 pub use client::Client;
 pub use config::Config;
 pub use error::{Cause, Error};
@@ -119,6 +118,7 @@ pub use key::Key;
 pub use limits::Limits;
 pub use range::KeyRange;
 pub use raw::KeyValue;
+pub use region_admin::{RegionCheck, ReplicaCheck, ReplicaOutcome};
 pub use scan::{ScanOptions, ScanStream};
 pub use stats::ClientStats;
 pub use timestamp::{Timestamp, Timestamps, TimestampsIter};

@@ -38,7 +38,7 @@ data_responses!(
     BatchGetResponse,
     ScanResponse,
 );
-data_responses!(adminpb: BeginCheckResponse, GetChecksumResponse);
+data_responses!(adminpb: BeginCheckResponse, GetChecksumResponse, TransferLeaderResponse);
 
 macro_rules! point_responses {
     ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {

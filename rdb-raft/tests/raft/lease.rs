@@ -113,11 +113,19 @@ async fn leadership_is_handed_over_to_another_voter_only() {
     let [leader, second, _third] = Voter::three(LONG, &network).await;
     leader.lead().await;
     for peer_id in [1, 4] {
-        let refused = leader.group.transfer_leader(peer_id).await;
-        assert_eq!(refused, Err(TransferError::NotAnotherVoter { peer_id }));
+        for refused in [
+            leader.group.transfer_leader(peer_id).await,
+            leader.group.hand_over_to(peer_id).await,
+        ] {
+            assert_eq!(refused, Err(TransferError::NotAnotherVoter { peer_id }));
+        }
     }
-    let refused = second.group.transfer_leader(3).await;
-    assert_eq!(refused, Err(TransferError::NotLeader));
+    for refused in [
+        second.group.transfer_leader(3).await,
+        second.group.hand_over_to(3).await,
+    ] {
+        assert_eq!(refused, Err(TransferError::NotLeader));
+    }
     leader.write("a").await.unwrap();
     leader.group.permit_read().await.unwrap();
     assert!(leader.group.try_permit_read());

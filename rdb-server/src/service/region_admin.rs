@@ -7,7 +7,7 @@ use rdb_proto::adminpb::get_checksum_response::State;
 use rdb_proto::adminpb::region_admin_server::RegionAdmin;
 use rdb_proto::adminpb::{
     BeginCheckRequest, BeginCheckResponse, Checksum, GetChecksumRequest, GetChecksumResponse,
-    Position,
+    Position, TransferLeaderRequest, TransferLeaderResponse,
 };
 use rdb_proto::error::Fault;
 use rdb_raft::LogId;
@@ -73,6 +73,23 @@ impl RegionAdminService {
             state: Some(state),
         })
     }
+
+    async fn transfer(
+        &self,
+        request: TransferLeaderRequest,
+    ) -> Result<TransferLeaderResponse, Rejection> {
+        let context = request.context.unwrap_or_default();
+        let region = self.router.for_id(&context)?;
+        let leading_term = region.transfer_leader(request.to_store).await?;
+        if leading_term.is_none() {
+            let (region_id, to_store) = (region.region().id, request.to_store);
+            tracing::info!(region_id, to_store, "handing over, as an operator wants it");
+        }
+        Ok(TransferLeaderResponse {
+            region_error: None,
+            leading_term: leading_term.unwrap_or_default(),
+        })
+    }
 }
 
 fn on_wire(position: &LogId) -> Position {
@@ -96,5 +113,11 @@ impl RegionAdmin for RegionAdminService {
         request: Request<GetChecksumRequest>,
     ) -> Result<Response<GetChecksumResponse>, Status> {
         respond(self.checksum(request.into_inner()).await)
+    }
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderResponse>, Status> {
+        respond(self.transfer(request.into_inner()).await)
     }
 }

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod bad_input;
-mod check;
 mod disk_full;
 mod drain;
 mod format_2;
@@ -17,5 +16,6 @@ mod harness;
 mod operator;
 mod placement;
 mod raft_log;
+mod region_admin;
 mod repair_wal;
 mod scripted_pd;

@@ -13,6 +13,7 @@ use tracing::level_filters::LevelFilter;
 use crate::bench::BenchCommand;
 use crate::cas::CasCommand;
 use crate::encoding::KeyEncoding;
+use crate::operator::OperatorCommand;
 use crate::output::Format;
 use crate::playground::PlaygroundArguments;
 use crate::raw::RawCommand;
@@ -118,6 +119,9 @@ pub(crate) enum Command {
     /// The key ranges and who serves them
     #[command(subcommand)]
     Region(RegionCommand),
+    /// Steps that you have the cluster take
+    #[command(subcommand)]
+    Operator(OperatorCommand),
     /// Measure how much the cluster does, and how fast
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -13,6 +13,7 @@ mod entry;
 mod failure;
 mod health;
 mod key_range;
+mod operator;
 mod output;
 mod playground;
 mod raw;
@@ -85,6 +86,7 @@ fn execute(
             Command::Store(command) => store::run(&command, &session, output).await,
             Command::Region(command) => region::run(command, &session, output).await,
             Command::Playground(arguments) => playground::run(arguments, output).await,
+            Command::Operator(command) => operator::run(command, &session, output).await,
             Command::Bench(_) | Command::Completions(_) | Command::Manual(_) => Ok(()),
             Command::Health => health::run(&session, output).await,
         }

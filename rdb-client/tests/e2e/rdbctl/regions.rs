@@ -40,6 +40,18 @@ async fn a_region_and_a_store_are_shown_by_their_ids() {
         (store_id, &json!(1))
     );
 
+    let (region, to) = (region["id"].to_string(), store_id.to_string());
+    let transfer = [
+        "operator",
+        "transfer-leader",
+        "--region",
+        &region,
+        "--to",
+        &to,
+    ];
+    let transferred = rdbctl.run(transfer).await;
+    assert_exit(&transferred, DONE, "it leads already");
+
     for (arguments, code) in [
         (&["region", "show", "--id", "99"][..], NOT_FOUND),
         (&["region", "check", "--id", "99"], NOT_FOUND),
@@ -48,6 +60,15 @@ async fn a_region_and_a_store_are_shown_by_their_ids() {
         (&["region", "show", "k", "--id", "1"], USAGE),
         (&["region", "check", "--id", "0"], USAGE),
         (&["store", "show", "0"], USAGE),
+        (
+            &["operator", "transfer-leader", "--region", "99", "--to", "1"],
+            NOT_FOUND,
+        ),
+        (
+            &["operator", "transfer-leader", "--region", "1", "--to", "99"],
+            USAGE,
+        ),
+        (&["operator", "transfer-leader", "--region", "1"], USAGE),
     ] {
         let refused = rdbctl.run(arguments).await;
         assert_exit(&refused, code, arguments);

@@ -69,7 +69,7 @@ pub(crate) async fn run(
 }
 
 /// The region with this id, or all of them; at least one.
-async fn regions(client: &Client, id: Option<u64>) -> Result<Vec<RegionRoute>, Failure> {
+pub(crate) async fn regions(client: &Client, id: Option<u64>) -> Result<Vec<RegionRoute>, Failure> {
     let mut routes = client.regions().await?;
     routes.retain(|route| id.is_none_or(|id| route.region.id == id));
     if routes.is_empty() {

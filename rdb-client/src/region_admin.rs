@@ -1,5 +1,6 @@
-//! Checks whether the replicas of a region hold the same data, for operators.
+//! What an operator asks of a region: whether its replicas hold the same data, and another leader.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use rdb_proto::adminpb::get_checksum_response::State;
 use rdb_proto::adminpb::region_admin_client::RegionAdminClient;
 use rdb_proto::adminpb::{
     BeginCheckRequest, BeginCheckResponse, GetChecksumRequest, GetChecksumResponse, Position,
+    TransferLeaderRequest, TransferLeaderResponse,
 };
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::metapb::Context;
@@ -15,7 +17,8 @@ use tokio::time::sleep;
 use tonic::Status;
 
 use crate::connection::Channel;
-use crate::retry::Failure;
+use crate::retry::{Deadline, Failure};
+use crate::routing::Route;
 use crate::rpc::{Access, DataRequest};
 use crate::{Client, Error, RegionRoute, fate};
 
@@ -97,7 +100,65 @@ impl DataRequest for BeginCheckRequest {
     }
 }
 
+impl DataRequest for TransferLeaderRequest {
+    type Answer = TransferLeaderResponse;
+
+    /// One transfer more to the same store changes nothing.
+    const ACCESS: Access = Access::Read;
+
+    fn set_context(&mut self, context: Context) {
+        self.context = Some(context);
+    }
+
+    async fn send(self, channel: Channel) -> Result<TransferLeaderResponse, Status> {
+        let answer = RegionAdminClient::new(channel).transfer_leader(self).await;
+        answer.map(tonic::Response::into_inner)
+    }
+}
+
 impl Client {
+    /// Lets the replica on a store lead a region, and waits until it does. Returns the term in which it leads. The region takes no
+    /// reads and writes meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when the store has no replica that may lead; else when it does not lead in time.
+    pub async fn transfer_leader(&self, route: &RegionRoute, to_store: u64) -> Result<u64, Error> {
+        let (router, deadline) = (self.router(), self.deadline());
+        let mut retry = router.retry(deadline);
+        loop {
+            let attempt = async {
+                let found = self.locate(route, deadline).await?;
+                let request = TransferLeaderRequest {
+                    to_store,
+                    ..TransferLeaderRequest::default()
+                };
+                let answer = router.attempt(&found, request, deadline).await?;
+                match answer.leading_term {
+                    0 => {
+                        let cause = format!("store {to_store} does not lead yet");
+                        Err(Failure::again(Error::unavailable(cause)))
+                    }
+                    term => Ok(term),
+                }
+            };
+            match attempt.await {
+                Ok(term) => return Ok(term),
+                Err(failure) => retry.next_attempt(failure).await?,
+            }
+        }
+    }
+
+    async fn locate(&self, route: &RegionRoute, deadline: Deadline) -> Result<Arc<Route>, Failure> {
+        let region = &route.region;
+        let found = self.router().locate(&region.start_key, deadline).await?;
+        if found.region.id != region.id {
+            let cause = format!("region {} is no more", region.id);
+            return Err(Failure::Final(Error::unavailable(cause)));
+        }
+        Ok(found)
+    }
+
     /// Has every replica of a region compute a checksum of what it holds at one position of the region's log, which goes on
     /// meanwhile. Each replica has the client's timeout to get to that position, and as long again whenever it says that it
     /// has read on. All stores have to run this release: an earlier one stops.
@@ -145,11 +206,7 @@ impl Client {
         let mut retry = router.retry(deadline);
         loop {
             let attempt = async {
-                let found = router.locate(&route.region.start_key, deadline).await?;
-                if found.region.id != route.region.id {
-                    let cause = format!("region {} is no more", route.region.id);
-                    return Err(Failure::Final(Error::unavailable(cause)));
-                }
+                let found = self.locate(route, deadline).await?;
                 let request = BeginCheckRequest::default();
                 let begun = router.attempt(&found, request, deadline).await?;
                 begun.position.ok_or_else(|| {

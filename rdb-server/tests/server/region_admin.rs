@@ -1,10 +1,11 @@
-//! The checks of regions: replicas that hold the same, one that does not, and those that do not answer.
+//! What an operator asks of regions. Checks: replicas that hold the same, one that does not, and those that do not answer.
+//! Transfers of leadership.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use rdb_client::{Client, RegionCheck, RegionRoute, ReplicaOutcome};
+use rdb_client::{Client, Error, RegionCheck, RegionRoute, ReplicaOutcome};
 use rdb_proto::adminpb::get_checksum_response::State;
 use rdb_proto::adminpb::region_admin_client::RegionAdminClient;
 use rdb_proto::adminpb::{BeginCheckRequest, GetChecksumRequest, Position};
@@ -179,6 +180,38 @@ async fn a_replica_that_does_not_answer_is_told_of_and_applies_the_check_later()
     stores.store(&followers[0]).start_serving().await;
     let digests = digests(&stores.check(HANG_GUARD).await);
     assert_eq!(digests[&followers[0]], digests[&followers[1]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_to_the_store_that_is_named_and_to_none_that_is_silent() {
+    let mut stores = Stores::start().await;
+    let transfer =
+        async |client: &Client, route: &RegionRoute, to| client.transfer_leader(route, to).await;
+    let mut terms = Vec::new();
+    for _ in 0..2 {
+        let route = stores.route().await;
+        for peer in &route.region.peers {
+            let term = transfer(&stores.client, &route, peer.store_id).await;
+            terms.push(term.expect("it leads"));
+            stores.client.raw_put("k", "v").await.expect("put");
+        }
+    }
+    assert!(terms.is_sorted(), "{terms:?}");
+    let route = stores.route().await;
+    let nowhere = transfer(&stores.client, &route, 99).await;
+    let nowhere = nowhere.expect_err("no replica");
+    assert!(matches!(nowhere, Error::InvalidArgument { field, .. } if field == "to_store"));
+
+    let (_, followers) = stores.roles().await;
+    let mut of_region = route.peers.iter();
+    let silent = of_region.find(|store| store.address == followers[0]);
+    let silent = silent.expect("it has a replica").id;
+    stores.store(&followers[0]).kill();
+    let hasty = stores.client.with_timeout(Duration::from_secs(5));
+    let refused = transfer(&hasty, &stores.route().await, silent).await;
+    let refused = refused.expect_err("it is gone");
+    assert!(refused.is_retryable(), "{refused}");
+    stores.client.raw_put("k", "v").await.expect("put");
 }
 
 async fn admin(address: &str) -> RegionAdminClient<Channel> {
