@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdb_storage::{RegionChecksum, RegionSnapshot, Storage};
+use rdb_storage::{RegionChecksum, RegionView, Storage};
 use tokio::sync::{Semaphore, watch};
 
 /// How long a snapshot is held for somebody to ask.
@@ -104,7 +104,7 @@ impl Checks {
         let begun = thread.spawn(move || {
             let _place = place;
             let told = holder.told.clone();
-            let summed = storage.with_region_snapshot(region_id, |snapshot| {
+            let summed = storage.view_region(region_id, |snapshot| {
                 drop(taken);
                 holder.sum(snapshot, &position)
             });
@@ -187,11 +187,7 @@ impl Holder {
         self.told.send_replace(Progress::Failed(cause));
     }
 
-    fn sum(
-        &self,
-        snapshot: &RegionSnapshot<'_>,
-        position: &[u8],
-    ) -> Result<RegionChecksum, String> {
+    fn sum(&self, snapshot: &RegionView<'_>, position: &[u8]) -> Result<RegionChecksum, String> {
         if snapshot.position() != position {
             return Err("its snapshot was taken at another position".to_owned());
         }

@@ -40,8 +40,8 @@ pub struct RegionChecksum {
     pub bytes: u64,
 }
 
-/// A region as it was at one position of its log. RocksDB keeps what is overwritten for as long as this is there.
-pub struct RegionSnapshot<'a> {
+/// A look at a region as it was at one position of its log. RocksDB keeps what is overwritten for as long as this is there.
+pub struct RegionView<'a> {
     engine: &'a Engine,
     snapshot: Snapshot<'a>,
     region: RegionDescriptor,
@@ -49,7 +49,7 @@ pub struct RegionSnapshot<'a> {
     version_floor: u64,
 }
 
-impl<'a> RegionSnapshot<'a> {
+impl<'a> RegionView<'a> {
     /// `None`: the region is not stored, or its log was never applied.
     pub(crate) fn take(engine: &'a Engine, region_id: u64) -> Result<Option<Self>, Error> {
         let snapshot = engine.database.snapshot();

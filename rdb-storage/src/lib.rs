@@ -92,7 +92,7 @@ mod stride;
 mod writer;
 
 pub use applied::AppliedState;
-pub use checksum::{RegionChecksum, RegionSnapshot};
+pub use checksum::{RegionChecksum, RegionView};
 pub use command::{Command, Outcome};
 pub use database::DatabaseKind;
 pub use error::{Error, Fate, OpenError};

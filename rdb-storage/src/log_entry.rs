@@ -27,7 +27,7 @@ pub enum LogChange {
     /// Who holds the region from then on.
     Membership(RegionMembership),
     /// Nothing. Whoever applies the log takes a snapshot right behind it, see
-    /// [`Storage::with_region_snapshot`](crate::Storage::with_region_snapshot).
+    /// [`Storage::view_region`](crate::Storage::view_region).
     Check,
     /// Nothing.
     Blank,

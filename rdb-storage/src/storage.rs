@@ -9,7 +9,7 @@ use rocksdb::{IteratorMode, ReadOptions, properties};
 use tokio::sync::watch;
 
 use crate::applied::{AppliedState, applied_position, flushed};
-use crate::checksum::RegionSnapshot;
+use crate::checksum::RegionView;
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
@@ -431,14 +431,14 @@ impl Storage {
         regions.collect()
     }
 
-    /// Has `work` look at a region as it is now, whatever is written meanwhile. `None`: the region is not stored here, or its log
+    /// Has `work` look at a region as it is now, whatever is written meanwhile. Blocks. `None`: the region is not stored here, or its log
     /// was never applied. The storage cannot be dropped while `work` runs.
-    pub fn with_region_snapshot<T>(
+    pub fn view_region<T>(
         &self,
         region_id: u64,
-        work: impl FnOnce(&RegionSnapshot<'_>) -> T,
+        work: impl FnOnce(&RegionView<'_>) -> T,
     ) -> Result<Option<T>, Error> {
-        let snapshot = RegionSnapshot::take(&self.inner.engine, region_id)?;
+        let snapshot = RegionView::take(&self.inner.engine, region_id)?;
         Ok(snapshot.map(|snapshot| work(&snapshot)))
     }
 

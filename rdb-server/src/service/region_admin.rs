@@ -21,6 +21,12 @@ use crate::router::Router;
 /// Longest wait of a call for a checksum.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How long a check whose position is applied may take to be held.
+const PASSED_WAIT: Duration = Duration::from_secs(1);
+
+const PASSED: &str = "it has gone past the position and holds no snapshot of it: it was started anew since, or got its data from \
+                      another store";
+
 /// Serves the regions that the router knows.
 pub(crate) struct RegionAdminService {
     router: Router,
@@ -56,10 +62,17 @@ impl RegionAdminService {
         };
         let region = self.router.for_id(&context)?;
         let wait = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
-        let region_id = region.region().id;
-        let progress = self.checks.progress(region_id, position.index, wait);
-        let state = match progress.await {
-            None => State::NotReached(on_wire(&region.applied()?)),
+        let (region_id, index) = (region.region().id, position.index);
+        let mut progress = self.checks.progress(region_id, index, wait).await;
+        let applied = region.applied()?;
+        if progress.is_none() && applied.index >= index {
+            // It may have been applied this very moment.
+            progress = self.checks.progress(region_id, index, PASSED_WAIT).await;
+            let passed = || Progress::Failed(PASSED.to_owned());
+            progress = Some(progress.unwrap_or_else(passed));
+        }
+        let state = match progress {
+            None => State::NotReached(on_wire(&applied)),
             Some(Progress::Summed { bytes }) => State::SummedBytes(bytes),
             Some(Progress::Failed(cause)) => State::Failure(cause),
             Some(Progress::Done(checksum)) => State::Checksum(Checksum {

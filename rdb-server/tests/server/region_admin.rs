@@ -221,7 +221,7 @@ async fn admin(address: &str) -> RegionAdminClient<Channel> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_leader_begins_a_check_and_a_position_that_is_not_reached_is_told() {
-    let stores = Stores::start().await;
+    let mut stores = Stores::start().await;
     let (leader, followers) = stores.roles().await;
     let of = |region_id| {
         Some(Context {
@@ -261,6 +261,22 @@ async fn only_the_leader_begins_a_check_and_a_position_that_is_not_reached_is_to
         panic!("{state:?}");
     };
     assert!(applied.index >= begun.index && applied.index < far.index);
+
+    // What was applied is flushed when a store ends, and so not applied again.
+    stores.store(&leader).terminate();
+    assert!(stores.store(&leader).exited().await.success());
+    stores.store(&leader).start_serving().await;
+    let request = GetChecksumRequest {
+        context: of(REGION),
+        position: Some(begun),
+        wait_ms: 1,
+    };
+    let answer = admin(&leader).await.get_checksum(request).await;
+    let state = answer.expect("an answer").into_inner().state;
+    let Some(State::Failure(cause)) = state else {
+        panic!("{state:?}");
+    };
+    assert!(cause.contains("gone past"), "{cause}");
 
     let request = GetChecksumRequest {
         context: of(REGION),

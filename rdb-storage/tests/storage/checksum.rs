@@ -30,7 +30,7 @@ fn log(commands: Vec<Command>) -> Vec<LogEntry> {
 }
 
 fn checksum(storage: &Storage) -> RegionChecksum {
-    let summed = storage.with_region_snapshot(REGION, |snapshot| snapshot.checksum(|_| true));
+    let summed = storage.view_region(REGION, |snapshot| snapshot.checksum(|_| true));
     summed
         .unwrap()
         .expect("it is there")
@@ -95,7 +95,7 @@ fn batches_and_restarts_make_no_difference_and_any_other_content_does() {
 fn a_snapshot_holds_what_was_there_when_it_was_taken() {
     let (_directory, storage) = applied(&log(contents()), 1);
     let before = checksum(&storage);
-    let summed = storage.with_region_snapshot(REGION, |snapshot| {
+    let summed = storage.view_region(REGION, |snapshot| {
         assert_eq!(
             *snapshot.position(),
             of(6, rdb_storage::LogChange::Blank).position
@@ -131,7 +131,7 @@ fn only_the_range_of_the_region_is_read_and_slice_by_slice() {
     assert_eq!(checksum(&storage), expected);
 
     let mut told = Vec::new();
-    let summed = storage.with_region_snapshot(REGION, |snapshot| {
+    let summed = storage.view_region(REGION, |snapshot| {
         snapshot.checksum(|bytes| {
             told.push(bytes);
             bytes < 8 << 20
@@ -145,6 +145,6 @@ fn only_the_range_of_the_region_is_read_and_slice_by_slice() {
 #[test]
 fn a_region_that_is_not_there_has_none() {
     let (_directory, storage) = applied(&[], 1);
-    let found = storage.with_region_snapshot(REGION, |_| ());
+    let found = storage.view_region(REGION, |_| ());
     assert_eq!(found, Ok(None));
 }
