@@ -66,7 +66,7 @@ begin_load() {
     echo $! >"$directory/$writer.pid"
   done
   # The writers say what was acknowledged, this one sees to the load.
-  rdbctl bench raw-put --keys 1000 --concurrency 16 --duration 10m >/dev/null 2>>"$directory/bench.log" &
+  rdbctl bench raw-put --keys 1000 --concurrency 8 --duration 10m >/dev/null 2>>"$directory/bench.log" &
   echo $! >"$directory/bench.pid"
   writers_go_on
 }

@@ -75,11 +75,12 @@ impl Checks {
         let (told, progress) = watch::channel(Progress::Summed { bytes: 0 });
         let holder = Holder {
             asks,
-            told,
+            told: told.clone(),
             held_for: self.held_for,
         };
         if let Err(cause) = self.begin(region_id, position.to_vec(), holder) {
             tracing::warn!(region_id, index, cause, "a check has no checksum");
+            told.send_replace(Progress::Failed(cause));
         }
         let check = Arc::new(Check {
             index,
@@ -92,17 +93,14 @@ impl Checks {
 
     fn begin(&self, region_id: u64, position: Vec<u8>, holder: Holder) -> Result<(), String> {
         let place = Arc::clone(&self.places).try_acquire_owned();
-        let Ok(place) = place else {
-            let cause = format!("this store holds {HELD_MAX} snapshots for checks already");
-            holder.fail(cause.clone());
-            return Err(cause);
-        };
-        let told = holder.told.clone();
+        let place = place
+            .map_err(|_| format!("this store holds {HELD_MAX} snapshots for checks already"))?;
         let storage = self.storage.clone();
         let (taken, is_taken) = sync_channel::<()>(0);
         let thread = thread::Builder::new().name("rdb-check".to_owned());
         let begun = thread.spawn(move || {
-            let _place = place;
+            // The place is given back last, when the storage can be closed.
+            let (_place, storage) = (place, storage);
             let told = holder.told.clone();
             let summed = storage.view_region(region_id, |snapshot| {
                 drop(taken);
@@ -116,18 +114,10 @@ impl Checks {
             };
             told.send_replace(progress);
         });
-        match begun {
-            Ok(_) => {
-                // Dropped, when it is taken or cannot be.
-                let _ = is_taken.recv();
-                Ok(())
-            }
-            Err(error) => {
-                let cause = format!("its thread cannot be started: {error}");
-                told.send_replace(Progress::Failed(cause.clone()));
-                Err(cause)
-            }
-        }
+        begun.map_err(|error| format!("its thread cannot be started: {error}"))?;
+        // Its other end is dropped, when the snapshot is taken or cannot be.
+        let _ = is_taken.recv();
+        Ok(())
     }
 
     /// Asks for the checksum at the check with this index, and waits for it. `None`: this store has not applied that check when
@@ -154,6 +144,8 @@ impl Checks {
         // Full: it knows already. Ended: so has the sum.
         let _ = check.asked.try_send(());
         let mut progress = check.progress.clone();
+        // A later check ends this one.
+        drop(check);
         let is_over = |progress: &Progress| !matches!(progress, Progress::Summed { .. });
         let waited = tokio::time::timeout_at(until, progress.wait_for(is_over)).await;
         if let Ok(Err(_)) = waited {
@@ -183,10 +175,6 @@ struct Holder {
 }
 
 impl Holder {
-    fn fail(&self, cause: String) {
-        self.told.send_replace(Progress::Failed(cause));
-    }
-
     fn sum(&self, snapshot: &RegionView<'_>, position: &[u8]) -> Result<RegionChecksum, String> {
         if snapshot.position() != position {
             return Err("its snapshot was taken at another position".to_owned());

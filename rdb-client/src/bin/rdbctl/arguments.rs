@@ -240,6 +240,8 @@ mod tests {
             "rdbctl cas del k --expect 0",
             "rdbctl tso --count 0",
             "rdbctl health --timeout 0s",
+            "rdbctl playground --stores 0",
+            "rdbctl operator transfer-leader --region 1",
             "rdbctl health --log-level loud",
         ] {
             let error = parse(line).expect_err(line);

@@ -34,7 +34,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most stores that the first region has a replica on.
 const REPLICAS: usize = 3;
 
-pub(crate) const AFTER_HELP: &str = "\
+const AFTER_HELP: &str = "\
 Starts rdb-pd and rdb-server from the directory of this rdbctl, on free ports of
 127.0.0.1, and stops them on Ctrl-C or SIGTERM. None of them outlives it. Prints
 their addresses, what to try, and who leads a region whenever that changes. A
