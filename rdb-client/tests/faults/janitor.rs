@@ -1,0 +1,67 @@
+//! Clearing up, also when the tests are killed.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Ends the processes of network namespaces, and removes the namespaces, links, mounts and the directory of a run: when it is
+/// dropped, or when this process is gone.
+#[derive(Debug)]
+pub(crate) struct Janitor {
+    shell: Child,
+    directory: PathBuf,
+}
+
+/// Waits until standard input is closed. The arguments are the directory, a bridge, and namespaces.
+const CLEAR_UP: &str = r#"
+trap '' HUP INT TERM
+read -r _
+directory=$1 bridge=$2
+shift 2
+for namespace in "$@"; do
+  ip netns pids "$namespace" | xargs -r kill -KILL
+  ip netns delete "$namespace"
+done
+ip link delete "$bridge"
+for mounted in "$directory"/*; do
+  umount --lazy "$mounted"
+done
+rm -rf "$directory"
+"#;
+
+impl Janitor {
+    /// Makes the directory, and clears up after it, the bridge and the namespaces, whether they are there or not.
+    pub(crate) fn engage(bridge: &str, namespaces: &[String]) -> Self {
+        let directory = tempfile::Builder::new().prefix("flaredb-faults.").tempdir();
+        let directory = directory
+            .expect("the temporary directory can be written")
+            .keep();
+        let shell = Command::new("sh")
+            .args(["-c", CLEAR_UP, "janitor"])
+            .arg(&directory)
+            .arg(bridge)
+            .args(namespaces)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // A signal to the tests is none to it.
+            .process_group(0)
+            .spawn();
+        Self {
+            shell: shell.expect("there is a shell"),
+            directory,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        // There is nobody to tell if it fails.
+        let _ = self.shell.wait();
+    }
+}
