@@ -56,6 +56,9 @@ pub(super) async fn run(mut worker: Worker) -> Transfers {
             .await
         {
             Ok(_) => {}
+            Err(Error::Conflict { .. }) => {
+                panic!("VIOLATION: transfer {id} was put into the journal twice")
+            }
             // One that is not known to be in the journal is carried out at the end, if it is there.
             Err(error) => {
                 may_be_applied(&error);
@@ -152,7 +155,7 @@ async fn change_account(
 
 async fn read(client: &Client, number: usize) -> Result<Account, Error> {
     let found = client.get(account_key(number)).await?;
-    let found = found.unwrap_or_else(|| panic!("account {number} is gone"));
+    let found = found.unwrap_or_else(|| panic!("VIOLATION: account {number} is gone"));
     let text = str::from_utf8(&found.value).expect("text");
     let mut words = text.split(' ');
     let balance = words.next().expect("a balance").parse().expect("a number");

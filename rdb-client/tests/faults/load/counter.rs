@@ -66,7 +66,8 @@ pub(super) async fn problems(client: &Client, counted: &[Counted]) -> String {
 
 /// The version and the count.
 async fn read(client: &Client) -> Result<(u64, u64), Error> {
-    let found = client.get(KEY).await?.expect("the counter is not deleted");
+    let found = client.get(KEY).await?;
+    let found = found.unwrap_or_else(|| panic!("VIOLATION: the counter is gone"));
     let count = str::from_utf8(&found.value).expect("digits");
     Ok((found.version, count.parse().expect("a number")))
 }

@@ -258,7 +258,7 @@ fn versioned_key(number: usize) -> String {
 fn number(value: &Bytes) -> u64 {
     let text = str::from_utf8(value).ok();
     let number = text.and_then(|text| text.parse().ok());
-    number.unwrap_or_else(|| panic!("nobody wrote {value:?}"))
+    number.unwrap_or_else(|| panic!("VIOLATION: nobody wrote {value:?}"))
 }
 
 fn entry(versioned: &Versioned) -> Entry {
