@@ -69,8 +69,8 @@ async fn stores_are_restarted_one_after_the_other() {
         return;
     };
     for _ in 0..Run::rounds() {
-        // Twice, so that one leads that has applied its log again.
-        for _ in 0..2 * STORES {
+        // Once more than there are stores, so that one leads that was restarted.
+        for _ in 0..=STORES {
             run.dwell().await;
             let (leader, term) = run.stores.leader().await;
             run.stores.nodes[leader].terminate();

@@ -114,7 +114,7 @@ impl Stores {
     pub(crate) async fn fill_disk(&self, number: usize) {
         // The store may write meanwhile, and a disk does not become smaller than what it holds.
         found("the disk is full", async || {
-            let disk = rustix::fs::statvfs(&self.disk(number)).expect("it is mounted");
+            let disk = rustix::fs::statvfs(self.disk(number)).expect("it is mounted");
             let used_kib = (disk.f_blocks - disk.f_bfree) * disk.f_frsize / 1024;
             let used_kib = u32::try_from(used_kib).expect("it is small");
             self.resize_disk(number, used_kib).then_some(())
