@@ -1,7 +1,7 @@
 //! A store whose clock is not right: the leader's lease lasts longer by the clocks of others.
 
 use crate::run::Run;
-use crate::stores::{Setup, Stores};
+use crate::stores::{LinkKind, Setup, Stores};
 
 /// The store whose clock is slow, and how slow. A leader uses four fifths of its lease.
 const SLOW: usize = 0;
@@ -10,7 +10,7 @@ const RATE: f64 = 0.85;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_clock_is_slow_is_cut_off() {
     let setup = Setup {
-        network: true,
+        links: Some(LinkKind::Any),
         clock_rate: Some(RATE),
         ..Setup::default()
     };
@@ -30,12 +30,12 @@ async fn a_leader_whose_clock_is_slow_is_cut_off() {
             run.stores.nodes[stopped].start_serving().await;
         }
         for other in Stores::others(SLOW) {
-            run.stores.network().cut_both(SLOW, other);
+            run.stores.links().cut_both(SLOW, other);
         }
         let (next, _) = run.stores.leader_after(term).await;
         assert_ne!(next, SLOW);
         run.load.goes_on().await;
-        run.stores.network().mend();
+        run.stores.links().mend();
         run.load.goes_on().await;
     }
     let (passed, shown) = run.stores.shims[SLOW].clock();

@@ -4,8 +4,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Ends the processes of network namespaces, and removes the namespaces, links, mounts and the directory of a run: when it is
-/// dropped, or when this process is gone.
+/// Ends the processes that use the directory of a run, and removes the directory, its mounts, the namespaces and the bridge: when
+/// it is dropped, or when this process is gone.
 #[derive(Debug)]
 pub(crate) struct Janitor {
     shell: Child,
@@ -18,8 +18,12 @@ trap '' HUP INT TERM
 read -r _
 directory=$1 bridge=$2
 shift 2
+for process in /proc/[0-9]*; do
+  if [ "$process" != "/proc/$$" ] && grep -aqF "$directory/" "$process/cmdline"; then
+    kill -KILL "${process#/proc/}"
+  fi
+done
 for namespace in "$@"; do
-  ip netns pids "$namespace" | xargs -r kill -KILL
   ip netns delete "$namespace"
 done
 ip link delete "$bridge"

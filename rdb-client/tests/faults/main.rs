@@ -26,13 +26,16 @@ mod harness;
 mod history;
 mod janitor;
 mod linearizability;
+mod links;
 mod load;
 mod network;
 mod partitions;
 mod processes;
+mod proxies;
 mod run;
 mod shim;
 mod stores;
+mod storm;
 
 #[test]
 #[ignore = "checks the history in the file RDB_FAULTS_HISTORY"]

@@ -8,14 +8,10 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use crate::harness::Port;
-use crate::janitor::Janitor;
 
 /// Priorities of rules: what is dropped comes before what is local.
 const DROP: &str = "50";
 const LOCAL: &str = "100";
-
-/// Bytes per second that a slow link carries.
-const SLOW_RATE: &str = "40kbps";
 
 pub(crate) struct Network {
     /// Unique on the machine while it is reserved.
@@ -25,20 +21,17 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// A network of these many hosts with the janitor that clears it up. There is no network where this process may not make
-    /// namespaces.
-    pub(crate) fn make(hosts: usize) -> (Option<Self>, Janitor) {
-        let network = Self {
+    /// A network of these many hosts, which is not made yet.
+    pub(crate) fn of(hosts: usize) -> Self {
+        Self {
             port: Port::reserve(),
             hosts,
             cuts: Vec::new(),
-        };
-        let namespaces: Vec<_> = (0..hosts).map(|host| network.namespace(host)).collect();
-        let janitor = Janitor::engage(&network.bridge(), &namespaces);
-        (network.is_made().then_some(network), janitor)
+        }
     }
 
-    fn is_made(&self) -> bool {
+    /// Makes it, unless this process may not make namespaces.
+    pub(crate) fn is_made(&self) -> bool {
         let bridge = &self.bridge();
         ip(&["netns", "add", &self.namespace(0)])
             && ip(&["link", "add", bridge, "type", "bridge"])
@@ -84,7 +77,11 @@ impl Network {
         self.address(1 + host).to_string()
     }
 
-    fn bridge(&self) -> String {
+    pub(crate) fn namespaces(&self) -> Vec<String> {
+        (0..self.hosts).map(|host| self.namespace(host)).collect()
+    }
+
+    pub(crate) fn bridge(&self) -> String {
         format!("fdb{}h", self.port.number())
     }
 
@@ -99,12 +96,6 @@ impl Network {
     pub(crate) fn cut(&mut self, from: usize, to: usize) {
         self.cuts.push((from, to));
         self.rule("add", from, to);
-    }
-
-    /// Loses all that these hosts send to each other.
-    pub(crate) fn cut_both(&mut self, one: usize, other: usize) {
-        self.cut(one, other);
-        self.cut(other, one);
     }
 
     /// Loses nothing any more.
@@ -129,56 +120,9 @@ impl Network {
         ];
         assert!(ip(&rule), "{rule:?}");
     }
-
-    /// Makes what a host sends slow. `false`: this kernel cannot.
-    pub(crate) fn slow_down(&self, host: usize) -> bool {
-        let namespace = self.namespace(host);
-        run(
-            "tc",
-            &[
-                "-n", &namespace, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", SLOW_RATE,
-                "burst", "4kb", "latency", "400ms",
-            ],
-        )
-        .is_some()
-    }
-
-    /// How many packets had to wait.
-    pub(crate) fn slowed_packets(&self, host: usize) -> u64 {
-        let namespace = self.namespace(host);
-        let shown = run(
-            "tc",
-            &["-n", &namespace, "-s", "qdisc", "show", "dev", "eth0"],
-        );
-        let shown = shown.expect("it was slowed down");
-        let mut words = shown
-            .split_whitespace()
-            .skip_while(|&word| word != "overlimits");
-        words
-            .nth(1)
-            .and_then(|count| count.parse().ok())
-            .expect("tc says")
-    }
-
-    pub(crate) fn speed_up(&self, host: usize) {
-        let namespace = self.namespace(host);
-        let sped_up = run(
-            "tc",
-            &["-n", &namespace, "qdisc", "delete", "dev", "eth0", "root"],
-        );
-        assert!(sped_up.is_some());
-    }
 }
 
 fn ip(arguments: &[&str]) -> bool {
-    run("ip", arguments).is_some()
-}
-
-/// What a program prints, if it succeeds.
-fn run(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = Command::new("ip").args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
 }

@@ -1,11 +1,11 @@
 //! Stores that do not hear each other. Clients and the placement driver reach all of them all the time.
 
-use crate::harness::{found, skipped};
+use crate::harness::found;
 use crate::run::Run;
-use crate::stores::{Setup, Stores};
+use crate::stores::{LinkKind, Setup, Stores};
 
 const SETUP: Setup = Setup {
-    network: true,
+    links: Some(LinkKind::Any),
     shim: false,
     clock_rate: None,
     disk_mib: None,
@@ -22,12 +22,12 @@ async fn leaders_are_cut_off_from_all_others() {
         run.dwell().await;
         let (leader, term) = run.stores.leader().await;
         for other in Stores::others(leader) {
-            run.stores.network().cut_both(leader, other);
+            run.stores.links().cut_both(leader, other);
         }
         let (next, _) = run.stores.leader_after(term).await;
         assert_ne!(next, leader);
         run.dwell().await;
-        run.stores.network().mend();
+        run.stores.links().mend();
         run.load.goes_on().await;
         run.stores.all_serve().await;
     }
@@ -44,12 +44,12 @@ async fn leaders_are_not_heard_but_hear_others() {
         run.dwell().await;
         let (leader, term) = run.stores.leader().await;
         for other in Stores::others(leader) {
-            run.stores.network().cut(leader, other);
+            run.stores.links().cut(leader, other);
         }
         let (next, _) = run.stores.leader_after(term).await;
         assert_ne!(next, leader);
         run.dwell().await;
-        run.stores.network().mend();
+        run.stores.links().mend();
         run.load.goes_on().await;
         run.stores.all_serve().await;
     }
@@ -67,7 +67,7 @@ async fn followers_are_cut_off_from_all_others() {
         let (leader, _) = run.stores.leader().await;
         let [follower, _] = Stores::others(leader);
         for other in Stores::others(follower) {
-            run.stores.network().cut_both(follower, other);
+            run.stores.links().cut_both(follower, other);
         }
         let cut_off = &run.stores.nodes[follower];
         let log_start = cut_off.log().len();
@@ -79,7 +79,7 @@ async fn followers_are_cut_off_from_all_others() {
         };
         found("it notices", notices).await;
         run.dwell().await;
-        run.stores.network().mend();
+        run.stores.links().mend();
         run.stores.all_serve().await;
     }
     run.end().await;
@@ -101,7 +101,7 @@ async fn all_followers_restart_while_their_leader_is_cut_off() {
         run.dwell().await;
         let (leader, term) = run.stores.leader().await;
         for other in Stores::others(leader) {
-            run.stores.network().cut_both(leader, other);
+            run.stores.links().cut_both(leader, other);
         }
         for other in Stores::others(leader) {
             run.stores.nodes[other].kill();
@@ -110,7 +110,7 @@ async fn all_followers_restart_while_their_leader_is_cut_off() {
         let (next, _) = run.stores.leader_after(term).await;
         assert_ne!(next, leader);
         run.dwell().await;
-        run.stores.network().mend();
+        run.stores.links().mend();
         run.load.goes_on().await;
         run.stores.all_serve().await;
     }
@@ -118,21 +118,27 @@ async fn all_followers_restart_while_their_leader_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_leaders_send_is_slow() {
-    let Some(mut run) = Run::begin("what_leaders_send_is_slow", SETUP).await else {
+async fn what_leaders_send_to_others_is_slow() {
+    let setup = Setup {
+        links: Some(LinkKind::Proxies),
+        ..SETUP
+    };
+    let name = "what_leaders_send_to_others_is_slow";
+    let Some(mut run) = Run::begin(name, setup).await else {
         return;
     };
     for _ in 0..Run::rounds() {
         run.dwell().await;
         let (leader, _) = run.stores.leader().await;
-        if !run.stores.network().slow_down(leader) {
-            return skipped("the kernel has no token bucket filter");
+        for other in Stores::others(leader) {
+            run.stores.links().slow_down(leader, other);
         }
         run.dwell().await;
         run.dwell().await;
-        assert!(run.stores.network().slowed_packets(leader) > 0);
-        run.stores.network().speed_up(leader);
+        run.stores.links().mend();
         run.load.goes_on().await;
     }
+    let delayed = run.stores.links().delayed();
+    assert!(delayed > 0, "nothing was slow");
     run.end().await;
 }

@@ -25,7 +25,7 @@ const CALLS_MIN: usize = 300;
 pub(crate) struct Run {
     name: &'static str,
     seed: u64,
-    random: fastrand::Rng,
+    pub(crate) random: fastrand::Rng,
     began: Instant,
     pub(crate) load: Load,
     pub(crate) stores: Stores,

@@ -11,7 +11,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{Node, connect, found};
 use crate::janitor::Janitor;
+use crate::links::Links;
 use crate::network::Network;
+use crate::proxies::Proxies;
 use crate::shim::{Shim, ShimLibrary};
 
 pub(crate) const STORES: usize = 3;
@@ -22,11 +24,14 @@ const PD_HOST: usize = STORES;
 /// Makes the stores break a promise: the value of `RDB_MUTANT` in their environment, see `rdb_raft::mutant`.
 const MUTANT: &str = "RDB_FAULTS_MUTANT";
 
+/// Has proxies used where namespaces could be, too.
+const PROXIES: &str = "RDB_FAULTS_PROXIES";
+
 /// What a run asks of its stores and of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Setup {
-    /// Network namespaces.
-    pub(crate) network: bool,
+    /// Links between stores that can be cut.
+    pub(crate) links: Option<LinkKind>,
     /// The shim in all stores.
     pub(crate) shim: bool,
     /// The rate of the first store's clock, if it is not right.
@@ -37,22 +42,33 @@ pub(crate) struct Setup {
     pub(crate) election_timeout_max_ms: Option<u64>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkKind {
+    /// Network namespaces where this process may make them, else proxies.
+    Any,
+    /// They can be slow, too.
+    Proxies,
+}
+
 pub(crate) struct Stores {
     pub(crate) pd: Node,
     pub(crate) nodes: Vec<Node>,
+    /// Where each is reached.
+    addresses: Vec<String>,
     /// Of each store, if it was asked for.
     pub(crate) shims: Vec<Shim>,
-    network: Option<Network>,
+    links: Option<Links>,
     janitor: Janitor,
 }
 
 impl Stores {
     /// Stores whose region has a leader, or what this machine lacks.
     pub(crate) async fn start(setup: Setup) -> Result<Self, &'static str> {
-        let (network, janitor) = Network::make(STORES + 1);
-        if setup.network && network.is_none() {
-            return Err("this process may not make network namespaces");
-        }
+        let network = Network::of(STORES + 1);
+        let janitor = Janitor::engage(&network.bridge(), &network.namespaces());
+        let wants_proxies =
+            setup.links == Some(LinkKind::Proxies) || std::env::var_os(PROXIES).is_some();
+        let network = Some(network).filter(|network| !wants_proxies && network.is_made());
         let directory = janitor.directory();
         let place = |node: Node, host| match &network {
             Some(network) => node.in_namespace(&network.namespace(host), &network.host(host)),
@@ -61,18 +77,12 @@ impl Stores {
         let pd = place(Node::placement_driver(directory.join("pd")), PD_HOST);
         let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
         pd.start_serving().await;
-        let needs_shim = setup.shim || setup.clock_rate.is_some();
-        let library = needs_shim.then(|| ShimLibrary::compile(directory));
-        let library = match library {
-            Some(None) => return Err("there is no C compiler"),
-            Some(library) => library,
-            None => None,
-        };
         let mut stores = Self {
             nodes: Vec::new(),
+            addresses: Vec::new(),
             shims: Vec::new(),
             pd,
-            network: None,
+            links: None,
             janitor,
         };
         for number in 0..STORES {
@@ -86,23 +96,55 @@ impl Stores {
             let store = Node::store(disk.join("data"), &stores.pd.address());
             let mut store = with_timing(place(store, number), setup);
             if let Ok(mutant) = std::env::var(MUTANT) {
-                store = store.with_environment("RDB_MUTANT", mutant);
+                store.set_environment("RDB_MUTANT", mutant);
             }
-            if let Some(library) = &library {
-                let rate = setup.clock_rate.filter(|_| number == 0).unwrap_or(1.0);
-                let shim = Shim::of(store.data_dir());
-                for (name, value) in shim.environment(library, rate) {
-                    store = store.with_environment(name, value);
-                }
-                stores.shims.push(shim);
-            }
-            store.start();
             stores.nodes.push(store);
         }
-        stores.network = network;
+        if (setup.shim || setup.clock_rate.is_some()) && !stores.load_shims(setup.clock_rate) {
+            return Err("there is no C compiler");
+        }
+        match (network, setup.links) {
+            (Some(network), _) => stores.links = Some(Links::Namespaces(network)),
+            (None, Some(_)) => stores.go_through_proxies().await,
+            (None, None) => {}
+        }
+        if stores.addresses.is_empty() {
+            stores.addresses = stores.nodes.iter().map(Node::address).collect();
+        }
+        for store in &mut stores.nodes {
+            store.start();
+        }
         stores.all_serve().await;
         stores.leader().await;
         Ok(stores)
+    }
+
+    /// `false`: there is no C compiler.
+    fn load_shims(&mut self, clock_rate: Option<f64>) -> bool {
+        let Some(library) = ShimLibrary::compile(self.janitor.directory()) else {
+            return false;
+        };
+        for (number, store) in self.nodes.iter_mut().enumerate() {
+            let rate = clock_rate.filter(|_| number == 0).unwrap_or(1.0);
+            let shim = Shim::of(store.data_dir());
+            for (name, value) in shim.environment(&library, rate) {
+                store.set_environment(name, value);
+            }
+            self.shims.push(shim);
+        }
+        true
+    }
+
+    async fn go_through_proxies(&mut self) {
+        let stores = self.nodes.iter();
+        let stores = stores.map(|store| (store.data_dir().to_owned(), store.address()));
+        let proxies = Proxies::open(&stores.collect::<Vec<_>>()).await;
+        for (number, store) in self.nodes.iter_mut().enumerate() {
+            let address = proxies.address(number);
+            store.set_environment("RDB_SERVER_ADVERTISE_ADDR", &address);
+            self.addresses.push(address);
+        }
+        self.links = Some(Links::Proxies(proxies));
     }
 
     /// Where a store keeps its data directory.
@@ -130,8 +172,8 @@ impl Stores {
         status.expect("mount worked before").status.success()
     }
 
-    pub(crate) fn network(&mut self) -> &mut Network {
-        self.network.as_mut().expect("the setup asks for it")
+    pub(crate) fn links(&mut self) -> &mut Links {
+        self.links.as_mut().expect("the setup asks for it")
     }
 
     pub(crate) async fn all_serve(&mut self) {
@@ -156,9 +198,9 @@ impl Stores {
             let route = self.route().await?;
             let leader = route.leader.filter(|_| route.term > term)?;
             let number = self
-                .nodes
+                .addresses
                 .iter()
-                .position(|store| store.address() == leader.address);
+                .position(|address| *address == leader.address);
             Some((number.expect("one of them"), route.term))
         };
         found("a store leads", told).await

@@ -22,6 +22,7 @@ pub(crate) use cluster::Cluster;
 pub(crate) use directory::copy_directory;
 pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};
+#[allow(unused_imports, reason = "the fault suite makes networks by it")]
 pub(crate) use ports::Port;
 pub(crate) use skipping::skipped;
 
