@@ -62,6 +62,7 @@ hunt() {
     RDB_FAULTS_MUTANT=$mutant cargo test "${WORKSPACE[@]}" --test faults -- "$run" >"$log" 2>&1 || true
     if grep -q '^VIOLATION' "$log"; then
       row "$mutant" "$run" "noticed in run $try" "$began"
+      remove_history "$log"
       return
     fi
     # Such as a name that no test has.
@@ -69,6 +70,12 @@ hunt() {
   done
   row "$mutant" "$run" UNNOTICED "$began"
   survivors=$((survivors + 1))
+}
+
+remove_history() {
+  local history
+  history=$(sed -n 's/^The history is in \(.*\)\. To check it again:$/\1/p' "$1")
+  [[ -z $history ]] || rm -f "$history"
 }
 
 row() {

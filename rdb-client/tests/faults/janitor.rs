@@ -12,7 +12,8 @@ pub(crate) struct Janitor {
     directory: PathBuf,
 }
 
-/// Waits until standard input is closed. The arguments are the directory, a bridge, and namespaces.
+/// Waits until standard input is closed. The arguments are the directory, a bridge, and namespaces. The names of links begin with
+/// that of the bridge.
 const CLEAR_UP: &str = r#"
 trap '' HUP INT TERM
 read -r _
@@ -26,7 +27,10 @@ done
 for namespace in "$@"; do
   ip netns delete "$namespace"
 done
-ip link delete "$bridge"
+# A namespace can live on for a while by the connections of processes that were killed.
+for link in /sys/class/net/"$bridge"*; do
+  ip link delete "${link##*/}"
+done
 for mounted in "$directory"/*; do
   umount --lazy "$mounted"
 done
