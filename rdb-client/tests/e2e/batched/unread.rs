@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rdb_proto::transport::limits::SEND_STALL_TIMEOUT;
-use tonic::Code;
 
 use crate::batched::raw_stream::{RawStream, found_value, get};
 use crate::harness::{Cluster, HANG_GUARD, connect};
@@ -56,9 +55,8 @@ async fn answers_that_nobody_reads_are_not_made() {
     match end {
         None => stream.assert_ended().await,
         Some(reset) => {
-            assert_eq!(reset.code(), Code::Cancelled, "{reset:?}");
             let unread = began.elapsed();
-            assert!(unread >= SEND_STALL_TIMEOUT, "given up after {unread:?}");
+            assert!(unread >= SEND_STALL_TIMEOUT, "after {unread:?}: {reset:?}");
         }
     }
 }
