@@ -94,8 +94,11 @@ impl Network {
 
     /// Loses all that one host sends to another.
     pub(crate) fn cut(&mut self, from: usize, to: usize) {
-        self.cuts.push((from, to));
-        self.rule("add", from, to);
+        // A rule cannot be added twice.
+        if !self.cuts.contains(&(from, to)) {
+            self.cuts.push((from, to));
+            self.rule("add", from, to);
+        }
     }
 
     /// Loses nothing any more.
