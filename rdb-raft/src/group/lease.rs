@@ -32,6 +32,7 @@ use tokio::runtime::Handle;
 use super::lasting::Lasting;
 use super::state::ending;
 use super::{Ended, Fatal, Raft, RaftMetrics};
+use crate::mutant::Mutant;
 use crate::timing::Timing;
 use crate::types::{TypeConfig, Vote};
 
@@ -107,7 +108,9 @@ impl Lease {
             Ok(()) => {
                 metrics.state == ServerState::Leader
                     && metrics.vote == Vote::new_committed(served_term, metrics.id)
-                    && (is_sole_voter(&metrics) || self.is_live(&metrics))
+                    && (is_sole_voter(&metrics)
+                        || self.is_live(&metrics)
+                        || Mutant::ReadWithoutLease.is_on())
                     && !self.is_suspended(served_term)
             }
             // Its log has failed. It can no longer write, and nobody else can lead.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rdb_raft::encoding::{log_id, stored_membership};
 use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
+use rdb_raft::mutant::Mutant;
 use rdb_raft::{Answer, Content, Entry, LogId, Membership, StoreNode};
 use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 use rdb_storage::{
@@ -183,8 +184,13 @@ fn log_entry(entry: &Entry) -> io::Result<LogEntry> {
             LogChange::Membership(RegionMembership { record, peers })
         }
     };
+    let position = if Mutant::DropPosition.is_on() {
+        LogId::new_term_index(0, 0)
+    } else {
+        entry.log_id
+    };
     Ok(LogEntry {
-        position: log_id::encode(&entry.log_id).to_vec().into(),
+        position: log_id::encode(&position).to_vec().into(),
         change,
     })
 }
