@@ -63,10 +63,10 @@ impl Transport {
         Self(Arc::new(Links { dialer, links }))
     }
 
-    /// Connects to stores, without anything to send: so that each learns of the other's start.
+    /// Connects to stores, as soon as they are there, without anything to send: so that each learns of the other's start.
     pub fn greet(&self, store_ids: impl IntoIterator<Item = u64>) {
         for store_id in store_ids {
-            self.link(store_id).want();
+            self.link(store_id).greet();
         }
     }
 

@@ -1,6 +1,7 @@
 //! The way to one other store: connects when somebody wants to send, again and again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -22,6 +23,8 @@ pub(super) struct Link {
     pub(super) store_id: u64,
     state: watch::Sender<State>,
     wanted: Notify,
+    /// Whether it has to connect once, though nobody has anything to send. Relaxed: the notification comes after it.
+    greets: AtomicBool,
 }
 
 enum State {
@@ -37,6 +40,7 @@ impl Link {
             store_id,
             state: watch::Sender::new(State::Pending("it was not connected before".into())),
             wanted: Notify::new(),
+            greets: AtomicBool::new(false),
         }
     }
 
@@ -88,8 +92,9 @@ impl Link {
         }
     }
 
-    /// Lets it connect, for whom it may concern.
-    pub(super) fn want(&self) {
+    /// Lets it connect, as often as that takes.
+    pub(super) fn greet(&self) {
+        self.greets.store(true, Ordering::Relaxed);
         self.wanted.notify_one();
     }
 
@@ -102,6 +107,7 @@ impl Link {
             self.wanted.notified().await;
             let ended = match dialer.dial(self.store_id).await {
                 Ok(open) => {
+                    self.greets.store(false, Ordering::Relaxed);
                     let (store_id, began) = (self.store_id, Instant::now());
                     tracing::info!(store_id, "connected to another store");
                     self.state
@@ -131,6 +137,9 @@ impl Link {
             sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
             self.state.send_replace(State::Pending(cause));
+            if self.greets.load(Ordering::Relaxed) {
+                self.wanted.notify_one();
+            }
         }
     }
 

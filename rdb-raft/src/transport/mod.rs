@@ -34,8 +34,9 @@
 //!   remembered durably before the stream is accepted. Streams of the earlier one end.
 //! - The store that calls says which start of the other one it has met. So a store learns that its directory is old from the
 //!   first store that knows better, whichever of the two calls. It then ends for good.
-//! - A store greets all others with which it has a group, when it starts and again when its start was accepted. So others know
-//!   of a start soon after it was accepted, and an old directory mostly meets somebody who knows before its quarantine is over.
+//! - A store greets all others with which it has a group as soon as they are there: when it starts, and again when its start was
+//!   accepted. So others know of a start soon after that, and an old directory mostly meets somebody who knows before its
+//!   quarantine is over.
 //!
 //! This does not rule out:
 //!

@@ -99,6 +99,22 @@ async fn a_stream_of_garbage_is_refused_and_others_are_served() {
     store.stop().await;
 }
 
+/// Opens the device again, also when a test fails: the thread of the log would never end.
+struct Standstill(Arc<TestDevice>);
+
+impl Standstill {
+    fn of(device: &Arc<TestDevice>) -> Self {
+        device.writes.close();
+        Self(Arc::clone(device))
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        self.0.writes.open();
+    }
+}
+
 /// Sessions that nobody waits for have tasks, and openraft has their entries.
 #[tokio::test]
 async fn a_stream_holds_no_more_than_it_may_while_the_log_stands_still() {
@@ -109,7 +125,7 @@ async fn a_stream_holds_no_more_than_it_may_while_the_log_stands_still() {
     let mut calling = Calling::start(&address, true).await;
     let first = calling.ask(vec![item(1, 0, entries(0, &["a"]))]).await;
     assert!(is_appended(&first[0]));
-    device.writes.close();
+    let standstill = Standstill::of(&device);
     // Each begins a session. The last one is the only one that is answered in any case.
     let sessions = 2 * RAFT_ITEMS_MAX as u64;
     let envelopes = calling.envelopes.clone();
@@ -131,7 +147,7 @@ async fn a_stream_holds_no_more_than_it_may_while_the_log_stands_still() {
         taken >= CONNECTION_BYTES_MAX
     })
     .await;
-    device.writes.open();
+    drop(standstill);
     let answered = async {
         loop {
             let reply = calling.replies.message().await.unwrap().unwrap();

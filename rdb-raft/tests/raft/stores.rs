@@ -1,6 +1,7 @@
 //! Stores in one process that reach each other over loopback, each through a proxy of its own.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,17 +36,33 @@ pub(crate) const TIMING: Timing = Timing {
 
 /// Where a store believes the others to be.
 #[derive(Default)]
-pub(crate) struct Addresses(Mutex<HashMap<u64, String>>);
+pub(crate) struct Addresses {
+    known: Mutex<HashMap<u64, String>>,
+    /// How often one was asked for.
+    asked: AtomicUsize,
+}
 
 impl Addresses {
     pub(crate) fn of(addresses: impl IntoIterator<Item = (u64, String)>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(addresses.into_iter().collect())))
+        Arc::new(Self {
+            known: Mutex::new(addresses.into_iter().collect()),
+            asked: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn tell(&self, store_id: u64, address: String) {
+        self.known.lock().unwrap().insert(store_id, address);
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
 impl AddressBook for Addresses {
     fn address(&self, store_id: u64) -> BoxFuture<'_, Option<String>> {
-        let address = self.0.lock().unwrap().get(&store_id).cloned();
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let address = self.known.lock().unwrap().get(&store_id).cloned();
         ready(address).boxed()
     }
 }

@@ -32,7 +32,7 @@ use crate::entries::{entry, log_id};
 use crate::payloads::Payloads;
 use crate::scripted::{self, Scripted};
 use crate::stores::{Addresses, CLUSTER_ID, GROUP_ID, Store, TIMING, first_start, identity};
-use crate::voters::GUARD;
+use crate::voters::{GUARD, wait_until};
 
 type Append = AppendEntriesRequest<TypeConfig>;
 type Answered = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -699,5 +699,23 @@ async fn a_store_that_has_registered_says_so_to_those_it_is_connected_to() {
     met.await.expect("the other store meets it in time");
     let reached = timeout(GUARD, async { while beat().await.is_err() {} });
     reached.await.expect("it is reached again");
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_is_greeted_as_soon_as_it_is_there() {
+    let (store, address) = served().await;
+    let starts = Starts::new(2, BTreeMap::new(), |_| Ok(()));
+    let addresses = Addresses::of([]);
+    let transport = Transport::new(identity(1), TIMING, Arc::clone(&addresses) as _, starts);
+    transport.greet([2]);
+    wait_until("several attempts fail", || addresses.asked() > 2).await;
+    addresses.tell(2, address.clone());
+    let is_met = async || {
+        let earlier = Calling::greet(&address, true, hello()).await;
+        earlier.is_err_and(|refused| refused.code() == Code::AlreadyExists)
+    };
+    let met = timeout(GUARD, async { while !is_met().await {} });
+    met.await.expect("it is greeted in time");
     store.stop().await;
 }

@@ -82,7 +82,10 @@ async fn a_check_of_a_sole_replica_succeeds_and_one_without_an_answer_names_the_
     client.raw_put("a", "12").await.expect("put");
     client.cas_put("b", 0, "345").await.expect("swapped");
     let rdbctl = Rdbctl::of(&cluster);
-    let check = async || rdbctl.run(["region", "check", "-o", "json"]).await;
+    let check = async || {
+        let check = ["region", "check", "-o", "json", "--timeout", "10m"];
+        rdbctl.run(check).await
+    };
     let checked = check().await;
     assert_exit(&checked, DONE, "region check");
     let rows = objects(&checked);
