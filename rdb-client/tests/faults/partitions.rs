@@ -18,7 +18,7 @@ async fn leaders_are_cut_off_from_all_others() {
     let Some(mut run) = Run::begin(name, SETUP).await else {
         return;
     };
-    for _ in 0..2 * Run::rounds() {
+    for _ in 0..Run::rounds() {
         run.dwell().await;
         let (leader, term) = run.stores.leader().await;
         for other in Stores::others(leader) {

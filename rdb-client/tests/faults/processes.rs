@@ -26,7 +26,7 @@ async fn leaders_stand_still_for_longer_than_their_lease() {
     let Some(mut run) = Run::begin(name, Setup::default()).await else {
         return;
     };
-    for _ in 0..2 * Run::rounds() {
+    for _ in 0..Run::rounds() {
         run.dwell().await;
         let (leader, term) = run.stores.leader().await;
         run.stores.nodes[leader].pause();
