@@ -1,12 +1,12 @@
 //! Where the other stores are.
 //!
-//! The placement driver tells. What it told last is kept in a file of the data directory, so that stores find each other again
+//! The placement driver tells, one that takes the heartbeats of this store: another may be of another cluster. What it told last is kept in a file of the data directory, so that stores find each other again
 //! while no placement driver answers. The file is only a hint: a store that has moved is asked for under its old address, refuses
 //! by name whoever means another, and the placement driver knows the new one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -14,6 +14,7 @@ use std::sync::{PoisonError, RwLock};
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use rdb_raft::transport::AddressBook;
+use rdb_storage::replace_file;
 
 /// The file: a line `ID ADDRESS` for each store.
 const FILE: &str = "stores";
@@ -71,13 +72,9 @@ impl Addresses {
             known.clone_from(&stores);
             self.is_kept.store(false, Ordering::Relaxed);
         }
-        let new = self.file.with_extension("new");
-        let mut file = File::create(&new)?;
-        for (store_id, address) in &stores {
-            writeln!(file, "{store_id} {address}")?;
-        }
-        file.sync_all()?;
-        fs::rename(new, &self.file)?;
+        let lines = stores.iter();
+        let lines = lines.map(|(store_id, address)| format!("{store_id} {address}\n"));
+        replace_file(&self.file, lines.collect::<String>().as_bytes())?;
         self.is_kept.store(true, Ordering::Relaxed);
         Ok(())
     }

@@ -108,7 +108,8 @@ pub struct Config {
 
     /// Cut the write-ahead log of a data directory that is refused as damaged: keep what comes before the damage, DROP EVERY
     /// WRITE AFTER IT, acknowledged ones among them, say how much that is, and exit without serving. An undamaged log is left
-    /// alone. Copy the directory first; for when there is no better copy.
+    /// alone, and a directory with a region that other stores hold, too, is refused. Copy the directory first; for when there is
+    /// no better copy.
     #[arg(long)]
     pub repair_wal: bool,
 }

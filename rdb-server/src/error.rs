@@ -39,13 +39,15 @@ pub enum ServerError {
         /// Why not.
         cause: String,
     },
-    /// The Raft log of a region and its data do not belong together.
-    #[error("region {region_id}: {cause}{UNCHANGED}")]
+    /// The Raft log of a region and its data do not belong together, or one of them is damaged.
+    #[error("region {region_id}: {cause}{next}", next = if *.has_others { REPLACE } else { UNCHANGED })]
     RegionDamaged {
         /// The region.
         region_id: u64,
         /// What does not fit.
         cause: String,
+        /// Whether other stores hold the region, too.
+        has_others: bool,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
@@ -63,6 +65,17 @@ pub enum ServerError {
     Refused {
         /// What it said.
         cause: String,
+    },
+    /// This store has started later from another directory.
+    #[error(
+        "store {by_store} has met a later start of this store, so this data directory is an older copy: it lacks votes and writes \
+         that this store has acknowledged, and must not take part again\nServe the newest directory of this store. If that is \
+         lost, leave this store stopped, and the others serve without it. Once its peers are removed, a store with an empty \
+         directory can take its place."
+    )]
+    Outdated {
+        /// Who has met it.
+        by_store: u64,
     },
     /// One of the process's own tasks panicked.
     #[error("a task of the server panicked")]
@@ -88,7 +101,10 @@ impl ProcessError for ServerError {
         match self {
             Self::Config(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
-            Self::Open(_) | Self::RegionDamaged { .. } | Self::Refused { .. } => Failure::Refused,
+            Self::Open(_)
+            | Self::RegionDamaged { .. }
+            | Self::Refused { .. }
+            | Self::Outdated { .. } => Failure::Refused,
             Self::Storage(_)
             | Self::Log(_)
             | Self::Region { .. }
@@ -99,7 +115,13 @@ impl ProcessError for ServerError {
     }
 }
 
-const UNCHANGED: &str = "\nNothing was changed. Copy the directory before anything else, and restore an older copy if there is one.";
+const UNCHANGED: &str = "\nNothing was changed. Copy the directory before anything else, and restore an older copy if there is one. If other \
+                         stores hold its regions, too, leave this store stopped instead.";
+
+/// An older copy would have forgotten what this store has promised to the others.
+const REPLACE: &str = "\nThe other stores hold the region. Leave this store stopped, and they serve the region without it. Do not \
+                       start it from an older copy. Once its peer is removed from the region, a store with an empty directory can \
+                       take its place.";
 
 /// What the operator of a damaged directory can do.
 fn next_step(error: &OpenError) -> &'static str {
@@ -110,7 +132,7 @@ fn next_step(error: &OpenError) -> &'static str {
         } => {
             "\nNothing was changed. Copy the directory before anything else. If there is an older copy, decide which one to \
              serve. `rdb-server --repair-wal` cuts the log at its damage: every write after that is lost, acknowledged ones \
-             among them."
+             among them. If other stores hold its regions, too, leave this store stopped instead."
         }
         OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => UNCHANGED,
         _ => "",

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod checks;
 mod config;
 mod error;
 mod placement;
@@ -25,6 +26,7 @@ mod result_sizes;
 mod router;
 mod server;
 mod service;
+mod starts;
 
 pub use config::{Config, ConfigError, ServeFlags};
 pub use error::ServerError;

@@ -4,7 +4,7 @@
 //! state column family. From then on these are authoritative, and [`Regions::restore`] lets the store serve before it has
 //! reached the placement driver.
 //!
-//! Each start of the process is an *incarnation*, a random number. It registers twice. The placement driver accepts a start
+//! Each start of the process is an *incarnation*, see [`Identity::next_incarnation`]. It registers twice. The placement driver accepts a start
 //! that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A
 //! store without regions gets them, and serves, only after that. So of a data directory and its copy only one is accepted.
 //!
@@ -22,7 +22,7 @@ use rdb_proto::pdpb::{
 };
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_storage::{Identity, Storage, StorageStats, random_id};
+use rdb_storage::{Identity, Storage, StorageStats};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
@@ -101,7 +101,7 @@ impl Placement {
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
-            incarnation: random_id()?,
+            incarnation: storage.identity().next_incarnation()?,
             storage,
             regions,
             registered,
@@ -118,8 +118,11 @@ impl Placement {
         loop {
             // What changes while the heartbeat is made is in the next one.
             groups.borrow_and_update();
-            let pause = self.heartbeat().await?;
-            self.learn_addresses().await?;
+            let answered = self.heartbeat().await?;
+            if answered.is_some() {
+                self.learn_addresses().await?;
+            }
+            let pause = answered.unwrap_or(HEARTBEAT_DEFAULT);
             sleep(HEARTBEAT_MIN).await;
             tokio::select! {
                 () = sleep(pause - HEARTBEAT_MIN) => {}
@@ -214,7 +217,11 @@ impl Placement {
         let kept =
             spawn_blocking(move || storage.assign(cluster_id, Some(store_id), Some(incarnation)));
         match kept.await? {
-            Ok(()) => Ok(Ok(())),
+            Ok(()) => {
+                let kept = self.storage.identity().start();
+                self.regions.starts().set_own(kept);
+                Ok(Ok(()))
+            }
             Err(error @ rdb_storage::Error::Io { .. }) => Ok(Err(error.to_string())),
             Err(error) => Err(error.into()),
         }
@@ -234,9 +241,9 @@ impl Placement {
         Ok(())
     }
 
-    /// Sends one heartbeat and returns the pause until the next. Fails when another process has taken this store's id: the
-    /// placement driver accepted it while it could not hear this one.
-    async fn heartbeat(&mut self) -> Result<Duration, ServerError> {
+    /// Sends one heartbeat and returns the pause until the next. `None`: the placement driver did not take it. Fails when another
+    /// process has taken this store's id: the placement driver accepted it while it could not hear this one.
+    async fn heartbeat(&mut self) -> Result<Option<Duration>, ServerError> {
         let (leads, region_count) = self.regions.report().await;
         let status = match self.try_heartbeat(leads, region_count).await {
             Ok(response) => {
@@ -244,7 +251,7 @@ impl Placement {
                     self.regions.adopt(response.regions).await?;
                 }
                 let interval = Duration::from_millis(response.interval_ms);
-                return Ok(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX));
+                return Ok(Some(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)));
             }
             Err(status) => status,
         };
@@ -255,7 +262,7 @@ impl Placement {
         if self.take_log_turn() {
             tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
         }
-        Ok(HEARTBEAT_DEFAULT)
+        Ok(None)
     }
 
     async fn try_heartbeat(
@@ -284,7 +291,8 @@ impl Placement {
             .await
     }
 
-    /// Asks where the other stores are, if somebody wants to connect to one. Its failure is that of the next heartbeat.
+    /// Asks the placement driver that has taken the last heartbeat where the other stores are, if somebody wants to connect to
+    /// one. Its failure is that of the next heartbeat.
     async fn learn_addresses(&mut self) -> Result<(), ServerError> {
         if !self.regions.addresses().were_wanted() {
             return Ok(());

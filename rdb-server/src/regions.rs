@@ -5,6 +5,8 @@
 //! before there were groups get theirs when they are opened, and their data lies below the log.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use rdb_proto::metapb::Region;
 use rdb_proto::pdpb::RegionReport;
 use rdb_raft::group::{GroupState, LeadError};
 use rdb_raft::log::LogHealth;
-use rdb_raft::transport::{PeerService, StoreIdentity, Transport};
+use rdb_raft::transport::{PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, OpenError, Timing};
 use rdb_storage::{Durability, LogDatabase, RegionDescriptor, Storage, WriteHealth};
 use tokio::runtime::Handle;
@@ -22,11 +24,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::addresses::Addresses;
+use crate::checks::Checks;
 use crate::error::ServerError;
 use crate::region::{
     Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire, to_wire,
 };
 use crate::router::{Membership, Router};
+use crate::starts::open_starts;
 
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -41,13 +45,37 @@ pub(crate) struct Regions {
     log: Arc<LogDatabase>,
     node: Arc<Node>,
     router: Router,
+    checks: Arc<Checks>,
     addresses: Arc<Addresses>,
+    starts: Arc<Starts>,
+    /// By region.
+    damaged: watch::Sender<BTreeMap<u64, Damage>>,
     /// Who this store is, once it has registered.
     identity: Arc<OnceLock<StoreIdentity>>,
     /// The ways to other stores, from then on.
     transport: OnceLock<Transport>,
     /// By the region's id. Held while regions are opened.
     proposers: Mutex<BTreeMap<u64, Arc<Proposer>>>,
+}
+
+/// Damaged data, which keeps the log of a region from being applied.
+#[derive(Debug, Clone)]
+pub(crate) struct Damage {
+    cause: String,
+    /// Whether other stores hold the region, too.
+    has_others: bool,
+}
+
+impl Damage {
+    /// What can be done.
+    pub(crate) fn error(&self, region_id: u64) -> ServerError {
+        let Self { cause, has_others } = self.clone();
+        ServerError::RegionDamaged {
+            region_id,
+            cause,
+            has_others,
+        }
+    }
 }
 
 impl Regions {
@@ -61,10 +89,12 @@ impl Regions {
     ) -> Result<Self, ServerError> {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
-            let addresses = Addresses::open(&of_log.directory());
-            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses))
+            let directory = of_log.directory();
+            let addresses = Addresses::open(&directory);
+            let starts = open_starts(&directory, of_log.identity().start());
+            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses, starts))
         });
-        let (log, addresses) = opened.await??;
+        let (log, addresses, starts) = opened.await??;
         let log = Arc::new(log);
         let node = Arc::new(Node::start_keeping(
             log_bytes_max,
@@ -72,12 +102,15 @@ impl Regions {
             Arc::clone(&log) as _,
         )?);
         Ok(Self {
+            checks: Arc::new(Checks::new(storage.clone())),
             storage,
             durability,
             log,
             node,
             router,
             addresses: Arc::new(addresses),
+            starts,
+            damaged: watch::Sender::default(),
             identity: Arc::default(),
             transport: OnceLock::new(),
             proposers: Mutex::default(),
@@ -86,7 +119,18 @@ impl Regions {
 
     /// What other stores call.
     pub(crate) fn peer_service(&self) -> PeerService {
-        PeerService::new(Arc::clone(&self.identity), Arc::clone(&self.node))
+        let (identity, starts) = (Arc::clone(&self.identity), Arc::clone(&self.starts));
+        PeerService::new(identity, Arc::clone(&self.node), starts)
+    }
+
+    /// Which starts of stores are known.
+    pub(crate) fn starts(&self) -> &Starts {
+        &self.starts
+    }
+
+    /// The checks of the regions.
+    pub(crate) fn checks(&self) -> &Arc<Checks> {
+        &self.checks
     }
 
     /// Where other stores are.
@@ -110,6 +154,9 @@ impl Regions {
         let has_regions = !stored.is_empty();
         let mut handles = Vec::with_capacity(stored.len());
         self.bootstrap(stored.clone()).await?;
+        let peers = stored.iter().flat_map(|region| &region.peers);
+        let others = peers.map(|peer| peer.store_id).filter(|id| *id != store_id);
+        self.transport(identity).greet(others);
         for region in stored {
             let proposer = self.proposer(identity, &region).await?;
             let handle = RegionHandle::new(to_wire(region), proposer, &self.storage);
@@ -141,6 +188,11 @@ impl Regions {
     /// What is known of the groups, by the ids of their regions.
     pub(crate) fn states(&self) -> watch::Receiver<BTreeMap<u64, GroupState>> {
         self.node.states()
+    }
+
+    /// Which regions have data that is damaged, by their ids.
+    pub(crate) fn damaged(&self) -> watch::Receiver<BTreeMap<u64, Damage>> {
+        self.damaged.subscribe()
     }
 
     /// What the placement driver is told: the regions that this store leads, and how many it has.
@@ -219,6 +271,7 @@ impl Regions {
         // A group may wait for a write of the log, which may wait for a compaction.
         self.log.stop_compactions();
         runtime.block_on(self.node.shut_down());
+        runtime.block_on(self.checks.close());
         let flushed = self.storage.close();
         self.log.close()?;
         flushed
@@ -226,8 +279,8 @@ impl Regions {
 
     fn transport(&self, identity: StoreIdentity) -> &Transport {
         self.transport.get_or_init(|| {
-            let addresses = Arc::clone(&self.addresses);
-            Transport::new(identity, *self.node.timing(), addresses)
+            let (addresses, starts) = (Arc::clone(&self.addresses), Arc::clone(&self.starts));
+            Transport::new(identity, *self.node.timing(), addresses, starts)
         })
     }
 
@@ -268,24 +321,43 @@ impl Regions {
             .iter()
             .find(|peer| peer.store_id == identity.store_id);
         let peer = peer.ok_or_else(|| ServerError::region(region_id, cause))?;
-        if region.peers.len() > 1 && self.durability == Durability::Os {
+        let has_others = region.peers.len() > 1;
+        if has_others && self.durability == Durability::Os {
             let cause = "--durability=os: after a power cut this store would break what it has promised to the other stores of the \
                          region, and their data would differ; use --durability=sync";
             return Err(ServerError::region(region_id, cause));
         }
-        let machine = Arc::new(RegionMachine::new(region_id, self.storage.clone()));
+        let told = self.damaged.clone();
+        let tell = move |cause: &str| {
+            tracing::error!(region_id, cause, "the data of a region is damaged");
+            let cause = format!("its log cannot be applied: {cause}");
+            let damage = Damage { cause, has_others };
+            told.send_modify(|damaged| drop(damaged.insert(region_id, damage)));
+        };
+        let (storage, checks) = (self.storage.clone(), Arc::clone(&self.checks));
+        let machine = RegionMachine::new(region_id, storage, checks).telling_damage(tell);
         let network = self.transport(identity).network(region_id, peer.id);
+        let damaged = |cause: &dyn Display| {
+            let cause = cause.to_string();
+            Damage { cause, has_others }.error(region_id)
+        };
+        let machine = Arc::new(machine);
         let group = self.node.open(region_id, peer.id, machine, network).await;
         let group = group.map_err(|error| match error {
-            OpenError::Start(error) if error.is_damage() => ServerError::RegionDamaged {
-                region_id,
-                cause: error.to_string(),
-            },
+            OpenError::Start(error) if error.is_damage() => damaged(&error),
+            OpenError::Log { ref cause, .. } if cause.kind() == ErrorKind::InvalidData => {
+                damaged(&error)
+            }
             error => ServerError::region(region_id, error),
         })?;
         match group.lead_alone().await {
             Ok(()) | Err(LeadError::NotSoleVoter) => {}
-            Err(LeadError::Ended(ended)) => return Err(ServerError::region(region_id, ended)),
+            Err(LeadError::Ended(ended)) => {
+                return Err(match self.damaged.borrow().get(&region_id) {
+                    Some(damage) => damage.error(region_id),
+                    None => ServerError::region(region_id, ended),
+                });
+            }
         }
         let addresses = Arc::clone(&self.addresses);
         let leadership = Leadership::new(region.clone(), peer.id, group, addresses);

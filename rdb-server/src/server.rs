@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rdb_proto::adminpb::region_admin_server::RegionAdminServer;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
+use rdb_proto::transport::{
+    HealthHandle, ServeOptions, Services, health, raise_open_files_limit, serve,
+};
 use rdb_raft::group::{GroupState, Leader};
 use rdb_raft::log::LogHealth;
 use rdb_storage::{Durability, Repair, Storage, WriteHealth};
@@ -22,9 +25,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
 use crate::placement::Placement;
-use crate::regions::Regions;
+use crate::regions::{Damage, Regions};
 use crate::router::Router;
-use crate::service::{BatchService, CasService, RawService};
+use crate::service::{BatchService, CasService, RawService, RegionAdminService};
 
 const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 
@@ -46,7 +49,12 @@ impl Server {
     /// [`ServerError`] when a setting is wrong, the directory cannot be opened, or the address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.validate()?;
-        let serve_options = config.serve.options().map_err(ConfigError::from)?;
+        let handed_over = CancellationToken::new();
+        let serve_options = ServeOptions {
+            store_connections_max: STORE_CONNECTIONS_MAX,
+            handed_over: Some(handed_over.clone()),
+            ..config.serve.options().map_err(ConfigError::from)?
+        };
         raise_open_files_limit(config.serve.connections_max);
         let (directory, options) = (config.data_dir.clone(), config.storage_options());
         let storage = spawn_blocking(move || Storage::open(directory, options)).await??;
@@ -89,6 +97,7 @@ impl Server {
             storage.write_health(),
             regions.log_health(),
             regions.states(),
+            regions.damaged(),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -96,19 +105,25 @@ impl Server {
         let cas = KvCasServer::new(CasService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let admin = RegionAdminService::new(router.clone(), Arc::clone(regions.checks()));
         let batch = KvBatchServer::new(BatchService::new(router));
         let services = Services::default()
             .add_service(raw)
             .add_service(cas)
             .add_service(batch)
+            .add_service(RegionAdminServer::new(admin))
             .add_service(regions.peer_service())
             .add_service(health_service);
         let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));
+        // Until this ends, other stores are served: they may need this one's vote to follow it.
+        let handed_over = handed_over.drop_guard();
         let placement = async move {
+            let _handed_over = handed_over;
             let ended = tokio::select! {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
                 () = of_drain.keep() => Ok(()),
+                by_store = of_drain.starts().outdated() => Err(ServerError::Outdated { by_store }),
                 () = until_drained.cancelled() => Ok(()),
             };
             until_drained.cancel();
@@ -186,12 +201,14 @@ async fn keep_health(
     mut write_health: watch::Receiver<WriteHealth>,
     mut log_health: watch::Receiver<LogHealth>,
     mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
+    mut damaged: watch::Receiver<BTreeMap<u64, Damage>>,
 ) {
     let mut was_serving = false;
     loop {
         let registered = *registration.borrow_and_update();
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
+            damage(&damaged.borrow_and_update()),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
             unserved(&groups.borrow_and_update()),
@@ -210,11 +227,19 @@ async fn keep_health(
             changed = write_health.changed() => changed,
             changed = log_health.changed() => changed,
             changed = groups.changed() => changed,
+            changed = damaged.changed() => changed,
         };
         if changed.is_err() {
             return;
         }
     }
+}
+
+/// Which region is damaged, if one is.
+fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
+    let (&region_id, damage) = damaged.first_key_value()?;
+    let told = damage.error(region_id).to_string();
+    Some(told.replace('\n', "; "))
 }
 
 /// Which region cannot be served, if one cannot.

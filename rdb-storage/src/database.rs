@@ -253,6 +253,19 @@ impl Opening<'_> {
         })
     }
 
+    /// Opens a database to read a column family of it. Changes nothing. What comes behind damage in its logs is not seen.
+    pub(crate) fn read(&self, family: &str) -> Result<DB, OpenError> {
+        let info_log = InfoLog::new(self.kind);
+        let refused = |error: rocksdb::Error| self.refused(&info_log, &error);
+        let mut options = self
+            .options(&info_log, Replay::Flush, false)
+            .map_err(&refused)?;
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_track_and_verify_wals_in_manifest(false);
+        let opened = DB::open_cf_for_read_only(&options, self.path(), [family], false);
+        opened.map_err(&refused)
+    }
+
     fn path(&self) -> PathBuf {
         self.directory.path().join(self.kind.folder())
     }

@@ -17,7 +17,7 @@ use crate::keys;
 use crate::log_database::bytes_to_apply;
 use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, read_options};
-use crate::region::RegionDescriptor;
+use crate::region::{RegionDescriptor, stored_regions};
 
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -114,6 +114,29 @@ impl Engine {
             disk_read_options: read_options(Tier::Disk),
             epochs: Mutex::default(),
             directory,
+        })
+    }
+
+    /// The regions of a database that is not open, whatever its write-ahead log is like. Changes nothing.
+    pub(crate) fn regions_of(
+        directory: &DataDirectory,
+        settings: &StorageOptions,
+    ) -> Result<Vec<RegionDescriptor>, OpenError> {
+        let opening = Opening {
+            directory,
+            kind: DatabaseKind::Data,
+            settings,
+            create: false,
+            background_jobs: BACKGROUND_JOBS,
+            later_bytes: 0,
+        };
+        let name = Family::RaftState.name();
+        let database = opening.read(name)?;
+        let family = database.cf_handle(name);
+        let family = family.expect("it was opened with the database");
+        stored_regions(&database, family).map_err(|error| OpenError::Io {
+            directory: directory.path().to_owned(),
+            cause: format!("reading its regions: {error}"),
         })
     }
 

@@ -217,6 +217,18 @@ pub enum OpenError {
         /// A file that holds a part of it.
         file: PathBuf,
     },
+    /// A log is to be cut, and other stores count on what this one has acknowledged in it.
+    #[error(
+        "region {region_id} in {directory} is on other stores, too: they count on writes and votes that a repair would cut off, so \
+         nothing was cut; leave this store stopped, and the others serve the region without it; once its peer is removed from \
+         the region, a store with an empty directory can take its place"
+    )]
+    Replicated {
+        /// The data directory.
+        directory: PathBuf,
+        /// The region.
+        region_id: u64,
+    },
     /// The file system failed.
     #[error("cannot open the data directory {directory}: {cause}")]
     Io {

@@ -10,22 +10,31 @@
 //! ```
 //!
 //! The last three lines are written once the placement driver has assigned or accepted them. Format 1 had no incarnation.
-//! Format 3 says that a log database was created beside the data, and nothing else: a directory without one is written with
+//! Format 3 says that there are writes in a log database beside the data, and nothing else: other directories are written with
 //! format 2, which older releases read. `initialized` becomes `yes` when RocksDB has been created. From then on, missing files
-//! of RocksDB are damage; those of the log database are from format 3 on. The file is replaced atomically: a new one is
-//! written, synced and renamed, and the directory is synced.
+//! of RocksDB are damage; those of the log database are from format 3 on. The file is replaced atomically
+//! ([`replace_file`]).
+//!
+//! # Incarnations
+//!
+//! Each start of a store that the placement driver accepts has an incarnation. Its upper half is the *number* of the start,
+//! which grows from one to the next, so that other stores can tell an older directory from a newer one. Its lower half is random,
+//! so that two starts of copies differ. Stores tell each other the number only: whoever knows the whole incarnation can speak to
+//! the placement driver for the store. The first number is random, too, since a new store has nothing else that tells it from
+//! other new ones.
 //!
 //! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fmt, str};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::durable_file::replace_file;
 use crate::error::{Error, OpenError};
 
 /// The identity file's name.
@@ -79,8 +88,29 @@ pub struct Identity {
     pub incarnation: Option<u64>,
     /// Whether RocksDB was created here.
     pub(crate) initialized: bool,
-    /// Whether a log database was created here.
+    /// Whether there are writes in a log database.
     pub(crate) has_log: bool,
+}
+
+impl Identity {
+    /// The number of the last start that the placement driver accepted. 0: none yet.
+    pub fn start(&self) -> u64 {
+        self.incarnation.map_or(0, |incarnation| incarnation >> 32)
+    }
+
+    /// An incarnation for the next start, never 0. Its number is above that of the last one.
+    ///
+    /// # Errors
+    ///
+    /// As [`random_id`].
+    pub fn next_incarnation(&self) -> Result<u64, Error> {
+        let random = random_id()?;
+        Ok(match self.incarnation {
+            // Half of the numbers are left for later starts.
+            None => random >> 1 | 1 << 32,
+            Some(_) => (self.start() + 1).min(u32::MAX.into()) << 32 | random >> 32,
+        })
+    }
 }
 
 /// A random id from the operating system, never 0. A generator that is seeded with the time since boot would give machines
@@ -162,7 +192,7 @@ impl DataDirectory {
         self.note(|identity| identity.initialized = true)
     }
 
-    /// Notes that a log database was created here.
+    /// Notes that the log database is about to be written to.
     pub(crate) fn note_log(&self) -> io::Result<()> {
         self.note(|identity| identity.has_log = true)
     }
@@ -228,12 +258,8 @@ impl DataDirectory {
 
     /// Replaces the identity file. When this returns, the new one is durable.
     fn write(&self, identity: Identity) -> io::Result<()> {
-        let temporary = self.path.join("flaredb.identity.new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(format_identity(&identity).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.path.join(IDENTITY_FILE))?;
-        File::open(&self.path)?.sync_all()
+        let file = self.path.join(IDENTITY_FILE);
+        replace_file(&file, format_identity(&identity).as_bytes())
     }
 
     fn lock_identity(&self) -> MutexGuard<'_, Identity> {
@@ -435,6 +461,31 @@ mod tests {
         let text = text.replace("format = 2", "format = 3");
         assert_eq!(format_identity(&with_log), text);
         assert_eq!(parse_identity(text.as_bytes()), Ok(with_log));
+    }
+
+    #[test]
+    fn the_numbers_of_starts_grow_and_incarnations_of_copies_differ() {
+        let mut identity = Identity {
+            role: Role::Server,
+            cluster_id: None,
+            store_id: None,
+            incarnation: None,
+            initialized: true,
+            has_log: true,
+        };
+        assert_eq!(identity.start(), 0);
+        for _ in 0..3 {
+            let copy = identity;
+            let earlier = identity.start();
+            let incarnation = identity.next_incarnation().expect("random numbers");
+            let of_copy = copy.next_incarnation().expect("random numbers");
+            assert_ne!(incarnation, of_copy);
+            identity.incarnation = Some(incarnation);
+            assert!(identity.start() > earlier);
+        }
+        // As releases wrote it that had no numbers.
+        identity.incarnation = Some(u64::MAX);
+        assert!(identity.next_incarnation().expect("random numbers") >> 32 >= identity.start());
     }
 
     #[test]

@@ -67,8 +67,10 @@
 
 mod applied;
 mod apply;
+mod checksum;
 mod command;
 mod database;
+mod durable_file;
 mod engine;
 mod error;
 mod identity;
@@ -92,8 +94,10 @@ mod stride;
 mod writer;
 
 pub use applied::AppliedState;
+pub use checksum::{RegionChecksum, RegionView};
 pub use command::{Command, Outcome};
 pub use database::DatabaseKind;
+pub use durable_file::replace_file;
 pub use error::{Error, Fate, OpenError};
 pub use identity::{Identity, Role, random_id};
 pub use log_database::{LogBatch, LogDatabase};

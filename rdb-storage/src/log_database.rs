@@ -55,8 +55,10 @@ pub struct LogDatabase {
     synced: WriteOptions,
     unsynced: WriteOptions,
     closed: AtomicBool,
+    /// Whether the identity file says that there is a log. Acquire and release: whoever finds it set writes after that.
+    is_noted: AtomicBool,
     /// Dropped last: RocksDB closes before the directory's lock is given back.
-    _directory: Arc<DataDirectory>,
+    directory: Arc<DataDirectory>,
 }
 
 /// Changes that are written together. A later one wins over an earlier one.
@@ -120,7 +122,6 @@ impl LogDatabase {
             write_buffer_bytes: settings.write_buffer_bytes.min(WRITE_BUFFER_BYTES_MAX),
         };
         let database = opening.open(vec![family], set_options)?;
-        directory.note_log().map_err(io_error)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(settings.durability == Durability::Sync);
         Ok(Self {
@@ -128,11 +129,12 @@ impl LogDatabase {
             synced,
             unsynced: WriteOptions::default(),
             closed: AtomicBool::new(false),
-            _directory: directory,
+            is_noted: AtomicBool::new(!is_missing),
+            directory,
         })
     }
 
-    /// Writes a batch. With `sync` it and all batches before it are durable when this returns, unless the storage has
+    /// Writes a batch. The first one is noted in the identity file before. With `sync` it and all batches before it are durable when this returns, unless the storage has
     /// [`Durability::Os`].
     ///
     /// # Errors
@@ -140,6 +142,7 @@ impl LogDatabase {
     /// [`Error::Undetermined`]. Write no more then: only the next open shows what was written. A sync that failed may succeed
     /// when it is tried again, without what the first one lost.
     pub fn write(&self, batch: LogBatch, sync: bool) -> Result<(), Error> {
+        self.note()?;
         let options = if sync { &self.synced } else { &self.unsynced };
         let written = self.database.write_opt(batch.0, options);
         written.map_err(|error| Error::Undetermined {
@@ -230,6 +233,20 @@ impl LogDatabase {
         let flushed = self.database.flush();
         self.database.stop_background_work();
         flushed.map_err(|error| Error::io("flushing the Raft log at close", error))
+    }
+
+    /// From the first write on, a log that is missing is damage. Before that, releases that do not know it can open the
+    /// directory, e.g. since the disk was too full for this one to begin.
+    fn note(&self) -> Result<(), Error> {
+        if self.is_noted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let noted = self.directory.note_log();
+        noted.map_err(|error| Error::Undetermined {
+            cause: format!("noting the Raft log in the identity file: {error}"),
+        })?;
+        self.is_noted.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn iterator(&self, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {

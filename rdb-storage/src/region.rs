@@ -1,6 +1,10 @@
 //! A region as the store keeps it. The store's own descriptors say which keys it holds.
 
 use bytes::Bytes;
+use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
+
+use crate::error::Error;
+use crate::keys;
 
 /// One replica of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,4 +30,21 @@ pub struct RegionDescriptor {
     pub version: u64,
     /// Who holds the region.
     pub peers: Vec<PeerDescriptor>,
+}
+
+/// The regions in a column family of an open database, in the order of their ids.
+pub(crate) fn stored_regions(
+    database: &DB,
+    family: &ColumnFamily,
+) -> Result<Vec<RegionDescriptor>, Error> {
+    let (start, end) = keys::region::range();
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    options.set_iterate_upper_bound(end);
+    let records = database.iterator_cf_opt(family, options, IteratorMode::Start);
+    let regions = records.map(|record| {
+        let (key, record) = record.map_err(Error::from_read)?;
+        Ok(keys::region::decode(&key, &record)?)
+    });
+    regions.collect()
 }

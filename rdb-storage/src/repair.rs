@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::{fmt, fs, io};
 
 use crate::database::DatabaseKind;
+use crate::engine::Engine;
 use crate::error::{Error, OpenError};
 use crate::identity::DataDirectory;
 use crate::log_database::LogDatabase;
@@ -52,7 +53,7 @@ impl Repair {
     /// # Errors
     ///
     /// [`OpenError`] when something else than a log keeps the directory from being opened. No log was cut then, unless both
-    /// were damaged and only one could be cut.
+    /// were damaged and only one could be cut. [`OpenError::Replicated`] when other stores hold one of the regions, too.
     pub fn of(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
         options.validate()?;
         let directory = DataDirectory::open(directory.as_ref(), options.role, false)?;
@@ -86,16 +87,32 @@ impl Repair {
                 to_cut.push((reopen, cut));
             }
         }
+        if to_cut.is_empty() {
+            return Ok(Self::NotNeeded);
+        }
+        refuse_replicated(&directory, &options(WalRecovery::PointInTime))?;
         // The one that may be damaged elsewhere comes first: if it cannot be cut, the other is still as it was.
         to_cut.sort_by_key(|(_, cut)| cut.log_damage.is_some());
         for (reopen, _) in &to_cut {
             reopen(&options(WalRecovery::PointInTime))?;
         }
-        if to_cut.is_empty() {
-            return Ok(Self::NotNeeded);
-        }
         let cut = to_cut.into_iter().map(|(_, cut)| cut);
         Ok(Self::Cut(cut.collect()))
+    }
+}
+
+/// A voter whose log was cut has forgotten what other voters count on.
+fn refuse_replicated(directory: &DataDirectory, options: &StorageOptions) -> Result<(), OpenError> {
+    if !directory.identity().has_log {
+        return Ok(());
+    }
+    let regions = Engine::regions_of(directory, options)?;
+    match regions.iter().find(|region| region.peers.len() > 1) {
+        None => Ok(()),
+        Some(region) => Err(OpenError::Replicated {
+            directory: directory.path().to_owned(),
+            region_id: region.id,
+        }),
     }
 }
 

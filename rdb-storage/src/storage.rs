@@ -1,36 +1,36 @@
 //! [`Storage`], the embedded API: thin calls over the one write path and the reads.
 
+mod embedded;
 mod regions;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use rocksdb::{IteratorMode, ReadOptions, properties};
+use rocksdb::properties;
 use tokio::sync::watch;
 
 use crate::applied::{AppliedState, applied_position, flushed};
-use crate::command::{Command, Outcome};
+use crate::checksum::RegionView;
+use crate::command::Outcome;
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
 use crate::identity::{DataDirectory, Identity};
-use crate::keys;
-use crate::limits::EMBEDDED_REGION_ID;
 use crate::log_database::LogDatabase;
 use crate::log_entry::{ApplyOptions, LogEntry};
 use crate::options::{StorageOptions, WalRecovery};
-use crate::read::{Tier, Versioned};
 use crate::reader::Reader;
-use crate::region::RegionDescriptor;
+use crate::region::{RegionDescriptor, stored_regions};
 use crate::reserve::{DiskReserve, Space};
-use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 use crate::snapshot::remove_leftovers;
 use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
 ///
-/// Its methods block, and name the region [`EMBEDDED_REGION_ID`]. Async callers use [`submit`](Self::submit) and
+/// Its methods block, and name the region [`EMBEDDED_REGION_ID`](crate::limits::EMBEDDED_REGION_ID). Async callers use [`submit`](Self::submit) and
 /// [`reader`](Self::reader) instead; on a thread that drives async tasks the blocking writes panic.
 ///
 /// Where a method does not say how it fails, a write fails as [`submit`](Self::submit) does, and a read with
@@ -128,9 +128,9 @@ impl Storage {
         })
     }
 
-    /// Opens the log database of the directory, with the settings of this storage. The first time creates it; from then on the
-    /// directory is one that releases without replication refuse, and a log database that is missing is damage. It can be
-    /// open once at a time.
+    /// Opens the log database of the directory, with the settings of this storage. The first time creates it. From its first
+    /// write on the directory is one that releases without replication refuse, and a log database that is missing is damage. It
+    /// can be open once at a time.
     ///
     /// # Errors
     ///
@@ -232,7 +232,8 @@ impl Storage {
     /// The effect of an entry depends only on the entry and on the data that earlier entries left. So replicas that apply
     /// the same log hold the same data. An entry that was proposed under another epoch than the stored one changes nothing
     /// ([`Outcome::EpochChanged`]), and neither does a command that breaks a limit ([`Outcome::Invalid`]). The position is
-    /// stored in these cases, too. A membership and a blank entry have no outcomes.
+    /// stored in these cases, too. A membership, a check and a blank entry have no
+    /// outcomes.
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
@@ -322,120 +323,21 @@ impl Storage {
         self.inner.writer.bootstrap(regions)
     }
 
-    /// Writes a raw value, whatever was there before.
-    pub fn put_raw(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
-        let (key, value) = (key.into(), value.into());
-        self.write(Command::PutRaw { key, value }).map(drop)
-    }
-
-    /// Writes several raw values, all or none, visible together.
-    pub fn put_batch_raw(&self, entries: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
-        self.write(Command::PutBatchRaw { entries }).map(drop)
-    }
-
-    /// Deletes a raw key; a missing one is no error.
-    pub fn delete_raw(&self, key: impl Into<Bytes>) -> Result<(), Error> {
-        self.write(Command::DeleteRaw { key: key.into() }).map(drop)
-    }
-
-    /// Deletes the raw keys of `[start_key, end_key)`; an empty `end_key` means no upper bound.
-    /// Fails with [`Error::InvalidArgument`] when the range is inverted or empty.
-    pub fn delete_range_raw(
-        &self,
-        start_key: impl Into<Bytes>,
-        end_key: impl Into<Bytes>,
-    ) -> Result<(), Error> {
-        let (start_key, end_key) = (start_key.into(), end_key.into());
-        self.write(Command::DeleteRangeRaw { start_key, end_key })
-            .map(drop)
-    }
-
-    /// Writes a versioned value if the key's version is `expected_version` (0: the key must not exist), and returns the
-    /// new version.
-    /// Fails with [`Error::Conflict`] when the version is another.
-    pub fn compare_and_swap(
-        &self,
-        key: impl Into<Bytes>,
-        expected_version: u64,
-        value: impl Into<Bytes>,
-    ) -> Result<u64, Error> {
-        let (key, value) = (key.into(), value.into());
-        match self.write(Command::CompareAndSwap {
-            key,
-            expected_version,
-            value,
-        })? {
-            Outcome::Swapped { version } => Ok(version),
-            // A bug in this crate. The write may have been applied.
-            outcome => Err(Error::Undetermined {
-                cause: format!("the writer answered with {outcome:?}"),
-            }),
-        }
-    }
-
-    /// Deletes a versioned key if its version is `expected_version`, which is at least 1.
-    /// Fails with [`Error::Conflict`] when the version is another.
-    pub fn compare_and_delete(
-        &self,
-        key: impl Into<Bytes>,
-        expected_version: u64,
-    ) -> Result<(), Error> {
-        let key = key.into();
-        self.write(Command::CompareAndDelete {
-            key,
-            expected_version,
-        })
-        .map(drop)
-    }
-
-    /// Reads a raw value.
-    pub fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.inner.engine.get(key, Tier::Disk, usize::MAX)?)
-    }
-
-    /// Reads raw values from one snapshot, in the order of `keys`.
-    /// Fails with [`Error::ResultTooLarge`] when they are more than one read returns.
-    pub fn multi_get_raw(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
-        Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
-    }
-
-    /// Reads a versioned value.
-    pub fn get_versioned(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
-        Ok(self.inner.engine.get(key, Tier::Disk, usize::MAX)?)
-    }
-
-    /// Reads versioned values from one snapshot, in the order of `keys`.
-    /// Fails with [`Error::ResultTooLarge`] when they are more than one read returns.
-    pub fn multi_get_versioned(&self, keys: &[Bytes]) -> Result<Vec<Option<Versioned>>, Error> {
-        Ok(self.inner.engine.multi_get(keys, Tier::Disk, usize::MAX)?)
-    }
-
-    /// Reads one page of the raw keyspace.
-    pub fn scan_raw(&self, range: &ScanRange) -> Result<Page<KeyValue>, Error> {
-        self.inner.engine.scan(range, usize::MAX)
-    }
-
-    /// Reads one page of the versioned keyspace.
-    pub fn scan_versioned(&self, range: &ScanRange) -> Result<Page<VersionedKeyValue>, Error> {
-        self.inner.engine.scan(range, usize::MAX)
-    }
-
-    /// The regions written with [`Command::PutRegion`], in the order of their ids.
+    /// The regions written with [`Command::PutRegion`](crate::Command::PutRegion), in the order of their ids.
     pub fn regions(&self) -> Result<Vec<RegionDescriptor>, Error> {
         let engine = &self.inner.engine;
-        let (start, end) = keys::region::range();
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(start);
-        options.set_iterate_upper_bound(end);
-        let family = engine.family(Family::RaftState);
-        let records = engine
-            .database
-            .iterator_cf_opt(&family, options, IteratorMode::Start);
-        let regions = records.map(|record| {
-            let (key, record) = record.map_err(Error::from_read)?;
-            Ok(keys::region::decode(&key, &record)?)
-        });
-        regions.collect()
+        stored_regions(&engine.database, engine.family(Family::RaftState))
+    }
+
+    /// Has `work` look at a region as it is now, whatever is written meanwhile. Blocks. `None`: the region is not stored here, or its log
+    /// was never applied. The storage cannot be dropped while `work` runs.
+    pub fn view_region<T>(
+        &self,
+        region_id: u64,
+        work: impl FnOnce(&RegionView<'_>) -> T,
+    ) -> Result<Option<T>, Error> {
+        let snapshot = RegionView::take(&self.inner.engine, region_id)?;
+        Ok(snapshot.map(|snapshot| work(&snapshot)))
     }
 
     /// Reads for async callers.
@@ -492,109 +394,5 @@ impl Storage {
         let flushed = database.flush();
         database.stop_background_work();
         flushed.map_err(|error| Error::io("flushing the data at close", error))
-    }
-
-    fn write(&self, command: Command) -> Result<Outcome, Error> {
-        let submission = Submission::new(EMBEDDED_REGION_ID, vec![command]);
-        match self.submit(submission)?.wait()?.pop() {
-            Some(Outcome::Conflict {
-                current_version,
-                current_value,
-            }) => Err(Error::Conflict {
-                current_version,
-                current_value,
-            }),
-            Some(outcome) => Ok(outcome),
-            None => Err(Error::Undetermined {
-                cause: "the writer gave no outcome".to_owned(),
-            }),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rocksdb::ErrorKind;
-
-    use super::*;
-    use crate::{LogChange, Role};
-
-    fn storage() -> (tempfile::TempDir, Storage) {
-        let directory = tempfile::tempdir().unwrap();
-        let options = StorageOptions {
-            disk_reserve_bytes: 0,
-            ..StorageOptions::new(Role::Embedded)
-        };
-        let storage = Storage::open(directory.path(), options).unwrap();
-        (directory, storage)
-    }
-
-    /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
-    #[test]
-    fn a_closed_storage_begins_no_background_work() {
-        let (_directory, storage) = storage();
-        storage.close().unwrap();
-        let engine = &storage.inner.engine;
-        // Past the writer, which has ended: there is something to flush again.
-        engine.database.put("k", "v").unwrap();
-        let refused = engine.database.flush().unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
-    }
-
-    #[test]
-    fn an_apply_from_memory_does_not_wait_where_a_write_would() {
-        let (_directory, storage) = storage();
-        let engine = &storage.inner.engine;
-        storage.put_raw("flushed", "v").unwrap();
-        engine.database.flush().unwrap();
-        let hold_writes = |from_files| {
-            let options = [
-                ("level0_file_num_compaction_trigger", "100"),
-                ("level0_slowdown_writes_trigger", from_files),
-                ("level0_stop_writes_trigger", from_files),
-            ];
-            let family = engine.family(Family::Raw);
-            engine.database.set_options_cf(family, &options).unwrap();
-        };
-        let apply = || {
-            let entry = LogEntry {
-                position: "position".into(),
-                change: LogChange::Blank,
-            };
-            storage.apply_from_memory(1, &[entry], ApplyOptions::default())
-        };
-        hold_writes("1");
-        assert_eq!(apply(), Ok(None));
-        assert_eq!(storage.applied_position(1), Ok(None));
-        assert_eq!(*storage.write_health().borrow(), WriteHealth::Healthy);
-        hold_writes("100");
-        assert_eq!(apply(), Ok(Some(vec![Vec::new()])));
-        assert!(storage.applied_position(1).unwrap().is_some());
-    }
-
-    /// RocksDB holds writes, and flushes that are asked for, until compactions have left few enough files. Here none ever does.
-    #[test]
-    fn closing_does_not_wait_for_compactions() {
-        let (_directory, storage) = storage();
-        let engine = &storage.inner.engine;
-        storage.put_raw("flushed", "v").unwrap();
-        engine.database.flush().unwrap();
-        let options = [
-            ("level0_file_num_compaction_trigger", "100"),
-            ("level0_slowdown_writes_trigger", "1"),
-            ("level0_stop_writes_trigger", "1"),
-        ];
-        let family = engine.family(Family::Raw);
-        engine.database.set_options_cf(family, &options).unwrap();
-        let put = Command::PutRaw {
-            key: "k".into(),
-            value: "v".into(),
-        };
-        let held = storage.submit(Submission::new(1, vec![put])).unwrap();
-        let (closed, ended) = std::sync::mpsc::channel();
-        std::thread::spawn(move || closed.send(storage.close()));
-        let ended = ended.recv_timeout(std::time::Duration::from_secs(30));
-        assert_eq!(ended, Ok(Ok(())));
-        assert_eq!(held.wait(), Ok(vec![Outcome::Done]));
     }
 }

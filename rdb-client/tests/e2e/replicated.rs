@@ -1,6 +1,8 @@
 //! Three stores that hold every region together: they go on without any one of them, and nothing acknowledged is lost.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +16,9 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::harness::{HANG_GUARD, Node, connect, connect_when_listening, found, guarded};
+use crate::harness::{
+    HANG_GUARD, Node, connect, connect_when_listening, copy_directory, found, guarded,
+};
 
 const STORES: usize = 3;
 
@@ -264,6 +268,90 @@ async fn without_a_majority_nothing_is_acknowledged_and_all_is_there_when_it_is_
     let value = client.raw_get("before").await.expect("read");
     assert_eq!(value.as_deref(), Some(&b"value"[..]));
     client.raw_put("after", "value").await.expect("put");
+}
+
+/// What the identity file of a store says.
+fn identity(data_dir: &Path, name: &str) -> u64 {
+    let identity = fs::read_to_string(data_dir.join("flaredb.identity")).expect("it is there");
+    let mut lines = identity.lines().filter_map(|line| line.split_once(" = "));
+    let (_, value) = lines.find(|(found, _)| *found == name).expect("it says so");
+    value.parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_comes_back_with_an_older_directory_ends_though_no_placement_driver_answers() {
+    let mut stores = Stores::start().await;
+    let (leader, _) = stores.leader().await;
+    let mut followers = stores.stores.keys().filter(|address| **address != leader);
+    let address = followers.next().cloned().expect("two of three");
+    let store = stores.store(&address);
+    store.terminate();
+    assert!(store.exited().await.success());
+    let data_dir = store.data_dir().to_owned();
+    let older = TempDir::new().expect("the temporary directory can be written");
+    copy_directory(&data_dir, older.path());
+
+    store.start_serving().await;
+    store
+        .wait_for_log("registered with the placement driver")
+        .await;
+    let store_id = identity(&data_dir, "store_id");
+    let start = identity(&data_dir, "incarnation") >> 32;
+    assert!(start > identity(older.path(), "incarnation") >> 32);
+    let met = format!("{store_id} {start}");
+    for other in stores
+        .stores
+        .values()
+        .filter(|node| node.address() != address)
+    {
+        let file = other.data_dir().join("starts");
+        let has_met = async || {
+            let met_starts = fs::read_to_string(&file).unwrap_or_default();
+            met_starts.lines().any(|line| line == met).then_some(())
+        };
+        found("the others meet the new start", has_met).await;
+    }
+    stores.pd.kill();
+    let store = stores.store(&address);
+    store.kill();
+    fs::remove_dir_all(&data_dir).expect("it is there");
+    copy_directory(older.path(), &data_dir);
+    store.start();
+    let ended = store.exited().await;
+    assert_eq!(ended.code(), Some(3), "an operator has to look");
+    for told in ["has met a later start of this store", "an older copy"] {
+        assert!(store.log().contains(told), "{}", store.log());
+    }
+
+    // The others go on.
+    stores.pd.start_serving().await;
+    let client = stores.client().await;
+    client.raw_put("key", "value").await.expect("two of three");
+}
+
+/// A store that hands over votes for its successor, which has nobody else to ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_stopped_hands_over_while_another_store_is_down() {
+    let mut stores = Stores::start().await;
+    let (leader, mut term) = stores.leader().await;
+    let mut followers = stores.stores.keys().filter(|address| **address != leader);
+    let down = followers.next().cloned().expect("two of three");
+    stores.store(&down).kill();
+    // It has a bounded time for it, which a busy machine may use up.
+    let handed_over = async {
+        loop {
+            let (leader, led) = stores.leader_after(term - 1).await;
+            let store = stores.store(&leader);
+            store.terminate();
+            assert!(store.exited().await.success());
+            if !store.log().contains("were not handed over") {
+                break;
+            }
+            store.start();
+            term = led + 1;
+        }
+    };
+    guarded("a store hands over", handed_over).await;
 }
 
 /// More than leaders keep here of their logs.

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::budget::ByteBudget;
+use super::budget::ProcessBudgets;
 use super::connection::Connection;
 use super::places::{Place, Places};
 
@@ -22,7 +22,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Acceptor {
     listener: TcpListener,
     places: Arc<Places>,
-    process: ByteBudget,
+    process: ProcessBudgets,
     drain: CancellationToken,
     log: RareLog,
 }
@@ -35,7 +35,7 @@ impl Acceptor {
     pub(super) fn new(
         listener: TcpListener,
         places: Arc<Places>,
-        process: ByteBudget,
+        process: ProcessBudgets,
         drain: CancellationToken,
     ) -> Self {
         Self {

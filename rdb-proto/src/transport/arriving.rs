@@ -1,7 +1,7 @@
 //! The body of a request: every message is charged when its header arrives, and not read on before there is room for it.
 //!
-//! While a message waits for room, its peer's window closes. After [`ADMISSION_WAIT`] the request is refused. So is one that
-//! arrives slowly while others wait, see [`pace`](super::pace).
+//! While a message waits for room, its peer's window closes. After [`Requests::admission_wait`] the request is refused. So is one
+//! that arrives slowly while others wait, see [`pace`](super::pace).
 //! A message that is too long for every service is not charged: tonic refuses it when it sees the header.
 
 use std::future::Future;
@@ -19,7 +19,7 @@ use tonic::Status;
 use super::budget::{Busy, Reservation};
 use super::call::CallBudget;
 use super::framing::Framing;
-use super::limits::{ADMISSION_WAIT, CALL_BUFFER_BYTES};
+use super::limits::CALL_BUFFER_BYTES;
 use super::methods::{Method, Requests};
 use super::pace::Pace;
 use super::refusal::{no_room, overdue};
@@ -90,17 +90,13 @@ impl<B> Arriving<B> {
             self.hold(None);
             return Ok(Some(frame));
         }
-        if let Some(reservation) = self
-            .call
-            .connection
-            .bytes_in_flight
-            .try_reserve(begun_bytes)
-        {
+        if let Some(reservation) = self.call.bytes_in_flight().try_reserve(begun_bytes) {
             self.hold(Some(reservation));
             return Ok(Some(frame));
         }
-        let budgets = self.call.connection.bytes_in_flight.clone();
-        let admission = async move { budgets.reserve(begun_bytes, ADMISSION_WAIT).await };
+        let budgets = self.call.bytes_in_flight().clone();
+        let wait = self.requests.admission_wait();
+        let admission = async move { budgets.reserve(begun_bytes, wait).await };
         self.waiting = Some(Waiting {
             frame,
             admission: Box::pin(admission),
@@ -157,7 +153,7 @@ impl<B> Arriving<B> {
         loop {
             let due_bytes = ready!(self.pace.poll_look(window_bytes, context));
             if self.framing.arrived_bytes() < due_bytes
-                && connection.bytes_in_flight.process.is_waited_for()
+                && self.call.bytes_in_flight().process.is_waited_for()
             {
                 return Poll::Ready(());
             }

@@ -1,7 +1,7 @@
 //! Bytes in flight: what was received or is to be sent and is not done yet, bounded per connection and per process.
 //!
 //! A [`ByteBudget`] counts bytes. A [`BytesInFlight`] is the pair that every request is charged to: the budget of its
-//! connection and that of the process. A [`Reservation`] holds bytes of both until it is dropped.
+//! connection and that of the process. Streams of other stores have a pair of their own. A [`Reservation`] holds bytes of both until it is dropped.
 //!
 //! Invariants:
 //! - What is reserved is given back exactly once, also when a wait is cancelled after it was granted.
@@ -30,6 +30,14 @@ pub struct BytesInFlight {
     pub process: ByteBudget,
     /// The part of the connection's budget that the process does not refuse. Waiters hold none of it.
     guaranteed: ByteBudget,
+}
+
+/// The budgets of a process.
+#[derive(Debug, Clone)]
+pub(super) struct ProcessBudgets {
+    pub(super) clients: ByteBudget,
+    /// For what other stores send. What clients wait for may depend on it.
+    pub(super) stores: ByteBudget,
 }
 
 /// A reservation did not fit in time. Nothing was taken.

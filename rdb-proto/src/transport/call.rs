@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
-use super::budget::{ByteBudget, BytesInFlight, Reservation};
+use super::budget::{ByteBudget, BytesInFlight, ProcessBudgets, Reservation};
 use super::connection::Connection;
 use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
+use super::methods::Requests;
 use super::stream_places::StreamPlace;
 
 /// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
@@ -23,6 +24,7 @@ use super::stream_places::StreamPlace;
 #[derive(Debug)]
 pub struct CallBudget {
     pub(super) connection: Arc<Connection>,
+    requests: Requests,
     charges: Mutex<Charges>,
     _place: StreamPlace,
 }
@@ -49,12 +51,17 @@ impl CallBudget {
             return Arc::clone(call);
         }
         let process = ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX);
+        let process = ProcessBudgets {
+            clients: process.clone(),
+            stores: process,
+        };
         let connection = Connection::new(&process, CancellationToken::new());
-        Self::new(Arc::new(connection), None, None)
+        Self::new(Arc::new(connection), Requests::Unary, None, None)
     }
 
     pub(super) fn new(
         connection: Arc<Connection>,
+        requests: Requests,
         base: Option<Reservation>,
         place: StreamPlace,
     ) -> Arc<Self> {
@@ -65,6 +72,7 @@ impl CallBudget {
         };
         Arc::new(Self {
             connection,
+            requests,
             charges: Mutex::new(charges),
             _place: place,
         })
@@ -72,7 +80,7 @@ impl CallBudget {
 
     /// The budgets of the call's connection and of the process.
     pub fn bytes_in_flight(&self) -> &BytesInFlight {
-        &self.connection.bytes_in_flight
+        self.connection.budgets(self.requests)
     }
 
     /// Cancelled when the call's connection is about to be closed: the process drains, or nothing has moved on the
@@ -107,6 +115,19 @@ impl CallBudget {
         (taken.bytes() > 0).then_some(taken)
     }
 
+    /// Takes over the charge of a message of `message_bytes` that has arrived completely, and brings it to `held_bytes`, whether
+    /// they fit or not: for what was made of the message and is kept. Later messages find less room.
+    pub fn hold_message(&self, message_bytes: usize, held_bytes: usize) -> Reservation {
+        let arrived = self.take_arrived(message_bytes);
+        let mut held = arrived.unwrap_or_else(|| self.bytes_in_flight().take(0));
+        held.shrink_to(held_bytes);
+        let missing = held_bytes - held.bytes();
+        if missing > 0 {
+            held.join(held.more(missing));
+        }
+        held
+    }
+
     /// Charges messages of the request, of which the last `incomplete_bytes` are still to come.
     pub(super) fn hold_arrived(&self, reservation: Option<Reservation>, incomplete_bytes: usize) {
         let charges = &mut self.charges();
@@ -133,7 +154,7 @@ impl CallBudget {
                 Some(reserved)
             }
             None if is_first && bytes <= CALL_BUFFER_BYTES => None,
-            None => Some(self.connection.bytes_in_flight.take(bytes)),
+            None => Some(self.bytes_in_flight().take(bytes)),
         }
     }
 
@@ -246,6 +267,21 @@ mod tests {
         assert!(call.take_arrived(1).is_none(), "the rest has not arrived");
         drop(second);
         assert_eq!(taken(&call), (50_000, 50_000));
+    }
+
+    #[test]
+    fn what_is_made_of_a_message_is_held_instead_of_it() {
+        for held_bytes in [10, 30_000, 90_000] {
+            let call = call();
+            let small = call.hold_message(100, 1000);
+            assert_eq!((small.bytes(), taken(&call)), (1000, (1000, 1000)));
+            drop(small);
+            call.hold_arrived(Some(reserve(&call, 30_000)), 0);
+            let held = call.hold_message(30_000, held_bytes);
+            assert_eq!(taken(&call), (held_bytes, held_bytes));
+            drop(held);
+            assert_eq!(taken(&call), (0, 0));
+        }
     }
 
     #[test]

@@ -18,8 +18,8 @@ use super::call::CallBudget;
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
-use super::limits::{ADMISSION_WAIT, HEADER_FIELD_BYTES};
-use super::methods::Method;
+use super::limits::HEADER_FIELD_BYTES;
+use super::methods::{Method, Requests};
 use super::refusal::refused;
 use super::serve::ServeOptions;
 use super::services::Services;
@@ -34,6 +34,7 @@ const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
 pub(super) struct CallService {
     services: Arc<Services>,
     connection: Arc<Connection>,
+    is_for_stores: bool,
     timeouts: ArrivalTimeouts,
 }
 
@@ -41,12 +42,14 @@ impl CallService {
     pub(super) fn new(
         services: Arc<Services>,
         connection: Arc<Connection>,
+        is_for_stores: bool,
         options: &ServeOptions,
     ) -> Self {
         let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
         Self {
             services,
             connection,
+            is_for_stores,
             timeouts: ArrivalTimeouts {
                 message: options.call_timeout,
                 closing: tick_duration * DRAIN_STALLED_TICKS,
@@ -63,7 +66,8 @@ impl CallService {
         base: Reservation,
         place: StreamPlace,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
-        let call = CallBudget::new(Arc::clone(&self.connection), Some(base), place);
+        let connection = Arc::clone(&self.connection);
+        let call = CallBudget::new(connection, method.requests, Some(base), place);
         let call_timeout = deadline::timeout(request.headers(), self.timeouts.message);
         let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
         let mut request = request.map(|incoming| Body::new(body(incoming)));
@@ -87,15 +91,17 @@ impl CallService {
         base_bytes: usize,
         place: StreamPlace,
     ) -> Response<Departing> {
-        let budgets = &self.connection.bytes_in_flight;
-        match budgets.reserve(base_bytes, ADMISSION_WAIT).await {
+        let budgets = self.connection.budgets(method.requests);
+        let wait = method.requests.admission_wait();
+        match budgets.reserve(base_bytes, wait).await {
             Ok(base) => self.admit(method, request, base, place).await,
             Err(Busy) => self.refuse(method, refused(method)),
         }
     }
 
     fn refuse(&self, method: &'static Method, answer: Response<Body>) -> Response<Departing> {
-        let call = CallBudget::new(Arc::clone(&self.connection), None, None);
+        let connection = Arc::clone(&self.connection);
+        let call = CallBudget::new(connection, method.requests, None, None);
         answer.map(|body| Departing::new(method, body, call))
     }
 }
@@ -121,6 +127,11 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let method = Method::of(request.uri().path());
+        if self.is_for_stores && method.requests != Requests::StoreStream {
+            // A client. It may find room the next time.
+            self.connection.closing.cancel();
+            return Box::pin(ready(Ok(self.refuse(method, refused(method)))));
+        }
         let place = match self.connection.streams.take(method.requests) {
             Ok(place) => place,
             Err(full) => {
@@ -130,7 +141,8 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         };
         let head_bytes = head_bytes(&request);
         let base_bytes = method.requests.base_bytes() + head_bytes;
-        match self.connection.bytes_in_flight.try_reserve(base_bytes) {
+        let budgets = self.connection.budgets(method.requests);
+        match budgets.try_reserve(base_bytes) {
             Some(base) => Box::pin(self.admit(method, request, base, place).map(Ok)),
             // What waits is not charged.
             None if head_bytes > WAITING_HEAD_BYTES_MAX => {

@@ -14,13 +14,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{ByteBudget, BytesInFlight};
+use super::budget::{BytesInFlight, ProcessBudgets};
 use super::call_service::CallService;
 use super::call_task::CallExecutor;
 use super::limits::{
     CALL_WINDOW_BYTES, CONCURRENT_STREAMS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
     REQUEST_HEADER_LIST_BYTES_MAX, WINDOW_RATIO,
 };
+use super::methods::Requests;
 use super::places::Place;
 use super::serve::ServeOptions;
 use super::services::Services;
@@ -31,7 +32,9 @@ use super::traffic::{Patience, Traffic};
 /// What the calls of one connection share.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) bytes_in_flight: BytesInFlight,
+    bytes_in_flight: BytesInFlight,
+    /// Those of streams of other stores.
+    of_stores: BytesInFlight,
     pub(super) streams: StreamPlaces,
     pub(super) traffic: Traffic,
     pub(super) closing: CancellationToken,
@@ -42,14 +45,23 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(process: &ByteBudget, closing: CancellationToken) -> Self {
+    pub(super) fn new(process: &ProcessBudgets, closing: CancellationToken) -> Self {
         Self {
-            bytes_in_flight: BytesInFlight::of_connection(process),
+            bytes_in_flight: BytesInFlight::of_connection(&process.clients),
+            of_stores: BytesInFlight::of_connection(&process.stores),
             streams: StreamPlaces::default(),
             traffic: Traffic::default(),
             closing,
             cut_off: CancellationToken::new(),
             stream_window_bytes: OnceLock::new(),
+        }
+    }
+
+    /// The budgets that calls with such requests are charged to.
+    pub(super) fn budgets(&self, requests: Requests) -> &BytesInFlight {
+        match requests {
+            Requests::StoreStream => &self.of_stores,
+            _ => &self.bytes_in_flight,
         }
     }
 
@@ -70,7 +82,7 @@ impl Connection {
         let patience = Patience::new(&options);
         let ended = CancellationToken::new();
         let executor = CallExecutor::new(options.send_stall_timeout, drain.clone(), ended.clone());
-        let service = CallService::new(services, Arc::clone(&self), &options);
+        let service = CallService::new(services, Arc::clone(&self), place.is_for_stores, &options);
         let stream_window_bytes = place.window_bytes / WINDOW_RATIO;
         self.stream_window_bytes
             .get_or_init(|| stream_window_bytes as usize);

@@ -18,6 +18,10 @@ pub const BATCH_COMMANDS_MAX: usize = 4096;
 /// Most items of one `raftpb.Envelope`.
 pub const RAFT_ITEMS_MAX: usize = 4096;
 
+/// Most entries of all appends of one `raftpb.Envelope`. Stores count at least 64 bytes for each, and fill envelopes up to
+/// 1 MiB.
+pub const RAFT_ENTRIES_MAX: usize = 64 << 10;
+
 /// Most region reports of a store's heartbeat.
 pub const REGION_REPORTS_MAX: usize = 4096;
 
@@ -44,8 +48,11 @@ pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
 /// What of them a connection always gets, however much others have taken.
 pub const CONNECTION_BYTES_GUARANTEED: usize = 256 << 10;
 
-/// Most streams of one connection with large messages: `kvrpc.KvBatch`, `raftpb.RaftPeer`.
+/// Most `kvrpc.KvBatch` streams of one connection.
 pub const BATCH_STREAMS_MAX: usize = 16;
+
+/// Most `raftpb.RaftPeer` streams of one connection. A store needs two, and some for what is as large as a region.
+pub const STORE_STREAMS_MAX: usize = 8;
 
 /// Most `pdpb.Pd.Tso` streams of one connection. A client needs one: it can hold thousands of requests.
 pub const TSO_STREAMS_MAX: usize = 4;
@@ -58,6 +65,14 @@ pub const REFLECTION_ANSWER_BYTES: usize = 64 << 10;
 
 /// Most bytes of requests and answers that are in flight in one process, unless configured otherwise.
 pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
+
+/// What other stores send has bytes in flight of its own, beside these: this part of as many, and at least room for two
+/// messages.
+pub const STORES_BYTES_PART: usize = 4;
+
+/// Most connections of a store that are open beyond its places for connections, since other stores have none left. Whoever has
+/// one can only call `raftpb.RaftPeer`.
+pub const STORE_CONNECTIONS_MAX: usize = 64;
 
 /// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
 pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);

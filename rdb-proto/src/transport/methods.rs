@@ -1,9 +1,11 @@
 //! What the transport has to know of each method, in one table.
 
+use std::time::Duration;
+
 use super::bounded::BoundedField;
 use super::limits::{
-    BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, RAFT_ITEMS_MAX, REFLECTION_ANSWER_BYTES,
-    REGION_REPORT_BYTES_MAX, REGION_REPORTS_MAX,
+    ADMISSION_WAIT, BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, RAFT_ENTRIES_MAX,
+    RAFT_ITEMS_MAX, REFLECTION_ANSWER_BYTES, REGION_REPORT_BYTES_MAX, REGION_REPORTS_MAX,
 };
 
 use tonic::Code;
@@ -27,6 +29,9 @@ pub(super) enum Requests {
     Unary,
     /// A stream. A message is received into a buffer that does not outlive it.
     Stream,
+    /// A [`Stream`](Self::Stream) of another store. It has places and bytes in flight apart from those of clients, whose calls
+    /// may wait for what it brings. So it waits for room as long as it takes.
+    StoreStream,
     /// A stream that tonic receives. Its buffer stays as large as the largest message for as long as the stream is open, so
     /// each message has to fit into what every call is charged for its buffers.
     SmallStream,
@@ -40,17 +45,25 @@ impl Requests {
         matches!(self, Self::SmallStream | Self::ForeignStream)
     }
 
+    /// How long a message waits for room.
+    pub(super) fn admission_wait(self) -> Duration {
+        match self {
+            Self::StoreStream => Duration::from_secs(24 * 3600),
+            _ => ADMISSION_WAIT,
+        }
+    }
+
     /// What a call is charged beside its head.
     pub(super) fn base_bytes(self) -> usize {
         match self {
             Self::ForeignStream => CALL_BYTES + REFLECTION_ANSWER_BYTES,
-            Self::Unary | Self::Stream | Self::SmallStream => CALL_BYTES,
+            Self::Unary | Self::Stream | Self::StoreStream | Self::SmallStream => CALL_BYTES,
         }
     }
 }
 
 /// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 14] = [
+static METHODS: [Method; 15] = [
     batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
     batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
@@ -64,10 +77,11 @@ static METHODS: [Method; 14] = [
             count_max: BATCH_COMMANDS_MAX,
             entry_bytes_max: u64::MAX,
             code: Code::OutOfRange,
+            within: None,
         }),
         ..other("/kvrpc.KvBatch/Batch", Requests::Stream)
     },
-    other("/raftpb.RaftPeer/Snapshot", Requests::Stream),
+    other("/raftpb.RaftPeer/Snapshot", Requests::StoreStream),
     Method {
         bounded: Some(BoundedField {
             tag: 2,
@@ -75,9 +89,11 @@ static METHODS: [Method; 14] = [
             count_max: RAFT_ITEMS_MAX,
             entry_bytes_max: u64::MAX,
             code: Code::OutOfRange,
+            within: Some(&APPENDS),
         }),
-        ..other("/raftpb.RaftPeer/", Requests::Stream)
+        ..other("/raftpb.RaftPeer/", Requests::StoreStream)
     },
+    data("/adminpb.RegionAdmin/"),
     other("/pdpb.Pd/Tso", Requests::SmallStream),
     Method {
         bounded: Some(BoundedField {
@@ -86,6 +102,7 @@ static METHODS: [Method; 14] = [
             count_max: REGION_REPORTS_MAX,
             entry_bytes_max: REGION_REPORT_BYTES_MAX as u64,
             code: Code::InvalidArgument,
+            within: None,
         }),
         ..other("/pdpb.Pd/StoreHeartbeat", Requests::Unary)
     },
@@ -93,6 +110,26 @@ static METHODS: [Method; 14] = [
     other("/grpc.health.v1.Health/", Requests::Unary),
     other("/grpc.reflection.", Requests::ForeignStream),
 ];
+
+/// Those of the items of an envelope: each has one.
+static APPENDS: BoundedField = BoundedField {
+    tag: 6,
+    name: "appends",
+    count_max: RAFT_ITEMS_MAX,
+    entry_bytes_max: u64::MAX,
+    code: Code::OutOfRange,
+    within: Some(&APPENDED_ENTRIES),
+};
+
+/// Those of all appends of an envelope.
+static APPENDED_ENTRIES: BoundedField = BoundedField {
+    tag: 4,
+    name: "entries",
+    count_max: RAFT_ENTRIES_MAX,
+    entry_bytes_max: u64::MAX,
+    code: Code::OutOfRange,
+    within: None,
+};
 
 static UNKNOWN: Method = other("", Requests::Unary);
 
@@ -103,6 +140,7 @@ const fn batch(path: &'static str, name: &'static str) -> Method {
         count_max: BATCH_ENTRIES_MAX,
         entry_bytes_max: u64::MAX,
         code: Code::InvalidArgument,
+        within: None,
     };
     Method {
         bounded: Some(entries),
@@ -137,9 +175,11 @@ impl Method {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use prost::Message;
     use prost_types::field_descriptor_proto::Label;
-    use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
+    use prost_types::{DescriptorProto, FileDescriptorSet};
 
     use super::*;
 
@@ -207,9 +247,12 @@ mod tests {
 
     /// What makes it right to answer these methods with the same bytes.
     #[test]
-    fn every_unary_response_of_kvrpc_has_the_region_error_as_field_1() {
+    fn every_unary_response_of_a_region_has_the_region_error_as_field_1() {
         methods(|path, is_stream, _, response| {
-            let is_data = path.starts_with("/kvrpc.") && !is_stream;
+            let is_of_region = ["/kvrpc.", "/adminpb."]
+                .iter()
+                .any(|package| path.starts_with(package));
+            let is_data = is_of_region && !is_stream;
             assert_eq!(Method::of(path).has_region_error, is_data, "{path}");
             let mut fields = response.field.iter();
             let first = fields.find(|field| field.number() == 1);
@@ -231,26 +274,59 @@ mod tests {
         });
     }
 
-    /// Fields within an entry are not counted, so an entry with a list has to be short.
+    /// The tags on the way from a message to each repeated field in it or below.
+    fn lists(
+        type_name: &str,
+        messages: &BTreeMap<String, DescriptorProto>,
+        way: &[u64],
+        found: &mut Vec<Vec<u64>>,
+    ) {
+        assert!(way.len() < 16, "{type_name} may hold itself");
+        let Some(message) = messages.get(type_name) else {
+            return;
+        };
+        for field in &message.field {
+            let way = [way, &[field.number() as u64]].concat();
+            if field.label() == Label::Repeated {
+                found.push(way.clone());
+            }
+            lists(field.type_name(), messages, &way, found);
+        }
+    }
+
+    /// Fields within an entry are not counted unless they are named, so another entry with a list has to be short.
     #[test]
-    fn every_entry_that_has_a_list_is_bounded_in_bytes() {
+    fn every_entry_that_has_a_list_is_bounded_in_bytes_or_counts_it() {
         let set = FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).expect("compiled in");
-        let is_repeated = |field: &FieldDescriptorProto| field.label() == Label::Repeated;
-        let mut with_list = Vec::new();
+        let mut messages = BTreeMap::new();
         for file in &set.file {
-            let messages = file.message_type.iter();
-            let lists = messages.filter(|message| message.field.iter().any(is_repeated));
-            let names = lists.map(|message| format!(".{}.{}", file.package(), message.name()));
-            with_list.extend(names);
+            for message in &file.message_type {
+                let name = format!(".{}.{}", file.package(), message.name());
+                messages.insert(name, message.clone());
+            }
         }
         methods(|path, _, request, _| {
             let Some(bounded) = Method::of(path).bounded.as_ref() else {
                 return;
             };
             let mut fields = request.field.iter();
-            let entries = fields.find(|field| is_repeated(field)).expect("bounded");
-            let has_list = with_list.contains(&entries.type_name().to_owned());
-            assert_eq!(bounded.entry_bytes_max < u64::MAX, has_list, "{path}");
+            let entries = fields.find(|field| field.label() == Label::Repeated);
+            let mut found = Vec::new();
+            let type_name = entries.expect("bounded").type_name();
+            lists(type_name, &messages, &[], &mut found);
+            let mut counted = Vec::new();
+            let mut within = bounded.within;
+            while let Some(field) = within {
+                counted.push(field.tag);
+                within = field.within;
+            }
+            if bounded.entry_bytes_max < u64::MAX {
+                assert!(!found.is_empty(), "{path}");
+            } else if counted.is_empty() {
+                assert_eq!(found, Vec::<Vec<u64>>::new(), "{path}");
+            } else {
+                assert_eq!(found, [counted], "{path}");
+            }
         });
     }
 }

@@ -5,6 +5,9 @@
 //! one that has been closing longest is cut off, once it has had
 //! [`CONNECTION_CLOSE_TIMEOUT`](super::limits::CONNECTION_CLOSE_TIMEOUT) for calls that were under way.
 //!
+//! Other stores get a place when all are taken by connections in use, too, up to a number: clients may wait for them. Nobody
+//! knows who connects, so anybody gets such a place, can only call what stores call, and makes room for the next one.
+//!
 //! A connection's window is what its peer can send without our reading it. Unread bytes are not charged to the bytes in
 //! flight, so windows come from a sum of their own: the first connections get large ones, later ones what is left. When it
 //! is used up, some more get [`CONNECTION_WINDOW_BYTES_LOW`], and the others [`CONNECTION_WINDOW_BYTES_MIN`].
@@ -31,6 +34,7 @@ const WINDOW_PART: usize = 4;
 pub(super) struct Places {
     connections_max: usize,
     per_address_max: Option<usize>,
+    for_stores_max: usize,
     /// The sum of the windows, beside those of the least sizes.
     windows_bytes: usize,
     patience: Patience,
@@ -41,6 +45,8 @@ pub(super) struct Places {
 struct Taken {
     next_id: u64,
     connections: HashMap<u64, (IpAddr, Arc<Connection>)>,
+    /// Those beyond the places.
+    for_stores: HashMap<u64, Arc<Connection>>,
     window_bytes: usize,
 }
 
@@ -51,6 +57,8 @@ pub(super) struct Place {
     id: u64,
     /// The HTTP/2 window of the connection.
     pub(super) window_bytes: u32,
+    /// Whether only other stores are served.
+    pub(super) is_for_stores: bool,
 }
 
 /// Why a connection gets no place.
@@ -66,12 +74,14 @@ impl Places {
     pub(super) fn new(
         connections_max: usize,
         per_address_max: Option<usize>,
+        for_stores_max: usize,
         patience: Patience,
         bytes_in_flight_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             connections_max,
             per_address_max,
+            for_stores_max,
             windows_bytes: bytes_in_flight_max / WINDOWS_PART,
             patience,
             taken: Mutex::default(),
@@ -92,20 +102,30 @@ impl Places {
                 return Err(Full::Address);
             }
         }
-        if taken.connections.len() >= self.connections_max {
-            self.make_room(&taken)?;
+        let mut is_for_stores = false;
+        if taken.connections.len() >= self.connections_max
+            && let Err(full) = self.make_room(&taken)
+        {
+            is_for_stores = self.has_room_for_stores(&taken);
+            if !is_for_stores {
+                return Err(full);
+            }
         }
         let window_bytes = self.window_bytes(taken.window_bytes);
         taken.window_bytes += window_bytes as usize;
         let id = taken.next_id;
         taken.next_id += 1;
-        taken
-            .connections
-            .insert(id, (address, Arc::clone(connection)));
+        let connection = Arc::clone(connection);
+        if is_for_stores {
+            taken.for_stores.insert(id, connection);
+        } else {
+            taken.connections.insert(id, (address, connection));
+        }
         Ok(Place {
             places: Arc::clone(self),
             id,
             window_bytes,
+            is_for_stores,
         })
     }
 
@@ -148,12 +168,26 @@ impl Places {
         Ok(())
     }
 
+    /// Whether there is a place beyond the others. One that nobody has made a call on is taken back for that.
+    fn has_room_for_stores(&self, taken: &Taken) -> bool {
+        let connections = taken.for_stores.values();
+        let open = connections.filter(|connection| !connection.cut_off.is_cancelled());
+        if open.clone().count() < self.for_stores_max {
+            return true;
+        }
+        let unused = open.filter(|connection| connection.traffic.calls() == 0);
+        let longest = unused.max_by_key(|connection| connection.traffic.idle_ticks());
+        longest.inspect(|unused| unused.cut_off.cancel()).is_some()
+    }
+
     /// How many calls are in flight.
     pub(super) fn calls(&self) -> usize {
         let taken = self.taken();
         let connections = taken.connections.values();
+        let connections = connections.map(|(_, connection)| connection);
         connections
-            .map(|(_, connection)| connection.traffic.calls())
+            .chain(taken.for_stores.values())
+            .map(|connection| connection.traffic.calls())
             .sum()
     }
 
@@ -166,6 +200,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         taken.connections.remove(&self.id);
+        taken.for_stores.remove(&self.id);
         taken.window_bytes -= self.window_bytes as usize;
     }
 }
@@ -176,7 +211,7 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::super::budget::ByteBudget;
+    use super::super::budget::{ByteBudget, ProcessBudgets};
     use super::super::limits::PROCESS_BYTES_IN_FLIGHT_MAX;
     use super::*;
 
@@ -191,7 +226,11 @@ mod tests {
 
     fn connection() -> Arc<Connection> {
         let closing = CancellationToken::new();
-        Arc::new(Connection::new(&ByteBudget::new(0), closing))
+        let process = ProcessBudgets {
+            clients: ByteBudget::new(0),
+            stores: ByteBudget::new(0),
+        };
+        Arc::new(Connection::new(&process, closing))
     }
 
     fn places(connections_max: usize, per_address_max: Option<usize>) -> Arc<Places> {
@@ -199,6 +238,7 @@ mod tests {
         Places::new(
             connections_max,
             per_address_max,
+            0,
             PATIENCE,
             bytes_in_flight_max,
         )
@@ -258,6 +298,29 @@ mod tests {
     }
 
     #[test]
+    fn a_store_gets_a_place_beside_busy_clients_and_whoever_makes_no_call_makes_room_for_it() {
+        let bytes_in_flight_max = PROCESS_BYTES_IN_FLIGHT_MAX;
+        let places = Places::new(1, None, 2, PATIENCE, bytes_in_flight_max);
+        let [client, store, silent, other] = [(); 4].map(|()| connection());
+        let take = |connection: &_| places.take(HERE, connection);
+        let free = take(&client).expect("free");
+        assert!(!free.is_for_stores);
+        client.traffic.begin_call();
+        let beyond = take(&store).expect("a place beyond");
+        assert!(beyond.is_for_stores);
+        store.traffic.begin_call();
+        let unused = take(&silent).expect("the last one");
+        let instead = take(&other).expect("room is made");
+        assert!(silent.cut_off.is_cancelled() && !store.cut_off.is_cancelled());
+        other.traffic.begin_call();
+        assert_eq!(take(&connection()).err(), Some(Full::Process));
+        assert_eq!(places.calls(), 3);
+        drop((free, beyond, unused, instead));
+        assert!(places.taken().for_stores.is_empty());
+        assert_eq!(places.taken().window_bytes, 0);
+    }
+
+    #[test]
     fn connections_that_never_close_do_not_add_up() {
         let places = places(2, None);
         let take = || places.take(HERE, &connection()).ok();
@@ -313,7 +376,7 @@ mod tests {
             [(256, 8, 110), (64, 2, 84), (4096, 16, 592)]
         {
             let bytes_in_flight_max = bytes_in_flight_mib << 20;
-            let places = Places::new(1024, None, PATIENCE, bytes_in_flight_max);
+            let places = Places::new(1024, None, 0, PATIENCE, bytes_in_flight_max);
             let first = places.take(HERE, &connection()).expect("free");
             let first_bytes = first_mib << 20;
             assert_eq!(first.window_bytes as usize, first_bytes);

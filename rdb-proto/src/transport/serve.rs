@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Acceptor;
-use super::budget::ByteBudget;
+use super::budget::{ByteBudget, ProcessBudgets};
 use super::limits::{
     CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_BYTES_MAX, PREFACE_TIMEOUT,
-    PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT,
+    PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT, STORES_BYTES_PART,
 };
 use super::places::Places;
 use super::services::Services;
@@ -39,6 +39,13 @@ pub struct ServeOptions {
     pub drain_timeout: Duration,
     /// The budget of the process for requests and answers.
     pub bytes_in_flight: ByteBudget,
+    /// That for what other stores send, beside it.
+    pub stores_bytes_in_flight: ByteBudget,
+    /// Most connections beyond `connections_max` that can only call `raftpb.RaftPeer`.
+    pub store_connections_max: usize,
+    /// Cancelled when calls have nothing to do any more for others to go on without this process, some time after the drain has
+    /// begun. Until then everything is served. It is a part of `drain_timeout`. `None`: there is nothing of that kind.
+    pub handed_over: Option<CancellationToken>,
 }
 
 impl Default for ServeOptions {
@@ -52,8 +59,16 @@ impl Default for ServeOptions {
             preface_timeout: PREFACE_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,
             bytes_in_flight: ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX),
+            stores_bytes_in_flight: ByteBudget::new(stores_bytes(PROCESS_BYTES_IN_FLIGHT_MAX)),
+            store_connections_max: 0,
+            handed_over: None,
         }
     }
+}
+
+/// How many bytes in flight are for other stores beside those for clients.
+fn stores_bytes(clients_bytes: usize) -> usize {
+    (clients_bytes / STORES_BYTES_PART).max(2 * MESSAGE_BYTES_MAX)
 }
 
 /// A flag has a number that cannot work.
@@ -120,6 +135,7 @@ impl ServeOptions {
             connections_per_address_max,
             idle_timeout: (idle_timeout_s > 0).then(|| Duration::from_secs(idle_timeout_s)),
             bytes_in_flight: ByteBudget::new(bytes_in_flight_mib << 20),
+            stores_bytes_in_flight: ByteBudget::new(stores_bytes(bytes_in_flight_mib << 20)),
             ..Self::default()
         })
     }
@@ -131,7 +147,8 @@ impl ServeOptions {
 pub struct ServeError(#[from] tonic_reflection::server::Error);
 
 /// Serves `services` on `listener` and gRPC reflection beside them until `drain` is cancelled. Then no connection is
-/// accepted any more, open ones are told to go away, and the calls in flight are waited for, `drain_timeout` at most.
+/// accepted any more, open ones are told to go away, and the calls in flight are waited for, `drain_timeout` at most. This begins
+/// once [`ServeOptions::handed_over`] is cancelled, where there is such a thing.
 ///
 /// Streams that never end by themselves have to watch [`CallBudget::closing`](super::CallBudget::closing) and end.
 ///
@@ -148,19 +165,26 @@ pub async fn serve(
     let places = Places::new(
         options.connections_max,
         options.connections_per_address_max,
+        options.store_connections_max,
         Patience::new(&options),
         options.bytes_in_flight.bytes_max(),
     );
-    let process = options.bytes_in_flight.clone();
-    let mut acceptor = Acceptor::new(listener, Arc::clone(&places), process, drain.clone());
+    let process = ProcessBudgets {
+        clients: options.bytes_in_flight.clone(),
+        stores: options.stores_bytes_in_flight.clone(),
+    };
+    let closes = options.handed_over.clone().unwrap_or_else(|| drain.clone());
+    let mut acceptor = Acceptor::new(listener, Arc::clone(&places), process, closes.clone());
     let options = Arc::new(options);
     let mut connections = JoinSet::new();
+    let mut drain_began = None;
     loop {
         tokio::select! {
-            () = drain.cancelled() => break,
+            () = closes.cancelled() => break,
+            () = drain.cancelled(), if drain_began.is_none() => drain_began = Some(Instant::now()),
             (stream, connection, place) = acceptor.next() => {
                 let (services, options) = (Arc::clone(&services), Arc::clone(&options));
-                connections.spawn(connection.serve(stream, place, services, options, drain.clone()));
+                connections.spawn(connection.serve(stream, place, services, options, closes.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -168,7 +192,9 @@ pub async fn serve(
     // Closes the listening socket.
     drop(acceptor);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    let has_ended = timeout(options.drain_timeout, all_ended).await.is_ok();
+    let drain_began = drain_began.unwrap_or_else(Instant::now);
+    let deadline = drain_began + options.drain_timeout;
+    let has_ended = timeout_at(deadline, all_ended).await.is_ok();
     let calls = places.calls();
     if !has_ended && calls > 0 {
         tracing::warn!(

@@ -9,13 +9,14 @@ macro_rules! serve_flags {
         #[derive(Debug, Clone, clap::Args)]
         pub struct ServeFlags {
             /// Most MiB of requests from their first byte on, and of answers until they are sent. What does not fit waits for a
-            /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16.
+            /// second, then its client is told to back off. Every connection gets 256 KiB in any case. At least 16. A store takes
+            /// a quarter as many more for what other stores send, at least 16.
             #[arg(long, env = concat!($env, "_BYTES_IN_FLIGHT_MIB"), value_name = "MIB")]
             #[arg(default_value_t = $bytes_in_flight_mib)]
             pub bytes_in_flight_mib: usize,
 
             /// Most connections at a time. For one more, the one that has been idle longest is closed; if all are in use, the
-            /// new one is.
+            /// new one is. A store has 64 more places, where it serves other stores only.
             #[arg(long, env = concat!($env, "_CONNECTIONS_MAX"), value_name = "COUNT")]
             #[arg(default_value_t = $crate::transport::limits::CONNECTIONS_MAX)]
             pub connections_max: usize,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 
-use super::limits::{BATCH_STREAMS_MAX, REFLECTION_STREAMS_MAX, TSO_STREAMS_MAX};
+use super::limits::{
+    BATCH_STREAMS_MAX, REFLECTION_STREAMS_MAX, STORE_STREAMS_MAX, TSO_STREAMS_MAX,
+};
 use super::methods::Requests;
 use crate::error::Fault;
 use crate::errorpb::Fate;
@@ -14,6 +16,7 @@ use crate::errorpb::Fate;
 #[derive(Debug)]
 pub(super) struct StreamPlaces {
     batch: Arc<Semaphore>,
+    stores: Arc<Semaphore>,
     tso: Arc<Semaphore>,
     reflection: Arc<Semaphore>,
 }
@@ -25,6 +28,7 @@ impl Default for StreamPlaces {
     fn default() -> Self {
         Self {
             batch: Arc::new(Semaphore::new(BATCH_STREAMS_MAX)),
+            stores: Arc::new(Semaphore::new(STORE_STREAMS_MAX)),
             tso: Arc::new(Semaphore::new(TSO_STREAMS_MAX)),
             reflection: Arc::new(Semaphore::new(REFLECTION_STREAMS_MAX)),
         }
@@ -40,6 +44,7 @@ impl StreamPlaces {
     pub(super) fn take(&self, requests: Requests) -> Result<StreamPlace, Fault> {
         let (places, count_max) = match requests {
             Requests::Stream => (&self.batch, BATCH_STREAMS_MAX),
+            Requests::StoreStream => (&self.stores, STORE_STREAMS_MAX),
             Requests::SmallStream => (&self.tso, TSO_STREAMS_MAX),
             Requests::ForeignStream => (&self.reflection, REFLECTION_STREAMS_MAX),
             Requests::Unary => return Ok(None),

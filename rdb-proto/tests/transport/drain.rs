@@ -9,6 +9,7 @@ use rdb_proto::error::details;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::transport::{ServeOptions, endpoint};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -46,6 +47,48 @@ async fn a_call_in_flight_is_answered() {
     server.deletes.notify_one();
     let answer = call.read().await.expect("an answer, not a reset");
     assert_eq!(answer.trailers["grpc-status"], "0");
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+}
+
+#[tokio::test]
+async fn all_is_served_until_the_process_has_handed_over_what_others_go_on_with() {
+    let handed_over = CancellationToken::new();
+    let server = TestServer::start(ServeOptions {
+        handed_over: Some(handed_over.clone()),
+        drain_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut earlier = server.client().await;
+    server.drain.cancel();
+    for _ in 0..3 {
+        earlier.raw_get(get(10)).await.expect("served");
+        let mut newcomer = server.client().await;
+        newcomer.raw_get(get(10)).await.expect("served");
+    }
+    handed_over.cancel();
+    guarded("the drain ends", server.serving)
+        .await
+        .expect("in good order");
+}
+
+#[tokio::test]
+async fn the_drain_timeout_begins_with_the_drain() {
+    let handed_over = CancellationToken::new();
+    let server = TestServer::start(ServeOptions {
+        handed_over: Some(handed_over.clone()),
+        drain_timeout: SHORT,
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    // It is never answered.
+    let _call = peer.call(RAW_DELETE, framed(&get(10)), true).await;
+    server.drain.cancel();
+    tokio::time::sleep(2 * SHORT).await;
+    handed_over.cancel();
     guarded("the drain ends", server.serving)
         .await
         .expect("in good order");

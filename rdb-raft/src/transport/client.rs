@@ -28,6 +28,7 @@ use super::link::Link;
 use super::session::replicate;
 use super::snapshot::Sending;
 use super::snapshot_sender::{SnapshotRoute, backoff};
+use super::starts::Starts;
 use super::{AddressBook, RpcError, StoreIdentity, broken, unreachable, wire};
 use crate::machine::SnapshotData;
 use crate::timing::Timing;
@@ -50,17 +51,30 @@ type Kept = (Arc<Link>, AbortOnDropHandle<()>);
 
 impl Transport {
     /// The ways of a store whose groups have this timing. Connects to nobody yet.
-    pub fn new(identity: StoreIdentity, timing: Timing, addresses: Arc<dyn AddressBook>) -> Self {
+    pub fn new(
+        identity: StoreIdentity,
+        timing: Timing,
+        addresses: Arc<dyn AddressBook>,
+        starts: Arc<Starts>,
+    ) -> Self {
         let dialer = Dialer {
             identity,
             timing,
             addresses,
+            starts,
         };
         Self(Arc::new(Links {
             dialer,
             sending: Sending::default(),
             links: Mutex::default(),
         }))
+    }
+
+    /// Connects to stores, as soon as they are there, without anything to send: so that each learns of the other's start.
+    pub fn greet(&self, store_ids: impl IntoIterator<Item = u64>) {
+        for store_id in store_ids {
+            self.link(store_id).greet();
+        }
     }
 
     /// The network of a peer of a group on this store.

@@ -31,6 +31,13 @@ pub(super) struct Connection {
     last_session: AtomicU64,
 }
 
+/// Why a connection has ended.
+pub(super) enum Ended {
+    /// As connections do now and then, e.g. one that nobody has used for long.
+    InOrder(&'static str),
+    Broken(String),
+}
+
 type Waiting = HashMap<u64, mpsc::Sender<Answer>>;
 
 impl Connection {
@@ -64,17 +71,19 @@ impl Connection {
     }
 
     /// Hands out answers until a stream ends. Returns why it did.
-    pub(super) async fn read(&self, bulk: Streaming<Reply>, urgent: Streaming<Reply>) -> String {
+    pub(super) async fn read(&self, bulk: Streaming<Reply>, urgent: Streaming<Reply>) -> Ended {
         let (bulk, urgent) = (pin!(self.hand_out(bulk)), pin!(self.hand_out(urgent)));
         select(bulk, urgent).await.factor_first().0
     }
 
-    async fn hand_out(&self, mut replies: Streaming<Reply>) -> String {
+    async fn hand_out(&self, mut replies: Streaming<Reply>) -> Ended {
         loop {
             match replies.message().await {
                 Ok(Some(reply)) => self.route(reply),
-                Ok(None) => return "the other store ended it".to_owned(),
-                Err(status) => return format!("{}: {}", status.code(), status.message()),
+                Ok(None) => return Ended::InOrder("the other store ended it"),
+                Err(status) => {
+                    return Ended::Broken(format!("{}: {}", status.code(), status.message()));
+                }
             }
         }
     }

@@ -9,16 +9,18 @@ use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{Envelope, Reply};
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
 
-use super::AddressBook;
-use super::connection::{Connection, LANE_ITEMS_MAX};
+use super::connection::{Connection, Ended, LANE_ITEMS_MAX};
 use super::greeting::StoreIdentity;
 use super::lane::envelopes;
+use super::starts::Starts;
+use super::{AddressBook, REPLY_BYTES_MAX};
 use crate::timing::Timing;
 
 /// How long an attempt may take, from the question for the address to the answers to both greetings.
@@ -30,6 +32,7 @@ pub(super) struct Dialer {
     pub(super) identity: StoreIdentity,
     pub(super) timing: Timing,
     pub(super) addresses: Arc<dyn AddressBook>,
+    pub(super) starts: Arc<Starts>,
 }
 
 impl Dialer {
@@ -49,7 +52,9 @@ impl Dialer {
 
     /// What this store says to another one first.
     pub(super) fn greeting(&self, store_id: u64) -> Envelope {
-        self.identity.greeting(store_id, &self.timing)
+        let starts = &self.starts;
+        self.identity
+            .greeting(store_id, &self.timing, starts.own(), starts)
     }
 
     /// A connection on which nothing was said yet.
@@ -67,34 +72,57 @@ impl Dialer {
     }
 
     async fn greet(&self, store_id: u64, channel: Channel) -> Result<Open, String> {
+        let own_start = self.starts.own();
+        let greeting = self.greeting(store_id);
         let closed = CancellationToken::new();
         let close = closed.clone().drop_guard();
         let lane = || {
             let (sender, lane) = mpsc::channel(LANE_ITEMS_MAX);
-            let greeting = self.greeting(store_id);
-            (sender, envelopes(greeting, lane, closed.clone()))
+            (sender, envelopes(greeting.clone(), lane, closed.clone()))
         };
         let (bulk, bulk_envelopes) = lane();
         let (urgent, urgent_envelopes) = lane();
         let client = RaftPeerClient::new(channel)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(REPLY_BYTES_MAX);
         let (mut for_bulk, mut for_urgent) = (client.clone(), client.clone());
         let accepted = try_join(
             for_bulk.bulk(bulk_envelopes),
             for_urgent.urgent(urgent_envelopes),
         );
-        let (bulk_replies, urgent_replies) = accepted
-            .await
-            .map_err(|refused| refused.message().to_owned())?;
+        let welcomed = async {
+            let (bulk, urgent) = accepted.await?;
+            try_join(welcomed(bulk.into_inner()), welcomed(urgent.into_inner())).await
+        };
+        let ((bulk_replies, start), (urgent_replies, _)) =
+            welcomed.await.map_err(|refused: Status| {
+                if refused.code() == Code::AlreadyExists {
+                    self.starts.note_outdated(store_id, own_start);
+                }
+                refused.message().to_owned()
+            })?;
+        // The same process has answered on both streams.
+        let met = self.starts.meet(store_id, start).await;
+        met.map_err(|not_met| not_met.to_string())?;
         Ok(Open {
             connection: Arc::new(Connection::new(bulk, urgent)),
-            bulk: bulk_replies.into_inner(),
-            urgent: urgent_replies.into_inner(),
+            bulk: bulk_replies,
+            urgent: urgent_replies,
+            starts: Arc::clone(&self.starts),
+            own_start,
+            met_start: (store_id, start),
             _client: client,
             _close: close,
         })
     }
+}
+
+/// A stream that was accepted, and the start of the store that has done so.
+async fn welcomed(mut replies: Streaming<Reply>) -> Result<(Streaming<Reply>, u64), Status> {
+    let welcome = replies.message().await?;
+    let start = welcome.and_then(|welcome| welcome.start);
+    let start = start.ok_or_else(|| Status::internal("the other store says no start"))?;
+    Ok((replies, start))
 }
 
 /// Closes a connection when it is dropped.
@@ -102,6 +130,11 @@ pub(super) struct Open {
     connection: Arc<Connection>,
     bulk: Streaming<Reply>,
     urgent: Streaming<Reply>,
+    starts: Arc<Starts>,
+    /// What this store has said of itself.
+    own_start: u64,
+    /// The other store, and what it has said of itself.
+    met_start: (u64, u64),
     _client: RaftPeerClient<Channel>,
     /// Ends the requests of both streams, and so the connection.
     _close: DropGuard,
@@ -112,10 +145,19 @@ impl Open {
         &self.connection
     }
 
-    /// Hands out answers until the connection breaks, and says why it did.
-    pub(super) async fn read(self) -> String {
+    /// Hands out answers until the connection ends, and says why it did.
+    pub(super) async fn read(self) -> Ended {
         let _closing = Closing(Arc::clone(&self.connection));
-        self.connection.read(self.bulk, self.urgent).await
+        let (store_id, start) = self.met_start;
+        select! {
+            ended = self.connection.read(self.bulk, self.urgent) => ended,
+            () = self.starts.registered_again(self.own_start) => {
+                Ended::InOrder("this store has registered")
+            }
+            () = self.starts.superseded(store_id, start) => {
+                Ended::InOrder("the other store has started again")
+            }
+        }
     }
 }
 

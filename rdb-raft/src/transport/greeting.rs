@@ -3,6 +3,7 @@
 use rdb_proto::raftpb::{Envelope, Hello};
 use tonic::Status;
 
+use super::starts::{NotMet, Starts};
 use crate::timing::Timing;
 
 /// Which store this is.
@@ -15,13 +16,21 @@ pub struct StoreIdentity {
 }
 
 impl StoreIdentity {
-    /// What this store says to another one first.
-    pub(super) fn greeting(&self, to_store: u64, timing: &Timing) -> Envelope {
+    /// What a start of this store says to another store first.
+    pub(super) fn greeting(
+        &self,
+        to_store: u64,
+        timing: &Timing,
+        start: u64,
+        starts: &Starts,
+    ) -> Envelope {
         let hello = Hello {
             cluster_id: self.cluster_id,
             from_store: self.store_id,
             to_store,
             election_timeout_max_ms: timing.election_timeout_max_ms,
+            start,
+            met_start: starts.met(to_store),
         };
         Envelope {
             hello: Some(hello),
@@ -29,12 +38,17 @@ impl StoreIdentity {
         }
     }
 
-    /// Checks what another store says first.
+    /// Checks what another store says first, and meets its start.
     ///
     /// # Errors
     ///
     /// A status that names what differs.
-    pub(super) fn check(&self, first: Envelope, timing: &Timing) -> Result<(), Status> {
+    pub(super) async fn check(
+        &self,
+        first: Envelope,
+        timing: &Timing,
+        starts: &Starts,
+    ) -> Result<Hello, Status> {
         let Some(hello) = first.hello.filter(|_| first.items.is_empty()) else {
             let cause = "the stream does not begin with a hello";
             return Err(Status::invalid_argument(cause));
@@ -55,6 +69,16 @@ impl StoreIdentity {
                 return Err(Status::failed_precondition(cause));
             }
         }
-        Ok(())
+        let own = starts.own();
+        if hello.met_start > own {
+            starts.note_outdated(hello.from_store, own);
+            let cause = "this is an older start of the store than the one that is expected";
+            return Err(Status::failed_precondition(cause));
+        }
+        match starts.meet(hello.from_store, hello.start).await {
+            Ok(()) => Ok(hello),
+            Err(error @ NotMet::Older { .. }) => Err(Status::already_exists(error.to_string())),
+            Err(error @ NotMet::TooMany) => Err(Status::resource_exhausted(error.to_string())),
+        }
     }
 }

@@ -1,18 +1,20 @@
 //! A stream of another store that was accepted.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Answer, Envelope, Reply};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::{CallBudget, Reservation};
 use tokio::select;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status};
 
 use super::greeting::StoreIdentity;
+use super::starts::Starts;
+use super::{ANSWERS_MAX, CONNECTION_BYTES_MAX};
 use crate::group::Group;
 use crate::node::{MissingPeer, Node};
 
@@ -22,18 +24,65 @@ pub(super) type Replies = BoxStream<'static, Result<Reply, Status>>;
 pub(super) fn replies(
     answers: impl Stream<Item = Result<Vec<Answer>, Status>> + Send + 'static,
 ) -> Replies {
-    let replies = answers.map(|answers| answers.map(|answers| Reply { answers }));
+    let replies = answers.flat_map(|answers| match answers {
+        Ok(answers) => stream::iter(in_replies(answers)).left_stream(),
+        Err(status) => stream::iter([Err(status)]).right_stream(),
+    });
     replies.boxed()
 }
 
+/// Answers in replies that are as large as one may be.
+fn in_replies(mut answers: Vec<Answer>) -> Vec<Result<Reply, Status>> {
+    let mut replies = Vec::new();
+    while !answers.is_empty() {
+        let rest = answers.split_off(answers.len().min(ANSWERS_MAX));
+        let start = None;
+        replies.push(Ok(Reply { answers, start }));
+        answers = rest;
+    }
+    replies
+}
+
+/// KiB that a stream may hold of what was received and is not answered, beside the last envelope. A store of ours has less.
+const HELD_KIB_MAX: usize = CONNECTION_BYTES_MAX >> 10;
+
 /// What comes on a stream, after its greeting.
+///
+/// What was received is counted until it is answered: in the bytes in flight for other stores, and by stream. While a stream
+/// holds as much as it may, nothing more is taken from it.
 pub(super) struct Incoming {
     node: Arc<Node>,
     /// The store that has opened it.
     from_store: u64,
     call: Arc<CallBudget>,
     messages: Messages<Envelope>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ready when the connection closes, or a later start of the store was met.
+    closing: BoxFuture<'static, ()>,
+    /// The least that an item counts, in bytes.
+    item_bytes_min: usize,
+    /// What the stream may still hold, in KiB.
+    room: Arc<Semaphore>,
+    /// An envelope that waits for room.
+    arrived: Option<Arrived>,
+}
+
+/// An envelope, and what it counts until the last of its items is answered.
+pub(super) struct Received {
+    pub(super) envelope: Envelope,
+    pub(super) message_bytes: usize,
+    pub(super) held: Arc<Held>,
+}
+
+pub(super) struct Held {
+    _room: Option<OwnedSemaphorePermit>,
+    _bytes: Reservation,
+}
+
+struct Arrived {
+    envelope: Envelope,
+    message_bytes: usize,
+    bytes: Reservation,
+    room: BoxFuture<'static, Option<OwnedSemaphorePermit>>,
 }
 
 impl Incoming {
@@ -46,35 +95,91 @@ impl Incoming {
         request: Request<Messages<Envelope>>,
         identity: StoreIdentity,
         node: Arc<Node>,
+        starts: &Starts,
+        item_bytes_min: usize,
     ) -> Result<Self, Status> {
         let call = CallBudget::of(&request);
         let mut incoming = Self {
             node,
             from_store: 0,
-            closing: Box::pin(call.closing().clone().cancelled_owned()),
+            closing: call.closing().clone().cancelled_owned().boxed(),
+            item_bytes_min,
+            room: Arc::new(Semaphore::new(HELD_KIB_MAX)),
+            arrived: None,
             call,
             messages: request.into_inner(),
         };
-        let first = incoming.envelope().await?;
-        let (first, _) = first.ok_or_else(|| Status::unavailable("the stream has ended"))?;
-        let from_store = first.hello.as_ref().map_or(0, |hello| hello.from_store);
-        identity.check(first, incoming.node.timing())?;
-        tracing::debug!(from_store, "another store has opened a stream");
+        let first = incoming.received().await?;
+        let first = first.ok_or_else(|| Status::unavailable("the stream has ended"))?;
+        let first = first.envelope;
+        let timing = *incoming.node.timing();
+        let hello = identity.check(first, &timing, starts).await?;
+        let (from_store, start) = (hello.from_store, hello.start);
+        tracing::debug!(from_store, start, "another store has opened a stream");
         incoming.from_store = from_store;
+        let superseded = starts.superseded(from_store, start).boxed();
+        incoming.closing = future::select(incoming.closing, superseded)
+            .map(drop)
+            .boxed();
         Ok(incoming)
     }
 
-    /// The next envelope, with the size of its message. `None`: the other store has ended the stream, or the server drains.
-    pub(super) async fn envelope(&mut self) -> Result<Option<(Envelope, usize)>, Status> {
-        let message = select! {
-            biased;
-            () = &mut self.closing => None,
-            message = self.messages.next() => message,
+    /// The next envelope after the greeting. `None`: the other store has ended the stream, or it closes. It may be dropped and
+    /// called again.
+    pub(super) async fn envelope(&mut self) -> Result<Option<Received>, Status> {
+        let received = self.received().await?;
+        if received
+            .as_ref()
+            .is_some_and(|received| received.envelope.hello.is_some())
+        {
+            return Err(Status::invalid_argument("the stream begins a second time"));
+        }
+        Ok(received)
+    }
+
+    async fn received(&mut self) -> Result<Option<Received>, Status> {
+        let arrived = match self.arrived.take() {
+            Some(arrived) => arrived,
+            None => {
+                let message = select! {
+                    biased;
+                    () = &mut self.closing => None,
+                    message = self.messages.next() => message,
+                };
+                match message.transpose()? {
+                    Some(message) => self.hold(message.message, message.message_bytes),
+                    None => return Ok(None),
+                }
+            }
         };
-        // What is kept of a message is bounded by the windows of sessions from here on.
-        self.call.release_arrived();
-        let message = message.transpose()?;
-        Ok(message.map(|message| (message.message, message.message_bytes)))
+        let arrived = self.arrived.insert(arrived);
+        let room = select! {
+            biased;
+            () = &mut self.closing => return Ok(None),
+            room = &mut arrived.room => room,
+        };
+        Ok(self.arrived.take().map(|arrived| Received {
+            envelope: arrived.envelope,
+            message_bytes: arrived.message_bytes,
+            held: Arc::new(Held {
+                _room: room,
+                _bytes: arrived.bytes,
+            }),
+        }))
+    }
+
+    fn hold(&self, envelope: Envelope, message_bytes: usize) -> Arrived {
+        let held_bytes = message_bytes.max(envelope.items.len() * self.item_bytes_min);
+        let bytes = self.call.hold_message(message_bytes, held_bytes);
+        let kib = held_bytes.div_ceil(1 << 10).min(HELD_KIB_MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(kib as u32);
+        Arrived {
+            envelope,
+            message_bytes,
+            bytes,
+            // The semaphore is never closed.
+            room: room.map(Result::ok).boxed(),
+        }
     }
 
     /// See [`peer`].

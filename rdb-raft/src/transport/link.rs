@@ -1,12 +1,13 @@
 //! The way to one other store: connects when somebody wants to send, again and again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
-use super::connection::Connection;
+use super::connection::{Connection, Ended};
 use super::dial::Dialer;
 
 /// The first wait before another attempt. Each later one is twice as long, up to the longest.
@@ -22,6 +23,8 @@ pub(super) struct Link {
     pub(super) store_id: u64,
     state: watch::Sender<State>,
     wanted: Notify,
+    /// Whether it has to connect once, though nobody has anything to send. Relaxed: the notification comes after it.
+    greets: AtomicBool,
 }
 
 enum State {
@@ -37,6 +40,7 @@ impl Link {
             store_id,
             state: watch::Sender::new(State::Pending("it was not connected before".into())),
             wanted: Notify::new(),
+            greets: AtomicBool::new(false),
         }
     }
 
@@ -74,15 +78,24 @@ impl Link {
     async fn wait<T>(&self, found: impl Fn(&State) -> Option<T>) -> T {
         let mut state = self.state.subscribe();
         loop {
-            if !matches!(*state.borrow(), State::Up(_)) {
-                self.wanted.notify_one();
-            }
-            if let Some(found) = found(&state.borrow_and_update()) {
-                return found;
+            {
+                let seen = state.borrow_and_update();
+                if !matches!(*seen, State::Up(_)) {
+                    self.wanted.notify_one();
+                }
+                if let Some(found) = found(&seen) {
+                    return found;
+                }
             }
             // The sender is in `self`.
             let _ = state.changed().await;
         }
+    }
+
+    /// Lets it connect, as often as that takes.
+    pub(super) fn greet(&self) {
+        self.greets.store(true, Ordering::Relaxed);
+        self.wanted.notify_one();
     }
 
     /// Connects whenever it is wanted. Does not end by itself; dropping it closes the connection.
@@ -92,28 +105,41 @@ impl Link {
         let mut last_cause = String::new();
         loop {
             self.wanted.notified().await;
-            let cause = match dialer.dial(self.store_id).await {
+            let ended = match dialer.dial(self.store_id).await {
                 Ok(open) => {
+                    self.greets.store(false, Ordering::Relaxed);
                     let (store_id, began) = (self.store_id, Instant::now());
                     tracing::info!(store_id, "connected to another store");
                     self.state
                         .send_replace(State::Up(Arc::clone(open.connection())));
-                    let cause = open.read().await;
+                    let ended = open.read().await;
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
                     last_cause.clear();
+                    ended
+                }
+                Err(cause) => Ended::Broken(cause),
+            };
+            let cause = match ended {
+                Ended::InOrder(cause) => {
+                    tracing::debug!(store_id = self.store_id, cause, "a connection was closed");
+                    cause.to_owned()
+                }
+                Ended::Broken(cause) => {
+                    self.tell(&cause, &mut last_cause);
                     cause
                 }
-                Err(cause) => cause,
             };
-            self.tell(&cause, &mut last_cause);
             let cause = Arc::<str>::from(cause);
             self.state.send_replace(State::Down(Arc::clone(&cause)));
             // Stores that have lost the same one do not come back together.
             sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
             self.state.send_replace(State::Pending(cause));
+            if self.greets.load(Ordering::Relaxed) {
+                self.wanted.notify_one();
+            }
         }
     }
 

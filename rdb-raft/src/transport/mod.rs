@@ -12,16 +12,43 @@
 //!
 //! # What is promised
 //!
-//! - A stream begins with a `Hello` that names the cluster, both stores and the election timeout. If one of them differs, it
+//! - A stream begins with a `Hello` that names the cluster, both stores, their starts and the election timeout. If one of them differs, it
 //!   is refused, and nothing else is sent. So whoever has taken over an address is asked nothing.
 //! - An item is only given to the peer that it names. Answers belong to the item with their session and sequence.
 //! - Votes pass through the quarantine of the group, see [`Group::vote`](crate::group::Group::vote).
 //! - Everything is bounded. A session has [`SESSION_ITEMS_MAX`] items or [`SESSION_BYTES_MAX`] unanswered, a connection
 //!   [`CONNECTION_BYTES_MAX`]. Beyond that nothing is taken from openraft, so a store that stands still costs its leader no
-//!   memory. One that answers nothing for an election timeout loses its sessions.
+//!   memory. One that answers nothing for an election timeout loses its sessions. The store that serves counts what it has
+//!   received until it has answered, in bytes in flight that are apart from those of clients: a store full of puts that wait
+//!   for others still takes what the others send. It takes no more from a stream that holds [`CONNECTION_BYTES_MAX`].
 //! - Nothing is sent twice. What is lost is lost: openraft asks again.
 //! - Snapshots go another way, see `snapshot.rs`.
 //! - Tasks end with their owners: those that connect with the [`Transport`], those that answer a session with its stream.
+//!
+//! # Starts of stores
+//!
+//! A store that comes back with an older data directory has forgotten votes that it has given and entries that it has
+//! acknowledged. So every start that the placement driver accepts has a number, which the directory keeps, and both sides of a
+//! stream say theirs before anything else. [`Starts`] has what a store remembers of the others.
+//!
+//! - Whoever has met a start of a store takes nothing from an earlier one: neither items, nor answers, votes among them. It is
+//!   remembered durably before the stream is accepted. Streams of the earlier one end.
+//! - The store that calls says which start of the other one it has met. So a store learns that its directory is old from the
+//!   first store that knows better, whichever of the two calls. It then ends for good.
+//! - A store greets all others with which it has a group as soon as they are there: when it starts, and again when its start was
+//!   accepted. So others know of a start soon after that, and an old directory mostly meets somebody who knows before its
+//!   quarantine is over.
+//!
+//! This does not rule out:
+//!
+//! - A copy of the directory as it was during the present start, such as a disk snapshot: it has the same number.
+//! - An older directory that meets only stores that do not know better: all that met the later start are down, or are older
+//!   themselves. Only the placement driver knows then; it refuses the store once it answers.
+//! - Two processes with copies of one directory of which none was accepted since. The placement driver accepts one of them.
+//!
+//! A group does not wait with its first vote until somebody has confirmed the start. Its votes only count where the start was
+//! compared, so a confirmation by a third store would add little. Stores that all start together while no placement driver
+//! answers know no more than the others, and have to come up. And the placement driver may take 20 s to accept an ordinary restart.
 //!
 //! # Pipelining and the lease
 //!
@@ -51,12 +78,14 @@ mod sessions;
 mod snapshot;
 mod snapshot_receiver;
 mod snapshot_sender;
+mod starts;
 mod wire;
 
 pub use address_book::AddressBook;
 pub use client::{Client, PeerNetwork, Transport};
 pub use greeting::StoreIdentity;
 pub use service::PeerService;
+pub use starts::Starts;
 
 use openraft::errors::{NetworkError, RPCError, Unreachable};
 
@@ -70,6 +99,17 @@ pub const SESSION_BYTES_MAX: usize = 8 << 20;
 
 /// Most bytes of all sessions of a connection that have no answer.
 pub const CONNECTION_BYTES_MAX: usize = 32 << 20;
+
+/// Most answers of a reply.
+const ANSWERS_MAX: usize = 1024;
+
+/// Longest cause of a refusal, in bytes.
+const CAUSE_BYTES_MAX: usize = 256;
+
+/// Longest reply, in bytes. An empty answer has two bytes, and takes far more in memory.
+const REPLY_BYTES_MAX: usize = 512 << 10;
+
+const _: () = assert!(ANSWERS_MAX * (CAUSE_BYTES_MAX + 64) <= REPLY_BYTES_MAX);
 
 type RpcError = RPCError<TypeConfig>;
 

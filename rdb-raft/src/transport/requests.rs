@@ -1,5 +1,7 @@
 //! The items of an urgent stream, each served by itself.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
@@ -9,12 +11,15 @@ use rdb_proto::raftpb::{Answer, Transferred};
 use tokio::select;
 use tonic::Status;
 
-use super::incoming::{Incoming, Replies, replies};
+use super::incoming::{Incoming, Received, Replies, replies};
 use super::wire;
 use crate::group::Group;
 
 /// Items under way at which no further envelope is taken.
 const REQUESTS_MAX: usize = 1024;
+
+/// The least that a request counts, in bytes: about what serving it takes.
+pub(super) const REQUEST_BYTES_MIN: usize = 1 << 10;
 
 struct Requests {
     incoming: Incoming,
@@ -40,12 +45,15 @@ impl Requests {
             select! {
                 biased;
                 envelope = self.incoming.envelope(), if takes => {
-                    let Some((envelope, message_bytes)) = envelope? else {
+                    let Some(received) = envelope? else {
                         return Ok(None);
                     };
+                    let Received { envelope, message_bytes, held } = received;
                     for item in envelope.items {
                         let group = self.incoming.peer(item.group_id, item.from_peer, item.to_peer);
+                        let held = Arc::clone(&held);
                         let served = async move {
+                            let _held = held;
                             let served = serve(group, item.from_peer, item.request, message_bytes);
                             wire::answer(item.session, item.sequence, served.await)
                         };

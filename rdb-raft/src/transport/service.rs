@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
-use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::raftpb::Reply;
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
 use tonic::codegen::{Service, http};
@@ -17,11 +18,14 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 use tonic_prost::prost::Message;
 
+use super::REPLY_BYTES_MAX;
+use super::connection::ITEM_BYTES_MIN;
 use super::greeting::StoreIdentity;
-use super::incoming::Incoming;
-use super::requests::requests;
+use super::incoming::{Incoming, Replies};
+use super::requests::{REQUEST_BYTES_MIN, requests};
 use super::sessions::sessions;
 use super::snapshot_receiver::receive;
+use super::starts::Starts;
 use crate::node::Node;
 
 const BULK_PATH: &str = "/raftpb.RaftPeer/Bulk";
@@ -31,17 +35,26 @@ const SNAPSHOT_PATH: &str = "/raftpb.RaftPeer/Snapshot";
 /// The service `raftpb.RaftPeer`, for [`rdb_proto::transport::Services`].
 ///
 /// A stream runs only while the transport asks for the next reply. So nothing is taken from a store that does not read its
-/// replies. Streams end when the server drains.
+/// replies. Streams end when the server drains, and when a later start of their store was met.
 #[derive(Clone)]
 pub struct PeerService {
     identity: Arc<OnceLock<StoreIdentity>>,
     node: Arc<Node>,
+    starts: Arc<Starts>,
 }
 
 impl PeerService {
     /// Serves the groups of `node`, which is on this store, once the store knows who it is.
-    pub fn new(identity: Arc<OnceLock<StoreIdentity>>, node: Arc<Node>) -> Self {
-        Self { identity, node }
+    pub fn new(
+        identity: Arc<OnceLock<StoreIdentity>>,
+        node: Arc<Node>,
+        starts: Arc<Starts>,
+    ) -> Self {
+        Self {
+            identity,
+            node,
+            starts,
+        }
     }
 
     async fn serve(self, request: http::Request<Body>) -> Result<Body, Status> {
@@ -49,19 +62,27 @@ impl PeerService {
         let identity = self.identity.get().copied();
         let identity = identity.ok_or_else(|| Status::unavailable("the store has no id yet"))?;
         let metadata = MetadataMap::from_headers(parts.headers);
-        let serve = match parts.uri.path() {
-            BULK_PATH => sessions,
-            URGENT_PATH => requests,
+        let (serve, item_bytes_min): (fn(Incoming) -> Replies, _) = match parts.uri.path() {
+            BULK_PATH => (sessions, ITEM_BYTES_MIN),
+            URGENT_PATH => (requests, REQUEST_BYTES_MIN),
             SNAPSHOT_PATH => {
                 let messages = Messages::new(body);
                 let request = Request::from_parts(metadata, parts.extensions, messages);
-                return Ok(encoded(receive(request, identity, self.node).await?));
+                return Ok(encoded(
+                    receive(request, identity, self.node, self.starts).await?,
+                ));
             }
             path => return Err(Status::unimplemented(format!("there is no {path}"))),
         };
         let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
-        let incoming = Incoming::accept(request, identity, self.node).await?;
-        Ok(encoded(serve(incoming)))
+        let incoming =
+            Incoming::accept(request, identity, self.node, &self.starts, item_bytes_min).await?;
+        let welcome = Reply {
+            answers: Vec::new(),
+            start: Some(self.starts.own()),
+        };
+        let replies = stream::iter([Ok(welcome)]).chain(serve(incoming));
+        Ok(encoded(replies.boxed()))
     }
 }
 
@@ -73,7 +94,7 @@ fn encoded<Reply: Message + Default + 'static>(
         replies,
         None,
         SingleMessageCompressionOverride::default(),
-        Some(MESSAGE_BYTES_MAX),
+        Some(REPLY_BYTES_MAX),
     ))
 }
 

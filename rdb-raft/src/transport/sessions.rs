@@ -3,25 +3,24 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, stream};
 use openraft::raft::AppendEntriesRequest;
 use rdb_proto::raftpb::item::Request;
-use rdb_proto::raftpb::{Answer, Envelope, Item};
+use rdb_proto::raftpb::{Answer, Item};
 use tokio::select;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::incoming::{Incoming, Replies, replies};
-use super::{SESSION_ITEMS_MAX, wire};
+use super::incoming::{Held, Incoming, Received, Replies, replies};
+use super::{ANSWERS_MAX, SESSION_ITEMS_MAX, wire};
 use crate::group::Group;
 use crate::types::TypeConfig;
 
-/// Most answers of a reply, and most that wait for one.
-const ANSWERS_MAX: usize = 1024;
-
-/// A group has one session on a stream, the latest. An earlier one ends, and what still comes of it is ignored. So there are no
-/// more sessions than groups.
+/// A group has one session on a stream, the latest. An earlier one ends, and what still comes of it is ignored. What it has taken
+/// is waited for, and is counted so long. So the sessions that have not ended are bounded, too, since each has an item.
 struct Sessions {
     incoming: Incoming,
     /// By group.
@@ -37,7 +36,7 @@ struct Session {
     peers: (u64, u64),
     next_sequence: u64,
     /// Its end is the end of the session. Closed when openraft takes nothing more.
-    appends: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+    appends: mpsc::Sender<(AppendEntriesRequest<TypeConfig>, Arc<Held>)>,
 }
 
 /// Serves a bulk stream.
@@ -65,10 +64,10 @@ impl Sessions {
                 // It is not closed, since there is a sender here.
                 _ = self.answers.recv_many(&mut answers, ANSWERS_MAX) => return Ok(Some(answers)),
                 envelope = self.incoming.envelope() => {
-                    let Some((envelope, message_bytes)) = envelope? else {
+                    let Some(received) = envelope? else {
                         return Ok(None);
                     };
-                    let refused = self.take(envelope, message_bytes);
+                    let refused = self.take(received);
                     if !refused.is_empty() {
                         return Ok(Some(refused));
                     }
@@ -78,11 +77,16 @@ impl Sessions {
     }
 
     /// Returns the answers to items that are not served.
-    fn take(&mut self, envelope: Envelope, message_bytes: usize) -> Vec<Answer> {
+    fn take(&mut self, received: Received) -> Vec<Answer> {
+        let Received {
+            envelope,
+            message_bytes,
+            held,
+        } = received;
         let mut refused = Vec::new();
         for item in envelope.items {
             let (group_id, session, sequence) = (item.group_id, item.session, item.sequence);
-            if let Err(cause) = self.append(item, message_bytes) {
+            if let Err(cause) = self.append(item, message_bytes, &held) {
                 self.sessions.remove(&group_id);
                 refused.push(wire::answer(session, sequence, Err(cause)));
             }
@@ -95,7 +99,7 @@ impl Sessions {
     /// # Errors
     ///
     /// Why the session ends.
-    fn append(&mut self, item: Item, message_bytes: usize) -> Result<(), String> {
+    fn append(&mut self, item: Item, message_bytes: usize, held: &Arc<Held>) -> Result<(), String> {
         let Some(Request::Append(append)) = item.request else {
             return Err("a session consists of appends".to_owned());
         };
@@ -121,7 +125,7 @@ impl Sessions {
         session.next_sequence += 1;
         let append = wire::read_append(item.from_peer, append, message_bytes);
         let append = append.map_err(|malformed| malformed.to_string())?;
-        match session.appends.try_send(append) {
+        match session.appends.try_send((append, Arc::clone(held))) {
             // One that has ended has answered why.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -147,19 +151,39 @@ impl Sessions {
 async fn answer_session(
     group: Group,
     session: u64,
-    received: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>,
+    received: mpsc::Receiver<(AppendEntriesRequest<TypeConfig>, Arc<Held>)>,
     answers: mpsc::Sender<Answer>,
 ) {
-    let appends = stream::unfold(received, |mut received| async move {
-        let append = received.recv().await?;
-        Some((append, received))
+    let (hold, mut held) = mpsc::unbounded_channel();
+    let is_over = Arc::<AtomicBool>::default();
+    let ends = Arc::clone(&is_over);
+    let appends = stream::unfold((received, hold), move |(mut received, hold)| {
+        let ends = Arc::clone(&ends);
+        async move {
+            let Some((append, held)) = received.recv().await else {
+                ends.store(true, Ordering::Relaxed);
+                return None;
+            };
+            let _ = hold.send(held);
+            Some((append, (received, hold)))
+        }
     });
-    let results = pin!(group.stream_append(appends));
-    let mut results = results.zip(stream::iter(0..));
-    while let Some((result, sequence)) = results.next().await {
+    let mut results = pin!(group.stream_append(appends));
+    let mut sequence = 0;
+    while let Some(result) = results.next().await {
+        let goes_on = matches!(result, Ok(Ok(_)));
         let outcome = result.map(wire::appended);
         let outcome = outcome.map_err(|ended| ended.to_string());
-        let answer = wire::answer(session, sequence, outcome);
-        let _ = answers.send(answer).await;
+        let _ = answers.send(wire::answer(session, sequence, outcome)).await;
+        drop(held.try_recv());
+        sequence += 1;
+        if !goes_on {
+            is_over.store(true, Ordering::Relaxed);
+        }
+    }
+    // openraft says nothing when the group has ended.
+    if !is_over.load(Ordering::Relaxed) {
+        let ended = Err("the group has ended".to_owned());
+        let _ = answers.send(wire::answer(session, sequence, ended)).await;
     }
 }

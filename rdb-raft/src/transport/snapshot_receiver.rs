@@ -1,10 +1,9 @@
 //! Receiving a snapshot.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
 use rdb_proto::batch::Messages;
@@ -14,12 +13,12 @@ use rdb_proto::transport::CallBudget;
 use tokio::select;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Status};
 
 use super::greeting::StoreIdentity;
 use super::incoming::peer;
 use super::snapshot::{PATIENCE, REPLY_INTERVAL};
+use super::starts::Starts;
 use super::wire;
 use crate::encoding::stored_membership;
 use crate::group::Group;
@@ -39,10 +38,11 @@ pub(super) async fn receive(
     request: Request<Messages<SnapshotPart>>,
     identity: StoreIdentity,
     node: Arc<Node>,
+    starts: Arc<Starts>,
 ) -> Result<Replies, Status> {
     let call = CallBudget::of(&request);
     let mut parts = Parts {
-        closing: Box::pin(call.closing().clone().cancelled_owned()),
+        closing: call.closing().clone().cancelled_owned().boxed(),
         call,
         messages: request.into_inner(),
     };
@@ -54,11 +54,14 @@ pub(super) async fn receive(
         hello: start.hello,
         items: Vec::new(),
     };
-    let from_store = greeting.hello.as_ref().map_or(0, |hello| hello.from_store);
-    identity.check(greeting, node.timing())?;
+    let hello = identity.check(greeting, node.timing(), &starts).await?;
+    let superseded = starts.superseded(hello.from_store, hello.start);
+    parts.closing = future::select(parts.closing, superseded.boxed())
+        .map(drop)
+        .boxed();
     let group = peer(
         &node,
-        from_store,
+        hello.from_store,
         start.group_id,
         start.from_peer,
         start.to_peer,
@@ -93,7 +96,8 @@ fn replies(received: BoxFuture<'static, Result<Vote, Status>>) -> Replies {
 struct Parts {
     call: Arc<CallBudget>,
     messages: Messages<SnapshotPart>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ready when the connection closes, or a later start of the store was met.
+    closing: BoxFuture<'static, ()>,
 }
 
 impl Parts {

@@ -11,6 +11,7 @@ use openraft::raft::{
 use rdb_proto::raftpb::answer::Outcome;
 use rdb_proto::raftpb::{self, Answer, Kind};
 
+use super::CAUSE_BYTES_MAX;
 use crate::encoding::membership;
 use crate::timing::APPEND_ENTRIES_MAX;
 use crate::types::{Content, Entry, LogId, Payload, TypeConfig, Vote, entry_bytes};
@@ -173,7 +174,14 @@ pub(super) fn read_transfer(
 
 /// The answer to an item that was served, or why it was not.
 pub(super) fn answer(session: u64, sequence: u64, served: Result<Outcome, String>) -> Answer {
-    let outcome = served.unwrap_or_else(|cause| Outcome::Refusal(raftpb::Refusal { cause }));
+    let outcome = served.unwrap_or_else(|mut cause| {
+        if cause.len() > CAUSE_BYTES_MAX {
+            let ends = cause.char_indices().map(|(index, _)| index);
+            let end = ends.take_while(|end| *end <= CAUSE_BYTES_MAX).last();
+            cause.truncate(end.unwrap_or_default());
+        }
+        Outcome::Refusal(raftpb::Refusal { cause })
+    });
     Answer {
         session,
         sequence,
@@ -283,6 +291,18 @@ mod tests {
             };
             assert_eq!(read.0, payload);
             assert_eq!(read.0.as_ptr() == payload.as_ptr(), is_shared);
+        }
+    }
+
+    #[test]
+    fn a_long_cause_is_cut_between_two_characters() {
+        let long = "\u{e4}".repeat(200);
+        for (cause, bytes) in [(long.clone(), 256), (format!("a{long}"), 255)] {
+            let answer = answer(1, 0, Err(cause.clone()));
+            let Some(Outcome::Refusal(refusal)) = answer.outcome else {
+                panic!("{answer:?}");
+            };
+            assert_eq!(refusal.cause, cause[..bytes]);
         }
     }
 

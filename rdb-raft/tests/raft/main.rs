@@ -5,6 +5,7 @@
     reason = "a step that fails here fails the test, also in functions that several tests share"
 )]
 
+mod bounds;
 #[path = "../../../rdb-storage/tests/storage/child.rs"]
 mod child;
 mod device;

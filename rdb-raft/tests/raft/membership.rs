@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::payloads::Payloads;
 use crate::snapshots::LONG;
-use crate::stores::{GROUP_ID, Store, Stores, Ways, identity};
+use crate::stores::{GROUP_ID, Store, Stores, Ways, first_start, identity};
 use crate::voters::{GUARD, wait_until};
 
 fn applied(store: &Store) -> Vec<Bytes> {
@@ -182,7 +182,7 @@ async fn a_peer_that_was_removed_is_destroyed_and_its_group_can_be_opened_with_a
         peer_id: 4,
     };
     assert_eq!(asked, expected);
-    let transport = Transport::new(identity(3), LONG, stores.ways.addresses(3));
+    let transport = Transport::new(identity(3), LONG, stores.ways.addresses(3), first_start());
     let (machine, network) = (Arc::<Payloads>::default(), transport.network(GROUP_ID, 4));
     let opened = node.open(
         GROUP_ID,

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Answer, Envelope, Item, Reply};
-use rdb_proto::transport::{CallBudget, Services};
+use rdb_proto::transport::{CallBudget, ServeOptions, Services};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -37,14 +37,23 @@ pub(crate) struct Stream {
 
 impl Scripted {
     pub(crate) async fn start() -> Self {
+        Self::of_start(1).await
+    }
+
+    /// A start of the store with that number.
+    pub(crate) async fn of_start(start: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (accept, accepted) = mpsc::channel(16);
-        let services = Services::default().add_service(Acceptor(accept));
+        let (sender, accepted) = mpsc::channel(16);
+        let acceptor = Acceptor {
+            start,
+            accepted: sender,
+        };
+        let services = Services::default().add_service(acceptor);
         Self {
             address,
             accepted,
-            _served: Served::start(listener, services),
+            _served: Served::start(listener, services, ServeOptions::default()),
         }
     }
 
@@ -77,12 +86,16 @@ impl Stream {
 
     pub(crate) async fn reply(&self, answers: impl IntoIterator<Item = Answer>) {
         let answers = answers.into_iter().collect();
-        self.replies.send(Reply { answers }).await.unwrap();
+        let start = None;
+        self.replies.send(Reply { answers, start }).await.unwrap();
     }
 }
 
 #[derive(Clone)]
-struct Acceptor(mpsc::Sender<Stream>);
+struct Acceptor {
+    start: u64,
+    accepted: mpsc::Sender<Stream>,
+}
 
 impl Acceptor {
     async fn accept(self, request: http::Request<Body>) -> http::Response<Body> {
@@ -94,12 +107,17 @@ impl Acceptor {
         let hello = messages.next().await.unwrap().unwrap();
         assert!(hello.message.hello.is_some());
         let (replies, receiver) = mpsc::channel(16);
+        let welcome = Reply {
+            answers: Vec::new(),
+            start: Some(self.start),
+        };
+        replies.send(welcome).await.unwrap();
         let accepted = Stream {
             is_bulk,
             messages,
             replies,
         };
-        self.0.send(accepted).await.unwrap();
+        self.accepted.send(accepted).await.unwrap();
         let replies = stream::unfold((receiver, call), |(mut receiver, call)| async move {
             let reply = receiver.recv().await?;
             call.release_arrived();

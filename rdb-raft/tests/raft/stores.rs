@@ -1,16 +1,17 @@
 //! Stores in one process that reach each other over loopback, each through a proxy of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, ready};
-use rdb_proto::transport::{ServeOptions, Services, serve};
+use rdb_proto::transport::{ByteBudget, ServeOptions, Services, serve};
 use rdb_raft::group::{Group, ProposeError};
 use rdb_raft::log::{LogDevice, MemoryDevice};
-use rdb_raft::transport::{AddressBook, PeerService, StoreIdentity, Transport};
+use rdb_raft::transport::{AddressBook, PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -38,17 +39,33 @@ pub(crate) const KEPT_BYTES: u64 = 32 << 20;
 
 /// Where a store believes the others to be.
 #[derive(Default)]
-pub(crate) struct Addresses(Mutex<HashMap<u64, String>>);
+pub(crate) struct Addresses {
+    known: Mutex<HashMap<u64, String>>,
+    /// How often one was asked for.
+    asked: AtomicUsize,
+}
 
 impl Addresses {
     pub(crate) fn of(addresses: impl IntoIterator<Item = (u64, String)>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(addresses.into_iter().collect())))
+        Arc::new(Self {
+            known: Mutex::new(addresses.into_iter().collect()),
+            asked: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn tell(&self, store_id: u64, address: String) {
+        self.known.lock().unwrap().insert(store_id, address);
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
 impl AddressBook for Addresses {
     fn address(&self, store_id: u64) -> BoxFuture<'_, Option<String>> {
-        let address = self.0.lock().unwrap().get(&store_id).cloned();
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let address = self.known.lock().unwrap().get(&store_id).cloned();
         ready(address).boxed()
     }
 }
@@ -60,6 +77,11 @@ pub(crate) fn identity(store_id: u64) -> StoreIdentity {
     }
 }
 
+/// A store in its first start, which has met nobody. What it meets is forgotten with it.
+pub(crate) fn first_start() -> Arc<Starts> {
+    Starts::new(1, BTreeMap::new(), |_| Ok(()))
+}
+
 /// Serves other stores.
 pub(crate) struct Served {
     drain: CancellationToken,
@@ -67,11 +89,11 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) fn start(listener: TcpListener, services: Services) -> Self {
+    pub(crate) fn start(listener: TcpListener, services: Services, options: ServeOptions) -> Self {
         let drain = CancellationToken::new();
         let options = ServeOptions {
             drain_timeout: 10 * GUARD,
-            ..ServeOptions::default()
+            ..options
         };
         let served = serve(listener, services, options, drain.clone());
         let serving = tokio::spawn(async { served.await.unwrap() });
@@ -96,6 +118,7 @@ pub(crate) struct Store {
     pub(crate) node: Arc<Node>,
     pub(crate) group: Group,
     pub(crate) payloads: Arc<Payloads>,
+    pub(crate) starts: Arc<Starts>,
     pub(crate) served: Served,
 }
 
@@ -108,7 +131,16 @@ impl Store {
     ) -> Self {
         let listener = ways.listener(id).await;
         let addresses = ways.addresses(id);
-        Self::start_with(ways.timing, [id; 2], listener, addresses, device, payloads).await
+        Self::start_with(
+            ways.timing,
+            [id; 2],
+            listener,
+            addresses,
+            device,
+            payloads,
+            ways.options(),
+        )
+        .await
     }
 
     /// A store whose disk was lost, with a peer that knows nothing.
@@ -116,7 +148,16 @@ impl Store {
         let (device, payloads) = (Arc::<MemoryDevice>::default(), Arc::default());
         let (listener, addresses) = (ways.listener(id).await, ways.addresses(id));
         let ids = [id, peer_id];
-        Self::start_with(ways.timing, ids, listener, addresses, device, payloads).await
+        Self::start_with(
+            ways.timing,
+            ids,
+            listener,
+            addresses,
+            device,
+            payloads,
+            ways.options(),
+        )
+        .await
     }
 
     pub(crate) async fn start_on(
@@ -125,8 +166,12 @@ impl Store {
         addresses: Arc<Addresses>,
         device: Arc<dyn LogDevice>,
         payloads: Arc<Payloads>,
+        options: ServeOptions,
     ) -> Self {
-        Self::start_with(TIMING, [id; 2], listener, addresses, device, payloads).await
+        Self::start_with(
+            TIMING, [id; 2], listener, addresses, device, payloads, options,
+        )
+        .await
     }
 
     async fn start_with(
@@ -136,17 +181,19 @@ impl Store {
         addresses: Arc<Addresses>,
         device: Arc<dyn LogDevice>,
         payloads: Arc<Payloads>,
+        options: ServeOptions,
     ) -> Self {
         let node = Node::start_keeping(KEPT_BYTES, timing, device).unwrap();
-        let node = Arc::new(node);
-        let transport = Transport::new(identity(id), timing, addresses);
+        let (node, starts) = (Arc::new(node), first_start());
+        let transport = Transport::new(identity(id), timing, addresses, Arc::clone(&starts));
         let network = transport.network(GROUP_ID, peer_id);
         let machine = Arc::clone(&payloads) as _;
         let group = node
             .open(GROUP_ID, peer_id, machine, network)
             .await
             .unwrap();
-        let service = PeerService::new(Arc::new(identity(id).into()), Arc::clone(&node));
+        let of_service = (Arc::clone(&node), Arc::clone(&starts));
+        let service = PeerService::new(Arc::new(identity(id).into()), of_service.0, of_service.1);
         let services = Services::default().add_service(service);
         Self {
             id,
@@ -154,7 +201,8 @@ impl Store {
             node,
             group,
             payloads,
-            served: Served::start(listener, services),
+            starts,
+            served: Served::start(listener, services, options),
         }
     }
 
@@ -200,6 +248,8 @@ impl Store {
 pub(crate) struct Ways {
     proxies: HashMap<(u64, u64), Proxy>,
     timing: Timing,
+    /// What clients have in flight, of all stores together.
+    pub(crate) clients: ByteBudget,
 }
 
 impl Ways {
@@ -214,7 +264,20 @@ impl Ways {
                 proxies.insert((from, to), Proxy::start().await);
             }
         }
-        Self { proxies, timing }
+        let clients = ServeOptions::default().bytes_in_flight;
+        Self {
+            proxies,
+            timing,
+            clients,
+        }
+    }
+
+    /// What a store serves with.
+    fn options(&self) -> ServeOptions {
+        ServeOptions {
+            bytes_in_flight: self.clients.clone(),
+            ..ServeOptions::default()
+        }
     }
 
     pub(crate) fn addresses(&self, from: u64) -> Arc<Addresses> {

@@ -1,5 +1,6 @@
 //! Both ends of the transport, each against a peer that does what a test says.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,10 +15,10 @@ use rdb_proto::raftpb::answer::Outcome;
 use rdb_proto::raftpb::item::Request;
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{self, Answer, Appended, Envelope, Hello, Item, Reply};
-use rdb_proto::transport::endpoint;
-use rdb_raft::log::MemoryDevice;
+use rdb_proto::transport::{ServeOptions, endpoint};
+use rdb_raft::log::{LogDevice, MemoryDevice};
 use rdb_raft::transport::{
-    CONNECTION_BYTES_MAX, Client, SESSION_BYTES_MAX, SESSION_ITEMS_MAX, Transport,
+    CONNECTION_BYTES_MAX, Client, SESSION_BYTES_MAX, SESSION_ITEMS_MAX, Starts, Transport,
 };
 use rdb_raft::{Entry, StoreNode, Timing, TypeConfig, Vote};
 use tokio::net::{TcpListener, TcpSocket};
@@ -30,8 +31,8 @@ use tonic::{Code, Status, Streaming};
 use crate::entries::{entry, log_id};
 use crate::payloads::Payloads;
 use crate::scripted::{self, Scripted};
-use crate::stores::{Addresses, CLUSTER_ID, GROUP_ID, Store, TIMING, identity};
-use crate::voters::GUARD;
+use crate::stores::{Addresses, CLUSTER_ID, GROUP_ID, Store, TIMING, first_start, identity};
+use crate::voters::{GUARD, wait_until};
 
 type Append = AppendEntriesRequest<TypeConfig>;
 type Answered = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -50,7 +51,7 @@ async fn client(transport: &Transport) -> Client {
 }
 
 fn transport(addresses: Arc<Addresses>) -> Transport {
-    Transport::new(identity(1), TIMING, addresses)
+    Transport::new(identity(1), TIMING, addresses, first_start())
 }
 
 fn append(previous: u64, entries: Vec<Entry>) -> Append {
@@ -215,7 +216,7 @@ async fn a_store_that_answers_nothing_costs_no_more_than_a_window() {
         (3 << 20, (SESSION_BYTES_MAX >> 20).div_ceil(3)),
     ] {
         let store = Scripted::start().await;
-        let transport = Transport::new(identity(1), IMPATIENT, store.addresses());
+        let transport = Transport::new(identity(1), IMPATIENT, store.addresses(), first_start());
         let taken = Arc::<AtomicUsize>::default();
         let appends = endless(payload_bytes, &taken);
         let answers = end(session(client(&transport).await, appends)).await;
@@ -228,7 +229,7 @@ async fn a_store_that_answers_nothing_costs_no_more_than_a_window() {
 async fn all_sessions_to_a_store_share_a_window() {
     const SESSIONS: usize = 8;
     let store = Scripted::start().await;
-    let transport = Transport::new(identity(1), IMPATIENT, store.addresses());
+    let transport = Transport::new(identity(1), IMPATIENT, store.addresses(), first_start());
     let taken = Arc::<AtomicUsize>::default();
     let sessions: Vec<_> = (0..SESSIONS)
         .map(|_| {
@@ -288,12 +289,19 @@ async fn a_store_that_is_not_there_is_unreachable() {
 }
 
 /// Store 2, which has peer 2.
-async fn served() -> (Store, String) {
+pub(crate) async fn served() -> (Store, String) {
+    served_with(Arc::<MemoryDevice>::default(), ServeOptions::default()).await
+}
+
+pub(crate) async fn served_with(
+    device: Arc<dyn LogDevice>,
+    options: ServeOptions,
+) -> (Store, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let payloads = Payloads::bootstrapped([1, 2, 3]);
-    let device = Arc::<MemoryDevice>::default();
-    let store = Store::start_on(2, listener, Addresses::of([]), device, payloads).await;
+    let addresses = Addresses::of([]);
+    let store = Store::start_on(2, listener, addresses, device, payloads, options).await;
     (store, address)
 }
 
@@ -321,12 +329,14 @@ async fn connect(address: &str) -> RaftPeerClient<Channel> {
     RaftPeerClient::new(endpoint.connect().await.unwrap())
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         cluster_id: CLUSTER_ID,
         from_store: 1,
         to_store: 2,
         election_timeout_max_ms: TIMING.election_timeout_max_ms,
+        start: 1,
+        met_start: 0,
     }
 }
 
@@ -367,16 +377,25 @@ async fn a_stream_that_is_not_meant_for_the_store_is_refused() {
 }
 
 /// A stream to store 2 as store 1 has it.
-struct Calling {
-    envelopes: mpsc::Sender<Envelope>,
-    replies: Streaming<Reply>,
+pub(crate) struct Calling {
+    pub(crate) envelopes: mpsc::Sender<Envelope>,
+    pub(crate) replies: Streaming<Reply>,
 }
 
 impl Calling {
-    async fn start(address: &str, is_bulk: bool) -> Self {
+    pub(crate) async fn start(address: &str, is_bulk: bool) -> Self {
+        let greeted = Self::greet(address, is_bulk, hello()).await;
+        let mut calling = greeted.unwrap();
+        let welcome = timeout(GUARD, calling.replies.message()).await;
+        let welcome = welcome.expect("it comes in time").unwrap().unwrap();
+        assert_eq!((welcome.start, welcome.answers), (Some(1), Vec::new()));
+        calling
+    }
+
+    pub(crate) async fn greet(address: &str, is_bulk: bool, hello: Hello) -> Result<Self, Status> {
         let (envelopes, receiver) = mpsc::channel(16);
         let greeting = Envelope {
-            hello: Some(hello()),
+            hello: Some(hello),
             items: Vec::new(),
         };
         envelopes.send(greeting).await.unwrap();
@@ -385,18 +404,34 @@ impl Calling {
             Some((envelope, receiver))
         });
         let mut client = connect(address).await;
-        let replies = match is_bulk {
-            true => client.bulk(sent).await,
-            false => client.urgent(sent).await,
+        let accepted = async {
+            match is_bulk {
+                true => client.bulk(sent).await,
+                false => client.urgent(sent).await,
+            }
         };
-        Self {
+        let accepted = timeout(GUARD, accepted).await.expect("answered in time");
+        Ok(Self {
             envelopes,
-            replies: replies.unwrap().into_inner(),
-        }
+            replies: accepted?.into_inner(),
+        })
+    }
+
+    /// Waits until the store has ended the stream.
+    async fn ended(&mut self) {
+        let ended = async {
+            while self
+                .replies
+                .message()
+                .await
+                .is_ok_and(|reply| reply.is_some())
+            {}
+        };
+        timeout(GUARD, ended).await.expect("it ends in time");
     }
 
     /// What is answered to items that were sent together.
-    async fn ask(&mut self, items: Vec<Item>) -> Vec<Answer> {
+    pub(crate) async fn ask(&mut self, items: Vec<Item>) -> Vec<Answer> {
         let count = items.len();
         let hello = None;
         let envelope = Envelope { hello, items };
@@ -412,7 +447,7 @@ impl Calling {
     }
 }
 
-fn item(session: u64, sequence: u64, request: Request) -> Item {
+pub(crate) fn item(session: u64, sequence: u64, request: Request) -> Item {
     Item {
         group_id: GROUP_ID,
         from_peer: 1,
@@ -424,7 +459,7 @@ fn item(session: u64, sequence: u64, request: Request) -> Item {
 }
 
 /// An append of a leader of term 1 to an empty log.
-fn entries(previous: u64, payloads: &[&'static str]) -> Request {
+pub(crate) fn entries(previous: u64, payloads: &[&'static str]) -> Request {
     let entries = payloads.iter().map(|payload| raftpb::Entry {
         term: 1,
         kind: raftpb::Kind::Proposed.into(),
@@ -442,14 +477,14 @@ fn entries(previous: u64, payloads: &[&'static str]) -> Request {
     })
 }
 
-fn refusal(answer: &Answer) -> &str {
+pub(crate) fn refusal(answer: &Answer) -> &str {
     match &answer.outcome {
         Some(Outcome::Refusal(refusal)) => &refusal.cause,
         other => panic!("{other:?}"),
     }
 }
 
-fn is_appended(answer: &Answer) -> bool {
+pub(crate) fn is_appended(answer: &Answer) -> bool {
     matches!(answer.outcome, Some(Outcome::Appended(_)))
 }
 
@@ -564,4 +599,123 @@ async fn streams_end_when_the_server_drains() {
     let (ended, ()) = tokio::join!(timeout(GUARD, ended), store.stop());
     let (bulk, urgent) = ended.expect("they end in time");
     assert!(bulk.unwrap().is_none() && urgent.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn nothing_is_taken_from_a_start_once_a_later_one_was_met() {
+    let (store, address) = served().await;
+    for is_bulk in [true, false] {
+        let start_of = |start| Hello { start, ..hello() };
+        let first = if is_bulk { 5 } else { 15 };
+        let earlier = Calling::greet(&address, is_bulk, start_of(first)).await;
+        let mut earlier = earlier.expect("it is the latest one");
+        let later = Calling::greet(&address, !is_bulk, start_of(first + 1)).await;
+        let mut later = later.expect("it is later");
+        earlier.ended().await;
+        let again = Calling::greet(&address, is_bulk, start_of(first)).await;
+        assert_eq!(
+            again.err().map(|refused| refused.code()),
+            Some(Code::AlreadyExists)
+        );
+        let served = later.ask(vec![item(1, 0, entries(0, &[]))]).await;
+        assert!(is_appended(&served[0]), "the later one is served");
+    }
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_learns_from_who_calls_it_that_it_is_outdated() {
+    let (store, address) = served().await;
+    for is_bulk in [true, false] {
+        let met_start = 2;
+        let hello = Hello {
+            met_start,
+            ..hello()
+        };
+        let refused = Calling::greet(&address, is_bulk, hello).await;
+        assert_eq!(
+            refused.err().map(|refused| refused.code()),
+            Some(Code::FailedPrecondition)
+        );
+    }
+    let outdated = timeout(GUARD, store.starts.outdated()).await;
+    assert_eq!(outdated.expect("it knows"), 1);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_learns_from_whom_it_calls_that_it_is_outdated() {
+    let (store, address) = served().await;
+    let later = Hello {
+        start: 2,
+        ..hello()
+    };
+    drop(
+        Calling::greet(&address, true, later)
+            .await
+            .expect("it is the latest one"),
+    );
+    let starts = first_start();
+    let addresses = Addresses::of([(2, address)]);
+    let transport = Transport::new(identity(1), TIMING, addresses, Arc::clone(&starts));
+    let refused = unreachable(&transport).await;
+    assert!(refused.contains("has started again since"), "{refused}");
+    let outdated = timeout(GUARD, starts.outdated()).await;
+    assert_eq!(outdated.expect("it knows"), 2);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn answers_of_an_earlier_start_are_not_counted() {
+    let store = Scripted::of_start(4).await;
+    let starts = Starts::new(1, BTreeMap::from([(2, 5)]), |_| Ok(()));
+    let transport = Transport::new(identity(1), TIMING, store.addresses(), starts);
+    let refused = unreachable(&transport).await;
+    assert!(refused.contains("start 4 is older than 5"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_store_that_has_registered_says_so_to_those_it_is_connected_to() {
+    let (store, address) = served().await;
+    let starts = first_start();
+    let addresses = Addresses::of([(2, address.clone())]);
+    let transport = Transport::new(identity(1), TIMING, addresses, Arc::clone(&starts));
+    let mut client = client(&transport).await;
+    let mut beat = async || {
+        let append = Append {
+            prev_log_id: Some(log_id(0, 0)),
+            ..append(0, Vec::new())
+        };
+        client.append_entries(append, option(GUARD)).await
+    };
+    beat().await.expect("it is reached");
+    starts.set_own(2);
+    transport.greet([2]);
+    let is_met = async || {
+        let earlier = Calling::greet(&address, true, hello()).await;
+        earlier.is_err_and(|refused| refused.code() == Code::AlreadyExists)
+    };
+    let met = timeout(GUARD, async { while !is_met().await {} });
+    met.await.expect("the other store meets it in time");
+    let reached = timeout(GUARD, async { while beat().await.is_err() {} });
+    reached.await.expect("it is reached again");
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_is_greeted_as_soon_as_it_is_there() {
+    let (store, address) = served().await;
+    let starts = Starts::new(2, BTreeMap::new(), |_| Ok(()));
+    let addresses = Addresses::of([]);
+    let transport = Transport::new(identity(1), TIMING, Arc::clone(&addresses) as _, starts);
+    transport.greet([2]);
+    wait_until("several attempts fail", || addresses.asked() > 2).await;
+    addresses.tell(2, address.clone());
+    let is_met = async || {
+        let earlier = Calling::greet(&address, true, hello()).await;
+        earlier.is_err_and(|refused| refused.code() == Code::AlreadyExists)
+    };
+    let met = timeout(GUARD, async { while !is_met().await {} });
+    met.await.expect("it is greeted in time");
+    store.stop().await;
 }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::harness::{Node, connect, guarded};
+use crate::harness::{Node, connect, found, guarded};
 use crate::scripted_pd::{REGION_ID, ScriptedPd};
 
 /// A store that registers with `pd`, not started yet.
@@ -87,6 +87,38 @@ async fn a_store_whose_place_was_given_away_ends_and_says_why() {
     pd.refuse_heartbeats(Status::already_exists("the store lives elsewhere"));
     assert_eq!(store.exited().await.code(), Some(3));
     assert!(store.log().contains("the store lives elsewhere"));
+}
+
+/// One that does not take the heartbeats may be of another cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_are_learned_from_a_placement_driver_that_takes_the_heartbeats() {
+    let pd = ScriptedPd::start("", "").await;
+    pd.name_store(2, "right:1");
+    let (_directory, mut store) = store_of(&pd);
+    store.start_serving().await;
+    let file = store.data_dir().join("stores");
+    let kept = || std::fs::read_to_string(&file).unwrap_or_default();
+    found("the addresses are kept", async || {
+        (kept() == "2 right:1\n").then_some(())
+    })
+    .await;
+    store.kill();
+
+    // At its start a store asks in any case.
+    pd.refuse_heartbeats(Status::failed_precondition("another cluster"));
+    pd.name_store(2, "wrong:1");
+    store.start();
+    found("heartbeats are refused", async || {
+        (pd.refusals() > 2).then_some(())
+    })
+    .await;
+    assert_eq!(kept(), "2 right:1\n");
+    pd.name_store(2, "later:1");
+    pd.take_heartbeats();
+    found("the addresses are kept", async || {
+        (kept() == "2 later:1\n").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! A Raft log and data that do not belong together.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::harness::{Cluster, copy_directory};
 
@@ -40,6 +40,52 @@ async fn a_raft_log_that_is_older_than_the_data_is_refused() {
         let value = client.raw_get(key).await.expect("read");
         assert_eq!(value.as_deref(), Some(&b"value"[..]), "{key}");
     }
+}
+
+/// A start after a kill applies the end of the log again, and a swap reads what it replaces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_block_that_a_start_needs_is_named_with_its_region() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut value = vec![0; 256 << 10];
+    random.fill(&mut value);
+    let version = client.cas_put("key", 0, value).await;
+    let version = version.expect("swapped");
+    let store = &mut cluster.store;
+    store.terminate();
+    assert!(store.exited().await.success(), "it has flushed");
+    store.start_serving().await;
+    let swapped = client.cas_put("key", version, "small").await;
+    swapped.expect("swapped");
+    store.kill();
+    damage_the_largest_table(&store.data_dir().join("db"));
+
+    store.start();
+    let ended = store.exited().await;
+    assert_eq!(ended.code(), Some(3), "an operator has to look");
+    let refused = store.log();
+    for told in [
+        "region 1",
+        "its log cannot be applied",
+        ".sst",
+        "Copy the directory",
+    ] {
+        assert!(refused.contains(told), "{refused}");
+    }
+}
+
+/// The value is most of it.
+fn damage_the_largest_table(database: &Path) {
+    let entries = fs::read_dir(database).expect("the database is there");
+    let tables = entries.map(|entry| entry.expect("it can be read").path());
+    let tables = tables.filter(|path| path.extension().is_some_and(|name| name == "sst"));
+    let length = |table: &PathBuf| fs::metadata(table).expect("it is there").len();
+    let largest = tables.max_by_key(length).expect("it was flushed");
+    let mut bytes = fs::read(&largest).expect("it can be read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(largest, bytes).expect("it can be written");
 }
 
 fn replace(directory: &Path, with: &Path) {

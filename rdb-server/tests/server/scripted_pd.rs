@@ -1,10 +1,11 @@
 //! A placement driver that tells stores what a test told it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::stream::{BoxStream, StreamExt, empty};
-use rdb_proto::metapb::{Peer, Region, RegionEpoch};
+use rdb_proto::metapb::{Peer, Region, RegionEpoch, Store};
 use rdb_proto::pdpb::pd_server::{Pd, PdServer};
 use rdb_proto::pdpb::*;
 use rdb_proto::transport::{ServeOptions, Services, serve};
@@ -27,6 +28,9 @@ pub(crate) struct ScriptedPd {
 struct Script {
     region: Arc<Mutex<Option<Region>>>,
     heartbeats_refused: Arc<Mutex<Option<Status>>>,
+    /// How many were, since the test has said so.
+    refusals: Arc<AtomicUsize>,
+    stores: Arc<Mutex<Vec<Store>>>,
 }
 
 impl ScriptedPd {
@@ -74,7 +78,29 @@ impl ScriptedPd {
     /// Answers heartbeats with this from now on.
     pub(crate) fn refuse_heartbeats(&self, status: Status) {
         let refused = &self.script.heartbeats_refused;
+        self.script.refusals.store(0, Ordering::SeqCst);
         *refused.lock().expect("no test panics in here") = Some(status);
+    }
+
+    /// Takes heartbeats again.
+    pub(crate) fn take_heartbeats(&self) {
+        let refused = &self.script.heartbeats_refused;
+        *refused.lock().expect("no test panics in here") = None;
+    }
+
+    /// How many heartbeats it has refused.
+    pub(crate) fn refusals(&self) -> usize {
+        self.script.refusals.load(Ordering::SeqCst)
+    }
+
+    /// Says where a store is.
+    pub(crate) fn name_store(&self, id: u64, address: &str) {
+        let store = Store {
+            id,
+            address: address.to_owned(),
+            ..Store::default()
+        };
+        *self.script.stores.lock().expect("no test panics in here") = vec![store];
     }
 }
 
@@ -100,7 +126,10 @@ impl Pd for Script {
     ) -> Answer<StoreHeartbeatResponse> {
         let refused = self.heartbeats_refused.lock();
         match refused.expect("no test panics in here").clone() {
-            Some(status) => Err(status),
+            Some(status) => {
+                self.refusals.fetch_add(1, Ordering::SeqCst);
+                Err(status)
+            }
             None => Ok(Response::new(StoreHeartbeatResponse {
                 interval_ms: 100,
                 regions: Vec::new(),
@@ -119,7 +148,8 @@ impl Pd for Script {
     }
 
     async fn get_stores(&self, _: Request<GetStoresRequest>) -> Answer<GetStoresResponse> {
-        Err(for_clients())
+        let stores = self.stores.lock().expect("no test panics in here").clone();
+        Ok(Response::new(GetStoresResponse { stores }))
     }
 
     async fn get_region(&self, _: Request<GetRegionRequest>) -> Answer<GetRegionResponse> {

@@ -507,6 +507,44 @@ fn memory_that_an_open_takes_on_a_full_disk_is_given_back_once_there_is_space() 
 }
 
 /// The memtables are smaller than the log.
+/// As at an upgrade: the new release needs space to begin, and the old one can make some.
+#[test]
+fn a_directory_that_was_too_full_to_begin_a_log_is_still_one_of_an_older_release() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let older = StorageOptions {
+        replicated: false,
+        ..with_reserve()
+    };
+    let storage = open(&disk.data(), &older);
+    let (written, _) = write_until_full(&storage);
+    drop(storage);
+
+    let storage = open(&disk.data(), &with_reserve());
+    let log = storage.open_log().unwrap();
+    disk.fill_up_to(0);
+    let bootstrapped = storage.bootstrap_regions(&[(region(3), first_state())]);
+    bootstrapped.unwrap_err();
+    drop((storage, log));
+
+    disk.give_space_back();
+    let storage = open(&disk.data(), &older);
+    for number in 0..written {
+        let value = storage.get_raw(&key(number)).unwrap();
+        assert_eq!(value, Some(noise(number, VALUE_BYTES)));
+    }
+    for number in 0..written / 2 {
+        storage.delete_raw(key(number)).unwrap();
+    }
+    drop(storage);
+    let (storage, log) = open_with_log(&disk);
+    let mut batch = LogBatch::default();
+    batch.put(b"k", b"v");
+    log.write(batch, true).unwrap();
+    assert_eq!(storage.get_raw(&key(0)), Ok(None));
+}
+
 fn open_with_log(disk: &SmallDisk) -> (Storage, LogDatabase) {
     let options = StorageOptions {
         write_buffer_bytes: 16 << 20,

@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdb_storage::{
-    DatabaseKind, Error, LogBatch, LogDatabase, OpenError, Repair, Storage, StorageOptions,
-    WalRecovery,
+    DatabaseKind, Error, LogBatch, LogDatabase, OpenError, PeerDescriptor, RegionDescriptor,
+    Repair, Storage, StorageOptions, WalRecovery,
 };
 
 use crate::fixture::{
     copy_of, files, files_of, flip_bit, flushing, free_table_files, noise, occupy_table_files_of,
     open, refused, synced, truncate, unsynced,
 };
+use crate::log::{REGION, region};
+use crate::unlogged::first_state;
 
 const VALUE_BYTES: usize = 1000;
 
@@ -188,7 +190,7 @@ fn the_directory_is_locked_until_the_log_is_closed_too_and_a_log_is_open_once() 
 }
 
 #[test]
-fn the_first_open_makes_a_directory_that_an_older_release_refuses() {
+fn the_first_write_makes_a_directory_that_an_older_release_refuses() {
     let directory = tempfile::tempdir().unwrap();
     let identity = || fs::read_to_string(directory.path().join("flaredb.identity")).unwrap();
     let storage = open(directory.path(), &synced());
@@ -197,8 +199,9 @@ fn the_first_open_makes_a_directory_that_an_older_release_refuses() {
     fs::create_dir(directory.path().join("raft")).unwrap();
     fs::write(directory.path().join("raft/CURRENT"), "half").unwrap();
     let log = storage.open_log().unwrap();
-    assert!(identity().contains("format = 3\n"));
+    assert!(identity().contains("format = 2\n"));
     put(&log, 0, true).unwrap();
+    assert!(identity().contains("format = 3\n"));
     drop((storage, log));
     let (storage, log) = open_both(directory.path(), &synced());
     assert_eq!(prefix(&log), 1);
@@ -235,7 +238,6 @@ fn only_what_a_first_open_left_is_removed() {
 
     let directory = tempfile::tempdir().unwrap();
     drop(open_both(directory.path(), &synced()));
-    forget_log(directory.path());
     drop(open_both(directory.path(), &synced()));
 }
 
@@ -251,6 +253,10 @@ fn an_owner_that_keeps_no_logs_is_refused_a_directory_that_has_some() {
     assert!(refusal.to_string().contains("replicated"), "{refusal}");
     drop(storage);
     drop(open_both(directory.path(), &synced()));
+    drop(open(directory.path(), &alone));
+    let (storage, log) = open_both(directory.path(), &synced());
+    put(&log, 0, true).unwrap();
+    drop((storage, log));
     let newer = OpenError::NewerFormat {
         directory: directory.path().to_owned(),
         found: 3,
@@ -423,6 +429,53 @@ fn a_repair_cuts_both_logs_and_makes_no_log_database() {
     let repair = Repair::of(directory.path(), synced());
     assert_eq!(repair, Ok(Repair::NotNeeded));
     assert!(!directory.path().join("raft").exists());
+}
+
+/// Whichever of the two logs is damaged.
+#[test]
+fn a_repair_cuts_the_log_of_a_sole_voter_and_refuses_that_of_one_of_several() {
+    for (stores, folder) in [(1, "raft"), (3, "raft"), (1, "db"), (3, "db")] {
+        let (directory, _) = written();
+        let (storage, log) = open_both(directory.path(), &synced());
+        let peer = |id| PeerDescriptor { id, store_id: id };
+        let region = RegionDescriptor {
+            peers: (1..=stores).map(peer).collect(),
+            ..region(1)
+        };
+        let bootstrapped = storage.bootstrap_regions(&[(region, first_state())]);
+        assert_eq!(bootstrapped, Ok(true));
+        // RocksDB flushes at its end what was written without the log of the data.
+        drop((storage, log));
+        let (storage, log) = open_both(directory.path(), &synced());
+        for number in 0..WRITES {
+            let value = noise(number, VALUE_BYTES);
+            storage.put_raw(key(number), value).unwrap();
+            put(&log, number, true).unwrap();
+        }
+        drop((storage, log));
+        let database = directory.path().join(folder);
+        let file = files_of(&database, ".log").pop().unwrap();
+        flip_bit(&file, 100_000);
+        let before = fs::read(&file).unwrap();
+        let repair = Repair::of(directory.path(), synced());
+        if stores == 1 {
+            assert!(matches!(repair, Ok(Repair::Cut(_))), "{repair:?}");
+            continue;
+        }
+        let refused = repair.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                OpenError::Replicated {
+                    region_id: REGION,
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+        assert!(!refused.may_pass());
+        assert_eq!(fs::read(&file).unwrap(), before, "it was cut");
+    }
 }
 
 /// A table of the log is gone, which no cut mends.

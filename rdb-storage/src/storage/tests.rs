@@ -1,0 +1,83 @@
+use rocksdb::ErrorKind;
+
+use super::*;
+use crate::{Command, LogChange, Role};
+
+fn storage() -> (tempfile::TempDir, Storage) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StorageOptions {
+        disk_reserve_bytes: 0,
+        ..StorageOptions::new(Role::Embedded)
+    };
+    let storage = Storage::open(directory.path(), options).unwrap();
+    (directory, storage)
+}
+
+/// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
+#[test]
+fn a_closed_storage_begins_no_background_work() {
+    let (_directory, storage) = storage();
+    storage.close().unwrap();
+    let engine = &storage.inner.engine;
+    // Past the writer, which has ended: there is something to flush again.
+    engine.database.put("k", "v").unwrap();
+    let refused = engine.database.flush().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ShutdownInProgress);
+}
+
+#[test]
+fn an_apply_from_memory_does_not_wait_where_a_write_would() {
+    let (_directory, storage) = storage();
+    let engine = &storage.inner.engine;
+    storage.put_raw("flushed", "v").unwrap();
+    engine.database.flush().unwrap();
+    let hold_writes = |from_files| {
+        let options = [
+            ("level0_file_num_compaction_trigger", "100"),
+            ("level0_slowdown_writes_trigger", from_files),
+            ("level0_stop_writes_trigger", from_files),
+        ];
+        let family = engine.family(Family::Raw);
+        engine.database.set_options_cf(family, &options).unwrap();
+    };
+    let apply = || {
+        let entry = LogEntry {
+            position: "position".into(),
+            change: LogChange::Blank,
+        };
+        storage.apply_from_memory(1, &[entry], ApplyOptions::default())
+    };
+    hold_writes("1");
+    assert_eq!(apply(), Ok(None));
+    assert_eq!(storage.applied_position(1), Ok(None));
+    assert_eq!(*storage.write_health().borrow(), WriteHealth::Healthy);
+    hold_writes("100");
+    assert_eq!(apply(), Ok(Some(vec![Vec::new()])));
+    assert!(storage.applied_position(1).unwrap().is_some());
+}
+
+/// RocksDB holds writes, and flushes that are asked for, until compactions have left few enough files. Here none ever does.
+#[test]
+fn closing_does_not_wait_for_compactions() {
+    let (_directory, storage) = storage();
+    let engine = &storage.inner.engine;
+    storage.put_raw("flushed", "v").unwrap();
+    engine.database.flush().unwrap();
+    let options = [
+        ("level0_file_num_compaction_trigger", "100"),
+        ("level0_slowdown_writes_trigger", "1"),
+        ("level0_stop_writes_trigger", "1"),
+    ];
+    let family = engine.family(Family::Raw);
+    engine.database.set_options_cf(family, &options).unwrap();
+    let put = Command::PutRaw {
+        key: "k".into(),
+        value: "v".into(),
+    };
+    let held = storage.submit(Submission::new(1, vec![put])).unwrap();
+    let (closed, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || closed.send(storage.close()));
+    let ended = ended.recv_timeout(std::time::Duration::from_secs(30));
+    assert_eq!(ended, Ok(Ok(())));
+    assert_eq!(held.wait(), Ok(vec![Outcome::Done]));
+}

@@ -1,0 +1,104 @@
+//! What replicated regions are written with, on the thread of whoever applies their logs: entries, and first states.
+
+use std::sync::atomic::Ordering;
+
+use super::Worker;
+use crate::applied::{AppliedState, flushed};
+use crate::apply::Batch;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
+use crate::read::ReadError;
+use crate::region::RegionDescriptor;
+
+/// What an entry and a command of it take in a log beside keys and values, in bytes.
+const LOG_OVERHEAD_BYTES: usize = 32;
+
+impl Worker {
+    /// Applies entries of one region on the thread of the caller. `None`: that would block, and nothing was applied.
+    pub(in super::super) fn apply(
+        &self,
+        region_id: u64,
+        entries: &[LogEntry],
+        options: ApplyOptions,
+        may_block: bool,
+    ) -> Result<Option<Vec<Vec<Outcome>>>, Error> {
+        self.queue.check_open()?;
+        self.health.check_log(region_id)?;
+        let Some(last) = entries.last() else {
+            return Ok(Some(Vec::new()));
+        };
+        let mut batch = Batch::new(&self.engine);
+        let loaded = entries
+            .iter()
+            .map(|entry| entry.as_applied(region_id, options));
+        let loaded: Vec<_> = loaded.collect();
+        let mut disk_bytes = if may_block { usize::MAX } else { 0 };
+        for entry in &loaded {
+            match batch.load(entry, &mut disk_bytes) {
+                Err(ReadError::NotInMemory) if !may_block => return Ok(None),
+                read => {
+                    read.map_err(|error| self.health.stop_log(region_id, error.into()))?;
+                }
+            }
+        }
+        let outcomes = loaded.iter().map(|entry| batch.apply(entry)).collect();
+        batch.put_position(region_id, &last.position);
+        if !self.write(batch, options.write_ahead_log, may_block)? {
+            return Ok(None);
+        }
+        if options.write_ahead_log.is_none() {
+            let bytes = entries.iter().map(log_bytes).sum::<usize>() as u64;
+            self.replayed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(Some(outcomes))
+    }
+
+    /// Writes the first states of regions that have none, together. Whether there were any.
+    pub(in super::super) fn bootstrap(
+        &self,
+        regions: &[(RegionDescriptor, AppliedState)],
+    ) -> Result<bool, Error> {
+        let _alone = self.regions();
+        let mut batch = Batch::new(&self.engine);
+        let mut is_empty = true;
+        for (region, state) in regions {
+            self.check(region.id)?;
+            if flushed(&self.engine, region.id)?.is_none() {
+                self.check_not_installing(region.id)?;
+                batch.put_first_state(region, state);
+                is_empty = false;
+            }
+        }
+        if is_empty {
+            return Ok(false);
+        }
+        self.write(batch, None, true)?;
+        let flushed = self.engine.database.flush();
+        flushed.map_err(|error| Error::io("flushing the first states of regions", error))?;
+        Ok(true)
+    }
+
+    /// Lets a start apply no more than so much of the logs again.
+    pub(super) fn bound_replay(&self) {
+        let bytes = self.replayed_bytes.load(Ordering::Relaxed);
+        if bytes <= self.replayed_bytes_max {
+            return;
+        }
+        self.replayed_bytes.store(0, Ordering::Relaxed);
+        if let Err(error) = self.engine.database.begin_flush() {
+            tracing::warn!(%error, "a start will have to apply more of the logs than it should");
+        }
+    }
+}
+
+/// About how long an entry is in its log.
+fn log_bytes(entry: &LogEntry) -> usize {
+    let commands = match &entry.change {
+        LogChange::Proposal(proposal) => &proposal.commands[..],
+        LogChange::Membership(_) | LogChange::Check | LogChange::Blank => &[],
+    };
+    let commands = commands.iter();
+    let bytes = commands.map(|command| command.payload_bytes() + LOG_OVERHEAD_BYTES);
+    bytes.sum::<usize>() + LOG_OVERHEAD_BYTES
+}
