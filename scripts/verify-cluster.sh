@@ -80,7 +80,7 @@ writers_go_on() {
   local writer before
   for writer in "${WRITERS[@]}"; do
     before=$(acknowledged "$writer")
-    wait_until "$writer goes on" has_acknowledged_more_than "$writer" $((before + 5))
+    wait_until "$writer goes on" has_acknowledged_more_than "$writer" $((before + 2))
   done
 }
 
