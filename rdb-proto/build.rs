@@ -7,12 +7,13 @@ use std::{env, fs};
 use prost::Message;
 use tonic_prost_build::{FileDescriptorSet, manual};
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "metapb.proto",
     "errorpb.proto",
     "pdpb.proto",
     "kvrpc.proto",
     "raftpb.proto",
+    "adminpb.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

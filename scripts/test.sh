@@ -26,6 +26,7 @@ main() {
   step 'dependencies of rdb-client' check_client_dependencies
   step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
+  step 'verify-cluster.sh' scripts/verify-cluster.sh
   step 'one build of RocksDB' check_single_rocksdb_build
 }
 

@@ -84,5 +84,7 @@ fn plain(route: metapb::RegionRoute) -> Result<RegionRoute, Error> {
     Ok(RegionRoute {
         region: region.into(),
         leader: route.leader.map(Store::from),
+        term: Some(route.term).filter(|term| *term > 0),
+        peers: route.peers.into_iter().map(Store::from).collect(),
     })
 }

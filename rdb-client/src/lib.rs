@@ -68,7 +68,8 @@
 //!
 //! # Where things are
 //!
-//! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`, `health`
+//! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`,
+//!   `health`, `region_admin`
 //! - requests for many keys or regions: `multi_key`, `delete_range`, `scan`
 //! - arguments of calls: `key`, `range`, `config`; results: `topology`, `timestamp`, `limits`, `stats`, `error`, with
 //!   `detach` for values out of large messages
@@ -94,6 +95,7 @@ mod limits;
 mod multi_key;
 mod range;
 mod raw;
+mod region_admin;
 mod retry;
 mod routing;
 mod rpc;
@@ -116,6 +118,7 @@ pub use key::Key;
 pub use limits::Limits;
 pub use range::KeyRange;
 pub use raw::KeyValue;
+pub use region_admin::{RegionCheck, ReplicaCheck, ReplicaOutcome};
 pub use scan::{ScanOptions, ScanStream};
 pub use stats::ClientStats;
 pub use timestamp::{Timestamp, Timestamps, TimestampsIter};

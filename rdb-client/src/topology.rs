@@ -95,6 +95,10 @@ pub struct RegionRoute {
     pub region: Region,
     /// The store that takes its reads and writes. `None`: not known at the moment.
     pub leader: Option<Store>,
+    /// The Raft term that the leader was elected in. `None`: nobody has reported a leader.
+    pub term: Option<u64>,
+    /// The stores of the region's peers, in the order of those. One that is not registered is left out.
+    pub peers: Vec<Store>,
 }
 
 impl From<metapb::Store> for Store {

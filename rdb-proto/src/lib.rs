@@ -1,7 +1,8 @@
 //! FlareDB's wire.
 //!
-//! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`] and [`raftpb`] are generated from the files under `proto/`, which are the
-//! reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the message's buffer.
+//! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`], [`raftpb`] and [`adminpb`] are generated from the files under
+//! `proto/`, which are the reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the
+//! message's buffer.
 //! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]) and the
 //! transport that servers and clients share ([`transport`]).
 //!
@@ -47,6 +48,12 @@ pub mod kvrpc {
 pub mod raftpb {
     tonic::include_proto!("raftpb");
     include!(concat!(env!("OUT_DIR"), "/raftpb.RaftPeer.rs"));
+}
+
+/// What an operator asks of the regions of a store.
+#[allow(missing_docs, clippy::all)]
+pub mod adminpb {
+    tonic::include_proto!("adminpb");
 }
 
 /// The compiled protos, as gRPC reflection serves them.

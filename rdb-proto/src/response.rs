@@ -1,7 +1,7 @@
-//! What the responses of all data requests have in common.
+//! What the responses of all requests to a region have in common.
 
 use crate::errorpb::RegionError;
-use crate::kvrpc;
+use crate::{adminpb, kvrpc};
 
 /// A response with a field for a routing answer.
 pub trait DataResponse: Default {
@@ -18,7 +18,10 @@ pub trait DataResponse: Default {
 
 macro_rules! data_responses {
     ($($response:ident),* $(,)?) => {
-        $(impl DataResponse for kvrpc::$response {
+        data_responses!(kvrpc: $($response),*);
+    };
+    ($package:ident: $($response:ident),* $(,)?) => {
+        $(impl DataResponse for $package::$response {
             fn region_error_mut(&mut self) -> &mut Option<Box<RegionError>> {
                 &mut self.region_error
             }
@@ -35,6 +38,7 @@ data_responses!(
     BatchGetResponse,
     ScanResponse,
 );
+data_responses!(adminpb: BeginCheckResponse, GetChecksumResponse, TransferLeaderResponse);
 
 macro_rules! point_responses {
     ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {

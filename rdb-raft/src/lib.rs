@@ -12,6 +12,8 @@ pub mod encoding;
 pub mod group;
 pub mod log;
 pub mod machine;
+#[doc(hidden)]
+pub mod mutant;
 mod node;
 mod timing;
 pub mod transport;

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod checks;
 mod config;
 mod error;
 mod placement;

@@ -24,6 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::addresses::Addresses;
+use crate::checks::Checks;
 use crate::error::ServerError;
 use crate::region::{
     Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire, to_wire,
@@ -44,6 +45,7 @@ pub(crate) struct Regions {
     log: Arc<LogDatabase>,
     node: Arc<Node>,
     router: Router,
+    checks: Arc<Checks>,
     addresses: Arc<Addresses>,
     starts: Arc<Starts>,
     /// By region.
@@ -95,6 +97,7 @@ impl Regions {
         let log = Arc::new(log);
         let node = Arc::new(Node::start(timing, Arc::clone(&log) as _)?);
         Ok(Self {
+            checks: Arc::new(Checks::new(storage.clone())),
             storage,
             durability,
             log,
@@ -118,6 +121,11 @@ impl Regions {
     /// Which starts of stores are known.
     pub(crate) fn starts(&self) -> &Starts {
         &self.starts
+    }
+
+    /// The checks of the regions.
+    pub(crate) fn checks(&self) -> &Arc<Checks> {
+        &self.checks
     }
 
     /// Where other stores are.
@@ -256,6 +264,7 @@ impl Regions {
         // A group may wait for a write of the log, which may wait for a compaction.
         self.log.stop_compactions();
         runtime.block_on(self.node.shut_down());
+        runtime.block_on(self.checks.close());
         let flushed = self.storage.close();
         self.log.close()?;
         flushed
@@ -318,7 +327,8 @@ impl Regions {
             let damage = Damage { cause, has_others };
             told.send_modify(|damaged| drop(damaged.insert(region_id, damage)));
         };
-        let machine = RegionMachine::new(region_id, self.storage.clone()).telling_damage(tell);
+        let (storage, checks) = (self.storage.clone(), Arc::clone(&self.checks));
+        let machine = RegionMachine::new(region_id, storage, checks).telling_damage(tell);
         let network = self.transport(identity).network(region_id, peer.id);
         let damaged = |cause: &dyn Display| {
             let cause = cause.to_string();

@@ -128,6 +128,13 @@ impl Router {
         Err(not_in(&found))
     }
 
+    /// The region that the context names; the lowest if it names none.
+    pub(crate) fn for_id(&self, context: &Context) -> Result<Arc<RegionHandle>, Rejection> {
+        let membership = self.membership()?;
+        let found = membership.find(context, Seek::At(&[]));
+        found.map(Arc::clone).map_err(Rejection::Routing)
+    }
+
     /// The region in which the scan begins: that of its lowest key, in a reverse scan that of its highest key.
     pub(crate) fn for_scan(
         &self,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rdb_proto::adminpb::region_admin_server::RegionAdminServer;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
@@ -26,7 +27,7 @@ use crate::error::ServerError;
 use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
 use crate::router::Router;
-use crate::service::{BatchService, CasService, RawService};
+use crate::service::{BatchService, CasService, RawService, RegionAdminService};
 
 const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 
@@ -103,11 +104,13 @@ impl Server {
         let cas = KvCasServer::new(CasService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let admin = RegionAdminService::new(router.clone(), Arc::clone(regions.checks()));
         let batch = KvBatchServer::new(BatchService::new(router));
         let services = Services::default()
             .add_service(raw)
             .add_service(cas)
             .add_service(batch)
+            .add_service(RegionAdminServer::new(admin))
             .add_service(regions.peer_service())
             .add_service(health_service);
         let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));

@@ -67,6 +67,7 @@
 
 mod applied;
 mod apply;
+mod checksum;
 mod command;
 mod database;
 mod durable_file;
@@ -92,6 +93,7 @@ mod stride;
 mod writer;
 
 pub use applied::AppliedState;
+pub use checksum::{RegionChecksum, RegionView};
 pub use command::{Command, Outcome};
 pub use database::DatabaseKind;
 pub use durable_file::replace_file;

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use crate::apply::Entry;
+use crate::keys::DecodeError;
 use crate::limits::CONFLICT_VALUES_BYTES_MAX;
 use crate::options::Durability;
-use crate::proposal::Proposal;
+use crate::proposal::{self, Proposal};
 use crate::region::PeerDescriptor;
 
 /// An entry of a region's replicated log.
@@ -25,6 +26,9 @@ pub enum LogChange {
     Proposal(Proposal),
     /// Who holds the region from then on.
     Membership(RegionMembership),
+    /// Nothing. Whoever applies the log takes a snapshot right behind it, see
+    /// [`Storage::view_region`](crate::Storage::view_region).
+    Check,
     /// Nothing.
     Blank,
 }
@@ -59,6 +63,23 @@ impl Default for ApplyOptions {
     }
 }
 
+impl LogChange {
+    /// The payload of an entry that is a check.
+    pub const CHECK: &[u8] = &[proposal::CHECK_FORMAT];
+
+    /// Decodes the payload of an entry: a proposal or a check. Keys and values share the buffer of `encoded`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Proposal::decode`].
+    pub fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
+        if encoded == Self::CHECK {
+            return Ok(Self::Check);
+        }
+        Proposal::decode(encoded).map(Self::Proposal)
+    }
+}
+
 impl LogEntry {
     /// As it is applied.
     pub(crate) fn as_applied(&self, region_id: u64, options: ApplyOptions) -> Entry<'_> {
@@ -66,7 +87,7 @@ impl LogEntry {
         let (proposal, membership) = match &self.change {
             LogChange::Proposal(proposal) => (Some(proposal), None),
             LogChange::Membership(membership) => (None, Some(membership)),
-            LogChange::Blank => (None, None),
+            LogChange::Check | LogChange::Blank => (None, None),
         };
         Entry {
             region_id,

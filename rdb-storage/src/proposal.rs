@@ -1,6 +1,9 @@
-//! The payload of a log entry: commands, with the epoch that they were proposed under.
+//! The payload of a log entry: commands, with the epoch that they were proposed under; or a check, which is decoded by
+//! [`LogChange::decode`](crate::LogChange::decode).
 //!
 //! ```text
+//! check     [u8 format = 2]
+//!
 //! proposal  [u8 format = 1][u64 epoch version][u32 count] count × command
 //!
 //! command   [u8 1][bytes key][bytes value]                  put raw
@@ -24,8 +27,11 @@ use crate::command::Command;
 use crate::keys::fields::{Problem, decode_all, decode_bytes, encode_bytes};
 use crate::keys::{self, DecodeError};
 
-/// The format that this release writes.
+/// The format of the proposals that this release writes.
 const FORMAT: u8 = 1;
+
+/// The format of a check.
+pub(crate) const CHECK_FORMAT: u8 = 2;
 
 /// Shortest encoding of a command, and of an entry of a batch.
 const COMMAND_BYTES_MIN: usize = 5;
@@ -188,6 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::LogChange;
     use crate::region::{PeerDescriptor, RegionDescriptor};
 
     fn every_kind() -> Proposal {
@@ -246,6 +253,19 @@ mod tests {
         assert_eq!(every_kind().encode(), FORMAT_1);
         let decoded = Proposal::decode(Bytes::from_static(FORMAT_1));
         assert_eq!(decoded, Ok(every_kind()));
+    }
+
+    #[test]
+    fn golden_bytes_of_a_check_which_is_no_proposal_to_a_release_without_checks() {
+        assert_eq!(LogChange::CHECK, b"\x02");
+        let decode = |bytes: &'static [u8]| LogChange::decode(Bytes::from_static(bytes));
+        assert_eq!(decode(b"\x02"), Ok(LogChange::Check));
+        assert_eq!(decode(FORMAT_1), Ok(LogChange::Proposal(every_kind())));
+        for unknown in [&b"\x02\0"[..], b"\x03", b""] {
+            decode(unknown).unwrap_err();
+        }
+        let refused = Proposal::decode(Bytes::from_static(b"\x02")).unwrap_err();
+        assert_eq!(refused.problem, "its format is unknown");
     }
 
     #[test]

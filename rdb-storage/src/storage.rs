@@ -13,6 +13,7 @@ use rocksdb::properties;
 use tokio::sync::watch;
 
 use crate::applied::{AppliedState, applied_position, flushed};
+use crate::checksum::RegionView;
 use crate::command::Outcome;
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
@@ -223,7 +224,8 @@ impl Storage {
     /// The effect of an entry depends only on the entry and on the data that earlier entries left. So replicas that apply
     /// the same log hold the same data. An entry that was proposed under another epoch than the stored one changes nothing
     /// ([`Outcome::EpochChanged`]), and neither does a command that breaks a limit ([`Outcome::Invalid`]). The position is
-    /// stored in these cases, too. A membership and a blank entry have no outcomes.
+    /// stored in these cases, too. A membership, a check and a blank entry have no
+    /// outcomes.
     ///
     /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
     /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
@@ -317,6 +319,17 @@ impl Storage {
     pub fn regions(&self) -> Result<Vec<RegionDescriptor>, Error> {
         let engine = &self.inner.engine;
         stored_regions(&engine.database, engine.family(Family::RaftState))
+    }
+
+    /// Has `work` look at a region as it is now, whatever is written meanwhile. Blocks. `None`: the region is not stored here, or its log
+    /// was never applied. The storage cannot be dropped while `work` runs.
+    pub fn view_region<T>(
+        &self,
+        region_id: u64,
+        work: impl FnOnce(&RegionView<'_>) -> T,
+    ) -> Result<Option<T>, Error> {
+        let snapshot = RegionView::take(&self.inner.engine, region_id)?;
+        Ok(snapshot.map(|snapshot| work(&snapshot)))
     }
 
     /// Reads for async callers.

@@ -63,7 +63,7 @@ impl Requests {
 }
 
 /// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 13] = [
+static METHODS: [Method; 14] = [
     batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
     batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
@@ -92,6 +92,7 @@ static METHODS: [Method; 13] = [
         }),
         ..other("/raftpb.RaftPeer/", Requests::StoreStream)
     },
+    data("/adminpb.RegionAdmin/"),
     other("/pdpb.Pd/Tso", Requests::SmallStream),
     Method {
         bounded: Some(BoundedField {
@@ -245,9 +246,12 @@ mod tests {
 
     /// What makes it right to answer these methods with the same bytes.
     #[test]
-    fn every_unary_response_of_kvrpc_has_the_region_error_as_field_1() {
+    fn every_unary_response_of_a_region_has_the_region_error_as_field_1() {
         methods(|path, is_stream, _, response| {
-            let is_data = path.starts_with("/kvrpc.") && !is_stream;
+            let is_of_region = ["/kvrpc.", "/adminpb."]
+                .iter()
+                .any(|package| path.starts_with(package));
+            let is_data = is_of_region && !is_stream;
             assert_eq!(Method::of(path).has_region_error, is_data, "{path}");
             let mut fields = response.field.iter();
             let first = fields.find(|field| field.number() == 1);

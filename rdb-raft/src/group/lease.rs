@@ -23,14 +23,16 @@ use futures::future::Shared;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::metrics::WaitError;
+use openraft::metrics::{SerdeInstant, WaitError};
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
+use openraft_rt_tokio::TokioInstant;
 use tokio::runtime::Handle;
 
 use super::lasting::Lasting;
 use super::state::ending;
 use super::{Ended, Fatal, Raft, RaftMetrics};
+use crate::mutant::Mutant;
 use crate::timing::Timing;
 use crate::types::{TypeConfig, Vote};
 
@@ -106,7 +108,9 @@ impl Lease {
             Ok(()) => {
                 metrics.state == ServerState::Leader
                     && metrics.vote == Vote::new_committed(served_term, metrics.id)
-                    && (is_sole_voter(&metrics) || self.is_live(&metrics))
+                    && (is_sole_voter(&metrics)
+                        || self.is_live(&metrics)
+                        || Mutant::ReadWithoutLease.is_on())
                     && !self.is_suspended(served_term)
             }
             // Its log has failed. It can no longer write, and nobody else can lead.
@@ -165,19 +169,19 @@ impl Lease {
     /// Of the other voters that were heard of within the lease, the one whose log is the most complete.
     pub(super) fn successor(&self, metrics: &RaftMetrics) -> Option<u64> {
         let (heard, replicated) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
-        let now = TypeConfig::now();
-        let is_there = |voter: &u64| {
-            let heard_at = heard.get(voter).copied().flatten();
-            heard_at.is_some_and(|at| now < at.into_inner() + self.read_lease)
-        };
+        let is_there = |voter: &u64| self.is_recent(heard.get(voter).copied().flatten());
         let voters = metrics.membership_config.voter_ids();
         let others = voters.filter(|&voter| voter != metrics.id).filter(is_there);
         others.max_by_key(|voter| replicated.get(voter).cloned().flatten())
     }
 
     fn is_live(&self, metrics: &RaftMetrics) -> bool {
-        let acked = metrics.last_quorum_acked;
-        acked.is_some_and(|sent| TypeConfig::now() < sent.into_inner() + self.read_lease)
+        self.is_recent(metrics.last_quorum_acked)
+    }
+
+    /// Whether a time is within the lease.
+    pub(super) fn is_recent(&self, at: Option<SerdeInstant<TokioInstant>>) -> bool {
+        at.is_some_and(|at| TypeConfig::now() < at.into_inner() + self.read_lease)
     }
 
     fn running_round(&self) -> Option<Round> {

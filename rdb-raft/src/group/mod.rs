@@ -35,6 +35,7 @@ pub use transfer::TransferError;
 
 use crate::log::LogStore;
 use crate::machine::{Machine, Position, PositionBuilder, StateMachine, Strides, Users};
+use crate::mutant::{Hasty, Mutant};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, LogId, Payload, TypeConfig, Vote};
 use lasting::Lasting;
@@ -66,6 +67,7 @@ pub struct Group {
     snapshots: PositionBuilder,
     users: Arc<Users>,
     purging: Arc<Mutex<()>>,
+    hasty: Option<Arc<Hasty>>,
 }
 
 /// Who leads a group, as far as a peer knows.
@@ -160,6 +162,10 @@ impl Group {
         Network::Network: NetSnapshot<TypeConfig, SnapshotData = Position>,
     {
         timing.validate()?;
+        let hasty = Mutant::ApplyBeforeCommit
+            .is_on()
+            .then(|| Hasty::new(Arc::clone(&machine)));
+        let machine = hasty.clone().map_or(machine, |hasty| hasty);
         let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
         let flushed = machine.flushed().map_err(StartError::failed)?;
         let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
@@ -193,6 +199,7 @@ impl Group {
             snapshots,
             users: Arc::new(users),
             purging: Arc::default(),
+            hasty,
         })
     }
 
@@ -250,7 +257,17 @@ impl Group {
         payload: Bytes,
         complete: impl FnOnce(Result<Answer, ProposeError>) + Send + 'static,
     ) {
-        let proposal = Proposal::new(complete);
+        let early = self
+            .hasty
+            .as_ref()
+            .and_then(|hasty| hasty.apply_early(&payload));
+        let proposal = match early {
+            Some(answer) => {
+                complete(Ok(answer));
+                Proposal::new(|_| {})
+            }
+            None => Proposal::new(complete),
+        };
         // Cloned, since the completion may look at the metrics.
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         if let Err(fatal) = running {

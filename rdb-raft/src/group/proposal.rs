@@ -7,6 +7,7 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 
 use crate::completion::{Completion, Dropped};
+use crate::mutant::Mutant;
 use crate::types::{Answer, TypeConfig};
 
 /// Why a proposal has no answer.
@@ -144,7 +145,12 @@ fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
 
 /// What is known of a queued proposal after what openraft said.
 fn outcome(said: Result<Written, Dropped>) -> Result<Answer, ProposeError> {
-    let unknown = |cause: String| Err(ProposeError::Unknown { cause });
+    let unknown = |cause: String| {
+        if Mutant::NotLeaderAfterProposal.is_on() {
+            return Err(ProposeError::NotLeader);
+        }
+        Err(ProposeError::Unknown { cause })
+    };
     match said {
         Ok(Ok(written)) => Ok(written.data),
         // It is said before the proposal becomes an entry.

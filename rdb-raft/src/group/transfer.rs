@@ -18,6 +18,12 @@ pub enum TransferError {
         /// Who was to lead.
         peer_id: u64,
     },
+    /// It was not heard of for a while, and may not take over.
+    #[error("peer {peer_id} was not heard of a short time ago")]
+    NotHeardOf {
+        /// Who was to lead.
+        peer_id: u64,
+    },
     /// The group has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -65,6 +71,26 @@ impl Group {
         };
         self.transfer_leader(successor).await?;
         Ok(Some(successor))
+    }
+
+    /// Hands leadership over as [`Group::transfer_leader`] does, to a voter that was heard of a short time ago.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransferError`].
+    pub async fn hand_over_to(&self, peer_id: u64) -> Result<(), TransferError> {
+        let is_silent = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let heard_at = metrics.heartbeat.as_ref();
+            let heard_at = heard_at.and_then(|heard_at| heard_at.get(&peer_id));
+            // This peer does not hear of itself, and it is refused otherwise, as others that are no voters.
+            peer_id != metrics.id && heard_at.is_some_and(|at| !self.lease.is_recent(*at))
+        };
+        if is_silent {
+            return Err(TransferError::NotHeardOf { peer_id });
+        }
+        self.transfer_leader(peer_id).await
     }
 }
 

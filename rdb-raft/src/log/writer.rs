@@ -12,6 +12,7 @@ use super::group_log::GroupLog;
 use super::job::Job;
 use super::queue::{Queue, Taken};
 use super::{Batch, LogDevice, LogHealth, LogStore};
+use crate::mutant::Mutant;
 
 /// How often the device is asked for failures that no write was told of.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -145,7 +146,8 @@ impl Worker {
         for job in &jobs {
             job.write(&mut self.batch);
         }
-        let written = self.shared.device.write(&self.batch, true);
+        let sync = !Mutant::AcknowledgeBeforeSync.is_on();
+        let written = self.shared.device.write(&self.batch, sync);
         let written = written.map_err(|error| error.to_string());
         if let Err(cause) = &written {
             self.shared.stop(cause.clone());

@@ -108,16 +108,39 @@ async fn a_leader_that_hands_over_permits_no_more_reads() {
 }
 
 #[tokio::test]
+async fn leadership_is_not_handed_over_to_a_voter_that_is_silent() {
+    let network = Network::<Group>::default();
+    network.cut(1, 2);
+    let [leader, _second, third] = Voter::three(LONG, &network).await;
+    leader.lead().await;
+    leader.write("a").await.unwrap();
+    leader.group.permit_read().await.unwrap();
+    let refused = leader.group.hand_over_to(2).await;
+    assert_eq!(refused, Err(TransferError::NotHeardOf { peer_id: 2 }));
+    assert!(leader.group.try_permit_read(), "it leads on");
+    leader.group.hand_over_to(3).await.unwrap();
+    wait_until("the third leads", || third.leads()).await;
+}
+
+#[tokio::test]
 async fn leadership_is_handed_over_to_another_voter_only() {
     let network = Network::<Group>::default();
     let [leader, second, _third] = Voter::three(LONG, &network).await;
     leader.lead().await;
     for peer_id in [1, 4] {
-        let refused = leader.group.transfer_leader(peer_id).await;
-        assert_eq!(refused, Err(TransferError::NotAnotherVoter { peer_id }));
+        for refused in [
+            leader.group.transfer_leader(peer_id).await,
+            leader.group.hand_over_to(peer_id).await,
+        ] {
+            assert_eq!(refused, Err(TransferError::NotAnotherVoter { peer_id }));
+        }
     }
-    let refused = second.group.transfer_leader(3).await;
-    assert_eq!(refused, Err(TransferError::NotLeader));
+    for refused in [
+        second.group.transfer_leader(3).await,
+        second.group.hand_over_to(3).await,
+    ] {
+        assert_eq!(refused, Err(TransferError::NotLeader));
+    }
     leader.write("a").await.unwrap();
     leader.group.permit_read().await.unwrap();
     assert!(leader.group.try_permit_read());

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire};
 use crate::addresses::Addresses;
+use crate::checks::Checks;
 
 const PEER: Peer = Peer { id: 1, store_id: 1 };
 
@@ -38,7 +39,9 @@ impl Led {
         begun.await.expect("no panic").expect("written");
         let device = Arc::<MemoryDevice>::default();
         let node = Node::start(Timing::default(), device).expect("the defaults are valid");
-        let machine = Arc::new(RegionMachine::new(region_id, storage.clone()));
+        let checks = Arc::new(Checks::new(storage.clone()));
+        let machine = RegionMachine::new(region_id, storage.clone(), checks);
+        let machine = Arc::new(machine);
         let group = node.open(region_id, PEER.id, machine, Alone).await;
         let group = group.expect("a new group");
         group.lead_alone().await.expect("it is alone");

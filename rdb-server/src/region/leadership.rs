@@ -42,6 +42,11 @@ impl Leadership {
         &self.group
     }
 
+    /// Whether it is the peer on this store.
+    pub(super) fn is_own(&self, peer_id: u64) -> bool {
+        peer_id == self.peer_id
+    }
+
     /// Whether other stores hold the region, too.
     pub(crate) fn has_others(&self) -> bool {
         self.region.peers.len() > 1

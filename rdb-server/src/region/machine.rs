@@ -1,16 +1,22 @@
 //! A region as its group sees it: what the entries of the log are applied to.
+//!
+//! A check is the last entry of a write: its snapshot is taken before anything behind it is applied. That blocks for a moment.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use rdb_raft::encoding::{log_id, stored_membership};
 use rdb_raft::machine::{Applied, ApplyError, Committed, StateMachine};
+use rdb_raft::mutant::Mutant;
 use rdb_raft::{Answer, Content, Entry, LogId, Membership, StoreNode};
 use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 use rdb_storage::{
-    AppliedState, ApplyOptions, Error, LogChange, LogEntry, PeerDescriptor, Proposal,
+    AppliedState, ApplyOptions, Error, LogChange, LogEntry, Outcome, PeerDescriptor,
     RegionDescriptor, RegionMembership, Storage,
 };
+
+use crate::checks::Checks;
 
 /// Applies the entries of a region's log to the storage, without its write-ahead log: the log has them.
 pub(crate) struct RegionMachine {
@@ -18,14 +24,16 @@ pub(crate) struct RegionMachine {
     storage: Storage,
     /// Called with what an entry met that cannot be read.
     tell_damage: Box<dyn Fn(&str) + Send + Sync>,
+    checks: Arc<Checks>,
 }
 
 impl RegionMachine {
     /// The region must have its first state.
-    pub(crate) fn new(region_id: u64, storage: Storage) -> Self {
+    pub(crate) fn new(region_id: u64, storage: Storage, checks: Arc<Checks>) -> Self {
         Self {
             region_id,
             storage,
+            checks,
             tell_damage: Box::new(|_| ()),
         }
     }
@@ -52,6 +60,30 @@ impl RegionMachine {
             ApplyError::Refused(error)
         }
     }
+
+    /// Applies entries, up to each check by itself. What is behind a check that was applied fails.
+    fn apply_checks(
+        &self,
+        entries: &[LogEntry],
+        options: ApplyOptions,
+    ) -> Result<Vec<Vec<Outcome>>, ApplyError> {
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for part in entries.split_inclusive(is_check) {
+            let applied = self.storage.apply(self.region_id, part, options);
+            let applied = applied.map_err(|error| match self.failed(error) {
+                ApplyError::Refused(error) if !outcomes.is_empty() => ApplyError::Failed(error),
+                error => error,
+            })?;
+            outcomes.extend(applied);
+            if let Some(check) = part.last().filter(|last| is_check(last)) {
+                let index = log_id::decode(&check.position)
+                    .map_err(io::Error::from)?
+                    .index;
+                self.checks.hold(self.region_id, index, &check.position);
+            }
+        }
+        Ok(outcomes)
+    }
 }
 
 impl StateMachine for RegionMachine {
@@ -69,21 +101,25 @@ impl StateMachine for RegionMachine {
             },
         };
         let outcomes = if may_block {
-            self.storage
-                .apply(self.region_id, &log_entries, options)
-                .map(Some)
+            self.apply_checks(&log_entries, options)?
+        } else if log_entries.iter().any(is_check) {
+            return Err(ApplyError::Blocks);
         } else {
-            self.storage
-                .apply_from_memory(self.region_id, &log_entries, options)
+            let applied = self
+                .storage
+                .apply_from_memory(self.region_id, &log_entries, options);
+            applied
+                .map_err(|error| self.failed(error))?
+                .ok_or(ApplyError::Blocks)?
         };
-        let outcomes = outcomes
-            .map_err(|error| self.failed(error))?
-            .ok_or(ApplyError::Blocks)?;
-        let answers = entries.iter().zip(outcomes).map(|(committed, outcomes)| {
-            if committed.is_awaited {
-                Answer::new(outcomes)
-            } else {
+        let answers = entries.iter().zip(&log_entries).zip(outcomes);
+        let answers = answers.map(|((committed, log_entry), outcomes)| {
+            if !committed.is_awaited {
                 Answer::default()
+            } else if is_check(log_entry) {
+                Answer::new(committed.entry.log_id)
+            } else {
+                Answer::new(outcomes)
             }
         });
         Ok(answers.collect())
@@ -139,7 +175,7 @@ pub(crate) fn first_state(region: &RegionDescriptor) -> Result<AppliedState, Err
 fn log_entry(entry: &Entry) -> io::Result<LogEntry> {
     let change = match &entry.payload {
         Content::Blank => LogChange::Blank,
-        Content::Normal(payload) => LogChange::Proposal(Proposal::decode(payload.0.clone())?),
+        Content::Normal(payload) => LogChange::decode(payload.0.clone())?,
         Content::Membership(membership) => {
             let record = stored_membership::encode(&entry.log_id, membership).into();
             let nodes = membership.nodes();
@@ -148,8 +184,117 @@ fn log_entry(entry: &Entry) -> io::Result<LogEntry> {
             LogChange::Membership(RegionMembership { record, peers })
         }
     };
+    let position = if Mutant::DropPosition.is_on() {
+        LogId::new_term_index(0, 0)
+    } else {
+        entry.log_id
+    };
     Ok(LogEntry {
-        position: log_id::encode(&entry.log_id).to_vec().into(),
+        position: log_id::encode(&position).to_vec().into(),
         change,
     })
+}
+
+fn is_check(entry: &LogEntry) -> bool {
+    entry.change == LogChange::Check
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use rdb_raft::Payload;
+    use rdb_storage::{Command, Proposal, Role, StorageOptions};
+
+    use super::*;
+    use crate::checks::Progress;
+
+    const REGION: u64 = 1;
+
+    fn machine() -> (tempfile::TempDir, RegionMachine) {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let options = StorageOptions::new(Role::Server);
+        let storage = Storage::open(directory.path(), options).expect("a new directory");
+        let region = RegionDescriptor {
+            id: REGION,
+            start_key: Bytes::new(),
+            end_key: Bytes::new(),
+            conf_version: 1,
+            version: 1,
+            peers: vec![PeerDescriptor { id: 1, store_id: 1 }],
+        };
+        let state = first_state(&region).expect("it has a peer");
+        let begun = storage.bootstrap_regions(&[(region, state)]);
+        begun.expect("written");
+        let checks = Arc::new(Checks::new(storage.clone()));
+        (directory, RegionMachine::new(REGION, storage, checks))
+    }
+
+    fn put(value: &'static str) -> Bytes {
+        let proposal = Proposal {
+            epoch_version: 1,
+            commands: vec![Command::PutRaw {
+                key: "k".into(),
+                value: value.into(),
+            }],
+        };
+        proposal.encode()
+    }
+
+    fn check() -> Bytes {
+        Bytes::from_static(LogChange::CHECK)
+    }
+
+    fn committed(payloads: impl IntoIterator<Item = Bytes>) -> Vec<Committed> {
+        let entries = (1..).zip(payloads).map(|(index, payload)| Committed {
+            entry: Entry {
+                log_id: LogId::new_term_index(1, index),
+                payload: Content::Normal(Payload(payload)),
+            },
+            is_awaited: true,
+        });
+        entries.collect()
+    }
+
+    async fn checksum(machine: &RegionMachine, index: u64) -> u128 {
+        let wait = Duration::from_secs(300);
+        match machine.checks.progress(REGION, index, wait).await {
+            Some(Progress::Done(checksum)) => checksum.digest,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_is_of_its_position_whatever_is_applied_with_it() {
+        let (_directory, alone) = machine();
+        let apply = |machine: &RegionMachine, payloads: Vec<Bytes>| {
+            machine.apply(&committed(payloads), true).expect("applied")
+        };
+        apply(&alone, vec![put("one"), check()]);
+        let expected = checksum(&alone, 2).await;
+
+        let (_directory, together) = machine();
+        let answers = apply(&together, vec![put("one"), check(), put("two")]);
+        assert_eq!(checksum(&together, 2).await, expected);
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().expect("one for each");
+        let done = Some(vec![Outcome::Done]);
+        assert_eq!(next().into_inner::<Vec<Outcome>>(), done);
+        let position = Some(LogId::new_term_index(1, 2));
+        assert_eq!(next().into_inner::<LogId>(), position);
+        assert_eq!(next().into_inner::<Vec<Outcome>>(), done);
+    }
+
+    #[tokio::test]
+    async fn a_check_is_applied_where_it_may_block() {
+        let (_directory, machine) = machine();
+        let entries = committed([put("one"), check()]);
+        let blocks = machine.apply(&entries, false);
+        assert!(matches!(blocks, Err(ApplyError::Blocks)), "{blocks:?}");
+        let flushed = machine.storage.applied_position(REGION).expect("read");
+        let first = log_id::encode(&LogId::new_term_index(0, 0));
+        assert_eq!(flushed.as_deref(), Some(&first[..]), "nothing was applied");
+        machine.apply(&entries, true).expect("applied");
+    }
 }

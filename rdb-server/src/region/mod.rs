@@ -5,6 +5,7 @@
 //! - A read first gets a [`ReadPermit`]. Its snapshot is taken after that, and the region is checked after the snapshot. So
 //!   a request is routed only once, however long it waits.
 
+mod admin;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod leadership;

@@ -47,9 +47,16 @@ pub(super) fn of_entry(
     match answer.map(Answer::into_inner::<Vec<Outcome>>) {
         Ok(Some(outcomes)) if outcomes.len() == count => Ok(outcomes),
         Ok(_) => Err(undetermined("the state machine's answer does not fit")),
-        Err(ProposeError::NotLeader) => Err(leadership.refusal()),
-        Err(ProposeError::NotQueued { cause }) => Err(leadership.not_done(cause)),
-        Err(ProposeError::Unknown { cause }) => Err(undetermined(&cause)),
+        Err(error) => Err(unanswered(error, leadership)),
+    }
+}
+
+/// Why a proposal has no answer.
+pub(super) fn unanswered(error: ProposeError, leadership: &Leadership) -> Rejection {
+    match error {
+        ProposeError::NotLeader => leadership.refusal(),
+        ProposeError::NotQueued { cause } => leadership.not_done(cause),
+        ProposeError::Unknown { cause } => undetermined(&cause),
     }
 }
 
@@ -77,7 +84,7 @@ pub(super) fn epoch_has_changed() -> Rejection {
     Rejection::Routing(Kind::EpochNotMatch(EpochNotMatch::default()))
 }
 
-fn undetermined(cause: &str) -> Rejection {
+pub(super) fn undetermined(cause: &str) -> Rejection {
     Rejection::Fault(Fault::new(Code::Internal, cause).with_fate(Fate::Unknown))
 }
 

@@ -3,6 +3,7 @@
 //! - `raw` and `cas` serve the methods of the two keyspaces, `batch` serves the stream.
 //! - `point` serves the commands for one key, for all three.
 //! - `several` serves batches, scans and range deletes, for both keyspaces.
+//! - `region_admin` serves operators.
 //! - `room` reserves bytes for results. `respond` turns results into responses.
 
 mod batch;
@@ -11,6 +12,7 @@ mod cas;
 mod fixture;
 mod point;
 mod raw;
+mod region_admin;
 mod respond;
 mod room;
 mod several;
@@ -18,6 +20,7 @@ mod several;
 pub(crate) use batch::BatchService;
 pub(crate) use cas::CasService;
 pub(crate) use raw::RawService;
+pub(crate) use region_admin::RegionAdminService;
 
 /// Both limit the entries of a batch: the transport while it arrives, the storage when it is applied.
 const _: () = assert!(

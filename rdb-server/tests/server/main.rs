@@ -16,5 +16,6 @@ mod harness;
 mod operator;
 mod placement;
 mod raft_log;
+mod region_admin;
 mod repair_wal;
 mod scripted_pd;

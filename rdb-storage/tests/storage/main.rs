@@ -12,6 +12,7 @@ mod fixture;
 
 mod background_errors;
 mod backpressure;
+mod checksum;
 mod child;
 mod cold_reads;
 mod damaged_log;

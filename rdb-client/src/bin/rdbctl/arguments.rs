@@ -13,7 +13,9 @@ use tracing::level_filters::LevelFilter;
 use crate::bench::BenchCommand;
 use crate::cas::CasCommand;
 use crate::encoding::KeyEncoding;
+use crate::operator::OperatorCommand;
 use crate::output::Format;
+use crate::playground::PlaygroundArguments;
 use crate::raw::RawCommand;
 use crate::region::RegionCommand;
 use crate::shell_support::{CompletionsArguments, ManualArguments};
@@ -117,9 +119,14 @@ pub(crate) enum Command {
     /// The key ranges and who serves them
     #[command(subcommand)]
     Region(RegionCommand),
+    /// Steps that you have the cluster take
+    #[command(subcommand)]
+    Operator(OperatorCommand),
     /// Measure how much the cluster does, and how fast
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Run a cluster on this machine until Ctrl-C, for trying things out
+    Playground(PlaygroundArguments),
     /// Ask every placement driver and store whether it is serving
     #[command(after_help = crate::health::AFTER_HELP)]
     Health,
@@ -233,6 +240,8 @@ mod tests {
             "rdbctl cas del k --expect 0",
             "rdbctl tso --count 0",
             "rdbctl health --timeout 0s",
+            "rdbctl playground --stores 0",
+            "rdbctl operator transfer-leader --region 1",
             "rdbctl health --log-level loud",
         ] {
             let error = parse(line).expect_err(line);

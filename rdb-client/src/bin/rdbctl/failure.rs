@@ -123,6 +123,7 @@ fn as_typed(field: &str) -> &str {
         "end_key" => "END",
         "expected_version" => "--expect",
         "count" => "--count",
+        "to_store" => "--to",
         other => other,
     }
 }

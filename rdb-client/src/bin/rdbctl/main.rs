@@ -13,7 +13,9 @@ mod entry;
 mod failure;
 mod health;
 mod key_range;
+mod operator;
 mod output;
+mod playground;
 mod raw;
 mod region;
 mod session;
@@ -35,6 +37,9 @@ use output::{Format, Output};
 use session::Session;
 
 fn main() -> ExitCode {
+    if let Some(failed) = playground::become_process() {
+        return failed;
+    }
     let Arguments { global, command } = Arguments::parse();
     let (level, others) = (global.log_level, global.log_level.min(LevelFilter::WARN));
     tracing_subscriber::fmt()
@@ -80,6 +85,8 @@ fn execute(
             Command::Tso(arguments) => tso::run(&arguments, &session, output).await,
             Command::Store(command) => store::run(&command, &session, output).await,
             Command::Region(command) => region::run(command, &session, output).await,
+            Command::Playground(arguments) => playground::run(arguments, output).await,
+            Command::Operator(command) => operator::run(command, &session, output).await,
             Command::Bench(_) | Command::Completions(_) | Command::Manual(_) => Ok(()),
             Command::Health => health::run(&session, output).await,
         }

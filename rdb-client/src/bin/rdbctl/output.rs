@@ -1,5 +1,6 @@
 //! Printing: tab-separated lines, tables and exact bytes for people, one JSON object per line for programs.
 
+use std::fmt::Display;
 use std::io::Write;
 
 use bytes::Bytes;
@@ -126,6 +127,15 @@ impl<'a> Output<'a> {
             self.writer.write_all(b"\n")?;
         }
         Ok(())
+    }
+
+    /// Something that has come to pass, at once: in text as it displays itself.
+    pub(crate) fn event<E: Serialize + Display>(&mut self, event: &E) -> Result<(), Failure> {
+        match self.format {
+            Format::Text => writeln!(self.writer, "{event}")?,
+            Format::Json => self.object(event)?,
+        }
+        self.flush()
     }
 
     /// For bytes that are written as they are, whatever the format.

@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use rdb_client::{Store, StoreState, StoreStats};
+use rdb_client::{RegionRoute, Store, StoreState, StoreStats};
 use serde::Serialize;
 
+use crate::arguments::whole;
 use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
 use crate::output::{Output, Record, Row, cell};
@@ -14,24 +15,40 @@ use crate::session::Session;
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
     /// List the stores with the figures of their last heartbeat
-    #[command(after_help = "\
-A store is up, disconnected (no heartbeat for 20 seconds) or down (30 minutes).
-`-`: no heartbeat since the placement driver started.")]
+    #[command(after_help = AFTER_HELP)]
     List,
+    /// Show one store
+    #[command(after_help = AFTER_HELP)]
+    Show {
+        /// The store's id
+        #[arg(value_name = "ID", value_parser = whole(1u64..))]
+        id: u64,
+    },
 }
+
+const AFTER_HELP: &str = "\
+A store is up, disconnected (no heartbeat for 20 seconds) or down (30 minutes).
+REGIONS are those of which it holds a replica, LEADS those whose reads and
+writes it takes. `-`: no heartbeat since the placement driver started.";
 
 pub(crate) async fn run(
     command: &StoreCommand,
     session: &Session,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
-    match command {
-        StoreCommand::List => {
-            let stores = session.connect().await?.stores().await?;
-            let lines: Vec<Line> = stores.into_iter().map(Line::from).collect();
-            output.table(&lines)
+    let client = session.connect().await?;
+    let (mut stores, regions) = (client.stores().await?, client.regions().await?);
+    if let StoreCommand::Show { id } = command {
+        stores.retain(|store| store.id == *id);
+        if stores.is_empty() {
+            return Err(Failure::not_found(format!(
+                "not found: no store has id {id}"
+            )));
         }
     }
+    let stores = stores.into_iter();
+    let lines: Vec<Line> = stores.map(|store| Line::new(store, &regions)).collect();
+    output.table(&lines)
 }
 
 /// A store's state in one word.
@@ -50,6 +67,8 @@ struct Line {
     address: String,
     state: &'static str,
     last_heartbeat_age_ms: Option<u64>,
+    region_count: usize,
+    leads_count: usize,
     stats: Option<Stats>,
 }
 
@@ -62,9 +81,19 @@ struct Stats {
     start_time_ms: u64,
 }
 
-impl From<Store> for Line {
-    fn from(store: Store) -> Self {
+impl Line {
+    fn new(store: Store, regions: &[RegionRoute]) -> Self {
+        let is_peer = |route: &&RegionRoute| {
+            let mut peers = route.region.peers.iter();
+            peers.any(|peer| peer.store_id == store.id)
+        };
+        let leads = |route: &&RegionRoute| {
+            let leader = route.leader.as_ref();
+            leader.is_some_and(|leader| leader.id == store.id)
+        };
         Self {
+            region_count: regions.iter().filter(is_peer).count(),
+            leads_count: regions.iter().filter(leads).count(),
             id: store.id,
             address: store.address,
             state: state_name(store.state),
@@ -92,6 +121,8 @@ impl Row for Line {
         "ADDRESS",
         "STATE",
         "HEARTBEAT",
+        "REGIONS",
+        "LEADS",
         "AVAILABLE",
         "CAPACITY",
         "KEYS",
@@ -111,6 +142,8 @@ impl Record for Line {
                 self.last_heartbeat_age_ms
                     .map(|age| format!("{} ago", time(age))),
             ),
+            self.region_count.to_string(),
+            self.leads_count.to_string(),
             figure(|stats| size(stats.available_bytes)),
             figure(|stats| size(stats.capacity_bytes)),
             figure(|stats| stats.key_count.to_string()),
@@ -197,6 +230,8 @@ mod tests {
             address: "127.0.0.1:20160".to_owned(),
             state: state_name(StoreState::Disconnected),
             last_heartbeat_age_ms: None,
+            region_count: 0,
+            leads_count: 0,
             stats: None,
         };
         assert_eq!(line.cells(KeyEncoding::Text).len(), Line::HEADINGS.len());
@@ -205,7 +240,7 @@ mod tests {
                 .record(&line)
                 .expect("printed")),
             "{\"id\":1,\"address\":\"127.0.0.1:20160\",\"state\":\"disconnected\",\
-             \"last_heartbeat_age_ms\":null,\"stats\":null}\n"
+             \"last_heartbeat_age_ms\":null,\"region_count\":0,\"leads_count\":0,\"stats\":null}\n"
         );
     }
 }

@@ -22,6 +22,8 @@ pub(crate) use cluster::Cluster;
 pub(crate) use directory::copy_directory;
 pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};
+#[allow(unused_imports, reason = "the fault suite makes networks by it")]
+pub(crate) use ports::Port;
 pub(crate) use skipping::skipped;
 
 /// How long anything here may take before it counts as hung. Far above what a busy machine needs.

@@ -1,5 +1,6 @@
 //! One process of a cluster, with its address, its data directory and its log, which all outlive the process.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub(crate) struct Node {
     data_dir: PathBuf,
     /// Flags and their values.
     flags: Vec<(String, String)>,
+    /// Environment variables and their values.
+    environment: Vec<(String, OsString)>,
     process: Option<Child>,
     /// The output of all its processes, one after the other.
     log: NamedTempFile,
@@ -55,6 +58,7 @@ impl Node {
             namespace: None,
             data_dir,
             flags: Vec::new(),
+            environment: Vec::new(),
             process: None,
             log: NamedTempFile::new().expect("the temporary directory can be written"),
             log_start: 0,
@@ -65,6 +69,12 @@ impl Node {
     pub(crate) fn with_flag(mut self, flag: &str, value: &str) -> Self {
         self.flags.push((flag.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Sets an environment variable from the next start on.
+    #[allow(dead_code, reason = "the fault suite loads its shim by it")]
+    pub(crate) fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
     }
 
     /// The same node, listening on `host` in a network namespace, from its next start on.
@@ -106,6 +116,8 @@ impl Node {
                 command.env_remove(name);
             }
         }
+        let environment = self.environment.iter();
+        command.envs(environment.map(|(name, value)| (name, value)));
         self.process = Some(command.spawn().expect("the binary can be started"));
     }
 

@@ -3,7 +3,9 @@
 mod exit_codes;
 mod messages;
 mod output;
+mod playground;
 mod processes;
+mod regions;
 mod shell_support;
 mod transfer;
 

@@ -94,7 +94,7 @@ impl Worker {
 fn log_bytes(entry: &LogEntry) -> usize {
     let commands = match &entry.change {
         LogChange::Proposal(proposal) => &proposal.commands[..],
-        LogChange::Membership(_) | LogChange::Blank => &[],
+        LogChange::Membership(_) | LogChange::Check | LogChange::Blank => &[],
     };
     let commands = commands.iter();
     let bytes = commands.map(|command| command.payload_bytes() + LOG_OVERHEAD_BYTES);

@@ -1,0 +1,89 @@
+//! What a playground prints, as it comes to pass.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Event {
+    /// A process listens.
+    Started {
+        name: String,
+        address: String,
+        pid: u32,
+    },
+    /// The cluster serves.
+    Ready {
+        pd: String,
+        directory: PathBuf,
+        is_kept: bool,
+    },
+    /// A region has another leader, or the same one in another term.
+    Leader {
+        region_id: u64,
+        store_id: u64,
+        /// `None`: its process has ended.
+        name: Option<String>,
+        address: String,
+        term: u64,
+    },
+    /// A process has ended by itself, or somebody has ended it.
+    Ended { name: String, cause: String },
+    /// All processes have ended, as they were told to.
+    Stopped,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { name, address, pid } => {
+                write!(formatter, "{name:8} listens on {address}, process {pid}")
+            }
+            Self::Ready {
+                pd,
+                directory,
+                is_kept,
+            } => {
+                let directory = directory.display();
+                let fate = if *is_kept {
+                    "kept"
+                } else {
+                    "removed at the end"
+                };
+                write!(
+                    formatter,
+                    "
+The cluster serves. Data and logs are in {directory}, which is {fate}.
+Try in another terminal:
+
+  export RDBCTL_PD={pd}
+  rdbctl raw put k1 v1
+  rdbctl raw get k1
+  rdbctl region list     # who leads? kill -9 that process, and look here
+  rdbctl raw get k1      # it is still there
+  rdbctl region check    # do all replicas hold the same?
+
+Ctrl-C stops it.
+"
+                )
+            }
+            Self::Leader {
+                region_id,
+                store_id,
+                name,
+                address,
+                term,
+            } => {
+                let name = name.as_deref().unwrap_or("a process that has ended");
+                write!(
+                    formatter,
+                    "region {region_id} is led by store {store_id} ({name}, {address}) in term {term}"
+                )
+            }
+            Self::Ended { cause, .. } => write!(formatter, "{cause}; the others go on"),
+            Self::Stopped => write!(formatter, "stopped"),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `rdbctl playground`: a cluster of the programs beside this one, on this machine, for trying things out.
+//!
+//! - `directory` is where its data is, and which addresses it had.
+//! - `process` starts one program, and sees to its end: no process outlives this one, however this one ends.
+//! - `event` is what is printed.
+
+mod directory;
+mod event;
+mod process;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use rdb_client::{Client, Config};
+use rdb_proto::transport::Termination;
+use tokio::time::sleep;
+
+use crate::arguments::whole;
+use crate::failure::Failure;
+use crate::output::Output;
+use directory::Directory;
+use event::Event;
+use process::Process;
+pub(crate) use process::become_process;
+
+/// How often processes and leaders are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long the placement driver may take to say who leads.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most stores that the first region has a replica on.
+const REPLICAS: usize = 3;
+
+const AFTER_HELP: &str = "\
+Starts rdb-pd and rdb-server from the directory of this rdbctl, on free ports of
+127.0.0.1, and stops them on Ctrl-C or SIGTERM. None of them outlives it. Prints
+their addresses, what to try, and who leads a region whenever that changes. A
+process that ends is reported, and the others go on.
+
+Without --dir nothing is left behind. A DIR is kept, with the logs of the last
+run, and can be used again.
+
+Examples:
+  rdbctl playground
+  rdbctl playground --stores 1 --dir ./data";
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct PlaygroundArguments {
+    /// How many stores to start, 1 to 7 [default: 3, or as many as DIR has]
+    #[arg(long, value_name = "N", value_parser = whole(1..=7usize))]
+    stores: Option<usize>,
+    /// Where the data is; made if it is missing [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+pub(crate) async fn run(
+    arguments: PlaygroundArguments,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let mut termination = Termination::install()
+        .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
+    let directory = Directory::open(arguments.dir)?;
+    let mut playground = Playground {
+        store_count: directory.store_count(arguments.stores)?,
+        directory,
+        processes: Vec::new(),
+        leaders: BTreeMap::new(),
+    };
+    let ended = tokio::select! {
+        failure = playground.run(output) => Err(failure),
+        () = termination.requested() => Ok(()),
+    };
+    // Asked a second time, it does not wait for them.
+    tokio::select! {
+        () = playground.stop() => {}
+        () = termination.requested() => {}
+    }
+    // The processes are killed, if they still run, before the directory is removed.
+    drop(playground);
+    ended?;
+    output.event(&Event::Stopped)
+}
+
+/// Fields are dropped in their order.
+struct Playground {
+    /// The placement driver is the first. Those that ended are not here.
+    processes: Vec<Process>,
+    store_count: usize,
+    /// The store and the term, by the region's id.
+    leaders: BTreeMap<u64, (u64, u64)>,
+    directory: Directory,
+}
+
+impl Playground {
+    /// Runs until it cannot go on.
+    async fn run(&mut self, output: &mut Output<'_>) -> Failure {
+        let Err(failure) = self.try_run(output).await;
+        failure
+    }
+
+    async fn try_run(
+        &mut self,
+        output: &mut Output<'_>,
+    ) -> Result<std::convert::Infallible, Failure> {
+        let replicas = self.store_count.min(REPLICAS).to_string();
+        let flags = ["--initial-replicas".to_owned(), replicas];
+        let pd_address = self.start("pd", "rdb-pd", &flags, output).await?;
+        let flags = ["--pd".to_owned(), pd_address.clone()];
+        for number in 1..=self.store_count {
+            let name = directory::store_name(number);
+            self.start(&name, "rdb-server", &flags, output).await?;
+        }
+        self.directory.remember(&self.processes)?;
+        let config = Config::default().with_timeout(ANSWER_TIMEOUT);
+        let client = loop {
+            match Client::connect_with([pd_address.clone()], config.clone()).await {
+                Ok(client) => break client,
+                Err(error) => tracing::debug!(%error, "the placement driver does not answer yet"),
+            }
+            self.refuse_ends()?;
+        };
+        // Stores that start again serve before the placement driver hears who leads.
+        while let Err(error) = client.raw_get("k").await {
+            tracing::debug!(%error, "the cluster does not serve yet");
+            self.refuse_ends()?;
+        }
+        output.event(&Event::Ready {
+            pd: pd_address,
+            directory: self.directory.path().to_owned(),
+            is_kept: self.directory.is_kept(),
+        })?;
+        loop {
+            self.report_ends(output)?;
+            self.look_for_leaders(&client, output).await?;
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Returns the address that the process listens on.
+    async fn start(
+        &mut self,
+        name: &str,
+        program: &str,
+        flags: &[String],
+        output: &mut Output<'_>,
+    ) -> Result<String, Failure> {
+        let process = Process::start(name, program, flags, &self.directory).await?;
+        let address = process.address.clone();
+        output.event(&Event::Started {
+            name: name.to_owned(),
+            address: address.clone(),
+            pid: process.pid,
+        })?;
+        self.processes.push(process);
+        Ok(address)
+    }
+
+    /// Before all are there, none may end.
+    fn refuse_ends(&mut self) -> Result<(), Failure> {
+        let mut causes = self.processes.iter_mut().filter_map(Process::ended);
+        causes
+            .next()
+            .map_or(Ok(()), |cause| Err(Failure::failed(cause)))
+    }
+
+    fn report_ends(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
+        let mut ends = Vec::new();
+        self.processes.retain_mut(|process| {
+            let end = process.ended().map(|cause| Event::Ended {
+                name: process.name.clone(),
+                cause,
+            });
+            let runs = end.is_none();
+            ends.extend(end);
+            runs
+        });
+        for end in &ends {
+            output.event(end)?;
+        }
+        if self.processes.is_empty() {
+            return Err(Failure::failed("every process has ended"));
+        }
+        Ok(())
+    }
+
+    async fn look_for_leaders(
+        &mut self,
+        client: &Client,
+        output: &mut Output<'_>,
+    ) -> Result<(), Failure> {
+        let routes = match client.regions().await {
+            Ok(routes) => routes,
+            Err(error) => {
+                tracing::debug!(%error, "who leads is not known");
+                return Ok(());
+            }
+        };
+        for route in routes {
+            let (Some(leader), Some(term)) = (route.leader, route.term) else {
+                continue;
+            };
+            let region_id = route.region.id;
+            if self.leaders.insert(region_id, (leader.id, term)) == Some((leader.id, term)) {
+                continue;
+            }
+            let mut processes = self.processes.iter();
+            let process = processes.find(|process| process.address == leader.address);
+            output.event(&Event::Leader {
+                region_id,
+                store_id: leader.id,
+                name: process.map(|process| process.name.clone()),
+                address: leader.address,
+                term,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends all processes: the placement driver last, so that stores can say good-bye. What is thrown away need not be flushed.
+    async fn stop(&mut self) {
+        if !self.directory.is_kept() {
+            return;
+        }
+        let is_pd = |process: &Process| process.name == "pd";
+        let (mut pd, mut stores): (Vec<_>, Vec<_>) = self.processes.drain(..).partition(is_pd);
+        futures::future::join_all(stores.iter_mut().map(Process::stop)).await;
+        futures::future::join_all(pd.iter_mut().map(Process::stop)).await;
+    }
+}

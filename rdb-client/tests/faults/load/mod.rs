@@ -1,0 +1,229 @@
+//! Clients that go on whatever becomes of the stores, and what has to hold of all that they were told.
+//!
+//! Eight clients read and write registers of both keyspaces, and record each call for the check for linearizability. Two of
+//! them only read: a client that writes leaves a leader that commits nothing, and a reader stays as long as it is answered.
+//! Beside them some count and some move money.
+
+mod bank;
+mod counter;
+mod registers;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use futures::future::join_all;
+use rdb_client::{Client, Config, Error};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::harness::{found, guarded};
+use crate::history::History;
+use bank::Transfers;
+use counter::Counted;
+use registers::Registers;
+
+/// Clients of the registers, and how many of them only read.
+const REGISTER_CLIENTS: usize = 8;
+const READERS: usize = 2;
+
+const COUNTING_CLIENTS: usize = 2;
+const BANK_CLIENTS: usize = 2;
+const CLIENTS: usize = REGISTER_CLIENTS + COUNTING_CLIENTS + BANK_CLIENTS;
+
+/// The deadline of a call: outlives an election, and keeps no client for long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Longest pause of a client between two calls.
+const PAUSE_MS_MAX: u64 = 8;
+
+/// What each client has to get done for a load to count as going on.
+const GOES_ON: u64 = 5;
+
+/// All clients of a run.
+pub(crate) struct Load {
+    pd_address: String,
+    began: Instant,
+    progress: Arc<Progress>,
+    registers: Vec<JoinHandle<Registers>>,
+    counters: Vec<JoinHandle<Counted>>,
+    bank: Vec<JoinHandle<Transfers>>,
+}
+
+#[derive(Default)]
+struct Progress {
+    stop: AtomicBool,
+    /// Calls of each client that were answered, errors aside.
+    done: [AtomicU64; CLIENTS],
+}
+
+/// What came of a load.
+pub(crate) struct Ended {
+    pub(crate) history: History,
+    /// What does not hold of the counter and of the bank.
+    pub(crate) problems: String,
+    /// Writes whose fate is not known.
+    pub(crate) unknown: usize,
+}
+
+impl Load {
+    /// Clients that find the stores through this placement driver, and choose what they do by `seed`.
+    pub(crate) async fn begin(pd_address: &str, seed: u64) -> Self {
+        let client = connect(pd_address).await;
+        counter::open(&client).await;
+        bank::open(&client).await;
+        let mut load = Self {
+            pd_address: pd_address.to_owned(),
+            began: Instant::now(),
+            progress: Arc::default(),
+            registers: Vec::new(),
+            counters: Vec::new(),
+            bank: Vec::new(),
+        };
+        for number in 0..CLIENTS {
+            let worker = load.worker(number, seed).await;
+            if number < REGISTER_CLIENTS {
+                let registers = registers::run(worker, number < READERS);
+                load.registers.push(tokio::spawn(registers));
+            } else if number < REGISTER_CLIENTS + COUNTING_CLIENTS {
+                load.counters.push(tokio::spawn(counter::run(worker)));
+            } else {
+                load.bank.push(tokio::spawn(bank::run(worker)));
+            }
+        }
+        load.goes_on().await;
+        load
+    }
+
+    async fn worker(&self, number: usize, seed: u64) -> Worker {
+        Worker {
+            number,
+            client: connect(&self.pd_address).await,
+            random: Rng::with_seed(seed.wrapping_add(number as u64)),
+            began: self.began,
+            progress: Arc::clone(&self.progress),
+        }
+    }
+
+    /// Waits until each client has got some more done than it has now.
+    pub(crate) async fn goes_on(&self) {
+        let counts = || {
+            let counts = self.progress.done.iter();
+            counts.map(|count| count.load(Ordering::Relaxed))
+        };
+        let before: Vec<_> = counts().collect();
+        let have_more = async || {
+            let has_ended = self.registers.iter().any(JoinHandle::is_finished)
+                || self.counters.iter().any(JoinHandle::is_finished)
+                || self.bank.iter().any(JoinHandle::is_finished);
+            assert!(!has_ended, "a client has failed");
+            let mut pairs = counts().zip(&before);
+            pairs
+                .all(|(now, before)| now >= before + GOES_ON)
+                .then_some(())
+        };
+        found("all clients go on", have_more).await;
+    }
+
+    /// Ends the clients, reads everything once more, and looks at what they were told.
+    pub(crate) async fn end(mut self) -> Ended {
+        self.progress.stop.store(true, Ordering::Relaxed);
+        let (registers, counters, bank) = (
+            std::mem::take(&mut self.registers),
+            std::mem::take(&mut self.counters),
+            std::mem::take(&mut self.bank),
+        );
+        let ends = async {
+            (
+                join(registers).await,
+                join(counters).await,
+                join(bank).await,
+            )
+        };
+        let (registers, counters, bank) = guarded("the clients end", ends).await;
+        let client = connect(&self.pd_address).await;
+        let mut history = History::default();
+        let mut unknown = 0;
+        for registers in registers {
+            unknown += registers.unknown;
+            history.append(registers.history);
+        }
+        unknown += counters
+            .iter()
+            .map(|counted| counted.unknown)
+            .sum::<usize>();
+        history.append(registers::read_all(&client, self.began).await);
+        let mut problems = counter::problems(&client, &counters).await;
+        problems.push_str(&bank::problems(&client, &bank).await);
+        Ended {
+            history,
+            problems,
+            unknown,
+        }
+    }
+}
+
+async fn join<T>(clients: Vec<JoinHandle<T>>) -> Vec<T> {
+    let ended = join_all(clients).await.into_iter();
+    ended
+        .map(|ended| ended.expect("a client does not fail"))
+        .collect()
+}
+
+async fn connect(pd_address: &str) -> Client {
+    let config = Config::default().with_timeout(CALL_TIMEOUT);
+    let connected = Client::connect_with([pd_address], config).await;
+    connected.expect("the placement driver serves")
+}
+
+/// One client.
+struct Worker {
+    number: usize,
+    client: Client,
+    random: Rng,
+    began: Instant,
+    progress: Arc<Progress>,
+}
+
+impl Worker {
+    /// Waits a little, and returns whether to make another call.
+    async fn goes_on(&mut self) -> bool {
+        sleep(Duration::from_millis(self.random.u64(0..=PAUSE_MS_MAX))).await;
+        !self.progress.stop.load(Ordering::Relaxed)
+    }
+
+    fn done(&self) {
+        self.progress.done[self.number].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        nanoseconds_since(self.began)
+    }
+}
+
+fn nanoseconds_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_nanos()).expect("a run lasts no centuries")
+}
+
+/// Whether a call that failed may have been applied. Other errors than those of a store that is away are no part of any fault.
+fn may_be_applied(error: &Error) -> bool {
+    match error {
+        Error::Undetermined { .. } => true,
+        Error::Busy { .. } | Error::Unavailable { .. } | Error::DeadlineExceeded { .. } => false,
+        error => panic!("a client was told: {error}"),
+    }
+}
+
+/// Makes a call again until it is answered. For reads.
+async fn answered<T>(mut call: impl AsyncFnMut() -> Result<T, Error>) -> T {
+    let answer = async {
+        loop {
+            match call().await {
+                Ok(answer) => return answer,
+                Err(error) => assert!(!may_be_applied(&error), "it reads"),
+            }
+        }
+    };
+    guarded("a call is answered", answer).await
+}

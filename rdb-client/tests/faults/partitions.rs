@@ -1,0 +1,144 @@
+//! Stores that do not hear each other. Clients and the placement driver reach all of them all the time.
+
+use crate::harness::found;
+use crate::run::Run;
+use crate::stores::{LinkKind, Setup, Stores};
+
+const SETUP: Setup = Setup {
+    links: Some(LinkKind::Any),
+    shim: false,
+    clock_rate: None,
+    disk_mib: None,
+    election_timeout_max_ms: None,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_are_cut_off_from_all_others() {
+    let name = "leaders_are_cut_off_from_all_others";
+    let Some(mut run) = Run::begin(name, SETUP).await else {
+        return;
+    };
+    for _ in 0..Run::rounds() {
+        run.dwell().await;
+        let (leader, term) = run.stores.leader().await;
+        for other in Stores::others(leader) {
+            run.stores.links().cut_both(leader, other);
+        }
+        let (next, _) = run.stores.leader_after(term).await;
+        assert_ne!(next, leader);
+        run.dwell().await;
+        run.stores.links().mend();
+        run.load.goes_on().await;
+        run.stores.all_serve().await;
+    }
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_are_not_heard_but_hear_others() {
+    let name = "leaders_are_not_heard_but_hear_others";
+    let Some(mut run) = Run::begin(name, SETUP).await else {
+        return;
+    };
+    for _ in 0..Run::rounds() {
+        run.dwell().await;
+        let (leader, term) = run.stores.leader().await;
+        for other in Stores::others(leader) {
+            run.stores.links().cut(leader, other);
+        }
+        let (next, _) = run.stores.leader_after(term).await;
+        assert_ne!(next, leader);
+        run.dwell().await;
+        run.stores.links().mend();
+        run.load.goes_on().await;
+        run.stores.all_serve().await;
+    }
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_are_cut_off_from_all_others() {
+    let name = "followers_are_cut_off_from_all_others";
+    let Some(mut run) = Run::begin(name, SETUP).await else {
+        return;
+    };
+    for _ in 0..Run::rounds() {
+        run.dwell().await;
+        let (leader, _) = run.stores.leader().await;
+        let [follower, _] = Stores::others(leader);
+        for other in Stores::others(follower) {
+            run.stores.links().cut_both(follower, other);
+        }
+        let cut_off = &run.stores.nodes[follower];
+        let log_start = cut_off.log().len();
+        let notices = async || {
+            let log = cut_off.log();
+            log[log_start..]
+                .contains("another store cannot be reached")
+                .then_some(())
+        };
+        found("it notices", notices).await;
+        run.dwell().await;
+        run.stores.links().mend();
+        run.stores.all_serve().await;
+    }
+    run.end().await;
+}
+
+/// A follower keeps a promise to its leader across a restart: to elect nobody else as long as the leader may count on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_followers_restart_while_their_leader_is_cut_off() {
+    let name = "all_followers_restart_while_their_leader_is_cut_off";
+    // The leader's lease outlives their start by far.
+    let setup = Setup {
+        election_timeout_max_ms: Some(8000),
+        ..SETUP
+    };
+    let Some(mut run) = Run::begin(name, setup).await else {
+        return;
+    };
+    for _ in 0..Run::rounds() {
+        run.dwell().await;
+        let (leader, term) = run.stores.leader().await;
+        for other in Stores::others(leader) {
+            run.stores.links().cut_both(leader, other);
+        }
+        for other in Stores::others(leader) {
+            run.stores.nodes[other].kill();
+            run.stores.nodes[other].start();
+        }
+        let (next, _) = run.stores.leader_after(term).await;
+        assert_ne!(next, leader);
+        run.dwell().await;
+        run.stores.links().mend();
+        run.load.goes_on().await;
+        run.stores.all_serve().await;
+    }
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_leaders_send_to_others_is_slow() {
+    let setup = Setup {
+        links: Some(LinkKind::Proxies),
+        ..SETUP
+    };
+    let name = "what_leaders_send_to_others_is_slow";
+    let Some(mut run) = Run::begin(name, setup).await else {
+        return;
+    };
+    for _ in 0..Run::rounds() {
+        run.dwell().await;
+        let (leader, _) = run.stores.leader().await;
+        for other in Stores::others(leader) {
+            run.stores.links().slow_down(leader, other);
+        }
+        run.dwell().await;
+        run.dwell().await;
+        run.stores.links().mend();
+        run.load.goes_on().await;
+    }
+    let delayed = run.stores.links().delayed();
+    assert!(delayed > 0, "nothing was slow");
+    run.end().await;
+}

@@ -1,0 +1,111 @@
+//! One run: stores, clients, and faults; at its end everything is checked.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
+
+use crate::harness::skipped;
+use crate::load::Load;
+use crate::stores::{Setup, Stores};
+
+/// How often each run repeats its faults. By default once.
+const ROUNDS: &str = "RDB_FAULTS_ROUNDS";
+
+/// What the clients do and what is hit is chosen by it. By default another one each time.
+const SEED: &str = "RDB_FAULTS_SEED";
+
+/// Runs at a time: each has four processes.
+static PLACES: Semaphore = Semaphore::const_new(3);
+
+/// Fewer calls than this show nothing.
+const CALLS_MIN: usize = 300;
+
+pub(crate) struct Run {
+    name: &'static str,
+    seed: u64,
+    pub(crate) random: fastrand::Rng,
+    began: Instant,
+    pub(crate) load: Load,
+    pub(crate) stores: Stores,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Run {
+    /// Stores under load. `None`: the run cannot be made on this machine.
+    pub(crate) async fn begin(name: &'static str, setup: Setup) -> Option<Self> {
+        let place = PLACES.acquire().await.expect("it is never closed");
+        let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..));
+        println!("{name}: {SEED}={seed}");
+        let stores = match Stores::start(setup).await {
+            Ok(stores) => stores,
+            Err(lack) => {
+                skipped(lack);
+                return None;
+            }
+        };
+        Some(Self {
+            name,
+            seed,
+            random: fastrand::Rng::with_seed(seed),
+            began: Instant::now(),
+            load: Load::begin(&stores.pd.address(), seed).await,
+            stores,
+            _place: place,
+        })
+    }
+
+    pub(crate) fn rounds() -> u64 {
+        number(ROUNDS).unwrap_or(1)
+    }
+
+    /// Lets the load go on for a while that differs from time to time, so that faults meet it at any moment.
+    pub(crate) async fn dwell(&mut self) {
+        self.load.goes_on().await;
+        sleep(Duration::from_millis(self.random.u64(0..1000))).await;
+    }
+
+    /// All faults are over: service goes on, and what the clients saw is checked.
+    pub(crate) async fn end(self) {
+        let Self {
+            name,
+            seed,
+            load,
+            mut stores,
+            began,
+            ..
+        } = self;
+        stores.all_serve().await;
+        load.goes_on().await;
+        let ended = load.end().await;
+        let (calls, unknown) = (ended.history.len(), ended.unknown);
+        let seconds = began.elapsed().as_secs();
+        println!("{name}: {calls} calls in {seconds} s, of {unknown} the fate is not known");
+        assert!(calls >= CALLS_MIN, "the clients made {calls} calls only");
+        let mut problems = ended.problems;
+        if let Err(violations) = ended.history.check() {
+            problems.push_str(&violations);
+        }
+        if problems.is_empty() {
+            return;
+        }
+        let file = std::env::temp_dir().join(format!("flaredb-{name}-{seed}.history"));
+        fs::write(&file, ended.history.to_string())
+            .expect("the temporary directory can be written");
+        panic!(
+            "VIOLATION in {name}, {SEED}={seed}:\n{problems}\nThe history is in {0}. To check it again:\n\
+             RDB_FAULTS_HISTORY={0} cargo test --workspace --all-features --locked --test faults -- --ignored replay",
+            file.display()
+        );
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is {value:?}, not a number")),
+    )
+}

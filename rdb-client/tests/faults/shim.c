@@ -1,0 +1,224 @@
+/*
+ * Faults that a process cannot be given from outside, for LD_PRELOAD. What each does is in shim.rs.
+ *
+ * SHIM_DATA_DIR    the directory whose files are meant
+ * SHIM_LEDGER      a file that gets a struct record for each file that was synced or removed there
+ * SHIM_FAIL_SYNC   as long as a file of this name exists, no sync in the directory succeeds
+ * SHIM_CLOCK_RATE  how fast the monotonic clock runs, 1 by default
+ * SHIM_CLOCK       a file that gets a struct reading of the clock
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* From the beginning of the file, durable_bytes are on the disk. */
+struct record {
+    uint64_t inode;
+    uint64_t durable_bytes;
+};
+
+/* Nanoseconds that have passed since the process started. */
+struct reading {
+    volatile int64_t real_ns;
+    volatile int64_t shown_ns;
+};
+
+static const char *data_dir, *fail_sync;
+static int ledger = -1;
+static double rate = 1;
+static int64_t started_ns;
+static struct reading *reading;
+
+#define REAL(name) ((__typeof__(&name))real(#name))
+
+static void *real(const char *name)
+{
+    return dlsym(RTLD_NEXT, name);
+}
+
+static void die(const char *what)
+{
+    perror(what);
+    _exit(70);
+}
+
+/* ---- syncs ---- */
+
+static int is_data(const char *path)
+{
+    size_t length = data_dir ? strlen(data_dir) : 0;
+    return length && !strncmp(path, data_dir, length) && path[length] == '/';
+}
+
+static void note(uint64_t inode, uint64_t durable_bytes)
+{
+    struct record record = {inode, durable_bytes};
+    if (ledger >= 0 && write(ledger, &record, sizeof record) != sizeof record)
+        die("the ledger");
+}
+
+static int sync_file(int fd, int (*sync)(int))
+{
+    char link[64], path[PATH_MAX] = "";
+    struct stat file;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length <= 0 || !is_data(path) || fstat(fd, &file))
+        return sync(fd);
+    if (fail_sync && !access(fail_sync, F_OK)) {
+        errno = EIO;
+        return -1;
+    }
+    int result = sync(fd);
+    if (!result && S_ISREG(file.st_mode))
+        note(file.st_ino, file.st_size);
+    return result;
+}
+
+int fsync(int fd)
+{
+    return sync_file(fd, REAL(fsync));
+}
+
+int fdatasync(int fd)
+{
+    return sync_file(fd, REAL(fdatasync));
+}
+
+/* The next file may get the same inode. */
+int unlink(const char *path)
+{
+    struct stat file;
+    if (is_data(path) && !lstat(path, &file) && file.st_nlink == 1)
+        note(file.st_ino, 0);
+    return REAL(unlink)(path);
+}
+
+/* ---- the clock ---- */
+
+static int64_t nanoseconds(const struct timespec *time)
+{
+    return time->tv_sec * INT64_C(1000000000) + time->tv_nsec;
+}
+
+static struct timespec timespec_of(int64_t ns)
+{
+    return (struct timespec){ns / 1000000000, ns % 1000000000};
+}
+
+static int is_scaled(clockid_t id)
+{
+    return rate != 1 && (id == CLOCK_MONOTONIC || id == CLOCK_MONOTONIC_COARSE);
+}
+
+/* When the real clock shows what is the given time here. */
+static struct timespec real_deadline(const struct timespec *time)
+{
+    return timespec_of(started_ns + (int64_t)((nanoseconds(time) - started_ns) / rate));
+}
+
+static struct timespec real_pause(const struct timespec *time)
+{
+    return timespec_of((int64_t)(nanoseconds(time) / rate));
+}
+
+int clock_gettime(clockid_t id, struct timespec *time)
+{
+    static __typeof__(&clock_gettime) get;
+    if (!get)
+        get = REAL(clock_gettime);
+    int result = get(id, time);
+    if (!result && is_scaled(id)) {
+        int64_t passed = nanoseconds(time) - started_ns, shown = (int64_t)(passed * rate);
+        *time = timespec_of(started_ns + shown);
+        if (reading) {
+            reading->real_ns = passed;
+            reading->shown_ns = shown;
+        }
+    }
+    return result;
+}
+
+static int real_timeout(int timeout_ms)
+{
+    return timeout_ms > 0 && rate != 1 ? (int)(timeout_ms / rate) + 1 : timeout_ms;
+}
+
+int epoll_wait(int fd, struct epoll_event *events, int count, int timeout_ms)
+{
+    return REAL(epoll_wait)(fd, events, count, real_timeout(timeout_ms));
+}
+
+int pthread_cond_clockwait(pthread_cond_t *condition, pthread_mutex_t *mutex, clockid_t id, const struct timespec *deadline)
+{
+    struct timespec scaled;
+    if (is_scaled(id)) {
+        scaled = real_deadline(deadline);
+        deadline = &scaled;
+    }
+    return REAL(pthread_cond_clockwait)(condition, mutex, id, deadline);
+}
+
+/* Rust's standard library waits by futex. */
+long syscall(long number, ...)
+{
+    long arguments[6];
+    struct timespec scaled;
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        arguments[i] = va_arg(list, long);
+    va_end(list);
+    if (number == SYS_futex && rate != 1 && arguments[3]) {
+        long operation = arguments[1] & FUTEX_CMD_MASK;
+        const struct timespec *time = (const struct timespec *)arguments[3];
+        if (operation == FUTEX_WAIT_BITSET && !(arguments[1] & FUTEX_CLOCK_REALTIME)) {
+            scaled = real_deadline(time);
+            arguments[3] = (long)&scaled;
+        } else if (operation == FUTEX_WAIT) {
+            scaled = real_pause(time);
+            arguments[3] = (long)&scaled;
+        }
+    }
+    return REAL(syscall)(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]);
+}
+
+/* ---- */
+
+__attribute__((constructor)) static void begin(void)
+{
+    const char *path = getenv("SHIM_LEDGER");
+    data_dir = getenv("SHIM_DATA_DIR");
+    fail_sync = getenv("SHIM_FAIL_SYNC");
+    if (path && (ledger = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
+        die("SHIM_LEDGER");
+    if ((path = getenv("SHIM_CLOCK"))) {
+        int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (file < 0 || ftruncate(file, sizeof *reading))
+            die("SHIM_CLOCK");
+        reading = mmap(NULL, sizeof *reading, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        if (reading == MAP_FAILED)
+            die("SHIM_CLOCK");
+    }
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    started_ns = nanoseconds(&now);
+    const char *wanted = getenv("SHIM_CLOCK_RATE");
+    if (wanted)
+        rate = atof(wanted);
+}

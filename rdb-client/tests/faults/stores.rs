@@ -1,0 +1,233 @@
+//! A placement driver and three stores, each in a network namespace of its own where this process may make them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rdb_proto::metapb::RegionRoute;
+use rdb_proto::pdpb::GetRegionRequest;
+use rdb_proto::pdpb::pd_client::PdClient;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use crate::harness::{Node, connect, found};
+use crate::janitor::Janitor;
+use crate::links::Links;
+use crate::network::Network;
+use crate::proxies::Proxies;
+use crate::shim::{Shim, ShimLibrary};
+
+pub(crate) const STORES: usize = 3;
+
+/// The placement driver's place in the network; the stores come first.
+const PD_HOST: usize = STORES;
+
+/// Makes the stores break a promise: the value of `RDB_MUTANT` in their environment, see `rdb_raft::mutant`.
+const MUTANT: &str = "RDB_FAULTS_MUTANT";
+
+/// Has proxies used where namespaces could be, too.
+const PROXIES: &str = "RDB_FAULTS_PROXIES";
+
+/// What a run asks of its stores and of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Setup {
+    /// Links between stores that can be cut.
+    pub(crate) links: Option<LinkKind>,
+    /// The shim in all stores.
+    pub(crate) shim: bool,
+    /// The rate of the first store's clock, if it is not right.
+    pub(crate) clock_rate: Option<f64>,
+    /// The size of each store's disk.
+    pub(crate) disk_mib: Option<u32>,
+    /// The longest election timeout. By default short, so that a run is.
+    pub(crate) election_timeout_max_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkKind {
+    /// Network namespaces where this process may make them, else proxies.
+    Any,
+    /// They can be slow, too.
+    Proxies,
+}
+
+pub(crate) struct Stores {
+    pub(crate) pd: Node,
+    pub(crate) nodes: Vec<Node>,
+    /// Where each is reached.
+    addresses: Vec<String>,
+    /// Of each store, if it was asked for.
+    pub(crate) shims: Vec<Shim>,
+    links: Option<Links>,
+    janitor: Janitor,
+}
+
+impl Stores {
+    /// Stores whose region has a leader, or what this machine lacks.
+    pub(crate) async fn start(setup: Setup) -> Result<Self, &'static str> {
+        let network = Network::of(STORES + 1);
+        let janitor = Janitor::engage(&network.bridge(), &network.namespaces());
+        let wants_proxies =
+            setup.links == Some(LinkKind::Proxies) || std::env::var_os(PROXIES).is_some();
+        let network = Some(network).filter(|network| !wants_proxies && network.is_made());
+        let directory = janitor.directory();
+        let place = |node: Node, host| match &network {
+            Some(network) => node.in_namespace(&network.namespace(host), &network.host(host)),
+            None => node,
+        };
+        let pd = place(Node::placement_driver(directory.join("pd")), PD_HOST);
+        let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
+        pd.start_serving().await;
+        let mut stores = Self {
+            nodes: Vec::new(),
+            addresses: Vec::new(),
+            shims: Vec::new(),
+            pd,
+            links: None,
+            janitor,
+        };
+        for number in 0..STORES {
+            let disk = stores.disk(number);
+            fs::create_dir(&disk).expect("the directory can be written");
+            if let Some(mib) = setup.disk_mib
+                && !mount(&disk, mib)
+            {
+                return Err("this process may not mount a file system");
+            }
+            let store = Node::store(disk.join("data"), &stores.pd.address());
+            let mut store = with_timing(place(store, number), setup);
+            if let Ok(mutant) = std::env::var(MUTANT) {
+                store.set_environment("RDB_MUTANT", mutant);
+            }
+            stores.nodes.push(store);
+        }
+        if (setup.shim || setup.clock_rate.is_some()) && !stores.load_shims(setup.clock_rate) {
+            return Err("there is no C compiler");
+        }
+        match (network, setup.links) {
+            (Some(network), _) => stores.links = Some(Links::Namespaces(network)),
+            (None, Some(_)) => stores.go_through_proxies().await,
+            (None, None) => {}
+        }
+        if stores.addresses.is_empty() {
+            stores.addresses = stores.nodes.iter().map(Node::address).collect();
+        }
+        for store in &mut stores.nodes {
+            store.start();
+        }
+        stores.all_serve().await;
+        stores.leader().await;
+        Ok(stores)
+    }
+
+    /// `false`: there is no C compiler.
+    fn load_shims(&mut self, clock_rate: Option<f64>) -> bool {
+        let Some(library) = ShimLibrary::compile(self.janitor.directory()) else {
+            return false;
+        };
+        for (number, store) in self.nodes.iter_mut().enumerate() {
+            let rate = clock_rate.filter(|_| number == 0).unwrap_or(1.0);
+            let shim = Shim::of(store.data_dir());
+            for (name, value) in shim.environment(&library, rate) {
+                store.set_environment(name, value);
+            }
+            self.shims.push(shim);
+        }
+        true
+    }
+
+    async fn go_through_proxies(&mut self) {
+        let stores = self.nodes.iter();
+        let stores = stores.map(|store| (store.data_dir().to_owned(), store.address()));
+        let proxies = Proxies::open(&stores.collect::<Vec<_>>()).await;
+        for (number, store) in self.nodes.iter_mut().enumerate() {
+            let address = proxies.address(number);
+            store.set_environment("RDB_SERVER_ADVERTISE_ADDR", &address);
+            self.addresses.push(address);
+        }
+        self.links = Some(Links::Proxies(proxies));
+    }
+
+    /// Where a store keeps its data directory.
+    pub(crate) fn disk(&self, number: usize) -> PathBuf {
+        self.janitor.directory().join(format!("store-{number}"))
+    }
+
+    /// Leaves no room on a disk beside what its files have.
+    pub(crate) async fn fill_disk(&self, number: usize) {
+        // The store may write meanwhile, and a disk does not become smaller than what it holds.
+        found("the disk is full", async || {
+            let disk = rustix::fs::statvfs(self.disk(number)).expect("it is mounted");
+            let used_kib = (disk.f_blocks - disk.f_bfree) * disk.f_frsize / 1024;
+            let used_kib = u32::try_from(used_kib).expect("it is small");
+            self.resize_disk(number, used_kib).then_some(())
+        })
+        .await;
+    }
+
+    /// Whether it could be done.
+    pub(crate) fn resize_disk(&self, number: usize, kib: u32) -> bool {
+        let options = format!("remount,size={kib}k");
+        let mut mount = Command::new("mount");
+        let status = mount.args(["-o", &options]).arg(self.disk(number)).output();
+        status.expect("mount worked before").status.success()
+    }
+
+    pub(crate) fn links(&mut self) -> &mut Links {
+        self.links.as_mut().expect("the setup asks for it")
+    }
+
+    pub(crate) async fn all_serve(&mut self) {
+        for store in &mut self.nodes {
+            store.wait_for_health(ServingStatus::Serving).await;
+        }
+    }
+
+    /// The numbers of the other stores.
+    pub(crate) fn others(number: usize) -> [usize; STORES - 1] {
+        [(number + 1) % STORES, (number + 2) % STORES]
+    }
+
+    /// Who leads, and in which term.
+    pub(crate) async fn leader(&self) -> (usize, u64) {
+        self.leader_after(0).await
+    }
+
+    /// Waits until the region has a leader in a term above `term`.
+    pub(crate) async fn leader_after(&self, term: u64) -> (usize, u64) {
+        let told = async || {
+            let route = self.route().await?;
+            let leader = route.leader.filter(|_| route.term > term)?;
+            let number = self
+                .addresses
+                .iter()
+                .position(|address| *address == leader.address);
+            Some((number.expect("one of them"), route.term))
+        };
+        found("a store leads", told).await
+    }
+
+    async fn route(&self) -> Option<RegionRoute> {
+        let channel = connect(&self.pd.address()).await.expect("it listens");
+        let mut pd = PdClient::new(channel);
+        let asked = pd.get_region(GetRegionRequest::default()).await;
+        asked.expect("it answers").into_inner().route
+    }
+}
+
+fn with_timing(store: Node, setup: Setup) -> Node {
+    let max = setup.election_timeout_max_ms.unwrap_or(1800);
+    store
+        .with_flag("--raft-heartbeat-ms", "250")
+        .with_flag("--raft-election-timeout-min-ms", "900")
+        .with_flag("--raft-election-timeout-max-ms", &max.to_string())
+}
+
+fn mount(directory: &Path, mib: u32) -> bool {
+    let size = format!("size={mib}m");
+    let mut mount = Command::new("mount");
+    let status = mount
+        .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+        .arg(directory)
+        .status();
+    status.is_ok_and(|status| status.success())
+}

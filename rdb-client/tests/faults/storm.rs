@@ -1,0 +1,105 @@
+//! Faults of several kinds at once, chosen by the seed: the leader is hit, and another store, too.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::run::Run;
+use crate::stores::{LinkKind, Setup, Stores};
+
+/// How long both faults last together.
+const TOGETHER_MS_MAX: u64 = 3000;
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    LosesPower,
+    StandsStill,
+    IsNotHeard,
+    IsCutOff,
+    IsRestarted,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault::LosesPower,
+    Fault::StandsStill,
+    Fault::IsNotHeard,
+    Fault::IsCutOff,
+    Fault::IsRestarted,
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_and_others_are_hit_at_once() {
+    let setup = Setup {
+        links: Some(LinkKind::Any),
+        shim: true,
+        ..Setup::default()
+    };
+    let name = "leaders_and_others_are_hit_at_once";
+    let Some(mut run) = Run::begin(name, setup).await else {
+        return;
+    };
+    for _ in 0..3 * Run::rounds() {
+        run.dwell().await;
+        let (leader, term) = run.stores.leader().await;
+        let others = Stores::others(leader);
+        let other = others[run.random.usize(0..others.len())];
+        // A leader that is back at once may go on to lead.
+        let of_leader = FAULTS[run.random.usize(0..FAULTS.len() - 1)];
+        let of_other = FAULTS[run.random.usize(0..FAULTS.len())];
+        println!("{leader}, which leads, {of_leader:?}; {other} {of_other:?}");
+        begin(&mut run, leader, of_leader);
+        begin(&mut run, other, of_other);
+        sleep(Duration::from_millis(run.random.u64(0..TOGETHER_MS_MAX))).await;
+        // The others are a majority, and the network is whole but for the leader.
+        end(&mut run, other, of_other);
+        begin_again(&mut run, leader, of_leader);
+        let (next, _) = run.stores.leader_after(term).await;
+        assert_ne!(next, leader);
+        run.load.goes_on().await;
+        end(&mut run, leader, of_leader);
+        run.load.goes_on().await;
+        run.stores.all_serve().await;
+    }
+    run.end().await;
+}
+
+fn begin(run: &mut Run, store: usize, fault: Fault) {
+    match fault {
+        Fault::LosesPower | Fault::IsRestarted => {
+            run.stores.nodes[store].kill();
+            let lost = run.stores.shims[store].cut_power();
+            assert!(lost.synced_files > 0, "the shim saw no sync");
+            if matches!(fault, Fault::IsRestarted) {
+                run.stores.nodes[store].start();
+            }
+        }
+        Fault::StandsStill => run.stores.nodes[store].pause(),
+        Fault::IsNotHeard | Fault::IsCutOff => cut(run, store, fault),
+    }
+}
+
+fn cut(run: &mut Run, store: usize, fault: Fault) {
+    for other in Stores::others(store) {
+        match fault {
+            Fault::IsCutOff => run.stores.links().cut_both(store, other),
+            _ => run.stores.links().cut(store, other),
+        }
+    }
+}
+
+/// The end of a cut mends the whole network.
+fn begin_again(run: &mut Run, store: usize, fault: Fault) {
+    run.stores.links().mend();
+    if matches!(fault, Fault::IsNotHeard | Fault::IsCutOff) {
+        cut(run, store, fault);
+    }
+}
+
+fn end(run: &mut Run, store: usize, fault: Fault) {
+    match fault {
+        Fault::LosesPower => run.stores.nodes[store].start(),
+        Fault::IsRestarted => {}
+        Fault::StandsStill => run.stores.nodes[store].resume(),
+        Fault::IsNotHeard | Fault::IsCutOff => run.stores.links().mend(),
+    }
+}
