@@ -214,6 +214,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whether_an_older_copy_helps_a_damaged_region_depends_on_other_stores() {
+        for has_others in [false, true] {
+            let (region_id, cause) = (7, "damaged".to_owned());
+            let error = ServerError::RegionDamaged {
+                region_id,
+                cause,
+                has_others,
+            };
+            assert_eq!(error.failure(), Failure::Refused);
+            let told = error.to_string();
+            assert!(told.starts_with("region 7: damaged\n"), "{told}");
+            assert_eq!(told.contains("restore an older copy"), !has_others);
+            assert_eq!(
+                told.contains("Do not start it from an older copy"),
+                has_others
+            );
+        }
+    }
+
+    #[test]
     fn an_open_fate_is_not_said_in_words_again() {
         let cause = "IO error: no space left".to_owned();
         let rejection = Rejection::from(rdb_storage::Error::Undetermined { cause });
