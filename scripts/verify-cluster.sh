@@ -18,6 +18,9 @@ readonly WRITERS=(writer-1 writer-2 writer-3)
 # How long anything may take before it counts as hung.
 readonly DONE_WITHIN_SECONDS=120
 
+# How long a put may take on a busy machine, elections included. On an idle one it is some 6 s.
+readonly PUT_WITHIN=100s
+
 leader=''
 killed=''
 
@@ -32,7 +35,7 @@ main() {
   step 'another store leads' another_leads
   step 'the killed store starts again and all are healthy' start_again
   step 'the writers go on' writers_go_on
-  step 'no put failed within its 10 s' end_load
+  step 'no put failed' end_load
   step 'every acknowledged put is there' expect_acknowledged
   step 'all replicas hold the same data' replicas_agree
   step 'SIGTERM all: exit code 0' stop_all
@@ -100,6 +103,7 @@ end_load() {
   for writer in "${WRITERS[@]}"; do
     wait_for_exit_0 "$writer"
   done
+  printf '      the slowest put took %s s\n' "$(sort -n "$directory"/writer-*.seconds | tail -n 1)"
   kill -0 "$(pid_of bench)" || fail 'the benchmark ended before it was told to'
   reap bench
 }
@@ -151,22 +155,33 @@ leads_another_than() {
   return 1
 }
 
-# Puts one key after the other until it is told to stop. Each has to succeed within the default timeout. The answer to one may
-# be lost with the store: nobody else writes this key, so it is put again.
+# Puts one key after the other until it is told to stop. Each has to succeed. The answer to one may be lost with the store: nobody
+# else writes this key, so it is put again.
 write() {
-  local number key code
+  local number key code began
   for ((number = 0; ; number++)); do
     [[ ! -e $directory/stop ]] || exit 0
     key=$1-$number
-    code=0
-    rdbctl raw put "$key" "$number" >/dev/null || code=$?
+    code=0 began=$EPOCHREALTIME
+    put "$key" "$number" || code=$?
     if ((code == 5)); then
-      rdbctl raw put "$key" "$number" >/dev/null || exit
+      put "$key" "$number" || exit
     elif ((code != 0)); then
       exit "$code"
     fi
     printf '%s\t%s\n' "$key" "$number" >>"$directory/$1.acknowledged"
+    seconds_since "$began" >>"$directory/$1.seconds"
   done
+}
+
+put() {
+  rdbctl --timeout "$PUT_WITHIN" raw put "$1" "$2" >/dev/null
+}
+
+# seconds_since EPOCHREALTIME: with two digits.
+seconds_since() {
+  local us=$((${EPOCHREALTIME/./} - ${1/./}))
+  printf '%d.%02d\n' $((us / 1000000)) $((us / 10000 % 100))
 }
 
 acknowledged() {
