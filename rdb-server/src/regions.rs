@@ -248,6 +248,18 @@ impl Regions {
         }
     }
 
+    /// Ends at once what this store holds together with others. For a store that must not be here: it may have forgotten what it
+    /// has promised to them.
+    pub(crate) async fn leave(&self) {
+        let proposers = self.proposers.lock().await;
+        let shared = proposers
+            .iter()
+            .filter(|(_, proposer)| proposer.leadership().has_others());
+        let groups = shared.filter_map(|(&region_id, _)| self.node.group(region_id));
+        let ended = groups.map(|group| async move { group.shut_down().await });
+        join_all(ended).await;
+    }
+
     async fn hand_over_these(&self, group_ids: Vec<u64>) {
         let handing_over = group_ids.into_iter().filter_map(|region_id| {
             let group = self.node.group(region_id)?;

@@ -127,7 +127,10 @@ impl Server {
                 () = until_drained.cancelled() => Ok(()),
             };
             until_drained.cancel();
-            of_drain.hand_over().await;
+            match ended {
+                Ok(()) => of_drain.hand_over().await,
+                Err(_) => of_drain.leave().await,
+            }
             ended
         };
         let serving = serve(listener, services, serve_options, drain.clone());

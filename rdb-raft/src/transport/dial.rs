@@ -94,14 +94,17 @@ impl Dialer {
             let (bulk, urgent) = accepted.await?;
             try_join(welcomed(bulk.into_inner()), welcomed(urgent.into_inner())).await
         };
-        let ((bulk_replies, start), (urgent_replies, _)) =
+        let ((bulk_replies, start), (urgent_replies, start_of_urgent)) =
             welcomed.await.map_err(|refused: Status| {
                 if refused.code() == Code::AlreadyExists {
                     self.starts.note_outdated(store_id, own_start);
                 }
                 refused.message().to_owned()
             })?;
-        // The same process has answered on both streams.
+        // The channel may have connected twice.
+        if start != start_of_urgent {
+            return Err("the other store has started again meanwhile".to_owned());
+        }
         let met = self.starts.meet(store_id, start).await;
         met.map_err(|not_met| not_met.to_string())?;
         Ok(Open {
