@@ -101,7 +101,7 @@ end_load() {
   local writer
   touch "$directory/stop"
   for writer in "${WRITERS[@]}"; do
-    wait_for_exit_0 "$writer"
+    wait_for_exit_0 "$writer" "$DONE_WITHIN_SECONDS"
   done
   printf '      the slowest put took %s s\n' "$(sort -n "$directory"/writer-*.seconds | tail -n 1)"
   kill -0 "$(pid_of bench)" || fail 'the benchmark ended before it was told to'
@@ -180,7 +180,7 @@ put() {
 
 # seconds_since EPOCHREALTIME: with two digits.
 seconds_since() {
-  local us=$((${EPOCHREALTIME/./} - ${1/./}))
+  local us=$((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}))
   printf '%d.%02d\n' $((us / 1000000)) $((us / 10000 % 100))
 }
 

@@ -17,7 +17,7 @@ use crate::keys;
 use crate::log_database::bytes_to_apply;
 use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, read_options};
-use crate::region::{RegionDescriptor, stored_regions};
+use crate::region::{RegionDescriptor, installing_regions, stored_regions};
 
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -117,7 +117,8 @@ impl Engine {
         })
     }
 
-    /// The regions of a database that is not open, whatever its write-ahead log is like. Changes nothing.
+    /// The regions of a database that is not open, whatever its write-ahead log is like, and those that a snapshot is to replace.
+    /// Changes nothing.
     pub(crate) fn regions_of(
         directory: &DataDirectory,
         settings: &StorageOptions,
@@ -134,7 +135,11 @@ impl Engine {
         let database = opening.read(name)?;
         let family = database.cf_handle(name);
         let family = family.expect("it was opened with the database");
-        stored_regions(&database, family).map_err(|error| OpenError::Io {
+        let regions = stored_regions(&database, family).and_then(|mut regions| {
+            regions.extend(installing_regions(&database, family)?);
+            Ok(regions)
+        });
+        regions.map_err(|error| OpenError::Io {
             directory: directory.path().to_owned(),
             cause: format!("reading its regions: {error}"),
         })

@@ -48,3 +48,20 @@ pub(crate) fn stored_regions(
     });
     regions.collect()
 }
+
+/// The regions in a column family of an open database that a snapshot is to replace. They are not stored.
+pub(crate) fn installing_regions(
+    database: &DB,
+    family: &ColumnFamily,
+) -> Result<Vec<RegionDescriptor>, Error> {
+    let (start, end) = keys::installing::range();
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    options.set_iterate_upper_bound(end);
+    let records = database.iterator_cf_opt(family, options, IteratorMode::Start);
+    let regions = records.map(|record| {
+        let (_, record) = record.map_err(Error::from_read)?;
+        Ok(keys::installing::decode(&record)?.state.region)
+    });
+    regions.collect()
+}

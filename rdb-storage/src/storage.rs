@@ -6,7 +6,7 @@ mod regions;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -50,6 +50,8 @@ struct Inner {
     opening_log: Mutex<()>,
     /// The first call of `close` wins by the exchange; what it closes has locks of its own.
     closed: AtomicBool,
+    /// See `Storage::replacements`.
+    replacements: AtomicU64,
 }
 
 /// Figures of a storage.
@@ -124,6 +126,7 @@ impl Storage {
                 options: options.clone(),
                 opening_log: Mutex::default(),
                 closed: AtomicBool::new(false),
+                replacements: AtomicU64::new(0),
             }),
         })
     }

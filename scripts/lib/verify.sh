@@ -124,15 +124,16 @@ stop() {
     kill -TERM "$(pid_of "$name")"
   done
   for name in "$@"; do
-    wait_for_exit_0 "$name"
+    wait_for_exit_0 "$name" "$STOPPED_WITHIN_SECONDS"
   done
 }
 
+# wait_for_exit_0 NAME SECONDS: after it was told to end.
 wait_for_exit_0() {
-  local pid deadline=$((SECONDS + STOPPED_WITHIN_SECONDS)) code=0
+  local pid deadline=$((SECONDS + $2)) code=0
   pid=$(pid_of "$1")
   while kill -0 "$pid" 2>/dev/null; do
-    ((SECONDS < deadline)) || fail "$1 still runs $STOPPED_WITHIN_SECONDS seconds after SIGTERM"
+    ((SECONDS < deadline)) || fail "$1 still runs $2 seconds after it was told to end"
     sleep 0.1
   done
   wait "$pid" || code=$?

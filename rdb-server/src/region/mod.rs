@@ -103,10 +103,11 @@ impl RegionHandle {
         read: &PointRead,
         room: usize,
     ) -> Result<Option<PointValue>, ReadFailure> {
+        let replacements = self.storage.replacements();
         if !self.proposer.leadership().group().try_permit_read() {
             return Ok(None);
         }
-        let permit = ReadPermit::new(self);
+        let permit = ReadPermit::new(self, replacements);
         let size = self.sizes.of(read);
         size.check(room)?;
         let found = permit.checked(self.reader.read_from_memory(read, room));
@@ -117,8 +118,9 @@ impl RegionHandle {
 
     /// Waits until this store certainly leads the region and has applied everything that was acknowledged before the call.
     pub(crate) async fn permit_read(&self) -> Result<ReadPermit<'_>, Rejection> {
+        let replacements = self.storage.replacements();
         match self.proposer.leadership().group().permit_read().await {
-            Ok(()) => Ok(ReadPermit::new(self)),
+            Ok(()) => Ok(ReadPermit::new(self, replacements)),
             Err(error) => Err(self.proposer.leadership().not_permitted(&error)),
         }
     }

@@ -5,6 +5,7 @@ use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_storage::{Error, PointRead, PointValue};
 
 use super::RegionHandle;
+use super::outcomes::epoch_has_changed;
 use crate::error::Rejection;
 
 /// A point read with more room runs on a blocking thread. Copying its value would hold up an async worker.
@@ -13,6 +14,8 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 /// The permission to read a region. Every read takes `room`, the bytes that are set aside for its result.
 pub(crate) struct ReadPermit<'a> {
     handle: &'a RegionHandle,
+    /// [`Storage::replacements`](rdb_storage::Storage::replacements) from before it was asked for.
+    replacements: u64,
 }
 
 /// Why a read has no result.
@@ -49,8 +52,11 @@ impl From<Error> for ReadFailure {
 }
 
 impl<'a> ReadPermit<'a> {
-    pub(super) fn new(handle: &'a RegionHandle) -> Self {
-        Self { handle }
+    pub(super) fn new(handle: &'a RegionHandle, replacements: u64) -> Self {
+        Self {
+            handle,
+            replacements,
+        }
     }
 
     /// Reads one key.
@@ -90,6 +96,10 @@ impl<'a> ReadPermit<'a> {
     pub(super) fn checked<T>(&self, read: Result<T, Error>) -> Result<T, ReadFailure> {
         let found = read?;
         self.handle.check_epoch()?;
+        // It may have lost its leadership since, and be replaced by a snapshot.
+        if self.handle.storage.replacements() != self.replacements {
+            return Err(epoch_has_changed().into());
+        }
         Ok(found)
     }
 }

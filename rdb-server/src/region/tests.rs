@@ -43,6 +43,36 @@ async fn commands_of_an_epoch_that_is_over_are_not_applied() {
     assert_eq!(found, PointValue::Raw(Some("applied".into())));
 }
 
+/// A read that is late may find its region taken away, since its store has lost the leadership.
+#[tokio::test]
+async fn a_read_that_was_permitted_before_its_region_was_replaced_has_no_result() {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    let options = StorageOptions::new(Role::Server);
+    let storage = Storage::open(directory.path(), options).expect("a new directory");
+    let region = Region {
+        id: 1,
+        ..Region::default()
+    };
+    let led = Led::begin(&storage, region.clone()).await;
+    let handle = led.handle(region);
+    let read = || PointRead::raw("k".into()).expect("a key");
+    let late = handle.permit_read().await.expect("it leads");
+    let mut snapshot = storage.region_snapshot(1).expect("it has a state");
+    let mut received = storage.receive_region(1).expect("there is space");
+    while let Some(chunk) = snapshot.next_chunk().expect("read") {
+        received.add(chunk).expect("the next one");
+    }
+    let received = received.complete().expect("all is here");
+    received.install().expect("installed");
+    let found = late.read(read(), usize::MAX).await;
+    let Err(ReadFailure::Rejected(Rejection::Routing(Kind::EpochNotMatch(_)))) = found else {
+        panic!("{found:?}");
+    };
+    let next = handle.permit_read().await.expect("it leads");
+    let found = next.read(read(), usize::MAX).await.expect("read");
+    assert_eq!(found, PointValue::Raw(None));
+}
+
 #[tokio::test]
 async fn a_large_value_is_looked_at_again_only_with_room_and_off_the_async_threads() {
     const VALUE_BYTES: usize = 1 << 20;

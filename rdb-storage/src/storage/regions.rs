@@ -1,6 +1,7 @@
 //! Regions that come and go as a whole. See [`crate::snapshot`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rocksdb::{IteratorMode, ReadOptions};
 
@@ -40,6 +41,7 @@ impl Storage {
     ///
     /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed.
     pub fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
+        self.begin_replacement();
         self.inner.writer.destroy_region(region_id, peer_id)
     }
 
@@ -51,12 +53,24 @@ impl Storage {
         Ok(peer_id.transpose()?)
     }
 
+    /// How many regions were taken away since the open, to be replaced by a snapshot or for good. One that is being replaced looks
+    /// empty: whoever reads compares this from before the read was permitted with this from after the read.
+    pub fn replacements(&self) -> u64 {
+        self.inner.replacements.load(Ordering::SeqCst)
+    }
+
+    /// Before anything shows. Sequentially consistent, so that a read which sees the gap sees this, too.
+    fn begin_replacement(&self) {
+        self.inner.replacements.fetch_add(1, Ordering::SeqCst);
+    }
+
     #[cfg(test)]
     pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine
     }
 
     pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
+        self.begin_replacement();
         self.inner.writer.install(installing)
     }
 }
