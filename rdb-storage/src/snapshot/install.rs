@@ -14,8 +14,9 @@ use crate::reserve::Space;
 /// names it.
 const FOLDER: &str = "snapshots";
 
-/// The part of the file system that has to be free when a file is begun.
+/// What has to be free when a file is begun: this part of the file system, or so many bytes if that is less.
 const FREE_SHARE_MIN: u64 = 20;
+const FREE_BYTES_MIN: u64 = 2 << 30;
 
 /// What an install puts in the place of a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +63,8 @@ impl Staging {
     pub(super) fn check_space(&self) -> Result<(), Error> {
         let doing = "looking for space for a snapshot";
         let space = Space::of(&self.path).map_err(|error| Error::io(doing, error))?;
-        if space.available_bytes < space.capacity_bytes / FREE_SHARE_MIN {
+        let free_bytes_min = FREE_BYTES_MIN.min(space.capacity_bytes / FREE_SHARE_MIN);
+        if space.available_bytes < free_bytes_min {
             return Err(Error::io(doing, "the disk is almost full"));
         }
         Ok(())
