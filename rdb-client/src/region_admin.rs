@@ -161,7 +161,7 @@ impl Client {
 
     /// Has every replica of a region compute a checksum of what it holds at one position of the region's log, which goes on
     /// meanwhile. Each replica has the client's timeout to get to that position, and as long again whenever it says that it
-    /// has read on. All stores have to run this release: an earlier one stops.
+    /// has read on. Do not run it while a store runs an earlier release: that store ends.
     ///
     /// # Errors
     ///

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -28,6 +29,13 @@ struct Playground {
 impl Playground {
     /// `temporary` is where it may make directories.
     async fn start(temporary: &Path, arguments: &[&str]) -> Self {
+        let mut playground = Self::begin(temporary, arguments);
+        let ready = playground.event("ready").await;
+        playground.pd = text(&ready["pd"]);
+        playground
+    }
+
+    fn begin(temporary: &Path, arguments: &[&str]) -> Self {
         let mut command = command();
         command
             .args(["playground", "-o", "json"])
@@ -45,16 +53,13 @@ impl Playground {
                 let _ = sender.send(event);
             }
         });
-        let mut playground = Self {
+        Self {
             process,
             events,
             pd: String::new(),
             pids: Vec::new(),
             leader: None,
-        };
-        let ready = playground.event("ready").await;
-        playground.pd = text(&ready["pd"]);
-        playground
+        }
     }
 
     /// The next event of this kind. Notes the processes and the leader that it passes.
@@ -85,6 +90,13 @@ impl Playground {
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).expect("it runs");
+    }
+
+    async fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        self.event("stopped").await;
+        assert_eq!(self.exited().await, Some(DONE));
+        self.all_are_gone().await;
     }
 
     async fn exited(&mut self) -> Option<i32> {
@@ -187,30 +199,108 @@ async fn a_given_directory_is_kept_and_can_be_used_again() {
     let mut playground = Playground::start(temporary.path(), &arguments).await;
     let client = playground.client().await;
     client.raw_put("k", "v").await.expect("put");
-    playground.signal(Signal::TERM);
-    playground.event("stopped").await;
-    assert_eq!(playground.exited().await, Some(DONE));
-    playground.all_are_gone().await;
+    playground.stop().await;
 
     let playground = Playground::start(temporary.path(), &arguments[2..]).await;
     assert_eq!(playground.pids.len(), 2);
     let value = playground.client().await.raw_get("k").await.expect("read");
     assert_eq!(value.as_deref(), Some(&b"v"[..]));
+
+    let log = temporary.path().join("kept/pd.log");
+    let written = fs::read_to_string(&log).expect("a log");
+    let second = Rdbctl::at(&playground.pd)
+        .run(["playground", "--dir", directory])
+        .await;
+    assert_exit(&second, FAILED, "another one in the same directory");
+    let told = errors(&second);
+    assert!(told.contains("another playground runs in"), "{told}");
+    assert!(second.stdout.is_empty(), "it starts nothing");
+    let now = fs::read_to_string(&log).expect("a log");
+    assert!(now.starts_with(&written), "it is not written anew: {now}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_first_start_and_a_lost_store_do_not_change_the_number_of_stores() {
+    let temporary = TempDir::new().expect("the temporary directory can be written");
+    let directory = temporary.path().join("kept");
+    let arguments = ["--dir", directory.to_str().expect("text"), "--stores", "3"];
+    let mut playground = Playground::begin(temporary.path(), &arguments);
+    let pd = playground.event("started").await;
+    playground.stop().await;
+    let remembered = fs::read_to_string(directory.join("addresses")).expect("written");
+    let told = format!("pd {}\n", text(&pd["address"]));
+    assert!(remembered.starts_with(&told), "{remembered}");
+
+    let rdbctl = Rdbctl::at("127.0.0.1:1");
+    let other = ["playground", arguments[0], arguments[1], "--stores", "2"];
+    let refused = rdbctl.run(other).await;
+    assert_exit(&refused, USAGE, "another number of stores");
+    let mut playground = Playground::start(temporary.path(), &arguments[..2]).await;
+    assert_eq!(playground.pids.len(), 4);
+    let client = playground.client().await;
+    client.raw_put("k", "v").await.expect("put");
+    let region = client.region("k").await.expect("it answers");
+    assert_eq!(region.expect("it is there").region.peers.len(), 3);
+    playground.stop().await;
+
+    fs::remove_dir_all(directory.join("store-2")).expect("removed");
+    let mut playground = Playground::start(temporary.path(), &arguments[..2]).await;
+    assert_eq!(playground.pids.len(), 4);
+    let value = playground.client().await.raw_get("k").await.expect("read");
+    assert_eq!(value.as_deref(), Some(&b"v"[..]));
+    playground.stop().await;
+
+    for lost in ["store-1", "store-3"] {
+        fs::remove_dir_all(directory.join(lost)).expect("removed");
+    }
+    let mut playground = Playground::begin(temporary.path(), &arguments[..2]);
+    let waiting = playground.event("waiting").await;
+    assert!(!text(&waiting["cause"]).is_empty());
+    assert_eq!(playground.pids.len(), 4);
+    playground.stop().await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_is_told_of_and_leaves_nothing_behind() {
+async fn a_failure_leaves_the_logs_that_it_names() {
     let temporary = TempDir::new().expect("the temporary directory can be written");
-    let directory = temporary.path().join("kept");
-    for number in 1..=2 {
-        fs::create_dir_all(directory.join(format!("store-{number}"))).expect("written");
+    let mut playground = Playground::start(temporary.path(), &["--stores", "1"]).await;
+    for (_, pid) in &playground.pids {
+        kill_process(Pid::from_raw(*pid).expect("an id"), Signal::KILL).expect("it runs");
     }
-    let directory = directory.to_str().expect("text");
-    let rdbctl = Rdbctl::at("127.0.0.1:1");
-    let fewer = ["playground", "--dir", directory, "--stores", "1"];
-    let refused = rdbctl.run(fewer).await;
-    assert_exit(&refused, USAGE, "fewer stores than there are");
+    assert_eq!(playground.exited().await, Some(FAILED));
+    let mut directories = fs::read_dir(temporary.path()).expect("it is there");
+    let directory = directories.next().expect("one").expect("readable").path();
+    assert!(directory.join("pd.log").is_file());
+    let last = guarded("the output ends", async {
+        let mut last = Value::Null;
+        while let Some(event) = playground.events.recv().await {
+            last = event;
+        }
+        last
+    });
+    let message = text(&last.await["error"]["message"]);
+    assert!(
+        message.contains(directory.to_str().expect("text")),
+        "{message}"
+    );
+}
 
+#[tokio::test]
+async fn a_process_whose_old_port_is_taken_has_another_one() {
+    let temporary = TempDir::new().expect("the temporary directory can be written");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let taken = listener.local_addr().expect("bound").to_string();
+    fs::write(temporary.path().join("addresses"), format!("pd {taken}\n")).expect("written");
+    let directory = temporary.path().to_str().expect("text");
+    let arguments = ["--stores", "1", "--dir", directory];
+    let playground = Playground::start(temporary.path(), &arguments).await;
+    assert_ne!(playground.pd, taken);
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_is_told_of() {
+    let temporary = TempDir::new().expect("the temporary directory can be written");
+    let rdbctl = Rdbctl::at("127.0.0.1:1");
     let file = temporary.path().join("file");
     fs::write(&file, "").expect("written");
     let file = file.to_str().expect("text");

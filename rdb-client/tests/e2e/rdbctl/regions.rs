@@ -40,6 +40,7 @@ async fn a_region_and_a_store_are_shown_by_their_ids() {
         (store_id, &json!(1))
     );
 
+    let term = region["term"].as_u64().expect("it is led");
     let (region, to) = (region["id"].to_string(), store_id.to_string());
     let transfer = [
         "operator",
@@ -51,6 +52,11 @@ async fn a_region_and_a_store_are_shown_by_their_ids() {
     ];
     let transferred = rdbctl.run(transfer).await;
     assert_exit(&transferred, DONE, "it leads already");
+    let told = format!("store {to} leads region {region} in term {term}\n");
+    assert_eq!(String::from_utf8_lossy(&transferred.stdout), told);
+    let transferred = rdbctl.run(transfer.iter().chain(&["-o", "json"])).await;
+    let told = json!({"store_id": store_id, "region_id": 1, "term": term});
+    assert_eq!(objects(&transferred), [told]);
 
     for (arguments, code) in [
         (&["region", "show", "--id", "99"][..], NOT_FOUND),

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+/// With fewer, no majority is left without one.
+const STORES_TO_LOSE_ONE: usize = 3;
+
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Event {
@@ -14,9 +17,12 @@ pub(super) enum Event {
         address: String,
         pid: u32,
     },
+    /// The cluster does not serve yet, for longer than usual.
+    Waiting { cause: String },
     /// The cluster serves.
     Ready {
         pd: String,
+        store_count: usize,
         directory: PathBuf,
         is_kept: bool,
     },
@@ -30,7 +36,12 @@ pub(super) enum Event {
         term: u64,
     },
     /// A process has ended by itself, or somebody has ended it.
-    Ended { name: String, cause: String },
+    Ended {
+        name: String,
+        cause: String,
+        /// How many processes go on.
+        others: usize,
+    },
     /// All processes have ended, as they were told to.
     Stopped,
 }
@@ -41,8 +52,12 @@ impl fmt::Display for Event {
             Self::Started { name, address, pid } => {
                 write!(formatter, "{name:8} listens on {address}, process {pid}")
             }
+            Self::Waiting { cause } => {
+                write!(formatter, "waiting until the cluster serves: {cause}")
+            }
             Self::Ready {
                 pd,
+                store_count,
                 directory,
                 is_kept,
             } => {
@@ -51,6 +66,13 @@ impl fmt::Display for Event {
                     "kept"
                 } else {
                     "removed at the end"
+                };
+                let rest = if *store_count < STORES_TO_LOSE_ONE {
+                    "# who leads?"
+                } else {
+                    "\
+# who leads? kill -9 that process, and then
+  rdbctl raw get k1      # takes some six seconds: another store has to lead first"
                 };
                 write!(
                     formatter,
@@ -61,9 +83,8 @@ Try in another terminal:
   export RDBCTL_PD={pd}
   rdbctl raw put k1 v1
   rdbctl raw get k1
-  rdbctl region list     # who leads? kill -9 that process, and look here
-  rdbctl raw get k1      # it is still there
   rdbctl region check    # do all replicas hold the same?
+  rdbctl region list     {rest}
 
 Ctrl-C stops it.
 "
@@ -82,6 +103,9 @@ Ctrl-C stops it.
                     "region {region_id} is led by store {store_id} ({name}, {address}) in term {term}"
                 )
             }
+            Self::Ended {
+                cause, others: 0, ..
+            } => write!(formatter, "{cause}"),
             Self::Ended { cause, .. } => write!(formatter, "{cause}; the others go on"),
             Self::Stopped => write!(formatter, "stopped"),
         }

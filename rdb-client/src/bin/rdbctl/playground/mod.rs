@@ -9,8 +9,8 @@ mod event;
 mod process;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rdb_client::{Client, Config};
@@ -22,8 +22,8 @@ use crate::failure::Failure;
 use crate::output::Output;
 use directory::Directory;
 use event::Event;
-use process::Process;
 pub(crate) use process::become_process;
+use process::{Process, Programs};
 
 /// How often processes and leaders are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -31,8 +31,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the placement driver may take to say who leads.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most stores that the first region has a replica on.
-const REPLICAS: usize = 3;
+/// How long it is silent while the cluster does not serve yet.
+const SILENCE: Duration = Duration::from_secs(3);
 
 const AFTER_HELP: &str = "\
 Starts rdb-pd and rdb-server from the directory of this rdbctl, on free ports of
@@ -40,8 +40,9 @@ Starts rdb-pd and rdb-server from the directory of this rdbctl, on free ports of
 their addresses, what to try, and who leads a region whenever that changes. A
 process that ends is reported, and the others go on.
 
-Without --dir nothing is left behind. A DIR is kept, with the logs of the last
-run, and can be used again.
+Without --dir nothing is left behind, except after a failure, which says where
+the logs are. A DIR is kept, with the logs of the last run, and can be used
+again, by one playground at a time.
 
 Examples:
   rdbctl playground
@@ -50,7 +51,7 @@ Examples:
 #[derive(Debug, Clone, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct PlaygroundArguments {
-    /// How many stores to start, 1 to 7 [default: 3, or as many as DIR has]
+    /// How many stores to start, 1 to 7, each with a replica of every region [default: 3, or as many as DIR has]
     #[arg(long, value_name = "N", value_parser = whole(1..=7usize))]
     stores: Option<usize>,
     /// Where the data is; made if it is missing [default: a temporary directory]
@@ -64,15 +65,15 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut termination = Termination::install()
         .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
-    let directory = Directory::open(arguments.dir)?;
+    let programs = Programs::beside_this()?;
     let mut playground = Playground {
-        store_count: directory.store_count(arguments.stores)?,
-        directory,
+        programs,
+        directory: Directory::open(arguments.dir, arguments.stores)?,
         processes: Vec::new(),
         leaders: BTreeMap::new(),
     };
     let ended = tokio::select! {
-        failure = playground.run(output) => Err(failure),
+        failure = playground.run(output) => Err(playground.left_behind(failure)),
         () = termination.requested() => Ok(()),
     };
     // Asked a second time, it does not wait for them.
@@ -90,7 +91,7 @@ pub(crate) async fn run(
 struct Playground {
     /// The placement driver is the first. Those that ended are not here.
     processes: Vec<Process>,
-    store_count: usize,
+    programs: Programs,
     /// The store and the term, by the region's id.
     leaders: BTreeMap<u64, (u64, u64)>,
     directory: Directory,
@@ -107,30 +108,30 @@ impl Playground {
         &mut self,
         output: &mut Output<'_>,
     ) -> Result<std::convert::Infallible, Failure> {
-        let replicas = self.store_count.min(REPLICAS).to_string();
-        let flags = ["--initial-replicas".to_owned(), replicas];
-        let pd_address = self.start("pd", "rdb-pd", &flags, output).await?;
+        let store_count = self.directory.store_count();
+        let programs = self.programs.clone();
+        let flags = ["--initial-replicas".to_owned(), store_count.to_string()];
+        let pd_address = self.start("pd", &programs.pd, &flags, output).await?;
         let flags = ["--pd".to_owned(), pd_address.clone()];
-        for number in 1..=self.store_count {
+        for number in 1..=store_count {
             let name = directory::store_name(number);
-            self.start(&name, "rdb-server", &flags, output).await?;
+            self.start(&name, &programs.server, &flags, output).await?;
         }
-        self.directory.remember(&self.processes)?;
+        let mut told_at = Some(Instant::now() + SILENCE);
         let config = Config::default().with_timeout(ANSWER_TIMEOUT);
         let client = loop {
             match Client::connect_with([pd_address.clone()], config.clone()).await {
                 Ok(client) => break client,
-                Err(error) => tracing::debug!(%error, "the placement driver does not answer yet"),
+                Err(error) => self.wait_on(&error, &mut told_at, output)?,
             }
-            self.refuse_ends()?;
         };
         // Stores that start again serve before the placement driver hears who leads.
         while let Err(error) = client.raw_get("k").await {
-            tracing::debug!(%error, "the cluster does not serve yet");
-            self.refuse_ends()?;
+            self.wait_on(&error, &mut told_at, output)?;
         }
         output.event(&Event::Ready {
             pd: pd_address,
+            store_count,
             directory: self.directory.path().to_owned(),
             is_kept: self.directory.is_kept(),
         })?;
@@ -145,12 +146,13 @@ impl Playground {
     async fn start(
         &mut self,
         name: &str,
-        program: &str,
+        program: &Path,
         flags: &[String],
         output: &mut Output<'_>,
     ) -> Result<String, Failure> {
         let process = Process::start(name, program, flags, &self.directory).await?;
         let address = process.address.clone();
+        self.directory.remember(name, &address)?;
         output.event(&Event::Started {
             name: name.to_owned(),
             address: address.clone(),
@@ -160,27 +162,39 @@ impl Playground {
         Ok(address)
     }
 
-    /// Before all are there, none may end.
-    fn refuse_ends(&mut self) -> Result<(), Failure> {
-        let mut causes = self.processes.iter_mut().filter_map(Process::ended);
-        causes
-            .next()
-            .map_or(Ok(()), |cause| Err(Failure::failed(cause)))
+    /// Before the cluster serves, no process may end. Says once why it does not, if that takes long.
+    fn wait_on(
+        &mut self,
+        error: &rdb_client::Error,
+        told_at: &mut Option<Instant>,
+        output: &mut Output<'_>,
+    ) -> Result<(), Failure> {
+        if let Some(cause) = self.processes.iter_mut().find_map(Process::ended) {
+            return Err(Failure::failed(cause));
+        }
+        tracing::debug!(%error, "the cluster does not serve yet");
+        if told_at.take_if(|at| *at <= Instant::now()).is_some() {
+            let cause = error.to_string();
+            output.event(&Event::Waiting { cause })?;
+        }
+        Ok(())
     }
 
     fn report_ends(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut ends = Vec::new();
         self.processes.retain_mut(|process| {
-            let end = process.ended().map(|cause| Event::Ended {
-                name: process.name.clone(),
-                cause,
-            });
+            let end = process.ended().map(|cause| (process.name.clone(), cause));
             let runs = end.is_none();
             ends.extend(end);
             runs
         });
-        for end in &ends {
-            output.event(end)?;
+        for (name, cause) in ends {
+            let others = self.processes.len();
+            output.event(&Event::Ended {
+                name,
+                cause,
+                others,
+            })?;
         }
         if self.processes.is_empty() {
             return Err(Failure::failed("every process has ended"));
@@ -219,6 +233,16 @@ impl Playground {
             })?;
         }
         Ok(())
+    }
+
+    /// Keeps the logs of a playground that failed.
+    fn left_behind(&mut self, failure: Failure) -> Failure {
+        if self.directory.is_kept() || !matches!(failure, Failure::Failed(_)) {
+            return failure;
+        }
+        self.directory.keep();
+        let path = self.directory.path().display();
+        failure.after_a_part(&format!("data and logs are left in {path}"))
     }
 
     /// Ends all processes: the placement driver last, so that stores can say good-bye. What is thrown away need not be flushed.

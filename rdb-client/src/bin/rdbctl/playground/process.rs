@@ -25,11 +25,41 @@ const BECOME: &str = "--become-a-process-of-a-playground";
 /// Where a process listens that was never started before.
 const ANY_PORT: &str = "127.0.0.1:0";
 
+/// What a process says last that cannot listen since another one does.
+const ADDRESS_IN_USE: &str = "Address already in use";
+
 /// How often a process that starts or stops is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a process may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The programs beside this one.
+#[derive(Clone)]
+pub(super) struct Programs {
+    pub(super) pd: PathBuf,
+    pub(super) server: PathBuf,
+}
+
+impl Programs {
+    pub(super) fn beside_this() -> Result<Self, Failure> {
+        let this = env::current_exe().map_err(|error| Failure::failed(error.to_string()))?;
+        let beside = |name| {
+            let program = this.with_file_name(name);
+            if program.is_file() {
+                return Ok(program);
+            }
+            let program = program.display();
+            Err(Failure::failed(format!(
+                "{program} is missing; it has to be beside rdbctl"
+            )))
+        };
+        Ok(Self {
+            pd: beside("rdb-pd")?,
+            server: beside("rdb-server")?,
+        })
+    }
+}
 
 /// A process that listens. Dropping it kills it.
 pub(super) struct Process {
@@ -46,7 +76,7 @@ impl Process {
     /// Call it on the main thread: a process ends with the thread that started it.
     pub(super) async fn start(
         name: &str,
-        program: &str,
+        program: &Path,
         flags: &[String],
         directory: &Directory,
     ) -> Result<Self, Failure> {
@@ -59,7 +89,7 @@ impl Process {
                     return Ok(process);
                 }
                 if let Some(cause) = process.ended() {
-                    if address != ANY_PORT && cause.contains("in use") {
+                    if address != ANY_PORT && cause.contains(ADDRESS_IN_USE) {
                         break;
                     }
                     return Err(Failure::failed(cause));
@@ -72,20 +102,13 @@ impl Process {
 
     fn spawn(
         name: &str,
-        program: &str,
+        program: &Path,
         address: &str,
         flags: &[String],
         directory: &Directory,
     ) -> Result<Self, Failure> {
         let cannot = |what: &Path, error| Failure::failed(format!("{}: {error}", what.display()));
         let this = env::current_exe().map_err(|error| Failure::failed(error.to_string()))?;
-        let program = this.with_file_name(program);
-        if !program.is_file() {
-            let program = program.display();
-            return Err(Failure::failed(format!(
-                "{program} is missing; it has to be beside rdbctl"
-            )));
-        }
         let data = directory.path().join(name);
         let log = directory.path().join(format!("{name}.log"));
         let written = File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
@@ -121,7 +144,13 @@ impl Process {
     pub(super) fn ended(&mut self) -> Option<String> {
         let status = self.child.try_wait().transpose()?;
         let (name, log) = (&self.name, self.log.display());
+        let has_failed = status
+            .as_ref()
+            .is_ok_and(|status| status.code().is_some_and(|code| code != 0));
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        if !has_failed {
+            return Some(format!("{name} has ended ({how}); its log is {log}"));
+        }
         let last = fs::read_to_string(&self.log).unwrap_or_default();
         let last = last.lines().next_back().unwrap_or("nothing");
         Some(format!(

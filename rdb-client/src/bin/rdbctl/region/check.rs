@@ -15,9 +15,9 @@ use crate::session::Session;
 pub(super) const AFTER_HELP: &str = "\
 Each replica sums up all its keys with their values and versions, at one
 position of the region's log (INDEX), while reads and writes go on. Regions are
-checked one after the other. Exit code 0 only when all replicas of each region
-gave the same checksum; 1 otherwise. All stores have to run the release of this
-command: one of an earlier release stops.
+checked one after the other, and each is printed when it is done. Exit code 0
+only when all replicas of each region gave the same checksum; 1 otherwise.
+Do not run it while a store runs an earlier release: that store ends.
 
 STATUS:
   equal        the same as the others
@@ -37,18 +37,18 @@ pub(super) async fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let (mut lines, mut findings) = (Vec::new(), Vec::new());
+    let mut findings = Vec::new();
     for route in regions(&client, id).await? {
         match client.check_region(&route).await {
             Ok(check) => {
-                let checked = lines_of(&check);
-                findings.extend(checked.iter().filter_map(Line::finding));
-                lines.extend(checked);
+                let lines = lines_of(&check);
+                output.table(&lines)?;
+                output.flush()?;
+                findings.extend(lines.iter().filter_map(Line::finding));
             }
             Err(error) => findings.push(format!("region {}: {error}", route.region.id)),
         }
     }
-    output.table(&lines)?;
     if findings.is_empty() {
         return Ok(());
     }
