@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 
-use rdb_client::{Client, ReplicaOutcome};
+use rdb_client::{Client, RegionCheck, ReplicaCheck, ReplicaOutcome};
 
 use crate::harness::found;
 use crate::stores::STORES;
+
+/// What a replica answers that has applied the check but has stored another position.
+const ANOTHER_POSITION: &str = "its snapshot was taken at another position";
 
 /// What differs between replicas at one position of a region's log. All stores are up. A check is made again when a replica has no
 /// checksum, such as one that got its data by a snapshot meanwhile.
@@ -16,25 +19,34 @@ pub(crate) async fn problems(pd_address: &str) -> String {
     assert!(!routes.is_empty(), "there is a region");
     let mut problems = String::new();
     for route in &routes {
-        let check = found("all replicas have a checksum", async || {
-            let check = client.check_region(route).await.ok()?;
-            let has_checksum =
-                |outcome: &ReplicaOutcome| matches!(outcome, ReplicaOutcome::Checksum { .. });
-            let mut replicas = check.replicas.iter();
-            replicas
-                .all(|replica| has_checksum(&replica.outcome))
-                .then_some(check)
-        });
-        let check = check.await;
+        let decided = async || match client.check_region(route).await {
+            Ok(check) if is_decided(&check) => Some(check),
+            again => {
+                println!("the check is made again after {again:?}");
+                None
+            }
+        };
+        let check = found("a check of the replicas is decided", decided).await;
         assert_eq!(check.replicas.len(), STORES, "each store has a replica");
-        let first = &check.replicas[0].outcome;
-        if check
-            .replicas
-            .iter()
-            .any(|replica| replica.outcome != *first)
-        {
+        if !are_equal(&check.replicas) {
             let _ = writeln!(problems, "the replicas differ: {check:#?}");
         }
     }
     problems
+}
+
+fn is_decided(check: &RegionCheck) -> bool {
+    let mut outcomes = check.replicas.iter().map(|replica| &replica.outcome);
+    outcomes.clone().any(is_at_another_position)
+        || outcomes.all(|outcome| matches!(outcome, ReplicaOutcome::Checksum { .. }))
+}
+
+fn is_at_another_position(outcome: &ReplicaOutcome) -> bool {
+    matches!(outcome, ReplicaOutcome::NoChecksum { cause } if cause == ANOTHER_POSITION)
+}
+
+fn are_equal(replicas: &[ReplicaCheck]) -> bool {
+    let mut outcomes = replicas.iter().map(|replica| &replica.outcome);
+    let first = &replicas[0].outcome;
+    !is_at_another_position(first) && outcomes.all(|outcome| outcome == first)
 }
