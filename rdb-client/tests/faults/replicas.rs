@@ -29,7 +29,7 @@ pub(crate) async fn problems(pd_address: &str) -> String {
         let check = found("a check of the replicas is decided", decided).await;
         assert_eq!(check.replicas.len(), STORES, "each store has a replica");
         if !are_equal(&check.replicas) {
-            let _ = writeln!(problems, "the replicas differ: {check:#?}");
+            let _ = writeln!(problems, "the replicas do not hold the same: {check:#?}");
         }
     }
     problems
@@ -38,7 +38,15 @@ pub(crate) async fn problems(pd_address: &str) -> String {
 fn is_decided(check: &RegionCheck) -> bool {
     let mut outcomes = check.replicas.iter().map(|replica| &replica.outcome);
     outcomes.clone().any(is_at_another_position)
-        || outcomes.all(|outcome| matches!(outcome, ReplicaOutcome::Checksum { .. }))
+        || outcomes
+            .clone()
+            .all(|outcome| matches!(outcome, ReplicaOutcome::Checksum { .. }))
+        || outcomes.all(has_applied_nothing)
+}
+
+/// A leader that has answered clients has applied something.
+fn has_applied_nothing(outcome: &ReplicaOutcome) -> bool {
+    matches!(outcome, ReplicaOutcome::NotReached { applied_index: 0 })
 }
 
 fn is_at_another_position(outcome: &ReplicaOutcome) -> bool {
@@ -48,5 +56,5 @@ fn is_at_another_position(outcome: &ReplicaOutcome) -> bool {
 fn are_equal(replicas: &[ReplicaCheck]) -> bool {
     let mut outcomes = replicas.iter().map(|replica| &replica.outcome);
     let first = &replicas[0].outcome;
-    !is_at_another_position(first) && outcomes.all(|outcome| outcome == first)
+    matches!(first, ReplicaOutcome::Checksum { .. }) && outcomes.all(|outcome| outcome == first)
 }
