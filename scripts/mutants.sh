@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the stores break one promise after the other, and has the fault suite notice each: prints a table, and exits with 1 when
-# one goes unnoticed. Needs root and a C compiler, as the runs that show the mutants do.
+# one goes unnoticed. Before that, each run has to pass while all promises are kept. Needs root and a C compiler, as the runs that show the mutants do.
 #
 #   scripts/mutants.sh [--rounds N] [--tries N] [--only MUTANT]
 #
@@ -22,7 +22,7 @@ MUTANTS=(
   'not-leader-after-proposal syncs_of_leaders_fail'
 )
 
-rounds=3 tries=3 only=''
+rounds=3 tries=3 chosen=("${MUTANTS[@]}")
 logs='' survivors=0
 
 main() {
@@ -33,9 +33,11 @@ main() {
   logs=$(mktemp -d "${TMPDIR:-/tmp}/flaredb-mutants.XXXXXX")
   export RDB_FAULTS_ROUNDS=$rounds RDB_REQUIRE_ALL_TESTS=1
   local line mutant run
-  for line in "${MUTANTS[@]}"; do
+  while read -r run; do
+    pass "$run"
+  done < <(printf '%s\n' "${chosen[@]#* }" | sort -u)
+  for line in "${chosen[@]}"; do
     read -r mutant run <<<"$line"
-    [[ -z $only || $only == "$mutant" ]] || continue
     hunt "$mutant" "$run"
   done
   ((survivors == 0)) || fail "$survivors went unnoticed; the logs are in $logs"
@@ -45,13 +47,36 @@ main() {
 parse() {
   while (($#)); do
     case $1 in
+      --rounds | --tries | --only) (($# > 1)) || fail "$1 needs a value" ;;
+      *) fail "unknown argument: $1" ;;
+    esac
+    case $1 in
       --rounds) rounds=$2 ;;
       --tries) tries=$2 ;;
-      --only) only=$2 ;;
-      *) fail "unknown argument: $1" ;;
+      --only) choose "$2" ;;
     esac
     shift 2
   done
+}
+
+choose() {
+  local line
+  for line in "${MUTANTS[@]}"; do
+    if [[ ${line%% *} == "$1" ]]; then
+      chosen=("$line")
+      return
+    fi
+  done
+  fail "no mutant is named '$1'; there are: ${MUTANTS[*]%% *}"
+}
+
+# pass RUN: what a run finds shows a mutant only if it finds nothing without one.
+pass() {
+  local run=$1 began=$SECONDS log=$logs/$1
+  env -u RDB_FAULTS_MUTANT cargo test "${WORKSPACE[@]}" --test faults -- "$run" >"$log" 2>&1 </dev/null ||
+    fail "$run fails without a mutant; see $log"
+  require_run "$run" "$log"
+  row none "$run" passes "$began"
 }
 
 # hunt MUTANT RUN: only a violation counts, not a run that fails otherwise.
@@ -65,11 +90,15 @@ hunt() {
       remove_history "$log"
       return
     fi
-    # Such as a name that no test has.
-    grep -q '^running 1 test$' "$log" || fail "$run did not run; see $log"
+    require_run "$run" "$log"
   done
   row "$mutant" "$run" UNNOTICED "$began"
   survivors=$((survivors + 1))
+}
+
+# require_run RUN LOG: no test may have the name.
+require_run() {
+  grep -q '^running 1 test$' "$2" || fail "$1 did not run; see $2"
 }
 
 remove_history() {

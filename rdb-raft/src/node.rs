@@ -297,17 +297,32 @@ async fn publish_states(
         states.boxed()
     });
     let publish = states.for_each(|(group_id, state)| {
-        if let GroupState::Ended(ended) = &state {
-            if ended.has_failed {
-                tracing::error!(group_id, cause = %ended.cause, "a group has failed");
-            } else {
-                tracing::info!(group_id, "a group was shut down");
-            }
+        if published.borrow().get(&group_id) != Some(&state) {
+            log_state(group_id, &state);
         }
         published.send_modify(|states| drop(states.insert(group_id, state)));
         future::ready(())
     });
     publish.await;
+}
+
+fn log_state(group_id: u64, state: &GroupState) {
+    match state {
+        GroupState::Running(leader) => {
+            if let Some(peer_id) = leader.peer_id {
+                tracing::info!(
+                    group_id,
+                    peer_id,
+                    term = leader.term,
+                    "a group has a leader"
+                );
+            }
+        }
+        GroupState::Ended(ended) if ended.has_failed => {
+            tracing::error!(group_id, cause = %ended.cause, "a group has failed");
+        }
+        GroupState::Ended(_) => tracing::info!(group_id, "a group was shut down"),
+    }
 }
 
 /// A log that cannot be purged is told of once.

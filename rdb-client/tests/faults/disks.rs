@@ -25,23 +25,23 @@ async fn the_disks_of_leaders_are_full() {
     };
     let client = Client::connect([run.stores.pd.address()]).await;
     let client = client.expect("the placement driver serves");
-    for _ in 0..Run::rounds() {
+    while run.leaders_hit() < Run::rounds() {
         run.dwell().await;
-        let (leader, term) = run.stores.leader().await;
-        run.stores.fill_disk(leader).await;
-        let full = &mut run.stores.nodes[leader];
+        let leader = run.stores.leader().await;
+        run.stores.fill_disk(leader.store).await;
+        run.note_hit(leader);
+        let full = &mut run.stores.nodes[leader.store];
         // What stores have set aside for their logs is used up, too.
         tokio::select! {
             () = fill(&client) => {}
             () = full.wait_for_health(ServingStatus::NotServing) => {}
         }
         full.wait_for_log("No space left").await;
-        let (next, _) = run.stores.leader_after(term).await;
-        assert_ne!(next, leader);
+        run.stores.another_leads(leader).await;
         run.load.goes_on().await;
-        assert!(run.stores.resize_disk(leader, DISK_MIB << 10));
-        run.stores.nodes[leader].kill();
-        run.stores.nodes[leader].start_serving().await;
+        assert!(run.stores.resize_disk(leader.store, DISK_MIB << 10));
+        run.stores.nodes[leader.store].kill();
+        run.stores.nodes[leader.store].start_serving().await;
     }
     run.end().await;
 }
@@ -64,19 +64,19 @@ async fn syncs_of_leaders_fail() {
     let Some(mut run) = Run::begin("syncs_of_leaders_fail", setup).await else {
         return;
     };
-    for _ in 0..2 * Run::rounds() {
+    while run.leaders_hit() < 2 * Run::rounds() {
         run.dwell().await;
-        let (leader, term) = run.stores.leader().await;
-        run.stores.shims[leader].fail_syncs(true);
-        let failing = &mut run.stores.nodes[leader];
+        let leader = run.stores.leader().await;
+        run.stores.shims[leader.store].fail_syncs(true);
+        run.note_hit(leader);
+        let failing = &mut run.stores.nodes[leader.store];
         failing.wait_for_log("the Raft log has stopped").await;
         failing.wait_for_health(ServingStatus::NotServing).await;
-        let (next, _) = run.stores.leader_after(term).await;
-        assert_ne!(next, leader);
+        run.stores.another_leads(leader).await;
         run.load.goes_on().await;
-        run.stores.shims[leader].fail_syncs(false);
-        run.stores.nodes[leader].kill();
-        run.stores.nodes[leader].start_serving().await;
+        run.stores.shims[leader.store].fail_syncs(false);
+        run.stores.nodes[leader.store].kill();
+        run.stores.nodes[leader.store].start_serving().await;
     }
     run.end().await;
 }

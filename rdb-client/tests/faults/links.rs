@@ -13,6 +13,13 @@ pub(crate) enum Links {
 }
 
 impl Links {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Namespaces(_) => "namespaces",
+            Self::Proxies(_) => "proxies",
+        }
+    }
+
     /// Loses all that one store sends to another.
     pub(crate) fn cut(&mut self, from: usize, to: usize) {
         match self {

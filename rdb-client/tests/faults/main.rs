@@ -1,8 +1,8 @@
 //! Faults under load: three stores in real processes, clients that record what they see, and the checks of that record.
 //!
 //! Each test is one kind of fault. A run fails if what the clients saw is not linearizable, if an acknowledged write is lost, if
-//! service does not go on after the fault, and also if the fault did not take hold. Nothing here depends on how fast the
-//! machine is, except that everything has to happen within `harness::HANG_GUARD`.
+//! the replicas differ at the end, if service does not go on after the fault, and also if the fault did not take hold. Nothing here
+//! depends on how fast the machine is, except that everything has to happen within `harness::HANG_GUARD`.
 //!
 //! - `RDB_FAULTS_SEED=N` repeats the choices of a run, but not the moments at which packets and threads meet.
 //! - `RDB_FAULTS_ROUNDS=N` is the long form: each run repeats its faults.
@@ -32,8 +32,10 @@ mod network;
 mod partitions;
 mod processes;
 mod proxies;
+mod replicas;
 mod run;
 mod shim;
+mod snapshots;
 mod stores;
 mod storm;
 
@@ -43,7 +45,8 @@ fn replay() {
     let file = std::env::var_os("RDB_FAULTS_HISTORY").expect("RDB_FAULTS_HISTORY names a file");
     let text = std::fs::read_to_string(file).expect("it can be read");
     let history = history::History::parse(&text).expect("a history");
-    if let Err(problems) = history.check() {
-        panic!("VIOLATION:\n{problems}");
+    let findings = history.check();
+    if let Some(verdict) = findings.verdict() {
+        panic!("{verdict}:\n{findings}");
     }
 }

@@ -30,8 +30,8 @@ impl Network {
         }
     }
 
-    /// Makes it, unless this process may not make namespaces.
-    pub(crate) fn is_made(&self) -> bool {
+    /// Makes it. `false`: this process may not make namespaces.
+    pub(crate) fn make(&self) -> bool {
         let bridge = &self.bridge();
         ip(&["netns", "add", &self.namespace(0)])
             && ip(&["link", "add", bridge, "type", "bridge"])
@@ -43,10 +43,10 @@ impl Network {
                 bridge,
             ])
             && ip(&["link", "set", bridge, "up"])
-            && (0..self.hosts).all(|host| self.is_host_made(host))
+            && (0..self.hosts).all(|host| self.make_host(host))
     }
 
-    fn is_host_made(&self, host: usize) -> bool {
+    fn make_host(&self, host: usize) -> bool {
         let (namespace, bridge) = (&self.namespace(host), &self.bridge());
         let link = &format!("{bridge}{host}");
         let inside = |arguments: &[&str]| ip(&[&["-n", namespace], arguments].concat());

@@ -10,6 +10,7 @@ const SETUP: Setup = Setup {
     clock_rate: None,
     disk_mib: None,
     election_timeout_max_ms: None,
+    log_mib_max: None,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,14 +19,14 @@ async fn leaders_are_cut_off_from_all_others() {
     let Some(mut run) = Run::begin(name, SETUP).await else {
         return;
     };
-    for _ in 0..Run::rounds() {
+    while run.leaders_hit() < Run::rounds() {
         run.dwell().await;
-        let (leader, term) = run.stores.leader().await;
-        for other in Stores::others(leader) {
-            run.stores.links().cut_both(leader, other);
+        let leader = run.stores.leader().await;
+        for other in Stores::others(leader.store) {
+            run.stores.links().cut_both(leader.store, other);
         }
-        let (next, _) = run.stores.leader_after(term).await;
-        assert_ne!(next, leader);
+        run.note_hit(leader);
+        run.stores.another_leads(leader).await;
         run.dwell().await;
         run.stores.links().mend();
         run.load.goes_on().await;
@@ -40,14 +41,14 @@ async fn leaders_are_not_heard_but_hear_others() {
     let Some(mut run) = Run::begin(name, SETUP).await else {
         return;
     };
-    for _ in 0..Run::rounds() {
+    while run.leaders_hit() < Run::rounds() {
         run.dwell().await;
-        let (leader, term) = run.stores.leader().await;
-        for other in Stores::others(leader) {
-            run.stores.links().cut(leader, other);
+        let leader = run.stores.leader().await;
+        for other in Stores::others(leader.store) {
+            run.stores.links().cut(leader.store, other);
         }
-        let (next, _) = run.stores.leader_after(term).await;
-        assert_ne!(next, leader);
+        run.note_hit(leader);
+        run.stores.another_leads(leader).await;
         run.dwell().await;
         run.stores.links().mend();
         run.load.goes_on().await;
@@ -64,8 +65,8 @@ async fn followers_are_cut_off_from_all_others() {
     };
     for _ in 0..Run::rounds() {
         run.dwell().await;
-        let (leader, _) = run.stores.leader().await;
-        let [follower, _] = Stores::others(leader);
+        let leader = run.stores.leader().await;
+        let [follower, _] = Stores::others(leader.store);
         for other in Stores::others(follower) {
             run.stores.links().cut_both(follower, other);
         }
@@ -97,18 +98,18 @@ async fn all_followers_restart_while_their_leader_is_cut_off() {
     let Some(mut run) = Run::begin(name, setup).await else {
         return;
     };
-    for _ in 0..Run::rounds() {
+    while run.leaders_hit() < Run::rounds() {
         run.dwell().await;
-        let (leader, term) = run.stores.leader().await;
-        for other in Stores::others(leader) {
-            run.stores.links().cut_both(leader, other);
+        let leader = run.stores.leader().await;
+        for other in Stores::others(leader.store) {
+            run.stores.links().cut_both(leader.store, other);
         }
-        for other in Stores::others(leader) {
+        run.note_hit(leader);
+        for other in Stores::others(leader.store) {
             run.stores.nodes[other].kill();
             run.stores.nodes[other].start();
         }
-        let (next, _) = run.stores.leader_after(term).await;
-        assert_ne!(next, leader);
+        run.stores.another_leads(leader).await;
         run.dwell().await;
         run.stores.links().mend();
         run.load.goes_on().await;
@@ -127,12 +128,13 @@ async fn what_leaders_send_to_others_is_slow() {
     let Some(mut run) = Run::begin(name, setup).await else {
         return;
     };
-    for _ in 0..Run::rounds() {
+    while run.leaders_hit() < Run::rounds() {
         run.dwell().await;
-        let (leader, _) = run.stores.leader().await;
-        for other in Stores::others(leader) {
-            run.stores.links().slow_down(leader, other);
+        let leader = run.stores.leader().await;
+        for other in Stores::others(leader.store) {
+            run.stores.links().slow_down(leader.store, other);
         }
+        run.note_hit(leader);
         run.dwell().await;
         run.dwell().await;
         run.stores.links().mend();

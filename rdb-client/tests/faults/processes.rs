@@ -8,14 +8,14 @@ async fn leaders_are_killed() {
     let Some(mut run) = Run::begin("leaders_are_killed", Setup::default()).await else {
         return;
     };
-    for _ in 0..2 * Run::rounds() {
+    while run.leaders_hit() < 2 * Run::rounds() {
         run.dwell().await;
-        let (leader, term) = run.stores.leader().await;
-        run.stores.nodes[leader].kill();
+        let leader = run.stores.leader().await;
+        run.stores.nodes[leader.store].kill();
+        run.note_hit(leader);
         run.load.goes_on().await;
-        let (next, _) = run.stores.leader_after(term).await;
-        assert_ne!(next, leader);
-        run.stores.nodes[leader].start_serving().await;
+        run.stores.another_leads(leader).await;
+        run.stores.nodes[leader.store].start_serving().await;
     }
     run.end().await;
 }
@@ -26,14 +26,14 @@ async fn leaders_stand_still_for_longer_than_their_lease() {
     let Some(mut run) = Run::begin(name, Setup::default()).await else {
         return;
     };
-    for _ in 0..Run::rounds() {
+    while run.leaders_hit() < Run::rounds() {
         run.dwell().await;
-        let (leader, term) = run.stores.leader().await;
-        run.stores.nodes[leader].pause();
-        let (next, _) = run.stores.leader_after(term).await;
-        assert_ne!(next, leader);
+        let leader = run.stores.leader().await;
+        run.stores.nodes[leader.store].pause();
+        run.note_hit(leader);
+        run.stores.another_leads(leader).await;
         run.load.goes_on().await;
-        run.stores.nodes[leader].resume();
+        run.stores.nodes[leader.store].resume();
         run.load.goes_on().await;
         run.stores.all_serve().await;
     }
@@ -48,8 +48,8 @@ async fn followers_are_killed_and_stand_still() {
     };
     for _ in 0..Run::rounds() {
         run.dwell().await;
-        let (leader, _) = run.stores.leader().await;
-        let [one, other] = Stores::others(leader);
+        let leader = run.stores.leader().await;
+        let [one, other] = Stores::others(leader.store);
         run.stores.nodes[one].kill();
         run.load.goes_on().await;
         run.stores.nodes[one].start_serving().await;

@@ -8,7 +8,8 @@ use tokio::time::sleep;
 
 use crate::harness::skipped;
 use crate::load::Load;
-use crate::stores::{Setup, Stores};
+use crate::replicas;
+use crate::stores::{Leader, Setup, Stores};
 
 /// How often each run repeats its faults. By default once.
 const ROUNDS: &str = "RDB_FAULTS_ROUNDS";
@@ -29,6 +30,7 @@ pub(crate) struct Run {
     began: Instant,
     pub(crate) load: Load,
     pub(crate) stores: Stores,
+    leaders_hit: u64,
     _place: SemaphorePermit<'static>,
 }
 
@@ -45,6 +47,7 @@ impl Run {
                 return None;
             }
         };
+        println!("{name}: links: {}", stores.link_name());
         Some(Self {
             name,
             seed,
@@ -52,12 +55,27 @@ impl Run {
             began: Instant::now(),
             load: Load::begin(&stores.pd.address(), seed).await,
             stores,
+            leaders_hit: 0,
             _place: place,
         })
     }
 
     pub(crate) fn rounds() -> u64 {
         number(ROUNDS).unwrap_or(1)
+    }
+
+    /// Notes that a fault of this leader has just begun. It counts if the store leads still: leadership may have moved before.
+    pub(crate) fn note_hit(&mut self, leader: Leader) {
+        if self.stores.leads(leader) {
+            self.leaders_hit += 1;
+        } else {
+            println!("{}: {leader:?} did not lead any more", self.name);
+        }
+    }
+
+    /// How many faults have hit a store while it led.
+    pub(crate) fn leaders_hit(&self) -> u64 {
+        self.leaders_hit
     }
 
     /// Lets the load go on for a while that differs from time to time, so that faults meet it at any moment.
@@ -83,18 +101,19 @@ impl Run {
         let seconds = began.elapsed().as_secs();
         println!("{name}: {calls} calls in {seconds} s, of {unknown} the fate is not known");
         assert!(calls >= CALLS_MIN, "the clients made {calls} calls only");
-        let mut problems = ended.problems;
-        if let Err(violations) = ended.history.check() {
-            problems.push_str(&violations);
+        let mut findings = ended.history.check();
+        findings.violations.push_str(&ended.problems);
+        if findings.verdict().is_none() {
+            findings.violations = replicas::problems(&stores.pd.address()).await;
         }
-        if problems.is_empty() {
+        let Some(verdict) = findings.verdict() else {
             return;
-        }
+        };
         let file = std::env::temp_dir().join(format!("flaredb-{name}-{seed}.history"));
         fs::write(&file, ended.history.to_string())
             .expect("the temporary directory can be written");
         panic!(
-            "VIOLATION in {name}, {SEED}={seed}:\n{problems}\nThe history is in {0}. To check it again:\n\
+            "{verdict} in {name}, {SEED}={seed}:\n{findings}\nThe history is in {0}. To check it again:\n\
              RDB_FAULTS_HISTORY={0} cargo test --workspace --all-features --locked --test faults -- --ignored replay",
             file.display()
         );

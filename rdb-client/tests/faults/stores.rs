@@ -40,6 +40,8 @@ pub(crate) struct Setup {
     pub(crate) disk_mib: Option<u32>,
     /// The longest election timeout. By default short, so that a run is.
     pub(crate) election_timeout_max_ms: Option<u64>,
+    /// How much of its log a leader keeps for a store that is away.
+    pub(crate) log_mib_max: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,13 @@ pub(crate) enum LinkKind {
     Any,
     /// They can be slow, too.
     Proxies,
+}
+
+/// A store that leads the region, and its term.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leader {
+    pub(crate) store: usize,
+    pub(crate) term: u64,
 }
 
 pub(crate) struct Stores {
@@ -68,7 +77,11 @@ impl Stores {
         let janitor = Janitor::engage(&network.bridge(), &network.namespaces());
         let wants_proxies =
             setup.links == Some(LinkKind::Proxies) || std::env::var_os(PROXIES).is_some();
-        let network = Some(network).filter(|network| !wants_proxies && network.is_made());
+        let network = Some(network).filter(|network| !wants_proxies && network.make());
+        assert!(
+            network.is_some() || wants_proxies || !must_make_namespaces(),
+            "root cannot make network namespaces, and RDB_REQUIRE_ALL_TESTS is set"
+        );
         let directory = janitor.directory();
         let place = |node: Node, host| match &network {
             Some(network) => node.in_namespace(&network.namespace(host), &network.host(host)),
@@ -94,7 +107,7 @@ impl Stores {
                 return Err("this process may not mount a file system");
             }
             let store = Node::store(disk.join("data"), &stores.pd.address());
-            let mut store = with_timing(place(store, number), setup);
+            let mut store = with_raft_flags(place(store, number), setup);
             if let Ok(mutant) = std::env::var(MUTANT) {
                 store.set_environment("RDB_MUTANT", mutant);
             }
@@ -172,6 +185,11 @@ impl Stores {
         status.expect("mount worked before").status.success()
     }
 
+    /// What a run says of its links. Without any, it needs none.
+    pub(crate) fn link_name(&self) -> &'static str {
+        self.links.as_ref().map_or("none", Links::name)
+    }
+
     pub(crate) fn links(&mut self) -> &mut Links {
         self.links.as_mut().expect("the setup asks for it")
     }
@@ -187,23 +205,35 @@ impl Stores {
         [(number + 1) % STORES, (number + 2) % STORES]
     }
 
-    /// Who leads, and in which term.
-    pub(crate) async fn leader(&self) -> (usize, u64) {
-        self.leader_after(0).await
+    /// The leader, of whose term no store knows a later one.
+    pub(crate) async fn leader(&self) -> Leader {
+        let leads = async || self.reported().await.filter(|&leader| self.leads(leader));
+        found("a store leads", leads).await
     }
 
-    /// Waits until the region has a leader in a term above `term`.
-    pub(crate) async fn leader_after(&self, term: u64) -> (usize, u64) {
-        let told = async || {
-            let route = self.route().await?;
-            let leader = route.leader.filter(|_| route.term > term)?;
-            let number = self
-                .addresses
-                .iter()
-                .position(|address| *address == leader.address);
-            Some((number.expect("one of them"), route.term))
-        };
-        found("a store leads", told).await
+    /// Whether no store knows of a leader in a later term.
+    pub(crate) fn leads(&self, leader: Leader) -> bool {
+        let mut terms = self.nodes.iter().filter_map(Node::leader_term);
+        terms.all(|term| term <= leader.term)
+    }
+
+    /// Waits until another store leads, in a later term.
+    pub(crate) async fn another_leads(&self, than: Leader) -> Leader {
+        let is_another = |leader: &Leader| leader.store != than.store && leader.term > than.term;
+        let leads = async || self.reported().await.filter(is_another);
+        found("another store leads", leads).await
+    }
+
+    /// What the placement driver was told, which may be late.
+    async fn reported(&self) -> Option<Leader> {
+        let RegionRoute { leader, term, .. } = self.route().await?;
+        let leader = leader?;
+        let mut addresses = self.addresses.iter();
+        let store = addresses.position(|address| *address == leader.address);
+        Some(Leader {
+            store: store.expect("one of them"),
+            term,
+        })
     }
 
     async fn route(&self) -> Option<RegionRoute> {
@@ -214,8 +244,17 @@ impl Stores {
     }
 }
 
-fn with_timing(store: Node, setup: Setup) -> Node {
+/// Proxies are for those who may not make them.
+fn must_make_namespaces() -> bool {
+    std::env::var_os("RDB_REQUIRE_ALL_TESTS").is_some() && rustix::process::geteuid().is_root()
+}
+
+fn with_raft_flags(store: Node, setup: Setup) -> Node {
     let max = setup.election_timeout_max_ms.unwrap_or(1800);
+    let store = match setup.log_mib_max {
+        Some(mib) => store.with_flag("--raft-log-mib-max", &mib.to_string()),
+        None => store,
+    };
     store
         .with_flag("--raft-heartbeat-ms", "250")
         .with_flag("--raft-election-timeout-min-ms", "900")

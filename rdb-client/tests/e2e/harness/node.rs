@@ -157,6 +157,22 @@ impl Node {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The highest term in which the present (or last) process, a store, knows of a leader.
+    pub(crate) fn leader_term(&self) -> Option<u64> {
+        let log = self.log();
+        let told = log
+            .lines()
+            .filter(|line| line.contains("a group has a leader"));
+        let terms = told.map(|line| {
+            let (_, term) = line.split_once(" term=").expect("it has one");
+            let digits = term.split_whitespace().next();
+            digits
+                .and_then(|digits| digits.parse().ok())
+                .expect("a number")
+        });
+        terms.max()
+    }
+
     /// SIGKILL; returns when the process is gone.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().expect("the process was started");

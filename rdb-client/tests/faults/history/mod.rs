@@ -35,6 +35,32 @@ pub(crate) struct History {
     pub(crate) versioned: Vec<Call<VersionedCall>>,
 }
 
+/// What a check has against a history.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// What cannot be.
+    pub(crate) violations: String,
+    /// Keys whose search was given up.
+    pub(crate) undecided: String,
+}
+
+impl Findings {
+    /// The word for it, by which `scripts/mutants.sh` knows a violation. `None`: the history can be.
+    pub(crate) fn verdict(&self) -> Option<&'static str> {
+        match (&*self.violations, &*self.undecided) {
+            ("", "") => None,
+            ("", _) => Some("UNDECIDED"),
+            _ => Some("VIOLATION"),
+        }
+    }
+}
+
+impl Display for Findings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}{}", self.violations, self.undecided)
+    }
+}
+
 impl History {
     pub(crate) fn len(&self) -> usize {
         self.raw.len() + self.versioned.len()
@@ -46,12 +72,8 @@ impl History {
     }
 
     /// Checks that each key was linearizable.
-    ///
-    /// # Errors
-    ///
-    /// Which were not, and what does not fit.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let mut problems = String::new();
+    pub(crate) fn check(&self) -> Findings {
+        let mut findings = Findings::default();
         for (key, mut calls) in by_key(&self.raw) {
             let seen: HashSet<_> = calls.iter().filter_map(|call| call.did.seen()).collect();
             calls.retain(|call| {
@@ -59,7 +81,7 @@ impl History {
                     .unknown_value()
                     .is_none_or(|value| seen.contains(&value))
             });
-            check_key::<Raw>(key, calls, RawCall::is_known, &mut problems);
+            check_key::<Raw>(key, calls, RawCall::is_known, &mut findings);
         }
         for (key, mut calls) in by_key(&self.versioned) {
             versioned::note_what_was_seen(&mut calls);
@@ -70,13 +92,9 @@ impl History {
                     .unknown_value()
                     .is_none_or(|value| seen.contains(&value))
             });
-            check_key::<Versioned>(key, calls, VersionedCall::is_known, &mut problems);
+            check_key::<Versioned>(key, calls, VersionedCall::is_known, &mut findings);
         }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(problems)
-        }
+        findings
     }
 
     /// Reads what [`Display`] writes.
@@ -123,7 +141,7 @@ fn check_key<M: Model<Call: Display>>(
     key: &str,
     mut calls: Vec<Call<M::Call>>,
     is_known: impl Fn(&M::Call) -> bool,
-    problems: &mut String,
+    findings: &mut Findings,
 ) {
     calls.sort_by_key(|call| call.began);
     let clients: Vec<_> = calls.iter().map(|call| call.client).collect();
@@ -149,11 +167,12 @@ fn check_key<M: Model<Call: Display>>(
         Verdict::Unknown => {
             let count = intervals.len();
             let _ = writeln!(
-                problems,
+                findings.undecided,
                 "{key}: the search through {count} calls was given up"
             );
         }
         Verdict::Violated { order, misfit } => {
+            let problems = &mut findings.violations;
             let taken: HashSet<_> = order.iter().copied().collect();
             let state = order.iter().fold(M::State::default(), |state, &index| {
                 M::step(&state, &intervals[index].call).unwrap_or(state)

@@ -16,13 +16,27 @@ fn history(lines: &[&str]) -> History {
 }
 
 fn can_be(lines: &[&str]) -> bool {
-    match history(lines).check() {
-        Ok(()) => true,
-        Err(problems) => {
+    let findings = history(lines).check();
+    match findings.verdict() {
+        None => true,
+        Some(verdict) => {
+            assert_eq!(verdict, "VIOLATION");
+            let problems = findings.violations;
             assert!(problems.contains("k is not linearizable"), "{problems}");
             false
         }
     }
+}
+
+#[test]
+fn a_search_that_was_given_up_is_no_violation() {
+    let mut findings = Findings {
+        undecided: "k: given up\n".to_owned(),
+        ..Findings::default()
+    };
+    assert_eq!(findings.verdict(), Some("UNDECIDED"));
+    findings.violations.push_str("l is not linearizable\n");
+    assert_eq!(findings.verdict(), Some("VIOLATION"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use rdb_client::{Client, Error};
 
-use super::{Worker, answered, may_be_applied};
+use super::{Worker, answered, assert_is_of_a_fault, may_be_applied};
 
 const ACCOUNTS: usize = 4;
 const FIRST_BALANCE: i64 = 1000;
@@ -61,7 +61,7 @@ pub(super) async fn run(mut worker: Worker) -> Transfers {
             }
             // One that is not known to be in the journal is carried out at the end, if it is there.
             Err(error) => {
-                may_be_applied(&error);
+                assert_is_of_a_fault(&error);
                 continue;
             }
         }
@@ -78,7 +78,7 @@ pub(super) async fn run(mut worker: Worker) -> Transfers {
                         break;
                     }
                     Ok(false) => {}
-                    Err(error) => _ = may_be_applied(&error),
+                    Err(error) => assert_is_of_a_fault(&error),
                 }
             }
         }

@@ -206,13 +206,22 @@ fn nanoseconds_since(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_nanos()).expect("a run lasts no centuries")
 }
 
-/// Whether a call that failed may have been applied. Other errors than those of a store that is away are no part of any fault.
+/// Whether a call that failed may have been applied. Fails as [`assert_is_of_a_fault`] does.
 fn may_be_applied(error: &Error) -> bool {
-    match error {
-        Error::Undetermined { .. } => true,
-        Error::Busy { .. } | Error::Unavailable { .. } | Error::DeadlineExceeded { .. } => false,
-        error => panic!("a client was told: {error}"),
-    }
+    assert_is_of_a_fault(error);
+    matches!(error, Error::Undetermined { .. })
+}
+
+/// Fails when an error is no part of any fault, i.e. when it is not that of a store that is away.
+fn assert_is_of_a_fault(error: &Error) {
+    let is_of_a_fault = matches!(
+        error,
+        Error::Undetermined { .. }
+            | Error::Busy { .. }
+            | Error::Unavailable { .. }
+            | Error::DeadlineExceeded { .. }
+    );
+    assert!(is_of_a_fault, "a client was told: {error}");
 }
 
 /// Makes a call again until it is answered. For reads.
