@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the stores break one promise after the other, and has the fault suite notice each: prints a table, and exits with 1 when
-# one goes unnoticed. Before that, each run has to pass while all promises are kept. Needs root and a C compiler, as the runs that show the mutants do.
+# one goes unnoticed. Before that, each run has to pass while all promises are kept. Needs root and a C compiler, as the runs do.
 #
 #   scripts/mutants.sh [--rounds N] [--tries N] [--only MUTANT]
 #
