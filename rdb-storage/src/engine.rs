@@ -17,7 +17,7 @@ use crate::keys;
 use crate::log_database::bytes_to_apply;
 use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, read_options};
-use crate::region::{RegionDescriptor, installing_regions, stored_regions};
+use crate::region::{RegionDescriptor, installs, stored_regions};
 
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -136,7 +136,8 @@ impl Engine {
         let family = database.cf_handle(name);
         let family = family.expect("it was opened with the database");
         let regions = stored_regions(&database, family).and_then(|mut regions| {
-            regions.extend(installing_regions(&database, family)?);
+            let installs = installs(&database, family)?.into_iter();
+            regions.extend(installs.map(|installing| installing.state.region));
             Ok(regions)
         });
         regions.map_err(|error| OpenError::Io {

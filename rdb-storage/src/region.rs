@@ -4,7 +4,8 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
 
 use crate::error::Error;
-use crate::keys;
+use crate::keys::{self, DecodeError};
+use crate::snapshot::Installing;
 
 /// One replica of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,31 +38,33 @@ pub(crate) fn stored_regions(
     database: &DB,
     family: &ColumnFamily,
 ) -> Result<Vec<RegionDescriptor>, Error> {
-    let (start, end) = keys::region::range();
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(start);
-    options.set_iterate_upper_bound(end);
-    let records = database.iterator_cf_opt(family, options, IteratorMode::Start);
-    let regions = records.map(|record| {
-        let (key, record) = record.map_err(Error::from_read)?;
-        Ok(keys::region::decode(&key, &record)?)
-    });
-    regions.collect()
+    records(
+        database,
+        family,
+        keys::region::range(),
+        keys::region::decode,
+    )
 }
 
-/// The regions in a column family of an open database that a snapshot is to replace. They are not stored.
-pub(crate) fn installing_regions(
+/// The marks in a column family of an open database: the regions that a snapshot is to replace, which are not stored.
+pub(crate) fn installs(database: &DB, family: &ColumnFamily) -> Result<Vec<Installing>, Error> {
+    let decode = |_: &[u8], mark: &[u8]| keys::installing::decode(mark);
+    records(database, family, keys::installing::range(), decode)
+}
+
+fn records<T>(
     database: &DB,
     family: &ColumnFamily,
-) -> Result<Vec<RegionDescriptor>, Error> {
-    let (start, end) = keys::installing::range();
+    (start, end): ([u8; 1], [u8; 1]),
+    decode: impl Fn(&[u8], &[u8]) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, Error> {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(start);
     options.set_iterate_upper_bound(end);
     let records = database.iterator_cf_opt(family, options, IteratorMode::Start);
-    let regions = records.map(|record| {
-        let (_, record) = record.map_err(Error::from_read)?;
-        Ok(keys::installing::decode(&record)?.state.region)
+    let decoded = records.map(|record| {
+        let (key, record) = record.map_err(Error::from_read)?;
+        Ok(decode(&key, &record)?)
     });
-    regions.collect()
+    decoded.collect()
 }

@@ -1,6 +1,7 @@
 //! Stores that do not hear each other. Clients and the placement driver reach all of them all the time.
 
 use crate::harness::found;
+use crate::links::Links;
 use crate::run::Run;
 use crate::stores::{LinkKind, Setup, Stores};
 
@@ -15,29 +16,16 @@ const SETUP: Setup = Setup {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_are_cut_off_from_all_others() {
-    let name = "leaders_are_cut_off_from_all_others";
-    let Some(mut run) = Run::begin(name, SETUP).await else {
-        return;
-    };
-    while run.leaders_hit() < Run::rounds() {
-        run.dwell().await;
-        let leader = run.stores.leader().await;
-        for other in Stores::others(leader.store) {
-            run.stores.links().cut_both(leader.store, other);
-        }
-        run.note_hit(leader);
-        run.stores.another_leads(leader).await;
-        run.dwell().await;
-        run.stores.links().mend();
-        run.load.goes_on().await;
-        run.stores.all_serve().await;
-    }
-    run.end().await;
+    cut_leaders("leaders_are_cut_off_from_all_others", Links::cut_both).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_are_not_heard_but_hear_others() {
-    let name = "leaders_are_not_heard_but_hear_others";
+    cut_leaders("leaders_are_not_heard_but_hear_others", Links::cut).await;
+}
+
+/// Cuts leaders from each other store, by a function that takes the leader and the other one.
+async fn cut_leaders(name: &'static str, cut: impl Fn(&mut Links, usize, usize)) {
     let Some(mut run) = Run::begin(name, SETUP).await else {
         return;
     };
@@ -45,7 +33,7 @@ async fn leaders_are_not_heard_but_hear_others() {
         run.dwell().await;
         let leader = run.stores.leader().await;
         for other in Stores::others(leader.store) {
-            run.stores.links().cut(leader.store, other);
+            cut(run.stores.links(), leader.store, other);
         }
         run.note_hit(leader);
         run.stores.another_leads(leader).await;

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rocksdb::{IteratorMode, ReadOptions};
-
 use super::Storage;
 use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
 use crate::read::Tier;
+use crate::region::installs;
 use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot};
 use crate::writer::Writer;
 
@@ -77,17 +76,7 @@ impl Storage {
 
 /// Repeats the installs that a crash has interrupted.
 pub(super) fn finish_installs(engine: &Engine, writer: &Writer) -> Result<(), Error> {
-    let (start, end) = keys::installing::range();
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(start);
-    options.set_iterate_upper_bound(end);
-    let family = engine.family(Family::RaftState);
-    let records = engine
-        .database
-        .iterator_cf_opt(&family, options, IteratorMode::Start);
-    for record in records {
-        let (_, record) = record.map_err(Error::from_read)?;
-        let installing = keys::installing::decode(&record)?;
+    for installing in installs(&engine.database, engine.family(Family::RaftState))? {
         let region_id = installing.state.region.id;
         tracing::info!(
             region_id,
