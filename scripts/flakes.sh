@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Runs every test binary many times and lists each test that ever failed. Exit code 1 when one did. Doctests are not run.
 #
-#   scripts/flakes.sh [--rounds N] [--busy] [--only NAME] [--limit SECONDS]
+#   scripts/flakes.sh [--rounds N] [--busy] [--only NAME | --without NAME] [--limit SECONDS]
 #
 # --rounds N       how often each binary runs (5)
 # --busy           beside one spinning process per core
 # --only NAME      only the binaries of this name, e.g. e2e, storage, rdb_client
+# --without NAME   all binaries but those of this name
 # --limit SECONDS  when a binary counts as hung (900); its tests that run by then have failed
 set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
 
-rounds=5 busy='' only='' limit=900
+rounds=5 busy='' only='' without='' limit=900
 logs='' finished_rounds=0
 spinning=() running=''
 
@@ -50,6 +51,7 @@ parse() {
       --rounds) rounds=$(whole_number "$@"); shift ;;
       --limit) limit=$(whole_number "$@"); shift ;;
       --only) only=${2-}; shift || fail '--only needs a name' ;;
+      --without) without=${2-}; shift || fail '--without needs a name' ;;
       --busy) busy=yes ;;
       -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
       *) fail "unknown argument $1; see --help" ;;
@@ -68,7 +70,7 @@ whole_number() {
 test_binaries() {
   cargo test "${WORKSPACE[@]}" --no-run --message-format json 2>/dev/null |
     sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"name":"\([^"]*\)".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\2\t\1\t\3|p' |
-    awk -F '\t' -v only="$only" 'only == "" || $1 == only'
+    awk -F '\t' -v only="$only" -v without="$without" '(only == "" || $1 == only) && (without == "" || $1 != without)'
 }
 
 # run ROUND NAME DIRECTORY BINARY: where cargo would run it, and in the background, so that a signal is not kept waiting.
