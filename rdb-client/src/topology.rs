@@ -15,6 +15,8 @@ pub enum StoreState {
     Disconnected,
     /// No heartbeat for 30 minutes.
     Down,
+    /// An operator has removed it, and its replicas move to other stores.
+    Leaving,
     /// The answer has no state, or one that this release does not know.
     Unknown,
 }
@@ -69,6 +71,8 @@ pub struct Peer {
     pub id: u64,
     /// The store that holds this replica.
     pub store_id: u64,
+    /// Whether it has no vote: it has come in a short time ago, or is about to leave.
+    pub is_learner: bool,
 }
 
 /// A contiguous range of keys, `[start_key, end_key)`, the unit of placement.
@@ -119,6 +123,7 @@ impl From<metapb::StoreState> for StoreState {
             metapb::StoreState::Up => Self::Up,
             metapb::StoreState::Disconnected => Self::Disconnected,
             metapb::StoreState::Down => Self::Down,
+            metapb::StoreState::Leaving => Self::Leaving,
             metapb::StoreState::Unspecified => Self::Unknown,
         }
     }
@@ -142,6 +147,7 @@ impl From<metapb::Region> for Region {
         let peers = region.peers.iter().map(|peer| Peer {
             id: peer.id,
             store_id: peer.store_id,
+            is_learner: peer.learner,
         });
         Self {
             id: region.id,

@@ -286,6 +286,7 @@ impl Placement {
             incarnation: self.incarnation,
             leads,
             region_count: Some(region_count),
+            ..StoreHeartbeatRequest::default()
         };
         self.call(|mut client| async move { client.store_heartbeat(request).await })
             .await

@@ -67,8 +67,8 @@ pub const PEERS_MAX: usize = 16;
 /// Most peers that the first region begins with.
 pub const INITIAL_REPLICAS_MAX: usize = 7;
 
-/// Longest encoding of a peer in a region: two numbers.
-const PEER_BYTES_MAX: usize = 24;
+/// Longest encoding of a peer in a region: two numbers, and whether it learns.
+const PEER_BYTES_MAX: usize = 26;
 
 /// Longest encoding of a region in a list: two keys, its peers and their stores, the one that leads it, and numbers.
 const REGION_BYTES_MAX: usize =
@@ -204,6 +204,7 @@ impl Cluster {
         Ok(StoreHeartbeatResponse {
             interval_ms: interval.as_millis() as u64,
             regions,
+            ..StoreHeartbeatResponse::default()
         })
     }
 

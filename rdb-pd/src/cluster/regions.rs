@@ -94,6 +94,7 @@ fn first_region(store_ids: &[u64], counters: &mut Counters) -> Region {
         Peer {
             id: counters.peer_id,
             store_id,
+            learner: false,
         }
     });
     Region {
@@ -201,7 +202,11 @@ mod tests {
         else {
             panic!("{changes:?}");
         };
-        let peers = [1, 2, 3].map(|id| Peer { id, store_id: id });
+        let peers = [1, 2, 3].map(|id| Peer {
+            id,
+            store_id: id,
+            learner: false,
+        });
         assert_eq!((region.id, &region.peers[..]), (1, &peers[..]));
         assert_eq!((counters.region_id, counters.peer_id), (1, 3));
 

@@ -147,6 +147,7 @@ async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
             Peer {
                 id: u64::MAX,
                 store_id: u64::MAX,
+                learner: true,
             };
             PEERS_MAX
         ],

@@ -37,7 +37,11 @@ fn report(peer_id: u64, term: u64) -> RegionReport {
 }
 
 fn peer(id: u64) -> Peer {
-    Peer { id, store_id: id }
+    Peer {
+        id,
+        store_id: id,
+        learner: false,
+    }
 }
 
 impl Running {

@@ -346,6 +346,7 @@ mod tests {
         let longest = Peer {
             id: u64::MAX,
             store_id: u64::MAX,
+            learner: true,
         };
         let heartbeat = |report| {
             let leads = vec![report; 2];

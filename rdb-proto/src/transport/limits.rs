@@ -25,7 +25,7 @@ pub const RAFT_ENTRIES_MAX: usize = 64 << 10;
 /// Most region reports of a store's heartbeat.
 pub const REGION_REPORTS_MAX: usize = 4096;
 
-/// Longest region report, in bytes. One of 16 peers has up to 441.
+/// Longest region report, in bytes. One of 16 peers has up to 473.
 pub const REGION_REPORT_BYTES_MAX: usize = 512;
 
 /// What every call is charged from its headers until its answer is sent, beside its headers, in bytes: its task, and the

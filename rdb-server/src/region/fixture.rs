@@ -14,7 +14,11 @@ use super::{Leadership, Proposer, RegionHandle, RegionMachine, first_state, from
 use crate::addresses::Addresses;
 use crate::checks::Checks;
 
-const PEER: Peer = Peer { id: 1, store_id: 1 };
+const PEER: Peer = Peer {
+    id: 1,
+    store_id: 1,
+    learner: false,
+};
 
 /// One group, and as many handles as a test needs.
 pub(crate) struct Led {

@@ -15,7 +15,11 @@ pub(crate) fn to_wire(descriptor: RegionDescriptor) -> Region {
             version: descriptor.version,
         }),
         peers: peers
-            .map(|PeerDescriptor { id, store_id }| Peer { id, store_id })
+            .map(|PeerDescriptor { id, store_id }| Peer {
+                id,
+                store_id,
+                learner: false,
+            })
             .collect(),
     }
 }
@@ -31,7 +35,7 @@ pub(crate) fn from_wire(region: Region) -> RegionDescriptor {
         conf_version: epoch.conf_version,
         version: epoch.version,
         peers: peers
-            .map(|Peer { id, store_id }| PeerDescriptor { id, store_id })
+            .map(|Peer { id, store_id, .. }| PeerDescriptor { id, store_id })
             .collect(),
     }
 }

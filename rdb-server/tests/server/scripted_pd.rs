@@ -70,6 +70,7 @@ impl ScriptedPd {
             peers: vec![Peer {
                 id: 1,
                 store_id: STORE_ID,
+                learner: false,
             }],
         };
         *self.script.region.lock().expect("no test panics in here") = Some(region);
@@ -132,7 +133,7 @@ impl Pd for Script {
             }
             None => Ok(Response::new(StoreHeartbeatResponse {
                 interval_ms: 100,
-                regions: Vec::new(),
+                ..StoreHeartbeatResponse::default()
             })),
         }
     }

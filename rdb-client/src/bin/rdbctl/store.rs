@@ -57,6 +57,7 @@ pub(crate) fn state_name(state: StoreState) -> &'static str {
         StoreState::Up => "up",
         StoreState::Disconnected => "disconnected",
         StoreState::Down => "down",
+        StoreState::Leaving => "leaving",
         _ => "unknown",
     }
 }

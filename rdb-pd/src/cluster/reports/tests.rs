@@ -28,7 +28,11 @@ fn changed(peer_id: u64, term: u64, conf_version: u64, peers: &[u64]) -> Report 
 }
 
 fn peer(id: u64) -> Peer {
-    Peer { id, store_id: id }
+    Peer {
+        id,
+        store_id: id,
+        learner: false,
+    }
 }
 
 impl Scene {

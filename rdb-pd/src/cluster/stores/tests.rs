@@ -27,7 +27,14 @@ fn the_first_store_that_keeps_its_id_gets_the_whole_key_range_and_the_second_not
     let regions = scene.state.regions_of(1);
     assert_eq!(regions.len(), 1);
     assert!(regions[0].contains(b"") && regions[0].end_key.is_empty());
-    assert_eq!(regions[0].peers, [Peer { id: 1, store_id: 1 }]);
+    assert_eq!(
+        regions[0].peers,
+        [Peer {
+            id: 1,
+            store_id: 1,
+            learner: false
+        }]
+    );
 
     assert_eq!(scene.register(&fresh("b:1", 2)), Ok(2));
     let second = start_of(2, "b:1", 2, 2);
