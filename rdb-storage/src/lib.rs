@@ -91,10 +91,11 @@ mod scan;
 mod snapshot;
 mod storage;
 mod stride;
+mod view;
 mod writer;
 
 pub use applied::AppliedState;
-pub use checksum::{RegionChecksum, RegionView};
+pub use checksum::RegionChecksum;
 pub use command::{Command, Outcome};
 pub use database::DatabaseKind;
 pub use durable_file::replace_file;
@@ -111,4 +112,5 @@ pub use repair::{Cut, LogDamage, Repair};
 pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 pub use snapshot::{IncomingRegion, ReceivedRegion, RegionSnapshot};
 pub use storage::{Storage, StorageStats};
+pub use view::RegionView;
 pub use writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom};

@@ -14,7 +14,6 @@ use rocksdb::properties;
 use tokio::sync::watch;
 
 use crate::applied::{AppliedState, applied_position, flushed};
-use crate::checksum::RegionView;
 use crate::command::Outcome;
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
@@ -26,6 +25,7 @@ use crate::reader::Reader;
 use crate::region::{RegionDescriptor, stored_regions};
 use crate::reserve::{DiskReserve, Space};
 use crate::snapshot::remove_leftovers;
+use crate::view::RegionView;
 use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.

@@ -1,7 +1,7 @@
-//! A crash within an install.
+//! What an install does to what was there, and a crash within one.
 
 use bytes::Bytes;
-use rocksdb::IngestExternalFileOptions;
+use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::*;
 use crate::apply::Batch;
@@ -19,6 +19,7 @@ const REGION: u64 = 7;
 fn open(directory: &tempfile::TempDir) -> Storage {
     let options = StorageOptions {
         disk_reserve_bytes: 0,
+        write_buffer_bytes: 64 << 10,
         ..StorageOptions::new(Role::Embedded)
     };
     Storage::open(directory.path(), options).unwrap()
@@ -31,7 +32,7 @@ fn holding(key: &'static str, value: &'static str) -> (tempfile::TempDir, Storag
     let region = RegionDescriptor {
         id: REGION,
         start_key: Bytes::new(),
-        end_key: Bytes::new(),
+        end_key: "p".into(),
         conf_version: 1,
         version: 1,
         peers: Vec::new(),
@@ -50,15 +51,7 @@ fn holding(key: &'static str, value: &'static str) -> (tempfile::TempDir, Storag
         expected_version: 0,
         value: value.into(),
     };
-    let entry = LogEntry {
-        position: value.into(),
-        change: LogChange::Proposal(Proposal {
-            epoch_version: 1,
-            commands: vec![put, swap],
-        }),
-    };
-    let applied = storage.apply(REGION, &[entry], ApplyOptions::default());
-    applied.unwrap();
+    apply(&storage, value, vec![put, swap]);
     storage.flush(REGION).unwrap();
     (directory, storage)
 }
@@ -102,17 +95,107 @@ fn install_until(crash: Crash, engine: &Engine, installing: &Installing) {
     }
 }
 
+fn receive(source: &Storage, target: &Storage) -> ReceivedRegion {
+    let mut incoming = target.receive_region(REGION).unwrap();
+    let mut snapshot = source.region_snapshot(REGION).unwrap();
+    while let Some(chunk) = snapshot.next_chunk().unwrap() {
+        incoming.add(chunk).unwrap();
+    }
+    incoming.complete().unwrap()
+}
+
+/// Applies an entry to the region.
+fn apply(storage: &Storage, position: &'static str, commands: Vec<Command>) {
+    let entry = LogEntry {
+        position: position.into(),
+        change: LogChange::Proposal(Proposal {
+            epoch_version: 1,
+            commands,
+        }),
+    };
+    let applied = storage.apply(REGION, &[entry], ApplyOptions::default());
+    applied.unwrap();
+}
+
+fn noise(seed: u64, bytes: usize) -> Bytes {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut noise = vec![0; bytes];
+    random.fill(&mut noise);
+    noise.into()
+}
+
+#[test]
+fn an_install_does_not_read_what_was_there() {
+    const BYTES: u64 = 4 << 20;
+    let (_source_directory, source) = holding("new", "of the source");
+    let puts = (0..BYTES >> 16).map(|number| Command::PutRaw {
+        key: format!("key {number:03}").into(),
+        value: noise(number, 1 << 16),
+    });
+    apply(&source, "large", puts.collect());
+    let (_directory, storage) = holding("old", "of the target");
+    receive(&source, &storage).install().unwrap();
+    let database = &storage.engine().database;
+    let files = database.live_files().unwrap();
+    let raw_files = files
+        .iter()
+        .filter(|file| file.column_family_name == "default");
+    assert!(raw_files.count() > 20, "{files:?}");
+
+    let compacted = database.compacted_bytes();
+    receive(&source, &storage).install().unwrap();
+    let compacted = database.compacted_bytes() - compacted;
+    assert!(compacted < BYTES / 4, "{compacted} bytes");
+    assert_eq!(storage.get_raw(b"key 007"), Ok(Some(noise(7, 1 << 16))));
+}
+
+#[test]
+fn what_a_dropped_file_had_deleted_does_not_come_back() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (directory, storage) = holding("old", "of the target");
+    let database = &storage.engine().database;
+    // A file with keys of the region and others, and above it one with keys of the region alone.
+    database.put("x", "around").unwrap();
+    database.compact_range(None::<&[u8]>, None::<&[u8]>);
+    let file = directory.path().join("deleting");
+    let mut deleting = SstFileWriter::create(crate::engine::table_options());
+    deleting.open(&file).unwrap();
+    deleting.delete("old").unwrap();
+    deleting.finish().unwrap();
+    database.ingest_external_file(vec![file]).unwrap();
+    assert_eq!(storage.get_raw(b"old"), Ok(None));
+
+    receive(&source, &storage).install().unwrap();
+    assert!(holds(&storage, "new", "of the source"));
+    assert_eq!(storage.get_raw(b"old"), Ok(None));
+    assert_eq!(storage.get_raw(b"x"), Ok(Some("around".into())));
+}
+
+#[test]
+fn whoever_reads_a_region_notices_that_a_snapshot_replaces_it() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (_directory, storage) = holding("old", "of the target");
+    storage
+        .engine()
+        .database
+        .compact_range(None::<&[u8]>, None::<&[u8]>);
+    let mut snapshot = storage.region_snapshot(REGION).unwrap();
+    let summed = storage.view_region(REGION, |view| {
+        receive(&source, &storage).install().unwrap();
+        view.checksum(|_| true)
+    });
+    let replaced = Error::io("reading a region", "a snapshot has replaced it");
+    assert_eq!(summed.unwrap().unwrap(), Err(replaced.clone()));
+    let read = std::iter::from_fn(|| snapshot.next_chunk().transpose());
+    assert_eq!(read.last(), Some(Err(replaced)));
+}
+
 #[test]
 fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
     for crash in [Crash::MarkPut, Crash::FilesLinked, Crash::FilesIngested] {
         let (_source_directory, source) = holding("new", "of the source");
         let (directory, storage) = holding("old", "of the target");
-        let mut incoming = storage.receive_region(REGION).unwrap();
-        let mut snapshot = source.region_snapshot(REGION).unwrap();
-        while let Some(chunk) = snapshot.next_chunk().unwrap() {
-            incoming.add(chunk).unwrap();
-        }
-        let received = incoming.complete().unwrap();
+        let received = receive(&source, &storage);
         assert!(
             holds(&storage, "old", "of the target"),
             "nothing has changed"

@@ -30,7 +30,8 @@ impl Storage {
     ///
     /// [`Error::Io`].
     pub fn receive_region(&self, region_id: u64) -> Result<IncomingRegion, Error> {
-        IncomingRegion::begin(self.clone(), &self.inner.engine, region_id)
+        let (engine, options) = (&self.inner.engine, &self.inner.options);
+        IncomingRegion::begin(self.clone(), engine, region_id, options.write_buffer_bytes)
     }
 
     /// Takes away all that is stored of a region, with its keys, and notes that this peer of it was destroyed. Both are durable when this
