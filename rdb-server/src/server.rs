@@ -98,6 +98,7 @@ impl Server {
             regions.log_health(),
             regions.states(),
             regions.damaged(),
+            left_out(&storage.unfinished_installs()),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -205,6 +206,7 @@ async fn keep_health(
     mut log_health: watch::Receiver<LogHealth>,
     mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
     mut damaged: watch::Receiver<BTreeMap<u64, Damage>>,
+    left_out: Option<String>,
 ) {
     let mut was_serving = false;
     loop {
@@ -212,6 +214,7 @@ async fn keep_health(
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
             damage(&damaged.borrow_and_update()),
+            left_out.clone(),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
             unserved(&groups.borrow_and_update()),
@@ -243,6 +246,14 @@ fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
     let (&region_id, damage) = damaged.first_key_value()?;
     let told = damage.error(region_id).to_string();
     Some(told.replace('\n', "; "))
+}
+
+/// Which region is not open, since a snapshot could not be put in its place, if there is one.
+fn left_out(unfinished: &BTreeMap<u64, String>) -> Option<String> {
+    let (region_id, cause) = unfinished.first_key_value()?;
+    Some(format!(
+        "region {region_id} is left out, since the install of its snapshot cannot be finished: {cause}; restart to try again"
+    ))
 }
 
 /// Which region cannot be served, if one cannot.

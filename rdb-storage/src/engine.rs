@@ -18,6 +18,7 @@ use crate::log_database::bytes_to_apply;
 use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, read_options};
 use crate::region::{RegionDescriptor, installs, stored_regions};
+use crate::snapshot::Installing;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -201,6 +202,18 @@ impl Engine {
         let stored = self.state(&key, Tier::Disk)?;
         let region = stored.map(|record| keys::region::decode(&key, &record));
         Ok(region.transpose()?)
+    }
+
+    /// The mark of a region that a snapshot is to replace.
+    pub(crate) fn installing(&self, region_id: u64) -> Result<Option<Installing>, Error> {
+        let mark = self.state(&keys::installing::key(region_id), Tier::Disk)?;
+        let installing = mark.map(|mark| keys::installing::decode(&mark));
+        Ok(installing.transpose()?)
+    }
+
+    /// The marks of all regions.
+    pub(crate) fn installs(&self) -> Result<Vec<Installing>, Error> {
+        installs(&self.database, self.family(Family::RaftState))
     }
 
     /// Call after a write that changed a region.

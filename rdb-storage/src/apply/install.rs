@@ -54,12 +54,17 @@ impl Batch<'_> {
         if let Some(stored) = self.engine.region(region_id)? {
             self.clear(&stored)?;
         }
+        // Of an install that was not finished.
+        if let Some(installing) = self.engine.installing(region_id)? {
+            self.clear(&installing.state.region)?;
+        }
         let family = self.engine.family(Family::RaftState);
         for key in [
             keys::version_floor::key(region_id),
             keys::region::key(region_id),
             keys::applied_position::key(region_id),
             keys::membership::key(region_id),
+            keys::installing::key(region_id),
         ] {
             self.write_batch.delete_cf(family, key);
         }

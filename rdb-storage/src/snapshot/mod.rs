@@ -27,6 +27,19 @@
 //! was there before. So after a crash the region is what it was or what was received, never a part of either. As with applies, nothing
 //! is written to the write-ahead log.
 //!
+//! # An install that cannot be finished
+//!
+//! A disk may be full when an open is to repeat an install, and a file may be damaged or gone. Then the region is left out: it has no
+//! records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and files stay, and
+//! the next open tries again. Another snapshot that is installed takes its place, and destroying the region ends it.
+//!
+//! Its group must not be opened. It could promise nothing: its vote and its log are all there, but the entries before the log's first one
+//! are not, and neither is the state that they had led to. What its leader sends next would be applied to nothing. Nor may its log
+//! be emptied to begin anew: it may hold entries behind the snapshot which this peer has acknowledged and a leader has counted. A
+//! peer that is silent breaks no promise, so the others see one that is down.
+//!
+//! # What is dropped
+//!
 //! Files are dropped one record in RocksDB's manifest at a time, so a crash leaves all of a file or nothing. With them goes what
 //! snapshots of RocksDB from before step 1 see. Those that are kept for long are in a [`RegionView`](crate::RegionView), which notices.
 
@@ -46,7 +59,7 @@ use crate::keys::{self, DecodeError};
 use crate::region::RegionDescriptor;
 
 pub use incoming::{IncomingRegion, ReceivedRegion};
-pub(crate) use install::{Installing, remove_leftovers, staged};
+pub(crate) use install::{Installing, check_space, remove_leftovers, staged};
 pub use outgoing::RegionSnapshot;
 
 /// The records of a region, beside its keys.

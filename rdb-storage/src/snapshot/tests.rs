@@ -1,5 +1,9 @@
 //! What an install does to what was there, and a crash within one.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
@@ -25,23 +29,26 @@ fn open(directory: &tempfile::TempDir) -> Storage {
     Storage::open(directory.path(), options).unwrap()
 }
 
-/// A storage whose region holds one value under one key.
-fn holding(key: &'static str, value: &'static str) -> (tempfile::TempDir, Storage) {
-    let directory = tempfile::tempdir().unwrap();
-    let storage = open(&directory);
-    let region = RegionDescriptor {
+fn region() -> RegionDescriptor {
+    RegionDescriptor {
         id: REGION,
         start_key: Bytes::new(),
         end_key: "p".into(),
         conf_version: 1,
         version: 1,
         peers: Vec::new(),
-    };
+    }
+}
+
+/// A storage whose region holds one value under one key.
+fn holding(key: &'static str, value: &'static str) -> (tempfile::TempDir, Storage) {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(&directory);
     let state = AppliedState {
         position: Bytes::from_static(b"first"),
         membership: Bytes::from_static(b"membership"),
     };
-    storage.bootstrap_regions(&[(region, state)]).unwrap();
+    storage.bootstrap_regions(&[(region(), state)]).unwrap();
     let put = Command::PutRaw {
         key: key.into(),
         value: value.into(),
@@ -81,15 +88,16 @@ fn install_until(crash: Crash, engine: &Engine, installing: &Installing) {
         return;
     }
     for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
-        let files = staged(engine.directory().path(), installing, keyspace).unwrap();
-        assert_eq!(files.len(), 1);
+        let staged = staged(engine.directory().path(), installing, keyspace).unwrap();
+        assert_eq!((staged.files.len(), staged.can_move), (1, true));
         if let Crash::FilesIngested = crash {
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
             let family = engine.family(keyspace.family());
-            let ingested = engine
-                .database
-                .ingest_external_file_cf_opts(&family, &options, files);
+            let ingested =
+                engine
+                    .database
+                    .ingest_external_file_cf_opts(&family, &options, staged.files);
             ingested.unwrap();
         }
     }
@@ -205,19 +213,6 @@ fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
         install_until(crash, storage.engine(), &installing);
         assert_eq!(storage.regions().unwrap(), []);
         assert_eq!(storage.flushed(REGION), Ok(None));
-        let first = [(
-            installing.state.region.clone(),
-            installing.state.applied.clone(),
-        )];
-        for refused in [
-            storage.bootstrap_regions(&first).map(drop),
-            storage.destroy_region(REGION, 1),
-        ] {
-            assert!(
-                matches!(refused, Err(Error::WritesStopped { .. })),
-                "{refused:?}"
-            );
-        }
         drop(storage);
 
         let storage = open(&directory);
@@ -231,5 +226,72 @@ fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
             .engine()
             .state(&keys::installing::key(REGION), crate::read::Tier::Disk);
         assert!(mark.is_ok_and(|mark| mark.is_none()));
+    }
+}
+
+/// A storage whose install a crash has interrupted, and one of its files.
+fn interrupted(source: &Storage) -> (tempfile::TempDir, PathBuf) {
+    let (directory, storage) = holding("old", "of the target");
+    let (installing, staging) = receive(source, &storage).into_parts();
+    let file = staging.file(Keyspace::Raw, 0);
+    staging.keep();
+    install_until(Crash::MarkPut, storage.engine(), &installing);
+    (directory, file)
+}
+
+#[test]
+fn a_region_whose_install_cannot_be_finished_is_left_out_until_an_open_can() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (directory, file) = interrupted(&source);
+    let content = fs::read(&file).unwrap();
+    let damage: [&dyn Fn(); 2] = [&|| fs::write(&file, "damaged").unwrap(), &|| {
+        fs::remove_file(&file).unwrap();
+    }];
+    for damage in damage {
+        damage();
+        let storage = open(&directory);
+        let unfinished = storage.unfinished_installs();
+        assert_eq!(unfinished.keys().collect::<Vec<_>>(), [&REGION]);
+        assert!(unfinished[&REGION].contains("snapshot"), "{unfinished:?}");
+        assert_eq!(storage.regions().unwrap(), []);
+        assert_eq!(storage.flushed(REGION), Ok(None));
+        let first_state = AppliedState {
+            position: "first".into(),
+            membership: "membership".into(),
+        };
+        let begun = storage.bootstrap_regions(&[(region(), first_state)]);
+        assert_eq!(begun, Ok(false), "it would be below what the log has");
+        storage.put_raw("z", "of another region").unwrap();
+    }
+    fs::write(&file, content).unwrap();
+    let storage = open(&directory);
+    assert_eq!(storage.unfinished_installs(), BTreeMap::new());
+    assert!(holds(&storage, "new", "of the source"));
+    assert!(!directory.path().join("snapshots").exists());
+}
+
+#[test]
+fn another_snapshot_or_the_end_of_the_region_takes_the_place_of_an_unfinished_install() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (_later_directory, later) = holding("latest", "of another source");
+    let others: [(&dyn Fn(&Storage), bool); 2] = [
+        (&|storage| receive(&later, storage).install().unwrap(), true),
+        (&|storage| storage.destroy_region(REGION, 3).unwrap(), false),
+    ];
+    for (take_place, has_region) in others {
+        let (directory, file) = interrupted(&source);
+        fs::remove_file(&file).unwrap();
+        let storage = open(&directory);
+        take_place(&storage);
+        let check = |storage: &Storage| {
+            assert_eq!(storage.unfinished_installs(), BTreeMap::new());
+            assert_eq!(storage.regions().unwrap().len(), usize::from(has_region));
+            assert_eq!(holds(&storage, "latest", "of another source"), has_region);
+            assert_eq!(storage.get_raw(b"old"), Ok(None));
+        };
+        check(&storage);
+        drop(storage);
+        check(&open(&directory));
+        assert!(!directory.path().join("snapshots").exists());
     }
 }

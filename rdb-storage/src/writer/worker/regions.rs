@@ -7,8 +7,7 @@ use rocksdb::IngestExternalFileOptions;
 use super::Worker;
 use crate::apply::Batch;
 use crate::error::Error;
-use crate::keys;
-use crate::read::{Keyspace, Tier};
+use crate::read::Keyspace;
 use crate::region::RegionDescriptor;
 use crate::snapshot::{Installing, staged};
 
@@ -58,30 +57,17 @@ impl Worker {
     }
 
     fn ingest(&self, installing: &Installing, keyspace: Keyspace) -> Result<(), Error> {
-        let files = staged(self.engine.directory().path(), installing, keyspace);
-        let files = files.map_err(|error| Error::io("linking a snapshot", error))?;
-        if files.is_empty() {
+        let staged = staged(self.engine.directory().path(), installing, keyspace);
+        let staged = staged.map_err(|error| Error::io("linking a snapshot", error))?;
+        if staged.files.is_empty() {
             return Ok(());
         }
         let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
+        options.set_move_files(staged.can_move);
         let family = self.engine.family(keyspace.family());
         let database = &self.engine.database;
-        let ingested = database.ingest_external_file_cf_opts(&family, &options, files);
+        let ingested = database.ingest_external_file_cf_opts(&family, &options, staged.files);
         ingested.map_err(|error| Error::io("ingesting a snapshot", error))
-    }
-
-    /// Refuses to touch a region whose install has failed. The next open finishes it.
-    pub(super) fn check_not_installing(&self, region_id: u64) -> Result<(), Error> {
-        let mark = self
-            .engine
-            .state(&keys::installing::key(region_id), Tier::Disk)?;
-        if mark.is_some() {
-            return Err(Error::WritesStopped {
-                cause: format!("the install of a snapshot of region {region_id} has failed"),
-            });
-        }
-        Ok(())
     }
 
     pub(super) fn regions(&self) -> MutexGuard<'_, ()> {
@@ -97,7 +83,6 @@ impl Worker {
         let _alone = self.regions();
         self.queue.check_open()?;
         self.health.check_any()?;
-        self.check_not_installing(region_id)?;
         let mut batch = Batch::new(&self.engine);
         batch.destroy_region(region_id, peer_id)?;
         self.write(batch, None, true)?;
