@@ -212,3 +212,20 @@ async fn a_snapshot_of_which_nothing_arrives_any_more_is_given_up_and_another_on
     assert_eq!(installs(behind), 1);
     stores.stop().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_is_taken_once_the_peer_has_space_for_it() {
+    let stores = with_one_behind().await;
+    let [leader, _, behind] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    behind.payloads.state().has_no_space = true;
+    heal(&stores, 3);
+    let refused = || behind.payloads.state().refused_snapshots >= 3;
+    wait_until("it is asked again and again", refused).await;
+    assert_eq!(leader.payloads.state().snapshots, 0);
+    behind.payloads.state().has_no_space = false;
+    behind.has_applied(&applied(leader)).await;
+    assert_eq!(leader.payloads.state().snapshots, 1);
+    stores.stop().await;
+}
