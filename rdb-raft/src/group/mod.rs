@@ -8,6 +8,7 @@ mod membership;
 mod proposal;
 mod purge;
 mod quarantine;
+mod slow_streams;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use lease::{Lease, is_sole_voter};
 use proposal::Proposal;
 use purge::Purging;
 use quarantine::{Quarantine, Release};
+use slow_streams::{EndingStreams, SlowStreams};
 
 type Raft = openraft::Raft<TypeConfig, Machine>;
 type Fatal = openraft::errors::Fatal<TypeConfig>;
@@ -70,6 +72,7 @@ pub struct Group {
     _release: Arc<Release>,
     shared: Shared,
     purging: Arc<Mutex<Purging>>,
+    slow_streams: SlowStreams,
     hasty: Option<Arc<Hasty>>,
 }
 
@@ -200,6 +203,11 @@ impl Group {
             shared.clone(),
         );
         let config = Arc::new(timing.config());
+        let slow_streams = SlowStreams::default();
+        let network = EndingStreams {
+            network,
+            streams: slow_streams.clone(),
+        };
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
         let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
@@ -213,6 +221,7 @@ impl Group {
             machine,
             shared,
             purging: Arc::default(),
+            slow_streams,
             hasty,
         })
     }
