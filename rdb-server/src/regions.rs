@@ -30,7 +30,7 @@ use crate::region::{
     Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire, to_wire,
 };
 use crate::router::{Membership, Router};
-use crate::starts::open_starts;
+use crate::starts::{open_starts, refuse_outdated};
 
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -90,9 +90,10 @@ impl Regions {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
             let directory = of_log.directory();
+            refuse_outdated(&directory)?;
             let addresses = Addresses::open(&directory);
             let starts = open_starts(&directory, of_log.identity().start());
-            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses, starts))
+            Ok::<_, ServerError>((of_log.open_log()?, addresses, starts))
         });
         let (log, addresses, starts) = opened.await??;
         let log = Arc::new(log);

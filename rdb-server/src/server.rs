@@ -28,6 +28,7 @@ use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
 use crate::router::Router;
 use crate::service::{BatchService, CasService, RawService, RegionAdminService};
+use crate::starts::note_outdated;
 
 const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 
@@ -116,6 +117,7 @@ impl Server {
             .add_service(regions.peer_service())
             .add_service(health_service);
         let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));
+        let data_directory = storage.directory();
         // Until this ends, other stores are served: they may need this one's vote to follow it.
         let handed_over = handed_over.drop_guard();
         let placement = async move {
@@ -131,6 +133,9 @@ impl Server {
             match ended {
                 Ok(()) => of_drain.hand_over().await,
                 Err(_) => of_drain.leave().await,
+            }
+            if let Err(ServerError::Outdated { by_store }) = ended {
+                note_outdated(data_directory, by_store).await;
             }
             ended
         };

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 
 /// Most stores whose starts are remembered.
-const STORES_MAX: usize = 4096;
+pub const STARTS_MAX: usize = 4096;
 
 /// The number of the start of this store, and the latest ones of the others that it has met. The module `transport` says what
 /// they are for.
@@ -39,7 +39,7 @@ pub(super) enum NotMet {
         start: u64,
         latest: u64,
     },
-    #[error("more than {STORES_MAX} stores were met")]
+    #[error("more than {STARTS_MAX} stores were met")]
     TooMany,
 }
 
@@ -104,7 +104,7 @@ impl Starts {
                     start,
                     latest,
                 });
-            } else if latest == 0 && met.len() >= STORES_MAX {
+            } else if latest == 0 && met.len() >= STARTS_MAX {
                 not_met = Some(NotMet::TooMany);
             }
             let is_later = start > latest && not_met.is_none();
@@ -226,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_stores_are_met_than_are_remembered() {
         let starts = Starts::new(1, BTreeMap::new(), |_| Ok(()));
-        for store_id in 0..STORES_MAX as u64 {
+        for store_id in 0..STARTS_MAX as u64 {
             assert_eq!(starts.meet(store_id, 1).await, Ok(()));
         }
         assert_eq!(starts.meet(u64::MAX, 1).await, Err(NotMet::TooMany));

@@ -43,7 +43,6 @@
 //! Files are dropped one record in RocksDB's manifest at a time, so a crash leaves all of a file or nothing. With them goes what
 //! snapshots of RocksDB from before step 1 see. Those that are kept for long are in a [`RegionView`](crate::RegionView), which notices.
 
-mod checksum;
 mod chunk;
 mod incoming;
 mod install;
