@@ -1,7 +1,8 @@
 //! What a data directory keeps of starts: those of other stores that this one has met, and whether it is outdated itself.
 //!
-//! The file `starts` has a line `STORE START` for each store, and a last line `sum CHECKSUM` with the CRC-32C of all before it. Releases
-//! without it wrote no such line, and ignore it.
+//! The file `starts` has a line `own START`, a line `STORE START` for each other store, and a last line `sum CHECKSUM` with the CRC-32C of
+//! all before it. Earlier releases wrote neither the first line nor the last, and ignore them. The own start is that of the last
+//! incarnation, unless a release from before starts had numbers has kept a random one since.
 //!
 //! The file `outdated` is there once another store has met a later start of this one than the directory knows of. Its content is that
 //! store's id. A directory with it is refused: served again and again, it might meet only stores that do not know better.
@@ -22,26 +23,31 @@ const FILE: &str = "starts";
 
 const OUTDATED_FILE: &str = "outdated";
 
+const OWN: &str = "own";
+
 const SUM: &str = "sum";
 
-/// Longest file: two numbers of 20 digits a line, and the checksum.
-const FILE_BYTES_MAX: u64 = STARTS_MAX as u64 * 42 + 16;
+/// Longest file: two numbers of 20 digits a line, the own start, and the checksum.
+const FILE_BYTES_MAX: u64 = STARTS_MAX as u64 * 42 + 64;
 
-/// What the data directory has kept, and the start of this store. A file that cannot be read is one that knows of no start: a start
+/// What the file says: the own start, 0 if it does not, and those of others by store.
+type Kept = (u64, BTreeMap<u64, u64>);
+
+/// What the data directory has kept. `own` is the start of its incarnation. A file that cannot be read is one that knows of no start: a start
 /// that was never made would lock a store out.
 pub(crate) fn open_starts(data_directory: &Path, own: u64) -> Arc<Starts> {
     let file = data_directory.join(FILE);
-    let met = read_file(&file).and_then(|kept| {
+    let kept = read_file(&file).and_then(|kept| {
         read(&kept).map_err(|problem| io::Error::new(ErrorKind::InvalidData, problem))
     });
-    let met = met.unwrap_or_else(|error| {
+    let (kept_own, met) = kept.unwrap_or_else(|error| {
         if error.kind() != ErrorKind::NotFound {
             tracing::warn!(file = %file.display(), %error, "the starts of other stores are not known");
         }
-        BTreeMap::new()
+        Kept::default()
     });
-    Starts::new(own, met, move |met: &BTreeMap<u64, u64>| {
-        replace_file(&file, format(met).as_bytes())
+    Starts::new(own.max(kept_own), met, move |own, met| {
+        replace_file(&file, format(own, met).as_bytes())
     })
 }
 
@@ -79,17 +85,18 @@ fn read_file(file: &Path) -> io::Result<String> {
     Ok(kept)
 }
 
-fn format(met: &BTreeMap<u64, u64>) -> String {
+fn format(own: u64, met: &BTreeMap<u64, u64>) -> String {
     let lines = met.iter();
     let lines = lines.map(|(store_id, start)| format!("{store_id} {start}\n"));
-    let lines: String = lines.collect();
+    let own = std::iter::once(format!("{OWN} {own}\n"));
+    let lines: String = own.chain(lines).collect();
     let sum = crc32c(lines.as_bytes());
     format!("{lines}{SUM} {sum:08x}\n")
 }
 
 /// The starts by store, or what is wrong.
-fn read(kept: &str) -> Result<BTreeMap<u64, u64>, String> {
-    let mut met = BTreeMap::new();
+fn read(kept: &str) -> Result<Kept, String> {
+    let (mut own, mut met) = Kept::default();
     let mut bytes = 0;
     for (number, line) in kept.split_inclusive('\n').enumerate() {
         let unread = || format!("line {} cannot be read", number + 1);
@@ -101,13 +108,17 @@ fn read(kept: &str) -> Result<BTreeMap<u64, u64>, String> {
             if !is_last || sum != crc32c(&kept.as_bytes()[..bytes]) {
                 return Err("its checksum is another one".to_owned());
             }
-            return Ok(met);
+            return Ok((own, met));
         }
         let parse = |text: &str| text.parse::<u64>().map_err(|_| unread());
-        met.insert(parse(store_id)?, parse(start)?);
+        if store_id == OWN {
+            own = parse(start)?;
+        } else {
+            met.insert(parse(store_id)?, parse(start)?);
+        }
         bytes += line.len();
     }
-    Ok(met)
+    Ok((own, met))
 }
 
 #[cfg(test)]
@@ -120,22 +131,18 @@ mod tests {
 
     #[test]
     fn golden_file() {
-        let kept = "1 5\n2 18446744073709551615\nsum 00000000\n";
-        let sum = crc32c(b"1 5\n2 18446744073709551615\n");
-        let kept = kept.replace("00000000", &format!("{sum:08x}"));
-        assert_eq!(format(&example()), kept);
-        assert_eq!(read(&kept), Ok(example()));
-        assert_eq!(
-            read("1 5\n2 18446744073709551615\n"),
-            Ok(example()),
-            "of releases without a sum"
-        );
-        assert_eq!(read(""), Ok(BTreeMap::new()));
+        let lines = "own 7\n1 5\n2 18446744073709551615\n";
+        let kept = format!("{lines}sum {:08x}\n", crc32c(lines.as_bytes()));
+        assert_eq!(format(7, &example()), kept);
+        assert_eq!(read(&kept), Ok((7, example())));
+        assert_eq!(read(""), Ok(Kept::default()));
+        let earlier = read("1 5\n2 18446744073709551615\n");
+        assert_eq!(earlier, Ok((0, example())), "of earlier releases");
     }
 
     #[test]
     fn a_file_with_any_change_knows_of_no_start() {
-        let kept = format(&example());
+        let kept = format(7, &example());
         for place in 0..kept.len() {
             let mut damaged = kept.clone().into_bytes();
             damaged[place] ^= 1;
@@ -145,12 +152,25 @@ mod tests {
         assert!(read(&format!("{kept}3 7\n")).is_err());
     }
 
+    #[tokio::test]
+    async fn the_own_start_is_the_latest_that_was_ever_kept() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let starts = open_starts(directory.path(), 5);
+        starts.set_own(7).await;
+        assert_eq!(
+            open_starts(directory.path(), 3).own(),
+            7,
+            "of a random number"
+        );
+        assert_eq!(open_starts(directory.path(), 8).own(), 8);
+    }
+
     #[test]
     fn the_file_is_bounded() {
         let met: BTreeMap<_, _> = (0..STARTS_MAX as u64)
             .map(|store| (u64::MAX - store, u64::MAX))
             .collect();
-        assert!(format(&met).len() as u64 <= FILE_BYTES_MAX);
+        assert!(format(u64::MAX, &met).len() as u64 <= FILE_BYTES_MAX);
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let file = directory.path().join(FILE);
         fs::write(&file, " ".repeat(FILE_BYTES_MAX as usize + 1)).expect("written");
