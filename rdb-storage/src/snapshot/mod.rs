@@ -33,10 +33,10 @@
 //! records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and files stay, and
 //! the next open tries again. Another snapshot that is installed takes its place, and destroying the region ends it.
 //!
-//! Its group must not be opened. It could promise nothing: its vote and its log are all there, but the entries before the log's first one
-//! are not, and neither is the state that they had led to. What its leader sends next would be applied to nothing. Nor may its log
-//! be emptied to begin anew: it may hold entries behind the snapshot which this peer has acknowledged and a leader has counted. A
-//! peer that is silent breaks no promise, so the others see one that is down.
+//! Its group must not be opened, and `rdb-raft` refuses to open one with a log and without a state. The vote and the log are all there,
+//! but not what the entries before the log's first one have led to: what its leader sends next would be applied to nothing, and a
+//! peer cannot ask for a snapshot. Nor may the log be emptied, so that the peer begins anew: it may hold entries behind the snapshot which
+//! this peer has acknowledged and a leader has counted. A peer that is silent breaks no promise. For the others it is down.
 //!
 //! # What is dropped
 //!
