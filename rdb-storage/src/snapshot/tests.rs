@@ -9,7 +9,7 @@ use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::*;
 use crate::apply::Batch;
-use crate::engine::Engine;
+use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::identity::Role;
 use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
@@ -164,8 +164,16 @@ fn what_a_dropped_file_had_deleted_does_not_come_back() {
     let (_source_directory, source) = holding("new", "of the source");
     let (directory, storage) = holding("old", "of the target");
     let database = &storage.engine().database;
-    // A file with keys of the region and others, and above it one with keys of the region alone.
-    database.put("x", "around").unwrap();
+    // A file with keys of the region and others, and one with keys of the region alone in the level above it, for which there has to be
+    // one.
+    let family = storage.engine().family(Family::Raw);
+    let options = [
+        ("max_bytes_for_level_base", "1024"),
+        ("disable_auto_compactions", "true"),
+    ];
+    database.set_options_cf(family, &options).unwrap();
+    database.put("old", "of the target").unwrap();
+    database.put("x", noise(1, 100 << 10)).unwrap();
     database.compact_range(None::<&[u8]>, None::<&[u8]>);
     let file = directory.path().join("deleting");
     let mut deleting = SstFileWriter::create(crate::engine::table_options());
@@ -174,11 +182,16 @@ fn what_a_dropped_file_had_deleted_does_not_come_back() {
     deleting.finish().unwrap();
     database.ingest_external_file(vec![file]).unwrap();
     assert_eq!(storage.get_raw(b"old"), Ok(None));
+    let files = database.live_files().unwrap();
+    let mut raw_files = files
+        .iter()
+        .filter(|file| file.column_family_name == "default");
+    assert!(raw_files.all(|file| file.level > 0), "{files:?}");
 
     receive(&source, &storage).install().unwrap();
     assert!(holds(&storage, "new", "of the source"));
     assert_eq!(storage.get_raw(b"old"), Ok(None));
-    assert_eq!(storage.get_raw(b"x"), Ok(Some("around".into())));
+    assert_eq!(storage.get_raw(b"x"), Ok(Some(noise(1, 100 << 10))));
 }
 
 #[test]
