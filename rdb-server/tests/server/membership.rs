@@ -108,7 +108,7 @@ impl Stores {
                 return Some(());
             }
             let conf_version = conf_version(&report);
-            self.pd.hand_out(Some(step_at(conf_version, step.clone())));
+            self.pd.hand_out(Some(step_at(conf_version, step)));
             None
         })
         .await;

@@ -159,7 +159,7 @@ impl Pd for Script {
         request: Request<StoreHeartbeatRequest>,
     ) -> Answer<StoreHeartbeatResponse> {
         let request = request.into_inner();
-        let step = lock(&self.step).clone().filter(|step| {
+        let step = (*lock(&self.step)).filter(|step| {
             let mut leads = request.leads.iter();
             leads.any(|led| led.region_id == step.region_id)
         });
