@@ -104,7 +104,9 @@ impl Placement {
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
-            incarnation: storage.identity().next_incarnation()?,
+            incarnation: storage
+                .identity()
+                .next_incarnation(regions.starts().own())?,
             storage,
             regions,
             registered,
@@ -224,7 +226,7 @@ impl Placement {
         match kept.await? {
             Ok(()) => {
                 let kept = self.storage.identity().start();
-                self.regions.starts().set_own(kept);
+                self.regions.starts().set_own(kept).await;
                 Ok(Ok(()))
             }
             Err(error @ rdb_storage::Error::Io { .. }) => Ok(Err(error.to_string())),
