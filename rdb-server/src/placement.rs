@@ -8,16 +8,19 @@
 //! that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A
 //! store without regions gets them, and serves, only after that. So of a data directory and its copy only one is accepted.
 //!
+//! The answer to a heartbeat may ask for changes of regions. They are made beside the heartbeats, see [`Regions::follow`].
+//!
 //! A restarted store serves at once, but may wait up to 20 s until it is registered again: the placement driver gives a
 //! store's place to another process only when the last one has been silent for that long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rdb_proto::error::details;
 use rdb_proto::metapb::StoreStats;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{
-    GetStoresRequest, GetStoresResponse, RegionReport, RegisterStoreRequest, RegisterStoreResponse,
+    GetStoresRequest, GetStoresResponse, RegisterStoreRequest, RegisterStoreResponse,
     StoreHeartbeatRequest, StoreHeartbeatResponse,
 };
 use rdb_proto::transport::endpoint;
@@ -31,7 +34,7 @@ use tonic::{Code, Status};
 
 use crate::config::ConfigError;
 use crate::error::ServerError;
-use crate::regions::Regions;
+use crate::regions::{Regions, Report};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const PD_CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,10 +119,11 @@ impl Placement {
     /// future ends it otherwise.
     pub(crate) async fn run(mut self) -> Result<(), ServerError> {
         self.register().await?;
-        let mut groups = self.regions.states();
+        let (mut groups, mut news) = (self.regions.states(), self.regions.news());
         loop {
             // What changes while the heartbeat is made is in the next one.
             groups.borrow_and_update();
+            news.borrow_and_update();
             let answered = self.heartbeat().await?;
             if answered.is_some() {
                 self.learn_addresses().await?;
@@ -129,6 +133,7 @@ impl Placement {
             tokio::select! {
                 () = sleep(pause - HEARTBEAT_MIN) => {}
                 Ok(()) = groups.changed() => {}
+                Ok(()) = news.changed() => {}
             }
         }
     }
@@ -244,11 +249,14 @@ impl Placement {
     }
 
     /// Sends one heartbeat and returns the pause until the next. `None`: the placement driver did not take it. Fails when another
-    /// process has taken this store's id: the placement driver accepted it while it could not hear this one.
+    /// process has taken this store's id, which the placement driver accepted while it could not hear this one, or when an
+    /// operator has removed the store.
     async fn heartbeat(&mut self) -> Result<Option<Duration>, ServerError> {
-        let (leads, region_count) = self.regions.report().await;
-        let status = match self.try_heartbeat(leads, region_count).await {
+        let report = self.regions.report();
+        let region_count = report.count;
+        let status = match self.try_heartbeat(report).await {
             Ok(response) => {
+                self.regions.order(response.steps, response.removed);
                 if region_count == 0 && !response.regions.is_empty() {
                     self.regions.adopt(response.regions).await?;
                 }
@@ -258,7 +266,7 @@ impl Placement {
             Err(status) => status,
         };
         let cause = status.message().to_owned();
-        if status.code() == Code::AlreadyExists {
+        if is_final(&status) {
             return Err(ServerError::Refused { cause });
         }
         if self.take_log_turn() {
@@ -267,11 +275,7 @@ impl Placement {
         Ok(None)
     }
 
-    async fn try_heartbeat(
-        &mut self,
-        leads: Vec<RegionReport>,
-        region_count: u64,
-    ) -> Result<StoreHeartbeatResponse, Status> {
+    async fn try_heartbeat(&mut self, report: Report) -> Result<StoreHeartbeatResponse, Status> {
         let stats = self.stats().await.map(|stats| StoreStats {
             capacity_bytes: stats.capacity_bytes,
             available_bytes: stats.available_bytes,
@@ -286,9 +290,10 @@ impl Placement {
             address: self.advertised.clone(),
             stats,
             incarnation: self.incarnation,
-            leads,
-            region_count: Some(region_count),
-            ..StoreHeartbeatRequest::default()
+            leads: report.leads,
+            region_count: Some(report.count),
+            holds: report.holds,
+            takes_no_replicas: report.takes_no_replicas,
         };
         self.call(|mut client| async move { client.store_heartbeat(request).await })
             .await
@@ -334,8 +339,10 @@ impl Placement {
         };
         let answer = timeout(PD_CALL_TIMEOUT, call(client.clone())).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-        let answer =
-            answer.map_err(|status| Status::new(status.code(), describe(&status, address)));
+        let answer = answer.map_err(|status| {
+            let details = status.details().to_vec().into();
+            Status::with_details(status.code(), describe(&status, address), details)
+        });
         if answer.is_err() {
             self.current = (self.current + 1) % self.placement_drivers.len();
         }
@@ -358,6 +365,17 @@ fn describe(status: &Status, pd_address: &str) -> String {
         (Code::Unimplemented, _) => format!("{pd_address} is no placement driver; see --pd"),
         (code, "") => format!("{pd_address}: {code}"),
         (_, message) => format!("{pd_address}: {message}"),
+    }
+}
+
+/// Whether the refusal of a heartbeat is final: another process lives with the store's id, or the store was removed. One that
+/// names no field may come from a placement driver of another cluster, or with an old data directory.
+fn is_final(status: &Status) -> bool {
+    let names_store = || details(status).is_some_and(|details| details.field == "store_id");
+    match status.code() {
+        Code::AlreadyExists => true,
+        Code::FailedPrecondition => names_store(),
+        _ => false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Wires the process: storage, router, services, placement, health. Nothing else does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -98,6 +98,7 @@ impl Server {
             storage.write_health(),
             regions.log_health(),
             regions.states(),
+            regions.served(),
             regions.damaged(),
             left_out(&storage.unfinished_installs()),
         );
@@ -126,6 +127,7 @@ impl Server {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
                 () = of_drain.keep() => Ok(()),
+                () = of_drain.follow() => Ok(()),
                 by_store = of_drain.starts().outdated() => Err(ServerError::Outdated { by_store }),
                 () = until_drained.cancelled() => Ok(()),
             };
@@ -210,6 +212,7 @@ async fn keep_health(
     mut write_health: watch::Receiver<WriteHealth>,
     mut log_health: watch::Receiver<LogHealth>,
     mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
+    mut served: watch::Receiver<BTreeSet<u64>>,
     mut damaged: watch::Receiver<BTreeMap<u64, Damage>>,
     left_out: Option<String>,
 ) {
@@ -222,7 +225,7 @@ async fn keep_health(
             left_out.clone(),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
-            unserved(&groups.borrow_and_update()),
+            unserved(&groups.borrow_and_update(), &served.borrow_and_update()),
         ];
         let serving = match causes.into_iter().flatten().next() {
             Some(cause) => Err(cause),
@@ -238,6 +241,7 @@ async fn keep_health(
             changed = write_health.changed() => changed,
             changed = log_health.changed() => changed,
             changed = groups.changed() => changed,
+            changed = served.changed() => changed,
             changed = damaged.changed() => changed,
         };
         if changed.is_err() {
@@ -261,14 +265,15 @@ fn left_out(unfinished: &BTreeMap<u64, String>) -> Option<String> {
     ))
 }
 
-/// Which region cannot be served, if one cannot.
-fn unserved(groups: &BTreeMap<u64, GroupState>) -> Option<String> {
+/// Which region cannot be served, if one cannot. What waits for its first state, or is leaving this store, is not served either, but
+/// needs no leader.
+fn unserved(groups: &BTreeMap<u64, GroupState>, served: &BTreeSet<u64>) -> Option<String> {
     groups.iter().find_map(|(region_id, state)| match state {
         GroupState::Ended(ended) if ended.has_failed => Some(format!(
             "region {region_id} has stopped: {}; restart",
             ended.cause
         )),
-        GroupState::Running(Leader { peer_id: None, .. }) => {
+        GroupState::Running(Leader { peer_id: None, .. }) if served.contains(region_id) => {
             Some(format!("region {region_id} has no leader"))
         }
         GroupState::Ended(_) | GroupState::Running(_) => None,

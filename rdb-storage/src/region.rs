@@ -69,6 +69,12 @@ pub(crate) fn installs(database: &DB, family: &ColumnFamily) -> Result<Vec<Insta
     records(database, family, keys::installing::range(), decode)
 }
 
+/// The regions that have tombstones in a column family of an open database.
+pub(crate) fn destroyed(database: &DB, family: &ColumnFamily) -> Result<Vec<u64>, Error> {
+    let region_id = |key: &[u8], _: &[u8]| keys::tombstone::region_id(key);
+    records(database, family, keys::tombstone::range(), region_id)
+}
+
 fn records<T>(
     database: &DB,
     family: &ColumnFamily,

@@ -517,6 +517,32 @@ async fn an_item_for_a_peer_that_is_not_here_is_refused_and_the_stream_goes_on()
     store.stop().await;
 }
 
+/// One that was away may be needed by members that it does not know.
+#[tokio::test]
+async fn only_a_transfer_has_to_come_from_a_member() {
+    let (store, address) = served().await;
+    let mut calling = Calling::start(&address, false).await;
+    let of = |from_peer, session, request| Item {
+        from_peer,
+        ..item(session, 0, request)
+    };
+    let transfer = Request::Transfer(raftpb::Transfer {
+        term: 1,
+        next_leader: 2,
+        last: None,
+    });
+    let answers = calling.ask(vec![
+        of(3, 1, entries(0, &[])),
+        of(9, 2, entries(0, &[])),
+        of(9, 3, transfer),
+    ]);
+    let answers = answers.await;
+    assert!(refusal(&answers[0]).contains("peer 3 of store 1 is no"));
+    assert!(is_appended(&answers[1]), "{:?}", answers[1]);
+    assert!(refusal(&answers[2]).contains("peer 9 of store 1 is no"));
+    store.stop().await;
+}
+
 #[tokio::test]
 async fn a_session_ends_with_what_cannot_be_appended() {
     let (store, address) = served().await;

@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::Storage;
-use crate::engine::Engine;
+use crate::applied::{AppliedState, described};
+use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
 use crate::read::Tier;
+use crate::region::{RegionDescriptor, destroyed};
 use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, check_space, remove_leftovers};
 use crate::writer::Writer;
 
@@ -35,6 +37,18 @@ impl Storage {
         IncomingRegion::begin(self.clone(), engine, region_id, options.write_buffer_bytes)
     }
 
+    /// A region, and how far its log was applied, both as of the same moment. `None`: it is not stored, or has no first state.
+    ///
+    /// # Errors
+    ///
+    /// As a read.
+    pub fn described(
+        &self,
+        region_id: u64,
+    ) -> Result<Option<(RegionDescriptor, AppliedState)>, Error> {
+        described(&self.inner.engine, region_id)
+    }
+
     /// Takes away all that is stored of a region, with its keys, and notes that this peer of it was destroyed. Both are durable when this
     /// returns. Nobody may apply to the region or read it any more. Blocks.
     ///
@@ -42,8 +56,10 @@ impl Storage {
     ///
     /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed.
     pub fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
+        let earlier = self.tombstone(region_id)?.unwrap_or(0);
         self.begin_replacement();
-        self.inner.writer.destroy_region(region_id, peer_id)?;
+        let last = peer_id.max(earlier);
+        self.inner.writer.destroy_region(region_id, last)?;
         self.unfinished().remove(&region_id);
         Ok(())
     }
@@ -60,6 +76,19 @@ impl Storage {
         let record = self.inner.engine.state(&key, Tier::Disk)?;
         let peer_id = record.map(|record| keys::tombstone::decode(&record));
         Ok(peer_id.transpose()?)
+    }
+
+    /// The regions of which a peer was destroyed here, and that are not stored.
+    ///
+    /// # Errors
+    ///
+    /// As a read.
+    pub fn destroyed_regions(&self) -> Result<Vec<u64>, Error> {
+        let engine = &self.inner.engine;
+        let mut destroyed = destroyed(&engine.database, engine.family(Family::RaftState))?;
+        let stored = self.regions()?;
+        destroyed.retain(|destroyed| stored.iter().all(|region| region.id != *destroyed));
+        Ok(destroyed)
     }
 
     /// How many regions were taken away since the open, to be replaced by a snapshot or for good. One that is being replaced looks
