@@ -213,7 +213,7 @@ impl State {
             if store.record.is_leaving {
                 return Err(Impossible::Leaves { store_id });
             }
-            if store.takes_no_replicas {
+            if !store.may_take_replicas() {
                 return Err(Impossible::TakesNoReplicas { store_id });
             }
         }
