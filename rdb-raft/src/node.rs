@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures::future::{join_all, select};
@@ -21,8 +21,8 @@ use crate::machine::{SnapshotData, StateMachine};
 use crate::timing::{Timing, TimingError};
 use crate::types::{LogId, TypeConfig};
 
-/// How often the logs are looked at for what can be purged.
-const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the groups are looked at for what has to be done.
+const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Snapshots that a store receives at a time.
 const SNAPSHOTS_RECEIVED_MAX: usize = 2;
@@ -35,7 +35,7 @@ const OPENED_MAX: usize = 16;
 
 /// The groups of a store, with the writer of their logs.
 ///
-/// One task watches them all and purges their logs. A group that fails ends alone, unless what failed is the log: that one is
+/// One task watches them all, purges their logs, and finishes their changes of members. A group that fails ends alone, unless what failed is the log: that one is
 /// shared. A group that has ended stays here, since a sole voter may still permit reads.
 pub struct Node {
     timing: Timing,
@@ -43,7 +43,9 @@ pub struct Node {
     groups: Arc<Groups>,
     /// Held while a group is opened. `None` after the shutdown has begun.
     opened: Mutex<Option<mpsc::Sender<(u64, Group)>>>,
-    states: watch::Receiver<BTreeMap<u64, GroupState>>,
+    states: watch::Receiver<States>,
+    /// Gone once the supervisor is.
+    published: Weak<watch::Sender<States>>,
     /// Places for snapshots that arrive.
     receiving: Arc<Semaphore>,
     missing: broadcast::Sender<MissingPeer>,
@@ -51,6 +53,7 @@ pub struct Node {
 }
 
 type Groups = RwLock<BTreeMap<u64, Group>>;
+type States = BTreeMap<u64, GroupState>;
 
 /// A peer that another store has asked for, of a group that this store does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +125,8 @@ impl Node {
         let groups = Arc::<Groups>::default();
         let (opened, to_watch) = mpsc::channel(OPENED_MAX);
         let (published, states) = watch::channel(BTreeMap::new());
+        let published = Arc::new(published);
+        let of_node = Arc::downgrade(&published);
         let supervisor = supervise(Arc::clone(&groups), log_bytes_max, to_watch, published);
         Ok(Self {
             timing,
@@ -129,6 +134,7 @@ impl Node {
             groups,
             opened: Mutex::new(Some(opened)),
             states,
+            published: of_node,
             receiving: Arc::new(Semaphore::new(SNAPSHOTS_RECEIVED_MAX)),
             missing: broadcast::Sender::new(MISSING_MAX),
             supervisor: Mutex::new(Some(tokio::spawn(supervisor))),
@@ -169,7 +175,8 @@ impl Node {
     /// Ends a group if it is open, and removes its log, so that nothing is left of it here but its state. Then it can be opened with another
     /// peer.
     ///
-    /// Only for a peer that is no member any more, or a voter forgets what it has promised.
+    /// Only for a peer that is no member any more, or a voter forgets what it has promised. Whatever is to keep it from being opened
+    /// again has to be durable before.
     ///
     /// # Errors
     ///
@@ -179,14 +186,40 @@ impl Node {
         if opened.is_none() {
             return Err(OpenError::ShutDown);
         }
+        let destroyed = async {
+            if let Some(group) = self.group(group_id) {
+                group.shut_down().await;
+                // What it had queued is on the device before that is read.
+                let failed = |cause| OpenError::Log { group_id, cause };
+                let barrier = self.open_log(group_id).await?.barrier();
+                barrier.pass().await.map_err(failed)?;
+            }
+            let log = self.open_log(group_id).await?;
+            let destroyed = log.destroy().await;
+            destroyed.map_err(|cause| OpenError::Log { group_id, cause })
+        };
+        destroyed.await?;
+        self.remove(group_id);
+        Ok(())
+    }
+
+    /// Ends a group if it is open, and keeps its log: the peer can be opened again.
+    pub async fn end(&self, group_id: u64) {
+        let _opened = self.opened.lock().await;
         if let Some(group) = self.group(group_id) {
             group.shut_down().await;
+            self.remove(group_id);
         }
-        let log = self.open_log(group_id).await?;
-        let destroyed = log.destroy().await;
-        destroyed.map_err(|cause| OpenError::Log { group_id, cause })?;
-        remove(&self.groups, group_id);
-        Ok(())
+    }
+
+    /// Nothing is told of it any more.
+    fn remove(&self, group_id: u64) {
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.remove(&group_id);
+        drop(groups);
+        if let Some(published) = self.published.upgrade() {
+            published.send_modify(|states| drop(states.remove(&group_id)));
+        }
     }
 
     /// Peers that other stores ask for, from now on, of groups that are not open here. They are asked for again and again.
@@ -223,7 +256,7 @@ impl Node {
     }
 
     /// What is known of each group.
-    pub fn states(&self) -> watch::Receiver<BTreeMap<u64, GroupState>> {
+    pub fn states(&self) -> watch::Receiver<States> {
         self.states.clone()
     }
 
@@ -263,11 +296,6 @@ fn add(groups: &Groups, group_id: u64, group: Group) {
     groups.insert(group_id, group);
 }
 
-fn remove(groups: &Groups, group_id: u64) {
-    let mut groups = groups.write().unwrap_or_else(PoisonError::into_inner);
-    groups.remove(&group_id);
-}
-
 fn all(groups: &Groups) -> Vec<(u64, Group)> {
     let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
     let groups = groups.iter();
@@ -278,29 +306,37 @@ async fn supervise(
     groups: Arc<Groups>,
     log_bytes_max: u64,
     opened: mpsc::Receiver<(u64, Group)>,
-    published: watch::Sender<BTreeMap<u64, GroupState>>,
+    published: Arc<watch::Sender<States>>,
 ) {
-    let publishing = pin!(publish_states(opened, published));
-    select(publishing, pin!(purge_logs(&groups, log_bytes_max))).await;
+    let publishing = pin!(publish_states(&groups, opened, published));
+    select(publishing, pin!(keep_groups(&groups, log_bytes_max))).await;
 }
 
 async fn publish_states(
+    groups: &Groups,
     opened: mpsc::Receiver<(u64, Group)>,
-    published: watch::Sender<BTreeMap<u64, GroupState>>,
+    published: Arc<watch::Sender<States>>,
 ) {
     let opened = stream::unfold(opened, |mut opened| async move {
         let group = opened.recv().await?;
         Some((group, opened))
     });
     let states = opened.flat_map_unordered(None, |(group_id, group)| {
-        let states = group.states().map(move |state| (group_id, state));
+        let states = group.states();
+        let states = states.map(move |state| (group_id, group.clone(), state));
         states.boxed()
     });
-    let publish = states.for_each(|(group_id, state)| {
+    let publish = states.for_each(|(group_id, group, state)| {
         if published.borrow().get(&group_id) != Some(&state) {
             log_state(group_id, &state);
         }
-        published.send_modify(|states| drop(states.insert(group_id, state)));
+        published.send_modify(|states| {
+            let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
+            // It may have been removed, and opened again.
+            if groups.get(&group_id).is_some_and(|open| open.is(&group)) {
+                states.insert(group_id, state);
+            }
+        });
         future::ready(())
     });
     publish.await;
@@ -325,12 +361,13 @@ fn log_state(group_id: u64, state: &GroupState) {
     }
 }
 
-/// A log that cannot be purged is told of once.
-async fn purge_logs(groups: &Groups, log_bytes_max: u64) {
+/// Purges the logs, and finishes changes of members that lost leaders have left. A log that cannot be purged is told of once.
+async fn keep_groups(groups: &Groups, log_bytes_max: u64) {
     let (mut failing, mut purged) = (BTreeSet::new(), BTreeMap::new());
     loop {
-        sleep(PURGE_INTERVAL).await;
+        sleep(KEEP_INTERVAL).await;
         for (group_id, group) in all(groups) {
+            group.finish_change();
             if let Some(LogId { index, .. }) = group.purged()
                 && let Some(before) = purged.insert(group_id, index)
                 && before != index

@@ -69,8 +69,7 @@ impl Checks {
     /// Holds a snapshot of the region, which has just applied the check at `position`. Blocks until it is taken.
     pub(crate) fn hold(&self, region_id: u64, index: u64, position: &[u8]) {
         // The thread of the check before ends, and gives its place back.
-        self.latest
-            .send_modify(|latest| drop(latest.remove(&region_id)));
+        self.forget(region_id);
         let (asked, asks) = sync_channel(1);
         let (told, progress) = watch::channel(Progress::Summed { bytes: 0 });
         let holder = Holder {
@@ -155,6 +154,12 @@ impl Checks {
         drop(waited);
         let progress = progress.borrow().clone();
         Some(progress)
+    }
+
+    /// Holds no snapshot of a region any more.
+    pub(crate) fn forget(&self, region_id: u64) {
+        self.latest
+            .send_modify(|latest| drop(latest.remove(&region_id)));
     }
 
     /// Holds no snapshot any more, and waits until the last one is given back. From now on a check has no checksum.

@@ -8,6 +8,8 @@
 //! that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A
 //! store without regions gets them, and serves, only after that. So of a data directory and its copy only one is accepted.
 //!
+//! The answer to a heartbeat may ask for changes of regions. They are made beside the heartbeats, see [`Regions::follow`].
+//!
 //! A restarted store serves at once, but may wait up to 20 s until it is registered again: the placement driver gives a
 //! store's place to another process only when the last one has been silent for that long.
 
@@ -18,7 +20,7 @@ use rdb_proto::error::details;
 use rdb_proto::metapb::StoreStats;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{
-    GetStoresRequest, GetStoresResponse, RegionReport, RegisterStoreRequest, RegisterStoreResponse,
+    GetStoresRequest, GetStoresResponse, RegisterStoreRequest, RegisterStoreResponse,
     StoreHeartbeatRequest, StoreHeartbeatResponse,
 };
 use rdb_proto::transport::endpoint;
@@ -32,7 +34,7 @@ use tonic::{Code, Status};
 
 use crate::config::ConfigError;
 use crate::error::ServerError;
-use crate::regions::Regions;
+use crate::regions::{Regions, Report};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const PD_CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,7 +104,9 @@ impl Placement {
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
-            incarnation: storage.identity().next_incarnation()?,
+            incarnation: storage
+                .identity()
+                .next_incarnation(regions.starts().own())?,
             storage,
             regions,
             registered,
@@ -115,10 +119,11 @@ impl Placement {
     /// future ends it otherwise.
     pub(crate) async fn run(mut self) -> Result<(), ServerError> {
         self.register().await?;
-        let mut groups = self.regions.states();
+        let (mut groups, mut news) = (self.regions.states(), self.regions.news());
         loop {
             // What changes while the heartbeat is made is in the next one.
             groups.borrow_and_update();
+            news.borrow_and_update();
             let answered = self.heartbeat().await?;
             if answered.is_some() {
                 self.learn_addresses().await?;
@@ -128,6 +133,7 @@ impl Placement {
             tokio::select! {
                 () = sleep(pause - HEARTBEAT_MIN) => {}
                 Ok(()) = groups.changed() => {}
+                Ok(()) = news.changed() => {}
             }
         }
     }
@@ -220,7 +226,7 @@ impl Placement {
         match kept.await? {
             Ok(()) => {
                 let kept = self.storage.identity().start();
-                self.regions.starts().set_own(kept);
+                self.regions.starts().set_own(kept).await;
                 Ok(Ok(()))
             }
             Err(error @ rdb_storage::Error::Io { .. }) => Ok(Err(error.to_string())),
@@ -246,9 +252,11 @@ impl Placement {
     /// process has taken this store's id, which the placement driver accepted while it could not hear this one, or when an
     /// operator has removed the store.
     async fn heartbeat(&mut self) -> Result<Option<Duration>, ServerError> {
-        let (leads, region_count) = self.regions.report().await;
-        let status = match self.try_heartbeat(leads, region_count).await {
+        let report = self.regions.report();
+        let region_count = report.count;
+        let status = match self.try_heartbeat(report).await {
             Ok(response) => {
+                self.regions.order(response.steps, response.removed);
                 if region_count == 0 && !response.regions.is_empty() {
                     self.regions.adopt(response.regions).await?;
                 }
@@ -267,11 +275,7 @@ impl Placement {
         Ok(None)
     }
 
-    async fn try_heartbeat(
-        &mut self,
-        leads: Vec<RegionReport>,
-        region_count: u64,
-    ) -> Result<StoreHeartbeatResponse, Status> {
+    async fn try_heartbeat(&mut self, report: Report) -> Result<StoreHeartbeatResponse, Status> {
         let stats = self.stats().await.map(|stats| StoreStats {
             capacity_bytes: stats.capacity_bytes,
             available_bytes: stats.available_bytes,
@@ -286,9 +290,10 @@ impl Placement {
             address: self.advertised.clone(),
             stats,
             incarnation: self.incarnation,
-            leads,
-            region_count: Some(region_count),
-            ..StoreHeartbeatRequest::default()
+            leads: report.leads,
+            region_count: Some(report.count),
+            holds: report.holds,
+            takes_no_replicas: report.takes_no_replicas,
         };
         self.call(|mut client| async move { client.store_heartbeat(request).await })
             .await

@@ -20,7 +20,7 @@ use crate::region::RegionHandle;
 pub(crate) struct Membership {
     cluster_id: u64,
     store_id: u64,
-    /// The regions that this store leads, by their start keys. They do not overlap.
+    /// The regions that this store holds, by their start keys. They do not overlap.
     regions: Vec<Arc<RegionHandle>>,
     /// Their ids in ascending order, each with its position in `regions`.
     positions: Vec<(u64, usize)>,
@@ -73,7 +73,7 @@ impl Router {
     }
 
     /// From now on this store is what `membership` says. Requests that were routed to a region which is another now are
-    /// refused. A region that has not changed keeps its handle, since requests of any age may have it.
+    /// refused. A region whose key range and version have not changed keeps its handle, since requests of any age may have it.
     pub(crate) fn set(&self, mut membership: Membership) {
         let mut current = self
             .membership
@@ -81,8 +81,8 @@ impl Router {
             .unwrap_or_else(PoisonError::into_inner);
         for earlier in current.iter().flat_map(|earlier| &earlier.regions) {
             match membership.slot(earlier.region().id) {
-                Some(handle) if handle.region() == earlier.region() => {
-                    *handle = Arc::clone(earlier)
+                Some(handle) if earlier.describe(&handle.described()) => {
+                    *handle = Arc::clone(earlier);
                 }
                 _ => earlier.set_outdated(),
             }
@@ -242,7 +242,7 @@ impl Membership {
                 let now_there = self.at(seek).filter(|region| !Arc::ptr_eq(region, found));
                 let current = [Some(found), now_there].into_iter().flatten();
                 Err(Kind::EpochNotMatch(EpochNotMatch {
-                    current_regions: current.map(|handle| handle.region().clone()).collect(),
+                    current_regions: current.map(|handle| handle.described()).collect(),
                 }))
             }
             Ordering::Greater => Err(Kind::EpochNotMatch(EpochNotMatch::default())),
@@ -278,7 +278,7 @@ impl Membership {
 
 fn not_in(handle: &RegionHandle) -> Rejection {
     Rejection::Routing(Kind::KeyNotInRegion(KeyNotInRegion {
-        region: Some(handle.region().clone()),
+        region: Some(handle.described()),
     }))
 }
 

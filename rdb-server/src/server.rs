@@ -1,6 +1,6 @@
 //! Wires the process: storage, router, services, placement, health. Nothing else does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
 use crate::router::Router;
 use crate::service::{BatchService, CasService, RawService, RegionAdminService};
+use crate::starts::note_outdated;
 
 const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 
@@ -97,7 +98,9 @@ impl Server {
             storage.write_health(),
             regions.log_health(),
             regions.states(),
+            regions.served(),
             regions.damaged(),
+            left_out(&storage.unfinished_installs()),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -115,6 +118,7 @@ impl Server {
             .add_service(regions.peer_service())
             .add_service(health_service);
         let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));
+        let data_directory = storage.directory();
         // Until this ends, other stores are served: they may need this one's vote to follow it.
         let handed_over = handed_over.drop_guard();
         let placement = async move {
@@ -123,6 +127,7 @@ impl Server {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
                 () = of_drain.keep() => Ok(()),
+                () = of_drain.follow() => Ok(()),
                 by_store = of_drain.starts().outdated() => Err(ServerError::Outdated { by_store }),
                 () = until_drained.cancelled() => Ok(()),
             };
@@ -130,6 +135,9 @@ impl Server {
             match ended {
                 Ok(()) => of_drain.hand_over().await,
                 Err(_) => of_drain.leave().await,
+            }
+            if let Err(ServerError::Outdated { by_store }) = ended {
+                note_outdated(data_directory, by_store).await;
             }
             ended
         };
@@ -204,7 +212,9 @@ async fn keep_health(
     mut write_health: watch::Receiver<WriteHealth>,
     mut log_health: watch::Receiver<LogHealth>,
     mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
+    mut served: watch::Receiver<BTreeSet<u64>>,
     mut damaged: watch::Receiver<BTreeMap<u64, Damage>>,
+    left_out: Option<String>,
 ) {
     let mut was_serving = false;
     loop {
@@ -212,9 +222,10 @@ async fn keep_health(
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
             damage(&damaged.borrow_and_update()),
+            left_out.clone(),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
-            unserved(&groups.borrow_and_update()),
+            unserved(&groups.borrow_and_update(), &served.borrow_and_update()),
         ];
         let serving = match causes.into_iter().flatten().next() {
             Some(cause) => Err(cause),
@@ -230,6 +241,7 @@ async fn keep_health(
             changed = write_health.changed() => changed,
             changed = log_health.changed() => changed,
             changed = groups.changed() => changed,
+            changed = served.changed() => changed,
             changed = damaged.changed() => changed,
         };
         if changed.is_err() {
@@ -245,14 +257,23 @@ fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
     Some(told.replace('\n', "; "))
 }
 
-/// Which region cannot be served, if one cannot.
-fn unserved(groups: &BTreeMap<u64, GroupState>) -> Option<String> {
+/// Which region is not open, since a snapshot could not be put in its place, if there is one.
+fn left_out(unfinished: &BTreeMap<u64, String>) -> Option<String> {
+    let (region_id, cause) = unfinished.first_key_value()?;
+    Some(format!(
+        "region {region_id} is left out, since the install of its snapshot cannot be finished: {cause}; restart to try again"
+    ))
+}
+
+/// Which region cannot be served, if one cannot. What waits for its first state, or is leaving this store, is not served either, but
+/// needs no leader.
+fn unserved(groups: &BTreeMap<u64, GroupState>, served: &BTreeSet<u64>) -> Option<String> {
     groups.iter().find_map(|(region_id, state)| match state {
         GroupState::Ended(ended) if ended.has_failed => Some(format!(
             "region {region_id} has stopped: {}; restart",
             ended.cause
         )),
-        GroupState::Running(Leader { peer_id: None, .. }) => {
+        GroupState::Running(Leader { peer_id: None, .. }) if served.contains(region_id) => {
             Some(format!("region {region_id} has no leader"))
         }
         GroupState::Ended(_) | GroupState::Running(_) => None,

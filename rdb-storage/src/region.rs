@@ -4,6 +4,7 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
 
 use crate::error::Error;
+use crate::keys::raw::ABOVE_EVERY_KEY;
 use crate::keys::{self, DecodeError};
 use crate::snapshot::Installing;
 
@@ -33,6 +34,22 @@ pub struct RegionDescriptor {
     pub peers: Vec<PeerDescriptor>,
 }
 
+impl RegionDescriptor {
+    /// The first key behind the region, or one above every key.
+    pub(crate) fn upper_bound(&self) -> &[u8] {
+        if self.end_key.is_empty() {
+            &ABOVE_EVERY_KEY
+        } else {
+            &self.end_key
+        }
+    }
+
+    /// Whether a key can be in both.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.start_key[..] < *other.upper_bound() && other.start_key[..] < *self.upper_bound()
+    }
+}
+
 /// The regions in a column family of an open database, in the order of their ids.
 pub(crate) fn stored_regions(
     database: &DB,
@@ -50,6 +67,12 @@ pub(crate) fn stored_regions(
 pub(crate) fn installs(database: &DB, family: &ColumnFamily) -> Result<Vec<Installing>, Error> {
     let decode = |_: &[u8], mark: &[u8]| keys::installing::decode(mark);
     records(database, family, keys::installing::range(), decode)
+}
+
+/// The regions that have tombstones in a column family of an open database.
+pub(crate) fn destroyed(database: &DB, family: &ColumnFamily) -> Result<Vec<u64>, Error> {
+    let region_id = |key: &[u8], _: &[u8]| keys::tombstone::region_id(key);
+    records(database, family, keys::tombstone::range(), region_id)
 }
 
 fn records<T>(

@@ -2,16 +2,20 @@
 //!
 //! A peer comes in as a *learner*: it gets the log, or a snapshot and then the log, and has no vote. When it has caught up it is
 //! promoted to a voter. A change of voters goes through a joint membership, in which both the old and the new voters have to agree. A
-//! leader that is lost in between leaves the joint membership; the next change finishes that first.
+//! leader that is lost in between leaves the joint membership, and the next one finishes it by itself.
+//!
+//! Whoever changes the members says which membership the change was decided for. Under any other one nothing is done, so a change is
+//! made at most once, and two never meet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, PreconditionFailed, RaftError};
+use openraft::{ChangeMembers, Precondition, ServerState};
 
-use super::{Ended, Group, RaftMetrics};
-use crate::types::{StoreNode, TypeConfig};
+use super::{Ended, Group};
+use crate::types::{LogId, StoreNode, StoredMembership, TypeConfig};
 
 /// How many entries a learner may lack that is promoted.
 const LACKS_MAX: u64 = 1024;
@@ -22,10 +26,10 @@ pub enum ChangeError {
     /// This peer does not lead the group.
     #[error("the peer does not lead the group")]
     NotLeader,
-    /// Another change is under way, or the leader has not yet committed anything in its term.
+    /// Another change is under way or was made since, or the leader has not yet committed anything in its term.
     #[error("the group is not ready for a change: {cause}")]
     NotReady {
-        /// What openraft said.
+        /// What is in the way.
         cause: String,
     },
     /// The peer, or another peer on its store, is a member.
@@ -43,11 +47,11 @@ pub enum ChangeError {
         peer_id: u64,
     },
     /// The learner would make the group wait for it.
-    #[error("peer {peer_id} has not caught up: it lacks {lacks} entries")]
+    #[error("peer {peer_id} has not caught up")]
     NotCaughtUp {
         /// The learner.
         peer_id: u64,
-        /// What the leader does not know it to have.
+        /// How many entries the leader does not know it to have.
         lacks: u64,
     },
     /// A leader that removed itself would leave its group without one.
@@ -76,51 +80,64 @@ pub struct Member {
 }
 
 impl Group {
-    /// The members of the group, as far as this peer knows.
-    pub fn members(&self) -> Vec<Member> {
+    /// The membership that is in force, as far as this peer knows. It may be one that is not committed.
+    pub fn membership(&self) -> StoredMembership {
         let metrics = self.raft.metrics();
-        members(&metrics.borrow_watched())
+        StoredMembership::clone(&metrics.borrow_watched().membership_config)
     }
 
-    /// Adds a peer without a vote, and does not wait until it has anything. Its store has to have, or make, a peer with this id and an
-    /// empty log. A peer id is never used again.
+    /// The members of the group, as far as this peer knows.
+    pub fn members(&self) -> Vec<Member> {
+        members(&self.membership())
+    }
+
+    /// Adds a peer without a vote to the members of `under`, and does not wait until it has anything. Its store has to have, or make, a
+    /// peer with this id and an empty log. A peer id is never used again.
     ///
     /// # Errors
     ///
     /// See [`ChangeError`].
-    pub async fn add_learner(&self, peer_id: u64, store_id: u64) -> Result<(), ChangeError> {
+    pub async fn add_learner(
+        &self,
+        peer_id: u64,
+        store_id: u64,
+        under: &StoredMembership,
+    ) -> Result<(), ChangeError> {
         let is_same = |member: &Member| member.peer_id == peer_id || member.store_id == store_id;
-        if let Some(member) = self.members().into_iter().find(is_same) {
+        if let Some(member) = members(under).into_iter().find(is_same) {
             let Member {
                 peer_id, store_id, ..
             } = member;
             return Err(ChangeError::IsMember { peer_id, store_id });
         }
         let node = BTreeMap::from([(peer_id, StoreNode { store_id })]);
-        self.change(ChangeMembers::AddNodes(node)).await
+        self.change(ChangeMembers::AddNodes(node), under).await
     }
 
-    /// Gives a learner that has caught up a vote.
+    /// Gives a learner that has caught up a vote. So a voter always has a state, and has acknowledged it.
     ///
     /// # Errors
     ///
     /// See [`ChangeError`].
-    pub async fn promote(&self, peer_id: u64) -> Result<(), ChangeError> {
+    pub async fn promote(&self, peer_id: u64, under: &StoredMembership) -> Result<(), ChangeError> {
+        find(under, peer_id)?;
         let lacks = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            find(&metrics, peer_id)?;
             let replication = metrics.replication.as_ref();
             let replication = replication.ok_or(ChangeError::NotLeader)?;
-            let matched = replication.get(&peer_id).copied().flatten();
-            let matched = matched.map_or(0, |matched| matched.index);
-            metrics.last_log_index.unwrap_or(0).saturating_sub(matched)
+            let last_index = metrics.last_log_index.unwrap_or(0);
+            // One that has acknowledged nothing has no state, whatever the log has.
+            match replication.get(&peer_id).copied().flatten() {
+                Some(matched) => last_index.saturating_sub(matched.index),
+                None => u64::MAX,
+            }
         };
         if lacks > LACKS_MAX {
             return Err(ChangeError::NotCaughtUp { peer_id, lacks });
         }
         let voters = BTreeSet::from([peer_id]);
-        self.change(ChangeMembers::AddVoterIds(voters)).await
+        self.change(ChangeMembers::AddVoterIds(voters), under).await
     }
 
     /// Removes another peer. It is told nothing more, not even that.
@@ -128,45 +145,105 @@ impl Group {
     /// # Errors
     ///
     /// See [`ChangeError`].
-    pub async fn remove(&self, peer_id: u64) -> Result<(), ChangeError> {
+    pub async fn remove(&self, peer_id: u64, under: &StoredMembership) -> Result<(), ChangeError> {
         if peer_id == self.peer_id() {
             return Err(ChangeError::Leads);
         }
-        let metrics = self.raft.metrics().borrow_watched().clone();
         let removed = BTreeSet::from([peer_id]);
-        let change = if find(&metrics, peer_id)?.is_voter {
+        let change = if find(under, peer_id)?.is_voter {
             ChangeMembers::RemoveVoters(removed)
         } else {
             ChangeMembers::RemoveNodes(removed)
         };
-        self.change(change).await
+        self.change(change, under).await
     }
 
-    async fn change(&self, change: ChangeMembers<u64, StoreNode>) -> Result<(), ChangeError> {
-        let is_joint = {
+    /// Whether a membership is the one in force, and not one of a change that is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::NotReady`] if it is not.
+    pub fn check_membership(&self, under: &StoredMembership) -> Result<(), ChangeError> {
+        let is_in_force = self.membership().log_id() == under.log_id();
+        if !is_in_force || is_joint(under) {
+            return Err(under_way());
+        }
+        Ok(())
+    }
+
+    /// Ends a joint membership that an earlier leader has left, if this peer leads now. It does not wait.
+    pub(crate) fn finish_change(&self) {
+        let joint = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            metrics
-                .membership_config
-                .membership()
-                .get_joint_config()
-                .len()
-                > 1
+            let joint = *metrics.membership_config.log_id();
+            let is_applied = metrics.last_applied >= joint;
+            let is_joint = is_joint(&metrics.membership_config);
+            if metrics.state != ServerState::Leader || !is_joint || !is_applied {
+                return;
+            }
+            joint
+        };
+        // A change of this leader goes on to its end.
+        let Ok(changing) = Arc::clone(&self.changing).try_lock_owned() else {
+            return;
         };
         let raft = self.raft.clone();
-        let changed = self.lasting(async move {
-            if is_joint {
-                let nothing = ChangeMembers::AddVoterIds(BTreeSet::new());
-                raft.change_membership(nothing, false).await?;
+        self.runtime.spawn(async move {
+            let _changing = changing;
+            let nothing = ChangeMembers::AddVoterIds(BTreeSet::new());
+            match raft
+                .change_membership_if(nothing, false, [only(joint)])
+                .await
+            {
+                Ok(_) => tracing::info!(
+                    "a change of members that an earlier leader has left was finished"
+                ),
+                // It is tried again.
+                Err(error) => tracing::debug!(%error, "a change of members is not finished"),
             }
-            raft.change_membership(change, false).await
         });
-        changed.await.map(drop).map_err(failed)
+    }
+
+    async fn change(
+        &self,
+        change: ChangeMembers<u64, StoreNode>,
+        under: &StoredMembership,
+    ) -> Result<(), ChangeError> {
+        self.check_membership(under)?;
+        let changing = Arc::clone(&self.changing).try_lock_owned();
+        let changing = changing.map_err(|_| under_way())?;
+        let (raft, under) = (self.raft.clone(), *under.log_id());
+        let changed = self.lasting(async move {
+            let _changing = changing;
+            raft.change_membership_if(change, false, [only(under)])
+                .await
+        });
+        changed
+            .await
+            .map(drop)
+            .map_err(|error| failed(error, under))
     }
 }
 
-fn members(metrics: &RaftMetrics) -> Vec<Member> {
-    let membership = metrics.membership_config.membership();
+/// The condition that nothing has changed the members since an entry.
+fn only(last_membership_log_id: Option<LogId>) -> Precondition<TypeConfig> {
+    Precondition::LastMembershipLogId {
+        last_membership_log_id,
+    }
+}
+
+fn under_way() -> ChangeError {
+    let cause = "another change is under way, or was made since".to_owned();
+    ChangeError::NotReady { cause }
+}
+
+fn is_joint(membership: &StoredMembership) -> bool {
+    membership.membership().get_joint_config().len() > 1
+}
+
+fn members(membership: &StoredMembership) -> Vec<Member> {
+    let membership = membership.membership();
     let voters = membership.get_joint_config().last();
     let nodes = membership.nodes();
     let members = nodes.map(|(&peer_id, &StoreNode { store_id })| Member {
@@ -177,19 +254,26 @@ fn members(metrics: &RaftMetrics) -> Vec<Member> {
     members.collect()
 }
 
-fn find(metrics: &RaftMetrics, peer_id: u64) -> Result<Member, ChangeError> {
-    let mut members = members(metrics).into_iter();
+fn find(membership: &StoredMembership, peer_id: u64) -> Result<Member, ChangeError> {
+    let mut members = members(membership).into_iter();
     let found = members.find(|member| member.peer_id == peer_id);
     found.ok_or(ChangeError::NotMember { peer_id })
 }
 
-fn failed(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ChangeError {
+/// Why a change was not made that is only made under the membership of an entry.
+fn failed(
+    error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+    under: Option<LogId>,
+) -> ChangeError {
     let cause = error.to_string();
     match error {
         RaftError::Fatal(fatal) => ChangeError::Ended(fatal.into()),
         RaftError::APIError(error) => match error {
             ClientWriteError::ForwardToLeader(_) => ChangeError::NotLeader,
-            // The second step is taken only if nothing else has changed the members since the first.
+            ClientWriteError::PreconditionFailed(
+                PreconditionFailed::LastMembershipLogIdMismatch { expected, .. },
+            ) if expected == under => ChangeError::NotReady { cause },
+            // The second step is only taken under the membership of the first.
             ClientWriteError::LogEntryDiscarded(_) | ClientWriteError::PreconditionFailed(_) => {
                 ChangeError::Unknown { cause }
             }

@@ -1,6 +1,7 @@
 //! One peer of a group: it starts, takes proposals, permits reads, changes the members, and ends.
 
 mod alone;
+mod heard;
 mod inbound;
 mod lasting;
 mod lease;
@@ -8,6 +9,7 @@ mod membership;
 mod proposal;
 mod purge;
 mod quarantine;
+mod slow_streams;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ mod transfer;
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -42,11 +45,13 @@ use crate::machine::{
 use crate::mutant::{Hasty, Mutant};
 use crate::timing::{Timing, TimingError};
 use crate::types::{Answer, LogId, Payload, TypeConfig, Vote};
+use heard::Heard;
 use lasting::Lasting;
 use lease::{Lease, is_sole_voter};
 use proposal::Proposal;
 use purge::Purging;
 use quarantine::{Quarantine, Release};
+use slow_streams::{EndingStreams, SlowStreams};
 
 type Raft = openraft::Raft<TypeConfig, Machine>;
 type Fatal = openraft::errors::Fatal<TypeConfig>;
@@ -70,6 +75,10 @@ pub struct Group {
     _release: Arc<Release>,
     shared: Shared,
     purging: Arc<Mutex<Purging>>,
+    /// Held while the members are changed.
+    changing: Arc<Mutex<()>>,
+    heard: Arc<Heard>,
+    slow_streams: SlowStreams,
     hasty: Option<Arc<Hasty>>,
 }
 
@@ -200,6 +209,11 @@ impl Group {
             shared.clone(),
         );
         let config = Arc::new(timing.config());
+        let slow_streams = SlowStreams::default();
+        let network = EndingStreams {
+            network,
+            streams: slow_streams.clone(),
+        };
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
         let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
@@ -213,6 +227,9 @@ impl Group {
             machine,
             shared,
             purging: Arc::default(),
+            changing: Arc::default(),
+            heard: Arc::new(Heard::now()),
+            slow_streams,
             hasty,
         })
     }
@@ -335,14 +352,28 @@ impl Group {
         Lasting::new(&self.runtime, call)
     }
 
-    /// Whether another peer is a member of the group, on this store. A peer that waits for its first leader knows of no member, and
-    /// has promised nothing to anybody: it listens to all.
-    pub(crate) fn has_member(&self, peer_id: u64, store_id: u64) -> bool {
+    /// The store of another peer. `None`: this peer does not know it as a member.
+    pub(crate) fn store_of(&self, peer_id: u64) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let mut nodes = metrics.membership_config.nodes().peekable();
-        nodes.peek().is_none()
-            || nodes.any(|(id, node)| *id == peer_id && node.store_id == store_id)
+        let mut nodes = metrics.membership_config.nodes();
+        let node = nodes.find(|(id, _)| **id == peer_id);
+        node.map(|(_, node)| node.store_id)
+    }
+
+    /// Notes that another peer has sent something.
+    pub(crate) fn has_heard(&self) {
+        self.heard.note();
+    }
+
+    /// How long no other peer has sent anything to this one, since its start.
+    pub fn silent_for(&self) -> Duration {
+        self.heard.silent_for()
+    }
+
+    /// Whether it is the same start of the same peer.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.heard, &other.heard)
     }
 
     /// Whether this peer leads, and what it proposes now can be expected to be committed: it has heard of a quorum within the

@@ -87,6 +87,12 @@ impl GroupLog {
         }
     }
 
+    /// Whether there is nothing of it on the device.
+    pub(super) fn is_unused(&self) -> bool {
+        let state = self.state();
+        state.vote.is_none() && state.last.is_none()
+    }
+
     pub(super) fn vote(&self) -> Option<Vote> {
         self.state().vote
     }

@@ -31,6 +31,9 @@ impl LogStore {
 
     /// Removes all of it, durably, the vote, too.
     pub(crate) async fn destroy(self) -> io::Result<()> {
+        if self.log.is_unused() {
+            return Ok(());
+        }
         let (destroyed, durable) = oneshot::channel();
         self.queue.push(Job::Destroy {
             group_id: self.log.group_id(),

@@ -46,7 +46,8 @@ pub trait StateMachine: Send + Sync + 'static {
     /// [`ApplyError::Blocks`] only if not `may_block`.
     fn apply(&self, entries: &[Committed], may_block: bool) -> Result<Vec<Answer>, ApplyError>;
 
-    /// What a crash would leave at least. Before the first apply it is all that there is.
+    /// What a crash would leave at least. Before the first apply it is all that there is. The default: there is no state, and the peer
+    /// waits for a snapshot.
     ///
     /// # Errors
     ///

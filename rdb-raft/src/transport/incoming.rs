@@ -1,4 +1,17 @@
 //! A stream of another store that was accepted.
+//!
+//! # Who is heard
+//!
+//! A peer that was away may be needed by members that came meanwhile: for its vote, and it gets the log from them. So appends,
+//! snapshots, votes and pre-votes are taken from peers that are no members as far as this store knows, if their store has greeted. Raft
+//! compares what they say as always:
+//!
+//! - A *removed* peer does not lead any more, so its appends are of an earlier term.
+//! - It does not disturb either. Neither votes nor pre-votes count while a leader is heard of: followers refuse them for a lease, and a
+//!   leader for as long as a quorum answers it. Without a leader its log lacks what has removed it, which a quorum of the others has. And
+//!   it raises no term: it campaigns only when a quorum of the members that it knows of would vote for it.
+//! - A vote that a leader has asked for passes by the lease, but counts in the next term only, and that leader has suspended its own
+//!   lease. A *transfer*, which asks for such a vote, is taken from members only.
 
 use std::sync::Arc;
 
@@ -191,9 +204,24 @@ impl Incoming {
     ) -> Result<Group, String> {
         peer(&self.node, self.from_store, group_id, from_peer, to_peer)
     }
+
+    /// The same if the peer that sends is a member of the group as this store knows it.
+    pub(super) fn member(
+        &self,
+        group_id: u64,
+        from_peer: u64,
+        to_peer: u64,
+    ) -> Result<Group, String> {
+        let group = self.peer(group_id, from_peer, to_peer)?;
+        match group.store_of(from_peer) {
+            Some(_) => Ok(group),
+            None => Err(stranger(self.from_store, group_id, from_peer)),
+        }
+    }
 }
 
-/// The group of a request, if the peer that it is for is here, and the other one is a member on the store that sends it.
+/// The group of a request, if the peer that it is for is here. The other one may be unknown here, but if it is known as a member, the
+/// store that sends the request has to be its own.
 ///
 /// # Errors
 ///
@@ -215,10 +243,16 @@ pub(super) fn peer(
             "this store has another peer of group {group_id} than {to_peer}"
         ));
     }
-    if !group.has_member(from_peer, from_store) {
-        return Err(format!(
-            "peer {from_peer} of store {from_store} is no member of group {group_id}"
-        ));
+    if group
+        .store_of(from_peer)
+        .is_some_and(|store| store != from_store)
+    {
+        return Err(stranger(from_store, group_id, from_peer));
     }
+    group.has_heard();
     Ok(group)
+}
+
+fn stranger(from_store: u64, group_id: u64, from_peer: u64) -> String {
+    format!("peer {from_peer} of store {from_store} is no member of group {group_id}")
 }

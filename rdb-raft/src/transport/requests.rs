@@ -50,7 +50,11 @@ impl Requests {
                     };
                     let Received { envelope, message_bytes, held } = received;
                     for item in envelope.items {
-                        let group = self.incoming.peer(item.group_id, item.from_peer, item.to_peer);
+                        let ids = (item.group_id, item.from_peer, item.to_peer);
+                        let group = match item.request {
+                            Some(Request::Transfer(_)) => self.incoming.member(ids.0, ids.1, ids.2),
+                            _ => self.incoming.peer(ids.0, ids.1, ids.2),
+                        };
                         let held = Arc::clone(&held);
                         let served = async move {
                             let _held = held;

@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use openraft::network::RPCOption;
+use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
-use openraft::{LogState, RaftLogReader};
-use rdb_raft::MissingPeer;
+use openraft::{LogState, RaftLogReader, RaftNetworkFactory, RaftNetworkV2};
 use rdb_raft::group::{ChangeError, Member};
 use rdb_raft::log::{LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
 use rdb_raft::transport::Transport;
+use rdb_raft::{MissingPeer, StoreNode, Vote};
 use tokio::time::timeout;
 
+use crate::device::TestDevice;
 use crate::payloads::Payloads;
 use crate::snapshots::LONG;
 use crate::stores::{GROUP_ID, Store, Stores, Ways, first_start, identity};
-use crate::voters::{GUARD, wait_until};
+use crate::voters::{GUARD, campaign, wait_until};
 
 fn applied(store: &Store) -> Vec<Bytes> {
     store.payloads.payloads()
@@ -28,11 +31,28 @@ fn voters(store: &Store) -> Vec<u64> {
     voters.map(|voter| voter.peer_id).collect()
 }
 
+async fn add_learner(leader: &Store, peer_id: u64, store_id: u64) {
+    let group = &leader.group;
+    let under = group.membership();
+    let added = group.add_learner(peer_id, store_id, &under).await;
+    added.unwrap();
+}
+
+async fn remove(leader: &Store, peer_id: u64) {
+    let group = &leader.group;
+    let under = group.membership();
+    group.remove(peer_id, &under).await.unwrap();
+}
+
 /// Promotes a peer, once it has caught up.
 async fn promote(leader: &Store, peer_id: u64) {
     let promoted = timeout(GUARD, async {
         loop {
-            match leader.group.promote(peer_id).await {
+            match leader
+                .group
+                .promote(peer_id, &leader.group.membership())
+                .await
+            {
                 Ok(()) => return,
                 Err(ChangeError::NotCaughtUp { .. } | ChangeError::NotReady { .. }) => {
                     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -55,9 +75,9 @@ async fn a_peer_on_a_store_that_lost_its_disk_takes_the_place_of_the_one_that_wa
     let empty = Store::start_empty(3, 4, &stores.ways).await;
     let leader = &stores.stores[0];
     leader.write("meanwhile").await.unwrap();
-    leader.group.remove(3).await.unwrap();
+    remove(leader, 3).await;
     assert_eq!(voters(leader), [1, 2]);
-    leader.group.add_learner(4, 3).await.unwrap();
+    add_learner(leader, 4, 3).await;
     assert_eq!(voters(leader), [1, 2]);
     empty.has_applied(&applied(leader)).await;
     // Nobody has the log from its beginning.
@@ -90,28 +110,51 @@ async fn changes_that_would_harm_the_group_are_refused() {
     };
     let group = &leader.group;
     let member = |peer_id, store_id| Err(ChangeError::IsMember { peer_id, store_id });
-    assert_eq!(group.add_learner(2, 9).await, member(2, 2));
-    assert_eq!(group.add_learner(9, 2).await, member(2, 2));
-    assert_eq!(group.remove(1).await, Err(ChangeError::Leads));
+    let under = &group.membership();
+    assert_eq!(group.add_learner(2, 9, under).await, member(2, 2));
+    assert_eq!(group.add_learner(9, 2, under).await, member(2, 2));
+    assert_eq!(group.remove(1, under).await, Err(ChangeError::Leads));
     let stranger = Err(ChangeError::NotMember { peer_id: 9 });
-    assert_eq!(group.remove(9).await, stranger);
-    assert_eq!(group.promote(9).await, stranger);
-    let of_follower = follower.group.add_learner(9, 9).await;
+    assert_eq!(group.remove(9, under).await, stranger);
+    assert_eq!(group.promote(9, under).await, stranger);
+    let of_follower = follower.group.add_learner(9, 9, under).await;
     assert_eq!(of_follower, Err(ChangeError::NotLeader));
-    assert_eq!(follower.group.promote(1).await, Err(ChangeError::NotLeader));
+    let of_follower = follower.group.promote(1, under).await;
+    assert_eq!(of_follower, Err(ChangeError::NotLeader));
 
     // Nothing is known of it but its name.
-    group.add_learner(9, 9).await.unwrap();
+    add_learner(leader, 9, 9).await;
+    // It was decided for the members before.
+    for outdated in [
+        group.add_learner(8, 8, under).await,
+        group.remove(2, under).await,
+        group.check_membership(under),
+    ] {
+        assert!(
+            matches!(outdated, Err(ChangeError::NotReady { .. })),
+            "{outdated:?}"
+        );
+    }
+    let under = group.membership();
+    group.check_membership(&under).unwrap();
+    let has_nothing = group.promote(9, &under).await;
+    assert!(
+        matches!(
+            has_nothing,
+            Err(ChangeError::NotCaughtUp { peer_id: 9, .. })
+        ),
+        "{has_nothing:?}"
+    );
     let writes = (0..1100).map(|number| leader.write(vec![number as u8]));
     for written in join_all(writes).await {
         written.unwrap();
     }
-    let behind = group.promote(9).await;
+    let behind = group.promote(9, &group.membership()).await;
     assert!(
         matches!(behind, Err(ChangeError::NotCaughtUp { peer_id: 9, .. })),
         "{behind:?}"
     );
-    group.remove(9).await.unwrap();
+    remove(leader, 9).await;
     let expected = [1, 2, 3].map(|id| Member {
         peer_id: id,
         store_id: id,
@@ -134,7 +177,7 @@ async fn a_group_grows_from_one_voter_to_three_while_it_is_written() {
     ];
     let growing = async {
         for other in &others {
-            first.group.add_learner(other.id, other.id).await.unwrap();
+            add_learner(&first, other.id, other.id).await;
             promote(&first, other.id).await;
         }
     };
@@ -162,7 +205,7 @@ async fn a_peer_that_was_removed_is_destroyed_and_its_group_can_be_opened_with_a
     };
     leader.write("before").await.unwrap();
     removed.has_applied_some(1).await;
-    leader.group.remove(3).await.unwrap();
+    remove(leader, 3).await;
     let node = &removed.node;
     let mut missing = node.missing_peers();
     node.destroy(GROUP_ID).await.unwrap();
@@ -174,7 +217,7 @@ async fn a_peer_that_was_removed_is_destroyed_and_its_group_can_be_opened_with_a
     assert_eq!(log.get_log_state().await.unwrap(), LogState::default());
     assert_eq!(log.reader().read_vote().await.unwrap(), None);
 
-    leader.group.add_learner(4, 3).await.unwrap();
+    add_learner(leader, 4, 3).await;
     let asked = timeout(GUARD, missing.recv()).await;
     let asked = asked.expect("another store asks for it in time").unwrap();
     let expected = MissingPeer {
@@ -194,4 +237,121 @@ async fn a_peer_that_was_removed_is_destroyed_and_its_group_can_be_opened_with_a
     wait_until("it has all", || machine.payloads() == applied(leader)).await;
     promote(leader, 4).await;
     stores.stop().await;
+}
+
+/// Peers 4 and 5 have taken the places of 1 and 2 when peer 3 comes back, and one of them is down.
+#[tokio::test]
+async fn a_peer_that_was_away_while_all_others_were_replaced_votes_for_one_that_it_does_not_know() {
+    let mut stores = Stores::led_with(LONG).await;
+    stores.stores[0].write("before").await.unwrap();
+    stores.stores[2].has_applied_some(1).await;
+    stores.ways.of(3).for_each(|way| way.cut());
+    let away = stores.stores.pop().unwrap();
+    let (second, first) = (stores.stores.pop().unwrap(), stores.stores.pop().unwrap());
+
+    let fourth = Store::start_empty(4, 4, &stores.ways).await;
+    add_learner(&first, 4, 4).await;
+    promote(&first, 4).await;
+    remove(&first, 2).await;
+    second.stop().await;
+    first.group.transfer_leader(4).await.unwrap();
+    wait_until("it leads", || fourth.leads()).await;
+    fourth.group.permit_read().await.unwrap();
+    let fifth = Store::start_empty(2, 5, &stores.ways).await;
+    add_learner(&fourth, 5, 2).await;
+    promote(&fourth, 5).await;
+    remove(&fourth, 1).await;
+    fourth.write("meanwhile").await.unwrap();
+    fifth.has_applied(&applied(&fourth)).await;
+    wait_until("it knows of all", || voters(&fifth) == [3, 4, 5]).await;
+    first.stop().await;
+    fourth.stop().await;
+
+    assert_eq!(voters(&away), [1, 2, 3]);
+    stores.ways.of(3).for_each(|way| way.heal());
+    fifth.lead().await;
+    fifth.write("after").await.unwrap();
+    away.has_applied(&applied(&fifth)).await;
+    assert_eq!(voters(&away), [3, 4, 5]);
+    for store in [fifth, away] {
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_removed_peer_that_campaigns_is_heard_and_changes_nothing() {
+    let stores = Stores::led_with(LONG).await;
+    let [leader, follower, removed] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    remove(leader, 3).await;
+    follower.has_applied(&applied(leader)).await;
+    wait_until("it knows of all", || voters(follower) == [1, 2]).await;
+    let led = leader.group.leader();
+    let addresses = stores.ways.addresses(3);
+    let transport = Transport::new(identity(3), LONG, addresses, Arc::clone(&removed.starts));
+    let mut network = transport.network(GROUP_ID, 3);
+    for store_id in [1, 2] {
+        let mut client = network.new_client(store_id, &StoreNode { store_id }).await;
+        // As if its log were the longest.
+        let last_log_id = Some(crate::entries::log_id(led.term, 1_000));
+        let request = VoteRequest {
+            vote: Vote::new(led.term + 1, 3),
+            last_log_id,
+            leadership_transfer: false,
+        };
+        let pre_vote = client.pre_vote(request.clone(), RPCOption::new(GUARD));
+        assert!(!pre_vote.await.unwrap().vote_granted);
+        let vote = client.vote(request, RPCOption::new(GUARD)).await;
+        assert!(!vote.unwrap().vote_granted);
+    }
+    leader.write("after").await.unwrap();
+    assert_eq!(leader.group.leader(), led);
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn a_leader_finishes_the_change_that_an_earlier_one_has_left() {
+    let joint = || Payloads::joint([&[1, 2, 3], &[1, 2]]);
+    let ways = Ways::of_stores_with(LONG).await;
+    let start = |id| Store::start(id, &ways, Arc::<MemoryDevice>::default(), joint());
+    let stores = join_all([start(1), start(2), start(3)]).await;
+    let leader = &stores[0];
+    campaign(&leader.group, 1).await;
+    wait_until("the change is made", || leader.group.members().len() == 2).await;
+    assert_eq!(voters(leader), [1, 2]);
+    leader.write("after").await.unwrap();
+    for store in stores {
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_still_queued_of_a_group_that_is_destroyed_does_not_come_back() {
+    let device = Arc::new(TestDevice::default());
+    let ways = Ways::of_stores_with(LONG).await;
+    let alone = Payloads::bootstrapped([1]);
+    let store = Store::start(1, &ways, Arc::clone(&device) as _, alone).await;
+    store.group.lead_alone().await.unwrap();
+    store.write("durable").await.unwrap();
+    device.writes.close();
+    // The first is being written, and the second waits for that.
+    let writing = async { tokio::join!(store.write("first"), store.write("second")) };
+    let destroying = async {
+        let gate = Arc::clone(&device);
+        let arrived = tokio::task::spawn_blocking(move || gate.writes.wait_for_arrival());
+        arrived.await.unwrap();
+        let node = Arc::clone(&store.node);
+        let destroyed = tokio::spawn(async move { node.destroy(GROUP_ID).await });
+        // Whoever looked at the device now would miss what is queued.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        device.writes.open();
+        destroyed.await.unwrap().unwrap();
+    };
+    let _ = tokio::join!(writing, destroying);
+    let writer = LogWriter::start(Arc::new(device.memory.after_power_cut(0))).unwrap();
+    let mut log = writer.open_group(GROUP_ID).unwrap();
+    assert_eq!(log.get_log_state().await.unwrap(), LogState::default());
+    assert_eq!(log.reader().read_vote().await.unwrap(), None);
+    store.stop().await;
 }

@@ -41,6 +41,9 @@ pub(crate) struct State {
     pub(crate) snapshots: usize,
     /// How many snapshots were installed.
     pub(crate) installs: usize,
+    pub(crate) has_no_space: bool,
+    /// How many snapshots it had no space for.
+    pub(crate) refused_snapshots: usize,
 }
 
 #[derive(Clone, Default)]
@@ -70,10 +73,22 @@ impl Payloads {
         voters: [u64; VOTERS],
         learners: [u64; LEARNERS],
     ) -> Arc<Self> {
-        let beginning = log_id(0, 0);
         let members = voters.into_iter().chain(learners);
         let nodes: BTreeMap<_, _> = members.map(|id| (id, StoreNode { store_id: id })).collect();
-        let membership = Membership::new(vec![voters.into()], nodes).unwrap();
+        Self::beginning_with(Membership::new(vec![voters.into()], nodes).unwrap())
+    }
+
+    /// In the middle of a change of voters.
+    pub(crate) fn joint(voters: [&[u64]; 2]) -> Arc<Self> {
+        let members = voters.iter().copied().flatten();
+        let nodes = members.map(|&id| (id, StoreNode { store_id: id }));
+        let nodes: BTreeMap<_, _> = nodes.collect();
+        let voters = voters.map(|voters| voters.iter().copied().collect());
+        Self::beginning_with(Membership::new(voters.into(), nodes).unwrap())
+    }
+
+    fn beginning_with(membership: Membership) -> Arc<Self> {
+        let beginning = log_id(0, 0);
         Self::with(Kept {
             applied: Applied {
                 position: Some(beginning),
@@ -166,6 +181,11 @@ impl StateMachine for Payloads {
     }
 
     fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        let mut state = self.state();
+        if state.has_no_space {
+            state.refused_snapshots += 1;
+            return Err(io::Error::other("the test says so"));
+        }
         Ok(Box::new(Receiving {
             state: Arc::clone(&self.state),
             payloads: Vec::new(),

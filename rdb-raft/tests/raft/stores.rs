@@ -79,7 +79,7 @@ pub(crate) fn identity(store_id: u64) -> StoreIdentity {
 
 /// A store in its first start, which has met nobody. What it meets is forgotten with it.
 pub(crate) fn first_start() -> Arc<Starts> {
-    Starts::new(1, BTreeMap::new(), |_| Ok(()))
+    Starts::new(1, BTreeMap::new(), |_, _| Ok(()))
 }
 
 /// Serves other stores.
@@ -244,7 +244,7 @@ impl Store {
     }
 }
 
-/// The ways between stores 1, 2 and 3.
+/// The ways between stores 1 to 4.
 pub(crate) struct Ways {
     proxies: HashMap<(u64, u64), Proxy>,
     timing: Timing,
@@ -259,8 +259,8 @@ impl Ways {
 
     pub(crate) async fn of_stores_with(timing: Timing) -> Self {
         let mut proxies = HashMap::new();
-        for from in 1..=3 {
-            for to in 1..=3 {
+        for from in 1..=4 {
+            for to in 1..=4 {
                 proxies.insert((from, to), Proxy::start().await);
             }
         }

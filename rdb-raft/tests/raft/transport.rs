@@ -517,6 +517,32 @@ async fn an_item_for_a_peer_that_is_not_here_is_refused_and_the_stream_goes_on()
     store.stop().await;
 }
 
+/// One that was away may be needed by members that it does not know.
+#[tokio::test]
+async fn only_a_transfer_has_to_come_from_a_member() {
+    let (store, address) = served().await;
+    let mut calling = Calling::start(&address, false).await;
+    let of = |from_peer, session, request| Item {
+        from_peer,
+        ..item(session, 0, request)
+    };
+    let transfer = Request::Transfer(raftpb::Transfer {
+        term: 1,
+        next_leader: 2,
+        last: None,
+    });
+    let answers = calling.ask(vec![
+        of(3, 1, entries(0, &[])),
+        of(9, 2, entries(0, &[])),
+        of(9, 3, transfer),
+    ]);
+    let answers = answers.await;
+    assert!(refusal(&answers[0]).contains("peer 3 of store 1 is no"));
+    assert!(is_appended(&answers[1]), "{:?}", answers[1]);
+    assert!(refusal(&answers[2]).contains("peer 9 of store 1 is no"));
+    store.stop().await;
+}
+
 #[tokio::test]
 async fn a_session_ends_with_what_cannot_be_appended() {
     let (store, address) = served().await;
@@ -673,7 +699,7 @@ async fn a_store_learns_from_whom_it_calls_that_it_is_outdated() {
 #[tokio::test]
 async fn answers_of_an_earlier_start_are_not_counted() {
     let store = Scripted::of_start(4).await;
-    let starts = Starts::new(1, BTreeMap::from([(2, 5)]), |_| Ok(()));
+    let starts = Starts::new(1, BTreeMap::from([(2, 5)]), |_, _| Ok(()));
     let transport = Transport::new(identity(1), TIMING, store.addresses(), starts);
     unreachable_for(&transport, "start 4 is older than 5").await;
 }
@@ -693,7 +719,7 @@ async fn a_store_that_has_registered_says_so_to_those_it_is_connected_to() {
         client.append_entries(append, option(GUARD)).await
     };
     beat().await.expect("it is reached");
-    starts.set_own(2);
+    starts.set_own(2).await;
     transport.greet([2]);
     let is_met = async || {
         let earlier = Calling::greet(&address, true, hello()).await;
@@ -709,7 +735,7 @@ async fn a_store_that_has_registered_says_so_to_those_it_is_connected_to() {
 #[tokio::test]
 async fn a_store_is_greeted_as_soon_as_it_is_there() {
     let (store, address) = served().await;
-    let starts = Starts::new(2, BTreeMap::new(), |_| Ok(()));
+    let starts = Starts::new(2, BTreeMap::new(), |_, _| Ok(()));
     let addresses = Addresses::of([]);
     let transport = Transport::new(identity(1), TIMING, Arc::clone(&addresses) as _, starts);
     transport.greet([2]);

@@ -37,7 +37,7 @@ impl RegionHandle {
         let leadership = self.proposer.leadership();
         let invalid =
             |cause: String| Rejection::Fault(Fault::invalid_argument("to_store", None, cause));
-        let mut peers = self.region.peers.iter();
+        let mut peers = self.described().peers.into_iter();
         let Some(peer) = peers.find(|peer| peer.store_id == to_store) else {
             let region_id = self.region.id;
             let cause = format!("store {to_store} has no replica of region {region_id}");

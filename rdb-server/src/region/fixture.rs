@@ -10,7 +10,10 @@ use rdb_storage::{Role, Storage, StorageOptions};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-use super::{Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire};
+use super::{
+    Described, Description, Leadership, Proposer, RegionHandle, RegionMachine, first_state,
+    from_wire,
+};
 use crate::addresses::Addresses;
 use crate::checks::Checks;
 
@@ -35,7 +38,7 @@ impl Led {
             peers: vec![PEER],
             ..region
         });
-        let (of_region, described) = (storage.clone(), region.clone());
+        let of_region = storage.clone();
         let begun = spawn_blocking(move || {
             let state = first_state(&region).expect("it has a peer");
             of_region.bootstrap_regions(&[(region, state)])
@@ -50,7 +53,10 @@ impl Led {
         let group = group.expect("a new group");
         group.lead_alone().await.expect("it is alone");
         let addresses = Arc::new(Addresses::open(&storage.directory()));
-        let leadership = Leadership::new(described, PEER.id, group, addresses);
+        let description = Arc::<Description>::default();
+        let described = Described::read(storage, region_id).expect("it can be read");
+        description.learn(described.expect("it has a state"));
+        let leadership = Leadership::new(region_id, description, PEER.id, group, addresses);
         Self {
             storage: storage.clone(),
             proposer: Proposer::new(leadership, storage.clone()),

@@ -8,16 +8,16 @@ use rdb_proto::errorpb::{Fate, NotLeader, region_error::Kind};
 use rdb_proto::metapb::{Region, Store};
 use rdb_proto::pdpb::RegionReport;
 use rdb_raft::group::{Group, GroupState, Leader, ReadError};
-use rdb_storage::RegionDescriptor;
 use tonic::Code;
 
-use super::to_wire;
+use super::Description;
 use crate::addresses::Addresses;
 use crate::error::{Rejection, not_ready};
 
 /// The peer of a region on this store, and where the others are.
 pub(crate) struct Leadership {
-    region: RegionDescriptor,
+    region_id: u64,
+    description: Arc<Description>,
     peer_id: u64,
     group: Group,
     addresses: Arc<Addresses>,
@@ -25,13 +25,15 @@ pub(crate) struct Leadership {
 
 impl Leadership {
     pub(crate) fn new(
-        region: RegionDescriptor,
+        region_id: u64,
+        description: Arc<Description>,
         peer_id: u64,
         group: Group,
         addresses: Arc<Addresses>,
     ) -> Self {
         Self {
-            region,
+            region_id,
+            description,
             peer_id,
             group,
             addresses,
@@ -49,7 +51,7 @@ impl Leadership {
 
     /// Whether other stores hold the region, too.
     pub(crate) fn has_others(&self) -> bool {
-        self.region.peers.len() > 1
+        self.description.has_others()
     }
 
     /// The term that this peer leads in, if it does in that state of its group.
@@ -63,9 +65,14 @@ impl Leadership {
     /// What the placement driver is told of the region if this peer leads it.
     pub(crate) fn report(&self, state: Option<&GroupState>) -> Option<RegionReport> {
         let term = self.term_led(state)?;
+        let described = self.description.get()?;
         let Region {
             id, epoch, peers, ..
-        } = to_wire(self.region.clone());
+        } = described.to_wire();
+        // It has not applied yet what has made it a member.
+        if peers.iter().all(|peer| peer.id != self.peer_id) {
+            return None;
+        }
         Some(RegionReport {
             region_id: id,
             peer_id: self.peer_id,
@@ -102,7 +109,7 @@ impl Leadership {
         match error {
             ReadError::NotLeader => self.refusal(),
             ReadError::Ended(ended) if !ended.has_failed => {
-                not_ready("the store is shutting down").into()
+                not_ready("the replica on this store has ended").into()
             }
             ReadError::NoQuorum | ReadError::NotApplied | ReadError::Ended(_) => {
                 self.not_done(error)
@@ -116,7 +123,9 @@ impl Leadership {
         let Leader { term, peer_id } = self.group.leader();
         let leader = peer_id.filter(|&leader| leader != self.peer_id);
         let leader = leader.and_then(|leader| {
-            let peer = self.region.peers.iter().find(|peer| peer.id == leader)?;
+            let described = self.description.get()?;
+            let mut peers = described.region.peers.iter();
+            let peer = peers.find(|peer| peer.id == leader)?;
             Some(Store {
                 id: peer.store_id,
                 address: self.addresses.of(peer.store_id)?,
@@ -124,7 +133,7 @@ impl Leadership {
             })
         });
         Rejection::Routing(Kind::NotLeader(NotLeader {
-            region_id: self.region.id,
+            region_id: self.region_id,
             leader: leader.map(Box::new),
             term,
         }))

@@ -1,6 +1,8 @@
 //! A region as its group sees it: what the entries of the log are applied to.
 //!
 //! A check is the last entry of a write: its snapshot is taken before anything behind it is applied. That blocks for a moment.
+//!
+//! Who belongs to the region changes with entries and with snapshots. Others are told of that after it shows in the storage.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,17 +29,20 @@ pub(crate) struct RegionMachine {
     storage: Storage,
     /// Called with what an entry met that cannot be read.
     tell_damage: Box<dyn Fn(&str) + Send + Sync>,
+    /// Called when the region, its peers or their roles have changed.
+    tell_change: Arc<dyn Fn() + Send + Sync>,
     checks: Arc<Checks>,
 }
 
 impl RegionMachine {
-    /// The region must have its first state.
+    /// A region without a first state waits for a snapshot.
     pub(crate) fn new(region_id: u64, storage: Storage, checks: Arc<Checks>) -> Self {
         Self {
             region_id,
             storage,
             checks,
             tell_damage: Box::new(|_| ()),
+            tell_change: Arc::new(|| ()),
         }
     }
 
@@ -46,6 +51,15 @@ impl RegionMachine {
         let tell_damage = Box::new(tell);
         Self {
             tell_damage,
+            ..self
+        }
+    }
+
+    /// The same with a function that is told when the region, its peers or their roles have changed.
+    pub(crate) fn telling_changes(self, tell: impl Fn() + Send + Sync + 'static) -> Self {
+        let tell_change = Arc::new(tell);
+        Self {
+            tell_change,
             ..self
         }
     }
@@ -115,6 +129,9 @@ impl StateMachine for RegionMachine {
                 .map_err(|error| self.failed(error))?
                 .ok_or(ApplyError::Blocks)?
         };
+        if log_entries.iter().any(is_membership) {
+            (self.tell_change)();
+        }
         let answers = entries.iter().zip(&log_entries).zip(outcomes);
         let answers = answers.map(|((committed, log_entry), outcomes)| {
             if !committed.is_awaited {
@@ -133,11 +150,8 @@ impl StateMachine for RegionMachine {
             .storage
             .flushed(self.region_id)
             .map_err(io::Error::other)?;
-        let flushed = flushed.ok_or_else(|| {
-            let region_id = self.region_id;
-            io::Error::other(format!("region {region_id} has no first state"))
-        })?;
-        applied(&flushed)
+        let flushed = flushed.as_ref().map(applied).transpose()?;
+        Ok(flushed.unwrap_or_default())
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -152,7 +166,10 @@ impl StateMachine for RegionMachine {
 
     fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
         let incoming = self.storage.receive_region(self.region_id);
-        Ok(Box::new(Receiving(incoming.map_err(io::Error::other)?)))
+        Ok(Box::new(Receiving {
+            incoming: incoming.map_err(io::Error::other)?,
+            tell_change: Arc::clone(&self.tell_change),
+        }))
     }
 }
 
@@ -166,27 +183,42 @@ impl SnapshotSource for Sent {
 }
 
 /// A region on its way here.
-struct Receiving(IncomingRegion);
+struct Receiving {
+    incoming: IncomingRegion,
+    tell_change: Arc<dyn Fn() + Send + Sync>,
+}
 
 impl SnapshotSink for Receiving {
     fn add(&mut self, chunk: Bytes) -> io::Result<()> {
-        self.0.add(chunk).map_err(io::Error::other)
+        self.incoming.add(chunk).map_err(io::Error::other)
     }
 
     fn complete(self: Box<Self>, expected: &Applied) -> io::Result<Box<dyn ReceivedSnapshot>> {
-        let received = self.0.complete().map_err(io::Error::other)?;
+        let received = self.incoming.complete().map_err(io::Error::other)?;
         if applied(received.applied())? != *expected {
             return Err(io::Error::other("the region is as of another position"));
         }
-        Ok(Box::new(Received(received)))
+        Ok(Box::new(Received {
+            received,
+            tell_change: self.tell_change,
+        }))
     }
 }
 
-struct Received(ReceivedRegion);
+struct Received {
+    received: ReceivedRegion,
+    tell_change: Arc<dyn Fn() + Send + Sync>,
+}
 
 impl ReceivedSnapshot for Received {
     fn install(self: Box<Self>) -> io::Result<()> {
-        self.0.install().map_err(io::Error::other)
+        let Self {
+            received,
+            tell_change,
+        } = *self;
+        received.install().map_err(io::Error::other)?;
+        tell_change();
+        Ok(())
     }
 }
 
@@ -245,6 +277,10 @@ fn log_entry(entry: &Entry) -> io::Result<LogEntry> {
         position: log_id::encode(&position).to_vec().into(),
         change,
     })
+}
+
+fn is_membership(entry: &LogEntry) -> bool {
+    matches!(entry.change, LogChange::Membership(_))
 }
 
 fn is_check(entry: &LogEntry) -> bool {

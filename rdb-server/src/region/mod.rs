@@ -6,6 +6,7 @@
 //!   a request is routed only once, however long it waits.
 
 mod admin;
+mod description;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod leadership;
@@ -17,8 +18,8 @@ mod proposer;
 mod tests;
 mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rdb_proto::metapb::Region;
@@ -27,6 +28,7 @@ use rdb_storage::{
     Versioned, VersionedKeyValue, WriteRoom,
 };
 
+pub(crate) use description::{Described, Description, peer_on};
 pub(crate) use leadership::Leadership;
 pub(crate) use machine::{RegionMachine, first_state};
 pub(crate) use outcomes::PendingOutcomes;
@@ -38,9 +40,11 @@ use crate::error::Rejection;
 use crate::result_sizes::ResultSizes;
 use outcomes::epoch_has_changed;
 
-/// A region of this store, as of one epoch.
+/// A region of this store. Its key range and its version are always the same; its peers may change.
 pub(crate) struct RegionHandle {
     region: Region,
+    /// The region as it is now.
+    present: RwLock<Region>,
     proposer: Arc<Proposer>,
     storage: Storage,
     reader: Reader,
@@ -53,6 +57,7 @@ pub(crate) struct RegionHandle {
 impl RegionHandle {
     pub(crate) fn new(region: Region, proposer: Arc<Proposer>, storage: &Storage) -> Self {
         Self {
+            present: RwLock::new(region.clone()),
             region,
             proposer,
             storage: storage.clone(),
@@ -65,6 +70,24 @@ impl RegionHandle {
     /// The region's description when the handle was made.
     pub(crate) fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The region as it is now, with its present peers.
+    pub(crate) fn described(&self) -> Region {
+        let present = self.present.read();
+        present.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what the region is now. Returns whether it still has the key range and the version of this handle, else nothing is noted.
+    pub(crate) fn describe(&self, region: &Region) -> bool {
+        let is_same = self.region.start_key == region.start_key
+            && self.region.end_key == region.end_key
+            && self.region.version() == region.version();
+        if is_same {
+            let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
+            present.clone_from(region);
+        }
+        is_same
     }
 
     /// Marks the region as changed. Requests that were routed to this handle are refused, and have to be routed again.

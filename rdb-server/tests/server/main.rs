@@ -13,6 +13,7 @@ mod format_2;
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "../../../rdb-client/tests/e2e/harness/mod.rs"]
 mod harness;
+mod membership;
 mod operator;
 mod placement;
 mod raft_log;

@@ -1,8 +1,9 @@
 //! A placement driver that tells stores what a test told it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::stream::{BoxStream, StreamExt, empty};
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, Store};
@@ -14,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
 const CLUSTER_ID: u64 = 7;
+/// The first store that registers.
 const STORE_ID: u64 = 1;
 pub(crate) const REGION_ID: u64 = 1;
 
@@ -31,10 +33,16 @@ struct Script {
     /// How many were, since the test has said so.
     refusals: Arc<AtomicUsize>,
     stores: Arc<Mutex<Vec<Store>>>,
+    /// By the addresses of those that have registered.
+    ids: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// The last heartbeat of each store, and how many came.
+    heartbeats: Arc<Mutex<BTreeMap<u64, (StoreHeartbeatRequest, u64)>>>,
+    step: Arc<Mutex<Option<RegionStep>>>,
+    removed: Arc<Mutex<Vec<HeldPeer>>>,
 }
 
 impl ScriptedPd {
-    /// The region of its only store reaches from `start_key` to `end_key`.
+    /// The region of its first store reaches from `start_key` to `end_key`.
     pub(crate) async fn start(start_key: &str, end_key: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a free port");
@@ -103,6 +111,25 @@ impl ScriptedPd {
         };
         *self.script.stores.lock().expect("no test panics in here") = vec![store];
     }
+
+    /// What a store has said last, and how many heartbeats it has sent.
+    pub(crate) fn heartbeat_of(&self, store_id: u64) -> Option<(StoreHeartbeatRequest, u64)> {
+        lock(&self.script.heartbeats).get(&store_id).cloned()
+    }
+
+    /// Hands this step out in every answer to the store that leads its region.
+    pub(crate) fn hand_out(&self, step: Option<RegionStep>) {
+        *lock(&self.script.step) = step;
+    }
+
+    /// Names these replicas as removed in every answer to a store that holds one.
+    pub(crate) fn name_removed(&self, removed: Vec<HeldPeer>) {
+        *lock(&self.script.removed) = removed;
+    }
+}
+
+fn lock<T>(locked: &Mutex<T>) -> MutexGuard<'_, T> {
+    locked.lock().expect("no test panics in here")
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -111,30 +138,50 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Pd for Script {
     async fn register_store(
         &self,
-        _: Request<RegisterStoreRequest>,
+        request: Request<RegisterStoreRequest>,
     ) -> Answer<RegisterStoreResponse> {
-        let region = self.region.lock().expect("no test panics in here").clone();
+        let store_id = {
+            let mut ids = lock(&self.ids);
+            let next = STORE_ID + ids.len() as u64;
+            *ids.entry(request.into_inner().address).or_insert(next)
+        };
+        let region = lock(&self.region).clone();
+        let region = region.filter(|_| store_id == STORE_ID);
         Ok(Response::new(RegisterStoreResponse {
             cluster_id: CLUSTER_ID,
-            store_id: STORE_ID,
+            store_id,
             regions: region.into_iter().collect(),
         }))
     }
 
     async fn store_heartbeat(
         &self,
-        _: Request<StoreHeartbeatRequest>,
+        request: Request<StoreHeartbeatRequest>,
     ) -> Answer<StoreHeartbeatResponse> {
+        let request = request.into_inner();
+        let step = (*lock(&self.step)).filter(|step| {
+            let mut leads = request.leads.iter();
+            leads.any(|led| led.region_id == step.region_id)
+        });
+        let mut removed = lock(&self.removed).clone();
+        removed.retain(|removed| request.holds.contains(removed));
         let refused = self.heartbeats_refused.lock();
         match refused.expect("no test panics in here").clone() {
             Some(status) => {
                 self.refusals.fetch_add(1, Ordering::SeqCst);
                 Err(status)
             }
-            None => Ok(Response::new(StoreHeartbeatResponse {
-                interval_ms: 100,
-                ..StoreHeartbeatResponse::default()
-            })),
+            None => {
+                let mut heartbeats = lock(&self.heartbeats);
+                let (last, count) = heartbeats.entry(request.store_id).or_default();
+                (*last, *count) = (request, *count + 1);
+                Ok(Response::new(StoreHeartbeatResponse {
+                    interval_ms: 100,
+                    regions: Vec::new(),
+                    steps: step.into_iter().collect(),
+                    removed,
+                }))
+            }
         }
     }
 
@@ -149,7 +196,16 @@ impl Pd for Script {
     }
 
     async fn get_stores(&self, _: Request<GetStoresRequest>) -> Answer<GetStoresResponse> {
-        let stores = self.stores.lock().expect("no test panics in here").clone();
+        let mut stores = lock(&self.stores).clone();
+        if stores.is_empty() {
+            let ids = lock(&self.ids).clone().into_iter();
+            let registered = ids.map(|(address, id)| Store {
+                id,
+                address,
+                ..Store::default()
+            });
+            stores.extend(registered);
+        }
         Ok(Response::new(GetStoresResponse { stores }))
     }
 

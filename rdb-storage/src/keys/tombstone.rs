@@ -14,6 +14,22 @@ pub fn key(region_id: u64) -> [u8; 9] {
     super::of_region(TAG, region_id)
 }
 
+/// First key of all tombstones, and first key behind them.
+pub fn range() -> ([u8; 1], [u8; 1]) {
+    ([TAG], [TAG + 1])
+}
+
+/// The region of a key.
+///
+/// # Errors
+///
+/// When it is not of the form that the module documents.
+pub fn region_id(key: &[u8]) -> Result<u64, DecodeError> {
+    decode_all("key of a tombstone", TAG, key, |rest| {
+        Ok(rest.try_get_u64()?)
+    })
+}
+
 /// The record of a tombstone.
 pub fn encode(peer_id: u64) -> [u8; 9] {
     super::of_region(FORMAT, peer_id)
@@ -35,6 +51,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         assert_eq!(key(0x0203), [6, 0, 0, 0, 0, 0, 0, 2, 3]);
+        assert_eq!(region_id(&key(0x0203)), Ok(0x0203));
         assert_eq!(encode(7), [1, 0, 0, 0, 0, 0, 0, 0, 7]);
         assert_eq!(decode(&encode(7)), Ok(7));
         assert!(decode(&[1; 8]).is_err());

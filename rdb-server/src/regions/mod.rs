@@ -2,24 +2,37 @@
 //!
 //! A region is a descriptor, its data, and the log of its group. It begins with a *first state*, which all its first peers write
 //! alike: the descriptor, the peers as voters, and a position below the first entry of the log. Regions of a directory from
-//! before there were groups get theirs when they are opened, and their data lies below the log.
+//! before there were groups get theirs at the start, and their data lies below the log.
+//!
+//! A peer that is added later has no first state. It is made when another store sends it something, and *waits* for a snapshot: until
+//! then the region counts, and is neither served nor reported. What a region is follows its log from then on.
+//!
+//! The end of a replica is an order of the placement driver. The group ends, then data and records go, with a *tombstone* in the same
+//! write, then the log. A start that finds a tombstone and no region removes what is left of the log. So messages that are late never
+//! bring a replica back.
 
-use std::collections::BTreeMap;
+mod follow;
+mod replicas;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use rdb_proto::metapb::Region;
-use rdb_proto::pdpb::RegionReport;
+use rdb_proto::pdpb::{HeldPeer, RegionReport};
 use rdb_raft::group::{GroupState, LeadError};
 use rdb_raft::log::LogHealth;
 use rdb_raft::transport::{PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, OpenError, Timing};
 use rdb_storage::{Durability, LogDatabase, RegionDescriptor, Storage, WriteHealth};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -27,10 +40,12 @@ use crate::addresses::Addresses;
 use crate::checks::Checks;
 use crate::error::ServerError;
 use crate::region::{
-    Leadership, Proposer, RegionHandle, RegionMachine, first_state, from_wire, to_wire,
+    Described, Description, Leadership, Proposer, RegionMachine, first_state, from_wire, peer_on,
 };
 use crate::router::{Membership, Router};
-use crate::starts::open_starts;
+use crate::starts::{open_starts, refuse_outdated};
+use follow::Order;
+use replicas::{Replica, Replicas};
 
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,8 +69,32 @@ pub(crate) struct Regions {
     identity: Arc<OnceLock<StoreIdentity>>,
     /// The ways to other stores, from then on.
     transport: OnceLock<Transport>,
-    /// By the region's id. Held while regions are opened.
-    proposers: Mutex<BTreeMap<u64, Arc<Proposer>>>,
+    replicas: Lock<Replicas>,
+    /// The regions that requests can reach.
+    served: watch::Sender<BTreeSet<u64>>,
+    /// Held while regions are begun or opened.
+    opening: Mutex<()>,
+    /// The regions whose logs have changed them, and that were not looked at since.
+    changed: watch::Sender<BTreeSet<u64>>,
+    /// Counts what the placement driver should hear of soon.
+    news: watch::Sender<u64>,
+    orders: mpsc::Sender<Order>,
+    ordered: Mutex<mpsc::Receiver<Order>>,
+}
+
+/// Orders of the placement driver that wait.
+const ORDERS_MAX: usize = 64;
+
+/// What the placement driver is told of the regions.
+pub(crate) struct Report {
+    /// Those that this store leads.
+    pub(crate) leads: Vec<RegionReport>,
+    /// A few of those that it does not.
+    pub(crate) holds: Vec<HeldPeer>,
+    /// All, also those that wait or are ending.
+    pub(crate) count: u64,
+    /// See [`Durability::Os`].
+    pub(crate) takes_no_replicas: bool,
 }
 
 /// Damaged data, which keeps the log of a region from being applied.
@@ -90,9 +129,10 @@ impl Regions {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
             let directory = of_log.directory();
+            refuse_outdated(&directory)?;
             let addresses = Addresses::open(&directory);
             let starts = open_starts(&directory, of_log.identity().start());
-            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses, starts))
+            Ok::<_, ServerError>((of_log.open_log()?, addresses, starts))
         });
         let (log, addresses, starts) = opened.await??;
         let log = Arc::new(log);
@@ -101,6 +141,7 @@ impl Regions {
             timing,
             Arc::clone(&log) as _,
         )?);
+        let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         Ok(Self {
             checks: Arc::new(Checks::new(storage.clone())),
             storage,
@@ -113,7 +154,13 @@ impl Regions {
             damaged: watch::Sender::default(),
             identity: Arc::default(),
             transport: OnceLock::new(),
-            proposers: Mutex::default(),
+            replicas: Lock::default(),
+            served: watch::Sender::default(),
+            opening: Mutex::default(),
+            changed: watch::Sender::default(),
+            news: watch::Sender::default(),
+            orders,
+            ordered: Mutex::new(ordered),
         })
     }
 
@@ -139,7 +186,7 @@ impl Regions {
     }
 
     /// Serves the regions that are on the disk, if the store has registered. Returns whether there are any. A region that this
-    /// store holds alone is served when this returns; all others when they have a leader.
+    /// store holds alone is served when this returns; all others when they have a leader. For the start.
     pub(crate) async fn restore(&self) -> Result<bool, ServerError> {
         let identity = self.storage.identity();
         let (Some(cluster_id), Some(store_id)) = (identity.cluster_id, identity.store_id) else {
@@ -149,35 +196,71 @@ impl Regions {
             cluster_id,
             store_id,
         };
+        let _opening = self.opening.lock().await;
         let identity = *self.identity.get_or_init(|| identity);
+        self.finish_destroying().await?;
         let stored = self.stored().await?;
-        let has_regions = !stored.is_empty();
-        let mut handles = Vec::with_capacity(stored.len());
         self.bootstrap(stored.clone()).await?;
         let peers = stored.iter().flat_map(|region| &region.peers);
         let others = peers.map(|peer| peer.store_id).filter(|id| *id != store_id);
         self.transport(identity).greet(others);
-        for region in stored {
-            let proposer = self.proposer(identity, &region).await?;
-            let handle = RegionHandle::new(to_wire(region), proposer, &self.storage);
-            handles.push(Arc::new(handle));
+        for region in &stored {
+            let (region_id, conf_version) = (region.id, region.conf_version);
+            let Some(peer) = peer_on(region, store_id) else {
+                tracing::info!(
+                    region_id,
+                    "a region is stored, and has no peer on this store"
+                );
+                let unopened = &mut self.replicas().unopened;
+                unopened.insert(region_id, conf_version);
+                continue;
+            };
+            self.open_peer(identity, region_id, peer.id).await?;
         }
-        self.router
-            .set(Membership::new(cluster_id, store_id, handles));
-        Ok(has_regions)
+        self.route(&self.replicas());
+        Ok(!stored.is_empty())
     }
 
-    /// Serves these regions, unless there are regions on the disk: those are newer. A region whose peers have changed is none to
-    /// begin with: it has data that this store lacks, which other peers have to send.
+    /// Begins these regions and serves them, unless there are regions here: those are newer. A region whose peers have changed is none
+    /// to begin with: it has data that this store lacks, which other peers have to send. Neither is one that was destroyed here.
     pub(crate) async fn adopt(&self, regions: Vec<Region>) -> Result<(), ServerError> {
-        // A region that is being replaced by a snapshot is open, and not stored.
-        let has_opened = !self.proposers.lock().await.is_empty();
-        if !has_opened && self.stored().await?.is_empty() {
-            let regions = regions.into_iter().map(from_wire);
-            let regions = regions.filter(|region| region.conf_version <= 1);
-            self.bootstrap(regions.collect()).await?;
+        if self.identity.get().is_none() {
+            self.restore().await?;
         }
-        self.restore().await.map(drop)
+        let Some(&identity) = self.identity.get() else {
+            return Ok(());
+        };
+        let _opening = self.opening.lock().await;
+        // A region that is being replaced by a snapshot is not stored.
+        if self.replicas().count() > 0 {
+            return Ok(());
+        }
+        let regions = regions.into_iter().map(from_wire);
+        let regions = regions.filter(|region| region.conf_version <= 1);
+        let regions: Vec<_> = regions.collect();
+        let (storage, ids) = (self.storage.clone(), regions.iter().map(|region| region.id));
+        let ids: Vec<_> = ids.collect();
+        let was_destroyed = spawn_blocking(move || {
+            let mut tombstones = ids.into_iter().map(|id| storage.tombstone(id));
+            tombstones.try_fold(false, |any, tombstone| {
+                Ok::<_, rdb_storage::Error>(any || tombstone?.is_some())
+            })
+        });
+        if was_destroyed.await?? {
+            return Ok(());
+        }
+        self.bootstrap(regions.clone()).await?;
+        for region in &regions {
+            let region_id = region.id;
+            let peer = peer_on(region, identity.store_id);
+            let cause = "the region has no peer on this store";
+            let peer = peer.ok_or_else(|| ServerError::region(region_id, cause))?;
+            let others = region.peers.iter().map(|peer| peer.store_id);
+            let others = others.filter(|id| *id != identity.store_id);
+            self.transport(identity).greet(others);
+            self.open_peer(identity, region_id, peer.id).await?;
+        }
+        Ok(())
     }
 
     /// Whether logs are written.
@@ -195,15 +278,26 @@ impl Regions {
         self.damaged.subscribe()
     }
 
-    /// What the placement driver is told: the regions that this store leads, and how many it has.
-    pub(crate) async fn report(&self) -> (Vec<RegionReport>, u64) {
-        let proposers = self.proposers.lock().await;
+    /// Which regions requests can reach, by their ids.
+    pub(crate) fn served(&self) -> watch::Receiver<BTreeSet<u64>> {
+        self.served.subscribe()
+    }
+
+    /// Changes when the placement driver should hear of the regions soon.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// What the placement driver is told.
+    pub(crate) fn report(&self) -> Report {
         let states = self.node.states();
-        let states = states.borrow();
-        let leads = proposers
-            .iter()
-            .filter_map(|(id, proposer)| proposer.leadership().report(states.get(id)));
-        (leads.collect(), proposers.len() as u64)
+        let (mut replicas, states) = (self.replicas(), states.borrow());
+        Report {
+            leads: replicas.leads(&states),
+            holds: replicas.held(&states),
+            count: replicas.count() as u64,
+            takes_no_replicas: self.durability == Durability::Os,
+        }
     }
 
     /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot write.
@@ -211,7 +305,7 @@ impl Regions {
         let (write_health, log_health) = (self.storage.write_health(), self.node.log_health());
         loop {
             sleep(KEEP_INTERVAL).await;
-            for proposer in self.proposers.lock().await.values() {
+            for (_, proposer) in self.proposers() {
                 proposer.refuse_stalled();
             }
             let cannot_write = match (&*log_health.borrow(), &*write_health.borrow()) {
@@ -229,7 +323,7 @@ impl Regions {
     pub(crate) async fn hand_over(&self) {
         let handed_over = timeout(HAND_OVER_TIMEOUT, async {
             self.hand_over_these(self.group_ids()).await;
-            let proposers = self.proposers.lock().await;
+            let proposers = self.proposers();
             let mut states = self.node.states();
             // It fails when all groups have ended.
             let _ = states
@@ -251,13 +345,13 @@ impl Regions {
     /// Ends at once what this store holds together with others. For a store that must not be here: it may have forgotten what it
     /// has promised to them.
     pub(crate) async fn leave(&self) {
-        let proposers = self.proposers.lock().await;
-        let shared = proposers
-            .iter()
-            .filter(|(_, proposer)| proposer.leadership().has_others());
-        let groups = shared.filter_map(|(&region_id, _)| self.node.group(region_id));
-        let ended = groups.map(|group| async move { group.shut_down().await });
-        join_all(ended).await;
+        let groups: Vec<_> = {
+            let replicas = self.replicas();
+            let shared = replicas.open.values();
+            let shared = shared.filter(|replica| replica.description.has_others());
+            shared.map(|replica| replica.group.clone()).collect()
+        };
+        join_all(groups.iter().map(|group| group.shut_down())).await;
     }
 
     async fn hand_over_these(&self, group_ids: Vec<u64>) {
@@ -317,44 +411,61 @@ impl Regions {
         Ok(())
     }
 
-    /// The proposer of a region, whose group is opened first if it is not open yet.
-    async fn proposer(
+    /// Removes the logs of replicas that were destroyed, if the end of the process came before that. What a later peer may have left there
+    /// that still waits for its first state does not count: nobody has promoted it.
+    async fn finish_destroying(&self) -> Result<(), ServerError> {
+        let storage = self.storage.clone();
+        let destroyed = spawn_blocking(move || storage.destroyed_regions()).await??;
+        for region_id in destroyed {
+            let removed = self.node.destroy(region_id).await;
+            removed.map_err(|error| ServerError::region(region_id, error))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the group of a peer, and serves its region if it is stored. Only one call at a time.
+    async fn open_peer(
         &self,
         identity: StoreIdentity,
-        region: &RegionDescriptor,
-    ) -> Result<Arc<Proposer>, ServerError> {
-        let mut proposers = self.proposers.lock().await;
-        if let Some(proposer) = proposers.get(&region.id) {
-            return Ok(Arc::clone(proposer));
+        region_id: u64,
+        peer_id: u64,
+    ) -> Result<(), ServerError> {
+        let storage = self.storage.clone();
+        let read = spawn_blocking(move || Described::read(&storage, region_id));
+        let description = Arc::<Description>::default();
+        if let Some(described) = read.await?? {
+            description.learn(described);
         }
-        let (region_id, cause) = (region.id, "the region has no peer on this store");
-        let peer = region
-            .peers
-            .iter()
-            .find(|peer| peer.store_id == identity.store_id);
-        let peer = peer.ok_or_else(|| ServerError::region(region_id, cause))?;
-        let has_others = region.peers.len() > 1;
-        if has_others && self.durability == Durability::Os {
+        if description.has_others() && self.durability == Durability::Os {
             let cause = "--durability=os: after a power cut this store would break what it has promised to the other stores of the \
                          region, and their data would differ; use --durability=sync";
             return Err(ServerError::region(region_id, cause));
         }
-        let told = self.damaged.clone();
-        let tell = move |cause: &str| {
+        let (told, of_region) = (self.damaged.clone(), Arc::clone(&description));
+        let tell_damage = move |cause: &str| {
             tracing::error!(region_id, cause, "the data of a region is damaged");
             let cause = format!("its log cannot be applied: {cause}");
+            let has_others = of_region.has_others();
             let damage = Damage { cause, has_others };
             told.send_modify(|damaged| drop(damaged.insert(region_id, damage)));
         };
+        let changed = self.changed.clone();
+        let tell_change = move || {
+            changed.send_modify(|changed| {
+                changed.insert(region_id);
+            });
+        };
         let (storage, checks) = (self.storage.clone(), Arc::clone(&self.checks));
-        let machine = RegionMachine::new(region_id, storage, checks).telling_damage(tell);
-        let network = self.transport(identity).network(region_id, peer.id);
+        let machine = RegionMachine::new(region_id, storage, checks)
+            .telling_damage(tell_damage)
+            .telling_changes(tell_change);
+        let network = self.transport(identity).network(region_id, peer_id);
         let damaged = |cause: &dyn Display| {
-            let cause = cause.to_string();
+            let (cause, has_others) = (cause.to_string(), description.has_others());
             Damage { cause, has_others }.error(region_id)
         };
         let machine = Arc::new(machine);
-        let group = self.node.open(region_id, peer.id, machine, network).await;
+        let group = self.node.open(region_id, peer_id, machine, network).await;
         let group = group.map_err(|error| match error {
             OpenError::Start(error) if error.is_damage() => damaged(&error),
             OpenError::Log { ref cause, .. } if cause.kind() == ErrorKind::InvalidData => {
@@ -371,10 +482,44 @@ impl Regions {
                 });
             }
         }
-        let addresses = Arc::clone(&self.addresses);
-        let leadership = Leadership::new(region.clone(), peer.id, group, addresses);
-        let proposer = Proposer::new(leadership, self.storage.clone());
-        proposers.insert(region_id, Arc::clone(&proposer));
-        Ok(proposer)
+        let (addresses, of_leadership) = (Arc::clone(&self.addresses), Arc::clone(&description));
+        let leadership =
+            Leadership::new(region_id, of_leadership, peer_id, group.clone(), addresses);
+        let replica = Replica {
+            peer_id,
+            group,
+            description,
+            proposer: Proposer::new(leadership, self.storage.clone()),
+            handle: None,
+        };
+        {
+            let mut replicas = self.replicas();
+            replicas.unopened.remove(&region_id);
+            replicas.open.insert(region_id, replica);
+        }
+        self.refresh(region_id).await
+    }
+
+    /// Has requests reach what they can.
+    fn route(&self, replicas: &Replicas) {
+        let Some(identity) = self.identity.get() else {
+            return;
+        };
+        let (ids, handles): (BTreeSet<_>, _) = replicas.handles().unzip();
+        let (cluster_id, store_id) = (identity.cluster_id, identity.store_id);
+        self.router
+            .set(Membership::new(cluster_id, store_id, handles));
+        self.served.send_replace(ids);
+    }
+
+    fn proposers(&self) -> Vec<(u64, Arc<Proposer>)> {
+        let replicas = self.replicas();
+        let open = replicas.open.iter();
+        open.map(|(&id, replica)| (id, Arc::clone(&replica.proposer)))
+            .collect()
+    }
+
+    fn replicas(&self) -> MutexGuard<'_, Replicas> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

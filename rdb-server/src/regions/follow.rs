@@ -1,0 +1,292 @@
+//! How the regions of this store change while it runs: by messages of other stores, by their logs, and by what the placement driver
+//! says.
+
+use std::mem;
+use std::time::Duration;
+
+use futures::future::join4;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use rdb_proto::pdpb::{HeldPeer, RegionStep};
+use rdb_raft::MissingPeer;
+use rdb_storage::Durability;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::Regions;
+use crate::error::ServerError;
+use crate::region::{Described, RegionHandle, peer_on};
+
+/// How long a replica without a first state waits for another store to send something.
+const WAITS_FOR: Duration = Duration::from_secs(60);
+
+/// Most replicas that wait for their first state at a time.
+const WAITING_MAX: usize = 64;
+
+/// How often those that wait are looked at.
+const WAITING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the placement driver asks of this store. It asks again for what is not done.
+pub(super) enum Order {
+    /// The next step of a region that it leads.
+    Step(RegionStep),
+    /// A replica that is no member any more.
+    Destroy(HeldPeer),
+}
+
+impl Regions {
+    /// Makes the regions follow what changes, for as long as the store runs.
+    pub(crate) async fn follow(&self) {
+        let messages = self.follow_messages();
+        let logs = self.follow_logs();
+        let orders = self.follow_orders();
+        join4(messages, logs, orders, self.end_silent()).await;
+    }
+
+    /// Notes what the placement driver asks for. It is done by [`follow`](Self::follow), unless much is waiting.
+    pub(crate) fn order(&self, steps: Vec<RegionStep>, removed: Vec<HeldPeer>) {
+        let steps = steps.into_iter().map(Order::Step);
+        for order in steps.chain(removed.into_iter().map(Order::Destroy)) {
+            if self.orders.try_send(order).is_err() {
+                tracing::debug!("the placement driver asks for more than can be done");
+                return;
+            }
+        }
+    }
+
+    async fn follow_messages(&self) {
+        let mut missing = self.node.missing_peers();
+        loop {
+            match missing.recv().await {
+                Ok(missing) => {
+                    let MissingPeer {
+                        group_id: region_id,
+                        peer_id,
+                    } = missing;
+                    if let Err(error) = self.make_peer(missing).await {
+                        tracing::warn!(region_id, peer_id, %error, "a replica cannot be opened");
+                        // It is asked for again, many times a second.
+                        sleep(Duration::from_secs(1)).await;
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Opens the peer that another store asks for, if it may be here. It waits for its first state, if the region is not stored.
+    pub(super) async fn make_peer(&self, missing: MissingPeer) -> Result<(), ServerError> {
+        let MissingPeer {
+            group_id: region_id,
+            peer_id,
+        } = missing;
+        let Some(&identity) = self.identity.get() else {
+            return Ok(());
+        };
+        if self.durability == Durability::Os {
+            return Ok(());
+        }
+        let _opening = self.opening.lock().await;
+        {
+            let replicas = self.replicas();
+            let is_here = replicas.open.contains_key(&region_id);
+            if is_here || replicas.ending.contains(&region_id) || replicas.waiting() >= WAITING_MAX
+            {
+                return Ok(());
+            }
+        }
+        let storage = self.storage.clone();
+        let read = move || {
+            let tombstone = storage.tombstone(region_id)?;
+            let mut stored = storage.regions()?.into_iter();
+            let stored = stored.find(|region| region.id == region_id);
+            Ok::<_, rdb_storage::Error>((tombstone, stored))
+        };
+        let (tombstone, stored) = spawn_blocking(read).await??;
+        let refused = if tombstone.is_some_and(|last| peer_id <= last) {
+            Some("it was destroyed here, or one after it")
+        } else {
+            let own = stored.and_then(|region| peer_on(&region, identity.store_id));
+            own.filter(|own| own.id != peer_id)
+                .map(|_| "the region is here with another peer")
+        };
+        if let Some(cause) = refused {
+            tracing::debug!(region_id, peer_id, cause, "a peer is not made");
+            return Ok(());
+        }
+        self.open_peer(identity, region_id, peer_id).await?;
+        tracing::info!(
+            region_id,
+            peer_id,
+            "a peer was made, since another store asked for it"
+        );
+        Ok(())
+    }
+
+    /// Whoever asks about regions is told what their logs have changed.
+    async fn follow_logs(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            // The sender is in `self`.
+            let _ = changed.wait_for(|changed| !changed.is_empty()).await;
+            let mut regions = Default::default();
+            self.changed.send_if_modified(|changed| {
+                regions = mem::take(changed);
+                false
+            });
+            for region_id in regions {
+                if let Err(error) = self.refresh(region_id).await {
+                    tracing::error!(region_id, %error, "what has changed of a region cannot be read");
+                }
+            }
+        }
+    }
+
+    /// Learns what a region is now. One whose first state has come is served from now on.
+    pub(super) async fn refresh(&self, region_id: u64) -> Result<(), ServerError> {
+        let storage = self.storage.clone();
+        let read = spawn_blocking(move || Described::read(&storage, region_id));
+        let Some(described) = read.await?? else {
+            return Ok(());
+        };
+        let (region, peers) = (described.to_wire(), described.region.peers.clone());
+        {
+            let mut replicas = self.replicas();
+            let Some(replica) = replicas.open.get_mut(&region_id) else {
+                return Ok(());
+            };
+            let is_later = replica.description.learn(described);
+            match &replica.handle {
+                Some(_) if !is_later => return Ok(()),
+                Some(handle) if handle.describe(&region) => {}
+                _ => {
+                    let proposer = replica.proposer.clone();
+                    let handle = RegionHandle::new(region, proposer, &self.storage);
+                    replica.handle = Some(handle.into());
+                    self.route(&replicas);
+                }
+            }
+        }
+        if let Some(&identity) = self.identity.get() {
+            let others = peers.iter().map(|peer| peer.store_id);
+            let others = others.filter(|id| *id != identity.store_id);
+            self.transport(identity).greet(others);
+        }
+        self.news.send_modify(|news| *news += 1);
+        Ok(())
+    }
+
+    async fn follow_orders(&self) {
+        let mut orders = self.ordered.lock().await;
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(order) = orders.recv() => under_way.push(match order {
+                    Order::Step(step) => self.take_step(step).boxed(),
+                    Order::Destroy(named) => self.destroy(named).boxed(),
+                }),
+                Some(()) = under_way.next() => {}
+            }
+        }
+    }
+
+    /// Destroys a replica that is no member any more, with its data and its log. It must be the one that was named.
+    pub(super) async fn destroy(&self, named: HeldPeer) {
+        let HeldPeer {
+            region_id, peer_id, ..
+        } = named;
+        let group = {
+            let states = self.node.states();
+            let mut replicas = self.replicas();
+            let is_unopened = replicas.unopened.get(&region_id) == Some(&named.conf_version);
+            let open = replicas.open.get(&region_id);
+            let group = match open {
+                Some(open) if open.peer_id == peer_id && open.handle.is_some() => {
+                    let leadership = open.proposer.leadership();
+                    if leadership
+                        .term_led(states.borrow().get(&region_id))
+                        .is_some()
+                    {
+                        tracing::warn!(
+                            region_id,
+                            peer_id,
+                            "this store leads the region, so it does not destroy it"
+                        );
+                        return;
+                    }
+                    Some(open.group.clone())
+                }
+                None if peer_id == 0 && is_unopened => None,
+                _ => return,
+            };
+            replicas.open.remove(&region_id);
+            replicas.unopened.remove(&region_id);
+            replicas.ending.insert(region_id);
+            self.route(&replicas);
+            group
+        };
+        tracing::info!(
+            region_id,
+            peer_id,
+            "a replica is no member any more, and is destroyed"
+        );
+        if let Some(group) = group {
+            // Nobody applies to the storage or is about to when it has ended.
+            group.shut_down().await;
+        }
+        self.checks.forget(region_id);
+        self.damaged
+            .send_modify(|damaged| drop(damaged.remove(&region_id)));
+        let storage = self.storage.clone();
+        let destroyed = spawn_blocking(move || storage.destroy_region(region_id, peer_id)).await;
+        let destroyed = match destroyed {
+            Ok(Ok(())) => self
+                .node
+                .destroy(region_id)
+                .await
+                .map_err(|error| error.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        };
+        if let Err(error) = destroyed {
+            // It is not served before the next start, which finishes this or has the replica named again.
+            tracing::error!(region_id, peer_id, error, "a replica cannot be destroyed");
+            return;
+        }
+        self.replicas().ending.remove(&region_id);
+        self.news.send_modify(|news| *news += 1);
+        tracing::info!(region_id, peer_id, "a replica was destroyed");
+    }
+
+    /// Ends replicas whose first state does not come: who should send it may have forgotten them. Their votes are kept. Whoever needs
+    /// one asks for it again.
+    async fn end_silent(&self) {
+        loop {
+            sleep(WAITING_INTERVAL).await;
+            self.end_those_silent_for(WAITS_FOR).await;
+        }
+    }
+
+    pub(super) async fn end_those_silent_for(&self, patience: Duration) {
+        let silent = self.replicas().silent(patience);
+        for region_id in silent {
+            {
+                let mut replicas = self.replicas();
+                // Its first state may have come.
+                if !replicas.silent(patience).contains(&region_id) {
+                    continue;
+                }
+                replicas.open.remove(&region_id);
+                replicas.ending.insert(region_id);
+            }
+            self.node.end(region_id).await;
+            self.replicas().ending.remove(&region_id);
+            tracing::info!(
+                region_id,
+                "a replica has waited for its data in vain, and has ended"
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Which regions this store has, and how far each is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdb_proto::pdpb::{HeldPeer, RegionReport};
+use rdb_raft::group::{Group, GroupState};
+
+use crate::region::{Description, Proposer, RegionHandle};
+
+/// Most replicas that a heartbeat names, of those that this store does not lead.
+const HELD_MAX: usize = 8;
+
+/// The peer of a region on this store.
+#[derive(Clone)]
+pub(super) struct Replica {
+    pub(super) peer_id: u64,
+    pub(super) group: Group,
+    pub(super) description: Arc<Description>,
+    pub(super) proposer: Arc<Proposer>,
+    /// How requests reach the region. `None`: it waits for its first state.
+    pub(super) handle: Option<Arc<RegionHandle>>,
+}
+
+/// All of them, by region. A region is in one of the three.
+#[derive(Default)]
+pub(super) struct Replicas {
+    pub(super) open: BTreeMap<u64, Replica>,
+    /// Regions on the disk without a peer of this store, each with its `conf_version`. The first message to a peer opens one.
+    pub(super) unopened: BTreeMap<u64, u64>,
+    /// Regions that are leaving this store.
+    pub(super) ending: BTreeSet<u64>,
+    /// The last region that [`Replicas::held`] has named.
+    named: u64,
+}
+
+type States = BTreeMap<u64, GroupState>;
+
+impl Replicas {
+    pub(super) fn count(&self) -> usize {
+        self.open.len() + self.unopened.len() + self.ending.len()
+    }
+
+    /// How many wait for their first state.
+    pub(super) fn waiting(&self) -> usize {
+        let open = self.open.values();
+        open.filter(|replica| replica.handle.is_none()).count()
+    }
+
+    /// Those that requests can reach.
+    pub(super) fn handles(&self) -> impl Iterator<Item = (u64, Arc<RegionHandle>)> {
+        let open = self.open.iter();
+        open.filter_map(|(&id, replica)| Some((id, Arc::clone(replica.handle.as_ref()?))))
+    }
+
+    /// The regions that this store leads.
+    pub(super) fn leads(&self, states: &States) -> Vec<RegionReport> {
+        let open = self.open.iter();
+        let leads =
+            open.filter_map(|(id, replica)| replica.proposer.leadership().report(states.get(id)));
+        leads.collect()
+    }
+
+    /// A few of the replicas that this store does not lead, all of them by turns. What waits for its first state is not among them.
+    pub(super) fn held(&mut self, states: &States) -> Vec<HeldPeer> {
+        let open = self.open.iter().filter_map(|(&region_id, replica)| {
+            let described = replica.description.get()?;
+            let leadership = replica.proposer.leadership();
+            if leadership.term_led(states.get(&region_id)).is_some() {
+                return None;
+            }
+            Some(HeldPeer {
+                region_id,
+                peer_id: replica.peer_id,
+                conf_version: described.region.conf_version,
+            })
+        });
+        let unopened = self.unopened.iter();
+        let unopened = unopened.map(|(&region_id, &conf_version)| HeldPeer {
+            region_id,
+            peer_id: 0,
+            conf_version,
+        });
+        let named = turn(open.chain(unopened).collect(), self.named);
+        self.named = named.last().map_or(0, |last| last.region_id);
+        named
+    }
+
+    /// Those that wait for their first state, and have heard nothing for so long.
+    pub(super) fn silent(&self, patience: Duration) -> Vec<u64> {
+        let open = self.open.iter().filter(|(_, replica)| {
+            let is_silent = replica.group.silent_for() >= patience;
+            replica.handle.is_none() && is_silent
+        });
+        open.map(|(&region_id, _)| region_id).collect()
+    }
+}
+
+/// Those after the one that was named last, and then from the beginning.
+fn turn(mut held: Vec<HeldPeer>, named: u64) -> Vec<HeldPeer> {
+    held.sort_unstable_by_key(|held| (held.region_id <= named, held.region_id));
+    held.truncate(HELD_MAX);
+    held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_replicas_are_named_by_turns() {
+        let held = |ids: std::ops::RangeInclusive<u64>| {
+            let held = ids.map(|region_id| HeldPeer {
+                region_id,
+                peer_id: 9,
+                conf_version: 1,
+            });
+            held.collect::<Vec<_>>()
+        };
+        let mut named = 0;
+        let mut all = BTreeSet::new();
+        for _ in 0..3 {
+            let turn = turn(held(1..=20), named);
+            assert_eq!(turn.len(), HELD_MAX);
+            named = turn.last().expect("eight").region_id;
+            all.extend(turn.iter().map(|held| held.region_id));
+        }
+        assert_eq!(all.len(), 20);
+        assert_eq!(turn(held(1..=3), 2).len(), 3);
+        assert!(turn(Vec::new(), 7).is_empty());
+    }
+}

@@ -1,0 +1,243 @@
+use rdb_proto::errorpb::region_error::Kind;
+use rdb_proto::metapb::{Peer, RegionEpoch};
+use rdb_raft::MissingPeer;
+use rdb_storage::Command;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::config::Config;
+use crate::error::Rejection;
+
+const REGION: u64 = 1;
+const STORE: u64 = 2;
+
+struct Fixture {
+    regions: Regions,
+    router: Router,
+    _directory: TempDir,
+}
+
+/// A store that has registered, and has no regions.
+async fn fixture(durability: Durability) -> Fixture {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    let config = Config {
+        data_dir: directory.path().join("store"),
+        durability,
+        ..Config::default()
+    };
+    let opened = spawn_blocking(move || {
+        let storage = Storage::open(&config.data_dir, config.storage_options());
+        let storage = storage.expect("a new directory");
+        let assigned = storage.assign(7, Some(STORE), Some(1));
+        assigned.expect("it belongs to nobody");
+        storage
+    });
+    let storage = opened.await.expect("no panic");
+    let router = Router::new(CancellationToken::new());
+    let opened = Regions::open(
+        storage,
+        router.clone(),
+        durability,
+        Timing::default(),
+        1 << 30,
+    );
+    let regions = opened.await.expect("a new log");
+    assert!(!regions.restore().await.expect("nothing is stored"));
+    Fixture {
+        regions,
+        router,
+        _directory: directory,
+    }
+}
+
+fn region(peers: &[(u64, u64)]) -> Region {
+    let peers = peers.iter().map(|&(id, store_id)| Peer {
+        id,
+        store_id,
+        learner: false,
+    });
+    Region {
+        id: REGION,
+        epoch: Some(RegionEpoch {
+            conf_version: 1,
+            version: 1,
+        }),
+        peers: peers.collect(),
+        ..Region::default()
+    }
+}
+
+fn held(peer_id: u64) -> HeldPeer {
+    HeldPeer {
+        region_id: REGION,
+        peer_id,
+        conf_version: 1,
+    }
+}
+
+impl Fixture {
+    async fn is_asked_for(&self, peer_id: u64) -> u64 {
+        let group_id = REGION;
+        let missing = MissingPeer { group_id, peer_id };
+        let made = self.regions.make_peer(missing).await;
+        made.expect("it is made or not");
+        self.regions.report().count
+    }
+
+    async fn adopts(&self, peers: &[(u64, u64)]) -> u64 {
+        let adopted = self.regions.adopt(vec![region(peers)]).await;
+        adopted.expect("it is begun or not");
+        self.regions.report().count
+    }
+
+    async fn is_stored(&self) -> bool {
+        let stored = self.regions.stored().await;
+        !stored.expect("it can be read").is_empty()
+    }
+
+    fn tombstone(&self) -> Option<u64> {
+        let tombstone = self.regions.storage.tombstone(REGION);
+        tombstone.expect("it can be read")
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_another_store_asks_for_waits_for_its_data_and_nothing_is_begun_beside_it() {
+    let fixture = fixture(Durability::Sync).await;
+    assert_eq!(fixture.is_asked_for(5).await, 1);
+    assert_eq!(fixture.is_asked_for(5).await, 1);
+    let report = fixture.regions.report();
+    assert!(report.leads.is_empty() && report.holds.is_empty());
+    assert!(fixture.regions.served().borrow().is_empty());
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
+    assert!(!fixture.is_stored().await);
+
+    let regions = &fixture.regions;
+    regions
+        .end_those_silent_for(Duration::from_secs(3600))
+        .await;
+    assert_eq!(regions.report().count, 1);
+    regions.end_those_silent_for(Duration::ZERO).await;
+    assert_eq!(regions.report().count, 0);
+    assert!(regions.node.group(REGION).is_none());
+    assert_eq!(fixture.is_asked_for(5).await, 1);
+}
+
+#[tokio::test]
+async fn what_was_destroyed_is_neither_made_nor_begun_again() {
+    let fixture = fixture(Durability::Sync).await;
+    for peer_id in [5, 3] {
+        let storage = fixture.regions.storage.clone();
+        let destroyed = spawn_blocking(move || storage.destroy_region(REGION, peer_id)).await;
+        destroyed.expect("no panic").expect("written");
+    }
+    assert_eq!(fixture.tombstone(), Some(5), "it never goes back");
+    assert_eq!(fixture.is_asked_for(4).await, 0);
+    assert_eq!(fixture.is_asked_for(5).await, 0);
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 0);
+    assert!(!fixture.is_stored().await);
+    assert_eq!(fixture.is_asked_for(6).await, 1);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_keep_what_it_promises_makes_no_peer() {
+    let fixture = fixture(Durability::Os).await;
+    assert!(fixture.regions.report().takes_no_replicas);
+    assert_eq!(fixture.is_asked_for(5).await, 0);
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1, "alone");
+}
+
+/// As a snapshot leaves it that is as of before the peer was added.
+#[tokio::test]
+async fn a_region_that_is_stored_without_a_peer_of_this_store_is_named_and_opened_or_destroyed() {
+    for is_destroyed in [false, true] {
+        let fixture = fixture(Durability::Sync).await;
+        let regions = &fixture.regions;
+        let described = vec![from_wire(region(&[(1, 1)]))];
+        regions.bootstrap(described).await.expect("written");
+        assert!(regions.restore().await.expect("it starts"));
+        let report = regions.report();
+        assert_eq!((report.holds, report.count), (vec![held(0)], 1));
+        assert!(regions.served().borrow().is_empty());
+        if is_destroyed {
+            let of_other = HeldPeer {
+                conf_version: 2,
+                ..held(0)
+            };
+            regions.destroy(of_other).await;
+            assert!(fixture.is_stored().await);
+            regions.destroy(held(0)).await;
+            assert!(!fixture.is_stored().await);
+            assert_eq!(regions.report().count, 0);
+            continue;
+        }
+        assert_eq!(fixture.is_asked_for(9).await, 1);
+        assert_eq!(regions.report().holds, [held(9)]);
+        assert!(regions.served().borrow().contains(&REGION));
+    }
+}
+
+#[tokio::test]
+async fn requests_that_are_under_way_at_a_replica_that_is_destroyed_get_routing_answers() {
+    let fixture = fixture(Durability::Sync).await;
+    let regions = &fixture.regions;
+    assert_eq!(fixture.adopts(&[(5, STORE), (6, 3)]).await, 1);
+    let routed = fixture.router.for_key(None, b"k");
+    let routed = routed.expect("it is here");
+    regions.destroy(held(6)).await;
+    assert_eq!(regions.report().count, 1, "that is another peer");
+    regions.destroy(held(5)).await;
+    assert_eq!(regions.report().count, 0);
+    assert_eq!(fixture.tombstone(), Some(5));
+    assert!(!fixture.is_stored().await);
+    assert!(regions.node.group(REGION).is_none());
+    assert!(regions.node.states().borrow().is_empty());
+
+    let found = fixture.router.for_key(None, b"k");
+    let not_found = |found: Result<_, _>| {
+        matches!(
+            found.map(drop),
+            Err(Rejection::Routing(Kind::RegionNotFound(_)))
+        )
+    };
+    assert!(not_found(found));
+    let read = routed.permit_read().await;
+    assert!(matches!(read.map(drop), Err(Rejection::Routing(_))));
+    let put = Command::PutRaw {
+        key: "k".into(),
+        value: "v".into(),
+    };
+    let written = routed.submit(vec![put], None, 0);
+    assert!(matches!(written.map(drop), Err(Rejection::Routing(_))));
+}
+
+#[tokio::test]
+async fn a_replica_that_leads_is_not_destroyed() {
+    let fixture = fixture(Durability::Sync).await;
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
+    let regions = &fixture.regions;
+    let mut states = regions.states();
+    let leads = |states: &BTreeMap<_, _>| !regions.replicas().leads(states).is_empty();
+    drop(states.wait_for(leads).await.expect("it leads alone"));
+    regions.destroy(held(5)).await;
+    assert!(fixture.is_stored().await);
+    assert_eq!(regions.report().count, 1);
+}
+
+#[tokio::test]
+async fn a_start_finishes_the_end_of_a_replica() {
+    let fixture = fixture(Durability::Sync).await;
+    let regions = &fixture.regions;
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
+    // As a crash behind the tombstone leaves it.
+    regions.node.end(REGION).await;
+    regions.replicas().open.clear();
+    let storage = regions.storage.clone();
+    let destroyed = spawn_blocking(move || storage.destroy_region(REGION, 5)).await;
+    destroyed.expect("no panic").expect("written");
+    regions.restore().await.expect("it starts");
+    assert_eq!(regions.report().count, 0);
+    // A peer without a state cannot be opened on the log of another one.
+    assert_eq!(fixture.is_asked_for(6).await, 1);
+}
