@@ -27,6 +27,7 @@ usage: scripts/bench.sh [OPTION…]
   --keep-runs DIR  also copy the measurements themselves there
   --skip-memory    without the memory of a server with 10 million keys
   --skip-cold      without keys that are not cached
+  --skip-three     without three stores, and three etcd nodes beside them
   --skip-half      without the open loop at half of etcd's peak
   --skip-hot       without the 30 seconds on one key
   --profile P      release (default) or dev, for trying the script
@@ -74,6 +75,7 @@ main() {
   section half measure_half_of_peak
   section hot measure_hot_key_for_long
   stop_databases
+  section three measure_three_stores
   section cold measure_cold_keys
   section memory measure_memory
 }
@@ -94,7 +96,7 @@ parse_arguments() {
       --out) out=$(value "$@") && shift ;;
       --data-dir) data_parent=$(value "$@") && shift ;;
       --keep-runs) keep_runs=$(value "$@") && shift ;;
-      --skip-memory | --skip-cold | --skip-half | --skip-hot) skip+=" ${1#--skip-}" ;;
+      --skip-memory | --skip-cold | --skip-three | --skip-half | --skip-hot) skip+=" ${1#--skip-}" ;;
       --profile)
         profile=$(value "$@") && shift
         [[ $profile == release || $profile == dev ]] || fail "--profile is $profile; it has to be release or dev"

@@ -8,13 +8,14 @@ use clap::Parser;
 use rdb_proto::transport::process::EXIT_CODES;
 use rdb_proto::transport::{OutOfRange, parse_listen_address};
 
-use crate::cluster::INITIAL_REPLICAS_MAX;
+use crate::cluster::{DISCONNECTED_AFTER, DOWN_AFTER, REPLICAS_MAX, Settings};
 use crate::tso::ClockSettings;
 
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2379);
 const DEFAULT_DATA_DIR: &str = "./data/pd";
 const DEFAULT_CLOCK_JUMP_MAX_S: u64 = 24 * 3600;
 const DEFAULT_INITIAL_REPLICAS: usize = 1;
+const DEFAULT_REPLICAS: usize = 3;
 
 rdb_proto::serve_flags!("RDB_PD", 64);
 
@@ -74,6 +75,21 @@ pub struct Config {
     )]
     pub initial_replicas: usize,
 
+    /// How many replicas of each region are kept, 1 to 7, as far as there are stores: with too few, as many as the largest odd
+    /// number of them. A later start with another number has replicas added or taken away. Without it 3, or what
+    /// --initial-replicas says if that is not 1.
+    #[arg(long, env = "RDB_PD_REPLICAS", value_name = "COUNT")]
+    pub replicas: Option<usize>,
+
+    /// After how many seconds without a heartbeat the replicas of a store are moved to other stores, 20 or more.
+    #[arg(
+        long,
+        env = "RDB_PD_STORE_DOWN_AFTER_S",
+        value_name = "SECONDS",
+        default_value_t = DOWN_AFTER.as_secs()
+    )]
+    pub store_down_after_s: u64,
+
     /// The flags that both servers have.
     #[command(flatten)]
     pub serve: ServeFlags,
@@ -88,6 +104,8 @@ impl Default for Config {
             accept_clock_jump: false,
             tso_advance_ms: 0,
             initial_replicas: DEFAULT_INITIAL_REPLICAS,
+            replicas: None,
+            store_down_after_s: DOWN_AFTER.as_secs(),
             serve: ServeFlags::default(),
         }
     }
@@ -104,12 +122,35 @@ impl Config {
     /// [`OutOfRange`] names the flag and what would be right.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let advance = 0..=TEN_YEARS_S * 1000;
-        let replicas = 1..=INITIAL_REPLICAS_MAX as u64;
+        let replicas = 1..=REPLICAS_MAX as u64;
+        let down_after = DISCONNECTED_AFTER.as_secs()..=TEN_YEARS_S;
         OutOfRange::check("--clock-jump-max-s", self.clock_jump_max_s, 1..=TEN_YEARS_S)?;
         OutOfRange::check("--tso-advance-ms", self.tso_advance_ms, advance)?;
-        OutOfRange::check("--initial-replicas", self.initial_replicas, replicas)?;
+        OutOfRange::check(
+            "--initial-replicas",
+            self.initial_replicas,
+            replicas.clone(),
+        )?;
+        OutOfRange::check("--replicas", self.replicas_kept(), replicas)?;
+        OutOfRange::check("--store-down-after-s", self.store_down_after_s, down_after)?;
         self.serve.options()?;
         Ok(())
+    }
+
+    pub(crate) fn cluster_settings(&self) -> Settings {
+        Settings {
+            initial_replicas: self.initial_replicas,
+            replicas: self.replicas_kept(),
+            store_down_after: Duration::from_secs(self.store_down_after_s),
+        }
+    }
+
+    fn replicas_kept(&self) -> usize {
+        let unset = match self.initial_replicas {
+            1 => DEFAULT_REPLICAS,
+            initial_replicas => initial_replicas,
+        };
+        self.replicas.unwrap_or(unset)
     }
 
     pub(crate) fn clock_settings(&self) -> ClockSettings {
@@ -130,12 +171,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_cluster_began_with_is_kept_unless_another_number_is_asked_for() {
+        for (line, kept) in [
+            ("rdb-pd", 3),
+            ("rdb-pd --initial-replicas 1", 3),
+            ("rdb-pd --initial-replicas 2", 2),
+            ("rdb-pd --initial-replicas 5", 5),
+            ("rdb-pd --initial-replicas 5 --replicas 3", 3),
+            ("rdb-pd --replicas 1", 1),
+        ] {
+            let config = Config::parse_from(line.split(' '));
+            assert_eq!(config.replicas_kept(), kept, "{line}");
+        }
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_by_name() {
         for (flag, value) in [
             ("--clock-jump-max-s", "0"),
             ("--tso-advance-ms", "999999999999999"),
             ("--initial-replicas", "0"),
             ("--initial-replicas", "8"),
+            ("--replicas", "0"),
+            ("--replicas", "8"),
+            ("--store-down-after-s", "19"),
+            ("--store-down-after-s", "999999999999"),
             ("--connections-max", "0"),
             ("--connections-per-address-max", "0"),
             ("--bytes-in-flight-mib", "15"),

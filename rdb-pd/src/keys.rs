@@ -6,9 +6,11 @@
 //! | `cluster/counters` | protobuf [`Counters`]: the last ids that were given out |
 //! | `cluster/store/[u64 store id]` | protobuf [`StoreRecord`] |
 //! | `cluster/region/[u64 region id]` | protobuf `metapb.Region` |
+//! | `cluster/new-peers/[u64 region id]` | protobuf [`NewPeers`] |
 //! | `tso/bound` | `[u64]` Unix milliseconds: no timestamp at or above it was ever handed out |
 
 use bytes::Bytes;
+use rdb_proto::metapb::Peer;
 
 /// The cluster's id.
 pub const CLUSTER_ID: &[u8] = b"cluster/id";
@@ -20,6 +22,8 @@ pub const TSO_BOUND: &[u8] = b"tso/bound";
 pub const STORE_PREFIX: &[u8] = b"cluster/store/";
 /// The prefix of each region's key.
 pub const REGION_PREFIX: &[u8] = b"cluster/region/";
+/// The prefix of the key of each region's new peers.
+pub const NEW_PEERS_PREFIX: &[u8] = b"cluster/new-peers/";
 
 /// The last ids that were given out; none is ever given out again.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -54,6 +58,26 @@ pub struct StoreRecord {
     /// hold any of them.
     #[prost(uint64, repeated, tag = "10")]
     pub unkept_incarnations: Vec<u64>,
+    /// It is to leave: its replicas move to other stores.
+    #[prost(bool, tag = "11")]
+    pub is_leaving: bool,
+    /// It has left. Its id and what its data directory holds are not taken any more.
+    #[prost(bool, tag = "12")]
+    pub has_left: bool,
+}
+
+/// The peers that the leader of a region may be about to add.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NewPeers {
+    /// Never 0.
+    #[prost(uint64, tag = "1")]
+    pub region_id: u64,
+    /// The `conf_version` of the region that they are for. At any other one they are no more.
+    #[prost(uint64, tag = "2")]
+    pub conf_version: u64,
+    /// Each on another store, the last one last.
+    #[prost(message, repeated, tag = "3")]
+    pub peers: Vec<Peer>,
 }
 
 /// A store's key.
@@ -64,6 +88,11 @@ pub fn store(id: u64) -> Bytes {
 /// A region's key.
 pub fn region(id: u64) -> Bytes {
     [REGION_PREFIX, &id.to_be_bytes()].concat().into()
+}
+
+/// The key of a region's new peers.
+pub fn new_peers(region_id: u64) -> Bytes {
+    [NEW_PEERS_PREFIX, &region_id.to_be_bytes()].concat().into()
 }
 
 /// A `[u64]` value.
@@ -87,6 +116,7 @@ mod tests {
     fn golden_bytes() {
         assert_eq!(store(1), &b"cluster/store/\0\0\0\0\0\0\0\x01"[..]);
         assert_eq!(region(258), &b"cluster/region/\0\0\0\0\0\0\x01\x02"[..]);
+        assert_eq!(new_peers(1), &b"cluster/new-peers/\0\0\0\0\0\0\0\x01"[..]);
         assert_eq!(encode_u64(258), &b"\0\0\0\0\0\0\x01\x02"[..]);
         let record = StoreRecord {
             id: 1,
@@ -94,17 +124,43 @@ mod tests {
             incarnation: 5,
             kept_incarnation: 3,
             unkept_incarnations: vec![4, 200],
+            ..StoreRecord::default()
+        };
+        let before = b"\x08\x01\x12\x03a:1\x28\x05\x48\x03\x52\x03\x04\xc8\x01";
+        assert_eq!(record.encode_to_vec(), before);
+        let leaving = StoreRecord {
+            is_leaving: true,
+            ..record.clone()
+        };
+        assert_eq!(leaving.encode_to_vec(), [&before[..], b"\x58\x01"].concat());
+        let left = StoreRecord {
+            has_left: true,
+            ..leaving
         };
         assert_eq!(
-            record.encode_to_vec(),
-            b"\x08\x01\x12\x03a:1\x28\x05\x48\x03\x52\x03\x04\xc8\x01"
+            left.encode_to_vec(),
+            [&before[..], b"\x58\x01\x60\x01"].concat()
         );
+        assert_eq!(StoreRecord::decode(&before[..]), Ok(record));
         let counters = Counters {
             store_id: 1,
             region_id: 2,
             peer_id: 3,
         };
         assert_eq!(counters.encode_to_vec(), b"\x08\x01\x10\x02\x18\x03");
+        let new_peers = NewPeers {
+            region_id: 1,
+            conf_version: 2,
+            peers: vec![Peer {
+                id: 3,
+                store_id: 4,
+                learner: true,
+            }],
+        };
+        assert_eq!(
+            new_peers.encode_to_vec(),
+            b"\x08\x01\x10\x02\x1a\x06\x08\x03\x10\x04\x18\x01"
+        );
     }
 
     proptest! {

@@ -136,7 +136,7 @@ struct Opened {
 async fn open(config: &Config) -> Result<Opened, PdError> {
     let directory = config.data_dir.clone();
     let advance_ms = config.tso_advance_ms;
-    let initial_replicas = config.initial_replicas;
+    let settings = config.cluster_settings();
     let options = StorageOptions {
         block_cache_bytes: BLOCK_CACHE_BYTES,
         write_buffer_bytes: WRITE_BUFFER_BYTES,
@@ -146,8 +146,7 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
     let opened = spawn_blocking(move || {
         let storage = Storage::open(directory, options)?;
         let persisted_ms = StorageBound::new(storage.clone()).load()?;
-        let (cluster, registrar) =
-            Cluster::open(storage.clone(), advance_ms > 0, initial_replicas)?;
+        let (cluster, registrar) = Cluster::open(storage.clone(), advance_ms > 0, settings)?;
         if persisted_ms.is_none() {
             tracing::info!(
                 cluster_id = cluster.id(),

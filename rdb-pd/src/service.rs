@@ -10,9 +10,11 @@ use rdb_proto::errorpb::Fate;
 use rdb_proto::metapb::Limits;
 use rdb_proto::pdpb::pd_server::Pd;
 use rdb_proto::pdpb::{
-    GetClusterInfoRequest, GetClusterInfoResponse, GetRegionRequest, GetRegionResponse,
-    GetStoresRequest, GetStoresResponse, GetTsoRequest, GetTsoResponse, RegisterStoreRequest,
-    RegisterStoreResponse, ScanRegionsRequest, ScanRegionsResponse, StoreHeartbeatRequest,
+    AddOperatorRequest, AddOperatorResponse, CancelOperatorRequest, CancelOperatorResponse,
+    GetClusterInfoRequest, GetClusterInfoResponse, GetOperatorsRequest, GetOperatorsResponse,
+    GetRegionRequest, GetRegionResponse, GetStoresRequest, GetStoresResponse, GetTsoRequest,
+    GetTsoResponse, RegisterStoreRequest, RegisterStoreResponse, RemoveStoreRequest,
+    RemoveStoreResponse, ScanRegionsRequest, ScanRegionsResponse, StoreHeartbeatRequest,
     StoreHeartbeatResponse,
 };
 use rdb_proto::transport::limits::{ADMISSION_WAIT, BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
@@ -22,7 +24,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::heartbeat::checked_heartbeat;
 use self::tso_stream::TsoStream;
-use crate::cluster::{Cluster, ClusterError, REGIONS_MAX, Refusal, Registration, Start};
+use crate::cluster::{
+    Cluster, ClusterError, Impossible, REGIONS_MAX, Refusal, Registration, Start,
+};
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
 /// The allocator of timestamps, with the machine's clocks and a durable bound.
@@ -143,6 +147,61 @@ impl Pd for PdService {
         answer_with_room(&call, self.cluster.regions_bytes_max(limit), routes).await
     }
 
+    async fn remove_store(
+        &self,
+        request: Request<RemoveStoreRequest>,
+    ) -> Result<Response<RemoveStoreResponse>, Status> {
+        let RemoveStoreRequest { store_id, cancel } = request.into_inner();
+        check_id("store_id", store_id)?;
+        let changed = self.cluster.change_leaving(store_id, !cancel).await;
+        Ok(Response::new(changed.map_err(cluster_fault)?))
+    }
+
+    async fn add_operator(
+        &self,
+        request: Request<AddOperatorRequest>,
+    ) -> Result<Response<AddOperatorResponse>, Status> {
+        let AddOperatorRequest {
+            region_id,
+            add_store_id,
+            remove_store_id,
+        } = request.into_inner();
+        check_id("region_id", region_id)?;
+        if add_store_id == remove_store_id {
+            let cause = if add_store_id == 0 {
+                "no store is named; one is to get a replica, or to lose its own".to_owned()
+            } else {
+                format!("store {add_store_id} is to get a replica and to lose it")
+            };
+            return Err(Fault::invalid_argument("remove_store_id", None, cause).into());
+        }
+        let named = |store_id| (store_id != 0).then_some(store_id);
+        let added =
+            self.cluster
+                .add_operator(region_id, named(add_store_id), named(remove_store_id));
+        let operator = Some(added.map_err(|error| cluster_fault(error.into()))?);
+        Ok(Response::new(AddOperatorResponse { operator }))
+    }
+
+    async fn get_operators(
+        &self,
+        _: Request<GetOperatorsRequest>,
+    ) -> Result<Response<GetOperatorsResponse>, Status> {
+        let operators = self.cluster.operators();
+        Ok(Response::new(GetOperatorsResponse { operators }))
+    }
+
+    async fn cancel_operator(
+        &self,
+        request: Request<CancelOperatorRequest>,
+    ) -> Result<Response<CancelOperatorResponse>, Status> {
+        let region_id = request.into_inner().region_id;
+        check_id("region_id", region_id)?;
+        let cancelled = self.cluster.cancel_operator(region_id);
+        let operator = Some(cancelled.map_err(|error| cluster_fault(error.into()))?);
+        Ok(Response::new(CancelOperatorResponse { operator }))
+    }
+
     async fn get_cluster_info(
         &self,
         _: Request<GetClusterInfoRequest>,
@@ -216,6 +275,13 @@ fn checked_count(
     Err(Fault::invalid_argument(field, Some(maximum.into()), cause).into())
 }
 
+fn check_id(field: &'static str, id: u64) -> Result<(), Status> {
+    if id != 0 {
+        return Ok(());
+    }
+    Err(Fault::invalid_argument(field, None, format!("{field} is 0")).into())
+}
+
 fn check_bound(field: &'static str, key: &[u8]) -> Result<(), Status> {
     let (bytes, maximum) = (key.len(), limits::SCAN_BOUND_BYTES_MAX);
     if bytes <= maximum {
@@ -227,6 +293,21 @@ fn check_bound(field: &'static str, key: &[u8]) -> Result<(), Status> {
 
 fn cluster_fault(error: ClusterError) -> Status {
     let code = match &error {
+        ClusterError::Impossible(
+            Impossible::NoRegion { .. }
+            | Impossible::NoStore { .. }
+            | Impossible::NoOperator { .. },
+        ) => Code::NotFound,
+        ClusterError::Impossible(Impossible::TooManyOperators) => Code::ResourceExhausted,
+        ClusterError::Impossible(_) => Code::FailedPrecondition,
+        // It names the field, unlike the refusals of a placement driver that may be the wrong one.
+        ClusterError::Refused(Refusal::Removed { .. }) => {
+            return Fault {
+                field: "store_id",
+                ..Fault::new(Code::FailedPrecondition, error.to_string())
+            }
+            .into();
+        }
         ClusterError::Refused(Refusal::ForeignCluster { .. } | Refusal::UnknownStore { .. }) => {
             Code::FailedPrecondition
         }

@@ -69,9 +69,9 @@ pub enum ServerError {
     /// This store has started later from another directory.
     #[error(
         "store {by_store} has met a later start of this store, so this data directory is an older copy: it lacks votes and writes \
-         that this store has acknowledged, and must not take part again\nServe the newest directory of this store. If that is \
-         lost, leave this store stopped, and the others serve without it. Once its peers are removed, a store with an empty \
-         directory can take its place."
+         that this store has acknowledged, and must not take part again. It is refused from now on\nServe the newest directory of \
+         this store. If that is lost, leave this store stopped, and the others serve without it. Once its peers are removed, a \
+         store with an empty directory can take its place."
     )]
     Outdated {
         /// Who has met it.

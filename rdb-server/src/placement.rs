@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rdb_proto::error::details;
 use rdb_proto::metapb::StoreStats;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{
@@ -103,7 +104,9 @@ impl Placement {
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
-            incarnation: storage.identity().next_incarnation()?,
+            incarnation: storage
+                .identity()
+                .next_incarnation(regions.starts().own())?,
             storage,
             regions,
             registered,
@@ -223,7 +226,7 @@ impl Placement {
         match kept.await? {
             Ok(()) => {
                 let kept = self.storage.identity().start();
-                self.regions.starts().set_own(kept);
+                self.regions.starts().set_own(kept).await;
                 Ok(Ok(()))
             }
             Err(error @ rdb_storage::Error::Io { .. }) => Ok(Err(error.to_string())),
@@ -246,7 +249,8 @@ impl Placement {
     }
 
     /// Sends one heartbeat and returns the pause until the next. `None`: the placement driver did not take it. Fails when another
-    /// process has taken this store's id: the placement driver accepted it while it could not hear this one.
+    /// process has taken this store's id, which the placement driver accepted while it could not hear this one, or when an
+    /// operator has removed the store.
     async fn heartbeat(&mut self) -> Result<Option<Duration>, ServerError> {
         let report = self.regions.report();
         let region_count = report.count;
@@ -262,7 +266,7 @@ impl Placement {
             Err(status) => status,
         };
         let cause = status.message().to_owned();
-        if status.code() == Code::AlreadyExists {
+        if is_final(&status) {
             return Err(ServerError::Refused { cause });
         }
         if self.take_log_turn() {
@@ -335,8 +339,10 @@ impl Placement {
         };
         let answer = timeout(PD_CALL_TIMEOUT, call(client.clone())).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-        let answer =
-            answer.map_err(|status| Status::new(status.code(), describe(&status, address)));
+        let answer = answer.map_err(|status| {
+            let details = status.details().to_vec().into();
+            Status::with_details(status.code(), describe(&status, address), details)
+        });
         if answer.is_err() {
             self.current = (self.current + 1) % self.placement_drivers.len();
         }
@@ -359,6 +365,17 @@ fn describe(status: &Status, pd_address: &str) -> String {
         (Code::Unimplemented, _) => format!("{pd_address} is no placement driver; see --pd"),
         (code, "") => format!("{pd_address}: {code}"),
         (_, message) => format!("{pd_address}: {message}"),
+    }
+}
+
+/// Whether the refusal of a heartbeat is final: another process lives with the store's id, or the store was removed. One that
+/// names no field may come from a placement driver of another cluster, or with an old data directory.
+fn is_final(status: &Status) -> bool {
+    let names_store = || details(status).is_some_and(|details| details.field == "store_id");
+    match status.code() {
+        Code::AlreadyExists => true,
+        Code::FailedPrecondition => names_store(),
+        _ => false,
     }
 }
 

@@ -28,6 +28,7 @@ use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
 use crate::router::Router;
 use crate::service::{BatchService, CasService, RawService, RegionAdminService};
+use crate::starts::note_outdated;
 
 const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 
@@ -99,6 +100,7 @@ impl Server {
             regions.states(),
             regions.served(),
             regions.damaged(),
+            left_out(&storage.unfinished_installs()),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -116,6 +118,7 @@ impl Server {
             .add_service(regions.peer_service())
             .add_service(health_service);
         let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));
+        let data_directory = storage.directory();
         // Until this ends, other stores are served: they may need this one's vote to follow it.
         let handed_over = handed_over.drop_guard();
         let placement = async move {
@@ -132,6 +135,9 @@ impl Server {
             match ended {
                 Ok(()) => of_drain.hand_over().await,
                 Err(_) => of_drain.leave().await,
+            }
+            if let Err(ServerError::Outdated { by_store }) = ended {
+                note_outdated(data_directory, by_store).await;
             }
             ended
         };
@@ -208,6 +214,7 @@ async fn keep_health(
     mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
     mut served: watch::Receiver<BTreeSet<u64>>,
     mut damaged: watch::Receiver<BTreeMap<u64, Damage>>,
+    left_out: Option<String>,
 ) {
     let mut was_serving = false;
     loop {
@@ -215,6 +222,7 @@ async fn keep_health(
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
             damage(&damaged.borrow_and_update()),
+            left_out.clone(),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
             unserved(&groups.borrow_and_update(), &served.borrow_and_update()),
@@ -247,6 +255,14 @@ fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
     let (&region_id, damage) = damaged.first_key_value()?;
     let told = damage.error(region_id).to_string();
     Some(told.replace('\n', "; "))
+}
+
+/// Which region is not open, since a snapshot could not be put in its place, if there is one.
+fn left_out(unfinished: &BTreeMap<u64, String>) -> Option<String> {
+    let (region_id, cause) = unfinished.first_key_value()?;
+    Some(format!(
+        "region {region_id} is left out, since the install of its snapshot cannot be finished: {cause}; restart to try again"
+    ))
 }
 
 /// Which region cannot be served, if one cannot. What waits for its first state, or is leaving this store, is not served either, but

@@ -1,33 +1,197 @@
-//! Where the starts of other stores that this one has met are kept: a file of the data directory.
+//! What a data directory keeps of starts: those of other stores that this one has met, and whether it is outdated itself.
+//!
+//! The file `starts` has a line `own START`, a line `STORE START` for each other store, and a last line `sum CHECKSUM` with the CRC-32C of
+//! all before it. Earlier releases wrote neither the first line nor the last, and ignore them. The own start is that of the last
+//! incarnation, unless a release from before starts had numbers has kept a random one since.
+//!
+//! The file `outdated` is there once another store has met a later start of this one than the directory knows of. Its content is that
+//! store's id. A directory with it is refused: served again and again, it might meet only stores that do not know better.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rdb_raft::transport::Starts;
-use rdb_storage::replace_file;
+use rdb_raft::transport::{STARTS_MAX, Starts};
+use rdb_storage::{crc32c, replace_file};
+use tokio::task::spawn_blocking;
 
-/// The file: a line `STORE START` for each store.
+use crate::error::ServerError;
+
 const FILE: &str = "starts";
 
-/// What the data directory has kept, and the start of this store. A file that cannot be read is one that knows of no start.
+const OUTDATED_FILE: &str = "outdated";
+
+const OWN: &str = "own";
+
+const SUM: &str = "sum";
+
+/// Longest file: two numbers of 20 digits a line, the own start, and the checksum.
+const FILE_BYTES_MAX: u64 = STARTS_MAX as u64 * 42 + 64;
+
+/// What the file says: the own start, 0 if it does not, and those of others by store.
+type Kept = (u64, BTreeMap<u64, u64>);
+
+/// What the data directory has kept. `own` is the start of its incarnation. A file that cannot be read is one that knows of no start: a start
+/// that was never made would lock a store out.
 pub(crate) fn open_starts(data_directory: &Path, own: u64) -> Arc<Starts> {
     let file = data_directory.join(FILE);
-    let kept = fs::read_to_string(&file).unwrap_or_else(|error| {
+    let kept = read_file(&file).and_then(|kept| {
+        read(&kept).map_err(|problem| io::Error::new(ErrorKind::InvalidData, problem))
+    });
+    let (kept_own, met) = kept.unwrap_or_else(|error| {
         if error.kind() != ErrorKind::NotFound {
             tracing::warn!(file = %file.display(), %error, "the starts of other stores are not known");
         }
-        String::new()
+        Kept::default()
     });
-    let met = kept.lines().filter_map(|line| {
-        let (store_id, start) = line.split_once(' ')?;
-        Some((store_id.parse().ok()?, start.parse().ok()?))
-    });
-    Starts::new(own, met.collect(), move |met: &BTreeMap<u64, u64>| {
-        let lines = met.iter();
-        let lines = lines.map(|(store_id, start)| format!("{store_id} {start}\n"));
-        replace_file(&file, lines.collect::<String>().as_bytes())
+    Starts::new(own.max(kept_own), met, move |own, met| {
+        replace_file(&file, format(own, met).as_bytes())
     })
+}
+
+/// Refuses a directory that is known to be outdated.
+pub(crate) fn refuse_outdated(data_directory: &Path) -> Result<(), ServerError> {
+    match fs::read_to_string(data_directory.join(OUTDATED_FILE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        // Whatever it says.
+        noted => {
+            let by_store = noted.ok().and_then(|by_store| by_store.trim().parse().ok());
+            let by_store = by_store.unwrap_or(0);
+            Err(ServerError::Outdated { by_store })
+        }
+    }
+}
+
+/// Notes durably that the directory is outdated, as this store has said.
+pub(crate) async fn note_outdated(data_directory: PathBuf, by_store: u64) {
+    let file = data_directory.join(OUTDATED_FILE);
+    let noted = spawn_blocking(move || replace_file(&file, format!("{by_store}\n").as_bytes()));
+    if let Err(error) = noted
+        .await
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    {
+        tracing::warn!(%error, "that the data directory is outdated is not known to its next start");
+    }
+}
+
+fn read_file(file: &Path) -> io::Result<String> {
+    let mut kept = String::new();
+    let mut file = File::open(file)?.take(FILE_BYTES_MAX + 1);
+    if file.read_to_string(&mut kept)? as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(ErrorKind::InvalidData, "it is too long"));
+    }
+    Ok(kept)
+}
+
+fn format(own: u64, met: &BTreeMap<u64, u64>) -> String {
+    let lines = met.iter();
+    let lines = lines.map(|(store_id, start)| format!("{store_id} {start}\n"));
+    let own = std::iter::once(format!("{OWN} {own}\n"));
+    let lines: String = own.chain(lines).collect();
+    let sum = crc32c(lines.as_bytes());
+    format!("{lines}{SUM} {sum:08x}\n")
+}
+
+/// The starts by store, or what is wrong.
+fn read(kept: &str) -> Result<Kept, String> {
+    let (mut own, mut met) = Kept::default();
+    let mut bytes = 0;
+    for (number, line) in kept.split_inclusive('\n').enumerate() {
+        let unread = || format!("line {} cannot be read", number + 1);
+        let ended = line.strip_suffix('\n').ok_or_else(unread)?;
+        let (store_id, start) = ended.split_once(' ').ok_or_else(unread)?;
+        if store_id == SUM {
+            let sum = u32::from_str_radix(start, 16).map_err(|_| unread())?;
+            let is_last = bytes + line.len() == kept.len();
+            if !is_last || sum != crc32c(&kept.as_bytes()[..bytes]) {
+                return Err("its checksum is another one".to_owned());
+            }
+            return Ok((own, met));
+        }
+        let parse = |text: &str| text.parse::<u64>().map_err(|_| unread());
+        if store_id == OWN {
+            own = parse(start)?;
+        } else {
+            met.insert(parse(store_id)?, parse(start)?);
+        }
+        bytes += line.len();
+    }
+    Ok((own, met))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> BTreeMap<u64, u64> {
+        BTreeMap::from([(1, 5), (2, u64::MAX)])
+    }
+
+    #[test]
+    fn golden_file() {
+        let lines = "own 7\n1 5\n2 18446744073709551615\n";
+        let kept = format!("{lines}sum {:08x}\n", crc32c(lines.as_bytes()));
+        assert_eq!(format(7, &example()), kept);
+        assert_eq!(read(&kept), Ok((7, example())));
+        assert_eq!(read(""), Ok(Kept::default()));
+        let earlier = read("1 5\n2 18446744073709551615\n");
+        assert_eq!(earlier, Ok((0, example())), "of earlier releases");
+    }
+
+    #[test]
+    fn a_file_with_any_change_knows_of_no_start() {
+        let kept = format(7, &example());
+        for place in 0..kept.len() {
+            let mut damaged = kept.clone().into_bytes();
+            damaged[place] ^= 1;
+            let damaged = String::from_utf8(damaged).expect("it is still ASCII");
+            assert!(read(&damaged).is_err(), "{damaged}");
+        }
+        assert!(read(&format!("{kept}3 7\n")).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_own_start_is_the_latest_that_was_ever_kept() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let starts = open_starts(directory.path(), 5);
+        starts.set_own(7).await;
+        assert_eq!(
+            open_starts(directory.path(), 3).own(),
+            7,
+            "of a random number"
+        );
+        assert_eq!(open_starts(directory.path(), 8).own(), 8);
+    }
+
+    #[test]
+    fn the_file_is_bounded() {
+        let met: BTreeMap<_, _> = (0..STARTS_MAX as u64)
+            .map(|store| (u64::MAX - store, u64::MAX))
+            .collect();
+        assert!(format(u64::MAX, &met).len() as u64 <= FILE_BYTES_MAX);
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let file = directory.path().join(FILE);
+        fs::write(&file, " ".repeat(FILE_BYTES_MAX as usize + 1)).expect("written");
+        let refused = read_file(&file).expect_err("too long");
+        assert_eq!(refused.kind(), ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_known_to_be_outdated_is_refused() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        assert!(refuse_outdated(directory.path()).is_ok());
+        note_outdated(directory.path().to_owned(), 3).await;
+        let refused = refuse_outdated(directory.path());
+        assert!(
+            matches!(refused, Err(ServerError::Outdated { by_store: 3 })),
+            "{refused:?}"
+        );
+        fs::write(directory.path().join(OUTDATED_FILE), [0xff]).expect("written");
+        assert!(
+            refuse_outdated(directory.path()).is_err(),
+            "whatever it says"
+        );
+    }
 }

@@ -16,14 +16,12 @@
 use std::hash::Hasher;
 
 use bytes::Bytes;
-use rocksdb::{ReadOptions, Snapshot};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::engine::{Engine, Family};
 use crate::error::Error;
-use crate::keys;
 use crate::read::Keyspace;
 use crate::region::RegionDescriptor;
+use crate::view::RegionView;
 
 /// About how many bytes are read at once. An iterator keeps table files that compactions have replaced, so none is kept for
 /// long.
@@ -40,57 +38,13 @@ pub struct RegionChecksum {
     pub bytes: u64,
 }
 
-/// A look at a region as it was at one position of its log. RocksDB keeps what is overwritten for as long as this is there.
-pub struct RegionView<'a> {
-    engine: &'a Engine,
-    snapshot: Snapshot<'a>,
-    region: RegionDescriptor,
-    position: Bytes,
-    version_floor: u64,
-}
-
-impl<'a> RegionView<'a> {
-    /// `None`: the region is not stored, or its log was never applied.
-    pub(crate) fn take(engine: &'a Engine, region_id: u64) -> Result<Option<Self>, Error> {
-        let snapshot = engine.database.snapshot();
-        let mut options = ReadOptions::default();
-        options.set_snapshot(&snapshot);
-        let family = engine.family(Family::RaftState);
-        let record = |key: [u8; 9]| {
-            let record = engine.database.get_cf_opt(&family, key, &options);
-            record.map_err(Error::from_read)
-        };
-        let key = keys::region::key(region_id);
-        let region = record(key)?;
-        let position = record(keys::applied_position::key(region_id))?;
-        let (Some(region), Some(position)) = (region, position) else {
-            return Ok(None);
-        };
-        let floor = record(keys::version_floor::key(region_id))?;
-        let floor = floor.map(|floor| keys::version_floor::decode(&floor));
-        let region = keys::region::decode(&key, &region)?;
-        let version_floor = floor.transpose()?.unwrap_or(0);
-        drop(options);
-        Ok(Some(Self {
-            engine,
-            snapshot,
-            region,
-            position: position.into(),
-            version_floor,
-        }))
-    }
-
-    /// The position of the last entry that was applied.
-    pub fn position(&self) -> &Bytes {
-        &self.position
-    }
-
+impl RegionView<'_> {
     /// Reads all of the region, some MiB at a time. Before each part `goes_on` is told how many bytes were read, and decides
     /// whether this goes on; it may take its time. `None`: it did not. What is read does not get into the block cache.
     ///
     /// # Errors
     ///
-    /// [`Error::DataLoss`] and [`Error::Io`].
+    /// [`Error::DataLoss`] and [`Error::Io`], also when a snapshot has replaced the region meanwhile.
     pub fn checksum(
         &self,
         mut goes_on: impl FnMut(u64) -> bool,
@@ -127,19 +81,8 @@ impl<'a> RegionView<'a> {
         start_key: &[u8],
         sum: &mut Sum,
     ) -> Result<Option<Bytes>, Error> {
-        let mut options = ReadOptions::default();
-        options.set_snapshot(&self.snapshot);
-        options.fill_cache(false);
-        if !start_key.is_empty() {
-            options.set_iterate_lower_bound(start_key);
-        }
-        if !self.region.end_key.is_empty() {
-            options.set_iterate_upper_bound(self.region.end_key.as_ref());
-        }
-        let family = self.engine.family(keyspace.family());
-        let mut entries = self.engine.database.raw_iterator_cf_opt(&family, options);
+        let mut entries = self.entries(keyspace, start_key, 0)?;
         let mut bytes_left = SLICE_BYTES;
-        entries.seek_to_first();
         while let Some((key, record)) = entries.item() {
             if bytes_left == 0 {
                 return Ok(Some(Bytes::copy_from_slice(key)));

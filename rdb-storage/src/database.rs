@@ -95,6 +95,12 @@ impl Database {
         self.options.get_ticker_count(Ticker::WalFileSynced)
     }
 
+    /// Bytes that compactions have read since the open.
+    #[cfg(test)]
+    pub(crate) fn compacted_bytes(&self) -> u64 {
+        self.options.get_ticker_count(Ticker::CompactReadBytes)
+    }
+
     /// The last error in RocksDB's own threads since the open, e.g. of a flush.
     pub(crate) fn background_error(&self) -> Option<String> {
         match self

@@ -18,6 +18,7 @@ use crate::log_database::bytes_to_apply;
 use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, read_options};
 use crate::region::{RegionDescriptor, installs, stored_regions};
+use crate::snapshot::Installing;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -79,6 +80,8 @@ pub(crate) struct Engine {
     /// The `version` of the epochs that were asked for. The lock is held while one is read, so that a version that a write
     /// has replaced is never kept.
     epochs: Mutex<HashMap<u64, u64>>,
+    /// How often table files of a region were dropped since the open, by region.
+    drops: Mutex<HashMap<u64, u64>>,
     directory: Arc<DataDirectory>,
 }
 
@@ -113,6 +116,7 @@ impl Engine {
             memory_read_options: read_options(Tier::Memory),
             disk_read_options: read_options(Tier::Disk),
             epochs: Mutex::default(),
+            drops: Mutex::default(),
             directory,
         })
     }
@@ -200,9 +204,44 @@ impl Engine {
         Ok(region.transpose()?)
     }
 
+    /// The mark of a region that a snapshot is to replace.
+    pub(crate) fn installing(&self, region_id: u64) -> Result<Option<Installing>, Error> {
+        let mark = self.state(&keys::installing::key(region_id), Tier::Disk)?;
+        let installing = mark.map(|mark| keys::installing::decode(&mark));
+        Ok(installing.transpose()?)
+    }
+
+    /// The marks of all regions.
+    pub(crate) fn installs(&self) -> Result<Vec<Installing>, Error> {
+        installs(&self.database, self.family(Family::RaftState))
+    }
+
     /// Call after a write that changed a region.
     pub(crate) fn forget_epochs(&self) {
         self.epochs().clear();
+    }
+
+    /// How often table files of a region were dropped since the open.
+    pub(crate) fn drops(&self, region_id: u64) -> u64 {
+        let drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        drops.get(&region_id).copied().unwrap_or(0)
+    }
+
+    /// Drops the table files that have nothing but keys of a region. Some of its keys stay, and some that such a file has deleted come
+    /// back. The region must have no records any more.
+    pub(crate) fn drop_files(&self, region: &RegionDescriptor) -> Result<(), Error> {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        *drops.entry(region.id).or_default() += 1;
+        drop(drops);
+        let last_key = before(region.upper_bound());
+        for family in [Family::Raw, Family::Versioned] {
+            let family = self.family(family);
+            let dropped =
+                self.database
+                    .delete_file_in_range_cf(family, &region.start_key[..], &last_key);
+            dropped.map_err(|error| Error::io("dropping table files", error))?;
+        }
+        Ok(())
     }
 
     fn epochs(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
@@ -220,6 +259,16 @@ impl Engine {
                 .map(Option::unwrap_or_default)
         };
         Ok(of(Family::Raw)? + of(Family::Versioned)?)
+    }
+}
+
+/// A key below a bound, with few keys between the two. RocksDB drops a file whose last key is the bound itself.
+fn before(bound: &[u8]) -> Vec<u8> {
+    const FILL: [u8; 32] = [0xff; 32];
+    match bound.split_last() {
+        Some((0, rest)) => rest.to_vec(),
+        Some((last, rest)) => [rest, &[last - 1], &FILL].concat(),
+        None => Vec::new(),
     }
 }
 

@@ -98,17 +98,18 @@ impl Identity {
         self.incarnation.map_or(0, |incarnation| incarnation >> 32)
     }
 
-    /// An incarnation for the next start, never 0. Its number is above that of the last one.
+    /// An incarnation for the next start, never 0. Its number is above that of the last one, and above `start`, which it may have been if
+    /// a release without numbers has written a random one since.
     ///
     /// # Errors
     ///
     /// As [`random_id`].
-    pub fn next_incarnation(&self) -> Result<u64, Error> {
+    pub fn next_incarnation(&self, start: u64) -> Result<u64, Error> {
         let random = random_id()?;
         Ok(match self.incarnation {
             // Half of the numbers are left for later starts.
-            None => random >> 1 | 1 << 32,
-            Some(_) => (self.start() + 1).min(u32::MAX.into()) << 32 | random >> 32,
+            None if start == 0 => random >> 1 | 1 << 32,
+            _ => (self.start().max(start) + 1).min(u32::MAX.into()) << 32 | random >> 32,
         })
     }
 }
@@ -477,15 +478,19 @@ mod tests {
         for _ in 0..3 {
             let copy = identity;
             let earlier = identity.start();
-            let incarnation = identity.next_incarnation().expect("random numbers");
-            let of_copy = copy.next_incarnation().expect("random numbers");
+            let incarnation = identity.next_incarnation(0).expect("random numbers");
+            let of_copy = copy.next_incarnation(0).expect("random numbers");
             assert_ne!(incarnation, of_copy);
             identity.incarnation = Some(incarnation);
             assert!(identity.start() > earlier);
         }
+        let start = identity.start();
         // As releases wrote it that had no numbers.
+        identity.incarnation = Some(7 << 32);
+        let incarnation = identity.next_incarnation(start).expect("random numbers");
+        assert_eq!(incarnation >> 32, start + 1);
         identity.incarnation = Some(u64::MAX);
-        assert!(identity.next_incarnation().expect("random numbers") >> 32 >= identity.start());
+        assert!(identity.next_incarnation(0).expect("random numbers") >> 32 >= identity.start());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
 
 use crate::error::Error;
+use crate::keys::raw::ABOVE_EVERY_KEY;
 use crate::keys::{self, DecodeError};
 use crate::snapshot::Installing;
 
@@ -31,6 +32,22 @@ pub struct RegionDescriptor {
     pub version: u64,
     /// Who holds the region.
     pub peers: Vec<PeerDescriptor>,
+}
+
+impl RegionDescriptor {
+    /// The first key behind the region, or one above every key.
+    pub(crate) fn upper_bound(&self) -> &[u8] {
+        if self.end_key.is_empty() {
+            &ABOVE_EVERY_KEY
+        } else {
+            &self.end_key
+        }
+    }
+
+    /// Whether a key can be in both.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.start_key[..] < *other.upper_bound() && other.start_key[..] < *self.upper_bound()
+    }
 }
 
 /// The regions in a column family of an open database, in the order of their ids.

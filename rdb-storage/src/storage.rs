@@ -5,6 +5,7 @@ mod regions;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,6 @@ use rocksdb::properties;
 use tokio::sync::watch;
 
 use crate::applied::{AppliedState, applied_position, flushed};
-use crate::checksum::RegionView;
 use crate::command::Outcome;
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
@@ -25,7 +25,7 @@ use crate::options::{StorageOptions, WalRecovery};
 use crate::reader::Reader;
 use crate::region::{RegionDescriptor, stored_regions};
 use crate::reserve::{DiskReserve, Space};
-use crate::snapshot::remove_leftovers;
+use crate::view::RegionView;
 use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
@@ -52,6 +52,8 @@ struct Inner {
     closed: AtomicBool,
     /// See `Storage::replacements`.
     replacements: AtomicU64,
+    /// See `Storage::unfinished_installs`.
+    unfinished: Mutex<BTreeMap<u64, String>>,
 }
 
 /// Figures of a storage.
@@ -112,12 +114,7 @@ impl Storage {
         reserve.make_if_roomy();
 
         let writer = Writer::start(Arc::clone(&engine), options).map_err(io_error)?;
-        let finished = regions::finish_installs(&engine, &writer);
-        finished.map_err(|error| OpenError::Io {
-            directory: path.clone(),
-            cause: format!("finishing the install of a snapshot: {error}"),
-        })?;
-        remove_leftovers(&path).map_err(io_error)?;
+        let unfinished = regions::finish_installs(&engine, &writer).map_err(io_error)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
@@ -127,6 +124,7 @@ impl Storage {
                 opening_log: Mutex::default(),
                 closed: AtomicBool::new(false),
                 replacements: AtomicU64::new(0),
+                unfinished: Mutex::new(unfinished),
             }),
         })
     }
@@ -312,9 +310,9 @@ impl Storage {
     }
 
     /// Gives regions their descriptors and the states that their logs begin behind, all of them or none, and flushes them.
-    /// Returns whether it did so for any: a region that has a state keeps it. Data that a region got through
-    /// [`submit`](Self::submit) stays; from now on the region is written by [`apply`](Self::apply) only, without the
-    /// write-ahead log. Blocks.
+    /// Returns whether it did so for any: a region that has a state keeps it, and one that a snapshot is to replace gets none. Data that
+    /// a region got through [`submit`](Self::submit) stays; from now on the region is written by [`apply`](Self::apply) only, without
+    /// the write-ahead log. Blocks.
     ///
     /// # Errors
     ///

@@ -108,6 +108,42 @@ measure_hot_key_for_long() {
   keep "cas-hot-64-$length" 1 bench cas-hot --concurrency 64
 }
 
+# A put is acknowledged by two of three. etcd is called at the node that answers most puts: its leader, to which others forward.
+measure_three_stores() {
+  local round etcd=''
+  start_replicated_cluster
+  rdbctl bench load --keys "$keys" >/dev/null
+  if has_etcd; then
+    start_replicated_etcd
+    etcd=$(fastest_etcd_node)
+    rdbctl bench load --keys "$keys" --target etcd --endpoint "$etcd" >/dev/null
+  fi
+  for ((round = 1; round <= rounds; round++)); do
+    measure_three_puts 1 "$round" "$etcd"
+    measure_three_puts 256 "$round" "$etcd"
+    keep get-256-three "$round" bench raw-get --keys "$keys" --concurrency 256 --no-load
+    [[ -z $etcd ]] || keep etcd-get-256-three "$round" bench raw-get --keys "$keys" --concurrency 256 --no-load \
+      --target etcd --endpoint "$etcd"
+  done
+  stop_replicated_etcd
+  stop_replicated_cluster
+}
+
+# measure_three_puts CALLERS ROUND ETCD_ADDRESS
+measure_three_puts() {
+  keep "put-$1-three" "$2" bench raw-put --keys "$keys" --concurrency "$1"
+  [[ -z $3 ]] || keep "etcd-put-$1-three" "$2" bench raw-put --keys "$keys" --concurrency "$1" --target etcd --endpoint "$3"
+}
+
+fastest_etcd_node() {
+  local number address
+  for number in "${REPLICAS[@]}"; do
+    address=${etcd_addresses[etcd-$number]}
+    rdbctl bench raw-put --output json --duration 1s --warmup 200ms --concurrency 64 --target etcd --endpoint "$address" |
+      sed -n "s/.*\"operations_per_second\":\([0-9]*\).*/\1 $address/p"
+  done | sort -n | sed -n '$s/.* //p'
+}
+
 measure_cold_keys() {
   local keys=$COLD_KEYS round
   [[ $quick == no ]] || keys=$COLD_KEYS_QUICK

@@ -8,7 +8,9 @@ readonly READY_WITHIN_SECONDS=60
 readonly STOPPED_WITHIN_SECONDS=30
 
 declare -A pids=() server_addresses=()
+readonly REPLICAS=(1 2 3)
 pd_address='' echo_address='' etcd_address='' redis_port=''
+declare -A etcd_addresses=()
 
 has_etcd() {
   command -v etcd >/dev/null
@@ -36,10 +38,37 @@ start_cluster() {
 
 # start_server NAME [SERVER_FLAG…]: where it was before.
 start_server() {
+  launch_server "$@"
+  wait_until "the cluster $1 serves" rdbctl health --timeout 1s
+}
+
+launch_server() {
   local address=${server_addresses[$1]}
   start "server-$1" "$binaries/rdb-server" --addr "$address" --advertise-addr "$address" --pd "$pd_address" \
     --data-dir "$directory/disk/server-$1" "${@:2}"
-  wait_until "the cluster $1 serves" rdbctl health --timeout 1s
+}
+
+# Three stores with a replica each of the first region.
+start_replicated_cluster() {
+  local number
+  pd_address=127.0.0.1:$(free_port)
+  export RDBCTL_PD=$pd_address
+  start pd-replicated "$binaries/rdb-pd" --addr "$pd_address" --data-dir "$directory/disk/pd-replicated" \
+    --initial-replicas "${#REPLICAS[@]}"
+  for number in "${REPLICAS[@]}"; do
+    server_addresses[replicated-$number]=127.0.0.1:$(free_port)
+    launch_server "replicated-$number"
+  done
+  wait_until 'the three stores serve' rdbctl health --timeout 1s
+}
+
+stop_replicated_cluster() {
+  local number
+  for number in "${REPLICAS[@]}"; do
+    stop "server-replicated-$number"
+  done
+  stop pd-replicated
+  rm -rf "$directory/disk"/{pd,server}-replicated*
 }
 
 stop_cluster() {
@@ -58,17 +87,48 @@ start_echo() {
 
 start_etcd() {
   local peer_address
-  etcd_address=127.0.0.1:$(free_port)
+  etcd_addresses[etcd]=127.0.0.1:$(free_port)
   peer_address=127.0.0.1:$(free_port)
-  start etcd etcd --name bench --data-dir "$directory/disk/etcd" \
-    --listen-client-urls "http://$etcd_address" --advertise-client-urls "http://$etcd_address" \
-    --listen-peer-urls "http://$peer_address" --initial-advertise-peer-urls "http://$peer_address" \
-    --initial-cluster "bench=http://$peer_address"
-  wait_until 'etcd answers' etcd_answers
+  launch_etcd etcd "$peer_address" "etcd=http://$peer_address"
+  etcd_address=${etcd_addresses[etcd]}
+  wait_until 'etcd answers' etcd_answers "$etcd_address"
 }
 
+start_replicated_etcd() {
+  local number peer_addresses=() members=()
+  for number in "${REPLICAS[@]}"; do
+    etcd_addresses[etcd-$number]=127.0.0.1:$(free_port)
+    peer_addresses[number]=127.0.0.1:$(free_port)
+    members+=("etcd-$number=http://${peer_addresses[number]}")
+  done
+  for number in "${REPLICAS[@]}"; do
+    launch_etcd "etcd-$number" "${peer_addresses[number]}" "$(IFS=,; printf '%s' "${members[*]}")"
+  done
+  for number in "${REPLICAS[@]}"; do
+    wait_until "node $number of etcd answers" etcd_answers "${etcd_addresses[etcd-$number]}"
+  done
+}
+
+stop_replicated_etcd() {
+  local number
+  for number in "${REPLICAS[@]}"; do
+    stop "etcd-$number"
+    rm -rf "${directory:?}/disk/etcd-$number"
+  done
+}
+
+# launch_etcd NAME PEER_ADDRESS MEMBERS
+launch_etcd() {
+  local address=${etcd_addresses[$1]}
+  start "$1" etcd --name "$1" --data-dir "$directory/disk/$1" \
+    --listen-client-urls "http://$address" --advertise-client-urls "http://$address" \
+    --listen-peer-urls "http://$2" --initial-advertise-peer-urls "http://$2" \
+    --initial-cluster "$3"
+}
+
+# etcd_answers ADDRESS
 etcd_answers() {
-  rdbctl bench raw-put --target etcd --endpoint "$etcd_address" --timeout 2s --concurrency 1 --duration 10ms --warmup 0
+  rdbctl bench raw-put --target etcd --endpoint "$1" --timeout 2s --concurrency 1 --duration 10ms --warmup 0
 }
 
 start_redis() {

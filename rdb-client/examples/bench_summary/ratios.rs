@@ -95,6 +95,25 @@ const RATIOS: &[Ratio] = &[
     )
     .aiming_for(5.0),
     Ratio::new(
+        "raw_put, durable, three stores, 256 callers / put of three etcd nodes, 256 in flight",
+        ("put-256-three", PER_SECOND),
+        &[("etcd-put-256-three", PER_SECOND)],
+        Bound::AtLeast(4.0),
+    )
+    .aiming_for(8.0),
+    Ratio::new(
+        "raw_put, durable, three stores, 1 caller: p50 / that of three etcd nodes",
+        ("put-1-three", P50),
+        &[("etcd-put-1-three", P50)],
+        Bound::None,
+    ),
+    Ratio::new(
+        "raw_get, three stores, 256 callers / linearizable get of three etcd nodes, 256 in flight",
+        ("get-256-three", PER_SECOND),
+        &[("etcd-get-256-three", PER_SECOND)],
+        Bound::None,
+    ),
+    Ratio::new(
         "raw_put, durable, 1 caller: p50 / (fdatasync p50 + empty unary p50)",
         ("put-1", P50),
         &[("fdatasync", P50), ("empty-1", P50)],

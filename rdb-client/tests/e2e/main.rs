@@ -17,6 +17,8 @@ mod fates;
 mod harness;
 mod idle;
 #[cfg(feature = "cli")]
+mod membership;
+#[cfg(feature = "cli")]
 mod rdbctl;
 mod replicated;
 mod restarts;

@@ -352,6 +352,20 @@ async fn a_store_that_comes_back_with_an_older_directory_ends_though_no_placemen
         assert!(store.log().contains(told), "{}", store.log());
     }
 
+    // It knows that, though nobody is there any more who does.
+    let others = |stores: &mut Stores, work: &dyn Fn(&mut Node)| {
+        let others = stores.stores.values_mut();
+        others
+            .filter(|node| node.address() != address)
+            .for_each(work);
+    };
+    others(&mut stores, &|node| node.kill());
+    let store = stores.store(&address);
+    store.start();
+    let ended = store.exited().await;
+    assert_eq!(ended.code(), Some(3), "it is not served again");
+    others(&mut stores, &|node| node.start());
+
     // The others go on.
     stores.pd.start_serving().await;
     let client = stores.client().await;

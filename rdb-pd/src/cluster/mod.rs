@@ -4,12 +4,18 @@
 //! - `stores.rs`, `regions.rs` and `reports.rs`: decisions, as pure functions of the state, the request and the time.
 //!   `record.rs` is what a store's record says and how it goes on, `refusal.rs` why a start is refused.
 //! - `registrar.rs`: the one task that decides, makes the decision durable and applies it to the state.
+//! - `steps.rs`: the next step of a region, as a pure function. `membership.rs` is what it is made of and what becomes of it,
+//!   `operators.rs` what somebody asks for, `impossible.rs` why not, `leaving.rs` how stores leave.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
 //! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions: after a restart no
 //! store counts as heard of, and no leader as reported, until its next heartbeat.
 
+mod impossible;
+mod leaving;
 mod listening;
+mod membership;
+mod operators;
 mod rare_line;
 mod record;
 mod refusal;
@@ -19,22 +25,29 @@ mod reports;
 #[cfg(test)]
 mod scene;
 mod state;
+mod steps;
 mod stores;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::{RegionRoute, Store};
-use rdb_proto::pdpb::{RegisterStoreResponse, StoreHeartbeatResponse};
+use rdb_proto::pdpb::{
+    HeldPeer, Operator, RegionStep, RegisterStoreResponse, RemoveStoreResponse,
+    StoreHeartbeatResponse,
+};
 use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID, KEY_BYTES_MAX};
 use rdb_storage::{Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
 
+use self::membership::Led;
 use self::rare_line::RareLine;
 use self::registrar::{Answer, QUESTIONS_MAX, Question};
 use self::state::{Change, State};
+use self::steps::Wish;
 use crate::error::PdError;
 
+pub use impossible::Impossible;
 pub use refusal::{Refusal, RegisteredStore};
 pub use registrar::Registrar;
 pub use reports::{Heartbeat, Report};
@@ -43,7 +56,7 @@ pub use stores::{Registration, Start};
 /// A store without a heartbeat for this long is disconnected; until then it is live.
 pub const DISCONNECTED_AFTER: Duration = Duration::from_secs(20);
 
-/// A store without a heartbeat for this long is down.
+/// A store without a heartbeat for this long is down, unless the operator sets another time.
 pub const DOWN_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// How often a store is asked to send a heartbeat.
@@ -64,8 +77,8 @@ const STORE_BYTES_MAX: usize = 352;
 /// Most peers of a region: seven, seven that replace them in one change, and two that learn.
 pub const PEERS_MAX: usize = 16;
 
-/// Most peers that the first region begins with.
-pub const INITIAL_REPLICAS_MAX: usize = 7;
+/// Most voters that are kept of a region, and most that the first region begins with.
+pub const REPLICAS_MAX: usize = 7;
 
 /// Longest encoding of a peer in a region: two numbers, and whether it learns.
 const PEER_BYTES_MAX: usize = 26;
@@ -77,12 +90,36 @@ const REGION_BYTES_MAX: usize =
 /// Most stores that have got an id and not said that they keep it. The oldest make room for more.
 const UNCONFIRMED_STORES_MAX: usize = 256;
 
+/// What the operator sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How many stores the first region waits for.
+    pub initial_replicas: usize,
+    /// How many voters each region is to have, as far as there are stores.
+    pub replicas: usize,
+    /// After how long without a heartbeat a store is down.
+    pub store_down_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            initial_replicas: 1,
+            replicas: 3,
+            store_down_after: DOWN_AFTER,
+        }
+    }
+}
+
 /// A registration or a heartbeat failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The store is refused, for good or for now.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// What an operator asks for is not done.
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
     /// The decision could not be made durable.
     #[error("the placement driver cannot write its data: {0}")]
     Storage(#[from] rdb_storage::Error),
@@ -112,7 +149,7 @@ impl Cluster {
     /// Loads the cluster from `storage`; a new one gets a random id. The [`Registrar`] has to run beside it. Blocks.
     ///
     /// `restored` means that the storage may be an older copy: ids that were given out since are skipped, and the next start
-    /// of each store is accepted. A cluster without regions makes the first one with `initial_replicas` peers.
+    /// of each store is accepted.
     ///
     /// # Errors
     ///
@@ -120,11 +157,10 @@ impl Cluster {
     pub fn open(
         storage: Storage,
         restored: bool,
-        initial_replicas: usize,
+        settings: Settings,
     ) -> Result<(Self, Registrar), PdError> {
         let mut state = State::load_or_create(&storage, Instant::now())?;
-        state.initial_replicas = initial_replicas;
-        note_ignored_replicas(&state);
+        state.settings = settings;
         storage.assign(state.cluster_id, None, None)?;
         if restored {
             let changes = state.changes_after_restore();
@@ -166,7 +202,8 @@ impl Cluster {
         self.ask(question).await
     }
 
-    /// Takes a store's heartbeat. Changes of regions that it causes are durable when it is answered.
+    /// Takes a store's heartbeat. Changes of regions that it causes are durable when it is answered, and so are the ids of
+    /// peers that it tells.
     ///
     /// # Errors
     ///
@@ -179,18 +216,23 @@ impl Cluster {
         let now = Instant::now();
         let store_id = heartbeat.start.store_id;
         let has_no_region = heartbeat.has_no_region;
-        let changes_regions = self.shared.write(|state| {
+        let led: Vec<_> = heartbeat.reports.iter().map(Led::from).collect();
+        let holds = std::mem::take(&mut heartbeat.holds);
+        let changes_records = self.shared.write(|state| {
             state.check_heartbeat(&heartbeat.start)?;
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
+            state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
             let foreign = state.note_reports(store_id, &heartbeat.reports);
             self.shared.log_foreign(store_id, &foreign, now);
             state.retain_changes(store_id, &mut heartbeat.reports);
-            Ok::<_, Refusal>(!state.decide_heartbeat(&heartbeat, now).is_empty())
+            let changes_regions = !state.decide_heartbeat(&heartbeat, now).is_empty();
+            Ok::<_, Refusal>(changes_regions || !state.decide_departures().is_empty())
         })?;
-        if changes_regions {
+        if changes_records {
             let question = |answer| Question::Heartbeat(heartbeat, answer);
             self.ask(question).await?;
         }
+        let steps = self.steps(led).await?;
         let mut interval = HEARTBEAT_INTERVAL;
         let mut regions = Vec::new();
         if has_no_region {
@@ -204,8 +246,73 @@ impl Cluster {
         Ok(StoreHeartbeatResponse {
             interval_ms: interval.as_millis() as u64,
             regions,
-            ..StoreHeartbeatResponse::default()
+            steps,
+            removed: self.removed_of(store_id, &holds),
         })
+    }
+
+    async fn steps(&self, led: Vec<Led>) -> Result<Vec<RegionStep>, ClusterError> {
+        let now = Instant::now();
+        if self.shared.read(|state| state.lacks_new_peers(&led, now)) {
+            let led = led.clone();
+            self.ask(|answer| Question::NewPeers(led, answer)).await?;
+        }
+        Ok(self.shared.write(|state| state.take_steps(&led, now)))
+    }
+
+    fn removed_of(&self, store_id: u64, holds: &[HeldPeer]) -> Vec<HeldPeer> {
+        self.shared.read(|state| state.removed_of(store_id, holds))
+    }
+
+    /// Has a store leave, or stay after all.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Impossible`] says why not.
+    pub async fn change_leaving(
+        &self,
+        store_id: u64,
+        is_leaving: bool,
+    ) -> Result<RemoveStoreResponse, ClusterError> {
+        let question = |answer| Question::Leaving {
+            store_id,
+            is_leaving,
+            answer,
+        };
+        self.ask(question).await
+    }
+
+    /// Has a region get a voter on one store, and lose its peer on another one.
+    ///
+    /// # Errors
+    ///
+    /// Says why it cannot be done.
+    pub fn add_operator(
+        &self,
+        region_id: u64,
+        add: Option<u64>,
+        remove: Option<u64>,
+    ) -> Result<Operator, Impossible> {
+        let (wish, now) = (Wish { add, remove }, Instant::now());
+        self.shared
+            .write(|state| state.add_operator(region_id, wish, now))
+    }
+
+    /// Ends the operator of a region.
+    ///
+    /// # Errors
+    ///
+    /// When the region has none.
+    pub fn cancel_operator(&self, region_id: u64) -> Result<Operator, Impossible> {
+        let now = Instant::now();
+        self.shared
+            .write(|state| state.cancel_operator(region_id, now))
+    }
+
+    /// The operators under way in the order of their regions, then those that have ended, the last one first.
+    pub fn operators(&self) -> Vec<Operator> {
+        let now = Instant::now();
+        self.shared.write(|state| state.operators(now))
     }
 
     /// Most bytes that the list of all stores has at the moment. Cheap, unlike the list itself.
@@ -248,19 +355,6 @@ impl Cluster {
                 mpsc::error::TrySendError::Closed(_) => ClusterError::Stopping,
             })?;
         answered.await.map_err(|_| ClusterError::Stopping)?
-    }
-}
-
-/// Says so if the regions have another number of peers than the operator asks for.
-fn note_ignored_replicas(state: &State) {
-    let initial_replicas = state.initial_replicas;
-    let peers = state.regions.values().map(|known| known.region.peers.len());
-    if let Some(peers) = peers.min().filter(|&peers| peers != initial_replicas) {
-        tracing::info!(
-            initial_replicas,
-            peers,
-            "--initial-replicas is ignored: this cluster has its regions already"
-        );
     }
 }
 

@@ -87,6 +87,8 @@ impl StoreRecord {
             incarnation: registration.start.incarnation,
             kept_incarnation: kept.unwrap_or_default(),
             unkept_incarnations,
+            is_leaving: self.is_leaving,
+            has_left: self.has_left,
         }
     }
 }

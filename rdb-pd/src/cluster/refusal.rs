@@ -28,6 +28,15 @@ pub enum Refusal {
         /// The id it named.
         store_id: u64,
     },
+    /// An operator has removed it.
+    #[error(
+        "store {store_id} was removed from this cluster: other stores hold what it held. To use the machine again, start it \
+         with an empty data directory; it becomes a new store"
+    )]
+    Removed {
+        /// Its id.
+        store_id: u64,
+    },
     /// Another process lives with its id at another address.
     #[error(
         "store {id} lives at {at}, and this process is at {claimed}. If its data directory is a copy, do not \

@@ -6,22 +6,34 @@ use std::time::Instant;
 use bytes::Bytes;
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, RegionRoute};
 
-use super::state::{Change, KnownRegion, State};
+use super::state::{Change, KnownRegion, KnownStore, State};
 use crate::keys::Counters;
 
 impl State {
     /// The first region, if there is none yet and there are enough stores for it: the one that asks, which has kept its id,
-    /// and others that have, too, and are up. A silent store may never come back, and the region would lack a replica.
+    /// and others that have, too, and are up. A silent store may never come back, and the region would lack a replica. One
+    /// that is to leave gets none, and one that takes no replicas only the sole one.
     pub(super) fn decide_first_region(&self, store_id: u64, now: Instant) -> Vec<Change> {
         if !self.regions.is_empty() {
             return Vec::new();
         }
+        let replicas = self.settings.initial_replicas;
+        let is_fit = |store: &&KnownStore| {
+            !store.record.is_leaving && (replicas == 1 || !store.takes_no_replicas)
+        };
+        if self
+            .stores
+            .get(&store_id)
+            .is_some_and(|store| !is_fit(&store))
+        {
+            return Vec::new();
+        }
         let others = self.confirmed().filter(|store| store.is_up(now));
-        let others = others.map(|store| store.record.id);
+        let others = others.filter(is_fit).map(|store| store.record.id);
         let others = others.filter(|&other| other != store_id);
         let mut store_ids = vec![store_id];
-        store_ids.extend(others.take(self.initial_replicas.saturating_sub(1)));
-        if store_ids.len() < self.initial_replicas {
+        store_ids.extend(others.take(replicas.saturating_sub(1)));
+        if store_ids.len() < replicas {
             return Vec::new();
         }
         store_ids.sort_unstable();
@@ -72,7 +84,7 @@ impl State {
     fn route_of(&self, known: &KnownRegion, now: Instant) -> RegionRoute {
         let store_of = |peer: &Peer| {
             let store = self.stores.get(&peer.store_id)?;
-            Some(store.to_wire(now))
+            (!store.record.has_left).then(|| self.to_wire(store, now))
         };
         let leader = known.leader();
         let leader = leader.and_then(|(peer, term)| Some((store_of(peer)?, term)));
@@ -182,7 +194,7 @@ mod tests {
     #[test]
     fn the_first_region_waits_for_all_its_stores_and_is_one_write() {
         let mut scene = Scene::empty();
-        scene.state.initial_replicas = 3;
+        scene.state.settings.initial_replicas = 3;
         for _ in 0..2 {
             let id = scene.add_store();
             scene.beat_without_region(id);
@@ -231,7 +243,7 @@ mod tests {
     #[test]
     fn after_a_restart_the_first_region_waits_until_its_stores_are_heard_of() {
         let mut scene = Scene::empty();
-        scene.state.initial_replicas = 3;
+        scene.state.settings.initial_replicas = 3;
         scene.add_store();
         scene.add_store();
         scene.restart();
@@ -250,7 +262,7 @@ mod tests {
     #[test]
     fn a_store_that_has_fallen_silent_gets_no_replica() {
         let mut scene = Scene::empty();
-        scene.state.initial_replicas = 2;
+        scene.state.settings.initial_replicas = 2;
         scene.add_store();
         scene.pass(DISCONNECTED_AFTER);
         scene.add_store();
@@ -264,10 +276,10 @@ mod tests {
     #[test]
     fn a_store_that_waits_gets_the_first_region_when_fewer_are_asked_for() {
         let mut scene = Scene::empty();
-        scene.state.initial_replicas = 3;
+        scene.state.settings.initial_replicas = 3;
         scene.add_store();
         let unkept = scene.register(&fresh("b:1", 9)).unwrap();
-        scene.state.initial_replicas = 1;
+        scene.state.settings.initial_replicas = 1;
         scene.restart();
         scene.beat_without_region(unkept);
         assert!(scene.state.regions.is_empty(), "it may not keep its id");

@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdb_proto::pdpb::RegisterStoreResponse;
+use rdb_proto::pdpb::{RegisterStoreResponse, RemoveStoreResponse};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::membership::Led;
 use super::rare_line::RareLine;
-use super::state::Change;
+use super::state::{Change, State};
 use super::{ClusterError, Heartbeat, Refusal, Registration, Shared, Start};
 
 /// Most questions in the queue. The caller of one more is told to ask again.
@@ -31,6 +32,14 @@ pub(super) enum Question {
     Registration(Registration, Answer<RegisterStoreResponse>),
     /// A heartbeat was taken that changes a region. Its reports are those that do.
     Heartbeat(Heartbeat, Answer<()>),
+    /// Peers that leaders are to add need ids.
+    NewPeers(Vec<Led>, Answer<()>),
+    /// A store is to leave, or to stay after all.
+    Leaving {
+        store_id: u64,
+        is_leaving: bool,
+        answer: Answer<RemoveStoreResponse>,
+    },
 }
 
 /// Answers questions, one after the other. [`run`](Self::run) has to be driven for as long as the process serves.
@@ -59,7 +68,20 @@ impl Registrar {
                 Question::Heartbeat(heartbeat, answer) if !answer.is_closed() => {
                     let _ = answer.send(self.change_regions(&heartbeat).await);
                 }
-                Question::Registration(..) | Question::Heartbeat(..) => {}
+                Question::NewPeers(led, answer) if !answer.is_closed() => {
+                    let _ = answer.send(self.name_new_peers(&led).await);
+                }
+                Question::Leaving {
+                    store_id,
+                    is_leaving,
+                    answer,
+                } if !answer.is_closed() => {
+                    let _ = answer.send(self.change_leaving(store_id, is_leaving).await);
+                }
+                Question::Registration(..)
+                | Question::Heartbeat(..)
+                | Question::NewPeers(..)
+                | Question::Leaving { .. } => {}
             }
         }
     }
@@ -88,7 +110,7 @@ impl Registrar {
             let address = &registration.start.address;
             tracing::info!(store_id, address, left_out, "a store registered");
             let (has_region, initial_replicas) =
-                shared.read(|state| (!state.regions.is_empty(), state.initial_replicas));
+                shared.read(|state| (!state.regions.is_empty(), state.settings.initial_replicas));
             if !has_region {
                 tracing::info!(initial_replicas, "the first region waits for more stores");
             }
@@ -108,7 +130,56 @@ impl Registrar {
         let changes = self
             .shared
             .read(|state| state.decide_heartbeat(heartbeat, now));
+        make_durable(&self.shared, changes).await?;
+        self.let_stores_leave().await
+    }
+
+    async fn name_new_peers(&self, led: &[Led]) -> Result<(), ClusterError> {
+        let now = Instant::now();
+        let changes = self.shared.read(|state| state.decide_new_peers(led, now));
         make_durable(&self.shared, changes).await
+    }
+
+    async fn change_leaving(
+        &self,
+        store_id: u64,
+        is_leaving: bool,
+    ) -> Result<RemoveStoreResponse, ClusterError> {
+        let now = Instant::now();
+        let decided = self
+            .shared
+            .read(|state| state.decide_leaving(store_id, is_leaving, now));
+        let changes = decided?;
+        if !changes.is_empty() {
+            make_durable(&self.shared, changes).await?;
+            tracing::info!(
+                store_id,
+                is_leaving,
+                "an operator has a store leave, or stay"
+            );
+        }
+        self.let_stores_leave().await?;
+        Ok(self.shared.read(|state| RemoveStoreResponse {
+            has_left: state
+                .stores
+                .get(&store_id)
+                .is_some_and(|store| store.record.has_left),
+            region_count: state.region_count(store_id) as u64,
+        }))
+    }
+
+    async fn let_stores_leave(&self) -> Result<(), ClusterError> {
+        let changes = self.shared.read(State::decide_departures);
+        let left = changes.iter().filter_map(|change| match change {
+            Change::Store(record) => Some(record.id),
+            _ => None,
+        });
+        let left: Vec<_> = left.collect();
+        make_durable(&self.shared, changes).await?;
+        for store_id in left {
+            tracing::info!(store_id, "a store has left: no region has a replica on it");
+        }
+        Ok(())
     }
 
     fn log_refusal(&mut self, start: &Start, refusal: &Refusal, now: Instant) {

@@ -9,6 +9,7 @@
 //!   they are stored anew. What a leader of an earlier term says of them does not count.
 
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
+use rdb_proto::pdpb::HeldPeer;
 
 use super::state::{Change, KnownRegion, State};
 use super::stores::Start;
@@ -28,6 +29,10 @@ pub struct Heartbeat {
     pub reports: Vec<Report>,
     /// Whether it says that it has no region.
     pub has_no_region: bool,
+    /// Replicas that it does not lead.
+    pub holds: Vec<HeldPeer>,
+    /// Whether it says that it takes no replicas of regions that others hold, too.
+    pub takes_no_replicas: bool,
 }
 
 /// What the leader of a region says of it.
@@ -134,7 +139,7 @@ impl State {
 
 impl KnownRegion {
     /// The peer that leads, and the term in which it was elected; 0: not reported. Nobody else can lead the region of a sole
-    /// peer, so that one needs no report.
+    /// peer, so that one needs no report. A sole learner waits for a leader that was not heard of.
     pub(super) fn leader(&self) -> Option<(&Peer, u64)> {
         let peers = &self.region.peers;
         let reported = self.leadership.and_then(|Leadership { peer_id, term }| {
@@ -142,7 +147,7 @@ impl KnownRegion {
             Some((peer, term))
         });
         let sole = match peers.as_slice() {
-            [peer] => Some((peer, 0)),
+            [peer] if !peer.learner => Some((peer, 0)),
             _ => None,
         };
         reported.or(sole)

@@ -4,8 +4,12 @@
 
 use std::time::{Duration, Instant};
 
+use rdb_proto::pdpb::RegionStep;
+
+use super::membership::Led;
 use super::state::{Change, State};
 use super::{DISCONNECTED_AFTER, Heartbeat, Refusal, Registration, Report, Start};
+use crate::keys::NewPeers;
 
 pub(super) const CLUSTER_ID: u64 = 9;
 
@@ -96,7 +100,7 @@ impl Scene {
     /// Three stores, with a region on all of them.
     pub(super) fn with_three_replicas() -> Self {
         let mut scene = Self::empty();
-        scene.state.initial_replicas = 3;
+        scene.state.settings.initial_replicas = 3;
         for _ in 0..3 {
             scene.add_store();
         }
@@ -106,6 +110,18 @@ impl Scene {
     /// Takes a heartbeat of the present start of a store as the cluster does. Returns how many reports are foreign.
     pub(super) fn report(&mut self, store_id: u64, reports: &[Report]) -> usize {
         self.beat_with(store_id, reports, false)
+    }
+
+    /// The same. Returns the steps that it is answered.
+    pub(super) fn lead_on(&mut self, store_id: u64, reports: &[Report]) -> Vec<RegionStep> {
+        assert_eq!(self.report(store_id, reports), 0);
+        let Self { state, now } = self;
+        let led: Vec<_> = reports.iter().map(Led::from).collect();
+        for change in state.decide_new_peers(&led, *now) {
+            state.apply(change);
+        }
+        assert!(!state.lacks_new_peers(&led, *now));
+        state.take_steps(&led, *now)
     }
 
     /// Takes a heartbeat of the present start of a store, which says that it has no region.
@@ -127,6 +143,8 @@ impl Scene {
             stats: None,
             reports: reports.to_vec(),
             has_no_region,
+            holds: Vec::new(),
+            takes_no_replicas: false,
         };
         state.check_heartbeat(&heartbeat.start).unwrap();
         state.heard_of(store_id, &heartbeat.start, None, *now);
@@ -154,12 +172,17 @@ impl Scene {
     pub(super) fn restart(&mut self) {
         let mut state = State::new(CLUSTER_ID, self.now);
         state.counters = self.state.counters;
-        state.initial_replicas = self.state.initial_replicas;
+        state.settings = self.state.settings;
         for store in self.state.stores.values() {
             state.apply(Change::Store(store.record.clone()));
         }
         for known in self.state.regions.values() {
             state.apply(Change::Region(known.region.clone()));
+            state.apply(Change::NewPeers(NewPeers {
+                region_id: known.region.id,
+                conf_version: known.conf_version(),
+                peers: known.new_peers.clone(),
+            }));
         }
         self.state = state;
     }

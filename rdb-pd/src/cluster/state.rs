@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message;
-use rdb_proto::metapb::{Region, StoreStats};
+use rdb_proto::metapb::{Peer, Region, StoreStats};
 use rdb_storage::{Command, ScanRange, Storage, random_id};
 
+use super::Settings;
 use super::listening::Listening;
+use super::operators::Operators;
 use super::reports::Leadership;
 use crate::error::PdError;
-use crate::keys::{self, Counters, StoreRecord};
+use crate::keys::{self, Counters, NewPeers, StoreRecord};
 
 /// How far ids move ahead when the data directory may be an older copy: more ids than were given out since the copy was
 /// made.
@@ -27,6 +29,8 @@ pub(super) struct KnownStore {
     pub(super) waiting: Option<Waiting>,
     /// Figures of the last heartbeat.
     pub(super) stats: Option<StoreStats>,
+    /// What its last heartbeat said.
+    pub(super) takes_no_replicas: bool,
 }
 
 /// A start that was told to ask again.
@@ -45,15 +49,19 @@ pub(super) struct KnownRegion {
     pub(super) region: Region,
     /// Who leads it, as far as this process has heard.
     pub(super) leadership: Option<Leadership>,
+    /// Those that its leader may be about to add.
+    pub(super) new_peers: Vec<Peer>,
+    /// When the leader was last told to add a peer.
+    pub(super) adding_at: Option<Instant>,
 }
 
 /// The state of the cluster.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) cluster_id: u64,
+    pub(super) settings: Settings,
     pub(super) listening: Listening,
-    /// How many stores the first region waits for.
-    pub(super) initial_replicas: usize,
+    pub(super) operators: Operators,
     pub(super) counters: Counters,
     /// The stores by their id.
     pub(super) stores: BTreeMap<u64, KnownStore>,
@@ -71,6 +79,7 @@ pub(super) enum Change {
     /// The record of the store with this id is dropped.
     NoStore(u64),
     Region(Region),
+    NewPeers(NewPeers),
 }
 
 impl Change {
@@ -87,6 +96,7 @@ impl Change {
                 };
             }
             Self::Region(region) => (keys::region(region.id), region.encode_to_vec()),
+            Self::NewPeers(peers) => (keys::new_peers(peers.region_id), peers.encode_to_vec()),
         };
         let value = value.into();
         Command::PutRaw { key, value }
@@ -98,8 +108,9 @@ impl State {
     pub(super) fn new(cluster_id: u64, now: Instant) -> Self {
         Self {
             cluster_id,
+            settings: Settings::default(),
             listening: Listening::start(now),
-            initial_replicas: 1,
+            operators: Operators::default(),
             counters: Counters::default(),
             stores: BTreeMap::new(),
             regions: BTreeMap::new(),
@@ -132,6 +143,10 @@ impl State {
         for bytes in values(storage, keys::REGION_PREFIX)? {
             state.apply(Change::Region(decode(&bytes, "record of a region")?));
         }
+        for bytes in values(storage, keys::NEW_PEERS_PREFIX)? {
+            let what = "record of a region's new peers";
+            state.apply(Change::NewPeers(decode(&bytes, what)?));
+        }
         Ok(state)
     }
 
@@ -147,6 +162,8 @@ impl State {
             Change::Store(StoreRecord {
                 id: store.record.id,
                 address: store.record.address.clone(),
+                is_leaving: store.record.is_leaving,
+                has_left: store.record.has_left,
                 ..StoreRecord::default()
             })
         });
@@ -170,7 +187,22 @@ impl State {
             Change::Region(region) => {
                 let start_key = region.start_key.clone();
                 self.start_keys.insert(region.id, start_key.clone());
-                self.regions.entry(start_key).or_default().region = region;
+                let known = self.regions.entry(start_key).or_default();
+                if known.conf_version() != region.epoch_or_default().conf_version {
+                    known.new_peers.clear();
+                }
+                known.region = region;
+            }
+            Change::NewPeers(NewPeers {
+                region_id,
+                conf_version,
+                peers,
+            }) => {
+                if let Some(known) = self.region_mut(region_id)
+                    && known.conf_version() == conf_version
+                {
+                    known.new_peers = peers;
+                }
             }
         }
     }
@@ -181,6 +213,12 @@ impl State {
 
     pub(super) fn region_mut(&mut self, region_id: u64) -> Option<&mut KnownRegion> {
         self.regions.get_mut(self.start_keys.get(&region_id)?)
+    }
+}
+
+impl KnownRegion {
+    pub(super) fn conf_version(&self) -> u64 {
+        self.region.epoch_or_default().conf_version
     }
 }
 

@@ -26,9 +26,8 @@ use rdb_proto::metapb::{Store, StoreState, StoreStats};
 use super::refusal::Refusal;
 use super::reports::Heartbeat;
 use super::state::{Change, KnownStore, State, Waiting};
-use super::{
-    DISCONNECTED_AFTER, DOWN_AFTER, HEARTBEAT_INTERVAL, STORES_MAX, UNCONFIRMED_STORES_MAX,
-};
+use super::steps::Liveness;
+use super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, STORES_MAX, UNCONFIRMED_STORES_MAX};
 use crate::keys::{Counters, StoreRecord};
 
 /// A heartbeat that arrives this long after another start first asked was sent after that start began. So both run at the
@@ -83,6 +82,11 @@ impl State {
             dropped = self.dropped(registration, now)?;
             &dropped
         };
+        if store.record.has_left {
+            return Err(Refusal::Removed {
+                store_id: start.store_id,
+            });
+        }
         let record = if store.record.present() == Some(start.incarnation) {
             decide_present_start(&store.record, registration)?
         } else {
@@ -107,6 +111,9 @@ impl State {
         let store_id = start.store_id;
         let store = self.stores.get(&store_id);
         let record = &store.ok_or(Refusal::UnknownStore { store_id })?.record;
+        if record.has_left {
+            return Err(Refusal::Removed { store_id });
+        }
         if record.address != start.address {
             return Err(Refusal::elsewhere(record, start));
         }
@@ -146,6 +153,13 @@ impl State {
         }
     }
 
+    /// Notes whether a registered store takes replicas of regions that others hold, too.
+    pub(super) fn note_replicas_taken(&mut self, store_id: u64, takes_no_replicas: bool) {
+        if let Some(store) = self.stores.get_mut(&store_id) {
+            store.takes_no_replicas = takes_no_replicas;
+        }
+    }
+
     /// Notes that this start waits for the place of the present one. The address stays the store's meanwhile.
     pub(super) fn note_waiting(&mut self, start: &Start, now: Instant) {
         if let Some(store) = self.stores.get_mut(&start.store_id)
@@ -160,15 +174,51 @@ impl State {
         }
     }
 
-    /// All stores that have kept their id.
+    /// All stores of the cluster.
     pub(super) fn stores(&self, now: Instant) -> Vec<Store> {
-        self.confirmed().map(|store| store.to_wire(now)).collect()
+        let stores = self.confirmed();
+        stores.map(|store| self.to_wire(store, now)).collect()
     }
 
-    /// The stores that have kept their id, in the order of their ids.
+    /// The stores that have kept their id and have not left, in the order of their ids.
     pub(super) fn confirmed(&self) -> impl Iterator<Item = &KnownStore> {
         let stores = self.stores.values();
-        stores.filter(|store| store.record.has_kept_its_id())
+        stores.filter(|store| store.record.has_kept_its_id() && !store.record.has_left)
+    }
+
+    /// What is known of a store's process.
+    pub(super) fn liveness(&self, store: &KnownStore, now: Instant) -> Liveness {
+        if store.is_up(now) {
+            return Liveness::Up;
+        }
+        let last = store.heard_at.max(Some(self.listening.since(now)));
+        let silence = last.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
+        if silence >= self.settings.store_down_after {
+            Liveness::Down
+        } else if silence >= DISCONNECTED_AFTER {
+            Liveness::Silent
+        } else {
+            Liveness::Unheard
+        }
+    }
+
+    pub(super) fn to_wire(&self, store: &KnownStore, now: Instant) -> Store {
+        let silence = store
+            .heard_at
+            .map(|heard_at| now.saturating_duration_since(heard_at));
+        let state = match self.liveness(store, now) {
+            _ if store.record.is_leaving => StoreState::Leaving,
+            Liveness::Up => StoreState::Up,
+            Liveness::Unheard | Liveness::Silent => StoreState::Disconnected,
+            Liveness::Down => StoreState::Down,
+        };
+        Store {
+            id: store.record.id,
+            address: store.record.address.clone(),
+            state: state.into(),
+            last_heartbeat_age_ms: silence.map(|silence| silence.as_millis() as u64),
+            stats: store.stats,
+        }
     }
 
     /// The answer to a start may be lost, so the same start asks again and gets the same id.
@@ -256,7 +306,8 @@ impl State {
     /// Refuses the start unless every other store at its address is silent.
     fn check_address_free(&self, start: &Start, now: Instant) -> Result<(), Refusal> {
         let others = self.stores.values().filter(|store| {
-            store.record.id != start.store_id && store.record.address == start.address
+            let record = &store.record;
+            record.id != start.store_id && record.address == start.address && !record.has_left
         });
         for store in others {
             let record = &store.record;
@@ -296,19 +347,6 @@ impl KnownStore {
         self.heard_at
             .is_some_and(|heard_at| is_recent(heard_at, now))
     }
-
-    pub(super) fn to_wire(&self, now: Instant) -> Store {
-        let silence = self
-            .heard_at
-            .map(|heard_at| now.saturating_duration_since(heard_at));
-        Store {
-            id: self.record.id,
-            address: self.record.address.clone(),
-            state: state_after(silence).into(),
-            last_heartbeat_age_ms: silence.map(|silence| silence.as_millis() as u64),
-            stats: self.stats,
-        }
-    }
 }
 
 /// The present start asks again, or says that it has kept what was accepted.
@@ -328,15 +366,6 @@ fn decide_present_start(
 
 fn is_recent(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) < DISCONNECTED_AFTER
-}
-
-/// The state after this silence. A store that was not heard of since this process started counts as disconnected.
-fn state_after(silence: Option<Duration>) -> StoreState {
-    match silence {
-        Some(age) if age < DISCONNECTED_AFTER => StoreState::Up,
-        Some(age) if age >= DOWN_AFTER => StoreState::Down,
-        _ => StoreState::Disconnected,
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ async fn open() -> (TempDir, Cluster, Registrar) {
     let opened = tokio::task::spawn_blocking(|| {
         let directory = tempfile::tempdir().unwrap();
         let storage = Storage::open(directory.path(), StorageOptions::new(Role::Pd)).unwrap();
-        let (cluster, registrar) = Cluster::open(storage, false, 1).unwrap();
+        let (cluster, registrar) = Cluster::open(storage, false, Settings::default()).unwrap();
         (directory, cluster, registrar)
     });
     opened.await.unwrap()
@@ -103,6 +103,8 @@ async fn a_heartbeat_whose_changes_cannot_be_stored_is_heard_and_says_who_leads(
         stats: None,
         reports: vec![report],
         has_no_region: false,
+        holds: Vec::new(),
+        takes_no_replicas: false,
     };
     let taken = cluster.heartbeat(heartbeat(report)).await;
     taken.expect("it changes nothing durable");

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use rdb_proto::error::Fault;
-use rdb_proto::pdpb::{RegionReport, StoreHeartbeatRequest};
+use rdb_proto::pdpb::{HeldPeer, RegionReport, StoreHeartbeatRequest};
 use tonic::Status;
 
 use super::checked_start;
 use crate::cluster::{Heartbeat, PEERS_MAX, Report};
+
+/// Most replicas that a heartbeat names beside those that the store leads.
+const HOLDS_MAX: usize = 8;
 
 /// Checks all that needs no knowledge of the cluster. The transport has counted the reports and bounded their bytes.
 pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartbeat, Status> {
@@ -25,11 +28,14 @@ pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartb
             return Err(wrong(format!("region {} is named twice", report.region_id)));
         }
     }
+    check_holds(&request.holds)?;
     Ok(Heartbeat {
         start,
         stats: request.stats,
         reports,
         has_no_region: request.region_count == Some(0),
+        holds: request.holds,
+        takes_no_replicas: request.takes_no_replicas,
     })
 }
 
@@ -68,6 +74,19 @@ fn checked_report(report: RegionReport) -> Result<Report, Status> {
         epoch,
         peers,
     })
+}
+
+fn check_holds(holds: &[HeldPeer]) -> Result<(), Status> {
+    let count = holds.len();
+    let wrong = |limit, cause: String| Err(Fault::invalid_argument("holds", limit, cause).into());
+    if count > HOLDS_MAX {
+        let cause = format!("{count} replicas are named; there are at most {HOLDS_MAX}");
+        return wrong(Some(HOLDS_MAX as u64), cause);
+    }
+    if holds.iter().any(|held| held.region_id == 0) {
+        return wrong(None, "a replica is of region 0".to_owned());
+    }
+    Ok(())
 }
 
 fn wrong(cause: String) -> Status {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests, too
 
+mod membership;
 mod replicas;
 
 use std::path::Path;

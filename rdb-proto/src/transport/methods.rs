@@ -262,12 +262,16 @@ mod tests {
         });
     }
 
+    /// A field that comes a few times, with entries without lists. It is counted as one of the other fields of the message.
+    const COUNTED_WITH_OTHERS: (&str, &str) = ("/pdpb.Pd/StoreHeartbeat", "holds");
+
     #[test]
     fn every_repeated_field_of_a_request_is_bounded() {
         methods(|path, _, request, _| {
             let fields = request.field.iter();
             let repeated = fields.filter(|field| field.label() == Label::Repeated);
             let repeated = repeated.map(|field| (field.number() as u64, field.name()));
+            let repeated = repeated.filter(|&(_, name)| (path, name) != COUNTED_WITH_OTHERS);
             let bounded = Method::of(path).bounded.as_ref();
             let bounded = bounded.map(|field| (field.tag, field.name));
             assert!(repeated.eq(bounded), "{path}");

@@ -9,6 +9,7 @@ mod membership;
 mod proposal;
 mod purge;
 mod quarantine;
+mod slow_streams;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ use lease::{Lease, is_sole_voter};
 use proposal::Proposal;
 use purge::Purging;
 use quarantine::{Quarantine, Release};
+use slow_streams::{EndingStreams, SlowStreams};
 
 type Raft = openraft::Raft<TypeConfig, Machine>;
 type Fatal = openraft::errors::Fatal<TypeConfig>;
@@ -76,6 +78,7 @@ pub struct Group {
     /// Held while the members are changed.
     changing: Arc<Mutex<()>>,
     heard: Arc<Heard>,
+    slow_streams: SlowStreams,
     hasty: Option<Arc<Hasty>>,
 }
 
@@ -206,6 +209,11 @@ impl Group {
             shared.clone(),
         );
         let config = Arc::new(timing.config());
+        let slow_streams = SlowStreams::default();
+        let network = EndingStreams {
+            network,
+            streams: slow_streams.clone(),
+        };
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
         let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
@@ -221,6 +229,7 @@ impl Group {
             purging: Arc::default(),
             changing: Arc::default(),
             heard: Arc::new(Heard::now()),
+            slow_streams,
             hasty,
         })
     }

@@ -39,6 +39,8 @@ const FOLLOWER_BYTES: u64 = 64 << 20;
 pub(super) struct Purging {
     /// How far the other members were, by their ids.
     matched: BTreeMap<u64, u64>,
+    /// Up to which index openraft was asked to purge.
+    asked: u64,
 }
 
 impl Group {
@@ -46,14 +48,18 @@ impl Group {
     /// they are cheap. When so much is not flushed that a restart would take long, the state machine is flushed first.
     ///
     /// A leader keeps what other members lack, up to `log_bytes_max`, and up to twice as much for one that was not as far at the last
-    /// call. It also keeps what follows a snapshot that is being sent. A peer that does not lead keeps 64 MiB at most. What was applied
-    /// before the start does not count.
+    /// call. It also keeps what follows a snapshot that is being sent, for an hour at most. One whose appends are still on their way when
+    /// its part of the log is over gets a snapshot. A peer that does not lead keeps 64 MiB at most. What was applied before the start
+    /// does not count.
     ///
     /// # Errors
     ///
     /// See [`PurgeError`].
     pub async fn purge(&self, log_bytes_max: u64) -> Result<(), PurgeError> {
         self.check_running()?;
+        if let Ok(purging) = self.purging.try_lock() {
+            self.end_slow_streams(&purging);
+        }
         if self.shared.strides.is_empty() {
             return Ok(());
         }
@@ -62,7 +68,7 @@ impl Group {
         self.lasting(async move {
             let mut purging = group.purging.lock().await;
             let needed_after = group.needed_after(&mut purging, log_bytes_max);
-            group.purge_flushed(needed_after).await
+            group.purge_flushed(&mut purging, needed_after).await
         })
         .await
     }
@@ -70,6 +76,26 @@ impl Group {
     /// The last entry that the log has no more. Up to it, what another peer lacks has to come with a snapshot.
     pub fn purged(&self) -> Option<LogId> {
         self.raft.metrics().borrow_watched().purged
+    }
+
+    /// A purge that was asked for and is not done waits for a stream that has not sent what is to go.
+    fn end_slow_streams(&self, purging: &Purging) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let purged = metrics.purged.map_or(0, |purged| purged.index);
+        let Some(replication) = metrics
+            .replication
+            .as_ref()
+            .filter(|_| purged < purging.asked)
+        else {
+            return;
+        };
+        for (member, matched) in replication {
+            let matched = matched.map_or(0, |matched| matched.index);
+            if *member != metrics.id && matched < purging.asked {
+                self.slow_streams.end(*member);
+            }
+        }
     }
 
     /// The index up to which other members do not need the log.
@@ -111,7 +137,11 @@ impl Group {
         needed_after
     }
 
-    async fn purge_flushed(&self, needed_after: u64) -> Result<(), PurgeError> {
+    async fn purge_flushed(
+        &self,
+        purging: &mut Purging,
+        needed_after: u64,
+    ) -> Result<(), PurgeError> {
         let strides = &self.shared.strides;
         if strides.last_up_to(needed_after).is_none() && !strides.want_flush(0) {
             return Ok(());
@@ -127,6 +157,7 @@ impl Group {
         self.build_snapshot(position).await?;
         let purged = self.raft.trigger().purge_log(upto).await;
         purged.map_err(Ended::from)?;
+        purging.asked = upto;
         strides.remove(upto);
         Ok(())
     }

@@ -12,12 +12,12 @@ use tokio::task::spawn_blocking;
 
 use super::position::meta;
 use super::{
-    Applied, ApplyError, Committed, Holds, Outgoing, PositionBuilder, Reading, SnapshotData,
-    StateMachine, Strides, User, Users,
+    Applied, ApplyError, Committed, Holds, Outgoing, PositionBuilder, SnapshotData, StateMachine,
+    Strides, User, Users,
 };
 use crate::log::{Barrier, LogReader, LogStore};
 use crate::types::{
-    Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
+    Answer, Content, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
 };
 
 /// Most that is applied at once, in entries and in bytes; at least one entry is. It bounds how long an apply holds up the
@@ -35,6 +35,8 @@ pub(crate) struct Machine {
     barrier: Barrier,
     /// Whether an apply has failed. Released before anybody can learn of it.
     has_failed: Arc<AtomicBool>,
+    /// How far the state machine has come.
+    applied: Applied,
     shared: Shared,
     user: User,
 }
@@ -61,18 +63,20 @@ impl Machine {
             log: log.reader(),
             barrier: log.barrier(),
             has_failed,
+            applied: Applied::default(),
             user: shared.users.add(),
             shared,
         }
     }
 
-    async fn apply_chunk(&self, chunk: Chunk) -> io::Result<()> {
+    async fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
         let Chunk {
             entries,
             responders,
             bytes,
         } = chunk;
-        let last_index = entries.last().map(|last| last.entry.log_id.index);
+        let position = entries.last().map(|last| last.entry.log_id);
+        let membership = entries.iter().rev().find_map(membership_of);
         let answers = match self.apply_entries(entries).await {
             Ok(answers) => answers,
             Err(ApplyError::Refused(error)) => return Err(error),
@@ -81,9 +85,15 @@ impl Machine {
                 return Err(io::Error::other(error));
             }
         };
-        if let Some(last_index) = last_index {
-            self.log.set_applied(last_index);
-            self.shared.strides.add(last_index, answers.len(), bytes);
+        if let Some(membership) = membership {
+            self.applied.membership = membership;
+        }
+        if let Some(position) = position {
+            self.applied.position = Some(position);
+            self.log.set_applied(position.index);
+            self.shared
+                .strides
+                .add(position.index, answers.len(), bytes);
         }
         for (responder, answer) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
@@ -127,6 +137,17 @@ fn apply(
     })
 }
 
+/// The membership that an entry is.
+fn membership_of(committed: &Committed) -> Option<StoredMembership> {
+    match &committed.entry.payload {
+        Content::Membership(membership) => {
+            let log_id = Some(committed.entry.log_id);
+            Some(StoredMembership::new(log_id, membership.clone()))
+        }
+        Content::Blank | Content::Normal(_) => None,
+    }
+}
+
 /// Entries that are applied together.
 #[derive(Default)]
 struct Chunk {
@@ -154,10 +175,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     /// openraft asks at the start only.
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        self.applied = self.machine.flushed()?;
         let Applied {
             position,
             membership,
-        } = self.machine.flushed()?;
+        } = self.applied.clone();
         Ok((position, membership))
     }
 
@@ -206,6 +228,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let installed = spawn_blocking(move || received.install()).await;
         installed.map_err(io::Error::other)??;
         self.shared.snapshots.set_installed(meta.clone());
+        self.applied = Applied {
+            position: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
         if let Some(last) = meta.last_log_id {
             self.log.set_applied(last.index);
             self.shared.strides.remove(last.index);
@@ -213,39 +239,21 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
-    /// A snapshot for another replica, as of what is applied now. While openraft starts, it asks for what a state machine in memory
-    /// would begin with; there is nothing like that.
+    /// A snapshot for another replica, which will have at least what is applied now. While openraft starts, it asks for what a state
+    /// machine in memory would begin with; there is nothing like that.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<SnapshotData>>> {
-        let Some(last_built) = self.shared.snapshots.last_built() else {
+        if !self.shared.snapshots.has_built() {
             return Ok(None);
-        };
-        if self.user.should_stop() {
-            return Err(io::Error::other("the group has ended"));
         }
-        let user = self.shared.users.add();
-        let machine = Arc::clone(&self.machine);
-        let taken = spawn_blocking(move || machine.snapshot()).await;
-        let taken = taken.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        // An error here would end the group.
-        match taken {
-            Ok((applied, source)) => {
-                let index = applied.position.map_or(0, |position| position.index);
-                let outgoing = Outgoing {
-                    reading: Reading::new(source, user),
-                    hold: self.shared.holds.hold(index),
-                };
-                Ok(Some(Snapshot {
-                    meta: meta(applied),
-                    snapshot: SnapshotData::Outgoing(outgoing),
-                }))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no snapshot can be taken for another replica");
-                Ok(Some(Snapshot {
-                    meta: last_built,
-                    snapshot: SnapshotData::Position,
-                }))
-            }
-        }
+        let index = self.applied.position.map_or(0, |position| position.index);
+        let outgoing = Outgoing::new(
+            Arc::clone(&self.machine),
+            Arc::clone(&self.shared.users),
+            self.shared.holds.hold(index),
+        );
+        Ok(Some(Snapshot {
+            meta: meta(self.applied.clone()),
+            snapshot: SnapshotData::Outgoing(outgoing),
+        }))
     }
 }

@@ -10,6 +10,9 @@ use tokio::time::Instant;
 /// another snapshot.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// How long the log is kept for one snapshot at most, whatever becomes of it. A peer that takes longer needs another snapshot.
+const HOLD_MAX: Duration = Duration::from_secs(3600);
+
 /// The positions of the snapshots that are being sent, or were a short time ago.
 #[derive(Clone, Default)]
 pub(crate) struct Holds(Arc<Mutex<State>>);
@@ -17,11 +20,11 @@ pub(crate) struct Holds(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     last: u64,
-    /// By the number of the snapshot: its index, and when it was let go of.
-    held: BTreeMap<u64, (u64, Option<Instant>)>,
+    /// By the number of the snapshot: its index, and until when it holds at most.
+    held: BTreeMap<u64, (u64, Instant)>,
 }
 
-/// Keeps the log after an index for as long as it is there, and a little longer.
+/// Keeps the log after an index for as long as it is there, and a little longer, but not for ever.
 pub(crate) struct Hold {
     holds: Holds,
     number: u64,
@@ -32,7 +35,9 @@ impl Holds {
         let mut state = self.lock();
         state.last += 1;
         let number = state.last;
-        state.held.insert(number, (index, None));
+        state
+            .held
+            .insert(number, (index, Instant::now() + HOLD_MAX));
         let holds = self.clone();
         Hold { holds, number }
     }
@@ -40,8 +45,7 @@ impl Holds {
     /// The index after which the log is needed. `None`: it is not.
     pub(crate) fn first(&self, now: Instant) -> Option<u64> {
         let mut state = self.lock();
-        let is_over = |end: &Option<Instant>| end.is_some_and(|end| now > end + GRACE);
-        state.held.retain(|_, (_, end)| !is_over(end));
+        state.held.retain(|_, (_, end)| now <= *end);
         state.held.values().map(|(index, _)| *index).min()
     }
 
@@ -54,7 +58,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.holds.lock();
         if let Some((_, end)) = state.held.get_mut(&self.number) {
-            *end = Some(Instant::now());
+            *end = (*end).min(Instant::now() + GRACE);
         }
     }
 }
@@ -74,5 +78,14 @@ mod tests {
         assert_eq!(holds.first(Instant::now() + 2 * GRACE), Some(9));
         drop(later);
         assert_eq!(holds.first(Instant::now() + 2 * GRACE), None);
+    }
+
+    #[test]
+    fn no_snapshot_keeps_the_log_for_ever() {
+        let holds = Holds::default();
+        let _hold = holds.hold(7);
+        let taken = Instant::now();
+        assert_eq!(holds.first(taken + HOLD_MAX / 2), Some(7));
+        assert_eq!(holds.first(taken + 2 * HOLD_MAX), None);
     }
 }

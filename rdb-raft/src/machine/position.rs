@@ -20,14 +20,15 @@ pub(crate) struct PositionBuilder(Arc<Mutex<Positions>>);
 
 struct Positions {
     flushed: SnapshotMeta,
-    last_built: Option<SnapshotMeta>,
+    /// Whether a snapshot was built or installed since the start.
+    has_built: bool,
 }
 
 impl PositionBuilder {
     pub(crate) fn new(flushed: Applied) -> Self {
         Self(Arc::new(Mutex::new(Positions {
             flushed: meta(flushed),
-            last_built: None,
+            has_built: false,
         })))
     }
 
@@ -39,13 +40,13 @@ impl PositionBuilder {
     /// Notes what was installed, and is flushed so.
     pub(super) fn set_installed(&self, installed: SnapshotMeta) {
         let mut positions = self.lock();
-        positions.flushed = installed.clone();
-        positions.last_built = Some(installed);
+        positions.flushed = installed;
+        positions.has_built = true;
     }
 
-    /// The last snapshot that was built or installed since the start.
-    pub(super) fn last_built(&self) -> Option<SnapshotMeta> {
-        self.lock().last_built.clone()
+    /// Whether a snapshot was built or installed since the start.
+    pub(super) fn has_built(&self) -> bool {
+        self.lock().has_built
     }
 
     fn lock(&self) -> MutexGuard<'_, Positions> {
@@ -66,7 +67,7 @@ impl RaftSnapshotBuilder<TypeConfig> for PositionBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<SnapshotData>> {
         let mut positions = self.lock();
         let meta = positions.flushed.clone();
-        positions.last_built = Some(meta.clone());
+        positions.has_built = true;
         let snapshot = SnapshotData::Position;
         Ok(Snapshot { meta, snapshot })
     }

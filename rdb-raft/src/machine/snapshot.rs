@@ -1,34 +1,63 @@
 //! What a snapshot holds.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use super::holds::Hold;
-use super::{Applied, User};
+use super::{Applied, StateMachine, User, Users};
 
 /// The content of a snapshot, as openraft passes it on.
 pub enum SnapshotData {
     /// Nothing: it says up to where the log may be purged.
     Position,
-    /// The state of this replica, on its way to another one.
+    /// The state of this replica, for another one.
     Outgoing(Outgoing),
     /// The state of another replica, all of which has arrived.
     Received(Box<dyn ReceivedSnapshot>),
 }
 
-/// A snapshot that is being sent. The log is kept from its position on for as long as the hold is there.
+/// A snapshot for another replica, which is taken when that one is ready for it. It has at least what openraft was told. From there on the
+/// log is kept for as long as this is there.
 pub struct Outgoing {
-    pub(crate) reading: Reading,
-    pub(crate) hold: Hold,
+    machine: Arc<dyn StateMachine>,
+    users: Arc<Users>,
+    _hold: Hold,
+}
+
+impl Outgoing {
+    pub(super) fn new(machine: Arc<dyn StateMachine>, users: Arc<Users>, hold: Hold) -> Self {
+        Self {
+            machine,
+            users,
+            _hold: hold,
+        }
+    }
+
+    /// Takes it, and says what it is as of.
+    pub(crate) async fn take(&self) -> io::Result<(Applied, Reading)> {
+        // Added before it is looked at: the end of the group waits for it, or it has begun and is seen.
+        let user = self.users.add();
+        if user.should_stop() {
+            return Err(io::Error::other("the group has ended"));
+        }
+        let machine = Arc::clone(&self.machine);
+        let taken = spawn_blocking(move || {
+            let (applied, source) = machine.snapshot()?;
+            Ok((applied, Reading::new(source, user)))
+        });
+        taken.await.map_err(io::Error::other)?
+    }
 }
 
 /// Reads a snapshot. The group does not end before it is gone.
 pub(crate) struct Reading(Option<(Box<dyn SnapshotSource>, User)>);
 
 impl Reading {
-    pub(super) fn new(source: Box<dyn SnapshotSource>, user: User) -> Self {
+    fn new(source: Box<dyn SnapshotSource>, user: User) -> Self {
         Self(Some((source, user)))
     }
 

@@ -27,7 +27,7 @@ use super::lane::Outgoing;
 use super::link::Link;
 use super::session::replicate;
 use super::snapshot::Sending;
-use super::snapshot_sender::{SnapshotRoute, backoff};
+use super::snapshot_sender::{Attempts, SnapshotRoute};
 use super::starts::Starts;
 use super::{AddressBook, RpcError, StoreIdentity, broken, unreachable, wire};
 use crate::machine::SnapshotData;
@@ -120,6 +120,7 @@ impl PeerNetwork {
             transport: self.transport.clone(),
             route,
             purpose,
+            attempts: Attempts::default(),
         }
     }
 }
@@ -236,6 +237,8 @@ pub struct Client {
     transport: Transport,
     route: Route,
     purpose: Purpose,
+    /// To send snapshots.
+    attempts: Attempts,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,14 +343,19 @@ impl RaftNetworkV2<TypeConfig> for Client {
             from_peer: self.route.from_peer,
             to_peer: self.route.to_peer,
         };
-        let sent = route.send(vote, snapshot.meta, outgoing);
+        let sent = route.send(vote, outgoing);
         match select(pin!(cancel), pin!(sent)).await {
             Either::Left((closed, _)) => Err(closed.into()),
-            Either::Right((sent, _)) => sent.map(SnapshotResponse::new),
+            Either::Right((Ok(vote), _)) => Ok(SnapshotResponse::new(vote)),
+            Either::Right((Err(not_sent), _)) => {
+                self.attempts.note(&not_sent);
+                Err(Unreachable::from_string(not_sent.cause).into())
+            }
         }
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        (self.purpose == Purpose::Snapshots).then(|| Backoff::new(backoff()))
+        let sends_snapshots = self.purpose == Purpose::Snapshots;
+        sends_snapshots.then(|| Backoff::new(self.attempts.waits()))
     }
 }

@@ -34,7 +34,7 @@
 //! - Whoever has met a start of a store takes nothing from an earlier one: neither items, nor answers, votes among them. It is
 //!   remembered durably before the stream is accepted. Streams of the earlier one end.
 //! - The store that calls says which start of the other one it has met. So a store learns that its directory is old from the
-//!   first store that knows better, whichever of the two calls. It then ends for good.
+//!   first store that knows better, whichever of the two calls. It then ends for good, and its directory is to note that.
 //! - A store greets all others with which it has a group as soon as they are there: when it starts, and again when its start was
 //!   accepted. So others know of a start soon after that, and an old directory mostly meets somebody who knows before its
 //!   quarantine is over.
@@ -85,7 +85,7 @@ pub use address_book::AddressBook;
 pub use client::{Client, PeerNetwork, Transport};
 pub use greeting::StoreIdentity;
 pub use service::PeerService;
-pub use starts::Starts;
+pub use starts::{STARTS_MAX, Starts};
 
 use openraft::errors::{NetworkError, RPCError, Unreachable};
 

@@ -9,6 +9,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::Reply;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
 use tonic::codegen::{Service, http};
@@ -24,6 +25,7 @@ use super::greeting::StoreIdentity;
 use super::incoming::{Incoming, Replies};
 use super::requests::{REQUEST_BYTES_MIN, requests};
 use super::sessions::sessions;
+use super::snapshot::PATIENCE;
 use super::snapshot_receiver::receive;
 use super::starts::Starts;
 use crate::node::Node;
@@ -75,8 +77,10 @@ impl PeerService {
             path => return Err(Status::unimplemented(format!("there is no {path}"))),
         };
         let request = Request::from_parts(metadata, parts.extensions, Messages::new(body));
-        let incoming =
-            Incoming::accept(request, identity, self.node, &self.starts, item_bytes_min).await?;
+        let accepted = Incoming::accept(request, identity, self.node, &self.starts, item_bytes_min);
+        let incoming = timeout(PATIENCE, accepted).await;
+        let incoming = incoming
+            .map_err(|_| Status::deadline_exceeded("no greeting has arrived for a while"))??;
         let welcome = Reply {
             answers: Vec::new(),
             start: Some(self.starts.own()),

@@ -2,9 +2,11 @@
 //!
 //! Each has a connection to itself, which ends with it, so that appends and votes never wait for it.
 //!
-//! - A store sends and receives few at a time. One that finds no place is tried again with a growing delay.
+//! - A store sends and receives few at a time. A store that has a place and space for one accepts it, and only then it is taken. One that
+//!   is not accepted, or is given up on its way, is tried again with a growing delay.
 //! - All that a store sends together has a bounded rate.
-//! - One in which nothing moves for [`PATIENCE`] is given up, at both ends. While the peer installs what it has got, it says so.
+//! - One in which nothing moves for [`PATIENCE`] is given up, at both ends. While the peer installs what it has got, it says so, for some
+//!   minutes at most.
 //! - The state machine is read as the connection takes its chunks. Of a snapshot there are a few chunks in memory at either end.
 //! - It ends with the leadership, and with the group at either end.
 
@@ -43,9 +45,10 @@ impl Default for Sending {
 }
 
 impl Sending {
-    /// A place to send a snapshot from, if one is free.
-    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// Waits for a place to send a snapshot from.
+    pub(super) async fn place(&self) -> OwnedSemaphorePermit {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        place.expect("nobody closes it")
     }
 
     /// Waits until so many bytes may be sent.
@@ -64,6 +67,8 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -77,12 +82,13 @@ mod tests {
         assert!(began.elapsed() >= Duration::from_millis(250));
     }
 
-    #[test]
-    fn few_are_sent_at_a_time() {
+    #[tokio::test]
+    async fn few_are_sent_at_a_time() {
         let sending = Sending::default();
-        let places: Vec<_> = std::iter::from_fn(|| sending.place()).collect();
+        let free = || std::iter::from_fn(|| sending.place().now_or_never());
+        let places: Vec<_> = free().collect();
         assert_eq!(places.len(), SENT_MAX);
         drop(places);
-        assert!(sending.place().is_some());
+        assert_eq!(free().count(), 1);
     }
 }

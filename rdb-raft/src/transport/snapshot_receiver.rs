@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::snapshot_part::Part;
-use rdb_proto::raftpb::{Envelope, SnapshotPart, SnapshotReply, SnapshotStart};
+use rdb_proto::raftpb::{Envelope, SnapshotPart, SnapshotReply, SnapshotStart, SnapshotTaken};
 use rdb_proto::transport::CallBudget;
 use tokio::select;
 use tokio::task::spawn_blocking;
@@ -22,7 +22,7 @@ use super::starts::Starts;
 use super::wire;
 use crate::encoding::stored_membership;
 use crate::group::Group;
-use crate::machine::Applied;
+use crate::machine::{Applied, Incoming};
 use crate::node::Node;
 use crate::types::Vote;
 
@@ -69,9 +69,10 @@ pub(super) async fn receive(
     let group = group.map_err(Status::failed_precondition)?;
     let place = node.place_to_receive();
     let place = place.ok_or_else(|| Status::unavailable("other snapshots are being received"))?;
+    let incoming = group.receive().await.map_err(unavailable)?;
     let received = async move {
         let _place = place;
-        parts.receive(&start, &group).await
+        parts.receive(&start, &group, incoming).await
     };
     Ok(replies(received.boxed()))
 }
@@ -116,8 +117,13 @@ impl Parts {
     }
 
     /// Receives and installs a snapshot.
-    async fn receive(&mut self, start: &SnapshotStart, group: &Group) -> Result<Vote, Status> {
-        let (vote, applied) = read_start(start)?;
+    async fn receive(
+        &mut self,
+        start: &SnapshotStart,
+        group: &Group,
+        mut incoming: Incoming,
+    ) -> Result<Vote, Status> {
+        let vote = Vote::new_committed(start.term, start.from_peer);
         if let Some(later) = group.later_vote(&vote) {
             return Ok(later);
         }
@@ -127,11 +133,17 @@ impl Parts {
             from_peer = start.from_peer,
             "receiving a snapshot"
         );
-        let mut incoming = group.receive().await.map_err(unavailable)?;
+        let Part::Taken(taken) = self.next().await? else {
+            let cause = "a snapshot does not say what it is as of";
+            return Err(Status::invalid_argument(cause));
+        };
+        let applied = read_taken(start.term, &taken)?;
         while let Some(chunk) = match self.next().await? {
             Part::Chunk(chunk) => Some(chunk),
             Part::End(_) => None,
-            Part::Start(_) => return Err(Status::invalid_argument("a snapshot begins twice")),
+            Part::Start(_) | Part::Taken(_) => {
+                return Err(Status::invalid_argument("a snapshot begins twice"));
+            }
         } {
             if let Some(later) = group.later_vote(&vote) {
                 return Ok(later);
@@ -154,23 +166,18 @@ impl Parts {
     }
 }
 
-/// The vote of the leader, and what the snapshot is as of.
-fn read_start(start: &SnapshotStart) -> Result<(Vote, Applied), Status> {
-    let membership = stored_membership::decode(&start.membership);
+/// What a snapshot of a leader of that term is as of.
+fn read_taken(term: u64, taken: &SnapshotTaken) -> Result<Applied, Status> {
+    let membership = stored_membership::decode(&taken.membership);
     let membership = membership.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let last = start.last.map(wire::read_log_id);
+    let last = taken.last.map(wire::read_log_id);
     // openraft would panic.
-    let last = last.filter(|last| last.leader_id.term <= start.term);
+    let last = last.filter(|last| last.leader_id.term <= term);
     let position = last.ok_or_else(|| Status::invalid_argument("it is as of a later term"))?;
-    let vote = Vote::new_committed(start.term, start.from_peer);
-    let position = Some(position);
-    Ok((
-        vote,
-        Applied {
-            position,
-            membership,
-        },
-    ))
+    Ok(Applied {
+        position: Some(position),
+        membership,
+    })
 }
 
 async fn blocking<T: Send + 'static>(
@@ -195,16 +202,18 @@ mod tests {
     fn a_snapshot_is_never_as_of_a_later_term_than_that_of_its_leader() {
         let log_id = crate::types::LogId::new_term_index(2, 3);
         let membership = Membership::default();
-        let start = |term, last| SnapshotStart {
-            term,
+        let taken = |last| SnapshotTaken {
             last,
             membership: stored_membership::encode(&log_id, &membership).into(),
-            ..SnapshotStart::default()
         };
         let last = Some(LogId { term: 2, index: 9 });
-        assert!(read_start(&start(2, last)).is_ok());
-        for refused in [start(1, last), start(2, None), SnapshotStart::default()] {
-            assert!(read_start(&refused).is_err());
+        assert!(read_taken(2, &taken(last)).is_ok());
+        for (term, refused) in [
+            (1, taken(last)),
+            (2, taken(None)),
+            (2, SnapshotTaken::default()),
+        ] {
+            assert!(read_taken(term, &refused).is_err());
         }
     }
 }

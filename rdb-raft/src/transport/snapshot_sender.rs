@@ -1,17 +1,17 @@
 //! Sending a snapshot.
 
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
 use futures::{Stream, stream};
-use openraft::errors::{StreamingError, Unreachable};
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::snapshot_part::Part;
-use rdb_proto::raftpb::{SnapshotEnd, SnapshotPart, SnapshotReply, SnapshotStart};
+use rdb_proto::raftpb::{SnapshotEnd, SnapshotPart, SnapshotReply, SnapshotStart, SnapshotTaken};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tonic::Streaming;
@@ -22,12 +22,20 @@ use super::link::Link;
 use super::snapshot::{PATIENCE, Sending};
 use super::wire;
 use crate::encoding::stored_membership;
-use crate::machine::{Outgoing, Reading};
-use crate::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::machine::{Applied, Outgoing, Reading};
+use crate::types::Vote;
 
-/// Delays between attempts. Each attempt takes another snapshot of the state machine.
+/// The first delay between attempts. Each later one is twice as long.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
+
+/// The longest delay after an attempt that was not accepted, which costs nothing.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The longest delay after an attempt that was given up on its way.
+const BACKOFF_BEGUN_MAX: Duration = Duration::from_secs(60);
+
+/// How long the other store may install what it has got.
+const INSTALL_MAX: Duration = Duration::from_secs(600);
 
 /// A way for snapshots, from a peer to another one of its group.
 pub(super) struct SnapshotRoute<'a> {
@@ -46,52 +54,99 @@ type Begun = (
     Streaming<SnapshotReply>,
 );
 
-/// How long to wait before each attempt but the first.
-pub(super) fn backoff() -> impl Iterator<Item = Duration> + Send {
-    let next = |wait: &Duration| Some((*wait * 2).min(BACKOFF_MAX));
-    let waits = std::iter::successors(Some(BACKOFF_MIN), next);
-    waits.map(|wait| wait.mul_f64(0.5 + fastrand::f64() / 2.0))
+/// Why a snapshot was not sent.
+#[derive(Debug)]
+pub(super) struct NotSent {
+    pub(super) cause: String,
+    /// Whether the other store had accepted it.
+    had_begun: bool,
+}
+
+/// How long to wait before the next attempt to send a peer a snapshot. Clones share that.
+#[derive(Clone, Default)]
+pub(super) struct Attempts(Arc<Mutex<Duration>>);
+
+impl Attempts {
+    pub(super) fn note(&self, failure: &NotSent) {
+        let longest = if failure.had_begun {
+            BACKOFF_BEGUN_MAX
+        } else {
+            BACKOFF_MAX
+        };
+        let mut wait = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *wait = (*wait * 2).clamp(BACKOFF_MIN, longest);
+    }
+
+    /// The wait before each attempt but the first.
+    pub(super) fn waits(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        let attempts = self.clone();
+        std::iter::repeat_with(move || {
+            let wait = attempts.0.lock().unwrap_or_else(PoisonError::into_inner);
+            wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+        })
+    }
 }
 
 impl SnapshotRoute<'_> {
-    /// Sends a snapshot, and waits until it is installed. Returns the vote of the peer.
-    pub(super) async fn send(
-        &self,
-        vote: Vote,
-        meta: SnapshotMeta,
-        outgoing: Outgoing,
-    ) -> Result<Vote, StreamingError<TypeConfig>> {
-        let place = self.sending.place();
-        let _place = place.ok_or_else(|| unreachable("other snapshots are being sent"))?;
-        // Where appends do not get, a snapshot does not either. That was told of.
-        self.link.connection().await.map_err(unreachable)?;
-        let begun = self.begin(vote, &meta).await.map_err(unreachable)?;
-        // Without the client the connection would close.
-        let (_client, parts, replies) = begun;
-        let (group_id, to_peer) = (self.group_id, self.to_peer);
-        let index = meta.last_log_id.map(|last| last.index);
-        tracing::info!(group_id, to_peer, index, "sending a snapshot");
-        // The log is kept until the peer has the snapshot.
-        let Outgoing {
-            reading,
-            hold: _hold,
-        } = outgoing;
-        let (sending, answer) = (self.send_chunks(reading, parts), answer(replies));
-        let sent = match select(pin!(sending), pin!(answer)).await {
-            Either::Left((Ok(()), answer)) => answer.await,
-            Either::Left((Err(cause), _)) => Err(cause),
-            Either::Right((answer, _)) => answer,
+    /// Sends a snapshot, and waits until it is installed. Returns the vote of the peer. The snapshot is taken once the other store has
+    /// accepted it.
+    pub(super) async fn send(&self, vote: Vote, outgoing: Outgoing) -> Result<Vote, NotSent> {
+        let not_accepted = |cause| NotSent {
+            cause,
+            had_begun: false,
         };
-        match &sent {
-            Ok(_) => tracing::info!(group_id, to_peer, index, "a snapshot was sent"),
-            Err(cause) => tracing::warn!(group_id, to_peer, cause, "a snapshot was not sent"),
-        }
-        sent.map_err(unreachable)
+        let (_place, begun) = self.accepted(vote).await.map_err(not_accepted)?;
+        let (group_id, to_peer) = (self.group_id, self.to_peer);
+        let sent = self.send_accepted(&outgoing, begun).await;
+        sent.map_err(|cause| {
+            tracing::warn!(group_id, to_peer, cause, "a snapshot was not sent");
+            NotSent {
+                cause,
+                had_begun: true,
+            }
+        })
     }
 
-    /// Connects, and waits until the other store accepts the snapshot.
-    async fn begin(&self, vote: Vote, meta: &SnapshotMeta) -> Result<Begun, String> {
-        let start = self.start(vote, meta)?;
+    async fn accepted(&self, vote: Vote) -> Result<(OwnedSemaphorePermit, Begun), String> {
+        // The log is kept meanwhile, so not for long.
+        let place = timeout(PATIENCE, self.sending.place()).await;
+        let place = place.map_err(|_| "other snapshots are being sent")?;
+        // Where appends do not get, a snapshot does not either. That was told of.
+        let connected = self.link.connection().await;
+        connected.map_err(|cause| cause.to_string())?;
+        Ok((place, self.begin(vote).await?))
+    }
+
+    async fn send_accepted(&self, outgoing: &Outgoing, begun: Begun) -> Result<Vote, String> {
+        // Without the client the connection would close.
+        let (_client, parts, replies) = begun;
+        let (applied, reading) = outgoing.take().await.map_err(text)?;
+        let (group_id, to_peer) = (self.group_id, self.to_peer);
+        let index = applied.position.map(|position| position.index);
+        tracing::info!(group_id, to_peer, index, "sending a snapshot");
+        let sending = self.send_parts(taken(&applied)?, reading, parts);
+        let answer = pin!(answer(replies));
+        let vote = match select(pin!(sending), answer).await {
+            Either::Left((Ok(()), answer)) => {
+                let installed = timeout(INSTALL_MAX, answer).await;
+                installed.map_err(|_| "the other store does not get done with it")?
+            }
+            Either::Left((Err(cause), _)) => Err(cause),
+            Either::Right((answer, _)) => answer,
+        }?;
+        tracing::info!(group_id, to_peer, index, "a snapshot was sent");
+        Ok(vote)
+    }
+
+    /// Connects, and waits until the other store accepts a snapshot.
+    async fn begin(&self, vote: Vote) -> Result<Begun, String> {
+        let start = part(Part::Start(SnapshotStart {
+            hello: self.dialer.greeting(self.link.store_id).hello,
+            group_id: self.group_id,
+            from_peer: self.from_peer,
+            to_peer: self.to_peer,
+            term: vote.leader_id.term,
+        }));
         let channel = timeout(CONNECT_TIMEOUT, self.dialer.connect(self.link.store_id)).await;
         let channel = channel.map_err(|_| "it did not answer in time")??;
         let mut client = RaftPeerClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -103,24 +158,9 @@ impl SnapshotRoute<'_> {
         Ok((client, parts, replies.into_inner()))
     }
 
-    fn start(&self, vote: Vote, meta: &SnapshotMeta) -> Result<SnapshotPart, String> {
-        let membership = &meta.last_membership;
-        let came_with = membership.log_id().as_ref();
-        let came_with = came_with.ok_or("the snapshot has no membership")?;
-        let start = SnapshotStart {
-            hello: self.dialer.greeting(self.link.store_id).hello,
-            group_id: self.group_id,
-            from_peer: self.from_peer,
-            to_peer: self.to_peer,
-            term: vote.leader_id.term,
-            last: meta.last_log_id.map(wire::log_id),
-            membership: stored_membership::encode(came_with, membership.membership()).into(),
-        };
-        Ok(part(Part::Start(start)))
-    }
-
-    async fn send_chunks(
+    async fn send_parts(
         &self,
+        taken: SnapshotTaken,
         mut reading: Reading,
         parts: mpsc::Sender<SnapshotPart>,
     ) -> Result<(), String> {
@@ -129,6 +169,7 @@ impl SnapshotRoute<'_> {
             let sent = sent.map_err(|_| STALLED)?;
             sent.map_err(|_| "the other store takes no more".to_owned())
         };
+        send(Part::Taken(taken)).await?;
         loop {
             let (rest, chunk) = next_chunk(reading).await?;
             let Some(chunk) = chunk else {
@@ -140,6 +181,17 @@ impl SnapshotRoute<'_> {
         }
         send(Part::End(SnapshotEnd {})).await
     }
+}
+
+/// What a snapshot is as of.
+fn taken(applied: &Applied) -> Result<SnapshotTaken, String> {
+    let membership = &applied.membership;
+    let came_with = membership.log_id().as_ref();
+    let came_with = came_with.ok_or("the snapshot has no membership")?;
+    Ok(SnapshotTaken {
+        last: applied.position.map(wire::log_id),
+        membership: stored_membership::encode(came_with, membership.membership()).into(),
+    })
 }
 
 const STALLED: &str = "nothing has moved for a while";
@@ -182,6 +234,32 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-fn unreachable(cause: impl ToString) -> StreamingError<TypeConfig> {
-    Unreachable::from_string(cause).into()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_were_on_their_way_are_repeated_later_and_later() {
+        let attempts = Attempts::default();
+        let mut waits = attempts.waits();
+        let mut after = |had_begun| {
+            attempts.note(&NotSent {
+                cause: String::new(),
+                had_begun,
+            });
+            waits.next().unwrap()
+        };
+        for (had_begun, longest) in [
+            (false, BACKOFF_MAX),
+            (true, BACKOFF_BEGUN_MAX),
+            (false, BACKOFF_MAX),
+        ] {
+            let mut before = Duration::ZERO;
+            for _ in 0..20 {
+                before = after(had_begun);
+                assert!(before <= longest, "{before:?}");
+            }
+            assert!(before >= longest / 2, "{before:?}");
+        }
+    }
 }

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::spawn_blocking;
 
 /// Most stores whose starts are remembered.
-const STORES_MAX: usize = 4096;
+pub const STARTS_MAX: usize = 4096;
 
 /// The number of the start of this store, and the latest ones of the others that it has met. The module `transport` says what
 /// they are for.
@@ -27,8 +27,8 @@ pub struct Starts {
     keep: Arc<Keep>,
 }
 
-/// Makes starts durable, by store. It may block.
-type Keep = dyn Fn(&BTreeMap<u64, u64>) -> io::Result<()> + Send + Sync;
+/// Makes the start of this store durable, and those of others, by store. It may block.
+type Keep = dyn Fn(u64, &BTreeMap<u64, u64>) -> io::Result<()> + Send + Sync;
 
 /// Why nothing is taken from a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +39,7 @@ pub(super) enum NotMet {
         start: u64,
         latest: u64,
     },
-    #[error("more than {STORES_MAX} stores were met")]
+    #[error("more than {STARTS_MAX} stores were met")]
     TooMany,
 }
 
@@ -48,7 +48,7 @@ impl Starts {
     pub fn new(
         own: u64,
         met: BTreeMap<u64, u64>,
-        keep: impl Fn(&BTreeMap<u64, u64>) -> io::Result<()> + Send + Sync + 'static,
+        keep: impl Fn(u64, &BTreeMap<u64, u64>) -> io::Result<()> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             own: watch::Sender::new(own),
@@ -60,12 +60,16 @@ impl Starts {
     }
 
     /// Notes the start of this store once its directory has kept it. Connections are made anew, so that others meet it.
-    pub fn set_own(&self, start: u64) {
-        self.own.send_if_modified(|own| {
+    pub async fn set_own(&self, start: u64) {
+        let is_later = self.own.send_if_modified(|own| {
             let is_later = start > *own;
             *own = start.max(*own);
             is_later
         });
+        if is_later && let Err(error) = self.write(Arc::clone(&self.kept).lock_owned().await).await
+        {
+            tracing::warn!(%error, "the number of this start is only kept with its incarnation");
+        }
     }
 
     /// Waits until it turns out that this store has started later from another directory. Returns the store that said so.
@@ -80,7 +84,8 @@ impl Starts {
         }
     }
 
-    pub(super) fn own(&self) -> u64 {
+    /// The start of this store.
+    pub fn own(&self) -> u64 {
         *self.own.borrow()
     }
 
@@ -104,7 +109,7 @@ impl Starts {
                     start,
                     latest,
                 });
-            } else if latest == 0 && met.len() >= STORES_MAX {
+            } else if latest == 0 && met.len() >= STARTS_MAX {
                 not_met = Some(NotMet::TooMany);
             }
             let is_later = start > latest && not_met.is_none();
@@ -123,21 +128,25 @@ impl Starts {
     }
 
     async fn keep(&self, store_id: u64, start: u64) {
-        let mut kept = Arc::clone(&self.kept).lock_owned().await;
+        let kept = Arc::clone(&self.kept).lock_owned().await;
         if kept.get(&store_id).copied().unwrap_or(0) >= start {
             return;
         }
-        let (met, keep) = (self.met.borrow().clone(), Arc::clone(&self.keep));
-        // Whoever waits may be gone before it is done. The lock stays.
-        let written = spawn_blocking(move || {
-            keep(&met)?;
-            *kept = met;
-            Ok::<_, io::Error>(())
-        });
-        let written = written.await;
-        if let Err(error) = written.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+        if let Err(error) = self.write(kept).await {
             tracing::warn!(store_id, %error, "the start of another store is not remembered beyond this process");
         }
+    }
+
+    async fn write(&self, mut kept: OwnedMutexGuard<BTreeMap<u64, u64>>) -> io::Result<()> {
+        let (own, met) = (self.own(), self.met.borrow().clone());
+        let keep = Arc::clone(&self.keep);
+        // Whoever waits may be gone before it is done. The lock stays.
+        let written = spawn_blocking(move || {
+            keep(own, &met)?;
+            *kept = met;
+            Ok(())
+        });
+        written.await.map_err(io::Error::other)?
     }
 
     /// Another store has met a later start of this one than `start`. It means nothing if this one has just registered.
@@ -198,7 +207,7 @@ mod tests {
         let open = || {
             let (written, is_full) = (Arc::clone(&disk), Arc::clone(&is_full));
             let met = written.lock().unwrap().clone();
-            Starts::new(1, met, move |met| {
+            Starts::new(1, met, move |_, met| {
                 if is_full.load(Ordering::Relaxed) {
                     return Err(io::ErrorKind::StorageFull.into());
                 }
@@ -225,8 +234,8 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_stores_are_met_than_are_remembered() {
-        let starts = Starts::new(1, BTreeMap::new(), |_| Ok(()));
-        for store_id in 0..STORES_MAX as u64 {
+        let starts = Starts::new(1, BTreeMap::new(), |_, _| Ok(()));
+        for store_id in 0..STARTS_MAX as u64 {
             assert_eq!(starts.meet(store_id, 1).await, Ok(()));
         }
         assert_eq!(starts.meet(u64::MAX, 1).await, Err(NotMet::TooMany));
@@ -235,8 +244,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_has_just_registered_is_not_outdated() {
-        let starts = Starts::new(1, BTreeMap::new(), |_| Ok(()));
-        starts.set_own(2);
+        let starts = Starts::new(1, BTreeMap::new(), |_, _| Ok(()));
+        starts.set_own(2).await;
         starts.note_outdated(3, 1);
         starts.note_outdated(4, 2);
         assert_eq!(starts.outdated().await, 4);

@@ -41,6 +41,9 @@ pub(crate) struct State {
     pub(crate) snapshots: usize,
     /// How many snapshots were installed.
     pub(crate) installs: usize,
+    pub(crate) has_no_space: bool,
+    /// How many snapshots it had no space for.
+    pub(crate) refused_snapshots: usize,
 }
 
 #[derive(Clone, Default)]
@@ -178,6 +181,11 @@ impl StateMachine for Payloads {
     }
 
     fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        let mut state = self.state();
+        if state.has_no_space {
+            state.refused_snapshots += 1;
+            return Err(io::Error::other("the test says so"));
+        }
         Ok(Box::new(Receiving {
             state: Arc::clone(&self.state),
             payloads: Vec::new(),

@@ -212,3 +212,39 @@ async fn a_snapshot_of_which_nothing_arrives_any_more_is_given_up_and_another_on
     assert_eq!(installs(behind), 1);
     stores.stop().await;
 }
+
+/// The stream goes on as soon as something arrives again.
+#[tokio::test]
+async fn a_peer_whose_appends_do_not_move_does_not_keep_the_log_and_gets_a_snapshot() {
+    let stores = Stores::led_with(LONG).await;
+    let [leader, second, behind] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    leader.write("before").await.unwrap();
+    behind.has_applied_some(1).await;
+    stores.ways.way(1, 3).silence();
+    write_many(leader).await;
+    second.has_applied(&applied(leader)).await;
+    purges(leader).await;
+    heal(&stores, 3);
+    behind.has_applied(&applied(leader)).await;
+    assert_eq!(installs(behind), 1);
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_taken_once_the_peer_has_space_for_it() {
+    let stores = with_one_behind().await;
+    let [leader, _, behind] = &stores.stores[..] else {
+        panic!("there are three");
+    };
+    behind.payloads.state().has_no_space = true;
+    heal(&stores, 3);
+    let refused = || behind.payloads.state().refused_snapshots >= 3;
+    wait_until("it is asked again and again", refused).await;
+    assert_eq!(leader.payloads.state().snapshots, 0);
+    behind.payloads.state().has_no_space = false;
+    behind.has_applied(&applied(leader)).await;
+    assert_eq!(leader.payloads.state().snapshots, 1);
+    stores.stop().await;
+}

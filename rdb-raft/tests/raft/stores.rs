@@ -79,7 +79,7 @@ pub(crate) fn identity(store_id: u64) -> StoreIdentity {
 
 /// A store in its first start, which has met nobody. What it meets is forgotten with it.
 pub(crate) fn first_start() -> Arc<Starts> {
-    Starts::new(1, BTreeMap::new(), |_| Ok(()))
+    Starts::new(1, BTreeMap::new(), |_, _| Ok(()))
 }
 
 /// Serves other stores.

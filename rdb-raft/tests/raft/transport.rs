@@ -699,7 +699,7 @@ async fn a_store_learns_from_whom_it_calls_that_it_is_outdated() {
 #[tokio::test]
 async fn answers_of_an_earlier_start_are_not_counted() {
     let store = Scripted::of_start(4).await;
-    let starts = Starts::new(1, BTreeMap::from([(2, 5)]), |_| Ok(()));
+    let starts = Starts::new(1, BTreeMap::from([(2, 5)]), |_, _| Ok(()));
     let transport = Transport::new(identity(1), TIMING, store.addresses(), starts);
     unreachable_for(&transport, "start 4 is older than 5").await;
 }
@@ -719,7 +719,7 @@ async fn a_store_that_has_registered_says_so_to_those_it_is_connected_to() {
         client.append_entries(append, option(GUARD)).await
     };
     beat().await.expect("it is reached");
-    starts.set_own(2);
+    starts.set_own(2).await;
     transport.greet([2]);
     let is_met = async || {
         let earlier = Calling::greet(&address, true, hello()).await;
@@ -735,7 +735,7 @@ async fn a_store_that_has_registered_says_so_to_those_it_is_connected_to() {
 #[tokio::test]
 async fn a_store_is_greeted_as_soon_as_it_is_there() {
     let (store, address) = served().await;
-    let starts = Starts::new(2, BTreeMap::new(), |_| Ok(()));
+    let starts = Starts::new(2, BTreeMap::new(), |_, _| Ok(()));
     let addresses = Addresses::of([]);
     let transport = Transport::new(identity(1), TIMING, Arc::clone(&addresses) as _, starts);
     transport.greet([2]);

@@ -43,7 +43,7 @@ use crate::region::{
     Described, Description, Leadership, Proposer, RegionMachine, first_state, from_wire, peer_on,
 };
 use crate::router::{Membership, Router};
-use crate::starts::open_starts;
+use crate::starts::{open_starts, refuse_outdated};
 use follow::Order;
 use replicas::{Replica, Replicas};
 
@@ -129,9 +129,10 @@ impl Regions {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
             let directory = of_log.directory();
+            refuse_outdated(&directory)?;
             let addresses = Addresses::open(&directory);
             let starts = open_starts(&directory, of_log.identity().start());
-            Ok::<_, rdb_storage::OpenError>((of_log.open_log()?, addresses, starts))
+            Ok::<_, ServerError>((of_log.open_log()?, addresses, starts))
         });
         let (log, addresses, starts) = opened.await??;
         let log = Arc::new(log);

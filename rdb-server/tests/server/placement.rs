@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::stream;
+use rdb_proto::error::Fault;
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::kvrpc::batch_answer::Response;
@@ -15,8 +16,8 @@ use rdb_proto::kvrpc::{
 };
 use rdb_proto::metapb::Context;
 use tempfile::TempDir;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::harness::{Node, connect, found, guarded};
 use crate::scripted_pd::{REGION_ID, ScriptedPd};
@@ -87,6 +88,20 @@ async fn a_store_whose_place_was_given_away_ends_and_says_why() {
     pd.refuse_heartbeats(Status::already_exists("the store lives elsewhere"));
     assert_eq!(store.exited().await.code(), Some(3));
     assert!(store.log().contains("the store lives elsewhere"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_removed_ends_and_says_why() {
+    let pd = ScriptedPd::start("", "").await;
+    let (_directory, mut store) = store_of(&pd);
+    store.start_serving().await;
+    let removed = Fault {
+        field: "store_id",
+        ..Fault::new(Code::FailedPrecondition, "the store was removed")
+    };
+    pd.refuse_heartbeats(removed.into());
+    assert_eq!(store.exited().await.code(), Some(3));
+    assert!(store.log().contains("the store was removed"));
 }
 
 /// One that does not take the heartbeats may be of another cluster.

@@ -217,6 +217,25 @@ impl Pd for Script {
         Err(for_clients())
     }
 
+    async fn remove_store(&self, _: Request<RemoveStoreRequest>) -> Answer<RemoveStoreResponse> {
+        Err(for_clients())
+    }
+
+    async fn add_operator(&self, _: Request<AddOperatorRequest>) -> Answer<AddOperatorResponse> {
+        Err(for_clients())
+    }
+
+    async fn get_operators(&self, _: Request<GetOperatorsRequest>) -> Answer<GetOperatorsResponse> {
+        Err(for_clients())
+    }
+
+    async fn cancel_operator(
+        &self,
+        _: Request<CancelOperatorRequest>,
+    ) -> Answer<CancelOperatorResponse> {
+        Err(for_clients())
+    }
+
     async fn get_cluster_info(
         &self,
         _: Request<GetClusterInfoRequest>,

@@ -10,7 +10,7 @@
 use bytes::{Buf, BufMut, Bytes};
 
 use super::RegionState;
-use super::checksum::crc32c;
+use crate::crc32c::crc32c;
 use crate::keys::DecodeError;
 use crate::keys::fields::{Problem, decode_all, decode_bytes, encode_bytes};
 use crate::read::Keyspace;

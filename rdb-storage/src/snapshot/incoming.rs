@@ -10,23 +10,23 @@ use rocksdb::SstFileWriter;
 use super::RegionState;
 use super::chunk::{self, Chunk, Counts};
 use super::install::{Installing, Staging};
-use super::outgoing::end_key;
 use crate::applied::AppliedState;
 use crate::engine::{Engine, table_options};
 use crate::error::Error;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::read::Keyspace;
-use crate::region::RegionDescriptor;
 use crate::storage::Storage;
 
-/// A table file is ended once it has as many bytes.
-const FILE_BYTES: u64 = 64 << 20;
+/// A table file is ended once it has as many bytes, or as many as a memtable.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// A region on its way here. Its chunks become table files, which go away with this. Nothing that is stored changes.
 pub struct IncomingRegion {
     storage: Storage,
     region_id: u64,
     staging: Staging,
+    /// A table file is ended once it has as many bytes.
+    file_bytes: u64,
     state: Option<RegionState>,
     /// The keyspace of the last chunk, and its last key.
     reached: (Keyspace, Bytes),
@@ -49,9 +49,11 @@ impl IncomingRegion {
         storage: Storage,
         engine: &Arc<Engine>,
         region_id: u64,
+        write_buffer_bytes: usize,
     ) -> Result<Self, Error> {
         Ok(Self {
             staging: Staging::create(engine.directory().path(), region_id)?,
+            file_bytes: FILE_BYTES_MAX.min(write_buffer_bytes as u64),
             storage,
             region_id,
             state: None,
@@ -76,9 +78,11 @@ impl IncomingRegion {
         }
         match (chunk, &self.state) {
             (Chunk::State(state), None) if state.region.id == self.region_id => {
-                let stored = self.storage.regions()?;
-                let mut others = stored.iter().filter(|other| other.id != self.region_id);
-                if others.any(|other| overlap(other, &state.region)) {
+                let mut others = self.storage.regions()?;
+                let installs = self.storage.engine().installs()?.into_iter();
+                others.extend(installs.map(|installing| installing.state.region));
+                let mut others = others.iter().filter(|other| other.id != self.region_id);
+                if others.any(|other| other.overlaps(&state.region)) {
                     return Err(refused("the region overlaps another one of this store"));
                 }
                 self.state = Some(state);
@@ -137,7 +141,7 @@ impl IncomingRegion {
                 }
             };
             file.put(&key, &value).map_err(not_written)?;
-            let is_full = file.file_size() >= FILE_BYTES;
+            let is_full = file.file_size() >= self.file_bytes;
             self.counts[keyspace as usize] += 1;
             self.reached.1 = key;
             if is_full {
@@ -150,7 +154,9 @@ impl IncomingRegion {
     fn check(&self, keyspace: Keyspace, key: &Bytes, value: &[u8]) -> Result<(), Error> {
         let region = self.state.as_ref().map(|state| &state.region);
         let is_within = region.is_some_and(|region| {
-            *key >= region.start_key && key[..] < *end_key(region) && key.len() <= KEY_BYTES_MAX
+            *key >= region.start_key
+                && key[..] < *region.upper_bound()
+                && key.len() <= KEY_BYTES_MAX
         });
         if !is_within || *key <= self.reached.1 {
             return Err(refused("a key is not the next one of the region"));
@@ -207,10 +213,6 @@ impl ReceivedRegion {
     pub(super) fn into_parts(self) -> (Installing, Staging) {
         (self.installing, self.staging)
     }
-}
-
-fn overlap(one: &RegionDescriptor, other: &RegionDescriptor) -> bool {
-    one.start_key[..] < *end_key(other) && other.start_key[..] < *end_key(one)
 }
 
 fn begin_file(path: &Path) -> Result<SstFileWriter<'static>, Error> {

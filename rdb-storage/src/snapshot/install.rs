@@ -1,5 +1,6 @@
 //! Where snapshots arrive, and what the mark of an install says.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,18 +38,28 @@ pub(crate) struct Staging {
 
 impl Staging {
     pub(super) fn create(data_directory: &Path, region_id: u64) -> Result<Self, Error> {
-        // Only has to be new in this process: an open removes what was left.
+        // An open removes what was left, but not what it could not install.
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{region_id}-{number}");
-        let path = data_directory.join(FOLDER).join(&name);
-        let created = fs::create_dir_all(&path);
-        created.map_err(|error| Error::io("making a folder for a snapshot", error))?;
-        Ok(Self {
-            path,
-            name,
-            is_kept: false,
-        })
+        let doing = "making a folder for a snapshot";
+        check_space(data_directory)?;
+        let folder = data_directory.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(|error| Error::io(doing, error))?;
+        loop {
+            let number = LAST.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{region_id}-{number}");
+            let path = folder.join(&name);
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => {
+                    created.map_err(|error| Error::io(doing, error))?;
+                    return Ok(Self {
+                        path,
+                        name,
+                        is_kept: false,
+                    });
+                }
+            }
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -59,15 +70,8 @@ impl Staging {
         self.path.join(file_name(keyspace, number))
     }
 
-    /// Refuses to fill the disk for something that can be sent again.
     pub(super) fn check_space(&self) -> Result<(), Error> {
-        let doing = "looking for space for a snapshot";
-        let space = Space::of(&self.path).map_err(|error| Error::io(doing, error))?;
-        let free_bytes_min = FREE_BYTES_MIN.min(space.capacity_bytes / FREE_SHARE_MIN);
-        if space.available_bytes < free_bytes_min {
-            return Err(Error::io(doing, "the disk is almost full"));
-        }
-        Ok(())
+        check_space(&self.path)
     }
 
     /// Makes the names of the files durable. The files are.
@@ -103,30 +107,79 @@ fn file_name(keyspace: Keyspace, number: u32) -> String {
     format!("{name}-{number}.sst")
 }
 
-/// The files of a keyspace, each under a second name that RocksDB can take away. A crash may have left one.
+/// Refuses to fill a disk for something that can be sent or done again.
+pub(crate) fn check_space(path: &Path) -> Result<(), Error> {
+    let doing = "looking for space for a snapshot";
+    let space = Space::of(path).map_err(|error| Error::io(doing, error))?;
+    let free_bytes_min = FREE_BYTES_MIN.min(space.capacity_bytes / FREE_SHARE_MIN);
+    if space.available_bytes < free_bytes_min {
+        return Err(Error::io(doing, "the disk is almost full"));
+    }
+    Ok(())
+}
+
+/// The files of a keyspace.
+pub(crate) struct Staged {
+    pub(crate) files: Vec<PathBuf>,
+    /// Whether RocksDB may take the files away: each is a second name of one that stays. Else it has to copy them.
+    pub(crate) can_move: bool,
+}
+
+/// The files of a keyspace, each under a second name if the file system has such. A crash may have left one.
 pub(crate) fn staged(
     data_directory: &Path,
     installing: &Installing,
     keyspace: Keyspace,
-) -> io::Result<Vec<PathBuf>> {
+) -> io::Result<Staged> {
     let folder = data_directory.join(FOLDER).join(&installing.folder);
-    let files = (0..installing.files[keyspace as usize]).map(|number| {
-        let file = folder.join(file_name(keyspace, number));
-        let moving = file.with_extension("moving");
-        match fs::remove_file(&moving) {
+    let files = 0..installing.files[keyspace as usize];
+    let files: Vec<_> = files
+        .map(|number| folder.join(file_name(keyspace, number)))
+        .collect();
+    let mut moving = Vec::with_capacity(files.len());
+    for file in &files {
+        let name = file.with_extension("moving");
+        match fs::remove_file(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::hard_link(file, &moving)?;
-        Ok(moving)
-    });
-    files.collect()
+        match fs::hard_link(file, &name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+            Err(error) => {
+                tracing::info!(%error, "the files of a snapshot are copied");
+                return Ok(Staged {
+                    files,
+                    can_move: false,
+                });
+            }
+            Ok(()) => moving.push(name),
+        }
+    }
+    Ok(Staged {
+        files: moving,
+        can_move: true,
+    })
 }
 
-/// Removes what arrived before this open. All installs are done.
-pub(crate) fn remove_leftovers(data_directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(data_directory.join(FOLDER)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Removes what arrived before this open, but for the folders of installs that could not be finished.
+pub(crate) fn remove_leftovers(data_directory: &Path, kept: &BTreeSet<String>) -> io::Result<()> {
+    let folder = data_directory.join(FOLDER);
+    let arrived = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        arrived => arrived?,
+    };
+    for entry in arrived {
+        let entry = entry?;
+        let is_kept = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| kept.contains(name));
+        if !is_kept {
+            fs::remove_dir_all(entry.path())?;
+        }
     }
+    if kept.is_empty() {
+        fs::remove_dir(folder)?;
+    }
+    Ok(())
 }

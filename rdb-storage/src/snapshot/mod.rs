@@ -16,13 +16,33 @@
 //!
 //! 1. One write takes the region's records and ranges away, and puts a *mark* ([`keys::installing`](crate::keys::installing)) that names the
 //!    files and holds the records to come. A flush makes that durable. Before it, a crash leaves what was there.
-//! 2. What the ranges held is compacted away, so that the files get to the lowest level. The files are ingested.
-//! 3. One write puts the records and removes the mark. A flush makes that durable.
+//! 2. Table files that have nothing but keys of the region are dropped, so that this does not take longer the more there was. A dropped
+//!    file also takes away what it deletes in deeper files that were not dropped: what shows again is deleted again, durably.
+//! 3. The files are ingested, each into the lowest level where nothing of the region is in it or above it. What was not dropped, and what
+//!    deletes it, is in the way: few files may lie on top of that. For more it is compacted first, since the highest level, that of the
+//!    flushes, holds writes back when it has many files. That is as much as that level has, and about two files of each other one.
+//! 4. One write puts the records and removes the mark. A flush makes that durable.
 //!
-//! An open that finds a mark repeats all of it: the files are still there. So after a crash the region is what it was or what was
-//! received, never a part of either. As with applies, nothing is written to the write-ahead log.
+//! An open that finds a mark repeats all of it: the files are still there, and what an attempt before has ingested is deleted as what
+//! was there before. So after a crash the region is what it was or what was received, never a part of either. As with applies, nothing
+//! is written to the write-ahead log.
+//!
+//! # An install that cannot be finished
+//!
+//! A disk may be full when an open is to repeat an install, and a file may be damaged or gone. Then the region is left out: it has no
+//! records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and files stay, and
+//! the next open tries again. Another snapshot that is installed takes its place, and destroying the region ends it.
+//!
+//! Its group must not be opened, and `rdb-raft` refuses to open one with a log and without a state. The vote and the log are all there,
+//! but not what the entries before the log's first one have led to: what its leader sends next would be applied to nothing, and a
+//! peer cannot ask for a snapshot. Nor may the log be emptied, so that the peer begins anew: it may hold entries behind the snapshot which
+//! this peer has acknowledged and a leader has counted. A peer that is silent breaks no promise. For the others it is down.
+//!
+//! # What is dropped
+//!
+//! Files are dropped one record in RocksDB's manifest at a time, so a crash leaves all of a file or nothing. With them goes what
+//! snapshots of RocksDB from before step 1 see. Those that are kept for long are in a [`RegionView`](crate::RegionView), which notices.
 
-mod checksum;
 mod chunk;
 mod incoming;
 mod install;
@@ -38,7 +58,7 @@ use crate::keys::{self, DecodeError};
 use crate::region::RegionDescriptor;
 
 pub use incoming::{IncomingRegion, ReceivedRegion};
-pub(crate) use install::{Installing, remove_leftovers, staged};
+pub(crate) use install::{Installing, check_space, remove_leftovers, staged};
 pub use outgoing::RegionSnapshot;
 
 /// The records of a region, beside its keys.

@@ -5,17 +5,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use rocksdb::{DB, ReadOptions, SnapshotWithThreadMode};
 
 use super::RegionState;
 use super::chunk::{self, Entries};
 use crate::applied::AppliedState;
-use crate::engine::{Engine, Family};
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::keys;
-use crate::keys::raw::ABOVE_EVERY_KEY;
 use crate::read::Keyspace;
-use crate::region::RegionDescriptor;
+use crate::view::RegionView;
 
 /// Chunks that are read ahead.
 const AHEAD: usize = 1;
@@ -39,18 +36,13 @@ impl RegionSnapshot {
         let (taken, state) = sync_channel(1);
         let thread = thread::Builder::new().name("rdb-snapshot".to_owned());
         let thread = thread.spawn(move || {
-            let snapshot = engine.database.snapshot();
-            let state = read_state(&engine, &snapshot, region_id);
-            if let Ok(state) = &state {
+            let sent = view_and_state(&engine, region_id).and_then(|(view, state)| {
                 let _ = taken.send(Ok(state.applied.clone()));
-            }
-            let sent = state.and_then(|state| {
                 let sending = Sending {
-                    engine: &engine,
-                    snapshot: &snapshot,
+                    view: &view,
                     chunks: &sender,
                 };
-                sending.send(&state)
+                sending.send(state)
             });
             if let Err(error) = sent {
                 let _ = taken.try_send(Err(error.clone()));
@@ -99,8 +91,7 @@ impl Drop for RegionSnapshot {
 }
 
 struct Sending<'a> {
-    engine: &'a Engine,
-    snapshot: &'a SnapshotWithThreadMode<'a, DB>,
+    view: &'a RegionView<'a>,
     chunks: &'a SyncSender<Result<Bytes, Error>>,
 }
 
@@ -108,11 +99,11 @@ struct Sending<'a> {
 struct GivenUp;
 
 impl Sending<'_> {
-    fn send(&self, state: &RegionState) -> Result<(), Error> {
+    fn send(&self, state: RegionState) -> Result<(), Error> {
         let mut counts = [0; 2];
-        let sent = self.put(chunk::state(state)).and_then(|()| {
+        let sent = self.put(chunk::state(&state)).and_then(|()| {
             for (count, keyspace) in counts.iter_mut().zip([Keyspace::Raw, Keyspace::Versioned]) {
-                match self.send_keyspace(&state.region, keyspace, count)? {
+                match self.send_keyspace(keyspace, count)? {
                     Ok(()) => {}
                     Err(error) => return Ok(Err(error)),
                 }
@@ -124,18 +115,14 @@ impl Sending<'_> {
 
     fn send_keyspace(
         &self,
-        region: &RegionDescriptor,
         keyspace: Keyspace,
         count: &mut u64,
     ) -> Result<Result<(), Error>, GivenUp> {
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        options.set_readahead_size(READAHEAD_BYTES);
-        options.set_iterate_lower_bound(&region.start_key[..]);
-        options.set_iterate_upper_bound(end_key(region));
-        let family = self.engine.family(keyspace.family());
-        let mut stored = self.snapshot.raw_iterator_cf_opt(&family, options);
-        stored.seek_to_first();
+        let start_key = &self.view.region.start_key;
+        let mut stored = match self.view.entries(keyspace, start_key, READAHEAD_BYTES) {
+            Ok(stored) => stored,
+            Err(error) => return Ok(Err(error)),
+        };
         let mut entries = Entries::new(keyspace);
         while let Some((key, value)) = stored.item() {
             entries.push(key, value);
@@ -158,36 +145,19 @@ impl Sending<'_> {
     }
 }
 
-/// The upper bound of a region's keys.
-pub(super) fn end_key(region: &RegionDescriptor) -> &[u8] {
-    if region.end_key.is_empty() {
-        &ABOVE_EVERY_KEY
-    } else {
-        &region.end_key
-    }
-}
-
-fn read_state(
-    engine: &Engine,
-    snapshot: &SnapshotWithThreadMode<'_, DB>,
-    region_id: u64,
-) -> Result<RegionState, Error> {
-    let family = engine.family(Family::RaftState);
-    let record = |key: [u8; 9]| snapshot.get_cf(&family, key).map_err(Error::from_read);
-    let needed = |key, what: &str| {
-        record(key)?.ok_or_else(|| Error::DataLoss {
-            cause: format!("region {region_id} has no {what}"),
-        })
+fn view_and_state(engine: &Engine, region_id: u64) -> Result<(RegionView<'_>, RegionState), Error> {
+    let missing = |what| Error::DataLoss {
+        cause: format!("region {region_id} has no {what}"),
     };
-    let key = keys::region::key(region_id);
-    let floor = record(keys::version_floor::key(region_id))?;
-    let floor = floor.map(|floor| keys::version_floor::decode(&floor));
-    Ok(RegionState {
-        region: keys::region::decode(&key, &needed(key, "descriptor")?)?,
+    let view = RegionView::take(engine, region_id)?.ok_or_else(|| missing("state"))?;
+    let membership = view.membership.clone();
+    let state = RegionState {
+        region: view.region.clone(),
         applied: AppliedState {
-            position: needed(keys::applied_position::key(region_id), "position")?.into(),
-            membership: needed(keys::membership::key(region_id), "membership")?.into(),
+            position: view.position.clone(),
+            membership: membership.ok_or_else(|| missing("membership"))?,
         },
-        version_floor: floor.transpose()?.unwrap_or(0),
-    })
+        version_floor: view.version_floor,
+    };
+    Ok((view, state))
 }

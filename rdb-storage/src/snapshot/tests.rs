@@ -1,7 +1,11 @@
-//! A crash within an install.
+//! What an install does to what was there, and a crash within one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 
 use bytes::Bytes;
-use rocksdb::IngestExternalFileOptions;
+use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::*;
 use crate::apply::Batch;
@@ -19,28 +23,32 @@ const REGION: u64 = 7;
 fn open(directory: &tempfile::TempDir) -> Storage {
     let options = StorageOptions {
         disk_reserve_bytes: 0,
+        write_buffer_bytes: 64 << 10,
         ..StorageOptions::new(Role::Embedded)
     };
     Storage::open(directory.path(), options).unwrap()
+}
+
+fn region() -> RegionDescriptor {
+    RegionDescriptor {
+        id: REGION,
+        start_key: Bytes::new(),
+        end_key: "p".into(),
+        conf_version: 1,
+        version: 1,
+        peers: Vec::new(),
+    }
 }
 
 /// A storage whose region holds one value under one key.
 fn holding(key: &'static str, value: &'static str) -> (tempfile::TempDir, Storage) {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(&directory);
-    let region = RegionDescriptor {
-        id: REGION,
-        start_key: Bytes::new(),
-        end_key: Bytes::new(),
-        conf_version: 1,
-        version: 1,
-        peers: Vec::new(),
-    };
     let state = AppliedState {
         position: Bytes::from_static(b"first"),
         membership: Bytes::from_static(b"membership"),
     };
-    storage.bootstrap_regions(&[(region, state)]).unwrap();
+    storage.bootstrap_regions(&[(region(), state)]).unwrap();
     let put = Command::PutRaw {
         key: key.into(),
         value: value.into(),
@@ -50,15 +58,7 @@ fn holding(key: &'static str, value: &'static str) -> (tempfile::TempDir, Storag
         expected_version: 0,
         value: value.into(),
     };
-    let entry = LogEntry {
-        position: value.into(),
-        change: LogChange::Proposal(Proposal {
-            epoch_version: 1,
-            commands: vec![put, swap],
-        }),
-    };
-    let applied = storage.apply(REGION, &[entry], ApplyOptions::default());
-    applied.unwrap();
+    apply(&storage, value, vec![put, swap]);
     storage.flush(REGION).unwrap();
     (directory, storage)
 }
@@ -88,18 +88,114 @@ fn install_until(crash: Crash, engine: &Engine, installing: &Installing) {
         return;
     }
     for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
-        let files = staged(engine.directory().path(), installing, keyspace).unwrap();
-        assert_eq!(files.len(), 1);
+        let staged = staged(engine.directory().path(), installing, keyspace).unwrap();
+        assert_eq!((staged.files.len(), staged.can_move), (1, true));
         if let Crash::FilesIngested = crash {
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
             let family = engine.family(keyspace.family());
-            let ingested = engine
-                .database
-                .ingest_external_file_cf_opts(&family, &options, files);
+            let ingested =
+                engine
+                    .database
+                    .ingest_external_file_cf_opts(&family, &options, staged.files);
             ingested.unwrap();
         }
     }
+}
+
+fn receive(source: &Storage, target: &Storage) -> ReceivedRegion {
+    let mut incoming = target.receive_region(REGION).unwrap();
+    let mut snapshot = source.region_snapshot(REGION).unwrap();
+    while let Some(chunk) = snapshot.next_chunk().unwrap() {
+        incoming.add(chunk).unwrap();
+    }
+    incoming.complete().unwrap()
+}
+
+/// Applies an entry to the region.
+fn apply(storage: &Storage, position: &'static str, commands: Vec<Command>) {
+    let entry = LogEntry {
+        position: position.into(),
+        change: LogChange::Proposal(Proposal {
+            epoch_version: 1,
+            commands,
+        }),
+    };
+    let applied = storage.apply(REGION, &[entry], ApplyOptions::default());
+    applied.unwrap();
+}
+
+fn noise(seed: u64, bytes: usize) -> Bytes {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut noise = vec![0; bytes];
+    random.fill(&mut noise);
+    noise.into()
+}
+
+#[test]
+fn an_install_does_not_read_what_was_there() {
+    const BYTES: u64 = 4 << 20;
+    let (_source_directory, source) = holding("new", "of the source");
+    let puts = (0..BYTES >> 16).map(|number| Command::PutRaw {
+        key: format!("key {number:03}").into(),
+        value: noise(number, 1 << 16),
+    });
+    apply(&source, "large", puts.collect());
+    let (_directory, storage) = holding("old", "of the target");
+    receive(&source, &storage).install().unwrap();
+    let database = &storage.engine().database;
+    let files = database.live_files().unwrap();
+    let raw_files = files
+        .iter()
+        .filter(|file| file.column_family_name == "default");
+    assert!(raw_files.count() > 20, "{files:?}");
+
+    let compacted = database.compacted_bytes();
+    receive(&source, &storage).install().unwrap();
+    let compacted = database.compacted_bytes() - compacted;
+    assert!(compacted < BYTES / 4, "{compacted} bytes");
+    assert_eq!(storage.get_raw(b"key 007"), Ok(Some(noise(7, 1 << 16))));
+}
+
+#[test]
+fn what_a_dropped_file_had_deleted_does_not_come_back() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (directory, storage) = holding("old", "of the target");
+    let database = &storage.engine().database;
+    // A file with keys of the region and others, and above it one with keys of the region alone.
+    database.put("x", "around").unwrap();
+    database.compact_range(None::<&[u8]>, None::<&[u8]>);
+    let file = directory.path().join("deleting");
+    let mut deleting = SstFileWriter::create(crate::engine::table_options());
+    deleting.open(&file).unwrap();
+    deleting.delete("old").unwrap();
+    deleting.finish().unwrap();
+    database.ingest_external_file(vec![file]).unwrap();
+    assert_eq!(storage.get_raw(b"old"), Ok(None));
+
+    receive(&source, &storage).install().unwrap();
+    assert!(holds(&storage, "new", "of the source"));
+    assert_eq!(storage.get_raw(b"old"), Ok(None));
+    assert_eq!(storage.get_raw(b"x"), Ok(Some("around".into())));
+}
+
+#[test]
+fn whoever_reads_a_region_notices_that_a_snapshot_replaces_it() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (_directory, storage) = holding("old", "of the target");
+    storage
+        .engine()
+        .database
+        .compact_range(None::<&[u8]>, None::<&[u8]>);
+    let mut snapshot = storage.region_snapshot(REGION).unwrap();
+    let summed = storage.view_region(REGION, |view| {
+        receive(&source, &storage).install().unwrap();
+        view.checksum(|_| true)
+    });
+    let replaced = Error::io("reading a region", "a snapshot has replaced it");
+    assert_eq!(summed.unwrap().unwrap(), Err(replaced.clone()));
+    let read = std::iter::from_fn(|| snapshot.next_chunk().transpose());
+    assert_eq!(read.last(), Some(Err(replaced)));
 }
 
 #[test]
@@ -107,12 +203,7 @@ fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
     for crash in [Crash::MarkPut, Crash::FilesLinked, Crash::FilesIngested] {
         let (_source_directory, source) = holding("new", "of the source");
         let (directory, storage) = holding("old", "of the target");
-        let mut incoming = storage.receive_region(REGION).unwrap();
-        let mut snapshot = source.region_snapshot(REGION).unwrap();
-        while let Some(chunk) = snapshot.next_chunk().unwrap() {
-            incoming.add(chunk).unwrap();
-        }
-        let received = incoming.complete().unwrap();
+        let received = receive(&source, &storage);
         assert!(
             holds(&storage, "old", "of the target"),
             "nothing has changed"
@@ -122,19 +213,6 @@ fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
         install_until(crash, storage.engine(), &installing);
         assert_eq!(storage.regions().unwrap(), []);
         assert_eq!(storage.flushed(REGION), Ok(None));
-        let first = [(
-            installing.state.region.clone(),
-            installing.state.applied.clone(),
-        )];
-        for refused in [
-            storage.bootstrap_regions(&first).map(drop),
-            storage.destroy_region(REGION, 1),
-        ] {
-            assert!(
-                matches!(refused, Err(Error::WritesStopped { .. })),
-                "{refused:?}"
-            );
-        }
         drop(storage);
 
         let storage = open(&directory);
@@ -148,5 +226,72 @@ fn an_open_finishes_the_install_that_a_crash_has_interrupted() {
             .engine()
             .state(&keys::installing::key(REGION), crate::read::Tier::Disk);
         assert!(mark.is_ok_and(|mark| mark.is_none()));
+    }
+}
+
+/// A storage whose install a crash has interrupted, and one of its files.
+fn interrupted(source: &Storage) -> (tempfile::TempDir, PathBuf) {
+    let (directory, storage) = holding("old", "of the target");
+    let (installing, staging) = receive(source, &storage).into_parts();
+    let file = staging.file(Keyspace::Raw, 0);
+    staging.keep();
+    install_until(Crash::MarkPut, storage.engine(), &installing);
+    (directory, file)
+}
+
+#[test]
+fn a_region_whose_install_cannot_be_finished_is_left_out_until_an_open_can() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (directory, file) = interrupted(&source);
+    let content = fs::read(&file).unwrap();
+    let damage: [&dyn Fn(); 2] = [&|| fs::write(&file, "damaged").unwrap(), &|| {
+        fs::remove_file(&file).unwrap();
+    }];
+    for damage in damage {
+        damage();
+        let storage = open(&directory);
+        let unfinished = storage.unfinished_installs();
+        assert_eq!(unfinished.keys().collect::<Vec<_>>(), [&REGION]);
+        assert!(unfinished[&REGION].contains("snapshot"), "{unfinished:?}");
+        assert_eq!(storage.regions().unwrap(), []);
+        assert_eq!(storage.flushed(REGION), Ok(None));
+        let first_state = AppliedState {
+            position: "first".into(),
+            membership: "membership".into(),
+        };
+        let begun = storage.bootstrap_regions(&[(region(), first_state)]);
+        assert_eq!(begun, Ok(false), "it would be below what the log has");
+        storage.put_raw("z", "of another region").unwrap();
+    }
+    fs::write(&file, content).unwrap();
+    let storage = open(&directory);
+    assert_eq!(storage.unfinished_installs(), BTreeMap::new());
+    assert!(holds(&storage, "new", "of the source"));
+    assert!(!directory.path().join("snapshots").exists());
+}
+
+#[test]
+fn another_snapshot_or_the_end_of_the_region_takes_the_place_of_an_unfinished_install() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (_later_directory, later) = holding("latest", "of another source");
+    let others: [(&dyn Fn(&Storage), bool); 2] = [
+        (&|storage| receive(&later, storage).install().unwrap(), true),
+        (&|storage| storage.destroy_region(REGION, 3).unwrap(), false),
+    ];
+    for (take_place, has_region) in others {
+        let (directory, file) = interrupted(&source);
+        fs::remove_file(&file).unwrap();
+        let storage = open(&directory);
+        take_place(&storage);
+        let check = |storage: &Storage| {
+            assert_eq!(storage.unfinished_installs(), BTreeMap::new());
+            assert_eq!(storage.regions().unwrap().len(), usize::from(has_region));
+            assert_eq!(holds(&storage, "latest", "of another source"), has_region);
+            assert_eq!(storage.get_raw(b"old"), Ok(None));
+        };
+        check(&storage);
+        drop(storage);
+        check(&open(&directory));
+        assert!(!directory.path().join("snapshots").exists());
     }
 }

@@ -1,7 +1,9 @@
 //! Regions that come and go as a whole. See [`crate::snapshot`].
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::Storage;
 use crate::applied::{AppliedState, described};
@@ -9,8 +11,8 @@ use crate::engine::{Engine, Family};
 use crate::error::Error;
 use crate::keys;
 use crate::read::Tier;
-use crate::region::{RegionDescriptor, destroyed, installs};
-use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot};
+use crate::region::{RegionDescriptor, destroyed};
+use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, check_space, remove_leftovers};
 use crate::writer::Writer;
 
 impl Storage {
@@ -29,9 +31,10 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Io`], also when the disk is almost full.
     pub fn receive_region(&self, region_id: u64) -> Result<IncomingRegion, Error> {
-        IncomingRegion::begin(self.clone(), &self.inner.engine, region_id)
+        let (engine, options) = (&self.inner.engine, &self.inner.options);
+        IncomingRegion::begin(self.clone(), engine, region_id, options.write_buffer_bytes)
     }
 
     /// A region, and how far its log was applied, both as of the same moment. `None`: it is not stored, or has no first state.
@@ -56,7 +59,15 @@ impl Storage {
         let earlier = self.tombstone(region_id)?.unwrap_or(0);
         self.begin_replacement();
         let last = peer_id.max(earlier);
-        self.inner.writer.destroy_region(region_id, last)
+        self.inner.writer.destroy_region(region_id, last)?;
+        self.unfinished().remove(&region_id);
+        Ok(())
+    }
+
+    /// Regions that a snapshot was to replace when the process before ended, and which the open could not finish, with the causes. They
+    /// are not stored, and must not get groups; [`crate::snapshot`] says why. The next open tries again.
+    pub fn unfinished_installs(&self) -> BTreeMap<u64, String> {
+        self.unfinished().clone()
     }
 
     /// The last peer of a region that was destroyed here. It must not come back, and neither must one with a lower id.
@@ -91,26 +102,44 @@ impl Storage {
         self.inner.replacements.fetch_add(1, Ordering::SeqCst);
     }
 
-    #[cfg(test)]
     pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine
     }
 
     pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
         self.begin_replacement();
-        self.inner.writer.install(installing)
+        self.inner.writer.install(installing)?;
+        self.unfinished().remove(&installing.state.region.id);
+        Ok(())
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        let unfinished = self.inner.unfinished.lock();
+        unfinished.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Repeats the installs that a crash has interrupted.
-pub(super) fn finish_installs(engine: &Engine, writer: &Writer) -> Result<(), Error> {
-    for installing in installs(&engine.database, engine.family(Family::RaftState))? {
+/// Repeats the installs that a crash has interrupted, and removes the files that no install needs. Returns the regions whose install
+/// failed, with the causes.
+pub(super) fn finish_installs(
+    engine: &Engine,
+    writer: &Writer,
+) -> io::Result<BTreeMap<u64, String>> {
+    let directory = engine.directory().path();
+    let (mut unfinished, mut kept) = (BTreeMap::new(), BTreeSet::new());
+    for installing in engine.installs().map_err(io::Error::other)? {
         let region_id = installing.state.region.id;
         tracing::info!(
             region_id,
             "a crash has interrupted the install of a snapshot: it is repeated"
         );
-        writer.install(&installing)?;
+        let finished = check_space(directory).and_then(|()| writer.install(&installing));
+        if let Err(error) = finished {
+            tracing::error!(region_id, %error, "the install of a snapshot cannot be finished: the region is left out");
+            unfinished.insert(region_id, error.to_string());
+            kept.insert(installing.folder);
+        }
     }
-    Ok(())
+    remove_leftovers(directory, &kept)?;
+    Ok(unfinished)
 }

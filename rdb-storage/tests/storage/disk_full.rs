@@ -554,3 +554,52 @@ fn open_with_log(disk: &SmallDisk) -> (Storage, LogDatabase) {
     let log = storage.open_log().unwrap();
     (storage, log)
 }
+
+#[test]
+fn an_install_that_an_open_cannot_repeat_on_a_full_disk_leaves_its_region_out_until_there_is_space()
+{
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let source_directory = tempfile::tempdir().unwrap();
+    let source = open(source_directory.path(), &synced());
+    let target = open(&disk.data(), &synced());
+    for storage in [&source, &target] {
+        let begun = storage.bootstrap_regions(&[(region(3), first_state())]);
+        begun.unwrap();
+    }
+    let entries = [entry(1, 3, vec![put("key", "of the source")])];
+    let applied = source.apply(REGION, &entries, ApplyOptions::default());
+    applied.unwrap();
+    let mut incoming = target.receive_region(REGION).unwrap();
+    let mut snapshot = source.region_snapshot(REGION).unwrap();
+    while let Some(chunk) = snapshot.next_chunk().unwrap() {
+        incoming.add(chunk).unwrap();
+    }
+    let received = incoming.complete().unwrap();
+    // The install gets no further than its mark.
+    let [folder] = &files_of(&disk.data().join("snapshots"), "")[..] else {
+        panic!("one snapshot has arrived");
+    };
+    let away = folder.with_file_name("away");
+    fs::rename(folder, &away).unwrap();
+    received.install().unwrap_err();
+    fs::rename(&away, folder).unwrap();
+    drop(target);
+
+    disk.fill_up_to(1 << 20);
+    let target = open(&disk.data(), &synced());
+    let unfinished = target.unfinished_installs();
+    assert!(
+        unfinished[&REGION].contains("almost full"),
+        "{unfinished:?}"
+    );
+    assert_eq!(target.regions().unwrap(), []);
+    assert_eq!(*target.write_health().borrow(), WriteHealth::Healthy);
+    drop(target);
+
+    disk.give_space_back();
+    let target = open(&disk.data(), &synced());
+    assert!(target.unfinished_installs().is_empty());
+    assert_eq!(target.get_raw(b"key"), Ok(Some("of the source".into())));
+}

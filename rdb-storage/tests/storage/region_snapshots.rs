@@ -154,7 +154,7 @@ fn a_region_can_be_received_where_there_was_none_and_be_empty() {
     let missing = target.region_snapshot(REGION + 1).err().unwrap();
     assert_eq!(
         missing.to_string(),
-        "stored data is damaged: region 8 has no descriptor"
+        "stored data is damaged: region 8 has no state"
     );
 }
 

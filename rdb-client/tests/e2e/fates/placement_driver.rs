@@ -223,6 +223,25 @@ impl Pd for ScriptedPd {
         Ok(Response::new(ScanRegionsResponse { routes }))
     }
 
+    async fn remove_store(&self, _: Request<RemoveStoreRequest>) -> Answer<RemoveStoreResponse> {
+        Err(Status::unimplemented("for operators"))
+    }
+
+    async fn add_operator(&self, _: Request<AddOperatorRequest>) -> Answer<AddOperatorResponse> {
+        Err(Status::unimplemented("for operators"))
+    }
+
+    async fn get_operators(&self, _: Request<GetOperatorsRequest>) -> Answer<GetOperatorsResponse> {
+        Err(Status::unimplemented("for operators"))
+    }
+
+    async fn cancel_operator(
+        &self,
+        _: Request<CancelOperatorRequest>,
+    ) -> Answer<CancelOperatorResponse> {
+        Err(Status::unimplemented("for operators"))
+    }
+
     async fn get_cluster_info(
         &self,
         _: Request<GetClusterInfoRequest>,

@@ -245,6 +245,19 @@ impl Node {
         status
     }
 
+    /// Whether it has ended, or was never started.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = |process: &mut Child| process.try_wait().expect("a child can be asked");
+        if self
+            .process
+            .as_mut()
+            .is_some_and(|process| ended(process).is_some())
+        {
+            self.process = None;
+        }
+        self.process.is_none()
+    }
+
     /// The program; `ip netns exec` replaces itself by it, so that signals reach it.
     fn command(&self) -> Command {
         let program = binary(self.program);

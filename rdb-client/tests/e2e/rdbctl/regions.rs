@@ -3,15 +3,21 @@
 use serde_json::json;
 
 use super::{DONE, FAILED, NOT_FOUND, Rdbctl, USAGE, assert_exit, errors, objects};
-use crate::harness::Cluster;
+use crate::harness::{Cluster, found};
 
 #[tokio::test]
 async fn a_region_and_a_store_are_shown_by_their_ids() {
     let cluster = Cluster::start().await;
     let rdbctl = Rdbctl::of(&cluster);
-    let listed = rdbctl.run(["region", "list", "-o", "json"]).await;
-    assert_exit(&listed, DONE, "region list");
-    let region = &objects(&listed)[0];
+    // A store may serve before its first heartbeat has told in which term it leads.
+    let is_led = async || {
+        let listed = rdbctl.run(["region", "list", "-o", "json"]).await;
+        assert_exit(&listed, DONE, "region list");
+        let region = objects(&listed).swap_remove(0);
+        let term = region["term"].as_u64()?;
+        Some((region, term))
+    };
+    let (region, term) = &found("the region is led", is_led).await;
     let store_id = &region["peers"][0]["store_id"];
     assert_eq!(
         region["peers"][0]["address"],
@@ -40,7 +46,6 @@ async fn a_region_and_a_store_are_shown_by_their_ids() {
         (store_id, &json!(1))
     );
 
-    let term = region["term"].as_u64().expect("it is led");
     let (region, to) = (region["id"].to_string(), store_id.to_string());
     let transfer = [
         "operator",

@@ -241,7 +241,7 @@ fn an_old_copy_is_refused_for_good_once_the_original_has_kept_a_later_start() {
         for address in ["a:1", "b:1"] {
             assert!(is_superseded(scene.register(&start(address, 3, 1))));
         }
-        scene.pass(DOWN_AFTER);
+        scene.pass(super::super::DOWN_AFTER);
         scene.restart();
     }
 }
@@ -380,15 +380,25 @@ fn a_cluster_has_no_more_stores_than_one_answer_can_list() {
 
 #[test]
 fn a_store_is_up_then_disconnected_then_down() {
-    let just_before = Duration::from_millis(1);
-    assert_eq!(state_after(None), StoreState::Disconnected);
-    for (age, state) in [
-        (Duration::ZERO, StoreState::Up),
-        (DISCONNECTED_AFTER - just_before, StoreState::Up),
-        (DISCONNECTED_AFTER, StoreState::Disconnected),
-        (DOWN_AFTER - just_before, StoreState::Disconnected),
-        (DOWN_AFTER, StoreState::Down),
-    ] {
-        assert_eq!(state_after(Some(age)), state, "{age:?}");
+    let second = Duration::from_secs(1);
+    let restart: fn(&mut Scene) = Scene::restart;
+    let sleep: fn(&mut Scene) = |scene| scene.sleep(Duration::from_secs(3_600));
+    for forget in [|_: &mut Scene| {}, restart, sleep] {
+        let mut scene = Scene::with_original();
+        let state = |scene: &Scene| scene.state.stores(scene.now)[0].state();
+        assert_eq!(state(&scene), StoreState::Up);
+        scene.pass(DISCONNECTED_AFTER - second);
+        assert_eq!(state(&scene), StoreState::Up);
+        scene.pass(second);
+        assert_eq!(state(&scene), StoreState::Disconnected);
+        forget(&mut scene);
+        scene.beat(&start("a:1", 1, 1)).unwrap();
+        assert_eq!(state(&scene), StoreState::Up);
+        forget(&mut scene);
+        // A sleep is noted within a second.
+        scene.pass(super::super::DOWN_AFTER - second);
+        assert_eq!(state(&scene), StoreState::Disconnected);
+        scene.pass(second * 2);
+        assert_eq!(state(&scene), StoreState::Down);
     }
 }

@@ -7,9 +7,13 @@ use rocksdb::IngestExternalFileOptions;
 use super::Worker;
 use crate::apply::Batch;
 use crate::error::Error;
-use crate::keys;
-use crate::read::{Keyspace, Tier};
+use crate::read::Keyspace;
+use crate::region::RegionDescriptor;
 use crate::snapshot::{Installing, staged};
+
+/// Ingested files that may lie on top of what was deleted of a keyspace, in the level that flushes write to. When that level has as many,
+/// RocksDB compacts it; with several times as many it holds writes back.
+const TOP_FILES_MAX: u32 = 4;
 
 impl Worker {
     /// Puts a snapshot that was received in the place of a region, as the module [`crate::snapshot`] says.
@@ -17,30 +21,26 @@ impl Worker {
         let _alone = self.regions();
         self.queue.check_open()?;
         self.health.check_any()?;
-        let database = &self.engine.database;
         let flush = || {
-            let flushed = database.flush();
+            let flushed = self.engine.database.flush();
             flushed.map_err(|error| Error::io("flushing the install of a snapshot", error))
         };
         let mut batch = Batch::new(&self.engine);
-        let cleared = batch.begin_install(installing)?;
+        batch.begin_install(installing)?;
         self.write(batch, None, true)?;
         flush()?;
-        for (keyspace, start_key, end_key) in cleared {
-            let family = self.engine.family(keyspace.family());
-            database.compact_range_cf(&family, Some(start_key), Some(end_key));
-        }
+        let region = &installing.state.region;
+        self.engine.drop_files(region)?;
+        // What a file that is gone had deleted may show again.
+        let mut batch = Batch::new(&self.engine);
+        batch.clear(region)?;
+        self.write(batch, None, true)?;
+        flush()?;
         for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
-            let files = staged(self.engine.directory().path(), installing, keyspace);
-            let files = files.map_err(|error| Error::io("linking a snapshot", error))?;
-            if files.is_empty() {
-                continue;
+            if installing.files[keyspace as usize] > TOP_FILES_MAX {
+                self.compact(region, keyspace);
             }
-            let mut options = IngestExternalFileOptions::default();
-            options.set_move_files(true);
-            let family = self.engine.family(keyspace.family());
-            let ingested = database.ingest_external_file_cf_opts(&family, &options, files);
-            ingested.map_err(|error| Error::io("ingesting a snapshot", error))?;
+            self.ingest(installing, keyspace)?;
         }
         let mut batch = Batch::new(&self.engine);
         batch.finish_install(installing);
@@ -48,17 +48,26 @@ impl Worker {
         flush()
     }
 
-    /// Refuses to touch a region whose install has failed. The next open finishes it.
-    pub(super) fn check_not_installing(&self, region_id: u64) -> Result<(), Error> {
-        let mark = self
-            .engine
-            .state(&keys::installing::key(region_id), Tier::Disk)?;
-        if mark.is_some() {
-            return Err(Error::WritesStopped {
-                cause: format!("the install of a snapshot of region {region_id} has failed"),
-            });
+    /// Compacts what is left of a region, with what deletes it. Does nothing if there is neither.
+    fn compact(&self, region: &RegionDescriptor, keyspace: Keyspace) {
+        let (start_key, end_key) = (&region.start_key[..], region.upper_bound());
+        let family = self.engine.family(keyspace.family());
+        let database = &self.engine.database;
+        database.compact_range_cf(&family, Some(start_key), Some(end_key));
+    }
+
+    fn ingest(&self, installing: &Installing, keyspace: Keyspace) -> Result<(), Error> {
+        let staged = staged(self.engine.directory().path(), installing, keyspace);
+        let staged = staged.map_err(|error| Error::io("linking a snapshot", error))?;
+        if staged.files.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(staged.can_move);
+        let family = self.engine.family(keyspace.family());
+        let database = &self.engine.database;
+        let ingested = database.ingest_external_file_cf_opts(&family, &options, staged.files);
+        ingested.map_err(|error| Error::io("ingesting a snapshot", error))
     }
 
     pub(super) fn regions(&self) -> MutexGuard<'_, ()> {
@@ -74,7 +83,6 @@ impl Worker {
         let _alone = self.regions();
         self.queue.check_open()?;
         self.health.check_any()?;
-        self.check_not_installing(region_id)?;
         let mut batch = Batch::new(&self.engine);
         batch.destroy_region(region_id, peer_id)?;
         self.write(batch, None, true)?;

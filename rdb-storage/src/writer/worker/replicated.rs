@@ -54,7 +54,8 @@ impl Worker {
         Ok(Some(outcomes))
     }
 
-    /// Writes the first states of regions that have none, together. Whether there were any.
+    /// Writes the first states of regions that have none, together. Whether there were any. A region that a snapshot is to replace has
+    /// none, and gets none.
     pub(in super::super) fn bootstrap(
         &self,
         regions: &[(RegionDescriptor, AppliedState)],
@@ -64,8 +65,9 @@ impl Worker {
         let mut is_empty = true;
         for (region, state) in regions {
             self.check(region.id)?;
-            if flushed(&self.engine, region.id)?.is_none() {
-                self.check_not_installing(region.id)?;
+            if flushed(&self.engine, region.id)?.is_none()
+                && self.engine.installing(region.id)?.is_none()
+            {
                 batch.put_first_state(region, state);
                 is_empty = false;
             }

@@ -1,4 +1,4 @@
-//! CRC-32C, which finds what a network or a disk does to a chunk.
+//! CRC-32C, which finds what a network or a disk does to a few bytes or a few MiB.
 
 /// The polynomial of Castagnoli, its bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -30,7 +30,8 @@ const fn tables() -> [[u32; 256]; STEP] {
     tables
 }
 
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+/// The CRC-32C of bytes.
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let (steps, rest) = bytes.as_chunks::<STEP>();
     let checksum = steps.iter().fold(!0, |checksum: u32, step| {
         let mut step = *step;

@@ -1,0 +1,250 @@
+//! Stores that come and go while clients write: replicas move by themselves, and nothing acknowledged is lost.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures::future::join_all;
+use rdb_client::{Client, Error, RegionRoute, ReplicaOutcome};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::harness::{HANG_GUARD, Node, found, guarded};
+use crate::rdbctl::Rdbctl;
+
+const WRITERS: u64 = 4;
+
+/// More than an entry of the log holds, so that a new replica gets it by a snapshot, too.
+const VALUE_BYTES: usize = 1024;
+
+/// A placement driver, and stores that were started one after the other: each has its number as its id.
+struct Stores {
+    pd: Node,
+    stores: Vec<Node>,
+    directory: TempDir,
+}
+
+impl Stores {
+    async fn start() -> Self {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let mut pd = Node::placement_driver(directory.path().join("pd"));
+        pd.start_serving().await;
+        let mut stores = Self {
+            pd,
+            stores: Vec::new(),
+            directory,
+        };
+        stores.add().await;
+        stores
+    }
+
+    /// One more store, with the next id.
+    async fn add(&mut self) -> u64 {
+        let id = self.stores.len() as u64 + 1;
+        let data_dir = self.directory.path().join(format!("store-{id}"));
+        let mut store = Node::store(data_dir, &self.pd.address());
+        store.start();
+        self.stores.push(store);
+        self.has_registered(id).await;
+        id
+    }
+
+    async fn has_registered(&self, id: u64) {
+        let client = self.client().await;
+        let is_known = async || {
+            let stores = client.stores().await.expect("it answers");
+            stores.iter().any(|store| store.id == id).then_some(())
+        };
+        found("the store registers", is_known).await;
+    }
+
+    fn store(&mut self, id: u64) -> &mut Node {
+        &mut self.stores[id as usize - 1]
+    }
+
+    async fn client(&self) -> Client {
+        let connected = Client::connect([self.pd.address()]).await;
+        let client = connected.expect("the placement driver serves");
+        client.with_timeout(HANG_GUARD)
+    }
+
+    /// Waits until the only region has voters on exactly these stores, one of which leads, and they hold the same data.
+    async fn hold_the_region(&self, ids: impl IntoIterator<Item = u64>) {
+        let ids: BTreeSet<u64> = ids.into_iter().collect();
+        let client = self.client().await;
+        let hold = async || {
+            let route = client.region("").await.expect("it answers")?;
+            (voters(&route).as_ref() == Some(&ids)).then_some(route)
+        };
+        let what = format!("the replicas are on {ids:?}");
+        let agree = async || {
+            let route = found(&what, hold).await;
+            // The leader may change, or a replica may be on its way to another store: then it is asked again.
+            let check = client.check_region(&route).await.ok()?;
+            let digests = check
+                .replicas
+                .into_iter()
+                .map(|replica| match replica.outcome {
+                    ReplicaOutcome::Checksum { digest, .. } => Some(digest),
+                    _ => None,
+                });
+            let digests = digests.collect::<Option<BTreeSet<_>>>()?;
+            assert_eq!(digests.len(), 1, "the replicas differ");
+            Some(())
+        };
+        found("the replicas hold the same data", agree).await;
+    }
+
+    async fn rdbctl(&self, arguments: &[&str]) {
+        let output = Rdbctl::at(self.pd.address()).run(arguments).await;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+    }
+}
+
+/// The stores of the voters, if there are no learners and somebody leads.
+fn voters(route: &RegionRoute) -> Option<BTreeSet<u64>> {
+    route.leader.as_ref()?;
+    let peers = route.region.peers.iter();
+    let voters = peers.map(|peer| (!peer.is_learner).then_some(peer.store_id));
+    voters.collect()
+}
+
+/// Writers that go on whatever becomes of the stores.
+struct Load {
+    client: Client,
+    progress: Arc<Progress>,
+    writers: Vec<JoinHandle<Vec<u64>>>,
+}
+
+#[derive(Default)]
+struct Progress {
+    stop: AtomicBool,
+    acknowledged: [AtomicU64; WRITERS as usize],
+}
+
+fn key(writer: u64, number: u64) -> String {
+    format!("key-{writer}-{number}")
+}
+
+fn value(number: u64) -> Vec<u8> {
+    let mut value = number.to_string().into_bytes();
+    value.resize(VALUE_BYTES, b'.');
+    value
+}
+
+/// Puts keys until it is stopped, and returns the numbers of those that were acknowledged. A put whose leader was lost may be
+/// undetermined; no other failure is seen.
+async fn write(client: Client, writer: u64, progress: Arc<Progress>) -> Vec<u64> {
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if progress.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        match client.raw_put(key(writer, number), value(number)).await {
+            Ok(()) => acknowledged.push(number),
+            Err(Error::Undetermined { .. }) => {}
+            Err(error) => panic!("put {number} of writer {writer}: {error}"),
+        }
+        let count = acknowledged.len() as u64;
+        progress.acknowledged[writer as usize].store(count, Ordering::Relaxed);
+    }
+    acknowledged
+}
+
+impl Load {
+    async fn begin(stores: &Stores) -> Self {
+        let client = stores.client().await;
+        let progress = Arc::<Progress>::default();
+        let writers = (0..WRITERS)
+            .map(|writer| tokio::spawn(write(client.clone(), writer, Arc::clone(&progress))));
+        let load = Self {
+            writers: writers.collect(),
+            client,
+            progress,
+        };
+        load.goes_on().await;
+        load
+    }
+
+    /// Waits until each writer has some more puts acknowledged than it has now.
+    async fn goes_on(&self) {
+        let counts = || {
+            let counts = self.progress.acknowledged.iter();
+            let counts = counts.map(|count| count.load(Ordering::Relaxed));
+            counts.collect::<Vec<_>>()
+        };
+        let before = counts();
+        let have_more = async || {
+            let mut pairs = counts().into_iter().zip(&before);
+            pairs.all(|(now, before)| now >= before + 20).then_some(())
+        };
+        found("all writers go on", have_more).await;
+    }
+
+    /// Ends it, and checks that all that was acknowledged is there.
+    async fn end(self) {
+        self.progress.stop.store(true, Ordering::Relaxed);
+        let written = guarded("the writers end", join_all(self.writers)).await;
+        for (writer, acknowledged) in (0..).zip(written) {
+            for number in acknowledged.expect("a writer does not fail") {
+                let found = self.client.raw_get(key(writer, number)).await;
+                assert_eq!(found.expect("read").as_deref(), Some(&value(number)[..]));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_becomes_three_replicas_and_one_of_four_can_be_taken_away() {
+    let mut stores = Stores::start().await;
+    stores.hold_the_region([1]).await;
+    let load = Load::begin(&stores).await;
+    stores.add().await;
+    stores.add().await;
+    stores.hold_the_region([1, 2, 3]).await;
+    load.goes_on().await;
+
+    stores.add().await;
+    stores.rdbctl(&["store", "remove", "1"]).await;
+    stores.hold_the_region([2, 3, 4]).await;
+    load.goes_on().await;
+    let ended = stores.store(1).exited().await;
+    assert_eq!(ended.code(), Some(3), "{}", stores.store(1).log());
+    load.goes_on().await;
+
+    // The others are one database without it.
+    stores.store(2).kill();
+    load.goes_on().await;
+    stores.store(2).start_serving().await;
+    stores.hold_the_region([2, 3, 4]).await;
+    load.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_disk_was_lost_is_replaced_by_a_new_one_at_its_address() {
+    let mut stores = Stores::start().await;
+    let load = Load::begin(&stores).await;
+    stores.add().await;
+    stores.add().await;
+    stores.hold_the_region([1, 2, 3]).await;
+    let lost = stores.store(2);
+    lost.kill();
+    fs::remove_dir_all(lost.data_dir()).expect("it is there");
+    // The address is that of the lost store until it has been silent for a while.
+    let client = stores.client().await;
+    let is_another = async || {
+        let lost = stores.store(2);
+        if lost.has_ended() {
+            lost.start();
+        }
+        let known = client.stores().await.expect("it answers");
+        known.iter().any(|store| store.id == 4).then_some(())
+    };
+    found("the store registers as another", is_another).await;
+    stores.rdbctl(&["store", "remove", "2"]).await;
+    stores.hold_the_region([1, 3, 4]).await;
+    load.goes_on().await;
+    load.end().await;
+}

@@ -1,0 +1,119 @@
+//! Why what an operator asks for is not done.
+
+use super::operators::OPERATORS_MAX;
+
+/// Most ids that a message lists.
+const LISTED_MAX: usize = 16;
+
+/// Why what an operator asks for is not done. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Impossible {
+    /// The region is not known.
+    #[error("there is no region {region_id}; {present}")]
+    NoRegion {
+        /// The region.
+        region_id: u64,
+        /// Which there are.
+        present: String,
+    },
+    /// The store is not known.
+    #[error("there is no store {store_id}; {present}")]
+    NoStore {
+        /// The store.
+        store_id: u64,
+        /// Which there are.
+        present: String,
+    },
+    /// The region has no operator.
+    #[error("region {region_id} has no operator under way; {present}")]
+    NoOperator {
+        /// The region.
+        region_id: u64,
+        /// Which have one.
+        present: String,
+    },
+    /// The region has an operator already.
+    #[error("region {region_id} has an operator under way; wait until it has ended, or cancel it")]
+    HasOperator {
+        /// The region.
+        region_id: u64,
+    },
+    /// No more operators can be under way.
+    #[error("{OPERATORS_MAX} operators are under way; wait until one has ended, or cancel one")]
+    TooManyOperators,
+    /// The store has a voter of the region.
+    #[error("store {store_id} has a replica of region {region_id} already")]
+    HasReplica {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+    },
+    /// The store has no peer of the region.
+    #[error("store {store_id} has no replica of region {region_id}; {present}")]
+    NoReplica {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// Which stores have.
+        present: String,
+    },
+    /// No other store has a voter of the region.
+    #[error(
+        "store {store_id} has the only replica of region {region_id}; add one on another store first"
+    )]
+    SoleReplica {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+    },
+    /// The store is to leave.
+    #[error("store {store_id} is leaving; it gets no replicas")]
+    Leaves {
+        /// The store.
+        store_id: u64,
+    },
+    /// The store does not keep what it promises to others.
+    #[error("store {store_id} takes no replicas, since it runs with --durability=os")]
+    TakesNoReplicas {
+        /// The store.
+        store_id: u64,
+    },
+    /// The store has left for good.
+    #[error(
+        "store {store_id} has left the cluster and cannot come back; it may start as a new store with an empty data directory"
+    )]
+    HasLeft {
+        /// The store.
+        store_id: u64,
+    },
+    /// Too few stores can take the replicas of a store that is to leave.
+    #[error(
+        "store {store_id} has a replica of region {region_id}, which is to keep {needed}; of the other stores {usable} can hold \
+         one and are up. Add a store first, or have fewer replicas kept (rdb-pd --replicas)"
+    )]
+    TooFewStores {
+        /// The store.
+        store_id: u64,
+        /// One of its regions.
+        region_id: u64,
+        /// How many voters that is to keep.
+        needed: usize,
+        /// How many other stores could have one.
+        usable: usize,
+    },
+}
+
+/// Which there are, in words.
+pub(super) fn listed<'ids>(what: &str, ids: impl Iterator<Item = &'ids u64>) -> String {
+    let ids: Vec<_> = ids.map(u64::to_string).collect();
+    let shown = ids.iter().take(LISTED_MAX);
+    let shown: Vec<_> = shown.map(String::as_str).collect();
+    match (shown.join(", "), ids.len().saturating_sub(LISTED_MAX)) {
+        (shown, _) if shown.is_empty() => format!("there are no {what}"),
+        (shown, 0) => format!("there are {what} {shown}"),
+        (shown, more) => format!("there are {what} {shown} and {more} more"),
+    }
+}

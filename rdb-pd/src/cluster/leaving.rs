@@ -1,0 +1,100 @@
+//! Stores that leave: what was asked for, and when it is done.
+//!
+//! A store that is to leave gets no replicas, and those that it has are moved, see `steps.rs`. Once no region has a peer on it,
+//! it has left. Its record stays, so that its process and copies of its data directory are refused for good.
+
+use std::time::Instant;
+
+use super::impossible::{Impossible, listed};
+use super::state::{Change, KnownStore, State};
+use super::steps::Liveness;
+use crate::keys::StoreRecord;
+
+impl State {
+    /// Has a store leave, or stay after all.
+    pub(super) fn decide_leaving(
+        &self,
+        store_id: u64,
+        is_leaving: bool,
+        now: Instant,
+    ) -> Result<Vec<Change>, Impossible> {
+        let store = self.stores.get(&store_id);
+        if store.is_some_and(|store| store.record.has_left) {
+            return if is_leaving {
+                Ok(Vec::new())
+            } else {
+                Err(Impossible::HasLeft { store_id })
+            };
+        }
+        let record = &self.store_to_change(store_id)?.record;
+        if record.is_leaving == is_leaving {
+            return Ok(Vec::new());
+        }
+        if is_leaving {
+            self.check_others_suffice(store_id, now)?;
+        }
+        Ok(vec![Change::Store(StoreRecord {
+            is_leaving,
+            ..record.clone()
+        })])
+    }
+
+    /// The stores that are to leave and have no replica any more.
+    pub(super) fn decide_departures(&self) -> Vec<Change> {
+        let leaving = self.confirmed().filter(|store| store.record.is_leaving);
+        let free = leaving.filter(|store| self.region_count(store.record.id) == 0);
+        let left = free.map(|store| {
+            Change::Store(StoreRecord {
+                has_left: true,
+                ..store.record.clone()
+            })
+        });
+        left.collect()
+    }
+
+    /// How many regions have a peer on a store.
+    pub(super) fn region_count(&self, store_id: u64) -> usize {
+        let regions = self.regions.values();
+        let here = regions.filter(|known| {
+            let mut peers = known.region.peers.iter();
+            peers.any(|peer| peer.store_id == store_id)
+        });
+        here.count()
+    }
+
+    /// The store, which is one of the cluster.
+    pub(super) fn store_to_change(&self, store_id: u64) -> Result<&KnownStore, Impossible> {
+        let found = self.confirmed().find(|store| store.record.id == store_id);
+        found.ok_or_else(|| Impossible::NoStore {
+            store_id,
+            present: listed("stores", self.confirmed().map(|store| &store.record.id)),
+        })
+    }
+
+    /// Each of the store's regions could have as many voters on other stores as it has, or as the setting asks for.
+    fn check_others_suffice(&self, store_id: u64, now: Instant) -> Result<(), Impossible> {
+        let usable = self.confirmed().filter(|store| {
+            let record = &store.record;
+            let can_hold = !record.is_leaving && !store.takes_no_replicas;
+            record.id != store_id && can_hold && self.liveness(store, now) == Liveness::Up
+        });
+        let usable = usable.count();
+        for known in self.regions.values() {
+            let peers = &known.region.peers;
+            let voters = peers.iter().filter(|peer| !peer.learner).count();
+            let needed = voters.min(self.settings.replicas);
+            if needed > usable && peers.iter().any(|peer| peer.store_id == store_id) {
+                return Err(Impossible::TooFewStores {
+                    store_id,
+                    region_id: known.region.id,
+                    needed,
+                    usable,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use super::super::refusal::Refusal;
+use super::super::scene::{Scene, fresh, start_of};
+use super::super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL};
+use super::*;
+
+impl Scene {
+    /// Decides and applies as the registrar does. Returns whether the store has left.
+    fn change_leaving(&mut self, store_id: u64, is_leaving: bool) -> Result<bool, Impossible> {
+        let changes = self.state.decide_leaving(store_id, is_leaving, self.now)?;
+        changes
+            .into_iter()
+            .for_each(|change| self.state.apply(change));
+        self.let_stores_leave();
+        Ok(self.state.stores[&store_id].record.has_left)
+    }
+
+    fn let_stores_leave(&mut self) {
+        let left = self.state.decide_departures();
+        left.into_iter().for_each(|change| self.state.apply(change));
+    }
+
+    fn shown(&self) -> Vec<(u64, i32)> {
+        let stores = self.state.stores(self.now).into_iter();
+        stores.map(|store| (store.id, store.state)).collect()
+    }
+}
+
+/// What a registered store says at its start, and in its heartbeats.
+fn present(scene: &Scene, store_id: u64) -> super::super::Registration {
+    let record = &scene.state.stores[&store_id].record;
+    let incarnation = record.incarnation;
+    start_of(store_id, &record.address, incarnation, incarnation)
+}
+
+#[test]
+fn a_store_leaves_when_no_region_has_a_peer_on_it_and_is_refused_for_good() {
+    let mut scene = Scene::with_three_replicas();
+    scene.add_store();
+    for _ in 0..2 {
+        assert_eq!(scene.change_leaving(3, true), Ok(false));
+        scene.restart();
+        for store_id in [1, 2, 3, 4] {
+            scene.beat(&present(&scene, store_id)).unwrap();
+        }
+    }
+    let leaving = rdb_proto::metapb::StoreState::Leaving as i32;
+    assert_eq!(scene.shown()[2], (3, leaving));
+
+    let mut region = scene.state.regions_of(3).remove(0);
+    region.peers[2].store_id = 4;
+    scene.state.apply(Change::Region(region));
+    scene.let_stores_leave();
+    let shown = scene.shown();
+    assert_eq!(
+        shown.iter().map(|&(id, _)| id).collect::<Vec<_>>(),
+        [1, 2, 4]
+    );
+    let registration = present(&scene, 3);
+    let address = registration.start.address.clone();
+    let removed = Refusal::Removed { store_id: 3 };
+    for _ in 0..2 {
+        assert_eq!(scene.beat(&registration), Err(removed.clone()));
+        assert_eq!(scene.register(&registration), Err(removed.clone()));
+        assert_eq!(scene.change_leaving(3, true), Ok(true), "the same again");
+        let stays = scene.change_leaving(3, false);
+        assert_eq!(stays, Err(Impossible::HasLeft { store_id: 3 }));
+        for change in scene.state.changes_after_restore() {
+            scene.state.apply(change);
+        }
+        scene.restart();
+    }
+    // Its machine comes back with an empty directory.
+    scene.pass(DISCONNECTED_AFTER);
+    let again = scene.register(&fresh(&address, 77)).unwrap();
+    assert!(again > 4, "{again}");
+}
+
+#[test]
+fn a_store_without_replicas_leaves_at_once_and_its_address_is_free() {
+    let mut scene = Scene::with_original();
+    let second = scene.add_store();
+    let address = scene.state.stores[&second].record.address.clone();
+    assert_eq!(scene.change_leaving(second, true), Ok(true));
+    assert_eq!(scene.register(&fresh(&address, 9)), Ok(3));
+}
+
+#[test]
+fn a_store_that_leaves_may_stay_after_all_and_restarts_meanwhile() {
+    let mut scene = Scene::with_three_replicas();
+    scene.add_store();
+    assert_eq!(scene.change_leaving(2, true), Ok(false));
+    let before = present(&scene, 2);
+    scene.pass(DISCONNECTED_AFTER);
+    let next = start_of(2, &before.start.address, 50, before.start.incarnation);
+    assert_eq!(scene.register(&next), Ok(2));
+    assert!(scene.state.stores[&2].record.is_leaving);
+    for _ in 0..2 {
+        assert_eq!(scene.change_leaving(2, false), Ok(false));
+        assert!(!scene.state.stores[&2].record.is_leaving);
+    }
+}
+
+#[test]
+fn a_store_stays_while_too_few_others_can_take_its_replicas() {
+    let mut scene = Scene::with_three_replicas();
+    let fourth = scene.add_store();
+    let refused = |scene: &mut Scene| {
+        let refused = scene.change_leaving(1, true);
+        let Err(Impossible::TooFewStores { needed, usable, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!((needed, usable), (3, 2));
+    };
+    scene.pass(DISCONNECTED_AFTER - HEARTBEAT_INTERVAL);
+    for store_id in [1, 2, 3] {
+        scene.beat(&present(&scene, store_id)).unwrap();
+    }
+    scene.pass(HEARTBEAT_INTERVAL);
+    refused(&mut scene);
+    scene.beat(&present(&scene, fourth)).unwrap();
+    scene.state.note_replicas_taken(fourth, true);
+    refused(&mut scene);
+    scene.state.note_replicas_taken(fourth, false);
+    assert_eq!(scene.change_leaving(2, true), Ok(false));
+    refused(&mut scene);
+    // Fewer are kept from now on.
+    scene.state.settings.replicas = 1;
+    assert_eq!(scene.change_leaving(1, true), Ok(false));
+}
+
+#[test]
+fn stores_that_are_not_there_are_refused_with_a_list_of_those_that_are() {
+    let mut scene = Scene::with_original();
+    let unkept = scene.register(&fresh("b:1", 2)).unwrap();
+    for store_id in [unkept, 9] {
+        let refused = scene.change_leaving(store_id, true).unwrap_err();
+        let told = format!("there is no store {store_id}; there are stores 1");
+        assert_eq!(refused.to_string(), told);
+    }
+}
+
+#[test]
+fn a_store_that_leaves_gets_no_part_of_the_first_region() {
+    let mut scene = Scene::empty();
+    scene.state.settings.initial_replicas = 2;
+    let first = scene.add_store();
+    // It has no region, and so it has left.
+    assert_eq!(scene.change_leaving(first, true), Ok(true));
+    scene.add_store();
+    assert!(scene.state.regions.is_empty());
+    let third = scene.add_store();
+    assert_eq!(scene.state.regions_of(third).len(), 1);
+    assert!(scene.state.regions_of(first).is_empty());
+}

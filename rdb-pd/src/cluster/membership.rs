@@ -1,0 +1,247 @@
+//! Steps for the leaders that report, ids for the peers that they add, and replicas that are no members any more.
+//!
+//! - A step is for the members that its leader has reported, if those are stored. The leader of an earlier term gets none.
+//! - The id of a new peer is durable before it is answered. For the same members and the same store it stays the same. So
+//!   two leaders that take the same step add the same peer, and no id ever stands for peers on two stores.
+//! - Peers that may be about to be added are known, also after a restart, until the members are others. What a store holds
+//!   for one of them is not taken for a replica that was removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use rdb_proto::metapb::{Peer, RegionEpoch};
+use rdb_proto::pdpb::{HeldPeer, RegionStep, region_step};
+
+use super::reports::{Leadership, Report};
+use super::state::{Change, KnownRegion, State};
+use super::steps::{Case, LEARNING_REGIONS_MAX, Next, Place, Step};
+use super::{DISCONNECTED_AFTER, PEERS_MAX};
+use crate::keys::NewPeers;
+
+/// A region that a store has reported to lead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Led {
+    region_id: u64,
+    leadership: Leadership,
+    epoch: RegionEpoch,
+}
+
+impl From<&Report> for Led {
+    fn from(report: &Report) -> Self {
+        Self {
+            region_id: report.region_id,
+            leadership: Leadership {
+                peer_id: report.peer_id,
+                term: report.term,
+            },
+            epoch: report.epoch,
+        }
+    }
+}
+
+/// What the steps of all regions depend on.
+pub(super) struct Surroundings {
+    places: BTreeMap<u64, Place>,
+    /// The regions that have learners, or are about to.
+    learning: BTreeSet<u64>,
+}
+
+impl State {
+    /// Whether a peer has no id yet that one of these regions is to get next.
+    pub(super) fn lacks_new_peers(&self, led: &[Led], now: Instant) -> bool {
+        !self.nameless_peers(led, now).is_empty()
+    }
+
+    /// The ids of those peers, as changes that have to be made durable.
+    pub(super) fn decide_new_peers(&self, led: &[Led], now: Instant) -> Vec<Change> {
+        let mut counters = self.counters;
+        let mut changes = Vec::new();
+        for (known, store_id) in self.nameless_peers(led, now) {
+            counters.peer_id += 1;
+            let mut peers = known.new_peers.clone();
+            peers.push(Peer {
+                id: counters.peer_id,
+                store_id,
+                learner: true,
+            });
+            peers.drain(..peers.len().saturating_sub(PEERS_MAX));
+            changes.push(Change::NewPeers(NewPeers {
+                region_id: known.region.id,
+                conf_version: known.conf_version(),
+                peers,
+            }));
+        }
+        if !changes.is_empty() {
+            changes.push(Change::Counters(counters));
+        }
+        changes
+    }
+
+    /// The next step of each of these regions. Operators that are done, or over, end.
+    pub(super) fn take_steps(&mut self, led: &[Led], now: Instant) -> Vec<RegionStep> {
+        self.end_overdue_operators(now);
+        let mut steps = Vec::new();
+        for (region_id, next) in self.next_steps(led, now) {
+            match next {
+                Next::Done => self.operators.end_done(region_id, now),
+                Next::Waits(_) => {}
+                Next::Step(step) => {
+                    if let Some(known) = self.region_mut(region_id) {
+                        steps.extend(known.take_step(step, now));
+                    }
+                }
+            }
+        }
+        steps
+    }
+
+    /// Those of the replicas that a store holds, and does not lead, that are no members any more.
+    pub(super) fn removed_of(&self, store_id: u64, holds: &[HeldPeer]) -> Vec<HeldPeer> {
+        let is_removed = |held: &&HeldPeer| {
+            let known = self.region_by_id(held.region_id);
+            known.is_some_and(|known| known.has_removed(store_id, held))
+        };
+        holds.iter().filter(is_removed).copied().collect()
+    }
+
+    pub(super) fn surroundings(&self, now: Instant) -> Surroundings {
+        let places = self.confirmed().map(|store| {
+            let place = Place {
+                liveness: self.liveness(store, now),
+                is_leaving: store.record.is_leaving,
+                takes_replicas: !store.takes_no_replicas,
+                peer_count: 0,
+                available_bytes: store.stats.map_or(0, |stats| stats.available_bytes),
+            };
+            (store.record.id, place)
+        });
+        let mut places: BTreeMap<_, _> = places.collect();
+        let mut learning = BTreeSet::new();
+        for known in self.regions.values() {
+            for peer in known.region.peers.iter().chain(&known.new_peers) {
+                if let Some(place) = places.get_mut(&peer.store_id) {
+                    place.peer_count += 1;
+                }
+            }
+            if known.is_learning(now) {
+                learning.insert(known.region.id);
+            }
+        }
+        Surroundings { places, learning }
+    }
+
+    /// The next step of a region, by its stored members. `None`: its leader has not reported.
+    pub(super) fn next_step(
+        &self,
+        known: &KnownRegion,
+        surroundings: &Surroundings,
+    ) -> Option<Next> {
+        let region_id = known.region.id;
+        let Surroundings { places, learning } = surroundings;
+        let case = Case {
+            peers: &known.region.peers,
+            leader: known.leadership?.peer_id,
+            places,
+            replicas: self.settings.replicas,
+            wish: self.operators.wish(region_id),
+            avoided: self.operators.avoided(region_id),
+            new_peers: &known.new_peers,
+            may_learn: learning.contains(&region_id) || learning.len() < LEARNING_REGIONS_MAX,
+        };
+        Some(case.next_step())
+    }
+
+    fn next_steps(&self, led: &[Led], now: Instant) -> Vec<(u64, Next)> {
+        if led.is_empty() {
+            return Vec::new();
+        }
+        let mut surroundings = self.surroundings(now);
+        let mut steps = Vec::new();
+        for known in led.iter().filter_map(|led| self.as_led(led)) {
+            let Some(next) = self.next_step(known, &surroundings) else {
+                continue;
+            };
+            if let Next::Step(Step::AddLearner(store_id)) = next {
+                surroundings.learning.insert(known.region.id);
+                if known.new_peer_on(store_id).is_none()
+                    && let Some(place) = surroundings.places.get_mut(&store_id)
+                {
+                    place.peer_count += 1;
+                }
+            }
+            steps.push((known.region.id, next));
+        }
+        steps
+    }
+
+    /// The regions that are to get a peer without an id, with the store that is to have it.
+    fn nameless_peers(&self, led: &[Led], now: Instant) -> Vec<(&KnownRegion, u64)> {
+        let steps = self.next_steps(led, now).into_iter();
+        let nameless = steps.filter_map(|(region_id, next)| match next {
+            Next::Step(Step::AddLearner(store_id)) => {
+                let known = self.region_by_id(region_id)?;
+                let is_named = known.new_peer_on(store_id).is_some();
+                (!is_named).then_some((known, store_id))
+            }
+            _ => None,
+        });
+        nameless.collect()
+    }
+
+    /// The region, if what its leader has reported is what is known.
+    fn as_led(&self, led: &Led) -> Option<&KnownRegion> {
+        let known = self.region_by_id(led.region_id)?;
+        let is_known = known.leadership == Some(led.leadership)
+            && known.region.epoch_or_default() == led.epoch;
+        is_known.then_some(known)
+    }
+}
+
+impl KnownRegion {
+    fn take_step(&mut self, step: Step, now: Instant) -> Option<RegionStep> {
+        let step = match step {
+            Step::AddLearner(store_id) => {
+                let peer = *self.new_peer_on(store_id)?;
+                self.adding_at = Some(now);
+                region_step::Step::AddLearner(peer)
+            }
+            Step::Promote(peer_id) => region_step::Step::Promote(peer_id),
+            Step::Remove(peer_id) => region_step::Step::Remove(peer_id),
+            Step::TransferLeader(peer_id) => region_step::Step::TransferLeader(peer_id),
+        };
+        Some(RegionStep {
+            region_id: self.region.id,
+            conf_version: self.conf_version(),
+            step: Some(step),
+        })
+    }
+
+    fn new_peer_on(&self, store_id: u64) -> Option<&Peer> {
+        let mut peers = self.new_peers.iter();
+        peers.find(|peer| peer.store_id == store_id)
+    }
+
+    /// Whether it has learners, or its leader was told to add one so lately that it may not have reported it.
+    fn is_learning(&self, now: Instant) -> bool {
+        let is_recent = |at| now.saturating_duration_since(at) < DISCONNECTED_AFTER;
+        self.adding_at.is_some_and(is_recent) || self.region.peers.iter().any(|peer| peer.learner)
+    }
+
+    /// Whether a replica is no member any more. The members are those that a leader has applied, later than the replica: so
+    /// it is not one that was added since. A replica that waits for its data gives up by itself. Of a region that is stored as
+    /// of before its peer was added, nobody but the members and those that are about to be added have use.
+    fn has_removed(&self, store_id: u64, held: &HeldPeer) -> bool {
+        let mut expected = self.region.peers.iter().chain(&self.new_peers);
+        let (is_expected, since) = if held.peer_id == 0 {
+            let is_expected = expected.any(|peer| peer.store_id == store_id);
+            (is_expected, held.conf_version)
+        } else {
+            let is_expected = expected.any(|peer| peer.id == held.peer_id);
+            (is_expected, held.conf_version.saturating_add(1))
+        };
+        held.conf_version != 0 && !is_expected && self.conf_version() >= since
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+use std::time::Duration;
+
+use rdb_proto::metapb::Region;
+
+use super::super::HEARTBEAT_INTERVAL;
+use super::super::scene::Scene;
+use super::*;
+
+/// A leader that does what it is told, and the stores of its region.
+struct Play {
+    scene: Scene,
+    region: Region,
+    leader: u64,
+    term: u64,
+    /// Stores that send heartbeats.
+    alive: BTreeSet<u64>,
+}
+
+impl Play {
+    /// The first region on the first of some stores, which leads it.
+    fn with_stores(count: u64) -> Self {
+        let mut scene = Scene::empty();
+        let alive = (0..count).map(|_| scene.add_store()).collect();
+        let region = scene.state.regions_of(1).remove(0);
+        Self {
+            scene,
+            region,
+            leader: 1,
+            term: 1,
+            alive,
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            region_id: self.region.id,
+            peer_id: self.leader,
+            term: self.term,
+            epoch: self.region.epoch_or_default(),
+            peers: self.region.peers.clone(),
+        }
+    }
+
+    fn leads_on(&self) -> u64 {
+        let mut peers = self.region.peers.iter();
+        let leader = peers.find(|peer| peer.id == self.leader);
+        leader.expect("it is a member").store_id
+    }
+
+    /// Every store that lives sends a heartbeat, the leader's the last. Returns the step.
+    fn beat(&mut self) -> Option<RegionStep> {
+        let leads_on = self.leads_on();
+        for &store_id in &self.alive {
+            if store_id != leads_on {
+                self.scene.report(store_id, &[]);
+            }
+        }
+        let mut steps = self.scene.lead_on(leads_on, &[self.report()]);
+        assert!(steps.len() <= 1);
+        let step = steps.pop()?;
+        assert_eq!(step.region_id, self.region.id);
+        assert_eq!(step.conf_version, self.conf_version());
+        Some(step)
+    }
+
+    fn conf_version(&self) -> u64 {
+        self.region.epoch_or_default().conf_version
+    }
+
+    /// The leader has done it.
+    fn apply(&mut self, step: RegionStep) {
+        let peers = &mut self.region.peers;
+        match step.step.expect("known") {
+            region_step::Step::AddLearner(peer) => peers.push(peer),
+            region_step::Step::Promote(id) => {
+                let mut peers = peers.iter_mut();
+                peers.find(|peer| peer.id == id).expect("there").learner = false;
+            }
+            region_step::Step::Remove(id) => peers.retain(|peer| peer.id != id),
+            region_step::Step::TransferLeader(id) => {
+                (self.leader, self.term) = (id, self.term + 1);
+                return;
+            }
+        }
+        let mut epoch = self.region.epoch_or_default();
+        epoch.conf_version += 1;
+        self.region.epoch = Some(epoch);
+    }
+
+    /// Takes steps until there is none.
+    fn settle(&mut self) -> usize {
+        for count in 0..100 {
+            let Some(step) = self.beat() else {
+                return count;
+            };
+            self.apply(step);
+            self.pass(HEARTBEAT_INTERVAL);
+        }
+        panic!("it does not settle: {:?}", self.region);
+    }
+
+    /// Stores that live go on sending heartbeats meanwhile.
+    fn pass(&mut self, time: Duration) {
+        let mut left = time;
+        while left > Duration::ZERO {
+            let part = left.min(HEARTBEAT_INTERVAL);
+            self.scene.pass(part);
+            left -= part;
+            self.beat();
+        }
+    }
+
+    fn stores(&self) -> Vec<u64> {
+        let mut stores: Vec<_> = self.region.peers.iter().map(|peer| peer.store_id).collect();
+        stores.sort_unstable();
+        stores
+    }
+
+    fn held(&self, peer_id: u64, conf_version: u64) -> HeldPeer {
+        HeldPeer {
+            region_id: self.region.id,
+            peer_id,
+            conf_version,
+        }
+    }
+
+    fn is_removed(&self, store_id: u64, peer_id: u64, conf_version: u64) -> bool {
+        let held = [self.held(peer_id, conf_version)];
+        let removed = self.scene.state.removed_of(store_id, &held);
+        assert!(removed.is_empty() || removed == held);
+        !removed.is_empty()
+    }
+}
+
+fn added(step: Option<RegionStep>) -> Peer {
+    match step.and_then(|step| step.step) {
+        Some(region_step::Step::AddLearner(peer)) => peer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn one_replica_becomes_three_when_stores_come() {
+    let mut play = Play::with_stores(2);
+    assert_eq!(play.beat(), None, "two are no better than one");
+    let third = play.scene.add_store();
+    play.alive.insert(third);
+    assert_eq!(play.settle(), 4);
+    assert_eq!(play.stores(), [1, 2, 3]);
+    assert!(play.region.peers.iter().all(|peer| !peer.learner));
+    let known = &play.scene.state.region_by_id(1).unwrap().region;
+    assert_eq!(known, &play.region);
+}
+
+#[test]
+fn a_new_peer_keeps_its_id_until_the_members_are_others_also_over_a_restart() {
+    let mut play = Play::with_stores(4);
+    let first = added(play.beat());
+    assert_eq!((first.id, first.store_id, first.learner), (2, 2, true));
+    for _ in 0..3 {
+        assert_eq!(added(play.beat()), first);
+        play.scene.restart();
+        // Until it has heard of the other stores, it does not know better.
+        play.scene.lead_on(1, &[play.report()]);
+    }
+    assert_eq!(play.scene.state.counters.peer_id, 2);
+
+    // Its store falls silent: another store, another id. It comes back: the first again.
+    play.alive.remove(&2);
+    play.pass(DISCONNECTED_AFTER);
+    let second = added(play.beat());
+    assert_eq!((second.id, second.store_id), (3, 3));
+    play.alive.insert(2);
+    assert_eq!(
+        added(play.beat()),
+        first,
+        "the first that was answered, by id"
+    );
+
+    // The leader has taken the other one.
+    play.region.peers.push(second);
+    play.region.epoch.as_mut().unwrap().conf_version += 1;
+    let third = added(play.beat());
+    assert_eq!((third.id, third.store_id), (4, 2));
+    let ids = play.scene.state.region_by_id(1).unwrap().new_peers.clone();
+    assert_eq!(ids, [third]);
+}
+
+#[test]
+fn a_store_that_is_down_is_replaced_and_one_of_an_earlier_term_is_told_nothing() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    assert_eq!(play.stores(), [1, 2, 3]);
+    let down_after = play.scene.state.settings.store_down_after;
+    play.alive.remove(&3);
+    play.pass(down_after - HEARTBEAT_INTERVAL);
+    assert_eq!(play.beat(), None);
+    play.pass(HEARTBEAT_INTERVAL);
+    let step = play.beat().unwrap();
+    assert_eq!(added(Some(step)).store_id, 4);
+    let late = play.report();
+    (play.leader, play.term) = (play.region.peers[1].id, 2);
+    assert_eq!(play.beat(), Some(step), "for another leader the same");
+    assert_eq!(play.scene.lead_on(1, &[late]), []);
+    assert_eq!(play.settle(), 3);
+    assert_eq!(play.stores(), [1, 2, 4]);
+}
+
+#[test]
+fn a_restart_in_the_middle_of_anything_changes_nothing_of_where_it_ends() {
+    for steps in 0..8 {
+        for restarts in [1, 2] {
+            let mut play = Play::with_stores(4);
+            play.settle();
+            let down_after = play.scene.state.settings.store_down_after;
+            play.alive.remove(&3);
+            play.pass(down_after);
+            for _ in 0..steps {
+                if let Some(step) = play.beat() {
+                    play.apply(step);
+                }
+            }
+            for _ in 0..restarts {
+                play.scene.restart();
+                // Only the leader was heard of. A step of it would be decided in ignorance.
+                let leads_on = play.leads_on();
+                assert_eq!(play.scene.lead_on(leads_on, &[play.report()]), []);
+            }
+            let before = play.stores();
+            play.settle();
+            if before.len() < 4 {
+                assert_eq!(play.stores(), before, "it does not know yet who is down");
+            } else if !play.stores().contains(&3) {
+                assert_eq!(play.stores(), [1, 2, 4]);
+            }
+            play.pass(down_after + HEARTBEAT_INTERVAL);
+            play.settle();
+            assert_eq!(play.stores(), [1, 2, 4]);
+        }
+    }
+}
+
+#[test]
+fn few_regions_have_learners_at_a_time() {
+    let mut play = Play::with_stores(3);
+    let count = LEARNING_REGIONS_MAX as u64 + 4;
+    for id in 2..=count {
+        play.scene.state.apply(Change::Region(Region {
+            id,
+            start_key: id.to_be_bytes().to_vec().into(),
+            ..play.region.clone()
+        }));
+    }
+    let reports = (1..=count).map(|region_id| Report {
+        region_id,
+        ..play.report()
+    });
+    let mut reports: Vec<_> = reports.collect();
+    let leads = |play: &mut Play, reports: &[Report]| {
+        let steps = play.scene.lead_on(1, reports);
+        steps.iter().map(|step| step.region_id).collect::<Vec<_>>()
+    };
+    let first: Vec<_> = (1..=LEARNING_REGIONS_MAX as u64).collect();
+    for store_id in [2, 3] {
+        play.scene.report(store_id, &[]);
+    }
+    assert_eq!(leads(&mut play, &reports), first);
+    assert_eq!(leads(&mut play, &reports), first, "the same again");
+    // Each on the store that has the fewest then.
+    let state = &play.scene.state;
+    let counts = [2, 3].map(|store_id| state.surroundings(play.scene.now).places[&store_id]);
+    assert_eq!(counts.map(|place| place.peer_count), [4, 4]);
+
+    // The first has got all that it needs.
+    reports[0].peers = [1, 2, 3]
+        .map(|id| Peer {
+            id,
+            store_id: id,
+            learner: false,
+        })
+        .to_vec();
+    reports[0].epoch.conf_version = 5;
+    leads(&mut play, &reports);
+    play.scene.now += DISCONNECTED_AFTER - HEARTBEAT_INTERVAL;
+    play.scene.state.listening.note_awake(play.scene.now);
+    let next: Vec<_> = (2..=LEARNING_REGIONS_MAX as u64 + 1).collect();
+    for store_id in [2, 3] {
+        play.scene.report(store_id, &[]);
+    }
+    play.scene.pass(HEARTBEAT_INTERVAL);
+    assert_eq!(leads(&mut play, &reports), next);
+}
+
+#[test]
+fn what_is_held_and_is_no_member_any_more_is_removed() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    let at = play.conf_version();
+    let third = *play
+        .region
+        .peers
+        .iter()
+        .find(|peer| peer.store_id == 3)
+        .unwrap();
+    assert!(!play.is_removed(3, third.id, at));
+    assert!(!play.is_removed(3, third.id, at - 1), "it is behind");
+    let down_after = play.scene.state.settings.store_down_after;
+    play.alive.remove(&3);
+    play.pass(down_after);
+    let learner = added(play.beat());
+    // It may be a member already that the placement driver has not heard of.
+    assert!(!play.is_removed(4, learner.id, at));
+    assert!(!play.is_removed(4, learner.id, at - 1));
+    play.scene.restart();
+    assert!(!play.is_removed(4, learner.id, at - 1));
+    play.pass(down_after);
+    play.settle();
+    assert_eq!(play.stores(), [1, 2, 4]);
+
+    let now_at = play.conf_version();
+    assert!(play.is_removed(3, third.id, at));
+    assert!(play.is_removed(3, third.id, now_at - 1));
+    assert!(
+        !play.is_removed(3, third.id, now_at),
+        "a member added since, as far as can be told"
+    );
+    assert!(!play.is_removed(3, third.id, now_at + 1));
+    assert!(!play.is_removed(3, third.id, 0), "it waits for data");
+    let unknown_region = HeldPeer {
+        region_id: 9,
+        ..play.held(third.id, at)
+    };
+    assert!(play.scene.state.removed_of(3, &[unknown_region]).is_empty());
+    play.scene.restart();
+    assert!(play.is_removed(3, third.id, at), "the members are durable");
+}
+
+#[test]
+fn data_without_a_peer_is_removed_unless_the_store_may_be_about_to_get_one() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    let at = play.conf_version();
+    assert!(play.is_removed(4, 0, at));
+    assert!(play.is_removed(4, 0, at - 1));
+    assert!(!play.is_removed(4, 0, at + 1));
+    assert!(!play.is_removed(4, 0, 0));
+    assert!(!play.is_removed(2, 0, at), "it has one");
+    play.alive.remove(&3);
+    let down_after = play.scene.state.settings.store_down_after;
+    play.pass(down_after);
+    assert_eq!(added(play.beat()).store_id, 4);
+    for _ in 0..2 {
+        assert!(!play.is_removed(4, 0, at) && !play.is_removed(4, 0, at - 1));
+        play.scene.restart();
+    }
+}
+
+#[test]
+fn steps_for_a_joint_membership_are_for_its_own_conf_version() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    // A voter is about to leave: no vote any more, and not gone yet.
+    let last = play.region.peers.last_mut().unwrap();
+    last.learner = true;
+    play.region.epoch.as_mut().unwrap().conf_version += 1;
+    // The leader does not take it, since its change is under way.
+    let step = play.beat().unwrap();
+    assert_eq!(step.conf_version, play.conf_version());
+    assert_eq!(play.beat(), Some(step));
+    let gone = play.region.peers.pop().unwrap();
+    play.region.epoch.as_mut().unwrap().conf_version += 1;
+    play.settle();
+    assert_eq!(play.stores().len(), 3);
+    assert!(play.region.peers.iter().all(|peer| peer.id != gone.id));
+}
+
+#[test]
+fn a_region_whose_sole_peer_is_a_learner_has_no_leader_until_one_reports() {
+    let mut play = Play::with_stores(1);
+    play.region.peers[0].learner = true;
+    play.scene.state.apply(Change::Region(play.region.clone()));
+    let route = play.scene.state.route(b"k", play.scene.now).unwrap();
+    assert_eq!(route.leader, None);
+}

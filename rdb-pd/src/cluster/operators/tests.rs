@@ -1,0 +1,180 @@
+use std::slice::from_ref;
+
+use rdb_proto::metapb::RegionEpoch;
+
+use super::super::HEARTBEAT_INTERVAL;
+use super::super::reports::Report;
+use super::super::scene::Scene;
+use super::*;
+
+fn wish(add: u64, remove: u64) -> Wish {
+    let named = |store_id| (store_id > 0).then_some(store_id);
+    Wish {
+        add: named(add),
+        remove: named(remove),
+    }
+}
+
+/// Five stores, with the first region on the first three of them. The first leads.
+fn scene() -> Scene {
+    let mut scene = Scene::with_three_replicas();
+    scene.add_store();
+    scene.add_store();
+    lead(&mut scene, &[1, 2, 3], 1);
+    scene
+}
+
+/// The leader's heartbeat, with voters on these stores. Returns how many steps it is told.
+fn lead(scene: &mut Scene, stores: &[u64], conf_version: u64) -> usize {
+    let report = Report {
+        region_id: 1,
+        peer_id: 1,
+        term: 1,
+        epoch: RegionEpoch {
+            conf_version,
+            version: 1,
+        },
+        peers: stores
+            .iter()
+            .map(|&id| rdb_proto::metapb::Peer {
+                id: id.min(4),
+                store_id: id,
+                learner: false,
+            })
+            .collect(),
+    };
+    for store_id in 2..=5 {
+        scene.report(store_id, &[]);
+    }
+    scene.lead_on(1, from_ref(&report)).len()
+}
+
+fn states(scene: &mut Scene) -> Vec<(OperatorState, String)> {
+    let operators = scene.state.operators(scene.now);
+    let states = operators.into_iter();
+    let states = states.map(|operator| (operator.state(), operator.status));
+    states.collect()
+}
+
+#[test]
+fn an_operator_is_done_when_the_region_is_as_it_asks_and_the_store_is_avoided_then() {
+    let mut scene = scene();
+    let now = scene.now;
+    let added = scene.state.add_operator(1, wish(5, 2), now).unwrap();
+    assert_eq!((added.add_store_id, added.remove_store_id), (5, 2));
+    let adding = "the leader adds a learner on store 5".to_owned();
+    assert_eq!(states(&mut scene), [(OperatorState::Running, adding)]);
+    assert_eq!(lead(&mut scene, &[1, 2, 3], 1), 1);
+    assert_eq!(lead(&mut scene, &[1, 2, 3, 5], 3), 1);
+    assert_eq!(scene.state.operators.avoided(1), None);
+    scene.pass(HEARTBEAT_INTERVAL);
+    assert_eq!(lead(&mut scene, &[1, 3, 5], 4), 0);
+    let operators = scene.state.operators(scene.now);
+    assert_eq!(
+        (operators.len(), operators[0].state()),
+        (1, OperatorState::Done)
+    );
+    assert_eq!(operators[0].age_ms, 5_000);
+    assert_eq!(operators[0].ended_age_ms, Some(0));
+    assert_eq!(scene.state.operators.avoided(1), Some(2));
+}
+
+#[test]
+fn an_operator_that_is_cancelled_or_takes_too_long_ends_and_makes_room() {
+    let mut scene = scene();
+    let now = scene.now;
+    scene.state.add_operator(1, wish(4, 0), now).unwrap();
+    let twice = scene.state.add_operator(1, wish(5, 0), now);
+    assert_eq!(twice, Err(Impossible::HasOperator { region_id: 1 }));
+    let cancelled = scene.state.cancel_operator(1, now).unwrap();
+    assert_eq!(cancelled.state(), OperatorState::Cancelled);
+    let none = scene.state.cancel_operator(1, now).unwrap_err();
+    assert!(
+        none.to_string().contains("there are no operators"),
+        "{none}"
+    );
+
+    scene.pass(super::super::DISCONNECTED_AFTER);
+    let now = scene.now;
+    scene.state.add_operator(1, wish(4, 0), now).unwrap();
+    let leaderless = "the placement driver".to_owned();
+    assert!(!states(&mut scene)[0].1.contains(&leaderless));
+    scene.pass(OPERATOR_TIMEOUT);
+    let ended = states(&mut scene);
+    assert_eq!(ended[0].0, OperatorState::TimedOut);
+    assert!(ended[0].1.contains("store 4"), "{ended:?}");
+    assert_eq!(ended[1].0, OperatorState::Cancelled);
+    let now = scene.now;
+    scene.state.add_operator(1, wish(5, 0), now).unwrap();
+    scene.restart();
+    assert!(states(&mut scene).is_empty(), "in memory only");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_and_says_what_there_is() {
+    let mut scene = scene();
+    let now = scene.now;
+    scene.state.note_replicas_taken(5, true);
+    let mut refused = |region_id, wish| {
+        let refused = scene.state.add_operator(region_id, wish, now);
+        refused.unwrap_err().to_string()
+    };
+    for ((region_id, wish), cause) in [
+        ((9, wish(4, 0)), "there is no region 9; there are regions 1"),
+        (
+            (1, wish(9, 0)),
+            "there is no store 9; there are stores 1, 2, 3, 4, 5",
+        ),
+        ((1, wish(0, 9)), "there is no store 9"),
+        ((1, wish(3, 0)), "store 3 has a replica of region 1 already"),
+        ((1, wish(0, 4)), "there are replicas on stores 1, 2, 3"),
+        ((1, wish(5, 0)), "--durability=os"),
+    ] {
+        let told = refused(region_id, wish);
+        assert!(told.contains(cause), "{told}");
+    }
+    lead(&mut scene, &[1], 2);
+    let sole = scene.state.add_operator(1, wish(0, 1), now).unwrap_err();
+    assert!(sole.to_string().contains("the only replica"), "{sole}");
+    let moved = scene.state.add_operator(1, wish(4, 1), now);
+    moved.expect("another one comes first");
+}
+
+#[test]
+fn operators_and_their_memory_are_bounded() {
+    let mut scene = scene();
+    let now = scene.now;
+    let region = scene.state.regions_of(1).remove(0);
+    let count = OPERATORS_MAX as u64;
+    for id in 2..=count + 1 {
+        let start_key = id.to_be_bytes().to_vec().into();
+        let region = rdb_proto::metapb::Region {
+            id,
+            start_key,
+            ..region.clone()
+        };
+        scene
+            .state
+            .apply(super::super::state::Change::Region(region));
+    }
+    for _ in 0..2 {
+        for region_id in 1..=count {
+            scene
+                .state
+                .add_operator(region_id, wish(4, 0), now)
+                .unwrap();
+        }
+        let one_more = scene.state.add_operator(count + 1, wish(4, 0), now);
+        assert_eq!(one_more, Err(Impossible::TooManyOperators));
+        for region_id in 1..=count {
+            scene.state.cancel_operator(region_id, now).unwrap();
+        }
+    }
+    assert_eq!(scene.state.operators(now).len(), OPERATORS_MAX);
+    let statuses = scene.state.operators(now).into_iter();
+    assert!(
+        statuses
+            .map(|operator| operator.status.len())
+            .all(|bytes| bytes <= 255)
+    );
+}

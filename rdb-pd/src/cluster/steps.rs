@@ -1,0 +1,408 @@
+//! The next step of a region, as a pure function: what is known goes in, at most one step comes out.
+//!
+//! The rules, in this order:
+//!
+//! 1. While a store of the region is [`Unheard`](Liveness::Unheard), nothing is decided.
+//! 2. What an operator asks for goes first. The rest waits for it.
+//! 3. Learners that nothing needs are removed, and so are those whose store is to be done without.
+//! 4. Too few voters, or one whose store is to be done without: learners on the best stores, as many as are needed, or none
+//!    if there are too few stores for all of them. Then they are promoted, the last one first.
+//! 5. Too many voters, or an even number with one that nothing can replace: the one whose store is to be done without goes,
+//!    else one on a silent store, else the one with the lowest id. The leader stays, or hands over first.
+//!
+//! Two numbers of voters are aimed at. Each is the setting, or the largest odd number of stores below it: an even number of
+//! voters survives no more losses than the odd one below it, and needs one voter more. A region *grows* to what it can have
+//! at the moment: on its own stores that are not down, and on others that are up. It *shrinks* to what all stores could
+//! hold, so that no replica is given up because stores fail. The first number is never larger than the second, so no step
+//! undoes another.
+//!
+//! A step changes one member. It is answered to the leader of a `conf_version`, and done at most once.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdb_proto::metapb::Peer;
+
+use super::PEERS_MAX;
+
+/// Most regions that have learners at a time.
+pub(super) const LEARNING_REGIONS_MAX: usize = 8;
+
+/// What the leader of a region is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Add a learner on the store with this id.
+    AddLearner(u64),
+    /// Give the learner with this id a vote.
+    Promote(u64),
+    /// Remove the peer with this id.
+    Remove(u64),
+    /// Hand over to the peer with this id.
+    TransferLeader(u64),
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The members are as they should be. With a [`Wish`]: as it asks.
+    Done,
+    Step(Step),
+    Waits(Obstacle),
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => write!(formatter, "is done"),
+            Self::Step(Step::AddLearner(store_id)) => {
+                write!(formatter, "the leader adds a learner on store {store_id}")
+            }
+            Self::Step(Step::Promote(peer_id)) => {
+                write!(
+                    formatter,
+                    "peer {peer_id} gets its vote once it has caught up"
+                )
+            }
+            Self::Step(Step::Remove(peer_id)) => {
+                write!(formatter, "the leader removes peer {peer_id}")
+            }
+            Self::Step(Step::TransferLeader(peer_id)) => {
+                write!(formatter, "the leader hands over to peer {peer_id}")
+            }
+            Self::Waits(obstacle) => write!(formatter, "waits: {obstacle}"),
+        }
+    }
+}
+
+/// Why there is no step though the members are not as they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Obstacle {
+    #[error("the placement driver has started, or was asleep, and has not heard of store {0} yet")]
+    Unheard(u64),
+    #[error("store {0} is silent")]
+    Silent(u64),
+    #[error("store {0} can take no replica")]
+    Unusable(u64),
+    #[error("too few stores can take a replica")]
+    NoPlace,
+    #[error("{LEARNING_REGIONS_MAX} other regions have learners")]
+    OthersLearn,
+    #[error("the region has {PEERS_MAX} peers")]
+    Full,
+    #[error("the leader is on store {0}, which takes no replicas (--durability=os)")]
+    Alone(u64),
+    #[error("a majority of the other voters is not on stores that are up")]
+    NoMajority,
+    #[error("no other voter can lead")]
+    NoSuccessor,
+}
+
+/// What an operator asks for. A store with a voter of the region, and one without a peer of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) add: Option<u64>,
+    pub(super) remove: Option<u64>,
+}
+
+/// What is known of the process of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Liveness {
+    /// It was heard of lately.
+    Up,
+    /// It was not, and this process has not listened for long enough to tell what that means.
+    Unheard,
+    /// It is disconnected.
+    Silent,
+    /// It is down.
+    Down,
+}
+
+/// A store, as a place for replicas.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) liveness: Liveness,
+    pub(super) is_leaving: bool,
+    pub(super) takes_replicas: bool,
+    /// How many peers of all regions it has.
+    pub(super) peer_count: usize,
+    pub(super) available_bytes: u64,
+}
+
+impl Place {
+    /// Whether regions are to do without it.
+    fn is_lost(&self) -> bool {
+        self.is_leaving || self.liveness == Liveness::Down
+    }
+
+    fn is_usable(&self) -> bool {
+        self.liveness == Liveness::Up && !self.is_leaving && self.takes_replicas
+    }
+}
+
+/// A region, and all that its next step depends on.
+pub(super) struct Case<'a> {
+    /// As the leader has applied them.
+    pub(super) peers: &'a [Peer],
+    /// The peer that leads.
+    pub(super) leader: u64,
+    /// The stores of the cluster by their ids.
+    pub(super) places: &'a BTreeMap<u64, Place>,
+    /// How many voters the region is to have.
+    pub(super) replicas: usize,
+    pub(super) wish: Option<Wish>,
+    /// The store that an operator has taken a replica from. It comes last.
+    pub(super) avoided: Option<u64>,
+    /// The peers that were answered as new ones for these members. Their stores come first.
+    pub(super) new_peers: &'a [Peer],
+    /// Whether it may get a learner.
+    pub(super) may_learn: bool,
+}
+
+impl Case<'_> {
+    pub(super) fn next_step(&self) -> Next {
+        let is_unheard = |store_id: &u64| {
+            self.place(*store_id)
+                .is_some_and(|p| p.liveness == Liveness::Unheard)
+        };
+        let stores = self.peers.iter().map(|peer| peer.store_id);
+        if let Some(store_id) = stores.filter(is_unheard).min() {
+            return Next::Waits(Obstacle::Unheard(store_id));
+        }
+        match self.wish {
+            Some(wish) => self.fulfil(wish),
+            None => self.tend(),
+        }
+    }
+
+    fn fulfil(&self, wish: Wish) -> Next {
+        if let Some(store_id) = wish.add {
+            match self.peer_on(store_id) {
+                None => return self.add_learner_on(store_id),
+                Some(peer) if peer.learner => return self.promote(peer),
+                Some(_) => {}
+            }
+        }
+        match wish.remove.and_then(|store_id| self.peer_on(store_id)) {
+            Some(peer) => self.take_away(peer),
+            None => Next::Done,
+        }
+    }
+
+    fn tend(&self) -> Next {
+        let needed = self.learners_needed();
+        let (needless, wanted) = self.learners(needed);
+        if let Some(peer) = needless {
+            return Next::Step(Step::Remove(peer.id));
+        }
+        if needed == 0 {
+            return self.shrink();
+        }
+        let missing = needed - wanted.len();
+        let mut obstacle = Obstacle::NoPlace;
+        if missing > 0 {
+            match self.add_learners(missing) {
+                Next::Waits(Obstacle::NoPlace) if self.is_better_without_one() => {
+                    return self.give_up_one();
+                }
+                Next::Waits(waits) => obstacle = waits,
+                added => return added,
+            }
+        }
+        self.promote_one_of(&wanted, needed, obstacle)
+    }
+
+    /// How many learners the region needs: one for each voter that it lacks, or one in the place of a voter.
+    fn learners_needed(&self) -> usize {
+        let count = self.voters().count();
+        let grown = self.voters_aimed_at(|store_id, place| match place.liveness {
+            Liveness::Up | Liveness::Unheard => true,
+            Liveness::Silent => self.peer_on(store_id).is_some(),
+            Liveness::Down => false,
+        });
+        if count < grown {
+            return grown - count;
+        }
+        usize::from(self.has_lost_voter() && count <= self.voters_kept())
+    }
+
+    /// Whether one of the voters is worth nothing, and without it the others survive as many losses as with it.
+    fn is_better_without_one(&self) -> bool {
+        let is_even = self.voters().count().is_multiple_of(2);
+        is_even && self.has_lost_voter() && self.peers.iter().all(|peer| !peer.learner)
+    }
+
+    fn has_lost_voter(&self) -> bool {
+        self.voters().any(|peer| self.is_lost(peer))
+    }
+
+    /// A learner that is not needed, if there is one, and those that are, those on live stores first.
+    fn learners(&self, needed: usize) -> (Option<&Peer>, Vec<&Peer>) {
+        let learners = self.peers.iter().filter(|peer| peer.learner);
+        let mut learners: Vec<_> = learners.collect();
+        learners.sort_by_key(|peer| (!self.may_stay(peer), !self.is_up(peer), peer.id));
+        let kept = learners.iter().take(needed);
+        let kept = kept.take_while(|peer| self.may_stay(peer)).count();
+        (learners.get(kept).copied(), learners[..kept].to_vec())
+    }
+
+    /// A learner on the best store, unless there are too few stores for all that are missing.
+    fn add_learners(&self, missing: usize) -> Next {
+        let usable = self
+            .places
+            .iter()
+            .filter(|&(&store_id, place)| place.is_usable() && self.peer_on(store_id).is_none());
+        if usable.clone().count() < missing {
+            return Next::Waits(Obstacle::NoPlace);
+        }
+        let best = usable.min_by_key(|&(&store_id, place)| {
+            (
+                self.new_peers.iter().all(|peer| peer.store_id != store_id),
+                self.avoided == Some(store_id),
+                place.peer_count,
+                Reverse(place.available_bytes),
+                store_id,
+            )
+        });
+        match best {
+            Some((&store_id, _)) => self.add_learner_on(store_id),
+            None => Next::Waits(Obstacle::NoPlace),
+        }
+    }
+
+    fn add_learner_on(&self, store_id: u64) -> Next {
+        let place = self.place(store_id);
+        if !place.is_some_and(Place::is_usable) {
+            return Next::Waits(Obstacle::Unusable(store_id));
+        }
+        let leader = self.peers.iter().find(|peer| peer.id == self.leader);
+        let leader_place =
+            leader.and_then(|peer| Some((peer.store_id, self.place(peer.store_id)?)));
+        if let Some((store_id, place)) = leader_place
+            && !place.takes_replicas
+        {
+            return Next::Waits(Obstacle::Alone(store_id));
+        }
+        if self.peers.len() >= PEERS_MAX {
+            return Next::Waits(Obstacle::Full);
+        }
+        if !self.may_learn {
+            return Next::Waits(Obstacle::OthersLearn);
+        }
+        Next::Step(Step::AddLearner(store_id))
+    }
+
+    /// Promotes the last of the learners, since the others have most likely caught up when it has. The number of voters does
+    /// not become even unless it can become odd again at once.
+    fn promote_one_of(&self, wanted: &[&Peer], needed: usize, obstacle: Obstacle) -> Next {
+        let live = wanted.iter().filter(|peer| self.is_up(peer));
+        let all_are_live = live.clone().count() == needed;
+        let becomes_odd = self.voters().count().is_multiple_of(2);
+        match live.max_by_key(|peer| peer.id) {
+            Some(last) if all_are_live || becomes_odd => self.promote(last),
+            _ => {
+                let silent = wanted.iter().find(|peer| !self.is_up(peer));
+                let silent = silent.map(|peer| Obstacle::Silent(peer.store_id));
+                Next::Waits(silent.unwrap_or(obstacle))
+            }
+        }
+    }
+
+    fn promote(&self, learner: &Peer) -> Next {
+        if self.is_up(learner) {
+            Next::Step(Step::Promote(learner.id))
+        } else {
+            Next::Waits(Obstacle::Silent(learner.store_id))
+        }
+    }
+
+    fn shrink(&self) -> Next {
+        if self.voters().count() <= self.voters_kept() {
+            return Next::Done;
+        }
+        self.give_up_one()
+    }
+
+    fn give_up_one(&self) -> Next {
+        let first = self.voters().min_by_key(|peer| {
+            let is_leader = peer.id == self.leader;
+            let rank = match (self.is_lost(peer), self.is_up(peer)) {
+                (true, _) => 0,
+                (false, false) => 1,
+                (false, true) => 2,
+            };
+            // Of the lost ones the leader is the last. Of the others it is none.
+            ((rank > 0 && is_leader), rank, is_leader, peer.id)
+        });
+        first.map_or(Next::Done, |peer| self.take_away(peer))
+    }
+
+    /// Removes a peer, unless that puts the region at risk. A leader hands over before.
+    fn take_away(&self, peer: &Peer) -> Next {
+        if peer.learner {
+            return Next::Step(Step::Remove(peer.id));
+        }
+        let others = self.voters().filter(|other| other.id != peer.id);
+        let live = others.clone().filter(|other| self.is_up(other));
+        if live.clone().count() * 2 <= others.count() {
+            return Next::Waits(Obstacle::NoMajority);
+        }
+        if peer.id != self.leader {
+            return Next::Step(Step::Remove(peer.id));
+        }
+        match live.min_by_key(|other| (self.is_lost(other), other.id)) {
+            Some(successor) => Next::Step(Step::TransferLeader(successor.id)),
+            None => Next::Waits(Obstacle::NoSuccessor),
+        }
+    }
+
+    /// How many voters the region is to have at least, if no store fails.
+    fn voters_kept(&self) -> usize {
+        self.voters_aimed_at(|_, _| true)
+    }
+
+    /// The setting, or the largest odd number below it of stores that can hold a replica.
+    fn voters_aimed_at(&self, counts: impl Fn(u64, &Place) -> bool) -> usize {
+        let can_hold = |&(&store_id, place): &(&u64, &Place)| {
+            let has_voter = || self.voters().any(|peer| peer.store_id == store_id);
+            !place.is_leaving && counts(store_id, place) && (place.takes_replicas || has_voter())
+        };
+        let stores = self.places.iter().filter(can_hold).count();
+        if stores >= self.replicas {
+            self.replicas
+        } else {
+            stores.saturating_sub(1) | 1
+        }
+    }
+
+    fn voters(&self) -> impl Iterator<Item = &Peer> + Clone {
+        self.peers.iter().filter(|peer| !peer.learner)
+    }
+
+    fn peer_on(&self, store_id: u64) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.store_id == store_id)
+    }
+
+    fn place(&self, store_id: u64) -> Option<&Place> {
+        self.places.get(&store_id)
+    }
+
+    fn is_up(&self, peer: &Peer) -> bool {
+        self.place(peer.store_id)
+            .is_some_and(|place| place.liveness == Liveness::Up)
+    }
+
+    /// A store that the cluster does not have any more is lost.
+    fn is_lost(&self, peer: &Peer) -> bool {
+        self.place(peer.store_id).is_none_or(Place::is_lost)
+    }
+
+    /// Whether a learner is of use where it is.
+    fn may_stay(&self, learner: &Peer) -> bool {
+        self.place(learner.store_id)
+            .is_some_and(|place| !place.is_lost() && place.takes_replicas)
+    }
+}
+
+#[cfg(test)]
+mod tests;
