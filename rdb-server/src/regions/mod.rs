@@ -330,7 +330,8 @@ impl Regions {
                 .wait_for(|states| {
                     !proposers.iter().any(|(id, proposer)| {
                         let leadership = proposer.leadership();
-                        leadership.has_others() && leadership.term_led(states.get(id)).is_some()
+                        let leads = leadership.term_led(states.get(id)).is_some();
+                        leads && leadership.has_other_voters()
                     })
                 })
                 .await;
