@@ -141,7 +141,11 @@ impl Store {
         groups: u64,
         measured: Duration,
     ) -> Result<(), Failure> {
-        let storage = Storage::open(directory, StorageOptions::new(Role::Server))?;
+        let options = StorageOptions {
+            replicated: true,
+            ..StorageOptions::new(Role::Server)
+        };
+        let storage = Storage::open(directory, options)?;
         let log = Arc::new(storage.open_log()?);
         let timing = Timing::default();
         let node = Arc::new(Node::start(timing, Arc::clone(&log) as _)?);
