@@ -322,7 +322,11 @@ fn the_best_store_has_the_fewest_peers_then_the_most_room() {
     model.avoided = Some(6);
     assert_eq!(model.next(), Next::Step(AddLearner(5)));
     model.place(5).takes_replicas = false;
-    assert_eq!(model.next(), Next::Step(AddLearner(4)), "it has not said yet");
+    assert_eq!(
+        model.next(),
+        Next::Step(AddLearner(4)),
+        "it has not said yet"
+    );
     model.place(4).liveness = Silent;
     assert_eq!(model.next(), Next::Step(AddLearner(6)), "there is no other");
     model.place(4).liveness = Up;
