@@ -224,7 +224,8 @@ impl State {
     /// The answer to a start may be lost, so the same start asks again and gets the same id.
     fn decide_new_store(&self, start: &Start, now: Instant) -> Result<(u64, Vec<Change>), Refusal> {
         let records = || self.stores.values().map(|store| &store.record);
-        let same_start = |record: &&StoreRecord| record.present() == Some(start.incarnation);
+        let same_start =
+            |record: &&StoreRecord| !record.has_left && record.present() == Some(start.incarnation);
         if let Some(record) = records().find(same_start) {
             return Ok((record.id, Vec::new()));
         }
