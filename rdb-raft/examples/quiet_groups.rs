@@ -153,7 +153,7 @@ impl Store {
             cluster_id: 1,
             store_id: self.id,
         };
-        let starts = Starts::new(1, BTreeMap::new(), |_| Ok(()));
+        let starts = Starts::new(1, BTreeMap::new(), |_, _| Ok(()));
         let own_address = self.addresses.0.get(&self.id).ok_or(USAGE)?;
         let listener = TcpListener::bind(own_address.as_str()).await?;
         let of_service = (Arc::clone(&node), Arc::clone(&starts));
