@@ -293,3 +293,20 @@ fn announce(config: &Config, local_addr: SocketAddr, advertised: &str, storage: 
         tracing::warn!("--durability=os: a power cut or a kernel crash LOSES ACKNOWLEDGED WRITES");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_waits_for_its_data_or_is_leaving_needs_no_leader() {
+        let nobody = Leader {
+            term: 1,
+            peer_id: None,
+        };
+        let groups = BTreeMap::from([(1, GroupState::Running(nobody))]);
+        assert_eq!(unserved(&groups, &BTreeSet::new()), None);
+        let cause = unserved(&groups, &BTreeSet::from([1]));
+        assert_eq!(cause.as_deref(), Some("region 1 has no leader"));
+    }
+}

@@ -78,7 +78,7 @@ impl Storage {
         Ok(peer_id.transpose()?)
     }
 
-    /// The regions of which a peer was destroyed here, and that are not stored.
+    /// The regions of which a peer was destroyed here, and that are neither stored nor about to be replaced by a snapshot.
     ///
     /// # Errors
     ///
@@ -86,8 +86,10 @@ impl Storage {
     pub fn destroyed_regions(&self) -> Result<Vec<u64>, Error> {
         let engine = &self.inner.engine;
         let mut destroyed = destroyed(&engine.database, engine.family(Family::RaftState))?;
-        let stored = self.regions()?;
-        destroyed.retain(|destroyed| stored.iter().all(|region| region.id != *destroyed));
+        let mut regions = self.regions()?;
+        let installs = engine.installs()?.into_iter();
+        regions.extend(installs.map(|installing| installing.state.region));
+        destroyed.retain(|destroyed| regions.iter().all(|region| region.id != *destroyed));
         Ok(destroyed)
     }
 
