@@ -9,15 +9,15 @@ use rdb_proto::pdpb::{
 
 use crate::{Client, Error};
 
-/// A change of a region's replicas that somebody has asked for.
+/// A change of a region's replicas that somebody has asked for, or that the placement driver makes by itself.
 ///
-/// The placement driver keeps it in memory. One that is started anew has none.
+/// The placement driver keeps what was asked for in memory. One that is started anew has forgotten it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Operator {
     /// The region. It has one operator under way at most.
     pub region_id: u64,
-    /// The store that is to get a replica.
+    /// The store that is to get a replica. Neither this one nor the other: the placement driver's own change.
     pub add_store_id: Option<u64>,
     /// The store that is to lose its replica.
     pub remove_store_id: Option<u64>,
@@ -25,7 +25,7 @@ pub struct Operator {
     pub state: OperatorState,
     /// What is being done, or what it waits for; of one that has timed out: what it waited for. Else empty.
     pub status: String,
-    /// How long ago it was added.
+    /// How long ago it was added. Zero for one of the placement driver.
     pub age: Duration,
     /// How long ago it has ended. `None`: it is under way.
     pub ended_age: Option<Duration>,
@@ -93,7 +93,8 @@ impl Client {
         self.operate(region_id, to_store, from_store).await
     }
 
-    /// The operators under way in the order of their regions, then those that ended last, the last one first.
+    /// The operators under way in the order of their regions, then what the placement driver changes by itself, or would if it
+    /// could, then the operators that ended last, the last one first. Of each at most 64.
     ///
     /// # Errors
     ///

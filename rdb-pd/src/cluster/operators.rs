@@ -8,7 +8,7 @@ use rdb_proto::pdpb::{Operator, OperatorState};
 use super::impossible::{Impossible, listed};
 use super::membership::Surroundings;
 use super::state::State;
-use super::steps::Wish;
+use super::steps::{Next, Wish};
 
 /// Most operators under way, and most that are remembered afterwards.
 pub(super) const OPERATORS_MAX: usize = 64;
@@ -161,7 +161,7 @@ impl State {
         cancelled.ok_or(Impossible::NoOperator { region_id, present })
     }
 
-    /// Those under way, and those that have ended.
+    /// Those under way, what is changed without one, and those that have ended.
     pub(super) fn operators(&mut self, now: Instant) -> Vec<Operator> {
         self.end_overdue_operators(now);
         let surroundings = self.surroundings(now);
@@ -170,7 +170,25 @@ impl State {
         });
         let ended = self.operators.ended.iter();
         let ended = ended.map(|ended| ended.to_wire(now));
-        running.chain(ended).collect()
+        let own = self.own_changes(&surroundings).take(OPERATORS_MAX);
+        running.chain(own).chain(ended).collect()
+    }
+
+    /// The regions whose members are not as they should be, and that nobody has asked to change.
+    fn own_changes(&self, surroundings: &Surroundings) -> impl Iterator<Item = Operator> {
+        let without = self.regions.values().filter(|known| {
+            let region_id = known.region.id;
+            self.operators.wish(region_id).is_none()
+        });
+        without.filter_map(|known| match self.next_step(known, surroundings)? {
+            Next::Done => None,
+            next => Some(Operator {
+                region_id: known.region.id,
+                state: OperatorState::Running.into(),
+                status: next.to_string(),
+                ..Operator::default()
+            }),
+        })
     }
 
     /// Ends the operators that have taken too long.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::arguments::whole;
 use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
-use crate::output::{Output, Record, Row};
+use crate::output::{Output, Record, Row, cell};
 use crate::region::regions;
 use crate::session::Session;
 use crate::store::{milliseconds, time};
@@ -81,10 +81,11 @@ over before it loses its own.
     },
     /// List the changes under way, and those that ended last
     #[command(after_help = "\
-Those that were asked for by hand, on any machine. AGE is the time since then. A
-change is running, done, cancelled or timed-out (after 10 minutes); of one that has
-not been done, STATUS says what it waits for.
-A placement driver that is started anew has forgotten them.")]
+First those that were asked for, on any machine; AGE is the time since then. Then
+those that the placement driver makes by itself, or would if it could. Then those
+that were asked for and are done, cancelled or timed-out (after 10 minutes). STATUS
+says what is being done, or what a change waits for.
+A placement driver that is started anew has forgotten what was asked for.")]
     List,
     /// Cancel the change of a region that is under way
     #[command(after_help = "\
@@ -161,6 +162,9 @@ impl fmt::Display for Leads {
     }
 }
 
+/// The change that nobody has asked for.
+const BY_ITSELF: &str = "by itself";
+
 #[derive(Serialize)]
 struct Line {
     region_id: u64,
@@ -193,7 +197,7 @@ impl Line {
             (Some(to), Some(from)) => format!("move-peer {from} to {to}"),
             (Some(store_id), None) => format!("add-peer {store_id}"),
             (None, Some(store_id)) => format!("remove-peer {store_id}"),
-            (None, None) => "unknown".to_owned(),
+            (None, None) => BY_ITSELF.to_owned(),
         }
     }
 }
@@ -219,7 +223,7 @@ impl Record for Line {
             self.region_id.to_string(),
             self.change(),
             self.state.to_owned(),
-            time(self.age_ms),
+            cell((self.change() != BY_ITSELF).then(|| time(self.age_ms))),
             self.status.clone(),
         ]
     }
