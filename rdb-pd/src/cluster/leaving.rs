@@ -75,7 +75,7 @@ impl State {
     fn check_others_suffice(&self, store_id: u64, now: Instant) -> Result<(), Impossible> {
         let usable = self.confirmed().filter(|store| {
             let record = &store.record;
-            let can_hold = !record.is_leaving && !store.takes_no_replicas;
+            let can_hold = !record.is_leaving && store.may_take_replicas();
             record.id != store_id && can_hold && self.liveness(store, now) == Liveness::Up
         });
         let usable = usable.count();

@@ -120,7 +120,7 @@ impl Operators {
 }
 
 impl State {
-    /// Adds an operator for a region.
+    /// Adds an operator for a region, unless it is under way.
     pub(super) fn add_operator(
         &mut self,
         region_id: u64,
@@ -128,17 +128,21 @@ impl State {
         now: Instant,
     ) -> Result<Operator, Impossible> {
         self.end_overdue_operators(now);
-        self.check_wish(region_id, wish)?;
-        if self.operators.running.contains_key(&region_id) {
-            return Err(Impossible::HasOperator { region_id });
-        }
-        if self.operators.running.len() >= OPERATORS_MAX {
-            return Err(Impossible::TooManyOperators);
-        }
-        let running = Running { wish, since: now };
+        let present = self.operators.running.get(&region_id).copied();
+        let running = match present {
+            Some(running) if running.wish == wish => running,
+            Some(_) => return Err(Impossible::HasOperator { region_id }),
+            None => {
+                self.check_wish(region_id, wish)?;
+                if self.operators.running.len() >= OPERATORS_MAX {
+                    return Err(Impossible::TooManyOperators);
+                }
+                let Wish { add, remove } = wish;
+                tracing::info!(region_id, add, remove, "an operator was added");
+                Running { wish, since: now }
+            }
+        };
         self.operators.running.insert(region_id, running);
-        let Wish { add, remove } = wish;
-        tracing::info!(region_id, add, remove, "an operator was added");
         let status = self.status_of(region_id, &self.surroundings(now));
         Ok(running.to_wire(region_id, status, now))
     }
@@ -209,7 +213,7 @@ impl State {
             if store.record.is_leaving {
                 return Err(Impossible::Leaves { store_id });
             }
-            if store.takes_no_replicas {
+            if !store.may_take_replicas() {
                 return Err(Impossible::TakesNoReplicas { store_id });
             }
         }

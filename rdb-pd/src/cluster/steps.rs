@@ -123,6 +123,9 @@ pub(super) enum Liveness {
 pub(super) struct Place {
     pub(super) liveness: Liveness,
     pub(super) is_leaving: bool,
+    /// Whether it holds regions that others hold, too, as far as is known.
+    pub(super) may_take_replicas: bool,
+    /// Whether it has said so.
     pub(super) takes_replicas: bool,
     /// How many peers of all regions it has.
     pub(super) peer_count: usize,
@@ -279,7 +282,7 @@ impl Case<'_> {
         let leader_place =
             leader.and_then(|peer| Some((peer.store_id, self.place(peer.store_id)?)));
         if let Some((store_id, place)) = leader_place
-            && !place.takes_replicas
+            && !place.may_take_replicas
         {
             return Next::Waits(Obstacle::Alone(store_id));
         }
@@ -365,7 +368,7 @@ impl Case<'_> {
     fn voters_aimed_at(&self, counts: impl Fn(u64, &Place) -> bool) -> usize {
         let can_hold = |&(&store_id, place): &(&u64, &Place)| {
             let has_voter = || self.voters().any(|peer| peer.store_id == store_id);
-            !place.is_leaving && counts(store_id, place) && (place.takes_replicas || has_voter())
+            !place.is_leaving && counts(store_id, place) && (place.may_take_replicas || has_voter())
         };
         let stores = self.places.iter().filter(can_hold).count();
         if stores >= self.replicas {
@@ -400,7 +403,7 @@ impl Case<'_> {
     /// Whether a learner is of use where it is.
     fn may_stay(&self, learner: &Peer) -> bool {
         self.place(learner.store_id)
-            .is_some_and(|place| !place.is_lost() && place.takes_replicas)
+            .is_some_and(|place| !place.is_lost() && place.may_take_replicas)
     }
 }
 

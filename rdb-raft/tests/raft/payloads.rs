@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) blocking_applies: usize,
     /// How many snapshots were taken for other replicas.
     pub(crate) snapshots: usize,
+    /// How many of them are not sent any more.
+    pub(crate) snapshots_over: usize,
     /// How many snapshots were installed.
     pub(crate) installs: usize,
     pub(crate) has_no_space: bool,
@@ -174,6 +176,7 @@ impl StateMachine for Payloads {
         state.snapshots += 1;
         let now = state.now.clone();
         let sent = Sent {
+            state: Arc::clone(&self.state),
             payloads: now.payloads.into(),
             gate: Arc::clone(&self.chunks),
         };
@@ -195,8 +198,15 @@ impl StateMachine for Payloads {
 
 /// A payload is a chunk.
 struct Sent {
+    state: Arc<Mutex<State>>,
     payloads: VecDeque<Bytes>,
     gate: Arc<Gate>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.state.lock().unwrap().snapshots_over += 1;
+    }
 }
 
 impl SnapshotSource for Sent {

@@ -203,13 +203,13 @@ async fn a_snapshot_of_which_nothing_arrives_any_more_is_given_up_and_another_on
     heal(&stores, 3);
     is_sending(&leader.payloads).await;
     stores.ways.way(1, 3).silence();
-    let sent = leader.payloads.state().snapshots;
     leader.payloads.chunks.open();
-    let another = || leader.payloads.state().snapshots > sent;
-    wait_until("another one is sent", another).await;
+    let is_over = || leader.payloads.state().snapshots_over > 0;
+    wait_until("it is given up", is_over).await;
     heal(&stores, 3);
     behind.has_applied(&applied(leader)).await;
     assert_eq!(installs(behind), 1);
+    assert_eq!(leader.payloads.state().snapshots, 2);
     stores.stop().await;
 }
 

@@ -84,6 +84,8 @@ fn an_operator_that_is_cancelled_or_takes_too_long_ends_and_makes_room() {
     let mut scene = scene();
     let now = scene.now;
     scene.state.add_operator(1, wish(4, 0), now).unwrap();
+    let again = scene.state.add_operator(1, wish(4, 0), now);
+    assert_eq!(again.unwrap().state(), OperatorState::Running);
     let twice = scene.state.add_operator(1, wish(5, 0), now);
     assert_eq!(twice, Err(Impossible::HasOperator { region_id: 1 }));
     let cancelled = scene.state.cancel_operator(1, now).unwrap();
