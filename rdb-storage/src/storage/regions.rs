@@ -65,7 +65,7 @@ impl Storage {
     }
 
     /// Regions that a snapshot was to replace when the process before ended, and which the open could not finish, with the causes. They
-    /// are not stored, and must not get groups; [`crate::snapshot`] says why. The next open tries again.
+    /// are not stored, and must not get groups; the module `snapshot` says why. The next open tries again.
     pub fn unfinished_installs(&self) -> BTreeMap<u64, String> {
         self.unfinished().clone()
     }
