@@ -40,8 +40,8 @@ pub(crate) enum StoreCommand {
 const REMOVE_AFTER_HELP: &str = "\
 It is refused while too few other stores are up to hold what this one holds: add
 a store first. A dead store can be removed, too. `store list` shows a store that is
-leaving, and not any more once it has left; the same command again says how far it
-is. Then its process ends with exit code 3, and neither it nor a copy of its data
+leaving, and not any more once it has left; `operator list` shows what is being done,
+and the same command again how many regions are left. Then its process ends with exit code 3, and neither it nor a copy of its data
 directory is let in again. With an empty data directory it becomes a new store.
 
 Examples:

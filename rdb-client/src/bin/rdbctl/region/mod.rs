@@ -171,3 +171,35 @@ impl Record for Line {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_without_a_vote_is_marked() {
+        let peer = |id, is_learner| Peer {
+            id,
+            store_id: id + 10,
+            is_learner,
+            address: None,
+        };
+        let line = Line {
+            id: 1,
+            start_key: Bytes::new(),
+            end_key: Bytes::new(),
+            epoch: Epoch {
+                conf_version: 2,
+                version: 1,
+            },
+            term: None,
+            peers: vec![peer(1, false), peer(2, true)],
+            leader: None,
+        };
+        let cells = line.cells(KeyEncoding::Text);
+        assert_eq!(
+            cells,
+            ["1", "-", "-", "2/1", "-", "1@11,2@12(learner)", "-"]
+        );
+    }
+}
