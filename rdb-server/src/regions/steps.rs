@@ -53,11 +53,24 @@ impl NotTaken {
     }
 }
 
+/// For the log.
+fn described(step: Option<&Step>) -> String {
+    match step {
+        Some(Step::AddLearner(Peer { id, store_id, .. })) => {
+            format!("add learner {id} on store {store_id}")
+        }
+        Some(Step::Promote(peer_id)) => format!("promote peer {peer_id}"),
+        Some(Step::Remove(peer_id)) => format!("remove peer {peer_id}"),
+        Some(Step::TransferLeader(peer_id)) => format!("hand over to peer {peer_id}"),
+        None => "unknown".to_owned(),
+    }
+}
+
 impl Regions {
     /// Takes a step, and waits until it is done.
     pub(super) async fn take_step(&self, step: RegionStep) {
         let region_id = step.region_id;
-        let what = format!("{:?}", step.step);
+        let what = described(step.step.as_ref());
         match self.try_step(step).await {
             Ok(()) => tracing::info!(region_id, step = what, "a step was taken"),
             Err(error) if error.may_pass() => {
