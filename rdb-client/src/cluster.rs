@@ -9,7 +9,7 @@ use crate::{Client, Error, Key, RegionRoute, Store};
 /// Calls to the placement driver. Each can end in [`Error::Unavailable`], [`Error::DeadlineExceeded`],
 /// [`Error::ClusterMismatch`] or [`Error::Internal`].
 impl Client {
-    /// All stores that ever registered and kept their id, in order of their ids.
+    /// All stores that registered, kept their id and have not left, in order of their ids.
     ///
     /// # Errors
     ///

@@ -45,6 +45,16 @@ pub enum Error {
         /// What is wrong, and what would be right.
         cause: String,
     },
+    /// There is no such region, store or operator.
+    NotFound {
+        /// What there is.
+        cause: Cause,
+    },
+    /// The cluster does not do what an operator asks for.
+    Refused {
+        /// Why not, and what would help.
+        cause: Cause,
+    },
     /// The store had no room for the call until the deadline. Try again later, or send fewer calls.
     Busy {
         /// The last refusal.
@@ -101,6 +111,8 @@ impl Error {
             Self::Conflict { .. }
             | Self::Undetermined { .. }
             | Self::InvalidArgument { .. }
+            | Self::NotFound { .. }
+            | Self::Refused { .. }
             | Self::DataLoss { .. }
             | Self::ClusterMismatch { .. }
             | Self::Internal { .. } => false,
@@ -161,6 +173,8 @@ impl Error {
     fn cause(&self) -> Option<&Cause> {
         match self {
             Self::Undetermined { cause }
+            | Self::NotFound { cause }
+            | Self::Refused { cause }
             | Self::Busy { cause }
             | Self::Unavailable { cause }
             | Self::DeadlineExceeded { cause, .. }
@@ -211,6 +225,8 @@ impl fmt::Display for Error {
                 "the write may or may not have been applied: {cause}"
             ),
             Self::InvalidArgument { field, cause, .. } => write!(formatter, "{field}: {cause}"),
+            Self::NotFound { cause } => write!(formatter, "not found: {cause}"),
+            Self::Refused { cause } => write!(formatter, "refused: {cause}"),
             Self::Busy { cause } => write!(formatter, "the store was too busy: {cause}"),
             Self::Unavailable { cause } => write!(formatter, "unavailable: {cause}"),
             Self::DeadlineExceeded { timeout, cause } => {
@@ -288,6 +304,8 @@ mod tests {
             (Error::undetermined("cut"), false, false),
             (Error::internal("bug"), false, true),
             (Error::DataLoss { cause: cause() }, false, true),
+            (Error::NotFound { cause: cause() }, false, true),
+            (Error::Refused { cause: cause() }, false, true),
             (
                 Error::invalid_argument("key", None, "too long"),
                 false,

@@ -29,6 +29,16 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     match status.code() {
         Code::InvalidArgument => invalid_argument(details, cause).into(),
         Code::DataLoss => Error::DataLoss { cause }.into(),
+        // Only a placement driver says so, to what an operator asks for.
+        Code::NotFound | Code::FailedPrecondition if access == Access::Read => {
+            let told = details.map_or_else(|| status.message().to_owned(), |details| details.cause);
+            let cause = Cause::of(told, status.clone());
+            let error = match status.code() {
+                Code::NotFound => Error::NotFound { cause },
+                _ => Error::Refused { cause },
+            };
+            error.into()
+        }
         // Another try would get the same answer: the values do not fit into one message.
         Code::ResourceExhausted if names_field(details.as_ref(), "keys") => {
             invalid_argument(details, cause).into()
@@ -193,6 +203,19 @@ mod tests {
         assert!(
             matches!(&wrong, Failure::Final(Error::InvalidArgument { field, limit: Some(8192), .. }) if field == "key"),
             "{wrong:?}"
+        );
+        let unknown = read(&fault(Code::NotFound, Fate::Unspecified));
+        let because = || "because".into();
+        let cause = because();
+        assert!(
+            matches!(&unknown, Failure::Final(error) if *error == Error::NotFound { cause }),
+            "{unknown:?}"
+        );
+        let refused = read(&fault(Code::FailedPrecondition, Fate::Unspecified));
+        let cause = because();
+        assert!(
+            matches!(&refused, Failure::Final(error) if *error == Error::Refused { cause }),
+            "{refused:?}"
         );
         let bug = read(&fault(Code::Internal, Fate::Unspecified));
         assert!(

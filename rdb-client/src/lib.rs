@@ -69,7 +69,7 @@
 //! # Where things are
 //!
 //! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`,
-//!   `health`, `region_admin`
+//!   `health`, `region_admin`, `membership`
 //! - requests for many keys or regions: `multi_key`, `delete_range`, `scan`
 //! - arguments of calls: `key`, `range`, `config`; results: `topology`, `timestamp`, `limits`, `stats`, `error`, with
 //!   `detach` for values out of large messages
@@ -92,6 +92,7 @@ mod fate;
 mod health;
 mod key;
 mod limits;
+mod membership;
 mod multi_key;
 mod range;
 mod raw;
@@ -116,6 +117,7 @@ pub use error::{Cause, Error};
 pub use health::{Health, ProcessHealth, Role};
 pub use key::Key;
 pub use limits::Limits;
+pub use membership::{Operator, OperatorState, Removal};
 pub use range::KeyRange;
 pub use raw::KeyValue;
 pub use region_admin::{RegionCheck, ReplicaCheck, ReplicaOutcome};

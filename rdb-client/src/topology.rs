@@ -13,9 +13,9 @@ pub enum StoreState {
     Up,
     /// No heartbeat for 20 seconds.
     Disconnected,
-    /// No heartbeat for 30 minutes.
+    /// No heartbeat for 30 minutes, or what the placement driver's `--store-down-after-s` says.
     Down,
-    /// An operator has removed it, and its replicas move to other stores.
+    /// It is to leave, whether it is up or not, and its replicas move to other stores.
     Leaving,
     /// The answer has no state, or one that this release does not know.
     Unknown,

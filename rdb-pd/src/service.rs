@@ -298,7 +298,6 @@ fn cluster_fault(error: ClusterError) -> Status {
             | Impossible::NoStore { .. }
             | Impossible::NoOperator { .. },
         ) => Code::NotFound,
-        ClusterError::Impossible(Impossible::TooManyOperators) => Code::ResourceExhausted,
         ClusterError::Impossible(_) => Code::FailedPrecondition,
         // It names the field, unlike the refusals of a placement driver that may be the wrong one.
         ClusterError::Refused(Refusal::Removed { .. }) => {

@@ -141,7 +141,11 @@ impl Store {
         groups: u64,
         measured: Duration,
     ) -> Result<(), Failure> {
-        let storage = Storage::open(directory, StorageOptions::new(Role::Server))?;
+        let options = StorageOptions {
+            replicated: true,
+            ..StorageOptions::new(Role::Server)
+        };
+        let storage = Storage::open(directory, options)?;
         let log = Arc::new(storage.open_log()?);
         let timing = Timing::default();
         let node = Arc::new(Node::start(timing, Arc::clone(&log) as _)?);
@@ -149,7 +153,7 @@ impl Store {
             cluster_id: 1,
             store_id: self.id,
         };
-        let starts = Starts::new(1, BTreeMap::new(), |_| Ok(()));
+        let starts = Starts::new(1, BTreeMap::new(), |_, _| Ok(()));
         let own_address = self.addresses.0.get(&self.id).ok_or(USAGE)?;
         let listener = TcpListener::bind(own_address.as_str()).await?;
         let of_service = (Arc::clone(&node), Arc::clone(&starts));

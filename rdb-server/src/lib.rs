@@ -11,7 +11,8 @@
 //! group of one voter.
 //!
 //! Beside the requests one task talks to the placement driver: it registers the store at every start, and sends heartbeats.
-//! A store that has registered before serves at once, whether the placement driver answers or not.
+//! A store that has registered before serves at once, whether the placement driver answers or not. Another task has the regions follow
+//! what other stores ask for, what their logs change, and what the placement driver says.
 
 #![forbid(unsafe_code)]
 

@@ -14,8 +14,7 @@ use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, health, raise_open_files_limit, serve,
 };
 use rdb_raft::group::{GroupState, Leader};
-use rdb_raft::log::LogHealth;
-use rdb_storage::{Durability, Repair, Storage, WriteHealth};
+use rdb_storage::{Durability, Repair, Storage};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -95,12 +94,8 @@ impl Server {
         let health_keeper = keep_health(
             health_handle,
             registration,
-            storage.write_health(),
-            regions.log_health(),
-            regions.states(),
-            regions.served(),
-            regions.damaged(),
-            left_out(&storage.unfinished_installs()),
+            storage.clone(),
+            Arc::clone(&regions),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -209,20 +204,19 @@ impl ServerProcess for Server {
 async fn keep_health(
     health: HealthHandle,
     mut registration: watch::Receiver<bool>,
-    mut write_health: watch::Receiver<WriteHealth>,
-    mut log_health: watch::Receiver<LogHealth>,
-    mut groups: watch::Receiver<BTreeMap<u64, GroupState>>,
-    mut served: watch::Receiver<BTreeSet<u64>>,
-    mut damaged: watch::Receiver<BTreeMap<u64, Damage>>,
-    left_out: Option<String>,
+    storage: Storage,
+    regions: Arc<Regions>,
 ) {
+    let (mut write_health, mut log_health) = (storage.write_health(), regions.log_health());
+    let (mut groups, mut served) = (regions.states(), regions.served());
+    let mut damaged = regions.damaged();
     let mut was_serving = false;
     loop {
         let registered = *registration.borrow_and_update();
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
             damage(&damaged.borrow_and_update()),
-            left_out.clone(),
+            left_out(&storage.unfinished_installs()),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
             unserved(&groups.borrow_and_update(), &served.borrow_and_update()),
@@ -291,5 +285,22 @@ fn announce(config: &Config, local_addr: SocketAddr, advertised: &str, storage: 
     );
     if config.durability == Durability::Os {
         tracing::warn!("--durability=os: a power cut or a kernel crash LOSES ACKNOWLEDGED WRITES");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_waits_for_its_data_or_is_leaving_needs_no_leader() {
+        let nobody = Leader {
+            term: 1,
+            peer_id: None,
+        };
+        let groups = BTreeMap::from([(1, GroupState::Running(nobody))]);
+        assert_eq!(unserved(&groups, &BTreeSet::new()), None);
+        let cause = unserved(&groups, &BTreeSet::from([1]));
+        assert_eq!(cause.as_deref(), Some("region 1 has no leader"));
     }
 }

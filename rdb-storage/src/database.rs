@@ -69,6 +69,13 @@ pub(crate) struct Database {
     keeps_logs: AtomicBool,
 }
 
+/// The memory of a large memtable comes in blocks of this size. RocksDB's own choice, 1 MiB, is less than a huge page, which the
+/// allocator asks for where it is set up to.
+const MEMTABLE_BLOCK_BYTES: usize = 8 << 20;
+
+/// The smallest memtable that has such blocks. A memtable may be as much too large as a part of a block.
+const LARGE_MEMTABLE_BYTES: usize = 4 * MEMTABLE_BLOCK_BYTES;
+
 /// What is special about a column family of a database.
 pub(crate) struct FamilySettings {
     pub(crate) name: &'static str,
@@ -389,6 +396,9 @@ fn memtable_options(write_buffer_bytes: usize, replay: Replay) -> Result<Options
     let mut options = Options::default()
         .get_options_from_string(format!("memtable_max_range_deletions={range_deletes_max}"))?;
     options.set_write_buffer_size(write_buffer_bytes);
+    if write_buffer_bytes >= LARGE_MEMTABLE_BYTES {
+        options.set_arena_block_size(MEMTABLE_BLOCK_BYTES);
+    }
     Ok(options)
 }
 

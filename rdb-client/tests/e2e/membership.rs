@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::future::join_all;
 use rdb_client::{Client, Error, RegionRoute, ReplicaOutcome};
+use rdb_proto::pdpb::AddOperatorRequest;
+use rdb_proto::pdpb::pd_client::PdClient;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::harness::{HANG_GUARD, Node, found, guarded};
+use crate::harness::{HANG_GUARD, Node, connect, found, guarded};
 use crate::rdbctl::Rdbctl;
 
 const WRITERS: u64 = 4;
@@ -94,6 +96,23 @@ impl Stores {
             Some(())
         };
         found("the replicas hold the same data", agree).await;
+    }
+
+    /// Has the replica of one store move to another one.
+    async fn move_replica(&self, from_store: u64, to_store: u64) {
+        let client = self.client().await;
+        found("the placement driver takes the operator", async || {
+            let route = client.region("").await.expect("it answers")?;
+            let request = AddOperatorRequest {
+                region_id: route.region.id,
+                add_store_id: to_store,
+                remove_store_id: from_store,
+            };
+            let channel = connect(&self.pd.address()).await.expect("it listens");
+            // It has one for a region at a time.
+            PdClient::new(channel).add_operator(request).await.ok()
+        })
+        .await;
     }
 
     async fn rdbctl(&self, arguments: &[&str]) {
@@ -246,5 +265,28 @@ async fn a_store_whose_disk_was_lost_is_replaced_by_a_new_one_at_its_address() {
     stores.rdbctl(&["store", "remove", "2"]).await;
     stores.hold_the_region([1, 3, 4]).await;
     load.goes_on().await;
+    load.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_moved_away_is_destroyed_and_comes_back_as_another_one() {
+    const DESTROYED: &str = "a replica was destroyed";
+    let mut stores = Stores::start().await;
+    let load = Load::begin(&stores).await;
+    stores.add().await;
+    stores.add().await;
+    stores.hold_the_region([1, 2, 3]).await;
+    stores.add().await;
+    stores.move_replica(1, 4).await;
+    stores.hold_the_region([2, 3, 4]).await;
+    load.goes_on().await;
+    stores.store(1).wait_for_log(DESTROYED).await;
+    stores.store(1).kill();
+    stores.store(1).start_serving().await;
+
+    stores.move_replica(4, 1).await;
+    stores.hold_the_region([1, 2, 3]).await;
+    load.goes_on().await;
+    stores.store(4).wait_for_log(DESTROYED).await;
     load.end().await;
 }

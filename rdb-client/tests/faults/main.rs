@@ -28,6 +28,7 @@ mod janitor;
 mod linearizability;
 mod links;
 mod load;
+mod members;
 mod network;
 mod partitions;
 mod processes;

@@ -91,13 +91,13 @@ pub enum Impossible {
     },
     /// Too few stores can take the replicas of a store that is to leave.
     #[error(
-        "store {store_id} has a replica of region {region_id}, which is to keep {needed}; of the other stores {usable} can hold \
-         one and are up. Add a store first, or have fewer replicas kept (rdb-pd --replicas)"
+        "region {region_id} is to keep {needed} replicas, and without store {store_id} {usable} stores can hold one, are up and \
+         do not leave. Add a store first, or have fewer replicas kept (rdb-pd --replicas)"
     )]
     TooFewStores {
         /// The store.
         store_id: u64,
-        /// One of its regions.
+        /// A region on it, or on another one that leaves.
         region_id: u64,
         /// How many voters that is to keep.
         needed: usize,

@@ -71,11 +71,12 @@ impl State {
         })
     }
 
-    /// Each of the store's regions could have as many voters on other stores as it has, or as the setting asks for.
+    /// Each region on this store, or on another one that leaves, could have as many voters on the others as it has, or as the
+    /// setting asks for.
     fn check_others_suffice(&self, store_id: u64, now: Instant) -> Result<(), Impossible> {
         let usable = self.confirmed().filter(|store| {
             let record = &store.record;
-            let can_hold = !record.is_leaving && !store.takes_no_replicas;
+            let can_hold = !record.is_leaving && store.may_take_replicas();
             record.id != store_id && can_hold && self.liveness(store, now) == Liveness::Up
         });
         let usable = usable.count();
@@ -83,7 +84,11 @@ impl State {
             let peers = &known.region.peers;
             let voters = peers.iter().filter(|peer| !peer.learner).count();
             let needed = voters.min(self.settings.replicas);
-            if needed > usable && peers.iter().any(|peer| peer.store_id == store_id) {
+            let has_to_move = peers.iter().any(|peer| {
+                let store = self.stores.get(&peer.store_id);
+                peer.store_id == store_id || store.is_some_and(|store| store.record.is_leaving)
+            });
+            if needed > usable && has_to_move {
                 return Err(Impossible::TooFewStores {
                     store_id,
                     region_id: known.region.id,

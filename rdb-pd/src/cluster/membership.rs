@@ -109,7 +109,8 @@ impl State {
             let place = Place {
                 liveness: self.liveness(store, now),
                 is_leaving: store.record.is_leaving,
-                takes_replicas: !store.takes_no_replicas,
+                may_take_replicas: store.may_take_replicas(),
+                takes_replicas: store.takes_replicas(),
                 peer_count: 0,
                 available_bytes: store.stats.map_or(0, |stats| stats.available_bytes),
             };

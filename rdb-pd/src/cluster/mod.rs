@@ -309,7 +309,8 @@ impl Cluster {
             .write(|state| state.cancel_operator(region_id, now))
     }
 
-    /// The operators under way in the order of their regions, then those that have ended, the last one first.
+    /// The operators under way in the order of their regions, then what is changed without one, then the operators that have
+    /// ended, the last one first.
     pub fn operators(&self) -> Vec<Operator> {
         let now = Instant::now();
         self.shared.write(|state| state.operators(now))

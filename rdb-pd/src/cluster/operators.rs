@@ -8,7 +8,7 @@ use rdb_proto::pdpb::{Operator, OperatorState};
 use super::impossible::{Impossible, listed};
 use super::membership::Surroundings;
 use super::state::State;
-use super::steps::Wish;
+use super::steps::{Next, Wish};
 
 /// Most operators under way, and most that are remembered afterwards.
 pub(super) const OPERATORS_MAX: usize = 64;
@@ -120,7 +120,7 @@ impl Operators {
 }
 
 impl State {
-    /// Adds an operator for a region.
+    /// Adds an operator for a region, unless it is under way.
     pub(super) fn add_operator(
         &mut self,
         region_id: u64,
@@ -128,17 +128,21 @@ impl State {
         now: Instant,
     ) -> Result<Operator, Impossible> {
         self.end_overdue_operators(now);
-        self.check_wish(region_id, wish)?;
-        if self.operators.running.contains_key(&region_id) {
-            return Err(Impossible::HasOperator { region_id });
-        }
-        if self.operators.running.len() >= OPERATORS_MAX {
-            return Err(Impossible::TooManyOperators);
-        }
-        let running = Running { wish, since: now };
+        let present = self.operators.running.get(&region_id).copied();
+        let running = match present {
+            Some(running) if running.wish == wish => running,
+            Some(_) => return Err(Impossible::HasOperator { region_id }),
+            None => {
+                self.check_wish(region_id, wish)?;
+                if self.operators.running.len() >= OPERATORS_MAX {
+                    return Err(Impossible::TooManyOperators);
+                }
+                let Wish { add, remove } = wish;
+                tracing::info!(region_id, add, remove, "an operator was added");
+                Running { wish, since: now }
+            }
+        };
         self.operators.running.insert(region_id, running);
-        let Wish { add, remove } = wish;
-        tracing::info!(region_id, add, remove, "an operator was added");
         let status = self.status_of(region_id, &self.surroundings(now));
         Ok(running.to_wire(region_id, status, now))
     }
@@ -157,7 +161,7 @@ impl State {
         cancelled.ok_or(Impossible::NoOperator { region_id, present })
     }
 
-    /// Those under way, and those that have ended.
+    /// Those under way, what is changed without one, and those that have ended.
     pub(super) fn operators(&mut self, now: Instant) -> Vec<Operator> {
         self.end_overdue_operators(now);
         let surroundings = self.surroundings(now);
@@ -166,7 +170,25 @@ impl State {
         });
         let ended = self.operators.ended.iter();
         let ended = ended.map(|ended| ended.to_wire(now));
-        running.chain(ended).collect()
+        let own = self.own_changes(&surroundings).take(OPERATORS_MAX);
+        running.chain(own).chain(ended).collect()
+    }
+
+    /// The regions whose members are not as they should be, and that nobody has asked to change.
+    fn own_changes(&self, surroundings: &Surroundings) -> impl Iterator<Item = Operator> {
+        let without = self.regions.values().filter(|known| {
+            let region_id = known.region.id;
+            self.operators.wish(region_id).is_none()
+        });
+        without.filter_map(|known| match self.next_step(known, surroundings)? {
+            Next::Done => None,
+            next => Some(Operator {
+                region_id: known.region.id,
+                state: OperatorState::Running.into(),
+                status: next.to_string(),
+                ..Operator::default()
+            }),
+        })
     }
 
     /// Ends the operators that have taken too long.
@@ -209,7 +231,7 @@ impl State {
             if store.record.is_leaving {
                 return Err(Impossible::Leaves { store_id });
             }
-            if store.takes_no_replicas {
+            if !store.may_take_replicas() {
                 return Err(Impossible::TakesNoReplicas { store_id });
             }
         }

@@ -19,7 +19,7 @@ impl State {
         }
         let replicas = self.settings.initial_replicas;
         let is_fit = |store: &&KnownStore| {
-            !store.record.is_leaving && (replicas == 1 || !store.takes_no_replicas)
+            !store.record.is_leaving && (replicas == 1 || store.may_take_replicas())
         };
         if self
             .stores

@@ -29,8 +29,8 @@ pub(super) struct KnownStore {
     pub(super) waiting: Option<Waiting>,
     /// Figures of the last heartbeat.
     pub(super) stats: Option<StoreStats>,
-    /// What its last heartbeat said.
-    pub(super) takes_no_replicas: bool,
+    /// What the last heartbeat of its present start said. `None`: there was none.
+    pub(super) takes_no_replicas: Option<bool>,
 }
 
 /// A start that was told to ask again.
@@ -179,6 +179,9 @@ impl State {
             Change::Counters(counters) => self.counters = counters,
             Change::Store(record) => {
                 let store = self.stores.entry(record.id).or_default();
+                if store.record.incarnation != record.incarnation {
+                    store.takes_no_replicas = None;
+                }
                 store.record = record;
             }
             Change::NoStore(id) => {
@@ -213,6 +216,22 @@ impl State {
 
     pub(super) fn region_mut(&mut self, region_id: u64) -> Option<&mut KnownRegion> {
         self.regions.get_mut(self.start_keys.get(&region_id)?)
+    }
+}
+
+impl KnownStore {
+    pub(super) fn note_replicas_taken(&mut self, takes_no_replicas: bool) {
+        self.takes_no_replicas = Some(takes_no_replicas);
+    }
+
+    /// Whether it takes replicas of regions that others hold, too, as far as is known.
+    pub(super) fn may_take_replicas(&self) -> bool {
+        self.takes_no_replicas != Some(true)
+    }
+
+    /// Whether it has said that it does.
+    pub(super) fn takes_replicas(&self) -> bool {
+        self.takes_no_replicas == Some(false)
     }
 }
 

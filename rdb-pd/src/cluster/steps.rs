@@ -7,14 +7,14 @@
 //! 3. Learners that nothing needs are removed, and so are those whose store is to be done without.
 //! 4. Too few voters, or one whose store is to be done without: learners on the best stores, as many as are needed, or none
 //!    if there are too few stores for all of them. Then they are promoted, the last one first.
-//! 5. Too many voters, or an even number with one that nothing can replace: the one whose store is to be done without goes,
-//!    else one on a silent store, else the one with the lowest id. The leader stays, or hands over first.
+//! 5. Too many voters, or an even number above the first one below with one on such a store: that one goes, else one on a
+//!    silent store, else the one with the lowest id. The leader stays, or hands over first.
 //!
 //! Two numbers of voters are aimed at. Each is the setting, or the largest odd number of stores below it: an even number of
 //! voters survives no more losses than the odd one below it, and needs one voter more. A region *grows* to what it can have
-//! at the moment: on its own stores that are not down, and on others that are up. It *shrinks* to what all stores could
-//! hold, so that no replica is given up because stores fail. The first number is never larger than the second, so no step
-//! undoes another.
+//! at the moment: on its own stores that are not down, and on others that are up. It *shrinks* to what its own stores and all
+//! others could hold, so that no replica is given up because stores fail or leave. The first number is never larger than the
+//! second, so no step undoes another.
 //!
 //! A step changes one member. It is answered to the leader of a `conf_version`, and done at most once.
 
@@ -123,6 +123,9 @@ pub(super) enum Liveness {
 pub(super) struct Place {
     pub(super) liveness: Liveness,
     pub(super) is_leaving: bool,
+    /// Whether it holds regions that others hold, too, as far as is known.
+    pub(super) may_take_replicas: bool,
+    /// Whether it has said so.
     pub(super) takes_replicas: bool,
     /// How many peers of all regions it has.
     pub(super) peer_count: usize,
@@ -202,9 +205,6 @@ impl Case<'_> {
         let mut obstacle = Obstacle::NoPlace;
         if missing > 0 {
             match self.add_learners(missing) {
-                Next::Waits(Obstacle::NoPlace) if self.is_better_without_one() => {
-                    return self.give_up_one();
-                }
                 Next::Waits(waits) => obstacle = waits,
                 added => return added,
             }
@@ -215,21 +215,19 @@ impl Case<'_> {
     /// How many learners the region needs: one for each voter that it lacks, or one in the place of a voter.
     fn learners_needed(&self) -> usize {
         let count = self.voters().count();
-        let grown = self.voters_aimed_at(|store_id, place| match place.liveness {
-            Liveness::Up | Liveness::Unheard => true,
-            Liveness::Silent => self.peer_on(store_id).is_some(),
-            Liveness::Down => false,
-        });
+        let grown = self.voters_reachable();
         if count < grown {
             return grown - count;
         }
-        usize::from(self.has_lost_voter() && count <= self.voters_kept())
+        usize::from(self.has_lost_voter() && !self.has_surplus())
     }
 
-    /// Whether one of the voters is worth nothing, and without it the others survive as many losses as with it.
-    fn is_better_without_one(&self) -> bool {
-        let is_even = self.voters().count().is_multiple_of(2);
-        is_even && self.has_lost_voter() && self.peers.iter().all(|peer| !peer.learner)
+    /// Whether one of the voters is to go: there are more than there should be, or an even number with a lost one, and without
+    /// that the others survive as many losses as with it.
+    fn has_surplus(&self) -> bool {
+        let count = self.voters().count();
+        let is_better_without_one = count.is_multiple_of(2) && self.has_lost_voter();
+        count > self.voters_kept() || is_better_without_one && count > self.voters_reachable()
     }
 
     fn has_lost_voter(&self) -> bool {
@@ -279,7 +277,7 @@ impl Case<'_> {
         let leader_place =
             leader.and_then(|peer| Some((peer.store_id, self.place(peer.store_id)?)));
         if let Some((store_id, place)) = leader_place
-            && !place.takes_replicas
+            && !place.may_take_replicas
         {
             return Next::Waits(Obstacle::Alone(store_id));
         }
@@ -317,13 +315,9 @@ impl Case<'_> {
     }
 
     fn shrink(&self) -> Next {
-        if self.voters().count() <= self.voters_kept() {
+        if !self.has_surplus() {
             return Next::Done;
         }
-        self.give_up_one()
-    }
-
-    fn give_up_one(&self) -> Next {
         let first = self.voters().min_by_key(|peer| {
             let is_leader = peer.id == self.leader;
             let rank = match (self.is_lost(peer), self.is_up(peer)) {
@@ -356,23 +350,41 @@ impl Case<'_> {
         }
     }
 
-    /// How many voters the region is to have at least, if no store fails.
-    fn voters_kept(&self) -> usize {
-        self.voters_aimed_at(|_, _| true)
+    /// How many voters the region can have at the moment.
+    fn voters_reachable(&self) -> usize {
+        let is_reachable = |&(&store_id, place): &(&u64, &Place)| {
+            let is_fit = place.may_take_replicas || self.has_voter_on(store_id);
+            let is_there = match place.liveness {
+                Liveness::Up | Liveness::Unheard => true,
+                Liveness::Silent => self.peer_on(store_id).is_some(),
+                Liveness::Down => false,
+            };
+            is_fit && is_there && !place.is_leaving
+        };
+        self.voters_on(self.places.iter().filter(is_reachable).count())
     }
 
-    /// The setting, or the largest odd number below it of stores that can hold a replica.
-    fn voters_aimed_at(&self, counts: impl Fn(u64, &Place) -> bool) -> usize {
-        let can_hold = |&(&store_id, place): &(&u64, &Place)| {
-            let has_voter = || self.voters().any(|peer| peer.store_id == store_id);
-            !place.is_leaving && counts(store_id, place) && (place.takes_replicas || has_voter())
+    /// How many voters the region keeps whatever happens to stores.
+    fn voters_kept(&self) -> usize {
+        let could_hold = |&(&store_id, place): &(&u64, &Place)| {
+            let has_voter = self.has_voter_on(store_id);
+            !has_voter && place.may_take_replicas && !place.is_leaving
         };
-        let stores = self.places.iter().filter(can_hold).count();
+        let others = self.places.iter().filter(could_hold).count();
+        self.voters_on(self.voters().count() + others)
+    }
+
+    /// The setting, or the largest odd number of stores below it.
+    fn voters_on(&self, stores: usize) -> usize {
         if stores >= self.replicas {
             self.replicas
         } else {
             stores.saturating_sub(1) | 1
         }
+    }
+
+    fn has_voter_on(&self, store_id: u64) -> bool {
+        self.voters().any(|peer| peer.store_id == store_id)
     }
 
     fn voters(&self) -> impl Iterator<Item = &Peer> + Clone {
@@ -400,7 +412,7 @@ impl Case<'_> {
     /// Whether a learner is of use where it is.
     fn may_stay(&self, learner: &Peer) -> bool {
         self.place(learner.store_id)
-            .is_some_and(|place| !place.is_lost() && place.takes_replicas)
+            .is_some_and(|place| !place.is_lost() && place.may_take_replicas)
     }
 }
 

@@ -156,7 +156,7 @@ impl State {
     /// Notes whether a registered store takes replicas of regions that others hold, too.
     pub(super) fn note_replicas_taken(&mut self, store_id: u64, takes_no_replicas: bool) {
         if let Some(store) = self.stores.get_mut(&store_id) {
-            store.takes_no_replicas = takes_no_replicas;
+            store.note_replicas_taken(takes_no_replicas);
         }
     }
 
@@ -224,7 +224,8 @@ impl State {
     /// The answer to a start may be lost, so the same start asks again and gets the same id.
     fn decide_new_store(&self, start: &Start, now: Instant) -> Result<(u64, Vec<Change>), Refusal> {
         let records = || self.stores.values().map(|store| &store.record);
-        let same_start = |record: &&StoreRecord| record.present() == Some(start.incarnation);
+        let same_start =
+            |record: &&StoreRecord| !record.has_left && record.present() == Some(start.incarnation);
         if let Some(record) = records().find(same_start) {
             return Ok((record.id, Vec::new()));
         }

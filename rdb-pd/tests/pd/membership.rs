@@ -20,6 +20,8 @@ struct Stores {
     region: Region,
     leader: Peer,
     term: u64,
+    /// Whether the leader does what it is told.
+    obeys: bool,
     steps: Vec<Step>,
     /// The `conf_version` that the last step was for.
     last_step_at: u64,
@@ -41,6 +43,7 @@ impl Stores {
             leader: region.peers[0],
             region,
             term: 1,
+            obeys: true,
             steps: Vec::new(),
             last_step_at: 0,
         };
@@ -76,7 +79,7 @@ impl Stores {
         }
     }
 
-    /// A heartbeat of every store that lives. The leader does what it is told.
+    /// A heartbeat of every store that lives.
     async fn beat(&mut self) {
         let store_ids: Vec<_> = self.alive.keys().copied().collect();
         for store_id in store_ids {
@@ -94,7 +97,12 @@ impl Stores {
             for step in answer.into_inner().steps {
                 assert_eq!(step.region_id, self.region.id);
                 assert_eq!(step.conf_version, self.conf_version());
-                self.take(step.step.unwrap());
+                let step = step.step.unwrap();
+                if self.obeys {
+                    self.take(step);
+                } else {
+                    self.steps.push(step);
+                }
             }
         }
     }
@@ -210,6 +218,33 @@ async fn one_replica_becomes_three_also_if_the_placement_driver_is_restarted_aft
         assert_eq!(ids, [1, 2, 3], "none was lost");
         stores.pd.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_peer_has_the_same_id_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut stores = Stores::start(directory.path(), 3).await;
+    stores.obeys = false;
+    for restarts in 1..=3 {
+        while stores.steps.len() < restarts {
+            stores.beat().await;
+        }
+        stores = stores.restart_pd(directory.path()).await;
+    }
+    let added = Peer {
+        id: 2,
+        store_id: 2,
+        learner: true,
+    };
+    assert!(
+        stores
+            .steps
+            .iter()
+            .all(|step| *step == Step::AddLearner(added)),
+        "{:?}",
+        stores.steps
+    );
+    stores.pd.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,6 +376,23 @@ async fn a_store_is_removed_when_its_replicas_have_moved_and_then_refused_for_go
         assert!(stores.remove(1, false).await.unwrap().has_left);
         stores = stores.restart_pd(directory.path()).await;
     }
+    stores.pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_store_that_is_removed_is_not_waited_for_and_its_machine_comes_back_as_another_one()
+{
+    let directory = tempfile::tempdir().unwrap();
+    let mut stores = Stores::start(directory.path(), 4).await;
+    stores.settle_on(&[1, 2, 3]).await;
+    let address = stores.alive.remove(&3).unwrap();
+    assert!(!stores.remove(3, false).await.unwrap().has_left);
+    stores.settle_on(&[1, 2, 4]).await;
+    assert!(stores.remove(3, false).await.unwrap().has_left);
+    let again = stores.pd.register(&address, 0, 0).await.unwrap();
+    assert_eq!(again.store_id, 5);
+    let ids = stores.states().await.into_iter().map(|(id, _)| id);
+    assert_eq!(ids.collect::<Vec<_>>(), [1, 2, 4, 5]);
     stores.pd.stop().await;
 }
 

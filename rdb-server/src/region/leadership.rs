@@ -54,6 +54,15 @@ impl Leadership {
         self.description.has_others()
     }
 
+    /// Whether another store may be able to lead.
+    pub(crate) fn has_other_voters(&self) -> bool {
+        let described = self.description.get();
+        described.is_some_and(|described| {
+            let mut voters = described.members.membership().voter_ids();
+            voters.any(|voter| voter != self.peer_id)
+        })
+    }
+
     /// The term that this peer leads in, if it does in that state of its group.
     pub(crate) fn term_led(&self, state: Option<&GroupState>) -> Option<u64> {
         let Some(GroupState::Running(leader)) = state else {

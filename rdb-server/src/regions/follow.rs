@@ -1,6 +1,7 @@
 //! How the regions of this store change while it runs: by messages of other stores, by their logs, and by what the placement driver
 //! says.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::region::{Described, RegionHandle, peer_on};
 
 /// How long a replica without a first state waits for another store to send something.
 const WAITS_FOR: Duration = Duration::from_secs(60);
+
+/// How long nothing is opened after something could not be.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most replicas that wait for their first state at a time.
 const WAITING_MAX: usize = 64;
@@ -57,6 +61,8 @@ impl Regions {
 
     async fn follow_messages(&self) {
         let mut missing = self.node.missing_peers();
+        // They are asked for again and again, so a cause is told once.
+        let mut told = BTreeMap::new();
         loop {
             match missing.recv().await {
                 Ok(missing) => {
@@ -65,9 +71,12 @@ impl Regions {
                         peer_id,
                     } = missing;
                     if let Err(error) = self.make_peer(missing).await {
-                        tracing::warn!(region_id, peer_id, %error, "a replica cannot be opened");
-                        // It is asked for again, many times a second.
-                        sleep(Duration::from_secs(1)).await;
+                        let cause = error.to_string();
+                        if told.get(&region_id) != Some(&cause) {
+                            tracing::warn!(region_id, peer_id, cause, "a replica cannot be opened");
+                            told.insert(region_id, cause);
+                        }
+                        sleep(RETRY_INTERVAL).await;
                     }
                 }
                 Err(RecvError::Lagged(_)) => {}

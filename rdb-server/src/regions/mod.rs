@@ -91,7 +91,7 @@ pub(crate) struct Report {
     pub(crate) leads: Vec<RegionReport>,
     /// A few of those that it does not.
     pub(crate) holds: Vec<HeldPeer>,
-    /// All, also those that wait or are ending.
+    /// All, also those that wait, are ending, or are left out.
     pub(crate) count: u64,
     /// See [`Durability::Os`].
     pub(crate) takes_no_replicas: bool,
@@ -232,7 +232,7 @@ impl Regions {
         };
         let _opening = self.opening.lock().await;
         // A region that is being replaced by a snapshot is not stored.
-        if self.replicas().count() > 0 {
+        if self.count(&self.replicas()) > 0 {
             return Ok(());
         }
         let regions = regions.into_iter().map(from_wire);
@@ -295,7 +295,7 @@ impl Regions {
         Report {
             leads: replicas.leads(&states),
             holds: replicas.held(&states),
-            count: replicas.count() as u64,
+            count: self.count(&replicas) as u64,
             takes_no_replicas: self.durability == Durability::Os,
         }
     }
@@ -330,7 +330,8 @@ impl Regions {
                 .wait_for(|states| {
                     !proposers.iter().any(|(id, proposer)| {
                         let leadership = proposer.leadership();
-                        leadership.has_others() && leadership.term_led(states.get(id)).is_some()
+                        let leads = leadership.term_led(states.get(id)).is_some();
+                        leads && leadership.has_other_voters()
                     })
                 })
                 .await;
@@ -510,6 +511,14 @@ impl Regions {
         self.router
             .set(Membership::new(cluster_id, store_id, handles));
         self.served.send_replace(ids);
+    }
+
+    /// How many regions this store has, with those that are left out since the install of a snapshot is not finished.
+    fn count(&self, replicas: &Replicas) -> usize {
+        let unfinished = self.storage.unfinished_installs().into_keys();
+        // A peer that had nothing before the snapshot may wait for another one.
+        let left_out = unfinished.filter(|region_id| !replicas.open.contains_key(region_id));
+        replicas.count() + left_out.count()
     }
 
     fn proposers(&self) -> Vec<(u64, Arc<Proposer>)> {

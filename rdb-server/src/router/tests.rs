@@ -3,7 +3,7 @@ use std::iter::once;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use rdb_proto::metapb::RegionEpoch;
+use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_storage::{PointRead, Role, Storage, StorageOptions};
 
 use super::*;
@@ -259,6 +259,38 @@ async fn what_was_routed_to_a_region_that_is_another_now_is_refused_after_the_re
         same.read_from_memory(&read(), usize::MAX).is_ok(),
         "it has not changed"
     );
+}
+
+#[tokio::test]
+async fn requests_go_on_when_only_the_peers_of_their_region_change() {
+    let fixture = fixture().await;
+    let router = &fixture.router;
+    let routed = router.for_key(None, b"a").unwrap();
+    let permit = routed.permit_read().await.unwrap();
+    let peer = Peer {
+        id: 7,
+        store_id: 4,
+        learner: true,
+    };
+    let region = Region {
+        epoch: Some(RegionEpoch {
+            conf_version: 2,
+            version: VERSION,
+        }),
+        peers: vec![peer],
+        ..routed.region().clone()
+    };
+    let regions = vec![fixture.led.handle(region.clone())];
+    router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
+    let read = PointRead::raw(Bytes::from_static(b"a")).unwrap();
+    let found = permit.read(read, usize::MAX).await;
+    assert!(found.is_ok(), "{found:?}");
+    let now = router.for_key(None, b"a").unwrap();
+    assert!(Arc::ptr_eq(&now, &routed));
+    let Err(Kind::KeyNotInRegion(told)) = fixture.region_of(Some(context()), &["z"]) else {
+        panic!("it is another region");
+    };
+    assert_eq!(told.region, Some(region));
 }
 
 #[tokio::test]

@@ -285,11 +285,25 @@ fn a_region_whose_install_cannot_be_finished_is_left_out_until_an_open_can() {
     assert!(!directory.path().join("snapshots").exists());
 }
 
+/// Its log is that of a later peer.
+#[test]
+fn a_region_whose_install_is_not_finished_does_not_count_as_destroyed() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (_directory, storage) = holding("old", "of the target");
+    storage.destroy_region(REGION, 2).unwrap();
+    assert_eq!(storage.destroyed_regions(), Ok(vec![REGION]));
+    let (installing, staging) = receive(&source, &storage).into_parts();
+    staging.keep();
+    install_until(Crash::MarkPut, storage.engine(), &installing);
+    assert_eq!(storage.destroyed_regions(), Ok(Vec::new()));
+}
+
 #[test]
 fn another_snapshot_or_the_end_of_the_region_takes_the_place_of_an_unfinished_install() {
     let (_source_directory, source) = holding("new", "of the source");
     let (_later_directory, later) = holding("latest", "of another source");
-    let others: [(&dyn Fn(&Storage), bool); 2] = [
+    type TakePlace<'a> = &'a dyn Fn(&Storage);
+    let others: [(TakePlace<'_>, bool); 2] = [
         (&|storage| receive(&later, storage).install().unwrap(), true),
         (&|storage| storage.destroy_region(REGION, 3).unwrap(), false),
     ];
@@ -301,7 +315,7 @@ fn another_snapshot_or_the_end_of_the_region_takes_the_place_of_an_unfinished_in
         let check = |storage: &Storage| {
             assert_eq!(storage.unfinished_installs(), BTreeMap::new());
             assert_eq!(storage.regions().unwrap().len(), usize::from(has_region));
-            assert_eq!(holds(&storage, "latest", "of another source"), has_region);
+            assert_eq!(holds(storage, "latest", "of another source"), has_region);
             assert_eq!(storage.get_raw(b"old"), Ok(None));
         };
         check(&storage);

@@ -65,7 +65,7 @@ impl Storage {
     }
 
     /// Regions that a snapshot was to replace when the process before ended, and which the open could not finish, with the causes. They
-    /// are not stored, and must not get groups; [`crate::snapshot`] says why. The next open tries again.
+    /// are not stored, and must not get groups; the module `snapshot` says why. The next open tries again.
     pub fn unfinished_installs(&self) -> BTreeMap<u64, String> {
         self.unfinished().clone()
     }
@@ -78,7 +78,7 @@ impl Storage {
         Ok(peer_id.transpose()?)
     }
 
-    /// The regions of which a peer was destroyed here, and that are not stored.
+    /// The regions of which a peer was destroyed here, and that are neither stored nor about to be replaced by a snapshot.
     ///
     /// # Errors
     ///
@@ -86,8 +86,10 @@ impl Storage {
     pub fn destroyed_regions(&self) -> Result<Vec<u64>, Error> {
         let engine = &self.inner.engine;
         let mut destroyed = destroyed(&engine.database, engine.family(Family::RaftState))?;
-        let stored = self.regions()?;
-        destroyed.retain(|destroyed| stored.iter().all(|region| region.id != *destroyed));
+        let mut regions = self.regions()?;
+        let installs = engine.installs()?.into_iter();
+        regions.extend(installs.map(|installing| installing.state.region));
+        destroyed.retain(|destroyed| regions.iter().all(|region| region.id != *destroyed));
         Ok(destroyed)
     }
 

@@ -30,7 +30,7 @@ Exit codes:
   1  failed: a write was certainly not applied, unless it is standard output
      that failed; for `health`: something is not serving
   2  usage: an argument is wrong or over a limit; nothing was done
-  3  not found: the key does not exist
+  3  not found: the key does not exist, or there is no such region, store or operator
   4  conflict: the key has another version; nothing was changed
   5  undetermined: the write may or may not have been applied, and may be yet,
      after a read that does not see it; `cas put` and `cas del` again with the
@@ -119,7 +119,7 @@ pub(crate) enum Command {
     /// The key ranges and who serves them
     #[command(subcommand)]
     Region(RegionCommand),
-    /// Steps that you have the cluster take
+    /// Changes of single regions that you have the cluster make
     #[command(subcommand)]
     Operator(OperatorCommand),
     /// Measure how much the cluster does, and how fast
@@ -242,6 +242,11 @@ mod tests {
             "rdbctl health --timeout 0s",
             "rdbctl playground --stores 0",
             "rdbctl operator transfer-leader --region 1",
+            "rdbctl operator add-peer 1",
+            "rdbctl operator move-peer 1 2",
+            "rdbctl operator cancel",
+            "rdbctl store remove",
+            "rdbctl store remove 0",
             "rdbctl health --log-level loud",
         ] {
             let error = parse(line).expect_err(line);

@@ -107,6 +107,7 @@ impl From<Error> for Failure {
                 current_value,
             },
             Error::Undetermined { .. } => Self::Undetermined(message),
+            Error::NotFound { .. } => Self::NotFound(message),
             _ => Self::Failed(message),
         }
     }
@@ -124,6 +125,7 @@ fn as_typed(field: &str) -> &str {
         "expected_version" => "--expect",
         "count" => "--count",
         "to_store" => "--to",
+        "remove_store_id" => "STORE",
         other => other,
     }
 }
@@ -181,6 +183,18 @@ mod tests {
             ),
             (Failure::from(invalid), 2),
             (Failure::not_found("no"), 3),
+            (
+                Failure::from(Error::NotFound {
+                    cause: "there is no store 9".into(),
+                }),
+                3,
+            ),
+            (
+                Failure::from(Error::Refused {
+                    cause: "too few stores".into(),
+                }),
+                1,
+            ),
             (conflict(10, Some(b"v")), 4),
             (Failure::from(undetermined), 5),
         ];

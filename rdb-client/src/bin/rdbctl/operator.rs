@@ -1,15 +1,18 @@
-//! `rdbctl operator …`: steps that an operator has the cluster take.
+//! `rdbctl operator …`: changes of single regions that somebody has the cluster make.
 
 use std::fmt;
 
 use clap::Subcommand;
+use rdb_client::{Operator, OperatorState};
 use serde::Serialize;
 
 use crate::arguments::whole;
+use crate::encoding::KeyEncoding;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Record, Row, cell};
 use crate::region::regions;
 use crate::session::Session;
+use crate::store::{milliseconds, time};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperatorCommand {
@@ -29,7 +32,81 @@ Example:
         #[arg(long, value_name = "STORE", value_parser = whole(1u64..))]
         to: u64,
     },
+    /// Have a region get a replica on a store
+    #[command(after_help = concat!("\
+If the region has more replicas then than rdb-pd --replicas says, it loses one:
+that on a store that is leaving, down or silent, else the oldest that does not lead.
+To say which, use move-peer.
+
+", under_way!()))]
+    AddPeer {
+        /// The region's id
+        #[arg(value_parser = whole(1u64..))]
+        region: u64,
+        /// The id of the store
+        #[arg(value_parser = whole(1u64..))]
+        store: u64,
+    },
+    /// Take the replica of a region from a store
+    #[command(after_help = concat!("\
+If the region has fewer replicas then than rdb-pd --replicas says, it gets another
+one: on another store if one is up that has none, else on the same. Meanwhile it
+survives fewer losses than before; move-peer adds first.
+
+", under_way!()))]
+    RemovePeer {
+        /// The region's id
+        #[arg(value_parser = whole(1u64..))]
+        region: u64,
+        /// The id of the store
+        #[arg(value_parser = whole(1u64..))]
+        store: u64,
+    },
+    /// Move the replica of a region from one store to another
+    #[command(after_help = concat!("\
+The other store gets a replica first. If the first store leads the region, it hands
+over before it loses its own.
+
+", under_way!()))]
+    MovePeer {
+        /// The region's id
+        #[arg(value_parser = whole(1u64..))]
+        region: u64,
+        /// The id of the store that has a replica
+        #[arg(value_parser = whole(1u64..))]
+        from: u64,
+        /// The id of the store that gets one
+        #[arg(value_parser = whole(1u64..))]
+        to: u64,
+    },
+    /// List the changes under way, and those that ended last
+    #[command(after_help = "\
+First those that were asked for, on any machine; AGE is the time since then. Then
+those that the placement driver makes by itself, or would if it could. Then those
+that were asked for and are done, cancelled or timed-out (after 10 minutes). STATUS
+says what is being done, or what a change waits for.
+A placement driver that is started anew has forgotten what was asked for.")]
+    List,
+    /// Cancel the change of a region that is under way
+    #[command(after_help = "\
+What was done of it stays: a learner that nothing needs is removed.")]
+    Cancel {
+        /// The region's id
+        #[arg(value_parser = whole(1u64..))]
+        region: u64,
+    },
 }
+
+/// The part of the help that changes of members share.
+macro_rules! under_way {
+    () => {
+        "\
+The command returns at once. The change is made within 10 minutes or given up;
+`operator list` shows how far it is. Nothing else of the region changes meanwhile. A
+placement driver that is started anew has forgotten it: ask again."
+    };
+}
+use under_way;
 
 pub(crate) async fn run(
     command: OperatorCommand,
@@ -37,7 +114,7 @@ pub(crate) async fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let client = session.connect().await?;
-    match command {
+    let changed = match command {
         OperatorCommand::TransferLeader { region, to } => {
             for route in regions(&client, Some(region)).await? {
                 let term = client.transfer_leader(&route, to).await?;
@@ -47,9 +124,21 @@ pub(crate) async fn run(
                     term,
                 })?;
             }
-            Ok(())
+            return Ok(());
         }
-    }
+        OperatorCommand::List => {
+            let operators = client.operators().await?.into_iter();
+            let lines: Vec<Line> = operators.map(Line::from).collect();
+            return output.table(&lines);
+        }
+        OperatorCommand::AddPeer { region, store } => client.add_peer(region, store).await?,
+        OperatorCommand::RemovePeer { region, store } => client.remove_peer(region, store).await?,
+        OperatorCommand::MovePeer { region, from, to } => {
+            client.move_peer(region, from, to).await?
+        }
+        OperatorCommand::Cancel { region } => client.cancel_operator(region).await?,
+    };
+    output.event(&Line::from(changed))
 }
 
 #[derive(Serialize)]
@@ -70,5 +159,111 @@ impl fmt::Display for Leads {
             formatter,
             "store {store_id} leads region {region_id} in term {term}"
         )
+    }
+}
+
+/// The change that nobody has asked for.
+const BY_ITSELF: &str = "by itself";
+
+#[derive(Serialize)]
+struct Line {
+    region_id: u64,
+    add_store_id: Option<u64>,
+    remove_store_id: Option<u64>,
+    state: &'static str,
+    status: String,
+    age_ms: u64,
+    ended_age_ms: Option<u64>,
+}
+
+impl From<Operator> for Line {
+    fn from(operator: Operator) -> Self {
+        Self {
+            region_id: operator.region_id,
+            add_store_id: operator.add_store_id,
+            remove_store_id: operator.remove_store_id,
+            state: state_name(operator.state),
+            status: operator.status,
+            age_ms: milliseconds(operator.age),
+            ended_age_ms: operator.ended_age.map(milliseconds),
+        }
+    }
+}
+
+impl Line {
+    /// What was asked for.
+    fn change(&self) -> String {
+        match (self.add_store_id, self.remove_store_id) {
+            (Some(to), Some(from)) => format!("move-peer {from} to {to}"),
+            (Some(store_id), None) => format!("add-peer {store_id}"),
+            (None, Some(store_id)) => format!("remove-peer {store_id}"),
+            (None, None) => BY_ITSELF.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (region_id, state) = (self.region_id, self.state);
+        write!(formatter, "region {region_id}: {}: {state}", self.change())?;
+        if self.status.is_empty() {
+            return Ok(());
+        }
+        write!(formatter, "; {}", self.status)
+    }
+}
+
+impl Row for Line {
+    const HEADINGS: &[&str] = &["REGION", "CHANGE", "STATE", "AGE", "STATUS"];
+}
+
+impl Record for Line {
+    fn cells(&self, _: KeyEncoding) -> Vec<String> {
+        vec![
+            self.region_id.to_string(),
+            self.change(),
+            self.state.to_owned(),
+            cell((self.change() != BY_ITSELF).then(|| time(self.age_ms))),
+            self.status.clone(),
+        ]
+    }
+}
+
+fn state_name(state: OperatorState) -> &'static str {
+    match state {
+        OperatorState::Running => "running",
+        OperatorState::Done => "done",
+        OperatorState::Cancelled => "cancelled",
+        OperatorState::TimedOut => "timed-out",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{Format, printed};
+
+    #[test]
+    fn a_change_is_told_in_words_as_a_row_and_as_an_object() {
+        let line = Line {
+            region_id: 1,
+            add_store_id: Some(4),
+            remove_store_id: None,
+            state: state_name(OperatorState::Running),
+            status: "waits: store 4 is silent".to_owned(),
+            age_ms: 5_000,
+            ended_age_ms: None,
+        };
+        let told = "region 1: add-peer 4: running; waits: store 4 is silent";
+        assert_eq!(line.to_string(), told);
+        let cells = line.cells(KeyEncoding::Text);
+        assert_eq!(cells.len(), Line::HEADINGS.len());
+        let printed = printed(Format::Json, |output| output.event(&line).expect("printed"));
+        assert_eq!(
+            printed,
+            "{\"region_id\":1,\"add_store_id\":4,\"remove_store_id\":null,\"state\":\"running\",\
+             \"status\":\"waits: store 4 is silent\",\"age_ms\":5000,\"ended_age_ms\":null}\n"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! `rdbctl store …`: the processes that hold data, as the placement driver knows them.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
@@ -24,12 +25,34 @@ pub(crate) enum StoreCommand {
         #[arg(value_name = "ID", value_parser = whole(1u64..))]
         id: u64,
     },
+    /// Have a store leave the cluster: its replicas move to other stores, then its process ends
+    #[command(after_help = REMOVE_AFTER_HELP)]
+    Remove {
+        /// The store's id
+        #[arg(value_name = "ID", value_parser = whole(1u64..))]
+        id: u64,
+        /// Have it stay after all
+        #[arg(long)]
+        cancel: bool,
+    },
 }
 
+const REMOVE_AFTER_HELP: &str = "\
+It is refused while too few other stores are up to hold what this one holds: add
+a store first. A dead store can be removed, too. `store list` shows a store that is
+leaving, and not any more once it has left; `operator list` shows what is being done,
+and the same command again how many regions are left. Then its process ends with exit code 3, and neither it nor a copy of its data
+directory is let in again. With an empty data directory it becomes a new store.
+
+Examples:
+  rdbctl store remove 3
+  rdbctl store remove 3 --cancel";
+
 const AFTER_HELP: &str = "\
-A store is up, disconnected (no heartbeat for 20 seconds) or down (30 minutes).
-REGIONS are those of which it holds a replica, LEADS those whose reads and
-writes it takes. `-`: no heartbeat since the placement driver started.";
+A store is up, disconnected (no heartbeat for 20 seconds), down (30 minutes, or
+what rdb-pd was started with) or leaving (see `store remove`). REGIONS are those of
+which it holds a replica, LEADS those whose reads and writes it takes. `-`: no
+heartbeat since the placement driver started.";
 
 pub(crate) async fn run(
     command: &StoreCommand,
@@ -37,12 +60,28 @@ pub(crate) async fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let client = session.connect().await?;
+    if let StoreCommand::Remove { id, cancel } = *command {
+        let change = if cancel {
+            client.keep_store(id).await?
+        } else {
+            client.remove_store(id).await?
+        };
+        return output.event(&Leaving {
+            store_id: id,
+            state: match (change.has_left, cancel) {
+                (true, _) => "left",
+                (false, true) => "stays",
+                (false, false) => "leaving",
+            },
+            region_count: change.region_count,
+        });
+    }
     let (mut stores, regions) = (client.stores().await?, client.regions().await?);
     if let StoreCommand::Show { id } = command {
         stores.retain(|store| store.id == *id);
         if stores.is_empty() {
             return Err(Failure::not_found(format!(
-                "not found: no store has id {id}"
+                "not found: no store has id {id}; `store list` shows them"
             )));
         }
     }
@@ -59,6 +98,36 @@ pub(crate) fn state_name(state: StoreState) -> &'static str {
         StoreState::Down => "down",
         StoreState::Leaving => "leaving",
         _ => "unknown",
+    }
+}
+
+#[derive(Serialize)]
+struct Leaving {
+    store_id: u64,
+    state: &'static str,
+    region_count: u64,
+}
+
+impl fmt::Display for Leaving {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            store_id,
+            state,
+            region_count,
+        } = self;
+        match *state {
+            "left" => write!(formatter, "store {store_id} has left"),
+            "stays" => write!(formatter, "store {store_id} stays"),
+            _ => write!(
+                formatter,
+                "store {store_id} is leaving; {region_count} {} a replica on it",
+                if *region_count == 1 {
+                    "region has"
+                } else {
+                    "regions have"
+                }
+            ),
+        }
     }
 }
 
@@ -154,7 +223,7 @@ impl Record for Line {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -165,7 +234,7 @@ fn now_ms() -> u64 {
 }
 
 /// A time in its two largest units.
-fn time(milliseconds: u64) -> String {
+pub(crate) fn time(milliseconds: u64) -> String {
     match milliseconds / 1000 {
         0 => format!("{milliseconds}ms"),
         seconds @ ..60 => format!("{seconds}s"),

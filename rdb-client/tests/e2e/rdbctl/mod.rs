@@ -1,6 +1,7 @@
 //! The command line as scripts use it: exit codes, bytes that come back as they went in, JSON that parses.
 
 mod exit_codes;
+mod membership;
 mod messages;
 mod output;
 mod playground;

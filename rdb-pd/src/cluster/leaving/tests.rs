@@ -123,6 +123,11 @@ fn a_store_stays_while_too_few_others_can_take_its_replicas() {
     scene.state.note_replicas_taken(fourth, false);
     assert_eq!(scene.change_leaving(2, true), Ok(false));
     refused(&mut scene);
+    let spare = scene.change_leaving(fourth, true);
+    assert!(
+        matches!(spare, Err(Impossible::TooFewStores { .. })),
+        "the second store's replica is to move there: {spare:?}"
+    );
     // Fewer are kept from now on.
     scene.state.settings.replicas = 1;
     assert_eq!(scene.change_leaving(1, true), Ok(false));

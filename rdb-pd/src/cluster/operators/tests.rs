@@ -5,7 +5,9 @@ use rdb_proto::metapb::RegionEpoch;
 use super::super::HEARTBEAT_INTERVAL;
 use super::super::reports::Report;
 use super::super::scene::Scene;
+use super::super::state::Change;
 use super::*;
+use crate::keys::StoreRecord;
 
 fn wish(add: u64, remove: u64) -> Wish {
     let named = |store_id| (store_id > 0).then_some(store_id);
@@ -84,6 +86,8 @@ fn an_operator_that_is_cancelled_or_takes_too_long_ends_and_makes_room() {
     let mut scene = scene();
     let now = scene.now;
     scene.state.add_operator(1, wish(4, 0), now).unwrap();
+    let again = scene.state.add_operator(1, wish(4, 0), now);
+    assert_eq!(again.unwrap().state(), OperatorState::Running);
     let twice = scene.state.add_operator(1, wish(5, 0), now);
     assert_eq!(twice, Err(Impossible::HasOperator { region_id: 1 }));
     let cancelled = scene.state.cancel_operator(1, now).unwrap();
@@ -108,6 +112,24 @@ fn an_operator_that_is_cancelled_or_takes_too_long_ends_and_makes_room() {
     scene.state.add_operator(1, wish(5, 0), now).unwrap();
     scene.restart();
     assert!(states(&mut scene).is_empty(), "in memory only");
+}
+
+#[test]
+fn what_is_changed_without_an_operator_is_listed_with_what_it_waits_for() {
+    let mut scene = scene();
+    assert!(states(&mut scene).is_empty());
+    let record = scene.state.stores[&3].record.clone();
+    scene.state.apply(Change::Store(StoreRecord {
+        is_leaving: true,
+        ..record
+    }));
+    let adding = "the leader adds a learner on store 4".to_owned();
+    assert_eq!(states(&mut scene), [(OperatorState::Running, adding)]);
+    for store_id in [4, 5] {
+        scene.state.note_replicas_taken(store_id, true);
+    }
+    let waits = "waits: too few stores can take a replica".to_owned();
+    assert_eq!(states(&mut scene), [(OperatorState::Running, waits)]);
 }
 
 #[test]
@@ -153,9 +175,7 @@ fn operators_and_their_memory_are_bounded() {
             start_key,
             ..region.clone()
         };
-        scene
-            .state
-            .apply(super::super::state::Change::Region(region));
+        scene.state.apply(Change::Region(region));
     }
     for _ in 0..2 {
         for region_id in 1..=count {

@@ -40,8 +40,10 @@ pub(crate) enum RegionCommand {
 const AFTER_HELP: &str = "\
 A region holds the keys from START up to, but without, END, of both keyspaces.
 `-`: no bound; in JSON an empty key. EPOCH is the version of the region's peers
-and that of its range. PEERS are its replicas, as PEER@STORE. LEADER is the
-store that takes reads and writes, TERM the Raft term that it was elected in.";
+and that of its range. PEERS are its replicas, as PEER@STORE; one that has no
+vote, since it has come in a short time ago or is about to leave, is a (learner).
+LEADER is the store that takes reads and writes, TERM the Raft term that it was
+elected in.";
 
 pub(crate) async fn run(
     command: RegionCommand,
@@ -105,6 +107,7 @@ struct Epoch {
 struct Peer {
     id: u64,
     store_id: u64,
+    is_learner: bool,
     address: Option<String>,
 }
 
@@ -122,6 +125,7 @@ impl From<RegionRoute> for Line {
             Peer {
                 id: peer.id,
                 store_id: peer.store_id,
+                is_learner: peer.is_learner,
                 address: store.map(|store| store.address.clone()),
             }
         });
@@ -151,7 +155,10 @@ impl Record for Line {
     fn cells(&self, keys: KeyEncoding) -> Vec<String> {
         let bound = |key: &Bytes| cell((!key.is_empty()).then(|| keys.encode(key)));
         let peers = self.peers.iter();
-        let peers = peers.map(|peer| format!("{}@{}", peer.id, peer.store_id));
+        let peers = peers.map(|peer| {
+            let learner = if peer.is_learner { "(learner)" } else { "" };
+            format!("{}@{}{learner}", peer.id, peer.store_id)
+        });
         let leader = self.leader.as_ref();
         vec![
             self.id.to_string(),
@@ -162,5 +169,37 @@ impl Record for Line {
             peers.collect::<Vec<_>>().join(","),
             cell(leader.map(|leader| format!("{} ({})", leader.store_id, leader.address))),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_without_a_vote_is_marked() {
+        let peer = |id, is_learner| Peer {
+            id,
+            store_id: id + 10,
+            is_learner,
+            address: None,
+        };
+        let line = Line {
+            id: 1,
+            start_key: Bytes::new(),
+            end_key: Bytes::new(),
+            epoch: Epoch {
+                conf_version: 2,
+                version: 1,
+            },
+            term: None,
+            peers: vec![peer(1, false), peer(2, true)],
+            leader: None,
+        };
+        let cells = line.cells(KeyEncoding::Text);
+        assert_eq!(
+            cells,
+            ["1", "-", "-", "2/1", "-", "1@11,2@12(learner)", "-"]
+        );
     }
 }

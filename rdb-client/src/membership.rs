@@ -1,0 +1,209 @@
+//! What an operator asks of the placement driver: which stores hold a region, and stores that leave.
+
+use std::time::Duration;
+
+use rdb_proto::pdpb::{
+    self, AddOperatorRequest, CancelOperatorRequest, GetOperatorsRequest, RemoveStoreRequest,
+    RemoveStoreResponse,
+};
+
+use crate::{Client, Error};
+
+/// A change of a region's replicas that somebody has asked for, or that the placement driver makes by itself.
+///
+/// The placement driver keeps what was asked for in memory. One that is started anew has forgotten it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Operator {
+    /// The region. It has one operator under way at most.
+    pub region_id: u64,
+    /// The store that is to get a replica. Neither this one nor the other: the placement driver's own change.
+    pub add_store_id: Option<u64>,
+    /// The store that is to lose its replica.
+    pub remove_store_id: Option<u64>,
+    /// How far it is.
+    pub state: OperatorState,
+    /// What is being done, or what it waits for; of one that has timed out: what it waited for. Else empty.
+    pub status: String,
+    /// How long ago it was added. Zero for one of the placement driver.
+    pub age: Duration,
+    /// How long ago it has ended. `None`: it is under way.
+    pub ended_age: Option<Duration>,
+}
+
+/// How far an operator is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OperatorState {
+    /// Under way.
+    Running,
+    /// The region is as it asked.
+    Done,
+    /// Somebody has cancelled it. What was done of it stays.
+    Cancelled,
+    /// It was not done within 10 minutes. What was done of it stays.
+    TimedOut,
+    /// The answer has no state, or one that this release does not know.
+    Unknown,
+}
+
+/// What has become of a store that is to leave, or to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removal {
+    /// Whether it has left. Else it leaves once no region has a replica on it, or it stays.
+    pub has_left: bool,
+    /// How many regions have a replica on it.
+    pub region_count: u64,
+}
+
+/// Changes of members. Each call may be made again. Each can end in [`Error::NotFound`] or [`Error::Refused`], whose causes say
+/// what there is and what would help, or in one of the errors of any call to the placement driver.
+impl Client {
+    /// Has a region get a replica on a store. If it has more than the cluster keeps then, it loses another one.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such region or store, or the store has a replica already, or can take none.
+    pub async fn add_peer(&self, region_id: u64, store_id: u64) -> Result<Operator, Error> {
+        self.operate(region_id, store_id, 0).await
+    }
+
+    /// Takes the replica of a region from a store. If there are fewer than the cluster keeps then, the region gets another one,
+    /// on another store if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such region or store, or the store has no replica, or the only one.
+    pub async fn remove_peer(&self, region_id: u64, store_id: u64) -> Result<Operator, Error> {
+        self.operate(region_id, 0, store_id).await
+    }
+
+    /// Moves the replica of a region from one store to another: that one gets a replica first.
+    ///
+    /// # Errors
+    ///
+    /// As [`add_peer`](Self::add_peer) and [`remove_peer`](Self::remove_peer).
+    pub async fn move_peer(
+        &self,
+        region_id: u64,
+        from_store: u64,
+        to_store: u64,
+    ) -> Result<Operator, Error> {
+        self.operate(region_id, to_store, from_store).await
+    }
+
+    /// The operators under way in the order of their regions, then what the placement driver changes by itself, or would if it
+    /// could, then the operators that ended last, the last one first. Of each at most 64.
+    ///
+    /// # Errors
+    ///
+    /// When the placement driver does not answer in time.
+    pub async fn operators(&self) -> Result<Vec<Operator>, Error> {
+        let placement_driver = self.router().placement_driver();
+        let asked = placement_driver.ask(self.deadline(), |mut client| async move {
+            client.get_operators(GetOperatorsRequest {}).await
+        });
+        let operators = asked.await?.operators.into_iter();
+        Ok(operators.map(Operator::from).collect())
+    }
+
+    /// Ends the operator of a region. What was done of it stays.
+    ///
+    /// # Errors
+    ///
+    /// When the region has none.
+    pub async fn cancel_operator(&self, region_id: u64) -> Result<Operator, Error> {
+        let placement_driver = self.router().placement_driver();
+        let request = CancelOperatorRequest { region_id };
+        let asked = placement_driver.ask(self.deadline(), |mut client| async move {
+            client.cancel_operator(request).await
+        });
+        present(asked.await?.operator)
+    }
+
+    /// Has a store leave the cluster: it gets no replicas, and those that it has move to other stores. Then it has left for
+    /// good, and its process ends.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such store, or too few others could take its replicas.
+    pub async fn remove_store(&self, store_id: u64) -> Result<Removal, Error> {
+        self.change_leaving(store_id, false).await
+    }
+
+    /// Has a store stay that was to leave.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such store, or it has left.
+    pub async fn keep_store(&self, store_id: u64) -> Result<Removal, Error> {
+        self.change_leaving(store_id, true).await
+    }
+
+    async fn operate(
+        &self,
+        region_id: u64,
+        add_store_id: u64,
+        remove_store_id: u64,
+    ) -> Result<Operator, Error> {
+        let placement_driver = self.router().placement_driver();
+        let request = AddOperatorRequest {
+            region_id,
+            add_store_id,
+            remove_store_id,
+        };
+        let asked = placement_driver.ask(self.deadline(), |mut client| async move {
+            client.add_operator(request).await
+        });
+        present(asked.await?.operator)
+    }
+
+    async fn change_leaving(&self, store_id: u64, cancel: bool) -> Result<Removal, Error> {
+        let placement_driver = self.router().placement_driver();
+        let request = RemoveStoreRequest { store_id, cancel };
+        let asked = placement_driver.ask(self.deadline(), |mut client| async move {
+            client.remove_store(request).await
+        });
+        let RemoveStoreResponse {
+            has_left,
+            region_count,
+        } = asked.await?;
+        Ok(Removal {
+            has_left,
+            region_count,
+        })
+    }
+}
+
+fn present(operator: Option<pdpb::Operator>) -> Result<Operator, Error> {
+    let operator = operator.map(Operator::from);
+    operator.ok_or_else(|| Error::internal("the placement driver named no operator"))
+}
+
+impl From<pdpb::Operator> for Operator {
+    fn from(operator: pdpb::Operator) -> Self {
+        let named = |store_id| Some(store_id).filter(|&store_id| store_id != 0);
+        Self {
+            region_id: operator.region_id,
+            add_store_id: named(operator.add_store_id),
+            remove_store_id: named(operator.remove_store_id),
+            state: operator.state().into(),
+            age: Duration::from_millis(operator.age_ms),
+            ended_age: operator.ended_age_ms.map(Duration::from_millis),
+            status: operator.status,
+        }
+    }
+}
+
+impl From<pdpb::OperatorState> for OperatorState {
+    fn from(state: pdpb::OperatorState) -> Self {
+        match state {
+            pdpb::OperatorState::Running => Self::Running,
+            pdpb::OperatorState::Done => Self::Done,
+            pdpb::OperatorState::Cancelled => Self::Cancelled,
+            pdpb::OperatorState::TimedOut => Self::TimedOut,
+            pdpb::OperatorState::Unspecified => Self::Unknown,
+        }
+    }
+}
