@@ -166,12 +166,17 @@ impl Lease {
             && (is_sole_voter(&metrics) || self.is_live(&metrics))
     }
 
-    /// Of the other voters that were heard of within the lease, the one whose log is the most complete.
+    /// Of the other voters that stay and were heard of within the lease, the one whose log is the most complete.
     pub(super) fn successor(&self, metrics: &RaftMetrics) -> Option<u64> {
         let (heard, replicated) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
         let is_there = |voter: &u64| self.is_recent(heard.get(voter).copied().flatten());
-        let voters = metrics.membership_config.voter_ids();
-        let others = voters.filter(|&voter| voter != metrics.id).filter(is_there);
+        let stay = metrics
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .last()?;
+        let others = stay.iter().copied().filter(|&voter| voter != metrics.id);
+        let others = others.filter(is_there);
         others.max_by_key(|voter| replicated.get(voter).cloned().flatten())
     }
 

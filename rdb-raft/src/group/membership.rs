@@ -171,9 +171,10 @@ impl Group {
         Ok(())
     }
 
-    /// Ends a joint membership that an earlier leader has left, if this peer leads now. It does not wait.
+    /// Ends a joint membership that an earlier leader has left, if this peer leads now. It does not wait. A peer that the membership is
+    /// to do without hands over instead: it would lead on without being a member.
     pub(crate) fn finish_change(&self) {
-        let joint = {
+        let (joint, stays) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let joint = *metrics.membership_config.log_id();
@@ -182,12 +183,29 @@ impl Group {
             if metrics.state != ServerState::Leader || !is_joint || !is_applied {
                 return;
             }
-            joint
+            let members = members(&metrics.membership_config);
+            let own = members.iter().find(|member| member.peer_id == metrics.id);
+            (joint, own.is_some_and(|own| own.is_voter))
         };
         // A change of this leader goes on to its end.
         let Ok(changing) = Arc::clone(&self.changing).try_lock_owned() else {
             return;
         };
+        if !stays {
+            let group = self.clone();
+            self.runtime.spawn(async move {
+                let _changing = changing;
+                match group.hand_over().await {
+                    Ok(Some(peer_id)) => {
+                        tracing::info!(peer_id, "a peer that is being removed hands over");
+                    }
+                    // It is tried again.
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%error, "not handed over"),
+                }
+            });
+            return;
+        }
         let raft = self.raft.clone();
         self.runtime.spawn(async move {
             let _changing = changing;

@@ -99,8 +99,10 @@ fn may_transfer(state: &RaftState, own_id: u64, peer_id: u64) -> Result<(), Tran
     if !vote.committed || vote.leader_id.voted_for != own_id {
         return Err(TransferError::NotLeader);
     }
-    let mut voters = state.membership_state.effective().voter_ids();
-    if peer_id == own_id || !voters.any(|voter| voter == peer_id) {
+    let membership = state.membership_state.effective().membership();
+    // Of a joint membership those that stay.
+    let voters = membership.get_joint_config().last();
+    if peer_id == own_id || !voters.is_some_and(|voters| voters.contains(&peer_id)) {
         return Err(TransferError::NotAnotherVoter { peer_id });
     }
     Ok(())

@@ -24,7 +24,7 @@ use crate::encoding::stored_membership;
 use crate::group::Group;
 use crate::machine::{Applied, Incoming};
 use crate::node::Node;
-use crate::types::Vote;
+use crate::types::{StoreNode, Vote};
 
 /// What is answered.
 pub(super) type Replies = BoxStream<'static, Result<SnapshotReply, Status>>;
@@ -70,9 +70,10 @@ pub(super) async fn receive(
     let place = node.place_to_receive();
     let place = place.ok_or_else(|| Status::unavailable("other snapshots are being received"))?;
     let incoming = group.receive().await.map_err(unavailable)?;
+    let own_store = identity.store_id;
     let received = async move {
         let _place = place;
-        parts.receive(&start, &group, incoming).await
+        parts.receive(&start, own_store, &group, incoming).await
     };
     Ok(replies(received.boxed()))
 }
@@ -120,6 +121,7 @@ impl Parts {
     async fn receive(
         &mut self,
         start: &SnapshotStart,
+        own_store: u64,
         group: &Group,
         mut incoming: Incoming,
     ) -> Result<Vote, Status> {
@@ -138,6 +140,13 @@ impl Parts {
             return Err(Status::invalid_argument(cause));
         };
         let applied = read_taken(start.term, &taken)?;
+        // A later one has not. With this one the next start would take the other peer for its own, which has other promises.
+        let is_other =
+            |(id, node): (&u64, &StoreNode)| node.store_id == own_store && *id != start.to_peer;
+        if applied.membership.nodes().any(is_other) {
+            let cause = "the snapshot is as of when this store had another peer";
+            return Err(Status::unavailable(cause));
+        }
         while let Some(chunk) = match self.next().await? {
             Part::Chunk(chunk) => Some(chunk),
             Part::End(_) => None,

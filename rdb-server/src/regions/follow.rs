@@ -13,7 +13,7 @@ use rdb_raft::MissingPeer;
 use rdb_storage::Durability;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Regions;
 use crate::error::ServerError;
@@ -22,7 +22,7 @@ use crate::region::{Described, RegionHandle, peer_on};
 /// How long a replica without a first state waits for another store to send something.
 const WAITS_FOR: Duration = Duration::from_secs(60);
 
-/// How long nothing is opened after something could not be.
+/// How long what has failed is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most replicas that wait for their first state at a time.
@@ -61,8 +61,8 @@ impl Regions {
 
     async fn follow_messages(&self) {
         let mut missing = self.node.missing_peers();
-        // They are asked for again and again, so a cause is told once.
-        let mut told = BTreeMap::new();
+        // They are asked for again and again, so a cause is told once, and what cannot be opened is left alone for a while.
+        let mut told: BTreeMap<u64, (String, Instant)> = BTreeMap::new();
         loop {
             match missing.recv().await {
                 Ok(missing) => {
@@ -70,14 +70,19 @@ impl Regions {
                         group_id: region_id,
                         peer_id,
                     } = missing;
-                    if let Err(error) = self.make_peer(missing).await {
-                        let cause = error.to_string();
-                        if told.get(&region_id) != Some(&cause) {
-                            tracing::warn!(region_id, peer_id, cause, "a replica cannot be opened");
-                            told.insert(region_id, cause);
-                        }
-                        sleep(RETRY_INTERVAL).await;
+                    let before = told.get(&region_id);
+                    if before.is_some_and(|(_, at)| at.elapsed() < RETRY_INTERVAL) {
+                        continue;
                     }
+                    let Err(error) = self.make_peer(missing).await else {
+                        told.remove(&region_id);
+                        continue;
+                    };
+                    let cause = error.to_string();
+                    if before.is_none_or(|(before, _)| *before != cause) {
+                        tracing::warn!(region_id, peer_id, cause, "a replica cannot be opened");
+                    }
+                    told.insert(region_id, (cause, Instant::now()));
                 }
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
@@ -148,6 +153,10 @@ impl Regions {
             for region_id in regions {
                 if let Err(error) = self.refresh(region_id).await {
                     tracing::error!(region_id, %error, "what has changed of a region cannot be read");
+                    sleep(RETRY_INTERVAL).await;
+                    self.changed.send_modify(|changed| {
+                        changed.insert(region_id);
+                    });
                 }
             }
         }
@@ -227,7 +236,8 @@ impl Regions {
                     }
                     Some(open.group.clone())
                 }
-                None if peer_id == 0 && is_unopened => None,
+                // One that could not be opened may have left a group.
+                None if peer_id == 0 && is_unopened => self.node.group(region_id),
                 _ => return,
             };
             replicas.open.remove(&region_id);

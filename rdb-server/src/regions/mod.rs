@@ -477,6 +477,8 @@ impl Regions {
         match group.lead_alone().await {
             Ok(()) | Err(LeadError::NotSoleVoter) => {}
             Err(LeadError::Ended(ended)) => {
+                // So that it can be opened again.
+                self.node.end(region_id).await;
                 return Err(match self.damaged.borrow().get(&region_id) {
                     Some(damage) => damage.error(region_id),
                     None => ServerError::region(region_id, ended),
