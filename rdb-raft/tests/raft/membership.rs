@@ -327,6 +327,21 @@ async fn a_leader_finishes_the_change_that_an_earlier_one_has_left() {
 }
 
 #[tokio::test]
+async fn a_leader_that_is_to_go_lets_another_one_finish_the_change() {
+    let joint = || Payloads::joint([&[1, 2, 3], &[1, 2]]);
+    let ways = Ways::of_stores_with(LONG).await;
+    let start = |id| Store::start(id, &ways, Arc::<MemoryDevice>::default(), joint());
+    let stores = join_all([start(1), start(2), start(3)]).await;
+    campaign(&stores[2].group, 3).await;
+    let is_made = |store: &Store| store.leads() && store.group.members().len() == 2;
+    let is_made = || stores[..2].iter().any(is_made);
+    wait_until("one that stays makes the change", is_made).await;
+    for store in stores {
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_still_queued_of_a_group_that_is_destroyed_does_not_come_back() {
     let device = Arc::new(TestDevice::default());
     let ways = Ways::of_stores_with(LONG).await;
