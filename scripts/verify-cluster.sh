@@ -58,7 +58,7 @@ start_store() {
 
 find_leader() {
   wait_until 'a store leads' leads_another_than none
-  expect_equal "${#STORES[@]}" "$(region | grep -o '"store_id":[0-9]*,"address"' | sed 's/,.*//' | sort -u | wc -l)"
+  expect_equal "${#STORES[@]}" "$(region | grep -o '"store_id":[0-9]*,"is_learner":false' | sed 's/,.*//' | sort -u | wc -l)"
 }
 
 begin_load() {
