@@ -81,8 +81,7 @@ impl Router {
             .unwrap_or_else(PoisonError::into_inner);
         for earlier in current.iter().flat_map(|earlier| &earlier.regions) {
             match membership.slot(earlier.region().id) {
-                Some(handle) if Arc::ptr_eq(handle, earlier) => {}
-                Some(handle) if earlier.describe(&handle.described()) => {
+                Some(handle) if earlier.is_of(handle.region()) => {
                     *handle = Arc::clone(earlier);
                 }
                 _ => earlier.set_outdated(),

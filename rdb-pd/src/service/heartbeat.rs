@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 
 use rdb_proto::error::Fault;
 use rdb_proto::pdpb::{HeldPeer, RegionReport, StoreHeartbeatRequest};
+use rdb_proto::transport::limits::HELD_PEERS_MAX;
 use tonic::Status;
 
 use super::checked_start;
 use crate::cluster::{Heartbeat, PEERS_MAX, Report};
-
-/// Most replicas that a heartbeat names beside those that the store leads.
-const HOLDS_MAX: usize = 8;
 
 /// Checks all that needs no knowledge of the cluster. The transport has counted the reports and bounded their bytes.
 pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartbeat, Status> {
@@ -79,9 +77,9 @@ fn checked_report(report: RegionReport) -> Result<Report, Status> {
 fn check_holds(holds: &[HeldPeer]) -> Result<(), Status> {
     let count = holds.len();
     let wrong = |limit, cause: String| Err(Fault::invalid_argument("holds", limit, cause).into());
-    if count > HOLDS_MAX {
-        let cause = format!("{count} replicas are named; there are at most {HOLDS_MAX}");
-        return wrong(Some(HOLDS_MAX as u64), cause);
+    if count > HELD_PEERS_MAX {
+        let cause = format!("{count} replicas are named; there are at most {HELD_PEERS_MAX}");
+        return wrong(Some(HELD_PEERS_MAX as u64), cause);
     }
     if holds.iter().any(|held| held.region_id == 0) {
         return wrong(None, "a replica is of region 0".to_owned());

@@ -28,6 +28,9 @@ pub const REGION_REPORTS_MAX: usize = 4096;
 /// Longest region report, in bytes. One of 16 peers has up to 473.
 pub const REGION_REPORT_BYTES_MAX: usize = 512;
 
+/// Most replicas that a store's heartbeat names beside those that it leads.
+pub const HELD_PEERS_MAX: usize = 8;
+
 /// What every call is charged from its headers until its answer is sent, beside its headers, in bytes: its task, and the
 /// buffers that tonic makes for it.
 pub const CALL_BYTES: usize = 16 << 10;

@@ -74,7 +74,9 @@ impl Led {
     }
 
     pub(crate) fn handle(&self, region: Region) -> Arc<RegionHandle> {
-        Arc::new(RegionHandle::new(region, self.proposer(), &self.storage))
+        let description = Arc::default();
+        let handle = RegionHandle::new(region, description, self.proposer(), &self.storage);
+        Arc::new(handle)
     }
 
     pub(crate) fn proposer(&self) -> Arc<Proposer> {

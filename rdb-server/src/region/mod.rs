@@ -18,8 +18,8 @@ mod proposer;
 mod tests;
 mod wire;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rdb_proto::metapb::Region;
@@ -43,8 +43,8 @@ use outcomes::epoch_has_changed;
 /// A region of this store. Its key range and its version are always the same; its peers may change.
 pub(crate) struct RegionHandle {
     region: Region,
-    /// The region as it is now.
-    present: RwLock<Region>,
+    /// What the region is now.
+    description: Arc<Description>,
     proposer: Arc<Proposer>,
     storage: Storage,
     reader: Reader,
@@ -55,10 +55,15 @@ pub(crate) struct RegionHandle {
 }
 
 impl RegionHandle {
-    pub(crate) fn new(region: Region, proposer: Arc<Proposer>, storage: &Storage) -> Self {
+    pub(crate) fn new(
+        region: Region,
+        description: Arc<Description>,
+        proposer: Arc<Proposer>,
+        storage: &Storage,
+    ) -> Self {
         Self {
-            present: RwLock::new(region.clone()),
             region,
+            description,
             proposer,
             storage: storage.clone(),
             reader: storage.reader(),
@@ -74,20 +79,20 @@ impl RegionHandle {
 
     /// The region as it is now, with its present peers.
     pub(crate) fn described(&self) -> Region {
-        let present = self.present.read();
-        present.unwrap_or_else(PoisonError::into_inner).clone()
+        let described = self.description.get();
+        described.map_or_else(|| self.region.clone(), |described| described.to_wire())
     }
 
-    /// Notes what the region is now. Returns whether it still has the key range and the version of this handle, else nothing is noted.
-    pub(crate) fn describe(&self, region: &Region) -> bool {
-        let is_same = self.region.start_key == region.start_key
+    #[cfg(test)]
+    pub(crate) fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Whether a region has the key range and the version of this handle.
+    pub(crate) fn is_of(&self, region: &Region) -> bool {
+        self.region.start_key == region.start_key
             && self.region.end_key == region.end_key
-            && self.region.version() == region.version();
-        if is_same {
-            let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
-            present.clone_from(region);
-        }
-        is_same
+            && self.region.version() == region.version()
     }
 
     /// Marks the region as changed. Requests that were routed to this handle are refused, and have to be routed again.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Regions;
 use crate::error::ServerError;
-use crate::region::{Described, RegionHandle, peer_on};
+use crate::region::{Described, peer_on};
 
 /// How long a replica without a first state waits for another store to send something.
 const WAITS_FOR: Duration = Duration::from_secs(60);
@@ -114,15 +114,13 @@ impl Regions {
         let storage = self.storage.clone();
         let read = move || {
             let tombstone = storage.tombstone(region_id)?;
-            let mut stored = storage.regions()?.into_iter();
-            let stored = stored.find(|region| region.id == region_id);
-            Ok::<_, rdb_storage::Error>((tombstone, stored))
+            Ok::<_, rdb_storage::Error>((tombstone, storage.described(region_id)?))
         };
         let (tombstone, stored) = spawn_blocking(read).await??;
         let refused = if tombstone.is_some_and(|last| peer_id <= last) {
             Some("it was destroyed here, or one after it")
         } else {
-            let own = stored.and_then(|region| peer_on(&region, identity.store_id));
+            let own = stored.and_then(|(region, _)| peer_on(&region, identity.store_id));
             own.filter(|own| own.id != peer_id)
                 .map(|_| "the region is here with another peer")
         };
@@ -130,7 +128,9 @@ impl Regions {
             tracing::debug!(region_id, peer_id, cause, "a peer is not made");
             return Ok(());
         }
-        self.open_peer(identity, region_id, peer_id).await?;
+        if self.open_peer(identity, region_id, peer_id).await? {
+            self.route(&self.replicas());
+        }
         tracing::info!(
             region_id,
             peer_id,
@@ -164,36 +164,42 @@ impl Regions {
 
     /// Learns what a region is now. One whose first state has come is served from now on.
     pub(super) async fn refresh(&self, region_id: u64) -> Result<(), ServerError> {
+        if self.learn(region_id).await? {
+            self.route(&self.replicas());
+        }
+        Ok(())
+    }
+
+    /// Learns what a region is now. Returns whether requests have to be routed anew for that.
+    pub(super) async fn learn(&self, region_id: u64) -> Result<bool, ServerError> {
         let storage = self.storage.clone();
         let read = spawn_blocking(move || Described::read(&storage, region_id));
         let Some(described) = read.await?? else {
-            return Ok(());
+            return Ok(false);
         };
         let (region, peers) = (described.to_wire(), described.region.peers.clone());
-        {
+        let is_to_route = {
             let mut replicas = self.replicas();
             let Some(replica) = replicas.open.get_mut(&region_id) else {
-                return Ok(());
+                return Ok(false);
             };
             let is_later = replica.description.learn(described);
             match &replica.handle {
-                Some(_) if !is_later => return Ok(()),
-                Some(handle) if handle.describe(&region) => {}
+                Some(_) if !is_later => return Ok(false),
+                Some(handle) if handle.is_of(&region) => false,
                 _ => {
-                    let proposer = replica.proposer.clone();
-                    let handle = RegionHandle::new(region, proposer, &self.storage);
-                    replica.handle = Some(handle.into());
-                    self.route(&replicas);
+                    replica.handle = Some(replica.handle_of(region, &self.storage));
+                    true
                 }
             }
-        }
+        };
         if let Some(&identity) = self.identity.get() {
             let others = peers.iter().map(|peer| peer.store_id);
             let others = others.filter(|id| *id != identity.store_id);
             self.transport(identity).greet(others);
         }
         self.news.send_modify(|news| *news += 1);
-        Ok(())
+        Ok(is_to_route)
     }
 
     async fn follow_orders(&self) {

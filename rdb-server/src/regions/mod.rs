@@ -238,15 +238,7 @@ impl Regions {
         let regions = regions.into_iter().map(from_wire);
         let regions = regions.filter(|region| region.conf_version <= 1);
         let regions: Vec<_> = regions.collect();
-        let (storage, ids) = (self.storage.clone(), regions.iter().map(|region| region.id));
-        let ids: Vec<_> = ids.collect();
-        let was_destroyed = spawn_blocking(move || {
-            let mut tombstones = ids.into_iter().map(|id| storage.tombstone(id));
-            tombstones.try_fold(false, |any, tombstone| {
-                Ok::<_, rdb_storage::Error>(any || tombstone?.is_some())
-            })
-        });
-        if was_destroyed.await?? {
+        if self.was_destroyed(&regions).await? {
             return Ok(());
         }
         self.bootstrap(regions.clone()).await?;
@@ -260,7 +252,23 @@ impl Regions {
             self.transport(identity).greet(others);
             self.open_peer(identity, region_id, peer.id).await?;
         }
+        self.route(&self.replicas());
         Ok(())
+    }
+
+    /// Whether a peer of one of these was destroyed here.
+    async fn was_destroyed(&self, regions: &[RegionDescriptor]) -> Result<bool, ServerError> {
+        let storage = self.storage.clone();
+        let ids: Vec<_> = regions.iter().map(|region| region.id).collect();
+        let looked_up = spawn_blocking(move || {
+            for region_id in ids {
+                if storage.tombstone(region_id)?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Ok::<_, rdb_storage::Error>(false)
+        });
+        Ok(looked_up.await??)
     }
 
     /// Whether logs are written.
@@ -424,13 +432,13 @@ impl Regions {
         Ok(())
     }
 
-    /// Opens the group of a peer, and serves its region if it is stored. Only one call at a time.
+    /// Opens the group of a peer. Returns whether its region is stored, and requests have to be routed to it. Only one call at a time.
     async fn open_peer(
         &self,
         identity: StoreIdentity,
         region_id: u64,
         peer_id: u64,
-    ) -> Result<(), ServerError> {
+    ) -> Result<bool, ServerError> {
         let storage = self.storage.clone();
         let read = spawn_blocking(move || Described::read(&storage, region_id));
         let description = Arc::<Description>::default();
@@ -500,7 +508,7 @@ impl Regions {
             replicas.unopened.remove(&region_id);
             replicas.open.insert(region_id, replica);
         }
-        self.refresh(region_id).await
+        self.learn(region_id).await
     }
 
     /// Has requests reach what they can.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdb_proto::metapb::Region;
 use rdb_proto::pdpb::{HeldPeer, RegionReport};
+use rdb_proto::transport::limits::HELD_PEERS_MAX;
 use rdb_raft::group::{Group, GroupState};
+use rdb_storage::Storage;
 
 use crate::region::{Description, Proposer, RegionHandle};
-
-/// Most replicas that a heartbeat names, of those that this store does not lead.
-const HELD_MAX: usize = 8;
 
 /// The peer of a region on this store.
 #[derive(Clone)]
@@ -21,6 +21,14 @@ pub(super) struct Replica {
     pub(super) proposer: Arc<Proposer>,
     /// How requests reach the region. `None`: it waits for its first state.
     pub(super) handle: Option<Arc<RegionHandle>>,
+}
+
+impl Replica {
+    /// How requests reach it from now on.
+    pub(super) fn handle_of(&self, region: Region, storage: &Storage) -> Arc<RegionHandle> {
+        let (description, proposer) = (Arc::clone(&self.description), Arc::clone(&self.proposer));
+        Arc::new(RegionHandle::new(region, description, proposer, storage))
+    }
 }
 
 /// All of them, by region. A region is in one of the three.
@@ -100,7 +108,7 @@ impl Replicas {
 /// Those after the one that was named last, and then from the beginning.
 fn turn(mut held: Vec<HeldPeer>, named: u64) -> Vec<HeldPeer> {
     held.sort_unstable_by_key(|held| (held.region_id <= named, held.region_id));
-    held.truncate(HELD_MAX);
+    held.truncate(HELD_PEERS_MAX);
     held
 }
 
@@ -122,7 +130,7 @@ mod tests {
         let mut all = BTreeSet::new();
         for _ in 0..3 {
             let turn = turn(held(1..=20), named);
-            assert_eq!(turn.len(), HELD_MAX);
+            assert_eq!(turn.len(), HELD_PEERS_MAX);
             named = turn.last().expect("eight").region_id;
             all.extend(turn.iter().map(|held| held.region_id));
         }

@@ -4,11 +4,12 @@ use std::iter::once;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rdb_proto::metapb::{Peer, RegionEpoch};
+use rdb_raft::StoredMembership;
 use rdb_storage::{PointRead, Role, Storage, StorageOptions};
 
 use super::*;
-use crate::region::ReadFailure;
 use crate::region::fixture::Led;
+use crate::region::{Described, ReadFailure, from_wire};
 
 struct Fixture {
     router: Router,
@@ -280,6 +281,10 @@ async fn requests_go_on_when_only_the_peers_of_their_region_change() {
         peers: vec![peer],
         ..routed.region().clone()
     };
+    assert!(routed.description().learn(Described {
+        region: from_wire(region.clone()),
+        members: StoredMembership::default(),
+    }));
     let regions = vec![fixture.led.handle(region.clone())];
     router.set(Membership::new(CLUSTER_ID, STORE_ID, regions));
     let read = PointRead::raw(Bytes::from_static(b"a")).unwrap();
