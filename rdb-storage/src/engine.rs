@@ -17,7 +17,7 @@ use crate::keys;
 use crate::log_database::bytes_to_apply;
 use crate::options::StorageOptions;
 use crate::read::{ReadError, Tier, read_options};
-use crate::region::{RegionDescriptor, installs, stored_regions};
+use crate::region::{RegionDescriptor, installs, present_regions};
 use crate::snapshot::Installing;
 
 /// Bits per key of the bloom filters: about 1 % false positives.
@@ -139,12 +139,7 @@ impl Engine {
         let database = opening.read(name)?;
         let family = database.cf_handle(name);
         let family = family.expect("it was opened with the database");
-        let regions = stored_regions(&database, family).and_then(|mut regions| {
-            let installs = installs(&database, family)?.into_iter();
-            regions.extend(installs.map(|installing| installing.state.region));
-            Ok(regions)
-        });
-        regions.map_err(|error| OpenError::Io {
+        present_regions(&database, family).map_err(|error| OpenError::Io {
             directory: directory.path().to_owned(),
             cause: format!("reading its regions: {error}"),
         })
@@ -209,6 +204,11 @@ impl Engine {
         let mark = self.state(&keys::installing::key(region_id), Tier::Disk)?;
         let installing = mark.map(|mark| keys::installing::decode(&mark));
         Ok(installing.transpose()?)
+    }
+
+    /// All regions that are stored, and those that a snapshot is to replace.
+    pub(crate) fn present_regions(&self) -> Result<Vec<RegionDescriptor>, Error> {
+        present_regions(&self.database, self.family(Family::RaftState))
     }
 
     /// The marks of all regions.

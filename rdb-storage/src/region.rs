@@ -69,6 +69,17 @@ pub(crate) fn installs(database: &DB, family: &ColumnFamily) -> Result<Vec<Insta
     records(database, family, keys::installing::range(), decode)
 }
 
+/// The regions in a column family of an open database, and those that a snapshot is to replace.
+pub(crate) fn present_regions(
+    database: &DB,
+    family: &ColumnFamily,
+) -> Result<Vec<RegionDescriptor>, Error> {
+    let mut regions = stored_regions(database, family)?;
+    let installs = installs(database, family)?.into_iter();
+    regions.extend(installs.map(|installing| installing.state.region));
+    Ok(regions)
+}
+
 /// The regions that have tombstones in a column family of an open database.
 pub(crate) fn destroyed(database: &DB, family: &ColumnFamily) -> Result<Vec<u64>, Error> {
     let region_id = |key: &[u8], _: &[u8]| keys::tombstone::region_id(key);

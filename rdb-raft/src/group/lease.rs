@@ -30,6 +30,7 @@ use openraft_rt_tokio::TokioInstant;
 use tokio::runtime::Handle;
 
 use super::lasting::Lasting;
+use super::membership::stays_voter;
 use super::state::ending;
 use super::{Ended, Fatal, Raft, RaftMetrics};
 use crate::mutant::Mutant;
@@ -170,12 +171,9 @@ impl Lease {
     pub(super) fn successor(&self, metrics: &RaftMetrics) -> Option<u64> {
         let (heard, replicated) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
         let is_there = |voter: &u64| self.is_recent(heard.get(voter).copied().flatten());
-        let stay = metrics
-            .membership_config
-            .membership()
-            .get_joint_config()
-            .last()?;
-        let others = stay.iter().copied().filter(|&voter| voter != metrics.id);
+        let membership = metrics.membership_config.membership();
+        let others = membership.voter_ids().filter(|&voter| voter != metrics.id);
+        let others = others.filter(|&voter| stays_voter(membership, voter));
         let others = others.filter(is_there);
         others.max_by_key(|voter| replicated.get(voter).cloned().flatten())
     }

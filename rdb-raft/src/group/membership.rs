@@ -15,7 +15,7 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, PreconditionFail
 use openraft::{ChangeMembers, Precondition, ServerState};
 
 use super::{Ended, Group};
-use crate::types::{LogId, StoreNode, StoredMembership, TypeConfig};
+use crate::types::{LogId, Membership, StoreNode, StoredMembership, TypeConfig};
 
 /// How many entries a learner may lack that is promoted.
 const LACKS_MAX: u64 = 1024;
@@ -183,9 +183,8 @@ impl Group {
             if metrics.state != ServerState::Leader || !is_joint || !is_applied {
                 return;
             }
-            let members = members(&metrics.membership_config);
-            let own = members.iter().find(|member| member.peer_id == metrics.id);
-            (joint, own.is_some_and(|own| own.is_voter))
+            let membership = metrics.membership_config.membership();
+            (joint, stays_voter(membership, metrics.id))
         };
         // A change of this leader goes on to its end.
         let Ok(changing) = Arc::clone(&self.changing).try_lock_owned() else {
@@ -260,14 +259,19 @@ fn is_joint(membership: &StoredMembership) -> bool {
     membership.membership().get_joint_config().len() > 1
 }
 
+/// Whether a peer votes, also once the change under way is made.
+pub(super) fn stays_voter(membership: &Membership, peer_id: u64) -> bool {
+    let voters = membership.get_joint_config().last();
+    voters.is_some_and(|voters| voters.contains(&peer_id))
+}
+
 fn members(membership: &StoredMembership) -> Vec<Member> {
     let membership = membership.membership();
-    let voters = membership.get_joint_config().last();
     let nodes = membership.nodes();
     let members = nodes.map(|(&peer_id, &StoreNode { store_id })| Member {
         peer_id,
         store_id,
-        is_voter: voters.is_some_and(|voters| voters.contains(&peer_id)),
+        is_voter: stays_voter(membership, peer_id),
     });
     members.collect()
 }

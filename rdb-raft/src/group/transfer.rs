@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use openraft::async_runtime::WatchReceiver;
 
+use super::membership::stays_voter;
 use super::{Ended, Fatal, Group, RaftState};
 
 /// Why leadership is not handed over.
@@ -100,9 +101,7 @@ fn may_transfer(state: &RaftState, own_id: u64, peer_id: u64) -> Result<(), Tran
         return Err(TransferError::NotLeader);
     }
     let membership = state.membership_state.effective().membership();
-    // Of a joint membership those that stay.
-    let voters = membership.get_joint_config().last();
-    if peer_id == own_id || !voters.is_some_and(|voters| voters.contains(&peer_id)) {
+    if peer_id == own_id || !stays_voter(membership, peer_id) {
         return Err(TransferError::NotAnotherVoter { peer_id });
     }
     Ok(())

@@ -78,9 +78,7 @@ impl IncomingRegion {
         }
         match (chunk, &self.state) {
             (Chunk::State(state), None) if state.region.id == self.region_id => {
-                let mut others = self.storage.regions()?;
-                let installs = self.storage.engine().installs()?.into_iter();
-                others.extend(installs.map(|installing| installing.state.region));
+                let others = self.storage.engine().present_regions()?;
                 let mut others = others.iter().filter(|other| other.id != self.region_id);
                 if others.any(|other| other.overlaps(&state.region)) {
                     return Err(refused("the region overlaps another one of this store"));

@@ -86,10 +86,9 @@ impl Storage {
     pub fn destroyed_regions(&self) -> Result<Vec<u64>, Error> {
         let engine = &self.inner.engine;
         let mut destroyed = destroyed(&engine.database, engine.family(Family::RaftState))?;
-        let mut regions = self.regions()?;
-        let installs = engine.installs()?.into_iter();
-        regions.extend(installs.map(|installing| installing.state.region));
-        destroyed.retain(|destroyed| regions.iter().all(|region| region.id != *destroyed));
+        let present = engine.present_regions()?.into_iter();
+        let present: BTreeSet<_> = present.map(|region| region.id).collect();
+        destroyed.retain(|region_id| !present.contains(region_id));
         Ok(destroyed)
     }
 
