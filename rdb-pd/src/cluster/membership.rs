@@ -47,12 +47,7 @@ pub(super) struct Surroundings {
 }
 
 impl State {
-    /// Whether a peer has no id yet that one of these regions is to get next.
-    pub(super) fn lacks_new_peers(&self, led: &[Led], now: Instant) -> bool {
-        !self.nameless_peers(led, now).is_empty()
-    }
-
-    /// The ids of those peers, as changes that have to be made durable.
+    /// Ids for the peers that these regions are to get next and that have none, as changes that have to be made durable.
     pub(super) fn decide_new_peers(&self, led: &[Led], now: Instant) -> Vec<Change> {
         let mut counters = self.counters;
         let mut changes = Vec::new();
@@ -77,22 +72,24 @@ impl State {
         changes
     }
 
-    /// The next step of each of these regions. Operators that are done, or over, end.
-    pub(super) fn take_steps(&mut self, led: &[Led], now: Instant) -> Vec<RegionStep> {
+    /// The next step of each of these regions, and whether one is missing since its new peer has no id. Operators that are done, or
+    /// over, end.
+    pub(super) fn take_steps(&mut self, led: &[Led], now: Instant) -> (Vec<RegionStep>, bool) {
         self.end_overdue_operators(now);
-        let mut steps = Vec::new();
+        let (mut steps, mut lacks_new_peers) = (Vec::new(), false);
         for (region_id, next) in self.next_steps(led, now) {
             match next {
                 Next::Done => self.operators.end_done(region_id, now),
                 Next::Waits(_) => {}
                 Next::Step(step) => {
-                    if let Some(known) = self.region_mut(region_id) {
-                        steps.extend(known.take_step(step, now));
-                    }
+                    let known = self.region_mut(region_id);
+                    let taken = known.and_then(|known| known.take_step(step, now));
+                    lacks_new_peers |= taken.is_none();
+                    steps.extend(taken);
                 }
             }
         }
-        steps
+        (steps, lacks_new_peers)
     }
 
     /// Those of the replicas that a store holds, and does not lead, that are no members any more.
@@ -199,6 +196,7 @@ impl State {
 }
 
 impl KnownRegion {
+    /// The step as its leader is told of it. `None`: it needs a new peer, which has no id yet.
     fn take_step(&mut self, step: Step, now: Instant) -> Option<RegionStep> {
         let step = match step {
             Step::AddLearner(store_id) => {

@@ -253,11 +253,15 @@ impl Cluster {
 
     async fn steps(&self, led: Vec<Led>) -> Result<Vec<RegionStep>, ClusterError> {
         let now = Instant::now();
-        if self.shared.read(|state| state.lacks_new_peers(&led, now)) {
-            let led = led.clone();
-            self.ask(|answer| Question::NewPeers(led, answer)).await?;
+        let take = || self.shared.write(|state| state.take_steps(&led, now));
+        let (steps, lacks_new_peers) = take();
+        if !lacks_new_peers {
+            return Ok(steps);
         }
-        Ok(self.shared.write(|state| state.take_steps(&led, now)))
+        let of_question = led.clone();
+        self.ask(|answer| Question::NewPeers(of_question, answer))
+            .await?;
+        Ok(take().0)
     }
 
     fn removed_of(&self, store_id: u64, holds: &[HeldPeer]) -> Vec<HeldPeer> {

@@ -120,8 +120,9 @@ impl Scene {
         for change in state.decide_new_peers(&led, *now) {
             state.apply(change);
         }
-        assert!(!state.lacks_new_peers(&led, *now));
-        state.take_steps(&led, *now)
+        let (steps, lacks_new_peers) = state.take_steps(&led, *now);
+        assert!(!lacks_new_peers);
+        steps
     }
 
     /// Takes a heartbeat of the present start of a store, which says that it has no region.

@@ -220,10 +220,6 @@ impl State {
 }
 
 impl KnownStore {
-    pub(super) fn note_replicas_taken(&mut self, takes_no_replicas: bool) {
-        self.takes_no_replicas = Some(takes_no_replicas);
-    }
-
     /// Whether it takes replicas of regions that others hold, too, as far as is known.
     pub(super) fn may_take_replicas(&self) -> bool {
         self.takes_no_replicas != Some(true)

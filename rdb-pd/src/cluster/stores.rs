@@ -156,7 +156,7 @@ impl State {
     /// Notes whether a registered store takes replicas of regions that others hold, too.
     pub(super) fn note_replicas_taken(&mut self, store_id: u64, takes_no_replicas: bool) {
         if let Some(store) = self.stores.get_mut(&store_id) {
-            store.note_replicas_taken(takes_no_replicas);
+            store.takes_no_replicas = Some(takes_no_replicas);
         }
     }
 
