@@ -16,6 +16,7 @@ mod examples;
 mod fates;
 mod harness;
 mod idle;
+mod load;
 #[cfg(feature = "cli")]
 mod membership;
 #[cfg(feature = "cli")]

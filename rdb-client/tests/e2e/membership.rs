@@ -2,20 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use futures::future::join_all;
-use rdb_client::{Client, Error, RegionRoute, ReplicaOutcome};
+use rdb_client::{Client, RegionRoute, ReplicaOutcome};
 use rdb_proto::pdpb::AddOperatorRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
 
-use crate::harness::{HANG_GUARD, Node, connect, found, guarded};
+use crate::harness::{HANG_GUARD, Node, connect, found};
+use crate::load::Load;
 use crate::rdbctl::Rdbctl;
 
-const WRITERS: u64 = 4;
+const WRITERS: usize = 4;
 
 /// More than an entry of the log holds, so that a new replica gets it by a snapshot, too.
 const VALUE_BYTES: usize = 1024;
@@ -115,6 +112,10 @@ impl Stores {
         .await;
     }
 
+    async fn load(&self) -> Load {
+        Load::begin(self.client().await, WRITERS, value).await
+    }
+
     async fn rdbctl(&self, arguments: &[&str]) {
         let output = Rdbctl::at(self.pd.address()).run(arguments).await;
         let told = String::from_utf8_lossy(&output.stderr);
@@ -130,96 +131,17 @@ fn voters(route: &RegionRoute) -> Option<BTreeSet<u64>> {
     voters.collect()
 }
 
-/// Writers that go on whatever becomes of the stores.
-struct Load {
-    client: Client,
-    progress: Arc<Progress>,
-    writers: Vec<JoinHandle<Vec<u64>>>,
-}
-
-#[derive(Default)]
-struct Progress {
-    stop: AtomicBool,
-    acknowledged: [AtomicU64; WRITERS as usize],
-}
-
-fn key(writer: u64, number: u64) -> String {
-    format!("key-{writer}-{number}")
-}
-
 fn value(number: u64) -> Vec<u8> {
     let mut value = number.to_string().into_bytes();
     value.resize(VALUE_BYTES, b'.');
     value
 }
 
-/// Puts keys until it is stopped, and returns the numbers of those that were acknowledged. A put whose leader was lost may be
-/// undetermined; no other failure is seen.
-async fn write(client: Client, writer: u64, progress: Arc<Progress>) -> Vec<u64> {
-    let mut acknowledged = Vec::new();
-    for number in 0.. {
-        if progress.stop.load(Ordering::Relaxed) {
-            break;
-        }
-        match client.raw_put(key(writer, number), value(number)).await {
-            Ok(()) => acknowledged.push(number),
-            Err(Error::Undetermined { .. }) => {}
-            Err(error) => panic!("put {number} of writer {writer}: {error}"),
-        }
-        let count = acknowledged.len() as u64;
-        progress.acknowledged[writer as usize].store(count, Ordering::Relaxed);
-    }
-    acknowledged
-}
-
-impl Load {
-    async fn begin(stores: &Stores) -> Self {
-        let client = stores.client().await;
-        let progress = Arc::<Progress>::default();
-        let writers = (0..WRITERS)
-            .map(|writer| tokio::spawn(write(client.clone(), writer, Arc::clone(&progress))));
-        let load = Self {
-            writers: writers.collect(),
-            client,
-            progress,
-        };
-        load.goes_on().await;
-        load
-    }
-
-    /// Waits until each writer has some more puts acknowledged than it has now.
-    async fn goes_on(&self) {
-        let counts = || {
-            let counts = self.progress.acknowledged.iter();
-            let counts = counts.map(|count| count.load(Ordering::Relaxed));
-            counts.collect::<Vec<_>>()
-        };
-        let before = counts();
-        let have_more = async || {
-            let mut pairs = counts().into_iter().zip(&before);
-            pairs.all(|(now, before)| now >= before + 20).then_some(())
-        };
-        found("all writers go on", have_more).await;
-    }
-
-    /// Ends it, and checks that all that was acknowledged is there.
-    async fn end(self) {
-        self.progress.stop.store(true, Ordering::Relaxed);
-        let written = guarded("the writers end", join_all(self.writers)).await;
-        for (writer, acknowledged) in (0..).zip(written) {
-            for number in acknowledged.expect("a writer does not fail") {
-                let found = self.client.raw_get(key(writer, number)).await;
-                assert_eq!(found.expect("read").as_deref(), Some(&value(number)[..]));
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_becomes_three_replicas_and_one_of_four_can_be_taken_away() {
     let mut stores = Stores::start().await;
     stores.hold_the_region([1]).await;
-    let load = Load::begin(&stores).await;
+    let load = stores.load().await;
     stores.add().await;
     stores.add().await;
     stores.hold_the_region([1, 2, 3]).await;
@@ -244,7 +166,7 @@ async fn a_store_becomes_three_replicas_and_one_of_four_can_be_taken_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_whose_disk_was_lost_is_replaced_by_a_new_one_at_its_address() {
     let mut stores = Stores::start().await;
-    let load = Load::begin(&stores).await;
+    let load = stores.load().await;
     stores.add().await;
     stores.add().await;
     stores.hold_the_region([1, 2, 3]).await;
@@ -272,7 +194,7 @@ async fn a_store_whose_disk_was_lost_is_replaced_by_a_new_one_at_its_address() {
 async fn a_replica_that_was_moved_away_is_destroyed_and_comes_back_as_another_one() {
     const DESTROYED: &str = "a replica was destroyed";
     let mut stores = Stores::start().await;
-    let load = Load::begin(&stores).await;
+    let load = stores.load().await;
     stores.add().await;
     stores.add().await;
     stores.hold_the_region([1, 2, 3]).await;

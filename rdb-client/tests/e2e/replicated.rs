@@ -3,26 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
 use rdb_client::{Client, Error};
 use rdb_proto::metapb::RegionRoute;
 use rdb_proto::pdpb::GetRegionRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{
     HANG_GUARD, Node, connect, connect_when_listening, copy_directory, found, guarded,
 };
+use crate::load;
 
 const STORES: usize = 3;
 
-const WRITERS: u64 = 8;
+const WRITERS: usize = 8;
 
 struct Stores {
     pd: Node,
@@ -122,106 +119,37 @@ impl Stores {
     }
 }
 
-/// What a writer was told of the keys that it put, one after the other.
-#[derive(Default)]
-struct Written {
-    acknowledged: Vec<u64>,
-    undetermined: u64,
-}
-
-fn key(writer: u64, number: u64) -> String {
-    format!("key-{writer}-{number}")
-}
-
-/// Puts keys until it is stopped. Each put has to succeed, unless it was under way when a leader was lost.
-async fn write(client: Client, writer: u64, progress: Arc<Progress>) -> Written {
-    let mut written = Written::default();
-    for number in 0.. {
-        if progress.stop.load(Ordering::Relaxed) {
-            break;
-        }
-        match client
-            .raw_put(key(writer, number), number.to_string())
-            .await
-        {
-            Ok(()) => written.acknowledged.push(number),
-            Err(Error::Undetermined { .. }) => written.undetermined += 1,
-            Err(error) => panic!("put {number} of writer {writer}: {error}"),
-        }
-        let acknowledged = written.acknowledged.len() as u64;
-        progress.acknowledged[writer as usize].store(acknowledged, Ordering::Relaxed);
-    }
-    written
-}
-
-#[derive(Default)]
-struct Progress {
-    stop: AtomicBool,
-    acknowledged: [AtomicU64; WRITERS as usize],
-}
-
-/// Writers that go on whatever becomes of the stores.
+/// Writers, and what may have lost them answers.
 struct Load {
-    client: Client,
+    load: load::Load,
     /// The term when it began.
     term: u64,
-    progress: Arc<Progress>,
-    writers: Vec<JoinHandle<Written>>,
 }
 
 impl Load {
     async fn begin(stores: &Stores) -> Self {
         let client = stores.client().await;
         let (_, term) = stores.leader().await;
-        let progress = Arc::<Progress>::default();
-        let writers = (0..WRITERS).map(|writer| {
-            let progress = Arc::clone(&progress);
-            tokio::spawn(write(client.clone(), writer, progress))
-        });
-        let load = Self {
-            writers: writers.collect(),
-            client,
-            term,
-            progress,
-        };
-        load.goes_on().await;
-        load
+        let value = |number: u64| number.to_string().into_bytes();
+        let load = load::Load::begin(client, WRITERS, value).await;
+        Self { load, term }
     }
 
-    /// Waits until each writer has some more puts acknowledged than it has now.
     async fn goes_on(&self) {
-        let counts = || {
-            let counts = self.progress.acknowledged.iter();
-            let counts = counts.map(|count| count.load(Ordering::Relaxed));
-            counts.collect::<Vec<_>>()
-        };
-        let before = counts();
-        let have_more = async || {
-            let mut pairs = counts().into_iter().zip(&before);
-            pairs.all(|(now, before)| now >= before + 20).then_some(())
-        };
-        found("all writers go on", have_more).await;
+        self.load.goes_on().await;
     }
 
     /// Ends it, and checks that all that was acknowledged is there. A writer has one put under way, so each end of a store and of
     /// a term leaves it at most one whose fate is open.
     async fn end(self, stores: &Stores, store_ends: u64) {
-        self.progress.stop.store(true, Ordering::Relaxed);
-        let written = guarded("the writers end", join_all(self.writers)).await;
-        for (writer, written) in (0..).zip(written) {
-            let written = written.expect("a writer does not fail");
-            let undetermined = written.undetermined;
+        let undetermined = self.load.end().await;
+        for (writer, undetermined) in undetermined.into_iter().enumerate() {
             let are_explained = async || {
                 let (_, term) = stores.leader().await;
                 (undetermined <= store_ends + (term - self.term)).then_some(())
             };
             let what = format!("{undetermined} lost answers of writer {writer} are explained");
             found(&what, are_explained).await;
-            for number in written.acknowledged {
-                let value = self.client.raw_get(key(writer, number)).await;
-                let value = value.expect("read");
-                assert_eq!(value, Some(number.to_string().into()));
-            }
         }
     }
 }

@@ -79,6 +79,14 @@ impl Stores {
         }
     }
 
+    async fn send(
+        &mut self,
+        heartbeat: &StoreHeartbeatRequest,
+    ) -> Result<StoreHeartbeatResponse, Status> {
+        let answer = self.pd.client.store_heartbeat(heartbeat.clone()).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
     /// A heartbeat of every store that lives.
     async fn beat(&mut self) {
         let store_ids: Vec<_> = self.alive.keys().copied().collect();
@@ -93,8 +101,7 @@ impl Stores {
                     peers: self.region.peers.clone(),
                 }];
             }
-            let answer = self.pd.client.store_heartbeat(request).await.unwrap();
-            for step in answer.into_inner().steps {
+            for step in self.send(&request).await.unwrap().steps {
                 assert_eq!(step.region_id, self.region.id);
                 assert_eq!(step.conf_version, self.conf_version());
                 let step = step.step.unwrap();
@@ -265,38 +272,21 @@ async fn a_store_that_is_down_is_replaced_and_told_what_to_destroy_when_it_comes
     };
     let mut back = stores.request(3);
     back.holds = vec![held];
-    let answer = stores
-        .pd
-        .client
-        .store_heartbeat(back.clone())
-        .await
-        .unwrap();
-    assert!(answer.into_inner().removed.is_empty());
+    assert!(stores.send(&back).await.unwrap().removed.is_empty());
 
     let address = stores.alive.remove(&3).unwrap();
     stores.settle_on(&[1, 2, 4]).await;
     assert!(stores.states().await.contains(&(3, StoreState::Down)));
     stores.alive.insert(3, address);
     for _ in 0..2 {
-        let answer = stores
-            .pd
-            .client
-            .store_heartbeat(back.clone())
-            .await
-            .unwrap();
-        assert_eq!(answer.into_inner().removed, [held]);
+        assert_eq!(stores.send(&back).await.unwrap().removed, [held]);
         stores = stores.restart_pd(directory.path()).await;
     }
     stores.settle_on(&[1, 2, 4]).await;
     let hostile = [vec![held; 9], vec![HeldPeer::default()]];
     for holds in hostile {
         back.holds = holds;
-        let refused = stores
-            .pd
-            .client
-            .store_heartbeat(back.clone())
-            .await
-            .unwrap_err();
+        let refused = stores.send(&back).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(details(&refused).unwrap().field, "holds");
     }
@@ -356,8 +346,7 @@ async fn a_store_is_removed_when_its_replicas_have_moved_and_then_refused_for_go
     timeout(GUARD, gone).await.expect("it leaves");
     stores.settle_on(&[2, 3, fourth]).await;
     for _ in 0..2 {
-        let sent = stores.pd.client.store_heartbeat(heartbeat.clone()).await;
-        let refused = sent.unwrap_err();
+        let refused = stores.send(&heartbeat).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert_eq!(details(&refused).unwrap().field, "store_id");
         let cluster_id = stores.cluster_id;
