@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
-use crate::group::{Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
+use crate::group::{Beats, Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
 use crate::log::{LogDevice, LogHealth, LogStore, LogWriter};
 use crate::machine::{SnapshotData, StateMachine};
 use crate::timing::{Timing, TimingError};
@@ -127,7 +127,13 @@ impl Node {
         let (published, states) = watch::channel(BTreeMap::new());
         let published = Arc::new(published);
         let of_node = Arc::downgrade(&published);
-        let supervisor = supervise(Arc::clone(&groups), log_bytes_max, to_watch, published);
+        let supervisor = supervise(
+            Arc::clone(&groups),
+            timing,
+            log_bytes_max,
+            to_watch,
+            published,
+        );
         Ok(Self {
             timing,
             log,
@@ -304,12 +310,29 @@ fn all(groups: &Groups) -> Vec<(u64, Group)> {
 
 async fn supervise(
     groups: Arc<Groups>,
+    timing: Timing,
     log_bytes_max: u64,
     opened: mpsc::Receiver<(u64, Group)>,
     published: Arc<watch::Sender<States>>,
 ) {
     let publishing = pin!(publish_states(&groups, opened, published));
-    select(publishing, pin!(keep_groups(&groups, log_bytes_max))).await;
+    let (beating, keeping) = (
+        beat_groups(&groups, timing),
+        keep_groups(&groups, log_bytes_max),
+    );
+    select(publishing, select(pin!(beating), pin!(keeping))).await;
+}
+
+async fn beat_groups(groups: &Groups, timing: Timing) {
+    let mut beats = Beats::start(&timing);
+    loop {
+        let turns = beats.next().await;
+        let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
+        let groups = groups
+            .iter()
+            .filter(|(group_id, _)| turns.include(**group_id));
+        groups.for_each(|(_, group)| group.beat(&timing));
+    }
 }
 
 async fn publish_states(
