@@ -122,6 +122,8 @@ impl Timing {
             max_in_snapshot_log_to_keep: u64::MAX,
             max_payload_entries: APPEND_ENTRIES_MAX,
             allow_log_reversion: Some(false),
+            // Of what openraft measures of itself if it is built to. It takes memory in any case.
+            log_stage_capacity: Some(1),
             ..Config::default()
         }
     }
