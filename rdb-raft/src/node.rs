@@ -14,6 +14,7 @@ use openraft::network::NetSnapshot;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::group::{Beats, Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
 use crate::log::{LogDevice, LogHealth, LogStore, LogWriter};
@@ -315,23 +316,23 @@ async fn supervise(
     opened: mpsc::Receiver<(u64, Group)>,
     published: Arc<watch::Sender<States>>,
 ) {
+    // A task of its own, so that nothing else keeps heartbeats waiting.
+    let beating = beat_groups(Arc::clone(&groups), timing);
+    let _beating = AbortOnDropHandle::new(tokio::spawn(beating));
     let publishing = pin!(publish_states(&groups, opened, published));
-    let (beating, keeping) = (
-        beat_groups(&groups, timing),
-        keep_groups(&groups, log_bytes_max),
-    );
-    select(publishing, select(pin!(beating), pin!(keeping))).await;
+    select(publishing, pin!(keep_groups(&groups, log_bytes_max))).await;
 }
 
-async fn beat_groups(groups: &Groups, timing: Timing) {
+async fn beat_groups(groups: Arc<Groups>, timing: Timing) {
     let mut beats = Beats::start(&timing);
     loop {
         let turns = beats.next().await;
         let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
-        let groups = groups
-            .iter()
-            .filter(|(group_id, _)| turns.include(**group_id));
-        groups.for_each(|(_, group)| group.beat(&timing));
+        for (group_id, group) in &*groups {
+            if turns.include(*group_id) {
+                group.beat(&timing);
+            }
+        }
     }
 }
 

@@ -1,25 +1,28 @@
 //! The beats of a store: when its groups send heartbeats, and when they need a timer.
 //!
-//! openraft gives each group a timer that wakes its core ten times a second. Each time the core looks whether a heartbeat is due, or whether
-//! the leader has been silent for so long that it has to campaign. For a thousand groups that nobody writes to, this takes more of the
-//! processor than all the heartbeats. So openraft's timer is off while it would find nothing:
+//! openraft gives each group a timer that wakes its core ten times a second. Each time the core looks whether a heartbeat is
+//! due, or whether the leader has been silent for so long that it has to campaign. For groups that nobody writes to, this takes
+//! more of the processor than all the heartbeats. So a timer is off while it would find nothing:
 //!
-//! - *A leader* does not campaign. A beat asks for its heartbeats, once per [`Timing::heartbeat_ms`]. openraft sends them by its own rules, as
-//!   if its timer had gone off: not to a follower that has acknowledged something a short time ago, and not while a quorum is lost.
-//! - *A peer whose leader was heard of* within [`Timing::leader_patience`] does not campaign either: openraft waits for the lease of the leader, and for an
-//!   election timeout after that.
-//! - *Any other peer* has its timer on, and openraft does what it always does. A peer that starts, or that is no longer followed or
-//!   led, is one of these at its next beat. So is each follower of a store that has died: its timer goes on before three
-//!   heartbeats are missing, which is no later than the shortest election timeout.
+//! - *A leader* does not campaign. Its beat asks openraft for heartbeats, once per [`Timing::heartbeat_ms`]. openraft sends them as
+//!   if the timer had gone off: to no follower that has acknowledged something a short time ago, and not while a quorum is lost.
+//! - *A peer that has heard of its leader* within [`Timing::leader_patience`] does not campaign either. openraft waits for the lease
+//!   of the leader, and for an election timeout after that.
+//! - *Any other peer* has its timer on, and openraft does what it always does.
 //!
-//! So beats decide when openraft looks at the time, never what it finds. When something was sent, what a lease is counted from, who may
-//! vote and who has to campaign is all as without them. A leader is heard of when a peer has answered that it follows it: what a leader of an
-//! earlier term sends does not turn a timer off.
+//! So beats say when openraft looks at the clock, never what it sees there. What a lease is counted from, who may vote, and when a
+//! peer has to campaign is as without them.
 //!
-//! A group without a store that beats for it keeps openraft's timer.
+//! - When a store dies, the timers of all that follow its leaders go on before they miss three heartbeats. That is no later than the
+//!   shortest election timeout, and any campaign comes after a lease and such a timeout.
+//! - A peer hears of a leader when it answers that it follows that one. What a leader of an earlier term sends is refused, so it keeps
+//!   no timer off. An answer may wait for the disk. That can hold up a campaign only of a peer whose own vote waits for the same
+//!   disk.
+//! - A group that no store beats for keeps its timer. So does one that has lost its leader, or its leadership, from its next
+//!   beat on.
 //!
-//! Groups take turns, and those of one turn send together. So heartbeats to the same store travel in few messages, and no turn takes
-//! long.
+//! Groups take turns within an interval, and those of one turn send together. So heartbeats to a store share messages, and no
+//! turn takes long.
 
 use std::ops::Range;
 use std::time::Duration;
