@@ -73,7 +73,7 @@ impl Faults {
     fn begin(&mut self, sim: &mut Sim<'_>, now: Duration) {
         let store_id = self.victim();
         let until = now + between(LASTS_MS);
-        match fastrand::u8(..8) {
+        match fastrand::u8(..9) {
             0 => self.crash(sim, store_id, until),
             1 => {
                 for store_id in self.world.store_ids() {
@@ -104,6 +104,7 @@ impl Faults {
                     self.hold(sim, store_id, other, until);
                 }
             }
+            7 => self.fail_disk(store_id, until),
             _ => {
                 let slow = between(SLOW_MS);
                 for other in self.others(store_id) {
@@ -133,6 +134,15 @@ impl Faults {
         if self.away.insert(store_id) {
             self.note(format_args!("{} crashes", name(store_id)));
             sim.crash(name(store_id));
+            self.ends.push((until, End::Start(store_id)));
+        }
+    }
+
+    /// It is away for its clients, too, until it starts again.
+    fn fail_disk(&mut self, store_id: u64, until: Duration) {
+        if self.away.insert(store_id) {
+            self.note(format_args!("the disk of {} fails", name(store_id)));
+            self.world.disk(store_id).fail();
             self.ends.push((until, End::Start(store_id)));
         }
     }

@@ -8,10 +8,11 @@
 //! - The network is `turmoil`'s, below the connections: bytes are late, wait, or are lost, in both directions or in one. A connection that has lost some
 //!   is of no use any more, and has to be given up.
 //! - The disk is a [`MemoryDevice`](rdb_raft::log::MemoryDevice). A crash ends all tasks of a store at once, in the middle of
-//!   anything. What was synced is there at the next start, and some of what was not. The state machine is as it was flushed last.
+//!   anything. What was synced is there at the next start, and some of what was not. The state machine is as it was flushed last. A disk
+//!   can fail, which ends the groups of its store.
 //! - Clients are on the stores: each writes, reads, and now and then hands the leadership over, mostly where the leader is, or believes to be.
 //!
-//! Not simulated: snapshots, changes of members, clocks that run at different rates, disks that fail.
+//! Not simulated: snapshots, changes of members, clocks that run at different rates.
 //!
 //! # What is checked
 //!
@@ -36,6 +37,7 @@
     reason = "a step that fails here fails the test, also in functions that several tests share"
 )]
 
+mod device;
 mod entropy;
 mod faults;
 mod history;

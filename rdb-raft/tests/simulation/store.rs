@@ -9,13 +9,14 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use rdb_proto::transport::{ServeOptions, Services, serve};
 use rdb_raft::group::{Group, GroupState};
-use rdb_raft::log::{LogDevice, MemoryDevice};
+use rdb_raft::log::LogDevice;
 use rdb_raft::transport::{AddressBook, PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, Timing};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::device::Device;
 use crate::history::Outcome;
 use crate::machine::List;
 use crate::wire::{Listening, PORT, connector};
@@ -47,7 +48,7 @@ pub(crate) fn name(store_id: u64) -> String {
 pub(crate) struct Disk {
     starts: u64,
     met: BTreeMap<u64, u64>,
-    log: Arc<MemoryDevice>,
+    log: Arc<Device>,
     lists: BTreeMap<u64, Arc<List>>,
 }
 
@@ -57,11 +58,20 @@ impl Disk {
         self.lists.get(&group_id)
     }
 
+    /// Its log takes no more until the next start, so its groups end.
+    pub(crate) fn fail(&self) {
+        self.log.fail();
+    }
+
+    pub(crate) fn fails(&self) -> bool {
+        self.log.fails()
+    }
+
     /// What the next start finds.
     fn start(&mut self, store_id: u64, world: &Arc<World>) {
         self.starts += 1;
         let unsynced = fastrand::usize(..=UNSYNCED_MAX);
-        self.log = Arc::new(self.log.after_power_cut(unsynced));
+        self.log = self.log.after_crash(unsynced);
         for group_id in GROUPS {
             let before = self.lists.get(&group_id).map(|list| list.after_crash());
             let list = before.unwrap_or_else(|| List::bootstrapped(world, store_id, group_id));
@@ -120,7 +130,11 @@ pub(crate) async fn run(store_id: u64, world: Arc<World>) -> turmoil::Result {
     for (group_id, list) in lists {
         let network = transport.network(group_id, store_id);
         let machine = Arc::clone(&list) as _;
-        let group = node.open(group_id, store_id, machine, network).await?;
+        let group = match node.open(group_id, store_id, machine, network).await {
+            Ok(group) => group,
+            Err(_) if world.disk(store_id).fails() => break,
+            Err(error) => return Err(error.into()),
+        };
         for calls in CLIENTS {
             let client = Client {
                 calls,
@@ -150,11 +164,7 @@ async fn watch_states(
             }
             match state {
                 GroupState::Running(leader) => world.knows_leader(store_id, *group_id, *leader),
-                GroupState::Ended(ended) => {
-                    world.violated(format_args!(
-                        "group {group_id} of store {store_id}: {ended}"
-                    ));
-                }
+                GroupState::Ended(ended) => world.ends(store_id, *group_id, ended),
             }
         }
         before = now;

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
-use rdb_raft::group::Leader;
+use rdb_raft::group::{Ended, Leader};
 use turmoil::{Builder, Sim};
 
 use crate::faults::Faults;
@@ -210,6 +210,15 @@ impl World {
         if known != peer_id {
             self.violated(format_args!(
                 "peers {known} and {peer_id} of group {group_id} lead in term {term}"
+            ));
+        }
+    }
+
+    pub(crate) fn ends(&self, store_id: u64, group_id: u64, ended: &Ended) {
+        self.note(store_id, format_args!("group {group_id}: {ended}"));
+        if !self.disk(store_id).fails() {
+            self.violated(format_args!(
+                "group {group_id} of store {store_id}: {ended}"
             ));
         }
     }
