@@ -30,7 +30,8 @@
 //!
 //! # Running more
 //!
-//! `RDB_SIMULATION_SEEDS=1000..2000` runs other seeds than the usual ones. A run that fails says how to repeat it.
+//! `RDB_SIMULATION_SEEDS=1000..2000` runs other seeds than the usual ones. A run that fails says how to repeat it. Promises that are
+//! broken are noticed within a few seeds: `every_promise_that_is_broken_is_noticed`, which is ignored for its time.
 
 #![allow(
     clippy::unwrap_used,
@@ -51,7 +52,7 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
 
-use run::Run;
+use run::{Run, VIOLATION};
 
 /// Seeds, and how many stores there are.
 const USUAL: [(u64, u64); 3] = [(1, 3), (2, 3), (4, 5)];
@@ -87,7 +88,7 @@ fn whatever_befalls_stores_what_they_acknowledge_stays_and_their_reads_are_not_s
                     let Some(run) = next else {
                         return;
                     };
-                    if let Err(failure) = run.in_a_process() {
+                    if let Err(failure) = run.in_a_process(None) {
                         println!("{failure}");
                         failed.send(run).unwrap();
                     }
@@ -104,7 +105,7 @@ fn whatever_befalls_stores_what_they_acknowledge_stays_and_their_reads_are_not_s
 fn the_same_seed_gives_the_same_trace() {
     let run = Run { seed: 5, stores: 3 };
     let trace = || {
-        run.in_a_process()
+        run.in_a_process(None)
             .unwrap_or_else(|failure| panic!("{failure}"))
     };
     let (first, second) = thread::scope(|scope| {
@@ -116,6 +117,32 @@ fn the_same_seed_gives_the_same_trace() {
         panic!("line {at} of the traces differs:\n{first}\n{second}");
     }
     assert_eq!(first.lines().count(), second.lines().count());
+}
+
+/// Those of `rdb_raft::mutant` that a world can notice. What is wrong with a position in a batch is seen with `rdb-server` only.
+const MUTANTS: [&str; 5] = [
+    "acknowledge-before-sync",
+    "read-without-lease",
+    "vote-at-once",
+    "apply-before-commit",
+    "not-leader-after-proposal",
+];
+
+/// How many seeds a mutant may survive.
+const SURVIVED_MAX: u64 = 20;
+
+#[test]
+#[ignore = "it takes minutes"]
+fn every_promise_that_is_broken_is_noticed() {
+    for mutant in MUTANTS {
+        let noticed = (1..=SURVIVED_MAX).find_map(|seed| {
+            let failure = Run { seed, stores: 3 }.in_a_process(Some(mutant)).err()?;
+            let what = failure.lines().find(|line| line.contains(VIOLATION));
+            let what = what.unwrap_or_else(|| panic!("{failure}"));
+            Some(format!("seed {seed}: {what}"))
+        });
+        println!("{mutant}: {}", noticed.as_deref().expect(mutant));
+    }
 }
 
 /// What runs in another process.

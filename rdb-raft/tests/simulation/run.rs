@@ -14,6 +14,10 @@ use crate::world::World;
 const SEED: &str = "RDB_SIMULATION_SEED";
 const STORES: &str = "RDB_SIMULATION_STORES";
 const TRACE: &str = "RDB_SIMULATION_TRACE";
+const MUTANT: &str = "RDB_MUTANT";
+
+/// What a run says that has found something, with what that is.
+pub(crate) const VIOLATION: &str = "VIOLATION";
 
 /// Lines of a trace that are shown when a run fails.
 const SHOWN: usize = 40;
@@ -38,12 +42,12 @@ pub(crate) fn told() -> Option<(Run, Option<PathBuf>)> {
 }
 
 impl Run {
-    /// Returns the trace.
+    /// Returns the trace. The process breaks a promise, if a mutant is named.
     ///
     /// # Errors
     ///
     /// What went wrong, and how to repeat it. The trace stays.
-    pub(crate) fn in_a_process(self) -> Result<String, String> {
+    pub(crate) fn in_a_process(self, mutant: Option<&str>) -> Result<String, String> {
         let Self { seed, stores } = self;
         let directory = tempfile::tempdir().unwrap();
         let trace = directory.path().join(format!("simulation-{seed}"));
@@ -52,13 +56,18 @@ impl Run {
             .env(SEED, seed.to_string())
             .env(STORES, stores.to_string())
             .env(TRACE, &trace)
+            .envs(mutant.map(|mutant| (MUTANT, mutant)))
             .output()
             .unwrap();
         let lines = fs::read_to_string(&trace).unwrap_or_default();
         if ran.status.success() {
             return Ok(lines);
         }
-        let kept = directory.keep();
+        // Nobody has to look at what a mutant has done.
+        let kept = match mutant {
+            Some(_) => trace,
+            None => directory.keep().join(format!("simulation-{seed}")),
+        };
         let shown = lines.lines().count().saturating_sub(SHOWN);
         let shown: Vec<_> = lines.lines().skip(shown).collect();
         Err(format!(
@@ -92,8 +101,8 @@ impl Run {
         }
         match ran {
             Ok(Ok(())) => {}
-            Ok(Err(violation)) => panic!("VIOLATION: {violation}"),
-            Err(_) => panic!("VIOLATION: the world has panicked"),
+            Ok(Err(violation)) => panic!("{VIOLATION}: {violation}"),
+            Err(_) => panic!("{VIOLATION}: the world has panicked"),
         }
     }
 }

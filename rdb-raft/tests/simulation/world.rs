@@ -11,6 +11,7 @@ use turmoil::{Builder, Sim};
 
 use crate::faults::Faults;
 use crate::history::History;
+use crate::run::VIOLATION;
 use crate::store::{self, Disk, name};
 
 pub(crate) const GROUPS: [u64; 2] = [11, 12];
@@ -252,7 +253,7 @@ impl World {
     /// The first one ends the run.
     pub(crate) fn violated(&self, what: impl Display) {
         let what = what.to_string();
-        self.note_of("world", format_args!("VIOLATION: {what}"));
+        self.note_of("world", format_args!("{VIOLATION}: {what}"));
         self.state().violation.get_or_insert(what);
     }
 
