@@ -1,24 +1,25 @@
-//! Stores in a simulated world: of one thread, one clock, and one seed, from which all follows. The same seed gives the same trace, down
-//! to the bytes that are written to connections.
+//! Stores in a simulated world: of one thread, one clock, and one seed, from which all follows. The same seed gives the same trace,
+//! down to the bytes that are written to connections.
 //!
 //! # What is simulated
 //!
-//! - A store runs all of this crate that a process runs: its [`Node`](rdb_raft::Node) with the writer of the logs, groups with leases and
-//!   quarantine, [`Starts`](rdb_raft::transport::Starts), and the transport, with HTTP/2 on both ends as it is.
-//! - The network is `turmoil`'s, below the connections: bytes are late, wait, or are lost, in both directions or in one. A connection that has lost some
-//!   is of no use any more, and has to be given up.
+//! - A store runs all of this crate that a process runs: its [`Node`](rdb_raft::Node) with the writer of the logs, groups with leases
+//!   and quarantine, [`Starts`](rdb_raft::transport::Starts), and the transport, with HTTP/2 on both ends as it is.
+//! - The network is `turmoil`'s, below the connections: bytes are late, wait, or are lost, in both directions or in one. A connection
+//!   that has lost some is of no use any more, and has to be given up.
 //! - The disk is a [`MemoryDevice`](rdb_raft::log::MemoryDevice). A crash ends all tasks of a store at once, in the middle of
-//!   anything. What was synced is there at the next start, and some of what was not. The state machine is as it was flushed last. A disk
-//!   can fail, which ends the groups of its store.
-//! - Clients are on the stores: each writes, reads, and now and then hands the leadership over, mostly where the leader is, or believes to be.
+//!   anything. What was synced is there at the next start, and some of what was not. The state machine is as it was flushed last.
+//!   A disk can fail, which ends the groups of its store.
+//! - Clients are on the stores. They write, read, and now and then hand the leadership over, mostly where the leader is, or believes
+//!   to be.
 //!
 //! Not simulated: snapshots, changes of members, clocks that run at different rates.
 //!
 //! # What is checked
 //!
 //! What was acknowledged is there in the end, what was refused is not, nothing is there twice, and no read is stale (`history`). All
-//! stores apply the same in the same order. A term has one leader. No group ends, and nothing panics. After the faults, each
-//! group serves again, and all stores become equal.
+//! stores apply the same in the same order. A term has one leader. No group ends while its disk is well, and nothing panics. After the
+//! faults, each group serves again, and all stores become equal.
 //!
 //! # How it comes to be the same
 //!
