@@ -15,6 +15,8 @@ pub mod machine;
 #[doc(hidden)]
 pub mod mutant;
 mod node;
+#[doc(hidden)]
+pub mod simulation;
 mod timing;
 pub mod transport;
 mod types;

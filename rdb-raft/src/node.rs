@@ -12,13 +12,14 @@ use futures::{StreamExt, stream};
 use openraft::RaftNetworkFactory;
 use openraft::network::NetSnapshot;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::group::{Beats, Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
 use crate::log::{LogDevice, LogHealth, LogStore, LogWriter};
 use crate::machine::{SnapshotData, StateMachine};
+use crate::simulation::spawn_blocking;
 use crate::timing::{Timing, TimingError};
 use crate::types::{LogId, TypeConfig};
 

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::ProcessBudgets;
 use super::connection::Connection;
+use super::listener::Listener;
 use super::places::{Place, Places};
 
 /// How long to wait before accepting again when the process is out of file descriptors.
@@ -19,8 +19,8 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Accepts the connections of one server.
-pub(super) struct Acceptor {
-    listener: TcpListener,
+pub(super) struct Acceptor<L> {
+    listener: L,
     places: Arc<Places>,
     process: ProcessBudgets,
     drain: CancellationToken,
@@ -28,12 +28,12 @@ pub(super) struct Acceptor {
 }
 
 /// A connection with a place.
-type Accepted = (TcpStream, Arc<Connection>, Place);
+type Accepted<Stream> = (Stream, Arc<Connection>, Place);
 
-impl Acceptor {
+impl<L: Listener> Acceptor<L> {
     /// Each connection is charged to `process`, and closes when `drain` is cancelled.
     pub(super) fn new(
-        listener: TcpListener,
+        listener: L,
         places: Arc<Places>,
         process: ProcessBudgets,
         drain: CancellationToken,
@@ -49,7 +49,7 @@ impl Acceptor {
 
     /// The next connection that gets a place. One that gets none is closed at once, so that its client fails fast instead
     /// of hanging in the backlog. Dropping the future loses no connection that would have got one.
-    pub(super) async fn next(&mut self) -> Accepted {
+    pub(super) async fn next(&mut self) -> Accepted<L::Stream> {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
@@ -68,7 +68,7 @@ impl Acceptor {
         }
     }
 
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+    fn admit(&mut self, stream: L::Stream, peer: SocketAddr) -> Option<Accepted<L::Stream>> {
         let closing = self.drain.child_token();
         let connection = Arc::new(Connection::new(&self.process, closing));
         let place = match self.places.take(peer.ip(), &connection) {
@@ -80,7 +80,7 @@ impl Acceptor {
                 return None;
             }
         };
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = L::set_nodelay(&stream) {
             tracing::debug!(%peer, %error, "connection was gone before it was set up");
             return None;
         }

@@ -1,7 +1,15 @@
 //! The client's end of a connection.
 
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
 use tonic::transport::Endpoint;
 
 use super::address::{AddressError, check_address};
@@ -28,4 +36,50 @@ pub fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, Ad
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
+}
+
+/// Connects an [`Endpoint`] over another network than TCP: a simulated one.
+#[derive(Clone)]
+pub struct Connector(Arc<Connect>);
+
+type Connect =
+    dyn Fn(Uri) -> BoxFuture<'static, io::Result<TokioIo<Box<dyn ByteStream>>>> + Send + Sync;
+
+/// A connection of a [`Connector`].
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
+
+impl Connector {
+    /// Connects to `host:port` with `connect`.
+    pub fn new<S, Connecting>(
+        connect: impl Fn(String) -> Connecting + Send + Sync + 'static,
+    ) -> Self
+    where
+        S: ByteStream + 'static,
+        Connecting: Future<Output = io::Result<S>> + Send + 'static,
+    {
+        Self(Arc::new(move |uri: Uri| {
+            let address = uri.authority().map_or("", |authority| authority.as_str());
+            let connecting = connect(address.to_owned());
+            Box::pin(async {
+                let stream: Box<dyn ByteStream> = Box::new(connecting.await?);
+                Ok(TokioIo::new(stream))
+            })
+        }))
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn ByteStream>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        (self.0)(uri)
+    }
 }

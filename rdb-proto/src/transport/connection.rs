@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +68,7 @@ impl Connection {
     /// Serves `services` on `stream` until the peer closes it or the connection is closing. `drain` is that of the process.
     pub(super) async fn serve(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send,
         place: Place,
         services: Arc<Services>,
         options: Arc<ServeOptions>,

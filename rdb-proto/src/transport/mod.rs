@@ -31,6 +31,7 @@ mod departing;
 mod framing;
 mod health;
 pub mod limits;
+mod listener;
 #[cfg(feature = "process")]
 mod log_filter;
 mod methods;
@@ -52,8 +53,9 @@ mod traffic;
 pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::CallBudget;
-pub use connect::endpoint;
+pub use connect::{ByteStream, Connector, endpoint};
 pub use health::{HealthHandle, NOT_SERVING_CAUSE, health};
+pub use listener::Listener;
 pub use open_files::raise_open_files_limit;
 pub use serve::{OutOfRange, ServeError, ServeOptions, serve};
 pub use services::Services;

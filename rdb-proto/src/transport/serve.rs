@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use super::limits::{
     CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_BYTES_MAX, PREFACE_TIMEOUT,
     PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT, STORES_BYTES_PART,
 };
+use super::listener::Listener;
 use super::places::Places;
 use super::services::Services;
 use super::traffic::Patience;
@@ -156,7 +156,7 @@ pub struct ServeError(#[from] tonic_reflection::server::Error);
 ///
 /// [`ServeError`] before anything is served.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     services: Services,
     options: ServeOptions,
     drain: CancellationToken,
@@ -220,7 +220,7 @@ fn with_reflection(services: Services) -> Result<Services, tonic_reflection::ser
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpStream};
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Chain, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::connection::Connection;
@@ -25,18 +24,18 @@ const PREFACE_BYTES: usize = 24;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An accepted connection whose peer has sent its preface.
-pub(super) struct Socket {
+pub(super) struct Socket<Stream> {
     /// The preface, which is read again, and what comes after it.
-    stream: Chain<Cursor<[u8; PREFACE_BYTES]>, TcpStream>,
+    stream: Chain<Cursor<[u8; PREFACE_BYTES]>, Stream>,
     connection: Arc<Connection>,
     /// Ready when the peer is not waited for any more; present once our side is closed.
     linger_overdue: Option<Pin<Box<Sleep>>>,
 }
 
-impl Socket {
+impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
     /// Waits for the preface of the peer. `None` when it does not come in time, or the connection is closing before.
     pub(super) async fn greeted(
-        mut stream: TcpStream,
+        mut stream: Stream,
         connection: Arc<Connection>,
         preface_timeout: Duration,
     ) -> Option<Self> {
@@ -51,7 +50,7 @@ impl Socket {
         })
     }
 
-    fn writing(&mut self) -> Pin<&mut TcpStream> {
+    fn writing(&mut self) -> Pin<&mut Stream> {
         Pin::new(self.stream.get_mut().1)
     }
 
@@ -81,7 +80,7 @@ fn poll_peer_closed(
     }
 }
 
-impl AsyncRead for Socket {
+impl<Stream: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<Stream> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -91,7 +90,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl<Stream: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<Stream> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

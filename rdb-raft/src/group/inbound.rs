@@ -11,10 +11,10 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tokio::task::spawn_blocking;
 
 use super::{Ended, Group};
 use crate::machine::{Applied, Incoming, ReceivedSnapshot, SnapshotData};
+use crate::simulation::spawn_blocking;
 use crate::types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 
 /// Why another peer gets no vote, neither for it nor against it.

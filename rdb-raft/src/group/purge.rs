@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::WaitError;
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::{Ended, Group, RaftMetrics};
 use crate::machine::Applied;
+use crate::simulation::spawn_blocking;
 use crate::types::LogId;
 
 /// Why a log was not purged.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use openraft::{OptionalSend, RaftLogReader};
-use tokio::task::spawn_blocking;
 
 use super::group_log::GroupLog;
 use super::{LogDevice, keys};
 use crate::encoding::{self, DecodeError};
+use crate::simulation::spawn_blocking;
 use crate::types::{Entry, TypeConfig, Vote, entry_bytes};
 
 /// What a read that may be short stops at. One entry is read in any case.

@@ -13,6 +13,7 @@ use super::job::Job;
 use super::queue::{Queue, Taken};
 use super::{Batch, LogDevice, LogHealth, LogStore};
 use crate::mutant::Mutant;
+use crate::simulation;
 
 /// How often the device is asked for failures that no write was told of.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,9 +47,15 @@ impl LogWriter {
             shared: Arc::clone(&shared),
             batch: Batch::default(),
         };
-        let thread = thread::Builder::new().name("rdb-log-writer".to_owned());
+        let thread = if simulation::is_on() {
+            tokio::spawn(worker.run_as_task());
+            None
+        } else {
+            let thread = thread::Builder::new().name("rdb-log-writer".to_owned());
+            Some(thread.spawn(move || worker.run())?)
+        };
         Ok(Self {
-            thread: Mutex::new(Some(thread.spawn(move || worker.run())?)),
+            thread: Mutex::new(thread),
             cached_bytes: Arc::default(),
             shared,
         })
@@ -132,6 +139,19 @@ impl Worker {
                     shared.stop(cause);
                 }
                 checked = Instant::now();
+            }
+        }
+    }
+
+    /// The same in a simulation.
+    async fn run_as_task(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            simulation::disk().await;
+            match shared.queue.take(Duration::ZERO) {
+                Taken::Jobs(jobs) => self.commit(jobs),
+                Taken::Nothing => {}
+                Taken::Closed => return,
             }
         }
     }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
-use tokio::task::spawn_blocking;
 
 use super::position::meta;
 use super::{
@@ -16,6 +15,7 @@ use super::{
     Strides, User, Users,
 };
 use crate::log::{Barrier, LogReader, LogStore};
+use crate::simulation::spawn_blocking;
 use crate::types::{
     Answer, Content, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
 };

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
 
 use super::holds::Hold;
 use super::{Applied, StateMachine, User, Users};
+use crate::simulation::spawn_blocking;
 
 /// The content of a snapshot, as openraft passes it on.
 pub enum SnapshotData {
@@ -74,8 +74,8 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         let read = self.0.take();
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn_blocking(move || drop(read));
+        if Handle::try_current().is_ok() {
+            spawn_blocking(move || drop(read));
         }
     }
 }

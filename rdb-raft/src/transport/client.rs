@@ -19,6 +19,7 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use rdb_proto::raftpb::Item;
 use rdb_proto::raftpb::answer::Outcome;
 use rdb_proto::raftpb::item::Request;
+use rdb_proto::transport::Connector;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -58,11 +59,23 @@ impl Transport {
         addresses: Arc<dyn AddressBook>,
         starts: Arc<Starts>,
     ) -> Self {
+        Self::with_connector(identity, timing, addresses, starts, None)
+    }
+
+    /// The same over another network than TCP, if there is a connector.
+    pub fn with_connector(
+        identity: StoreIdentity,
+        timing: Timing,
+        addresses: Arc<dyn AddressBook>,
+        starts: Arc<Starts>,
+        connector: Option<Connector>,
+    ) -> Self {
         let dialer = Dialer {
             identity,
             timing,
             addresses,
             starts,
+            connector,
         };
         Self(Arc::new(Links {
             dialer,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::future::try_join;
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{Envelope, Reply};
-use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::{Connector, endpoint};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -33,6 +33,8 @@ pub(super) struct Dialer {
     pub(super) timing: Timing,
     pub(super) addresses: Arc<dyn AddressBook>,
     pub(super) starts: Arc<Starts>,
+    /// `None`: over TCP.
+    pub(super) connector: Option<Connector>,
 }
 
 impl Dialer {
@@ -67,7 +69,10 @@ impl Dialer {
         let endpoint = endpoint
             .http2_keep_alive_interval(silence)
             .keep_alive_timeout(silence * 2);
-        let channel = endpoint.connect().await;
+        let channel = match self.connector.clone() {
+            Some(connector) => endpoint.connect_with_connector(connector).await,
+            None => endpoint.connect().await,
+        };
         channel.map_err(|error| innermost(&error).to_string())
     }
 

@@ -35,12 +35,19 @@ type Appended = Result<StreamAppendResult<TypeConfig>, RpcError>;
 /// and ends after the last answer, or the first that is none of success.
 pub(super) fn replicate(
     route: Route,
-    appends: impl Stream<Item = AppendRequest> + Send + Unpin + 'static,
+    mut appends: impl Stream<Item = AppendRequest> + Send + Unpin + 'static,
 ) -> BoxStream<'static, Appended> {
     let begin = async move {
-        let connection = route.link.connection().await.map_err(unreachable)?;
-        let exchange = connection.session(SESSION_ITEMS_MAX)?;
-        Ok(Session::new(route, appends, exchange))
+        let connected = route.link.connection().await.map_err(unreachable);
+        let begun = connected.and_then(|connection| connection.session(SESSION_ITEMS_MAX));
+        match begun {
+            Ok(exchange) => Ok(Session::new(route, appends, exchange)),
+            Err(error) => {
+                // After an error, openraft is late with the next append. That is all that keeps it from trying again at once.
+                let _ = appends.next().await;
+                Err(error)
+            }
+        }
     };
     let answers = stream::once(begin).flat_map(|begun| match begun {
         Ok(session) => session.answers().left_stream(),

@@ -11,7 +11,6 @@ use rdb_proto::raftpb::snapshot_part::Part;
 use rdb_proto::raftpb::{Envelope, SnapshotPart, SnapshotReply, SnapshotStart, SnapshotTaken};
 use rdb_proto::transport::CallBudget;
 use tokio::select;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tonic::{Request, Status};
 
@@ -24,6 +23,7 @@ use crate::encoding::stored_membership;
 use crate::group::Group;
 use crate::machine::{Applied, Incoming};
 use crate::node::Node;
+use crate::simulation::spawn_blocking;
 use crate::types::{StoreNode, Vote};
 
 /// What is answered.

@@ -12,7 +12,6 @@ use rdb_proto::raftpb::snapshot_part::Part;
 use rdb_proto::raftpb::{SnapshotEnd, SnapshotPart, SnapshotReply, SnapshotStart, SnapshotTaken};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -23,6 +22,7 @@ use super::snapshot::{PATIENCE, Sending};
 use super::wire;
 use crate::encoding::stored_membership;
 use crate::machine::{Applied, Outgoing, Reading};
+use crate::simulation::spawn_blocking;
 use crate::types::Vote;
 
 /// The first delay between attempts. Each later one is twice as long.

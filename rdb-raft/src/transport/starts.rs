@@ -6,7 +6,8 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
-use tokio::task::spawn_blocking;
+
+use crate::simulation::spawn_blocking;
 
 /// Most stores whose starts are remembered.
 pub const STARTS_MAX: usize = 4096;

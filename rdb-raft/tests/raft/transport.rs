@@ -282,6 +282,25 @@ async fn unreachable_for(transport: &Transport, cause: &str) {
     timeout(GUARD, tried).await.expect(cause);
 }
 
+/// openraft is late with the first append of a session after an error. Without it, its leader would try again and again, and do
+/// nothing else.
+#[tokio::test]
+async fn a_session_takes_an_append_before_it_says_that_its_store_is_unreachable() {
+    let nowhere = transport(Addresses::of([]));
+    unreachable_for(&nowhere, "its address is not known").await;
+    let (late, appends) = mpsc::channel::<Append>(1);
+    let appends = stream::unfold(appends, |mut appends| async {
+        Some((appends.recv().await?, appends))
+    });
+    let client = client(&nowhere).await;
+    let mut answers = Box::pin(session(client, appends.boxed()));
+    let early = timeout(Duration::from_millis(200), &mut answers).await;
+    assert!(early.is_err(), "it waits for an append: {early:?}");
+    late.send(append(0, Vec::new())).await.unwrap();
+    let answers = timeout(GUARD, answers).await.expect("it ends in time");
+    assert!(matches!(answers.unwrap()[..], [Err(_)]));
+}
+
 #[tokio::test]
 async fn a_store_that_is_not_there_is_unreachable() {
     let nowhere = transport(Addresses::of([]));

@@ -1,0 +1,45 @@
+//! What lets stores run in a simulated world: on one thread, by a clock that only the world moves. For `tests/simulation`.
+//!
+//! The tasks and timers of a tokio runtime of one thread with a paused clock follow from what went before. Other threads do not. So
+//! on a thread that has called [`begin`], what would block runs as a task, and so does the writer of the logs. Each takes some
+//! milliseconds of simulated time first, by the generator of `fastrand`.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::task::{self, JoinHandle};
+use tokio::time::sleep;
+
+/// The longest that the disk takes, in milliseconds.
+const DISK_MS_MAX: u64 = 8;
+
+thread_local! {
+    static HAS_BEGUN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on, what this thread starts is simulated. Only in a build with debug assertions.
+pub fn begin() {
+    HAS_BEGUN.set(true);
+}
+
+pub(crate) fn is_on() -> bool {
+    cfg!(debug_assertions) && HAS_BEGUN.get()
+}
+
+/// Takes as long as a disk might.
+pub(crate) async fn disk() {
+    sleep(Duration::from_millis(fastrand::u64(1..=DISK_MS_MAX))).await;
+}
+
+/// [`task::spawn_blocking`], or a task in a simulation.
+pub(crate) fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    if !is_on() {
+        return task::spawn_blocking(work);
+    }
+    task::spawn(async {
+        disk().await;
+        work()
+    })
+}
