@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::keys;
 use crate::read::Tier;
 use crate::region::{RegionDescriptor, destroyed};
-use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, check_space, remove_leftovers};
+use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, find_bytes, remove_leftovers};
 use crate::writer::Writer;
 
 impl Storage {
@@ -108,8 +108,17 @@ impl Storage {
     }
 
     pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
+        let directory = self.inner.engine.directory().path();
+        self.install_if(installing, |bytes| find_bytes(directory, bytes))
+    }
+
+    pub(crate) fn install_if(
+        &self,
+        installing: &Installing,
+        find_space: impl FnOnce(u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.begin_replacement();
-        self.inner.writer.install(installing)?;
+        self.inner.writer.install(installing, find_space)?;
         self.unfinished().remove(&installing.state.region.id);
         Ok(())
     }
@@ -134,7 +143,7 @@ pub(super) fn finish_installs(
             region_id,
             "a crash has interrupted the install of a snapshot: it is repeated"
         );
-        let finished = check_space(directory).and_then(|()| writer.install(&installing));
+        let finished = writer.install(&installing, |bytes| find_bytes(directory, bytes));
         if let Err(error) = finished {
             tracing::error!(region_id, %error, "the install of a snapshot cannot be finished: the region is left out");
             unfinished.insert(region_id, error.to_string());
