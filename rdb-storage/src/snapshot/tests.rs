@@ -355,7 +355,7 @@ fn a_region_whose_install_is_not_finished_does_not_count_as_destroyed() {
     let (_source_directory, source) = holding("new", "of the source");
     let (_directory, storage) = holding("old", "of the target");
     storage.destroy_region(REGION, 2).unwrap();
-    assert_eq!(storage.destroyed_regions(), Ok(vec![REGION]));
+    assert_eq!(storage.destroyed_regions(), Ok(vec![(REGION, 2)]));
     let (installing, staging) = receive(&source, &storage).into_parts();
     staging.keep();
     install_until(Crash::MarkPut, storage.engine(), &installing);

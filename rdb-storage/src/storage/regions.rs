@@ -78,17 +78,18 @@ impl Storage {
         Ok(peer_id.transpose()?)
     }
 
-    /// The regions of which a peer was destroyed here, and that are neither stored nor about to be replaced by a snapshot.
+    /// The regions of which a peer was destroyed here, each with the last one, and that are neither stored nor about to be replaced by a
+    /// snapshot.
     ///
     /// # Errors
     ///
     /// As a read.
-    pub fn destroyed_regions(&self) -> Result<Vec<u64>, Error> {
+    pub fn destroyed_regions(&self) -> Result<Vec<(u64, u64)>, Error> {
         let engine = &self.inner.engine;
         let mut destroyed = destroyed(&engine.database, engine.family(Family::RaftState))?;
         let present = engine.present_regions()?.into_iter();
         let present: BTreeSet<_> = present.map(|region| region.id).collect();
-        destroyed.retain(|region_id| !present.contains(region_id));
+        destroyed.retain(|(region_id, _)| !present.contains(region_id));
         Ok(destroyed)
     }
 
