@@ -231,7 +231,7 @@ impl Regions {
         let group = {
             let states = self.node.states();
             let mut replicas = self.replicas();
-            let is_unopened = replicas.unopened.get(&region_id) == Some(&named.conf_version);
+            let is_unopened = replicas.unopened.get(&region_id) == Some(&named);
             let open = replicas.open.get(&region_id);
             let group = match open {
                 Some(open) if open.peer_id == peer_id && open.handle.is_some() => {
@@ -250,7 +250,7 @@ impl Regions {
                     Some(open.group.clone())
                 }
                 // One that could not be opened may have left a group.
-                None if peer_id == 0 && is_unopened => self.node.group(region_id),
+                None if is_unopened => self.node.group(region_id),
                 _ => return,
             };
             replicas.open.remove(&region_id);
@@ -333,10 +333,14 @@ impl Regions {
     }
 }
 
-/// The latest peer of a region that this store knows of. The placement driver adds none here while it has the region destroyed, and ids grow:
+/// The latest peer of a region on the disk that this store knows of. The placement driver adds none here while it has the region destroyed, and ids grow:
 /// so a peer that may come is later. 0: it knows of none.
 fn latest_peer(storage: &Storage, region_id: u64) -> Result<u64, rdb_storage::Error> {
     let described = storage.described(region_id)?;
-    let peers = described.iter().flat_map(|(region, _)| &region.peers);
+    let described = described.map(|(region, _)| region);
+    let unfinished = storage.unfinished_installs().remove(&region_id);
+    let unfinished = unfinished.map(|unfinished| unfinished.region);
+    let peers = described.iter().chain(&unfinished);
+    let peers = peers.flat_map(|region| &region.peers);
     Ok(peers.map(|peer| peer.id).max().unwrap_or(0))
 }

@@ -208,17 +208,25 @@ impl Regions {
         let others = peers.map(|peer| peer.store_id).filter(|id| *id != store_id);
         self.transport(identity).greet(others);
         for region in &stored {
-            let (region_id, conf_version) = (region.id, region.conf_version);
-            let Some(peer_id) = self.own_peer(region, store_id).await? else {
-                tracing::info!(
-                    region_id,
-                    "a region is stored, and has no peer on this store"
-                );
-                let unopened = &mut self.replicas().unopened;
-                unopened.insert(region_id, conf_version);
-                continue;
-            };
-            self.open_peer(identity, region_id, peer_id).await?;
+            let region_id = region.id;
+            match self.own_peer(region, store_id).await? {
+                Some(peer_id) => {
+                    self.open_peer(identity, region_id, peer_id).await?;
+                }
+                None => {
+                    tracing::info!(
+                        region_id,
+                        "a region is stored, and has no peer on this store"
+                    );
+                    self.leave_out(region, 0);
+                }
+            }
+        }
+        // Their causes were told of.
+        for unfinished in self.storage.unfinished_installs().values() {
+            let region = &unfinished.region;
+            let peer_id = self.own_peer(region, store_id).await?;
+            self.leave_out(region, peer_id.unwrap_or(0));
         }
         self.route(&self.replicas());
         Ok(!stored.is_empty())
@@ -407,6 +415,16 @@ impl Regions {
         Ok(spawn_blocking(move || storage.regions()).await??)
     }
 
+    /// Has the placement driver hear of a region that is not opened.
+    fn leave_out(&self, region: &RegionDescriptor, peer_id: u64) {
+        let held = HeldPeer {
+            region_id: region.id,
+            peer_id,
+            conf_version: region.conf_version,
+        };
+        self.replicas().unopened.insert(region.id, held);
+    }
+
     /// Gives regions their first states, those that have none. All at once: at the next start a part of them would look like
     /// all.
     async fn bootstrap(&self, regions: Vec<RegionDescriptor>) -> Result<(), ServerError> {
@@ -548,7 +566,7 @@ impl Regions {
     fn count(&self, replicas: &Replicas) -> usize {
         let unfinished = self.storage.unfinished_installs().into_keys();
         // A peer that had nothing before the snapshot may wait for another one.
-        let left_out = unfinished.filter(|region_id| !replicas.open.contains_key(region_id));
+        let left_out = unfinished.filter(|region_id| !replicas.has(*region_id));
         replicas.count() + left_out.count()
     }
 

@@ -21,14 +21,25 @@ struct Fixture {
     _directory: TempDir,
 }
 
-/// A store that has registered, and has no regions.
-async fn fixture(durability: Durability) -> Fixture {
-    let directory = tempfile::tempdir().expect("the temporary directory can be written");
-    let config = Config {
+fn config(directory: &TempDir, durability: Durability) -> Config {
+    Config {
         data_dir: directory.path().join("store"),
         durability,
         ..Config::default()
-    };
+    }
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("the temporary directory can be written")
+}
+
+/// A store that has registered, and has no regions.
+async fn fixture(durability: Durability) -> Fixture {
+    fixture_in(directory(), durability).await
+}
+
+async fn fixture_in(directory: TempDir, durability: Durability) -> Fixture {
+    let config = config(&directory, durability);
     let opened = spawn_blocking(move || {
         let storage = Storage::open(&config.data_dir, config.storage_options());
         let storage = storage.expect("a new directory");
@@ -285,6 +296,50 @@ async fn a_replica_that_leads_is_not_destroyed() {
     regions.destroy(held(5)).await;
     assert!(fixture.is_stored().await);
     assert_eq!(regions.report().count, 1);
+}
+
+/// A store on which a snapshot of peer 5 cannot be installed.
+fn leave_install_unfinished(config: &Config) {
+    let storage = Storage::open(&config.data_dir, config.storage_options());
+    let storage = storage.expect("a new directory");
+    storage.put_raw("k", "v").expect("written");
+    let region = from_wire(region(&[(5, STORE), (6, 3)]));
+    let state = first_state(&region).expect("it has peers");
+    let begun = storage.bootstrap_regions(&[(region, state)]);
+    begun.expect("written");
+    let snapshot = storage.region_snapshot(REGION);
+    let mut snapshot = snapshot.expect("it has a state");
+    let incoming = storage.receive_region(REGION);
+    let mut incoming = incoming.expect("there is space");
+    while let Some(chunk) = snapshot.next_chunk().expect("it can be read") {
+        incoming.add(chunk).expect("it is the next one");
+    }
+    let received = incoming.complete().expect("it is complete");
+    let files = config.data_dir.join("snapshots");
+    std::fs::remove_dir_all(files).expect("they are there");
+    received.install().expect_err("the files are gone");
+}
+
+#[tokio::test]
+async fn a_region_whose_snapshot_cannot_be_installed_is_named_and_destroyed_once_its_peer_is_removed()
+ {
+    let directory = directory();
+    let config = config(&directory, Durability::Sync);
+    let left = spawn_blocking(move || leave_install_unfinished(&config));
+    left.await.expect("no panic");
+    let fixture = fixture_in(directory, Durability::Sync).await;
+    let regions = &fixture.regions;
+    let report = regions.report();
+    assert_eq!((report.holds, report.count), (vec![held(5)], 1));
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
+    assert!(!fixture.is_stored().await);
+    regions.destroy(held(6)).await;
+    assert_eq!(regions.report().count, 1, "that is another peer");
+    regions.destroy(held(5)).await;
+    let report = regions.report();
+    assert_eq!((report.holds, report.count), (Vec::new(), 0));
+    assert_eq!(fixture.tombstone(), Some(5));
+    assert!(regions.storage.unfinished_installs().is_empty());
 }
 
 #[tokio::test]

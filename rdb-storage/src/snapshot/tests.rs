@@ -331,7 +331,9 @@ fn a_region_whose_install_cannot_be_finished_is_left_out_until_an_open_can() {
         let storage = open(&directory);
         let unfinished = storage.unfinished_installs();
         assert_eq!(unfinished.keys().collect::<Vec<_>>(), [&REGION]);
-        assert!(unfinished[&REGION].contains("snapshot"), "{unfinished:?}");
+        assert_eq!(unfinished[&REGION].region, region());
+        let cause = &unfinished[&REGION].cause;
+        assert!(cause.contains("snapshot"), "{cause}");
         assert_eq!(storage.regions().unwrap(), []);
         assert_eq!(storage.flushed(REGION), Ok(None));
         let first_state = AppliedState {

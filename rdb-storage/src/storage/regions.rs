@@ -15,6 +15,15 @@ use crate::region::{RegionDescriptor, destroyed};
 use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, find_bytes, remove_leftovers};
 use crate::writer::Writer;
 
+/// A snapshot that was to replace a region, and that an open could not install.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedInstall {
+    /// The region as of the snapshot.
+    pub region: RegionDescriptor,
+    /// What is in the way.
+    pub cause: String,
+}
+
 impl Storage {
     /// Takes a snapshot of a region that has a state: as of its applied position, for another replica. It keeps RocksDB from letting go
     /// of what is overwritten meanwhile. Blocks.
@@ -64,9 +73,9 @@ impl Storage {
         Ok(())
     }
 
-    /// Regions that a snapshot was to replace when the process before ended, and which the open could not finish, with the causes. They
-    /// are not stored, and must not get groups; the module `snapshot` says why. The next open tries again.
-    pub fn unfinished_installs(&self) -> BTreeMap<u64, String> {
+    /// The installs that the process before has begun, and that the open could not finish, by region. The regions are not stored, and
+    /// must not get groups; the module `snapshot` says why. The next open tries again.
+    pub fn unfinished_installs(&self) -> BTreeMap<u64, UnfinishedInstall> {
         self.unfinished().clone()
     }
 
@@ -124,18 +133,17 @@ impl Storage {
         Ok(())
     }
 
-    fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+    fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, UnfinishedInstall>> {
         let unfinished = self.inner.unfinished.lock();
         unfinished.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Repeats the installs that a crash has interrupted, and removes the files that no install needs. Returns the regions whose install
-/// failed, with the causes.
+/// Repeats the installs that a crash has interrupted, and removes the files that no install needs. Returns those that failed.
 pub(super) fn finish_installs(
     engine: &Engine,
     writer: &Writer,
-) -> io::Result<BTreeMap<u64, String>> {
+) -> io::Result<BTreeMap<u64, UnfinishedInstall>> {
     let directory = engine.directory().path();
     let (mut unfinished, mut kept) = (BTreeMap::new(), BTreeSet::new());
     for installing in engine.installs().map_err(io::Error::other)? {
@@ -147,8 +155,9 @@ pub(super) fn finish_installs(
         let finished = writer.install(&installing, |bytes| find_bytes(directory, bytes));
         if let Err(error) = finished {
             tracing::error!(region_id, %error, "the install of a snapshot cannot be finished: the region is left out");
-            unfinished.insert(region_id, error.to_string());
             kept.insert(installing.folder);
+            let (region, cause) = (installing.state.region, error.to_string());
+            unfinished.insert(region_id, UnfinishedInstall { region, cause });
         }
     }
     remove_leftovers(directory, &kept)?;

@@ -591,7 +591,7 @@ fn an_install_that_an_open_cannot_repeat_on_a_full_disk_leaves_its_region_out_un
     let target = open(&disk.data(), &synced());
     let unfinished = target.unfinished_installs();
     assert!(
-        unfinished[&REGION].contains("almost full"),
+        unfinished[&REGION].cause.contains("almost full"),
         "{unfinished:?}"
     );
     assert_eq!(target.regions().unwrap(), []);
