@@ -69,7 +69,8 @@ impl Worker {
         flushed.map_err(|error| Error::io("flushing what has become of a region", error))
     }
 
-    /// Most bytes that the rest of an install takes, some of them for a while only.
+    /// About the most bytes that the rest of an install takes, some of them for a while only. Of a file that has nothing but keys of the
+    /// region, a compaction leaves nothing.
     fn bytes_needed(
         &self,
         region: &RegionDescriptor,
@@ -80,14 +81,11 @@ impl Worker {
         let mut bytes = BESIDE_BYTES;
         for (keyspace, staged) in staged {
             if is_to_compact(staged) {
-                let is_left = |file: &&LiveFile| {
-                    let starts_before = file.start_key.as_deref() < Some(region.upper_bound());
-                    let ends_behind = file.end_key.as_deref() >= Some(&region.start_key[..]);
-                    let is_of_family = file.column_family_name == keyspace.family().name();
-                    is_of_family && starts_before && ends_behind
-                };
-                let left = files.iter().filter(is_left);
-                bytes += left.map(|file| file.size as u64).sum::<u64>();
+                let of_family = files
+                    .iter()
+                    .filter(|file| file.column_family_name == keyspace.family().name());
+                let kept = of_family.filter(|file| reaches_across(file, region));
+                bytes += kept.map(|file| file.size as u64).sum::<u64>();
             }
             let copied = staged.copied_bytes();
             bytes += copied.map_err(|error| Error::io("looking at a snapshot", error))?;
@@ -142,6 +140,50 @@ impl Worker {
     }
 }
 
+/// Whether a file may have keys of the region, and others.
+fn reaches_across(file: &LiveFile, region: &RegionDescriptor) -> bool {
+    let (start_key, end_key) = (Some(&region.start_key[..]), Some(region.upper_bound()));
+    let (first, last) = (file.start_key.as_deref(), file.end_key.as_deref());
+    let overlaps = first < end_key && last >= start_key;
+    overlaps && (first < start_key || last >= end_key)
+}
+
 fn is_to_compact(staged: &Staged) -> bool {
     staged.files.len() > TOP_FILES_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_across_a_border_of_a_region_have_something_that_stays() {
+        let region = RegionDescriptor {
+            id: 1,
+            start_key: "d".into(),
+            end_key: "m".into(),
+            conf_version: 1,
+            version: 1,
+            peers: Vec::new(),
+        };
+        let reaches_across = |first: &str, last: &str| {
+            let file = LiveFile {
+                column_family_name: "default".to_owned(),
+                name: "/1.sst".to_owned(),
+                size: 1,
+                level: 0,
+                start_key: Some(first.into()),
+                end_key: Some(last.into()),
+                num_entries: 1,
+                num_deletions: 0,
+            };
+            reaches_across(&file, &region)
+        };
+        for (first, last) in [("a", "d"), ("a", "z"), ("l", "m"), ("d", "x")] {
+            assert!(reaches_across(first, last), "{first} to {last}");
+        }
+        for (first, last) in [("a", "c"), ("d", "l"), ("e", "f"), ("m", "z")] {
+            assert!(!reaches_across(first, last), "{first} to {last}");
+        }
+    }
 }
