@@ -97,6 +97,16 @@ pub enum OpenError {
         /// What the device said.
         cause: io::Error,
     },
+    /// The log is that of another peer.
+    #[error("the log of group {group_id} is that of peer {noted}, not of peer {peer_id}")]
+    OtherPeer {
+        /// The group.
+        group_id: u64,
+        /// Who was to be opened.
+        peer_id: u64,
+        /// Whose log it is.
+        noted: u64,
+    },
     /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -152,6 +162,9 @@ impl Node {
     /// Opens a group of which this store has a peer. The log of a new group is empty, and its state machine holds the state
     /// that all its first peers begin with.
     ///
+    /// The log is that of this peer from then on, and no other one gets it before [`Node::destroy`]. Only what a peer has left that never had
+    /// a state or an entry is taken over by a later one: it was never a voter.
+    ///
     /// # Errors
     ///
     /// See [`OpenError`].
@@ -174,6 +187,7 @@ impl Node {
         // Reserved before, so that a group that has started is watched in any case.
         let to_watch = opened.reserve().await.map_err(|_| OpenError::ShutDown)?;
         let log = self.open_log(group_id).await?;
+        claim(&log, group_id, peer_id, &*machine).await?;
         let group = Group::start(peer_id, self.timing, log, machine, network).await?;
         add(&self.groups, group_id, group.clone());
         to_watch.send((group_id, group.clone()));
@@ -194,21 +208,33 @@ impl Node {
         if opened.is_none() {
             return Err(OpenError::ShutDown);
         }
-        let destroyed = async {
-            if let Some(group) = self.group(group_id) {
-                group.shut_down().await;
-                // What it had queued is on the device before that is read.
-                let failed = |cause| OpenError::Log { group_id, cause };
-                let barrier = self.open_log(group_id).await?.barrier();
-                barrier.pass().await.map_err(failed)?;
-            }
-            let log = self.open_log(group_id).await?;
-            let destroyed = log.destroy().await;
-            destroyed.map_err(|cause| OpenError::Log { group_id, cause })
-        };
-        destroyed.await?;
+        if let Some(group) = self.group(group_id) {
+            group.shut_down().await;
+        }
+        // What the group had queued comes before it.
+        let destroyed = self.log.destroy_group(group_id).await;
+        destroyed.map_err(|cause| OpenError::Log { group_id, cause })?;
         self.remove(group_id);
         Ok(())
+    }
+
+    /// Whose log that of a group is. `None`: there is none, or a release that did not note it has written it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Log`].
+    pub async fn noted_peer(&self, group_id: u64) -> Result<Option<u64>, OpenError> {
+        let read = self.read_log(move |log| log.noted_peer(group_id)).await;
+        read.map_err(|cause| OpenError::Log { group_id, cause })
+    }
+
+    /// The groups of which there is any log, as [`noted_peer`](Self::noted_peer) says of each. One that is damaged is among them.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot be read.
+    pub async fn logs(&self) -> io::Result<BTreeMap<u64, Option<u64>>> {
+        self.read_log(LogWriter::groups).await
     }
 
     /// Ends a group if it is open, and keeps its log: the peer can be opened again.
@@ -241,10 +267,17 @@ impl Node {
     }
 
     async fn open_log(&self, group_id: u64) -> Result<LogStore, OpenError> {
-        let log = Arc::clone(&self.log);
-        let read = spawn_blocking(move || log.open_group(group_id)).await;
-        let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let read = self.read_log(move |log| log.open_group(group_id)).await;
         read.map_err(|cause| OpenError::Log { group_id, cause })
+    }
+
+    async fn read_log<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&LogWriter) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let log = Arc::clone(&self.log);
+        let read = spawn_blocking(move || read(&log)).await;
+        read.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 
     /// An open group.
@@ -297,6 +330,32 @@ impl Drop for Node {
             supervisor.abort();
         }
     }
+}
+
+/// Notes that a log is that of a peer, unless it is that of another one.
+async fn claim(
+    log: &LogStore,
+    group_id: u64,
+    peer_id: u64,
+    machine: &dyn StateMachine,
+) -> Result<(), OpenError> {
+    let failed = |cause| OpenError::Log { group_id, cause };
+    match log.peer_id() {
+        Some(noted) if noted == peer_id => return Ok(()),
+        Some(noted) => {
+            let is_left = log.is_unused() && machine.flushed().map_err(failed)?.position.is_none();
+            // Ids grow, so an earlier one is that of a late message.
+            if noted > peer_id || !is_left {
+                return Err(OpenError::OtherPeer {
+                    group_id,
+                    peer_id,
+                    noted,
+                });
+            }
+        }
+        None => {}
+    }
+    log.note_peer(peer_id).await.map_err(failed)
 }
 
 fn add(groups: &Groups, group_id: u64, group: Group) {

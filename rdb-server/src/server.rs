@@ -14,7 +14,7 @@ use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, health, raise_open_files_limit, serve,
 };
 use rdb_raft::group::{GroupState, Leader};
-use rdb_storage::{Durability, Repair, Storage};
+use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -252,10 +252,11 @@ fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
 }
 
 /// Which region is not open, since a snapshot could not be put in its place, if there is one.
-fn left_out(unfinished: &BTreeMap<u64, String>) -> Option<String> {
-    let (region_id, cause) = unfinished.first_key_value()?;
+fn left_out(unfinished: &BTreeMap<u64, UnfinishedInstall>) -> Option<String> {
+    let (region_id, UnfinishedInstall { cause, .. }) = unfinished.first_key_value()?;
     Some(format!(
-        "region {region_id} is left out, since the install of its snapshot cannot be finished: {cause}; restart to try again"
+        "region {region_id} is left out, since the install of its snapshot cannot be finished: {cause}; restart to try again, or remove \
+         its peer from this store"
     ))
 }
 

@@ -52,7 +52,7 @@ pub(crate) enum Family {
 impl Family {
     const ALL: [Self; 4] = [Self::Raw, Self::Versioned, Self::RaftLog, Self::RaftState];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Raw => "default",
             Self::Versioned => "cas",

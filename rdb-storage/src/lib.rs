@@ -113,6 +113,6 @@ pub use region::{PeerDescriptor, RegionDescriptor};
 pub use repair::{Cut, LogDamage, Repair};
 pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 pub use snapshot::{IncomingRegion, ReceivedRegion, RegionSnapshot};
-pub use storage::{Storage, StorageStats};
+pub use storage::{Storage, StorageStats, UnfinishedInstall};
 pub use view::RegionView;
 pub use writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom};

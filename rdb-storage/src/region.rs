@@ -80,10 +80,13 @@ pub(crate) fn present_regions(
     Ok(regions)
 }
 
-/// The regions that have tombstones in a column family of an open database.
-pub(crate) fn destroyed(database: &DB, family: &ColumnFamily) -> Result<Vec<u64>, Error> {
-    let region_id = |key: &[u8], _: &[u8]| keys::tombstone::region_id(key);
-    records(database, family, keys::tombstone::range(), region_id)
+/// The tombstones in a column family of an open database: regions, each with the last peer that was destroyed.
+pub(crate) fn destroyed(database: &DB, family: &ColumnFamily) -> Result<Vec<(u64, u64)>, Error> {
+    let tombstone = |key: &[u8], record: &[u8]| {
+        let region_id = keys::tombstone::region_id(key)?;
+        Ok((region_id, keys::tombstone::decode(record)?))
+    };
+    records(database, family, keys::tombstone::range(), tombstone)
 }
 
 fn records<T>(

@@ -5,6 +5,8 @@ mod regions;
 #[cfg(test)]
 mod tests;
 
+pub use regions::UnfinishedInstall;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,7 +55,7 @@ struct Inner {
     /// See `Storage::replacements`.
     replacements: AtomicU64,
     /// See `Storage::unfinished_installs`.
-    unfinished: Mutex<BTreeMap<u64, String>>,
+    unfinished: Mutex<BTreeMap<u64, UnfinishedInstall>>,
 }
 
 /// Figures of a storage.

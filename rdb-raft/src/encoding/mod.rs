@@ -9,6 +9,7 @@
 pub mod entry;
 pub mod log_id;
 pub mod membership;
+pub mod peer;
 pub mod stored_membership;
 pub mod vote;
 

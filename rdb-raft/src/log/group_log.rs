@@ -14,6 +14,8 @@ use crate::types::{Entry, LogId, TypeConfig, Vote};
 /// The log of one group. Its [`super::LogStore`] changes it; readers and the writer share it.
 pub(super) struct GroupLog {
     group_id: u64,
+    /// Whose log it was when it was opened, if that was noted.
+    peer_id: Option<u64>,
     state: Mutex<State>,
 }
 
@@ -51,6 +53,7 @@ impl GroupLog {
     ) -> io::Result<Self> {
         let vote = device.get(&keys::vote(group_id))?;
         let vote = vote.map(|vote| encoding::vote::decode(&vote)).transpose()?;
+        let peer_id = noted_peer(device, group_id)?;
         let purged = device.get(&keys::purged(group_id))?;
         let purged = purged.map(|purged| encoding::log_id::decode(&purged));
         let purged = purged.transpose()?;
@@ -71,6 +74,7 @@ impl GroupLog {
         };
         Ok(Self {
             group_id,
+            peer_id,
             state: Mutex::new(state),
         })
     }
@@ -87,10 +91,13 @@ impl GroupLog {
         }
     }
 
-    /// Whether there is nothing of it on the device.
+    /// Whether it never had entries, nor stood behind any.
     pub(super) fn is_unused(&self) -> bool {
-        let state = self.state();
-        state.vote.is_none() && state.last.is_none()
+        self.state().last.is_none()
+    }
+
+    pub(super) fn peer_id(&self) -> Option<u64> {
+        self.peer_id
     }
 
     pub(super) fn vote(&self) -> Option<Vote> {
@@ -165,12 +172,6 @@ impl GroupLog {
         Some(first_index..kept_start.min(end).max(first_index))
     }
 
-    /// Those of its entries.
-    pub(super) fn indexes(&self) -> Range<u64> {
-        let state = self.state();
-        state.first_index..state.end()
-    }
-
     /// Notes that the entries up to an index are durable, if they are still those that they were.
     pub(super) fn set_durable(&self, index: u64, truncations: u64) {
         let mut state = self.state();
@@ -228,6 +229,13 @@ impl State {
 
 fn end_after(last: Option<LogId>) -> u64 {
     last.map_or(0, |last| last.index.saturating_add(1))
+}
+
+/// The peer that was noted as the owner of a group's log.
+pub(super) fn noted_peer(device: &dyn LogDevice, group_id: u64) -> io::Result<Option<u64>> {
+    let peer = device.get(&keys::peer(group_id))?;
+    let peer = peer.map(|peer| encoding::peer::decode(&peer));
+    Ok(peer.transpose()?)
 }
 
 /// The first index of a group's entries from `start` on, and the last entry.

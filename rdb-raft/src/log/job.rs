@@ -34,10 +34,15 @@ pub(super) enum Job {
         vote: Vote,
         saved: oneshot::Sender<io::Result<()>>,
     },
-    /// Leaves nothing of the log.
+    /// Notes whose log it is.
+    Peer {
+        group_id: u64,
+        peer_id: u64,
+        noted: oneshot::Sender<io::Result<()>>,
+    },
+    /// Leaves nothing of the log, whatever is there.
     Destroy {
         group_id: u64,
-        removed: Range<u64>,
         destroyed: oneshot::Sender<io::Result<()>>,
     },
     /// Changes nothing.
@@ -61,6 +66,7 @@ impl Job {
         match self {
             Self::Append { entries, .. } => entries.iter().map(entry_bytes).sum(),
             Self::Vote { .. }
+            | Self::Peer { .. }
             | Self::Destroy { .. }
             | Self::Barrier { .. }
             | Self::Truncate { .. }
@@ -82,14 +88,20 @@ impl Job {
                     value.extend_from_slice(&vote);
                 });
             }
-            Self::Destroy {
-                group_id, removed, ..
+            Self::Peer {
+                group_id, peer_id, ..
             } => {
+                let peer = encoding::peer::encode(*peer_id);
+                batch.put(&keys::peer(*group_id), |value| {
+                    value.extend_from_slice(&peer);
+                });
+            }
+            Self::Destroy { group_id, .. } => {
                 batch.delete(&keys::vote(*group_id));
                 batch.delete(&keys::purged(*group_id));
-                if !removed.is_empty() {
-                    delete_range(*group_id, removed, batch);
-                }
+                batch.delete(&keys::peer(*group_id));
+                let (start, end) = (keys::entry(*group_id, 0), keys::entries_end(*group_id));
+                batch.delete_range(&start, &end);
             }
             Self::Barrier { .. } => {}
             Self::Truncate { group_id, removed } => {
@@ -132,6 +144,7 @@ impl Job {
                 flushed.complete(result);
             }
             Self::Vote { saved: done, .. }
+            | Self::Peer { noted: done, .. }
             | Self::Destroy {
                 destroyed: done, ..
             }

@@ -20,6 +20,8 @@
 //! - An append or a vote completes only after it is durable.
 //! - A failed write or sync stops the log for good: what is in hand and what comes later fails, and [`LogHealth`] says why.
 //!   A sync that failed is not tried again, since the next may succeed without what the first one lost.
+//! - Who owns a log is noted before its first vote or entry. Another peer does not get it: it would forget what it has promised, or keep
+//!   promises that are not its own.
 //! - Entries that were appended can be read at once, before they are durable. Entries that are not durable are always read
 //!   from memory, and so are those that are not applied, up to a limit.
 //!

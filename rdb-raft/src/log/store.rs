@@ -29,19 +29,26 @@ impl LogStore {
         Self { log, queue, device }
     }
 
-    /// Removes all of it, durably, the vote, too.
-    pub(crate) async fn destroy(self) -> io::Result<()> {
-        if self.log.is_unused() {
-            return Ok(());
-        }
-        let (destroyed, durable) = oneshot::channel();
-        self.queue.push(Job::Destroy {
+    /// The peer whose log it was when it was opened. `None`: nobody had noted that.
+    pub(crate) fn peer_id(&self) -> Option<u64> {
+        self.log.peer_id()
+    }
+
+    /// Notes whose log it is, durably.
+    pub(crate) async fn note_peer(&self, peer_id: u64) -> io::Result<()> {
+        let (noted, durable) = oneshot::channel();
+        self.queue.push(Job::Peer {
             group_id: self.log.group_id(),
-            removed: self.log.indexes(),
-            destroyed,
+            peer_id,
+            noted,
         })?;
-        let ended = |_| stopped("the writer ended before the log was destroyed");
+        let ended = |_| stopped("the writer ended before it was written whose log it is");
         durable.await.map_err(ended)?
+    }
+
+    /// Whether it never had entries, nor stood behind any. It may have a vote.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.log.is_unused()
     }
 
     /// For whoever has to wait until changes of this log are durable.

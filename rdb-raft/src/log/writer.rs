@@ -1,17 +1,21 @@
 //! The thread that writes all logs.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::cache::CachedBytes;
-use super::group_log::GroupLog;
+use super::group_log::{GroupLog, noted_peer};
+use super::health::stopped;
 use super::job::Job;
 use super::queue::{Queue, Taken};
-use super::{Batch, LogDevice, LogHealth, LogStore};
+use super::{Batch, LogDevice, LogHealth, LogStore, keys};
+use crate::encoding;
 use crate::mutant::Mutant;
 use crate::simulation;
 
@@ -74,6 +78,39 @@ impl LogWriter {
         let log = GroupLog::open(&*shared.device, group_id, cached_bytes)?;
         let (queue, device) = (Arc::clone(&shared.queue), Arc::clone(&shared.device));
         Ok(LogStore::new(Arc::new(log), queue, device))
+    }
+
+    /// The peer that was noted as the owner of a group's log. May block.
+    pub(crate) fn noted_peer(&self, group_id: u64) -> io::Result<Option<u64>> {
+        noted_peer(&*self.shared.device, group_id)
+    }
+
+    /// The groups of which there is anything, each with the owner of its log, if that was noted and can be read. May block.
+    pub(crate) fn groups(&self) -> io::Result<BTreeMap<u64, Option<u64>>> {
+        let (start, end) = keys::beside_entries();
+        let mut groups = BTreeMap::new();
+        let mut visit = |key: &[u8], record: &[u8]| {
+            if let Ok((group_id, is_peer)) = keys::group(key) {
+                let peer = groups.entry(group_id).or_insert(None);
+                if is_peer {
+                    *peer = encoding::peer::decode(record).ok();
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        self.shared.device.scan(&start, &end, &mut visit)?;
+        Ok(groups)
+    }
+
+    /// Removes the log of a group, durably, and its vote, whatever state they are in. Nobody may change the log any more.
+    pub(crate) async fn destroy_group(&self, group_id: u64) -> io::Result<()> {
+        let (destroyed, durable) = oneshot::channel();
+        self.shared.queue.push(Job::Destroy {
+            group_id,
+            destroyed,
+        })?;
+        let ended = |_| stopped("the writer ended before the log was destroyed");
+        durable.await.map_err(ended)?
     }
 
     /// Whether logs are written.

@@ -7,6 +7,8 @@
 //! - All that a store sends together has a bounded rate.
 //! - One in which nothing moves for [`PATIENCE`] is given up, at both ends. While the peer installs what it has got, it says so, for some
 //!   minutes at most.
+//! - It is as of when the peer was a member, on its store. Neither end takes another one: a leader that has not yet applied what has added the
+//!   peer tries again.
 //! - The state machine is read as the connection takes its chunks. Of a snapshot there are a few chunks in memory at either end.
 //! - It ends with the leadership, and with the group at either end.
 
@@ -15,6 +17,16 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
+
+use crate::machine::Applied;
+
+/// Whether a snapshot is for a peer on a store: as of it, that is the peer of this store. With another one the next start would not know
+/// which peer it has, or take another one for it, which has other promises.
+pub(super) fn is_for(applied: &Applied, peer_id: u64, store_id: u64) -> bool {
+    let nodes = applied.membership.nodes();
+    let on_store = nodes.filter(|(_, node)| node.store_id == store_id);
+    on_store.map(|(id, _)| *id).eq([peer_id])
+}
 
 /// How long nothing may move.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,9 +79,36 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use futures::FutureExt;
 
     use super::*;
+    use crate::types::{Membership, StoreNode, StoredMembership};
+
+    #[test]
+    fn a_snapshot_is_for_a_peer_only_as_of_when_its_store_had_it_and_no_other_one() {
+        let as_of = |peers: &[(u64, u64)]| {
+            let nodes = peers
+                .iter()
+                .map(|&(id, store_id)| (id, StoreNode { store_id }));
+            let nodes: BTreeMap<_, _> = nodes.collect();
+            let membership = Membership::new(vec![[1].into()], nodes).unwrap();
+            Applied {
+                position: None,
+                membership: StoredMembership::new(None, membership),
+            }
+        };
+        assert!(is_for(&as_of(&[(1, 10), (5, 50)]), 5, 50));
+        for other in [
+            &[(1, 10)][..],
+            &[(1, 10), (4, 50)],
+            &[(1, 10), (4, 50), (5, 50)],
+            &[(1, 10), (5, 40)],
+        ] {
+            assert!(!is_for(&as_of(other), 5, 50), "{other:?}");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_sent_together_keeps_to_the_rate() {

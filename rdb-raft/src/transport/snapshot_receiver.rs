@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 
 use super::greeting::StoreIdentity;
 use super::incoming::peer;
-use super::snapshot::{PATIENCE, REPLY_INTERVAL};
+use super::snapshot::{PATIENCE, REPLY_INTERVAL, is_for};
 use super::starts::Starts;
 use super::wire;
 use crate::encoding::stored_membership;
@@ -24,7 +24,7 @@ use crate::group::Group;
 use crate::machine::{Applied, Incoming};
 use crate::node::Node;
 use crate::simulation::spawn_blocking;
-use crate::types::{StoreNode, Vote};
+use crate::types::Vote;
 
 /// What is answered.
 pub(super) type Replies = BoxStream<'static, Result<SnapshotReply, Status>>;
@@ -140,11 +140,8 @@ impl Parts {
             return Err(Status::invalid_argument(cause));
         };
         let applied = read_taken(start.term, &taken)?;
-        // A later one has not. With this one the next start would take the other peer for its own, which has other promises.
-        let is_other =
-            |(id, node): (&u64, &StoreNode)| node.store_id == own_store && *id != start.to_peer;
-        if applied.membership.nodes().any(is_other) {
-            let cause = "the snapshot is as of when this store had another peer";
+        if !is_for(&applied, start.to_peer, own_store) {
+            let cause = "the snapshot is as of when this store had another peer, or none";
             return Err(Status::unavailable(cause));
         }
         while let Some(chunk) = match self.next().await? {

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 
 use super::dial::{CONNECT_TIMEOUT, Dialer};
 use super::link::Link;
-use super::snapshot::{PATIENCE, Sending};
+use super::snapshot::{PATIENCE, Sending, is_for};
 use super::wire;
 use crate::encoding::stored_membership;
 use crate::machine::{Applied, Outgoing, Reading};
@@ -91,13 +91,20 @@ impl SnapshotRoute<'_> {
     /// Sends a snapshot, and waits until it is installed. Returns the vote of the peer. The snapshot is taken once the other store has
     /// accepted it.
     pub(super) async fn send(&self, vote: Vote, outgoing: Outgoing) -> Result<Vote, NotSent> {
-        let not_accepted = |cause| NotSent {
+        let not_begun = |cause| NotSent {
             cause,
             had_begun: false,
         };
-        let (_place, begun) = self.accepted(vote).await.map_err(not_accepted)?;
+        let (_place, begun) = self.accepted(vote).await.map_err(not_begun)?;
         let (group_id, to_peer) = (self.group_id, self.to_peer);
-        let sent = self.send_accepted(&outgoing, begun).await;
+        let sent = match outgoing.take().await {
+            Ok((applied, _)) if !is_for(&applied, to_peer, self.link.store_id) => {
+                let cause = "what has added the peer is not applied yet".to_owned();
+                return Err(not_begun(cause));
+            }
+            Ok((applied, reading)) => self.send_accepted(&applied, reading, begun).await,
+            Err(error) => Err(error.to_string()),
+        };
         sent.map_err(|cause| {
             tracing::warn!(group_id, to_peer, cause, "a snapshot was not sent");
             NotSent {
@@ -117,14 +124,18 @@ impl SnapshotRoute<'_> {
         Ok((place, self.begin(vote).await?))
     }
 
-    async fn send_accepted(&self, outgoing: &Outgoing, begun: Begun) -> Result<Vote, String> {
+    async fn send_accepted(
+        &self,
+        applied: &Applied,
+        reading: Reading,
+        begun: Begun,
+    ) -> Result<Vote, String> {
         // Without the client the connection would close.
         let (_client, parts, replies) = begun;
-        let (applied, reading) = outgoing.take().await.map_err(text)?;
         let (group_id, to_peer) = (self.group_id, self.to_peer);
         let index = applied.position.map(|position| position.index);
         tracing::info!(group_id, to_peer, index, "sending a snapshot");
-        let sending = self.send_parts(taken(&applied)?, reading, parts);
+        let sending = self.send_parts(taken(applied)?, reading, parts);
         let answer = pin!(answer(replies));
         let vote = match select(pin!(sending), answer).await {
             Either::Left((Ok(()), answer)) => {

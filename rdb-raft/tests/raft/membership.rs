@@ -102,6 +102,36 @@ async fn a_peer_on_a_store_that_lost_its_disk_takes_the_place_of_the_one_that_wa
     stores.stop().await;
 }
 
+/// Its next start would not know which peer it has.
+#[tokio::test]
+async fn a_new_peer_gets_no_snapshot_as_of_before_it_was_added() {
+    let mut stores = Stores::led_with(LONG).await;
+    let lost = stores.stores.pop().unwrap();
+    lost.stop().await;
+    let empty = Store::start_empty(3, 4, &stores.ways).await;
+    let leader = &stores.stores[0];
+    remove(leader, 3).await;
+    // It is a member for the leader, and cannot be added for good.
+    stores.ways.of(2).for_each(|way| way.cut());
+    let adding = add_learner(leader, 4, 3);
+    let tried = async {
+        let is_tried = || leader.payloads.state().snapshots > 1 || is_installed(&empty);
+        wait_until("a snapshot is taken again or installed", is_tried).await;
+        assert!(!is_installed(&empty));
+        stores.ways.of(2).for_each(|way| way.heal());
+    };
+    tokio::join!(adding, tried);
+    wait_until("it has a state", || is_installed(&empty)).await;
+    leader.write("after").await.unwrap();
+    empty.has_applied(&applied(leader)).await;
+    empty.stop().await;
+    stores.stop().await;
+}
+
+fn is_installed(store: &Store) -> bool {
+    store.payloads.state().installs > 0
+}
+
 #[tokio::test]
 async fn changes_that_would_harm_the_group_are_refused() {
     let stores = Stores::led_with(LONG).await;

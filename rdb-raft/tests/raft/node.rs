@@ -9,7 +9,7 @@ use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Alone, Group, GroupState, Leader, ProposeError, StartError};
 use rdb_raft::log::{LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
-use rdb_raft::{Node, OpenError, Timing};
+use rdb_raft::{Node, OpenError, Timing, Vote};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -24,8 +24,17 @@ fn node(device: &Arc<MemoryDevice>) -> Node {
 }
 
 async fn open(node: &Node, group_id: u64, payloads: &Arc<Payloads>) -> Result<Group, OpenError> {
-    node.open(group_id, 1, Arc::clone(payloads) as _, Alone)
-        .await
+    open_as(1, node, group_id, payloads).await
+}
+
+async fn open_as(
+    peer_id: u64,
+    node: &Node,
+    group_id: u64,
+    payloads: &Arc<Payloads>,
+) -> Result<Group, OpenError> {
+    let machine = Arc::clone(payloads) as _;
+    node.open(group_id, peer_id, machine, Alone).await
 }
 
 async fn write(group: &Group, payload: Vec<u8>) -> Result<(), ProposeError> {
@@ -179,6 +188,68 @@ async fn a_state_that_is_newer_than_its_log_does_not_start() {
     let refused = open(&node, 1, &payloads.after_crash()).await;
     let missing = OpenError::Start(StartError::LogMissing { index: 1 }).to_string();
     assert_eq!(refused.map(drop).unwrap_err().to_string(), missing);
+    node.shut_down().await;
+}
+
+fn is_of(noted: u64, opened: Result<Group, OpenError>) -> bool {
+    let error = opened.map(drop).unwrap_err();
+    matches!(error, OpenError::OtherPeer { noted: is, .. } if is == noted)
+}
+
+#[tokio::test]
+async fn the_log_of_a_peer_is_given_to_no_other_one_before_it_is_destroyed() {
+    let device = Arc::<MemoryDevice>::default();
+    let node = self::node(&device);
+    let payloads = Payloads::bootstrapped([1]);
+    assert_eq!(node.noted_peer(1).await.unwrap(), None);
+    let group = open(&node, 1, &payloads).await.unwrap();
+    group.lead_alone().await.unwrap();
+    payloads.flush().unwrap();
+    node.shut_down().await;
+
+    let node = self::node(&Arc::new(device.after_power_cut(0)));
+    assert_eq!(node.noted_peer(1).await.unwrap(), Some(1));
+    for payloads in [payloads.after_crash(), Arc::default()] {
+        for other in [0, 2] {
+            assert!(is_of(1, open_as(other, &node, 1, &payloads).await));
+        }
+    }
+    open(&node, 1, &payloads.after_crash()).await.unwrap();
+    assert_eq!(node.logs().await.unwrap(), [(1, Some(1))].into());
+    node.destroy(1).await.unwrap();
+    assert!(node.logs().await.unwrap().is_empty());
+    open_as(2, &node, 1, &Arc::default()).await.unwrap();
+    assert_eq!(node.noted_peer(1).await.unwrap(), Some(2));
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_later_peer_takes_over_from_one_that_has_waited_in_vain_and_an_earlier_one_does_not() {
+    let node = node(&Arc::default());
+    for peer_id in [5, 9] {
+        let waiting = open_as(peer_id, &node, 1, &Arc::default()).await;
+        waiting.unwrap();
+        node.end(1).await;
+    }
+    assert!(is_of(9, open_as(5, &node, 1, &Arc::default()).await));
+    // A state cannot be that of a peer that has waited.
+    let begun = Payloads::bootstrapped([10]);
+    assert!(is_of(9, open_as(10, &node, 1, &begun).await));
+    node.shut_down().await;
+}
+
+/// As a release without notes leaves it.
+#[tokio::test]
+async fn a_log_without_a_note_gets_one_when_it_is_opened() {
+    let device = Arc::<MemoryDevice>::default();
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let mut log = writer.open_group(1).unwrap();
+    log.save_vote(&Vote::new(1, 1)).await.unwrap();
+    writer.close();
+    let node = self::node(&device);
+    assert_eq!(node.logs().await.unwrap(), [(1, None)].into());
+    open(&node, 1, &Payloads::bootstrapped([1])).await.unwrap();
+    assert_eq!(node.logs().await.unwrap(), [(1, Some(1))].into());
     node.shut_down().await;
 }
 

@@ -76,12 +76,13 @@ impl Description {
         is_later
     }
 
-    /// Whether other stores hold the region, too. They do if this one waits for it.
-    pub(crate) fn has_others(&self) -> bool {
+    /// Whether other stores hold the region beside this one, which has that peer. They do if it waits for the region.
+    pub(crate) fn has_others(&self, peer_id: u64) -> bool {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known
-            .as_ref()
-            .is_none_or(|known| known.region.peers.len() > 1)
+        known.as_ref().is_none_or(|known| {
+            let mut peers = known.region.peers.iter();
+            peers.any(|peer| peer.id != peer_id)
+        })
     }
 }
 
@@ -138,12 +139,13 @@ mod tests {
     #[test]
     fn only_what_is_later_is_learned() {
         let description = Description::default();
-        assert!(description.has_others(), "it waits for others");
+        assert!(description.has_others(1), "it waits for others");
         assert!(description.learn(described(2, &[&[1]], &[])));
-        assert!(!description.has_others());
+        assert!(!description.has_others(1));
+        assert!(description.has_others(2), "the only peer is another one");
         assert!(!description.learn(described(2, &[&[1]], &[])));
         assert!(!description.learn(described(1, &[&[1, 2]], &[])));
         assert!(description.learn(described(3, &[&[1]], &[2])));
-        assert!(description.has_others());
+        assert!(description.has_others(1));
     }
 }

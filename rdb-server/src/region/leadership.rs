@@ -51,7 +51,7 @@ impl Leadership {
 
     /// Whether other stores hold the region, too.
     pub(crate) fn has_others(&self) -> bool {
-        self.description.has_others()
+        self.description.has_others(self.peer_id)
     }
 
     /// Whether another store may be able to lead.

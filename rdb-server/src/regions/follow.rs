@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use rdb_proto::pdpb::{HeldPeer, RegionStep};
 use rdb_raft::MissingPeer;
-use rdb_storage::Durability;
+use rdb_storage::{Durability, Storage};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -111,6 +111,8 @@ impl Regions {
                 return Ok(());
             }
         }
+        let noted = self.node.noted_peer(region_id).await;
+        let noted = noted.map_err(|error| ServerError::region(region_id, error))?;
         let storage = self.storage.clone();
         let read = move || {
             let tombstone = storage.tombstone(region_id)?;
@@ -120,8 +122,11 @@ impl Regions {
         let refused = if tombstone.is_some_and(|last| peer_id <= last) {
             Some("it was destroyed here, or one after it")
         } else {
+            // A later peer may take over from one that has waited in vain.
+            let may_be_left = stored.is_none();
             let own = stored.and_then(|(region, _)| peer_on(&region, identity.store_id));
-            own.filter(|own| own.id != peer_id)
+            let own = noted.or(own.map(|own| own.id));
+            own.filter(|&own| own > peer_id || own != peer_id && !may_be_left)
                 .map(|_| "the region is here with another peer")
         };
         if let Some(cause) = refused {
@@ -221,10 +226,12 @@ impl Regions {
         let HeldPeer {
             region_id, peer_id, ..
         } = named;
+        // What is being opened is opened before it is looked at, and nothing that is ending is opened.
+        let opening = self.opening.lock().await;
         let group = {
             let states = self.node.states();
             let mut replicas = self.replicas();
-            let is_unopened = replicas.unopened.get(&region_id) == Some(&named.conf_version);
+            let is_unopened = replicas.unopened.get(&region_id) == Some(&named);
             let open = replicas.open.get(&region_id);
             let group = match open {
                 Some(open) if open.peer_id == peer_id && open.handle.is_some() => {
@@ -243,7 +250,7 @@ impl Regions {
                     Some(open.group.clone())
                 }
                 // One that could not be opened may have left a group.
-                None if peer_id == 0 && is_unopened => self.node.group(region_id),
+                None if is_unopened => self.node.group(region_id),
                 _ => return,
             };
             replicas.open.remove(&region_id);
@@ -252,6 +259,7 @@ impl Regions {
             self.route(&replicas);
             group
         };
+        drop(opening);
         tracing::info!(
             region_id,
             peer_id,
@@ -264,25 +272,34 @@ impl Regions {
         self.checks.forget(region_id);
         self.damaged
             .send_modify(|damaged| drop(damaged.remove(&region_id)));
-        let storage = self.storage.clone();
-        let destroyed = spawn_blocking(move || storage.destroy_region(region_id, peer_id)).await;
-        let destroyed = match destroyed {
-            Ok(Ok(())) => self
-                .node
-                .destroy(region_id)
-                .await
-                .map_err(|error| error.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(panic) => Err(panic.to_string()),
-        };
-        if let Err(error) = destroyed {
+        if let Err(error) = self.remove(region_id, peer_id).await {
             // It is not served before the next start, which finishes this or has the replica named again.
-            tracing::error!(region_id, peer_id, error, "a replica cannot be destroyed");
+            tracing::error!(region_id, peer_id, %error, "a replica cannot be destroyed");
             return;
         }
         self.replicas().ending.remove(&region_id);
         self.news.send_modify(|news| *news += 1);
         tracing::info!(region_id, peer_id, "a replica was destroyed");
+    }
+
+    /// Removes what is stored of a region, and its log. Peer 0: the region is stored without a peer of this store.
+    async fn remove(&self, region_id: u64, peer_id: u64) -> Result<(), ServerError> {
+        let failed = |error| ServerError::region(region_id, error);
+        let noted = match peer_id {
+            // A message may have named one that could not be opened.
+            0 => self.node.noted_peer(region_id).await.map_err(failed)?,
+            _ => None,
+        };
+        let storage = self.storage.clone();
+        let destroy = move || {
+            let last = match peer_id {
+                0 => latest_peer(&storage, region_id)?.max(noted.unwrap_or(0)),
+                peer_id => peer_id,
+            };
+            storage.destroy_region(region_id, last)
+        };
+        spawn_blocking(destroy).await??;
+        self.node.destroy(region_id).await.map_err(failed)
     }
 
     /// Ends replicas whose first state does not come: who should send it may have forgotten them. Their votes are kept. Whoever needs
@@ -314,4 +331,16 @@ impl Regions {
             );
         }
     }
+}
+
+/// The latest peer of a region on the disk that this store knows of. The placement driver adds none here while it has the region destroyed, and ids grow:
+/// so a peer that may come is later. 0: it knows of none.
+fn latest_peer(storage: &Storage, region_id: u64) -> Result<u64, rdb_storage::Error> {
+    let described = storage.described(region_id)?;
+    let described = described.map(|(region, _)| region);
+    let unfinished = storage.unfinished_installs().remove(&region_id);
+    let unfinished = unfinished.map(|unfinished| unfinished.region);
+    let peers = described.iter().chain(&unfinished);
+    let peers = peers.flat_map(|region| &region.peers);
+    Ok(peers.map(|peer| peer.id).max().unwrap_or(0))
 }

@@ -10,6 +10,10 @@
 //! The end of a replica is an order of the placement driver. The group ends, then data and records go, with a *tombstone* in the same
 //! write, then the log. A start that finds a tombstone and no region removes what is left of the log. So messages that are late never
 //! bring a replica back.
+//!
+//! Which peer of a region this store has is noted with its log, when it is opened for the first time. A region that is stored as of when this
+//! store had another peer, or none, is opened with that one. Only a release that did not note it may have left one without any: it is
+//! *unopened* until another store sends something to a peer of this store.
 
 mod follow;
 mod replicas;
@@ -18,7 +22,6 @@ mod steps;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -205,17 +208,25 @@ impl Regions {
         let others = peers.map(|peer| peer.store_id).filter(|id| *id != store_id);
         self.transport(identity).greet(others);
         for region in &stored {
-            let (region_id, conf_version) = (region.id, region.conf_version);
-            let Some(peer) = peer_on(region, store_id) else {
-                tracing::info!(
-                    region_id,
-                    "a region is stored, and has no peer on this store"
-                );
-                let unopened = &mut self.replicas().unopened;
-                unopened.insert(region_id, conf_version);
-                continue;
-            };
-            self.open_peer(identity, region_id, peer.id).await?;
+            let region_id = region.id;
+            match self.own_peer(region, store_id).await? {
+                Some(peer_id) => {
+                    self.open_peer(identity, region_id, peer_id).await?;
+                }
+                None => {
+                    tracing::info!(
+                        region_id,
+                        "a region is stored, and has no peer on this store"
+                    );
+                    self.leave_out(region, 0);
+                }
+            }
+        }
+        // Their causes were told of.
+        for unfinished in self.storage.unfinished_installs().values() {
+            let region = &unfinished.region;
+            let peer_id = self.own_peer(region, store_id).await?;
+            self.leave_out(region, peer_id.unwrap_or(0));
         }
         self.route(&self.replicas());
         Ok(!stored.is_empty())
@@ -357,7 +368,7 @@ impl Regions {
         let groups: Vec<_> = {
             let replicas = self.replicas();
             let shared = replicas.open.values();
-            let shared = shared.filter(|replica| replica.description.has_others());
+            let shared = shared.filter(|replica| replica.description.has_others(replica.peer_id));
             shared.map(|replica| replica.group.clone()).collect()
         };
         join_all(groups.iter().map(|group| group.shut_down())).await;
@@ -404,6 +415,16 @@ impl Regions {
         Ok(spawn_blocking(move || storage.regions()).await??)
     }
 
+    /// Has the placement driver hear of a region that is not opened.
+    fn leave_out(&self, region: &RegionDescriptor, peer_id: u64) {
+        let held = HeldPeer {
+            region_id: region.id,
+            peer_id,
+            conf_version: region.conf_version,
+        };
+        self.replicas().unopened.insert(region.id, held);
+    }
+
     /// Gives regions their first states, those that have none. All at once: at the next start a part of them would look like
     /// all.
     async fn bootstrap(&self, regions: Vec<RegionDescriptor>) -> Result<(), ServerError> {
@@ -420,14 +441,41 @@ impl Regions {
         Ok(())
     }
 
-    /// Removes the logs of replicas that were destroyed, if the end of the process came before that. What a later peer may have left there
-    /// that still waits for its first state does not count: nobody has promoted it.
+    /// Which peer of a region that is stored this store has: what is noted with its log. A release that did not note it went by the
+    /// region.
+    async fn own_peer(
+        &self,
+        region: &RegionDescriptor,
+        store_id: u64,
+    ) -> Result<Option<u64>, ServerError> {
+        let has_others = region.peers.len() > 1;
+        let noted = self.node.noted_peer(region.id).await;
+        let noted = noted.map_err(|error| not_opened(region.id, error, has_others))?;
+        Ok(noted.or_else(|| peer_on(region, store_id).map(|peer| peer.id)))
+    }
+
+    /// Removes the logs of replicas that were destroyed, if the end of the process came before that. What cannot be removed harms nobody:
+    /// another peer does not get that log. Neither is it in the way of a later peer that waits for its first state.
     async fn finish_destroying(&self) -> Result<(), ServerError> {
         let storage = self.storage.clone();
         let destroyed = spawn_blocking(move || storage.destroyed_regions()).await??;
-        for region_id in destroyed {
-            let removed = self.node.destroy(region_id).await;
-            removed.map_err(|error| ServerError::region(region_id, error))?;
+        if destroyed.is_empty() {
+            return Ok(());
+        }
+        let logs = match self.node.logs().await {
+            Ok(logs) => logs,
+            Err(error) => {
+                tracing::error!(%error, "the logs of replicas that were destroyed are not removed");
+                return Ok(());
+            }
+        };
+        for (region_id, last) in destroyed {
+            let is_left = |noted: &Option<u64>| noted.is_none_or(|peer_id| peer_id <= last);
+            if logs.get(&region_id).is_some_and(is_left)
+                && let Err(error) = self.node.destroy(region_id).await
+            {
+                tracing::error!(region_id, %error, "the log of a replica that was destroyed is not removed");
+            }
         }
         Ok(())
     }
@@ -445,7 +493,7 @@ impl Regions {
         if let Some(described) = read.await?? {
             description.learn(described);
         }
-        if description.has_others() && self.durability == Durability::Os {
+        if description.has_others(peer_id) && self.durability == Durability::Os {
             let cause = "--durability=os: after a power cut this store would break what it has promised to the other stores of the \
                          region, and their data would differ; use --durability=sync";
             return Err(ServerError::region(region_id, cause));
@@ -454,7 +502,7 @@ impl Regions {
         let tell_damage = move |cause: &str| {
             tracing::error!(region_id, cause, "the data of a region is damaged");
             let cause = format!("its log cannot be applied: {cause}");
-            let has_others = of_region.has_others();
+            let has_others = of_region.has_others(peer_id);
             let damage = Damage { cause, has_others };
             told.send_modify(|damaged| drop(damaged.insert(region_id, damage)));
         };
@@ -469,19 +517,10 @@ impl Regions {
             .telling_damage(tell_damage)
             .telling_changes(tell_change);
         let network = self.transport(identity).network(region_id, peer_id);
-        let damaged = |cause: &dyn Display| {
-            let (cause, has_others) = (cause.to_string(), description.has_others());
-            Damage { cause, has_others }.error(region_id)
-        };
         let machine = Arc::new(machine);
         let group = self.node.open(region_id, peer_id, machine, network).await;
-        let group = group.map_err(|error| match error {
-            OpenError::Start(error) if error.is_damage() => damaged(&error),
-            OpenError::Log { ref cause, .. } if cause.kind() == ErrorKind::InvalidData => {
-                damaged(&error)
-            }
-            error => ServerError::region(region_id, error),
-        })?;
+        let has_others = || description.has_others(peer_id);
+        let group = group.map_err(|error| not_opened(region_id, error, has_others()))?;
         match group.lead_alone().await {
             Ok(()) | Err(LeadError::NotSoleVoter) => {}
             Err(LeadError::Ended(ended)) => {
@@ -527,7 +566,7 @@ impl Regions {
     fn count(&self, replicas: &Replicas) -> usize {
         let unfinished = self.storage.unfinished_installs().into_keys();
         // A peer that had nothing before the snapshot may wait for another one.
-        let left_out = unfinished.filter(|region_id| !replicas.open.contains_key(region_id));
+        let left_out = unfinished.filter(|region_id| !replicas.has(*region_id));
         replicas.count() + left_out.count()
     }
 
@@ -540,5 +579,20 @@ impl Regions {
 
     fn replicas(&self) -> MutexGuard<'_, Replicas> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why the peer of a region is not opened, and what can be done.
+fn not_opened(region_id: u64, error: OpenError, has_others: bool) -> ServerError {
+    let is_damage = match &error {
+        OpenError::Start(error) => error.is_damage(),
+        OpenError::Log { cause, .. } => cause.kind() == ErrorKind::InvalidData,
+        _ => false,
+    };
+    if is_damage {
+        let cause = error.to_string();
+        Damage { cause, has_others }.error(region_id)
+    } else {
+        ServerError::region(region_id, error)
     }
 }

@@ -35,8 +35,9 @@ impl Replica {
 #[derive(Default)]
 pub(super) struct Replicas {
     pub(super) open: BTreeMap<u64, Replica>,
-    /// Regions on the disk without a peer of this store, each with its `conf_version`. The first message to a peer opens one.
-    pub(super) unopened: BTreeMap<u64, u64>,
+    /// Regions on the disk that are not open, as the placement driver is told of them: it is not known which peer this store has, and the
+    /// first message to one opens it; or the install of a snapshot cannot be finished.
+    pub(super) unopened: BTreeMap<u64, HeldPeer>,
     /// Regions that are leaving this store.
     pub(super) ending: BTreeSet<u64>,
     /// The last region that [`Replicas::held`] has named.
@@ -48,6 +49,12 @@ type States = BTreeMap<u64, GroupState>;
 impl Replicas {
     pub(super) fn count(&self) -> usize {
         self.open.len() + self.unopened.len() + self.ending.len()
+    }
+
+    pub(super) fn has(&self, region_id: u64) -> bool {
+        self.open.contains_key(&region_id)
+            || self.unopened.contains_key(&region_id)
+            || self.ending.contains(&region_id)
     }
 
     /// How many wait for their first state.
@@ -84,12 +91,7 @@ impl Replicas {
                 conf_version: described.region.conf_version,
             })
         });
-        let unopened = self.unopened.iter();
-        let unopened = unopened.map(|(&region_id, &conf_version)| HeldPeer {
-            region_id,
-            peer_id: 0,
-            conf_version,
-        });
+        let unopened = self.unopened.values().copied();
         let named = turn(open.chain(unopened).collect(), self.named);
         self.named = named.last().map_or(0, |last| last.region_id);
         named

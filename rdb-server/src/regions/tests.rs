@@ -1,7 +1,10 @@
+use std::pin::pin;
+
+use futures::FutureExt;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_raft::MissingPeer;
-use rdb_storage::Command;
+use rdb_storage::{Command, LogBatch};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -18,14 +21,25 @@ struct Fixture {
     _directory: TempDir,
 }
 
-/// A store that has registered, and has no regions.
-async fn fixture(durability: Durability) -> Fixture {
-    let directory = tempfile::tempdir().expect("the temporary directory can be written");
-    let config = Config {
+fn config(directory: &TempDir, durability: Durability) -> Config {
+    Config {
         data_dir: directory.path().join("store"),
         durability,
         ..Config::default()
-    };
+    }
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("the temporary directory can be written")
+}
+
+/// A store that has registered, and has no regions.
+async fn fixture(durability: Durability) -> Fixture {
+    fixture_in(directory(), durability).await
+}
+
+async fn fixture_in(directory: TempDir, durability: Durability) -> Fixture {
+    let config = config(&directory, durability);
     let opened = spawn_blocking(move || {
         let storage = Storage::open(&config.data_dir, config.storage_options());
         let storage = storage.expect("a new directory");
@@ -96,6 +110,23 @@ impl Fixture {
         !stored.expect("it can be read").is_empty()
     }
 
+    /// As far as the regions go.
+    async fn starts_again(&self) {
+        let regions = &self.regions;
+        regions.node.end(REGION).await;
+        *regions.replicas() = Replicas::default();
+        regions.restore().await.expect("it starts");
+    }
+
+    async fn crashes_behind_the_tombstone(&self) {
+        let regions = &self.regions;
+        regions.node.end(REGION).await;
+        regions.replicas().open.clear();
+        let storage = regions.storage.clone();
+        let destroyed = spawn_blocking(move || storage.destroy_region(REGION, 5)).await;
+        destroyed.expect("no panic").expect("written");
+    }
+
     fn tombstone(&self) -> Option<u64> {
         let tombstone = self.regions.storage.tombstone(REGION);
         tombstone.expect("it can be read")
@@ -148,7 +179,7 @@ async fn a_store_that_does_not_keep_what_it_promises_makes_no_peer() {
     assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1, "alone");
 }
 
-/// As a snapshot leaves it that is as of before the peer was added.
+/// As a release left it that took snapshots as of before the peer was added.
 #[tokio::test]
 async fn a_region_that_is_stored_without_a_peer_of_this_store_is_named_and_opened_or_destroyed() {
     for is_destroyed in [false, true] {
@@ -170,12 +201,54 @@ async fn a_region_that_is_stored_without_a_peer_of_this_store_is_named_and_opene
             regions.destroy(held(0)).await;
             assert!(!fixture.is_stored().await);
             assert_eq!(regions.report().count, 0);
+            // A member that was away may still ask for those that are as old as it is.
+            assert_eq!(fixture.tombstone(), Some(1));
+            assert_eq!(fixture.is_asked_for(1).await, 0);
             continue;
         }
         assert_eq!(fixture.is_asked_for(9).await, 1);
         assert_eq!(regions.report().holds, [held(9)]);
         assert!(regions.served().borrow().contains(&REGION));
+        // From then on it is known which peer this store has, whatever the region says.
+        fixture.starts_again().await;
+        assert_eq!(regions.report().holds, [held(9)]);
+        assert!(regions.node.group(REGION).is_some());
+        assert_eq!(fixture.is_asked_for(5).await, 1);
+        assert_eq!(regions.report().holds, [held(9)]);
     }
+}
+
+#[tokio::test]
+async fn a_region_is_not_destroyed_while_a_peer_of_it_is_being_opened() {
+    let fixture = fixture(Durability::Sync).await;
+    let regions = &fixture.regions;
+    let described = vec![from_wire(region(&[(1, 1)]))];
+    regions.bootstrap(described).await.expect("written");
+    assert!(regions.restore().await.expect("it starts"));
+    let opening = regions.opening.lock().await;
+    let mut destroying = pin!(regions.destroy(held(0)));
+    assert!(destroying.as_mut().now_or_never().is_none());
+    assert!(regions.replicas().unopened.contains_key(&REGION));
+    let identity = *regions.identity.get().expect("it has registered");
+    let opened = regions.open_peer(identity, REGION, 9).await;
+    opened.expect("it is opened");
+    drop(opening);
+    destroying.await;
+    assert!(fixture.is_stored().await);
+    assert_eq!(regions.report().holds, [held(9)]);
+}
+
+/// A late message of a leader that was cut off means an earlier learner.
+#[tokio::test]
+async fn the_log_of_a_peer_that_has_waited_is_not_that_of_an_earlier_one() {
+    let fixture = fixture(Durability::Sync).await;
+    let regions = &fixture.regions;
+    assert_eq!(fixture.is_asked_for(9).await, 1);
+    regions.end_those_silent_for(Duration::ZERO).await;
+    assert_eq!(fixture.is_asked_for(5).await, 0);
+    assert_eq!(fixture.is_asked_for(10).await, 1);
+    let noted = regions.node.noted_peer(REGION).await;
+    assert_eq!(noted.expect("it can be read"), Some(10));
 }
 
 #[tokio::test]
@@ -225,19 +298,84 @@ async fn a_replica_that_leads_is_not_destroyed() {
     assert_eq!(regions.report().count, 1);
 }
 
+/// A store on which a snapshot of peer 5 cannot be installed.
+fn leave_install_unfinished(config: &Config) {
+    let storage = Storage::open(&config.data_dir, config.storage_options());
+    let storage = storage.expect("a new directory");
+    storage.put_raw("k", "v").expect("written");
+    let region = from_wire(region(&[(5, STORE), (6, 3)]));
+    let state = first_state(&region).expect("it has peers");
+    let begun = storage.bootstrap_regions(&[(region, state)]);
+    begun.expect("written");
+    let snapshot = storage.region_snapshot(REGION);
+    let mut snapshot = snapshot.expect("it has a state");
+    let incoming = storage.receive_region(REGION);
+    let mut incoming = incoming.expect("there is space");
+    while let Some(chunk) = snapshot.next_chunk().expect("it can be read") {
+        incoming.add(chunk).expect("it is the next one");
+    }
+    let received = incoming.complete().expect("it is complete");
+    let files = config.data_dir.join("snapshots");
+    std::fs::remove_dir_all(files).expect("they are there");
+    received.install().expect_err("the files are gone");
+}
+
+#[tokio::test]
+async fn a_region_whose_snapshot_cannot_be_installed_is_named_and_destroyed_once_its_peer_is_removed()
+ {
+    let directory = directory();
+    let config = config(&directory, Durability::Sync);
+    let left = spawn_blocking(move || leave_install_unfinished(&config));
+    left.await.expect("no panic");
+    let fixture = fixture_in(directory, Durability::Sync).await;
+    let regions = &fixture.regions;
+    let report = regions.report();
+    assert_eq!((report.holds, report.count), (vec![held(5)], 1));
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
+    assert!(!fixture.is_stored().await);
+    regions.destroy(held(6)).await;
+    assert_eq!(regions.report().count, 1, "that is another peer");
+    regions.destroy(held(5)).await;
+    let report = regions.report();
+    assert_eq!((report.holds, report.count), (Vec::new(), 0));
+    assert_eq!(fixture.tombstone(), Some(5));
+    assert!(regions.storage.unfinished_installs().is_empty());
+}
+
 #[tokio::test]
 async fn a_start_finishes_the_end_of_a_replica() {
     let fixture = fixture(Durability::Sync).await;
     let regions = &fixture.regions;
     assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
-    // As a crash behind the tombstone leaves it.
-    regions.node.end(REGION).await;
-    regions.replicas().open.clear();
-    let storage = regions.storage.clone();
-    let destroyed = spawn_blocking(move || storage.destroy_region(REGION, 5)).await;
-    destroyed.expect("no panic").expect("written");
+    fixture.crashes_behind_the_tombstone().await;
     regions.restore().await.expect("it starts");
     assert_eq!(regions.report().count, 0);
+    let left = regions.node.logs().await;
+    assert!(left.expect("they can be read").is_empty());
     // A peer without a state cannot be opened on the log of another one.
+    assert_eq!(fixture.is_asked_for(6).await, 1);
+    // It may have voted.
+    fixture.starts_again().await;
+    let left = regions.node.logs().await;
+    assert_eq!(left.expect("they can be read"), [(REGION, Some(6))].into());
+}
+
+#[tokio::test]
+async fn a_damaged_log_of_a_replica_that_was_destroyed_is_removed_at_the_start() {
+    let fixture = fixture(Durability::Sync).await;
+    let regions = &fixture.regions;
+    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
+    fixture.crashes_behind_the_tombstone().await;
+    let log = Arc::clone(&regions.log);
+    let damaged = spawn_blocking(move || {
+        let mut batch = LogBatch::default();
+        let vote = [&[2][..], &REGION.to_be_bytes()].concat();
+        batch.put(&vote, b"damaged");
+        log.write(batch, true)
+    });
+    damaged.await.expect("no panic").expect("written");
+    regions.restore().await.expect("it starts");
+    let left = regions.node.logs().await;
+    assert!(left.expect("they can be read").is_empty());
     assert_eq!(fixture.is_asked_for(6).await, 1);
 }

@@ -16,7 +16,7 @@ impl Batch<'_> {
         let region = &installing.state.region;
         self.remove_region(region.id)?;
         // It may have another range than what is stored.
-        self.clear(region)?;
+        self.clear(region);
         let family = self.engine.family(Family::RaftState);
         let mark = keys::installing::encode(installing);
         let key = keys::installing::key(region.id);
@@ -52,11 +52,11 @@ impl Batch<'_> {
     /// Takes away what is stored of a region.
     fn remove_region(&mut self, region_id: u64) -> Result<(), Error> {
         if let Some(stored) = self.engine.region(region_id)? {
-            self.clear(&stored)?;
+            self.clear(&stored);
         }
         // Of an install that was not finished.
         if let Some(installing) = self.engine.installing(region_id)? {
-            self.clear(&installing.state.region)?;
+            self.clear(&installing.state.region);
         }
         let family = self.engine.family(Family::RaftState);
         for key in [
@@ -72,8 +72,9 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Deletes the keys of a region. A tombstone where there are none would keep the files that come from the lowest level.
-    pub(crate) fn clear(&mut self, region: &RegionDescriptor) -> Result<(), Error> {
+    /// Deletes the keys of a region. A tombstone where there are none would keep the files that come from the lowest level. What cannot be
+    /// read may be one.
+    pub(crate) fn clear(&mut self, region: &RegionDescriptor) {
         let (start_key, end_key) = (&region.start_key[..], region.upper_bound());
         for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
             let mut options = ReadOptions::default();
@@ -82,11 +83,9 @@ impl Batch<'_> {
             let family = self.engine.family(keyspace.family());
             let mut stored = self.engine.database.raw_iterator_cf_opt(family, options);
             stored.seek_to_first();
-            stored.status().map_err(Error::from_read)?;
-            if stored.valid() {
+            if stored.valid() || stored.status().is_err() {
                 self.write_batch.delete_range_cf(family, start_key, end_key);
             }
         }
-        Ok(())
     }
 }

@@ -108,11 +108,21 @@ fn file_name(keyspace: Keyspace, number: u32) -> String {
 }
 
 /// Refuses to fill a disk for something that can be sent or done again.
-pub(crate) fn check_space(path: &Path) -> Result<(), Error> {
+fn check_space(path: &Path) -> Result<(), Error> {
+    find_space(path, |space| {
+        FREE_BYTES_MIN.min(space.capacity_bytes / FREE_SHARE_MIN)
+    })
+}
+
+/// Refuses what would not find so many bytes.
+pub(crate) fn find_bytes(path: &Path, bytes: u64) -> Result<(), Error> {
+    find_space(path, |_| bytes)
+}
+
+fn find_space(path: &Path, bytes_min: impl FnOnce(&Space) -> u64) -> Result<(), Error> {
     let doing = "looking for space for a snapshot";
     let space = Space::of(path).map_err(|error| Error::io(doing, error))?;
-    let free_bytes_min = FREE_BYTES_MIN.min(space.capacity_bytes / FREE_SHARE_MIN);
-    if space.available_bytes < free_bytes_min {
+    if space.available_bytes < bytes_min(&space) {
         return Err(Error::io(doing, "the disk is almost full"));
     }
     Ok(())
@@ -123,6 +133,17 @@ pub(crate) struct Staged {
     pub(crate) files: Vec<PathBuf>,
     /// Whether RocksDB may take the files away: each is a second name of one that stays. Else it has to copy them.
     pub(crate) can_move: bool,
+}
+
+impl Staged {
+    /// How many bytes are copied.
+    pub(crate) fn copied_bytes(&self) -> io::Result<u64> {
+        if self.can_move {
+            return Ok(0);
+        }
+        let bytes = self.files.iter().map(|file| Ok(fs::metadata(file)?.len()));
+        bytes.sum()
+    }
 }
 
 /// The files of a keyspace, each under a second name if the file system has such. A crash may have left one.

@@ -23,7 +23,7 @@
 //!    flushes, holds writes back when it has many files. That is as much as that level has, and about two files of each other one.
 //! 4. One write puts the records and removes the mark. A flush makes that durable.
 //!
-//! An open that finds a mark repeats all of it: the files are still there, and what an attempt before has ingested is deleted as what
+//! An open that finds a mark repeats all of it but the first write, which was flushed: the files are still there, and what an attempt before has ingested is deleted as what
 //! was there before. So after a crash the region is what it was or what was received, never a part of either. As with applies, nothing
 //! is written to the write-ahead log.
 //!
@@ -39,6 +39,9 @@
 //! this peer has acknowledged and a leader has counted. A peer that is silent breaks no promise. For the others it is down.
 //!
 //! # What is dropped
+//!
+//! The end of a region drops files, too. So neither that nor an install fails for a block that cannot be read, and few files that have one
+//! stay: where it is not known whether there is a key, all of the range is deleted.
 //!
 //! Files are dropped one record in RocksDB's manifest at a time, so a crash leaves all of a file or nothing. With them goes what
 //! snapshots of RocksDB from before step 1 see. Those that are kept for long are in a [`RegionView`](crate::RegionView), which notices.
@@ -58,7 +61,7 @@ use crate::keys::{self, DecodeError};
 use crate::region::RegionDescriptor;
 
 pub use incoming::{IncomingRegion, ReceivedRegion};
-pub(crate) use install::{Installing, check_space, remove_leftovers, staged};
+pub(crate) use install::{Installing, Staged, find_bytes, remove_leftovers, staged};
 pub use outgoing::RegionSnapshot;
 
 /// The records of a region, beside its keys.

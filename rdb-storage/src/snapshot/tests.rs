@@ -195,6 +195,70 @@ fn what_a_dropped_file_had_deleted_does_not_come_back() {
 }
 
 #[test]
+fn a_damaged_block_keeps_a_region_neither_from_being_replaced_nor_from_its_end() {
+    for is_replaced in [true, false] {
+        let (_source_directory, source) = holding("new", "of the source");
+        let (directory, storage) = holding("old", "of the target");
+        let database = &storage.engine().database;
+        database.compact_range(None::<&[u8]>, None::<&[u8]>);
+        let names = || {
+            let files = database.live_files().unwrap().into_iter();
+            let raw_files = files.filter(|file| file.column_family_name == "default");
+            raw_files.map(|file| file.name).collect::<Vec<_>>()
+        };
+        let [damaged] = &names()[..] else {
+            panic!("one file has the raw key");
+        };
+        let file = directory.path().join("db").join(&damaged[1..]);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[1] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let lost = storage.get_raw(b"old");
+        assert!(matches!(lost, Err(Error::DataLoss { .. })), "{lost:?}");
+
+        if is_replaced {
+            receive(&source, &storage).install().unwrap();
+            assert!(holds(&storage, "new", "of the source"));
+        } else {
+            storage.destroy_region(REGION, 3).unwrap();
+        }
+        assert_eq!(storage.get_raw(b"old"), Ok(None));
+        assert!(!names().contains(damaged));
+    }
+}
+
+#[test]
+fn an_install_looks_for_the_space_that_it_needs_after_it_has_dropped_files() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (_directory, storage) = holding("old", "of the target");
+    let database = &storage.engine().database;
+    let large = Command::PutRaw {
+        key: "large".into(),
+        value: noise(1, 4 << 20),
+    };
+    apply(&storage, "large", vec![large]);
+    storage.flush(REGION).unwrap();
+    database.compact_range(None::<&[u8]>, None::<&[u8]>);
+    let (installing, staging) = receive(&source, &storage).into_parts();
+    staging.keep();
+    install_until(Crash::MarkPut, storage.engine(), &installing);
+    let data_bytes = || {
+        let files = database.live_files().unwrap();
+        files.iter().map(|file| file.size).sum::<usize>()
+    };
+    assert!(data_bytes() > 4 << 20);
+    let full = Error::io("looking for space", "the disk is full");
+    let refused = storage.install_if(&installing, |bytes| {
+        assert!(data_bytes() < 1 << 20, "the old data is gone");
+        assert!(bytes < 4 << 20, "{bytes} bytes");
+        Err(full.clone())
+    });
+    assert_eq!(refused, Err(full));
+    storage.install(&installing).unwrap();
+    assert!(holds(&storage, "new", "of the source"));
+}
+
+#[test]
 fn whoever_reads_a_region_notices_that_a_snapshot_replaces_it() {
     let (_source_directory, source) = holding("new", "of the source");
     let (_directory, storage) = holding("old", "of the target");
@@ -267,7 +331,9 @@ fn a_region_whose_install_cannot_be_finished_is_left_out_until_an_open_can() {
         let storage = open(&directory);
         let unfinished = storage.unfinished_installs();
         assert_eq!(unfinished.keys().collect::<Vec<_>>(), [&REGION]);
-        assert!(unfinished[&REGION].contains("snapshot"), "{unfinished:?}");
+        assert_eq!(unfinished[&REGION].region, region());
+        let cause = &unfinished[&REGION].cause;
+        assert!(cause.contains("snapshot"), "{cause}");
         assert_eq!(storage.regions().unwrap(), []);
         assert_eq!(storage.flushed(REGION), Ok(None));
         let first_state = AppliedState {
@@ -291,7 +357,7 @@ fn a_region_whose_install_is_not_finished_does_not_count_as_destroyed() {
     let (_source_directory, source) = holding("new", "of the source");
     let (_directory, storage) = holding("old", "of the target");
     storage.destroy_region(REGION, 2).unwrap();
-    assert_eq!(storage.destroyed_regions(), Ok(vec![REGION]));
+    assert_eq!(storage.destroyed_regions(), Ok(vec![(REGION, 2)]));
     let (installing, staging) = receive(&source, &storage).into_parts();
     staging.keep();
     install_until(Crash::MarkPut, storage.engine(), &installing);

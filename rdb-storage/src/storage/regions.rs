@@ -12,8 +12,17 @@ use crate::error::Error;
 use crate::keys;
 use crate::read::Tier;
 use crate::region::{RegionDescriptor, destroyed};
-use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, check_space, remove_leftovers};
+use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, find_bytes, remove_leftovers};
 use crate::writer::Writer;
+
+/// A snapshot that was to replace a region, and that an open could not install.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedInstall {
+    /// The region as of the snapshot.
+    pub region: RegionDescriptor,
+    /// What is in the way.
+    pub cause: String,
+}
 
 impl Storage {
     /// Takes a snapshot of a region that has a state: as of its applied position, for another replica. It keeps RocksDB from letting go
@@ -64,9 +73,9 @@ impl Storage {
         Ok(())
     }
 
-    /// Regions that a snapshot was to replace when the process before ended, and which the open could not finish, with the causes. They
-    /// are not stored, and must not get groups; the module `snapshot` says why. The next open tries again.
-    pub fn unfinished_installs(&self) -> BTreeMap<u64, String> {
+    /// The installs that the process before has begun, and that the open could not finish, by region. The regions are not stored, and
+    /// must not get groups; the module `snapshot` says why. The next open tries again.
+    pub fn unfinished_installs(&self) -> BTreeMap<u64, UnfinishedInstall> {
         self.unfinished().clone()
     }
 
@@ -78,17 +87,18 @@ impl Storage {
         Ok(peer_id.transpose()?)
     }
 
-    /// The regions of which a peer was destroyed here, and that are neither stored nor about to be replaced by a snapshot.
+    /// The regions of which a peer was destroyed here, each with the last one, and that are neither stored nor about to be replaced by a
+    /// snapshot.
     ///
     /// # Errors
     ///
     /// As a read.
-    pub fn destroyed_regions(&self) -> Result<Vec<u64>, Error> {
+    pub fn destroyed_regions(&self) -> Result<Vec<(u64, u64)>, Error> {
         let engine = &self.inner.engine;
         let mut destroyed = destroyed(&engine.database, engine.family(Family::RaftState))?;
         let present = engine.present_regions()?.into_iter();
         let present: BTreeSet<_> = present.map(|region| region.id).collect();
-        destroyed.retain(|region_id| !present.contains(region_id));
+        destroyed.retain(|(region_id, _)| !present.contains(region_id));
         Ok(destroyed)
     }
 
@@ -108,24 +118,32 @@ impl Storage {
     }
 
     pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
+        let directory = self.inner.engine.directory().path();
+        self.install_if(installing, |bytes| find_bytes(directory, bytes))
+    }
+
+    pub(crate) fn install_if(
+        &self,
+        installing: &Installing,
+        find_space: impl FnOnce(u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.begin_replacement();
-        self.inner.writer.install(installing)?;
+        self.inner.writer.install(installing, find_space)?;
         self.unfinished().remove(&installing.state.region.id);
         Ok(())
     }
 
-    fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+    fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, UnfinishedInstall>> {
         let unfinished = self.inner.unfinished.lock();
         unfinished.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Repeats the installs that a crash has interrupted, and removes the files that no install needs. Returns the regions whose install
-/// failed, with the causes.
+/// Repeats the installs that a crash has interrupted, and removes the files that no install needs. Returns those that failed.
 pub(super) fn finish_installs(
     engine: &Engine,
     writer: &Writer,
-) -> io::Result<BTreeMap<u64, String>> {
+) -> io::Result<BTreeMap<u64, UnfinishedInstall>> {
     let directory = engine.directory().path();
     let (mut unfinished, mut kept) = (BTreeMap::new(), BTreeSet::new());
     for installing in engine.installs().map_err(io::Error::other)? {
@@ -134,11 +152,12 @@ pub(super) fn finish_installs(
             region_id,
             "a crash has interrupted the install of a snapshot: it is repeated"
         );
-        let finished = check_space(directory).and_then(|()| writer.install(&installing));
+        let finished = writer.install(&installing, |bytes| find_bytes(directory, bytes));
         if let Err(error) = finished {
             tracing::error!(region_id, %error, "the install of a snapshot cannot be finished: the region is left out");
-            unfinished.insert(region_id, error.to_string());
             kept.insert(installing.folder);
+            let (region, cause) = (installing.state.region, error.to_string());
+            unfinished.insert(region_id, UnfinishedInstall { region, cause });
         }
     }
     remove_leftovers(directory, &kept)?;

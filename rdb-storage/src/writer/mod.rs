@@ -123,9 +123,13 @@ impl Writer {
         self.worker.bootstrap(regions)
     }
 
-    /// Puts a snapshot that was received in the place of a region. Blocks.
-    pub(crate) fn install(&self, installing: &Installing) -> Result<(), Error> {
-        self.worker.install(installing)
+    /// Puts a snapshot that was received in the place of a region, if `find_space` finds as many bytes as that takes. Blocks.
+    pub(crate) fn install(
+        &self,
+        installing: &Installing,
+        find_space: impl FnOnce(u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.worker.install(installing, find_space)
     }
 
     /// Takes away what is stored of a region. Blocks.
