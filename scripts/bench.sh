@@ -121,11 +121,6 @@ value() {
   printf '%s\n' "$2"
 }
 
-whole_number() {
-  [[ $# -ge 2 && $2 =~ ^[1-9][0-9]{0,3}$ ]] || fail "$1 needs a number from 1 to 9999"
-  printf '%s\n' "$2"
-}
-
 # The examples with the same selection of packages and features, so that they share the one build of RocksDB.
 build_binaries() {
   local flags=()

@@ -60,11 +60,6 @@ parse() {
   done
 }
 
-whole_number() {
-  [[ $# -ge 2 && $2 =~ ^[1-9][0-9]{0,5}$ ]] || fail "$1 needs a number above 0"
-  printf '%s\n' "$2"
-}
-
 # NAME, the package's directory and the binary of each, separated by tabs. Cargo says them in JSON, one object a line. The
 # programs themselves are among them; only the profile tells a test binary from the program that it tests.
 test_binaries() {

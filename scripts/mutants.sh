@@ -103,8 +103,9 @@ require_run() {
 
 remove_history() {
   local history
-  history=$(sed -n 's/^The history is in \(.*\)\. To check it again:$/\1/p' "$1")
-  [[ -z $history ]] || rm -f "$history"
+  sed -n 's/^The history is in \(.*\)\. To check it again:$/\1/p' "$1" | while read -r history; do
+    rm -f "$history"
+  done
 }
 
 row() {

@@ -3,6 +3,11 @@
 # builds this checkout, starts them in a temporary directory, writes under load, kills the store that leads with SIGKILL,
 # brings it back, reads everything, and has the replicas compare what they hold. Prints one line per step and exits 0 only
 # when every step held; otherwise the logs of all processes are shown. Leaves nothing behind, except what was built.
+#
+#   scripts/verify-cluster.sh [--kills N] [--put-within TIME]
+#
+# --kills N          how often the store that leads is killed (1)
+# --put-within TIME  the deadline of a put, elections included (100s, for a busy machine; on an idle one some 6s are needed)
 set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
@@ -18,28 +23,35 @@ readonly WRITERS=(writer-1 writer-2 writer-3)
 # How long anything may take before it counts as hung.
 readonly DONE_WITHIN_SECONDS=120
 
-# How long a put may take on a busy machine, elections included. On an idle one it is some 6 s.
-readonly PUT_WITHIN=100s
-
+kills=1 put_within=100s
 leader=''
 killed=''
 
 main() {
+  parse "$@"
   begin_verification
 
   step 'rdb-pd and three stores start and are healthy' start_on_free_ports start_all pd "${STORES[@]}"
   step 'one store leads the region, and all three hold it' find_leader
   step 'writers and a benchmark put keys' begin_load
-  step 'SIGKILL the store that leads' kill_leader
-  step 'the writers go on' writers_go_on
-  step 'another store leads' another_leads
-  step 'the killed store starts again and all are healthy' start_again
-  step 'the writers go on' writers_go_on
+  step "SIGKILL the store that leads, $kills times: writers go on, another leads, it starts again" kill_leaders
   step 'no put failed' end_load
   step 'every acknowledged put is there' expect_acknowledged
   step 'all replicas hold the same data' replicas_agree
   step 'SIGTERM all: exit code 0' stop_all
   echo 'verify-cluster: every step held'
+}
+
+parse() {
+  while (($#)); do
+    case $1 in
+      --kills) kills=$(whole_number "$@"); shift ;;
+      --put-within) put_within=${2-}; shift || fail '--put-within needs a time' ;;
+      -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+      *) fail "unknown argument $1; see --help" ;;
+    esac
+    shift || fail 'an argument has no value; see --help'
+  done
 }
 
 # The steps.
@@ -75,9 +87,22 @@ begin_load() {
   writers_go_on
 }
 
-kill_leader() {
-  killed=$leader
-  sigkill "$killed"
+kill_leaders() {
+  local kill
+  for ((kill = 0; kill < kills; kill++)); do
+    wait_until 'a store leads' leads_another_than none
+    killed=$leader
+    sigkill "$killed"
+    truncate --size 0 "$directory"/writer-*.seconds
+    writers_go_on
+    sort -n "$directory"/writer-*.seconds | tail -n 1 >>"$directory/slowest"
+    wait_until 'another store leads' leads_another_than "$killed"
+    start_store "$killed"
+    become_healthy
+    writers_go_on
+  done
+  sort -n "$directory/slowest" |
+    awk '{ s[NR] = $1 } END { printf "      the slowest put of each kill: %s s (median), %s s (worst)\n", s[int((NR + 1) / 2)], s[NR] }'
 }
 
 writers_go_on() {
@@ -88,22 +113,12 @@ writers_go_on() {
   done
 }
 
-another_leads() {
-  wait_until 'another store leads' leads_another_than "$killed"
-}
-
-start_again() {
-  start_store "$killed"
-  become_healthy
-}
-
 end_load() {
   local writer
   touch "$directory/stop"
   for writer in "${WRITERS[@]}"; do
     wait_for_exit_0 "$writer" "$DONE_WITHIN_SECONDS"
   done
-  printf '      the slowest put took %s s\n' "$(sort -n "$directory"/writer-*.seconds | tail -n 1)"
   kill -0 "$(pid_of bench)" || fail 'the benchmark ended before it was told to'
   reap bench
 }
@@ -175,7 +190,7 @@ write() {
 }
 
 put() {
-  rdbctl --timeout "$PUT_WITHIN" raw put "$1" "$2" >/dev/null
+  rdbctl --timeout "$put_within" raw put "$1" "$2" >/dev/null
 }
 
 # seconds_since EPOCHREALTIME: with two digits.

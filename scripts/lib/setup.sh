@@ -19,6 +19,12 @@ fail() {
   exit 1
 }
 
+# whole_number OPTION VALUE
+whole_number() {
+  [[ $# -ge 2 && $2 =~ ^[1-9][0-9]{0,5}$ ]] || fail "$1 needs a number from 1 to 999999"
+  printf '%s\n' "$2"
+}
+
 prepare() {
   cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
   require_cargo

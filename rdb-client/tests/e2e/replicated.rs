@@ -209,12 +209,7 @@ async fn without_a_majority_nothing_is_acknowledged_and_all_is_there_when_it_is_
     let first = addresses.next().expect("one of three");
     stores.store(&first).start();
     drop(connect_when_listening(&first).await);
-    let hasty = client.with_timeout(Duration::from_secs(2));
-    hasty
-        .raw_put("alone", "value")
-        .await
-        .expect_err("one of three");
-    hasty.raw_get("before").await.expect_err("one of three");
+    are_unavailable(&client).await;
     for address in addresses {
         stores.store(&address).start();
     }
@@ -225,6 +220,46 @@ async fn without_a_majority_nothing_is_acknowledged_and_all_is_there_when_it_is_
     let value = client.raw_get("before").await.expect("read");
     assert_eq!(value.as_deref(), Some(&b"value"[..]));
     client.raw_put("after", "value").await.expect("put");
+}
+
+/// Waits until writes and reads fail as certainly not applied, within their deadlines. Until then the fate of a write may not be known.
+async fn are_unavailable(client: &Client) {
+    let hasty = client.with_timeout(Duration::from_secs(2));
+    let refused = async || match hasty.raw_put("alone", "value").await {
+        Err(Error::Unavailable { .. }) => Some(()),
+        Err(Error::Undetermined { .. } | Error::DeadlineExceeded { .. }) => None,
+        other => panic!("{other:?}"),
+    };
+    found("writes are refused", refused).await;
+    let refused = async || match hasty.raw_get("before").await {
+        Err(Error::Unavailable { .. }) => Some(()),
+        Err(Error::DeadlineExceeded { .. }) => None,
+        // A leader that counts on the others still.
+        Ok(value) if value.as_deref() == Some(b"value") => None,
+        other => panic!("{other:?}"),
+    };
+    found("reads are refused", refused).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_has_lost_all_others_acknowledges_nothing() {
+    let mut stores = Stores::start().await;
+    let client = stores.client().await;
+    client.raw_put("before", "value").await.expect("put");
+    let (leader, _) = stores.leader().await;
+    let followers = stores.stores.iter_mut();
+    for (_, follower) in followers.filter(|(address, _)| **address != leader) {
+        follower.kill();
+    }
+    are_unavailable(&client).await;
+    let followers = stores.stores.iter_mut();
+    for (_, follower) in followers.filter(|(address, _)| **address != leader) {
+        follower.start();
+    }
+    // Also if the one that led before leads again.
+    client.raw_put("after", "value").await.expect("put");
+    let value = client.raw_get("before").await.expect("read");
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
 }
 
 /// What the identity file of a store says.

@@ -7,20 +7,53 @@ use tokio::time::sleep;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::run::Run;
-use crate::stores::{STORES, Setup};
+use crate::stores::{Leader, STORES, Setup, Stores};
 
 /// Larger than what stores need for themselves.
 const DISK_MIB: u32 = 256;
 
 const FILLER_BYTES: usize = 256 << 10;
 
+/// Whose disk it is.
+#[derive(Clone, Copy)]
+enum Of {
+    Leaders,
+    Followers,
+}
+
+impl Of {
+    fn store(self, leader: Leader) -> usize {
+        match self {
+            Self::Leaders => leader.store,
+            Self::Followers => Stores::others(leader.store)[0],
+        }
+    }
+
+    /// The disk of a store has failed: the others go on.
+    async fn others_go_on(self, run: &Run, leader: Leader) {
+        if matches!(self, Self::Leaders) {
+            run.stores.another_leads(leader).await;
+        }
+        run.load.goes_on().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_disks_of_leaders_are_full() {
+    fill_disks("the_disks_of_leaders_are_full", Of::Leaders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disks_of_followers_are_full() {
+    fill_disks("the_disks_of_followers_are_full", Of::Followers).await;
+}
+
+async fn fill_disks(name: &'static str, of: Of) {
     let setup = Setup {
         disk_mib: Some(DISK_MIB),
         ..Setup::default()
     };
-    let Some(mut run) = Run::begin("the_disks_of_leaders_are_full", setup).await else {
+    let Some(mut run) = Run::begin(name, setup).await else {
         return;
     };
     let client = Client::connect([run.stores.pd.address()]).await;
@@ -28,20 +61,20 @@ async fn the_disks_of_leaders_are_full() {
     while run.leaders_hit() < Run::rounds() {
         run.dwell().await;
         let leader = run.stores.leader().await;
-        run.stores.fill_disk(leader.store).await;
+        let store = of.store(leader);
+        run.stores.fill_disk(store).await;
         run.note_hit(leader);
-        let full = &mut run.stores.nodes[leader.store];
+        let full = &mut run.stores.nodes[store];
         // What stores have set aside for their logs is used up, too.
         tokio::select! {
             () = fill(&client) => {}
             () = full.wait_for_health(ServingStatus::NotServing) => {}
         }
         full.wait_for_log("No space left").await;
-        run.stores.another_leads(leader).await;
-        run.load.goes_on().await;
-        assert!(run.stores.resize_disk(leader.store, DISK_MIB << 10));
-        run.stores.nodes[leader.store].kill();
-        run.stores.nodes[leader.store].start_serving().await;
+        of.others_go_on(&run, leader).await;
+        assert!(run.stores.resize_disk(store, DISK_MIB << 10));
+        run.stores.nodes[store].kill();
+        run.stores.nodes[store].start_serving().await;
     }
     run.end().await;
 }
@@ -57,26 +90,35 @@ async fn fill(client: &Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn syncs_of_leaders_fail() {
+    fail_syncs("syncs_of_leaders_fail", Of::Leaders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn syncs_of_followers_fail() {
+    fail_syncs("syncs_of_followers_fail", Of::Followers).await;
+}
+
+async fn fail_syncs(name: &'static str, of: Of) {
     let setup = Setup {
         shim: true,
         ..Setup::default()
     };
-    let Some(mut run) = Run::begin("syncs_of_leaders_fail", setup).await else {
+    let Some(mut run) = Run::begin(name, setup).await else {
         return;
     };
     while run.leaders_hit() < 2 * Run::rounds() {
         run.dwell().await;
         let leader = run.stores.leader().await;
-        run.stores.shims[leader.store].fail_syncs(true);
+        let store = of.store(leader);
+        run.stores.shims[store].fail_syncs(true);
         run.note_hit(leader);
-        let failing = &mut run.stores.nodes[leader.store];
+        let failing = &mut run.stores.nodes[store];
         failing.wait_for_log("the Raft log has stopped").await;
         failing.wait_for_health(ServingStatus::NotServing).await;
-        run.stores.another_leads(leader).await;
-        run.load.goes_on().await;
-        run.stores.shims[leader.store].fail_syncs(false);
-        run.stores.nodes[leader.store].kill();
-        run.stores.nodes[leader.store].start_serving().await;
+        of.others_go_on(&run, leader).await;
+        run.stores.shims[store].fail_syncs(false);
+        run.stores.nodes[store].kill();
+        run.stores.nodes[store].start_serving().await;
     }
     run.end().await;
 }

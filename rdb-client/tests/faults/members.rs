@@ -1,13 +1,18 @@
-//! Replicas that come and go while stores are lost.
+//! Replicas that come and go while stores are lost, and leaders that hand over.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
-use rdb_client::{Client, Error, Store};
+use rdb_client::{Client, RegionRoute, Store};
+use tokio::time::sleep;
 
 use crate::harness::{HANG_GUARD, found};
 use crate::run::Run;
 use crate::stores::{STORES, Setup, Stores};
+
+/// How long a leader lives on while members change.
+const CHANGES_MS_MAX: u64 = 2000;
 
 async fn client(run: &Run) -> Client {
     let connected = Client::connect([run.stores.pd.address()]).await;
@@ -22,15 +27,23 @@ async fn store_at(client: &Client, address: &str) -> Option<Store> {
     here.max_by_key(|store| store.id)
 }
 
-/// Waits until the region has as many voters as there are stores, and no other member. Returns their stores.
+/// The only region.
+async fn region(client: &Client) -> RegionRoute {
+    let route = client.region("").await.expect("it answers");
+    route.expect("there is a region")
+}
+
+/// The stores of its voters, if they are as many as there are stores, and there is no other member.
+fn voters_of_whole(route: &RegionRoute) -> Option<BTreeSet<u64>> {
+    let peers = route.region.peers.iter();
+    let voters = peers.map(|peer| (!peer.is_learner).then_some(peer.store_id));
+    let voters = voters.collect::<Option<BTreeSet<_>>>()?;
+    (voters.len() == STORES).then_some(voters)
+}
+
+/// Waits until the region is whole. Returns the stores of its voters.
 async fn is_whole(client: &Client) -> BTreeSet<u64> {
-    let whole = async || {
-        let route = client.region("").await.expect("it answers")?;
-        let peers = route.region.peers.iter();
-        let voters = peers.map(|peer| (!peer.is_learner).then_some(peer.store_id));
-        let voters = voters.collect::<Option<BTreeSet<_>>>()?;
-        (voters.len() == STORES).then_some(voters)
-    };
+    let whole = async || voters_of_whole(&region(client).await);
     found("the region is whole", whole).await
 }
 
@@ -70,6 +83,7 @@ async fn followers_lose_their_disks() {
     run.end().await;
 }
 
+/// A replica goes, and comes back as another peer, since there is no other store for it. The leader is killed on the way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_are_killed_while_members_change() {
     let name = "leaders_are_killed_while_members_change";
@@ -80,32 +94,59 @@ async fn leaders_are_killed_while_members_change() {
     while run.leaders_hit() < 3 * Run::rounds() {
         run.dwell().await;
         is_whole(&client).await;
+        let before = region(&client).await.region;
         let leader = run.stores.leader().await;
         let [follower, _] = Stores::others(leader.store);
         let address = run.stores.nodes[follower].address();
         let known = store_at(&client, &address).await.expect("it is known");
-        let route = client.region("").await.expect("it answers");
-        let region_id = route.expect("there is a region").region.id;
-        // It goes, and comes back as another peer, since there is no other store for it.
-        match client.remove_peer(region_id, known.id).await {
-            // That of the round before may not know yet that it is done.
-            Ok(_) | Err(Error::Refused { .. }) => {}
-            Err(error) => panic!("{error}"),
-        }
-        run.load.goes_on().await;
+        // The operator of the round before may not know yet that it is done.
+        let taken = async || client.remove_peer(before.id, known.id).await.ok();
+        found("the placement driver takes the operator", taken).await;
+        // It tells the leader with the next heartbeat.
+        let changes = async || {
+            let now = region(&client).await.region;
+            (now.epoch.conf_version > before.epoch.conf_version).then_some(())
+        };
+        found("the members change", changes).await;
+        sleep(Duration::from_millis(run.random.u64(0..CHANGES_MS_MAX))).await;
+        let leader = run.stores.leader().await;
+        let is_changing = voters_of_whole(&region(&client).await).is_none();
         run.stores.nodes[leader.store].kill();
-        run.note_hit(leader);
+        if is_changing {
+            run.note_hit(leader);
+        }
         // Until the replica is back, the others are no majority without it.
         run.stores.nodes[leader.store].start();
         run.load.goes_on().await;
         run.stores.all_serve().await;
     }
-    // Each change adds three to it at least: out by way of a joint membership, in as a learner.
-    let have_changed = async || {
-        is_whole(&client).await;
-        let route = client.region("").await.expect("it answers")?;
-        (route.region.epoch.conf_version > 3).then_some(())
+    is_whole(&client).await;
+    // Out, in as a learner, and promoted.
+    let changes = region(&client).await.region.epoch.conf_version;
+    assert!(changes > 3 * run.leaders_hit(), "{changes} changes");
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_hand_over() {
+    let Some(mut run) = Run::begin("leaders_hand_over", Setup::default()).await else {
+        return;
     };
-    found("the members have changed", have_changed).await;
+    let client = client(&run).await;
+    let mut handed_over = 0;
+    while handed_over < 4 * Run::rounds() {
+        run.dwell().await;
+        let leader = run.stores.leader().await;
+        let others = Stores::others(leader.store);
+        let other = others[run.random.usize(0..others.len())];
+        let address = run.stores.nodes[other].address();
+        let to = store_at(&client, &address).await.expect("it is known");
+        let term = client.transfer_leader(&region(&client).await, to.id).await;
+        let term = term.expect("it leads");
+        assert!(term >= leader.term, "term {term} after {leader:?}");
+        let next = run.stores.another_leads(leader).await;
+        handed_over += u64::from(next.store == other);
+        run.load.goes_on().await;
+    }
     run.end().await;
 }

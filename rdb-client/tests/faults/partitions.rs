@@ -24,6 +24,13 @@ async fn leaders_are_not_heard_but_hear_others() {
     cut_leaders("leaders_are_not_heard_but_hear_others", Links::cut).await;
 }
 
+/// They cannot commit anything, and their followers have no reason to elect another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_are_heard_but_hear_nobody() {
+    let cut = |links: &mut Links, leader, other| links.cut(other, leader);
+    cut_leaders("leaders_are_heard_but_hear_nobody", cut).await;
+}
+
 /// Cuts leaders from each other store, by a function that takes the leader and the other one.
 async fn cut_leaders(name: &'static str, cut: impl Fn(&mut Links, usize, usize)) {
     let Some(mut run) = Run::begin(name, SETUP).await else {
@@ -48,6 +55,18 @@ async fn cut_leaders(name: &'static str, cut: impl Fn(&mut Links, usize, usize))
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn followers_are_cut_off_from_all_others() {
     let name = "followers_are_cut_off_from_all_others";
+    cut_followers(name, |follower, _| Stores::others(follower).to_vec()).await;
+}
+
+/// The third store hears both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_are_cut_off_from_their_leader() {
+    let name = "followers_are_cut_off_from_their_leader";
+    cut_followers(name, |_, leader| vec![leader]).await;
+}
+
+/// Cuts a follower from other stores: which ones, a function says that takes the follower and the leader.
+async fn cut_followers(name: &'static str, from: impl Fn(usize, usize) -> Vec<usize>) {
     let Some(mut run) = Run::begin(name, SETUP).await else {
         return;
     };
@@ -55,7 +74,7 @@ async fn followers_are_cut_off_from_all_others() {
         run.dwell().await;
         let leader = run.stores.leader().await;
         let [follower, _] = Stores::others(leader.store);
-        for other in Stores::others(follower) {
+        for other in from(follower, leader.store) {
             run.stores.links().cut_both(follower, other);
         }
         let cut_off = &run.stores.nodes[follower];

@@ -1,12 +1,13 @@
 //! One run: stores, clients, and faults; at its end everything is checked.
 
-use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::harness::skipped;
+use crate::history::Record;
 use crate::load::Load;
 use crate::replicas;
 use crate::stores::{Leader, Setup, Stores};
@@ -31,7 +32,17 @@ pub(crate) struct Run {
     pub(crate) load: Load,
     pub(crate) stores: Stores,
     leaders_hit: u64,
+    record: WrittenIfFailed,
     _place: SemaphorePermit<'static>,
+}
+
+/// A record that is written down when the run fails.
+struct WrittenIfFailed(Arc<Record>);
+
+impl Drop for WrittenIfFailed {
+    fn drop(&mut self) {
+        self.0.write_if_failed();
+    }
 }
 
 impl Run {
@@ -48,14 +59,16 @@ impl Run {
             }
         };
         println!("{name}: links: {}", stores.link_name());
+        let record = Arc::new(Record::of(name, seed));
         Some(Self {
             name,
             seed,
             random: fastrand::Rng::with_seed(seed),
             began: Instant::now(),
-            load: Load::begin(&stores.pd.address(), seed).await,
+            load: Load::begin(&stores.pd.address(), seed, Arc::clone(&record)).await,
             stores,
             leaders_hit: 0,
+            record: WrittenIfFailed(record),
             _place: place,
         })
     }
@@ -92,31 +105,25 @@ impl Run {
             load,
             mut stores,
             began,
+            record,
             ..
         } = self;
         stores.all_serve().await;
         load.goes_on().await;
-        let ended = load.end().await;
-        let (calls, unknown) = (ended.history.len(), ended.unknown);
+        let unknown = load.end().await;
+        let (calls, mut findings) = {
+            let history = record.0.history();
+            (history.len(), history.check())
+        };
         let seconds = began.elapsed().as_secs();
         println!("{name}: {calls} calls in {seconds} s, of {unknown} the fate is not known");
         assert!(calls >= CALLS_MIN, "the clients made {calls} calls only");
-        let mut findings = ended.history.check();
-        findings.violations.push_str(&ended.problems);
         if findings.verdict().is_none() {
             findings.violations = replicas::problems(&stores.pd.address()).await;
         }
-        let Some(verdict) = findings.verdict() else {
-            return;
-        };
-        let file = std::env::temp_dir().join(format!("flaredb-{name}-{seed}.history"));
-        fs::write(&file, ended.history.to_string())
-            .expect("the temporary directory can be written");
-        panic!(
-            "{verdict} in {name}, {SEED}={seed}:\n{findings}\nThe history is in {0}. To check it again:\n\
-             RDB_FAULTS_HISTORY={0} cargo test --workspace --all-features --locked --test faults -- --ignored replay",
-            file.display()
-        );
+        if let Some(verdict) = findings.verdict() {
+            panic!("{verdict} in {name}, {SEED}={seed}:\n{findings}");
+        }
     }
 }
 

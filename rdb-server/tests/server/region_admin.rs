@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rdb_client::{Client, Error, RegionCheck, RegionRoute, ReplicaOutcome};
@@ -126,18 +128,23 @@ fn tamper(data_dir: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_hold_the_same_under_writes_and_one_that_does_not_is_found() {
     let mut stores = Stores::start().await;
+    let written = Arc::new(AtomicU64::new(0));
     let writers = (0..WRITERS).map(|writer| {
-        let client = stores.client.clone();
+        let (client, written) = (stores.client.clone(), Arc::clone(&written));
         tokio::spawn(async move {
             for number in 0.. {
                 let key = format!("key-{writer}-{}", number % 100);
                 client.raw_put(key, number.to_string()).await.expect("put");
+                written.fetch_add(1, Ordering::Relaxed);
             }
         })
     });
     let writers: Vec<_> = writers.collect();
     let mut indexes = Vec::new();
     for _ in 0..5 {
+        let before = written.load(Ordering::Relaxed);
+        let goes_on = async || (written.load(Ordering::Relaxed) > before).then_some(());
+        found("somebody writes", goes_on).await;
         let check = stores.check().await;
         indexes.push(check.index);
         let digests = digests(&check);

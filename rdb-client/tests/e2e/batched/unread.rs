@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use rdb_proto::transport::limits::SEND_STALL_TIMEOUT;
 
-use crate::batched::raw_stream::{RawStream, found_value, get};
+use crate::batched::raw_stream::{RawStream, found_value, get, is_busy};
 use crate::harness::{Cluster, HANG_GUARD, connect};
 
 const VALUE_BYTES: usize = 1 << 20;
@@ -48,12 +48,18 @@ async fn answers_that_nobody_reads_are_not_made() {
     );
 
     let (answers, end) = stream.answers_until_end(READS as usize).await;
-    for (id, answer) in answers {
-        assert!(found_value(&answer) == Some(&value), "{id}");
+    // On a slow machine the calls take so long that what waits for room is refused.
+    let (refused, read): (Vec<_>, Vec<_>) = answers.iter().partition(|(_, answer)| is_busy(answer));
+    println!("{} were refused", refused.len());
+    for (id, answer) in &read {
+        assert!(found_value(answer) == Some(&value), "{id}");
     }
     // On a slow machine the calls take so long that the store gives the stream up.
     match end {
-        None => stream.assert_ended().await,
+        None => {
+            assert!(!read.is_empty(), "nothing was read");
+            stream.assert_ended().await;
+        }
         Some(reset) => {
             let unread = began.elapsed();
             assert!(unread >= SEND_STALL_TIMEOUT, "after {unread:?}: {reset:?}");

@@ -1,6 +1,7 @@
 //! What clients did and saw, and whether it can be. A history can be written down, one call a line, and read again.
 
 mod raw;
+mod record;
 #[cfg(test)]
 mod tests;
 mod versioned;
@@ -10,9 +11,13 @@ use std::fmt::{self, Debug, Display, Write as _};
 use std::num::ParseIntError;
 
 pub(crate) use raw::{Raw, RawCall};
+pub(crate) use record::Record;
 pub(crate) use versioned::{Entry, Outcome, Versioned, VersionedCall};
 
 use crate::linearizability::{Interval, Model, Verdict, check};
+
+/// A line of a written history that is a problem.
+const PROBLEM: &str = "#! ";
 
 /// How many calls around one that does not fit are shown.
 const SHOWN: usize = 30;
@@ -33,6 +38,8 @@ pub(crate) struct Call<C> {
 pub(crate) struct History {
     pub(crate) raw: Vec<Call<RawCall>>,
     pub(crate) versioned: Vec<Call<VersionedCall>>,
+    /// What does not hold of other keys, a line each.
+    pub(crate) problems: String,
 }
 
 /// What a check has against a history.
@@ -71,9 +78,12 @@ impl History {
         self.versioned.append(&mut other.versioned);
     }
 
-    /// Checks that each key was linearizable.
+    /// Checks that each key was linearizable, and that there are no problems.
     pub(crate) fn check(&self) -> Findings {
-        let mut findings = Findings::default();
+        let mut findings = Findings {
+            violations: self.problems.clone(),
+            ..Findings::default()
+        };
         for (key, mut calls) in by_key(&self.raw) {
             let seen: HashSet<_> = calls.iter().filter_map(|call| call.did.seen()).collect();
             calls.retain(|call| {
@@ -100,6 +110,10 @@ impl History {
     /// Reads what [`Display`] writes.
     pub(crate) fn parse(text: &str) -> Result<Self, ParseError> {
         let mut history = Self::default();
+        for problem in text.lines().filter_map(|line| line.strip_prefix(PROBLEM)) {
+            history.problems.push_str(problem);
+            history.problems.push('\n');
+        }
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let words: Vec<_> = line.split_whitespace().collect();
             match words.get(4).copied() {
@@ -119,6 +133,9 @@ impl Display for History {
         }
         for call in &self.versioned {
             writeln!(formatter, "{call}")?;
+        }
+        for problem in self.problems.lines() {
+            writeln!(formatter, "{PROBLEM}{problem}")?;
         }
         Ok(())
     }

@@ -179,3 +179,13 @@ fn swaps_of_unknown_fate_take_effect_only_at_the_version_that_they_expect() {
     ]));
     assert!(!can_be(&["swap 0 7 unknown", "read 4 7", "read none"]));
 }
+
+#[test]
+fn a_problem_of_other_keys_is_found_again_in_a_written_history() {
+    let mut noted = history(&["put 7 done"]);
+    assert_eq!(noted.check().verdict(), None);
+    noted.problems = "the counter is at 3\nand the bank is empty\n".to_owned();
+    let read = History::parse(&noted.to_string()).expect("well-formed lines");
+    assert_eq!(read, noted);
+    assert_eq!(read.check().violations, noted.problems);
+}

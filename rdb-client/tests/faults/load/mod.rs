@@ -8,8 +8,8 @@ mod bank;
 mod counter;
 mod registers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -19,10 +19,9 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::harness::{found, guarded};
-use crate::history::History;
+use crate::history::{History, Record};
 use bank::Transfers;
 use counter::Counted;
-use registers::Registers;
 
 /// Clients of the registers, and how many of them only read.
 const REGISTER_CLIENTS: usize = 8;
@@ -45,8 +44,9 @@ const GOES_ON: u64 = 5;
 pub(crate) struct Load {
     pd_address: String,
     began: Instant,
+    record: Arc<Record>,
     progress: Arc<Progress>,
-    registers: Vec<JoinHandle<Registers>>,
+    registers: Vec<JoinHandle<usize>>,
     counters: Vec<JoinHandle<Counted>>,
     bank: Vec<JoinHandle<Transfers>>,
 }
@@ -58,24 +58,17 @@ struct Progress {
     done: [AtomicU64; CLIENTS],
 }
 
-/// What came of a load.
-pub(crate) struct Ended {
-    pub(crate) history: History,
-    /// What does not hold of the counter and of the bank.
-    pub(crate) problems: String,
-    /// Writes whose fate is not known.
-    pub(crate) unknown: usize,
-}
-
 impl Load {
-    /// Clients that find the stores through this placement driver, and choose what they do by `seed`.
-    pub(crate) async fn begin(pd_address: &str, seed: u64) -> Self {
+    /// Clients that find the stores through this placement driver, and choose what they do by `seed`. What they see goes into the
+    /// record.
+    pub(crate) async fn begin(pd_address: &str, seed: u64, record: Arc<Record>) -> Self {
         let client = connect(pd_address).await;
         counter::open(&client).await;
         bank::open(&client).await;
         let mut load = Self {
             pd_address: pd_address.to_owned(),
             began: Instant::now(),
+            record,
             progress: Arc::default(),
             registers: Vec::new(),
             counters: Vec::new(),
@@ -102,6 +95,7 @@ impl Load {
             client: connect(&self.pd_address).await,
             random: Rng::with_seed(seed.wrapping_add(number as u64)),
             began: self.began,
+            record: Arc::clone(&self.record),
             progress: Arc::clone(&self.progress),
         }
     }
@@ -126,8 +120,8 @@ impl Load {
         found("all clients go on", have_more).await;
     }
 
-    /// Ends the clients, reads everything once more, and looks at what they were told.
-    pub(crate) async fn end(mut self) -> Ended {
+    /// Ends the clients, reads everything once more, and looks at what they were told. Returns how many writes have no known fate.
+    pub(crate) async fn end(mut self) -> usize {
         self.progress.stop.store(true, Ordering::Relaxed);
         let (registers, counters, bank) = (
             std::mem::take(&mut self.registers),
@@ -143,24 +137,14 @@ impl Load {
         };
         let (registers, counters, bank) = guarded("the clients end", ends).await;
         let client = connect(&self.pd_address).await;
-        let mut history = History::default();
-        let mut unknown = 0;
-        for registers in registers {
-            unknown += registers.unknown;
-            history.append(registers.history);
-        }
-        unknown += counters
-            .iter()
-            .map(|counted| counted.unknown)
-            .sum::<usize>();
-        history.append(registers::read_all(&client, self.began).await);
-        let mut problems = counter::problems(&client, &counters).await;
-        problems.push_str(&bank::problems(&client, &bank).await);
-        Ended {
-            history,
-            problems,
-            unknown,
-        }
+        let found = registers::read_all(&client, self.began).await;
+        let of_counter = counter::problems(&client, &counters).await;
+        let of_bank = bank::problems(&client, &bank).await;
+        let mut history = self.record.history();
+        history.append(found);
+        history.problems = of_counter + &of_bank;
+        let counted = counters.iter().map(|counted| counted.unknown);
+        registers.into_iter().chain(counted).sum()
     }
 }
 
@@ -183,6 +167,7 @@ struct Worker {
     client: Client,
     random: Rng,
     began: Instant,
+    record: Arc<Record>,
     progress: Arc<Progress>,
 }
 
@@ -199,6 +184,10 @@ impl Worker {
 
     fn now(&self) -> u64 {
         nanoseconds_since(self.began)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.record.history()
     }
 }
 

@@ -15,17 +15,11 @@ const KEYS: usize = 10;
 /// Who reads everything at the end.
 const LAST_READER: u32 = 1000;
 
-/// What one client did.
-#[derive(Default)]
-pub(super) struct Registers {
-    pub(super) history: History,
-    pub(super) unknown: usize,
-}
-
-pub(super) async fn run(worker: Worker, only_reads: bool) -> Registers {
+/// Returns how many writes have no known fate.
+pub(super) async fn run(worker: Worker, only_reads: bool) -> usize {
     let mut client = Registering {
         worker,
-        registers: Registers::default(),
+        unknown: 0,
         written: 0,
         versions: HashMap::new(),
     };
@@ -51,7 +45,7 @@ pub(super) async fn run(worker: Worker, only_reads: bool) -> Registers {
             client.worker.done();
         }
     }
-    client.registers
+    client.unknown
 }
 
 /// Reads every key.
@@ -86,7 +80,7 @@ pub(super) async fn read_all(client: &Client, began: Instant) -> History {
 
 struct Registering {
     worker: Worker,
-    registers: Registers,
+    unknown: usize,
     written: u64,
     /// The version of each key that was seen last.
     versions: HashMap<String, u64>,
@@ -220,14 +214,14 @@ impl Registering {
     fn raw(&mut self, key: String, began: u64, did: RawCall) -> bool {
         let is_known = did.is_known();
         let call = self.call(key, began, did);
-        self.registers.history.raw.push(call);
+        self.worker.history().raw.push(call);
         self.count(is_known)
     }
 
     fn versioned(&mut self, key: String, began: u64, did: VersionedCall) -> bool {
         let is_known = did.is_known();
         let call = self.call(key, began, did);
-        self.registers.history.versioned.push(call);
+        self.worker.history().versioned.push(call);
         self.count(is_known)
     }
 
@@ -242,7 +236,7 @@ impl Registering {
     }
 
     fn count(&mut self, is_known: bool) -> bool {
-        self.registers.unknown += usize::from(!is_known);
+        self.unknown += usize::from(!is_known);
         is_known
     }
 }
