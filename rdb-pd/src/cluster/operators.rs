@@ -263,7 +263,9 @@ impl State {
             leads_on,
             known.and_then(|known| self.next_step(known, surroundings)),
         ) {
-            (Some((store_id, place)), Some(_)) if place.liveness == Liveness::Silent => {
+            (Some((store_id, place)), Some(_))
+                if matches!(place.liveness, Liveness::Silent | Liveness::Down) =>
+            {
                 format!("waits: store {store_id} has led the region, and is silent")
             }
             (_, Some(next)) => next.to_string(),
