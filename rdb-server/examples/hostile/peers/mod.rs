@@ -8,6 +8,7 @@ mod idle_connections;
 mod kept_open;
 mod refused_connections;
 mod stale_swaps;
+mod stores;
 mod trimmed_queue;
 mod unread_answers;
 mod unread_stream;
@@ -165,6 +166,24 @@ pub(crate) const PEERS: &[Peer] = &[
             ..BUDGETED
         },
         cold_swaps::play
+    ),
+    peer!(
+        "stores-half-sent",
+        "20 connections with 50 streams each that another store would open, 4 MiB of an envelope of entries, and no more",
+        BUDGETED,
+        stores::half_sent
+    ),
+    peer!(
+        "stores-empty-entries",
+        "20 connections with 4 streams each that greet as stores, and send envelopes of a million empty entries",
+        UNBUDGETED,
+        stores::empty_entries
+    ),
+    peer!(
+        "stores-invented",
+        "5,000 greetings from stores that there are not",
+        UNBUDGETED,
+        stores::invented
     ),
     peer!(
         "garbage",
