@@ -28,6 +28,7 @@ usage: scripts/bench.sh [OPTION…]
   --skip-memory    without the memory of a server with 10 million keys
   --skip-cold      without keys that are not cached
   --skip-three     without three stores, and three etcd nodes beside them
+  --before DIR     programs of an earlier build, which the present ones are compared with in turn
   --skip-half      without the open loop at half of etcd's peak
   --skip-hot       without the 30 seconds on one key
   --profile P      release (default) or dev, for trying the script
@@ -37,7 +38,7 @@ TEXT
 }
 
 rounds=5 seconds=5 warmup=1s single_rounds=10 keys=100000
-out=docs/bench data_parent='' keep_runs=''
+out=docs/bench data_parent='' keep_runs='' before=''
 profile=release build=yes force=no quick=no
 skip=''
 
@@ -76,6 +77,7 @@ main() {
   section hot measure_hot_key_for_long
   stop_databases
   section three measure_three_stores
+  [[ -z $before ]] || section before measure_against_before
   section cold measure_cold_keys
   section memory measure_memory
 }
@@ -95,6 +97,7 @@ parse_arguments() {
       --seconds) seconds=$(whole_number "$@") && shift ;;
       --out) out=$(value "$@") && shift ;;
       --data-dir) data_parent=$(value "$@") && shift ;;
+      --before) before=$(realpath "$(value "$@")") && shift ;;
       --keep-runs) keep_runs=$(value "$@") && shift ;;
       --skip-memory | --skip-cold | --skip-three | --skip-half | --skip-hot) skip+=" ${1#--skip-}" ;;
       --profile)

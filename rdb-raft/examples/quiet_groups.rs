@@ -7,6 +7,9 @@
 //!
 //! The logs are real, in DIR, which must exist; they are removed in the end. What entries are applied to is a position in memory,
 //! and the peers reach each other over loopback, as stores do. It is measured for SECONDS once each group has a leader.
+//!
+//! The memory grows for half an hour, by up to 0.75 MiB for each group. openraft keeps its commands in a ring of 4,096 places, which is
+//! not there before it is used, and each heartbeat takes the next place.
 
 #![forbid(unsafe_code)]
 

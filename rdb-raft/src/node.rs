@@ -14,8 +14,9 @@ use openraft::network::NetSnapshot;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::group::{Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
+use crate::group::{Beats, Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
 use crate::log::{LogDevice, LogHealth, LogStore, LogWriter};
 use crate::machine::{SnapshotData, StateMachine};
 use crate::timing::{Timing, TimingError};
@@ -127,7 +128,13 @@ impl Node {
         let (published, states) = watch::channel(BTreeMap::new());
         let published = Arc::new(published);
         let of_node = Arc::downgrade(&published);
-        let supervisor = supervise(Arc::clone(&groups), log_bytes_max, to_watch, published);
+        let supervisor = supervise(
+            Arc::clone(&groups),
+            timing,
+            log_bytes_max,
+            to_watch,
+            published,
+        );
         Ok(Self {
             timing,
             log,
@@ -304,12 +311,29 @@ fn all(groups: &Groups) -> Vec<(u64, Group)> {
 
 async fn supervise(
     groups: Arc<Groups>,
+    timing: Timing,
     log_bytes_max: u64,
     opened: mpsc::Receiver<(u64, Group)>,
     published: Arc<watch::Sender<States>>,
 ) {
+    // A task of its own, so that nothing else keeps heartbeats waiting.
+    let beating = beat_groups(Arc::clone(&groups), timing);
+    let _beating = AbortOnDropHandle::new(tokio::spawn(beating));
     let publishing = pin!(publish_states(&groups, opened, published));
     select(publishing, pin!(keep_groups(&groups, log_bytes_max))).await;
+}
+
+async fn beat_groups(groups: Arc<Groups>, timing: Timing) {
+    let mut beats = Beats::start(&timing);
+    loop {
+        let turns = beats.next().await;
+        let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
+        for (group_id, group) in &*groups {
+            if turns.include(*group_id) {
+                group.beat(&timing);
+            }
+        }
+    }
 }
 
 async fn publish_states(

@@ -95,11 +95,17 @@ impl Timing {
         Duration::from_millis(self.election_timeout_max_ms.saturating_mul(11) / 10)
     }
 
+    /// How long a peer takes it for granted that its leader is there, after it has heard of it.
+    pub(crate) fn leader_patience(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms.saturating_mul(2))
+    }
+
     /// The settings of a group. What is not named here is openraft's default.
     pub(crate) fn config(&self) -> Config {
         Config {
             heartbeat_interval: self.heartbeat_ms,
-            heartbeat_min_interval: Some(self.heartbeat_ms),
+            // Less than the interval: what is acknowledged meanwhile was sent a little later than it was due.
+            heartbeat_min_interval: Some(self.heartbeat_ms / 4 * 3),
             election_timeout_min: self.election_timeout_min_ms,
             election_timeout_max: self.election_timeout_max_ms,
             // At least the lease and the longest timeout.
@@ -116,6 +122,8 @@ impl Timing {
             max_in_snapshot_log_to_keep: u64::MAX,
             max_payload_entries: APPEND_ENTRIES_MAX,
             allow_log_reversion: Some(false),
+            // Of what openraft measures of itself if it is built to. It takes memory in any case.
+            log_stage_capacity: Some(1),
             ..Config::default()
         }
     }

@@ -131,7 +131,7 @@ measure_three_stores() {
 
 # measure_three_puts CALLERS ROUND ETCD_ADDRESS
 measure_three_puts() {
-  keep "put-$1-three" "$2" bench raw-put --keys "$keys" --concurrency "$1"
+  keep_with_processor_time "put-$1-three" "$2" "${REPLICAS[*]/#/server-replicated-}" bench raw-put --keys "$keys" --concurrency "$1"
   [[ -z $3 ]] || keep "etcd-put-$1-three" "$2" bench raw-put --keys "$keys" --concurrency "$1" --target etcd --endpoint "$3"
 }
 
@@ -142,6 +142,43 @@ fastest_etcd_node() {
     rdbctl bench raw-put --output json --duration 1s --warmup 200ms --concurrency 64 --target etcd --endpoint "$address" |
       sed -n "s/.*\"operations_per_second\":\([0-9]*\).*/\1 $address/p"
   done | sort -n | sed -n '$s/.* //p'
+}
+
+# Each build is called by its own rdbctl. Which one goes first changes.
+measure_against_before() {
+  local round build pd_address
+  local -A pds=()
+  for build in before now; do
+    in_build "$build" start_cluster "$build"
+    pds[$build]=$RDBCTL_PD
+    in_build "$build" rdbctl bench load --keys "$keys" >/dev/null
+  done
+  for ((round = 1; round <= rounds; round++)); do
+    if ((round % 2)); then set -- before now; else set -- now before; fi
+    for build in "$@"; do
+      export RDBCTL_PD=${pds[$build]}
+      in_build "$build" measure_build "$build" "$round"
+    done
+  done
+  for build in before now; do
+    stop_cluster "$build"
+  done
+}
+
+# in_build before|now COMMAND…
+in_build() {
+  local binaries=$binaries
+  [[ $1 == now ]] || binaries=$before
+  "${@:2}"
+}
+
+measure_build() {
+  local callers
+  for callers in 1 256; do
+    keep_with_processor_time "put-$callers-$1" "$2" "server-$1" bench raw-put --keys "$keys" --concurrency "$callers"
+    keep "get-$callers-$1" "$2" bench raw-get --keys "$keys" --concurrency "$callers" --no-load
+    keep "cas-$callers-$1" "$2" bench cas --keys "$keys" --concurrency "$callers"
+  done
 }
 
 measure_cold_keys() {
@@ -189,6 +226,19 @@ wait_for_compaction() {
 # User and system time of a process. Its name, which may hold anything, ends with the last parenthesis.
 cpu_time_ticks() {
   sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
+}
+
+# keep_with_processor_time NAME ROUND PROCESSES …: as keep, with the processor time that these processes took for each operation. That of
+# the warm-up counts, its operations do not.
+keep_with_processor_time() {
+  local process ticks=0 file=$directory/runs/$1/$2.json operations
+  for process in $3; do ticks=$((ticks - $(cpu_time_ticks "${pids[$process]}"))); done
+  keep "$1" "$2" "${@:4}"
+  for process in $3; do ticks=$((ticks + $(cpu_time_ticks "${pids[$process]}"))); done
+  operations=$(sed -n '1s/.*"operations":\([0-9]*\).*/\1/p' "$file")
+  if ((${operations:-0} > 0)); then
+    sed -i "1s/^{/{\"server_ns_per_operation\":$((ticks * 1000000000 / $(getconf CLK_TCK) / operations)),/" "$file"
+  fi
 }
 
 # keep_memory NAME PID KEYS

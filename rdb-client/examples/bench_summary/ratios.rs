@@ -5,6 +5,7 @@ use super::measurements::Measurements;
 const PER_SECOND: &str = "/operations_per_second";
 const P50: &str = "/latency_us/p50";
 const P99: &str = "/latency_us/p99";
+const SERVER_NS: &str = "/server_ns_per_operation";
 
 /// A figure of a measurement: its name, and where in the object the figure is.
 type Figure = (&'static str, &'static str);
@@ -112,6 +113,36 @@ const RATIOS: &[Ratio] = &[
         ("get-256-three", PER_SECOND),
         &[("etcd-get-256-three", PER_SECOND)],
         Bound::None,
+    ),
+    Ratio::new(
+        "raw_put, durable, 256 callers / the same before",
+        ("put-256-now", PER_SECOND),
+        &[("put-256-before", PER_SECOND)],
+        Bound::AtLeast(0.8),
+    ),
+    Ratio::new(
+        "raw_put, durable, 1 caller: p50 / the same before",
+        ("put-1-now", P50),
+        &[("put-1-before", P50)],
+        Bound::AtMost(1.2),
+    ),
+    Ratio::new(
+        "raw_get, 256 callers / the same before",
+        ("get-256-now", PER_SECOND),
+        &[("get-256-before", PER_SECOND)],
+        Bound::AtLeast(0.9),
+    ),
+    Ratio::new(
+        "cas on distinct keys, 256 callers / the same before",
+        ("cas-256-now", PER_SECOND),
+        &[("cas-256-before", PER_SECOND)],
+        Bound::None,
+    ),
+    Ratio::new(
+        "processor time of the three stores for each raw_put of 256 callers / that of one store before",
+        ("put-256-three", SERVER_NS),
+        &[("put-256-before", SERVER_NS)],
+        Bound::AtMost(4.0),
     ),
     Ratio::new(
         "raw_put, durable, 1 caller: p50 / (fdatasync p50 + empty unary p50)",

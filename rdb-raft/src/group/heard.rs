@@ -1,26 +1,45 @@
-//! When a peer has last heard of another one.
+//! When a peer has last heard of others.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When another peer has last sent something, whatever it was.
-pub(super) struct Heard(Mutex<Instant>);
+/// When something was last heard. Before that it counts from the start of the peer.
+pub(super) struct Heard {
+    /// Of any other peer, whatever it was.
+    peer: Mutex<Instant>,
+    /// Of the leader: it was answered that this peer follows it. `None`: never.
+    leader: Mutex<Option<Instant>>,
+}
 
 impl Heard {
     pub(super) fn now() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self {
+            peer: Mutex::new(Instant::now()),
+            leader: Mutex::new(None),
+        }
     }
 
-    pub(super) fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    pub(super) fn note_peer(&self) {
+        *lock(&self.peer) = Instant::now();
     }
 
+    pub(super) fn note_leader(&self) {
+        *lock(&self.leader) = Some(Instant::now());
+    }
+
+    /// How long nothing was heard of any other peer.
     pub(super) fn silent_for(&self) -> Duration {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
+        lock(&self.peer).elapsed()
     }
+
+    /// Whether a leader was heard of within that time.
+    pub(super) fn leader_within(&self, time: Duration) -> bool {
+        lock(&self.leader).is_some_and(|heard_at| heard_at.elapsed() < time)
+    }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }

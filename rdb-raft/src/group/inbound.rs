@@ -8,8 +8,8 @@ use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::RaftError;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use tokio::task::spawn_blocking;
 
@@ -40,7 +40,11 @@ impl Group {
     ) -> Result<AppendEntriesResponse<TypeConfig>, Ended> {
         let raft = self.raft.clone();
         let appended = self.lasting(async move { raft.append_entries(request).await });
-        appended.await.map_err(fatal)
+        let appended = appended.await.map_err(fatal)?;
+        if !matches!(appended, AppendEntriesResponse::HigherVote(_)) {
+            self.heard.note_leader();
+        }
+        Ok(appended)
     }
 
     /// Takes what a leader sends, one after the other without waiting for the device. Answers come in the order of the
@@ -52,7 +56,12 @@ impl Group {
         &self,
         requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
     ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig>, Ended>> {
-        let answers = self.raft.stream_append(requests);
+        let (answers, heard) = (self.raft.stream_append(requests), Arc::clone(&self.heard));
+        let answers = answers.inspect(move |answer| {
+            if let Ok(Ok(_) | Err(StreamAppendError::Conflict(_))) = answer {
+                heard.note_leader();
+            }
+        });
         answers.map(|answer| answer.map_err(Ended::from)).boxed()
     }
 

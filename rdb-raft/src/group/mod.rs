@@ -1,6 +1,7 @@
 //! One peer of a group: it starts, takes proposals, permits reads, changes the members, and ends.
 
 mod alone;
+mod beat;
 mod heard;
 mod inbound;
 mod lasting;
@@ -30,6 +31,7 @@ use tokio::sync::Mutex;
 use tokio::task::unconstrained;
 
 pub use alone::Alone;
+pub(crate) use beat::Beats;
 pub use inbound::VoteError;
 pub use lease::ReadError;
 pub use membership::{ChangeError, Member};
@@ -363,7 +365,7 @@ impl Group {
 
     /// Notes that another peer has sent something.
     pub(crate) fn has_heard(&self) {
-        self.heard.note();
+        self.heard.note_peer();
     }
 
     /// How long no other peer has sent anything to this one, since its start.

@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use openraft::LogState;
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::storage::RaftLogStorage;
+use tokio::time::timeout;
 
 use super::purge::{LOG_BYTES_MAX, Purging};
 use super::{Alone, Group, RaftMetrics};
@@ -18,7 +21,12 @@ use crate::machine::{
     Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
 };
 use crate::timing::Timing;
-use crate::types::{Answer, Content, Entry, LogId, Membership, StoreNode, StoredMembership, Vote};
+use crate::types::{
+    Answer, Content, Entry, LogId, Membership, StoreNode, StoredMembership, TypeConfig, Vote,
+};
+
+/// Fails a test that waits in vain.
+const GUARD: Duration = Duration::from_secs(90);
 
 /// A state machine of one of two voters, which counts what it is asked.
 struct Counting {
@@ -34,9 +42,15 @@ impl Counting {
 
     /// Of peers 1 and 2, some of which vote.
     fn of(voters: BTreeSet<u64>) -> Arc<Self> {
+        Self::of_members(voters, [1, 2].into())
+    }
+
+    fn of_members(voters: BTreeSet<u64>, members: BTreeSet<u64>) -> Arc<Self> {
         let beginning = Some(LogId::new_term_index(0, 0));
-        let nodes = [1, 2].map(|id| (id, StoreNode { store_id: id }));
-        let membership = Membership::new(vec![voters], BTreeMap::from(nodes)).unwrap();
+        let nodes = members
+            .into_iter()
+            .map(|id| (id, StoreNode { store_id: id }));
+        let membership = Membership::new(vec![voters], nodes.collect::<BTreeMap<_, _>>()).unwrap();
         Arc::new(Self {
             flushed: Mutex::new(Applied {
                 position: beginning,
@@ -79,10 +93,14 @@ impl StateMachine for Counting {
 }
 
 async fn start(machine: &Arc<Counting>) -> (LogWriter, Group) {
+    start_with(Timing::default(), machine).await
+}
+
+async fn start_with(timing: Timing, machine: &Arc<Counting>) -> (LogWriter, Group) {
     let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
     let log = writer.open_group(1).unwrap();
     let machine = Arc::clone(machine) as _;
-    let group = Group::start(1, Timing::default(), log, machine, Alone).await;
+    let group = Group::start(1, timing, log, machine, Alone).await;
     (writer, group.unwrap())
 }
 
@@ -245,4 +263,96 @@ async fn a_snapshot_is_installed_only_after_what_contradicts_it_is_durably_gone(
         last_log_id: position,
     };
     assert_eq!(log.get_log_state().await.unwrap(), expected);
+}
+
+/// openraft's timer goes off each other millisecond, and nobody campaigns.
+const TICKING: Timing = Timing {
+    heartbeat_ms: 10,
+    election_timeout_min_ms: 300_000,
+    election_timeout_max_ms: 600_000,
+};
+
+/// By which a leader that was heard of once is there for long.
+const PATIENT: Timing = Timing {
+    heartbeat_ms: 600_000,
+    ..TICKING
+};
+
+/// By which no leader is ever there.
+const IMPATIENT: Timing = Timing {
+    heartbeat_ms: 0,
+    ..TICKING
+};
+
+fn heartbeat(term: u64) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest {
+        vote: Vote::new_committed(term, 2),
+        prev_log_id: Some(LogId::new_term_index(0, 0)),
+        entries: Vec::new(),
+        leader_commit: None,
+    }
+}
+
+/// Waits until openraft's timer wakes the core of a group.
+async fn wakes(group: &Group) {
+    let mut metrics = group.raft.metrics();
+    metrics.borrow_and_update();
+    let woken = timeout(GUARD, metrics.changed()).await;
+    woken.expect("it goes off in time").unwrap();
+}
+
+/// Waits until nothing wakes the core of a group any more, for many times as long as the timer needs.
+async fn sleeps(group: &Group) {
+    let mut metrics = group.raft.metrics();
+    let wakes = async {
+        let often = Duration::from_millis(200);
+        while timeout(often, metrics.changed()).await.is_ok() {}
+    };
+    timeout(GUARD, wakes).await.expect("it is off in time");
+}
+
+#[tokio::test]
+async fn openrafts_timer_is_off_while_the_leader_is_heard_of() {
+    let (_writer, group) = start_with(TICKING, &Counting::new()).await;
+    let heartbeat_of = async |term| {
+        let heartbeat = heartbeat(term);
+        group.append_entries(heartbeat).await.unwrap().is_success()
+    };
+    group.beat(&PATIENT);
+    wakes(&group).await;
+    // The leader of an earlier term leads nobody.
+    let vote = VoteRequest::new(Vote::new(5, 2), Some(LogId::new_term_index(1, 1)));
+    assert!(group.vote(vote).await.unwrap().vote_granted);
+    assert!(!heartbeat_of(4).await);
+    group.beat(&PATIENT);
+    wakes(&group).await;
+    assert!(heartbeat_of(5).await);
+    group.beat(&PATIENT);
+    sleeps(&group).await;
+    group.beat(&IMPATIENT);
+    wakes(&group).await;
+
+    group.shut_down().await;
+}
+
+#[tokio::test]
+async fn openrafts_timer_is_off_while_the_leader_sends_entries() {
+    let (_writer, group) = start_with(TICKING, &Counting::new()).await;
+    let mut answers = group.stream_append(stream::iter([heartbeat(1)]));
+    assert!(answers.next().await.unwrap().unwrap().is_ok());
+    assert!(answers.next().await.is_none());
+    group.beat(&PATIENT);
+    sleeps(&group).await;
+    group.shut_down().await;
+}
+
+#[tokio::test]
+async fn openrafts_timer_is_off_on_a_leader() {
+    let alone = Counting::of_members([1].into(), [1].into());
+    let (_writer, group) = start_with(TICKING, &alone).await;
+    group.lead_alone().await.unwrap();
+    wakes(&group).await;
+    group.beat(&IMPATIENT);
+    sleeps(&group).await;
+    group.shut_down().await;
 }

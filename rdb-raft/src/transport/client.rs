@@ -22,6 +22,7 @@ use rdb_proto::raftpb::item::Request;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::connection::Connection;
 use super::dial::Dialer;
 use super::lane::Outgoing;
 use super::link::Link;
@@ -188,20 +189,24 @@ impl Route {
         let deadline = Instant::now() + ttl;
         let connected = timeout_at(deadline, self.link.connected()).await;
         let connection = connected.map_err(|_| unreachable(self.link.cause()))?;
-        let asked = async {
-            let mut exchange = connection.exchange(1)?;
-            let outgoing = Outgoing {
-                bytes: size_of::<Item>(),
-                item: self.item(exchange.session, 0, request),
-                _room: None,
-            };
-            let sent = connection.urgent.send(outgoing).await;
-            sent.map_err(|_| broken("the connection takes no more"))?;
-            exchange.answer().await
+        let asked = timeout_at(deadline, self.ask_over(&connection, request));
+        asked.await.map_err(|_| self.timeout_of(action, ttl))?
+    }
+
+    async fn ask_over(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request,
+    ) -> Result<Outcome, RpcError> {
+        let exchange = connection.request()?;
+        let outgoing = Outgoing {
+            bytes: size_of::<Item>(),
+            item: self.item(exchange.session, 0, request),
+            _room: None,
         };
-        let answer = timeout_at(deadline, asked).await;
-        let answer = answer.map_err(|_| self.timeout_of(action, ttl))??;
-        match answer.outcome {
+        let sent = connection.urgent.send(outgoing).await;
+        sent.map_err(|_| broken("the connection takes no more"))?;
+        match exchange.answer().await?.outcome {
             Some(Outcome::Refusal(refusal)) => Err(unreachable(refusal.cause)),
             Some(outcome) => Ok(outcome),
             None => Err(broken("an answer is empty")),
@@ -220,14 +225,15 @@ impl Route {
         }
     }
 
+    /// Sends a heartbeat. openraft gives it up when the next one is due.
     async fn beat(
         &self,
         append: AppendEntriesRequest<TypeConfig>,
-        ttl: Duration,
     ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
         let (previous, last) = (append.prev_log_id, wire::last_log_id(&append));
         let request = Request::Append(wire::append(append));
-        let outcome = self.ask(RPCTypes::AppendEntries, request, ttl).await?;
+        let connection = self.link.connected().await;
+        let outcome = self.ask_over(&connection, request).await?;
         wire::read_appended(outcome, previous, last)
     }
 }
@@ -267,7 +273,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
     fn stream_append<'s, S>(
         &'s mut self,
         mut appends: S,
-        option: RPCOption,
+        _: RPCOption,
     ) -> BoxFuture<
         's,
         Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
@@ -279,7 +285,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let answers = if self.purpose == Purpose::Heartbeats {
             let beat = async move {
                 let append = appends.next().await?;
-                Some(route.beat(append, option.hard_ttl()).await)
+                Some(route.beat(append).await)
             };
             stream::once(beat).filter_map(std::future::ready).boxed()
         } else {

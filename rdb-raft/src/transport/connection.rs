@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::select;
 use rdb_proto::raftpb::{Answer, Reply};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::Streaming;
 
 use super::lane::Outgoing;
@@ -38,7 +38,12 @@ pub(super) enum Ended {
     Broken(String),
 }
 
-type Waiting = HashMap<u64, mpsc::Sender<Answer>>;
+type Waiting = HashMap<u64, Waiter>;
+
+enum Waiter {
+    Session(mpsc::Sender<Answer>),
+    Request(oneshot::Sender<Answer>),
+}
 
 impl Connection {
     pub(super) fn new(bulk: mpsc::Sender<Outgoing>, urgent: mpsc::Sender<Outgoing>) -> Self {
@@ -56,12 +61,31 @@ impl Connection {
     /// # Errors
     ///
     /// When the connection is broken.
-    pub(super) fn exchange(self: &Arc<Self>, items_max: usize) -> Result<Exchange, RpcError> {
-        let session = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
+    pub(super) fn session(
+        self: &Arc<Self>,
+        items_max: usize,
+    ) -> Result<Exchange<mpsc::Receiver<Answer>>, RpcError> {
         let (sender, answers) = mpsc::channel(items_max);
+        self.exchange(Waiter::Session(sender), answers)
+    }
+
+    /// A session with a single item. It costs little, since each heartbeat has one.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is broken.
+    pub(super) fn request(
+        self: &Arc<Self>,
+    ) -> Result<Exchange<oneshot::Receiver<Answer>>, RpcError> {
+        let (sender, answer) = oneshot::channel();
+        self.exchange(Waiter::Request(sender), answer)
+    }
+
+    fn exchange<A>(self: &Arc<Self>, waiter: Waiter, answers: A) -> Result<Exchange<A>, RpcError> {
+        let session = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
         let mut waiting = self.waiting();
         let waiting = waiting.as_mut().ok_or_else(|| broken(BROKE))?;
-        waiting.insert(session, sender);
+        waiting.insert(session, waiter);
         let connection = Arc::clone(self);
         Ok(Exchange {
             connection,
@@ -96,10 +120,13 @@ impl Connection {
         for answer in reply.answers {
             let session = answer.session;
             // Without a sender the session is over. One that gets more answers than it has asked for ends.
-            if let Some(sender) = waiting.get(&session)
-                && sender.try_send(answer).is_err()
-            {
-                waiting.remove(&session);
+            if let Some(Waiter::Session(sender)) = waiting.get(&session) {
+                if sender.try_send(answer).is_err() {
+                    waiting.remove(&session);
+                }
+            } else if let Some(Waiter::Request(sender)) = waiting.remove(&session) {
+                // Nobody may wait any more.
+                let _ = sender.send(answer);
             }
         }
     }
@@ -118,13 +145,13 @@ impl Connection {
 const BROKE: &str = "the connection broke";
 
 /// A session as its caller has it.
-pub(super) struct Exchange {
+pub(super) struct Exchange<Answers> {
     pub(super) connection: Arc<Connection>,
     pub(super) session: u64,
-    answers: mpsc::Receiver<Answer>,
+    answers: Answers,
 }
 
-impl Exchange {
+impl Exchange<mpsc::Receiver<Answer>> {
     /// The next answer.
     ///
     /// # Errors
@@ -135,7 +162,18 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Exchange<oneshot::Receiver<Answer>> {
+    /// The answer.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke.
+    pub(super) async fn answer(mut self) -> Result<Answer, RpcError> {
+        (&mut self.answers).await.map_err(|_| broken(BROKE))
+    }
+}
+
+impl<Answers> Drop for Exchange<Answers> {
     fn drop(&mut self) {
         if let Some(waiting) = self.connection.waiting().as_mut() {
             waiting.remove(&self.session);

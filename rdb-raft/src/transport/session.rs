@@ -12,7 +12,7 @@ use rdb_proto::raftpb::Answer;
 use rdb_proto::raftpb::item::Request;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::select;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::client::Route;
@@ -39,7 +39,7 @@ pub(super) fn replicate(
 ) -> BoxStream<'static, Appended> {
     let begin = async move {
         let connection = route.link.connection().await.map_err(unreachable)?;
-        let exchange = connection.exchange(SESSION_ITEMS_MAX)?;
+        let exchange = connection.session(SESSION_ITEMS_MAX)?;
         Ok(Session::new(route, appends, exchange))
     };
     let answers = stream::once(begin).flat_map(|begun| match begun {
@@ -54,7 +54,7 @@ pub(super) fn replicate(
 struct Session<S> {
     route: Route,
     appends: Fuse<S>,
-    exchange: Exchange,
+    exchange: Exchange<mpsc::Receiver<Answer>>,
     /// Of the connection.
     room: Arc<Semaphore>,
     next_sequence: u64,
@@ -85,7 +85,7 @@ struct Sent {
 }
 
 impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
-    fn new(route: Route, appends: S, exchange: Exchange) -> Self {
+    fn new(route: Route, appends: S, exchange: Exchange<mpsc::Receiver<Answer>>) -> Self {
         Self {
             route,
             appends: appends.fuse(),

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::entries::log_id;
 use crate::payloads::Payloads;
-use crate::stores::{Store, Stores, Ways};
+use crate::stores::{Store, Stores, TIMING, Ways};
 use crate::voters::{GUARD, wait_until};
 
 fn payload(number: usize) -> Bytes {
@@ -174,6 +174,28 @@ async fn a_leader_that_is_not_heard_is_replaced_and_follows() {
     }
     stores.leader(None).await.write("healed").await.unwrap();
     assert_eq!(agreed(&all, 3).await, ["before", "after", "healed"]);
+    stores.stop().await;
+}
+
+#[tokio::test]
+async fn a_quiet_leader_keeps_its_lease_and_is_replaced_once_it_is_gone() {
+    let stores = Stores::led().await;
+    // What it permits after a while was acknowledged meanwhile, though nobody has asked it for anything.
+    let lease = Duration::from_millis(TIMING.election_timeout_max_ms);
+    let keeps = async {
+        loop {
+            let leader = stores.leader(None).await;
+            sleep(lease).await;
+            if leader.group.try_permit_read() {
+                break leader;
+            }
+        }
+    };
+    let keeps = timeout(GUARD, keeps).await;
+    let leader = keeps.expect("it keeps its lease");
+    timeout(GUARD, leader.node.shut_down()).await.unwrap();
+    let next = stores.leader(Some(leader.id)).await;
+    next.write("next").await.unwrap();
     stores.stop().await;
 }
 
