@@ -50,7 +50,7 @@ pub enum Error {
         /// What there is.
         cause: Cause,
     },
-    /// The cluster does not do what an operator asks for.
+    /// The cluster does not do what is asked for, as it is now: most of all, what an operator asks for.
     Refused {
         /// Why not, and what would help.
         cause: Cause,

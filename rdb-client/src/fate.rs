@@ -29,16 +29,14 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     match status.code() {
         Code::InvalidArgument => invalid_argument(details, cause).into(),
         Code::DataLoss => Error::DataLoss { cause }.into(),
-        // Only a placement driver says so, to what an operator asks for.
-        Code::NotFound | Code::FailedPrecondition if access == Access::Read => {
-            let told = details.map_or_else(|| status.message().to_owned(), |details| details.cause);
-            let cause = Cause::of(told, status.clone());
-            let error = match status.code() {
-                Code::NotFound => Error::NotFound { cause },
-                _ => Error::Refused { cause },
-            };
-            error.into()
+        Code::NotFound => Error::NotFound {
+            cause: told(details, status),
         }
+        .into(),
+        Code::FailedPrecondition => Error::Refused {
+            cause: told(details, status),
+        }
+        .into(),
         // Another try would get the same answer: the values do not fit into one message.
         Code::ResourceExhausted if names_field(details.as_ref(), "keys") => {
             invalid_argument(details, cause).into()
@@ -51,10 +49,8 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
         Code::Unimplemented if details.is_none() => Failure::again(Error::unavailable(cause)),
         Code::Ok
         | Code::DeadlineExceeded
-        | Code::NotFound
         | Code::AlreadyExists
         | Code::PermissionDenied
-        | Code::FailedPrecondition
         | Code::OutOfRange
         | Code::Unimplemented
         | Code::Internal
@@ -90,6 +86,12 @@ pub(crate) fn cause(status: &Status, place: &str) -> String {
         (None, "") => format!("{place}: {}", status.code().description()),
         (None, message) => format!("{place}: {message}"),
     }
+}
+
+/// What the server says to the caller, whichever server that is.
+fn told(details: Option<errorpb::Error>, status: &Status) -> Cause {
+    let told = details.map_or_else(|| status.message().to_owned(), |details| details.cause);
+    Cause::of(told, status.clone())
 }
 
 fn names_field(details: Option<&errorpb::Error>, field: &str) -> bool {
@@ -204,19 +206,19 @@ mod tests {
             matches!(&wrong, Failure::Final(Error::InvalidArgument { field, limit: Some(8192), .. }) if field == "key"),
             "{wrong:?}"
         );
-        let unknown = read(&fault(Code::NotFound, Fate::Unspecified));
-        let because = || "because".into();
-        let cause = because();
-        assert!(
-            matches!(&unknown, Failure::Final(error) if *error == Error::NotFound { cause }),
-            "{unknown:?}"
-        );
-        let refused = read(&fault(Code::FailedPrecondition, Fate::Unspecified));
-        let cause = because();
-        assert!(
-            matches!(&refused, Failure::Final(error) if *error == Error::Refused { cause }),
-            "{refused:?}"
-        );
+        for failure in [read, write] {
+            let cause = || "because".into();
+            for (code, expected) in [
+                (Code::NotFound, Error::NotFound { cause: cause() }),
+                (Code::FailedPrecondition, Error::Refused { cause: cause() }),
+            ] {
+                let told = failure(&fault(code, Fate::NotApplied));
+                assert!(
+                    matches!(&told, Failure::Final(error) if *error == expected),
+                    "{told:?}"
+                );
+            }
+        }
         let bug = read(&fault(Code::Internal, Fate::Unspecified));
         assert!(
             matches!(bug, Failure::Final(Error::Internal { .. })),

@@ -1,13 +1,17 @@
 //! What an operator asks of the placement driver: which stores hold a region, and stores that leave.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{
     self, AddOperatorRequest, CancelOperatorRequest, GetOperatorsRequest, RemoveStoreRequest,
     RemoveStoreResponse,
 };
+use tonic::{Response, Status};
 
-use crate::{Client, Error};
+use crate::connection::Channel;
+use crate::{Cause, Client, Error, fate};
 
 /// A change of a region's replicas that somebody has asked for, or that the placement driver makes by itself.
 ///
@@ -23,7 +27,8 @@ pub struct Operator {
     pub remove_store_id: Option<u64>,
     /// How far it is.
     pub state: OperatorState,
-    /// What is being done, or what it waits for; of one that has timed out: what it waited for. Else empty.
+    /// What is being done, or what it waits for; of one that has timed out: why it was not done. In the answer to a call also what
+    /// comes of it afterwards, or that it was done before. Else empty.
     pub status: String,
     /// How long ago it was added. Zero for one of the placement driver.
     pub age: Duration,
@@ -41,7 +46,7 @@ pub enum OperatorState {
     Done,
     /// Somebody has cancelled it. What was done of it stays.
     Cancelled,
-    /// It was not done within 10 minutes. What was done of it stays.
+    /// It was not done within 10 minutes, or its learner did not catch up. What else was done of it stays.
     TimedOut,
     /// The answer has no state, or one that this release does not know.
     Unknown,
@@ -57,14 +62,16 @@ pub struct Removal {
     pub region_count: u64,
 }
 
-/// Changes of members. Each call may be made again. Each can end in [`Error::NotFound`] or [`Error::Refused`], whose causes say
-/// what there is and what would help, or in one of the errors of any call to the placement driver.
+/// Changes of members. Each call may be made again: what is done already is not done twice. So a call whose answer gets lost is
+/// made again until its deadline, and ends in [`Error::Undetermined`] then. Each can end in [`Error::NotFound`] or
+/// [`Error::Refused`], whose causes say what there is and what would help, or in one of the errors of any call to the placement
+/// driver.
 impl Client {
     /// Has a region get a replica on a store. If it has more than the cluster keeps then, it loses another one.
     ///
     /// # Errors
     ///
-    /// When there is no such region or store, or the store has a replica already, or can take none.
+    /// When there is no such region or store, or the store can take none or is silent.
     pub async fn add_peer(&self, region_id: u64, store_id: u64) -> Result<Operator, Error> {
         self.operate(region_id, store_id, 0).await
     }
@@ -74,7 +81,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// When there is no such region or store, or the store has no replica, or the only one.
+    /// When there is no such region or store, or the store has the only replica.
     pub async fn remove_peer(&self, region_id: u64, store_id: u64) -> Result<Operator, Error> {
         self.operate(region_id, 0, store_id).await
     }
@@ -108,18 +115,16 @@ impl Client {
         Ok(operators.map(Operator::from).collect())
     }
 
-    /// Ends the operator of a region. What was done of it stays.
+    /// Ends the operator of a region. What was done of it stays, but a learner that nothing needs is removed.
     ///
     /// # Errors
     ///
-    /// When the region has none.
+    /// When the region has none, and the last one was not cancelled.
     pub async fn cancel_operator(&self, region_id: u64) -> Result<Operator, Error> {
-        let placement_driver = self.router().placement_driver();
         let request = CancelOperatorRequest { region_id };
-        let asked = placement_driver.ask(self.deadline(), |mut client| async move {
-            client.cancel_operator(request).await
-        });
-        present(asked.await?.operator)
+        let changed =
+            self.change(|mut client| async move { client.cancel_operator(request).await });
+        present(changed.await?.operator)
     }
 
     /// Has a store leave the cluster: it gets no replicas, and those that it has move to other stores. Then it has left for
@@ -127,7 +132,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// When there is no such store, or too few others could take its replicas.
+    /// When there is no such store, or too few others could hold the replicas that regions are to have.
     pub async fn remove_store(&self, store_id: u64) -> Result<Removal, Error> {
         self.change_leaving(store_id, false).await
     }
@@ -147,31 +152,58 @@ impl Client {
         add_store_id: u64,
         remove_store_id: u64,
     ) -> Result<Operator, Error> {
-        let placement_driver = self.router().placement_driver();
         let request = AddOperatorRequest {
             region_id,
             add_store_id,
             remove_store_id,
         };
-        let asked = placement_driver.ask(self.deadline(), |mut client| async move {
-            client.add_operator(request).await
-        });
-        present(asked.await?.operator)
+        let changed = self.change(|mut client| async move { client.add_operator(request).await });
+        present(changed.await?.operator)
     }
 
     async fn change_leaving(&self, store_id: u64, cancel: bool) -> Result<Removal, Error> {
-        let placement_driver = self.router().placement_driver();
         let request = RemoveStoreRequest { store_id, cancel };
-        let asked = placement_driver.ask(self.deadline(), |mut client| async move {
-            client.remove_store(request).await
-        });
+        let changed = self.change(|mut client| async move { client.remove_store(request).await });
         let RemoveStoreResponse {
             has_left,
             region_count,
-        } = asked.await?;
+        } = changed.await?;
         Ok(Removal {
             has_left,
             region_count,
+        })
+    }
+
+    /// Asks the placement driver for a change that it makes once, however often it is asked.
+    async fn change<A, F>(&self, question: impl Fn(PdClient<Channel>) -> F) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let placement_driver = self.router().placement_driver();
+        // Whether an answer may have got lost. One question at a time is asked.
+        let is_lost = &AtomicBool::new(false);
+        let asked = placement_driver.ask(self.deadline(), |client| {
+            let answer = question(client);
+            async move {
+                let was_lost = is_lost.swap(true, Ordering::Relaxed);
+                let answer = answer.await;
+                if answer.as_ref().is_err_and(fate::is_unprocessed) {
+                    is_lost.store(was_lost, Ordering::Relaxed);
+                }
+                answer
+            }
+        });
+        asked.await.map_err(|error| {
+            let is_answer = matches!(
+                error,
+                Error::NotFound { .. } | Error::Refused { .. } | Error::InvalidArgument { .. }
+            );
+            if is_answer || !is_lost.load(Ordering::Relaxed) {
+                return error;
+            }
+            let reason = error.reason();
+            let cause = format!("{reason}; ask again: what is done already is not done twice");
+            Error::undetermined(Cause::of(cause, error))
         })
     }
 }

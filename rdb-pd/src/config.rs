@@ -153,6 +153,18 @@ impl Config {
         self.replicas.unwrap_or(unset)
     }
 
+    /// What is wrong with the settings though they work.
+    pub(crate) fn advice(&self) -> Option<String> {
+        let replicas = self.replicas_kept();
+        replicas.is_multiple_of(2).then(|| {
+            format!(
+                "--replicas is {replicas}: an even number of replicas survives the loss of no more stores than {}, and needs \
+                 one store more; choose an odd number",
+                replicas - 1
+            )
+        })
+    }
+
     pub(crate) fn clock_settings(&self) -> ClockSettings {
         ClockSettings {
             jump_max: Duration::from_secs(self.clock_jump_max_s),
@@ -182,6 +194,23 @@ mod tests {
         ] {
             let config = Config::parse_from(line.split(' '));
             assert_eq!(config.replicas_kept(), kept, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_even_number_of_replicas_is_warned_about() {
+        for (line, advice) in [
+            ("rdb-pd", None),
+            ("rdb-pd --replicas 5", None),
+            ("rdb-pd --replicas 4", Some("no more stores than 3")),
+            ("rdb-pd --initial-replicas 2", Some("no more stores than 1")),
+        ] {
+            let told = Config::parse_from(line.split(' ')).advice();
+            assert_eq!(told.is_some(), advice.is_some(), "{line}");
+            assert!(
+                told.unwrap_or_default()
+                    .contains(advice.unwrap_or_default())
+            );
         }
     }
 

@@ -45,6 +45,9 @@ impl Pd {
     /// address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, PdError> {
         config.validate()?;
+        if let Some(advice) = config.advice() {
+            tracing::warn!("{advice}");
+        }
         let serve_options = config.serve.options()?;
         raise_open_files_limit(config.serve.connections_max);
         let Opened {

@@ -322,7 +322,13 @@ fn cluster_fault(error: ClusterError) -> Status {
         | ClusterError::Busy
         | ClusterError::Stopping => Code::Unavailable,
     };
-    Fault::new(code, error.to_string()).into()
+    let fate = match &error {
+        ClusterError::Refused(_) | ClusterError::Impossible(_) | ClusterError::Busy => {
+            Fate::NotApplied
+        }
+        ClusterError::Storage(_) | ClusterError::Stopping => Fate::Unknown,
+    };
+    Fault::new(code, error.to_string()).with_fate(fate).into()
 }
 
 fn advertised_limits() -> Limits {

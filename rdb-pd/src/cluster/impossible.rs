@@ -69,6 +69,24 @@ pub enum Impossible {
         /// The store.
         store_id: u64,
     },
+    /// The store sends no heartbeats.
+    #[error(
+        "store {store_id} is silent: it sends no heartbeats, and gets no replica before it does. Start it, or name another store"
+    )]
+    Silent {
+        /// The store.
+        store_id: u64,
+    },
+    /// The store's disk is too full.
+    #[error(
+        "store {store_id} has too little free space: the region may take {needed} bytes. Make room, or name another store"
+    )]
+    NoRoom {
+        /// The store.
+        store_id: u64,
+        /// What it is to have free.
+        needed: u64,
+    },
     /// The store is to leave.
     #[error("store {store_id} is leaving; it gets no replicas")]
     Leaves {
@@ -92,7 +110,7 @@ pub enum Impossible {
     /// Too few stores can take the replicas of a store that is to leave.
     #[error(
         "region {region_id} is to keep {needed} replicas, and without store {store_id} {usable} stores can hold one, are up and \
-         do not leave. Add a store first, or have fewer replicas kept (rdb-pd --replicas)"
+         do not leave. Add a store first; or, if fewer replicas are enough, start rdb-pd with a lower --replicas and ask again"
     )]
     TooFewStores {
         /// The store.

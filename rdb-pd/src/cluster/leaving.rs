@@ -1,13 +1,17 @@
 //! Stores that leave: what was asked for, and when it is done.
 //!
 //! A store that is to leave gets no replicas, and those that it has are moved, see `steps.rs`. Once no region has a peer on it,
-//! it has left. Its record stays, so that its process and copies of its data directory are refused for good.
+//! it has left. Its record stays, so that its process and copies of its data directory are refused for good. So no store has left
+//! before the leaders of all regions have reported to this process: its data directory may be an older copy.
+//!
+//! What counts is how many voters each region is to have, not how many it has at the moment: it may be growing, or a replica of it
+//! may just have been removed.
 
 use std::time::Instant;
 
 use super::impossible::{Impossible, listed};
 use super::state::{Change, KnownStore, State};
-use super::steps::Liveness;
+use super::steps::{Case, Liveness};
 use crate::keys::StoreRecord;
 
 impl State {
@@ -41,6 +45,10 @@ impl State {
 
     /// The stores that are to leave and have no replica any more.
     pub(super) fn decide_departures(&self) -> Vec<Change> {
+        let mut regions = self.regions.values();
+        if regions.any(|known| known.leadership.is_none()) {
+            return Vec::new();
+        }
         let leaving = self.confirmed().filter(|store| store.record.is_leaving);
         let free = leaving.filter(|store| self.region_count(store.record.id) == 0);
         let left = free.map(|store| {
@@ -71,8 +79,8 @@ impl State {
         })
     }
 
-    /// Each region on this store, or on another one that leaves, could have as many voters on the others as it has, or as the
-    /// setting asks for.
+    /// Each region that has to move, or that grows, could have as many voters on other stores as it is to have: one on this store, or
+    /// on another one that leaves, or with fewer voters than it can have.
     fn check_others_suffice(&self, store_id: u64, now: Instant) -> Result<(), Impossible> {
         let usable = self.confirmed().filter(|store| {
             let record = &store.record;
@@ -80,15 +88,22 @@ impl State {
             record.id != store_id && can_hold && self.liveness(store, now) == Liveness::Up
         });
         let usable = usable.count();
+        let surroundings = self.surroundings(now);
         for known in self.regions.values() {
             let peers = &known.region.peers;
             let voters = peers.iter().filter(|peer| !peer.learner).count();
-            let needed = voters.min(self.settings.replicas);
+            // What a region does not get for a while counts, too.
+            let case = Case {
+                given_up: Vec::new(),
+                bytes_needed: 0,
+                ..self.case(known, &surroundings)
+            };
+            let needed = case.goal();
             let has_to_move = peers.iter().any(|peer| {
                 let store = self.stores.get(&peer.store_id);
                 peer.store_id == store_id || store.is_some_and(|store| store.record.is_leaving)
             });
-            if needed > usable && has_to_move {
+            if needed > usable && (has_to_move || voters < needed) {
                 return Err(Impossible::TooFewStores {
                     store_id,
                     region_id: known.region.id,

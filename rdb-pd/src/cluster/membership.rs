@@ -5,6 +5,8 @@
 //!   two leaders that take the same step add the same peer, and no id ever stands for peers on two stores.
 //! - Peers that may be about to be added are known, also after a restart, until the members are others. What a store holds
 //!   for one of them is not taken for a replica that was removed.
+//! - Nothing is taken for removed before the leader of the region has reported to this process: its data directory may be an
+//!   older copy. A store that is not in it may have registered since, and counts as silent at first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -13,9 +15,10 @@ use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_proto::pdpb::{HeldPeer, RegionStep, region_step};
 
 use super::reports::{Leadership, Report};
+use super::state::KnownStore;
 use super::state::{Change, KnownRegion, State};
-use super::steps::{Case, LEARNING_REGIONS_MAX, Next, Place, Step};
-use super::{DISCONNECTED_AFTER, PEERS_MAX};
+use super::steps::{Asked, Case, LEARNING_REGIONS_MAX, Next, Place, Step};
+use super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, PEERS_MAX};
 use crate::keys::NewPeers;
 
 /// A region that a store has reported to lead.
@@ -41,7 +44,8 @@ impl From<&Report> for Led {
 
 /// What the steps of all regions depend on.
 pub(super) struct Surroundings {
-    places: BTreeMap<u64, Place>,
+    now: Instant,
+    pub(super) places: BTreeMap<u64, Place>,
     /// The regions that have learners, or are about to.
     learning: BTreeSet<u64>,
 }
@@ -102,21 +106,24 @@ impl State {
     }
 
     pub(super) fn surroundings(&self, now: Instant) -> Surroundings {
-        let places = self.confirmed().map(|store| {
-            let place = Place {
-                liveness: self.liveness(store, now),
-                is_leaving: store.record.is_leaving,
-                may_take_replicas: store.may_take_replicas(),
-                takes_replicas: store.takes_replicas(),
-                peer_count: 0,
-                available_bytes: store.stats.map_or(0, |stats| stats.available_bytes),
-            };
-            (store.record.id, place)
-        });
+        let place_of = |store: &KnownStore| Place {
+            liveness: self.liveness(store, now),
+            is_leaving: store.record.is_leaving,
+            may_take_replicas: store.may_take_replicas(),
+            takes_replicas: store.takes_replicas(),
+            peer_count: 0,
+            available_bytes: store.stats.map(|stats| stats.available_bytes),
+        };
+        let places = self.confirmed();
+        let places = places.map(|store| (store.record.id, place_of(store)));
         let mut places: BTreeMap<_, _> = places.collect();
         let mut learning = BTreeSet::new();
         for known in self.regions.values() {
             for peer in known.region.peers.iter().chain(&known.new_peers) {
+                if !self.stores.contains_key(&peer.store_id) {
+                    let unknown = || place_of(&KnownStore::default());
+                    places.entry(peer.store_id).or_insert_with(unknown);
+                }
                 if let Some(place) = places.get_mut(&peer.store_id) {
                     place.peer_count += 1;
                 }
@@ -125,7 +132,11 @@ impl State {
                 learning.insert(known.region.id);
             }
         }
-        Surroundings { places, learning }
+        Surroundings {
+            now,
+            places,
+            learning,
+        }
     }
 
     /// The next step of a region, by its stored members. `None`: its leader has not reported.
@@ -134,19 +145,43 @@ impl State {
         known: &KnownRegion,
         surroundings: &Surroundings,
     ) -> Option<Next> {
+        known.leadership?;
+        Some(self.case(known, surroundings).next_step())
+    }
+
+    /// A region as it is known. If its leader has not reported, it has none.
+    pub(super) fn case<'a>(
+        &self,
+        known: &'a KnownRegion,
+        surroundings: &'a Surroundings,
+    ) -> Case<'a> {
         let region_id = known.region.id;
-        let Surroundings { places, learning } = surroundings;
-        let case = Case {
+        let Surroundings {
+            now,
+            places,
+            learning,
+        } = surroundings;
+        Case {
             peers: &known.region.peers,
-            leader: known.leadership?.peer_id,
+            leader: known.leadership.map_or(0, |leadership| leadership.peer_id),
             places,
             replicas: self.settings.replicas,
             wish: self.operators.wish(region_id),
+            live: known.live.as_deref(),
+            asked: known.asked(*now),
             avoided: self.operators.avoided(region_id),
+            given_up: known.learners.given_up(*now).collect(),
+            bytes_needed: self.bytes_needed(known),
             new_peers: &known.new_peers,
             may_learn: learning.contains(&region_id) || learning.len() < LEARNING_REGIONS_MAX,
-        };
-        Some(case.next_step())
+        }
+    }
+
+    /// What a new peer of a region may take, with what is rewritten meanwhile: at most what its leader's store holds.
+    pub(super) fn bytes_needed(&self, known: &KnownRegion) -> u64 {
+        let leads_on = known.leader().map(|(peer, _)| peer.store_id);
+        let bytes = leads_on.map_or(0, |store_id| self.data_bytes(store_id));
+        bytes.saturating_add(bytes / 4)
     }
 
     fn next_steps(&self, led: &[Led], now: Instant) -> Vec<(u64, Next)> {
@@ -206,12 +241,26 @@ impl KnownRegion {
             }
             Step::Promote(peer_id) => region_step::Step::Promote(peer_id),
             Step::Remove(peer_id) => region_step::Step::Remove(peer_id),
-            Step::TransferLeader(peer_id) => region_step::Step::TransferLeader(peer_id),
+            Step::TransferLeader(peer_id) => {
+                let before = self.asked(now);
+                if before.is_none_or(|asked| asked.peer_id != peer_id || !asked.is_recent) {
+                    self.successor = Some((peer_id, now));
+                }
+                region_step::Step::TransferLeader(peer_id)
+            }
         };
         Some(RegionStep {
             region_id: self.region.id,
             conf_version: self.conf_version(),
             step: Some(step),
+        })
+    }
+
+    fn asked(&self, now: Instant) -> Option<Asked> {
+        let (peer_id, at) = self.successor?;
+        Some(Asked {
+            peer_id,
+            is_recent: now.saturating_duration_since(at) < HEARTBEAT_INTERVAL,
         })
     }
 
@@ -238,7 +287,8 @@ impl KnownRegion {
             let is_expected = expected.any(|peer| peer.id == held.peer_id);
             (is_expected, held.conf_version.saturating_add(1))
         };
-        held.conf_version != 0 && !is_expected && self.conf_version() >= since
+        let is_known = self.leadership.is_some() && held.conf_version != 0;
+        is_known && !is_expected && self.conf_version() >= since
     }
 }
 

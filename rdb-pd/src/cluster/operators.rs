@@ -1,14 +1,18 @@
 //! What operators ask of single regions, and what became of it. Kept in memory only.
+//!
+//! An operator ends when the region is as it asks, when somebody cancels it, when it has taken too long, or when its learner was
+//! given up. A learner that it leaves on a store that is silent is given up, too: it would hold up what the region needs itself.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use rdb_proto::metapb::Region;
 use rdb_proto::pdpb::{Operator, OperatorState};
 
 use super::impossible::{Impossible, listed};
 use super::membership::Surroundings;
 use super::state::State;
-use super::steps::{Next, Wish};
+use super::steps::{Liveness, Next, Wish};
 
 /// Most operators under way, and most that are remembered afterwards.
 pub(super) const OPERATORS_MAX: usize = 64;
@@ -55,7 +59,7 @@ struct Ended {
     running: Running,
     at: Instant,
     state: OperatorState,
-    /// What it waited for in the end.
+    /// Why it was not done.
     status: String,
 }
 
@@ -120,7 +124,7 @@ impl Operators {
 }
 
 impl State {
-    /// Adds an operator for a region, unless it is under way.
+    /// Adds an operator for a region, unless it is under way or the region is as it asks.
     pub(super) fn add_operator(
         &mut self,
         region_id: u64,
@@ -133,21 +137,27 @@ impl State {
             Some(running) if running.wish == wish => running,
             Some(_) => return Err(Impossible::HasOperator { region_id }),
             None => {
-                self.check_wish(region_id, wish)?;
+                if self.check_wish(region_id, wish, now)? {
+                    return Ok(done_before(region_id, wish));
+                }
                 if self.operators.running.len() >= OPERATORS_MAX {
                     return Err(Impossible::TooManyOperators);
                 }
                 let Wish { add, remove } = wish;
                 tracing::info!(region_id, add, remove, "an operator was added");
+                if let (Some(store_id), Some(known)) = (add, self.region_mut(region_id)) {
+                    known.learners.forgive(store_id, &known.region.peers);
+                }
                 Running { wish, since: now }
             }
         };
         self.operators.running.insert(region_id, running);
         let status = self.status_of(region_id, &self.surroundings(now));
-        Ok(running.to_wire(region_id, status, now))
+        let surplus = self.surplus_of(region_id, wish).unwrap_or_default();
+        Ok(running.to_wire(region_id, status + &surplus, now))
     }
 
-    /// Ends the operator of a region.
+    /// Ends the operator of a region, unless that was done before.
     pub(super) fn cancel_operator(
         &mut self,
         region_id: u64,
@@ -155,10 +165,22 @@ impl State {
     ) -> Result<Operator, Impossible> {
         self.end_overdue_operators(now);
         let present = listed("operators of regions", self.operators.running.keys());
-        let operators = &mut self.operators;
-        let cancelled = operators.end(region_id, OperatorState::Cancelled, String::new(), now);
-        let cancelled = cancelled.map(|ended| ended.to_wire(now));
-        cancelled.ok_or(Impossible::NoOperator { region_id, present })
+        let is_running = self.operators.running.contains_key(&region_id);
+        if is_running {
+            self.end_operator(region_id, OperatorState::Cancelled, String::new(), now);
+        }
+        let mut ended = self.operators.ended.iter();
+        let last = ended.find(|ended| ended.region_id == region_id);
+        match last {
+            Some(ended) if ended.state == OperatorState::Cancelled => {
+                let mut cancelled = ended.to_wire(now);
+                if !is_running {
+                    cancelled.status = "it was cancelled before".to_owned();
+                }
+                Ok(cancelled)
+            }
+            _ => Err(Impossible::NoOperator { region_id, present }),
+        }
     }
 
     /// Those under way, what is changed without one, and those that have ended.
@@ -191,28 +213,81 @@ impl State {
         })
     }
 
-    /// Ends the operators that have taken too long.
+    /// Ends the operators that have taken too long, and those whose learners were given up.
     pub(super) fn end_overdue_operators(&mut self, now: Instant) {
         let running = self.operators.running.iter();
-        let overdue = running.filter(|(_, running)| running.is_overdue(now));
-        let overdue: Vec<_> = overdue.map(|(&region_id, _)| region_id).collect();
-        for region_id in overdue {
-            let status = self.status_of(region_id, &self.surroundings(now));
-            let operators = &mut self.operators;
-            operators.end(region_id, OperatorState::TimedOut, status, now);
+        let over = running.filter_map(|(&region_id, running)| {
+            let known = self.region_by_id(region_id)?;
+            let mut given_up = known.learners.given_up(now);
+            let given_up = given_up.find(|&store_id| running.wish.add == Some(store_id));
+            (given_up.is_some() || running.is_overdue(now)).then_some((region_id, given_up))
+        });
+        for (region_id, given_up) in over.collect::<Vec<_>>() {
+            let status = match given_up {
+                Some(store_id) => {
+                    format!("the learner on store {store_id} has not caught up, and is given up")
+                }
+                None => format!(
+                    "not done in time: {}",
+                    self.status_of(region_id, &self.surroundings(now))
+                ),
+            };
+            self.end_operator(region_id, OperatorState::TimedOut, status, now);
+        }
+    }
+
+    /// Ends the operator of a region that is not done.
+    fn end_operator(&mut self, region_id: u64, state: OperatorState, status: String, now: Instant) {
+        let ended = self.operators.end(region_id, state, status, now);
+        let Some(store_id) = ended.and_then(|ended| ended.running.wish.add) else {
+            return;
+        };
+        let store = self.stores.get(&store_id);
+        let is_up = store.is_some_and(|store| self.liveness(store, now) == Liveness::Up);
+        let Some(known) = self.region_mut(region_id) else {
+            return;
+        };
+        let mut peers = known.region.peers.iter();
+        if !is_up && peers.any(|peer| peer.learner && peer.store_id == store_id) {
+            known.learners.give_up(store_id, now);
         }
     }
 
     /// What is being done for the operator of a region, or what it waits for.
     fn status_of(&self, region_id: u64, surroundings: &Surroundings) -> String {
         let known = self.region_by_id(region_id);
-        match known.and_then(|known| self.next_step(known, surroundings)) {
-            Some(next) => next.to_string(),
-            None => "waits: the region has no leader, or it has not reported yet".to_owned(),
+        let leads_on = known.and_then(|known| known.leader());
+        let leads_on = leads_on.map(|(peer, _)| peer.store_id);
+        let leads_on = leads_on.and_then(|id| Some((id, surroundings.places.get(&id)?)));
+        match (
+            leads_on,
+            known.and_then(|known| self.next_step(known, surroundings)),
+        ) {
+            (Some((store_id, place)), Some(_))
+                if matches!(place.liveness, Liveness::Silent | Liveness::Down) =>
+            {
+                format!("waits: store {store_id} has led the region, and is silent")
+            }
+            (_, Some(next)) => next.to_string(),
+            (_, None) => "waits: the region has no leader, or it has not reported yet".to_owned(),
         }
     }
 
-    fn check_wish(&self, region_id: u64, wish: Wish) -> Result<(), Impossible> {
+    /// What comes of one replica more than are kept.
+    fn surplus_of(&self, region_id: u64, wish: Wish) -> Option<String> {
+        if wish.add.is_none() || wish.remove.is_some() {
+            return None;
+        }
+        let peers = &self.region_by_id(region_id)?.region.peers;
+        let voters = peers.iter().filter(|peer| !peer.learner).count();
+        let kept = self.settings.replicas;
+        (voters >= kept).then(|| {
+            format!("; then the region has more replicas than the {kept} of rdb-pd --replicas, and loses an older one")
+        })
+    }
+
+    /// Whether the region is as the wish asks.
+    fn check_wish(&self, region_id: u64, wish: Wish, now: Instant) -> Result<bool, Impossible> {
         let Some(known) = self.region_by_id(region_id) else {
             let regions = self.regions.values().map(|known| &known.region.id);
             let present = listed("regions", regions);
@@ -220,6 +295,14 @@ impl State {
         };
         let peers = &known.region.peers;
         let peer_on = |store_id| peers.iter().find(|peer| peer.store_id == store_id);
+        for store_id in wish.add.into_iter().chain(wish.remove) {
+            if peer_on(store_id).is_none() {
+                self.store_to_change(store_id)?;
+            }
+        }
+        if is_as_asked(&known.region, wish) {
+            return Ok(true);
+        }
         if let Some(store_id) = wish.add {
             let store = self.store_to_change(store_id)?;
             if peer_on(store_id).is_some_and(|peer| !peer.learner) {
@@ -234,12 +317,19 @@ impl State {
             if !store.may_take_replicas() {
                 return Err(Impossible::TakesNoReplicas { store_id });
             }
+            if let Liveness::Silent | Liveness::Down = self.liveness(store, now) {
+                return Err(Impossible::Silent { store_id });
+            }
+            let needed = self.bytes_needed(known);
+            let available = store.stats.map(|stats| stats.available_bytes);
+            if peer_on(store_id).is_none() && available.is_some_and(|bytes| bytes < needed) {
+                return Err(Impossible::NoRoom { store_id, needed });
+            }
         }
         let Some(store_id) = wish.remove else {
-            return Ok(());
+            return Ok(false);
         };
         let Some(peer) = peer_on(store_id) else {
-            self.store_to_change(store_id)?;
             let present = listed(
                 "replicas on stores",
                 peers.iter().map(|peer| &peer.store_id),
@@ -257,7 +347,31 @@ impl State {
                 store_id,
             });
         }
-        Ok(())
+        Ok(false)
+    }
+}
+
+/// Whether the one store has a voter, and the other one no peer.
+fn is_as_asked(region: &Region, wish: Wish) -> bool {
+    let mut peers = region.peers.iter();
+    let lacks = |store_id| peers.clone().all(|peer| peer.store_id != store_id);
+    let is_removed = wish.remove.is_none_or(lacks);
+    let is_added = wish
+        .add
+        .is_none_or(|store_id| peers.any(|peer| !peer.learner && peer.store_id == store_id));
+    is_removed && is_added
+}
+
+/// The answer to one that asks for what is so. It is not listed.
+fn done_before(region_id: u64, wish: Wish) -> Operator {
+    Operator {
+        region_id,
+        add_store_id: wish.add.unwrap_or_default(),
+        remove_store_id: wish.remove.unwrap_or_default(),
+        state: OperatorState::Done.into(),
+        status: "nothing is to be done: the region is so".to_owned(),
+        age_ms: 0,
+        ended_age_ms: Some(0),
     }
 }
 

@@ -8,9 +8,12 @@
 //! - A report describes the region as its leader has applied it. If only the peers have changed since the region was stored,
 //!   they are stored anew. What a leader of an earlier term says of them does not count.
 
+use std::time::Instant;
+
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
 use rdb_proto::pdpb::HeldPeer;
 
+use super::learners;
 use super::state::{Change, KnownRegion, State};
 use super::stores::Start;
 
@@ -48,6 +51,8 @@ pub struct Report {
     pub epoch: RegionEpoch,
     /// The peers of the region at that epoch.
     pub peers: Vec<Peer>,
+    /// Those of them that the leader has heard of lately and that have caught up, itself among them. `None`: it does not tell.
+    pub live: Option<Vec<u64>>,
 }
 
 /// Who was reported to lead a region.
@@ -72,28 +77,52 @@ enum Verdict {
 }
 
 impl State {
-    /// Notes who leads. Returns the reports that are ignored because their region has no such peer.
+    /// Notes who leads, and how the peers are. Returns the reports that are ignored because their region has no such peer.
     pub(super) fn note_reports<'reports>(
         &mut self,
         store_id: u64,
         reports: &'reports [Report],
+        now: Instant,
     ) -> Vec<&'reports Report> {
+        let patience = learners::patience(self.data_bytes(store_id));
+        let awake = (self.listening.since(now), now);
         let mut foreign = Vec::new();
         for report in reports {
             match self.judge(store_id, report) {
                 Verdict::Outdated => {}
                 Verdict::Foreign => foreign.push(report),
                 Verdict::Counts { .. } => {
-                    if let Some(known) = self.region_mut(report.region_id) {
-                        known.leadership = Some(Leadership {
-                            peer_id: report.peer_id,
-                            term: report.term,
-                        });
+                    let Some(known) = self.region_mut(report.region_id) else {
+                        continue;
+                    };
+                    let leadership = Leadership {
+                        peer_id: report.peer_id,
+                        term: report.term,
+                    };
+                    if known.leadership.replace(leadership) != Some(leadership) {
+                        known.learners.have_another_leader();
+                    }
+                    known.live.clone_from(&report.live);
+                    let live = report.live.as_deref();
+                    for learns_on in known.learners.note(&report.peers, live, patience, awake) {
+                        let region_id = report.region_id;
+                        tracing::warn!(
+                            region_id,
+                            store_id = learns_on,
+                            "a learner does not catch up, and is given up"
+                        );
                     }
                 }
             }
         }
         foreign
+    }
+
+    /// How much a store holds, as far as it has said.
+    pub(super) fn data_bytes(&self, store_id: u64) -> u64 {
+        let store = self.stores.get(&store_id);
+        let stats = store.and_then(|store| store.stats);
+        stats.map_or(0, |stats| stats.data_bytes)
     }
 
     /// Leaves the reports of regions whose peers have changed, as many as one write takes.

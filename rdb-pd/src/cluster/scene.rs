@@ -17,6 +17,8 @@ pub(super) const CLUSTER_ID: u64 = 9;
 pub(super) struct Scene {
     pub(super) state: State,
     pub(super) now: Instant,
+    /// A store that a test has fall silent; 0: none.
+    pub(super) silent: u64,
 }
 
 /// A first start at `address`.
@@ -55,7 +57,11 @@ impl Scene {
     pub(super) fn empty() -> Self {
         let now = Instant::now();
         let state = State::new(CLUSTER_ID, now);
-        let mut scene = Self { state, now };
+        let mut scene = Self {
+            state,
+            now,
+            silent: 0,
+        };
         scene.pass(DISCONNECTED_AFTER);
         scene
     }
@@ -70,7 +76,7 @@ impl Scene {
 
     /// Registers as the registrar does.
     pub(super) fn register(&mut self, registration: &Registration) -> Result<u64, Refusal> {
-        let Self { state, now } = self;
+        let Self { state, now, .. } = self;
         let decided = state.decide_registration(registration, *now);
         if let Err(Refusal::MayBeAlive { .. }) = &decided {
             state.note_waiting(&registration.start, *now);
@@ -115,7 +121,7 @@ impl Scene {
     /// The same. Returns the steps that it is answered.
     pub(super) fn lead_on(&mut self, store_id: u64, reports: &[Report]) -> Vec<RegionStep> {
         assert_eq!(self.report(store_id, reports), 0);
-        let Self { state, now } = self;
+        let Self { state, now, .. } = self;
         let led: Vec<_> = reports.iter().map(Led::from).collect();
         for change in state.decide_new_peers(&led, *now) {
             state.apply(change);
@@ -131,7 +137,7 @@ impl Scene {
     }
 
     fn beat_with(&mut self, store_id: u64, reports: &[Report], has_no_region: bool) -> usize {
-        let Self { state, now } = self;
+        let Self { state, now, .. } = self;
         let record = &state.stores[&store_id].record;
         let start = Start {
             address: record.address.clone(),
@@ -150,7 +156,7 @@ impl Scene {
         state.check_heartbeat(&heartbeat.start).unwrap();
         state.heard_of(store_id, &heartbeat.start, None, *now);
         state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
-        let foreign = state.note_reports(store_id, &heartbeat.reports).len();
+        let foreign = state.note_reports(store_id, &heartbeat.reports, *now).len();
         state.retain_changes(store_id, &mut heartbeat.reports);
         let changes = state.decide_heartbeat(&heartbeat, *now);
         changes.into_iter().for_each(|change| state.apply(change));

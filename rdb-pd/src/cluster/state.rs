@@ -9,6 +9,7 @@ use rdb_proto::metapb::{Peer, Region, StoreStats};
 use rdb_storage::{Command, ScanRange, Storage, random_id};
 
 use super::Settings;
+use super::learners::Learners;
 use super::listening::Listening;
 use super::operators::Operators;
 use super::reports::Leadership;
@@ -49,6 +50,11 @@ pub(super) struct KnownRegion {
     pub(super) region: Region,
     /// Who leads it, as far as this process has heard.
     pub(super) leadership: Option<Leadership>,
+    /// The peers that live, as the leader has said last. `None`: it does not tell.
+    pub(super) live: Option<Vec<u64>>,
+    pub(super) learners: Learners,
+    /// The voter that was asked last to lead, and since when.
+    pub(super) successor: Option<(u64, Instant)>,
     /// Those that its leader may be about to add.
     pub(super) new_peers: Vec<Peer>,
     /// When the leader was last told to add a peer.

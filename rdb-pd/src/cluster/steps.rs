@@ -7,14 +7,18 @@
 //! 3. Learners that nothing needs are removed, and so are those whose store is to be done without.
 //! 4. Too few voters, or one whose store is to be done without: learners on the best stores, as many as are needed, or none
 //!    if there are too few stores for all of them. Then they are promoted, the last one first.
-//! 5. Too many voters, or an even number above the first one below with one on such a store: that one goes, else one on a
-//!    silent store, else the one with the lowest id. The leader stays, or hands over first.
+//! 5. Too many voters, or an even number above the first one below with one on such a store: one on a store that is down goes,
+//!    else one on a store that leaves, else one that does not live, else the one with the lowest id. The leader stays, or hands
+//!    over first.
 //!
 //! Two numbers of voters are aimed at. Each is the setting, or the largest odd number of stores below it: an even number of
 //! voters survives no more losses than the odd one below it, and needs one voter more. A region *grows* to what it can have
 //! at the moment: on its own stores that are not down, and on others that are up. It *shrinks* to what its own stores and all
 //! others could hold, so that no replica is given up because stores fail or leave. The first number is never larger than the
 //! second, so no step undoes another.
+//!
+//! A voter *lives* if its store is up, and its leader has heard of it lately and knows that it has caught up. One is removed
+//! only if most of those who stay live, and leads next only if it does.
 //!
 //! A step changes one member. It is answered to the leader of a `conf_version`, and done at most once.
 
@@ -84,6 +88,8 @@ pub(super) enum Obstacle {
     Silent(u64),
     #[error("store {0} can take no replica")]
     Unusable(u64),
+    #[error("store {0} has too little free space for the region")]
+    NoRoom(u64),
     #[error("too few stores can take a replica")]
     NoPlace,
     #[error("{LEARNING_REGIONS_MAX} other regions have learners")]
@@ -92,9 +98,11 @@ pub(super) enum Obstacle {
     Full,
     #[error("the leader is on store {0}, which takes no replicas (--durability=os)")]
     Alone(u64),
-    #[error("a majority of the other voters is not on stores that are up")]
+    #[error(
+        "a majority of the other voters is not there: on stores that are up, heard of by the leader, and caught up"
+    )]
     NoMajority,
-    #[error("no other voter can lead")]
+    #[error("no other voter can lead: none is heard of by the leader and has caught up")]
     NoSuccessor,
 }
 
@@ -129,7 +137,8 @@ pub(super) struct Place {
     pub(super) takes_replicas: bool,
     /// How many peers of all regions it has.
     pub(super) peer_count: usize,
-    pub(super) available_bytes: u64,
+    /// `None`: it has not said.
+    pub(super) available_bytes: Option<u64>,
 }
 
 impl Place {
@@ -141,6 +150,20 @@ impl Place {
     fn is_usable(&self) -> bool {
         self.liveness == Liveness::Up && !self.is_leaving && self.takes_replicas
     }
+
+    /// Whether it has free space for so many bytes, as far as is known.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.available_bytes
+            .is_none_or(|available| available >= bytes)
+    }
+}
+
+/// A voter that was asked to lead, and did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) peer_id: u64,
+    /// Whether that was so lately that it may lead yet.
+    pub(super) is_recent: bool,
 }
 
 /// A region, and all that its next step depends on.
@@ -154,8 +177,16 @@ pub(super) struct Case<'a> {
     /// How many voters the region is to have.
     pub(super) replicas: usize,
     pub(super) wish: Option<Wish>,
+    /// The peers that live, as far as the leader knows. `None`: it does not tell.
+    pub(super) live: Option<&'a [u64]>,
+    /// Who was asked last to lead.
+    pub(super) asked: Option<Asked>,
     /// The store that an operator has taken a replica from. It comes last.
     pub(super) avoided: Option<u64>,
+    /// Stores whose learners were given up. Their learners go, and they get no others.
+    pub(super) given_up: Vec<u64>,
+    /// The free space that a new peer needs.
+    pub(super) bytes_needed: u64,
     /// The peers that were answered as new ones for these members. Their stores come first.
     pub(super) new_peers: &'a [Peer],
     /// Whether it may get a learner.
@@ -176,6 +207,12 @@ impl Case<'_> {
             Some(wish) => self.fulfil(wish),
             None => self.tend(),
         }
+    }
+
+    /// How many voters the region is to have or to keep, whatever it has at the moment.
+    pub(super) fn goal(&self) -> usize {
+        let count = self.voters().count().min(self.replicas);
+        count.max(self.voters_reachable())
     }
 
     fn fulfil(&self, wish: Wish) -> Next {
@@ -223,11 +260,13 @@ impl Case<'_> {
     }
 
     /// Whether one of the voters is to go: there are more than there should be, or an even number with a lost one, and without
-    /// that the others survive as many losses as with it.
+    /// that the others survive as many losses as with it. A silent store may be the place for a copy on one that leaves.
     fn has_surplus(&self) -> bool {
         let count = self.voters().count();
-        let is_better_without_one = count.is_multiple_of(2) && self.has_lost_voter();
-        count > self.voters_kept() || is_better_without_one && count > self.voters_reachable()
+        let has_one_down = self.voters().any(|peer| self.is_down(peer));
+        let is_better_without_one = has_one_down && count > self.voters_reachable()
+            || self.has_lost_voter() && count > self.voters_on_those_there(true);
+        count > self.voters_kept() || count.is_multiple_of(2) && is_better_without_one
     }
 
     fn has_lost_voter(&self) -> bool {
@@ -249,7 +288,7 @@ impl Case<'_> {
         let usable = self
             .places
             .iter()
-            .filter(|&(&store_id, place)| place.is_usable() && self.peer_on(store_id).is_none());
+            .filter(|&(&store_id, place)| place.is_usable() && self.is_open(store_id, place));
         if usable.clone().count() < missing {
             return Next::Waits(Obstacle::NoPlace);
         }
@@ -270,8 +309,11 @@ impl Case<'_> {
 
     fn add_learner_on(&self, store_id: u64) -> Next {
         let place = self.place(store_id);
-        if !place.is_some_and(Place::is_usable) {
+        let Some(place) = place.filter(|place| place.is_usable()) else {
             return Next::Waits(Obstacle::Unusable(store_id));
+        };
+        if !place.has_room(self.bytes_needed) {
+            return Next::Waits(Obstacle::NoRoom(store_id));
         }
         let leader = self.peers.iter().find(|peer| peer.id == self.leader);
         let leader_place =
@@ -320,13 +362,10 @@ impl Case<'_> {
         }
         let first = self.voters().min_by_key(|peer| {
             let is_leader = peer.id == self.leader;
-            let rank = match (self.is_lost(peer), self.is_up(peer)) {
-                (true, _) => 0,
-                (false, false) => 1,
-                (false, true) => 2,
-            };
+            let is_lost = self.is_lost(peer);
+            let rank = (!self.is_down(peer), !is_lost, self.is_live(peer));
             // Of the lost ones the leader is the last. Of the others it is none.
-            ((rank > 0 && is_leader), rank, is_leader, peer.id)
+            (!is_lost && is_leader, rank, is_leader, peer.id)
         });
         first.map_or(Next::Done, |peer| self.take_away(peer))
     }
@@ -337,27 +376,47 @@ impl Case<'_> {
             return Next::Step(Step::Remove(peer.id));
         }
         let others = self.voters().filter(|other| other.id != peer.id);
-        let live = others.clone().filter(|other| self.is_up(other));
+        let live = others.clone().filter(|other| self.is_live(other));
         if live.clone().count() * 2 <= others.count() {
             return Next::Waits(Obstacle::NoMajority);
         }
         if peer.id != self.leader {
             return Next::Step(Step::Remove(peer.id));
         }
-        match live.min_by_key(|other| (self.is_lost(other), other.id)) {
+        match live.min_by_key(|other| (self.is_lost(other), self.comes_late(other.id), other.id)) {
             Some(successor) => Next::Step(Step::TransferLeader(successor.id)),
             None => Next::Waits(Obstacle::NoSuccessor),
         }
     }
 
+    /// Whether others are to be asked to lead first: all by turns, and each has a little time.
+    fn comes_late(&self, successor: u64) -> bool {
+        self.asked.is_some_and(|asked| {
+            if asked.is_recent {
+                successor != asked.peer_id
+            } else {
+                successor <= asked.peer_id
+            }
+        })
+    }
+
     /// How many voters the region can have at the moment.
     fn voters_reachable(&self) -> usize {
+        self.voters_on_those_there(false)
+    }
+
+    /// The same, or once all stores that are silent are back.
+    fn voters_on_those_there(&self, silent_are_back: bool) -> usize {
         let is_reachable = |&(&store_id, place): &(&u64, &Place)| {
             let is_fit = place.may_take_replicas || self.has_voter_on(store_id);
+            let has_peer = || {
+                let peer = self.peer_on(store_id);
+                peer.is_some_and(|peer| !peer.learner || self.may_stay(peer))
+            };
             let is_there = match place.liveness {
-                Liveness::Up | Liveness::Unheard => true,
-                Liveness::Silent => self.peer_on(store_id).is_some(),
+                Liveness::Silent if !silent_are_back => has_peer(),
                 Liveness::Down => false,
+                _ => self.is_open(store_id, place) || has_peer(),
             };
             is_fit && is_there && !place.is_leaving
         };
@@ -404,15 +463,33 @@ impl Case<'_> {
             .is_some_and(|place| place.liveness == Liveness::Up)
     }
 
+    fn is_live(&self, peer: &Peer) -> bool {
+        self.is_up(peer) && self.live.is_none_or(|live| live.contains(&peer.id))
+    }
+
+    /// A store that the cluster does not have any more is down for good.
+    fn is_down(&self, peer: &Peer) -> bool {
+        self.place(peer.store_id)
+            .is_none_or(|place| place.liveness == Liveness::Down)
+    }
+
     /// A store that the cluster does not have any more is lost.
     fn is_lost(&self, peer: &Peer) -> bool {
         self.place(peer.store_id).is_none_or(Place::is_lost)
     }
 
+    /// Whether a store without a peer of the region may get one, once it can take replicas at all.
+    fn is_open(&self, store_id: u64, place: &Place) -> bool {
+        self.peer_on(store_id).is_none()
+            && !self.given_up.contains(&store_id)
+            && place.has_room(self.bytes_needed)
+    }
+
     /// Whether a learner is of use where it is.
     fn may_stay(&self, learner: &Peer) -> bool {
+        let is_given_up = self.given_up.contains(&learner.store_id);
         self.place(learner.store_id)
-            .is_some_and(|place| !place.is_lost() && place.may_take_replicas)
+            .is_some_and(|place| !place.is_lost() && place.may_take_replicas && !is_given_up)
     }
 }
 

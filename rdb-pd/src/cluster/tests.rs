@@ -95,6 +95,7 @@ async fn a_heartbeat_whose_changes_cannot_be_stored_is_heard_and_says_who_leads(
         term: 5,
         epoch: first.regions[0].epoch_or_default(),
         peers: first.regions[0].peers.clone(),
+        live: None,
     };
     let mut changed = report.clone();
     changed.epoch.conf_version += 1;

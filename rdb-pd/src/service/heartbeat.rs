@@ -44,6 +44,7 @@ fn checked_report(report: RegionReport) -> Result<Report, Status> {
         term,
         epoch,
         peers,
+        live,
     } = report;
     if region_id == 0 || peer_id == 0 || term == 0 {
         let cause = format!("region {region_id}, peer {peer_id}, term {term}: none of them is 0");
@@ -65,12 +66,18 @@ fn checked_report(report: RegionReport) -> Result<Report, Status> {
         let cause = format!("two peers of region {region_id} have one id, or one has an id of 0");
         return Err(wrong(cause));
     }
+    let live = live.map(|live| {
+        let bits = peers.iter().enumerate();
+        let live = bits.filter(|(position, _)| live >> position & 1 == 1);
+        live.map(|(_, peer)| peer.id).collect()
+    });
     Ok(Report {
         region_id,
         peer_id,
         term,
         epoch,
         peers,
+        live,
     })
 }
 

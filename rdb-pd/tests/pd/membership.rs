@@ -99,6 +99,7 @@ impl Stores {
                     term: self.term,
                     epoch: self.region.epoch,
                     peers: self.region.peers.clone(),
+                    live: None,
                 }];
             }
             for step in self.send(&request).await.unwrap().steps {
@@ -281,6 +282,9 @@ async fn a_store_that_is_down_is_replaced_and_told_what_to_destroy_when_it_comes
     for _ in 0..2 {
         assert_eq!(stores.send(&back).await.unwrap().removed, [held]);
         stores = stores.restart_pd(directory.path()).await;
+        let early = stores.send(&back).await.unwrap().removed;
+        assert!(early.is_empty(), "its data may be an older copy");
+        stores.beat().await;
     }
     stores.settle_on(&[1, 2, 4]).await;
     let hostile = [vec![held; 9], vec![HeldPeer::default()]];
@@ -422,13 +426,19 @@ async fn operators_are_refused_listed_and_cancelled() {
         (0, 0, Code::InvalidArgument),
         (2, 2, Code::InvalidArgument),
         (9, 0, Code::NotFound),
-        (1, 0, Code::FailedPrecondition),
-        (0, 2, Code::FailedPrecondition),
+        (0, 9, Code::NotFound),
         (0, 1, Code::FailedPrecondition),
     ] {
         let refused = stores.operate(add, remove).await.unwrap_err();
         assert_eq!(refused.code(), code, "{add} {remove}: {refused}");
+        assert_eq!(details(&refused).unwrap().fate(), Fate::NotApplied);
     }
+    for (add, remove) in [(1, 0), (0, 2), (1, 2)] {
+        let done = stores.operate(add, remove).await.unwrap();
+        assert_eq!(done.state(), OperatorState::Done);
+        assert!(done.status.contains("nothing is to be done"), "{done:?}");
+    }
+    assert!(stores.operators().await.is_empty());
     let cancel = |region_id| CancelOperatorRequest { region_id };
     let none = stores
         .pd
@@ -453,8 +463,46 @@ async fn operators_are_refused_listed_and_cancelled() {
     let cancelled = stores.pd.client.cancel_operator(cancel(1)).await.unwrap();
     let cancelled = cancelled.into_inner().operator.unwrap();
     assert_eq!(cancelled.state(), OperatorState::Cancelled);
-    assert!(cancelled.ended_age_ms.is_some());
+    assert!(cancelled.ended_age_ms.is_some() && cancelled.status.is_empty());
+    let again = stores.pd.client.cancel_operator(cancel(1)).await.unwrap();
+    let again = again.into_inner().operator.unwrap();
+    assert_eq!(again.state(), OperatorState::Cancelled);
+    assert_eq!(again.status, "it was cancelled before");
     stores.beat().await;
     assert!(stores.steps.is_empty(), "two stores hold no more than one");
+    stores.pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_wants_fewer_stores_lowers_the_number_of_replicas_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut stores = Stores::start(directory.path(), 3).await;
+    stores.beat().await;
+    for store_id in [3, 2] {
+        let refused = stores.remove(store_id, false).await.unwrap_err();
+        assert!(
+            refused.message().contains("lower --replicas"),
+            "the region is growing: {refused}"
+        );
+    }
+    stores.settle_on(&[1, 2, 3]).await;
+    let Stores { pd, .. } = stores;
+    pd.stop().await;
+    let lowered = |config: &mut Config| {
+        settings(config);
+        config.replicas = Some(1);
+    };
+    let pd = start_with(directory.path(), lowered).await.unwrap();
+    let mut stores = Stores { pd, ..stores };
+    stores.beat().await;
+    for store_id in [3, 2] {
+        stores.remove(store_id, false).await.unwrap();
+        // Its heartbeats are refused once it has left.
+        stores.alive.remove(&store_id);
+    }
+    stores.settle_on(&[1]).await;
+    for store_id in [3, 2] {
+        assert!(stores.remove(store_id, false).await.unwrap().has_left);
+    }
     stores.pd.stop().await;
 }

@@ -33,6 +33,7 @@ fn report(peer_id: u64, term: u64) -> RegionReport {
             version: 1,
         }),
         peers: (1..=3).map(peer).collect(),
+        live: None,
     }
 }
 

@@ -342,6 +342,7 @@ mod tests {
                 version: u64::MAX,
             }),
             peers,
+            live: Some(u32::MAX),
         };
         let longest = Peer {
             id: u64::MAX,

@@ -14,10 +14,10 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, PreconditionFailed, RaftError};
 use openraft::{ChangeMembers, Precondition, ServerState};
 
-use super::{Ended, Group};
+use super::{Ended, Group, RaftMetrics};
 use crate::types::{LogId, Membership, StoreNode, StoredMembership, TypeConfig};
 
-/// How many entries a learner may lack that is promoted.
+/// How many entries a peer may lack that has caught up.
 const LACKS_MAX: u64 = 1024;
 
 /// Why the members of a group are not changed.
@@ -91,6 +91,26 @@ impl Group {
         members(&self.membership())
     }
 
+    /// The members that live, as far as this peer knows: itself, and if it leads, those that it has heard of within the lease and that
+    /// have caught up.
+    pub fn live_peers(&self) -> BTreeSet<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard_at = |peer_id| {
+            let heard_at = metrics.heartbeat.as_ref()?;
+            heard_at.get(&peer_id).copied().flatten()
+        };
+        let has_caught_up =
+            |peer_id| lacks(&metrics, peer_id).is_some_and(|lacks| lacks <= LACKS_MAX);
+        let nodes = metrics.membership_config.nodes();
+        let peers = nodes.map(|(&peer_id, _)| peer_id);
+        let live = peers.filter(|&peer_id| {
+            let is_heard = self.lease.is_recent(heard_at(peer_id));
+            peer_id == metrics.id || is_heard && has_caught_up(peer_id)
+        });
+        live.collect()
+    }
+
     /// Adds a peer without a vote to the members of `under`, and does not wait until it has anything. Its store has to have, or make, a
     /// peer with this id and an empty log. A peer id is never used again.
     ///
@@ -123,15 +143,7 @@ impl Group {
         find(under, peer_id)?;
         let lacks = {
             let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let replication = metrics.replication.as_ref();
-            let replication = replication.ok_or(ChangeError::NotLeader)?;
-            let last_index = metrics.last_log_index.unwrap_or(0);
-            // One that has acknowledged nothing has no state, whatever the log has.
-            match replication.get(&peer_id).copied().flatten() {
-                Some(matched) => last_index.saturating_sub(matched.index),
-                None => u64::MAX,
-            }
+            lacks(&metrics.borrow_watched(), peer_id).ok_or(ChangeError::NotLeader)?
         };
         if lacks > LACKS_MAX {
             return Err(ChangeError::NotCaughtUp { peer_id, lacks });
@@ -241,6 +253,15 @@ impl Group {
             .map(drop)
             .map_err(|error| failed(error, under))
     }
+}
+
+/// How many entries the leader does not know a peer to have. `None`: this peer does not lead.
+fn lacks(metrics: &RaftMetrics, peer_id: u64) -> Option<u64> {
+    let replication = metrics.replication.as_ref()?;
+    let last_index = metrics.last_log_index.unwrap_or(0);
+    // One that has acknowledged nothing has no state, whatever the log has.
+    let matched = replication.get(&peer_id).copied().flatten();
+    Some(matched.map_or(u64::MAX, |matched| last_index.saturating_sub(matched.index)))
 }
 
 /// The condition that nothing has changed the members since an entry.

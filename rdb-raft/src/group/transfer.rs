@@ -19,9 +19,15 @@ pub enum TransferError {
         /// Who was to lead.
         peer_id: u64,
     },
+    /// It was not heard of since this peer leads, and may not take over.
+    #[error("peer {peer_id} was not heard of yet")]
+    NotHeardOf {
+        /// Who was to lead.
+        peer_id: u64,
+    },
     /// It was not heard of for a while, and may not take over.
     #[error("peer {peer_id} was not heard of a short time ago")]
-    NotHeardOf {
+    Silent {
         /// Who was to lead.
         peer_id: u64,
     },
@@ -80,18 +86,19 @@ impl Group {
     ///
     /// See [`TransferError`].
     pub async fn hand_over_to(&self, peer_id: u64) -> Result<(), TransferError> {
-        let is_silent = {
+        let heard_at = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let heard_at = metrics.heartbeat.as_ref();
-            let heard_at = heard_at.and_then(|heard_at| heard_at.get(&peer_id));
             // This peer does not hear of itself, and it is refused otherwise, as others that are no voters.
-            peer_id != metrics.id && heard_at.is_some_and(|at| !self.lease.is_recent(*at))
+            let heard_at = heard_at.filter(|_| peer_id != metrics.id);
+            heard_at.and_then(|heard_at| heard_at.get(&peer_id).copied())
         };
-        if is_silent {
-            return Err(TransferError::NotHeardOf { peer_id });
+        match heard_at {
+            Some(None) => Err(TransferError::NotHeardOf { peer_id }),
+            Some(at) if !self.lease.is_recent(at) => Err(TransferError::Silent { peer_id }),
+            _ => self.transfer_leader(peer_id).await,
         }
-        self.transfer_leader(peer_id).await
     }
 }
 

@@ -117,6 +117,11 @@ async fn leadership_is_not_handed_over_to_a_voter_that_is_silent() {
     let refused = leader.group.hand_over_to(2).await;
     assert_eq!(refused, Err(TransferError::NotHeardOf { peer_id: 2 }));
     assert!(leader.group.try_permit_read(), "it leads on");
+    wait_until("the third lives", || {
+        leader.group.live_peers() == [1, 3].into()
+    })
+    .await;
+    assert_eq!(third.group.live_peers(), [3].into(), "it does not lead");
     leader.group.hand_over_to(3).await.unwrap();
     wait_until("the third leads", || third.leads()).await;
 }

@@ -52,9 +52,16 @@ impl RegionHandle {
             Ok(()) => Ok(None),
             Err(TransferError::NotLeader) => Err(leadership.refusal()),
             Err(error @ TransferError::NotAnotherVoter { .. }) => Err(invalid(error.to_string())),
-            Err(TransferError::NotHeardOf { .. }) => {
-                let cause = format!("store {to_store} is silent, and may not take over");
-                let fault = Fault::new(Code::Unavailable, cause);
+            Err(error @ (TransferError::NotHeardOf { .. } | TransferError::Silent { .. })) => {
+                let (code, since) = match error {
+                    // A leader that was just elected hears of others soon.
+                    TransferError::NotHeardOf { .. } => (Code::Unavailable, "since it leads"),
+                    _ => (Code::FailedPrecondition, "lately"),
+                };
+                let cause = format!(
+                    "the leader has not heard of store {to_store} {since}, so that one may not take over"
+                );
+                let fault = Fault::new(code, cause);
                 Err(Rejection::Fault(fault.with_fate(Fate::NotApplied)))
             }
             Err(TransferError::Ended(ended)) => Err(leadership.not_done(ended)),

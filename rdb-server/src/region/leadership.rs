@@ -82,12 +82,17 @@ impl Leadership {
         if peers.iter().all(|peer| peer.id != self.peer_id) {
             return None;
         }
+        let live_peers = self.group.live_peers();
+        let live = peers.iter().enumerate();
+        let live = live.filter(|(_, peer)| live_peers.contains(&peer.id));
+        let live = live.fold(0, |live, (position, _)| live | 1 << position);
         Some(RegionReport {
             region_id: id,
             peer_id: self.peer_id,
             term,
             epoch,
             peers,
+            live: Some(live),
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use rdb_proto::adminpb::get_checksum_response::State;
 use rdb_proto::adminpb::region_admin_client::RegionAdminClient;
-use rdb_proto::adminpb::{BeginCheckRequest, GetChecksumRequest, Position};
+use rdb_proto::adminpb::{BeginCheckRequest, GetChecksumRequest, Position, TransferLeaderRequest};
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
@@ -13,6 +13,7 @@ use rdb_proto::metapb::Peer;
 use rdb_proto::pdpb::region_step::Step;
 use rdb_proto::pdpb::{HeldPeer, RegionReport, RegionStep};
 use tempfile::TempDir;
+use tonic::Code;
 
 use crate::harness::{Node, connect, found};
 use crate::scripted_pd::{REGION_ID, ScriptedPd};
@@ -295,6 +296,55 @@ async fn a_region_grows_to_three_stores_and_leaves_the_first_one() {
     assert_eq!(sums.len(), 1, "{sums:?}");
     assert_eq!(sums.first().expect("one").1, 5);
     assert_eq!(stores.count(1), 1);
+}
+
+/// The ids of the peers that live.
+fn live(report: &RegionReport) -> Vec<u64> {
+    let live = report.live.expect("it tells");
+    let peers = report.peers.iter().enumerate();
+    let live = peers.filter(|(position, _)| live >> position & 1 == 1);
+    live.map(|(_, peer)| peer.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_tells_which_peers_live_and_hands_over_to_no_other() {
+    let mut stores = Stores::start(&["sync"; 3]).await;
+    for id in [2, 3] {
+        stores.add_learner(id, id).await;
+    }
+    for id in [3, 2] {
+        stores.promote(id).await;
+    }
+    let live_are = async |stores: &Stores, expected: &[u64]| {
+        found("the leader tells who lives", async || {
+            let report = stores.report()?;
+            (live(&report) == expected).then_some(report)
+        })
+        .await
+    };
+    live_are(&stores, &[1, 2, 3]).await;
+    stores.store(3).kill();
+    let before = live_are(&stores, &[1, 2]).await;
+    let leads_on = before.peer_id;
+    let channel = connect(&stores.address(leads_on))
+        .await
+        .expect("it listens");
+    let request = TransferLeaderRequest {
+        context: None,
+        to_store: 3,
+    };
+    let mut admin = RegionAdminClient::new(channel);
+    let refused = admin.transfer_leader(request).await;
+    stores.has_sent(leads_on, 2).await;
+    // One that was elected meanwhile has never heard of the third.
+    if stores.report().expect("it leads").term == before.term {
+        assert_eq!(
+            refused.expect_err("it is gone").code(),
+            Code::FailedPrecondition
+        );
+    }
+    stores.store(3).start_serving().await;
+    live_are(&stores, &[1, 2, 3]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

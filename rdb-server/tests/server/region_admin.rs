@@ -203,8 +203,9 @@ async fn leadership_goes_to_the_store_that_is_named_and_to_none_that_is_silent()
     for _ in 0..2 {
         let route = stores.route().await;
         for peer in &route.region.peers {
-            let term = transfer(&stores.client, &route, peer.store_id).await;
-            terms.push(term.expect("it leads"));
+            // It is refused while the leader has not heard of that store for a while.
+            let leads = async || transfer(&stores.client, &route, peer.store_id).await.ok();
+            terms.push(found("it leads", leads).await);
             stores.client.raw_get("k").await.expect("read");
         }
     }
@@ -222,7 +223,10 @@ async fn leadership_goes_to_the_store_that_is_named_and_to_none_that_is_silent()
     let hasty = stores.client.with_timeout(Duration::from_secs(5));
     let refused = transfer(&hasty, &stores.route().await, silent).await;
     let refused = refused.expect_err("it is gone");
-    assert!(refused.is_retryable(), "{refused}");
+    assert!(
+        refused.is_retryable() || matches!(refused, Error::Refused { .. }),
+        "{refused}"
+    );
     stores.client.raw_get("k").await.expect("read");
 }
 

@@ -124,8 +124,7 @@ fn as_typed(field: &str) -> &str {
         "end_key" => "END",
         "expected_version" => "--expect",
         "count" => "--count",
-        "to_store" => "--to",
-        "remove_store_id" => "STORE",
+        "to_store" | "remove_store_id" => "STORE",
         other => other,
     }
 }

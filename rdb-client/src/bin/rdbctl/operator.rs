@@ -18,24 +18,24 @@ use crate::store::{milliseconds, time};
 pub(crate) enum OperatorCommand {
     /// Have a store lead a region, and wait until it does
     #[command(after_help = "\
-The store needs a replica of the region, and must not be silent. Reads and writes
-of the region wait meanwhile; clients follow by themselves. `region list` shows
-it with the store's next heartbeat.
+The store needs a replica of the region, and the leader has to have heard of it
+lately. Reads and writes of the region wait meanwhile; clients follow by
+themselves. `region list` shows it with the store's next heartbeat.
 
 Example:
-  rdbctl operator transfer-leader --region 1 --to 2")]
+  rdbctl operator transfer-leader 1 2   # region 1, to store 2")]
     TransferLeader {
         /// The region's id
-        #[arg(long, value_name = "N", value_parser = whole(1u64..))]
+        #[arg(value_parser = whole(1u64..))]
         region: u64,
         /// The id of the store that is to lead
-        #[arg(long, value_name = "STORE", value_parser = whole(1u64..))]
-        to: u64,
+        #[arg(value_parser = whole(1u64..))]
+        store: u64,
     },
     /// Have a region get a replica on a store
     #[command(after_help = concat!("\
 If the region has more replicas then than rdb-pd --replicas says, it loses one:
-that on a store that is leaving, down or silent, else the oldest that does not lead.
+that on a store that is down, leaving or silent, else the oldest that does not lead.
 To say which, use move-peer.
 
 ", under_way!()))]
@@ -89,7 +89,8 @@ A placement driver that is started anew has forgotten what was asked for.")]
     List,
     /// Cancel the change of a region that is under way
     #[command(after_help = "\
-What was done of it stays: a learner that nothing needs is removed.")]
+What was done of it stays, but a learner that nothing needs or that is silent is
+removed. Once more, it says that it was cancelled before.")]
     Cancel {
         /// The region's id
         #[arg(value_parser = whole(1u64..))]
@@ -101,9 +102,13 @@ What was done of it stays: a learner that nothing needs is removed.")]
 macro_rules! under_way {
     () => {
         "\
-The command returns at once. The change is made within 10 minutes or given up;
+The command returns at once, also if the region is so already. The change is made
+within 10 minutes or given up, sooner if the new replica does not catch up;
 `operator list` shows how far it is. Nothing else of the region changes meanwhile. A
-placement driver that is started anew has forgotten it: ask again."
+placement driver that is started anew has forgotten it: ask again.
+
+Example:
+  rdbctl operator move-peer 1 2 4   # region 1, from store 2 to store 4"
     };
 }
 use under_way;
@@ -115,11 +120,11 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let client = session.connect().await?;
     let changed = match command {
-        OperatorCommand::TransferLeader { region, to } => {
+        OperatorCommand::TransferLeader { region, store } => {
             for route in regions(&client, Some(region)).await? {
-                let term = client.transfer_leader(&route, to).await?;
+                let term = client.transfer_leader(&route, store).await?;
                 output.event(&Leads {
-                    store_id: to,
+                    store_id: store,
                     region_id: region,
                     term,
                 })?;
@@ -162,9 +167,6 @@ impl fmt::Display for Leads {
     }
 }
 
-/// The change that nobody has asked for.
-const BY_ITSELF: &str = "by itself";
-
 #[derive(Serialize)]
 struct Line {
     region_id: u64,
@@ -191,13 +193,40 @@ impl From<Operator> for Line {
 }
 
 impl Line {
-    /// What was asked for.
-    fn change(&self) -> String {
+    fn change(&self) -> Change {
         match (self.add_store_id, self.remove_store_id) {
-            (Some(to), Some(from)) => format!("move-peer {from} to {to}"),
-            (Some(store_id), None) => format!("add-peer {store_id}"),
-            (None, Some(store_id)) => format!("remove-peer {store_id}"),
-            (None, None) => BY_ITSELF.to_owned(),
+            (Some(to), Some(from)) => Change::Move { from, to },
+            (Some(to), None) => Change::Add { to },
+            (None, Some(from)) => Change::Remove { from },
+            (None, None) => Change::ByItself,
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(PartialEq)]
+enum Change {
+    Move {
+        from: u64,
+        to: u64,
+    },
+    Add {
+        to: u64,
+    },
+    Remove {
+        from: u64,
+    },
+    /// Nobody has asked for it.
+    ByItself,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Move { from, to } => write!(formatter, "move-peer {from} to {to}"),
+            Self::Add { to } => write!(formatter, "add-peer {to}"),
+            Self::Remove { from } => write!(formatter, "remove-peer {from}"),
+            Self::ByItself => formatter.write_str("by itself"),
         }
     }
 }
@@ -221,9 +250,9 @@ impl Record for Line {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         vec![
             self.region_id.to_string(),
-            self.change(),
+            self.change().to_string(),
             self.state.to_owned(),
-            cell((self.change() != BY_ITSELF).then(|| time(self.age_ms))),
+            cell((self.change() != Change::ByItself).then(|| time(self.age_ms))),
             self.status.clone(),
         ]
     }

@@ -38,11 +38,15 @@ pub(crate) enum StoreCommand {
 }
 
 const REMOVE_AFTER_HELP: &str = "\
-It is refused while too few other stores are up to hold what this one holds: add
-a store first. A dead store can be removed, too. `store list` shows a store that is
-leaving, and not any more once it has left; `operator list` shows what is being done,
-and the same command again how many regions are left. Then its process ends with exit code 3, and neither it nor a copy of its data
-directory is let in again. With an empty data directory it becomes a new store.
+It is refused while too few other stores are up for the replicas that each region is
+to have, which may be more than it has at the moment: add a store first, or, if fewer
+replicas are enough, start rdb-pd with a lower --replicas. A dead store can be
+removed, too.
+
+`store list` shows a store that is leaving, and not any more once it has left;
+`operator list` shows what is being done, and the same command again how many regions
+are left. Then its process ends with exit code 3, and neither it nor a copy of its
+data directory is let in again. With an empty data directory it becomes a new store.
 
 Examples:
   rdbctl store remove 3
@@ -69,9 +73,9 @@ pub(crate) async fn run(
         return output.event(&Leaving {
             store_id: id,
             state: match (change.has_left, cancel) {
-                (true, _) => "left",
-                (false, true) => "stays",
-                (false, false) => "leaving",
+                (true, _) => LeavingState::Left,
+                (false, true) => LeavingState::Stays,
+                (false, false) => LeavingState::Leaving,
             },
             region_count: change.region_count,
         });
@@ -104,8 +108,16 @@ pub(crate) fn state_name(state: StoreState) -> &'static str {
 #[derive(Serialize)]
 struct Leaving {
     store_id: u64,
-    state: &'static str,
+    state: LeavingState,
     region_count: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum LeavingState {
+    Leaving,
+    Left,
+    Stays,
 }
 
 impl fmt::Display for Leaving {
@@ -115,10 +127,10 @@ impl fmt::Display for Leaving {
             state,
             region_count,
         } = self;
-        match *state {
-            "left" => write!(formatter, "store {store_id} has left"),
-            "stays" => write!(formatter, "store {store_id} stays"),
-            _ => write!(
+        match state {
+            LeavingState::Left => write!(formatter, "store {store_id} has left"),
+            LeavingState::Stays => write!(formatter, "store {store_id} stays"),
+            LeavingState::Leaving => write!(
                 formatter,
                 "store {store_id} is leaving; {region_count} {} a replica on it",
                 if *region_count == 1 {

@@ -166,7 +166,7 @@ async fn a_batch_of_which_nothing_was_applied_says_so() {
         .script(1, [certain(Code::FailedPrecondition)]);
     cluster.node.store.script(2, [certain(Code::Unavailable)]);
     let result = client.raw_batch_put([("a", "1"), ("m", "2")]).await;
-    assert!(matches!(result, Err(Error::Internal { .. })), "{result:?}");
+    assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
 
     cluster
         .node
@@ -239,7 +239,7 @@ async fn a_range_delete_that_stops_between_regions_is_undetermined() {
         .store
         .script(1, [certain(Code::FailedPrecondition)]);
     let result = client.raw_delete_range("a".."z").await;
-    assert!(matches!(result, Err(Error::Internal { .. })), "{result:?}");
+    assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
 }
 
 #[tokio::test]

@@ -99,6 +99,24 @@ async fn an_address_that_falls_silent_leaves_the_others_their_share_of_the_time(
 }
 
 #[tokio::test]
+async fn a_change_of_members_whose_answer_got_lost_is_undetermined() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let hurried = client.with_timeout(SHORT);
+    cluster.pd.proxy.set_mode(Mode::HoldAnswers);
+    for change in [
+        hurried.remove_store(1).await.map(drop),
+        hurried.add_peer(1, 2).await.map(drop),
+        hurried.cancel_operator(1).await.map(drop),
+    ] {
+        let lost = matches!(&change, Err(Error::Undetermined { .. }));
+        assert!(lost, "{change:?}");
+    }
+    let read = hurried.operators().await.expect_err("no answer");
+    assert!(read.is_retryable(), "{read}");
+}
+
+#[tokio::test]
 async fn calls_that_wait_for_a_region_share_one_lookup_and_not_the_stream_of_timestamps() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;

@@ -136,6 +136,7 @@ async fn a_write_that_cannot_succeed_ends_at_once_and_certainly(path: CallPath) 
         let expected = match code {
             Code::InvalidArgument => matches!(error, Error::InvalidArgument { .. }),
             Code::DataLoss => matches!(error, Error::DataLoss { .. }),
+            Code::FailedPrecondition => matches!(error, Error::Refused { .. }),
             _ => matches!(error, Error::Internal { .. }),
         };
         assert!(expected, "{code:?}: {error:?}");

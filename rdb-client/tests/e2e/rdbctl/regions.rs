@@ -47,14 +47,7 @@ async fn a_region_and_a_store_are_shown_by_their_ids() {
     );
 
     let (region, to) = (region["id"].to_string(), store_id.to_string());
-    let transfer = [
-        "operator",
-        "transfer-leader",
-        "--region",
-        &region,
-        "--to",
-        &to,
-    ];
+    let transfer = ["operator", "transfer-leader", &region, &to];
     let transferred = rdbctl.run(transfer).await;
     assert_exit(&transferred, DONE, "it leads already");
     let told = format!("store {to} leads region {region} in term {term}\n");
@@ -71,15 +64,9 @@ async fn a_region_and_a_store_are_shown_by_their_ids() {
         (&["region", "show", "k", "--id", "1"], USAGE),
         (&["region", "check", "--id", "0"], USAGE),
         (&["store", "show", "0"], USAGE),
-        (
-            &["operator", "transfer-leader", "--region", "99", "--to", "1"],
-            NOT_FOUND,
-        ),
-        (
-            &["operator", "transfer-leader", "--region", "1", "--to", "99"],
-            USAGE,
-        ),
-        (&["operator", "transfer-leader", "--region", "1"], USAGE),
+        (&["operator", "transfer-leader", "99", "1"], NOT_FOUND),
+        (&["operator", "transfer-leader", "1", "99"], USAGE),
+        (&["operator", "transfer-leader", "1"], USAGE),
     ] {
         let refused = rdbctl.run(arguments).await;
         assert_exit(&refused, code, arguments);

@@ -1,4 +1,5 @@
 use super::super::refusal::Refusal;
+use super::super::reports::Leadership;
 use super::super::scene::{Scene, fresh, start_of};
 use super::super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL};
 use super::*;
@@ -12,6 +13,22 @@ impl Scene {
             .for_each(|change| self.state.apply(change));
         self.let_stores_leave();
         Ok(self.state.stores[&store_id].record.has_left)
+    }
+
+    /// The first peer of each region reports that it leads.
+    fn leaders_report(&mut self) {
+        for known in self.state.regions.values_mut() {
+            let peer_id = known.region.peers[0].id;
+            known.leadership = Some(Leadership { peer_id, term: 1 });
+        }
+    }
+
+    /// How many replicas have to stay, and how many other stores could hold them.
+    fn refused(&mut self, store_id: u64) -> (usize, usize) {
+        match self.change_leaving(store_id, true) {
+            Err(Impossible::TooFewStores { needed, usable, .. }) => (needed, usable),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn let_stores_leave(&mut self) {
@@ -50,6 +67,9 @@ fn a_store_leaves_when_no_region_has_a_peer_on_it_and_is_refused_for_good() {
     region.peers[2].store_id = 4;
     scene.state.apply(Change::Region(region));
     scene.let_stores_leave();
+    assert_eq!(scene.shown().len(), 4, "the region may have other peers");
+    scene.leaders_report();
+    scene.let_stores_leave();
     let shown = scene.shown();
     assert_eq!(
         shown.iter().map(|&(id, _)| id).collect::<Vec<_>>(),
@@ -78,6 +98,7 @@ fn a_store_leaves_when_no_region_has_a_peer_on_it_and_is_refused_for_good() {
 #[test]
 fn a_store_without_replicas_leaves_at_once_and_its_address_is_free() {
     let mut scene = Scene::with_original();
+    scene.leaders_report();
     let second = scene.add_store();
     let address = scene.state.stores[&second].record.address.clone();
     assert_eq!(scene.change_leaving(second, true), Ok(true));
@@ -104,13 +125,7 @@ fn a_store_that_leaves_may_stay_after_all_and_restarts_meanwhile() {
 fn a_store_stays_while_too_few_others_can_take_its_replicas() {
     let mut scene = Scene::with_three_replicas();
     let fourth = scene.add_store();
-    let refused = |scene: &mut Scene| {
-        let refused = scene.change_leaving(1, true);
-        let Err(Impossible::TooFewStores { needed, usable, .. }) = refused else {
-            panic!("{refused:?}");
-        };
-        assert_eq!((needed, usable), (3, 2));
-    };
+    let refused = |scene: &mut Scene| assert_eq!(scene.refused(1), (3, 2));
     scene.pass(DISCONNECTED_AFTER - HEARTBEAT_INTERVAL);
     for store_id in [1, 2, 3] {
         scene.beat(&present(&scene, store_id)).unwrap();
@@ -156,4 +171,56 @@ fn a_store_that_leaves_gets_no_part_of_the_first_region() {
     let third = scene.add_store();
     assert_eq!(scene.state.regions_of(third).len(), 1);
     assert!(scene.state.regions_of(first).is_empty());
+}
+
+#[test]
+fn what_a_region_is_to_have_counts_not_what_it_has_at_the_moment() {
+    // It grows from one.
+    let mut scene = Scene::with_original();
+    scene.leaders_report();
+    scene.add_store();
+    scene.add_store();
+    for store_id in [3, 2, 1] {
+        assert_eq!(scene.refused(store_id), (3, 2));
+    }
+    // A replica was removed, and the next one is not there yet.
+    let mut scene = Scene::with_three_replicas();
+    scene.leaders_report();
+    let mut region = scene.state.regions_of(3).remove(0);
+    region.peers.pop();
+    scene.state.apply(Change::Region(region));
+    for store_id in [3, 2, 1] {
+        assert_eq!(scene.refused(store_id), (3, 2));
+    }
+    // Whoever wants fewer says so.
+    scene.state.settings.replicas = 1;
+    assert_eq!(scene.change_leaving(3, true), Ok(true));
+    assert_eq!(scene.change_leaving(2, true), Ok(false));
+}
+
+#[test]
+fn of_stores_that_are_removed_at_once_as_many_stay_as_there_are_to_be_replicas() {
+    let mut scene = Scene::with_original();
+    scene.leaders_report();
+    for _ in 0..4 {
+        scene.add_store();
+    }
+    assert_eq!(scene.change_leaving(5, true), Ok(true));
+    assert_eq!(scene.change_leaving(1, true), Ok(false));
+    for store_id in [2, 3, 4] {
+        assert_eq!(scene.refused(store_id), (3, 2));
+    }
+}
+
+#[test]
+fn a_dead_store_that_holds_nothing_is_not_counted_on() {
+    let mut scene = Scene::with_original();
+    scene.leaders_report();
+    scene.add_store();
+    scene.add_store();
+    scene.pass(DISCONNECTED_AFTER);
+    for store_id in [1, 2] {
+        scene.beat(&present(&scene, store_id)).unwrap();
+    }
+    assert_eq!(scene.change_leaving(3, true), Ok(true));
 }

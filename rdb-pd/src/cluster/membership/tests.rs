@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use rdb_proto::metapb::Region;
 
-use super::super::HEARTBEAT_INTERVAL;
+use super::super::learners::{LEFT_ALONE_FOR, PATIENCE};
 use super::super::scene::Scene;
 use super::*;
+use crate::keys::StoreRecord;
 
 /// A leader that does what it is told, and the stores of its region.
 struct Play {
@@ -14,6 +15,8 @@ struct Play {
     term: u64,
     /// Stores that send heartbeats.
     alive: BTreeSet<u64>,
+    /// Peers that the leader does not hear of.
+    deaf: BTreeSet<u64>,
 }
 
 impl Play {
@@ -28,11 +31,23 @@ impl Play {
             leader: 1,
             term: 1,
             alive,
+            deaf: BTreeSet::new(),
         }
     }
 
+    fn has_leave(&mut self, store_id: u64) {
+        let record = self.scene.state.stores[&store_id].record.clone();
+        self.scene.state.apply(Change::Store(StoreRecord {
+            is_leaving: true,
+            ..record
+        }));
+    }
+
     fn report(&self) -> Report {
+        let peers = self.region.peers.iter().map(|peer| peer.id);
+        let live = peers.filter(|id| !self.deaf.contains(id)).collect();
         Report {
+            live: Some(live),
             region_id: self.region.id,
             peer_id: self.leader,
             term: self.term,
@@ -332,7 +347,104 @@ fn what_is_held_and_is_no_member_any_more_is_removed() {
     };
     assert!(play.scene.state.removed_of(3, &[unknown_region]).is_empty());
     play.scene.restart();
-    assert!(play.is_removed(3, third.id, at), "the members are durable");
+    assert!(
+        !play.is_removed(3, third.id, at),
+        "the members may be those of an older copy"
+    );
+    play.beat();
+    assert!(play.is_removed(3, third.id, at));
+}
+
+#[test]
+fn a_store_that_is_not_known_may_have_registered_after_a_copy_was_made() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    // It was replaced since.
+    play.scene.state.counters.peer_id = 9;
+    play.region.peers[2] = Peer {
+        id: 9,
+        store_id: 9,
+        learner: false,
+    };
+    play.region.epoch.as_mut().unwrap().conf_version += 2;
+    assert_eq!(play.beat(), None);
+    play.scene.restart();
+    play.scene.lead_on(1, &[play.report()]);
+    play.pass(DISCONNECTED_AFTER);
+    assert_eq!(play.beat(), None, "it is silent");
+    let down_after = play.scene.state.settings.store_down_after;
+    play.pass(down_after);
+    play.settle();
+    assert!(!play.stores().contains(&9));
+}
+
+#[test]
+fn a_learner_that_does_not_catch_up_is_given_up_and_another_store_is_tried() {
+    let mut play = Play::with_stores(5);
+    play.settle();
+    assert_eq!(play.stores(), [1, 2, 3]);
+    play.has_leave(3);
+    let step = play.beat().unwrap();
+    let learner = added(Some(step));
+    assert_eq!(learner.store_id, 4);
+    play.apply(step);
+    play.deaf.insert(learner.id);
+    // The leader does not promote it.
+    play.beat();
+    play.pass(PATIENCE - HEARTBEAT_INTERVAL);
+    let promote = region_step::Step::Promote(learner.id);
+    assert_eq!(play.beat().unwrap().step, Some(promote));
+    play.pass(HEARTBEAT_INTERVAL);
+    let remove = play.beat().unwrap();
+    assert_eq!(remove.step, Some(region_step::Step::Remove(learner.id)));
+    play.apply(remove);
+    assert_eq!(added(play.beat()).store_id, 5);
+
+    // Nobody else is there: it is tried again, but not at once.
+    play.alive.remove(&5);
+    play.pass(DISCONNECTED_AFTER);
+    assert_eq!(play.beat(), None);
+    play.pass(LEFT_ALONE_FOR);
+    assert_eq!(added(play.beat()).store_id, 4);
+}
+
+#[test]
+fn a_learner_that_has_caught_up_is_not_given_up() {
+    let mut play = Play::with_stores(3);
+    for _ in 0..2 {
+        let step = play.beat().unwrap();
+        play.apply(step);
+    }
+    // Two voters are no better than one, so the one waits for the other.
+    play.alive.remove(&3);
+    play.pass(PATIENCE * 2);
+    let learners = &play.scene.state.region_by_id(1).unwrap().learners;
+    assert_eq!(learners.given_up(play.scene.now).count(), 0);
+    assert_eq!(play.beat(), None);
+}
+
+#[test]
+fn a_leader_on_a_store_that_leaves_is_not_asked_to_hand_over_to_the_same_voter_for_ever() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    play.has_leave(1);
+    for _ in 0..2 {
+        let step = play.beat().unwrap();
+        play.apply(step);
+    }
+    let others: BTreeSet<_> = play.region.peers.iter().map(|peer| peer.id).collect();
+    let mut asked = BTreeSet::new();
+    for _ in 0..3 {
+        let step = play.beat().unwrap();
+        assert_eq!(play.beat(), Some(step), "it has a little time");
+        let Some(region_step::Step::TransferLeader(peer_id)) = step.step else {
+            panic!("{step:?}");
+        };
+        asked.insert(peer_id);
+        play.scene.pass(HEARTBEAT_INTERVAL);
+    }
+    asked.insert(play.leader);
+    assert_eq!(asked, others);
 }
 
 #[test]

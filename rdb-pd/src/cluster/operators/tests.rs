@@ -2,10 +2,11 @@ use std::slice::from_ref;
 
 use rdb_proto::metapb::RegionEpoch;
 
-use super::super::HEARTBEAT_INTERVAL;
+use super::super::learners::PATIENCE;
 use super::super::reports::Report;
 use super::super::scene::Scene;
 use super::super::state::Change;
+use super::super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL};
 use super::*;
 use crate::keys::StoreRecord;
 
@@ -28,6 +29,11 @@ fn scene() -> Scene {
 
 /// The leader's heartbeat, with voters on these stores. Returns how many steps it is told.
 fn lead(scene: &mut Scene, stores: &[u64], conf_version: u64) -> usize {
+    lead_with(scene, stores, 0, conf_version)
+}
+
+/// The same, of which one is a learner that has not caught up; 0: none.
+fn lead_with(scene: &mut Scene, stores: &[u64], learns_on: u64, conf_version: u64) -> usize {
     let report = Report {
         region_id: 1,
         peer_id: 1,
@@ -41,11 +47,13 @@ fn lead(scene: &mut Scene, stores: &[u64], conf_version: u64) -> usize {
             .map(|&id| rdb_proto::metapb::Peer {
                 id: id.min(4),
                 store_id: id,
-                learner: false,
+                learner: id == learns_on,
             })
             .collect(),
+        live: Some(vec![1, 2, 3]),
     };
-    for store_id in 2..=5 {
+    let silent = scene.silent;
+    for store_id in (2..=5).filter(|&id| id != silent) {
         scene.report(store_id, &[]);
     }
     scene.lead_on(1, from_ref(&report)).len()
@@ -92,13 +100,18 @@ fn an_operator_that_is_cancelled_or_takes_too_long_ends_and_makes_room() {
     assert_eq!(twice, Err(Impossible::HasOperator { region_id: 1 }));
     let cancelled = scene.state.cancel_operator(1, now).unwrap();
     assert_eq!(cancelled.state(), OperatorState::Cancelled);
-    let none = scene.state.cancel_operator(1, now).unwrap_err();
+    assert!(cancelled.status.is_empty());
+    let again = scene.state.cancel_operator(1, now).unwrap();
+    assert_eq!(again.state(), OperatorState::Cancelled);
+    assert_eq!(again.status, "it was cancelled before");
+    let none = scene.state.cancel_operator(2, now).unwrap_err();
     assert!(
         none.to_string().contains("there are no operators"),
         "{none}"
     );
 
-    scene.pass(super::super::DISCONNECTED_AFTER);
+    scene.pass(DISCONNECTED_AFTER);
+    lead(&mut scene, &[1, 2, 3], 1);
     let now = scene.now;
     scene.state.add_operator(1, wish(4, 0), now).unwrap();
     let leaderless = "the placement driver".to_owned();
@@ -106,8 +119,12 @@ fn an_operator_that_is_cancelled_or_takes_too_long_ends_and_makes_room() {
     scene.pass(OPERATOR_TIMEOUT);
     let ended = states(&mut scene);
     assert_eq!(ended[0].0, OperatorState::TimedOut);
-    assert!(ended[0].1.contains("store 4"), "{ended:?}");
+    let why = "not done in time: waits: store 1 has led the region, and is silent";
+    assert_eq!(ended[0].1, why);
     assert_eq!(ended[1].0, OperatorState::Cancelled);
+    let never_cancelled = scene.state.cancel_operator(1, scene.now);
+    assert!(never_cancelled.is_err(), "{never_cancelled:?}");
+    lead(&mut scene, &[1, 2, 3], 1);
     let now = scene.now;
     scene.state.add_operator(1, wish(5, 0), now).unwrap();
     scene.restart();
@@ -148,13 +165,19 @@ fn what_cannot_be_done_is_refused_and_says_what_there_is() {
             "there is no store 9; there are stores 1, 2, 3, 4, 5",
         ),
         ((1, wish(0, 9)), "there is no store 9"),
-        ((1, wish(3, 0)), "store 3 has a replica of region 1 already"),
-        ((1, wish(0, 4)), "there are replicas on stores 1, 2, 3"),
+        ((1, wish(3, 2)), "store 3 has a replica of region 1 already"),
+        ((1, wish(4, 5)), "there are replicas on stores 1, 2, 3"),
         ((1, wish(5, 0)), "--durability=os"),
     ] {
         let told = refused(region_id, wish);
         assert!(told.contains(cause), "{told}");
     }
+    for wish in [wish(3, 0), wish(0, 4), wish(3, 4)] {
+        let done = scene.state.add_operator(1, wish, now).unwrap();
+        assert_eq!(done.state(), OperatorState::Done);
+        assert!(done.status.contains("nothing is to be done"), "{done:?}");
+    }
+    assert!(states(&mut scene).is_empty());
     lead(&mut scene, &[1], 2);
     let sole = scene.state.add_operator(1, wish(0, 1), now).unwrap_err();
     assert!(sole.to_string().contains("the only replica"), "{sole}");
@@ -197,4 +220,103 @@ fn operators_and_their_memory_are_bounded() {
             .map(|operator| operator.status.len())
             .all(|bytes| bytes <= 255)
     );
+}
+
+#[test]
+fn a_store_that_is_silent_is_refused_at_once_and_so_is_one_without_room() {
+    let mut scene = scene();
+    scene.silent = 4;
+    scene.pass(DISCONNECTED_AFTER);
+    lead(&mut scene, &[1, 2, 3], 1);
+    let now = scene.now;
+    let refused = scene.state.add_operator(1, wish(4, 0), now).unwrap_err();
+    assert_eq!(refused, Impossible::Silent { store_id: 4 });
+    let removed = scene.state.add_operator(1, wish(5, 3), now);
+    removed.expect("the other store is up");
+    scene.state.cancel_operator(1, now).unwrap();
+    let figures = |data_bytes, available_bytes| {
+        Some(rdb_proto::metapb::StoreStats {
+            data_bytes,
+            available_bytes,
+            ..Default::default()
+        })
+    };
+    for (store_id, stats) in [(1, figures(100, 0)), (5, figures(0, 124))] {
+        let store = scene.state.stores.get_mut(&store_id);
+        store.unwrap().stats = stats;
+    }
+    let refused = scene.state.add_operator(1, wish(5, 0), now).unwrap_err();
+    let needed = 125;
+    assert_eq!(
+        refused,
+        Impossible::NoRoom {
+            store_id: 5,
+            needed
+        }
+    );
+}
+
+#[test]
+fn one_replica_more_than_are_kept_is_told_at_the_call() {
+    let mut scene = scene();
+    let now = scene.now;
+    let added = scene.state.add_operator(1, wish(5, 0), now).unwrap();
+    assert!(
+        added
+            .status
+            .contains("more replicas than the 3 of rdb-pd --replicas"),
+        "{added:?}"
+    );
+    assert!(added.status.len() <= 255);
+    scene.state.cancel_operator(1, now).unwrap();
+    let moved = scene.state.add_operator(1, wish(5, 2), now).unwrap();
+    assert_eq!(moved.status, "the leader adds a learner on store 5");
+}
+
+#[test]
+fn an_operator_whose_learner_does_not_catch_up_ends_and_says_so() {
+    let mut scene = scene();
+    let now = scene.now;
+    scene.state.add_operator(1, wish(5, 0), now).unwrap();
+    lead(&mut scene, &[1, 2, 3], 1);
+    lead_with(&mut scene, &[1, 2, 3, 5], 5, 2);
+    scene.pass(PATIENCE);
+    assert_eq!(
+        lead_with(&mut scene, &[1, 2, 3, 5], 5, 2),
+        1,
+        "it is removed"
+    );
+    let ended = states(&mut scene);
+    let why = "the learner on store 5 has not caught up, and is given up".to_owned();
+    assert_eq!(ended.last(), Some(&(OperatorState::TimedOut, why)));
+    // Somebody wants it all the same.
+    let now = scene.now;
+    let again = scene.state.add_operator(1, wish(5, 0), now).unwrap();
+    assert_eq!(again.state(), OperatorState::Running);
+    lead_with(&mut scene, &[1, 2, 3, 5], 5, 2);
+    assert_eq!(states(&mut scene)[0].0, OperatorState::Running);
+}
+
+#[test]
+fn what_a_cancelled_operator_leaves_on_a_silent_store_does_not_hold_up_one_that_leaves() {
+    let mut scene = scene();
+    let now = scene.now;
+    scene.state.add_operator(1, wish(5, 0), now).unwrap();
+    lead(&mut scene, &[1, 2, 3], 1);
+    lead_with(&mut scene, &[1, 2, 3, 5], 5, 2);
+    let record = scene.state.stores[&3].record.clone();
+    scene.state.apply(Change::Store(StoreRecord {
+        is_leaving: true,
+        ..record
+    }));
+    scene.silent = 5;
+    scene.pass(DISCONNECTED_AFTER);
+    lead_with(&mut scene, &[1, 2, 3, 5], 5, 2);
+    let now = scene.now;
+    scene.state.cancel_operator(1, now).unwrap();
+    let removing = "the leader removes peer 4".to_owned();
+    assert_eq!(states(&mut scene)[0], (OperatorState::Running, removing));
+    lead(&mut scene, &[1, 2, 3], 3);
+    let adding = "the leader adds a learner on store 4".to_owned();
+    assert_eq!(states(&mut scene)[0], (OperatorState::Running, adding));
 }

@@ -24,6 +24,7 @@ fn changed(peer_id: u64, term: u64, conf_version: u64, peers: &[u64]) -> Report 
             version: 1,
         },
         peers: peers.iter().map(|&id| peer(id)).collect(),
+        live: None,
     }
 }
 

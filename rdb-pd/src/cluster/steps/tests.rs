@@ -13,7 +13,12 @@ struct Model {
     leader: u64,
     replicas: usize,
     wish: Option<Wish>,
+    /// Peers that the leader does not hear of.
+    deaf: Vec<u64>,
+    asked: Option<Asked>,
     avoided: Option<u64>,
+    given_up: Vec<u64>,
+    bytes_needed: u64,
     new_peers: Vec<Peer>,
     may_learn: bool,
 }
@@ -25,7 +30,7 @@ fn up() -> Place {
         may_take_replicas: true,
         takes_replicas: true,
         peer_count: 0,
-        available_bytes: 0,
+        available_bytes: None,
     }
 }
 
@@ -53,7 +58,11 @@ impl Model {
             leader: 1,
             replicas: 3,
             wish: None,
+            deaf: Vec::new(),
+            asked: None,
             avoided: None,
+            given_up: Vec::new(),
+            bytes_needed: 0,
             new_peers: Vec::new(),
             may_learn: true,
         }
@@ -79,13 +88,19 @@ impl Model {
     }
 
     fn next(&self) -> Next {
+        let peers = self.peers.iter().map(|peer| peer.id);
+        let live: Vec<_> = peers.filter(|id| !self.deaf.contains(id)).collect();
         let case = Case {
             peers: &self.peers,
             leader: self.leader,
             places: &self.places,
             replicas: self.replicas,
             wish: self.wish,
+            live: Some(&live),
+            asked: self.asked,
             avoided: self.avoided,
+            given_up: self.given_up.clone(),
+            bytes_needed: self.bytes_needed,
             new_peers: &self.new_peers,
             may_learn: self.may_learn,
         };
@@ -245,6 +260,100 @@ fn an_even_number_of_voters_does_without_a_lost_one() {
 }
 
 #[test]
+fn a_live_copy_on_a_store_that_leaves_is_kept_until_it_is_replaced() {
+    for (voters, replicas) in [(2, 2), (4, 4)] {
+        let mut model = Model::of(voters + 1, voters).leaves(voters);
+        model.replicas = replicas;
+        model = model.set(voters + 1, Silent);
+        assert_eq!(model.waits(), Obstacle::NoPlace, "{voters}");
+        model = model.set(voters + 1, Up);
+        let steps = [AddLearner(voters + 1), Promote(100), Remove(voters)];
+        assert_eq!(model.steps(), steps);
+    }
+    // The one on the store that is down goes, not the one that leaves.
+    let mut model = Model::of(4, 4).leaves(2).set(3, Down);
+    model.replicas = 4;
+    assert_eq!(
+        model.run(),
+        (vec![Remove(3)], Next::Waits(Obstacle::NoPlace))
+    );
+}
+
+#[test]
+fn a_voter_is_removed_only_if_most_of_those_who_stay_live() {
+    let mut model = Model::of(4, 4);
+    model.deaf = vec![3];
+    assert_eq!(model.steps(), [Remove(3)], "it goes first");
+    let mut model = Model::of(4, 4);
+    model.deaf = vec![2, 3, 4];
+    assert_eq!(model.waits(), Obstacle::NoMajority);
+    let mut model = Model::of(3, 3);
+    model.wish = Some(Wish {
+        add: None,
+        remove: Some(2),
+    });
+    model.deaf = vec![3];
+    assert_eq!(model.waits(), Obstacle::NoMajority);
+    model.deaf = vec![2];
+    assert_eq!(model.steps(), [Remove(2)]);
+}
+
+#[test]
+fn a_leader_that_has_to_go_asks_those_who_live_one_after_the_other() {
+    let mut model = Model::of(5, 5).leaves(1);
+    model.replicas = 5;
+    model.wish = Some(Wish {
+        add: None,
+        remove: Some(1),
+    });
+    model.deaf = vec![3];
+    for (asked, next) in [
+        (None, 2),
+        (Some((2, true)), 2),
+        (Some((2, false)), 4),
+        (Some((4, true)), 4),
+        (Some((4, false)), 5),
+        (Some((5, false)), 2),
+        // It has fallen silent meanwhile.
+        (Some((3, true)), 2),
+    ] {
+        model.asked = asked.map(|(peer_id, is_recent)| Asked { peer_id, is_recent });
+        assert_eq!(model.next(), Next::Step(TransferLeader(next)), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_store_whose_learner_was_given_up_is_left_alone() {
+    let growing = Model::of(4, 1).with(learner(2)).with(learner(3));
+    let mut model = growing.clone();
+    model.given_up = vec![3];
+    let steps = [Remove(3), AddLearner(4), Promote(100), Promote(2)];
+    assert_eq!(model.steps(), steps);
+    // There is no other: the region does without.
+    let mut model = growing.leaves(4);
+    model.given_up = vec![3];
+    assert_eq!(model.run(), (vec![Remove(2), Remove(3)], Next::Done));
+    model.given_up.clear();
+    assert_eq!(model.run().0.len(), 4);
+}
+
+#[test]
+fn a_store_without_room_gets_no_learner() {
+    let mut model = Model::of(4, 3).leaves(3);
+    model.bytes_needed = 100;
+    model.place(4).available_bytes = Some(99);
+    assert_eq!(model.waits(), Obstacle::NoPlace);
+    model.wish = Some(Wish {
+        add: Some(4),
+        remove: None,
+    });
+    assert_eq!(model.waits(), Obstacle::NoRoom(4));
+    model.wish = None;
+    model.place(4).available_bytes = Some(100);
+    assert_eq!(model.next(), Next::Step(AddLearner(4)));
+}
+
+#[test]
 fn a_learner_on_a_silent_store_is_waited_for_and_given_up_when_the_store_is_down() {
     let growing = Model::of(3, 1).with(learner(2)).with(learner(3));
     let silent = growing.clone().set(3, Silent);
@@ -320,7 +429,7 @@ fn the_best_store_has_the_fewest_peers_then_the_most_room() {
     for (store_id, peer_count, available_bytes) in [(4, 2, 900), (5, 1, 10), (6, 1, 20)] {
         *model.place(store_id) = Place {
             peer_count,
-            available_bytes,
+            available_bytes: Some(available_bytes),
             ..up()
         };
     }
@@ -412,7 +521,7 @@ fn places() -> impl Strategy<Value = BTreeMap<u64, Place>> {
         may_take_replicas: takes_replicas,
         takes_replicas,
         peer_count,
-        available_bytes: 0,
+        available_bytes: None,
     });
     prop::collection::btree_map(1..=9_u64, place, 1..=9)
 }
@@ -430,10 +539,12 @@ fn models() -> impl Strategy<Value = Model> {
         1..=7_usize,
         wish,
         prop::option::of(1..=9_u64),
+        prop::collection::vec(1..=10_u64, 0..3),
+        prop::collection::vec(1..=9_u64, 0..3),
     )
         .prop_filter_map(
             "a voter that is up leads",
-            |(places, peers, leader, replicas, wish, avoided)| {
+            |(places, peers, leader, replicas, wish, avoided, mut deaf, given_up)| {
                 let peers = peers.into_iter().map(|(id, learner)| Peer {
                     id,
                     store_id: id,
@@ -448,13 +559,18 @@ fn models() -> impl Strategy<Value = Model> {
                 let leader = (!leaders.is_empty()).then(|| leader.get(&leaders).id)?;
                 let wish = wish.map(|(add, remove)| Wish { add, remove });
                 let wish = wish.filter(|wish| wish.add != wish.remove);
+                deaf.retain(|&id| id != leader);
                 Some(Model {
                     places,
                     peers,
                     leader,
                     replicas,
                     wish,
+                    deaf,
+                    asked: None,
                     avoided,
+                    given_up,
+                    bytes_needed: 0,
                     new_peers: Vec::new(),
                     may_learn: true,
                 })
@@ -466,16 +582,28 @@ impl Model {
     /// What every step has to be.
     fn check(&self, step: Step) {
         let peer = |id: u64| *self.peers.iter().find(|peer| peer.id == id).unwrap();
-        let is_up = |store_id: u64| self.places[&store_id].liveness == Up;
+        let is_up = |store_id: u64| {
+            let place = self.places.get(&store_id);
+            place.is_some_and(|place| place.liveness == Up)
+        };
+        let lives = |peer: &Peer| is_up(peer.store_id) && !self.deaf.contains(&peer.id);
         match step {
             AddLearner(store_id) => {
                 assert!(self.places[&store_id].is_usable());
                 assert!(self.peers.iter().all(|peer| peer.store_id != store_id));
             }
             Promote(id) => assert!(peer(id).learner && is_up(peer(id).store_id)),
-            Remove(id) => assert_ne!(id, self.leader),
+            Remove(id) => {
+                assert_ne!(id, self.leader);
+                let others = self
+                    .peers
+                    .iter()
+                    .filter(|peer| !peer.learner && peer.id != id);
+                let live = others.clone().filter(|other| lives(other));
+                assert!(peer(id).learner || live.count() * 2 > others.count());
+            }
             TransferLeader(id) => {
-                assert!(!peer(id).learner && is_up(peer(id).store_id) && id != self.leader);
+                assert!(!peer(id).learner && lives(&peer(id)) && id != self.leader);
             }
         }
     }
@@ -488,6 +616,8 @@ impl Model {
             .into_iter()
             .map(|store_id| (store_id, up()))
             .collect();
+        self.deaf.clear();
+        self.given_up.clear();
     }
 
     /// Takes steps to the end, and checks that none goes back or puts the region at risk.
@@ -529,7 +659,8 @@ proptest! {
         model.wish = None;
         let end = model.run_checked();
         let has_place = || model.places.iter().any(|(&store_id, place)| {
-            place.is_usable() && model.peers.iter().all(|peer| peer.store_id != store_id)
+            let is_open = !model.given_up.contains(&store_id);
+            is_open && place.is_usable() && model.peers.iter().all(|peer| peer.store_id != store_id)
         });
         match end {
             Next::Done => {

@@ -1,0 +1,117 @@
+//! Learners that do not catch up, and the stores that a region leaves alone for that.
+//!
+//! A store may be unreachable for the leader, or have a full disk. Its learner would wait for ever, and keep other regions from
+//! having any. So it is given up after a while, and its store gets no other one of that region for a while. Kept in memory
+//! only: a placement driver that is started anew waits again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdb_proto::metapb::Peer;
+
+/// How long a learner may take, and longer if there is much data.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// What a learner gets at least, in bytes a second.
+const BYTES_PER_SECOND: u64 = 4 << 20;
+
+/// How long the store of a learner that was given up is left alone.
+pub(super) const LEFT_ALONE_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// How long a learner of a region of that size may take.
+pub(super) fn patience(bytes: u64) -> Duration {
+    PATIENCE + Duration::from_secs(bytes / BYTES_PER_SECOND)
+}
+
+/// Those of one region.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Learners {
+    /// Since when each has lagged behind under the same leader, by their ids.
+    behind_since: BTreeMap<u64, Instant>,
+    /// When the learner of a store was given up last.
+    given_up: BTreeMap<u64, Instant>,
+}
+
+impl Learners {
+    /// Takes what a leader says: the peers, and which of them live, if it tells. `awake_since`: this process has listened since
+    /// then. Returns the stores whose learners are given up now.
+    pub(super) fn note(
+        &mut self,
+        peers: &[Peer],
+        live: Option<&[u64]>,
+        patience: Duration,
+        (awake_since, now): (Instant, Instant),
+    ) -> Vec<u64> {
+        let is_live = |peer_id| live.is_some_and(|live| live.contains(&peer_id));
+        let learners = peers.iter().filter(|peer| peer.learner);
+        let behind: Vec<_> = learners.filter(|peer| !is_live(peer.id)).collect();
+        self.behind_since
+            .retain(|&id, _| behind.iter().any(|peer| peer.id == id));
+        self.given_up.retain(|_, at| is_left_alone(*at, now));
+        let mut given_up = Vec::new();
+        for peer in behind {
+            let since = *self.behind_since.entry(peer.id).or_insert(now);
+            let waited = now.saturating_duration_since(since.max(awake_since));
+            if waited >= patience && self.given_up.insert(peer.store_id, now).is_none() {
+                given_up.push(peer.store_id);
+            }
+        }
+        given_up
+    }
+
+    /// Another leader begins anew.
+    pub(super) fn have_another_leader(&mut self) {
+        self.behind_since.clear();
+    }
+
+    /// Gives the learner of a store up.
+    pub(super) fn give_up(&mut self, store_id: u64, now: Instant) {
+        self.given_up.insert(store_id, now);
+    }
+
+    /// Begins anew with a store, since an operator wants it to have a replica.
+    pub(super) fn forgive(&mut self, store_id: u64, peers: &[Peer]) {
+        self.given_up.remove(&store_id);
+        for peer in peers.iter().filter(|peer| peer.store_id == store_id) {
+            self.behind_since.remove(&peer.id);
+        }
+    }
+
+    /// The stores that are left alone.
+    pub(super) fn given_up(&self, now: Instant) -> impl Iterator<Item = u64> {
+        let given_up = self.given_up.iter();
+        let left_alone = given_up.filter(move |(_, at)| is_left_alone(**at, now));
+        left_alone.map(|(&store_id, _)| store_id)
+    }
+}
+
+fn is_left_alone(given_up_at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(given_up_at) < LEFT_ALONE_FOR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_data_takes_longer_and_so_does_a_placement_driver_that_was_asleep() {
+        assert_eq!(patience(4 << 30), PATIENCE + Duration::from_secs(1024));
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let learner = [Peer {
+            id: 7,
+            store_id: 3,
+            learner: true,
+        }];
+        let mut learners = Learners::default();
+        let mut note = |live: Option<&[u64]>, awake_since, seconds| {
+            learners.note(&learner, live, PATIENCE, (awake_since, at(seconds)))
+        };
+        assert!(note(None, begun, 0).is_empty());
+        assert!(note(Some(&[7]), begun, 100).is_empty(), "it has caught up");
+        assert!(note(None, begun, 200).is_empty());
+        assert!(note(None, at(300), 550).is_empty(), "asleep until 300");
+        assert_eq!(note(None, at(300), 600), [3]);
+        assert!(note(None, at(300), 601).is_empty(), "told once");
+    }
+}
