@@ -54,7 +54,7 @@ pub struct Node {
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
-type Groups = RwLock<BTreeMap<u64, Group>>;
+pub(crate) type Groups = RwLock<BTreeMap<u64, Group>>;
 type States = BTreeMap<u64, GroupState>;
 
 /// A peer that another store has asked for, of a group that this store does not have.
@@ -378,21 +378,41 @@ async fn supervise(
 ) {
     // A task of its own, so that nothing else keeps heartbeats waiting.
     let beating = beat_groups(Arc::clone(&groups), timing);
-    let _beating = AbortOnDropHandle::new(tokio::spawn(beating));
+    let beating = AbortOnDropHandle::new(tokio::spawn(beating));
     let publishing = pin!(publish_states(&groups, opened, published));
     select(publishing, pin!(keep_groups(&groups, log_bytes_max))).await;
+    beating.abort();
+    let _ = beating.await;
 }
 
-async fn beat_groups(groups: Arc<Groups>, timing: Timing) {
+pub(crate) async fn beat_groups(groups: Arc<Groups>, timing: Timing) {
+    let beaten = Beaten(groups);
     let mut beats = Beats::start(&timing);
     loop {
         let turns = beats.next().await;
-        let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
-        for (group_id, group) in &*groups {
-            if turns.include(*group_id) {
+        beaten.each(|group_id, group| {
+            if turns.include(group_id) {
                 group.beat(&timing);
             }
+        });
+    }
+}
+
+/// The groups of a store. Without beats, and a timer, they would never send anything again.
+struct Beaten(Arc<Groups>);
+
+impl Beaten {
+    fn each(&self, beat: impl Fn(u64, &Group)) {
+        let groups = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        for (group_id, group) in &*groups {
+            beat(*group_id, group);
         }
+    }
+}
+
+impl Drop for Beaten {
+    fn drop(&mut self) {
+        self.each(|_, group| group.end_beats());
     }
 }
 

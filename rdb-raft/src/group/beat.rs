@@ -5,7 +5,8 @@
 //! more of the processor than all the heartbeats. So a timer is off while it would find nothing:
 //!
 //! - *A leader* does not campaign. Its beat asks openraft for heartbeats, once per [`Timing::heartbeat_ms`]. openraft sends them as
-//!   if the timer had gone off: to no follower that has acknowledged something a short time ago, and not while a quorum is lost.
+//!   if the timer had gone off: to no follower that has acknowledged something a short time ago, and now and then only while a quorum is
+//!   lost.
 //! - *A peer that has heard of its leader* within [`Timing::leader_patience`] does not campaign either. openraft waits for the lease
 //!   of the leader, and for an election timeout after that.
 //! - *Any other peer* has its timer on, and openraft does what it always does.
@@ -13,13 +14,13 @@
 //! So beats say when openraft looks at the clock, never what it sees there. What a lease is counted from, who may vote, and when a
 //! peer has to campaign is as without them.
 //!
-//! - When a store dies, the timers of all that follow its leaders go on before they miss three heartbeats. That is no later than the
-//!   shortest election timeout, and any campaign comes after a lease and such a timeout.
+//! - When a store dies, the timers of all that follow its leaders go on before they miss three heartbeats. A campaign comes after the
+//!   shortest election timeout at the earliest, which is no shorter; mostly after a lease, too.
 //! - A peer hears of a leader when it answers that it follows that one. What a leader of an earlier term sends is refused, so it keeps
 //!   no timer off. An answer may wait for the disk. That can hold up a campaign only of a peer whose own vote waits for the same
 //!   disk.
-//! - A group that no store beats for keeps its timer. So does one that has lost its leader, or its leadership, from its next
-//!   beat on.
+//! - A group that no store beats for has its timer. It gets it back when the beats end, in whatever way they do. So does one that has
+//!   lost its leader, or its leadership, with its next beat.
 //!
 //! Groups take turns within an interval, and those of one turn send together. So heartbeats to a store share messages, and no
 //! turn takes long.
@@ -90,6 +91,11 @@ impl Turns {
 }
 
 impl Group {
+    /// Leaves the clock to openraft, as it is without beats.
+    pub(crate) fn end_beats(&self) {
+        self.raft.runtime_config().tick(true);
+    }
+
     /// Sends heartbeats if this peer leads, and turns openraft's timer on or off. To be called once in a heartbeat interval. It never
     /// waits.
     pub(crate) fn beat(&self, timing: &Timing) {
@@ -100,8 +106,8 @@ impl Group {
                 return;
             }
             let leads = metrics.state == ServerState::Leader;
-            let others = metrics.membership_config.nodes().nth(1);
-            (leads, others.is_some())
+            let mut nodes = metrics.membership_config.nodes();
+            (leads, nodes.any(|(peer_id, _)| *peer_id != metrics.id))
         };
         let is_led = leads || self.heard.leader_within(timing.leader_patience());
         self.raft.runtime_config().tick(!is_led);
