@@ -34,7 +34,7 @@ main() {
   step 'rdb-pd and three stores start and are healthy' start_on_free_ports start_all pd "${STORES[@]}"
   step 'one store leads the region, and all three hold it' find_leader
   step 'writers and a benchmark put keys' begin_load
-  step "SIGKILL the store that leads, $kills times: writers go on, another leads, it starts again" kill_leaders
+  step "SIGKILL the store that leads: writers go on, another leads, it starts again (kills: $kills)" kill_leaders
   step 'no put failed' end_load
   step 'every acknowledged put is there' expect_acknowledged
   step 'all replicas hold the same data' replicas_agree
