@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Output;
 
 use rdb_client::{Client, RegionRoute, ReplicaOutcome};
-use rdb_proto::pdpb::AddOperatorRequest;
-use rdb_proto::pdpb::pd_client::PdClient;
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{HANG_GUARD, Node, connect, found};
+use crate::harness::{HANG_GUARD, Node, found};
 use crate::load::Load;
 use crate::rdbctl::Rdbctl;
 
@@ -95,29 +95,39 @@ impl Stores {
         found("the replicas hold the same data", agree).await;
     }
 
-    /// Has the replica of one store move to another one.
+    /// Has the replica of one store move to another one, and waits until it has.
     async fn move_replica(&self, from_store: u64, to_store: u64) {
-        let client = self.client().await;
-        found("the placement driver takes the operator", async || {
-            let route = client.region("").await.expect("it answers")?;
-            let request = AddOperatorRequest {
-                region_id: route.region.id,
-                add_store_id: to_store,
-                remove_store_id: from_store,
-            };
-            let channel = connect(&self.pd.address()).await.expect("it listens");
-            // It has one for a region at a time.
-            PdClient::new(channel).add_operator(request).await.ok()
-        })
-        .await;
+        let (from_store, to_store) = (from_store.to_string(), to_store.to_string());
+        self.accepts(&["operator", "move-peer", "1", &from_store, &to_store])
+            .await;
+        let is_done = async || {
+            let listed = self.try_rdbctl(&["operator", "list", "-o", "json"]).await;
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let newest: Value = serde_json::from_str(listed.lines().last()?).expect("JSON");
+            (newest["state"] == "done").then_some(())
+        };
+        found("the operator is done", is_done).await;
+    }
+
+    /// Asks until it is accepted: there is one operator for a region at a time, and stores may just have been silent.
+    async fn accepts(&self, arguments: &[&str]) {
+        let is_accepted = async || {
+            let output = self.try_rdbctl(arguments).await;
+            output.status.success().then_some(())
+        };
+        found(&format!("{arguments:?} is accepted"), is_accepted).await;
     }
 
     async fn load(&self) -> Load {
         Load::begin(self.client().await, WRITERS, value).await
     }
 
+    async fn try_rdbctl(&self, arguments: &[&str]) -> Output {
+        Rdbctl::at(self.pd.address()).run(arguments).await
+    }
+
     async fn rdbctl(&self, arguments: &[&str]) {
-        let output = Rdbctl::at(self.pd.address()).run(arguments).await;
+        let output = self.try_rdbctl(arguments).await;
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {told}");
     }
@@ -209,6 +219,13 @@ async fn a_replica_that_was_moved_away_is_destroyed_and_comes_back_as_another_on
     stores.move_replica(4, 1).await;
     stores.hold_the_region([1, 2, 3]).await;
     load.goes_on().await;
+    for leader in [1, 2, 3] {
+        let to_store = leader.to_string();
+        stores
+            .accepts(&["operator", "transfer-leader", "1", &to_store])
+            .await;
+        load.goes_on().await;
+    }
     stores.store(4).wait_for_log(DESTROYED).await;
     load.end().await;
 }
