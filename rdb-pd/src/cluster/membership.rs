@@ -15,8 +15,7 @@ use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_proto::pdpb::{HeldPeer, RegionStep, region_step};
 
 use super::reports::{Leadership, Report};
-use super::state::KnownStore;
-use super::state::{Change, KnownRegion, State};
+use super::state::{Change, KnownRegion, KnownStore, State};
 use super::steps::{Asked, Case, LEARNING_REGIONS_MAX, Next, Place, Step};
 use super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, PEERS_MAX};
 use crate::keys::NewPeers;

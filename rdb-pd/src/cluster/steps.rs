@@ -264,9 +264,9 @@ impl Case<'_> {
     fn has_surplus(&self) -> bool {
         let count = self.voters().count();
         let has_one_down = self.voters().any(|peer| self.is_down(peer));
-        let is_better_without_one = has_one_down && count > self.voters_reachable()
-            || self.has_lost_voter() && count > self.voters_on_those_there(true);
-        count > self.voters_kept() || count.is_multiple_of(2) && is_better_without_one
+        let is_better_without_one = (has_one_down && count > self.voters_reachable())
+            || (self.has_lost_voter() && count > self.voters_on_those_there(true));
+        count > self.voters_kept() || (count.is_multiple_of(2) && is_better_without_one)
     }
 
     fn has_lost_voter(&self) -> bool {

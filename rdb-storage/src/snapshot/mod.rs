@@ -23,8 +23,8 @@
 //!    flushes, holds writes back when it has many files. That is as much as that level has, and about two files of each other one.
 //! 4. One write puts the records and removes the mark. A flush makes that durable.
 //!
-//! An open that finds a mark repeats all of it but the first write, which was flushed: the files are still there, and what an attempt before has ingested is deleted as what
-//! was there before. So after a crash the region is what it was or what was received, never a part of either. As with applies, nothing
+//! An open that finds a mark repeats all of it but the first write, which was flushed: the files are still there, and what an attempt
+//! before has ingested is deleted as what was there before. So after a crash the region is what it was or what was received, never a part of either. As with applies, nothing
 //! is written to the write-ahead log.
 //!
 //! # An install that cannot be finished
