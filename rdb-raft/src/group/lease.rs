@@ -169,17 +169,23 @@ impl Lease {
 
     /// Of the other voters that stay and were heard of within the lease, the one whose log is the most complete.
     pub(super) fn successor(&self, metrics: &RaftMetrics) -> Option<u64> {
-        let (heard, replicated) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
-        let is_there = |voter: &u64| self.is_recent(heard.get(voter).copied().flatten());
+        let replicated = metrics.replication.as_ref()?;
         let membership = metrics.membership_config.membership();
         let others = membership.voter_ids().filter(|&voter| voter != metrics.id);
         let others = others.filter(|&voter| stays_voter(membership, voter));
-        let others = others.filter(is_there);
+        let others = others.filter(|&voter| self.has_heard_of(metrics, voter));
         others.max_by_key(|voter| replicated.get(voter).cloned().flatten())
     }
 
     fn is_live(&self, metrics: &RaftMetrics) -> bool {
         self.is_recent(metrics.last_quorum_acked)
+    }
+
+    /// Whether this peer leads, and has heard of another one within the lease.
+    pub(super) fn has_heard_of(&self, metrics: &RaftMetrics, peer_id: u64) -> bool {
+        let heard_at = metrics.heartbeat.as_ref();
+        let heard_at = heard_at.and_then(|heard_at| heard_at.get(&peer_id).copied());
+        self.is_recent(heard_at.flatten())
     }
 
     /// Whether a time is within the lease.

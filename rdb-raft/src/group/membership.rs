@@ -96,17 +96,13 @@ impl Group {
     pub fn live_peers(&self) -> BTreeSet<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let heard_at = |peer_id| {
-            let heard_at = metrics.heartbeat.as_ref()?;
-            heard_at.get(&peer_id).copied().flatten()
-        };
         let has_caught_up =
             |peer_id| lacks(&metrics, peer_id).is_some_and(|lacks| lacks <= LACKS_MAX);
         let nodes = metrics.membership_config.nodes();
         let peers = nodes.map(|(&peer_id, _)| peer_id);
         let live = peers.filter(|&peer_id| {
-            let is_heard = self.lease.is_recent(heard_at(peer_id));
-            peer_id == metrics.id || is_heard && has_caught_up(peer_id)
+            let is_there = || self.lease.has_heard_of(&metrics, peer_id) && has_caught_up(peer_id);
+            peer_id == metrics.id || is_there()
         });
         live.collect()
     }
