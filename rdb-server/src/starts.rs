@@ -13,8 +13,9 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crc32c::crc32c;
 use rdb_raft::transport::{STARTS_MAX, Starts};
-use rdb_storage::{crc32c, replace_file};
+use rdb_storage::replace_file;
 use tokio::task::spawn_blocking;
 
 use crate::error::ServerError;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, fs, io};
 
+use crc32c::crc32c;
+
 use crate::database::DatabaseKind;
 use crate::engine::Engine;
 use crate::error::{Error, OpenError};
@@ -213,36 +215,4 @@ fn damaged_record(log: &[u8]) -> Option<usize> {
 /// As RocksDB stores checksums, so that those of data which holds checksums differ.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
-/// The CRC with Castagnoli's polynomial.
-fn crc32c(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut index = 0;
-        while index < table.len() {
-            let mut crc = index as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                crc = (crc >> 1) ^ (0x82f6_3b78 * (crc & 1));
-                bit += 1;
-            }
-            table[index] = crc;
-            index += 1;
-        }
-        table
-    };
-    !bytes.iter().fold(!0, |crc: u32, &byte| {
-        (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ byte)]
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checksum_is_that_of_the_standard() {
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
-    }
 }

@@ -8,9 +8,9 @@
 //! | 4, the last | `[u64 raw keys][u64 versioned keys]` |
 
 use bytes::{Buf, BufMut, Bytes};
+use crc32c::crc32c;
 
 use super::RegionState;
-use crate::crc32c::crc32c;
 use crate::keys::DecodeError;
 use crate::keys::fields::{Problem, decode_all, decode_bytes, encode_bytes};
 use crate::read::Keyspace;
