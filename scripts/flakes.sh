@@ -12,6 +12,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
+# shellcheck source=scripts/lib/binaries.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/binaries.sh"
 
 rounds=5 busy='' only='' without='' limit=900
 logs='' finished_rounds=0
@@ -24,7 +26,7 @@ main() {
   cargo build "${WORKSPACE[@]}"
   cargo test "${WORKSPACE[@]}" --no-run
   local binaries
-  binaries=$(test_binaries)
+  binaries=$(chosen_binaries)
   [[ -n $binaries ]] || fail "no test binary is named ${only:-anything}"
 
   trap 'exit 129' HUP
@@ -60,20 +62,17 @@ parse() {
   done
 }
 
-# NAME, the package's directory and the binary of each, separated by tabs. Cargo says them in JSON, one object a line. The
-# programs themselves are among them; only the profile tells a test binary from the program that it tests.
-test_binaries() {
-  cargo test "${WORKSPACE[@]}" --no-run --message-format json 2>/dev/null |
-    sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"name":"\([^"]*\)".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\2\t\1\t\3|p' |
+# Those that were asked for.
+chosen_binaries() {
+  test_binaries |
     awk -F '\t' -v only="$only" -v without="$without" '(only == "" || $1 == only) && (without == "" || $1 != without)'
 }
 
-# run ROUND NAME DIRECTORY BINARY: where cargo would run it, and in the background, so that a signal is not kept waiting.
+# run ROUND NAME DIRECTORY BINARY
 run() {
   local round=$1 name=$2 directory=$3 binary=$4 log code=0 result
   log=$logs/$name.$round
-  (cd "$directory" && CARGO_MANIFEST_DIR=$directory exec timeout --kill-after=15 "$limit" "$binary") \
-    </dev/null >"$log" 2>&1 &
+  start_binary "$directory" "$binary" "$limit" >"$log" 2>&1
   running=$!
   { wait "$running" || code=$?; } 2>/dev/null
   running=''
@@ -120,7 +119,6 @@ spin_beside() {
 finish() {
   local code=$?
   trap '' HUP INT TERM
-  # `timeout` passes it on to the test and to the processes that the test has started.
   [[ -z $running ]] || { kill "$running" && wait "$running"; } 2>/dev/null || true
   ((${#spinning[@]} == 0)) || kill "${spinning[@]}" 2>/dev/null || true
   report

@@ -5,6 +5,11 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
+# shellcheck source=scripts/lib/binaries.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/binaries.sh"
+
+# When a test binary counts as hung.
+readonly LIMIT_SECONDS=1800
 
 # What cannot run on this machine notes it here.
 skipped_tests=$(mktemp)
@@ -12,8 +17,13 @@ export RDB_SKIPPED_TESTS=$skipped_tests
 
 timings=()
 step='' step_began=0
+# The test binary that runs, that of the faults beside it, and what the latter prints.
+running='' faults='' faults_log=$(mktemp)
 
 main() {
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
   trap summary EXIT
   step 'set-up' prepare
   step 'format' cargo fmt --all --check
@@ -22,7 +32,8 @@ main() {
   step 'build' cargo build "${WORKSPACE[@]}"
   step 'clippy' cargo clippy "${WORKSPACE[@]}" --all-targets -- -D warnings
   step 'docs' env RUSTDOCFLAGS='-D warnings' cargo doc "${WORKSPACE[@]}" --no-deps
-  step 'tests and doctests' cargo test "${WORKSPACE[@]}"
+  step 'tests' run_tests
+  step 'doctests' cargo test "${WORKSPACE[@]}" --doc
   step 'dependencies of rdb-client' check_client_dependencies
   step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
@@ -39,6 +50,28 @@ check_scripts() {
     return
   fi
   shellcheck --external-sources .ci/run scripts/*.sh scripts/*/*.sh
+}
+
+# The faults take as long as all other tests together, and wait for most of the time. So they run beside them.
+run_tests() {
+  cargo test "${WORKSPACE[@]}" --no-run
+  local binaries name directory binary
+  binaries=$(test_binaries)
+  IFS=$'\t' read -r name directory binary < <(grep $'^faults\t' <<<"$binaries") || fail 'there is no test binary of faults'
+  start_binary "$directory" "$binary" "$LIMIT_SECONDS" >"$faults_log" 2>&1
+  faults=$!
+  while IFS=$'\t' read -r name directory binary; do
+    printf '\n---- %s\n' "$name"
+    start_binary "$directory" "$binary" "$LIMIT_SECONDS"
+    running=$!
+    wait "$running"
+  done < <(grep -v $'^faults\t' <<<"$binaries")
+  running=''
+
+  printf '\n---- faults\n'
+  tail --follow=name --lines=+1 --pid="$faults" "$faults_log"
+  wait "$faults"
+  faults=''
 }
 
 # An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line.
@@ -91,7 +124,12 @@ minutes() {
 }
 
 summary() {
-  local code=$?
+  local code=$? left
+  trap '' HUP INT TERM
+  for left in $running $faults; do
+    { kill "$left" && wait "$left"; } 2>/dev/null || true
+  done
+  rm -f "$faults_log"
   [[ -z $step ]] || timings+=("FAIL  $(minutes $((SECONDS - step_began)))  $step")
   printf '\n'
   printf '%s\n' "${timings[@]}"
