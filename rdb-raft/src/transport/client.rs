@@ -23,11 +23,11 @@ use rdb_proto::transport::Connector;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::append_sender::replicate;
 use super::connection::Connection;
 use super::dial::Dialer;
 use super::lane::Outgoing;
 use super::link::Link;
-use super::session::replicate;
 use super::snapshot::Sending;
 use super::snapshot_sender::{Attempts, SnapshotRoute};
 use super::starts::Starts;
@@ -211,15 +211,15 @@ impl Route {
         connection: &Arc<Connection>,
         request: Request,
     ) -> Result<Outcome, RpcError> {
-        let exchange = connection.request()?;
+        let session = connection.open_request()?;
         let outgoing = Outgoing {
             bytes: size_of::<Item>(),
-            item: self.item(exchange.session, 0, request),
+            item: self.item(session.number, 0, request),
             _room: None,
         };
         let sent = connection.urgent.send(outgoing).await;
         sent.map_err(|_| broken("the connection takes no more"))?;
-        match exchange.answer().await?.outcome {
+        match session.answer().await?.outcome {
             Some(Outcome::Refusal(refusal)) => Err(unreachable(refusal.cause)),
             Some(outcome) => Ok(outcome),
             None => Err(broken("an answer is empty")),

@@ -61,12 +61,12 @@ impl Connection {
     /// # Errors
     ///
     /// When the connection is broken.
-    pub(super) fn session(
+    pub(super) fn open_session(
         self: &Arc<Self>,
         items_max: usize,
-    ) -> Result<Exchange<mpsc::Receiver<Answer>>, RpcError> {
+    ) -> Result<OpenSession<mpsc::Receiver<Answer>>, RpcError> {
         let (sender, answers) = mpsc::channel(items_max);
-        self.exchange(Waiter::Session(sender), answers)
+        self.open(Waiter::Session(sender), answers)
     }
 
     /// A session with a single item. It costs little, since each heartbeat has one.
@@ -74,22 +74,22 @@ impl Connection {
     /// # Errors
     ///
     /// When the connection is broken.
-    pub(super) fn request(
+    pub(super) fn open_request(
         self: &Arc<Self>,
-    ) -> Result<Exchange<oneshot::Receiver<Answer>>, RpcError> {
+    ) -> Result<OpenSession<oneshot::Receiver<Answer>>, RpcError> {
         let (sender, answer) = oneshot::channel();
-        self.exchange(Waiter::Request(sender), answer)
+        self.open(Waiter::Request(sender), answer)
     }
 
-    fn exchange<A>(self: &Arc<Self>, waiter: Waiter, answers: A) -> Result<Exchange<A>, RpcError> {
-        let session = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
+    fn open<A>(self: &Arc<Self>, waiter: Waiter, answers: A) -> Result<OpenSession<A>, RpcError> {
+        let number = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
         let mut waiting = self.waiting();
         let waiting = waiting.as_mut().ok_or_else(|| broken(BROKE))?;
-        waiting.insert(session, waiter);
+        waiting.insert(number, waiter);
         let connection = Arc::clone(self);
-        Ok(Exchange {
+        Ok(OpenSession {
             connection,
-            session,
+            number,
             answers,
         })
     }
@@ -144,14 +144,14 @@ impl Connection {
 /// What a caller says whose connection broke.
 const BROKE: &str = "the connection broke";
 
-/// A session as its caller has it.
-pub(super) struct Exchange<Answers> {
+/// A session at the end of the store that calls.
+pub(super) struct OpenSession<Answers> {
     pub(super) connection: Arc<Connection>,
-    pub(super) session: u64,
+    pub(super) number: u64,
     answers: Answers,
 }
 
-impl Exchange<mpsc::Receiver<Answer>> {
+impl OpenSession<mpsc::Receiver<Answer>> {
     /// The next answer.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ impl Exchange<mpsc::Receiver<Answer>> {
     }
 }
 
-impl Exchange<oneshot::Receiver<Answer>> {
+impl OpenSession<oneshot::Receiver<Answer>> {
     /// The answer.
     ///
     /// # Errors
@@ -173,10 +173,10 @@ impl Exchange<oneshot::Receiver<Answer>> {
     }
 }
 
-impl<Answers> Drop for Exchange<Answers> {
+impl<Answers> Drop for OpenSession<Answers> {
     fn drop(&mut self) {
         if let Some(waiting) = self.connection.waiting().as_mut() {
-            waiting.remove(&self.session);
+            waiting.remove(&self.number);
         }
     }
 }

@@ -5,9 +5,9 @@
 //! and transfers, so that none of them waits behind a large append.
 //!
 //! ```text
-//! openraft ─► Client ─► session ─┐                                                     ┌─► Sessions ─► Group::stream_append
-//!               └───── one item ─┴─► Connection ── bulk, urgent ──► PeerService ───────┴─► requests ─► Group::vote, ...
-//!                                     (one per other store, kept by its Link)
+//! openraft ─► Client ─► AppendSender ─┐                                              ┌─► AppendReceiver ─► Group::stream_append
+//!               └────────── one item ─┴─► Connection ── bulk, urgent ──► PeerService ─┴─► requests ─► Group::vote, ...
+//!                                         (one per other store, kept by its Link)
 //! ```
 //!
 //! # What is promised
@@ -64,6 +64,8 @@
 //! openraft takes for acknowledged, the follower has answered. A heartbeat has a session to itself.
 
 mod address_book;
+mod append_receiver;
+mod append_sender;
 mod client;
 mod connection;
 mod dial;
@@ -73,8 +75,6 @@ mod lane;
 mod link;
 mod requests;
 mod service;
-mod session;
-mod sessions;
 mod snapshot;
 mod snapshot_receiver;
 mod snapshot_sender;

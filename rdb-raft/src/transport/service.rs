@@ -20,11 +20,11 @@ use tonic_prost::ProstCodec;
 use tonic_prost::prost::Message;
 
 use super::REPLY_BYTES_MAX;
+use super::append_receiver::receive_appends;
 use super::connection::ITEM_BYTES_MIN;
 use super::greeting::StoreIdentity;
 use super::incoming::{Incoming, Replies};
 use super::requests::{REQUEST_BYTES_MIN, requests};
-use super::sessions::sessions;
 use super::snapshot::PATIENCE;
 use super::snapshot_receiver::receive;
 use super::starts::Starts;
@@ -65,7 +65,7 @@ impl PeerService {
         let identity = identity.ok_or_else(|| Status::unavailable("the store has no id yet"))?;
         let metadata = MetadataMap::from_headers(parts.headers);
         let (serve, item_bytes_min): (fn(Incoming) -> Replies, _) = match parts.uri.path() {
-            BULK_PATH => (sessions, ITEM_BYTES_MIN),
+            BULK_PATH => (receive_appends, ITEM_BYTES_MIN),
             URGENT_PATH => (requests, REQUEST_BYTES_MIN),
             SNAPSHOT_PATH => {
                 let messages = Messages::new(body);

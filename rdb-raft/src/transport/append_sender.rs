@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::client::Route;
-use super::connection::{Exchange, ITEM_BYTES_MIN};
+use super::connection::{ITEM_BYTES_MIN, OpenSession};
 use super::lane::Outgoing;
 use super::{
     CONNECTION_BYTES_MAX, RpcError, SESSION_BYTES_MAX, SESSION_ITEMS_MAX, broken, unreachable, wire,
@@ -39,9 +39,9 @@ pub(super) fn replicate(
 ) -> BoxStream<'static, Appended> {
     let begin = async move {
         let connected = route.link.connection().await.map_err(unreachable);
-        let begun = connected.and_then(|connection| connection.session(SESSION_ITEMS_MAX));
+        let begun = connected.and_then(|connection| connection.open_session(SESSION_ITEMS_MAX));
         match begun {
-            Ok(exchange) => Ok(Session::new(route, appends, exchange)),
+            Ok(session) => Ok(AppendSender::new(route, appends, session)),
             Err(error) => {
                 // After an error, openraft is late with the next append. That is all that keeps it from trying again at once.
                 let _ = appends.next().await;
@@ -50,7 +50,7 @@ pub(super) fn replicate(
         }
     };
     let answers = stream::once(begin).flat_map(|begun| match begun {
-        Ok(session) => session.answers().left_stream(),
+        Ok(sender) => sender.answers().left_stream(),
         Err(error) => stream::iter([Err(error)]).right_stream(),
     });
     answers.boxed()
@@ -58,10 +58,10 @@ pub(super) fn replicate(
 
 /// - Requests are sent, and answered, in the order in which they were taken.
 /// - `taken` comes after all that are in flight. While there is one, no other is taken.
-struct Session<S> {
+struct AppendSender<S> {
     route: Route,
     appends: Fuse<S>,
-    exchange: Exchange<mpsc::Receiver<Answer>>,
+    session: OpenSession<mpsc::Receiver<Answer>>,
     /// Of the connection.
     room: Arc<Semaphore>,
     next_sequence: u64,
@@ -91,13 +91,13 @@ struct Sent {
     _room: Arc<OwnedSemaphorePermit>,
 }
 
-impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
-    fn new(route: Route, appends: S, exchange: Exchange<mpsc::Receiver<Answer>>) -> Self {
+impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> AppendSender<S> {
+    fn new(route: Route, appends: S, session: OpenSession<mpsc::Receiver<Answer>>) -> Self {
         Self {
             route,
             appends: appends.fuse(),
-            room: Arc::clone(&exchange.connection.room),
-            exchange,
+            room: Arc::clone(&session.connection.room),
+            session,
             next_sequence: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -108,11 +108,11 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
     }
 
     fn answers(self) -> impl Stream<Item = Appended> + Send {
-        stream::unfold(Some(self), |session| async move {
-            let mut session = session?;
-            let answer = session.next().await.transpose()?;
+        stream::unfold(Some(self), |sender| async move {
+            let mut sender = sender?;
+            let answer = sender.next().await.transpose()?;
             let goes_on = matches!(answer, Ok(Ok(_)));
-            Some((answer, goes_on.then_some(session)))
+            Some((answer, goes_on.then_some(sender)))
         })
     }
 
@@ -126,7 +126,7 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
             let (takes, has_taken) = (self.may_take(), self.taken.is_some());
             select! {
                 biased;
-                answer = self.exchange.answer() => {
+                answer = self.session.answer() => {
                     if let Some(answer) = self.pass_on(answer?)? {
                         return Ok(Some(answer));
                     }
@@ -177,14 +177,13 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Session<S> {
             _room: Arc::clone(&room),
         });
         let request = Request::Append(wire::append(append));
-        let session = self.exchange.session;
         let outgoing = Outgoing {
-            item: self.route.item(session, sequence, request),
+            item: self.route.item(self.session.number, sequence, request),
             bytes,
             _room: Some(room),
         };
         // What has room in the connection has a place in the lane.
-        let sent = self.exchange.connection.bulk.try_send(outgoing);
+        let sent = self.session.connection.bulk.try_send(outgoing);
         sent.map_err(|_| broken("the connection takes no more"))
     }
 

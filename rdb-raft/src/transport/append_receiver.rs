@@ -21,7 +21,7 @@ use crate::types::TypeConfig;
 
 /// A group has one session on a stream, the latest. An earlier one ends, and what still comes of it is ignored. What it has taken
 /// is waited for, and is counted so long. So the sessions that have not ended are bounded, too, since each has an item.
-struct Sessions {
+struct AppendReceiver {
     incoming: Incoming,
     /// By group.
     sessions: HashMap<u64, Session>,
@@ -40,21 +40,21 @@ struct Session {
 }
 
 /// Serves a bulk stream.
-pub(super) fn sessions(incoming: Incoming) -> Replies {
+pub(super) fn receive_appends(incoming: Incoming) -> Replies {
     let (answer, answers) = mpsc::channel(ANSWERS_MAX);
-    let sessions = Sessions {
+    let receiver = AppendReceiver {
         incoming,
         sessions: HashMap::new(),
         answers,
         answer,
     };
-    replies(stream::unfold(sessions, |mut sessions| async move {
-        let answers = sessions.next_answers().await.transpose()?;
-        Some((answers, sessions))
+    replies(stream::unfold(receiver, |mut receiver| async move {
+        let answers = receiver.next_answers().await.transpose()?;
+        Some((answers, receiver))
     }))
 }
 
-impl Sessions {
+impl AppendReceiver {
     async fn next_answers(&mut self) -> Result<Option<Vec<Answer>>, Status> {
         loop {
             let mut answers = Vec::new();
