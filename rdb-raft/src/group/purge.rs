@@ -78,26 +78,6 @@ impl Group {
         self.raft.metrics().borrow_watched().purged
     }
 
-    /// A purge that was asked for and is not done waits for a stream that has not sent what is to go.
-    fn end_slow_streams(&self, purging: &Purging) {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let purged = metrics.purged.map_or(0, |purged| purged.index);
-        let Some(replication) = metrics
-            .replication
-            .as_ref()
-            .filter(|_| purged < purging.asked)
-        else {
-            return;
-        };
-        for (member, matched) in replication {
-            let matched = matched.map_or(0, |matched| matched.index);
-            if *member != metrics.id && matched < purging.asked {
-                self.slow_streams.end(*member);
-            }
-        }
-    }
-
     /// The index up to which other members do not need the log.
     pub(super) fn needed_after(&self, purging: &mut Purging, log_bytes_max: u64) -> u64 {
         let strides = &self.shared.strides;
@@ -162,21 +142,7 @@ impl Group {
         Ok(())
     }
 
-    /// Waits until openraft knows that so much is flushed.
-    async fn build_snapshot(&self, position: LogId) -> Result<(), Ended> {
-        let is_built = |metrics: &RaftMetrics| metrics.snapshot >= Some(position);
-        loop {
-            self.raft.trigger().snapshot().await?;
-            let wait = self.raft.wait(Some(SNAPSHOT_WAIT));
-            match wait.metrics(is_built, "a snapshot").await {
-                Ok(_) => return Ok(()),
-                Err(WaitError::Timeout(..)) => {}
-                Err(WaitError::ShuttingDown) => return Err(self.end()),
-            }
-        }
-    }
-
-    /// What is flushed.
+    /// What is flushed, after a flush if too much is not.
     async fn flush_if_wanted(&self) -> Result<Applied, PurgeError> {
         let (machine, strides) = (Arc::clone(&self.machine), Arc::clone(&self.shared.strides));
         // Added before it is looked at: the shutdown waits for it, or it has begun and is seen.
@@ -196,5 +162,39 @@ impl Group {
         };
         let flushed = spawn_blocking(flush).await.map_err(io::Error::other)?;
         flushed.map_err(PurgeError::Flush)
+    }
+
+    /// Waits until openraft knows that so much is flushed: it purges up to its last snapshot, which here is only a position.
+    async fn build_snapshot(&self, position: LogId) -> Result<(), Ended> {
+        let is_built = |metrics: &RaftMetrics| metrics.snapshot >= Some(position);
+        loop {
+            self.raft.trigger().snapshot().await?;
+            let wait = self.raft.wait(Some(SNAPSHOT_WAIT));
+            match wait.metrics(is_built, "a snapshot").await {
+                Ok(_) => return Ok(()),
+                Err(WaitError::Timeout(..)) => {}
+                Err(WaitError::ShuttingDown) => return Err(self.end()),
+            }
+        }
+    }
+
+    /// A purge that was asked for and is not done waits for a stream that has not sent what is to go.
+    fn end_slow_streams(&self, purging: &Purging) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let purged = metrics.purged.map_or(0, |purged| purged.index);
+        let Some(replication) = metrics
+            .replication
+            .as_ref()
+            .filter(|_| purged < purging.asked)
+        else {
+            return;
+        };
+        for (member, matched) in replication {
+            let matched = matched.map_or(0, |matched| matched.index);
+            if *member != metrics.id && matched < purging.asked {
+                self.slow_streams.end(*member);
+            }
+        }
     }
 }
