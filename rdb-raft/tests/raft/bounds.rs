@@ -18,9 +18,9 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
+use crate::calling::{Calling, entries, hello, is_appended, item, refusal, served, served_with};
 use crate::device::TestDevice;
 use crate::stores::Stores;
-use crate::transport::{Calling, entries, hello, is_appended, item, refusal, served, served_with};
 use crate::voters::{GUARD, wait_until};
 
 /// What ends the stream after the envelope was sent.

@@ -6,6 +6,7 @@
 )]
 
 mod bounds;
+mod calling;
 #[path = "../../../rdb-storage/tests/storage/child.rs"]
 mod child;
 mod device;
