@@ -16,7 +16,7 @@ use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
 use crate::options::StorageOptions;
 use crate::proposal::Proposal;
 use crate::read::Keyspace;
-use crate::{Command, Storage};
+use crate::{Command, Storage, WriteHealth};
 
 const REGION: u64 = 7;
 
@@ -114,6 +114,23 @@ fn receive(source: &Storage, target: &Storage) -> ReceivedRegion {
 
 /// Applies an entry to the region.
 fn apply(storage: &Storage, position: &'static str, commands: Vec<Command>) {
+    try_to_apply(storage, position, commands).unwrap();
+}
+
+fn try_to_swap(storage: &Storage, key: &'static str) -> Result<(), Error> {
+    let swap = Command::CompareAndSwap {
+        key: key.into(),
+        expected_version: 0,
+        value: key.into(),
+    };
+    try_to_apply(storage, "swapped", vec![swap])
+}
+
+fn try_to_apply(
+    storage: &Storage,
+    position: &'static str,
+    commands: Vec<Command>,
+) -> Result<(), Error> {
     let entry = LogEntry {
         position: position.into(),
         change: LogChange::Proposal(Proposal {
@@ -122,7 +139,7 @@ fn apply(storage: &Storage, position: &'static str, commands: Vec<Command>) {
         }),
     };
     let applied = storage.apply(REGION, &[entry], ApplyOptions::default());
-    applied.unwrap();
+    applied.map(drop)
 }
 
 fn noise(seed: u64, bytes: usize) -> Bytes {
@@ -200,30 +217,41 @@ fn a_damaged_block_keeps_a_region_neither_from_being_replaced_nor_from_its_end()
         let (_source_directory, source) = holding("new", "of the source");
         let (directory, storage) = holding("old", "of the target");
         let database = &storage.engine().database;
-        database.compact_range(None::<&[u8]>, None::<&[u8]>);
+        for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
+            let family = storage.engine().family(keyspace.family());
+            database.compact_range_cf(&family, None::<&[u8]>, None::<&[u8]>);
+        }
         let names = || {
+            let families = [Keyspace::Raw, Keyspace::Versioned].map(|of| of.family().name());
             let files = database.live_files().unwrap().into_iter();
-            let raw_files = files.filter(|file| file.column_family_name == "default");
-            raw_files.map(|file| file.name).collect::<Vec<_>>()
+            let of_keys = files.filter(|file| families.contains(&&*file.column_family_name));
+            of_keys.map(|file| file.name).collect::<Vec<_>>()
         };
-        let [damaged] = &names()[..] else {
-            panic!("one file has the raw key");
-        };
-        let file = directory.path().join("db").join(&damaged[1..]);
-        let mut bytes = fs::read(&file).unwrap();
-        bytes[1] ^= 1;
-        fs::write(&file, bytes).unwrap();
+        let damaged = names();
+        assert_eq!(damaged.len(), 2, "one file has the raw key, one the other");
+        for name in &damaged {
+            let file = directory.path().join("db").join(&name[1..]);
+            let mut bytes = fs::read(&file).unwrap();
+            bytes[1] ^= 1;
+            fs::write(&file, bytes).unwrap();
+        }
         let lost = storage.get_raw(b"old");
         assert!(matches!(lost, Err(Error::DataLoss { .. })), "{lost:?}");
+        let stuck = try_to_swap(&storage, "old");
+        assert!(matches!(stuck, Err(Error::DataLoss { .. })), "{stuck:?}");
+        let health = storage.write_health();
+        assert_ne!(*health.borrow(), WriteHealth::Healthy);
 
         if is_replaced {
             receive(&source, &storage).install().unwrap();
             assert!(holds(&storage, "new", "of the source"));
+            try_to_swap(&storage, "old").expect("its data is another one");
         } else {
             storage.destroy_region(REGION, 3).unwrap();
+            assert_eq!(storage.get_raw(b"old"), Ok(None));
         }
-        assert_eq!(storage.get_raw(b"old"), Ok(None));
-        assert!(!names().contains(damaged));
+        assert!(!names().iter().any(|name| damaged.contains(name)));
+        assert_eq!(*health.borrow(), WriteHealth::Healthy);
     }
 }
 

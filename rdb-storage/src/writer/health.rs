@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::error::Error;
 
-/// Whether writes are taken. It only ever gets worse, until the next open.
+/// Whether writes are taken. It only ever gets worse until the next open, unless all data of a region goes or is replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteHealth {
     /// They are.
@@ -131,10 +131,28 @@ impl Health {
         self.stop_region(region_id, error)
     }
 
+    /// Takes writes to a region again, since what could not be read of it is gone.
+    pub(crate) fn resume_region(&self, region_id: u64) {
+        let stuck = self.stuck.lock();
+        stuck
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&region_id);
+        self.health.send_if_modified(|health| {
+            let WriteHealth::RegionsStopped { causes } = health else {
+                return false;
+            };
+            let was_stopped = causes.remove(&region_id).is_some();
+            if causes.is_empty() {
+                *health = WriteHealth::Healthy;
+            }
+            was_stopped
+        });
+    }
+
     /// Ends writing to a region whose data could not be read, and returns why.
     pub(crate) fn stop_region(&self, region_id: u64, error: Error) -> Error {
         let cause = error.to_string();
-        tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until the storage is opened again");
+        tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until its data is replaced or the storage is opened again");
         self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| match health {
             WriteHealth::Healthy => {
@@ -149,5 +167,32 @@ impl Health {
             WriteHealth::Stopped { .. } => false,
         });
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damage() -> Error {
+        Error::DataLoss {
+            cause: "a damaged block".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_region_takes_writes_again_once_what_could_not_be_read_is_gone() {
+        let health = Health::new();
+        health.stop_log(1, damage());
+        health.stop_region(2, damage());
+        assert!(health.check_log(1).is_err());
+        health.resume_region(1);
+        assert_eq!((health.check(1), health.check_log(1)), (Ok(()), Ok(())));
+        assert!(health.check(2).is_err());
+        health.resume_region(2);
+        assert_eq!(*health.watch().borrow(), WriteHealth::Healthy);
+        health.stop("the disk has failed".to_owned());
+        health.resume_region(1);
+        assert!(health.check(1).is_err() && health.check_log(1).is_err());
     }
 }

@@ -53,7 +53,9 @@ impl Worker {
         }
         let mut batch = Batch::new(&self.engine);
         batch.finish_install(installing);
-        self.write_flushed(batch)
+        self.write_flushed(batch)?;
+        self.health.resume_region(region.id);
+        Ok(())
     }
 
     /// After files were dropped: what one of them had deleted may show again.
@@ -136,6 +138,7 @@ impl Worker {
             self.engine.drop_files(&region)?;
             self.clear_again(&region)?;
         }
+        self.health.resume_region(region_id);
         Ok(())
     }
 }
