@@ -9,6 +9,7 @@ use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::metapb::{Context, Store};
 use rdb_proto::pdpb::GetStoresRequest;
+use rdb_proto::transport::NOT_SERVING_CAUSE;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -166,11 +167,13 @@ impl Asking<'_> {
             }
         });
         let question = async |channel| {
-            Ok(if is_serving(channel).await? {
-                Health::Serving
-            } else {
-                let cause = "it is stopping or takes no writes; its log says why".to_owned();
-                Health::NotServing { cause }
+            Ok(match serving(channel).await? {
+                Serving::Yes => Health::Serving,
+                Serving::No { told } => {
+                    let untold = "it is stopping or takes no writes; its log says why";
+                    let cause = told.unwrap_or_else(|| untold.to_owned());
+                    Health::NotServing { cause }
+                }
             })
         };
         ProcessHealth {
@@ -216,7 +219,7 @@ impl Asking<'_> {
 
     /// Asks for a region that no store has: the answer says who answers, and whether it takes requests.
     async fn store_at(&self, store: &Store, channel: Channel) -> Result<Health, Status> {
-        let is_serving = is_serving(channel.clone()).await?;
+        let serving = serving(channel.clone()).await?;
         let context = Context {
             cluster_id: self.placement_driver.cluster_id().unwrap_or_default(),
             store_id: store.id,
@@ -245,20 +248,41 @@ impl Asking<'_> {
             Some(Kind::NotReady(not_ready)) => Health::NotServing {
                 cause: not_ready.reason,
             },
-            _ if is_serving => Health::Serving,
-            _ => Health::NotServing {
-                cause: takes_no_writes(store),
+            _ => match serving {
+                Serving::Yes => Health::Serving,
+                Serving::No { told } => Health::NotServing {
+                    cause: told.unwrap_or_else(|| takes_no_writes(store)),
+                },
             },
         })
     }
 }
 
-async fn is_serving(channel: Channel) -> Result<bool, Status> {
-    let mut client = HealthClient::new(channel);
-    let answer = client.check(HealthCheckRequest::default()).await?;
-    Ok(answer.get_ref().status() == ServingStatus::Serving)
+/// What a process says of itself.
+enum Serving {
+    Yes,
+    /// Processes of early releases do not tell why.
+    No {
+        told: Option<String>,
+    },
 }
 
+async fn serving(channel: Channel) -> Result<Serving, Status> {
+    let mut client = HealthClient::new(channel);
+    let answer = client.check(HealthCheckRequest::default()).await?;
+    if answer.get_ref().status() == ServingStatus::Serving {
+        return Ok(Serving::Yes);
+    }
+    let cause = answer.metadata().get(NOT_SERVING_CAUSE);
+    let told = cause
+        .and_then(|cause| cause.to_str().ok())
+        .filter(|cause| !cause.is_empty());
+    Ok(Serving::No {
+        told: told.map(str::to_owned),
+    })
+}
+
+/// The guess at a store that does not tell.
 fn takes_no_writes(store: &Store) -> String {
     let room = store.stats.map_or_else(String::new, |stats| {
         let bytes = stats.available_bytes;
