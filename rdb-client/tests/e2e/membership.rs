@@ -7,12 +7,15 @@ use std::process::Output;
 use rdb_client::{Client, RegionRoute, ReplicaOutcome};
 use serde_json::Value;
 use tempfile::TempDir;
+use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::harness::{HANG_GUARD, Node, found};
+use crate::harness::{HANG_GUARD, Node, damage_largest_table, found};
 use crate::load::Load;
 use crate::rdbctl::Rdbctl;
 
 const WRITERS: usize = 4;
+
+const DESTROYED: &str = "a replica was destroyed";
 
 /// More than an entry of the log holds, so that a new replica gets it by a snapshot, too.
 const VALUE_BYTES: usize = 1024;
@@ -126,6 +129,15 @@ impl Stores {
         Rdbctl::at(self.pd.address()).run(arguments).await
     }
 
+    async fn health_tells(&self, texts: &[&str]) {
+        let tells = async || {
+            let output = self.try_rdbctl(&["health", "-o", "json"]).await;
+            let told = String::from_utf8_lossy(&output.stdout);
+            texts.iter().all(|text| told.contains(text)).then_some(())
+        };
+        found(&format!("health tells {texts:?}"), tells).await;
+    }
+
     async fn rdbctl(&self, arguments: &[&str]) {
         let output = self.try_rdbctl(arguments).await;
         let told = String::from_utf8_lossy(&output.stderr);
@@ -202,7 +214,6 @@ async fn a_store_whose_disk_was_lost_is_replaced_by_a_new_one_at_its_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_moved_away_is_destroyed_and_comes_back_as_another_one() {
-    const DESTROYED: &str = "a replica was destroyed";
     let mut stores = Stores::start().await;
     let load = stores.load().await;
     stores.add().await;
@@ -228,4 +239,59 @@ async fn a_replica_that_was_moved_away_is_destroyed_and_comes_back_as_another_on
     }
     stores.store(4).wait_for_log(DESTROYED).await;
     load.end().await;
+}
+
+/// A start after a kill applies the end of the log again, and a swap reads what it replaces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_with_damaged_data_is_named_done_without_and_replaced() {
+    let mut stores = Stores::start().await;
+    stores.add().await;
+    stores.add().await;
+    stores.hold_the_region([1, 2, 3]).await;
+    let client = stores.client().await;
+    let mut large = vec![0; 256 << 10];
+    fastrand::Rng::with_seed(1).fill(&mut large);
+    let version = client.cas_put("key", 0, large).await.expect("swapped");
+    let damaged = stores.store(2);
+    damaged.terminate();
+    assert!(damaged.exited().await.success(), "it has flushed");
+    damaged.start_serving().await;
+    client
+        .cas_put("key", version, "small")
+        .await
+        .expect("swapped");
+    damaged.kill();
+    damage_largest_table(&damaged.data_dir().join("db"));
+
+    damaged.start();
+    damaged
+        .wait_for_log("the data of a region is damaged")
+        .await;
+    stores
+        .health_tells(&[
+            "region 1: its log cannot be applied",
+            ".sst",
+            "The other stores hold the region",
+        ])
+        .await;
+    let swapped = client.get("key").await.expect("read");
+    assert_eq!(swapped.expect("it is there").value, "small");
+    let load = stores.load().await;
+    load.goes_on().await;
+
+    stores.add().await;
+    stores.move_replica(2, 4).await;
+    stores.hold_the_region([1, 3, 4]).await;
+    load.goes_on().await;
+    load.end().await;
+    let damaged = stores.store(2);
+    damaged.wait_for_log(DESTROYED).await;
+    damaged.wait_for_health(ServingStatus::Serving).await;
+    let log = damaged.log();
+    let unheard = log.matches("failed to send RaftMsg").count();
+    // What may be on its way when the group ends.
+    assert!(
+        unheard < 40,
+        "{unheard} lines of requests to a group that has ended"
+    );
 }

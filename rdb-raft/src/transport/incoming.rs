@@ -249,6 +249,8 @@ pub(super) fn peer(
     {
         return Err(stranger(from_store, group_id, from_peer));
     }
+    // openraft would write a line for each request.
+    group.check_running().map_err(|ended| ended.to_string())?;
     group.has_heard();
     Ok(group)
 }

@@ -1,9 +1,9 @@
 //! A Raft log and data that do not belong together.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::harness::{Cluster, copy_directory};
+use crate::harness::{Cluster, copy_directory, damage_largest_table};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_raft_log_that_is_older_than_the_data_is_refused() {
@@ -59,7 +59,7 @@ async fn a_damaged_block_that_a_start_needs_is_named_with_its_region() {
     let swapped = client.cas_put("key", version, "small").await;
     swapped.expect("swapped");
     store.kill();
-    damage_the_largest_table(&store.data_dir().join("db"));
+    damage_largest_table(&store.data_dir().join("db"));
 
     store.start();
     let ended = store.exited().await;
@@ -73,19 +73,6 @@ async fn a_damaged_block_that_a_start_needs_is_named_with_its_region() {
     ] {
         assert!(refused.contains(told), "{refused}");
     }
-}
-
-/// The value is most of it.
-fn damage_the_largest_table(database: &Path) {
-    let entries = fs::read_dir(database).expect("the database is there");
-    let tables = entries.map(|entry| entry.expect("it can be read").path());
-    let tables = tables.filter(|path| path.extension().is_some_and(|name| name == "sst"));
-    let length = |table: &PathBuf| fs::metadata(table).expect("it is there").len();
-    let largest = tables.max_by_key(length).expect("it was flushed");
-    let mut bytes = fs::read(&largest).expect("it can be read");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(largest, bytes).expect("it can be written");
 }
 
 fn replace(directory: &Path, with: &Path) {

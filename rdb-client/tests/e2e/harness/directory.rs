@@ -1,7 +1,7 @@
 //! Data directories.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Copies the files of a directory, and those of its directories, to one that may be there.
 pub(crate) fn copy_directory(from: &Path, to: &Path) {
@@ -15,4 +15,17 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
             fs::copy(source, target).expect("a file can be copied");
         }
     }
+}
+
+/// Changes a bit in the middle of the largest table of a database.
+pub(crate) fn damage_largest_table(database: &Path) {
+    let entries = fs::read_dir(database).expect("the database is there");
+    let tables = entries.map(|entry| entry.expect("it can be read").path());
+    let tables = tables.filter(|path| path.extension().is_some_and(|name| name == "sst"));
+    let length = |table: &PathBuf| fs::metadata(table).expect("it is there").len();
+    let largest = tables.max_by_key(length).expect("it was flushed");
+    let mut bytes = fs::read(&largest).expect("it can be read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(largest, bytes).expect("it can be written");
 }

@@ -19,7 +19,7 @@ pub(crate) use as_is::AsIs;
 pub(crate) use binaries::binary;
 pub(crate) use call_path::{CallPath, over_both_paths};
 pub(crate) use cluster::Cluster;
-pub(crate) use directory::copy_directory;
+pub(crate) use directory::{copy_directory, damage_largest_table};
 pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};
 #[allow(unused_imports, reason = "the fault suite makes networks by it")]
