@@ -1,5 +1,6 @@
 //! Why what an operator asks for is not done.
 
+use super::DISCONNECTED_AFTER;
 use super::operators::OPERATORS_MAX;
 
 /// Most ids that a message lists.
@@ -121,6 +122,15 @@ pub enum Impossible {
         needed: usize,
         /// How many other stores could have one.
         usable: usize,
+    },
+    /// A store was not heard of since this process has started or woken up. It may be up.
+    #[error(
+        "the placement driver has started, or was asleep, and has not heard of store {store_id} yet; ask again in {} s",
+        DISCONNECTED_AFTER.as_secs()
+    )]
+    Unheard {
+        /// The store.
+        store_id: u64,
     },
 }
 

@@ -80,14 +80,18 @@ impl State {
     }
 
     /// Each region that has to move, or that grows, could have as many voters on other stores as it is to have: one on this store, or
-    /// on another one that leaves, or with fewer voters than it can have.
+    /// on another one that leaves, or with fewer voters than it can have. A store that was not heard of yet may be one of those.
     fn check_others_suffice(&self, store_id: u64, now: Instant) -> Result<(), Impossible> {
-        let usable = self.confirmed().filter(|store| {
+        let fit = self.confirmed().filter(|store| {
             let record = &store.record;
-            let can_hold = !record.is_leaving && store.may_take_replicas();
-            record.id != store_id && can_hold && self.liveness(store, now) == Liveness::Up
+            record.id != store_id && !record.is_leaving && store.may_take_replicas()
         });
-        let usable = usable.count();
+        let known_as = |liveness| {
+            let is_so = move |store: &&KnownStore| self.liveness(store, now) == liveness;
+            fit.clone().filter(is_so)
+        };
+        let usable = known_as(Liveness::Up).count();
+        let unheard = known_as(Liveness::Unheard).next();
         let surroundings = self.surroundings(now);
         for known in self.regions.values() {
             let peers = &known.region.peers;
@@ -104,11 +108,16 @@ impl State {
                 peer.store_id == store_id || store.is_some_and(|store| store.record.is_leaving)
             });
             if needed > usable && (has_to_move || voters < needed) {
-                return Err(Impossible::TooFewStores {
-                    store_id,
-                    region_id: known.region.id,
-                    needed,
-                    usable,
+                return Err(match unheard {
+                    Some(unheard) => Impossible::Unheard {
+                        store_id: unheard.record.id,
+                    },
+                    None => Impossible::TooFewStores {
+                        store_id,
+                        region_id: known.region.id,
+                        needed,
+                        usable,
+                    },
                 });
             }
         }

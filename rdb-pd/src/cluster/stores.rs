@@ -181,7 +181,7 @@ impl State {
     }
 
     /// The stores that have kept their id and have not left, in the order of their ids.
-    pub(super) fn confirmed(&self) -> impl Iterator<Item = &KnownStore> {
+    pub(super) fn confirmed(&self) -> impl Iterator<Item = &KnownStore> + Clone {
         let stores = self.stores.values();
         stores.filter(|store| store.record.has_kept_its_id() && !store.record.has_left)
     }

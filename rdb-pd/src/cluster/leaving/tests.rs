@@ -149,6 +149,32 @@ fn a_store_stays_while_too_few_others_can_take_its_replicas() {
 }
 
 #[test]
+fn stores_that_were_not_heard_of_yet_are_waited_for() {
+    let mut scene = Scene::with_three_replicas();
+    let fourth = scene.add_store();
+    scene.restart();
+    scene.beat(&present(&scene, 1)).unwrap();
+    for store_id in [2, 3, fourth] {
+        let unheard = Err(Impossible::Unheard { store_id });
+        assert_eq!(scene.change_leaving(1, true), unheard);
+        scene.beat(&present(&scene, store_id)).unwrap();
+    }
+    assert_eq!(scene.change_leaving(1, true), Ok(false));
+    // One that stays silent is one too few in the end.
+    scene.restart();
+    for store_id in [1, 3, fourth] {
+        scene.beat(&present(&scene, store_id)).unwrap();
+    }
+    let unheard = Err(Impossible::Unheard { store_id: 2 });
+    assert_eq!(scene.change_leaving(3, true), unheard);
+    scene.pass(DISCONNECTED_AFTER);
+    for store_id in [1, 3, fourth] {
+        scene.beat(&present(&scene, store_id)).unwrap();
+    }
+    assert_eq!(scene.refused(3), (3, 1));
+}
+
+#[test]
 fn stores_that_are_not_there_are_refused_with_a_list_of_those_that_are() {
     let mut scene = Scene::with_original();
     let unkept = scene.register(&fresh("b:1", 2)).unwrap();
