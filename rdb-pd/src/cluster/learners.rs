@@ -33,18 +33,17 @@ pub(super) struct Learners {
 }
 
 impl Learners {
-    /// Takes what a leader says: the peers, and which of them live, if it tells. `awake_since`: this process has listened since
-    /// then. Returns the stores whose learners are given up now.
+    /// Takes what a leader says: the peers, and which of them live. `awake_since`: this process has listened since then. Returns
+    /// the stores whose learners are given up now.
     pub(super) fn note(
         &mut self,
         peers: &[Peer],
-        live: Option<&[u64]>,
+        live: &[u64],
         patience: Duration,
         (awake_since, now): (Instant, Instant),
     ) -> Vec<u64> {
-        let is_live = |peer_id| live.is_some_and(|live| live.contains(&peer_id));
         let learners = peers.iter().filter(|peer| peer.learner);
-        let behind: Vec<_> = learners.filter(|peer| !is_live(peer.id)).collect();
+        let behind: Vec<_> = learners.filter(|peer| !live.contains(&peer.id)).collect();
         self.behind_since
             .retain(|&id, _| behind.iter().any(|peer| peer.id == id));
         self.given_up.retain(|_, at| is_left_alone(*at, now));
@@ -104,14 +103,14 @@ mod tests {
             learner: true,
         }];
         let mut learners = Learners::default();
-        let mut note = |live: Option<&[u64]>, awake_since, seconds| {
+        let mut note = |live: &[u64], awake_since, seconds| {
             learners.note(&learner, live, PATIENCE, (awake_since, at(seconds)))
         };
-        assert!(note(None, begun, 0).is_empty());
-        assert!(note(Some(&[7]), begun, 100).is_empty(), "it has caught up");
-        assert!(note(None, begun, 200).is_empty());
-        assert!(note(None, at(300), 550).is_empty(), "asleep until 300");
-        assert_eq!(note(None, at(300), 600), [3]);
-        assert!(note(None, at(300), 601).is_empty(), "told once");
+        assert!(note(&[], begun, 0).is_empty());
+        assert!(note(&[7], begun, 100).is_empty(), "it has caught up");
+        assert!(note(&[], begun, 200).is_empty());
+        assert!(note(&[], at(300), 550).is_empty(), "asleep until 300");
+        assert_eq!(note(&[], at(300), 600), [3]);
+        assert!(note(&[], at(300), 601).is_empty(), "told once");
     }
 }

@@ -92,6 +92,7 @@ impl State {
                 Verdict::Outdated => {}
                 Verdict::Foreign => foreign.push(report),
                 Verdict::Counts { .. } => {
+                    let live = self.live_peers(report, now);
                     let Some(known) = self.region_mut(report.region_id) else {
                         continue;
                     };
@@ -103,8 +104,7 @@ impl State {
                         known.learners.have_another_leader();
                     }
                     known.live.clone_from(&report.live);
-                    let live = report.live.as_deref();
-                    for learns_on in known.learners.note(&report.peers, live, patience, awake) {
+                    for learns_on in known.learners.note(&report.peers, &live, patience, awake) {
                         let region_id = report.region_id;
                         tracing::warn!(
                             region_id,
@@ -116,6 +116,19 @@ impl State {
             }
         }
         foreign
+    }
+
+    /// The peers that live. If the leader does not tell, those whose stores are up.
+    fn live_peers(&self, report: &Report, now: Instant) -> Vec<u64> {
+        if let Some(live) = &report.live {
+            return live.clone();
+        }
+        let is_up = |peer: &&Peer| {
+            let store = self.stores.get(&peer.store_id);
+            store.is_some_and(|store| store.is_up(now))
+        };
+        let live = report.peers.iter().filter(is_up);
+        live.map(|peer| peer.id).collect()
     }
 
     /// How much a store holds, as far as it has said.
