@@ -45,7 +45,8 @@ impl From<&Report> for Led {
 pub(super) struct Surroundings {
     now: Instant,
     pub(super) places: BTreeMap<u64, Place>,
-    /// The regions that have learners, or are about to.
+    /// The regions that have learners, or are about to. One without a leader that reports is none of them: its learners get
+    /// nothing.
     learning: BTreeSet<u64>,
 }
 
@@ -127,7 +128,7 @@ impl State {
                     place.peer_count += 1;
                 }
             }
-            if known.is_learning(now) {
+            if known.is_learning(now) && !self.is_silent(known.reported_at, now) {
                 learning.insert(known.region.id);
             }
         }

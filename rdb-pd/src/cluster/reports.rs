@@ -103,6 +103,7 @@ impl State {
                     if known.leadership.replace(leadership) != Some(leadership) {
                         known.learners.have_another_leader();
                     }
+                    known.reported_at = Some(now);
                     known.live.clone_from(&report.live);
                     for learns_on in known.learners.note(&report.peers, &live, patience, awake) {
                         let region_id = report.region_id;

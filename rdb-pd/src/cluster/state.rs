@@ -50,6 +50,8 @@ pub(super) struct KnownRegion {
     pub(super) region: Region,
     /// Who leads it, as far as this process has heard.
     pub(super) leadership: Option<Leadership>,
+    /// When a leader was last heard of, in a report that counts.
+    pub(super) reported_at: Option<Instant>,
     /// The peers that live, as the leader has said last. `None`: it does not tell.
     pub(super) live: Option<Vec<u64>>,
     pub(super) learners: Learners,

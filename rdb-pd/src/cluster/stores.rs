@@ -322,9 +322,9 @@ impl State {
         Ok(())
     }
 
-    /// Whether a start that was last heard of at `heard_at` has been silent for [`DISCONNECTED_AFTER`] while this process
-    /// listened.
-    fn is_silent(&self, heard_at: Option<Instant>, now: Instant) -> bool {
+    /// Whether a start, or a leader, that was last heard of at `heard_at` has been silent for [`DISCONNECTED_AFTER`] while this
+    /// process listened.
+    pub(super) fn is_silent(&self, heard_at: Option<Instant>, now: Instant) -> bool {
         let last = heard_at.max(Some(self.listening.since(now)));
         last.is_none_or(|last| !is_recent(last, now))
     }

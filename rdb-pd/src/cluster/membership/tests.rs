@@ -264,32 +264,43 @@ fn a_restart_in_the_middle_of_anything_changes_nothing_of_where_it_ends() {
     }
 }
 
+/// More regions than may have learners at a time.
+const MANY_REGIONS: u64 = LEARNING_REGIONS_MAX as u64 + 4;
+
+impl Play {
+    /// More regions like the first one. Returns the reports of their leaders, all on the first store.
+    fn with_many_regions(&mut self) -> Vec<Report> {
+        for id in 2..=MANY_REGIONS {
+            self.scene.state.apply(Change::Region(Region {
+                id,
+                start_key: id.to_be_bytes().to_vec().into(),
+                ..self.region.clone()
+            }));
+        }
+        let reports = (1..=MANY_REGIONS).map(|region_id| Report {
+            region_id,
+            ..self.report()
+        });
+        reports.collect()
+    }
+
+    /// The first store leads these, and others are up. Returns the regions that are told a step.
+    fn lead_many(&mut self, reports: &[Report]) -> Vec<u64> {
+        for store_id in [2, 3] {
+            self.scene.report(store_id, &[]);
+        }
+        let steps = self.scene.lead_on(1, reports);
+        steps.iter().map(|step| step.region_id).collect()
+    }
+}
+
 #[test]
 fn few_regions_have_learners_at_a_time() {
     let mut play = Play::with_stores(3);
-    let count = LEARNING_REGIONS_MAX as u64 + 4;
-    for id in 2..=count {
-        play.scene.state.apply(Change::Region(Region {
-            id,
-            start_key: id.to_be_bytes().to_vec().into(),
-            ..play.region.clone()
-        }));
-    }
-    let reports = (1..=count).map(|region_id| Report {
-        region_id,
-        ..play.report()
-    });
-    let mut reports: Vec<_> = reports.collect();
-    let leads = |play: &mut Play, reports: &[Report]| {
-        let steps = play.scene.lead_on(1, reports);
-        steps.iter().map(|step| step.region_id).collect::<Vec<_>>()
-    };
+    let mut reports = play.with_many_regions();
     let first: Vec<_> = (1..=LEARNING_REGIONS_MAX as u64).collect();
-    for store_id in [2, 3] {
-        play.scene.report(store_id, &[]);
-    }
-    assert_eq!(leads(&mut play, &reports), first);
-    assert_eq!(leads(&mut play, &reports), first, "the same again");
+    assert_eq!(play.lead_many(&reports), first);
+    assert_eq!(play.lead_many(&reports), first, "the same again");
     // Each on the store that has the fewest then.
     let state = &play.scene.state;
     let counts = [2, 3].map(|store_id| state.surroundings(play.scene.now).places[&store_id]);
@@ -304,15 +315,39 @@ fn few_regions_have_learners_at_a_time() {
         })
         .to_vec();
     reports[0].epoch.conf_version = 5;
-    leads(&mut play, &reports);
+    play.lead_many(&reports);
     play.scene.now += DISCONNECTED_AFTER - HEARTBEAT_INTERVAL;
     play.scene.state.listening.note_awake(play.scene.now);
     let next: Vec<_> = (2..=LEARNING_REGIONS_MAX as u64 + 1).collect();
-    for store_id in [2, 3] {
-        play.scene.report(store_id, &[]);
-    }
+    play.lead_many(&[]);
     play.scene.pass(HEARTBEAT_INTERVAL);
-    assert_eq!(leads(&mut play, &reports), next);
+    assert_eq!(play.lead_many(&reports), next);
+}
+
+#[test]
+fn a_region_without_a_leader_has_no_place_to_learn() {
+    let mut play = Play::with_stores(3);
+    let mut reports = play.with_many_regions();
+    play.scene.state.counters.peer_id += 1;
+    let learner = Peer {
+        id: play.scene.state.counters.peer_id,
+        store_id: 2,
+        learner: true,
+    };
+    let (learning, others) = reports.split_at_mut(LEARNING_REGIONS_MAX);
+    for report in &mut *learning {
+        report.peers.push(learner);
+        report.epoch.conf_version += 1;
+        report.live = Some(vec![report.peer_id]);
+    }
+    play.lead_many(learning);
+    assert!(play.lead_many(others).is_empty(), "there are enough");
+    // Their leaders have no majority any more. The store is up.
+    play.scene.pass(DISCONNECTED_AFTER - HEARTBEAT_INTERVAL);
+    assert!(play.lead_many(others).is_empty(), "another may be elected");
+    play.scene.pass(HEARTBEAT_INTERVAL);
+    let told = others.iter().map(|report| report.region_id);
+    assert_eq!(play.lead_many(others), told.collect::<Vec<_>>());
 }
 
 #[test]
