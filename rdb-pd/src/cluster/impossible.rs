@@ -25,6 +25,14 @@ pub enum Impossible {
         /// Which there are.
         present: String,
     },
+    /// Which members the region has is not known: no leader has reported since this process has started.
+    #[error(
+        "the placement driver has started, and the leader of region {region_id} has not reported yet; ask again in some seconds"
+    )]
+    Unconfirmed {
+        /// The region.
+        region_id: u64,
+    },
     /// The region has no operator.
     #[error("region {region_id} has no operator under way; {present}")]
     NoOperator {

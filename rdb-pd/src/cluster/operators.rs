@@ -286,13 +286,17 @@ impl State {
         })
     }
 
-    /// Whether the region is as the wish asks.
+    /// Whether the region is as the wish asks. That is not known before its leader has reported to this process: what is stored may
+    /// be older, most of all in a copy.
     fn check_wish(&self, region_id: u64, wish: Wish, now: Instant) -> Result<bool, Impossible> {
         let Some(known) = self.region_by_id(region_id) else {
             let regions = self.regions.values().map(|known| &known.region.id);
             let present = listed("regions", regions);
             return Err(Impossible::NoRegion { region_id, present });
         };
+        if known.leadership.is_none() {
+            return Err(Impossible::Unconfirmed { region_id });
+        }
         let peers = &known.region.peers;
         let peer_on = |store_id| peers.iter().find(|peer| peer.store_id == store_id);
         for store_id in wish.add.into_iter().chain(wish.remove) {

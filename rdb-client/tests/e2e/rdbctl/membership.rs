@@ -5,12 +5,18 @@ use serde_json::{Value, json};
 use super::{DONE, FAILED, NOT_FOUND, Rdbctl, USAGE, assert_exit, errors, objects};
 use crate::harness::{Cluster, Node, found};
 
-/// A cluster with a second store, which has no region.
+/// A cluster with a second store, which has no region. The leader has reported.
 async fn two_stores() -> (Cluster, Node) {
     let cluster = Cluster::start().await;
     let directory = cluster.directory.path().join("second");
     let mut second = Node::store(directory, &cluster.pd.address());
     second.start_serving().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    found("the leader has reported", async || {
+        let regions = rdbctl.objects(&["region", "list"]).await;
+        (!regions[0]["term"].is_null()).then_some(())
+    })
+    .await;
     (cluster, second)
 }
 
@@ -33,12 +39,8 @@ async fn a_store_without_replicas_leaves_at_once_ends_and_is_never_let_in_again(
     let (cluster, mut second) = two_stores().await;
     let rdbctl = Rdbctl::of(&cluster);
     let left = json!({"store_id": 2, "state": "left", "region_count": 0});
-    // The leader may not have reported yet.
-    found("it has left", async || {
-        let removed = rdbctl.objects(&["store", "remove", "2"]).await;
-        (removed == [left.clone()]).then_some(())
-    })
-    .await;
+    let removed = rdbctl.objects(&["store", "remove", "2"]).await;
+    assert_eq!(removed, [left]);
     assert_eq!(second.exited().await.code(), Some(3));
     let log = second.log();
     assert!(log.contains("store 2 was removed"), "{log}");

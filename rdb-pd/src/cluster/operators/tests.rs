@@ -186,10 +186,29 @@ fn what_cannot_be_done_is_refused_and_says_what_there_is() {
 }
 
 #[test]
+fn nothing_is_answered_from_members_that_no_leader_has_confirmed() {
+    let mut scene = scene();
+    scene.restart();
+    let now = scene.now;
+    for wish in [wish(3, 0), wish(0, 4), wish(5, 2), wish(0, 1)] {
+        let asked = scene.state.add_operator(1, wish, now);
+        assert_eq!(asked, Err(Impossible::Unconfirmed { region_id: 1 }));
+    }
+    // The copy was made before the replica moved.
+    scene.state.counters.peer_id += 1;
+    lead(&mut scene, &[1, 2, 4], 3);
+    let moved = scene.state.add_operator(1, wish(4, 3), now).unwrap();
+    assert_eq!(moved.state(), OperatorState::Done);
+    let added = scene.state.add_operator(1, wish(3, 0), now).unwrap();
+    assert_eq!(added.state(), OperatorState::Running);
+}
+
+#[test]
 fn operators_and_their_memory_are_bounded() {
     let mut scene = scene();
     let now = scene.now;
-    let region = scene.state.regions_of(1).remove(0);
+    let known = scene.state.region_by_id(1).unwrap();
+    let (region, leadership) = (known.region.clone(), known.leadership);
     let count = OPERATORS_MAX as u64;
     for id in 2..=count + 1 {
         let start_key = id.to_be_bytes().to_vec().into();
@@ -199,6 +218,7 @@ fn operators_and_their_memory_are_bounded() {
             ..region.clone()
         };
         scene.state.apply(Change::Region(region));
+        scene.state.region_mut(id).unwrap().leadership = leadership;
     }
     for _ in 0..2 {
         for region_id in 1..=count {
