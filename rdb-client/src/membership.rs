@@ -62,10 +62,14 @@ pub struct Removal {
     pub region_count: u64,
 }
 
-/// Changes of members. Each call may be made again: what is done already is not done twice. So a call whose answer gets lost is
-/// made again until its deadline, and ends in [`Error::Undetermined`] then. Each can end in [`Error::NotFound`] or
-/// [`Error::Refused`], whose causes say what there is and what would help, or in one of the errors of any call to the placement
-/// driver.
+/// Changes of members. Each call says what is to be, and changes nothing that is so already. So a call whose answer gets lost is
+/// made again until its deadline. If no answer comes then, or a refusal, it ends in [`Error::Undetermined`]: the first try may have
+/// been taken. A call that is made again does more than it would once only if the members have changed back meanwhile: after
+/// [`remove_peer`](Client::remove_peer) the store may have got another replica, which is then removed, too.
+///
+/// Each can end in [`Error::NotFound`] or [`Error::Refused`], whose causes say what there is and what would help, or in one of the
+/// errors of any call to the placement driver. One that has just started has to hear of the stores and the leaders first:
+/// [`Error::Unavailable`] if that takes too long.
 impl Client {
     /// Has a region get a replica on a store. If it has more than the cluster keeps then, it loses another one.
     ///
@@ -86,7 +90,7 @@ impl Client {
         self.operate(region_id, 0, store_id).await
     }
 
-    /// Moves the replica of a region from one store to another: that one gets a replica first.
+    /// Moves the replica of a region from one store to another: that one gets a replica first, unless it has one.
     ///
     /// # Errors
     ///
@@ -174,13 +178,13 @@ impl Client {
         })
     }
 
-    /// Asks the placement driver for a change that it makes once, however often it is asked.
+    /// Asks the placement driver for a change until it answers.
     async fn change<A, F>(&self, question: impl Fn(PdClient<Channel>) -> F) -> Result<A, Error>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let placement_driver = self.router().placement_driver();
-        // Whether an answer may have got lost. One question at a time is asked.
+        // Whether the answer to a try that may have been taken got lost. One question at a time is asked.
         let is_lost = &AtomicBool::new(false);
         let asked = placement_driver.ask(self.deadline(), |client| {
             let answer = question(client);
@@ -194,15 +198,11 @@ impl Client {
             }
         });
         asked.await.map_err(|error| {
-            let is_answer = matches!(
-                error,
-                Error::NotFound { .. } | Error::Refused { .. } | Error::InvalidArgument { .. }
-            );
-            if is_answer || !is_lost.load(Ordering::Relaxed) {
+            if !is_lost.load(Ordering::Relaxed) {
                 return error;
             }
             let reason = error.reason();
-            let cause = format!("{reason}; ask again: what is done already is not done twice");
+            let cause = format!("{reason}; a try may have been taken: look, and ask again if not");
             Error::undetermined(Cause::of(cause, error))
         })
     }

@@ -50,14 +50,6 @@ pub enum Impossible {
     /// No more operators can be under way.
     #[error("{OPERATORS_MAX} operators are under way; wait until one has ended, or cancel one")]
     TooManyOperators,
-    /// The store has a voter of the region.
-    #[error("store {store_id} has a replica of region {region_id} already")]
-    HasReplica {
-        /// The region.
-        region_id: u64,
-        /// The store.
-        store_id: u64,
-    },
     /// The store has no peer of the region.
     #[error("store {store_id} has no replica of region {region_id}; {present}")]
     NoReplica {

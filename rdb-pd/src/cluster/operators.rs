@@ -307,14 +307,10 @@ impl State {
         if is_as_asked(&known.region, wish) {
             return Ok(true);
         }
-        if let Some(store_id) = wish.add {
+        // One that has a voter already gets nothing: it may have got it for the same wish, which was forgotten since.
+        let is_voter = |store_id| peer_on(store_id).is_some_and(|peer| !peer.learner);
+        if let Some(store_id) = wish.add.filter(|&store_id| !is_voter(store_id)) {
             let store = self.store_to_change(store_id)?;
-            if peer_on(store_id).is_some_and(|peer| !peer.learner) {
-                return Err(Impossible::HasReplica {
-                    region_id,
-                    store_id,
-                });
-            }
             if store.record.is_leaving {
                 return Err(Impossible::Leaves { store_id });
             }

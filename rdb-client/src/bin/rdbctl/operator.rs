@@ -64,8 +64,8 @@ survives fewer losses than before; move-peer adds first.
     },
     /// Move the replica of a region from one store to another
     #[command(after_help = concat!("\
-The other store gets a replica first. If the first store leads the region, it hands
-over before it loses its own.
+The other store gets a replica first, unless it has one. If the first store leads the
+region, it hands over before it loses its own.
 
 ", under_way!()))]
     MovePeer {

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use rdb_client::{Client, Config, Error, Health, Role};
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
+use tonic::{Code, Status};
 
 use crate::fates::cluster::{CLUSTER_ID, Cluster, PATIENT, PdNode, SHORT, connect, region};
 use crate::fates::proxy::Mode;
@@ -114,6 +117,27 @@ async fn a_change_of_members_whose_answer_got_lost_is_undetermined() {
     }
     let read = hurried.operators().await.expect_err("no answer");
     assert!(read.is_retryable(), "{read}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_certain_only_if_no_earlier_try_may_have_been_taken() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let fault = |code, fate| Status::from(Fault::new(code, "because").with_fate(fate));
+    let refused = fault(Code::FailedPrecondition, Fate::NotApplied);
+    let not_taken = fault(Code::Unavailable, Fate::NotApplied);
+    let lost = fault(Code::Unavailable, Fate::Unknown);
+    for (faults, is_certain) in [
+        (vec![refused.clone()], true),
+        (vec![not_taken.clone(), refused.clone()], true),
+        (vec![lost, not_taken, refused], false),
+    ] {
+        cluster.pd.pd.fail_operators(faults);
+        let error = client.remove_peer(1, 2).await.expect_err("refused");
+        assert_eq!(error.is_certain(), is_certain, "{error:?}");
+        let is_refusal = matches!(&error, Error::Refused { .. });
+        assert_eq!(is_refusal, is_certain, "{error:?}");
+    }
 }
 
 #[tokio::test]

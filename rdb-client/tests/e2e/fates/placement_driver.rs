@@ -37,6 +37,8 @@ struct State {
     limits: Option<Limits>,
     /// What the next requests on streams are answered instead of timestamps.
     tso_faults: VecDeque<Status>,
+    /// What the next operators are answered.
+    operator_faults: VecDeque<Status>,
 }
 
 /// A scripted placement driver. Tests hold one handle, the service another.
@@ -130,6 +132,11 @@ impl ScriptedPd {
     /// The next request on a stream is answered by this, which ends the stream.
     pub(crate) fn fail_timestamps(&self, status: Status) {
         self.state().tso_faults.push_back(status);
+    }
+
+    /// The next operators that are asked for are answered by these, one each.
+    pub(crate) fn fail_operators(&self, statuses: impl IntoIterator<Item = Status>) {
+        self.state().operator_faults.extend(statuses);
     }
 
     fn take_timestamps(&self, request: GetTsoRequest) -> GetTsoResponse {
@@ -228,7 +235,8 @@ impl Pd for ScriptedPd {
     }
 
     async fn add_operator(&self, _: Request<AddOperatorRequest>) -> Answer<AddOperatorResponse> {
-        Err(Status::unimplemented("for operators"))
+        let fault = self.state().operator_faults.pop_front();
+        Err(fault.unwrap_or_else(|| Status::unimplemented("for operators")))
     }
 
     async fn get_operators(&self, _: Request<GetOperatorsRequest>) -> Answer<GetOperatorsResponse> {
