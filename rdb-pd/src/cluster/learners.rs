@@ -1,8 +1,8 @@
 //! Learners that do not catch up, and the stores that a region leaves alone for that.
 //!
 //! A store may be unreachable for the leader, or have a full disk. Its learner would wait for ever, and keep other regions from
-//! having any. So it is given up after a while, and its store gets no other one of that region for a while. Kept in memory
-//! only: a placement driver that is started anew waits again.
+//! having any. So it is given up after a while, and its store gets no other one of that region for a while, each time for twice
+//! as long, until a peer of the region lives there. Kept in memory only: a placement driver that is started anew waits again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,8 +15,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// What a learner gets at least, in bytes a second.
 const BYTES_PER_SECOND: u64 = 4 << 20;
 
-/// How long the store of a learner that was given up is left alone.
+/// How long the store of a learner that was given up is left alone the first time.
 pub(super) const LEFT_ALONE_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// The longest that a store is left alone. A store that was not tried again for as long after that begins anew.
+const LEFT_ALONE_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a learner of a region of that size may take.
 pub(super) fn patience(bytes: u64) -> Duration {
@@ -28,8 +31,34 @@ pub(super) fn patience(bytes: u64) -> Duration {
 pub(super) struct Learners {
     /// Since when each has lagged behind under the same leader, by their ids.
     behind_since: BTreeMap<u64, Instant>,
-    /// When the learner of a store was given up last.
-    given_up: BTreeMap<u64, Instant>,
+    /// The stores whose learners were given up.
+    given_up: BTreeMap<u64, GivenUp>,
+}
+
+/// A store whose learner was given up.
+#[derive(Debug, Clone, Copy)]
+struct GivenUp {
+    /// The last time.
+    at: Instant,
+    /// How many times in a row, at least once.
+    times: u32,
+}
+
+impl GivenUp {
+    fn left_alone_for(self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.times - 1).unwrap_or(u32::MAX);
+        LEFT_ALONE_FOR
+            .saturating_mul(doubled)
+            .min(LEFT_ALONE_FOR_MAX)
+    }
+
+    fn is_left_alone(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < self.left_alone_for()
+    }
+
+    fn is_remembered(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < self.left_alone_for() + LEFT_ALONE_FOR_MAX
+    }
 }
 
 impl Learners {
@@ -46,12 +75,17 @@ impl Learners {
         let behind: Vec<_> = learners.filter(|peer| !live.contains(&peer.id)).collect();
         self.behind_since
             .retain(|&id, _| behind.iter().any(|peer| peer.id == id));
-        self.given_up.retain(|_, at| is_left_alone(*at, now));
+        let lives_on = |store_id| {
+            let mut peers = peers.iter();
+            peers.any(|peer| peer.store_id == store_id && live.contains(&peer.id))
+        };
+        self.given_up
+            .retain(|&store_id, given_up| !lives_on(store_id) && given_up.is_remembered(now));
         let mut given_up = Vec::new();
         for peer in behind {
             let since = *self.behind_since.entry(peer.id).or_insert(now);
             let waited = now.saturating_duration_since(since.max(awake_since));
-            if waited >= patience && self.given_up.insert(peer.store_id, now).is_none() {
+            if waited >= patience && self.give_up(peer.store_id, now) {
                 given_up.push(peer.store_id);
             }
         }
@@ -63,9 +97,13 @@ impl Learners {
         self.behind_since.clear();
     }
 
-    /// Gives the learner of a store up.
-    pub(super) fn give_up(&mut self, store_id: u64, now: Instant) {
-        self.given_up.insert(store_id, now);
+    /// Gives the learner of a store up. Returns whether the store was not left alone already.
+    pub(super) fn give_up(&mut self, store_id: u64, now: Instant) -> bool {
+        let before = self.given_up.get(&store_id);
+        let was_left_alone = before.is_some_and(|given_up| given_up.is_left_alone(now));
+        let times = before.map_or(0, |given_up| given_up.times) + u32::from(!was_left_alone);
+        self.given_up.insert(store_id, GivenUp { at: now, times });
+        !was_left_alone
     }
 
     /// Begins anew with a store, since an operator wants it to have a replica.
@@ -79,13 +117,9 @@ impl Learners {
     /// The stores that are left alone.
     pub(super) fn given_up(&self, now: Instant) -> impl Iterator<Item = u64> {
         let given_up = self.given_up.iter();
-        let left_alone = given_up.filter(move |(_, at)| is_left_alone(**at, now));
+        let left_alone = given_up.filter(move |(_, given_up)| given_up.is_left_alone(now));
         left_alone.map(|(&store_id, _)| store_id)
     }
-}
-
-fn is_left_alone(given_up_at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(given_up_at) < LEFT_ALONE_FOR
 }
 
 #[cfg(test)]
@@ -112,5 +146,29 @@ mod tests {
         assert!(note(&[], at(300), 550).is_empty(), "asleep until 300");
         assert_eq!(note(&[], at(300), 600), [3]);
         assert!(note(&[], at(300), 601).is_empty(), "told once");
+    }
+
+    #[test]
+    fn a_store_is_left_alone_for_twice_as_long_each_time_until_its_peer_lives() {
+        let peer = Peer {
+            id: 7,
+            store_id: 3,
+            learner: true,
+        };
+        let mut learners = Learners::default();
+        let mut now = Instant::now();
+        for doubled in [1, 2, 4, 8, 16, 32, 64, 128, 144, 144] {
+            assert!(learners.give_up(3, now));
+            assert!(!learners.give_up(3, now), "it is left alone");
+            let over = now + LEFT_ALONE_FOR * doubled;
+            let just_before = over - Duration::from_secs(1);
+            assert_eq!(learners.given_up(just_before).collect::<Vec<_>>(), [3]);
+            assert_eq!(learners.given_up(over).count(), 0, "{doubled}");
+            now = over;
+            learners.note(&[], &[], PATIENCE, (now, now));
+        }
+        learners.note(&[peer], &[peer.id], PATIENCE, (now, now));
+        learners.give_up(3, now);
+        assert_eq!(learners.given_up(now + LEFT_ALONE_FOR).count(), 0);
     }
 }

@@ -45,8 +45,8 @@ impl From<&Report> for Led {
 pub(super) struct Surroundings {
     now: Instant,
     pub(super) places: BTreeMap<u64, Place>,
-    /// The regions that have learners, or are about to. One without a leader that reports is none of them: its learners get
-    /// nothing.
+    /// The regions that have learners that catch up, or are about to. One without a leader that reports is none of them: its
+    /// learners get nothing.
     learning: BTreeSet<u64>,
 }
 
@@ -269,10 +269,13 @@ impl KnownRegion {
         peers.find(|peer| peer.store_id == store_id)
     }
 
-    /// Whether it has learners, or its leader was told to add one so lately that it may not have reported it.
+    /// Whether it has learners that have not caught up, or its leader was told to add one so lately that it may not have reported it.
     fn is_learning(&self, now: Instant) -> bool {
         let is_recent = |at| now.saturating_duration_since(at) < DISCONNECTED_AFTER;
-        self.adding_at.is_some_and(is_recent) || self.region.peers.iter().any(|peer| peer.learner)
+        let live = self.live.as_ref();
+        let is_behind = |peer: &Peer| live.is_none_or(|live| !live.contains(&peer.id));
+        let mut peers = self.region.peers.iter();
+        self.adding_at.is_some_and(is_recent) || peers.any(|peer| peer.learner && is_behind(peer))
     }
 
     /// Whether a replica is no member any more. The members are those that a leader has applied, later than the replica: so

@@ -4,7 +4,8 @@
 //!
 //! 1. While a store of the region is [`Unheard`](Liveness::Unheard), nothing is decided.
 //! 2. What an operator asks for goes first. The rest waits for it.
-//! 3. Learners that nothing needs are removed, and so are those whose store is to be done without.
+//! 3. Learners that nothing needs are removed, and so are those whose store is to be done without. Those are kept that will be
+//!    needed once stores are tried again whose learners were given up, or are back from silence.
 //! 4. Too few voters, or one whose store is to be done without: learners on the best stores, as many as are needed, or none
 //!    if there are too few stores for all of them. Then they are promoted, the last one first.
 //! 5. Too many voters, or an even number above the first one below with one on such a store: one on a store that is down goes,
@@ -30,7 +31,7 @@ use rdb_proto::metapb::Peer;
 
 use super::PEERS_MAX;
 
-/// Most regions that have learners at a time.
+/// Most regions that have learners at a time that have not caught up.
 pub(super) const LEARNING_REGIONS_MAX: usize = 8;
 
 /// What the leader of a region is to do.
@@ -231,13 +232,17 @@ impl Case<'_> {
 
     fn tend(&self) -> Next {
         let needed = self.learners_needed();
-        let (needless, wanted) = self.learners(needed);
+        let (needless, kept) = self.learners(needed.max(self.learners_needed_later()));
         if let Some(peer) = needless {
             return Next::Step(Step::Remove(peer.id));
         }
         if needed == 0 {
-            return self.shrink();
+            return match self.shrink() {
+                Next::Done if !kept.is_empty() => Next::Waits(Obstacle::NoPlace),
+                next => next,
+            };
         }
+        let wanted = &kept[..needed.min(kept.len())];
         let missing = needed - wanted.len();
         let mut obstacle = Obstacle::NoPlace;
         if missing > 0 {
@@ -246,7 +251,7 @@ impl Case<'_> {
                 added => return added,
             }
         }
-        self.promote_one_of(&wanted, needed, obstacle)
+        self.promote_one_of(wanted, needed, obstacle)
     }
 
     /// How many learners the region needs: one for each voter that it lacks, or one in the place of a voter.
@@ -259,13 +264,22 @@ impl Case<'_> {
         usize::from(self.has_lost_voter() && !self.has_surplus())
     }
 
+    /// How many it will need once stores that are silent are back, and those that are left alone are tried again.
+    fn learners_needed_later(&self) -> usize {
+        let has_room = |store_id, place: &Place| {
+            self.peer_on(store_id).is_some() || place.has_room(self.bytes_needed)
+        };
+        let grown = self.voters_if(has_room);
+        grown.saturating_sub(self.voters().count())
+    }
+
     /// Whether one of the voters is to go: there are more than there should be, or an even number with a lost one, and without
     /// that the others survive as many losses as with it. A silent store may be the place for a copy on one that leaves.
     fn has_surplus(&self) -> bool {
         let count = self.voters().count();
         let has_one_down = self.voters().any(|peer| self.is_down(peer));
         let is_better_without_one = (has_one_down && count > self.voters_reachable())
-            || (self.has_lost_voter() && count > self.voters_on_those_there(true));
+            || (self.has_lost_voter() && count > self.voters_once_silent_are_back());
         count > self.voters_kept() || (count.is_multiple_of(2) && is_better_without_one)
     }
 
@@ -273,12 +287,12 @@ impl Case<'_> {
         self.voters().any(|peer| self.is_lost(peer))
     }
 
-    /// A learner that is not needed, if there is one, and those that are, those on live stores first.
-    fn learners(&self, needed: usize) -> (Option<&Peer>, Vec<&Peer>) {
+    /// A learner that is not to be kept, if there is one, and those that are, at most so many, those on live stores first.
+    fn learners(&self, kept_max: usize) -> (Option<&Peer>, Vec<&Peer>) {
         let learners = self.peers.iter().filter(|peer| peer.learner);
         let mut learners: Vec<_> = learners.collect();
         learners.sort_by_key(|peer| (!self.may_stay(peer), !self.is_up(peer), peer.id));
-        let kept = learners.iter().take(needed);
+        let kept = learners.iter().take(kept_max);
         let kept = kept.take_while(|peer| self.may_stay(peer)).count();
         (learners.get(kept).copied(), learners[..kept].to_vec())
     }
@@ -402,23 +416,26 @@ impl Case<'_> {
 
     /// How many voters the region can have at the moment.
     fn voters_reachable(&self) -> usize {
-        self.voters_on_those_there(false)
+        self.voters_if(|store_id, place| {
+            place.liveness != Liveness::Silent && self.is_open(store_id, place)
+        })
     }
 
-    /// The same, or once all stores that are silent are back.
-    fn voters_on_those_there(&self, silent_are_back: bool) -> usize {
+    /// The same once all stores that are silent are back.
+    fn voters_once_silent_are_back(&self) -> usize {
+        self.voters_if(|store_id, place| self.is_open(store_id, place))
+    }
+
+    /// How many voters the region could have on the stores that have a peer of it that may stay, and on those that may get one. None
+    /// of them is down or leaves.
+    fn voters_if(&self, may_get_one: impl Fn(u64, &Place) -> bool) -> usize {
         let is_reachable = |&(&store_id, place): &(&u64, &Place)| {
             let is_fit = place.may_take_replicas || self.has_voter_on(store_id);
             let has_peer = || {
                 let peer = self.peer_on(store_id);
                 peer.is_some_and(|peer| !peer.learner || self.may_stay(peer))
             };
-            let is_there = match place.liveness {
-                Liveness::Silent if !silent_are_back => has_peer(),
-                Liveness::Down => false,
-                _ => self.is_open(store_id, place) || has_peer(),
-            };
-            is_fit && is_there && !place.is_leaving
+            is_fit && !place.is_lost() && (has_peer() || may_get_one(store_id, place))
         };
         self.voters_on(self.places.iter().filter(is_reachable).count())
     }

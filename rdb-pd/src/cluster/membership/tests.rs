@@ -453,6 +453,37 @@ fn a_learner_that_does_not_catch_up_is_given_up_and_another_store_is_tried() {
 }
 
 #[test]
+fn a_bad_store_is_tried_less_and_less_and_what_has_caught_up_elsewhere_stays() {
+    let mut play = Play::with_stores(3);
+    let step = play.beat().unwrap();
+    assert_eq!(added(Some(step)).store_id, 2);
+    play.apply(step);
+    for doubled in [1, 2, 4] {
+        let step = play.beat().unwrap();
+        let learner = added(Some(step));
+        assert_eq!(learner.store_id, 3);
+        play.apply(step);
+        play.deaf.insert(learner.id);
+        play.beat();
+        play.pass(PATIENCE);
+        let remove = play.beat().unwrap();
+        assert_eq!(remove.step, Some(region_step::Step::Remove(learner.id)));
+        play.apply(remove);
+        play.pass(LEFT_ALONE_FOR * doubled - HEARTBEAT_INTERVAL);
+        assert_eq!(play.beat(), None);
+        assert_eq!(play.stores(), [1, 2]);
+        play.pass(HEARTBEAT_INTERVAL);
+    }
+    // Others may learn meanwhile: it does not lag behind.
+    let surroundings = play.scene.state.surroundings(play.scene.now);
+    assert_eq!(surroundings.learning.len(), 0);
+    // It is mended.
+    play.settle();
+    assert_eq!(play.stores(), [1, 2, 3]);
+    assert!(play.region.peers.iter().all(|peer| !peer.learner));
+}
+
+#[test]
 fn a_learner_that_has_caught_up_is_not_given_up() {
     for tells_live in [true, false] {
         let mut play = Play::with_stores(3);

@@ -329,12 +329,26 @@ fn a_store_whose_learner_was_given_up_is_left_alone() {
     model.given_up = vec![3];
     let steps = [Remove(3), AddLearner(4), Promote(100), Promote(2)];
     assert_eq!(model.steps(), steps);
-    // There is no other: the region does without.
+    // There is no other: the one that can vote with it is kept, and waits.
     let mut model = growing.leaves(4);
     model.given_up = vec![3];
-    assert_eq!(model.run(), (vec![Remove(2), Remove(3)], Next::Done));
+    let waits = Next::Waits(Obstacle::NoPlace);
+    assert_eq!(model.run(), (vec![Remove(3)], waits));
+    model = model.set(3, Silent);
+    assert_eq!(model.run(), (vec![], waits));
+    model = model.set(3, Up);
     model.given_up.clear();
-    assert_eq!(model.run().0.len(), 4);
+    assert_eq!(model.steps(), [AddLearner(3), Promote(100), Promote(2)]);
+    // One without learners gets none.
+    let mut model = Model::of(3, 1);
+    model.given_up = vec![3];
+    assert_eq!(model.next(), Next::Done);
+    // Of five that it is to have, it gets the three that it can.
+    let mut model = Model::of(5, 1);
+    (model.replicas, model.given_up) = (5, vec![5]);
+    model = model.with(learner(2)).with(learner(3)).with(learner(4));
+    let steps = [Promote(3), Promote(2)];
+    assert_eq!(model.run(), (steps.to_vec(), waits));
 }
 
 #[test]
