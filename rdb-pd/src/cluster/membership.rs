@@ -9,7 +9,7 @@
 //!   older copy. A store that is not in it may have registered since, and counts as silent at first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_proto::pdpb::{HeldPeer, RegionStep, region_step};
@@ -19,6 +19,9 @@ use super::state::{Change, KnownRegion, KnownStore, State};
 use super::steps::{Asked, Case, LEARNING_REGIONS_MAX, Next, Place, Step};
 use super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, PEERS_MAX};
 use crate::keys::NewPeers;
+
+/// How long it is remembered who was asked to lead. While a leader has to go, one is asked with each heartbeat.
+const ASKED_FOR: Duration = DISCONNECTED_AFTER;
 
 /// A region that a store has reported to lead.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +44,13 @@ impl From<&Report> for Led {
     }
 }
 
+/// A peer that a region is to get, and that has no id yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Nameless {
+    led: Led,
+    store_id: u64,
+}
+
 /// What the steps of all regions depend on.
 pub(super) struct Surroundings {
     now: Instant,
@@ -51,11 +61,15 @@ pub(super) struct Surroundings {
 }
 
 impl State {
-    /// Ids for the peers that these regions are to get next and that have none, as changes that have to be made durable.
-    pub(super) fn decide_new_peers(&self, led: &[Led], now: Instant) -> Vec<Change> {
+    /// Ids for these peers, as changes that have to be made durable.
+    pub(super) fn decide_new_peers(&self, nameless: &[Nameless]) -> Vec<Change> {
         let mut counters = self.counters;
         let mut changes = Vec::new();
-        for (known, store_id) in self.nameless_peers(led, now) {
+        for &Nameless { led, store_id } in nameless {
+            let known = self.as_led(&led);
+            let Some(known) = known.filter(|known| known.new_peer_on(store_id).is_none()) else {
+                continue;
+            };
             counters.peer_id += 1;
             let mut peers = known.new_peers.clone();
             peers.push(Peer {
@@ -76,24 +90,43 @@ impl State {
         changes
     }
 
-    /// The next step of each of these regions, and whether one is missing since its new peer has no id. Operators that are done, or
-    /// over, end.
-    pub(super) fn take_steps(&mut self, led: &[Led], now: Instant) -> (Vec<RegionStep>, bool) {
+    /// The next step of each of these regions, and the new peers whose steps wait for an id. Operators that are done, or over, end.
+    ///
+    /// All that is returned has to be answered to the leader: who is asked to lead has a little time from now on.
+    pub(super) fn take_steps(
+        &mut self,
+        led: &[Led],
+        now: Instant,
+    ) -> (Vec<RegionStep>, Vec<Nameless>) {
         self.end_overdue_operators(now);
-        let (mut steps, mut lacks_new_peers) = (Vec::new(), false);
-        for (region_id, next) in self.next_steps(led, now) {
+        let (mut steps, mut nameless) = (Vec::new(), Vec::new());
+        for (led, next) in self.next_steps(led, now) {
             match next {
-                Next::Done => self.operators.end_done(region_id, now),
+                Next::Done => self.operators.end_done(led.region_id, now),
                 Next::Waits(_) => {}
                 Next::Step(step) => {
-                    let known = self.region_mut(region_id);
-                    let taken = known.and_then(|known| known.take_step(step, now));
-                    lacks_new_peers |= taken.is_none();
-                    steps.extend(taken);
+                    let known = self.region_mut(led.region_id);
+                    match (known.and_then(|known| known.take_step(step, now)), step) {
+                        (Some(taken), _) => steps.push(taken),
+                        (None, Step::AddLearner(store_id)) => {
+                            nameless.push(Nameless { led, store_id });
+                        }
+                        (None, _) => {}
+                    }
                 }
             }
         }
-        (steps, lacks_new_peers)
+        (steps, nameless)
+    }
+
+    /// The steps that add these peers, now that they have ids. A region that has another leader or other members by now gets none.
+    pub(super) fn take_named(&mut self, named: &[Nameless], now: Instant) -> Vec<RegionStep> {
+        let steps = named.iter().filter_map(|&Nameless { led, store_id }| {
+            self.as_led(&led)?;
+            let known = self.region_mut(led.region_id)?;
+            known.take_step(Step::AddLearner(store_id), now)
+        });
+        steps.collect()
     }
 
     /// Those of the replicas that a store holds, and does not lead, that are no members any more.
@@ -184,13 +217,16 @@ impl State {
         bytes.saturating_add(bytes / 4)
     }
 
-    fn next_steps(&self, led: &[Led], now: Instant) -> Vec<(u64, Next)> {
+    fn next_steps(&self, led: &[Led], now: Instant) -> Vec<(Led, Next)> {
         if led.is_empty() {
             return Vec::new();
         }
         let mut surroundings = self.surroundings(now);
         let mut steps = Vec::new();
-        for known in led.iter().filter_map(|led| self.as_led(led)) {
+        for &one in led {
+            let Some(known) = self.as_led(&one) else {
+                continue;
+            };
             let Some(next) = self.next_step(known, &surroundings) else {
                 continue;
             };
@@ -202,23 +238,9 @@ impl State {
                     place.peer_count += 1;
                 }
             }
-            steps.push((known.region.id, next));
+            steps.push((one, next));
         }
         steps
-    }
-
-    /// The regions that are to get a peer without an id, with the store that is to have it.
-    fn nameless_peers(&self, led: &[Led], now: Instant) -> Vec<(&KnownRegion, u64)> {
-        let steps = self.next_steps(led, now).into_iter();
-        let nameless = steps.filter_map(|(region_id, next)| match next {
-            Next::Step(Step::AddLearner(store_id)) => {
-                let known = self.region_by_id(region_id)?;
-                let is_named = known.new_peer_on(store_id).is_some();
-                (!is_named).then_some((known, store_id))
-            }
-            _ => None,
-        });
-        nameless.collect()
     }
 
     /// The region, if what its leader has reported is what is known.
@@ -235,17 +257,14 @@ impl KnownRegion {
     fn take_step(&mut self, step: Step, now: Instant) -> Option<RegionStep> {
         let step = match step {
             Step::AddLearner(store_id) => {
-                let peer = *self.new_peer_on(store_id)?;
+                // It has its place to learn from now on.
                 self.adding_at = Some(now);
-                region_step::Step::AddLearner(peer)
+                region_step::Step::AddLearner(*self.new_peer_on(store_id)?)
             }
             Step::Promote(peer_id) => region_step::Step::Promote(peer_id),
             Step::Remove(peer_id) => region_step::Step::Remove(peer_id),
             Step::TransferLeader(peer_id) => {
-                let before = self.asked(now);
-                if before.is_none_or(|asked| asked.peer_id != peer_id || !asked.is_recent) {
-                    self.successor = Some((peer_id, now));
-                }
+                self.successor = Some((peer_id, now));
                 region_step::Step::TransferLeader(peer_id)
             }
         };
@@ -258,9 +277,10 @@ impl KnownRegion {
 
     fn asked(&self, now: Instant) -> Option<Asked> {
         let (peer_id, at) = self.successor?;
-        Some(Asked {
+        let passed = now.saturating_duration_since(at);
+        (passed < ASKED_FOR).then_some(Asked {
             peer_id,
-            is_recent: now.saturating_duration_since(at) < HEARTBEAT_INTERVAL,
+            is_recent: passed < HEARTBEAT_INTERVAL,
         })
     }
 

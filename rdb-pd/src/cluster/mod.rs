@@ -234,7 +234,7 @@ impl Cluster {
             let question = |answer| Question::Heartbeat(heartbeat, answer);
             self.ask(question).await?;
         }
-        let steps = self.steps(led).await?;
+        let steps = self.steps(&led).await?;
         let mut interval = HEARTBEAT_INTERVAL;
         let mut regions = Vec::new();
         if has_no_region {
@@ -253,17 +253,16 @@ impl Cluster {
         })
     }
 
-    async fn steps(&self, led: Vec<Led>) -> Result<Vec<RegionStep>, ClusterError> {
+    async fn steps(&self, led: &[Led]) -> Result<Vec<RegionStep>, ClusterError> {
         let now = Instant::now();
-        let take = || self.shared.write(|state| state.take_steps(&led, now));
-        let (steps, lacks_new_peers) = take();
-        if !lacks_new_peers {
-            return Ok(steps);
+        let (mut steps, nameless) = self.shared.write(|state| state.take_steps(led, now));
+        if !nameless.is_empty() {
+            let of_question = nameless.clone();
+            self.ask(|answer| Question::NewPeers(of_question, answer))
+                .await?;
+            steps.extend(self.shared.write(|state| state.take_named(&nameless, now)));
         }
-        let of_question = led.clone();
-        self.ask(|answer| Question::NewPeers(of_question, answer))
-            .await?;
-        Ok(take().0)
+        Ok(steps)
     }
 
     fn removed_of(&self, store_id: u64, holds: &[HeldPeer]) -> Vec<HeldPeer> {

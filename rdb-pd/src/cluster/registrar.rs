@@ -12,7 +12,7 @@ use rdb_proto::pdpb::{RegisterStoreResponse, RemoveStoreResponse};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::membership::Led;
+use super::membership::Nameless;
 use super::rare_line::RareLine;
 use super::state::{Change, State};
 use super::{ClusterError, Heartbeat, Refusal, Registration, Shared, Start};
@@ -33,7 +33,7 @@ pub(super) enum Question {
     /// A heartbeat was taken that changes a region. Its reports are those that do.
     Heartbeat(Heartbeat, Answer<()>),
     /// Peers that leaders are to add need ids.
-    NewPeers(Vec<Led>, Answer<()>),
+    NewPeers(Vec<Nameless>, Answer<()>),
     /// A store is to leave, or to stay after all.
     Leaving {
         store_id: u64,
@@ -68,8 +68,8 @@ impl Registrar {
                 Question::Heartbeat(heartbeat, answer) if !answer.is_closed() => {
                     let _ = answer.send(self.change_regions(&heartbeat).await);
                 }
-                Question::NewPeers(led, answer) if !answer.is_closed() => {
-                    let _ = answer.send(self.name_new_peers(&led).await);
+                Question::NewPeers(nameless, answer) if !answer.is_closed() => {
+                    let _ = answer.send(self.name_new_peers(&nameless).await);
                 }
                 Question::Leaving {
                     store_id,
@@ -134,9 +134,8 @@ impl Registrar {
         self.let_stores_leave().await
     }
 
-    async fn name_new_peers(&self, led: &[Led]) -> Result<(), ClusterError> {
-        let now = Instant::now();
-        let changes = self.shared.read(|state| state.decide_new_peers(led, now));
+    async fn name_new_peers(&self, nameless: &[Nameless]) -> Result<(), ClusterError> {
+        let changes = self.shared.read(|state| state.decide_new_peers(nameless));
         make_durable(&self.shared, changes).await
     }
 

@@ -123,11 +123,11 @@ impl Scene {
         assert_eq!(self.report(store_id, reports), 0);
         let Self { state, now, .. } = self;
         let led: Vec<_> = reports.iter().map(Led::from).collect();
-        for change in state.decide_new_peers(&led, *now) {
+        let (mut steps, nameless) = state.take_steps(&led, *now);
+        for change in state.decide_new_peers(&nameless) {
             state.apply(change);
         }
-        let (steps, lacks_new_peers) = state.take_steps(&led, *now);
-        assert!(!lacks_new_peers);
+        steps.extend(state.take_named(&nameless, *now));
         steps
     }
 

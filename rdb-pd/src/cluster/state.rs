@@ -55,7 +55,7 @@ pub(super) struct KnownRegion {
     /// The peers that live, as the leader has said last. `None`: it does not tell.
     pub(super) live: Option<Vec<u64>>,
     pub(super) learners: Learners,
-    /// The voter that was asked last to lead, and since when.
+    /// The voter that was asked last to lead, and when.
     pub(super) successor: Option<(u64, Instant)>,
     /// Those that its leader may be about to add.
     pub(super) new_peers: Vec<Peer>,

@@ -105,6 +105,8 @@ pub(super) enum Obstacle {
     NoMajority,
     #[error("no other voter can lead: none is heard of by the leader and has caught up")]
     NoSuccessor,
+    #[error("peer {0} was asked to lead a moment ago")]
+    WasAsked(u64),
 }
 
 /// What an operator asks for. A store with a voter of the region, and one without a peer of it.
@@ -397,21 +399,32 @@ impl Case<'_> {
         if peer.id != self.leader {
             return Next::Step(Step::Remove(peer.id));
         }
-        match live.min_by_key(|other| (self.is_lost(other), self.comes_late(other.id), other.id)) {
+        self.hand_over_to_one_of(live)
+    }
+
+    /// Asks those who live to lead, all by turns, those on stores that stay first. Each has a little time.
+    fn hand_over_to_one_of<'peers>(
+        &self,
+        live: impl Iterator<Item = &'peers Peer> + Clone,
+    ) -> Next {
+        if let Some(Asked { peer_id, is_recent }) = self.asked
+            && is_recent
+            && live.clone().any(|peer| peer.id == peer_id)
+        {
+            return Next::Waits(Obstacle::WasAsked(peer_id));
+        }
+        let turn = |peer: &Peer| (self.is_lost(peer), peer.id);
+        let asked = self.asked.map(|asked| asked.peer_id);
+        let asked = self.peers.iter().find(|peer| asked == Some(peer.id));
+        let last_turn = asked.map(turn);
+        let next = live.min_by_key(|peer| {
+            let was_before = last_turn.is_some_and(|last_turn| turn(peer) <= last_turn);
+            (was_before, turn(peer))
+        });
+        match next {
             Some(successor) => Next::Step(Step::TransferLeader(successor.id)),
             None => Next::Waits(Obstacle::NoSuccessor),
         }
-    }
-
-    /// Whether others are to be asked to lead first: all by turns, and each has a little time.
-    fn comes_late(&self, successor: u64) -> bool {
-        self.asked.is_some_and(|asked| {
-            if asked.is_recent {
-                successor != asked.peer_id
-            } else {
-                successor <= asked.peer_id
-            }
-        })
     }
 
     /// How many voters the region can have at the moment.
