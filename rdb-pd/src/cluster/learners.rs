@@ -29,7 +29,7 @@ pub(super) fn patience(bytes: u64) -> Duration {
 /// Those of one region.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Learners {
-    /// Since when each has lagged behind under the same leader, by their ids.
+    /// Since when each has lagged behind, as one leader says without a pause, by their ids.
     behind_since: BTreeMap<u64, Instant>,
     /// The stores whose learners were given up.
     given_up: BTreeMap<u64, GivenUp>,
@@ -92,8 +92,9 @@ impl Learners {
         given_up
     }
 
-    /// Another leader begins anew.
-    pub(super) fn have_another_leader(&mut self) {
+    /// Forgets how long peers have lagged behind: another leader has reported, or the same one after a silence, in which a learner may
+    /// have got nothing either.
+    pub(super) fn begin_anew(&mut self) {
         self.behind_since.clear();
     }
 

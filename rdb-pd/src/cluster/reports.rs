@@ -15,7 +15,7 @@ use rdb_proto::pdpb::HeldPeer;
 
 use super::learners;
 use super::state::{Change, KnownRegion, State};
-use super::stores::Start;
+use super::stores::{Start, is_recent};
 
 /// Most regions whose peers one heartbeat changes: their descriptions are one write. The next heartbeat names the others
 /// again.
@@ -100,10 +100,11 @@ impl State {
                         peer_id: report.peer_id,
                         term: report.term,
                     };
-                    if known.leadership.replace(leadership) != Some(leadership) {
-                        known.learners.have_another_leader();
+                    let is_another = known.leadership.replace(leadership) != Some(leadership);
+                    let before = known.reported_at.replace(now);
+                    if is_another || before.is_none_or(|before| !is_recent(before, now)) {
+                        known.learners.begin_anew();
                     }
-                    known.reported_at = Some(now);
                     known.live.clone_from(&report.live);
                     for learns_on in known.learners.note(&report.peers, &live, patience, awake) {
                         let region_id = report.region_id;

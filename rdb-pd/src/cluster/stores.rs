@@ -365,7 +365,7 @@ fn decide_present_start(
     }
 }
 
-fn is_recent(at: Instant, now: Instant) -> bool {
+pub(super) fn is_recent(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) < DISCONNECTED_AFTER
 }
 

@@ -453,6 +453,29 @@ fn a_learner_that_does_not_catch_up_is_given_up_and_another_store_is_tried() {
 }
 
 #[test]
+fn a_learner_is_not_given_up_for_time_in_which_its_leader_could_not_report() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    play.has_leave(3);
+    let step = play.beat().unwrap();
+    let learner = added(Some(step));
+    play.apply(step);
+    play.deaf.insert(learner.id);
+    let promote = Some(region_step::Step::Promote(learner.id));
+    for _ in 0..3 {
+        play.beat();
+        play.pass(PATIENCE - HEARTBEAT_INTERVAL);
+        assert_eq!(play.beat().unwrap().step, promote);
+        // It is cut off, and the others are, too.
+        play.scene.pass(DISCONNECTED_AFTER);
+    }
+    play.beat();
+    play.pass(PATIENCE);
+    let remove = Some(region_step::Step::Remove(learner.id));
+    assert_eq!(play.beat().unwrap().step, remove);
+}
+
+#[test]
 fn a_bad_store_is_tried_less_and_less_and_what_has_caught_up_elsewhere_stays() {
     let mut play = Play::with_stores(3);
     let step = play.beat().unwrap();

@@ -319,7 +319,10 @@ fn an_operator_whose_learner_does_not_catch_up_ends_and_says_so() {
     scene.state.add_operator(1, wish(5, 0), now).unwrap();
     lead(&mut scene, &[1, 2, 3], 1);
     lead_with(&mut scene, &[1, 2, 3, 5], 5, 2);
-    scene.pass(PATIENCE);
+    for _ in 0..PATIENCE.as_secs() / DISCONNECTED_AFTER.as_secs() * 2 {
+        scene.pass(DISCONNECTED_AFTER / 2);
+        lead_with(&mut scene, &[1, 2, 3, 5], 5, 2);
+    }
     assert_eq!(
         lead_with(&mut scene, &[1, 2, 3, 5], 5, 2),
         1,
