@@ -299,9 +299,9 @@ fn cluster_fault(error: ClusterError) -> Status {
             | Impossible::NoOperator { .. },
         ) => Code::NotFound,
         // Most likely the next try is answered otherwise.
-        ClusterError::Impossible(
-            Impossible::Unheard { .. } | Impossible::Unconfirmed { .. },
-        ) => Code::Unavailable,
+        ClusterError::Impossible(Impossible::Unheard { .. } | Impossible::Unconfirmed { .. }) => {
+            Code::Unavailable
+        }
         ClusterError::Impossible(_) => Code::FailedPrecondition,
         // It names the field, unlike the refusals of a placement driver that may be the wrong one.
         ClusterError::Refused(Refusal::Removed { .. }) => {

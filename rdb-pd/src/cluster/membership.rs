@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_proto::pdpb::{HeldPeer, RegionStep, region_step};
 
+use super::lagging;
 use super::reports::{Leadership, Report};
 use super::state::{Change, KnownRegion, KnownStore, State};
-use super::steps::{Asked, Case, LEARNING_REGIONS_MAX, Next, Place, Step};
+use super::steps::{Absent, Asked, Case, LEARNING_REGIONS_MAX, Next, Place, Step};
 use super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, PEERS_MAX};
 use crate::keys::NewPeers;
 
@@ -201,20 +202,39 @@ impl State {
             replicas: self.settings.replicas,
             wish: self.operators.wish(region_id),
             live: known.live.as_deref(),
+            absent: self.absent(known, *now),
             asked: known.asked(*now),
             avoided: self.operators.avoided(region_id),
-            given_up: known.learners.given_up(*now).collect(),
+            given_up: known.lagging.given_up(*now).collect(),
             bytes_needed: self.bytes_needed(known),
             new_peers: &known.new_peers,
             may_learn: learning.contains(&region_id) || learning.len() < LEARNING_REGIONS_MAX,
         }
     }
 
-    /// What a new peer of a region may take, with what is rewritten meanwhile: at most what its leader's store holds.
+    /// The voters of a region that do not live though their stores are up, as its leader has said last.
+    pub(super) fn absent(&self, known: &KnownRegion, now: Instant) -> Vec<Absent> {
+        let Some(reported_at) = known.reported_at else {
+            return Vec::new();
+        };
+        let transfer_time = lagging::transfer_time(self.bytes_of(known));
+        known.lagging.absent(
+            &known.region.peers,
+            self.settings.store_down_after + transfer_time,
+            (self.listening.since(now), reported_at),
+        )
+    }
+
+    /// What a new peer of a region may take, with what is rewritten meanwhile.
     pub(super) fn bytes_needed(&self, known: &KnownRegion) -> u64 {
-        let leads_on = known.leader().map(|(peer, _)| peer.store_id);
-        let bytes = leads_on.map_or(0, |store_id| self.data_bytes(store_id));
+        let bytes = self.bytes_of(known);
         bytes.saturating_add(bytes / 4)
+    }
+
+    /// What a region may hold: at most what its leader's store does.
+    fn bytes_of(&self, known: &KnownRegion) -> u64 {
+        let leads_on = known.leader().map(|(peer, _)| peer.store_id);
+        leads_on.map_or(0, |store_id| self.data_bytes(store_id))
     }
 
     fn next_steps(&self, led: &[Led], now: Instant) -> Vec<(Led, Next)> {

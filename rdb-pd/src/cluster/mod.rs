@@ -5,15 +5,15 @@
 //!   `record.rs` is what a store's record says and how it goes on, `refusal.rs` why a start is refused.
 //! - `registrar.rs`: the one task that decides, makes the decision durable and applies it to the state.
 //! - `steps.rs`: the next step of a region, as a pure function. `membership.rs` is what it is made of and what becomes of it,
-//!   `learners.rs` which learners are given up, `operators.rs` what somebody asks for, `impossible.rs` why not, `leaving.rs` how
-//!   stores leave.
+//!   `lagging.rs` which learners are given up and which voters are absent, `operators.rs` what somebody asks for, `impossible.rs`
+//!   why not, `leaving.rs` how stores leave.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
 //! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions: after a restart no
 //! store counts as heard of, and no leader as reported, until its next heartbeat.
 
 mod impossible;
-mod learners;
+mod lagging;
 mod leaving;
 mod listening;
 mod membership;

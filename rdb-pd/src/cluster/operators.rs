@@ -146,7 +146,7 @@ impl State {
                 let Wish { add, remove } = wish;
                 tracing::info!(region_id, add, remove, "an operator was added");
                 if let (Some(store_id), Some(known)) = (add, self.region_mut(region_id)) {
-                    known.learners.forgive(store_id, &known.region.peers);
+                    known.lagging.forgive(store_id, &known.region.peers);
                 }
                 Running { wish, since: now }
             }
@@ -218,7 +218,7 @@ impl State {
         let running = self.operators.running.iter();
         let over = running.filter_map(|(&region_id, running)| {
             let known = self.region_by_id(region_id)?;
-            let mut given_up = known.learners.given_up(now);
+            let mut given_up = known.lagging.given_up(now);
             let given_up = given_up.find(|&store_id| running.wish.add == Some(store_id));
             (given_up.is_some() || running.is_overdue(now)).then_some((region_id, given_up))
         });
@@ -249,7 +249,7 @@ impl State {
         };
         let mut peers = known.region.peers.iter();
         if !is_up && peers.any(|peer| peer.learner && peer.store_id == store_id) {
-            known.learners.give_up(store_id, now);
+            known.lagging.give_up(store_id, now);
         }
     }
 

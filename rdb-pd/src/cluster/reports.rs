@@ -13,7 +13,7 @@ use std::time::Instant;
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
 use rdb_proto::pdpb::HeldPeer;
 
-use super::learners;
+use super::lagging::{self, Seen};
 use super::state::{Change, KnownRegion, State};
 use super::stores::{Start, is_recent};
 
@@ -84,7 +84,7 @@ impl State {
         reports: &'reports [Report],
         now: Instant,
     ) -> Vec<&'reports Report> {
-        let patience = learners::patience(self.data_bytes(store_id));
+        let patience = lagging::patience(self.data_bytes(store_id));
         let awake = (self.listening.since(now), now);
         let mut foreign = Vec::new();
         for report in reports {
@@ -92,7 +92,12 @@ impl State {
                 Verdict::Outdated => {}
                 Verdict::Foreign => foreign.push(report),
                 Verdict::Counts { .. } => {
-                    let live = self.live_peers(report, now);
+                    let up = self.peers_on_stores_up(&report.peers, now);
+                    let seen = Seen {
+                        peers: &report.peers,
+                        live: report.live.as_deref().unwrap_or(&up),
+                        up: &up,
+                    };
                     let Some(known) = self.region_mut(report.region_id) else {
                         continue;
                     };
@@ -103,10 +108,10 @@ impl State {
                     let is_another = known.leadership.replace(leadership) != Some(leadership);
                     let before = known.reported_at.replace(now);
                     if is_another || before.is_none_or(|before| !is_recent(before, now)) {
-                        known.learners.begin_anew();
+                        known.lagging.begin_anew();
                     }
                     known.live.clone_from(&report.live);
-                    for learns_on in known.learners.note(&report.peers, &live, patience, awake) {
+                    for learns_on in known.lagging.note(seen, patience, awake) {
                         let region_id = report.region_id;
                         tracing::warn!(
                             region_id,
@@ -120,17 +125,13 @@ impl State {
         foreign
     }
 
-    /// The peers that live. If the leader does not tell, those whose stores are up.
-    fn live_peers(&self, report: &Report, now: Instant) -> Vec<u64> {
-        if let Some(live) = &report.live {
-            return live.clone();
-        }
+    fn peers_on_stores_up(&self, peers: &[Peer], now: Instant) -> Vec<u64> {
         let is_up = |peer: &&Peer| {
             let store = self.stores.get(&peer.store_id);
             store.is_some_and(|store| store.is_up(now))
         };
-        let live = report.peers.iter().filter(is_up);
-        live.map(|peer| peer.id).collect()
+        let up = peers.iter().filter(is_up);
+        up.map(|peer| peer.id).collect()
     }
 
     /// How much a store holds, as far as it has said.

@@ -9,7 +9,7 @@ use rdb_proto::metapb::{Peer, Region, StoreStats};
 use rdb_storage::{Command, ScanRange, Storage, random_id};
 
 use super::Settings;
-use super::learners::Learners;
+use super::lagging::Lagging;
 use super::listening::Listening;
 use super::operators::Operators;
 use super::reports::Leadership;
@@ -54,7 +54,7 @@ pub(super) struct KnownRegion {
     pub(super) reported_at: Option<Instant>,
     /// The peers that live, as the leader has said last. `None`: it does not tell.
     pub(super) live: Option<Vec<u64>>,
-    pub(super) learners: Learners,
+    pub(super) lagging: Lagging,
     /// The voter that was asked last to lead, and when.
     pub(super) successor: Option<(u64, Instant)>,
     /// Those that its leader may be about to add.

@@ -19,7 +19,9 @@
 //! second, so no step undoes another.
 //!
 //! A voter *lives* if its store is up, and its leader has heard of it lately and knows that it has caught up. One is removed
-//! only if most of those who stay live, and leads next only if it does.
+//! only if most of those who stay live, and leads next only if it does. One that has not lived for long though its store is up
+//! is *dead*, as on a store that is down. But that is what its leader says: where most voters do not live, the leader may be the
+//! one that is cut off, and none is dead.
 //!
 //! A step changes one member. It is answered to the leader of a `conf_version`, and done at most once.
 
@@ -103,6 +105,10 @@ pub(super) enum Obstacle {
         "a majority of the other voters is not there: on stores that are up, heard of by the leader, and caught up"
     )]
     NoMajority,
+    #[error(
+        "peer {peer_id} does not live though store {store_id} is up: the leader does not hear of it, or it does not catch up"
+    )]
+    Absent { peer_id: u64, store_id: u64 },
     #[error("no other voter can lead: none is heard of by the leader and has caught up")]
     NoSuccessor,
     #[error("peer {0} was asked to lead a moment ago")]
@@ -169,6 +175,14 @@ pub(super) struct Asked {
     pub(super) is_recent: bool,
 }
 
+/// A voter that has not lived for a while though its store is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Absent {
+    pub(super) peer_id: u64,
+    /// Whether that was for so long that it is to be replaced.
+    pub(super) is_lost: bool,
+}
+
 /// A region, and all that its next step depends on.
 pub(super) struct Case<'a> {
     /// As the leader has applied them.
@@ -182,6 +196,7 @@ pub(super) struct Case<'a> {
     pub(super) wish: Option<Wish>,
     /// The peers that live, as far as the leader knows. `None`: it does not tell.
     pub(super) live: Option<&'a [u64]>,
+    pub(super) absent: Vec<Absent>,
     /// Who was asked last to lead.
     pub(super) asked: Option<Asked>,
     /// The store that an operator has taken a replica from. It comes last.
@@ -241,6 +256,7 @@ impl Case<'_> {
         if needed == 0 {
             return match self.shrink() {
                 Next::Done if !kept.is_empty() => Next::Waits(Obstacle::NoPlace),
+                Next::Done => self.watch(),
                 next => next,
             };
         }
@@ -254,6 +270,21 @@ impl Case<'_> {
             }
         }
         self.promote_one_of(wanted, needed, obstacle)
+    }
+
+    /// Nothing is to be done, but somebody may want to know of a voter that is absent.
+    fn watch(&self) -> Next {
+        let is_absent = |peer: &&Peer| {
+            let mut absent = self.absent.iter();
+            absent.any(|absent| absent.peer_id == peer.id)
+        };
+        match self.voters().find(is_absent) {
+            Some(&Peer { id, store_id, .. }) => Next::Waits(Obstacle::Absent {
+                peer_id: id,
+                store_id,
+            }),
+            None => Next::Done,
+        }
     }
 
     /// How many learners the region needs: one for each voter that it lacks, or one in the place of a voter.
@@ -448,7 +479,12 @@ impl Case<'_> {
                 let peer = self.peer_on(store_id);
                 peer.is_some_and(|peer| !peer.learner || self.may_stay(peer))
             };
-            is_fit && !place.is_lost() && (has_peer() || may_get_one(store_id, place))
+            let has_dead_voter = || {
+                self.voters()
+                    .any(|p| p.store_id == store_id && self.is_dead(p))
+            };
+            let is_there = !place.is_lost() && !has_dead_voter();
+            is_fit && is_there && (has_peer() || may_get_one(store_id, place))
         };
         self.voters_on(self.places.iter().filter(is_reachable).count())
     }
@@ -499,13 +535,23 @@ impl Case<'_> {
 
     /// A store that the cluster does not have any more is down for good.
     fn is_down(&self, peer: &Peer) -> bool {
-        self.place(peer.store_id)
-            .is_none_or(|place| place.liveness == Liveness::Down)
+        let place = self.place(peer.store_id);
+        place.is_none_or(|place| place.liveness == Liveness::Down) || self.is_dead(peer)
     }
 
-    /// A store that the cluster does not have any more is lost.
+    /// Whether the region is to do without a peer. A store that the cluster does not have any more is lost.
     fn is_lost(&self, peer: &Peer) -> bool {
-        self.place(peer.store_id).is_none_or(Place::is_lost)
+        let place = self.place(peer.store_id);
+        place.is_none_or(Place::is_lost) || self.is_dead(peer)
+    }
+
+    /// Whether a voter is as good as on a store that is down, though its store is up.
+    fn is_dead(&self, peer: &Peer) -> bool {
+        let mut lost = self.absent.iter().filter(|absent| absent.is_lost);
+        let live = self.voters().filter(|voter| self.is_live(voter));
+        lost.any(|absent| absent.peer_id == peer.id)
+            && !self.is_live(peer)
+            && live.count() * 2 > self.voters().count()
     }
 
     /// Whether a store without a peer of the region may get one, once it can take replicas at all.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use rdb_proto::metapb::Region;
 
-use super::super::learners::{LEFT_ALONE_FOR, PATIENCE};
+use super::super::lagging::{LEFT_ALONE_FOR, PATIENCE};
 use super::super::scene::Scene;
 use super::*;
 use crate::keys::StoreRecord;
@@ -137,7 +137,7 @@ impl Play {
     /// The stores whose learners are given up.
     fn given_up(&self) -> Vec<u64> {
         let known = self.scene.state.region_by_id(self.region.id).unwrap();
-        known.learners.given_up(self.scene.now).collect()
+        known.lagging.given_up(self.scene.now).collect()
     }
 
     fn held(&self, peer_id: u64, conf_version: u64) -> HeldPeer {
@@ -450,6 +450,39 @@ fn a_learner_that_does_not_catch_up_is_given_up_and_another_store_is_tried() {
     assert_eq!(play.beat(), None);
     play.pass(LEFT_ALONE_FOR);
     assert_eq!(added(play.beat()).store_id, 4);
+}
+
+#[test]
+fn a_voter_that_is_dead_while_its_store_is_up_is_shown_and_then_replaced() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    let third = play.region.peers[2];
+    assert_eq!(third.store_id, 3);
+    let shown = |play: &mut Play| {
+        let shown = play.scene.state.operators(play.scene.now).into_iter();
+        shown.map(|operator| operator.status).collect::<Vec<_>>()
+    };
+    play.deaf.insert(third.id);
+    play.beat();
+    play.pass(DISCONNECTED_AFTER - HEARTBEAT_INTERVAL);
+    assert!(shown(&mut play).is_empty());
+    play.pass(HEARTBEAT_INTERVAL);
+    let status = shown(&mut play).join("");
+    assert!(
+        status.contains("peer 3 does not live though store 3 is up"),
+        "{status}"
+    );
+    let down_after = play.scene.state.settings.store_down_after;
+    // Another leader has to say so for as long.
+    (play.leader, play.term) = (play.region.peers[1].id, 2);
+    play.beat();
+    play.pass(down_after - HEARTBEAT_INTERVAL);
+    assert_eq!(play.beat(), None);
+    play.pass(HEARTBEAT_INTERVAL);
+    assert_eq!(added(play.beat()).store_id, 4);
+    assert_eq!(play.settle(), 3);
+    assert_eq!(play.stores(), [1, 2, 4]);
+    assert!(shown(&mut play).is_empty());
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::slice::from_ref;
 
 use rdb_proto::metapb::RegionEpoch;
 
-use super::super::learners::PATIENCE;
+use super::super::lagging::PATIENCE;
 use super::super::reports::Report;
 use super::super::scene::Scene;
 use super::super::state::Change;

@@ -13,8 +13,12 @@ struct Model {
     leader: u64,
     replicas: usize,
     wish: Option<Wish>,
-    /// Peers that the leader does not hear of.
+    /// Peers that the leader does not hear of, or that do not catch up.
     deaf: Vec<u64>,
+    /// Those of them that were so for a while.
+    absent: Vec<Absent>,
+    /// Stores whose new peers are deaf.
+    bad: Vec<u64>,
     asked: Option<Asked>,
     avoided: Option<u64>,
     given_up: Vec<u64>,
@@ -59,6 +63,8 @@ impl Model {
             replicas: 3,
             wish: None,
             deaf: Vec::new(),
+            absent: Vec::new(),
+            bad: Vec::new(),
             asked: None,
             avoided: None,
             given_up: Vec::new(),
@@ -82,6 +88,13 @@ impl Model {
         self
     }
 
+    /// A voter does not live, for a while or for long.
+    fn lacks(mut self, peer_id: u64, is_lost: bool) -> Self {
+        self.deaf.push(peer_id);
+        self.absent.push(Absent { peer_id, is_lost });
+        self
+    }
+
     fn with(mut self, peer: Peer) -> Self {
         self.peers.push(peer);
         self
@@ -97,6 +110,7 @@ impl Model {
             replicas: self.replicas,
             wish: self.wish,
             live: Some(&live),
+            absent: self.absent.clone(),
             asked: self.asked,
             avoided: self.avoided,
             given_up: self.given_up.clone(),
@@ -107,19 +121,37 @@ impl Model {
         case.next_step()
     }
 
+    /// The leader does it. A learner that does not catch up is not promoted, but given up, which ends an
+    /// operator that wants it.
     fn apply(&mut self, step: Step) {
         let next_id = self.peers.iter().map(|peer| peer.id).max().unwrap() + 1;
+        let next_id = next_id.max(100);
         match step {
-            AddLearner(store_id) => self.peers.push(Peer {
-                id: next_id.max(100),
-                store_id,
-                learner: true,
-            }),
+            AddLearner(store_id) => {
+                self.peers.push(Peer {
+                    id: next_id,
+                    store_id,
+                    learner: true,
+                });
+                if self.bad.contains(&store_id) {
+                    self.deaf.push(next_id);
+                }
+            }
             Promote(id) => {
                 let mut peers = self.peers.iter_mut();
-                peers.find(|peer| peer.id == id).unwrap().learner = false;
+                let learner = peers.find(|peer| peer.id == id).unwrap();
+                if self.deaf.contains(&id) {
+                    let store_id = learner.store_id;
+                    self.given_up.push(store_id);
+                    self.wish = self.wish.filter(|wish| wish.add != Some(store_id));
+                } else {
+                    learner.learner = false;
+                }
             }
-            Remove(id) => self.peers.retain(|peer| peer.id != id),
+            Remove(id) => {
+                self.peers.retain(|peer| peer.id != id);
+                self.deaf.retain(|&deaf| deaf != id);
+            }
             TransferLeader(id) => self.leader = id,
         }
     }
@@ -156,13 +188,26 @@ impl Model {
         stores
     }
 
+    fn lives(&self, peer: &Peer) -> bool {
+        let place = self.places.get(&peer.store_id);
+        let is_up = place.is_some_and(|place| place.liveness == Up);
+        is_up && !self.deaf.contains(&peer.id)
+    }
+
+    /// Whether most voters live.
     fn has_majority(&self) -> bool {
-        let voters = self.voters();
-        let is_up = |store_id: &&u64| {
-            let place = self.places.get(store_id);
-            place.is_some_and(|place| place.liveness == Up)
-        };
-        voters.iter().filter(is_up).count() * 2 > voters.len()
+        let voters = self.peers.iter().filter(|peer| !peer.learner);
+        let live = voters.clone().filter(|voter| self.lives(voter));
+        live.count() * 2 > voters.count()
+    }
+
+    /// The setting, or the largest odd number of stores below it.
+    fn goal(&self, stores: usize) -> usize {
+        if stores >= self.replicas {
+            self.replicas
+        } else {
+            stores.saturating_sub(1) | 1
+        }
     }
 }
 
@@ -211,6 +256,46 @@ fn a_silent_store_is_waited_for_and_one_that_is_down_is_replaced() {
     let mut down = Model::of(4, 3).set(3, Down);
     assert_eq!(down.steps(), [AddLearner(4), Promote(100), Remove(3)]);
     assert_eq!(down.run(), (vec![], Next::Done));
+}
+
+#[test]
+fn a_voter_that_is_dead_while_its_store_is_up_is_replaced() {
+    let absent = Obstacle::Absent {
+        peer_id: 3,
+        store_id: 3,
+    };
+    assert_eq!(Model::of(4, 3).lacks(3, false).waits(), absent);
+    let steps = [AddLearner(4), Promote(100), Remove(3)];
+    let mut model = Model::of(4, 3).lacks(3, true);
+    assert_eq!(model.steps(), steps);
+    assert_eq!(model.next(), Next::Done);
+    // Nobody else can have it.
+    let mut model = Model::of(3, 3).lacks(3, true);
+    assert_eq!(model.waits(), Obstacle::NoPlace);
+    model.places.insert(4, up());
+    assert_eq!(model.steps(), steps);
+    // It lives again.
+    let mut model = Model::of(4, 3).lacks(3, true).with(learner(4));
+    model.deaf.clear();
+    assert_eq!(model.steps(), [Remove(4)]);
+    // An even number does without it, and its store gets another one.
+    let mut model = Model::of(4, 4).lacks(3, true);
+    model.replicas = 4;
+    assert_eq!(model.steps(), [Remove(3), AddLearner(3), Promote(100)]);
+}
+
+#[test]
+fn what_a_leader_says_that_hears_of_no_majority_counts_against_nobody() {
+    for model in [
+        Model::of(5, 3).lacks(2, true).lacks(3, true),
+        Model::of(5, 3).lacks(3, true).set(2, Silent),
+    ] {
+        let next = model.next();
+        assert!(
+            matches!(next, Next::Waits(Obstacle::Absent { .. })),
+            "{next:?}"
+        );
+    }
 }
 
 #[test]
@@ -563,6 +648,10 @@ fn places() -> impl Strategy<Value = BTreeMap<u64, Place>> {
     prop::collection::btree_map(1..=9_u64, place, 1..=9)
 }
 
+fn stores() -> impl Strategy<Value = Vec<u64>> {
+    prop::collection::vec(1..=9_u64, 0..3)
+}
+
 fn models() -> impl Strategy<Value = Model> {
     let peers = prop::collection::btree_map(1..=10_u64, prop::bool::weighted(0.3), 1..=8);
     let wish = prop::option::weighted(
@@ -576,12 +665,12 @@ fn models() -> impl Strategy<Value = Model> {
         1..=7_usize,
         wish,
         prop::option::of(1..=9_u64),
-        prop::collection::vec(1..=10_u64, 0..3),
-        prop::collection::vec(1..=9_u64, 0..3),
+        prop::collection::btree_map(1..=10_u64, prop::option::of(any::<bool>()), 0..3),
+        (stores(), stores()),
     )
         .prop_filter_map(
             "a voter that is up leads",
-            |(places, peers, leader, replicas, wish, avoided, mut deaf, given_up)| {
+            |(places, peers, leader, replicas, wish, avoided, mut deaf, (given_up, bad))| {
                 let peers = peers.into_iter().map(|(id, learner)| Peer {
                     id,
                     store_id: id,
@@ -596,14 +685,26 @@ fn models() -> impl Strategy<Value = Model> {
                 let leader = (!leaders.is_empty()).then(|| leader.get(&leaders).id)?;
                 let wish = wish.map(|(add, remove)| Wish { add, remove });
                 let wish = wish.filter(|wish| wish.add != wish.remove);
-                deaf.retain(|&id| id != leader);
+                deaf.remove(&leader);
+                let is_voter = |&(id, _): &(u64, bool)| {
+                    let mut peers = peers.iter();
+                    peers.any(|peer| peer.id == id && !peer.learner)
+                };
+                let absent = deaf
+                    .iter()
+                    .filter_map(|(&id, absent)| Some((id, (*absent)?)));
+                let absent = absent
+                    .filter(is_voter)
+                    .map(|(peer_id, is_lost)| Absent { peer_id, is_lost });
                 Some(Model {
+                    absent: absent.collect(),
+                    deaf: deaf.into_keys().collect(),
+                    bad,
                     places,
                     peers,
                     leader,
                     replicas,
                     wish,
-                    deaf,
                     asked: None,
                     avoided,
                     given_up,
@@ -623,7 +724,7 @@ impl Model {
             let place = self.places.get(&store_id);
             place.is_some_and(|place| place.liveness == Up)
         };
-        let lives = |peer: &Peer| is_up(peer.store_id) && !self.deaf.contains(&peer.id);
+        let lives = |peer: &Peer| self.lives(peer);
         match step {
             AddLearner(store_id) => {
                 assert!(self.places[&store_id].is_usable());
@@ -637,7 +738,11 @@ impl Model {
                     .iter()
                     .filter(|peer| !peer.learner && peer.id != id);
                 let live = others.clone().filter(|other| lives(other));
+                let count = others.clone().count() + 1;
                 assert!(peer(id).learner || live.count() * 2 > others.count());
+                // Nobody has asked for fewer.
+                let is_one_too_many = count > self.replicas || count.is_multiple_of(2);
+                assert!(peer(id).learner || self.wish.is_some() || is_one_too_many);
             }
             TransferLeader(id) => {
                 assert!(!peer(id).learner && lives(&peer(id)) && id != self.leader);
@@ -654,17 +759,21 @@ impl Model {
             .map(|store_id| (store_id, up()))
             .collect();
         self.deaf.clear();
+        self.absent.clear();
         self.given_up.clear();
+        self.bad.clear();
     }
 
     /// Takes steps to the end, and checks that none goes back or puts the region at risk.
     fn run_checked(&mut self) -> Next {
         let mut seen = Vec::new();
         loop {
-            let mut state: Vec<_> = self.peers.iter().map(|p| (p.store_id, p.learner)).collect();
-            state.sort_unstable();
+            let peers = self.peers.iter();
+            let peers = peers.map(|peer| (peer.store_id, peer.learner, self.lives(peer)));
+            let mut peers: Vec<_> = peers.collect();
+            peers.sort_unstable();
             let leader = self.peers.iter().find(|peer| peer.id == self.leader);
-            let state = (leader.unwrap().store_id, state);
+            let state = (leader.unwrap().store_id, peers, self.given_up.len());
             assert!(!seen.contains(&state), "in a circle: {seen:?}");
             seen.push(state);
             let next = self.next();
@@ -684,8 +793,7 @@ proptest! {
 
     #[test]
     fn steps_end_and_never_cost_a_majority(mut model in models()) {
-        let wish = model.wish;
-        if let (Next::Done, Some(wish)) = (model.run_checked(), wish) {
+        if let (Next::Done, Some(wish)) = (model.run_checked(), model.wish) {
             let on = |store_id| model.peers.iter().find(|peer| peer.store_id == store_id);
             if let Some(added) = wish.add {
                 prop_assert!(on(added).is_some_and(|peer| !peer.learner));
@@ -700,10 +808,17 @@ proptest! {
             is_open && place.is_usable() && model.peers.iter().all(|peer| peer.store_id != store_id)
         });
         match end {
-            Next::Done => {
+            Next::Done | Next::Waits(Obstacle::Absent { .. }) => {
                 prop_assert!(model.peers.iter().all(|peer| !peer.learner));
                 let is_lost = |store_id: &u64| model.places.get(store_id).is_none_or(Place::is_lost);
                 prop_assert!(!model.voters().iter().any(is_lost));
+                let is_dead = |peer: &Peer| {
+                    let is_lost = |absent: &Absent| absent.is_lost && absent.peer_id == peer.id;
+                    model.absent.iter().any(is_lost) && !model.lives(peer)
+                };
+                let has_dead = model.peers.iter().any(is_dead);
+                prop_assert!(!has_dead || !model.has_majority());
+                prop_assert!(end != Next::Done || !model.peers.iter().any(is_dead));
             }
             Next::Waits(Obstacle::NoPlace) => prop_assert!(!has_place(), "{model:?}"),
             Next::Waits(Obstacle::Silent(store_id)) => {
@@ -720,12 +835,29 @@ proptest! {
         model.wish = None;
         let has_majority = model.has_majority();
         let end = model.run_checked();
-        let stores = model.places.len();
-        let goal = if stores >= model.replicas { model.replicas } else { (stores - 1) | 1 };
+        let goal = model.goal(model.places.len());
         if has_majority {
             prop_assert_eq!(end, Next::Done);
             prop_assert_eq!((model.voters().len(), model.peers.len()), (goal, goal));
         }
+    }
+
+    #[test]
+    fn beside_bad_stores_a_region_has_the_replicas_that_the_others_can_hold(
+        mut model in models(),
+        bad in stores(),
+    ) {
+        model.all_are_up();
+        model.wish = None;
+        model.bad = bad;
+        // What a voter lives on is not bad.
+        let voters = model.voters();
+        let is_good = |store_id: &&u64| voters.contains(store_id) || !model.bad.contains(store_id);
+        let goal = model.goal(model.places.keys().filter(is_good).count());
+        let end = model.run_checked();
+        let is_end = matches!(end, Next::Done | Next::Waits(Obstacle::NoPlace));
+        prop_assert!(is_end, "{end:?}");
+        prop_assert!(model.voters().len() >= goal, "{model:?}");
     }
 
     #[test]

@@ -1,18 +1,27 @@
-//! Learners that do not catch up, and the stores that a region leaves alone for that.
+//! Peers that lag behind, as the leaders of their regions say: learners that are given up, and voters that are absent.
 //!
-//! A store may be unreachable for the leader, or have a full disk. Its learner would wait for ever, and keep other regions from
+//! A learner's store may be unreachable for the leader, or have a full disk. Its learner would wait for ever, and keep other regions from
 //! having any. So it is given up after a while, and its store gets no other one of that region for a while, each time for twice
-//! as long, until a peer of the region lives there. Kept in memory only: a placement driver that is started anew waits again.
+//! as long, until a peer of the region lives there.
+//!
+//! A voter may be dead though its store is up: its group could not be opened, or has ended. It is absent once it has not lived for
+//! [`DISCONNECTED_AFTER`], and lost after as long as a store is down after, and longer if there is much data. While its store is
+//! silent, that is what counts.
+//!
+//! Kept in memory only: a placement driver that is started anew waits again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::Peer;
 
+use super::DISCONNECTED_AFTER;
+use super::steps::Absent;
+
 /// How long a learner may take, and longer if there is much data.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
-/// What a learner gets at least, in bytes a second.
+/// What a peer gets at least, in bytes a second.
 const BYTES_PER_SECOND: u64 = 4 << 20;
 
 /// How long the store of a learner that was given up is left alone the first time.
@@ -23,12 +32,27 @@ const LEFT_ALONE_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a learner of a region of that size may take.
 pub(super) fn patience(bytes: u64) -> Duration {
-    PATIENCE + Duration::from_secs(bytes / BYTES_PER_SECOND)
+    PATIENCE + transfer_time(bytes)
+}
+
+/// How long a peer may take to get so much.
+pub(super) fn transfer_time(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / BYTES_PER_SECOND)
+}
+
+/// What a leader says of the peers of its region, and what is known of their stores.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) peers: &'a [Peer],
+    /// Those that live.
+    pub(super) live: &'a [u64],
+    /// Those whose stores are up.
+    pub(super) up: &'a [u64],
 }
 
 /// Those of one region.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Learners {
+pub(super) struct Lagging {
     /// Since when each has lagged behind, as one leader says without a pause, by their ids.
     behind_since: BTreeMap<u64, Instant>,
     /// The stores whose learners were given up.
@@ -61,18 +85,18 @@ impl GivenUp {
     }
 }
 
-impl Learners {
-    /// Takes what a leader says: the peers, and which of them live. `awake_since`: this process has listened since then. Returns
-    /// the stores whose learners are given up now.
+impl Lagging {
+    /// Takes what a leader says. `awake_since`: this process has listened since then. Returns the stores whose learners are given
+    /// up now.
     pub(super) fn note(
         &mut self,
-        peers: &[Peer],
-        live: &[u64],
+        Seen { peers, live, up }: Seen<'_>,
         patience: Duration,
         (awake_since, now): (Instant, Instant),
     ) -> Vec<u64> {
-        let learners = peers.iter().filter(|peer| peer.learner);
-        let behind: Vec<_> = learners.filter(|peer| !live.contains(&peer.id)).collect();
+        let is_behind =
+            |peer: &&Peer| !live.contains(&peer.id) && (peer.learner || up.contains(&peer.id));
+        let behind: Vec<_> = peers.iter().filter(is_behind).collect();
         self.behind_since
             .retain(|&id, _| behind.iter().any(|peer| peer.id == id));
         let lives_on = |store_id| {
@@ -85,7 +109,7 @@ impl Learners {
         for peer in behind {
             let since = *self.behind_since.entry(peer.id).or_insert(now);
             let waited = now.saturating_duration_since(since.max(awake_since));
-            if waited >= patience && self.give_up(peer.store_id, now) {
+            if peer.learner && waited >= patience && self.give_up(peer.store_id, now) {
                 given_up.push(peer.store_id);
             }
         }
@@ -96,6 +120,25 @@ impl Learners {
     /// have got nothing either.
     pub(super) fn begin_anew(&mut self) {
         self.behind_since.clear();
+    }
+
+    /// The voters that are absent, as the leader has said last, at `reported_at`.
+    pub(super) fn absent(
+        &self,
+        peers: &[Peer],
+        lost_after: Duration,
+        (awake_since, reported_at): (Instant, Instant),
+    ) -> Vec<Absent> {
+        let voters = peers.iter().filter(|peer| !peer.learner);
+        let absent = voters.filter_map(|peer| {
+            let since = *self.behind_since.get(&peer.id)?;
+            let behind_for = reported_at.saturating_duration_since(since.max(awake_since));
+            (behind_for >= DISCONNECTED_AFTER).then_some(Absent {
+                peer_id: peer.id,
+                is_lost: behind_for >= lost_after,
+            })
+        });
+        absent.collect()
     }
 
     /// Gives the learner of a store up. Returns whether the store was not left alone already.
@@ -127,6 +170,14 @@ impl Learners {
 mod tests {
     use super::*;
 
+    fn seen<'a>(peers: &'a [Peer], live: &'a [u64]) -> Seen<'a> {
+        Seen {
+            peers,
+            live,
+            up: &[],
+        }
+    }
+
     #[test]
     fn much_data_takes_longer_and_so_does_a_placement_driver_that_was_asleep() {
         assert_eq!(patience(4 << 30), PATIENCE + Duration::from_secs(1024));
@@ -137,9 +188,10 @@ mod tests {
             store_id: 3,
             learner: true,
         }];
-        let mut learners = Learners::default();
+        let mut lagging = Lagging::default();
         let mut note = |live: &[u64], awake_since, seconds| {
-            learners.note(&learner, live, PATIENCE, (awake_since, at(seconds)))
+            let seen = seen(&learner, live);
+            lagging.note(seen, PATIENCE, (awake_since, at(seconds)))
         };
         assert!(note(&[], begun, 0).is_empty());
         assert!(note(&[7], begun, 100).is_empty(), "it has caught up");
@@ -156,20 +208,58 @@ mod tests {
             store_id: 3,
             learner: true,
         };
-        let mut learners = Learners::default();
+        let mut lagging = Lagging::default();
         let mut now = Instant::now();
         for doubled in [1, 2, 4, 8, 16, 32, 64, 128, 144, 144] {
-            assert!(learners.give_up(3, now));
-            assert!(!learners.give_up(3, now), "it is left alone");
+            assert!(lagging.give_up(3, now));
+            assert!(!lagging.give_up(3, now), "it is left alone");
             let over = now + LEFT_ALONE_FOR * doubled;
             let just_before = over - Duration::from_secs(1);
-            assert_eq!(learners.given_up(just_before).collect::<Vec<_>>(), [3]);
-            assert_eq!(learners.given_up(over).count(), 0, "{doubled}");
+            assert_eq!(lagging.given_up(just_before).collect::<Vec<_>>(), [3]);
+            assert_eq!(lagging.given_up(over).count(), 0, "{doubled}");
             now = over;
-            learners.note(&[], &[], PATIENCE, (now, now));
+            lagging.note(seen(&[], &[]), PATIENCE, (now, now));
         }
-        learners.note(&[peer], &[peer.id], PATIENCE, (now, now));
-        learners.give_up(3, now);
-        assert_eq!(learners.given_up(now + LEFT_ALONE_FOR).count(), 0);
+        lagging.note(seen(&[peer], &[peer.id]), PATIENCE, (now, now));
+        lagging.give_up(3, now);
+        assert_eq!(lagging.given_up(now + LEFT_ALONE_FOR).count(), 0);
+    }
+
+    #[test]
+    fn a_voter_is_absent_only_while_its_store_is_up_and_this_process_awake() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let voter = [Peer {
+            id: 7,
+            store_id: 3,
+            learner: false,
+        }];
+        let lost_after = Duration::from_secs(100);
+        let mut lagging = Lagging::default();
+        for (seconds, up, awake_since, is_lost) in [
+            (0, true, 0, None),
+            (19, true, 0, None),
+            (20, true, 0, Some(false)),
+            (99, true, 0, Some(false)),
+            (100, true, 0, Some(true)),
+            (110, true, 95, None),
+            (195, true, 95, Some(true)),
+            (200, false, 95, None),
+            (201, true, 95, None),
+            (221, true, 95, Some(false)),
+        ] {
+            let seen = Seen {
+                peers: &voter,
+                live: &[],
+                up: if up { &[7] } else { &[] },
+            };
+            let given_up = lagging.note(seen, Duration::ZERO, (at(awake_since), at(seconds)));
+            assert!(given_up.is_empty(), "it is no learner");
+            let times = (at(awake_since), at(seconds));
+            let absent = lagging.absent(&voter, lost_after, times);
+            let told = absent.iter().map(|absent| (absent.peer_id, absent.is_lost));
+            let expected = is_lost.map(|is_lost| (7, is_lost));
+            assert!(told.eq(expected), "at {seconds}: {absent:?}");
+        }
     }
 }
