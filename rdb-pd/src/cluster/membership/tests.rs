@@ -325,6 +325,22 @@ fn few_regions_have_learners_at_a_time() {
 }
 
 #[test]
+fn a_region_keeps_its_place_to_learn_while_its_new_peer_waits_for_an_id() {
+    let mut play = Play::with_stores(3);
+    let reports = play.with_many_regions();
+    play.lead_many(&[]);
+    let (first, others) = reports.split_at(LEARNING_REGIONS_MAX);
+    let mut nameless = |reports: &[Report]| {
+        let Scene { state, now, .. } = &mut play.scene;
+        assert!(state.note_reports(1, reports, *now).is_empty());
+        let led: Vec<_> = reports.iter().map(Led::from).collect();
+        state.take_steps(&led, *now).1.len()
+    };
+    assert_eq!(nameless(first), LEARNING_REGIONS_MAX);
+    assert_eq!(nameless(others), 0);
+}
+
+#[test]
 fn a_region_without_a_leader_has_no_place_to_learn() {
     let mut play = Play::with_stores(3);
     let mut reports = play.with_many_regions();
