@@ -86,5 +86,6 @@ fn plain(route: metapb::RegionRoute) -> Result<RegionRoute, Error> {
         leader: route.leader.map(Store::from),
         term: Some(route.term).filter(|term| *term > 0),
         peers: route.peers.into_iter().map(Store::from).collect(),
+        absent_peers: route.absent_peers,
     })
 }

@@ -103,6 +103,9 @@ pub struct RegionRoute {
     pub term: Option<u64>,
     /// The stores of the region's peers, in the order of those. One that is not registered is left out.
     pub peers: Vec<Store>,
+    /// The ids of the peers with a vote that have not lived for 20 seconds though their stores are up, as the leader says: it does
+    /// not hear of them, or they do not catch up. They are replaced as on a store that is down.
+    pub absent_peers: Vec<u64>,
 }
 
 impl From<metapb::Store> for Store {

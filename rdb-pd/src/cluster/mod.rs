@@ -82,8 +82,8 @@ pub const PEERS_MAX: usize = 16;
 /// Most voters that are kept of a region, and most that the first region begins with.
 pub const REPLICAS_MAX: usize = 7;
 
-/// Longest encoding of a peer in a region: two numbers, and whether it learns.
-const PEER_BYTES_MAX: usize = 26;
+/// Longest encoding of a peer in a region: two numbers, and whether it learns, and the first number again if it is absent.
+const PEER_BYTES_MAX: usize = 37;
 
 /// Longest encoding of a region in a list: two keys, its peers and their stores, the one that leads it, and numbers.
 const REGION_BYTES_MAX: usize =

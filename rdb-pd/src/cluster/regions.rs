@@ -94,6 +94,11 @@ impl State {
             leader,
             peers: known.region.peers.iter().filter_map(store_of).collect(),
             term: term.unwrap_or_default(),
+            absent_peers: self
+                .absent(known, now)
+                .iter()
+                .map(|absent| absent.peer_id)
+                .collect(),
         }
     }
 }

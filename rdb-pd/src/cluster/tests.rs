@@ -170,6 +170,7 @@ async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
         leader: Some(longest.clone()),
         peers: vec![longest.clone(); PEERS_MAX],
         term: u64::MAX,
+        absent_peers: vec![u64::MAX; PEERS_MAX],
     };
     let stores = vec![longest; 2];
     let stores = GetStoresResponse { stores };

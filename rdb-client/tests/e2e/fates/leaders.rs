@@ -78,6 +78,7 @@ impl Group {
             leader: leader.map(|id| self.node(id).description()),
             peers: self.nodes.iter().map(StoreNode::description).collect(),
             term,
+            ..RegionRoute::default()
         }
     }
 

@@ -478,11 +478,16 @@ fn a_voter_that_is_dead_while_its_store_is_up_is_shown_and_then_replaced() {
         let shown = play.scene.state.operators(play.scene.now).into_iter();
         shown.map(|operator| operator.status).collect::<Vec<_>>()
     };
+    let absent = |play: &Play| {
+        let route = play.scene.state.route(b"k", play.scene.now);
+        route.unwrap().absent_peers
+    };
     play.deaf.insert(third.id);
     play.beat();
     play.pass(DISCONNECTED_AFTER - HEARTBEAT_INTERVAL);
-    assert!(shown(&mut play).is_empty());
+    assert!(shown(&mut play).is_empty() && absent(&play).is_empty());
     play.pass(HEARTBEAT_INTERVAL);
+    assert_eq!(absent(&play), [third.id]);
     let status = shown(&mut play).join("");
     assert!(
         status.contains("peer 3 does not live though store 3 is up"),
@@ -498,7 +503,7 @@ fn a_voter_that_is_dead_while_its_store_is_up_is_shown_and_then_replaced() {
     assert_eq!(added(play.beat()).store_id, 4);
     assert_eq!(play.settle(), 3);
     assert_eq!(play.stores(), [1, 2, 4]);
-    assert!(shown(&mut play).is_empty());
+    assert!(shown(&mut play).is_empty() && absent(&play).is_empty());
 }
 
 #[test]

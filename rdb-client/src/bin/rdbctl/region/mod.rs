@@ -42,6 +42,9 @@ A region holds the keys from START up to, but without, END, of both keyspaces.
 `-`: no bound; in JSON an empty key. EPOCH is the version of the region's peers
 and that of its range. PEERS are its replicas, as PEER@STORE; one that has no
 vote, since it has come in a short time ago or is about to leave, is a (learner).
+One whose store is up, and that the leader has not heard of for 20 seconds, or that
+does not catch up, is (absent): see its store's log. It is replaced as on a store
+that is down.
 LEADER is the store that takes reads and writes, TERM the Raft term that it was
 elected in.";
 
@@ -108,6 +111,7 @@ struct Peer {
     id: u64,
     store_id: u64,
     is_learner: bool,
+    is_absent: bool,
     address: Option<String>,
 }
 
@@ -119,13 +123,14 @@ struct Leader {
 
 impl From<RegionRoute> for Line {
     fn from(route: RegionRoute) -> Self {
-        let (region, stores) = (route.region, route.peers);
+        let (region, stores, absent) = (route.region, route.peers, route.absent_peers);
         let peers = region.peers.iter().map(|peer| {
             let store = stores.iter().find(|store| store.id == peer.store_id);
             Peer {
                 id: peer.id,
                 store_id: peer.store_id,
                 is_learner: peer.is_learner,
+                is_absent: absent.contains(&peer.id),
                 address: store.map(|store| store.address.clone()),
             }
         });
@@ -156,8 +161,14 @@ impl Record for Line {
         let bound = |key: &Bytes| cell((!key.is_empty()).then(|| keys.encode(key)));
         let peers = self.peers.iter();
         let peers = peers.map(|peer| {
-            let learner = if peer.is_learner { "(learner)" } else { "" };
-            format!("{}@{}{learner}", peer.id, peer.store_id)
+            let mark = if peer.is_learner {
+                "(learner)"
+            } else if peer.is_absent {
+                "(absent)"
+            } else {
+                ""
+            };
+            format!("{}@{}{mark}", peer.id, peer.store_id)
         });
         let leader = self.leader.as_ref();
         vec![
@@ -177,11 +188,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_without_a_vote_is_marked() {
-        let peer = |id, is_learner| Peer {
+    fn a_peer_without_a_vote_is_marked_and_so_is_one_that_does_not_live() {
+        let peer = |id, is_learner, is_absent| Peer {
             id,
             store_id: id + 10,
             is_learner,
+            is_absent,
             address: None,
         };
         let line = Line {
@@ -193,13 +205,25 @@ mod tests {
                 version: 1,
             },
             term: None,
-            peers: vec![peer(1, false), peer(2, true)],
+            peers: vec![
+                peer(1, false, false),
+                peer(2, true, false),
+                peer(3, false, true),
+            ],
             leader: None,
         };
         let cells = line.cells(KeyEncoding::Text);
         assert_eq!(
             cells,
-            ["1", "-", "-", "2/1", "-", "1@11,2@12(learner)", "-"]
+            [
+                "1",
+                "-",
+                "-",
+                "2/1",
+                "-",
+                "1@11,2@12(learner),3@13(absent)",
+                "-"
+            ]
         );
     }
 }
