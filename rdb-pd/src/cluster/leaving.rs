@@ -43,14 +43,17 @@ impl State {
         })])
     }
 
-    /// The stores that are to leave and have no replica any more.
-    pub(super) fn decide_departures(&self) -> Vec<Change> {
+    /// The stores that are to leave, have no replica any more, and are not about to get one.
+    pub(super) fn decide_departures(&self, now: Instant) -> Vec<Change> {
         let mut regions = self.regions.values();
         if regions.any(|known| known.leadership.is_none()) {
             return Vec::new();
         }
         let leaving = self.confirmed().filter(|store| store.record.is_leaving);
-        let free = leaving.filter(|store| self.region_count(store.record.id) == 0);
+        let free = leaving.filter(|store| {
+            let store_id = store.record.id;
+            self.region_count(store_id) == 0 && !self.may_be_added_to(store_id, now)
+        });
         let left = free.map(|store| {
             Change::Store(StoreRecord {
                 has_left: true,
@@ -58,6 +61,14 @@ impl State {
             })
         });
         left.collect()
+    }
+
+    /// Whether the leader of a region was told so lately to add a peer on a store that it may have done so.
+    fn may_be_added_to(&self, store_id: u64, now: Instant) -> bool {
+        self.regions.values().any(|known| {
+            let mut new_peers = known.new_peers.iter();
+            new_peers.any(|peer| peer.store_id == store_id) && !self.is_silent(known.adding_at, now)
+        })
     }
 
     /// How many regions have a peer on a store.

@@ -228,7 +228,7 @@ impl Cluster {
             self.shared.log_foreign(store_id, &foreign, now);
             state.retain_changes(store_id, &mut heartbeat.reports);
             let changes_regions = !state.decide_heartbeat(&heartbeat, now).is_empty();
-            Ok::<_, Refusal>(changes_regions || !state.decide_departures().is_empty())
+            Ok::<_, Refusal>(changes_regions || !state.decide_departures(now).is_empty())
         })?;
         if changes_records {
             let question = |answer| Question::Heartbeat(heartbeat, answer);

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::membership::Nameless;
 use super::rare_line::RareLine;
-use super::state::{Change, State};
+use super::state::Change;
 use super::{ClusterError, Heartbeat, Refusal, Registration, Shared, Start};
 
 /// Most questions in the queue. The caller of one more is told to ask again.
@@ -168,7 +168,8 @@ impl Registrar {
     }
 
     async fn let_stores_leave(&self) -> Result<(), ClusterError> {
-        let changes = self.shared.read(State::decide_departures);
+        let now = Instant::now();
+        let changes = self.shared.read(|state| state.decide_departures(now));
         let left = changes.iter().filter_map(|change| match change {
             Change::Store(record) => Some(record.id),
             _ => None,

@@ -1,5 +1,5 @@
 use super::super::refusal::Refusal;
-use super::super::reports::Leadership;
+use super::super::reports::{Leadership, Report};
 use super::super::scene::{Scene, fresh, start_of};
 use super::super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL};
 use super::*;
@@ -32,7 +32,7 @@ impl Scene {
     }
 
     fn let_stores_leave(&mut self) {
-        let left = self.state.decide_departures();
+        let left = self.state.decide_departures(self.now);
         left.into_iter().for_each(|change| self.state.apply(change));
     }
 
@@ -103,6 +103,36 @@ fn a_store_without_replicas_leaves_at_once_and_its_address_is_free() {
     let address = scene.state.stores[&second].record.address.clone();
     assert_eq!(scene.change_leaving(second, true), Ok(true));
     assert_eq!(scene.register(&fresh(&address, 9)), Ok(3));
+}
+
+#[test]
+fn a_store_that_may_be_about_to_get_a_replica_has_not_left() {
+    let mut scene = Scene::with_original();
+    for _ in 0..2 {
+        let store_id = scene.add_store();
+        scene.report(store_id, &[]);
+    }
+    let region = scene.state.regions_of(1).remove(0);
+    let report = Report {
+        region_id: region.id,
+        peer_id: region.peers[0].id,
+        term: 1,
+        epoch: region.epoch_or_default(),
+        peers: region.peers,
+        live: None,
+    };
+    let told = scene.lead_on(1, std::slice::from_ref(&report));
+    assert_eq!(told.len(), 1, "to add a learner on store 2");
+    scene.state.settings.replicas = 1;
+    assert_eq!(scene.change_leaving(2, true), Ok(false));
+    scene.pass(DISCONNECTED_AFTER - HEARTBEAT_INTERVAL);
+    scene.let_stores_leave();
+    assert!(!scene.state.stores[&2].record.has_left);
+    // The leader has not done it.
+    scene.pass(HEARTBEAT_INTERVAL);
+    scene.lead_on(1, &[report]);
+    scene.let_stores_leave();
+    assert!(scene.state.stores[&2].record.has_left);
 }
 
 #[test]
