@@ -163,6 +163,9 @@ impl Cluster {
     ) -> Result<(Self, Registrar), PdError> {
         let mut state = State::load_or_create(&storage, Instant::now())?;
         state.settings = settings;
+        if let Some(advice) = state.advice() {
+            tracing::warn!("{advice}");
+        }
         storage.assign(state.cluster_id, None, None)?;
         if restored {
             let changes = state.changes_after_restore();

@@ -42,6 +42,22 @@ impl State {
         vec![Change::Region(region), Change::Counters(counters)]
     }
 
+    /// What is worth a warning at a start: replicas go.
+    pub(super) fn advice(&self) -> Option<String> {
+        let replicas = self.settings.replicas;
+        let has_more = |known: &&KnownRegion| {
+            let voters = known.region.peers.iter().filter(|peer| !peer.learner);
+            voters.count() > replicas
+        };
+        let count = self.regions.values().filter(has_more).count();
+        (count > 0).then(|| {
+            format!(
+                "--replicas is {replicas}; of the {} regions {count} have more replicas, and lose the others now",
+                self.regions.len()
+            )
+        })
+    }
+
     /// The regions with a peer on a store.
     pub(super) fn regions_of(&self, store_id: u64) -> Vec<Region> {
         let here = |region: &&Region| region.peers.iter().any(|peer| peer.store_id == store_id);
@@ -194,6 +210,18 @@ mod tests {
             peer_id: 1,
         };
         assert_eq!(counters, after);
+    }
+
+    #[test]
+    fn a_start_with_fewer_replicas_than_regions_have_is_warned_about() {
+        let mut scene = Scene::with_three_replicas();
+        assert_eq!(scene.state.advice(), None);
+        scene.state.settings.replicas = 1;
+        let advice = scene.state.advice().unwrap();
+        assert!(
+            advice.contains("--replicas is 1; of the 1 regions 1 have more"),
+            "{advice}"
+        );
     }
 
     #[test]
