@@ -54,9 +54,13 @@ Examples:
 
 const AFTER_HELP: &str = "\
 A store is up, disconnected (no heartbeat for 20 seconds), down (30 minutes, or
-what rdb-pd was started with) or leaving (see `store remove`). REGIONS are those of
+what rdb-pd was started with) or leaving (see `store remove`); then it may be silent,
+too, for 20 seconds or more. REGIONS are those of
 which it holds a replica, LEADS those whose reads and writes it takes. `-`: no
 heartbeat since the placement driver started.";
+
+/// A store without a heartbeat for this long is disconnected.
+const SILENT_AFTER_MS: u64 = 20_000;
 
 pub(crate) async fn run(
     command: &StoreCommand,
@@ -185,6 +189,19 @@ impl Line {
     }
 }
 
+impl Line {
+    /// A store that leaves may be dead, too. That is told here in words, and in JSON by the age of its heartbeat.
+    fn shown_state(&self) -> String {
+        let is_silent = self
+            .last_heartbeat_age_ms
+            .is_some_and(|age| age >= SILENT_AFTER_MS);
+        if is_silent && self.state == state_name(StoreState::Leaving) {
+            return format!("{} (silent)", self.state);
+        }
+        self.state.to_owned()
+    }
+}
+
 impl From<StoreStats> for Stats {
     fn from(stats: StoreStats) -> Self {
         Self {
@@ -219,7 +236,7 @@ impl Record for Line {
         vec![
             self.id.to_string(),
             self.address.clone(),
-            self.state.to_owned(),
+            self.shown_state(),
             cell(
                 self.last_heartbeat_age_ms
                     .map(|age| format!("{} ago", time(age))),
@@ -305,17 +322,37 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_store_that_was_not_heard_of_yet_has_no_figures() {
-        let line = Line {
+    fn line(state: StoreState, last_heartbeat_age_ms: Option<u64>) -> Line {
+        Line {
             id: 1,
             address: "127.0.0.1:20160".to_owned(),
-            state: state_name(StoreState::Disconnected),
-            last_heartbeat_age_ms: None,
+            state: state_name(state),
+            last_heartbeat_age_ms,
             region_count: 0,
             leads_count: 0,
             stats: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_store_that_leaves_and_is_silent_is_shown_as_both() {
+        for (state, age_ms, shown) in [
+            (
+                StoreState::Leaving,
+                Some(SILENT_AFTER_MS),
+                "leaving (silent)",
+            ),
+            (StoreState::Leaving, Some(SILENT_AFTER_MS - 1), "leaving"),
+            (StoreState::Leaving, None, "leaving"),
+            (StoreState::Down, Some(SILENT_AFTER_MS), "down"),
+        ] {
+            assert_eq!(line(state, age_ms).cells(KeyEncoding::Text)[2], shown);
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_not_heard_of_yet_has_no_figures() {
+        let line = line(StoreState::Disconnected, None);
         assert_eq!(line.cells(KeyEncoding::Text).len(), Line::HEADINGS.len());
         assert_eq!(
             printed(Format::Json, |output| output
