@@ -115,6 +115,25 @@ impl Stores {
         }
     }
 
+    /// Sends heartbeats until the leader was told so many steps in all.
+    async fn next_steps(&mut self, count: usize) {
+        while self.steps.len() < count {
+            self.beat().await;
+        }
+        assert_eq!(self.steps.len(), count);
+    }
+
+    /// A heartbeat of every store that lives, but the leader's.
+    async fn beat_followers(&mut self) {
+        let store_ids: Vec<_> = self.alive.keys().copied().collect();
+        for store_id in store_ids {
+            if store_id != self.leader.store_id {
+                let request = self.request(store_id);
+                self.send(&request).await.unwrap();
+            }
+        }
+    }
+
     fn conf_version(&self) -> u64 {
         self.region.epoch_or_default().conf_version
     }
@@ -231,27 +250,29 @@ async fn one_replica_becomes_three_also_if_the_placement_driver_is_restarted_aft
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_peer_has_the_same_id_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let mut stores = Stores::start(directory.path(), 3).await;
+    let mut stores = Stores::start(directory.path(), 4).await;
     stores.obeys = false;
+    let added = |id| {
+        Step::AddLearner(Peer {
+            id,
+            store_id: id,
+            learner: true,
+        })
+    };
     for restarts in 1..=3 {
-        while stores.steps.len() < restarts {
-            stores.beat().await;
-        }
+        stores.next_steps(restarts).await;
         stores = stores.restart_pd(directory.path()).await;
     }
-    let added = Peer {
-        id: 2,
-        store_id: 2,
-        learner: true,
-    };
-    assert!(
-        stores
-            .steps
-            .iter()
-            .all(|step| *step == Step::AddLearner(added)),
-        "{:?}",
-        stores.steps
-    );
+    assert_eq!(stores.steps, [added(2), added(2), added(2)]);
+    // Another one gets another id: the first was not forgotten.
+    let address = stores.alive.remove(&2).unwrap();
+    stores.next_steps(4).await;
+    assert_eq!(stores.steps[3], added(3));
+    stores = stores.restart_pd(directory.path()).await;
+    stores.alive.insert(2, address);
+    stores.beat_followers().await;
+    stores.next_steps(5).await;
+    assert_eq!(stores.steps[4], added(2));
     stores.pd.stop().await;
 }
 
