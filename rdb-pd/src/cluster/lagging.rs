@@ -1,12 +1,12 @@
 //! Peers that lag behind, as the leaders of their regions say: learners that are given up, and voters that are absent.
 //!
-//! A learner's store may be unreachable for the leader, or have a full disk. Its learner would wait for ever, and keep other regions from
-//! having any. So it is given up after a while, and its store gets no other one of that region for a while, each time for twice
-//! as long, until a peer of the region lives there.
+//! The store of a learner may be unreachable for the leader, or have a full disk. The learner would wait for ever, and keep other
+//! regions from having any. So it is given up after a while, and its store gets no other one of that region for a while, each
+//! time for twice as long, until a peer of the region lives there.
 //!
 //! A voter may be dead though its store is up: its group could not be opened, or has ended. It is absent once it has not lived for
-//! [`DISCONNECTED_AFTER`], and lost after as long as a store is down after, and longer if there is much data. While its store is
-//! silent, that is what counts.
+//! [`DISCONNECTED_AFTER`], and lost once it has not for as long as a store is silent before it is down, and longer if there is much
+//! data. Time in which its store was silent does not count.
 //!
 //! Kept in memory only: a placement driver that is started anew waits again.
 

@@ -18,6 +18,7 @@ use super::lagging;
 use super::reports::{Leadership, Report};
 use super::state::{Change, KnownRegion, KnownStore, State};
 use super::steps::{Absent, Asked, Case, LEARNING_REGIONS_MAX, Next, Place, Step};
+use super::stores::is_recent;
 use super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, PEERS_MAX};
 use crate::keys::NewPeers;
 
@@ -214,15 +215,21 @@ impl State {
 
     /// The voters of a region that do not live though their stores are up, as its leader has said last.
     pub(super) fn absent(&self, known: &KnownRegion, now: Instant) -> Vec<Absent> {
-        let Some(reported_at) = known.reported_at else {
+        let Some(reported_at) = known.reported_at.filter(|&at| is_recent(at, now)) else {
             return Vec::new();
         };
         let transfer_time = lagging::transfer_time(self.bytes_of(known));
-        known.lagging.absent(
-            &known.region.peers,
+        let peers = &known.region.peers;
+        let mut absent = known.lagging.absent(
+            peers,
             self.settings.store_down_after + transfer_time,
             (self.listening.since(now), reported_at),
-        )
+        );
+        if !absent.is_empty() {
+            let up = self.peers_on_stores_up(peers, now);
+            absent.retain(|absent| up.contains(&absent.peer_id));
+        }
+        absent
     }
 
     /// What a new peer of a region may take, with what is rewritten meanwhile.

@@ -125,7 +125,7 @@ impl State {
         foreign
     }
 
-    fn peers_on_stores_up(&self, peers: &[Peer], now: Instant) -> Vec<u64> {
+    pub(super) fn peers_on_stores_up(&self, peers: &[Peer], now: Instant) -> Vec<u64> {
         let is_up = |peer: &&Peer| {
             let store = self.stores.get(&peer.store_id);
             store.is_some_and(|store| store.is_up(now))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rdb_proto::metapb::{Peer, Region, StoreState};
+use rdb_proto::metapb::{Peer, Region, RegionRoute, StoreState};
 use rdb_proto::pdpb::region_step::Step;
 use rdb_proto::pdpb::*;
 
@@ -22,6 +22,8 @@ struct Stores {
     term: u64,
     /// Whether the leader does what it is told.
     obeys: bool,
+    /// The peer that the leader says not to live.
+    dead: Option<u64>,
     steps: Vec<Step>,
     /// The `conf_version` that the last step was for.
     last_step_at: u64,
@@ -44,6 +46,7 @@ impl Stores {
             region,
             term: 1,
             obeys: true,
+            dead: None,
             steps: Vec::new(),
             last_step_at: 0,
         };
@@ -99,7 +102,7 @@ impl Stores {
                     term: self.term,
                     epoch: self.region.epoch,
                     peers: self.region.peers.clone(),
-                    live: None,
+                    live: self.live(),
                 }];
             }
             for step in self.send(&request).await.unwrap().steps {
@@ -113,6 +116,14 @@ impl Stores {
                 }
             }
         }
+    }
+
+    /// A bit for each peer that lives, if one does not.
+    fn live(&self) -> Option<u32> {
+        let dead = self.dead?;
+        let bits = self.region.peers.iter().enumerate();
+        let live = bits.filter(|(_, peer)| peer.id != dead);
+        Some(live.map(|(position, _)| 1 << position).sum())
     }
 
     /// Sends heartbeats until the leader was told so many steps in all.
@@ -184,10 +195,14 @@ impl Stores {
         stores.into_iter().eq(wanted)
     }
 
-    async fn routed(&mut self) -> Region {
+    async fn route(&mut self) -> RegionRoute {
         let key = GetRegionRequest::default();
         let answer = self.pd.client.get_region(key).await.unwrap();
-        answer.into_inner().route.unwrap().region.unwrap()
+        answer.into_inner().route.unwrap()
+    }
+
+    async fn routed(&mut self) -> Region {
+        self.route().await.region.unwrap()
     }
 
     async fn states(&mut self) -> Vec<(u64, StoreState)> {
@@ -315,6 +330,26 @@ async fn a_store_that_is_down_is_replaced_and_told_what_to_destroy_when_it_comes
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(details(&refused).unwrap().field, "holds");
     }
+    stores.pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_is_dead_while_its_store_is_up_is_shown_and_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut stores = Stores::start(directory.path(), 4).await;
+    stores.settle_on(&[1, 2, 3]).await;
+    let mut peers = stores.region.peers.iter();
+    let dead = peers.find(|peer| peer.store_id == 3).unwrap().id;
+    stores.dead = Some(dead);
+    let shown = async {
+        while stores.route().await.absent_peers != [dead] {
+            stores.beat().await;
+            tokio::time::sleep(BEAT).await;
+        }
+    };
+    timeout(GUARD, shown).await.expect("it is shown");
+    stores.settle_on(&[1, 2, 4]).await;
+    assert!(stores.route().await.absent_peers.is_empty());
     stores.pd.stop().await;
 }
 

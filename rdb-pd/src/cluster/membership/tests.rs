@@ -493,6 +493,9 @@ fn a_voter_that_is_dead_while_its_store_is_up_is_shown_and_then_replaced() {
         status.contains("peer 3 does not live though store 3 is up"),
         "{status}"
     );
+    // Its leader may be wrong by now, or its store silent.
+    play.scene.pass(DISCONNECTED_AFTER);
+    assert!(shown(&mut play).is_empty() && absent(&play).is_empty());
     let down_after = play.scene.state.settings.store_down_after;
     // Another leader has to say so for as long.
     (play.leader, play.term) = (play.region.peers[1].id, 2);
