@@ -300,10 +300,13 @@ async fn a_copied_data_directory_never_displaces_the_living_original() {
     let client = cluster.client().await.with_timeout(HANG_GUARD);
     client.raw_put("k", "old").await.expect("put");
     registered(&client, &cluster.store).await;
-    // Copied from under the running original, so that they have everything that the original has.
+    // Copied from under the living original, so that they have everything that it has. It stands still meanwhile: a running one
+    // removes files that were just listed.
     let copy = |name: &str| {
         let copied = cluster.directory.path().join(name);
+        cluster.store.pause();
         copy_directory(cluster.store.data_dir(), &copied);
+        cluster.store.resume();
         Node::store(copied, &cluster.pd.address())
     };
     let own_address = copy("own-address");
