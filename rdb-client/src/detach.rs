@@ -87,6 +87,6 @@ mod tests {
             ]
         );
         assert_eq!(neighbours(&[3, 900, 3]), [vec![3], vec![900], vec![3]]);
-        assert_eq!(neighbours(&[]), Vec::<Vec<_>>::new());
+        assert_eq!(neighbours(&[]), Vec::<Vec<usize>>::new());
     }
 }

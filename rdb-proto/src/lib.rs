@@ -3,8 +3,8 @@
 //! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`], [`raftpb`] and [`adminpb`] are generated from the files under
 //! `proto/`, which are the reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the
 //! message's buffer.
-//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]) and the
-//! transport that servers and clients share ([`transport`]).
+//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]), what
+//! processes count ([`figures`]), and the transport that servers and clients share ([`transport`]).
 //!
 //! This crate knows nothing of storage, routing or the cluster.
 
@@ -12,6 +12,7 @@
 
 pub mod batch;
 pub mod error;
+pub mod figures;
 mod message_header;
 pub mod point;
 pub mod region;

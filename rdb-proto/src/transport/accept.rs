@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::ProcessBudgets;
 use super::connection::Connection;
+use super::figures::TransportFigures;
 use super::listener::Listener;
 use super::places::{Place, Places};
 
@@ -24,6 +25,7 @@ pub(super) struct Acceptor<L> {
     places: Arc<Places>,
     process: ProcessBudgets,
     drain: CancellationToken,
+    figures: Arc<TransportFigures>,
     log: RareLog,
 }
 
@@ -37,12 +39,14 @@ impl<L: Listener> Acceptor<L> {
         places: Arc<Places>,
         process: ProcessBudgets,
         drain: CancellationToken,
+        figures: Arc<TransportFigures>,
     ) -> Self {
         Self {
             listener,
             places,
             process,
             drain,
+            figures,
             log: RareLog::default(),
         }
     }
@@ -74,6 +78,7 @@ impl<L: Listener> Acceptor<L> {
         let place = match self.places.take(peer.ip(), &connection) {
             Ok(place) => place,
             Err(full) => {
+                self.figures.connections_refused.increment();
                 self.log.warn(Instant::now(), |suppressed| {
                     tracing::warn!(%peer, suppressed, "connection closed: {full}");
                 });
@@ -84,6 +89,7 @@ impl<L: Listener> Acceptor<L> {
             tracing::debug!(%peer, %error, "connection was gone before it was set up");
             return None;
         }
+        self.figures.connections_accepted.increment();
         Some((stream, connection, place))
     }
 }

@@ -18,6 +18,7 @@ use super::call::CallBudget;
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
+use super::figures::{CountedCall, TransportFigures};
 use super::limits::HEADER_FIELD_BYTES;
 use super::methods::{Method, Requests};
 use super::refusal::refused;
@@ -36,6 +37,7 @@ pub(super) struct CallService {
     connection: Arc<Connection>,
     is_for_stores: bool,
     timeouts: ArrivalTimeouts,
+    figures: Arc<TransportFigures>,
 }
 
 impl CallService {
@@ -54,6 +56,7 @@ impl CallService {
                 message: options.call_timeout,
                 closing: tick_duration * DRAIN_STALLED_TICKS,
             },
+            figures: Arc::clone(&options.figures),
         }
     }
 
@@ -65,6 +68,7 @@ impl CallService {
         request: Request<Incoming>,
         base: Reservation,
         place: StreamPlace,
+        counted: CountedCall,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
         let connection = Arc::clone(&self.connection);
         let call = CallBudget::new(connection, method.requests, Some(base), place);
@@ -79,7 +83,7 @@ impl CallService {
                 Ok(Ok(response)) => response,
                 Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),
             };
-            response.map(|body| Departing::new(method, body, call))
+            Departing::respond(method, response, call, counted)
         }
     }
 
@@ -90,19 +94,25 @@ impl CallService {
         request: Request<Incoming>,
         base_bytes: usize,
         place: StreamPlace,
+        counted: CountedCall,
     ) -> Response<Departing> {
         let budgets = self.connection.budgets(method.requests);
         let wait = method.requests.admission_wait();
         match budgets.reserve(base_bytes, wait).await {
-            Ok(base) => self.admit(method, request, base, place).await,
-            Err(Busy) => self.refuse(method, refused(method)),
+            Ok(base) => self.admit(method, request, base, place, counted).await,
+            Err(Busy) => self.refuse(method, refused(method), counted),
         }
     }
 
-    fn refuse(&self, method: &'static Method, answer: Response<Body>) -> Response<Departing> {
+    fn refuse(
+        &self,
+        method: &'static Method,
+        answer: Response<Body>,
+        counted: CountedCall,
+    ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
         let call = CallBudget::new(connection, method.requests, None, None);
-        answer.map(|body| Departing::new(method, body, call))
+        Departing::respond(method, answer, call, counted)
     }
 }
 
@@ -127,29 +137,31 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let method = Method::of(request.uri().path());
+        let counted = CountedCall::begin(&self.figures, request.uri().path());
         if self.is_for_stores && method.requests != Requests::StoreStream {
             // A client. It may find room the next time.
             self.connection.closing.cancel();
-            return Box::pin(ready(Ok(self.refuse(method, refused(method)))));
+            return Box::pin(ready(Ok(self.refuse(method, refused(method), counted))));
         }
         let place = match self.connection.streams.take(method.requests) {
             Ok(place) => place,
             Err(full) => {
                 let answer = Status::from(full).into_http();
-                return Box::pin(ready(Ok(self.refuse(method, answer))));
+                return Box::pin(ready(Ok(self.refuse(method, answer, counted))));
             }
         };
         let head_bytes = head_bytes(&request);
         let base_bytes = method.requests.base_bytes() + head_bytes;
         let budgets = self.connection.budgets(method.requests);
         match budgets.try_reserve(base_bytes) {
-            Some(base) => Box::pin(self.admit(method, request, base, place).map(Ok)),
+            Some(base) => Box::pin(self.admit(method, request, base, place, counted).map(Ok)),
             // What waits is not charged.
             None if head_bytes > WAITING_HEAD_BYTES_MAX => {
-                Box::pin(ready(Ok(self.refuse(method, refused(method)))))
+                Box::pin(ready(Ok(self.refuse(method, refused(method), counted))))
             }
             None => {
-                let waiting = self.clone().admit_later(method, request, base_bytes, place);
+                let later = self.clone();
+                let waiting = later.admit_later(method, request, base_bytes, place, counted);
                 Box::pin(waiting.map(Ok))
             }
         }

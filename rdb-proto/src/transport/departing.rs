@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::budget::Reservation;
 use super::call::CallBudget;
 use super::call_task::{note_asked, note_handed_out};
+use super::figures::CountedCall;
 use super::methods::{Method, Requests};
 use super::traffic::ChunkTick;
 
@@ -30,16 +32,34 @@ pub(super) struct Departing {
     /// The request is a stream, or the call has been charged less already.
     keeps_base: bool,
     has_answered: bool,
+    counted: CountedCall,
 }
 
 impl Departing {
-    pub(super) fn new(method: &Method, body: tonic::body::Body, call: Arc<CallBudget>) -> Self {
+    /// A response with such a body. The status of a call that failed at once is in its headers.
+    pub(super) fn respond(
+        method: &Method,
+        response: Response<tonic::body::Body>,
+        call: Arc<CallBudget>,
+        mut counted: CountedCall,
+    ) -> Response<Self> {
+        counted.note_status(response.headers());
+        response.map(|body| Self::new(method, body, call, counted))
+    }
+
+    fn new(
+        method: &Method,
+        body: tonic::body::Body,
+        call: Arc<CallBudget>,
+        counted: CountedCall,
+    ) -> Self {
         Self {
             body,
             call,
             rest: Bytes::new(),
             keeps_base: method.requests != Requests::Unary,
             has_answered: false,
+            counted,
         }
     }
 
@@ -103,7 +123,12 @@ impl Body for Departing {
             };
             match frame.into_data() {
                 Ok(data) => departing.first_chunk(data),
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                Err(frame) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        departing.counted.note_status(trailers);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
             }
         } else {
             departing.chunk()

@@ -32,6 +32,7 @@ type Serving = Result<(), String>;
 #[derive(Debug, Clone)]
 pub struct HealthHandle {
     serving: watch::Sender<Serving>,
+    drain: CancellationToken,
 }
 
 impl HealthHandle {
@@ -48,6 +49,22 @@ impl HealthHandle {
             changed
         });
     }
+
+    /// Whether the process does its work at the moment, as a check says; otherwise why not.
+    ///
+    /// # Errors
+    ///
+    /// The cause.
+    pub fn present(&self) -> Result<(), String> {
+        present(&self.serving.borrow(), &self.drain)
+    }
+}
+
+fn present(serving: &Serving, drain: &CancellationToken) -> Serving {
+    if drain.is_cancelled() {
+        return Err("it is stopping".to_owned());
+    }
+    serving.clone()
 }
 
 /// The health service for the process as a whole (service name `""`) and for each of `services`. It starts as
@@ -60,9 +77,13 @@ pub fn health(
     let service = HealthService {
         services,
         serving: receiver,
+        drain: drain.clone(),
+    };
+    let handle = HealthHandle {
+        serving: sender,
         drain,
     };
-    (HealthHandle { serving: sender }, HealthServer::new(service))
+    (handle, HealthServer::new(service))
 }
 
 struct HealthService {
@@ -97,11 +118,7 @@ impl Health for HealthService {
         if !self.knows(&request.get_ref().service) {
             return Err(Status::not_found("no such service here"));
         }
-        let serving = if self.drain.is_cancelled() {
-            Err("it is stopping".to_owned())
-        } else {
-            self.serving.borrow().clone()
-        };
+        let serving = present(&self.serving.borrow(), &self.drain);
         let mut answer = Response::new(response(true, serving.is_ok()));
         if let Err(cause) = serving {
             let printable = |c: &char| c.is_ascii_graphic() || *c == ' ';
@@ -159,7 +176,10 @@ mod tests {
     async fn a_drain_turns_the_status_and_ends_watches() {
         let drain = CancellationToken::new();
         let (sender, serving) = watch::channel(Err(String::new()));
-        let handle = HealthHandle { serving: sender };
+        let handle = HealthHandle {
+            serving: sender,
+            drain: drain.clone(),
+        };
         let service = HealthService {
             services: &["a.B"],
             serving,
@@ -174,6 +194,7 @@ mod tests {
         let checked = service.check(request("a.B")).await.expect("known service");
         assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
         assert!(!checked.metadata().contains_key(NOT_SERVING_CAUSE));
+        assert_eq!(handle.present(), Ok(()));
         assert!(service.check(request("other")).await.is_err());
 
         let mut watch = service
@@ -184,6 +205,7 @@ mod tests {
         let first = watch.next().await.expect("open").expect("status");
         assert_eq!(first.status(), ServingStatus::Serving);
         drain.cancel();
+        assert_eq!(handle.present(), Err("it is stopping".to_owned()));
         let last = watch.next().await.expect("open").expect("status");
         assert_eq!(last.status(), ServingStatus::NotServing);
         assert!(watch.next().await.is_none());

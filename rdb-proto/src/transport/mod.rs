@@ -10,9 +10,10 @@
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
 //!   refuses one whose `pace` is slow while others wait. The
 //!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing.
+//! - `figures` counts connections and calls, these by their `call_names`.
 //! - `services` finds the service that a request is for; `methods` is the table of what differs between methods.
 //!
-//! `process` is what the `main` of both servers shares, `serve_flags` what their settings share.
+//! `process` is what the `main` of both servers shares, `serve_flags` what their settings share, `status` what they show over HTTP.
 
 mod accept;
 mod address;
@@ -22,12 +23,14 @@ mod arriving;
 mod bounded;
 mod budget;
 mod call;
+mod call_names;
 mod call_service;
 mod call_task;
 mod connect;
 mod connection;
 mod deadline;
 mod departing;
+mod figures;
 mod framing;
 mod health;
 pub mod limits;
@@ -46,6 +49,8 @@ mod serve;
 mod serve_flags;
 mod services;
 mod socket;
+#[cfg(feature = "process")]
+pub mod status;
 mod stream_places;
 mod termination;
 mod traffic;
@@ -54,6 +59,7 @@ pub use address::{AddressError, check_address, check_advertised_address, parse_l
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::CallBudget;
 pub use connect::{ByteStream, Connector, endpoint};
+pub use figures::TransportFigures;
 pub use health::{HealthHandle, NOT_SERVING_CAUSE, health};
 pub use listener::Listener;
 pub use open_files::raise_open_files_limit;

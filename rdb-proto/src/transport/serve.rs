@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::Acceptor;
 use super::budget::{ByteBudget, ProcessBudgets};
+use super::figures::{CountedConnection, TransportFigures};
 use super::limits::{
     CALL_TIMEOUT, CONNECTIONS_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_BYTES_MAX, PREFACE_TIMEOUT,
     PROCESS_BYTES_IN_FLIGHT_MAX, SEND_STALL_TIMEOUT, STORES_BYTES_PART,
@@ -46,6 +47,8 @@ pub struct ServeOptions {
     /// Cancelled when calls have nothing to do any more for others to go on without this process, some time after the drain has
     /// begun. Until then everything is served. It is a part of `drain_timeout`. `None`: there is nothing of that kind.
     pub handed_over: Option<CancellationToken>,
+    /// Counts what is served.
+    pub figures: Arc<TransportFigures>,
 }
 
 impl Default for ServeOptions {
@@ -62,6 +65,7 @@ impl Default for ServeOptions {
             stores_bytes_in_flight: ByteBudget::new(stores_bytes(PROCESS_BYTES_IN_FLIGHT_MAX)),
             store_connections_max: 0,
             handed_over: None,
+            figures: Arc::default(),
         }
     }
 }
@@ -174,8 +178,15 @@ pub async fn serve(
         stores: options.stores_bytes_in_flight.clone(),
     };
     let closes = options.handed_over.clone().unwrap_or_else(|| drain.clone());
-    let mut acceptor = Acceptor::new(listener, Arc::clone(&places), process, closes.clone());
     let options = Arc::new(options);
+    let figures = &options.figures;
+    let mut acceptor = Acceptor::new(
+        listener,
+        Arc::clone(&places),
+        process,
+        closes.clone(),
+        Arc::clone(figures),
+    );
     let mut connections = JoinSet::new();
     let mut drain_began = None;
     loop {
@@ -183,8 +194,13 @@ pub async fn serve(
             () = closes.cancelled() => break,
             () = drain.cancelled(), if drain_began.is_none() => drain_began = Some(Instant::now()),
             (stream, connection, place) = acceptor.next() => {
-                let (services, options) = (Arc::clone(&services), Arc::clone(&options));
-                connections.spawn(connection.serve(stream, place, services, options, closes.clone()));
+                let (services, of_connection) = (Arc::clone(&services), Arc::clone(&options));
+                let counted = CountedConnection(Arc::clone(figures));
+                let served = connection.serve(stream, place, services, of_connection, closes.clone());
+                connections.spawn(async move {
+                    let _counted = counted;
+                    served.await;
+                });
             }
             Some(_) = connections.join_next() => {}
         }

@@ -10,3 +10,5 @@ mod lazy_peer;
 mod peer;
 mod requests;
 mod responses;
+#[cfg(feature = "process")]
+mod status;

@@ -1,6 +1,8 @@
 //! One budget: a number of bytes, and the queue of reservations that wait for some of them.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -9,7 +11,15 @@ use tokio::time::{Instant, timeout_at};
 /// A number of bytes that can be in flight at once. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ByteBudget {
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bytes_max: usize,
+    state: Mutex<State>,
+    /// How much is taken as of the last time that the lock was given back, for whoever must not take it. Relaxed: a figure.
+    bytes_noted: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -29,13 +39,22 @@ impl ByteBudget {
             ..State::default()
         };
         Self {
-            state: Arc::new(Mutex::new(state)),
+            shared: Arc::new(Shared {
+                bytes_max,
+                state: Mutex::new(state),
+                bytes_noted: AtomicUsize::new(0),
+            }),
         }
     }
 
     /// How much can be taken.
     pub(in super::super) fn bytes_max(&self) -> usize {
-        self.state().bytes_max
+        self.shared.bytes_max
+    }
+
+    /// How much was taken a moment ago. Never waits, and holds up nobody who takes or gives back.
+    pub fn bytes_noted(&self) -> usize {
+        self.shared.bytes_noted.load(Ordering::Relaxed)
     }
 
     /// How much is taken at the moment. May be more than the budget, see [`Reservation::more`](super::Reservation::more).
@@ -77,13 +96,14 @@ impl ByteBudget {
     pub(super) async fn take_by(&self, bytes: usize, deadline: Instant) -> bool {
         let (granting, granted) = oneshot::channel();
         let ticket = {
-            let state = &mut *self.state();
+            let mut state = self.state();
             if state.try_take(bytes) {
                 return true;
             }
             if bytes > state.bytes_max {
                 return false;
             }
+            let state = &mut *state;
             state.next_ticket += 1;
             state.waiters.insert(state.next_ticket, (bytes, granting));
             state.next_ticket
@@ -100,8 +120,41 @@ impl ByteBudget {
         is_granted
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Locked<'_> {
+        let Shared {
+            state, bytes_noted, ..
+        } = &*self.shared;
+        Locked {
+            state: state.lock().unwrap_or_else(PoisonError::into_inner),
+            bytes_noted,
+        }
+    }
+}
+
+/// The state while it is locked. What is taken is noted before the lock is given back.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    bytes_noted: &'a AtomicUsize,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.bytes_noted
+            .store(self.state.bytes_taken, Ordering::Relaxed);
     }
 }
 

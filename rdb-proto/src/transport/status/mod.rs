@@ -1,0 +1,26 @@
+//! What a process shows of itself over HTTP/1.1, to people and to what watches it.
+//!
+//! - `address`: where it listens, and what `--status-addr` says about that.
+//! - `server`: connections, each for one request and for a bounded time.
+//! - `pages`: which path shows what. A [`Source`] is what a process has to show.
+//! - [`Exposition`]: metrics by name, in the text form of OpenMetrics. `process_metrics` and [`TransportMetrics`] are those that
+//!   both servers have.
+//!
+//! Invariants:
+//! - Nothing here takes a lock that a read, a write or a timestamp takes. Metrics are read from atomics.
+//! - What peers can make it hold is bounded: a few connections with small buffers, one answer each, for a few seconds at most. Metrics
+//!   are written for one of them at a time.
+//! - Requests have no body that is read, and change nothing.
+
+mod address;
+mod exposition;
+mod pages;
+mod process_metrics;
+mod server;
+mod transport_metrics;
+
+pub use address::{StatusAddress, StatusListenError, listen_hint};
+pub use exposition::{Exposition, Labels};
+pub use pages::Source;
+pub use server::StatusServer;
+pub use transport_metrics::TransportMetrics;

@@ -1,0 +1,142 @@
+//! Serving the pages: a few connections, each for one request.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::pages::{Page, Pages, Source};
+
+/// Most connections at a time. For one more, the one that has been open longest is closed.
+const CONNECTIONS_MAX: usize = 32;
+
+/// How long a peer may take to send the head of its request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection lasts at most, from its first byte to the last one of its answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most bytes that a connection buffers in each direction, and largest head of a request.
+const BUFFER_BYTES_MAX: usize = 16 << 10;
+const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// Most header fields of a request.
+const HEADERS_MAX: usize = 64;
+
+/// How long to wait before accepting again when the process is out of file descriptors.
+const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the pages of a process until it is dropped.
+#[derive(Debug)]
+pub struct StatusServer {
+    local_addr: SocketAddr,
+    serving: JoinHandle<()>,
+    _end_on_drop: DropGuard,
+}
+
+impl StatusServer {
+    /// Begins to serve what `source` has to show.
+    ///
+    /// # Errors
+    ///
+    /// When the listener has no address.
+    pub fn start(
+        listener: TcpListener,
+        program: &'static str,
+        version: &'static str,
+        source: Arc<dyn Source>,
+    ) -> io::Result<Self> {
+        let local_addr = listener.local_addr()?;
+        let pages = Arc::new(Pages::new(program, version, source));
+        let end = CancellationToken::new();
+        Ok(Self {
+            local_addr,
+            serving: tokio::spawn(serve(listener, pages, end.clone())),
+            _end_on_drop: end.drop_guard(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Closes all connections and the listener, and waits until what it shows is let go of.
+    pub async fn end(self) {
+        let Self {
+            serving,
+            _end_on_drop: end,
+            ..
+        } = self;
+        drop(end);
+        // Nobody aborts it. A panic was told of by tokio.
+        let _ = serving.await;
+    }
+}
+
+async fn serve(listener: TcpListener, pages: Arc<Pages>, end: CancellationToken) {
+    let mut connections = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        tokio::select! {
+            () = end.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    open.retain(|connection| !connection.is_finished());
+                    if open.len() >= CONNECTIONS_MAX && let Some(oldest) = open.pop_front() {
+                        oldest.abort();
+                    }
+                    open.push_back(connections.spawn(answer(stream, Arc::clone(&pages))));
+                }
+                Err(error) => {
+                    // Either the peer is gone already, or the process lacks resources: both pass.
+                    tracing::debug!(%error, "cannot accept a connection to the status pages");
+                    sleep(ACCEPT_ERROR_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+/// Answers one request.
+async fn answer(stream: TcpStream, pages: Arc<Pages>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (page, pages) = (Page::asked_for(&request), Arc::clone(&pages));
+        async move { Ok::<_, Infallible>(pages.show(page).await) }
+    });
+    let connection = builder().serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection to the status pages failed"),
+        Err(_) => tracing::debug!("a connection to the status pages was closed: its peer is slow"),
+    }
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // Nobody needs it, and making it panics when the clock is before 1970.
+        .auto_date_header(false)
+        .keep_alive(false)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX);
+    builder
+}

@@ -1,0 +1,121 @@
+//! The metrics of the gRPC transport, which both servers have.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::super::budget::ByteBudget;
+use super::super::figures::TransportFigures;
+use super::super::serve::ServeOptions;
+use super::{Exposition, Labels};
+
+/// What a server's transport counts and limits.
+#[derive(Debug, Clone)]
+pub struct TransportMetrics {
+    figures: Arc<TransportFigures>,
+    connections_max: usize,
+    store_connections_max: usize,
+    clients: ByteBudget,
+    stores: ByteBudget,
+}
+
+const CLIENTS: Labels<'_> = &[("of", "clients")];
+const STORES: Labels<'_> = &[("of", "stores")];
+
+impl TransportMetrics {
+    /// Those of a transport that is served with these options.
+    pub fn of(options: &ServeOptions) -> Self {
+        Self {
+            figures: Arc::clone(&options.figures),
+            connections_max: options.connections_max,
+            store_connections_max: options.store_connections_max,
+            clients: options.bytes_in_flight.clone(),
+            stores: options.stores_bytes_in_flight.clone(),
+        }
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    ///
+    /// Those of the exposition only.
+    pub fn write(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        self.write_connections(exposition)?;
+        self.write_calls(exposition)?;
+        let has_stores = self.store_connections_max > 0;
+        let both = |clients: f64, stores: f64| {
+            let stores = has_stores.then_some((STORES, stores));
+            [(CLIENTS, clients)].into_iter().chain(stores)
+        };
+        exposition.gauges(
+            "flaredb_in_flight_bytes",
+            "Bytes of requests from their first byte, and of answers until they are sent.",
+            both(
+                self.clients.bytes_noted() as f64,
+                self.stores.bytes_noted() as f64,
+            ),
+        )?;
+        exposition.gauges(
+            "flaredb_in_flight_limit_bytes",
+            "Bytes in flight from which on calls wait, and are then told to back off.",
+            both(
+                self.clients.bytes_max() as f64,
+                self.stores.bytes_max() as f64,
+            ),
+        )
+    }
+
+    fn write_connections(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        let figures = &self.figures;
+        exposition.gauge(
+            "flaredb_connections",
+            "Open gRPC connections.",
+            figures.connections_open() as f64,
+        )?;
+        exposition.gauge(
+            "flaredb_connections_limit",
+            "Connections from which on a new one displaces an idle one, or is refused.",
+            self.connections_max as f64,
+        )?;
+        exposition.counter(
+            "flaredb_connections_accepted_total",
+            "gRPC connections that got a place.",
+            figures.connections_accepted.get(),
+        )?;
+        exposition.counter(
+            "flaredb_connections_refused_total",
+            "gRPC connections that were closed at once, since all places were taken.",
+            figures.connections_refused.get(),
+        )
+    }
+
+    fn write_calls(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        let ended = self.figures.calls_ended();
+        let labels: Vec<_> = ended
+            .iter()
+            .map(|ended| {
+                [
+                    ("service", ended.service),
+                    ("method", ended.method),
+                    ("code", ended.code),
+                ]
+            })
+            .collect();
+        let counts = ended.iter().map(|ended| ended.count);
+        exposition.counters(
+            "flaredb_calls_total",
+            "gRPC calls that were answered, by their status. Routing answers and conflicts are answers.",
+            labels.iter().map(|labels| &labels[..]).zip(counts),
+        )?;
+        let in_flight = self.figures.calls_in_flight();
+        let labels: Vec<_> = in_flight
+            .iter()
+            .map(|(service, method, _)| [("service", *service), ("method", *method)])
+            .collect();
+        let counts = in_flight.iter().map(|(_, _, count)| *count as f64);
+        exposition.gauges(
+            "flaredb_calls_in_flight",
+            "gRPC calls that are not answered yet, and streams that are open.",
+            labels.iter().map(|labels| &labels[..]).zip(counts),
+        )
+    }
+}
