@@ -9,6 +9,7 @@
 
 mod completion;
 pub mod encoding;
+mod figures;
 pub mod group;
 pub mod log;
 pub mod machine;
@@ -22,6 +23,7 @@ pub mod transport;
 mod types;
 
 pub use completion::{Completion, Dropped};
+pub use figures::{LogFigures, NodeFigures};
 pub use node::{MissingPeer, Node, NodeError, OpenError};
 pub use timing::{Timing, TimingError};
 pub use types::{

@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::group::{Beats, Group, GroupState, LOG_BYTES_MAX, PurgeError, StartError};
+use crate::figures::{LogFigures, NodeFigures};
+use crate::group::{Beats, Group, GroupState, LOG_BYTES_MAX, Leader, PurgeError, StartError};
 use crate::log::{LogDevice, LogHealth, LogStore, LogWriter};
 use crate::machine::{SnapshotData, StateMachine};
 use crate::simulation::spawn_blocking;
@@ -52,6 +53,7 @@ pub struct Node {
     receiving: Arc<Semaphore>,
     missing: broadcast::Sender<MissingPeer>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
+    figures: Arc<NodeFigures>,
 }
 
 pub(crate) type Groups = RwLock<BTreeMap<u64, Group>>;
@@ -139,12 +141,14 @@ impl Node {
         let (published, states) = watch::channel(BTreeMap::new());
         let published = Arc::new(published);
         let of_node = Arc::downgrade(&published);
+        let figures = Arc::<NodeFigures>::default();
         let supervisor = supervise(
             Arc::clone(&groups),
             timing,
             log_bytes_max,
             to_watch,
             published,
+            Arc::clone(&figures),
         );
         Ok(Self {
             timing,
@@ -156,6 +160,7 @@ impl Node {
             receiving: Arc::new(Semaphore::new(SNAPSHOTS_RECEIVED_MAX)),
             missing: broadcast::Sender::new(MISSING_MAX),
             supervisor: Mutex::new(Some(tokio::spawn(supervisor))),
+            figures,
         })
     }
 
@@ -306,6 +311,16 @@ impl Node {
         self.log.health()
     }
 
+    /// What all groups count.
+    pub fn figures(&self) -> &NodeFigures {
+        &self.figures
+    }
+
+    /// What the writer of the logs counts.
+    pub fn log_figures(&self) -> &LogFigures {
+        self.log.figures()
+    }
+
     /// Ends all groups, then the supervisor, then the writer, and waits for each.
     pub async fn shut_down(&self) {
         *self.opened.lock().await = None;
@@ -375,11 +390,12 @@ async fn supervise(
     log_bytes_max: u64,
     opened: mpsc::Receiver<(u64, Group)>,
     published: Arc<watch::Sender<States>>,
+    figures: Arc<NodeFigures>,
 ) {
     // A task of its own, so that nothing else keeps heartbeats waiting.
     let beating = beat_groups(Arc::clone(&groups), timing);
     let beating = AbortOnDropHandle::new(tokio::spawn(beating));
-    let publishing = pin!(publish_states(&groups, opened, published));
+    let publishing = pin!(publish_states(&groups, opened, published, &figures));
     select(publishing, pin!(keep_groups(&groups, log_bytes_max))).await;
     beating.abort();
     let _ = beating.await;
@@ -420,6 +436,7 @@ async fn publish_states(
     groups: &Groups,
     opened: mpsc::Receiver<(u64, Group)>,
     published: Arc<watch::Sender<States>>,
+    figures: &NodeFigures,
 ) {
     let opened = stream::unfold(opened, |mut opened| async move {
         let group = opened.recv().await?;
@@ -433,6 +450,12 @@ async fn publish_states(
     let publish = states.for_each(|(group_id, group, state)| {
         if published.borrow().get(&group_id) != Some(&state) {
             log_state(group_id, &state);
+            if let GroupState::Running(Leader {
+                peer_id: Some(_), ..
+            }) = state
+            {
+                figures.leader_changes.increment();
+            }
         }
         published.send_modify(|states| {
             let groups = groups.read().unwrap_or_else(PoisonError::into_inner);

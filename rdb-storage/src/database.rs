@@ -12,6 +12,7 @@ use rocksdb::{
 };
 
 use crate::error::OpenError;
+use crate::figures::Noted;
 use crate::identity::DataDirectory;
 use crate::info_log::InfoLog;
 use crate::logs::{Logs, Replay};
@@ -67,6 +68,7 @@ pub(crate) struct Database {
     /// Whether the open left writes in memory and in their logs, and larger memtables for them. Relaxed: found out late, it is
     /// put right later.
     keeps_logs: AtomicBool,
+    noted: Noted,
 }
 
 /// The memory of a large memtable comes in blocks of this size. RocksDB's own choice, 1 MiB, is less than a huge page, which the
@@ -99,7 +101,17 @@ pub(crate) struct Opening<'a> {
 impl Database {
     /// How often the write-ahead log was synced since the open.
     pub(crate) fn wal_sync_count(&self) -> u64 {
-        self.options.get_ticker_count(Ticker::WalFileSynced)
+        self.ticker(Ticker::WalFileSynced)
+    }
+
+    /// One of RocksDB's counts of events since the open. Recording an event takes no lock that this takes.
+    pub(crate) fn ticker(&self, ticker: Ticker) -> u64 {
+        self.options.get_ticker_count(ticker)
+    }
+
+    /// What was noted last.
+    pub(crate) fn noted(&self) -> &Noted {
+        &self.noted
     }
 
     /// Bytes that compactions have read since the open.
@@ -219,7 +231,7 @@ impl Database {
             .expect("every family was opened with the database")
     }
 
-    fn families(&self) -> impl Iterator<Item = &rocksdb::ColumnFamily> {
+    pub(crate) fn families(&self) -> impl Iterator<Item = &rocksdb::ColumnFamily> {
         self.families.iter().map(|family| self.family(family.name))
     }
 }
@@ -255,7 +267,7 @@ impl Opening<'_> {
         let opened = DB::open_cf_descriptors(&options, self.path(), descriptors);
         let rocksdb = opened.map_err(&refused)?;
         info_log.opened();
-        Ok(Database {
+        let database = Database {
             rocksdb,
             kind: self.kind,
             families,
@@ -263,7 +275,10 @@ impl Opening<'_> {
             info_log,
             later_bytes: self.later_bytes,
             keeps_logs: AtomicBool::new(replay != Replay::Flush),
-        })
+            noted: Noted::default(),
+        };
+        database.note_figures();
+        Ok(database)
     }
 
     /// Opens a database to read a column family of it. Changes nothing. What comes behind damage in its logs is not seen.

@@ -18,6 +18,7 @@ use rocksdb::{
 
 use crate::database::{Database, DatabaseKind, FamilySettings, Opening};
 use crate::error::{Error, OpenError};
+use crate::figures::DatabaseFigures;
 use crate::identity::DataDirectory;
 use crate::options::{Durability, StorageOptions, WalRecovery};
 
@@ -199,13 +200,20 @@ impl LogDatabase {
     }
 
     /// An error that no write was told of, e.g. of a flush. RocksDB has no way to tell: ask now and then. After an open on a full
-    /// disk, this also gives memory back that the open took, once there is space.
+    /// disk, this also gives memory back that the open took, once there is space. It notes the sizes that
+    /// [`figures`](Self::figures) has.
     pub fn background_error(&self) -> Option<String> {
         let error = self.database.background_error();
         if error.is_none() {
             self.database.make_up_for_flush();
         }
+        self.database.note_figures();
         error
+    }
+
+    /// Figures that are cheap to read at any time. Sizes are as of the last call of [`background_error`](Self::background_error).
+    pub fn figures(&self) -> DatabaseFigures {
+        self.database.figures()
     }
 
     /// How often the write-ahead log was synced since the open.

@@ -20,6 +20,7 @@ use crate::applied::{AppliedState, applied_position, flushed};
 use crate::command::Outcome;
 use crate::engine::{Engine, Family};
 use crate::error::{Error, OpenError};
+use crate::figures::DatabaseFigures;
 use crate::identity::{DataDirectory, Identity};
 use crate::log_database::LogDatabase;
 use crate::log_entry::{ApplyOptions, LogEntry};
@@ -78,6 +79,21 @@ pub struct StorageStats {
     /// Times that a submission was put aside since its keys were not in memory, since the open. It counts those that were to be
     /// warmed, too.
     pub cold_write_count: u64,
+}
+
+/// Figures of a storage that are read without a lock that a write takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageFigures {
+    /// Those of the database of the data.
+    pub data: DatabaseFigures,
+    /// Bytes of writes that hold room in the write queue.
+    pub write_queue_bytes: u64,
+    /// Most that it has room for.
+    pub write_queue_bytes_max: u64,
+    /// See [`StorageStats::disk_read_count`].
+    pub disk_reads: u64,
+    /// See [`StorageStats::cold_write_count`].
+    pub cold_writes: u64,
 }
 
 impl Storage {
@@ -374,6 +390,19 @@ impl Storage {
             disk_read_count: inner.reader.disk_read_count(),
             cold_write_count: inner.writer.cold_write_count(),
         })
+    }
+
+    /// Figures that are cheap to read at any time: counts, and sizes that are noted about every half second.
+    pub fn figures(&self) -> StorageFigures {
+        let inner = &self.inner;
+        let (taken_bytes, bytes_max) = inner.writer.room_bytes();
+        StorageFigures {
+            data: inner.engine.database.figures(),
+            write_queue_bytes: taken_bytes as u64,
+            write_queue_bytes_max: bytes_max as u64,
+            disk_reads: inner.reader.disk_read_count(),
+            cold_writes: inner.writer.cold_write_count(),
+        }
     }
 
     /// Refuses new writes, finishes the queued ones, flushes memtables so that the next open is quick, and cancels

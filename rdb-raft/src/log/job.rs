@@ -74,6 +74,14 @@ impl Job {
         }
     }
 
+    /// How many entries it appends.
+    pub(super) fn entry_count(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn write(&self, batch: &mut Batch) {
         match self {
             Self::Append { log, entries, .. } => {

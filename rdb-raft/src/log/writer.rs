@@ -16,6 +16,7 @@ use super::job::Job;
 use super::queue::{Queue, Taken};
 use super::{Batch, LogDevice, LogHealth, LogStore, keys};
 use crate::encoding;
+use crate::figures::LogFigures;
 use crate::mutant::Mutant;
 use crate::simulation;
 
@@ -33,6 +34,7 @@ struct Shared {
     queue: Arc<Queue>,
     device: Arc<dyn LogDevice>,
     health: watch::Sender<LogHealth>,
+    figures: Arc<LogFigures>,
 }
 
 impl LogWriter {
@@ -46,6 +48,7 @@ impl LogWriter {
             queue: Arc::default(),
             device,
             health: watch::Sender::new(LogHealth::Healthy),
+            figures: Arc::default(),
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -118,6 +121,11 @@ impl LogWriter {
         self.shared.health.subscribe()
     }
 
+    /// What it counts.
+    pub(crate) fn figures(&self) -> &Arc<LogFigures> {
+        &self.shared.figures
+    }
+
     /// Refuses new changes, lets the thread write those that are queued, and waits for it to end.
     pub fn close(&self) {
         self.shared.queue.close("it was closed");
@@ -136,6 +144,18 @@ impl Drop for LogWriter {
 }
 
 impl Shared {
+    /// Notes a batch of jobs that was written.
+    fn note(&self, jobs: &[Job], took: Duration) {
+        let figures = &self.figures;
+        figures.commit_durations.note(took);
+        let entries = jobs.iter().map(Job::entry_count).sum();
+        if entries > 0 {
+            figures.commit_entries.note_size(entries);
+        }
+        let bytes: usize = jobs.iter().map(Job::bytes).sum();
+        figures.bytes.add(bytes as u64);
+    }
+
     /// Ends writing for good. The first cause is kept.
     fn stop(&self, cause: String) {
         let is_first = self.health.send_if_modified(|health| {
@@ -204,7 +224,9 @@ impl Worker {
             job.write(&mut self.batch);
         }
         let sync = !Mutant::AcknowledgeBeforeSync.is_on();
+        let began = Instant::now();
         let written = self.shared.device.write(&self.batch, sync);
+        self.shared.note(&jobs, began.elapsed());
         let written = written.map_err(|error| error.to_string());
         if let Err(cause) = &written {
             self.shared.stop(cause.clone());

@@ -91,6 +91,11 @@ impl Transport {
         }
     }
 
+    /// How many snapshots other stores have taken and installed.
+    pub fn snapshots_sent(&self) -> u64 {
+        self.0.sending.sent.get()
+    }
+
     /// The network of a peer of a group on this store.
     pub fn network(&self, group_id: u64, peer_id: u64) -> PeerNetwork {
         let transport = self.clone();

@@ -15,6 +15,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rdb_proto::figures::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
@@ -45,6 +46,8 @@ pub(super) struct Sending {
     places: Arc<Semaphore>,
     /// When the next chunk may be sent.
     next: Mutex<Option<Instant>>,
+    /// Those that were sent and installed.
+    pub(super) sent: Counter,
 }
 
 impl Default for Sending {
@@ -52,6 +55,7 @@ impl Default for Sending {
         Self {
             places: Arc::new(Semaphore::new(SENT_MAX)),
             next: Mutex::default(),
+            sent: Counter::default(),
         }
     }
 }

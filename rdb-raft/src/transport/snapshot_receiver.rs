@@ -20,6 +20,7 @@ use super::snapshot::{PATIENCE, REPLY_INTERVAL, is_for};
 use super::starts::Starts;
 use super::wire;
 use crate::encoding::stored_membership;
+use crate::figures::NodeFigures;
 use crate::group::Group;
 use crate::machine::{Applied, Incoming};
 use crate::node::Node;
@@ -73,7 +74,10 @@ pub(super) async fn receive(
     let own_store = identity.store_id;
     let received = async move {
         let _place = place;
-        parts.receive(&start, own_store, &group, incoming).await
+        let figures = node.figures();
+        parts
+            .receive(&start, own_store, &group, incoming, figures)
+            .await
     };
     Ok(replies(received.boxed()))
 }
@@ -124,6 +128,7 @@ impl Parts {
         own_store: u64,
         group: &Group,
         mut incoming: Incoming,
+        figures: &NodeFigures,
     ) -> Result<Vote, Status> {
         let vote = Vote::new_committed(start.term, start.from_peer);
         if let Some(later) = group.later_vote(&vote) {
@@ -168,6 +173,9 @@ impl Parts {
         let answered = group.install(vote, applied, received).await;
         let answered = answered.map_err(unavailable)?;
         tracing::info!(group_id, "a snapshot was received");
+        if answered == vote {
+            figures.snapshots_received.increment();
+        }
         Ok(answered)
     }
 }

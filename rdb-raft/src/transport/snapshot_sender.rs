@@ -146,6 +146,7 @@ impl SnapshotRoute<'_> {
             Either::Right((answer, _)) => answer,
         }?;
         tracing::info!(group_id, to_peer, index, "a snapshot was sent");
+        self.sending.sent.increment();
         Ok(vote)
     }
 

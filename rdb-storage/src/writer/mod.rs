@@ -141,6 +141,11 @@ impl Writer {
         self.worker.health.watch()
     }
 
+    /// How much room of the queue is taken, and how much there is, in bytes.
+    pub(crate) fn room_bytes(&self) -> (usize, usize) {
+        self.room.bytes()
+    }
+
     /// How many submissions had keys that were not in memory, since the open.
     pub(crate) fn cold_write_count(&self) -> u64 {
         self.worker.warmer.cold_count()

@@ -29,6 +29,11 @@ impl Room {
         })
     }
 
+    /// How much is taken, and how much there is, in bytes.
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        (self.taken_bytes.load(Ordering::Relaxed), self.bytes_max)
+    }
+
     /// Takes room for `bytes`, without waiting.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Result<WriteRoom, Error> {
         let max = self.bytes_max;

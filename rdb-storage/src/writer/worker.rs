@@ -96,6 +96,7 @@ impl Worker {
             self.commit(taken, &mut slow);
             if checked.elapsed() >= BACKGROUND_CHECK_INTERVAL {
                 self.notice_background_error();
+                self.engine.database.note_figures();
                 if !self.health.is_stopped() {
                     self.bound_replay();
                     self.engine.database.make_up_for_flush();
