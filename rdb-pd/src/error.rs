@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use rdb_proto::transport::process::{Failure, ProcessError};
+use rdb_proto::transport::status::{StatusListenError, listen_hint};
 use rdb_proto::transport::{OutOfRange, ServeError};
 use rdb_storage::OpenError;
 
@@ -30,13 +31,16 @@ pub enum PdError {
     #[error(transparent)]
     Clock(#[from] ClockError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}{hint}", hint = listen_hint(source))]
     Listen {
         /// The address.
         address: SocketAddr,
         /// Why not.
         source: std::io::Error,
     },
+    /// The status pages cannot be served.
+    #[error(transparent)]
+    Status(#[from] StatusListenError),
     /// Serving ended by itself.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -58,9 +62,11 @@ impl ProcessError for PdError {
             Self::Config(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
             Self::Open(_) | Self::Damaged { .. } | Self::Clock(_) => Failure::Refused,
-            Self::Storage(_) | Self::Listen { .. } | Self::Serve(_) | Self::Task(_) => {
-                Failure::Passing
-            }
+            Self::Storage(_)
+            | Self::Listen { .. }
+            | Self::Status(_)
+            | Self::Serve(_)
+            | Self::Task(_) => Failure::Passing,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod cluster;
 mod config;
 mod error;
 pub mod keys;
+mod metrics;
 mod server;
 mod service;
 pub mod tso;

@@ -1,4 +1,4 @@
-//! Wires the process: storage, allocator, cluster, service, health. Nothing else does.
+//! Wires the process: storage, allocator, cluster, service, health, status pages. Nothing else does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
+use rdb_proto::transport::status::{StatusServer, TransportMetrics};
 use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
@@ -16,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::cluster::{Cluster, Registrar};
 use crate::config::Config;
 use crate::error::PdError;
+use crate::metrics::{Figures, PdSource};
 use crate::service::{PdService, SystemAllocator};
 use crate::tso::{Allocator, PhysicalClock, StorageBound, SystemClock};
 
@@ -32,6 +34,8 @@ pub struct Pd {
     storage: Storage,
     serving: JoinHandle<Result<(), PdError>>,
     keeping: JoinHandle<Option<()>>,
+    /// Ends after what it shows has.
+    status: Option<StatusServer>,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
 }
@@ -70,9 +74,27 @@ impl Pd {
         };
         let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
         let local_addr = listener.local_addr().map_err(listen_error)?;
+        let status_listener = config.serve.status_address(config.addr).listen().await?;
 
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
+        let figures = Arc::<Figures>::default();
+        let source = PdSource {
+            health: health_handle.clone(),
+            drain: drain.clone(),
+            storage: storage.clone(),
+            cluster: cluster.clone(),
+            allocator: Arc::clone(&allocator),
+            figures: Arc::clone(&figures),
+            transport: TransportMetrics::of(&serve_options),
+            addr: local_addr,
+        };
+        let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        let status = status_listener
+            .map(|listener| StatusServer::start(listener, program, version, Arc::new(source)))
+            .transpose()
+            .map_err(listen_error)?;
+        let status_addr = status.as_ref().map(StatusServer::local_addr);
         let keeping = keep(
             Arc::clone(&allocator),
             registrar,
@@ -84,10 +106,11 @@ impl Pd {
             addr = %local_addr,
             data_dir = %storage.directory().display(),
             cluster_id = cluster.id(),
+            status_addr = status_addr.map(tracing::field::display),
             version = env!("CARGO_PKG_VERSION"),
             "serving Pd"
         );
-        let pd = PdServer::new(PdService::new(allocator, cluster))
+        let pd = PdServer::new(PdService::new(allocator, cluster, figures))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let services = Services::default()
@@ -100,9 +123,15 @@ impl Pd {
             storage,
             serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
             keeping: tokio::spawn(drains_when_it_ends(keeping, drain.clone())),
+            status,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
         })
+    }
+
+    /// Where its status pages are, if there are any.
+    pub fn status_addr(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(StatusServer::local_addr)
     }
 
     /// The address that the placement driver listens on.
@@ -121,6 +150,9 @@ impl ServerProcess for Pd {
     async fn wait(self) -> Result<(), PdError> {
         let served = self.serving.await;
         let kept = self.keeping.await;
+        if let Some(status) = self.status {
+            status.end().await;
+        }
         process::close(move || self.storage.close()).await?;
         kept?;
         served?

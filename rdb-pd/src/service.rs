@@ -27,6 +27,7 @@ use self::tso_stream::TsoStream;
 use crate::cluster::{
     Cluster, ClusterError, Impossible, REGIONS_MAX, Refusal, Registration, Start,
 };
+use crate::metrics::Figures;
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
 /// The allocator of timestamps, with the machine's clocks and a durable bound.
@@ -36,11 +37,20 @@ pub(crate) type SystemAllocator = Allocator<SystemClock, StorageBound>;
 pub(crate) struct PdService {
     allocator: Arc<SystemAllocator>,
     cluster: Cluster,
+    figures: Arc<Figures>,
 }
 
 impl PdService {
-    pub(crate) fn new(allocator: Arc<SystemAllocator>, cluster: Cluster) -> Self {
-        Self { allocator, cluster }
+    pub(crate) fn new(
+        allocator: Arc<SystemAllocator>,
+        cluster: Cluster,
+        figures: Arc<Figures>,
+    ) -> Self {
+        Self {
+            allocator,
+            cluster,
+            figures,
+        }
     }
 }
 
@@ -90,6 +100,7 @@ impl Pd for PdService {
             kept_incarnation: (kept != 0).then_some(kept),
         };
         let registered = self.cluster.register(registration).await;
+        let registered = self.figures.registrations.note(registered);
         Ok(Response::new(registered.map_err(cluster_fault)?))
     }
 
@@ -99,6 +110,7 @@ impl Pd for PdService {
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
         let heartbeat = checked_heartbeat(request.into_inner())?;
         let answer = self.cluster.heartbeat(heartbeat).await;
+        let answer = self.figures.heartbeats.note(answer);
         Ok(Response::new(answer.map_err(cluster_fault)?))
     }
 

@@ -10,6 +10,7 @@ use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::transport::ServeError;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::process::{Failure, ProcessError};
+use rdb_proto::transport::status::{StatusListenError, listen_hint};
 use rdb_raft::NodeError;
 use rdb_storage::OpenError;
 use tonic::Code;
@@ -50,13 +51,16 @@ pub enum ServerError {
         has_others: bool,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}{hint}", hint = listen_hint(source))]
     Listen {
         /// The address.
         address: SocketAddr,
         /// Why not.
         source: std::io::Error,
     },
+    /// The status pages cannot be served.
+    #[error(transparent)]
+    Status(#[from] StatusListenError),
     /// Serving ended by itself.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -109,6 +113,7 @@ impl ProcessError for ServerError {
             | Self::Log(_)
             | Self::Region { .. }
             | Self::Listen { .. }
+            | Self::Status(_)
             | Self::Serve(_)
             | Self::Task(_) => Failure::Passing,
         }

@@ -14,6 +14,7 @@ use rdb_storage::ScanRange;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Rejection, not_ready};
+use crate::metrics::Figures;
 use crate::region::RegionHandle;
 
 /// The cluster, the id and the regions of a registered store.
@@ -31,6 +32,7 @@ pub(crate) struct Membership {
 pub(crate) struct Router {
     membership: Arc<RwLock<Option<Arc<Membership>>>>,
     drain: CancellationToken,
+    figures: Arc<Figures>,
 }
 
 /// A scan, cut to one region.
@@ -69,7 +71,13 @@ impl Router {
         Self {
             membership: Arc::default(),
             drain,
+            figures: Arc::default(),
         }
+    }
+
+    /// What is noted of the commands that come through it.
+    pub(crate) fn figures(&self) -> &Arc<Figures> {
+        &self.figures
     }
 
     /// From now on this store is what `membership` says. Requests that were routed to a region which is another now are

@@ -1,4 +1,4 @@
-//! Wires the process: storage, router, services, placement, health. Nothing else does.
+//! Wires the process: storage, router, services, placement, health, status pages. Nothing else does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
+use rdb_proto::transport::status::{StatusServer, TransportMetrics};
 use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, health, raise_open_files_limit, serve,
 };
@@ -23,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
+use crate::metrics::StoreSource;
 use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
 use crate::router::Router;
@@ -37,6 +39,8 @@ pub struct Server {
     regions: Arc<Regions>,
     serving: JoinHandle<Result<(), ServerError>>,
     placement: JoinHandle<Result<(), ServerError>>,
+    /// Ends after what it shows has.
+    status: Option<StatusServer>,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
 }
@@ -77,6 +81,7 @@ impl Server {
         };
         let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
         let local_addr = listener.local_addr().map_err(listen_error)?;
+        let status_listener = config.serve.status_address(config.addr).listen().await?;
         let advertised = config
             .advertise_addr
             .clone()
@@ -91,6 +96,18 @@ impl Server {
         )?;
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
+        let source = StoreSource {
+            health: health_handle.clone(),
+            registration: registration.clone(),
+            drain: drain.clone(),
+            storage: storage.clone(),
+            durability: config.durability,
+            regions: Arc::clone(&regions),
+            figures: Arc::clone(router.figures()),
+            transport: TransportMetrics::of(&serve_options),
+            addr: local_addr,
+            advertised: advertised.clone(),
+        };
         let health_keeper = keep_health(
             health_handle,
             registration,
@@ -138,12 +155,19 @@ impl Server {
         };
         let serving = serve(listener, services, serve_options, drain.clone());
         let serving = async move { Ok(serving.await?) };
-        announce(&config, local_addr, &advertised, &storage);
+        let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        let status = status_listener
+            .map(|listener| StatusServer::start(listener, program, version, Arc::new(source)))
+            .transpose()
+            .map_err(listen_error)?;
+        let status_addr = status.as_ref().map(StatusServer::local_addr);
+        announce(&config, local_addr, &advertised, status_addr, &storage);
         Ok(Self {
             local_addr,
             regions,
             serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
             placement: tokio::spawn(drains_when_it_ends(placement, drain.clone())),
+            status,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
         })
@@ -176,6 +200,11 @@ impl Server {
         Ok(())
     }
 
+    /// Where its status pages are, if there are any.
+    pub fn status_addr(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(StatusServer::local_addr)
+    }
+
     /// The address that the server listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -192,6 +221,9 @@ impl ServerProcess for Server {
     async fn wait(self) -> Result<(), ServerError> {
         let placed = self.placement.await;
         let served = self.serving.await;
+        if let Some(status) = self.status {
+            status.end().await;
+        }
         let (regions, runtime) = (self.regions, Handle::current());
         process::close(move || regions.close(&runtime)).await?;
         placed??;
@@ -275,10 +307,17 @@ fn unserved(groups: &BTreeMap<u64, GroupState>, served: &BTreeSet<u64>) -> Optio
     })
 }
 
-fn announce(config: &Config, local_addr: SocketAddr, advertised: &str, storage: &Storage) {
+fn announce(
+    config: &Config,
+    local_addr: SocketAddr,
+    advertised: &str,
+    status_addr: Option<SocketAddr>,
+    storage: &Storage,
+) {
     tracing::info!(
         addr = %local_addr,
         advertised,
+        status_addr = status_addr.map(tracing::field::display),
         data_dir = %storage.directory().display(),
         durability = %config.durability,
         version = env!("CARGO_PKG_VERSION"),

@@ -29,6 +29,9 @@ prepare() {
   cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
   require_cargo
   require_native_tools
+  if [[ -n ${RDB_REQUIRE_ALL_TESTS:-} ]]; then
+    require_test_tools
+  fi
 }
 
 require_cargo() {
@@ -62,6 +65,11 @@ require_native_tools() {
 
   command -v apt-get >/dev/null || fail "install it first: $(native_packages)"
   install_with_apt g++ libclang-dev
+}
+
+# Prometheus's own tool judges the metrics in a test.
+require_test_tools() {
+  command -v promtool >/dev/null || install_with_apt prometheus
 }
 
 # install_with_apt PACKAGE…

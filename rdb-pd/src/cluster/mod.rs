@@ -7,11 +7,13 @@
 //! - `steps.rs`: the next step of a region, as a pure function. `membership.rs` is what it is made of and what becomes of it,
 //!   `lagging.rs` which learners are given up and which voters are absent, `operators.rs` what somebody asks for, `impossible.rs`
 //!   why not, `leaving.rs` how stores leave.
+//! - `counts.rs`: how many stores and regions there are, for whoever watches.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
 //! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions: after a restart no
 //! store counts as heard of, and no leader as reported, until its next heartbeat.
 
+mod counts;
 mod impossible;
 mod lagging;
 mod leaving;
@@ -49,6 +51,7 @@ use self::state::{Change, State};
 use self::steps::Wish;
 use crate::error::PdError;
 
+pub use counts::ClusterCounts;
 pub use impossible::Impossible;
 pub use refusal::{Refusal, RegisteredStore};
 pub use registrar::Registrar;
@@ -332,6 +335,11 @@ impl Cluster {
     /// All stores that have kept their id, in the order of their ids.
     pub fn stores(&self) -> Vec<Store> {
         self.shared.read(|state| state.stores(Instant::now()))
+    }
+
+    /// How many stores and regions there are. Cheap beside their lists.
+    pub fn counts(&self) -> ClusterCounts {
+        self.shared.read(|state| state.counts(Instant::now()))
     }
 
     /// The region that holds `key`.

@@ -202,20 +202,24 @@ impl State {
         }
     }
 
-    pub(super) fn to_wire(&self, store: &KnownStore, now: Instant) -> Store {
-        let silence = store
-            .heard_at
-            .map(|heard_at| now.saturating_duration_since(heard_at));
-        let state = match self.liveness(store, now) {
+    /// What others are told of that.
+    pub(super) fn store_state(&self, store: &KnownStore, now: Instant) -> StoreState {
+        match self.liveness(store, now) {
             _ if store.record.is_leaving => StoreState::Leaving,
             Liveness::Up => StoreState::Up,
             Liveness::Unheard | Liveness::Silent => StoreState::Disconnected,
             Liveness::Down => StoreState::Down,
-        };
+        }
+    }
+
+    pub(super) fn to_wire(&self, store: &KnownStore, now: Instant) -> Store {
+        let silence = store
+            .heard_at
+            .map(|heard_at| now.saturating_duration_since(heard_at));
         Store {
             id: store.record.id,
             address: store.record.address.clone(),
-            state: state.into(),
+            state: self.store_state(store, now).into(),
             last_heartbeat_age_ms: silence.map(|silence| silence.as_millis() as u64),
             stats: store.stats,
         }

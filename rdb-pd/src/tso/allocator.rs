@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::bound::{BoundStore, WINDOW_MS};
 use super::clock::{Clock, PhysicalClock};
+use super::figures::{TsoFigures, TsoPosition};
 use super::oracle::{LOGICAL_BITS, Oracle, PHYSICAL_MS_MAX, WaitFor, compose};
 
 /// The bound is moved when less than this is left of it, in milliseconds.
@@ -46,6 +47,7 @@ pub struct Allocator<C, B> {
     bound: AtomicU64,
     bound_moved: Notify,
     near_bound: Notify,
+    figures: TsoFigures,
 }
 
 impl<C: Clock, B: BoundStore> Allocator<C, B> {
@@ -68,6 +70,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
             bound: AtomicU64::new(0),
             bound_moved: Notify::new(),
             near_bound: Notify::new(),
+            figures: TsoFigures::default(),
         };
         allocator.extend_bound().await?;
         Ok(Arc::new(allocator))
@@ -81,11 +84,37 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
     /// [`AllocatorError`] after three seconds. No timestamp at or above the durable bound is ever returned.
     pub async fn allocate(&self, count: u32) -> Result<u64, AllocatorError> {
         let mut waits_for = match self.try_allocate(count) {
-            Ok(first) => return Ok(first),
+            Ok(first) => {
+                self.figures.timestamps.add(count.into());
+                return Ok(first);
+            }
             Err(waits_for) => waits_for,
         };
+        self.figures.note_wait(waits_for);
         let waited = timeout(WAIT_MAX, self.wait_and_allocate(count, &mut waits_for)).await;
-        waited.map_err(|_| AllocatorError(waits_for))
+        match waited {
+            Ok(first) => {
+                self.figures.timestamps.add(count.into());
+                Ok(first)
+            }
+            Err(_) => {
+                self.figures.failures.increment();
+                Err(AllocatorError(waits_for))
+            }
+        }
+    }
+
+    /// What it counts.
+    pub fn figures(&self) -> &TsoFigures {
+        &self.figures
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> TsoPosition {
+        TsoPosition {
+            to_bound_ms: self.window_left_ms(),
+            ahead_of_clock_ms: self.clock.ahead_of_wall_ms(),
+        }
     }
 
     /// Corrects the clock and moves the bound before it is reached. Runs until the future is dropped.
@@ -161,6 +190,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
             .saturating_add(WINDOW_MS)
             .min(PHYSICAL_MS_MAX);
         self.store.persist(bound_ms).await?;
+        self.figures.bound_moves.increment();
         self.bound.fetch_max(compose(bound_ms), Ordering::AcqRel);
         self.bound_moved.notify_waiters();
         Ok(())

@@ -190,6 +190,12 @@ impl<C: Clock> PhysicalClock<C> {
             .saturating_add(self.offset_ms.load(Ordering::Acquire))
     }
 
+    /// How far the effective time is ahead of the wall clock. Negative: it is behind.
+    pub fn ahead_of_wall_ms(&self) -> i64 {
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        signed(self.now_ms()) - signed(self.clock.wall_ms())
+    }
+
     /// Compares the effective time with the wall clock and corrects it. Call it about every half second: one step back has
     /// to stay well below the distance that the oracle may run ahead.
     pub fn correct(&self) {

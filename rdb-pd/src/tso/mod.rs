@@ -12,11 +12,13 @@
 mod allocator;
 mod bound;
 mod clock;
+mod figures;
 mod oracle;
 
 pub use allocator::{Allocator, AllocatorError};
 pub use bound::{BoundStore, StorageBound};
 pub use clock::{Clock, ClockError, ClockSettings, PhysicalClock, SystemClock};
+pub use figures::{TsoFigures, TsoPosition};
 pub use oracle::{LOGICAL_BITS, Oracle, WaitFor, compose};
 
 /// Most timestamps of one request.

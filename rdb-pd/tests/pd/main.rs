@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests, too
 
+#[allow(dead_code, reason = "a part of it is used here")]
+#[path = "../../../rdb-client/tests/e2e/harness/http.rs"]
+mod http;
 mod membership;
 mod replicas;
+mod status;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

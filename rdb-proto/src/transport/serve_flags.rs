@@ -31,6 +31,11 @@ macro_rules! serve_flags {
             #[arg(default_value_t = $crate::transport::limits::IDLE_TIMEOUT.as_secs())]
             pub idle_timeout_s: u64,
 
+            /// Where metrics and the state of the process are served over HTTP (/metrics, /health, /ready, /status), as IP:PORT,
+            /// or `none` [default: 127.0.0.1, and the port after that of --addr]
+            #[arg(long, env = concat!($env, "_STATUS_ADDR"), value_name = "IP:PORT|none")]
+            pub status_addr: Option<$crate::transport::status::StatusAddress>,
+
             /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace
             /// are FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
             #[arg(long, env = concat!($env, "_LOG_LEVEL"), value_name = "LEVEL")]
@@ -45,12 +50,22 @@ macro_rules! serve_flags {
                     connections_max: $crate::transport::limits::CONNECTIONS_MAX,
                     connections_per_address_max: None,
                     idle_timeout_s: $crate::transport::limits::IDLE_TIMEOUT.as_secs(),
+                    status_addr: None,
                     log_level: $crate::transport::process::LogFilter::default(),
                 }
             }
         }
 
         impl ServeFlags {
+            /// Where the status pages of a process are that listens on `addr`.
+            pub(crate) fn status_address(
+                &self,
+                addr: std::net::SocketAddr,
+            ) -> $crate::transport::status::StatusAddress {
+                let beside = || $crate::transport::status::StatusAddress::beside(addr);
+                self.status_addr.unwrap_or_else(beside)
+            }
+
             /// Checks the flags.
             ///
             /// # Errors

@@ -59,7 +59,7 @@ impl Led {
         let leadership = Leadership::new(region_id, description, PEER.id, group, addresses);
         Self {
             storage: storage.clone(),
-            proposer: Proposer::new(leadership, storage.clone()),
+            proposer: Proposer::new(leadership, storage.clone(), Arc::default()),
             node,
         }
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use rdb_raft::encoding::{log_id, stored_membership};
@@ -22,6 +23,7 @@ use rdb_storage::{
 };
 
 use crate::checks::Checks;
+use crate::metrics::Figures;
 
 /// Applies the entries of a region's log to the storage, without its write-ahead log: the log has them.
 pub(crate) struct RegionMachine {
@@ -32,6 +34,7 @@ pub(crate) struct RegionMachine {
     /// Called when the region, its peers or their roles have changed.
     tell_change: Arc<dyn Fn() + Send + Sync>,
     checks: Arc<Checks>,
+    figures: Arc<Figures>,
 }
 
 impl RegionMachine {
@@ -43,7 +46,13 @@ impl RegionMachine {
             checks,
             tell_damage: Box::new(|_| ()),
             tell_change: Arc::new(|| ()),
+            figures: Arc::default(),
         }
+    }
+
+    /// The same with figures that are noted of each apply.
+    pub(crate) fn measured_by(self, figures: Arc<Figures>) -> Self {
+        Self { figures, ..self }
     }
 
     /// The same with a function that is told of damaged data which keeps the log from being applied.
@@ -117,6 +126,7 @@ impl StateMachine for RegionMachine {
                 0
             },
         };
+        let began = Instant::now();
         let outcomes = if may_block {
             self.apply_checks(&log_entries, options)?
         } else if log_entries.iter().any(is_check) {
@@ -129,6 +139,7 @@ impl StateMachine for RegionMachine {
                 .map_err(|error| self.failed(error))?
                 .ok_or(ApplyError::Blocks)?
         };
+        self.figures.proposals.note_apply(began.elapsed());
         if log_entries.iter().any(is_membership) {
             (self.tell_change)();
         }

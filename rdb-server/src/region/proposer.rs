@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use super::Leadership;
 use super::outcomes::{self, Outcomes, PendingOutcomes};
 use crate::error::Rejection;
+use crate::metrics::Figures;
 
 /// Entries under way at a time: while one is applied, the next is synced.
 const IN_FLIGHT_MAX: usize = 2;
@@ -32,6 +34,7 @@ const ENTRY_RANGE_DELETES_MAX: usize = 64;
 pub(crate) struct Proposer {
     leadership: Leadership,
     storage: Storage,
+    figures: Arc<Figures>,
     queue: Mutex<Queue>,
 }
 
@@ -48,13 +51,19 @@ struct Queue {
 struct Waiting {
     admitted: Admitted,
     outcomes: oneshot::Sender<Outcomes>,
+    since: Instant,
 }
 
 impl Proposer {
-    pub(crate) fn new(leadership: Leadership, storage: Storage) -> Arc<Self> {
+    pub(crate) fn new(
+        leadership: Leadership,
+        storage: Storage,
+        figures: Arc<Figures>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             leadership,
             storage,
+            figures,
             queue: Mutex::default(),
         })
     }
@@ -73,9 +82,13 @@ impl Proposer {
         self.leadership.check()?;
         let admitted = self.storage.admit(submission)?;
         let (outcomes, pending) = oneshot::channel();
-        let proposer = Arc::clone(self);
+        let (proposer, since) = (Arc::clone(self), Instant::now());
         self.storage.warm(admitted, move |admitted| match admitted {
-            Ok(admitted) => proposer.push(Waiting { admitted, outcomes }),
+            Ok(admitted) => proposer.push(Waiting {
+                admitted,
+                outcomes,
+                since,
+            }),
             // Whoever waited may be gone.
             Err(error) => drop(outcomes.send(Err(error.into()))),
         });
@@ -101,7 +114,10 @@ impl Proposer {
         }
         let refused = mem::take(&mut queue.waiting);
         drop(queue);
-        for Waiting { admitted, outcomes } in refused {
+        for Waiting {
+            admitted, outcomes, ..
+        } in refused
+        {
             drop(admitted);
             let _ = outcomes.send(Err(self.leadership.refusal()));
         }
@@ -126,6 +142,9 @@ impl Proposer {
 
     fn propose_entry(self: &Arc<Self>, taken: Vec<Waiting>) {
         let epoch_version = epoch_version(&taken[0]);
+        let waited = taken[0].since.elapsed();
+        let count = command_count(&taken);
+        self.figures.proposals.note_proposed(waited, count);
         let commands = taken.iter().flat_map(|waiting| waiting.admitted.commands());
         let entry = Proposal::encode_commands(epoch_version, commands);
         let proposer = Arc::clone(self);
@@ -140,12 +159,13 @@ impl Proposer {
     /// Gives each submission of an entry its outcomes. The room that it held is given back before: whoever is told may submit again
     /// at once.
     fn answer(&self, taken: Vec<Waiting>, answer: Result<Answer, ProposeError>) {
-        let counts = taken
-            .iter()
-            .map(|waiting| waiting.admitted.commands().len());
-        let mut applied =
-            outcomes::of_entry(answer, counts.sum(), &self.leadership).map(Vec::into_iter);
-        for Waiting { admitted, outcomes } in taken {
+        let answered = outcomes::of_entry(answer, command_count(&taken), &self.leadership);
+        self.figures.proposals.note_answered(&answered);
+        let mut applied = answered.map(Vec::into_iter);
+        for Waiting {
+            admitted, outcomes, ..
+        } in taken
+        {
             let count = admitted.commands().len();
             let values_bytes_max = admitted.conflict_values_bytes_max();
             drop(admitted);
@@ -185,6 +205,12 @@ impl Queue {
     }
 }
 
+fn command_count(taken: &[Waiting]) -> usize {
+    let counts = taken.iter();
+    let counts = counts.map(|waiting| waiting.admitted.commands().len());
+    counts.sum()
+}
+
 fn epoch_version(waiting: &Waiting) -> u64 {
     waiting.admitted.epoch_version().unwrap_or_default()
 }
@@ -221,7 +247,12 @@ mod tests {
         let submission = Submission::new(1, commands).under_epoch(epoch_version);
         let admitted = storage.admit(submission).expect("there is room");
         let (outcomes, pending) = oneshot::channel();
-        let waiting = Waiting { admitted, outcomes };
+        let since = Instant::now();
+        let waiting = Waiting {
+            admitted,
+            outcomes,
+            since,
+        };
         (waiting, PendingOutcomes::new(pending))
     }
 

@@ -29,11 +29,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use rdb_proto::metapb::Region;
 use rdb_proto::pdpb::{HeldPeer, RegionReport};
-use rdb_raft::group::{GroupState, LeadError};
+use rdb_raft::group::{GroupState, LeadError, Leader};
 use rdb_raft::log::LogHealth;
 use rdb_raft::transport::{PeerService, Starts, StoreIdentity, Transport};
-use rdb_raft::{Node, OpenError, Timing};
-use rdb_storage::{Durability, LogDatabase, RegionDescriptor, Storage, WriteHealth};
+use rdb_raft::{LogFigures, Node, NodeFigures, OpenError, Timing};
+use rdb_storage::{
+    DatabaseFigures, Durability, LogDatabase, RegionDescriptor, Storage, WriteHealth,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::spawn_blocking;
@@ -98,6 +100,17 @@ pub(crate) struct Report {
     pub(crate) count: u64,
     /// See [`Durability::Os`].
     pub(crate) takes_no_replicas: bool,
+}
+
+/// How many regions there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RegionCounts {
+    /// All that this store holds.
+    pub(crate) held: usize,
+    /// Those that it leads.
+    pub(crate) led: usize,
+    /// Those of which it knows no leader.
+    pub(crate) without_leader: usize,
 }
 
 /// Damaged data, which keeps the log of a region from being applied.
@@ -319,6 +332,47 @@ impl Regions {
         }
     }
 
+    /// How many regions there are.
+    pub(crate) fn counts(&self) -> RegionCounts {
+        let states = self.node.states();
+        let (replicas, states) = (self.replicas(), states.borrow());
+        let mut counts = RegionCounts {
+            held: replicas.count(),
+            ..RegionCounts::default()
+        };
+        for (region_id, replica) in &replicas.open {
+            match states.get(region_id) {
+                Some(GroupState::Running(Leader {
+                    peer_id: Some(leader),
+                    ..
+                })) => counts.led += usize::from(*leader == replica.peer_id),
+                _ => counts.without_leader += 1,
+            }
+        }
+        counts
+    }
+
+    /// What the groups count.
+    pub(crate) fn node_figures(&self) -> &NodeFigures {
+        self.node.figures()
+    }
+
+    /// What the writer of their logs counts.
+    pub(crate) fn log_figures(&self) -> &LogFigures {
+        self.node.log_figures()
+    }
+
+    /// What the database of their logs counts.
+    pub(crate) fn log_database_figures(&self) -> DatabaseFigures {
+        self.log.figures()
+    }
+
+    /// How many snapshots were sent to other stores.
+    pub(crate) fn snapshots_sent(&self) -> u64 {
+        let transport = self.transport.get();
+        transport.map_or(0, Transport::snapshots_sent)
+    }
+
     /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot write.
     pub(crate) async fn keep(&self) {
         let (write_health, log_health) = (self.storage.write_health(), self.node.log_health());
@@ -513,7 +567,9 @@ impl Regions {
             });
         };
         let (storage, checks) = (self.storage.clone(), Arc::clone(&self.checks));
+        let figures = Arc::clone(self.router.figures());
         let machine = RegionMachine::new(region_id, storage, checks)
+            .measured_by(figures.clone())
             .telling_damage(tell_damage)
             .telling_changes(tell_change);
         let network = self.transport(identity).network(region_id, peer_id);
@@ -539,7 +595,7 @@ impl Regions {
             peer_id,
             group,
             description,
-            proposer: Proposer::new(leadership, self.storage.clone()),
+            proposer: Proposer::new(leadership, self.storage.clone(), figures),
             handle: None,
         };
         {

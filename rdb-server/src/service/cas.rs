@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::respond::respond;
 use super::several::scan_range;
 use super::{point, several};
+use crate::metrics::{Begun, Kind};
 use crate::region::RegionHandle;
 use crate::router::Router;
 
@@ -21,6 +22,10 @@ pub(crate) struct CasService {
 impl CasService {
     pub(crate) fn new(router: Router) -> Self {
         Self { router }
+    }
+
+    fn begin(&self, kind: Kind) -> Begun<'_> {
+        self.router.figures().commands.begin(kind)
     }
 }
 
@@ -35,6 +40,7 @@ impl KvCas for CasService {
         &self,
         request: Request<BatchGetRequest>,
     ) -> Result<Response<BatchGetResponse>, Status> {
+        let begun = self.begin(Kind::BatchGet);
         let call = CallBudget::of(&request);
         let BatchGetRequest { context, keys } = request.into_inner();
         let entry = |key, rdb_storage::Versioned { version, value }| VersionedKeyValue {
@@ -47,10 +53,13 @@ impl KvCas for CasService {
             region_error: None,
         };
         let read = RegionHandle::multi_get_versioned;
-        respond(several::get(&self.router, &call, (context, keys), read, entry, response).await)
+        let parts = (context, keys);
+        let found = several::get(&self.router, &call, parts, read, entry, response).await;
+        respond(begun.end(found))
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
+        let begun = self.begin(Kind::Scan);
         let call = CallBudget::of(&request);
         let request = request.into_inner();
         let parts = (request.context, scan_range!(request));
@@ -65,6 +74,7 @@ impl KvCas for CasService {
             region_error: None,
         };
         let read = RegionHandle::scan_versioned;
-        respond(several::scan(&self.router, &call, parts, read, response).await)
+        let page = several::scan(&self.router, &call, parts, read, response).await;
+        respond(begun.end(page))
     }
 }

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use super::room::{POINT_ROOM, answer_with_room, spare};
 use crate::error::Rejection;
+use crate::metrics::Kind;
 use crate::region::{ReadFailure, RegionHandle};
 use crate::router::Router;
 
@@ -184,7 +185,9 @@ where
     R: TryFrom<Response, Error = Status>,
 {
     let call = CallBudget::of(&request);
-    let response = execute(router, &call, request.into_inner().into()).await;
+    let request = request.into_inner().into();
+    let begun = router.figures().commands.begin(Kind::of(&request));
+    let response = begun.end_point(execute(router, &call, request).await);
     let response = response.unwrap_or_else(Response::from);
     R::try_from(response).map(tonic::Response::new)
 }

@@ -14,6 +14,7 @@ use super::respond::respond;
 use super::several::scan_range;
 use super::{point, several};
 use crate::error::Rejection;
+use crate::metrics::{Begun, Kind};
 use crate::region::RegionHandle;
 use crate::router::Router;
 
@@ -25,6 +26,10 @@ pub(crate) struct RawService {
 impl RawService {
     pub(crate) fn new(router: Router) -> Self {
         Self { router }
+    }
+
+    fn begin(&self, kind: Kind) -> Begun<'_> {
+        self.router.figures().commands.begin(kind)
     }
 
     async fn batch_put(
@@ -91,22 +96,25 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawBatchPutRequest>,
     ) -> Result<Response<RawBatchPutResponse>, Status> {
+        let begun = self.begin(Kind::RawBatchPut);
         let call = CallBudget::of(&request);
-        respond(self.batch_put(&call, request.into_inner()).await)
+        respond(begun.end(self.batch_put(&call, request.into_inner()).await))
     }
 
     async fn raw_batch_delete(
         &self,
         request: Request<RawBatchDeleteRequest>,
     ) -> Result<Response<RawBatchDeleteResponse>, Status> {
+        let begun = self.begin(Kind::RawBatchDelete);
         let call = CallBudget::of(&request);
-        respond(self.batch_delete(&call, request.into_inner()).await)
+        respond(begun.end(self.batch_delete(&call, request.into_inner()).await))
     }
 
     async fn raw_batch_get(
         &self,
         request: Request<RawBatchGetRequest>,
     ) -> Result<Response<RawBatchGetResponse>, Status> {
+        let begun = self.begin(Kind::RawBatchGet);
         let call = CallBudget::of(&request);
         let RawBatchGetRequest { context, keys } = request.into_inner();
         let entry = |key, value| KeyValue { key, value };
@@ -115,13 +123,16 @@ impl KvRaw for RawService {
             region_error: None,
         };
         let read = RegionHandle::multi_get_raw;
-        respond(several::get(&self.router, &call, (context, keys), read, entry, response).await)
+        let parts = (context, keys);
+        let found = several::get(&self.router, &call, parts, read, entry, response).await;
+        respond(begun.end(found))
     }
 
     async fn raw_scan(
         &self,
         request: Request<RawScanRequest>,
     ) -> Result<Response<RawScanResponse>, Status> {
+        let begun = self.begin(Kind::RawScan);
         let call = CallBudget::of(&request);
         let request = request.into_inner();
         let parts = (request.context, scan_range!(request));
@@ -135,15 +146,17 @@ impl KvRaw for RawService {
             region_error: None,
         };
         let read = RegionHandle::scan_raw;
-        respond(several::scan(&self.router, &call, parts, read, response).await)
+        let page = several::scan(&self.router, &call, parts, read, response).await;
+        respond(begun.end(page))
     }
 
     async fn raw_delete_range(
         &self,
         request: Request<RawDeleteRangeRequest>,
     ) -> Result<Response<RawDeleteRangeResponse>, Status> {
+        let begun = self.begin(Kind::RawDeleteRange);
         let call = CallBudget::of(&request);
-        respond(self.delete_range(&call, request.into_inner()).await)
+        respond(begun.end(self.delete_range(&call, request.into_inner()).await))
     }
 }
 

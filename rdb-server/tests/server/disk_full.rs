@@ -16,7 +16,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{Cluster, Node, connect, skipped};
+use crate::harness::{Cluster, Metrics, Node, connect, http_get, skipped};
 
 const VALUE_BYTES: usize = 256 << 10;
 
@@ -125,8 +125,9 @@ async fn a_full_disk_stops_writes_only_and_loses_nothing_acknowledged() {
     };
     let mut cluster = Cluster::prepare();
     cluster.pd.start_serving().await;
-    cluster.store = Node::store(disk.data_dir(), &cluster.pd.address());
+    cluster.store = Node::store(disk.data_dir(), &cluster.pd.address()).with_status();
     cluster.store.start_serving().await;
+    let status = cluster.store.status_address().await;
 
     let channel = connect(&cluster.store.address())
         .await
@@ -156,6 +157,10 @@ async fn a_full_disk_stops_writes_only_and_loses_nothing_acknowledged() {
     for told in ["No space left", "free space", "restart"] {
         assert!(cause.contains(told), "{cause}");
     }
+    let health = http_get(&status, "/health").await;
+    let told = format!("not serving: {cause}\n");
+    assert_eq!((health.status, health.body), (503, told));
+    assert_eq!(http_get(&status, "/ready").await.status, 200);
     let later = RawPutRequest {
         context: None,
         key: "later".into(),
@@ -164,6 +169,13 @@ async fn a_full_disk_stops_writes_only_and_loses_nothing_acknowledged() {
     let refused = details(&raw.raw_put(later).await.expect_err("refused")).expect("details");
     assert_eq!(refused.fate(), Fate::NotApplied);
     assert!(refused.cause.contains("No space left"), "{refused:?}");
+    let metrics = Metrics::of(&status).await;
+    let puts = |outcome: &str| {
+        let sample = "flaredb_commands_total{kind=\"raw_put\",outcome=";
+        metrics.get(&format!("{sample}\"{outcome}\"}}"))
+    };
+    assert_eq!(puts("ok"), f64::from(acknowledged));
+    assert_eq!(puts("undetermined") + puts("failed"), 2.0);
 
     let client = cluster.client().await;
     assert_readable(&client, 0..acknowledged).await;

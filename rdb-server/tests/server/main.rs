@@ -20,3 +20,4 @@ mod raft_log;
 mod region_admin;
 mod repair_wal;
 mod scripted_pd;
+mod status;

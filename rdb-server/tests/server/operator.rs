@@ -74,6 +74,12 @@ fn a_value_that_cannot_work_is_refused_by_name_once_and_leaves_nothing_behind() 
         ("rdb-server", "--log-level", "bogus", "warn,rocksdb=debug"),
         ("rdb-pd", "--log-level", "inof", "warn,rocksdb=debug"),
         ("rdb-pd", "--connections-max", "0", "it has to be from 1 to"),
+        (
+            "rdb-pd",
+            "--status-addr",
+            "off",
+            "an IP address and a port are needed",
+        ),
     ] {
         let refused = run(program, &["--data-dir", data_dir, flag, value]);
         let stderr = String::from_utf8_lossy(&refused.stderr);

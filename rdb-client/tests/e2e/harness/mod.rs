@@ -6,6 +6,8 @@ mod binaries;
 mod call_path;
 mod cluster;
 mod directory;
+#[allow(dead_code, reason = "not every suite looks at status pages")]
+mod http;
 mod lossy_line;
 mod node;
 mod ports;
@@ -20,6 +22,8 @@ pub(crate) use binaries::binary;
 pub(crate) use call_path::{CallPath, over_both_paths};
 pub(crate) use cluster::Cluster;
 pub(crate) use directory::{copy_directory, damage_largest_table};
+#[allow(unused_imports, reason = "not every suite looks at status pages")]
+pub(crate) use http::{HttpAnswer, Metrics, http_get};
 pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};
 #[allow(unused_imports, reason = "the fault suite makes networks by it")]

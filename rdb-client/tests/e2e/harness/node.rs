@@ -116,6 +116,9 @@ impl Node {
                 command.env_remove(name);
             }
         }
+        // The port after this one may be another node's. Only who asks for status pages gets some.
+        command.env("RDB_PD_STATUS_ADDR", "none");
+        command.env("RDB_SERVER_STATUS_ADDR", "none");
         let environment = self.environment.iter();
         command.envs(environment.map(|(name, value)| (name, value)));
         self.process = Some(command.spawn().expect("the binary can be started"));
@@ -155,6 +158,25 @@ impl Node {
             .and_then(|_| log.read_to_end(&mut bytes))
             .expect("the log can be read");
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The same node with status pages on a free port, from its next start on.
+    #[allow(dead_code, reason = "the tests of the servers look at them")]
+    pub(crate) fn with_status(self) -> Self {
+        self.with_flag("--status-addr", "127.0.0.1:0")
+    }
+
+    /// Where the status pages of the present process are, once it has said so.
+    #[allow(dead_code, reason = "the tests of the servers look at them")]
+    pub(crate) async fn status_address(&self) -> String {
+        let what = format!("{} says where its status pages are", self.program);
+        found(&what, async || {
+            let log = self.log();
+            let (_, rest) = log.split_once(" status_addr=")?;
+            let (address, _) = rest.split_once(char::is_whitespace)?;
+            Some(address.to_owned())
+        })
+        .await
     }
 
     /// The highest term in which the present (or last) process, a store, knows of a leader.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{DONE, FAILED, Rdbctl, USAGE, assert_exit, command, errors};
-use crate::harness::{found, guarded};
+use crate::harness::{found, guarded, http_get};
 
 /// A playground that serves. Dropping it kills it.
 struct Playground {
@@ -22,6 +22,8 @@ struct Playground {
     pd: String,
     /// Names with process ids.
     pids: Vec<(String, i32)>,
+    /// Where the status pages of each process are.
+    status: Vec<String>,
     /// The store that leads, as it was last told.
     leader: Option<u64>,
 }
@@ -58,6 +60,7 @@ impl Playground {
             events,
             pd: String::new(),
             pids: Vec::new(),
+            status: Vec::new(),
             leader: None,
         }
     }
@@ -71,6 +74,7 @@ impl Playground {
                     let pid = event["pid"].as_i64().expect("a number");
                     let pid = i32::try_from(pid).expect("a process id");
                     self.pids.push((text(&event["name"]), pid));
+                    self.status.push(text(&event["status"]));
                 }
                 if event["event"] == "leader" {
                     self.leader = event["store_id"].as_u64();
@@ -150,6 +154,9 @@ async fn it_serves_goes_on_without_a_store_and_leaves_nothing_behind() {
     assert_eq!(region.peers.len(), 3);
     let rdbctl = Rdbctl::at(&playground.pd);
     assert_eq!(playground.pids.len(), 4);
+    for status in &playground.status {
+        assert_eq!(http_get(status, "/ready").await.status, 200);
+    }
     let checked = rdbctl.run(["region", "check", "--timeout", "10m"]).await;
     assert_exit(&checked, DONE, "all replicas hold the same");
     let log = |name: &str| {

@@ -122,11 +122,21 @@ async fn nothing_at_or_above_the_bound_is_handed_out_while_it_cannot_be_persiste
         allocator.allocate(1).await,
         Err(AllocatorError(WaitFor::Bound))
     );
+    let figures = allocator.figures();
+    assert_eq!(figures.timestamps.get(), 1);
+    assert_eq!(
+        (figures.waits_for_bound.get(), figures.failures.get()),
+        (1, 1)
+    );
+    assert_eq!(allocator.position().to_bound_ms, 0);
 
     let waiting = allocator.allocate(1);
     gate.permits.add_permits(1);
     let first = waiting.await.unwrap();
     assert!(first > last && first < compose(gate.last()));
+    assert_eq!(figures.timestamps.get(), 2);
+    assert_eq!(figures.failures.get(), 1);
+    assert_eq!(figures.bound_moves.get(), 2);
     keeper.abort();
 }
 
@@ -142,6 +152,9 @@ async fn a_wait_for_the_clock_is_not_blamed_on_the_bound() {
         allocator.allocate(65_536).await,
         Err(AllocatorError(WaitFor::Clock))
     );
+    assert_eq!(allocator.figures().waits_for_clock.get(), 1);
+    assert_eq!(allocator.figures().waits_for_bound.get(), 0);
+    assert_eq!(allocator.position().ahead_of_clock_ms, 0);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::iter::Peekable;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use rdb_proto::batch;
@@ -19,6 +20,7 @@ use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
 use super::writes::MessageWrites;
 use crate::error::Rejection;
+use crate::metrics::{Answered, Figures, Kind, Tally};
 use crate::region::RegionHandle;
 use crate::router::{Membership, Router};
 
@@ -54,7 +56,8 @@ pub(super) fn take(
     let membership = match router.membership() {
         Ok(membership) => membership,
         Err(not_ready) => {
-            return Intake::refused(message, region_error::Kind::NotReady(not_ready), arrived);
+            let kind = region_error::Kind::NotReady(not_ready);
+            return Intake::refused(message, kind, arrived, router.figures());
         }
     };
     let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
@@ -69,7 +72,9 @@ pub(super) fn take(
     };
     let reservation = match reserved {
         Some(reservation) if fits => reservation,
-        arrived => return Intake::refused(message, busy(BYTES_BACKOFF), arrived),
+        arrived => {
+            return Intake::refused(message, busy(BYTES_BACKOFF), arrived, router.figures());
+        }
     };
     let mut intake = Intake {
         command_count: message.commands.len(),
@@ -85,11 +90,16 @@ pub(super) fn take(
         answers: Vec::new(),
         regions: Vec::new(),
         read_bytes: 0,
+        tally: Tally::default(),
     };
     for command in message.commands {
         sorting.sort(command);
     }
-    sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
+    let figures = router.figures();
+    if !sorting.answers.is_empty() {
+        figures.commands.note(&sorting.tally);
+    }
+    sorting.hand_over(message_bytes, reservation, budgets, figures, &mut intake);
     intake
 }
 
@@ -99,9 +109,15 @@ impl Intake {
         message: BatchRequest,
         kind: region_error::Kind,
         arrived: Option<Reservation>,
+        figures: &Figures,
     ) -> Self {
-        let ids = message.commands.iter().map(|command| command.id);
         let rejection = Rejection::Routing(kind);
+        let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
+        for command in &message.commands {
+            tally.count(kind_of(command), answered);
+        }
+        figures.commands.note(&tally);
+        let ids = message.commands.iter().map(|command| command.id);
         let answered = AnswerGroup::rejected(ids.collect(), rejection, arrived.map(Arc::new));
         Self {
             command_count: message.commands.len(),
@@ -115,13 +131,18 @@ impl Intake {
 struct RegionCommands {
     region: Arc<RegionHandle>,
     reads: Vec<QueuedRead>,
-    /// Writes, applied as one submission. `responses` has their ids and makes their answers.
+    /// Writes, applied as one submission, and their answers.
     commands: Vec<Command>,
-    responses: Vec<IdAndResponse>,
+    awaited: Vec<AwaitedWrite>,
 }
 
-/// The id of a write, and what makes its answer.
-type IdAndResponse = (u64, WriteResponse);
+/// A write that was submitted: what it is answered with.
+pub(super) struct AwaitedWrite {
+    pub(super) id: u64,
+    pub(super) kind: Kind,
+    /// Makes its answer.
+    pub(super) response: WriteResponse,
+}
 
 struct Sorting<'a> {
     membership: &'a Membership,
@@ -130,18 +151,21 @@ struct Sorting<'a> {
     regions: Vec<RegionCommands>,
     /// Memory of the reads without the message.
     read_bytes: usize,
+    /// Those of `answers`.
+    tally: Tally,
 }
 
 impl<'a> Sorting<'a> {
     fn sort(&mut self, command: BatchCommand) {
-        let id = command.id;
-        if let Err(rejection) = self.admit(command) {
+        let (id, kind) = (command.id, kind_of(&command));
+        if let Err(rejection) = self.admit(command, kind) {
+            self.tally.count(kind, Answered::by(&rejection));
             self.answers.push(answer(id, Err(rejection)));
         }
     }
 
     /// Routes a command. It is not routed again: its region refuses it if the region has changed meanwhile.
-    fn admit(&mut self, command: BatchCommand) -> Result<(), Rejection> {
+    fn admit(&mut self, command: BatchCommand, kind: Kind) -> Result<(), Rejection> {
         let BatchCommand {
             id,
             region_id,
@@ -159,13 +183,18 @@ impl<'a> Sorting<'a> {
         match operation(request)? {
             Operation::Read(read, response) => {
                 self.read_bytes += COMMAND_OVERHEAD_BYTES + read.key().len();
-                let queued = QueuedRead { id, read, response };
+                let queued = QueuedRead {
+                    id,
+                    kind,
+                    read,
+                    response,
+                };
                 self.of(region).reads.push(queued);
             }
             Operation::Write(command, response) => {
                 let of_region = self.of(region);
                 of_region.commands.push(command);
-                of_region.responses.push((id, response));
+                of_region.awaited.push(AwaitedWrite { id, kind, response });
             }
         }
         Ok(())
@@ -179,7 +208,7 @@ impl<'a> Sorting<'a> {
                 region: Arc::clone(region),
                 reads: Vec::new(),
                 commands: Vec::new(),
-                responses: Vec::new(),
+                awaited: Vec::new(),
             });
             self.regions.len() - 1
         });
@@ -193,23 +222,31 @@ impl<'a> Sorting<'a> {
         message_bytes: usize,
         mut reservation: Reservation,
         budgets: &BytesInFlight,
+        figures: &Arc<Figures>,
         intake: &mut Intake,
     ) {
+        let arrived_at = Instant::now();
         let copies_keys = message_bytes / 2 > self.read_bytes;
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
         let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
-        let mut writes = MessageWrites::new(message_bytes, Arc::clone(&message), budgets);
+        let mut writes = MessageWrites::new(
+            message_bytes,
+            Arc::clone(&message),
+            budgets,
+            figures,
+            arrived_at,
+        );
         for of_region in self.regions {
             let RegionCommands {
                 region,
                 mut reads,
                 commands,
-                responses,
+                awaited,
             } = of_region;
-            let mut writes_left = commands.into_iter().zip(responses).peekable();
-            while let Some((commands, responses)) = next_portion(&mut writes_left) {
-                match writes.submit(&region, commands, responses) {
+            let mut writes_left = commands.into_iter().zip(awaited).peekable();
+            while let Some((commands, awaited)) = next_portion(&mut writes_left) {
+                match writes.submit(&region, commands, awaited) {
                     Ok(pending) => intake.writes.push(pending),
                     Err(refused) => intake.answered.push(refused),
                 }
@@ -222,6 +259,7 @@ impl<'a> Sorting<'a> {
                     region,
                     reads: reads.into_iter(),
                     message: Arc::clone(&of_reads),
+                    arrived_at,
                 });
             }
         }
@@ -234,8 +272,8 @@ impl<'a> Sorting<'a> {
 
 /// The next writes that are submitted together: each submission has to fit into an entry that can be sent to other stores.
 fn next_portion(
-    left: &mut Peekable<impl Iterator<Item = (Command, IdAndResponse)>>,
-) -> Option<(Vec<Command>, Vec<IdAndResponse>)> {
+    left: &mut Peekable<impl Iterator<Item = (Command, AwaitedWrite)>>,
+) -> Option<(Vec<Command>, Vec<AwaitedWrite>)> {
     let first = left.next()?;
     let mut bytes = first.0.payload_bytes();
     let mut portion = vec![first];
@@ -247,6 +285,10 @@ fn next_portion(
         portion.extend(left.next());
     }
     Some(portion.into_iter().unzip())
+}
+
+fn kind_of(command: &BatchCommand) -> Kind {
+    command.request.as_ref().map_or(Kind::Unknown, Kind::of)
 }
 
 fn unknown_command() -> Rejection {
@@ -407,7 +449,8 @@ pub(super) mod tests {
                 let Operation::Write(command, response) = operation else {
                     panic!("a put is a write");
                 };
-                (command, (0, response))
+                let (id, kind) = (0, Kind::RawPut);
+                (command, AwaitedWrite { id, kind, response })
             });
             let mut left = writes.collect::<Vec<_>>().into_iter().peekable();
             std::iter::from_fn(|| next_portion(&mut left).map(|(commands, _)| commands.len()))

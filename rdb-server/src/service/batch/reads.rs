@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 use std::vec;
 
 use futures::StreamExt;
@@ -21,6 +22,7 @@ use super::super::point::ReadResponse;
 use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
+use crate::metrics::{Answered, Figures, Kind, Tally};
 use crate::region::{ReadFailure, RegionHandle};
 
 /// Most jobs of a stream at a time.
@@ -32,6 +34,7 @@ const DISK_JOB_KEYS_MAX: usize = 16;
 /// A read that waits to be executed.
 pub(super) struct QueuedRead {
     pub(super) id: u64,
+    pub(super) kind: Kind,
     pub(super) read: PointRead,
     /// Makes its answer.
     pub(super) response: ReadResponse,
@@ -52,6 +55,50 @@ pub(super) struct ReadGroup {
     pub(super) region: Arc<RegionHandle>,
     pub(super) reads: vec::IntoIter<QueuedRead>,
     pub(super) message: Arc<Reservation>,
+    pub(super) arrived_at: Instant,
+}
+
+impl ReadGroup {
+    /// Executes reads as [`Reads::pack`] does. Returns whether the group is empty.
+    fn pack(
+        &mut self,
+        packing: &mut Packing<'_>,
+        cold: &mut VecDeque<ColdRead>,
+        tally: &mut Tally,
+    ) -> bool {
+        while let Some(queued) = self.reads.as_slice().first() {
+            if packing.is_full() {
+                return false;
+            }
+            let room = packing.value_room();
+            let read = |room| self.region.read_from_memory(&queued.read, room);
+            let found = match room.map(read) {
+                Some(Ok(Some(value))) => Some((queued.response)(value)),
+                Some(Err(ReadFailure::Rejected(rejection))) => Some(Err(rejection)),
+                Some(Err(ReadFailure::NeedsRoom { bytes })) if packing.would_fit_alone(bytes) => {
+                    return false;
+                }
+                Some(Ok(None) | Err(ReadFailure::NeedsRoom { .. })) | None => None,
+            };
+            packing.count_read();
+            let Some(queued) = self.reads.next() else {
+                break;
+            };
+            match found {
+                Some(result) => {
+                    tally.count(queued.kind, Answered::with(&result));
+                    packing.push(answer(queued.id, result));
+                }
+                None => cold.push_back(ColdRead {
+                    queued,
+                    region: Arc::clone(&self.region),
+                    message: Arc::clone(&self.message),
+                    arrived_at: self.arrived_at,
+                }),
+            }
+        }
+        true
+    }
 }
 
 /// A read that was set aside for a job.
@@ -59,6 +106,7 @@ struct ColdRead {
     queued: QueuedRead,
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
+    arrived_at: Instant,
 }
 
 /// Reads some keys from the disk. Resolves to the reads that it has left out, and the answers to the others.
@@ -70,9 +118,18 @@ pub(super) struct Reads {
     groups: VecDeque<ReadGroup>,
     cold: VecDeque<ColdRead>,
     jobs: FuturesUnordered<DiskJob>,
+    figures: Arc<Figures>,
 }
 
 impl Reads {
+    /// None yet. What becomes of them is noted in `figures`.
+    pub(super) fn new(figures: Arc<Figures>) -> Self {
+        Self {
+            figures,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn push(&mut self, group: ReadGroup) {
         self.groups.push_back(group);
     }
@@ -84,38 +141,22 @@ impl Reads {
     /// Executes reads from memory until the response is full, or none is left, or the next value fits into the next response
     /// only.
     pub(super) fn pack(&mut self, packing: &mut Packing<'_>) {
+        if self.groups.is_empty() {
+            return;
+        }
+        let mut tally = Tally::default();
         while let Some(group) = self.groups.front_mut() {
-            while let Some(queued) = group.reads.as_slice().first() {
-                if packing.is_full() {
-                    return;
-                }
-                let region = &group.region;
-                let room = packing.value_room();
-                let found = match room.map(|room| region.read_from_memory(&queued.read, room)) {
-                    Some(Ok(Some(value))) => Some((queued.response)(value)),
-                    Some(Err(ReadFailure::Rejected(rejection))) => Some(Err(rejection)),
-                    Some(Err(ReadFailure::NeedsRoom { bytes }))
-                        if packing.would_fit_alone(bytes) =>
-                    {
-                        return;
-                    }
-                    Some(Ok(None) | Err(ReadFailure::NeedsRoom { .. })) | None => None,
-                };
-                packing.count_read();
-                let Some(queued) = group.reads.next() else {
-                    break;
-                };
-                match found {
-                    Some(result) => packing.push(answer(queued.id, result)),
-                    None => self.cold.push_back(ColdRead {
-                        queued,
-                        region: Arc::clone(&group.region),
-                        message: Arc::clone(&group.message),
-                    }),
-                }
+            let answered_before = packing.answer_count();
+            let is_emptied = group.pack(packing, &mut self.cold, &mut tally);
+            let answered = packing.answer_count() - answered_before;
+            let commands = &self.figures.commands;
+            commands.note_reads(group.arrived_at.elapsed(), answered);
+            if !is_emptied {
+                break;
             }
             self.groups.pop_front();
         }
+        self.figures.commands.note(&tally);
     }
 
     /// Whether there are reads that were not tried yet.
@@ -148,7 +189,14 @@ impl Reads {
         let share = self.cold.len().div_ceil(places).min(DISK_JOB_KEYS_MAX);
         let count = self.cold.iter().take(share).take_while(of_region).count();
         let cold: Vec<_> = self.cold.drain(..count).collect();
-        Some(start_job(region, message, call.bytes_in_flight(), cold))
+        let figures = Arc::clone(&self.figures);
+        Some(start_job(
+            region,
+            message,
+            call.bytes_in_flight(),
+            figures,
+            cold,
+        ))
     }
 }
 
@@ -158,15 +206,29 @@ fn start_job(
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
     budgets: &BytesInFlight,
+    figures: Arc<Figures>,
     cold: Vec<ColdRead>,
 ) -> DiskJob {
-    let ids = cold.iter().map(|cold| cold.queued.id).collect();
-    let reading = read_cold(region, Arc::clone(&message), budgets.clone(), cold);
+    let named = cold.iter().map(|cold| (cold.queued.id, cold.queued.kind));
+    let named: Vec<_> = named.collect();
+    let reading = Reading {
+        region,
+        message: Arc::clone(&message),
+        budgets: budgets.clone(),
+        figures: Arc::clone(&figures),
+    };
+    let reading = reading.read_cold(cold);
     let reading = AbortOnDropHandle::new(tokio::spawn(reading));
     Box::pin(async move {
         reading.await.unwrap_or_else(|error| {
             let cause = format!("the read was not finished: {error}");
             let failed = Rejection::Fault(Fault::new(Code::Internal, cause));
+            let (mut tally, answered) = (Tally::default(), Answered::by(&failed));
+            for (_, kind) in &named {
+                tally.count(*kind, answered);
+            }
+            figures.commands.note(&tally);
+            let ids = named.iter().map(|(id, _)| *id).collect();
             (
                 Vec::new(),
                 AnswerGroup::rejected(ids, failed, Some(message)),
@@ -175,44 +237,64 @@ fn start_job(
     })
 }
 
-/// Reads as many of `cold` as get room, and returns the others. All are of `region`.
-async fn read_cold(
+/// What a job works with.
+struct Reading {
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
     budgets: BytesInFlight,
-    mut cold: Vec<ColdRead>,
-) -> (Vec<ColdRead>, AnswerGroup) {
-    let reads: Vec<PointRead> = cold.iter().map(|cold| cold.queued.read.clone()).collect();
-    let read = |room| {
-        let (region, reads) = (&region, reads.clone());
-        async move {
-            let permit = region.permit_read().await?;
-            let values = permit.read_several(reads, room).await?;
-            match values.first() {
-                Some(&Err(ReadFailure::NeedsRoom { bytes })) => {
-                    Err(ReadFailure::NeedsRoom { bytes })
+    figures: Arc<Figures>,
+}
+
+impl Reading {
+    /// Reads as many of `cold` as get room, and returns the others. All are of the region.
+    async fn read_cold(self, mut cold: Vec<ColdRead>) -> (Vec<ColdRead>, AnswerGroup) {
+        let reads: Vec<PointRead> = cold.iter().map(|cold| cold.queued.read.clone()).collect();
+        let read = |room| {
+            let (region, reads) = (&self.region, reads.clone());
+            async move {
+                let permit = region.permit_read().await?;
+                let values = permit.read_several(reads, room).await?;
+                match values.first() {
+                    Some(&Err(ReadFailure::NeedsRoom { bytes })) => {
+                        Err(ReadFailure::NeedsRoom { bytes })
+                    }
+                    _ => Ok(values),
                 }
-                _ => Ok(values),
+            }
+        };
+        match read_with_room(&self.budgets, BATCH_ROOM, read).await {
+            Ok((values, room)) => {
+                let mut tally = Tally::default();
+                let read = cold.drain(..values.len().min(cold.len()));
+                let answers = read.zip(values).map(|(cold, value)| {
+                    let value = value.map_err(Rejection::from);
+                    let result = value.and_then(cold.queued.response);
+                    self.note(&cold, Answered::with(&result), &mut tally);
+                    answer(cold.queued.id, result)
+                });
+                let answers = answers.collect();
+                self.figures.commands.note(&tally);
+                (cold, AnswerGroup::new(answers, self.message, Some(room)))
+            }
+            Err(rejection) => {
+                let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
+                for cold in &cold {
+                    self.note(cold, answered, &mut tally);
+                }
+                self.figures.commands.note(&tally);
+                let ids = cold.iter().map(|cold| cold.queued.id).collect();
+                (
+                    Vec::new(),
+                    AnswerGroup::rejected(ids, rejection, Some(self.message)),
+                )
             }
         }
-    };
-    match read_with_room(&budgets, BATCH_ROOM, read).await {
-        Ok((values, room)) => {
-            let read = cold.drain(..values.len().min(cold.len()));
-            let answers = read.zip(values).map(|(cold, value)| {
-                let value = value.map_err(Rejection::from);
-                answer(cold.queued.id, value.and_then(cold.queued.response))
-            });
-            let answers = AnswerGroup::new(answers.collect(), message, Some(room));
-            (cold, answers)
-        }
-        Err(rejection) => {
-            let ids = cold.iter().map(|cold| cold.queued.id).collect();
-            (
-                Vec::new(),
-                AnswerGroup::rejected(ids, rejection, Some(message)),
-            )
-        }
+    }
+
+    fn note(&self, cold: &ColdRead, answered: Answered, tally: &mut Tally) {
+        tally.count(cold.queued.kind, answered);
+        let took = cold.arrived_at.elapsed();
+        self.figures.commands.note_reads(took, 1);
     }
 }
 
@@ -258,6 +340,7 @@ mod tests {
     fn reads(region: Arc<RegionHandle>, call: &CallBudget, count: u64) -> ReadGroup {
         let reads = (0..count).map(|id| QueuedRead {
             id,
+            kind: Kind::RawGet,
             read: PointRead::raw(id.to_string().into()).expect("a key"),
             response: |found| match found {
                 PointValue::Raw(value) => Ok(Response::RawGet(RawGetResponse {
@@ -273,6 +356,7 @@ mod tests {
             region,
             reads: reads.collect::<Vec<_>>().into_iter(),
             message: Arc::new(message),
+            arrived_at: Instant::now(),
         }
     }
 

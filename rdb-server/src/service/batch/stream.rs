@@ -60,11 +60,11 @@ enum Closing {
 impl CommandStream {
     pub(super) fn new(router: Router, call: Arc<CallBudget>, requests: Messages) -> Self {
         Self {
+            reads: Reads::new(Arc::clone(router.figures())),
             router,
             requests: Some(requests),
             commands_in_flight: 0,
             writes: FuturesUnordered::new(),
-            reads: Reads::default(),
             ready: ReadyAnswers::default(),
             closing: Closing::No,
             alarm: Box::pin(call.closing().clone().cancelled_owned()),

@@ -1,6 +1,7 @@
 //! Writes of a message: submitted, and waited for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -8,10 +9,12 @@ use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
 use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 
-use super::super::point::{WriteResponse, conflict_bytes_max, unexpected};
+use super::super::point::{conflict_bytes_max, unexpected};
 use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
+use super::intake::AwaitedWrite;
 use crate::error::Rejection;
+use crate::metrics::{Answered, Figures, Tally};
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
@@ -20,6 +23,8 @@ pub(super) struct MessageWrites<'a> {
     message: Arc<Reservation>,
     room: Option<MessageRoom>,
     budgets: &'a BytesInFlight,
+    figures: &'a Arc<Figures>,
+    arrived_at: Instant,
 }
 
 impl<'a> MessageWrites<'a> {
@@ -27,29 +32,36 @@ impl<'a> MessageWrites<'a> {
         message_bytes: usize,
         message: Arc<Reservation>,
         budgets: &'a BytesInFlight,
+        figures: &'a Arc<Figures>,
+        arrived_at: Instant,
     ) -> Self {
         Self {
             message_bytes,
             message,
             room: None,
             budgets,
+            figures,
+            arrived_at,
         }
     }
 
-    /// Submits commands to a region. `responses` has the id of each, and the function that makes its answer, in their order.
+    /// Submits commands to a region. `awaited` says how each is answered, in their order.
     /// Resolves to the answers. `Err`: the answers to commands that were not submitted.
     pub(super) fn submit(
         &mut self,
         region: &RegionHandle,
         commands: Vec<Command>,
-        responses: Vec<(u64, WriteResponse)>,
+        awaited: Vec<AwaitedWrite>,
     ) -> Result<BoxFuture<'static, AnswerGroup>, AnswerGroup> {
-        let message = Arc::clone(&self.message);
+        let submitted = Submitted {
+            awaited,
+            message: Arc::clone(&self.message),
+            figures: Arc::clone(self.figures),
+            arrived_at: self.arrived_at,
+        };
         match self.try_submit(region, commands) {
-            Ok((pending, conflict_room)) => {
-                Ok(answers(pending, responses, message, conflict_room).boxed())
-            }
-            Err(rejection) => Err(rejected(responses, rejection, message)),
+            Ok((pending, conflict_room)) => Ok(submitted.answers(pending, conflict_room).boxed()),
+            Err(rejection) => Err(submitted.rejected(rejection)),
         }
     }
 
@@ -72,27 +84,49 @@ impl<'a> MessageWrites<'a> {
     }
 }
 
-async fn answers(
-    pending: PendingOutcomes,
-    responses: Vec<(u64, WriteResponse)>,
+/// Writes of a message that were submitted together.
+struct Submitted {
+    awaited: Vec<AwaitedWrite>,
     message: Arc<Reservation>,
-    conflict_room: Option<Reservation>,
-) -> AnswerGroup {
-    match pending.await {
-        Ok(outcomes) if outcomes.len() == responses.len() => {
-            let answers = responses.into_iter().zip(outcomes);
-            let answers = answers.map(|((id, response), outcome)| answer(id, response(outcome)));
-            AnswerGroup::new(answers.collect(), message, conflict_room)
-        }
-        result => rejected(responses, result.err().unwrap_or_else(unexpected), message),
-    }
+    figures: Arc<Figures>,
+    arrived_at: Instant,
 }
 
-fn rejected(
-    responses: Vec<(u64, WriteResponse)>,
-    rejection: Rejection,
-    message: Arc<Reservation>,
-) -> AnswerGroup {
-    let ids = responses.into_iter().map(|(id, _)| id);
-    AnswerGroup::rejected(ids.collect(), rejection, Some(message))
+impl Submitted {
+    async fn answers(
+        self,
+        pending: PendingOutcomes,
+        conflict_room: Option<Reservation>,
+    ) -> AnswerGroup {
+        match pending.await {
+            Ok(outcomes) if outcomes.len() == self.awaited.len() => {
+                let mut tally = Tally::default();
+                let answers = self.awaited.iter().zip(outcomes).map(|(awaited, outcome)| {
+                    let result = (awaited.response)(outcome);
+                    tally.count(awaited.kind, Answered::with(&result));
+                    answer(awaited.id, result)
+                });
+                let answers = answers.collect();
+                self.note(&tally);
+                AnswerGroup::new(answers, self.message, conflict_room)
+            }
+            result => self.rejected(result.err().unwrap_or_else(unexpected)),
+        }
+    }
+
+    fn rejected(self, rejection: Rejection) -> AnswerGroup {
+        let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
+        for awaited in &self.awaited {
+            tally.count(awaited.kind, answered);
+        }
+        self.note(&tally);
+        let ids = self.awaited.iter().map(|awaited| awaited.id);
+        AnswerGroup::rejected(ids.collect(), rejection, Some(self.message))
+    }
+
+    fn note(&self, tally: &Tally) {
+        let commands = &self.figures.commands;
+        commands.note(tally);
+        commands.note_writes(self.arrived_at.elapsed(), self.awaited.len());
+    }
 }

@@ -15,6 +15,8 @@ pub(super) enum Event {
     Started {
         name: String,
         address: String,
+        /// Where its status pages are.
+        status: Option<String>,
         pid: u32,
     },
     /// The cluster does not serve yet, for longer than usual.
@@ -49,8 +51,17 @@ pub(super) enum Event {
 impl fmt::Display for Event {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Started { name, address, pid } => {
-                write!(formatter, "{name:8} listens on {address}, process {pid}")
+            Self::Started {
+                name,
+                address,
+                status,
+                pid,
+            } => {
+                write!(formatter, "{name:8} listens on {address}, process {pid}")?;
+                match status {
+                    Some(status) => write!(formatter, ", metrics at http://{status}/metrics"),
+                    None => Ok(()),
+                }
             }
             Self::Waiting { cause } => {
                 write!(formatter, "waiting until the cluster serves: {cause}")

@@ -37,8 +37,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const AFTER_HELP: &str = "\
 Starts rdb-pd and rdb-server from the directory of this rdbctl, on free ports of
 127.0.0.1, and stops them on Ctrl-C or SIGTERM. None of them outlives it. Prints
-their addresses, what to try, and who leads a region whenever that changes. A
-process that ends is reported, and the others go on.
+their addresses, where their metrics are, what to try, and who leads a region
+whenever that changes. A process that ends is reported, and the others go on.
 
 Without --dir nothing is left behind, except after a failure, which says where
 the logs are. A DIR is kept, with the logs of the last run, and can be used
@@ -156,6 +156,7 @@ impl Playground {
         output.event(&Event::Started {
             name: name.to_owned(),
             address: address.clone(),
+            status: process.status_address.clone(),
             pid: process.pid,
         })?;
         self.processes.push(process);

@@ -25,6 +25,9 @@ const BECOME: &str = "--become-a-process-of-a-playground";
 /// Where a process listens that was never started before.
 const ANY_PORT: &str = "127.0.0.1:0";
 
+/// Where its status pages are: the port after its own may be that of another process.
+const STATUS_ADDR: [&str; 2] = ["--status-addr", ANY_PORT];
+
 /// What a process says last that cannot listen since another one does.
 const ADDRESS_IN_USE: &str = "Address already in use";
 
@@ -65,6 +68,8 @@ impl Programs {
 pub(super) struct Process {
     pub(super) name: String,
     pub(super) address: String,
+    /// Where its status pages are.
+    pub(super) status_address: Option<String>,
     pub(super) pid: u32,
     child: Child,
     log: PathBuf,
@@ -84,8 +89,9 @@ impl Process {
         for address in old.into_iter().chain([ANY_PORT]) {
             let mut process = Self::spawn(name, program, address, flags, directory)?;
             loop {
-                if let Some(address) = listens_on(&process.log) {
+                if let Some(Listening { address, status }) = listens_on(&process.log) {
                     process.address = address;
+                    process.status_address = status;
                     return Ok(process);
                 }
                 if let Some(cause) = process.ended() {
@@ -126,6 +132,7 @@ impl Process {
             .arg(program)
             .args(["--addr", address, "--data-dir"])
             .arg(data)
+            .args(STATUS_ADDR)
             .args(flags)
             .stdin(Stdio::null())
             .stdout(stdout)
@@ -134,6 +141,7 @@ impl Process {
         Ok(Self {
             name: name.to_owned(),
             address: address.to_owned(),
+            status_address: None,
             pid: child.id(),
             child,
             log,
@@ -192,14 +200,26 @@ fn is_setting(variable: &OsStr) -> bool {
     variable.starts_with(b"RDB_PD_") || variable.starts_with(b"RDB_SERVER_")
 }
 
-/// The address in the line that a server logs when it listens.
-fn listens_on(log: &Path) -> Option<String> {
+/// Where a server listens.
+struct Listening {
+    address: String,
+    status: Option<String>,
+}
+
+/// The addresses in the line that a server logs when it listens.
+fn listens_on(log: &Path) -> Option<Listening> {
     let log = fs::read_to_string(log).ok()?;
     let mut lines = log.lines();
     lines.find_map(|line| {
         let is_said = line.contains(" listening ") || line.contains(" serving Pd ");
-        let (_, rest) = line.split_once(" addr=").filter(|_| is_said)?;
-        rest.split(' ').next().map(str::to_owned)
+        let field = |name| {
+            let (_, rest) = line.split_once(name)?;
+            rest.split(' ').next().map(str::to_owned)
+        };
+        Some(Listening {
+            address: field(" addr=").filter(|_| is_said)?,
+            status: field(" status_addr="),
+        })
     })
 }
 

@@ -1,0 +1,228 @@
+//! What the placement driver counts of its service, and what it shows of itself over HTTP.
+//!
+//! No label takes a value from a store or a client. Counting stores takes the lock of the cluster's state for a moment, as the list of
+//! stores does; timestamps are handed out without it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rdb_proto::figures::Counter;
+use rdb_proto::transport::HealthHandle;
+use rdb_proto::transport::status::{Exposition, Labels, Source, TransportMetrics};
+use rdb_storage::Storage;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Cluster, ClusterCounts, ClusterError};
+use crate::service::SystemAllocator;
+use crate::tso::TsoPosition;
+
+/// What stores have asked for, since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) registrations: Answers,
+    pub(crate) heartbeats: Answers,
+}
+
+/// Requests by how they were answered.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    accepted: Counter,
+    refused: Counter,
+    failed: Counter,
+}
+
+impl Answers {
+    /// Counts an answer, and passes it on.
+    pub(crate) fn note<T>(&self, answer: Result<T, ClusterError>) -> Result<T, ClusterError> {
+        let counter = match &answer {
+            Ok(_) => &self.accepted,
+            Err(ClusterError::Refused(_) | ClusterError::Impossible(_)) => &self.refused,
+            Err(ClusterError::Storage(_) | ClusterError::Busy | ClusterError::Stopping) => {
+                &self.failed
+            }
+        };
+        counter.increment();
+        answer
+    }
+
+    fn write_to(&self, name: &str, help: &str, exposition: &mut Exposition<'_>) -> fmt::Result {
+        exposition.counters(
+            name,
+            help,
+            [
+                (&[("outcome", "ok")] as Labels<'_>, self.accepted.get()),
+                (&[("outcome", "refused")], self.refused.get()),
+                (&[("outcome", "failed")], self.failed.get()),
+            ],
+        )
+    }
+}
+
+/// The placement driver as its status pages show it.
+pub(crate) struct PdSource {
+    pub(crate) health: HealthHandle,
+    pub(crate) drain: CancellationToken,
+    pub(crate) storage: Storage,
+    pub(crate) cluster: Cluster,
+    pub(crate) allocator: Arc<SystemAllocator>,
+    pub(crate) figures: Arc<Figures>,
+    pub(crate) transport: TransportMetrics,
+    pub(crate) addr: SocketAddr,
+}
+
+impl Source for PdSource {
+    fn health(&self) -> Result<(), String> {
+        self.health.present()
+    }
+
+    /// It takes calls from its start until it drains.
+    fn readiness(&self) -> Result<(), String> {
+        if self.drain.is_cancelled() {
+            return Err("it is stopping".to_owned());
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> Vec<(&'static str, Value)> {
+        let ClusterCounts {
+            up,
+            disconnected,
+            down,
+            leaving,
+            regions,
+        } = self.cluster.counts();
+        let data = self.storage.figures().data;
+        vec![
+            ("cluster_id", json!(self.cluster.id())),
+            ("addr", json!(self.addr.to_string())),
+            (
+                "data_dir",
+                json!(self.storage.directory().display().to_string()),
+            ),
+            (
+                "stores",
+                json!({ "up": up, "disconnected": disconnected, "down": down, "leaving": leaving }),
+            ),
+            ("regions", json!({ "known": regions })),
+            (
+                "space",
+                json!({
+                    "capacity_bytes": data.capacity_bytes,
+                    "available_bytes": data.available_bytes,
+                    "data_bytes": data.table_bytes,
+                }),
+            ),
+        ]
+    }
+
+    fn write_metrics(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        self.write_timestamps(exposition)?;
+        self.write_cluster(exposition)?;
+        self.transport.write(exposition)?;
+        let data = self.storage.figures().data;
+        exposition.gauge(
+            "flaredb_disk_capacity_bytes",
+            "Size of the file system of the data directory.",
+            data.capacity_bytes as f64,
+        )?;
+        exposition.gauge(
+            "flaredb_disk_available_bytes",
+            "Free bytes of the file system of the data directory.",
+            data.available_bytes as f64,
+        )?;
+        const DATA: Labels<'_> = &[("database", "data")];
+        exposition.counters(
+            "flaredb_rocksdb_wal_syncs_total",
+            "Syncs of the write-ahead log.",
+            [(DATA, data.wal_syncs)],
+        )?;
+        exposition.counters(
+            "flaredb_rocksdb_background_errors_total",
+            "Errors in RocksDB's own threads. Each stops writes until the next start.",
+            [(DATA, data.background_errors)],
+        )
+    }
+}
+
+impl PdSource {
+    fn write_timestamps(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        let figures = self.allocator.figures();
+        exposition.counter(
+            "flaredb_tso_timestamps_total",
+            "Timestamps that were handed out.",
+            figures.timestamps.get(),
+        )?;
+        exposition.counters(
+            "flaredb_tso_waits_total",
+            "Requests for timestamps that had to wait, by what for.",
+            [
+                (
+                    &[("reason", "bound")] as Labels<'_>,
+                    figures.waits_for_bound.get(),
+                ),
+                (&[("reason", "clock")], figures.waits_for_clock.get()),
+            ],
+        )?;
+        exposition.counter(
+            "flaredb_tso_failures_total",
+            "Requests for timestamps that got none in time.",
+            figures.failures.get(),
+        )?;
+        exposition.counter(
+            "flaredb_tso_bound_moves_total",
+            "Times that the bound of timestamps was made durable.",
+            figures.bound_moves.get(),
+        )?;
+        let TsoPosition {
+            to_bound_ms,
+            ahead_of_clock_ms,
+        } = self.allocator.position();
+        exposition.gauge(
+            "flaredb_tso_bound_distance_seconds",
+            "How far the durable bound is ahead of the last timestamp. At 0 none is handed out.",
+            to_bound_ms as f64 / 1e3,
+        )?;
+        exposition.gauge(
+            "flaredb_tso_clock_distance_seconds",
+            "How far timestamps are ahead of the wall clock. Negative: the clock jumped ahead and is not followed.",
+            ahead_of_clock_ms as f64 / 1e3,
+        )
+    }
+
+    fn write_cluster(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        self.figures.registrations.write_to(
+            "flaredb_registrations_total",
+            "Registrations of stores, by how they were answered. Each start of a store registers twice.",
+            exposition,
+        )?;
+        self.figures.heartbeats.write_to(
+            "flaredb_heartbeats_total",
+            "Heartbeats of stores, by how they were answered.",
+            exposition,
+        )?;
+        let ClusterCounts {
+            up,
+            disconnected,
+            down,
+            leaving,
+            regions,
+        } = self.cluster.counts();
+        exposition.gauges(
+            "flaredb_stores",
+            "Stores of the cluster, by state.",
+            [
+                (&[("state", "up")] as Labels<'_>, up as f64),
+                (&[("state", "disconnected")], disconnected as f64),
+                (&[("state", "down")], down as f64),
+                (&[("state", "leaving")], leaving as f64),
+            ],
+        )?;
+        exposition.gauge(
+            "flaredb_cluster_regions",
+            "Regions of the cluster.",
+            regions as f64,
+        )
+    }
+}

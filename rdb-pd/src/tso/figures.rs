@@ -1,0 +1,38 @@
+//! What the allocator counts.
+
+use rdb_proto::figures::Counter;
+
+use super::WaitFor;
+
+/// Figures of an allocator, since its start.
+#[derive(Debug, Default)]
+pub struct TsoFigures {
+    /// Timestamps that were handed out.
+    pub timestamps: Counter,
+    /// Allocations that had to wait until the bound was moved.
+    pub waits_for_bound: Counter,
+    /// Allocations that had to wait for the clock.
+    pub waits_for_clock: Counter,
+    /// Allocations that waited in vain.
+    pub failures: Counter,
+    /// Times that the bound was made durable.
+    pub bound_moves: Counter,
+}
+
+impl TsoFigures {
+    pub(super) fn note_wait(&self, waits_for: WaitFor) {
+        match waits_for {
+            WaitFor::Bound => self.waits_for_bound.increment(),
+            WaitFor::Clock => self.waits_for_clock.increment(),
+        }
+    }
+}
+
+/// Where an allocator stands, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TsoPosition {
+    /// How far the durable bound is ahead of the present time and of the last timestamp.
+    pub to_bound_ms: u64,
+    /// How far the time of timestamps is ahead of the wall clock. Negative: it is behind, and does not follow.
+    pub ahead_of_clock_ms: i64,
+}

@@ -1,0 +1,78 @@
+//! What the placement driver counts of what it is asked for.
+
+use rdb_proto::pdpb::GetTsoRequest;
+use rdb_proto::transport::process::ServerProcess;
+
+use super::http::{Metrics, http_get};
+use super::{Running, start};
+
+async fn metrics(pd: &Running) -> Metrics {
+    let address = pd.pd.status_addr().expect("it has status pages");
+    Metrics::of(&address.to_string()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_to_stores_are_counted_by_whether_they_were_let_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let cluster_id = pd.cluster_id().await;
+    pd.register("127.0.0.1:1001", 0, 0).await.unwrap();
+    pd.register("127.0.0.1:1002", 0, 77).await.unwrap_err();
+    for _ in 0..3 {
+        pd.heartbeat("127.0.0.1:1001", 1, cluster_id).await.unwrap();
+    }
+    pd.heartbeat("127.0.0.1:1001", 9, cluster_id)
+        .await
+        .unwrap_err();
+    let metrics = metrics(&pd).await;
+    for (what, outcome, count) in [
+        ("registrations", "ok", 2.0),
+        ("registrations", "refused", 1.0),
+        ("registrations", "failed", 0.0),
+        ("heartbeats", "ok", 3.0),
+        ("heartbeats", "refused", 1.0),
+        ("heartbeats", "failed", 0.0),
+    ] {
+        let sample = format!("flaredb_{what}_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(metrics.get(&sample), count, "{sample}");
+    }
+    assert_eq!(metrics.get("flaredb_stores{state=\"up\"}"), 1.0);
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timestamps_are_counted_one_by_one_however_they_are_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    pd.tso(Some(65_536)).await.unwrap();
+    pd.tso(Some(0)).await.unwrap_err();
+    let requests = (0..5).map(|_| GetTsoRequest { count: Some(3) });
+    let requests = futures::stream::iter(requests.collect::<Vec<_>>());
+    let mut answers = pd.client.tso(requests).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    let metrics = metrics(&pd).await;
+    assert_eq!(metrics.get("flaredb_tso_timestamps_total"), 65_551.0);
+    let streams = "flaredb_calls_total{service=\"pdpb.Pd\",method=\"Tso\",code=\"ok\"}";
+    assert_eq!(metrics.get(streams), 1.0, "{}", metrics.text);
+    let refused =
+        "flaredb_calls_total{service=\"pdpb.Pd\",method=\"GetTso\",code=\"invalid_argument\"}";
+    assert_eq!(metrics.get(refused), 1.0, "{}", metrics.text);
+    assert!(metrics.get("flaredb_rocksdb_wal_syncs_total{database=\"data\"}") >= 1.0);
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_placement_driver_that_stops_says_so_until_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let pd = start(directory.path()).await;
+    let address = pd.pd.status_addr().unwrap().to_string();
+    for path in ["/health", "/ready"] {
+        assert_eq!(http_get(&address, path).await.status, 200, "{path}");
+    }
+    pd.pd.drain_token().cancel();
+    let health = http_get(&address, "/health").await;
+    assert_eq!(health.body, "not serving: it is stopping\n");
+    assert_eq!(http_get(&address, "/ready").await.status, 503);
+    pd.stop().await;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}

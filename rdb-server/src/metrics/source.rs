@@ -1,0 +1,97 @@
+//! The store as its status pages show it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rdb_proto::transport::HealthHandle;
+use rdb_proto::transport::status::{Exposition, Source, TransportMetrics};
+use rdb_storage::{Durability, Storage};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Figures, database, replication};
+use crate::regions::{RegionCounts, Regions};
+
+/// What a store has to show.
+pub(crate) struct StoreSource {
+    pub(crate) health: HealthHandle,
+    pub(crate) registration: watch::Receiver<bool>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) storage: Storage,
+    pub(crate) durability: Durability,
+    pub(crate) regions: Arc<Regions>,
+    pub(crate) figures: Arc<Figures>,
+    pub(crate) transport: TransportMetrics,
+    pub(crate) addr: SocketAddr,
+    pub(crate) advertised: String,
+}
+
+impl Source for StoreSource {
+    fn health(&self) -> Result<(), String> {
+        self.health.present()
+    }
+
+    /// It takes calls once it is registered, also while it cannot serve one of its regions.
+    fn readiness(&self) -> Result<(), String> {
+        if self.drain.is_cancelled() {
+            return Err("it is stopping".to_owned());
+        }
+        if !*self.registration.borrow() {
+            return Err("it has not registered with the placement driver".to_owned());
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> Vec<(&'static str, Value)> {
+        let identity = self.storage.identity();
+        let RegionCounts {
+            held,
+            led,
+            without_leader,
+        } = self.regions.counts();
+        let data = self.storage.figures().data;
+        let log = self.regions.log_database_figures();
+        vec![
+            ("cluster_id", json!(identity.cluster_id)),
+            ("store_id", json!(identity.store_id)),
+            ("addr", json!(self.addr.to_string())),
+            ("advertised_addr", json!(self.advertised)),
+            (
+                "data_dir",
+                json!(self.storage.directory().display().to_string()),
+            ),
+            ("durability", json!(self.durability.to_string())),
+            (
+                "regions",
+                json!({ "held": held, "led": led, "without_leader": without_leader }),
+            ),
+            (
+                "space",
+                json!({
+                    "capacity_bytes": data.capacity_bytes,
+                    "available_bytes": data.available_bytes,
+                    "data_bytes": data.table_bytes,
+                    "raft_log_bytes": log.table_bytes,
+                }),
+            ),
+        ]
+    }
+
+    fn write_metrics(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        self.figures.commands.write_to(exposition)?;
+        self.figures.proposals.write_to(exposition)?;
+        self.transport.write(exposition)?;
+        let storage = self.storage.figures();
+        let log = self.regions.log_database_figures();
+        database::write_to(&storage, &log, exposition)?;
+        replication::write_to(
+            self.regions.counts(),
+            self.regions.node_figures(),
+            self.regions.snapshots_sent(),
+            self.regions.log_figures(),
+            exposition,
+        )
+    }
+}
