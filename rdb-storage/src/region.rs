@@ -44,6 +44,11 @@ impl RegionDescriptor {
         }
     }
 
+    /// Whether a store holds the region that is not this one.
+    pub fn is_elsewhere(&self, store_id: u64) -> bool {
+        self.peers.iter().any(|peer| peer.store_id != store_id)
+    }
+
     /// Whether a key can be in both.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.start_key[..] < *other.upper_bound() && other.start_key[..] < *self.upper_bound()

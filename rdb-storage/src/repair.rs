@@ -13,6 +13,7 @@ use crate::identity::DataDirectory;
 use crate::log_database::LogDatabase;
 use crate::logs::Logs;
 use crate::options::{Durability, StorageOptions, WalRecovery};
+use crate::region::RegionDescriptor;
 use crate::storage::Storage;
 
 /// What a repair did.
@@ -105,11 +106,17 @@ impl Repair {
 
 /// A voter whose log was cut has forgotten what other voters count on.
 fn refuse_replicated(directory: &DataDirectory, options: &StorageOptions) -> Result<(), OpenError> {
-    if !directory.identity().has_log {
+    let identity = directory.identity();
+    if !identity.has_log {
         return Ok(());
     }
+    let is_replicated = |region: &&RegionDescriptor| match identity.store_id {
+        // The only peer that is stored may be that of another store, of before this one had one.
+        Some(store_id) => region.is_elsewhere(store_id),
+        None => region.peers.len() > 1,
+    };
     let regions = Engine::regions_of(directory, options)?;
-    match regions.iter().find(|region| region.peers.len() > 1) {
+    match regions.iter().find(is_replicated) {
         None => Ok(()),
         Some(region) => Err(OpenError::Replicated {
             directory: directory.path().to_owned(),
