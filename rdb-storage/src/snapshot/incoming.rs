@@ -1,6 +1,5 @@
 //! Receiving a region from another replica.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -198,12 +197,8 @@ impl ReceivedRegion {
         let storage = self.storage.clone();
         let (installing, staging) = self.into_parts();
         // From the mark on, the next open needs the files if this does not succeed.
-        let kept = staging.keep();
-        storage.install(&installing)?;
-        if let Err(error) = fs::remove_dir_all(kept) {
-            tracing::warn!(%error, "the files of a snapshot stay until the next open");
-        }
-        Ok(())
+        staging.keep();
+        storage.install(&installing)
     }
 }
 

@@ -82,20 +82,26 @@ impl Staging {
         synced.map_err(|error| Error::io("syncing the folder of a snapshot", error))
     }
 
-    /// Leaves it to the caller.
-    pub(super) fn keep(mut self) -> PathBuf {
+    /// Leaves it to an install.
+    pub(super) fn keep(mut self) {
         self.is_kept = true;
-        self.path.clone()
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.is_kept
-            && let Err(error) = fs::remove_dir_all(&self.path)
-        {
+        if !self.is_kept {
+            remove(&self.path);
+        }
+    }
+}
+
+fn remove(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(%error, "the files of a snapshot stay until the next open");
         }
+        _ => {}
     }
 }
 
@@ -126,6 +132,11 @@ fn find_space(path: &Path, bytes_min: impl FnOnce(&Space) -> u64) -> Result<(), 
         return Err(Error::io(doing, "the disk is almost full"));
     }
     Ok(())
+}
+
+/// Removes the files of an install that is done, or that nobody will finish.
+pub(crate) fn remove_staged(data_directory: &Path, installing: &Installing) {
+    remove(&data_directory.join(FOLDER).join(&installing.folder));
 }
 
 /// The files of a keyspace.

@@ -31,7 +31,7 @@
 //!
 //! A disk may be full when an open is to repeat an install, and a file may be damaged or gone. Then the region is left out: it has no
 //! records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and files stay, and
-//! the next open tries again. Another snapshot that is installed takes its place, and destroying the region ends it.
+//! the next open tries again. Another snapshot that is installed takes its place, and destroying the region ends it: its files go then.
 //!
 //! Its group must not be opened, and `rdb-raft` refuses to open one with a log and without a state. The vote and the log are all there,
 //! but not what the entries before the log's first one have led to: what its leader sends next would be applied to nothing, and a
@@ -61,7 +61,7 @@ use crate::keys::{self, DecodeError};
 use crate::region::RegionDescriptor;
 
 pub use incoming::{IncomingRegion, ReceivedRegion};
-pub(crate) use install::{Installing, Staged, find_bytes, remove_leftovers, staged};
+pub(crate) use install::{Installing, Staged, find_bytes, remove_leftovers, remove_staged, staged};
 pub use outgoing::RegionSnapshot;
 
 /// The records of a region, beside its keys.

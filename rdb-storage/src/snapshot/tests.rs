@@ -392,6 +392,24 @@ fn a_region_whose_install_is_not_finished_does_not_count_as_destroyed() {
     assert_eq!(storage.destroyed_regions(), Ok(Vec::new()));
 }
 
+fn staged_folders(directory: &tempfile::TempDir) -> usize {
+    let folders = fs::read_dir(directory.path().join("snapshots"));
+    folders.unwrap().count()
+}
+
+#[test]
+fn the_files_of_an_install_that_has_failed_go_with_its_region() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (directory, storage) = holding("old", "of the target");
+    let (installing, staging) = receive(&source, &storage).into_parts();
+    fs::remove_file(staging.file(Keyspace::Raw, 0)).unwrap();
+    staging.keep();
+    storage.install(&installing).unwrap_err();
+    assert_eq!(staged_folders(&directory), 1);
+    storage.destroy_region(REGION, 3).unwrap();
+    assert_eq!(staged_folders(&directory), 0);
+}
+
 #[test]
 fn another_snapshot_or_the_end_of_the_region_takes_the_place_of_an_unfinished_install() {
     let (_source_directory, source) = holding("new", "of the source");
@@ -406,6 +424,7 @@ fn another_snapshot_or_the_end_of_the_region_takes_the_place_of_an_unfinished_in
         fs::remove_file(&file).unwrap();
         let storage = open(&directory);
         take_place(&storage);
+        assert_eq!(staged_folders(&directory), 0);
         let check = |storage: &Storage| {
             assert_eq!(storage.unfinished_installs(), BTreeMap::new());
             assert_eq!(storage.regions().unwrap().len(), usize::from(has_region));

@@ -12,7 +12,9 @@ use crate::error::Error;
 use crate::keys;
 use crate::read::Tier;
 use crate::region::{RegionDescriptor, destroyed};
-use crate::snapshot::{IncomingRegion, Installing, RegionSnapshot, find_bytes, remove_leftovers};
+use crate::snapshot::{
+    IncomingRegion, Installing, RegionSnapshot, find_bytes, remove_leftovers, remove_staged,
+};
 use crate::writer::Writer;
 
 /// A snapshot that was to replace a region, and that an open could not install.
@@ -59,17 +61,20 @@ impl Storage {
     }
 
     /// Takes away all that is stored of a region, with its keys, and notes that this peer of it was destroyed. Both are durable when this
-    /// returns. Nobody may apply to the region or read it any more. Blocks.
+    /// returns, but for keys that cannot be taken away: those are of no region then. Nobody may apply to the region or read it any more.
+    /// Blocks.
     ///
     /// # Errors
     ///
-    /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed.
+    /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed. The region may be destroyed then.
     pub fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
         let earlier = self.tombstone(region_id)?.unwrap_or(0);
         self.begin_replacement();
         let last = peer_id.max(earlier);
+        let given_up = self.inner.engine.installing(region_id)?;
         self.inner.writer.destroy_region(region_id, last)?;
         self.unfinished().remove(&region_id);
+        self.remove_staged(&given_up);
         Ok(())
     }
 
@@ -128,9 +133,20 @@ impl Storage {
         find_space: impl FnOnce(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.begin_replacement();
+        let region_id = installing.state.region.id;
+        let given_up = self.inner.engine.installing(region_id)?;
+        let given_up = given_up.filter(|given_up| given_up.folder != installing.folder);
         self.inner.writer.install(installing, find_space)?;
-        self.unfinished().remove(&installing.state.region.id);
+        self.unfinished().remove(&region_id);
+        self.remove_staged(given_up.iter().chain([installing]));
         Ok(())
+    }
+
+    /// Removes the files of installs that have no marks any more.
+    fn remove_staged<'a>(&self, installs: impl IntoIterator<Item = &'a Installing>) {
+        for installing in installs {
+            remove_staged(self.inner.engine.directory().path(), installing);
+        }
     }
 
     fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, UnfinishedInstall>> {
