@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
@@ -176,13 +177,11 @@ fn an_install_does_not_read_what_was_there() {
     assert_eq!(storage.get_raw(b"key 007"), Ok(Some(noise(1007, 1 << 16))));
 }
 
-#[test]
-fn what_a_dropped_file_had_deleted_does_not_come_back() {
-    let (_source_directory, source) = holding("new", "of the source");
+/// A storage that has deleted the key `old` of the region: a file with keys of the region and others has it, and one with keys of the
+/// region alone in the level above deletes it.
+fn with_a_deleting_file() -> (tempfile::TempDir, Storage) {
     let (directory, storage) = holding("old", "of the target");
     let database = &storage.engine().database;
-    // A file with keys of the region and others, and one with keys of the region alone in the level above it, for which there has to be
-    // one.
     let family = storage.engine().family(Family::Raw);
     let options = [
         ("max_bytes_for_level_base", "1024"),
@@ -204,11 +203,69 @@ fn what_a_dropped_file_had_deleted_does_not_come_back() {
         .iter()
         .filter(|file| file.column_family_name == "default");
     assert!(raw_files.all(|file| file.level > 0), "{files:?}");
+    (directory, storage)
+}
 
+#[test]
+fn what_a_dropped_file_had_deleted_does_not_come_back() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (_directory, storage) = with_a_deleting_file();
     receive(&source, &storage).install().unwrap();
     assert!(holds(&storage, "new", "of the source"));
     assert_eq!(storage.get_raw(b"old"), Ok(None));
     assert_eq!(storage.get_raw(b"x"), Ok(Some(noise(1, 100 << 10))));
+}
+
+/// What a crash would leave of a storage.
+fn after_crash(directory: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for folder in ["", "db"] {
+        let (from, to) = (directory.join(folder), copy.path().join(folder));
+        fs::create_dir_all(&to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            // RocksDB may be removing files that it needs no more.
+            if path.is_file()
+                && let Err(error) = fs::copy(&path, to.join(path.file_name().unwrap()))
+            {
+                assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+            }
+        }
+    }
+    copy
+}
+
+/// The last number of RocksDB's tables and logs.
+fn last_number(database: &Path) -> u64 {
+    let names = fs::read_dir(database)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let files = names.filter(|path| {
+        let extension = path.extension();
+        extension.is_some_and(|extension| extension == "sst" || extension == "log")
+    });
+    let number = |file: PathBuf| file.file_stem()?.to_str()?.parse().ok();
+    files.filter_map(number).max().unwrap()
+}
+
+/// Table files cannot be written one after the other: some before the tombstone is durable, and one behind it.
+#[test]
+fn a_region_that_cannot_be_destroyed_has_no_tombstone_and_what_fails_behind_it_is_no_failure() {
+    let mut has_failed_behind = false;
+    for ahead in 1..=12 {
+        let (directory, storage) = with_a_deleting_file();
+        let database = directory.path().join("db");
+        // No file can be made where there is a folder.
+        let taken = format!("{:06}.sst", last_number(&database) + ahead);
+        fs::create_dir(database.join(taken)).unwrap();
+        let destroyed = storage.destroy_region(REGION, 3);
+        let left = after_crash(directory.path());
+        let has_tombstone = open(&left).tombstone(REGION).unwrap() == Some(3);
+        assert_eq!(destroyed.is_ok(), has_tombstone, "{destroyed:?}");
+        let has_failed = storage.engine().database.background_error().is_some();
+        has_failed_behind |= destroyed.is_ok() && has_failed;
+    }
+    assert!(has_failed_behind);
 }
 
 #[test]

@@ -119,7 +119,8 @@ impl Worker {
         self.regions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes away what is stored of a region, and leaves a tombstone. A crash may leave keys of no region, which are in nobody's way.
+    /// Takes away what is stored of a region, and leaves a tombstone. A crash or a failure behind that may leave keys of no region, which
+    /// are in nobody's way.
     pub(in crate::writer) fn destroy_region(
         &self,
         region_id: u64,
@@ -135,8 +136,10 @@ impl Worker {
         self.write_flushed(batch)?;
         let installing = installing.map(|installing| installing.state.region);
         for region in stored.into_iter().chain(installing) {
-            self.engine.drop_files(&region)?;
-            self.clear_again(&region)?;
+            let dropped = self.engine.drop_files(&region);
+            if let Err(error) = dropped.and_then(|()| self.clear_again(&region)) {
+                tracing::error!(region_id, %error, "keys of a region that was destroyed stay");
+            }
         }
         self.health.resume_region(region_id);
         Ok(())
