@@ -168,7 +168,7 @@ impl Node {
     /// that all its first peers begin with.
     ///
     /// The log is that of this peer from then on, and no other one gets it before [`Node::destroy`]. Only what a peer has left that never had
-    /// a state or an entry is taken over by a later one: it was never a voter.
+    /// a state or an entry is taken over by a later one: it was never a voter. A log with entries and without a state is nobody's.
     ///
     /// # Errors
     ///
@@ -231,6 +231,16 @@ impl Node {
     pub async fn noted_peer(&self, group_id: u64) -> Result<Option<u64>, OpenError> {
         let read = self.read_log(move |log| log.noted_peer(group_id)).await;
         read.map_err(|cause| OpenError::Log { group_id, cause })
+    }
+
+    /// Forgets whose log that of a group is, durably: what was noted is wrong. The group must not be open.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Log`].
+    pub async fn forget_peer(&self, group_id: u64) -> Result<(), OpenError> {
+        let forgotten = self.log.forget_peer(group_id).await;
+        forgotten.map_err(|cause| OpenError::Log { group_id, cause })
     }
 
     /// The groups of which there is any log, as [`noted_peer`](Self::noted_peer) says of each. One that is damaged is among them.
@@ -347,7 +357,7 @@ impl Drop for Node {
     }
 }
 
-/// Notes that a log is that of a peer, unless it is that of another one.
+/// Notes that a log is that of a peer, if it is, or may become that.
 async fn claim(
     log: &LogStore,
     group_id: u64,
@@ -355,20 +365,28 @@ async fn claim(
     machine: &dyn StateMachine,
 ) -> Result<(), OpenError> {
     let failed = |cause| OpenError::Log { group_id, cause };
+    if log.peer_id() == Some(peer_id) {
+        return Ok(());
+    }
+    let state = machine.flushed().map_err(failed)?;
+    let has_state = state.position.is_some();
     match log.peer_id() {
-        Some(noted) if noted == peer_id => return Ok(()),
-        Some(noted) => {
-            let is_left = log.is_unused() && machine.flushed().map_err(failed)?.position.is_none();
-            // Ids grow, so an earlier one is that of a late message.
-            if noted > peer_id || !is_left {
-                return Err(OpenError::OtherPeer {
-                    group_id,
-                    peer_id,
-                    noted,
-                });
-            }
+        // Ids grow, so an earlier one is that of a late message.
+        Some(noted) if noted > peer_id || has_state || !log.is_unused() => {
+            return Err(OpenError::OtherPeer {
+                group_id,
+                peer_id,
+                noted,
+            });
         }
-        None => {}
+        // The group does not start on it.
+        None if !has_state && !log.is_unused() => return Ok(()),
+        None if state.membership.nodes().any(|(id, _)| *id == peer_id) => {
+            // The state says it, too, until this is durable. On a full disk it may never be.
+            let _ = log.queue_note(peer_id);
+            return Ok(());
+        }
+        _ => {}
     }
     log.note_peer(peer_id).await.map_err(failed)
 }

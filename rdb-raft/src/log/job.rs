@@ -34,10 +34,10 @@ pub(super) enum Job {
         vote: Vote,
         saved: oneshot::Sender<io::Result<()>>,
     },
-    /// Notes whose log it is.
+    /// Notes whose log it is. `None`: nobody knows.
     Peer {
         group_id: u64,
-        peer_id: u64,
+        peer_id: Option<u64>,
         noted: oneshot::Sender<io::Result<()>>,
     },
     /// Leaves nothing of the log, whatever is there.
@@ -99,10 +99,14 @@ impl Job {
             Self::Peer {
                 group_id, peer_id, ..
             } => {
-                let peer = encoding::peer::encode(*peer_id);
-                batch.put(&keys::peer(*group_id), |value| {
-                    value.extend_from_slice(&peer);
-                });
+                let key = keys::peer(*group_id);
+                match peer_id {
+                    Some(peer_id) => {
+                        let peer = encoding::peer::encode(*peer_id);
+                        batch.put(&key, |value| value.extend_from_slice(&peer));
+                    }
+                    None => batch.delete(&key),
+                }
             }
             Self::Destroy { group_id, .. } => {
                 batch.delete(&keys::vote(*group_id));

@@ -36,14 +36,20 @@ impl LogStore {
 
     /// Notes whose log it is, durably.
     pub(crate) async fn note_peer(&self, peer_id: u64) -> io::Result<()> {
+        let durable = self.queue_note(peer_id)?;
+        let ended = |_| stopped("the writer ended before it was written whose log it is");
+        durable.await.map_err(ended)?
+    }
+
+    /// The same without waiting: it is durable before any later change of this log is. The receiver says when.
+    pub(crate) fn queue_note(&self, peer_id: u64) -> io::Result<oneshot::Receiver<io::Result<()>>> {
         let (noted, durable) = oneshot::channel();
         self.queue.push(Job::Peer {
             group_id: self.log.group_id(),
-            peer_id,
+            peer_id: Some(peer_id),
             noted,
         })?;
-        let ended = |_| stopped("the writer ended before it was written whose log it is");
-        durable.await.map_err(ended)?
+        Ok(durable)
     }
 
     /// Whether it never had entries, nor stood behind any. It may have a vote.

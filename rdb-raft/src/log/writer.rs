@@ -105,6 +105,18 @@ impl LogWriter {
         Ok(groups)
     }
 
+    /// Removes the note of whose log that of a group is, durably.
+    pub(crate) async fn forget_peer(&self, group_id: u64) -> io::Result<()> {
+        let (noted, durable) = oneshot::channel();
+        self.shared.queue.push(Job::Peer {
+            group_id,
+            peer_id: None,
+            noted,
+        })?;
+        let ended = |_| stopped("the writer ended before it was forgotten whose log it is");
+        durable.await.map_err(ended)?
+    }
+
     /// Removes the log of a group, durably, and its vote, whatever state they are in. Nobody may change the log any more.
     pub(crate) async fn destroy_group(&self, group_id: u64) -> io::Result<()> {
         let (destroyed, durable) = oneshot::channel();

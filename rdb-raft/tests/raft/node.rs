@@ -7,15 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
 use rdb_raft::group::{Alone, Group, GroupState, Leader, ProposeError, StartError};
-use rdb_raft::log::{LogWriter, MemoryDevice};
+use rdb_raft::log::{LogDevice, LogHealth, LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
-use rdb_raft::{Node, OpenError, Timing, Vote};
+use rdb_raft::{Entry, Node, OpenError, Timing, Vote};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::device::Gate;
-use crate::entries::log_id;
+use crate::device::{Fault, Gate, TestDevice};
+use crate::entries::{append, entry, log_id};
 use crate::payloads::Payloads;
 use crate::voters::{GUARD, wait_until};
 
@@ -238,19 +238,82 @@ async fn a_later_peer_takes_over_from_one_that_has_waited_in_vain_and_an_earlier
     node.shut_down().await;
 }
 
-/// As a release without notes leaves it.
+/// What a release without notes leaves: a log behind the state that all peers begin with.
+async fn leave_log(device: &Arc<dyn LogDevice>, group_id: u64, entries: Vec<Entry>) {
+    let writer = LogWriter::start(Arc::clone(device)).unwrap();
+    let mut log = writer.open_group(group_id).unwrap();
+    log.purge(log_id(0, 0)).await.unwrap();
+    log.save_vote(&Vote::new(1, 2)).await.unwrap();
+    let durable = append(&mut log, entries).await.unwrap();
+    durable.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_log_without_a_note_gets_one_when_it_is_opened() {
     let device = Arc::<MemoryDevice>::default();
-    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
-    let mut log = writer.open_group(1).unwrap();
-    log.save_vote(&Vote::new(1, 1)).await.unwrap();
-    writer.close();
+    leave_log(&(Arc::clone(&device) as _), 1, Vec::new()).await;
     let node = self::node(&device);
     assert_eq!(node.logs().await.unwrap(), [(1, None)].into());
-    open(&node, 1, &Payloads::bootstrapped([1])).await.unwrap();
+    let group = open(&node, 1, &Payloads::bootstrapped([1])).await.unwrap();
+    group.lead_alone().await.unwrap();
     assert_eq!(node.logs().await.unwrap(), [(1, Some(1))].into());
     node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_its_state_names_starts_though_its_note_cannot_be_written() {
+    let device = Arc::<TestDevice>::default();
+    for group_id in [1, 2] {
+        leave_log(&(Arc::clone(&device) as _), group_id, Vec::new()).await;
+    }
+    device.break_down(Fault::Write);
+    let node = Node::start(Timing::default(), Arc::clone(&device) as _).unwrap();
+    let of_several = || Payloads::bootstrapped([1, 2, 3]);
+    open(&node, 1, &of_several()).await.unwrap();
+    let mut health = node.log_health();
+    let stopped = |health: &LogHealth| *health != LogHealth::Healthy;
+    timeout(GUARD, health.wait_for(stopped))
+        .await
+        .expect("it stops in time")
+        .unwrap();
+    open(&node, 2, &of_several()).await.unwrap();
+    let waiting = open(&node, 3, &Arc::default()).await;
+    assert!(matches!(waiting, Err(OpenError::Log { group_id: 3, .. })));
+    node.shut_down().await;
+}
+
+/// As a release without notes leaves it, and an install that is not finished.
+#[tokio::test]
+async fn a_log_without_a_note_and_without_a_state_is_that_of_nobody_who_asks() {
+    let device = Arc::<MemoryDevice>::default();
+    leave_log(&(Arc::clone(&device) as _), 1, vec![entry(1, 1, "a")]).await;
+    let node = self::node(&device);
+    let missing = OpenError::Start(StartError::StateMissing { index: 1 }).to_string();
+    let refused = open_as(5, &node, 1, &Arc::default()).await;
+    assert_eq!(refused.map(drop).unwrap_err().to_string(), missing);
+    assert_eq!(node.noted_peer(1).await.unwrap(), None);
+    let begun = Payloads::bootstrapped([9]);
+    open_as(9, &node, 1, &begun).await.unwrap();
+    node.shut_down().await;
+    let node = self::node(&device);
+    assert_eq!(node.noted_peer(1).await.unwrap(), Some(9));
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_note_that_is_wrong_is_forgotten_durably() {
+    let device = Arc::<MemoryDevice>::default();
+    let node = self::node(&device);
+    open_as(9, &node, 1, &Arc::default()).await.unwrap();
+    node.end(1).await;
+    node.forget_peer(1).await.unwrap();
+    let left = self::node(&Arc::new(device.after_power_cut(0)));
+    assert_eq!(left.noted_peer(1).await.unwrap(), None);
+    open_as(5, &left, 1, &Arc::default()).await.unwrap();
+    assert_eq!(left.noted_peer(1).await.unwrap(), Some(5));
+    for node in [node, left] {
+        node.shut_down().await;
+    }
 }
 
 #[tokio::test]
