@@ -367,12 +367,17 @@ impl RaftNetworkV2<TypeConfig> for Client {
             from_peer: self.route.from_peer,
             to_peer: self.route.to_peer,
         };
-        let sent = route.send(vote, outgoing);
+        let membership = &snapshot.meta.last_membership;
+        let sent = route.send(vote, membership, outgoing);
         match select(pin!(cancel), pin!(sent)).await {
             Either::Left((closed, _)) => Err(closed.into()),
             Either::Right((Ok(vote), _)) => Ok(SnapshotResponse::new(vote)),
             Either::Right((Err(not_sent), _)) => {
-                self.attempts.note(&not_sent);
+                if self.attempts.note(&not_sent) && !not_sent.had_begun {
+                    let (group_id, to_peer) = (self.route.group_id, self.route.to_peer);
+                    let cause = &not_sent.cause;
+                    tracing::info!(group_id, to_peer, cause, "a snapshot is not sent yet");
+                }
                 Err(Unreachable::from_string(not_sent.cause).into())
             }
         }

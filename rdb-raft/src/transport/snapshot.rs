@@ -8,7 +8,7 @@
 //! - One in which nothing moves for [`PATIENCE`] is given up, at both ends. While the peer installs what it has got, it says so, for some
 //!   minutes at most.
 //! - It is as of when the peer was a member, on its store. Neither end takes another one: a leader that has not yet applied what has added the
-//!   peer tries again.
+//!   peer asks nobody, and tries again.
 //! - The state machine is read as the connection takes its chunks. Of a snapshot there are a few chunks in memory at either end.
 //! - It ends with the leadership, and with the group at either end.
 
@@ -19,12 +19,12 @@ use rdb_proto::figures::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use crate::machine::Applied;
+use crate::types::StoredMembership;
 
-/// Whether a snapshot is for a peer on a store: as of it, that is the peer of this store. With another one the next start would not know
-/// which peer it has, or take another one for it, which has other promises.
-pub(super) fn is_for(applied: &Applied, peer_id: u64, store_id: u64) -> bool {
-    let nodes = applied.membership.nodes();
+/// Whether a snapshot as of this membership is for a peer on a store: that is the peer of this store. With another one the next start would
+/// not know which peer it has, or take another one for it, which has other promises.
+pub(super) fn is_for(membership: &StoredMembership, peer_id: u64, store_id: u64) -> bool {
+    let nodes = membership.nodes();
     let on_store = nodes.filter(|(_, node)| node.store_id == store_id);
     on_store.map(|(id, _)| *id).eq([peer_id])
 }
@@ -88,7 +88,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::types::{Membership, StoreNode, StoredMembership};
+    use crate::types::{Membership, StoreNode};
 
     #[test]
     fn a_snapshot_is_for_a_peer_only_as_of_when_its_store_had_it_and_no_other_one() {
@@ -98,10 +98,7 @@ mod tests {
                 .map(|&(id, store_id)| (id, StoreNode { store_id }));
             let nodes: BTreeMap<_, _> = nodes.collect();
             let membership = Membership::new(vec![[1].into()], nodes).unwrap();
-            Applied {
-                position: None,
-                membership: StoredMembership::new(None, membership),
-            }
+            StoredMembership::new(None, membership)
         };
         assert!(is_for(&as_of(&[(1, 10), (5, 50)]), 5, 50));
         for other in [

@@ -145,7 +145,7 @@ impl Parts {
             return Err(Status::invalid_argument(cause));
         };
         let applied = read_taken(start.term, &taken)?;
-        if !is_for(&applied, start.to_peer, own_store) {
+        if !is_for(&applied.membership, start.to_peer, own_store) {
             let cause = "the snapshot is as of when this store had another peer, or none";
             return Err(Status::unavailable(cause));
         }

@@ -1,7 +1,7 @@
 //! Sending a snapshot.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use super::wire;
 use crate::encoding::stored_membership;
 use crate::machine::{Applied, Outgoing, Reading};
 use crate::simulation::spawn_blocking;
-use crate::types::Vote;
+use crate::types::{StoredMembership, Vote};
 
 /// The first delay between attempts. Each later one is twice as long.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
@@ -58,30 +58,44 @@ type Begun = (
 #[derive(Debug)]
 pub(super) struct NotSent {
     pub(super) cause: String,
-    /// Whether the other store had accepted it.
-    had_begun: bool,
+    /// Whether the other store had accepted it. Then it was told of.
+    pub(super) had_begun: bool,
 }
 
 /// How long to wait before the next attempt to send a peer a snapshot. Clones share that.
 #[derive(Clone, Default)]
-pub(super) struct Attempts(Arc<Mutex<Duration>>);
+pub(super) struct Attempts(Arc<Mutex<LastAttempt>>);
+
+#[derive(Default)]
+struct LastAttempt {
+    wait: Duration,
+    cause: String,
+}
 
 impl Attempts {
-    pub(super) fn note(&self, failure: &NotSent) {
+    /// Returns whether it has failed otherwise than the one before.
+    pub(super) fn note(&self, failure: &NotSent) -> bool {
         let longest = if failure.had_begun {
             BACKOFF_BEGUN_MAX
         } else {
             BACKOFF_MAX
         };
-        let mut wait = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *wait = (*wait * 2).clamp(BACKOFF_MIN, longest);
+        let mut last = self.last();
+        last.wait = (last.wait * 2).clamp(BACKOFF_MIN, longest);
+        let is_new = last.cause != failure.cause;
+        last.cause.clone_from(&failure.cause);
+        is_new
+    }
+
+    fn last(&self) -> MutexGuard<'_, LastAttempt> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The wait before each attempt but the first.
     pub(super) fn waits(&self) -> impl Iterator<Item = Duration> + Send + use<> {
         let attempts = self.clone();
         std::iter::repeat_with(move || {
-            let wait = attempts.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let wait = attempts.last().wait;
             wait.mul_f64(0.5 + fastrand::f64() / 2.0)
         })
     }
@@ -89,17 +103,27 @@ impl Attempts {
 
 impl SnapshotRoute<'_> {
     /// Sends a snapshot, and waits until it is installed. Returns the vote of the peer. The snapshot is taken once the other store has
-    /// accepted it.
-    pub(super) async fn send(&self, vote: Vote, outgoing: Outgoing) -> Result<Vote, NotSent> {
+    /// accepted it, and is not earlier than this membership.
+    pub(super) async fn send(
+        &self,
+        vote: Vote,
+        membership: &StoredMembership,
+        outgoing: Outgoing,
+    ) -> Result<Vote, NotSent> {
         let not_begun = |cause| NotSent {
             cause,
             had_begun: false,
         };
-        let (_place, begun) = self.accepted(vote).await.map_err(not_begun)?;
         let (group_id, to_peer) = (self.group_id, self.to_peer);
+        let fits = |as_of: &StoredMembership| is_for(as_of, to_peer, self.link.store_id);
+        if !fits(membership) {
+            let cause = "what has added the peer is not applied yet".to_owned();
+            return Err(not_begun(cause));
+        }
+        let (_place, begun) = self.accepted(vote).await.map_err(not_begun)?;
         let sent = match outgoing.take().await {
-            Ok((applied, _)) if !is_for(&applied, to_peer, self.link.store_id) => {
-                let cause = "what has added the peer is not applied yet".to_owned();
+            Ok((applied, _)) if !fits(&applied.membership) => {
+                let cause = "the peer was removed meanwhile".to_owned();
                 return Err(not_begun(cause));
             }
             Ok((applied, reading)) => self.send_accepted(&applied, reading, begun).await,
@@ -249,6 +273,19 @@ fn text(error: impl ToString) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_new_once() {
+        let attempts = Attempts::default();
+        let is_new = |cause: &str| {
+            attempts.note(&NotSent {
+                cause: cause.to_owned(),
+                had_begun: false,
+            })
+        };
+        let noted = ["one", "one", "other", "one"].map(is_new);
+        assert_eq!(noted, [true, false, true, true]);
+    }
 
     #[test]
     fn attempts_that_were_on_their_way_are_repeated_later_and_later() {

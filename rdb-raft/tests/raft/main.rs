@@ -18,6 +18,7 @@ mod payloads;
 mod proxy;
 mod scripted;
 mod stores;
+mod told;
 mod voters;
 
 mod initial_state;
