@@ -259,3 +259,80 @@ impl Drop for EndOfWriting<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use openraft::LogState;
+    use openraft::storage::{IOFlushed, RaftLogStorage};
+
+    use super::*;
+    use crate::log::{MemoryDevice, Visit};
+    use crate::types::{Content, Entry, LogId, Vote};
+
+    /// A device that writes nothing while somebody has the lock.
+    #[derive(Default)]
+    struct Locked {
+        memory: MemoryDevice,
+        lock: Mutex<()>,
+        /// How many writes were begun.
+        begun: AtomicUsize,
+    }
+
+    impl LogDevice for Locked {
+        fn write(&self, batch: &Batch, sync: bool) -> io::Result<()> {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let _turn = self.lock.lock().unwrap();
+            self.memory.write(batch, sync)
+        }
+
+        fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+            self.memory.get(key)
+        }
+
+        fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+            self.memory.scan(start, end, visit)
+        }
+
+        fn last(&self, start: &[u8], end: &[u8]) -> io::Result<Option<(Vec<u8>, Bytes)>> {
+            self.memory.last(start, end)
+        }
+
+        fn background_error(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_of_a_log_that_is_destroyed_does_not_come_back() {
+        let device = Arc::<Locked>::default();
+        let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+        let mut store = writer.open_group(1).unwrap();
+        let entry = Entry {
+            log_id: LogId::new_term_index(1, 0),
+            payload: Content::Blank,
+        };
+        let vote = Vote::new(1, 1);
+        let lock = device.lock.lock().unwrap();
+        let appended = store.append([entry], IOFlushed::noop()).now_or_never();
+        appended.unwrap().unwrap();
+        while device.begun.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        // It waits for the append.
+        let mut voting = pin!(store.save_vote(&vote));
+        assert!(voting.as_mut().now_or_never().is_none());
+        let mut destroying = pin!(writer.destroy_group(1));
+        assert!(destroying.as_mut().now_or_never().is_none());
+        drop(lock);
+        destroying.await.unwrap();
+        voting.await.unwrap();
+        assert!(writer.groups().unwrap().is_empty());
+        let mut store = writer.open_group(1).unwrap();
+        assert_eq!(store.get_log_state().await.unwrap(), LogState::default());
+    }
+}

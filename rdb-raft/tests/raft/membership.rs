@@ -1,5 +1,6 @@
 //! Peers that come to a group and leave it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use openraft::network::RPCOption;
 use openraft::raft::VoteRequest;
 use openraft::storage::RaftLogStorage;
 use openraft::{LogState, RaftLogReader, RaftNetworkFactory, RaftNetworkV2};
-use rdb_raft::group::{ChangeError, Member};
+use rdb_raft::group::{ChangeError, GroupState, Member};
 use rdb_raft::log::{LogWriter, MemoryDevice};
 use rdb_raft::machine::StateMachine;
 use rdb_raft::transport::Transport;
@@ -391,8 +392,12 @@ async fn what_is_still_queued_of_a_group_that_is_destroyed_does_not_come_back() 
         arrived.await.unwrap();
         let node = Arc::clone(&store.node);
         let destroyed = tokio::spawn(async move { node.destroy(GROUP_ID).await });
-        // Whoever looked at the device now would miss what is queued.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        // From here on nothing more is queued, and whoever looked at the device would miss what is.
+        let mut states = store.node.states();
+        let has_ended =
+            |states: &BTreeMap<_, _>| matches!(states.get(&GROUP_ID), Some(GroupState::Ended(_)));
+        let ended = timeout(GUARD, states.wait_for(has_ended)).await;
+        drop(ended.expect("it ends in time").unwrap());
         device.writes.open();
         destroyed.await.unwrap().unwrap();
     };

