@@ -16,8 +16,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::Regions;
+use super::own_peer::{latest, peer_id_on};
 use crate::error::ServerError;
-use crate::region::{Described, peer_on};
+use crate::region::Described;
 
 /// How long a replica without a first state waits for another store to send something.
 const WAITS_FOR: Duration = Duration::from_secs(60);
@@ -124,8 +125,9 @@ impl Regions {
         } else {
             // A later peer may take over from one that has waited in vain.
             let may_be_left = stored.is_none();
-            let own = stored.and_then(|(region, _)| peer_on(&region, identity.store_id));
-            let own = noted.or(own.map(|own| own.id));
+            let region = stored.map(|(region, _)| region);
+            let named = region.and_then(|region| peer_id_on(&region, identity.store_id));
+            let own = latest([noted, named], tombstone);
             own.filter(|&own| own > peer_id || own != peer_id && !may_be_left)
                 .map(|_| "the region is here with another peer")
         };
@@ -286,8 +288,8 @@ impl Regions {
     async fn remove(&self, region_id: u64, peer_id: u64) -> Result<(), ServerError> {
         let failed = |error| ServerError::region(region_id, error);
         let noted = match peer_id {
-            // A message may have named one that could not be opened.
-            0 => self.node.noted_peer(region_id).await.map_err(failed)?,
+            // A message may have named one that could not be opened. What cannot be read is to go.
+            0 => self.node.noted_peer(region_id).await.unwrap_or(None),
             _ => None,
         };
         let storage = self.storage.clone();

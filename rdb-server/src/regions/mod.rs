@@ -16,6 +16,7 @@
 //! *unopened* until another store sends something to a peer of this store.
 
 mod follow;
+mod own_peer;
 mod replicas;
 mod steps;
 #[cfg(test)]
@@ -231,15 +232,15 @@ impl Regions {
                         region_id,
                         "a region is stored, and has no peer on this store"
                     );
-                    self.leave_out(region, 0);
+                    self.leave_out(region, None);
                 }
             }
         }
         // Their causes were told of.
         for unfinished in self.storage.unfinished_installs().values() {
             let region = &unfinished.region;
-            let peer_id = self.own_peer(region, store_id).await?;
-            self.leave_out(region, peer_id.unwrap_or(0));
+            let peer_id = self.own_peer_left_out(region, store_id).await;
+            self.leave_out(region, peer_id);
         }
         self.route(&self.replicas());
         Ok(!stored.is_empty())
@@ -470,10 +471,10 @@ impl Regions {
     }
 
     /// Has the placement driver hear of a region that is not opened.
-    fn leave_out(&self, region: &RegionDescriptor, peer_id: u64) {
+    fn leave_out(&self, region: &RegionDescriptor, peer_id: Option<u64>) {
         let held = HeldPeer {
             region_id: region.id,
-            peer_id,
+            peer_id: peer_id.unwrap_or(0),
             conf_version: region.conf_version,
         };
         self.replicas().unopened.insert(region.id, held);
@@ -493,19 +494,6 @@ impl Regions {
         };
         spawn_blocking(bootstrap).await??;
         Ok(())
-    }
-
-    /// Which peer of a region that is stored this store has: what is noted with its log. A release that did not note it went by the
-    /// region.
-    async fn own_peer(
-        &self,
-        region: &RegionDescriptor,
-        store_id: u64,
-    ) -> Result<Option<u64>, ServerError> {
-        let has_others = region.peers.len() > 1;
-        let noted = self.node.noted_peer(region.id).await;
-        let noted = noted.map_err(|error| not_opened(region.id, error, has_others))?;
-        Ok(noted.or_else(|| peer_on(region, store_id).map(|peer| peer.id)))
     }
 
     /// Removes the logs of replicas that were destroyed, if the end of the process came before that. What cannot be removed harms nobody:

@@ -1,3 +1,5 @@
+mod own_peer;
+
 use std::pin::pin;
 
 use futures::FutureExt;
@@ -112,19 +114,59 @@ impl Fixture {
 
     /// As far as the regions go.
     async fn starts_again(&self) {
-        let regions = &self.regions;
-        regions.node.end(REGION).await;
-        *regions.replicas() = Replicas::default();
-        regions.restore().await.expect("it starts");
+        self.ends().await;
+        self.regions.restore().await.expect("it starts");
+    }
+
+    async fn ends(&self) {
+        self.regions.node.end(REGION).await;
+        *self.regions.replicas() = Replicas::default();
     }
 
     async fn crashes_behind_the_tombstone(&self) {
-        let regions = &self.regions;
-        regions.node.end(REGION).await;
-        regions.replicas().open.clear();
-        let storage = regions.storage.clone();
+        self.ends().await;
+        self.destroys_what_is_stored().await;
+    }
+
+    async fn destroys_what_is_stored(&self) {
+        let storage = self.regions.storage.clone();
         let destroyed = spawn_blocking(move || storage.destroy_region(REGION, 5)).await;
         destroyed.expect("no panic").expect("written");
+    }
+
+    /// Puts a record of the region into the database of the logs. The tag says which: 2 is its vote, and 4 whose log it is.
+    async fn puts(&self, tag: u8, record: &'static [u8]) {
+        let log = Arc::clone(&self.regions.log);
+        let put = spawn_blocking(move || {
+            let mut batch = LogBatch::default();
+            let key = [&[tag][..], &REGION.to_be_bytes()].concat();
+            batch.put(&key, record);
+            log.write(batch, true)
+        });
+        put.await.expect("no panic").expect("written");
+    }
+
+    /// As a release leaves it that knows of no notes, and that has destroyed peer 5.
+    async fn has_the_note_of_peer_5(&self) {
+        self.puts(4, b"\x01\0\0\0\0\0\0\0\x05").await;
+    }
+
+    /// The regions that have logs, each with its noted peer.
+    async fn logs(&self) -> BTreeMap<u64, Option<u64>> {
+        let logs = self.regions.node.logs().await;
+        logs.expect("they can be read")
+    }
+
+    async fn noted_peer(&self) -> Option<u64> {
+        let noted = self.regions.node.noted_peer(REGION).await;
+        noted.expect("it can be read")
+    }
+
+    /// Gives the region a first state, without opening it.
+    async fn stores(&self, peers: &[(u64, u64)]) {
+        let described = vec![from_wire(region(peers))];
+        let bootstrapped = self.regions.bootstrap(described).await;
+        bootstrapped.expect("written");
     }
 
     fn tombstone(&self) -> Option<u64> {
@@ -179,51 +221,11 @@ async fn a_store_that_does_not_keep_what_it_promises_makes_no_peer() {
     assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1, "alone");
 }
 
-/// As a release left it that took snapshots as of before the peer was added.
-#[tokio::test]
-async fn a_region_that_is_stored_without_a_peer_of_this_store_is_named_and_opened_or_destroyed() {
-    for is_destroyed in [false, true] {
-        let fixture = fixture(Durability::Sync).await;
-        let regions = &fixture.regions;
-        let described = vec![from_wire(region(&[(1, 1)]))];
-        regions.bootstrap(described).await.expect("written");
-        assert!(regions.restore().await.expect("it starts"));
-        let report = regions.report();
-        assert_eq!((report.holds, report.count), (vec![held(0)], 1));
-        assert!(regions.served().borrow().is_empty());
-        if is_destroyed {
-            let of_other = HeldPeer {
-                conf_version: 2,
-                ..held(0)
-            };
-            regions.destroy(of_other).await;
-            assert!(fixture.is_stored().await);
-            regions.destroy(held(0)).await;
-            assert!(!fixture.is_stored().await);
-            assert_eq!(regions.report().count, 0);
-            // A member that was away may still ask for those that are as old as it is.
-            assert_eq!(fixture.tombstone(), Some(1));
-            assert_eq!(fixture.is_asked_for(1).await, 0);
-            continue;
-        }
-        assert_eq!(fixture.is_asked_for(9).await, 1);
-        assert_eq!(regions.report().holds, [held(9)]);
-        assert!(regions.served().borrow().contains(&REGION));
-        // From then on it is known which peer this store has, whatever the region says.
-        fixture.starts_again().await;
-        assert_eq!(regions.report().holds, [held(9)]);
-        assert!(regions.node.group(REGION).is_some());
-        assert_eq!(fixture.is_asked_for(5).await, 1);
-        assert_eq!(regions.report().holds, [held(9)]);
-    }
-}
-
 #[tokio::test]
 async fn a_region_is_not_destroyed_while_a_peer_of_it_is_being_opened() {
     let fixture = fixture(Durability::Sync).await;
     let regions = &fixture.regions;
-    let described = vec![from_wire(region(&[(1, 1)]))];
-    regions.bootstrap(described).await.expect("written");
+    fixture.stores(&[(1, 1)]).await;
     assert!(regions.restore().await.expect("it starts"));
     let opening = regions.opening.lock().await;
     let mut destroying = pin!(regions.destroy(held(0)));
@@ -247,8 +249,7 @@ async fn the_log_of_a_peer_that_has_waited_is_not_that_of_an_earlier_one() {
     regions.end_those_silent_for(Duration::ZERO).await;
     assert_eq!(fixture.is_asked_for(5).await, 0);
     assert_eq!(fixture.is_asked_for(10).await, 1);
-    let noted = regions.node.noted_peer(REGION).await;
-    assert_eq!(noted.expect("it can be read"), Some(10));
+    assert_eq!(fixture.noted_peer().await, Some(10));
 }
 
 #[tokio::test]
@@ -298,50 +299,6 @@ async fn a_replica_that_leads_is_not_destroyed() {
     assert_eq!(regions.report().count, 1);
 }
 
-/// A store on which a snapshot of peer 5 cannot be installed.
-fn leave_install_unfinished(config: &Config) {
-    let storage = Storage::open(&config.data_dir, config.storage_options());
-    let storage = storage.expect("a new directory");
-    storage.put_raw("k", "v").expect("written");
-    let region = from_wire(region(&[(5, STORE), (6, 3)]));
-    let state = first_state(&region).expect("it has peers");
-    let begun = storage.bootstrap_regions(&[(region, state)]);
-    begun.expect("written");
-    let snapshot = storage.region_snapshot(REGION);
-    let mut snapshot = snapshot.expect("it has a state");
-    let incoming = storage.receive_region(REGION);
-    let mut incoming = incoming.expect("there is space");
-    while let Some(chunk) = snapshot.next_chunk().expect("it can be read") {
-        incoming.add(chunk).expect("it is the next one");
-    }
-    let received = incoming.complete().expect("it is complete");
-    let files = config.data_dir.join("snapshots");
-    std::fs::remove_dir_all(files).expect("they are there");
-    received.install().expect_err("the files are gone");
-}
-
-#[tokio::test]
-async fn a_region_whose_snapshot_cannot_be_installed_is_named_and_destroyed_once_its_peer_is_removed()
- {
-    let directory = directory();
-    let config = config(&directory, Durability::Sync);
-    let left = spawn_blocking(move || leave_install_unfinished(&config));
-    left.await.expect("no panic");
-    let fixture = fixture_in(directory, Durability::Sync).await;
-    let regions = &fixture.regions;
-    let report = regions.report();
-    assert_eq!((report.holds, report.count), (vec![held(5)], 1));
-    assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
-    assert!(!fixture.is_stored().await);
-    regions.destroy(held(6)).await;
-    assert_eq!(regions.report().count, 1, "that is another peer");
-    regions.destroy(held(5)).await;
-    let report = regions.report();
-    assert_eq!((report.holds, report.count), (Vec::new(), 0));
-    assert_eq!(fixture.tombstone(), Some(5));
-    assert!(regions.storage.unfinished_installs().is_empty());
-}
-
 #[tokio::test]
 async fn a_start_finishes_the_end_of_a_replica() {
     let fixture = fixture(Durability::Sync).await;
@@ -350,14 +307,12 @@ async fn a_start_finishes_the_end_of_a_replica() {
     fixture.crashes_behind_the_tombstone().await;
     regions.restore().await.expect("it starts");
     assert_eq!(regions.report().count, 0);
-    let left = regions.node.logs().await;
-    assert!(left.expect("they can be read").is_empty());
+    assert!(fixture.logs().await.is_empty());
     // A peer without a state cannot be opened on the log of another one.
     assert_eq!(fixture.is_asked_for(6).await, 1);
     // It may have voted.
     fixture.starts_again().await;
-    let left = regions.node.logs().await;
-    assert_eq!(left.expect("they can be read"), [(REGION, Some(6))].into());
+    assert_eq!(fixture.logs().await, [(REGION, Some(6))].into());
 }
 
 #[tokio::test]
@@ -366,16 +321,8 @@ async fn a_damaged_log_of_a_replica_that_was_destroyed_is_removed_at_the_start()
     let regions = &fixture.regions;
     assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
     fixture.crashes_behind_the_tombstone().await;
-    let log = Arc::clone(&regions.log);
-    let damaged = spawn_blocking(move || {
-        let mut batch = LogBatch::default();
-        let vote = [&[2][..], &REGION.to_be_bytes()].concat();
-        batch.put(&vote, b"damaged");
-        log.write(batch, true)
-    });
-    damaged.await.expect("no panic").expect("written");
+    fixture.puts(2, b"damaged").await;
     regions.restore().await.expect("it starts");
-    let left = regions.node.logs().await;
-    assert!(left.expect("they can be read").is_empty());
+    assert!(fixture.logs().await.is_empty());
     assert_eq!(fixture.is_asked_for(6).await, 1);
 }
