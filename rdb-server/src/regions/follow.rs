@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use rdb_proto::pdpb::{HeldPeer, RegionStep};
 use rdb_raft::MissingPeer;
-use rdb_storage::{Durability, Storage};
+use rdb_storage::{Durability, RegionDescriptor, Storage};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -126,6 +126,7 @@ impl Regions {
             // A later peer may take over from one that has waited in vain.
             let may_be_left = stored.is_none();
             let region = stored.map(|(region, _)| region);
+            let region = region.or_else(|| self.unfinished(region_id));
             let named = region.and_then(|region| peer_id_on(&region, identity.store_id));
             let own = latest([noted, named], tombstone);
             own.filter(|&own| own > peer_id || own != peer_id && !may_be_left)
@@ -326,12 +327,25 @@ impl Regions {
                 replicas.ending.insert(region_id);
             }
             self.node.end(region_id).await;
-            self.replicas().ending.remove(&region_id);
             tracing::info!(
                 region_id,
                 "a replica has waited for its data in vain, and has ended"
             );
+            match (self.unfinished(region_id), self.identity.get()) {
+                // It was to get its data by another snapshot than one that cannot be installed.
+                (Some(region), Some(identity)) => {
+                    let peer_id = self.own_peer_left_out(&region, identity.store_id).await;
+                    self.leave_out(&region, peer_id);
+                }
+                _ => drop(self.replicas().ending.remove(&region_id)),
+            }
         }
+    }
+
+    /// A region whose install is not finished, as of that.
+    fn unfinished(&self, region_id: u64) -> Option<RegionDescriptor> {
+        let unfinished = self.storage.unfinished_installs().remove(&region_id);
+        unfinished.map(|unfinished| unfinished.region)
     }
 }
 

@@ -477,7 +477,9 @@ impl Regions {
             peer_id: peer_id.unwrap_or(0),
             conf_version: region.conf_version,
         };
-        self.replicas().unopened.insert(region.id, held);
+        let mut replicas = self.replicas();
+        replicas.ending.remove(&region.id);
+        replicas.unopened.insert(region.id, held);
     }
 
     /// Gives regions their first states, those that have none. All at once: at the next start a part of them would look like

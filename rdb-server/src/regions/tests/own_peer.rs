@@ -166,6 +166,33 @@ async fn a_region_whose_snapshot_cannot_be_installed_is_named_and_destroyed_once
 }
 
 #[tokio::test]
+async fn an_earlier_peer_than_that_of_an_unfinished_install_does_not_get_its_log() {
+    let fixture = with_unfinished_install().await;
+    let regions = &fixture.regions;
+    fixture.is_asked_for(3).await;
+    assert!(regions.node.group(REGION).is_none());
+    assert_eq!(fixture.noted_peer().await, None);
+    assert_eq!(regions.report().holds, [held(5)]);
+}
+
+#[tokio::test]
+async fn a_region_that_is_left_out_is_named_again_once_its_peer_has_waited_in_vain() {
+    let fixture = with_unfinished_install().await;
+    let regions = &fixture.regions;
+    fixture.is_asked_for(5).await;
+    assert!(regions.node.group(REGION).is_some());
+    assert!(regions.report().holds.is_empty());
+    regions.end_those_silent_for(Duration::ZERO).await;
+    assert!(regions.node.group(REGION).is_none());
+    let report = regions.report();
+    assert_eq!((report.holds, report.count), (vec![held(5)], 1));
+    regions.destroy(held(5)).await;
+    assert_eq!(regions.report().count, 0);
+    assert_eq!(fixture.tombstone(), Some(5));
+    assert!(regions.storage.unfinished_installs().is_empty());
+}
+
+#[tokio::test]
 async fn a_damaged_log_of_a_region_that_is_left_out_keeps_no_store_from_starting() {
     let fixture = with_unfinished_install().await;
     let regions = &fixture.regions;
