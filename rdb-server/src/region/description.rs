@@ -139,13 +139,38 @@ mod tests {
     #[test]
     fn only_what_is_later_is_learned() {
         let description = Description::default();
+        let mut latest = None;
+        // What the region says differs each time, to see whose word it is.
+        let learned = [
+            (2, 2, true),
+            (2, 2, false),
+            (2, 1, false),
+            (1, 2, false),
+            (1, 3, false),
+            (3, 1, false),
+            (2, 3, true),
+            (3, 3, true),
+            (4, 5, true),
+        ];
+        for (learner, (version, conf_version, is_later)) in (10..).zip(learned) {
+            let mut described = described(conf_version, &[&[1]], &[learner]);
+            described.region.version = version;
+            assert_eq!(description.learn(described.clone()), is_later, "{learner}");
+            if is_later {
+                latest = Some(described);
+            }
+            assert_eq!(description.get().as_deref(), latest.as_ref());
+        }
+    }
+
+    #[test]
+    fn whether_others_hold_a_region_depends_on_its_peers_alone() {
+        let description = Description::default();
         assert!(description.has_others(1), "it waits for others");
-        assert!(description.learn(described(2, &[&[1]], &[])));
+        description.learn(described(2, &[&[1]], &[]));
         assert!(!description.has_others(1));
         assert!(description.has_others(2), "the only peer is another one");
-        assert!(!description.learn(described(2, &[&[1]], &[])));
-        assert!(!description.learn(described(1, &[&[1, 2]], &[])));
-        assert!(description.learn(described(3, &[&[1]], &[2])));
+        description.learn(described(3, &[&[1]], &[2]));
         assert!(description.has_others(1));
     }
 }

@@ -349,15 +349,24 @@ async fn a_leader_tells_which_peers_live_and_hands_over_to_no_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_is_taken_only_under_the_membership_that_it_was_decided_for() {
-    let stores = Stores::start(&["sync"; 2]).await;
+    let stores = Stores::start(&["sync"; 3]).await;
     let report = found("the region has a leader", async || stores.report()).await;
-    let outdated = step_at(conf_version(&report) + 1, Step::AddLearner(peer(2, 2)));
-    stores.pd.hand_out(Some(outdated));
-    stores.stores[0].wait_for_log("a step is not taken").await;
-    stores.has_sent(1, 2).await;
-    stores.pd.hand_out(None);
-    assert_eq!(stores.report().expect("it leads").peers, report.peers);
+    let before = conf_version(&report);
     stores.add_learner(2, 2).await;
+    let report = stores.report().expect("it leads");
+    let now = conf_version(&report);
+    assert!(before < now);
+    for decided_for in [before, now + 1] {
+        let step = step_at(decided_for, Step::AddLearner(peer(3, 3)));
+        stores.pd.hand_out(Some(step));
+        let refused =
+            format!("it was decided for conf_version {decided_for}, and the region has {now}");
+        stores.stores[0].wait_for_log(&refused).await;
+        stores.pd.hand_out(None);
+        stores.has_sent(1, 2).await;
+        assert_eq!(stores.report().expect("it leads").peers, report.peers);
+    }
+    stores.add_learner(3, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
