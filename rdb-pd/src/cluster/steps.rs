@@ -248,6 +248,9 @@ impl Case<'_> {
     }
 
     fn tend(&self) -> Next {
+        if let Some(in_doubt) = self.voters().find(|peer| self.is_in_doubt(peer)) {
+            return Next::Waits(absent(in_doubt));
+        }
         let needed = self.learners_needed();
         let (needless, kept) = self.learners(needed.max(self.learners_needed_later()));
         if let Some(peer) = needless {
@@ -255,8 +258,8 @@ impl Case<'_> {
         }
         if needed == 0 {
             return match self.shrink() {
-                Next::Done if !kept.is_empty() => Next::Waits(Obstacle::NoPlace),
-                Next::Done => self.watch(),
+                Next::Done if kept.is_empty() => self.watch(),
+                Next::Done => Next::Waits(self.unheard().map_or(Obstacle::NoPlace, absent)),
                 next => next,
             };
         }
@@ -278,13 +281,14 @@ impl Case<'_> {
             let mut absent = self.absent.iter();
             absent.any(|absent| absent.peer_id == peer.id)
         };
-        match self.voters().find(is_absent) {
-            Some(&Peer { id, store_id, .. }) => Next::Waits(Obstacle::Absent {
-                peer_id: id,
-                store_id,
-            }),
-            None => Next::Done,
-        }
+        let absent_voter = self.voters().find(is_absent);
+        absent_voter.map_or(Next::Done, |peer| Next::Waits(absent(peer)))
+    }
+
+    /// A voter that does not live at the moment though its store is up.
+    fn unheard(&self) -> Option<&Peer> {
+        self.voters()
+            .find(|peer| self.is_up(peer) && !self.is_live(peer))
     }
 
     /// How many learners the region needs: one for each voter that it lacks, or one in the place of a voter.
@@ -297,13 +301,17 @@ impl Case<'_> {
         usize::from(self.has_lost_voter() && !self.has_surplus())
     }
 
-    /// How many it will need once stores that are silent are back, and those that are left alone are tried again.
+    /// How many it will need once stores that are silent are back, and those that are left alone are tried again; and as many as
+    /// there are voters that may turn out to be dead.
     fn learners_needed_later(&self) -> usize {
         let has_room = |store_id, place: &Place| {
             self.peer_on(store_id).is_some() || place.has_room(self.bytes_needed)
         };
         let grown = self.voters_if(has_room);
-        grown.saturating_sub(self.voters().count())
+        let unheard = self
+            .voters()
+            .filter(|peer| self.is_up(peer) && !self.is_live(peer));
+        grown.saturating_sub(self.voters().count()) + unheard.count()
     }
 
     /// Whether one of the voters is to go: there are more than there should be, or an even number with a lost one, and without
@@ -547,11 +555,23 @@ impl Case<'_> {
 
     /// Whether a voter is as good as on a store that is down, though its store is up.
     fn is_dead(&self, peer: &Peer) -> bool {
+        self.is_lost_to_leader(peer) && self.has_majority()
+    }
+
+    /// Whether a voter would be dead if this report were to be believed. In the next one a majority may live again. Nothing is decided
+    /// until then: it could be no more than undone, or done to a voter that was only late this time.
+    fn is_in_doubt(&self, peer: &Peer) -> bool {
+        self.is_lost_to_leader(peer) && !self.has_majority()
+    }
+
+    fn is_lost_to_leader(&self, peer: &Peer) -> bool {
         let mut lost = self.absent.iter().filter(|absent| absent.is_lost);
+        lost.any(|absent| absent.peer_id == peer.id) && !self.is_live(peer)
+    }
+
+    fn has_majority(&self) -> bool {
         let live = self.voters().filter(|voter| self.is_live(voter));
-        lost.any(|absent| absent.peer_id == peer.id)
-            && !self.is_live(peer)
-            && live.count() * 2 > self.voters().count()
+        live.count() * 2 > self.voters().count()
     }
 
     /// Whether a store without a peer of the region may get one, once it can take replicas at all.
@@ -566,6 +586,13 @@ impl Case<'_> {
         let is_given_up = self.given_up.contains(&learner.store_id);
         self.place(learner.store_id)
             .is_some_and(|place| !place.is_lost() && place.may_take_replicas && !is_given_up)
+    }
+}
+
+fn absent(&Peer { id, store_id, .. }: &Peer) -> Obstacle {
+    Obstacle::Absent {
+        peer_id: id,
+        store_id,
     }
 }
 

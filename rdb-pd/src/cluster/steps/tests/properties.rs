@@ -126,6 +126,11 @@ impl Model {
         }
     }
 
+    fn is_dead(&self, peer: &Peer) -> bool {
+        let is_lost = |absent: &Absent| absent.is_lost && absent.peer_id == peer.id;
+        self.absent.iter().any(is_lost) && !self.lives(peer)
+    }
+
     /// Every store is up, and all that have peers are in the cluster.
     fn all_are_up(&mut self) {
         let stores = self.peers.iter().map(|peer| peer.store_id);
@@ -184,17 +189,16 @@ proptest! {
             is_open && place.is_usable() && model.peers.iter().all(|peer| peer.store_id != store_id)
         });
         match end {
-            Next::Done | Next::Waits(Obstacle::Absent { .. }) => {
+            Next::Done => {
                 prop_assert!(model.peers.iter().all(|peer| !peer.learner));
                 let is_lost = |store_id: &u64| model.places.get(store_id).is_none_or(Place::is_lost);
                 prop_assert!(!model.voters().iter().any(is_lost));
-                let is_dead = |peer: &Peer| {
-                    let is_lost = |absent: &Absent| absent.is_lost && absent.peer_id == peer.id;
-                    model.absent.iter().any(is_lost) && !model.lives(peer)
-                };
-                let has_dead = model.peers.iter().any(is_dead);
+                prop_assert!(!model.peers.iter().any(|peer| model.is_dead(peer)));
+            }
+            Next::Waits(Obstacle::Absent { .. }) => {
+                prop_assert!(model.peers.iter().any(|peer| !peer.learner && !model.lives(peer)));
+                let has_dead = model.peers.iter().any(|peer| model.is_dead(peer));
                 prop_assert!(!has_dead || !model.has_majority());
-                prop_assert!(end != Next::Done || !model.peers.iter().any(is_dead));
             }
             Next::Waits(Obstacle::NoPlace) => prop_assert!(!has_place(), "{model:?}"),
             Next::Waits(Obstacle::Silent(store_id)) => {

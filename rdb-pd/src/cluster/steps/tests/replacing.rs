@@ -51,6 +51,39 @@ fn what_a_leader_says_that_hears_of_no_majority_counts_against_nobody() {
     }
 }
 
+/// A store may be late by as much as a heartbeat.
+#[test]
+fn a_report_without_a_majority_undoes_nothing_of_a_replacement() {
+    for done in [&[AddLearner(4)][..], &[AddLearner(4), Promote(100)]] {
+        let mut model = Model::of(4, 3).lacks(3, true);
+        for step in done {
+            assert_eq!(model.next(), Next::Step(*step));
+            model.apply(*step);
+        }
+        model.deaf.push(2);
+        let absent = Obstacle::Absent {
+            peer_id: 3,
+            store_id: 3,
+        };
+        assert_eq!(model.waits(), absent);
+        model.deaf.retain(|&deaf| deaf != 2);
+        assert_eq!(model.steps().last(), Some(&Remove(3)));
+    }
+}
+
+#[test]
+fn a_learner_is_kept_while_it_is_not_known_any_more_for_how_long_a_voter_was_away() {
+    let mut model = Model::of(4, 3).lacks(3, true).with(learner(4));
+    let known = std::mem::take(&mut model.absent);
+    let absent = Obstacle::Absent {
+        peer_id: 3,
+        store_id: 3,
+    };
+    assert_eq!(model.waits(), absent);
+    model.absent = known;
+    assert_eq!(model.steps(), [Promote(4), Remove(3)]);
+}
+
 #[test]
 fn without_a_place_for_another_replica_none_is_given_up() {
     for stores in [
