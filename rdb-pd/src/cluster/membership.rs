@@ -121,10 +121,15 @@ impl State {
         (steps, nameless)
     }
 
-    /// The steps that add these peers, now that they have ids. A region that has another leader or other members by now gets none.
+    /// The steps that add these peers, now that they have ids. A region that has another leader or other members by now gets none,
+    /// nor does a store that is to leave by now, or has left.
     pub(super) fn take_named(&mut self, named: &[Nameless], now: Instant) -> Vec<RegionStep> {
         let steps = named.iter().filter_map(|&Nameless { led, store_id }| {
             self.as_led(&led)?;
+            let store = self.stores.get(&store_id)?;
+            if store.record.is_leaving || store.record.has_left {
+                return None;
+            }
             let known = self.region_mut(led.region_id)?;
             known.take_step(Step::AddLearner(store_id), now)
         });

@@ -266,6 +266,7 @@ impl Cluster {
             let of_question = nameless.clone();
             self.ask(|answer| Question::NewPeers(of_question, answer))
                 .await?;
+            let now = Instant::now();
             steps.extend(self.shared.write(|state| state.take_named(&nameless, now)));
         }
         Ok(steps)

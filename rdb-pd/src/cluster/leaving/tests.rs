@@ -1,3 +1,4 @@
+use super::super::membership::Led;
 use super::super::refusal::Refusal;
 use super::super::reports::{Leadership, Report};
 use super::super::scene::{Scene, fresh, start_of};
@@ -105,8 +106,8 @@ fn a_store_without_replicas_leaves_at_once_and_its_address_is_free() {
     assert_eq!(scene.register(&fresh(&address, 9)), Ok(3));
 }
 
-#[test]
-fn a_store_that_may_be_about_to_get_a_replica_has_not_left() {
+/// A region that is to get a replica on store 2, and what its leader reports.
+fn about_to_grow() -> (Scene, Report) {
     let mut scene = Scene::with_original();
     for _ in 0..2 {
         let store_id = scene.add_store();
@@ -121,6 +122,12 @@ fn a_store_that_may_be_about_to_get_a_replica_has_not_left() {
         peers: region.peers,
         live: None,
     };
+    (scene, report)
+}
+
+#[test]
+fn a_store_that_may_be_about_to_get_a_replica_has_not_left() {
+    let (mut scene, report) = about_to_grow();
     let told = scene.lead_on(1, std::slice::from_ref(&report));
     assert_eq!(told.len(), 1, "to add a learner on store 2");
     scene.state.settings.replicas = 1;
@@ -133,6 +140,20 @@ fn a_store_that_may_be_about_to_get_a_replica_has_not_left() {
     scene.lead_on(1, &[report]);
     scene.let_stores_leave();
     assert!(scene.state.stores[&2].record.has_left);
+}
+
+#[test]
+fn a_store_that_leaves_while_a_peer_for_it_gets_its_id_gets_none() {
+    let (mut scene, report) = about_to_grow();
+    scene.report(1, std::slice::from_ref(&report));
+    let led = [Led::from(&report)];
+    let (_, nameless) = scene.state.take_steps(&led, scene.now);
+    scene.state.settings.replicas = 1;
+    assert_eq!(scene.change_leaving(2, true), Ok(true));
+    for change in scene.state.decide_new_peers(&nameless) {
+        scene.state.apply(change);
+    }
+    assert_eq!(scene.state.take_named(&nameless, scene.now), []);
 }
 
 #[test]
