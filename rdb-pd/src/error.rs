@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use rdb_proto::transport::process::{Failure, ProcessError};
-use rdb_proto::transport::status::{StatusListenError, listen_hint};
+use rdb_proto::transport::status::StatusListenError;
 use rdb_proto::transport::{OutOfRange, ServeError};
 use rdb_storage::OpenError;
 
@@ -31,7 +31,7 @@ pub enum PdError {
     #[error(transparent)]
     Clock(#[from] ClockError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}{hint}", hint = listen_hint(source))]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::status::{StatusServer, TransportMetrics};
+use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
 use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
@@ -74,7 +74,8 @@ impl Pd {
         };
         let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
         let local_addr = listener.local_addr().map_err(listen_error)?;
-        let status_listener = config.serve.status_address(config.addr).listen().await?;
+        let status_listener =
+            StatusAddress::listen_for(config.serve.status_addr, config.addr).await?;
 
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());

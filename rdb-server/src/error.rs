@@ -10,7 +10,7 @@ use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::transport::ServeError;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::process::{Failure, ProcessError};
-use rdb_proto::transport::status::{StatusListenError, listen_hint};
+use rdb_proto::transport::status::StatusListenError;
 use rdb_raft::NodeError;
 use rdb_storage::OpenError;
 use tonic::Code;
@@ -51,7 +51,7 @@ pub enum ServerError {
         has_others: bool,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}{hint}", hint = listen_hint(source))]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,

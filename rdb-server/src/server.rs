@@ -10,7 +10,7 @@ use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::status::{StatusServer, TransportMetrics};
+use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
 use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, health, raise_open_files_limit, serve,
 };
@@ -81,7 +81,8 @@ impl Server {
         };
         let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
         let local_addr = listener.local_addr().map_err(listen_error)?;
-        let status_listener = config.serve.status_address(config.addr).listen().await?;
+        let status_listener =
+            StatusAddress::listen_for(config.serve.status_addr, config.addr).await?;
         let advertised = config
             .advertise_addr
             .clone()

@@ -7,7 +7,7 @@
 readonly READY_WITHIN_SECONDS=60
 readonly STOPPED_WITHIN_SECONDS=30
 
-# The port after the one of a process may be that of another.
+# The port where a process would have its status pages may be that of another.
 export RDB_PD_STATUS_ADDR=127.0.0.1:0 RDB_SERVER_STATUS_ADDR=127.0.0.1:0
 
 declare -A pids=() server_addresses=()

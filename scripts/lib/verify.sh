@@ -39,7 +39,7 @@ rdbctl() {
   "$CARGO_TARGET_DIR/debug/rdbctl" "$@"
 }
 
-# The port after the one of a process may be that of another.
+# The port where a process would have its status pages may be that of another.
 export RDB_PD_STATUS_ADDR=127.0.0.1:0 RDB_SERVER_STATUS_ADDR=127.0.0.1:0
 
 # start_on_free_ports START NAME…: START starts the processes of these names, of which `pd` is one, each at its address.

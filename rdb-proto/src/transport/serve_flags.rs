@@ -32,7 +32,7 @@ macro_rules! serve_flags {
             pub idle_timeout_s: u64,
 
             /// Where metrics and the state of the process are served over HTTP (/metrics, /health, /ready, /status), as IP:PORT,
-            /// or `none` [default: 127.0.0.1, and the port after that of --addr]
+            /// or `none` [default: 127.0.0.1, and the port of --addr plus 1000]
             #[arg(long, env = concat!($env, "_STATUS_ADDR"), value_name = "IP:PORT|none")]
             pub status_addr: Option<$crate::transport::status::StatusAddress>,
 
@@ -57,15 +57,6 @@ macro_rules! serve_flags {
         }
 
         impl ServeFlags {
-            /// Where the status pages of a process are that listens on `addr`.
-            pub(crate) fn status_address(
-                &self,
-                addr: std::net::SocketAddr,
-            ) -> $crate::transport::status::StatusAddress {
-                let beside = || $crate::transport::status::StatusAddress::beside(addr);
-                self.status_addr.unwrap_or_else(beside)
-            }
-
             /// Checks the flags.
             ///
             /// # Errors

@@ -1,13 +1,16 @@
 //! Where the status pages are.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use tokio::net::TcpListener;
 
 use super::super::address::{AddressError, parse_listen_address};
+
+/// How far from the port of a process its pages are.
+const PORTS_FURTHER: u16 = 1000;
 
 /// What turns the pages off.
 const NONE: &str = "none";
@@ -34,7 +37,7 @@ pub struct StatusListenError {
 
 impl StatusAddress {
     /// Where the pages of a process are that listens on `addr`, unless its operator says otherwise: on loopback, so that nobody else
-    /// sees them, at the next port.
+    /// sees them, 1000 ports further. The next port is where people start the next store of a machine.
     pub fn beside(addr: SocketAddr) -> Self {
         let loopback = match addr.ip().to_canonical() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -43,9 +46,28 @@ impl StatusAddress {
         let port = match addr.port() {
             0 => 0,
             // Behind the last port any free one has to do.
-            port => port.checked_add(1).unwrap_or(0),
+            port => port.checked_add(PORTS_FURTHER).unwrap_or(0),
         };
         Self::At(SocketAddr::new(loopback, port))
+    }
+
+    /// Listens where `asked` says, or else beside `addr`. `None`: there are to be no pages. Nobody has asked for those beside `addr`, so if
+    /// somebody else listens there, the process does without.
+    ///
+    /// # Errors
+    ///
+    /// When the address that was asked for cannot be listened on.
+    pub async fn listen_for(
+        asked: Option<Self>,
+        addr: SocketAddr,
+    ) -> Result<Option<TcpListener>, StatusListenError> {
+        if let Some(asked) = asked {
+            return asked.listen().await;
+        }
+        Ok(Self::beside(addr).listen().await.unwrap_or_else(|error| {
+            tracing::warn!(cause = %error.source, "{error}; there are no status pages");
+            None
+        }))
     }
 
     /// Listens there. `None`: there are to be no pages.
@@ -53,7 +75,7 @@ impl StatusAddress {
     /// # Errors
     ///
     /// When the address cannot be listened on, e.g. since another process does.
-    pub async fn listen(self) -> Result<Option<TcpListener>, StatusListenError> {
+    async fn listen(self) -> Result<Option<TcpListener>, StatusListenError> {
         match self {
             Self::Nowhere => Ok(None),
             Self::At(address) => {
@@ -86,29 +108,20 @@ impl fmt::Display for StatusAddress {
     }
 }
 
-/// What to say of an address that could not be listened on, since it may be the one where a neighbour has its pages.
-pub fn listen_hint(error: &io::Error) -> &'static str {
-    if error.kind() == ErrorKind::AddrInUse {
-        " (a server on the port before has its status pages there, unless --status-addr moves them)"
-    } else {
-        ""
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_pages_are_on_loopback_at_the_next_port() {
+    fn the_pages_are_on_loopback_and_their_port_is_no_neighbours() {
         for (addr, beside) in [
-            ("127.0.0.1:20160", "127.0.0.1:20161"),
-            ("0.0.0.0:2379", "127.0.0.1:2380"),
-            ("192.0.2.1:1", "127.0.0.1:2"),
+            ("127.0.0.1:20160", "127.0.0.1:21160"),
+            ("0.0.0.0:2379", "127.0.0.1:3379"),
+            ("192.0.2.1:1", "127.0.0.1:1001"),
             ("127.0.0.1:0", "127.0.0.1:0"),
             ("127.0.0.1:65535", "127.0.0.1:0"),
-            ("[::1]:1", "[::1]:2"),
-            ("[::ffff:127.0.0.1]:1", "127.0.0.1:2"),
+            ("[::1]:1", "[::1]:1001"),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1001"),
         ] {
             let addr = addr.parse().expect("an address");
             assert_eq!(StatusAddress::beside(addr).to_string(), beside);
@@ -135,17 +148,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_in_use_is_refused_with_the_flag_that_helps() {
-        let any = "127.0.0.1:0".parse().expect("an address");
-        let listener = StatusAddress::At(any).listen().await.expect("a free port");
-        let taken = listener.expect("it listens").local_addr();
-        let taken = taken.expect("bound");
-        let holder = TcpListener::bind(taken).await.expect("free again");
-        let refused = StatusAddress::At(taken).listen().await;
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let asked = Some(StatusAddress::At(any));
+        let listener = StatusAddress::listen_for(asked, any).await;
+        let listener = listener.expect("a free port").expect("it listens");
+        let taken = listener.local_addr().expect("bound");
+        let asked = Some(StatusAddress::At(taken));
+        let refused = StatusAddress::listen_for(asked, any).await;
         let told = refused.expect_err("it is in use").to_string();
         assert!(told.contains("--status-addr none"), "{told}");
         assert!(told.contains(&taken.to_string()), "{told}");
-        drop(holder);
-        let nowhere = StatusAddress::Nowhere.listen().await;
+        let nowhere = StatusAddress::listen_for(Some(StatusAddress::Nowhere), any).await;
         assert!(nowhere.expect("nothing to do").is_none());
+
+        let mut addr = taken;
+        addr.set_port(taken.port() - PORTS_FURTHER);
+        let by_itself = StatusAddress::listen_for(None, addr).await;
+        assert!(by_itself.expect("nobody has asked").is_none());
     }
 }

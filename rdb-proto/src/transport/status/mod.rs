@@ -19,7 +19,7 @@ mod process_metrics;
 mod server;
 mod transport_metrics;
 
-pub use address::{StatusAddress, StatusListenError, listen_hint};
+pub use address::{StatusAddress, StatusListenError};
 pub use exposition::{Exposition, Labels};
 pub use pages::Source;
 pub use server::StatusServer;

@@ -25,7 +25,7 @@ const BECOME: &str = "--become-a-process-of-a-playground";
 /// Where a process listens that was never started before.
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// Where its status pages are: the port after its own may be that of another process.
+/// Where its status pages are: a port that is far from its own may be that of another process.
 const STATUS_ADDR: [&str; 2] = ["--status-addr", ANY_PORT];
 
 /// What a process says last that cannot listen since another one does.
