@@ -29,7 +29,7 @@ pub(super) fn write_to(
     )?;
     exposition.gauge(
         "flaredb_regions_without_leader",
-        "Regions of which this store knows no leader.",
+        "Regions of which this store knows no leader. Those that wait for their data are not among them.",
         regions.without_leader as f64,
     )?;
     exposition.counter(

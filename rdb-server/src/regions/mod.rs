@@ -110,7 +110,7 @@ pub(crate) struct RegionCounts {
     pub(crate) held: usize,
     /// Those that it leads.
     pub(crate) led: usize,
-    /// Those of which it knows no leader.
+    /// Those of which it knows no leader, without those that wait for their first state.
     pub(crate) without_leader: usize,
 }
 
@@ -338,10 +338,12 @@ impl Regions {
         let states = self.node.states();
         let (replicas, states) = (self.replicas(), states.borrow());
         let mut counts = RegionCounts {
-            held: replicas.count(),
+            held: self.count(&replicas),
             ..RegionCounts::default()
         };
-        for (region_id, replica) in &replicas.open {
+        // What waits for its first state has no leader to know.
+        let have_state = |(_, replica): &(&u64, &Replica)| replica.handle.is_some();
+        for (region_id, replica) in replicas.open.iter().filter(have_state) {
             match states.get(region_id) {
                 Some(GroupState::Running(Leader {
                     peer_id: Some(leader),

@@ -183,6 +183,8 @@ async fn a_peer_that_another_store_asks_for_waits_for_its_data_and_nothing_is_be
     let report = fixture.regions.report();
     assert!(report.leads.is_empty() && report.holds.is_empty());
     assert!(fixture.regions.served().borrow().is_empty());
+    let counts = fixture.regions.counts();
+    assert_eq!((counts.held, counts.led, counts.without_leader), (1, 0, 0));
     assert_eq!(fixture.adopts(&[(5, STORE)]).await, 1);
     assert!(!fixture.is_stored().await);
 

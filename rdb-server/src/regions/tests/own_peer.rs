@@ -186,7 +186,10 @@ async fn a_region_that_is_left_out_is_named_again_once_its_peer_has_waited_in_va
     assert!(regions.node.group(REGION).is_none());
     let report = regions.report();
     assert_eq!((report.holds, report.count), (vec![held(5)], 1));
+    let counts = regions.counts();
+    assert_eq!((counts.held, counts.without_leader), (1, 0));
     regions.destroy(held(5)).await;
+    assert_eq!(regions.counts().held, 0);
     assert_eq!(regions.report().count, 0);
     assert_eq!(fixture.tombstone(), Some(5));
     assert!(regions.storage.unfinished_installs().is_empty());
