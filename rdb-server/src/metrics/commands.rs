@@ -75,6 +75,8 @@ labelled! {
         Undetermined = "undetermined",
         /// It was certainly not applied, for another reason.
         Failed = "failed",
+        /// Its call ended without an answer: the time was up, or the client gone. It may have been applied.
+        GivenUp = "given_up",
     }
 }
 
@@ -188,12 +190,13 @@ impl Tally {
     }
 }
 
-/// A unary call that has begun.
-#[must_use = "it is counted when it has a result"]
+/// A unary call that has begun. It is counted when it has a result, or is dropped without one.
+#[must_use = "it is counted as given up unless it gets its result"]
 pub(crate) struct Begun<'a> {
     commands: &'a Commands,
     kind: Kind,
     at: Instant,
+    answered: Answered,
 }
 
 impl Commands {
@@ -203,6 +206,7 @@ impl Commands {
             commands: self,
             kind,
             at: Instant::now(),
+            answered: Answered::GivenUp,
         }
     }
 
@@ -239,13 +243,13 @@ impl Commands {
         }
         exposition.counters(
             "flaredb_commands_total",
-            "Commands that were answered, by what they do and how they were answered. A message of a stream has many.",
+            "Commands that were answered or given up, by what they do and how they were answered. A message of a stream has many.",
             counted.iter().map(|(labels, count)| (&labels[..], *count)),
         )?;
         let (reads, writes) = (self.reads.snapshot(), self.writes.snapshot());
         exposition.histograms(
             "flaredb_command_duration_seconds",
-            "Time from the arrival of a command until its answer was made.",
+            "Time from the arrival of a command until its answer was made, or until it was given up.",
             [
                 (&[("access", "read")] as Labels<'_>, &reads),
                 (&[("access", "write")] as Labels<'_>, &writes),
@@ -256,27 +260,33 @@ impl Commands {
 
 impl Begun<'_> {
     /// The call has this result.
-    pub(crate) fn end<T>(self, result: Result<T, Rejection>) -> Result<T, Rejection> {
-        let answered = match &result {
+    pub(crate) fn end<T>(mut self, result: Result<T, Rejection>) -> Result<T, Rejection> {
+        self.answered = match &result {
             Ok(_) => Answered::Done,
             Err(rejection) => Answered::by(rejection),
         };
-        self.note(answered);
         result
     }
 
     /// The call of a point command has this result.
     pub(crate) fn end_point(
-        self,
+        mut self,
         result: Result<Response, Rejection>,
     ) -> Result<Response, Rejection> {
-        self.note(Answered::with(&result));
+        self.answered = Answered::with(&result);
         result
     }
+}
 
-    fn note(&self, answered: Answered) {
-        let Self { commands, kind, at } = self;
-        commands.counts[*kind as usize][answered as usize].fetch_add(1, Relaxed);
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let Self {
+            commands,
+            kind,
+            at,
+            answered,
+        } = self;
+        commands.counts[*kind as usize][*answered as usize].fetch_add(1, Relaxed);
         if kind.is_read() {
             commands.note_reads(at.elapsed(), 1);
         } else {
@@ -344,5 +354,27 @@ mod tests {
         assert_eq!(count(Kind::RawPut, Answered::Done), 6);
         assert_eq!(count(Kind::Unknown, Answered::Failed), 2);
         assert_eq!(count(Kind::RawGet, Answered::Done), 0);
+    }
+
+    #[test]
+    fn a_call_is_counted_once_whether_it_is_answered_or_given_up() {
+        let commands = Commands::default();
+        let count = |kind: Kind, answered: Answered| {
+            commands.counts[kind as usize][answered as usize].load(Relaxed)
+        };
+        drop(commands.begin(Kind::RawPut));
+        assert_eq!(count(Kind::RawPut, Answered::GivenUp), 1);
+        let put = commands.begin(Kind::RawPut);
+        let put = put.end_point(Ok(Response::RawPut(RawPutResponse::default())));
+        assert!(put.is_ok());
+        let scan = commands.begin(Kind::RawScan).end(Ok(()));
+        assert!(scan.is_ok());
+        assert_eq!(count(Kind::RawPut, Answered::Done), 1);
+        assert_eq!(count(Kind::RawScan, Answered::Done), 1);
+        let all = commands.counts.iter().flatten();
+        let all: u64 = all.map(|count| count.load(Relaxed)).sum();
+        assert_eq!(all, 3);
+        assert_eq!(commands.writes.snapshot().count(), 2);
+        assert_eq!(commands.reads.snapshot().count(), 1);
     }
 }
