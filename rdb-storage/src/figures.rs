@@ -4,7 +4,8 @@
 //! thread that looks for background errors anyway notes them now and then, and whoever shows them reads what was noted last.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rocksdb::properties::{self, PropName};
 use rocksdb::statistics::Ticker;
@@ -39,7 +40,7 @@ pub struct DatabaseFigures {
     pub memtables_to_flush: u64,
     /// Size of what is in the block cache.
     pub block_cache_bytes: u64,
-    /// Size of the table files.
+    /// Size of the table files, without those that only a reader still holds.
     pub table_bytes: u64,
     /// Bytes that compactions have to rewrite, as far as RocksDB can tell.
     pub compaction_pending_bytes: u64,
@@ -51,9 +52,14 @@ pub struct DatabaseFigures {
     pub available_bytes: u64,
 }
 
+/// How often sizes are noted at most.
+const NOTE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// What was noted of a database last. All atomics are relaxed: each is a figure by itself.
 #[derive(Debug, Default)]
 pub(crate) struct Noted {
+    /// When that was.
+    at: Mutex<Option<Instant>>,
     memtable_bytes: AtomicU64,
     memtables_to_flush: AtomicU64,
     block_cache_bytes: AtomicU64,
@@ -64,17 +70,32 @@ pub(crate) struct Noted {
     available_bytes: AtomicU64,
 }
 
+impl Noted {
+    /// Whether sizes are to be noted now. Then they are not for a while.
+    fn is_due(&self) -> bool {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = at.is_none_or(|at| at.elapsed() >= NOTE_INTERVAL);
+        if is_due {
+            *at = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 impl Database {
-    /// Notes the sizes of the database. Takes RocksDB's lock several times, for a moment each.
+    /// Notes the sizes of the database, unless that was done a moment ago. Takes RocksDB's lock several times, for a moment each.
     pub(crate) fn note_figures(&self) {
         let noted = self.noted();
+        if !noted.is_due() {
+            return;
+        }
         for (figure, property) in [
             (&noted.memtable_bytes, properties::CUR_SIZE_ALL_MEM_TABLES),
             (
                 &noted.memtables_to_flush,
                 properties::NUM_IMMUTABLE_MEM_TABLE,
             ),
-            (&noted.table_bytes, properties::TOTAL_SST_FILES_SIZE),
+            (&noted.table_bytes, properties::LIVE_SST_FILES_SIZE),
             (
                 &noted.compaction_pending_bytes,
                 properties::ESTIMATE_PENDING_COMPACTION_BYTES,

@@ -211,7 +211,7 @@ impl LogDatabase {
         error
     }
 
-    /// Figures that are cheap to read at any time. Sizes are as of the last call of [`background_error`](Self::background_error).
+    /// Figures that are cheap to read at any time. Sizes are as of a call of [`background_error`](Self::background_error) a moment ago.
     pub fn figures(&self) -> DatabaseFigures {
         self.database.figures()
     }
