@@ -11,7 +11,7 @@ pub struct NodeFigures {
     pub snapshots_received: Counter,
 }
 
-/// Figures of the writer of the logs, since its start. It notes each batch once.
+/// Figures of the writer of the logs, since its start. It notes each batch that was written, once.
 #[derive(Debug)]
 pub struct LogFigures {
     /// How long each batch took to be written and synced.

@@ -238,10 +238,11 @@ impl Worker {
         let sync = !Mutant::AcknowledgeBeforeSync.is_on();
         let began = Instant::now();
         let written = self.shared.device.write(&self.batch, sync);
-        self.shared.note(&jobs, began.elapsed());
+        let took = began.elapsed();
         let written = written.map_err(|error| error.to_string());
-        if let Err(cause) = &written {
-            self.shared.stop(cause.clone());
+        match &written {
+            Ok(()) => self.shared.note(&jobs, took),
+            Err(cause) => self.shared.stop(cause.clone()),
         }
         for job in jobs.into_iter().rev() {
             job.complete(written.as_ref().copied().map_err(String::as_str));
@@ -263,7 +264,7 @@ impl Drop for EndOfWriting<'_> {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use bytes::Bytes;
     use futures::FutureExt;
@@ -281,12 +282,16 @@ mod tests {
         lock: Mutex<()>,
         /// How many writes were begun.
         begun: AtomicUsize,
+        is_broken: AtomicBool,
     }
 
     impl LogDevice for Locked {
         fn write(&self, batch: &Batch, sync: bool) -> io::Result<()> {
             self.begun.fetch_add(1, Ordering::SeqCst);
             let _turn = self.lock.lock().unwrap();
+            if self.is_broken.load(Ordering::SeqCst) {
+                return Err(io::Error::other("it is broken"));
+            }
             self.memory.write(batch, sync)
         }
 
@@ -334,5 +339,23 @@ mod tests {
         assert!(writer.groups().unwrap().is_empty());
         let mut store = writer.open_group(1).unwrap();
         assert_eq!(store.get_log_state().await.unwrap(), LogState::default());
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_not_written_is_not_counted() {
+        let device = Arc::<Locked>::default();
+        let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+        let mut store = writer.open_group(1).unwrap();
+        store.save_vote(&Vote::new(1, 1)).await.unwrap();
+        let noted = || {
+            let figures = writer.figures();
+            let batches = figures.commit_durations.snapshot().count();
+            (batches, figures.bytes.get())
+        };
+        let written = noted();
+        assert_eq!(written.0, 1);
+        device.is_broken.store(true, Ordering::SeqCst);
+        store.save_vote(&Vote::new(2, 1)).await.unwrap_err();
+        assert_eq!(noted(), written);
     }
 }

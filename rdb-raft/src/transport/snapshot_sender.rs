@@ -126,7 +126,7 @@ impl SnapshotRoute<'_> {
                 let cause = "the peer was removed meanwhile".to_owned();
                 return Err(not_begun(cause));
             }
-            Ok((applied, reading)) => self.send_accepted(&applied, reading, begun).await,
+            Ok((applied, reading)) => self.send_accepted(vote, &applied, reading, begun).await,
             Err(error) => Err(error.to_string()),
         };
         sent.map_err(|cause| {
@@ -150,6 +150,7 @@ impl SnapshotRoute<'_> {
 
     async fn send_accepted(
         &self,
+        vote: Vote,
         applied: &Applied,
         reading: Reading,
         begun: Begun,
@@ -161,7 +162,7 @@ impl SnapshotRoute<'_> {
         tracing::info!(group_id, to_peer, index, "sending a snapshot");
         let sending = self.send_parts(taken(applied)?, reading, parts);
         let answer = pin!(answer(replies));
-        let vote = match select(pin!(sending), answer).await {
+        let answered = match select(pin!(sending), answer).await {
             Either::Left((Ok(()), answer)) => {
                 let installed = timeout(INSTALL_MAX, answer).await;
                 installed.map_err(|_| "the other store does not get done with it")?
@@ -169,9 +170,12 @@ impl SnapshotRoute<'_> {
             Either::Left((Err(cause), _)) => Err(cause),
             Either::Right((answer, _)) => answer,
         }?;
-        tracing::info!(group_id, to_peer, index, "a snapshot was sent");
-        self.sending.sent.increment();
-        Ok(vote)
+        // With a later vote the other store has not installed it.
+        if answered == vote {
+            tracing::info!(group_id, to_peer, index, "a snapshot was sent");
+            self.sending.sent.increment();
+        }
+        Ok(answered)
     }
 
     /// Connects, and waits until the other store accepts a snapshot.
