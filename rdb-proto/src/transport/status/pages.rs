@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::Exposition;
 use super::exposition::text;
-use super::process_metrics::ProcessMetrics;
+use super::process_metrics::{self, ProcessMetrics};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -103,13 +103,16 @@ impl Pages {
         version: &'static str,
         source: Arc<dyn Source>,
     ) -> Self {
+        // A store may have replayed its log for minutes by now.
+        let age = process_metrics::age().unwrap_or_default();
+        let now = Instant::now();
         Self {
             program,
             version,
-            process: ProcessMetrics::new(program, version),
+            process: ProcessMetrics::new(program, version, age),
             source,
             writing: Mutex::default(),
-            started: Instant::now(),
+            started: now.checked_sub(age).unwrap_or(now),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -20,12 +20,12 @@ pub(super) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Of a process that starts now.
-    pub(super) fn new(program: &'static str, version: &'static str) -> Self {
+    /// Of a process that has run so long.
+    pub(super) fn new(program: &'static str, version: &'static str, age: Duration) -> Self {
         Self {
             program,
             version,
-            start_time: SystemTime::now(),
+            start_time: SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH),
         }
     }
 
@@ -78,6 +78,31 @@ impl ProcessMetrics {
     }
 }
 
+/// How long this process has run. `None`: the system does not tell.
+#[cfg(target_os = "linux")]
+pub(super) fn age() -> Option<Duration> {
+    /// The same on all that Rust's standard library runs on.
+    const TICKS_PER_SECOND: u64 = 100;
+    let started = started_ticks(&fs::read_to_string("/proc/self/stat").ok()?)?;
+    let started = Duration::from_millis(started * (1000 / TICKS_PER_SECOND));
+    let now = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+    now.checked_sub(started)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn age() -> Option<Duration> {
+    None
+}
+
+/// When a process started, in ticks since the boot, as its `/proc/…/stat` says.
+#[cfg(target_os = "linux")]
+fn started_ticks(stat: &str) -> Option<u64> {
+    // The second field is a name in parentheses, which may have anything in it.
+    let (_, from_third) = stat.rsplit_once(')')?;
+    let started = from_third.split_whitespace().nth(22 - 3);
+    started?.parse().ok()
+}
+
 /// What Linux says in `/proc/self/status`.
 fn write_status(status: &str, exposition: &mut Exposition<'_>) -> fmt::Result {
     if let Some(kib) = field(status, "VmRSS:") {
@@ -127,9 +152,19 @@ mod tests {
         assert_eq!(field(status, "Name:"), None);
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_has_run_since_its_first_thread_did() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 2 1 0 0 20 0 1 0 12345 9 8";
+        assert_eq!(started_ticks(stat), Some(12345));
+        assert_eq!(started_ticks("7 (a) S 1"), None);
+        let age = age().expect("it is told");
+        assert!(age < Duration::from_secs(24 * 60 * 60), "{age:?}");
+    }
+
     #[test]
     fn a_process_knows_what_it_is_and_what_it_uses() {
-        let metrics = ProcessMetrics::new("test", "1.2.3");
+        let metrics = ProcessMetrics::new("test", "1.2.3", Duration::ZERO);
         let written = text(move |exposition| metrics.write(exposition));
         let written = written.expect("a string takes all");
         assert!(
