@@ -12,9 +12,6 @@ use tokio::time::timeout;
 
 const HANG_GUARD: Duration = Duration::from_secs(300);
 
-/// More than are served at a time.
-const MANY: usize = 64;
-
 /// A process with metrics of about a megabyte.
 struct Talkative;
 
@@ -99,19 +96,6 @@ async fn a_request_with_a_body_or_a_large_head_is_refused() {
     let head = field.repeat(30);
     let answered = ask(address, &format!("GET /metrics HTTP/1.1\r\n{head}\r\n")).await;
     assert!(!answered.contains("200 OK"), "{answered}");
-}
-
-#[tokio::test]
-async fn peers_that_say_nothing_make_room_for_one_that_does() {
-    let (_server, address, _) = start().await;
-    let mut silent = Vec::new();
-    for _ in 0..MANY {
-        silent.push(connect(address).await);
-    }
-    let answered = ask(address, "GET /ready HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert!(answered.ends_with("ready\n"), "{answered}");
-    let mut oldest = silent.remove(0);
-    assert_eq!(answer(&mut oldest).await, "", "it was closed");
 }
 
 #[tokio::test]

@@ -472,17 +472,14 @@ async fn pages_can_be_turned_off_and_an_address_in_use_names_the_flag() {
     let shown = Shown::start().await;
     let status = &shown.store;
     let directory = shown.cluster.directory.path();
-    for (program, data_dir) in [("rdb-server", "other-store"), ("rdb-pd", "other-pd")] {
-        let mut command = Command::new(crate::harness::binary(program));
-        let refused = command
-            .args(["--addr", "127.0.0.1:0", "--status-addr", status])
-            .arg("--data-dir")
-            .arg(directory.join(data_dir))
-            .stdin(Stdio::null())
-            .output()
-            .expect("the binary can be started");
-        let told = String::from_utf8_lossy(&refused.stderr);
-        assert_eq!(refused.status.code(), Some(1), "{told}");
+    let store = Node::store(directory.join("other-store"), &shown.cluster.pd.address());
+    let pd = Node::placement_driver(directory.join("other-pd"));
+    for node in [store, pd] {
+        let mut refused = node.with_flag("--status-addr", status);
+        refused.start();
+        let ended = refused.exited().await;
+        let told = refused.log();
+        assert_eq!(ended.code(), Some(1), "{told}");
         assert!(told.contains("--status-addr none"), "{told}");
         assert!(told.contains(status), "{told}");
     }

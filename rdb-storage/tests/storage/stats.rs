@@ -1,6 +1,10 @@
 //! The figures that a store reports of itself.
 
+use std::time::{Duration, Instant};
+
 use crate::fixture::{flushing, open, synced};
+
+const HANG_GUARD: Duration = Duration::from_secs(300);
 
 #[test]
 fn figures_count_both_keyspaces_and_survive_a_reopen() {
@@ -32,6 +36,7 @@ fn what_a_database_does_in_the_background_is_counted() {
     assert_eq!(opened.data.compaction_written_bytes, 0);
     assert!(opened.data.available_bytes > 0);
     assert!(opened.data.available_bytes <= opened.data.capacity_bytes);
+    let until = Instant::now() + HANG_GUARD;
     for number in 0_u64.. {
         let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
             .take(1000)
@@ -50,6 +55,7 @@ fn what_a_database_does_in_the_background_is_counted() {
         if is_counted {
             break;
         }
+        assert!(Instant::now() < until, "{figures:?}");
     }
     let figures = storage.figures();
     assert_eq!(figures.data.background_errors, 0);

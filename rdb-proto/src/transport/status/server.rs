@@ -22,11 +22,10 @@ use super::pages::{Page, Pages, Source};
 /// Most connections at a time. For one more, the one that has been open longest is closed.
 const CONNECTIONS_MAX: usize = 32;
 
-/// How long a peer may take to send the head of its request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a connection lasts at most, from its first byte to the last one of its answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+const TIMEOUTS: Timeouts = Timeouts {
+    head: Duration::from_secs(5),
+    connection: Duration::from_secs(15),
+};
 
 /// Most bytes that a connection buffers in each direction, and largest head of a request.
 const BUFFER_BYTES_MAX: usize = 16 << 10;
@@ -37,6 +36,14 @@ const HEADERS_MAX: usize = 64;
 
 /// How long to wait before accepting again when the process is out of file descriptors.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    /// How long a peer may take to send the head of its request.
+    head: Duration,
+    /// How long a connection lasts at most, from its first byte to the last one of its answer.
+    connection: Duration,
+}
 
 /// Serves the pages of a process until it is dropped.
 #[derive(Debug)]
@@ -63,7 +70,7 @@ impl StatusServer {
         let end = CancellationToken::new();
         Ok(Self {
             local_addr,
-            serving: tokio::spawn(serve(listener, pages, end.clone())),
+            serving: tokio::spawn(serve(listener, pages, TIMEOUTS, end.clone())),
             _end_on_drop: end.drop_guard(),
         })
     }
@@ -86,7 +93,12 @@ impl StatusServer {
     }
 }
 
-async fn serve(listener: TcpListener, pages: Arc<Pages>, end: CancellationToken) {
+async fn serve(
+    listener: TcpListener,
+    pages: Arc<Pages>,
+    timeouts: Timeouts,
+    end: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -98,7 +110,7 @@ async fn serve(listener: TcpListener, pages: Arc<Pages>, end: CancellationToken)
                     if open.len() >= CONNECTIONS_MAX && let Some(oldest) = open.pop_front() {
                         oldest.abort();
                     }
-                    open.push_back(connections.spawn(answer(stream, Arc::clone(&pages))));
+                    open.push_back(connections.spawn(answer(stream, Arc::clone(&pages), timeouts)));
                 }
                 Err(error) => {
                     // Either the peer is gone already, or the process lacks resources: both pass.
@@ -114,29 +126,101 @@ async fn serve(listener: TcpListener, pages: Arc<Pages>, end: CancellationToken)
 }
 
 /// Answers one request.
-async fn answer(stream: TcpStream, pages: Arc<Pages>) {
+async fn answer(stream: TcpStream, pages: Arc<Pages>, timeouts: Timeouts) {
     let service = service_fn(|request: Request<Incoming>| {
         let (page, pages) = (Page::asked_for(&request), Arc::clone(&pages));
         async move { Ok::<_, Infallible>(pages.show(page).await) }
     });
-    let connection = builder().serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_TIMEOUT, connection).await {
+    let connection = builder(timeouts.head).serve_connection(TokioIo::new(stream), service);
+    match timeout(timeouts.connection, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection to the status pages failed"),
         Err(_) => tracing::debug!("a connection to the status pages was closed: its peer is slow"),
     }
 }
 
-fn builder() -> http1::Builder {
+fn builder(head_timeout: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         // Nobody needs it, and making it panics when the clock is before 1970.
         .auto_date_header(false)
         .keep_alive(false)
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_header_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES_MAX);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::Exposition;
+    use super::*;
+
+    const HANG_GUARD: Duration = Duration::from_secs(120);
+
+    struct Ready;
+
+    impl Source for Ready {
+        fn health(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn readiness(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn describe(&self) -> Vec<(&'static str, Value)> {
+            Vec::new()
+        }
+
+        fn write_metrics(&self, _: &mut Exposition<'_>) -> fmt::Result {
+            Ok(())
+        }
+    }
+
+    /// What is answered until the connection is closed. A reset ends it, too.
+    async fn answered(stream: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        let read = timeout(HANG_GUARD, stream.read_to_end(&mut answer)).await;
+        drop(read.expect("it is closed"));
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn peers_that_say_nothing_make_room_for_one_that_does() {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        // No time-out closes what is not displaced.
+        let long = Duration::from_secs(24 * 60 * 60);
+        let timeouts = Timeouts {
+            head: long,
+            connection: long,
+        };
+        let pages = Arc::new(Pages::new("test", "1.2.3", Arc::new(Ready)));
+        let end = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, pages, timeouts, end.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            silent.push(TcpStream::connect(address).await.expect("it listens"));
+        }
+        let mut asking = TcpStream::connect(address).await.expect("it listens");
+        let sent = asking.write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n");
+        sent.await.expect("it takes requests");
+        let answer = answered(&mut asking).await;
+        assert!(answer.ends_with("ready\n"), "{answer}");
+        assert_eq!(answered(&mut silent[0]).await, "", "it was closed");
+        let read = silent[1].try_read(&mut [0]);
+        let kind = read.expect_err("it is open").kind();
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
+        end.cancel();
+        serving.await.expect("it ends");
+    }
 }
