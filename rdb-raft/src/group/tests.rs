@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
@@ -15,7 +14,8 @@ use tokio::time::timeout;
 
 use super::purge::{LOG_BYTES_MAX, Purging};
 use super::{Alone, Group, RaftMetrics};
-use crate::log::{Batch, LogDevice, LogWriter, MemoryDevice, Visit};
+use crate::log::held_device::HeldDevice;
+use crate::log::{LogWriter, MemoryDevice};
 use crate::machine::{
     Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
 };
@@ -171,36 +171,6 @@ async fn a_hand_over_suspends_the_lease_of_any_term_until_it_is_known_in_which_i
     group.shut_down().await;
 }
 
-/// A device that writes nothing while it is held.
-#[derive(Default)]
-struct Held {
-    memory: MemoryDevice,
-    writing: Mutex<()>,
-}
-
-impl LogDevice for Held {
-    fn write(&self, batch: &Batch, sync: bool) -> io::Result<()> {
-        let _writing = self.writing.lock().unwrap();
-        self.memory.write(batch, sync)
-    }
-
-    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        self.memory.get(key)
-    }
-
-    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
-        self.memory.scan(start, end, visit)
-    }
-
-    fn last(&self, start: &[u8], end: &[u8]) -> io::Result<Option<(Vec<u8>, Bytes)>> {
-        self.memory.last(start, end)
-    }
-
-    fn background_error(&self) -> Option<String> {
-        None
-    }
-}
-
 /// Tells when it is installed.
 struct Told(mpsc::Sender<()>);
 
@@ -213,7 +183,7 @@ impl ReceivedSnapshot for Told {
 /// The log has entries that a snapshot contradicts. Were the snapshot durable before they are gone, the next start would refuse both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_installed_only_after_what_contradicts_it_is_durably_gone() {
-    let device = Arc::<Held>::default();
+    let device = Arc::<HeldDevice>::default();
     let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
     let log = writer.open_group(1).unwrap();
     let machine = Counting::new();
@@ -239,7 +209,7 @@ async fn a_snapshot_is_installed_only_after_what_contradicts_it_is_durably_gone(
     };
     assert!(group.append_entries(heartbeat).await.unwrap().is_success());
 
-    let held = device.writing.lock().unwrap();
+    let held = device.lock.lock().unwrap();
     let applied = Applied {
         position: Some(LogId::new_term_index(2, 5)),
         ..machine.flushed().unwrap()

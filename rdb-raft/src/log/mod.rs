@@ -36,6 +36,8 @@ mod database;
 mod device;
 mod group_log;
 mod health;
+#[cfg(test)]
+pub(crate) mod held_device;
 mod job;
 mod keys;
 mod memory_device;

@@ -264,57 +264,19 @@ impl Drop for EndOfWriting<'_> {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
-    use bytes::Bytes;
     use futures::FutureExt;
     use openraft::LogState;
     use openraft::storage::{IOFlushed, RaftLogStorage};
 
     use super::*;
-    use crate::log::{MemoryDevice, Visit};
+    use crate::log::held_device::HeldDevice;
     use crate::types::{Content, Entry, LogId, Vote};
-
-    /// A device that writes nothing while somebody has the lock.
-    #[derive(Default)]
-    struct Locked {
-        memory: MemoryDevice,
-        lock: Mutex<()>,
-        /// How many writes were begun.
-        begun: AtomicUsize,
-        is_broken: AtomicBool,
-    }
-
-    impl LogDevice for Locked {
-        fn write(&self, batch: &Batch, sync: bool) -> io::Result<()> {
-            self.begun.fetch_add(1, Ordering::SeqCst);
-            let _turn = self.lock.lock().unwrap();
-            if self.is_broken.load(Ordering::SeqCst) {
-                return Err(io::Error::other("it is broken"));
-            }
-            self.memory.write(batch, sync)
-        }
-
-        fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-            self.memory.get(key)
-        }
-
-        fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
-            self.memory.scan(start, end, visit)
-        }
-
-        fn last(&self, start: &[u8], end: &[u8]) -> io::Result<Option<(Vec<u8>, Bytes)>> {
-            self.memory.last(start, end)
-        }
-
-        fn background_error(&self) -> Option<String> {
-            None
-        }
-    }
 
     #[tokio::test]
     async fn what_is_queued_of_a_log_that_is_destroyed_does_not_come_back() {
-        let device = Arc::<Locked>::default();
+        let device = Arc::<HeldDevice>::default();
         let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
         let mut store = writer.open_group(1).unwrap();
         let entry = Entry {
@@ -343,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_is_not_written_is_not_counted() {
-        let device = Arc::<Locked>::default();
+        let device = Arc::<HeldDevice>::default();
         let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
         let mut store = writer.open_group(1).unwrap();
         store.save_vote(&Vote::new(1, 1)).await.unwrap();
