@@ -6,7 +6,7 @@
 //!
 //! A voter may be dead though its store is up: its group could not be opened, or has ended. It is absent once it has not lived for
 //! [`DISCONNECTED_AFTER`], and lost once it has not for as long as a store is silent before it is down, and longer if there is much
-//! data. Time in which its store was silent does not count.
+//! data. Once its store was silent, that begins anew.
 //!
 //! Kept in memory only: a placement driver that is started anew waits again.
 

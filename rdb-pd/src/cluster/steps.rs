@@ -259,7 +259,7 @@ impl Case<'_> {
         if needed == 0 {
             return match self.shrink() {
                 Next::Done if kept.is_empty() => self.watch(),
-                Next::Done => Next::Waits(self.unheard().map_or(Obstacle::NoPlace, absent)),
+                Next::Done => Next::Waits(self.unheard().next().map_or(Obstacle::NoPlace, absent)),
                 next => next,
             };
         }
@@ -285,10 +285,10 @@ impl Case<'_> {
         absent_voter.map_or(Next::Done, |peer| Next::Waits(absent(peer)))
     }
 
-    /// A voter that does not live at the moment though its store is up.
-    fn unheard(&self) -> Option<&Peer> {
+    /// Voters that do not live at the moment though their stores are up.
+    fn unheard(&self) -> impl Iterator<Item = &Peer> {
         self.voters()
-            .find(|peer| self.is_up(peer) && !self.is_live(peer))
+            .filter(|peer| self.is_up(peer) && !self.is_live(peer))
     }
 
     /// How many learners the region needs: one for each voter that it lacks, or one in the place of a voter.
@@ -308,10 +308,7 @@ impl Case<'_> {
             self.peer_on(store_id).is_some() || place.has_room(self.bytes_needed)
         };
         let grown = self.voters_if(has_room);
-        let unheard = self
-            .voters()
-            .filter(|peer| self.is_up(peer) && !self.is_live(peer));
-        grown.saturating_sub(self.voters().count()) + unheard.count()
+        grown.saturating_sub(self.voters().count()) + self.unheard().count()
     }
 
     /// Whether one of the voters is to go: there are more than there should be, or an even number with a lost one, and without
