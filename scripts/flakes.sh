@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs every test binary many times and lists each test that ever failed. Exit code 1 when one did. Doctests are not run.
 #
-#   scripts/flakes.sh [--rounds N] [--busy] [--only NAME | --without NAME] [--limit SECONDS]
+#   scripts/flakes.sh [--rounds N] [--together N] [--busy] [--only NAME | --without NAME] [--limit SECONDS]
 #
 # --rounds N       how often each binary runs (5)
+# --together N     how many binaries run at the same time (1); most tests wait for most of their time
 # --busy           beside one spinning process per core
 # --only NAME      only the binaries of this name, e.g. e2e, storage, rdb_client
 # --without NAME   all binaries but those of this name
@@ -15,9 +16,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
 # shellcheck source=scripts/lib/binaries.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/binaries.sh"
 
-rounds=5 busy='' only='' without='' limit=900
+rounds=5 together=1 busy='' only='' without='' limit=900
 logs='' finished_rounds=0
-spinning=() running=''
+spinning=()
+# Name and round of each binary that runs, by the id of its process.
+declare -A running=()
 
 main() {
   parse "$@"
@@ -40,8 +43,13 @@ main() {
   local round name directory binary
   for ((round = 1; round <= rounds; round++)); do
     while IFS=$'\t' read -r name directory binary; do
-      run "$round" "$name" "$directory" "$binary"
+      ((${#running[@]} < together)) || end_of_one
+      start_binary "$directory" "$binary" "$limit" >"$logs/$name.$round" 2>&1
+      running[$!]=$name.$round
     done <<<"$binaries"
+    while ((${#running[@]})); do
+      end_of_one
+    done
     finished_rounds=$round
   done
   [[ ! -s $logs/failed ]]
@@ -51,6 +59,7 @@ parse() {
   while (($#)); do
     case $1 in
       --rounds) rounds=$(whole_number "$@"); shift ;;
+      --together) together=$(whole_number "$@"); shift ;;
       --limit) limit=$(whole_number "$@"); shift ;;
       --only) only=${2-}; shift || fail '--only needs a name' ;;
       --without) without=${2-}; shift || fail '--without needs a name' ;;
@@ -68,14 +77,13 @@ chosen_binaries() {
     awk -F '\t' -v only="$only" -v without="$without" '(only == "" || $1 == only) && (without == "" || $1 != without)'
 }
 
-# run ROUND NAME DIRECTORY BINARY
-run() {
-  local round=$1 name=$2 directory=$3 binary=$4 log code=0 result
-  log=$logs/$name.$round
-  start_binary "$directory" "$binary" "$limit" >"$log" 2>&1
-  running=$!
-  { wait "$running" || code=$?; } 2>/dev/null
-  running=''
+# Waits until one of the binaries that run is done, and notes what came of it.
+end_of_one() {
+  local process code=0 name round log result
+  { wait -n -p process "${!running[@]}" || code=$?; } 2>/dev/null
+  log=$logs/${running[$process]}
+  name=${running[$process]%.*} round=${running[$process]##*.}
+  unset "running[$process]"
   if ((code == 0)); then
     result=$(grep '^test result' "$log") || result='no tests'
     rm "$log"
@@ -119,7 +127,7 @@ spin_beside() {
 finish() {
   local code=$?
   trap '' HUP INT TERM
-  [[ -z $running ]] || { kill "$running" && wait "$running"; } 2>/dev/null || true
+  ((${#running[@]} == 0)) || { kill "${!running[@]}" && wait "${!running[@]}"; } 2>/dev/null || true
   ((${#spinning[@]} == 0)) || kill "${spinning[@]}" 2>/dev/null || true
   report
   exit "$code"
