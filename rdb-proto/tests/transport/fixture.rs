@@ -1,9 +1,10 @@
 //! A server whose answers are as long as one asks for.
 
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -15,9 +16,9 @@ use rdb_proto::kvrpc::kv_raw_server::{KvRaw, KvRawServer};
 use rdb_proto::kvrpc::*;
 use rdb_proto::transport::limits::{ADMISSION_WAIT, MESSAGE_BYTES_MAX};
 use rdb_proto::transport::{
-    ByteBudget, CallBudget, ServeOptions, Services, endpoint, health, serve,
+    ByteBudget, CallBudget, Connector, ServeOptions, Services, endpoint, health, serve,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -112,9 +113,24 @@ impl TestServer {
     }
 
     /// A peer that behaves.
+    /// A client with one connection. A second one, which tonic would make by itself, may wait at a server that accepts no
+    /// more: what was sent on it is not served, but the client cannot know.
     pub(crate) async fn client(&self) -> KvRawClient<Channel> {
         let endpoint = endpoint(&self.address, HANG_GUARD).expect("an address");
-        let channel = endpoint.connect().await.expect("it listens");
+        let is_connected = AtomicBool::new(false);
+        let connector = Connector::new(move |address| {
+            let is_first = !is_connected.swap(true, Ordering::Relaxed);
+            async move {
+                if !is_first {
+                    return Err(io::ErrorKind::NotConnected.into());
+                }
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }
+        });
+        let connecting = endpoint.connect_with_connector(connector);
+        let channel = connecting.await.expect("it listens");
         KvRawClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
