@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use rdb_pd::{Config, Pd};
-use rdb_proto::transport::process;
+use rdb_proto::transport::{process, settings};
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let config: Config = settings::read(Config::validate);
     let log_filter = config.serve.log_level.clone();
     process::run("rdb-pd", log_filter, async |termination| {
         process::serve(Pd::start(config), termination).await

@@ -1,4 +1,5 @@
-//! Settings of the store process. Each is a flag and an environment variable; the flag wins.
+//! Settings of the store process. Each is a flag, an environment variable and a key of a file ([`rdb_proto::transport::settings`]);
+//! a flag without a variable is for one start.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

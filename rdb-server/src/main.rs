@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use rdb_proto::transport::process;
+use rdb_proto::transport::{process, settings};
 use rdb_server::{Config, Server};
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let config: Config = settings::read(Config::validate);
     let log_filter = config.serve.log_level.clone();
     process::run("rdb-server", log_filter, async |termination| {
         if config.repair_wal {

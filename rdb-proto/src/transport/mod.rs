@@ -13,7 +13,8 @@
 //! - `figures` counts connections and calls, these by their `call_names`.
 //! - `services` finds the service that a request is for; `methods` is the table of what differs between methods.
 //!
-//! `process` is what the `main` of both servers shares, `serve_flags` what their settings share, `status` what they show over HTTP.
+//! `process` is what the `main` of both servers shares, `settings` reads their flags, variables and files, `serve_flags` are the flags that
+//! both have, `status` is what they show over HTTP.
 
 mod accept;
 mod address;
@@ -48,6 +49,8 @@ mod serve;
 #[cfg(feature = "process")]
 mod serve_flags;
 mod services;
+#[cfg(feature = "process")]
+pub mod settings;
 mod socket;
 #[cfg(feature = "process")]
 pub mod status;

@@ -1,4 +1,4 @@
-//! The shell of a server process: allocator, logging, runtime, termination, exit code.
+//! The shell of a server process: logging, runtime, termination, exit code.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -11,7 +11,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Termination;
-use super::allocator;
 use super::limits::{CLOSE_TIMEOUT, EXIT_TIMEOUT};
 pub use super::log_filter::LogFilter;
 
@@ -19,7 +18,7 @@ pub use super::log_filter::LogFilter;
 pub const EXIT_CODES: &str = "Exit codes:
   0  it was asked to stop, and has stopped
   1  it failed; starting it again may help
-  2  a flag or a variable has a value that cannot work
+  2  a setting has a value that cannot work
   3  it was refused: its data, its place in the cluster or the clock needs an operator first";
 
 /// Why a process could not start, or not go on. Sorted by what the one who starts it can do.
@@ -51,15 +50,13 @@ pub trait ServerProcess {
     fn wait(self) -> impl Future<Output = Result<(), Self::Error>>;
 }
 
-/// Runs a server's program to its exit code, with logging to stderr. Call it first in `main`, after parsing arguments: it may
-/// start the program anew (`allocator`). Threads that are still busy at the end, e.g. with a disk that does not answer, get
-/// [`EXIT_TIMEOUT`].
+/// Runs a server's program to its exit code, with logging to stderr. Threads that are still busy at the end, e.g. with a disk that does
+/// not answer, get [`EXIT_TIMEOUT`].
 pub fn run<E: ProcessError>(
     name: &str,
     log_filter: LogFilter,
     process: impl AsyncFnOnce(Termination) -> Result<(), E>,
 ) -> ExitCode {
-    allocator::set_up();
     tracing_subscriber::fmt()
         .with_env_filter(log_filter)
         .with_writer(std::io::stderr)

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_input;
+mod configuration;
 mod disk_full;
 mod drain;
 mod format_2;
