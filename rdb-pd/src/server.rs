@@ -36,6 +36,7 @@ pub struct Pd {
     keeping: JoinHandle<Option<()>>,
     /// Ends after what it shows has.
     status: Option<StatusServer>,
+    health: HealthHandle,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
 }
@@ -79,6 +80,7 @@ impl Pd {
 
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
+        let shown_health = health_handle.clone();
         let figures = Arc::<Figures>::default();
         let source = PdSource {
             health: health_handle.clone(),
@@ -125,6 +127,7 @@ impl Pd {
             serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
             keeping: tokio::spawn(drains_when_it_ends(keeping, drain.clone())),
             status,
+            health: shown_health,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
         })
@@ -146,6 +149,10 @@ impl ServerProcess for Pd {
 
     fn drain_token(&self) -> CancellationToken {
         self.drain.clone()
+    }
+
+    fn health(&self) -> HealthHandle {
+        self.health.clone()
     }
 
     async fn wait(self) -> Result<(), PdError> {

@@ -41,6 +41,7 @@ pub struct Server {
     placement: JoinHandle<Result<(), ServerError>>,
     /// Ends after what it shows has.
     status: Option<StatusServer>,
+    health: HealthHandle,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
 }
@@ -97,6 +98,7 @@ impl Server {
         )?;
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
+        let shown_health = health_handle.clone();
         let source = StoreSource {
             health: health_handle.clone(),
             registration: registration.clone(),
@@ -169,6 +171,7 @@ impl Server {
             serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
             placement: tokio::spawn(drains_when_it_ends(placement, drain.clone())),
             status,
+            health: shown_health,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
         })
@@ -217,6 +220,10 @@ impl ServerProcess for Server {
 
     fn drain_token(&self) -> CancellationToken {
         self.drain.clone()
+    }
+
+    fn health(&self) -> HealthHandle {
+        self.health.clone()
     }
 
     async fn wait(self) -> Result<(), ServerError> {

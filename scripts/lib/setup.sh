@@ -67,9 +67,10 @@ require_native_tools() {
   install_with_apt g++ libclang-dev
 }
 
-# Prometheus's own tool judges the metrics in a test.
+# Prometheus's own tool judges the metrics in a test, and systemd's the units.
 require_test_tools() {
   command -v promtool >/dev/null || install_with_apt prometheus
+  command -v systemd-analyze >/dev/null || install_with_apt systemd
 }
 
 # install_with_apt PACKAGE…

@@ -50,6 +50,12 @@ impl HealthHandle {
         });
     }
 
+    /// Sees every change, but not the drain.
+    #[cfg(feature = "process")]
+    pub(super) fn subscribe(&self) -> watch::Receiver<Serving> {
+        self.serving.subscribe()
+    }
+
     /// Whether the process does its work at the moment, as a check says; otherwise why not.
     ///
     /// # Errors

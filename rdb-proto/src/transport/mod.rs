@@ -14,7 +14,7 @@
 //! - `services` finds the service that a request is for; `methods` is the table of what differs between methods.
 //!
 //! `process` is what the `main` of both servers shares, `settings` reads their flags, variables and files, `serve_flags` are the flags that
-//! both have, `status` is what they show over HTTP.
+//! both have, `status` is what they show over HTTP, `service_manager` what systemd is told.
 
 mod accept;
 mod address;
@@ -48,6 +48,8 @@ mod refusal;
 mod serve;
 #[cfg(feature = "process")]
 mod serve_flags;
+#[cfg(feature = "process")]
+mod service_manager;
 mod services;
 #[cfg(feature = "process")]
 pub mod settings;

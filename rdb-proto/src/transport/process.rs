@@ -10,9 +10,10 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Termination;
 use super::limits::{CLOSE_TIMEOUT, EXIT_TIMEOUT};
 pub use super::log_filter::LogFilter;
+use super::service_manager;
+use super::{HealthHandle, Termination};
 
 /// What the help of a server says about its exit codes.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -45,6 +46,9 @@ pub trait ServerProcess {
 
     /// Cancel it to start the drain.
     fn drain_token(&self) -> CancellationToken;
+
+    /// Whether it does its work.
+    fn health(&self) -> HealthHandle;
 
     /// Waits for the drain to begin and end, and for the storage to close.
     fn wait(self) -> impl Future<Output = Result<(), Self::Error>>;
@@ -99,20 +103,24 @@ pub async fn serve<S: ServerProcess>(
     let server = tokio::select! {
         started = start => started?,
         () = termination.requested() => {
+            service_manager::tell_stopping();
             tracing::info!("stopped while starting, as it was asked to");
             return Ok(());
         }
     };
     let drain = server.drain_token();
+    let telling = service_manager::follow(server.health());
     let draining = async {
         termination.requested().await;
         tracing::info!("asked to stop: draining");
+        service_manager::tell_stopping();
         drain.cancel();
         std::future::pending().await
     };
     tokio::select! {
         ended = server.wait() => ended?,
         never = draining => never,
+        never = telling => match never {},
     }
     tracing::info!("stopped");
     Ok(())

@@ -21,4 +21,5 @@ mod raft_log;
 mod region_admin;
 mod repair_wal;
 mod scripted_pd;
+mod service_manager;
 mod status;

@@ -72,7 +72,7 @@ impl Node {
     }
 
     /// Sets an environment variable from the next start on.
-    #[allow(dead_code, reason = "the fault suite loads its shim by it")]
+    #[allow(dead_code, reason = "not every suite sets one")]
     pub(crate) fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.to_owned(), value.into()));
     }
