@@ -38,6 +38,7 @@ main() {
   step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
   step 'verify-cluster.sh' scripts/verify-cluster.sh
+  step 'package.sh' check_package
   step 'one build of RocksDB' check_single_rocksdb_build
 }
 
@@ -90,6 +91,19 @@ refuse_packages() {
       fail "rdb-client with $features depends on $package"
     fi
   done
+}
+
+# The archive of a release, of the programs that are there. That of a release build takes another compile of RocksDB.
+check_package() {
+  if ((EUID != 0)) && ! unshare --map-root-user true 2>/dev/null; then
+    echo 'skipped: package.sh: needs root or user namespaces' >>"$skipped_tests"
+    [[ -z ${RDB_REQUIRE_ALL_TESTS:-} ]] || fail 'package.sh needs root or user namespaces'
+    return
+  fi
+  local archive
+  archive=$(mktemp -d)
+  scripts/package.sh --bin-dir "$CARGO_TARGET_DIR/debug" --output "$archive"
+  rm -rf "$archive"
 }
 
 # RocksDB is by far the longest compile. Build, test, clippy and doc share one build of it only as long as they ask for it

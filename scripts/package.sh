@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# Makes the archive of a release, and checks it: in an empty directory as root directory, with nothing but the archive and the C library,
+# the programs say their version, and serve a put and a get.
+#
+#   scripts/package.sh [--output DIR] [--bin-dir DIR]
+#
+# --output DIR   where the archive and SHA256SUMS go [default: package/ in the target directory]
+# --bin-dir DIR  take the programs in DIR instead of building them; for trying this script
+set -euo pipefail
+
+# shellcheck source=scripts/lib/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
+# shellcheck source=scripts/lib/ports.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/ports.sh"
+
+readonly PROGRAMS=(rdb-server rdb-pd rdbctl)
+
+# What a program may ask of a machine. All of it belongs to the C library and the compiler's runtime, which every distribution has.
+readonly LIBRARIES='^(linux-vdso|ld-linux.*|libc|libm|libgcc_s)\.so\.[0-9]+$'
+
+# How long a server may take to serve.
+readonly LIMIT_SECONDS=120
+
+bin_dir='' output=$CARGO_TARGET_DIR/package
+# The working files; of the check the root directory, what begins a command there, and the servers.
+directory='' chroot_dir='' enter=() processes=()
+
+main() {
+  read_options "$@"
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap finish EXIT
+  directory=$(mktemp -d)
+  cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  local version name
+  [[ -n $bin_dir ]] || build
+  version=$("$bin_dir/rdb-server" --version | cut -d ' ' -f 2)
+  name=flaredb-$version-$(uname -m)-linux-gnu
+  stage "$directory/$name"
+  pack "$name"
+  check "$name"
+  (cd "$output" && sha256sum "$name.tar.gz" >SHA256SUMS)
+  echo "package: $output/$name.tar.gz"
+}
+
+read_options() {
+  while (($#)); do
+    case $1 in
+    --output) output=$(realpath -m -- "${2:?--output needs a directory}") ;;
+    --bin-dir) bin_dir=$(realpath -e -- "${2:?--bin-dir needs a directory}") ;;
+    *) fail "unknown option $1; there are --output DIR and --bin-dir DIR" ;;
+    esac
+    shift 2
+  done
+}
+
+build() {
+  prepare
+  local host
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  host=${host^^}
+  env "CARGO_TARGET_${host//-/_}_LINKER=$PWD/scripts/lib/link-libstdcxx-statically.sh" \
+    cargo build --release "${WORKSPACE[@]}"
+  bin_dir=$CARGO_TARGET_DIR/release
+  local program library
+  for program in "${PROGRAMS[@]}"; do
+    while read -r library; do
+      [[ $library =~ $LIBRARIES ]] || fail "$program needs $library of the machine; link it statically"
+    done < <(ldd "$bin_dir/$program" | awk '{ print $1 }' | xargs -n 1 basename)
+  done
+}
+
+# stage DIRECTORY: what the archive has.
+stage() {
+  local program shell
+  mkdir -p "$1"/{bin,docs,share/completions}
+  for program in "${PROGRAMS[@]}"; do
+    # Names of functions stay, for backtraces; lines go, which are most of the size.
+    strip --strip-debug -o "$1/bin/$program" "$bin_dir/$program"
+    chmod 755 "$1/bin/$program"
+  done
+  install -m 644 LICENSE README.md CHANGELOG.md "$1"
+  install -m 644 docs/configuration.md docs/monitoring.md "$1/docs"
+  install -D -m 644 -t "$1/docs/systemd" docs/systemd/*.service
+  "$bin_dir/rdbctl" manual "$1/share/man/man1" >/dev/null
+  for shell in bash fish zsh; do
+    "$bin_dir/rdbctl" completions "$shell" >"$1/share/completions/rdbctl.$shell"
+  done
+}
+
+# pack NAME: the same bytes for the same programs.
+pack() {
+  mkdir -p "$output"
+  tar --create --directory "$directory" --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+    --mtime="@$(git log -1 --format=%ct)" "$1" | gzip -9 --no-name >"$output/$1.tar.gz"
+}
+
+# check NAME
+check() {
+  chroot_dir=$directory/root
+  mkdir "$chroot_dir"
+  tar --extract --gzip --file "$output/$1.tar.gz" --directory "$chroot_dir" --strip-components 1 --no-same-owner
+  copy_libraries
+  enter=("$(PATH=$PATH:/usr/sbin command -v chroot)" "$chroot_dir")
+  # Another user's id is that of root in a namespace of its own.
+  ((EUID == 0)) || enter=("$(command -v unshare)" --map-root-user "${enter[@]}")
+  enter=(env - "${enter[@]}")
+  local program
+  for program in "${PROGRAMS[@]}"; do
+    inside "$program" --version
+  done
+  serve_a_put_and_a_get
+}
+
+# The libraries at the paths where the programs look for them.
+copy_libraries() {
+  local library
+  while read -r library; do
+    install -D "$library" "$chroot_dir$library"
+  done < <(ldd "${PROGRAMS[@]/#/$chroot_dir/bin/}" | grep -o '/[^ ]*\.so[^ ]*' | sort -u)
+}
+
+# inside PROGRAM ARGUMENT…: with the unpacked archive as root directory.
+inside() {
+  "${enter[@]}" "/bin/$1" "${@:2}"
+}
+
+serve_a_put_and_a_get() {
+  local pd server value
+  pd=127.0.0.1:$(free_port)
+  server=127.0.0.1:$(free_port)
+  start rdb-pd --addr "$pd" --status-addr none --data-dir /pd
+  start rdb-server --addr "$server" --pd "$pd" --status-addr none --data-dir /server
+  local deadline=$((SECONDS + LIMIT_SECONDS))
+  until inside rdbctl --pd "$pd" health >/dev/null 2>&1; do
+    ((SECONDS < deadline)) || fail "the servers do not serve: $(cat "$directory"/*.log)"
+    sleep 0.1
+  done
+  inside rdbctl --pd "$pd" raw put greeting hello >/dev/null
+  value=$(inside rdbctl --pd "$pd" raw get greeting)
+  [[ $value == hello ]] || fail "got ${value:-nothing}, not what was put"
+  stop
+}
+
+# start PROGRAM ARGUMENT…
+start() {
+  # A command and no function, so that the process id is that of the program.
+  "${enter[@]}" "/bin/$1" "${@:2}" >"$directory/$1.log" 2>&1 &
+  processes+=("$!")
+}
+
+# Ends the servers. They exit 0.
+stop() {
+  local process
+  kill "${processes[@]}"
+  for process in "${processes[@]}"; do
+    wait "$process" || fail "a server did not end well: $(cat "$directory"/*.log)"
+  done
+  processes=()
+}
+
+finish() {
+  local code=$?
+  trap '' HUP INT TERM
+  if ((${#processes[@]})); then
+    { kill "${processes[@]}" && wait "${processes[@]}"; } 2>/dev/null || true
+  fi
+  [[ -z $directory ]] || rm -rf "$directory"
+  exit "$code"
+}
+
+main "$@"
