@@ -19,6 +19,7 @@ use crate::playground::PlaygroundArguments;
 use crate::raw::RawCommand;
 use crate::region::RegionCommand;
 use crate::shell_support::{CompletionsArguments, ManualArguments};
+use crate::status::StatusArguments;
 use crate::store::StoreCommand;
 use crate::tso::TsoArguments;
 
@@ -28,7 +29,8 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  done
   1  failed: a write was certainly not applied, unless it is standard output
-     that failed; for `health`: something is not serving
+     that failed; for `health`: something is not serving; for `status`: there is
+     an alarm
   2  usage: an argument is wrong or over a limit; nothing was done
   3  not found: the key does not exist, or there is no such region, store or operator
   4  conflict: the key has another version; nothing was changed
@@ -130,6 +132,8 @@ pub(crate) enum Command {
     /// Ask every placement driver and store whether it is serving
     #[command(after_help = crate::health::AFTER_HELP)]
     Health,
+    /// Show the state of the cluster on one screen, what is wrong with it, and what to do
+    Status(StatusArguments),
     /// Print completions for a shell
     #[command(after_help = crate::shell_support::COMPLETIONS_AFTER_HELP)]
     Completions(CompletionsArguments),
@@ -240,6 +244,8 @@ mod tests {
             "rdbctl cas del k --expect 0",
             "rdbctl tso --count 0",
             "rdbctl health --timeout 0s",
+            "rdbctl status --interval 1s",
+            "rdbctl status --wait 0s",
             "rdbctl playground --stores 0",
             "rdbctl operator transfer-leader 1",
             "rdbctl operator transfer-leader --region 1 --to 2",

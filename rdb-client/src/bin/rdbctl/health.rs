@@ -54,16 +54,16 @@ fn verdict(processes: &[Line]) -> Result<(), Failure> {
 }
 
 /// The status of a process that does its work.
-const SERVING: &str = "serving";
+pub(crate) const SERVING: &str = "serving";
 
 #[derive(Debug, Serialize)]
-struct Line {
-    role: &'static str,
-    store_id: Option<u64>,
-    address: String,
-    status: &'static str,
+pub(crate) struct Line {
+    pub(crate) role: &'static str,
+    pub(crate) store_id: Option<u64>,
+    pub(crate) address: String,
+    pub(crate) status: &'static str,
     /// Why it is not serving.
-    cause: Option<String>,
+    pub(crate) cause: Option<String>,
 }
 
 impl From<&ProcessHealth> for Line {

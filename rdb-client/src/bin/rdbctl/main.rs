@@ -20,6 +20,7 @@ mod raw;
 mod region;
 mod session;
 mod shell_support;
+mod status;
 mod store;
 mod transfer;
 mod tso;
@@ -89,6 +90,7 @@ fn execute(
             Command::Operator(command) => operator::run(command, &session, output).await,
             Command::Bench(_) | Command::Completions(_) | Command::Manual(_) => Ok(()),
             Command::Health => health::run(&session, output).await,
+            Command::Status(arguments) => status::run(&arguments, &session, output).await,
         }
     })
 }

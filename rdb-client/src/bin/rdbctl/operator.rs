@@ -167,8 +167,8 @@ impl fmt::Display for Leads {
     }
 }
 
-#[derive(Serialize)]
-struct Line {
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
     region_id: u64,
     add_store_id: Option<u64>,
     remove_store_id: Option<u64>,

@@ -14,6 +14,9 @@ use crate::failure::Failure;
 /// pace with the pages.
 pub(crate) const FLUSH_ENTRIES_MAX: usize = 1024;
 
+/// Has a terminal begin anew at its first line.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
 /// For people or for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -88,32 +91,12 @@ impl<'a> Output<'a> {
         if self.format == Format::Json {
             return records.iter().try_for_each(|record| self.object(record));
         }
-        let headings = R::HEADINGS
-            .iter()
-            .map(|&heading| heading.to_owned())
-            .collect();
+        let headings = R::HEADINGS.iter();
+        let headings = headings.map(|&heading| heading.to_owned()).collect();
         let lines: Vec<Vec<String>> = std::iter::once(headings)
             .chain(records.iter().map(|record| record.cells(self.keys)))
             .collect();
-        let widths: Vec<usize> = (0..R::HEADINGS.len())
-            .map(|column| {
-                lines
-                    .iter()
-                    .filter_map(|line| line.get(column))
-                    .map(|cell| cell.chars().count())
-                    .max()
-            })
-            .map(Option::unwrap_or_default)
-            .collect();
-        for line in &lines {
-            let padded: Vec<String> = line
-                .iter()
-                .zip(&widths)
-                .map(|(cell, &width)| format!("{cell:width$}"))
-                .collect();
-            writeln!(self.writer, "{}", padded.join("  ").trim_end())?;
-        }
-        Ok(())
+        Ok(self.writer.write_all(aligned(&lines).as_bytes())?)
     }
 
     /// In text exactly the bytes of `value`, so that `> file` is a copy of it. A terminal gets a line feed behind them,
@@ -138,6 +121,16 @@ impl<'a> Output<'a> {
         self.flush()
     }
 
+    /// An [`event`](Self::event) that takes the place of the one before, where the output is a terminal. Elsewhere an empty line
+    /// stands before it.
+    pub(crate) fn redraw<E: Serialize + Display>(&mut self, event: &E) -> Result<(), Failure> {
+        if self.format == Format::Text {
+            let before = if self.is_terminal { CLEAR } else { "\n" };
+            self.writer.write_all(before.as_bytes())?;
+        }
+        self.event(event)
+    }
+
     /// For bytes that are written as they are, whatever the format.
     pub(crate) fn writer(&mut self) -> &mut dyn Write {
         self.writer
@@ -157,6 +150,26 @@ impl<'a> Output<'a> {
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.writer.flush()?)
     }
+}
+
+/// Lines whose cells are padded to columns.
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell: &String| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).filter_map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        let padded = line.iter().zip(&widths);
+        let padded: Vec<String> = padded
+            .map(|(cell, &width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(padded.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// Bytes in JSON: a string, or `{"base64": "…"}` when they are not UTF-8.

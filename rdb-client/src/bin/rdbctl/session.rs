@@ -1,16 +1,48 @@
 //! The options that subcommands share: how to connect, and how keys are typed.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use rdb_client::{Client, Config, ProcessHealth};
 
 use crate::arguments::GlobalArguments;
 use crate::encoding::{KeyArgument, KeyEncoding};
 use crate::failure::Failure;
 
+/// The client that connected last. Clones keep the same one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KeptClient(Arc<Mutex<Option<Connected>>>);
+
+#[derive(Debug)]
+struct Connected {
+    pd_addresses: Vec<String>,
+    client: Client,
+}
+
 /// The global options as the subcommands need them.
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pd_addresses: Vec<String>,
     config: Config,
     keys: KeyEncoding,
+    kept: KeptClient,
+}
+
+impl KeptClient {
+    /// The client, if these are the addresses that it was given.
+    fn of(&self, pd_addresses: &[String]) -> Option<Client> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.as_ref()?;
+        (kept.pd_addresses == pd_addresses).then(|| kept.client.clone())
+    }
+
+    fn keep(&self, pd_addresses: &[String], client: &Client) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(Connected {
+            pd_addresses: pd_addresses.to_vec(),
+            client: client.clone(),
+        });
+    }
 }
 
 impl Session {
@@ -21,7 +53,24 @@ impl Session {
                 .with_timeout(global.timeout)
                 .with_connect_timeout(global.connect_timeout()),
             keys: global.key_encoding,
+            kept: KeptClient::default(),
         }
+    }
+
+    /// The same, with calls that take no longer than `patience`.
+    pub(crate) fn within(&self, patience: Duration) -> Self {
+        let timeout = self.config.timeout.min(patience);
+        let connect_timeout = self.config.connect_timeout.min(patience);
+        let config = self.config.clone().with_timeout(timeout);
+        Self {
+            config: config.with_connect_timeout(connect_timeout),
+            ..self.clone()
+        }
+    }
+
+    /// How long a call may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.config.timeout
     }
 
     /// The same, with a unary call for each call or not.
@@ -30,16 +79,20 @@ impl Session {
         self
     }
 
-    /// Connects; arguments are checked before, so that wrong ones are refused also when nothing answers.
+    /// Connects, unless a client is kept; arguments are checked before, so that wrong ones are refused also when nothing answers.
     ///
     /// Of several placement drivers that belong to different clusters the first to answer would decide which cluster is
     /// read and written. That is refused.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        if let Some(client) = self.kept.of(&self.pd_addresses) {
+            return Ok(client.with_timeout(self.config.timeout));
+        }
         let addresses = self.pd_addresses.iter().cloned();
         let client = Client::connect_with(addresses, self.config.clone()).await?;
         if self.pd_addresses.len() > 1 {
             client.check_placement_drivers().await?;
         }
+        self.kept.keep(&self.pd_addresses, &client);
         Ok(client)
     }
 

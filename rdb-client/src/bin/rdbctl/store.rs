@@ -147,28 +147,28 @@ impl fmt::Display for Leaving {
     }
 }
 
-#[derive(Serialize)]
-struct Line {
-    id: u64,
-    address: String,
-    state: &'static str,
-    last_heartbeat_age_ms: Option<u64>,
-    region_count: usize,
-    leads_count: usize,
-    stats: Option<Stats>,
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    pub(crate) state: &'static str,
+    pub(crate) last_heartbeat_age_ms: Option<u64>,
+    pub(crate) region_count: usize,
+    pub(crate) leads_count: usize,
+    pub(crate) stats: Option<Stats>,
 }
 
-#[derive(Serialize)]
-struct Stats {
-    capacity_bytes: u64,
-    available_bytes: u64,
-    key_count: u64,
-    data_bytes: u64,
-    start_time_ms: u64,
+#[derive(Debug, Serialize)]
+pub(crate) struct Stats {
+    pub(crate) capacity_bytes: u64,
+    pub(crate) available_bytes: u64,
+    pub(crate) key_count: u64,
+    pub(crate) data_bytes: u64,
+    pub(crate) start_time_ms: u64,
 }
 
 impl Line {
-    fn new(store: Store, regions: &[RegionRoute]) -> Self {
+    pub(crate) fn new(store: Store, regions: &[RegionRoute]) -> Self {
         let is_peer = |route: &&RegionRoute| {
             let mut peers = route.region.peers.iter();
             peers.any(|peer| peer.store_id == store.id)
@@ -191,14 +191,17 @@ impl Line {
 
 impl Line {
     /// A store that leaves may be dead, too. That is told here in words, and in JSON by the age of its heartbeat.
-    fn shown_state(&self) -> String {
-        let is_silent = self
-            .last_heartbeat_age_ms
-            .is_some_and(|age| age >= SILENT_AFTER_MS);
-        if is_silent && self.state == state_name(StoreState::Leaving) {
+    pub(crate) fn shown_state(&self) -> String {
+        if self.is_silent() && self.state == state_name(StoreState::Leaving) {
             return format!("{} (silent)", self.state);
         }
         self.state.to_owned()
+    }
+
+    /// Whether there was a heartbeat, and none since for as long as makes a store disconnected.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.last_heartbeat_age_ms
+            .is_some_and(|age| age >= SILENT_AFTER_MS)
     }
 }
 
@@ -256,7 +259,7 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, milliseconds)
@@ -274,7 +277,7 @@ pub(crate) fn time(milliseconds: u64) -> String {
 }
 
 /// A size in the largest unit that leaves at least 1, with one decimal.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut amount = bytes as f64;
     let mut unit = "B";

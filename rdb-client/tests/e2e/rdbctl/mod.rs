@@ -8,6 +8,7 @@ mod playground;
 mod processes;
 mod regions;
 mod shell_support;
+mod status;
 mod transfer;
 
 use std::ffi::{OsStr, OsString};

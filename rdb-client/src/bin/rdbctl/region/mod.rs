@@ -87,38 +87,38 @@ pub(crate) async fn regions(client: &Client, id: Option<u64>) -> Result<Vec<Regi
     Ok(routes)
 }
 
-#[derive(Serialize)]
-struct Line {
-    id: u64,
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    pub(crate) id: u64,
     #[serde(serialize_with = "serialize_bytes")]
     start_key: Bytes,
     #[serde(serialize_with = "serialize_bytes")]
     end_key: Bytes,
     epoch: Epoch,
     term: Option<u64>,
-    peers: Vec<Peer>,
-    leader: Option<Leader>,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) leader: Option<Leader>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Epoch {
     conf_version: u64,
     version: u64,
 }
 
-#[derive(Serialize)]
-struct Peer {
-    id: u64,
-    store_id: u64,
-    is_learner: bool,
-    is_absent: bool,
-    address: Option<String>,
+#[derive(Debug, Serialize)]
+pub(crate) struct Peer {
+    pub(crate) id: u64,
+    pub(crate) store_id: u64,
+    pub(crate) is_learner: bool,
+    pub(crate) is_absent: bool,
+    pub(crate) address: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Leader {
-    store_id: u64,
-    address: String,
+#[derive(Debug, Serialize)]
+pub(crate) struct Leader {
+    pub(crate) store_id: u64,
+    pub(crate) address: String,
 }
 
 impl From<RegionRoute> for Line {
@@ -148,6 +148,25 @@ impl From<RegionRoute> for Line {
                 store_id: store.id,
                 address: store.address,
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Line {
+    /// The only region of a cluster.
+    pub(crate) fn of_everything(peers: Vec<Peer>, leader: Option<Leader>) -> Self {
+        Self {
+            id: 1,
+            start_key: Bytes::new(),
+            end_key: Bytes::new(),
+            epoch: Epoch {
+                conf_version: 2,
+                version: 1,
+            },
+            term: None,
+            peers,
+            leader,
         }
     }
 }
@@ -196,22 +215,12 @@ mod tests {
             is_absent,
             address: None,
         };
-        let line = Line {
-            id: 1,
-            start_key: Bytes::new(),
-            end_key: Bytes::new(),
-            epoch: Epoch {
-                conf_version: 2,
-                version: 1,
-            },
-            term: None,
-            peers: vec![
-                peer(1, false, false),
-                peer(2, true, false),
-                peer(3, false, true),
-            ],
-            leader: None,
-        };
+        let peers = vec![
+            peer(1, false, false),
+            peer(2, true, false),
+            peer(3, false, true),
+        ];
+        let line = Line::of_everything(peers, None);
         let cells = line.cells(KeyEncoding::Text);
         assert_eq!(
             cells,

@@ -1,0 +1,207 @@
+//! Each finding, of what the cluster answers.
+
+use super::super::screen::Screen;
+use super::*;
+use crate::region::{Leader, Peer};
+use crate::store::Stats;
+
+const UNREACHABLE: &str = "unreachable";
+
+fn process(store_id: Option<u64>, status: &'static str) -> health::Line {
+    let address = format!("host{}:1", store_id.unwrap_or_default());
+    health::Line {
+        role: if store_id.is_some() { "store" } else { "pd" },
+        store_id,
+        status,
+        cause: (status != SERVING).then(|| "connection\nrefused".to_owned()),
+        address,
+    }
+}
+
+fn store(id: u64, state: StoreState, age_ms: u64) -> store::Line {
+    store::Line {
+        id,
+        address: format!("host{id}:1"),
+        state: state_name(state),
+        last_heartbeat_age_ms: Some(age_ms),
+        region_count: 1,
+        leads_count: 0,
+        stats: Some(Stats {
+            capacity_bytes: 1000,
+            available_bytes: 500,
+            key_count: 1,
+            data_bytes: 1,
+            start_time_ms: 1,
+        }),
+    }
+}
+
+/// Three stores with a replica each, of which the first leads, and what they answer.
+fn survey(statuses: [&'static str; 3]) -> Survey {
+    let ids = 1..=3u64;
+    let peer = |id| Peer {
+        id: id + 10,
+        store_id: id,
+        is_learner: false,
+        is_absent: false,
+        address: None,
+    };
+    let leader = Leader {
+        store_id: 1,
+        address: "host1:1".to_owned(),
+    };
+    let peers = ids.clone().map(peer).collect();
+    let stores = ids.clone().zip(statuses);
+    let stores = stores.map(|(id, status)| process(Some(id), status));
+    Survey {
+        processes: std::iter::once(process(None, SERVING))
+            .chain(stores)
+            .collect(),
+        catalogue: Ok(Catalogue {
+            stores: ids.map(|id| store(id, StoreState::Up, 1000)).collect(),
+            regions: vec![region::Line::of_everything(peers, Some(leader))],
+            operators: Vec::new(),
+        }),
+    }
+}
+
+fn catalogue(survey: &mut Survey) -> &mut Catalogue {
+    survey.catalogue.as_mut().expect("it is known")
+}
+
+fn told(survey: &Survey) -> Vec<(Severity, String, String)> {
+    let findings = findings(survey).into_iter();
+    findings
+        .map(|finding| (finding.severity, finding.what, finding.to_do))
+        .collect()
+}
+
+#[test]
+fn nothing_is_found_where_nothing_is_wrong() {
+    assert_eq!(findings(&survey([SERVING; 3])), []);
+}
+
+#[test]
+fn a_dead_store_is_named_with_what_to_do_about_it() {
+    let findings = findings(&survey([SERVING, SERVING, UNREACHABLE]));
+    let [dead, missing] = &findings[..] else {
+        panic!("{findings:?}");
+    };
+    assert_eq!((dead.severity, dead.store_id), (Severity::Alarm, Some(3)));
+    assert_eq!(
+        dead.what,
+        r"store 3 does not answer: host3:1: connection\nrefused; its last heartbeat came 1s ago"
+    );
+    for part in ["rdb-server at host3:1", "rdbctl store remove 3"] {
+        assert!(dead.to_do.contains(part), "{}", dead.to_do);
+    }
+    assert_eq!(missing.region_ids, [1]);
+    assert_eq!(
+        missing.what,
+        "region 1: reads and writes go on, but not all replicas answer"
+    );
+}
+
+#[test]
+fn what_is_the_matter_with_a_region_is_told_the_worst_first() {
+    for (statuses, trouble) in [
+        ([SERVING, SERVING, SERVING], None),
+        ([SERVING, NOT_SERVING, SERVING], None),
+        ([SERVING, SERVING, WRONG_PROCESS], Some(Trouble::Missing)),
+        ([UNREACHABLE, SERVING, SERVING], Some(Trouble::NoLeader)),
+        (
+            [SERVING, UNREACHABLE, UNREACHABLE],
+            Some(Trouble::NoMajority),
+        ),
+    ] {
+        let survey = survey(statuses);
+        let catalogue = survey.catalogue.as_ref().expect("it is known");
+        let found = Trouble::of(&catalogue.regions[0], &survey);
+        assert_eq!(found, trouble, "{statuses:?}");
+    }
+    let mut absent = survey([SERVING; 3]);
+    catalogue(&mut absent).regions[0].peers[1].is_absent = true;
+    let catalogue = absent.catalogue.as_ref().expect("it is known");
+    let found = Trouble::of(&catalogue.regions[0], &absent);
+    assert_eq!(found, Some(Trouble::Missing));
+}
+
+#[test]
+fn one_replica_and_a_disk_that_fills_are_notices_behind_the_alarms() {
+    let mut survey = survey([SERVING, SERVING, UNREACHABLE]);
+    let known = catalogue(&mut survey);
+    known.regions[0].peers.truncate(1);
+    known.stores[0]
+        .stats
+        .as_mut()
+        .expect("figures")
+        .available_bytes = 99;
+    let told = told(&survey);
+    let severities: Vec<_> = told.iter().map(|(severity, ..)| *severity).collect();
+    assert_eq!(
+        severities,
+        [Severity::Alarm, Severity::Notice, Severity::Notice]
+    );
+    assert_eq!(told[1].1, "the disk of store 1 has 99 B left of 1000 B");
+    assert!(told[2].1.starts_with("region 1: there is one replica only"));
+}
+
+#[test]
+fn a_store_that_leaves_and_one_that_is_cut_off_from_the_placement_driver_are_told_apart() {
+    let mut survey = survey([SERVING, SERVING, UNREACHABLE]);
+    let known = catalogue(&mut survey);
+    known.stores[0] = store(1, StoreState::Disconnected, 25_000);
+    known.stores[1] = store(2, StoreState::Leaving, 1000);
+    known.stores[2] = store(3, StoreState::Leaving, 25_000);
+    let told = told(&survey);
+    assert!(told[0].1.contains("came 25s ago"), "{told:?}");
+    assert!(told[0].1.starts_with("store 1 answers, but"), "{told:?}");
+    assert!(told[1].2.contains("it is leaving already"), "{told:?}");
+    let (severity, what, to_do) = told.last().expect("a notice");
+    assert_eq!(*severity, Severity::Notice);
+    assert_eq!(what, "store 2 is leaving; regions with a replica on it: 1");
+    assert!(to_do.contains("rdbctl store remove 2 --cancel"), "{to_do}");
+}
+
+#[test]
+fn without_a_placement_driver_there_is_one_alarm_which_says_so() {
+    let survey = Survey {
+        processes: vec![process(None, UNREACHABLE)],
+        catalogue: Err("unavailable".to_owned()),
+    };
+    let told = told(&survey);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        told[0].1,
+        r"no placement driver serves, so the stores and regions are not known: host0:1: connection\nrefused"
+    );
+    assert!(told[0].2.contains("--pd or RDBCTL_PD"), "{told:?}");
+    let findings = findings(&survey);
+    let screen = Screen::new(survey, findings).to_string();
+    assert!(screen.starts_with("1 alarm\n"), "{screen}");
+}
+
+#[test]
+fn a_screen_has_all_of_it() {
+    let survey = survey([SERVING, SERVING, UNREACHABLE]);
+    let findings = findings(&survey);
+    let screen = Screen::new(survey, findings);
+    let text = screen.to_string();
+    for part in [
+        "2 alarms\n",
+        "host0:1           serving\n",
+        "3      host3:1  up     unreachable",
+        "Regions: 1; 0 without a leader, 1 with replicas missing\n",
+        "Operators under way: none\n",
+        "ALARM: store 3 does not answer",
+        "\n  to do: start rdb-server at host3:1",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let object = serde_json::to_value(&screen).expect("an object");
+    assert_eq!(object["alarms"], 2);
+    assert_eq!(object["findings"][0]["store_id"], 3);
+    assert_eq!(object["findings"][0]["severity"], "alarm");
+    assert_eq!(object["stores"][2]["health"], "unreachable");
+    assert_eq!(object["regions"]["with_replicas_missing"][0], 1);
+}

@@ -1,0 +1,96 @@
+//! `rdbctl status`: one screen with the state of the cluster, what is wrong with it, and what to do.
+//!
+//! - `survey` asks all that it needs at the same time, and none of it for long.
+//! - `finding` is what is wrong, made of those answers alone.
+//! - `screen` is how both are shown.
+
+mod finding;
+mod screen;
+mod survey;
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::arguments::parse_timeout;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::session::Session;
+use finding::findings;
+use screen::Screen;
+use survey::Survey;
+
+const AFTER_HELP: &str = "\
+Asks the placement drivers and each store, all at the same time. What does not
+answer within --wait is said to be unreachable. Without a placement driver the
+stores are not known.
+
+An ALARM is something that has to be done; what to do stands below it. A notice
+is something to know. Exit code 0 when there is no alarm, 1 otherwise.
+
+HEALTH is what the store answers here, STATE what the placement driver knows by its
+heartbeats: see `rdbctl health --help` and `rdbctl store list --help`. PEERS is the
+number of regions of which the store has a replica, LEADS of those that it leads.
+
+Examples:
+  rdbctl status
+  rdbctl status --watch
+  rdbctl status -o json                 one object; with --watch one for each look";
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct StatusArguments {
+    /// Show it again and again, until Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
+    /// The time between two looks of --watch
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout, default_value = "2s", requires = "watch")]
+    interval: Duration,
+    /// How long to wait for answers, all in all; --timeout if that is less
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout, default_value = "1500ms")]
+    wait: Duration,
+}
+
+pub(crate) async fn run(
+    arguments: &StatusArguments,
+    session: &Session,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let session = session.within(arguments.wait);
+    if arguments.watch {
+        return watch(arguments.interval, &session, output).await;
+    }
+    let screen = look(&session).await?;
+    output.event(&screen)?;
+    match screen.alarms {
+        0 => Ok(()),
+        1 => Err(Failure::failed("there is 1 alarm")),
+        alarms => Err(Failure::failed(format!("there are {alarms} alarms"))),
+    }
+}
+
+/// Looks until Ctrl-C, which is the way to end it and no failure.
+async fn watch(
+    interval: Duration,
+    session: &Session,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let looked = async {
+            output.redraw(&look(session).await?)?;
+            sleep(interval).await;
+            Ok::<(), Failure>(())
+        };
+        tokio::select! {
+            looked = looked => looked?,
+            _ = &mut interrupted => return Ok(()),
+        }
+    }
+}
+
+async fn look(session: &Session) -> Result<Screen, Failure> {
+    let survey = Survey::of(session).await?;
+    let findings = findings(&survey);
+    Ok(Screen::new(survey, findings))
+}

@@ -1,0 +1,87 @@
+//! What the cluster answers, whatever part of it answers.
+
+use std::time::Duration;
+
+use rdb_client::{Client, Error, OperatorState};
+use tokio::time::{Instant, timeout_at};
+
+use crate::failure::Failure;
+use crate::session::Session;
+use crate::{health, operator, region, store};
+
+/// The answers to all questions, as the other commands show them.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// Of each address of a placement driver, and of each store as far as those are known.
+    pub(super) processes: Vec<health::Line>,
+    pub(super) catalogue: Result<Catalogue, String>,
+}
+
+/// What the placement driver knows.
+#[derive(Debug)]
+pub(super) struct Catalogue {
+    pub(super) stores: Vec<store::Line>,
+    pub(super) regions: Vec<region::Line>,
+    /// Those that are under way.
+    pub(super) operators: Vec<operator::Line>,
+}
+
+impl Survey {
+    /// Asks all at the same time, for no longer than a call of `session` may take.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] when there is nobody to ask.
+    pub(super) async fn of(session: &Session) -> Result<Self, Failure> {
+        let until = Instant::now() + session.timeout();
+        let asked = timeout_at(until, Catalogue::of(session));
+        let (processes, answered) = futures::join!(session.health(), asked);
+        let catalogue = match answered {
+            Ok(answered) => answered.map_err(|failure| failure.to_string()),
+            Err(_) => Err(late(session.timeout())),
+        };
+        let processes = processes?.iter().map(health::Line::from).collect();
+        Ok(Self {
+            processes,
+            catalogue,
+        })
+    }
+
+    /// Each address of a placement driver.
+    pub(super) fn placement_drivers(&self) -> impl Iterator<Item = &health::Line> {
+        let processes = self.processes.iter();
+        processes.filter(|process| process.store_id.is_none())
+    }
+
+    /// What a store answers; `None`: it was not asked.
+    pub(super) fn store(&self, id: u64) -> Option<&health::Line> {
+        let mut processes = self.processes.iter();
+        processes.find(|process| process.store_id == Some(id))
+    }
+}
+
+impl Catalogue {
+    async fn of(session: &Session) -> Result<Self, Failure> {
+        let client = session.connect().await?;
+        let (stores, regions, operators) =
+            futures::try_join!(client.stores(), client.regions(), under_way(&client))?;
+        let stores = stores.into_iter();
+        Ok(Self {
+            stores: stores
+                .map(|store| store::Line::new(store, &regions))
+                .collect(),
+            regions: regions.into_iter().map(region::Line::from).collect(),
+            operators,
+        })
+    }
+}
+
+async fn under_way(client: &Client) -> Result<Vec<operator::Line>, Error> {
+    let operators = client.operators().await?.into_iter();
+    let under_way = operators.filter(|operator| operator.state == OperatorState::Running);
+    Ok(under_way.map(operator::Line::from).collect())
+}
+
+fn late(patience: Duration) -> String {
+    format!("the placement driver gave no answer within {patience:?}")
+}

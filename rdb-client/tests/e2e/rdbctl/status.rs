@@ -1,0 +1,188 @@
+//! The state of a cluster on one screen, and what to do about what is wrong.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{DONE, FAILED, Rdbctl, assert_exit, command, errors, objects};
+use crate::harness::{Cluster, Node, found, guarded};
+
+/// Time enough for a busy machine where everything that is asked answers, or refuses at once.
+const PATIENT: [&str; 4] = ["--wait", "5m", "--timeout", "5m"];
+
+const STORES: u64 = 3;
+
+/// Three stores with a replica each.
+struct Three {
+    pd: Node,
+    stores: Vec<Node>,
+    _directory: TempDir,
+}
+
+impl Three {
+    async fn start() -> Self {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let path = directory.path();
+        let pd = Node::placement_driver(path.join("pd"));
+        let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
+        pd.start_serving().await;
+        let mut stores = Vec::new();
+        for number in 1..=STORES {
+            let mut store = Node::store(path.join(format!("store-{number}")), &pd.address());
+            store.start();
+            stores.push(store);
+        }
+        Self {
+            pd,
+            stores,
+            _directory: directory,
+        }
+    }
+
+    fn rdbctl(&self) -> Rdbctl {
+        Rdbctl::at(self.pd.address())
+    }
+
+    /// The id of a store, which may have registered in any order.
+    async fn id_of(&self, store: usize) -> u64 {
+        let address = self.stores[store].address();
+        found("the store has registered", async || {
+            let screen = look(&self.rdbctl(), &PATIENT).await;
+            let stores = screen["stores"].as_array()?.iter();
+            let mut stores = stores.filter(|store| store["address"] == address);
+            stores.next()?["id"].as_u64()
+        })
+        .await
+    }
+
+    /// Waits until all is well.
+    async fn are_well(&self) -> Value {
+        found("all is well", async || {
+            let screen = look(&self.rdbctl(), &PATIENT).await;
+            let is_well = screen["alarms"] == 0 && screen["regions"]["count"] == 1;
+            is_well.then_some(screen)
+        })
+        .await
+    }
+}
+
+async fn look(rdbctl: &Rdbctl, options: &[&str]) -> Value {
+    let line = [&["status", "-o", "json"], options].concat();
+    objects(&rdbctl.run(line).await).swap_remove(0)
+}
+
+#[tokio::test]
+async fn a_dead_store_is_named_with_the_command_that_replaces_it() {
+    let mut three = Three::start().await;
+    let rdbctl = three.rdbctl();
+    let screen = three.are_well().await;
+    assert_eq!(screen["stores"].as_array().expect("a list").len(), 3);
+    let id = three.id_of(2).await;
+
+    three.stores[2].kill();
+    // The store itself, and the region that lacks its replica; in between it may lack a leader.
+    let screen = found("the region goes on", async || {
+        let screen = look(&rdbctl, &PATIENT).await;
+        let goes_on = screen["regions"]["with_replicas_missing"][0] == 1;
+        goes_on.then_some(screen)
+    })
+    .await;
+    assert_eq!(screen["alarms"], 2, "{screen}");
+    assert_eq!(screen["findings"][0]["store_id"], id, "{screen}");
+    let told = rdbctl.run(["status"].iter().chain(&PATIENT)).await;
+    assert_exit(&told, FAILED, "a store is dead");
+    assert_eq!(errors(&told), "error: there are 2 alarms\n");
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    for part in [
+        format!("ALARM: store {id} does not answer"),
+        format!("start rdb-server at {} again", three.stores[2].address()),
+        format!("rdbctl store remove {id}"),
+        "ALARM: region 1: reads and writes go on".to_owned(),
+    ] {
+        assert!(text.contains(&part), "{part}: {text}");
+    }
+
+    three.stores[2].start_serving().await;
+    three.are_well().await;
+    let well = rdbctl.run(["status"].iter().chain(&PATIENT)).await;
+    assert_exit(&well, DONE, "it is back");
+}
+
+#[tokio::test]
+async fn a_store_that_stands_still_does_not_hold_up_the_screen() {
+    let three = Three::start().await;
+    let rdbctl = three.rdbctl();
+    three.are_well().await;
+    let id = three.id_of(0).await;
+    three.stores[0].pause();
+    // On a busy machine others may be late as well: then it looks again.
+    let alarm = found("it is told of", async || {
+        let screen = look(&rdbctl, &["--wait", "1s"]).await;
+        let alarms = screen["findings"].as_array()?.clone();
+        alarms.into_iter().find(|alarm| alarm["store_id"] == id)
+    })
+    .await;
+    let what = alarm["what"].as_str().expect("text");
+    assert!(what.contains("does not answer"), "{what}");
+    three.stores[0].resume();
+}
+
+#[tokio::test]
+async fn without_a_placement_driver_it_says_what_it_found() {
+    let mut cluster = Cluster::start().await;
+    cluster.pd.kill();
+    let rdbctl = Rdbctl::of(&cluster);
+    let status = rdbctl.run(["status", "-o", "json"]).await;
+    assert_exit(&status, FAILED, "status");
+    let objects = objects(&status);
+    let screen = &objects[0];
+    assert_eq!(screen["stores"], Value::Null);
+    assert_eq!(screen["placement_drivers"][0]["status"], "unreachable");
+    assert_eq!(objects[1]["error"]["message"], "there is 1 alarm");
+    let told = rdbctl.run(["status"]).await;
+    assert_exit(&told, FAILED, "status");
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    let address = cluster.pd.address();
+    for part in [
+        "ALARM: no placement driver serves",
+        &address,
+        "start rdb-pd again",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_shown_again_and_again_in_plain_blocks_until_ctrl_c() {
+    let cluster = Cluster::start().await;
+    let mut process = command()
+        .args(["status", "--watch", "--interval", "10ms"])
+        .args(PATIENT)
+        .env("RDBCTL_PD", cluster.pd.address())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary can be started");
+    let stdout = process.stdout.take().expect("it is piped");
+    let watched = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(stdout).lines();
+        let mut blocks = 0;
+        while blocks < 3 {
+            let line = lines.next().expect("it goes on").expect("text");
+            assert!(!line.contains('\x1b'), "{line}");
+            blocks += usize::from(line.starts_with("PLACEMENT DRIVER"));
+        }
+        interrupt(&process);
+        // It does not wait for a reader.
+        lines.for_each(drop);
+        process.wait().expect("a child can be waited for")
+    });
+    let ended = guarded("it ends", watched).await.expect("no panic");
+    assert_eq!(ended.code(), Some(DONE));
+}
+
+fn interrupt(process: &Child) {
+    kill_process(Pid::from_child(process), Signal::INT).expect("it runs");
+}
