@@ -46,6 +46,13 @@ impl Failure {
         Self::NotFound(message.into())
     }
 
+    /// Somebody has ended a command with Ctrl-C that may have been writing.
+    pub(crate) fn interrupted_write() -> Self {
+        Self::Undetermined(
+            "interrupted; a write under way may or may not be applied, now or later".to_owned(),
+        )
+    }
+
     /// The same failure of a command that has done a part of its work, which `done` tells. It is not one of usage, after which
     /// nothing was done.
     pub(crate) fn after_a_part(self, done: &str) -> Self {

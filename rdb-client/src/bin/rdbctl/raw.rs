@@ -87,7 +87,7 @@ Examples:
     /// Write the entries of a file into the keyspace
     #[command(after_help = "\
 The form of the file is found by its first bytes. Other keys stay as they are. Entries are written in no order: of a key that
-occurs twice either value may stay.
+occurs twice either value may stay. Ctrl-C ends it and tells how many were written. Importing the same file again is safe.
 
 Examples:
   rdbctl raw import users.jsonl

@@ -57,6 +57,12 @@ impl Session {
         }
     }
 
+    /// The same, with the client of an earlier session if that was given the same addresses.
+    pub(crate) fn keeping(self, kept: &KeptClient) -> Self {
+        let kept = kept.clone();
+        Self { kept, ..self }
+    }
+
     /// The same, with calls that take no longer than `patience`.
     pub(crate) fn within(&self, patience: Duration) -> Self {
         let timeout = self.config.timeout.min(patience);

@@ -1,11 +1,14 @@
 //! Export and import.
 
 use std::fs;
+use std::io::Write;
+use std::process::{Child, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{DONE, FAILED, Rdbctl, USAGE, assert_exit, errors};
-use crate::harness::Cluster;
+use super::{DONE, FAILED, Rdbctl, USAGE, assert_exit, command, errors};
+use crate::harness::{Cluster, found, guarded};
 
 /// More than a batch of an import, and than a page of a scan.
 const ENTRIES: u32 = 3000;
@@ -97,4 +100,73 @@ async fn a_file_that_is_wrong_somewhere_is_imported_up_to_there_and_an_export_th
     assert_exit(&failed, FAILED, "nobody answers");
     let left = fs::read_dir(directory.path()).expect("it is there").count();
     assert_eq!(left, 0, "neither the file nor a part of it");
+}
+
+fn begin(cluster: &Cluster, arguments: &[&str]) -> Child {
+    command()
+        .args(arguments)
+        .env("RDBCTL_PD", cluster.pd.address())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary can be started")
+}
+
+async fn interrupted(process: Child) -> std::process::Output {
+    kill_process(Pid::from_child(&process), Signal::INT).expect("it runs");
+    let ended = tokio::task::spawn_blocking(move || {
+        let output = process.wait_with_output();
+        output.expect("a child can be waited for")
+    });
+    guarded("it ends", ended).await.expect("no panic")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_is_interrupted_says_how_many_entries_it_wrote() {
+    /// A batch, and some that wait for the rest of theirs.
+    const WRITTEN: u32 = 1024;
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let mut import = begin(&cluster, &["raw", "import", "--timeout", "5m"]);
+    let mut input = import.stdin.take().expect("it is piped");
+    for number in 0..WRITTEN + 10 {
+        writeln!(input, "{{\"key\":\"{number}\",\"value\":\"v\"}}").expect("it reads");
+    }
+    input.flush().expect("it reads");
+    let last = (WRITTEN - 1).to_string();
+    found("the batch is written", async || {
+        client.raw_get(&last).await.expect("read")
+    })
+    .await;
+    // The pipe stays open, so that there is more to come.
+    let ended = interrupted(import).await;
+    drop(input);
+    assert_exit(&ended, FAILED, "interrupted");
+    let told = errors(&ended);
+    let expected = "interrupted; 1024 entries were imported";
+    assert!(told.contains(expected), "{told}");
+}
+
+#[tokio::test]
+async fn an_export_that_is_interrupted_leaves_no_part_of_a_file() {
+    let cluster = Cluster::start().await;
+    cluster.store.pause();
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let path = directory.path().join("export");
+    let line = [
+        "raw",
+        "export",
+        path.to_str().expect("text"),
+        "--timeout",
+        "1h",
+    ];
+    let export = begin(&cluster, &line);
+    let part = directory.path().join("export.part");
+    found("it has begun", async || part.exists().then_some(())).await;
+    let ended = interrupted(export).await;
+    assert_exit(&ended, FAILED, "interrupted");
+    let left = fs::read_dir(directory.path()).expect("it is there").count();
+    assert_eq!(left, 0, "neither the file nor a part of it");
+    cluster.store.resume();
 }

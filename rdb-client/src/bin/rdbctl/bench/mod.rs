@@ -25,8 +25,8 @@ mod workload;
 use std::num::NonZero;
 
 use crate::arguments::GlobalArguments;
+use crate::executor::{Interrupt, on_threads};
 use crate::failure::Failure;
-use crate::on_threads;
 use crate::output::Output;
 
 pub(crate) use arguments::BenchCommand;
@@ -49,12 +49,13 @@ const YCSB_CHOICE: Choice = Choice {
 pub(crate) fn run(
     command: BenchCommand,
     global: &GlobalArguments,
+    interrupt: Interrupt,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     use BenchCommand as Bench;
     let threads = command.threads().unwrap_or_else(cores);
     let runner = Runner { global, threads };
-    on_threads(threads, async {
+    let measured = async {
         let report = match &command {
             Bench::RawPut(PointArguments { choice, run }) => {
                 runner.points("raw-put", 0.0, *choice, run).await
@@ -92,7 +93,8 @@ pub(crate) fn run(
             Bench::ServeEcho(serve) => return serve_echo(serve.addr, output).await,
         };
         report?.print(global.output, output)
-    })
+    };
+    on_threads(threads, interrupt.limit(measured))
 }
 
 fn cores() -> usize {

@@ -51,6 +51,12 @@ pub(crate) struct StatusArguments {
     wait: Duration,
 }
 
+impl StatusArguments {
+    pub(crate) fn watches(&self) -> bool {
+        self.watch
+    }
+}
+
 pub(crate) async fn run(
     arguments: &StatusArguments,
     session: &Session,

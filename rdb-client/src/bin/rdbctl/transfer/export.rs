@@ -9,7 +9,7 @@ use std::pin::pin;
 use futures::StreamExt;
 use rdb_client::{Client, KeyRange, ScanOptions};
 
-use super::form::Form;
+use super::form::{Form, Summed};
 use super::{Transferred, named, progress};
 use crate::failure::Failure;
 use crate::key_range::RangeOptions;
@@ -26,6 +26,12 @@ pub(crate) struct ExportArguments {
     /// How entries are written
     #[arg(long, value_enum, default_value_t = Form::Jsonl)]
     form: Form,
+}
+
+impl ExportArguments {
+    pub(crate) fn names_a_file(&self) -> bool {
+        named(self.path.as_deref()).is_some()
+    }
 }
 
 /// Writes the entries of a range. A file has its name only once it is complete and synced.
@@ -58,6 +64,7 @@ async fn write_entries(
     file: &mut impl Write,
 ) -> Result<u64, Failure> {
     let progress = progress("exported");
+    let file = &mut Summed::new(file);
     form.begin(file)?;
     let mut exported = 0;
     let entries = client.raw_scan(range, ScanOptions::default());

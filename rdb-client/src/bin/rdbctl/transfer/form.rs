@@ -3,14 +3,15 @@
 //! - `jsonl`: an object on each line, as `rdbctl raw scan --output json` prints them. Text can be read and edited. A file
 //!   that was cut between two lines does not show it.
 //! - `binary`: [`MAGIC`], then of each entry the length of the key and of the value, four bytes each, and the two; then an
-//!   empty key with an empty value, and the number of entries in eight bytes. All numbers are big-endian. A file that was cut
-//!   anywhere is refused.
+//!   empty key with an empty value, the number of entries in eight bytes, and the CRC-32C of all that in four. All numbers
+//!   are big-endian. A file that was cut anywhere is refused, and one that was damaged is noticed at its end.
 
 use std::io::{self, BufRead, Read, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use crc32c::crc32c_append;
 use rdb_client::Limits;
 use serde::Deserialize;
 
@@ -18,7 +19,7 @@ use crate::entry::Entry;
 use crate::failure::Failure;
 
 /// The first bytes of the binary form. The first line of the other one begins with a brace.
-const MAGIC: &[u8; 16] = b"FLAREDB RAW V1\r\n";
+const MAGIC: &[u8; 16] = b"FLAREDB RAW V2\r\n";
 
 /// The most bytes that JSON takes for one: `\u0000`.
 const JSON_BYTES_OF_ONE: u64 = 6;
@@ -31,8 +32,40 @@ const JSON_LINE_BYTES: u64 = 1024;
 pub(super) enum Form {
     /// One JSON object per line, as scans print them
     Jsonl,
-    /// Lengths and bytes; smaller, and a file that was cut is noticed
+    /// Lengths and bytes; smaller, and a file that was cut or damaged is noticed
     Binary,
+}
+
+/// A file, and the CRC-32C of what was written to it or read from it.
+pub(super) struct Summed<F> {
+    file: F,
+    checksum: u32,
+}
+
+impl<F> Summed<F> {
+    pub(super) fn new(file: F) -> Self {
+        Self { file, checksum: 0 }
+    }
+}
+
+impl<F: Write> Write for Summed<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.checksum = crc32c_append(self.checksum, bytes.get(..written).unwrap_or(bytes));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl<F: Read> Read for Summed<F> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(bytes)?;
+        self.checksum = crc32c_append(self.checksum, bytes.get(..read).unwrap_or(bytes));
+        Ok(read)
+    }
 }
 
 impl Form {
@@ -67,12 +100,14 @@ impl Form {
     }
 
     /// What comes after the last of `entries`.
-    pub(super) fn end(self, file: &mut impl Write, entries: u64) -> io::Result<()> {
+    pub(super) fn end(self, file: &mut Summed<impl Write>, entries: u64) -> io::Result<()> {
         match self {
             Self::Jsonl => Ok(()),
             Self::Binary => {
                 file.write_all(&[0; 8])?;
-                file.write_all(&entries.to_be_bytes())
+                file.write_all(&entries.to_be_bytes())?;
+                let checksum = file.checksum;
+                file.write_all(&checksum.to_be_bytes())
             }
         }
     }
@@ -80,7 +115,7 @@ impl Form {
 
 /// The entries of a file, whose form is found by its first bytes.
 pub(super) struct Entries<R> {
-    file: R,
+    file: Summed<R>,
     form: Form,
     limits: Limits,
     read: u64,
@@ -113,8 +148,9 @@ impl<R: BufRead> Entries<R> {
     /// # Errors
     ///
     /// [`Failure::Usage`] when the file cannot be read or is of neither form.
-    pub(super) fn of(mut file: R, limits: Limits) -> Result<Self, Failure> {
-        let first = file.fill_buf().map_err(unreadable)?;
+    pub(super) fn of(file: R, limits: Limits) -> Result<Self, Failure> {
+        let mut file = Summed::new(file);
+        let first = file.file.fill_buf().map_err(unreadable)?;
         let form = if first.first() == MAGIC.first() {
             let mut magic = [0; MAGIC.len()];
             file.read_exact(&mut magic).map_err(unreadable)?;
@@ -155,7 +191,7 @@ impl<R: BufRead> Entries<R> {
         let bytes_max = self.limits.key_bytes_max + self.limits.value_bytes_max;
         let line_max = JSON_LINE_BYTES + JSON_BYTES_OF_ONE * bytes_max;
         let mut line = Vec::new();
-        let mut file = (&mut self.file).take(line_max);
+        let mut file = (&mut self.file.file).take(line_max);
         let read = file.read_until(b'\n', &mut line);
         read.map_err(|error| format!("cannot be read: {error}"))?;
         if line.is_empty() {
@@ -172,15 +208,7 @@ impl<R: BufRead> Entries<R> {
         let key_length = u32::from_be_bytes(self.array()?);
         let value_length = u32::from_be_bytes(self.array()?);
         if (key_length, value_length) == (0, 0) {
-            let entries = u64::from_be_bytes(self.array()?);
-            return if entries == self.read {
-                Ok(None)
-            } else {
-                Err(format!(
-                    "{} entries were read, and the file has {entries}",
-                    self.read
-                ))
-            };
+            return self.check_end().map(|()| None);
         }
         self.check_lengths(key_length.into(), value_length.into())?;
         let mut entry = vec![0; key_length as usize + value_length as usize];
@@ -188,6 +216,31 @@ impl<R: BufRead> Entries<R> {
         let mut key = Bytes::from(entry);
         let value = key.split_off(key_length as usize);
         Ok(Some((key, value)))
+    }
+
+    fn check_end(&mut self) -> Result<(), String> {
+        let entries = u64::from_be_bytes(self.array()?);
+        let found = self.file.checksum;
+        let checksum = u32::from_be_bytes(self.array()?);
+        if entries != self.read {
+            let read = self.read;
+            return Err(format!(
+                "{read} entries were read, and the file has {entries}"
+            ));
+        }
+        if checksum != found {
+            return Err(
+                "the file ends here, and its checksum is wrong: an entry of it is damaged"
+                    .to_owned(),
+            );
+        }
+        let rest = self.file.file.fill_buf();
+        let rest = rest.map_err(|error| format!("cannot be read: {error}"))?;
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err("the file goes on behind its end".to_owned())
+        }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
@@ -252,14 +305,14 @@ mod tests {
     }
 
     fn written(form: Form, entries: &[Entry]) -> Vec<u8> {
-        let mut file = Vec::new();
+        let mut file = Summed::new(Vec::new());
         form.begin(&mut file).expect("memory");
         for (key, value) in entries {
             form.write(&mut file, key.clone(), value.clone())
                 .expect("memory");
         }
         form.end(&mut file, entries.len() as u64).expect("memory");
-        file
+        file.file
     }
 
     /// The entries before the end, and what is wrong with it.
@@ -302,6 +355,19 @@ mod tests {
         }
 
         #[test]
+        fn a_binary_file_with_another_byte_is_noticed(
+            entries in entries(),
+            place in any::<prop::sample::Index>(),
+            change in 1u8..,
+        ) {
+            let mut file = written(Form::Binary, &entries);
+            let place = place.index(file.len());
+            file[place] ^= change;
+            let (_, wrong) = read(&file);
+            prop_assert!(wrong.is_some());
+        }
+
+        #[test]
         fn whatever_is_in_a_file_is_read_or_refused(mut file in vec(any::<u8>(), 0..200), binary in any::<bool>()) {
             if binary {
                 file.splice(..0, *MAGIC);
@@ -341,12 +407,16 @@ mod tests {
         }
         let mut file = written(Form::Binary, &[("k".into(), "v".into())]);
         let length = file.len();
-        file[length - 1] = 2;
+        file[length - 5] = 2;
         let (_, found) = read(&file);
         assert!(
             found
                 .expect("refused")
                 .contains("1 entries were read, and the file has 2")
         );
+        file[length - 5] = 1;
+        let twice = [&file[..], &file[..]].concat();
+        let (_, found) = read(&twice);
+        assert!(found.expect("refused").contains("behind its end"));
     }
 }
