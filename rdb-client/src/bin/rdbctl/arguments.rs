@@ -1,12 +1,14 @@
 //! The command line: global options, and the subcommands that the other files define.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use rdb_client::Config;
 use tracing::level_filters::LevelFilter;
 
@@ -77,7 +79,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct GlobalArguments {
     /// Addresses of the placement drivers
     #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_PD", value_name = "ADDR[,ADDR…]")]
@@ -134,6 +136,9 @@ pub(crate) enum Command {
     Health,
     /// Show the state of the cluster on one screen, what is wrong with it, and what to do
     Status(StatusArguments),
+    /// Type commands one after the other, over one connection
+    #[command(after_help = crate::shell::AFTER_HELP)]
+    Shell,
     /// Print completions for a shell
     #[command(after_help = crate::shell_support::COMPLETIONS_AFTER_HELP)]
     Completions(CompletionsArguments),
@@ -142,7 +147,41 @@ pub(crate) enum Command {
     Manual(ManualArguments),
 }
 
+impl Arguments {
+    /// Parses a line that was typed where the global options `outer` hold already. Those on the line go before them.
+    pub(crate) fn parse_within(
+        line: impl IntoIterator<Item = OsString>,
+        outer: &GlobalArguments,
+    ) -> Result<Self, clap::Error> {
+        let name = OsString::from("rdbctl");
+        let line = std::iter::once(name).chain(line);
+        let matches = Self::command().try_get_matches_from(line)?;
+        let mut arguments = Self::from_arg_matches(&matches)?;
+        arguments.global.complete(&matches, outer);
+        Ok(arguments)
+    }
+}
+
 impl GlobalArguments {
+    /// Takes what was not typed from `outer`.
+    fn complete(&mut self, typed: &ArgMatches, outer: &Self) {
+        let is_typed = |name| typed.value_source(name) == Some(ValueSource::CommandLine);
+        if !is_typed("pd") {
+            self.pd.clone_from(&outer.pd);
+        }
+        if !is_typed("timeout") {
+            self.timeout = outer.timeout;
+        }
+        if !is_typed("output") {
+            self.output = outer.output;
+        }
+        if !is_typed("key_encoding") {
+            self.key_encoding = outer.key_encoding;
+        }
+        // What is logged was decided at the start of the process.
+        self.log_level = outer.log_level;
+    }
+
     /// How long a connection may take to be made: longer than by default for who has more time.
     pub(crate) fn connect_timeout(&self) -> Duration {
         let patience = Config::default().connect_timeout.max(self.timeout / 3);
@@ -198,8 +237,6 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Arguments, clap::Error> {
@@ -221,6 +258,27 @@ mod tests {
             assert_eq!(global.pd, ["a:1", "b:2"], "{line}");
             assert_eq!(global.timeout, Duration::from_secs(2), "{line}");
             assert_eq!(global.output, Format::Json, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_typed_in_a_shell_goes_before_the_options_that_it_was_started_with() {
+        let outer = parse("rdbctl --pd a:1,b:2 --timeout 2s --key-encoding hex shell");
+        let outer = outer.expect("usage").global;
+        let parse = |line: &str| {
+            let words = line.split(' ').map(OsString::from);
+            Arguments::parse_within(words, &outer).expect(line).global
+        };
+        let global = parse("health");
+        assert_eq!(global.pd, ["a:1", "b:2"]);
+        assert_eq!(global.timeout, Duration::from_secs(2));
+        assert_eq!(global.output, Format::Text);
+        assert_eq!(global.key_encoding, KeyEncoding::Hex);
+        for line in ["-o json --pd c:1 health", "health --pd c:1 -o json"] {
+            let global = parse(line);
+            assert_eq!(global.pd, ["c:1"], "{line}");
+            assert_eq!(global.output, Format::Json, "{line}");
+            assert_eq!(global.timeout, Duration::from_secs(2), "{line}");
         }
     }
 

@@ -153,7 +153,7 @@ async fn on_runtime(
         Command::Operator(command) => operator::run(command, session, output).await,
         Command::Health => health::run(session, output).await,
         Command::Status(arguments) => status::run(&arguments, session, output).await,
-        Command::Bench(_) | Command::Completions(_) | Command::Manual(_) => Ok(()),
+        Command::Bench(_) | Command::Completions(_) | Command::Manual(_) | Command::Shell => Ok(()),
     }
 }
 

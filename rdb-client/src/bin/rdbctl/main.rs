@@ -1,6 +1,6 @@
 //! `rdbctl`: FlareDB from the command line, on the client library alone.
 //!
-//! `arguments` is what can be typed, `executor` runs it: one file per subcommand does it. `output` prints
+//! `arguments` is what can be typed, `executor` runs it, here or in the `shell`: one file per subcommand does it. `output` prints
 //! what came of it, `failure` turns what went wrong into a message and an exit code.
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod playground;
 mod raw;
 mod region;
 mod session;
+mod shell;
 mod shell_support;
 mod status;
 mod store;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
-use arguments::Arguments;
+use arguments::{Arguments, Command};
 use executor::Executor;
 use failure::Failure;
 use output::{Format, Output};
@@ -54,6 +55,9 @@ fn main() -> ExitCode {
     let is_terminal = std::io::stdout().is_terminal();
     let mut output = Output::new(global.output, global.key_encoding, is_terminal, &mut stdout);
 
+    if let Command::Shell = command {
+        return shell::run(&global, &mut output);
+    }
     let executed =
         Executor::new(false).and_then(|executor| executor.execute(command, &global, &mut output));
     match executed.and_then(|()| output.flush()) {

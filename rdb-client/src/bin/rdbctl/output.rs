@@ -66,6 +66,16 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// The same output, of one command that has its own format.
+    pub(crate) fn formatted(&mut self, format: Format, keys: KeyEncoding) -> Output<'_> {
+        Output {
+            format,
+            keys,
+            is_terminal: self.is_terminal,
+            writer: &mut *self.writer,
+        }
+    }
+
     /// Says that a write was done, when there is nothing else to say.
     pub(crate) fn done(&mut self) -> Result<(), Failure> {
         match self.format {

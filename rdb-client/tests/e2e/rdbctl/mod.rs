@@ -7,6 +7,7 @@ mod output;
 mod playground;
 mod processes;
 mod regions;
+mod shell;
 mod shell_support;
 mod status;
 mod transfer;

@@ -1,0 +1,211 @@
+//! Commands one after the other, from a script and from a terminal.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+
+use super::{CONFLICT, DONE, NOT_FOUND, Rdbctl, USAGE, assert_exit, errors};
+use crate::harness::{Cluster, binary, found};
+
+#[tokio::test]
+async fn a_script_runs_to_its_end_and_its_exit_code_is_that_of_the_first_failure() {
+    let cluster = Cluster::start().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    let well = b"\
+# a comment
+rdbctl raw put k 'two words'
+
+raw get k -o json
+cas put k v --expect 0
+raw put last - --timeout 1m
+the value of last
+";
+    let ran = rdbctl.run_with_input(["shell"], well).await;
+    assert_exit(&ran, DONE, "all commands succeed");
+    assert_eq!(
+        String::from_utf8_lossy(&ran.stdout),
+        "OK\n{\"key\":\"k\",\"value\":\"two words\"}\n1\nOK\n"
+    );
+    let got = rdbctl.run(["raw", "get", "last"]).await;
+    assert_eq!(
+        got.stdout, b"the value of last\n",
+        "what follows is read by the command"
+    );
+
+    for (script, code, told) in [
+        (
+            "raw get none\ncas put k w --expect 7\nraw get k",
+            NOT_FOUND,
+            "not found: none",
+        ),
+        (
+            "cas put k w --expect 7\nraw get none\n",
+            CONFLICT,
+            "conflict",
+        ),
+        ("raw git k\nraw get none\n", USAGE, "git"),
+        ("raw put k 'v\n", USAGE, "a quote is not closed"),
+        ("shell\n", USAGE, "not in a shell"),
+        ("\\what\n", USAGE, "\\timing"),
+    ] {
+        let ran = rdbctl.run_with_input(["shell"], script.as_bytes()).await;
+        assert_exit(&ran, code, script);
+        assert!(errors(&ran).contains(told), "{script}: {}", errors(&ran));
+    }
+    let script = b"raw get none\nraw get k\n";
+    let ran = rdbctl.run_with_input(["shell"], script).await;
+    assert_eq!(
+        ran.stdout, b"two words",
+        "the commands behind a failure run"
+    );
+    let script = b"raw get k\n\\q\nraw get none\n";
+    let ran = rdbctl.run_with_input(["shell"], script).await;
+    assert_exit(&ran, DONE, "it ended before");
+}
+
+#[tokio::test]
+async fn help_and_timing_are_no_failures_and_options_hold_for_all_lines() {
+    let cluster = Cluster::start().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    let script =
+        b"help raw put\n\\help\nraw put 6b v\nraw get 6b\nraw get k --key-encoding text -o text\n";
+    let line = ["shell", "-o", "json", "--key-encoding", "hex"];
+    let ran = rdbctl.run_with_input(line, script).await;
+    assert_exit(&ran, DONE, "help is none");
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(text.contains("picture.png"), "{text}");
+    assert!(text.contains("XDG_STATE_HOME"), "{text}");
+    let answers = "{\"ok\":true}\n{\"key\":\"k\",\"value\":\"v\"}\nv";
+    assert!(text.ends_with(answers), "{text}");
+
+    let script = b"\\timing\ntso\n\\timing\ntso\n";
+    let ran = rdbctl.run_with_input(["shell"], script).await;
+    assert_eq!(ran.status.code(), Some(DONE));
+    let told = errors(&ran);
+    assert!(
+        told.starts_with("time: ") && told.ends_with(" ms\n"),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+/// A shell in a terminal. Dropping it kills the terminal, and with that the shell.
+struct Terminal {
+    process: Child,
+    keys: ChildStdin,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn open(cluster: &Cluster, state: &TempDir) -> Self {
+        let mut process = Command::new("script")
+            .args([
+                "-qec",
+                &format!("'{}' shell", binary("rdbctl").display()),
+                "/dev/null",
+            ])
+            .env("RDBCTL_PD", cluster.pd.address())
+            .env("XDG_STATE_HOME", state.path())
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("util-linux has it");
+        let mut stdout = process.stdout.take().expect("it is piped");
+        let keys = process.stdin.take().expect("it is piped");
+        let shown = Arc::<Mutex<Vec<u8>>>::default();
+        let screen = Arc::clone(&shown);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            while let Ok(length @ 1..) = stdout.read(&mut bytes) {
+                let mut screen = screen.lock().expect("no panic");
+                screen.extend_from_slice(&bytes[..length]);
+            }
+        });
+        Self {
+            process,
+            keys,
+            shown,
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("it runs");
+        self.keys.flush().expect("it runs");
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().expect("no panic")).into_owned()
+    }
+
+    async fn shows(&self, text: &str) {
+        found(text, async || self.shown().contains(text).then_some(())).await;
+    }
+
+    /// Waits until it reads a line for the `times`th time. What is typed before that, the terminal may throw away on Ctrl-C.
+    async fn reads(&self, times: usize) {
+        const BRACKETED_PASTE_BEGINS: &str = "\x1b[?2004h";
+        found(&format!("it reads line {times}"), async || {
+            let begun = self.shown().matches(BRACKETED_PASTE_BEGINS).count();
+            (begun >= times).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn in_a_terminal_ctrl_c_ends_the_command_and_not_the_shell_and_lines_are_remembered() {
+    let cluster = Cluster::start().await;
+    let state = TempDir::new().expect("the temporary directory can be written");
+    let mut terminal = Terminal::open(&cluster, &state);
+    terminal.reads(1).await;
+    terminal.shows("rdbctl> ").await;
+    terminal.press("raw put k v\r");
+    terminal.reads(2).await;
+    terminal.shows("OK").await;
+    // The tabulator completes the subcommand.
+    terminal.press("store li\t\r");
+    terminal.reads(3).await;
+    terminal.shows("HEARTBEAT").await;
+    cluster.store.pause();
+    terminal.press("raw get k --timeout 1h\r");
+    found("it is interrupted", async || {
+        // Where it comes too early, it is a key that clears the line.
+        terminal.press("\x03");
+        terminal
+            .shown()
+            .contains("error: interrupted")
+            .then_some(())
+    })
+    .await;
+    cluster.store.resume();
+    found("it goes on", async || {
+        // What is read together with a Ctrl-C that came late is thrown away.
+        terminal.press("raw get k -o json --timeout 5m\r");
+        let value = r#"{"key":"k","value":"v"}"#;
+        terminal.shown().contains(value).then_some(())
+    })
+    .await;
+    // What fails in front of somebody is no failure of the shell.
+    terminal.press("\\q\r");
+    let ended = found("it ends", async || {
+        terminal.process.try_wait().expect("a child can be asked")
+    });
+    assert_eq!(ended.await.code(), Some(DONE), "{}", terminal.shown());
+    let history = state.path().join("rdbctl/history");
+    let history = fs::read_to_string(history).expect("it is kept");
+    for line in ["raw put k v", "store list", "raw get k --timeout 1h"] {
+        assert!(history.contains(line), "{line}: {history}");
+    }
+}
