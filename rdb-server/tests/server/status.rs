@@ -16,8 +16,11 @@ use serde_json::Value;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{
-    Cluster, HttpAnswer, Metrics, Node, connect, found, guarded, http_get, skipped,
+    Cluster, HttpAnswer, Metrics, Node, connect, found, guarded, http_get, http_get_as, skipped,
 };
+
+/// What a scraper accepts that knows only the older text form.
+const OLDER_FORM: &str = "text/plain;version=0.0.4";
 
 /// A cluster whose processes have status pages, and where those are.
 struct Shown {
@@ -537,6 +540,22 @@ async fn every_metric_has_help_and_a_name_by_the_conventions_and_is_documented()
     assert_eq!(names, documented, "docs/monitoring.md has them all");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scraper_that_takes_the_older_form_only_gets_it() {
+    let shown = Shown::start().await;
+    for address in [&shown.pd, &shown.store] {
+        let older = http_get_as(address, "/metrics", OLDER_FORM).await;
+        assert_eq!(older.status, 200);
+        let kind = "content-type: text/plain; version=0.0.4; charset=utf-8";
+        assert!(older.head.contains(kind), "{}", older.head);
+        let described = "# TYPE flaredb_connections_accepted_total counter\n";
+        assert!(older.body.contains(described), "{}", older.body);
+        for absent in ["# UNIT", "# EOF"] {
+            assert!(!older.body.contains(absent), "{}", older.body);
+        }
+    }
+}
+
 /// See <https://prometheus.io/docs/practices/naming/>.
 fn check_conventions(metrics: &Metrics) {
     for (name, kind) in metrics.names() {
@@ -582,7 +601,7 @@ async fn promtool_has_nothing_to_object_to() {
     let client = shown.cluster.client().await;
     client.raw_put("k", "v").await.expect("put");
     for address in [&shown.pd, &shown.store] {
-        let text = older_form(&Metrics::of(address).await);
+        let text = http_get_as(address, "/metrics", OLDER_FORM).await.body;
         let judged = guarded("promtool judges", async {
             tokio::task::spawn_blocking(move || promtool(&text)).await
         });
@@ -605,26 +624,4 @@ fn promtool(text: &str) {
     let told = [judged.stdout, judged.stderr].concat();
     let told = String::from_utf8_lossy(&told);
     assert!(judged.status.success(), "{told}\n{text}");
-}
-
-/// There a counter is described under the name of its samples, and facts are gauges.
-fn older_form(metrics: &Metrics) -> String {
-    let mut text = String::new();
-    let names = metrics.names();
-    for line in metrics.text.lines() {
-        let described = ["# HELP ", "# TYPE "].into_iter().find_map(|keyword| {
-            let (name, rest) = line.strip_prefix(keyword)?.split_once(' ')?;
-            let suffix = ["_total", "_info"]
-                .into_iter()
-                .find(|suffix| names.contains_key(&format!("{name}{suffix}")));
-            let rest = if rest == "info" { "gauge" } else { rest };
-            Some(format!("{keyword}{name}{} {rest}", suffix.unwrap_or("")))
-        });
-        if line.starts_with("# UNIT ") || line == "# EOF" {
-            continue;
-        }
-        text.push_str(described.as_deref().unwrap_or(line));
-        text.push('\n');
-    }
-    text
 }

@@ -33,8 +33,13 @@ impl HttpAnswer {
 
 /// Asks for a page.
 pub(crate) async fn http_get(address: &str, path: &str) -> HttpAnswer {
+    http_get_as(address, path, "*/*").await
+}
+
+/// Asks for a page in a form that `accept` takes.
+pub(crate) async fn http_get_as(address: &str, path: &str, accept: &str) -> HttpAnswer {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept: {accept}\r\n\r\n");
     let sent = stream.write_all(request.as_bytes()).await;
     sent.expect("it takes requests");
     HttpAnswer::read(&mut stream).await

@@ -23,7 +23,7 @@ pub(crate) use call_path::{CallPath, over_both_paths};
 pub(crate) use cluster::Cluster;
 pub(crate) use directory::{copy_directory, damage_largest_table};
 #[allow(unused_imports, reason = "not every suite looks at status pages")]
-pub(crate) use http::{HttpAnswer, Metrics, http_get};
+pub(crate) use http::{HttpAnswer, Metrics, http_get, http_get_as};
 pub(crate) use lossy_line::LossyLine;
 pub(crate) use node::{Node, connect, connect_when_listening};
 #[allow(unused_imports, reason = "the fault suite makes networks by it")]

@@ -1,4 +1,4 @@
-//! Metrics in the text form of OpenMetrics, each under the name by which it is asked for.
+//! Metrics in the text form of OpenMetrics, each under the name by which it is asked for; and the older text form, made of that.
 
 use std::fmt;
 
@@ -171,6 +171,37 @@ pub(super) fn text(
     Ok(text)
 }
 
+/// The same metrics in the older text form of Prometheus, version 0.0.4. There a counter is described under the name of its samples,
+/// facts are gauges, and a unit is a part of the name only.
+pub(super) fn older_form(text: &str) -> String {
+    let mut older = String::with_capacity(text.len());
+    let mut help = None;
+    for line in text.lines() {
+        if let Some((_, told)) = described(line, "# HELP ") {
+            help = Some(told);
+        } else if let Some((name, kind)) = described(line, "# TYPE ") {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            if let Some(help) = help.take() {
+                older.push_str(&format!("# HELP {name}{suffix} {help}\n"));
+            }
+            older.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with("# ") {
+            older.push_str(line);
+            older.push('\n');
+        }
+    }
+    older
+}
+
+/// The name, and what a line that begins with `keyword` says of it.
+fn described<'l>(line: &'l str, keyword: &str) -> Option<(&'l str, &'l str)> {
+    line.strip_prefix(keyword)?.split_once(' ')
+}
+
 struct Written<F>(F);
 
 impl<F> fmt::Debug for Written<F> {
@@ -237,6 +268,27 @@ f_build_info{version=\"1\"} 1
 # EOF
 ";
         assert_eq!(written.as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn in_the_older_form_counters_are_described_by_the_names_of_their_samples() {
+        let written = text(|exposition| {
+            exposition.counter("a_total", "Counts.", 3)?;
+            exposition.gauge("d_bytes", "Is.", 7.0)?;
+            exposition.info("f_build_info", "Is.", &[("version", "1")])
+        });
+        let expected = "\
+# HELP a_total Counts.
+# TYPE a_total counter
+a_total 3
+# HELP d_bytes Is.
+# TYPE d_bytes gauge
+d_bytes 7
+# HELP f_build_info Is.
+# TYPE f_build_info gauge
+f_build_info{version=\"1\"} 1
+";
+        assert_eq!(older_form(&written.expect("a string takes all")), expected);
     }
 
     #[test]

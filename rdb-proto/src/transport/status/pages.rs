@@ -7,19 +7,24 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::Exposition;
-use super::exposition::text;
+use super::exposition::{older_form, text};
 use super::process_metrics::{self, ProcessMetrics};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+const OLDER_METRICS: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 const PATHS: &str = "\
 /metrics  figures for Prometheus, as OpenMetrics
@@ -53,7 +58,7 @@ pub(super) type Answer = Response<Full<Bytes>>;
 /// What is answered to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Page {
-    Metrics,
+    Metrics(MetricsForm),
     Health,
     Readiness,
     Status,
@@ -66,6 +71,36 @@ pub(super) enum Page {
     HasBody,
 }
 
+/// How metrics are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MetricsForm {
+    OpenMetrics,
+    /// The older text form of Prometheus.
+    Older,
+}
+
+impl MetricsForm {
+    /// The older one is for who asks for plain text and does not take OpenMetrics. A preference between both is not looked at.
+    fn accepted_by<B>(request: &Request<B>) -> Self {
+        let accepted = request.headers().get_all(ACCEPT).iter();
+        let accepted = accepted.filter_map(|accepted| accepted.to_str().ok());
+        let ranges = accepted.flat_map(|accepted| accepted.split(','));
+        let mut is_plain = false;
+        for range in ranges {
+            let named = range.split(';').next().unwrap_or_default().trim();
+            if named.eq_ignore_ascii_case("application/openmetrics-text") {
+                return Self::OpenMetrics;
+            }
+            is_plain |= named.eq_ignore_ascii_case("text/plain");
+        }
+        if is_plain {
+            Self::Older
+        } else {
+            Self::OpenMetrics
+        }
+    }
+}
+
 impl Page {
     /// The answer to a request, of which a body is not read.
     pub(super) fn asked_for<B: Body>(request: &Request<B>) -> Self {
@@ -76,7 +111,7 @@ impl Page {
             return Self::HasBody;
         }
         match request.uri().path() {
-            "/metrics" => Self::Metrics,
+            "/metrics" => Self::Metrics(MetricsForm::accepted_by(request)),
             "/health" => Self::Health,
             "/ready" => Self::Readiness,
             "/status" => Self::Status,
@@ -118,7 +153,7 @@ impl Pages {
 
     pub(super) async fn show(&self, page: Page) -> Answer {
         match page {
-            Page::Metrics => self.metrics().await,
+            Page::Metrics(form) => self.metrics(form).await,
             Page::Health => judged("serving", "not serving", self.source.health()),
             Page::Readiness => judged("ready", "not ready", self.source.readiness()),
             Page::Status => response(StatusCode::OK, JSON, self.status()),
@@ -141,7 +176,7 @@ impl Pages {
         }
     }
 
-    async fn metrics(&self) -> Answer {
+    async fn metrics(&self, form: MetricsForm) -> Answer {
         let _writing = self.writing.lock().await;
         let (process, source) = (self.process.clone(), Arc::clone(&self.source));
         let written = text(move |exposition| {
@@ -149,7 +184,10 @@ impl Pages {
             source.write_metrics(exposition)
         });
         match written {
-            Ok(written) => response(StatusCode::OK, OPEN_METRICS, written),
+            Ok(written) => match form {
+                MetricsForm::OpenMetrics => response(StatusCode::OK, OPEN_METRICS, written),
+                MetricsForm::Older => response(StatusCode::OK, OLDER_METRICS, older_form(&written)),
+            },
             Err(fmt::Error) => {
                 let told = "the metrics cannot be written\n".to_owned();
                 response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, told)
@@ -263,6 +301,29 @@ mod tests {
         assert!(written.contains("\nflaredb_pains_total 9\n"), "{written}");
         assert!(written.contains("\nflaredb_build_info{"), "{written}");
         assert!(written.ends_with("# EOF\n"), "{written}");
+    }
+
+    #[test]
+    fn who_takes_plain_text_only_gets_the_older_form() {
+        const PROMETHEUS: &str = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+        for (accepted, form) in [
+            (None, MetricsForm::OpenMetrics),
+            (Some("*/*"), MetricsForm::OpenMetrics),
+            (Some(PROMETHEUS), MetricsForm::OpenMetrics),
+            (Some("text/plain; version=0.0.4"), MetricsForm::Older),
+            (
+                Some("text/html, Text/Plain;version=0.0.4, */*;q=0.1"),
+                MetricsForm::Older,
+            ),
+        ] {
+            let mut request = Request::get("/metrics");
+            if let Some(accepted) = accepted {
+                request = request.header(ACCEPT, accepted);
+            }
+            let request = request.body(Full::new(Bytes::new())).expect("a request");
+            let page = Page::asked_for(&request);
+            assert_eq!(page, Page::Metrics(form), "{accepted:?}");
+        }
     }
 
     #[tokio::test]
