@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rdb_proto::figures::Counter;
+use rdb_proto::slow_log::SlowLog;
 use rdb_proto::transport::HealthHandle;
 use rdb_proto::transport::status::{Exposition, Labels, Source, TransportMetrics};
 use rdb_storage::Storage;
@@ -23,6 +24,18 @@ use crate::tso::TsoPosition;
 pub(crate) struct Figures {
     pub(crate) registrations: Answers,
     pub(crate) heartbeats: Answers,
+    /// Calls, and requests for timestamps on streams.
+    pub(crate) slow: SlowLog,
+}
+
+impl Figures {
+    /// Figures whose slow calls are counted by `slow`, and told of.
+    pub(crate) fn told_by(slow: SlowLog) -> Self {
+        Self {
+            slow,
+            ..Self::default()
+        }
+    }
 }
 
 /// Requests by how they were answered.
@@ -192,6 +205,11 @@ impl PdSource {
     }
 
     fn write_cluster(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        exposition.counter(
+            "flaredb_slow_calls_total",
+            "Calls, and requests for timestamps, that took --slow-log-ms or longer. The log tells of one a second.",
+            self.figures.slow.count(),
+        )?;
         self.figures.registrations.write_to(
             "flaredb_registrations_total",
             "Registrations of stores, by how they were answered. Each start of a store registers twice.",

@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rdb_proto::pdpb::pd_server::PdServer;
+use rdb_proto::slow_log::SlowLog;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
-use rdb_proto::transport::{HealthHandle, Services, health, raise_open_files_limit, serve};
+use rdb_proto::transport::{
+    HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
+};
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -53,7 +56,13 @@ impl Pd {
         if let Some(advice) = config.advice() {
             tracing::warn!("{advice}");
         }
-        let serve_options = config.serve.options()?;
+        let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
+        let figures = Arc::new(Figures::told_by(slow));
+        let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(&figures);
+        let serve_options = ServeOptions {
+            unserved: Some(unserved),
+            ..config.serve.options()?
+        };
         raise_open_files_limit(config.serve.connections_max);
         let Opened {
             storage,
@@ -81,7 +90,6 @@ impl Pd {
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let shown_health = health_handle.clone();
-        let figures = Arc::<Figures>::default();
         let source = PdSource {
             health: health_handle.clone(),
             drain: drain.clone(),

@@ -1,6 +1,7 @@
 //! `pdpb.Pd`: decode, check, delegate, answer.
 
 mod heartbeat;
+mod timed;
 mod tso_stream;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::heartbeat::checked_heartbeat;
+use self::timed::Timed;
 use self::tso_stream::TsoStream;
 use crate::cluster::{
     Cluster, ClusterError, Impossible, REGIONS_MAX, Refusal, Registration, Start,
@@ -60,13 +62,18 @@ impl Pd for PdService {
         &self,
         request: Request<GetTsoRequest>,
     ) -> Result<Response<GetTsoResponse>, Status> {
-        let count = checked_tso_count(request.get_ref())?;
-        let first = allocate(&self.allocator, count).await?;
-        Ok(Response::new(GetTsoResponse {
-            first,
-            count,
-            cluster_id: self.cluster.id(),
-        }))
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "GetTso");
+        let answering = async {
+            let count = checked_tso_count(request.get_ref())?;
+            let first = allocate(&self.allocator, count).await?;
+            Ok(Response::new(GetTsoResponse {
+                first,
+                count,
+                cluster_id: self.cluster.id(),
+            }))
+        };
+        timed.end(answering.await)
     }
 
     type TsoStream = TsoStream<Streaming<GetTsoRequest>>;
@@ -75,43 +82,54 @@ impl Pd for PdService {
         &self,
         request: Request<Streaming<GetTsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
-        let closing = CallBudget::of(&request).closing().clone();
+        let call = CallBudget::of(&request);
         let requests = request.into_inner();
         let allocator = Arc::clone(&self.allocator);
-        let cluster_id = self.cluster.id();
-        Ok(Response::new(TsoStream::new(
-            requests, allocator, cluster_id, closing,
-        )))
+        let (cluster_id, figures) = (self.cluster.id(), Arc::clone(&self.figures));
+        // The stream is open. Its requests are timed by themselves.
+        let opened = Timed::begin(&self.figures, &call, "Tso");
+        let stream = TsoStream::new(requests, allocator, cluster_id, call, figures);
+        opened.end(Ok(Response::new(stream)))
     }
 
     async fn register_store(
         &self,
         request: Request<RegisterStoreRequest>,
     ) -> Result<Response<RegisterStoreResponse>, Status> {
-        let request = request.into_inner();
-        let kept = request.kept_incarnation;
-        let registration = Registration {
-            start: checked_start(
-                request.address,
-                request.store_id,
-                request.cluster_id,
-                request.incarnation,
-            )?,
-            kept_incarnation: (kept != 0).then_some(kept),
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "RegisterStore");
+        let answering = async {
+            let request = request.into_inner();
+            let kept = request.kept_incarnation;
+            let registration = Registration {
+                start: checked_start(
+                    request.address,
+                    request.store_id,
+                    request.cluster_id,
+                    request.incarnation,
+                )?,
+                kept_incarnation: (kept != 0).then_some(kept),
+            };
+            let registered = self.cluster.register(registration).await;
+            let registered = self.figures.registrations.note(registered);
+            Ok(Response::new(registered.map_err(cluster_fault)?))
         };
-        let registered = self.cluster.register(registration).await;
-        let registered = self.figures.registrations.note(registered);
-        Ok(Response::new(registered.map_err(cluster_fault)?))
+        timed.end(answering.await)
     }
 
     async fn store_heartbeat(
         &self,
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
-        let heartbeat = checked_heartbeat(request.into_inner())?;
-        let answer = self.cluster.heartbeat(heartbeat).await;
-        let answer = self.figures.heartbeats.note(answer);
-        Ok(Response::new(answer.map_err(cluster_fault)?))
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "StoreHeartbeat");
+        let answering = async {
+            let heartbeat = checked_heartbeat(request.into_inner())?;
+            let answer = self.cluster.heartbeat(heartbeat).await;
+            let answer = self.figures.heartbeats.note(answer);
+            Ok(Response::new(answer.map_err(cluster_fault)?))
+        };
+        timed.end(answering.await)
     }
 
     async fn get_stores(
@@ -119,20 +137,29 @@ impl Pd for PdService {
         request: Request<GetStoresRequest>,
     ) -> Result<Response<GetStoresResponse>, Status> {
         let call = CallBudget::of(&request);
-        let stores = || GetStoresResponse {
-            stores: self.cluster.stores(),
+        let timed = Timed::begin(&self.figures, &call, "GetStores");
+        let answering = async {
+            let stores = || GetStoresResponse {
+                stores: self.cluster.stores(),
+            };
+            answer_with_room(&call, self.cluster.stores_bytes_max(), stores).await
         };
-        answer_with_room(&call, self.cluster.stores_bytes_max(), stores).await
+        timed.end(answering.await)
     }
 
     async fn get_region(
         &self,
         request: Request<GetRegionRequest>,
     ) -> Result<Response<GetRegionResponse>, Status> {
-        let key = request.into_inner().key;
-        check_bound("key", &key)?;
-        let route = self.cluster.region(&key);
-        Ok(Response::new(GetRegionResponse { route }))
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "GetRegion");
+        let answering = async {
+            let key = request.into_inner().key;
+            check_bound("key", &key)?;
+            let route = self.cluster.region(&key);
+            Ok(Response::new(GetRegionResponse { route }))
+        };
+        timed.end(answering.await)
     }
 
     async fn scan_regions(
@@ -140,89 +167,111 @@ impl Pd for PdService {
         request: Request<ScanRegionsRequest>,
     ) -> Result<Response<ScanRegionsResponse>, Status> {
         let call = CallBudget::of(&request);
-        let ScanRegionsRequest {
-            start_key,
-            end_key,
-            limit,
-        } = request.into_inner();
-        check_bound("start_key", &start_key)?;
-        check_bound("end_key", &end_key)?;
-        if !end_key.is_empty() && end_key < start_key {
-            let cause = "end_key is below start_key";
-            return Err(Fault::invalid_argument("end_key", None, cause).into());
-        }
-        let limit = checked_count("limit", limit, REGIONS_MAX, REGIONS_MAX)?;
-        let limit = limit as usize;
-        let routes = || ScanRegionsResponse {
-            routes: self.cluster.regions(&start_key, &end_key, limit),
+        let timed = Timed::begin(&self.figures, &call, "ScanRegions");
+        let answering = async {
+            let ScanRegionsRequest {
+                start_key,
+                end_key,
+                limit,
+            } = request.into_inner();
+            check_bound("start_key", &start_key)?;
+            check_bound("end_key", &end_key)?;
+            if !end_key.is_empty() && end_key < start_key {
+                let cause = "end_key is below start_key";
+                return Err(Fault::invalid_argument("end_key", None, cause).into());
+            }
+            let limit = checked_count("limit", limit, REGIONS_MAX, REGIONS_MAX)?;
+            let limit = limit as usize;
+            let routes = || ScanRegionsResponse {
+                routes: self.cluster.regions(&start_key, &end_key, limit),
+            };
+            answer_with_room(&call, self.cluster.regions_bytes_max(limit), routes).await
         };
-        answer_with_room(&call, self.cluster.regions_bytes_max(limit), routes).await
+        timed.end(answering.await)
     }
 
     async fn remove_store(
         &self,
         request: Request<RemoveStoreRequest>,
     ) -> Result<Response<RemoveStoreResponse>, Status> {
-        let RemoveStoreRequest { store_id, cancel } = request.into_inner();
-        check_id("store_id", store_id)?;
-        let changed = self.cluster.change_leaving(store_id, !cancel).await;
-        Ok(Response::new(changed.map_err(cluster_fault)?))
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "RemoveStore");
+        let answering = async {
+            let RemoveStoreRequest { store_id, cancel } = request.into_inner();
+            check_id("store_id", store_id)?;
+            let changed = self.cluster.change_leaving(store_id, !cancel).await;
+            Ok(Response::new(changed.map_err(cluster_fault)?))
+        };
+        timed.end(answering.await)
     }
 
     async fn add_operator(
         &self,
         request: Request<AddOperatorRequest>,
     ) -> Result<Response<AddOperatorResponse>, Status> {
-        let AddOperatorRequest {
-            region_id,
-            add_store_id,
-            remove_store_id,
-        } = request.into_inner();
-        check_id("region_id", region_id)?;
-        if add_store_id == remove_store_id {
-            let cause = if add_store_id == 0 {
-                "no store is named; one is to get a replica, or to lose its own".to_owned()
-            } else {
-                format!("store {add_store_id} is to get a replica and to lose it")
-            };
-            return Err(Fault::invalid_argument("remove_store_id", None, cause).into());
-        }
-        let named = |store_id| (store_id != 0).then_some(store_id);
-        let added =
-            self.cluster
-                .add_operator(region_id, named(add_store_id), named(remove_store_id));
-        let operator = Some(added.map_err(|error| cluster_fault(error.into()))?);
-        Ok(Response::new(AddOperatorResponse { operator }))
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "AddOperator");
+        let answering = async {
+            let AddOperatorRequest {
+                region_id,
+                add_store_id,
+                remove_store_id,
+            } = request.into_inner();
+            check_id("region_id", region_id)?;
+            if add_store_id == remove_store_id {
+                let cause = if add_store_id == 0 {
+                    "no store is named; one is to get a replica, or to lose its own".to_owned()
+                } else {
+                    format!("store {add_store_id} is to get a replica and to lose it")
+                };
+                return Err(Fault::invalid_argument("remove_store_id", None, cause).into());
+            }
+            let named = |store_id| (store_id != 0).then_some(store_id);
+            let added =
+                self.cluster
+                    .add_operator(region_id, named(add_store_id), named(remove_store_id));
+            let operator = Some(added.map_err(|error| cluster_fault(error.into()))?);
+            Ok(Response::new(AddOperatorResponse { operator }))
+        };
+        timed.end(answering.await)
     }
 
     async fn get_operators(
         &self,
-        _: Request<GetOperatorsRequest>,
+        request: Request<GetOperatorsRequest>,
     ) -> Result<Response<GetOperatorsResponse>, Status> {
+        let timed = Timed::begin(&self.figures, &CallBudget::of(&request), "GetOperators");
         let operators = self.cluster.operators();
-        Ok(Response::new(GetOperatorsResponse { operators }))
+        timed.end(Ok(Response::new(GetOperatorsResponse { operators })))
     }
 
     async fn cancel_operator(
         &self,
         request: Request<CancelOperatorRequest>,
     ) -> Result<Response<CancelOperatorResponse>, Status> {
-        let region_id = request.into_inner().region_id;
-        check_id("region_id", region_id)?;
-        let cancelled = self.cluster.cancel_operator(region_id);
-        let operator = Some(cancelled.map_err(|error| cluster_fault(error.into()))?);
-        Ok(Response::new(CancelOperatorResponse { operator }))
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "CancelOperator");
+        let answering = async {
+            let region_id = request.into_inner().region_id;
+            check_id("region_id", region_id)?;
+            let cancelled = self.cluster.cancel_operator(region_id);
+            let operator = Some(cancelled.map_err(|error| cluster_fault(error.into()))?);
+            Ok(Response::new(CancelOperatorResponse { operator }))
+        };
+        timed.end(answering.await)
     }
 
     async fn get_cluster_info(
         &self,
-        _: Request<GetClusterInfoRequest>,
+        request: Request<GetClusterInfoRequest>,
     ) -> Result<Response<GetClusterInfoResponse>, Status> {
-        Ok(Response::new(GetClusterInfoResponse {
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "GetClusterInfo");
+        timed.end(Ok(Response::new(GetClusterInfoResponse {
             cluster_id: self.cluster.id(),
             limits: Some(advertised_limits()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-        }))
+        })))
     }
 }
 
@@ -232,8 +281,14 @@ async fn answer_with_room<T>(
     bytes_max: usize,
     list: impl FnOnce() -> T,
 ) -> Result<Response<T>, Status> {
-    let room = call.bytes_in_flight().reserve(bytes_max, ADMISSION_WAIT);
-    let reserved = room.await;
+    let budgets = call.bytes_in_flight();
+    let reserved = match budgets.try_reserve(bytes_max) {
+        Some(room) => Ok(room),
+        None => {
+            let _wait = call.waited().begin();
+            budgets.reserve(bytes_max, ADMISSION_WAIT).await
+        }
+    };
     let busy = |busy: Busy| {
         Fault::new(Code::ResourceExhausted, busy.to_string()).with_fate(Fate::NotApplied)
     };

@@ -15,8 +15,10 @@ pub mod error;
 pub mod figures;
 mod message_header;
 pub mod point;
+pub mod rare_line;
 pub mod region;
 pub mod response;
+pub mod slow_log;
 pub mod transport;
 
 /// Shared types: stores, regions, request contexts, limits.

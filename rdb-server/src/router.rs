@@ -75,6 +75,12 @@ impl Router {
         }
     }
 
+    /// The same with figures whose slow commands are told of.
+    pub(crate) fn noting_in(self, figures: Figures) -> Self {
+        let figures = Arc::new(figures);
+        Self { figures, ..self }
+    }
+
     /// What is noted of the commands that come through it.
     pub(crate) fn figures(&self) -> &Arc<Figures> {
         &self.figures

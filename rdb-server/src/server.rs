@@ -8,11 +8,12 @@ use rdb_proto::adminpb::region_admin_server::RegionAdminServer;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
+use rdb_proto::slow_log::SlowLog;
 use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
 use rdb_proto::transport::{
-    HealthHandle, ServeOptions, Services, health, raise_open_files_limit, serve,
+    HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
 };
 use rdb_raft::group::{GroupState, Leader};
 use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall};
@@ -24,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
-use crate::metrics::StoreSource;
+use crate::metrics::{Figures, StoreSource};
 use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
 use crate::router::Router;
@@ -55,7 +56,12 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.validate()?;
         let handed_over = CancellationToken::new();
+        let drain = CancellationToken::new();
+        let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
+        let router = Router::new(drain.clone()).noting_in(Figures::told_by(slow));
+        let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(router.figures());
         let serve_options = ServeOptions {
+            unserved: Some(unserved),
             store_connections_max: STORE_CONNECTIONS_MAX,
             handed_over: Some(handed_over.clone()),
             ..config.serve.options().map_err(ConfigError::from)?
@@ -63,8 +69,6 @@ impl Server {
         raise_open_files_limit(config.serve.connections_max);
         let (directory, options) = (config.data_dir.clone(), config.storage_options());
         let storage = spawn_blocking(move || Storage::open(directory, options)).await??;
-        let drain = CancellationToken::new();
-        let router = Router::new(drain.clone());
         let regions = Arc::new(
             Regions::open(
                 storage.clone(),

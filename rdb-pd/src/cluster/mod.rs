@@ -20,7 +20,6 @@ mod leaving;
 mod listening;
 mod membership;
 mod operators;
-mod rare_line;
 mod record;
 mod refusal;
 mod regions;
@@ -40,12 +39,12 @@ use rdb_proto::pdpb::{
     HeldPeer, Operator, RegionStep, RegisterStoreResponse, RemoveStoreResponse,
     StoreHeartbeatResponse,
 };
+use rdb_proto::rare_line::RareLine;
 use rdb_storage::limits::{BATCH_ENTRIES_MAX, EMBEDDED_REGION_ID, KEY_BYTES_MAX};
 use rdb_storage::{Storage, Submission};
 use tokio::sync::{mpsc, oneshot};
 
 use self::membership::Led;
-use self::rare_line::RareLine;
 use self::registrar::{Answer, QUESTIONS_MAX, Question};
 use self::state::{Change, State};
 use self::steps::Wish;

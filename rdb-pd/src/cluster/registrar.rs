@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdb_proto::pdpb::{RegisterStoreResponse, RemoveStoreResponse};
+use rdb_proto::rare_line::RareLine;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::membership::Nameless;
-use super::rare_line::RareLine;
 use super::state::Change;
 use super::{ClusterError, Heartbeat, Refusal, Registration, Shared, Start};
 

@@ -17,10 +17,13 @@ use std::task::{Context, Poll, ready};
 
 use futures::{FutureExt, Stream, StreamExt};
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use rdb_proto::transport::CallBudget;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
+use super::timed::Timed;
 use super::{SystemAllocator, allocate, checked_tso_count};
+use crate::metrics::Figures;
 use crate::tso::COUNT_MAX;
 
 /// Most requests of one pass. A stream buffers at most their counts.
@@ -34,6 +37,8 @@ pub(crate) struct TsoStream<S> {
     allocator: Arc<SystemAllocator>,
     cluster_id: u64,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    call: Arc<CallBudget>,
+    figures: Arc<Figures>,
     /// How many timestamps each request of this pass wants.
     counts: VecDeque<u32>,
     /// The sum of the counts, at most [`COUNT_MAX`].
@@ -72,13 +77,16 @@ where
         requests: S,
         allocator: Arc<SystemAllocator>,
         cluster_id: u64,
-        closing: CancellationToken,
+        call: Arc<CallBudget>,
+        figures: Arc<Figures>,
     ) -> Self {
         Self {
             requests,
             allocator,
             cluster_id,
-            closing: Box::pin(closing.cancelled_owned()),
+            closing: Box::pin(call.closing().clone().cancelled_owned()),
+            call,
+            figures,
             counts: VecDeque::new(),
             count: 0,
             held_back: None,
@@ -125,7 +133,10 @@ where
         match allocate(&self.allocator, count).now_or_never() {
             Some(allocated) => self.allocated(allocated),
             None => {
-                let allocation = async move { allocate(&allocator, count).await };
+                // Only a pass that waits reads a clock.
+                let timed = Timed::begin(&self.figures, &self.call, "Tso");
+                let timed = timed.of_requests(self.counts.len());
+                let allocation = async move { timed.end(allocate(&allocator, count).await) };
                 self.stage = Stage::Allocate(Box::pin(allocation));
             }
         }

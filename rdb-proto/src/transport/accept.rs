@@ -12,6 +12,7 @@ use super::connection::Connection;
 use super::figures::TransportFigures;
 use super::listener::Listener;
 use super::places::{Place, Places};
+use super::unserved::UnservedCalls;
 
 /// How long to wait before accepting again when the process is out of file descriptors.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -26,6 +27,7 @@ pub(super) struct Acceptor<L> {
     process: ProcessBudgets,
     drain: CancellationToken,
     figures: Arc<TransportFigures>,
+    unserved: Option<Arc<dyn UnservedCalls>>,
     log: RareLog,
 }
 
@@ -40,6 +42,7 @@ impl<L: Listener> Acceptor<L> {
         process: ProcessBudgets,
         drain: CancellationToken,
         figures: Arc<TransportFigures>,
+        unserved: Option<Arc<dyn UnservedCalls>>,
     ) -> Self {
         Self {
             listener,
@@ -47,6 +50,7 @@ impl<L: Listener> Acceptor<L> {
             process,
             drain,
             figures,
+            unserved,
             log: RareLog::default(),
         }
     }
@@ -74,7 +78,8 @@ impl<L: Listener> Acceptor<L> {
 
     fn admit(&mut self, stream: L::Stream, peer: SocketAddr) -> Option<Accepted<L::Stream>> {
         let closing = self.drain.child_token();
-        let connection = Arc::new(Connection::new(&self.process, closing));
+        let connection =
+            Arc::new(Connection::new(&self.process, closing).of_peer(peer, self.unserved.clone()));
         let place = match self.places.take(peer.ip(), &connection) {
             Ok(place) => place,
             Err(full) => {

@@ -53,7 +53,15 @@ pub(super) struct ArrivalTimeouts {
 /// A frame with the header of a message that has no room yet.
 struct Waiting {
     frame: Bytes,
+    since: Instant,
     admission: Pin<Box<dyn Future<Output = Result<Reservation, Busy>> + Send>>,
+}
+
+impl Waiting {
+    /// How long it has waited. Beyond its bound it is the peer who lets nobody look, e.g. of a stream whose answers are not taken.
+    fn waited(&self, requests: Requests) -> Duration {
+        self.since.elapsed().min(requests.admission_wait())
+    }
 }
 
 impl<B> Arriving<B> {
@@ -99,6 +107,7 @@ impl<B> Arriving<B> {
         let admission = async move { budgets.reserve(begun_bytes, wait).await };
         self.waiting = Some(Waiting {
             frame,
+            since: Instant::now(),
             admission: Box::pin(admission),
         });
         Ok(None)
@@ -119,6 +128,7 @@ impl<B> Arriving<B> {
         };
         let admitted = ready!(waiting.admission.as_mut().poll(context));
         let frame = std::mem::take(&mut waiting.frame);
+        self.call.waited().add(waiting.waited(self.requests));
         self.waiting = None;
         match admitted {
             Ok(reservation) => {
@@ -191,6 +201,14 @@ impl<B> Arriving<B> {
         };
         let alarm = self.overdue.get_or_insert_with(|| Box::pin(sleep(timeout)));
         alarm.as_mut().poll(context).map(|()| Some(overdue()))
+    }
+}
+
+impl<B> Drop for Arriving<B> {
+    fn drop(&mut self) {
+        if let Some(waiting) = &self.waiting {
+            self.call.waited().add(waiting.waited(self.requests));
+        }
     }
 }
 

@@ -1,15 +1,19 @@
 //! A call: what it is charged, and what its handler can learn and ask of the transport.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::budget::{ByteBudget, BytesInFlight, ProcessBudgets, Reservation};
+use super::call_names::OTHER_INDEX;
 use super::connection::Connection;
 use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
 use super::methods::Requests;
 use super::stream_places::StreamPlace;
+use super::unserved::Waited;
 
 /// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
 ///
@@ -25,7 +29,10 @@ use super::stream_places::StreamPlace;
 pub struct CallBudget {
     pub(super) connection: Arc<Connection>,
     requests: Requests,
+    /// The position of its method in the names.
+    method: usize,
     charges: Mutex<Charges>,
+    waited: Waited,
     _place: StreamPlace,
 }
 
@@ -56,12 +63,19 @@ impl CallBudget {
             stores: process,
         };
         let connection = Connection::new(&process, CancellationToken::new());
-        Self::new(Arc::new(connection), Requests::Unary, None, None)
+        Self::new(
+            Arc::new(connection),
+            Requests::Unary,
+            OTHER_INDEX,
+            None,
+            None,
+        )
     }
 
     pub(super) fn new(
         connection: Arc<Connection>,
         requests: Requests,
+        method: usize,
         base: Option<Reservation>,
         place: StreamPlace,
     ) -> Arc<Self> {
@@ -73,7 +87,9 @@ impl CallBudget {
         Arc::new(Self {
             connection,
             requests,
+            method,
             charges: Mutex::new(charges),
+            waited: Waited::default(),
             _place: place,
         })
     }
@@ -87,6 +103,33 @@ impl CallBudget {
     /// connection for long. A stream that never ends by itself has to end then.
     pub fn closing(&self) -> &CancellationToken {
         &self.connection.closing
+    }
+
+    /// Where the call's connection comes from. `None`: not from our transport.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.connection.peer
+    }
+
+    /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what
+    /// the handler adds. A handler takes it, for what it counts and times. What nobody takes is told of when the call ends.
+    pub fn waited(&self) -> &Waited {
+        &self.waited
+    }
+
+    /// Tells of a wait that no handler has taken, if there was one.
+    pub(super) fn note_unserved_wait(&self) {
+        let waited = self.waited.take();
+        if waited > Duration::ZERO {
+            let is_refused = self.is_refused();
+            self.connection
+                .note_unserved(self.method, waited, is_refused);
+        }
+    }
+
+    /// The call is refused, and no handler has seen it.
+    pub(super) fn note_refused(&self) {
+        let waited = self.waited.take();
+        self.connection.note_unserved(self.method, waited, true);
     }
 
     /// Keeps `reservation` until the answer is sent. On a stream: until the next messages are sent.
@@ -193,6 +236,7 @@ impl CallBudget {
 
 impl Drop for CallBudget {
     fn drop(&mut self) {
+        self.note_unserved_wait();
         self.connection.traffic.end_call();
     }
 }

@@ -51,6 +51,9 @@ const OTHER: (&str, &str) = ("other", "other");
 
 pub(super) const METHOD_COUNT: usize = METHODS.len();
 
+/// The position of all paths that are of no method.
+pub(super) const OTHER_INDEX: usize = METHOD_COUNT - 1;
+
 /// The position of the method at `path`, `/service/method`.
 pub(super) fn method_index(path: &str) -> usize {
     let known = METHODS.iter().position(|(service, method)| {
@@ -62,11 +65,10 @@ pub(super) fn method_index(path: &str) -> usize {
                     == Some(method)
             })
     });
-    known.unwrap_or(METHOD_COUNT - 1)
+    known.unwrap_or(OTHER_INDEX)
 }
 
 /// Service and method at a position.
-#[cfg(any(test, feature = "process"))]
 pub(super) fn method_name(index: usize) -> (&'static str, &'static str) {
     METHODS.get(index).copied().unwrap_or(OTHER)
 }

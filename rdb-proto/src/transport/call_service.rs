@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use hyper::body::Incoming;
@@ -26,6 +27,7 @@ use super::serve::ServeOptions;
 use super::services::Services;
 use super::stream_places::StreamPlace;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
+use super::unserved::WaitingCall;
 
 /// A call with a larger head does not wait for room.
 const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
@@ -60,26 +62,45 @@ impl CallService {
         }
     }
 
-    /// Passes a call on whose base is reserved. What is boxed of it lives until the response, so the request is moved on
+    /// Passes a call on whose base is reserved, after it has waited so long for that. What is boxed of it lives until the response, so the request is moved on
     /// before.
     fn admit(
         &self,
         method: &'static Method,
         request: Request<Incoming>,
-        base: Reservation,
+        (base, waited): (Reservation, Duration),
         place: StreamPlace,
         counted: CountedCall,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
         let connection = Arc::clone(&self.connection);
-        let call = CallBudget::new(connection, method.requests, Some(base), place);
+        let call = CallBudget::new(
+            connection,
+            method.requests,
+            counted.method(),
+            Some(base),
+            place,
+        );
+        if waited > Duration::ZERO {
+            call.waited().add(waited);
+        }
         let call_timeout = deadline::timeout(request.headers(), self.timeouts.message);
         let body = |body| Arriving::new(method, body, self.timeouts, Arc::clone(&call));
         let mut request = request.map(|incoming| Body::new(body(incoming)));
         request.extensions_mut().insert(Arc::clone(&call));
         let answering = self.services.answer(request);
         async move {
-            let response = match timeout(call_timeout, answering).await {
-                _ if method.has_region_error && call.is_refused() => refused(method),
+            let answered = timeout(call_timeout, answering).await;
+            let is_refused = method.requests == Requests::Unary && call.is_refused();
+            if is_refused {
+                call.note_refused();
+            } else if method.requests == Requests::Unary && answered.is_ok() {
+                // What no handler has taken is of a call that was answered without one, e.g. since it cannot be decoded.
+                call.waited().take();
+            } else if answered.is_err() {
+                call.note_unserved_wait();
+            }
+            let response = match answered {
+                _ if method.has_region_error && is_refused => refused(method),
                 Ok(Ok(response)) => response,
                 Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),
             };
@@ -98,10 +119,24 @@ impl CallService {
     ) -> Response<Departing> {
         let budgets = self.connection.budgets(method.requests);
         let wait = method.requests.admission_wait();
+        let waiting = WaitingCall::begin(&self.connection, counted.method());
         match budgets.reserve(base_bytes, wait).await {
-            Ok(base) => self.admit(method, request, base, place, counted).await,
-            Err(Busy) => self.refuse(method, refused(method), counted),
+            Ok(base) => {
+                let base = (base, waiting.admitted());
+                self.admit(method, request, base, place, counted).await
+            }
+            Err(Busy) => {
+                waiting.refused();
+                self.refuse(method, refused(method), counted)
+            }
         }
+    }
+
+    /// Refuses a call without a wait.
+    fn refuse_at_once(&self, method: &'static Method, counted: CountedCall) -> Response<Departing> {
+        let index = counted.method();
+        self.connection.note_unserved(index, Duration::ZERO, true);
+        self.refuse(method, refused(method), counted)
     }
 
     fn refuse(
@@ -111,7 +146,7 @@ impl CallService {
         counted: CountedCall,
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
-        let call = CallBudget::new(connection, method.requests, None, None);
+        let call = CallBudget::new(connection, method.requests, counted.method(), None, None);
         Departing::respond(method, answer, call, counted)
     }
 }
@@ -141,7 +176,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         if self.is_for_stores && method.requests != Requests::StoreStream {
             // A client. It may find room the next time.
             self.connection.closing.cancel();
-            return Box::pin(ready(Ok(self.refuse(method, refused(method), counted))));
+            return Box::pin(ready(Ok(self.refuse_at_once(method, counted))));
         }
         let place = match self.connection.streams.take(method.requests) {
             Ok(place) => place,
@@ -154,10 +189,13 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         let base_bytes = method.requests.base_bytes() + head_bytes;
         let budgets = self.connection.budgets(method.requests);
         match budgets.try_reserve(base_bytes) {
-            Some(base) => Box::pin(self.admit(method, request, base, place, counted).map(Ok)),
+            Some(base) => {
+                let base = (base, Duration::ZERO);
+                Box::pin(self.admit(method, request, base, place, counted).map(Ok))
+            }
             // What waits is not charged.
             None if head_bytes > WAITING_HEAD_BYTES_MAX => {
-                Box::pin(ready(Ok(self.refuse(method, refused(method), counted))))
+                Box::pin(ready(Ok(self.refuse_at_once(method, counted))))
             }
             None => {
                 let later = self.clone();

@@ -5,8 +5,10 @@
 //! streams that watch the token end. The connection ends when its peer has acknowledged and the last call has ended, and
 //! otherwise as [`Traffic::is_overdue`] says, or earlier when the places cut it off.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{BytesInFlight, ProcessBudgets};
+use super::call_names::method_name;
 use super::call_service::CallService;
 use super::call_task::CallExecutor;
 use super::limits::{
@@ -28,6 +31,7 @@ use super::services::Services;
 use super::socket::Socket;
 use super::stream_places::StreamPlaces;
 use super::traffic::{Patience, Traffic};
+use super::unserved::{UnservedCall, UnservedCalls};
 
 /// What the calls of one connection share.
 #[derive(Debug)]
@@ -42,6 +46,9 @@ pub(super) struct Connection {
     pub(super) cut_off: CancellationToken,
     /// The window of a stream. Known once the connection has a place.
     pub(super) stream_window_bytes: OnceLock<usize>,
+    /// Where it comes from.
+    pub(super) peer: Option<SocketAddr>,
+    unserved: Option<Arc<dyn UnservedCalls>>,
 }
 
 impl Connection {
@@ -54,7 +61,37 @@ impl Connection {
             closing,
             cut_off: CancellationToken::new(),
             stream_window_bytes: OnceLock::new(),
+            peer: None,
+            unserved: None,
         }
+    }
+
+    /// The same with where it comes from, and who is told of calls that no handler saw.
+    pub(super) fn of_peer(
+        self,
+        peer: SocketAddr,
+        unserved: Option<Arc<dyn UnservedCalls>>,
+    ) -> Self {
+        Self {
+            peer: Some(peer),
+            unserved,
+            ..self
+        }
+    }
+
+    /// Tells of a call that no handler saw. `method` is its position in the names.
+    pub(super) fn note_unserved(&self, method: usize, waited: Duration, is_refused: bool) {
+        let Some(unserved) = &self.unserved else {
+            return;
+        };
+        let (service, method) = method_name(method);
+        unserved.note(UnservedCall {
+            service,
+            method,
+            peer: self.peer,
+            waited,
+            is_refused,
+        });
     }
 
     /// The budgets that calls with such requests are charged to.

@@ -146,6 +146,11 @@ impl CountedCall {
         call
     }
 
+    /// The position of its method in the names.
+    pub(super) fn method(&self) -> usize {
+        self.method
+    }
+
     /// Ends the call if these headers or trailers have its status.
     pub(super) fn note_status(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get("grpc-status") {

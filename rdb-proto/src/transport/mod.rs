@@ -59,6 +59,7 @@ pub mod status;
 mod stream_places;
 mod termination;
 mod traffic;
+mod unserved;
 
 pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
@@ -71,3 +72,4 @@ pub use open_files::raise_open_files_limit;
 pub use serve::{OutOfRange, ServeError, ServeOptions, serve};
 pub use services::Services;
 pub use termination::Termination;
+pub use unserved::{UnservedCall, UnservedCalls, Wait, Waited};

@@ -19,6 +19,7 @@ use super::listener::Listener;
 use super::places::Places;
 use super::services::Services;
 use super::traffic::Patience;
+use super::unserved::UnservedCalls;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct ServeOptions {
     pub handed_over: Option<CancellationToken>,
     /// Counts what is served.
     pub figures: Arc<TransportFigures>,
+    /// Who is told of calls that are not served.
+    pub unserved: Option<Arc<dyn UnservedCalls>>,
 }
 
 impl Default for ServeOptions {
@@ -66,6 +69,7 @@ impl Default for ServeOptions {
             store_connections_max: 0,
             handed_over: None,
             figures: Arc::default(),
+            unserved: None,
         }
     }
 }
@@ -186,6 +190,7 @@ pub async fn serve(
         process,
         closes.clone(),
         Arc::clone(figures),
+        options.unserved.clone(),
     );
     let mut connections = JoinSet::new();
     let mut drain_began = None;

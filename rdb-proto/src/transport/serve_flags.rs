@@ -36,6 +36,12 @@ macro_rules! serve_flags {
             #[arg(long, env = concat!($env, "_STATUS_ADDR"), value_name = "IP:PORT|none")]
             pub status_addr: Option<$crate::transport::status::StatusAddress>,
 
+            /// Write a line to the log for what takes so many milliseconds or longer, at most one a second; 0: for nothing. It says
+            /// where the time went, and names no key.
+            #[arg(long, env = concat!($env, "_SLOW_LOG_MS"), value_name = "MS")]
+            #[arg(default_value_t = $crate::slow_log::DEFAULT_THRESHOLD_MS)]
+            pub slow_log_ms: u64,
+
             /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace
             /// are FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
             #[arg(long, env = concat!($env, "_LOG_LEVEL"), value_name = "LEVEL")]
@@ -51,6 +57,7 @@ macro_rules! serve_flags {
                     connections_per_address_max: None,
                     idle_timeout_s: $crate::transport::limits::IDLE_TIMEOUT.as_secs(),
                     status_addr: None,
+                    slow_log_ms: $crate::slow_log::DEFAULT_THRESHOLD_MS,
                     log_level: $crate::transport::process::LogFilter::default(),
                 }
             }

@@ -3,9 +3,11 @@
 //! A command is one operation, whether it came in a call of its own or in a message with others.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::figures::Histogram;
@@ -14,10 +16,15 @@ use rdb_proto::kvrpc::batch_command::Request;
 use rdb_proto::kvrpc::{
     compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
+use rdb_proto::slow_log::{KeyTag, SlowLog};
+use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::status::{Exposition, Labels};
 use tonic::Code;
 
+use super::Arrival;
+use super::slow::{self, Parts, SlowCommands};
 use crate::error::Rejection;
+use crate::region::WriteProgress;
 
 macro_rules! labelled {
     ($(#[$doc:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $label:literal,)* }) => {
@@ -28,7 +35,14 @@ macro_rules! labelled {
         }
 
         impl $name {
-            const LABELS: &[&str] = &[$($label),*];
+            const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its label.
+            pub(crate) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
         }
     };
 }
@@ -80,8 +94,8 @@ labelled! {
     }
 }
 
-const KINDS: usize = Kind::LABELS.len();
-const ANSWERS: usize = Answered::LABELS.len();
+const KINDS: usize = Kind::ALL.len();
+const ANSWERS: usize = Answered::ALL.len();
 
 impl Kind {
     /// That of a point command.
@@ -93,6 +107,40 @@ impl Kind {
             Request::CompareAndSwap(_) => Self::CompareAndSwap,
             Request::Get(_) => Self::Get,
             Request::CompareAndDelete(_) => Self::CompareAndDelete,
+        }
+    }
+
+    /// That of a command that is a call.
+    pub(super) fn of_method(service: &str, method: &str) -> Option<Self> {
+        Some(match (service, method) {
+            ("kvrpc.KvRaw", "RawPut") => Self::RawPut,
+            ("kvrpc.KvRaw", "RawGet") => Self::RawGet,
+            ("kvrpc.KvRaw", "RawDelete") => Self::RawDelete,
+            ("kvrpc.KvCas", "CompareAndSwap") => Self::CompareAndSwap,
+            ("kvrpc.KvCas", "Get") => Self::Get,
+            ("kvrpc.KvCas", "CompareAndDelete") => Self::CompareAndDelete,
+            ("kvrpc.KvRaw", "RawBatchPut") => Self::RawBatchPut,
+            ("kvrpc.KvRaw", "RawBatchDelete") => Self::RawBatchDelete,
+            ("kvrpc.KvRaw", "RawBatchGet") => Self::RawBatchGet,
+            ("kvrpc.KvRaw", "RawScan") => Self::RawScan,
+            ("kvrpc.KvRaw", "RawDeleteRange") => Self::RawDeleteRange,
+            ("kvrpc.KvCas", "BatchGet") => Self::BatchGet,
+            ("kvrpc.KvCas", "Scan") => Self::Scan,
+            _ => return None,
+        })
+    }
+
+    /// Whether a command of this kind is ever answered so. These counts are there from the start: a rate needs the first 0.
+    fn can_be(self, answered: Answered) -> bool {
+        match answered {
+            Answered::Conflict => matches!(self, Self::CompareAndSwap | Self::CompareAndDelete),
+            Answered::Undetermined => !self.is_read() && self != Self::Unknown,
+            Answered::Done
+            | Answered::GivenUp
+            | Answered::NotLeader
+            | Answered::Misrouted
+            | Answered::Failed => self != Self::Unknown,
+            Answered::NotReady | Answered::Busy | Answered::Invalid => true,
         }
     }
 
@@ -166,6 +214,7 @@ pub(crate) struct Commands {
     counts: [[AtomicU64; ANSWERS]; KINDS],
     reads: Histogram,
     writes: Histogram,
+    slow: SlowLog,
 }
 
 impl Default for Commands {
@@ -174,6 +223,7 @@ impl Default for Commands {
             counts: Default::default(),
             reads: Histogram::of_durations(),
             writes: Histogram::of_durations(),
+            slow: SlowLog::default(),
         }
     }
 }
@@ -188,26 +238,81 @@ impl Tally {
     pub(crate) fn count(&mut self, kind: Kind, answered: Answered) {
         self.counts[kind as usize][answered as usize] += 1;
     }
+
+    /// How many of the reads, or of the writes, it has.
+    fn count_of(&self, is_read: bool) -> usize {
+        let kinds = Kind::ALL.iter().zip(&self.counts);
+        let kinds = kinds.filter(|(kind, _)| kind.is_read() == is_read);
+        kinds.flat_map(|(_, counts)| counts).sum::<u32>() as usize
+    }
 }
 
 /// A unary call that has begun. It is counted when it has a result, or is dropped without one.
 #[must_use = "it is counted as given up unless it gets its result"]
 pub(crate) struct Begun<'a> {
     commands: &'a Commands,
+    call: &'a CallBudget,
     kind: Kind,
-    at: Instant,
+    arrival: Arrival,
     answered: Answered,
+    key: Option<KeyTag>,
+    region_id: Option<u64>,
+    /// That of its write, once it is submitted.
+    progress: Option<Arc<WriteProgress>>,
 }
 
 impl Commands {
+    /// Commands whose slow ones are counted by `slow`, and told of.
+    pub(super) fn told_by(slow: SlowLog) -> Self {
+        Self {
+            slow,
+            ..Self::default()
+        }
+    }
+
     /// A call begins.
-    pub(crate) fn begin(&self, kind: Kind) -> Begun<'_> {
+    pub(crate) fn begin<'a>(&'a self, kind: Kind, call: &'a CallBudget) -> Begun<'a> {
         Begun {
             commands: self,
+            call,
             kind,
-            at: Instant::now(),
+            arrival: Arrival::of(call),
             answered: Answered::GivenUp,
+            key: None,
+            region_id: None,
+            progress: None,
         }
+    }
+
+    /// A call of this kind ended before its handler saw it.
+    pub(super) fn note_unserved(&self, kind: Kind, answered: Answered, waited: Duration) {
+        let mut tally = Tally::default();
+        tally.count(kind, answered);
+        self.note_together(&tally, waited);
+    }
+
+    /// What counts slow commands and tells of them.
+    pub(crate) fn slow(&self) -> &SlowLog {
+        &self.slow
+    }
+
+    /// Tells of commands that were answered, or given up, `now` if they were slow.
+    pub(crate) fn tell_if_slow(
+        &self,
+        arrival: &Arrival,
+        now: Instant,
+        slow: impl FnOnce() -> SlowCommands,
+    ) {
+        if self.slow.is_slow(arrival.took(now)) {
+            slow::tell(&self.slow, &slow(), arrival, now);
+        }
+    }
+
+    /// Notes the answers of a batch, which took all the same time.
+    pub(crate) fn note_together(&self, tally: &Tally, took: Duration) {
+        self.note(tally);
+        self.note_reads(took, tally.count_of(true));
+        self.note_writes(took, tally.count_of(false));
     }
 
     /// Notes the answers of a batch.
@@ -231,13 +336,31 @@ impl Commands {
         self.reads.note_each(took, count as u64);
     }
 
+    /// How many durations of reads and of writes were noted.
+    #[cfg(test)]
+    pub(crate) fn noted_durations(&self) -> (u64, u64) {
+        (
+            self.reads.snapshot().count(),
+            self.writes.snapshot().count(),
+        )
+    }
+
+    /// How the commands of a kind were answered, where there are any.
+    #[cfg(test)]
+    pub(crate) fn counted(&self, kind: Kind) -> Vec<(Answered, u64)> {
+        let counts = Answered::ALL.iter().zip(&self.counts[kind as usize]);
+        let counts = counts.map(|(answered, count)| (*answered, count.load(Relaxed)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
     pub(super) fn write_to(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
         let mut counted = Vec::new();
-        for (kind, of_kind) in Kind::LABELS.iter().zip(&self.counts) {
-            for (answered, count) in Answered::LABELS.iter().zip(of_kind) {
+        for (kind, of_kind) in Kind::ALL.iter().zip(&self.counts) {
+            for (answered, count) in Answered::ALL.iter().zip(of_kind) {
                 let count = count.load(Relaxed);
-                if count > 0 {
-                    counted.push(([("kind", *kind), ("outcome", *answered)], count));
+                if count > 0 || kind.can_be(*answered) {
+                    let labels = [("kind", kind.name()), ("outcome", answered.name())];
+                    counted.push((labels, count));
                 }
             }
         }
@@ -245,6 +368,11 @@ impl Commands {
             "flaredb_commands_total",
             "Commands that were answered or given up, by what they do and how they were answered. A message of a stream has many.",
             counted.iter().map(|(labels, count)| (&labels[..], *count)),
+        )?;
+        exposition.counter(
+            "flaredb_slow_commands_total",
+            "Commands that took --slow-log-ms or longer. The log tells of one a second.",
+            self.slow.count(),
         )?;
         let (reads, writes) = (self.reads.snapshot(), self.writes.snapshot());
         exposition.histograms(
@@ -258,7 +386,36 @@ impl Commands {
     }
 }
 
-impl Begun<'_> {
+impl<'a> Begun<'a> {
+    /// The call that the command is.
+    pub(crate) fn call(&self) -> &'a CallBudget {
+        self.call
+    }
+
+    /// It is about `key`, or begins with it.
+    pub(crate) fn note_key(&mut self, key: &Bytes) {
+        self.key = Some(self.commands.slow.tag(key));
+    }
+
+    /// Its region was found.
+    pub(crate) fn note_region(&mut self, region_id: u64) {
+        self.region_id = Some(region_id);
+    }
+
+    /// Its write was submitted.
+    pub(crate) fn note_submitted(&mut self, progress: Arc<WriteProgress>) {
+        self.progress = Some(progress);
+    }
+
+    fn parts(&self, now: Instant) -> Parts {
+        if self.kind.is_read() && self.region_id.is_some() {
+            let room = self.call.waited().take();
+            Parts::of_unary_read(&self.arrival, room, now)
+        } else {
+            Parts::of_write(&self.arrival, self.progress.as_deref(), now)
+        }
+    }
+
     /// The call has this result.
     pub(crate) fn end<T>(mut self, result: Result<T, Rejection>) -> Result<T, Rejection> {
         self.answered = match &result {
@@ -280,18 +437,25 @@ impl Begun<'_> {
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        let Self {
-            commands,
-            kind,
-            at,
-            answered,
-        } = self;
-        commands.counts[*kind as usize][*answered as usize].fetch_add(1, Relaxed);
+        let (now, kind, answered) = (Instant::now(), self.kind, self.answered);
+        let (commands, arrival) = (self.commands, &self.arrival);
+        let took = arrival.took(now);
+        commands.counts[kind as usize][answered as usize].fetch_add(1, Relaxed);
         if kind.is_read() {
-            commands.note_reads(at.elapsed(), 1);
+            commands.note_reads(took, 1);
         } else {
-            commands.note_writes(at.elapsed(), 1);
+            commands.note_writes(took, 1);
         }
+        commands.tell_if_slow(arrival, now, || SlowCommands {
+            kind,
+            answered,
+            count: 1,
+            key: self.key,
+            region_id: self.region_id,
+            parts: self.parts(now),
+        });
+        // The room that its answer waited for is told of here, or not at all.
+        self.call.waited().take();
     }
 }
 
@@ -362,12 +526,13 @@ mod tests {
         let count = |kind: Kind, answered: Answered| {
             commands.counts[kind as usize][answered as usize].load(Relaxed)
         };
-        drop(commands.begin(Kind::RawPut));
+        let call = CallBudget::of(&tonic::Request::new(()));
+        drop(commands.begin(Kind::RawPut, &call));
         assert_eq!(count(Kind::RawPut, Answered::GivenUp), 1);
-        let put = commands.begin(Kind::RawPut);
+        let put = commands.begin(Kind::RawPut, &call);
         let put = put.end_point(Ok(Response::RawPut(RawPutResponse::default())));
         assert!(put.is_ok());
-        let scan = commands.begin(Kind::RawScan).end(Ok(()));
+        let scan = commands.begin(Kind::RawScan, &call).end(Ok(()));
         assert!(scan.is_ok());
         assert_eq!(count(Kind::RawPut, Answered::Done), 1);
         assert_eq!(count(Kind::RawScan, Answered::Done), 1);
@@ -376,5 +541,33 @@ mod tests {
         assert_eq!(all, 3);
         assert_eq!(commands.writes.snapshot().count(), 2);
         assert_eq!(commands.reads.snapshot().count(), 1);
+    }
+
+    /// A wait for room before the handler is a part of the duration.
+    #[test]
+    fn a_call_that_waited_for_room_took_that_long_and_is_slow() {
+        let commands = Commands::told_by(SlowLog::of_threshold_ms(60_000));
+        let call = CallBudget::of(&tonic::Request::new(()));
+        call.waited().add(Duration::from_secs(3600));
+        let begun = commands.begin(Kind::RawGet, &call);
+        assert!(begun.end(Ok(())).is_ok());
+        assert!(commands.reads.snapshot().sum >= 3600.0);
+        assert_eq!(commands.slow.count(), 1);
+        drop(commands.begin(Kind::RawGet, &call));
+        assert_eq!(commands.slow.count(), 1, "the wait was of the first");
+    }
+
+    #[test]
+    fn every_kind_but_the_unknown_one_has_a_method_of_its_name() {
+        let methods = [
+            ("kvrpc.KvRaw", "RawPut"),
+            ("kvrpc.KvRaw", "RawDeleteRange"),
+            ("kvrpc.KvCas", "CompareAndDelete"),
+        ];
+        for (service, method) in methods {
+            let kind = Kind::of_method(service, method).expect("known");
+            assert_eq!(kind.name().replace('_', ""), method.to_lowercase());
+        }
+        assert_eq!(Kind::of_method("kvrpc.KvBatch", "Batch"), None);
     }
 }

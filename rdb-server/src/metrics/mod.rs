@@ -1,6 +1,7 @@
 //! What a store counts of its own work, and what it shows of itself over HTTP.
 //!
 //! - [`Figures`]: what is noted on the way of a command. `commands` counts answers, `proposals` what becomes of writes behind them.
+//! - [`Arrival`]: when durations begin. `slow` is the line of the log about commands that took long.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
 //!   above, and those that storage, log, groups and transport have counted. `database` and `replication` have the names of the latter.
 //!
@@ -9,14 +10,21 @@
 //! - An answer is counted before it is handed to the transport: whoever has got an answer finds it counted.
 //! - No label takes a value from a key or a client.
 
+mod arrival;
 mod commands;
 mod database;
 mod proposals;
 mod replication;
+mod slow;
 mod source;
 
+use rdb_proto::slow_log::SlowLog;
+use rdb_proto::transport::{UnservedCall, UnservedCalls};
+
+pub(crate) use arrival::Arrival;
 pub(crate) use commands::{Answered, Begun, Commands, Kind, Tally};
 pub(crate) use proposals::Proposals;
+pub(crate) use slow::{Parts, SlowCommands};
 pub(crate) use source::StoreSource;
 
 /// What the services and regions of a store count and measure.
@@ -24,4 +32,35 @@ pub(crate) use source::StoreSource;
 pub(crate) struct Figures {
     pub(crate) commands: Commands,
     pub(crate) proposals: Proposals,
+}
+
+impl Figures {
+    /// Figures whose slow commands are counted by `slow`, and told of.
+    pub(crate) fn told_by(slow: SlowLog) -> Self {
+        Self {
+            commands: Commands::told_by(slow),
+            ..Self::default()
+        }
+    }
+}
+
+/// Commands that found no room, or were given up while they waited for some. How many commands a message of a stream has is not known
+/// then, so it is told of and not counted.
+impl UnservedCalls for Figures {
+    fn note(&self, call: UnservedCall) {
+        let kind = Kind::of_method(call.service, call.method);
+        let is_stream = (call.service, call.method) == ("kvrpc.KvBatch", "Batch");
+        let answered = if call.is_refused {
+            Answered::Busy
+        } else {
+            Answered::GivenUp
+        };
+        if let Some(kind) = kind {
+            self.commands.note_unserved(kind, answered, call.waited);
+        } else if !is_stream {
+            return;
+        }
+        let kind = kind.map_or("message", Kind::name);
+        slow::tell_unserved(self.commands.slow(), kind, answered, &call);
+    }
 }

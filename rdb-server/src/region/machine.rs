@@ -22,6 +22,8 @@ use rdb_storage::{
     PeerDescriptor, ReceivedRegion, RegionDescriptor, RegionMembership, RegionSnapshot, Storage,
 };
 
+use super::outcomes::Answered;
+use super::progress::Applying;
 use crate::checks::Checks;
 use crate::metrics::Figures;
 
@@ -139,7 +141,8 @@ impl StateMachine for RegionMachine {
                 .map_err(|error| self.failed(error))?
                 .ok_or(ApplyError::Blocks)?
         };
-        self.figures.proposals.note_apply(began.elapsed());
+        let ended = Instant::now();
+        self.figures.proposals.note_apply(ended - began);
         if log_entries.iter().any(is_membership) {
             (self.tell_change)();
         }
@@ -150,7 +153,8 @@ impl StateMachine for RegionMachine {
             } else if is_check(log_entry) {
                 Answer::new(committed.entry.log_id)
             } else {
-                Answer::new(outcomes)
+                let applying = Applying { began, ended };
+                Answer::new(Answered { outcomes, applying })
             }
         });
         Ok(answers.collect())
@@ -378,11 +382,11 @@ mod tests {
         assert_eq!(checksum(&together, 2).await, expected);
         let mut answers = answers.into_iter();
         let mut next = || answers.next().expect("one for each");
-        let done = Some(vec![Outcome::Done]);
-        assert_eq!(next().into_inner::<Vec<Outcome>>(), done);
+        let outcomes = |answer: Answer| answer.into_inner::<Answered>().expect("awaited").outcomes;
+        assert_eq!(outcomes(next()), [Outcome::Done]);
         let position = Some(LogId::new_term_index(1, 2));
         assert_eq!(next().into_inner::<LogId>(), position);
-        assert_eq!(next().into_inner::<Vec<Outcome>>(), done);
+        assert_eq!(outcomes(next()), [Outcome::Done]);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod leadership;
 mod machine;
 mod outcomes;
 mod permit;
+mod progress;
 mod proposer;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub(crate) use leadership::Leadership;
 pub(crate) use machine::{RegionMachine, first_state};
 pub(crate) use outcomes::PendingOutcomes;
 pub(crate) use permit::{ReadFailure, ReadPermit};
+pub(crate) use progress::{WriteProgress, WriteSteps};
 pub(crate) use proposer::Proposer;
 pub(crate) use wire::{from_wire, to_wire};
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,17 +15,35 @@ use tokio::sync::oneshot;
 use tonic::Code;
 
 use super::Leadership;
+use super::progress::{Applying, WriteProgress};
 use crate::error::Rejection;
 
 pub(super) type Outcomes = Result<Vec<Outcome>, Rejection>;
 
+/// What an entry is answered with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answered {
+    /// One for each of its commands.
+    pub(super) outcomes: Vec<Outcome>,
+    /// That of the apply that the entry was in.
+    pub(super) applying: Applying,
+}
+
 /// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back.
 #[must_use = "a write is known to be done only by its outcome"]
-pub(crate) struct PendingOutcomes(oneshot::Receiver<Outcomes>);
+pub(crate) struct PendingOutcomes {
+    outcomes: oneshot::Receiver<Outcomes>,
+    progress: Arc<WriteProgress>,
+}
 
 impl PendingOutcomes {
-    pub(super) fn new(pending: oneshot::Receiver<Outcomes>) -> Self {
-        Self(pending)
+    pub(super) fn new(outcomes: oneshot::Receiver<Outcomes>, progress: Arc<WriteProgress>) -> Self {
+        Self { outcomes, progress }
+    }
+
+    /// How far the submission has come.
+    pub(crate) fn progress(&self) -> Arc<WriteProgress> {
+        Arc::clone(&self.progress)
     }
 }
 
@@ -32,7 +51,7 @@ impl Future for PendingOutcomes {
     type Output = Outcomes;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcomes> {
-        let outcomes = Pin::new(&mut self.0).poll(context);
+        let outcomes = Pin::new(&mut self.outcomes).poll(context);
         outcomes
             .map(|outcomes| outcomes.unwrap_or_else(|_| Err(undetermined("the write was lost"))))
     }
@@ -43,9 +62,9 @@ pub(super) fn of_entry(
     answer: Result<Answer, ProposeError>,
     count: usize,
     leadership: &Leadership,
-) -> Outcomes {
-    match answer.map(Answer::into_inner::<Vec<Outcome>>) {
-        Ok(Some(outcomes)) if outcomes.len() == count => Ok(outcomes),
+) -> Result<Answered, Rejection> {
+    match answer.map(Answer::into_inner::<Answered>) {
+        Ok(Some(answered)) if answered.outcomes.len() == count => Ok(answered),
         Ok(_) => Err(undetermined("the state machine's answer does not fit")),
         Err(error) => Err(unanswered(error, leadership)),
     }
@@ -90,6 +109,8 @@ pub(super) fn undetermined(cause: &str) -> Rejection {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::super::fixture::Led;
     use super::*;
 
@@ -123,11 +144,15 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_does_not_fit_leaves_the_fate_open() {
         let (_directory, led) = Led::begin_anywhere().await;
-        let answers = [
-            Answer::default(),
-            Answer::new(7_u64),
-            Answer::new(vec![Outcome::Done]),
-        ];
+        let at = Instant::now();
+        let one = Answered {
+            outcomes: vec![Outcome::Done],
+            applying: Applying {
+                began: at,
+                ended: at,
+            },
+        };
+        let answers = [Answer::default(), Answer::new(7_u64), Answer::new(one)];
         for answer in answers {
             let Err(Rejection::Fault(fault)) = of_entry(Ok(answer), 2, led.proposer().leadership())
             else {

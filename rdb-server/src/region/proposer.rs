@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::Leadership;
 use super::outcomes::{self, Outcomes, PendingOutcomes};
+use super::progress::WriteProgress;
 use crate::error::Rejection;
 use crate::metrics::Figures;
 
@@ -51,7 +52,7 @@ struct Queue {
 struct Waiting {
     admitted: Admitted,
     outcomes: oneshot::Sender<Outcomes>,
-    since: Instant,
+    progress: Arc<WriteProgress>,
 }
 
 impl Proposer {
@@ -82,17 +83,18 @@ impl Proposer {
         self.leadership.check()?;
         let admitted = self.storage.admit(submission)?;
         let (outcomes, pending) = oneshot::channel();
-        let (proposer, since) = (Arc::clone(self), Instant::now());
+        let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
+        let (proposer, of_waiting) = (Arc::clone(self), Arc::clone(&progress));
         self.storage.warm(admitted, move |admitted| match admitted {
             Ok(admitted) => proposer.push(Waiting {
                 admitted,
                 outcomes,
-                since,
+                progress: of_waiting,
             }),
             // Whoever waited may be gone.
             Err(error) => drop(outcomes.send(Err(error.into()))),
         });
-        Ok(PendingOutcomes::new(pending))
+        Ok(PendingOutcomes::new(pending, progress))
     }
 
     fn push(self: &Arc<Self>, waiting: Waiting) {
@@ -142,7 +144,11 @@ impl Proposer {
 
     fn propose_entry(self: &Arc<Self>, taken: Vec<Waiting>) {
         let epoch_version = epoch_version(&taken[0]);
-        let waited = taken[0].since.elapsed();
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(taken[0].progress.submitted());
+        for waiting in &taken {
+            waiting.progress.note_proposed(now);
+        }
         let count = command_count(&taken);
         self.figures.proposals.note_proposed(waited, count);
         let commands = taken.iter().flat_map(|waiting| waiting.admitted.commands());
@@ -161,16 +167,20 @@ impl Proposer {
     fn answer(&self, taken: Vec<Waiting>, answer: Result<Answer, ProposeError>) {
         let answered = outcomes::of_entry(answer, command_count(&taken), &self.leadership);
         self.figures.proposals.note_answered(&answered);
-        let mut applied = answered.map(Vec::into_iter);
+        let mut applied =
+            answered.map(|answered| (answered.applying, answered.outcomes.into_iter()));
         for Waiting {
-            admitted, outcomes, ..
+            admitted,
+            outcomes,
+            progress,
         } in taken
         {
             let count = admitted.commands().len();
             let values_bytes_max = admitted.conflict_values_bytes_max();
             drop(admitted);
             let of_submission = match &mut applied {
-                Ok(applied) => {
+                Ok((applying, applied)) => {
+                    progress.note_applied(*applying);
                     outcomes::of_submission(applied.take(count).collect(), values_bytes_max)
                 }
                 Err(rejection) => Err(rejection.clone()),
@@ -247,13 +257,13 @@ mod tests {
         let submission = Submission::new(1, commands).under_epoch(epoch_version);
         let admitted = storage.admit(submission).expect("there is room");
         let (outcomes, pending) = oneshot::channel();
-        let since = Instant::now();
+        let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
         let waiting = Waiting {
             admitted,
             outcomes,
-            since,
+            progress: Arc::clone(&progress),
         };
-        (waiting, PendingOutcomes::new(pending))
+        (waiting, PendingOutcomes::new(pending, progress))
     }
 
     /// How many of these submissions each entry takes.

@@ -24,8 +24,8 @@ impl CasService {
         Self { router }
     }
 
-    fn begin(&self, kind: Kind) -> Begun<'_> {
-        self.router.figures().commands.begin(kind)
+    fn begin<'a>(&'a self, kind: Kind, call: &'a CallBudget) -> Begun<'a> {
+        self.router.figures().commands.begin(kind, call)
     }
 }
 
@@ -40,8 +40,8 @@ impl KvCas for CasService {
         &self,
         request: Request<BatchGetRequest>,
     ) -> Result<Response<BatchGetResponse>, Status> {
-        let begun = self.begin(Kind::BatchGet);
         let call = CallBudget::of(&request);
+        let mut begun = self.begin(Kind::BatchGet, &call);
         let BatchGetRequest { context, keys } = request.into_inner();
         let entry = |key, rdb_storage::Versioned { version, value }| VersionedKeyValue {
             key,
@@ -54,13 +54,13 @@ impl KvCas for CasService {
         };
         let read = RegionHandle::multi_get_versioned;
         let parts = (context, keys);
-        let found = several::get(&self.router, &call, parts, read, entry, response).await;
+        let found = several::get(&self.router, &mut begun, parts, read, entry, response).await;
         respond(begun.end(found))
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
-        let begun = self.begin(Kind::Scan);
         let call = CallBudget::of(&request);
+        let mut begun = self.begin(Kind::Scan, &call);
         let request = request.into_inner();
         let parts = (request.context, scan_range!(request));
         let entry = |entry: rdb_storage::VersionedKeyValue| VersionedKeyValue {
@@ -74,7 +74,7 @@ impl KvCas for CasService {
             region_error: None,
         };
         let read = RegionHandle::scan_versioned;
-        let page = several::scan(&self.router, &call, parts, read, response).await;
+        let page = several::scan(&self.router, &mut begun, parts, read, response).await;
         respond(begun.end(page))
     }
 }

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use super::room::{POINT_ROOM, answer_with_room, spare};
 use crate::error::Rejection;
-use crate::metrics::Kind;
+use crate::metrics::{Begun, Kind};
 use crate::region::{ReadFailure, RegionHandle};
 use crate::router::Router;
 
@@ -185,22 +185,26 @@ where
     R: TryFrom<Response, Error = Status>,
 {
     let call = CallBudget::of(&request);
-    let request = request.into_inner().into();
-    let begun = router.figures().commands.begin(Kind::of(&request));
-    let response = begun.end_point(execute(router, &call, request).await);
+    let request: Request = request.into_inner().into();
+    let mut begun = router.figures().commands.begin(Kind::of(&request), &call);
+    begun.note_key(request.key());
+    let result = execute(router, &mut begun, request).await;
+    let response = begun.end_point(result);
     let response = response.unwrap_or_else(Response::from);
     R::try_from(response).map(tonic::Response::new)
 }
 
 async fn execute(
     router: &Router,
-    call: &CallBudget,
+    begun: &mut Begun<'_>,
     request: Request,
 ) -> Result<Response, Rejection> {
+    let call = begun.call();
     let (context, key) = (request.context().copied(), request.key().clone());
     let operation = operation(request)?;
     let region = router.for_key(context.as_ref(), &key)?;
     drop(key);
+    begun.note_region(region.region().id);
     let budgets = call.bytes_in_flight();
     match operation {
         Operation::Read(read, response) => {
@@ -224,6 +228,7 @@ async fn execute(
             let conflict_room = spare(budgets, conflict_bytes_max(&command));
             let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
             let pending = region.submit(vec![command], None, conflict_bytes)?;
+            begun.note_submitted(pending.progress());
             call.release_arrived();
             let outcome = pending.await?.pop().ok_or_else(unexpected)?;
             let response = response(outcome)?;

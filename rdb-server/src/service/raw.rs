@@ -28,13 +28,13 @@ impl RawService {
         Self { router }
     }
 
-    fn begin(&self, kind: Kind) -> Begun<'_> {
-        self.router.figures().commands.begin(kind)
+    fn begin<'a>(&'a self, kind: Kind, call: &'a CallBudget) -> Begun<'a> {
+        self.router.figures().commands.begin(kind, call)
     }
 
     async fn batch_put(
         &self,
-        call: &CallBudget,
+        begun: &mut Begun<'_>,
         RawBatchPutRequest { context, entries }: RawBatchPutRequest,
     ) -> Result<RawBatchPutResponse, Rejection> {
         let keys: Vec<Bytes> = entries.iter().map(|entry| entry.key.clone()).collect();
@@ -42,28 +42,34 @@ impl RawService {
         let command = Command::PutBatchRaw {
             entries: entries.collect(),
         };
+        if let Some(first) = keys.first() {
+            begun.note_key(first);
+        }
         command.validate()?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
         drop(keys);
-        several::write(call, &region, vec![command]).await?;
+        several::write(begun, &region, vec![command]).await?;
         Ok(RawBatchPutResponse::default())
     }
 
     async fn batch_delete(
         &self,
-        call: &CallBudget,
+        begun: &mut Begun<'_>,
         RawBatchDeleteRequest { context, keys }: RawBatchDeleteRequest,
     ) -> Result<RawBatchDeleteResponse, Rejection> {
+        if let Some(first) = keys.first() {
+            begun.note_key(first);
+        }
         validate_keys(&keys)?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
         let deletes = keys.into_iter().map(|key| Command::DeleteRaw { key });
-        several::write(call, &region, deletes.collect()).await?;
+        several::write(begun, &region, deletes.collect()).await?;
         Ok(RawBatchDeleteResponse::default())
     }
 
     async fn delete_range(
         &self,
-        call: &CallBudget,
+        begun: &mut Begun<'_>,
         request: RawDeleteRangeRequest,
     ) -> Result<RawDeleteRangeResponse, Rejection> {
         let RawDeleteRangeRequest {
@@ -71,6 +77,7 @@ impl RawService {
             start_key,
             end_key,
         } = request;
+        begun.note_key(&start_key);
         let command = Command::DeleteRangeRaw {
             start_key: start_key.clone(),
             end_key: end_key.clone(),
@@ -80,7 +87,7 @@ impl RawService {
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
         drop((start_key, end_key));
-        several::write(call, &region, vec![command]).await?;
+        several::write(begun, &region, vec![command]).await?;
         Ok(RawDeleteRangeResponse::default())
     }
 }
@@ -96,26 +103,28 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawBatchPutRequest>,
     ) -> Result<Response<RawBatchPutResponse>, Status> {
-        let begun = self.begin(Kind::RawBatchPut);
         let call = CallBudget::of(&request);
-        respond(begun.end(self.batch_put(&call, request.into_inner()).await))
+        let mut begun = self.begin(Kind::RawBatchPut, &call);
+        let result = self.batch_put(&mut begun, request.into_inner()).await;
+        respond(begun.end(result))
     }
 
     async fn raw_batch_delete(
         &self,
         request: Request<RawBatchDeleteRequest>,
     ) -> Result<Response<RawBatchDeleteResponse>, Status> {
-        let begun = self.begin(Kind::RawBatchDelete);
         let call = CallBudget::of(&request);
-        respond(begun.end(self.batch_delete(&call, request.into_inner()).await))
+        let mut begun = self.begin(Kind::RawBatchDelete, &call);
+        let result = self.batch_delete(&mut begun, request.into_inner()).await;
+        respond(begun.end(result))
     }
 
     async fn raw_batch_get(
         &self,
         request: Request<RawBatchGetRequest>,
     ) -> Result<Response<RawBatchGetResponse>, Status> {
-        let begun = self.begin(Kind::RawBatchGet);
         let call = CallBudget::of(&request);
+        let mut begun = self.begin(Kind::RawBatchGet, &call);
         let RawBatchGetRequest { context, keys } = request.into_inner();
         let entry = |key, value| KeyValue { key, value };
         let response = |entries| RawBatchGetResponse {
@@ -124,7 +133,7 @@ impl KvRaw for RawService {
         };
         let read = RegionHandle::multi_get_raw;
         let parts = (context, keys);
-        let found = several::get(&self.router, &call, parts, read, entry, response).await;
+        let found = several::get(&self.router, &mut begun, parts, read, entry, response).await;
         respond(begun.end(found))
     }
 
@@ -132,8 +141,8 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawScanRequest>,
     ) -> Result<Response<RawScanResponse>, Status> {
-        let begun = self.begin(Kind::RawScan);
         let call = CallBudget::of(&request);
+        let mut begun = self.begin(Kind::RawScan, &call);
         let request = request.into_inner();
         let parts = (request.context, scan_range!(request));
         let entry = |entry: rdb_storage::KeyValue| KeyValue {
@@ -146,7 +155,7 @@ impl KvRaw for RawService {
             region_error: None,
         };
         let read = RegionHandle::scan_raw;
-        let page = several::scan(&self.router, &call, parts, read, response).await;
+        let page = several::scan(&self.router, &mut begun, parts, read, response).await;
         respond(begun.end(page))
     }
 
@@ -154,9 +163,10 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawDeleteRangeRequest>,
     ) -> Result<Response<RawDeleteRangeResponse>, Status> {
-        let begun = self.begin(Kind::RawDeleteRange);
         let call = CallBudget::of(&request);
-        respond(begun.end(self.delete_range(&call, request.into_inner()).await))
+        let mut begun = self.begin(Kind::RawDeleteRange, &call);
+        let result = self.delete_range(&mut begun, request.into_inner()).await;
+        respond(begun.end(result))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use rdb_proto::error::busy;
 use rdb_proto::transport::limits::{ADMISSION_WAIT, BYTES_BACKOFF, CONNECTION_BYTES_GUARANTEED};
-use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
+use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation, Waited};
 use rdb_storage::limits::SCAN_PAGE_BYTES;
 
 use crate::error::Rejection;
@@ -55,15 +55,27 @@ impl FirstRoom {
         most.or_else(|| budgets.try_reserve(self.least))
     }
 
-    async fn reserve(self, budgets: &BytesInFlight) -> Result<Reservation, Rejection> {
+    async fn reserve(
+        self,
+        budgets: &BytesInFlight,
+        waited: &Waited,
+    ) -> Result<Reservation, Rejection> {
         match self.try_reserve(budgets) {
             Some(room) => Ok(room),
-            None => reserve(budgets, self.least).await,
+            None => reserve(budgets, self.least, waited).await,
         }
     }
 }
 
-async fn reserve(budgets: &BytesInFlight, bytes: usize) -> Result<Reservation, Rejection> {
+async fn reserve(
+    budgets: &BytesInFlight,
+    bytes: usize,
+    waited: &Waited,
+) -> Result<Reservation, Rejection> {
+    if let Some(room) = budgets.try_reserve(bytes) {
+        return Ok(room);
+    }
+    let _wait = waited.begin();
     let room = budgets.reserve(bytes, ADMISSION_WAIT).await;
     room.map_err(|_| Rejection::Routing(busy(BYTES_BACKOFF)))
 }
@@ -78,29 +90,31 @@ pub(super) async fn answer_with_room<T, F>(
 where
     F: Future<Output = Result<T, ReadFailure>>,
 {
-    let (answer, mut room) = read_with_room(call.bytes_in_flight(), first, read).await?;
+    let (budgets, waited) = (call.bytes_in_flight(), call.waited());
+    let (answer, mut room) = read_with_room(budgets, first, waited, read).await?;
     room.shrink_to(bytes_of(&answer));
     call.hold_until_sent(room);
     Ok(answer)
 }
 
-/// Reads with the room that the result needs.
+/// Reads with the room that the result needs. What it waits for room is added to `waited`.
 pub(super) async fn read_with_room<T, F>(
     budgets: &BytesInFlight,
     first: FirstRoom,
+    waited: &Waited,
     read: impl Fn(usize) -> F,
 ) -> Result<(T, Reservation), Rejection>
 where
     F: Future<Output = Result<T, ReadFailure>>,
 {
-    let mut room = first.reserve(budgets).await?;
+    let mut room = first.reserve(budgets, waited).await?;
     loop {
         match read(room.bytes()).await {
             Ok(found) => return Ok((found, room)),
             Err(ReadFailure::NeedsRoom { bytes }) => {
                 // Given back first: two reads that hold some and wait for more would wait for each other.
                 drop(room);
-                room = reserve(budgets, bytes).await?;
+                room = reserve(budgets, bytes, waited).await?;
             }
             Err(ReadFailure::Rejected(rejection)) => return Err(rejection),
         }
@@ -142,7 +156,7 @@ mod tests {
             }
             Ok(())
         };
-        read_with_room(budgets, POINT_ROOM, read).await
+        read_with_room(budgets, POINT_ROOM, &Waited::default(), read).await
     }
 
     #[tokio::test]
@@ -183,7 +197,7 @@ mod tests {
                 Ok(room)
             }
         };
-        let found = read_with_room(&budgets, POINT_ROOM, read).await;
+        let found = read_with_room(&budgets, POINT_ROOM, &Waited::default(), read).await;
         assert_eq!(found.expect("there is room").0, 4 << 20);
     }
 

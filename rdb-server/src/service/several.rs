@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::metapb::Context;
-use rdb_proto::transport::CallBudget;
 use rdb_storage::{Command, Page, ScanRange, validate_keys};
 
 use super::room::{BATCH_ROOM, PAGE_ROOM, answer_with_room};
 use crate::error::Rejection;
+use crate::metrics::Begun;
 use crate::region::{ReadFailure, RegionHandle};
 use crate::router::{Router, ScanTarget};
 
@@ -31,7 +31,7 @@ pub(super) use scan_range;
 /// Reads `keys` with `read`, and makes the response of those that exist.
 pub(super) async fn get<V, E, R: Message, F>(
     router: &Router,
-    call: &CallBudget,
+    begun: &mut Begun<'_>,
     (context, keys): (Option<Context>, Vec<Bytes>),
     read: impl Fn(Arc<RegionHandle>, Vec<Bytes>, usize) -> F,
     entry: impl Fn(Bytes, V) -> E,
@@ -40,8 +40,12 @@ pub(super) async fn get<V, E, R: Message, F>(
 where
     F: Future<Output = Result<Vec<Option<V>>, ReadFailure>>,
 {
+    if let Some(first) = keys.first() {
+        begun.note_key(first);
+    }
     validate_keys(&keys)?;
     let region = router.for_keys(context.as_ref(), keys.iter())?;
+    begun.note_region(region.region().id);
     let (keys, entry, response) = (&keys, &entry, &response);
     let get = |room| {
         let values = read(Arc::clone(&region), keys.clone(), room);
@@ -51,13 +55,13 @@ where
             Ok(response(entries.collect()))
         }
     };
-    answer_with_room(call, BATCH_ROOM, R::encoded_len, get).await
+    answer_with_room(begun.call(), BATCH_ROOM, R::encoded_len, get).await
 }
 
 /// Reads a page of `range` with `read`, and makes the response of its entries and the key where the scan resumes.
 pub(super) async fn scan<E, R: Message, F>(
     router: &Router,
-    call: &CallBudget,
+    begun: &mut Begun<'_>,
     (context, range): (Option<Context>, ScanRange),
     read: impl Fn(Arc<RegionHandle>, ScanRange, usize) -> F,
     response: impl Fn(Vec<E>, Option<Bytes>) -> R,
@@ -65,12 +69,14 @@ pub(super) async fn scan<E, R: Message, F>(
 where
     F: Future<Output = Result<Page<E>, ReadFailure>>,
 {
+    begun.note_key(&range.start_key);
     range.validate()?;
     let ScanTarget {
         region,
         range,
         resume_key,
     } = router.for_scan(context.as_ref(), range)?;
+    begun.note_region(region.region().id);
     let (resume_key, response) = (&resume_key, &response);
     let scan = |room| {
         let page = read(Arc::clone(&region), range.clone(), room);
@@ -80,18 +86,20 @@ where
             Ok(response(page.entries, resume_key))
         }
     };
-    answer_with_room(call, PAGE_ROOM, R::encoded_len, scan).await
+    answer_with_room(begun.call(), PAGE_ROOM, R::encoded_len, scan).await
 }
 
 /// Applies commands as a whole, and gives their message back while they wait. `submit` copies them, so that nothing keeps
 /// the message.
 pub(super) async fn write(
-    call: &CallBudget,
+    begun: &mut Begun<'_>,
     region: &RegionHandle,
     commands: Vec<Command>,
 ) -> Result<(), Rejection> {
+    begun.note_region(region.region().id);
     let pending = region.submit(commands, None, 0)?;
-    call.release_arrived();
+    begun.note_submitted(pending.progress());
+    begun.call().release_arrived();
     pending.await?;
     Ok(())
 }

@@ -22,4 +22,5 @@ mod region_admin;
 mod repair_wal;
 mod scripted_pd;
 mod service_manager;
+mod slow_log;
 mod status;

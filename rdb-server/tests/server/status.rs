@@ -556,6 +556,23 @@ async fn a_scraper_that_takes_the_older_form_only_gets_it() {
     }
 }
 
+/// A rate needs a first sample before the first event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_never_counted_is_shown_as_0() {
+    let shown = Shown::start().await;
+    let text = Metrics::of(&shown.store).await.text;
+    for sample in [
+        "flaredb_commands_total{kind=\"raw_put\",outcome=\"ok\"} 0",
+        "flaredb_commands_total{kind=\"raw_get\",outcome=\"busy\"} 0",
+        "flaredb_commands_total{kind=\"compare_and_swap\",outcome=\"conflict\"} 0",
+        "flaredb_slow_commands_total 0",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+    }
+    let never = "kind=\"raw_get\",outcome=\"conflict\"";
+    assert!(!text.contains(never), "a read has no conflict");
+}
+
 /// See <https://prometheus.io/docs/practices/naming/>.
 fn check_conventions(metrics: &Metrics) {
     for (name, kind) in metrics.names() {

@@ -8,8 +8,10 @@ use futures::future::BoxFuture;
 use rdb_proto::batch;
 use rdb_proto::error::{Fault, busy};
 use rdb_proto::errorpb::{Fate, region_error};
+use rdb_proto::kvrpc::batch_command::Request;
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest};
 use rdb_proto::metapb::Context;
+use rdb_proto::slow_log::KeyTag;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
@@ -20,7 +22,7 @@ use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
 use super::writes::MessageWrites;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Figures, Kind, Tally};
+use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommands, Tally};
 use crate::region::RegionHandle;
 use crate::router::{Membership, Router};
 
@@ -45,6 +47,7 @@ pub(super) struct Intake {
 /// Takes a message in. `arrived` is what the transport has charged for it.
 pub(super) fn take(
     request: batch::Request,
+    arrival: Arrival,
     arrived: Option<Reservation>,
     router: &Router,
     budgets: &BytesInFlight,
@@ -57,7 +60,7 @@ pub(super) fn take(
         Ok(membership) => membership,
         Err(not_ready) => {
             let kind = region_error::Kind::NotReady(not_ready);
-            return Intake::refused(message, kind, arrived, router.figures());
+            return Intake::refused(message, kind, arrival, arrived, router.figures());
         }
     };
     let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
@@ -73,7 +76,8 @@ pub(super) fn take(
     let reservation = match reserved {
         Some(reservation) if fits => reservation,
         arrived => {
-            return Intake::refused(message, busy(BYTES_BACKOFF), arrived, router.figures());
+            let kind = busy(BYTES_BACKOFF);
+            return Intake::refused(message, kind, arrival, arrived, router.figures());
         }
     };
     let mut intake = Intake {
@@ -91,15 +95,19 @@ pub(super) fn take(
         regions: Vec::new(),
         read_bytes: 0,
         tally: Tally::default(),
+        first_refused: None,
     };
     for command in message.commands {
         sorting.sort(command);
     }
     let figures = router.figures();
-    if !sorting.answers.is_empty() {
-        figures.commands.note(&sorting.tally);
-    }
-    sorting.hand_over(message_bytes, reservation, budgets, figures, &mut intake);
+    sorting.note_refused(&arrival, figures);
+    let handing = Handing {
+        arrival,
+        budgets,
+        figures,
+    };
+    sorting.hand_over(message_bytes, reservation, &handing, &mut intake);
     intake
 }
 
@@ -108,6 +116,7 @@ impl Intake {
     fn refused(
         message: BatchRequest,
         kind: region_error::Kind,
+        arrival: Arrival,
         arrived: Option<Reservation>,
         figures: &Figures,
     ) -> Self {
@@ -116,7 +125,22 @@ impl Intake {
         for command in &message.commands {
             tally.count(kind_of(command), answered);
         }
-        figures.commands.note(&tally);
+        let now = Instant::now();
+        let commands = &figures.commands;
+        commands.note_together(&tally, arrival.took(now));
+        if let Some(first) = message.commands.first() {
+            commands.tell_if_slow(&arrival, now, || {
+                let key = first.request.as_ref().map(Request::key);
+                SlowCommands {
+                    kind: kind_of(first),
+                    answered,
+                    count: message.commands.len(),
+                    key: key.map(|key| commands.slow().tag(key)),
+                    region_id: None,
+                    parts: Parts::of_write(&arrival, None, now),
+                }
+            });
+        }
         let ids = message.commands.iter().map(|command| command.id);
         let answered = AnswerGroup::rejected(ids.collect(), rejection, arrived.map(Arc::new));
         Self {
@@ -153,15 +177,64 @@ struct Sorting<'a> {
     read_bytes: usize,
     /// Those of `answers`.
     tally: Tally,
+    /// The first of them.
+    first_refused: Option<FirstRefused>,
+}
+
+#[derive(Clone, Copy)]
+struct FirstRefused {
+    kind: Kind,
+    answered: Answered,
+    key: Option<KeyTag>,
+}
+
+/// What the commands of a message are handed over with.
+struct Handing<'a> {
+    arrival: Arrival,
+    budgets: &'a BytesInFlight,
+    figures: &'a Arc<Figures>,
 }
 
 impl<'a> Sorting<'a> {
     fn sort(&mut self, command: BatchCommand) {
         let (id, kind) = (command.id, kind_of(&command));
+        let key_bytes = command.request.as_ref().map(|request| request.key().len());
         if let Err(rejection) = self.admit(command, kind) {
-            self.tally.count(kind, Answered::by(&rejection));
+            let answered = Answered::by(&rejection);
+            self.tally.count(kind, answered);
             self.answers.push(answer(id, Err(rejection)));
+            self.first_refused.get_or_insert_with(|| FirstRefused {
+                kind,
+                answered,
+                key: key_bytes.map(|bytes| KeyTag { bytes, hash: None }),
+            });
         }
+    }
+
+    /// Notes the commands that are answered already.
+    fn note_refused(&self, arrival: &Arrival, figures: &Figures) {
+        let Some(FirstRefused {
+            kind,
+            answered,
+            key,
+        }) = self.first_refused
+        else {
+            return;
+        };
+        let now = Instant::now();
+        figures
+            .commands
+            .note_together(&self.tally, arrival.took(now));
+        figures
+            .commands
+            .tell_if_slow(arrival, now, || SlowCommands {
+                kind,
+                answered,
+                count: self.answers.len(),
+                key,
+                region_id: None,
+                parts: Parts::of_write(arrival, None, now),
+            });
     }
 
     /// Routes a command. It is not routed again: its region refuses it if the region has changed meanwhile.
@@ -221,11 +294,14 @@ impl<'a> Sorting<'a> {
         self,
         message_bytes: usize,
         mut reservation: Reservation,
-        budgets: &BytesInFlight,
-        figures: &Arc<Figures>,
+        handing: &Handing<'_>,
         intake: &mut Intake,
     ) {
-        let arrived_at = Instant::now();
+        let &Handing {
+            arrival,
+            budgets,
+            figures,
+        } = handing;
         let copies_keys = message_bytes / 2 > self.read_bytes;
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
@@ -235,7 +311,7 @@ impl<'a> Sorting<'a> {
             Arc::clone(&message),
             budgets,
             figures,
-            arrived_at,
+            arrival,
         );
         for of_region in self.regions {
             let RegionCommands {
@@ -259,7 +335,7 @@ impl<'a> Sorting<'a> {
                     region,
                     reads: reads.into_iter(),
                     message: Arc::clone(&of_reads),
-                    arrived_at,
+                    arrival,
                 });
             }
         }
@@ -305,9 +381,7 @@ pub(super) mod tests {
     use bytes::Bytes;
     use futures::FutureExt;
     use rdb_proto::kvrpc::batch_answer::Response;
-    use rdb_proto::kvrpc::{
-        CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest, batch_command::Request,
-    };
+    use rdb_proto::kvrpc::{CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest};
     use rdb_proto::metapb::Region;
     use rdb_proto::transport::CallBudget;
     use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
@@ -364,7 +438,9 @@ pub(super) mod tests {
 
     impl Fixture {
         fn take(&self, request: batch::Request) -> Intake {
-            take(request, None, &self.router, self.call.bytes_in_flight())
+            let arrival = Arrival::of(&self.call);
+            let budgets = self.call.bytes_in_flight();
+            take(request, arrival, None, &self.router, budgets)
         }
 
         pub(in super::super) fn bytes_taken(&self) -> usize {
@@ -489,7 +565,8 @@ pub(super) mod tests {
         let mut waiting = pin!(budgets.reserve(CONNECTION_BYTES_IN_FLIGHT_MAX, LONG));
         assert!(waiting.as_mut().now_or_never().is_none());
         let request = message([put("a")]);
-        let intake = take(request, arrived, &fixture.router, budgets);
+        let arrival = Arrival::of(&fixture.call);
+        let intake = take(request, arrival, arrived, &fixture.router, budgets);
         assert_eq!((intake.writes.len(), intake.answered.len()), (1, 0));
         for write in intake.writes {
             drop(write.await);
@@ -578,5 +655,42 @@ pub(super) mod tests {
         let by_others = budgets.try_reserve(by_others).expect("there is room");
         assert!(conflicts().await <= VALUE_BYTES, "nobody can spare more");
         drop(by_others);
+    }
+
+    fn noted(fixture: &Fixture) -> (u64, u64) {
+        fixture.router.figures().commands.noted_durations()
+    }
+
+    #[tokio::test]
+    async fn commands_that_are_refused_have_durations_as_those_that_are_served() {
+        let fixture = fixture().await;
+        let no_key = || Request::Get(GetRequest::default());
+        let mut misrouted = message([put("a"), no_key(), get("b")]);
+        misrouted.message.commands[2].region_id = 9;
+        let intake = fixture.take(misrouted);
+        assert_eq!(noted(&fixture), (2, 0), "the write is on its way");
+        for write in intake.writes {
+            drop(write.await);
+        }
+        assert_eq!(noted(&fixture), (2, 1));
+        let elsewhere = fixture.call.bytes_in_flight();
+        let taken = elsewhere.try_reserve(CONNECTION_BYTES_IN_FLIGHT_MAX - fixture.bytes_taken());
+        let _taken = taken.expect("there is room");
+        let intake = fixture.take(message([put("a"), get("b")]));
+        assert!(intake.writes.is_empty() && intake.reads.is_empty());
+        assert_eq!(noted(&fixture), (3, 2));
+    }
+
+    #[tokio::test]
+    async fn writes_whose_stream_ends_are_given_up_and_counted_once() {
+        let fixture = fixture().await;
+        let intake = fixture.take(message([put("a"), put("b"), put("n")]));
+        let mut writes = intake.writes.into_iter();
+        drop(writes.next().expect("one region").await);
+        assert_eq!(noted(&fixture), (0, 2));
+        drop(writes);
+        assert_eq!(noted(&fixture), (0, 3));
+        let given_up = fixture.router.figures().commands.counted(Kind::RawPut);
+        assert_eq!(given_up, [(Answered::Done, 2), (Answered::GivenUp, 1)]);
     }
 }

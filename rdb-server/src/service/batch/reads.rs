@@ -6,14 +6,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
-use std::vec;
+use std::time::{Duration, Instant};
+use std::{thread, vec};
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use rdb_proto::error::Fault;
-use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation};
+use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation, Waited};
 use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
@@ -22,7 +22,7 @@ use super::super::point::ReadResponse;
 use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
-use crate::metrics::{Answered, Figures, Kind, Tally};
+use crate::metrics::{Answered, Arrival, Commands, Figures, Kind, Parts, SlowCommands, Tally};
 use crate::region::{ReadFailure, RegionHandle};
 
 /// Most jobs of a stream at a time.
@@ -55,16 +55,17 @@ pub(super) struct ReadGroup {
     pub(super) region: Arc<RegionHandle>,
     pub(super) reads: vec::IntoIter<QueuedRead>,
     pub(super) message: Arc<Reservation>,
-    pub(super) arrived_at: Instant,
+    pub(super) arrival: Arrival,
 }
 
 impl ReadGroup {
-    /// Executes reads as [`Reads::pack`] does. Returns whether the group is empty.
+    /// Executes reads as [`Reads::pack`] does. Returns whether the group is empty. `first` gets the first that is answered.
     fn pack(
         &mut self,
         packing: &mut Packing<'_>,
         cold: &mut VecDeque<ColdRead>,
         tally: &mut Tally,
+        first: &mut Option<FirstRead>,
     ) -> bool {
         while let Some(queued) = self.reads.as_slice().first() {
             if packing.is_full() {
@@ -86,14 +87,20 @@ impl ReadGroup {
             };
             match found {
                 Some(result) => {
-                    tally.count(queued.kind, Answered::with(&result));
+                    let answered = Answered::with(&result);
+                    tally.count(queued.kind, answered);
+                    first.get_or_insert_with(|| FirstRead {
+                        kind: queued.kind,
+                        answered,
+                        read: queued.read.clone(),
+                    });
                     packing.push(answer(queued.id, result));
                 }
                 None => cold.push_back(ColdRead {
                     queued,
                     region: Arc::clone(&self.region),
                     message: Arc::clone(&self.message),
-                    arrived_at: self.arrived_at,
+                    arrival: self.arrival,
                 }),
             }
         }
@@ -101,18 +108,34 @@ impl ReadGroup {
     }
 }
 
+/// The first of the reads that are answered together.
+struct FirstRead {
+    kind: Kind,
+    answered: Answered,
+    read: PointRead,
+}
+
 /// A read that was set aside for a job.
 struct ColdRead {
     queued: QueuedRead,
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
-    arrived_at: Instant,
+    arrival: Arrival,
 }
 
 /// Reads some keys from the disk. Resolves to the reads that it has left out, and the answers to the others.
-type DiskJob = BoxFuture<'static, (Vec<ColdRead>, AnswerGroup)>;
+type DiskJob = BoxFuture<'static, (JobReads, AnswerGroup)>;
 
-/// The reads of a stream.
+/// The reads of a job. Those that it has not answered when it is dropped are noted as given up.
+struct JobReads {
+    cold: Vec<ColdRead>,
+    figures: Arc<Figures>,
+    begun: Instant,
+    /// What the job has waited for room.
+    waited: Waited,
+}
+
+/// The reads of a stream. Those that are not answered when it is dropped are noted as given up.
 #[derive(Default)]
 pub(super) struct Reads {
     groups: VecDeque<ReadGroup>,
@@ -125,8 +148,10 @@ impl Reads {
     /// None yet. What becomes of them is noted in `figures`.
     pub(super) fn new(figures: Arc<Figures>) -> Self {
         Self {
+            groups: VecDeque::new(),
+            cold: VecDeque::new(),
+            jobs: FuturesUnordered::new(),
             figures,
-            ..Self::default()
         }
     }
 
@@ -147,10 +172,22 @@ impl Reads {
         let mut tally = Tally::default();
         while let Some(group) = self.groups.front_mut() {
             let answered_before = packing.answer_count();
-            let is_emptied = group.pack(packing, &mut self.cold, &mut tally);
+            let mut first = None;
+            let is_emptied = group.pack(packing, &mut self.cold, &mut tally, &mut first);
             let answered = packing.answer_count() - answered_before;
-            let commands = &self.figures.commands;
-            commands.note_reads(group.arrived_at.elapsed(), answered);
+            let (commands, arrival) = (&self.figures.commands, &group.arrival);
+            let now = Instant::now();
+            commands.note_reads(arrival.took(now), answered);
+            if let Some(first) = first {
+                commands.tell_if_slow(arrival, now, || SlowCommands {
+                    kind: first.kind,
+                    answered: first.answered,
+                    count: answered,
+                    key: Some(commands.slow().tag(first.read.key())),
+                    region_id: Some(group.region.region().id),
+                    parts: Parts::of_queued_read(arrival, None, Duration::ZERO, now),
+                });
+            }
             if !is_emptied {
                 break;
             }
@@ -173,8 +210,8 @@ impl Reads {
 
     /// Waits for the answers of a job. `None`: no job runs.
     pub(super) async fn next_from_disk(&mut self) -> Option<AnswerGroup> {
-        let (unread, answers) = self.jobs.next().await?;
-        for cold in unread.into_iter().rev() {
+        let (mut unread, answers) = self.jobs.next().await?;
+        for cold in unread.cold.drain(..).rev() {
             self.cold.push_front(cold);
         }
         Some(answers)
@@ -189,14 +226,101 @@ impl Reads {
         let share = self.cold.len().div_ceil(places).min(DISK_JOB_KEYS_MAX);
         let count = self.cold.iter().take(share).take_while(of_region).count();
         let cold: Vec<_> = self.cold.drain(..count).collect();
-        let figures = Arc::clone(&self.figures);
-        Some(start_job(
-            region,
-            message,
-            call.bytes_in_flight(),
-            figures,
+        let job = JobReads {
             cold,
-        ))
+            figures: Arc::clone(&self.figures),
+            begun: Instant::now(),
+            waited: Waited::default(),
+        };
+        Some(start_job(region, message, call.bytes_in_flight(), job))
+    }
+}
+
+impl Drop for Reads {
+    fn drop(&mut self) {
+        let commands = &self.figures.commands;
+        let now = Instant::now();
+        for group in &self.groups {
+            let left = group.reads.as_slice();
+            note_given_up(commands, &group.region, &group.arrival, left.iter(), now);
+        }
+        for cold in &self.cold {
+            let left = std::iter::once(&cold.queued);
+            note_given_up(commands, &cold.region, &cold.arrival, left, now);
+        }
+    }
+}
+
+/// Notes reads of one message that nobody waits for any more, and that were not begun.
+fn note_given_up<'q>(
+    commands: &Commands,
+    region: &RegionHandle,
+    arrival: &Arrival,
+    left: impl Iterator<Item = &'q QueuedRead> + Clone,
+    now: Instant,
+) {
+    let answered = Answered::GivenUp;
+    let mut tally = Tally::default();
+    for queued in left.clone() {
+        tally.count(queued.kind, answered);
+    }
+    commands.note_together(&tally, arrival.took(now));
+    let count = left.clone().count();
+    let mut left = left;
+    if let Some(first) = left.next() {
+        commands.tell_if_slow(arrival, now, || SlowCommands {
+            kind: first.kind,
+            answered,
+            count,
+            key: Some(commands.slow().tag(first.read.key())),
+            region_id: Some(region.region().id),
+            parts: Parts::of_queued_read(arrival, None, Duration::ZERO, now),
+        });
+    }
+}
+
+impl JobReads {
+    /// Notes one of them, which was answered, or given up, `now`.
+    fn note(&self, cold: &ColdRead, answered: Answered, now: Instant, tally: &mut Tally) {
+        let (commands, arrival) = (&self.figures.commands, &cold.arrival);
+        tally.count(cold.queued.kind, answered);
+        commands.note_reads(arrival.took(now), 1);
+        commands.tell_if_slow(arrival, now, || {
+            let room = self.waited.get();
+            SlowCommands {
+                kind: cold.queued.kind,
+                answered,
+                count: 1,
+                key: Some(commands.slow().tag(cold.queued.read.key())),
+                region_id: Some(cold.region.region().id),
+                parts: Parts::of_queued_read(arrival, Some(self.begun), room, now),
+            }
+        });
+    }
+
+    /// Notes all that are left, and lets go of them.
+    fn note_all(&mut self, answered: Answered) {
+        let left = std::mem::take(&mut self.cold);
+        if left.is_empty() {
+            return;
+        }
+        let (mut tally, now) = (Tally::default(), Instant::now());
+        for cold in &left {
+            self.note(cold, answered, now, &mut tally);
+        }
+        self.figures.commands.note(&tally);
+    }
+}
+
+/// The stream has ended, or the job has panicked.
+impl Drop for JobReads {
+    fn drop(&mut self) {
+        let answered = if thread::panicking() {
+            Answered::Failed
+        } else {
+            Answered::GivenUp
+        };
+        self.note_all(answered);
     }
 }
 
@@ -206,31 +330,29 @@ fn start_job(
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
     budgets: &BytesInFlight,
-    figures: Arc<Figures>,
-    cold: Vec<ColdRead>,
+    job: JobReads,
 ) -> DiskJob {
-    let named = cold.iter().map(|cold| (cold.queued.id, cold.queued.kind));
-    let named: Vec<_> = named.collect();
+    let ids: Vec<_> = job.cold.iter().map(|cold| cold.queued.id).collect();
+    let nothing_left = JobReads {
+        cold: Vec::new(),
+        figures: Arc::clone(&job.figures),
+        begun: job.begun,
+        waited: Waited::default(),
+    };
     let reading = Reading {
         region,
         message: Arc::clone(&message),
         budgets: budgets.clone(),
-        figures: Arc::clone(&figures),
     };
-    let reading = reading.read_cold(cold);
+    let reading = reading.read_cold(job);
     let reading = AbortOnDropHandle::new(tokio::spawn(reading));
     Box::pin(async move {
         reading.await.unwrap_or_else(|error| {
             let cause = format!("the read was not finished: {error}");
             let failed = Rejection::Fault(Fault::new(Code::Internal, cause));
-            let (mut tally, answered) = (Tally::default(), Answered::by(&failed));
-            for (_, kind) in &named {
-                tally.count(*kind, answered);
-            }
-            figures.commands.note(&tally);
-            let ids = named.iter().map(|(id, _)| *id).collect();
+            // They were noted when the job let go of them.
             (
-                Vec::new(),
+                nothing_left,
                 AnswerGroup::rejected(ids, failed, Some(message)),
             )
         })
@@ -242,13 +364,16 @@ struct Reading {
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
     budgets: BytesInFlight,
-    figures: Arc<Figures>,
 }
 
 impl Reading {
-    /// Reads as many of `cold` as get room, and returns the others. All are of the region.
-    async fn read_cold(self, mut cold: Vec<ColdRead>) -> (Vec<ColdRead>, AnswerGroup) {
-        let reads: Vec<PointRead> = cold.iter().map(|cold| cold.queued.read.clone()).collect();
+    /// Reads as many of the job's reads as get room, and returns the others. All are of the region.
+    async fn read_cold(self, mut job: JobReads) -> (JobReads, AnswerGroup) {
+        let reads: Vec<PointRead> = job
+            .cold
+            .iter()
+            .map(|cold| cold.queued.read.clone())
+            .collect();
         let read = |room| {
             let (region, reads) = (&self.region, reads.clone());
             async move {
@@ -262,46 +387,36 @@ impl Reading {
                 }
             }
         };
-        match read_with_room(&self.budgets, BATCH_ROOM, read).await {
+        match read_with_room(&self.budgets, BATCH_ROOM, &job.waited, read).await {
             Ok((values, room)) => {
-                let mut tally = Tally::default();
-                let read = cold.drain(..values.len().min(cold.len()));
-                let answers = read.zip(values).map(|(cold, value)| {
+                let (mut tally, now) = (Tally::default(), Instant::now());
+                let count = values.len().min(job.cold.len());
+                let read: Vec<_> = job.cold.drain(..count).collect();
+                let answers = read.iter().zip(values).map(|(cold, value)| {
                     let value = value.map_err(Rejection::from);
                     let result = value.and_then(cold.queued.response);
-                    self.note(&cold, Answered::with(&result), &mut tally);
+                    job.note(cold, Answered::with(&result), now, &mut tally);
                     answer(cold.queued.id, result)
                 });
                 let answers = answers.collect();
-                self.figures.commands.note(&tally);
-                (cold, AnswerGroup::new(answers, self.message, Some(room)))
+                job.figures.commands.note(&tally);
+                (job, AnswerGroup::new(answers, self.message, Some(room)))
             }
             Err(rejection) => {
-                let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
-                for cold in &cold {
-                    self.note(cold, answered, &mut tally);
-                }
-                self.figures.commands.note(&tally);
-                let ids = cold.iter().map(|cold| cold.queued.id).collect();
+                let ids = job.cold.iter().map(|cold| cold.queued.id).collect();
+                job.note_all(Answered::by(&rejection));
                 (
-                    Vec::new(),
+                    job,
                     AnswerGroup::rejected(ids, rejection, Some(self.message)),
                 )
             }
         }
-    }
-
-    fn note(&self, cold: &ColdRead, answered: Answered, tally: &mut Tally) {
-        tally.count(cold.queued.kind, answered);
-        let took = cold.arrived_at.elapsed();
-        self.figures.commands.note_reads(took, 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use bytes::Bytes;
     use futures::FutureExt;
@@ -356,7 +471,7 @@ mod tests {
             region,
             reads: reads.collect::<Vec<_>>().into_iter(),
             message: Arc::new(message),
-            arrived_at: Instant::now(),
+            arrival: Arrival::of(call),
         }
     }
 
@@ -440,5 +555,47 @@ mod tests {
         let held = budget.bytes_taken();
         assert!((VALUE_BYTES..VALUE_BYTES + 1024).contains(&held), "{held}");
         drop(call);
+    }
+
+    #[tokio::test]
+    async fn reads_whose_stream_ends_are_given_up_wherever_they_wait() {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let path = directory.path().to_owned();
+        let storage = spawn_blocking(|| cold_storage(path)).await.expect("opened");
+        let call = CallBudget::of(&tonic::Request::new(()));
+        let led = Led::begin(&storage, Region::default()).await;
+        let region = led.handle(Region::default());
+        let figures = Arc::<Figures>::default();
+        let mut ending = Reads::new(Arc::clone(&figures));
+        ending.push(reads(Arc::clone(&region), &call, KEYS));
+        let mut packing = Packing::new(&call);
+        ending.pack(&mut packing);
+        // Its jobs wait for room that nobody gives back.
+        let budgets = call.bytes_in_flight();
+        let free = CONNECTION_BYTES_IN_FLIGHT_MAX - budgets.connection.bytes_taken();
+        let _all = budgets.try_reserve(free).expect("there is room");
+        ending.start_jobs(&call);
+        tokio::task::yield_now().await;
+        // All places for jobs are taken, so these are set aside, and the last ones are not tried.
+        ending.push(reads(Arc::clone(&region), &call_of_others(), 2));
+        ending.pack(&mut Packing::new(&call));
+        assert_eq!(ending.cold.len(), 2);
+        ending.push(reads(region, &call_of_others(), 3));
+        assert_eq!(figures.commands.noted_durations(), (0, 0));
+        drop(ending);
+        // A job is a task, and ends a moment later.
+        let all_noted = async {
+            while figures.commands.noted_durations().0 < KEYS + 5 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let noted = timeout(Duration::from_secs(300), all_noted).await;
+        noted.expect("all are noted");
+        let counted = figures.commands.counted(Kind::RawGet);
+        assert_eq!(counted, [(Answered::GivenUp, KEYS + 5)]);
+    }
+
+    fn call_of_others() -> Arc<CallBudget> {
+        CallBudget::of(&tonic::Request::new(()))
     }
 }

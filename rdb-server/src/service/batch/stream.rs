@@ -18,6 +18,7 @@ use tonic::Status;
 use super::answers::{AnswerGroup, Packing, ReadyAnswers};
 use super::intake;
 use super::reads::Reads;
+use crate::metrics::Arrival;
 use crate::router::Router;
 
 /// Commands in flight at which no further message is taken. The client's messages then wait in the HTTP/2 window.
@@ -132,9 +133,10 @@ impl CommandStream {
     }
 
     fn take(&mut self, request: batch::Request) {
+        let arrival = Arrival::of(&self.call);
         let arrived = self.call.take_arrived(request.message_bytes);
         let budgets = self.call.bytes_in_flight();
-        let taken = intake::take(request, arrived, &self.router, budgets);
+        let taken = intake::take(request, arrival, arrived, &self.router, budgets);
         self.commands_in_flight += taken.command_count;
         for answered in taken.answered {
             self.ready.push(answered);

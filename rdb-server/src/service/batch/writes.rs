@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rdb_proto::slow_log::KeyTag;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
 use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
@@ -14,8 +15,8 @@ use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::intake::AwaitedWrite;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Figures, Tally};
-use crate::region::{MessageRoom, PendingOutcomes, RegionHandle};
+use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommands, Tally};
+use crate::region::{MessageRoom, PendingOutcomes, RegionHandle, WriteProgress};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
 pub(super) struct MessageWrites<'a> {
@@ -24,7 +25,7 @@ pub(super) struct MessageWrites<'a> {
     room: Option<MessageRoom>,
     budgets: &'a BytesInFlight,
     figures: &'a Arc<Figures>,
-    arrived_at: Instant,
+    arrival: Arrival,
 }
 
 impl<'a> MessageWrites<'a> {
@@ -33,7 +34,7 @@ impl<'a> MessageWrites<'a> {
         message: Arc<Reservation>,
         budgets: &'a BytesInFlight,
         figures: &'a Arc<Figures>,
-        arrived_at: Instant,
+        arrival: Arrival,
     ) -> Self {
         Self {
             message_bytes,
@@ -41,7 +42,7 @@ impl<'a> MessageWrites<'a> {
             room: None,
             budgets,
             figures,
-            arrived_at,
+            arrival,
         }
     }
 
@@ -53,14 +54,22 @@ impl<'a> MessageWrites<'a> {
         commands: Vec<Command>,
         awaited: Vec<AwaitedWrite>,
     ) -> Result<BoxFuture<'static, AnswerGroup>, AnswerGroup> {
-        let submitted = Submitted {
+        let first_key = commands.first().and_then(key_of);
+        let mut submitted = Submitted {
             awaited,
             message: Arc::clone(&self.message),
             figures: Arc::clone(self.figures),
-            arrived_at: self.arrived_at,
+            arrival: self.arrival,
+            region_id: region.region().id,
+            first_key: first_key.map(|key| self.figures.commands.slow().tag(key)),
+            progress: None,
+            is_noted: false,
         };
         match self.try_submit(region, commands) {
-            Ok((pending, conflict_room)) => Ok(submitted.answers(pending, conflict_room).boxed()),
+            Ok((pending, conflict_room)) => {
+                submitted.progress = Some(pending.progress());
+                Ok(submitted.answers(pending, conflict_room).boxed())
+            }
             Err(rejection) => Err(submitted.rejected(rejection)),
         }
     }
@@ -84,49 +93,97 @@ impl<'a> MessageWrites<'a> {
     }
 }
 
-/// Writes of a message that were submitted together.
+/// The key of a command that a stream can have.
+fn key_of(command: &Command) -> Option<&[u8]> {
+    match command {
+        Command::PutRaw { key, .. }
+        | Command::DeleteRaw { key }
+        | Command::CompareAndSwap { key, .. }
+        | Command::CompareAndDelete { key, .. } => Some(key),
+        Command::PutBatchRaw { .. } | Command::DeleteRangeRaw { .. } | Command::PutRegion(_) => {
+            None
+        }
+    }
+}
+
+/// Writes of a message that were submitted together. Dropped before they are answered, they are noted as given up.
 struct Submitted {
     awaited: Vec<AwaitedWrite>,
     message: Arc<Reservation>,
     figures: Arc<Figures>,
-    arrived_at: Instant,
+    arrival: Arrival,
+    region_id: u64,
+    first_key: Option<KeyTag>,
+    /// `None`: they were refused.
+    progress: Option<Arc<WriteProgress>>,
+    is_noted: bool,
 }
 
 impl Submitted {
     async fn answers(
-        self,
+        mut self,
         pending: PendingOutcomes,
         conflict_room: Option<Reservation>,
     ) -> AnswerGroup {
         match pending.await {
             Ok(outcomes) if outcomes.len() == self.awaited.len() => {
-                let mut tally = Tally::default();
+                let (mut tally, mut first) = (Tally::default(), None);
                 let answers = self.awaited.iter().zip(outcomes).map(|(awaited, outcome)| {
                     let result = (awaited.response)(outcome);
-                    tally.count(awaited.kind, Answered::with(&result));
+                    let answered = Answered::with(&result);
+                    tally.count(awaited.kind, answered);
+                    first.get_or_insert(answered);
                     answer(awaited.id, result)
                 });
                 let answers = answers.collect();
-                self.note(&tally);
-                AnswerGroup::new(answers, self.message, conflict_room)
+                self.note(&tally, first.unwrap_or(Answered::Done));
+                AnswerGroup::new(answers, Arc::clone(&self.message), conflict_room)
             }
             result => self.rejected(result.err().unwrap_or_else(unexpected)),
         }
     }
 
-    fn rejected(self, rejection: Rejection) -> AnswerGroup {
-        let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
+    fn rejected(mut self, rejection: Rejection) -> AnswerGroup {
+        self.note_all(Answered::by(&rejection));
+        let ids = self.awaited.iter().map(|awaited| awaited.id);
+        let message = Arc::clone(&self.message);
+        AnswerGroup::rejected(ids.collect(), rejection, Some(message))
+    }
+
+    /// Notes that all of them were answered so.
+    fn note_all(&mut self, answered: Answered) {
+        let mut tally = Tally::default();
         for awaited in &self.awaited {
             tally.count(awaited.kind, answered);
         }
-        self.note(&tally);
-        let ids = self.awaited.iter().map(|awaited| awaited.id);
-        AnswerGroup::rejected(ids.collect(), rejection, Some(self.message))
+        self.note(&tally, answered);
     }
 
-    fn note(&self, tally: &Tally) {
-        let commands = &self.figures.commands;
+    /// Notes their answers, of which the first is `first`.
+    fn note(&mut self, tally: &Tally, first: Answered) {
+        self.is_noted = true;
+        let now = Instant::now();
+        let (commands, arrival) = (&self.figures.commands, &self.arrival);
         commands.note(tally);
-        commands.note_writes(self.arrived_at.elapsed(), self.awaited.len());
+        commands.note_writes(arrival.took(now), self.awaited.len());
+        commands.tell_if_slow(arrival, now, || SlowCommands {
+            kind: self
+                .awaited
+                .first()
+                .map_or(Kind::Unknown, |awaited| awaited.kind),
+            answered: first,
+            count: self.awaited.len(),
+            key: self.first_key,
+            region_id: Some(self.region_id),
+            parts: Parts::of_write(arrival, self.progress.as_deref(), now),
+        });
+    }
+}
+
+impl Drop for Submitted {
+    fn drop(&mut self) {
+        if !self.is_noted {
+            self.note_all(Answered::GivenUp);
+        }
     }
 }

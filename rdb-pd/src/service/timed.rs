@@ -1,0 +1,124 @@
+//! Calls that may be slow: from their arrival until they have an answer, or are given up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdb_proto::transport::{CallBudget, UnservedCall, UnservedCalls};
+use tonic::Status;
+
+use crate::metrics::Figures;
+
+/// Told of when it is dropped, if it was slow.
+#[must_use = "it is told of as given up unless it gets its result"]
+pub(super) struct Timed {
+    figures: Arc<Figures>,
+    call: Arc<CallBudget>,
+    method: &'static str,
+    /// How many requests it is.
+    count: u64,
+    at: Instant,
+    admission: Duration,
+    outcome: &'static str,
+}
+
+impl Timed {
+    /// It begins now.
+    pub(super) fn begin(
+        figures: &Arc<Figures>,
+        call: &Arc<CallBudget>,
+        method: &'static str,
+    ) -> Self {
+        Self {
+            figures: Arc::clone(figures),
+            call: Arc::clone(call),
+            method,
+            count: 1,
+            at: Instant::now(),
+            admission: call.waited().take(),
+            outcome: "given_up",
+        }
+    }
+
+    /// The same of so many requests of a stream together.
+    pub(super) fn of_requests(mut self, count: usize) -> Self {
+        self.count = count as u64;
+        self
+    }
+
+    /// It has this result.
+    pub(super) fn end<T>(mut self, result: Result<T, Status>) -> Result<T, Status> {
+        self.outcome = if result.is_ok() { "ok" } else { "refused" };
+        result
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        // What it has waited for room for its answer.
+        let answer = self.call.waited().take();
+        let total = now.saturating_duration_since(self.at) + self.admission;
+        let slow = &self.figures.slow;
+        if !slow.is_slow(total) {
+            return;
+        }
+        slow.tell(now, self.count, |left_out| {
+            tracing::warn!(
+                method = self.method,
+                outcome = self.outcome,
+                requests = self.count,
+                peer = self.call.peer().map(tracing::field::display),
+                total_ms = total.as_millis() as u64,
+                admission_ms = self.admission.as_millis() as u64,
+                answer_ms = answer.as_millis() as u64,
+                left_out,
+                "slow"
+            );
+        });
+    }
+}
+
+/// Calls that found no room, or were given up while they waited for some.
+impl UnservedCalls for Figures {
+    fn note(&self, call: UnservedCall) {
+        if call.service != "pdpb.Pd" || !self.slow.is_slow(call.waited) {
+            return;
+        }
+        self.slow.tell(Instant::now(), 1, |left_out| {
+            let waited_ms = call.waited.as_millis() as u64;
+            tracing::warn!(
+                method = call.method,
+                outcome = if call.is_refused {
+                    "refused"
+                } else {
+                    "given_up"
+                },
+                peer = call.peer.map(tracing::field::display),
+                total_ms = waited_ms,
+                admission_ms = waited_ms,
+                left_out,
+                "slow"
+            );
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdb_proto::slow_log::SlowLog;
+    use tonic::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_given_up_after_it_waited_for_room_is_slow() {
+        let figures = Arc::new(Figures::told_by(SlowLog::of_threshold_ms(60_000)));
+        let call = CallBudget::of(&Request::new(()));
+        call.waited().add(Duration::from_secs(3600));
+        drop(Timed::begin(&figures, &call, "GetTso"));
+        assert_eq!(figures.slow.count(), 1);
+        let quick = Timed::begin(&figures, &call, "GetTso");
+        assert!(quick.end(Ok(())).is_ok());
+        assert_eq!(figures.slow.count(), 1);
+    }
+}

@@ -1,0 +1,130 @@
+//! Which commands or calls are slow, how many were, and whose turn it is to be told of in the log.
+//!
+//! The two servers write the lines: they know the parts of the time that a command took.
+//!
+//! Invariants:
+//! - What is not slow costs one comparison, and the tag of one key for each call or batch of writes. The lock is taken for what is slow only.
+//! - A key is never in the log. Its hash has a seed that only the process knows, so nobody can find the key by trying some.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::figures::Counter;
+use crate::rare_line::RareLine;
+
+/// From when on something is slow, in milliseconds, unless a flag says otherwise.
+pub const DEFAULT_THRESHOLD_MS: u64 = 500;
+
+/// Counts what is slow, and lets a line of it be written now and then.
+#[derive(Debug, Default)]
+pub struct SlowLog {
+    /// `None`: nothing is slow.
+    threshold: Option<Duration>,
+    hashes: RandomState,
+    slow: Counter,
+    line: Mutex<RareLine>,
+}
+
+/// How many bytes of the beginning of a key, and of its end, its hash is made of. So a key that breaks every limit costs no more.
+const HASHED_BYTES: usize = 64;
+
+/// What the log tells of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyTag {
+    /// Its length in bytes.
+    pub bytes: usize,
+    /// The same for the same key for as long as the process runs; it is of the length and both ends of the key. `None`: it is not
+    /// known.
+    pub hash: Option<u32>,
+}
+
+impl SlowLog {
+    /// What takes `threshold_ms` or longer is slow. 0: nothing is.
+    pub fn of_threshold_ms(threshold_ms: u64) -> Self {
+        Self {
+            threshold: (threshold_ms > 0).then(|| Duration::from_millis(threshold_ms)),
+            ..Self::default()
+        }
+    }
+
+    /// Whether something that took so long is slow.
+    pub fn is_slow(&self, took: Duration) -> bool {
+        self.threshold.is_some_and(|threshold| took >= threshold)
+    }
+
+    /// What the log would tell of `key`. It is not hashed where nothing is slow.
+    pub fn tag(&self, key: &[u8]) -> KeyTag {
+        let beginning = &key[..key.len().min(HASHED_BYTES)];
+        let end = &key[key.len().saturating_sub(HASHED_BYTES)..];
+        let hashed = (beginning, end, key.len());
+        let hash = self.threshold.map(|_| self.hashes.hash_one(hashed) as u32);
+        KeyTag {
+            bytes: key.len(),
+            hash,
+        }
+    }
+
+    /// Counts `count` that were slow together, and calls `write` if it is their turn to be told of, with the number of those that
+    /// were left out since the last turn. One of `count` is told of.
+    pub fn tell(&self, now: Instant, count: u64, write: impl FnOnce(u64)) {
+        self.slow.add(count);
+        let left_out = {
+            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            let left_out = line.take_turn(now);
+            line.leave_out(count.saturating_sub(1));
+            left_out
+        };
+        if let Some(left_out) = left_out {
+            write(left_out);
+        }
+    }
+
+    /// How many were slow.
+    pub fn count(&self) -> u64 {
+        self.slow.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_takes_as_long_as_the_threshold_is_slow_and_with_0_nothing_is() {
+        let log = SlowLog::of_threshold_ms(500);
+        assert!(!log.is_slow(Duration::from_micros(499_999)));
+        assert!(log.is_slow(Duration::from_millis(500)));
+        for off in [SlowLog::of_threshold_ms(0), SlowLog::default()] {
+            assert!(!off.is_slow(Duration::MAX));
+        }
+    }
+
+    #[test]
+    fn one_a_second_is_told_of_and_the_others_are_counted_in_the_next_line() {
+        let log = SlowLog::of_threshold_ms(1);
+        let begun = Instant::now();
+        let mut lines = Vec::new();
+        for tenth in 0..25 {
+            let now = begun + tenth * SECOND / 10;
+            log.tell(now, 1, |left_out| lines.push(left_out));
+        }
+        log.tell(begun + 3 * SECOND, 100, |left_out| lines.push(left_out));
+        log.tell(begun + 4 * SECOND, 1, |left_out| lines.push(left_out));
+        assert_eq!(lines, [0, 9, 9, 4, 99]);
+        assert_eq!(log.count(), 126);
+    }
+
+    #[test]
+    fn a_key_has_the_same_tag_each_time_and_another_in_another_process() {
+        let log = SlowLog::of_threshold_ms(1);
+        let tag = log.tag(b"key");
+        assert_eq!((tag, tag.bytes), (log.tag(b"key"), 3));
+        assert_ne!(tag, log.tag(b"kez"));
+        let others = (0..4).map(|_| SlowLog::of_threshold_ms(1).tag(b"key"));
+        assert!(others.into_iter().any(|other| other != tag));
+        assert_eq!(SlowLog::default().tag(b"key").hash, None);
+    }
+}

@@ -1,0 +1,204 @@
+//! Commands that take long for a known reason: what the log and the figures tell of them.
+
+use std::time::Duration;
+
+use futures::channel::mpsc;
+use rdb_proto::kvrpc::batch_command::Request;
+use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawGetRequest, RawPutRequest};
+use rdb_proto::transport::endpoint;
+use tonic::Code;
+
+use crate::harness::{Cluster, HANG_GUARD, Metrics, Node, connect, found};
+
+const SECRET: &str = "a key that is nobody's business";
+
+/// Longer than the threshold, which is the default, and shorter than a call waits for room.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+fn put(value_bytes: usize) -> RawPutRequest {
+    RawPutRequest {
+        context: None,
+        key: SECRET.into(),
+        value: vec![b'v'; value_bytes].into(),
+    }
+}
+
+/// The lines about slow commands of a kind with an outcome.
+fn slow_lines(node: &Node, kind: &str, outcome: &str) -> Vec<String> {
+    let log = node.log();
+    assert!(!log.contains(SECRET), "{log}");
+    let told = format!(" slow kind=\"{kind}\" outcome=\"{outcome}\" ");
+    let lines = log.lines().filter(|line| line.contains(&told));
+    lines.map(str::to_owned).collect()
+}
+
+/// The number that a line has under a name.
+fn number(line: &str, name: &str) -> Option<u64> {
+    let mut fields = line.split(' ');
+    let value = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.parse().expect("a number"))
+}
+
+/// Stops all stores but the first, which leads, once all are voters.
+async fn lose_the_majority(cluster: &Cluster) -> Vec<Node> {
+    let client = cluster.client().await;
+    let mut others = Vec::new();
+    for name in ["second", "third"] {
+        let data_dir = cluster.directory.path().join(name);
+        let mut store = Node::store(data_dir, &cluster.pd.address());
+        store.start_serving().await;
+        others.push(store);
+    }
+    found("all are voters", async || {
+        let region = client.region("k").await.expect("it answers")?.region;
+        let voters = region.peers.iter().filter(|peer| !peer.is_learner).count();
+        (voters == 3).then_some(())
+    })
+    .await;
+    client.raw_put("k", "v").await.expect("they agree");
+    for store in &others {
+        store.pause();
+    }
+    others
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_for_a_lost_majority_are_told_of_as_given_up_while_they_are_synced() {
+    const VALUE_BYTES: usize = 1 << 20;
+    const THRESHOLD_MS: u64 = 50;
+    let mut cluster = Cluster::prepare();
+    cluster.store = cluster
+        .store
+        .with_status()
+        .with_flag("--slow-log-ms", &THRESHOLD_MS.to_string());
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let status = cluster.store.status_address().await;
+    let others = lose_the_majority(&cluster).await;
+    let before = Metrics::of(&status).await;
+    let channel = connect(&cluster.store.address()).await.expect("it listens");
+
+    let command = |id| BatchCommand {
+        id,
+        request: Some(Request::RawPut(put(VALUE_BYTES))),
+        ..BatchCommand::default()
+    };
+    let message = BatchRequest {
+        commands: vec![command(0), command(1)],
+        ..BatchRequest::default()
+    };
+    let (messages, sent) = mpsc::unbounded();
+    messages.unbounded_send(message.into()).expect("it is open");
+    let opened = KvBatchClient::new(channel.clone()).batch(sent).await;
+    let opened = opened.expect("it is open");
+    found("the store has the message", async || {
+        let metrics = Metrics::of(&status).await;
+        let waiting = metrics.get("flaredb_write_queue_bytes");
+        (waiting >= 2.0 * VALUE_BYTES as f64).then_some(())
+    })
+    .await;
+
+    let mut given_up = tonic::Request::new(put(1));
+    given_up.set_timeout(Duration::from_secs(3));
+    let given_up = KvRawClient::new(channel).raw_put(given_up).await;
+    given_up.expect_err("nobody agrees");
+    let line = found("it is told of", async || {
+        slow_lines(&cluster.store, "raw_put", "given_up").pop()
+    })
+    .await;
+    assert_eq!(number(&line, "commands"), Some(1), "{line}");
+    let key_bytes = SECRET.len() as u64;
+    assert_eq!(number(&line, "key_bytes"), Some(key_bytes), "{line}");
+    assert_eq!(number(&line, "region_id"), Some(1), "{line}");
+    assert!(line.contains(" peer=127.0.0.1:"), "{line}");
+    assert!(line.contains(" key_hash="), "{line}");
+    let total = number(&line, "total_ms").expect("it has one");
+    assert!(total >= THRESHOLD_MS, "{line}");
+    assert!(number(&line, "sync_ms").is_some(), "{line}");
+    assert_eq!(number(&line, "apply_ms"), None, "it never came to it");
+
+    // Now the stream goes, too, while its commands wait.
+    drop((opened, messages));
+    let given_up = "flaredb_commands_total{kind=\"raw_put\",outcome=\"given_up\"}";
+    let after = found("all are counted", async || {
+        let metrics = Metrics::of(&status).await;
+        let grown = metrics.get(given_up) - before.get(given_up);
+        assert!(grown <= 3.0, "{}", metrics.text);
+        (grown == 3.0).then_some(metrics)
+    })
+    .await;
+    let grown = |sample: &str| after.get(sample) - before.get(sample);
+    let durations = "flaredb_command_duration_seconds_count{access=\"write\"}";
+    assert_eq!(grown(durations), 3.0);
+    assert!(grown("flaredb_slow_commands_total") >= 3.0);
+    for store in &others {
+        store.resume();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_room_are_counted_and_told_of_though_no_handler_sees_them() {
+    const LARGE_BYTES: usize = 4 << 20;
+    const READS: usize = 3;
+    let mut cluster = Cluster::prepare();
+    cluster.store = cluster
+        .store
+        .with_status()
+        .with_flag("--bytes-in-flight-mib", "16");
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let status = cluster.store.status_address().await;
+    let channel = connect(&cluster.store.address()).await.expect("it listens");
+    let mut raw = KvRawClient::new(channel);
+    raw.raw_put(put(LARGE_BYTES)).await.expect("there is room");
+
+    let deaf = endpoint(&cluster.store.address(), HANG_GUARD).expect("an address");
+    let deaf = deaf.initial_stream_window_size(0).connect().await;
+    let deaf = KvRawClient::new(deaf.expect("it listens"));
+    let mut unread = Vec::new();
+    let in_flight = "flaredb_in_flight_bytes{of=\"clients\"}";
+    for (outcome, deadline) in [("busy", None), ("given_up", Some(PATIENCE))] {
+        let line = found(outcome, async || {
+            // The store lets go of answers that nobody takes. So they are asked for again each time.
+            for _ in 0..READS {
+                let mut deaf = deaf.clone();
+                let get = RawGetRequest {
+                    context: None,
+                    key: SECRET.into(),
+                };
+                unread.push(tokio::spawn(async move { deaf.raw_get(get).await }));
+            }
+            found("answers hold most of the bytes", async || {
+                let taken = Metrics::of(&status).await.get(in_flight);
+                (taken >= (READS * LARGE_BYTES) as f64).then_some(())
+            })
+            .await;
+            let mut request = tonic::Request::new(put(LARGE_BYTES));
+            if let Some(deadline) = deadline {
+                request.set_timeout(deadline);
+            }
+            let answer = raw.raw_put(request).await;
+            assert!(
+                !matches!(&answer, Err(status) if status.code() == Code::InvalidArgument),
+                "{answer:?}"
+            );
+            let mut lines = slow_lines(&cluster.store, "raw_put", outcome).into_iter();
+            lines.find(|line| number(line, "decode_ms").is_none())
+        })
+        .await;
+        let total = number(&line, "total_ms").expect("it has one");
+        assert!(total >= 500, "{line}");
+        assert_eq!(number(&line, "admission_ms"), Some(total), "{line}");
+        let metrics = Metrics::of(&status).await;
+        let counted = format!("flaredb_commands_total{{kind=\"raw_put\",outcome=\"{outcome}\"}}");
+        assert!(metrics.get(&counted) >= 1.0, "{}", metrics.text);
+        assert!(metrics.get("flaredb_slow_commands_total") >= 1.0);
+        let waited = metrics.get("flaredb_command_duration_seconds_sum{access=\"write\"}");
+        assert!(waited >= 0.5, "{}", metrics.text);
+    }
+    for read in unread {
+        read.abort();
+    }
+}
