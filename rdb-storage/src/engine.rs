@@ -1,6 +1,7 @@
 //! The database of the data: its column families and their settings.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rocksdb::{
@@ -82,6 +83,9 @@ pub(crate) struct Engine {
     epochs: Mutex<HashMap<u64, u64>>,
     /// How often table files of a region were dropped since the open, by region.
     drops: Mutex<HashMap<u64, u64>>,
+    /// See [`Storage::replacements`](crate::Storage::replacements). Sequentially consistent, so that a read which sees the gap sees
+    /// this, too.
+    replacements: AtomicU64,
     directory: Arc<DataDirectory>,
 }
 
@@ -117,6 +121,7 @@ impl Engine {
             disk_read_options: read_options(Tier::Disk),
             epochs: Mutex::default(),
             drops: Mutex::default(),
+            replacements: AtomicU64::new(0),
             directory,
         })
     }
@@ -143,6 +148,16 @@ impl Engine {
             directory: directory.path().to_owned(),
             cause: format!("reading its regions: {error}"),
         })
+    }
+
+    /// See [`Storage::replacements`](crate::Storage::replacements).
+    pub(crate) fn replacements(&self) -> u64 {
+        self.replacements.load(Ordering::SeqCst)
+    }
+
+    /// Call it before anything shows, and once more before writes are taken again.
+    pub(crate) fn begin_replacement(&self) {
+        self.replacements.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn directory(&self) -> &Arc<DataDirectory> {

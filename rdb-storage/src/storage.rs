@@ -9,7 +9,7 @@ pub use regions::UnfinishedInstall;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -53,8 +53,6 @@ struct Inner {
     opening_log: Mutex<()>,
     /// The first call of `close` wins by the exchange; what it closes has locks of its own.
     closed: AtomicBool,
-    /// See `Storage::replacements`.
-    replacements: AtomicU64,
     /// See `Storage::unfinished_installs`.
     unfinished: Mutex<BTreeMap<u64, UnfinishedInstall>>,
 }
@@ -141,7 +139,6 @@ impl Storage {
                 options: options.clone(),
                 opening_log: Mutex::default(),
                 closed: AtomicBool::new(false),
-                replacements: AtomicU64::new(0),
                 unfinished: Mutex::new(unfinished),
             }),
         })

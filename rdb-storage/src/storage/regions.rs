@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::Storage;
@@ -69,7 +68,7 @@ impl Storage {
     /// As [`apply`](Self::apply), and [`Error::Io`] when the flush failed. The region may be destroyed then.
     pub fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
         let earlier = self.tombstone(region_id)?.unwrap_or(0);
-        self.begin_replacement();
+        self.inner.engine.begin_replacement();
         let last = peer_id.max(earlier);
         let given_up = self.inner.engine.installing(region_id)?;
         self.inner.writer.destroy_region(region_id, last)?;
@@ -107,15 +106,10 @@ impl Storage {
         Ok(destroyed)
     }
 
-    /// How many regions were taken away since the open, to be replaced by a snapshot or for good. One that is being replaced looks
+    /// Grows before and after a region is taken away, to be replaced by a snapshot or for good. One that is being replaced looks
     /// empty: whoever reads compares this from before the read was permitted with this from after the read.
     pub fn replacements(&self) -> u64 {
-        self.inner.replacements.load(Ordering::SeqCst)
-    }
-
-    /// Before anything shows. Sequentially consistent, so that a read which sees the gap sees this, too.
-    fn begin_replacement(&self) {
-        self.inner.replacements.fetch_add(1, Ordering::SeqCst);
+        self.inner.engine.replacements()
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -132,7 +126,7 @@ impl Storage {
         installing: &Installing,
         find_space: impl FnOnce(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.begin_replacement();
+        self.inner.engine.begin_replacement();
         let region_id = installing.state.region.id;
         let given_up = self.inner.engine.installing(region_id)?;
         let given_up = given_up.filter(|given_up| given_up.folder != installing.folder);

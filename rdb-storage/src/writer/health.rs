@@ -151,21 +151,42 @@ impl Health {
 
     /// Ends writing to a region whose data could not be read, and returns why.
     pub(crate) fn stop_region(&self, region_id: u64, error: Error) -> Error {
+        self.stop_region_if(region_id, error, || true)
+    }
+
+    /// The same if that is still so when nobody can resume the region any more before it is stopped.
+    pub(crate) fn stop_region_if(
+        &self,
+        region_id: u64,
+        error: Error,
+        is_still_so: impl FnOnce() -> bool,
+    ) -> Error {
         let cause = error.to_string();
-        tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until its data is replaced or the storage is opened again");
         self.impaired.store(true, Ordering::Release);
-        self.health.send_if_modified(|health| match health {
-            WriteHealth::Healthy => {
-                let causes = BTreeMap::from([(region_id, cause)]);
-                *health = WriteHealth::RegionsStopped { causes };
-                true
+        let mut is_stopped = false;
+        self.health.send_if_modified(|health| {
+            is_stopped = is_still_so();
+            if !is_stopped {
+                return false;
             }
-            WriteHealth::RegionsStopped { causes } => {
-                causes.entry(region_id).or_insert(cause);
-                true
+            match health {
+                WriteHealth::Healthy => {
+                    let causes = BTreeMap::from([(region_id, cause.clone())]);
+                    *health = WriteHealth::RegionsStopped { causes };
+                    true
+                }
+                WriteHealth::RegionsStopped { causes } => {
+                    causes.entry(region_id).or_insert_with(|| cause.clone());
+                    true
+                }
+                WriteHealth::Stopped { .. } => false,
             }
-            WriteHealth::Stopped { .. } => false,
         });
+        if is_stopped {
+            tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until its data is replaced or the storage is opened again");
+        } else {
+            tracing::info!(region_id, %cause, "data could not be read that was replaced meanwhile");
+        }
         error
     }
 }

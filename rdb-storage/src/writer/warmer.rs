@@ -53,11 +53,12 @@ impl Warmer {
         admitted: Admitted,
         then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
     ) {
+        let replacements = self.engine.replacements();
         match self.read(&admitted, Tier::Memory) {
             Ok(()) => then(Ok(admitted)),
             Err(ReadError::NotInMemory) => self.put_aside(admitted, Box::new(then)),
             Err(ReadError::Failed(error)) => {
-                let error = self.health.stop_region(admitted.region_id(), error);
+                let error = self.met(&admitted, error, replacements);
                 drop(admitted);
                 then(Err(error));
             }
@@ -120,11 +121,20 @@ impl Warmer {
     }
 
     fn read_from_disk(&self, admitted: &Admitted) -> Result<(), Error> {
+        let replacements = self.engine.replacements();
         let read = self.read(admitted, Tier::Disk);
         read.map_err(|error| match Error::from(error) {
             Error::Closed => Error::Closed,
-            error => self.health.stop_region(admitted.region_id(), error),
+            error => self.met(admitted, error, replacements),
         })
+    }
+
+    /// Ends writing to a region that could not be read, unless a region was replaced since there were so many
+    /// [`replacements`](Engine::replacements): what could not be read may be gone. If it is not, the next one meets it.
+    fn met(&self, admitted: &Admitted, error: Error, replacements: u64) -> Error {
+        let is_there = || self.engine.replacements() == replacements;
+        self.health
+            .stop_region_if(admitted.region_id(), error, is_there)
     }
 
     fn read(&self, admitted: &Admitted, tier: Tier) -> Result<(), ReadError> {
@@ -232,6 +242,23 @@ mod tests {
         drop(Cold(Some((swap(1), then))));
         let told = refusal(&unanswered);
         assert!(matches!(told, Error::Io { .. }), "{told:?}");
+    }
+
+    #[test]
+    fn what_could_not_be_read_does_not_stop_a_region_whose_data_was_replaced_meanwhile() {
+        let (_directory, warmer) = warmer();
+        let damage = || Error::DataLoss {
+            cause: "a damaged block".to_owned(),
+        };
+        // The read begins, the region is replaced and takes writes again, and the read fails.
+        let replacements = warmer.engine.replacements();
+        warmer.engine.begin_replacement();
+        warmer.health.resume_region(1);
+        assert_eq!(warmer.met(&swap(0), damage(), replacements), damage());
+        assert_eq!(warmer.health.check(1), Ok(()));
+        let replacements = warmer.engine.replacements();
+        assert_eq!(warmer.met(&swap(0), damage(), replacements), damage());
+        assert!(warmer.health.check(1).is_err());
     }
 
     #[test]

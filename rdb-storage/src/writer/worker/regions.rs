@@ -54,8 +54,14 @@ impl Worker {
         let mut batch = Batch::new(&self.engine);
         batch.finish_install(installing);
         self.write_flushed(batch)?;
-        self.health.resume_region(region.id);
+        self.resume(region.id);
         Ok(())
+    }
+
+    /// Takes writes to a region again. A read that began before its data was gone, and fails late, says nothing of it.
+    fn resume(&self, region_id: u64) {
+        self.engine.begin_replacement();
+        self.health.resume_region(region_id);
     }
 
     /// After files were dropped: what one of them had deleted may show again.
@@ -141,7 +147,7 @@ impl Worker {
                 tracing::error!(region_id, %error, "keys of a region that was destroyed stay");
             }
         }
-        self.health.resume_region(region_id);
+        self.resume(region_id);
         Ok(())
     }
 }
