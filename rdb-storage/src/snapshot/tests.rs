@@ -468,6 +468,53 @@ fn the_files_of_an_install_that_has_failed_go_with_its_region() {
 }
 
 #[test]
+fn a_region_whose_install_fails_while_the_storage_is_open_is_left_out_with_the_last_files_only() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let (directory, storage) = holding("old", "of the target");
+    for _ in 0..3 {
+        let (installing, staging) = receive(&source, &storage).into_parts();
+        fs::remove_file(staging.file(Keyspace::Raw, 0)).unwrap();
+        staging.keep();
+        let failed = storage.install(&installing).unwrap_err();
+        assert_eq!(staged_folders(&directory), 1);
+        let unfinished = storage.unfinished_installs();
+        assert_eq!(unfinished[&REGION].region, region());
+        assert_eq!(unfinished[&REGION].cause, failed.to_string());
+    }
+    receive(&source, &storage).install().unwrap();
+    assert_eq!(staged_folders(&directory), 0);
+    assert_eq!(storage.unfinished_installs(), BTreeMap::new());
+    assert!(holds(&storage, "new", "of the source"));
+    // One that was not begun leaves nothing.
+    storage.close().unwrap();
+    let (installing, staging) = receive(&source, &storage).into_parts();
+    staging.keep();
+    storage.install(&installing).unwrap_err();
+    assert_eq!(staged_folders(&directory), 0);
+    assert_eq!(storage.unfinished_installs(), BTreeMap::new());
+}
+
+/// Table files cannot be written one after the other: that of the mark, or one behind it. What the flush has not made durable may be so later.
+#[test]
+fn the_files_of_an_install_stay_while_its_mark_may_become_durable() {
+    let (_source_directory, source) = holding("new", "of the source");
+    let mut failed = 0;
+    for ahead in 1..=6 {
+        let (directory, storage) = holding("old", "of the target");
+        let received = receive(&source, &storage);
+        let database = directory.path().join("db");
+        let taken = format!("{:06}.sst", last_number(&database) + ahead);
+        fs::create_dir(database.join(taken)).unwrap();
+        let has_failed = received.install().is_err();
+        assert_eq!(staged_folders(&directory) > 0, has_failed, "{ahead}");
+        let is_left_out = storage.unfinished_installs().contains_key(&REGION);
+        assert_eq!(is_left_out, has_failed, "{ahead}");
+        failed += usize::from(has_failed);
+    }
+    assert!(failed > 0);
+}
+
+#[test]
 fn another_snapshot_or_the_end_of_the_region_takes_the_place_of_an_unfinished_install() {
     let (_source_directory, source) = holding("new", "of the source");
     let (_later_directory, later) = holding("latest", "of another source");

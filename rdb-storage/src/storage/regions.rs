@@ -1,5 +1,6 @@
 //! Regions that come and go as a whole. See [`crate::snapshot`].
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -14,9 +15,9 @@ use crate::region::{RegionDescriptor, destroyed};
 use crate::snapshot::{
     IncomingRegion, Installing, RegionSnapshot, find_bytes, remove_leftovers, remove_staged,
 };
-use crate::writer::Writer;
+use crate::writer::{WriteHealth, Writer};
 
-/// A snapshot that was to replace a region, and that an open could not install.
+/// A snapshot that was to replace a region, and that could not be installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinishedInstall {
     /// The region as of the snapshot.
@@ -77,8 +78,9 @@ impl Storage {
         Ok(())
     }
 
-    /// The installs that the process before has begun, and that the open could not finish, by region. The regions are not stored, and
-    /// must not get groups; the module `snapshot` says why. The next open tries again.
+    /// The installs that could not be finished, by this process or, at the open, for the one before, by region. The regions are not stored,
+    /// and must not get groups with the logs that they have; the module `snapshot` says why. The next open tries again, and another
+    /// snapshot takes the place.
     pub fn unfinished_installs(&self) -> BTreeMap<u64, UnfinishedInstall> {
         self.unfinished().clone()
     }
@@ -130,10 +132,40 @@ impl Storage {
         let region_id = installing.state.region.id;
         let given_up = self.inner.engine.installing(region_id)?;
         let given_up = given_up.filter(|given_up| given_up.folder != installing.folder);
-        self.inner.writer.install(installing, find_space)?;
-        self.unfinished().remove(&region_id);
-        self.remove_staged(given_up.iter().chain([installing]));
-        Ok(())
+        let is_marked = Cell::new(false);
+        let marked = || {
+            is_marked.set(true);
+            // An open needs only the files of the new mark.
+            self.remove_staged(&given_up);
+        };
+        let installed = self.inner.writer.install(installing, marked, find_space);
+        match &installed {
+            Ok(()) => {
+                self.unfinished().remove(&region_id);
+                self.remove_staged([installing]);
+            }
+            // A mark that is not durable yet may become so.
+            Err(error) if is_marked.get() || self.has_mark(installing) != Ok(false) => {
+                tracing::error!(region_id, %error, "the install of a snapshot has failed: the region is left out");
+                let (region, cause) = (installing.state.region.clone(), error.to_string());
+                let unfinished = UnfinishedInstall { region, cause };
+                self.unfinished().insert(region_id, unfinished);
+            }
+            // What the disk has is not known.
+            Err(_) if self.is_stopped() => {}
+            Err(_) => self.remove_staged([installing]),
+        }
+        installed
+    }
+
+    fn has_mark(&self, installing: &Installing) -> Result<bool, Error> {
+        let mark = self.inner.engine.installing(installing.state.region.id)?;
+        Ok(mark.as_ref() == Some(installing))
+    }
+
+    fn is_stopped(&self) -> bool {
+        let health = self.write_health();
+        matches!(*health.borrow(), WriteHealth::Stopped { .. })
     }
 
     /// Removes the files of installs that have no marks any more.
@@ -162,7 +194,7 @@ pub(super) fn finish_installs(
             region_id,
             "a crash has interrupted the install of a snapshot: it is repeated"
         );
-        let finished = writer.install(&installing, |bytes| find_bytes(directory, bytes));
+        let finished = writer.install(&installing, || (), |bytes| find_bytes(directory, bytes));
         if let Err(error) = finished {
             tracing::error!(region_id, %error, "the install of a snapshot cannot be finished: the region is left out");
             kept.insert(installing.folder);

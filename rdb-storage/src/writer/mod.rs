@@ -123,13 +123,15 @@ impl Writer {
         self.worker.bootstrap(regions)
     }
 
-    /// Puts a snapshot that was received in the place of a region, if `find_space` finds as many bytes as that takes. Blocks.
+    /// Puts a snapshot that was received in the place of a region, if `find_space` finds as many bytes as that takes. `marked` is called
+    /// once its mark is durable, the only one of the region. Blocks.
     pub(crate) fn install(
         &self,
         installing: &Installing,
+        marked: impl FnOnce(),
         find_space: impl FnOnce(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.worker.install(installing, find_space)
+        self.worker.install(installing, marked, find_space)
     }
 
     /// Takes away what is stored of a region. Blocks.

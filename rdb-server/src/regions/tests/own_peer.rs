@@ -117,16 +117,21 @@ async fn a_note_that_cannot_be_read_keeps_a_store_from_starting_only_if_its_regi
     }
 }
 
-/// A store on which a snapshot of peer 5 cannot be installed.
-fn leave_install_unfinished(config: &Config) {
+fn new_storage(config: &Config) -> Storage {
     let storage = Storage::open(&config.data_dir, config.storage_options());
-    let storage = storage.expect("a new directory");
-    storage.put_raw("k", "v").expect("written");
+    storage.expect("a new directory")
+}
+
+/// A snapshot with peer 5 of this store arrives, and cannot be installed.
+fn fail_to_install(storage: &Storage) {
+    let of_source = directory();
+    let source = new_storage(&config(&of_source, Durability::Sync));
+    source.put_raw("k", "v").expect("written");
     let region = from_wire(region(&[(5, STORE), (6, 3)]));
     let state = first_state(&region).expect("it has peers");
-    let begun = storage.bootstrap_regions(&[(region, state)]);
+    let begun = source.bootstrap_regions(&[(region, state)]);
     begun.expect("written");
-    let snapshot = storage.region_snapshot(REGION);
+    let snapshot = source.region_snapshot(REGION);
     let mut snapshot = snapshot.expect("it has a state");
     let incoming = storage.receive_region(REGION);
     let mut incoming = incoming.expect("there is space");
@@ -134,7 +139,7 @@ fn leave_install_unfinished(config: &Config) {
         incoming.add(chunk).expect("it is the next one");
     }
     let received = incoming.complete().expect("it is complete");
-    let files = config.data_dir.join("snapshots");
+    let files = storage.directory().join("snapshots");
     std::fs::remove_dir_all(files).expect("they are there");
     received.install().expect_err("the files are gone");
 }
@@ -142,7 +147,7 @@ fn leave_install_unfinished(config: &Config) {
 async fn with_unfinished_install() -> Fixture {
     let directory = directory();
     let config = config(&directory, Durability::Sync);
-    let left = spawn_blocking(move || leave_install_unfinished(&config));
+    let left = spawn_blocking(move || fail_to_install(&new_storage(&config)));
     left.await.expect("no panic");
     fixture_in(directory, Durability::Sync).await
 }
@@ -192,6 +197,23 @@ async fn a_region_that_is_left_out_is_named_again_once_its_peer_has_waited_in_va
     assert_eq!(regions.counts().held, 0);
     assert_eq!(regions.report().count, 0);
     assert_eq!(fixture.tombstone(), Some(5));
+    assert!(regions.storage.unfinished_installs().is_empty());
+}
+
+#[tokio::test]
+async fn a_region_whose_install_fails_while_the_store_runs_is_left_out_without_a_restart() {
+    let fixture = fixture(Durability::Sync).await;
+    let regions = &fixture.regions;
+    fixture.is_asked_for(5).await;
+    let storage = regions.storage.clone();
+    let failed = spawn_blocking(move || fail_to_install(&storage));
+    failed.await.expect("no panic");
+    assert!(regions.storage.unfinished_installs().contains_key(&REGION));
+    regions.end_those_silent_for(Duration::ZERO).await;
+    let report = regions.report();
+    assert_eq!((report.holds, report.count), (vec![held(5)], 1));
+    regions.destroy(held(5)).await;
+    assert_eq!(regions.report().count, 0);
     assert!(regions.storage.unfinished_installs().is_empty());
 }
 

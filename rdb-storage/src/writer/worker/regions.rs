@@ -19,11 +19,12 @@ const TOP_FILES_MAX: usize = 4;
 const BESIDE_BYTES: u64 = 2 << 20;
 
 impl Worker {
-    /// Puts a snapshot that was received in the place of a region, as the module [`crate::snapshot`] says. `find_space` is told how many
-    /// bytes that takes at most, once what can be dropped is dropped.
+    /// Puts a snapshot that was received in the place of a region, as the module [`crate::snapshot`] says. `marked` is called once its mark
+    /// is durable. `find_space` is told how many bytes that takes at most, once what can be dropped is dropped.
     pub(in crate::writer) fn install(
         &self,
         installing: &Installing,
+        marked: impl FnOnce(),
         find_space: impl FnOnce(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let _alone = self.regions();
@@ -36,6 +37,7 @@ impl Worker {
             batch.begin_install(installing)?;
             self.write_flushed(batch)?;
         }
+        marked();
         self.engine.drop_files(region)?;
         let staged = [Keyspace::Raw, Keyspace::Versioned].map(|keyspace| {
             let staged = staged(self.engine.directory().path(), installing, keyspace);
