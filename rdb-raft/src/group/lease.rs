@@ -89,6 +89,11 @@ impl Lease {
         }
     }
 
+    /// How long another peer may take to answer.
+    pub(super) fn quorum_wait(&self) -> Duration {
+        self.quorum_wait
+    }
+
     /// What is set when an apply fails. No read is permitted from then on.
     pub(super) fn apply_has_failed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.apply_has_failed)

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::WaitError;
+use openraft::type_config::TypeConfigExt;
 
 use super::membership::stays_voter;
-use super::{Ended, Fatal, Group, RaftState};
+use super::{Ended, Fatal, Group, RaftMetrics, RaftState};
+use crate::types::TypeConfig;
 
 /// Why leadership is not handed over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum TransferError {
         /// Who was to lead.
         peer_id: u64,
     },
-    /// It was not heard of for a while, and may not take over.
+    /// It was not heard of for a while, or does not answer now, and may not take over.
     #[error("peer {peer_id} was not heard of a short time ago")]
     Silent {
         /// Who was to lead.
@@ -80,7 +84,8 @@ impl Group {
         Ok(Some(successor))
     }
 
-    /// Hands leadership over as [`Group::transfer_leader`] does, to a voter that was heard of a short time ago.
+    /// Hands leadership over as [`Group::transfer_leader`] does, to a voter that was heard of a short time ago, and that answers what is
+    /// sent to it from now on.
     ///
     /// # Errors
     ///
@@ -97,7 +102,34 @@ impl Group {
         match heard_at {
             Some(None) => Err(TransferError::NotHeardOf { peer_id }),
             Some(at) if !self.lease.is_recent(at) => Err(TransferError::Silent { peer_id }),
-            _ => self.transfer_leader(peer_id).await,
+            Some(_) => {
+                self.hear_of(peer_id).await?;
+                self.transfer_leader(peer_id).await
+            }
+            None => self.transfer_leader(peer_id).await,
+        }
+    }
+
+    /// Waits until another peer has answered what is sent from now on, or this one leads no more. A voter that has died within the lease
+    /// would not take over, and this peer would not lead any more either.
+    async fn hear_of(&self, peer_id: u64) -> Result<(), TransferError> {
+        let now = TypeConfig::now();
+        let raft = self.raft.clone();
+        let asked = self.lasting(async move { raft.trigger().heartbeat().await });
+        asked.await?;
+        let has_answered = |metrics: &RaftMetrics| {
+            let heard_at = metrics.heartbeat.as_ref();
+            let heard_at = heard_at.and_then(|heard_at| heard_at.get(&peer_id).copied());
+            // The time of an answer is that at which what it answers was sent.
+            heard_at.flatten().is_some_and(|at| at.into_inner() >= now)
+        };
+        let is_over =
+            |metrics: &RaftMetrics| metrics.state != ServerState::Leader || has_answered(metrics);
+        let wait = self.raft.wait(Some(self.lease.quorum_wait()));
+        match wait.metrics(is_over, "an answer of who is to lead").await {
+            Ok(_) => Ok(()),
+            Err(WaitError::Timeout(..)) => Err(TransferError::Silent { peer_id }),
+            Err(WaitError::ShuttingDown) => Err(self.end().into()),
         }
     }
 }

@@ -126,6 +126,28 @@ async fn leadership_is_not_handed_over_to_a_voter_that_is_silent() {
     wait_until("the third leads", || third.leads()).await;
 }
 
+/// No lease is over while the test runs, and an answer is waited for only briefly.
+const LONG_LEASE: Timing = Timing {
+    heartbeat_ms: 200,
+    election_timeout_min_ms: 2000,
+    election_timeout_max_ms: 600_000,
+};
+
+#[tokio::test]
+async fn a_voter_that_has_died_within_the_lease_deposes_no_leader() {
+    let network = Network::<Group>::default();
+    let [leader, _second, third] = Voter::three(LONG_LEASE, &network).await;
+    leader.lead().await;
+    wait_until("all live", || leader.group.live_peers() == [1, 2, 3].into()).await;
+    network.cut(1, 2);
+    let refused = leader.group.hand_over_to(2).await;
+    assert_eq!(refused, Err(TransferError::Silent { peer_id: 2 }));
+    leader.write("a").await.expect("it leads on");
+    assert!(leader.group.try_permit_read());
+    leader.group.hand_over_to(3).await.unwrap();
+    wait_until("the third leads", || third.leads()).await;
+}
+
 #[tokio::test]
 async fn leadership_is_handed_over_to_another_voter_only() {
     let network = Network::<Group>::default();
