@@ -255,8 +255,11 @@ impl Membership {
             Ordering::Less => {
                 let now_there = self.at(seek).filter(|region| !Arc::ptr_eq(region, found));
                 let current = [Some(found), now_there].into_iter().flatten();
+                let current = current.map(|handle| (handle.described(), handle.leader()));
+                let (current_regions, leaders) = current.unzip();
                 Err(Kind::EpochNotMatch(EpochNotMatch {
-                    current_regions: current.map(|handle| handle.described()).collect(),
+                    current_regions,
+                    leaders,
                 }))
             }
             Ordering::Greater => Err(Kind::EpochNotMatch(EpochNotMatch::default())),

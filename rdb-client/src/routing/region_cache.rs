@@ -16,6 +16,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rdb_proto::errorpb::RegionLeader;
 use rdb_proto::metapb::{Region, Store};
 
 /// A region, the stores of its peers, the one that leads it, and how far to trust that.
@@ -78,14 +79,25 @@ impl Route {
     }
 
     /// The route to `region`, of which the leader of this route has told. A region that came out of a split has the same peers
-    /// and terms of its own. Whether this leader leads it, too, is a guess, which its answer will correct.
-    pub(super) fn described_anew(&self, region: Region) -> Self {
+    /// and terms of its own. Where it is not told who leads it, this leader is a guess, which its answer will correct.
+    pub(super) fn described_anew(&self, region: Region, told: Option<RegionLeader>) -> Self {
         let is_same_group = region.id == self.region.id;
+        let known_term = if is_same_group { self.term } else { 0 };
+        let told = told.and_then(|told| Some((PeerStore::from(told.leader?), told.term)));
+        let (leader, term) = match told {
+            // The store that answers may not know its own address.
+            Some((leader, term)) if leader.store_id == self.leader.store_id => {
+                (self.leader.clone(), term)
+            }
+            Some(told) if told.1 >= known_term => told,
+            _ => (self.leader.clone(), known_term),
+        };
         Self {
             region,
-            term: if is_same_group { self.term } else { 0 },
+            leader,
+            term: term.max(known_term),
             suspicion: None,
-            ..self.clone()
+            peers: self.peers.clone(),
         }
     }
 

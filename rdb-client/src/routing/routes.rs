@@ -4,6 +4,7 @@
 //! `leader_search` asks the peers first.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -153,12 +154,18 @@ impl Routes {
                 let what = "the store does not lead the region and knows no leader";
                 again(Pace::Backoff, what)
             }
-            Some(Kind::EpochNotMatch(EpochNotMatch { current_regions })) => {
+            Some(Kind::EpochNotMatch(EpochNotMatch {
+                current_regions,
+                leaders,
+            })) => {
                 // Stays suspect unless the answer describes its range anew.
                 cache.suspect(route, Suspicion::NotServed);
                 let mut has_learned = false;
-                for region in current_regions {
-                    has_learned |= cache.insert(Arc::new(route.described_anew(region)));
+                // An earlier release does not say who leads them.
+                let leaders = leaders.into_iter().map(Some).chain(iter::repeat(None));
+                for (region, leader) in current_regions.into_iter().zip(leaders) {
+                    let described = route.described_anew(region, leader);
+                    has_learned |= cache.insert(Arc::new(described));
                 }
                 let pace = if has_learned {
                     Pace::AtOnce

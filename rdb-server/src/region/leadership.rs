@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use rdb_proto::error::Fault;
-use rdb_proto::errorpb::{Fate, NotLeader, region_error::Kind};
+use rdb_proto::errorpb::{Fate, NotLeader, RegionLeader, region_error::Kind};
 use rdb_proto::metapb::{Region, Store};
 use rdb_proto::pdpb::RegionReport;
 use rdb_raft::group::{Group, GroupState, Leader, ReadError};
@@ -136,20 +136,38 @@ impl Leadership {
     pub(super) fn refusal(&self) -> Rejection {
         let Leader { term, peer_id } = self.group.leader();
         let leader = peer_id.filter(|&leader| leader != self.peer_id);
-        let leader = leader.and_then(|leader| {
-            let described = self.description.get()?;
-            let mut peers = described.region.peers.iter();
-            let peer = peers.find(|peer| peer.id == leader)?;
-            Some(Store {
-                id: peer.store_id,
-                address: self.addresses.of(peer.store_id)?,
-                ..Store::default()
-            })
-        });
+        let leader = leader.and_then(|leader| self.store_of(leader));
         Rejection::Routing(Kind::NotLeader(NotLeader {
             region_id: self.region_id,
             leader: leader.map(Box::new),
             term,
         }))
+    }
+
+    /// Who leads, as far as this store knows: itself, too.
+    pub(super) fn leader(&self) -> RegionLeader {
+        let Leader { term, peer_id } = self.group.leader();
+        RegionLeader {
+            leader: peer_id.and_then(|leader| self.store_of(leader)),
+            term,
+        }
+    }
+
+    /// The store of a peer, if this one can say where it is. Its own address it may not know.
+    fn store_of(&self, peer_id: u64) -> Option<Store> {
+        let described = self.description.get()?;
+        let mut peers = described.region.peers.iter();
+        let store_id = peers.find(|peer| peer.id == peer_id)?.store_id;
+        let address = self.addresses.of(store_id);
+        let address = if self.is_own(peer_id) {
+            address.unwrap_or_default()
+        } else {
+            address?
+        };
+        Some(Store {
+            id: store_id,
+            address,
+            ..Store::default()
+        })
     }
 }

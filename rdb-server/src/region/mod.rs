@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use rdb_proto::errorpb::RegionLeader;
 use rdb_proto::metapb::Region;
 use rdb_storage::{
     Command, KeyValue, Page, PointRead, PointValue, Reader, ScanRange, Storage, Submission,
@@ -83,6 +84,11 @@ impl RegionHandle {
     pub(crate) fn described(&self) -> Region {
         let described = self.description.get();
         described.map_or_else(|| self.region.clone(), |described| described.to_wire())
+    }
+
+    /// Who leads the region, as far as this store knows.
+    pub(crate) fn leader(&self) -> RegionLeader {
+        self.proposer.leadership().leader()
     }
 
     #[cfg(test)]

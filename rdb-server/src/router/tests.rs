@@ -3,6 +3,7 @@ use std::iter::once;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use rdb_proto::errorpb::RegionLeader;
 use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_raft::StoredMembership;
 use rdb_storage::{PointRead, Role, Storage, StorageOptions};
@@ -187,6 +188,32 @@ async fn an_older_epoch_is_told_the_present_regions_and_a_newer_one_to_try_again
         "the key has moved to another region"
     );
     assert!(with_version(VERSION + 1, "a").is_empty());
+}
+
+#[tokio::test]
+async fn an_older_epoch_is_told_who_leads_the_present_regions() {
+    let fixture = fixture().await;
+    let region_epoch = Some(RegionEpoch {
+        conf_version: 1,
+        version: VERSION - 1,
+    });
+    let older = Context {
+        region_epoch,
+        ..context()
+    };
+    let refused = fixture.region_of(Some(older), &["n"]);
+    let Err(Kind::EpochNotMatch(EpochNotMatch {
+        current_regions,
+        leaders,
+    })) = refused
+    else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((current_regions.len(), leaders.len()), (2, 2));
+    for RegionLeader { leader, term } in leaders {
+        // The fixture's peer is on store 1, and leads alone.
+        assert_eq!((leader.map(|store| store.id), term > 0), (Some(1), true));
+    }
 }
 
 #[tokio::test]

@@ -50,6 +50,49 @@ fn a_split_replaces_the_region_it_came_from() {
 }
 
 #[test]
+fn who_leads_a_region_that_came_out_of_a_split_is_what_the_answer_says() {
+    let mut before = Route::clone(&route(1, 1, b"", b""));
+    before.term = 5;
+    let region = |id| route(id, 2, b"", b"m").region.clone();
+    let told = |store_id, term| {
+        Some(RegionLeader {
+            leader: Some(Store {
+                id: store_id,
+                address: leader(store_id).address,
+                ..Store::default()
+            }),
+            term,
+        })
+    };
+    let nobody = Some(RegionLeader {
+        leader: None,
+        term: 9,
+    });
+    for (id, told, store_id, term) in [
+        (1, told(2, 6), 2, 6),
+        (2, told(2, 3), 2, 3),
+        (1, told(2, 4), 1, 5),
+        (1, None, 1, 5),
+        (2, None, 1, 0),
+        (2, nobody, 1, 0),
+    ] {
+        let described = before.described_anew(region(id), told);
+        assert_eq!((described.leader, described.term), (leader(store_id), term));
+        assert_eq!(described.region, region(id));
+    }
+    // The store that answers may not know where it is.
+    let itself = RegionLeader {
+        leader: Some(Store {
+            id: 1,
+            ..Store::default()
+        }),
+        term: 7,
+    };
+    let described = before.described_anew(region(2), Some(itself));
+    assert_eq!((described.leader, described.term), (leader(1), 7));
+}
+
+#[test]
 fn what_was_true_before_a_split_does_not_come_back() {
     let mut cache = RegionCache::default();
     cache.insert(route(1, 2, b"", b"m"));

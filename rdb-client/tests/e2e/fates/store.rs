@@ -240,6 +240,7 @@ fn check(
     if context.region_epoch.unwrap().version != region.version() {
         return Err(Kind::EpochNotMatch(EpochNotMatch {
             current_regions: regions.to_vec(),
+            ..EpochNotMatch::default()
         }));
     }
     let inside = match touched {

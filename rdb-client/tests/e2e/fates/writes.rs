@@ -47,10 +47,11 @@ async fn after_every_routing_answer_a_write_is_sent_again_and_applied_once(path:
             region_id: 1,
             ..NotLeader::default()
         })),
+        Some(Kind::EpochNotMatch(EpochNotMatch::default())),
         Some(Kind::EpochNotMatch(EpochNotMatch {
-            current_regions: Vec::new(),
+            current_regions,
+            ..EpochNotMatch::default()
         })),
-        Some(Kind::EpochNotMatch(EpochNotMatch { current_regions })),
         Some(Kind::RegionNotFound(RegionNotFound { region_id: 1 })),
         Some(Kind::KeyNotInRegion(KeyNotInRegion { region: None })),
         Some(Kind::StoreMismatch(StoreMismatch { store_id: 9 })),

@@ -205,8 +205,8 @@ impl ReadyAnswers {
 
 #[cfg(test)]
 mod tests {
-    use rdb_proto::errorpb::{EpochNotMatch, ServerBusy, region_error::Kind};
-    use rdb_proto::metapb::Region;
+    use rdb_proto::errorpb::{EpochNotMatch, RegionLeader, ServerBusy, region_error::Kind};
+    use rdb_proto::metapb::{Region, Store};
     use rdb_proto::transport::limits::{BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
 
     use super::*;
@@ -246,7 +246,17 @@ mod tests {
             ..Region::default()
         };
         let current_regions = vec![region; 2];
-        let kind = Kind::EpochNotMatch(EpochNotMatch { current_regions });
+        let leader = RegionLeader {
+            leader: Some(Store {
+                address: "a".repeat(255),
+                ..Store::default()
+            }),
+            term: u64::MAX,
+        };
+        let kind = Kind::EpochNotMatch(EpochNotMatch {
+            current_regions,
+            leaders: vec![leader; 2],
+        });
         let responses = packed(same(kind, BATCH_COMMANDS_MAX));
         let largest = responses.iter().map(Message::encoded_len).max();
         assert!(largest < Some(MESSAGE_BYTES_MAX / 2), "{largest:?} bytes");
