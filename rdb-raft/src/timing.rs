@@ -85,6 +85,12 @@ impl Timing {
         Duration::from_millis(self.election_timeout_max_ms / 10 * 8)
     }
 
+    /// How long a group may be without a leader before that is no ordinary election: the lease of a leader that has died, the longest
+    /// timeout, and as much again, since votes may be split.
+    pub fn leaderless_after(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_max_ms.saturating_mul(4))
+    }
+
     /// How long a leader waits for a quorum before it gives up a read.
     pub(crate) fn quorum_wait(&self) -> Duration {
         Duration::from_millis(self.election_timeout_min_ms)

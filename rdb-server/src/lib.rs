@@ -20,6 +20,7 @@ mod addresses;
 mod checks;
 mod config;
 mod error;
+mod leaderless;
 mod metrics;
 mod placement;
 mod region;

@@ -1,8 +1,9 @@
 //! Wires the process: storage, router, services, placement, health, status pages. Nothing else does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rdb_proto::adminpb::region_admin_server::RegionAdminServer;
 use rdb_proto::batch::KvBatchServer;
@@ -15,16 +16,18 @@ use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics
 use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
 };
-use rdb_raft::group::{GroupState, Leader};
+use rdb_raft::group::GroupState;
 use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
+use crate::leaderless::Leaderless;
 use crate::metrics::{Figures, StoreSource};
 use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
@@ -33,6 +36,9 @@ use crate::service::{BatchService, CasService, RawService, RegionAdminService};
 use crate::starts::note_outdated;
 
 const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
+
+/// How often the health looks whether somebody leads the regions.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A running store. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
 pub struct Server {
@@ -243,7 +249,7 @@ impl ServerProcess for Server {
     }
 }
 
-/// Keeps the health status. A store is healthy when it is registered, takes the writes of every region that it leads, and knows
+/// Keeps the health status. A store is healthy when it is registered, takes the writes of every region that it leads, and hears of
 /// who leads the others.
 async fn keep_health(
     health: HealthHandle,
@@ -254,8 +260,14 @@ async fn keep_health(
     let (mut write_health, mut log_health) = (storage.write_health(), regions.log_health());
     let (mut groups, mut served) = (regions.states(), regions.served());
     let mut damaged = regions.damaged();
+    let mut leaderless = Leaderless::new(regions.leaderless_after());
+    let mut looks = interval(HEALTH_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_serving = false;
     loop {
+        served.borrow_and_update();
+        // It looks at the groups by itself, so none of them may be borrowed here.
+        let leaderless = leaderless.note(&regions.led_by_anybody(), Instant::now());
         let registered = *registration.borrow_and_update();
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
@@ -263,7 +275,8 @@ async fn keep_health(
             left_out(&storage.unfinished_installs()),
             write_health.borrow_and_update().cause(),
             log_health.borrow_and_update().cause(),
-            unserved(&groups.borrow_and_update(), &served.borrow_and_update()),
+            stopped(&groups.borrow_and_update()),
+            leaderless,
         ];
         let serving = match causes.into_iter().flatten().next() {
             Some(cause) => Err(cause),
@@ -281,6 +294,8 @@ async fn keep_health(
             changed = groups.changed() => changed,
             changed = served.changed() => changed,
             changed = damaged.changed() => changed,
+            // That a leader is not heard of is no change.
+            _ = looks.tick() => Ok(()),
         };
         if changed.is_err() {
             return;
@@ -304,17 +319,13 @@ fn left_out(unfinished: &BTreeMap<u64, UnfinishedInstall>) -> Option<String> {
     ))
 }
 
-/// Which region cannot be served, if one cannot. What waits for its first state, or is leaving this store, is not served either, but
-/// needs no leader.
-fn unserved(groups: &BTreeMap<u64, GroupState>, served: &BTreeSet<u64>) -> Option<String> {
+/// Which region has stopped, if one has.
+fn stopped(groups: &BTreeMap<u64, GroupState>) -> Option<String> {
     groups.iter().find_map(|(region_id, state)| match state {
         GroupState::Ended(ended) if ended.has_failed => Some(format!(
             "region {region_id} has stopped: {}; restart",
             ended.cause
         )),
-        GroupState::Running(Leader { peer_id: None, .. }) if served.contains(region_id) => {
-            Some(format!("region {region_id} has no leader"))
-        }
         GroupState::Ended(_) | GroupState::Running(_) => None,
     })
 }
@@ -337,22 +348,5 @@ fn announce(
     );
     if config.durability == Durability::Os {
         tracing::warn!("--durability=os: a power cut or a kernel crash LOSES ACKNOWLEDGED WRITES");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_replica_that_waits_for_its_data_or_is_leaving_needs_no_leader() {
-        let nobody = Leader {
-            term: 1,
-            peer_id: None,
-        };
-        let groups = BTreeMap::from([(1, GroupState::Running(nobody))]);
-        assert_eq!(unserved(&groups, &BTreeSet::new()), None);
-        let cause = unserved(&groups, &BTreeSet::from([1]));
-        assert_eq!(cause.as_deref(), Some("region 1 has no leader"));
     }
 }

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{
-    HANG_GUARD, Node, connect, connect_when_listening, copy_directory, found, guarded,
+    HANG_GUARD, Metrics, Node, connect, connect_when_listening, copy_directory, found, guarded,
+    http_get,
 };
 use crate::load;
 
@@ -187,6 +188,36 @@ async fn stores_are_restarted_one_after_the_other_under_load() {
         load.goes_on().await;
     }
     load.end(&stores, STORES as u64).await;
+}
+
+/// The leader that is left over, or a follower.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_a_majority_says_why_it_is_not_healthy_and_stays_ready() {
+    let mut stores = Stores::start_with(&[("--status-addr", "127.0.0.1:0")]).await;
+    for survivor_led in [true, false] {
+        let (leader, _) = stores.leader().await;
+        let mut addresses: Vec<_> = stores.stores.keys().cloned().collect();
+        addresses.sort_by_key(|address| (*address == leader) != survivor_led);
+        let (survivor, others) = addresses.split_first().expect("three");
+        for address in others {
+            stores.store(address).kill();
+        }
+        let store = stores.store(survivor);
+        store.wait_for_health(ServingStatus::NotServing).await;
+        let pages = store.status_address().await;
+        let health = http_get(&pages, "/health").await;
+        assert_eq!(health.status, 503, "{health:?}");
+        let cause = "region 1 has no leader: for 12 s";
+        assert!(health.body.contains(cause), "{health:?}");
+        assert_eq!(http_get(&pages, "/ready").await.status, 200);
+        let metrics = Metrics::of(&pages).await;
+        assert_eq!(metrics.get("flaredb_regions_without_leader"), 1.0);
+        for address in others {
+            stores.store(address).start_serving().await;
+        }
+        let store = stores.store(survivor);
+        store.wait_for_health(ServingStatus::Serving).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,6 +89,11 @@ impl Lease {
         }
     }
 
+    /// How long what was heard of a quorum is good for.
+    pub(super) fn read_lease(&self) -> Duration {
+        self.read_lease
+    }
+
     /// How long another peer may take to answer.
     pub(super) fn quorum_wait(&self) -> Duration {
         self.quorum_wait

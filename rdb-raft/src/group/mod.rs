@@ -384,6 +384,12 @@ impl Group {
         self.lease.is_live_leader(&self.raft)
     }
 
+    /// Whether somebody leads the group, as far as this peer can tell: itself, as [`is_live`](Self::is_live) says, or another peer that it
+    /// has heard of within the lease.
+    pub fn is_led(&self) -> bool {
+        self.is_live() || self.heard.leader_within(self.lease.read_lease())
+    }
+
     /// Refuses what only a group that runs can do.
     pub(crate) fn check_running(&self) -> Result<(), Ended> {
         let running = self.raft.metrics().borrow_watched().running_state.clone();

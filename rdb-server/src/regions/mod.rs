@@ -30,7 +30,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use rdb_proto::metapb::Region;
 use rdb_proto::pdpb::{HeldPeer, RegionReport};
-use rdb_raft::group::{GroupState, LeadError, Leader};
+use rdb_raft::group::{GroupState, LeadError};
 use rdb_raft::log::LogHealth;
 use rdb_raft::transport::{PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{LogFigures, Node, NodeFigures, OpenError, Timing};
@@ -110,7 +110,7 @@ pub(crate) struct RegionCounts {
     pub(crate) held: usize,
     /// Those that it leads.
     pub(crate) led: usize,
-    /// Those of which it knows no leader, without those that wait for their first state.
+    /// Those that nobody leads as far as it can tell, without those that wait for their first state.
     pub(crate) without_leader: usize,
 }
 
@@ -344,15 +344,29 @@ impl Regions {
         // What waits for its first state has no leader to know.
         let have_state = |(_, replica): &(&u64, &Replica)| replica.handle.is_some();
         for (region_id, replica) in replicas.open.iter().filter(have_state) {
-            match states.get(region_id) {
-                Some(GroupState::Running(Leader {
-                    peer_id: Some(leader),
-                    ..
-                })) => counts.led += usize::from(*leader == replica.peer_id),
-                _ => counts.without_leader += 1,
-            }
+            let leadership = replica.proposer.leadership();
+            let leads = leadership.term_led(states.get(region_id)).is_some();
+            counts.led += usize::from(leads);
+            counts.without_leader += usize::from(!replica.group.is_led());
         }
         counts
+    }
+
+    /// The regions that requests can reach and whose groups run, each with whether somebody leads it, as far as this store can tell.
+    pub(crate) fn led_by_anybody(&self) -> BTreeMap<u64, bool> {
+        let states = self.node.states();
+        let (replicas, states) = (self.replicas(), states.borrow());
+        let open = replicas.open.iter().filter(|(region_id, replica)| {
+            let is_running = matches!(states.get(region_id), Some(GroupState::Running(_)));
+            is_running && replica.handle.is_some()
+        });
+        open.map(|(&region_id, replica)| (region_id, replica.group.is_led()))
+            .collect()
+    }
+
+    /// How long a region may be without a leader before that is no ordinary election.
+    pub(crate) fn leaderless_after(&self) -> Duration {
+        self.node.timing().leaderless_after()
     }
 
     /// What the groups count.

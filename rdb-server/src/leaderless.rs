@@ -1,0 +1,83 @@
+//! Regions that nobody leads, for the health of the store.
+//!
+//! A follower that hears of no leader, and a leader that hears of no majority, cannot serve, though Raft goes on naming the last leader. An
+//! ordinary election passes in some seconds and is nobody's concern, so a region may be without a leader for a while. After a start it may
+//! not, until all regions have had one.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// What was seen of the regions.
+pub(crate) struct Leaderless {
+    patience: Duration,
+    /// Whether all regions were led at some moment since the start.
+    has_begun: bool,
+    /// Since when each region has no leader, of those that have none.
+    since: BTreeMap<u64, Instant>,
+}
+
+impl Leaderless {
+    /// A region may be without a leader for as long as `patience`.
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            has_begun: false,
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the regions that are served, each with whether somebody leads it. Returns why the store is not healthy, if it is not.
+    pub(crate) fn note(&mut self, regions: &BTreeMap<u64, bool>, now: Instant) -> Option<String> {
+        self.since
+            .retain(|region_id, _| regions.get(region_id) == Some(&false));
+        let unled = regions.iter().filter(|(_, is_led)| !**is_led);
+        let unled: Vec<_> = unled.map(|(&region_id, _)| region_id).collect();
+        for &region_id in &unled {
+            self.since.entry(region_id).or_insert(now);
+        }
+        self.has_begun |= unled.is_empty() && !regions.is_empty();
+        if !self.has_begun {
+            let region_id = unled.first()?;
+            return Some(format!("region {region_id} has no leader"));
+        }
+        let mut since = self.since.iter();
+        let (region_id, _) =
+            since.find(|(_, at)| now.saturating_duration_since(**at) >= self.patience)?;
+        let seconds = self.patience.as_secs();
+        Some(format!(
+            "region {region_id} has no leader: for {seconds} s this store has heard of none, or leads and hears of no majority"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_election_is_not_told_and_a_lasting_lack_of_a_leader_is() {
+        let mut leaderless = Leaderless::new(Duration::from_secs(12));
+        let begun = Instant::now();
+        let mut told = |seconds, regions: &[(u64, bool)]| {
+            let regions = regions.iter().copied().collect();
+            let now = begun + Duration::from_secs(seconds);
+            leaderless.note(&regions, now).unwrap_or_default()
+        };
+        assert_eq!(told(0, &[(1, true), (2, false)]), "region 2 has no leader");
+        assert_eq!(told(1, &[(1, true), (2, true)]), "");
+        assert_eq!(told(2, &[(1, false), (2, true)]), "");
+        assert_eq!(told(13, &[(1, false), (2, false)]), "");
+        let cause = told(14, &[(1, false), (2, false)]);
+        assert!(
+            cause.starts_with("region 1 has no leader: for 12 s"),
+            "{cause}"
+        );
+        assert_eq!(told(15, &[(1, false), (2, false)]), cause, "the same words");
+        assert_eq!(told(16, &[(1, true), (2, false)]), "");
+        assert_eq!(told(27, &[(1, false), (2, true)]), "", "it begins anew");
+        // One that has left, and one that has just come, by a snapshot.
+        assert_eq!(told(28, &[]), "");
+        assert_eq!(told(29, &[(3, false)]), "");
+        assert!(told(41, &[(3, false)]).starts_with("region 3 has no leader: for"));
+    }
+}
