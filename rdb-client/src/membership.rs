@@ -90,11 +90,12 @@ impl Client {
         self.operate(region_id, 0, store_id).await
     }
 
-    /// Moves the replica of a region from one store to another: that one gets a replica first, unless it has one.
+    /// Moves the replica of a region from one store to another: that one gets a replica first.
     ///
     /// # Errors
     ///
-    /// As [`add_peer`](Self::add_peer) and [`remove_peer`](Self::remove_peer).
+    /// As [`add_peer`](Self::add_peer) and [`remove_peer`](Self::remove_peer), and when both stores have one and no such move is under way:
+    /// that could only remove the first one.
     pub async fn move_peer(
         &self,
         region_id: u64,

@@ -70,6 +70,20 @@ pub enum Impossible {
         /// The store.
         store_id: u64,
     },
+    /// What is to be moved would only be removed: the other store has a replica already.
+    #[error(
+        "store {to} has a replica of region {region_id} already, so a move would only take away the one on store {from}. If that is \
+         meant, use remove-peer; else name a store without a replica. If a move was cancelled, has timed out, or was under way when the \
+         placement driver has started, the region has one replica more for a moment, and one goes by itself: see `rdbctl region list`"
+    )]
+    NoMove {
+        /// The region.
+        region_id: u64,
+        /// The store that is to lose its replica.
+        from: u64,
+        /// The store that has one.
+        to: u64,
+    },
     /// The store sends no heartbeats.
     #[error(
         "store {store_id} is silent: it sends no heartbeats, and gets no replica before it does. Start it, or name another store"

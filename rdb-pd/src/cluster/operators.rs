@@ -307,7 +307,6 @@ impl State {
         if is_as_asked(&known.region, wish) {
             return Ok(true);
         }
-        // One that has a voter already gets nothing: it may have got it for the same wish, which was forgotten since.
         let is_voter = |store_id| peer_on(store_id).is_some_and(|peer| !peer.learner);
         if let Some(store_id) = wish.add.filter(|&store_id| !is_voter(store_id)) {
             let store = self.store_to_change(store_id)?;
@@ -340,6 +339,15 @@ impl State {
                 present,
             });
         };
+        // It may be that the store has got its voter for the same wish, which was forgotten since. But then a voter that was too many
+        // may be gone meanwhile, and this one would be missed.
+        if let Some(to) = wish.add.filter(|&store_id| is_voter(store_id)) {
+            return Err(Impossible::NoMove {
+                region_id,
+                from: store_id,
+                to,
+            });
+        }
         let mut others = peers.iter().filter(|other| other.id != peer.id);
         if wish.add.is_none() && others.all(|other| other.learner) {
             return Err(Impossible::SoleReplica {
