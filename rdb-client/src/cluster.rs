@@ -87,5 +87,6 @@ fn plain(route: metapb::RegionRoute) -> Result<RegionRoute, Error> {
         term: Some(route.term).filter(|term| *term > 0),
         peers: route.peers.into_iter().map(Store::from).collect(),
         absent_peers: route.absent_peers,
+        bytes: route.bytes,
     })
 }

@@ -106,6 +106,8 @@ pub struct RegionRoute {
     /// The ids of the peers with a vote that have not lived for 20 seconds though their stores are up, as the leader says: it does
     /// not hear of them, or they do not catch up. They are replaced as on a store that is down.
     pub absent_peers: Vec<u64>,
+    /// About how many bytes of table files the region takes on one store, as its leader has said last. `None`: none has.
+    pub bytes: Option<u64>,
 }
 
 impl From<metapb::Store> for Store {

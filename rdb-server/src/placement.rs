@@ -252,9 +252,10 @@ impl Placement {
     /// process has taken this store's id, which the placement driver accepted while it could not hear this one, or when an
     /// operator has removed the store.
     async fn heartbeat(&mut self) -> Result<Option<Duration>, ServerError> {
+        let stats = self.stats().await;
         let report = self.regions.report();
         let region_count = report.count;
-        let status = match self.try_heartbeat(report).await {
+        let status = match self.try_heartbeat(report, stats).await {
             Ok(response) => {
                 self.regions.order(response.steps, response.removed);
                 if region_count == 0 && !response.regions.is_empty() {
@@ -275,8 +276,12 @@ impl Placement {
         Ok(None)
     }
 
-    async fn try_heartbeat(&mut self, report: Report) -> Result<StoreHeartbeatResponse, Status> {
-        let stats = self.stats().await.map(|stats| StoreStats {
+    async fn try_heartbeat(
+        &mut self,
+        report: Report,
+        stats: Option<StorageStats>,
+    ) -> Result<StoreHeartbeatResponse, Status> {
+        let stats = stats.map(|stats| StoreStats {
             capacity_bytes: stats.capacity_bytes,
             available_bytes: stats.available_bytes,
             key_count: stats.key_count,
@@ -318,12 +323,17 @@ impl Placement {
         Ok(())
     }
 
-    /// The storage's figures, unless they cannot be read in time. A store that lives says so without them.
+    /// The storage's figures, unless they cannot be read in time. A store that lives says so without them. The sizes of regions are learned,
+    /// too.
     async fn stats(&mut self) -> Option<StorageStats> {
-        let storage = self.storage.clone();
+        let (storage, regions) = (self.storage.clone(), Arc::clone(&self.regions));
+        let read = move || {
+            regions.learn_sizes();
+            storage.stats()
+        };
         let reading = self
             .reading_stats
-            .get_or_insert_with(|| spawn_blocking(move || storage.stats()));
+            .get_or_insert_with(|| spawn_blocking(read));
         let read = timeout(STATS_TIMEOUT, reading).await.ok()?;
         self.reading_stats = None;
         read.ok()?.ok()

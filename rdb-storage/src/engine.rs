@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, DBPinnableSlice, DataBlockIndexType, Options,
-    ReadOptions, properties,
+    Range, ReadOptions, properties,
 };
 
 use crate::database::{Database, DatabaseKind, FamilySettings, Opening};
@@ -148,6 +148,16 @@ impl Engine {
             directory: directory.path().to_owned(),
             cause: format!("reading its regions: {error}"),
         })
+    }
+
+    /// About how many bytes of table files the keys of a region take.
+    pub(crate) fn bytes_of(&self, region: &RegionDescriptor) -> u64 {
+        let range = [Range::new(&region.start_key, region.upper_bound())];
+        let sizes = [Family::Raw, Family::Versioned].map(|family| {
+            let family = self.family(family);
+            self.database.get_approximate_sizes_cf(family, &range)
+        });
+        sizes.iter().flatten().sum()
     }
 
     /// See [`Storage::replacements`](crate::Storage::replacements).

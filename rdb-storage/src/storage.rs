@@ -345,6 +345,13 @@ impl Storage {
         stored_regions(&engine.database, engine.family(Family::RaftState))
     }
 
+    /// About how many bytes of table files the keys of a region take, as RocksDB estimates it. What is in memory only does not count.
+    /// `None`: the region is not stored. Cheap beside a read, but it may read indexes from the disk. Blocks.
+    pub fn region_bytes(&self, region_id: u64) -> Result<Option<u64>, Error> {
+        let region = self.inner.engine.region(region_id)?;
+        Ok(region.map(|region| self.inner.engine.bytes_of(&region)))
+    }
+
     /// Has `work` look at a region as it is now, whatever is written meanwhile. Blocks. `None`: the region is not stored here, or its log
     /// was never applied. The storage cannot be dropped while `work` runs.
     pub fn view_region<T>(

@@ -243,8 +243,11 @@ impl State {
         bytes.saturating_add(bytes / 4)
     }
 
-    /// What a region may hold: at most what its leader's store does.
+    /// What a region holds, as far as a leader has said; else at most what its leader's store does.
     fn bytes_of(&self, known: &KnownRegion) -> u64 {
+        if let Some(bytes) = known.bytes {
+            return bytes;
+        }
         let leads_on = known.leader().map(|(peer, _)| peer.store_id);
         leads_on.map_or(0, |store_id| self.data_bytes(store_id))
     }

@@ -89,7 +89,7 @@ const PEER_BYTES_MAX: usize = 37;
 
 /// Longest encoding of a region in a list: two keys, its peers and their stores, the one that leads it, and numbers.
 const REGION_BYTES_MAX: usize =
-    2 * KEY_BYTES_MAX + PEERS_MAX * (PEER_BYTES_MAX + STORE_BYTES_MAX) + STORE_BYTES_MAX + 160;
+    2 * KEY_BYTES_MAX + PEERS_MAX * (PEER_BYTES_MAX + STORE_BYTES_MAX) + STORE_BYTES_MAX + 176;
 
 /// Most stores that have got an id and not said that they keep it. The oldest make room for more.
 const UNCONFIRMED_STORES_MAX: usize = 256;

@@ -115,6 +115,7 @@ impl State {
                 .iter()
                 .map(|absent| absent.peer_id)
                 .collect(),
+            bytes: known.bytes,
         }
     }
 }

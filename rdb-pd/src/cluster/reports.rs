@@ -53,6 +53,8 @@ pub struct Report {
     pub peers: Vec<Peer>,
     /// Those of them that the leader has heard of lately and that have caught up, itself among them. `None`: it does not tell.
     pub live: Option<Vec<u64>>,
+    /// About how many bytes the region holds. `None`: it does not tell.
+    pub bytes: Option<u64>,
 }
 
 /// Who was reported to lead a region.
@@ -84,7 +86,7 @@ impl State {
         reports: &'reports [Report],
         now: Instant,
     ) -> Vec<&'reports Report> {
-        let patience = lagging::patience(self.data_bytes(store_id));
+        let store_bytes = self.data_bytes(store_id);
         let awake = (self.listening.since(now), now);
         let mut foreign = Vec::new();
         for report in reports {
@@ -111,6 +113,8 @@ impl State {
                         known.lagging.begin_anew();
                     }
                     known.live.clone_from(&report.live);
+                    known.bytes = report.bytes.or(known.bytes);
+                    let patience = lagging::patience(known.bytes.unwrap_or(store_bytes));
                     for learns_on in known.lagging.note(seen, patience, awake) {
                         let region_id = report.region_id;
                         tracing::warn!(

@@ -54,6 +54,8 @@ pub(super) struct KnownRegion {
     pub(super) reported_at: Option<Instant>,
     /// The peers that live, as the leader has said last. `None`: it does not tell.
     pub(super) live: Option<Vec<u64>>,
+    /// About how many bytes it holds, as a leader has said last.
+    pub(super) bytes: Option<u64>,
     pub(super) lagging: Lagging,
     /// The voter that was asked last to lead, and when.
     pub(super) successor: Option<(u64, Instant)>,

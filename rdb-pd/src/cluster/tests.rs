@@ -96,6 +96,7 @@ async fn a_heartbeat_whose_changes_cannot_be_stored_is_heard_and_says_who_leads(
         epoch: first.regions[0].epoch_or_default(),
         peers: first.regions[0].peers.clone(),
         live: None,
+        bytes: None,
     };
     let mut changed = report.clone();
     changed.epoch.conf_version += 1;
@@ -171,6 +172,7 @@ async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
         peers: vec![longest.clone(); PEERS_MAX],
         term: u64::MAX,
         absent_peers: vec![u64::MAX; PEERS_MAX],
+        bytes: Some(u64::MAX),
     };
     let stores = vec![longest; 2];
     let stores = GetStoresResponse { stores };

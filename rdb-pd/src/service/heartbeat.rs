@@ -45,6 +45,7 @@ fn checked_report(report: RegionReport) -> Result<Report, Status> {
         epoch,
         peers,
         live,
+        bytes,
     } = report;
     if region_id == 0 || peer_id == 0 || term == 0 {
         let cause = format!("region {region_id}, peer {peer_id}, term {term}: none of them is 0");
@@ -78,6 +79,7 @@ fn checked_report(report: RegionReport) -> Result<Report, Status> {
         epoch,
         peers,
         live,
+        bytes,
     })
 }
 

@@ -103,6 +103,7 @@ impl Stores {
                     epoch: self.region.epoch,
                     peers: self.region.peers.clone(),
                     live: self.live(),
+                    bytes: None,
                 }];
             }
             for step in self.send(&request).await.unwrap().steps {

@@ -34,6 +34,7 @@ fn report(peer_id: u64, term: u64) -> RegionReport {
         }),
         peers: (1..=3).map(peer).collect(),
         live: None,
+        bytes: None,
     }
 }
 

@@ -343,6 +343,7 @@ mod tests {
             }),
             peers,
             live: Some(u32::MAX),
+            bytes: Some(u64::MAX),
         };
         let longest = Peer {
             id: u64::MAX,

@@ -71,7 +71,7 @@ impl Leadership {
         (leader.peer_id == Some(self.peer_id)).then_some(leader.term)
     }
 
-    /// What the placement driver is told of the region if this peer leads it.
+    /// What the placement driver is told of the region if this peer leads it, but for its size.
     pub(crate) fn report(&self, state: Option<&GroupState>) -> Option<RegionReport> {
         let term = self.term_led(state)?;
         let described = self.description.get()?;
@@ -93,6 +93,7 @@ impl Leadership {
             epoch,
             peers,
             live: Some(live),
+            bytes: None,
         })
     }
 

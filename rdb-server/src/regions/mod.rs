@@ -18,6 +18,7 @@
 mod follow;
 mod own_peer;
 mod replicas;
+mod sizes;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ use crate::router::{Membership, Router};
 use crate::starts::{open_starts, refuse_outdated};
 use follow::Order;
 use replicas::{Replica, Replicas};
+use sizes::Sizes;
 
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -76,6 +78,8 @@ pub(crate) struct Regions {
     /// The ways to other stores, from then on.
     transport: OnceLock<Transport>,
     replicas: Lock<Replicas>,
+    /// Those of the regions that this store leads.
+    sizes: Sizes,
     /// The regions that requests can reach.
     served: watch::Sender<BTreeSet<u64>>,
     /// Held while regions are begun or opened.
@@ -172,6 +176,7 @@ impl Regions {
             identity: Arc::default(),
             transport: OnceLock::new(),
             replicas: Lock::default(),
+            sizes: Sizes::default(),
             served: watch::Sender::default(),
             opening: Mutex::default(),
             changed: watch::Sender::default(),
@@ -325,12 +330,33 @@ impl Regions {
     pub(crate) fn report(&self) -> Report {
         let states = self.node.states();
         let (mut replicas, states) = (self.replicas(), states.borrow());
+        let mut leads = replicas.leads(&states);
+        for report in &mut leads {
+            report.bytes = self.sizes.of(report.region_id);
+        }
         Report {
-            leads: replicas.leads(&states),
+            leads,
             holds: replicas.held(&states),
             count: self.count(&replicas) as u64,
             takes_no_replicas: self.durability == Durability::Os,
         }
+    }
+
+    /// Estimates the sizes of the regions that this store leads, for the next reports, unless that was done a while ago. Blocks.
+    pub(crate) fn learn_sizes(&self) {
+        let led = {
+            let states = self.node.states();
+            let (replicas, states) = (self.replicas(), states.borrow());
+            replicas.led(&states)
+        };
+        let estimate = |region_id| match self.storage.region_bytes(region_id) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::debug!(region_id, %error, "the size of a region cannot be estimated");
+                None
+            }
+        };
+        self.sizes.learn(&led, estimate);
     }
 
     /// How many regions there are.

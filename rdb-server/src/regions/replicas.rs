@@ -69,6 +69,15 @@ impl Replicas {
         open.filter_map(|(&id, replica)| Some((id, Arc::clone(replica.handle.as_ref()?))))
     }
 
+    /// The ids of the regions that this store leads.
+    pub(super) fn led(&self, states: &States) -> Vec<u64> {
+        let led = self.open.iter().filter(|(id, replica)| {
+            let leadership = replica.proposer.leadership();
+            leadership.term_led(states.get(id)).is_some()
+        });
+        led.map(|(&id, _)| id).collect()
+    }
+
     /// The regions that this store leads.
     pub(super) fn leads(&self, states: &States) -> Vec<RegionReport> {
         let open = self.open.iter();

@@ -78,6 +78,33 @@ async fn a_store_keeps_the_regions_on_its_disk_whatever_it_is_told_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_tells_about_how_much_its_region_holds() {
+    const BYTES: usize = 1 << 20;
+    let pd = ScriptedPd::start("", "").await;
+    let (_directory, mut store) = store_of(&pd);
+    store.start_serving().await;
+    // It cannot be compressed.
+    let value: Vec<_> = (0..BYTES).map(|_| fastrand::u8(..)).collect();
+    let request = RawPutRequest {
+        context: in_region(),
+        key: "k".into(),
+        value: value.into(),
+    };
+    let answer = raw(&store).await.raw_put(request).await;
+    assert_eq!(answer.expect("an answer").into_inner().region_error, None);
+    // The end flushes what is in memory.
+    store.terminate();
+    assert!(store.exited().await.success());
+    store.start_serving().await;
+    let told = found("the leader tells the size", async || {
+        let (heartbeat, _) = pd.heartbeat_of(1)?;
+        heartbeat.leads.first()?.bytes.filter(|bytes| *bytes > 0)
+    });
+    let bytes = told.await as usize;
+    assert!((BYTES..BYTES * 5 / 4).contains(&bytes), "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_whose_place_was_given_away_ends_and_says_why() {
     let pd = ScriptedPd::start("", "").await;
     let (_directory, mut store) = store_of(&pd);

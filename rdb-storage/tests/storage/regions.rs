@@ -41,6 +41,28 @@ fn regions_are_kept_in_the_order_of_their_ids_and_replaced_by_later_ones() {
 }
 
 #[test]
+fn the_size_of_a_region_is_about_that_of_its_keys_in_table_files() {
+    const BYTES: usize = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path(), &unsynced());
+    put_region(&storage, region(1, "", "m"));
+    put_region(&storage, region(2, "m", ""));
+    let mut noise = vec![0; BYTES];
+    fastrand::Rng::with_seed(1).fill(&mut noise);
+    storage.put_raw("n", noise.clone()).unwrap();
+    storage.compare_and_swap("n", 0, noise).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    let storage = open(directory.path(), &unsynced());
+    let bytes_of = |region_id| storage.region_bytes(region_id).unwrap();
+    let (first, second) = (bytes_of(1).unwrap(), bytes_of(2).unwrap());
+    let both = 2 * BYTES as u64;
+    assert!((both..both * 5 / 4).contains(&second), "{second}");
+    assert!(first < BYTES as u64 / 4, "{first}");
+    assert_eq!(bytes_of(3), None);
+}
+
+#[test]
 fn floors_and_regions_share_a_family_and_do_not_mix() {
     let directory = tempfile::tempdir().unwrap();
     let storage = open(directory.path(), &unsynced());

@@ -121,6 +121,7 @@ fn about_to_grow() -> (Scene, Report) {
         epoch: region.epoch_or_default(),
         peers: region.peers,
         live: None,
+        bytes: None,
     };
     (scene, report)
 }

@@ -51,6 +51,7 @@ impl Play {
         let live = peers.filter(|id| !self.deaf.contains(id)).collect();
         Report {
             live: self.tells_live.then_some(live),
+            bytes: None,
             region_id: self.region.id,
             peer_id: self.leader,
             term: self.term,

@@ -51,6 +51,7 @@ fn lead_with(scene: &mut Scene, stores: &[u64], learns_on: u64, conf_version: u6
             })
             .collect(),
         live: Some(vec![1, 2, 3]),
+        bytes: None,
     };
     let silent = scene.silent;
     for store_id in (2..=5).filter(|&id| id != silent) {
@@ -307,6 +308,10 @@ fn a_store_that_is_silent_is_refused_at_once_and_so_is_one_without_room() {
             needed
         }
     );
+    // Its store holds other regions, too.
+    scene.state.region_mut(1).unwrap().bytes = Some(99);
+    let added = scene.state.add_operator(1, wish(5, 0), now);
+    added.expect("there is room for this one");
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn changed(peer_id: u64, term: u64, conf_version: u64, peers: &[u64]) -> Report 
         },
         peers: peers.iter().map(|&id| peer(id)).collect(),
         live: None,
+        bytes: None,
     }
 }
 
@@ -75,6 +76,20 @@ fn the_highest_term_leads_and_what_comes_late_does_not() {
     }
     scene.lead(&report(3, 7));
     assert_eq!(scene.leader(), Some((3, 7)), "the later of one term");
+}
+
+#[test]
+fn the_size_of_a_region_is_what_a_leader_has_told_last() {
+    let mut scene = Scene::with_three_replicas();
+    scene.lead(&report(1, 4));
+    assert_eq!(scene.first_route().bytes, None);
+    scene.lead(&Report {
+        bytes: Some(7),
+        ..report(1, 4)
+    });
+    assert_eq!(scene.first_route().bytes, Some(7));
+    scene.lead(&report(2, 5));
+    assert_eq!(scene.first_route().bytes, Some(7), "it does not know yet");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::encoding::{KeyArgument, KeyEncoding};
 use crate::failure::Failure;
 use crate::output::{Output, Record, Row, cell, serialize_bytes};
 use crate::session::Session;
+use crate::store::size;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RegionCommand {
@@ -46,7 +47,8 @@ One whose store is up, and that the leader has not heard of for 20 seconds, or t
 does not catch up, is (absent): see its store's log. It is replaced as on a store
 that is down.
 LEADER is the store that takes reads and writes, TERM the Raft term that it was
-elected in.";
+elected in. SIZE is about what one replica takes on the disk, without what is not
+flushed yet; its store estimates it now and then.";
 
 pub(crate) async fn run(
     command: RegionCommand,
@@ -98,6 +100,7 @@ pub(crate) struct Line {
     term: Option<u64>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) leader: Option<Leader>,
+    bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -148,6 +151,7 @@ impl From<RegionRoute> for Line {
                 store_id: store.id,
                 address: store.address,
             }),
+            bytes: route.bytes,
         }
     }
 }
@@ -167,12 +171,15 @@ impl Line {
             term: None,
             peers,
             leader,
+            bytes: None,
         }
     }
 }
 
 impl Row for Line {
-    const HEADINGS: &[&str] = &["ID", "START", "END", "EPOCH", "TERM", "PEERS", "LEADER"];
+    const HEADINGS: &[&str] = &[
+        "ID", "START", "END", "EPOCH", "TERM", "PEERS", "LEADER", "SIZE",
+    ];
 }
 
 impl Record for Line {
@@ -198,6 +205,7 @@ impl Record for Line {
             cell(self.term.map(|term| term.to_string())),
             peers.collect::<Vec<_>>().join(","),
             cell(leader.map(|leader| format!("{} ({})", leader.store_id, leader.address))),
+            cell(self.bytes.map(size)),
         ]
     }
 }
@@ -220,7 +228,10 @@ mod tests {
             peer(2, true, false),
             peer(3, false, true),
         ];
-        let line = Line::of_everything(peers, None);
+        let line = Line {
+            bytes: Some(3 << 20),
+            ..Line::of_everything(peers, None)
+        };
         let cells = line.cells(KeyEncoding::Text);
         assert_eq!(
             cells,
@@ -231,7 +242,8 @@ mod tests {
                 "2/1",
                 "-",
                 "1@11,2@12(learner),3@13(absent)",
-                "-"
+                "-",
+                "3.0 MiB"
             ]
         );
     }
