@@ -104,7 +104,8 @@ pub struct RegionRoute {
     /// The stores of the region's peers, in the order of those. One that is not registered is left out.
     pub peers: Vec<Store>,
     /// The ids of the peers with a vote that have not lived for 20 seconds though their stores are up, as the leader says: it does
-    /// not hear of them, or they do not catch up. They are replaced as on a store that is down.
+    /// not hear of them, or they do not catch up. They are replaced as on a store that is down, and named then also while their stores
+    /// are silent.
     pub absent_peers: Vec<u64>,
     /// About how many bytes of table files the region takes on one store, as its leader has said last. `None`: none has.
     pub bytes: Option<u64>,

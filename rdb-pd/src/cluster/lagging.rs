@@ -4,9 +4,16 @@
 //! regions from having any. So it is given up after a while, and its store gets no other one of that region for a while, each
 //! time for twice as long, until a peer of the region lives there.
 //!
-//! A voter may be dead though its store is up: its group could not be opened, or has ended. It is absent once it has not lived for
-//! [`DISCONNECTED_AFTER`], and lost once it has not for as long as a store is silent before it is down, and longer if there is much
-//! data. Once its store was silent, that begins anew.
+//! A voter may be dead though its store is up: its group could not be opened, or has ended, or the store crashes again and again. It is
+//! absent once its leader has not heard of it for [`DISCONNECTED_AFTER`]. It is lost once it was *away* for as long as a store is silent
+//! before it is down, and longer if there is much data:
+//!
+//! - Time counts as away between two reports of one leader, less than [`DISCONNECTED_AFTER`] apart, if in both a majority of the voters
+//!   lives, and the voter does not, whether or not its store is silent. This process has to be awake in between.
+//! - Time in which the leader says that the voter lives is taken off, [`PAYS_BACK`] times. So a voter that lives for more than a third of
+//!   the time is not lost.
+//! - All other time changes nothing: between two leaders, while no leader reports, in a sleep of this process.
+//! - A voter that is lost is so until it lives, also if the bound has grown with the region meanwhile.
 //!
 //! Kept in memory only: a placement driver that is started anew waits again.
 
@@ -30,6 +37,9 @@ pub(super) const LEFT_ALONE_FOR: Duration = Duration::from_secs(10 * 60);
 /// The longest that a store is left alone. A store that was not tried again for as long after that begins anew.
 const LEFT_ALONE_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How many times the time in which a voter lives is taken off that in which it was away.
+const PAYS_BACK: u32 = 2;
+
 /// How long a learner of a region of that size may take.
 pub(super) fn patience(bytes: u64) -> Duration {
     PATIENCE + transfer_time(bytes)
@@ -50,13 +60,45 @@ pub(super) struct Seen<'a> {
     pub(super) up: &'a [u64],
 }
 
+impl Seen<'_> {
+    /// Whether most voters live, on stores that are up.
+    fn has_majority(&self) -> bool {
+        let voters = self.peers.iter().filter(|peer| !peer.learner);
+        let is_live = |peer: &&Peer| self.live.contains(&peer.id) && self.up.contains(&peer.id);
+        voters.clone().filter(is_live).count() * 2 > voters.count()
+    }
+}
+
+/// How long peers of a region may lag behind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// After this time a learner is given up.
+    pub(super) patience: Duration,
+    /// After this time a voter is lost.
+    pub(super) lost_after: Duration,
+}
+
 /// Those of one region.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lagging {
     /// Since when each has lagged behind, as one leader says without a pause, by their ids.
     behind_since: BTreeMap<u64, Instant>,
+    /// The voters that were away and have not paid that back, by their ids.
+    away: BTreeMap<u64, Away>,
+    /// When the last report of the present leader came, if a majority lived in it.
+    counted_at: Option<Instant>,
     /// The stores whose learners were given up.
     given_up: BTreeMap<u64, GivenUp>,
+}
+
+/// A voter that was away.
+#[derive(Debug, Clone, Copy, Default)]
+struct Away {
+    /// For how long, less what was paid back. Never more than what makes it lost, so that it pays back from the first moment on.
+    counted: Duration,
+    /// Whether the last report has said that it does not live.
+    is_away: bool,
+    is_lost: bool,
 }
 
 /// A store whose learner was given up.
@@ -90,10 +132,12 @@ impl Lagging {
     /// up now.
     pub(super) fn note(
         &mut self,
-        Seen { peers, live, up }: Seen<'_>,
-        patience: Duration,
+        seen: Seen<'_>,
+        bounds: Bounds,
         (awake_since, now): (Instant, Instant),
     ) -> Vec<u64> {
+        self.count_away(seen, bounds.lost_after, (awake_since, now));
+        let Seen { peers, live, up } = seen;
         let is_behind =
             |peer: &&Peer| !live.contains(&peer.id) && (peer.learner || up.contains(&peer.id));
         let behind: Vec<_> = peers.iter().filter(is_behind).collect();
@@ -109,33 +153,74 @@ impl Lagging {
         for peer in behind {
             let since = *self.behind_since.entry(peer.id).or_insert(now);
             let waited = now.saturating_duration_since(since.max(awake_since));
-            if peer.learner && waited >= patience && self.give_up(peer.store_id, now) {
+            if peer.learner && waited >= bounds.patience && self.give_up(peer.store_id, now) {
                 given_up.push(peer.store_id);
             }
         }
         given_up
     }
 
-    /// Forgets how long peers have lagged behind: another leader has reported, or the same one after a silence, in which a learner may
-    /// have got nothing either.
-    pub(super) fn begin_anew(&mut self) {
-        self.behind_since.clear();
+    /// Counts for how long voters were away, and how much of it they have paid back.
+    fn count_away(
+        &mut self,
+        seen: Seen<'_>,
+        lost_after: Duration,
+        (awake_since, now): (Instant, Instant),
+    ) {
+        let before = self.counted_at.filter(|&before| before >= awake_since);
+        let has_majority = seen.has_majority();
+        let passed = match before {
+            Some(before) if has_majority => now.saturating_duration_since(before),
+            _ => Duration::ZERO,
+        };
+        self.counted_at = has_majority.then_some(now);
+        let is_voter = |id| seen.peers.iter().any(|peer| peer.id == id && !peer.learner);
+        self.away.retain(|&id, _| is_voter(id));
+        for peer in seen.peers.iter().filter(|peer| !peer.learner) {
+            if seen.live.contains(&peer.id) {
+                if let Some(away) = self.away.get_mut(&peer.id) {
+                    away.counted = away.counted.saturating_sub(passed * PAYS_BACK);
+                    (away.is_away, away.is_lost) = (false, false);
+                }
+            } else {
+                let away = self.away.entry(peer.id).or_default();
+                if away.is_away {
+                    away.counted = (away.counted + passed).min(lost_after);
+                }
+                away.is_away = true;
+                away.is_lost |= away.counted >= lost_after;
+            }
+        }
+        self.away
+            .retain(|_, away| away.is_away || !away.counted.is_zero());
     }
 
-    /// The voters that are absent, as the leader has said last, at `reported_at`.
+    /// Another leader has reported, or the same one after a silence. Forgets for how long peers have lagged behind, since a learner may
+    /// have got nothing in between. What voters were away for stays.
+    pub(super) fn begin_anew(&mut self) {
+        self.behind_since.clear();
+        self.counted_at = None;
+    }
+
+    /// The voters that are absent, as the leader has said last, at `reported_at`, and those that are lost. The store of a lost one may be
+    /// silent.
     pub(super) fn absent(
         &self,
         peers: &[Peer],
-        lost_after: Duration,
         (awake_since, reported_at): (Instant, Instant),
     ) -> Vec<Absent> {
         let voters = peers.iter().filter(|peer| !peer.learner);
         let absent = voters.filter_map(|peer| {
-            let since = *self.behind_since.get(&peer.id)?;
-            let behind_for = reported_at.saturating_duration_since(since.max(awake_since));
-            (behind_for >= DISCONNECTED_AFTER).then_some(Absent {
+            let away = self.away.get(&peer.id);
+            let is_lost = away.is_some_and(|away| away.is_lost);
+            let since = self.behind_since.get(&peer.id);
+            let is_behind = since.is_some_and(|&since| {
+                let behind_for = reported_at.saturating_duration_since(since.max(awake_since));
+                behind_for >= DISCONNECTED_AFTER
+            });
+            (is_behind || is_lost).then_some(Absent {
                 peer_id: peer.id,
-                is_lost: behind_for >= lost_after,
+                is_lost,
             })
         });
         absent.collect()
@@ -170,6 +255,11 @@ impl Lagging {
 mod tests {
     use super::*;
 
+    const BOUNDS: Bounds = Bounds {
+        patience: PATIENCE,
+        lost_after: Duration::from_secs(100),
+    };
+
     fn seen<'a>(peers: &'a [Peer], live: &'a [u64]) -> Seen<'a> {
         Seen {
             peers,
@@ -191,7 +281,7 @@ mod tests {
         let mut lagging = Lagging::default();
         let mut note = |live: &[u64], awake_since, seconds| {
             let seen = seen(&learner, live);
-            lagging.note(seen, PATIENCE, (awake_since, at(seconds)))
+            lagging.note(seen, BOUNDS, (awake_since, at(seconds)))
         };
         assert!(note(&[], begun, 0).is_empty());
         assert!(note(&[7], begun, 100).is_empty(), "it has caught up");
@@ -218,48 +308,188 @@ mod tests {
             assert_eq!(lagging.given_up(just_before).collect::<Vec<_>>(), [3]);
             assert_eq!(lagging.given_up(over).count(), 0, "{doubled}");
             now = over;
-            lagging.note(seen(&[], &[]), PATIENCE, (now, now));
+            lagging.note(seen(&[], &[]), BOUNDS, (now, now));
         }
-        lagging.note(seen(&[peer], &[peer.id]), PATIENCE, (now, now));
+        lagging.note(seen(&[peer], &[peer.id]), BOUNDS, (now, now));
         lagging.give_up(3, now);
         assert_eq!(lagging.given_up(now + LEFT_ALONE_FOR).count(), 0);
     }
 
+    /// Three voters, of which the third one is looked at. One leader reports every five seconds.
+    struct Watch {
+        lagging: Lagging,
+        voters: [Peer; 3],
+        begun: Instant,
+        seconds: u64,
+        awake_since: u64,
+        lost_after: Duration,
+    }
+
+    impl Watch {
+        fn begin() -> Self {
+            Self {
+                lagging: Lagging::default(),
+                voters: [1, 2, 3].map(|id| Peer {
+                    id,
+                    store_id: id,
+                    learner: false,
+                }),
+                begun: Instant::now(),
+                seconds: 0,
+                awake_since: 0,
+                lost_after: BOUNDS.lost_after,
+            }
+        }
+
+        fn times(&self) -> (Instant, Instant) {
+            let at = |seconds| self.begun + Duration::from_secs(seconds);
+            (at(self.awake_since), at(self.seconds))
+        }
+
+        /// Reports in which these live and the stores of these are up, for so long.
+        fn pass(&mut self, seconds: u64, live: &[u64], up: &[u64]) {
+            for _ in 0..seconds / 5 {
+                self.seconds += 5;
+                let seen = Seen {
+                    peers: &self.voters,
+                    live,
+                    up,
+                };
+                let bounds = Bounds {
+                    lost_after: self.lost_after,
+                    ..BOUNDS
+                };
+                let given_up = self.lagging.note(seen, bounds, self.times());
+                assert!(given_up.is_empty(), "they are no learners");
+            }
+        }
+
+        /// Whether the third voter is lost, if it is absent.
+        fn third(&self) -> Option<bool> {
+            let absent = self.lagging.absent(&self.voters, self.times());
+            let mut absent = absent.iter().filter(|absent| absent.peer_id == 3);
+            absent.next().map(|absent| absent.is_lost)
+        }
+
+        fn is_lost(&self) -> bool {
+            self.third() == Some(true)
+        }
+
+        fn sleep(&mut self, seconds: u64) {
+            self.seconds += seconds;
+            self.awake_since = self.seconds;
+        }
+    }
+
+    const ALL: [u64; 3] = [1, 2, 3];
+
     #[test]
     fn a_voter_is_absent_only_while_its_store_is_up_and_this_process_awake() {
-        let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        let voter = [Peer {
-            id: 7,
-            store_id: 3,
-            learner: false,
-        }];
-        let lost_after = Duration::from_secs(100);
-        let mut lagging = Lagging::default();
-        for (seconds, up, awake_since, is_lost) in [
-            (0, true, 0, None),
-            (19, true, 0, None),
-            (20, true, 0, Some(false)),
-            (99, true, 0, Some(false)),
-            (100, true, 0, Some(true)),
-            (110, true, 95, None),
-            (195, true, 95, Some(true)),
-            (200, false, 95, None),
-            (201, true, 95, None),
-            (221, true, 95, Some(false)),
-        ] {
-            let seen = Seen {
-                peers: &voter,
-                live: &[],
-                up: if up { &[7] } else { &[] },
-            };
-            let given_up = lagging.note(seen, Duration::ZERO, (at(awake_since), at(seconds)));
-            assert!(given_up.is_empty(), "it is no learner");
-            let times = (at(awake_since), at(seconds));
-            let absent = lagging.absent(&voter, lost_after, times);
-            let told = absent.iter().map(|absent| (absent.peer_id, absent.is_lost));
-            let expected = is_lost.map(|is_lost| (7, is_lost));
-            assert!(told.eq(expected), "at {seconds}: {absent:?}");
+        let mut watch = Watch::begin();
+        watch.pass(20, &[1, 2], &ALL);
+        assert_eq!(watch.third(), None, "the first report has begun it");
+        watch.pass(5, &[1, 2], &ALL);
+        assert_eq!(watch.third(), Some(false));
+        watch.pass(75, &[1, 2], &ALL);
+        assert_eq!(watch.third(), Some(false));
+        watch.pass(5, &[1, 2], &ALL);
+        assert_eq!(watch.third(), Some(true));
+        watch.pass(5, &ALL, &ALL);
+        assert_eq!(watch.third(), None);
+
+        let mut watch = Watch::begin();
+        watch.pass(25, &[1, 2], &ALL);
+        watch.sleep(60);
+        watch.pass(15, &[1, 2], &ALL);
+        assert_eq!(watch.third(), None);
+        watch.pass(5, &[1, 2], &[1, 2]);
+        assert_eq!(watch.third(), None, "its store is silent");
+    }
+
+    #[test]
+    fn what_a_voter_was_away_for_stays_over_silences_sleeps_and_leaders() {
+        let mut watch = Watch::begin();
+        // The first report only begins.
+        watch.pass(5, &[1, 2], &ALL);
+        for _ in 0..3 {
+            watch.pass(15, &[1, 2], &ALL);
+            watch.pass(15, &[1, 2], &[1, 2]);
         }
+        assert!(!watch.is_lost());
+        // So does that of another leader.
+        watch.lagging.begin_anew();
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(!watch.is_lost());
+        // And that after a sleep.
+        watch.sleep(1_000);
+        watch.pass(5, &[1, 2], &ALL);
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(!watch.is_lost());
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+        watch.pass(500, &[1, 2], &[1, 2]);
+        assert!(watch.is_lost(), "also while its store is silent again");
+    }
+
+    #[test]
+    fn a_voter_that_lives_for_a_moment_after_each_start_is_lost_at_last() {
+        let mut watch = Watch::begin();
+        for _ in 0..25 {
+            watch.pass(5, &ALL, &ALL);
+            watch.pass(20, &[1, 2], &[1, 2]);
+        }
+        assert!(watch.is_lost());
+    }
+
+    #[test]
+    fn a_voter_that_is_lost_is_so_until_it_lives_also_if_its_region_grows() {
+        let mut watch = Watch::begin();
+        watch.pass(105, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+        watch.lost_after *= 10;
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+        watch.pass(5, &ALL, &ALL);
+        watch.pass(50, &[1, 2], &ALL);
+        assert!(!watch.is_lost());
+    }
+
+    #[test]
+    fn a_leader_that_hears_of_no_majority_counts_nothing() {
+        let mut watch = Watch::begin();
+        watch.pass(5_000, &[1], &ALL);
+        assert_eq!(watch.third(), Some(false));
+        watch.pass(100, &[1, 2], &ALL);
+        assert!(!watch.is_lost(), "the first report only begins");
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+    }
+
+    #[test]
+    fn a_voter_that_lives_pays_back_what_it_was_away_for() {
+        let mut watch = Watch::begin();
+        // It lives for half of the time.
+        for _ in 0..100 {
+            watch.pass(45, &[1, 2], &ALL);
+            watch.pass(45, &ALL, &ALL);
+        }
+        assert!(!watch.is_lost());
+        // For a ninth of it.
+        for _ in 0..20 {
+            watch.pass(40, &[1, 2], &ALL);
+            watch.pass(5, &ALL, &ALL);
+        }
+        watch.pass(40, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+        // From the first moment on, however long it was.
+        watch.pass(10_000, &[1, 2], &ALL);
+        watch.pass(5, &ALL, &ALL);
+        watch.pass(10, &[1, 2], &ALL);
+        assert!(!watch.is_lost());
+        watch.pass(50, &ALL, &ALL);
+        watch.pass(100, &[1, 2], &ALL);
+        assert!(!watch.is_lost());
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
     }
 }

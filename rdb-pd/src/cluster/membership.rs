@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use rdb_proto::metapb::{Peer, RegionEpoch};
 use rdb_proto::pdpb::{HeldPeer, RegionStep, region_step};
 
-use super::lagging;
 use super::reports::{Leadership, Report};
 use super::state::{Change, KnownRegion, KnownStore, State};
 use super::steps::{Absent, Asked, Case, LEARNING_REGIONS_MAX, Next, Place, Step};
@@ -218,21 +217,24 @@ impl State {
         }
     }
 
-    /// The voters of a region that do not live though their stores are up, as its leader has said last.
+    /// The voters of a region that do not live though their stores are up, as its leader has said last. One that is lost stays so while
+    /// its store is silent again.
     pub(super) fn absent(&self, known: &KnownRegion, now: Instant) -> Vec<Absent> {
         let Some(reported_at) = known.reported_at.filter(|&at| is_recent(at, now)) else {
             return Vec::new();
         };
-        let transfer_time = lagging::transfer_time(self.bytes_of(known));
         let peers = &known.region.peers;
-        let mut absent = known.lagging.absent(
-            peers,
-            self.settings.store_down_after + transfer_time,
-            (self.listening.since(now), reported_at),
-        );
+        let since = self.listening.since(now);
+        let mut absent = known.lagging.absent(peers, (since, reported_at));
         if !absent.is_empty() {
             let up = self.peers_on_stores_up(peers, now);
-            absent.retain(|absent| up.contains(&absent.peer_id));
+            let is_live = |id: &u64| {
+                let is_heard_of = known.live.as_ref().is_none_or(|live| live.contains(id));
+                is_heard_of && up.contains(id)
+            };
+            absent.retain(|Absent { peer_id, is_lost }| {
+                !is_live(peer_id) && (*is_lost || up.contains(peer_id))
+            });
         }
         absent
     }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
 use rdb_proto::pdpb::HeldPeer;
 
-use super::lagging::{self, Seen};
+use super::lagging::{self, Bounds, Seen};
 use super::state::{Change, KnownRegion, State};
 use super::stores::{Start, is_recent};
 
@@ -86,7 +86,7 @@ impl State {
         reports: &'reports [Report],
         now: Instant,
     ) -> Vec<&'reports Report> {
-        let store_bytes = self.data_bytes(store_id);
+        let (store_bytes, down_after) = (self.data_bytes(store_id), self.settings.store_down_after);
         let awake = (self.listening.since(now), now);
         let mut foreign = Vec::new();
         for report in reports {
@@ -114,8 +114,12 @@ impl State {
                     }
                     known.live.clone_from(&report.live);
                     known.bytes = report.bytes.or(known.bytes);
-                    let patience = lagging::patience(known.bytes.unwrap_or(store_bytes));
-                    for learns_on in known.lagging.note(seen, patience, awake) {
+                    let bytes = known.bytes.unwrap_or(store_bytes);
+                    let bounds = Bounds {
+                        patience: lagging::patience(bytes),
+                        lost_after: down_after + lagging::transfer_time(bytes),
+                    };
+                    for learns_on in known.lagging.note(seen, bounds, awake) {
                         let region_id = report.region_id;
                         tracing::warn!(
                             region_id,

@@ -20,8 +20,8 @@
 //!
 //! A voter *lives* if its store is up, and its leader has heard of it lately and knows that it has caught up. One is removed
 //! only if most of those who stay live, and leads next only if it does. One that has not lived for long though its store is up
-//! is *dead*, as on a store that is down. But that is what its leader says: where most voters do not live, the leader may be the
-//! one that is cut off, and none is dead.
+//! is *dead*, as on a store that is down, also while its store is silent in between. But that is what its leader says: where most
+//! voters do not live, the leader may be the one that is cut off, and none is dead.
 //!
 //! A step changes one member. It is answered to the leader of a `conf_version`, and done at most once.
 
@@ -175,11 +175,11 @@ pub(super) struct Asked {
     pub(super) is_recent: bool,
 }
 
-/// A voter that has not lived for a while though its store is up.
+/// A voter that has not lived for a while though its store is up, or is lost, and its store may be silent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Absent {
     pub(super) peer_id: u64,
-    /// Whether that was for so long that it is to be replaced.
+    /// Whether it was away for so long that it is to be replaced.
     pub(super) is_lost: bool,
 }
 
@@ -249,7 +249,11 @@ impl Case<'_> {
 
     fn tend(&self) -> Next {
         if let Some(in_doubt) = self.voters().find(|peer| self.is_in_doubt(peer)) {
-            return Next::Waits(absent(in_doubt));
+            return Next::Waits(if self.is_up(in_doubt) {
+                absent(in_doubt)
+            } else {
+                Obstacle::Silent(in_doubt.store_id)
+            });
         }
         let needed = self.learners_needed();
         let (needless, kept) = self.learners(needed.max(self.learners_needed_later()));
@@ -550,7 +554,7 @@ impl Case<'_> {
         place.is_none_or(Place::is_lost) || self.is_dead(peer)
     }
 
-    /// Whether a voter is as good as on a store that is down, though its store is up.
+    /// Whether a voter is as good as on a store that is down, though its store is up, or was.
     fn is_dead(&self, peer: &Peer) -> bool {
         self.is_lost_to_leader(peer) && self.has_majority()
     }
@@ -558,7 +562,9 @@ impl Case<'_> {
     /// Whether a voter would be dead if this report were to be believed. In the next one a majority may live again. Nothing is decided
     /// until then: it could be no more than undone, or done to a voter that was only late this time.
     fn is_in_doubt(&self, peer: &Peer) -> bool {
-        self.is_lost_to_leader(peer) && !self.has_majority()
+        let place = self.place(peer.store_id);
+        let may_live = place.is_some_and(|place| place.liveness != Liveness::Down);
+        may_live && self.is_lost_to_leader(peer) && !self.has_majority()
     }
 
     fn is_lost_to_leader(&self, peer: &Peer) -> bool {

@@ -498,16 +498,86 @@ fn a_voter_that_is_dead_while_its_store_is_up_is_shown_and_then_replaced() {
     play.scene.pass(DISCONNECTED_AFTER);
     assert!(shown(&mut play).is_empty() && absent(&play).is_empty());
     let down_after = play.scene.state.settings.store_down_after;
-    // Another leader has to say so for as long.
+    // Another leader goes on where the first one has stopped.
     (play.leader, play.term) = (play.region.peers[1].id, 2);
     play.beat();
-    play.pass(down_after - HEARTBEAT_INTERVAL);
+    play.pass(down_after - DISCONNECTED_AFTER - HEARTBEAT_INTERVAL);
     assert_eq!(play.beat(), None);
     play.pass(HEARTBEAT_INTERVAL);
     assert_eq!(added(play.beat()).store_id, 4);
     assert_eq!(play.settle(), 3);
     assert_eq!(play.stores(), [1, 2, 4]);
     assert!(shown(&mut play).is_empty() && absent(&play).is_empty());
+}
+
+/// The store is silent for a while before each start, its voter lives for a moment after it, and another voter leads after each.
+#[test]
+fn a_voter_whose_store_starts_again_and_again_is_replaced() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    let third = play.region.peers[2];
+    let mut starts = 0;
+    let mut first = None;
+    while first.is_none() && starts < 60 {
+        let other = play.region.peers.iter().find(|peer| {
+            let is_leader = peer.id == play.leader;
+            !is_leader && peer.id != third.id
+        });
+        (play.leader, play.term) = (other.unwrap().id, play.term + 1);
+        play.alive.insert(third.store_id);
+        play.beat();
+        play.pass(Duration::from_secs(30));
+        play.deaf.insert(third.id);
+        play.pass(Duration::from_secs(30));
+        play.alive.remove(&third.store_id);
+        play.pass(Duration::from_secs(120));
+        first = play.beat();
+        starts += 1;
+        if first.is_none() {
+            play.deaf.clear();
+        }
+    }
+    // Each time it counts for at most two and a half minutes, and pays one back.
+    assert!(starts >= 20, "{starts}");
+    assert_eq!(added(first).store_id, 4);
+    // It starts in between, and is silent again.
+    play.apply(first.unwrap());
+    play.alive.insert(third.store_id);
+    play.pass(HEARTBEAT_INTERVAL);
+    let promote = play.beat().unwrap();
+    play.alive.remove(&third.store_id);
+    play.pass(DISCONNECTED_AFTER);
+    assert_eq!(play.beat(), Some(promote));
+    play.settle();
+    assert_eq!(play.stores(), [1, 2, 4]);
+}
+
+#[test]
+fn a_voter_that_lives_again_is_kept_and_so_are_all_of_a_leader_that_is_cut_off() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    let third = play.region.peers[2].id;
+    let down_after = play.scene.state.settings.store_down_after;
+    for _ in 0..10 {
+        play.deaf.insert(third);
+        play.pass(down_after / 2);
+        assert_eq!(play.beat().map(|step| step.step), None);
+        play.deaf.clear();
+        play.pass(down_after / 3);
+    }
+    for peer in &play.region.peers {
+        if peer.id != play.leader {
+            play.deaf.insert(peer.id);
+        }
+    }
+    play.pass(down_after * 3);
+    assert_eq!(play.beat(), None);
+    // A placement driver that has started knows nothing of it.
+    play.deaf = BTreeSet::from([third]);
+    play.pass(down_after / 2);
+    play.scene.restart();
+    play.pass(down_after / 2 + DISCONNECTED_AFTER);
+    assert_eq!(play.beat(), None);
 }
 
 #[test]

@@ -45,7 +45,7 @@ and that of its range. PEERS are its replicas, as PEER@STORE; one that has no
 vote, since it has come in a short time ago or is about to leave, is a (learner).
 One whose store is up, and that the leader has not heard of for 20 seconds, or that
 does not catch up, is (absent): see its store's log. It is replaced as on a store
-that is down.
+that is down, and shown then also while its store is silent.
 LEADER is the store that takes reads and writes, TERM the Raft term that it was
 elected in. SIZE is about what one replica takes on the disk, without what is not
 flushed yet; its store estimates it now and then.";

@@ -38,6 +38,19 @@ fn a_voter_that_is_dead_while_its_store_is_up_is_replaced() {
 }
 
 #[test]
+fn a_dead_voter_is_replaced_also_while_its_store_is_silent() {
+    let mut model = Model::of(4, 3).lacks(3, true);
+    for step in [AddLearner(4), Promote(100), Remove(3)] {
+        model = model.set(3, Silent);
+        assert_eq!(model.next(), Next::Step(step));
+        model.apply(step);
+        model = model.set(3, Up);
+    }
+    let cut_off = Model::of(5, 3).lacks(3, true).lacks(2, false);
+    assert_eq!(cut_off.set(3, Silent).waits(), Obstacle::Silent(3));
+}
+
+#[test]
 fn what_a_leader_says_that_hears_of_no_majority_counts_against_nobody() {
     for model in [
         Model::of(5, 3).lacks(2, true).lacks(3, true),
