@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::ProcessBudgets;
@@ -13,12 +13,10 @@ use super::figures::TransportFigures;
 use super::listener::Listener;
 use super::places::{Place, Places};
 use super::unserved::UnservedCalls;
+use crate::rare_line::RareLine;
 
 /// How long to wait before accepting again when the process is out of file descriptors.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
-
-/// A refused connection is logged at most once in that time.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Accepts the connections of one server.
 pub(super) struct Acceptor<L> {
@@ -28,7 +26,7 @@ pub(super) struct Acceptor<L> {
     drain: CancellationToken,
     figures: Arc<TransportFigures>,
     unserved: Option<Arc<dyn UnservedCalls>>,
-    log: RareLog,
+    log: RareLine,
 }
 
 /// A connection with a place.
@@ -51,7 +49,7 @@ impl<L: Listener> Acceptor<L> {
             drain,
             figures,
             unserved,
-            log: RareLog::default(),
+            log: RareLine::default(),
         }
     }
 
@@ -67,9 +65,9 @@ impl<L: Listener> Acceptor<L> {
                 }
                 Err(error) => {
                     // Either the peer is gone already, or the process lacks resources: both pass.
-                    self.log.warn(Instant::now(), |suppressed| {
+                    if let Some(suppressed) = self.log.take_turn(Instant::now()) {
                         tracing::warn!(%error, suppressed, "cannot accept a connection");
-                    });
+                    }
                     sleep(ACCEPT_ERROR_PAUSE).await;
                 }
             }
@@ -84,9 +82,9 @@ impl<L: Listener> Acceptor<L> {
             Ok(place) => place,
             Err(full) => {
                 self.figures.connections_refused.increment();
-                self.log.warn(Instant::now(), |suppressed| {
+                if let Some(suppressed) = self.log.take_turn(Instant::now()) {
                     tracing::warn!(%peer, suppressed, "connection closed: {full}");
-                });
+                }
                 return None;
             }
         };
@@ -96,40 +94,5 @@ impl<L: Listener> Acceptor<L> {
         }
         self.figures.connections_accepted.increment();
         Some((stream, connection, place))
-    }
-}
-
-/// Writes a line at most once a [`LOG_INTERVAL`], and how many it has left out since the last one.
-#[derive(Debug, Default)]
-struct RareLog {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl RareLog {
-    fn warn(&mut self, now: Instant, write: impl FnOnce(u64)) {
-        if self.last.is_some_and(|last| now - last < LOG_INTERVAL) {
-            self.suppressed += 1;
-            return;
-        }
-        self.last = Some(now);
-        write(std::mem::take(&mut self.suppressed));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_one_line_a_second_with_the_count_of_the_others() {
-        let mut log = RareLog::default();
-        let begun = Instant::now();
-        let mut lines = Vec::new();
-        for tenth in 0..25 {
-            let now = begun + tenth * LOG_INTERVAL / 10;
-            log.warn(now, |suppressed| lines.push(suppressed));
-        }
-        assert_eq!(lines, [0, 9, 9]);
     }
 }
