@@ -7,7 +7,7 @@
 //! - A key is never in the log. Its hash has a seed that only the process knows, so nobody can find the key by trying some.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::figures::Counter;
@@ -24,6 +24,8 @@ pub struct SlowLog {
     hashes: RandomState,
     slow: Counter,
     line: Mutex<RareLine>,
+    /// Held by the thread that writes the line. Nobody waits for it: whoever reads the log may hold it up.
+    writing: Mutex<()>,
 }
 
 /// How many bytes of the beginning of a key, and of its end, its hash is made of. So a key that breaks every limit costs no more.
@@ -66,11 +68,16 @@ impl SlowLog {
     }
 
     /// Counts `count` that were slow together, and calls `write` if it is their turn to be told of, with the number of those that
-    /// were left out since the last turn. One of `count` is told of.
+    /// were left out since the last turn. One of `count` is told of. While another thread writes, all are left out.
     pub fn tell(&self, now: Instant, count: u64, write: impl FnOnce(u64)) {
         self.slow.add(count);
+        let writing = self.writing.try_lock();
         let left_out = {
             let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(writing, Err(TryLockError::WouldBlock)) {
+                line.leave_out(count);
+                return;
+            }
             let left_out = line.take_turn(now);
             line.leave_out(count.saturating_sub(1));
             left_out
@@ -115,6 +122,21 @@ mod tests {
         log.tell(begun + 4 * SECOND, 1, |left_out| lines.push(left_out));
         assert_eq!(lines, [0, 9, 9, 4, 99]);
         assert_eq!(log.count(), 126);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_holds_up_nobody_else() {
+        let log = SlowLog::of_threshold_ms(1);
+        let begun = Instant::now();
+        let mut lines = Vec::new();
+        log.tell(begun, 1, |_| {
+            // The log is full, and meanwhile others are slow, too.
+            std::thread::scope(|scope| {
+                scope.spawn(|| log.tell(begun + 2 * SECOND, 3, |_| panic!("it is not its turn")));
+            });
+        });
+        log.tell(begun + 3 * SECOND, 1, |left_out| lines.push(left_out));
+        assert_eq!((lines, log.count()), (vec![3], 5));
     }
 
     #[test]
