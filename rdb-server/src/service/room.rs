@@ -62,7 +62,7 @@ impl FirstRoom {
     ) -> Result<Reservation, Rejection> {
         match self.try_reserve(budgets) {
             Some(room) => Ok(room),
-            None => reserve(budgets, self.least, waited).await,
+            None => wait_for(budgets, self.least, waited).await,
         }
     }
 }
@@ -72,9 +72,17 @@ async fn reserve(
     bytes: usize,
     waited: &Waited,
 ) -> Result<Reservation, Rejection> {
-    if let Some(room) = budgets.try_reserve(bytes) {
-        return Ok(room);
+    match budgets.try_reserve(bytes) {
+        Some(room) => Ok(room),
+        None => wait_for(budgets, bytes, waited).await,
     }
+}
+
+async fn wait_for(
+    budgets: &BytesInFlight,
+    bytes: usize,
+    waited: &Waited,
+) -> Result<Reservation, Rejection> {
     let _wait = waited.begin();
     let room = budgets.reserve(bytes, ADMISSION_WAIT).await;
     room.map_err(|_| Rejection::Routing(busy(BYTES_BACKOFF)))
