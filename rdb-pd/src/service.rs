@@ -88,7 +88,7 @@ impl Pd for PdService {
         let (cluster_id, figures) = (self.cluster.id(), Arc::clone(&self.figures));
         // The stream is open. Its requests are timed by themselves.
         let opened = Timed::begin(&self.figures, &call, "Tso");
-        let stream = TsoStream::new(requests, allocator, cluster_id, call, figures);
+        let stream = TsoStream::new(requests, allocator, cluster_id, Arc::clone(&call), figures);
         opened.end(Ok(Response::new(stream)))
     }
 
@@ -240,7 +240,8 @@ impl Pd for PdService {
         &self,
         request: Request<GetOperatorsRequest>,
     ) -> Result<Response<GetOperatorsResponse>, Status> {
-        let timed = Timed::begin(&self.figures, &CallBudget::of(&request), "GetOperators");
+        let call = CallBudget::of(&request);
+        let timed = Timed::begin(&self.figures, &call, "GetOperators");
         let operators = self.cluster.operators();
         timed.end(Ok(Response::new(GetOperatorsResponse { operators })))
     }

@@ -1,6 +1,5 @@
 //! Calls that may be slow: from their arrival until they have an answer, or are given up.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdb_proto::transport::{CallBudget, UnservedCall, UnservedCalls};
@@ -10,9 +9,9 @@ use crate::metrics::Figures;
 
 /// Told of when it is dropped, if it was slow.
 #[must_use = "it is told of as given up unless it gets its result"]
-pub(super) struct Timed {
-    figures: Arc<Figures>,
-    call: Arc<CallBudget>,
+pub(super) struct Timed<'a> {
+    figures: &'a Figures,
+    call: &'a CallBudget,
     method: &'static str,
     /// How many requests it is.
     count: u64,
@@ -21,16 +20,12 @@ pub(super) struct Timed {
     outcome: &'static str,
 }
 
-impl Timed {
+impl<'a> Timed<'a> {
     /// It begins now.
-    pub(super) fn begin(
-        figures: &Arc<Figures>,
-        call: &Arc<CallBudget>,
-        method: &'static str,
-    ) -> Self {
+    pub(super) fn begin(figures: &'a Figures, call: &'a CallBudget, method: &'static str) -> Self {
         Self {
-            figures: Arc::clone(figures),
-            call: Arc::clone(call),
+            figures,
+            call,
             method,
             count: 1,
             at: Instant::now(),
@@ -52,7 +47,7 @@ impl Timed {
     }
 }
 
-impl Drop for Timed {
+impl Drop for Timed<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
         // What it has waited for room for its answer.
@@ -112,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_call_that_was_given_up_after_it_waited_for_room_is_slow() {
-        let figures = Arc::new(Figures::told_by(SlowLog::of_threshold_ms(60_000)));
+        let figures = Figures::told_by(SlowLog::of_threshold_ms(60_000));
         let call = CallBudget::of(&Request::new(()));
         call.waited().add(Duration::from_secs(3600));
         drop(Timed::begin(&figures, &call, "GetTso"));

@@ -134,9 +134,12 @@ where
             Some(allocated) => self.allocated(allocated),
             None => {
                 // Only a pass that waits reads a clock.
-                let timed = Timed::begin(&self.figures, &self.call, "Tso");
-                let timed = timed.of_requests(self.counts.len());
-                let allocation = async move { timed.end(allocate(&allocator, count).await) };
+                let (figures, call) = (Arc::clone(&self.figures), Arc::clone(&self.call));
+                let requests = self.counts.len();
+                let allocation = async move {
+                    let timed = Timed::begin(&figures, &call, "Tso").of_requests(requests);
+                    timed.end(allocate(&allocator, count).await)
+                };
                 self.stage = Stage::Allocate(Box::pin(allocation));
             }
         }
