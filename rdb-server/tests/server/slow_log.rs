@@ -8,7 +8,6 @@ use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawGetRequest, RawPutRequest};
 use rdb_proto::transport::endpoint;
-use tonic::Code;
 
 use crate::harness::{Cluster, HANG_GUARD, Metrics, Node, connect, found};
 
@@ -115,8 +114,11 @@ async fn writes_that_wait_for_a_lost_majority_are_told_of_as_given_up_while_they
     assert!(line.contains(" peer=127.0.0.1:"), "{line}");
     assert!(line.contains(" key_hash="), "{line}");
     let total = number(&line, "total_ms").expect("it has one");
-    assert!(total >= THRESHOLD_MS, "{line}");
-    assert!(number(&line, "sync_ms").is_some(), "{line}");
+    let parts = ["admission_ms", "decode_ms", "queue_ms", "sync_ms"];
+    let parts = parts.map(|part| number(&line, part).expect("it came to it"));
+    // Each is rounded down.
+    let told = parts.iter().sum::<u64>();
+    assert!(told <= total && total - told < 4, "{line}");
     assert_eq!(number(&line, "apply_ms"), None, "it never came to it");
 
     // Now the stream goes, too, while its commands wait.
@@ -179,22 +181,16 @@ async fn calls_that_wait_for_room_are_counted_and_told_of_though_no_handler_sees
             if let Some(deadline) = deadline {
                 request.set_timeout(deadline);
             }
-            let answer = raw.raw_put(request).await;
-            assert!(
-                !matches!(&answer, Err(status) if status.code() == Code::InvalidArgument),
-                "{answer:?}"
-            );
+            drop(raw.raw_put(request).await);
             let mut lines = slow_lines(&cluster.store, "raw_put", outcome).into_iter();
             lines.find(|line| number(line, "decode_ms").is_none())
         })
         .await;
         let total = number(&line, "total_ms").expect("it has one");
-        assert!(total >= 500, "{line}");
         assert_eq!(number(&line, "admission_ms"), Some(total), "{line}");
         let metrics = Metrics::of(&status).await;
         let counted = format!("flaredb_commands_total{{kind=\"raw_put\",outcome=\"{outcome}\"}}");
         assert!(metrics.get(&counted) >= 1.0, "{}", metrics.text);
-        assert!(metrics.get("flaredb_slow_commands_total") >= 1.0);
         let waited = metrics.get("flaredb_command_duration_seconds_sum{access=\"write\"}");
         assert!(waited >= 0.5, "{}", metrics.text);
     }
