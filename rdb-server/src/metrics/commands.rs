@@ -461,6 +461,8 @@ impl Drop for Begun<'_> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
     use rdb_proto::error::busy;
     use rdb_proto::kvrpc::{CompareAndSwapResponse, Conflict, RawPutResponse, Swapped};
 
@@ -559,15 +561,22 @@ mod tests {
 
     #[test]
     fn every_kind_but_the_unknown_one_has_a_method_of_its_name() {
-        let methods = [
-            ("kvrpc.KvRaw", "RawPut"),
-            ("kvrpc.KvRaw", "RawDeleteRange"),
-            ("kvrpc.KvCas", "CompareAndDelete"),
-        ];
-        for (service, method) in methods {
-            let kind = Kind::of_method(service, method).expect("known");
-            assert_eq!(kind.name().replace('_', ""), method.to_lowercase());
+        let set = FileDescriptorSet::decode(rdb_proto::FILE_DESCRIPTOR_SET).expect("compiled in");
+        let mut known = 0;
+        for file in set.file.iter().filter(|file| file.package() == "kvrpc") {
+            for service in &file.service {
+                let service_name = format!("kvrpc.{}", service.name());
+                let is_stream = service.name() == "KvBatch";
+                for method in service.method.iter().filter(|_| !is_stream) {
+                    let kind = Kind::of_method(&service_name, method.name());
+                    let kind = kind.unwrap_or_else(|| panic!("{service_name}/{}", method.name()));
+                    let lowercase = method.name().to_lowercase();
+                    assert_eq!(kind.name().replace('_', ""), lowercase);
+                    known += 1;
+                }
+            }
         }
+        assert_eq!(known, KINDS - 1);
         assert_eq!(Kind::of_method("kvrpc.KvBatch", "Batch"), None);
     }
 }
