@@ -24,7 +24,7 @@ use tonic::Code;
 use super::Arrival;
 use super::slow::{self, Parts, SlowCommands};
 use crate::error::Rejection;
-use crate::region::WriteProgress;
+use crate::region::{PendingOutcomes, WriteProgress};
 
 macro_rules! labelled {
     ($(#[$doc:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $label:literal,)* }) => {
@@ -403,8 +403,8 @@ impl<'a> Begun<'a> {
     }
 
     /// Its write was submitted.
-    pub(crate) fn note_submitted(&mut self, progress: Arc<WriteProgress>) {
-        self.progress = Some(progress);
+    pub(crate) fn note_submitted(&mut self, pending: &mut PendingOutcomes) {
+        self.progress = pending.take_progress();
     }
 
     fn parts(&self, now: Instant) -> Parts {

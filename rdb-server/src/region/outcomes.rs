@@ -33,17 +33,20 @@ pub(super) struct Answered {
 #[must_use = "a write is known to be done only by its outcome"]
 pub(crate) struct PendingOutcomes {
     outcomes: oneshot::Receiver<Outcomes>,
-    progress: Arc<WriteProgress>,
+    progress: Option<Arc<WriteProgress>>,
 }
 
 impl PendingOutcomes {
     pub(super) fn new(outcomes: oneshot::Receiver<Outcomes>, progress: Arc<WriteProgress>) -> Self {
-        Self { outcomes, progress }
+        Self {
+            outcomes,
+            progress: Some(progress),
+        }
     }
 
-    /// How far the submission has come.
-    pub(crate) fn progress(&self) -> Arc<WriteProgress> {
-        Arc::clone(&self.progress)
+    /// How far the submission has come. It is given away once.
+    pub(crate) fn take_progress(&mut self) -> Option<Arc<WriteProgress>> {
+        self.progress.take()
     }
 }
 

@@ -227,8 +227,8 @@ async fn execute(
         Operation::Write(command, response) => {
             let conflict_room = spare(budgets, conflict_bytes_max(&command));
             let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-            let pending = region.submit(vec![command], None, conflict_bytes)?;
-            begun.note_submitted(pending.progress());
+            let mut pending = region.submit(vec![command], None, conflict_bytes)?;
+            begun.note_submitted(&mut pending);
             call.release_arrived();
             let outcome = pending.await?.pop().ok_or_else(unexpected)?;
             let response = response(outcome)?;

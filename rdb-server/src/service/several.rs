@@ -97,8 +97,8 @@ pub(super) async fn write(
     commands: Vec<Command>,
 ) -> Result<(), Rejection> {
     begun.note_region(region.region().id);
-    let pending = region.submit(commands, None, 0)?;
-    begun.note_submitted(pending.progress());
+    let mut pending = region.submit(commands, None, 0)?;
+    begun.note_submitted(&mut pending);
     begun.call().release_arrived();
     pending.await?;
     Ok(())

@@ -66,8 +66,8 @@ impl<'a> MessageWrites<'a> {
             is_noted: false,
         };
         match self.try_submit(region, commands) {
-            Ok((pending, conflict_room)) => {
-                submitted.progress = Some(pending.progress());
+            Ok((mut pending, conflict_room)) => {
+                submitted.progress = pending.take_progress();
                 Ok(submitted.answers(pending, conflict_room).boxed())
             }
             Err(rejection) => Err(submitted.rejected(rejection)),
