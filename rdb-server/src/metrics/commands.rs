@@ -22,7 +22,7 @@ use rdb_proto::transport::status::{Exposition, Labels};
 use tonic::Code;
 
 use super::Arrival;
-use super::slow::{self, Parts, SlowCommands};
+use super::slow::{self, Parts, SlowCommand};
 use crate::error::Rejection;
 use crate::region::{PendingOutcomes, WriteProgress};
 
@@ -296,15 +296,16 @@ impl Commands {
         &self.slow
     }
 
-    /// Tells of commands that were answered, or given up, `now` if they were slow.
+    /// Tells of `count` commands that were answered, or given up, `now` if they were slow. `first` makes what is told.
     pub(crate) fn tell_if_slow(
         &self,
         arrival: &Arrival,
         now: Instant,
-        slow: impl FnOnce() -> SlowCommands,
+        count: usize,
+        first: impl FnOnce() -> SlowCommand,
     ) {
         if self.slow.is_slow(arrival.took(now)) {
-            slow::tell(&self.slow, &slow(), arrival, now);
+            slow::tell(&self.slow, arrival, now, count, first);
         }
     }
 
@@ -446,10 +447,9 @@ impl Drop for Begun<'_> {
         } else {
             commands.note_writes(took, 1);
         }
-        commands.tell_if_slow(arrival, now, || SlowCommands {
+        commands.tell_if_slow(arrival, now, 1, || SlowCommand {
             kind,
             answered,
-            count: 1,
             key: self.key,
             region_id: self.region_id,
             parts: self.parts(now),

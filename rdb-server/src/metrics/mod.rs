@@ -24,7 +24,7 @@ use rdb_proto::transport::{UnservedCall, UnservedCalls};
 pub(crate) use arrival::Arrival;
 pub(crate) use commands::{Answered, Begun, Commands, Kind, Tally};
 pub(crate) use proposals::Proposals;
-pub(crate) use slow::{Parts, SlowCommands};
+pub(crate) use slow::{Parts, SlowCommand};
 pub(crate) use source::StoreSource;
 
 /// What the services and regions of a store count and measure.

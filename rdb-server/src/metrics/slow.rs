@@ -9,14 +9,12 @@ use rdb_proto::transport::UnservedCall;
 use super::{Answered, Arrival, Kind};
 use crate::region::{WriteProgress, WriteSteps};
 
-/// Commands that were slow together. The line is about the first of them.
+/// The first of the commands that were slow together. The line is about it.
 #[derive(Debug)]
-pub(crate) struct SlowCommands {
+pub(crate) struct SlowCommand {
     pub(crate) kind: Kind,
     pub(crate) answered: Answered,
-    /// How many they are.
-    pub(crate) count: usize,
-    /// The key of the first, or where a scan or a range begins. `None`: it was not decoded.
+    /// Its key, or where a scan or a range begins. `None`: it was not decoded.
     pub(crate) key: Option<KeyTag>,
     pub(crate) region_id: Option<u64>,
     pub(crate) parts: Parts,
@@ -90,13 +88,20 @@ impl Parts {
     }
 }
 
-/// Counts slow commands, and writes the line if it is its turn.
-pub(super) fn tell(log: &SlowLog, slow: &SlowCommands, arrival: &Arrival, now: Instant) {
-    log.tell(now, slow.count as u64, |left_out| {
+/// Counts slow commands, and writes the line about `first` if it is its turn. Otherwise `first` is not made.
+pub(super) fn tell(
+    log: &SlowLog,
+    arrival: &Arrival,
+    now: Instant,
+    count: usize,
+    first: impl FnOnce() -> SlowCommand,
+) {
+    log.tell(now, count as u64, |left_out| {
+        let slow = first();
         Line {
             kind: slow.kind.name(),
             outcome: slow.answered.name(),
-            count: slow.count,
+            count,
             key: slow.key,
             region_id: slow.region_id,
             peer: arrival.peer,

@@ -22,7 +22,7 @@ use super::answers::{AnswerGroup, answer};
 use super::reads::{QueuedRead, ReadGroup};
 use super::writes::MessageWrites;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommands, Tally};
+use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally};
 use crate::region::RegionHandle;
 use crate::router::{Membership, Router};
 
@@ -129,12 +129,11 @@ impl Intake {
         let commands = &figures.commands;
         commands.note_together(&tally, arrival.took(now));
         if let Some(first) = message.commands.first() {
-            commands.tell_if_slow(&arrival, now, || {
+            commands.tell_if_slow(&arrival, now, message.commands.len(), || {
                 let key = first.request.as_ref().map(Request::key);
-                SlowCommands {
+                SlowCommand {
                     kind: kind_of(first),
                     answered,
-                    count: message.commands.len(),
                     key: key.map(|key| commands.slow().tag(key)),
                     region_id: None,
                     parts: Parts::of_write(&arrival, None, now),
@@ -227,10 +226,9 @@ impl<'a> Sorting<'a> {
             .note_together(&self.tally, arrival.took(now));
         figures
             .commands
-            .tell_if_slow(arrival, now, || SlowCommands {
+            .tell_if_slow(arrival, now, self.answers.len(), || SlowCommand {
                 kind,
                 answered,
-                count: self.answers.len(),
                 key,
                 region_id: None,
                 parts: Parts::of_write(arrival, None, now),

@@ -22,7 +22,7 @@ use super::super::point::ReadResponse;
 use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Commands, Figures, Kind, Parts, SlowCommands, Tally};
+use crate::metrics::{Answered, Arrival, Commands, Figures, Kind, Parts, SlowCommand, Tally};
 use crate::region::{ReadFailure, RegionHandle};
 
 /// Most jobs of a stream at a time.
@@ -179,10 +179,9 @@ impl Reads {
             let now = Instant::now();
             commands.note_reads(arrival.took(now), answered);
             if let Some(first) = first {
-                commands.tell_if_slow(arrival, now, || SlowCommands {
+                commands.tell_if_slow(arrival, now, answered, || SlowCommand {
                     kind: first.kind,
                     answered: first.answered,
-                    count: answered,
                     key: Some(commands.slow().tag(first.read.key())),
                     region_id: Some(group.region.region().id),
                     parts: Parts::of_queued_read(arrival, None, Duration::ZERO, now),
@@ -239,39 +238,43 @@ impl Reads {
 impl Drop for Reads {
     fn drop(&mut self) {
         let commands = &self.figures.commands;
-        let now = Instant::now();
+        let (mut tally, now) = (Tally::default(), Instant::now());
         for group in &self.groups {
-            let left = group.reads.as_slice();
-            note_given_up(commands, &group.region, &group.arrival, left.iter(), now);
+            let left = group.reads.as_slice().iter();
+            let (region, arrival) = (&group.region, &group.arrival);
+            note_given_up(commands, region, arrival, left, now, &mut tally);
         }
-        for cold in &self.cold {
-            let left = std::iter::once(&cold.queued);
-            note_given_up(commands, &cold.region, &cold.arrival, left, now);
+        let are_together = |one: &ColdRead, next: &ColdRead| {
+            Arc::ptr_eq(&one.message, &next.message) && Arc::ptr_eq(&one.region, &next.region)
+        };
+        for cold in self.cold.make_contiguous().chunk_by(are_together) {
+            let left = cold.iter().map(|cold| &cold.queued);
+            let (region, arrival) = (&cold[0].region, &cold[0].arrival);
+            note_given_up(commands, region, arrival, left, now, &mut tally);
         }
+        commands.note(&tally);
     }
 }
 
-/// Notes reads of one message that nobody waits for any more, and that were not begun.
+/// Notes reads of one message that nobody waits for any more, and that were not begun. They are counted in `tally`.
 fn note_given_up<'q>(
     commands: &Commands,
     region: &RegionHandle,
     arrival: &Arrival,
-    left: impl Iterator<Item = &'q QueuedRead> + Clone,
+    left: impl ExactSizeIterator<Item = &'q QueuedRead> + Clone,
     now: Instant,
+    tally: &mut Tally,
 ) {
-    let answered = Answered::GivenUp;
-    let mut tally = Tally::default();
+    let (answered, count) = (Answered::GivenUp, left.len());
     for queued in left.clone() {
         tally.count(queued.kind, answered);
     }
-    commands.note_together(&tally, arrival.took(now));
-    let count = left.clone().count();
+    commands.note_reads(arrival.took(now), count);
     let mut left = left;
     if let Some(first) = left.next() {
-        commands.tell_if_slow(arrival, now, || SlowCommands {
+        commands.tell_if_slow(arrival, now, count, || SlowCommand {
             kind: first.kind,
             answered,
-            count,
             key: Some(commands.slow().tag(first.read.key())),
             region_id: Some(region.region().id),
             parts: Parts::of_queued_read(arrival, None, Duration::ZERO, now),
@@ -285,12 +288,11 @@ impl JobReads {
         let (commands, arrival) = (&self.figures.commands, &cold.arrival);
         tally.count(cold.queued.kind, answered);
         commands.note_reads(arrival.took(now), 1);
-        commands.tell_if_slow(arrival, now, || {
+        commands.tell_if_slow(arrival, now, 1, || {
             let room = self.waited.get();
-            SlowCommands {
+            SlowCommand {
                 kind: cold.queued.kind,
                 answered,
-                count: 1,
                 key: Some(commands.slow().tag(cold.queued.read.key())),
                 region_id: Some(cold.region.region().id),
                 parts: Parts::of_queued_read(arrival, Some(self.begun), room, now),

@@ -15,7 +15,7 @@ use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::intake::AwaitedWrite;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommands, Tally};
+use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally};
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle, WriteProgress};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
@@ -166,13 +166,12 @@ impl Submitted {
         let (commands, arrival) = (&self.figures.commands, &self.arrival);
         commands.note(tally);
         commands.note_writes(arrival.took(now), self.awaited.len());
-        commands.tell_if_slow(arrival, now, || SlowCommands {
+        commands.tell_if_slow(arrival, now, self.awaited.len(), || SlowCommand {
             kind: self
                 .awaited
                 .first()
                 .map_or(Kind::Unknown, |awaited| awaited.kind),
             answered: first,
-            count: self.awaited.len(),
             key: self.first_key,
             region_id: Some(self.region_id),
             parts: Parts::of_write(arrival, self.progress.as_deref(), now),
