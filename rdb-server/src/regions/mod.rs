@@ -378,16 +378,20 @@ impl Regions {
         counts
     }
 
-    /// The regions that requests can reach and whose groups run, each with whether somebody leads it, as far as this store can tell.
+    /// The regions that requests can reach and whose groups have not ended, each with whether somebody leads it, as far as this store can
+    /// tell. Nobody does until the state of its group is known: requests find no leader before that.
     pub(crate) fn led_by_anybody(&self) -> BTreeMap<u64, bool> {
         let states = self.node.states();
         let (replicas, states) = (self.replicas(), states.borrow());
         let open = replicas.open.iter().filter(|(region_id, replica)| {
-            let is_running = matches!(states.get(region_id), Some(GroupState::Running(_)));
-            is_running && replica.handle.is_some()
+            let has_ended = matches!(states.get(region_id), Some(GroupState::Ended(_)));
+            !has_ended && replica.handle.is_some()
         });
-        open.map(|(&region_id, replica)| (region_id, replica.group.is_led()))
-            .collect()
+        open.map(|(&region_id, replica)| {
+            let is_led = states.contains_key(&region_id) && replica.group.is_led();
+            (region_id, is_led)
+        })
+        .collect()
     }
 
     /// How long a region may be without a leader before that is no ordinary election.

@@ -176,6 +176,25 @@ impl Fixture {
 }
 
 #[tokio::test]
+async fn a_region_whose_group_tells_nothing_is_led_by_nobody() {
+    let fixture = fixture(Durability::Sync).await;
+    fixture.adopts(&[(5, STORE)]).await;
+    let mut states = fixture.regions.states();
+    let known = states.wait_for(|states| states.contains_key(&REGION)).await;
+    drop(known.expect("it is told"));
+    assert_eq!(
+        fixture.regions.led_by_anybody(),
+        BTreeMap::from([(REGION, true)])
+    );
+    // As it is before the first state.
+    fixture.regions.node.end(REGION).await;
+    assert_eq!(
+        fixture.regions.led_by_anybody(),
+        BTreeMap::from([(REGION, false)])
+    );
+}
+
+#[tokio::test]
 async fn a_peer_that_another_store_asks_for_waits_for_its_data_and_nothing_is_begun_beside_it() {
     let fixture = fixture(Durability::Sync).await;
     assert_eq!(fixture.is_asked_for(5).await, 1);
