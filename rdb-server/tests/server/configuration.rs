@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Output};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -11,7 +12,7 @@ use crate::harness::{Cluster, Node, binary};
 const PROGRAMS: [(&str, &str); 2] = [("rdb-server", "RDB_SERVER"), ("rdb-pd", "RDB_PD")];
 
 /// A program with no settings but those that the test gives it.
-fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(binary(name));
     for (variable, _) in std::env::vars_os() {
         if variable.as_encoded_bytes().starts_with(b"RDB_") {
@@ -47,7 +48,7 @@ fn a_flag_wins_over_a_variable_over_a_file_over_the_default() {
         for told in [
             "# From the flag --connections-max\nconnections-max = 31\n".to_owned(),
             format!("# From the variable {variables}_IDLE_TIMEOUT_S\nidle-timeout-s = 22\n"),
-            "log-level = \"warn\"\n".to_owned(),
+            format!("# From the file {}\nlog-level = \"warn\"\n", file.display()),
             "# Not set\n# connections-per-address-max = COUNT\n".to_owned(),
             "# The default\nbytes-in-flight-mib = ".to_owned(),
         ] {
@@ -66,6 +67,31 @@ fn a_flag_wins_over_a_variable_over_a_file_over_the_default() {
             lines.map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(settings(&text(&output.stdout)), settings(&printed));
+    }
+}
+
+/// The program starts anew to set up its allocator, and a pipe can be read only once.
+#[test]
+fn a_file_may_be_a_pipe() {
+    for (name, _) in PROGRAMS {
+        let mut process = program(name)
+            .args(["--config", "/dev/stdin", "--print-config"])
+            .env_remove("GLIBC_TUNABLES")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary can be started");
+        let mut stdin = process.stdin.take().expect("it is piped");
+        let written = stdin.write_all(b"connections-max = 11\n");
+        written.expect("it reads");
+        drop(stdin);
+        let output = process.wait_with_output().expect("it ends");
+        let printed = text(&output.stdout);
+        let told = "# From the file /dev/stdin\nconnections-max = 11\n";
+        assert!(
+            output.status.success() && printed.contains(told),
+            "{printed}"
+        );
     }
 }
 

@@ -15,7 +15,8 @@ const COMMENT_WIDTH: usize = 100;
 #[error("--{0} is not UTF-8, and a file cannot have such a value")]
 pub(super) struct NotUtf8(String);
 
-/// The settings that the help shows, each with its help and where its value came from. Those without a value are comments.
+/// The settings that the help shows, and hidden ones that were given, each with its help and where its value came from. Those without a
+/// value are comments.
 pub(super) fn text(
     command: &Command,
     matches: &ArgMatches,
@@ -23,7 +24,13 @@ pub(super) fn text(
 ) -> Result<String, NotUtf8> {
     let program = command.get_name();
     let mut text = format!("# Settings of {program}, for `{program} --config FILE`\n");
-    for argument in settings(command).filter(|argument| !argument.is_hide_set()) {
+    for argument in settings(command) {
+        let source = matches.value_source(argument.get_id().as_str());
+        let is_given = source.is_some_and(|source| source != ValueSource::DefaultValue)
+            || file.is_some_and(|file| file.values_of(argument).is_some());
+        if argument.is_hide_set() && !is_given {
+            continue;
+        }
         text.push('\n');
         let help = argument.get_long_help().or(argument.get_help());
         let help = help.map(ToString::to_string).unwrap_or_default();

@@ -181,10 +181,19 @@ fn what_is_printed_says_where_it_came_from_and_is_a_file_with_the_same_settings(
     ] {
         assert!(text.contains(told), "{told}: {text}");
     }
+    let told = "# From the file /";
+    assert_eq!(text.matches(told).count(), 1, "{text}");
+    let (_, of_list) = text.split_once(told).expect("it was found");
+    let (_, after) = of_list.split_once('\n').expect("a line");
+    assert!(after.starts_with("pd = "), "{text}");
     for hidden in ["beat", "repair", "config ="] {
         assert!(!text.contains(hidden), "{hidden}: {text}");
     }
     assert_eq!(config(&text, &[]), settings.config);
+    for (lines, flags) in [("beat-ms = 4", &[][..]), ("", &["--beat-ms", "4"])] {
+        let hidden = parse(lines, flags).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config(&printed(&hidden), &[]), hidden.config, "{lines}");
+    }
     let odd = parse("", &["--count-max", "+007"]).unwrap_or_else(|error| panic!("{error}"));
     assert!(printed(&odd).contains("\ncount-max = 7\n"));
 }
