@@ -16,7 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/ports.sh"
 readonly PROGRAMS=(rdb-server rdb-pd rdbctl)
 
 # What a program may ask of a machine. All of it belongs to the C library and the compiler's runtime, which every distribution has.
-readonly LIBRARIES='^(linux-vdso|ld-linux.*|libc|libm|libgcc_s)\.so\.[0-9]+$'
+readonly LIBRARIES='linux-vdso(64)?|ld-linux.*|ld64|libc|libm|libdl|libpthread|librt|libutil|libgcc_s'
 
 # How long a server may take to serve.
 readonly LIMIT_SECONDS=120
@@ -34,13 +34,19 @@ main() {
   directory=$(mktemp -d)
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   local version name
-  [[ -n $bin_dir ]] || build
+  if [[ -n $bin_dir ]]; then
+    # Any build has its own.
+    check_libraries "$LIBRARIES|libstdc\\+\\+"
+  else
+    build
+    check_libraries "$LIBRARIES"
+  fi
   version=$("$bin_dir/rdb-server" --version | cut -d ' ' -f 2)
   name=flaredb-$version-$(uname -m)-linux-gnu
   stage "$directory/$name"
   pack "$name"
   check "$name"
-  (cd "$output" && sha256sum "$name.tar.gz" >SHA256SUMS)
+  publish "$name"
   echo "package: $output/$name.tar.gz"
 }
 
@@ -57,17 +63,30 @@ read_options() {
 
 build() {
   prepare
+  local library
+  library=$(cc -print-file-name=libstdc++.a)
+  [[ $library == /* ]] || fail 'there is no libstdc++.a to link; install it (Fedora: libstdc++-static)'
+  # Cargo compiles all anew for another linker, and one at another path is another one. So neither do other builds share this directory,
+  # nor does the linker lie in a checkout.
+  local target=$CARGO_TARGET_DIR/package-build
+  local linker=$target/link-libstdcxx-statically.sh
+  install -D -m 755 scripts/lib/link-libstdcxx-statically.sh "$linker"
   local host
   host=$(rustc -vV | sed -n 's/^host: //p')
   host=${host^^}
-  env "CARGO_TARGET_${host//-/_}_LINKER=$PWD/scripts/lib/link-libstdcxx-statically.sh" \
-    cargo build --release "${WORKSPACE[@]}"
-  bin_dir=$CARGO_TARGET_DIR/release
-  local program library
+  env "CARGO_TARGET_${host//-/_}_LINKER=$linker" \
+    cargo build --release --target-dir "$target" "${WORKSPACE[@]}"
+  bin_dir=$target/release
+}
+
+# check_libraries NAMES: the programs need no others.
+check_libraries() {
+  local program libraries library
   for program in "${PROGRAMS[@]}"; do
-    while read -r library; do
-      [[ $library =~ $LIBRARIES ]] || fail "$program needs $library of the machine; link it statically"
-    done < <(ldd "$bin_dir/$program" | awk '{ print $1 }' | xargs -n 1 basename)
+    libraries=$(ldd "$bin_dir/$program" | awk '{ print $1 }')
+    for library in $libraries; do
+      [[ ${library##*/} =~ ^($1)\.so\.[0-9]+$ ]] || fail "$program needs $library of the machine; link it statically"
+    done
   done
 }
 
@@ -91,16 +110,26 @@ stage() {
 
 # pack NAME: the same bytes for the same programs.
 pack() {
-  mkdir -p "$output"
+  local time
+  time=$(git log -1 --format=%ct)
   tar --create --directory "$directory" --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
-    --mtime="@$(git log -1 --format=%ct)" "$1" | gzip -9 --no-name >"$output/$1.tar.gz"
+    --mtime="@$time" "$1" | gzip -9 --no-name >"$directory/$1.tar.gz"
+}
+
+# publish NAME: an archive that is not checked, or not whole, has no sum beside it.
+publish() {
+  mkdir -p "$output"
+  rm -f "$output/SHA256SUMS"
+  (cd "$directory" && sha256sum "$1.tar.gz" >SHA256SUMS)
+  mv "$directory/$1.tar.gz" "$output/"
+  mv "$directory/SHA256SUMS" "$output/"
 }
 
 # check NAME
 check() {
   chroot_dir=$directory/root
   mkdir "$chroot_dir"
-  tar --extract --gzip --file "$output/$1.tar.gz" --directory "$chroot_dir" --strip-components 1 --no-same-owner
+  tar --extract --gzip --file "$directory/$1.tar.gz" --directory "$chroot_dir" --strip-components 1 --no-same-owner
   copy_libraries
   enter=("$(PATH=$PATH:/usr/sbin command -v chroot)" "$chroot_dir")
   # Another user's id is that of root in a namespace of its own.
@@ -115,10 +144,12 @@ check() {
 
 # The libraries at the paths where the programs look for them.
 copy_libraries() {
-  local library
-  while read -r library; do
+  local libraries library
+  # Lines of libraries end with an address; others name the programs.
+  libraries=$(ldd "${PROGRAMS[@]/#/$chroot_dir/bin/}" | awk '/\(0x/ && $(NF - 1) ~ /^\// { print $(NF - 1) }' | sort -u)
+  for library in $libraries; do
     install -D "$library" "$chroot_dir$library"
-  done < <(ldd "${PROGRAMS[@]/#/$chroot_dir/bin/}" | grep -o '/[^ ]*\.so[^ ]*' | sort -u)
+  done
 }
 
 # inside PROGRAM ARGUMENT…: with the unpacked archive as root directory.
@@ -127,13 +158,17 @@ inside() {
 }
 
 serve_a_put_and_a_get() {
-  local pd server value
+  local pd server value process
   pd=127.0.0.1:$(free_port)
   server=127.0.0.1:$(free_port)
   start rdb-pd --addr "$pd" --status-addr none --data-dir /pd
   start rdb-server --addr "$server" --pd "$pd" --status-addr none --data-dir /server
   local deadline=$((SECONDS + LIMIT_SECONDS))
   until inside rdbctl --pd "$pd" health >/dev/null 2>&1; do
+    # `kill` is content with one that runs.
+    for process in "${processes[@]}"; do
+      kill -0 "$process" 2>/dev/null || fail "a server has ended: $(cat "$directory"/*.log)"
+    done
     ((SECONDS < deadline)) || fail "the servers do not serve: $(cat "$directory"/*.log)"
     sleep 0.1
   done

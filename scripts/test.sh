@@ -19,6 +19,8 @@ timings=()
 step='' step_began=0
 # The test binary that runs, that of the faults beside it, and what the latter prints.
 running='' faults='' faults_log=$(mktemp)
+# Where the archive of a release goes.
+package=''
 
 main() {
   trap 'exit 129' HUP
@@ -100,10 +102,8 @@ check_package() {
     [[ -z ${RDB_REQUIRE_ALL_TESTS:-} ]] || fail 'package.sh needs root or user namespaces'
     return
   fi
-  local archive
-  archive=$(mktemp -d)
-  scripts/package.sh --bin-dir "$CARGO_TARGET_DIR/debug" --output "$archive"
-  rm -rf "$archive"
+  package=$(mktemp -d)
+  scripts/package.sh --bin-dir "$CARGO_TARGET_DIR/debug" --output "$package"
 }
 
 # RocksDB is by far the longest compile. Build, test, clippy and doc share one build of it only as long as they ask for it
@@ -144,6 +144,7 @@ summary() {
     { kill "$left" && wait "$left"; } 2>/dev/null || true
   done
   rm -f "$faults_log"
+  [[ -z $package ]] || rm -rf "$package"
   [[ -z $step ]] || timings+=("FAIL  $(minutes $((SECONDS - step_began)))  $step")
   printf '\n'
   printf '%s\n' "${timings[@]}"
