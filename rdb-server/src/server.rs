@@ -17,7 +17,7 @@ use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
 };
 use rdb_raft::group::GroupState;
-use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall};
+use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -250,14 +250,14 @@ impl ServerProcess for Server {
 }
 
 /// Keeps the health status. A store is healthy when it is registered, takes the writes of every region that it leads, and hears of
-/// who leads the others.
+/// who leads the others. It has started when it is registered and writes to its disk: a single region does not hold that up.
 async fn keep_health(
     health: HealthHandle,
     mut registration: watch::Receiver<bool>,
     storage: Storage,
     regions: Arc<Regions>,
 ) {
-    let (mut write_health, mut log_health) = (storage.write_health(), regions.log_health());
+    let (mut writes, mut log_writes) = (storage.write_health(), regions.log_health());
     let (mut groups, mut served) = (regions.states(), regions.served());
     let mut damaged = regions.damaged();
     let mut leaderless = Leaderless::new(regions.leaderless_after());
@@ -269,12 +269,16 @@ async fn keep_health(
         // It looks at the groups by itself, so none of them may be borrowed here.
         let leaderless = leaderless.note(&regions.led_by_anybody(), Instant::now());
         let registered = *registration.borrow_and_update();
+        let write_health = writes.borrow_and_update().clone();
+        let log_cause = log_writes.borrow_and_update().cause();
+        let has_stopped =
+            matches!(write_health, WriteHealth::Stopped { .. }) || log_cause.is_some();
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
             damage(&damaged.borrow_and_update()),
             left_out(&storage.unfinished_installs()),
-            write_health.borrow_and_update().cause(),
-            log_health.borrow_and_update().cause(),
+            write_health.cause(),
+            log_cause,
             stopped(&groups.borrow_and_update()),
             leaderless,
         ];
@@ -287,10 +291,13 @@ async fn keep_health(
         }
         was_serving = serving.is_ok();
         health.set(serving);
+        if registered && !has_stopped {
+            health.set_started();
+        }
         let changed = tokio::select! {
             changed = registration.changed() => changed,
-            changed = write_health.changed() => changed,
-            changed = log_health.changed() => changed,
+            changed = writes.changed() => changed,
+            changed = log_writes.changed() => changed,
             changed = groups.changed() => changed,
             changed = served.changed() => changed,
             changed = damaged.changed() => changed,

@@ -165,6 +165,7 @@ ignore_settings_of_the_environment() {
   for name in "${!RDB_PD_@}" "${!RDB_SERVER_@}" "${!RDBCTL_@}"; do
     unset "$name"
   done
+  unset NOTIFY_SOCKET
 }
 
 finish() {

@@ -32,6 +32,8 @@ type Serving = Result<(), String>;
 #[derive(Debug, Clone)]
 pub struct HealthHandle {
     serving: watch::Sender<Serving>,
+    /// Whether a service manager may count the process as started.
+    started: watch::Sender<bool>,
     drain: CancellationToken,
 }
 
@@ -41,13 +43,28 @@ impl HealthHandle {
         self.set(serving.then_some(()).ok_or_else(String::new));
     }
 
-    /// The same, with the reason why it does not.
+    /// The same, with the reason why it does not. A process that does its work has started.
     pub fn set(&self, serving: Result<(), String>) {
+        if serving.is_ok() {
+            self.set_started();
+        }
         self.serving.send_if_modified(|current| {
             let changed = *current != serving;
             *current = serving;
             changed
         });
+    }
+
+    /// Says that the process has started, though it may not do all of its work.
+    pub fn set_started(&self) {
+        self.started
+            .send_if_modified(|started| !std::mem::replace(started, true));
+    }
+
+    /// Sees that the process has started.
+    #[cfg(feature = "process")]
+    pub(super) fn started(&self) -> watch::Receiver<bool> {
+        self.started.subscribe()
     }
 
     /// Sees every change, but not the drain.
@@ -87,6 +104,7 @@ pub fn health(
     };
     let handle = HealthHandle {
         serving: sender,
+        started: watch::Sender::default(),
         drain,
     };
     (handle, HealthServer::new(service))
@@ -184,6 +202,7 @@ mod tests {
         let (sender, serving) = watch::channel(Err(String::new()));
         let handle = HealthHandle {
             serving: sender,
+            started: watch::Sender::default(),
             drain: drain.clone(),
         };
         let service = HealthService {

@@ -103,7 +103,7 @@ pub async fn serve<S: ServerProcess>(
     let server = tokio::select! {
         started = start => started?,
         () = termination.requested() => {
-            service_manager::tell_stopping();
+            service_manager::tell_stopping().await;
             tracing::info!("stopped while starting, as it was asked to");
             return Ok(());
         }
@@ -113,7 +113,7 @@ pub async fn serve<S: ServerProcess>(
     let draining = async {
         termination.requested().await;
         tracing::info!("asked to stop: draining");
-        service_manager::tell_stopping();
+        service_manager::tell_stopping().await;
         drain.cancel();
         std::future::pending().await
     };

@@ -6,8 +6,10 @@ use rdb_proto::transport::NOT_SERVING_CAUSE;
 use tempfile::TempDir;
 use tokio::net::UnixDatagram;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::configuration::program as program_without_settings;
 use crate::harness::{Cluster, Node, binary, connect, guarded, skipped};
 
 /// The other end of `NOTIFY_SOCKET`.
@@ -61,7 +63,7 @@ async fn assert_serves(node: &Node) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_is_ready_once_a_client_can_be_served_and_says_when_it_stops() {
+async fn a_server_is_ready_once_it_has_started_and_says_when_it_stops() {
     let mut cluster = Cluster::prepare();
     let (of_pd, of_store) = (Manager::new(), Manager::new());
     of_pd.watch(&mut cluster.pd);
@@ -75,7 +77,7 @@ async fn a_server_is_ready_once_a_client_can_be_served_and_says_when_it_stops() 
     of_pd.told(READY).await;
     assert_serves(&cluster.pd).await;
     of_store.told(READY).await;
-    assert_serves(&cluster.store).await;
+    cluster.store.wait_for_health(ServingStatus::Serving).await;
     let client = cluster.client().await;
     client.raw_put("k", "v").await.expect("it serves");
 
@@ -84,6 +86,31 @@ async fn a_server_is_ready_once_a_client_can_be_served_and_says_when_it_stops() 
         let told = manager.told(STOPPING).await;
         assert!(!told.contains(&READY.to_owned()), "{told:?}");
         assert!(node.exited().await.success());
+    }
+}
+
+/// So a restart of one store after the other goes on, and a machine boots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_without_a_leader_holds_up_no_start() {
+    let mut cluster = Cluster::prepare();
+    cluster.pd = cluster.pd.with_flag("--initial-replicas", "2");
+    let data_dir = cluster.directory.path().join("other");
+    let mut other = Node::store(data_dir, &cluster.pd.address());
+    cluster.pd.start_serving().await;
+    cluster.store.start();
+    other.start_serving().await;
+    cluster.store.wait_for_health(ServingStatus::Serving).await;
+    other.kill();
+    cluster.store.kill();
+
+    let manager = Manager::new();
+    manager.watch(&mut cluster.store);
+    cluster.store.start();
+    let told = manager.told(READY).await;
+    let waits = " has no leader";
+    if !told.iter().any(|line| line.contains(waits)) {
+        let told = manager.told(waits).await;
+        assert!(!told.contains(&"STATUS=serving".to_owned()), "{told:?}");
     }
 }
 
@@ -126,7 +153,7 @@ fn systemd_has_nothing_to_object_to_in_the_units() {
         let path = directory.path().join(format!("{program}.service"));
         std::fs::write(&path, unit.replace(&installed, &here)).expect("it can be written");
         let judged = Command::new("systemd-analyze")
-            .arg("verify")
+            .args(["verify", "--recursive-errors=no"])
             .arg(path)
             .output();
         let judged = judged.expect("it can be started");
@@ -154,7 +181,7 @@ fn the_units_start_the_programs_with_flags_that_they_have() {
             named if named.ends_with(".toml") => file.display().to_string(),
             flag => flag.to_owned(),
         });
-        let output = Command::new(binary(program))
+        let output = program_without_settings(program)
             .args(arguments)
             .arg("--print-config")
             .output()

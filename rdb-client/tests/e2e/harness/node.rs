@@ -116,6 +116,7 @@ impl Node {
                 command.env_remove(name);
             }
         }
+        command.env_remove("NOTIFY_SOCKET");
         // The port of its status pages may be another node's. Only who asks for status pages gets some.
         command.env("RDB_PD_STATUS_ADDR", "none");
         command.env("RDB_SERVER_STATUS_ADDR", "none");

@@ -195,9 +195,12 @@ impl Drop for Process {
 }
 
 /// A setting of a server, which has those of the playground.
+/// Whether a variable is none for the servers of a playground: their settings, or whom a service tells that it has started.
 fn is_setting(variable: &OsStr) -> bool {
     let variable = variable.as_encoded_bytes();
-    variable.starts_with(b"RDB_PD_") || variable.starts_with(b"RDB_SERVER_")
+    variable.starts_with(b"RDB_PD_")
+        || variable.starts_with(b"RDB_SERVER_")
+        || variable == b"NOTIFY_SOCKET"
 }
 
 /// Where a server listens.
