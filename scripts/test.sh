@@ -108,13 +108,14 @@ check_package() {
 
 # RocksDB is by far the longest compile. Build, test, clippy and doc share one build of it only as long as they ask for it
 # with the same profile, features and flags; a change of any of these shows as a second output directory here. Cargo is
-# asked which directories are in use, since the target directory may also hold those of earlier compilers and releases.
+# asked which directories are in use, since the target directory may also hold those of earlier compilers and releases. With
+# the flags of the steps above it compiles nothing again.
 check_single_rocksdb_build() {
   local directories
   directories=$({
     cargo build "${WORKSPACE[@]}" --message-format json
-    cargo clippy "${WORKSPACE[@]}" --all-targets --message-format json
-    cargo doc "${WORKSPACE[@]}" --no-deps --message-format json
+    cargo clippy "${WORKSPACE[@]}" --all-targets --message-format json -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc "${WORKSPACE[@]}" --no-deps --message-format json
     cargo test "${WORKSPACE[@]}" --no-run --message-format json
   } 2>/dev/null | sed -n 's|.*"out_dir":"\([^"]*/librocksdb-sys-[^"]*\)".*|\1|p' | sort -u)
   # Two directories in one string are no directory.
