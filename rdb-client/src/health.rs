@@ -130,9 +130,11 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     async fn health(&self) -> Vec<ProcessHealth> {
+        // It leaves half of the time for the processes themselves.
+        let patience = self.deadline.sooner(self.deadline.remaining() / 2);
         let stores = self
             .placement_driver
-            .ask_once(self.deadline, |mut client| async move {
+            .ask_once(patience, |mut client| async move {
                 client.get_stores(GetStoresRequest {}).await
             });
         let stores = stores.await.map_or_else(

@@ -18,6 +18,9 @@ const SHOWN_VALUE_BYTES: usize = 256;
 pub(crate) enum Failure {
     #[error("{0}")]
     Failed(String),
+    /// As [`Failed`](Self::Failed), and the object that was printed says so.
+    #[error("{0}")]
+    Shown(String),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -76,7 +79,7 @@ impl Failure {
 
     fn code_and_kind(&self) -> (u8, &'static str) {
         match self {
-            Self::Failed(_) | Self::Output(_) => (1, "failed"),
+            Self::Failed(_) | Self::Shown(_) | Self::Output(_) => (1, "failed"),
             Self::Usage(_) => (2, "usage"),
             Self::NotFound(_) => (3, "not_found"),
             Self::Conflict { .. } => (4, "conflict"),
@@ -181,6 +184,7 @@ mod tests {
         };
         let expected = [
             (Failure::failed("no"), 1),
+            (Failure::Shown("2 alarms".to_owned()), 1),
             (
                 Failure::from(Error::Unavailable {
                     cause: "gone".into(),

@@ -76,7 +76,7 @@ fn report(failure: &Failure, format: Format, output: &mut Output<'_>) -> ExitCod
     if failure.is_broken_pipe() {
         return ExitCode::SUCCESS;
     }
-    if format == Format::Json {
+    if format == Format::Json && !matches!(failure, Failure::Shown(_)) {
         // When both fail, the first failure is reported.
         let _ = output
             .object(&failure.object())

@@ -198,6 +198,11 @@ impl Line {
         self.state.to_owned()
     }
 
+    /// Whether its last heartbeat is younger than what makes a store disconnected.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.last_heartbeat_age_ms.is_some() && !self.is_silent()
+    }
+
     /// Whether there was a heartbeat, and none since for as long as makes a store disconnected.
     pub(crate) fn is_silent(&self) -> bool {
         self.last_heartbeat_age_ms

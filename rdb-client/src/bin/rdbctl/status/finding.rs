@@ -108,6 +108,20 @@ fn of_placement_drivers(survey: &Survey) -> Vec<Finding> {
                     .to_owned(),
             )]
         }
+        (Err(_), false)
+            if failing
+                .iter()
+                .any(|process| process.status == WRONG_PROCESS) =>
+        {
+            let causes: Vec<String> = causes.collect();
+            vec![Finding::alarm(
+                format!(
+                    "not all of --pd are placement drivers of one cluster, so none is asked for stores and regions: {}",
+                    causes.join("; ")
+                ),
+                "name the placement drivers of one cluster with --pd or RDBCTL_PD".to_owned(),
+            )]
+        }
         (Err(cause), false) => vec![Finding::alarm(
             format!(
                 "the stores and regions are not known: {}",
@@ -164,6 +178,16 @@ fn of_store(store: &store::Line, survey: &Survey) -> Option<Finding> {
                 if_gone(store, is_leaving)
             ),
         ),
+        // Where nothing listens, it has died since.
+        _ if store.was_heard() && !cause.contains("refused") => Finding::alarm(
+            format!(
+                "store {id} does not answer here, and is slow or cannot be reached from here: {cause}; {heard}"
+            ),
+            format!(
+                "look again, with more patience: rdbctl status --wait 10s. See the load and the log of the store at {address}, \
+                 and whether this machine reaches it"
+            ),
+        ),
         _ => Finding::alarm(
             format!("store {id} does not answer: {cause}; {heard}"),
             format!(
@@ -185,7 +209,8 @@ fn if_gone(store: &store::Line, is_leaving: bool) -> String {
     let soon = if store.state == state_name(StoreState::Down) {
         "It is down for so long that its replicas are being replaced where another store can take them"
     } else {
-        "Else its replicas are replaced 30 minutes after its last heartbeat (rdb-pd --store-down-after-s)"
+        "Else its replicas are replaced where another store can take them, 30 minutes after its last heartbeat \
+         (rdb-pd --store-down-after-s)"
     };
     format!(
         "If it is gone for good: start another store with an empty directory, then `rdbctl store remove {id}`. {soon}"
@@ -202,6 +227,21 @@ fn of_serving_store(store: &store::Line) -> Option<Finding> {
                 "see whether {address} reaches the placement driver that its --pd names, and the store's log"
             ),
         ).of_store(id));
+    }
+    if store.last_heartbeat_age_ms.is_none() && store.state != state_name(StoreState::Leaving) {
+        let what = format!(
+            "store {id} answers, but the placement driver has not heard of it since it started"
+        );
+        let to_do = format!(
+            "look again in ten seconds. If it stays so, see whether {address} reaches the placement driver that its --pd \
+             names, and the store's log"
+        );
+        let finding = if store.state == state_name(StoreState::Down) {
+            Finding::alarm(what, to_do)
+        } else {
+            Finding::notice(what, to_do)
+        };
+        return Some(finding.of_store(id));
     }
     if store.state == state_name(StoreState::Leaving) {
         let count = store.region_count;
@@ -237,26 +277,33 @@ fn of_serving_store(store: &store::Line) -> Option<Finding> {
 pub(super) enum Trouble {
     /// Too few replicas answer for reads and writes.
     NoMajority,
-    /// Enough replicas answer, and none leads, or the one that does not answer.
+    /// Enough replicas answer, and the one that leads does not.
     NoLeader,
+    /// Enough replicas answer, and the placement driver has not heard which one leads, as after a start of its own.
+    UnknownLeader,
     /// Fewer replicas answer than there are.
     Missing,
+    /// There are two replicas only.
+    Pair,
     /// There is one replica only.
     Single,
 }
 
 impl Trouble {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::NoMajority,
         Self::NoLeader,
+        Self::UnknownLeader,
         Self::Missing,
+        Self::Pair,
         Self::Single,
     ];
 
     pub(super) fn of(region: &region::Line, survey: &Survey) -> Option<Self> {
         let answers = |store_id| {
             let process = survey.store(store_id);
-            process.is_some_and(|process| matches!(process.status, SERVING | NOT_SERVING))
+            // What was not asked may be alive.
+            process.is_none_or(|process| matches!(process.status, SERVING | NOT_SERVING))
         };
         let voters = region.peers.iter().filter(|peer| !peer.is_learner);
         let all = voters.clone().count();
@@ -265,12 +312,16 @@ impl Trouble {
         let leader = region.leader.as_ref();
         if alive <= all / 2 {
             Some(Self::NoMajority)
+        } else if leader.is_none() {
+            Some(Self::UnknownLeader)
         } else if !leader.is_some_and(|leader| answers(leader.store_id)) {
             Some(Self::NoLeader)
         } else if alive < all {
             Some(Self::Missing)
         } else if all == 1 {
             Some(Self::Single)
+        } else if all == 2 {
+            Some(Self::Pair)
         } else {
             None
         }
@@ -279,19 +330,28 @@ impl Trouble {
     fn finding(self, ids: Vec<u64>) -> Finding {
         let (what, to_do) = match self {
             Self::NoMajority => (
-                "too few replicas answer for reads and writes",
+                "too few replicas answer from here for reads and writes",
                 "start the stores that do not answer again with their --data-dir: a region needs more than half of its \
                  replicas, and `rdbctl region list` says where those are",
             ),
             Self::NoLeader => (
-                "no replica is known to lead",
+                "the replica that leads does not answer",
                 "look again in ten seconds: more than half of the replicas answer, and elect a leader. If they do not, \
                  see the logs of their stores",
+            ),
+            Self::UnknownLeader => (
+                "the placement driver has not heard which replica leads",
+                "look again in ten seconds: leaders report after a start of the placement driver, or replicas elect one. If \
+                 they do not, see the logs of their stores",
             ),
             Self::Missing => (
                 "reads and writes go on, but not all replicas answer",
                 "see to the stores above that do not answer, or to the replicas that `rdbctl region list` shows as \
                  (absent)",
+            ),
+            Self::Pair => (
+                "there are two replicas only, and reads and writes stop with either store",
+                "have at least three stores; rdb-pd --replicas says how many replicas there are to be",
             ),
             Self::Single => (
                 "there is one replica only, and its data is lost with its store",
@@ -299,10 +359,13 @@ impl Trouble {
             ),
         };
         let what = format!("{}: {what}", named(&ids));
-        let finding = if self == Self::Single {
-            Finding::notice(what, to_do.to_owned())
-        } else {
-            Finding::alarm(what, to_do.to_owned())
+        let finding = match self {
+            Self::UnknownLeader | Self::Pair | Self::Single => {
+                Finding::notice(what, to_do.to_owned())
+            }
+            Self::NoMajority | Self::NoLeader | Self::Missing => {
+                Finding::alarm(what, to_do.to_owned())
+            }
         };
         finding.of_regions(ids)
     }

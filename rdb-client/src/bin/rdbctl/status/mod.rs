@@ -70,8 +70,8 @@ pub(crate) async fn run(
     output.event(&screen)?;
     match screen.alarms {
         0 => Ok(()),
-        1 => Err(Failure::failed("there is 1 alarm")),
-        alarms => Err(Failure::failed(format!("there are {alarms} alarms"))),
+        1 => Err(Failure::Shown("there is 1 alarm".to_owned())),
+        alarms => Err(Failure::Shown(format!("there are {alarms} alarms"))),
     }
 }
 

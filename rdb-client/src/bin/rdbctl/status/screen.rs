@@ -50,7 +50,10 @@ impl Regions {
         Self {
             count: regions.len(),
             without_leader: in_trouble(|trouble| {
-                matches!(trouble, Trouble::NoLeader | Trouble::NoMajority)
+                matches!(
+                    trouble,
+                    Trouble::NoLeader | Trouble::UnknownLeader | Trouble::NoMajority
+                )
             }),
             with_replicas_missing: in_trouble(|trouble| {
                 matches!(trouble, Trouble::Missing | Trouble::NoMajority)

@@ -205,3 +205,72 @@ fn a_screen_has_all_of_it() {
     assert_eq!(object["stores"][2]["health"], "unreachable");
     assert_eq!(object["regions"]["with_replicas_missing"][0], 1);
 }
+
+#[test]
+fn a_store_that_is_late_here_and_sends_heartbeats_is_not_told_as_dead() {
+    let mut survey = survey([SERVING, SERVING, UNREACHABLE]);
+    survey.processes[3].cause = Some("host3:1 gave no answer in time".to_owned());
+    let slow = &told(&survey)[0];
+    assert!(slow.1.contains("cannot be reached from here"), "{slow:?}");
+    assert!(!slow.2.contains("store remove"), "{slow:?}");
+    catalogue(&mut survey).stores[2] = store(3, StoreState::Disconnected, 25_000);
+    let dead = &told(&survey)[0];
+    assert!(dead.2.contains("store remove 3"), "{dead:?}");
+    assert!(dead.2.contains("where another store can"), "{dead:?}");
+}
+
+#[test]
+fn a_store_of_which_nothing_was_heard_is_a_notice_until_it_is_down() {
+    for (state, severity) in [
+        (StoreState::Disconnected, Severity::Notice),
+        (StoreState::Down, Severity::Alarm),
+    ] {
+        let mut survey = survey([SERVING; 3]);
+        catalogue(&mut survey).stores[1] = store::Line {
+            last_heartbeat_age_ms: None,
+            ..store(2, state, 0)
+        };
+        let told = told(&survey);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, severity);
+        assert!(told[0].1.starts_with("store 2 answers, but"), "{told:?}");
+    }
+}
+
+#[test]
+fn a_leader_of_which_nothing_was_heard_and_two_replicas_are_notices() {
+    let mut unknown = survey([SERVING; 3]);
+    catalogue(&mut unknown).regions[0].leader = None;
+    let mut pair = survey([SERVING; 3]);
+    catalogue(&mut pair).regions[0].peers.truncate(2);
+    for (survey, what) in [
+        (unknown, "which replica leads"),
+        (pair, "two replicas only"),
+    ] {
+        let told = told(&survey);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, Severity::Notice);
+        assert!(told[0].1.contains(what), "{told:?}");
+    }
+}
+
+#[test]
+fn a_store_that_was_not_asked_does_not_count_as_dead() {
+    let mut survey = survey([SERVING; 3]);
+    survey.processes.truncate(2);
+    assert_eq!(findings(&survey), []);
+}
+
+#[test]
+fn placement_drivers_of_two_clusters_are_told_as_such() {
+    let mut other = process(None, WRONG_PROCESS);
+    other.cause = Some("host9:1 is of cluster 7".to_owned());
+    let survey = Survey {
+        processes: vec![process(None, SERVING), other],
+        catalogue: Err("host9:1 is of cluster 7".to_owned()),
+    };
+    let told = told(&survey);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].1.contains("of one cluster"), "{told:?}");
+    assert!(told[0].2.contains("--pd"), "{told:?}");
+}
