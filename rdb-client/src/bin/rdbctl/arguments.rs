@@ -147,6 +147,19 @@ pub(crate) enum Command {
     Manual(ManualArguments),
 }
 
+impl Command {
+    /// Whether it reads standard input, which in a script holds the lines behind it.
+    pub(crate) fn reads_standard_input(&self) -> bool {
+        match self {
+            Self::Raw(RawCommand::Import(arguments)) => arguments.is_standard_input(),
+            Self::Raw(RawCommand::Put { value, .. }) | Self::Cas(CasCommand::Put { value, .. }) => {
+                value.is_standard_input()
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Arguments {
     /// Parses a line that was typed where the global options `outer` hold already. Those on the line go before them.
     pub(crate) fn parse_within(

@@ -74,7 +74,7 @@ pub(crate) async fn run(
         CasCommand::Put { key, value, expect } => {
             let key = session.key(key)?;
             let client = session.connect().await?;
-            let value = value.read(client.limits().value_bytes_max)?;
+            let value = value.read_within(session, client.limits()).await?;
             let version = client.cas_put(&key, expect, value).await?;
             output.record(&Swapped {
                 key: key.into(),

@@ -1,7 +1,8 @@
 //! Runs commands: one, or several one after the other, which then share a runtime and a client.
 
+use futures::FutureExt;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::arguments::{Command, GlobalArguments};
 use crate::cas::CasCommand;
@@ -51,29 +52,51 @@ pub(crate) struct Executor {
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     client: KeptClient,
-    /// Whether Ctrl-C ends the command that runs, and not the process.
-    outlives_commands: bool,
+    /// Each Ctrl-C in a shell, where it ends the command that runs, and not the process.
+    interrupts: Option<Signal>,
 }
 
 impl Executor {
-    /// One that `outlives_commands` goes on after Ctrl-C.
-    pub(crate) fn new(outlives_commands: bool) -> Result<Self, Failure> {
+    /// That of one command, which Ctrl-C ends with the process.
+    pub(crate) fn new() -> Result<Self, Failure> {
         // The thread of commands may block on a slow reader of our output; connections are kept alive on the other one.
-        let runtime = runtime(1)?;
-        if outlives_commands {
-            let _entered = runtime.enter();
-            // From now on a Ctrl-C that nothing waits for is ignored. It does not end the process.
-            let watched = signal(SignalKind::interrupt());
-            drop(
-                watched.map_err(|error| {
-                    Failure::failed(format!("cannot watch for signals: {error}"))
-                })?,
-            );
-        }
         Ok(Self {
-            runtime: Some(runtime),
+            runtime: Some(runtime(1)?),
             client: KeptClient::default(),
-            outlives_commands,
+            interrupts: None,
+        })
+    }
+
+    /// That of a shell: from now on Ctrl-C does not end the process.
+    pub(crate) fn of_shell() -> Result<Self, Failure> {
+        let mut executor = Self::new()?;
+        if let Some(runtime) = &executor.runtime {
+            let _entered = runtime.enter();
+            executor.interrupts = Some(interrupts()?);
+        }
+        Ok(executor)
+    }
+
+    /// Whether there was a Ctrl-C in a shell since the last question.
+    pub(crate) fn was_interrupted(&mut self) -> bool {
+        let interrupts = self.interrupts.as_mut();
+        interrupts.is_some_and(|interrupts| interrupts.recv().now_or_never().is_some())
+    }
+
+    /// Runs `work`, which may block. `None`: there was a Ctrl-C in a shell, now or since the last question.
+    pub(crate) fn unless_interrupted<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (Some(runtime), Some(interrupts)) = (&self.runtime, &mut self.interrupts) else {
+            return Some(work());
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = interrupts.recv() => None,
+                done = tokio::task::spawn_blocking(work) => done.ok(),
+            }
         })
     }
 
@@ -97,6 +120,7 @@ impl Executor {
             return Err(Failure::failed("the runtime has ended"));
         };
         let session = Session::new(global).keeping(&self.client);
+        let session = session.in_shell(self.interrupts.is_some());
         runtime.block_on(interrupt.limit(on_runtime(command, &session, output)))
     }
 
@@ -108,7 +132,7 @@ impl Executor {
             Command::Raw(RawCommand::Export(arguments)) if arguments.names_a_file() => {
                 Interrupt::EndsRead
             }
-            _ if !self.outlives_commands => Interrupt::IsNotOurs,
+            _ if self.interrupts.is_none() => Interrupt::IsNotOurs,
             _ if may_write(command) => Interrupt::EndsWrite,
             _ => Interrupt::EndsRead,
         }
@@ -155,6 +179,12 @@ async fn on_runtime(
         Command::Status(arguments) => status::run(&arguments, session, output).await,
         Command::Bench(_) | Command::Completions(_) | Command::Manual(_) | Command::Shell => Ok(()),
     }
+}
+
+/// Each Ctrl-C from now on; it does not end the process any more.
+pub(crate) fn interrupts() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt())
+        .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))
 }
 
 /// Runs `work`, and what it spawns, on a runtime with `threads` threads beside this one.

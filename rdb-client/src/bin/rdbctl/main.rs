@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         return shell::run(&global, &mut output);
     }
     let executed =
-        Executor::new(false).and_then(|executor| executor.execute(command, &global, &mut output));
+        Executor::new().and_then(|executor| executor.execute(command, &global, &mut output));
     match executed.and_then(|()| output.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure, global.output, &mut output),

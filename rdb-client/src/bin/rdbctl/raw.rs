@@ -104,7 +104,7 @@ pub(crate) async fn run(
         RawCommand::Put { key, value } => {
             let key = session.key(key)?;
             let client = session.connect().await?;
-            let value = value.read(client.limits().value_bytes_max)?;
+            let value = value.read_within(session, client.limits()).await?;
             client.raw_put(key, value).await?;
             output.done()
         }

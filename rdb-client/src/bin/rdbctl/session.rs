@@ -16,6 +16,7 @@ pub(crate) struct KeptClient(Arc<Mutex<Option<Connected>>>);
 #[derive(Debug)]
 struct Connected {
     pd_addresses: Vec<String>,
+    connect_timeout: Duration,
     client: Client,
 }
 
@@ -26,20 +27,23 @@ pub(crate) struct Session {
     config: Config,
     keys: KeyEncoding,
     kept: KeptClient,
+    is_in_shell: bool,
 }
 
 impl KeptClient {
-    /// The client, if these are the addresses that it was given.
-    fn of(&self, pd_addresses: &[String]) -> Option<Client> {
+    /// The client, if it was given these addresses and is as patient when it connects.
+    fn of(&self, pd_addresses: &[String], connect_timeout: Duration) -> Option<Client> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.as_ref()?;
-        (kept.pd_addresses == pd_addresses).then(|| kept.client.clone())
+        let is_fit = kept.pd_addresses == pd_addresses && kept.connect_timeout >= connect_timeout;
+        is_fit.then(|| kept.client.clone())
     }
 
-    fn keep(&self, pd_addresses: &[String], client: &Client) {
+    fn keep(&self, pd_addresses: &[String], connect_timeout: Duration, client: &Client) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(Connected {
             pd_addresses: pd_addresses.to_vec(),
+            connect_timeout,
             client: client.clone(),
         });
     }
@@ -54,6 +58,7 @@ impl Session {
                 .with_connect_timeout(global.connect_timeout()),
             keys: global.key_encoding,
             kept: KeptClient::default(),
+            is_in_shell: false,
         }
     }
 
@@ -61,6 +66,19 @@ impl Session {
     pub(crate) fn keeping(self, kept: &KeptClient) -> Self {
         let kept = kept.clone();
         Self { kept, ..self }
+    }
+
+    /// The same, of a command in a shell or not.
+    pub(crate) fn in_shell(self, is_in_shell: bool) -> Self {
+        Self {
+            is_in_shell,
+            ..self
+        }
+    }
+
+    /// Whether the command runs in a shell, which has standard input for its lines.
+    pub(crate) fn is_in_shell(&self) -> bool {
+        self.is_in_shell
     }
 
     /// The same, with calls that take no longer than `patience`.
@@ -90,7 +108,10 @@ impl Session {
     /// Of several placement drivers that belong to different clusters the first to answer would decide which cluster is
     /// read and written. That is refused.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        if let Some(client) = self.kept.of(&self.pd_addresses) {
+        if let Some(client) = self
+            .kept
+            .of(&self.pd_addresses, self.config.connect_timeout)
+        {
             return Ok(client.with_timeout(self.config.timeout));
         }
         let addresses = self.pd_addresses.iter().cloned();
@@ -98,7 +119,8 @@ impl Session {
         if self.pd_addresses.len() > 1 {
             client.check_placement_drivers().await?;
         }
-        self.kept.keep(&self.pd_addresses, &client);
+        let connect_timeout = self.config.connect_timeout;
+        self.kept.keep(&self.pd_addresses, connect_timeout, &client);
         Ok(client)
     }
 

@@ -1,13 +1,15 @@
 //! The value of a write: from an argument, a file, or standard input.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use rdb_client::Limits;
 
 use crate::failure::Failure;
+use crate::session::Session;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ValueArguments {
@@ -24,33 +26,65 @@ pub(crate) struct ValueArguments {
 }
 
 impl ValueArguments {
-    /// The value's bytes, `bytes_max` at most. Blocks while it reads.
+    pub(crate) fn is_standard_input(&self) -> bool {
+        let file = self.file.as_ref().map(|path| path.as_os_str());
+        file.or(self.value.as_deref())
+            .is_some_and(|name| name == "-")
+    }
+
+    /// The value's bytes.
     ///
     /// # Errors
     ///
-    /// [`Failure::Usage`] when a file cannot be read or the value is longer; no more than that is read then.
-    pub(crate) fn read(self, bytes_max: u64) -> Result<Bytes, Failure> {
+    /// [`Failure::Usage`] when a file cannot be read, the value is too long, or it would be read from the terminal whose lines are
+    /// those of a shell.
+    pub(crate) async fn read_within(
+        self,
+        session: &Session,
+        limits: Limits,
+    ) -> Result<Bytes, Failure> {
+        let refuses_terminals = session.is_in_shell();
+        let reading = tokio::task::spawn_blocking(move || {
+            self.read(limits.value_bytes_max, refuses_terminals)
+        });
+        let read = reading.await;
+        read.map_err(|error| Failure::failed(format!("cannot read the value: {error}")))?
+    }
+
+    /// No more than `bytes_max` bytes are read of a value that is longer. Blocks while it reads.
+    fn read(self, bytes_max: u64, refuses_terminals: bool) -> Result<Bytes, Failure> {
         match self {
             Self {
                 file: Some(path), ..
-            } if path.as_os_str() == "-" => read_stdin(bytes_max),
+            } if path.as_os_str() == "-" => read_stdin(bytes_max, refuses_terminals),
             Self {
                 file: Some(path), ..
             } => {
                 let name = path.display().to_string();
                 let file = std::fs::File::open(&path).map_err(|error| unreadable(&name, &error))?;
+                check_source(&file, refuses_terminals)?;
                 read(file, &name, bytes_max)
             }
             Self {
                 value: Some(value), ..
-            } if value == "-" => read_stdin(bytes_max),
+            } if value == "-" => read_stdin(bytes_max, refuses_terminals),
             Self { value, .. } => Ok(value.unwrap_or_default().into_vec().into()),
         }
     }
 }
 
-fn read_stdin(bytes_max: u64) -> Result<Bytes, Failure> {
-    read(std::io::stdin().lock(), "standard input", bytes_max)
+fn read_stdin(bytes_max: u64, refuses_terminals: bool) -> Result<Bytes, Failure> {
+    let stdin = std::io::stdin().lock();
+    check_source(&stdin, refuses_terminals)?;
+    read(stdin, "standard input", bytes_max)
+}
+
+fn check_source(source: &impl IsTerminal, refuses_terminals: bool) -> Result<(), Failure> {
+    if refuses_terminals && source.is_terminal() {
+        let message = "the shell reads its lines from the terminal: name a file or write the value";
+        return Err(Failure::usage(message));
+    }
+    Ok(())
 }
 
 fn read(source: impl Read, name: &str, bytes_max: u64) -> Result<Bytes, Failure> {
@@ -90,7 +124,7 @@ mod tests {
             value: Some(OsString::from_vec(b"\xff\n".to_vec())),
             file: None,
         };
-        assert_eq!(arguments.read(10).expect("read"), &b"\xff\n"[..]);
+        assert_eq!(arguments.read(10, true).expect("read"), &b"\xff\n"[..]);
     }
 
     #[test]
@@ -100,17 +134,17 @@ mod tests {
         let path = file.path().to_owned();
 
         assert_eq!(
-            from_file(path.clone()).read(6).expect("read"),
+            from_file(path.clone()).read(6, true).expect("read"),
             &b"line\n\x00"[..]
         );
-        let failure = from_file(path).read(5).expect_err("too long");
+        let failure = from_file(path).read(5, true).expect_err("too long");
         assert!(matches!(&failure, Failure::Usage(message) if message.contains("at most 5")));
     }
 
     #[test]
     fn a_missing_file_is_named() {
         let failure = from_file("/no/such/file".into())
-            .read(5)
+            .read(5, true)
             .expect_err("missing");
         assert!(failure.to_string().contains("/no/such/file"), "{failure}");
     }

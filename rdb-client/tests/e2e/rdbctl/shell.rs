@@ -1,13 +1,14 @@
 //! Commands one after the other, from a script and from a terminal.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use super::{CONFLICT, DONE, NOT_FOUND, Rdbctl, USAGE, assert_exit, errors};
+use super::transfer::{begin, interrupted};
+use super::{CONFLICT, DONE, FAILED, NOT_FOUND, Rdbctl, USAGE, assert_exit, errors};
 use crate::harness::{Cluster, binary, found};
 
 #[tokio::test]
@@ -64,6 +65,60 @@ the value of last
     let script = b"raw get k\n\\q\nraw get none\n";
     let ran = rdbctl.run_with_input(["shell"], script).await;
     assert_exit(&ran, DONE, "it ended before");
+}
+
+#[tokio::test]
+async fn what_is_no_command_ends_a_script_and_does_not_run() {
+    let cluster = Cluster::start().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    for (script, code) in [
+        ("raw put k 'two\ntso\nlines'\n", USAGE),
+        ("raw put k v \\\ntso\n", USAGE),
+        (
+            "raw put k - --pd 127.0.0.1:1 --timeout 500ms\ntso\n",
+            FAILED,
+        ),
+    ] {
+        let ran = rdbctl.run_with_input(["shell"], script.as_bytes()).await;
+        assert_exit(&ran, code, script);
+        assert_eq!(ran.stdout, b"", "{script}");
+    }
+    let script = b"raw put k v\\ \nraw get k\n";
+    let ran = rdbctl.run_with_input(["shell"], script).await;
+    assert_eq!(ran.stdout, b"OK\nv ", "a space behind a backslash");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_ends_a_script_and_not_only_its_command() {
+    let cluster = Cluster::start().await;
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let path = directory.path().join("export");
+    let part = directory.path().join("export.part");
+    cluster.store.pause();
+    let mut shell = begin(&cluster, &["shell", "--timeout", "1h"]);
+    let mut lines = shell.stdin.take().expect("it is piped");
+    let script = format!("raw export '{}'\ntso\n", path.display());
+    lines.write_all(script.as_bytes()).expect("it reads");
+    drop(lines);
+    found("it has begun", async || part.exists().then_some(())).await;
+    let ended = interrupted(shell).await;
+    cluster.store.resume();
+    assert_exit(&ended, FAILED, "a command was interrupted");
+    assert_eq!(ended.stdout, b"", "the next line does not run");
+    let told = errors(&ended);
+    assert!(told.contains("the rest of the script is not run"), "{told}");
+
+    let mut shell = begin(&cluster, &["shell"]);
+    let mut lines = shell.stdin.take().expect("it is piped");
+    lines.write_all(b"tso\n").expect("it reads");
+    let shown = shell.stdout.take().expect("it is piped");
+    let shown = tokio::task::spawn_blocking(move || BufReader::new(shown).lines().next());
+    let shown = shown.await.expect("no panic");
+    assert!(shown.is_some_and(|line| line.is_ok()), "a timestamp");
+    // It waits for the next line.
+    let ended = interrupted(shell).await;
+    assert_exit(&ended, FAILED, "the script was interrupted");
+    drop(lines);
 }
 
 #[tokio::test]
@@ -178,6 +233,16 @@ async fn in_a_terminal_ctrl_c_ends_the_command_and_not_the_shell_and_lines_are_r
     terminal.press("store li\t\r");
     terminal.reads(3).await;
     terminal.shows("HEARTBEAT").await;
+    terminal.press("raw put k -\r");
+    terminal.reads(4).await;
+    terminal.shows("name a file or write the value").await;
+    terminal.press("\x1b[200~raw put p1 v\nraw put p2 v\x1b[201~\r");
+    terminal.reads(5).await;
+    let client = cluster.client().await;
+    for key in ["p1", "p2"] {
+        let value = client.raw_get(key).await.expect("read");
+        assert_eq!(value.as_deref(), Some(&b"v"[..]), "{key}");
+    }
     cluster.store.pause();
     terminal.press("raw get k --timeout 1h\r");
     found("it is interrupted", async || {

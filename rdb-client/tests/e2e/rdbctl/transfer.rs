@@ -102,7 +102,7 @@ async fn a_file_that_is_wrong_somewhere_is_imported_up_to_there_and_an_export_th
     assert_eq!(left, 0, "neither the file nor a part of it");
 }
 
-fn begin(cluster: &Cluster, arguments: &[&str]) -> Child {
+pub(super) fn begin(cluster: &Cluster, arguments: &[&str]) -> Child {
     command()
         .args(arguments)
         .env("RDBCTL_PD", cluster.pd.address())
@@ -113,7 +113,7 @@ fn begin(cluster: &Cluster, arguments: &[&str]) -> Child {
         .expect("the binary can be started")
 }
 
-async fn interrupted(process: Child) -> std::process::Output {
+pub(super) async fn interrupted(process: Child) -> std::process::Output {
     kill_process(Pid::from_child(&process), Signal::INT).expect("it runs");
     let ended = tokio::task::spawn_blocking(move || {
         let output = process.wait_with_output();

@@ -1,5 +1,6 @@
 //! Where the lines of a shell come from.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, IsTerminal};
@@ -9,7 +10,9 @@ use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
 use rustyline::{Config, Editor};
 
+use super::Then;
 use super::completion::Completion;
+use crate::executor::Executor;
 use crate::failure::Failure;
 
 const PROMPT: &str = "rdbctl> ";
@@ -25,6 +28,8 @@ pub(super) enum Lines {
         editor: Box<Editor<Completion, DefaultHistory>>,
         /// `None`: nothing is remembered.
         history: Option<PathBuf>,
+        /// What else was accepted together with the last line, since it was pasted with it.
+        pasted: VecDeque<String>,
     },
     Script,
 }
@@ -58,6 +63,7 @@ impl Lines {
         Ok(Self::Terminal {
             editor: Box::new(editor),
             history,
+            pasted: VecDeque::new(),
         })
     }
 
@@ -65,18 +71,55 @@ impl Lines {
         matches!(self, Self::Terminal { .. })
     }
 
-    pub(super) fn next(&mut self) -> Result<Next, Failure> {
+    /// The next line, unless Ctrl-C has ended what `executor` runs: a script as a whole, and the lines that were pasted together.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] when the line is no text or too long.
+    pub(super) fn next(&mut self, executor: &mut Executor) -> Result<Next, Failure> {
+        let Self::Terminal {
+            editor,
+            history,
+            pasted,
+        } = self
+        else {
+            let interrupted = Failure::failed("interrupted; the rest of the script is not run");
+            return executor
+                .unless_interrupted(script_line)
+                .unwrap_or(Err(interrupted));
+        };
+        if executor.was_interrupted() {
+            pasted.clear();
+        }
+        if let Some(line) = pasted.pop_front() {
+            return Ok(Next::Line(line.into()));
+        }
+        match editor.readline(PROMPT) {
+            Ok(lines) => {
+                remember(editor, history, &lines);
+                pasted.extend(lines.split('\n').map(str::to_owned));
+                let first = pasted.pop_front().unwrap_or_default();
+                Ok(Next::Line(first.into()))
+            }
+            Err(ReadlineError::Interrupted) => Ok(Next::Nothing),
+            Err(ReadlineError::Eof) => Ok(Next::End),
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Failure::usage(
+                    "a line is UTF-8; write other bytes with --key-encoding, or take a value from a file",
+                ))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Gives up the lines that belong to one that is wrong: those that were pasted with it, or the rest of a script.
+    pub(super) fn give_up(&mut self) -> Then {
         match self {
-            Self::Script => script_line(),
-            Self::Terminal { editor, history } => match editor.readline(PROMPT) {
-                Ok(line) => {
-                    remember(editor, history, &line);
-                    Ok(Next::Line(line.into()))
-                }
-                Err(ReadlineError::Interrupted) => Ok(Next::Nothing),
-                Err(ReadlineError::Eof) => Ok(Next::End),
-                Err(error) => Err(failed(error)),
-            },
+            Self::Terminal { pasted, .. } => {
+                pasted.clear();
+                Then::GoOn
+            }
+            Self::Script => Then::End,
         }
     }
 }

@@ -34,7 +34,8 @@ values that you type as well; one that begins with a space is not.
 
 When standard input is no terminal, it is read line by line without a prompt. The
 commands behind one that failed run all the same; the exit code is that of the first
-that failed.
+that failed. Ctrl-C ends the script, and so does a quote that its line does not close,
+and a failure of a command that reads what follows as its data.
 
 Examples:
   rdbctl shell
@@ -58,7 +59,7 @@ struct Shell<'a> {
 }
 
 /// Whether the shell goes on.
-#[derive(PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Then {
     GoOn,
     End,
@@ -66,13 +67,10 @@ enum Then {
 
 impl<'a> Shell<'a> {
     fn start(global: &'a GlobalArguments) -> Result<Self, Failure> {
-        let lines = Lines::open()?;
-        // A script is ended as a whole.
-        let executor = Executor::new(lines.is_terminal())?;
         Ok(Self {
             global,
-            lines,
-            executor,
+            lines: Lines::open()?,
+            executor: Executor::of_shell()?,
             is_timing: false,
             failed: None,
         })
@@ -80,13 +78,17 @@ impl<'a> Shell<'a> {
 
     fn run(&mut self, output: &mut Output<'_>) -> ExitCode {
         loop {
-            let then = match self.lines.next() {
+            let then = match self.lines.next(&mut self.executor) {
                 Ok(Next::Line(line)) => self.take(&line, output),
                 Ok(Next::Nothing) => Then::GoOn,
                 Ok(Next::End) => Then::End,
+                // What was typed is no text.
+                Err(failure @ Failure::Usage(_)) if self.lines.is_terminal() => {
+                    self.told(&failure, self.global, output)
+                }
                 Err(failure) => {
                     self.told(&failure, self.global, output);
-                    Then::End
+                    return self.failed.unwrap_or(failure.exit_code());
                 }
             };
             if then == Then::End {
@@ -100,6 +102,9 @@ impl<'a> Shell<'a> {
     }
 
     fn take(&mut self, line: &[u8], output: &mut Output<'_>) -> Then {
+        // A space at the end may stand behind a backslash.
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         match line.trim_ascii() {
             b"" => Then::GoOn,
             b"\\q" => Then::End,
@@ -113,13 +118,15 @@ impl<'a> Shell<'a> {
                 let failure = Failure::usage("there are \\timing, \\help and \\q");
                 self.told(&failure, self.global, output)
             }
-            line => match words::split(line) {
+            _ => match words::split(line) {
                 Some(words) if words.is_empty() => Then::GoOn,
                 Some(words) => self.execute(words, output),
                 None => {
                     let failure =
                         Failure::usage("a quote is not closed, or a backslash ends the line");
-                    self.told(&failure, self.global, output)
+                    self.told(&failure, self.global, output);
+                    // What was to stand within the quotes is no command.
+                    self.lines.give_up()
                 }
             },
         }
@@ -131,6 +138,7 @@ impl<'a> Shell<'a> {
             Err(error) => return self.unparsed(&error, output),
         };
         let mut output = output.formatted(global.output, global.key_encoding);
+        let reads_lines = command.reads_standard_input();
         let began = Instant::now();
         let executed = match command {
             Command::Shell | Command::Playground(_) => {
@@ -141,7 +149,11 @@ impl<'a> Shell<'a> {
         let took = began.elapsed();
         let then = match executed.and_then(|()| output.flush()) {
             Ok(()) => Then::GoOn,
-            Err(failure) => self.told(&failure, &global, &mut output),
+            Err(failure) => match self.told(&failure, &global, &mut output) {
+                // What is left of its data is no command.
+                Then::GoOn if reads_lines => self.lines.give_up(),
+                then => then,
+            },
         };
         if self.is_timing {
             let _ = writeln!(
@@ -171,6 +183,8 @@ impl<'a> Shell<'a> {
         output: &mut Output<'_>,
     ) -> Then {
         if failure.is_broken_pipe() {
+            // The rest of a script does not run.
+            self.failed.get_or_insert(failure.exit_code());
             return Then::End;
         }
         let code = report(failure, global.output, output);

@@ -35,6 +35,12 @@ pub(crate) struct ImportArguments {
     path: Option<PathBuf>,
 }
 
+impl ImportArguments {
+    pub(crate) fn is_standard_input(&self) -> bool {
+        named(self.path.as_deref()).is_none()
+    }
+}
+
 /// Writes the entries of a file. Of a file that cannot be read to its end the entries before that are written, and so are those that
 /// were read when Ctrl-C ended it.
 pub(crate) async fn import(
