@@ -86,8 +86,10 @@ Examples:
     Export(ExportArguments),
     /// Write the entries of a file into the keyspace
     #[command(after_help = "\
-The form of the file is found by its first bytes. Other keys stay as they are. Entries are written in no order: of a key that
-occurs twice either value may stay. Ctrl-C ends it and tells how many were written. Importing the same file again is safe.
+The form of the file is found by its first bytes. Other keys stay as they are. A file is read to its end before any of it is
+written; what comes through a pipe is written as it comes. Entries are written in no order: of a key that occurs twice either
+value may stay. Ctrl-C ends it and tells how many were written, a second one does not wait for the writes under way. Importing the
+same file again is safe.
 
 Examples:
   rdbctl raw import users.jsonl

@@ -74,6 +74,7 @@ async fn what_is_no_command_ends_a_script_and_does_not_run() {
     for (script, code) in [
         ("raw put k 'two\ntso\nlines'\n", USAGE),
         ("raw put k v \\\ntso\n", USAGE),
+        ("raw import\nno entry\ntso\n", USAGE),
         (
             "raw put k - --pd 127.0.0.1:1 --timeout 500ms\ntso\n",
             FAILED,
@@ -86,6 +87,19 @@ async fn what_is_no_command_ends_a_script_and_does_not_run() {
     let script = b"raw put k v\\ \nraw get k\n";
     let ran = rdbctl.run_with_input(["shell"], script).await;
     assert_eq!(ran.stdout, b"OK\nv ", "a space behind a backslash");
+
+    let mut shell = begin(&cluster, &["shell"]);
+    drop(shell.stdout.take());
+    let mut lines = shell.stdin.take().expect("it is piped");
+    let written = lines.write_all(b"tso\nraw put unseen v\n");
+    written.expect("it reads");
+    drop(lines);
+    let ended =
+        tokio::task::spawn_blocking(move || shell.wait().expect("a child can be waited for"));
+    let ended = ended.await.expect("no panic");
+    assert_eq!(ended.code(), Some(FAILED), "nobody reads what it prints");
+    let ran = rdbctl.run(["raw", "get", "unseen"]).await;
+    assert_exit(&ran, NOT_FOUND, "the rest did not run");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{DONE, FAILED, Rdbctl, USAGE, assert_exit, command, errors};
+use super::{DONE, FAILED, Rdbctl, UNDETERMINED, USAGE, assert_exit, command, errors};
 use crate::harness::{Cluster, found, guarded};
 
 /// More than a batch of an import, and than a page of a scan.
@@ -87,6 +87,32 @@ async fn a_file_that_is_wrong_somewhere_is_imported_up_to_there_and_an_export_th
         Some(&b"1"[..])
     );
 
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let export = directory.path().join("binary");
+    let export = export.to_str().expect("text");
+    let exported = rdbctl.run(["raw", "export", export, "--form", "binary"]);
+    assert_exit(&exported.await, DONE, "export");
+    let mut damaged = fs::read(export).expect("written");
+    // The value of the only entry, before what ends the file.
+    let place = damaged.len() - 21;
+    assert_eq!(damaged[place], b'1');
+    damaged[place] = b'2';
+    fs::write(export, &damaged).expect("written");
+    let imported = rdbctl.run(["raw", "import", export]).await;
+    assert_exit(&imported, USAGE, "a damaged file");
+    assert!(errors(&imported).contains("the checksum is wrong"));
+    let value = client.raw_get("a").await.expect("read");
+    assert_eq!(value.as_deref(), Some(&b"1"[..]), "nothing is written");
+    let imported = rdbctl.run_with_input(["raw", "import"], &damaged).await;
+    assert_exit(&imported, FAILED, "a damaged pipe");
+    let told = errors(&imported);
+    assert!(
+        told.contains("the damaged ones may be among them"),
+        "{told}"
+    );
+    let imported = rdbctl.run(["raw", "import"]).await;
+    assert_exit(&imported, USAGE, "nothing to import");
+
     let missing = rdbctl.run(["raw", "import", "/no/such/file"]).await;
     assert_exit(&missing, USAGE, "no file");
     assert!(errors(&missing).contains("/no/such/file"));
@@ -146,6 +172,35 @@ async fn an_import_that_is_interrupted_says_how_many_entries_it_wrote() {
     let told = errors(&ended);
     let expected = "interrupted; 1024 entries were imported";
     assert!(told.contains(expected), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_whose_store_hangs_ends_at_a_second_ctrl_c() {
+    /// More than are read ahead and lie in the pipe, fewer than block the import.
+    const BATCHES: u32 = 10;
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let mut import = begin(&cluster, &["raw", "import", "--timeout", "1h"]);
+    let mut input = import.stdin.take().expect("it is piped");
+    let mut write = |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            writeln!(input, "{{\"key\":\"{number}\",\"value\":\"v\"}}").expect("it reads");
+        }
+    };
+    write(0..1024);
+    found("the first batch is written", async || {
+        client.raw_get("1023").await.expect("read")
+    })
+    .await;
+    cluster.store.pause();
+    write(1024..1024 * (1 + BATCHES));
+    let ended = found("it ends", async || {
+        kill_process(Pid::from_child(&import), Signal::INT).expect("it was not waited for");
+        import.try_wait().expect("a child can be asked")
+    })
+    .await;
+    cluster.store.resume();
+    assert_eq!(ended.code(), Some(UNDETERMINED), "a batch was under way");
 }
 
 #[tokio::test]

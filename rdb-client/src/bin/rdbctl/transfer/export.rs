@@ -94,8 +94,24 @@ impl PartOfFile {
     fn of(path: &Path) -> Result<Self, Failure> {
         let mut part = OsString::from(path);
         part.push(".part");
+        if fs::metadata(path).is_ok_and(|target| !target.is_file()) {
+            let path = path.display();
+            return Err(Failure::usage(format!(
+                "{path} is no regular file: export without a FILE, and redirect standard output to it"
+            )));
+        }
         let path = PathBuf::from(part);
-        let file = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
+        // Two exports would write into each other's part.
+        let file = File::create_new(&path).map_err(|error| {
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                Failure::failed(format!(
+                    "{} exists: another export writes it, or one was killed; in that case remove it",
+                    path.display()
+                ))
+            } else {
+                cannot_write(&path, &error)
+            }
+        })?;
         Ok(Self {
             file,
             path,
@@ -116,7 +132,12 @@ impl PartOfFile {
         let renamed = synced.and_then(|()| fs::rename(&self.path, path));
         renamed.map_err(|error| cannot_write(path, &error))?;
         self.is_complete = true;
-        Ok(())
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(directory.unwrap_or(Path::new(".")));
+        let synced = directory.and_then(|directory| directory.sync_all());
+        synced.map_err(|error| cannot_write(path, &error))
     }
 }
 
@@ -131,4 +152,27 @@ impl Drop for PartOfFile {
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::failed(format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_export_at_a_time_writes_to_a_regular_file() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let path = directory.path().join("export");
+        let first = PartOfFile::of(&path).expect("nobody else writes it");
+        let second = PartOfFile::of(&path).err().expect("the first writes it");
+        assert!(second.to_string().contains("another export"), "{second}");
+        first.complete(&path).expect("written");
+        assert!(path.is_file());
+        drop(PartOfFile::of(&path).expect("the first is done"));
+
+        let device = PartOfFile::of(Path::new("/dev/null")).err();
+        let device = device.expect("it is no file").to_string();
+        assert!(device.contains("no regular file"), "{device}");
+        let left = fs::read_dir(directory.path()).expect("it is there").count();
+        assert_eq!(left, 1, "no part of a file");
+    }
 }

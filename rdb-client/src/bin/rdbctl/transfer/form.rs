@@ -16,7 +16,6 @@ use rdb_client::Limits;
 use serde::Deserialize;
 
 use crate::entry::Entry;
-use crate::failure::Failure;
 
 /// The first bytes of the binary form. The first line of the other one begins with a brace.
 const MAGIC: &[u8; 16] = b"FLAREDB RAW V2\r\n";
@@ -121,6 +120,25 @@ pub(super) struct Entries<R> {
     read: u64,
 }
 
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Wrong {
+    /// It cannot be read at all.
+    #[error("{0}")]
+    File(String),
+    #[error("entry {number}: {cause}")]
+    Entry { number: u64, cause: String },
+    /// Its end tells of damage, which may be in any entry.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl Wrong {
+    pub(super) fn unreadable(error: &io::Error) -> Self {
+        Self::File(format!("the file cannot be read: {error}"))
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -147,15 +165,22 @@ impl JsonBytes {
 impl<R: BufRead> Entries<R> {
     /// # Errors
     ///
-    /// [`Failure::Usage`] when the file cannot be read or is of neither form.
-    pub(super) fn of(file: R, limits: Limits) -> Result<Self, Failure> {
+    /// The file cannot be read, is empty, or is of neither form. An empty one may be what is left of a binary one.
+    pub(super) fn of(file: R, limits: Limits) -> Result<Self, Wrong> {
+        let unreadable = |error| Wrong::unreadable(&error);
         let mut file = Summed::new(file);
         let first = file.file.fill_buf().map_err(unreadable)?;
+        if first.is_empty() {
+            return Err(Wrong::File(
+                "the file is empty: it has no entries".to_owned(),
+            ));
+        }
         let form = if first.first() == MAGIC.first() {
             let mut magic = [0; MAGIC.len()];
             file.read_exact(&mut magic).map_err(unreadable)?;
             if magic != *MAGIC {
-                return Err(Failure::usage("the file is not one that `export` writes"));
+                let cause = "the file is not one that `export` writes";
+                return Err(Wrong::File(cause.to_owned()));
             }
             Form::Binary
         } else {
@@ -173,16 +198,18 @@ impl<R: BufRead> Entries<R> {
     ///
     /// # Errors
     ///
-    /// [`Failure::Usage`] says which entry is wrong.
-    pub(super) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Failure> {
+    /// Which entry is wrong, or that one is.
+    pub(super) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Wrong> {
         let next = match self.form {
             Form::Jsonl => self.next_line(),
             Form::Binary => self.next_lengths(),
         };
         let number = self.read + 1;
-        let next = next.map_err(|wrong| Failure::usage(format!("entry {number}: {wrong}")))?;
+        let next = next.map_err(|cause| Wrong::Entry { number, cause })?;
         if next.is_some() {
             self.read = number;
+        } else if self.form == Form::Binary {
+            self.check_end().map_err(Wrong::Damaged)?;
         }
         Ok(next)
     }
@@ -208,7 +235,7 @@ impl<R: BufRead> Entries<R> {
         let key_length = u32::from_be_bytes(self.array()?);
         let value_length = u32::from_be_bytes(self.array()?);
         if (key_length, value_length) == (0, 0) {
-            return self.check_end().map(|()| None);
+            return Ok(None);
         }
         self.check_lengths(key_length.into(), value_length.into())?;
         let mut entry = vec![0; key_length as usize + value_length as usize];
@@ -229,10 +256,7 @@ impl<R: BufRead> Entries<R> {
             ));
         }
         if checksum != found {
-            return Err(
-                "the file ends here, and its checksum is wrong: an entry of it is damaged"
-                    .to_owned(),
-            );
+            return Err("the checksum is wrong: an entry is damaged".to_owned());
         }
         let rest = self.file.file.fill_buf();
         let rest = rest.map_err(|error| format!("cannot be read: {error}"))?;
@@ -275,10 +299,6 @@ impl<R: BufRead> Entries<R> {
         }
         Ok(())
     }
-}
-
-fn unreadable(error: io::Error) -> Failure {
-    Failure::usage(format!("the file cannot be read: {error}"))
 }
 
 fn cut(error: io::Error) -> String {
@@ -340,15 +360,17 @@ mod tests {
         #[test]
         fn what_was_written_is_read(entries in entries()) {
             for form in [Form::Jsonl, Form::Binary] {
-                prop_assert_eq!(read(&written(form, &entries)), (entries.clone(), None));
+                let file = written(form, &entries);
+                if !file.is_empty() {
+                    prop_assert_eq!(read(&file), (entries.clone(), None));
+                }
             }
         }
 
         #[test]
         fn a_binary_file_that_was_cut_is_noticed(entries in entries(), cut in any::<prop::sample::Index>()) {
             let file = written(Form::Binary, &entries);
-            // Of an empty file the form is not known.
-            let length = 1 + cut.index(file.len() - 1);
+            let length = cut.index(file.len());
             let (found, wrong) = read(&file[..length]);
             prop_assert!(wrong.is_some());
             prop_assert_eq!(&found[..], &entries[..found.len()]);

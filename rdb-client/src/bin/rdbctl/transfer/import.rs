@@ -1,17 +1,17 @@
 //! `rdbctl raw import`.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::io::{self, BufRead, BufReader, IsTerminal, Seek};
 use std::path::PathBuf;
-use std::pin::pin;
 
 use bytes::Bytes;
 use rdb_client::{Client, Error, Limits};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::form::Entries;
+use super::form::{Entries, Wrong};
 use super::{Transferred, named, progress};
+use crate::executor::{Interrupt, interrupts};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::session::Session;
@@ -41,104 +41,144 @@ impl ImportArguments {
     }
 }
 
-/// Writes the entries of a file. Of a file that cannot be read to its end the entries before that are written, and so are those that
-/// were read when Ctrl-C ended it.
+/// Writes the entries of a file, once all of it has been read and found right. What comes through a pipe is written as it comes, up to
+/// where it is wrong. Ctrl-C ends it once the writes under way are done, and a second one at once.
 pub(crate) async fn import(
     arguments: &ImportArguments,
     session: &Session,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let source = Source::open(arguments)?;
-    let client = session.connect().await?;
+    let client = Interrupt::EndsRead.limit(session.connect()).await?;
     let limits = client.limits();
     let (read, mut batches) = mpsc::channel(BATCHES_READ_AHEAD);
     // It ends with the file, or when nobody takes its batches any more.
     tokio::task::spawn_blocking(move || source.read(limits, &read));
-    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    let mut interrupts = interrupts()?;
     let mut imported = Imported::default();
     let progress = progress("imported");
+    let mut is_damaged = false;
     let end = loop {
-        let batch = tokio::select! {
-            batch = batches.recv() => batch,
-            _ = &mut interrupted => break Err(Failure::failed("interrupted")),
+        let step = async {
+            let batch = batches.recv().await?;
+            if let Ok(batch) = batch {
+                imported.begin(&client, batch).await;
+                return Some(Ok(()));
+            }
+            Some(batch.map(drop))
         };
-        match batch {
-            Some(Ok(batch)) => imported.begin(&client, batch).await,
-            Some(Err(failure)) => break Err(failure),
-            None => break Ok(()),
+        let step = tokio::select! {
+            step = step => step,
+            _ = interrupts.recv() => break Some(Failure::failed("interrupted")),
+        };
+        match step {
+            None => break None,
+            Some(Ok(())) => {}
+            Some(Err(wrong)) => {
+                is_damaged = matches!(wrong, Wrong::Damaged(_));
+                break Some(Failure::usage(wrong.to_string()));
+            }
         }
         progress.set_position(imported.entries);
         if imported.failure.is_some() {
-            break Ok(());
+            break None;
         }
     };
-    imported.finish().await;
+    let abandoned = tokio::select! {
+        () = imported.finish() => None,
+        _ = interrupts.recv() => Some(Failure::interrupted_write()),
+    };
     progress.finish_and_clear();
     let entries = imported.entries;
-    match imported.failure.map(Failure::from).or(end.err()) {
-        None => output.record(&Transferred { entries }),
-        Some(failure) => Err(failure.after_a_part(&format!(
-            "{entries} entries were imported, and importing the file again is safe"
-        ))),
+    let Some(failure) = abandoned.or(imported.failure.map(Failure::from)).or(end) else {
+        return output.record(&Transferred { entries });
+    };
+    if !imported.has_begun {
+        return Err(failure);
     }
+    let then = if is_damaged {
+        "the damaged ones may be among them"
+    } else {
+        "importing the file again is safe"
+    };
+    Err(failure.after_a_part(&format!("{entries} entries were imported, and {then}")))
 }
 
 /// Where entries come from.
 enum Source {
+    /// It can be read twice.
     File(BufReader<File>),
+    Pipe(BufReader<File>),
     StandardInput,
 }
 
 impl Source {
     fn open(arguments: &ImportArguments) -> Result<Self, Failure> {
         let Some(path) = named(arguments.path.as_deref()) else {
-            // Nobody types entries, and a thread that waits for them would take what is typed next.
-            if io::stdin().is_terminal() {
-                return Err(Failure::usage(
-                    "standard input is a terminal: name a file, or have one at standard input",
-                ));
-            }
+            refuse_terminal(&io::stdin())?;
             return Ok(Self::StandardInput);
         };
-        let file = File::open(path)
-            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
-        Ok(Self::File(BufReader::with_capacity(1 << 20, file)))
+        let unreadable = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
+        let file = File::open(path).map_err(unreadable)?;
+        refuse_terminal(&file)?;
+        let is_regular = file.metadata().map_err(unreadable)?.is_file();
+        let file = BufReader::with_capacity(1 << 20, file);
+        Ok(if is_regular {
+            Self::File(file)
+        } else {
+            Self::Pipe(file)
+        })
     }
 
     /// Blocks until the file is read or its batches are not wanted.
-    fn read(self, limits: Limits, batches: &mpsc::Sender<Result<Batch, Failure>>) {
-        match self {
-            Self::File(file) => read_batches(file, limits, batches),
+    fn read(self, limits: Limits, batches: &mpsc::Sender<Result<Batch, Wrong>>) {
+        let read = match self {
+            Self::File(file) => read_checked(file, limits, batches),
+            Self::Pipe(file) => read_batches(file, limits, batches),
             Self::StandardInput => read_batches(io::stdin().lock(), limits, batches),
+        };
+        if let Err(wrong) = read {
+            // An error of the channel: nobody wants to know any more.
+            let _ = batches.blocking_send(Err(wrong));
         }
     }
+}
+
+/// Nobody types entries, and a thread that waits for them would take what is typed next.
+fn refuse_terminal(source: &impl IsTerminal) -> Result<(), Failure> {
+    if source.is_terminal() {
+        let message =
+            "the entries would come from a terminal: name a file, or have one at standard input";
+        return Err(Failure::usage(message));
+    }
+    Ok(())
+}
+
+/// Reads all of a file before the first batch of it is sent.
+fn read_checked(
+    mut file: impl BufRead + Seek,
+    limits: Limits,
+    batches: &mpsc::Sender<Result<Batch, Wrong>>,
+) -> Result<(), Wrong> {
+    let mut entries = Entries::of(&mut file, limits)?;
+    while !batches.is_closed() && entries.next()?.is_some() {}
+    file.rewind().map_err(|error| Wrong::unreadable(&error))?;
+    read_batches(file, limits, batches)
 }
 
 fn read_batches(
     file: impl BufRead,
     limits: Limits,
-    batches: &mpsc::Sender<Result<Batch, Failure>>,
-) {
-    // An error of the channel: nobody wants to know any more.
-    let mut entries = match Entries::of(file, limits) {
-        Ok(entries) => entries,
-        Err(failure) => {
-            let _ = batches.blocking_send(Err(failure));
-            return;
-        }
-    };
+    batches: &mpsc::Sender<Result<Batch, Wrong>>,
+) -> Result<(), Wrong> {
+    let mut entries = Entries::of(file, limits)?;
     loop {
         let (batch, end) = next_batch(&mut entries);
         if !batch.is_empty() && batches.blocking_send(Ok(batch)).is_err() {
-            return;
+            return Ok(());
         }
-        match end {
-            None => {}
-            Some(Ok(())) => return,
-            Some(Err(failure)) => {
-                let _ = batches.blocking_send(Err(failure));
-                return;
-            }
+        if let Some(end) = end {
+            return end;
         }
     }
 }
@@ -146,7 +186,7 @@ fn read_batches(
 type Batch = Vec<(Bytes, Bytes)>;
 
 /// The next batch, and how the file ends if it does.
-fn next_batch<R: BufRead>(entries: &mut Entries<R>) -> (Batch, Option<Result<(), Failure>>) {
+fn next_batch<R: BufRead>(entries: &mut Entries<R>) -> (Batch, Option<Result<(), Wrong>>) {
     let mut batch = Batch::new();
     let mut bytes = 0;
     while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
@@ -156,7 +196,7 @@ fn next_batch<R: BufRead>(entries: &mut Entries<R>) -> (Batch, Option<Result<(),
                 batch.push((key, value));
             }
             Ok(None) => return (batch, Some(Ok(()))),
-            Err(failure) => return (batch, Some(Err(failure))),
+            Err(wrong) => return (batch, Some(Err(wrong))),
         }
     }
     (batch, None)
@@ -167,6 +207,7 @@ fn next_batch<R: BufRead>(entries: &mut Entries<R>) -> (Batch, Option<Result<(),
 struct Imported {
     entries: u64,
     writing: JoinSet<Result<u64, Error>>,
+    has_begun: bool,
     failure: Option<Error>,
 }
 
@@ -176,6 +217,7 @@ impl Imported {
         while self.writing.len() >= BATCHES_IN_FLIGHT {
             self.wait_for_one().await;
         }
+        self.has_begun = true;
         let client = client.clone();
         self.writing.spawn(async move {
             let entries = batch.len() as u64;
@@ -193,11 +235,60 @@ impl Imported {
     async fn wait_for_one(&mut self) {
         match self.writing.join_next().await {
             Some(Ok(Ok(entries))) => self.entries += entries,
-            Some(Ok(Err(error))) => {
-                self.failure.get_or_insert(error);
-            }
+            Some(Ok(Err(error))) => self.failed(error),
             Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
             None => {}
+        }
+    }
+
+    /// The first failure is told, unless a later one leaves open whether its batch is applied.
+    fn failed(&mut self, error: Error) {
+        if self.failure.is_none() || matches!(error, Error::Undetermined { .. }) {
+            self.failure = Some(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    fn limits() -> Limits {
+        let mut limits = rdb_proto::metapb::Limits::default();
+        (limits.key_bytes_max, limits.value_bytes_max) = (8, 16);
+        limits.into()
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_at_its_end_has_none_of_its_entries_sent() {
+        let entry = "{\"key\":\"k\",\"value\":\"v\"}\n".repeat(2 * BATCH_ENTRIES);
+        let (read, mut batches) = mpsc::channel(BATCHES_READ_AHEAD);
+        read_checked(Cursor::new(entry.clone()), limits(), &read).expect("it is right");
+        assert_eq!(batches.len(), 2);
+        while batches.try_recv().is_ok() {}
+
+        let wrong = read_checked(Cursor::new(entry + "{"), limits(), &read);
+        let wrong = wrong.expect_err("it is cut").to_string();
+        assert!(wrong.starts_with("entry 2049: "), "{wrong}");
+        assert!(batches.is_empty());
+    }
+
+    #[test]
+    fn a_write_that_may_be_applied_is_told_before_one_that_is_not() {
+        let refused = || Error::Refused { cause: "no".into() };
+        let undetermined = || Error::Undetermined {
+            cause: "lost".into(),
+        };
+        for errors in [[refused(), undetermined()], [undetermined(), refused()]] {
+            let mut imported = Imported::default();
+            errors.into_iter().for_each(|error| imported.failed(error));
+            let failure = imported.failure;
+            assert!(
+                matches!(failure, Some(Error::Undetermined { .. })),
+                "{failure:?}"
+            );
         }
     }
 }
