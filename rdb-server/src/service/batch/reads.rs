@@ -438,7 +438,14 @@ mod tests {
     const KEYS: u64 = 8;
 
     /// A storage that reads from the disk for one at a time, with keys that are not in memory.
-    fn cold_storage(directory: PathBuf) -> Storage {
+    async fn cold_storage() -> (TempDir, Storage) {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let path = directory.path().to_owned();
+        let opened = spawn_blocking(|| open_cold(path)).await.expect("opened");
+        (directory, opened)
+    }
+
+    fn open_cold(directory: PathBuf) -> Storage {
         let options = StorageOptions {
             disk_reads_max: 1,
             ..StorageOptions::new(Role::Server)
@@ -479,9 +486,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_is_not_polled_keeps_no_place_among_disk_reads() {
-        let directory = TempDir::new().expect("the temporary directory can be written");
-        let path = directory.path().to_owned();
-        let storage = spawn_blocking(|| cold_storage(path)).await.expect("opened");
+        let (_directory, storage) = cold_storage().await;
         let call = CallBudget::of(&tonic::Request::new(()));
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
@@ -561,9 +566,7 @@ mod tests {
 
     #[tokio::test]
     async fn reads_whose_stream_ends_are_given_up_wherever_they_wait() {
-        let directory = TempDir::new().expect("the temporary directory can be written");
-        let path = directory.path().to_owned();
-        let storage = spawn_blocking(|| cold_storage(path)).await.expect("opened");
+        let (_directory, storage) = cold_storage().await;
         let call = CallBudget::of(&tonic::Request::new(()));
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
