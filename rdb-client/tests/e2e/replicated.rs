@@ -14,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{
     HANG_GUARD, Metrics, Node, connect, connect_when_listening, copy_directory, found, guarded,
-    http_get,
+    http_get, start_replicated,
 };
 use crate::load;
 
@@ -37,21 +37,13 @@ impl Stores {
 
     async fn start_with(flags: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().expect("the temporary directory can be written");
-        let path = directory.path();
-        let pd = Node::placement_driver(path.join("pd"));
-        let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
-        pd.start_serving().await;
-        let stores = (1..=STORES).map(|number| {
-            let store = Node::store(path.join(format!("store-{number}")), &pd.address());
-            let add = |store: Node, (flag, value): &(&str, &str)| store.with_flag(flag, value);
-            let mut store = flags.iter().fold(store, add);
-            store.start();
-            (store.address(), store)
-        });
-        let stores = stores.collect();
+        let add = |store: Node, (flag, value): &(&str, &str)| store.with_flag(flag, value);
+        let set_up = |store| flags.iter().fold(store, add);
+        let (pd, stores) = start_replicated(directory.path(), STORES, set_up).await;
+        let stores = stores.into_iter().map(|store| (store.address(), store));
         let mut stores = Self {
             pd,
-            stores,
+            stores: stores.collect(),
             _directory: directory,
         };
         for store in stores.stores.values_mut() {

@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::harness::{HANG_GUARD, Node, connect, found};
+use crate::harness::{HANG_GUARD, Node, connect, found, start_replicated};
 
 const STORES: usize = 3;
 const REGION: u64 = 1;
@@ -38,23 +38,15 @@ struct Stores {
 impl Stores {
     async fn start() -> Self {
         let directory = TempDir::new().expect("the temporary directory can be written");
-        let path = directory.path();
-        let pd = Node::placement_driver(path.join("pd"));
-        let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
-        pd.start_serving().await;
-        let stores = (1..=STORES).map(|number| {
-            let mut store = Node::store(path.join(format!("store-{number}")), &pd.address());
-            store.start();
-            (store.address(), store)
-        });
-        let mut stores: BTreeMap<_, _> = stores.collect();
-        for store in stores.values_mut() {
+        let (pd, mut stores) = start_replicated(directory.path(), STORES, |store| store).await;
+        for store in &mut stores {
             store.wait_for_health(ServingStatus::Serving).await;
         }
+        let stores = stores.into_iter().map(|store| (store.address(), store));
         let client = Client::connect([pd.address()]).await;
         let client = client.expect("the placement driver serves");
         Self {
-            stores,
+            stores: stores.collect(),
             client: client.with_timeout(HANG_GUARD),
             _pd: pd,
             _directory: directory,

@@ -1,9 +1,35 @@
-//! The usual cluster: one placement driver, one store.
+//! The usual clusters: one placement driver with one store, or with several that hold each region together.
+
+use std::path::Path;
 
 use rdb_client::Client;
 use tempfile::TempDir;
 
 use super::{CallPath, Node};
+
+/// Starts a placement driver, which serves then, and as many stores, which may not serve yet. Each has a replica of each region. `set_up`
+/// sees each store before.
+#[allow(
+    dead_code,
+    reason = "the fault suite gives each node a place of its own"
+)]
+pub(crate) async fn start_replicated(
+    directory: &Path,
+    store_count: usize,
+    set_up: impl Fn(Node) -> Node,
+) -> (Node, Vec<Node>) {
+    let pd = Node::placement_driver(directory.join("pd"));
+    let mut pd = pd.with_flag("--initial-replicas", &store_count.to_string());
+    pd.start_serving().await;
+    let stores = (1..=store_count).map(|number| {
+        let store = Node::store(directory.join(format!("store-{number}")), &pd.address());
+        let mut store = set_up(store);
+        store.start();
+        store
+    });
+    let stores = stores.collect();
+    (pd, stores)
+}
 
 /// A placement driver and a store in a temporary directory, which goes after them.
 #[derive(Debug)]

@@ -21,6 +21,11 @@ pub(crate) use as_is::AsIs;
 pub(crate) use binaries::binary;
 pub(crate) use call_path::{CallPath, over_both_paths};
 pub(crate) use cluster::Cluster;
+#[allow(
+    unused_imports,
+    reason = "the fault suite gives each node a place of its own"
+)]
+pub(crate) use cluster::start_replicated;
 pub(crate) use directory::{copy_directory, damage_largest_table};
 #[allow(unused_imports, reason = "not every suite looks at status pages")]
 pub(crate) use http::{HttpAnswer, Metrics, http_get, http_get_as};

@@ -8,12 +8,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{DONE, FAILED, Rdbctl, assert_exit, command, errors, objects};
-use crate::harness::{Cluster, Node, found, guarded};
+use crate::harness::{Cluster, Node, found, guarded, start_replicated};
 
 /// Time enough for a busy machine where everything that is asked answers, or refuses at once.
 const PATIENT: [&str; 4] = ["--wait", "5m", "--timeout", "5m"];
 
-const STORES: u64 = 3;
+const STORES: usize = 3;
 
 /// Three stores with a replica each.
 struct Three {
@@ -25,16 +25,7 @@ struct Three {
 impl Three {
     async fn start() -> Self {
         let directory = TempDir::new().expect("the temporary directory can be written");
-        let path = directory.path();
-        let pd = Node::placement_driver(path.join("pd"));
-        let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
-        pd.start_serving().await;
-        let mut stores = Vec::new();
-        for number in 1..=STORES {
-            let mut store = Node::store(path.join(format!("store-{number}")), &pd.address());
-            store.start();
-            stores.push(store);
-        }
+        let (pd, stores) = start_replicated(directory.path(), STORES, |store| store).await;
         Self {
             pd,
             stores,
