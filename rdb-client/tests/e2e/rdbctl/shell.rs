@@ -173,7 +173,8 @@ impl Terminal {
         let mut process = Command::new("script")
             .args([
                 "-qec",
-                &format!("'{}' shell", binary("rdbctl").display()),
+                // A shell that stayed in between would take the Ctrl-C for its own, too.
+                &format!("exec '{}' shell", binary("rdbctl").display()),
                 "/dev/null",
             ])
             .env("RDBCTL_PD", cluster.pd.address())
