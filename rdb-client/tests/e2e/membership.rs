@@ -251,7 +251,10 @@ async fn a_replica_with_damaged_data_is_named_done_without_and_replaced() {
     let client = stores.client().await;
     let mut large = vec![0; 256 << 10];
     fastrand::Rng::with_seed(1).fill(&mut large);
+    let least_bytes = large.len();
     let version = client.cas_put("key", 0, large).await.expect("swapped");
+    // Two stores are enough for an acknowledgement. All have it once their data is the same.
+    stores.hold_the_region([1, 2, 3]).await;
     let damaged = stores.store(2);
     damaged.terminate();
     assert!(damaged.exited().await.success(), "it has flushed");
@@ -261,7 +264,7 @@ async fn a_replica_with_damaged_data_is_named_done_without_and_replaced() {
         .await
         .expect("swapped");
     damaged.kill();
-    damage_largest_table(&damaged.data_dir().join("db"));
+    damage_largest_table(&damaged.data_dir().join("db"), least_bytes);
 
     damaged.start();
     damaged

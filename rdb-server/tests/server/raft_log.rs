@@ -50,6 +50,7 @@ async fn a_damaged_block_that_a_start_needs_is_named_with_its_region() {
     let mut random = fastrand::Rng::with_seed(1);
     let mut value = vec![0; 256 << 10];
     random.fill(&mut value);
+    let least_bytes = value.len();
     let version = client.cas_put("key", 0, value).await;
     let version = version.expect("swapped");
     let store = &mut cluster.store;
@@ -59,7 +60,7 @@ async fn a_damaged_block_that_a_start_needs_is_named_with_its_region() {
     let swapped = client.cas_put("key", version, "small").await;
     swapped.expect("swapped");
     store.kill();
-    damage_largest_table(&store.data_dir().join("db"));
+    damage_largest_table(&store.data_dir().join("db"), least_bytes);
 
     store.start();
     let ended = store.exited().await;

@@ -17,14 +17,15 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// Changes a bit in the middle of the largest table of a database.
-pub(crate) fn damage_largest_table(database: &Path) {
+/// Changes a bit in the middle of the largest table of a database, which has at least so many bytes.
+pub(crate) fn damage_largest_table(database: &Path, least_bytes: usize) {
     let entries = fs::read_dir(database).expect("the database is there");
     let tables = entries.map(|entry| entry.expect("it can be read").path());
     let tables = tables.filter(|path| path.extension().is_some_and(|name| name == "sst"));
     let length = |table: &PathBuf| fs::metadata(table).expect("it is there").len();
     let largest = tables.max_by_key(length).expect("it was flushed");
     let mut bytes = fs::read(&largest).expect("it can be read");
+    assert!(bytes.len() >= least_bytes, "a table of {}", bytes.len());
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(largest, bytes).expect("it can be written");
