@@ -2,9 +2,10 @@
 
 use rdb_proto::pdpb::GetTsoRequest;
 use rdb_proto::transport::process::ServerProcess;
+use tokio::time::timeout;
 
 use super::http::{Metrics, http_get};
-use super::{Running, start};
+use super::{GUARD, Running, start};
 
 async fn metrics(pd: &Running) -> Metrics {
     let address = pd.pd.status_addr().expect("it has status pages");
@@ -67,7 +68,9 @@ async fn a_placement_driver_that_stops_says_so_until_it_has() {
     let pd = start(directory.path()).await;
     let address = pd.pd.status_addr().unwrap().to_string();
     for path in ["/health", "/ready"] {
-        assert_eq!(http_get(&address, path).await.status, 200, "{path}");
+        // It answers before it has looked at itself.
+        let is_well = async { while http_get(&address, path).await.status != 200 {} };
+        timeout(GUARD, is_well).await.expect(path);
     }
     pd.pd.drain_token().cancel();
     let health = http_get(&address, "/health").await;
