@@ -1,4 +1,4 @@
-//! Faults under load: three stores in real processes, clients that record what they see, and the checks of that record.
+//! Faults under load: three stores, or four, in real processes, clients that record what they see, and the checks of that record.
 //!
 //! Each test is one kind of fault. A run fails if what the clients saw is not linearizable, if an acknowledged write is lost, if
 //! the replicas differ at the end, if service does not go on after the fault, and also if the fault did not take hold. Nothing here
@@ -15,6 +15,7 @@
 
 mod clocks;
 mod disks;
+mod four_stores;
 #[path = "../e2e/harness/mod.rs"]
 #[allow(
     dead_code,

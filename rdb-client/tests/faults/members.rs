@@ -14,26 +14,26 @@ use crate::stores::{STORES, Setup, Stores};
 /// How long a leader lives on while members change.
 const CHANGES_MS_MAX: u64 = 2000;
 
-async fn client(run: &Run) -> Client {
+pub(crate) async fn client(run: &Run) -> Client {
     let connected = Client::connect([run.stores.pd.address()]).await;
     let client = connected.expect("the placement driver serves");
     client.with_timeout(HANG_GUARD)
 }
 
 /// The store at an address that was registered last.
-async fn store_at(client: &Client, address: &str) -> Option<Store> {
+pub(crate) async fn store_at(client: &Client, address: &str) -> Option<Store> {
     let stores = client.stores().await.expect("it answers");
     let here = stores.into_iter().filter(|store| store.address == address);
     here.max_by_key(|store| store.id)
 }
 
 /// The only region.
-async fn region(client: &Client) -> RegionRoute {
+pub(crate) async fn region(client: &Client) -> RegionRoute {
     let route = client.region("").await.expect("it answers");
     route.expect("there is a region")
 }
 
-/// The stores of its voters, if they are as many as there are stores, and there is no other member.
+/// The stores of its voters, if they are as many as there are to be, and there is no other member.
 fn voters_of_whole(route: &RegionRoute) -> Option<BTreeSet<u64>> {
     let peers = route.region.peers.iter();
     let voters = peers.map(|peer| (!peer.is_learner).then_some(peer.store_id));
@@ -42,7 +42,7 @@ fn voters_of_whole(route: &RegionRoute) -> Option<BTreeSet<u64>> {
 }
 
 /// Waits until the region is whole. Returns the stores of its voters.
-async fn is_whole(client: &Client) -> BTreeSet<u64> {
+pub(crate) async fn is_whole(client: &Client) -> BTreeSet<u64> {
     let whole = async || voters_of_whole(&region(client).await);
     found("the region is whole", whole).await
 }

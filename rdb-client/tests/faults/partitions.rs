@@ -12,6 +12,8 @@ const SETUP: Setup = Setup {
     disk_mib: None,
     election_timeout_max_ms: None,
     log_mib_max: None,
+    spare: false,
+    store_down_after_s: None,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

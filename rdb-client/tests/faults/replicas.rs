@@ -27,7 +27,7 @@ pub(crate) async fn problems(pd_address: &str) -> String {
             }
         };
         let check = found("a check of the replicas is decided", decided).await;
-        assert_eq!(check.replicas.len(), STORES, "each store has a replica");
+        assert_eq!(check.replicas.len(), STORES, "no replica is missing");
         if !are_equal(&check.replicas) {
             let _ = writeln!(problems, "the replicas do not hold the same: {check:#?}");
         }

@@ -1,4 +1,4 @@
-//! A placement driver and three stores, each in a network namespace of its own where this process may make them.
+//! A placement driver and three stores, or four, each in a network namespace of its own where this process may make them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,8 @@ use crate::network::Network;
 use crate::proxies::Proxies;
 use crate::shim::{Shim, ShimLibrary};
 
+/// The stores of most runs, and the replicas of each region in all of them.
 pub(crate) const STORES: usize = 3;
-
-/// The placement driver's place in the network; the stores come first.
-const PD_HOST: usize = STORES;
 
 /// Makes the stores break a promise: the value of `RDB_MUTANT` in their environment, see `rdb_raft::mutant`.
 const MUTANT: &str = "RDB_FAULTS_MUTANT";
@@ -42,6 +40,10 @@ pub(crate) struct Setup {
     pub(crate) election_timeout_max_ms: Option<u64>,
     /// How much of its log a leader keeps for a store that is away.
     pub(crate) log_mib_max: Option<u64>,
+    /// One store more than there are replicas.
+    pub(crate) spare: bool,
+    /// After how long a silent store's replicas are replaced.
+    pub(crate) store_down_after_s: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +75,9 @@ pub(crate) struct Stores {
 impl Stores {
     /// Stores whose region has a leader, or what this machine lacks.
     pub(crate) async fn start(setup: Setup) -> Result<Self, &'static str> {
-        let network = Network::of(STORES + 1);
+        let count = STORES + usize::from(setup.spare);
+        // The placement driver comes after the stores.
+        let network = Network::of(count + 1);
         let janitor = Janitor::engage(&network.bridge(), &network.namespaces());
         let wants_proxies =
             setup.links == Some(LinkKind::Proxies) || std::env::var_os(PROXIES).is_some();
@@ -87,8 +91,11 @@ impl Stores {
             Some(network) => node.in_namespace(&network.namespace(host), &network.host(host)),
             None => node,
         };
-        let pd = place(Node::placement_driver(directory.join("pd")), PD_HOST);
+        let pd = place(Node::placement_driver(directory.join("pd")), count);
         let mut pd = pd.with_flag("--initial-replicas", &STORES.to_string());
+        if let Some(seconds) = setup.store_down_after_s {
+            pd = pd.with_flag("--store-down-after-s", &seconds.to_string());
+        }
         pd.start_serving().await;
         let mut stores = Self {
             nodes: Vec::new(),
@@ -98,7 +105,7 @@ impl Stores {
             links: None,
             janitor,
         };
-        for number in 0..STORES {
+        for number in 0..count {
             let disk = stores.disk(number);
             fs::create_dir(&disk).expect("the directory can be written");
             if let Some(mib) = setup.disk_mib
@@ -200,9 +207,14 @@ impl Stores {
         }
     }
 
-    /// The numbers of the other stores.
+    /// The numbers of the other stores, where there is no spare one.
     pub(crate) fn others(number: usize) -> [usize; STORES - 1] {
         [(number + 1) % STORES, (number + 2) % STORES]
+    }
+
+    /// Where clients and other stores reach a store.
+    pub(crate) fn address(&self, number: usize) -> &str {
+        &self.addresses[number]
     }
 
     /// The leader, of whose term no store knows a later one.
