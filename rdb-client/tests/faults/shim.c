@@ -6,6 +6,8 @@
  * SHIM_FAIL_SYNC   as long as a file of this name exists, no sync in the directory succeeds
  * SHIM_CLOCK_RATE  how fast the monotonic clock runs, 1 by default
  * SHIM_CLOCK       a file that gets a struct reading of the clock
+ * SHIM_STEPS       a file that gets a line before each step: a sync, removal, renaming or making of something in the directory
+ * SHIM_KILL_AT     the number of the step before which the process is killed, from 1
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,6 +16,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -39,7 +42,8 @@ struct reading {
 };
 
 static const char *data_dir, *fail_sync;
-static int ledger = -1;
+static int ledger = -1, steps = -1;
+static long step_count, kill_at;
 static double rate = 1;
 static int64_t started_ns;
 static struct reading *reading;
@@ -72,6 +76,21 @@ static void note(uint64_t inode, uint64_t durable_bytes)
         die("the ledger");
 }
 
+static void step(const char *what, const char *path)
+{
+    if (steps < 0)
+        return;
+    char line[PATH_MAX + 16];
+    int length = snprintf(line, sizeof line, "%s %s\n", what, path + strlen(data_dir) + 1);
+    if (write(steps, line, length) != length)
+        die("the steps");
+    if (__atomic_add_fetch(&step_count, 1, __ATOMIC_SEQ_CST) == kill_at) {
+        kill(getpid(), SIGKILL);
+        for (;;)
+            pause();
+    }
+}
+
 static int sync_file(int fd, int (*sync)(int))
 {
     char link[64], path[PATH_MAX] = "";
@@ -80,6 +99,7 @@ static int sync_file(int fd, int (*sync)(int))
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length <= 0 || !is_data(path) || fstat(fd, &file))
         return sync(fd);
+    step("sync", path);
     if (fail_sync && !access(fail_sync, F_OK)) {
         errno = EIO;
         return -1;
@@ -104,9 +124,25 @@ int fdatasync(int fd)
 int unlink(const char *path)
 {
     struct stat file;
+    if (is_data(path))
+        step("remove", path);
     if (is_data(path) && !lstat(path, &file) && file.st_nlink == 1)
         note(file.st_ino, 0);
     return REAL(unlink)(path);
+}
+
+int rename(const char *from, const char *to)
+{
+    if (is_data(to))
+        step("rename", to);
+    return REAL(rename)(from, to);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    if (is_data(path))
+        step("make", path);
+    return REAL(mkdir)(path, mode);
 }
 
 /* ---- the clock ---- */
@@ -207,6 +243,10 @@ __attribute__((constructor)) static void begin(void)
     fail_sync = getenv("SHIM_FAIL_SYNC");
     if (path && (ledger = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
         die("SHIM_LEDGER");
+    if ((path = getenv("SHIM_STEPS")) && (steps = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
+        die("SHIM_STEPS");
+    if ((path = getenv("SHIM_KILL_AT")))
+        kill_at = atol(path);
     if ((path = getenv("SHIM_CLOCK"))) {
         int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (file < 0 || ftruncate(file, sizeof *reading))

@@ -4,6 +4,8 @@
 //!   store was killed [`Shim::cut_power`] cuts its files there. Directories are taken to be synced always.
 //! - *Syncs fail* while [`Shim::fail_syncs`] says so.
 //! - *The clock* that timeouts and leases are measured with runs at a rate of its own.
+//! - *A kill* comes before a step of which the number is given: a sync, or what adds a file to the directory or takes one away. So each
+//!   step of what a store does at its start can be its last.
 //!
 //! It needs a C compiler, as building RocksDB does.
 
@@ -26,12 +28,32 @@ impl ShimLibrary {
         let status = Command::new(compiler)
             .args(["-shared", "-fPIC", "-O1", "-o"])
             .arg(&library)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/shim.c"))
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../rdb-client/tests/faults/shim.c"
+            ))
             .args(["-ldl", "-lpthread"])
             .status()
             .ok()?;
         assert!(status.success(), "the shim does not compile");
         Some(Self(library))
+    }
+
+    /// What makes a process load it and write its steps in `data_dir` to a file, one a line. It is killed before the step of this
+    /// number; 0: before none.
+    #[allow(dead_code, reason = "the tests of the server kill stores so")]
+    pub(crate) fn killing_at(
+        &self,
+        step: usize,
+        data_dir: &Path,
+        steps: &Path,
+    ) -> [(&'static str, OsString); 4] {
+        [
+            ("LD_PRELOAD", self.0.clone().into()),
+            ("SHIM_DATA_DIR", data_dir.into()),
+            ("SHIM_STEPS", steps.into()),
+            ("SHIM_KILL_AT", step.to_string().into()),
+        ]
     }
 }
 

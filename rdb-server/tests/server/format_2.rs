@@ -25,9 +25,9 @@ use crate::scripted_pd::ScriptedPd;
 const SWAPS: u64 = 5;
 
 /// How often the key `gone` was written before it was deleted. The versions of all later keys are above that.
-const GONE_SWAPS: u64 = 9;
+pub(crate) const GONE_SWAPS: u64 = 9;
 
-fn fixture() -> PathBuf {
+pub(crate) fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-2")
 }
 
@@ -37,7 +37,7 @@ fn is_needed(name: &OsStr) -> bool {
     name != "LOCK" && name != "reserve" && !name.starts_with("OPTIONS-")
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a new directory");
     for entry in fs::read_dir(from).expect("the directory is there") {
         let entry = entry.expect("the directory can be read");
@@ -50,13 +50,13 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-struct Store {
+pub(crate) struct Store {
     raw: KvRawClient<Channel>,
     cas: KvCasClient<Channel>,
 }
 
 impl Store {
-    async fn of(node: &Node) -> Self {
+    pub(crate) async fn of(node: &Node) -> Self {
         let channel = connect(&node.address()).await.expect("the store listens");
         Self {
             raw: KvRawClient::new(channel.clone()),
@@ -64,7 +64,7 @@ impl Store {
         }
     }
 
-    async fn put(&mut self, key: &'static str, value: &'static str) {
+    pub(crate) async fn put(&mut self, key: &'static str, value: &'static str) {
         let request = RawPutRequest {
             context: None,
             key: key.into(),
@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// Swaps the value of a key that has that version. Returns the new version.
-    async fn swap(&mut self, key: &'static str, expected_version: u64) -> u64 {
+    pub(crate) async fn swap(&mut self, key: &'static str, expected_version: u64) -> u64 {
         let request = CompareAndSwapRequest {
             context: None,
             key: key.into(),
@@ -106,7 +106,7 @@ impl Store {
         }
     }
 
-    async fn assert_holds_what_was_written(&mut self) {
+    pub(crate) async fn assert_holds_what_was_written(&mut self) {
         assert_eq!(self.raw("flushed").await.as_deref(), Some(&b"before"[..]));
         assert_eq!(self.raw("logged").await.as_deref(), Some(&b"after"[..]));
         assert_eq!(self.raw("over").await.as_deref(), Some(&b"after"[..]));

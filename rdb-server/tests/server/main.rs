@@ -22,5 +22,10 @@ mod region_admin;
 mod repair_wal;
 mod scripted_pd;
 mod service_manager;
+// It only kills here.
+#[allow(dead_code)]
+#[path = "../../../rdb-client/tests/faults/shim.rs"]
+mod shim;
 mod slow_log;
 mod status;
+mod upgrade_kill;
