@@ -177,14 +177,15 @@ impl Lease {
             && (is_sole_voter(&metrics) || self.is_live(&metrics))
     }
 
-    /// Of the other voters that stay and were heard of within the lease, the one whose log is the most complete.
-    pub(super) fn successor(&self, metrics: &RaftMetrics) -> Option<u64> {
-        let replicated = metrics.replication.as_ref()?;
+    /// The other voters that stay and were heard of within the lease.
+    pub(super) fn successors(&self, metrics: &RaftMetrics) -> Vec<u64> {
         let membership = metrics.membership_config.membership();
-        let others = membership.voter_ids().filter(|&voter| voter != metrics.id);
-        let others = others.filter(|&voter| stays_voter(membership, voter));
-        let others = others.filter(|&voter| self.has_heard_of(metrics, voter));
-        others.max_by_key(|voter| replicated.get(voter).cloned().flatten())
+        let others = membership.voter_ids().filter(|&voter| {
+            voter != metrics.id
+                && stays_voter(membership, voter)
+                && self.has_heard_of(metrics, voter)
+        });
+        others.collect()
     }
 
     fn is_live(&self, metrics: &RaftMetrics) -> bool {

@@ -18,7 +18,7 @@ use super::{Ended, Group, RaftMetrics};
 use crate::types::{LogId, Membership, StoreNode, StoredMembership, TypeConfig};
 
 /// How many entries a peer may lack that has caught up.
-const LACKS_MAX: u64 = 1024;
+pub(super) const LACKS_MAX: u64 = 1024;
 
 /// Why the members of a group are not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -252,7 +252,7 @@ impl Group {
 }
 
 /// How many entries the leader does not know a peer to have. `None`: this peer does not lead.
-fn lacks(metrics: &RaftMetrics, peer_id: u64) -> Option<u64> {
+pub(super) fn lacks(metrics: &RaftMetrics, peer_id: u64) -> Option<u64> {
     let replication = metrics.replication.as_ref()?;
     let last_index = metrics.last_log_index.unwrap_or(0);
     // One that has acknowledged nothing has no state, whatever the log has.

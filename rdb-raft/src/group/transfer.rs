@@ -6,8 +6,9 @@ use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::WaitError;
 use openraft::type_config::TypeConfigExt;
+use openraft_rt_tokio::TokioInstant;
 
-use super::membership::stays_voter;
+use super::membership::{LACKS_MAX, lacks, stays_voter};
 use super::{Ended, Fatal, Group, RaftMetrics, RaftState};
 use crate::types::TypeConfig;
 
@@ -65,23 +66,53 @@ impl Group {
 }
 
 impl Group {
-    /// Hands leadership over as [`Group::transfer_leader`] does: of the voters that were heard of a short time ago, to the one whose
-    /// log is the most complete. `None`: this peer does not lead, or there is no such voter.
+    /// Hands leadership over as [`Group::transfer_leader`] does: of the voters that were heard of a short time ago and that answer what is
+    /// sent from now on, to the one whose log is the most complete. `None`: this peer does not lead, or there is no such voter. Then it
+    /// leads on.
     ///
     /// # Errors
     ///
     /// See [`TransferError`].
     pub async fn hand_over(&self) -> Result<Option<u64>, TransferError> {
-        let successor = {
+        let candidates = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            self.lease.successor(&metrics)
+            self.lease.successors(&metrics)
         };
-        let Some(successor) = successor else {
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let Some(successor) = self.successor(&candidates).await? else {
             return Ok(None);
         };
         self.transfer_leader(successor).await?;
         Ok(Some(successor))
+    }
+
+    /// The first of these voters that answers now and has caught up; if none does for a while, of those that answer the one whose log is
+    /// the most complete. It gets the rest before it campaigns, if that does not take long.
+    async fn successor(&self, candidates: &[u64]) -> Result<Option<u64>, TransferError> {
+        let asked_at = self.ask_all().await?;
+        let best = |metrics: &RaftMetrics| {
+            let alive = candidates.iter().copied();
+            let alive = alive.filter(|&peer_id| has_answered(metrics, peer_id, asked_at));
+            alive.min_by_key(|&peer_id| lacks(metrics, peer_id))
+        };
+        let is_over = |metrics: &RaftMetrics| {
+            let missing = best(metrics).and_then(|peer_id| lacks(metrics, peer_id));
+            metrics.state != ServerState::Leader || missing.is_some_and(|count| count <= LACKS_MAX)
+        };
+        // Somebody may wait for the end of this, such as a store that is to end.
+        let wait = self.raft.wait(Some(self.lease.quorum_wait() / 2));
+        match wait.metrics(is_over, "an answer of who may lead").await {
+            Ok(metrics) => Ok(best(&metrics)),
+            Err(WaitError::Timeout(..)) => {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                Ok(best(&metrics))
+            }
+            Err(WaitError::ShuttingDown) => Err(self.end().into()),
+        }
     }
 
     /// Hands leadership over as [`Group::transfer_leader`] does, to a voter that was heard of a short time ago, and that answers what is
@@ -113,18 +144,10 @@ impl Group {
     /// Waits until another peer has answered what is sent from now on, or this one leads no more. A voter that has died within the lease
     /// would not take over, and this peer would not lead any more either.
     async fn hear_of(&self, peer_id: u64) -> Result<(), TransferError> {
-        let now = TypeConfig::now();
-        let raft = self.raft.clone();
-        let asked = self.lasting(async move { raft.trigger().heartbeat().await });
-        asked.await?;
-        let has_answered = |metrics: &RaftMetrics| {
-            let heard_at = metrics.heartbeat.as_ref();
-            let heard_at = heard_at.and_then(|heard_at| heard_at.get(&peer_id).copied());
-            // The time of an answer is that at which what it answers was sent.
-            heard_at.flatten().is_some_and(|at| at.into_inner() >= now)
+        let asked_at = self.ask_all().await?;
+        let is_over = |metrics: &RaftMetrics| {
+            metrics.state != ServerState::Leader || has_answered(metrics, peer_id, asked_at)
         };
-        let is_over =
-            |metrics: &RaftMetrics| metrics.state != ServerState::Leader || has_answered(metrics);
         let wait = self.raft.wait(Some(self.lease.quorum_wait()));
         match wait.metrics(is_over, "an answer of who is to lead").await {
             Ok(_) => Ok(()),
@@ -132,6 +155,24 @@ impl Group {
             Err(WaitError::ShuttingDown) => Err(self.end().into()),
         }
     }
+
+    /// Asks all others whether they are there. Returns the time before.
+    async fn ask_all(&self) -> Result<TokioInstant, TransferError> {
+        let now = TypeConfig::now();
+        let raft = self.raft.clone();
+        let asked = self.lasting(async move { raft.trigger().heartbeat().await });
+        asked.await?;
+        Ok(now)
+    }
+}
+
+/// Whether another peer has answered what was sent to it since. The time of an answer is that at which what it answers was sent.
+fn has_answered(metrics: &RaftMetrics, peer_id: u64, since: TokioInstant) -> bool {
+    let heard_at = metrics.heartbeat.as_ref();
+    let heard_at = heard_at.and_then(|heard_at| heard_at.get(&peer_id).copied());
+    heard_at
+        .flatten()
+        .is_some_and(|at| at.into_inner() >= since)
 }
 
 fn may_transfer(state: &RaftState, own_id: u64, peer_id: u64) -> Result<(), TransferError> {

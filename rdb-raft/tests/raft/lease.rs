@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::entries::log_id;
 use crate::network::Network;
-use crate::voters::{Voter, wait_until};
+use crate::voters::{GUARD, Voter, wait_until};
 
 /// Short enough to wait for another leader.
 const SHORT: Timing = Timing {
@@ -146,6 +146,34 @@ async fn a_voter_that_has_died_within_the_lease_deposes_no_leader() {
     assert!(leader.group.try_permit_read());
     leader.group.hand_over_to(3).await.unwrap();
     wait_until("the third leads", || third.leads()).await;
+}
+
+/// As a store does that ends, and does not care who leads then.
+#[tokio::test]
+async fn who_leads_next_is_alive_even_if_another_log_is_more_complete() {
+    let network = Network::<Group>::default();
+    let [leader, second, third] = Voter::three(LONG_LEASE, &network).await;
+    leader.lead().await;
+    wait_until("all live", || leader.group.live_peers() == [1, 2, 3].into()).await;
+    network.cut(1, 2);
+    leader.write("a").await.expect("the third has it");
+    network.cut(1, 3);
+    assert_eq!(leader.group.hand_over().await, Ok(None));
+    assert!(leader.leads() && leader.group.try_permit_read());
+
+    network.mend(1, 2);
+    let handed_over = async {
+        loop {
+            match leader.group.hand_over().await.expect("it leads") {
+                Some(peer_id) => return peer_id,
+                None => assert!(leader.leads(), "it leads on"),
+            }
+        }
+    };
+    let handed_over = timeout(GUARD, handed_over).await;
+    assert_eq!(handed_over.expect("in time"), 2);
+    wait_until("the second leads", || second.leads()).await;
+    assert!(!third.leads());
 }
 
 #[tokio::test]

@@ -173,6 +173,11 @@ impl<E: Endpoint> Network<E> {
         self.0.cut.lock().unwrap().insert(pair);
     }
 
+    pub(crate) fn mend(&self, one: u64, other: u64) {
+        let pair = (one.min(other), one.max(other));
+        self.0.cut.lock().unwrap().remove(&pair);
+    }
+
     /// How many pre-votes were asked for.
     pub(crate) fn pre_votes(&self) -> usize {
         self.0.pre_votes.load(Ordering::Relaxed)
