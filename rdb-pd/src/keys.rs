@@ -7,6 +7,7 @@
 //! | `cluster/store/[u64 store id]` | protobuf [`StoreRecord`] |
 //! | `cluster/region/[u64 region id]` | protobuf `metapb.Region` |
 //! | `cluster/new-peers/[u64 region id]` | protobuf [`NewPeers`] |
+//! | `cluster/away/[u64 region id]` | protobuf [`AwayVoters`] |
 //! | `tso/bound` | `[u64]` Unix milliseconds: no timestamp at or above it was ever handed out |
 
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub const STORE_PREFIX: &[u8] = b"cluster/store/";
 pub const REGION_PREFIX: &[u8] = b"cluster/region/";
 /// The prefix of the key of each region's new peers.
 pub const NEW_PEERS_PREFIX: &[u8] = b"cluster/new-peers/";
+/// The prefix of the key of the voters of each region that were away.
+pub const AWAY_PREFIX: &[u8] = b"cluster/away/";
 
 /// The last ids that were given out; none is ever given out again.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -80,6 +83,28 @@ pub struct NewPeers {
     pub peers: Vec<Peer>,
 }
 
+/// The voters of a region that were away. A region without any has no record.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AwayVoters {
+    /// Never 0.
+    #[prost(uint64, tag = "1")]
+    pub region_id: u64,
+    /// In the order of their ids.
+    #[prost(message, repeated, tag = "2")]
+    pub voters: Vec<AwayVoter>,
+}
+
+/// A voter that was away, see `cluster/lagging.rs`.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct AwayVoter {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub peer_id: u64,
+    /// For how many seconds, at least.
+    #[prost(uint64, tag = "2")]
+    pub away_s: u64,
+}
+
 /// A store's key.
 pub fn store(id: u64) -> Bytes {
     [STORE_PREFIX, &id.to_be_bytes()].concat().into()
@@ -93,6 +118,11 @@ pub fn region(id: u64) -> Bytes {
 /// The key of a region's new peers.
 pub fn new_peers(region_id: u64) -> Bytes {
     [NEW_PEERS_PREFIX, &region_id.to_be_bytes()].concat().into()
+}
+
+/// The key of the voters of a region that were away.
+pub fn away(region_id: u64) -> Bytes {
+    [AWAY_PREFIX, &region_id.to_be_bytes()].concat().into()
 }
 
 /// A `[u64]` value.
@@ -117,6 +147,7 @@ mod tests {
         assert_eq!(store(1), &b"cluster/store/\0\0\0\0\0\0\0\x01"[..]);
         assert_eq!(region(258), &b"cluster/region/\0\0\0\0\0\0\x01\x02"[..]);
         assert_eq!(new_peers(1), &b"cluster/new-peers/\0\0\0\0\0\0\0\x01"[..]);
+        assert_eq!(away(1), &b"cluster/away/\0\0\0\0\0\0\0\x01"[..]);
         assert_eq!(encode_u64(258), &b"\0\0\0\0\0\0\x01\x02"[..]);
         let record = StoreRecord {
             id: 1,
@@ -160,6 +191,17 @@ mod tests {
         assert_eq!(
             new_peers.encode_to_vec(),
             b"\x08\x01\x10\x02\x1a\x06\x08\x03\x10\x04\x18\x01"
+        );
+        let away = AwayVoters {
+            region_id: 1,
+            voters: vec![AwayVoter {
+                peer_id: 3,
+                away_s: 225,
+            }],
+        };
+        assert_eq!(
+            away.encode_to_vec(),
+            b"\x08\x01\x12\x05\x08\x03\x10\xe1\x01"
         );
     }
 

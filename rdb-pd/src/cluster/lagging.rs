@@ -15,7 +15,8 @@
 //! - All other time changes nothing: between two leaders, while no leader reports, in a sleep of this process.
 //! - A voter that is lost is so until it lives, also if the bound has grown with the region meanwhile.
 //!
-//! Kept in memory only: a placement driver that is started anew waits again.
+//! What voters were away for is stored in [`PARTS`] of the bound, without the last one. So a placement driver that is started anew goes on with
+//! most of it, and takes none for lost that has come back meanwhile, and was away for a moment when it asked. All else is in memory only.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use rdb_proto::metapb::Peer;
 
 use super::DISCONNECTED_AFTER;
 use super::steps::Absent;
+use crate::keys::AwayVoter;
 
 /// How long a learner may take, and longer if there is much data.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5 * 60);
@@ -39,6 +41,9 @@ const LEFT_ALONE_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many times the time in which a voter lives is taken off that in which it was away.
 const PAYS_BACK: u32 = 2;
+
+/// What a voter was away for is stored as often as another one of these parts of what makes it lost has passed.
+const PARTS: u32 = 8;
 
 /// How long a learner of a region of that size may take.
 pub(super) fn patience(bytes: u64) -> Duration {
@@ -87,6 +92,9 @@ pub(super) struct Lagging {
     away: BTreeMap<u64, Away>,
     /// When the last report of the present leader came, if a majority lived in it.
     counted_at: Option<Instant>,
+    /// What is to be stored of `away`, and what is.
+    to_store: Vec<AwayVoter>,
+    stored: Vec<AwayVoter>,
     /// The stores whose learners were given up.
     given_up: BTreeMap<u64, GivenUp>,
 }
@@ -99,6 +107,16 @@ struct Away {
     /// Whether the last report has said that it does not live.
     is_away: bool,
     is_lost: bool,
+}
+
+impl Away {
+    /// In whole parts of what makes it lost.
+    fn to_store(self, lost_after: Duration) -> Duration {
+        let part = lost_after / PARTS;
+        let mut parts = (1..PARTS).rev().map(|count| part * count);
+        let passed = parts.find(|&passed| passed <= self.counted);
+        passed.unwrap_or_default()
+    }
 }
 
 /// A store whose learner was given up.
@@ -184,15 +202,49 @@ impl Lagging {
                 }
             } else {
                 let away = self.away.entry(peer.id).or_default();
-                if away.is_away {
+                if away.is_away && !passed.is_zero() {
                     away.counted = (away.counted + passed).min(lost_after);
+                    away.is_lost |= away.counted >= lost_after;
                 }
                 away.is_away = true;
-                away.is_lost |= away.counted >= lost_after;
             }
         }
         self.away
             .retain(|_, away| away.is_away || !away.counted.is_zero());
+        let to_store = self.away.iter().map(|(&peer_id, away)| AwayVoter {
+            peer_id,
+            away_s: away.to_store(lost_after).as_secs(),
+        });
+        self.to_store = to_store.filter(|voter| voter.away_s > 0).collect();
+    }
+
+    /// What is to be stored of voters that were away, if it is not what is stored.
+    pub(super) fn unstored(&self) -> Option<&[AwayVoter]> {
+        (self.to_store != self.stored).then_some(&self.to_store)
+    }
+
+    pub(super) fn note_stored(&mut self, voters: Vec<AwayVoter>) {
+        self.stored = voters;
+    }
+
+    /// What is stored.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> &[AwayVoter] {
+        &self.stored
+    }
+
+    /// Goes on with what is stored.
+    pub(super) fn restore(&mut self, voters: Vec<AwayVoter>) {
+        let away = voters.iter().map(|voter| {
+            let away = Away {
+                counted: Duration::from_secs(voter.away_s),
+                ..Away::default()
+            };
+            (voter.peer_id, away)
+        });
+        self.away = away.collect();
+        self.to_store.clone_from(&voters);
+        self.stored = voters;
     }
 
     /// Another leader has reported, or the same one after a silence. Forgets for how long peers have lagged behind, since a learner may
@@ -375,6 +427,21 @@ mod tests {
             self.third() == Some(true)
         }
 
+        /// Another process takes over. Returns what it finds for the third voter.
+        fn restart(&mut self) -> u64 {
+            if let Some(voters) = self.lagging.unstored() {
+                let voters = voters.to_vec();
+                self.lagging.note_stored(voters);
+            }
+            let stored = self.lagging.stored().to_vec();
+            self.lagging = Lagging::default();
+            let mut third = stored.iter().filter(|voter| voter.peer_id == 3);
+            let away_s = third.next().map_or(0, |voter| voter.away_s);
+            self.lagging.restore(stored);
+            assert_eq!(self.lagging.unstored(), None);
+            away_s
+        }
+
         fn sleep(&mut self, seconds: u64) {
             self.seconds += seconds;
             self.awake_since = self.seconds;
@@ -429,6 +496,37 @@ mod tests {
         assert!(watch.is_lost());
         watch.pass(500, &[1, 2], &[1, 2]);
         assert!(watch.is_lost(), "also while its store is silent again");
+    }
+
+    #[test]
+    fn most_of_what_a_voter_was_away_for_outlives_the_process() {
+        let mut watch = Watch::begin();
+        watch.pass(15, &[1, 2], &ALL);
+        assert_eq!(watch.restart(), 0, "it is not worth a write");
+        watch.pass(60, &[1, 2], &ALL);
+        assert_eq!(watch.lagging.unstored().map(<[_]>::len), Some(1));
+        assert_eq!(watch.restart(), 50, "four eighths");
+        watch.pass(50, &[1, 2], &ALL);
+        assert!(!watch.is_lost(), "the first report only begins");
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+        // It may have come back in between, and be away only now.
+        assert_eq!(watch.restart(), 87, "seven eighths");
+        watch.pass(15, &[1, 2], &ALL);
+        assert!(!watch.is_lost());
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+        watch.restart();
+        watch.pass(45, &ALL, &ALL);
+        assert_eq!(watch.restart(), 0, "it was paid back, but for 7 s");
+        // An operator has lowered the bound since.
+        watch.pass(60, &[1, 2], &ALL);
+        watch.restart();
+        watch.lost_after /= 5;
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(!watch.is_lost());
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
     }
 
     #[test]

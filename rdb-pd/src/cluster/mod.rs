@@ -10,8 +10,8 @@
 //! - `counts.rs`: how many stores and regions there are, for whoever watches.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
-//! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions: after a restart no
-//! store counts as heard of, and no leader as reported, until its next heartbeat.
+//! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions and for how long voters were
+//! away: after a restart no store counts as heard of, and no leader as reported, until its next heartbeat.
 
 mod counts;
 mod impossible;

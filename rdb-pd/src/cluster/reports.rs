@@ -16,9 +16,9 @@ use rdb_proto::pdpb::HeldPeer;
 use super::lagging::{self, Bounds, Seen};
 use super::state::{Change, KnownRegion, State};
 use super::stores::{Start, is_recent};
+use crate::keys::AwayVoters;
 
-/// Most regions whose peers one heartbeat changes: their descriptions are one write. The next heartbeat names the others
-/// again.
+/// Most regions that one heartbeat changes: their descriptions are one write. The next heartbeat names the others again.
 const CHANGED_REGIONS_MAX: usize = 64;
 
 /// What a store says every few seconds.
@@ -149,18 +149,40 @@ impl State {
         stats.map_or(0, |stats| stats.data_bytes)
     }
 
-    /// Leaves the reports of regions whose peers have changed, as many as one write takes.
+    /// Leaves the reports that change what is stored, as many as one write takes: of regions whose peers have changed, and then of those
+    /// whose voters were away.
     pub(super) fn retain_changes(&self, store_id: u64, reports: &mut Vec<Report>) {
-        reports.retain(|report| self.changed_region(store_id, report).is_some());
-        reports.truncate(CHANGED_REGIONS_MAX);
+        let (mut changed, others): (Vec<_>, Vec<_>) = std::mem::take(reports)
+            .into_iter()
+            .partition(|report| self.changed_region(store_id, report).is_some());
+        let away = others
+            .into_iter()
+            .filter(|report| self.unstored_away(report).is_some());
+        changed.extend(away);
+        changed.truncate(CHANGED_REGIONS_MAX);
+        *reports = changed;
     }
 
-    /// The regions whose peers have changed.
+    /// The regions whose peers have changed, and voters that were away.
     pub(super) fn decide_reports(&self, store_id: u64, reports: &[Report]) -> Vec<Change> {
         let changed = reports
             .iter()
             .filter_map(|report| self.changed_region(store_id, report));
-        changed.map(Change::Region).collect()
+        let away = reports
+            .iter()
+            .filter_map(|report| self.unstored_away(report));
+        let changed = changed.map(Change::Region);
+        changed.chain(away.map(Change::Away)).collect()
+    }
+
+    /// What is to be stored of the region's voters that were away, if it is not.
+    fn unstored_away(&self, report: &Report) -> Option<AwayVoters> {
+        let known = self.region_by_id(report.region_id)?;
+        let voters = known.lagging.unstored()?.to_vec();
+        Some(AwayVoters {
+            region_id: report.region_id,
+            voters,
+        })
     }
 
     fn changed_region(&self, store_id: u64, report: &Report) -> Option<Region> {

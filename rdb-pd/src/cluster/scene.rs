@@ -9,7 +9,7 @@ use rdb_proto::pdpb::RegionStep;
 use super::membership::Led;
 use super::state::{Change, State};
 use super::{DISCONNECTED_AFTER, Heartbeat, Refusal, Registration, Report, Start};
-use crate::keys::NewPeers;
+use crate::keys::{AwayVoters, NewPeers};
 
 pub(super) const CLUSTER_ID: u64 = 9;
 
@@ -191,6 +191,10 @@ impl Scene {
                 conf_version: known.conf_version(),
                 peers: known.new_peers.clone(),
             }));
+            state.restore_away(AwayVoters {
+                region_id: known.region.id,
+                voters: known.lagging.stored().to_vec(),
+            });
         }
         self.state = state;
     }

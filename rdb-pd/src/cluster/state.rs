@@ -14,7 +14,7 @@ use super::listening::Listening;
 use super::operators::Operators;
 use super::reports::Leadership;
 use crate::error::PdError;
-use crate::keys::{self, Counters, NewPeers, StoreRecord};
+use crate::keys::{self, AwayVoters, Counters, NewPeers, StoreRecord};
 
 /// How far ids move ahead when the data directory may be an older copy: more ids than were given out since the copy was
 /// made.
@@ -90,6 +90,7 @@ pub(super) enum Change {
     NoStore(u64),
     Region(Region),
     NewPeers(NewPeers),
+    Away(AwayVoters),
 }
 
 impl Change {
@@ -107,6 +108,12 @@ impl Change {
             }
             Self::Region(region) => (keys::region(region.id), region.encode_to_vec()),
             Self::NewPeers(peers) => (keys::new_peers(peers.region_id), peers.encode_to_vec()),
+            Self::Away(away) if away.voters.is_empty() => {
+                return Command::DeleteRaw {
+                    key: keys::away(away.region_id),
+                };
+            }
+            Self::Away(away) => (keys::away(away.region_id), away.encode_to_vec()),
         };
         let value = value.into();
         Command::PutRaw { key, value }
@@ -156,6 +163,12 @@ impl State {
         for bytes in values(storage, keys::NEW_PEERS_PREFIX)? {
             let what = "record of a region's new peers";
             state.apply(Change::NewPeers(decode(&bytes, what)?));
+        }
+        for bytes in values(storage, keys::AWAY_PREFIX)? {
+            state.restore_away(decode(
+                &bytes,
+                "record of a region's voters that were away",
+            )?);
         }
         Ok(state)
     }
@@ -217,6 +230,18 @@ impl State {
                     known.new_peers = peers;
                 }
             }
+            Change::Away(AwayVoters { region_id, voters }) => {
+                if let Some(known) = self.region_mut(region_id) {
+                    known.lagging.note_stored(voters);
+                }
+            }
+        }
+    }
+
+    /// Takes what an earlier process has stored of voters that were away.
+    pub(super) fn restore_away(&mut self, AwayVoters { region_id, voters }: AwayVoters) {
+        if let Some(known) = self.region_mut(region_id) {
+            known.lagging.restore(voters);
         }
     }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::keys::StoreRecord;
+use crate::keys::{AwayVoter, AwayVoters, StoreRecord};
 
 async fn open() -> (TempDir, Cluster, Registrar) {
     let opened = tokio::task::spawn_blocking(|| {
@@ -198,6 +198,36 @@ async fn stores_that_never_confirm_leave_the_disk_too() {
     assert_eq!(shared.read(addresses), addresses(&durable));
     assert_eq!(durable.counters.store_id, 266);
     running.abort();
+}
+
+#[tokio::test]
+async fn what_voters_were_away_for_is_found_by_the_next_process() {
+    let (_directory, cluster, _registrar) = open().await;
+    let shared = &cluster.shared;
+    let away = |voters: &[AwayVoter]| {
+        Change::Away(AwayVoters {
+            region_id: 1,
+            voters: voters.to_vec(),
+        })
+    };
+    let found = || {
+        let durable = State::load_or_create(&shared.storage, Instant::now()).unwrap();
+        durable.region_by_id(1).unwrap().lagging.stored().to_vec()
+    };
+    let region = Region {
+        id: 1,
+        ..Region::default()
+    };
+    let voters = [AwayVoter {
+        peer_id: 3,
+        away_s: 225,
+    }];
+    let changes = vec![Change::Region(region), away(&voters)];
+    shared.persist_and_apply(changes).await.unwrap();
+    assert_eq!(found(), voters);
+    let changes = vec![away(&[])];
+    shared.persist_and_apply(changes).await.unwrap();
+    assert!(found().is_empty());
 }
 
 #[tokio::test]

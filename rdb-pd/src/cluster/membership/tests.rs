@@ -572,12 +572,29 @@ fn a_voter_that_lives_again_is_kept_and_so_are_all_of_a_leader_that_is_cut_off()
     }
     play.pass(down_after * 3);
     assert_eq!(play.beat(), None);
-    // A placement driver that has started knows nothing of it.
-    play.deaf = BTreeSet::from([third]);
+}
+
+#[test]
+fn a_dead_voter_is_replaced_also_if_the_placement_driver_starts_again_and_again() {
+    let mut play = Play::with_stores(4);
+    play.settle();
+    play.deaf.insert(play.region.peers[2].id);
+    play.beat();
+    let down_after = play.scene.state.settings.store_down_after;
+    // What is stored is less than an eighth behind.
+    for _ in 0..3 {
+        play.pass(down_after / 4);
+        assert_eq!(play.beat(), None);
+        play.scene.restart();
+        play.beat();
+    }
     play.pass(down_after / 2);
-    play.scene.restart();
-    play.pass(down_after / 2 + DISCONNECTED_AFTER);
-    assert_eq!(play.beat(), None);
+    assert_eq!(added(play.beat()).store_id, 4);
+    play.settle();
+    assert_eq!(play.stores(), [1, 2, 4]);
+    // Nothing of it is left.
+    let known = play.scene.state.region_by_id(play.region.id).unwrap();
+    assert!(known.lagging.stored().is_empty());
 }
 
 #[test]
