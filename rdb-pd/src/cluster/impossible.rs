@@ -72,9 +72,11 @@ pub enum Impossible {
     },
     /// What is to be moved would only be removed: the other store has a replica already.
     #[error(
-        "store {to} has a replica of region {region_id} already, so a move would only take away the one on store {from}. If that is \
-         meant, use remove-peer; else name a store without a replica. If a move was cancelled, has timed out, or was under way when the \
-         placement driver has started, the region has one replica more for a moment, and one goes by itself: see `rdbctl region list`"
+        "store {to} has a replica of region {region_id} already, so a move would only take away the one on store {from}. If this is the \
+         rest of a move that was cancelled, has timed out, or was under way when the placement driver has started: `rdbctl operator \
+         remove-peer {region_id} {from}` finishes it, and `rdbctl operator remove-peer {region_id} {to}` undoes it. {} Else name a store \
+         without a replica",
+        prospect(*voters, *kept)
     )]
     NoMove {
         /// The region.
@@ -83,6 +85,10 @@ pub enum Impossible {
         from: u64,
         /// The store that has one.
         to: u64,
+        /// How many replicas the region has that vote.
+        voters: usize,
+        /// How many it is to have.
+        kept: usize,
     },
     /// The store sends no heartbeats.
     #[error(
@@ -146,6 +152,17 @@ pub enum Impossible {
         /// The store.
         store_id: u64,
     },
+}
+
+/// What comes of a region with so many voters once nobody asks for more.
+fn prospect(voters: usize, kept: usize) -> String {
+    if voters > kept {
+        format!("If nobody asks, one goes by itself: the region has {voters}, and {kept} are kept.")
+    } else {
+        format!(
+            "Another one comes then, if there is a store for it: the region has {voters}, and {kept} are kept."
+        )
+    }
 }
 
 /// Which there are, in words.

@@ -340,12 +340,14 @@ impl State {
             });
         };
         // It may be that the store has got its voter for the same wish, which was forgotten since. But then a voter that was too many
-        // may be gone meanwhile, and this one would be missed.
+        // may be gone meanwhile, and this one would be missed. Somebody who sees how many there are may finish it.
         if let Some(to) = wish.add.filter(|&store_id| is_voter(store_id)) {
             return Err(Impossible::NoMove {
                 region_id,
                 from: store_id,
                 to,
+                voters: peers.iter().filter(|peer| !peer.learner).count(),
+                kept: self.settings.replicas,
             });
         }
         let mut others = peers.iter().filter(|other| other.id != peer.id);

@@ -188,14 +188,16 @@ fn what_cannot_be_done_is_refused_and_says_what_there_is() {
 /// The placement driver has started in between, and may have removed another voter, since there was one too many.
 #[test]
 fn a_move_to_a_store_that_has_a_voter_is_refused_unless_it_is_done_or_under_way() {
-    let no_move = |to| Impossible::NoMove {
+    let no_move = |to, voters| Impossible::NoMove {
         region_id: 1,
         from: 2,
         to,
+        voters,
+        kept: 3,
     };
     let mut scene = scene();
     let never = scene.state.add_operator(1, wish(3, 2), scene.now);
-    assert_eq!(never, Err(no_move(3)), "it had one all along");
+    assert_eq!(never, Err(no_move(3, 3)), "it had one all along");
 
     scene.state.add_operator(1, wish(5, 2), scene.now).unwrap();
     lead(&mut scene, &[1, 2, 3], 1);
@@ -203,13 +205,11 @@ fn a_move_to_a_store_that_has_a_voter_is_refused_unless_it_is_done_or_under_way(
     let again = scene.state.add_operator(1, wish(5, 2), scene.now).unwrap();
     assert_eq!(again.state(), OperatorState::Running);
     assert_eq!(again.status, "the leader removes peer 2");
-    let told = no_move(5).to_string();
-    assert!(told.contains("use remove-peer"), "{told}");
     scene.restart();
     for (members, conf_version) in [(&[1, 2, 3, 5][..], 4), (&[1, 2, 5], 5)] {
         lead(&mut scene, members, conf_version);
         let again = scene.state.add_operator(1, wish(5, 2), scene.now);
-        assert_eq!(again, Err(no_move(5)), "{members:?}");
+        assert_eq!(again, Err(no_move(5, members.len())), "{members:?}");
     }
     assert!(states(&mut scene).is_empty());
     // What has happened is answered well, whoever remembers it.
@@ -217,6 +217,44 @@ fn a_move_to_a_store_that_has_a_voter_is_refused_unless_it_is_done_or_under_way(
     lead(&mut scene, &[1, 3, 5], 9);
     let again = scene.state.add_operator(1, wish(5, 2), scene.now).unwrap();
     assert_eq!(again.state(), OperatorState::Done);
+}
+
+#[test]
+fn the_rest_of_a_move_that_was_cancelled_is_finished_or_undone_as_its_refusal_says() {
+    for (goes, command, members) in [
+        (
+            2,
+            "`rdbctl operator remove-peer 1 2` finishes it",
+            [1, 3, 5],
+        ),
+        (5, "`rdbctl operator remove-peer 1 5` undoes it", [1, 2, 3]),
+    ] {
+        let mut scene = scene();
+        scene.state.add_operator(1, wish(5, 2), scene.now).unwrap();
+        lead(&mut scene, &[1, 2, 3], 1);
+        scene.state.cancel_operator(1, scene.now).unwrap();
+        lead(&mut scene, &[1, 2, 3, 5], 3);
+        let refused = scene.state.add_operator(1, wish(5, 2), scene.now);
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains(command), "{told}");
+        let prospect = "If nobody asks, one goes by itself: the region has 4, and 3 are kept";
+        assert!(told.contains(prospect), "{told}");
+
+        scene
+            .state
+            .add_operator(1, wish(0, goes), scene.now)
+            .unwrap();
+        assert_eq!(lead(&mut scene, &[1, 2, 3, 5], 3), 1);
+        assert_eq!(lead(&mut scene, &members, 4), 0);
+        assert_eq!(states(&mut scene)[0].0, OperatorState::Done);
+    }
+    // The one that was too many is gone by itself.
+    let mut scene = scene();
+    scene.state.counters.peer_id += 1;
+    lead(&mut scene, &[1, 2, 5], 4);
+    let refused = scene.state.add_operator(1, wish(5, 2), scene.now);
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("Another one comes then"), "{told}");
 }
 
 #[test]
