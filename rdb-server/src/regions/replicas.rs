@@ -40,8 +40,15 @@ pub(super) struct Replicas {
     pub(super) unopened: BTreeMap<u64, HeldPeer>,
     /// Regions that are leaving this store.
     pub(super) ending: BTreeSet<u64>,
-    /// The last region that [`Replicas::held`] has named.
-    named: u64,
+    named: Named,
+}
+
+/// The last regions that [`Replicas::held`] has named.
+#[derive(Default)]
+struct Named {
+    /// Of those that nobody leads.
+    unled: u64,
+    led: u64,
 }
 
 type States = BTreeMap<u64, GroupState>;
@@ -86,7 +93,9 @@ impl Replicas {
         leads.collect()
     }
 
-    /// A few of the replicas that this store does not lead, all of them by turns. What waits for its first state is not among them.
+    /// A few of the replicas that this store does not lead, first those that nobody leads as far as it can tell: one that is no member any
+    /// more is among them. All of them by turns, and the others by turns where there is room. What waits for its first state is not
+    /// among them.
     pub(super) fn held(&mut self, states: &States) -> Vec<HeldPeer> {
         let open = self.open.iter().filter_map(|(&region_id, replica)| {
             let described = replica.description.get()?;
@@ -94,16 +103,15 @@ impl Replicas {
             if leadership.term_led(states.get(&region_id)).is_some() {
                 return None;
             }
-            Some(HeldPeer {
+            let held = HeldPeer {
                 region_id,
                 peer_id: replica.peer_id,
                 conf_version: described.region.conf_version,
-            })
+            };
+            Some((held, replica.group.is_led()))
         });
-        let unopened = self.unopened.values().copied();
-        let named = turn(open.chain(unopened).collect(), self.named);
-        self.named = named.last().map_or(0, |last| last.region_id);
-        named
+        let unopened = self.unopened.values().map(|&held| (held, false));
+        self.named.next(open.chain(unopened).collect())
     }
 
     /// Those that wait for their first state, and have heard nothing for so long.
@@ -116,37 +124,77 @@ impl Replicas {
     }
 }
 
+impl Named {
+    /// The next ones, of replicas each with whether somebody leads it.
+    fn next(&mut self, held: Vec<(HeldPeer, bool)>) -> Vec<HeldPeer> {
+        let (led, unled): (Vec<_>, Vec<_>) = held.into_iter().partition(|(_, is_led)| *is_led);
+        let mut named = turn(unled, &mut self.unled, HELD_PEERS_MAX);
+        let room = HELD_PEERS_MAX - named.len();
+        named.extend(turn(led, &mut self.led, room));
+        named
+    }
+}
+
 /// Those after the one that was named last, and then from the beginning.
-fn turn(mut held: Vec<HeldPeer>, named: u64) -> Vec<HeldPeer> {
-    held.sort_unstable_by_key(|held| (held.region_id <= named, held.region_id));
-    held.truncate(HELD_PEERS_MAX);
+fn turn(held: Vec<(HeldPeer, bool)>, named: &mut u64, count_max: usize) -> Vec<HeldPeer> {
+    let mut held: Vec<_> = held.into_iter().map(|(held, _)| held).collect();
+    held.sort_unstable_by_key(|held| (held.region_id <= *named, held.region_id));
+    held.truncate(count_max);
+    *named = held.last().map_or(*named, |last| last.region_id);
     held
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use super::*;
 
-    #[test]
-    fn all_replicas_are_named_by_turns() {
-        let held = |ids: std::ops::RangeInclusive<u64>| {
-            let held = ids.map(|region_id| HeldPeer {
+    /// Replicas with these ids, and whether somebody leads them.
+    fn held(ids: RangeInclusive<u64>, is_led: bool) -> Vec<(HeldPeer, bool)> {
+        let held = ids.map(|region_id| {
+            let held = HeldPeer {
                 region_id,
                 peer_id: 9,
                 conf_version: 1,
-            });
-            held.collect::<Vec<_>>()
-        };
-        let mut named = 0;
-        let mut all = BTreeSet::new();
-        for _ in 0..3 {
-            let turn = turn(held(1..=20), named);
-            assert_eq!(turn.len(), HELD_PEERS_MAX);
-            named = turn.last().expect("eight").region_id;
-            all.extend(turn.iter().map(|held| held.region_id));
+            };
+            (held, is_led)
+        });
+        held.collect()
+    }
+
+    fn ids(named: &[HeldPeer]) -> Vec<u64> {
+        named.iter().map(|held| held.region_id).collect()
+    }
+
+    #[test]
+    fn all_replicas_are_named_by_turns() {
+        for is_led in [false, true] {
+            let mut named = Named::default();
+            let mut all = BTreeSet::new();
+            for _ in 0..3 {
+                let turn = named.next(held(1..=20, is_led));
+                assert_eq!(turn.len(), HELD_PEERS_MAX);
+                all.extend(ids(&turn));
+            }
+            assert_eq!(all.len(), 20);
+            let mut after_two = Named { unled: 2, led: 2 };
+            assert_eq!(ids(&after_two.next(held(1..=3, is_led))), [3, 1, 2]);
+            assert!(named.next(Vec::new()).is_empty());
         }
-        assert_eq!(all.len(), 20);
-        assert_eq!(turn(held(1..=3), 2).len(), 3);
-        assert!(turn(Vec::new(), 7).is_empty());
+    }
+
+    /// With thousands of regions, one that was removed would else wait for its turn for an hour, and keep its store unhealthy.
+    #[test]
+    fn a_replica_that_nobody_leads_is_named_at_once() {
+        let mut named = Named::default();
+        let mut all = BTreeSet::new();
+        for _ in 0..1_000 {
+            let replicas = [held(1..=4_999, true), held(5_000..=5_000, false)];
+            let turn = ids(&named.next(replicas.concat()));
+            assert_eq!((turn.len(), turn[0]), (HELD_PEERS_MAX, 5_000));
+            all.extend(turn);
+        }
+        assert_eq!(all.len(), 5_000);
     }
 }
