@@ -1,0 +1,257 @@
+//! The commands of a message, sorted by region: writes are submitted, reads are queued, and what is neither is answered.
+
+use std::iter::Peekable;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
+use rdb_proto::kvrpc::{BatchAnswer, BatchCommand};
+use rdb_proto::metapb::Context;
+use rdb_proto::slow_log::KeyTag;
+use rdb_proto::transport::{BytesInFlight, Reservation};
+use rdb_storage::Command;
+use tonic::Code;
+
+use super::super::super::point::{Operation, WriteResponse, operation};
+use super::super::answers::{AnswerGroup, answer};
+use super::super::reads::{QueuedRead, ReadGroup};
+use super::super::writes::MessageWrites;
+use super::{COMMAND_OVERHEAD_BYTES, Intake, kind_of};
+use crate::error::Rejection;
+use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally};
+use crate::region::RegionHandle;
+use crate::router::Membership;
+
+/// Most bytes of the writes of a message that are submitted together, unless it is one.
+pub(super) const PORTION_BYTES_MAX: usize = 4 << 20;
+
+/// Sorts the commands of one message.
+pub(super) struct Sorting<'a> {
+    membership: &'a Membership,
+    context: Context,
+    answers: Vec<BatchAnswer>,
+    regions: Vec<RegionCommands>,
+    /// Memory of the reads without the message.
+    read_bytes: usize,
+    /// Those of `answers`.
+    tally: Tally,
+    /// The first of them.
+    first_refused: Option<FirstRefused>,
+}
+
+/// The commands of a message to one region.
+struct RegionCommands {
+    region: Arc<RegionHandle>,
+    reads: Vec<QueuedRead>,
+    /// Writes, applied as one submission, and their answers.
+    commands: Vec<Command>,
+    awaited: Vec<AwaitedWrite>,
+}
+
+/// A write that was submitted: what it is answered with.
+pub(in super::super) struct AwaitedWrite {
+    pub(in super::super) id: u64,
+    pub(in super::super) kind: Kind,
+    /// Makes its answer.
+    pub(in super::super) response: WriteResponse,
+}
+
+#[derive(Clone, Copy)]
+struct FirstRefused {
+    kind: Kind,
+    answered: Answered,
+    key: Option<KeyTag>,
+}
+
+/// What the commands of a message are handed over with.
+pub(super) struct Handing<'a> {
+    pub(super) arrival: Arrival,
+    pub(super) budgets: &'a BytesInFlight,
+    pub(super) figures: &'a Arc<Figures>,
+}
+
+impl<'a> Sorting<'a> {
+    /// `context` says whom the message is for.
+    pub(super) fn new(membership: &'a Membership, context: Context) -> Self {
+        Self {
+            membership,
+            context,
+            answers: Vec::new(),
+            regions: Vec::new(),
+            read_bytes: 0,
+            tally: Tally::default(),
+            first_refused: None,
+        }
+    }
+
+    pub(super) fn sort(&mut self, command: BatchCommand) {
+        let (id, kind) = (command.id, kind_of(&command));
+        let key_bytes = command.request.as_ref().map(|request| request.key().len());
+        if let Err(rejection) = self.admit(command, kind) {
+            let answered = Answered::by(&rejection);
+            self.tally.count(kind, answered);
+            self.answers.push(answer(id, Err(rejection)));
+            self.first_refused.get_or_insert_with(|| FirstRefused {
+                kind,
+                answered,
+                key: key_bytes.map(|bytes| KeyTag { bytes, hash: None }),
+            });
+        }
+    }
+
+    /// Notes the commands that are answered already.
+    pub(super) fn note_refused(&self, arrival: &Arrival, figures: &Figures) {
+        let Some(FirstRefused {
+            kind,
+            answered,
+            key,
+        }) = self.first_refused
+        else {
+            return;
+        };
+        let now = Instant::now();
+        figures
+            .commands
+            .note_together(&self.tally, arrival.took(now));
+        figures
+            .commands
+            .tell_if_slow(arrival, now, self.answers.len(), || SlowCommand {
+                kind,
+                answered,
+                key,
+                region_id: None,
+                parts: Parts::of_write(arrival, None, now),
+            });
+    }
+
+    /// Routes a command. It is not routed again: its region refuses it if the region has changed meanwhile.
+    fn admit(&mut self, command: BatchCommand, kind: Kind) -> Result<(), Rejection> {
+        let BatchCommand {
+            id,
+            region_id,
+            region_epoch,
+            request,
+        } = command;
+        let request = request.ok_or_else(unknown_command)?;
+        let context = Context {
+            region_id,
+            region_epoch,
+            ..self.context
+        };
+        let region = self.membership.for_key(&context, request.key())?;
+        // Each command is validated here, since a submission with an invalid one is refused as a whole.
+        match operation(request)? {
+            Operation::Read(read, response) => {
+                self.read_bytes += COMMAND_OVERHEAD_BYTES + read.key().len();
+                let queued = QueuedRead {
+                    id,
+                    kind,
+                    read,
+                    response,
+                };
+                self.of(region).reads.push(queued);
+            }
+            Operation::Write(command, response) => {
+                let of_region = self.of(region);
+                of_region.commands.push(command);
+                of_region.awaited.push(AwaitedWrite { id, kind, response });
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&mut self, region: &'a Arc<RegionHandle>) -> &mut RegionCommands {
+        let mut known = self.regions.iter();
+        let known = known.rposition(|commands| Arc::ptr_eq(&commands.region, region));
+        let position = known.unwrap_or_else(|| {
+            self.regions.push(RegionCommands {
+                region: Arc::clone(region),
+                reads: Vec::new(),
+                commands: Vec::new(),
+                awaited: Vec::new(),
+            });
+            self.regions.len() - 1
+        });
+        &mut self.regions[position]
+    }
+
+    /// Queues the reads and submits the writes. The message stays reserved until its last write is answered. If reads are
+    /// most of it, it also stays reserved until its last read is answered; otherwise their keys are copied out of it.
+    pub(super) fn hand_over(
+        self,
+        message_bytes: usize,
+        mut reservation: Reservation,
+        handing: &Handing<'_>,
+        intake: &mut Intake,
+    ) {
+        let &Handing {
+            arrival,
+            budgets,
+            figures,
+        } = handing;
+        let copies_keys = message_bytes / 2 > self.read_bytes;
+        let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
+        let message = Arc::new(reservation);
+        let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
+        let mut writes = MessageWrites::new(
+            message_bytes,
+            Arc::clone(&message),
+            budgets,
+            figures,
+            arrival,
+        );
+        for of_region in self.regions {
+            let RegionCommands {
+                region,
+                mut reads,
+                commands,
+                awaited,
+            } = of_region;
+            let mut writes_left = commands.into_iter().zip(awaited).peekable();
+            while let Some((commands, awaited)) = next_portion(&mut writes_left) {
+                match writes.submit(&region, commands, awaited) {
+                    Ok(pending) => intake.writes.push(pending),
+                    Err(refused) => intake.answered.push(refused),
+                }
+            }
+            if copies_keys {
+                reads = reads.into_iter().map(QueuedRead::detached).collect();
+            }
+            if !reads.is_empty() {
+                intake.reads.push(ReadGroup {
+                    region,
+                    reads: reads.into_iter(),
+                    message: Arc::clone(&of_reads),
+                    arrival,
+                });
+            }
+        }
+        if !self.answers.is_empty() {
+            let group = AnswerGroup::new(self.answers, message, None);
+            intake.answered.push(group);
+        }
+    }
+}
+
+/// The next writes that are submitted together: each submission has to fit into an entry that can be sent to other stores.
+pub(super) fn next_portion(
+    left: &mut Peekable<impl Iterator<Item = (Command, AwaitedWrite)>>,
+) -> Option<(Vec<Command>, Vec<AwaitedWrite>)> {
+    let first = left.next()?;
+    let mut bytes = first.0.payload_bytes();
+    let mut portion = vec![first];
+    while let Some((command, _)) = left.peek() {
+        bytes += command.payload_bytes();
+        if bytes > PORTION_BYTES_MAX {
+            break;
+        }
+        portion.extend(left.next());
+    }
+    Some(portion.into_iter().unzip())
+}
+
+fn unknown_command() -> Rejection {
+    let cause = "the command has no request that this release knows";
+    Rejection::Fault(Fault::new(Code::Unimplemented, cause).with_fate(Fate::NotApplied))
+}

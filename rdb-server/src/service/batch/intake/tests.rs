@@ -1,0 +1,324 @@
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use rdb_proto::kvrpc::batch_answer::Response;
+use rdb_proto::kvrpc::{
+    BatchAnswer, CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest,
+};
+use rdb_proto::metapb::Region;
+use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+use rdb_storage::{Role, Storage, StorageOptions};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::super::super::point::{Operation, operation};
+use super::super::answers::{Packing, ReadyAnswers};
+use super::sorting::{PORTION_BYTES_MAX, next_portion};
+use super::*;
+use crate::region::fixture::Led;
+use crate::router::Membership;
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What the messages are said to have on the wire.
+const MESSAGE_BYTES: usize = 6 << 20;
+
+pub(in super::super) struct Fixture {
+    pub(in super::super) router: Router,
+    pub(in super::super) call: Arc<CallBudget>,
+    storage: Storage,
+    _led: Led,
+    _directory: tempfile::TempDir,
+}
+
+/// Region 1 holds the keys below "m", region 2 the others. The write queue holds one such message.
+pub(in super::super) async fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    let options = StorageOptions {
+        write_queue_bytes_max: 8 << 20,
+        ..StorageOptions::new(Role::Server)
+    };
+    let storage = Storage::open(directory.path(), options).expect("a new directory");
+    let led = Led::begin(&storage, Region::default()).await;
+    let handle = |id, start_key: &'static str, end_key: &'static str| {
+        led.handle(Region {
+            id,
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+            ..Region::default()
+        })
+    };
+    let router = Router::new(CancellationToken::new());
+    let regions = vec![handle(1, "", "m"), handle(2, "m", "")];
+    router.set(Membership::new(1, 1, regions));
+    Fixture {
+        router,
+        call: CallBudget::of(&tonic::Request::new(())),
+        storage,
+        _led: led,
+        _directory: directory,
+    }
+}
+
+impl Fixture {
+    fn take(&self, request: batch::Request) -> Intake {
+        let arrival = Arrival::of(&self.call);
+        let budgets = self.call.bytes_in_flight();
+        take(request, arrival, None, &self.router, budgets)
+    }
+
+    pub(in super::super) fn bytes_taken(&self) -> usize {
+        self.call.bytes_in_flight().connection.bytes_taken()
+    }
+
+    /// The answers of these groups.
+    fn packed(&self, groups: Vec<AnswerGroup>) -> Vec<BatchAnswer> {
+        let mut ready = ReadyAnswers::default();
+        groups.into_iter().for_each(|group| ready.push(group));
+        let responses = std::iter::from_fn(|| {
+            let mut packing = Packing::new(&self.call);
+            ready.pack(&mut packing);
+            packing.finish()
+        });
+        let answers = responses.flat_map(|response| response.message.answers);
+        answers.collect()
+    }
+}
+
+fn put(key: &'static str) -> Request {
+    put_of(key.into(), Bytes::new())
+}
+
+fn put_of(key: Bytes, value: Bytes) -> Request {
+    let context = None;
+    Request::RawPut(RawPutRequest {
+        context,
+        key,
+        value,
+    })
+}
+
+pub(in super::super) fn get(key: &'static str) -> Request {
+    let (context, key) = (None, key.into());
+    Request::RawGet(RawGetRequest { context, key })
+}
+
+/// A message of these, with ids from 0.
+fn message(requests: impl IntoIterator<Item = Request>) -> batch::Request {
+    let commands = requests
+        .into_iter()
+        .zip(0..)
+        .map(|(request, id)| BatchCommand {
+            id,
+            request: Some(request),
+            ..BatchCommand::default()
+        });
+    let message = BatchRequest {
+        commands: commands.collect(),
+        ..BatchRequest::default()
+    };
+    batch::Request {
+        message,
+        message_bytes: MESSAGE_BYTES,
+    }
+}
+
+#[tokio::test]
+async fn a_message_for_several_regions_is_charged_once() {
+    let fixture = fixture().await;
+    let intake = fixture.take(message([put("a"), put("n")]));
+    assert!(intake.answered.is_empty(), "the queue had room for both");
+    assert_eq!(intake.writes.len(), 2);
+    let taken = fixture.bytes_taken();
+    assert!(
+        (MESSAGE_BYTES..MESSAGE_BYTES + 1024).contains(&taken),
+        "{taken}"
+    );
+    for write in intake.writes {
+        drop(write.await);
+    }
+    assert_eq!(fixture.bytes_taken(), 0);
+}
+
+#[test]
+fn writes_are_submitted_in_portions_that_fit_into_an_entry() {
+    let portions = |sizes: &[usize]| {
+        let writes = sizes.iter().map(|&bytes| {
+            let (key, value) = ("k".into(), vec![0; bytes - 1].into());
+            let operation = operation(put_of(key, value)).expect("valid");
+            let Operation::Write(command, response) = operation else {
+                panic!("a put is a write");
+            };
+            let (id, kind) = (0, Kind::RawPut);
+            (command, AwaitedWrite { id, kind, response })
+        });
+        let mut left = writes.collect::<Vec<_>>().into_iter().peekable();
+        std::iter::from_fn(|| next_portion(&mut left).map(|(commands, _)| commands.len()))
+            .collect::<Vec<_>>()
+    };
+    let half = PORTION_BYTES_MAX / 2;
+    assert_eq!(portions(&[half, half, 1, 1]), [2, 2]);
+    assert_eq!(portions(&[1, PORTION_BYTES_MAX, 1]), [1, 1, 1]);
+    assert!(portions(&[]).is_empty());
+}
+
+#[tokio::test]
+async fn a_message_without_room_in_the_write_queue_is_refused_and_not_applied() {
+    let fixture = fixture().await;
+    let by_others = fixture.storage.take_write_room(MESSAGE_BYTES);
+    let by_others = by_others.expect("the queue is empty");
+    let intake = fixture.take(message([put("a"), put("b")]));
+    assert!(intake.writes.is_empty());
+    let answers = fixture.packed(intake.answered);
+    let is_busy = |answer: &BatchAnswer| match &answer.response {
+        Some(Response::RegionError(error)) => {
+            matches!(error.kind, Some(region_error::Kind::ServerBusy(_)))
+        }
+        _ => false,
+    };
+    assert!(answers.len() == 2 && answers.iter().all(is_busy));
+    drop(by_others);
+    assert_eq!(fixture.take(message([put("a")])).writes.len(), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_was_admitted_is_taken_while_others_wait_for_room() {
+    let fixture = fixture().await;
+    let budgets = fixture.call.bytes_in_flight();
+    let arrived = budgets.try_reserve(MESSAGE_BYTES);
+    let mut waiting = pin!(budgets.reserve(CONNECTION_BYTES_IN_FLIGHT_MAX, LONG));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let request = message([put("a")]);
+    let arrival = Arrival::of(&fixture.call);
+    let intake = take(request, arrival, arrived, &fixture.router, budgets);
+    assert_eq!((intake.writes.len(), intake.answered.len()), (1, 0));
+    for write in intake.writes {
+        drop(write.await);
+    }
+    waiting.await.expect("its turn comes, too");
+}
+
+#[tokio::test]
+async fn a_read_does_not_keep_the_large_message_that_it_came_with() {
+    let fixture = fixture().await;
+    let intake = fixture.take(message([put("a"), get("b")]));
+    for write in intake.writes {
+        drop(write.await);
+    }
+    let taken = fixture.bytes_taken();
+    assert!((1..1024).contains(&taken), "{taken} bytes for one key");
+    drop(intake.reads);
+    assert_eq!(fixture.bytes_taken(), 0);
+}
+
+#[tokio::test]
+async fn a_command_that_breaks_a_limit_or_is_misrouted_is_answered_alone() {
+    let fixture = fixture().await;
+    let no_key = Request::Get(GetRequest::default());
+    let mut request = message([put("a"), no_key, put("b"), put("n")]);
+    request.message.commands[2].region_id = 9;
+    let intake = fixture.take(request);
+    assert_eq!(intake.writes.len(), 2, "one region each");
+    let answers = fixture.packed(intake.answered).into_iter();
+    let answers: Vec<_> = answers.map(|answer| (answer.id, answer.response)).collect();
+    assert!(matches!(
+        &answers[..],
+        [
+            (1, Some(Response::Fault(_))),
+            (2, Some(Response::RegionError(_)))
+        ]
+    ));
+}
+
+#[tokio::test]
+async fn conflicts_carry_no_more_than_was_reserved_for_them() {
+    const VALUE_BYTES: usize = 64 << 10;
+    const SWAPS: usize = 64;
+    let fixture = fixture().await;
+    let storage = fixture.storage.clone();
+    let stored =
+        spawn_blocking(move || storage.compare_and_swap("hot", 0, vec![b'v'; VALUE_BYTES]));
+    stored.await.expect("no panic").expect("stored");
+    let stale_swaps = || {
+        let swap = CompareAndSwapRequest {
+            key: "hot".into(),
+            expected_version: 7,
+            ..CompareAndSwapRequest::default()
+        };
+        let mut request = message(vec![Request::CompareAndSwap(swap); SWAPS]);
+        request.message_bytes = 1024;
+        request
+    };
+    let conflicts = async || {
+        let mut groups = Vec::new();
+        for write in fixture.take(stale_swaps()).writes {
+            groups.push(write.await);
+        }
+        let reserved = fixture.bytes_taken();
+        let mut answers = fixture.packed(groups);
+        assert_eq!(answers.len(), SWAPS);
+        let responses = answers
+            .iter_mut()
+            .filter_map(|answer| answer.response.as_mut());
+        let values = responses.filter_map(Response::value_mut);
+        let value_bytes: usize = values.map(|value| value.len()).sum();
+        assert!(
+            value_bytes <= reserved,
+            "{value_bytes} bytes of values in {reserved}"
+        );
+        value_bytes
+    };
+    assert_eq!(
+        conflicts().await,
+        SWAPS * VALUE_BYTES,
+        "there was room for all"
+    );
+
+    let budgets = fixture.call.bytes_in_flight();
+    let by_others = CONNECTION_BYTES_IN_FLIGHT_MAX / 2 - VALUE_BYTES - fixture.bytes_taken();
+    let by_others = budgets.try_reserve(by_others).expect("there is room");
+    assert!(conflicts().await <= VALUE_BYTES, "nobody can spare more");
+    drop(by_others);
+}
+
+fn noted(fixture: &Fixture) -> (u64, u64) {
+    fixture.router.figures().commands.noted_durations()
+}
+
+#[tokio::test]
+async fn commands_that_are_refused_have_durations_as_those_that_are_served() {
+    let fixture = fixture().await;
+    let no_key = || Request::Get(GetRequest::default());
+    let mut misrouted = message([put("a"), no_key(), get("b")]);
+    misrouted.message.commands[2].region_id = 9;
+    let intake = fixture.take(misrouted);
+    assert_eq!(noted(&fixture), (2, 0), "the write is on its way");
+    for write in intake.writes {
+        drop(write.await);
+    }
+    assert_eq!(noted(&fixture), (2, 1));
+    let elsewhere = fixture.call.bytes_in_flight();
+    let taken = elsewhere.try_reserve(CONNECTION_BYTES_IN_FLIGHT_MAX - fixture.bytes_taken());
+    let _taken = taken.expect("there is room");
+    let intake = fixture.take(message([put("a"), get("b")]));
+    assert!(intake.writes.is_empty() && intake.reads.is_empty());
+    assert_eq!(noted(&fixture), (3, 2));
+}
+
+#[tokio::test]
+async fn writes_whose_stream_ends_are_given_up_and_counted_once() {
+    let fixture = fixture().await;
+    let intake = fixture.take(message([put("a"), put("b"), put("n")]));
+    let mut writes = intake.writes.into_iter();
+    drop(writes.next().expect("one region").await);
+    assert_eq!(noted(&fixture), (0, 2));
+    drop(writes);
+    assert_eq!(noted(&fixture), (0, 3));
+    let given_up = fixture.router.figures().commands.counted(Kind::RawPut);
+    assert_eq!(given_up, [(Answered::Done, 2), (Answered::GivenUp, 1)]);
+}
