@@ -10,7 +10,8 @@
 use rdb_storage::RegionDescriptor;
 use tokio::task::spawn_blocking;
 
-use super::{Regions, not_opened};
+use super::Regions;
+use super::damage::not_opened;
 use crate::error::ServerError;
 use crate::region::peer_on;
 

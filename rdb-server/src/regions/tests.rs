@@ -1,10 +1,12 @@
 mod own_peer;
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::FutureExt;
 use rdb_proto::errorpb::region_error::Kind;
-use rdb_proto::metapb::{Peer, RegionEpoch};
+use rdb_proto::metapb::{Peer, Region, RegionEpoch};
+use rdb_proto::pdpb::HeldPeer;
 use rdb_raft::MissingPeer;
 use rdb_storage::{Command, LogBatch};
 use tempfile::TempDir;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::config::Config;
 use crate::error::Rejection;
+use crate::region::from_wire;
 
 const REGION: u64 = 1;
 const STORE: u64 = 2;

@@ -1,6 +1,7 @@
 //! Which peer of a region a store has, and regions that are left out since that is not known, or since they cannot be opened.
 
 use super::*;
+use crate::region::first_state;
 
 /// As a release left it that took snapshots as of before the peer was added.
 async fn with_a_region_of_another_store() -> Fixture {
