@@ -181,45 +181,8 @@ mod tests {
     use prost_types::field_descriptor_proto::Label;
     use prost_types::{DescriptorProto, FileDescriptorSet};
 
+    use super::super::described::methods;
     use super::*;
-
-    /// The methods of every service that a server of ours has, with the message that each takes and the one it returns.
-    fn methods(mut check: impl FnMut(&str, bool, &DescriptorProto, &DescriptorProto)) {
-        for set in [
-            crate::FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ] {
-            let set = FileDescriptorSet::decode(set).expect("compiled in");
-            let message = |name: &str| {
-                let named = |message: &&DescriptorProto, package: &str| {
-                    name == format!(".{package}.{}", message.name())
-                };
-                let mut files = set.file.iter();
-                let found = files.find_map(|file| {
-                    let mut messages = file.message_type.iter();
-                    messages.find(|message| named(message, file.package()))
-                });
-                found.unwrap_or_else(|| panic!("{name} is in no file"))
-            };
-            for file in &set.file {
-                for service in &file.service {
-                    for method in &service.method {
-                        let path =
-                            format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                        let (input, output) = (method.input_type(), method.output_type());
-                        check(
-                            &path,
-                            method.client_streaming(),
-                            message(input),
-                            message(output),
-                        );
-                    }
-                }
-            }
-        }
-    }
 
     #[test]
     fn every_method_has_a_row_and_every_row_a_method() {

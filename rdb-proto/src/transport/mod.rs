@@ -31,6 +31,8 @@ mod connect;
 mod connection;
 mod deadline;
 mod departing;
+#[cfg(test)]
+mod described;
 mod figures;
 mod framing;
 mod health;
