@@ -110,24 +110,17 @@ impl Kind {
         }
     }
 
-    /// That of a command that is a call.
+    /// That of a command that is a call. Its method has the name of the kind, written otherwise.
     pub(super) fn of_method(service: &str, method: &str) -> Option<Self> {
-        Some(match (service, method) {
-            ("kvrpc.KvRaw", "RawPut") => Self::RawPut,
-            ("kvrpc.KvRaw", "RawGet") => Self::RawGet,
-            ("kvrpc.KvRaw", "RawDelete") => Self::RawDelete,
-            ("kvrpc.KvCas", "CompareAndSwap") => Self::CompareAndSwap,
-            ("kvrpc.KvCas", "Get") => Self::Get,
-            ("kvrpc.KvCas", "CompareAndDelete") => Self::CompareAndDelete,
-            ("kvrpc.KvRaw", "RawBatchPut") => Self::RawBatchPut,
-            ("kvrpc.KvRaw", "RawBatchDelete") => Self::RawBatchDelete,
-            ("kvrpc.KvRaw", "RawBatchGet") => Self::RawBatchGet,
-            ("kvrpc.KvRaw", "RawScan") => Self::RawScan,
-            ("kvrpc.KvRaw", "RawDeleteRange") => Self::RawDeleteRange,
-            ("kvrpc.KvCas", "BatchGet") => Self::BatchGet,
-            ("kvrpc.KvCas", "Scan") => Self::Scan,
-            _ => return None,
-        })
+        if !["kvrpc.KvRaw", "kvrpc.KvCas"].contains(&service) {
+            return None;
+        }
+        let is_named = |kind: &Self| {
+            let letters = kind.name().bytes().filter(|letter| *letter != b'_');
+            letters.eq(method.bytes().map(|letter| letter.to_ascii_lowercase()))
+        };
+        let known = Self::ALL.iter().copied();
+        known.filter(|kind| *kind != Self::Unknown).find(is_named)
     }
 
     /// Whether a command of this kind is ever answered so. These counts are there from the start: a rate needs the first 0.
