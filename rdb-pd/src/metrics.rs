@@ -12,10 +12,10 @@ use rdb_proto::slow_log::SlowLog;
 use rdb_proto::transport::HealthHandle;
 use rdb_proto::transport::status::{Exposition, Labels, Source, TransportMetrics};
 use rdb_storage::Storage;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, ClusterCounts, ClusterError};
+use crate::cluster::{Cluster, ClusterError};
 use crate::service::SystemAllocator;
 use crate::tso::TsoPosition;
 
@@ -99,13 +99,11 @@ impl Source for PdSource {
     }
 
     fn describe(&self) -> Vec<(&'static str, Value)> {
-        let ClusterCounts {
-            up,
-            disconnected,
-            down,
-            leaving,
-            regions,
-        } = self.cluster.counts();
+        let counts = self.cluster.counts();
+        let stores = counts.stores_by_state().into_iter();
+        let stores: Map<_, _> = stores
+            .map(|(state, count)| (state.to_owned(), json!(count)))
+            .collect();
         let data = self.storage.figures().data;
         vec![
             ("cluster_id", json!(self.cluster.id())),
@@ -114,11 +112,14 @@ impl Source for PdSource {
                 "data_dir",
                 json!(self.storage.directory().display().to_string()),
             ),
+            ("stores", Value::Object(stores)),
             (
-                "stores",
-                json!({ "up": up, "disconnected": disconnected, "down": down, "leaving": leaving }),
+                "regions",
+                json!({
+                    "known": counts.regions,
+                    "under_replicated": counts.under_replicated,
+                }),
             ),
-            ("regions", json!({ "known": regions })),
             (
                 "space",
                 json!({
@@ -220,27 +221,23 @@ impl PdSource {
             "Heartbeats of stores, by how they were answered.",
             exposition,
         )?;
-        let ClusterCounts {
-            up,
-            disconnected,
-            down,
-            leaving,
-            regions,
-        } = self.cluster.counts();
+        let counts = self.cluster.counts();
+        let stores = counts.stores_by_state();
+        let stores = stores.map(|(state, count)| ([("state", state)], count as f64));
         exposition.gauges(
             "flaredb_stores",
             "Stores of the cluster, by state.",
-            [
-                (&[("state", "up")] as Labels<'_>, up as f64),
-                (&[("state", "disconnected")], disconnected as f64),
-                (&[("state", "down")], down as f64),
-                (&[("state", "leaving")], leaving as f64),
-            ],
+            stores.iter().map(|(labels, count)| (&labels[..], *count)),
         )?;
         exposition.gauge(
             "flaredb_cluster_regions",
             "Regions of the cluster.",
-            regions as f64,
+            counts.regions as f64,
+        )?;
+        exposition.gauge(
+            "flaredb_cluster_regions_under_replicated",
+            "Regions of which fewer voters live than they are to have on the stores that there are.",
+            counts.under_replicated as f64,
         )
     }
 }

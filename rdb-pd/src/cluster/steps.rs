@@ -115,6 +115,15 @@ pub(super) enum Obstacle {
     WasAsked(u64),
 }
 
+/// How many voters a region is to have on so many stores: the setting, or the largest odd number of stores below it.
+pub(super) fn voters_on(stores: usize, replicas: usize) -> usize {
+    if stores >= replicas {
+        replicas
+    } else {
+        stores.saturating_sub(1) | 1
+    }
+}
+
 /// What an operator asks for. A store with a voter of the region, and one without a peer of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wish {
@@ -508,13 +517,8 @@ impl Case<'_> {
         self.voters_on(self.voters().count() + others)
     }
 
-    /// The setting, or the largest odd number of stores below it.
     fn voters_on(&self, stores: usize) -> usize {
-        if stores >= self.replicas {
-            self.replicas
-        } else {
-            stores.saturating_sub(1) | 1
-        }
+        voters_on(stores, self.replicas)
     }
 
     fn has_voter_on(&self, store_id: u64) -> bool {
