@@ -1,4 +1,5 @@
 mod own_peer;
+mod scraped;
 
 use std::pin::pin;
 use std::time::Duration;

@@ -28,7 +28,8 @@ pub(crate) struct ScriptedPd {
 
 #[derive(Clone, Default)]
 struct Script {
-    region: Arc<Mutex<Option<Region>>>,
+    /// Those of the first store.
+    regions: Arc<Mutex<Vec<Region>>>,
     heartbeats_refused: Arc<Mutex<Option<Status>>>,
     /// How many were, since the test has said so.
     refusals: Arc<AtomicUsize>,
@@ -67,21 +68,20 @@ impl ScriptedPd {
 
     /// What it tells a store that registers from now on.
     pub(crate) fn assign(&self, start_key: &str, end_key: &str) {
-        let region = Region {
-            id: REGION_ID,
-            start_key: start_key.to_owned().into(),
-            end_key: end_key.to_owned().into(),
-            epoch: Some(RegionEpoch {
-                conf_version: 1,
-                version: 1,
-            }),
-            peers: vec![Peer {
-                id: 1,
-                store_id: STORE_ID,
-                learner: false,
-            }],
+        *lock(&self.script.regions) = vec![region(REGION_ID, start_key, end_key)];
+    }
+
+    /// The same of so many regions, which hold all keys. Their bounds are numbers of four digits.
+    pub(crate) fn assign_many(&self, count: u64) {
+        let bound = |number: u64| match number {
+            number if number == 0 || number == count => String::new(),
+            number => format!("{number:04}"),
         };
-        *self.script.region.lock().expect("no test panics in here") = Some(region);
+        let regions = (0..count).map(|number| {
+            let (start_key, end_key) = (bound(number), bound(number + 1));
+            region(REGION_ID + number, &start_key, &end_key)
+        });
+        *lock(&self.script.regions) = regions.collect();
     }
 
     /// Answers heartbeats with this from now on.
@@ -132,6 +132,24 @@ fn lock<T>(locked: &Mutex<T>) -> MutexGuard<'_, T> {
     locked.lock().expect("no test panics in here")
 }
 
+/// A region that the first store holds alone.
+fn region(id: u64, start_key: &str, end_key: &str) -> Region {
+    Region {
+        id,
+        start_key: start_key.to_owned().into(),
+        end_key: end_key.to_owned().into(),
+        epoch: Some(RegionEpoch {
+            conf_version: 1,
+            version: 1,
+        }),
+        peers: vec![Peer {
+            id,
+            store_id: STORE_ID,
+            learner: false,
+        }],
+    }
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -145,12 +163,12 @@ impl Pd for Script {
             let next = STORE_ID + ids.len() as u64;
             *ids.entry(request.into_inner().address).or_insert(next)
         };
-        let region = lock(&self.region).clone();
-        let region = region.filter(|_| store_id == STORE_ID);
+        let mut regions = lock(&self.regions).clone();
+        regions.retain(|_| store_id == STORE_ID);
         Ok(Response::new(RegisterStoreResponse {
             cluster_id: CLUSTER_ID,
             store_id,
-            regions: region.into_iter().collect(),
+            regions,
         }))
     }
 

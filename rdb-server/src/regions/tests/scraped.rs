@@ -1,0 +1,63 @@
+//! What a scrape holds, and what it does not hold up.
+
+use std::sync::mpsc;
+use std::thread;
+
+use rdb_proto::kvrpc::kv_raw_server::KvRaw;
+use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
+use tokio::time::timeout;
+use tonic::Request;
+
+use super::*;
+use crate::service::RawService;
+
+/// Far above what a busy machine needs.
+const HANG_GUARD: Duration = Duration::from_secs(300);
+
+/// [`Regions::counts`] takes two locks, for as long as it looks at each region. No read and no write takes them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_and_writes_go_on_while_the_locks_of_a_scrape_are_held() {
+    let Fixture {
+        regions,
+        router,
+        _directory,
+    } = fixture(Durability::Sync).await;
+    let adopted = regions.adopt(vec![region(&[(1, STORE)])]).await;
+    adopted.expect("it is begun");
+    let regions = Arc::new(regions);
+    let ((held, is_held), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+    let holder = thread::spawn({
+        let regions = Arc::clone(&regions);
+        move || {
+            let states = regions.node.states();
+            let _locks = (regions.replicas(), states.borrow());
+            held.send(()).expect("the test waits");
+            // Until the test is done, also if it fails.
+            let _ = released.recv();
+        }
+    });
+    is_held.recv().expect("they are held");
+
+    let service = RawService::new(router);
+    let served = async move {
+        let put = RawPutRequest {
+            key: "k".into(),
+            value: "v".into(),
+            ..RawPutRequest::default()
+        };
+        let put = service.raw_put(Request::new(put)).await;
+        assert_eq!(put.expect("put").into_inner().region_error, None);
+        let get = RawGetRequest {
+            key: "k".into(),
+            ..RawGetRequest::default()
+        };
+        let read = service.raw_get(Request::new(get)).await;
+        read.expect("read").into_inner().value
+    };
+    let read = timeout(HANG_GUARD, tokio::spawn(served)).await;
+    let read = read.expect("they wait for nothing").expect("no panic");
+    assert_eq!(read.as_deref(), Some(&b"v"[..]));
+    drop(release);
+    holder.join().expect("no panic");
+    assert_eq!(regions.counts().led, 1);
+}
