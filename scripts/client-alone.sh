@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles rdb-client as an application gets it: without the crates and features of this workspace beside it. The application
-# enables nothing of tokio but `rt`.
+# Compiles rdb-client as an application gets it: without the crates and features of this workspace beside it, and once more with
+# the feature `metrics`. The application enables nothing of tokio but `rt`.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
@@ -14,8 +14,14 @@ main() {
   copy_crates
   write_application
   # The versions of Cargo.lock; only the application is new in it.
+  check
+  check --features metrics
+}
+
+# check FLAG…
+check() {
   cargo check --offline --manifest-path "$directory/application/Cargo.toml" \
-    --target-dir "$CARGO_TARGET_DIR/client-alone"
+    --target-dir "$CARGO_TARGET_DIR/client-alone" "$@"
 }
 
 # Both crates under a workspace of their own, with this one's versions and lints.
@@ -31,6 +37,9 @@ write_application() {
 name = "application"
 version = "0.1.0"
 edition = "2024"
+
+[features]
+metrics = ["rdb-client/metrics"]
 
 [dependencies]
 rdb-client = { path = "../rdb-client" }

@@ -80,7 +80,8 @@ run_tests() {
 # An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line.
 check_client_dependencies() {
   local list=(cargo tree --package rdb-client --edges normal --prefix none --locked)
-  refuse_packages 'the default features' "$("${list[@]}")" rocksdb librocksdb-sys openraft clap rustyline tracing-subscriber
+  refuse_packages 'the default features' "$("${list[@]}")" rocksdb librocksdb-sys openraft clap rustyline tracing-subscriber \
+    metrics
   refuse_packages 'all features' "$("${list[@]}" --all-features)" rocksdb librocksdb-sys openraft
 }
 

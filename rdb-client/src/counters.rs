@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::figures::{BegunCall, CallKind, Figures};
 use crate::{ClientStats, Error};
 
 /// The counters of one client. Relaxed: each is read by itself, and nothing follows from the order of two.
@@ -12,22 +13,35 @@ pub(crate) struct Counters {
     calls_in_flight: AtomicU64,
     retries: AtomicU64,
     undetermined_writes: AtomicU64,
+    figures: Figures,
 }
 
 /// Counts a call as in flight until it is dropped.
 #[derive(Debug)]
-pub(crate) struct CallInFlight<'a>(&'a Counters);
+pub(crate) struct CallInFlight<'a> {
+    counters: &'a Counters,
+    begun: BegunCall<'a>,
+}
 
 impl Counters {
     /// A message of `commands` commands was handed to the transport.
     pub(crate) fn count_message(&self, commands: usize) {
         self.command_messages.fetch_add(1, Ordering::Relaxed);
         self.commands.fetch_add(commands as u64, Ordering::Relaxed);
+        self.figures.note_message(commands);
     }
 
-    pub(crate) fn call(&self) -> CallInFlight<'_> {
+    pub(crate) fn call(&self, kind: CallKind) -> CallInFlight<'_> {
         self.calls_in_flight.fetch_add(1, Ordering::Relaxed);
-        CallInFlight(self)
+        CallInFlight {
+            counters: self,
+            begun: self.figures.begin(kind),
+        }
+    }
+
+    /// What the feature `metrics` counts.
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.figures
     }
 
     /// The counters, without those of the stream of timestamps.
@@ -44,20 +58,25 @@ impl Counters {
 }
 
 impl CallInFlight<'_> {
-    pub(crate) fn count_retry(&self) {
-        self.0.retries.fetch_add(1, Ordering::Relaxed);
+    /// Another attempt follows one that ended with `error`.
+    pub(crate) fn count_retry(&self, error: &Error) {
+        self.counters.retries.fetch_add(1, Ordering::Relaxed);
+        self.counters.figures.note_retry(error);
     }
 
-    /// The call ends with this error.
-    pub(crate) fn count_error(&self, error: &Error) {
-        if matches!(error, Error::Undetermined { .. }) {
-            self.0.undetermined_writes.fetch_add(1, Ordering::Relaxed);
+    /// The call ends with this result.
+    pub(crate) fn end<T>(&mut self, result: &Result<T, Error>) {
+        if matches!(result, Err(Error::Undetermined { .. })) {
+            let undetermined = &self.counters.undetermined_writes;
+            undetermined.fetch_add(1, Ordering::Relaxed);
         }
+        self.begun.end(result);
     }
 }
 
 impl Drop for CallInFlight<'_> {
     fn drop(&mut self) {
-        self.0.calls_in_flight.fetch_sub(1, Ordering::Relaxed);
+        let calls_in_flight = &self.counters.calls_in_flight;
+        calls_in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

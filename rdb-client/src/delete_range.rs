@@ -5,6 +5,7 @@
 
 use rdb_proto::kvrpc::RawDeleteRangeRequest;
 
+use crate::figures::CallKind;
 use crate::retry::{Deadline, Failure};
 use crate::routing::Router;
 use crate::{Error, KeyRange};
@@ -22,10 +23,10 @@ pub(crate) async fn delete_range(
         let cause = "it is not above the start, so the range is empty; expected a range of at least one key";
         return Err(Error::invalid_argument("end_key", None, cause));
     }
-    let mut retry = router.retry(deadline);
+    let mut retry = router.retry(deadline, CallKind::RawDeleteRange);
     loop {
         match delete_first_part(router, &left, deadline).await {
-            Ok(None) => return Ok(()),
+            Ok(None) => return retry.end(Ok(())),
             Ok(Some(rest)) => {
                 retry.part_was_applied();
                 left = rest;

@@ -66,6 +66,21 @@
 //! An application needs tokio's feature `rt` and a runtime of either kind with `enable_all()`. This crate enables the other
 //! features of tokio that it uses. It has no default features. Its feature `cli` is for `rdbctl` only.
 //!
+//! # Metrics
+//!
+//! [`Client::stats`] has the most important counts. With the feature `metrics`, clients also report to the recorder of the
+//! crate [`metrics`](https://docs.rs/metrics): calls by kind and outcome and how long they took, retries, region lookups,
+//! connections, and the sizes of messages. All names begin with `flaredb_client_`; `docs/monitoring.md` lists them. The
+//! example `client_metrics` writes them as Prometheus reads them.
+//!
+//! Install the recorder before [`Client::connect`]: a client keeps to the one that it finds then. For the same reason the
+//! recorder must not forget figures that stand still for a while.
+//!
+//! ```toml
+//! [dependencies]
+//! rdb-client = { path = "…", features = ["metrics"] }
+//! ```
+//!
 //! # Where things are
 //!
 //! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`,
@@ -75,7 +90,7 @@
 //!   `detach` for values out of large messages
 //! - one request: `rpc` (the message), `routing` (its store), `fate` (whether it was applied), `retry` (the next attempt)
 //! - concurrent requests: `dispatch` (point reads and writes share streams), `tso` (calls share requests)
-//! - below them: `stream` (keeping one open), `connection` (one per address), `counters`
+//! - below them: `stream` (keeping one open), `connection` (one per address), `counters`, `figures` (the feature `metrics`)
 
 #![forbid(unsafe_code)]
 
@@ -89,6 +104,7 @@ mod detach;
 mod dispatch;
 mod error;
 mod fate;
+mod figures;
 mod health;
 mod key;
 mod limits;

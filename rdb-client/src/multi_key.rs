@@ -88,7 +88,7 @@ async fn run<R: MultiKeyRequest>(
     deadline: Deadline,
     mut answered: impl FnMut(Vec<Placed<R::Entry>>, R::Answer) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut retry = router.retry(deadline);
+    let mut retry = router.retry(deadline, R::KIND);
     let mut left: Vec<Placed<R::Entry>> = entries.into_iter().enumerate().collect();
     while !left.is_empty() {
         let groups = match group::<R>(router, &left, deadline).await {
@@ -106,7 +106,9 @@ async fn run<R: MultiKeyRequest>(
                     if R::ACCESS == Access::Write {
                         retry.part_was_applied();
                     }
-                    answered(entries, response)?;
+                    if let Err(error) = answered(entries, response) {
+                        return retry.end(Err(error));
+                    }
                 }
                 Err(failure) => {
                     left.extend(entries);
@@ -119,7 +121,7 @@ async fn run<R: MultiKeyRequest>(
         }
         left.sort_unstable_by_key(|(position, _)| *position);
     }
-    Ok(())
+    retry.end(Ok(()))
 }
 
 /// Entries by region. Two entries of one key always come into one group, even if the cache changes meanwhile.

@@ -39,8 +39,7 @@ impl Client {
             key,
             value: self.limits().checked_value(value.into())?,
         };
-        self.router().call(request, deadline).await?;
-        Ok(())
+        self.router().call(request, deadline, |_| Ok(())).await
     }
 
     /// Reads one value from the raw keyspace; `None`: there is no such key. ([`Client::get`] reads the versioned one.)
@@ -52,8 +51,8 @@ impl Client {
         let deadline = self.deadline();
         let key = self.limits().checked_key(key)?;
         let request = kvrpc::RawGetRequest { context: None, key };
-        let response = self.router().call(request, deadline).await?;
-        Ok(response.value)
+        let value = |response: kvrpc::RawGetResponse| Ok(response.value);
+        self.router().call(request, deadline, value).await
     }
 
     /// Deletes one key. A key that does not exist is no error.
@@ -65,8 +64,7 @@ impl Client {
         let deadline = self.deadline();
         let key = self.limits().checked_key(key)?;
         let request = kvrpc::RawDeleteRequest { context: None, key };
-        self.router().call(request, deadline).await?;
-        Ok(())
+        self.router().call(request, deadline, |_| Ok(())).await
     }
 
     /// Writes several values. Those in one region are written together: all or none, visible at once. A batch over several

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tonic::Status;
 
 use crate::connection::Channel;
+use crate::figures::CallKind;
 use crate::retry::{Deadline, Failure};
 use crate::routing::Route;
 use crate::rpc::{Access, DataRequest};
@@ -90,6 +91,8 @@ impl DataRequest for BeginCheckRequest {
     /// One check more replaces the one before.
     const ACCESS: Access = Access::Read;
 
+    const KIND: CallKind = CallKind::Control;
+
     fn set_context(&mut self, context: Context) {
         self.context = Some(context);
     }
@@ -105,6 +108,8 @@ impl DataRequest for TransferLeaderRequest {
 
     /// One transfer more to the same store changes nothing.
     const ACCESS: Access = Access::Read;
+
+    const KIND: CallKind = CallKind::Control;
 
     fn set_context(&mut self, context: Context) {
         self.context = Some(context);
@@ -125,7 +130,7 @@ impl Client {
     /// [`Error::InvalidArgument`] when the store has no replica that may lead; else when it does not lead in time.
     pub async fn transfer_leader(&self, route: &RegionRoute, to_store: u64) -> Result<u64, Error> {
         let (router, deadline) = (self.router(), self.deadline());
-        let mut retry = router.retry(deadline);
+        let mut retry = router.retry(deadline, CallKind::Control);
         loop {
             let attempt = async {
                 let found = self.locate(route, deadline).await?;
@@ -143,7 +148,7 @@ impl Client {
                 }
             };
             match attempt.await {
-                Ok(term) => return Ok(term),
+                Ok(term) => return retry.end(Ok(term)),
                 Err(failure) => retry.next_attempt(failure).await?,
             }
         }
@@ -203,7 +208,7 @@ impl Client {
 
     async fn begin_check(&self, route: &RegionRoute) -> Result<Position, Error> {
         let (router, deadline) = (self.router(), self.deadline());
-        let mut retry = router.retry(deadline);
+        let mut retry = router.retry(deadline, CallKind::Control);
         loop {
             let attempt = async {
                 let found = self.locate(route, deadline).await?;
@@ -215,7 +220,7 @@ impl Client {
                 })
             };
             match attempt.await {
-                Ok(position) => return Ok(position),
+                Ok(position) => return retry.end(Ok(position)),
                 Err(failure) => retry.next_attempt(failure).await?,
             }
         }

@@ -11,6 +11,7 @@ use futures::poll;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::counters::{CallInFlight, Counters};
+use crate::figures::CallKind;
 use crate::{Cause, Error};
 
 /// Upper bound of the first wait.
@@ -126,9 +127,9 @@ pub(crate) struct Retry<'a> {
 
 impl<'a> Retry<'a> {
     /// A call that begins now.
-    pub(crate) fn until(deadline: Deadline, counters: &'a Counters) -> Self {
+    pub(crate) fn until(deadline: Deadline, kind: CallKind, counters: &'a Counters) -> Self {
         Self {
-            call: counters.call(),
+            call: counters.call(kind),
             deadline,
             waits: 0,
             at_once: 0,
@@ -149,30 +150,37 @@ impl<'a> Retry<'a> {
     /// What the call has to end with: the failure is final, or the deadline would come before the next attempt.
     pub(crate) async fn next_attempt(&mut self, failure: Failure) -> Result<(), Error> {
         let (pace, error) = match failure {
-            Failure::Final(error) => return Err(self.ended(error)),
+            Failure::Final(error) => return self.failed(error),
             Failure::Again { pace, error } => (pace, error),
         };
         let wait = self.next_wait(pace, fastrand::f64());
         if wait >= self.deadline.remaining() {
-            return Err(self.ended(error));
+            return self.failed(error);
         }
         if !wait.is_zero() {
             tracing::debug!(wait_ms = wait.as_millis(), %error, "trying again");
             sleep(wait).await;
         }
+        self.call.count_retry(&error);
         self.last = Some(error);
-        self.call.count_retry();
         Ok(())
     }
 
-    /// What the call ends with after this error.
-    fn ended(&self, error: Error) -> Error {
+    /// The call ends with this result of an attempt.
+    pub(crate) fn end<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
+        self.call.end(&result);
+        result
+    }
+
+    /// Ends the call after this error.
+    fn failed(&mut self, error: Error) -> Result<(), Error> {
         let mut error = self.with_last_cause(error);
         if self.is_partly_applied {
             error = error.after_partial_write();
         }
-        self.call.count_error(&error);
-        error
+        let failed = Err(error);
+        self.call.end(&failed);
+        failed
     }
 
     /// Adds the error of the last attempt to a deadline that came in the middle of one. That error says more.
@@ -221,7 +229,7 @@ mod tests {
     static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);
 
     fn retry_until(deadline: Deadline) -> Retry<'static> {
-        Retry::until(deadline, &COUNTERS)
+        Retry::until(deadline, CallKind::RawGet, &COUNTERS)
     }
 
     fn again(pace: Pace) -> Failure {
@@ -290,7 +298,8 @@ mod tests {
     #[tokio::test]
     async fn retries_calls_in_flight_and_open_fates_are_counted() {
         let counters = Counters::default();
-        let mut retry = Retry::until(Deadline::after(Duration::from_secs(60)), &counters);
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let mut retry = Retry::until(deadline, CallKind::RawBatchPut, &counters);
         retry
             .next_attempt(again(Pace::AtOnce))
             .await

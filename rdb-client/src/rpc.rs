@@ -13,6 +13,7 @@ use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tonic::Status;
 
 use crate::connection::Channel;
+use crate::figures::CallKind;
 
 /// Whether a request writes. It decides what an unknown fate means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,9 @@ pub(crate) trait DataRequest: Clone + Send + Sync + 'static {
 
     const ACCESS: Access;
 
+    /// What its call counts as.
+    const KIND: CallKind;
+
     fn set_context(&mut self, context: Context);
 
     /// Sends the request once.
@@ -44,11 +48,12 @@ where
 }
 
 macro_rules! data_requests {
-    ($($request:ident, $access:ident => $client:ident::$method:ident $(, $command:ident)? -> $answer:ident;)*) => {$(
+    ($($request:ident, $access:ident => $client:ident::$method:ident, $kind:ident -> $answer:ident;)*) => {$(
         impl DataRequest for kvrpc::$request {
             type Answer = kvrpc::$answer;
 
             const ACCESS: Access = Access::$access;
+            const KIND: CallKind = CallKind::$kind;
 
             fn set_context(&mut self, context: Context) {
                 self.context = Some(context);
@@ -76,11 +81,11 @@ rdb_proto::point_commands!(data_requests);
 rdb_proto::point_commands!(point_requests);
 
 data_requests! {
-    RawBatchPutRequest, Write => KvRawClient::raw_batch_put -> RawBatchPutResponse;
-    RawBatchDeleteRequest, Write => KvRawClient::raw_batch_delete -> RawBatchDeleteResponse;
-    RawBatchGetRequest, Read => KvRawClient::raw_batch_get -> RawBatchGetResponse;
-    RawScanRequest, Read => KvRawClient::raw_scan -> RawScanResponse;
-    RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range -> RawDeleteRangeResponse;
-    BatchGetRequest, Read => KvCasClient::batch_get -> BatchGetResponse;
-    ScanRequest, Read => KvCasClient::scan -> ScanResponse;
+    RawBatchPutRequest, Write => KvRawClient::raw_batch_put, RawBatchPut -> RawBatchPutResponse;
+    RawBatchDeleteRequest, Write => KvRawClient::raw_batch_delete, RawBatchDelete -> RawBatchDeleteResponse;
+    RawBatchGetRequest, Read => KvRawClient::raw_batch_get, RawBatchGet -> RawBatchGetResponse;
+    RawScanRequest, Read => KvRawClient::raw_scan, RawScan -> RawScanResponse;
+    RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range, RawDeleteRange -> RawDeleteRangeResponse;
+    BatchGetRequest, Read => KvCasClient::batch_get, BatchGet -> BatchGetResponse;
+    ScanRequest, Read => KvCasClient::scan, Scan -> ScanResponse;
 }

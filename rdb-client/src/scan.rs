@@ -149,10 +149,10 @@ impl<R: PageRequest> Scan<R> {
     /// The next page, and the rest of the range behind it.
     async fn fetch(&self, range: KeyRange) -> Result<(Vec<R::Entry>, Option<KeyRange>), Error> {
         let deadline = self.client.deadline();
-        let mut retry = self.client.router().retry(deadline);
+        let mut retry = self.client.router().retry(deadline, R::KIND);
         loop {
             match self.fetch_once(&range, deadline).await {
-                Ok(fetched) => return Ok(fetched),
+                Ok(fetched) => return retry.end(Ok(fetched)),
                 Err(failure) => retry.next_attempt(failure).await?,
             }
         }

@@ -85,12 +85,12 @@ impl Client {
             expected_version,
             value,
         };
-        let response = self.router().call(request, deadline).await?;
-        match response.result {
+        let version = |response: kvrpc::CompareAndSwapResponse| match response.result {
             Some(swap::Result::Swapped(swapped)) => Ok(swapped.version),
             Some(swap::Result::Conflict(conflict)) => Err(conflict.into()),
             None => Err(no_result()),
-        }
+        };
+        self.router().call(request, deadline, version).await
     }
 
     /// Reads value and version from the versioned keyspace; `None`: there is no such key. ([`Client::raw_get`] reads the raw
@@ -112,11 +112,12 @@ impl Client {
         deadline: Deadline,
     ) -> Result<Option<Versioned>, Error> {
         let request = kvrpc::GetRequest { context: None, key };
-        let response = self.router().call(request, deadline).await?;
-        Ok(response.entry.map(|entry| Versioned {
+        let versioned = |entry: kvrpc::Versioned| Versioned {
             version: entry.version,
             value: entry.value,
-        }))
+        };
+        let found = |response: kvrpc::GetResponse| Ok(response.entry.map(versioned));
+        self.router().call(request, deadline, found).await
     }
 
     /// Deletes a key if its version is `expected_version`, at least 1.
@@ -137,12 +138,12 @@ impl Client {
             key,
             expected_version,
         };
-        let response = self.router().call(request, deadline).await?;
-        match response.result {
+        let deleted = |response: kvrpc::CompareAndDeleteResponse| match response.result {
             Some(deletion::Result::Deleted(kvrpc::Deleted {})) => Ok(()),
             Some(deletion::Result::Conflict(conflict)) => Err(conflict.into()),
             None => Err(no_result()),
-        }
+        };
+        self.router().call(request, deadline, deleted).await
     }
 
     /// Reads several values with their versions: one for each key, in the order of the keys; `None`: there is no such key.

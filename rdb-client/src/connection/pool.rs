@@ -20,7 +20,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::Channel;
+use crate::counters::Counters;
 use crate::fate;
+use crate::figures::OpenConnection;
 
 /// An open connection.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct Connection {
     pub(crate) id: u64,
     /// The cluster that the peer named; unset until it was asked.
     pub(crate) cluster_id: Arc<OnceLock<u64>>,
+    /// Counts it as open for as long as somebody holds it.
+    _open: Arc<OpenConnection>,
 }
 
 /// Why there is no connection, in one sentence that names the address.
@@ -42,6 +46,7 @@ type Connecting = Shared<BoxFuture<'static, Result<Connection, ConnectFailure>>>
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
     connect_timeout: Duration,
+    counters: Arc<Counters>,
     slots: Mutex<Slots>,
 }
 
@@ -70,9 +75,10 @@ impl Slot {
 }
 
 impl ConnectionPool {
-    pub(crate) fn new(connect_timeout: Duration) -> Self {
+    pub(crate) fn new(connect_timeout: Duration, counters: Arc<Counters>) -> Self {
         Self {
             connect_timeout,
+            counters,
             slots: Mutex::default(),
         }
     }
@@ -121,7 +127,9 @@ impl ConnectionPool {
         slots.by_address.retain(|_, slot| !is_over(slot));
         slots.last_id += 1;
         let id = slots.last_id;
-        let connecting = connect(address.to_owned(), id).boxed().shared();
+        let counters = Arc::clone(&self.counters);
+        let connecting = connect(address.to_owned(), id, counters);
+        let connecting = connecting.boxed().shared();
         let slot = Slot {
             id,
             began_at: Instant::now(),
@@ -143,18 +151,30 @@ impl Slots {
     }
 }
 
-async fn connect(address: String, id: u64) -> Result<Connection, ConnectFailure> {
-    check_address(&address).map_err(|error| error.to_string())?;
-    let channel = Channel::connect(&address).await.map_err(|error| {
-        let error: &dyn std::error::Error = &*error;
-        format!("cannot connect to {address}: {}", innermost(error))
-    })?;
-    greet(&address, channel.clone()).await?;
+async fn connect(
+    address: String,
+    id: u64,
+    counters: Arc<Counters>,
+) -> Result<Connection, ConnectFailure> {
+    let channel = open(&address).await;
+    let channel = channel.inspect_err(|_| counters.figures().note_not_connected())?;
     Ok(Connection {
         channel,
         id,
         cluster_id: Arc::default(),
+        _open: Arc::new(counters.figures().note_connected()),
     })
+}
+
+/// A channel to a peer that has answered.
+async fn open(address: &str) -> Result<Channel, ConnectFailure> {
+    check_address(address).map_err(|error| error.to_string())?;
+    let channel = Channel::connect(address).await.map_err(|error| {
+        let error: &dyn std::error::Error = &*error;
+        format!("cannot connect to {address}: {}", innermost(error))
+    })?;
+    greet(address, channel.clone()).await?;
+    Ok(channel)
 }
 
 /// Waits for a first answer. Whatever has no health service is no process of a cluster.
@@ -189,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_that_ended_and_attempts_that_failed_are_forgotten() {
-        let pool = ConnectionPool::new(Duration::from_secs(60));
+        let pool = ConnectionPool::new(Duration::from_secs(60), Arc::default());
         for _ in 0..3 {
             // It answers the greeting, and closes.
             let peer = ScriptedPeer::start(vec![vec![Reaction::Answer]]).await;
@@ -211,7 +231,7 @@ mod tests {
         const CONNECT_TIMEOUT: Duration = Duration::from_millis(10);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
-        let pool = ConnectionPool::new(CONNECT_TIMEOUT);
+        let pool = ConnectionPool::new(CONNECT_TIMEOUT, Arc::default());
         let mut silent = Vec::new();
         for attempt in 1..=3 {
             // Its deadline is before the pool's, unless this machine is busy.

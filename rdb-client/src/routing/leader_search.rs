@@ -35,6 +35,8 @@ impl Routes {
     /// Looks for the leader of the region of `suspect`, which holds `key`, until there is news.
     pub(super) async fn search(self: Arc<Self>, key: Bytes, suspect: Arc<Route>) -> Found {
         tracing::debug!(region_id = suspect.region.id, "looking for the leader");
+        let counters = &self.placement_driver.counters;
+        counters.figures().note_leader_search();
         let peers = suspect.to_each_peer();
         let peers = peers.map(|peer| self.ask_peer_until_news(peer).boxed());
         let placement_driver = self.ask_placement_driver_until_news(&key, &suspect).boxed();

@@ -21,6 +21,7 @@ use tonic::{Code, Response, Status};
 
 use crate::connection::{Channel, Connection, ConnectionPool};
 use crate::counters::Counters;
+use crate::figures::CallKind;
 use crate::retry::{Deadline, Failure, Retry};
 use crate::rpc::Access;
 use crate::stream::End;
@@ -43,7 +44,7 @@ pub(crate) struct PlacementDriver {
     held_connections: ConnectionPool,
     /// How long one member may take while there is something else to try.
     pub(super) connect_timeout: Duration,
-    pub(super) counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// Something that a member answers for as long as it is held, such as a stream.
@@ -87,8 +88,8 @@ impl PlacementDriver {
             members,
             preferred: AtomicUsize::new(0),
             cluster_id: OnceLock::new(),
-            connections: Arc::new(ConnectionPool::new(connect_timeout)),
-            held_connections: ConnectionPool::new(connect_timeout),
+            connections: Arc::new(ConnectionPool::new(connect_timeout, Arc::clone(&counters))),
+            held_connections: ConnectionPool::new(connect_timeout, Arc::clone(&counters)),
             connect_timeout,
             counters,
         })
@@ -107,10 +108,25 @@ impl PlacementDriver {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut retry = Retry::until(deadline, &self.counters);
+        self.ask_for(CallKind::Control, deadline, question, Ok)
+            .await
+    }
+
+    /// The same for a call of this kind. `result` is what it ends with after an answer.
+    pub(crate) async fn ask_for<A, F, T>(
+        &self,
+        kind: CallKind,
+        deadline: Deadline,
+        question: impl Fn(PdClient<Channel>) -> F,
+        result: impl FnOnce(A) -> Result<T, Error>,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut retry = Retry::until(deadline, kind, &self.counters);
         loop {
             match self.ask_once(deadline, &question).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return retry.end(result(answer)),
                 Err(failure) => retry.next_attempt(failure).await?,
             }
         }

@@ -18,6 +18,7 @@ use super::routes::Routes;
 use crate::connection::{Connection, ConnectionPool};
 use crate::counters::Counters;
 use crate::dispatch::{AddressedCommand, Dispatcher, Interrupted, Lane};
+use crate::figures::CallKind;
 use crate::retry::{Deadline, Failure, Pace, Retry};
 use crate::rpc::{Access, DataRequest, PointRequest};
 use crate::{Error, fate};
@@ -71,17 +72,19 @@ impl Router {
     }
 
     /// The attempts of a call that begins now.
-    pub(crate) fn retry(&self, deadline: Deadline) -> Retry<'_> {
-        Retry::until(deadline, self.counters())
+    pub(crate) fn retry(&self, deadline: Deadline, kind: CallKind) -> Retry<'_> {
+        Retry::until(deadline, kind, self.counters())
     }
 
-    /// Sends a request to the region that holds its key until it is answered or the deadline comes.
-    pub(crate) async fn call<R: PointRequest>(
+    /// Sends a request to the region that holds its key until it is answered or the deadline comes. `result` is what the call
+    /// ends with after an answer.
+    pub(crate) async fn call<R: PointRequest, T>(
         &self,
         request: R,
         deadline: Deadline,
-    ) -> Result<R::Answer, Error> {
-        let mut retry = self.retry(deadline);
+        result: impl FnOnce(R::Answer) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut retry = self.retry(deadline, R::KIND);
         loop {
             let attempt = async {
                 let route = self.locate(request.key(), deadline).await?;
@@ -95,7 +98,7 @@ impl Router {
                 }
             };
             match attempt.await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return retry.end(result(answer)),
                 Err(failure) => retry.next_attempt(failure).await?,
             }
         }

@@ -287,6 +287,13 @@ impl Routes {
 
     /// Asks the placement driver, and takes in what it says. Calls have deadlines of their own.
     pub(super) async fn ask(&self, key: &Bytes, timeout: Duration) -> Found {
+        let found = self.answer(key, timeout).await;
+        let counters = &self.placement_driver.counters;
+        counters.figures().note_region_lookup(found.is_ok());
+        found
+    }
+
+    async fn answer(&self, key: &Bytes, timeout: Duration) -> Found {
         let request = GetRegionRequest { key: key.clone() };
         let deadline = Deadline::after(timeout);
         let answer = self.placement_driver.ask_once(deadline, |mut client| {

@@ -24,11 +24,14 @@ mod rounds;
 mod stream;
 mod watermark;
 
-use rdb_proto::pdpb::GetTsoRequest;
+use rdb_proto::pdpb::pd_client::PdClient;
+use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 
 use self::call::Call;
 pub(crate) use self::stream::TimestampStream;
 pub(crate) use self::watermark::Watermark;
+use crate::connection::Channel;
+use crate::figures::CallKind;
 use crate::retry::Deadline;
 use crate::{Client, Error, Timestamp, Timestamps};
 
@@ -52,7 +55,13 @@ impl Client {
         self.limits().check_tso_count(count)?;
         let deadline = self.deadline();
         let first = match self.tso_stream() {
-            Some(stream) => Call::new(stream, count, deadline).await?,
+            Some(stream) => {
+                // It is in flight as long as its seat is taken.
+                let mut begun = self.router().counters().figures().begin(CallKind::Tso);
+                let first = Call::new(stream, count, deadline).await;
+                begun.end(&first);
+                first?
+            }
             None => self.tso_unary(count, deadline).await?,
         };
         Timestamps::new(first, count).ok_or_else(unasked)
@@ -62,13 +71,15 @@ impl Client {
         let placement_driver = self.router().placement_driver();
         let mark = self.watermark().mark();
         let request = GetTsoRequest { count: Some(count) };
-        let asked = placement_driver.ask(deadline, |mut client| async move {
-            client.get_tso(request).await
-        });
-        let answer = asked.await?;
-        placement_driver.check_cluster(answer.cluster_id)?;
-        self.watermark().raise(mark, count, &answer)?;
-        Ok(answer.first)
+        let question = |mut client: PdClient<Channel>| async move { client.get_tso(request).await };
+        let first = |answer: GetTsoResponse| -> Result<u64, Error> {
+            placement_driver.check_cluster(answer.cluster_id)?;
+            self.watermark().raise(mark, count, &answer)?;
+            Ok(answer.first)
+        };
+        placement_driver
+            .ask_for(CallKind::Tso, deadline, question, first)
+            .await
     }
 }
 

@@ -192,6 +192,9 @@ impl Traffic for SharedRounds {
             return Taken::Yield;
         }
         if let Some(count) = state.rounds.send(now) {
+            drop(state);
+            let counters = &self.placement_driver.counters;
+            counters.figures().note_timestamp_request(count);
             return Taken::Request(GetTsoRequest { count: Some(count) });
         }
         let before = state.gate.sleep(waker);

@@ -19,6 +19,15 @@ async fn every_example_says_what_it_is_there_to_show() {
         ),
         ("lock", &["slow writes with its old token: false"]),
         ("queue", &["4 consumers took 20 messages"]),
+        #[cfg(feature = "metrics")]
+        (
+            "client_metrics",
+            &[
+                "flaredb_client_calls_total{kind=\"raw_put\",outcome=\"ok\"} 100",
+                "flaredb_client_calls_total{kind=\"compare_and_swap\",outcome=\"conflict\"} 1",
+                "# TYPE flaredb_client_call_duration_seconds histogram",
+            ],
+        ),
         (
             "timestamps",
             &[

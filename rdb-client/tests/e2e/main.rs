@@ -19,6 +19,8 @@ mod idle;
 mod load;
 #[cfg(feature = "cli")]
 mod membership;
+#[cfg(feature = "metrics")]
+mod monitoring;
 #[cfg(feature = "cli")]
 mod rdbctl;
 mod replicated;

@@ -25,7 +25,7 @@ use crate::connection::scripted_peer::{INTERNAL_ERROR, Reaction, ScriptedPeer};
 const HANG_GUARD: Duration = Duration::from_secs(60);
 
 fn target(address: &str) -> Target {
-    let connections = Arc::new(ConnectionPool::new(HANG_GUARD));
+    let connections = Arc::new(ConnectionPool::new(HANG_GUARD, Arc::default()));
     Target::new(address, connections, Arc::default(), MESSAGE_COMMANDS_MAX)
 }
 

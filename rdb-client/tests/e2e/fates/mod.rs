@@ -13,7 +13,7 @@ mod connections;
 mod leaders;
 mod placement;
 mod placement_driver;
-mod proxy;
+pub(crate) mod proxy;
 mod routes;
 mod scans;
 mod store;

@@ -1,0 +1,44 @@
+//! What a client counts for the facade `metrics`, if its feature of that name is on.
+//!
+//! - [`Figures`]: the handles of one client. They are registered when it connects, at the recorder that is installed then.
+//! - [`BegunCall`]: counts one call by what it does and how it ends, and measures it.
+//!
+//! Without the feature both are empty, and so is all that they do.
+//!
+//! Invariants:
+//! - Noting looks nothing up, takes no lock and allocates nothing. What a recorder does behind a handle is its own affair.
+//! - A call is counted once, before its caller has the result. One whose future is dropped is counted as given up.
+//! - No label takes a value from a key, a value or an address.
+
+#[cfg(feature = "metrics")]
+mod recorded;
+#[cfg(not(feature = "metrics"))]
+mod unrecorded;
+
+#[cfg(feature = "metrics")]
+pub(crate) use recorded::{BegunCall, Figures, OpenConnection};
+#[cfg(not(feature = "metrics"))]
+pub(crate) use unrecorded::{BegunCall, Figures, OpenConnection};
+
+/// What a call does. Calls on data have the names that stores give them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallKind {
+    RawPut,
+    RawGet,
+    RawDelete,
+    RawBatchPut,
+    RawBatchDelete,
+    RawBatchGet,
+    /// One page.
+    RawScan,
+    RawDeleteRange,
+    CompareAndSwap,
+    Get,
+    CompareAndDelete,
+    BatchGet,
+    /// One page.
+    Scan,
+    Tso,
+    /// A question about the cluster, or what an operator asks for.
+    Control,
+}

@@ -1,0 +1,432 @@
+//! The figures as handles of the facade `metrics`.
+
+use std::time::Instant;
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+
+use super::CallKind;
+use crate::Error;
+
+const CALLS: &str = "flaredb_client_calls_total";
+const CALL_DURATION: &str = "flaredb_client_call_duration_seconds";
+const CALLS_IN_FLIGHT: &str = "flaredb_client_calls_in_flight";
+const RETRIES: &str = "flaredb_client_retries_total";
+const REGION_LOOKUPS: &str = "flaredb_client_region_lookups_total";
+const LEADER_SEARCHES: &str = "flaredb_client_leader_searches_total";
+const CONNECTIONS: &str = "flaredb_client_connections";
+const CONNECTION_ATTEMPTS: &str = "flaredb_client_connection_attempts_total";
+const MESSAGE_COMMANDS: &str = "flaredb_client_message_commands";
+const TSO_REQUEST_TIMESTAMPS: &str = "flaredb_client_tso_request_timestamps";
+
+macro_rules! labelled {
+    ($name:ident { $($variant:ident = $label:literal,)* }) => {
+        impl $name {
+            const ALL: &[Self] = &[$(Self::$variant),*];
+
+            fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+
+labelled! {
+    CallKind {
+        RawPut = "raw_put",
+        RawGet = "raw_get",
+        RawDelete = "raw_delete",
+        RawBatchPut = "raw_batch_put",
+        RawBatchDelete = "raw_batch_delete",
+        RawBatchGet = "raw_batch_get",
+        RawScan = "raw_scan",
+        RawDeleteRange = "raw_delete_range",
+        CompareAndSwap = "compare_and_swap",
+        Get = "get",
+        CompareAndDelete = "compare_and_delete",
+        BatchGet = "batch_get",
+        Scan = "scan",
+        Tso = "tso",
+        Control = "control",
+    }
+}
+
+/// How a call ended: well, as an [`Error`] says, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Conflict,
+    Undetermined,
+    Invalid,
+    NotFound,
+    Refused,
+    Busy,
+    Unavailable,
+    DeadlineExceeded,
+    DataLoss,
+    ClusterMismatch,
+    Internal,
+    /// Its future was dropped. A write may have been applied.
+    GivenUp,
+}
+
+labelled! {
+    Outcome {
+        Done = "ok",
+        Conflict = "conflict",
+        Undetermined = "undetermined",
+        Invalid = "invalid",
+        NotFound = "not_found",
+        Refused = "refused",
+        Busy = "busy",
+        Unavailable = "unavailable",
+        DeadlineExceeded = "deadline_exceeded",
+        DataLoss = "data_loss",
+        ClusterMismatch = "cluster_mismatch",
+        Internal = "internal",
+        GivenUp = "given_up",
+    }
+}
+
+/// What a call is tried again for.
+const RETRIED: [Outcome; 4] = [
+    Outcome::Unavailable,
+    Outcome::Busy,
+    Outcome::DeadlineExceeded,
+    Outcome::ClusterMismatch,
+];
+
+impl From<&Error> for Outcome {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Conflict { .. } => Self::Conflict,
+            Error::Undetermined { .. } => Self::Undetermined,
+            Error::InvalidArgument { .. } => Self::Invalid,
+            Error::NotFound { .. } => Self::NotFound,
+            Error::Refused { .. } => Self::Refused,
+            Error::Busy { .. } => Self::Busy,
+            Error::Unavailable { .. } => Self::Unavailable,
+            Error::DeadlineExceeded { .. } => Self::DeadlineExceeded,
+            Error::DataLoss { .. } => Self::DataLoss,
+            Error::ClusterMismatch { .. } => Self::ClusterMismatch,
+            Error::Internal { .. } => Self::Internal,
+        }
+    }
+}
+
+impl CallKind {
+    /// Whether a call of this kind is expected to end so. These counts are there from the start: a rate needs the first 0.
+    fn can_end(self, outcome: Outcome) -> bool {
+        let is_swap = matches!(self, Self::CompareAndSwap | Self::CompareAndDelete);
+        let may_change = is_swap
+            || matches!(
+                self,
+                Self::RawPut
+                    | Self::RawDelete
+                    | Self::RawBatchPut
+                    | Self::RawBatchDelete
+                    | Self::RawDeleteRange
+                    | Self::Control
+            );
+        match outcome {
+            Outcome::Conflict => is_swap,
+            Outcome::Undetermined => may_change,
+            Outcome::NotFound | Outcome::Refused => self == Self::Control,
+            Outcome::DataLoss => !matches!(self, Self::Tso | Self::Control),
+            Outcome::Done
+            | Outcome::Invalid
+            | Outcome::Busy
+            | Outcome::Unavailable
+            | Outcome::DeadlineExceeded
+            | Outcome::ClusterMismatch
+            | Outcome::Internal
+            | Outcome::GivenUp => true,
+        }
+    }
+}
+
+/// The handles of one client. Those of all clients of a process add to the same figures.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    /// By kind.
+    calls: Box<[OfKind]>,
+    calls_in_flight: Gauge,
+    /// By outcome.
+    retries: Box<[Option<Counter>]>,
+    region_lookups: Counter,
+    region_lookups_failed: Counter,
+    leader_searches: Counter,
+    connections: Gauge,
+    connections_made: Counter,
+    connections_failed: Counter,
+    message_commands: Histogram,
+    tso_request_timestamps: Histogram,
+}
+
+#[derive(Debug)]
+struct OfKind {
+    /// By outcome. `None`: it is not expected, and is registered when it comes.
+    ended: Box<[Option<Counter>]>,
+    duration: Histogram,
+}
+
+impl OfKind {
+    fn register(kind: CallKind) -> Self {
+        let ended = Outcome::ALL.iter().map(|&outcome| {
+            let is_expected = kind.can_end(outcome);
+            is_expected.then(|| calls_ended(kind, outcome))
+        });
+        Self {
+            ended: ended.collect(),
+            duration: histogram!(CALL_DURATION, "kind" => kind.name()),
+        }
+    }
+}
+
+fn calls_ended(kind: CallKind, outcome: Outcome) -> Counter {
+    counter!(CALLS, "kind" => kind.name(), "outcome" => outcome.name())
+}
+
+fn retries_after(outcome: Outcome) -> Counter {
+    counter!(RETRIES, "reason" => outcome.name())
+}
+
+/// Registers all of them.
+impl Default for Figures {
+    fn default() -> Self {
+        describe();
+        let retries = Outcome::ALL.iter().map(|outcome| {
+            let is_expected = RETRIED.contains(outcome);
+            is_expected.then(|| retries_after(*outcome))
+        });
+        Self {
+            calls: CallKind::ALL
+                .iter()
+                .copied()
+                .map(OfKind::register)
+                .collect(),
+            calls_in_flight: gauge!(CALLS_IN_FLIGHT),
+            retries: retries.collect(),
+            region_lookups: counter!(REGION_LOOKUPS, "outcome" => "ok"),
+            region_lookups_failed: counter!(REGION_LOOKUPS, "outcome" => "failed"),
+            leader_searches: counter!(LEADER_SEARCHES),
+            connections: gauge!(CONNECTIONS),
+            connections_made: counter!(CONNECTION_ATTEMPTS, "outcome" => "ok"),
+            connections_failed: counter!(CONNECTION_ATTEMPTS, "outcome" => "failed"),
+            message_commands: histogram!(MESSAGE_COMMANDS),
+            tso_request_timestamps: histogram!(TSO_REQUEST_TIMESTAMPS),
+        }
+    }
+}
+
+fn describe() {
+    describe_counter!(
+        CALLS,
+        Unit::Count,
+        "Calls that ended, by what they do and how they ended. A scan counts each page, and an update its reads and swaps."
+    );
+    describe_histogram!(
+        CALL_DURATION,
+        Unit::Seconds,
+        "Time from the beginning of a call until its end, retries included."
+    );
+    describe_gauge!(
+        CALLS_IN_FLIGHT,
+        Unit::Count,
+        "Calls that have begun and not ended."
+    );
+    describe_counter!(
+        RETRIES,
+        Unit::Count,
+        "Attempts that calls made after their first one, by what had ended the one before."
+    );
+    describe_counter!(
+        REGION_LOOKUPS,
+        Unit::Count,
+        "Questions to the placement driver where a key is."
+    );
+    describe_counter!(
+        LEADER_SEARCHES,
+        Unit::Count,
+        "Times that all peers of a region were asked who leads it."
+    );
+    describe_gauge!(
+        CONNECTIONS,
+        Unit::Count,
+        "Connections that this client holds. One that breaks is counted until it is missed."
+    );
+    describe_counter!(
+        CONNECTION_ATTEMPTS,
+        Unit::Count,
+        "Attempts to connect, by whether they came to a connection."
+    );
+    describe_histogram!(
+        MESSAGE_COMMANDS,
+        Unit::Count,
+        "Commands in each message to a store. Concurrent reads and writes of single keys share messages."
+    );
+    describe_histogram!(
+        TSO_REQUEST_TIMESTAMPS,
+        Unit::Count,
+        "Timestamps that each request on the shared stream asks for."
+    );
+}
+
+impl Figures {
+    /// A call begins.
+    pub(crate) fn begin(&self, kind: CallKind) -> BegunCall<'_> {
+        self.calls_in_flight.increment(1.0);
+        BegunCall {
+            figures: self,
+            kind,
+            begun_at: Instant::now(),
+            outcome: Outcome::GivenUp,
+        }
+    }
+
+    /// A call is tried again after this error.
+    pub(crate) fn note_retry(&self, error: &Error) {
+        let outcome = Outcome::from(error);
+        match self.retries.get(outcome as usize) {
+            Some(Some(retries)) => retries.increment(1),
+            _ => retries_after(outcome).increment(1),
+        }
+    }
+
+    /// A message with so many commands is handed to the transport.
+    pub(crate) fn note_message(&self, commands: usize) {
+        self.message_commands.record(commands as f64);
+    }
+
+    /// A request for so many timestamps is.
+    pub(crate) fn note_timestamp_request(&self, count: u32) {
+        self.tso_request_timestamps.record(count);
+    }
+
+    /// The placement driver has answered where a key is, or has not.
+    pub(crate) fn note_region_lookup(&self, is_found: bool) {
+        let lookups = if is_found {
+            &self.region_lookups
+        } else {
+            &self.region_lookups_failed
+        };
+        lookups.increment(1);
+    }
+
+    /// The peers of a region are asked who leads it.
+    pub(crate) fn note_leader_search(&self) {
+        self.leader_searches.increment(1);
+    }
+
+    /// A connection was made. It counts as open until what is returned is dropped.
+    pub(crate) fn note_connected(&self) -> OpenConnection {
+        self.connections_made.increment(1);
+        self.connections.increment(1.0);
+        OpenConnection {
+            connections: self.connections.clone(),
+        }
+    }
+
+    /// A connection could not be made.
+    pub(crate) fn note_not_connected(&self) {
+        self.connections_failed.increment(1);
+    }
+}
+
+/// A call that has begun. It is counted when this is dropped.
+#[derive(Debug)]
+#[must_use = "it ends when this is dropped"]
+pub(crate) struct BegunCall<'a> {
+    figures: &'a Figures,
+    kind: CallKind,
+    begun_at: Instant,
+    outcome: Outcome,
+}
+
+impl BegunCall<'_> {
+    /// The call has this result.
+    pub(crate) fn end<T>(&mut self, result: &Result<T, Error>) {
+        self.outcome = match result {
+            Ok(_) => Outcome::Done,
+            Err(error) => error.into(),
+        };
+    }
+}
+
+impl Drop for BegunCall<'_> {
+    fn drop(&mut self) {
+        let Self {
+            figures,
+            kind,
+            outcome,
+            ..
+        } = *self;
+        figures.calls_in_flight.decrement(1.0);
+        let Some(of_kind) = figures.calls.get(kind as usize) else {
+            return;
+        };
+        match of_kind.ended.get(outcome as usize) {
+            Some(Some(ended)) => ended.increment(1),
+            _ => calls_ended(kind, outcome).increment(1),
+        }
+        of_kind.duration.record(self.begun_at.elapsed());
+    }
+}
+
+/// A connection that is held.
+#[derive(Debug)]
+pub(crate) struct OpenConnection {
+    connections: Gauge,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.connections.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Handles are found by position.
+    #[test]
+    fn kinds_and_outcomes_stand_in_the_lists_where_their_numbers_say() {
+        for (position, kind) in CallKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, position);
+        }
+        for (position, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, position);
+        }
+    }
+
+    #[test]
+    fn only_swaps_conflict_and_only_what_changes_something_can_be_undetermined() {
+        let ending = |outcome: Outcome| {
+            let kinds = CallKind::ALL.iter().filter(|kind| kind.can_end(outcome));
+            kinds.map(|kind| kind.name()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ending(Outcome::Conflict),
+            ["compare_and_swap", "compare_and_delete"]
+        );
+        assert_eq!(
+            ending(Outcome::Undetermined),
+            [
+                "raw_put",
+                "raw_delete",
+                "raw_batch_put",
+                "raw_batch_delete",
+                "raw_delete_range",
+                "compare_and_swap",
+                "compare_and_delete",
+                "control",
+            ]
+        );
+        assert_eq!(ending(Outcome::Done).len(), CallKind::ALL.len());
+    }
+}

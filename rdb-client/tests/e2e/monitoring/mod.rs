@@ -1,0 +1,7 @@
+//! What is there for people who watch a cluster: the client's figures.
+
+mod client;
+// What a recorder keeps.
+#[allow(dead_code, reason = "the example writes it, the tests look at it")]
+#[path = "../../../examples/client_metrics/recorder.rs"]
+mod recorder;
