@@ -102,6 +102,7 @@ stage() {
   install -m 644 LICENSE README.md CHANGELOG.md "$1"
   install -m 644 docs/configuration.md docs/monitoring.md "$1/docs"
   install -D -m 644 -t "$1/docs/systemd" docs/systemd/*.service
+  install -D -m 644 -t "$1/docs/monitoring" docs/monitoring/*
   "$bin_dir/rdbctl" manual "$1/share/man/man1" >/dev/null
   for shell in bash fish zsh; do
     "$bin_dir/rdbctl" completions "$shell" >"$1/share/completions/rdbctl.$shell"
