@@ -11,7 +11,7 @@ use crate::dispatch::Dispatcher;
 use crate::retry::Deadline;
 use crate::routing::{PlacementDriver, Router};
 use crate::tso::{TimestampStream, Watermark};
-use crate::{ClientStats, Config, Error, Limits};
+use crate::{ClientStats, Config, Error, Limits, TraceContext};
 
 /// A connection to a cluster.
 ///
@@ -26,6 +26,7 @@ use crate::{ClientStats, Config, Error, Limits};
 pub struct Client {
     shared: Arc<Shared>,
     timeout: Duration,
+    trace: Option<TraceContext>,
 }
 
 struct Shared {
@@ -98,14 +99,37 @@ impl Client {
                 tso_stream,
             }),
             timeout: config.timeout,
+            trace: None,
         })
     }
 
     /// The same client with another timeout for each call.
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
             timeout,
+            ..self.clone()
+        }
+    }
+
+    /// The same client for calls that are parts of a trace. Servers note the trace in their logs of slow commands, and, where they are
+    /// set up for that, send spans of a sampled one to a collector. `None`: its calls are parts of no trace.
+    ///
+    /// Calls are sent together with those of other traces as before. What they share has no trace: timestamps from
+    /// [`Client::tso`], which calls get with one request, and the search for the leader of a region.
+    ///
+    /// ```no_run
+    /// # use rdb_client::{Client, TraceContext};
+    /// # async fn example(client: Client, traceparent: &str) -> Result<(), rdb_client::Error> {
+    /// // An invalid `traceparent` counts as none.
+    /// let client = client.with_trace(traceparent.parse::<TraceContext>().ok());
+    /// client.raw_put("k1", "v1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_trace(&self, trace: impl Into<Option<TraceContext>>) -> Self {
+        Self {
+            trace: trace.into(),
+            ..self.clone()
         }
     }
 
@@ -140,9 +164,9 @@ impl Client {
         &self.shared.watermark
     }
 
-    /// The deadline of a call that begins now.
+    /// The deadline of a call that begins now, with the trace of the client.
     pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(self.timeout)
+        Deadline::after(self.timeout).in_trace(self.trace)
     }
 }
 

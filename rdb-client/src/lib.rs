@@ -61,6 +61,11 @@
 //!
 //! [`Client::update`] does this.
 //!
+//! # Traces
+//!
+//! A call can be a part of a trace: [`Client::with_trace`] takes the [`TraceContext`] that its caller has, in the form of the W3C's
+//! `traceparent`. This crate makes no spans of its own, and depends on no tracing library.
+//!
 //! # What it needs
 //!
 //! An application needs tokio's feature `rt` and a runtime of either kind with `enable_all()`. This crate enables the other
@@ -126,6 +131,7 @@ mod update;
 mod versioned;
 
 pub use bytes::Bytes;
+pub use rdb_proto::trace::{InvalidTraceContext, TraceContext, TraceId};
 
 pub use client::Client;
 pub use config::Config;

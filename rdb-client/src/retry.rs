@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::counters::{CallInFlight, Counters};
 use crate::figures::CallKind;
-use crate::{Cause, Error};
+use crate::{Cause, Error, TraceContext};
 
 /// Upper bound of the first wait.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
@@ -27,22 +27,37 @@ const AT_ONCE_MAX: u32 = 3;
 /// Longest timeout. A longer one could overflow the clock.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// When a call has to end.
+/// When a call has to end. It is with everything that is done for the call, and so has the trace that this is a part of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     at: Instant,
     timeout: Duration,
+    trace: Option<TraceContext>,
 }
 
 impl Deadline {
     pub(crate) fn after(timeout: Duration) -> Self {
         let at = Instant::now() + timeout.min(TIMEOUT_MAX);
-        Self { at, timeout }
+        Self {
+            at,
+            timeout,
+            trace: None,
+        }
+    }
+
+    /// The same for what is a part of this trace.
+    pub(crate) fn in_trace(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// The trace that what has this deadline is a part of.
+    pub(crate) fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     /// The earlier of this deadline and `timeout` from now.
     pub(crate) fn sooner(self, timeout: Duration) -> Self {
-        let other = Self::after(timeout);
+        let other = Self::after(timeout).in_trace(self.trace);
         if other.at < self.at { other } else { self }
     }
 

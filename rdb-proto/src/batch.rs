@@ -11,6 +11,7 @@
 mod messages;
 mod responses;
 mod server;
+mod traces;
 
 use std::marker::PhantomData;
 
@@ -23,6 +24,7 @@ use crate::kvrpc::{BatchRequest, BatchResponse};
 
 pub use messages::Messages;
 pub use server::{KvBatch, KvBatchServer};
+pub use traces::{Traces, push_trace};
 
 /// A message with its size on the wire.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -120,6 +122,7 @@ mod tests {
             cluster_id: 7,
             store_id: u64::MAX,
             commands: commands.into_iter().collect(),
+            traces: Bytes::from_static(b"no context"),
         }
     }
 

@@ -4,7 +4,7 @@
 //! `proto/`, which are the reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the
 //! message's buffer.
 //! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]), what
-//! processes count ([`figures`]), and the transport that servers and clients share ([`transport`]).
+//! processes count ([`figures`]), which traces calls are parts of ([`trace`]), and the transport that servers and clients share ([`transport`]).
 //!
 //! This crate knows nothing of storage, routing or the cluster.
 
@@ -19,6 +19,7 @@ pub mod rare_line;
 pub mod region;
 pub mod response;
 pub mod slow_log;
+pub mod trace;
 pub mod transport;
 
 /// Shared types: stores, regions, request contexts, limits.

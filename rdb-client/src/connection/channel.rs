@@ -16,6 +16,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rdb_proto::trace::{TRACEPARENT, TraceContext};
 use rdb_proto::transport::limits::{
     CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
     KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
@@ -115,6 +116,8 @@ pub(crate) struct Channel {
     places: PollSemaphore,
     /// The place of this clone's next call.
     place: Option<OwnedSemaphorePermit>,
+    /// What this clone's calls are a part of.
+    trace: Option<TraceContext>,
 }
 
 type Sent = Result<Response<Incoming>, TrySendError<Request<Body>>>;
@@ -165,6 +168,7 @@ impl Clone for Channel {
             authority: self.authority.clone(),
             places: self.places.clone(),
             place: None,
+            trace: self.trace,
         }
     }
 }
@@ -201,6 +205,7 @@ impl Channel {
             authority,
             places: PollSemaphore::new(Arc::new(Semaphore::new(CALLS_MAX))),
             place: None,
+            trace: None,
         })
     }
 
@@ -208,6 +213,14 @@ impl Channel {
     pub(crate) async fn take_place(&mut self) {
         // It cannot fail.
         let _ = poll_fn(|context| self.poll_ready(context)).await;
+    }
+
+    /// The same for calls that are parts of this trace. It keeps its place.
+    pub(crate) fn traced(self, trace: Option<&TraceContext>) -> Self {
+        Self {
+            trace: trace.copied(),
+            ..self
+        }
     }
 
     /// Whether the connection takes no more requests.
@@ -223,6 +236,10 @@ impl Channel {
         // A stub's path is a path.
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
+        if let Some(trace) = &self.trace {
+            let headers = request.headers_mut();
+            headers.insert(TRACEPARENT, trace.header_value());
+        }
         request
     }
 }

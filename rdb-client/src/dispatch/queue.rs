@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use rdb_proto::batch::push_trace;
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand, BatchRequest, batch_command::Request};
 use rdb_proto::metapb::Context;
+use rdb_proto::trace::TraceContext;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -30,12 +32,13 @@ const MESSAGE_BYTES_FULL: usize = 256 << 10;
 pub(crate) struct AddressedCommand {
     pub(crate) context: Context,
     pub(crate) request: Request,
+    pub(crate) trace: Option<TraceContext>,
 }
 
 impl AddressedCommand {
     /// What it counts in the queue, in bytes.
     pub(super) fn room_bytes(&self) -> usize {
-        /// Memory of the queue's entries and the slot.
+        /// Memory of the queue's entries and the slot, and the trace.
         const OVERHEAD_BYTES: usize = 256;
         OVERHEAD_BYTES + self.request.encoded_len()
     }
@@ -136,6 +139,7 @@ impl Queue {
             ..BatchRequest::default()
         };
         let (mut message_bytes, mut freed_bytes) = (0, 0);
+        let mut traces = Vec::new();
         let sent_at = Instant::now();
         while request.commands.len() < self.message_commands_max
             && message_bytes < MESSAGE_BYTES_FULL
@@ -162,8 +166,12 @@ impl Queue {
                 continue;
             }
             message_bytes += waiting.room_bytes;
+            if let Some(trace) = &waiting.command.trace {
+                push_trace(&mut traces, request.commands.len(), trace);
+            }
             request.commands.push(self.sent(waiting, sent_at));
         }
+        request.traces = traces.into();
         if request.commands.is_empty() {
             // The one before is of the same transport.
             let _ = self.gate.sleep(waker.clone());
@@ -175,7 +183,9 @@ impl Queue {
     /// Notes a command as sent, and gives it its id.
     fn sent(&mut self, waiting: Waiting, sent_at: Instant) -> BatchCommand {
         let Waiting {
-            command: AddressedCommand { context, request },
+            command: AddressedCommand {
+                context, request, ..
+            },
             slot,
             room_bytes,
         } = waiting;

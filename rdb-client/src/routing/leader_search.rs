@@ -44,7 +44,7 @@ impl Routes {
         let found = self.cache().locate(&key).cloned();
         match found {
             Some(found) => Ok(found),
-            None => self.ask(&key, self.placement_driver.connect_timeout).await,
+            None => self.ask(&key, self.question_deadline()).await,
         }
     }
 
@@ -93,11 +93,14 @@ impl Routes {
         while !self.has_news(suspect) {
             sleep(wait.mul_f64(1.0 - fastrand::f64() / 2.0)).await;
             wait = wait.saturating_mul(2);
-            let timeout = self.placement_driver.connect_timeout;
-            if let Err(failure) = self.ask(key, timeout).await {
+            if let Err(failure) = self.ask(key, self.question_deadline()).await {
                 tracing::debug!(?failure, "the placement driver does not know either");
             }
         }
+    }
+
+    fn question_deadline(&self) -> Deadline {
+        Deadline::after(self.placement_driver.connect_timeout)
     }
 
     /// Whether more is known of the region of `sought` than that its leader does not answer.

@@ -282,7 +282,8 @@ impl PlacementDriver {
     {
         let asked = async {
             let connection = self.connection(connections, member).await?;
-            let answer = question(client(&connection)).await;
+            let channel = connection.channel.clone().traced(share.trace());
+            let answer = question(client(channel)).await;
             let answer = self.received(connections, member, &connection, answer)?;
             Ok((answer, connection.id))
         };
@@ -306,7 +307,7 @@ impl PlacementDriver {
             self.check_cluster(*found)?;
             return Ok(connection);
         }
-        let answer = client(&connection)
+        let answer = client(connection.channel.clone())
             .get_cluster_info(GetClusterInfoRequest {})
             .await;
         if let Err(status) = &answer
@@ -378,6 +379,6 @@ impl Member {
     }
 }
 
-fn client(connection: &Connection) -> PdClient<Channel> {
-    PdClient::new(connection.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+fn client(channel: Channel) -> PdClient<Channel> {
+    PdClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }

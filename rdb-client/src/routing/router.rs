@@ -122,7 +122,7 @@ impl Router {
     ) -> Result<R::Answer, Failure> {
         let Connection { channel, id, .. } = self.connect(route, deadline).await?;
         request.set_context(self.routes.context(route));
-        let mut answer = pin!(request.send(channel));
+        let mut answer = pin!(request.send(channel.traced(deadline.trace())));
         let answer = match self.await_leader(route, deadline, &mut answer).await {
             Err(Silence::Superseded) if R::ACCESS == Access::Write => {
                 deadline.limit(answer).await.ok_or(Silence::Late)
@@ -151,6 +151,7 @@ impl Router {
         let command = AddressedCommand {
             context: self.routes.context(route),
             request: request.into(),
+            trace: deadline.trace().copied(),
         };
         let submitted = pin!(lane.submit(command));
         let mut answer = match self.await_leader(route, deadline, submitted).await {

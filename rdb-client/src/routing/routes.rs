@@ -20,8 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::placement_driver::PlacementDriver;
 use super::region_cache::{PeerStore, RegionCache, Route, Suspicion};
-use crate::Error;
 use crate::retry::{Deadline, Failure, Pace};
+use crate::{Error, TraceContext};
 
 /// The routes to all regions, as far as they are known.
 #[derive(Debug)]
@@ -221,7 +221,7 @@ impl Routes {
     /// Waits for the lookup of `key`, together with all calls for the same hole of the cache.
     async fn look_up(self: &Arc<Self>, key: &[u8], deadline: Deadline) -> Found {
         loop {
-            let lookup = self.lookup(key);
+            let lookup = self.lookup(key, deadline.trace());
             let Some(found) = deadline.limit(lookup).await else {
                 return Err(self.not_found(key, deadline));
             };
@@ -248,8 +248,12 @@ impl Routes {
         }
     }
 
-    /// The lookup that is under way for the hole that `key` lies in, or a new one.
-    fn lookup(self: &Arc<Self>, key: &[u8]) -> Shared<BoxFuture<'static, Found>> {
+    /// The lookup that is under way for the hole that `key` lies in, or a new one, which is a part of `trace`.
+    fn lookup(
+        self: &Arc<Self>,
+        key: &[u8],
+        trace: Option<&TraceContext>,
+    ) -> Shared<BoxFuture<'static, Found>> {
         let cache = self.cache();
         let hole = cache.hole(key);
         let known = cache.locate(key).cloned();
@@ -268,7 +272,8 @@ impl Routes {
             // It waits for nobody for long.
             Some(suspect) => (tokio::spawn(this.search(key, suspect)), Duration::MAX),
             None => {
-                let asking = async move { this.ask(&key, CALL_TIMEOUT).await };
+                let deadline = Deadline::after(CALL_TIMEOUT).in_trace(trace.copied());
+                let asking = async move { this.ask(&key, deadline).await };
                 let patience = self.placement_driver.connect_timeout;
                 (tokio::spawn(asking), patience)
             }
@@ -286,16 +291,15 @@ impl Routes {
     }
 
     /// Asks the placement driver, and takes in what it says. Calls have deadlines of their own.
-    pub(super) async fn ask(&self, key: &Bytes, timeout: Duration) -> Found {
-        let found = self.answer(key, timeout).await;
+    pub(super) async fn ask(&self, key: &Bytes, deadline: Deadline) -> Found {
+        let found = self.answer(key, deadline).await;
         let counters = &self.placement_driver.counters;
         counters.figures().note_region_lookup(found.is_ok());
         found
     }
 
-    async fn answer(&self, key: &Bytes, timeout: Duration) -> Found {
+    async fn answer(&self, key: &Bytes, deadline: Deadline) -> Found {
         let request = GetRegionRequest { key: key.clone() };
-        let deadline = Deadline::after(timeout);
         let answer = self.placement_driver.ask_once(deadline, |mut client| {
             let request = request.clone();
             async move { client.get_region(request).await }

@@ -293,10 +293,14 @@ mod tests {
     };
     use super::super::methods::Method;
     use super::*;
-    use crate::kvrpc::{KeyValue, RawBatchGetRequest, RawBatchPutRequest};
+    use crate::batch::push_trace;
+    use crate::kvrpc::{
+        BatchCommand, BatchRequest, KeyValue, RawBatchGetRequest, RawBatchPutRequest,
+    };
     use crate::metapb::{Context, Peer, RegionEpoch};
     use crate::pdpb::{RegionReport, StoreHeartbeatRequest};
     use crate::raftpb::{Append, Entry, Envelope, Item, LogId, item};
+    use crate::trace::TraceContext;
 
     const HEARTBEAT: &str = "/pdpb.Pd/StoreHeartbeat";
     const PUT: &str = "/kvrpc.KvRaw/RawBatchPut";
@@ -329,6 +333,26 @@ mod tests {
         };
         let fault = check("/kvrpc.KvCas/BatchGet", &keys.encode_to_vec()).expect_err("refused");
         assert_eq!(fault.field, "keys");
+    }
+
+    /// Releases that do not know the field have these bounds, too.
+    #[test]
+    fn a_message_of_the_most_commands_can_have_a_trace_for_each() {
+        let mut traces = Vec::new();
+        for position in 0..BATCH_COMMANDS_MAX {
+            let trace = TraceContext::new([1; 16], [1; 8], true).expect("no zeros");
+            push_trace(&mut traces, position, &trace);
+        }
+        let message = BatchRequest {
+            cluster_id: u64::MAX,
+            store_id: u64::MAX,
+            commands: vec![BatchCommand::default(); BATCH_COMMANDS_MAX],
+            traces: traces.into(),
+        };
+        assert_eq!(
+            check("/kvrpc.KvBatch/Batch", &message.encode_to_vec()),
+            Ok(())
+        );
     }
 
     #[test]

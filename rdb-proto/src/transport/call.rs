@@ -14,6 +14,7 @@ use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES}
 use super::methods::Requests;
 use super::stream_places::StreamPlace;
 use super::unserved::Waited;
+use crate::trace::TraceContext;
 
 /// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
 ///
@@ -33,6 +34,7 @@ pub struct CallBudget {
     method: usize,
     charges: Mutex<Charges>,
     waited: Waited,
+    trace: Option<TraceContext>,
     _place: StreamPlace,
 }
 
@@ -63,10 +65,12 @@ impl CallBudget {
             stores: process,
         };
         let connection = Connection::new(&process, CancellationToken::new());
+        let trace = TraceContext::of_headers(request.metadata().as_ref());
         Self::new(
             Arc::new(connection),
             Requests::Unary,
             OTHER_INDEX,
+            trace,
             None,
             None,
         )
@@ -76,6 +80,7 @@ impl CallBudget {
         connection: Arc<Connection>,
         requests: Requests,
         method: usize,
+        trace: Option<TraceContext>,
         base: Option<Reservation>,
         place: StreamPlace,
     ) -> Arc<Self> {
@@ -90,6 +95,7 @@ impl CallBudget {
             method,
             charges: Mutex::new(charges),
             waited: Waited::default(),
+            trace,
             _place: place,
         })
     }
@@ -110,6 +116,11 @@ impl CallBudget {
         self.connection.peer
     }
 
+    /// The trace that the call is a part of. `None` for a stream: what its messages ask for are parts of many.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
+    }
+
     /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what
     /// the handler adds. A handler takes it, for what it counts and times. What nobody takes is told of when the call ends.
     pub fn waited(&self) -> &Waited {
@@ -122,14 +133,15 @@ impl CallBudget {
         if waited > Duration::ZERO {
             let is_refused = self.is_refused();
             self.connection
-                .note_unserved(self.method, waited, is_refused);
+                .note_unserved(self.method, self.trace, waited, is_refused);
         }
     }
 
     /// The call is refused, and no handler has seen it.
     pub(super) fn note_refused(&self) {
         let waited = self.waited.take();
-        self.connection.note_unserved(self.method, waited, true);
+        self.connection
+            .note_unserved(self.method, self.trace, waited, true);
     }
 
     /// Keeps `reservation` until the answer is sent. On a stream: until the next messages are sent.
@@ -258,6 +270,20 @@ mod tests {
     fn reserve(call: &CallBudget, bytes: usize) -> Reservation {
         let reserved = call.bytes_in_flight().try_reserve(bytes);
         reserved.expect("there is room")
+    }
+
+    #[test]
+    fn a_call_is_a_part_of_the_trace_that_its_metadata_name_if_it_is_valid() {
+        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = |traceparent: &str| {
+            let mut request = Request::new(());
+            let value = traceparent.parse().expect("text");
+            request.metadata_mut().insert("traceparent", value);
+            CallBudget::of(&request).trace().map(ToString::to_string)
+        };
+        assert_eq!(traced(valid).as_deref(), Some(valid));
+        assert_eq!(traced(&valid.to_uppercase()), None);
+        assert_eq!(call().trace(), None);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::services::Services;
 use super::stream_places::StreamPlace;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 use super::unserved::WaitingCall;
+use crate::trace::TraceContext;
 
 /// A call with a larger head does not wait for room.
 const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
@@ -77,6 +78,7 @@ impl CallService {
             connection,
             method.requests,
             counted.method(),
+            trace_of(method, &request),
             Some(base),
             place,
         );
@@ -119,7 +121,8 @@ impl CallService {
     ) -> Response<Departing> {
         let budgets = self.connection.budgets(method.requests);
         let wait = method.requests.admission_wait();
-        let waiting = WaitingCall::begin(&self.connection, counted.method());
+        let trace = trace_of(method, &request);
+        let waiting = WaitingCall::begin(&self.connection, counted.method(), trace);
         match budgets.reserve(base_bytes, wait).await {
             Ok(base) => {
                 let base = (base, waiting.admitted());
@@ -133,9 +136,15 @@ impl CallService {
     }
 
     /// Refuses a call without a wait.
-    fn refuse_at_once(&self, method: &'static Method, counted: CountedCall) -> Response<Departing> {
-        let index = counted.method();
-        self.connection.note_unserved(index, Duration::ZERO, true);
+    fn refuse_at_once(
+        &self,
+        method: &'static Method,
+        request: &Request<Incoming>,
+        counted: CountedCall,
+    ) -> Response<Departing> {
+        let (index, trace) = (counted.method(), trace_of(method, request));
+        self.connection
+            .note_unserved(index, trace, Duration::ZERO, true);
         self.refuse(method, refused(method), counted)
     }
 
@@ -146,8 +155,17 @@ impl CallService {
         counted: CountedCall,
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
-        let call = CallBudget::new(connection, method.requests, counted.method(), None, None);
+        let (requests, index) = (method.requests, counted.method());
+        let call = CallBudget::new(connection, requests, index, None, None, None);
         Departing::respond(method, answer, call, counted)
+    }
+}
+
+/// The trace that a call is a part of. A stream is none's: its messages are of many.
+fn trace_of<B>(method: &Method, request: &Request<B>) -> Option<TraceContext> {
+    match method.requests {
+        Requests::Unary => TraceContext::of_headers(request.headers()),
+        _ => None,
     }
 }
 
@@ -176,7 +194,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         if self.is_for_stores && method.requests != Requests::StoreStream {
             // A client. It may find room the next time.
             self.connection.closing.cancel();
-            return Box::pin(ready(Ok(self.refuse_at_once(method, counted))));
+            return Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))));
         }
         let place = match self.connection.streams.take(method.requests) {
             Ok(place) => place,
@@ -195,7 +213,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             }
             // What waits is not charged.
             None if head_bytes > WAITING_HEAD_BYTES_MAX => {
-                Box::pin(ready(Ok(self.refuse_at_once(method, counted))))
+                Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))))
             }
             None => {
                 let later = self.clone();

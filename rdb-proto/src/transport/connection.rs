@@ -32,6 +32,7 @@ use super::socket::Socket;
 use super::stream_places::StreamPlaces;
 use super::traffic::{Patience, Traffic};
 use super::unserved::{UnservedCall, UnservedCalls};
+use crate::trace::TraceContext;
 
 /// What the calls of one connection share.
 #[derive(Debug)]
@@ -80,7 +81,13 @@ impl Connection {
     }
 
     /// Tells of a call that no handler saw. `method` is its position in the names.
-    pub(super) fn note_unserved(&self, method: usize, waited: Duration, is_refused: bool) {
+    pub(super) fn note_unserved(
+        &self,
+        method: usize,
+        trace: Option<TraceContext>,
+        waited: Duration,
+        is_refused: bool,
+    ) {
         let Some(unserved) = &self.unserved else {
             return;
         };
@@ -89,6 +96,7 @@ impl Connection {
             service,
             method,
             peer: self.peer,
+            trace,
             waited,
             is_refused,
         });

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use crate::trace::TraceContext;
 
 /// A call that no handler saw.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub struct UnservedCall {
     pub method: &'static str,
     /// Where its connection comes from.
     pub peer: Option<SocketAddr>,
+    /// The trace that it is a part of.
+    pub trace: Option<TraceContext>,
     /// How long it waited for room.
     pub waited: Duration,
     /// Whether it was refused since there was none. Otherwise it ended while or after it waited: its client has given it up, or
@@ -87,15 +90,21 @@ impl Drop for Wait<'_> {
 pub(super) struct WaitingCall {
     connection: Arc<Connection>,
     method: usize,
+    trace: Option<TraceContext>,
     /// `None`: it does not wait any more.
     since: Option<Instant>,
 }
 
 impl WaitingCall {
-    pub(super) fn begin(connection: &Arc<Connection>, method: usize) -> Self {
+    pub(super) fn begin(
+        connection: &Arc<Connection>,
+        method: usize,
+        trace: Option<TraceContext>,
+    ) -> Self {
         Self {
             connection: Arc::clone(connection),
             method,
+            trace,
             since: Some(Instant::now()),
         }
     }
@@ -115,7 +124,7 @@ impl WaitingCall {
         if let Some(since) = self.since.take() {
             let waited = since.elapsed();
             self.connection
-                .note_unserved(self.method, waited, is_refused);
+                .note_unserved(self.method, self.trace, waited, is_refused);
         }
     }
 }

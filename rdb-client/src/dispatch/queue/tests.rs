@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use futures::FutureExt;
 use futures::task::{ArcWake, waker};
+use rdb_proto::batch::Traces;
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::{
     BatchAnswer, BatchRequest, RawGetRequest, RawGetResponse, batch_command::Request,
@@ -18,6 +19,15 @@ use super::*;
 const ROOM_BYTES: usize = 10;
 
 fn push_to(queue: &mut Queue, store_id: u64, key: &str) -> (Next, Answer) {
+    push_traced(queue, store_id, key, None)
+}
+
+fn push_traced(
+    queue: &mut Queue,
+    store_id: u64,
+    key: &str,
+    trace: Option<TraceContext>,
+) -> (Next, Answer) {
     let (slot, answer) = Slot::new();
     let context = Context {
         store_id,
@@ -30,6 +40,7 @@ fn push_to(queue: &mut Queue, store_id: u64, key: &str) -> (Next, Answer) {
     let command = AddressedCommand {
         context,
         request: Request::RawGet(get),
+        trace,
     };
     (queue.push(command, slot, ROOM_BYTES), answer)
 }
@@ -109,6 +120,28 @@ fn what_waits_is_taken_together_in_its_order_and_each_gets_its_own_answer() {
     for (call, id) in calls.into_iter().zip(expected) {
         assert_eq!(call.now_or_never(), Some(Ok(response(id))));
     }
+}
+
+#[test]
+fn each_command_takes_its_trace_along_and_those_without_one_take_nothing() {
+    let (mut queue, stream_id) = open_queue();
+    let trace = |byte| TraceContext::new([byte; 16], [byte; 8], true).expect("no zeros");
+    let traces = [None, Some(trace(1)), Some(trace(2)), None, Some(trace(3))];
+    let mut calls: Vec<_> = traces
+        .iter()
+        .zip(["a", "left", "b", "c", "d"])
+        .map(|(&trace, key)| push_traced(&mut queue, 1, key, trace).1)
+        .collect();
+    drop(calls.remove(1));
+    let (request, _) = take(&mut queue, stream_id).expect("four commands");
+    assert_eq!(keys(&request).concat(), b"abcd");
+    let mut found = Traces::of(&request);
+    let found: Vec<_> = (0..4).map(|position| found.at(position)).collect();
+    assert_eq!(found, [None, Some(trace(2)), None, Some(trace(3))]);
+
+    let _call = push(&mut queue, "e");
+    let (request, _) = take(&mut queue, stream_id).expect("a command");
+    assert!(request.traces.is_empty());
 }
 
 #[test]
@@ -244,6 +277,7 @@ fn a_message_is_bounded_in_commands_and_bytes() {
         let command = AddressedCommand {
             context: Context::default(),
             request: Request::RawGet(RawGetRequest::default()),
+            trace: None,
         };
         queue.push(command, slot, MESSAGE_BYTES_FULL - 1);
         calls.push(answer);

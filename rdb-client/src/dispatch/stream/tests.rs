@@ -38,6 +38,7 @@ fn command() -> AddressedCommand {
     AddressedCommand {
         context: Default::default(),
         request: Request::RawGet(RawGetRequest::default()),
+        trace: None,
     }
 }
 

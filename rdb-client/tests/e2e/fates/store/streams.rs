@@ -36,6 +36,7 @@ fn answers(store: &Store, request: BatchRequest) -> Answers {
         cluster_id,
         store_id,
         commands,
+        ..
     } = request;
     let mut state = store.state();
     state.message_commands = state.message_commands.max(commands.len());
