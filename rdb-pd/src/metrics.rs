@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rdb_proto::figures::Counter;
 use rdb_proto::slow_log::SlowLog;
+use rdb_proto::spans::Spans;
 use rdb_proto::transport::HealthHandle;
 use rdb_proto::transport::status::{Exposition, Labels, Source, TransportMetrics};
 use rdb_storage::Storage;
@@ -26,13 +27,15 @@ pub(crate) struct Figures {
     pub(crate) heartbeats: Answers,
     /// Calls, and requests for timestamps on streams.
     pub(crate) slow: SlowLog,
+    pub(crate) spans: Spans,
 }
 
 impl Figures {
-    /// Figures whose slow calls are counted by `slow`, and told of.
-    pub(crate) fn told_by(slow: SlowLog) -> Self {
+    /// Figures whose slow calls are counted by `slow`, and told of. Those of sampled traces go to `spans`.
+    pub(crate) fn told_by(slow: SlowLog, spans: Spans) -> Self {
         Self {
             slow,
+            spans,
             ..Self::default()
         }
     }
@@ -211,6 +214,7 @@ impl PdSource {
             "Calls, and requests for timestamps, that took --slow-log-ms or longer. The log tells of one a second.",
             self.figures.slow.count(),
         )?;
+        self.figures.spans.write_to(exposition)?;
         self.figures.registrations.write_to(
             "flaredb_registrations_total",
             "Registrations of stores, by how they were answered. Each start of a store registers twice.",

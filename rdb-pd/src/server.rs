@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::slow_log::SlowLog;
+use rdb_proto::spans::{self, Origin, SpanExporter};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
@@ -39,6 +40,8 @@ pub struct Pd {
     keeping: JoinHandle<Option<()>>,
     /// Ends after what it shows has.
     status: Option<StatusServer>,
+    /// Ends after what it sends has been noted.
+    span_exporter: Option<SpanExporter>,
     health: HealthHandle,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
@@ -57,7 +60,13 @@ impl Pd {
             tracing::warn!("{advice}");
         }
         let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
-        let figures = Arc::new(Figures::told_by(slow));
+        let origin = Origin {
+            program: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            instance: config.addr.to_string(),
+        };
+        let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
+        let figures = Arc::new(Figures::told_by(slow, spans));
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(&figures);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
@@ -135,6 +144,7 @@ impl Pd {
             serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
             keeping: tokio::spawn(drains_when_it_ends(keeping, drain.clone())),
             status,
+            span_exporter,
             health: shown_health,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
@@ -169,7 +179,9 @@ impl ServerProcess for Pd {
         if let Some(status) = self.status {
             status.end().await;
         }
-        process::close(move || self.storage.close()).await?;
+        let closing = process::close(move || self.storage.close());
+        let (closed, ()) = tokio::join!(closing, spans::end(self.span_exporter));
+        closed?;
         kept?;
         served?
     }

@@ -19,6 +19,8 @@ pub mod rare_line;
 pub mod region;
 pub mod response;
 pub mod slow_log;
+#[cfg(feature = "process")]
+pub mod spans;
 pub mod trace;
 pub mod transport;
 

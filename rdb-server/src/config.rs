@@ -211,6 +211,12 @@ impl Config {
         Ok(())
     }
 
+    /// The address that tells this store from others, before it is known where it listens.
+    pub(crate) fn instance(&self) -> String {
+        let advertised = self.advertise_addr.clone();
+        advertised.unwrap_or_else(|| self.addr.to_string())
+    }
+
     pub(crate) fn timing(&self) -> Timing {
         Timing {
             heartbeat_ms: self.raft_heartbeat_ms,

@@ -10,6 +10,7 @@ use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::slow_log::SlowLog;
+use rdb_proto::spans::{self, Origin, SpanExporter};
 use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
@@ -48,6 +49,8 @@ pub struct Server {
     placement: JoinHandle<Result<(), ServerError>>,
     /// Ends after what it shows has.
     status: Option<StatusServer>,
+    /// Ends after what it sends has been noted.
+    span_exporter: Option<SpanExporter>,
     health: HealthHandle,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
@@ -64,7 +67,13 @@ impl Server {
         let handed_over = CancellationToken::new();
         let drain = CancellationToken::new();
         let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
-        let router = Router::new(drain.clone()).noting_in(Figures::told_by(slow));
+        let origin = Origin {
+            program: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            instance: config.instance(),
+        };
+        let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
+        let router = Router::new(drain.clone()).noting_in(Figures::told_by(slow, spans));
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(router.figures());
         let serve_options = ServeOptions {
             unserved: Some(unserved),
@@ -181,6 +190,7 @@ impl Server {
             serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
             placement: tokio::spawn(drains_when_it_ends(placement, drain.clone())),
             status,
+            span_exporter,
             health: shown_health,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
@@ -243,7 +253,9 @@ impl ServerProcess for Server {
             status.end().await;
         }
         let (regions, runtime) = (self.regions, Handle::current());
-        process::close(move || regions.close(&runtime)).await?;
+        let closing = process::close(move || regions.close(&runtime));
+        let (closed, ()) = tokio::join!(closing, spans::end(self.span_exporter));
+        closed?;
         placed??;
         served?
     }

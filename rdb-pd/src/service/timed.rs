@@ -1,13 +1,15 @@
 //! Calls that may be slow: from their arrival until they have an answer, or are given up.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use rdb_proto::spans::Span;
+use rdb_proto::trace::{TraceContext, TraceId};
 use rdb_proto::transport::{CallBudget, UnservedCall, UnservedCalls};
 use tonic::Status;
 
 use crate::metrics::Figures;
 
-/// Told of when it is dropped, if it was slow.
+/// Told of when it is dropped, if it was slow, or is a part of a sampled trace.
 #[must_use = "it is told of as given up unless it gets its result"]
 pub(super) struct Timed<'a> {
     figures: &'a Figures,
@@ -53,6 +55,18 @@ impl Drop for Timed<'_> {
         // What it has waited for room for its answer.
         let answer = self.call.waited().take();
         let total = now.saturating_duration_since(self.at) + self.admission;
+        let trace = self.call.trace().copied();
+        self.figures.send_span(trace, |trace| Span {
+            trace,
+            name: self.method,
+            outcome: self.outcome,
+            has_failed: false,
+            ended: SystemTime::now(),
+            took: total,
+            parts: vec![("admission", self.admission), ("answer", answer)],
+            region_id: None,
+            peer: self.call.peer(),
+        });
         let slow = &self.figures.slow;
         if !slow.is_slow(total) {
             return;
@@ -63,6 +77,7 @@ impl Drop for Timed<'_> {
                 outcome = self.outcome,
                 requests = self.count,
                 peer = self.call.peer().map(tracing::field::display),
+                trace_id = trace_id(trace).map(tracing::field::display),
                 total_ms = total.as_millis() as u64,
                 admission_ms = self.admission.as_millis() as u64,
                 answer_ms = answer.as_millis() as u64,
@@ -76,19 +91,35 @@ impl Drop for Timed<'_> {
 /// Calls that found no room, or were given up while they waited for some.
 impl UnservedCalls for Figures {
     fn note(&self, call: UnservedCall) {
-        if call.service != "pdpb.Pd" || !self.slow.is_slow(call.waited) {
+        if call.service != "pdpb.Pd" {
+            return;
+        }
+        let outcome = if call.is_refused {
+            "refused"
+        } else {
+            "given_up"
+        };
+        self.send_span(call.trace, |trace| Span {
+            trace,
+            name: call.method,
+            outcome,
+            has_failed: false,
+            ended: SystemTime::now(),
+            took: call.waited,
+            parts: vec![("admission", call.waited)],
+            region_id: None,
+            peer: call.peer,
+        });
+        if !self.slow.is_slow(call.waited) {
             return;
         }
         self.slow.tell(Instant::now(), 1, |left_out| {
             let waited_ms = call.waited.as_millis() as u64;
             tracing::warn!(
                 method = call.method,
-                outcome = if call.is_refused {
-                    "refused"
-                } else {
-                    "given_up"
-                },
+                outcome,
                 peer = call.peer.map(tracing::field::display),
+                trace_id = trace_id(call.trace).map(tracing::field::display),
                 total_ms = waited_ms,
                 admission_ms = waited_ms,
                 left_out,
@@ -98,16 +129,31 @@ impl UnservedCalls for Figures {
     }
 }
 
+impl Figures {
+    /// Sends the span of what is a part of a trace, if it is sampled.
+    fn send_span(&self, trace: Option<TraceContext>, span: impl FnOnce(TraceContext) -> Span) {
+        let sampled = trace.filter(TraceContext::is_sampled);
+        if let Some(trace) = sampled.filter(|_| self.spans.are_sent()) {
+            self.spans.offer(span(trace));
+        }
+    }
+}
+
+fn trace_id(trace: Option<TraceContext>) -> Option<TraceId> {
+    trace.map(|trace| trace.trace_id())
+}
+
 #[cfg(test)]
 mod tests {
     use rdb_proto::slow_log::SlowLog;
+    use rdb_proto::spans::Spans;
     use tonic::Request;
 
     use super::*;
 
     #[test]
     fn a_call_that_was_given_up_after_it_waited_for_room_is_slow() {
-        let figures = Figures::told_by(SlowLog::of_threshold_ms(60_000));
+        let figures = Figures::told_by(SlowLog::of_threshold_ms(60_000), Spans::default());
         let call = CallBudget::of(&Request::new(()));
         call.waited().add(Duration::from_secs(3600));
         drop(Timed::begin(&figures, &call, "GetTso"));

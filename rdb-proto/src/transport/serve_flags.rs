@@ -42,6 +42,11 @@ macro_rules! serve_flags {
             #[arg(default_value_t = $crate::slow_log::DEFAULT_THRESHOLD_MS)]
             pub slow_log_ms: u64,
 
+            /// Send a span for each command and call that is a part of a sampled trace (W3C `traceparent`) to this collector of
+            /// OpenTelemetry, by OTLP over gRPC. Needs a build with the cargo feature `otlp`.
+            #[arg(long, env = concat!($env, "_OTLP_ENDPOINT"), value_name = "http://HOST:PORT")]
+            pub otlp_endpoint: Option<$crate::spans::OtlpEndpoint>,
+
             /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace
             /// are FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
             #[arg(long, env = concat!($env, "_LOG_LEVEL"), value_name = "LEVEL")]
@@ -58,6 +63,7 @@ macro_rules! serve_flags {
                     idle_timeout_s: $crate::transport::limits::IDLE_TIMEOUT.as_secs(),
                     status_addr: None,
                     slow_log_ms: $crate::slow_log::DEFAULT_THRESHOLD_MS,
+                    otlp_endpoint: None,
                     log_level: $crate::transport::process::LogFilter::default(),
                 }
             }

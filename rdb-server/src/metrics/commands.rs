@@ -17,12 +17,13 @@ use rdb_proto::kvrpc::{
     compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
 use rdb_proto::slow_log::{KeyTag, SlowLog};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::spans::Spans;
 use rdb_proto::transport::status::{Exposition, Labels};
+use rdb_proto::transport::{CallBudget, UnservedCall};
 use tonic::Code;
 
-use super::Arrival;
 use super::slow::{self, Parts, SlowCommand};
+use super::{Arrival, Traced};
 use crate::error::Rejection;
 use crate::region::{PendingOutcomes, WriteProgress};
 
@@ -174,6 +175,11 @@ impl Answered {
         }
     }
 
+    /// Whether it is a failure of this store, rather than an answer that says what to do instead.
+    pub(super) fn is_failure(self) -> bool {
+        matches!(self, Self::Undetermined | Self::Failed)
+    }
+
     /// How a command was refused.
     pub(crate) fn by(rejection: &Rejection) -> Self {
         match rejection {
@@ -208,6 +214,7 @@ pub(crate) struct Commands {
     reads: Histogram,
     writes: Histogram,
     slow: SlowLog,
+    spans: Spans,
 }
 
 impl Default for Commands {
@@ -217,6 +224,7 @@ impl Default for Commands {
             reads: Histogram::of_durations(),
             writes: Histogram::of_durations(),
             slow: SlowLog::default(),
+            spans: Spans::default(),
         }
     }
 }
@@ -255,10 +263,11 @@ pub(crate) struct Begun<'a> {
 }
 
 impl Commands {
-    /// Commands whose slow ones are counted by `slow`, and told of.
-    pub(super) fn told_by(slow: SlowLog) -> Self {
+    /// Commands whose slow ones are counted by `slow`, and told of. Those of sampled traces go to `spans`.
+    pub(super) fn told_by(slow: SlowLog, spans: Spans) -> Self {
         Self {
             slow,
+            spans,
             ..Self::default()
         }
     }
@@ -289,17 +298,44 @@ impl Commands {
         &self.slow
     }
 
-    /// Tells of `count` commands that were answered, or given up, `now` if they were slow. `first` makes what is told.
-    pub(crate) fn tell_if_slow(
+    /// None yet of the commands that are answered together.
+    pub(crate) fn traced(&self) -> Traced {
+        Traced::sent_if(self.spans.are_sent())
+    }
+
+    /// Tells of `count` commands that were answered, or given up, `now`: in the log if they were slow, and by the spans of those that are
+    /// `traced`. `first` makes what is told of all of them, and of the first one.
+    pub(crate) fn tell(
         &self,
         arrival: &Arrival,
         now: Instant,
         count: usize,
+        traced: &Traced,
         first: impl FnOnce() -> SlowCommand,
     ) {
-        if self.slow.is_slow(arrival.took(now)) {
-            slow::tell(&self.slow, arrival, now, count, first);
+        let is_slow = self.slow.is_slow(arrival.took(now));
+        if !traced.has_spans() {
+            if is_slow {
+                slow::tell(&self.slow, arrival, now, count, traced, first);
+            }
+            return;
         }
+        let first = first();
+        traced.send(&self.spans, arrival, now, &first);
+        if is_slow {
+            slow::tell(&self.slow, arrival, now, count, traced, || first);
+        }
+    }
+
+    /// The same of a call that no handler saw, of this kind.
+    pub(super) fn tell_unserved(
+        &self,
+        kind: &'static str,
+        answered: Answered,
+        call: &UnservedCall,
+    ) {
+        Traced::send_unserved(&self.spans, kind, answered, call);
+        slow::tell_unserved(&self.slow, kind, answered, call);
     }
 
     /// Notes the answers of a batch, which took all the same time.
@@ -368,6 +404,7 @@ impl Commands {
             "Commands that took --slow-log-ms or longer. The log tells of one a second.",
             self.slow.count(),
         )?;
+        self.spans.write_to(exposition)?;
         let (reads, writes) = (self.reads.snapshot(), self.writes.snapshot());
         exposition.histograms(
             "flaredb_command_duration_seconds",
@@ -440,7 +477,9 @@ impl Drop for Begun<'_> {
         } else {
             commands.note_writes(took, 1);
         }
-        commands.tell_if_slow(arrival, now, 1, || SlowCommand {
+        let mut traced = commands.traced();
+        traced.note(self.call.trace(), kind, answered);
+        commands.tell(arrival, now, 1, &traced, || SlowCommand {
             kind,
             answered,
             key: self.key,
@@ -541,7 +580,8 @@ mod tests {
     /// A wait for room before the handler is a part of the duration.
     #[test]
     fn a_call_that_waited_for_room_took_that_long_and_is_slow() {
-        let commands = Commands::told_by(SlowLog::of_threshold_ms(60_000));
+        let slow = SlowLog::of_threshold_ms(60_000);
+        let commands = Commands::told_by(slow, Spans::default());
         let call = CallBudget::of(&tonic::Request::new(()));
         call.waited().add(Duration::from_secs(3600));
         let begun = commands.begin(Kind::RawGet, &call);

@@ -1,7 +1,8 @@
 //! What a store counts of its own work, and what it shows of itself over HTTP.
 //!
 //! - [`Figures`]: what is noted on the way of a command. `commands` counts answers, `proposals` what becomes of writes behind them.
-//! - [`Arrival`]: when durations begin. `slow` is the line of the log about commands that took long.
+//! - [`Arrival`]: when durations begin. `slow` is the line of the log about commands that took long, `traced` has the spans of those that
+//!   are parts of traces.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
 //!   above, and those that storage, log, groups and transport have counted. `database` and `replication` have the names of the latter.
 //!
@@ -17,8 +18,10 @@ mod proposals;
 mod replication;
 mod slow;
 mod source;
+mod traced;
 
 use rdb_proto::slow_log::SlowLog;
+use rdb_proto::spans::Spans;
 use rdb_proto::transport::{UnservedCall, UnservedCalls};
 
 pub(crate) use arrival::Arrival;
@@ -26,6 +29,7 @@ pub(crate) use commands::{Answered, Begun, Commands, Kind, Tally};
 pub(crate) use proposals::Proposals;
 pub(crate) use slow::{Parts, SlowCommand};
 pub(crate) use source::StoreSource;
+pub(crate) use traced::Traced;
 
 /// What the services and regions of a store count and measure.
 #[derive(Debug, Default)]
@@ -35,10 +39,10 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Figures whose slow commands are counted by `slow`, and told of.
-    pub(crate) fn told_by(slow: SlowLog) -> Self {
+    /// Figures whose slow commands are counted by `slow`, and told of. Those of sampled traces go to `spans`.
+    pub(crate) fn told_by(slow: SlowLog, spans: Spans) -> Self {
         Self {
-            commands: Commands::told_by(slow),
+            commands: Commands::told_by(slow, spans),
             ..Self::default()
         }
     }
@@ -61,6 +65,6 @@ impl UnservedCalls for Figures {
             return;
         }
         let kind = kind.map_or("message", Kind::name);
-        slow::tell_unserved(self.commands.slow(), kind, answered, &call);
+        self.commands.tell_unserved(kind, answered, &call);
     }
 }

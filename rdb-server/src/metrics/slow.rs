@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rdb_proto::slow_log::{KeyTag, SlowLog};
+use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::UnservedCall;
 
-use super::{Answered, Arrival, Kind};
+use super::{Answered, Arrival, Kind, Traced};
 use crate::region::{WriteProgress, WriteSteps};
 
 /// The first of the commands that were slow together. The line is about it.
@@ -34,6 +35,20 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
+    /// Those that the command came to, by their names.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        let parts = [
+            ("decode", self.decode),
+            ("queue", self.queue),
+            ("sync", self.sync),
+            ("apply", self.apply),
+            ("read", self.read),
+            ("answer", self.answer),
+        ];
+        let named = |(name, part): (_, Option<Duration>)| Some((name, part?));
+        parts.into_iter().filter_map(named)
+    }
+
     /// Those of a write. `progress` is `None` if it was not submitted.
     pub(crate) fn of_write(
         arrival: &Arrival,
@@ -94,6 +109,7 @@ pub(super) fn tell(
     arrival: &Arrival,
     now: Instant,
     count: usize,
+    traced: &Traced,
     first: impl FnOnce() -> SlowCommand,
 ) {
     log.tell(now, count as u64, |left_out| {
@@ -105,6 +121,7 @@ pub(super) fn tell(
             key: slow.key,
             region_id: slow.region_id,
             peer: arrival.peer,
+            trace: traced.first(),
             total: arrival.took(now),
             admission: arrival.admission,
             parts: slow.parts,
@@ -132,6 +149,7 @@ pub(super) fn tell_unserved(
             key: None,
             region_id: None,
             peer: call.peer,
+            trace: call.trace,
             total: call.waited,
             admission: call.waited,
             parts: Parts::default(),
@@ -149,6 +167,7 @@ pub(super) struct Line {
     pub(super) key: Option<KeyTag>,
     pub(super) region_id: Option<u64>,
     pub(super) peer: Option<SocketAddr>,
+    pub(super) trace: Option<TraceContext>,
     pub(super) total: Duration,
     pub(super) admission: Duration,
     pub(super) parts: Parts,
@@ -159,6 +178,7 @@ impl Line {
     pub(super) fn write(&self) {
         let ms = |part: Option<Duration>| part.map(|part| part.as_millis() as u64);
         let hash = self.key.and_then(|key| key.hash);
+        let trace_id = self.trace.map(|trace| trace.trace_id());
         let parts = &self.parts;
         tracing::warn!(
             kind = self.kind,
@@ -168,6 +188,7 @@ impl Line {
             key_hash = hash.map(|hash| tracing::field::display(format!("{hash:08x}"))),
             region_id = self.region_id,
             peer = self.peer.map(tracing::field::display),
+            trace_id = trace_id.map(tracing::field::display),
             total_ms = self.total.as_millis() as u64,
             admission_ms = self.admission.as_millis() as u64,
             decode_ms = ms(parts.decode),
@@ -234,6 +255,7 @@ mod tests {
 
     #[test]
     fn a_line_has_its_parts_in_milliseconds_and_nothing_of_what_it_never_came_to() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         let mut line = Line {
             kind: "raw_put",
             outcome: "given_up",
@@ -244,6 +266,7 @@ mod tests {
             }),
             region_id: Some(7),
             peer: Some(([127, 0, 0, 1], 4711).into()),
+            trace: Some(trace.parse().expect("valid")),
             total: Duration::from_micros(2_503_999),
             admission: Duration::ZERO,
             parts: Parts {
@@ -257,11 +280,12 @@ mod tests {
         assert_eq!(
             written(&line),
             " WARN rdb_server::metrics::slow: slow kind=\"raw_put\" outcome=\"given_up\" commands=3 key_bytes=12 key_hash=0000beef \
-             region_id=7 peer=127.0.0.1:4711 total_ms=2503 admission_ms=0 decode_ms=1 queue_ms=2 sync_ms=2500 left_out=41\n"
+             region_id=7 peer=127.0.0.1:4711 trace_id=4bf92f3577b34da6a3ce929d0e0e4736 total_ms=2503 admission_ms=0 decode_ms=1 queue_ms=2 sync_ms=2500 left_out=41\n"
         );
         line.key = None;
         line.region_id = None;
         line.peer = None;
+        line.trace = None;
         line.parts = Parts::default();
         assert_eq!(
             written(&line),

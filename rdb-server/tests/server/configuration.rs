@@ -128,6 +128,11 @@ fn a_file_that_cannot_work_is_refused_as_a_setting() {
             "only be given as a flag: --tso-advance-ms",
         ),
         ("rdb-pd", "replicas = 9", "--replicas"),
+        (
+            "rdb-pd",
+            "otlp-endpoint = \"collector:4317\"",
+            "`otlp-endpoint` is \"collector:4317\": ",
+        ),
     ] {
         fs::write(&file, lines).expect("it can be written");
         let mut command = program(name);

@@ -28,5 +28,8 @@ mod service_manager;
 #[path = "../../../rdb-client/tests/faults/shim.rs"]
 mod shim;
 mod slow_log;
+#[cfg(feature = "otlp")]
+mod spans;
 mod status;
+mod traces;
 mod upgrade_kill;

@@ -25,7 +25,7 @@ fn put(value_bytes: usize) -> RawPutRequest {
 }
 
 /// The lines about slow commands of a kind with an outcome.
-fn slow_lines(node: &Node, kind: &str, outcome: &str) -> Vec<String> {
+pub(crate) fn slow_lines(node: &Node, kind: &str, outcome: &str) -> Vec<String> {
     let log = node.log();
     assert!(!log.contains(SECRET), "{log}");
     let told = format!(" slow kind=\"{kind}\" outcome=\"{outcome}\" ");
@@ -41,7 +41,7 @@ fn number(line: &str, name: &str) -> Option<u64> {
 }
 
 /// Stops all stores but the first, which leads, once all are voters.
-async fn lose_the_majority(cluster: &Cluster) -> Vec<Node> {
+pub(crate) async fn lose_the_majority(cluster: &Cluster) -> Vec<Node> {
     let client = cluster.client().await;
     let mut others = Vec::new();
     for name in ["second", "third"] {

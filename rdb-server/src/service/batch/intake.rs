@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use rdb_proto::batch;
+use rdb_proto::batch::{self, Traces};
 use rdb_proto::error::busy;
 use rdb_proto::errorpb::region_error;
 use rdb_proto::kvrpc::batch_command::Request;
@@ -69,27 +69,34 @@ pub(super) fn take(
             none.is_some()
         }
     };
+    let figures = router.figures();
     let reservation = match reserved {
         Some(reservation) if fits => reservation,
         arrived => {
             let kind = busy(BYTES_BACKOFF);
-            return Intake::refused(message, kind, arrival, arrived, router.figures());
+            return Intake::refused(message, kind, arrival, arrived, figures);
         }
     };
+    let BatchRequest {
+        cluster_id,
+        store_id,
+        commands,
+        traces: of_commands,
+    } = message;
     let mut intake = Intake {
-        command_count: message.commands.len(),
+        command_count: commands.len(),
         ..Intake::default()
     };
     let context = Context {
-        cluster_id: message.cluster_id,
-        store_id: message.store_id,
+        cluster_id,
+        store_id,
         ..Context::default()
     };
-    let mut sorting = Sorting::new(&membership, context);
-    for command in message.commands {
-        sorting.sort(command);
+    let mut sorting = Sorting::new(&membership, context, figures.commands.traced());
+    let mut traces = Traces::new(&of_commands);
+    for (position, command) in commands.into_iter().enumerate() {
+        sorting.sort(command, traces.at(position));
     }
-    let figures = router.figures();
     sorting.note_refused(&arrival, figures);
     let handing = Handing {
         arrival,
@@ -111,14 +118,17 @@ impl Intake {
     ) -> Self {
         let rejection = Rejection::Routing(kind);
         let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
-        for command in &message.commands {
-            tally.count(kind_of(command), answered);
+        let commands = &figures.commands;
+        let (mut traced, mut traces) = (commands.traced(), Traces::of(&message));
+        for (position, command) in message.commands.iter().enumerate() {
+            let kind = kind_of(command);
+            tally.count(kind, answered);
+            traced.note(traces.at(position).as_ref(), kind, answered);
         }
         let now = Instant::now();
-        let commands = &figures.commands;
         commands.note_together(&tally, arrival.took(now));
         if let Some(first) = message.commands.first() {
-            commands.tell_if_slow(&arrival, now, message.commands.len(), || {
+            commands.tell(&arrival, now, message.commands.len(), &traced, || {
                 let key = first.request.as_ref().map(Request::key);
                 SlowCommand {
                     kind: kind_of(first),

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use rdb_proto::error::Fault;
+use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation, Waited};
 use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,7 +23,9 @@ use super::super::point::ReadResponse;
 use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Commands, Figures, Kind, Parts, SlowCommand, Tally};
+use crate::metrics::{
+    Answered, Arrival, Commands, Figures, Kind, Parts, SlowCommand, Tally, Traced,
+};
 use crate::region::{ReadFailure, RegionHandle};
 
 /// Most jobs of a stream at a time.
@@ -35,6 +38,8 @@ const DISK_JOB_KEYS_MAX: usize = 16;
 pub(super) struct QueuedRead {
     pub(super) id: u64,
     pub(super) kind: Kind,
+    /// Boxed, since few have one.
+    pub(super) trace: Option<Box<TraceContext>>,
     pub(super) read: PointRead,
     /// Makes its answer.
     pub(super) response: ReadResponse,
@@ -65,6 +70,7 @@ impl ReadGroup {
         packing: &mut Packing<'_>,
         cold: &mut VecDeque<ColdRead>,
         tally: &mut Tally,
+        traced: &mut Traced,
         first: &mut Option<FirstRead>,
     ) -> bool {
         while let Some(queued) = self.reads.as_slice().first() {
@@ -89,6 +95,7 @@ impl ReadGroup {
                 Some(result) => {
                     let answered = Answered::with(&result);
                     tally.count(queued.kind, answered);
+                    traced.note(queued.trace.as_deref(), queued.kind, answered);
                     first.get_or_insert_with(|| FirstRead {
                         kind: queued.kind,
                         answered,
@@ -172,14 +179,15 @@ impl Reads {
         let mut tally = Tally::default();
         while let Some(group) = self.groups.front_mut() {
             let answered_before = packing.answer_count();
-            let mut first = None;
-            let is_emptied = group.pack(packing, &mut self.cold, &mut tally, &mut first);
-            let answered = packing.answer_count() - answered_before;
-            let (commands, arrival) = (&self.figures.commands, &group.arrival);
+            let commands = &self.figures.commands;
+            let (mut traced, mut first) = (commands.traced(), None);
+            let cold = &mut self.cold;
+            let is_emptied = group.pack(packing, cold, &mut tally, &mut traced, &mut first);
+            let (answered, arrival) = (packing.answer_count() - answered_before, &group.arrival);
             let now = Instant::now();
             commands.note_reads(arrival.took(now), answered);
             if let Some(first) = first {
-                commands.tell_if_slow(arrival, now, answered, || SlowCommand {
+                commands.tell(arrival, now, answered, &traced, || SlowCommand {
                     kind: first.kind,
                     answered: first.answered,
                     key: Some(commands.slow().tag(first.read.key())),
@@ -266,13 +274,15 @@ fn note_given_up<'q>(
     tally: &mut Tally,
 ) {
     let (answered, count) = (Answered::GivenUp, left.len());
+    let mut traced = commands.traced();
     for queued in left.clone() {
         tally.count(queued.kind, answered);
+        traced.note(queued.trace.as_deref(), queued.kind, answered);
     }
     commands.note_reads(arrival.took(now), count);
     let mut left = left;
     if let Some(first) = left.next() {
-        commands.tell_if_slow(arrival, now, count, || SlowCommand {
+        commands.tell(arrival, now, count, &traced, || SlowCommand {
             kind: first.kind,
             answered,
             key: Some(commands.slow().tag(first.read.key())),
@@ -286,12 +296,15 @@ impl JobReads {
     /// Notes one of them, which was answered, or given up, `now`.
     fn note(&self, cold: &ColdRead, answered: Answered, now: Instant, tally: &mut Tally) {
         let (commands, arrival) = (&self.figures.commands, &cold.arrival);
-        tally.count(cold.queued.kind, answered);
+        let (trace, kind) = (cold.queued.trace.as_deref(), cold.queued.kind);
+        tally.count(kind, answered);
         commands.note_reads(arrival.took(now), 1);
-        commands.tell_if_slow(arrival, now, 1, || {
+        let mut traced = commands.traced();
+        traced.note(trace, kind, answered);
+        commands.tell(arrival, now, 1, &traced, || {
             let room = self.waited.get();
             SlowCommand {
-                kind: cold.queued.kind,
+                kind,
                 answered,
                 key: Some(commands.slow().tag(cold.queued.read.key())),
                 region_id: Some(cold.region.region().id),
@@ -465,6 +478,7 @@ mod tests {
         let reads = (0..count).map(|id| QueuedRead {
             id,
             kind: Kind::RawGet,
+            trace: None,
             read: PointRead::raw(id.to_string().into()).expect("a key"),
             response: |found| match found {
                 PointValue::Raw(value) => Ok(Response::RawGet(RawGetResponse {

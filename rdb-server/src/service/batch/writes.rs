@@ -15,7 +15,7 @@ use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::intake::AwaitedWrite;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally};
+use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally, Traced};
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle, WriteProgress};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
@@ -128,15 +128,17 @@ impl Submitted {
         match pending.await {
             Ok(outcomes) if outcomes.len() == self.awaited.len() => {
                 let (mut tally, mut first) = (Tally::default(), None);
+                let mut traced = self.figures.commands.traced();
                 let answers = self.awaited.iter().zip(outcomes).map(|(awaited, outcome)| {
                     let result = (awaited.response)(outcome);
                     let answered = Answered::with(&result);
                     tally.count(awaited.kind, answered);
+                    traced.note(awaited.trace.as_deref(), awaited.kind, answered);
                     first.get_or_insert(answered);
                     answer(awaited.id, result)
                 });
                 let answers = answers.collect();
-                self.note(&tally, first.unwrap_or(Answered::Done));
+                self.note(&tally, &traced, first.unwrap_or(Answered::Done));
                 AnswerGroup::new(answers, Arc::clone(&self.message), conflict_room)
             }
             result => self.rejected(result.err().unwrap_or_else(unexpected)),
@@ -152,21 +154,22 @@ impl Submitted {
 
     /// Notes that all of them were answered so.
     fn note_all(&mut self, answered: Answered) {
-        let mut tally = Tally::default();
+        let (mut tally, mut traced) = (Tally::default(), self.figures.commands.traced());
         for awaited in &self.awaited {
             tally.count(awaited.kind, answered);
+            traced.note(awaited.trace.as_deref(), awaited.kind, answered);
         }
-        self.note(&tally, answered);
+        self.note(&tally, &traced, answered);
     }
 
     /// Notes their answers, of which the first is `first`.
-    fn note(&mut self, tally: &Tally, first: Answered) {
+    fn note(&mut self, tally: &Tally, traced: &Traced, first: Answered) {
         self.is_noted = true;
         let now = Instant::now();
         let (commands, arrival) = (&self.figures.commands, &self.arrival);
         commands.note(tally);
         commands.note_writes(arrival.took(now), self.awaited.len());
-        commands.tell_if_slow(arrival, now, self.awaited.len(), || SlowCommand {
+        commands.tell(arrival, now, self.awaited.len(), traced, || SlowCommand {
             kind: self
                 .awaited
                 .first()

@@ -9,6 +9,7 @@ use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand};
 use rdb_proto::metapb::Context;
 use rdb_proto::slow_log::KeyTag;
+use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
 use tonic::Code;
@@ -19,7 +20,7 @@ use super::super::reads::{QueuedRead, ReadGroup};
 use super::super::writes::MessageWrites;
 use super::{COMMAND_OVERHEAD_BYTES, Intake, kind_of};
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally};
+use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally, Traced};
 use crate::region::RegionHandle;
 use crate::router::Membership;
 
@@ -36,6 +37,7 @@ pub(super) struct Sorting<'a> {
     read_bytes: usize,
     /// Those of `answers`.
     tally: Tally,
+    traced: Traced,
     /// The first of them.
     first_refused: Option<FirstRefused>,
 }
@@ -53,6 +55,8 @@ struct RegionCommands {
 pub(in super::super) struct AwaitedWrite {
     pub(in super::super) id: u64,
     pub(in super::super) kind: Kind,
+    /// Boxed, since few have one.
+    pub(in super::super) trace: Option<Box<TraceContext>>,
     /// Makes its answer.
     pub(in super::super) response: WriteResponse,
 }
@@ -72,8 +76,8 @@ pub(super) struct Handing<'a> {
 }
 
 impl<'a> Sorting<'a> {
-    /// `context` says whom the message is for.
-    pub(super) fn new(membership: &'a Membership, context: Context) -> Self {
+    /// `context` says whom the message is for, and `traced` gathers the traces of what is refused.
+    pub(super) fn new(membership: &'a Membership, context: Context, traced: Traced) -> Self {
         Self {
             membership,
             context,
@@ -81,16 +85,18 @@ impl<'a> Sorting<'a> {
             regions: Vec::new(),
             read_bytes: 0,
             tally: Tally::default(),
+            traced,
             first_refused: None,
         }
     }
 
-    pub(super) fn sort(&mut self, command: BatchCommand) {
+    pub(super) fn sort(&mut self, command: BatchCommand, trace: Option<TraceContext>) {
         let (id, kind) = (command.id, kind_of(&command));
         let key_bytes = command.request.as_ref().map(|request| request.key().len());
-        if let Err(rejection) = self.admit(command, kind) {
+        if let Err(rejection) = self.admit(command, kind, trace) {
             let answered = Answered::by(&rejection);
             self.tally.count(kind, answered);
+            self.traced.note(trace.as_ref(), kind, answered);
             self.answers.push(answer(id, Err(rejection)));
             self.first_refused.get_or_insert_with(|| FirstRefused {
                 kind,
@@ -116,17 +122,24 @@ impl<'a> Sorting<'a> {
             .note_together(&self.tally, arrival.took(now));
         figures
             .commands
-            .tell_if_slow(arrival, now, self.answers.len(), || SlowCommand {
-                kind,
-                answered,
-                key,
-                region_id: None,
-                parts: Parts::of_write(arrival, None, now),
+            .tell(arrival, now, self.answers.len(), &self.traced, || {
+                SlowCommand {
+                    kind,
+                    answered,
+                    key,
+                    region_id: None,
+                    parts: Parts::of_write(arrival, None, now),
+                }
             });
     }
 
     /// Routes a command. It is not routed again: its region refuses it if the region has changed meanwhile.
-    fn admit(&mut self, command: BatchCommand, kind: Kind) -> Result<(), Rejection> {
+    fn admit(
+        &mut self,
+        command: BatchCommand,
+        kind: Kind,
+        trace: Option<TraceContext>,
+    ) -> Result<(), Rejection> {
         let BatchCommand {
             id,
             region_id,
@@ -140,6 +153,7 @@ impl<'a> Sorting<'a> {
             ..self.context
         };
         let region = self.membership.for_key(&context, request.key())?;
+        let trace = trace.map(Box::new);
         // Each command is validated here, since a submission with an invalid one is refused as a whole.
         match operation(request)? {
             Operation::Read(read, response) => {
@@ -147,6 +161,7 @@ impl<'a> Sorting<'a> {
                 let queued = QueuedRead {
                     id,
                     kind,
+                    trace,
                     read,
                     response,
                 };
@@ -155,7 +170,12 @@ impl<'a> Sorting<'a> {
             Operation::Write(command, response) => {
                 let of_region = self.of(region);
                 of_region.commands.push(command);
-                of_region.awaited.push(AwaitedWrite { id, kind, response });
+                of_region.awaited.push(AwaitedWrite {
+                    id,
+                    kind,
+                    trace,
+                    response,
+                });
             }
         }
         Ok(())

@@ -154,8 +154,13 @@ fn writes_are_submitted_in_portions_that_fit_into_an_entry() {
             let Operation::Write(command, response) = operation else {
                 panic!("a put is a write");
             };
-            let (id, kind) = (0, Kind::RawPut);
-            (command, AwaitedWrite { id, kind, response })
+            let awaited = AwaitedWrite {
+                id: 0,
+                kind: Kind::RawPut,
+                trace: None,
+                response,
+            };
+            (command, awaited)
         });
         let mut left = writes.collect::<Vec<_>>().into_iter().peekable();
         std::iter::from_fn(|| next_portion(&mut left).map(|(commands, _)| commands.len()))

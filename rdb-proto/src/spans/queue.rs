@@ -1,0 +1,96 @@
+//! Spans that wait to be sent.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::Span;
+use crate::figures::Counter;
+use crate::transport::status::Exposition;
+
+/// Takes spans. Clones take them for the same collector; the default takes none.
+#[derive(Debug, Clone, Default)]
+pub struct Spans {
+    queue: Option<Queue>,
+}
+
+#[derive(Debug, Clone)]
+struct Queue {
+    waiting: Sender<Span>,
+    counts: Arc<SpanCounts>,
+}
+
+/// What has become of spans.
+#[derive(Debug, Default)]
+pub(super) struct SpanCounts {
+    pub(super) exported: Counter,
+    pub(super) dropped: Counter,
+}
+
+impl Spans {
+    /// A queue with room for so many, and its other end. It ends when all that can offer spans are gone.
+    pub(super) fn queued(spans_max: usize) -> (Self, Receiver<Span>, Arc<SpanCounts>) {
+        let (waiting, received) = channel(spans_max);
+        let counts = Arc::<SpanCounts>::default();
+        let queue = Queue {
+            waiting,
+            counts: Arc::clone(&counts),
+        };
+        (Self { queue: Some(queue) }, received, counts)
+    }
+
+    /// Whether there is a collector to send them to. Otherwise there is no need to make any.
+    pub fn are_sent(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Queues a span, unless the queue is full. Nothing waits.
+    pub fn offer(&self, span: Span) {
+        if let Some(Queue { waiting, counts }) = &self.queue
+            && waiting.try_send(span).is_err()
+        {
+            counts.dropped.increment();
+        }
+    }
+
+    /// Writes how many a collector has taken, and how many were dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of the exposition only.
+    pub fn write_to(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        let (exported, dropped) = self.counted();
+        super::write_counts(exported, dropped, exposition)
+    }
+
+    /// How many a collector has taken, and how many were dropped.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        let counts = self.queue.as_ref().map(|queue| &queue.counts);
+        counts.map_or((0, 0), |counts| {
+            (counts.exported.get(), counts.dropped.get())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::tests::span;
+    use super::*;
+
+    #[test]
+    fn what_finds_the_queue_full_is_dropped_and_counted() {
+        let (spans, mut received, counts) = Spans::queued(2);
+        assert!(spans.are_sent());
+        for _ in 0..5 {
+            spans.offer(span());
+        }
+        assert_eq!(counts.dropped.get(), 3);
+        received.close();
+        assert!(received.try_recv().is_ok() && received.try_recv().is_ok());
+        spans.offer(span());
+        assert_eq!(counts.dropped.get(), 4, "nobody sends any more");
+        assert!(!Spans::default().are_sent());
+        Spans::default().offer(span());
+    }
+}
