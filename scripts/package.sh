@@ -15,6 +15,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/ports.sh"
 
 readonly PROGRAMS=(rdb-server rdb-pd rdbctl)
 
+# Programs of a release have no feature that most who run them do not use: no export of spans.
+readonly RELEASE=(--workspace --features rdb-client/cli --locked)
+
 # What a program may ask of a machine. All of it belongs to the C library and the compiler's runtime, which every distribution has.
 readonly LIBRARIES='linux-vdso(64)?|ld-linux.*|ld64|libc|libm|libdl|libpthread|librt|libutil|libgcc_s'
 
@@ -75,7 +78,7 @@ build() {
   host=$(rustc -vV | sed -n 's/^host: //p')
   host=${host^^}
   env "CARGO_TARGET_${host//-/_}_LINKER=$linker" \
-    cargo build --release --target-dir "$target" "${WORKSPACE[@]}"
+    cargo build --release --target-dir "$target" "${RELEASE[@]}"
   bin_dir=$target/release
 }
 
