@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use rdb_proto::transport::process::EXIT_CODES;
+use rdb_proto::transport::tls::TlsError;
 use rdb_proto::transport::{OutOfRange, parse_listen_address};
 
 use crate::cluster::{DISCONNECTED_AFTER, DOWN_AFTER, REPLICAS_MAX, Settings};
@@ -22,7 +23,7 @@ rdb_proto::serve_flags!("RDB_PD", 64);
 
 /// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
 ///
-/// SIGTERM, SIGINT and SIGHUP drain it: calls in flight are answered, exit 0.
+/// SIGTERM, SIGINT and SIGHUP drain it: calls in flight are answered, exit 0. With TLS, SIGHUP has the certificates read again.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rdb-pd", version, after_help = EXIT_CODES)]
 pub struct Config {
@@ -112,6 +113,17 @@ impl Default for Config {
     }
 }
 
+/// A setting has a value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A number cannot work.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// TLS cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 /// Ten years: more than any clock is wrong, and than any copy is old.
 const TEN_YEARS_S: u64 = 10 * 365 * 86_400;
 
@@ -120,8 +132,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`] names the flag and what would be right.
-    pub fn validate(&self) -> Result<(), OutOfRange> {
+    /// [`ConfigError`] names the flag and what would be right.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let advance = 0..=TEN_YEARS_S * 1000;
         let replicas = 1..=REPLICAS_MAX as u64;
         let down_after = DISCONNECTED_AFTER.as_secs()..=TEN_YEARS_S;
@@ -135,6 +147,7 @@ impl Config {
         OutOfRange::check("--replicas", self.replicas_kept(), replicas)?;
         OutOfRange::check("--store-down-after-s", self.store_down_after_s, down_after)?;
         self.serve.options()?;
+        self.serve.tls()?;
         Ok(())
     }
 

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use rdb_proto::transport::ServeError;
 use rdb_proto::transport::process::{Failure, ProcessError};
 use rdb_proto::transport::status::StatusListenError;
-use rdb_proto::transport::{OutOfRange, ServeError};
 use rdb_storage::OpenError;
 
+use crate::config::ConfigError;
 use crate::tso::ClockError;
 
 /// The process cannot start, or cannot go on.
@@ -14,7 +15,7 @@ use crate::tso::ClockError;
 pub enum PdError {
     /// A setting cannot work.
     #[error(transparent)]
-    Config(#[from] OutOfRange),
+    Config(#[from] ConfigError),
     /// The data directory cannot be opened.
     #[error("{0}{next}", next = next_step(.0))]
     Open(OpenError),

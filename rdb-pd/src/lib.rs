@@ -18,6 +18,6 @@ mod server;
 mod service;
 pub mod tso;
 
-pub use config::{Config, ServeFlags};
+pub use config::{Config, ConfigError, ServeFlags};
 pub use error::PdError;
 pub use server::Pd;

@@ -93,6 +93,10 @@ impl Source for PdSource {
         self.health.present()
     }
 
+    fn warning(&self) -> Option<String> {
+        self.health.warning()
+    }
+
     /// It takes calls from its start until it drains.
     fn readiness(&self) -> Result<(), String> {
         if self.drain.is_cancelled() {

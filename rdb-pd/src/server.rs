@@ -9,6 +9,7 @@ use rdb_proto::spans::{self, Origin, SpanExporter};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
+use rdb_proto::transport::tls::TlsKeeper;
 use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
 };
@@ -19,7 +20,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cluster::{Cluster, Registrar};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::error::PdError;
 use crate::metrics::{Figures, PdSource};
 use crate::service::{PdService, SystemAllocator};
@@ -68,9 +69,12 @@ impl Pd {
         let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
         let figures = Arc::new(Figures::told_by(slow, spans));
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(&figures);
+        let tls = config.serve.tls().map_err(ConfigError::from)?;
+        let tls = tls.map(Arc::new);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
-            ..config.serve.options()?
+            tls: tls.clone(),
+            ..config.serve.options().map_err(ConfigError::from)?
         };
         raise_open_files_limit(config.serve.connections_max);
         let Opened {
@@ -99,6 +103,7 @@ impl Pd {
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let shown_health = health_handle.clone();
+        let tls_keeper = tls.map(|tls| TlsKeeper::new(tls, None, health_handle.clone()));
         let source = PdSource {
             health: health_handle.clone(),
             drain: drain.clone(),
@@ -120,6 +125,7 @@ impl Pd {
             registrar,
             health_handle,
             storage.write_health(),
+            tls_keeper,
         );
         let keeping = drain.clone().run_until_cancelled_owned(keeping);
         tracing::info!(
@@ -127,6 +133,7 @@ impl Pd {
             data_dir = %storage.directory().display(),
             cluster_id = cluster.id(),
             status_addr = status_addr.map(tracing::field::display),
+            tls = serve_options.tls.is_some(),
             version = env!("CARGO_PKG_VERSION"),
             "serving Pd"
         );
@@ -232,13 +239,14 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
     opened.await?
 }
 
-/// Moves the bound of timestamps ahead, answers registrations, and keeps the health status: healthy means that the storage
+/// Moves the bound of timestamps ahead, answers registrations, reads certificates again, and keeps the health status: healthy means that the storage
 /// takes writes.
 async fn keep(
     allocator: Arc<SystemAllocator>,
     registrar: Registrar,
     health: HealthHandle,
     mut write_health: watch::Receiver<WriteHealth>,
+    tls_keeper: Option<TlsKeeper>,
 ) {
     let keep_health = async {
         loop {
@@ -249,5 +257,15 @@ async fn keep(
             }
         }
     };
-    tokio::join!(allocator.keep_bound(), registrar.run(), keep_health);
+    let keep_tls = async {
+        if let Some(keeper) = tls_keeper {
+            keeper.keep().await;
+        }
+    };
+    tokio::join!(
+        allocator.keep_bound(),
+        registrar.run(),
+        keep_health,
+        keep_tls
+    );
 }

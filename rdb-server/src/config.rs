@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use rdb_proto::transport::limits::PROCESS_BYTES_IN_FLIGHT_MAX;
 use rdb_proto::transport::process::EXIT_CODES;
+use rdb_proto::transport::tls::{ClientTls, TlsError, client_tls};
 use rdb_proto::transport::{
     AddressError, OutOfRange, ServeOptions, check_address, check_advertised_address,
     parse_listen_address,
@@ -27,7 +28,7 @@ rdb_proto::serve_flags!("RDB_SERVER", PROCESS_BYTES_IN_FLIGHT_MAX >> 20);
 ///
 /// It registers with the placement driver at its first start and waits for it then; after that it serves whether the
 /// placement driver answers or not. SIGTERM, SIGINT and SIGHUP drain it: what is in flight is answered, data is flushed,
-/// exit 0.
+/// exit 0. With TLS, SIGHUP has the certificates read again.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rdb-server", version, after_help = EXIT_CODES)]
 pub struct Config {
@@ -63,6 +64,11 @@ pub struct Config {
         default_value = DEFAULT_DATA_DIR
     )]
     pub data_dir: PathBuf,
+
+    /// Trust placement drivers and other stores whose certificates a CA in this file has signed, as PEM. They are shown this store's
+    /// own certificate [default: the file of --tls-client-ca]
+    #[arg(long, env = "RDB_SERVER_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
 
     /// When a write is acknowledged: `sync` after its bytes are synced to the disk; `os` after the operating system has
     /// them, which loses acknowledged writes in a power cut.
@@ -123,6 +129,7 @@ impl Default for Config {
             advertise_addr: None,
             pd: vec![DEFAULT_PD.to_owned()],
             data_dir: DEFAULT_DATA_DIR.into(),
+            tls_ca: None,
             durability: Durability::Sync,
             block_cache_mib: DEFAULT_BLOCK_CACHE_MIB,
             write_queue_mib: DEFAULT_WRITE_QUEUE_MIB,
@@ -163,6 +170,9 @@ pub enum ConfigError {
     /// A number cannot work.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
+    /// TLS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An interval cannot work.
     #[error("--raft-…: {0}")]
     Timing(#[from] TimingError),
@@ -208,6 +218,8 @@ impl Config {
         )?;
         self.timing().validate()?;
         self.serve.options()?;
+        self.serve.tls()?;
+        self.client_tls()?;
         Ok(())
     }
 
@@ -215,6 +227,16 @@ impl Config {
     pub(crate) fn instance(&self) -> String {
         let advertised = self.advertise_addr.clone();
         advertised.unwrap_or_else(|| self.addr.to_string())
+    }
+
+    /// What it connects to placement drivers and other stores with. `None`: over plain text.
+    pub(crate) fn client_tls(&self) -> Result<Option<ClientTls>, TlsError> {
+        client_tls(
+            self.tls_ca.as_deref(),
+            self.serve.tls_cert.as_deref(),
+            self.serve.tls_key.as_deref(),
+            self.serve.tls_client_ca.as_deref(),
+        )
     }
 
     pub(crate) fn timing(&self) -> Timing {

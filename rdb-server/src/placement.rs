@@ -23,8 +23,8 @@ use rdb_proto::pdpb::{
     GetStoresRequest, GetStoresResponse, RegisterStoreRequest, RegisterStoreResponse,
     StoreHeartbeatRequest, StoreHeartbeatResponse,
 };
-use rdb_proto::transport::endpoint;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::transport::{Connector, call_failure, endpoint};
 use rdb_storage::{Identity, Storage, StorageStats};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -78,13 +78,14 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// `registered` turns true once regions are served.
+    /// `registered` turns true once regions are served. Placement drivers are connected to with `connector`, if there is one.
     pub(crate) fn new(
         pd_addresses: &[String],
         advertised: String,
         storage: Storage,
         regions: Arc<Regions>,
         registered: watch::Sender<bool>,
+        connector: Option<Connector>,
     ) -> Result<Self, ServerError> {
         let client = |address: &String| {
             let endpoint =
@@ -92,7 +93,11 @@ impl Placement {
                     flag: "--pd",
                     problem,
                 })?;
-            let client = PdClient::new(endpoint.connect_lazy());
+            let channel = match connector.clone() {
+                Some(connector) => endpoint.connect_with_connector_lazy(connector),
+                None => endpoint.connect_lazy(),
+            };
+            let client = PdClient::new(channel);
             let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
             Ok::<_, ConfigError>((address.clone(), client))
         };
@@ -371,7 +376,7 @@ impl Placement {
 
 /// The failure in one line: what the placement driver said, or why it did not answer.
 fn describe(status: &Status, pd_address: &str) -> String {
-    match (status.code(), status.message()) {
+    match (status.code(), &*call_failure(status)) {
         (Code::Unimplemented, _) => format!("{pd_address} is no placement driver; see --pd"),
         (code, "") => format!("{pd_address}: {code}"),
         (_, message) => format!("{pd_address}: {message}"),

@@ -1,7 +1,7 @@
 //! Accepting connections: a place for each, and few words about those that get none.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -26,7 +26,19 @@ pub(super) struct Acceptor<L> {
     drain: CancellationToken,
     figures: Arc<TransportFigures>,
     unserved: Option<Arc<dyn UnservedCalls>>,
-    log: RareLine,
+    refusals: Arc<Refusals>,
+}
+
+/// The line of the log about connections that are refused. All of a server share it.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<RareLine>);
+
+impl Refusals {
+    /// Takes the turn to write the line, if there is one. Returns how many were left out since the last turn.
+    pub(super) fn take_turn(&self) -> Option<u64> {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.take_turn(Instant::now())
+    }
 }
 
 /// A connection with a place.
@@ -49,7 +61,7 @@ impl<L: Listener> Acceptor<L> {
             drain,
             figures,
             unserved,
-            log: RareLine::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -65,7 +77,7 @@ impl<L: Listener> Acceptor<L> {
                 }
                 Err(error) => {
                     // Either the peer is gone already, or the process lacks resources: both pass.
-                    if let Some(suppressed) = self.log.take_turn(Instant::now()) {
+                    if let Some(suppressed) = self.refusals.take_turn() {
                         tracing::warn!(%error, suppressed, "cannot accept a connection");
                     }
                     sleep(ACCEPT_ERROR_PAUSE).await;
@@ -76,13 +88,16 @@ impl<L: Listener> Acceptor<L> {
 
     fn admit(&mut self, stream: L::Stream, peer: SocketAddr) -> Option<Accepted<L::Stream>> {
         let closing = self.drain.child_token();
-        let connection =
-            Arc::new(Connection::new(&self.process, closing).of_peer(peer, self.unserved.clone()));
+        let connection = Arc::new(Connection::new(&self.process, closing).of_peer(
+            peer,
+            self.unserved.clone(),
+            Arc::clone(&self.refusals),
+        ));
         let place = match self.places.take(peer.ip(), &connection) {
             Ok(place) => place,
             Err(full) => {
                 self.figures.connections_refused.increment();
-                if let Some(suppressed) = self.log.take_turn(Instant::now()) {
+                if let Some(suppressed) = self.refusals.take_turn() {
                     tracing::warn!(%peer, suppressed, "connection closed: {full}");
                 }
                 return None;

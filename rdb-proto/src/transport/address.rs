@@ -39,8 +39,7 @@ pub fn check_address(address: &str) -> Result<(), AddressError> {
 /// [`AddressError`] names what is wrong with it.
 pub fn check_advertised_address(address: &str) -> Result<(), AddressError> {
     check_address(address)?;
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let ip: Result<IpAddr, _> = host.trim_matches(['[', ']']).parse();
+    let ip: Result<IpAddr, _> = host(address).parse();
     if ip.is_ok_and(|ip| ip.to_canonical().is_unspecified()) {
         return Err(AddressError::new(
             address,
@@ -48,6 +47,12 @@ pub fn check_advertised_address(address: &str) -> Result<(), AddressError> {
         ));
     }
     Ok(())
+}
+
+/// The host of a `host:port`, without the brackets of an IPv6 address.
+pub(super) fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_matches(['[', ']'])
 }
 
 /// Reads an address to listen on: an IP address and a port, 0 for any free one.

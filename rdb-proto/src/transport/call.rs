@@ -13,6 +13,8 @@ use super::connection::Connection;
 use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
 use super::methods::Requests;
 use super::stream_places::StreamPlace;
+#[cfg(feature = "tls")]
+use super::tls::PeerIdentity;
 use super::unserved::Waited;
 use crate::trace::TraceContext;
 
@@ -119,6 +121,12 @@ impl CallBudget {
     /// The trace that the call is a part of. `None` for a stream: what its messages ask for are parts of many.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.trace.as_ref()
+    }
+
+    /// Whose certificate the call's peer has presented. `None`: it has presented none, or the connection is plain text.
+    #[cfg(feature = "tls")]
+    pub fn peer_identity(&self) -> Option<&Arc<PeerIdentity>> {
+        self.connection.peer_identity.get()
     }
 
     /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what

@@ -1,5 +1,6 @@
 //! The client's end of a connection.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -38,7 +39,7 @@ pub fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, Ad
         .keep_alive_while_idle(true))
 }
 
-/// Connects an [`Endpoint`] over another network than TCP: a simulated one.
+/// Connects an [`Endpoint`] over another network than TCP: TLS, or a simulated one.
 #[derive(Clone)]
 pub struct Connector(Arc<Connect>);
 
@@ -67,6 +68,12 @@ impl Connector {
                 Ok(TokioIo::new(stream))
             })
         }))
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connector").finish_non_exhaustive()
     }
 }
 

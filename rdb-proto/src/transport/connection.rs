@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Refusals;
 use super::budget::{BytesInFlight, ProcessBudgets};
 use super::call_names::method_name;
 use super::call_service::CallService;
@@ -26,10 +27,13 @@ use super::limits::{
 };
 use super::methods::Requests;
 use super::places::Place;
+use super::secured::Secured;
 use super::serve::ServeOptions;
 use super::services::Services;
 use super::socket::Socket;
 use super::stream_places::StreamPlaces;
+#[cfg(feature = "tls")]
+use super::tls::PeerIdentity;
 use super::traffic::{Patience, Traffic};
 use super::unserved::{UnservedCall, UnservedCalls};
 use crate::trace::TraceContext;
@@ -50,6 +54,10 @@ pub(super) struct Connection {
     /// Where it comes from.
     pub(super) peer: Option<SocketAddr>,
     unserved: Option<Arc<dyn UnservedCalls>>,
+    refusals: Arc<Refusals>,
+    /// Whose certificate the peer has presented. Known before its first call.
+    #[cfg(feature = "tls")]
+    pub(super) peer_identity: OnceLock<Arc<PeerIdentity>>,
 }
 
 impl Connection {
@@ -64,19 +72,32 @@ impl Connection {
             stream_window_bytes: OnceLock::new(),
             peer: None,
             unserved: None,
+            refusals: Arc::default(),
+            #[cfg(feature = "tls")]
+            peer_identity: OnceLock::new(),
         }
     }
 
-    /// The same with where it comes from, and who is told of calls that no handler saw.
+    /// The same with where it comes from, who is told of calls that no handler saw, and who writes that it was refused.
     pub(super) fn of_peer(
         self,
         peer: SocketAddr,
         unserved: Option<Arc<dyn UnservedCalls>>,
+        refusals: Arc<Refusals>,
     ) -> Self {
         Self {
             peer: Some(peer),
             unserved,
+            refusals,
             ..self
+        }
+    }
+
+    /// Writes a line to the log for a connection that is refused, if it has a turn.
+    pub(super) fn note_refused(&self, cause: &str) {
+        if let Some(suppressed) = self.refusals.take_turn() {
+            let peer = self.peer.map(tracing::field::display);
+            tracing::warn!(peer, suppressed, "connection closed: {cause}");
         }
     }
 
@@ -119,6 +140,9 @@ impl Connection {
         options: Arc<ServeOptions>,
         drain: CancellationToken,
     ) {
+        let Some(stream) = self.secured(stream, &options).await else {
+            return;
+        };
         let socket = Socket::greeted(stream, Arc::clone(&self), options.preface_timeout);
         let Some(socket) = socket.await else {
             return;
@@ -172,6 +196,37 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// The connection after its TLS handshake, where there is one. `None` when that fails or does not end in time, or the connection is
+    /// closing before.
+    async fn secured<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &self,
+        stream: S,
+        options: &ServeOptions,
+    ) -> Option<Secured<S>> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &options.tls {
+            let accepting = tls.accept(stream, options.preface_timeout);
+            return match self.closing.run_until_cancelled(accepting).await? {
+                Ok((stream, identity)) => {
+                    if let Some(identity) = identity {
+                        self.peer_identity.get_or_init(|| Arc::new(identity));
+                    }
+                    Some(stream)
+                }
+                Err(cause) => {
+                    // One that went without a word may only have looked whether somebody listens.
+                    if let Some(cause) = cause {
+                        options.figures.handshakes_failed.increment();
+                        self.note_refused(&cause);
+                    }
+                    None
+                }
+            };
+        }
+        let _ = options;
+        Some(Secured::Plain(stream))
     }
 }
 

@@ -39,6 +39,8 @@ const CODES: [&str; 17] = [
 pub struct TransportFigures {
     pub(super) connections_accepted: Counter,
     pub(super) connections_refused: Counter,
+    #[cfg(feature = "tls")]
+    pub(super) handshakes_failed: Counter,
     connections_ended: Counter,
     methods: Box<[OfMethod]>,
 }
@@ -72,6 +74,8 @@ impl Default for TransportFigures {
         Self {
             connections_accepted: Counter::default(),
             connections_refused: Counter::default(),
+            #[cfg(feature = "tls")]
+            handshakes_failed: Counter::default(),
             connections_ended: Counter::default(),
             methods: (0..METHOD_COUNT).map(|_| OfMethod::default()).collect(),
         }

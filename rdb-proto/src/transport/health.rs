@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -21,6 +22,9 @@ use super::call::CallBudget;
 
 /// The metadata of a check's answer that says, in printable ASCII, why the process does not serve.
 pub const NOT_SERVING_CAUSE: &str = "flaredb-not-serving-cause";
+
+/// The metadata of a check's answer that says, in printable ASCII, what an operator has to look at though the process serves.
+pub const WARNING: &str = "flaredb-warning";
 
 /// Longest cause that is sent, in characters.
 const CAUSE_CHARS_MAX: usize = 1024;
@@ -34,10 +38,22 @@ pub struct HealthHandle {
     serving: watch::Sender<Serving>,
     /// Whether a service manager may count the process as started.
     started: watch::Sender<bool>,
+    /// What an operator has to look at though the process does its work.
+    warning: watch::Sender<Option<String>>,
     drain: CancellationToken,
 }
 
 impl HealthHandle {
+    /// Says from now on what an operator has to look at though the process does its work; `None`: nothing.
+    pub fn warn(&self, warning: Option<String>) {
+        self.warning.send_replace(warning);
+    }
+
+    /// What an operator has to look at.
+    pub fn warning(&self) -> Option<String> {
+        self.warning.borrow().clone()
+    }
+
     /// Says from now on that the process does its work, or that it does not. Watchers hear of changes only.
     pub fn set_serving(&self, serving: bool) {
         self.set(serving.then_some(()).ok_or_else(String::new));
@@ -97,14 +113,17 @@ pub fn health(
     drain: CancellationToken,
 ) -> (HealthHandle, HealthServer<impl Health>) {
     let (sender, receiver) = watch::channel(Err("it is starting".to_owned()));
+    let warning = watch::Sender::new(None);
     let service = HealthService {
         services,
         serving: receiver,
+        warning: warning.subscribe(),
         drain: drain.clone(),
     };
     let handle = HealthHandle {
         serving: sender,
         started: watch::Sender::default(),
+        warning,
         drain,
     };
     (handle, HealthServer::new(service))
@@ -113,6 +132,7 @@ pub fn health(
 struct HealthService {
     services: &'static [&'static str],
     serving: watch::Receiver<Serving>,
+    warning: watch::Receiver<Option<String>>,
     drain: CancellationToken,
 }
 
@@ -133,6 +153,17 @@ fn response(known: bool, serving: bool) -> HealthCheckResponse {
     }
 }
 
+/// As much of `text` as metadata can hold.
+fn printable(text: &str) -> Option<MetadataValue<Ascii>> {
+    let printable = |c: &char| c.is_ascii_graphic() || *c == ' ';
+    let text: String = text
+        .chars()
+        .filter(printable)
+        .take(CAUSE_CHARS_MAX)
+        .collect();
+    text.parse().ok()
+}
+
 #[tonic::async_trait]
 impl Health for HealthService {
     async fn check(
@@ -144,16 +175,14 @@ impl Health for HealthService {
         }
         let serving = present(&self.serving.borrow(), &self.drain);
         let mut answer = Response::new(response(true, serving.is_ok()));
-        if let Err(cause) = serving {
-            let printable = |c: &char| c.is_ascii_graphic() || *c == ' ';
-            let cause: String = cause
-                .chars()
-                .filter(printable)
-                .take(CAUSE_CHARS_MAX)
-                .collect();
-            if let Ok(cause) = cause.parse() {
-                answer.metadata_mut().insert(NOT_SERVING_CAUSE, cause);
-            }
+        if let Err(cause) = serving
+            && let Some(cause) = printable(&cause)
+        {
+            answer.metadata_mut().insert(NOT_SERVING_CAUSE, cause);
+        }
+        let warning = self.warning.borrow();
+        if let Some(warning) = warning.as_deref().and_then(printable) {
+            answer.metadata_mut().insert(WARNING, warning);
         }
         Ok(answer)
     }
@@ -200,14 +229,17 @@ mod tests {
     async fn a_drain_turns_the_status_and_ends_watches() {
         let drain = CancellationToken::new();
         let (sender, serving) = watch::channel(Err(String::new()));
+        let warning = watch::Sender::new(None);
         let handle = HealthHandle {
             serving: sender,
             started: watch::Sender::default(),
+            warning: warning.clone(),
             drain: drain.clone(),
         };
         let service = HealthService {
             services: &["a.B"],
             serving,
+            warning: warning.subscribe(),
             drain: drain.clone(),
         };
 
@@ -219,7 +251,15 @@ mod tests {
         let checked = service.check(request("a.B")).await.expect("known service");
         assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
         assert!(!checked.metadata().contains_key(NOT_SERVING_CAUSE));
+        assert!(!checked.metadata().contains_key(WARNING));
         assert_eq!(handle.present(), Ok(()));
+        handle.warn(Some("look\nhere".to_owned()));
+        let checked = service.check(request("a.B")).await.expect("known service");
+        assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
+        assert_eq!(
+            checked.metadata().get(WARNING).expect("a warning"),
+            "lookhere"
+        );
         assert!(service.check(request("other")).await.is_err());
 
         let mut watch = service

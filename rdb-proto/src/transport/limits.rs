@@ -152,7 +152,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the answer to such a ping may take before the connection is given up.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a new connection may take to send its HTTP/2 preface before the server closes it.
+/// How long a new connection may take to send its HTTP/2 preface before the server closes it. A TLS handshake may take as long
+/// before.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server waits, once asked to stop, for the work in flight. This, [`CLOSE_TIMEOUT`] and [`EXIT_TIMEOUT`] together

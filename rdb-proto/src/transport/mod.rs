@@ -4,7 +4,7 @@
 //! A server, from the outside in:
 //!
 //! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
-//!   counts what moves on it.
+//!   counts what moves on it. It is `secured` first where that is on: `tls` does so, and `wrong_port` answers who does not know.
 //! - `call_service` admits a call: `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
 //!   there is no room in the `budget`. A stream needs one of the `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
@@ -47,6 +47,7 @@ mod places;
 #[cfg(feature = "process")]
 pub mod process;
 mod refusal;
+mod secured;
 mod serve;
 #[cfg(feature = "process")]
 mod serve_flags;
@@ -60,18 +61,23 @@ mod socket;
 pub mod status;
 mod stream_places;
 mod termination;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod traffic;
 mod unserved;
+mod wrong_port;
 
 pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::CallBudget;
 pub use connect::{ByteStream, Connector, endpoint};
 pub use figures::TransportFigures;
-pub use health::{HealthHandle, NOT_SERVING_CAUSE, health};
+pub use health::{HealthHandle, NOT_SERVING_CAUSE, WARNING, health};
 pub use listener::Listener;
 pub use open_files::raise_open_files_limit;
+pub use secured::Secured;
 pub use serve::{OutOfRange, ServeError, ServeOptions, serve};
 pub use services::Services;
 pub use termination::Termination;
 pub use unserved::{UnservedCall, UnservedCalls, Wait, Waited};
+pub use wrong_port::{PORT_SPEAKS_PLAIN_TEXT, PORT_SPEAKS_TLS, call_failure, wants_tls};

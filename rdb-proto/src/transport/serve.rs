@@ -18,6 +18,8 @@ use super::limits::{
 use super::listener::Listener;
 use super::places::Places;
 use super::services::Services;
+#[cfg(feature = "tls")]
+use super::tls::ServerTls;
 use super::traffic::Patience;
 use super::unserved::UnservedCalls;
 
@@ -35,7 +37,7 @@ pub struct ServeOptions {
     pub call_timeout: Duration,
     /// How long a peer may keep an answer from being sent before its call is reset.
     pub send_stall_timeout: Duration,
-    /// How long a new connection may take to send its HTTP/2 preface.
+    /// How long a new connection may take to send its HTTP/2 preface, and, before that, for its TLS handshake.
     pub preface_timeout: Duration,
     /// How long to wait for the work in flight after the drain has begun.
     pub drain_timeout: Duration,
@@ -52,6 +54,9 @@ pub struct ServeOptions {
     pub figures: Arc<TransportFigures>,
     /// Who is told of calls that are not served.
     pub unserved: Option<Arc<dyn UnservedCalls>>,
+    /// `None`: connections are plain text.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl Default for ServeOptions {
@@ -70,6 +75,8 @@ impl Default for ServeOptions {
             handed_over: None,
             figures: Arc::default(),
             unserved: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }

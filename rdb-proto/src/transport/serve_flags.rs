@@ -31,6 +31,19 @@ macro_rules! serve_flags {
             #[arg(default_value_t = $crate::transport::limits::IDLE_TIMEOUT.as_secs())]
             pub idle_timeout_s: u64,
 
+            /// Serve over TLS with the certificate in this file, as PEM, and those between it and its CA behind it. With --tls-key. Files
+            /// of certificates and keys are read again when they change, and on SIGHUP.
+            #[arg(long, env = concat!($env, "_TLS_CERT"), value_name = "FILE")]
+            pub tls_cert: Option<std::path::PathBuf>,
+
+            /// The key of --tls-cert, as PEM, not encrypted.
+            #[arg(long, env = concat!($env, "_TLS_KEY"), value_name = "FILE")]
+            pub tls_key: Option<std::path::PathBuf>,
+
+            /// Serve only clients that present a certificate which a CA in this file has signed, as PEM [default: any client]
+            #[arg(long, env = concat!($env, "_TLS_CLIENT_CA"), value_name = "FILE")]
+            pub tls_client_ca: Option<std::path::PathBuf>,
+
             /// Where metrics and the state of the process are served over HTTP (/metrics, /health, /ready, /status), as IP:PORT,
             /// or `none` [default: 127.0.0.1, and the port of --addr plus 1000]
             #[arg(long, env = concat!($env, "_STATUS_ADDR"), value_name = "IP:PORT|none")]
@@ -61,6 +74,9 @@ macro_rules! serve_flags {
                     connections_max: $crate::transport::limits::CONNECTIONS_MAX,
                     connections_per_address_max: None,
                     idle_timeout_s: $crate::transport::limits::IDLE_TIMEOUT.as_secs(),
+                    tls_cert: None,
+                    tls_key: None,
+                    tls_client_ca: None,
                     status_addr: None,
                     slow_log_ms: $crate::slow_log::DEFAULT_THRESHOLD_MS,
                     otlp_endpoint: None,
@@ -70,6 +86,22 @@ macro_rules! serve_flags {
         }
 
         impl ServeFlags {
+            /// What it serves TLS with. `None`: it serves plain text.
+            ///
+            /// # Errors
+            ///
+            /// When a flag is missing, or what a file has cannot be used.
+            pub fn tls(
+                &self,
+            ) -> Result<Option<$crate::transport::tls::ServerTls>, $crate::transport::tls::TlsError>
+            {
+                $crate::transport::tls::server_tls(
+                    self.tls_cert.as_deref(),
+                    self.tls_key.as_deref(),
+                    self.tls_client_ca.as_deref(),
+                )
+            }
+
             /// Checks the flags.
             ///
             /// # Errors

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Chain, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::connection::Connection;
+use super::secured::Secured;
+use super::wrong_port::{PORT_SPEAKS_PLAIN_TEXT, answer_and_close, is_handshake, to_tls};
 
 /// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
 const PREFACE_BYTES: usize = 24;
@@ -26,16 +28,17 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// An accepted connection whose peer has sent its preface.
 pub(super) struct Socket<Stream> {
     /// The preface, which is read again, and what comes after it.
-    stream: Chain<Cursor<[u8; PREFACE_BYTES]>, Stream>,
+    stream: Chain<Cursor<[u8; PREFACE_BYTES]>, Secured<Stream>>,
     connection: Arc<Connection>,
     /// Ready when the peer is not waited for any more; present once our side is closed.
     linger_overdue: Option<Pin<Box<Sleep>>>,
 }
 
 impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
-    /// Waits for the preface of the peer. `None` when it does not come in time, or the connection is closing before.
+    /// Waits for the preface of the peer. `None` when it does not come in time, the connection is closing before, or the peer
+    /// speaks TLS where that is off.
     pub(super) async fn greeted(
-        mut stream: Stream,
+        mut stream: Secured<Stream>,
         connection: Arc<Connection>,
         preface_timeout: Duration,
     ) -> Option<Self> {
@@ -43,6 +46,11 @@ impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
         let greeting = timeout(preface_timeout, stream.read_exact(&mut preface));
         let greeted = connection.closing.run_until_cancelled(greeting).await?;
         greeted.ok()?.ok()?;
+        if stream.is_plain() && is_handshake(&preface) {
+            connection.note_refused(PORT_SPEAKS_PLAIN_TEXT);
+            answer_and_close(&mut stream, &to_tls()).await;
+            return None;
+        }
         Some(Self {
             stream: Cursor::new(preface).chain(stream),
             connection,
@@ -50,7 +58,7 @@ impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
         })
     }
 
-    fn writing(&mut self) -> Pin<&mut Stream> {
+    fn writing(&mut self) -> Pin<&mut Secured<Stream>> {
         Pin::new(self.stream.get_mut().1)
     }
 
@@ -101,7 +109,9 @@ impl<Stream: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<Stream> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writing().poll_flush(cx)
+        // TLS has taken what it cannot send yet.
+        let flushed = self.writing().poll_flush(cx);
+        self.note_written(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

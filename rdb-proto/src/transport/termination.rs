@@ -1,4 +1,5 @@
-//! Being asked to end: SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it closes.
+//! Being asked to end: SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it closes. Where SIGHUP has another meaning, it is left
+//! out.
 
 use std::future::pending;
 use std::{fs, io};
@@ -30,6 +31,11 @@ impl Termination {
                 Some(signal(SignalKind::hangup())?)
             },
         })
+    }
+
+    /// From now on SIGHUP does not ask the process to end.
+    pub fn leave_hang_up(&mut self) {
+        self.hang_up = None;
     }
 
     /// Resolves when the process is asked to end, once for each time.

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+#[cfg(feature = "tls")]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -73,6 +75,9 @@ pub(crate) struct TestServer {
     pub(crate) deletes: Arc<Notify>,
     /// Counts the calls of `RawPut` that were served.
     pub(crate) puts: Arc<AtomicUsize>,
+    /// Whose certificates came with these calls.
+    #[cfg(feature = "tls")]
+    pub(crate) subjects: Arc<Mutex<Vec<Option<String>>>>,
     pub(crate) drain: CancellationToken,
     pub(crate) serving: JoinHandle<()>,
 }
@@ -87,7 +92,11 @@ impl TestServer {
         let store = Store {
             deletes: Arc::clone(&deletes),
             puts: Arc::clone(&puts),
+            #[cfg(feature = "tls")]
+            subjects: Arc::default(),
         };
+        #[cfg(feature = "tls")]
+        let subjects = Arc::clone(&store.subjects);
         let (handle, health) = health(&[], drain.clone());
         handle.set_serving(true);
         let raw = KvRawServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -107,6 +116,8 @@ impl TestServer {
             budget,
             deletes,
             puts,
+            #[cfg(feature = "tls")]
+            subjects,
             drain,
             serving,
         }
@@ -153,6 +164,8 @@ pub(crate) fn get(value_bytes: usize) -> RawGetRequest {
 struct Store {
     deletes: Arc<Notify>,
     puts: Arc<AtomicUsize>,
+    #[cfg(feature = "tls")]
+    subjects: Arc<Mutex<Vec<Option<String>>>>,
 }
 
 fn length(key: &[u8]) -> Result<usize, Status> {
@@ -188,6 +201,11 @@ impl Store {
             }
             Command::RawPut(_) => {
                 self.puts.fetch_add(1, Ordering::SeqCst);
+                #[cfg(feature = "tls")]
+                self.subjects.lock().expect("no panic").push(
+                    call.peer_identity()
+                        .map(|identity| identity.subject().to_owned()),
+                );
                 Answer::RawPut(Default::default())
             }
             Command::RawDelete(_) => {

@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,14 @@ impl Peer {
         let socket = TcpStream::connect(&server.address)
             .await
             .expect("it listens");
+        Self::over(socket, window_bytes).await
+    }
+
+    /// The same over a connection that is made already.
+    pub(crate) async fn over(
+        socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        window_bytes: u32,
+    ) -> Self {
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(window_bytes)

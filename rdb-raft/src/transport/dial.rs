@@ -8,7 +8,7 @@ use futures::future::try_join;
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{Envelope, Reply};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::transport::{Connector, endpoint};
+use rdb_proto::transport::{Connector, call_failure, endpoint};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -104,7 +104,7 @@ impl Dialer {
                 if refused.code() == Code::AlreadyExists {
                     self.starts.note_outdated(store_id, own_start);
                 }
-                refused.message().to_owned()
+                call_failure(&refused).into_owned()
             })?;
         // The channel may have connected twice.
         if start != start_of_urgent {

@@ -33,6 +33,10 @@ impl Source for StoreSource {
         self.health.present()
     }
 
+    fn warning(&self) -> Option<String> {
+        self.health.warning()
+    }
+
     /// It takes calls once it is registered, also while it cannot serve one of its regions.
     fn readiness(&self) -> Result<(), String> {
         if self.drain.is_cancelled() {

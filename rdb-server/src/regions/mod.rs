@@ -33,6 +33,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex as Lock, MutexGuard, OnceLock, PoisonError};
 
+use rdb_proto::transport::Connector;
 use rdb_raft::group::GroupState;
 use rdb_raft::log::LogHealth;
 use rdb_raft::transport::{PeerService, Starts, StoreIdentity, Transport};
@@ -69,6 +70,8 @@ pub(crate) struct Regions {
     /// Who this store is, once it has registered.
     identity: Arc<OnceLock<StoreIdentity>>,
     /// The ways to other stores, from then on.
+    /// How other stores are connected to. `None`: over TCP, as plain text.
+    connector: Option<Connector>,
     transport: OnceLock<Transport>,
     replicas: Lock<Replicas>,
     /// Those of the regions that this store leads.
@@ -89,13 +92,14 @@ pub(crate) struct Regions {
 const ORDERS_MAX: usize = 64;
 
 impl Regions {
-    /// Opens the log of a storage. There are no groups yet.
+    /// Opens the log of a storage. There are no groups yet. Other stores are connected to with `connector`, if there is one.
     pub(crate) async fn open(
         storage: Storage,
         router: Router,
         durability: Durability,
         timing: Timing,
         log_bytes_max: u64,
+        connector: Option<Connector>,
     ) -> Result<Self, ServerError> {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
@@ -124,6 +128,7 @@ impl Regions {
             starts,
             damaged: watch::Sender::default(),
             identity: Arc::default(),
+            connector,
             transport: OnceLock::new(),
             replicas: Lock::default(),
             sizes: Sizes::default(),
@@ -196,7 +201,8 @@ impl Regions {
     fn transport(&self, identity: StoreIdentity) -> &Transport {
         self.transport.get_or_init(|| {
             let (addresses, starts) = (Arc::clone(&self.addresses), Arc::clone(&self.starts));
-            Transport::new(identity, *self.node.timing(), addresses, starts)
+            let (timing, connector) = (*self.node.timing(), self.connector.clone());
+            Transport::with_connector(identity, timing, addresses, starts, connector)
         })
     }
 

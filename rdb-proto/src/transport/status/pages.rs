@@ -38,6 +38,11 @@ pub trait Source: Send + Sync + 'static {
     /// Whether it does all of its work, as gRPC health says; otherwise why not.
     fn health(&self) -> Result<(), String>;
 
+    /// What an operator has to look at though it does its work.
+    fn warning(&self) -> Option<String> {
+        None
+    }
+
     /// Whether it takes calls at all; otherwise why not. It may, though a part of its work is not done.
     fn readiness(&self) -> Result<(), String>;
 
@@ -154,7 +159,13 @@ impl Pages {
     pub(super) async fn show(&self, page: Page) -> Answer {
         match page {
             Page::Metrics(form) => self.metrics(form).await,
-            Page::Health => judged("serving", "not serving", self.source.health()),
+            Page::Health => match (self.source.health(), self.source.warning()) {
+                (Ok(()), Some(warning)) => {
+                    let told = format!("serving; {warning}\n");
+                    response(StatusCode::OK, TEXT, told)
+                }
+                (health, _) => judged("serving", "not serving", health),
+            },
             Page::Readiness => judged("ready", "not ready", self.source.readiness()),
             Page::Status => response(StatusCode::OK, JSON, self.status()),
             Page::Index => response(StatusCode::OK, TEXT, self.index()),
@@ -208,6 +219,7 @@ impl Pages {
             "uptime_s": self.started.elapsed().as_secs(),
             "serving": is_serving,
             "not_serving_cause": not_serving,
+            "warning": self.source.warning(),
             "ready": is_ready,
             "not_ready_cause": not_ready,
         });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::budget::ByteBudget;
 use super::super::figures::TransportFigures;
 use super::super::serve::ServeOptions;
+use super::super::tls::ServerTls;
 use super::{Exposition, Labels};
 
 /// What a server's transport counts and limits.
@@ -16,6 +17,7 @@ pub struct TransportMetrics {
     store_connections_max: usize,
     clients: ByteBudget,
     stores: ByteBudget,
+    tls: Option<Arc<ServerTls>>,
 }
 
 const CLIENTS: Labels<'_> = &[("of", "clients")];
@@ -30,6 +32,7 @@ impl TransportMetrics {
             store_connections_max: options.store_connections_max,
             clients: options.bytes_in_flight.clone(),
             stores: options.stores_bytes_in_flight.clone(),
+            tls: options.tls.clone(),
         }
     }
 
@@ -85,6 +88,18 @@ impl TransportMetrics {
             "flaredb_connections_refused_total",
             "gRPC connections that were closed at once, since all places were taken.",
             figures.connections_refused.get(),
+        )?;
+        exposition.counter(
+            "flaredb_tls_handshakes_failed_total",
+            "gRPC connections that were closed since there was no TLS handshake, or a refused one.",
+            figures.handshakes_failed.get(),
+        )?;
+        let tls = self.tls.as_ref();
+        let not_after_s = tls.map(|tls| (&[][..], tls.certificate_not_after_s() as f64));
+        exposition.gauges(
+            "flaredb_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use expires, in seconds since 1970.",
+            not_after_s,
         )
     }
 

@@ -1,0 +1,111 @@
+//! Reads the files of a server again when they change, and on SIGHUP.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::super::HealthHandle;
+use super::{ClientTls, ServerTls, TlsError};
+
+/// How often it looks whether a file has changed. It compares what is in them: dates say little where links are replaced.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Keeps both ends of a server's TLS up to date.
+#[derive(Debug)]
+pub struct TlsKeeper {
+    server: Arc<ServerTls>,
+    client: Option<ClientTls>,
+    /// `None`: it cannot be watched for.
+    hang_up: Option<Signal>,
+    health: HealthHandle,
+    /// What was wrong when it looked last.
+    told: Vec<String>,
+}
+
+impl TlsKeeper {
+    /// From now on SIGHUP does not end the process by itself. Says what is wrong with what was read at start.
+    pub fn new(server: Arc<ServerTls>, client: Option<ClientTls>, health: HealthHandle) -> Self {
+        let hang_up = signal(SignalKind::hangup());
+        let hang_up = hang_up.inspect_err(|error| {
+            tracing::warn!(%error, "SIGHUP will not have certificates read again; changed files will");
+        });
+        let mut keeper = Self {
+            server,
+            client,
+            hang_up: hang_up.ok(),
+            health,
+            told: Vec::new(),
+        };
+        keeper.tell(None);
+        keeper
+    }
+
+    /// Reads again for as long as the process runs.
+    pub async fn keep(mut self) {
+        let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let asked = async {
+                match &mut self.hang_up {
+                    Some(hang_up) => hang_up.recv().await,
+                    None => pending().await,
+                }
+            };
+            let is_asked = tokio::select! {
+                _ = asked => true,
+                _ = looks.tick() => false,
+            };
+            let (server, client) = (Arc::clone(&self.server), self.client.clone());
+            let reading = spawn_blocking(move || reload(&server, client.as_ref()));
+            // It does not panic; if it does, what was read before is used on.
+            let Ok(reloaded) = reading.await else {
+                continue;
+            };
+            match &reloaded {
+                Ok(true) => tracing::info!(
+                    subject = self.server.subject(),
+                    "the certificates were read again: new connections use them"
+                ),
+                Ok(false) if is_asked => {
+                    tracing::info!("the certificates were read again: they are the same");
+                }
+                Ok(false) | Err(_) => {}
+            }
+            if is_asked {
+                // Whoever asks is told again.
+                self.told.clear();
+            }
+            self.tell(reloaded.err());
+        }
+    }
+
+    /// Says what is wrong: in the log when that is new, and in the health as long as it is so.
+    fn tell(&mut self, error: Option<TlsError>) {
+        let mut wrong = self.server.warnings();
+        if self.client.is_some() {
+            wrong.extend(self.server.unfit_as_client());
+        }
+        wrong.extend(
+            error.map(|error| {
+                format!("{error}. The certificates that were read before are used on")
+            }),
+        );
+        for warning in wrong.iter().filter(|warning| !self.told.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        let warning = (!wrong.is_empty()).then(|| wrong.join("; "));
+        self.health.warn(warning);
+        self.told = wrong;
+    }
+}
+
+/// Whether one of them has changed. Both are read, whatever is wrong with one.
+fn reload(server: &ServerTls, client: Option<&ClientTls>) -> Result<bool, TlsError> {
+    let of_server = server.reload();
+    let of_client = client.map_or(Ok(false), ClientTls::reload);
+    Ok(of_server? | of_client?)
+}
