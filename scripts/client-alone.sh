@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles rdb-client as an application gets it: without the crates and features of this workspace beside it, and once more with
-# the feature `metrics`. The application enables nothing of tokio but `rt`.
+# Compiles rdb-client as an application gets it: without the crates and features of this workspace beside it, then the same with each
+# of its features. The application enables nothing of tokio but `rt`.
 set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
@@ -16,6 +16,7 @@ main() {
   # The versions of Cargo.lock; only the application is new in it.
   check
   check --features metrics
+  check --features tls
 }
 
 # check FLAG…
@@ -40,18 +41,26 @@ edition = "2024"
 
 [features]
 metrics = ["rdb-client/metrics"]
+tls = ["rdb-client/tls"]
 
 [dependencies]
 rdb-client = { path = "../rdb-client" }
 tokio = { version = "1", features = ["rt"] }
 TOML
   cat >"$directory/application/src/main.rs" <<'RUST'
-use rdb_client::{Bytes, Client, Error};
+use rdb_client::{Bytes, Client, Config, Error};
+
+fn config() -> Config {
+    #[cfg(feature = "tls")]
+    return Config::default().with_tls(rdb_client::Tls::with_ca_file("ca.pem"));
+    #[cfg(not(feature = "tls"))]
+    Config::default()
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let value: Option<Bytes> = runtime.block_on(async {
-        let client = Client::connect(["127.0.0.1:2379"]).await?;
+        let client = Client::connect_with(["127.0.0.1:2379"], config()).await?;
         client.raw_put("k1", "v1").await?;
         let value = client.raw_get("k1").await?;
         Ok::<_, Error>(value)

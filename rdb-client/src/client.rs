@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rdb_proto::pdpb::GetClusterInfoRequest;
 
+use crate::connection::Security;
 use crate::counters::Counters;
 use crate::dispatch::Dispatcher;
 use crate::retry::Deadline;
@@ -68,6 +69,7 @@ impl Client {
         let placement_driver = Arc::new(PlacementDriver::new(
             addresses,
             config.connect_timeout,
+            Security::of(&config)?,
             Arc::clone(&counters),
         )?);
         let deadline = Deadline::after(config.timeout);

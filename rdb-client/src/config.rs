@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use crate::Error;
+#[cfg(feature = "tls")]
+use crate::Tls;
+use crate::connection::Security;
 
 /// Settings of a [`Client`](crate::Client).
 ///
@@ -22,6 +25,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Makes every call a unary gRPC call, instead of sending concurrent calls together over streams. Default: `false`.
     pub unary: bool,
+    /// Encrypts connections. Needs the feature `tls`. Default: `None`, plain text.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Config {
@@ -30,6 +36,8 @@ impl Default for Config {
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(3),
             unary: false,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -53,7 +61,22 @@ impl Config {
         Self { unary, ..self }
     }
 
-    /// Checks every setting.
+    /// These settings with encrypted connections.
+    ///
+    /// ```
+    /// # use rdb_client::{Config, Tls};
+    /// let tls = Tls::with_ca_file("tls/ca.pem").with_identity_files("tls/client.pem", "tls/client.key");
+    /// let config = Config::default().with_tls(tls);
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self {
+            tls: Some(tls),
+            ..self
+        }
+    }
+
+    /// Checks every setting, and that what TLS needs can be read.
     ///
     /// # Errors
     ///
@@ -68,7 +91,7 @@ impl Config {
                 return Err(Error::invalid_argument(field, None, cause));
             }
         }
-        Ok(())
+        Security::of(self).map(drop)
     }
 }
 

@@ -5,8 +5,6 @@
 //! In any other case its fate is unknown, whatever the code suggests. (A routing answer is certain, too. `routing` handles
 //! those.)
 
-use std::error::Error as StdError;
-
 use rdb_proto::error::details;
 use rdb_proto::errorpb::{self, Fate};
 use tonic::{Code, Status};
@@ -79,8 +77,7 @@ pub(crate) fn is_unprocessed(status: &Status) -> bool {
 /// One line: the place, and the message. Of a connection that failed that is its innermost error: those around it say
 /// only by which layers it came.
 pub(crate) fn cause(status: &Status, place: &str) -> String {
-    let connection_error = ConnectionError::of(status).map(|error| error as &dyn StdError);
-    let innermost = std::iter::successors(connection_error, |&error| error.source()).last();
+    let innermost = ConnectionError::of(status).map(ConnectionError::cause);
     match (innermost, status.message()) {
         (Some(error), _) => format!("{place}: the connection failed: {error}"),
         (None, "") => format!("{place}: {}", status.code().description()),

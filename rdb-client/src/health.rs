@@ -9,13 +9,13 @@ use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::metapb::{Context, Store};
 use rdb_proto::pdpb::GetStoresRequest;
-use rdb_proto::transport::NOT_SERVING_CAUSE;
+use rdb_proto::transport::{NOT_SERVING_CAUSE, WARNING};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::connection::{Channel, Connection};
+use crate::connection::{Channel, Connection, Security};
 use crate::retry::{Deadline, Failure};
 use crate::routing::{Member, PlacementDriver, wrong_address};
 use crate::{Client, Config, Error, fate};
@@ -66,6 +66,8 @@ pub struct ProcessHealth {
     pub address: String,
     /// The answer.
     pub health: Health,
+    /// What it says that an operator has to look at, though it may serve: e.g. that its certificate has expired.
+    pub warning: Option<String>,
 }
 
 impl Client {
@@ -88,6 +90,7 @@ impl Client {
         let placement_driver = PlacementDriver::new(
             pd_addresses.into_iter().map(Into::into),
             config.connect_timeout,
+            Security::of(&config)?,
             Arc::default(),
         )?;
         let asking = Asking {
@@ -169,19 +172,23 @@ impl Asking<'_> {
             }
         });
         let question = async |channel| {
-            Ok(match serving(channel).await? {
+            let Said { serving, warning } = said(channel).await?;
+            let health = match serving {
                 Serving::Yes => Health::Serving,
                 Serving::No { told } => {
                     let untold = "it is stopping or takes no writes; its log says why";
                     let cause = told.unwrap_or_else(|| untold.to_owned());
                     Health::NotServing { cause }
                 }
-            })
+            };
+            Ok((health, warning))
         };
+        let (health, warning) = self.ask(&member.address, connecting, question).await;
         ProcessHealth {
             role: Role::PlacementDriver,
             address: member.address.clone(),
-            health: self.ask(&member.address, connecting, question).await,
+            health,
+            warning,
         }
     }
 
@@ -189,10 +196,12 @@ impl Asking<'_> {
         let connecting = self.placement_driver.connections.connection(&store.address);
         let connecting = connecting.map_err(|cause| Health::Unreachable { cause });
         let question = async |channel| self.store_at(store, channel).await;
+        let (health, warning) = self.ask(&store.address, connecting, question).await;
         ProcessHealth {
             role: Role::Store { store_id: store.id },
             address: store.address.clone(),
-            health: self.ask(&store.address, connecting, question).await,
+            health,
+            warning,
         }
     }
 
@@ -200,8 +209,8 @@ impl Asking<'_> {
         &self,
         address: &str,
         connecting: impl Future<Output = Result<Connection, Health>>,
-        question: impl AsyncFnOnce(Channel) -> Result<Health, Status>,
-    ) -> Health {
+        question: impl AsyncFnOnce(Channel) -> Result<(Health, Option<String>), Status>,
+    ) -> (Health, Option<String>) {
         let asked = async {
             let connection = connecting.await?;
             question(connection.channel).await.map_err(|status| {
@@ -212,16 +221,22 @@ impl Asking<'_> {
             })
         };
         match self.deadline.limit(asked).await {
-            Some(Ok(health) | Err(health)) => health,
-            None => Health::Unreachable {
-                cause: format!("{address} gave no answer in time"),
-            },
+            Some(Ok(answer)) => answer,
+            Some(Err(health)) => (health, None),
+            None => {
+                let cause = format!("{address} gave no answer in time");
+                (Health::Unreachable { cause }, None)
+            }
         }
     }
 
     /// Asks for a region that no store has: the answer says who answers, and whether it takes requests.
-    async fn store_at(&self, store: &Store, channel: Channel) -> Result<Health, Status> {
-        let serving = serving(channel.clone()).await?;
+    async fn store_at(
+        &self,
+        store: &Store,
+        channel: Channel,
+    ) -> Result<(Health, Option<String>), Status> {
+        let Said { serving, warning } = said(channel.clone()).await?;
         let context = Context {
             cluster_id: self.placement_driver.cluster_id().unwrap_or_default(),
             store_id: store.id,
@@ -236,11 +251,11 @@ impl Asking<'_> {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == Code::Unimplemented => {
                 let cause = "it is no store".to_owned();
-                return Ok(Health::WrongProcess { cause });
+                return Ok((Health::WrongProcess { cause }, None));
             }
             Err(status) => return Err(status),
         };
-        Ok(match answer.region_error.and_then(|error| error.kind) {
+        let health = match answer.region_error.and_then(|error| error.kind) {
             Some(Kind::ClusterMismatch(found)) => Health::WrongProcess {
                 cause: format!("it is a store of cluster {}", found.cluster_id),
             },
@@ -256,11 +271,17 @@ impl Asking<'_> {
                     cause: told.unwrap_or_else(|| takes_no_writes(store)),
                 },
             },
-        })
+        };
+        Ok((health, warning))
     }
 }
 
 /// What a process says of itself.
+struct Said {
+    serving: Serving,
+    warning: Option<String>,
+}
+
 enum Serving {
     Yes,
     /// Processes of early releases do not tell why.
@@ -269,19 +290,21 @@ enum Serving {
     },
 }
 
-async fn serving(channel: Channel) -> Result<Serving, Status> {
+async fn said(channel: Channel) -> Result<Said, Status> {
     let mut client = HealthClient::new(channel);
     let answer = client.check(HealthCheckRequest::default()).await?;
-    if answer.get_ref().status() == ServingStatus::Serving {
-        return Ok(Serving::Yes);
-    }
-    let cause = answer.metadata().get(NOT_SERVING_CAUSE);
-    let told = cause
-        .and_then(|cause| cause.to_str().ok())
-        .filter(|cause| !cause.is_empty());
-    Ok(Serving::No {
-        told: told.map(str::to_owned),
-    })
+    let told = |name| {
+        let told = answer.metadata().get(name)?.to_str().ok();
+        told.filter(|told| !told.is_empty()).map(str::to_owned)
+    };
+    let serving = if answer.get_ref().status() == ServingStatus::Serving {
+        Serving::Yes
+    } else {
+        let told = told(NOT_SERVING_CAUSE);
+        Serving::No { told }
+    };
+    let warning = told(WARNING);
+    Ok(Said { serving, warning })
 }
 
 /// The guess at a store that does not tell.

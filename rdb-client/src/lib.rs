@@ -69,7 +69,15 @@
 //! # What it needs
 //!
 //! An application needs tokio's feature `rt` and a runtime of either kind with `enable_all()`. This crate enables the other
-//! features of tokio that it uses. It has no default features. Its feature `cli` is for `rdbctl` only.
+//! features of tokio that it uses. It has no default features. Its feature `tls` encrypts connections: it adds rustls with `ring`,
+//! which needs a C compiler. Its feature `cli` is for `rdbctl` only.
+//!
+//! # TLS
+//!
+//! With the feature `tls`, `Config::with_tls` has every connection encrypted. A connection is not made when the certificate of its
+//! server has expired, is of no CA that the client trusts, or is for another host than that of the address, nor when the server asks
+//! for a certificate that the client does not have. That is like a server that cannot be reached: the call was not applied, it is
+//! tried again until its deadline, since certificates are renewed and other addresses may do, and its error then says why.
 //!
 //! # Metrics
 //!
@@ -142,6 +150,8 @@ pub use limits::Limits;
 pub use membership::{Operator, OperatorState, Removal};
 pub use range::KeyRange;
 pub use raw::KeyValue;
+#[cfg(feature = "tls")]
+pub use rdb_proto::transport::tls::ClientTlsOptions as Tls;
 pub use region_admin::{RegionCheck, ReplicaCheck, ReplicaOutcome};
 pub use scan::{ScanOptions, ScanStream};
 pub use stats::ClientStats;

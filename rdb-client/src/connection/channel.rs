@@ -21,12 +21,15 @@ use rdb_proto::transport::limits::{
     CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
     KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
+use rdb_proto::transport::{PORT_SPEAKS_TLS, wants_tls};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
+
+use super::Security;
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
@@ -57,6 +60,13 @@ impl ConnectionError {
             source = error.source();
         }
         None
+    }
+
+    /// The innermost error in words: those around it say only by which layers it came.
+    pub(crate) fn cause(&self) -> String {
+        self.source
+            .as_ref()
+            .map_or_else(|| self.to_string(), innermost)
     }
 
     /// Whether the request certainly was not processed: it was never written to the connection, or the peer refused its
@@ -102,6 +112,16 @@ fn is_refused(error: &hyper::Error) -> bool {
     })
 }
 
+fn innermost(error: &hyper::Error) -> String {
+    if h2_error(error).is_some_and(wants_tls) {
+        return format!(
+            "{PORT_SPEAKS_TLS}: give the CA of its certificate (Config::with_tls, rdbctl --ca)"
+        );
+    }
+    let innermost = std::iter::successors(Some(error as &dyn StdError), |&error| error.source());
+    innermost.last().unwrap_or(error).to_string()
+}
+
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     error.source().and_then(<dyn StdError>::downcast_ref)
 }
@@ -112,6 +132,8 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
 #[derive(Debug)]
 pub(crate) struct Channel {
     requests: Arc<Requests>,
+    /// Why the connection has ended, once it has ended by a failure.
+    failure: watch::Receiver<Option<String>>,
     authority: Authority,
     places: PollSemaphore,
     /// The place of this clone's next call.
@@ -165,6 +187,7 @@ impl Clone for Channel {
     fn clone(&self) -> Self {
         Self {
             requests: Arc::clone(&self.requests),
+            failure: self.failure.clone(),
             authority: self.authority.clone(),
             places: self.places.clone(),
             place: None,
@@ -175,10 +198,14 @@ impl Clone for Channel {
 
 impl Channel {
     /// Connects to `address`, a `host:port`. The connection is served by a task of the present runtime.
-    pub(crate) async fn connect(address: &str) -> Result<Self, Box<dyn StdError + Send + Sync>> {
+    pub(crate) async fn connect(
+        address: &str,
+        security: &Security,
+    ) -> Result<Self, Box<dyn StdError + Send + Sync>> {
         let authority = address.parse()?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        let stream = security.secure(address, stream).await?;
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // Until the peer has told.
@@ -193,15 +220,18 @@ impl Channel {
         let (requests, connection) = handshake.await?;
         let requests = Arc::new(Requests(Mutex::new(Some(requests))));
         let closing = CloseAtEnd(Arc::downgrade(&requests));
+        let (told, failure) = watch::channel(None);
         // It ends with the last request and the last clone of `requests`.
         tokio::spawn(async move {
             let _closing = closing;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection broke");
+                told.send_replace(Some(innermost(&error)));
             }
         });
         Ok(Self {
             requests,
+            failure,
             authority,
             places: PollSemaphore::new(Arc::new(Semaphore::new(CALLS_MAX))),
             place: None,
@@ -226,6 +256,13 @@ impl Channel {
     /// Whether the connection takes no more requests.
     pub(crate) fn is_closed(&self) -> bool {
         self.requests.is_closed()
+    }
+
+    /// Waits until the connection has ended, and says why if it has ended by a failure.
+    pub(super) async fn failure(&mut self) -> Option<String> {
+        // Else its task has ended without one.
+        let failed = self.failure.wait_for(Option::is_some).await.ok()?;
+        failed.clone()
     }
 
     /// Stubs name the method only.

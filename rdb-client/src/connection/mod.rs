@@ -5,13 +5,16 @@
 //!
 //! - `channel`: an HTTP/2 connection for gRPC stubs. Its errors say whether the peer can have processed a request.
 //! - `pool`: one connection per address.
+//! - `security`: whether they are encrypted.
 
 mod channel;
 mod pool;
 #[cfg(test)]
 pub(crate) mod scripted_peer;
+mod security;
 
 #[cfg(test)]
 pub(crate) use channel::CALLS_MAX;
 pub(crate) use channel::{Channel, ConnectionError};
 pub(crate) use pool::{Connection, ConnectionPool};
+pub(crate) use security::Security;

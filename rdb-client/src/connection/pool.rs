@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::Channel;
+use super::{Channel, Security};
 use crate::counters::Counters;
 use crate::fate;
 use crate::figures::OpenConnection;
@@ -46,6 +46,7 @@ type Connecting = Shared<BoxFuture<'static, Result<Connection, ConnectFailure>>>
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
     connect_timeout: Duration,
+    security: Security,
     counters: Arc<Counters>,
     slots: Mutex<Slots>,
 }
@@ -75,9 +76,14 @@ impl Slot {
 }
 
 impl ConnectionPool {
-    pub(crate) fn new(connect_timeout: Duration, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        connect_timeout: Duration,
+        security: Security,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             connect_timeout,
+            security,
             counters,
             slots: Mutex::default(),
         }
@@ -127,8 +133,8 @@ impl ConnectionPool {
         slots.by_address.retain(|_, slot| !is_over(slot));
         slots.last_id += 1;
         let id = slots.last_id;
-        let counters = Arc::clone(&self.counters);
-        let connecting = connect(address.to_owned(), id, counters);
+        let (security, counters) = (self.security.clone(), Arc::clone(&self.counters));
+        let connecting = connect(address.to_owned(), security, id, counters);
         let connecting = connecting.boxed().shared();
         let slot = Slot {
             id,
@@ -153,10 +159,11 @@ impl Slots {
 
 async fn connect(
     address: String,
+    security: Security,
     id: u64,
     counters: Arc<Counters>,
 ) -> Result<Connection, ConnectFailure> {
-    let channel = open(&address).await;
+    let channel = open(&address, &security).await;
     let channel = channel.inspect_err(|_| counters.figures().note_not_connected())?;
     Ok(Connection {
         channel,
@@ -167,9 +174,10 @@ async fn connect(
 }
 
 /// A channel to a peer that has answered.
-async fn open(address: &str) -> Result<Channel, ConnectFailure> {
+async fn open(address: &str, security: &Security) -> Result<Channel, ConnectFailure> {
     check_address(address).map_err(|error| error.to_string())?;
-    let channel = Channel::connect(address).await.map_err(|error| {
+    let channel = Channel::connect(address, security).await;
+    let channel = channel.map_err(|error| {
         let error: &dyn std::error::Error = &*error;
         format!("cannot connect to {address}: {}", innermost(error))
     })?;
@@ -178,14 +186,21 @@ async fn open(address: &str) -> Result<Channel, ConnectFailure> {
 }
 
 /// Waits for a first answer. Whatever has no health service is no process of a cluster.
-async fn greet(address: &str, channel: Channel) -> Result<(), ConnectFailure> {
-    let answer = HealthClient::new(channel)
+async fn greet(address: &str, mut channel: Channel) -> Result<(), ConnectFailure> {
+    let answer = HealthClient::new(channel.clone())
         .check(HealthCheckRequest::default())
         .await;
-    answer.map(drop).map_err(|status| {
-        let place = format!("no process of a cluster answers at {address}");
-        fate::cause(&status, &place)
-    })
+    let Err(status) = answer else {
+        return Ok(());
+    };
+    let place = format!("no process of a cluster answers at {address}");
+    // The call may know only that its connection has ended.
+    if fate::is_broken(&status)
+        && let Some(failure) = channel.failure().await
+    {
+        return Err(format!("{place}: the connection failed: {failure}"));
+    }
+    Err(fate::cause(&status, &place))
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -209,7 +224,8 @@ mod tests {
 
     #[tokio::test]
     async fn connections_that_ended_and_attempts_that_failed_are_forgotten() {
-        let pool = ConnectionPool::new(Duration::from_secs(60), Arc::default());
+        let timeout = Duration::from_secs(60);
+        let pool = ConnectionPool::new(timeout, Security::default(), Arc::default());
         for _ in 0..3 {
             // It answers the greeting, and closes.
             let peer = ScriptedPeer::start(vec![vec![Reaction::Answer]]).await;
@@ -231,7 +247,7 @@ mod tests {
         const CONNECT_TIMEOUT: Duration = Duration::from_millis(10);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
-        let pool = ConnectionPool::new(CONNECT_TIMEOUT, Arc::default());
+        let pool = ConnectionPool::new(CONNECT_TIMEOUT, Security::default(), Arc::default());
         let mut silent = Vec::new();
         for attempt in 1..=3 {
             // Its deadline is before the pool's, unless this machine is busy.

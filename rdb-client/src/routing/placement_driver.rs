@@ -19,7 +19,7 @@ use rdb_proto::transport::check_address;
 use rdb_proto::transport::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
 use tonic::{Code, Response, Status};
 
-use crate::connection::{Channel, Connection, ConnectionPool};
+use crate::connection::{Channel, Connection, ConnectionPool, Security};
 use crate::counters::Counters;
 use crate::figures::CallKind;
 use crate::retry::{Deadline, Failure, Retry};
@@ -73,6 +73,7 @@ impl PlacementDriver {
     pub(crate) fn new(
         addresses: impl Iterator<Item = String>,
         connect_timeout: Duration,
+        security: Security,
         counters: Arc<Counters>,
     ) -> Result<Self, Error> {
         let mut members = Vec::new();
@@ -84,12 +85,13 @@ impl PlacementDriver {
             let cause = "there is none; expected at least one host:port, e.g. 127.0.0.1:2379";
             return Err(wrong_address(cause));
         }
+        let pool = || ConnectionPool::new(connect_timeout, security.clone(), Arc::clone(&counters));
         Ok(Self {
             members,
             preferred: AtomicUsize::new(0),
             cluster_id: OnceLock::new(),
-            connections: Arc::new(ConnectionPool::new(connect_timeout, Arc::clone(&counters))),
-            held_connections: ConnectionPool::new(connect_timeout, Arc::clone(&counters)),
+            connections: Arc::new(pool()),
+            held_connections: pool(),
             connect_timeout,
             counters,
         })

@@ -299,6 +299,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::connection::Security;
 
     #[derive(Default)]
     struct Bell(AtomicBool);
@@ -313,8 +314,9 @@ mod tests {
     #[tokio::test]
     async fn the_timer_of_a_round_wakes_its_callers_and_no_others() {
         let nowhere = ["127.0.0.1:1".to_owned()].into_iter();
+        let patience = Duration::from_secs(60);
         let placement_driver =
-            PlacementDriver::new(nowhere, Duration::from_secs(60), Arc::default());
+            PlacementDriver::new(nowhere, patience, Security::default(), Arc::default());
         let placement_driver = Arc::new(placement_driver.expect("an address"));
         let stream = TimestampStream::new(placement_driver, Arc::default(), 2);
         let bells: [Arc<Bell>; 6] = Default::default();

@@ -25,6 +25,8 @@ mod monitoring;
 mod rdbctl;
 mod replicated;
 mod restarts;
+#[cfg(feature = "cli")]
+mod tls;
 mod tso;
 mod tso_stream;
 mod wire_cut;

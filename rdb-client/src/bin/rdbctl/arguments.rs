@@ -4,17 +4,22 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use rdb_client::Config;
+use rdb_client::{Config, Tls};
+use rdb_proto::transport::Connector;
+use rdb_proto::transport::tls::ClientTls;
 use tracing::level_filters::LevelFilter;
 
 use crate::bench::BenchCommand;
 use crate::cas::CasCommand;
+use crate::cert::CertCommand;
 use crate::encoding::KeyEncoding;
+use crate::failure::Failure;
 use crate::operator::OperatorCommand;
 use crate::output::Format;
 use crate::playground::PlaygroundArguments;
@@ -91,6 +96,18 @@ pub(crate) struct GlobalArguments {
     #[arg(value_parser = parse_timeout, default_value = "10s")]
     pub(crate) timeout: Duration,
 
+    /// Connect over TLS, to servers whose certificates a CA in this file has signed
+    #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// The certificate for servers that ask for one. With --key
+    #[arg(long = "cert", global = true, help_heading = GLOBAL, env = "RDBCTL_CERT", value_name = "FILE")]
+    pub(crate) client_cert: Option<PathBuf>,
+
+    /// The key of --cert
+    #[arg(long = "key", global = true, help_heading = GLOBAL, env = "RDBCTL_KEY", value_name = "FILE")]
+    pub(crate) client_key: Option<PathBuf>,
+
     /// For people or for programs
     #[arg(short, long, global = true, help_heading = GLOBAL, value_name = "FORMAT")]
     #[arg(value_enum, default_value_t = Format::Text)]
@@ -129,6 +146,9 @@ pub(crate) enum Command {
     /// Measure how much the cluster does, and how fast
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Certificates for development
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Run a cluster on this machine until Ctrl-C, for trying things out
     Playground(PlaygroundArguments),
     /// Ask every placement driver and store whether it is serving
@@ -182,6 +202,15 @@ impl GlobalArguments {
         if !is_typed("pd") {
             self.pd.clone_from(&outer.pd);
         }
+        if !is_typed("ca") {
+            self.ca.clone_from(&outer.ca);
+        }
+        if !is_typed("client_cert") {
+            self.client_cert.clone_from(&outer.client_cert);
+        }
+        if !is_typed("client_key") {
+            self.client_key.clone_from(&outer.client_key);
+        }
         if !is_typed("timeout") {
             self.timeout = outer.timeout;
         }
@@ -193,6 +222,27 @@ impl GlobalArguments {
         }
         // What is logged was decided at the start of the process.
         self.log_level = outer.log_level;
+    }
+
+    /// How connections are encrypted. `None`: they are plain text.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let tls = self.ca.as_ref().map(Tls::with_ca_file);
+        match (tls, &self.client_cert, &self.client_key) {
+            (Some(tls), Some(cert), Some(key)) => Ok(Some(tls.with_identity_files(cert, key))),
+            (tls, None, None) => Ok(tls),
+            (None, ..) => Err(Failure::usage(
+                "--cert and --key are for TLS, and --ca is missing: the CA that servers are trusted by",
+            )),
+            (_, Some(_), None) => Err(Failure::usage("--cert needs --key, the key of it")),
+            (_, None, Some(_)) => Err(Failure::usage("--key needs --cert, its certificate")),
+        }
+    }
+
+    /// How endpoints past the client are connected to. `None`: as plain text.
+    pub(crate) fn connector(&self) -> Result<Option<Connector>, Failure> {
+        let tls = self.tls()?.map(ClientTls::new).transpose();
+        let tls = tls.map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(tls.map(|tls| tls.connector()))
     }
 
     /// How long a connection may take to be made: longer than by default for who has more time.
@@ -292,6 +342,27 @@ mod tests {
             assert_eq!(global.pd, ["c:1"], "{line}");
             assert_eq!(global.output, Format::Json, "{line}");
             assert_eq!(global.timeout, Duration::from_secs(2), "{line}");
+        }
+    }
+
+    #[test]
+    fn half_of_what_tls_needs_is_refused_with_what_is_missing() {
+        for (flags, missing) in [
+            ("--ca ca.pem --cert c.pem", "--key"),
+            ("--ca ca.pem --key c.key", "--cert"),
+            ("--cert c.pem --key c.key", "--ca"),
+        ] {
+            let global = parse(&format!("rdbctl {flags} health"))
+                .expect(flags)
+                .global;
+            let refused = global.tls().expect_err(flags).to_string();
+            assert!(refused.contains(missing), "{refused}");
+        }
+        for flags in ["--ca ca.pem", "--ca ca.pem --cert c.pem --key c.key"] {
+            let global = parse(&format!("rdbctl health {flags}"))
+                .expect(flags)
+                .global;
+            assert!(global.tls().expect(flags).is_some(), "{flags}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::raw::RawCommand;
 use crate::session::{KeptClient, Session};
 use crate::store::StoreCommand;
 use crate::{
-    bench, cas, health, operator, playground, raw, region, shell_support, status, store, tso,
+    bench, cas, cert, health, operator, playground, raw, region, shell_support, status, store, tso,
 };
 
 /// What Ctrl-C does while a command runs.
@@ -110,6 +110,7 @@ impl Executor {
         let command = match command {
             // The benchmark runs its callers on its own threads.
             Command::Bench(command) => return bench::run(command, global, interrupt, output),
+            Command::Cert(command) => return cert::run(command, output),
             Command::Completions(arguments) => {
                 return shell_support::completions(&arguments, output);
             }
@@ -119,7 +120,7 @@ impl Executor {
         let Some(runtime) = &self.runtime else {
             return Err(Failure::failed("the runtime has ended"));
         };
-        let session = Session::new(global).keeping(&self.client);
+        let session = Session::new(global)?.keeping(&self.client);
         let session = session.in_shell(self.interrupts.is_some());
         runtime.block_on(interrupt.limit(on_runtime(command, &session, output)))
     }
@@ -177,7 +178,11 @@ async fn on_runtime(
         Command::Operator(command) => operator::run(command, session, output).await,
         Command::Health => health::run(session, output).await,
         Command::Status(arguments) => status::run(&arguments, session, output).await,
-        Command::Bench(_) | Command::Completions(_) | Command::Manual(_) | Command::Shell => Ok(()),
+        Command::Bench(_)
+        | Command::Cert(_)
+        | Command::Completions(_)
+        | Command::Manual(_)
+        | Command::Shell => Ok(()),
     }
 }
 

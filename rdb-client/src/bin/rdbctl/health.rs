@@ -14,7 +14,7 @@ once. When no placement driver answers, the stores are not known. Exit code 0
 only when each process is serving and there is a store; 1 otherwise.
 
 STATUS:
-  serving        it does its work
+  serving        it does its work; a cause says what to look at all the same
   not_serving    it answers that it does not
   unreachable    it does not answer
   wrong_process  another process answers at its address
@@ -62,7 +62,7 @@ pub(crate) struct Line {
     pub(crate) store_id: Option<u64>,
     pub(crate) address: String,
     pub(crate) status: &'static str,
-    /// Why it is not serving.
+    /// Why it is not serving, or what has to be looked at though it is.
     pub(crate) cause: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl From<&ProcessHealth> for Line {
             _ => ("unknown", None),
         };
         let (status, cause) = match &process.health {
-            Health::Serving => (SERVING, None),
+            Health::Serving => (SERVING, process.warning.clone()),
             Health::NotServing { cause } => ("not_serving", Some(cause.clone())),
             Health::Unreachable { cause } => ("unreachable", Some(cause.clone())),
             Health::WrongProcess { cause } => ("wrong_process", Some(cause.clone())),

@@ -149,7 +149,7 @@ mod tests {
     fn range_of(line: &[&str]) -> Result<KeyRange, Failure> {
         let line = ["rdbctl", "raw"].iter().chain(line);
         let Arguments { global, command } = Arguments::try_parse_from(line).expect("usage");
-        let session = Session::new(&global);
+        let session = Session::new(&global).expect("plain text");
         match command {
             Command::Raw(RawCommand::Scan(arguments)) => arguments.range(&session),
             Command::Raw(RawCommand::DeleteRange(arguments)) => arguments.range(&session),

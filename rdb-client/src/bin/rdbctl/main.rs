@@ -8,6 +8,7 @@
 mod arguments;
 mod bench;
 mod cas;
+mod cert;
 mod encoding;
 mod entry;
 mod executor;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdb_client::{Client, Config, ProcessHealth};
+use rdb_client::{Client, Config, ProcessHealth, Tls};
 
 use crate::arguments::GlobalArguments;
 use crate::encoding::{KeyArgument, KeyEncoding};
@@ -17,6 +17,7 @@ pub(crate) struct KeptClient(Arc<Mutex<Option<Connected>>>);
 struct Connected {
     pd_addresses: Vec<String>,
     connect_timeout: Duration,
+    tls: Option<Tls>,
     client: Client,
 }
 
@@ -31,35 +32,42 @@ pub(crate) struct Session {
 }
 
 impl KeptClient {
-    /// The client, if it was given these addresses and is as patient when it connects.
-    fn of(&self, pd_addresses: &[String], connect_timeout: Duration) -> Option<Client> {
+    /// The client, if it was given these addresses and certificates, and is as patient when it connects.
+    fn of(&self, pd_addresses: &[String], config: &Config) -> Option<Client> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.as_ref()?;
-        let is_fit = kept.pd_addresses == pd_addresses && kept.connect_timeout >= connect_timeout;
+        let is_same = kept.pd_addresses == pd_addresses && kept.tls == config.tls;
+        let is_fit = is_same && kept.connect_timeout >= config.connect_timeout;
         is_fit.then(|| kept.client.clone())
     }
 
-    fn keep(&self, pd_addresses: &[String], connect_timeout: Duration, client: &Client) {
+    fn keep(&self, pd_addresses: &[String], config: &Config, client: &Client) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(Connected {
             pd_addresses: pd_addresses.to_vec(),
-            connect_timeout,
+            connect_timeout: config.connect_timeout,
+            tls: config.tls.clone(),
             client: client.clone(),
         });
     }
 }
 
 impl Session {
-    pub(crate) fn new(global: &GlobalArguments) -> Self {
-        Self {
+    pub(crate) fn new(global: &GlobalArguments) -> Result<Self, Failure> {
+        let config = Config::default()
+            .with_timeout(global.timeout)
+            .with_connect_timeout(global.connect_timeout());
+        let config = match global.tls()? {
+            Some(tls) => config.with_tls(tls),
+            None => config,
+        };
+        Ok(Self {
             pd_addresses: global.pd.clone(),
-            config: Config::default()
-                .with_timeout(global.timeout)
-                .with_connect_timeout(global.connect_timeout()),
+            config,
             keys: global.key_encoding,
             kept: KeptClient::default(),
             is_in_shell: false,
-        }
+        })
     }
 
     /// The same, with the client of an earlier session if that was given the same addresses.
@@ -108,10 +116,7 @@ impl Session {
     /// Of several placement drivers that belong to different clusters the first to answer would decide which cluster is
     /// read and written. That is refused.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        if let Some(client) = self
-            .kept
-            .of(&self.pd_addresses, self.config.connect_timeout)
-        {
+        if let Some(client) = self.kept.of(&self.pd_addresses, &self.config) {
             return Ok(client.with_timeout(self.config.timeout));
         }
         let addresses = self.pd_addresses.iter().cloned();
@@ -119,8 +124,7 @@ impl Session {
         if self.pd_addresses.len() > 1 {
             client.check_placement_drivers().await?;
         }
-        let connect_timeout = self.config.connect_timeout;
-        self.kept.keep(&self.pd_addresses, connect_timeout, &client);
+        self.kept.keep(&self.pd_addresses, &self.config, &client);
         Ok(client)
     }
 

@@ -11,10 +11,14 @@ use tokio::time::timeout;
 use super::super::scripted_peer::{INTERNAL_ERROR, REFUSED_STREAM, Reaction, ScriptedPeer};
 use super::*;
 
+async fn connect(address: &str) -> Result<Channel, Box<dyn StdError + Send + Sync>> {
+    Channel::connect(address, &Security::default()).await
+}
+
 /// Calls a peer that plays this script, once for each of the statuses.
 async fn called<const CALLS: usize>(script: Vec<Reaction>) -> [Status; CALLS] {
     let peer = ScriptedPeer::start(vec![script]).await;
-    let client = KvRawClient::new(Channel::connect(&peer.address).await.expect("it listens"));
+    let client = KvRawClient::new(connect(&peer.address).await.expect("it listens"));
     let mut statuses = Vec::new();
     for _ in 0..CALLS {
         let called = client.clone().raw_get(RawGetRequest::default()).await;
@@ -60,7 +64,7 @@ async fn a_failure_says_whether_the_request_was_processed_and_whether_the_connec
 async fn unprocessed(calls: usize, processed: usize) -> usize {
     let script = repeat_n(Reaction::Ignore, processed - 1).chain([Reaction::GoAwayAfter]);
     let peer = ScriptedPeer::start(vec![script.collect()]).await;
-    let client = KvRawClient::new(Channel::connect(&peer.address).await.expect("it listens"));
+    let client = KvRawClient::new(connect(&peer.address).await.expect("it listens"));
     let all = (0..calls).map(|_| {
         let mut client = client.clone();
         async move { client.raw_get(RawGetRequest::default()).await }
@@ -104,7 +108,7 @@ async fn no_call_is_left_waiting_when_its_connection_ends() {
     // Each connection is closed at its first request.
     let peer = ScriptedPeer::start(vec![vec![Reaction::Ignore]; 1_000]).await;
     for _ in 0..1_000 {
-        let channel = Channel::connect(&peer.address).await.expect("it listens");
+        let channel = connect(&peer.address).await.expect("it listens");
         let calls = (0..8).map(|_| tokio::spawn(call_until_closed(channel.clone())));
         let ended = timeout(Duration::from_secs(60), join_all(calls)).await;
         for ended in ended.expect("calls end") {

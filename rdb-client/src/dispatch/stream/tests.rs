@@ -18,14 +18,15 @@ use super::super::lane::Lane;
 use super::super::queue::{AddressedCommand, MESSAGE_COMMANDS_MAX, Next};
 use super::super::slot::{Answer, Slot};
 use super::*;
-use crate::connection::ConnectionPool;
 use crate::connection::scripted_peer::{INTERNAL_ERROR, Reaction, ScriptedPeer};
+use crate::connection::{ConnectionPool, Security};
 
 /// Far above what anything here takes.
 const HANG_GUARD: Duration = Duration::from_secs(60);
 
 fn target(address: &str) -> Target {
-    let connections = Arc::new(ConnectionPool::new(HANG_GUARD, Arc::default()));
+    let pool = ConnectionPool::new(HANG_GUARD, Security::default(), Arc::default());
+    let connections = Arc::new(pool);
     Target::new(address, connections, Arc::default(), MESSAGE_COMMANDS_MAX)
 }
 

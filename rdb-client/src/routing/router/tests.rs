@@ -11,8 +11,8 @@ use rdb_proto::metapb::Region;
 
 use super::super::region_cache::PeerStore;
 use super::*;
-use crate::connection::CALLS_MAX;
 use crate::connection::scripted_peer::{INTERNAL_ERROR, Reaction, ScriptedPeer};
+use crate::connection::{CALLS_MAX, Security};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -21,6 +21,7 @@ fn router(peer: &ScriptedPeer) -> (Router, Route) {
     let placement_driver = PlacementDriver::new(
         ["127.0.0.1:1".to_owned()].into_iter(),
         PATIENCE,
+        Security::default(),
         Arc::default(),
     );
     let placement_driver = Arc::new(placement_driver.expect("an address"));

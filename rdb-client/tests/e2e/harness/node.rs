@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use rdb_proto::transport::endpoint;
+use rdb_proto::transport::{Connector, endpoint};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::NamedTempFile;
 use tonic::transport::Channel;
@@ -32,6 +32,8 @@ pub(crate) struct Node {
     flags: Vec<(String, String)>,
     /// Environment variables and their values.
     environment: Vec<(String, OsString)>,
+    /// How it is connected to. `None`: as plain text.
+    connector: Option<Connector>,
     process: Option<Child>,
     /// The output of all its processes, one after the other.
     log: NamedTempFile,
@@ -59,6 +61,7 @@ impl Node {
             data_dir,
             flags: Vec::new(),
             environment: Vec::new(),
+            connector: None,
             process: None,
             log: NamedTempFile::new().expect("the temporary directory can be written"),
             log_start: 0,
@@ -68,6 +71,13 @@ impl Node {
     /// The same node with one more flag, from its next start on.
     pub(crate) fn with_flag(mut self, flag: &str, value: &str) -> Self {
         self.flags.push((flag.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same node, which has to be connected to so.
+    #[allow(dead_code, reason = "not every suite encrypts connections")]
+    pub(crate) fn connected_by(mut self, connector: Connector) -> Self {
+        self.connector = Some(connector);
         self
     }
 
@@ -137,7 +147,11 @@ impl Node {
         let what = format!("{} at {address} becomes {wanted:?}", self.program);
         guarded(&what, async {
             // It may not listen yet, and it may die.
-            while watch_health(&address, wanted).await.is_err() {
+            let connector = self.connector.clone();
+            while watch_health(&address, connector.clone(), wanted)
+                .await
+                .is_err()
+            {
                 self.assert_running(&what);
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
@@ -338,9 +352,16 @@ pub(crate) async fn connect_when_listening(address: &str) -> Channel {
 /// Returns once the process says `wanted`; fails when it is not there or goes away.
 async fn watch_health(
     address: &str,
+    connector: Option<Connector>,
     wanted: ServingStatus,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let channel = connect(address).await?;
+    let channel = match connector {
+        Some(connector) => {
+            let endpoint = endpoint(address, HANG_GUARD)?;
+            endpoint.connect_with_connector(connector).await?
+        }
+        None => connect(address).await?,
+    };
     let mut statuses = HealthClient::new(channel)
         .watch(HealthCheckRequest::default())
         .await?

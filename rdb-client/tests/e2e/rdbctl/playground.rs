@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use rdb_client::Client;
+use rdb_client::{Client, Config, Tls};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -185,6 +185,22 @@ async fn it_serves_goes_on_without_a_store_and_leaves_nothing_behind() {
     assert_eq!(playground.exited().await, Some(DONE));
     playground.all_are_gone().await;
     assert!(is_empty(temporary.path()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_tls_it_lets_in_who_has_its_certificate() {
+    let temporary = TempDir::new().expect("the temporary directory can be written");
+    let mut playground = Playground::begin(temporary.path(), &["--stores", "1", "--tls"]);
+    let ready = playground.event("ready").await;
+    let path = |name: &str| text(&ready["certificates"][name]);
+    let tls = Tls::with_ca_file(path("ca"));
+    let tls = tls.with_identity_files(path("client_cert"), path("client_key"));
+    let config = Config::default().with_tls(tls);
+    let client = Client::connect_with([text(&ready["pd"])], config).await;
+    let client = client.expect("it lets the client in");
+    client.raw_put("k", "v").await.expect("put");
+    playground.stop().await;
+    assert!(is_empty(temporary.path()), "the keys are gone, too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::cert::Certificates;
+
 /// With fewer, no majority is left without one.
 const STORES_TO_LOSE_ONE: usize = 3;
 
@@ -27,6 +29,9 @@ pub(super) enum Event {
         store_count: usize,
         directory: PathBuf,
         is_kept: bool,
+        /// `None`: connections are plain text.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificates: Option<Certificates>,
     },
     /// A region has another leader, or the same one in another term.
     Leader {
@@ -71,7 +76,10 @@ impl fmt::Display for Event {
                 store_count,
                 directory,
                 is_kept,
+                certificates,
             } => {
+                let certificates = certificates.as_ref();
+                let tls = certificates.map_or_else(String::new, |tls| format!("\n  {tls}"));
                 let directory = directory.display();
                 let fate = if *is_kept {
                     "kept"
@@ -91,7 +99,7 @@ impl fmt::Display for Event {
 The cluster serves. Data and logs are in {directory}, which is {fate}.
 Try in another terminal:
 
-  export RDBCTL_PD={pd}
+  export RDBCTL_PD={pd}{tls}
   rdbctl raw put k1 v1
   rdbctl raw get k1
   rdbctl region check    # do all replicas hold the same?

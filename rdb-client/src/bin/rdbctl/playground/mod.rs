@@ -18,12 +18,16 @@ use rdb_proto::transport::Termination;
 use tokio::time::sleep;
 
 use crate::arguments::whole;
+use crate::cert::Certificates;
 use crate::failure::Failure;
 use crate::output::Output;
 use directory::Directory;
 use event::Event;
 pub(crate) use process::become_process;
 use process::{Process, Programs};
+
+/// Where certificates are, in the directory.
+const TLS: &str = "tls";
 
 /// How often processes and leaders are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -46,7 +50,8 @@ again, by one playground at a time.
 
 Examples:
   rdbctl playground
-  rdbctl playground --stores 1 --dir ./data";
+  rdbctl playground --stores 1 --dir ./data
+  rdbctl playground --tls";
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = AFTER_HELP)]
@@ -57,6 +62,9 @@ pub(crate) struct PlaygroundArguments {
     /// Where the data is; made if it is missing [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Encrypt connections, and serve only clients with a certificate. Makes a CA and certificates in the directory `tls` of DIR
+    #[arg(long)]
+    tls: bool,
 }
 
 pub(crate) async fn run(
@@ -69,9 +77,14 @@ pub(crate) async fn run(
     let mut playground = Playground {
         programs,
         directory: Directory::open(arguments.dir, arguments.stores)?,
+        certificates: None,
         processes: Vec::new(),
         leaders: BTreeMap::new(),
     };
+    if arguments.tls {
+        let directory = playground.directory.path().join(TLS);
+        playground.certificates = Some(Certificates::of_this_machine(&directory)?);
+    }
     let ended = tokio::select! {
         failure = playground.run(output) => Err(playground.left_behind(failure)),
         () = termination.requested() => Ok(()),
@@ -94,6 +107,8 @@ struct Playground {
     programs: Programs,
     /// The store and the term, by the region's id.
     leaders: BTreeMap<u64, (u64, u64)>,
+    /// `None`: connections are plain text.
+    certificates: Option<Certificates>,
     directory: Directory,
 }
 
@@ -110,15 +125,25 @@ impl Playground {
     ) -> Result<std::convert::Infallible, Failure> {
         let store_count = self.directory.store_count();
         let programs = self.programs.clone();
-        let flags = ["--initial-replicas".to_owned(), store_count.to_string()];
+        let certificates = self.certificates.clone();
+        let tls_flags = certificates.as_ref().map(Certificates::server_flags);
+        let with_tls = |flags: [String; 2]| {
+            let tls_flags = tls_flags.clone().into_iter().flatten();
+            flags.into_iter().chain(tls_flags).collect::<Vec<_>>()
+        };
+        let flags = with_tls(["--initial-replicas".to_owned(), store_count.to_string()]);
         let pd_address = self.start("pd", &programs.pd, &flags, output).await?;
-        let flags = ["--pd".to_owned(), pd_address.clone()];
+        let flags = with_tls(["--pd".to_owned(), pd_address.clone()]);
         for number in 1..=store_count {
             let name = directory::store_name(number);
             self.start(&name, &programs.server, &flags, output).await?;
         }
         let mut told_at = Some(Instant::now() + SILENCE);
         let config = Config::default().with_timeout(ANSWER_TIMEOUT);
+        let config = match &certificates {
+            Some(certificates) => config.with_tls(certificates.tls()),
+            None => config,
+        };
         let client = loop {
             match Client::connect_with([pd_address.clone()], config.clone()).await {
                 Ok(client) => break client,
@@ -134,6 +159,7 @@ impl Playground {
             store_count,
             directory: self.directory.path().to_owned(),
             is_kept: self.directory.is_kept(),
+            certificates,
         })?;
         loop {
             self.report_ends(output)?;

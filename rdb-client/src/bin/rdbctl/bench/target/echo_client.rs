@@ -23,7 +23,7 @@ impl EchoClient {
     pub(crate) const NAME: &str = "echo";
 
     pub(crate) async fn connect(address: &str, global: &GlobalArguments) -> Result<Self, Failure> {
-        let channel = connect(address, global).await?;
+        let channel = connect(address, global, None).await?;
         Ok(Self { channel })
     }
 

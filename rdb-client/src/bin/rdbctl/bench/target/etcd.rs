@@ -52,7 +52,7 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     pub(crate) async fn connect(address: &str, global: &GlobalArguments) -> Result<Self, Failure> {
-        let channel = connect(address, global).await?;
+        let channel = connect(address, global, None).await?;
         Ok(Self { channel })
     }
 

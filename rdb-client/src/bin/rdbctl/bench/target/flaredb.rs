@@ -28,7 +28,7 @@ impl FlareDb {
         global: &GlobalArguments,
         options: ClientOptions,
     ) -> Result<Self, Failure> {
-        let session = Session::new(global).with_unary(options.unary);
+        let session = Session::new(global)?.with_unary(options.unary);
         let client = session.connect().await?;
         let idle = idle_connections(&client, options.idle_connections, global).await?;
         Ok(Self {
@@ -57,8 +57,13 @@ async fn idle_connections(
             .ok_or_else(|| Failure::failed("there is no store to open idle connections to"))?;
         let endpoint = endpoint(&store.address, global.connect_timeout())
             .map_err(|error| Failure::failed(error.to_string()))?;
+        let connector = global.connector()?;
         for opened in 0..count {
-            let connection = endpoint.connect().await.map_err(|error| {
+            let connected = match connector.clone() {
+                Some(connector) => endpoint.connect_with_connector(connector).await,
+                None => endpoint.connect().await,
+            };
+            let connection = connected.map_err(|error| {
                 Failure::failed(format!(
                     "{opened} of {count} idle connections are open, one more cannot be: {error}"
                 ))
@@ -78,7 +83,7 @@ pub(crate) async fn open_timestamp_stream(
         .pd
         .first()
         .ok_or_else(|| Failure::usage("--pd names no placement driver"))?;
-    let channel = connect(address, global).await?;
+    let channel = connect(address, global, global.connector()?).await?;
     let answers = PdClient::new(channel).tso(requests).await;
     let answers = answers.map_err(|status| Failure::failed(format!("{address}: {status}")))?;
     Ok(answers.into_inner())

@@ -10,7 +10,7 @@ mod failures;
 mod flaredb;
 
 use bytes::Bytes;
-use rdb_proto::transport::endpoint;
+use rdb_proto::transport::{Connector, endpoint};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
@@ -111,11 +111,18 @@ impl Target {
     }
 }
 
-/// Connects to `address` with the transport settings that all targets share.
-async fn connect(address: &str, global: &GlobalArguments) -> Result<Channel, Failure> {
+/// Connects to `address` with the transport settings that all targets share. `None`: over TCP, as plain text.
+async fn connect(
+    address: &str,
+    global: &GlobalArguments,
+    connector: Option<Connector>,
+) -> Result<Channel, Failure> {
     let endpoint = endpoint(address, global.connect_timeout())
         .map_err(|error| Failure::usage(error.to_string()))?;
-    let connected = endpoint.connect().await;
+    let connected = match connector {
+        Some(connector) => endpoint.connect_with_connector(connector).await,
+        None => endpoint.connect().await,
+    };
     connected.map_err(|error| Failure::failed(format!("cannot connect to {address}: {error}")))
 }
 

@@ -1,0 +1,124 @@
+//! Certificates of a CA for development.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+
+/// How the names of these CAs begin. What follows is of their keys.
+const CA_NAME: &str = "FlareDB development CA";
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long certificates are valid.
+const CA_VALIDITY: Duration = DAY.saturating_mul(3650);
+const VALIDITY: Duration = DAY.saturating_mul(365);
+
+/// Clocks of machines that connect to each other may differ by so much.
+const CLOCK_DIFFERENCE: Duration = DAY;
+
+/// A CA.
+pub(super) struct Authority {
+    /// As PEM.
+    pub(super) certificate: String,
+    /// As PEM.
+    pub(super) key: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as PEM.
+pub(super) struct Issued {
+    pub(super) certificate: String,
+    pub(super) key: String,
+}
+
+impl Authority {
+    pub(super) fn new() -> Result<Self, String> {
+        let key = KeyPair::generate().map_err(told)?;
+        let params = ca_params(&key);
+        let certificate = params.self_signed(&key).map_err(told)?;
+        Ok(Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// The one with this key, which was made by [`new`](Self::new).
+    pub(super) fn of_key(key: &str, certificate: String) -> Result<Self, String> {
+        let pair = KeyPair::from_pem(key).map_err(told)?;
+        Ok(Self {
+            certificate,
+            key: key.to_owned(),
+            issuer: Issuer::new(ca_params(&pair), pair),
+        })
+    }
+
+    /// A certificate for servers that clients connect to by these names and IP addresses. Servers connect to each other with it, too.
+    pub(super) fn server(&self, hosts: &[String]) -> Result<Issued, String> {
+        let usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        self.issue("FlareDB server", hosts, usages)
+    }
+
+    /// A certificate for a client.
+    pub(super) fn client(&self, name: &str) -> Result<Issued, String> {
+        self.issue(name, &[], vec![ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    fn issue(
+        &self,
+        name: &str,
+        hosts: &[String],
+        usages: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<Issued, String> {
+        let key = KeyPair::generate().map_err(told)?;
+        let params = CertificateParams::new(hosts).map_err(|error| {
+            let hosts = hosts.join(", ");
+            format!("a certificate cannot be for {hosts}: {error}")
+        })?;
+        let mut params = valid(params, VALIDITY);
+        params.distinguished_name = named(name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(told)?;
+        Ok(Issued {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+}
+
+fn ca_params(key: &KeyPair) -> CertificateParams {
+    let mut params = valid(CertificateParams::default(), CA_VALIDITY);
+    let digest = params.key_identifier(key);
+    let digest = digest.iter().take(4).map(|byte| format!("{byte:02x}"));
+    params.distinguished_name = named(&format!("{CA_NAME} {}", digest.collect::<String>()));
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
+}
+
+/// Valid from now on.
+fn valid(mut params: CertificateParams, validity: Duration) -> CertificateParams {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = date_time_ymd(1970, 1, 1) + now.unwrap_or_default();
+    params.not_before = now - CLOCK_DIFFERENCE;
+    params.not_after = now + validity;
+    params
+}
+
+fn told(error: rcgen::Error) -> String {
+    format!("no certificate can be made: {error}")
+}

@@ -1,0 +1,307 @@
+//! `rdbctl cert dev`: a CA and certificates for trying things out, and for tests.
+//!
+//! `issued` makes them; here they are written, each to a file that did not exist.
+
+mod issued;
+
+use std::fmt;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use rdb_client::Tls;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::output::Output;
+use issued::{Authority, Issued};
+
+/// Names of files in the directory.
+const CA: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+const SERVER: &str = "server.pem";
+const SERVER_KEY: &str = "server.key";
+const CLIENT: &str = "client.pem";
+const CLIENT_KEY: &str = "client.key";
+
+/// Names that a server of a development cluster always has.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// What the owner can do with a key, and nobody else can.
+const KEY_MODE: u32 = 0o600;
+
+const AFTER_HELP: &str = "\
+Writes to DIR, which is made if it is missing:
+
+  ca.pem, ca.key          a CA; whoever can read its key can make certificates
+  server.pem, server.key  for localhost, 127.0.0.1, ::1 and each --host; servers
+                          present it to clients, and to each other
+  client.pem, client.key  for clients, and for rdbctl
+
+Keys can be read by you alone. No file is overwritten. The CA is valid for ten
+years, all else for one. For production use a CA whose key is on no server.
+
+Examples:
+  rdbctl cert dev --dir tls
+  rdbctl cert dev --dir tls --host db1.example.net --host 10.0.0.7
+  rdbctl cert dev --dir renewed --ca-dir tls    # signed by the CA in tls";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Make a CA for development, a certificate for servers and one for clients
+    #[command(after_help = AFTER_HELP)]
+    Dev(DevArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArguments {
+    /// Where the files are written
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Another name or IP address that clients connect to servers by; can be given several times
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// The common name in the certificate for clients
+    #[arg(long, value_name = "NAME", default_value = "client")]
+    client: String,
+    /// Sign with the CA of this directory, which was made before, in place of a new one
+    #[arg(long, value_name = "DIR")]
+    ca_dir: Option<PathBuf>,
+}
+
+/// Where the certificates of a directory are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Certificates {
+    pub(crate) ca: PathBuf,
+    pub(crate) server_cert: PathBuf,
+    pub(crate) server_key: PathBuf,
+    pub(crate) client_cert: PathBuf,
+    pub(crate) client_key: PathBuf,
+}
+
+impl Certificates {
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self {
+            ca: directory.join(CA),
+            server_cert: directory.join(SERVER),
+            server_key: directory.join(SERVER_KEY),
+            client_cert: directory.join(CLIENT),
+            client_key: directory.join(CLIENT_KEY),
+        }
+    }
+
+    /// Makes them for servers on this machine, unless they are there.
+    pub(crate) fn of_this_machine(directory: &Path) -> Result<Self, Failure> {
+        let certificates = Self::of(directory);
+        if !certificates.ca.exists() {
+            make(directory, &[], "client", None)?;
+        }
+        Ok(certificates)
+    }
+
+    /// How a client connects with them.
+    pub(crate) fn tls(&self) -> Tls {
+        Tls::with_ca_file(&self.ca).with_identity_files(&self.client_cert, &self.client_key)
+    }
+
+    /// The flags of a server that serves with them, to clients that have one, too.
+    pub(crate) fn server_flags(&self) -> [String; 6] {
+        let path = |path: &Path| path.display().to_string();
+        [
+            "--tls-cert".to_owned(),
+            path(&self.server_cert),
+            "--tls-key".to_owned(),
+            path(&self.server_key),
+            "--tls-client-ca".to_owned(),
+            path(&self.ca),
+        ]
+    }
+}
+
+/// The line that gives them to `rdbctl`.
+impl fmt::Display for Certificates {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |path: &Path| {
+            let path = path.display().to_string();
+            shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
+        };
+        write!(
+            formatter,
+            "export RDBCTL_CA={} RDBCTL_CERT={} RDBCTL_KEY={}",
+            quoted(&self.ca),
+            quoted(&self.client_cert),
+            quoted(&self.client_key)
+        )
+    }
+}
+
+#[derive(Serialize)]
+struct Made {
+    directory: PathBuf,
+    hosts: Vec<String>,
+    #[serde(flatten)]
+    certificates: Certificates,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            directory,
+            hosts,
+            certificates,
+        } = self;
+        let flags = certificates.server_flags().join(" ");
+        write!(
+            formatter,
+            "The certificates in {} are for {}.
+
+Start servers with them:
+
+  rdb-pd {flags}
+  rdb-server {flags}
+
+and give them to clients:
+
+  {certificates}
+  rdbctl health",
+            directory.display(),
+            hosts.join(", ")
+        )
+    }
+}
+
+pub(crate) fn run(command: CertCommand, output: &mut Output<'_>) -> Result<(), Failure> {
+    let CertCommand::Dev(arguments) = command;
+    let DevArguments {
+        dir,
+        hosts,
+        client,
+        ca_dir,
+    } = arguments;
+    let hosts = make(&dir, &hosts, &client, ca_dir.as_deref())?;
+    output.event(&Made {
+        hosts,
+        certificates: Certificates::of(&dir),
+        directory: dir,
+    })
+}
+
+/// Makes all files, and returns for which hosts.
+fn make(
+    directory: &Path,
+    more_hosts: &[String],
+    client: &str,
+    ca_directory: Option<&Path>,
+) -> Result<Vec<String>, Failure> {
+    let files =
+        [CA, CA_KEY, SERVER, SERVER_KEY, CLIENT, CLIENT_KEY].map(|file| directory.join(file));
+    if let Some(found) = files.iter().find(|file| file.exists()) {
+        let found = found.display();
+        return Err(Failure::failed(format!(
+            "{found} exists, and nothing is overwritten; name another --dir, or move it away"
+        )));
+    }
+    let mut hosts: Vec<String> = LOCAL.map(str::to_owned).to_vec();
+    hosts.extend(more_hosts.iter().cloned());
+    let authority = match ca_directory {
+        Some(of) => Authority::of_key(&read(&of.join(CA_KEY))?, read(&of.join(CA))?),
+        None => Authority::new(),
+    };
+    let authority = authority.map_err(Failure::failed)?;
+    let server = authority.server(&hosts).map_err(Failure::usage)?;
+    let client = authority.client(client).map_err(Failure::usage)?;
+    let [ca, ca_key, server_cert, server_key, client_cert, client_key] = files;
+    let cannot = |error: io::Error| Failure::failed(format!("{}: {error}", directory.display()));
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(directory).map_err(cannot)?;
+    write(&ca, &authority.certificate)?;
+    if ca_directory.is_none() {
+        write_key(&ca_key, &authority.key)?;
+    }
+    for (issued, certificate_file, key_file) in [
+        (server, server_cert, server_key),
+        (client, client_cert, client_key),
+    ] {
+        let Issued { certificate, key } = issued;
+        write_key(&key_file, &key)?;
+        write(&certificate_file, &certificate)?;
+    }
+    Ok(hosts)
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_new(path, text, OpenOptions::new().mode(0o644))
+}
+
+fn write_key(path: &Path, text: &str) -> Result<(), Failure> {
+    write_new(path, text, OpenOptions::new().mode(KEY_MODE))
+}
+
+fn write_new(path: &Path, text: &str, options: &mut OpenOptions) -> Result<(), Failure> {
+    let file = options.write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rdb_proto::transport::tls::ClientTls;
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_can_be_used_and_keys_are_the_owners_alone() {
+        let temporary = tempfile::tempdir().expect("the temporary directory can be written");
+        let directory = temporary.path().join("a/tls");
+        let hosts = ["db1.example.net".to_owned(), "10.0.0.7".to_owned()];
+        let hosts = make(&directory, &hosts, "ada", None).expect("it can be made");
+        assert_eq!(hosts.len(), LOCAL.len() + 2);
+        let certificates = Certificates::of(&directory);
+        ClientTls::new(certificates.tls()).expect("it can be used");
+        for key in [CA_KEY, SERVER_KEY, CLIENT_KEY] {
+            let mode = fs::metadata(directory.join(key)).expect("it is there");
+            assert_eq!(mode.permissions().mode() & 0o777, KEY_MODE, "{key}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let temporary = tempfile::tempdir().expect("the temporary directory can be written");
+        let directory = temporary.path();
+        make(directory, &[], "ada", None).expect("it can be made");
+        let before = read(&directory.join(CA)).expect("it was made");
+        let refused = make(directory, &[], "ada", None).expect_err("it is there");
+        assert!(refused.to_string().contains("exists"), "{refused}");
+        assert_eq!(read(&directory.join(CA)).expect("it is there"), before);
+    }
+
+    #[test]
+    fn a_ca_that_was_made_before_signs_again() {
+        let temporary = tempfile::tempdir().expect("the temporary directory can be written");
+        let (first, second) = (temporary.path().join("1"), temporary.path().join("2"));
+        make(&first, &[], "ada", None).expect("it can be made");
+        make(&second, &[], "ada", Some(&first)).expect("it can be made");
+        let ca = |directory: &Path| read(&directory.join(CA)).expect("it was made");
+        assert_eq!(ca(&first), ca(&second));
+        assert!(!second.join(CA_KEY).exists(), "the key stays where it is");
+    }
+
+    #[test]
+    fn a_host_that_is_none_is_wrong_usage() {
+        let temporary = tempfile::tempdir().expect("the temporary directory can be written");
+        let directory = temporary.path().join("tls");
+        let refused = make(&directory, &["d\u{f6}b".to_owned()], "ada", None);
+        assert!(matches!(refused, Err(Failure::Usage(_))), "{refused:?}");
+        assert!(!directory.exists(), "nothing was done");
+    }
+}
