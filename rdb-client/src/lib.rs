@@ -156,7 +156,9 @@ pub use region_admin::{RegionCheck, ReplicaCheck, ReplicaOutcome};
 pub use scan::{ScanOptions, ScanStream};
 pub use stats::ClientStats;
 pub use timestamp::{Timestamp, Timestamps, TimestampsIter};
-pub use topology::{Peer, Region, RegionEpoch, RegionRoute, Store, StoreState, StoreStats};
+pub use topology::{
+    Peer, Region, RegionEpoch, RegionRoute, Store, StoreLoad, StoreState, StoreStats,
+};
 pub use versioned::{Versioned, VersionedKeyValue};
 
 /// The README's snippets compile as doctests.

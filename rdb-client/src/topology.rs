@@ -37,6 +37,42 @@ pub struct StoreStats {
     pub start_time_ms: u64,
 }
 
+/// What a store did in a short time before its last heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreLoad {
+    /// How long that time was.
+    pub window: Duration,
+    /// Commands that read and that were answered, or given up, in it.
+    pub reads: u64,
+    /// The same of commands that write.
+    pub writes: u64,
+    /// About how long the slowest hundredth of the reads took at least. `None`: there were none.
+    pub read_p99: Option<Duration>,
+    /// The same of the writes.
+    pub write_p99: Option<Duration>,
+    /// Bytes of writes that waited or were being applied at its end.
+    pub write_queue_bytes: u64,
+    /// Bytes of writes from which on clients are told to back off.
+    pub write_queue_bytes_max: u64,
+}
+
+impl StoreLoad {
+    /// Reads in a second.
+    pub fn reads_per_s(&self) -> f64 {
+        self.per_s(self.reads)
+    }
+
+    /// Writes in a second.
+    pub fn writes_per_s(&self) -> f64 {
+        self.per_s(self.writes)
+    }
+
+    fn per_s(&self, count: u64) -> f64 {
+        count as f64 / self.window.max(Duration::from_millis(1)).as_secs_f64()
+    }
+}
+
 /// A registered store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,6 +87,9 @@ pub struct Store {
     pub last_heartbeat_age: Option<Duration>,
     /// The figures of the last heartbeat. `None`: none since the placement driver started.
     pub stats: Option<StoreStats>,
+    /// What it did before the last heartbeat. `None`: not known, e.g. since that was 20 seconds ago, or since the store or the
+    /// placement driver is of an older release. Stores of routes never have it.
+    pub load: Option<StoreLoad>,
 }
 
 /// The version of a region's description; both counters only grow.
@@ -119,6 +158,7 @@ impl From<metapb::Store> for Store {
             address: store.address,
             last_heartbeat_age: store.last_heartbeat_age_ms.map(Duration::from_millis),
             stats: store.stats.map(StoreStats::from),
+            load: store.load.map(StoreLoad::from),
         }
     }
 }
@@ -143,6 +183,20 @@ impl From<metapb::StoreStats> for StoreStats {
             key_count: stats.key_count,
             data_bytes: stats.data_bytes,
             start_time_ms: stats.start_time_ms,
+        }
+    }
+}
+
+impl From<metapb::StoreLoad> for StoreLoad {
+    fn from(load: metapb::StoreLoad) -> Self {
+        Self {
+            window: Duration::from_millis(load.window_ms),
+            reads: load.reads,
+            writes: load.writes,
+            read_p99: load.read_p99_us.map(Duration::from_micros),
+            write_p99: load.write_p99_us.map(Duration::from_micros),
+            write_queue_bytes: load.write_queue_bytes,
+            write_queue_bytes_max: load.write_queue_bytes_max,
         }
     }
 }

@@ -34,6 +34,7 @@ use tonic::{Code, Status};
 
 use crate::config::ConfigError;
 use crate::error::ServerError;
+use crate::metrics::LoadMeter;
 use crate::regions::{Regions, Report};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -71,6 +72,7 @@ pub(crate) struct Placement {
     storage: Storage,
     regions: Arc<Regions>,
     registered: watch::Sender<bool>,
+    load: LoadMeter,
     /// Figures that are being read. A file system that hangs holds one thread, not one per heartbeat.
     reading_stats: Option<JoinHandle<Result<StorageStats, rdb_storage::Error>>>,
     /// When a failure was last logged.
@@ -84,6 +86,7 @@ impl Placement {
         advertised: String,
         storage: Storage,
         regions: Arc<Regions>,
+        load: LoadMeter,
         registered: watch::Sender<bool>,
         connector: Option<Connector>,
     ) -> Result<Self, ServerError> {
@@ -115,6 +118,7 @@ impl Placement {
             storage,
             regions,
             registered,
+            load,
             reading_stats: None,
             logged_at: None,
         })
@@ -304,6 +308,7 @@ impl Placement {
             region_count: Some(report.count),
             holds: report.holds,
             takes_no_replicas: report.takes_no_replicas,
+            load: self.load.take(Instant::now()),
         };
         self.call(|mut client| async move { client.store_heartbeat(request).await })
             .await

@@ -30,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config::{Config, ConfigError};
 use crate::error::ServerError;
 use crate::leaderless::Leaderless;
-use crate::metrics::{Figures, StoreSource};
+use crate::metrics::{Figures, LoadMeter, StoreSource};
 use crate::placement::Placement;
 use crate::regions::{Damage, Regions};
 use crate::router::Router;
@@ -119,6 +119,7 @@ impl Server {
             advertised.clone(),
             storage.clone(),
             Arc::clone(&regions),
+            LoadMeter::new(Arc::clone(router.figures()), storage.clone()),
             registered,
             connector,
         )?;

@@ -78,6 +78,9 @@ pub const STORES_MAX: usize = 10_000;
 /// Longest encoding of a store in a list: its address of up to 255 bytes, and numbers.
 const STORE_BYTES_MAX: usize = 352;
 
+/// The same of what a store does, which only the list of stores has.
+const LOAD_BYTES_MAX: usize = 80;
+
 /// Most peers of a region: seven, seven that replace them in one change, and two that learn.
 pub const PEERS_MAX: usize = 16;
 
@@ -229,6 +232,7 @@ impl Cluster {
             state.check_heartbeat(&heartbeat.start)?;
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
             state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
+            state.note_load(store_id, heartbeat.load);
             let foreign = state.note_reports(store_id, &heartbeat.reports, now);
             self.shared.log_foreign(store_id, &foreign, now);
             state.retain_changes(store_id, &mut heartbeat.reports);
@@ -329,7 +333,7 @@ impl Cluster {
 
     /// Most bytes that the list of all stores has at the moment. Cheap, unlike the list itself.
     pub fn stores_bytes_max(&self) -> usize {
-        self.shared.read(|state| state.stores.len()) * STORE_BYTES_MAX
+        self.shared.read(|state| state.stores.len()) * (STORE_BYTES_MAX + LOAD_BYTES_MAX)
     }
 
     /// All stores that have kept their id, in the order of their ids.

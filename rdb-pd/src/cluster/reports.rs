@@ -10,7 +10,7 @@
 
 use std::time::Instant;
 
-use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
+use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreLoad, StoreStats};
 use rdb_proto::pdpb::HeldPeer;
 
 use super::lagging::{self, Bounds, Seen};
@@ -36,6 +36,8 @@ pub struct Heartbeat {
     pub holds: Vec<HeldPeer>,
     /// Whether it says that it takes no replicas of regions that others hold, too.
     pub takes_no_replicas: bool,
+    /// What it has done lately, if it says so. Of a time longer than 0.
+    pub load: Option<StoreLoad>,
 }
 
 /// What the leader of a region says of it.

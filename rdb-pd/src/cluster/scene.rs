@@ -152,6 +152,7 @@ impl Scene {
             has_no_region,
             holds: Vec::new(),
             takes_no_replicas: false,
+            load: None,
         };
         state.check_heartbeat(&heartbeat.start).unwrap();
         state.heard_of(store_id, &heartbeat.start, None, *now);

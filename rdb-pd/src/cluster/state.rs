@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message;
-use rdb_proto::metapb::{Peer, Region, StoreStats};
+use rdb_proto::metapb::{Peer, Region, StoreLoad, StoreStats};
 use rdb_storage::{Command, ScanRange, Storage, random_id};
 
 use super::Settings;
@@ -30,6 +30,8 @@ pub(super) struct KnownStore {
     pub(super) waiting: Option<Waiting>,
     /// Figures of the last heartbeat.
     pub(super) stats: Option<StoreStats>,
+    /// What it did before the last heartbeat, if that told it.
+    pub(super) load: Option<StoreLoad>,
     /// What the last heartbeat of its present start said. `None`: there was none.
     pub(super) takes_no_replicas: Option<bool>,
 }

@@ -21,7 +21,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdb_proto::metapb::{Store, StoreState, StoreStats};
+use rdb_proto::metapb::{Store, StoreLoad, StoreState, StoreStats};
 
 use super::refusal::Refusal;
 use super::reports::Heartbeat;
@@ -160,6 +160,13 @@ impl State {
         }
     }
 
+    /// Notes what a registered store did before its last heartbeat.
+    pub(super) fn note_load(&mut self, store_id: u64, load: Option<StoreLoad>) {
+        if let Some(store) = self.stores.get_mut(&store_id) {
+            store.load = load;
+        }
+    }
+
     /// Notes that this start waits for the place of the present one. The address stays the store's meanwhile.
     pub(super) fn note_waiting(&mut self, start: &Start, now: Instant) {
         if let Some(store) = self.stores.get_mut(&start.store_id)
@@ -174,10 +181,18 @@ impl State {
         }
     }
 
-    /// All stores of the cluster.
+    /// All stores of the cluster, with their loads.
     pub(super) fn stores(&self, now: Instant) -> Vec<Store> {
         let stores = self.confirmed();
-        stores.map(|store| self.to_wire(store, now)).collect()
+        stores.map(|store| self.with_load(store, now)).collect()
+    }
+
+    /// A store with what it does. One that is silent does nothing that is known.
+    pub(super) fn with_load(&self, store: &KnownStore, now: Instant) -> Store {
+        Store {
+            load: store.load.filter(|_| store.is_up(now)),
+            ..self.to_wire(store, now)
+        }
     }
 
     /// The stores that have kept their id and have not left, in the order of their ids.
@@ -212,6 +227,7 @@ impl State {
         }
     }
 
+    /// A store as routes have it.
     pub(super) fn to_wire(&self, store: &KnownStore, now: Instant) -> Store {
         let silence = store
             .heard_at
@@ -222,6 +238,7 @@ impl State {
             state: self.store_state(store, now).into(),
             last_heartbeat_age_ms: silence.map(|silence| silence.as_millis() as u64),
             stats: store.stats,
+            load: None,
         }
     }
 

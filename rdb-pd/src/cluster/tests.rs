@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use prost::Message;
-use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreStats};
+use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreLoad, StoreStats};
 use rdb_proto::pdpb::{GetStoresResponse, ScanRegionsResponse};
 use rdb_storage::{Role, StorageOptions};
 use tempfile::TempDir;
@@ -107,6 +107,7 @@ async fn a_heartbeat_whose_changes_cannot_be_stored_is_heard_and_says_who_leads(
         has_no_region: false,
         holds: Vec::new(),
         takes_no_replicas: false,
+        load: None,
     };
     let taken = cluster.heartbeat(heartbeat(report)).await;
     taken.expect("it changes nothing durable");
@@ -131,12 +132,22 @@ async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
         data_bytes: u64::MAX,
         start_time_ms: u64::MAX,
     };
+    let load = StoreLoad {
+        window_ms: u64::MAX,
+        reads: u64::MAX,
+        writes: u64::MAX,
+        read_p99_us: Some(u64::MAX),
+        write_p99_us: Some(u64::MAX),
+        write_queue_bytes: u64::MAX,
+        write_queue_bytes_max: u64::MAX,
+    };
     let longest = Store {
         id: u64::MAX,
         address: "a".repeat(255),
         state: i32::MAX,
         last_heartbeat_age_ms: Some(u64::MAX),
         stats: Some(stats),
+        load: Some(load),
     };
     let key = Bytes::from(vec![b'k'; KEY_BYTES_MAX]);
     let region = Region {
@@ -166,10 +177,15 @@ async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
             }));
         }
     });
+    // Routes do not say what stores do.
+    let of_route = Store {
+        load: None,
+        ..longest.clone()
+    };
     let route = RegionRoute {
         region: Some(region),
-        leader: Some(longest.clone()),
-        peers: vec![longest.clone(); PEERS_MAX],
+        leader: Some(of_route.clone()),
+        peers: vec![of_route; PEERS_MAX],
         term: u64::MAX,
         absent_peers: vec![u64::MAX; PEERS_MAX],
         bytes: Some(u64::MAX),

@@ -34,6 +34,8 @@ pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartb
         has_no_region: request.region_count == Some(0),
         holds: request.holds,
         takes_no_replicas: request.takes_no_replicas,
+        // A rate needs a time.
+        load: request.load.filter(|load| load.window_ms > 0),
     })
 }
 

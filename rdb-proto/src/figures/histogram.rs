@@ -115,6 +115,44 @@ impl HistogramSnapshot {
     pub fn count(&self) -> u64 {
         self.classes.iter().map(|(_, count)| count).sum()
     }
+
+    /// What was noted after `earlier`, a snapshot of the same histogram.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = earlier.classes.iter().map(|(_, count)| *count);
+        let before = before.chain(std::iter::repeat(0));
+        let classes = self.classes.iter().zip(before);
+        let classes =
+            classes.map(|(&(bound, count), before)| (bound, count.saturating_sub(before)));
+        Self {
+            classes: classes.collect(),
+            sum: (self.sum - earlier.sum).max(0.0),
+        }
+    }
+
+    /// The value that the part `quantile` of all values, from 0 to 1, does not exceed. It is interpolated within its class; what is in
+    /// the last class counts as the bound before. `None`: there are no values.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = quantile.clamp(0.0, 1.0) * count as f64;
+        let (mut below, mut lower) = (0.0, 0.0);
+        for &(bound, of_class) in &self.classes {
+            let of_class = of_class as f64;
+            if of_class > 0.0 && below + of_class >= rank {
+                if bound.is_infinite() {
+                    break;
+                }
+                return Some(lower + (bound - lower) * (rank - below) / of_class);
+            }
+            below += of_class;
+            if bound.is_finite() {
+                lower = bound;
+            }
+        }
+        Some(lower)
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +206,33 @@ mod tests {
         histogram.note_each(Duration::from_secs(1), 0);
         assert_eq!(histogram.snapshot().sum, 0.0);
         assert_eq!(histogram.snapshot().count(), 0);
+    }
+
+    #[test]
+    fn a_difference_has_what_was_noted_in_between() {
+        let histogram = Histogram::of_durations();
+        histogram.note_each(Duration::from_millis(1), 3);
+        let earlier = histogram.snapshot();
+        histogram.note_each(Duration::from_millis(1), 2);
+        histogram.note(Duration::from_secs(1));
+        let noted = histogram.snapshot().since(&earlier);
+        let classes = noted.classes.iter().filter(|(_, count)| *count > 0);
+        assert_eq!(classes.collect::<Vec<_>>(), [&(1e-3, 2), &(1.0, 1)]);
+        assert!((noted.sum - 1.002).abs() < 1e-9, "{noted:?}");
+        assert_eq!(earlier.since(&histogram.snapshot()).count(), 0);
+    }
+
+    #[test]
+    fn a_quantile_lies_in_the_class_of_its_value() {
+        let histogram = Histogram::of_durations();
+        assert_eq!(histogram.snapshot().quantile(0.99), None);
+        histogram.note_each(Duration::from_micros(150), 98);
+        let quantile = |of: f64| histogram.snapshot().quantile(of).expect("there are values");
+        assert!(quantile(0.0) >= 100e-6 && quantile(1.0) <= 200e-6);
+        assert!((quantile(0.5) - 150e-6).abs() < 1e-9, "{}", quantile(0.5));
+        histogram.note_each(Duration::from_secs(30), 2);
+        assert!(quantile(0.5) <= 200e-6);
+        assert_eq!(quantile(0.99), 10.0, "no class is higher");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, region_error};
-use rdb_proto::figures::Histogram;
+use rdb_proto::figures::{Histogram, HistogramSnapshot};
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::batch_command::Request;
 use rdb_proto::kvrpc::{
@@ -364,6 +364,11 @@ impl Commands {
     /// The same of reads.
     pub(crate) fn note_reads(&self, took: Duration, count: usize) {
         self.reads.note_each(took, count as u64);
+    }
+
+    /// The durations of all reads and of all writes. There are as many as commands.
+    pub(crate) fn durations(&self) -> (HistogramSnapshot, HistogramSnapshot) {
+        (self.reads.snapshot(), self.writes.snapshot())
     }
 
     /// How many durations of reads and of writes were noted.

@@ -5,6 +5,7 @@
 //!   are parts of traces.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
 //!   above, and those that storage, log, groups and transport have counted. `database` and `replication` have the names of the latter.
+//! - [`LoadMeter`]: what the placement driver is told of it.
 //!
 //! Invariants:
 //! - Noting costs some relaxed additions for each message, entry or unary call, not for each command of a message.
@@ -14,6 +15,7 @@
 mod arrival;
 mod commands;
 mod database;
+mod load;
 mod proposals;
 mod replication;
 mod slow;
@@ -26,6 +28,7 @@ use rdb_proto::transport::{UnservedCall, UnservedCalls};
 
 pub(crate) use arrival::Arrival;
 pub(crate) use commands::{Answered, Begun, Commands, Kind, Tally};
+pub(crate) use load::LoadMeter;
 pub(crate) use proposals::Proposals;
 pub(crate) use slow::{Parts, SlowCommand};
 pub(crate) use source::StoreSource;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::Subcommand;
 use rdb_client::{Operator, OperatorState};
+use rdb_proto::shown::time;
 use serde::Serialize;
 
 use crate::arguments::whole;
@@ -12,7 +13,7 @@ use crate::failure::Failure;
 use crate::output::{Output, Record, Row, cell};
 use crate::region::regions;
 use crate::session::Session;
-use crate::store::{milliseconds, time};
+use crate::store::milliseconds;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperatorCommand {

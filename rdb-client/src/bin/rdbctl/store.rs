@@ -4,8 +4,11 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use rdb_client::{RegionRoute, Store, StoreState, StoreStats};
-use serde::Serialize;
+use rdb_client::{RegionRoute, Store, StoreLoad, StoreState, StoreStats};
+use rdb_proto::findings::SILENT_AFTER_MS;
+use rdb_proto::metapb;
+use rdb_proto::shown::{size, time};
+use serde::{Serialize, Serializer};
 
 use crate::arguments::whole;
 use crate::encoding::KeyEncoding;
@@ -56,11 +59,11 @@ const AFTER_HELP: &str = "\
 A store is up, disconnected (no heartbeat for 20 seconds), down (30 minutes, or
 what rdb-pd was started with) or leaving (see `store remove`); then it may be silent,
 too, for 20 seconds or more. REGIONS are those of
-which it holds a replica, LEADS those whose reads and writes it takes. `-`: no
-heartbeat since the placement driver started.";
-
-/// A store without a heartbeat for this long is disconnected.
-const SILENT_AFTER_MS: u64 = 20_000;
+which it holds a replica, LEADS those whose reads and writes it takes. READS/S and
+WRITES/S are commands that it answered in the seconds before its last heartbeat, P99
+how long the slowest hundredth of them took. `-`: no heartbeat since the placement
+driver started; or of these, the store is silent, has had none, or is of an older
+release.";
 
 pub(crate) async fn run(
     command: &StoreCommand,
@@ -99,7 +102,7 @@ pub(crate) async fn run(
 }
 
 /// A store's state in one word.
-pub(crate) fn state_name(state: StoreState) -> &'static str {
+fn state_name(state: StoreState) -> &'static str {
     match state {
         StoreState::Up => "up",
         StoreState::Disconnected => "disconnected",
@@ -107,6 +110,10 @@ pub(crate) fn state_name(state: StoreState) -> &'static str {
         StoreState::Leaving => "leaving",
         _ => "unknown",
     }
+}
+
+fn serialize_state<S: Serializer>(state: &StoreState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state_name(*state))
 }
 
 #[derive(Serialize)]
@@ -151,11 +158,13 @@ impl fmt::Display for Leaving {
 pub(crate) struct Line {
     pub(crate) id: u64,
     pub(crate) address: String,
-    pub(crate) state: &'static str,
+    #[serde(serialize_with = "serialize_state")]
+    pub(crate) state: StoreState,
     pub(crate) last_heartbeat_age_ms: Option<u64>,
     pub(crate) region_count: usize,
     pub(crate) leads_count: usize,
     pub(crate) stats: Option<Stats>,
+    pub(crate) load: Option<Load>,
 }
 
 #[derive(Debug, Serialize)]
@@ -165,6 +174,17 @@ pub(crate) struct Stats {
     pub(crate) key_count: u64,
     pub(crate) data_bytes: u64,
     pub(crate) start_time_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Load {
+    pub(crate) window_ms: u64,
+    pub(crate) reads_per_s: f64,
+    pub(crate) writes_per_s: f64,
+    pub(crate) read_p99_us: Option<u64>,
+    pub(crate) write_p99_us: Option<u64>,
+    pub(crate) write_queue_bytes: u64,
+    pub(crate) write_queue_bytes_max: u64,
 }
 
 impl Line {
@@ -182,9 +202,10 @@ impl Line {
             leads_count: regions.iter().filter(leads).count(),
             id: store.id,
             address: store.address,
-            state: state_name(store.state),
+            state: store.state,
             last_heartbeat_age_ms: store.last_heartbeat_age.map(milliseconds),
             stats: store.stats.map(Stats::from),
+            load: store.load.map(Load::from),
         }
     }
 }
@@ -192,19 +213,26 @@ impl Line {
 impl Line {
     /// A store that leaves may be dead, too. That is told here in words, and in JSON by the age of its heartbeat.
     pub(crate) fn shown_state(&self) -> String {
-        if self.is_silent() && self.state == state_name(StoreState::Leaving) {
-            return format!("{} (silent)", self.state);
+        let name = state_name(self.state);
+        if self.is_silent() && self.state == StoreState::Leaving {
+            return format!("{name} (silent)");
         }
-        self.state.to_owned()
+        name.to_owned()
     }
 
-    /// Whether its last heartbeat is younger than what makes a store disconnected.
-    pub(crate) fn was_heard(&self) -> bool {
-        self.last_heartbeat_age_ms.is_some() && !self.is_silent()
+    /// Its state, as the placement driver has told it.
+    pub(crate) fn wire_state(&self) -> metapb::StoreState {
+        match self.state {
+            StoreState::Up => metapb::StoreState::Up,
+            StoreState::Disconnected => metapb::StoreState::Disconnected,
+            StoreState::Down => metapb::StoreState::Down,
+            StoreState::Leaving => metapb::StoreState::Leaving,
+            _ => metapb::StoreState::Unspecified,
+        }
     }
 
     /// Whether there was a heartbeat, and none since for as long as makes a store disconnected.
-    pub(crate) fn is_silent(&self) -> bool {
+    fn is_silent(&self) -> bool {
         self.last_heartbeat_age_ms
             .is_some_and(|age| age >= SILENT_AFTER_MS)
     }
@@ -222,6 +250,20 @@ impl From<StoreStats> for Stats {
     }
 }
 
+impl From<StoreLoad> for Load {
+    fn from(load: StoreLoad) -> Self {
+        Self {
+            window_ms: milliseconds(load.window),
+            reads_per_s: load.reads_per_s(),
+            writes_per_s: load.writes_per_s(),
+            read_p99_us: load.read_p99.map(microseconds),
+            write_p99_us: load.write_p99.map(microseconds),
+            write_queue_bytes: load.write_queue_bytes,
+            write_queue_bytes_max: load.write_queue_bytes_max,
+        }
+    }
+}
+
 impl Row for Line {
     const HEADINGS: &[&str] = &[
         "ID",
@@ -230,6 +272,10 @@ impl Row for Line {
         "HEARTBEAT",
         "REGIONS",
         "LEADS",
+        "READS/S",
+        "WRITES/S",
+        "READ P99",
+        "WRITE P99",
         "AVAILABLE",
         "CAPACITY",
         "KEYS",
@@ -241,6 +287,7 @@ impl Row for Line {
 impl Record for Line {
     fn cells(&self, _: KeyEncoding) -> Vec<String> {
         let figure = |text: fn(&Stats) -> String| cell(self.stats.as_ref().map(text));
+        let load = |text: fn(&Load) -> Option<String>| cell(self.load.as_ref().and_then(text));
         vec![
             self.id.to_string(),
             self.address.clone(),
@@ -251,6 +298,10 @@ impl Record for Line {
             ),
             self.region_count.to_string(),
             self.leads_count.to_string(),
+            load(|load| Some(rate(load.reads_per_s))),
+            load(|load| Some(rate(load.writes_per_s))),
+            load(|load| load.read_p99_us.map(latency)),
+            load(|load| load.write_p99_us.map(latency)),
             figure(|stats| size(stats.available_bytes)),
             figure(|stats| size(stats.capacity_bytes)),
             figure(|stats| stats.key_count.to_string()),
@@ -264,39 +315,32 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, milliseconds)
 }
 
-/// A time in its two largest units.
-pub(crate) fn time(milliseconds: u64) -> String {
-    match milliseconds / 1000 {
-        0 => format!("{milliseconds}ms"),
-        seconds @ ..60 => format!("{seconds}s"),
-        seconds @ ..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
-        seconds @ ..86_400 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
-        seconds => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+/// How often something happens in a second.
+pub(crate) fn rate(per_second: f64) -> String {
+    match per_second {
+        0.0 => "0".to_owned(),
+        few if few < 9.95 => format!("{few:.1}"),
+        many => format!("{many:.0}"),
     }
 }
 
-/// A size in the largest unit that leaves at least 1, with one decimal.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut amount = bytes as f64;
-    let mut unit = "B";
-    for larger in UNITS {
-        // A size that would be shown as 1024.0 is shown in the next unit.
-        if amount < 1023.95 {
-            break;
-        }
-        (amount, unit) = (amount / 1024.0, larger);
-    }
-    if unit == "B" {
-        format!("{bytes} B")
-    } else {
-        format!("{amount:.1} {unit}")
+/// How long commands take.
+pub(crate) fn latency(microseconds: u64) -> String {
+    match microseconds {
+        few @ ..1000 => format!("{few}us"),
+        more @ ..10_000 => format!("{:.1}ms", more as f64 / 1e3),
+        more @ ..1_000_000 => format!("{:.0}ms", more as f64 / 1e3),
+        many => format!("{:.1}s", many as f64 / 1e6),
     }
 }
 
@@ -306,27 +350,17 @@ mod tests {
     use crate::output::{Format, printed};
 
     #[test]
-    fn sizes_and_times_are_shown_in_fitting_units() {
-        let sizes = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (5 << 30, "5.0 GiB"),
-            (u64::MAX, "16.0 EiB"),
-        ];
-        for (bytes, shown) in sizes {
-            assert_eq!(size(bytes), shown);
+    fn rates_and_latencies_are_shown_with_two_digits_or_more() {
+        for (per_second, shown) in [(0.0, "0"), (0.04, "0.0"), (9.94, "9.9"), (1234.5, "1234")] {
+            assert_eq!(rate(per_second), shown);
         }
-        let times = [
-            (999, "999ms"),
-            (59_999, "59s"),
-            (61_000, "1m1s"),
-            (7_260_000, "2h1m"),
-            (90_000_000, "1d1h"),
-        ];
-        for (milliseconds, shown) in times {
-            assert_eq!(time(milliseconds), shown);
+        for (microseconds, shown) in [
+            (999, "999us"),
+            (1500, "1.5ms"),
+            (99_600, "100ms"),
+            (2_500_000, "2.5s"),
+        ] {
+            assert_eq!(latency(microseconds), shown);
         }
     }
 
@@ -334,11 +368,12 @@ mod tests {
         Line {
             id: 1,
             address: "127.0.0.1:20160".to_owned(),
-            state: state_name(state),
+            state,
             last_heartbeat_age_ms,
             region_count: 0,
             leads_count: 0,
             stats: None,
+            load: None,
         }
     }
 
@@ -367,7 +402,7 @@ mod tests {
                 .record(&line)
                 .expect("printed")),
             "{\"id\":1,\"address\":\"127.0.0.1:20160\",\"state\":\"disconnected\",\
-             \"last_heartbeat_age_ms\":null,\"region_count\":0,\"leads_count\":0,\"stats\":null}\n"
+             \"last_heartbeat_age_ms\":null,\"region_count\":0,\"leads_count\":0,\"stats\":null,\"load\":null}\n"
         );
     }
 }

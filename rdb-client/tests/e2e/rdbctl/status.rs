@@ -103,6 +103,31 @@ async fn a_dead_store_is_named_with_the_command_that_replaces_it() {
 }
 
 #[tokio::test]
+async fn what_stores_do_is_on_the_screen_and_in_their_list() {
+    let cluster = Cluster::start().await;
+    let (client, rdbctl) = (cluster.client().await, Rdbctl::of(&cluster));
+    let screen = found("a heartbeat tells of writes", async || {
+        client.raw_put("k", "v").await.expect("written");
+        let screen = look(&rdbctl, &PATIENT).await;
+        let rate = screen["load"]["writes_per_s"].as_f64()?;
+        (rate > 0.0).then_some(screen)
+    })
+    .await;
+    let load = &screen["stores"][0]["load"];
+    assert!(load["writes_per_s"].as_f64() > Some(0.0), "{screen}");
+    assert!(load["write_p99_us"].as_u64() > Some(0), "{screen}");
+    let told = rdbctl.run(["store", "list", "-o", "json"]).await;
+    assert_exit(&told, DONE, "store list");
+    let listed = &objects(&told)[0]["load"];
+    assert!(listed["window_ms"].as_u64() > Some(0), "{listed}");
+    let told = rdbctl.run(["status"].iter().chain(&PATIENT)).await;
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    for part in ["WRITES/S", "P99", "\nCommands: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_store_that_stands_still_does_not_hold_up_the_screen() {
     let three = Three::start().await;
     let rdbctl = three.rdbctl();

@@ -5,6 +5,7 @@ mod check;
 use bytes::Bytes;
 use clap::Subcommand;
 use rdb_client::{Client, RegionRoute};
+use rdb_proto::shown::size;
 use serde::Serialize;
 
 use crate::arguments::whole;
@@ -12,7 +13,6 @@ use crate::encoding::{KeyArgument, KeyEncoding};
 use crate::failure::Failure;
 use crate::output::{Output, Record, Row, cell, serialize_bytes};
 use crate::session::Session;
-use crate::store::size;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RegionCommand {

@@ -1,74 +1,54 @@
-//! What is wrong with a cluster, and what to do about it.
+//! What is wrong with a cluster, and what to do about it. What is said of stores and regions is in `rdb_proto::findings`, since the
+//! placement driver's page says it, too; here is what each process answered.
 //!
 //! Alarms are told from the whole to its parts: placement drivers, stores, regions. An alarm that another one explains still
 //! stands: whoever mends the cause sees the rest go.
 
-use rdb_client::StoreState;
+use rdb_proto::findings::{
+    self, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, no_stores, of_regions,
+};
 use serde::Serialize;
 
-use super::survey::{Catalogue, Survey};
+use super::survey::Survey;
 use crate::encoding::escape;
 use crate::health::SERVING;
-use crate::store::{size, state_name, time};
 use crate::{health, region, store};
-
-/// A store with less than this part of its disk free is told of.
-const FREE_MIN: f64 = 0.1;
-
-/// The most regions that a finding names.
-const NAMED_REGIONS_MAX: usize = 5;
 
 /// What the status of a process can be beside serving, as `rdbctl health` has it.
 const NOT_SERVING: &str = "not_serving";
 const WRONG_PROCESS: &str = "wrong_process";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Severity {
-    /// Something has to be done.
-    Alarm,
-    /// Something to know.
-    Notice,
-}
-
+/// A finding as it is printed for programs.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    pub(super) severity: Severity,
+pub(super) struct Line {
+    severity: &'static str,
     /// The store that it is about, if it is one.
-    pub(super) store_id: Option<u64>,
+    store_id: Option<u64>,
     /// The regions that it is about.
-    pub(super) region_ids: Vec<u64>,
-    pub(super) what: String,
-    pub(super) to_do: String,
+    region_ids: Vec<u64>,
+    what: String,
+    to_do: String,
 }
 
-impl Finding {
-    fn alarm(what: String, to_do: String) -> Self {
+impl From<&Finding> for Line {
+    fn from(finding: &Finding) -> Self {
+        let Finding {
+            severity,
+            store_id,
+            region_ids,
+            what,
+            to_do,
+        } = finding.clone();
         Self {
-            severity: Severity::Alarm,
-            store_id: None,
-            region_ids: Vec::new(),
+            severity: match severity {
+                Severity::Alarm => "alarm",
+                Severity::Notice => "notice",
+            },
+            store_id,
+            region_ids,
             what,
             to_do,
         }
-    }
-
-    fn notice(what: String, to_do: String) -> Self {
-        Self {
-            severity: Severity::Notice,
-            ..Self::alarm(what, to_do)
-        }
-    }
-
-    fn of_store(self, id: u64) -> Self {
-        Self {
-            store_id: Some(id),
-            ..self
-        }
-    }
-
-    fn of_regions(self, region_ids: Vec<u64>) -> Self {
-        Self { region_ids, ..self }
     }
 }
 
@@ -77,16 +57,15 @@ pub(super) fn findings(survey: &Survey) -> Vec<Finding> {
     let mut findings = of_placement_drivers(survey);
     if let Ok(catalogue) = &survey.catalogue {
         if catalogue.stores.is_empty() {
-            findings.push(Finding::alarm(
-                "no store has registered with the placement driver yet".to_owned(),
-                "start one: rdb-server --pd ADDR --data-dir DIR".to_owned(),
-            ));
+            findings.push(no_stores());
         }
         let stores = catalogue.stores.iter();
         findings.extend(stores.filter_map(|store| of_store(store, survey)));
-        findings.extend(of_regions(survey, catalogue));
+        let regions = catalogue.regions.iter();
+        let in_trouble = regions.filter_map(|region| Some((region.id, trouble(region, survey)?)));
+        findings.extend(of_regions(in_trouble));
     }
-    findings.sort_by_key(|finding| finding.severity != Severity::Alarm);
+    findings.sort_by_key(|finding| finding.severity);
     findings
 }
 
@@ -153,248 +132,45 @@ fn told(process: &health::Line) -> String {
 }
 
 fn of_store(store: &store::Line, survey: &Survey) -> Option<Finding> {
-    let (id, address) = (store.id, &store.address);
-    let heard = match store.last_heartbeat_age_ms {
-        Some(age) => format!("its last heartbeat came {} ago", time(age)),
-        None => "the placement driver has not heard of it since it started".to_owned(),
-    };
     // A store that registered between two questions.
-    let process = survey.store(id)?;
+    let process = survey.store(store.id)?;
     let cause = told(process);
-    let is_leaving = store.state == state_name(StoreState::Leaving);
-    let finding = match process.status {
-        SERVING => return of_serving_store(store),
-        NOT_SERVING => Finding::alarm(
-            format!("store {id} does not serve: {cause}"),
-            format!(
-                "see the log of the store at {address}. After a full disk: free space, then start it again"
-            ),
-        ),
-        WRONG_PROCESS => Finding::alarm(
-            format!("store {id} is not at its address: {cause}"),
-            format!(
-                "start store {id} again with its --data-dir; an address that has changed is told by --advertise-addr. \
-                 {}",
-                if_gone(store, is_leaving)
-            ),
-        ),
-        // Where nothing listens, it has died since.
-        _ if store.was_heard() && !cause.contains("refused") => Finding::alarm(
-            format!(
-                "store {id} does not answer here, and is slow or cannot be reached from here: {cause}; {heard}"
-            ),
-            format!(
-                "look again, with more patience: rdbctl status --wait 10s. See the load and the log of the store at {address}, \
-                 and whether this machine reaches it"
-            ),
-        ),
-        _ => Finding::alarm(
-            format!("store {id} does not answer: {cause}; {heard}"),
-            format!(
-                "start rdb-server at {address} again with its --data-dir. {}",
-                if_gone(store, is_leaving)
-            ),
-        ),
+    findings::of_store(&StoreView {
+        id: store.id,
+        address: &store.address,
+        state: store.wire_state(),
+        heartbeat_age_ms: store.last_heartbeat_age_ms,
+        space: store
+            .stats
+            .as_ref()
+            .map(|stats| (stats.available_bytes, stats.capacity_bytes)),
+        region_count: store.region_count,
+        answer: match process.status {
+            SERVING => Answer::Serving,
+            NOT_SERVING => Answer::NotServing(&cause),
+            WRONG_PROCESS => Answer::WrongProcess(&cause),
+            _ => Answer::Nothing(&cause),
+        },
+    })
+}
+
+/// What is the matter with a region, if anything is.
+pub(super) fn trouble(region: &region::Line, survey: &Survey) -> Option<RegionTrouble> {
+    let answers = |store_id| {
+        let process = survey.store(store_id);
+        // What was not asked may be alive.
+        process.is_none_or(|process| matches!(process.status, SERVING | NOT_SERVING))
     };
-    Some(finding.of_store(id))
-}
-
-/// What to do about a store that does not come back.
-fn if_gone(store: &store::Line, is_leaving: bool) -> String {
-    let id = store.id;
-    if is_leaving {
-        return "If it is gone for good: it is leaving already, and `rdbctl operator list` shows what is left to do"
-            .to_owned();
-    }
-    let soon = if store.state == state_name(StoreState::Down) {
-        "It is down for so long that its replicas are being replaced where another store can take them"
-    } else {
-        "Else its replicas are replaced where another store can take them, 30 minutes after its last heartbeat \
-         (rdb-pd --store-down-after-s)"
+    let voters = region.peers.iter().filter(|peer| !peer.is_learner);
+    let all = voters.clone().count();
+    let lives = |peer: &&region::Peer| !peer.is_absent && answers(peer.store_id);
+    let alive = voters.filter(lives).count();
+    let lead = match &region.leader {
+        None => Lead::Unknown,
+        Some(leader) if answers(leader.store_id) => Lead::Answers,
+        Some(_) => Lead::Silent,
     };
-    format!(
-        "If it is gone for good: start another store with an empty directory, then `rdbctl store remove {id}`. {soon}"
-    )
-}
-
-fn of_serving_store(store: &store::Line) -> Option<Finding> {
-    let (id, address) = (store.id, &store.address);
-    if store.is_silent() {
-        let age = time(store.last_heartbeat_age_ms.unwrap_or_default());
-        return Some(Finding::alarm(
-            format!("store {id} answers, but its last heartbeat to the placement driver came {age} ago"),
-            format!(
-                "see whether {address} reaches the placement driver that its --pd names, and the store's log"
-            ),
-        ).of_store(id));
-    }
-    if store.last_heartbeat_age_ms.is_none() && store.state != state_name(StoreState::Leaving) {
-        let what = format!(
-            "store {id} answers, but the placement driver has not heard of it since it started"
-        );
-        let to_do = format!(
-            "look again in ten seconds. If it stays so, see whether {address} reaches the placement driver that its --pd \
-             names, and the store's log"
-        );
-        let finding = if store.state == state_name(StoreState::Down) {
-            Finding::alarm(what, to_do)
-        } else {
-            Finding::notice(what, to_do)
-        };
-        return Some(finding.of_store(id));
-    }
-    if store.state == state_name(StoreState::Leaving) {
-        let count = store.region_count;
-        return Some(Finding::notice(
-            format!("store {id} is leaving; regions with a replica on it: {count}"),
-            format!(
-                "`rdbctl operator list` shows what is done; `rdbctl store remove {id} --cancel` takes it back"
-            ),
-        ).of_store(id));
-    }
-    let stats = store.stats.as_ref()?;
-    let (available, capacity) = (stats.available_bytes, stats.capacity_bytes);
-    if available as f64 >= FREE_MIN * capacity as f64 {
-        return None;
-    }
-    Some(
-        Finding::notice(
-            format!(
-                "the disk of store {id} has {} left of {}",
-                size(available),
-                size(capacity)
-            ),
-            "free space: a full disk stops the store's writes. A deleted range gives its space back when tables are \
-             compacted"
-                .to_owned(),
-        )
-        .of_store(id),
-    )
-}
-
-/// What is the matter with a region, the worst first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// Too few replicas answer for reads and writes.
-    NoMajority,
-    /// Enough replicas answer, and the one that leads does not.
-    NoLeader,
-    /// Enough replicas answer, and the placement driver has not heard which one leads, as after a start of its own.
-    UnknownLeader,
-    /// Fewer replicas answer than there are.
-    Missing,
-    /// There are two replicas only.
-    Pair,
-    /// There is one replica only.
-    Single,
-}
-
-impl Trouble {
-    const ALL: [Self; 6] = [
-        Self::NoMajority,
-        Self::NoLeader,
-        Self::UnknownLeader,
-        Self::Missing,
-        Self::Pair,
-        Self::Single,
-    ];
-
-    pub(super) fn of(region: &region::Line, survey: &Survey) -> Option<Self> {
-        let answers = |store_id| {
-            let process = survey.store(store_id);
-            // What was not asked may be alive.
-            process.is_none_or(|process| matches!(process.status, SERVING | NOT_SERVING))
-        };
-        let voters = region.peers.iter().filter(|peer| !peer.is_learner);
-        let all = voters.clone().count();
-        let lives = |peer: &&region::Peer| !peer.is_absent && answers(peer.store_id);
-        let alive = voters.filter(lives).count();
-        let leader = region.leader.as_ref();
-        if alive <= all / 2 {
-            Some(Self::NoMajority)
-        } else if leader.is_none() {
-            Some(Self::UnknownLeader)
-        } else if !leader.is_some_and(|leader| answers(leader.store_id)) {
-            Some(Self::NoLeader)
-        } else if alive < all {
-            Some(Self::Missing)
-        } else if all == 1 {
-            Some(Self::Single)
-        } else if all == 2 {
-            Some(Self::Pair)
-        } else {
-            None
-        }
-    }
-
-    fn finding(self, ids: Vec<u64>) -> Finding {
-        let (what, to_do) = match self {
-            Self::NoMajority => (
-                "too few replicas answer from here for reads and writes",
-                "start the stores that do not answer again with their --data-dir: a region needs more than half of its \
-                 replicas, and `rdbctl region list` says where those are",
-            ),
-            Self::NoLeader => (
-                "the replica that leads does not answer",
-                "look again in ten seconds: more than half of the replicas answer, and elect a leader. If they do not, \
-                 see the logs of their stores",
-            ),
-            Self::UnknownLeader => (
-                "the placement driver has not heard which replica leads",
-                "look again in ten seconds: leaders report after a start of the placement driver, or replicas elect one. If \
-                 they do not, see the logs of their stores",
-            ),
-            Self::Missing => (
-                "reads and writes go on, but not all replicas answer",
-                "see to the stores above that do not answer, or to the replicas that `rdbctl region list` shows as \
-                 (absent)",
-            ),
-            Self::Pair => (
-                "there are two replicas only, and reads and writes stop with either store",
-                "have at least three stores; rdb-pd --replicas says how many replicas there are to be",
-            ),
-            Self::Single => (
-                "there is one replica only, and its data is lost with its store",
-                "have at least three stores; rdb-pd --replicas says how many replicas there are to be",
-            ),
-        };
-        let what = format!("{}: {what}", named(&ids));
-        let finding = match self {
-            Self::UnknownLeader | Self::Pair | Self::Single => {
-                Finding::notice(what, to_do.to_owned())
-            }
-            Self::NoMajority | Self::NoLeader | Self::Missing => {
-                Finding::alarm(what, to_do.to_owned())
-            }
-        };
-        finding.of_regions(ids)
-    }
-}
-
-fn of_regions(survey: &Survey, catalogue: &Catalogue) -> Vec<Finding> {
-    let in_trouble = |trouble| -> Vec<u64> {
-        let regions = catalogue.regions.iter();
-        let regions = regions.filter(|region| Trouble::of(region, survey) == Some(trouble));
-        regions.map(|region| region.id).collect()
-    };
-    let troubles = Trouble::ALL.into_iter();
-    let regions = troubles.map(|trouble| (trouble, in_trouble(trouble)));
-    let regions = regions.filter(|(_, ids)| !ids.is_empty());
-    regions.map(|(trouble, ids)| trouble.finding(ids)).collect()
-}
-
-fn named(ids: &[u64]) -> String {
-    let shown: Vec<String> = ids
-        .iter()
-        .take(NAMED_REGIONS_MAX)
-        .map(u64::to_string)
-        .collect();
-    let noun = if ids.len() == 1 { "region" } else { "regions" };
-    let rest = match ids.len() - shown.len() {
-        0 => String::new(),
-        rest => format!(" and {rest} more"),
-    };
-    format!("{noun} {}{rest}", shown.join(", "))
+    RegionTrouble::of(all, alive, lead)
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ is something to know. Exit code 0 when there is no alarm, 1 otherwise.
 HEALTH is what the store answers here, STATE what the placement driver knows by its
 heartbeats: see `rdbctl health --help` and `rdbctl store list --help`. PEERS is the
 number of regions of which the store has a replica, LEADS of those that it leads.
+READS/S, WRITES/S and P99, the time of the slowest hundredth of reads or writes,
+whichever is slower, are those of the seconds before its last heartbeat.
 
 Examples:
   rdbctl status

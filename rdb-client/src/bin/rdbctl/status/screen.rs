@@ -2,13 +2,15 @@
 
 use std::fmt::{self, Write};
 
-use serde::Serialize;
+use rdb_proto::findings::{Finding, RegionTrouble, Severity};
+use rdb_proto::shown::{size, time};
+use serde::{Serialize, Serializer};
 
-use super::finding::{Finding, Severity, Trouble};
+use super::finding::{self, trouble};
 use super::survey::Survey;
 use crate::encoding::KeyEncoding;
 use crate::output::{Record, Row, aligned, cell};
-use crate::store::{now_ms, size, time};
+use crate::store::{latency, now_ms, rate};
 use crate::{health, operator, region, store};
 
 #[derive(Serialize)]
@@ -21,7 +23,10 @@ pub(super) struct Screen {
     /// `None`, as the next two: not known.
     stores: Option<Vec<StoreLine>>,
     regions: Option<Regions>,
+    /// Of all stores whose rates are known.
+    load: Option<Load>,
     operators: Option<Vec<operator::Line>>,
+    #[serde(serialize_with = "serialize_findings")]
     findings: Vec<Finding>,
 }
 
@@ -42,23 +47,39 @@ struct Regions {
 
 impl Regions {
     fn new(regions: &[region::Line], survey: &Survey) -> Self {
-        let in_trouble = |which: fn(Trouble) -> bool| -> Vec<u64> {
+        let in_trouble = |which: fn(RegionTrouble) -> bool| -> Vec<u64> {
             let regions = regions.iter();
-            let regions = regions.filter(|region| Trouble::of(region, survey).is_some_and(which));
+            let regions = regions.filter(|region| trouble(region, survey).is_some_and(which));
             regions.map(|region| region.id).collect()
         };
         Self {
             count: regions.len(),
-            without_leader: in_trouble(|trouble| {
-                matches!(
-                    trouble,
-                    Trouble::NoLeader | Trouble::UnknownLeader | Trouble::NoMajority
-                )
-            }),
-            with_replicas_missing: in_trouble(|trouble| {
-                matches!(trouble, Trouble::Missing | Trouble::NoMajority)
-            }),
+            without_leader: in_trouble(RegionTrouble::is_without_leader),
+            with_replicas_missing: in_trouble(RegionTrouble::is_missing_replicas),
         }
+    }
+}
+
+/// What all stores together do.
+#[derive(Serialize)]
+struct Load {
+    reads_per_s: f64,
+    writes_per_s: f64,
+}
+
+impl Load {
+    /// `None`: it is not known of any store.
+    fn of(stores: &[store::Line]) -> Option<Self> {
+        let mut loads = stores.iter().filter_map(|store| store.load.as_ref());
+        let first = loads.next()?;
+        let first = Self {
+            reads_per_s: first.reads_per_s,
+            writes_per_s: first.writes_per_s,
+        };
+        Some(loads.fold(first, |sum, load| Self {
+            reads_per_s: sum.reads_per_s + load.reads_per_s,
+            writes_per_s: sum.writes_per_s + load.writes_per_s,
+        }))
     }
 }
 
@@ -82,6 +103,8 @@ impl Screen {
             health: answer(known.id),
             known,
         };
+        let load = catalogue.as_ref().ok();
+        let load = load.and_then(|known| Load::of(&known.stores));
         let (stores, operators) = match catalogue {
             Ok(known) => {
                 let stores = known.stores.into_iter().map(line).collect();
@@ -99,6 +122,7 @@ impl Screen {
             placement_drivers,
             stores,
             regions,
+            load,
             operators,
             findings,
         }
@@ -134,6 +158,10 @@ impl fmt::Display for Screen {
         if let Some(stores) = &self.stores {
             let stores = stores.iter().map(StoreLine::cells);
             write!(text, "\n{}\n", table(StoreLine::HEADINGS, stores))?;
+        }
+        if let Some(load) = &self.load {
+            let (reads, writes) = (rate(load.reads_per_s), rate(load.writes_per_s));
+            writeln!(text, "Commands: {reads} reads/s, {writes} writes/s")?;
         }
         if let Some(regions) = &self.regions {
             writeln!(
@@ -175,6 +203,9 @@ impl StoreLine {
         "HEARTBEAT",
         "PEERS",
         "LEADS",
+        "READS/S",
+        "WRITES/S",
+        "P99",
         "FREE",
         "OF",
         "KEYS",
@@ -185,6 +216,8 @@ impl StoreLine {
     fn cells(&self) -> Vec<String> {
         let known = &self.known;
         let figure = |text: fn(&store::Stats) -> String| cell(known.stats.as_ref().map(text));
+        let load =
+            |text: fn(&store::Load) -> Option<String>| cell(known.load.as_ref().and_then(text));
         let heard = known.last_heartbeat_age_ms;
         vec![
             known.id.to_string(),
@@ -194,6 +227,9 @@ impl StoreLine {
             cell(heard.map(|age| format!("{} ago", time(age)))),
             known.region_count.to_string(),
             known.leads_count.to_string(),
+            load(|load| Some(rate(load.reads_per_s))),
+            load(|load| Some(rate(load.writes_per_s))),
+            load(|load| load.read_p99_us.max(load.write_p99_us).map(latency)),
             figure(|stats| size(stats.available_bytes)),
             figure(|stats| size(stats.capacity_bytes)),
             figure(|stats| stats.key_count.to_string()),
@@ -201,6 +237,13 @@ impl StoreLine {
             figure(|stats| time(now_ms().saturating_sub(stats.start_time_ms))),
         ]
     }
+}
+
+fn serialize_findings<S: Serializer>(
+    findings: &[Finding],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(findings.iter().map(finding::Line::from))
 }
 
 fn table(headings: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {

@@ -1,9 +1,12 @@
 //! Each finding, of what the cluster answers.
 
+use rdb_client::StoreState;
+
 use super::super::screen::Screen;
+use super::super::survey::Catalogue;
 use super::*;
 use crate::region::{Leader, Peer};
-use crate::store::Stats;
+use crate::store::{Load, Stats};
 
 const UNREACHABLE: &str = "unreachable";
 
@@ -22,10 +25,11 @@ fn store(id: u64, state: StoreState, age_ms: u64) -> store::Line {
     store::Line {
         id,
         address: format!("host{id}:1"),
-        state: state_name(state),
+        state,
         last_heartbeat_age_ms: Some(age_ms),
         region_count: 1,
         leads_count: 0,
+        load: None,
         stats: Some(Stats {
             capacity_bytes: 1000,
             available_bytes: 500,
@@ -104,26 +108,32 @@ fn a_dead_store_is_named_with_what_to_do_about_it() {
 
 #[test]
 fn what_is_the_matter_with_a_region_is_told_the_worst_first() {
-    for (statuses, trouble) in [
+    for (statuses, expected) in [
         ([SERVING, SERVING, SERVING], None),
         ([SERVING, NOT_SERVING, SERVING], None),
-        ([SERVING, SERVING, WRONG_PROCESS], Some(Trouble::Missing)),
-        ([UNREACHABLE, SERVING, SERVING], Some(Trouble::NoLeader)),
+        (
+            [SERVING, SERVING, WRONG_PROCESS],
+            Some(RegionTrouble::Missing),
+        ),
+        (
+            [UNREACHABLE, SERVING, SERVING],
+            Some(RegionTrouble::NoLeader),
+        ),
         (
             [SERVING, UNREACHABLE, UNREACHABLE],
-            Some(Trouble::NoMajority),
+            Some(RegionTrouble::NoMajority),
         ),
     ] {
         let survey = survey(statuses);
         let catalogue = survey.catalogue.as_ref().expect("it is known");
-        let found = Trouble::of(&catalogue.regions[0], &survey);
-        assert_eq!(found, trouble, "{statuses:?}");
+        let found = trouble(&catalogue.regions[0], &survey);
+        assert_eq!(found, expected, "{statuses:?}");
     }
     let mut absent = survey([SERVING; 3]);
     catalogue(&mut absent).regions[0].peers[1].is_absent = true;
     let catalogue = absent.catalogue.as_ref().expect("it is known");
-    let found = Trouble::of(&catalogue.regions[0], &absent);
-    assert_eq!(found, Some(Trouble::Missing));
+    let found = trouble(&catalogue.regions[0], &absent);
+    assert_eq!(found, Some(RegionTrouble::Missing));
 }
 
 #[test]
@@ -183,7 +193,18 @@ fn without_a_placement_driver_there_is_one_alarm_which_says_so() {
 
 #[test]
 fn a_screen_has_all_of_it() {
-    let survey = survey([SERVING, SERVING, UNREACHABLE]);
+    let mut survey = survey([SERVING, SERVING, UNREACHABLE]);
+    for store in &mut catalogue(&mut survey).stores[..2] {
+        store.load = Some(Load {
+            window_ms: 2000,
+            reads_per_s: 6.0,
+            writes_per_s: 0.5,
+            read_p99_us: Some(300),
+            write_p99_us: None,
+            write_queue_bytes: 0,
+            write_queue_bytes_max: 1,
+        });
+    }
     let findings = findings(&survey);
     let screen = Screen::new(survey, findings);
     let text = screen.to_string();
@@ -191,6 +212,7 @@ fn a_screen_has_all_of_it() {
         "2 alarms\n",
         "host0:1           serving\n",
         "3      host3:1  up     unreachable",
+        "Commands: 12 reads/s, 1.0 writes/s\n",
         "Regions: 1; 0 without a leader, 1 with replicas missing\n",
         "Operators under way: none\n",
         "ALARM: store 3 does not answer",
@@ -204,6 +226,9 @@ fn a_screen_has_all_of_it() {
     assert_eq!(object["findings"][0]["severity"], "alarm");
     assert_eq!(object["stores"][2]["health"], "unreachable");
     assert_eq!(object["regions"]["with_replicas_missing"][0], 1);
+    assert_eq!(object["load"]["reads_per_s"], 12.0);
+    assert_eq!(object["stores"][0]["load"]["read_p99_us"], 300);
+    assert_eq!(object["stores"][2]["load"], serde_json::Value::Null);
 }
 
 #[test]

@@ -1,0 +1,285 @@
+//! What is wrong with a store.
+
+use super::Finding;
+use crate::metapb::StoreState;
+use crate::shown::{size, time};
+
+/// A disk with less than this part free is told of.
+const FREE_MIN: f64 = 0.1;
+
+/// A store without a heartbeat for this long is disconnected, in milliseconds.
+pub const SILENT_AFTER_MS: u64 = 20_000;
+
+/// A store, as far as it is known.
+#[derive(Debug, Clone)]
+pub struct StoreView<'a> {
+    /// Its id.
+    pub id: u64,
+    /// Where clients reach it.
+    pub address: &'a str,
+    /// What the placement driver thinks of it.
+    pub state: StoreState,
+    /// Milliseconds since its last heartbeat. `None`: none since the placement driver started.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Bytes of its disk that are free, and all of them. `None`: not known.
+    pub space: Option<(u64, u64)>,
+    /// How many regions have a replica on it.
+    pub region_count: usize,
+    /// What it answers.
+    pub answer: Answer<'a>,
+}
+
+/// What a store answered who asked it. A cause names its address, and is fit to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// It does its work.
+    Serving,
+    /// It says that it does not, for this cause.
+    NotServing(&'a str),
+    /// Another process answered at its address.
+    WrongProcess(&'a str),
+    /// Nothing came, for this cause.
+    Nothing(&'a str),
+    /// It was not asked. Its heartbeats are all that is known.
+    NotAsked,
+}
+
+impl StoreView<'_> {
+    /// Whether there was a heartbeat, and none since for as long as makes a store disconnected.
+    fn is_silent(&self) -> bool {
+        let age = self.heartbeat_age_ms;
+        age.is_some_and(|age| age >= SILENT_AFTER_MS)
+    }
+
+    /// Whether its last heartbeat is younger than what makes a store disconnected.
+    fn was_heard(&self) -> bool {
+        self.heartbeat_age_ms.is_some() && !self.is_silent()
+    }
+
+    fn heard(&self) -> String {
+        match self.heartbeat_age_ms {
+            Some(age) => format!("its last heartbeat came {} ago", time(age)),
+            None => "the placement driver has not heard of it since it started".to_owned(),
+        }
+    }
+}
+
+/// What is wrong with a store, the worst only.
+pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
+    let StoreView { id, address, .. } = *store;
+    let heard = store.heard();
+    let finding = match store.answer {
+        Answer::Serving => return of_serving_store(store),
+        Answer::NotAsked => return of_heartbeats(store),
+        Answer::NotServing(cause) => Finding::alarm(
+            format!("store {id} does not serve: {cause}"),
+            not_serving_advice(&format!("the store at {address}")),
+        ),
+        Answer::WrongProcess(cause) => Finding::alarm(
+            format!("store {id} is not at its address: {cause}"),
+            format!(
+                "start store {id} again with its --data-dir; an address that has changed is told by --advertise-addr. \
+                 {}",
+                if_gone(store)
+            ),
+        ),
+        // Where nothing listens, it has died since.
+        Answer::Nothing(cause) if store.was_heard() && !cause.contains("refused") => {
+            Finding::alarm(
+                format!(
+                    "store {id} does not answer here, and is slow or cannot be reached from here: {cause}; {heard}"
+                ),
+                format!(
+                    "look again, with more patience: rdbctl status --wait 10s. See the load and the log of the store at {address}, \
+                     and whether this machine reaches it"
+                ),
+            )
+        }
+        Answer::Nothing(cause) => Finding::alarm(
+            format!("store {id} does not answer: {cause}; {heard}"),
+            start_again(store),
+        ),
+    };
+    Some(finding.of_store(id))
+}
+
+/// What to do about a process that says that it does not serve.
+pub fn not_serving_advice(process: &str) -> String {
+    format!("see the log of {process}. After a full disk: free space, then start it again")
+}
+
+/// A disk with little space left. `whose` names the process that has it.
+pub fn of_space(whose: &str, available_bytes: u64, capacity_bytes: u64) -> Option<Finding> {
+    if available_bytes as f64 >= FREE_MIN * capacity_bytes as f64 {
+        return None;
+    }
+    let (available, capacity) = (size(available_bytes), size(capacity_bytes));
+    Some(Finding::notice(
+        format!("the disk of {whose} has {available} left of {capacity}"),
+        "free space: a full disk stops the store's writes. A deleted range gives its space back when tables are \
+         compacted",
+    ))
+}
+
+/// A store that was not asked, by what its heartbeats say.
+fn of_heartbeats(store: &StoreView<'_>) -> Option<Finding> {
+    let StoreView { id, state, .. } = *store;
+    if store.was_heard() {
+        return of_serving_store(store);
+    }
+    let heard = store.heard();
+    let finding = if store.heartbeat_age_ms.is_some() || state == StoreState::Down {
+        let down = if state == StoreState::Down {
+            "down"
+        } else {
+            "disconnected"
+        };
+        Finding::alarm(format!("store {id} is {down}: {heard}"), start_again(store))
+    } else {
+        Finding::notice(
+            format!("store {id} was not heard of yet: {heard}"),
+            format!(
+                "look again in ten seconds. If it stays so: {}",
+                start_again(store)
+            ),
+        )
+    };
+    Some(finding.of_store(id))
+}
+
+fn of_serving_store(store: &StoreView<'_>) -> Option<Finding> {
+    let StoreView {
+        id, address, state, ..
+    } = *store;
+    if store.is_silent() {
+        let heard = store.heartbeat_age_ms.unwrap_or_default();
+        let what = format!(
+            "store {id} answers, but its last heartbeat to the placement driver came {} ago",
+            time(heard)
+        );
+        let to_do = format!(
+            "see whether {address} reaches the placement driver that its --pd names, and the store's log"
+        );
+        return Some(Finding::alarm(what, to_do).of_store(id));
+    }
+    if store.heartbeat_age_ms.is_none() && state != StoreState::Leaving {
+        let what = format!(
+            "store {id} answers, but the placement driver has not heard of it since it started"
+        );
+        let to_do = format!(
+            "look again in ten seconds. If it stays so, see whether {address} reaches the placement driver that its --pd \
+             names, and the store's log"
+        );
+        let finding = if state == StoreState::Down {
+            Finding::alarm(what, to_do)
+        } else {
+            Finding::notice(what, to_do)
+        };
+        return Some(finding.of_store(id));
+    }
+    if state == StoreState::Leaving {
+        let count = store.region_count;
+        let what = format!("store {id} is leaving; regions with a replica on it: {count}");
+        let to_do = format!(
+            "`rdbctl operator list` shows what is done; `rdbctl store remove {id} --cancel` takes it back"
+        );
+        return Some(Finding::notice(what, to_do).of_store(id));
+    }
+    let (available_bytes, capacity_bytes) = store.space?;
+    let finding = of_space(&format!("store {id}"), available_bytes, capacity_bytes)?;
+    Some(finding.of_store(id))
+}
+
+/// What to do about a store that may have died.
+fn start_again(store: &StoreView<'_>) -> String {
+    let (address, if_gone) = (store.address, if_gone(store));
+    format!("start rdb-server at {address} again with its --data-dir. {if_gone}")
+}
+
+/// What to do about a store that does not come back.
+fn if_gone(store: &StoreView<'_>) -> String {
+    let id = store.id;
+    if store.state == StoreState::Leaving {
+        return "If it is gone for good: it is leaving already, and `rdbctl operator list` shows what is left to do"
+            .to_owned();
+    }
+    let soon = if store.state == StoreState::Down {
+        "It is down for so long that its replicas are being replaced where another store can take them"
+    } else {
+        "Else its replicas are replaced where another store can take them, 30 minutes after its last heartbeat \
+         (rdb-pd --store-down-after-s)"
+    };
+    format!(
+        "If it is gone for good: start another store with an empty directory, then `rdbctl store remove {id}`. {soon}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Severity;
+    use super::*;
+
+    fn store(state: StoreState, heartbeat_age_ms: Option<u64>) -> StoreView<'static> {
+        StoreView {
+            id: 3,
+            address: "host3:1",
+            state,
+            heartbeat_age_ms,
+            space: Some((500, 1000)),
+            region_count: 1,
+            answer: Answer::NotAsked,
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_not_asked_is_judged_by_its_heartbeats() {
+        assert_eq!(of_store(&store(StoreState::Up, Some(1000))), None);
+        for (state, age_ms, severity, what) in [
+            (
+                StoreState::Disconnected,
+                Some(25_000),
+                Severity::Alarm,
+                "store 3 is disconnected: its last heartbeat came 25s ago",
+            ),
+            (
+                StoreState::Down,
+                Some(1_900_000),
+                Severity::Alarm,
+                "store 3 is down: its last heartbeat came 31m40s ago",
+            ),
+            (
+                StoreState::Down,
+                None,
+                Severity::Alarm,
+                "store 3 is down: the placement driver has not heard of it since it started",
+            ),
+            (
+                StoreState::Disconnected,
+                None,
+                Severity::Notice,
+                "store 3 was not heard of yet: the placement driver has not heard of it since it started",
+            ),
+        ] {
+            let finding = of_store(&store(state, age_ms)).expect(what);
+            assert_eq!(finding.what, what);
+            assert_eq!(finding.severity, severity, "{what}");
+            assert_eq!(finding.store_id, Some(3));
+            for part in ["start rdb-server at host3:1 again", "rdbctl store remove 3"] {
+                assert!(finding.to_do.contains(part), "{}", finding.to_do);
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_that_leaves_or_has_little_space_is_a_notice() {
+        let leaving = of_store(&store(StoreState::Leaving, Some(1000)));
+        let leaving = leaving.expect("it is told of");
+        assert_eq!(leaving.severity, Severity::Notice);
+        let full = StoreView {
+            space: Some((99, 1000)),
+            ..store(StoreState::Up, Some(1000))
+        };
+        let full = of_store(&full).expect("it is told of");
+        assert_eq!(full.what, "the disk of store 3 has 99 B left of 1000 B");
+    }
+}
