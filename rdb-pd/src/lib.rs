@@ -14,6 +14,7 @@ mod config;
 mod error;
 pub mod keys;
 mod metrics;
+mod page;
 mod server;
 mod service;
 pub mod tso;

@@ -6,17 +6,21 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdb_proto::figures::Counter;
 use rdb_proto::slow_log::SlowLog;
 use rdb_proto::spans::Spans;
 use rdb_proto::transport::HealthHandle;
-use rdb_proto::transport::status::{Exposition, Labels, Source, TransportMetrics};
+use rdb_proto::transport::status::{
+    Exposition, Labels, Reading, Readings, Source, Subject, TransportMetrics, View,
+};
 use rdb_storage::Storage;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError, ClusterLoad};
+use crate::page::{OfProcess, present};
 use crate::service::SystemAllocator;
 use crate::tso::TsoPosition;
 
@@ -75,6 +79,19 @@ impl Answers {
         )
     }
 }
+
+/// The names of what the page has charts of. The script knows them.
+pub(crate) const SERIES: [&str; 9] = [
+    "reads",
+    "writes",
+    "read_p99",
+    "write_p99",
+    "write_queue_bytes",
+    "timestamps",
+    "tso_waits",
+    "to_bound",
+    "heartbeats",
+];
 
 /// The placement driver as its status pages show it.
 pub(crate) struct PdSource {
@@ -136,6 +153,50 @@ impl Source for PdSource {
                 }),
             ),
         ]
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Cluster
+    }
+
+    /// What stores do is what their heartbeats have told.
+    fn readings(&self) -> Readings {
+        let load = self.cluster.load();
+        let tso = self.allocator.figures();
+        let waits = tso.waits_for_bound.get() + tso.waits_for_clock.get();
+        let to_bound_ms = self.allocator.position().to_bound_ms;
+        let level = |of: fn(ClusterLoad) -> f64| Reading::Level(load.map(of));
+        let seconds = |of: fn(ClusterLoad) -> Option<Duration>| {
+            let duration = load.and_then(of);
+            Reading::Level(duration.map(|duration| duration.as_secs_f64()))
+        };
+        let readings = [
+            level(|load| load.reads_per_s),
+            level(|load| load.writes_per_s),
+            seconds(|load| load.read_p99),
+            seconds(|load| load.write_p99),
+            level(|load| load.write_queue_bytes as f64),
+            Reading::Count(tso.timestamps.get()),
+            Reading::Count(waits),
+            Reading::Level(Some(to_bound_ms as f64 / 1e3)),
+            Reading::Count(self.figures.heartbeats.accepted.get()),
+        ];
+        SERIES.into_iter().zip(readings).collect()
+    }
+
+    fn present(&self, view: View) -> Vec<(&'static str, Value)> {
+        let health = self.health.present().err();
+        let data = self.storage.figures().data;
+        let process = OfProcess {
+            not_serving: health.as_deref(),
+            position: self.allocator.position(),
+            space: (data.available_bytes, data.capacity_bytes),
+        };
+        let mut members = present(&self.cluster.overview(), &process, view.stores_from);
+        // In a script a number has 53 bits.
+        members.push(("cluster_id", json!(self.cluster.id().to_string())));
+        members.push(("addr", json!(self.addr.to_string())));
+        members
     }
 
     fn write_metrics(&self, exposition: &mut Exposition<'_>) -> fmt::Result {

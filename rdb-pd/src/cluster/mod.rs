@@ -7,7 +7,7 @@
 //! - `steps.rs`: the next step of a region, as a pure function. `membership.rs` is what it is made of and what becomes of it,
 //!   `lagging.rs` which learners are given up and which voters are absent, `operators.rs` what somebody asks for, `impossible.rs`
 //!   why not, `leaving.rs` how stores leave.
-//! - `counts.rs`: how many stores and regions there are, for whoever watches.
+//! - `counts.rs`: how many stores and regions there are, for whoever watches. `overview.rs` is what the page shows of them.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
 //! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions and for how long voters were
@@ -20,6 +20,7 @@ mod leaving;
 mod listening;
 mod membership;
 mod operators;
+mod overview;
 mod record;
 mod refusal;
 mod regions;
@@ -31,7 +32,7 @@ mod state;
 mod steps;
 mod stores;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::{RegionRoute, Store};
@@ -52,6 +53,7 @@ use crate::error::PdError;
 
 pub use counts::ClusterCounts;
 pub use impossible::Impossible;
+pub(crate) use overview::{ClusterLoad, Overview, ShownRegion, ShownStore, per_s};
 pub use refusal::{Refusal, RegisteredStore};
 pub use registrar::Registrar;
 pub use reports::{Heartbeat, Report};
@@ -80,6 +82,16 @@ const STORE_BYTES_MAX: usize = 352;
 
 /// The same of what a store does, which only the list of stores has.
 const LOAD_BYTES_MAX: usize = 80;
+
+/// How often a store is asked to send a heartbeat while somebody looks at the page, so that it shows what stores do at the moment.
+const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For how long after a look at the page somebody counts as looking.
+const WATCHED_FOR: Duration = Duration::from_secs(5);
+
+/// Most stores and regions with which heartbeats come more often because somebody looks: each names all regions that its store leads.
+const WATCHED_STORES_MAX: usize = 32;
+const WATCHED_REGIONS_MAX: usize = 1024;
 
 /// Most peers of a region: seven, seven that replace them in one change, and two that learn.
 pub const PEERS_MAX: usize = 16;
@@ -150,6 +162,8 @@ struct Shared {
     /// Never held across an await. Only the registrar changes the durable part.
     state: RwLock<State>,
     foreign_reports: Mutex<RareLine>,
+    /// When somebody last looked at the page.
+    watched_at: Mutex<Option<Instant>>,
 }
 
 impl Cluster {
@@ -184,6 +198,7 @@ impl Cluster {
             storage,
             state: RwLock::new(state),
             foreign_reports: Mutex::default(),
+            watched_at: Mutex::default(),
         });
         let registrar = Registrar {
             shared: Arc::clone(&shared),
@@ -244,7 +259,11 @@ impl Cluster {
             self.ask(question).await?;
         }
         let steps = self.steps(&led).await?;
-        let mut interval = HEARTBEAT_INTERVAL;
+        let mut interval = if self.shared.is_watched(now) {
+            WATCHED_INTERVAL
+        } else {
+            HEARTBEAT_INTERVAL
+        };
         let mut regions = Vec::new();
         if has_no_region {
             self.shared.read(|state| {
@@ -346,6 +365,18 @@ impl Cluster {
         self.shared.read(|state| state.counts(Instant::now()))
     }
 
+    /// All that the page shows. Somebody looks at it: stores are asked to report more often for a while.
+    pub(crate) fn overview(&self) -> Overview {
+        let now = Instant::now();
+        *self.shared.watched_at() = Some(now);
+        self.shared.read(|state| state.overview(now))
+    }
+
+    /// What all stores together do, as far as they have told.
+    pub(crate) fn load(&self) -> Option<ClusterLoad> {
+        self.shared.read(|state| state.load(Instant::now()))
+    }
+
     /// The region that holds `key`.
     pub fn region(&self, key: &[u8]) -> Option<RegionRoute> {
         self.shared.read(|state| state.route(key, Instant::now()))
@@ -408,6 +439,23 @@ impl Shared {
                 );
             }
         }
+    }
+
+    fn watched_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        let watched_at = self.watched_at.lock();
+        watched_at.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody looks at the page, and heartbeats are cheap enough to come more often for that.
+    fn is_watched(&self, now: Instant) -> bool {
+        let watched_at = *self.watched_at();
+        let is_looked_at =
+            watched_at.is_some_and(|at| now.saturating_duration_since(at) < WATCHED_FOR);
+        is_looked_at
+            && self.read(|state| {
+                state.stores.len() <= WATCHED_STORES_MAX
+                    && state.regions.len() <= WATCHED_REGIONS_MAX
+            })
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {

@@ -1,11 +1,12 @@
 //! What the placement driver counts of what it is asked for.
 
-use rdb_proto::pdpb::GetTsoRequest;
+use rdb_proto::metapb::StoreLoad;
+use rdb_proto::pdpb::{GetRegionRequest, GetStoresRequest, GetTsoRequest, StoreHeartbeatRequest};
 use rdb_proto::transport::process::ServerProcess;
 use tokio::time::timeout;
 
 use super::http::{Metrics, http_get};
-use super::{GUARD, Running, start};
+use super::{GUARD, Running, incarnation_at, start};
 
 async fn metrics(pd: &Running) -> Metrics {
     let address = pd.pd.status_addr().expect("it has status pages");
@@ -38,6 +39,70 @@ async fn answers_to_stores_are_counted_by_whether_they_were_let_in() {
         assert_eq!(metrics.get(&sample), count, "{sample}");
     }
     assert_eq!(metrics.get("flaredb_stores{state=\"up\"}"), 1.0);
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_report_every_second_while_somebody_looks_at_the_page() {
+    const ADDRESS: &str = "127.0.0.1:1001";
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let address = pd.pd.status_addr().unwrap().to_string();
+    let cluster_id = pd.cluster_id().await;
+    pd.register(ADDRESS, 0, 0).await.unwrap();
+    let interval_ms = pd.heartbeat(ADDRESS, 1, cluster_id).await.unwrap();
+    assert_eq!(interval_ms, 5000, "nobody looks");
+    assert_eq!(http_get(&address, "/status").await.status, 200);
+    let interval_ms = pd.heartbeat(ADDRESS, 1, cluster_id).await.unwrap();
+    assert_eq!(interval_ms, 5000, "that is no page");
+    // A busy machine may take longer than a look counts for.
+    loop {
+        assert_eq!(http_get(&address, "/page.json").await.status, 200);
+        let interval_ms = pd.heartbeat(ADDRESS, 1, cluster_id).await.unwrap();
+        if interval_ms == 1000 {
+            break;
+        }
+    }
+    pd.stop().await;
+}
+
+/// A store of an older release tells no load, and one that is wrong is as if it were not told.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_load_of_a_store_is_listed_if_its_last_heartbeat_told_it() {
+    const ADDRESS: &str = "127.0.0.1:1001";
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let cluster_id = pd.cluster_id().await;
+    pd.register(ADDRESS, 0, 0).await.unwrap();
+    let load = |window_ms| {
+        Some(StoreLoad {
+            window_ms,
+            reads: 7,
+            ..StoreLoad::default()
+        })
+    };
+    for (told, listed) in [
+        (None, None),
+        (load(5000), load(5000)),
+        (load(0), None),
+        (load(1000), load(1000)),
+        (None, None),
+    ] {
+        let heartbeat = StoreHeartbeatRequest {
+            cluster_id,
+            store_id: 1,
+            address: ADDRESS.to_owned(),
+            incarnation: incarnation_at(ADDRESS),
+            load: told,
+            ..StoreHeartbeatRequest::default()
+        };
+        pd.client.store_heartbeat(heartbeat).await.unwrap();
+        let stores = pd.client.get_stores(GetStoresRequest {}).await.unwrap();
+        assert_eq!(stores.into_inner().stores[0].load, listed);
+        let route = pd.client.get_region(GetRegionRequest { key: "k".into() });
+        let route = route.await.unwrap().into_inner().route.unwrap();
+        assert_eq!(route.leader.unwrap().load, None, "routes stay short");
+    }
     pd.stop().await;
 }
 

@@ -44,8 +44,8 @@ macro_rules! serve_flags {
             #[arg(long, env = concat!($env, "_TLS_CLIENT_CA"), value_name = "FILE")]
             pub tls_client_ca: Option<std::path::PathBuf>,
 
-            /// Where metrics and the state of the process are served over HTTP (/metrics, /health, /ready, /status), as IP:PORT,
-            /// or `none` [default: 127.0.0.1, and the port of --addr plus 1000]
+            /// Where metrics, the state of the process and a page for people are served over HTTP (/metrics, /health, /ready, /status,
+            /// /), as IP:PORT, or `none` [default: 127.0.0.1, and the port of --addr plus 1000]
             #[arg(long, env = concat!($env, "_STATUS_ADDR"), value_name = "IP:PORT|none")]
             pub status_addr: Option<$crate::transport::status::StatusAddress>,
 

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdb_proto::transport::status::{Exposition, Source, StatusServer};
+use rdb_proto::transport::status::{
+    Exposition, Reading, Readings, Source, StatusServer, Subject, View,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -25,6 +27,18 @@ impl Source for Talkative {
     }
 
     fn describe(&self) -> Vec<(&'static str, serde_json::Value)> {
+        Vec::new()
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Cluster
+    }
+
+    fn readings(&self) -> Readings {
+        vec![("words", Reading::Level(None))]
+    }
+
+    fn present(&self, _: View) -> Vec<(&'static str, serde_json::Value)> {
         Vec::new()
     }
 

@@ -5,7 +5,7 @@
 //!   are parts of traces.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
 //!   above, and those that storage, log, groups and transport have counted. `database` and `replication` have the names of the latter.
-//! - [`LoadMeter`]: what the placement driver is told of it.
+//! - [`LoadMeter`]: what the placement driver is told of it. `page` is what the store's page shows.
 //!
 //! Invariants:
 //! - Noting costs some relaxed additions for each message, entry or unary call, not for each command of a message.
@@ -16,6 +16,7 @@ mod arrival;
 mod commands;
 mod database;
 mod load;
+mod page;
 mod proposals;
 mod replication;
 mod slow;

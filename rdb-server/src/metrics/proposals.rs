@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
-use rdb_proto::figures::{Counter, Histogram};
+use rdb_proto::figures::{Counter, Histogram, HistogramSnapshot};
 use rdb_proto::transport::status::{Exposition, Labels};
 
 use crate::error::Rejection;
@@ -57,6 +57,11 @@ impl Proposals {
     /// Some entries of a log were applied together.
     pub(crate) fn note_apply(&self, took: Duration) {
         self.applying.note(took);
+    }
+
+    /// How long writes waited until they were proposed, and how long applying took.
+    pub(super) fn durations(&self) -> (HistogramSnapshot, HistogramSnapshot) {
+        (self.queued.snapshot(), self.applying.snapshot())
     }
 
     pub(super) fn write_to(&self, exposition: &mut Exposition<'_>) -> fmt::Result {

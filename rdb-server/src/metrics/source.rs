@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rdb_proto::transport::HealthHandle;
-use rdb_proto::transport::status::{Exposition, Source, TransportMetrics};
+use rdb_proto::transport::status::{
+    Exposition, Readings, Source, Subject, TransportMetrics, View, brief_findings,
+};
 use rdb_storage::{Durability, Storage};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -78,6 +80,66 @@ impl Source for StoreSource {
                     "available_bytes": data.available_bytes,
                     "data_bytes": data.table_bytes,
                     "raft_log_bytes": log.table_bytes,
+                }),
+            ),
+        ]
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Store
+    }
+
+    fn readings(&self) -> Readings {
+        self.chart_readings()
+    }
+
+    fn present(&self, _: View) -> Vec<(&'static str, Value)> {
+        let identity = self.storage.identity();
+        let counts = self.regions.counts();
+        let (reads, writes) = self.figures.commands.durations();
+        let storage = self.storage.figures();
+        let log = self.regions.log_database_figures();
+        // In a script a number has 53 bits.
+        let id = |id: Option<u64>| id.map(|id| id.to_string());
+        vec![
+            ("cluster_id", json!(id(identity.cluster_id))),
+            ("store_id", json!(id(identity.store_id))),
+            ("addr", json!(self.addr.to_string())),
+            ("advertised_addr", json!(self.advertised)),
+            ("durability", json!(self.durability.to_string())),
+            ("findings", brief_findings(self.findings(counts))),
+            (
+                "regions",
+                json!({
+                    "held": counts.held,
+                    "led": counts.led,
+                    "without_leader": counts.without_leader,
+                }),
+            ),
+            (
+                "since_start",
+                json!({
+                    "reads": reads.count(),
+                    "writes": writes.count(),
+                    "slow": self.figures.commands.slow().count(),
+                }),
+            ),
+            (
+                "write_queue",
+                json!({
+                    "bytes": storage.write_queue_bytes,
+                    "bytes_max": storage.write_queue_bytes_max,
+                }),
+            ),
+            (
+                "space",
+                json!({
+                    "available_bytes": storage.data.available_bytes,
+                    "capacity_bytes": storage.data.capacity_bytes,
+                    "data_bytes": storage.data.table_bytes,
+                    "raft_log_bytes": log.table_bytes,
+                    "memtable_bytes": storage.data.memtable_bytes,
+                    "block_cache_bytes": storage.data.block_cache_bytes,
                 }),
             ),
         ]

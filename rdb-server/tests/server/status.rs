@@ -110,6 +110,71 @@ async fn each_command_of_a_client_is_counted_once_by_what_it_does_and_how_it_was
     }
 }
 
+/// What a page shows in a column of its only store.
+fn of_store(page: &Value, column: &str) -> Option<Value> {
+    let columns = page["stores"]["columns"].as_array()?;
+    let at = columns.iter().position(|name| name == column)?;
+    Some(page["stores"]["rows"][0][at].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_does_is_on_its_page_and_through_its_heartbeats_on_that_of_the_cluster() {
+    const KEY: &str = "nobody-but-clients-knows-this";
+    let shown = Shown::start().await;
+    let client = shown.cluster.client().await;
+    client.raw_put(KEY, KEY).await.expect("put");
+    let of_itself = json(&http_get(&shown.store, "/page.json").await);
+    assert_eq!(of_itself["store_id"], "1");
+    assert_eq!(of_itself["since_start"]["writes"], 1);
+    assert_eq!(of_itself["since_start"]["reads"], 0);
+    assert_eq!(of_itself["not_serving"], Value::Null);
+    let of_cluster = found("its heartbeat tells of writes", async || {
+        client.raw_put(KEY, KEY).await.expect("put");
+        let page = json(&http_get(&shown.pd, "/page.json").await);
+        let rate = of_store(&page, "writes")?.as_f64()?;
+        (rate > 0.0).then_some(page)
+    })
+    .await;
+    assert_eq!(of_store(&of_cluster, "state"), Some("up".into()));
+    assert_eq!(of_store(&of_cluster, "leads"), Some(1.into()));
+    assert_eq!(of_cluster["regions"]["count"], 1);
+    // One replica is worth a notice.
+    let told = of_cluster["findings"].to_string();
+    assert!(told.contains("there is one replica only"), "{told}");
+    let load = client.stores().await.expect("known")[0].load;
+    let load = load.expect("it was told");
+    assert!(load.writes > 0 && load.write_p99.is_some(), "{load:?}");
+    for page in [of_itself, of_cluster] {
+        assert!(!page.to_string().contains(KEY), "{page}");
+    }
+}
+
+/// The process reads its figures whether anybody looks or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_opened_has_the_past_and_then_asks_for_the_rest() {
+    let shown = Shown::start().await;
+    for address in [&shown.pd, &shown.store] {
+        let first = found("there is a row", async || {
+            let page = json(&http_get(address, "/page.json").await);
+            let is_there = !page["history"]["rows"].as_array()?.is_empty();
+            is_there.then_some(page)
+        })
+        .await;
+        let history = &first["history"];
+        let columns = history["columns"].as_array().expect("a list").len();
+        assert_eq!(
+            history["rows"][0].as_array().map(Vec::len),
+            Some(columns + 1)
+        );
+        assert_eq!(history["now"].as_array().map(Vec::len), Some(columns));
+        let next = history["next"].as_u64().expect("a number");
+        let rest = json(&http_get(address, &format!("/page.json?since={next}")).await);
+        let rows = rest["history"]["rows"].as_array().expect("a list").len();
+        assert_eq!(rest["history"]["next"], next + rows as u64);
+        assert_eq!(rest["start"], first["start"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_unary_call_is_counted_as_a_call_and_as_a_command() {
     let shown = Shown::start().await;

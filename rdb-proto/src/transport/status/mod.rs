@@ -3,6 +3,8 @@
 //! - `address`: where it listens, and what `--status-addr` says about that.
 //! - `server`: connections, each for one request and for a bounded time.
 //! - `pages`: which path shows what. A [`Source`] is what a process has to show.
+//! - `page` has the files of the page for people, `history` what the process did in the last 15 minutes, `brief` cuts what the page
+//!   shows to what it has room for.
 //! - [`Exposition`]: metrics by name, in the text form of OpenMetrics. `process_metrics` and [`TransportMetrics`] are those that
 //!   both servers have.
 //!
@@ -10,17 +12,24 @@
 //! - Nothing here takes a lock that a read, a write or a timestamp takes. Metrics are read from atomics.
 //! - What peers can make it hold is bounded: a few connections with small buffers, one answer each, for a few seconds at most. Metrics
 //!   are written for one of them at a time.
+//! - One task reads the figures for the page every second, and ends with the server. It keeps a fixed number of rows.
 //! - Requests have no body that is read, and change nothing.
 
 mod address;
+mod brief;
 mod exposition;
+mod history;
+mod page;
 mod pages;
 mod process_metrics;
 mod server;
 mod transport_metrics;
 
 pub use address::{StatusAddress, StatusListenError};
+pub use brief::{brief_findings, brief_list, brief_text};
 pub use exposition::{Exposition, Labels};
+pub use history::{Reading, Readings};
+pub use page::{Subject, View};
 pub use pages::Source;
 pub use server::StatusServer;
 pub use transport_metrics::TransportMetrics;

@@ -1,24 +1,29 @@
 //! Which path shows what.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::Exposition;
+use super::brief::brief_text;
 use super::exposition::{older_form, text};
+use super::history::{History, Readings};
+use super::page::{self, Asset, Subject, View};
 use super::process_metrics::{self, ProcessMetrics};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -27,11 +32,15 @@ const OLDER_METRICS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 const PATHS: &str = "\
+/         in a browser: a page that shows it
 /metrics  figures for Prometheus, as OpenMetrics
 /health   200 when it does all of its work, else 503 and why not
 /ready    200 when it takes calls, else 503 and why not
 /status   what it is and has, as JSON
 ";
+
+/// Most characters of a cause that an update of the page has.
+const CAUSE_CHARACTERS_MAX: usize = 200;
 
 /// What a process has to show. Nothing of it may wait, or take a lock that a read, a write or a timestamp takes.
 pub trait Source: Send + Sync + 'static {
@@ -48,6 +57,15 @@ pub trait Source: Send + Sync + 'static {
 
     /// Members of the JSON object of `/status`, beside those that every process has.
     fn describe(&self) -> Vec<(&'static str, Value)>;
+
+    /// Whose page the page for people is.
+    fn subject(&self) -> Subject;
+
+    /// Figures for the charts of that page. Asked for every second.
+    fn readings(&self) -> Readings;
+
+    /// What that page shows beside the charts, as members of a JSON object. Strings are from anywhere, and short.
+    fn present(&self, view: View) -> Vec<(&'static str, Value)>;
 
     /// Writes its metrics.
     ///
@@ -67,6 +85,13 @@ pub(super) enum Page {
     Health,
     Readiness,
     Status,
+    /// The page for people.
+    Front,
+    /// A file of that page.
+    Asset(Asset),
+    /// What it shows.
+    Update(View),
+    /// The same address for who takes no HTML.
     Index,
     /// There is no such page.
     Missing,
@@ -120,10 +145,19 @@ impl Page {
             "/health" => Self::Health,
             "/ready" => Self::Readiness,
             "/status" => Self::Status,
+            "/" if accepts_html(request) => Self::Front,
             "/" => Self::Index,
-            _ => Self::Missing,
+            "/page.json" => Self::Update(View::of_query(request.uri().query())),
+            path => Asset::at(path).map_or(Self::Missing, Self::Asset),
         }
     }
+}
+
+/// Browsers say so; what watches a process does not.
+fn accepts_html<B>(request: &Request<B>) -> bool {
+    let accepted = request.headers().get_all(ACCEPT).iter();
+    let mut accepted = accepted.filter_map(|accepted| accepted.to_str().ok());
+    accepted.any(|accepted| accepted.to_ascii_lowercase().contains("text/html"))
 }
 
 /// The pages of a process.
@@ -135,6 +169,9 @@ pub(super) struct Pages {
     /// Held while metrics are written: that takes a processor for a moment, and however many ask, only one of them has it.
     writing: Mutex<()>,
     started: Instant,
+    /// Another for each start of a process.
+    start: String,
+    history: Lock<History>,
 }
 
 impl Pages {
@@ -153,6 +190,8 @@ impl Pages {
             source,
             writing: Mutex::default(),
             started: now.checked_sub(age).unwrap_or(now),
+            start: format!("{:x}-{:x}", std::process::id(), now_ms()),
+            history: Lock::default(),
         }
     }
 
@@ -168,7 +207,13 @@ impl Pages {
             },
             Page::Readiness => judged("ready", "not ready", self.source.readiness()),
             Page::Status => response(StatusCode::OK, JSON, self.status()),
-            Page::Index => response(StatusCode::OK, TEXT, self.index()),
+            Page::Front => self.front(),
+            Page::Asset(asset) => {
+                let content = Bytes::from_static(asset.content().as_bytes());
+                response(StatusCode::OK, asset.content_type(), content)
+            }
+            Page::Update(view) => self.update(view).await,
+            Page::Index => varying(response(StatusCode::OK, TEXT, self.index())),
             Page::Missing => {
                 let told = format!("there is no such page; there are\n\n{PATHS}");
                 response(StatusCode::NOT_FOUND, TEXT, told)
@@ -204,6 +249,66 @@ impl Pages {
                 response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, told)
             }
         }
+    }
+
+    fn front(&self) -> Answer {
+        let document = self.source.subject().document();
+        let document = Bytes::from_static(document.as_bytes());
+        let mut front = varying(response(StatusCode::OK, HTML, document));
+        let headers = front.headers_mut();
+        headers.insert(CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY);
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        front
+    }
+
+    /// What the page shows now.
+    async fn update(&self, view: View) -> Answer {
+        let _writing = self.writing.lock().await;
+        let cause = |state: Result<(), String>| {
+            let cause = state.err();
+            cause.map(|cause| brief_text(&cause, CAUSE_CHARACTERS_MAX))
+        };
+        let mut update = json!({
+            "program": self.program,
+            "version": self.version,
+            "start": self.start,
+            "now_ms": now_ms(),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "not_serving": cause(self.source.health()),
+            "not_ready": cause(self.source.readiness()),
+            "history": self.history().to_json(view.since),
+        });
+        for (name, value) in self.source.present(view) {
+            update[name] = value;
+        }
+        response(StatusCode::OK, JSON, update.to_string())
+    }
+
+    /// Reads the figures for the charts.
+    pub(super) fn read(&self) {
+        let readings = self.source.readings();
+        self.history().take(readings, Instant::now(), now_ms());
+    }
+
+    /// Readings of a process with more series than the servers have.
+    #[cfg(test)]
+    pub(super) fn read_for_a_quarter_of_an_hour(&self) {
+        use std::time::Duration;
+
+        use super::history::Reading;
+
+        const NAMES: [&str; 12] = ["a_name_of_20_letters"; 12];
+        let mut now = Instant::now();
+        for second in 0..1001_u64 {
+            now += Duration::from_secs(1);
+            let level = Reading::Level(Some(0.001_234 + second as f64));
+            let readings = NAMES.map(|name| (name, level.clone())).to_vec();
+            self.history().take(readings, now, now_ms() + second * 1000);
+        }
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn status(&self) -> String {
@@ -246,8 +351,21 @@ fn judged(good: &str, bad: &str, state: Result<(), String>) -> Answer {
     }
 }
 
-fn response(status: StatusCode, content_type: HeaderValue, text: String) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as u64)
+}
+
+/// The same, of an address that answers otherwise to who accepts something else.
+fn varying(mut answer: Answer) -> Answer {
+    let headers = answer.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    answer
+}
+
+fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
@@ -260,6 +378,7 @@ fn response(status: StatusCode, content_type: HeaderValue, text: String) -> Answ
 mod tests {
     use http_body_util::BodyExt;
 
+    use super::super::history::Reading;
     use super::*;
 
     struct Ailing;
@@ -275,6 +394,18 @@ mod tests {
 
         fn describe(&self) -> Vec<(&'static str, Value)> {
             vec![("store_id", json!(3))]
+        }
+
+        fn subject(&self) -> Subject {
+            Subject::Store
+        }
+
+        fn readings(&self) -> Readings {
+            vec![("pains", Reading::Count(9))]
+        }
+
+        fn present(&self, view: View) -> Vec<(&'static str, Value)> {
+            vec![("stores_from", json!(view.stores_from))]
         }
 
         fn write_metrics(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
@@ -363,5 +494,53 @@ mod tests {
         let (status, _, told) = asked(Method::GET, "/", "").await;
         assert_eq!(status, StatusCode::OK);
         assert!(told.contains("/health"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_browser_gets_the_page_with_a_policy_and_others_the_list_of_paths() {
+        const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        let pages = Pages::new("test", "1.2.3", Arc::new(Ailing));
+        for (accept, content_type) in [(BROWSER, "text/html"), ("*/*", "text/plain")] {
+            let request = Request::get("/").header(ACCEPT, accept);
+            let request = request.body(Full::new(Bytes::new())).expect("a request");
+            let answer = pages.show(Page::asked_for(&request)).await;
+            let headers = answer.headers();
+            let header = |name| headers.get(name).map(|value| value.to_str().expect("text"));
+            assert!(header(CONTENT_TYPE).is_some_and(|is| is.starts_with(content_type)));
+            assert_eq!(header(VARY), Some("accept"));
+            let policy = header(CONTENT_SECURITY_POLICY);
+            assert_eq!(policy.is_some(), accept == BROWSER, "{policy:?}");
+            assert!(policy.is_none_or(|policy| {
+                policy.starts_with("default-src 'none'") && !policy.contains("unsafe")
+            }));
+        }
+        for (path, content_type) in [
+            ("/page.css", "text/css; charset=utf-8"),
+            ("/page.js", "text/javascript; charset=utf-8"),
+            ("/charts.js", "text/javascript; charset=utf-8"),
+            ("/format.js", "text/javascript; charset=utf-8"),
+            ("/icon.svg", "image/svg+xml"),
+        ] {
+            let (status, found, content) = asked(Method::GET, path, "").await;
+            assert_eq!((status, found.as_str()), (StatusCode::OK, content_type));
+            assert!(!content.is_empty(), "{path}");
+        }
+        let (status, ..) = asked(Method::POST, "/page.json", "").await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        let (status, ..) = asked(Method::GET, "/page.json/", "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn an_update_has_the_state_of_the_process_and_what_its_source_shows() {
+        let path = "/page.json?since=0&stores_from=40";
+        let (_, content_type, told) = asked(Method::GET, path, "").await;
+        assert_eq!(content_type, "application/json");
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!(told["program"], "test");
+        assert_eq!(told["not_serving"], "region 7 has no leader");
+        assert_eq!(told["not_ready"], Value::Null);
+        assert_eq!(told["stores_from"], 40);
+        assert_eq!(told["history"]["rows"], json!([]));
     }
 }

@@ -14,9 +14,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::history::READ_INTERVAL;
 use super::pages::{Page, Pages, Source};
 
 /// Most connections at a time. For one more, the one that has been open longest is closed.
@@ -68,10 +69,15 @@ impl StatusServer {
         let local_addr = listener.local_addr()?;
         let pages = Arc::new(Pages::new(program, version, source));
         let end = CancellationToken::new();
+        let end_on_drop = end.clone().drop_guard();
         Ok(Self {
             local_addr,
-            serving: tokio::spawn(serve(listener, pages, TIMEOUTS, end.clone())),
-            _end_on_drop: end.drop_guard(),
+            serving: tokio::spawn(async move {
+                let reading = read(&pages, end.clone());
+                let serving = serve(listener, Arc::clone(&pages), TIMEOUTS, end);
+                tokio::join!(serving, reading);
+            }),
+            _end_on_drop: end_on_drop,
         })
     }
 
@@ -90,6 +96,18 @@ impl StatusServer {
         drop(end);
         // Nobody aborts it. A panic was told of by tokio.
         let _ = serving.await;
+    }
+}
+
+/// Reads the figures for the charts of the page until the end.
+async fn read(pages: &Pages, end: CancellationToken) {
+    let mut times = interval(READ_INTERVAL);
+    times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = times.tick() => pages.read(),
+        }
     }
 }
 
@@ -160,7 +178,7 @@ mod tests {
     use serde_json::Value;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::super::Exposition;
+    use super::super::{Exposition, Readings, Subject, View};
     use super::*;
 
     const HANG_GUARD: Duration = Duration::from_secs(120);
@@ -180,6 +198,18 @@ mod tests {
             Vec::new()
         }
 
+        fn subject(&self) -> Subject {
+            Subject::Store
+        }
+
+        fn readings(&self) -> Readings {
+            Vec::new()
+        }
+
+        fn present(&self, _: View) -> Vec<(&'static str, Value)> {
+            Vec::new()
+        }
+
         fn write_metrics(&self, _: &mut Exposition<'_>) -> fmt::Result {
             Ok(())
         }
@@ -191,6 +221,50 @@ mod tests {
         let read = timeout(HANG_GUARD, stream.read_to_end(&mut answer)).await;
         drop(read.expect("it is closed"));
         String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// What is answered to a request, with its head.
+    async fn asked(address: SocketAddr, path: &str) -> String {
+        let mut asking = TcpStream::connect(address).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: text/html\r\n\r\n");
+        let sent = asking.write_all(request.as_bytes()).await;
+        sent.expect("it takes requests");
+        let answer = answered(&mut asking).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        answer
+    }
+
+    /// Half of each limit is left for what a source shows: the servers have tests of that.
+    #[tokio::test]
+    async fn what_a_browser_loads_first_is_small() {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let pages = Arc::new(Pages::new("test", "1.2.3", Arc::new(Ready)));
+        pages.read_for_a_quarter_of_an_hour();
+        let end = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, Arc::clone(&pages), TIMEOUTS, end.clone()));
+        let mut first = 0;
+        for path in [
+            "/",
+            "/page.css",
+            "/page.js",
+            "/charts.js",
+            "/format.js",
+            "/icon.svg",
+            "/page.json",
+        ] {
+            let bytes = asked(address, path).await.len();
+            println!("{path}: {bytes} bytes");
+            first += bytes;
+        }
+        println!("first load: {first} bytes");
+        assert!(first <= 75 << 10, "{first}");
+        let update = asked(address, "/page.json?since=200").await.len();
+        println!("update: {update} bytes");
+        assert!(update <= 2 << 10, "{update}");
+        end.cancel();
+        serving.await.expect("it ends");
     }
 
     #[tokio::test]

@@ -1,0 +1,223 @@
+//! What the page of the placement driver shows beside the charts: alarms, stores, regions, timestamps.
+//!
+//! An update stays under 10 KiB, however many stores and regions there are and whatever stores call themselves. So it has a part of the
+//! stores, and regions beyond [`CELLS_MAX`] are put together with their neighbours.
+//!
+//! No key is shown: regions stand in the order of their keys, with their ids.
+
+use rdb_proto::findings::{
+    Answer, Finding, RegionTrouble, StoreView, no_stores, not_serving_advice, of_regions, of_space,
+    of_store,
+};
+use rdb_proto::metapb::StoreState;
+use rdb_proto::transport::status::{brief_findings, brief_list, brief_text};
+use serde_json::{Value, json};
+
+use crate::cluster::{Overview, ShownRegion, ShownStore, per_s};
+use crate::tso::TsoPosition;
+
+/// Most stores of one update, and most bytes of them.
+const STORES_MAX: usize = 24;
+const STORES_BYTES_MAX: usize = 3200;
+
+/// Most cells that the key line has.
+const CELLS_MAX: usize = 40;
+
+/// Most characters of an address that are shown.
+const ADDRESS_CHARACTERS_MAX: usize = 64;
+
+/// Further behind the wall clock than this, timestamps do not follow it, in milliseconds.
+const CLOCK_BEHIND_MAX_MS: i64 = 5000;
+
+/// The process itself, as far as the page tells of it.
+pub(crate) struct OfProcess<'a> {
+    /// Why it does not serve.
+    pub(crate) not_serving: Option<&'a str>,
+    pub(crate) position: TsoPosition,
+    /// Bytes of its disk that are free, and all of them.
+    pub(crate) space: (u64, u64),
+}
+
+/// The members of the page's JSON that tell of the cluster.
+pub(crate) fn present(
+    overview: &Overview,
+    process: &OfProcess<'_>,
+    stores_from: usize,
+) -> Vec<(&'static str, Value)> {
+    let mut findings = of_process(process);
+    findings.extend(of_cluster(overview));
+    vec![
+        ("findings", brief_findings(findings)),
+        ("stores", stores(&overview.stores, stores_from)),
+        ("regions", key_line(&overview.regions)),
+        (
+            "timestamps",
+            json!({
+                "to_bound_ms": process.position.to_bound_ms,
+                "ahead_of_clock_ms": process.position.ahead_of_clock_ms,
+            }),
+        ),
+        (
+            "space",
+            json!({ "available_bytes": process.space.0, "capacity_bytes": process.space.1 }),
+        ),
+    ]
+}
+
+/// What is wrong with the placement driver itself.
+fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(cause) = process.not_serving {
+        findings.push(Finding::alarm(
+            format!("this placement driver does not serve: {cause}"),
+            not_serving_advice("this placement driver"),
+        ));
+    }
+    if process.position.to_bound_ms == 0 {
+        findings.push(Finding::alarm(
+            "no timestamps are handed out: their bound cannot be made durable",
+            "see the log of this placement driver and its disk, and start it again when the disk works",
+        ));
+    }
+    let behind_ms = process.position.ahead_of_clock_ms.saturating_neg();
+    if behind_ms > CLOCK_BEHIND_MAX_MS {
+        findings.push(Finding::alarm(
+            format!(
+                "the wall clock is {} s ahead of timestamps, and they do not follow it",
+                behind_ms / 1000
+            ),
+            "set the clock of this machine right. If it is right already: see --accept-clock-jump in `rdb-pd --help`",
+        ));
+    }
+    let (available, capacity) = process.space;
+    findings.extend(of_space("the placement driver", available, capacity));
+    findings
+}
+
+fn of_cluster(overview: &Overview) -> Vec<Finding> {
+    let Overview { stores, regions } = overview;
+    let mut findings = Vec::new();
+    if stores.is_empty() {
+        findings.push(no_stores());
+    }
+    for shown in stores {
+        let store = &shown.store;
+        let (address, stats) = (
+            brief_text(&store.address, ADDRESS_CHARACTERS_MAX),
+            store.stats,
+        );
+        findings.extend(of_store(&StoreView {
+            id: store.id,
+            address: &address,
+            state: store.state(),
+            heartbeat_age_ms: store.last_heartbeat_age_ms,
+            space: stats.map(|stats| (stats.available_bytes, stats.capacity_bytes)),
+            region_count: shown.region_count,
+            answer: Answer::NotAsked,
+        }));
+    }
+    let in_trouble = regions.iter();
+    let in_trouble = in_trouble.filter_map(|region| Some((region.id, region.trouble?)));
+    findings.extend(of_regions(in_trouble));
+    findings
+}
+
+/// A part of the stores. Figures stand in rows under their names, since those would take more room than what they name.
+fn stores(all: &[ShownStore], from: usize) -> Value {
+    // Stores may have left since the page was turned.
+    let from = if from < all.len() { from } else { 0 };
+    let rows = all.iter().skip(from).take(STORES_MAX).map(store_row);
+    let rows = brief_list(rows, STORES_BYTES_MAX);
+    let up = all.iter();
+    let up = up.filter(|shown| shown.store.state() == StoreState::Up);
+    json!({
+        "count": all.len(),
+        "up": up.count(),
+        "from": from,
+        "columns": [
+            "id", "address", "state", "heard_ms", "regions", "leads", "reads", "writes", "read_p99_us", "write_p99_us",
+            "queue_bytes", "queue_bytes_max", "available_bytes", "capacity_bytes", "data_bytes", "keys", "started_ms",
+        ],
+        "rows": rows,
+    })
+}
+
+fn store_row(shown: &ShownStore) -> Value {
+    let store = &shown.store;
+    let (stats, load) = (store.stats, store.load);
+    let state = match store.state() {
+        StoreState::Up => "up",
+        StoreState::Disconnected => "disconnected",
+        StoreState::Down => "down",
+        StoreState::Leaving => "leaving",
+        StoreState::Unspecified => "unknown",
+    };
+    json!([
+        store.id,
+        brief_text(&store.address, ADDRESS_CHARACTERS_MAX),
+        state,
+        store.last_heartbeat_age_ms,
+        shown.region_count,
+        shown.leads_count,
+        load.map(|load| tenths(per_s(&load, load.reads))),
+        load.map(|load| tenths(per_s(&load, load.writes))),
+        load.and_then(|load| load.read_p99_us),
+        load.and_then(|load| load.write_p99_us),
+        load.map(|load| load.write_queue_bytes),
+        load.map(|load| load.write_queue_bytes_max),
+        stats.map(|stats| stats.available_bytes),
+        stats.map(|stats| stats.capacity_bytes),
+        stats.map(|stats| stats.data_bytes),
+        stats.map(|stats| stats.key_count),
+        stats.map(|stats| stats.start_time_ms),
+    ])
+}
+
+/// All regions in the order of their keys, as at most [`CELLS_MAX`] cells. A cell has the id of its first region, how many it stands for,
+/// the store that leads all of them (0: several do, `null`: nobody is known to), the worst trouble among them as an index into
+/// `troubles`, how many are in one, and about how many bytes they take.
+fn key_line(regions: &[ShownRegion]) -> Value {
+    let count = regions.len();
+    let cells = count.min(CELLS_MAX);
+    let cells = (0..cells).map(|cell| &regions[cell * count / cells..(cell + 1) * count / cells]);
+    json!({
+        "count": count,
+        "without_leader": with(regions, |region| {
+            region.trouble.is_some_and(RegionTrouble::is_without_leader)
+        }),
+        "with_replicas_missing": with(regions, |region| {
+            region.trouble.is_some_and(RegionTrouble::is_missing_replicas)
+        }),
+        "troubles": RegionTrouble::ALL.map(RegionTrouble::name),
+        "cells": cells.map(cell).collect::<Vec<_>>(),
+    })
+}
+
+fn cell(regions: &[ShownRegion]) -> Value {
+    let first = regions.first();
+    let leader = first.and_then(|region| region.leader);
+    let is_led_alike = regions.iter().all(|region| region.leader == leader);
+    let worst = regions.iter().filter_map(|region| region.trouble).min();
+    let in_trouble = with(regions, |region| region.trouble.is_some());
+    let bytes = regions.iter().filter_map(|region| region.bytes);
+    json!([
+        first.map(|region| region.id),
+        regions.len(),
+        if is_led_alike { leader } else { Some(0) },
+        worst.map(|trouble| trouble as usize),
+        in_trouble,
+        bytes.reduce(u64::saturating_add),
+    ])
+}
+
+fn with(regions: &[ShownRegion], has: impl Fn(&ShownRegion) -> bool) -> usize {
+    regions.iter().filter(|region| has(region)).count()
+}
+
+/// A rate with one decimal.
+fn tenths(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! What is shown of clusters that are made up, and how large that is on the wire.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rdb_proto::metapb::{Store, StoreLoad, StoreStats};
+use rdb_proto::transport::status::{
+    Exposition, Reading, Readings, Source, StatusServer, Subject, View,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+const POSITION: TsoPosition = TsoPosition {
+    to_bound_ms: 3000,
+    ahead_of_clock_ms: 0,
+};
+
+const WELL: OfProcess<'_> = OfProcess {
+    not_serving: None,
+    position: POSITION,
+    space: (500, 1000),
+};
+
+fn store(id: u64, state: StoreState) -> ShownStore {
+    let is_up = state == StoreState::Up;
+    ShownStore {
+        store: Store {
+            id,
+            address: format!("host{id}:1"),
+            state: state.into(),
+            last_heartbeat_age_ms: Some(if is_up { 1000 } else { 25_000 }),
+            stats: Some(StoreStats {
+                capacity_bytes: 1000,
+                available_bytes: 500,
+                ..StoreStats::default()
+            }),
+            load: is_up.then_some(StoreLoad {
+                window_ms: 2000,
+                reads: 3,
+                writes: 5,
+                read_p99_us: Some(700),
+                ..StoreLoad::default()
+            }),
+        },
+        region_count: 1,
+        leads_count: 0,
+    }
+}
+
+fn region(id: u64, leader: Option<u64>, trouble: Option<RegionTrouble>) -> ShownRegion {
+    ShownRegion {
+        id,
+        leader,
+        trouble,
+        bytes: Some(id),
+    }
+}
+
+/// A cluster that is larger than any, in which all that can be wrong is wrong, and each number and name is as long as it can be.
+fn worst() -> Overview {
+    let stores = (0..10_000_u64).map(|number| {
+        let mut shown = store(u64::MAX - number, StoreState::Disconnected);
+        shown.store = Store {
+            // Control characters take the most room, and are not let through.
+            address: format!(
+                "{}:1",
+                ["\u{1}", "<", "\"", "\\", "日"][number as usize % 5].repeat(80)
+            ),
+            last_heartbeat_age_ms: Some(u64::MAX),
+            stats: Some(StoreStats {
+                capacity_bytes: u64::MAX,
+                available_bytes: u64::MAX,
+                key_count: u64::MAX,
+                data_bytes: u64::MAX,
+                start_time_ms: u64::MAX,
+            }),
+            load: Some(StoreLoad {
+                window_ms: 1001,
+                reads: u64::MAX,
+                writes: u64::MAX,
+                read_p99_us: Some(u64::MAX),
+                write_p99_us: Some(u64::MAX),
+                write_queue_bytes: u64::MAX,
+                write_queue_bytes_max: u64::MAX,
+            }),
+            ..shown.store
+        };
+        shown
+    });
+    let troubles = [
+        RegionTrouble::UnknownLeader,
+        RegionTrouble::NoLeader,
+        RegionTrouble::Missing,
+        RegionTrouble::NoMajority,
+        RegionTrouble::Single,
+    ];
+    let regions = (0..100_000_u64).map(|number| ShownRegion {
+        bytes: Some(u64::MAX / 2),
+        ..region(
+            u64::MAX - number,
+            Some(u64::MAX),
+            Some(troubles[number as usize % 5]),
+        )
+    });
+    Overview {
+        stores: stores.collect(),
+        regions: regions.collect(),
+    }
+}
+
+fn member(overview: &Overview, process: &OfProcess<'_>, name: &str) -> Value {
+    let mut members = present(overview, process, 0).into_iter();
+    members.find(|(of, _)| *of == name).expect(name).1
+}
+
+#[test]
+fn a_store_that_is_disconnected_is_told_of_in_words_with_what_to_do() {
+    let overview = Overview {
+        stores: vec![store(1, StoreState::Up), store(2, StoreState::Disconnected)],
+        regions: vec![region(7, Some(1), Some(RegionTrouble::Missing))],
+    };
+    let findings = member(&overview, &WELL, "findings");
+    assert_eq!(
+        (&findings["alarms"], &findings["notices"]),
+        (&json!(2), &json!(0))
+    );
+    let first = &findings["shown"][0];
+    assert_eq!(
+        first["what"],
+        "store 2 is disconnected: its last heartbeat came 25s ago"
+    );
+    let to_do = first["to_do"].as_str().unwrap();
+    assert!(to_do.contains("rdbctl store remove 2"), "{to_do}");
+    let stores = member(&overview, &WELL, "stores");
+    assert_eq!((&stores["count"], &stores["up"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        stores["rows"][0].as_array().unwrap()[6..9],
+        [json!(1.5), json!(2.5), json!(700)]
+    );
+    assert_eq!(stores["rows"][1][2], "disconnected");
+    assert_eq!(stores["rows"][1][6], Value::Null, "its load is not known");
+}
+
+#[test]
+fn what_is_wrong_with_the_process_itself_is_told_of() {
+    let overview = Overview {
+        stores: vec![store(1, StoreState::Up)],
+        regions: Vec::new(),
+    };
+    let ailing = OfProcess {
+        not_serving: Some("the disk is full"),
+        position: TsoPosition {
+            to_bound_ms: 0,
+            ahead_of_clock_ms: -90_000,
+        },
+        space: (5, 1000),
+    };
+    let findings = member(&overview, &ailing, "findings");
+    assert_eq!(
+        (&findings["alarms"], &findings["notices"]),
+        (&json!(3), &json!(1))
+    );
+    let told = findings.to_string();
+    for part in [
+        "does not serve: the disk is full",
+        "no timestamps are handed out",
+        "90 s ahead of timestamps",
+        "the disk of the placement driver has 5 B left",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let findings = member(&Overview::default(), &WELL, "findings");
+    assert!(findings.to_string().contains("no store has registered"));
+}
+
+#[test]
+fn few_regions_have_a_cell_each_and_many_share_some() {
+    let few = [
+        region(4, Some(1), None),
+        region(2, None, Some(RegionTrouble::NoMajority)),
+    ];
+    assert_eq!(
+        key_line(&few)["cells"],
+        json!([[4, 1, 1, null, 0, 4], [2, 1, null, 0, 1, 2]])
+    );
+    let many: Vec<_> = (1..=1000)
+        .map(|id| region(id, Some(1 + id / 500), None))
+        .collect();
+    let line = key_line(&many);
+    let cells = line["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), CELLS_MAX);
+    let counts = cells.iter().map(|cell| cell[1].as_u64().unwrap());
+    assert_eq!(counts.sum::<u64>(), 1000);
+    assert_eq!(cells[0][2], 1);
+    assert!(cells.iter().any(|cell| cell[2] == 0), "one has two leaders");
+    assert_eq!(key_line(&[])["cells"], json!([]));
+}
+
+#[test]
+fn a_page_of_stores_begins_where_it_is_asked_to() {
+    let all: Vec<_> = (1..=100).map(|id| store(id, StoreState::Up)).collect();
+    let first = stores(&all, 0);
+    let shown = first["rows"].as_array().unwrap().len();
+    assert!((8..=STORES_MAX).contains(&shown), "{shown}");
+    let second = stores(&all, shown);
+    assert_eq!(second["rows"][0][0], shown as u64 + 1);
+    assert_eq!(stores(&all, 100)["from"], 0);
+}
+
+/// The worst cluster, as a process shows it.
+struct Shown(Overview);
+
+impl Source for Shown {
+    fn health(&self) -> Result<(), String> {
+        Err("c".repeat(2000))
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn describe(&self) -> Vec<(&'static str, Value)> {
+        Vec::new()
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Cluster
+    }
+
+    fn readings(&self) -> Readings {
+        crate::metrics::SERIES
+            .map(|name| (name, Reading::Level(Some(0.001_234))))
+            .to_vec()
+    }
+
+    fn present(&self, view: View) -> Vec<(&'static str, Value)> {
+        let cause = self.health().err();
+        let ailing = OfProcess {
+            not_serving: cause.as_deref(),
+            position: TsoPosition {
+                to_bound_ms: 0,
+                ahead_of_clock_ms: i64::MIN,
+            },
+            space: (5, 1000),
+        };
+        present(&self.0, &ailing, view.stores_from)
+    }
+
+    fn write_metrics(&self, _: &mut Exposition<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_update_is_small_on_the_wire_however_large_the_cluster_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let source = Arc::new(Shown(worst()));
+    let server = StatusServer::start(listener, "rdb-pd", "1.2.3", source).unwrap();
+    for path in [
+        "/page.json",
+        "/page.json?since=0",
+        "/page.json?since=0&stores_from=5000",
+    ] {
+        let mut asking = TcpStream::connect(server.local_addr()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        asking.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        asking.read_to_end(&mut answer).await.unwrap();
+        println!("{path}: {} bytes", answer.len());
+        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+        assert!(answer.len() <= 10 << 10, "{path}: {} bytes", answer.len());
+    }
+    server.end().await;
+}
