@@ -67,10 +67,11 @@ require_native_tools() {
   install_with_apt g++ libclang-dev
 }
 
-# Prometheus's own tool judges the metrics in a test, and systemd's the units.
+# Prometheus's own tool judges the metrics in a test, and systemd's the units. A browser shows the pages.
 require_test_tools() {
   command -v promtool >/dev/null || install_with_apt prometheus
   command -v systemd-analyze >/dev/null || install_with_apt systemd
+  command -v chromedriver >/dev/null || install_with_apt chromium chromium-driver fonts-dejavu-core
 }
 
 # install_with_apt PACKAGE…

@@ -22,6 +22,8 @@ mod membership;
 #[cfg(feature = "metrics")]
 mod monitoring;
 #[cfg(feature = "cli")]
+mod page;
+#[cfg(feature = "cli")]
 mod rdbctl;
 mod replicated;
 mod restarts;

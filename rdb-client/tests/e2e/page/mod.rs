@@ -1,0 +1,441 @@
+//! The pages of both servers in a real browser. Pictures of them are in `tmp/page` of the target directory, for a person to look at.
+
+mod browser;
+mod made_up;
+
+use std::time::{Duration, Instant};
+
+use rdb_client::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use self::browser::{Browser, HOME, LEFT, TAB};
+use self::made_up::MadeUp;
+use crate::harness::{Cluster, Node, Port, found};
+
+/// Most updates of a page that it takes to show what has happened: one may be under way, and figures are read once a second.
+const UPDATES_MAX: u64 = 3;
+
+/// The text of what has this id; empty where it is hidden.
+fn text_of(id: &str) -> String {
+    format!("const it = document.getElementById('{id}'); return it.hidden ? '' : it.textContent")
+}
+
+/// How many updates the page has shown.
+const UPDATES: &str = "return Number(document.body.dataset.updates ?? 0)";
+
+/// Whether the page says nothing of a server that it lost.
+const HAS_SERVER: &str = "return document.getElementById('lost').hidden && \
+                          document.getElementById('verdict').textContent !== 'Server lost'";
+
+/// How much wider the page is than its window.
+const TOO_WIDE: &str =
+    "return Math.max(0, document.documentElement.scrollWidth - window.innerWidth)";
+
+/// What goes wrong in the page itself goes to a log, and so does what it asks for.
+async fn assert_quiet(browser: &Browser, origin: &str) {
+    let complaints = browser.log("browser").await;
+    let complaints = complaints.iter().filter(|entry| entry["level"] != "INFO");
+    let complaints: Vec<_> = complaints.collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    let mut asked = 0;
+    for entry in browser.log("performance").await {
+        let event: Value =
+            serde_json::from_str(entry["message"].as_str().expect("text")).expect("JSON");
+        let event = &event["message"];
+        if event["method"] == "Network.requestWillBeSent" {
+            let url = event["params"]["request"]["url"].as_str().expect("text");
+            let is_ours = url.starts_with(origin);
+            // The browser's own start page is no part of ours.
+            assert!(
+                is_ours || url.starts_with("chrome:") || url.starts_with("data:"),
+                "{url}"
+            );
+            asked += usize::from(is_ours);
+        }
+    }
+    assert!(asked >= 6, "its files, and an update: {asked}");
+}
+
+async fn shown_updates(browser: &Browser) -> u64 {
+    browser.run(UPDATES).await.as_u64().expect("a number")
+}
+
+/// A cluster of one store, with pages.
+async fn one_store() -> (Cluster, String, String) {
+    let mut cluster = Cluster::prepare();
+    cluster.pd = cluster.pd.with_status();
+    cluster.store = cluster.store.with_status();
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let pd = format!("http://{}/", cluster.pd.status_address().await);
+    let store = format!("http://{}/", cluster.store.status_address().await);
+    (cluster, pd, store)
+}
+
+#[tokio::test]
+async fn both_pages_load_without_a_complaint_and_ask_nobody_else() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let (_cluster, pd, store) = one_store().await;
+    for (url, title) in [(&pd, "FlareDB cluster"), (&store, "FlareDB store 1")] {
+        browser.open(url).await;
+        browser
+            .find(
+                "it shows updates",
+                "return document.body.dataset.updates >= 3",
+            )
+            .await;
+        let shown = browser.run("return document.title").await;
+        assert!(shown.as_str().is_some_and(|shown| shown.ends_with(title)));
+        assert_quiet(&browser, url).await;
+    }
+}
+
+/// The page asks for an update every second, so three of them are three seconds unless the machine is busy.
+#[tokio::test]
+async fn a_write_is_on_the_page_of_its_store_within_three_updates() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let (cluster, _, store) = one_store().await;
+    let client = cluster.client().await;
+    browser.open(&store).await;
+    let count = browser
+        .find("it shows a count", &format!("{WRITES} return shown"))
+        .await;
+    assert_eq!(count, "0");
+    let note = format!(
+        "window.seen = []; \
+         const note = () => {{ {WRITES} window.seen.push(shown) }}; \
+         new MutationObserver(note).observe(document.body, {{ attributeFilter: ['data-updates'] }})"
+    );
+    browser.run(&note).await;
+    for count in 1..=3 {
+        client.raw_put("k", "v").await.expect("written");
+        let began = Instant::now();
+        let before = browser.run("return window.seen.length").await;
+        let first = format!("return window.seen.indexOf('{count}') + 1");
+        let first = browser.find("the write is shown", &first).await;
+        println!(
+            "shown after {:?}: update {first}, of {before} before",
+            began.elapsed()
+        );
+        let number = |value: Value| value.as_u64().expect("a number");
+        assert!(number(first) <= number(before) + UPDATES_MAX);
+    }
+    found("its rate and its latency are shown", async || {
+        client.raw_put("k", "v").await.expect("written");
+        let shown = "const text = (id) => document.getElementById(id).textContent; \
+                     return parseFloat(text('tile-writes')) > 0 && /s$/.test(text('tile-write-p99'))";
+        (browser.run(shown).await == true).then_some(())
+    })
+    .await;
+}
+
+/// Has `shown` be the number of writes on the page of a store.
+const WRITES: &str = "const facts = [...document.querySelectorAll('#facts > div')]; \
+                      const fact = facts.find((fact) => fact.firstChild.textContent === 'Writes since start'); \
+                      const shown = fact?.lastChild.textContent ?? null;";
+
+const UPDATES_OF: &str = "Number(document.body.dataset.updates)";
+
+#[tokio::test]
+async fn writes_are_on_the_page_of_the_cluster_and_in_the_list_of_stores() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let (cluster, pd, _) = one_store().await;
+    let client = cluster.client().await;
+    browser.open(&pd).await;
+    browser.find("it shows updates", UPDATES).await;
+    let began = Instant::now();
+    // Heartbeats tell it, and come every second while somebody looks.
+    found("the rate of writes is shown", async || {
+        client.raw_put("k", "v").await.expect("written");
+        let rate = "const cell = document.querySelector('#stores [data-label=\"Writes/s\"]'); return Number(cell?.textContent)";
+        let rate = browser.run(rate).await.as_f64()?;
+        (rate > 0.0).then_some(())
+    })
+    .await;
+    println!("shown after {:?}", began.elapsed());
+    let stores = client.stores().await.expect("they are known");
+    let load = stores[0].load.expect("it was told");
+    assert!(load.writes > 0 && load.write_p99.is_some(), "{load:?}");
+}
+
+/// Three stores with a replica each, and the pages of the placement driver and of the first store.
+struct Three {
+    stores: Vec<Node>,
+    pd_url: String,
+    store_url: String,
+    pd: Node,
+    _directory: TempDir,
+}
+
+impl Three {
+    /// Reads and writes until the answer is dropped, so that there is something to see. What fails, fails.
+    async fn load(&self) -> JoinSet<()> {
+        let client = Client::connect([self.pd.address()]).await;
+        let client = client.expect("the placement driver serves");
+        let mut tasks = JoinSet::new();
+        for task in 0..4 {
+            let client = client.clone();
+            tasks.spawn(async move {
+                for number in 0_u64.. {
+                    let key = format!("{task}-{}", number % 1000);
+                    let _ = client.raw_put(&key, key.clone()).await;
+                    let _ = client.raw_get(&key).await;
+                    // Others use this machine, too.
+                    sleep(Duration::from_millis(2)).await;
+                }
+            });
+        }
+        tasks
+    }
+
+    async fn start() -> Self {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let pd = Node::placement_driver(directory.path().join("pd"));
+        let mut pd = pd.with_flag("--initial-replicas", "3").with_status();
+        pd.start_serving().await;
+        let mut stores = Vec::new();
+        for number in 1..=3 {
+            let directory = directory.path().join(format!("store-{number}"));
+            let mut store = Node::store(directory, &pd.address()).with_status();
+            store.start();
+            stores.push(store);
+        }
+        for store in &mut stores {
+            store.wait_for_health(ServingStatus::Serving).await;
+        }
+        Self {
+            pd_url: format!("http://{}/", pd.status_address().await),
+            store_url: format!("http://{}/", stores[0].status_address().await),
+            stores,
+            pd,
+            _directory: directory,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_store_is_disconnected_and_named_and_the_pages_fit_a_phone() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let mut three = Three::start().await;
+    let _load = three.load().await;
+    browser.resemble(1280, 900, false).await;
+    browser.open(&three.pd_url).await;
+    browser
+        .find(
+            "three stores are up",
+            "return document.querySelectorAll('#stores [data-state=up]').length === 3",
+        )
+        .await;
+    let calm = "const level = document.getElementById('verdict').dataset.level; return level === 'good' || level === 'notice'";
+    browser.find("there is no alarm", calm).await;
+    browser.picture("cluster-well-light").await;
+    three.stores[2].kill();
+    let address = three.stores[2].address();
+    let alarm = browser
+        .find(
+            "the store is disconnected",
+            "if (!document.querySelector('#stores [data-state=disconnected]')) return null; \
+             return document.querySelector('#findings-list .is-alarm')?.textContent ?? null",
+        )
+        .await;
+    let alarm = alarm.as_str().expect("text");
+    assert!(alarm.contains("is disconnected"), "{alarm}");
+    assert!(
+        alarm.contains(&format!("start rdb-server at {address} again")),
+        "{alarm}"
+    );
+    let state = browser
+        .run("return document.querySelector('#stores [data-state=disconnected]').textContent")
+        .await;
+    assert_eq!(state, "disconnected", "in words, too");
+    let verdict = browser.run(&text_of("verdict")).await;
+    assert!(
+        verdict.as_str().is_some_and(|told| told.contains("alarm")),
+        "{verdict}"
+    );
+    for (url, name) in [
+        (&three.pd_url, "cluster-dead-store"),
+        (&three.store_url, "store-beside-dead-store"),
+    ] {
+        browser.open(url).await;
+        browser.find("it shows updates", UPDATES).await;
+        for (width, is_dark, look) in [
+            (1280, false, "light"),
+            (1280, true, "dark"),
+            (360, false, "phone"),
+        ] {
+            browser.resemble(width, 900, is_dark).await;
+            let seen = shown_updates(&browser).await;
+            browser
+                .find("it shows more", &format!("return {UPDATES_OF} > {seen}"))
+                .await;
+            assert_eq!(browser.run(TOO_WIDE).await, 0, "{name} {look}");
+            browser.picture(&format!("{name}-{look}")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_lost_its_server_says_so_and_recovers_by_itself() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let mut cluster = Cluster::prepare();
+    let port = Port::reserve();
+    let at = format!("127.0.0.1:{}", port.number());
+    cluster.pd = cluster.pd.with_flag("--status-addr", &at);
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    browser.open(&format!("http://{at}/")).await;
+    browser.find("it shows updates", UPDATES).await;
+    browser.find("it has a server", HAS_SERVER).await;
+    cluster.pd.kill();
+    let told = browser
+        .find("it says that it lost the server", &text_of("lost"))
+        .await;
+    assert!(
+        told.as_str()
+            .is_some_and(|told| told.contains("does not answer since")),
+        "{told}"
+    );
+    let role = browser
+        .run("return document.getElementById('lost').getAttribute('role')")
+        .await;
+    assert_eq!(role, "alert", "it is read out");
+    browser.picture("cluster-lost").await;
+    let seen = shown_updates(&browser).await;
+    cluster.pd.start_serving().await;
+    browser
+        .find("it goes on", &format!("return {UPDATES_OF} > {seen}"))
+        .await;
+    browser.find("it has a server", HAS_SERVER).await;
+}
+
+#[tokio::test]
+async fn all_of_a_page_is_reached_with_the_keyboard() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let (_cluster, pd, _) = one_store().await;
+    browser.open(&pd).await;
+    browser
+        .find(
+            "it shows regions",
+            "return document.querySelectorAll('#keyline button').length === 1",
+        )
+        .await;
+    let focused = "const it = document.activeElement; return it.className + ' ' + it.parentElement.id + ' ' + it.getAttribute('role')";
+    let mut stops = Vec::new();
+    for _ in 0..20 {
+        browser.press(TAB).await;
+        let stop = browser.run(focused).await;
+        stops.push(stop.as_str().expect("text").to_owned());
+        if stops.last().is_some_and(|stop| stop.contains("slider")) {
+            break;
+        }
+    }
+    assert!(stops[0].starts_with("skip"), "{stops:?}");
+    assert!(
+        stops.iter().any(|stop| stop.contains("keyline")),
+        "{stops:?}"
+    );
+    let detail = browser.run(&text_of("region-detail")).await;
+    assert!(
+        detail
+            .as_str()
+            .is_some_and(|told| told.starts_with("Region 1 · led by store 1")),
+        "{detail}"
+    );
+    // The chart that has the focus.
+    browser
+        .find(
+            "there is a row",
+            "return document.activeElement.getAttribute('aria-valuemax') > 0",
+        )
+        .await;
+    let value = "return document.activeElement.getAttribute('aria-valuetext')";
+    let now = browser.run(value).await;
+    assert!(
+        now.as_str()
+            .is_some_and(|told| told.starts_with("now: reads ")),
+        "{now}"
+    );
+    for key in [LEFT, HOME] {
+        browser.press(key).await;
+        let then = browser.run(value).await;
+        assert!(
+            then.as_str()
+                .is_some_and(|told| told.contains(": reads ") && !told.starts_with("now")),
+            "{then}"
+        );
+    }
+}
+
+/// No store gets in under such a name, and no cause has one. If one did, it would be text.
+#[tokio::test]
+async fn markup_in_what_is_shown_stays_text() {
+    const MARKUP: &str = "<img src=/x onerror=window.hacked=1><script>window.hacked=1</script>";
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let cluster = MadeUp::start(2, 2, MARKUP).await;
+    browser.open(cluster.url()).await;
+    for (of, part) in [
+        ("#stores .address", MARKUP),
+        ("#findings .what .text", MARKUP),
+        ("#findings .to-do code", MARKUP),
+        ("#who", MARKUP),
+    ] {
+        let shown = format!("return document.querySelector('{of}')?.textContent ?? null");
+        let shown = browser.find(of, &shown).await;
+        assert!(
+            shown.as_str().is_some_and(|shown| shown.contains(part)),
+            "{of}: {shown}"
+        );
+    }
+    let made = "return document.querySelectorAll('main img, main script, header script').length + Number(window.hacked ?? 0)";
+    assert_eq!(browser.run(made).await, 0);
+    assert_quiet(&browser, cluster.url()).await;
+}
+
+#[tokio::test]
+async fn a_large_cluster_is_shown_in_parts_which_fit_a_phone() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let cluster = MadeUp::start(200, 1000, "long.host.name.of.a.store.example.org:20160").await;
+    browser.open(cluster.url()).await;
+    browser
+        .find(
+            "it shows stores",
+            "return document.querySelectorAll('#stores tr').length",
+        )
+        .await;
+    for (width, look) in [(1280, "desktop"), (360, "phone")] {
+        browser.resemble(width, 900, false).await;
+        assert_eq!(browser.run(TOO_WIDE).await, 0, "{look}");
+        browser.picture(&format!("cluster-large-{look}")).await;
+    }
+    let first = "return document.querySelector('#stores .id').textContent";
+    assert_eq!(browser.run(first).await, "1");
+    browser
+        .run("document.getElementById('stores-after').click()")
+        .await;
+    browser
+        .find("the page is turned", &format!("{first} === '21'"))
+        .await;
+    let part = browser.run(&text_of("stores-part")).await;
+    assert_eq!(part, "21 to 40 of 200");
+}
