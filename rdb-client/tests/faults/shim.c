@@ -121,14 +121,39 @@ int fdatasync(int fd)
 }
 
 /* The next file may get the same inode. */
-int unlink(const char *path)
+static void note_removal(const char *path)
 {
     struct stat file;
-    if (is_data(path))
-        step("remove", path);
-    if (is_data(path) && !lstat(path, &file) && file.st_nlink == 1)
+    if (!is_data(path))
+        return;
+    step("remove", path);
+    if (!lstat(path, &file) && S_ISREG(file.st_mode) && file.st_nlink == 1)
         note(file.st_ino, 0);
+}
+
+int unlink(const char *path)
+{
+    note_removal(path);
     return REAL(unlink)(path);
+}
+
+/* Directories are removed with all that they hold by names within them. */
+int unlinkat(int directory, const char *name, int flags)
+{
+    char link[64], path[PATH_MAX] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
+    ssize_t length = *name == '/' ? 0 : readlink(link, path, sizeof path - 1);
+    if (length >= 0) {
+        snprintf(path + length, sizeof path - length, "%s%s", length ? "/" : "", name);
+        note_removal(path);
+    }
+    return REAL(unlinkat)(directory, name, flags);
+}
+
+int rmdir(const char *path)
+{
+    note_removal(path);
+    return REAL(rmdir)(path);
 }
 
 int rename(const char *from, const char *to)
