@@ -1,16 +1,21 @@
 //! Handing leadership over to another voter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::WaitError;
+use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
 use openraft_rt_tokio::TokioInstant;
 
 use super::membership::{LACKS_MAX, lacks, stays_voter};
 use super::{Ended, Fatal, Group, RaftMetrics, RaftState};
 use crate::types::TypeConfig;
+
+/// Once one that may lead has answered, others that may have more get this part of the time that was there for the first.
+const GRACE_PARTS: u32 = 10;
 
 /// Why leadership is not handed over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,100 +75,133 @@ impl Group {
     /// sent from now on, to the one whose log is the most complete. `None`: this peer does not lead, or there is no such voter. Then it
     /// leads on.
     ///
+    /// A leader that has handed over before in its term, and leads still, asks nobody: it takes one that was heard of.
+    ///
     /// # Errors
     ///
     /// See [`TransferError`].
     pub async fn hand_over(&self) -> Result<Option<u64>, TransferError> {
-        let candidates = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            self.lease.successors(&metrics)
-        };
+        let metrics = self.published();
+        let candidates = self.lease.successors(&metrics);
         if candidates.is_empty() {
             return Ok(None);
         }
-        let Some(successor) = self.successor(&candidates).await? else {
+        let successor = if self.lease.is_suspended(metrics.current_term) {
+            most_complete(&metrics, candidates.into_iter())
+        } else {
+            self.successor(&candidates).await?
+        };
+        let Some(successor) = successor else {
             return Ok(None);
         };
         self.transfer_leader(successor).await?;
         Ok(Some(successor))
     }
 
-    /// The first of these voters that answers now and has caught up; if none does for a while, of those that answer the one whose log is
-    /// the most complete. It gets the rest before it campaigns, if that does not take long.
+    /// Of these voters that answer now, the one whose log is the most complete. One that has not caught up is waited with for a while, in
+    /// which a better one may answer. It gets the rest before it campaigns, if that does not take long.
     async fn successor(&self, candidates: &[u64]) -> Result<Option<u64>, TransferError> {
-        let asked_at = self.ask_all().await?;
-        let best = |metrics: &RaftMetrics| {
-            let alive = candidates.iter().copied();
-            let alive = alive.filter(|&peer_id| has_answered(metrics, peer_id, asked_at));
-            alive.min_by_key(|&peer_id| lacks(metrics, peer_id))
+        let asked_at = self.ask_all();
+        let answered = |metrics: &RaftMetrics| {
+            let all = candidates.iter().copied();
+            let answered = all.filter(|&peer_id| has_answered(metrics, peer_id, asked_at));
+            answered.collect::<Vec<_>>()
         };
-        let is_over = |metrics: &RaftMetrics| {
-            let missing = best(metrics).and_then(|peer_id| lacks(metrics, peer_id));
-            metrics.state != ServerState::Leader || missing.is_some_and(|count| count <= LACKS_MAX)
-        };
+        let best = |metrics: &RaftMetrics| most_complete(metrics, answered(metrics).into_iter());
+        let missing =
+            |metrics: &RaftMetrics| best(metrics).and_then(|peer_id| lacks(metrics, peer_id));
         // Somebody may wait for the end of this, such as a store that is to end.
-        let wait = self.raft.wait(Some(self.lease.quorum_wait() / 2));
-        match wait.metrics(is_over, "an answer of who may lead").await {
-            Ok(metrics) => Ok(best(&metrics)),
-            Err(WaitError::Timeout(..)) => {
-                let metrics = self.raft.metrics();
-                let metrics = metrics.borrow_watched();
-                Ok(best(&metrics))
-            }
-            Err(WaitError::ShuttingDown) => Err(self.end().into()),
-        }
+        let patience = self.lease.quorum_wait() / 2;
+        let has_caught_up =
+            |metrics: &RaftMetrics| missing(metrics).is_some_and(|count| count <= LACKS_MAX);
+        self.watch(has_caught_up, patience).await?;
+        let is_best = |metrics: &RaftMetrics| {
+            missing(metrics) == Some(0) || answered(metrics).len() == candidates.len()
+        };
+        let metrics = self.watch(is_best, patience / GRACE_PARTS).await?;
+        Ok(best(&metrics))
     }
 
     /// Hands leadership over as [`Group::transfer_leader`] does, to a voter that was heard of a short time ago, and that answers what is
-    /// sent to it from now on.
+    /// sent to it from now on. A leader that has handed over before in its term does not ask.
     ///
     /// # Errors
     ///
     /// See [`TransferError`].
     pub async fn hand_over_to(&self, peer_id: u64) -> Result<(), TransferError> {
-        let heard_at = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let heard_at = metrics.heartbeat.as_ref();
-            // This peer does not hear of itself, and it is refused otherwise, as others that are no voters.
-            let heard_at = heard_at.filter(|_| peer_id != metrics.id);
-            heard_at.and_then(|heard_at| heard_at.get(&peer_id).copied())
-        };
+        let metrics = self.published();
+        let membership = metrics.membership_config.membership();
+        let heard_at = metrics.heartbeat.as_ref();
+        // This peer does not hear of itself, and it is refused otherwise, as others that are no voters.
+        let heard_at = heard_at
+            .filter(|_| peer_id != metrics.id && stays_voter(membership, peer_id))
+            .and_then(|heard_at| heard_at.get(&peer_id).copied());
         match heard_at {
-            Some(None) => Err(TransferError::NotHeardOf { peer_id }),
-            Some(at) if !self.lease.is_recent(at) => Err(TransferError::Silent { peer_id }),
-            Some(_) => {
-                self.hear_of(peer_id).await?;
-                self.transfer_leader(peer_id).await
+            Some(None) => return Err(TransferError::NotHeardOf { peer_id }),
+            Some(at) if !self.lease.is_recent(at) => {
+                return Err(TransferError::Silent { peer_id });
             }
-            None => self.transfer_leader(peer_id).await,
+            Some(_) if !self.lease.is_suspended(metrics.current_term) => {
+                self.hear_of(peer_id).await?;
+            }
+            Some(_) | None => {}
         }
+        self.transfer_leader(peer_id).await
     }
 
     /// Waits until another peer has answered what is sent from now on, or this one leads no more. A voter that has died within the lease
     /// would not take over, and this peer would not lead any more either.
     async fn hear_of(&self, peer_id: u64) -> Result<(), TransferError> {
-        let asked_at = self.ask_all().await?;
-        let is_over = |metrics: &RaftMetrics| {
-            metrics.state != ServerState::Leader || has_answered(metrics, peer_id, asked_at)
-        };
-        let wait = self.raft.wait(Some(self.lease.quorum_wait()));
-        match wait.metrics(is_over, "an answer of who is to lead").await {
-            Ok(_) => Ok(()),
-            Err(WaitError::Timeout(..)) => Err(TransferError::Silent { peer_id }),
+        let asked_at = self.ask_all();
+        let has_answered = |metrics: &RaftMetrics| has_answered(metrics, peer_id, asked_at);
+        let metrics = self.watch(has_answered, self.lease.quorum_wait()).await?;
+        if metrics.state == ServerState::Leader && !has_answered(&metrics) {
+            return Err(TransferError::Silent { peer_id });
+        }
+        Ok(())
+    }
+
+    /// Asks all others whether they are there. Returns the time before.
+    ///
+    /// This is what a read asks that counts on no lease. Heartbeats that are triggered leave out who has answered something a short time
+    /// ago.
+    fn ask_all(&self) -> TokioInstant {
+        let now = TypeConfig::now();
+        let raft = self.raft.clone();
+        let option = LinearizerOption::new(Some(Duration::ZERO), true)
+            .with_wait_timeout(self.lease.quorum_wait());
+        self.runtime.spawn(async move {
+            // A quorum may not answer, and the one that matters may.
+            let _ = raft.get_read_linearizer(option).await;
+        });
+        now
+    }
+
+    /// Waits until something is so, or this peer leads no more, or so much time has passed. Returns what is so then.
+    async fn watch(
+        &self,
+        is_so: impl Fn(&RaftMetrics) -> bool + Send,
+        patience: Duration,
+    ) -> Result<RaftMetrics, TransferError> {
+        let is_over =
+            move |metrics: &RaftMetrics| metrics.state != ServerState::Leader || is_so(metrics);
+        let wait = self.raft.wait(Some(patience));
+        match wait.metrics(is_over, "answers of other peers").await {
+            Ok(metrics) => Ok(metrics),
+            Err(WaitError::Timeout(..)) => Ok(self.published()),
             Err(WaitError::ShuttingDown) => Err(self.end().into()),
         }
     }
 
-    /// Asks all others whether they are there. Returns the time before.
-    async fn ask_all(&self) -> Result<TokioInstant, TransferError> {
-        let now = TypeConfig::now();
-        let raft = self.raft.clone();
-        let asked = self.lasting(async move { raft.trigger().heartbeat().await });
-        asked.await?;
-        Ok(now)
+    /// What the group has published last.
+    fn published(&self) -> RaftMetrics {
+        self.raft.metrics().borrow_watched().clone()
     }
+}
+
+/// Of these peers, the one that lacks the fewest entries as far as the leader knows.
+fn most_complete(metrics: &RaftMetrics, peers: impl Iterator<Item = u64>) -> Option<u64> {
+    peers.min_by_key(|&peer_id| lacks(metrics, peer_id))
 }
 
 /// Whether another peer has answered what was sent to it since. The time of an answer is that at which what it answers was sent.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use openraft::raft::VoteRequest;
 use rdb_raft::group::{Group, LeadError, ReadError, TransferError, VoteError};
 use rdb_raft::log::MemoryDevice;
@@ -174,6 +175,81 @@ async fn who_leads_next_is_alive_even_if_another_log_is_more_complete() {
     assert_eq!(handed_over.expect("in time"), 2);
     wait_until("the second leads", || second.leads()).await;
     assert!(!third.leads());
+}
+
+/// No heartbeat is due while the test runs, and none would be sent to who has answered a minute ago.
+const SELDOM: Timing = Timing {
+    heartbeat_ms: 200_000,
+    election_timeout_min_ms: 600_000,
+    election_timeout_max_ms: 900_000,
+};
+
+#[tokio::test]
+async fn voters_that_have_just_answered_are_asked_again_at_once() {
+    for is_named in [false, true] {
+        let network = Network::<Group>::default();
+        let [leader, second, third] = Voter::three(SELDOM, &network).await;
+        leader.lead().await;
+        leader.write("a").await.unwrap();
+        wait_until("all live", || leader.group.live_peers() == [1, 2, 3].into()).await;
+        let handed_over = async {
+            if is_named {
+                leader.group.hand_over_to(2).await.map(|()| Some(2))
+            } else {
+                leader.group.hand_over().await
+            }
+        };
+        let handed_over = timeout(GUARD, handed_over).await.expect("in time");
+        let successor = handed_over.unwrap().expect("both are there");
+        let successor = [&second, &third][successor as usize - 2];
+        wait_until("it leads", || successor.leads()).await;
+    }
+}
+
+#[tokio::test]
+async fn the_most_complete_log_leads_next_and_not_the_one_that_answers_first() {
+    let network = Network::<Group>::default();
+    let [leader, _second, third] = Voter::three(SELDOM, &network).await;
+    leader.lead().await;
+    wait_until("all live", || leader.group.live_peers() == [1, 2, 3].into()).await;
+    network.starve(2);
+    for payload in ["a", "b", "c"] {
+        leader.write(payload).await.expect("the third has it");
+    }
+    network.slow_down(3);
+    assert_eq!(leader.group.hand_over().await, Ok(Some(3)));
+    wait_until("the third leads", || third.leads()).await;
+}
+
+/// No lease is over while the test runs, and an answer comes in time also on a busy machine.
+const PATIENT: Timing = Timing {
+    heartbeat_ms: 200,
+    election_timeout_min_ms: 10_000,
+    election_timeout_max_ms: 600_000,
+};
+
+#[tokio::test]
+async fn one_that_lacks_much_leads_next_only_if_nobody_else_answers_for_a_while() {
+    let network = Network::<Group>::default();
+    let [leader, _second, third] = Voter::three(PATIENT, &network).await;
+    leader.lead().await;
+    wait_until("all live", || leader.group.live_peers() == [1, 2, 3].into()).await;
+    network.starve(2);
+    let writes = (0..1_100).map(|_| leader.write("a"));
+    for written in join_all(writes).await {
+        written.expect("the third has it");
+    }
+    network.cut(1, 3);
+    let began = Instant::now();
+    assert_eq!(leader.group.hand_over().await, Ok(Some(2)));
+    let waited = Duration::from_millis(PATIENT.election_timeout_min_ms / 2);
+    assert!(began.elapsed() >= waited);
+
+    // It does not take over before it has the rest. The leader can do nothing but try another one, which it need not hear of for that.
+    assert!(!leader.group.try_permit_read());
+    network.mend(1, 3);
+    assert_eq!(leader.group.hand_over().await, Ok(Some(3)));
+    wait_until("the third leads", || third.leads()).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -17,10 +18,14 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use rdb_raft::group::Group;
 use rdb_raft::machine::SnapshotData;
 use rdb_raft::{StoreNode, TypeConfig, Vote};
+use tokio::time::sleep;
 
 use crate::machine::MemoryMachine;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, MemoryMachine>;
+
+/// What is sent meanwhile overtakes it.
+const SLOW: Duration = Duration::from_millis(200);
 
 type Reached<T> = Result<T, Unreachable<TypeConfig>>;
 
@@ -139,6 +144,10 @@ struct Shared<E> {
     peers: Mutex<BTreeMap<u64, E>>,
     /// Pairs that hear nothing of each other, the lower id first.
     cut: Mutex<BTreeSet<(u64, u64)>>,
+    /// Peers that get no entries, but hear of their leader.
+    starved: Mutex<BTreeSet<u64>>,
+    /// Peers whose answers to appends take a while.
+    slow: Mutex<BTreeSet<u64>>,
     pre_votes: AtomicUsize,
     conflicts: AtomicUsize,
     snapshots: AtomicUsize,
@@ -149,6 +158,8 @@ impl<E> Default for Network<E> {
         Self(Arc::new(Shared {
             peers: Mutex::default(),
             cut: Mutex::default(),
+            starved: Mutex::default(),
+            slow: Mutex::default(),
             pre_votes: AtomicUsize::default(),
             conflicts: AtomicUsize::default(),
             snapshots: AtomicUsize::default(),
@@ -176,6 +187,14 @@ impl<E: Endpoint> Network<E> {
     pub(crate) fn mend(&self, one: u64, other: u64) {
         let pair = (one.min(other), one.max(other));
         self.0.cut.lock().unwrap().remove(&pair);
+    }
+
+    pub(crate) fn starve(&self, peer_id: u64) {
+        self.0.starved.lock().unwrap().insert(peer_id);
+    }
+
+    pub(crate) fn slow_down(&self, peer_id: u64) {
+        self.0.slow.lock().unwrap().insert(peer_id);
     }
 
     /// How many pre-votes were asked for.
@@ -247,7 +266,14 @@ impl<E: Endpoint> RaftNetworkV2<TypeConfig> for Client<E> {
         request: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let is_in = |peers: &Mutex<BTreeSet<u64>>| peers.lock().unwrap().contains(&self.target);
+        if !request.entries.is_empty() && is_in(&self.network.0.starved) {
+            return Err(unreachable("it gets no entries").into());
+        }
         let response = self.peer()?.append_entries(request).await?;
+        if is_in(&self.network.0.slow) {
+            sleep(SLOW).await;
+        }
         self.check_way()?;
         let is_conflict = matches!(response, AppendEntriesResponse::Conflict);
         let conflicts = &self.network.0.conflicts;

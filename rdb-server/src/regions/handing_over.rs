@@ -1,13 +1,17 @@
 //! Regions that others are to lead: since this store ends, or since it cannot write.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
+use rdb_raft::group::GroupState;
 use rdb_raft::log::LogHealth;
 use rdb_storage::WriteHealth;
 use tokio::time::{sleep, timeout};
 
 use super::Regions;
+use crate::region::Proposer;
 
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -15,15 +19,29 @@ const KEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a drain waits for others to take over what this store leads.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How soon a drain asks again who could take over.
+const HAND_OVER_INTERVAL: Duration = Duration::from_millis(100);
+
 impl Regions {
     /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot write.
     pub(crate) async fn keep(&self) {
-        let (write_health, log_health) = (self.storage.write_health(), self.node.log_health());
+        // Handing over waits for others.
+        join(self.refuse_stalled(), self.hand_over_unwritable()).await;
+    }
+
+    async fn refuse_stalled(&self) {
         loop {
             sleep(KEEP_INTERVAL).await;
             for (_, proposer) in self.proposers() {
                 proposer.refuse_stalled();
             }
+        }
+    }
+
+    async fn hand_over_unwritable(&self) {
+        let (write_health, log_health) = (self.storage.write_health(), self.node.log_health());
+        loop {
+            sleep(KEEP_INTERVAL).await;
             let cannot_write = match (&*log_health.borrow(), &*write_health.borrow()) {
                 (LogHealth::Stopped { .. }, _) | (_, WriteHealth::Stopped { .. }) => {
                     self.group_ids()
@@ -31,25 +49,37 @@ impl Regions {
                 (_, WriteHealth::RegionsStopped { causes }) => causes.keys().copied().collect(),
                 (_, WriteHealth::Healthy) => Vec::new(),
             };
-            self.hand_over_these(cannot_write).await;
+            let handing_over = cannot_write.into_iter().map(|id| self.hand_over_one(id));
+            join_all(handing_over).await;
         }
     }
 
     /// Lets other stores lead what this one leads, and gives them a little time for it.
     pub(crate) async fn hand_over(&self) {
+        let proposers = self.proposers();
+        let mut states = self.node.states();
+        let leads = |states: &BTreeMap<u64, GroupState>, (id, proposer): &(u64, Arc<Proposer>)| {
+            let leadership = proposer.leadership();
+            leadership.term_led(states.get(id)).is_some() && leadership.has_other_voters()
+        };
         let handed_over = timeout(HAND_OVER_TIMEOUT, async {
-            self.hand_over_these(self.group_ids()).await;
-            let proposers = self.proposers();
-            let mut states = self.node.states();
+            let handing_over = proposers.iter().map(|led| {
+                let states = states.clone();
+                async move {
+                    // Who may lead next may not be heard of yet, or not be up yet.
+                    loop {
+                        let still_leads = leads(&states.borrow(), led);
+                        if !still_leads || self.hand_over_one(led.0).await.is_some() {
+                            break;
+                        }
+                        sleep(HAND_OVER_INTERVAL).await;
+                    }
+                }
+            });
+            join_all(handing_over).await;
             // It fails when all groups have ended.
             let _ = states
-                .wait_for(|states| {
-                    !proposers.iter().any(|(id, proposer)| {
-                        let leadership = proposer.leadership();
-                        let leads = leadership.term_led(states.get(id)).is_some();
-                        leads && leadership.has_other_voters()
-                    })
-                })
+                .wait_for(|states| !proposers.iter().any(|led| leads(states, led)))
                 .await;
         });
         if handed_over.await.is_err() {
@@ -71,18 +101,20 @@ impl Regions {
         join_all(groups.iter().map(|group| group.shut_down())).await;
     }
 
-    async fn hand_over_these(&self, group_ids: Vec<u64>) {
-        let handing_over = group_ids.into_iter().filter_map(|region_id| {
-            let group = self.node.group(region_id)?;
-            Some(async move {
-                match group.hand_over().await {
-                    Ok(Some(peer_id)) => tracing::info!(region_id, peer_id, "handing over"),
-                    Ok(None) => {}
-                    Err(error) => tracing::debug!(region_id, %error, "not handed over"),
-                }
-            })
-        });
-        join_all(handing_over).await;
+    /// Hands one region over, if this store leads it. Returns who is to lead. `None`: nobody answers who could, or the group has ended.
+    async fn hand_over_one(&self, region_id: u64) -> Option<u64> {
+        let handed_over = self.node.group(region_id)?.hand_over().await;
+        match handed_over {
+            Ok(Some(peer_id)) => {
+                tracing::info!(region_id, peer_id, "handing over");
+                Some(peer_id)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                tracing::debug!(region_id, %error, "not handed over");
+                None
+            }
+        }
     }
 
     fn group_ids(&self) -> Vec<u64> {
