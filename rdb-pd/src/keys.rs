@@ -100,9 +100,9 @@ pub struct AwayVoter {
     /// Its id.
     #[prost(uint64, tag = "1")]
     pub peer_id: u64,
-    /// For how many seconds, at least.
-    #[prost(uint64, tag = "2")]
-    pub away_s: u64,
+    /// For how many eighths of what makes it lost, at least: 1 to 7.
+    #[prost(uint32, tag = "2")]
+    pub away_eighths: u32,
 }
 
 /// A store's key.
@@ -196,13 +196,10 @@ mod tests {
             region_id: 1,
             voters: vec![AwayVoter {
                 peer_id: 3,
-                away_s: 225,
+                away_eighths: 1,
             }],
         };
-        assert_eq!(
-            away.encode_to_vec(),
-            b"\x08\x01\x12\x05\x08\x03\x10\xe1\x01"
-        );
+        assert_eq!(away.encode_to_vec(), b"\x08\x01\x12\x04\x08\x03\x10\x01");
     }
 
     proptest! {

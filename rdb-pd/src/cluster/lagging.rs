@@ -13,12 +13,16 @@
 //! - Time in which the leader says that the voter lives is taken off, [`PAYS_BACK`] times. So a voter that lives for more than a third of
 //!   the time is not lost.
 //! - All other time changes nothing: between two leaders, while no leader reports, in a sleep of this process.
-//! - A voter that is lost is so until it lives, also if the bound has grown with the region meanwhile.
+//! - A voter that is lost is so until it lives.
 //!
-//! What voters were away for is stored in [`PARTS`] of the bound, without the last one. So a placement driver that is started anew goes on with
-//! most of it, and takes none for lost that has come back meanwhile, and was away for a moment when it asked. All else is in memory only.
+//! What counts is counted as a part of the bound as it is at that moment. So another size of the region, or another setting, makes no voter
+//! lost by itself, and changes nothing that is stored.
+//!
+//! What voters were away for is stored in whole [`PARTS`] of the bound, without the last one. So a placement driver that is started anew goes on
+//! with most of it, and takes none for lost that has come back meanwhile, and was away for a moment when it asked. All else is in memory only,
+//! and one that is started on a directory that may be an older copy forgets what is stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdb_proto::metapb::Peer;
@@ -40,10 +44,13 @@ pub(super) const LEFT_ALONE_FOR: Duration = Duration::from_secs(10 * 60);
 const LEFT_ALONE_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many times the time in which a voter lives is taken off that in which it was away.
-const PAYS_BACK: u32 = 2;
+const PAYS_BACK: u128 = 2;
 
 /// What a voter was away for is stored as often as another one of these parts of what makes it lost has passed.
 const PARTS: u32 = 8;
+
+/// What a voter that is lost was away for. A power of two, so that all parts are whole.
+const LOST: u64 = 1 << 40;
 
 /// How long a learner of a region of that size may take.
 pub(super) fn patience(bytes: u64) -> Duration {
@@ -102,21 +109,34 @@ pub(super) struct Lagging {
 /// A voter that was away.
 #[derive(Debug, Clone, Copy, Default)]
 struct Away {
-    /// For how long, less what was paid back. Never more than what makes it lost, so that it pays back from the first moment on.
-    counted: Duration,
+    /// For how long, less what was paid back. Never more than [`LOST`], so that it pays back from the first moment on.
+    counted: u64,
     /// Whether the last report has said that it does not live.
     is_away: bool,
     is_lost: bool,
 }
 
 impl Away {
-    /// In whole parts of what makes it lost.
-    fn to_store(self, lost_after: Duration) -> Duration {
-        let part = lost_after / PARTS;
-        let mut parts = (1..PARTS).rev().map(|count| part * count);
-        let passed = parts.find(|&passed| passed <= self.counted);
-        passed.unwrap_or_default()
+    /// What is stored of it.
+    fn parts(self) -> u32 {
+        let parts = self.counted / (LOST / u64::from(PARTS));
+        (parts as u32).min(PARTS - 1)
     }
+
+    fn of_parts(parts: u32) -> Self {
+        let parts = parts.min(PARTS - 1);
+        Self {
+            counted: LOST / u64::from(PARTS) * u64::from(parts),
+            ..Self::default()
+        }
+    }
+}
+
+/// Which part of the bound some time is, rounded up: as many times as there are in the bound make it whole.
+fn part_of(time_ns: u128, lost_after: Duration) -> u64 {
+    let part = time_ns.saturating_mul(u128::from(LOST));
+    let part = part.div_ceil(lost_after.as_nanos().max(1));
+    part.min(u128::from(LOST)) as u64
 }
 
 /// A store whose learner was given up.
@@ -197,30 +217,46 @@ impl Lagging {
         for peer in seen.peers.iter().filter(|peer| !peer.learner) {
             if seen.live.contains(&peer.id) {
                 if let Some(away) = self.away.get_mut(&peer.id) {
-                    away.counted = away.counted.saturating_sub(passed * PAYS_BACK);
+                    let paid_back = part_of(passed.as_nanos() * PAYS_BACK, lost_after);
+                    away.counted = away.counted.saturating_sub(paid_back);
                     (away.is_away, away.is_lost) = (false, false);
                 }
             } else {
                 let away = self.away.entry(peer.id).or_default();
                 if away.is_away && !passed.is_zero() {
-                    away.counted = (away.counted + passed).min(lost_after);
-                    away.is_lost |= away.counted >= lost_after;
+                    let counted = away.counted + part_of(passed.as_nanos(), lost_after);
+                    away.counted = counted.min(LOST);
+                    away.is_lost |= away.counted == LOST;
                 }
                 away.is_away = true;
             }
         }
-        self.away
-            .retain(|_, away| away.is_away || !away.counted.is_zero());
+        self.away.retain(|_, away| away.is_away || away.counted > 0);
         let to_store = self.away.iter().map(|(&peer_id, away)| AwayVoter {
             peer_id,
-            away_s: away.to_store(lost_after).as_secs(),
+            away_eighths: away.parts(),
         });
-        self.to_store = to_store.filter(|voter| voter.away_s > 0).collect();
+        self.to_store = to_store.filter(|voter| voter.away_eighths > 0).collect();
     }
 
     /// What is to be stored of voters that were away, if it is not what is stored.
     pub(super) fn unstored(&self) -> Option<&[AwayVoter]> {
         (self.to_store != self.stored).then_some(&self.to_store)
+    }
+
+    /// How far what is stored is behind, in parts of the bounds of all voters.
+    pub(super) fn unstored_parts(&self) -> u32 {
+        let parts_of = |voters: &[AwayVoter], peer_id| {
+            let mut voters = voters.iter().filter(|voter| voter.peer_id == peer_id);
+            voters.next().map_or(0, |voter| voter.away_eighths)
+        };
+        let all = self.to_store.iter().chain(&self.stored);
+        let ids: BTreeSet<_> = all.map(|voter| voter.peer_id).collect();
+        let behind = ids.into_iter().map(|id| {
+            let (to_store, stored) = (parts_of(&self.to_store, id), parts_of(&self.stored, id));
+            to_store.abs_diff(stored)
+        });
+        behind.sum()
     }
 
     pub(super) fn note_stored(&mut self, voters: Vec<AwayVoter>) {
@@ -235,13 +271,9 @@ impl Lagging {
 
     /// Goes on with what is stored.
     pub(super) fn restore(&mut self, voters: Vec<AwayVoter>) {
-        let away = voters.iter().map(|voter| {
-            let away = Away {
-                counted: Duration::from_secs(voter.away_s),
-                ..Away::default()
-            };
-            (voter.peer_id, away)
-        });
+        let away = voters
+            .iter()
+            .map(|voter| (voter.peer_id, Away::of_parts(voter.away_eighths)));
         self.away = away.collect();
         self.to_store.clone_from(&voters);
         self.stored = voters;
@@ -427,8 +459,8 @@ mod tests {
             self.third() == Some(true)
         }
 
-        /// Another process takes over. Returns what it finds for the third voter.
-        fn restart(&mut self) -> u64 {
+        /// Another process takes over. Returns what it finds for the third voter, in eighths.
+        fn restart(&mut self) -> u32 {
             if let Some(voters) = self.lagging.unstored() {
                 let voters = voters.to_vec();
                 self.lagging.note_stored(voters);
@@ -436,10 +468,10 @@ mod tests {
             let stored = self.lagging.stored().to_vec();
             self.lagging = Lagging::default();
             let mut third = stored.iter().filter(|voter| voter.peer_id == 3);
-            let away_s = third.next().map_or(0, |voter| voter.away_s);
+            let away_eighths = third.next().map_or(0, |voter| voter.away_eighths);
             self.lagging.restore(stored);
             assert_eq!(self.lagging.unstored(), None);
-            away_s
+            away_eighths
         }
 
         fn sleep(&mut self, seconds: u64) {
@@ -505,13 +537,13 @@ mod tests {
         assert_eq!(watch.restart(), 0, "it is not worth a write");
         watch.pass(60, &[1, 2], &ALL);
         assert_eq!(watch.lagging.unstored().map(<[_]>::len), Some(1));
-        assert_eq!(watch.restart(), 50, "four eighths");
+        assert_eq!(watch.restart(), 4, "50 s and not 62.5");
         watch.pass(50, &[1, 2], &ALL);
         assert!(!watch.is_lost(), "the first report only begins");
         watch.pass(5, &[1, 2], &ALL);
         assert!(watch.is_lost());
         // It may have come back in between, and be away only now.
-        assert_eq!(watch.restart(), 87, "seven eighths");
+        assert_eq!(watch.restart(), 7, "never all of it");
         watch.pass(15, &[1, 2], &ALL);
         assert!(!watch.is_lost());
         watch.pass(5, &[1, 2], &ALL);
@@ -519,11 +551,58 @@ mod tests {
         watch.restart();
         watch.pass(45, &ALL, &ALL);
         assert_eq!(watch.restart(), 0, "it was paid back, but for 7 s");
-        // An operator has lowered the bound since.
+    }
+
+    #[test]
+    fn what_is_stored_stays_over_a_restart_whatever_the_bound_is() {
+        for seconds in [100, 1801, 20, 7] {
+            for away in (0..seconds + 20).step_by(5) {
+                let mut watch = Watch::begin();
+                watch.lost_after = Duration::from_secs(seconds);
+                watch.pass(away, &[1, 2], &ALL);
+                watch.restart();
+                watch.pass(5, &[1, 2], &ALL);
+                assert_eq!(watch.lagging.unstored(), None, "{away} of {seconds} s");
+            }
+        }
+    }
+
+    /// A size becomes known, or an operator sets another bound.
+    #[test]
+    fn another_bound_makes_no_voter_lost_and_is_no_reason_to_write() {
+        let mut watch = Watch::begin();
+        watch.lost_after = Duration::from_secs(1800);
+        watch.pass(230, &[1, 2], &ALL);
+        assert_eq!(watch.restart(), 1, "225 s");
+        watch.lost_after = Duration::from_secs(180);
+        watch.pass(5, &[1, 2], &ALL);
+        watch.pass(155, &[1, 2], &ALL);
+        assert!(!watch.is_lost(), "seven eighths are 157.5 s");
+        watch.pass(5, &[1, 2], &ALL);
+        assert!(watch.is_lost());
+
+        let mut watch = Watch::begin();
         watch.pass(60, &[1, 2], &ALL);
         watch.restart();
-        watch.lost_after /= 5;
-        watch.pass(5, &[1, 2], &ALL);
+        for seconds in [100, 1_000, 1_001, 10_000, 60] {
+            watch.lost_after = Duration::from_secs(seconds);
+            // The first report only begins.
+            watch.lagging.begin_anew();
+            watch.pass(5, &[1, 2], &ALL);
+            assert!(!watch.is_lost());
+            assert_eq!(watch.lagging.unstored(), None, "with {seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_record_that_nobody_writes_is_taken_for_seven_eighths_at_most() {
+        let mut watch = Watch::begin();
+        let voters = vec![AwayVoter {
+            peer_id: 3,
+            away_eighths: u32::MAX,
+        }];
+        watch.lagging.restore(voters);
+        watch.pass(15, &[1, 2], &ALL);
         assert!(!watch.is_lost());
         watch.pass(5, &[1, 2], &ALL);
         assert!(watch.is_lost());
@@ -548,7 +627,7 @@ mod tests {
         watch.pass(5, &[1, 2], &ALL);
         assert!(watch.is_lost());
         watch.pass(5, &ALL, &ALL);
-        watch.pass(50, &[1, 2], &ALL);
+        watch.pass(10, &[1, 2], &ALL);
         assert!(!watch.is_lost());
     }
 

@@ -192,6 +192,7 @@ impl Cluster {
                 storage.submit(submission(part))?.wait()?;
             }
             changes.into_iter().for_each(|change| state.apply(change));
+            state.forget_away();
         }
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let shared = Arc::new(Shared {
@@ -243,7 +244,7 @@ impl Cluster {
         let has_no_region = heartbeat.has_no_region;
         let led: Vec<_> = heartbeat.reports.iter().map(Led::from).collect();
         let holds = std::mem::take(&mut heartbeat.holds);
-        let changes_records = self.shared.write(|state| {
+        let changes = self.shared.write(|state| {
             state.check_heartbeat(&heartbeat.start)?;
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
             state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
@@ -251,12 +252,21 @@ impl Cluster {
             let foreign = state.note_reports(store_id, &heartbeat.reports, now);
             self.shared.log_foreign(store_id, &foreign, now);
             state.retain_changes(store_id, &mut heartbeat.reports);
-            let changes_regions = !state.decide_heartbeat(&heartbeat, now).is_empty();
-            Ok::<_, Refusal>(changes_regions || !state.decide_departures(now).is_empty())
+            let mut changes = state.decide_heartbeat(&heartbeat, now);
+            changes.extend(state.decide_departures(now));
+            Ok::<_, Refusal>(changes)
         })?;
-        if changes_records {
+        if !changes.is_empty() {
+            let is_away = |change: &Change| matches!(change, Change::Away(_));
+            let is_advisory = changes.iter().all(is_away);
             let question = |answer| Question::Heartbeat(heartbeat, answer);
-            self.ask(question).await?;
+            match self.ask(question).await {
+                Err(ClusterError::Storage(_) | ClusterError::Busy) if is_advisory => {
+                    // The next heartbeat brings it again, and the store is told what to do meanwhile.
+                    tracing::debug!(store_id, "what voters were away for is not stored");
+                }
+                asked => asked?,
+            }
         }
         let steps = self.steps(&led).await?;
         let mut interval = if self.shared.is_watched(now) {

@@ -8,6 +8,7 @@
 //! - A report describes the region as its leader has applied it. If only the peers have changed since the region was stored,
 //!   they are stored anew. What a leader of an earlier term says of them does not count.
 
+use std::cmp::Reverse;
 use std::time::Instant;
 
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreLoad, StoreStats};
@@ -152,7 +153,7 @@ impl State {
     }
 
     /// Leaves the reports that change what is stored, as many as one write takes: of regions whose peers have changed, and then of those
-    /// whose voters were away.
+    /// whose voters were away, first those of which the most is not stored. So none waits for ever behind others that change, too.
     pub(super) fn retain_changes(&self, store_id: u64, reports: &mut Vec<Report>) {
         let (mut changed, others): (Vec<_>, Vec<_>) = std::mem::take(reports)
             .into_iter()
@@ -160,6 +161,12 @@ impl State {
         let away = others
             .into_iter()
             .filter(|report| self.unstored_away(report).is_some());
+        let mut away: Vec<_> = away.collect();
+        let parts = |report: &Report| {
+            let known = self.region_by_id(report.region_id);
+            known.map(|known| known.lagging.unstored_parts())
+        };
+        away.sort_by_key(|report| Reverse(parts(report)));
         changed.extend(away);
         changed.truncate(CHANGED_REGIONS_MAX);
         *reports = changed;

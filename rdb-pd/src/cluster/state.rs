@@ -176,7 +176,8 @@ impl State {
     }
 
     /// The changes that make a data directory usable that may be an older copy. Ids that were given out since are skipped.
-    /// The next start of every store is accepted, since the directory may not know its last one.
+    /// The next start of every store is accepted, since the directory may not know its last one. Voters that were away may have come back
+    /// long since.
     pub(super) fn changes_after_restore(&self) -> Vec<Change> {
         let counters = Counters {
             store_id: self.counters.store_id + RESTORED_IDS_SKIPPED,
@@ -192,10 +193,14 @@ impl State {
                 ..StoreRecord::default()
             })
         });
-        [Change::Counters(counters)]
-            .into_iter()
-            .chain(forgotten)
-            .collect()
+        let away = self.regions.values().map(|known| {
+            Change::Away(AwayVoters {
+                region_id: known.region.id,
+                voters: Vec::new(),
+            })
+        });
+        let changes = [Change::Counters(counters)].into_iter().chain(forgotten);
+        changes.chain(away).collect()
     }
 
     /// Applies a change that is durable.
@@ -244,6 +249,13 @@ impl State {
     pub(super) fn restore_away(&mut self, AwayVoters { region_id, voters }: AwayVoters) {
         if let Some(known) = self.region_mut(region_id) {
             known.lagging.restore(voters);
+        }
+    }
+
+    /// Forgets what an earlier process has stored of voters that were away.
+    pub(super) fn forget_away(&mut self) {
+        for known in self.regions.values_mut() {
+            known.lagging.restore(Vec::new());
         }
     }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::keys::{AwayVoter, AwayVoters, StoreRecord};
+use crate::keys::{AwayVoter, AwayVoters, Counters, StoreRecord};
 
 async fn open() -> (TempDir, Cluster, Registrar) {
     let opened = tokio::task::spawn_blocking(|| {
@@ -236,7 +236,7 @@ async fn what_voters_were_away_for_is_found_by_the_next_process() {
     };
     let voters = [AwayVoter {
         peer_id: 3,
-        away_s: 225,
+        away_eighths: 1,
     }];
     let changes = vec![Change::Region(region), away(&voters)];
     shared.persist_and_apply(changes).await.unwrap();
@@ -244,6 +244,93 @@ async fn what_voters_were_away_for_is_found_by_the_next_process() {
     let changes = vec![away(&[])];
     shared.persist_and_apply(changes).await.unwrap();
     assert!(found().is_empty());
+
+    // In an older copy it may be long over.
+    let changes = vec![away(&voters)];
+    shared.persist_and_apply(changes).await.unwrap();
+    let storage = shared.storage.clone();
+    let restored = tokio::task::spawn_blocking(|| {
+        let (cluster, _registrar) = Cluster::open(storage, true, Settings::default()).unwrap();
+        cluster
+    });
+    let restored = restored.await.unwrap();
+    assert!(found().is_empty());
+    restored.shared.read(|state| {
+        let lagging = &state.region_by_id(1).unwrap().lagging;
+        assert_eq!(lagging.unstored(), None);
+    });
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_answered_also_if_what_voters_were_away_for_cannot_be_stored() {
+    let (_directory, cluster, _registrar) = open().await;
+    let shared = &cluster.shared;
+    let peers = [1, 2, 3].map(|id| Peer {
+        id,
+        store_id: id,
+        learner: false,
+    });
+    let epoch = RegionEpoch {
+        conf_version: 1,
+        version: 1,
+    };
+    let address = |id: u64| format!("store-{id}:1");
+    shared.write(|state| {
+        state.settings.store_down_after = Duration::from_nanos(1);
+        state.apply(Change::Counters(Counters {
+            store_id: 3,
+            region_id: 1,
+            peer_id: 3,
+        }));
+        for id in [1, 2, 3] {
+            state.apply(Change::Store(StoreRecord {
+                id,
+                address: address(id),
+                incarnation: id,
+                kept_incarnation: id,
+                ..StoreRecord::default()
+            }));
+        }
+        state.apply(Change::Region(Region {
+            id: 1,
+            epoch: Some(epoch),
+            peers: peers.to_vec(),
+            ..Region::default()
+        }));
+    });
+    // Nobody answers these.
+    for port in 1..=QUESTIONS_MAX as u32 {
+        hang_up(cluster.register(fresh(port)), 1).await;
+    }
+    let report = Report {
+        region_id: 1,
+        peer_id: 1,
+        term: 5,
+        epoch,
+        peers: peers.to_vec(),
+        live: Some(vec![1, 2]),
+        bytes: None,
+    };
+    let heartbeat = |store_id: u64, reports: &[&Report]| Heartbeat {
+        start: Start {
+            address: address(store_id),
+            store_id,
+            cluster_id: cluster.id(),
+            incarnation: store_id,
+        },
+        stats: None,
+        load: None,
+        reports: reports.iter().copied().cloned().collect(),
+        has_no_region: false,
+        holds: Vec::new(),
+        takes_no_replicas: false,
+    };
+    let is_unstored = |state: &State| state.region_by_id(1).unwrap().lagging.unstored().is_some();
+    while !shared.read(is_unstored) {
+        shared.write(|state| state.listening.note_awake(Instant::now()));
+        cluster.heartbeat(heartbeat(2, &[])).await.unwrap();
+        cluster.heartbeat(heartbeat(1, &[&report])).await.unwrap();
+    }
 }
 
 #[tokio::test]

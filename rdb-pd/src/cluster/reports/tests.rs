@@ -4,8 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use rdb_proto::metapb::{RegionRoute, StoreState};
 
-use super::super::DISCONNECTED_AFTER;
 use super::super::scene::Scene;
+use super::super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL};
 use super::*;
 
 /// What the peer of region 1 on the store with the same id reports, at the epoch that the region was made with.
@@ -41,6 +41,18 @@ impl Scene {
     /// Reports as the leader, and is believed.
     fn lead(&mut self, report: &Report) {
         assert_eq!(self.report(report.peer_id, from_ref(report)), 0);
+    }
+
+    /// Regions with the ids up to this one, on the stores of the first.
+    fn add_regions(&mut self, count: u64) {
+        for id in 2..=count {
+            let region = self.first_route().region.unwrap();
+            self.state.apply(Change::Region(Region {
+                id,
+                start_key: Bytes::copy_from_slice(&id.to_be_bytes()),
+                ..region
+            }));
+        }
     }
 
     fn first_route(&self) -> RegionRoute {
@@ -206,14 +218,7 @@ fn a_leader_that_was_removed_is_not_named() {
 fn one_heartbeat_changes_as_many_regions_as_one_write_takes() {
     let mut scene = Scene::with_three_replicas();
     let count = CHANGED_REGIONS_MAX as u64 + 10;
-    for id in 2..=count {
-        let region = scene.first_route().region.unwrap();
-        scene.state.apply(Change::Region(Region {
-            id,
-            start_key: Bytes::copy_from_slice(&id.to_be_bytes()),
-            ..region
-        }));
-    }
+    scene.add_regions(count);
     let reports = (1..=count).map(|region_id| Report {
         region_id,
         ..changed(1, 4, 2, &[1, 2])
@@ -223,6 +228,41 @@ fn one_heartbeat_changes_as_many_regions_as_one_write_takes() {
     let rest: Vec<_> = reports[CHANGED_REGIONS_MAX..].to_vec();
     scene.state.retain_changes(1, &mut reports);
     assert_eq!(reports, rest, "the next heartbeat's");
+}
+
+/// Of each region something is to be stored with each heartbeat, and one write does not take all.
+#[test]
+fn what_voters_were_away_for_is_stored_of_all_regions_by_turns_and_after_changed_peers() {
+    let mut scene = Scene::with_three_replicas();
+    scene.state.settings.store_down_after = HEARTBEAT_INTERVAL * 8;
+    let count = CHANGED_REGIONS_MAX as u64 * 3;
+    scene.add_regions(count);
+    let reports = (1..=count).map(|region_id| Report {
+        region_id,
+        live: Some(vec![1, 2]),
+        ..report(1, 4)
+    });
+    let mut reports: Vec<_> = reports.collect();
+    let beat = |scene: &mut Scene, reports: &[Report]| {
+        scene.pass(HEARTBEAT_INTERVAL);
+        scene.report(2, &[]);
+        assert_eq!(scene.report(1, reports), 0);
+    };
+    // The first only begins.
+    for _ in 0..4 {
+        beat(&mut scene, &reports);
+    }
+    for region_id in 1..=count {
+        let known = scene.state.region_by_id(region_id).unwrap();
+        assert_eq!(known.lagging.stored().len(), 1, "of region {region_id}");
+    }
+    *reports.last_mut().unwrap() = Report {
+        region_id: count,
+        ..changed(1, 4, 2, &[1, 2])
+    };
+    beat(&mut scene, &reports);
+    let changed = scene.state.region_by_id(count).unwrap();
+    assert_eq!(changed.conf_version(), 2);
 }
 
 proptest! {
