@@ -347,7 +347,7 @@ impl State {
                 from: store_id,
                 to,
                 voters: peers.iter().filter(|peer| !peer.learner).count(),
-                kept: self.settings.replicas,
+                kept: self.case(known, &self.surroundings(now)).voters_kept(),
             });
         }
         let mut others = peers.iter().filter(|other| other.id != peer.id);

@@ -508,7 +508,7 @@ impl Case<'_> {
     }
 
     /// How many voters the region keeps whatever happens to stores.
-    fn voters_kept(&self) -> usize {
+    pub(super) fn voters_kept(&self) -> usize {
         let could_hold = |&(&store_id, place): &(&u64, &Place)| {
             let has_voter = self.has_voter_on(store_id);
             !has_voter && place.may_take_replicas && !place.is_leaving

@@ -257,6 +257,24 @@ fn the_rest_of_a_move_that_was_cancelled_is_finished_or_undone_as_its_refusal_sa
     assert!(told.contains("Another one comes then"), "{told}");
 }
 
+/// Four stores can hold three voters, and not four, whatever the setting is.
+#[test]
+fn a_refused_move_tells_how_many_replicas_are_kept_on_the_stores_that_there_are() {
+    let mut scene = scene();
+    scene.state.settings.replicas = 5;
+    let record = scene.state.stores[&4].record.clone();
+    scene.state.apply(Change::Store(StoreRecord {
+        is_leaving: true,
+        ..record
+    }));
+    scene.state.counters.peer_id += 1;
+    lead(&mut scene, &[1, 2, 3, 5], 3);
+    let refused = scene.state.add_operator(1, wish(5, 2), scene.now);
+    let told = refused.unwrap_err().to_string();
+    let prospect = "If nobody asks, one goes by itself: the region has 4, and 3 are kept";
+    assert!(told.contains(prospect), "{told}");
+}
+
 #[test]
 fn nothing_is_answered_from_members_that_no_leader_has_confirmed() {
     let mut scene = scene();
