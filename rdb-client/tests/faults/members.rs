@@ -34,7 +34,7 @@ pub(crate) async fn region(client: &Client) -> RegionRoute {
 }
 
 /// The stores of its voters, if they are as many as there are to be, and there is no other member.
-fn voters_of_whole(route: &RegionRoute) -> Option<BTreeSet<u64>> {
+pub(crate) fn voters_of_whole(route: &RegionRoute) -> Option<BTreeSet<u64>> {
     let peers = route.region.peers.iter();
     let voters = peers.map(|peer| (!peer.is_learner).then_some(peer.store_id));
     let voters = voters.collect::<Option<BTreeSet<_>>>()?;

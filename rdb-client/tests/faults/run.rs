@@ -18,7 +18,7 @@ const ROUNDS: &str = "RDB_FAULTS_ROUNDS";
 /// What the clients do and what is hit is chosen by it. By default another one each time.
 const SEED: &str = "RDB_FAULTS_SEED";
 
-/// Runs at a time: each has four processes.
+/// Runs at a time: each has four processes, or five with a spare store.
 static PLACES: Semaphore = Semaphore::const_new(3);
 
 /// Fewer calls than this show nothing.
