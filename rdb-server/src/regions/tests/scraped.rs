@@ -15,7 +15,7 @@ use crate::service::RawService;
 const HANG_GUARD: Duration = Duration::from_secs(300);
 
 /// [`Regions::counts`] takes two locks, for as long as it looks at each region. No read and no write takes them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn reads_and_writes_go_on_while_the_locks_of_a_scrape_are_held() {
     let Fixture {
         regions,
@@ -24,6 +24,10 @@ async fn reads_and_writes_go_on_while_the_locks_of_a_scrape_are_held() {
     } = fixture(Durability::Sync).await;
     let adopted = regions.adopt(vec![region(&[(1, STORE)])]).await;
     adopted.expect("it is begun");
+    // What publishes the state of a group waits for the locks; it is not to have anything left to tell.
+    let mut states = regions.states();
+    let leads = |states: &BTreeMap<_, _>| !regions.replicas().leads(states).is_empty();
+    drop(states.wait_for(leads).await.expect("it leads alone"));
     let regions = Arc::new(regions);
     let ((held, is_held), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
     let holder = thread::spawn({
