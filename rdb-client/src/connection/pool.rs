@@ -33,7 +33,7 @@ pub(crate) struct Connection {
     /// The cluster that the peer named; unset until it was asked.
     pub(crate) cluster_id: Arc<OnceLock<u64>>,
     /// Counts it as open for as long as somebody holds it.
-    _open: Arc<OpenConnection>,
+    _open: OpenConnection,
 }
 
 /// Why there is no connection, in one sentence that names the address.
@@ -98,9 +98,23 @@ impl ConnectionPool {
         // The timer is the caller's: the runtime of the call that began to connect may have stopped.
         let connected = timeout(self.connect_timeout, connecting).await;
         connected.unwrap_or_else(|_| {
+            self.give_up(address);
             let timeout = self.connect_timeout;
             Err(format!("{address} did not answer within {timeout:?}"))
         })
+    }
+
+    /// Ends the attempt to connect to `address` if it took too long and no other call waits for it.
+    fn give_up(&self, address: &str) {
+        let mut slots = self.lock();
+        let slot = slots.by_address.get(address);
+        let is_late = slot.is_some_and(|slot| {
+            slot.connecting.peek().is_none() && slot.is_over(self.connect_timeout)
+        });
+        let late = is_late.then(|| slots.by_address.remove(address));
+        // What the attempt does at its end needs no lock.
+        drop(slots);
+        drop(late);
     }
 
     /// Has the next call make another connection than the one with this id, if `status` of a call over it says that it broke.
@@ -163,13 +177,13 @@ async fn connect(
     id: u64,
     counters: Arc<Counters>,
 ) -> Result<Connection, ConnectFailure> {
-    let channel = open(&address, &security).await;
-    let channel = channel.inspect_err(|_| counters.figures().note_not_connected())?;
+    let attempt = counters.figures().begin_connecting();
+    let channel = open(&address, &security).await?;
     Ok(Connection {
         channel,
         id,
         cluster_id: Arc::default(),
-        _open: Arc::new(counters.figures().note_connected()),
+        _open: attempt.connected(),
     })
 }
 

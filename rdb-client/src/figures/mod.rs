@@ -6,7 +6,8 @@
 //! Without the feature both are empty, and so is all that they do.
 //!
 //! Invariants:
-//! - Noting looks nothing up, takes no lock and allocates nothing. What a recorder does behind a handle is its own affair.
+//! - Noting looks nothing up, takes no lock and allocates nothing, except for an outcome that a kind is not expected to have and for
+//!   a connection that is made. What a recorder does behind a handle is its own affair.
 //! - A call is counted once, before its caller has the result. One whose future is dropped is counted as given up.
 //! - No label takes a value from a key, a value or an address.
 

@@ -1,5 +1,6 @@
 //! The figures as handles of the facade `metrics`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use metrics::{
@@ -93,11 +94,12 @@ labelled! {
 }
 
 /// What a call is tried again for.
-const RETRIED: [Outcome; 4] = [
+const RETRIED: [Outcome; 5] = [
     Outcome::Unavailable,
     Outcome::Busy,
     Outcome::DeadlineExceeded,
     Outcome::ClusterMismatch,
+    Outcome::Internal,
 ];
 
 impl From<&Error> for Outcome {
@@ -169,7 +171,7 @@ pub(crate) struct Figures {
 
 #[derive(Debug)]
 struct OfKind {
-    /// By outcome. `None`: it is not expected, and is registered when it comes.
+    /// By outcome. `None`: it is not expected, and is registered when it comes, at the recorder of then.
     ended: Box<[Option<Counter>]>,
     duration: Histogram,
 }
@@ -322,18 +324,12 @@ impl Figures {
         self.leader_searches.increment(1);
     }
 
-    /// A connection was made. It counts as open until what is returned is dropped.
-    pub(crate) fn note_connected(&self) -> OpenConnection {
-        self.connections_made.increment(1);
-        self.connections.increment(1.0);
-        OpenConnection {
-            connections: self.connections.clone(),
+    /// An attempt to connect begins.
+    pub(crate) fn begin_connecting(&self) -> ConnectionAttempt<'_> {
+        ConnectionAttempt {
+            figures: self,
+            is_connected: false,
         }
-    }
-
-    /// A connection could not be made.
-    pub(crate) fn note_not_connected(&self) {
-        self.connections_failed.increment(1);
     }
 }
 
@@ -377,13 +373,47 @@ impl Drop for BegunCall<'_> {
     }
 }
 
-/// A connection that is held.
+/// An attempt to connect that has begun. One that is dropped without a connection has failed, e.g. since nobody waits any more.
 #[derive(Debug)]
+#[must_use = "it fails when this is dropped"]
+pub(crate) struct ConnectionAttempt<'a> {
+    figures: &'a Figures,
+    is_connected: bool,
+}
+
+impl ConnectionAttempt<'_> {
+    /// The connection is made.
+    pub(crate) fn connected(mut self) -> OpenConnection {
+        self.is_connected = true;
+        let connections = self.figures.connections.clone();
+        self.figures.connections_made.increment(1);
+        connections.increment(1.0);
+        OpenConnection {
+            _counted: Arc::new(CountedConnection { connections }),
+        }
+    }
+}
+
+impl Drop for ConnectionAttempt<'_> {
+    fn drop(&mut self) {
+        if !self.is_connected {
+            self.figures.connections_failed.increment(1);
+        }
+    }
+}
+
+/// A connection, which counts as open for as long as somebody holds this or a clone.
+#[derive(Debug, Clone)]
 pub(crate) struct OpenConnection {
+    _counted: Arc<CountedConnection>,
+}
+
+#[derive(Debug)]
+struct CountedConnection {
     connections: Gauge,
 }
 
-impl Drop for OpenConnection {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.connections.decrement(1.0);
     }

@@ -15,6 +15,10 @@ pub(crate) struct BegunCall<'a>(PhantomData<&'a Figures>);
 
 /// Nothing.
 #[derive(Debug)]
+pub(crate) struct ConnectionAttempt<'a>(PhantomData<&'a Figures>);
+
+/// Nothing.
+#[derive(Debug, Clone)]
 pub(crate) struct OpenConnection;
 
 impl Figures {
@@ -32,13 +36,17 @@ impl Figures {
 
     pub(crate) fn note_leader_search(&self) {}
 
-    pub(crate) fn note_connected(&self) -> OpenConnection {
-        OpenConnection
+    pub(crate) fn begin_connecting(&self) -> ConnectionAttempt<'_> {
+        ConnectionAttempt(PhantomData)
     }
-
-    pub(crate) fn note_not_connected(&self) {}
 }
 
 impl BegunCall<'_> {
     pub(crate) fn end<T>(&mut self, _: &Result<T, Error>) {}
+}
+
+impl ConnectionAttempt<'_> {
+    pub(crate) fn connected(self) -> OpenConnection {
+        OpenConnection
+    }
 }

@@ -212,15 +212,19 @@ impl Rounds {
         self.spare = spare;
     }
 
-    /// The requests in flight are not going to be answered: all will be sent again that somebody still waits for.
-    pub(super) fn lose_requests(&mut self) {
-        self.in_flight = 0;
+    /// The requests in flight are not going to be answered: all will be sent again that somebody still waits for. Returns how
+    /// many those are.
+    pub(super) fn lose_requests(&mut self) -> usize {
+        let in_flight = std::mem::take(&mut self.in_flight);
+        let lost = self.queue.iter().take(in_flight);
+        let lost = lost.filter(|round| round.present > 0).count();
         for round in &mut self.queue {
             round.sent_at = None;
         }
         // Those left have no waker of anybody any more.
         self.queue.retain(|round| round.present > 0);
         self.seats = self.queue.iter().map(|round| round.waiters.len()).sum();
+        lost
     }
 
     /// Ends everybody's waiting with an error. Nothing may be in flight.

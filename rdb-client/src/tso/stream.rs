@@ -173,7 +173,8 @@ impl Traffic for SharedRounds {
         let opened = self.placement_driver.hold(|mut client| {
             let requests = Requests::new(self);
             // A member that was asked before may have taken some, and then not accepted the stream.
-            self.lock().rounds.lose_requests();
+            let lost = self.lock().rounds.lose_requests();
+            self.count_resent(lost, &Error::unavailable("no stream was accepted"));
             async move { client.tso(requests).await }
         });
         let Held { answers, peer } = opened.await?;
@@ -236,15 +237,20 @@ impl Traffic for SharedRounds {
     /// Requests without an answer are sent again on the next stream, unless no stream can help.
     fn lose(&self, failure: Failure, _: bool) {
         let mut state = self.lock();
-        state.rounds.lose_requests();
+        let lost = state.rounds.lose_requests();
+        let mut resent_after = None;
         let failed = match failure {
             Failure::Final(error) => state.rounds.fail(&error),
             Failure::Again { error, .. } => {
+                resent_after = Some(error.clone());
                 state.failure = Some(error);
                 Vec::new()
             }
         };
         drop(state);
+        if let Some(error) = resent_after {
+            self.count_resent(lost, &error);
+        }
         for callers in failed {
             callers.wake();
         }
@@ -277,6 +283,14 @@ impl Traffic for SharedRounds {
 }
 
 impl SharedRounds {
+    /// So many requests that ended with `error` are sent again.
+    fn count_resent(&self, requests: usize, error: &Error) {
+        let figures = self.placement_driver.counters.figures();
+        for _ in 0..requests {
+            figures.note_retry(error);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing between lock and unlock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -123,7 +123,7 @@ fn lost_requests_are_sent_again_unless_everybody_left() {
     let (left, stays) = (join(&mut rounds, 1), join(&mut rounds, 1));
     assert_eq!((send(&mut rounds), send(&mut rounds)), (Some(1), Some(1)));
     drop(rounds.leave(&left));
-    rounds.lose_requests();
+    assert_eq!(rounds.lose_requests(), 1);
     assert_eq!(rounds.seats, 1);
     assert_eq!((send(&mut rounds), send(&mut rounds)), (Some(1), None));
     answer(&mut rounds, 9, 1);
