@@ -304,6 +304,11 @@ impl PdSource {
             counts.regions as f64,
         )?;
         exposition.gauge(
+            "flaredb_cluster_replicas",
+            "Replicas that a region is to have if there are stores for them.",
+            counts.replicas as f64,
+        )?;
+        exposition.gauge(
             "flaredb_cluster_regions_under_replicated",
             "Regions of which fewer voters live than they are to have on the stores that there are.",
             counts.under_replicated as f64,

@@ -21,6 +21,8 @@ pub struct ClusterCounts {
     pub leaving: usize,
     /// Regions.
     pub regions: usize,
+    /// Replicas that a region is to have if there are stores for them.
+    pub replicas: usize,
     /// Regions of which fewer voters live than they are to have, on the stores that there are. Also those that get another one just
     /// now.
     pub under_replicated: usize,
@@ -42,6 +44,7 @@ impl State {
     pub(super) fn counts(&self, now: Instant) -> ClusterCounts {
         let mut counts = ClusterCounts {
             regions: self.regions.len(),
+            replicas: self.settings.replicas,
             under_replicated: self.under_replicated(now),
             ..ClusterCounts::default()
         };
@@ -70,8 +73,11 @@ impl State {
             .map(id)
             .collect();
         let lacks_some = |known: &&KnownRegion| {
-            let holders: BTreeSet<u64> = known.voters().map(|peer| peer.store_id).collect();
-            let wanted = voters_on(holders.union(&usable).count(), self.settings.replicas);
+            // Its voters are on stores that differ.
+            let others = known
+                .voters()
+                .filter(|peer| !usable.contains(&peer.store_id));
+            let wanted = voters_on(usable.len() + others.count(), self.settings.replicas);
             known.live_voters(&up) < wanted
         };
         self.regions.values().filter(lacks_some).count()
@@ -119,9 +125,24 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_takes_no_new_replicas_counts_for_the_regions_that_it_holds() {
+        let mut scene = Scene::with_three_replicas();
+        scene.pass(DISCONNECTED_AFTER + Duration::from_secs(1));
+        for store_id in [1, 2] {
+            assert_eq!(scene.report(store_id, &[]), 0);
+        }
+        let leaving = scene.state.stores.get_mut(&3).expect("it is registered");
+        leaving.record.is_leaving = true;
+        assert_eq!(under_replicated(&scene), 1);
+        assert_eq!(scene.report(3, &[]), 0);
+        assert_eq!(under_replicated(&scene), 0);
+    }
+
+    #[test]
     fn a_region_is_to_have_no_more_replicas_than_there_are_stores_for() {
         let mut scene = Scene::with_original();
-        assert_eq!(scene.state.counts(scene.now).regions, 1);
+        let counts = scene.state.counts(scene.now);
+        assert_eq!((counts.regions, counts.replicas), (1, 3));
         assert_eq!(under_replicated(&scene), 0);
         // Two replicas would need both stores.
         scene.add_store();
