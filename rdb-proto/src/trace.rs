@@ -5,15 +5,21 @@
 //!
 //! A context that cannot be read counts as none, as the specification asks for. `tracestate` is not taken: it belongs to the tools
 //! of the caller, nothing here reads it, and it can have 512 bytes for each command.
+//!
+//! The client has [`TraceContext`] in its interface. So what only transports need are functions beside it: no type of HTTP is in its
+//! methods.
 
 use std::fmt;
 use std::str::FromStr;
 
 use hyper::HeaderMap;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 
 /// The name of the field.
-pub const TRACEPARENT: &str = "traceparent";
+pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Bytes of a context in a message of commands.
+pub const CONTEXT_BYTES: usize = 25;
 
 /// Length of the field in version 00. Later versions begin with the same.
 const TEXT_BYTES: usize = 55;
@@ -55,9 +61,6 @@ pub struct TraceId([u8; 16]);
 pub struct InvalidTraceContext;
 
 impl TraceContext {
-    /// Bytes of a context in a message of commands.
-    pub const BYTES: usize = 25;
-
     /// The context of what the span `parent_id` of a trace has caused.
     ///
     /// # Errors
@@ -69,35 +72,6 @@ impl TraceContext {
         is_sampled: bool,
     ) -> Result<Self, InvalidTraceContext> {
         Self::of(trace_id, parent_id, u8::from(is_sampled)).ok_or(InvalidTraceContext)
-    }
-
-    /// The context that these metadata have. `None`: they have none, one that is invalid, or several.
-    pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        let value = values.next()?;
-        let is_single = values.next().is_none();
-        Self::parse(value.as_bytes()).filter(|_| is_single)
-    }
-
-    /// The context as metadata have it.
-    pub fn header_value(&self) -> HeaderValue {
-        HeaderValue::try_from(self.to_string()).expect("digits and dashes can be in a header")
-    }
-
-    /// The context as a message of commands has it: trace id, parent id, flags.
-    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        bytes[..16].copy_from_slice(&self.trace_id.0);
-        bytes[16..24].copy_from_slice(&self.parent_id);
-        bytes[24] = self.flags;
-        bytes
-    }
-
-    /// The context that a message of commands has. `None`: it is invalid.
-    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Option<Self> {
-        let (trace_id, rest) = bytes.split_first_chunk()?;
-        let (parent_id, flags) = rest.split_first_chunk()?;
-        Self::of(*trace_id, *parent_id, *flags.first()?)
     }
 
     /// The trace.
@@ -113,11 +87,6 @@ impl TraceContext {
     /// Whether the caller asks for spans.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
-    }
-
-    /// The flags as one byte.
-    pub fn flags(&self) -> u8 {
-        self.flags
     }
 
     fn of(trace_id: [u8; 16], parent_id: [u8; 8], flags: u8) -> Option<Self> {
@@ -144,6 +113,40 @@ impl TraceContext {
         let [flags] = from_hex(&known[53..])?;
         Self::of(from_hex(&known[3..35])?, from_hex(&known[36..52])?, flags)
     }
+}
+
+/// The context that these metadata have. `None`: they have none, one that is invalid, or several.
+pub fn of_headers(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut values = headers.get_all(&TRACEPARENT).iter();
+    let value = values.next()?;
+    let is_single = values.next().is_none();
+    TraceContext::parse(value.as_bytes()).filter(|_| is_single)
+}
+
+/// A context as metadata have it.
+pub fn header_value(context: &TraceContext) -> HeaderValue {
+    HeaderValue::try_from(context.to_string()).expect("digits and dashes can be in a header")
+}
+
+/// A context as a message of commands has it: trace id, parent id, flags.
+pub fn to_bytes(context: &TraceContext) -> [u8; CONTEXT_BYTES] {
+    let mut bytes = [0; CONTEXT_BYTES];
+    bytes[..16].copy_from_slice(&context.trace_id.0);
+    bytes[16..24].copy_from_slice(&context.parent_id);
+    bytes[24] = context.flags;
+    bytes
+}
+
+/// The context that a message of commands has. `None`: it is invalid.
+pub fn from_bytes(bytes: &[u8; CONTEXT_BYTES]) -> Option<TraceContext> {
+    let (trace_id, rest) = bytes.split_first_chunk()?;
+    let (parent_id, flags) = rest.split_first_chunk()?;
+    TraceContext::of(*trace_id, *parent_id, *flags.first()?)
+}
+
+/// The flags of a context as one byte.
+pub fn flags(context: &TraceContext) -> u8 {
+    context.flags
 }
 
 /// Reads two lower-case digits for each byte.
@@ -283,15 +286,15 @@ mod tests {
         let text = format!("00-{IDS}-01");
         let value = HeaderValue::try_from(&text).expect("text");
         let mut headers = HeaderMap::new();
-        assert_eq!(TraceContext::of_headers(&headers), None);
-        headers.insert(TRACEPARENT, value.clone());
-        let found = TraceContext::of_headers(&headers).expect("it is valid");
-        assert_eq!(found.header_value(), value);
-        headers.append(TRACEPARENT, value);
-        assert_eq!(TraceContext::of_headers(&headers), None, "which one?");
+        assert_eq!(of_headers(&headers), None);
+        headers.insert(&TRACEPARENT, value.clone());
+        let found = of_headers(&headers).expect("it is valid");
+        assert_eq!(header_value(&found), value);
+        headers.append(&TRACEPARENT, value);
+        assert_eq!(of_headers(&headers), None, "which one?");
         let unreadable = HeaderValue::from_bytes(&[0xff; TEXT_BYTES]).expect("opaque bytes");
-        headers.insert(TRACEPARENT, unreadable);
-        assert_eq!(TraceContext::of_headers(&headers), None);
+        headers.insert(&TRACEPARENT, unreadable);
+        assert_eq!(of_headers(&headers), None);
     }
 
     #[test]
@@ -299,7 +302,7 @@ mod tests {
         assert!(TraceContext::new([0; 16], [1; 8], true).is_err());
         assert!(TraceContext::new([1; 16], [0; 8], true).is_err());
         assert_eq!(
-            TraceContext::from_bytes(&[0; TraceContext::BYTES]),
+            from_bytes(&[0; CONTEXT_BYTES]),
             None,
             "nor are they on the wire"
         );
@@ -315,7 +318,7 @@ mod tests {
             prop_assume!(trace_id != [0; 16] && parent_id != [0; 8]);
             let context = TraceContext::new(trace_id, parent_id, is_sampled).expect("no zeros");
             prop_assert_eq!(context.to_string().parse(), Ok(context));
-            prop_assert_eq!(TraceContext::from_bytes(&context.to_bytes()), Some(context));
+            prop_assert_eq!(from_bytes(&to_bytes(&context)), Some(context));
             prop_assert_eq!(context.trace_id().to_bytes(), trace_id);
             prop_assert_eq!((context.parent_id(), context.is_sampled()), (parent_id, is_sampled));
         }

@@ -16,7 +16,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rdb_proto::trace::{TRACEPARENT, TraceContext};
+use rdb_proto::trace::{self, TRACEPARENT, TraceContext};
 use rdb_proto::transport::limits::{
     CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
     KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
@@ -275,7 +275,7 @@ impl Channel {
         request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
         if let Some(trace) = &self.trace {
             let headers = request.headers_mut();
-            headers.insert(TRACEPARENT, trace.header_value());
+            headers.insert(&TRACEPARENT, trace::header_value(trace));
         }
         request
     }

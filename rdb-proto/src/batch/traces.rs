@@ -5,19 +5,19 @@
 //! they do not know.
 
 use crate::kvrpc::BatchRequest;
-use crate::trace::TraceContext;
+use crate::trace::{self, CONTEXT_BYTES, TraceContext};
 
 /// Bytes of the position of a command, the higher one first.
 const POSITION_BYTES: usize = 2;
 
-const ENTRY_BYTES: usize = POSITION_BYTES + TraceContext::BYTES;
+const ENTRY_BYTES: usize = POSITION_BYTES + CONTEXT_BYTES;
 
 /// Writes down that the command at `position` has this context. Positions must ascend. A position beyond those that a message can
 /// have is left out.
 pub fn push_trace(traces: &mut Vec<u8>, position: usize, trace: &TraceContext) {
     if let Ok(position) = u16::try_from(position) {
         traces.extend_from_slice(&position.to_be_bytes());
-        traces.extend_from_slice(&trace.to_bytes());
+        traces.extend_from_slice(&trace::to_bytes(trace));
     }
 }
 
@@ -51,7 +51,7 @@ impl<'a> Traces<'a> {
             }
             self.rest = rest;
             if of == position {
-                return TraceContext::from_bytes(trace.first_chunk()?);
+                return trace::from_bytes(trace.first_chunk()?);
             }
         }
     }
@@ -83,7 +83,7 @@ mod tests {
         push_trace(&mut traces, 2, &trace(2));
         push_trace(&mut traces, 1, &trace(3));
         traces.extend_from_slice(&[0, 3]);
-        traces.extend_from_slice(&[0; TraceContext::BYTES]);
+        traces.extend_from_slice(&[0; CONTEXT_BYTES]);
         push_trace(&mut traces, 4, &trace(4));
         push_trace(&mut traces, 5, &trace(5));
         traces.pop();

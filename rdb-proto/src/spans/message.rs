@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status};
 
 use super::{Origin, Span};
+use crate::trace;
 
 /// The parent is of another process: "it is known whether", and "it is".
 const REMOTE_PARENT: u32 = 0x100 | 0x200;
@@ -69,7 +70,7 @@ fn otlp_span(span: &Span) -> OtlpSpan {
         trace_id: span.trace.trace_id().to_bytes().to_vec(),
         span_id: fastrand::u64(1..=u64::MAX).to_be_bytes().to_vec(),
         parent_span_id: span.trace.parent_id().to_vec(),
-        flags: u32::from(span.trace.flags()) | REMOTE_PARENT,
+        flags: u32::from(trace::flags(&span.trace)) | REMOTE_PARENT,
         name: span.name.to_owned(),
         kind: SpanKind::Server.into(),
         start_time_unix_nano: since_epoch(span.ended).saturating_sub(nanoseconds(span.took)),

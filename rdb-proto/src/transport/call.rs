@@ -16,7 +16,7 @@ use super::stream_places::StreamPlace;
 #[cfg(feature = "tls")]
 use super::tls::PeerIdentity;
 use super::unserved::Waited;
-use crate::trace::TraceContext;
+use crate::trace::{self, TraceContext};
 
 /// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
 ///
@@ -67,7 +67,7 @@ impl CallBudget {
             stores: process,
         };
         let connection = Connection::new(&process, CancellationToken::new());
-        let trace = TraceContext::of_headers(request.metadata().as_ref());
+        let trace = trace::of_headers(request.metadata().as_ref());
         Self::new(
             Arc::new(connection),
             Requests::Unary,

@@ -28,7 +28,7 @@ use super::services::Services;
 use super::stream_places::StreamPlace;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
 use super::unserved::WaitingCall;
-use crate::trace::TraceContext;
+use crate::trace::{self, TraceContext};
 
 /// A call with a larger head does not wait for room.
 const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
@@ -164,7 +164,7 @@ impl CallService {
 /// The trace that a call is a part of. A stream is none's: its messages are of many.
 fn trace_of<B>(method: &Method, request: &Request<B>) -> Option<TraceContext> {
     match method.requests {
-        Requests::Unary => TraceContext::of_headers(request.headers()),
+        Requests::Unary => trace::of_headers(request.headers()),
         _ => None,
     }
 }
