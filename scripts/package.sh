@@ -24,7 +24,7 @@ readonly LIBRARIES='linux-vdso(64)?|ld-linux.*|ld64|libc|libm|libdl|libpthread|l
 # How long a server may take to serve.
 readonly LIMIT_SECONDS=120
 
-bin_dir='' output=$CARGO_TARGET_DIR/package
+bin_dir='' is_built='' output=$CARGO_TARGET_DIR/package
 # The working files; of the check the root directory, what begins a command there, and the servers.
 directory='' chroot_dir='' enter=() processes=()
 
@@ -80,6 +80,7 @@ build() {
   env "CARGO_TARGET_${host//-/_}_LINKER=$linker" \
     cargo build --release --target-dir "$target" "${RELEASE[@]}"
   bin_dir=$target/release
+  is_built=yes
 }
 
 # check_libraries NAMES: the programs need no others.
@@ -143,6 +144,8 @@ check() {
   for program in "${PROGRAMS[@]}"; do
     inside "$program" --version
   done
+  # Any build has its own features.
+  [[ -z $is_built ]] || refuse_to_export_spans
   serve_a_put_and_a_get
 }
 
@@ -159,6 +162,15 @@ copy_libraries() {
 # inside PROGRAM ARGUMENT…: with the unpacked archive as root directory.
 inside() {
   "${enter[@]}" "/bin/$1" "${@:2}"
+}
+
+# The servers say which feature they lack.
+refuse_to_export_spans() {
+  local program told
+  for program in rdb-server rdb-pd; do
+    told=$(inside "$program" --otlp-endpoint http://127.0.0.1:4317 --print-config 2>&1) && fail "$program takes --otlp-endpoint"
+    [[ $told == *'cargo feature'*otlp* ]] || fail "$program does not say what --otlp-endpoint needs: $told"
+  done
 }
 
 serve_a_put_and_a_get() {
