@@ -60,19 +60,9 @@ impl Pd {
         if let Some(advice) = config.advice() {
             tracing::warn!("{advice}");
         }
-        let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
-        let origin = Origin {
-            program: env!("CARGO_PKG_NAME"),
-            version: env!("CARGO_PKG_VERSION"),
-            instance: config.addr.to_string(),
-        };
-        let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
-        let figures = Arc::new(Figures::told_by(slow, spans));
-        let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(&figures);
         let tls = config.serve.tls().map_err(ConfigError::from)?;
         let tls = tls.map(Arc::new);
         let serve_options = ServeOptions {
-            unserved: Some(unserved),
             tls: tls.clone(),
             ..config.serve.options().map_err(ConfigError::from)?
         };
@@ -100,6 +90,21 @@ impl Pd {
         let status_listener =
             StatusAddress::listen_for(config.serve.status_addr, config.addr).await?;
 
+        let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        let origin = Origin {
+            program,
+            version,
+            instance: local_addr.to_string(),
+        };
+        let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
+        let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
+        let figures = Arc::new(Figures::told_by(slow, spans));
+        let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(&figures);
+        let serve_options = ServeOptions {
+            unserved: Some(unserved),
+            ..serve_options
+        };
+
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let shown_health = health_handle.clone();
@@ -114,7 +119,6 @@ impl Pd {
             transport: TransportMetrics::of(&serve_options),
             addr: local_addr,
         };
-        let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
         let status = status_listener
             .map(|listener| StatusServer::start(listener, program, version, Arc::new(source)))
             .transpose()
@@ -134,7 +138,7 @@ impl Pd {
             cluster_id = cluster.id(),
             status_addr = status_addr.map(tracing::field::display),
             tls = serve_options.tls.is_some(),
-            version = env!("CARGO_PKG_VERSION"),
+            version,
             "serving Pd"
         );
         let pd = PdServer::new(PdService::new(allocator, cluster, figures))

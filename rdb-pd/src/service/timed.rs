@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rdb_proto::spans::Span;
 use rdb_proto::trace::{TraceContext, TraceId};
 use rdb_proto::transport::{CallBudget, UnservedCall, UnservedCalls};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::metrics::Figures;
 
@@ -20,6 +20,7 @@ pub(super) struct Timed<'a> {
     at: Instant,
     admission: Duration,
     outcome: &'static str,
+    has_failed: bool,
 }
 
 impl<'a> Timed<'a> {
@@ -33,6 +34,7 @@ impl<'a> Timed<'a> {
             at: Instant::now(),
             admission: call.waited().take(),
             outcome: "given_up",
+            has_failed: false,
         }
     }
 
@@ -44,8 +46,15 @@ impl<'a> Timed<'a> {
 
     /// It has this result.
     pub(super) fn end<T>(mut self, result: Result<T, Status>) -> Result<T, Status> {
-        self.outcome = if result.is_ok() { "ok" } else { "refused" };
+        self.note(&result);
         result
+    }
+
+    fn note<T>(&mut self, result: &Result<T, Status>) {
+        (self.outcome, self.has_failed) = match result {
+            Ok(_) => ("ok", false),
+            Err(refusal) => ("refused", is_failure(refusal)),
+        };
     }
 }
 
@@ -60,7 +69,7 @@ impl Drop for Timed<'_> {
             trace,
             name: self.method,
             outcome: self.outcome,
-            has_failed: false,
+            has_failed: self.has_failed,
             ended: SystemTime::now(),
             took: total,
             parts: vec![("admission", self.admission), ("answer", answer)],
@@ -134,9 +143,17 @@ impl Figures {
     fn send_span(&self, trace: Option<TraceContext>, span: impl FnOnce(TraceContext) -> Span) {
         let sampled = trace.filter(TraceContext::is_sampled);
         if let Some(trace) = sampled.filter(|_| self.spans.are_sent()) {
-            self.spans.offer(span(trace));
+            self.spans.offer(|| span(trace));
         }
     }
+}
+
+/// Whether a call was refused for what the placement driver could not do, rather than for what it was asked.
+fn is_failure(refusal: &Status) -> bool {
+    matches!(
+        refusal.code(),
+        Code::Internal | Code::Unknown | Code::DataLoss | Code::Unavailable
+    )
 }
 
 fn trace_id(trace: Option<TraceContext>) -> Option<TraceId> {
@@ -150,6 +167,24 @@ mod tests {
     use tonic::Request;
 
     use super::*;
+
+    #[test]
+    fn a_call_has_failed_when_it_was_not_the_caller_who_asked_for_what_cannot_be() {
+        let figures = Figures::told_by(SlowLog::of_threshold_ms(0), Spans::default());
+        let call = CallBudget::of(&Request::new(()));
+        let has_failed = |result: Result<(), Status>| {
+            let mut timed = Timed::begin(&figures, &call, "GetRegion");
+            timed.note(&result);
+            timed.has_failed
+        };
+        assert!(!has_failed(Ok(())));
+        for code in [Code::InvalidArgument, Code::NotFound, Code::AlreadyExists] {
+            assert!(!has_failed(Err(Status::new(code, ""))), "{code}");
+        }
+        for code in [Code::Unavailable, Code::Internal, Code::DataLoss] {
+            assert!(has_failed(Err(Status::new(code, ""))), "{code}");
+        }
+    }
 
     #[test]
     fn a_call_that_was_given_up_after_it_waited_for_room_is_slow() {

@@ -1,16 +1,23 @@
 //! Sends spans to a collector: many in one message, and again when the collector was away.
+//!
+//! A connection on which an answer did not come in time is given up: its other end may be gone without a word, and TCP would go on
+//! sending to it for many minutes.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use super::message::message;
 use super::queue::{SpanCounts, Spans};
@@ -34,6 +41,15 @@ const ATTEMPTS_MAX: u32 = 3;
 /// The pause between two of them.
 const ATTEMPTS_PAUSE: Duration = Duration::from_secs(1);
 
+/// When TCP begins to ask whether a collector is still there that has nothing to answer.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+
+/// Largest answer of a collector. It has a number and a text.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Most characters of what a collector says that the log has.
+const CAUSE_CHARS_MAX: usize = 200;
+
 /// How often the log tells of dropped spans.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -47,16 +63,38 @@ pub struct SpanExporter {
     task: JoinHandle<()>,
 }
 
+/// How long it waits for a collector.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    answer: Duration,
+    end: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: ANSWER_TIMEOUT,
+            end: END_TIMEOUT,
+        }
+    }
+}
+
 impl SpanExporter {
     /// Begins to send. Connects when there is something to send. Needs a tokio runtime.
     pub fn start(endpoint: &OtlpEndpoint, origin: Origin) -> (Spans, Self) {
+        Self::start_with(endpoint, origin, Patience::default())
+    }
+
+    fn start_with(endpoint: &OtlpEndpoint, origin: Origin, patience: Patience) -> (Spans, Self) {
         let (spans, queued, counts) = Spans::queued(QUEUED_SPANS_MAX);
         let ending = CancellationToken::new();
         let sending = Sending {
             collector: collector(endpoint),
             endpoint: endpoint.clone(),
             origin,
+            patience,
             queued,
+            in_hand: Vec::new(),
             counts,
             ending: ending.clone(),
             told_at: None,
@@ -68,28 +106,34 @@ impl SpanExporter {
     }
 
     /// Sends what waits, for [`END_TIMEOUT`] at most. What is offered from now on is dropped.
-    pub async fn end(mut self) {
+    pub async fn end(self) {
         self.ending.cancel();
-        if timeout(END_TIMEOUT, &mut self.task).await.is_err() {
-            self.task.abort();
-            tracing::warn!("the collector did not take the last spans in time; they are dropped");
+        if let Err(failure) = self.task.await {
+            tracing::error!(%failure, "the export of spans has failed");
         }
     }
 }
 
-/// The client of a collector. It sends no pings: many gRPC servers close a connection with more than one in five minutes.
+/// The client of a collector, on a connection of its own. It sends no pings: many gRPC servers close a connection with more than one in
+/// five minutes.
 fn collector(endpoint: &OtlpEndpoint) -> TraceServiceClient<Channel> {
     let endpoint = Endpoint::from_shared(endpoint.to_string());
     let endpoint = endpoint.expect("the setting's parser has checked the address");
-    let endpoint = endpoint.connect_timeout(ANSWER_TIMEOUT).tcp_nodelay(true);
-    TraceServiceClient::new(endpoint.connect_lazy())
+    let endpoint = endpoint
+        .connect_timeout(ANSWER_TIMEOUT)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(KEEPALIVE_TIME));
+    TraceServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
 struct Sending {
     collector: TraceServiceClient<Channel>,
     endpoint: OtlpEndpoint,
     origin: Origin,
+    patience: Patience,
     queued: Receiver<Span>,
+    /// Spans that are out of the queue, and neither taken by the collector nor dropped.
+    in_hand: Vec<Span>,
     counts: Arc<SpanCounts>,
     ending: CancellationToken,
     /// When the log has told of dropped spans.
@@ -99,28 +143,44 @@ struct Sending {
 }
 
 impl Sending {
+    /// Sends spans until nobody can offer any more, or until the time at the end is up.
     async fn run(mut self) {
+        let (ending, patience) = (self.ending.clone(), self.patience.end);
+        let time_is_up = async {
+            ending.cancelled().await;
+            sleep(patience).await;
+        };
+        tokio::select! {
+            () = self.send_all() => return,
+            () = time_is_up => {}
+        }
+        let spans = (self.in_hand.len() + self.queued.len()) as u64;
+        self.counts.dropped.add(spans);
+        let endpoint = &self.endpoint;
+        tracing::warn!(%endpoint, spans, "the collector did not take the last spans in time; they are dropped");
+    }
+
+    async fn send_all(&mut self) {
         let ending = self.ending.clone();
-        let mut spans = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 () = ending.cancelled() => break,
-                count = self.queued.recv_many(&mut spans, MESSAGE_SPANS_MAX) => {
+                count = self.queued.recv_many(&mut self.in_hand, MESSAGE_SPANS_MAX) => {
                     if count == 0 {
                         return;
                     }
                 }
             }
-            if spans.len() < MESSAGE_SPANS_MAX {
+            if self.in_hand.len() < MESSAGE_SPANS_MAX {
                 self.pause(GATHERING_TIME).await;
-                self.take(&mut spans);
+                self.take();
             }
-            self.send(&mut spans).await;
+            self.send().await;
         }
         self.queued.close();
-        while self.take(&mut spans) {
-            self.send(&mut spans).await;
+        while self.take() {
+            self.send().await;
         }
     }
 
@@ -130,28 +190,33 @@ impl Sending {
     }
 
     /// Takes what is there, as far as it fits into a message. Returns whether there is something to send.
-    fn take(&mut self, spans: &mut Vec<Span>) -> bool {
-        while spans.len() < MESSAGE_SPANS_MAX {
+    fn take(&mut self) -> bool {
+        while self.in_hand.len() < MESSAGE_SPANS_MAX {
             match self.queued.try_recv() {
-                Ok(span) => spans.push(span),
+                Ok(span) => self.in_hand.push(span),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        !spans.is_empty()
+        !self.in_hand.is_empty()
     }
 
-    /// Sends them until the collector has taken them or they are dropped.
-    async fn send(&mut self, spans: &mut Vec<Span>) {
-        let (message, count) = (message(&self.origin, spans), spans.len() as u64);
-        spans.clear();
+    /// Sends what is in hand until the collector has taken it or it is dropped.
+    async fn send(&mut self) {
+        // Made once: a span that is sent again keeps its id.
+        let mut message = message(&self.origin, &self.in_hand);
+        let count = self.in_hand.len() as u64;
         for attempt in 1.. {
-            let sent = timeout(ANSWER_TIMEOUT, self.collector.export(message.clone())).await;
-            let answer = sent.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
-            let failure = match answer {
+            let request = if attempt == ATTEMPTS_MAX {
+                mem::take(&mut message)
+            } else {
+                message.clone()
+            };
+            let failure = match self.export(request).await {
                 Ok(answer) => {
-                    let partial = answer.into_inner().partial_success.unwrap_or_default();
+                    let partial = answer.partial_success.unwrap_or_default();
                     let rejected = u64::try_from(partial.rejected_spans).unwrap_or(0);
                     let rejected = rejected.min(count);
+                    self.in_hand.clear();
                     self.counts.exported.add(count - rejected);
                     self.counts.dropped.add(rejected);
                     let cause = match rejected {
@@ -164,10 +229,25 @@ impl Sending {
             };
             let is_last = attempt == ATTEMPTS_MAX || self.ending.is_cancelled();
             if is_last || !may_pass(failure.code()) {
+                self.in_hand.clear();
                 self.counts.dropped.add(count);
                 return self.tell_of_dropped(&failure.to_string());
             }
             self.pause(ATTEMPTS_PAUSE).await;
+        }
+    }
+
+    /// Sends a message once. Without an answer in time, the next one goes over another connection.
+    async fn export(
+        &mut self,
+        request: ExportTraceServiceRequest,
+    ) -> Result<ExportTraceServiceResponse, Status> {
+        match timeout(self.patience.answer, self.collector.export(request)).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => {
+                self.collector = collector(&self.endpoint);
+                Err(Status::deadline_exceeded("no answer"))
+            }
         }
     }
 
@@ -180,6 +260,7 @@ impl Sending {
         }
         let endpoint = &self.endpoint;
         let spans = dropped - self.told_dropped;
+        let cause: String = cause.chars().take(CAUSE_CHARS_MAX).collect();
         tracing::warn!(%endpoint, cause, spans, "the collector did not take spans; they are dropped");
         self.told_at = Some(Instant::now());
         self.told_dropped = dropped;
@@ -206,15 +287,13 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
     use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
         TraceService, TraceServiceServer,
     };
-    use opentelemetry_proto::tonic::collector::trace::v1::{
-        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
-    };
-    use tokio::net::TcpListener;
-    use tokio::time::sleep;
-    use tonic::{Request, Response};
+    use tokio::io::{AsyncWriteExt, copy_bidirectional};
+    use tokio::net::{TcpListener, TcpStream};
+    use tonic::Request;
 
     use super::super::message::tests::span;
     use super::*;
@@ -247,14 +326,13 @@ mod tests {
 
     /// Starts a collector. It serves until the token is cancelled.
     async fn serving(collector: Collector) -> (OtlpEndpoint, CancellationToken) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let address = listener.local_addr().expect("bound");
+        let listener = listening().await;
+        let endpoint = endpoint_of(&listener);
         let services = Services::default().add_service(TraceServiceServer::new(collector));
         let drain = CancellationToken::new();
         let served = serve(listener, services, ServeOptions::default(), drain.clone());
         tokio::spawn(served);
-        let endpoint = format!("http://{address}").parse();
-        (endpoint.expect("an endpoint"), drain)
+        (endpoint, drain)
     }
 
     fn origin() -> Origin {
@@ -265,19 +343,48 @@ mod tests {
         }
     }
 
+    /// Waits for the end as long as it takes.
+    fn patient() -> Patience {
+        Patience {
+            end: HANG_GUARD,
+            ..Patience::default()
+        }
+    }
+
+    /// Where a listener is, as an endpoint.
+    fn endpoint_of(listener: &TcpListener) -> OtlpEndpoint {
+        let address = listener.local_addr().expect("bound");
+        format!("http://{address}").parse().expect("an endpoint")
+    }
+
+    async fn listening() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").await.expect("loopback")
+    }
+
+    /// Waits until so many were exported, and so many dropped.
+    async fn counted(spans: &Spans, is_expected: impl Fn((u64, u64)) -> bool) {
+        let counted = async {
+            while !is_expected(spans.counted()) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let counted = timeout(HANG_GUARD, counted).await;
+        assert!(counted.is_ok(), "{:?}", spans.counted());
+    }
+
     #[tokio::test]
     async fn what_waits_at_the_end_is_sent_and_what_comes_later_is_dropped() {
         let collector = Collector::default();
         let (endpoint, _drain) = serving(collector.clone()).await;
-        let (spans, exporter) = SpanExporter::start(&endpoint, origin());
+        let (spans, exporter) = SpanExporter::start_with(&endpoint, origin(), patient());
         let count = MESSAGE_SPANS_MAX * 3 / 2;
         for _ in 0..count {
-            spans.offer(span());
+            spans.offer(span);
         }
         let ended = timeout(HANG_GUARD, exporter.end()).await;
         ended.expect("it is bounded");
         assert_eq!(collector.spans.load(Ordering::Relaxed), count);
-        spans.offer(span());
+        spans.offer(span);
         assert_eq!(spans.counted(), (count as u64, 1));
     }
 
@@ -300,17 +407,84 @@ mod tests {
         let (spans, exporter) = SpanExporter::start(&endpoint, origin());
         for (offered, expected) in [(2, (0, 2)), (2, (1, 3)), (1, (2, 3))] {
             for _ in 0..offered {
-                spans.offer(span());
+                spans.offer(span);
             }
-            let counted = async {
-                while spans.counted() != expected {
-                    sleep(Duration::from_millis(5)).await;
-                }
-            };
-            let counted = timeout(HANG_GUARD, counted).await;
-            assert!(counted.is_ok(), "{:?}, not {expected:?}", spans.counted());
+            counted(&spans, |counts| counts == expected).await;
         }
         exporter.end().await;
+    }
+
+    /// As with a machine that is gone: it takes what is sent, and answers nothing.
+    #[tokio::test]
+    async fn a_connection_without_an_answer_is_given_up_for_another_one() {
+        let collector = Collector::default();
+        let (behind, _drain) = serving(collector.clone()).await;
+        let behind = behind.to_string().replace("http://", "");
+        let proxy = listening().await;
+        let endpoint = endpoint_of(&proxy);
+        let forwarding = tokio::spawn(async move {
+            let _silent = proxy.accept().await.expect("it listens");
+            loop {
+                let (mut accepted, _) = proxy.accept().await.expect("it listens");
+                let behind = behind.clone();
+                tokio::spawn(async move {
+                    let mut behind = TcpStream::connect(behind).await.expect("it listens");
+                    let _ = copy_bidirectional(&mut accepted, &mut behind).await;
+                });
+            }
+        });
+        let patience = Patience {
+            answer: Duration::from_secs(1),
+            ..patient()
+        };
+        let (spans, exporter) = SpanExporter::start_with(&endpoint, origin(), patience);
+        let exported = async {
+            // A busy machine may be late thrice.
+            while spans.counted().0 == 0 {
+                spans.offer(span);
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(HANG_GUARD, exported).await.expect("it is sent");
+        assert!(collector.spans.load(Ordering::Relaxed) > 0);
+        exporter.end().await;
+        forwarding.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_left_when_the_time_at_the_end_is_up_is_counted() {
+        let silent = listening().await;
+        let patience = Patience {
+            end: Duration::from_millis(1),
+            ..Patience::default()
+        };
+        let (spans, exporter) = SpanExporter::start_with(&endpoint_of(&silent), origin(), patience);
+        let count = MESSAGE_SPANS_MAX * 3 / 2;
+        for _ in 0..count {
+            spans.offer(span);
+        }
+        let ended = timeout(HANG_GUARD, exporter.end()).await;
+        ended.expect("it is bounded");
+        assert_eq!(spans.counted(), (0, count as u64));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_speak_grpc_costs_spans() {
+        let listener = listening().await;
+        let endpoint = endpoint_of(&listener);
+        let answering = tokio::spawn(async move {
+            loop {
+                let (mut accepted, _) = listener.accept().await.expect("it listens");
+                let _ = accepted
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    .await;
+            }
+        });
+        let (spans, exporter) = SpanExporter::start(&endpoint, origin());
+        spans.offer(span);
+        counted(&spans, |counts| counts == (0, 1)).await;
+        exporter.end().await;
+        answering.abort();
     }
 
     #[tokio::test]

@@ -35,8 +35,13 @@ impl Spans {
         false
     }
 
-    /// Lets go of it.
-    pub fn offer(&self, _: Span) {}
+    /// There is no room.
+    pub fn admits(&self, _: usize) -> bool {
+        false
+    }
+
+    /// Does not make it.
+    pub fn offer(&self, _: impl FnOnce() -> Span) {}
 
     /// Writes that there were none.
     ///

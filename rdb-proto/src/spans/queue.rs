@@ -45,12 +45,26 @@ impl Spans {
         self.queue.is_some()
     }
 
-    /// Queues a span, unless the queue is full. Nothing waits.
-    pub fn offer(&self, span: Span) {
-        if let Some(Queue { waiting, counts }) = &self.queue
-            && waiting.try_send(span).is_err()
-        {
-            counts.dropped.increment();
+    /// Whether there is room for the first of `count` spans. Otherwise they are dropped, and need not be made.
+    pub fn admits(&self, count: usize) -> bool {
+        let Some(Queue { waiting, counts }) = &self.queue else {
+            return false;
+        };
+        let is_full = waiting.capacity() == 0;
+        if is_full {
+            counts.dropped.add(count as u64);
+        }
+        !is_full
+    }
+
+    /// Queues a span, unless the queue is full: then it is not made. Nothing waits.
+    pub fn offer(&self, span: impl FnOnce() -> Span) {
+        let Some(Queue { waiting, counts }) = &self.queue else {
+            return;
+        };
+        match waiting.try_reserve() {
+            Ok(room) => room.send(span()),
+            Err(_) => counts.dropped.increment(),
         }
     }
 
@@ -81,16 +95,19 @@ mod tests {
     #[test]
     fn what_finds_the_queue_full_is_dropped_and_counted() {
         let (spans, mut received, counts) = Spans::queued(2);
-        assert!(spans.are_sent());
-        for _ in 0..5 {
-            spans.offer(span());
+        assert!(spans.are_sent() && spans.admits(3));
+        for _ in 0..2 {
+            spans.offer(span);
         }
+        spans.offer(|| panic!("there is no room"));
+        assert!(!spans.admits(2));
         assert_eq!(counts.dropped.get(), 3);
         received.close();
         assert!(received.try_recv().is_ok() && received.try_recv().is_ok());
-        spans.offer(span());
+        spans.offer(span);
         assert_eq!(counts.dropped.get(), 4, "nobody sends any more");
-        assert!(!Spans::default().are_sent());
-        Spans::default().offer(span());
+        let none = Spans::default();
+        assert!(!none.are_sent() && !none.admits(1));
+        none.offer(|| panic!("nobody takes it"));
     }
 }

@@ -314,7 +314,8 @@ impl Commands {
         first: impl FnOnce() -> SlowCommand,
     ) {
         let is_slow = self.slow.is_slow(arrival.took(now));
-        if !traced.has_spans() {
+        let span_count = traced.span_count();
+        if span_count == 0 || !self.spans.admits(span_count) {
             if is_slow {
                 slow::tell(&self.slow, arrival, now, count, traced, first);
             }

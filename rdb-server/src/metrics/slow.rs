@@ -122,6 +122,7 @@ pub(super) fn tell(
             region_id: slow.region_id,
             peer: arrival.peer,
             trace: traced.first(),
+            other_trace: traced.other(),
             total: arrival.took(now),
             admission: arrival.admission,
             parts: slow.parts,
@@ -150,6 +151,7 @@ pub(super) fn tell_unserved(
             region_id: None,
             peer: call.peer,
             trace: call.trace,
+            other_trace: None,
             total: call.waited,
             admission: call.waited,
             parts: Parts::default(),
@@ -167,7 +169,10 @@ pub(super) struct Line {
     pub(super) key: Option<KeyTag>,
     pub(super) region_id: Option<u64>,
     pub(super) peer: Option<SocketAddr>,
+    /// That of the first command.
     pub(super) trace: Option<TraceContext>,
+    /// That of another one, if the first has none.
+    pub(super) other_trace: Option<TraceContext>,
     pub(super) total: Duration,
     pub(super) admission: Duration,
     pub(super) parts: Parts,
@@ -178,7 +183,10 @@ impl Line {
     pub(super) fn write(&self) {
         let ms = |part: Option<Duration>| part.map(|part| part.as_millis() as u64);
         let hash = self.key.and_then(|key| key.hash);
-        let trace_id = self.trace.map(|trace| trace.trace_id());
+        let trace_id = |trace: Option<TraceContext>| {
+            let trace_id = trace.map(|trace| trace.trace_id());
+            trace_id.map(tracing::field::display)
+        };
         let parts = &self.parts;
         tracing::warn!(
             kind = self.kind,
@@ -188,7 +196,8 @@ impl Line {
             key_hash = hash.map(|hash| tracing::field::display(format!("{hash:08x}"))),
             region_id = self.region_id,
             peer = self.peer.map(tracing::field::display),
-            trace_id = trace_id.map(tracing::field::display),
+            trace_id = trace_id(self.trace),
+            other_trace_id = trace_id(self.other_trace),
             total_ms = self.total.as_millis() as u64,
             admission_ms = self.admission.as_millis() as u64,
             decode_ms = ms(parts.decode),
@@ -267,6 +276,7 @@ mod tests {
             region_id: Some(7),
             peer: Some(([127, 0, 0, 1], 4711).into()),
             trace: Some(trace.parse().expect("valid")),
+            other_trace: None,
             total: Duration::from_micros(2_503_999),
             admission: Duration::ZERO,
             parts: Parts {
@@ -285,12 +295,12 @@ mod tests {
         line.key = None;
         line.region_id = None;
         line.peer = None;
-        line.trace = None;
+        line.other_trace = line.trace.take();
         line.parts = Parts::default();
         assert_eq!(
             written(&line),
-            " WARN rdb_server::metrics::slow: slow kind=\"raw_put\" outcome=\"given_up\" commands=3 total_ms=2503 admission_ms=0 \
-             left_out=41\n"
+            " WARN rdb_server::metrics::slow: slow kind=\"raw_put\" outcome=\"given_up\" commands=3 \
+             other_trace_id=4bf92f3577b34da6a3ce929d0e0e4736 total_ms=2503 admission_ms=0 left_out=41\n"
         );
     }
 }

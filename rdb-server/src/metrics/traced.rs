@@ -13,7 +13,10 @@ use super::{Answered, Arrival, Kind, SlowCommand};
 pub(crate) struct Traced {
     /// Whether spans are sent anywhere.
     are_sent: bool,
-    first: Option<TraceContext>,
+    /// Whether there was a command, and its trace.
+    first: Option<Option<TraceContext>>,
+    /// The first trace of a later one.
+    other: Option<TraceContext>,
     sampled: Vec<Sampled>,
 }
 
@@ -35,10 +38,16 @@ impl Traced {
 
     /// A command with this trace, if it has one, was answered so.
     pub(crate) fn note(&mut self, trace: Option<&TraceContext>, kind: Kind, answered: Answered) {
+        let is_first = self.first.is_none();
+        if is_first {
+            self.first = Some(trace.copied());
+        }
         let Some(&trace) = trace else {
             return;
         };
-        self.first.get_or_insert(trace);
+        if !is_first {
+            self.other.get_or_insert(trace);
+        }
         if self.are_sent && trace.is_sampled() {
             self.sampled.push(Sampled {
                 trace,
@@ -48,14 +57,19 @@ impl Traced {
         }
     }
 
-    /// The trace of the first of them.
+    /// The trace of the first command.
     pub(super) fn first(&self) -> Option<TraceContext> {
-        self.first
+        self.first.flatten()
     }
 
-    /// Whether one of them has a span.
-    pub(super) fn has_spans(&self) -> bool {
-        !self.sampled.is_empty()
+    /// Where the first command has none, the trace of the first of the others that has one.
+    pub(super) fn other(&self) -> Option<TraceContext> {
+        self.other.filter(|_| self.first().is_none())
+    }
+
+    /// How many of them have spans.
+    pub(super) fn span_count(&self) -> usize {
+        self.sampled.len()
     }
 
     /// Sends their spans. All have come at `arrival`, have ended `now`, and have the region and the parts of `all`.
@@ -64,7 +78,7 @@ impl Traced {
         let admission = [("admission", arrival.admission)].into_iter();
         let parts: Vec<_> = admission.chain(all.parts.named()).collect();
         for sampled in &self.sampled {
-            spans.offer(Span {
+            spans.offer(|| Span {
                 trace: sampled.trace,
                 name: sampled.kind.name(),
                 outcome: sampled.answered.name(),
@@ -89,7 +103,7 @@ impl Traced {
         let Some(trace) = sampled.filter(|_| spans.are_sent()) else {
             return;
         };
-        spans.offer(Span {
+        spans.offer(|| Span {
             trace,
             name: kind,
             outcome: answered.name(),
@@ -113,20 +127,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_trace_is_told_of_and_only_sampled_ones_have_spans() {
+    fn the_first_commands_trace_is_told_of_as_its_own_and_only_sampled_ones_have_spans() {
+        let told = |traced: &Traced| (traced.first(), traced.other(), traced.span_count());
+        let (unsampled, sampled) = (trace("00"), trace("01"));
         let mut traced = Traced::sent_if(true);
         traced.note(None, Kind::RawPut, Answered::Done);
-        assert_eq!((traced.first(), traced.has_spans()), (None, false));
-        traced.note(Some(&trace("00")), Kind::RawPut, Answered::Done);
-        let first = Some(trace("00"));
-        assert_eq!((traced.first(), traced.has_spans()), (first, false));
-        traced.note(Some(&trace("01")), Kind::RawPut, Answered::Done);
-        assert_eq!((traced.first(), traced.has_spans()), (first, true));
+        assert_eq!(told(&traced), (None, None, 0));
+        traced.note(Some(&unsampled), Kind::RawPut, Answered::Done);
+        assert_eq!(told(&traced), (None, Some(unsampled), 0));
+        traced.note(Some(&sampled), Kind::RawPut, Answered::Done);
+        assert_eq!(told(&traced), (None, Some(unsampled), 1));
+        let mut traced = Traced::sent_if(true);
+        traced.note(Some(&sampled), Kind::RawPut, Answered::Done);
+        traced.note(Some(&unsampled), Kind::RawPut, Answered::Done);
+        assert_eq!(told(&traced), (Some(sampled), None, 1));
         let mut unsent = Traced::sent_if(false);
-        unsent.note(Some(&trace("01")), Kind::RawPut, Answered::Done);
-        assert_eq!(
-            (unsent.first(), unsent.has_spans()),
-            (Some(trace("01")), false)
-        );
+        unsent.note(Some(&sampled), Kind::RawPut, Answered::Done);
+        assert_eq!(told(&unsent), (Some(sampled), None, 0));
     }
 }
