@@ -338,8 +338,9 @@ pub(crate) fn rate(per_second: f64) -> String {
 pub(crate) fn latency(microseconds: u64) -> String {
     match microseconds {
         few @ ..1000 => format!("{few}us"),
-        more @ ..10_000 => format!("{:.1}ms", more as f64 / 1e3),
-        more @ ..1_000_000 => format!("{:.0}ms", more as f64 / 1e3),
+        more @ ..9_950 => format!("{:.1}ms", more as f64 / 1e3),
+        // What would be shown as 1000ms is shown as a second.
+        more @ ..999_500 => format!("{:.0}ms", more as f64 / 1e3),
         many => format!("{:.1}s", many as f64 / 1e6),
     }
 }
@@ -357,7 +358,9 @@ mod tests {
         for (microseconds, shown) in [
             (999, "999us"),
             (1500, "1.5ms"),
+            (9_999, "10ms"),
             (99_600, "100ms"),
+            (999_999, "1.0s"),
             (2_500_000, "2.5s"),
         ] {
             assert_eq!(latency(microseconds), shown);
