@@ -1,38 +1,63 @@
 //! What the page shows, cut to what an update has room for.
 //!
-//! An update stays under 10 KiB, however large a cluster is and whatever its stores call themselves. So each list has a limit in bytes,
-//! each text one in characters.
+//! An update stays under 10 KiB, however large a cluster is and whatever its stores call themselves. So each list and each text has a
+//! limit in bytes, as they stand in the JSON.
 
 use serde_json::{Value, json};
 
 use crate::findings::{Finding, Severity};
 
 /// Most bytes of alarms and notices of one update.
-const FINDINGS_BYTES_MAX: usize = 2000;
+const FINDINGS_BYTES_MAX: usize = 1800;
 
-/// Most characters of what is wrong, and of what to do about it.
-const FINDING_CHARACTERS_MAX: usize = 600;
+/// Most bytes of what is wrong, and of what to do about it. One finding always has room.
+const FINDING_BYTES_MAX: usize = 600;
 
-/// What is wrong, the alarms first, as the page takes it: as much of it as there is room for, and how much there is.
-pub fn brief_findings(mut findings: Vec<Finding>) -> Value {
-    findings.sort_by_key(|finding| finding.severity);
-    let alarms = findings.iter();
-    let alarms = alarms.filter(|finding| finding.severity == Severity::Alarm);
-    let alarms = alarms.count();
-    let shown = findings.iter().map(|finding| {
-        json!({
-            "is_alarm": finding.severity == Severity::Alarm,
-            "what": brief_text(&finding.what, FINDING_CHARACTERS_MAX),
-            "to_do": brief_text(&finding.to_do, FINDING_CHARACTERS_MAX),
-        })
-    });
+/// Stands at the end of a text that is cut.
+const CUT: char = '…';
+
+/// What is wrong, the alarms first, as the page takes it: as much of it as there is room for, and how much there is. Of what has no
+/// room nothing is kept, since a large cluster may have thousands of findings.
+pub fn brief_findings(findings: impl IntoIterator<Item = Finding>) -> Value {
+    let (mut alarms, mut notices) = (Brief::default(), Brief::default());
+    for finding in findings {
+        match finding.severity {
+            Severity::Alarm => alarms.take(&finding),
+            Severity::Notice => notices.take(&finding),
+        }
+    }
+    let shown = alarms.first.into_iter().chain(notices.first);
     let shown = brief_list(shown, FINDINGS_BYTES_MAX);
     json!({
-        "alarms": alarms,
-        "notices": findings.len() - alarms,
-        "left_out": findings.len() - shown.len(),
+        "alarms": alarms.count,
+        "notices": notices.count,
+        "left_out": alarms.count + notices.count - shown.len(),
         "shown": shown,
     })
+}
+
+/// Findings that matter equally.
+#[derive(Default)]
+struct Brief {
+    count: usize,
+    /// Those for which there may be room, with their bytes.
+    first: Vec<Value>,
+    bytes: usize,
+}
+
+impl Brief {
+    fn take(&mut self, finding: &Finding) {
+        self.count += 1;
+        if self.bytes <= FINDINGS_BYTES_MAX {
+            let shown = json!({
+                "is_alarm": finding.severity == Severity::Alarm,
+                "what": brief_text(&finding.what, FINDING_BYTES_MAX),
+                "to_do": brief_text(&finding.to_do, FINDING_BYTES_MAX),
+            });
+            self.bytes += shown.to_string().len();
+            self.first.push(shown);
+        }
+    }
 }
 
 /// The first of `values` that take no more than `bytes_max` together, and one in any case.
@@ -49,19 +74,29 @@ pub fn brief_list(values: impl Iterator<Item = Value>, bytes_max: usize) -> Vec<
     list
 }
 
-/// The beginning of a text that is long. Control characters are not shown.
-pub fn brief_text(text: &str, characters_max: usize) -> String {
-    let visible = |character: char| {
-        if character.is_control() {
-            '\u{fffd}'
+/// The beginning of a text that takes more than `bytes_max` in JSON. Control characters are not shown.
+pub fn brief_text(text: &str, bytes_max: usize) -> String {
+    let mut shown = String::new();
+    let mut bytes = 0;
+    // How long it may be if it is cut.
+    let mut cut_at = 0;
+    for character in text.chars() {
+        let character = if character.is_control() {
+            char::REPLACEMENT_CHARACTER
         } else {
             character
+        };
+        let escape_bytes = usize::from(matches!(character, '"' | '\\'));
+        bytes += character.len_utf8() + escape_bytes;
+        if bytes > bytes_max {
+            shown.truncate(cut_at);
+            shown.push(CUT);
+            return shown;
         }
-    };
-    let mut shown: String = text.chars().map(visible).take(characters_max).collect();
-    if text.chars().nth(characters_max).is_some() {
-        shown.pop();
-        shown.push('…');
+        shown.push(character);
+        if bytes + CUT.len_utf8() <= bytes_max {
+            cut_at = shown.len();
+        }
     }
     shown
 }
@@ -72,16 +107,20 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_and_control_characters_are_not_shown() {
-        assert_eq!(brief_text("a\n\u{7}b", 9), "a\u{fffd}\u{fffd}b");
-        assert_eq!(brief_text("日本語", 3), "日本語");
-        assert_eq!(brief_text("日本語です", 3), "日本…");
+        assert_eq!(brief_text("a\n\u{7}b", 8), "a\u{fffd}\u{fffd}b");
+        assert_eq!(brief_text("日本語", 9), "日本語");
+        assert_eq!(brief_text("日本語です", 9), "日本…");
+        for character in ["\"", "\\", "日", "<", "\u{1}"] {
+            let shown = Value::from(brief_text(&character.repeat(900), 100));
+            assert!(shown.to_string().len() <= 100 + "\"\"".len(), "{shown}");
+        }
     }
 
     #[test]
     fn alarms_come_first_and_what_finds_no_room_is_counted() {
         let notice = Finding::notice("n", "-");
         let alarms = (0..50).map(|number| Finding::alarm(format!("{number}"), "x".repeat(900)));
-        let shown = brief_findings([notice].into_iter().chain(alarms).collect());
+        let shown = brief_findings([notice].into_iter().chain(alarms));
         assert_eq!(
             (&shown["alarms"], &shown["notices"]),
             (&json!(50), &json!(1))
@@ -93,8 +132,11 @@ mod tests {
             shown.to_string().len() < FINDINGS_BYTES_MAX + 100,
             "{shown}"
         );
-        let long = brief_findings(vec![Finding::alarm("w".repeat(5000), "t".repeat(5000))]);
-        assert_eq!(long["left_out"], 0);
-        assert!(long.to_string().len() < 1500, "{long}");
+        for character in ["w", "\"", "日"] {
+            let long = character.repeat(5000);
+            let long = brief_findings([Finding::alarm(long.clone(), long)]);
+            assert_eq!(long["left_out"], 0);
+            assert!(long.to_string().len() < 1400, "{long}");
+        }
     }
 }

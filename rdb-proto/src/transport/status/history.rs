@@ -6,6 +6,7 @@
 //! Invariants:
 //! - There are at most [`ROWS_MAX`] rows, each with as many values as there are columns, whatever the process does.
 //! - Rows have consecutive numbers from 0 on, so that a page asks for those only that it lacks.
+//! - Times are told since the first reading, by a clock that never jumps. The wall clock may, and is not looked at.
 //! - Only the task and those who ask for the page take the lock around it.
 
 use std::collections::VecDeque;
@@ -25,7 +26,10 @@ const STEP: Duration = Duration::from_secs(5);
 const ROWS_MAX: usize = 180;
 
 /// Most rows of one answer to a page that has some already.
-const NEW_ROWS_MAX: usize = 24;
+const NEW_ROWS_MAX: usize = 12;
+
+/// Most bytes of those rows and of the present values, with up to ten columns.
+pub const NEW_ROWS_BYTES_MAX: usize = 1500;
 
 /// Over how many readings the present values are: two seconds, so that a page that looks every second misses nothing.
 const PRESENT_READINGS: usize = 2;
@@ -51,6 +55,8 @@ pub(super) struct History {
     /// Number of the next row.
     next: u64,
     columns: Vec<&'static str>,
+    /// When the first readings were taken.
+    began: Option<Instant>,
     /// What the next row begins with.
     row_began: Option<(Instant, Readings)>,
     /// The last ones.
@@ -59,7 +65,7 @@ pub(super) struct History {
 
 #[derive(Debug)]
 struct Row {
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since the first reading.
     at_ms: u64,
     /// `NaN`: there is no value.
     values: Box<[f32]>,
@@ -67,7 +73,8 @@ struct Row {
 
 impl History {
     /// Takes the readings of a moment.
-    pub(super) fn take(&mut self, readings: Readings, now: Instant, now_ms: u64) {
+    pub(super) fn take(&mut self, readings: Readings, now: Instant) {
+        self.began.get_or_insert(now);
         match &self.row_began {
             None => {
                 self.columns = readings.iter().map(|(name, _)| *name).collect();
@@ -80,7 +87,7 @@ impl History {
                     let values = values(before, &readings, elapsed);
                     let values = values.map(|value| value.unwrap_or(f64::NAN) as f32);
                     let row = Row {
-                        at_ms: now_ms,
+                        at_ms: self.at_ms(now),
                         values: values.collect(),
                     };
                     self.push(row);
@@ -110,11 +117,17 @@ impl History {
             "step_ms": STEP.as_millis() as u64,
             "rows_max": ROWS_MAX,
             "columns": self.columns,
+            "at_ms": self.recent.back().map_or(0, |(at, _)| self.at_ms(*at)),
             "now": self.present(),
             "next": next,
             "more": next < self.next,
             "rows": shown,
         })
+    }
+
+    fn at_ms(&self, at: Instant) -> u64 {
+        let since = self.began.map(|began| at.saturating_duration_since(began));
+        since.unwrap_or_default().as_millis() as u64
     }
 
     fn push(&mut self, row: Row) {
@@ -187,7 +200,6 @@ mod tests {
     struct Process {
         history: History,
         now: Instant,
-        seconds: u64,
         events: Counter,
         durations: Histogram,
         level: Option<f64>,
@@ -198,7 +210,6 @@ mod tests {
             let mut process = Self {
                 history: History::default(),
                 now: Instant::now(),
-                seconds: 0,
                 events: Counter::default(),
                 durations: Histogram::of_durations(),
                 level: None,
@@ -213,12 +224,11 @@ mod tests {
                 ("p99", Reading::Durations(self.durations.snapshot())),
                 ("level", Reading::Level(self.level)),
             ];
-            self.history.take(readings, self.now, self.seconds * 1000);
+            self.history.take(readings, self.now);
         }
 
         fn pass(&mut self, seconds: u64) {
             for _ in 0..seconds {
-                self.seconds += 1;
                 self.now += Duration::from_secs(1);
                 self.read();
             }
@@ -236,6 +246,7 @@ mod tests {
         process.durations.note_each(Duration::from_millis(2), 9);
         process.pass(4);
         assert_eq!(process.json(None)["rows"], json!([]));
+        assert_eq!(process.json(None)["at_ms"], 4000);
         process.level = Some(0.123_456);
         process.pass(1);
         assert_eq!(
@@ -275,10 +286,26 @@ mod tests {
         let part = process.json(Some(3));
         assert_eq!(part["rows"].as_array().map(Vec::len), Some(NEW_ROWS_MAX));
         assert_eq!(part["rows"][0][0], 110_000);
-        assert_eq!((&part["next"], &part["more"]), (&json!(45), &json!(true)));
+        assert_eq!((&part["next"], &part["more"]), (&json!(33), &json!(true)));
         // It saw another process.
         let other = process.json(Some(999));
         assert_eq!(other["rows"].as_array().map(Vec::len), Some(ROWS_MAX));
+    }
+
+    #[test]
+    fn new_rows_are_small_whatever_they_have() {
+        let mut history = History::default();
+        let mut now = Instant::now();
+        const NAMES: [&str; 10] = ["a"; 10];
+        for _ in 0..5 * 200 {
+            now += Duration::from_secs(1);
+            let reading = Reading::Level(Some(-0.001_234));
+            history.take(NAMES.map(|name| (name, reading.clone())).to_vec(), now);
+        }
+        let new = history.to_json(Some(0));
+        assert_eq!(new["rows"].as_array().map(Vec::len), Some(NEW_ROWS_MAX));
+        let bytes = new["rows"].to_string().len() + new["now"].to_string().len();
+        assert!(bytes <= NEW_ROWS_BYTES_MAX, "{bytes}");
     }
 
     #[test]

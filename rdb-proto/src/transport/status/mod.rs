@@ -12,7 +12,9 @@
 //! - Nothing here takes a lock that a read, a write or a timestamp takes. Metrics are read from atomics.
 //! - What peers can make it hold is bounded: a few connections with small buffers, one answer each, for a few seconds at most. Metrics
 //!   are written for one of them at a time.
-//! - One task reads the figures for the page every second, and ends with the server. It keeps a fixed number of rows.
+//! - One task reads the figures for the page every second, and ends with the server. It keeps a fixed number of rows. Nothing else
+//!   depends on it.
+//! - What the page shows is put together off the threads that serve, for one that asks at a time.
 //! - Requests have no body that is read, and change nothing.
 
 mod address;
@@ -28,8 +30,8 @@ mod transport_metrics;
 pub use address::{StatusAddress, StatusListenError};
 pub use brief::{brief_findings, brief_list, brief_text};
 pub use exposition::{Exposition, Labels};
-pub use history::{Reading, Readings};
-pub use page::{Subject, View};
+pub use history::{NEW_ROWS_BYTES_MAX, Reading, Readings};
+pub use page::{STORE_COLUMNS, Subject, View};
 pub use pages::Source;
 pub use server::StatusServer;
 pub use transport_metrics::TransportMetrics;

@@ -33,6 +33,26 @@ impl Subject {
     }
 }
 
+/// The columns of the list of stores on the page of a cluster. The script knows their names.
+pub const STORE_COLUMNS: [&str; 16] = [
+    "id",
+    "address",
+    "state",
+    "heard_ms",
+    "regions",
+    "leads",
+    "reads",
+    "writes",
+    "read_p99_us",
+    "write_p99_us",
+    "queue_bytes",
+    "available_bytes",
+    "capacity_bytes",
+    "data_bytes",
+    "keys",
+    "started_ms",
+];
+
 /// A file that the page needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asset {

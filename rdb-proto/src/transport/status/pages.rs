@@ -14,6 +14,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 
 use super::Exposition;
 use super::brief::brief_text;
@@ -39,10 +40,11 @@ const PATHS: &str = "\
 /status   what it is and has, as JSON
 ";
 
-/// Most characters of a cause that an update of the page has.
-const CAUSE_CHARACTERS_MAX: usize = 200;
+/// Most bytes of a cause that an update of the page has.
+const CAUSE_BYTES_MAX: usize = 200;
 
 /// What a process has to show. Nothing of it may wait, or take a lock that a read, a write or a timestamp takes.
+/// [`present`](Self::present) alone may take some milliseconds.
 pub trait Source: Send + Sync + 'static {
     /// Whether it does all of its work, as gRPC health says; otherwise why not.
     fn health(&self) -> Result<(), String>;
@@ -95,6 +97,8 @@ pub(super) enum Page {
     Index,
     /// There is no such page.
     Missing,
+    /// A page of another site asks.
+    OtherSite,
     /// The method is another than GET.
     NotAllowed,
     /// The request has a body.
@@ -140,6 +144,9 @@ impl Page {
         if !request.body().is_end_stream() {
             return Self::HasBody;
         }
+        if is_of_another_site(request) {
+            return Self::OtherSite;
+        }
         match request.uri().path() {
             "/metrics" => Self::Metrics(MetricsForm::accepted_by(request)),
             "/health" => Self::Health,
@@ -158,6 +165,15 @@ fn accepts_html<B>(request: &Request<B>) -> bool {
     let accepted = request.headers().get_all(ACCEPT).iter();
     let mut accepted = accepted.filter_map(|accepted| accepted.to_str().ok());
     accepted.any(|accepted| accepted.to_ascii_lowercase().contains("text/html"))
+}
+
+/// Whether a page of another site has a browser ask, otherwise than by a link. It would learn nothing, and may not make work either.
+fn is_of_another_site<B>(request: &Request<B>) -> bool {
+    let is = |name: &str, value: &str| {
+        let header = request.headers().get(name);
+        header.is_some_and(|header| header.as_bytes() == value.as_bytes())
+    };
+    is("sec-fetch-site", "cross-site") && !is("sec-fetch-mode", "navigate")
 }
 
 /// The pages of a process.
@@ -218,6 +234,10 @@ impl Pages {
                 let told = format!("there is no such page; there are\n\n{PATHS}");
                 response(StatusCode::NOT_FOUND, TEXT, told)
             }
+            Page::OtherSite => {
+                let told = "pages of other sites are not answered\n".to_owned();
+                response(StatusCode::FORBIDDEN, TEXT, told)
+            }
             Page::NotAllowed => {
                 let told = "only GET is answered here\n".to_owned();
                 let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, told);
@@ -266,7 +286,7 @@ impl Pages {
         let _writing = self.writing.lock().await;
         let cause = |state: Result<(), String>| {
             let cause = state.err();
-            cause.map(|cause| brief_text(&cause, CAUSE_CHARACTERS_MAX))
+            cause.map(|cause| brief_text(&cause, CAUSE_BYTES_MAX))
         };
         let mut update = json!({
             "program": self.program,
@@ -278,7 +298,12 @@ impl Pages {
             "not_ready": cause(self.source.readiness()),
             "history": self.history().to_json(view.since),
         });
-        for (name, value) in self.source.present(view) {
+        let source = Arc::clone(&self.source);
+        let Ok(present) = spawn_blocking(move || source.present(view)).await else {
+            let told = "what the page shows cannot be told\n".to_owned();
+            return response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, told);
+        };
+        for (name, value) in present {
             update[name] = value;
         }
         response(StatusCode::OK, JSON, update.to_string())
@@ -287,7 +312,7 @@ impl Pages {
     /// Reads the figures for the charts.
     pub(super) fn read(&self) {
         let readings = self.source.readings();
-        self.history().take(readings, Instant::now(), now_ms());
+        self.history().take(readings, Instant::now());
     }
 
     /// Readings of a process with more series than the servers have.
@@ -303,7 +328,7 @@ impl Pages {
             now += Duration::from_secs(1);
             let level = Reading::Level(Some(0.001_234 + second as f64));
             let readings = NAMES.map(|name| (name, level.clone())).to_vec();
-            self.history().take(readings, now, now_ms() + second * 1000);
+            self.history().take(readings, now);
         }
     }
 
@@ -529,6 +554,22 @@ mod tests {
         assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
         let (status, ..) = asked(Method::GET, "/page.json/", "").await;
         assert_eq!(status, StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_page_of_another_site_may_link_here_and_nothing_else() {
+        for (site, mode, page) in [
+            ("same-origin", "cors", Page::Health),
+            ("none", "navigate", Page::Health),
+            ("cross-site", "navigate", Page::Health),
+            ("cross-site", "no-cors", Page::OtherSite),
+        ] {
+            let request = Request::get("/health")
+                .header("sec-fetch-site", site)
+                .header("sec-fetch-mode", mode);
+            let request = request.body(Full::new(Bytes::new())).expect("a request");
+            assert_eq!(Page::asked_for(&request), page, "{site} {mode}");
+        }
     }
 
     #[tokio::test]

@@ -70,12 +70,13 @@ impl StatusServer {
         let pages = Arc::new(Pages::new(program, version, source));
         let end = CancellationToken::new();
         let end_on_drop = end.clone().drop_guard();
+        // If it panics, health and metrics are served all the same.
+        let reading = tokio::spawn(read(Arc::clone(&pages), end.clone()));
         Ok(Self {
             local_addr,
             serving: tokio::spawn(async move {
-                let reading = read(&pages, end.clone());
-                let serving = serve(listener, Arc::clone(&pages), TIMEOUTS, end);
-                tokio::join!(serving, reading);
+                serve(listener, pages, TIMEOUTS, end).await;
+                let _ = reading.await;
             }),
             _end_on_drop: end_on_drop,
         })
@@ -100,7 +101,7 @@ impl StatusServer {
 }
 
 /// Reads the figures for the charts of the page until the end.
-async fn read(pages: &Pages, end: CancellationToken) {
+async fn read(pages: Arc<Pages>, end: CancellationToken) {
     let mut times = interval(READ_INTERVAL);
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -185,6 +186,40 @@ mod tests {
 
     struct Ready;
 
+    /// A process whose figures cannot be read. It says when that was tried.
+    struct Unreadable(CancellationToken);
+
+    impl Source for Unreadable {
+        fn health(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn readiness(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn describe(&self) -> Vec<(&'static str, Value)> {
+            Vec::new()
+        }
+
+        fn subject(&self) -> Subject {
+            Subject::Store
+        }
+
+        fn readings(&self) -> Readings {
+            self.0.cancel();
+            panic!("they cannot be read");
+        }
+
+        fn present(&self, _: View) -> Vec<(&'static str, Value)> {
+            panic!("nor be told");
+        }
+
+        fn write_metrics(&self, _: &mut Exposition<'_>) -> fmt::Result {
+            Ok(())
+        }
+    }
+
     impl Source for Ready {
         fn health(&self) -> Result<(), String> {
             Ok(())
@@ -260,11 +295,39 @@ mod tests {
         }
         println!("first load: {first} bytes");
         assert!(first <= 75 << 10, "{first}");
-        let update = asked(address, "/page.json?since=200").await.len();
-        println!("update: {update} bytes");
-        assert!(update <= 2 << 10, "{update}");
+        for (path, bytes_max) in [
+            ("/page.json?since=200", 2 << 10),
+            // A page that was away has some more.
+            ("/page.json?since=0", 4 << 10),
+        ] {
+            let update = asked(address, path).await.len();
+            println!("{path}: {update} bytes");
+            assert!(update <= bytes_max, "{path}: {update}");
+        }
         end.cancel();
         serving.await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn health_is_told_though_the_page_is_broken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let tried = CancellationToken::new();
+        let source = Arc::new(Unreadable(tried.clone()));
+        let server = StatusServer::start(listener, "test", "1.2.3", source).expect("it listens");
+        let tried = timeout(HANG_GUARD, tried.cancelled()).await;
+        tried.expect("figures are read");
+        for (path, status) in [("/page.json", 500), ("/health", 200)] {
+            let mut asking = TcpStream::connect(server.local_addr()).await;
+            let asking = asking.as_mut().expect("it listens");
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+            let sent = asking.write_all(request.as_bytes()).await;
+            sent.expect("it takes requests");
+            let answer = answered(asking).await;
+            let begin = format!("HTTP/1.1 {status} ");
+            assert!(answer.starts_with(&begin), "{path}: {answer}");
+        }
+        server.end().await;
     }
 
     #[tokio::test]

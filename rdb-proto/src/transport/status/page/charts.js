@@ -6,18 +6,27 @@ const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 900;
 const HEIGHT = 100;
 
-// The rows of the history, as the server sends them: a time, then a value for each column.
+// A pause longer than this between two rows is a gap in the lines, in milliseconds.
+const GAP_MS = 15_000;
+
+// The rows of the history, as the server sends them: a time, then a value for each column. Times are milliseconds since the server began
+// to read figures, by a clock that never jumps.
 export class Rows {
   constructor() {
     this.columns = [];
     this.rows = [];
     this.spanMs = 15 * 60 * 1000;
+    this.atMs = 0;
   }
 
   take(history, replaces) {
     this.columns = history.columns;
     this.spanMs = history.step_ms * history.rows_max;
-    this.rows = (replaces ? history.rows : this.rows.concat(history.rows)).slice(-history.rows_max);
+    this.atMs = history.at_ms;
+    const rows = replaces ? history.rows : this.rows.concat(history.rows);
+    const firstMs = this.atMs - this.spanMs;
+    // A page that was hidden has rows that are too old.
+    this.rows = rows.filter(([atMs]) => atMs >= firstMs && atMs <= this.atMs).slice(-history.rows_max);
   }
 
   // The place of a column in a row. A server that does not have the column has nothing there.
@@ -66,13 +75,13 @@ export class Chart {
     this.listen();
   }
 
-  // Shows the rows, and the present values of all columns.
-  show(rows, now, nowMs) {
+  // Shows the rows, and the present values of all columns. `wallMs` is the present time of the day.
+  show(rows, now, wallMs) {
     this.rows = rows;
     this.now = now;
-    this.nowMs = nowMs;
+    this.wallMs = wallMs;
     this.places = this.series.map(([column]) => rows.place(column));
-    this.shown = [...rows.rows, [nowMs, ...now]];
+    this.shown = [...rows.rows, [rows.atMs, ...now]];
     const values = this.shown.flatMap((row) => this.places.map((place) => row[place] ?? 0));
     this.top = niceAbove(Math.max(this.least, ...values), this.isBytes);
     setText(this.most, this.format(this.top));
@@ -86,7 +95,7 @@ export class Chart {
   }
 
   x(atMs) {
-    return WIDTH * (1 - (this.nowMs - atMs) / this.rows.spanMs);
+    return WIDTH * (1 - (this.rows.atMs - atMs) / this.rows.spanMs);
   }
 
   path(place) {
@@ -104,10 +113,9 @@ export class Chart {
     };
     let before = null;
     for (const row of this.shown) {
-      const value = row[place];
-      const x = this.x(row[0]);
-      if (value === null || value === undefined || x < 0 || (before !== null && row[0] - before > 15000)) end();
-      if (value !== null && value !== undefined && x >= 0) run.push([x, HEIGHT * (1 - value / this.top)]);
+      const value = row[place] ?? null;
+      if (value === null || (before !== null && row[0] - before > GAP_MS)) end();
+      if (value !== null) run.push([this.x(row[0]), HEIGHT * (1 - value / this.top)]);
       before = row[0];
     }
     end();
@@ -115,14 +123,19 @@ export class Chart {
   }
 
   listen() {
-    const leave = () => { this.at = null; this.tell(); };
-    this.plot.addEventListener("pointermove", (event) => {
+    const leave = () => { this.at = null; this.tell(true); };
+    const point = (event) => {
+      if (!this.rows) return;
       const box = this.plot.getBoundingClientRect();
       const part = (event.clientX - box.left) / box.width;
-      this.at = this.nearest(this.nowMs - (1 - part) * this.rows.spanMs);
-      this.tell();
-    });
+      this.at = this.nearest(this.rows.atMs - (1 - part) * this.rows.spanMs);
+      this.tell(true);
+    };
+    this.plot.addEventListener("pointermove", point);
+    // A finger that only touches does not move.
+    this.plot.addEventListener("pointerdown", point);
     this.plot.addEventListener("pointerleave", leave);
+    this.plot.addEventListener("focus", () => this.tell(true));
     this.plot.addEventListener("blur", leave);
     this.plot.addEventListener("keydown", (event) => {
       const rows = this.rows?.rows ?? [];
@@ -133,7 +146,7 @@ export class Chart {
       if (to === undefined || last < 0) return;
       event.preventDefault();
       this.at = to > last ? null : rows[Math.max(0, to)][0];
-      this.tell();
+      this.tell(true);
     });
   }
 
@@ -145,14 +158,15 @@ export class Chart {
     return nearest;
   }
 
-  // Says the values at the cursor, or the present ones.
-  tell() {
+  // Says the values at the cursor, or the present ones. To who has the focus there only when it is asked for: else a screen reader would
+  // talk each second.
+  tell(isAsked = document.activeElement !== this.plot) {
     if (!this.rows) return;
     const row = this.rows.rows.find(([time]) => time === this.at);
     const values = this.places.map((place) => (row ? row[place] : this.now[place - 1]));
     const texts = values.map((value) => (value === null || value === undefined ? "–" : this.format(value)));
     texts.forEach((text, index) => setText(this.values[index], text));
-    const time = row ? clock(row[0]) : "now";
+    const time = row ? clock(this.wallMs - (this.rows.atMs - row[0])) : "now";
     setText(this.from, row ? `at ${time}` : "15 min ago");
     this.cursor.setAttribute("visibility", row ? "visible" : "hidden");
     if (row) {
@@ -163,6 +177,7 @@ export class Chart {
     const rows = this.rows.rows;
     this.plot.setAttribute("aria-valuemin", 0);
     this.plot.setAttribute("aria-valuemax", rows.length);
+    if (!isAsked) return;
     this.plot.setAttribute("aria-valuenow", row ? rows.indexOf(row) : rows.length);
     const told = this.series.map(([, name], index) => `${name} ${texts[index]}`);
     this.plot.setAttribute("aria-valuetext", `${time}: ${told.join(", ")}`);

@@ -4,16 +4,28 @@ import { Chart, Rows, make, setText } from "/charts.js";
 import { NONE, about, clock, count, micros, plural, rate, roughly, seconds, size, span } from "/format.js";
 
 const INTERVAL_MS = 1000;
+// A page that is hidden has the alarm in its title.
+const HIDDEN_INTERVAL_MS = 30_000;
 const PATIENCE_MS = 4000;
+// What is older than this is not called live.
+const FRESH_MS = 5000;
 const LEAD_COLORS = 8;
 
 const subject = document.body.dataset.subject;
 const rows = new Rows();
 // What the server is asked for, and what is known of it.
-const asked = { since: null, storesFrom: 0, start: null, version: null };
+const asked = { since: null, start: null, version: null };
+// The list of stores: where the part begins that is wanted and the one that is shown, and where those before it began.
+const part = { wanted: 0, shown: 0, rows: 0, begins: [] };
+// When the last answer was shown: by the wall clock, and by one that does not jump.
 let heardAt = Date.now();
+let heardAtMs = performance.now();
 let isLost = false;
-let wake = () => {};
+// When the server began to read figures, by the wall clock.
+let beganAt = heardAt;
+// Something has happened since the server was last asked, and it is to be asked at once.
+let isWoken = false;
+let endPause = () => {};
 
 const CHARTS = {
   cluster: [
@@ -118,7 +130,7 @@ function row(body, index, labels) {
   return line;
 }
 
-function showStores(stores, nowMs) {
+function showStores(stores, nowMs, askedFrom) {
   const labels = [...document.querySelectorAll(".stores thead th")].map((heading) => heading.textContent);
   const body = byId("stores");
   while (body.children.length > stores.rows.length) body.lastChild.remove();
@@ -132,7 +144,7 @@ function showStores(stores, nowMs) {
     const state = cells[1].querySelector(".state");
     state.dataset.state = store.state;
     setText(state, store.state);
-    const used = store.capacity_bytes ? 1 - store.available_bytes / store.capacity_bytes : null;
+    const used = store.capacity_bytes ? Math.max(0, 1 - store.available_bytes / store.capacity_bytes) : null;
     const texts = [
       store.heard_ms === null ? "never" : `${roughly(store.heard_ms / 1000)} ago`,
       count(store.regions), count(store.leads), rate(store.reads), rate(store.writes), micros(store.read_p99_us),
@@ -151,12 +163,20 @@ function showStores(stores, nowMs) {
   });
   byId("stores-none").hidden = stores.count > 0;
   const shown = stores.rows.length;
-  asked.storesFrom = stores.from;
-  asked.storesShown = shown;
+  [part.shown, part.rows] = [stores.from, shown];
+  // There are no more so many stores.
+  if (part.wanted === askedFrom && stores.from !== askedFrom) [part.wanted, part.begins] = [stores.from, []];
   byId("stores-turn").hidden = shown === stores.count;
   setText(byId("stores-part"), `${count(stores.from + 1)} to ${count(stores.from + shown)} of ${count(stores.count)}`);
   byId("stores-before").disabled = stores.from === 0;
   byId("stores-after").disabled = stores.from + shown >= stores.count;
+}
+
+// Each of a few stores has a colour of its own.
+function leadColor(id, stores) {
+  const place = stores.columns.indexOf("id");
+  const rank = stores.rows.findIndex((values) => values[place] === id);
+  return `lead-${(stores.count <= LEAD_COLORS && rank >= 0 ? rank : id) % LEAD_COLORS}`;
 }
 
 let currentCell = 0;
@@ -190,7 +210,7 @@ function showRegions(regions, stores) {
       line.append(button);
     }
     const [, number, leader, trouble] = cell;
-    const color = leader ? `lead-${leader % LEAD_COLORS}` : "lead-none";
+    const color = leader ? leadColor(leader, stores) : "lead-none";
     button.className = trouble !== null && trouble <= 3 ? `${color} in-trouble` : color;
     button.style.setProperty("--weight", number);
     const name = regionCells.length <= 12 ? `store ${leader}` : String(leader);
@@ -213,7 +233,7 @@ function showRegions(regions, stores) {
       item.append(make("i"), make("span"));
       legend.append(item);
     }
-    item.firstChild.className = `lead-${values[id] % LEAD_COLORS}`;
+    item.firstChild.className = leadColor(values[id], stores);
     setText(item.lastChild, `store ${values[id]} leads ${count(values[leads])}`);
   });
 }
@@ -242,19 +262,24 @@ function listenToRegions() {
 }
 
 function listenToTurning() {
-  const turn = (by) => {
-    asked.storesFrom = Math.max(0, asked.storesFrom + by);
+  const turn = (to) => {
+    // While one part is fetched there is nothing to turn from.
+    if (part.wanted !== part.shown) return;
+    part.wanted = to();
     wake();
   };
-  byId("stores-before").addEventListener("click", () => turn(-asked.storesShown));
-  byId("stores-after").addEventListener("click", () => turn(asked.storesShown));
+  byId("stores-before").addEventListener("click", () => turn(() => part.begins.pop() ?? 0));
+  byId("stores-after").addEventListener("click", () => turn(() => {
+    part.begins.push(part.shown);
+    return part.shown + part.rows;
+  }));
 }
 
 function present(update, column) {
   return update.history.now[update.history.columns.indexOf(column)] ?? null;
 }
 
-function showCluster(update) {
+function showCluster(update, askedFrom) {
   document.body.dataset.who = "FlareDB cluster";
   setText(byId("who"), `${update.cluster_id} · placement driver at ${update.addr}`);
   showFindings(update.findings, update.not_serving);
@@ -269,7 +294,7 @@ function showCluster(update) {
   const ahead = timestamps.ahead_of_clock_ms;
   const apart = Math.abs(ahead) < 50 ? "in step" : `${ahead > 0 ? "+" : "−"}${seconds(Math.abs(ahead) / 1000)}`;
   tile("tile-clock", apart);
-  showStores(stores, update.now_ms);
+  showStores(stores, update.now_ms, askedFrom);
   showRegions(update.regions, stores);
 }
 
@@ -322,28 +347,39 @@ function split(text) {
   return [number, unit ?? ""];
 }
 
-function show(update) {
+// A restart begins anew, and that is told while it shows.
+function showSpan(history) {
+  const isShort = history.at_ms < history.step_ms * history.rows_max;
+  setText(byId("charts-title"), isShort ? `Since the start at ${clock(beganAt)}` : "Last 15 minutes");
+}
+
+function show(update, askedFrom) {
   const isOther = asked.start !== update.start;
   rows.take(update.history, asked.since === null || isOther);
+  if (isOther) beganAt = update.now_ms - update.history.at_ms;
   asked.start = update.start;
   asked.since = update.history.next;
-  if (subject === "cluster") showCluster(update);
+  if (subject === "cluster") showCluster(update, askedFrom);
   else showStore(update);
+  showSpan(update.history);
   for (const chart of charts) chart.show(rows, update.history.now, update.now_ms);
   setText(byId("process"), `${update.program} ${update.version}, up for ${span(update.uptime_s)}`);
   document.body.dataset.updates = Number(document.body.dataset.updates ?? 0) + 1;
 }
 
 function heard() {
-  heardAt = Date.now();
+  [heardAt, heardAtMs] = [Date.now(), performance.now()];
   if (isLost) {
     isLost = false;
     byId("lost").hidden = true;
     byId("lost").textContent = "";
     document.body.classList.remove("is-lost");
   }
-  const fresh = byId("fresh");
-  setText(fresh, `live · ${clock(heardAt)}`);
+}
+
+function tellAge() {
+  const ageMs = performance.now() - heardAtMs;
+  setText(byId("fresh"), isLost || ageMs > FRESH_MS ? `${span(ageMs / 1000)} old` : `live · ${clock(heardAt)}`);
 }
 
 function lose() {
@@ -354,20 +390,27 @@ function lose() {
   byId("lost").hidden = false;
   document.body.classList.add("is-lost");
   verdict("unknown", "Server lost");
-  setText(byId("fresh"), `${span((Date.now() - heardAt) / 1000)} old`);
 }
 
-async function ask() {
+async function ask(storesFrom) {
   const query = new URLSearchParams();
   if (asked.since !== null) query.set("since", asked.since);
-  if (asked.storesFrom > 0) query.set("stores_from", asked.storesFrom);
+  if (storesFrom > 0) query.set("stores_from", storesFrom);
   const answer = await fetch(`/page.json?${query}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   return answer.json();
 }
 
+// Asks, and shows the answer. Returns whether there is more to ask for at once.
 async function look() {
-  const update = await ask();
+  const askedFrom = part.wanted;
+  let update;
+  try {
+    update = await ask(askedFrom);
+  } catch {
+    lose();
+    return false;
+  }
   if (asked.version !== null && asked.version !== update.version) {
     // Another release may have another page.
     location.reload();
@@ -379,31 +422,41 @@ async function look() {
     asked.since = null;
     return true;
   }
+  show(update, askedFrom);
   heard();
-  show(update);
   return update.history.more;
 }
 
+function wake() {
+  isWoken = true;
+  endPause();
+}
+
 const pause = (ms) => new Promise((resolve) => {
+  if (isWoken) return resolve();
   const timer = setTimeout(resolve, ms);
-  wake = () => { clearTimeout(timer); resolve(); };
+  endPause = () => { clearTimeout(timer); resolve(); };
 });
 
 async function run() {
   for (;;) {
     let isMore = false;
+    isWoken = false;
     try {
       isMore = await look();
-    } catch {
-      lose();
+    } catch (error) {
+      // The server is there; what it said cannot be shown.
+      console.error(error);
     }
-    if (!isMore) await pause(INTERVAL_MS);
-    // Nobody looks at a page that is hidden.
-    while (document.hidden) await pause(60_000);
+    tellAge();
+    if (!isMore) await pause(document.hidden ? HIDDEN_INTERVAL_MS : INTERVAL_MS);
   }
 }
 
-document.addEventListener("visibilitychange", () => wake());
+document.addEventListener("visibilitychange", () => {
+  tellAge();
+  wake();
+});
 if (subject === "cluster") {
   listenToRegions();
   listenToTurning();
