@@ -81,7 +81,7 @@ impl Answers {
 }
 
 /// The names of what the page has charts of. The script knows them.
-pub(crate) const SERIES: [&str; 9] = [
+pub(crate) const SERIES: [&str; 8] = [
     "reads",
     "writes",
     "read_p99",
@@ -90,7 +90,6 @@ pub(crate) const SERIES: [&str; 9] = [
     "timestamps",
     "tso_waits",
     "to_bound",
-    "heartbeats",
 ];
 
 /// The placement driver as its status pages show it.
@@ -179,7 +178,6 @@ impl Source for PdSource {
             Reading::Count(tso.timestamps.get()),
             Reading::Count(waits),
             Reading::Level(Some(to_bound_ms as f64 / 1e3)),
-            Reading::Count(self.figures.heartbeats.accepted.get()),
         ];
         SERIES.into_iter().zip(readings).collect()
     }

@@ -1,7 +1,7 @@
 //! What the page of the placement driver shows beside the charts: alarms, stores, regions, timestamps.
 //!
-//! An update stays under 10 KiB, however many stores and regions there are and whatever stores call themselves. So it has a part of the
-//! stores, and regions beyond [`CELLS_MAX`] are put together with their neighbours.
+//! An update stays under 10 KiB, its part of the charts included, however many stores and regions there are and whatever stores call
+//! themselves. So it has a part of the stores, and regions beyond [`CELLS_MAX`] are put together with their neighbours.
 //!
 //! No key is shown: regions stand in the order of their keys, with their ids.
 
@@ -10,7 +10,7 @@ use rdb_proto::findings::{
     of_store,
 };
 use rdb_proto::metapb::StoreState;
-use rdb_proto::transport::status::{brief_findings, brief_list, brief_text};
+use rdb_proto::transport::status::{STORE_COLUMNS, brief_findings, brief_list, brief_text};
 use serde_json::{Value, json};
 
 use crate::cluster::{Overview, ShownRegion, ShownStore, per_s};
@@ -18,13 +18,13 @@ use crate::tso::TsoPosition;
 
 /// Most stores of one update, and most bytes of them.
 const STORES_MAX: usize = 24;
-const STORES_BYTES_MAX: usize = 3200;
+const STORES_BYTES_MAX: usize = 2600;
 
 /// Most cells that the key line has.
 const CELLS_MAX: usize = 40;
 
-/// Most characters of an address that are shown.
-const ADDRESS_CHARACTERS_MAX: usize = 64;
+/// Most bytes of an address that are shown.
+const ADDRESS_BYTES_MAX: usize = 64;
 
 /// Further behind the wall clock than this, timestamps do not follow it, in milliseconds.
 const CLOCK_BEHIND_MAX_MS: i64 = 5000;
@@ -44,8 +44,8 @@ pub(crate) fn present(
     process: &OfProcess<'_>,
     stores_from: usize,
 ) -> Vec<(&'static str, Value)> {
-    let mut findings = of_process(process);
-    findings.extend(of_cluster(overview));
+    let findings = of_process(process).into_iter();
+    let findings = findings.chain(of_cluster(overview));
     vec![
         ("findings", brief_findings(findings)),
         ("stores", stores(&overview.stores, stores_from)),
@@ -56,10 +56,6 @@ pub(crate) fn present(
                 "to_bound_ms": process.position.to_bound_ms,
                 "ahead_of_clock_ms": process.position.ahead_of_clock_ms,
             }),
-        ),
-        (
-            "space",
-            json!({ "available_bytes": process.space.0, "capacity_bytes": process.space.1 }),
         ),
     ]
 }
@@ -75,8 +71,9 @@ fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
     }
     if process.position.to_bound_ms == 0 {
         findings.push(Finding::alarm(
-            "no timestamps are handed out: their bound cannot be made durable",
-            "see the log of this placement driver and its disk, and start it again when the disk works",
+            "no timestamps are handed out at the moment: they have come up to their durable bound",
+            "look again in ten seconds. If it stays so, the bound cannot be made durable: see the log of this placement driver and \
+             its disk, and start it again when the disk works",
         ));
     }
     let behind_ms = process.position.ahead_of_clock_ms.saturating_neg();
@@ -94,32 +91,28 @@ fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
     findings
 }
 
-fn of_cluster(overview: &Overview) -> Vec<Finding> {
+/// One is made after the other: of a large cluster there may be thousands.
+fn of_cluster(overview: &Overview) -> impl Iterator<Item = Finding> {
     let Overview { stores, regions } = overview;
-    let mut findings = Vec::new();
-    if stores.is_empty() {
-        findings.push(no_stores());
-    }
-    for shown in stores {
+    let none = stores.is_empty().then(no_stores);
+    let of_stores = stores.iter().filter_map(|shown| {
         let store = &shown.store;
-        let (address, stats) = (
-            brief_text(&store.address, ADDRESS_CHARACTERS_MAX),
-            store.stats,
-        );
-        findings.extend(of_store(&StoreView {
+        let (address, stats) = (brief_text(&store.address, ADDRESS_BYTES_MAX), store.stats);
+        of_store(&StoreView {
             id: store.id,
             address: &address,
             state: store.state(),
             heartbeat_age_ms: store.last_heartbeat_age_ms,
             space: stats.map(|stats| (stats.available_bytes, stats.capacity_bytes)),
             region_count: shown.region_count,
-            answer: Answer::NotAsked,
-        }));
-    }
+            answer: Answer::NotAsked(shown.heartbeats),
+        })
+    });
     let in_trouble = regions.iter();
     let in_trouble = in_trouble.filter_map(|region| Some((region.id, region.trouble?)));
-    findings.extend(of_regions(in_trouble));
-    findings
+    none.into_iter()
+        .chain(of_stores)
+        .chain(of_regions(in_trouble))
 }
 
 /// A part of the stores. Figures stand in rows under their names, since those would take more room than what they name.
@@ -134,10 +127,7 @@ fn stores(all: &[ShownStore], from: usize) -> Value {
         "count": all.len(),
         "up": up.count(),
         "from": from,
-        "columns": [
-            "id", "address", "state", "heard_ms", "regions", "leads", "reads", "writes", "read_p99_us", "write_p99_us",
-            "queue_bytes", "queue_bytes_max", "available_bytes", "capacity_bytes", "data_bytes", "keys", "started_ms",
-        ],
+        "columns": STORE_COLUMNS,
         "rows": rows,
     })
 }
@@ -154,7 +144,7 @@ fn store_row(shown: &ShownStore) -> Value {
     };
     json!([
         store.id,
-        brief_text(&store.address, ADDRESS_CHARACTERS_MAX),
+        brief_text(&store.address, ADDRESS_BYTES_MAX),
         state,
         store.last_heartbeat_age_ms,
         shown.region_count,
@@ -164,7 +154,6 @@ fn store_row(shown: &ShownStore) -> Value {
         load.and_then(|load| load.read_p99_us),
         load.and_then(|load| load.write_p99_us),
         load.map(|load| load.write_queue_bytes),
-        load.map(|load| load.write_queue_bytes_max),
         stats.map(|stats| stats.available_bytes),
         stats.map(|stats| stats.capacity_bytes),
         stats.map(|stats| stats.data_bytes),

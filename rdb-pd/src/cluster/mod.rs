@@ -86,6 +86,12 @@ const LOAD_BYTES_MAX: usize = 80;
 /// How often a store is asked to send a heartbeat while somebody looks at the page, so that it shows what stores do at the moment.
 const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What a store has told that it does counts for two heartbeats.
+const LOAD_AGE_MAX: Duration = Duration::from_secs(2 * HEARTBEAT_INTERVAL.as_secs());
+
+/// For how long what the page shows is not put together anew: a little less than the time between two looks of one page.
+const OVERVIEW_AGE_MAX: Duration = Duration::from_millis(900);
+
 /// For how long after a look at the page somebody counts as looking.
 const WATCHED_FOR: Duration = Duration::from_secs(5);
 
@@ -164,6 +170,8 @@ struct Shared {
     foreign_reports: Mutex<RareLine>,
     /// When somebody last looked at the page.
     watched_at: Mutex<Option<Instant>>,
+    /// What the page last showed, and when it was put together. Held while that is done.
+    shown: Mutex<Option<(Instant, Arc<Overview>)>>,
 }
 
 impl Cluster {
@@ -200,6 +208,7 @@ impl Cluster {
             state: RwLock::new(state),
             foreign_reports: Mutex::default(),
             watched_at: Mutex::default(),
+            shown: Mutex::default(),
         });
         let registrar = Registrar {
             shared: Arc::clone(&shared),
@@ -248,7 +257,7 @@ impl Cluster {
             state.check_heartbeat(&heartbeat.start)?;
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
             state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
-            state.note_load(store_id, heartbeat.load);
+            state.note_load(store_id, heartbeat.load, now);
             let foreign = state.note_reports(store_id, &heartbeat.reports, now);
             self.shared.log_foreign(store_id, &foreign, now);
             state.retain_changes(store_id, &mut heartbeat.reports);
@@ -375,11 +384,23 @@ impl Cluster {
         self.shared.read(|state| state.counts(Instant::now()))
     }
 
-    /// All that the page shows. Somebody looks at it: stores are asked to report more often for a while.
-    pub(crate) fn overview(&self) -> Overview {
-        let now = Instant::now();
-        *self.shared.watched_at() = Some(now);
-        self.shared.read(|state| state.overview(now))
+    /// All that the page shows, put together at most once in [`OVERVIEW_AGE_MAX`]. With many regions that takes a while: not for
+    /// a thread that serves. Somebody looks at it: stores are asked to report more often for a while.
+    pub(crate) fn overview(&self) -> Arc<Overview> {
+        self.overview_at(Instant::now())
+    }
+
+    fn overview_at(&self, now: Instant) -> Arc<Overview> {
+        *locked(&self.shared.watched_at) = Some(now);
+        let mut shown = locked(&self.shared.shown);
+        if let Some((at, overview)) = &*shown
+            && now.saturating_duration_since(*at) < OVERVIEW_AGE_MAX
+        {
+            return Arc::clone(overview);
+        }
+        let overview = Arc::new(self.shared.overview(now));
+        *shown = Some((now, Arc::clone(&overview)));
+        overview
     }
 
     /// What all stores together do, as far as they have told.
@@ -451,19 +472,14 @@ impl Shared {
         }
     }
 
-    fn watched_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        let watched_at = self.watched_at.lock();
-        watched_at.unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether somebody looks at the page, and heartbeats are cheap enough to come more often for that.
     fn is_watched(&self, now: Instant) -> bool {
-        let watched_at = *self.watched_at();
+        let watched_at = *locked(&self.watched_at);
         let is_looked_at =
             watched_at.is_some_and(|at| now.saturating_duration_since(at) < WATCHED_FOR);
         is_looked_at
             && self.read(|state| {
-                state.stores.len() <= WATCHED_STORES_MAX
+                state.confirmed().count() <= WATCHED_STORES_MAX
                     && state.regions.len() <= WATCHED_REGIONS_MAX
             })
     }
@@ -475,6 +491,10 @@ impl Shared {
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The changes as one write: all or none.

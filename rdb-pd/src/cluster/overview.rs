@@ -1,13 +1,22 @@
 //! The cluster as its page shows it. Keys are no part of it.
+//!
+//! A large cluster takes a while to look through. So the state is let go of after each [`SLICE_REGIONS`], and heartbeats do not wait
+//! for the page. A region that is split meanwhile is shown as it was before or as it is afterwards.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use rdb_proto::findings::{Lead, RegionTrouble};
+use bytes::Bytes;
+use rdb_proto::findings::{Heartbeats, Lead, RegionTrouble};
 use rdb_proto::metapb::{Peer, Store, StoreLoad};
 
+use super::Shared;
 use super::state::{KnownRegion, State};
 use super::steps::Liveness;
+
+/// How many regions are looked at while others wait for the state.
+const SLICE_REGIONS: usize = 256;
 
 /// All stores and regions.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +31,8 @@ pub(crate) struct Overview {
 #[derive(Debug, Clone)]
 pub(crate) struct ShownStore {
     pub(crate) store: Store,
+    /// What is known from its heartbeats.
+    pub(crate) heartbeats: Heartbeats,
     /// How many regions have a replica on it.
     pub(crate) region_count: usize,
     /// How many of them it leads.
@@ -39,7 +50,7 @@ pub(crate) struct ShownRegion {
     pub(crate) bytes: Option<u64>,
 }
 
-/// What all stores that are up do together.
+/// What all stores do together that have told it lately.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct ClusterLoad {
     pub(crate) reads_per_s: f64,
@@ -56,25 +67,58 @@ pub(crate) fn per_s(load: &StoreLoad, count: u64) -> f64 {
     count as f64 * 1e3 / load.window_ms.max(1) as f64
 }
 
-impl State {
+/// What was looked at so far.
+#[derive(Default)]
+struct Seen {
+    regions: Vec<ShownRegion>,
+    /// How many of them each store has, and how many it leads.
+    counts: BTreeMap<u64, (usize, usize)>,
+    /// The start key of the last one.
+    last: Option<Bytes>,
+}
+
+impl Shared {
     pub(super) fn overview(&self, now: Instant) -> Overview {
-        let mut counts: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
-        let mut regions = Vec::with_capacity(self.regions.len());
-        for known in self.regions.values() {
+        let mut seen = Seen::default();
+        while self.read(|state| state.see_more(&mut seen, now)) {}
+        self.read(|state| state.overview(seen, now))
+    }
+}
+
+impl State {
+    /// Looks at the next regions. Returns whether there were any.
+    fn see_more(&self, seen: &mut Seen, now: Instant) -> bool {
+        let first = seen.last.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let regions = self.regions.range((first, Bound::Unbounded));
+        for (start_key, known) in regions.take(SLICE_REGIONS) {
             for peer in &known.region.peers {
-                counts.entry(peer.store_id).or_default().0 += 1;
+                seen.counts.entry(peer.store_id).or_default().0 += 1;
             }
             let shown = self.shown_region(known, now);
             if let Some(leader) = shown.leader {
-                counts.entry(leader).or_default().1 += 1;
+                seen.counts.entry(leader).or_default().1 += 1;
             }
-            regions.push(shown);
+            seen.regions.push(shown);
+            seen.last = Some(start_key.clone());
         }
+        seen.last.is_some()
+    }
+
+    fn overview(&self, seen: Seen, now: Instant) -> Overview {
+        let Seen {
+            regions, counts, ..
+        } = seen;
         let stores = self.confirmed().map(|known| {
             let store = self.with_load(known, now);
             let (region_count, leads_count) = counts.get(&store.id).copied().unwrap_or_default();
             ShownStore {
                 store,
+                heartbeats: match self.liveness(known, now) {
+                    Liveness::Up => Heartbeats::Arrive,
+                    Liveness::Unheard => Heartbeats::NotYet,
+                    Liveness::Silent => Heartbeats::Silent,
+                    Liveness::Down => Heartbeats::Down,
+                },
                 region_count,
                 leads_count,
             }
@@ -87,8 +131,8 @@ impl State {
 
     /// `None`: no store has told what it does.
     pub(super) fn load(&self, now: Instant) -> Option<ClusterLoad> {
-        let up = self.confirmed().filter(|store| store.is_up(now));
-        let mut loads = up.filter_map(|store| store.load).peekable();
+        let stores = self.confirmed();
+        let mut loads = stores.filter_map(|store| store.load_at(now)).peekable();
         loads.peek()?;
         let mut all = ClusterLoad::default();
         for load in loads {
@@ -133,11 +177,20 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use rdb_proto::metapb::RegionEpoch;
+    use rdb_proto::metapb::{Region, RegionEpoch};
 
-    use super::super::scene::Scene;
-    use super::super::{DISCONNECTED_AFTER, Report};
+    use super::super::scene::{Scene, start_of};
+    use super::super::state::Change;
+    use super::super::{DISCONNECTED_AFTER, LOAD_AGE_MAX, Report};
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn shown(scene: &Scene) -> Overview {
+        let mut seen = Seen::default();
+        while scene.state.see_more(&mut seen, scene.now) {}
+        scene.state.overview(seen, scene.now)
+    }
 
     fn load(reads: u64) -> StoreLoad {
         StoreLoad {
@@ -150,11 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn a_store_has_its_load_until_it_is_silent() {
+    fn a_store_has_its_load_until_two_heartbeats_are_overdue() {
         let mut scene = Scene::with_three_replicas();
         assert_eq!(scene.state.load(scene.now), None);
         for store_id in 1..=2 {
-            scene.state.note_load(store_id, Some(load(10 * store_id)));
+            let load = Some(load(10 * store_id));
+            scene.state.note_load(store_id, load, scene.now);
         }
         let all = scene.state.load(scene.now).unwrap();
         assert_eq!((all.reads_per_s, all.writes_per_s), (15.0, 1.0));
@@ -165,10 +219,79 @@ mod tests {
         assert_eq!(loads.collect::<Vec<_>>(), [true, true, false]);
         let route = scene.state.route(b"", scene.now).unwrap();
         assert!(route.peers.iter().all(|store| store.load.is_none()));
-        scene.pass(DISCONNECTED_AFTER);
+        scene.pass(LOAD_AGE_MAX - SECOND);
+        assert_eq!(scene.state.load(scene.now), Some(all));
+        scene.pass(SECOND);
         assert_eq!(scene.state.load(scene.now), None);
         let stores = scene.state.stores(scene.now);
         assert!(stores.iter().all(|store| store.load.is_none()));
+    }
+
+    /// What it did before it died is not what it does.
+    #[test]
+    fn a_store_that_was_started_again_has_no_load_before_its_first_heartbeat() {
+        let mut scene = Scene::with_three_replicas();
+        let (address, incarnation) = {
+            let record = &scene.state.stores[&2].record;
+            (record.address.clone(), record.incarnation)
+        };
+        scene.pass(DISCONNECTED_AFTER);
+        scene.state.note_load(2, Some(load(1)), scene.now);
+        let next = start_of(2, &address, 900, incarnation);
+        assert_eq!(scene.register(&next), Ok(2));
+        assert_eq!(scene.state.load(scene.now), None);
+    }
+
+    #[test]
+    fn a_store_is_known_to_be_silent_only_after_it_was_listened_for_long_enough() {
+        let mut scene = Scene::with_three_replicas();
+        let heartbeats = |scene: &Scene| {
+            let stores = shown(scene).stores.into_iter();
+            let mut heartbeats: Vec<_> = stores.map(|shown| shown.heartbeats).collect();
+            heartbeats.dedup();
+            heartbeats
+        };
+        assert_eq!(heartbeats(&scene), [Heartbeats::Arrive]);
+        scene.pass(DISCONNECTED_AFTER - SECOND);
+        assert_eq!(heartbeats(&scene), [Heartbeats::Arrive]);
+        scene.pass(SECOND);
+        assert_eq!(heartbeats(&scene), [Heartbeats::Silent]);
+        // After a start it stays so, though there never was a heartbeat.
+        scene.restart();
+        assert_eq!(heartbeats(&scene), [Heartbeats::NotYet]);
+        scene.pass(DISCONNECTED_AFTER);
+        assert_eq!(heartbeats(&scene), [Heartbeats::Silent]);
+        let down_after = scene.state.settings.store_down_after;
+        scene.pass(down_after - DISCONNECTED_AFTER);
+        assert_eq!(heartbeats(&scene), [Heartbeats::Down]);
+    }
+
+    #[test]
+    fn all_regions_are_seen_in_their_order_however_many_there_are() {
+        let mut scene = Scene::with_three_replicas();
+        let peers = scene.state.regions[&b""[..]].region.peers.clone();
+        let count = 2 * SLICE_REGIONS as u64 + 7;
+        let key = |number: u64| match number {
+            0 => Bytes::new(),
+            number if number == count => Bytes::new(),
+            number => Bytes::from(format!("{number:04}")),
+        };
+        for number in 0..count {
+            scene.state.apply(Change::Region(Region {
+                id: 1 + number,
+                start_key: key(number),
+                end_key: key(number + 1),
+                epoch: Some(RegionEpoch {
+                    conf_version: 1,
+                    version: 2,
+                }),
+                peers: peers.clone(),
+            }));
+        }
+        let overview = shown(&scene);
+        let ids = overview.regions.iter().map(|region| region.id);
+        assert_eq!(ids.collect::<Vec<_>>(), Vec::from_iter(1..=count));
+        assert_eq!(overview.stores[0].region_count as u64, count);
     }
 
     #[test]
@@ -188,14 +311,15 @@ mod tests {
             bytes: Some(7),
         };
         assert_eq!(scene.report(1, &[report]), 0);
-        let shown = |scene: &Scene| scene.state.overview(scene.now);
         let overview = shown(&scene);
         assert_eq!(overview.regions[0].trouble, None);
         assert_eq!(overview.regions[0].leader, Some(1));
         let counts = overview.stores.iter();
         let counts = counts.map(|shown| (shown.region_count, shown.leads_count));
         assert_eq!(counts.collect::<Vec<_>>(), [(1, 1), (1, 0), (1, 0)]);
-        scene.pass(DISCONNECTED_AFTER);
+        scene.pass(DISCONNECTED_AFTER - SECOND);
+        assert_eq!(shown(&scene).regions[0].trouble, None);
+        scene.pass(SECOND);
         let trouble = shown(&scene).regions[0].trouble;
         assert_eq!(trouble, Some(RegionTrouble::NoMajority));
         scene.restart();

@@ -30,8 +30,8 @@ pub(super) struct KnownStore {
     pub(super) waiting: Option<Waiting>,
     /// Figures of the last heartbeat.
     pub(super) stats: Option<StoreStats>,
-    /// What it did before the last heartbeat, if that told it.
-    pub(super) load: Option<StoreLoad>,
+    /// What its present start did before its last heartbeat, if that told it, and when it did.
+    pub(super) load: Option<(StoreLoad, Instant)>,
     /// What the last heartbeat of its present start said. `None`: there was none.
     pub(super) takes_no_replicas: Option<bool>,
 }
@@ -211,6 +211,7 @@ impl State {
                 let store = self.stores.entry(record.id).or_default();
                 if store.record.incarnation != record.incarnation {
                     store.takes_no_replicas = None;
+                    store.load = None;
                 }
                 store.record = record;
             }

@@ -27,7 +27,9 @@ use super::refusal::Refusal;
 use super::reports::Heartbeat;
 use super::state::{Change, KnownStore, State, Waiting};
 use super::steps::Liveness;
-use super::{DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, STORES_MAX, UNCONFIRMED_STORES_MAX};
+use super::{
+    DISCONNECTED_AFTER, HEARTBEAT_INTERVAL, LOAD_AGE_MAX, STORES_MAX, UNCONFIRMED_STORES_MAX,
+};
 use crate::keys::{Counters, StoreRecord};
 
 /// A heartbeat that arrives this long after another start first asked was sent after that start began. So both run at the
@@ -161,9 +163,9 @@ impl State {
     }
 
     /// Notes what a registered store did before its last heartbeat.
-    pub(super) fn note_load(&mut self, store_id: u64, load: Option<StoreLoad>) {
+    pub(super) fn note_load(&mut self, store_id: u64, load: Option<StoreLoad>, now: Instant) {
         if let Some(store) = self.stores.get_mut(&store_id) {
-            store.load = load;
+            store.load = load.map(|load| (load, now));
         }
     }
 
@@ -187,10 +189,10 @@ impl State {
         stores.map(|store| self.with_load(store, now)).collect()
     }
 
-    /// A store with what it does. One that is silent does nothing that is known.
+    /// A store with what it does.
     pub(super) fn with_load(&self, store: &KnownStore, now: Instant) -> Store {
         Store {
-            load: store.load.filter(|_| store.is_up(now)),
+            load: store.load_at(now),
             ..self.to_wire(store, now)
         }
     }
@@ -362,6 +364,12 @@ impl KnownStore {
     fn waiting_as(&self, incarnation: u64) -> Option<Waiting> {
         self.waiting
             .filter(|waiting| waiting.incarnation == incarnation)
+    }
+
+    /// What it does. `None`: nothing that is known, since its last two heartbeats are overdue or did not tell it.
+    pub(super) fn load_at(&self, now: Instant) -> Option<StoreLoad> {
+        let (load, noted_at) = self.load?;
+        (now.saturating_duration_since(noted_at) < LOAD_AGE_MAX).then_some(load)
     }
 
     /// Whether its present start was heard of lately.

@@ -356,3 +356,46 @@ async fn registrations_queue_up_to_a_bound_and_those_given_up_are_not_decided() 
         "{refused:?}"
     );
 }
+
+#[tokio::test]
+async fn what_the_page_shows_is_put_together_once_for_all_that_look() {
+    let (_directory, cluster, _registrar) = open().await;
+    let now = Instant::now();
+    let shown = cluster.overview_at(now);
+    let soon = cluster.overview_at(now + OVERVIEW_AGE_MAX / 2);
+    assert!(Arc::ptr_eq(&shown, &soon));
+    let later = cluster.overview_at(now + OVERVIEW_AGE_MAX);
+    assert!(!Arc::ptr_eq(&shown, &later));
+}
+
+#[tokio::test]
+async fn heartbeats_come_more_often_while_somebody_looks_at_a_cluster_that_is_small() {
+    let (_directory, cluster, _registrar) = open().await;
+    let shared = &cluster.shared;
+    let now = Instant::now();
+    assert!(!shared.is_watched(now), "nobody looks");
+    cluster.overview_at(now);
+    assert!(shared.is_watched(now + WATCHED_FOR - Duration::from_millis(1)));
+    assert!(
+        !shared.is_watched(now + WATCHED_FOR),
+        "nobody looks any more"
+    );
+    let add_store = |id: u64| {
+        let store = StoreRecord {
+            id,
+            address: format!("a:{id}"),
+            incarnation: id,
+            kept_incarnation: id,
+            ..StoreRecord::default()
+        };
+        shared.write(|state| state.apply(Change::Store(store)));
+    };
+    let most = WATCHED_STORES_MAX as u64;
+    (1..=most).for_each(add_store);
+    // One that never kept its id sends no heartbeats.
+    let unconfirmed = StoreRecord::unconfirmed(most + 1, &fresh(1).start);
+    shared.write(|state| state.apply(Change::Store(unconfirmed)));
+    assert!(shared.is_watched(now));
+    add_store(most + 2);
+    assert!(!shared.is_watched(now), "each heartbeat has its cost");
+}

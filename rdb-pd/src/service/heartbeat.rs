@@ -1,14 +1,24 @@
 //! A heartbeat as it arrives, and what is wrong with it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rdb_proto::error::Fault;
+use rdb_proto::metapb::StoreLoad;
 use rdb_proto::pdpb::{HeldPeer, RegionReport, StoreHeartbeatRequest};
 use rdb_proto::transport::limits::HELD_PEERS_MAX;
 use tonic::Status;
 
 use super::checked_start;
 use crate::cluster::{Heartbeat, PEERS_MAX, Report};
+
+/// The shortest and the longest time that a load is taken of, in milliseconds. Stores tell 900 and more.
+const WINDOW_MS_MIN: u64 = 100;
+const WINDOW_MS_MAX: u64 = 60 * 60 * 1000;
+
+/// More commands in a second, or slower ones, no store has.
+const COMMANDS_PER_S_MAX: u64 = 1_000_000_000;
+const LATENCY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Checks all that needs no knowledge of the cluster. The transport has counted the reports and bounded their bytes.
 pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartbeat, Status> {
@@ -34,9 +44,18 @@ pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartb
         has_no_region: request.region_count == Some(0),
         holds: request.holds,
         takes_no_replicas: request.takes_no_replicas,
-        // A rate needs a time.
-        load: request.load.filter(|load| load.window_ms > 0),
+        load: request.load.filter(is_plausible),
     })
+}
+
+/// Whether a store can have done that. Wrong figures of one store would hide those of all others, and a rate needs a time.
+fn is_plausible(load: &StoreLoad) -> bool {
+    let seconds = load.window_ms / 1000 + 1;
+    let commands_max = seconds.saturating_mul(COMMANDS_PER_S_MAX);
+    let us_max = LATENCY_MAX.as_micros() as u64;
+    (WINDOW_MS_MIN..=WINDOW_MS_MAX).contains(&load.window_ms)
+        && load.reads.max(load.writes) <= commands_max
+        && load.read_p99_us.max(load.write_p99_us) <= Some(us_max)
 }
 
 fn checked_report(report: RegionReport) -> Result<Report, Status> {

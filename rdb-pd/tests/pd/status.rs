@@ -1,5 +1,7 @@
 //! What the placement driver counts of what it is asked for.
 
+use std::time::Duration;
+
 use rdb_proto::metapb::StoreLoad;
 use rdb_proto::pdpb::{GetRegionRequest, GetStoresRequest, GetTsoRequest, StoreHeartbeatRequest};
 use rdb_proto::transport::process::ServerProcess;
@@ -7,6 +9,8 @@ use tokio::time::timeout;
 
 use super::http::{Metrics, http_get};
 use super::{GUARD, Running, incarnation_at, start};
+
+const HANG_GUARD: Duration = Duration::from_secs(300);
 
 async fn metrics(pd: &Running) -> Metrics {
     let address = pd.pd.status_addr().expect("it has status pages");
@@ -56,13 +60,18 @@ async fn stores_report_every_second_while_somebody_looks_at_the_page() {
     let interval_ms = pd.heartbeat(ADDRESS, 1, cluster_id).await.unwrap();
     assert_eq!(interval_ms, 5000, "that is no page");
     // A busy machine may take longer than a look counts for.
-    loop {
-        assert_eq!(http_get(&address, "/page.json").await.status, 200);
-        let interval_ms = pd.heartbeat(ADDRESS, 1, cluster_id).await.unwrap();
-        if interval_ms == 1000 {
-            break;
+    let asked = timeout(HANG_GUARD, async {
+        loop {
+            assert_eq!(http_get(&address, "/page.json").await.status, 200);
+            let interval_ms = pd.heartbeat(ADDRESS, 1, cluster_id).await.unwrap();
+            if interval_ms == 1000 {
+                break;
+            }
         }
-    }
+    });
+    asked
+        .await
+        .expect("stores are asked to report every second");
     pd.stop().await;
 }
 
@@ -85,7 +94,9 @@ async fn the_load_of_a_store_is_listed_if_its_last_heartbeat_told_it() {
         (None, None),
         (load(5000), load(5000)),
         (load(0), None),
+        (load(99), None),
         (load(1000), load(1000)),
+        (load(u64::MAX), None),
         (None, None),
     ] {
         let heartbeat = StoreHeartbeatRequest {

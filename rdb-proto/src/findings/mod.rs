@@ -10,7 +10,9 @@ mod region;
 mod store;
 
 pub use region::{Lead, RegionTrouble, of_regions};
-pub use store::{Answer, SILENT_AFTER_MS, StoreView, not_serving_advice, of_space, of_store};
+pub use store::{
+    Answer, Heartbeats, SILENT_AFTER_MS, StoreView, not_serving_advice, of_space, of_store,
+};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -93,7 +93,7 @@ impl RegionTrouble {
     fn finding(self, ids: Vec<u64>) -> Finding {
         let (what, to_do) = match self {
             Self::NoMajority => (
-                "too few replicas answer from here for reads and writes",
+                "too few replicas answer for reads and writes",
                 "start the stores that do not answer again with their --data-dir: a region needs more than half of its \
                  replicas, and `rdbctl region list` says where those are",
             ),

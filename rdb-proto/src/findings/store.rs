@@ -41,7 +41,20 @@ pub enum Answer<'a> {
     /// Nothing came, for this cause.
     Nothing(&'a str),
     /// It was not asked. Its heartbeats are all that is known.
-    NotAsked,
+    NotAsked(Heartbeats),
+}
+
+/// What the placement driver knows from the heartbeats of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heartbeats {
+    /// They arrive.
+    Arrive,
+    /// There was none lately, and the placement driver has not listened for long enough to tell what that means.
+    NotYet,
+    /// There was none for as long as makes a store disconnected, while the placement driver listened.
+    Silent,
+    /// There was none for so long that the store's replicas are replaced.
+    Down,
 }
 
 impl StoreView<'_> {
@@ -70,7 +83,7 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
     let heard = store.heard();
     let finding = match store.answer {
         Answer::Serving => return of_serving_store(store),
-        Answer::NotAsked => return of_heartbeats(store),
+        Answer::NotAsked(heartbeats) => return of_heartbeats(store, heartbeats),
         Answer::NotServing(cause) => Finding::alarm(
             format!("store {id} does not serve: {cause}"),
             not_serving_advice(&format!("the store at {address}")),
@@ -122,27 +135,24 @@ pub fn of_space(whose: &str, available_bytes: u64, capacity_bytes: u64) -> Optio
 }
 
 /// A store that was not asked, by what its heartbeats say.
-fn of_heartbeats(store: &StoreView<'_>) -> Option<Finding> {
-    let StoreView { id, state, .. } = *store;
-    if store.was_heard() {
-        return of_serving_store(store);
-    }
-    let heard = store.heard();
-    let finding = if store.heartbeat_age_ms.is_some() || state == StoreState::Down {
-        let down = if state == StoreState::Down {
-            "down"
-        } else {
-            "disconnected"
-        };
-        Finding::alarm(format!("store {id} is {down}: {heard}"), start_again(store))
-    } else {
-        Finding::notice(
-            format!("store {id} was not heard of yet: {heard}"),
+fn of_heartbeats(store: &StoreView<'_>, heartbeats: Heartbeats) -> Option<Finding> {
+    let (id, heard) = (store.id, store.heard());
+    let alarm =
+        |is: &str| Finding::alarm(format!("store {id} is {is}: {heard}"), start_again(store));
+    let finding = match heartbeats {
+        Heartbeats::Arrive => return of_serving_store(store),
+        Heartbeats::Silent => alarm("disconnected"),
+        Heartbeats::Down => alarm("down"),
+        Heartbeats::NotYet => Finding::notice(
             format!(
-                "look again in ten seconds. If it stays so: {}",
+                "store {id} was not heard of yet, since the placement driver has only just started or was stopped for a while: \
+                 {heard}"
+            ),
+            format!(
+                "look again in twenty seconds. If it stays so: {}",
                 start_again(store)
             ),
-        )
+        ),
     };
     Some(finding.of_store(id))
 }
@@ -219,7 +229,11 @@ mod tests {
     use super::super::Severity;
     use super::*;
 
-    fn store(state: StoreState, heartbeat_age_ms: Option<u64>) -> StoreView<'static> {
+    fn store(
+        state: StoreState,
+        heartbeat_age_ms: Option<u64>,
+        heartbeats: Heartbeats,
+    ) -> StoreView<'static> {
         StoreView {
             id: 3,
             address: "host3:1",
@@ -227,57 +241,92 @@ mod tests {
             heartbeat_age_ms,
             space: Some((500, 1000)),
             region_count: 1,
-            answer: Answer::NotAsked,
+            answer: Answer::NotAsked(heartbeats),
         }
     }
 
     #[test]
     fn a_store_that_was_not_asked_is_judged_by_its_heartbeats() {
-        assert_eq!(of_store(&store(StoreState::Up, Some(1000))), None);
-        for (state, age_ms, severity, what) in [
+        let up = store(StoreState::Up, Some(1000), Heartbeats::Arrive);
+        assert_eq!(of_store(&up), None);
+        let never = "the placement driver has not heard of it since it started";
+        for (state, age_ms, heartbeats, severity, what) in [
             (
                 StoreState::Disconnected,
                 Some(25_000),
+                Heartbeats::Silent,
                 Severity::Alarm,
                 "store 3 is disconnected: its last heartbeat came 25s ago",
             ),
             (
                 StoreState::Down,
                 Some(1_900_000),
+                Heartbeats::Down,
                 Severity::Alarm,
                 "store 3 is down: its last heartbeat came 31m40s ago",
             ),
             (
                 StoreState::Down,
                 None,
+                Heartbeats::Down,
                 Severity::Alarm,
-                "store 3 is down: the placement driver has not heard of it since it started",
+                &format!("store 3 is down: {never}"),
+            ),
+            // Its silence is as long as the placement driver listens, and that is long enough.
+            (
+                StoreState::Disconnected,
+                None,
+                Heartbeats::Silent,
+                Severity::Alarm,
+                &format!("store 3 is disconnected: {never}"),
+            ),
+            (
+                StoreState::Leaving,
+                None,
+                Heartbeats::Silent,
+                Severity::Alarm,
+                &format!("store 3 is disconnected: {never}"),
             ),
             (
                 StoreState::Disconnected,
                 None,
+                Heartbeats::NotYet,
                 Severity::Notice,
-                "store 3 was not heard of yet: the placement driver has not heard of it since it started",
+                &format!("started or was stopped for a while: {never}"),
+            ),
+            // The placement driver was stopped for a minute.
+            (
+                StoreState::Disconnected,
+                Some(60_000),
+                Heartbeats::NotYet,
+                Severity::Notice,
+                "started or was stopped for a while: its last heartbeat came 1m0s ago",
             ),
         ] {
-            let finding = of_store(&store(state, age_ms)).expect(what);
-            assert_eq!(finding.what, what);
+            let finding = of_store(&store(state, age_ms, heartbeats)).expect(what);
+            assert!(finding.what.ends_with(what), "{finding:?}");
             assert_eq!(finding.severity, severity, "{what}");
             assert_eq!(finding.store_id, Some(3));
-            for part in ["start rdb-server at host3:1 again", "rdbctl store remove 3"] {
-                assert!(finding.to_do.contains(part), "{}", finding.to_do);
-            }
+            let start_again = "start rdb-server at host3:1 again";
+            assert!(finding.to_do.contains(start_again), "{finding:?}");
+            let if_gone = if state == StoreState::Leaving {
+                "it is leaving already"
+            } else {
+                "rdbctl store remove 3"
+            };
+            assert!(finding.to_do.contains(if_gone), "{finding:?}");
         }
     }
 
     #[test]
     fn a_store_that_leaves_or_has_little_space_is_a_notice() {
-        let leaving = of_store(&store(StoreState::Leaving, Some(1000)));
+        let leaving = store(StoreState::Leaving, Some(1000), Heartbeats::Arrive);
+        let leaving = of_store(&leaving);
         let leaving = leaving.expect("it is told of");
         assert_eq!(leaving.severity, Severity::Notice);
         let full = StoreView {
             space: Some((99, 1000)),
-            ..store(StoreState::Up, Some(1000))
+            ..store(StoreState::Up, Some(1000), Heartbeats::Arrive)
         };
         let full = of_store(&full).expect("it is told of");
         assert_eq!(full.what, "the disk of store 3 has 99 B left of 1000 B");

@@ -36,7 +36,6 @@ impl StoreSource {
                 Reading::Level(Some(storage.data.compaction_pending_bytes as f64)),
             ),
             ("disk_reads", Reading::Count(storage.disk_reads)),
-            ("slow", Reading::Count(self.figures.commands.slow().count())),
         ]
     }
 
@@ -44,10 +43,15 @@ impl StoreSource {
     pub(super) fn findings(&self, counts: RegionCounts) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Err(cause) = self.health.present() {
-            findings.push(Finding::alarm(
-                format!("this store does not serve all of its regions: {cause}"),
-                not_serving_advice("this store"),
-            ));
+            let to_do = if counts.without_leader > 0 {
+                "look again in ten seconds: regions elect their leaders. If they do not, `rdbctl status` tells which stores do not \
+                 answer, and the log of this store why"
+                    .to_owned()
+            } else {
+                not_serving_advice("this store")
+            };
+            let what = format!("this store does not serve all of its regions: {cause}");
+            findings.push(Finding::alarm(what, to_do));
         } else if counts.without_leader > 0 {
             findings.push(Finding::notice(
                 format!("regions of which this store knows no leader: {}", counts.without_leader),
