@@ -28,10 +28,15 @@ const DRIVER: &str = "chromedriver";
 /// Keys that have no character, as WebDriver names them.
 pub(super) const TAB: &str = "\u{e004}";
 pub(super) const LEFT: &str = "\u{e012}";
+pub(super) const RIGHT: &str = "\u{e014}";
 pub(super) const HOME: &str = "\u{e011}";
+pub(super) const END: &str = "\u{e010}";
 
 /// What the driver says on its standard output once it listens.
 const LISTENING: &str = "was started successfully on port ";
+
+/// How often the driver is started at most.
+const STARTS_MAX: usize = 5;
 
 /// How often, and how often at most, it is looked whether a killed browser is gone.
 const ENDING_PAUSE: Duration = Duration::from_millis(10);
@@ -52,6 +57,20 @@ impl Browser {
             skipped("chromedriver, of the packages chromium and chromium-driver, is not installed");
             return None;
         }
+        // The driver takes a free port of IPv6, and ends when another process has the same one of IPv4.
+        for _ in 0..STARTS_MAX {
+            let mut browser = Self::spawn();
+            if let Some(port) = browser.listening().await {
+                browser.port = port;
+                browser.begin().await;
+                return Some(browser);
+            }
+        }
+        panic!("the driver ended before it listened, {STARTS_MAX} times");
+    }
+
+    /// Starts the driver. From here on its end is taken care of, whatever fails.
+    fn spawn() -> Self {
         let home = TempDir::new().expect("the temporary directory can be written");
         let log = File::create(home.path().join("driver.log")).expect("it can be written");
         let mut command = Command::new(DRIVER);
@@ -67,8 +86,17 @@ impl Browser {
             .stdout(Stdio::piped())
             .stderr(log)
             .process_group(0);
-        let mut driver = command.spawn().expect("it can be started");
-        let stdout = driver.stdout.take().expect("it is piped");
+        Self {
+            driver: command.spawn().expect("it can be started"),
+            port: 0,
+            session: String::new(),
+            _home: home,
+        }
+    }
+
+    /// The port of the driver, once it listens. `None`: it ended before.
+    async fn listening(&mut self) -> Option<u16> {
+        let stdout = self.driver.stdout.take().expect("it is piped");
         let listening = spawn_blocking(move || {
             let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
             let port = lines.find_map(|line| {
@@ -80,14 +108,7 @@ impl Browser {
             port
         });
         let listening = guarded("the driver listens", listening).await;
-        let mut browser = Self {
-            driver,
-            port: listening.expect("no panic").expect("it says where"),
-            session: String::new(),
-            _home: home,
-        };
-        browser.begin().await;
-        Some(browser)
+        listening.expect("no panic")
     }
 
     async fn begin(&mut self) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rdb_proto::findings::Finding;
 use rdb_proto::transport::status::{
-    Exposition, Reading, Readings, Source, StatusServer, Subject, View, brief_findings,
+    Exposition, Reading, Readings, STORE_COLUMNS, Source, StatusServer, Subject, View,
+    brief_findings,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -70,7 +71,6 @@ impl Shown {
             210,
             4100,
             120_034,
-            64 << 20,
             430_u64 << 30,
             512_u64 << 30,
             31_u64 << 30,
@@ -141,11 +141,7 @@ impl Source for Shown {
                     "count": self.stores,
                     "up": self.stores - 1,
                     "from": from,
-                    "columns": [
-                        "id", "address", "state", "heard_ms", "regions", "leads", "reads", "writes", "read_p99_us",
-                        "write_p99_us", "queue_bytes", "queue_bytes_max", "available_bytes", "capacity_bytes", "data_bytes",
-                        "keys", "started_ms",
-                    ],
+                    "columns": STORE_COLUMNS,
                     "rows": stores.map(|id| self.store(id)).collect::<Vec<_>>(),
                 }),
             ),

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use self::browser::{Browser, HOME, LEFT, TAB};
+use self::browser::{Browser, END, HOME, LEFT, RIGHT, TAB};
 use self::made_up::MadeUp;
 use crate::harness::{Cluster, Node, Port, found};
 
@@ -31,9 +31,23 @@ const UPDATES: &str = "return Number(document.body.dataset.updates ?? 0)";
 const HAS_SERVER: &str = "return document.getElementById('lost').hidden && \
                           document.getElementById('verdict').textContent !== 'Server lost'";
 
-/// How much wider the page is than its window.
-const TOO_WIDE: &str =
-    "return Math.max(0, document.documentElement.scrollWidth - window.innerWidth)";
+/// How wide the page is laid out, and how much wider what stands in it is. A phone that has to show something wider zooms out, so the size
+/// of its window tells nothing.
+const WIDTHS: &str = "const it = document.documentElement; \
+                      return [it.clientWidth, it.scrollWidth - it.clientWidth]";
+
+/// What stands in the page fits a window of this width.
+async fn assert_fits(browser: &Browser, width: u32, what: &str) {
+    let widths = browser.run(WIDTHS).await;
+    let laid_out = widths[0].as_u64().expect("a number");
+    // A window that is no phone's may have a bar for scrolling.
+    let is_as_wide = match width {
+        ..500 => laid_out == u64::from(width),
+        _ => (u64::from(width) - 20..=u64::from(width)).contains(&laid_out),
+    };
+    assert!(is_as_wide, "{what}: {widths}");
+    assert_eq!(widths[1], 0, "{what}");
+}
 
 /// What goes wrong in the page itself goes to a log, and so does what it asks for.
 async fn assert_quiet(browser: &Browser, origin: &str) {
@@ -119,7 +133,9 @@ async fn a_write_is_on_the_page_of_its_store_within_three_updates() {
         client.raw_put("k", "v").await.expect("written");
         let began = Instant::now();
         let before = browser.run("return window.seen.length").await;
-        let first = format!("return window.seen.indexOf('{count}') + 1");
+        // A put that was sent again is counted twice.
+        let first =
+            format!("return window.seen.findIndex((shown) => Number(shown) >= {count}) + 1");
         let first = browser.find("the write is shown", &first).await;
         println!(
             "shown after {:?}: update {first}, of {before} before",
@@ -163,9 +179,14 @@ async fn writes_are_on_the_page_of_the_cluster_and_in_the_list_of_stores() {
     })
     .await;
     println!("shown after {:?}", began.elapsed());
-    let stores = client.stores().await.expect("they are known");
-    let load = stores[0].load.expect("it was told");
-    assert!(load.writes > 0 && load.write_p99.is_some(), "{load:?}");
+    // Each heartbeat tells of the time since the one before.
+    found("the list of stores has them", async || {
+        client.raw_put("k", "v").await.expect("written");
+        let stores = client.stores().await.expect("they are known");
+        let load = stores[0].load?;
+        (load.writes > 0 && load.write_p99.is_some()).then_some(())
+    })
+    .await;
 }
 
 /// Three stores with a replica each, and the pages of the placement driver and of the first store.
@@ -281,7 +302,7 @@ async fn a_killed_store_is_disconnected_and_named_and_the_pages_fit_a_phone() {
             browser
                 .find("it shows more", &format!("return {UPDATES_OF} > {seen}"))
                 .await;
-            assert_eq!(browser.run(TOO_WIDE).await, 0, "{name} {look}");
+            assert_fits(&browser, width, &format!("{name} {look}")).await;
             browser.picture(&format!("{name}-{look}")).await;
         }
     }
@@ -321,6 +342,13 @@ async fn a_page_that_lost_its_server_says_so_and_recovers_by_itself() {
         .find("it goes on", &format!("return {UPDATES_OF} > {seen}"))
         .await;
     browser.find("it has a server", HAS_SERVER).await;
+    // Connections are taken by the system, and nothing is answered.
+    cluster.pd.pause();
+    browser
+        .find("it says that it lost the server", &text_of("lost"))
+        .await;
+    cluster.pd.resume();
+    browser.find("it has a server", HAS_SERVER).await;
 }
 
 #[tokio::test]
@@ -337,20 +365,21 @@ async fn all_of_a_page_is_reached_with_the_keyboard() {
         )
         .await;
     let focused = "const it = document.activeElement; return it.className + ' ' + it.parentElement.id + ' ' + it.getAttribute('role')";
-    let mut stops = Vec::new();
-    for _ in 0..20 {
+    let charts = "return document.querySelectorAll('#charts [role=slider]').length";
+    let charts = browser.run(charts).await.as_u64().expect("a number") as usize;
+    let mut stops: Vec<String> = Vec::new();
+    let reached = |stops: &[String]| stops.iter().filter(|stop| stop.contains("slider")).count();
+    while reached(&stops) < charts && stops.len() < 30 {
         browser.press(TAB).await;
         let stop = browser.run(focused).await;
         stops.push(stop.as_str().expect("text").to_owned());
-        if stops.last().is_some_and(|stop| stop.contains("slider")) {
-            break;
-        }
     }
     assert!(stops[0].starts_with("skip"), "{stops:?}");
     assert!(
         stops.iter().any(|stop| stop.contains("keyline")),
         "{stops:?}"
     );
+    assert!(charts >= 6 && reached(&stops) == charts, "{stops:?}");
     let detail = browser.run(&text_of("region-detail")).await;
     assert!(
         detail
@@ -358,12 +387,14 @@ async fn all_of_a_page_is_reached_with_the_keyboard() {
             .is_some_and(|told| told.starts_with("Region 1 · led by store 1")),
         "{detail}"
     );
-    // The chart that has the focus.
     browser
         .find(
             "there is a row",
             "return document.activeElement.getAttribute('aria-valuemax') > 0",
         )
+        .await;
+    browser
+        .run("document.querySelector('#charts [role=slider]').focus()")
         .await;
     let value = "return document.activeElement.getAttribute('aria-valuetext')";
     let now = browser.run(value).await;
@@ -379,6 +410,42 @@ async fn all_of_a_page_is_reached_with_the_keyboard() {
             then.as_str()
                 .is_some_and(|told| told.contains(": reads ") && !told.starts_with("now")),
             "{then}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn arrow_keys_move_along_the_regions() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let cluster = MadeUp::start(3, 6, "store.example.org:20160").await;
+    browser.open(cluster.url()).await;
+    browser
+        .find(
+            "it shows regions",
+            "return document.querySelectorAll('#keyline button').length === 6",
+        )
+        .await;
+    browser
+        .run("document.querySelector('#keyline button').focus()")
+        .await;
+    for (key, region) in [
+        (RIGHT, 2),
+        (RIGHT, 3),
+        (LEFT, 2),
+        (END, 6),
+        (RIGHT, 6),
+        (HOME, 1),
+        (LEFT, 1),
+    ] {
+        browser.press(key).await;
+        let told = browser.run(&text_of("region-detail")).await;
+        let expected = format!("Region {region} · led by store {}", 1 + (region - 1) % 3);
+        assert!(
+            told.as_str()
+                .is_some_and(|told| told.starts_with(&expected)),
+            "{expected}: {told}"
         );
     }
 }
@@ -425,17 +492,42 @@ async fn a_large_cluster_is_shown_in_parts_which_fit_a_phone() {
         .await;
     for (width, look) in [(1280, "desktop"), (360, "phone")] {
         browser.resemble(width, 900, false).await;
-        assert_eq!(browser.run(TOO_WIDE).await, 0, "{look}");
+        assert_fits(&browser, width, look).await;
         browser.picture(&format!("cluster-large-{look}")).await;
     }
+    let wide = "const wide = document.createElement('div'); wide.style.width = '500px'; wide.style.height = '9px'; \
+                wide.id = 'wide'; document.getElementById('main').append(wide)";
+    browser.run(wide).await;
+    let widths = browser.run(WIDTHS).await;
+    assert_ne!(widths[1], 0, "it is noticed: {widths}");
+    browser
+        .run("document.getElementById('wide').remove()")
+        .await;
     let first = "return document.querySelector('#stores .id').textContent";
     assert_eq!(browser.run(first).await, "1");
+    // The button is pressed while an update is on its way that does not know of it.
+    let hold = "window.held = []; window.theirs = window.fetch; \
+                window.fetch = (...asked) => new Promise((go) => window.held.push(go)).then(() => window.theirs(...asked))";
+    browser.run(hold).await;
     browser
-        .run("document.getElementById('stores-after').click()")
+        .find("an update is under way", "return window.held.length")
         .await;
+    let press_and_go_on = "document.getElementById('stores-after').click(); \
+                           window.fetch = window.theirs; window.held.forEach((go) => go())";
+    browser.run(press_and_go_on).await;
     browser
         .find("the page is turned", &format!("{first} === '21'"))
         .await;
     let part = browser.run(&text_of("stores-part")).await;
     assert_eq!(part, "21 to 40 of 200");
+    for (button, id) in [("after", 41), ("before", 21), ("before", 1)] {
+        browser
+            .run(&format!(
+                "document.getElementById('stores-{button}').click()"
+            ))
+            .await;
+        browser
+            .find("the page is turned", &format!("{first} === '{id}'"))
+            .await;
+    }
 }
