@@ -39,8 +39,12 @@ pub(crate) struct Issued {
 
 impl Ca {
     pub(crate) fn new() -> Self {
+        Self::valid(Validity::Now)
+    }
+
+    pub(crate) fn valid(validity: Validity) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let mut params = params(&[], "CA", Validity::Now);
+        let mut params = params(&[], "CA", validity);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("a certificate");
         Self {

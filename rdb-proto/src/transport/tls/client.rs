@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 use rustls::ClientConfig;
@@ -17,15 +17,17 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use super::super::address::host;
 use super::super::connect::Connector;
 use super::super::secured::Secured;
+use super::certificate::{Facts, warnings_of_authorities};
 use super::failure::{Side, explained};
-use super::material::{VERSIONS, certificates, private_key, provider, roots, unfit};
+use super::material::{VERSIONS, authorities, certificates, private_key, provider, unfit};
 use super::{ALPN, Pem, RECORD_BYTES, TlsError};
 use crate::rare_line::RareLine;
 
 /// What a client connects over TLS with: whom it trusts, and who it is.
 ///
 /// Certificates are checked against the host of the address that is connected to. Files are read again whenever a connection is
-/// made. What cannot be used then is left alone, and the last that could be used stays.
+/// made, by one at a time: what connects meanwhile uses what was read before. What cannot be used is left alone, and the last that could be
+/// used stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTlsOptions {
     ca: Pem,
@@ -141,6 +143,8 @@ struct Shared {
     options: ClientTlsOptions,
     server_name: Option<ServerName<'static>>,
     loaded: Mutex<Loaded>,
+    /// Held while files are read, so that the content that is read last is installed last. Taken before `loaded`.
+    reading: Mutex<()>,
     log: Mutex<RareLine>,
 }
 
@@ -148,6 +152,8 @@ struct Shared {
 struct Loaded {
     read: Read,
     config: Arc<ClientConfig>,
+    /// Of the CAs.
+    authorities: Vec<Facts>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -179,6 +185,7 @@ impl ClientTls {
             options,
             server_name,
             loaded,
+            reading: Mutex::default(),
             log: Mutex::default(),
         })))
     }
@@ -189,6 +196,22 @@ impl ClientTls {
     ///
     /// [`TlsError`]: what was read before stays in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
+        let reading = self.0.reading.lock();
+        let _reading = reading.unwrap_or_else(PoisonError::into_inner);
+        self.read_again()
+    }
+
+    /// The same unless it is under way already: `None`.
+    fn reload_alone(&self) -> Option<Result<bool, TlsError>> {
+        let _reading = match self.0.reading.try_lock() {
+            Ok(reading) => reading,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.read_again())
+    }
+
+    fn read_again(&self) -> Result<bool, TlsError> {
         let options = &self.0.options;
         let read = Read::of(options)?;
         if read == self.loaded().read {
@@ -197,6 +220,13 @@ impl ClientTls {
         let loaded = Loaded::of(read, options)?;
         *self.loaded() = loaded;
         Ok(true)
+    }
+
+    /// What is wrong though it can be used. It reads nothing.
+    pub fn warnings(&self) -> Vec<String> {
+        let options = &self.0.options;
+        let what = options.ca.named(options.names.ca);
+        warnings_of_authorities(&self.loaded().authorities, &what)
     }
 
     /// Shakes hands over `stream` with the server at `address`, a `host:port`. Takes as long as the server does.
@@ -210,13 +240,7 @@ impl ClientTls {
         stream: S,
     ) -> io::Result<Secured<S>> {
         if self.0.options.rereads_files() {
-            let again = self.clone();
-            let reloaded = spawn_blocking(move || again.reload()).await;
-            if let Ok(Err(error)) = reloaded
-                && let Some(suppressed) = self.take_log_turn()
-            {
-                tracing::warn!(%error, suppressed, "what was read before is used on");
-            }
+            self.follow_files().await;
         }
         let name = match &self.0.server_name {
             Some(name) => name.clone(),
@@ -240,6 +264,17 @@ impl ClientTls {
                 tls.connect(&address, stream).await
             }
         })
+    }
+
+    /// Reads files again, and says so if they cannot be used. A disk that does not answer holds up this connection and one thread.
+    async fn follow_files(&self) {
+        let again = self.clone();
+        let reloaded = spawn_blocking(move || again.reload_alone()).await;
+        if let Ok(Some(Err(error))) = reloaded
+            && let Some(suppressed) = self.take_log_turn()
+        {
+            tracing::warn!(%error, suppressed, "what was read before is used on");
+        }
     }
 
     fn take_log_turn(&self) -> Option<u64> {
@@ -276,7 +311,7 @@ impl Read {
 impl Loaded {
     fn of(read: Read, options: &ClientTlsOptions) -> Result<Self, TlsError> {
         let names = options.names;
-        let roots = roots(&read.ca, &options.ca.named(names.ca))?;
+        let (roots, authorities) = authorities(&read.ca, &options.ca.named(names.ca))?;
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(|error| TlsError::new("TLS", error))?
@@ -298,6 +333,30 @@ impl Loaded {
         Ok(Self {
             read,
             config: Arc::new(config),
+            authorities,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::super::certificates::{Ca, Files};
+    use super::*;
+
+    #[test]
+    fn one_connection_at_a_time_reads_files() {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let ca = Ca::new();
+        let files = Files::write(directory.path(), &ca.server(), &ca);
+        let tls = ClientTls::new(ClientTlsOptions::with_ca_file(&files.ca));
+        let tls = tls.expect("it can be used");
+        std::fs::write(&files.ca, Ca::new().pem).expect("it can be written");
+        let reading = tls.0.reading.lock().expect("no panic");
+        assert_eq!(tls.reload_alone(), None, "it is under way");
+        drop(reading);
+        assert_eq!(tls.reload_alone(), Some(Ok(true)));
+        assert_eq!(tls.reload_alone(), Some(Ok(false)));
     }
 }

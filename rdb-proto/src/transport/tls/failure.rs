@@ -73,9 +73,11 @@ fn explain(error: &Error, side: Side) -> String {
 
 fn refused(error: &CertificateError) -> String {
     match error {
-        // The second: by a CA of the same name.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "no CA that is trusted here has signed it".to_owned()
+        CertificateError::UnknownIssuer => "no CA that is trusted here has signed it".to_owned(),
+        // The first when the CA has the same name.
+        CertificateError::BadSignature => {
+            "no CA that is trusted here has signed it, or who presents it does not have its key"
+                .to_owned()
         }
         CertificateError::Expired => "it has expired".to_owned(),
         CertificateError::ExpiredContext { not_after, .. } => {
@@ -116,8 +118,9 @@ fn told(alert: AlertDescription, side: Side) -> String {
         AlertDescription::CertificateRequired => {
             return format!("{peer} requires a certificate of {own}");
         }
-        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
-            "no CA that it trusts has signed it"
+        AlertDescription::UnknownCA => "no CA that it trusts has signed it",
+        AlertDescription::DecryptError => {
+            "no CA that it trusts has signed it, or the key here is not its key"
         }
         AlertDescription::CertificateExpired => "it has expired",
         AlertDescription::CertificateRevoked => "it was revoked",

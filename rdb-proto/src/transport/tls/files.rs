@@ -72,16 +72,12 @@ pub fn client_tls(
 }
 
 #[cfg(test)]
-#[path = "../../../tests/transport/certificates.rs"]
-mod certificates;
-
-#[cfg(test)]
 mod tests {
     use std::fs;
 
     use tempfile::TempDir;
 
-    use super::certificates::{Ca, Files, HOSTS, Validity};
+    use super::super::certificates::{Ca, Files, HOSTS, Validity};
     use super::*;
 
     fn files(directory: &TempDir) -> (Ca, Files) {
@@ -183,9 +179,80 @@ mod tests {
         set(0o644);
         files.replace(&ca.issue(&HOSTS, "server", Validity::UntilYesterday));
         let warnings = server().warnings().join("\n");
-        for told in ["the certificate has expired at ", "chmod 600"] {
+        for told in ["the certificate of CN=server has expired at ", "chmod 600"] {
             assert!(warnings.contains(told), "{warnings}");
         }
+    }
+
+    #[test]
+    fn no_error_has_a_part_of_a_key_in_it() {
+        const SHOWN: usize = 16;
+        let directory = directory();
+        let (_ca, files) = files(&directory);
+        let key = fs::read_to_string(&files.key).expect("it was written");
+        let body: String = key.lines().filter(|line| !line.starts_with('-')).collect();
+        let good = directory.path().join("good.key");
+        fs::write(&good, &key).expect("it can be written");
+        let in_use = server_tls(Some(&files.certificate), Some(&files.key), Some(&files.ca));
+        let in_use = in_use.expect("it can be used").expect("it is TLS");
+        let flattened = key.replace('\n', "");
+        let torn = flattened[..flattened.len() / 2].to_owned();
+        let cut = key[..key.len() / 2].to_owned();
+        let not_base64 = key.replacen(&body[8..16], "!!!!!!!!", 1);
+        let label = format!("-----BEGIN {body}-----\n");
+        for broken in [flattened, torn, cut, not_base64, label] {
+            fs::write(&files.key, &broken).expect("it can be written");
+            let (certificate, key) = (Some(&*files.certificate), Some(&*files.key));
+            let of_client = client_tls(None, certificate, key, Some(&files.ca));
+            let errors = [
+                refused(certificate, key, None),
+                refused(key, key, None),
+                refused(certificate, Some(&good), key),
+                of_client.map(drop).expect_err("it is broken").to_string(),
+                in_use.reload().expect_err("it is broken").to_string(),
+            ];
+            for error in errors {
+                let decimals = format!("{:?}", &broken.as_bytes()[..SHOWN]);
+                assert!(
+                    !error.contains(decimals.trim_matches(['[', ']'])),
+                    "{error}"
+                );
+                for part in body.as_bytes().windows(SHOWN) {
+                    let text = String::from_utf8_lossy(part);
+                    let decimals = format!("{part:?}");
+                    let decimals = decimals.trim_matches(['[', ']']);
+                    assert!(
+                        !error.contains(&*text) && !error.contains(decimals),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_no_ca_s_is_no_ca_and_an_expired_ca_is_warned_about() {
+        let directory = directory();
+        let (ca, files) = files(&directory);
+        let (certificate, key) = (Some(&*files.certificate), Some(&*files.key));
+        let told = refused(certificate, key, certificate);
+        assert!(told.contains("CN=server in it is no CA's"), "{told}");
+        let told = client_tls(certificate, certificate, key, None).map(drop);
+        let told = told.expect_err("it is no CA's").to_string();
+        assert!(told.contains("CN=server in it is no CA's"), "{told}");
+
+        let expired = Ca::valid(Validity::UntilYesterday);
+        fs::write(&files.ca, format!("{}{}", ca.pem, expired.pem)).expect("it can be written");
+        let tls = server_tls(certificate, key, Some(&files.ca));
+        let warnings = tls.expect("it can be used").expect("it is TLS").warnings();
+        let warnings = warnings.join("\n");
+        assert!(
+            warnings.contains(": the CA CN=CA has expired at "),
+            "{warnings}"
+        );
+        let tls = client_tls(Some(&files.ca), certificate, key, None);
+        let warnings = tls.expect("it can be used").expect("it is TLS").warnings();
+        assert!(warnings.join("").starts_with("--tls-ca "), "{warnings:?}");
     }
 
     #[test]

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::super::HealthHandle;
 use super::{ClientTls, ServerTls, TlsError};
 
 /// How often it looks whether a file has changed. It compares what is in them: dates say little where links are replaced.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// After so long reading files is told of.
+const READING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Keeps both ends of a server's TLS up to date.
 #[derive(Debug)]
@@ -60,9 +63,17 @@ impl TlsKeeper {
                 _ = looks.tick() => false,
             };
             let (server, client) = (Arc::clone(&self.server), self.client.clone());
-            let reading = spawn_blocking(move || reload(&server, client.as_ref()));
+            let mut reading = spawn_blocking(move || reload(&server, client.as_ref()));
+            let read = match timeout(READING_PATIENCE, &mut reading).await {
+                Ok(read) => read,
+                Err(_) => {
+                    let cause = "the files of certificates cannot be read: their disk or network does not answer";
+                    self.tell(Some(cause.to_owned()));
+                    reading.await
+                }
+            };
             // It does not panic; if it does, what was read before is used on.
-            let Ok(reloaded) = reading.await else {
+            let Ok(reloaded) = read else {
                 continue;
             };
             match &reloaded {
@@ -79,14 +90,18 @@ impl TlsKeeper {
                 // Whoever asks is told again.
                 self.told.clear();
             }
-            self.tell(reloaded.err());
+            self.tell(reloaded.err().map(|error| error.to_string()));
         }
     }
 
     /// Says what is wrong: in the log when that is new, and in the health as long as it is so.
-    fn tell(&mut self, error: Option<TlsError>) {
+    fn tell(&mut self, error: Option<String>) {
         let mut wrong = self.server.warnings();
-        if self.client.is_some() {
+        if let Some(client) = &self.client {
+            // They may have the same CAs.
+            let of_client = client.warnings().into_iter();
+            let others: Vec<_> = of_client.filter(|other| !wrong.contains(other)).collect();
+            wrong.extend(others);
             wrong.extend(self.server.unfit_as_client());
         }
         wrong.extend(

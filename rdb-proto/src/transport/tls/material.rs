@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{InconsistentKeys, SupportedProtocolVersion, version};
 
 use super::TlsError;
+use super::certificate::Facts;
 
 pub(super) const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 
@@ -56,15 +57,24 @@ pub(super) fn private_key(pem: &[u8], what: &str) -> Result<PrivateKeyDer<'stati
     }
 }
 
-/// Trusts the certificates in PEM.
-pub(super) fn roots(pem: &[u8], what: &str) -> Result<RootCertStore, TlsError> {
+/// Trusts the certificates in PEM, and says what they are. Each has to be one of a CA: webpki takes any for an anchor, and whoever has the
+/// key of one that is not could sign others with it.
+pub(super) fn authorities(pem: &[u8], what: &str) -> Result<(RootCertStore, Vec<Facts>), TlsError> {
     let mut roots = RootCertStore::empty();
+    let mut all_facts = Vec::new();
     for certificate in certificates(pem, what)? {
+        let facts = Facts::of(&certificate).map_err(|problem| TlsError::new(what, problem))?;
+        if !facts.can_sign {
+            let subject = &facts.subject;
+            let problem = format!("the certificate of {subject} in it is no CA's");
+            return Err(TlsError::new(what, problem));
+        }
         roots.add(certificate).map_err(|error| {
             TlsError::new(what, format!("a certificate in it is no CA's: {error}"))
         })?;
+        all_facts.push(facts);
     }
-    Ok(roots)
+    Ok((roots, all_facts))
 }
 
 /// What is wrong with a certificate and a key that rustls refuses.
@@ -81,6 +91,18 @@ pub(super) fn unfit(error: &rustls::Error, certificate: String, key: &str) -> Tl
     }
 }
 
+/// In words of our own: those of `error` have lines of the file in them, which may be of a key.
 fn not_pem(what: &str, error: &Error) -> TlsError {
-    TlsError::new(what, format!("it is not PEM: {error}"))
+    let cause = match error {
+        Error::MissingSectionEnd { .. } => {
+            "a -----BEGIN has no -----END; line ends were lost, or it is cut"
+        }
+        Error::IllegalSectionStart { .. } => {
+            "a line begins with -----BEGIN and goes on in another way; line ends were lost"
+        }
+        Error::Base64Decode(_) => "what is between -----BEGIN and -----END is not base64",
+        Error::SectionTooLarge => "what is between -----BEGIN and -----END is too large",
+        _ => "it cannot be parsed",
+    };
+    TlsError::new(what, format!("it is not PEM: {cause}"))
 }

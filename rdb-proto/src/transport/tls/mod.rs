@@ -14,6 +14,9 @@
 //! - Private keys are never in a message, a log, or what `Debug` shows.
 
 mod certificate;
+#[cfg(test)]
+#[path = "../../../tests/transport/certificates.rs"]
+pub(super) mod certificates;
 mod client;
 mod error;
 pub(super) mod failure;

@@ -1,8 +1,8 @@
 //! Where certificates and keys come from.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::TlsError;
@@ -15,7 +15,7 @@ const PEM_BYTES_MAX: usize = 1 << 20;
 pub enum Pem {
     /// The text itself.
     Text(Vec<u8>),
-    /// A file, which is read again.
+    /// A regular file, which is read again.
     File(PathBuf),
 }
 
@@ -27,10 +27,16 @@ impl Pem {
             Self::File(path) => path,
         };
         let read = || {
+            // Before it is opened: that waits for whoever writes to a pipe.
+            if !fs::metadata(path)?.is_file() {
+                return Err(io::Error::other(
+                    "it is no regular file, so it cannot be read again",
+                ));
+            }
             let mut text = Vec::new();
             let file = File::open(path)?;
             file.take(PEM_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
-            Ok::<_, std::io::Error>(text)
+            Ok(text)
         };
         let text = read().map_err(|error| {
             TlsError::new(self.named(what), format!("it cannot be read: {error}"))
@@ -72,6 +78,14 @@ mod tests {
     fn debug_shows_nothing_of_a_key() {
         let shown = format!("{:?}", Pem::Text(b"SECRET".to_vec()));
         assert_eq!(shown, "Text(6 bytes)");
+    }
+
+    #[test]
+    fn only_what_can_be_read_again_is_read() {
+        let directory = Pem::File("/".into());
+        let error = directory.read("--tls-key").expect_err("it is no file");
+        let error = error.to_string();
+        assert!(error.contains("it is no regular file"), "{error}");
     }
 
     #[test]

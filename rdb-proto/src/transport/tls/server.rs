@@ -13,9 +13,11 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::super::secured::Secured;
 use super::super::wrong_port::{answer_and_close, is_handshake, is_plain_text, to_plain_text};
-use super::certificate::Facts;
+use super::certificate::{Facts, warnings_of_authorities, warnings_of_chain};
 use super::failure::{Side, explained};
-use super::material::{Identity, VERSIONS, certificates, private_key, provider, roots, unfit};
+use super::material::{
+    Identity, VERSIONS, authorities, certificates, private_key, provider, unfit,
+};
 use super::{ALPN, PeerIdentity, Pem, RECORD_BYTES, TlsError};
 
 /// What a server serves TLS with.
@@ -47,6 +49,12 @@ struct Loaded {
     read: Read,
     config: Arc<ServerConfig>,
     facts: Facts,
+    /// Of all certificates that are presented, the first of which is its own.
+    chain: Vec<Facts>,
+    /// Of the CAs of clients.
+    authorities: Vec<Facts>,
+    /// Whether every user of the machine can read the key, when that was looked at last.
+    key_is_open: bool,
     /// Why clients with certificates of the client CA refuse this server when it connects to them, if they do.
     unfit_as_client: Option<String>,
 }
@@ -83,23 +91,35 @@ impl ServerTls {
     /// [`TlsError`]: what was read before stays in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let read = Read::of(&self.options)?;
-        if read == self.loaded().read {
+        let key_is_open = is_readable_by_all(&self.options.key);
+        let mut present = self.loaded();
+        present.key_is_open = key_is_open;
+        if read == present.read {
             return Ok(false);
         }
+        drop(present);
         let loaded = Loaded::of(read, &self.options)?;
         *self.loaded() = loaded;
         Ok(true)
     }
 
-    /// What is wrong though it can be used.
+    /// What is wrong though it can be used. It reads nothing.
     pub fn warnings(&self) -> Vec<String> {
+        let options = &self.options;
         let loaded = self.loaded();
-        let invalid = loaded
-            .facts
-            .invalid()
-            .map(|cause| format!("{}: {cause}", self.options.certificate.named(CERTIFICATE)));
-        let readable = readable_by_all(&self.options.key);
-        invalid.into_iter().chain(readable).collect()
+        let mut warnings =
+            warnings_of_chain(&loaded.chain, &options.certificate.named(CERTIFICATE));
+        if let Some(client_ca) = &options.client_ca {
+            let client_ca = client_ca.named(CLIENT_CA);
+            warnings.extend(warnings_of_authorities(&loaded.authorities, &client_ca));
+        }
+        if loaded.key_is_open {
+            let key = options.key.named(KEY);
+            warnings.push(format!(
+                "{key}: every user of this machine can read the private key; chmod 600 it"
+            ));
+        }
+        warnings
     }
 
     /// Why servers with the same client CA refuse this one when it connects to them, if they do.
@@ -228,20 +248,24 @@ impl Loaded {
             chain: certificates(&read.certificate, &certificate)?,
             key: private_key(&read.key, &key)?,
         };
-        let facts = match identity.chain.first() {
-            Some(first) => Facts::of(first),
-            None => Err("there is no certificate in it".to_owned()),
-        };
-        let facts = facts.map_err(|problem| TlsError::new(&certificate, problem))?;
+        let chain = identity.chain.iter().map(Facts::of);
+        let chain: Result<Vec<_>, _> = chain.collect();
+        let chain = chain.map_err(|problem| TlsError::new(&certificate, problem))?;
+        let facts = chain.first().cloned();
+        let facts =
+            facts.ok_or_else(|| TlsError::new(&certificate, "there is no certificate in it"))?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(|error| TlsError::new("TLS", error))?;
         let mut unfit_as_client = None;
+        let mut of_clients = Vec::new();
         let builder = match (&read.client_ca, &options.client_ca) {
             (Some(pem), Some(named)) => {
                 let what = named.named(CLIENT_CA);
-                let roots = Arc::new(roots(pem, &what)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+                let (roots, facts) = authorities(pem, &what)?;
+                of_clients = facts;
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
                 let verifier = verifier
                     .build()
                     .map_err(|error| TlsError::new(&what, error))?;
@@ -260,6 +284,9 @@ impl Loaded {
             read,
             config: Arc::new(config),
             facts,
+            chain,
+            authorities: of_clients,
+            key_is_open: is_readable_by_all(&options.key),
             unfit_as_client,
         })
     }
@@ -285,21 +312,18 @@ fn unfit_under(
 }
 
 #[cfg(unix)]
-fn readable_by_all(key: &Pem) -> Option<String> {
+fn is_readable_by_all(key: &Pem) -> bool {
     use std::os::unix::fs::PermissionsExt;
 
     const READ_BY_OTHERS: u32 = 0o004;
     let Pem::File(path) = key else {
-        return None;
+        return false;
     };
-    let mode = std::fs::metadata(path).ok()?.permissions().mode();
-    (mode & READ_BY_OTHERS != 0).then(|| {
-        let key = key.named(KEY);
-        format!("{key}: every user of this machine can read the private key; chmod 600 it")
-    })
+    let metadata = std::fs::metadata(path);
+    metadata.is_ok_and(|metadata| metadata.permissions().mode() & READ_BY_OTHERS != 0)
 }
 
 #[cfg(not(unix))]
-fn readable_by_all(_: &Pem) -> Option<String> {
-    None
+fn is_readable_by_all(_: &Pem) -> bool {
+    false
 }
