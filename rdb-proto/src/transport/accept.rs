@@ -29,11 +29,22 @@ pub(super) struct Acceptor<L> {
     refusals: Arc<Refusals>,
 }
 
-/// The line of the log about connections that are refused. All of a server share it.
+/// The lines of the log about connections that are refused. All connections of a server share them. Each kind has its own, so that none
+/// hides another.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<RareLine>);
+pub(super) struct Refusals {
+    /// None can be accepted.
+    accepting: Line,
+    /// There is no place.
+    places: Line,
+    /// The peer does not speak as it should.
+    pub(super) greeting: Line,
+}
 
-impl Refusals {
+#[derive(Debug, Default)]
+pub(super) struct Line(Mutex<RareLine>);
+
+impl Line {
     /// Takes the turn to write the line, if there is one. Returns how many were left out since the last turn.
     pub(super) fn take_turn(&self) -> Option<u64> {
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +88,7 @@ impl<L: Listener> Acceptor<L> {
                 }
                 Err(error) => {
                     // Either the peer is gone already, or the process lacks resources: both pass.
-                    if let Some(suppressed) = self.refusals.take_turn() {
+                    if let Some(suppressed) = self.refusals.accepting.take_turn() {
                         tracing::warn!(%error, suppressed, "cannot accept a connection");
                     }
                     sleep(ACCEPT_ERROR_PAUSE).await;
@@ -97,7 +108,7 @@ impl<L: Listener> Acceptor<L> {
             Ok(place) => place,
             Err(full) => {
                 self.figures.connections_refused.increment();
-                if let Some(suppressed) = self.refusals.take_turn() {
+                if let Some(suppressed) = self.refusals.places.take_turn() {
                     tracing::warn!(%peer, suppressed, "connection closed: {full}");
                 }
                 return None;

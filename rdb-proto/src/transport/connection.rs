@@ -36,7 +36,11 @@ use super::stream_places::StreamPlaces;
 use super::tls::PeerIdentity;
 use super::traffic::{Patience, Traffic};
 use super::unserved::{UnservedCall, UnservedCalls};
+use super::wire::Wire;
 use crate::trace::TraceContext;
+
+/// Whoever means to call has shaken hands and greeted by then, unless the network or a machine is very slow.
+pub(super) const GREETING_EXPECTED: Duration = Duration::from_secs(1);
 
 /// What the calls of one connection share.
 #[derive(Debug)]
@@ -49,10 +53,11 @@ pub(super) struct Connection {
     pub(super) closing: CancellationToken,
     /// Cancelled when the connection has to end at once, whatever its calls do.
     pub(super) cut_off: CancellationToken,
-    /// The window of a stream. Known once the connection has a place.
+    /// The window of a stream. Known once the peer has greeted.
     pub(super) stream_window_bytes: OnceLock<usize>,
     /// Where it comes from.
     pub(super) peer: Option<SocketAddr>,
+    pub(super) accepted_at: Instant,
     unserved: Option<Arc<dyn UnservedCalls>>,
     refusals: Arc<Refusals>,
     /// Whose certificate the peer has presented. Known before its first call.
@@ -71,6 +76,7 @@ impl Connection {
             cut_off: CancellationToken::new(),
             stream_window_bytes: OnceLock::new(),
             peer: None,
+            accepted_at: Instant::now(),
             unserved: None,
             refusals: Arc::default(),
             #[cfg(feature = "tls")]
@@ -93,12 +99,18 @@ impl Connection {
         }
     }
 
-    /// Writes a line to the log for a connection that is refused, if it has a turn.
-    pub(super) fn note_refused(&self, cause: &str) {
-        if let Some(suppressed) = self.refusals.take_turn() {
+    /// Writes a line to the log for a connection whose peer does not speak as it should, if it has a turn.
+    pub(super) fn note_not_greeted(&self, cause: &str) {
+        if let Some(suppressed) = self.refusals.greeting.take_turn() {
             let peer = self.peer.map(tracing::field::display);
             tracing::warn!(peer, suppressed, "connection closed: {cause}");
         }
+    }
+
+    /// Whether its peer takes longer to greet than one does that means to call.
+    pub(super) fn is_slow_to_greet(&self) -> bool {
+        let is_greeted = self.stream_window_bytes.get().is_some();
+        !is_greeted && self.accepted_at.elapsed() >= GREETING_EXPECTED
     }
 
     /// Tells of a call that no handler saw. `method` is its position in the names.
@@ -140,11 +152,17 @@ impl Connection {
         options: Arc<ServeOptions>,
         drain: CancellationToken,
     ) {
-        let Some(stream) = self.secured(stream, &options).await else {
-            return;
+        let arriving = async {
+            let stream = Wire::new(stream, Arc::clone(&self));
+            let stream = self.secured(stream, &options).await?;
+            Socket::greeted(stream, &self, options.preface_timeout).await
         };
-        let socket = Socket::greeted(stream, Arc::clone(&self), options.preface_timeout);
-        let Some(socket) = socket.await else {
+        let arrived = tokio::select! {
+            () = self.closing.cancelled() => None,
+            () = self.cut_off.cancelled() => None,
+            arrived = arriving => arrived,
+        };
+        let Some(socket) = arrived else {
             return;
         };
         let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
@@ -198,8 +216,7 @@ impl Connection {
         }
     }
 
-    /// The connection after its TLS handshake, where there is one. `None` when that fails or does not end in time, or the connection is
-    /// closing before.
+    /// The connection after its TLS handshake, where there is one. `None` when that fails or does not end in time.
     async fn secured<S: AsyncRead + AsyncWrite + Unpin + Send>(
         &self,
         stream: S,
@@ -207,8 +224,7 @@ impl Connection {
     ) -> Option<Secured<S>> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &options.tls {
-            let accepting = tls.accept(stream, options.preface_timeout);
-            return match self.closing.run_until_cancelled(accepting).await? {
+            return match tls.accept(stream, options.preface_timeout).await {
                 Ok((stream, identity)) => {
                     if let Some(identity) = identity {
                         self.peer_identity.get_or_init(|| Arc::new(identity));
@@ -219,7 +235,7 @@ impl Connection {
                     // One that went without a word may only have looked whether somebody listens.
                     if let Some(cause) = cause {
                         options.figures.handshakes_failed.increment();
-                        self.note_refused(&cause);
+                        self.note_not_greeted(&cause);
                     }
                     None
                 }

@@ -4,7 +4,7 @@
 //! A server, from the outside in:
 //!
 //! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
-//!   counts what moves on it. It is `secured` first where that is on: `tls` does so, and `wrong_port` answers who does not know.
+//!   counts what moves on it, down to its `wire`. It is `secured` first where that is on: `tls` does so, and `wrong_port` answers who does not know.
 //! - `call_service` admits a call: `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
 //!   there is no room in the `budget`. A stream needs one of the `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
@@ -65,6 +65,7 @@ mod termination;
 pub mod tls;
 mod traffic;
 mod unserved;
+mod wire;
 mod wrong_port;
 
 pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};

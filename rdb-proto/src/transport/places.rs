@@ -1,7 +1,7 @@
 //! Who may have a connection: a number of places, and a window for each.
 //!
-//! When all places are taken, the connection that has been idle longest makes room for a new one. It is told to go away and
-//! then closed, so for a moment a few more are open than there are places. When these are [`CLOSING_CONNECTIONS_MAX`], the
+//! When all places are taken, a connection whose peer does not greet makes room for a new one, else the one that has been idle
+//! longest. It is told to go away and then closed, so for a moment a few more are open than there are places. When these are [`CLOSING_CONNECTIONS_MAX`], the
 //! one that has been closing longest is cut off, once it has had
 //! [`CONNECTION_CLOSE_TIMEOUT`](super::limits::CONNECTION_CLOSE_TIMEOUT) for calls that were under way.
 //!
@@ -159,7 +159,8 @@ impl Places {
                 !c.traffic.is_in_use(&self.patience) && !c.traffic.is_between_calls()
             };
             let idle = staying.filter(is_idle);
-            let longest = idle.max_by_key(|connection| connection.traffic.idle_ticks());
+            // Strangers that hold a place without a word go before peers that have shown who they are.
+            let longest = idle.max_by_key(|c| (c.is_slow_to_greet(), c.traffic.idle_ticks()));
             longest.ok_or(Full::Process)?.closing.cancel();
         }
         if let Some(overdue) = overdue {
@@ -266,6 +267,22 @@ mod tests {
         assert!(!young.closing.is_cancelled());
         assert!(places.taken().connections.is_empty());
         assert_eq!(places.taken().window_bytes, 0);
+    }
+
+    #[test]
+    fn who_does_not_greet_makes_room_before_an_idle_client() {
+        let places = places(2, None);
+        let [client, mut stranger] = [connection(), connection()];
+        client.stream_window_bytes.get_or_init(|| 0);
+        for _ in 0..5 {
+            client.traffic.tick();
+        }
+        let of_stranger = Arc::get_mut(&mut stranger).expect("it is not shared yet");
+        let accepted_at = of_stranger.accepted_at;
+        of_stranger.accepted_at = accepted_at - 2 * super::super::connection::GREETING_EXPECTED;
+        let _held = [&client, &stranger].map(|c| places.take(HERE, c).expect("free"));
+        let _newcomer = places.take(HERE, &connection()).expect("room is made");
+        assert!(stranger.closing.is_cancelled() && !client.closing.is_cancelled());
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! The server's end of a TCP connection: closes peers that never speak HTTP/2, sees whether the socket takes bytes, and does
-//! not cut off what it has sent last.
+//! The server's end of a connection: closes peers that never speak HTTP/2, and does not cut off what it has sent last.
 //!
 //! A socket that is closed with bytes unread answers with a reset, and that makes the peer lose what it has not read yet:
 //! its last answers and the word that the connection goes away. A peer that reads always sends something (windows), so the
@@ -8,7 +7,6 @@
 use std::future::Future;
 use std::io::{self, Cursor};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,42 +27,33 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Socket<Stream> {
     /// The preface, which is read again, and what comes after it.
     stream: Chain<Cursor<[u8; PREFACE_BYTES]>, Secured<Stream>>,
-    connection: Arc<Connection>,
     /// Ready when the peer is not waited for any more; present once our side is closed.
     linger_overdue: Option<Pin<Box<Sleep>>>,
 }
 
 impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
-    /// Waits for the preface of the peer. `None` when it does not come in time, the connection is closing before, or the peer
-    /// speaks TLS where that is off.
+    /// Waits for the preface of the peer. `None` when it does not come in time, or the peer speaks TLS where that is off.
     pub(super) async fn greeted(
         mut stream: Secured<Stream>,
-        connection: Arc<Connection>,
+        connection: &Connection,
         preface_timeout: Duration,
     ) -> Option<Self> {
         let mut preface = [0; PREFACE_BYTES];
-        let greeting = timeout(preface_timeout, stream.read_exact(&mut preface));
-        let greeted = connection.closing.run_until_cancelled(greeting).await?;
+        let greeted = timeout(preface_timeout, stream.read_exact(&mut preface)).await;
         greeted.ok()?.ok()?;
         if stream.is_plain() && is_handshake(&preface) {
-            connection.note_refused(PORT_SPEAKS_PLAIN_TEXT);
+            connection.note_not_greeted(PORT_SPEAKS_PLAIN_TEXT);
             answer_and_close(&mut stream, &to_tls()).await;
             return None;
         }
         Some(Self {
             stream: Cursor::new(preface).chain(stream),
-            connection,
             linger_overdue: None,
         })
     }
 
     fn writing(&mut self) -> Pin<&mut Secured<Stream>> {
         Pin::new(self.stream.get_mut().1)
-    }
-
-    fn note_written<T>(&self, written: Poll<T>) -> Poll<T> {
-        self.connection.traffic.socket_took(written.is_ready());
-        written
     }
 }
 
@@ -104,14 +93,11 @@ impl<Stream: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<Stream> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = self.writing().poll_write(cx, buf);
-        self.note_written(written)
+        self.writing().poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // TLS has taken what it cannot send yet.
-        let flushed = self.writing().poll_flush(cx);
-        self.note_written(flushed)
+        self.writing().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -129,8 +115,7 @@ impl<Stream: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<Stream> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.writing().poll_write_vectored(cx, bufs);
-        self.note_written(written)
+        self.writing().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -13,14 +13,23 @@ use rdb_proto::transport::tls::{ClientTls, ClientTlsOptions, Pem, ServerTls, Ser
 use rdb_proto::transport::{
     PORT_SPEAKS_PLAIN_TEXT, PORT_SPEAKS_TLS, Secured, ServeOptions, endpoint, wants_tls,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{
+    ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::transport::Channel;
 
 use crate::certificates::{Ca, Files, HOSTS, Issued, Validity};
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded};
-use crate::peer::{Peer, RAW_GET, SHORT, framed, reset_reason};
+use crate::peer::{Peer, RAW_DELETE, RAW_GET, SHORT, framed, reset_reason};
+
+/// The type of a record with an alert (RFC 8446, section 5.1).
+const ALERT: u8 = 21;
 
 /// The alert for a version of TLS that is not spoken (RFC 8446, section 6).
 const PROTOCOL_VERSION: u8 = 70;
@@ -180,8 +189,64 @@ async fn a_client_says_why_a_server_does_not_let_it_in() {
     ] {
         let refusal = refusal(&server, &tls).await;
         assert!(refusal.starts_with(told), "{refusal}");
+        // What it sends before it hears of that is not served.
+        let endpoint = endpoint(&server.address, HANG_GUARD).expect("an address");
+        let channel = endpoint.connect_with_connector_lazy(tls.connector());
+        let mut lazy = KvRawClient::new(channel);
+        let put = lazy.raw_put(RawPutRequest::default());
+        let put = guarded("an end", put).await;
+        put.expect_err("it is not let in");
     }
     assert_eq!(server.puts.load(Ordering::SeqCst), 0);
+}
+
+/// What handshakes with `versions` are, one after the other, by a client that would resume what it has shaken hands for.
+async fn handshakes(
+    server: &TestServer,
+    ca: &Ca,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Vec<(Option<ProtocolVersion>, Option<HandshakeKind>)> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(ca.pem.as_bytes());
+    roots.add(ca.expect("PEM")).expect("a CA");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("they are spoken")
+        .with_root_certificates(roots);
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut handshakes = Vec::new();
+    for _ in 0..3 {
+        let stream = TcpStream::connect(&server.address)
+            .await
+            .expect("it listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = connector.connect(name, stream).await;
+        let stream = stream.expect("it shakes hands");
+        let (_, session) = stream.get_ref();
+        handshakes.push((session.protocol_version(), session.handshake_kind()));
+        // A ticket would come before the answer.
+        let mut peer = Peer::over(stream, 1 << 20).await;
+        let call = peer.call(RAW_GET, framed(&get(10)), true).await;
+        call.read().await.expect("served");
+    }
+    handshakes
+}
+
+#[tokio::test]
+async fn tls_1_2_and_1_3_are_spoken_and_nothing_is_resumed() {
+    let ca = Ca::new();
+    let server = TestServer::start(over(server_tls(&ca.server(), None))).await;
+    for (version, wanted) in [
+        (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),
+        (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
+    ] {
+        let full = (Some(wanted), Some(HandshakeKind::Full));
+        let handshakes = handshakes(&server, &ca, &[version]).await;
+        assert_eq!(handshakes, [full; 3]);
+    }
 }
 
 #[tokio::test]
@@ -261,8 +326,12 @@ async fn older_versions_and_garbage_are_refused_and_others_served() {
         let _ = guarded("the end", stream.read_to_end(&mut answer)).await;
         answers.push(answer);
     }
+    for answer in &answers {
+        let is_alert = answer.first() == Some(&ALERT);
+        assert!(answer.is_empty() || is_alert, "{answer:?}");
+    }
     let alert = &answers[0];
-    assert_eq!(alert.first(), Some(&21), "{alert:?}");
+    assert_eq!(alert.first(), Some(&ALERT), "{alert:?}");
     assert_eq!(alert.last(), Some(&PROTOCOL_VERSION), "{alert:?}");
     let mut client = raw(&server, &client(trusting(&ca))).await;
     client.raw_get(get(10)).await.expect("served");
@@ -312,6 +381,43 @@ async fn a_handshake_that_stalls_ends_and_keeps_nobody_waiting() {
     served.expect("in good order");
 }
 
+#[tokio::test]
+async fn who_has_said_nothing_yet_is_cut_off_for_the_next_one_that_may_be_a_store() {
+    let ca = Ca::new();
+    for tls in [None, Some(server_tls(&ca.server(), None))] {
+        let is_encrypted = tls.is_some();
+        let server = TestServer::start(ServeOptions {
+            preface_timeout: 2 * HANG_GUARD,
+            connections_max: 1,
+            store_connections_max: 1,
+            tls,
+            ..ServeOptions::default()
+        })
+        .await;
+        let socket = TcpStream::connect(&server.address)
+            .await
+            .expect("it listens");
+        let trusting = client(trusting(&ca));
+        let mut client = if is_encrypted {
+            let secured = trusting.connect(&server.address, socket).await;
+            Peer::over(secured.expect("it lets the client in"), 1 << 20).await
+        } else {
+            Peer::over(socket, 1 << 20).await
+        };
+        // Its call keeps the only place for clients.
+        let _waits = client
+            .call(RAW_DELETE, framed(&RawDeleteRequest::default()), true)
+            .await;
+        crate::fixture::until("it is in flight", || server.budget.bytes_taken() > 0).await;
+        let connect = || TcpStream::connect(&server.address);
+        let mut silent = connect().await.expect("it listens");
+        let _next = connect().await.expect("it listens");
+        let mut nothing = Vec::new();
+        let ended = guarded("it is closed", silent.read_to_end(&mut nothing)).await;
+        assert_eq!(ended.ok(), Some(0), "it is closed without a word");
+    }
+}
+
 /// A server whose certificate is in files.
 async fn of_files(
     directory: &Path,
@@ -345,11 +451,13 @@ async fn certificates_are_replaced_under_load_without_a_failed_call() {
         let (server, trusting) = (Arc::clone(&server), trusting.clone());
         let (is_over, connected) = (Arc::clone(&is_over), Arc::clone(&connected));
         callers.push(tokio::spawn(async move {
-            // One connection stays, others come and go.
-            let mut old = raw(&server, &trusting).await;
+            // One connection stays, others come and go. It does not connect again by itself.
+            let socket = self::connected(&server, &trusting).await;
+            let mut old = Peer::over(socket.expect("it lets the client in"), 1 << 20).await;
             while !is_over.load(Ordering::Relaxed) {
                 let mut new = raw(&server, &trusting).await;
-                old.raw_get(get(10)).await.expect("served");
+                let call = old.call(RAW_GET, framed(&get(10)), true).await;
+                call.read().await.expect("served");
                 new.raw_get(get(100_000)).await.expect("served");
                 connected.fetch_add(1, Ordering::Relaxed);
             }
@@ -400,6 +508,33 @@ async fn a_broken_file_keeps_the_certificate_that_was_read_before() {
     files.replace(&second);
     assert_eq!(tls.reload(), Ok(true));
     assert_eq!(presented(&server, &trusting).await, second.der);
+}
+
+#[tokio::test]
+async fn a_client_whose_ca_was_taken_out_is_not_let_in_any_more() {
+    let (ca, next) = (Ca::new(), Ca::new());
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let files = Files::write(directory.path(), &ca.server(), &ca);
+    std::fs::write(&files.ca, format!("{}{}", ca.pem, next.pem)).expect("it can be written");
+    let tls = Arc::new(
+        ServerTls::new(ServerTlsOptions {
+            certificate: Pem::File(files.certificate.clone()),
+            key: Pem::File(files.key.clone()),
+            client_ca: Some(Pem::File(files.ca.clone())),
+        })
+        .expect("it can be used"),
+    );
+    let server = TestServer::start(over(Arc::clone(&tls))).await;
+    let [old, new] = [&ca, &next].map(|of| presenting(&ca, &of.issue(&[], "ada", Validity::Now)));
+    let mut open = raw(&server, &old).await;
+    open.raw_get(get(10)).await.expect("served");
+
+    std::fs::write(&files.ca, &next.pem).expect("it can be written");
+    assert_eq!(tls.reload(), Ok(true));
+    let refusal = refusal(&server, &old).await;
+    assert!(refusal.contains("no CA that it trusts"), "{refusal}");
+    let mut let_in = raw(&server, &new).await;
+    let_in.raw_get(get(10)).await.expect("served");
 }
 
 #[tokio::test]
