@@ -1,14 +1,22 @@
 //! A cluster whose connections are encrypted, and which lets only clients with a certificate in.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{fs, io};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rdb_client::{Client, Config, Tls};
-use rdb_proto::transport::Connector;
 use rdb_proto::transport::tls::ClientTls;
+use rdb_proto::transport::{Connector, Secured, endpoint};
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::{HANG_GUARD, Node, found, http_get};
 use crate::rdbctl::{Rdbctl, command};
@@ -46,9 +54,34 @@ impl Certificates {
         tls.with_identity_files(self.path("client.pem"), self.path("client.key"))
     }
 
+    fn client_tls(&self) -> ClientTls {
+        ClientTls::new(self.tls()).expect("they can be used")
+    }
+
     fn connector(&self) -> Connector {
-        let tls = ClientTls::new(self.tls()).expect("they can be used");
-        tls.connector()
+        self.client_tls().connector()
+    }
+
+    /// The certificate of servers, as it is sent.
+    fn of_server(&self) -> Vec<u8> {
+        let pem = fs::read_to_string(self.path("server.pem")).expect("it was made");
+        let lines = pem.lines().filter(|line| !line.starts_with('-'));
+        let body = STANDARD.decode(lines.collect::<String>());
+        body.expect("it is PEM")
+    }
+
+    /// The certificate that a node presents to a client with these.
+    async fn presented_by(&self, node: &Node) -> io::Result<Vec<u8>> {
+        let address = node.address();
+        let stream = TcpStream::connect(&address).await?;
+        match self.client_tls().connect(&address, stream).await? {
+            Secured::Tls(stream) => {
+                let (_, session) = stream.get_ref();
+                let presented = session.peer_certificates().and_then(<[_]>::first);
+                Ok(presented.expect("there is one").to_vec())
+            }
+            Secured::Plain(_) => panic!("it is not encrypted"),
+        }
     }
 
     /// The node serves with them.
@@ -72,6 +105,40 @@ impl Certificates {
         for file in ["server.key", "server.pem"] {
             fs::copy(self.0.join(file), others.join(file)).expect("it can be copied");
         }
+    }
+}
+
+/// A channel that counts how often it has connected.
+struct CountedConnections {
+    client: HealthClient<Channel>,
+    count: Arc<AtomicUsize>,
+}
+
+impl CountedConnections {
+    async fn to(node: &Node, certificates: &Certificates) -> Self {
+        let count = Arc::<AtomicUsize>::default();
+        let (counted, tls) = (Arc::clone(&count), certificates.client_tls());
+        let connector = Connector::new(move |address: String| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let tls = tls.clone();
+            async move {
+                let stream = TcpStream::connect(&address).await?;
+                tls.connect(&address, stream).await
+            }
+        });
+        let endpoint = endpoint(&node.address(), HANG_GUARD).expect("an address");
+        let channel = endpoint.connect_with_connector(connector).await;
+        let client = HealthClient::new(channel.expect("it lets the client in"));
+        Self { client, count }
+    }
+
+    async fn check(&mut self) {
+        let answer = self.client.check(HealthCheckRequest::default()).await;
+        answer.expect("answered");
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 }
 
@@ -108,10 +175,33 @@ impl Encrypted {
         }
     }
 
+    /// Others of the same CA.
+    fn renewed(&self, directory: &str) -> Certificates {
+        let by = self.certificates.0.display().to_string();
+        let directory = self.directory.path().join(directory);
+        Certificates::make(directory, &["--ca-dir", &by])
+    }
+
+    /// All servers have certificates that clients accept, and these are of `issued`.
+    async fn all_present(&self, issued: &Certificates) {
+        for node in [&self.pd, &self.stores[0]] {
+            node.signal(Signal::HUP);
+            found("it presents the new one", async || {
+                let presented = self.certificates.presented_by(node).await.ok()?;
+                (presented == issued.of_server()).then_some(())
+            })
+            .await;
+        }
+    }
+
     async fn client(&self) -> Client {
         let config = Config::default().with_tls(self.certificates.tls());
         let client = Client::connect_with([self.pd.address()], config.with_timeout(HANG_GUARD));
         client.await.expect("it lets the client in")
+    }
+
+    async fn refuses(&self, flags: &[String], told: &str) {
+        refused_at(&Rdbctl::at(self.pd.address()), flags, told).await;
     }
 
     /// Runs `rdbctl` with these flags before the command. Returns its exit code, and what it said.
@@ -125,6 +215,22 @@ impl Encrypted {
             String::from_utf8_lossy(&told).into_owned(),
         )
     }
+}
+
+/// A command with these flags fails at its deadline, and says `told`. The deadline may be before that is known, if this machine is busy:
+/// then it is run again.
+async fn refused_at(rdbctl: &Rdbctl, flags: &[String], told: &str) {
+    let arguments = flags.iter().map(String::as_str);
+    let arguments: Vec<_> = arguments
+        .chain(["--timeout", "3s", "raw", "get", "k"])
+        .collect();
+    found(told, async || {
+        let output = rdbctl.run(&arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said.contains(told).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,31 +265,14 @@ async fn three_stores_replicate_and_restart_and_rdbctl_works_with_a_certificate(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_certificate_or_speaks_plain_text_is_told_what_is_missing() {
     let cluster = Encrypted::start(1).await;
-    let impatient = |flags: &[String]| {
-        let timeout = ["--timeout", "3s"].map(str::to_owned);
-        [flags, &timeout].concat()
-    };
     let all = cluster.certificates.flags();
-    let (code, told) = cluster
-        .rdbctl(&impatient(&[]), &["raw", "put", "k", "v"])
-        .await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("this port speaks TLS: give the CA"), "{told}");
-    let (code, told) = cluster
-        .rdbctl(&impatient(&all[..2]), &["raw", "get", "k"])
-        .await;
-    assert_eq!(code, Some(1), "{told}");
-    let missing = "the server requires a certificate of this client";
-    assert!(told.contains(missing), "{told}");
+    let told = "this port speaks TLS: give the CA";
+    cluster.refuses(&[], told).await;
+    let told = "the server requires a certificate of this client";
+    cluster.refuses(&all[..2], told).await;
     let others = Certificates::make(cluster.directory.path().join("others"), &[]);
-    let (code, told) = cluster
-        .rdbctl(&impatient(&others.flags()), &["raw", "get", "k"])
-        .await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(
-        told.contains("no CA that is trusted here has signed it"),
-        "{told}"
-    );
+    let told = "no CA that is trusted here has signed it";
+    cluster.refuses(&others.flags(), told).await;
 
     // A store of plain text is not let in, and says why.
     let mut plain = Node::store(
@@ -198,19 +287,10 @@ async fn who_has_no_certificate_or_speaks_plain_text_is_told_what_is_missing() {
         .await;
 
     // Nor does one with TLS find a placement driver of plain text.
-    let pd = Node::placement_driver(cluster.directory.path().join("plain-pd"));
-    let mut pd = pd;
+    let mut pd = Node::placement_driver(cluster.directory.path().join("plain-pd"));
     pd.start_serving().await;
-    let rdbctl = Rdbctl::at(pd.address());
-    let arguments = impatient(&all);
-    let output = rdbctl.run(
-        arguments
-            .iter()
-            .map(String::as_str)
-            .chain(["raw", "get", "k"]),
-    );
-    let told = String::from_utf8_lossy(&output.await.stderr).into_owned();
-    assert!(told.contains("this port speaks plain text"), "{told}");
+    let told = "this port speaks plain text";
+    refused_at(&Rdbctl::at(pd.address()), &all, told).await;
     pd.wait_for_log("this port speaks plain text").await;
 }
 
@@ -220,20 +300,28 @@ async fn certificates_are_replaced_while_it_serves_and_broken_ones_are_not_used(
     let client = cluster.client().await;
     client.raw_put("k", "v").await.expect("put");
     let tls = cluster.directory.path().join("tls");
-    let by_the_same = ["--ca-dir", &tls.display().to_string()].map(str::to_owned);
-    let by_the_same = by_the_same.each_ref().map(String::as_str);
-    let renewed = Certificates::make(cluster.directory.path().join("renewed"), &by_the_same);
+    let mut open = CountedConnections::to(&cluster.pd, &cluster.certificates).await;
+    open.check().await;
+    // Only a signal is answered so.
+    cluster.pd.signal(Signal::HUP);
+    cluster.pd.wait_for_log("again: they are the same").await;
+
+    let renewed = cluster.renewed("renewed");
     renewed.replace(&tls);
-    // Without a word it looks by itself, some seconds later.
+    // The store looks by itself, some seconds later.
     cluster.pd.signal(Signal::HUP);
     for node in [&cluster.pd, &cluster.stores[0]] {
         node.wait_for_log("the certificates were read again: new connections")
             .await;
+        let presented = cluster.certificates.presented_by(node).await;
+        assert_eq!(
+            presented.expect("it lets the client in"),
+            renewed.of_server()
+        );
     }
-    client
-        .raw_put("k", "w")
-        .await
-        .expect("put over the old connection");
+    open.check().await;
+    assert_eq!(open.count(), 1, "the old connection goes on");
+    client.raw_put("k", "w").await.expect("put");
     let new = cluster.client().await;
     assert_eq!(
         new.raw_get("k").await.expect("get").as_deref(),
@@ -265,4 +353,35 @@ async fn certificates_are_replaced_while_it_serves_and_broken_ones_are_not_used(
     .await;
     cluster.pd.terminate();
     assert!(cluster.pd.exited().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ca_is_replaced_as_the_docs_say_and_signs_the_next_certificate() {
+    let cluster = Encrypted::start(1).await;
+    let client = cluster.client().await;
+    client.raw_put("k", "v").await.expect("put");
+    let tls = &cluster.certificates.0;
+    let next = Certificates::make(cluster.directory.path().join("next"), &[]);
+    let read = |path: &Path| fs::read_to_string(path).expect("it was made");
+    let (ca, next_ca) = (tls.join("ca.pem"), next.0.join("ca.pem"));
+    fs::write(&ca, read(&ca) + &read(&next_ca)).expect("it can be written");
+    for node in [&cluster.pd, &cluster.stores[0]] {
+        node.signal(Signal::HUP);
+        node.wait_for_log("the certificates were read again: new connections")
+            .await;
+    }
+    next.replace(tls);
+    for file in ["client.pem", "client.key", "ca.key"] {
+        fs::rename(next.0.join(file), tls.join(file)).expect("it can be moved");
+    }
+    cluster.all_present(&next).await;
+    fs::copy(&next_ca, &ca).expect("it can be copied");
+    cluster.all_present(&next).await;
+    let renewed = cluster.renewed("renewed");
+    renewed.replace(tls);
+    cluster.all_present(&renewed).await;
+    let new = cluster.client().await;
+    new.raw_put("k", "w").await.expect("put");
+    let got = client.raw_get("k").await.expect("get");
+    assert_eq!(got.as_deref(), Some(&b"w"[..]));
 }

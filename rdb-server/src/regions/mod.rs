@@ -69,9 +69,9 @@ pub(crate) struct Regions {
     damaged: watch::Sender<BTreeMap<u64, Damage>>,
     /// Who this store is, once it has registered.
     identity: Arc<OnceLock<StoreIdentity>>,
-    /// The ways to other stores, from then on.
     /// How other stores are connected to. `None`: over TCP, as plain text.
     connector: Option<Connector>,
+    /// The ways to other stores, once this one has registered.
     transport: OnceLock<Transport>,
     replicas: Lock<Replicas>,
     /// Those of the regions that this store leads.

@@ -46,9 +46,10 @@ impl Authority {
         })
     }
 
-    /// The one with this key, which was made by [`new`](Self::new).
+    /// The one with this key, which was made by [`new`](Self::new). Whether `certificate` is its own shows when it has issued another.
     pub(super) fn of_key(key: &str, certificate: String) -> Result<Self, String> {
-        let pair = KeyPair::from_pem(key).map_err(told)?;
+        // Not with the error's words, which may have lines of the key in them.
+        let pair = KeyPair::from_pem(key).map_err(|_| "it is no private key as PEM".to_owned())?;
         Ok(Self {
             certificate,
             key: key.to_owned(),

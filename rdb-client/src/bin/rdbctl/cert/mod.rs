@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use rdb_client::Tls;
+use rdb_proto::transport::tls::{Pem, ServerTls, ServerTlsOptions};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -95,10 +96,22 @@ impl Certificates {
     /// Makes them for servers on this machine, unless they are there.
     pub(crate) fn of_this_machine(directory: &Path) -> Result<Self, Failure> {
         let certificates = Self::of(directory);
-        if !certificates.ca.exists() {
+        let files = certificates.files();
+        // If some are missing, it says which one is in the way.
+        if !files.iter().all(|file| file.exists()) {
             make(directory, &[], "client", None)?;
         }
         Ok(certificates)
+    }
+
+    fn files(&self) -> [&Path; 5] {
+        [
+            &self.ca,
+            &self.server_cert,
+            &self.server_key,
+            &self.client_cert,
+            &self.client_key,
+        ]
     }
 
     /// How a client connects with them.
@@ -206,11 +219,13 @@ fn make(
     let mut hosts: Vec<String> = LOCAL.map(str::to_owned).to_vec();
     hosts.extend(more_hosts.iter().cloned());
     let authority = match ca_directory {
-        Some(of) => Authority::of_key(&read(&of.join(CA_KEY))?, read(&of.join(CA))?),
-        None => Authority::new(),
+        Some(of) => authority_in(of)?,
+        None => Authority::new().map_err(Failure::failed)?,
     };
-    let authority = authority.map_err(Failure::failed)?;
     let server = authority.server(&hosts).map_err(Failure::usage)?;
+    if let Some(of) = ca_directory {
+        check_belongs(of, &authority, &server)?;
+    }
     let client = authority.client(client).map_err(Failure::usage)?;
     let [ca, ca_key, server_cert, server_key, client_cert, client_key] = files;
     let cannot = |error: io::Error| Failure::failed(format!("{}: {error}", directory.display()));
@@ -230,6 +245,31 @@ fn make(
         write(&certificate_file, &certificate)?;
     }
     Ok(hosts)
+}
+
+fn authority_in(directory: &Path) -> Result<Authority, Failure> {
+    let key = directory.join(CA_KEY);
+    let authority = Authority::of_key(&read(&key)?, read(&directory.join(CA))?);
+    authority.map_err(|error| Failure::failed(format!("{}: {error}", key.display())))
+}
+
+/// Refuses a key of another CA than those that are trusted: servers with certificates of it would be refused by all.
+fn check_belongs(directory: &Path, authority: &Authority, issued: &Issued) -> Result<(), Failure> {
+    let text = |pem: &str| Pem::Text(pem.as_bytes().to_vec());
+    let checked = ServerTls::new(ServerTlsOptions {
+        certificate: text(&issued.certificate),
+        key: text(&issued.key),
+        client_ca: Some(text(&authority.certificate)),
+    });
+    let (key, ca) = (directory.join(CA_KEY), directory.join(CA));
+    let (key, ca) = (key.display(), ca.display());
+    let checked = checked.map_err(|error| Failure::failed(format!("{ca}: {error}")))?;
+    match checked.unfit_as_client() {
+        Some(_) => Err(Failure::failed(format!(
+            "{key} is not the key of a CA in {ca} that `rdbctl cert dev` has made, so nobody would accept what it signs"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
@@ -294,6 +334,43 @@ mod tests {
         let ca = |directory: &Path| read(&directory.join(CA)).expect("it was made");
         assert_eq!(ca(&first), ca(&second));
         assert!(!second.join(CA_KEY).exists(), "the key stays where it is");
+    }
+
+    #[test]
+    fn a_certificate_can_be_renewed_before_and_after_the_ca_was_replaced_as_the_docs_say() {
+        let temporary = tempfile::tempdir().expect("the temporary directory can be written");
+        let [tls, next] = ["tls", "next"].map(|name| temporary.path().join(name));
+        make(&tls, &[], "ada", None).expect("it can be made");
+        let renew = |name: &str| make(&temporary.path().join(name), &[], "ada", Some(&tls));
+        renew("before").expect("it belongs together");
+        make(&next, &[], "ada", None).expect("it can be made");
+        let ca = |directory: &Path| read(&directory.join(CA)).expect("it was made");
+        fs::write(tls.join(CA), ca(&tls) + &ca(&next)).expect("it can be written");
+        renew("step-1").expect("the old one is trusted, too");
+        for moved in [SERVER, SERVER_KEY, CLIENT, CLIENT_KEY] {
+            fs::rename(next.join(moved), tls.join(moved)).expect("it can be moved");
+        }
+        fs::write(tls.join(CA), ca(&next)).expect("it can be written");
+        let refused = renew("with-the-old-key").expect_err("the key is of the old one");
+        assert!(
+            refused.to_string().contains("is not the key of a CA"),
+            "{refused}"
+        );
+        assert!(!temporary.path().join("with-the-old-key").exists());
+        fs::rename(next.join(CA_KEY), tls.join(CA_KEY)).expect("it can be moved");
+        renew("after").expect("it belongs together");
+    }
+
+    #[test]
+    fn half_of_what_a_machine_needs_is_told_of() {
+        let temporary = tempfile::tempdir().expect("the temporary directory can be written");
+        let directory = temporary.path();
+        let made = Certificates::of_this_machine(directory).expect("it can be made");
+        let again = Certificates::of_this_machine(directory).expect("it is there");
+        assert_eq!(made, again);
+        fs::remove_file(&made.server_key).expect("it can be removed");
+        let refused = Certificates::of_this_machine(directory).expect_err("one is missing");
+        assert!(refused.to_string().contains("exists"), "{refused}");
     }
 
     #[test]
