@@ -105,7 +105,7 @@ impl SpanExporter {
         (spans, Self { ending, task })
     }
 
-    /// Sends what waits, for [`END_TIMEOUT`] at most. What is offered from now on is dropped.
+    /// Sends what waits, for two seconds at most. What is offered from now on is dropped.
     pub async fn end(self) {
         self.ending.cancel();
         if let Err(failure) = self.task.await {
