@@ -104,7 +104,7 @@ stage() {
     chmod 755 "$1/bin/$program"
   done
   install -m 644 LICENSE README.md CHANGELOG.md "$1"
-  install -m 644 docs/configuration.md docs/monitoring.md "$1/docs"
+  install -m 644 docs/configuration.md docs/monitoring.md docs/security.md "$1/docs"
   install -D -m 644 -t "$1/docs/systemd" docs/systemd/*.service
   install -D -m 644 -t "$1/docs/monitoring" docs/monitoring/*
   "$bin_dir/rdbctl" manual "$1/share/man/man1" >/dev/null
