@@ -124,11 +124,14 @@ impl Pd {
             .transpose()
             .map_err(listen_error)?;
         let status_addr = status.as_ref().map(StatusServer::local_addr);
+        let mut write_health = storage.write_health();
+        // Whoever is told that it has started finds it healthy.
+        tell_health(&health_handle, &mut write_health);
         let keeping = keep(
             Arc::clone(&allocator),
             registrar,
             health_handle,
-            storage.write_health(),
+            write_health,
             tls_keeper,
         );
         let keeping = drain.clone().run_until_cancelled_owned(keeping);
@@ -254,8 +257,7 @@ async fn keep(
 ) {
     let keep_health = async {
         loop {
-            let cause = write_health.borrow_and_update().cause();
-            health.set(cause.map_or(Ok(()), Err));
+            tell_health(&health, &mut write_health);
             if write_health.changed().await.is_err() {
                 return;
             }
@@ -272,4 +274,9 @@ async fn keep(
         keep_health,
         keep_tls
     );
+}
+
+fn tell_health(health: &HealthHandle, write_health: &mut watch::Receiver<WriteHealth>) {
+    let cause = write_health.borrow_and_update().cause();
+    health.set(cause.map_or(Ok(()), Err));
 }
