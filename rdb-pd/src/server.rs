@@ -9,7 +9,7 @@ use rdb_proto::spans::{self, Origin, SpanExporter};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
-use rdb_proto::transport::tls::TlsKeeper;
+use rdb_proto::transport::tls::{self, TlsKeeper};
 use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
 };
@@ -60,10 +60,9 @@ impl Pd {
         if let Some(advice) = config.advice() {
             tracing::warn!("{advice}");
         }
-        let tls = config.serve.tls().map_err(ConfigError::from)?;
-        let tls = tls.map(Arc::new);
+        let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
         let serve_options = ServeOptions {
-            tls: tls.clone(),
+            tls: server_tls.clone(),
             ..config.serve.options().map_err(ConfigError::from)?
         };
         raise_open_files_limit(config.serve.connections_max);
@@ -108,7 +107,7 @@ impl Pd {
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let shown_health = health_handle.clone();
-        let tls_keeper = tls.map(|tls| TlsKeeper::new(tls, None, health_handle.clone()));
+        let tls_keeper = server_tls.map(|tls| TlsKeeper::new(tls, None, health_handle.clone()));
         let source = PdSource {
             health: health_handle.clone(),
             drain: drain.clone(),
@@ -263,16 +262,11 @@ async fn keep(
             }
         }
     };
-    let keep_tls = async {
-        if let Some(keeper) = tls_keeper {
-            keeper.keep().await;
-        }
-    };
     tokio::join!(
         allocator.keep_bound(),
         registrar.run(),
         keep_health,
-        keep_tls
+        tls::keep(tls_keeper)
     );
 }
 

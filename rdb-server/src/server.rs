@@ -14,7 +14,7 @@ use rdb_proto::spans::{self, Origin, SpanExporter};
 use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
 use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
-use rdb_proto::transport::tls::{ClientTls, TlsKeeper};
+use rdb_proto::transport::tls::{self, ClientTls, TlsKeeper};
 use rdb_proto::transport::{
     HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
 };
@@ -76,12 +76,12 @@ impl Server {
         let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
         let router = Router::new(drain.clone()).noting_in(Figures::told_by(slow, spans));
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(router.figures());
-        let tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
+        let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
         let client_tls = config.client_tls().map_err(ConfigError::from)?;
         let connector = client_tls.as_ref().map(ClientTls::connector);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
-            tls: tls.clone(),
+            tls: server_tls.clone(),
             store_connections_max: STORE_CONNECTIONS_MAX,
             handed_over: Some(handed_over.clone()),
             ..config.serve.options().map_err(ConfigError::from)?
@@ -126,7 +126,8 @@ impl Server {
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let shown_health = health_handle.clone();
-        let tls_keeper = tls.map(|tls| TlsKeeper::new(tls, client_tls, health_handle.clone()));
+        let tls_keeper =
+            server_tls.map(|tls| TlsKeeper::new(tls, client_tls, health_handle.clone()));
         let source = StoreSource {
             health: health_handle.clone(),
             registration: registration.clone(),
@@ -169,7 +170,7 @@ impl Server {
             let ended = tokio::select! {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
-                () = keep_tls(tls_keeper) => Ok(()),
+                () = tls::keep(tls_keeper) => Ok(()),
                 () = of_drain.keep() => Ok(()),
                 () = of_drain.follow() => Ok(()),
                 by_store = of_drain.starts().outdated() => Err(ServerError::Outdated { by_store }),
@@ -268,14 +269,6 @@ impl ServerProcess for Server {
         closed?;
         placed??;
         served?
-    }
-}
-
-/// Reads certificates again, where there are any.
-async fn keep_tls(keeper: Option<TlsKeeper>) {
-    match keeper {
-        Some(keeper) => keeper.keep().await,
-        None => std::future::pending().await,
     }
 }
 

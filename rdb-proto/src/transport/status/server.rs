@@ -184,43 +184,13 @@ mod tests {
 
     const HANG_GUARD: Duration = Duration::from_secs(120);
 
-    struct Ready;
-
-    /// A process whose figures cannot be read. It says when that was tried.
-    struct Unreadable(CancellationToken);
-
-    impl Source for Unreadable {
-        fn health(&self) -> Result<(), String> {
-            Ok(())
-        }
-
-        fn readiness(&self) -> Result<(), String> {
-            Ok(())
-        }
-
-        fn describe(&self) -> Vec<(&'static str, Value)> {
-            Vec::new()
-        }
-
-        fn subject(&self) -> Subject {
-            Subject::Store
-        }
-
-        fn readings(&self) -> Readings {
-            self.0.cancel();
-            panic!("they cannot be read");
-        }
-
-        fn present(&self, _: View) -> Vec<(&'static str, Value)> {
-            panic!("nor be told");
-        }
-
-        fn write_metrics(&self, _: &mut Exposition<'_>) -> fmt::Result {
-            Ok(())
-        }
+    /// A process that is well. With a token its figures cannot be read, and it says when that was tried.
+    #[derive(Default)]
+    struct Well {
+        is_unreadable: Option<CancellationToken>,
     }
 
-    impl Source for Ready {
+    impl Source for Well {
         fn health(&self) -> Result<(), String> {
             Ok(())
         }
@@ -238,10 +208,15 @@ mod tests {
         }
 
         fn readings(&self) -> Readings {
+            if let Some(tried) = &self.is_unreadable {
+                tried.cancel();
+                panic!("they cannot be read");
+            }
             Vec::new()
         }
 
         fn present(&self, _: View) -> Vec<(&'static str, Value)> {
+            assert!(self.is_unreadable.is_none(), "nor be told");
             Vec::new()
         }
 
@@ -275,7 +250,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let pages = Arc::new(Pages::new("test", "1.2.3", Arc::new(Ready)));
+        let pages = Arc::new(Pages::new("test", "1.2.3", Arc::new(Well::default())));
         pages.read_for_a_quarter_of_an_hour();
         let end = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, Arc::clone(&pages), TIMEOUTS, end.clone()));
@@ -313,7 +288,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a free port");
         let tried = CancellationToken::new();
-        let source = Arc::new(Unreadable(tried.clone()));
+        let source = Arc::new(Well {
+            is_unreadable: Some(tried.clone()),
+        });
         let server = StatusServer::start(listener, "test", "1.2.3", source).expect("it listens");
         let tried = timeout(HANG_GUARD, tried.cancelled()).await;
         tried.expect("figures are read");
@@ -341,7 +318,7 @@ mod tests {
             head: long,
             connection: long,
         };
-        let pages = Arc::new(Pages::new("test", "1.2.3", Arc::new(Ready)));
+        let pages = Arc::new(Pages::new("test", "1.2.3", Arc::new(Well::default())));
         let end = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, pages, timeouts, end.clone()));
         let mut silent = Vec::new();

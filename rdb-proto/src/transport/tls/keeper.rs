@@ -48,7 +48,7 @@ impl TlsKeeper {
     }
 
     /// Reads again for as long as the process runs.
-    pub async fn keep(mut self) {
+    async fn keep(mut self) {
         let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -115,6 +115,14 @@ impl TlsKeeper {
         let warning = (!wrong.is_empty()).then(|| wrong.join("; "));
         self.health.warn(warning);
         self.told = wrong;
+    }
+}
+
+/// Reads again for as long as the process runs, where there is something to read.
+pub async fn keep(keeper: Option<TlsKeeper>) {
+    match keeper {
+        Some(keeper) => keeper.keep().await,
+        None => pending().await,
     }
 }
 

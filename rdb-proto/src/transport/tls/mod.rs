@@ -34,7 +34,7 @@ pub use error::TlsError;
 #[cfg(feature = "process")]
 pub use files::{client_tls, server_tls};
 #[cfg(feature = "process")]
-pub use keeper::TlsKeeper;
+pub use keeper::{TlsKeeper, keep};
 pub use pem::Pem;
 pub use server::{ServerTls, ServerTlsOptions};
 
