@@ -7,13 +7,14 @@ use std::{env, fs};
 use prost::Message;
 use tonic_prost_build::{FileDescriptorSet, manual};
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "metapb.proto",
     "errorpb.proto",
     "pdpb.proto",
     "kvrpc.proto",
     "raftpb.proto",
     "adminpb.proto",
+    "authpb.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

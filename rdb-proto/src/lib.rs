@@ -1,6 +1,6 @@
 //! FlareDB's wire.
 //!
-//! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`], [`raftpb`] and [`adminpb`] are generated from the files under
+//! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`], [`raftpb`], [`adminpb`] and [`authpb`] are generated from the files under
 //! `proto/`, which are the reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the
 //! message's buffer.
 //! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]), what
@@ -63,6 +63,12 @@ pub mod raftpb {
 #[allow(missing_docs, clippy::all)]
 pub mod adminpb {
     tonic::include_proto!("adminpb");
+}
+
+/// Users, and what they may do.
+#[allow(missing_docs, clippy::all)]
+pub mod authpb {
+    tonic::include_proto!("authpb");
 }
 
 /// The compiled protos, as gRPC reflection serves them.
