@@ -15,6 +15,7 @@ pub mod batch;
 pub mod error;
 pub mod figures;
 pub mod findings;
+mod hex;
 mod message_header;
 pub mod point;
 pub mod rare_line;

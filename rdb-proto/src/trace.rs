@@ -15,6 +15,8 @@ use std::str::FromStr;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
+use crate::hex::{from_hex, write_hex};
+
 /// The name of the field.
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -147,26 +149,6 @@ pub fn from_bytes(bytes: &[u8; CONTEXT_BYTES]) -> Option<TraceContext> {
 /// The flags of a context as one byte.
 pub fn flags(context: &TraceContext) -> u8 {
     context.flags
-}
-
-/// Reads two lower-case digits for each byte.
-fn from_hex<const BYTES: usize>(digits: &[u8]) -> Option<[u8; BYTES]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; BYTES];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
-}
-
-fn write_hex(bytes: &[u8], formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes
-        .iter()
-        .try_for_each(|byte| write!(formatter, "{byte:02x}"))
 }
 
 impl FromStr for TraceContext {
