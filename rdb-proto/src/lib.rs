@@ -4,13 +4,14 @@
 //! `proto/`, which are the reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the
 //! message's buffer.
 //! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]), what
-//! processes count ([`figures`]), which traces calls are parts of ([`trace`]), what is wrong with a cluster in words ([`findings`],
+//! processes count ([`figures`]), which traces calls are parts of ([`trace`]), who may do what ([`auth`]), what is wrong with a cluster in words ([`findings`],
 //! [`shown`]), and the transport that servers and clients share ([`transport`]).
 //!
 //! This crate knows nothing of storage and routing, and of the cluster only the words.
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod batch;
 pub mod error;
 pub mod figures;

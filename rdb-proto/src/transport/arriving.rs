@@ -2,6 +2,7 @@
 //!
 //! While a message waits for room, its peer's window closes. After [`Requests::admission_wait`] the request is refused. So is one
 //! that arrives slowly while others wait, see [`pace`](super::pace).
+//! A stream whose caller has lost its right ends with the next frame that arrives.
 //! A message that is too long for every service is not charged: tonic refuses it when it sees the header.
 
 use std::future::Future;
@@ -113,6 +114,14 @@ impl<B> Arriving<B> {
         Ok(None)
     }
 
+    /// Checks that the caller may still do what its stream is about. That of a unary call was checked.
+    fn check_caller(&self) -> Result<(), Status> {
+        match self.requests {
+            Requests::Unary => Ok(()),
+            _ => Ok(self.call.check_caller()?),
+        }
+    }
+
     fn hold(&mut self, reservation: Option<Reservation>) {
         self.has_charged |= reservation.is_some();
         if !self.has_charged {
@@ -133,7 +142,7 @@ impl<B> Arriving<B> {
         match admitted {
             Ok(reservation) => {
                 self.hold(Some(reservation));
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(self.check_caller().map(|()| frame)))
             }
             Err(Busy) => {
                 self.call.refuse(0);
@@ -239,6 +248,9 @@ where
             arriving.note_arrival();
             match frame.into_data() {
                 Ok(data) => {
+                    if let Err(refusal) = arriving.check_caller() {
+                        return Poll::Ready(Some(Err(refusal)));
+                    }
                     if let Some(admitted) = arriving.admit(data).transpose() {
                         return Poll::Ready(Some(admitted.map(Frame::data)));
                     }

@@ -10,12 +10,14 @@ use tonic::Request;
 use super::budget::{ByteBudget, BytesInFlight, ProcessBudgets, Reservation};
 use super::call_names::OTHER_INDEX;
 use super::connection::Connection;
+use super::guarded::{self, Caller};
 use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
 use super::methods::Requests;
 use super::stream_places::StreamPlace;
 #[cfg(feature = "tls")]
 use super::tls::PeerIdentity;
 use super::unserved::Waited;
+use crate::error::Fault;
 use crate::trace::{self, TraceContext};
 
 /// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
@@ -37,6 +39,7 @@ pub struct CallBudget {
     charges: Mutex<Charges>,
     waited: Waited,
     trace: Option<TraceContext>,
+    caller: Caller,
     _place: StreamPlace,
 }
 
@@ -73,6 +76,7 @@ impl CallBudget {
             Requests::Unary,
             OTHER_INDEX,
             trace,
+            Caller::anyone(),
             None,
             None,
         )
@@ -83,6 +87,7 @@ impl CallBudget {
         requests: Requests,
         method: usize,
         trace: Option<TraceContext>,
+        caller: Caller,
         base: Option<Reservation>,
         place: StreamPlace,
     ) -> Arc<Self> {
@@ -98,6 +103,7 @@ impl CallBudget {
             charges: Mutex::new(charges),
             waited: Waited::default(),
             trace,
+            caller,
             _place: place,
         })
     }
@@ -127,6 +133,21 @@ impl CallBudget {
     #[cfg(feature = "tls")]
     pub fn peer_identity(&self) -> Option<&Arc<PeerIdentity>> {
         self.connection.peer_identity.get()
+    }
+
+    /// Who calls. A request that did not come over our transport comes from anyone.
+    #[cfg(feature = "process")]
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Checks that the caller may still call this method.
+    ///
+    /// # Errors
+    ///
+    /// When it may not.
+    pub(super) fn check_caller(&self) -> Result<(), Fault> {
+        guarded::check(&self.caller, self.method)
     }
 
     /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what

@@ -1,53 +1,69 @@
-//! The methods that calls are counted by. Whatever else is called is counted as one: a label takes no values from clients.
+//! The methods that calls are counted by, and what a caller needs for each. Whatever else is called is counted as one: a label takes no
+//! values from clients.
 
-/// Services and methods of all servers. The last is for all other paths.
-const METHODS: &[(&str, &str)] = &[
-    ("kvrpc.KvBatch", "Batch"),
-    ("kvrpc.KvRaw", "RawPut"),
-    ("kvrpc.KvRaw", "RawGet"),
-    ("kvrpc.KvRaw", "RawDelete"),
-    ("kvrpc.KvRaw", "RawBatchPut"),
-    ("kvrpc.KvRaw", "RawBatchDelete"),
-    ("kvrpc.KvRaw", "RawBatchGet"),
-    ("kvrpc.KvRaw", "RawScan"),
-    ("kvrpc.KvRaw", "RawDeleteRange"),
-    ("kvrpc.KvCas", "CompareAndSwap"),
-    ("kvrpc.KvCas", "Get"),
-    ("kvrpc.KvCas", "CompareAndDelete"),
-    ("kvrpc.KvCas", "BatchGet"),
-    ("kvrpc.KvCas", "Scan"),
-    ("raftpb.RaftPeer", "Bulk"),
-    ("raftpb.RaftPeer", "Urgent"),
-    ("raftpb.RaftPeer", "Snapshot"),
-    ("adminpb.RegionAdmin", "BeginCheck"),
-    ("adminpb.RegionAdmin", "GetChecksum"),
-    ("adminpb.RegionAdmin", "TransferLeader"),
-    ("pdpb.Pd", "Tso"),
-    ("pdpb.Pd", "GetTso"),
-    ("pdpb.Pd", "RegisterStore"),
-    ("pdpb.Pd", "StoreHeartbeat"),
-    ("pdpb.Pd", "GetStores"),
-    ("pdpb.Pd", "GetRegion"),
-    ("pdpb.Pd", "ScanRegions"),
-    ("pdpb.Pd", "RemoveStore"),
-    ("pdpb.Pd", "AddOperator"),
-    ("pdpb.Pd", "GetOperators"),
-    ("pdpb.Pd", "CancelOperator"),
-    ("pdpb.Pd", "GetClusterInfo"),
-    ("grpc.health.v1.Health", "Check"),
-    ("grpc.health.v1.Health", "Watch"),
+use super::access::Access::{self, Admin, Commands, Keys, Open, Own, SignedIn, Store};
+use crate::auth::Keyspace::{Raw, Versioned};
+use crate::auth::Permission::{Read, Write};
+
+/// Services and methods of all servers, and what a caller needs for each. The last is for all other paths.
+const METHODS: &[(&str, &str, Access)] = &[
+    ("kvrpc.KvBatch", "Batch", Commands),
+    ("kvrpc.KvRaw", "RawPut", Keys(Write, Raw)),
+    ("kvrpc.KvRaw", "RawGet", Keys(Read, Raw)),
+    ("kvrpc.KvRaw", "RawDelete", Keys(Write, Raw)),
+    ("kvrpc.KvRaw", "RawBatchPut", Keys(Write, Raw)),
+    ("kvrpc.KvRaw", "RawBatchDelete", Keys(Write, Raw)),
+    ("kvrpc.KvRaw", "RawBatchGet", Keys(Read, Raw)),
+    ("kvrpc.KvRaw", "RawScan", Keys(Read, Raw)),
+    ("kvrpc.KvRaw", "RawDeleteRange", Keys(Write, Raw)),
+    ("kvrpc.KvCas", "CompareAndSwap", Keys(Write, Versioned)),
+    ("kvrpc.KvCas", "Get", Keys(Read, Versioned)),
+    ("kvrpc.KvCas", "CompareAndDelete", Keys(Write, Versioned)),
+    ("kvrpc.KvCas", "BatchGet", Keys(Read, Versioned)),
+    ("kvrpc.KvCas", "Scan", Keys(Read, Versioned)),
+    ("raftpb.RaftPeer", "Bulk", Store),
+    ("raftpb.RaftPeer", "Urgent", Store),
+    ("raftpb.RaftPeer", "Snapshot", Store),
+    ("adminpb.RegionAdmin", "BeginCheck", Admin),
+    ("adminpb.RegionAdmin", "GetChecksum", Admin),
+    ("adminpb.RegionAdmin", "TransferLeader", Admin),
+    ("pdpb.Pd", "Tso", SignedIn),
+    ("pdpb.Pd", "GetTso", SignedIn),
+    ("pdpb.Pd", "RegisterStore", Store),
+    ("pdpb.Pd", "StoreHeartbeat", Store),
+    ("pdpb.Pd", "GetStores", SignedIn),
+    ("pdpb.Pd", "GetRegion", SignedIn),
+    ("pdpb.Pd", "ScanRegions", SignedIn),
+    ("pdpb.Pd", "RemoveStore", Admin),
+    ("pdpb.Pd", "AddOperator", Admin),
+    ("pdpb.Pd", "GetOperators", Admin),
+    ("pdpb.Pd", "CancelOperator", Admin),
+    ("pdpb.Pd", "GetClusterInfo", SignedIn),
+    ("authpb.Auth", "Enable", Own),
+    ("authpb.Auth", "AddUser", Admin),
+    ("authpb.Auth", "RemoveUser", Admin),
+    ("authpb.Auth", "ChangeToken", Admin),
+    ("authpb.Auth", "GetUsers", Admin),
+    ("authpb.Auth", "Grant", Admin),
+    ("authpb.Auth", "Revoke", Admin),
+    ("authpb.Auth", "Check", Own),
+    ("authpb.Auth", "GetRights", Store),
+    ("grpc.health.v1.Health", "Check", Open),
+    ("grpc.health.v1.Health", "Watch", Open),
     (
         "grpc.reflection.v1.ServerReflection",
         "ServerReflectionInfo",
+        SignedIn,
     ),
     (
         "grpc.reflection.v1alpha.ServerReflection",
         "ServerReflectionInfo",
+        SignedIn,
     ),
     OTHER,
 ];
 
-const OTHER: (&str, &str) = ("other", "other");
+const OTHER: (&str, &str, Access) = ("other", "other", SignedIn);
 
 pub(super) const METHOD_COUNT: usize = METHODS.len();
 
@@ -56,7 +72,7 @@ pub(super) const OTHER_INDEX: usize = METHOD_COUNT - 1;
 
 /// The position of the method at `path`, `/service/method`.
 pub(super) fn method_index(path: &str) -> usize {
-    let known = METHODS.iter().position(|(service, method)| {
+    let known = METHODS.iter().position(|(service, method, _)| {
         // The length rules most of them out.
         path.len() == service.len() + method.len() + 2
             && path.strip_prefix('/').is_some_and(|path| {
@@ -70,7 +86,21 @@ pub(super) fn method_index(path: &str) -> usize {
 
 /// Service and method at a position.
 pub(super) fn method_name(index: usize) -> (&'static str, &'static str) {
-    METHODS.get(index).copied().unwrap_or(OTHER)
+    let (service, method, _) = METHODS.get(index).copied().unwrap_or(OTHER);
+    (service, method)
+}
+
+/// What a caller needs for the method at a position.
+#[cfg(feature = "process")]
+pub(super) fn access(index: usize) -> Access {
+    let (_, _, access) = METHODS.get(index).copied().unwrap_or(OTHER);
+    access
+}
+
+/// Service, method, and what a caller needs for it, of every method that a server has.
+#[cfg(feature = "process")]
+pub fn accesses() -> impl Iterator<Item = (&'static str, &'static str, Access)> {
+    METHODS.iter().copied().filter(|row| *row != OTHER)
 }
 
 #[cfg(test)]
@@ -94,7 +124,7 @@ mod tests {
             "kvrpc.KvRaw/RawGett",
             "/a/b",
         ] {
-            assert_eq!(method_name(method_index(path)), OTHER, "{path}");
+            assert_eq!(method_index(path), OTHER_INDEX, "{path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What stands between HTTP/2 and tonic: admits each call, charges its bodies, and bounds its time.
+//! What stands between HTTP/2 and tonic: admits each call of whoever may call, charges its bodies, and bounds its time.
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -20,6 +20,7 @@ use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
 use super::figures::{CountedCall, TransportFigures};
+use super::guarded::{Caller, Guarded};
 use super::limits::HEADER_FIELD_BYTES;
 use super::methods::{Method, Requests};
 use super::refusal::refused;
@@ -41,6 +42,7 @@ pub(super) struct CallService {
     is_for_stores: bool,
     timeouts: ArrivalTimeouts,
     figures: Arc<TransportFigures>,
+    guarded: Guarded,
 }
 
 impl CallService {
@@ -60,6 +62,7 @@ impl CallService {
                 closing: tick_duration * DRAIN_STALLED_TICKS,
             },
             figures: Arc::clone(&options.figures),
+            guarded: Guarded::new(options),
         }
     }
 
@@ -69,6 +72,7 @@ impl CallService {
         &self,
         method: &'static Method,
         request: Request<Incoming>,
+        caller: Caller,
         (base, waited): (Reservation, Duration),
         place: StreamPlace,
         counted: CountedCall,
@@ -79,6 +83,7 @@ impl CallService {
             method.requests,
             counted.method(),
             trace_of(method, &request),
+            caller,
             Some(base),
             place,
         );
@@ -115,6 +120,7 @@ impl CallService {
         self,
         method: &'static Method,
         request: Request<Incoming>,
+        caller: Caller,
         base_bytes: usize,
         place: StreamPlace,
         counted: CountedCall,
@@ -126,7 +132,8 @@ impl CallService {
         match budgets.reserve(base_bytes, wait).await {
             Ok(base) => {
                 let base = (base, waiting.admitted());
-                self.admit(method, request, base, place, counted).await
+                self.admit(method, request, caller, base, place, counted)
+                    .await
             }
             Err(Busy) => {
                 waiting.refused();
@@ -156,7 +163,8 @@ impl CallService {
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
         let (requests, index) = (method.requests, counted.method());
-        let call = CallBudget::new(connection, requests, index, None, None, None);
+        let caller = Caller::anyone();
+        let call = CallBudget::new(connection, requests, index, None, caller, None, None);
         Departing::respond(method, answer, call, counted)
     }
 }
@@ -188,7 +196,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Departing>, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let method = Method::of(request.uri().path());
         let counted = CountedCall::begin(&self.figures, request.uri().path());
         if self.is_for_stores && method.requests != Requests::StoreStream {
@@ -196,6 +204,17 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             self.connection.closing.cancel();
             return Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))));
         }
+        let (requests, index) = (method.requests, counted.method());
+        let admitted = self
+            .guarded
+            .admit(&mut request, requests, index, &self.connection);
+        let caller = match admitted {
+            Ok(caller) => caller,
+            Err(fault) => {
+                let answer = Status::from(fault).into_http();
+                return Box::pin(ready(Ok(self.refuse(method, answer, counted))));
+            }
+        };
         let place = match self.connection.streams.take(method.requests) {
             Ok(place) => place,
             Err(full) => {
@@ -209,7 +228,8 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         match budgets.try_reserve(base_bytes) {
             Some(base) => {
                 let base = (base, Duration::ZERO);
-                Box::pin(self.admit(method, request, base, place, counted).map(Ok))
+                let admitted = self.admit(method, request, caller, base, place, counted);
+                Box::pin(admitted.map(Ok))
             }
             // What waits is not charged.
             None if head_bytes > WAITING_HEAD_BYTES_MAX => {
@@ -217,7 +237,8 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             }
             None => {
                 let later = self.clone();
-                let waiting = later.admit_later(method, request, base_bytes, place, counted);
+                let waiting =
+                    later.admit_later(method, request, caller, base_bytes, place, counted);
                 Box::pin(waiting.map(Ok))
             }
         }

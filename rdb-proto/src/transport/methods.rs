@@ -63,7 +63,7 @@ impl Requests {
 }
 
 /// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 15] = [
+static METHODS: [Method; 16] = [
     batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
     batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
@@ -107,6 +107,7 @@ static METHODS: [Method; 15] = [
         ..other("/pdpb.Pd/StoreHeartbeat", Requests::Unary)
     },
     other("/pdpb.Pd/", Requests::Unary),
+    other("/authpb.Auth/", Requests::Unary),
     other("/grpc.health.v1.Health/", Requests::Unary),
     other("/grpc.reflection.", Requests::ForeignStream),
 ];

@@ -5,7 +5,7 @@
 //!
 //! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
 //!   counts what moves on it, down to its `wire`. It is `secured` first where that is on: `tls` does so, and `wrong_port` answers who does not know.
-//! - `call_service` admits a call: `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
+//! - `call_service` admits a call: `guarded` refuses whoever may not call (`access`), `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
 //!   there is no room in the `budget`. A stream needs one of the `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
 //!   refuses one whose `pace` is slow while others wait. The
@@ -17,6 +17,7 @@
 //! both have, `status` is what they show over HTTP, `service_manager` what systemd is told.
 
 mod accept;
+mod access;
 mod address;
 #[cfg(feature = "process")]
 mod allocator;
@@ -35,6 +36,9 @@ mod departing;
 mod described;
 mod figures;
 mod framing;
+// Whose calls are looked at is what a server is about, and the client is not.
+#[cfg_attr(not(feature = "process"), path = "unguarded.rs")]
+mod guarded;
 mod health;
 pub mod limits;
 mod listener;
@@ -68,9 +72,12 @@ mod unserved;
 mod wire;
 mod wrong_port;
 
+pub use access::Access;
 pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::CallBudget;
+#[cfg(feature = "process")]
+pub use call_names::accesses;
 pub use connect::{ByteStream, Connector, endpoint};
 pub use figures::TransportFigures;
 pub use health::{HealthHandle, NOT_SERVING_CAUSE, WARNING, health};

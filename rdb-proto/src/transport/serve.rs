@@ -22,6 +22,8 @@ use super::services::Services;
 use super::tls::ServerTls;
 use super::traffic::Patience;
 use super::unserved::UnservedCalls;
+#[cfg(feature = "process")]
+use crate::auth::Guard;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
 #[derive(Debug, Clone)]
@@ -57,6 +59,9 @@ pub struct ServeOptions {
     /// `None`: connections are plain text.
     #[cfg(feature = "tls")]
     pub tls: Option<Arc<ServerTls>>,
+    /// Whom calls are allowed to. `None`: everybody.
+    #[cfg(feature = "process")]
+    pub guard: Option<Arc<Guard>>,
 }
 
 impl Default for ServeOptions {
@@ -77,6 +82,8 @@ impl Default for ServeOptions {
             unserved: None,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "process")]
+            guard: None,
         }
     }
 }

@@ -84,27 +84,26 @@ pub(crate) struct TestServer {
 
 impl TestServer {
     pub(crate) async fn start(options: ServeOptions) -> Self {
+        let store = Store::default();
+        let raw = KvRawServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let batch = KvBatchServer::new(store.clone());
+        let services = Services::default().add_service(raw).add_service(batch);
+        Self::serve(options, services, store).await
+    }
+
+    /// Starts a server with other services than the usual ones.
+    #[cfg(feature = "process")]
+    pub(crate) async fn start_with(options: ServeOptions, services: Services) -> Self {
+        Self::serve(options, services, Store::default()).await
+    }
+
+    async fn serve(options: ServeOptions, services: Services, store: Store) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound").to_string();
         let drain = CancellationToken::new();
-        let deletes = Arc::new(Notify::new());
-        let puts = Arc::default();
-        let store = Store {
-            deletes: Arc::clone(&deletes),
-            puts: Arc::clone(&puts),
-            #[cfg(feature = "tls")]
-            subjects: Arc::default(),
-        };
-        #[cfg(feature = "tls")]
-        let subjects = Arc::clone(&store.subjects);
         let (handle, health) = health(&[], drain.clone());
         handle.set_serving(true);
-        let raw = KvRawServer::new(store.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let batch = KvBatchServer::new(store);
-        let services = Services::default()
-            .add_service(raw)
-            .add_service(batch)
-            .add_service(health);
+        let services = services.add_service(health);
         let budget = options.bytes_in_flight.clone();
         let serving = serve(listener, services, options, drain.clone());
         let serving = tokio::spawn(async move {
@@ -114,10 +113,10 @@ impl TestServer {
         Self {
             address,
             budget,
-            deletes,
-            puts,
+            deletes: store.deletes,
+            puts: store.puts,
             #[cfg(feature = "tls")]
-            subjects,
+            subjects: store.subjects,
             drain,
             serving,
         }
@@ -160,7 +159,7 @@ pub(crate) fn get(value_bytes: usize) -> RawGetRequest {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Store {
     deletes: Arc<Notify>,
     puts: Arc<AtomicUsize>,

@@ -13,6 +13,8 @@ mod peer;
 mod requests;
 mod responses;
 #[cfg(feature = "process")]
+mod rights;
+#[cfg(feature = "process")]
 mod status;
 #[cfg(feature = "tls")]
 mod tls;

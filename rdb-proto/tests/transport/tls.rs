@@ -37,7 +37,7 @@ const PROTOCOL_VERSION: u8 = 70;
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-fn server_tls(issued: &Issued, client_ca: Option<&Ca>) -> Arc<ServerTls> {
+pub(crate) fn server_tls(issued: &Issued, client_ca: Option<&Ca>) -> Arc<ServerTls> {
     let text = |pem: &str| Pem::Text(pem.as_bytes().to_vec());
     let tls = ServerTls::new(ServerTlsOptions {
         certificate: text(&issued.certificate),
@@ -58,7 +58,7 @@ fn trusting(ca: &Ca) -> ClientTlsOptions {
     ClientTlsOptions::with_ca_pem(ca.pem.as_bytes())
 }
 
-fn presenting(ca: &Ca, issued: &Issued) -> ClientTls {
+pub(crate) fn presenting(ca: &Ca, issued: &Issued) -> ClientTls {
     let options = trusting(ca);
     let options = options.with_identity_pem(issued.certificate.as_bytes(), issued.key.as_bytes());
     client(options)
@@ -78,7 +78,10 @@ async fn raw(server: &TestServer, tls: &ClientTls) -> KvRawClient<Channel> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-async fn connected(server: &TestServer, tls: &ClientTls) -> io::Result<Secured<TcpStream>> {
+pub(crate) async fn connected(
+    server: &TestServer,
+    tls: &ClientTls,
+) -> io::Result<Secured<TcpStream>> {
     let stream = TcpStream::connect(&server.address).await?;
     guarded("a handshake", tls.connect(&server.address, stream)).await
 }

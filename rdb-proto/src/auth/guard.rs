@@ -1,0 +1,308 @@
+//! The rights that hold now, in a server.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::refusal;
+use super::rights::Rights;
+use crate::error::Fault;
+use crate::figures::Counter;
+
+/// The number of the state in which nothing is enforced.
+const OFF: u64 = 0;
+
+/// What a server lets callers do now. There is one in each process; whoever learns of other rights sets them.
+///
+/// It is in one of three states, and [`set`](Self::set) and [`refuse`](Self::refuse) move it on:
+///
+/// - Off: rights are not enforced, everything is allowed.
+/// - Refusing: they are enforced, and there are none. Every call that needs any is refused as UNAVAILABLE.
+/// - Holding rights. When they were last confirmed longer ago than the server's bound, it refuses like that, too.
+#[derive(Debug)]
+pub struct Guard {
+    /// The number of the present state: [`OFF`], or one that no other state has had. Written under the lock of the state. Relaxed
+    /// is enough: it is only compared, and what belongs to another number is read under the lock.
+    epoch: AtomicU64,
+    state: RwLock<State>,
+    made_at: Instant,
+    /// When the rights were confirmed last, in ms since `made_at`. Relaxed: it stands for itself.
+    renewed_ms: AtomicU64,
+    stale_max: Option<Duration>,
+    refusals: Arc<Refusals>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The last number that was given out.
+    last_epoch: u64,
+    /// `None`: off or refusing.
+    held: Option<Arc<Held>>,
+}
+
+/// Rights, and who counts what they do not allow.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) rights: Arc<Rights>,
+    pub(super) refusals: Arc<Refusals>,
+}
+
+/// Counts refusals since the start of the process.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    unauthenticated: Counter,
+    denied: Counter,
+    unavailable: Counter,
+}
+
+impl Refusals {
+    /// Of callers who have not shown who they are.
+    pub fn unauthenticated(&self) -> u64 {
+        self.unauthenticated.get()
+    }
+
+    /// Of users who lack a right.
+    pub fn denied(&self) -> u64 {
+        self.denied.get()
+    }
+
+    /// For want of rights that are recent enough.
+    pub fn unavailable(&self) -> u64 {
+        self.unavailable.get()
+    }
+
+    /// Counts a refusal.
+    pub(super) fn note(&self, refusal: &Fault) {
+        let counter = match refusal.code {
+            Code::Unauthenticated => &self.unauthenticated,
+            Code::PermissionDenied => &self.denied,
+            _ => &self.unavailable,
+        };
+        counter.increment();
+    }
+}
+
+impl Guard {
+    /// Allows everything, until rights are set.
+    pub fn off() -> Self {
+        Self::new(OFF, None)
+    }
+
+    /// Refuses everything, until rights are set.
+    pub fn refusing() -> Self {
+        Self::new(OFF + 1, None)
+    }
+
+    /// Enforces `rights`, however long ago they were confirmed. For the process that keeps them.
+    pub fn without_limit(rights: Arc<Rights>) -> Self {
+        let guard = Self::off();
+        guard.set(Some(rights));
+        guard
+    }
+
+    /// The same, refusing everything when the rights were confirmed longer ago than that.
+    #[must_use]
+    pub fn with_stale_max(self, stale_max: Duration) -> Self {
+        Self {
+            stale_max: Some(stale_max),
+            ..self
+        }
+    }
+
+    fn new(epoch: u64, held: Option<Arc<Held>>) -> Self {
+        let state = State {
+            last_epoch: epoch,
+            held,
+        };
+        Self {
+            epoch: AtomicU64::new(epoch),
+            state: RwLock::new(state),
+            made_at: Instant::now(),
+            renewed_ms: AtomicU64::new(0),
+            stale_max: None,
+            refusals: Arc::default(),
+        }
+    }
+
+    /// From now on these rights hold, which are confirmed now. `None`: rights are not enforced.
+    pub fn set(&self, rights: Option<Arc<Rights>>) {
+        let held = rights.map(|rights| {
+            Arc::new(Held {
+                rights,
+                refusals: Arc::clone(&self.refusals),
+            })
+        });
+        let is_enforced = held.is_some();
+        self.enter(held, is_enforced);
+    }
+
+    /// From now on everything is refused, until rights are set. Those that it had are gone.
+    pub fn refuse(&self) {
+        self.enter(None, true);
+    }
+
+    /// The rights that it has are confirmed now.
+    pub fn renew(&self) {
+        self.renewed_ms.store(self.now_ms(), Relaxed);
+    }
+
+    /// Whether rights are enforced.
+    pub fn is_enforced(&self) -> bool {
+        self.epoch() != OFF
+    }
+
+    /// The version of the rights that it has. `None`: it has none.
+    pub fn version(&self) -> Option<u64> {
+        let state = self.read();
+        state.held.as_ref().map(|held| held.rights.version())
+    }
+
+    /// How long ago the rights were confirmed. `None`: it has none.
+    pub fn age(&self) -> Option<Duration> {
+        self.read().held.as_ref().map(|_| self.since_renewed())
+    }
+
+    /// What was refused so far.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// The number of the present state.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// The rights of now and the number of their state. `None`: rights are not enforced.
+    ///
+    /// # Errors
+    ///
+    /// UNAVAILABLE when there are none.
+    pub(super) fn present(&self) -> Result<Option<(u64, Arc<Held>)>, Fault> {
+        let state = self.read();
+        let epoch = self.epoch();
+        if epoch == OFF {
+            return Ok(None);
+        }
+        match &state.held {
+            Some(held) => Ok(Some((epoch, Arc::clone(held)))),
+            None => Err(refusal::no_rights()),
+        }
+    }
+
+    /// Checks that the rights are recent enough.
+    ///
+    /// # Errors
+    ///
+    /// UNAVAILABLE when they are not.
+    pub(super) fn check_recent(&self) -> Result<(), Fault> {
+        let Some(stale_max) = self.stale_max else {
+            return Ok(());
+        };
+        let age = self.since_renewed();
+        if age <= stale_max {
+            return Ok(());
+        }
+        Err(refusal::stale(age, stale_max))
+    }
+
+    fn enter(&self, held: Option<Arc<Held>>, is_enforced: bool) {
+        let mut state = self.write();
+        let epoch = if is_enforced {
+            state.last_epoch += 1;
+            state.last_epoch
+        } else {
+            OFF
+        };
+        state.held = held;
+        self.renew();
+        self.epoch.store(epoch, Relaxed);
+    }
+
+    fn since_renewed(&self) -> Duration {
+        let renewed_ms = self.renewed_ms.load(Relaxed);
+        Duration::from_millis(self.now_ms().saturating_sub(renewed_ms))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.made_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Caller;
+    use super::super::tests::{rights, user};
+    use super::super::token::Token;
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// One that has had its rights for two minutes.
+    fn old_guard(token: &Token) -> Guard {
+        let guard = Guard::without_limit(rights(1, &[user("ada", &[token], &[])]));
+        Guard {
+            made_at: guard.made_at - 2 * MINUTE,
+            ..guard
+        }
+    }
+
+    #[test]
+    fn rights_that_nobody_confirms_refuse_everything_until_somebody_does() {
+        let token = Token::random();
+        let guard = Arc::new(old_guard(&token).with_stale_max(MINUTE));
+        let caller = Caller::with_token(Arc::clone(&guard), &token);
+        // Whether the caller is looked up or remembered.
+        for _ in 0..2 {
+            let refused = caller.pass().expect_err("the rights are old");
+            assert_eq!(refused.code, Code::Unavailable);
+            let expected =
+                "s old, and --auth-stale-max is 60 s: the placement driver cannot be reached";
+            assert!(refused.cause.ends_with(expected), "{}", refused.cause);
+        }
+        assert_eq!(guard.refusals().unavailable(), 2);
+        let age = guard.age().expect("it has rights");
+        assert!(age >= 2 * MINUTE);
+        guard.renew();
+        assert!(guard.age().expect("it has rights") < age);
+        caller.pass().expect("they are confirmed");
+    }
+
+    #[test]
+    fn other_rights_are_confirmed_when_they_are_set() {
+        let token = Token::random();
+        let guard = Arc::new(old_guard(&token).with_stale_max(MINUTE));
+        let caller = Caller::with_token(Arc::clone(&guard), &token);
+        guard.set(Some(rights(2, &[user("ada", &[&token], &[])])));
+        caller.pass().expect("they are confirmed");
+    }
+
+    #[test]
+    fn without_a_limit_rights_stay_good() {
+        let token = Token::random();
+        let caller = Caller::with_token(Arc::new(old_guard(&token)), &token);
+        caller.pass().expect("there is no limit");
+    }
+
+    #[test]
+    fn what_is_not_enforced_does_not_age() {
+        let guard = old_guard(&Token::random()).with_stale_max(MINUTE);
+        guard.set(None);
+        let guard = Guard {
+            made_at: guard.made_at - 2 * MINUTE,
+            ..guard
+        };
+        let caller = Caller::with_token(Arc::new(guard), &Token::random());
+        caller.pass().expect("nothing is enforced");
+    }
+}

@@ -1,0 +1,69 @@
+//! Who may do what: tokens, the rights of users, and what holds a caller to them.
+//!
+//! The placement driver keeps users and their grants ([`authpb::Rights`](crate::authpb::Rights)); stores have a copy. In every server
+//! one [`Guard`] holds the [`Rights`] of now, or nothing while rights are not enforced. On its way a call meets:
+//!
+//! 1. The transport, which makes a [`Caller`] of what the call and its connection show: a [`Token`] in the header
+//!    [`AUTHORIZATION`], or a certificate's subject. It takes the header off.
+//! 2. The transport again: the [`Access`](crate::transport::Access) of the method says what the caller needs. A call without it is
+//!    refused before it takes room. So is each further message of a stream: a right that is revoked ends it.
+//! 3. The handler of a method that is about keys. It takes a [`Pass`] for the call, or for each message of a stream, with
+//!    [`Caller::pass`], and checks every key and range.
+//!
+//! What holds:
+//!
+//! - A token decides who calls, and a wrong one is refused even beside a good certificate. It is looked up by its SHA-256 only, so that
+//!   the time that takes tells nothing of it. It is in no log, no error and no `Debug`.
+//! - Several grants cover a range together: they are merged when rights are compiled, and a check is one binary search.
+//! - `writer` may read, `admin` may do everything, what stores do included, and `store` has no access to keys.
+//! - Rights that are missing or too old refuse everything that needs any. A call that began before rights were enforced is held to
+//!   them from its next message on.
+//! - Each refusal is a [`Fault`](crate::error::Fault) that says NOT_APPLIED and names the missing right, never a key.
+//! - Without a guard a call costs one branch more, and with one that is off one relaxed load.
+//!
+//! What it leaves out: how users are kept and changed (the placement driver), how copies travel (the store), and who a connection's peer
+//! is (`transport::tls`).
+
+#[cfg(feature = "process")]
+mod bad_rights;
+#[cfg(feature = "process")]
+mod caller;
+#[cfg(feature = "process")]
+mod credentials;
+#[cfg(feature = "process")]
+mod grant;
+#[cfg(feature = "process")]
+mod guard;
+#[cfg(feature = "process")]
+mod intervals;
+pub mod limits;
+#[cfg(feature = "process")]
+mod pass;
+#[cfg(feature = "process")]
+mod refusal;
+#[cfg(feature = "process")]
+mod rights;
+mod role;
+#[cfg(all(test, feature = "process"))]
+mod tests;
+mod token;
+mod token_file;
+
+#[cfg(feature = "process")]
+pub use bad_rights::{BadRights, BadUser};
+#[cfg(feature = "process")]
+pub use caller::Caller;
+#[cfg(feature = "process")]
+pub(crate) use credentials::Credentials;
+#[cfg(feature = "process")]
+pub use grant::{BadGrant, check_grant};
+#[cfg(feature = "process")]
+pub use guard::{Guard, Refusals};
+pub use hyper::header::AUTHORIZATION;
+#[cfg(feature = "process")]
+pub use pass::Pass;
+#[cfg(feature = "process")]
+pub use rights::{Rights, is_user_name};
+pub use role::{Keyspace, Permission, Role, UnknownName};
+pub use token::{InvalidToken, Token};
+pub use token_file::{TokenFile, TokenFileError};

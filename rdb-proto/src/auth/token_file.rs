@@ -1,0 +1,207 @@
+//! A file with a token, which may be replaced while it is used.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::header::HeaderValue;
+
+use super::token::{InvalidToken, Token};
+
+/// How often a file is looked at that is in use.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Longest file that is read, in bytes. A token has 72.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// A file that has one token, and nothing beside it but white space.
+///
+/// It is read when it is opened, and looked at again when the token is used, at most every 5 s. When there is no token in it any more,
+/// the one from before stays in use, and a line in the log says so once.
+#[derive(Clone)]
+pub struct TokenFile(Arc<Watched>);
+
+/// There is no token in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenFileError {
+    /// It cannot be read.
+    #[error("the file of the token, {}, cannot be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It has something else.
+    #[error("the file of the token, {}, has something else", path.display())]
+    NoToken {
+        /// The file.
+        path: PathBuf,
+        /// What would be right.
+        source: InvalidToken,
+    },
+}
+
+struct Watched {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    token: Token,
+    header_value: HeaderValue,
+    looked_at: Instant,
+    /// It was told that there is no token any more.
+    has_warned: bool,
+}
+
+impl TokenFile {
+    /// Reads the token in a file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or has no token.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, TokenFileError> {
+        let path = path.into();
+        let token = read(&path)?;
+        let state = State {
+            header_value: token.header_value(),
+            token,
+            looked_at: Instant::now(),
+            has_warned: false,
+        };
+        Ok(Self(Arc::new(Watched {
+            path,
+            state: Mutex::new(state),
+        })))
+    }
+
+    /// The value of the header [`AUTHORIZATION`](super::AUTHORIZATION) of the next call.
+    pub fn header_value(&self) -> HeaderValue {
+        self.header_value_at(Instant::now())
+    }
+
+    fn header_value_at(&self, now: Instant) -> HeaderValue {
+        let mut state = self.state();
+        if now.saturating_duration_since(state.looked_at) >= LOOK_INTERVAL {
+            state.looked_at = now;
+            // Others go on with the token from before.
+            drop(state);
+            let read = read(&self.0.path);
+            state = self.state();
+            state.note(read);
+        }
+        state.header_value.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for TokenFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("TokenFile")
+            .field(&self.0.path)
+            .finish()
+    }
+}
+
+impl State {
+    /// Goes on with what was read.
+    fn note(&mut self, read: Result<Token, TokenFileError>) {
+        match read {
+            Ok(token) => {
+                self.has_warned = false;
+                if token != self.token {
+                    self.header_value = token.header_value();
+                    self.token = token;
+                }
+            }
+            Err(error) if !std::mem::replace(&mut self.has_warned, true) => {
+                let cause = std::error::Error::source(&error).map(tracing::field::display);
+                tracing::warn!(cause, "{error}; the token from before stays in use");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Token, TokenFileError> {
+    let read = || {
+        let mut text = Vec::new();
+        File::open(path)?
+            .take(FILE_BYTES_MAX)
+            .read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let unreadable = |source| TokenFileError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let text = read().map_err(unreadable)?;
+    let token = str::from_utf8(&text).map_err(|_| InvalidToken);
+    let token = token.and_then(|text| text.trim_ascii().parse());
+    token.map_err(|source| TokenFileError::NoToken {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn token(digit: char) -> Token {
+        let digits = digit.to_string().repeat(64);
+        format!("flaredb_{digits}").parse().expect("a token")
+    }
+
+    #[test]
+    fn a_token_that_is_replaced_is_used_when_the_file_is_looked_at_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        fs::write(&path, format!("{}\n", token('a'))).expect("written");
+        let file = TokenFile::open(&path).expect("it has a token");
+        let opened = Instant::now();
+        let at = |looks: u32| file.header_value_at(opened + looks * LOOK_INTERVAL);
+        assert_eq!(file.header_value(), token('a').header_value());
+
+        fs::write(&path, format!(" {}", token('b'))).expect("written");
+        assert_eq!(at(0), token('a').header_value(), "it is not looked at yet");
+        assert_eq!(at(1), token('b').header_value());
+
+        for bad in ["", "flaredb_", &format!("{} {}", token('c'), token('c'))] {
+            fs::write(&path, bad).expect("written");
+            assert_eq!(at(2), token('b').header_value(), "the one from before");
+        }
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(at(3), token('b').header_value());
+        assert!(file.state().has_warned);
+
+        fs::write(&path, token('d').to_string()).expect("written");
+        assert_eq!(at(4), token('d').header_value());
+        assert!(!file.state().has_warned);
+        assert!(at(4).is_sensitive());
+    }
+
+    #[test]
+    fn a_file_without_a_token_cannot_be_opened_and_is_not_shown() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        let missing = TokenFile::open(&path).expect_err("it is missing");
+        assert!(matches!(missing, TokenFileError::Unreadable { .. }));
+        fs::write(&path, "secret").expect("written");
+        let error = TokenFile::open(&path).expect_err("no token");
+        assert!(!format!("{error} {error:?}").contains("secret"));
+        fs::write(&path, [0xff; 10_000]).expect("written");
+        let binary = TokenFile::open(&path).expect_err("no token");
+        assert!(matches!(binary, TokenFileError::NoToken { .. }));
+    }
+}

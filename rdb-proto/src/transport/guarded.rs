@@ -1,0 +1,68 @@
+//! Holds each call to what its caller may do: the part that [`auth`](crate::auth) has in the transport.
+
+use std::sync::Arc;
+
+use hyper::Request;
+use hyper::header::AUTHORIZATION;
+
+use super::access::Access;
+use super::call_names::access;
+use super::connection::Connection;
+use super::methods::Requests;
+use super::serve::ServeOptions;
+pub(super) use crate::auth::Caller;
+use crate::auth::{Credentials, Guard};
+use crate::error::Fault;
+
+/// Finds out who calls. `None`: it does not matter.
+#[derive(Debug, Clone)]
+pub(super) struct Guarded(Option<Arc<Guard>>);
+
+impl Guarded {
+    pub(super) fn new(options: &ServeOptions) -> Self {
+        Self(options.guard.clone())
+    }
+
+    /// The caller of a call to the method at a position of the names. Takes what it has shown off the request: nobody behind needs it.
+    ///
+    /// # Errors
+    ///
+    /// When the caller may not call it.
+    pub(super) fn admit<B>(
+        &self,
+        request: &mut Request<B>,
+        requests: Requests,
+        method: usize,
+        connection: &Connection,
+    ) -> Result<Caller, Fault> {
+        let Some(guard) = &self.0 else {
+            return Ok(Caller::anyone());
+        };
+        let access = access(method);
+        // A stream may go on when rights are enforced later, and a method that decides itself may want to know in any case.
+        let matters = guard.is_enforced() || requests != Requests::Unary || access == Access::Own;
+        if access == Access::Open || !matters {
+            return Ok(Caller::anyone());
+        }
+        let certificate = connection.peer_identity.get().cloned();
+        let credentials = Credentials::of(request.headers(), certificate);
+        request.headers_mut().remove(AUTHORIZATION);
+        let caller = Caller::new(Arc::clone(guard), credentials);
+        check(&caller, method)?;
+        Ok(caller)
+    }
+}
+
+/// Checks that a caller may, at this moment, call the method at a position of the names.
+///
+/// # Errors
+///
+/// When it may not.
+pub(super) fn check(caller: &Caller, method: usize) -> Result<(), Fault> {
+    match access(method) {
+        Access::Open | Access::Own => Ok(()),
+        Access::SignedIn | Access::Keys(..) | Access::Commands => caller.pass()?.check_signed_in(),
+        Access::Store => caller.pass()?.check_store(),
+        Access::Admin => caller.pass()?.check_admin(),
+    }
+}
