@@ -12,6 +12,8 @@ pub(super) enum Form {
     Text,
     /// Texts in brackets, or one text with the delimiter of the flag.
     List,
+    /// `true` or `false`. The flag takes no value.
+    Switch,
 }
 
 impl Form {
@@ -27,6 +29,8 @@ impl Form {
             Self::List
         } else if numbers.into_iter().any(|number| parsed == number) {
             Self::Number
+        } else if parsed == TypeId::of::<bool>() {
+            Self::Switch
         } else {
             Self::Text
         }
@@ -36,6 +40,7 @@ impl Form {
     pub(super) fn flag_values(self, value: &Value) -> Option<Vec<String>> {
         match (self, value) {
             (Self::Number, Value::Integer(number)) => Some(vec![number.to_string()]),
+            (Self::Switch, Value::Boolean(is_on)) => Some(vec![is_on.to_string()]),
             (Self::Text | Self::List, Value::String(text)) => Some(vec![text.clone()]),
             (Self::List, Value::Array(values)) => {
                 let texts = values.iter().map(|value| value.as_str().map(str::to_owned));
@@ -49,6 +54,7 @@ impl Form {
     pub(super) fn file_value(self, mut flag_values: Vec<String>) -> Value {
         match self {
             Self::List => flag_values.into(),
+            Self::Switch => Value::Boolean(flag_values.pop().is_some_and(|text| text == "true")),
             Self::Number | Self::Text => {
                 let text = flag_values.pop().unwrap_or_default();
                 match text.parse() {
@@ -68,6 +74,7 @@ impl Form {
             Self::Number => name.to_owned(),
             Self::Text => format!("\"{name}\""),
             Self::List => format!("[\"{name}\", …]"),
+            Self::Switch => "true".to_owned(),
         }
     }
 
@@ -76,6 +83,7 @@ impl Form {
             Self::Number => "a whole number without quotes",
             Self::Text => "text in quotes",
             Self::List => "a list of texts in quotes",
+            Self::Switch => "true or false without quotes",
         }
     }
 }

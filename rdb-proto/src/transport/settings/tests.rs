@@ -46,6 +46,8 @@ struct Config {
         default_value_t = 7
     )]
     beat_ms: u64,
+    #[arg(long, env = "RDB_TEST_GUARDED")]
+    guarded: bool,
     #[arg(long)]
     repair: bool,
 }
@@ -109,6 +111,23 @@ fn a_file_sets_what_no_flag_sets() {
 }
 
 #[test]
+fn a_file_switches_on_what_has_a_flag_without_a_value() {
+    assert!(config("guarded = true", &[]).guarded);
+    assert!(!config("guarded = false", &[]).guarded);
+    assert!(config("guarded = false", &["--guarded"]).guarded);
+    for (text, flags, told) in [
+        ("guarded = true", &[][..], "\nguarded = true\n"),
+        ("", &["--guarded"][..], "\nguarded = true\n"),
+        ("", &[][..], "\nguarded = false\n"),
+    ] {
+        let settings = parse(text, flags).unwrap_or_else(|error| panic!("{error}"));
+        let text = printed(&settings);
+        assert!(text.contains(told), "{text}");
+        assert_eq!(config(&text, &[]), settings.config);
+    }
+}
+
+#[test]
 fn what_a_file_cannot_say_is_refused_with_what_would_be_right() {
     for (text, told) in [
         (
@@ -143,6 +162,10 @@ fn what_a_file_cannot_say_is_refused_with_what_would_be_right() {
         (
             "pd = [1]",
             "`pd` is [1], but takes a list of texts in quotes: pd = [\"HOST:PORT\", …]",
+        ),
+        (
+            "guarded = \"true\"",
+            "`guarded` is \"true\", but takes true or false without quotes: guarded = true",
         ),
         (
             "addr = \"here\"",
