@@ -6,6 +6,7 @@
 //!
 //! The protocol has no room for a cause. It travels beside the answer of a check, in [`NOT_SERVING_CAUSE`].
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt, stream};
@@ -32,6 +33,17 @@ const CAUSE_CHARS_MAX: usize = 1024;
 /// `Err`: why the process does not do its work.
 type Serving = Result<(), String>;
 
+/// What a warning is about. Each has its own place: one does not displace another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WarningAbout {
+    /// Certificates and keys.
+    Certificates,
+    /// Who may do what.
+    Rights,
+}
+
+type Warnings = BTreeMap<WarningAbout, String>;
+
 /// Sets the status that [`health`] serves. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HealthHandle {
@@ -39,19 +51,26 @@ pub struct HealthHandle {
     /// Whether a service manager may count the process as started.
     started: watch::Sender<bool>,
     /// What an operator has to look at though the process does its work.
-    warning: watch::Sender<Option<String>>,
+    warnings: watch::Sender<Warnings>,
     drain: CancellationToken,
 }
 
 impl HealthHandle {
-    /// Says from now on what an operator has to look at though the process does its work; `None`: nothing.
-    pub fn warn(&self, warning: Option<String>) {
-        self.warning.send_replace(warning);
+    /// Says from now on what an operator has to look at though the process does its work; `None`: nothing about that.
+    pub fn warn(&self, about: WarningAbout, warning: Option<String>) {
+        self.warnings.send_modify(|warnings| match warning {
+            Some(warning) => {
+                warnings.insert(about, warning);
+            }
+            None => {
+                warnings.remove(&about);
+            }
+        });
     }
 
     /// What an operator has to look at.
     pub fn warning(&self) -> Option<String> {
-        self.warning.borrow().clone()
+        joined(&self.warnings.borrow())
     }
 
     /// Says from now on that the process does its work, or that it does not. Watchers hear of changes only.
@@ -99,6 +118,11 @@ impl HealthHandle {
     }
 }
 
+fn joined(warnings: &Warnings) -> Option<String> {
+    let all: Vec<_> = warnings.values().map(String::as_str).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
 fn present(serving: &Serving, drain: &CancellationToken) -> Serving {
     if drain.is_cancelled() {
         return Err("it is stopping".to_owned());
@@ -113,17 +137,17 @@ pub fn health(
     drain: CancellationToken,
 ) -> (HealthHandle, HealthServer<impl Health>) {
     let (sender, receiver) = watch::channel(Err("it is starting".to_owned()));
-    let warning = watch::Sender::new(None);
+    let warnings = watch::Sender::new(Warnings::new());
     let service = HealthService {
         services,
         serving: receiver,
-        warning: warning.subscribe(),
+        warnings: warnings.subscribe(),
         drain: drain.clone(),
     };
     let handle = HealthHandle {
         serving: sender,
         started: watch::Sender::default(),
-        warning,
+        warnings,
         drain,
     };
     (handle, HealthServer::new(service))
@@ -132,7 +156,7 @@ pub fn health(
 struct HealthService {
     services: &'static [&'static str],
     serving: watch::Receiver<Serving>,
-    warning: watch::Receiver<Option<String>>,
+    warnings: watch::Receiver<Warnings>,
     drain: CancellationToken,
 }
 
@@ -180,7 +204,7 @@ impl Health for HealthService {
         {
             answer.metadata_mut().insert(NOT_SERVING_CAUSE, cause);
         }
-        let warning = self.warning.borrow();
+        let warning = joined(&self.warnings.borrow());
         if let Some(warning) = warning.as_deref().and_then(printable) {
             answer.metadata_mut().insert(WARNING, warning);
         }
@@ -229,17 +253,17 @@ mod tests {
     async fn a_drain_turns_the_status_and_ends_watches() {
         let drain = CancellationToken::new();
         let (sender, serving) = watch::channel(Err(String::new()));
-        let warning = watch::Sender::new(None);
+        let warnings = watch::Sender::new(Warnings::new());
         let handle = HealthHandle {
             serving: sender,
             started: watch::Sender::default(),
-            warning: warning.clone(),
+            warnings: warnings.clone(),
             drain: drain.clone(),
         };
         let service = HealthService {
             services: &["a.B"],
             serving,
-            warning: warning.subscribe(),
+            warnings: warnings.subscribe(),
             drain: drain.clone(),
         };
 
@@ -253,13 +277,16 @@ mod tests {
         assert!(!checked.metadata().contains_key(NOT_SERVING_CAUSE));
         assert!(!checked.metadata().contains_key(WARNING));
         assert_eq!(handle.present(), Ok(()));
-        handle.warn(Some("look\nhere".to_owned()));
+        handle.warn(WarningAbout::Rights, Some("and there".to_owned()));
+        handle.warn(WarningAbout::Certificates, Some("look\nhere".to_owned()));
         let checked = service.check(request("a.B")).await.expect("known service");
         assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
         assert_eq!(
             checked.metadata().get(WARNING).expect("a warning"),
-            "lookhere"
+            "lookhere; and there"
         );
+        handle.warn(WarningAbout::Certificates, None);
+        assert_eq!(handle.warning().as_deref(), Some("and there"));
         assert!(service.check(request("other")).await.is_err());
 
         let mut watch = service

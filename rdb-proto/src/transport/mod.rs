@@ -80,7 +80,7 @@ pub use call::CallBudget;
 pub use call_names::accesses;
 pub use connect::{ByteStream, Connector, endpoint};
 pub use figures::TransportFigures;
-pub use health::{HealthHandle, NOT_SERVING_CAUSE, WARNING, health};
+pub use health::{HealthHandle, NOT_SERVING_CAUSE, WARNING, WarningAbout, health};
 pub use listener::Listener;
 pub use open_files::raise_open_files_limit;
 pub use secured::Secured;

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::super::HealthHandle;
+use super::super::{HealthHandle, WarningAbout};
 use super::{ClientTls, ServerTls, TlsError};
 
 /// How often it looks whether a file has changed. It compares what is in them: dates say little where links are replaced.
@@ -113,7 +113,7 @@ impl TlsKeeper {
             tracing::warn!("{warning}");
         }
         let warning = (!wrong.is_empty()).then(|| wrong.join("; "));
-        self.health.warn(warning);
+        self.health.warn(WarningAbout::Certificates, warning);
         self.told = wrong;
     }
 }
