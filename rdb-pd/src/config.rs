@@ -92,6 +92,11 @@ pub struct Config {
     )]
     pub store_down_after_s: u64,
 
+    /// Refuse whoever has no right to what it asks for: users have tokens or certificates, and roles over keys. Stores learn it from
+    /// here and refuse, too. `rdbctl auth enable` makes the first user.
+    #[arg(long, env = "RDB_PD_AUTH")]
+    pub auth: bool,
+
     /// The flags that both servers have.
     #[command(flatten)]
     pub serve: ServeFlags,
@@ -108,6 +113,7 @@ impl Default for Config {
             initial_replicas: DEFAULT_INITIAL_REPLICAS,
             replicas: None,
             store_down_after_s: DOWN_AFTER.as_secs(),
+            auth: false,
             serve: ServeFlags::default(),
         }
     }
@@ -168,15 +174,23 @@ impl Config {
     }
 
     /// What is wrong with the settings though they work.
-    pub(crate) fn advice(&self) -> Option<String> {
+    pub(crate) fn advice(&self) -> Vec<String> {
         let replicas = self.replicas_kept();
-        replicas.is_multiple_of(2).then(|| {
+        let even = replicas.is_multiple_of(2).then(|| {
             format!(
                 "--replicas is {replicas}: an even number of replicas survives the loss of no more stores than {}, and needs \
                  one store more; choose an odd number",
                 replicas - 1
             )
-        })
+        });
+        let is_on_network = !self.addr.ip().to_canonical().is_loopback();
+        let is_readable = self.auth && is_on_network && self.serve.tls_cert.is_none();
+        let plain = is_readable.then(|| {
+            "--auth without TLS: tokens travel over the network in plain text, and whoever reads one can use it; give --tls-cert \
+             and --tls-key"
+                .to_owned()
+        });
+        even.into_iter().chain(plain).collect()
     }
 
     pub(crate) fn clock_settings(&self) -> ClockSettings {
@@ -220,11 +234,27 @@ mod tests {
             ("rdb-pd --initial-replicas 2", Some("no more stores than 1")),
         ] {
             let told = Config::parse_from(line.split(' ')).advice();
-            assert_eq!(told.is_some(), advice.is_some(), "{line}");
-            assert!(
-                told.unwrap_or_default()
-                    .contains(advice.unwrap_or_default())
-            );
+            assert_eq!(told.len(), advice.iter().len(), "{line}");
+            assert!(told.concat().contains(advice.unwrap_or_default()));
+        }
+    }
+
+    #[test]
+    fn tokens_in_plain_text_on_a_network_are_warned_about() {
+        for (line, is_warned) in [
+            ("rdb-pd --auth", false),
+            ("rdb-pd --auth --addr [::1]:1", false),
+            ("rdb-pd --auth --addr [::ffff:127.0.0.1]:1", false),
+            ("rdb-pd --auth --addr 0.0.0.0:1", true),
+            ("rdb-pd --auth --addr 10.0.0.1:1", true),
+            ("rdb-pd --addr 10.0.0.1:1", false),
+            (
+                "rdb-pd --auth --addr 10.0.0.1:1 --tls-cert c --tls-key k",
+                false,
+            ),
+        ] {
+            let told = Config::parse_from(line.split(' ')).advice();
+            assert_eq!(told.concat().contains("plain text"), is_warned, "{line}");
         }
     }
 

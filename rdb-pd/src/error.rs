@@ -7,6 +7,7 @@ use rdb_proto::transport::process::{Failure, ProcessError};
 use rdb_proto::transport::status::StatusListenError;
 use rdb_storage::OpenError;
 
+use crate::auth::Damage;
 use crate::config::ConfigError;
 use crate::tso::ClockError;
 
@@ -27,6 +28,14 @@ pub enum PdError {
     Damaged {
         /// The kind of the record.
         what: &'static str,
+    },
+    /// The record of users and rights is not one that this program has written.
+    #[error(
+        "the data directory holds a record of users and rights that cannot be used: {cause}{RESTORE}"
+    )]
+    DamagedRights {
+        /// What is wrong with it.
+        cause: String,
     },
     /// The wall clock cannot be believed.
     #[error(transparent)]
@@ -62,7 +71,9 @@ impl ProcessError for PdError {
         match self {
             Self::Config(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
-            Self::Open(_) | Self::Damaged { .. } | Self::Clock(_) => Failure::Refused,
+            Self::Open(_) | Self::Damaged { .. } | Self::DamagedRights { .. } | Self::Clock(_) => {
+                Failure::Refused
+            }
             Self::Storage(_)
             | Self::Listen { .. }
             | Self::Status(_)
@@ -72,13 +83,21 @@ impl ProcessError for PdError {
     }
 }
 
+impl From<Damage> for PdError {
+    fn from(damage: Damage) -> Self {
+        let cause = damage.to_string();
+        Self::DamagedRights { cause }
+    }
+}
+
 /// What the operator of a damaged directory can do.
+const RESTORE: &str = "\nNothing was changed. Restore a copy of the directory, and start once with --tso-advance-ms, at least the age \
+                       of the copy. Do not start with an empty directory: that makes a new cluster, which refuses the stores of \
+                       this one.";
+
 fn next_step(error: &OpenError) -> &'static str {
     match error {
-        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => {
-            "\nNothing was changed. Restore a copy of the directory, and start once with --tso-advance-ms, at least the age \
-             of the copy. Do not start with an empty directory: that makes a new cluster, which refuses the stores of this one."
-        }
+        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => RESTORE,
         _ => "",
     }
 }

@@ -8,6 +8,7 @@
 //! | `cluster/region/[u64 region id]` | protobuf `metapb.Region` |
 //! | `cluster/new-peers/[u64 region id]` | protobuf [`NewPeers`] |
 //! | `cluster/away/[u64 region id]` | protobuf [`AwayVoters`] |
+//! | `auth/rights` | protobuf `authpb.Rights`: all users, and what they are granted; none until there was one |
 //! | `tso/bound` | `[u64]` Unix milliseconds: no timestamp at or above it was ever handed out |
 
 use bytes::Bytes;
@@ -19,6 +20,8 @@ pub const CLUSTER_ID: &[u8] = b"cluster/id";
 pub const COUNTERS: &[u8] = b"cluster/counters";
 /// The bound of timestamps.
 pub const TSO_BOUND: &[u8] = b"tso/bound";
+/// All users, and what they are granted.
+pub const RIGHTS: &[u8] = b"auth/rights";
 /// The prefix of each store's key.
 pub const STORE_PREFIX: &[u8] = b"cluster/store/";
 /// The prefix of each region's key.
@@ -139,6 +142,7 @@ pub fn decode_u64(bytes: &[u8]) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
     use prost::Message;
+    use rdb_proto::authpb::{Grant, Keyspace, Rights, Role, User};
 
     use super::*;
 
@@ -200,6 +204,42 @@ mod tests {
             }],
         };
         assert_eq!(away.encode_to_vec(), b"\x08\x01\x12\x04\x08\x03\x10\x01");
+    }
+
+    #[test]
+    fn golden_bytes_of_rights() {
+        assert_eq!(RIGHTS, b"auth/rights");
+        let grant = |role: Role, keyspace: Keyspace, prefix: &'static [u8]| Grant {
+            role: role.into(),
+            keyspace: keyspace.into(),
+            prefix: Bytes::from_static(prefix),
+        };
+        let ada = User {
+            name: "ada".to_owned(),
+            token_hashes: vec![Bytes::from_static(&[7; 32])],
+            subject: String::new(),
+            grants: vec![grant(Role::Admin, Keyspace::All, b"")],
+        };
+        let bob = User {
+            name: "bob".to_owned(),
+            token_hashes: Vec::new(),
+            subject: "CN=b".to_owned(),
+            grants: vec![grant(Role::Reader, Keyspace::Versioned, b"p/")],
+        };
+        let rights = Rights {
+            version: 300,
+            users: vec![ada, bob],
+        };
+        let record = [
+            &b"\x08\xac\x02"[..],
+            b"\x12\x2b\x0a\x03ada\x12\x20",
+            &[7; 32],
+            b"\x22\x02\x08\x03",
+            b"\x12\x15\x0a\x03bob\x1a\x04CN=b\x22\x08\x08\x01\x10\x02\x1a\x02p/",
+        ]
+        .concat();
+        assert_eq!(rights.encode_to_vec(), record);
+        assert_eq!(Rights::decode(&record[..]), Ok(rights));
     }
 
     proptest! {

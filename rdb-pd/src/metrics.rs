@@ -19,6 +19,7 @@ use rdb_storage::Storage;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::{Authority, Present};
 use crate::cluster::{Cluster, ClusterError, ClusterLoad};
 use crate::page::{OfProcess, present};
 use crate::service::SystemAllocator;
@@ -99,6 +100,7 @@ pub(crate) struct PdSource {
     pub(crate) storage: Storage,
     pub(crate) cluster: Cluster,
     pub(crate) allocator: Arc<SystemAllocator>,
+    pub(crate) authority: Authority,
     pub(crate) figures: Arc<Figures>,
     pub(crate) transport: TransportMetrics,
     pub(crate) addr: SocketAddr,
@@ -151,6 +153,7 @@ impl Source for PdSource {
                     "data_bytes": data.table_bytes,
                 }),
             ),
+            ("auth", self.describe_auth()),
         ]
     }
 
@@ -200,6 +203,7 @@ impl Source for PdSource {
     fn write_metrics(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
         self.write_timestamps(exposition)?;
         self.write_cluster(exposition)?;
+        self.write_auth(exposition)?;
         self.transport.write(exposition)?;
         let data = self.storage.figures().data;
         exposition.gauge(
@@ -227,6 +231,54 @@ impl Source for PdSource {
 }
 
 impl PdSource {
+    fn describe_auth(&self) -> Value {
+        let Present { users, .. } = self.authority.present();
+        let refusals = self.authority.guard().refusals();
+        json!({
+            "enforced": self.authority.is_enforced(),
+            "version": users.version(),
+            "users": users.count(),
+            "has_admin": users.has_admin(),
+            "refused": {
+                "unauthenticated": refusals.unauthenticated(),
+                "denied": refusals.denied(),
+                "unavailable": refusals.unavailable(),
+            },
+        })
+    }
+
+    fn write_auth(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
+        let Present { users, .. } = self.authority.present();
+        exposition.gauge(
+            "flaredb_auth_enforced",
+            "Whether rights are enforced.",
+            f64::from(u8::from(self.authority.is_enforced())),
+        )?;
+        exposition.gauge(
+            "flaredb_auth_rights_version",
+            "The version of the rights. It counts their changes.",
+            users.version() as f64,
+        )?;
+        exposition.gauge(
+            "flaredb_auth_users",
+            "Users that there are.",
+            users.count() as f64,
+        )?;
+        let refusals = self.authority.guard().refusals();
+        exposition.counters(
+            "flaredb_auth_refusals_total",
+            "Calls, and messages of streams, that were refused for who their caller is.",
+            [
+                (
+                    &[("reason", "unauthenticated")] as Labels<'_>,
+                    refusals.unauthenticated(),
+                ),
+                (&[("reason", "denied")], refusals.denied()),
+                (&[("reason", "unavailable")], refusals.unavailable()),
+            ],
+        )
+    }
+
     fn write_timestamps(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
         let figures = self.allocator.figures();
         exposition.counter(

@@ -1,8 +1,9 @@
-//! Wires the process: storage, allocator, cluster, service, health, status pages. Nothing else does.
+//! Wires the process: storage, allocator, cluster, users, services, health, status pages. Nothing else does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rdb_proto::authpb::auth_server::AuthServer;
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::slow_log::SlowLog;
 use rdb_proto::spans::{self, Origin, SpanExporter};
@@ -19,14 +20,15 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::auth::{Authority, Keeper};
 use crate::cluster::{Cluster, Registrar};
 use crate::config::{Config, ConfigError};
 use crate::error::PdError;
 use crate::metrics::{Figures, PdSource};
-use crate::service::{PdService, SystemAllocator};
+use crate::service::{AuthService, PdService, SystemAllocator};
 use crate::tso::{Allocator, PhysicalClock, StorageBound, SystemClock};
 
-const SERVICES: &[&str] = &["pdpb.Pd"];
+const SERVICES: &[&str] = &["pdpb.Pd", "authpb.Auth"];
 
 /// The placement driver's data is small, so it needs far less memory than a store.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
@@ -57,7 +59,7 @@ impl Pd {
     /// address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, PdError> {
         config.validate()?;
-        if let Some(advice) = config.advice() {
+        for advice in config.advice() {
             tracing::warn!("{advice}");
         }
         let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
@@ -70,6 +72,8 @@ impl Pd {
             storage,
             cluster,
             registrar,
+            authority,
+            rights_keeper,
             persisted_ms,
         } = open(&config).await?;
         let clock = PhysicalClock::start(
@@ -101,6 +105,7 @@ impl Pd {
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(&figures);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
+            guard: Some(Arc::clone(authority.guard())),
             ..serve_options
         };
 
@@ -114,6 +119,7 @@ impl Pd {
             storage: storage.clone(),
             cluster: cluster.clone(),
             allocator: Arc::clone(&allocator),
+            authority: authority.clone(),
             figures: Arc::clone(&figures),
             transport: TransportMetrics::of(&serve_options),
             addr: local_addr,
@@ -124,11 +130,14 @@ impl Pd {
             .map_err(listen_error)?;
         let status_addr = status.as_ref().map(StatusServer::local_addr);
         let mut write_health = storage.write_health();
-        // Whoever is told that it has started finds it healthy.
+        // Whoever is told that it has started finds it healthy, or warned of.
+        rights_keeper.tell(&health_handle);
+        rights_keeper.log();
         tell_health(&health_handle, &mut write_health);
         let keeping = keep(
             Arc::clone(&allocator),
             registrar,
+            rights_keeper,
             health_handle,
             write_health,
             tls_keeper,
@@ -140,14 +149,19 @@ impl Pd {
             cluster_id = cluster.id(),
             status_addr = status_addr.map(tracing::field::display),
             tls = serve_options.tls.is_some(),
+            auth = authority.is_enforced(),
             version,
             "serving Pd"
         );
+        let auth = AuthServer::new(AuthService::new(authority, Arc::clone(&figures)))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let pd = PdServer::new(PdService::new(allocator, cluster, figures))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let services = Services::default()
             .add_service(pd)
+            .add_service(auth)
             .add_service(health_service);
         let serving = serve(listener, services, serve_options, drain.clone());
         let serving = async move { Ok(serving.await?) };
@@ -205,6 +219,8 @@ struct Opened {
     storage: Storage,
     cluster: Cluster,
     registrar: Registrar,
+    authority: Authority,
+    rights_keeper: Keeper,
     /// The bound of earlier processes: they handed out no timestamp at or above it. `None`: there was no earlier process.
     persisted_ms: Option<u64>,
 }
@@ -212,6 +228,7 @@ struct Opened {
 async fn open(config: &Config) -> Result<Opened, PdError> {
     let directory = config.data_dir.clone();
     let advance_ms = config.tso_advance_ms;
+    let is_enforced = config.auth;
     let settings = config.cluster_settings();
     let options = StorageOptions {
         block_cache_bytes: BLOCK_CACHE_BYTES,
@@ -222,13 +239,16 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
     let opened = spawn_blocking(move || {
         let storage = Storage::open(directory, options)?;
         let persisted_ms = StorageBound::new(storage.clone()).load()?;
-        let (cluster, registrar) = Cluster::open(storage.clone(), advance_ms > 0, settings)?;
+        let is_restored = advance_ms > 0;
+        let (cluster, registrar) = Cluster::open(storage.clone(), is_restored, settings)?;
+        let (authority, rights_keeper) =
+            Authority::open(storage.clone(), is_restored, is_enforced)?;
         if persisted_ms.is_none() {
             tracing::info!(
                 cluster_id = cluster.id(),
                 "the data directory is new, and so is the cluster; stores of another one are refused"
             );
-        } else if advance_ms > 0 {
+        } else if is_restored {
             tracing::warn!(
                 advance_ms,
                 "--tso-advance-ms: timestamps and ids were moved ahead, and the next start of each store is believed; start \
@@ -239,17 +259,20 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
             storage,
             cluster,
             registrar,
+            authority,
+            rights_keeper,
             persisted_ms: persisted_ms.map(|bound_ms| bound_ms.saturating_add(advance_ms)),
         })
     });
     opened.await?
 }
 
-/// Moves the bound of timestamps ahead, answers registrations, reads certificates again, and keeps the health status: healthy means that the storage
-/// takes writes.
+/// Moves the bound of timestamps ahead, answers registrations, changes rights, reads certificates again, and keeps the health status:
+/// healthy means that the storage takes writes.
 async fn keep(
     allocator: Arc<SystemAllocator>,
     registrar: Registrar,
+    rights_keeper: Keeper,
     health: HealthHandle,
     mut write_health: watch::Receiver<WriteHealth>,
     tls_keeper: Option<TlsKeeper>,
@@ -265,6 +288,7 @@ async fn keep(
     tokio::join!(
         allocator.keep_bound(),
         registrar.run(),
+        rights_keeper.run(health.clone()),
         keep_health,
         tls::keep(tls_keeper)
     );

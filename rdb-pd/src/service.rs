@@ -1,5 +1,6 @@
-//! `pdpb.Pd`: decode, check, delegate, answer.
+//! `pdpb.Pd`: decode, check, delegate, answer. `auth` is `authpb.Auth`.
 
+mod auth;
 mod heartbeat;
 mod timed;
 mod tso_stream;
@@ -23,6 +24,7 @@ use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+pub(crate) use self::auth::AuthService;
 use self::heartbeat::checked_heartbeat;
 use self::timed::Timed;
 use self::tso_stream::TsoStream;

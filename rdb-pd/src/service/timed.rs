@@ -100,7 +100,7 @@ impl Drop for Timed<'_> {
 /// Calls that found no room, or were given up while they waited for some.
 impl UnservedCalls for Figures {
     fn note(&self, call: UnservedCall) {
-        if call.service != "pdpb.Pd" {
+        if !["pdpb.Pd", "authpb.Auth"].contains(&call.service) {
             return;
         }
         let outcome = if call.is_refused {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests, too
 
+mod auth;
 #[allow(dead_code, reason = "a part of it is used here")]
 #[path = "../../../rdb-client/tests/e2e/harness/http.rs"]
 mod http;

@@ -1,0 +1,121 @@
+//! What can be done to users, and by whom it was.
+
+use std::sync::Arc;
+
+use rdb_proto::authpb::{Grant, Keyspace, Role};
+use rdb_proto::error::Fault;
+use rdb_proto::transport::CallBudget;
+
+/// A change of one user.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    /// Makes the first admin.
+    Enable {
+        name: String,
+        token_hash: [u8; 32],
+    },
+    /// Adds a user. Without the hash of a token it gets none.
+    AddUser {
+        name: String,
+        subject: String,
+        token_hash: Option<[u8; 32]>,
+    },
+    RemoveUser {
+        name: String,
+    },
+    AddToken {
+        name: String,
+        token_hash: [u8; 32],
+    },
+    /// Takes the older of two tokens away.
+    DropOldToken {
+        name: String,
+    },
+    /// Takes all tokens away, and gives another one.
+    ReplaceTokens {
+        name: String,
+        token_hash: [u8; 32],
+    },
+    Grant {
+        name: String,
+        grant: Grant,
+    },
+    Revoke {
+        name: String,
+        grant: Grant,
+    },
+}
+
+/// The call that asks for a change.
+pub(crate) struct Author(pub(crate) Arc<CallBudget>);
+
+impl Author {
+    /// Checks that the caller may still make the change: its own rights may have been revoked while it waited.
+    pub(super) fn check(&self, change: &Change) -> Result<(), Fault> {
+        match change {
+            // Nobody has a right yet.
+            Change::Enable { .. } => Ok(()),
+            _ => self.0.caller().pass()?.check_admin(),
+        }
+    }
+}
+
+impl Change {
+    /// Whom it is about.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Enable { name, .. }
+            | Self::AddUser { name, .. }
+            | Self::RemoveUser { name }
+            | Self::AddToken { name, .. }
+            | Self::DropOldToken { name }
+            | Self::ReplaceTokens { name, .. }
+            | Self::Grant { name, .. }
+            | Self::Revoke { name, .. } => name,
+        }
+    }
+
+    /// Tells of it once it is made, and by whom. Neither subjects nor prefixes are told.
+    pub(super) fn log(&self, author: &Author, version: u64) {
+        let grant = match self {
+            Self::Grant { grant, .. } | Self::Revoke { grant, .. } => Some(grant),
+            _ => None,
+        };
+        let role = grant.map(|grant| match grant.role() {
+            Role::Unspecified => "none",
+            Role::Reader => "reader",
+            Role::Writer => "writer",
+            Role::Admin => "admin",
+            Role::Store => "store",
+        });
+        let keyspace = grant.map(|grant| match grant.keyspace() {
+            Keyspace::All => "all",
+            Keyspace::Raw => "raw",
+            Keyspace::Versioned => "versioned",
+        });
+        tracing::info!(
+            by = author.0.caller().name(),
+            peer = author.0.peer().map(tracing::field::display),
+            change = self.kind(),
+            user = self.name(),
+            role,
+            keyspace,
+            prefix_bytes = grant.map(|grant| grant.prefix.len()),
+            version,
+            "users or rights were changed"
+        );
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Enable { .. } => "enable",
+            Self::AddUser { .. } => "add_user",
+            Self::RemoveUser { .. } => "remove_user",
+            Self::AddToken { .. } => "add_token",
+            Self::DropOldToken { .. } => "drop_old_token",
+            Self::ReplaceTokens { .. } => "replace_tokens",
+            Self::Grant { .. } => "grant",
+            Self::Revoke { .. } => "revoke",
+        }
+    }
+}

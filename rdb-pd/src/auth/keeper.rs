@@ -1,0 +1,258 @@
+//! Shows what users there are, and makes changes durable before they are answered.
+//!
+//! A change has three steps, as a registration has: decide, persist, show. One task takes them for all changes, so that each is
+//! decided on what the one before it has made. A caller that hangs up does not interrupt them. If they have not begun, its change is
+//! dropped.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use rdb_proto::auth::limits::RIGHTS_BYTES_MAX;
+use rdb_proto::auth::{BadRights, Guard, Rights};
+use rdb_proto::error::Fault;
+use rdb_proto::transport::{HealthHandle, WarningAbout};
+use rdb_storage::limits::{EMBEDDED_REGION_ID, VALUE_BYTES_MAX};
+use rdb_storage::{Command, Storage, Submission};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Author, Change, Damage, Refusal, Users};
+use crate::error::PdError;
+use crate::keys;
+
+/// Most changes in the queue. The caller of one more is told to ask again.
+const QUESTIONS_MAX: usize = 64;
+
+const _: () = assert!(
+    RIGHTS_BYTES_MAX < VALUE_BYTES_MAX,
+    "the record is one value"
+);
+
+/// What is wrong as long as nobody can do anything.
+const NO_ADMIN: &str = "rights are enforced (--auth), and no user has the role admin: all calls are refused. Run `rdbctl auth enable` \
+                        on this machine, or with a client certificate, to make the first admin";
+
+/// Users as they are now. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Authority {
+    shared: Arc<Shared>,
+    questions: mpsc::Sender<Question>,
+}
+
+struct Shared {
+    storage: Storage,
+    is_enforced: bool,
+    /// What calls to this process are checked by. Off where rights are not enforced.
+    guard: Arc<Guard>,
+    /// Only the keeper replaces it, once what replaces it is durable.
+    present: RwLock<Present>,
+}
+
+/// Users at one moment.
+#[derive(Clone)]
+pub(crate) struct Present {
+    pub(crate) users: Arc<Users>,
+    /// The same, for checks.
+    pub(crate) rights: Arc<Rights>,
+}
+
+struct Question {
+    change: Change,
+    author: Author,
+    answer: oneshot::Sender<Result<bool, AuthError>>,
+}
+
+/// A change was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthError {
+    /// It is refused, and nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Whoever asks for it may not any more.
+    #[error("{}", .0.cause)]
+    Denied(Fault),
+    /// What would come of it cannot be used. It is not written.
+    #[error("nothing has changed, since what would come of it cannot be used: {0}")]
+    Unusable(#[from] BadRights),
+    /// It could not be made durable. It does not hold now, and may hold from the next start on.
+    #[error("the placement driver cannot write its data: {0}")]
+    Storage(#[from] rdb_storage::Error),
+    /// Too many changes wait.
+    #[error(
+        "{QUESTIONS_MAX} changes of users and rights wait for the placement driver's disk; ask again"
+    )]
+    Busy,
+    /// The process stops.
+    #[error("the placement driver stops")]
+    Stopping,
+}
+
+impl Authority {
+    /// Loads users from `storage`. The [`Keeper`] has to run beside it. Blocks.
+    ///
+    /// `restored` means that the storage may be an older copy: versions that stores may have seen since are skipped.
+    ///
+    /// # Errors
+    ///
+    /// When the storage cannot be read or written, or the record in it is damaged.
+    pub(crate) fn open(
+        storage: Storage,
+        restored: bool,
+        is_enforced: bool,
+    ) -> Result<(Self, Keeper), PdError> {
+        let mut users = Users::none();
+        if let Some(record) = storage.get_raw(keys::RIGHTS)? {
+            users = Users::decode(&record)?;
+            if restored {
+                users = users.restored();
+                storage.submit(submission(&users))?.wait()?;
+            }
+        }
+        let present = Present::of(users).map_err(Damage::from)?;
+        let guard = if is_enforced {
+            Guard::without_limit(Arc::clone(&present.rights))
+        } else {
+            Guard::off()
+        };
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+        let shared = Arc::new(Shared {
+            storage,
+            is_enforced,
+            guard: Arc::new(guard),
+            present: RwLock::new(present),
+        });
+        let keeper = Keeper {
+            shared: Arc::clone(&shared),
+            questions: asked,
+        };
+        Ok((Self { shared, questions }, keeper))
+    }
+
+    /// Whether calls to this process are checked.
+    pub(crate) fn is_enforced(&self) -> bool {
+        self.shared.is_enforced
+    }
+
+    /// What calls to this process are checked by.
+    pub(crate) fn guard(&self) -> &Arc<Guard> {
+        &self.shared.guard
+    }
+
+    /// All users now.
+    pub(crate) fn present(&self) -> Present {
+        self.shared.present()
+    }
+
+    /// Makes a change. Returns whether it was not so before. What is answered is durable, and holds at this process.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Refused`] says why it is not made.
+    pub(crate) async fn change(&self, change: Change, author: Author) -> Result<bool, AuthError> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            change,
+            author,
+            answer,
+        };
+        self.questions
+            .try_send(question)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AuthError::Busy,
+                mpsc::error::TrySendError::Closed(_) => AuthError::Stopping,
+            })?;
+        answered.await.map_err(|_| AuthError::Stopping)?
+    }
+}
+
+/// Makes changes, one after the other. [`run`](Self::run) has to be driven for as long as the process serves.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    questions: mpsc::Receiver<Question>,
+}
+
+impl Keeper {
+    /// Runs until the future is dropped. Callers that still wait are then told that the process stops. A change that was
+    /// being persisted may be durable; the next process loads it.
+    pub(crate) async fn run(mut self, health: HealthHandle) {
+        while let Some(question) = self.questions.recv().await {
+            let Question {
+                change,
+                author,
+                answer,
+            } = question;
+            // The caller may hang up after this. The decision stands.
+            if answer.is_closed() {
+                continue;
+            }
+            let changed = self.change(&change, &author).await;
+            self.tell(&health);
+            let _ = answer.send(changed);
+        }
+    }
+
+    /// Says in the health that nobody can do anything, as long as that is so.
+    pub(crate) fn tell(&self, health: &HealthHandle) {
+        let warning = self.is_locked().then(|| NO_ADMIN.to_owned());
+        health.warn(WarningAbout::Rights, warning);
+    }
+
+    /// Says it in the log.
+    pub(crate) fn log(&self) {
+        if self.is_locked() {
+            tracing::warn!("{NO_ADMIN}");
+        }
+    }
+
+    fn is_locked(&self) -> bool {
+        self.shared.is_enforced && !self.shared.present().users.has_admin()
+    }
+
+    async fn change(&self, change: &Change, author: &Author) -> Result<bool, AuthError> {
+        let shared = &self.shared;
+        author.check(change).map_err(AuthError::Denied)?;
+        let Some(users) = shared.present().users.changed(change)? else {
+            return Ok(false);
+        };
+        let next = Present::of(users)?;
+        let version = next.users.version();
+        shared.storage.submit(submission(&next.users))?.await?;
+        shared.show(next);
+        change.log(author, version);
+        Ok(true)
+    }
+}
+
+impl Present {
+    fn of(users: Users) -> Result<Self, BadRights> {
+        let rights = Arc::new(users.compile()?);
+        let users = Arc::new(users);
+        Ok(Self { users, rights })
+    }
+}
+
+impl Shared {
+    fn present(&self) -> Present {
+        let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
+        present.clone()
+    }
+
+    /// Shows what is durable.
+    fn show(&self, next: Present) {
+        if self.is_enforced {
+            self.guard.set(Some(Arc::clone(&next.rights)));
+        }
+        *self.present.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+}
+
+/// The whole record as one write.
+fn submission(users: &Users) -> Submission {
+    let command = Command::PutRaw {
+        key: Bytes::from_static(keys::RIGHTS),
+        value: users.encode(),
+    };
+    Submission::new(EMBEDDED_REGION_ID, vec![command])
+}
+
+#[cfg(test)]
+mod tests;

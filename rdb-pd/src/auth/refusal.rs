@@ -1,0 +1,70 @@
+//! Why users are not changed as asked for.
+
+use rdb_proto::auth::BadGrant;
+use rdb_proto::auth::limits::{
+    GRANTS_MAX, NAME_BYTES_MAX, RIGHTS_BYTES_MAX, SUBJECT_BYTES_MAX, TOKENS_MAX, USERS_MAX,
+};
+
+/// A change or a question is refused. Each says what is wrong and what would be right; none shows a token, a subject or a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(
+        "that is no name of a user: it has 1 to {NAME_BYTES_MAX} characters of a-z, 0-9, '.', '_' and '-', and begins with a letter"
+    )]
+    BadName,
+    #[error("the subject has {bytes} bytes; it has at most {SUBJECT_BYTES_MAX}")]
+    LongSubject { bytes: usize },
+    #[error(
+        "that is no subject of a certificate as RFC 4514 writes it, e.g. CN=ada,O=Example: no spaces behind the commas, no line breaks"
+    )]
+    BadSubject,
+    #[error(
+        "a user without a token needs the subject of a certificate: nobody could be it otherwise"
+    )]
+    NoCredential,
+    #[error("that cannot be granted: {0}")]
+    Grant(#[from] BadGrant),
+
+    #[error("there is no user {name}; `rdbctl auth user list` shows who there is")]
+    NoUser { name: String },
+    #[error(
+        "user {name} has no such grant: role, keyspace and prefix have to be those of one that it has, and `rdbctl auth user list` \
+         shows them"
+    )]
+    NoGrant { name: String },
+
+    #[error("there is a user {name} already; take another name, or remove it first")]
+    UserExists { name: String },
+    #[error(
+        "user {name} has this subject: a certificate is one user's. Grant to that one, or remove it first"
+    )]
+    SubjectTaken { name: String },
+
+    #[error(
+        "there is an admin already, and only the first one is made like this: ask an admin to add a user and to grant it the role admin"
+    )]
+    AdminExists,
+    #[error(
+        "user {name} is the last admin, and nobody could change rights any more: grant another user the role admin first"
+    )]
+    LastAdmin { name: String },
+    #[error(
+        "user {name} has {TOKENS_MAX} tokens already: drop the older one first, once nobody uses it any more, or replace both"
+    )]
+    TokensFull { name: String },
+    #[error(
+        "user {name} has no second token that could stay: replace its token, or remove the user"
+    )]
+    NoOldToken { name: String },
+    #[error("there are {USERS_MAX} users already, the most that there can be: remove one first")]
+    UsersFull,
+    #[error(
+        "user {name} has {GRANTS_MAX} grants already, the most that one can have: revoke one first, or grant a shorter prefix"
+    )]
+    GrantsFull { name: String },
+    #[error(
+        "all users with their subjects and grants would have more than {RIGHTS_BYTES_MAX} bytes together: remove users or grants \
+         first, or grant shorter prefixes"
+    )]
+    RightsFull,
+}

@@ -1,0 +1,91 @@
+//! A question whether somebody may do something.
+
+use bytes::Bytes;
+use rdb_proto::auth::{Keyspace, Pass, Permission, Role};
+use rdb_proto::authpb;
+use rdb_proto::error::Fault;
+use tonic::Status;
+
+use super::super::check_bound;
+
+/// What somebody is asked to have the right to.
+pub(super) enum Asked {
+    Keys {
+        permission: Permission,
+        keyspaces: &'static [Keyspace],
+        start_key: Bytes,
+        end_key: Bytes,
+    },
+    Admin,
+    Store,
+}
+
+impl Asked {
+    pub(super) fn checked(
+        role: i32,
+        keyspace: i32,
+        start_key: Bytes,
+        end_key: Bytes,
+    ) -> Result<Self, Status> {
+        let refused =
+            |field, cause: &str| Status::from(Fault::invalid_argument(field, None, cause));
+        let role = authpb::Role::try_from(role).unwrap_or_default();
+        let permission = match Role::try_from(role) {
+            Ok(Role::Reader) => Permission::Read,
+            Ok(Role::Writer) => Permission::Write,
+            Ok(Role::Admin) => return Ok(Self::Admin),
+            Ok(Role::Store) => return Ok(Self::Store),
+            Err(_) => {
+                let cause = "that is no role; there are reader, writer, admin and store";
+                return Err(refused("role", cause));
+            }
+        };
+        let keyspaces: &'static [Keyspace] = match authpb::Keyspace::try_from(keyspace) {
+            Ok(authpb::Keyspace::All) => &[Keyspace::Raw, Keyspace::Versioned],
+            Ok(authpb::Keyspace::Raw) => &[Keyspace::Raw],
+            Ok(authpb::Keyspace::Versioned) => &[Keyspace::Versioned],
+            Err(_) => {
+                let cause = "that is no keyspace; there are raw, versioned and all";
+                return Err(refused("keyspace", cause));
+            }
+        };
+        check_bound("start_key", &start_key)?;
+        check_bound("end_key", &end_key)?;
+        if !end_key.is_empty() && end_key <= start_key {
+            return Err(refused(
+                "end_key",
+                "no key is between start_key and end_key",
+            ));
+        }
+        Ok(Self::Keys {
+            permission,
+            keyspaces,
+            start_key,
+            end_key,
+        })
+    }
+
+    /// The right to it that is missing, in words.
+    pub(super) fn missing(&self, pass: &Pass) -> Option<String> {
+        match self {
+            Self::Admin => pass.check_admin().err().map(|_| Role::Admin.to_string()),
+            Self::Store => pass.check_store().err().map(|_| Role::Store.to_string()),
+            Self::Keys {
+                permission,
+                keyspaces,
+                start_key,
+                end_key,
+            } => {
+                let lacks = |keyspace: Keyspace| {
+                    pass.check_range(*permission, keyspace, start_key, end_key)
+                        .is_err()
+                };
+                let missing = keyspaces.iter().find(|keyspace| lacks(**keyspace))?;
+                let role = permission.role();
+                Some(format!(
+                    "{role} over all of these keys of the {missing} keyspace"
+                ))
+            }
+        }
+    }
+}

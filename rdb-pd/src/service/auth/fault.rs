@@ -1,0 +1,81 @@
+//! Why users are not changed, on the wire.
+
+use rdb_proto::auth::BadGrant;
+use rdb_proto::auth::limits::{
+    GRANTS_MAX, NAME_BYTES_MAX, PREFIX_BYTES_MAX, RIGHTS_BYTES_MAX, SUBJECT_BYTES_MAX, TOKENS_MAX,
+    USERS_MAX,
+};
+use rdb_proto::error::Fault;
+use rdb_proto::errorpb::Fate;
+use tonic::{Code, Status};
+
+use crate::auth::{AuthError, Refusal};
+
+/// The status of a change that was not made.
+pub(super) fn auth_fault(error: AuthError) -> Status {
+    let (code, field, limit) = match &error {
+        AuthError::Refused(refusal) => fault_of(refusal),
+        AuthError::Denied(fault) => return fault.clone().into(),
+        AuthError::Unusable(_) => (Code::Internal, "", None),
+        AuthError::Storage(_) | AuthError::Busy | AuthError::Stopping => {
+            (Code::Unavailable, "", None)
+        }
+    };
+    let fate = match &error {
+        AuthError::Refused(_) | AuthError::Denied(_) | AuthError::Unusable(_) | AuthError::Busy => {
+            Fate::NotApplied
+        }
+        AuthError::Storage(_) | AuthError::Stopping => Fate::Unknown,
+    };
+    let fault = Fault {
+        field,
+        limit: limit.map(|limit| limit as u64),
+        ..Fault::new(code, error.to_string())
+    };
+    fault.with_fate(fate).into()
+}
+
+/// Code, field and limit of a refusal.
+fn fault_of(refusal: &Refusal) -> (Code, &'static str, Option<usize>) {
+    match refusal {
+        Refusal::BadName => (Code::InvalidArgument, "name", Some(NAME_BYTES_MAX)),
+        Refusal::LongSubject { .. } => (Code::InvalidArgument, "subject", Some(SUBJECT_BYTES_MAX)),
+        Refusal::BadSubject | Refusal::NoCredential => (Code::InvalidArgument, "subject", None),
+        Refusal::Grant(grant) => match grant {
+            BadGrant::Role => (Code::InvalidArgument, "grant.role", None),
+            BadGrant::Keyspace => (Code::InvalidArgument, "grant.keyspace", None),
+            BadGrant::PrefixTooLong { .. } => (
+                Code::InvalidArgument,
+                "grant.prefix",
+                Some(PREFIX_BYTES_MAX),
+            ),
+            BadGrant::Narrowed { .. } => (Code::InvalidArgument, "grant", None),
+        },
+        Refusal::NoUser { .. } => (Code::NotFound, "name", None),
+        Refusal::NoGrant { .. } => (Code::NotFound, "grant", None),
+        Refusal::UserExists { .. } => (Code::AlreadyExists, "name", None),
+        Refusal::SubjectTaken { .. } => (Code::AlreadyExists, "subject", None),
+        Refusal::AdminExists | Refusal::LastAdmin { .. } => (Code::FailedPrecondition, "", None),
+        Refusal::TokensFull { .. } => (Code::FailedPrecondition, "change", Some(TOKENS_MAX)),
+        Refusal::NoOldToken { .. } => (Code::FailedPrecondition, "change", None),
+        Refusal::UsersFull => (Code::FailedPrecondition, "", Some(USERS_MAX)),
+        Refusal::GrantsFull { .. } => (Code::FailedPrecondition, "", Some(GRANTS_MAX)),
+        Refusal::RightsFull => (Code::FailedPrecondition, "", Some(RIGHTS_BYTES_MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_written_has_an_unknown_fate() {
+        let closed = auth_fault(AuthError::Storage(rdb_storage::Error::Closed));
+        let fate = |status: &Status| rdb_proto::error::details(status).map(|error| error.fate());
+        assert_eq!(closed.code(), Code::Unavailable);
+        assert_eq!(fate(&closed), Some(Fate::Unknown));
+        let refused = auth_fault(Refusal::AdminExists.into());
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert_eq!(fate(&refused), Some(Fate::NotApplied));
+    }
+}
