@@ -12,7 +12,7 @@ use crate::dispatch::Dispatcher;
 use crate::retry::Deadline;
 use crate::routing::{PlacementDriver, Router};
 use crate::tso::{TimestampStream, Watermark};
-use crate::{ClientStats, Config, Error, Limits, TraceContext};
+use crate::{Cause, ClientStats, Config, Error, Limits, TraceContext};
 
 /// A connection to a cluster.
 ///
@@ -58,6 +58,7 @@ impl Client {
     ///
     /// [`Error::InvalidArgument`] when the config is invalid, there is no address, one is not `host:port`, or what answers
     /// is no placement driver;
+    /// [`Error::Unauthenticated`], at once, when the cluster wants to know who the client is and does not;
     /// [`Error::Unavailable`] or [`Error::DeadlineExceeded`] when none answers in time.
     pub async fn connect_with<A: Into<String>>(
         pd_addresses: impl IntoIterator<Item = A>,
@@ -76,7 +77,7 @@ impl Client {
         let answer = placement_driver.ask(deadline, |mut client| async move {
             client.get_cluster_info(GetClusterInfoRequest {}).await
         });
-        let cluster = answer.await?;
+        let cluster = answer.await.map_err(|error| wanting(error, &config))?;
         let limits = Limits::advertised(cluster.limits)?;
         let watermark = Arc::<Watermark>::default();
         let (dispatcher, tso_stream) = if config.unary {
@@ -169,6 +170,20 @@ impl Client {
     /// The deadline of a call that begins now, with the trace of the client.
     pub(crate) fn deadline(&self) -> Deadline {
         Deadline::after(self.timeout).in_trace(self.trace)
+    }
+}
+
+/// The error with what to do, where the client has shown no token and is taken for nobody.
+fn wanting(error: Error, config: &Config) -> Error {
+    match error {
+        Error::Unauthenticated { cause } if config.token.is_none() => {
+            let told = format!(
+                "{cause}; this client has no token: give it one (Config::with_token_file, rdbctl --token-file)"
+            );
+            let cause = Cause::of(told, Error::Unauthenticated { cause });
+            Error::Unauthenticated { cause }
+        }
+        other => other,
     }
 }
 

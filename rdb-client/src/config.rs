@@ -1,11 +1,14 @@
 //! Settings.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::Error;
+use rdb_proto::auth::Token;
+
 #[cfg(feature = "tls")]
 use crate::Tls;
 use crate::connection::Security;
+use crate::{Error, TokenSource};
 
 /// Settings of a [`Client`](crate::Client).
 ///
@@ -25,6 +28,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Makes every call a unary gRPC call, instead of sending concurrent calls together over streams. Default: `false`.
     pub unary: bool,
+    /// Says who the client is, to a cluster where users have rights. Default: `None`; then it is whoever its certificate names, if it
+    /// has one.
+    pub token: Option<TokenSource>,
     /// Encrypts connections. Needs the feature `tls`. Default: `None`, plain text.
     #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
@@ -36,6 +42,7 @@ impl Default for Config {
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(3),
             unary: false,
+            token: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -61,6 +68,31 @@ impl Config {
         Self { unary, ..self }
     }
 
+    /// These settings with a token, which every call carries. Without TLS whoever is on the wire can read it.
+    ///
+    /// A program that runs for long is better given a file: its token can be replaced.
+    pub fn with_token(self, token: Token) -> Self {
+        Self {
+            token: Some(TokenSource::Given(token)),
+            ..self
+        }
+    }
+
+    /// These settings with the token in a file, which holds nothing else. The file is looked at again every five seconds at most while
+    /// calls are made, and a new token counts then, for open streams too. One that cannot be used leaves the old one in use, and the log
+    /// says so.
+    ///
+    /// ```no_run
+    /// # use rdb_client::Config;
+    /// let config = Config::default().with_token_file("/run/secrets/flaredb-token");
+    /// ```
+    pub fn with_token_file(self, path: impl Into<PathBuf>) -> Self {
+        Self {
+            token: Some(TokenSource::File(path.into())),
+            ..self
+        }
+    }
+
     /// These settings with encrypted connections.
     ///
     /// ```
@@ -76,7 +108,7 @@ impl Config {
         }
     }
 
-    /// Checks every setting, and that what TLS needs can be read.
+    /// Checks every setting, and that what TLS needs and the file of the token can be read.
     ///
     /// # Errors
     ///
@@ -108,5 +140,40 @@ mod tests {
             matches!(&error, Error::InvalidArgument { field, .. } if field == "connect_timeout"),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_file_without_a_token_is_refused_by_name() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let (missing, wrong) = (
+            directory.path().join("none"),
+            directory.path().join("wrong"),
+        );
+        std::fs::write(&wrong, "hunter2").expect("written");
+        for path in [missing, wrong] {
+            let config = Config::default().with_token_file(&path);
+            let Err(Error::InvalidArgument { field, cause, .. }) = config.validate() else {
+                panic!("{}", path.display());
+            };
+            assert_eq!(field, "token");
+            assert!(!cause.contains("hunter2"), "{cause}");
+        }
+    }
+
+    #[test]
+    fn settings_never_show_a_token_and_are_compared_by_it() {
+        let token = |digit: &str| -> Token {
+            let text = format!("flaredb_{}", digit.repeat(64));
+            text.parse().expect("it is one")
+        };
+        let config = Config::default().with_token(token("a"));
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("aaaa"), "{shown}");
+        assert!(config.validate().is_ok());
+        assert_eq!(config, Config::default().with_token(token("a")));
+        assert_ne!(config, Config::default().with_token(token("b")));
+        let file = || Config::default().with_token_file("a");
+        assert_eq!(file(), file());
+        assert_ne!(file(), config);
     }
 }

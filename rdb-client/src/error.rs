@@ -45,7 +45,7 @@ pub enum Error {
         /// What is wrong, and what would be right.
         cause: String,
     },
-    /// There is no such region, store or operator.
+    /// There is no such region, store, operator, user or grant.
     NotFound {
         /// What there is.
         cause: Cause,
@@ -53,6 +53,17 @@ pub enum Error {
     /// The cluster does not do what is asked for, as it is now: most of all, what an operator asks for.
     Refused {
         /// Why not, and what would help.
+        cause: Cause,
+    },
+    /// The user lacks the right that the call needs. An administrator can grant it; it counts some seconds later.
+    PermissionDenied {
+        /// Which user, and which right is missing.
+        cause: Cause,
+    },
+    /// The cluster wants to know who makes the call, and does not: there is no token, it is no user's, or not any more. The client needs
+    /// a token ([`Config::with_token_file`](crate::Config::with_token_file)), or a certificate that is a user's.
+    Unauthenticated {
+        /// What is missing or wrong.
         cause: Cause,
     },
     /// The store had no room for the call until the deadline. Try again later, or send fewer calls.
@@ -113,6 +124,8 @@ impl Error {
             | Self::InvalidArgument { .. }
             | Self::NotFound { .. }
             | Self::Refused { .. }
+            | Self::PermissionDenied { .. }
+            | Self::Unauthenticated { .. }
             | Self::DataLoss { .. }
             | Self::ClusterMismatch { .. }
             | Self::Internal { .. } => false,
@@ -160,6 +173,14 @@ impl Error {
         }
     }
 
+    /// Whether a server does not let this client do it.
+    pub(crate) fn is_refusal_of_client(&self) -> bool {
+        matches!(
+            self,
+            Self::PermissionDenied { .. } | Self::Unauthenticated { .. }
+        )
+    }
+
     /// What happened, without the words that name the kind of error: for an error of another kind that says it, too.
     pub(crate) fn reason(&self) -> String {
         match self {
@@ -175,6 +196,8 @@ impl Error {
             Self::Undetermined { cause }
             | Self::NotFound { cause }
             | Self::Refused { cause }
+            | Self::PermissionDenied { cause }
+            | Self::Unauthenticated { cause }
             | Self::Busy { cause }
             | Self::Unavailable { cause }
             | Self::DeadlineExceeded { cause, .. }
@@ -227,6 +250,8 @@ impl fmt::Display for Error {
             Self::InvalidArgument { field, cause, .. } => write!(formatter, "{field}: {cause}"),
             Self::NotFound { cause } => write!(formatter, "not found: {cause}"),
             Self::Refused { cause } => write!(formatter, "refused: {cause}"),
+            Self::PermissionDenied { cause } => write!(formatter, "not allowed: {cause}"),
+            Self::Unauthenticated { cause } => write!(formatter, "not signed in: {cause}"),
             Self::Busy { cause } => write!(formatter, "the store was too busy: {cause}"),
             Self::Unavailable { cause } => write!(formatter, "unavailable: {cause}"),
             Self::DeadlineExceeded { timeout, cause } => {
@@ -306,6 +331,8 @@ mod tests {
             (Error::DataLoss { cause: cause() }, false, true),
             (Error::NotFound { cause: cause() }, false, true),
             (Error::Refused { cause: cause() }, false, true),
+            (Error::PermissionDenied { cause: cause() }, false, true),
+            (Error::Unauthenticated { cause: cause() }, false, true),
             (
                 Error::invalid_argument("key", None, "too long"),
                 false,

@@ -24,6 +24,9 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
     if is_local(status) {
         return Failure::again(Error::unavailable(cause));
     }
+    if let Some(refusal) = refusal(status) {
+        return refusal.into();
+    }
     match status.code() {
         Code::InvalidArgument => invalid_argument(details, cause).into(),
         Code::DataLoss => Error::DataLoss { cause }.into(),
@@ -31,7 +34,7 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
             cause: told(details, status),
         }
         .into(),
-        Code::FailedPrecondition => Error::Refused {
+        Code::FailedPrecondition | Code::AlreadyExists => Error::Refused {
             cause: told(details, status),
         }
         .into(),
@@ -47,12 +50,22 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
         Code::Unimplemented if details.is_none() => Failure::again(Error::unavailable(cause)),
         Code::Ok
         | Code::DeadlineExceeded
-        | Code::AlreadyExists
         | Code::PermissionDenied
         | Code::OutOfRange
         | Code::Unimplemented
         | Code::Internal
         | Code::Unauthenticated => Error::internal(cause).into(),
+    }
+}
+
+/// The error of a call that the server does not let this client make, if `status` says so: no other try helps.
+pub(crate) fn refusal(status: &Status) -> Option<Error> {
+    let cause = || told(details(status), status);
+    match status.code() {
+        _ if is_local(status) => None,
+        Code::PermissionDenied => Some(Error::PermissionDenied { cause: cause() }),
+        Code::Unauthenticated => Some(Error::Unauthenticated { cause: cause() }),
+        _ => None,
     }
 }
 
@@ -170,6 +183,9 @@ mod tests {
             Code::InvalidArgument,
             Code::DataLoss,
             Code::FailedPrecondition,
+            Code::AlreadyExists,
+            Code::PermissionDenied,
+            Code::Unauthenticated,
             Code::Internal,
         ] {
             let failure = write(&fault(code, Fate::NotApplied));
@@ -208,6 +224,15 @@ mod tests {
             for (code, expected) in [
                 (Code::NotFound, Error::NotFound { cause: cause() }),
                 (Code::FailedPrecondition, Error::Refused { cause: cause() }),
+                (Code::AlreadyExists, Error::Refused { cause: cause() }),
+                (
+                    Code::PermissionDenied,
+                    Error::PermissionDenied { cause: cause() },
+                ),
+                (
+                    Code::Unauthenticated,
+                    Error::Unauthenticated { cause: cause() },
+                ),
             ] {
                 let told = failure(&fault(code, Fate::NotApplied));
                 assert!(

@@ -1,12 +1,12 @@
 //! The health of each process of the cluster, and whether it is that process which answers at its address.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::TryFutureExt;
 use futures::future::join_all;
 use rdb_proto::errorpb::region_error::Kind;
-use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::kvrpc::{RawGetRequest, RawGetResponse};
 use rdb_proto::metapb::{Context, Store};
 use rdb_proto::pdpb::GetStoresRequest;
 use rdb_proto::transport::{NOT_SERVING_CAUSE, WARNING};
@@ -72,7 +72,7 @@ pub struct ProcessHealth {
 
 impl Client {
     /// Asks all placement driver addresses of this client and all registered stores, each once and all at the same time.
-    /// When no placement driver answers, the stores are unknown and not listed.
+    /// When no placement driver answers, or none to this client, the stores are unknown and not listed.
     pub async fn health(&self) -> Vec<ProcessHealth> {
         self.asking(self.deadline()).health().await
     }
@@ -159,18 +159,29 @@ impl Asking<'_> {
     }
 
     async fn member(&self, member: &Member) -> ProcessHealth {
-        let connecting = self
-            .placement_driver
-            .connection(&self.placement_driver.connections, member);
-        let connecting = connecting.map_err(|failure| {
-            let (Failure::Final(error) | Failure::Again { error, .. }) = failure;
-            match member.unfit(&error) {
+        let connections = &self.placement_driver.connections;
+        // Why it does not tell this client what its cluster is. It tells everybody whether it serves.
+        let refusal = &OnceLock::new();
+        let connecting = async {
+            let connecting = self.placement_driver.connection(connections, member);
+            let error = match connecting.await {
+                Ok(connection) => return Ok(connection),
+                Err(Failure::Final(error) | Failure::Again { error, .. }) => error,
+            };
+            if error.is_refusal_of_client() {
+                let _ = refusal.set(format!("it tells no more than this: {error}"));
+                let connecting = connections.connection(&member.address);
+                return connecting
+                    .await
+                    .map_err(|cause| Health::Unreachable { cause });
+            }
+            Err(match member.unfit(&error) {
                 Some(cause) => Health::WrongProcess { cause },
                 None => Health::Unreachable {
                     cause: error.reason(),
                 },
-            }
-        });
+            })
+        };
         let question = async |channel| {
             let Said { serving, warning } = said(channel).await?;
             let health = match serving {
@@ -188,7 +199,7 @@ impl Asking<'_> {
             role: Role::PlacementDriver,
             address: member.address.clone(),
             health,
-            warning,
+            warning: refusal.get().cloned().or(warning),
         }
     }
 
@@ -253,7 +264,14 @@ impl Asking<'_> {
                 let cause = "it is no store".to_owned();
                 return Ok((Health::WrongProcess { cause }, None));
             }
-            Err(status) => return Err(status),
+            // It answers, though not this client: which store it is stays open.
+            Err(status) if fate::refusal(&status).is_some() => RawGetResponse::default(),
+            Err(status) => match serving {
+                Serving::No { told: Some(cause) } if !fate::is_local(&status) => {
+                    return Ok((Health::NotServing { cause }, warning));
+                }
+                _ => return Err(status),
+            },
         };
         let health = match answer.region_error.and_then(|error| error.kind) {
             Some(Kind::ClusterMismatch(found)) => Health::WrongProcess {

@@ -79,6 +79,29 @@
 //! for a certificate that the client does not have. That is like a server that cannot be reached: the call was not applied, it is
 //! tried again until its deadline, since certificates are renewed and other addresses may do, and its error then says why.
 //!
+//! # Users and rights
+//!
+//! Where the placement driver runs with `--auth`, a call is a user's, and does what that user may. A client shows who it is by a token
+//! that every call carries, or by its certificate.
+//!
+//! ```no_run
+//! use rdb_client::{Client, Config, Error};
+//!
+//! # async fn example() -> Result<(), Error> {
+//! let config = Config::default().with_token_file("/run/secrets/flaredb-token");
+//! let client = Client::connect_with(["127.0.0.1:2379"], config).await?;
+//! match client.raw_put("app/k1", "v1").await {
+//!     Err(Error::PermissionDenied { cause }) => println!("it was not applied: {cause}"),
+//!     other => other?,
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Error::PermissionDenied`] and [`Error::Unauthenticated`] end a call at once. A new right or a new token counts some seconds later, so
+//! who has just got one tries again by itself. A token in a file is replaced without a failed call: `docs/security.md` says how. Without
+//! TLS it can be read by whoever is on the wire. [`Client::add_user`] and its siblings administer users; [`auth`] has what they take.
+//!
 //! # Metrics
 //!
 //! [`Client::stats`] has the most important counts. With the feature `metrics`, clients also report to the recorder of the
@@ -97,9 +120,9 @@
 //! # Where things are
 //!
 //! - [`Client`] and its calls: `client`, `raw`, `versioned`, `update`, `tso`, `cluster`,
-//!   `health`, `region_admin`, `membership`
+//!   `health`, `region_admin`, `membership`, `auth_admin`
 //! - requests for many keys or regions: `multi_key`, `delete_range`, `scan`
-//! - arguments of calls: `key`, `range`, `config`; results: `topology`, `timestamp`, `limits`, `stats`, `error`, with
+//! - arguments of calls: `key`, `range`, `config`, `token_source`; results: `topology`, `timestamp`, `limits`, `stats`, `error`, with
 //!   `detach` for values out of large messages
 //! - one request: `rpc` (the message), `routing` (its store), `fate` (whether it was applied), `retry` (the next attempt)
 //! - concurrent requests: `dispatch` (point reads and writes share streams), `tso` (calls share requests)
@@ -107,6 +130,7 @@
 
 #![forbid(unsafe_code)]
 
+mod auth_admin;
 mod client;
 mod cluster;
 mod config;
@@ -133,12 +157,14 @@ mod scan;
 mod stats;
 mod stream;
 mod timestamp;
+mod token_source;
 mod topology;
 mod tso;
 mod update;
 mod versioned;
 
 pub use bytes::Bytes;
+pub use rdb_proto::auth::{InvalidToken, Token};
 pub use rdb_proto::trace::{InvalidTraceContext, TraceContext, TraceId};
 
 pub use client::Client;
@@ -156,10 +182,18 @@ pub use region_admin::{RegionCheck, ReplicaCheck, ReplicaOutcome};
 pub use scan::{ScanOptions, ScanStream};
 pub use stats::ClientStats;
 pub use timestamp::{Timestamp, Timestamps, TimestampsIter};
+pub use token_source::TokenSource;
 pub use topology::{
     Peer, Region, RegionEpoch, RegionRoute, Store, StoreLoad, StoreState, StoreStats,
 };
 pub use versioned::{Versioned, VersionedKeyValue};
+
+/// Users and what they may do: what the calls of [`Client`] that administer them take and give.
+pub mod auth {
+    pub use rdb_proto::auth::{Keyspace, Role};
+
+    pub use crate::auth_admin::{Enabled, Grant, Identity, User, Users, Verdict};
+}
 
 /// The README's snippets compile as doctests.
 #[cfg(doctest)]

@@ -16,6 +16,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rdb_proto::auth::AUTHORIZATION;
 use rdb_proto::trace::{self, TRACEPARENT, TraceContext};
 use rdb_proto::transport::limits::{
     CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
@@ -30,6 +31,7 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use super::Security;
+use super::security::Bearer;
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
@@ -140,6 +142,8 @@ pub(crate) struct Channel {
     place: Option<OwnedSemaphorePermit>,
     /// What this clone's calls are a part of.
     trace: Option<TraceContext>,
+    /// The token that calls carry.
+    bearer: Option<Bearer>,
 }
 
 type Sent = Result<Response<Incoming>, TrySendError<Request<Body>>>;
@@ -192,6 +196,7 @@ impl Clone for Channel {
             places: self.places.clone(),
             place: None,
             trace: self.trace,
+            bearer: self.bearer.clone(),
         }
     }
 }
@@ -236,6 +241,7 @@ impl Channel {
             places: PollSemaphore::new(Arc::new(Semaphore::new(CALLS_MAX))),
             place: None,
             trace: None,
+            bearer: security.bearer.clone(),
         })
     }
 
@@ -265,7 +271,7 @@ impl Channel {
         failed.clone()
     }
 
-    /// Stubs name the method only.
+    /// Stubs name the method only. The token goes with every request, whichever it is.
     fn addressed(&self, mut request: Request<Body>) -> Request<Body> {
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         uri.scheme = Some(Scheme::HTTP);
@@ -276,6 +282,10 @@ impl Channel {
         if let Some(trace) = &self.trace {
             let headers = request.headers_mut();
             headers.insert(&TRACEPARENT, trace::header_value(trace));
+        }
+        if let Some(bearer) = &self.bearer {
+            let headers = request.headers_mut();
+            headers.insert(AUTHORIZATION, bearer.header_value());
         }
         request
     }

@@ -5,7 +5,7 @@
 //!
 //! - `channel`: an HTTP/2 connection for gRPC stubs. Its errors say whether the peer can have processed a request.
 //! - `pool`: one connection per address.
-//! - `security`: whether they are encrypted.
+//! - `security`: whether they are encrypted, and the token that calls carry.
 
 mod channel;
 mod pool;
@@ -16,5 +16,5 @@ mod security;
 #[cfg(test)]
 pub(crate) use channel::CALLS_MAX;
 pub(crate) use channel::{Channel, ConnectionError};
-pub(crate) use pool::{Connection, ConnectionPool};
+pub(crate) use pool::{ConnectFailure, Connection, ConnectionPool};
 pub(crate) use security::Security;

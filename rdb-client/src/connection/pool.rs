@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use http::HeaderValue;
 use rdb_proto::transport::check_address;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
@@ -87,6 +88,11 @@ impl ConnectionPool {
             counters,
             slots: Mutex::default(),
         }
+    }
+
+    /// The token that a stream opened now would carry, if it can be another one later.
+    pub(crate) fn changing_token(&self) -> Option<HeaderValue> {
+        self.security.changing_token()
     }
 
     /// The connection to `address`, made now if there is none.

@@ -1,13 +1,16 @@
-//! Whether connections are encrypted, and how.
+//! Whether connections are encrypted, and who the client says that it is on them.
 
+use std::error::Error as StdError;
 use std::io;
 
+use http::HeaderValue;
+use rdb_proto::auth::TokenFile;
 use rdb_proto::transport::Secured;
 #[cfg(feature = "tls")]
 use rdb_proto::transport::tls::ClientTls;
 use tokio::net::TcpStream;
 
-use crate::{Config, Error};
+use crate::{Config, Error, TokenSource};
 
 /// How the connections of a client are secured. Clones share what was read of files.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +18,16 @@ pub(crate) struct Security {
     /// `None`: they are plain text.
     #[cfg(feature = "tls")]
     tls: Option<ClientTls>,
+    /// `None`: calls carry no token.
+    pub(super) bearer: Option<Bearer>,
+}
+
+/// The token that calls carry, as the value of a header.
+#[derive(Debug, Clone)]
+pub(super) enum Bearer {
+    /// Marked as sensitive, so that it is not shown.
+    Given(HeaderValue),
+    File(TokenFile),
 }
 
 impl Security {
@@ -22,18 +35,21 @@ impl Security {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] when a CA, a certificate or a key cannot be used.
-    #[cfg(feature = "tls")]
+    /// [`Error::InvalidArgument`] when a CA, a certificate or a key cannot be used, or a file has no token.
     pub(crate) fn of(config: &Config) -> Result<Self, Error> {
-        let tls = config.tls.clone().map(ClientTls::new).transpose();
-        let tls = tls.map_err(|error| Error::invalid_argument("tls", None, error.to_string()))?;
-        Ok(Self { tls })
+        Ok(Self {
+            #[cfg(feature = "tls")]
+            tls: tls_of(config)?,
+            bearer: config.token.as_ref().map(Bearer::of).transpose()?,
+        })
     }
 
-    /// Plain text.
-    #[cfg(not(feature = "tls"))]
-    pub(crate) fn of(_: &Config) -> Result<Self, Error> {
-        Ok(Self {})
+    /// The token as it is now, if it can be another one later. A stream has the one that it was opened with.
+    pub(crate) fn changing_token(&self) -> Option<HeaderValue> {
+        match &self.bearer {
+            Some(Bearer::File(file)) => Some(file.header_value()),
+            Some(Bearer::Given(_)) | None => None,
+        }
     }
 
     /// The connection to `address`, after its TLS handshake where there is one.
@@ -48,5 +64,31 @@ impl Security {
         }
         let _ = address;
         Ok(Secured::Plain(stream))
+    }
+}
+
+#[cfg(feature = "tls")]
+fn tls_of(config: &Config) -> Result<Option<ClientTls>, Error> {
+    let tls = config.tls.clone().map(ClientTls::new).transpose();
+    tls.map_err(|error| Error::invalid_argument("tls", None, error.to_string()))
+}
+
+impl Bearer {
+    fn of(source: &TokenSource) -> Result<Self, Error> {
+        match source {
+            TokenSource::Given(token) => Ok(Self::Given(token.header_value())),
+            TokenSource::File(path) => TokenFile::open(path).map(Self::File).map_err(|error| {
+                let source = error.source().map(|source| format!(": {source}"));
+                let cause = format!("{error}{}", source.unwrap_or_default());
+                Error::invalid_argument("token", None, cause)
+            }),
+        }
+    }
+
+    pub(super) fn header_value(&self) -> HeaderValue {
+        match self {
+            Self::Given(value) => value.clone(),
+            Self::File(file) => file.header_value(),
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use rdb_proto::kvrpc::batch_answer::Response;
 
+use crate::Error;
+
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Interrupted {
@@ -14,6 +16,14 @@ pub(crate) enum Interrupted {
     NotProcessed {
         /// What prevented it.
         cause: Arc<str>,
+    },
+    /// The store does not let this client have a stream: the command certainly was not applied.
+    Refused {
+        /// Why not.
+        error: Error,
+        /// Whether it has refused a new stream, which is the last word. If it has ended an open one, the next one tells: the client may
+        /// have another token by now.
+        at_opening: bool,
     },
     /// The stream ended after the command was handed to the transport.
     Lost {
@@ -96,7 +106,10 @@ impl Answer {
         let mut state = self.slot.state();
         let is_unprocessed = matches!(
             *state,
-            State::Waiting(_) | State::Answered(Err(Interrupted::NotProcessed { .. }))
+            State::Waiting(_)
+                | State::Answered(Err(
+                    Interrupted::NotProcessed { .. } | Interrupted::Refused { .. }
+                ))
         );
         if is_unprocessed {
             let left = std::mem::replace(&mut *state, State::Left);
@@ -206,9 +219,14 @@ mod tests {
     #[test]
     fn giving_a_call_up_knows_how_its_command_ended_meanwhile() {
         let not_sent = || Interrupted::NotProcessed { cause: "x".into() };
+        let refused = || Interrupted::Refused {
+            error: Error::Unauthenticated { cause: "x".into() },
+            at_opening: true,
+        };
         let lost = || Interrupted::Lost { cause: "x".into() };
         for (result, withdrawn) in [
             (Err(not_sent()), true),
+            (Err(refused()), true),
             (Err(lost()), false),
             (Ok(response()), false),
         ] {

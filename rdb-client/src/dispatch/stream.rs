@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use http::HeaderValue;
 use rdb_proto::batch;
 use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
@@ -14,10 +15,50 @@ use super::lane::SharedQueue;
 use super::queue::{Removed, interrupt};
 use super::slot::Interrupted;
 use super::target::Target;
-use crate::connection::Connection;
+use crate::connection::{ConnectFailure, Connection};
 use crate::detach::detach;
-use crate::fate;
 use crate::stream::{self, End, Gate, Requests, Taken, Traffic};
+use crate::{Error, fate};
+
+/// Why a lane has no stream, or no longer.
+#[derive(Debug, Clone)]
+pub(super) enum Loss {
+    /// Another try may find one. Calls are told this.
+    Ended(Arc<str>),
+    /// The store does not let this client have one: see [`Interrupted::Refused`].
+    Refused { error: Error, at_opening: bool },
+}
+
+impl Loss {
+    /// What becomes of a call whose command certainly was not processed.
+    fn not_processed(&self) -> Interrupted {
+        match self {
+            Self::Ended(cause) => Interrupted::NotProcessed {
+                cause: Arc::clone(cause),
+            },
+            Self::Refused { error, at_opening } => Interrupted::Refused {
+                error: error.clone(),
+                at_opening: *at_opening,
+            },
+        }
+    }
+
+    /// What becomes of a call whose command may have been processed.
+    fn lost(&self) -> Interrupted {
+        let cause = match self {
+            Self::Ended(cause) => Arc::clone(cause),
+            Self::Refused { error, .. } => error.to_string().into(),
+        };
+        Interrupted::Lost { cause }
+    }
+}
+
+/// There is no connection.
+impl From<ConnectFailure> for Loss {
+    fn from(failure: ConnectFailure) -> Self {
+        Self::Ended(failure.into())
+    }
+}
 
 impl Traffic for SharedQueue {
     /// A message that is made at once keeps the store busy.
@@ -26,10 +67,9 @@ impl Traffic for SharedQueue {
     type Request = batch::Request;
     type Response = batch::Response;
     type Peer = Connection;
-    /// What calls are told.
-    type Loss = Arc<str>;
+    type Loss = Loss;
 
-    async fn open(self: &Arc<Self>) -> Result<(Streaming<batch::Response>, Connection), Arc<str>> {
+    async fn open(self: &Arc<Self>) -> Result<(Streaming<batch::Response>, Connection), Loss> {
         let connection = self
             .target
             .connections
@@ -60,7 +100,11 @@ impl Traffic for SharedQueue {
         }
     }
 
-    fn receive(&self, connection: &Connection, response: batch::Response) -> Result<(), Arc<str>> {
+    fn changing_token(&self) -> Option<HeaderValue> {
+        self.target.connections.changing_token()
+    }
+
+    fn receive(&self, connection: &Connection, response: batch::Response) -> Result<(), Loss> {
         let batch::Response {
             message,
             message_bytes,
@@ -97,18 +141,18 @@ impl Traffic for SharedQueue {
         self.target.silence_max
     }
 
-    fn end(&self, connection: &Connection, end: End) -> Arc<str> {
+    fn end(&self, connection: &Connection, end: End) -> Loss {
         let address = &self.target.address;
         match end {
-            End::Closed => format!("the store at {address} ended the stream").into(),
-            End::Failed(status) => self.failed(connection, &status),
-            End::Silent => self.failed(connection, &self.silent()),
+            End::Closed => Loss::Ended(format!("the store at {address} ended the stream").into()),
+            End::Failed(status) => self.failed(connection, &status, false),
+            End::Silent => self.failed(connection, &self.silent(), false),
         }
     }
 
     /// Commands that wait go to the next stream after one that was of use. Otherwise their calls may know better where to
     /// go.
-    fn lose(&self, cause: Arc<str>, was_useful: bool) {
+    fn lose(&self, loss: Loss, was_useful: bool) {
         let mut queue = self.queue();
         let sent = queue.remove_sent();
         let waiting = if was_useful {
@@ -118,9 +162,9 @@ impl Traffic for SharedQueue {
         };
         drop(queue);
         let (lost, not_sent) = (sent.0.len(), waiting.0.len());
-        tracing::debug!(address = %self.target.address, %cause, lost, not_sent, "a stream of commands ended");
-        self.lost(sent, &cause);
-        self.not_processed(waiting, &cause);
+        tracing::debug!(address = %self.target.address, ?loss, lost, not_sent, "a stream of commands ended");
+        self.lost(sent, &loss);
+        self.not_processed(waiting, &loss);
     }
 
     fn stop_when_idle(&self) -> bool {
@@ -137,9 +181,9 @@ impl Traffic for SharedQueue {
         queue.gate.stop();
         let (sent, waiting) = (queue.remove_sent(), queue.remove_waiting());
         drop(queue);
-        let cause = "the task that sends commands was ended".into();
-        self.lost(sent, &cause);
-        self.not_processed(waiting, &cause);
+        let loss = Loss::Ended("the task that sends commands was ended".into());
+        self.lost(sent, &loss);
+        self.not_processed(waiting, &loss);
     }
 
     fn gate<R>(&self, change: impl FnOnce(&mut Gate) -> R) -> R {
@@ -149,56 +193,57 @@ impl Traffic for SharedQueue {
 
 impl SharedQueue {
     /// The store did not accept the stream.
-    fn refused(&self, connection: &Connection, status: &Status) -> Arc<str> {
+    fn refused(&self, connection: &Connection, status: &Status) -> Loss {
         let is_unknown = status.code() == Code::Unimplemented && !fate::is_local(status);
         if is_unknown {
             self.target.knows_no_streams(connection);
         }
-        let cause = self.failed(connection, status);
+        let loss = self.failed(connection, status, true);
         if is_unknown {
-            self.left_undone(&cause);
+            self.left_undone(&loss);
         }
-        cause
+        loss
     }
 
     fn silent(&self) -> Status {
         Status::deadline_exceeded(format!("no answer for {:?}", self.silence_max()))
     }
 
-    fn failed(&self, connection: &Connection, status: &Status) -> Arc<str> {
+    fn failed(&self, connection: &Connection, status: &Status, at_opening: bool) -> Loss {
         let Target {
             address,
             connections,
             ..
         } = &*self.target;
         connections.forget_broken(address, connection.id, status);
-        let cause = fate::cause(status, &format!("stream to {address}")).into();
+        let loss = match fate::refusal(status) {
+            Some(error) => Loss::Refused { error, at_opening },
+            None => Loss::Ended(fate::cause(status, &format!("stream to {address}")).into()),
+        };
         if fate::is_unprocessed(status) {
-            self.left_undone(&cause);
+            self.left_undone(&loss);
         }
-        cause
+        loss
     }
 
     /// The store did not take the commands that it has not answered: it answers those that it took before it ends a stream.
-    fn left_undone(&self, cause: &Arc<str>) {
+    fn left_undone(&self, loss: &Loss) {
         // What would be taken from now on would be lost.
         stream::close(self);
         let sent = self.queue().remove_sent();
-        self.not_processed(sent, cause);
+        self.not_processed(sent, loss);
     }
 
     /// Ends calls whose commands may have been processed, and gives their room back.
-    fn lost(&self, (slots, freed_bytes): Removed, cause: &Arc<str>) {
+    fn lost(&self, (slots, freed_bytes): Removed, loss: &Loss) {
         self.free(freed_bytes);
-        let cause = Arc::clone(cause);
-        interrupt(slots, &Interrupted::Lost { cause });
+        interrupt(slots, &loss.lost());
     }
 
     /// Ends calls whose commands certainly were not processed, and gives their room back.
-    fn not_processed(&self, (slots, freed_bytes): Removed, cause: &Arc<str>) {
+    fn not_processed(&self, (slots, freed_bytes): Removed, loss: &Loss) {
         self.free(freed_bytes);
-        let cause = Arc::clone(cause);
-        interrupt(slots, &Interrupted::NotProcessed { cause });
+        interrupt(slots, &loss.not_processed());
     }
 }
 

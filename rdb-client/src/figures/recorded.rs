@@ -65,6 +65,8 @@ enum Outcome {
     Invalid,
     NotFound,
     Refused,
+    PermissionDenied,
+    Unauthenticated,
     Busy,
     Unavailable,
     DeadlineExceeded,
@@ -83,6 +85,8 @@ labelled! {
         Invalid = "invalid",
         NotFound = "not_found",
         Refused = "refused",
+        PermissionDenied = "permission_denied",
+        Unauthenticated = "unauthenticated",
         Busy = "busy",
         Unavailable = "unavailable",
         DeadlineExceeded = "deadline_exceeded",
@@ -110,6 +114,8 @@ impl From<&Error> for Outcome {
             Error::InvalidArgument { .. } => Self::Invalid,
             Error::NotFound { .. } => Self::NotFound,
             Error::Refused { .. } => Self::Refused,
+            Error::PermissionDenied { .. } => Self::PermissionDenied,
+            Error::Unauthenticated { .. } => Self::Unauthenticated,
             Error::Busy { .. } => Self::Busy,
             Error::Unavailable { .. } => Self::Unavailable,
             Error::DeadlineExceeded { .. } => Self::DeadlineExceeded,
@@ -141,6 +147,8 @@ impl CallKind {
             Outcome::DataLoss => !matches!(self, Self::Tso | Self::Control),
             Outcome::Done
             | Outcome::Invalid
+            | Outcome::PermissionDenied
+            | Outcome::Unauthenticated
             | Outcome::Busy
             | Outcome::Unavailable
             | Outcome::DeadlineExceeded

@@ -2,14 +2,16 @@
 //!
 //! It may have several addresses. Each question goes to the member that answered last. When that fails or takes longer than
 //! its share of the time, the question goes to the others in turn. Every question asked here may be asked twice: a repeated
-//! lookup reads, and a repeated request for timestamps skips those that got lost.
+//! lookup reads, and a repeated request for timestamps skips those that got lost. Changes of users are not: `users` asks for them.
 //!
 //! The peer of each new connection must name this client's cluster before it is asked anything: timestamps of another one
 //! would silently break their order. A member of another cluster is passed over, and so is a process that is no placement
 //! driver.
 
+mod users;
+
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -143,7 +145,8 @@ impl PlacementDriver {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let asked = self.ask_members(&self.connections, deadline, question);
+        let question = |channel| question(client(channel));
+        let asked = self.ask_members(&self.connections, Access::Read, deadline, question);
         Ok(asked.await?.answers)
     }
 
@@ -156,7 +159,8 @@ impl PlacementDriver {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let deadline = Deadline::after(self.silence_max());
-        self.ask_members(&self.held_connections, deadline, question)
+        let question = |channel| question(client(channel));
+        self.ask_members(&self.held_connections, Access::Read, deadline, question)
             .await
     }
 
@@ -187,7 +191,12 @@ impl PlacementDriver {
                 if !fate::is_broken(&status) {
                     self.pass_over(peer.member);
                 }
-                return self.failed(&self.held_connections, member, peer.connection_id, &status);
+                let held = &self.held_connections;
+                return match self.failed(held, Access::Read, member, peer.connection_id, &status) {
+                    // The client may have another token by now: what is held next tells.
+                    Failure::Final(error) if error.is_refusal_of_client() => Failure::again(error),
+                    failure => failure,
+                };
             }
         };
         Failure::again(Error::unavailable(cause))
@@ -220,8 +229,9 @@ impl PlacementDriver {
     async fn ask_members<A, F>(
         &self,
         connections: &ConnectionPool,
+        access: Access,
         deadline: Deadline,
-        question: impl Fn(PdClient<Channel>) -> F,
+        question: impl Fn(Channel) -> F,
     ) -> Result<Held<A>, Failure>
     where
         F: Future<Output = Result<Response<A>, Status>>,
@@ -233,7 +243,8 @@ impl PlacementDriver {
         for position in 0..count {
             let index = (first + position) % count;
             let share = self.share(deadline, count - position);
-            let answer = self.ask_member(connections, &self.members[index], share, &question);
+            let member = &self.members[index];
+            let answer = self.ask_member(connections, access, member, share, &question);
             match answer.await {
                 Ok((answers, connection_id)) => {
                     self.preferred.store(index, Ordering::Relaxed);
@@ -275,21 +286,28 @@ impl PlacementDriver {
     async fn ask_member<A, F>(
         &self,
         connections: &ConnectionPool,
+        access: Access,
         member: &Member,
         share: Deadline,
-        question: impl Fn(PdClient<Channel>) -> F,
+        question: impl Fn(Channel) -> F,
     ) -> Result<(A, u64), Failure>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
+        // Whether the question was asked. Relaxed: it is read where it was written, or after that future was dropped.
+        let is_asked = &AtomicBool::new(false);
         let asked = async {
             let connection = self.connection(connections, member).await?;
             let channel = connection.channel.clone().traced(share.trace());
-            let answer = question(client(channel)).await;
-            let answer = self.received(connections, member, &connection, answer)?;
+            is_asked.store(true, Ordering::Relaxed);
+            let answer = question(channel).await;
+            let answer = self.received(connections, access, member, &connection, answer)?;
             Ok((answer, connection.id))
         };
         share.limit(asked).await.unwrap_or_else(|| {
+            if access == Access::Write && is_asked.load(Ordering::Relaxed) {
+                return Err(unanswered(member).into());
+            }
             let cause = format!("{} gave no answer", member.place());
             Err(Failure::again(Error::unavailable(cause)))
         })
@@ -318,7 +336,7 @@ impl PlacementDriver {
             let cause = format!("{} is no placement driver", member.address);
             return Err(wrong_address(cause).into());
         }
-        let answer = self.received(connections, member, &connection, answer)?;
+        let answer = self.received(connections, Access::Read, member, &connection, answer)?;
         let found = answer.cluster_id;
         if found == 0 {
             let cause = format!("{} names no cluster", member.place());
@@ -336,24 +354,26 @@ impl PlacementDriver {
     fn received<A>(
         &self,
         connections: &ConnectionPool,
+        access: Access,
         member: &Member,
         connection: &Connection,
         answer: Result<Response<A>, Status>,
     ) -> Result<A, Failure> {
         answer
             .map(Response::into_inner)
-            .map_err(|status| self.failed(connections, member, connection.id, &status))
+            .map_err(|status| self.failed(connections, access, member, connection.id, &status))
     }
 
     fn failed(
         &self,
         connections: &ConnectionPool,
+        access: Access,
         member: &Member,
         connection_id: u64,
         status: &Status,
     ) -> Failure {
         connections.forget_broken(&member.address, connection_id, status);
-        fate::failure(Access::Read, status, &member.place())
+        fate::failure(access, status, &member.place())
     }
 }
 
@@ -379,6 +399,11 @@ impl Member {
             _ => None,
         }
     }
+}
+
+/// A change may have been made.
+fn unanswered(member: &Member) -> Error {
+    Error::undetermined(format!("{} gave no answer", member.place()))
 }
 
 fn client(channel: Channel) -> PdClient<Channel> {

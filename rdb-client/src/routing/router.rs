@@ -181,6 +181,17 @@ impl Router {
             Err(_) => return Err(self.unanswered::<R>(route, deadline)),
         };
         Err(match (interrupted, R::ACCESS) {
+            (
+                Interrupted::Refused {
+                    error,
+                    at_opening: true,
+                },
+                _,
+            ) => error.into(),
+            (Interrupted::Refused { error, .. }, _) => Failure::Again {
+                pace: Pace::AtOnce,
+                error,
+            },
             (Interrupted::Lost { cause }, Access::Write) => {
                 self.routes.suspect(route);
                 Error::undetermined(format!("{}: {cause}", route.place())).into()

@@ -5,7 +5,7 @@
 //! the calls when the stream is lost. The modules here do the rest:
 //!
 //! - `gate`: which stream takes requests from the queue; earlier streams end.
-//! - `requests`: the requests of a stream, made when the transport polls for them.
+//! - `requests`: the requests of a stream, made when the transport polls for them. It ends a stream whose token was replaced.
 //! - `kept`: the task that opens a stream, and another one when it breaks. No task runs while no call waits and no stream is
 //!   open.
 
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
@@ -44,6 +45,9 @@ pub(crate) trait Traffic: Send + Sync + Sized + 'static {
     /// The next request for the stream of this generation. `has_yielded`: calls had their chance to add theirs. The waker is
     /// kept when there is nothing to take.
     fn take(&self, generation: u64, has_yielded: bool, waker: &Waker) -> Taken<Self::Request>;
+
+    /// The token that a stream opened now would carry. `None`: none, or always the same.
+    fn changing_token(&self) -> Option<HeaderValue>;
 
     /// Hands an answer to the calls that wait for it.
     ///

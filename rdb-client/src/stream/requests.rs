@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::Stream;
+use http::HeaderValue;
 
 use super::{Taken, Traffic, close};
 
-/// What the transport polls. It ends when its stream is no longer admitted.
+/// What the transport polls. It ends when its stream is no longer admitted, or when calls have another token than the one that the stream was
+/// opened with: the server knows the stream by that one, and answers all that it took before it ends the stream. The next one has the
+/// new token.
 ///
 /// A runtime polls the transport right after the call that woke it, before other calls had a chance to add their requests.
 /// So the first poll that finds something to take is answered with "pending", and wakes the transport again. That puts the
@@ -16,6 +19,8 @@ use super::{Taken, Traffic, close};
 pub(crate) struct Requests<T> {
     traffic: Arc<T>,
     generation: u64,
+    /// That of the stream, or one from just before it.
+    token: Option<HeaderValue>,
     progress: Progress,
 }
 
@@ -37,6 +42,7 @@ impl<T: Traffic> Requests<T> {
         close(&**traffic);
         Self {
             generation: traffic.gate(|gate| gate.open()),
+            token: traffic.changing_token(),
             traffic: Arc::clone(traffic),
             progress: Progress::Waiting,
         }
@@ -47,6 +53,9 @@ impl<T: Traffic> Stream for Requests<T> {
     type Item = T::Request;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T::Request>> {
+        if self.traffic.changing_token() != self.token {
+            return Poll::Ready(None);
+        }
         let has_yielded = self.progress == Progress::HasYielded;
         let taken = self
             .traffic

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use http::HeaderValue;
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use tokio::time::Instant;
 use tonic::Streaming;
@@ -202,6 +203,10 @@ impl Traffic for SharedRounds {
         drop(state);
         drop(before);
         Taken::Nothing
+    }
+
+    fn changing_token(&self) -> Option<HeaderValue> {
+        self.placement_driver.connections.changing_token()
     }
 
     fn receive(&self, _: &Peer, answer: GetTsoResponse) -> Result<(), Failure> {

@@ -4,12 +4,14 @@ use std::iter::repeat_n;
 use std::time::Duration;
 
 use futures::future::join_all;
+use rdb_proto::auth::Token;
 use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use tokio::time::timeout;
 
 use super::super::scripted_peer::{INTERNAL_ERROR, REFUSED_STREAM, Reaction, ScriptedPeer};
 use super::*;
+use crate::Config;
 
 async fn connect(address: &str) -> Result<Channel, Box<dyn StdError + Send + Sync>> {
     Channel::connect(address, &Security::default()).await
@@ -122,4 +124,39 @@ async fn a_status_of_the_peer_is_not_the_connections() {
     for status in [Status::unavailable("drained"), Status::unknown("")] {
         assert!(ConnectionError::of(&status).is_none());
     }
+}
+
+#[tokio::test]
+async fn every_request_carries_the_token_as_a_value_that_is_not_shown() {
+    let peer = ScriptedPeer::start(vec![vec![]; 2]).await;
+    let text = format!("flaredb_{}", "0f".repeat(32));
+    let token: Token = text.parse().expect("it is one");
+    let config = Config::default().with_token(token);
+    let security = Security::of(&config).expect("it is valid");
+    let channel = Channel::connect(&peer.address, &security).await;
+    let channel = channel.expect("it listens");
+    for channel in [channel.clone(), channel] {
+        let request = channel.addressed(Request::new(Body::empty()));
+        let carried = request.headers().get(AUTHORIZATION).expect("it is there");
+        assert_eq!(carried, format!("Bearer {text}").as_str());
+        assert!(carried.is_sensitive());
+        assert!(!format!("{channel:?}{request:?}").contains("0f0f"));
+    }
+    let channel = connect(&peer.address).await.expect("it listens");
+    let request = channel.addressed(Request::new(Body::empty()));
+    assert!(!request.headers().contains_key(AUTHORIZATION));
+}
+
+#[tokio::test]
+async fn the_token_of_a_file_is_that_of_the_next_look_and_only_such_a_token_changes() {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    let file = directory.path().join("token");
+    let text = format!("flaredb_{}", "a1".repeat(32));
+    std::fs::write(&file, format!("{text}\n")).expect("written");
+    let security = Security::of(&Config::default().with_token_file(&file)).expect("it is valid");
+    let value = security.changing_token().expect("it may change");
+    assert_eq!(value, format!("Bearer {text}").as_str());
+    let given = Config::default().with_token(text.parse().expect("it is one"));
+    let given = Security::of(&given).expect("it is valid");
+    assert!(given.changing_token().is_none() && Security::default().changing_token().is_none());
 }

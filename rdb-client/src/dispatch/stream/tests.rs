@@ -66,7 +66,7 @@ fn a_task_stops_only_when_nothing_waits() {
     let (_, answer) = push(&shared);
     assert!(!shared.stop_when_idle());
     drop(answer);
-    shared.lose("no stream".into(), false);
+    shared.lose(Loss::Ended("no stream".into()), false);
     assert!(shared.stop_when_idle());
     assert!(matches!(push(&shared).0, Next::Start));
 }
@@ -120,6 +120,7 @@ async fn a_store_that_does_not_accept_a_stream_in_time_is_given_up() {
 /// Refuses every stream, at once or when it has a message, and says what became of the commands.
 struct Refusing {
     accepts: bool,
+    code: Code,
     fate: Fate,
 }
 
@@ -128,12 +129,12 @@ impl KvBatch for Refusing {
     type BatchStream = BoxStream<'static, Result<batch::Response, Status>>;
 
     async fn batch(&self, request: tonic::Request<Messages>) -> Result<Self::BatchStream, Status> {
-        let no_room = Fault::new(Code::ResourceExhausted, "no room").with_fate(self.fate);
+        let refusal = Fault::new(self.code, "because").with_fate(self.fate);
         if !self.accepts {
-            return Err(no_room.into());
+            return Err(refusal.into());
         }
         let message = request.into_inner().take(1);
-        Ok(message.map(move |_| Err(no_room.clone().into())).boxed())
+        Ok(message.map(move |_| Err(refusal.clone().into())).boxed())
     }
 }
 
@@ -141,7 +142,13 @@ impl KvBatch for Refusing {
 async fn commands_are_lost_with_a_stream_unless_the_store_says_that_it_left_them_undone() {
     for accepts in [false, true] {
         for (fate, is_certain) in [(Fate::NotApplied, true), (Fate::Unknown, false)] {
-            let (address, _serving) = start(Refusing { accepts, fate }).await;
+            let code = Code::ResourceExhausted;
+            let refusing = Refusing {
+                accepts,
+                code,
+                fate,
+            };
+            let (address, _serving) = start(refusing).await;
             let lane = Lane::new(Arc::new(target(&address)));
             let ended = ended(lane.submit(command()).await).await;
             let not_processed = matches!(ended, Interrupted::NotProcessed { .. });
@@ -160,4 +167,27 @@ async fn a_stream_that_is_reset_leaves_the_connection_to_the_next() {
         ended(lane.submit(command()).await).await;
     }
     assert_eq!(peer.connections(), 1);
+}
+
+#[tokio::test]
+async fn calls_are_told_that_the_client_may_not_have_a_stream_and_whether_that_is_the_last_word() {
+    for accepts in [false, true] {
+        for code in [Code::Unauthenticated, Code::PermissionDenied] {
+            let refusing = Refusing {
+                accepts,
+                code,
+                fate: Fate::NotApplied,
+            };
+            let (address, _serving) = start(refusing).await;
+            let lane = Lane::new(Arc::new(target(&address)));
+            let ended = ended(lane.submit(command()).await).await;
+            let cause = "because".into();
+            let error = match code {
+                Code::Unauthenticated => Error::Unauthenticated { cause },
+                _ => Error::PermissionDenied { cause },
+            };
+            let at_opening = !accepts;
+            assert_eq!(ended, Interrupted::Refused { error, at_opening });
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
-use http::StatusCode;
+use futures::{StreamExt, poll, stream};
+use http::{HeaderValue, StatusCode};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use rdb_proto::batch::{self, BatchCodec};
@@ -18,7 +18,7 @@ use tonic::Streaming;
 use tonic::body::Body;
 use tonic::codec::Codec;
 
-use super::super::{Gate, Taken};
+use super::super::{Gate, Requests, Taken};
 use super::*;
 
 const SILENCE_MAX: Duration = Duration::from_millis(20);
@@ -30,6 +30,7 @@ const LOOKS_WHILE_IDLE: usize = 3;
 #[derive(Default)]
 struct Silent {
     gate: Mutex<Gate>,
+    token: Mutex<Option<HeaderValue>>,
     looks: AtomicUsize,
     /// When an answer was owed first.
     owed_since: OnceLock<Instant>,
@@ -56,6 +57,10 @@ impl Traffic for Silent {
 
     fn take(&self, _: u64, _: bool, _: &Waker) -> Taken<batch::Request> {
         Taken::Nothing
+    }
+
+    fn changing_token(&self) -> Option<HeaderValue> {
+        self.token.lock().expect("no panic").clone()
     }
 
     fn receive(&self, (): &(), _: batch::Response) -> Result<(), ()> {
@@ -118,4 +123,19 @@ async fn a_task_that_is_dropped_abandons_its_calls() {
     kept.start();
     drop(kept);
     soon(&traffic.abandoned).await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_was_replaced_and_the_next_one_has_the_new_token() {
+    let traffic = Arc::new(Silent::default());
+    let replace = |token| {
+        *traffic.token.lock().expect("no panic") = Some(HeaderValue::from_static(token));
+    };
+    replace("old");
+    let mut requests = Requests::new(&traffic);
+    assert!(poll!(requests.next()).is_pending());
+    replace("new");
+    assert!(requests.next().await.is_none());
+    let mut requests = Requests::new(&traffic);
+    assert!(poll!(requests.next()).is_pending());
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rdb_client::Client;
+use rdb_proto::authpb::auth_server::AuthServer;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
@@ -148,8 +149,10 @@ pub(crate) struct PdNode {
 impl PdNode {
     pub(crate) async fn start(cluster_id: u64) -> Self {
         let pd = ScriptedPd::new(cluster_id);
-        let served =
-            Served::start(Services::default().add_service(PdServer::new(pd.clone()))).await;
+        let services = Services::default()
+            .add_service(PdServer::new(pd.clone()))
+            .add_service(AuthServer::new(pd.clone()));
+        let served = Served::start(services).await;
         Self {
             proxy: Proxy::start(served.address),
             pd,

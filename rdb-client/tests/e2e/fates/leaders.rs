@@ -21,6 +21,7 @@ over_both_paths! {
     a_hint_of_an_earlier_term_is_not_followed,
     a_placement_driver_that_is_behind_does_not_bring_back_an_earlier_leader,
     a_leader_that_refuses_connections_is_left_without_the_placement_driver,
+    the_next_leader_is_found_by_who_may_not_read_the_lowest_key,
     a_leader_that_fell_silent_is_left_by_reads_without_the_placement_driver,
     a_leader_that_is_silent_from_the_start_is_left_by_a_write_that_is_applied_once,
     a_write_that_a_silent_leader_got_is_undetermined_and_sent_to_nobody_else,
@@ -178,6 +179,25 @@ async fn a_leader_that_refuses_connections_is_left_without_the_placement_driver(
     assert_eq!(client.raw_get("k").await, Ok(None), "of store 2");
     client.raw_put("k", "2").await.unwrap();
     assert_eq!(group.applied("k"), [1, 1, 0]);
+}
+
+async fn the_next_leader_is_found_by_who_may_not_read_the_lowest_key(path: CallPath) {
+    let group = Group::start().await;
+    for node in &group.nodes {
+        node.store.allow_only("k");
+    }
+    let client = group.client_over(path).await;
+    client.raw_put("k", "1").await.unwrap();
+    group.pd.proxy.refuse().await;
+    group.node(1).proxy.refuse().await;
+    group.elect(2, 2);
+    client.raw_put("k", "2").await.unwrap();
+    assert_eq!(group.applied("k"), [1, 1, 0]);
+    let denied = client.raw_put("a", "1").await;
+    assert!(
+        matches!(denied, Err(Error::PermissionDenied { .. })),
+        "{denied:?}"
+    );
 }
 
 async fn a_leader_that_fell_silent_is_left_by_reads_without_the_placement_driver(path: CallPath) {

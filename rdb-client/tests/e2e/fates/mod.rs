@@ -19,4 +19,5 @@ mod scans;
 mod store;
 mod timestamps;
 mod updates;
+mod users;
 mod writes;

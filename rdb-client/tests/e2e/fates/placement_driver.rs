@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use rdb_proto::authpb::auth_server::Auth;
+use rdb_proto::authpb::*;
 use rdb_proto::metapb::{self, Limits, RegionRoute};
 use rdb_proto::pdpb::pd_server::Pd;
 use rdb_proto::pdpb::*;
@@ -26,6 +28,10 @@ pub(crate) const LIMITS: Limits = Limits {
     batch_commands_max: 4096,
 };
 
+/// The token of everybody.
+pub(crate) const TOKEN: &str =
+    "flaredb_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 #[derive(Default)]
 struct State {
     stores: Vec<metapb::Store>,
@@ -39,6 +45,12 @@ struct State {
     tso_faults: VecDeque<Status>,
     /// What the next operators are answered.
     operator_faults: VecDeque<Status>,
+    /// What unary calls and new streams are answered. `None`: what they ask for.
+    refusal: Option<Status>,
+    /// What the next changes of users are answered.
+    user_faults: VecDeque<Status>,
+    /// How many of them were asked for.
+    user_changes: usize,
 }
 
 /// A scripted placement driver. Tests hold one handle, the service another.
@@ -139,6 +151,25 @@ impl ScriptedPd {
         self.state().operator_faults.extend(statuses);
     }
 
+    /// Lets no client in any more, or again.
+    pub(crate) fn refuse(&self, status: Option<Status>) {
+        self.state().refusal = status;
+    }
+
+    /// The next changes of users are answered by these, one each.
+    pub(crate) fn fail_users(&self, statuses: impl IntoIterator<Item = Status>) {
+        self.state().user_faults.extend(statuses);
+    }
+
+    /// How many changes of users were asked for.
+    pub(crate) fn user_changes(&self) -> usize {
+        self.state().user_changes
+    }
+
+    fn let_in(&self) -> Result<(), Status> {
+        self.state().refusal.clone().map_or(Ok(()), Err)
+    }
+
     fn take_timestamps(&self, request: GetTsoRequest) -> GetTsoResponse {
         let count = request.count.unwrap_or(1);
         let mut state = self.state();
@@ -161,6 +192,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Pd for ScriptedPd {
     async fn get_tso(&self, request: Request<GetTsoRequest>) -> Answer<GetTsoResponse> {
+        self.let_in()?;
         Ok(Response::new(self.take_timestamps(request.into_inner())))
     }
 
@@ -169,6 +201,7 @@ impl Pd for ScriptedPd {
     async fn tso(&self, requests: Request<Streaming<GetTsoRequest>>) -> Answer<Self::TsoStream> {
         let mut held = self.streams_held.subscribe();
         held.wait_for(|held| !held).await.unwrap();
+        self.let_in()?;
         let this = self.clone();
         let answers = requests.into_inner().then(move |request| {
             let this = this.clone();
@@ -212,6 +245,7 @@ impl Pd for ScriptedPd {
         self.region_lookups.send_modify(|lookups| *lookups += 1);
         let mut held = self.lookups_held.subscribe();
         held.wait_for(|held| !held).await.unwrap();
+        self.let_in()?;
         let state = self.state();
         let holds_key = |route: &&RegionRoute| route.region.as_ref().unwrap().contains(&key);
         let route = state.routes.iter().find(holds_key).cloned();
@@ -254,10 +288,72 @@ impl Pd for ScriptedPd {
         &self,
         _: Request<GetClusterInfoRequest>,
     ) -> Answer<GetClusterInfoResponse> {
+        self.let_in()?;
         Ok(Response::new(GetClusterInfoResponse {
             cluster_id: self.cluster_id,
             limits: Some(self.state().limits.unwrap_or(LIMITS)),
             version: "test".to_owned(),
         }))
+    }
+}
+
+/// Users are not kept: a change of them is refused as a test says, or told as done.
+#[tonic::async_trait]
+impl Auth for ScriptedPd {
+    async fn enable(&self, _: Request<EnableRequest>) -> Answer<EnableResponse> {
+        self.change_users()?;
+        Ok(Response::new(EnableResponse {
+            token: TOKEN.to_owned(),
+            enforced: true,
+        }))
+    }
+
+    async fn add_user(&self, _: Request<AddUserRequest>) -> Answer<AddUserResponse> {
+        self.change_users()?;
+        Ok(Response::new(AddUserResponse {
+            token: TOKEN.to_owned(),
+        }))
+    }
+
+    async fn remove_user(&self, _: Request<RemoveUserRequest>) -> Answer<RemoveUserResponse> {
+        self.change_users()?;
+        Ok(Response::new(RemoveUserResponse {}))
+    }
+
+    async fn change_token(&self, _: Request<ChangeTokenRequest>) -> Answer<ChangeTokenResponse> {
+        self.change_users()?;
+        Ok(Response::new(ChangeTokenResponse {
+            token: TOKEN.to_owned(),
+        }))
+    }
+
+    async fn get_users(&self, _: Request<GetUsersRequest>) -> Answer<GetUsersResponse> {
+        Ok(Response::new(GetUsersResponse::default()))
+    }
+
+    async fn grant(&self, _: Request<GrantRequest>) -> Answer<GrantResponse> {
+        self.change_users()?;
+        Ok(Response::new(GrantResponse { changed: true }))
+    }
+
+    async fn revoke(&self, _: Request<RevokeRequest>) -> Answer<RevokeResponse> {
+        self.change_users()?;
+        Ok(Response::new(RevokeResponse {}))
+    }
+
+    async fn check(&self, _: Request<CheckRequest>) -> Answer<CheckResponse> {
+        Ok(Response::new(CheckResponse::default()))
+    }
+
+    async fn get_rights(&self, _: Request<GetRightsRequest>) -> Answer<GetRightsResponse> {
+        Err(Status::unimplemented("for stores"))
+    }
+}
+
+impl ScriptedPd {
+    fn change_users(&self) -> Result<(), Status> {
+        let mut state = self.state();
+        state.user_changes += 1;
+        state.user_faults.pop_front().map_or(Ok(()), Err)
     }
 }

@@ -8,14 +8,15 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use rdb_proto::error::Fault;
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::errorpb::{
-    EpochNotMatch, KeyNotInRegion, RegionError, RegionNotFound, StoreMismatch,
+    EpochNotMatch, Fate, KeyNotInRegion, RegionError, RegionNotFound, StoreMismatch,
 };
 use rdb_proto::kvrpc::{Conflict, Versioned};
 use rdb_proto::metapb::{Context, Region};
 use tokio::sync::watch;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::harness::guarded;
 
@@ -57,6 +58,8 @@ struct State {
     script: HashMap<u64, VecDeque<Step>>,
     /// What every request gets while the script is empty.
     always: Option<Kind>,
+    /// Requests for other keys than this are denied, whoever leads.
+    allowed: Option<&'static str>,
     requests: usize,
     /// How many requests for each key arrived.
     asked: HashMap<Bytes, usize>,
@@ -99,6 +102,11 @@ impl Store {
 
     pub(crate) fn refuse_always(&self, kind: Kind) {
         self.state().always = Some(kind);
+    }
+
+    /// Denies all requests for single keys but those for this one, before it looks at anything else.
+    pub(crate) fn allow_only(&self, key: &'static str) {
+        self.state().allowed = Some(key);
     }
 
     /// Serves what comes after the script, as at first.
@@ -180,6 +188,12 @@ impl Store {
                 }
             }
             self.arrived.send_replace(state.requests);
+            if let (Touched::Keys(keys), Some(allowed)) = (touched, state.allowed)
+                && keys.iter().any(|key| *key != allowed.as_bytes())
+            {
+                let denied = Fault::new(Code::PermissionDenied, "not this key");
+                return Err(denied.with_fate(Fate::NotApplied).into());
+            }
             let scripted = state
                 .script
                 .get_mut(&context.region_id)

@@ -207,6 +207,26 @@ async fn a_fault_that_passes_is_waited_for_and_one_that_stays_ends_the_call() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_not_let_in_any_more_is_told_so_at_once() {
+    let pd = PdNode::start(CLUSTER_ID).await;
+    for client in [client_of(&pd).await, unary_client_of(&pd).await] {
+        client.tso().await.unwrap();
+        let refusal = Fault::new(Code::Unauthenticated, "the token is no user's");
+        pd.pd.fail_timestamps(refusal.clone().into());
+        pd.pd.refuse(Some(refusal.clone().into()));
+        let failed = client.tso().await;
+        assert!(
+            matches!(&failed, Err(Error::Unauthenticated { cause }) if &**cause == "the token is no user's"),
+            "{failed:?}"
+        );
+        // One that is let in again, or by another token, notices nothing.
+        pd.pd.fail_timestamps(refusal.into());
+        pd.pd.refuse(None);
+        client.tso().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_silent_placement_driver_is_left_for_another() {
     let (silent, other) = (
         PdNode::start(CLUSTER_ID).await,

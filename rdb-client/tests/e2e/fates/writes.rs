@@ -126,6 +126,8 @@ async fn a_write_that_cannot_succeed_ends_at_once_and_certainly(path: CallPath) 
         Code::InvalidArgument,
         Code::DataLoss,
         Code::FailedPrecondition,
+        Code::PermissionDenied,
+        Code::Unauthenticated,
         Code::Internal,
     ];
     for (written, code) in codes.into_iter().enumerate() {
@@ -138,6 +140,8 @@ async fn a_write_that_cannot_succeed_ends_at_once_and_certainly(path: CallPath) 
             Code::InvalidArgument => matches!(error, Error::InvalidArgument { .. }),
             Code::DataLoss => matches!(error, Error::DataLoss { .. }),
             Code::FailedPrecondition => matches!(error, Error::Refused { .. }),
+            Code::PermissionDenied => matches!(error, Error::PermissionDenied { .. }),
+            Code::Unauthenticated => matches!(error, Error::Unauthenticated { .. }),
             _ => matches!(error, Error::Internal { .. }),
         };
         assert!(expected, "{code:?}: {error:?}");

@@ -1,0 +1,61 @@
+//! The first administrator, which is made before there is anybody who could be signed in.
+
+use std::sync::Arc;
+
+use rdb_proto::auth::Token;
+use rdb_proto::authpb::{EnableRequest, EnableResponse};
+
+use super::made;
+use crate::connection::Security;
+use crate::retry::Deadline;
+use crate::routing::PlacementDriver;
+use crate::{Client, Config, Error};
+
+/// The first administrator is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Enabled {
+    /// Its token, which is not told again.
+    pub token: Token,
+    /// Whether rights are enforced: the placement driver runs with `--auth`. Otherwise they are from its next start with that on.
+    pub enforced: bool,
+}
+
+impl Client {
+    /// Makes the first administrator of a cluster, without a client, which there is only for who is signed in. It works for as long as
+    /// there is no administrator, for a caller on the machine of the placement driver or one with a client certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when the config, an address or the name is invalid, or no placement driver answers there;
+    /// [`Error::Refused`] when there is an administrator, or a user of that name;
+    /// [`Error::PermissionDenied`] or [`Error::Unauthenticated`] when the caller is on another machine and has no certificate;
+    /// [`Error::Undetermined`] when the answer got lost;
+    /// [`Error::Unavailable`] or [`Error::DeadlineExceeded`] when nobody answers in time.
+    pub async fn enable_auth_at<A: Into<String>>(
+        pd_addresses: impl IntoIterator<Item = A>,
+        config: Config,
+        name: &str,
+    ) -> Result<Enabled, Error> {
+        config.validate()?;
+        let placement_driver = PlacementDriver::new(
+            pd_addresses.into_iter().map(Into::into),
+            config.connect_timeout,
+            Security::of(&config)?,
+            Arc::default(),
+        )?;
+        let request = EnableRequest {
+            name: name.to_owned(),
+        };
+        let enabled =
+            placement_driver.ask_as_nobody(Deadline::after(config.timeout), |mut client| {
+                let request = request.clone();
+                async move { client.enable(request).await }
+            });
+        let EnableResponse { token, enforced } = enabled.await?;
+        Ok(Enabled {
+            token: made(&token)?,
+            enforced,
+        })
+    }
+}

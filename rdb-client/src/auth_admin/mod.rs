@@ -1,0 +1,217 @@
+//! Users, and what they may do, as the placement driver keeps them.
+//!
+//! - `user`: users and their grants.
+//! - `enabling`: the first administrator, before there is anybody.
+
+mod enabling;
+mod user;
+
+use rdb_proto::auth::{Keyspace, Role, Token};
+use rdb_proto::authpb::auth_client::AuthClient;
+use rdb_proto::authpb::{
+    AddUserRequest, ChangeTokenRequest, CheckRequest, GetUsersRequest, GrantRequest,
+    RemoveUserRequest, RevokeRequest, TokenChange,
+};
+use tonic::{Response, Status};
+
+pub use enabling::Enabled;
+pub use user::{Grant, Identity, User, Users, Verdict};
+
+use crate::connection::Channel;
+use crate::rpc::Access;
+use crate::{Client, Error, KeyRange};
+
+/// Administration of users. Once rights are enforced it is for administrators alone, except that everybody may
+/// [check](Client::check_right) what they may do themselves. Whether they are enforced or not, what is changed is kept.
+///
+/// A change whose answer gets lost ends in [`Error::Undetermined`], and is not made again, since a token is told once. Look at the
+/// [`users`](Client::users): a token that was made and not told is replaced by [`replace_tokens`](Client::replace_tokens).
+///
+/// A change counts on stores that reach the placement driver some seconds later, on streams that are open too.
+///
+/// Each call can end in [`Error::InvalidArgument`] when the placement driver does not accept a name, a subject or a grant, in
+/// [`Error::NotFound`] when there is no such user or grant, in [`Error::Refused`] when it cannot be as things are, or in one of the errors
+/// of any call to the placement driver.
+impl Client {
+    /// Adds a user, who may do nothing yet. Returns its token, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// When there is a user of that name, or one with that certificate.
+    pub async fn add_user(&self, name: &str, identity: Identity) -> Result<Option<Token>, Error> {
+        let without_token = matches!(identity, Identity::Certificate { .. });
+        let request = AddUserRequest {
+            name: name.to_owned(),
+            subject: identity.into_subject().unwrap_or_default(),
+            without_token,
+        };
+        let added = self.change_users(|mut client| {
+            let request = request.clone();
+            async move { client.add_user(request).await }
+        });
+        let token = added.await?.token;
+        if without_token {
+            return Ok(None);
+        }
+        made(&token).map(Some)
+    }
+
+    /// Removes a user, with its tokens and grants.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, or it is the last administrator.
+    pub async fn remove_user(&self, name: &str) -> Result<(), Error> {
+        let request = RemoveUserRequest {
+            name: name.to_owned(),
+        };
+        let removed = self.change_users(|mut client| {
+            let request = request.clone();
+            async move { client.remove_user(request).await }
+        });
+        removed.await.map(drop)
+    }
+
+    /// Makes a second token for a user. The one that it has stays good.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, or it has two.
+    pub async fn add_token(&self, name: &str) -> Result<Token, Error> {
+        made(&self.change_token(name, TokenChange::Add).await?)
+    }
+
+    /// Makes the older one of a user's two tokens invalid.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, or it does not have two.
+    pub async fn drop_old_token(&self, name: &str) -> Result<(), Error> {
+        self.change_token(name, TokenChange::DropOld)
+            .await
+            .map(drop)
+    }
+
+    /// Makes all tokens of a user invalid, and a new one.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user.
+    pub async fn replace_tokens(&self, name: &str) -> Result<Token, Error> {
+        made(&self.change_token(name, TokenChange::Replace).await?)
+    }
+
+    /// All users, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// When the placement driver does not answer in time.
+    pub async fn users(&self) -> Result<Users, Error> {
+        let placement_driver = self.router().placement_driver();
+        let question = |mut client: AuthClient<Channel>| async move {
+            client.get_users(GetUsersRequest {}).await
+        };
+        let asked = placement_driver.ask_of_users(Access::Read, self.deadline(), question);
+        asked.await?.try_into()
+    }
+
+    /// Grants a user something. Returns false if it had been granted just that.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, or it has as many grants as one can have.
+    pub async fn grant(&self, name: &str, grant: &Grant) -> Result<bool, Error> {
+        let request = GrantRequest {
+            name: name.to_owned(),
+            grant: Some(grant.into()),
+        };
+        let granted = self.change_users(|mut client| {
+            let request = request.clone();
+            async move { client.grant(request).await }
+        });
+        Ok(granted.await?.changed)
+    }
+
+    /// Takes a grant away from a user. Role, keyspace and prefix have to be those of the grant: a part of it cannot be taken away.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user or grant, or it makes somebody the last administrator.
+    pub async fn revoke(&self, name: &str, grant: &Grant) -> Result<(), Error> {
+        let request = RevokeRequest {
+            name: name.to_owned(),
+            grant: Some(grant.into()),
+        };
+        let revoked = self.change_users(|mut client| {
+            let request = request.clone();
+            async move { client.revoke(request).await }
+        });
+        revoked.await.map(drop)
+    }
+
+    /// Whether a user may do what `role` allows, over all keys of `range`. `user`: `None` is this client itself; `keyspace`: `None` is both.
+    /// [`Role::Admin`] and [`Role::Store`] are over everything, whatever the keyspace and the range are.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, or the range is empty.
+    pub async fn check_right(
+        &self,
+        user: Option<&str>,
+        role: Role,
+        keyspace: Option<Keyspace>,
+        range: impl Into<KeyRange>,
+    ) -> Result<Verdict, Error> {
+        let range = range.into().checked(&self.limits())?;
+        if range.is_empty() {
+            let cause = "it is not above the start, so there is no key in the range";
+            return Err(Error::invalid_argument("end_key", None, cause));
+        }
+        let mut request = CheckRequest {
+            name: user.unwrap_or_default().to_owned(),
+            start_key: range.start.clone(),
+            end_key: range.wire_end(),
+            ..CheckRequest::default()
+        };
+        request.set_role(role.into());
+        request.set_keyspace(user::wire_keyspace(keyspace));
+        let placement_driver = self.router().placement_driver();
+        let question = |mut client: AuthClient<Channel>| {
+            let request = request.clone();
+            async move { client.check(request).await }
+        };
+        let asked = placement_driver.ask_of_users(Access::Read, self.deadline(), question);
+        Ok(asked.await?.into())
+    }
+
+    async fn change_token(&self, name: &str, change: TokenChange) -> Result<String, Error> {
+        let request = ChangeTokenRequest {
+            name: name.to_owned(),
+            change: change.into(),
+        };
+        let changed = self.change_users(|mut client| {
+            let request = request.clone();
+            async move { client.change_token(request).await }
+        });
+        Ok(changed.await?.token)
+    }
+
+    async fn change_users<A, F>(
+        &self,
+        question: impl Fn(AuthClient<Channel>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let placement_driver = self.router().placement_driver();
+        placement_driver
+            .ask_of_users(Access::Write, self.deadline(), question)
+            .await
+    }
+}
+
+/// The token in an answer.
+fn made(token: &str) -> Result<Token, Error> {
+    let token = token.parse::<Token>();
+    token.map_err(|_| Error::internal("the placement driver did not tell the token that it made"))
+}
