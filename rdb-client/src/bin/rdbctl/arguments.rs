@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use rdb_client::{Config, Tls};
+use rdb_client::{Config, Tls, TokenSource};
 use rdb_proto::transport::Connector;
 use rdb_proto::transport::tls::ClientTls;
 use tracing::level_filters::LevelFilter;
 
+use crate::auth::AuthCommand;
 use crate::bench::BenchCommand;
 use crate::cas::CasCommand;
 use crate::cert::CertCommand;
@@ -32,14 +33,21 @@ use crate::tso::TsoArguments;
 
 const GLOBAL: &str = "Global options";
 
+/// The variable that holds a token itself.
+const TOKEN_VARIABLE: &str = "RDBCTL_TOKEN";
+
+/// What a token looks like.
+const TOKEN_FORM: &str = "flaredb_ and 64 digits of 0-9 and a-f";
+
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
   1  failed: a write was certainly not applied, unless it is standard output
      that failed; for `health`: something is not serving; for `status`: there is
-     an alarm
+     an alarm; for `auth check`: it is not allowed; a right or a token is missing
   2  usage: an argument is wrong or over a limit; nothing was done
-  3  not found: the key does not exist, or there is no such region, store or operator
+  3  not found: the key does not exist, or there is no such region, store,
+     operator, user or grant
   4  conflict: the key has another version; nothing was changed
   5  undetermined: the write may or may not have been applied, and may be yet,
      after a read that does not see it; `cas put` and `cas del` again with the
@@ -63,9 +71,16 @@ JSON (--output json):
   are not UTF-8, whatever --key-encoding says. Timestamps are strings, since
   they exceed 53 bits. A failure is an object, too:
   {\"error\": {\"kind\": \"not_found\", \"message\": \"…\"}}, of kind failed, usage,
-  not_found, conflict (with current_version and current_value) or
-  undetermined; in words it is on standard error. Only a command line that
+  not_found, conflict (with current_version and current_value), undetermined,
+  permission_denied (the user lacks a right) or unauthenticated (the cluster
+  does not know who it is); in words it is on standard error. Only a command line that
   cannot be parsed is reported there alone.
+
+Who it is (--token-file):
+  A file with a token and nothing else, for a cluster that runs with --auth.
+  RDBCTL_TOKEN_FILE names one, too, and RDBCTL_TOKEN may hold a token itself,
+  where there is no file; there is no option for that, since others see command
+  lines. `rdbctl auth --help` has the rest.
 
 Examples:
   rdbctl raw put k1 v1
@@ -108,6 +123,10 @@ pub(crate) struct GlobalArguments {
     #[arg(long = "key", global = true, help_heading = GLOBAL, env = "RDBCTL_KEY", value_name = "FILE")]
     pub(crate) client_key: Option<PathBuf>,
 
+    /// Who it is: a file with a token, for a cluster where users have rights
+    #[arg(long, global = true, help_heading = GLOBAL, env = "RDBCTL_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
     /// For people or for programs
     #[arg(short, long, global = true, help_heading = GLOBAL, value_name = "FORMAT")]
     #[arg(value_enum, default_value_t = Format::Text)]
@@ -143,6 +162,9 @@ pub(crate) enum Command {
     /// Changes of single regions that you have the cluster make
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// Users, and what they may do
+    #[command(subcommand, after_help = crate::auth::AFTER_HELP)]
+    Auth(AuthCommand),
     /// Measure how much the cluster does, and how fast
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -211,6 +233,9 @@ impl GlobalArguments {
         if !is_typed("client_key") {
             self.client_key.clone_from(&outer.client_key);
         }
+        if !is_typed("token_file") {
+            self.token_file.clone_from(&outer.token_file);
+        }
         if !is_typed("timeout") {
             self.timeout = outer.timeout;
         }
@@ -236,6 +261,30 @@ impl GlobalArguments {
             (_, Some(_), None) => Err(Failure::usage("--cert needs --key, the key of it")),
             (_, None, Some(_)) => Err(Failure::usage("--key needs --cert, its certificate")),
         }
+    }
+
+    /// Where the token is. `None`: there is none.
+    ///
+    /// A token itself comes by a variable alone. A file that is named goes before it.
+    pub(crate) fn token(&self) -> Result<Option<TokenSource>, Failure> {
+        self.token_beside(std::env::var_os(TOKEN_VARIABLE))
+    }
+
+    fn token_beside(&self, variable: Option<OsString>) -> Result<Option<TokenSource>, Failure> {
+        if let Some(file) = &self.token_file {
+            return Ok(Some(TokenSource::File(file.clone())));
+        }
+        let Some(value) = variable.filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        let token = value.to_str().and_then(|value| value.trim().parse().ok());
+        // Not with what it is instead: that may be a token but for a letter.
+        let wrong = || {
+            Failure::usage(format!(
+                "{TOKEN_VARIABLE} holds no token; one is {TOKEN_FORM}"
+            ))
+        };
+        token.map(TokenSource::Given).map(Some).ok_or_else(wrong)
     }
 
     /// How endpoints past the client are connected to. `None`: as plain text.
@@ -364,6 +413,30 @@ mod tests {
                 .global;
             assert!(global.tls().expect(flags).is_some(), "{flags}");
         }
+    }
+
+    #[test]
+    fn a_token_comes_from_a_file_or_a_variable_and_a_wrong_one_is_not_repeated() {
+        let global = |line: &str| parse(line).expect(line).global;
+        let text = format!("flaredb_{}", "0f".repeat(32));
+        let variable = Some(OsString::from(format!("{text}\n")));
+        let given = TokenSource::Given(text.parse().expect("it is one"));
+        let none = global("rdbctl health");
+        assert_eq!(none.token_beside(None).expect("none"), None);
+        assert_eq!(
+            none.token_beside(Some(OsString::new())).expect("none"),
+            None
+        );
+        assert_eq!(
+            none.token_beside(variable.clone()).expect("one"),
+            Some(given)
+        );
+        let named = global("rdbctl health --token-file f");
+        let file = Some(TokenSource::File("f".into()));
+        assert_eq!(named.token_beside(variable).expect("a file"), file);
+        let wrong = none.token_beside(Some(OsString::from(&text[1..])));
+        let wrong = wrong.expect_err("it is none").to_string();
+        assert!(!wrong.contains("0f0f"), "{wrong}");
     }
 
     #[test]

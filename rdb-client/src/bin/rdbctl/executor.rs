@@ -13,7 +13,8 @@ use crate::raw::RawCommand;
 use crate::session::{KeptClient, Session};
 use crate::store::StoreCommand;
 use crate::{
-    bench, cas, cert, health, operator, playground, raw, region, shell_support, status, store, tso,
+    auth, bench, cas, cert, health, operator, playground, raw, region, shell_support, status,
+    store, tso,
 };
 
 /// What Ctrl-C does while a command runs.
@@ -149,6 +150,7 @@ fn may_write(command: &Command) -> bool {
         Command::Cas(command) => !matches!(command, CasCommand::Get { .. } | CasCommand::Scan(_)),
         Command::Store(command) => matches!(command, StoreCommand::Remove { .. }),
         Command::Operator(command) => !matches!(command, OperatorCommand::List),
+        Command::Auth(command) => command.may_write(),
         Command::Bench(_) => true,
         _ => false,
     }
@@ -176,6 +178,7 @@ async fn on_runtime(
         Command::Region(command) => region::run(command, session, output).await,
         Command::Playground(arguments) => playground::run(arguments, output).await,
         Command::Operator(command) => operator::run(command, session, output).await,
+        Command::Auth(command) => auth::run(command, session, output).await,
         Command::Health => health::run(session, output).await,
         Command::Status(arguments) => status::run(&arguments, session, output).await,
         Command::Bench(_)

@@ -25,6 +25,12 @@ pub(crate) enum Failure {
     Usage(String),
     #[error("{0}")]
     NotFound(String),
+    /// The user lacks a right.
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// The cluster does not know who it is.
+    #[error("{0}")]
+    Unauthenticated(String),
     #[error("{}", conflict_message(*.current_version, .current_value.as_deref()))]
     Conflict {
         current_version: u64,
@@ -64,6 +70,8 @@ impl Failure {
                 Self::Failed(format!("{message}; {done}"))
             }
             Self::Undetermined(message) => Self::Undetermined(format!("{message}; {done}")),
+            Self::PermissionDenied(message) => Self::PermissionDenied(format!("{message}; {done}")),
+            Self::Unauthenticated(message) => Self::Unauthenticated(format!("{message}; {done}")),
             other => other,
         }
     }
@@ -80,6 +88,8 @@ impl Failure {
     fn code_and_kind(&self) -> (u8, &'static str) {
         match self {
             Self::Failed(_) | Self::Shown(_) | Self::Output(_) => (1, "failed"),
+            Self::PermissionDenied(_) => (1, "permission_denied"),
+            Self::Unauthenticated(_) => (1, "unauthenticated"),
             Self::Usage(_) => (2, "usage"),
             Self::NotFound(_) => (3, "not_found"),
             Self::Conflict { .. } => (4, "conflict"),
@@ -118,6 +128,8 @@ impl From<Error> for Failure {
             },
             Error::Undetermined { .. } => Self::Undetermined(message),
             Error::NotFound { .. } => Self::NotFound(message),
+            Error::PermissionDenied { .. } => Self::PermissionDenied(message),
+            Error::Unauthenticated { .. } => Self::Unauthenticated(message),
             _ => Self::Failed(message),
         }
     }
@@ -135,6 +147,10 @@ fn as_typed(field: &str) -> &str {
         "expected_version" => "--expect",
         "count" => "--count",
         "to_store" | "remove_store_id" => "STORE",
+        "token" => "--token-file",
+        "name" => "USER",
+        "subject" => "--subject",
+        "grant.prefix" => "--prefix",
         other => other,
     }
 }
@@ -205,12 +221,39 @@ mod tests {
                 }),
                 1,
             ),
+            (
+                Failure::from(Error::PermissionDenied {
+                    cause: "user ada lacks the right: admin".into(),
+                }),
+                1,
+            ),
+            (
+                Failure::from(Error::Unauthenticated {
+                    cause: "the token is no user's".into(),
+                }),
+                1,
+            ),
             (conflict(10, Some(b"v")), 4),
             (Failure::from(undetermined), 5),
         ];
         for (failure, code) in expected {
             assert_eq!(failure.exit_code(), ExitCode::from(code), "{failure:?}");
         }
+    }
+
+    #[test]
+    fn a_program_is_told_whether_a_right_is_missing_or_who_it_is() {
+        let denied = Failure::from(Error::PermissionDenied {
+            cause: "user ada lacks the right: admin".into(),
+        });
+        let object = denied.after_a_part("3 entries were written").object();
+        assert_eq!(object["error"]["kind"], "permission_denied");
+        assert_eq!(
+            object["error"]["message"],
+            "not allowed: user ada lacks the right: admin; 3 entries were written"
+        );
+        let nobody = Failure::from(Error::Unauthenticated { cause: "no".into() });
+        assert_eq!(nobody.object()["error"]["kind"], "unauthenticated");
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn verdict(processes: &[Line]) -> Result<(), Failure> {
     match (failing, has_store) {
         (0, true) => Ok(()),
         (0, false) => Err(Failure::failed(
-            "no store has registered with the placement driver yet",
+            "no store is known: none has registered with the placement driver yet, or it does not tell this client",
         )),
         (failing, has_store) => {
             let stores = if has_store {

@@ -64,6 +64,11 @@ pub(crate) struct RangeOptions {
 }
 
 impl RangeOptions {
+    /// Whether any of it was typed.
+    pub(crate) fn is_given(&self) -> bool {
+        self.start.is_some() || self.end.is_some() || self.prefix.is_some()
+    }
+
     /// # Errors
     ///
     /// As those of [`ScanArguments::range`].

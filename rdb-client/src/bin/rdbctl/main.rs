@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod auth;
 mod bench;
 mod cas;
 mod cert;

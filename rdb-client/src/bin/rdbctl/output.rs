@@ -76,6 +76,11 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Whether what is printed is read by a program.
+    pub(crate) fn is_for_programs(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Says that a write was done, when there is nothing else to say.
     pub(crate) fn done(&mut self) -> Result<(), Failure> {
         match self.format {

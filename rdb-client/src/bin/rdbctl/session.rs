@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdb_client::{Client, Config, ProcessHealth, Tls};
+use rdb_client::auth::Enabled;
+use rdb_client::{Client, Config, ProcessHealth, Tls, TokenSource};
 
 use crate::arguments::GlobalArguments;
 use crate::encoding::{KeyArgument, KeyEncoding};
@@ -18,6 +19,7 @@ struct Connected {
     pd_addresses: Vec<String>,
     connect_timeout: Duration,
     tls: Option<Tls>,
+    token: Option<TokenSource>,
     client: Client,
 }
 
@@ -32,11 +34,13 @@ pub(crate) struct Session {
 }
 
 impl KeptClient {
-    /// The client, if it was given these addresses and certificates, and is as patient when it connects.
+    /// The client, if it was given these addresses, certificates and token, and is as patient when it connects.
     fn of(&self, pd_addresses: &[String], config: &Config) -> Option<Client> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.as_ref()?;
-        let is_same = kept.pd_addresses == pd_addresses && kept.tls == config.tls;
+        let is_same = kept.pd_addresses == pd_addresses
+            && kept.tls == config.tls
+            && kept.token == config.token;
         let is_fit = is_same && kept.connect_timeout >= config.connect_timeout;
         is_fit.then(|| kept.client.clone())
     }
@@ -47,6 +51,7 @@ impl KeptClient {
             pd_addresses: pd_addresses.to_vec(),
             connect_timeout: config.connect_timeout,
             tls: config.tls.clone(),
+            token: config.token.clone(),
             client: client.clone(),
         });
     }
@@ -57,10 +62,11 @@ impl Session {
         let config = Config::default()
             .with_timeout(global.timeout)
             .with_connect_timeout(global.connect_timeout());
-        let config = match global.tls()? {
+        let mut config = match global.tls()? {
             Some(tls) => config.with_tls(tls),
             None => config,
         };
+        config.token = global.token()?;
         Ok(Self {
             pd_addresses: global.pd.clone(),
             config,
@@ -126,6 +132,14 @@ impl Session {
         }
         self.kept.keep(&self.pd_addresses, &self.config, &client);
         Ok(client)
+    }
+
+    /// Makes the first administrator. Whoever does has no token yet, though it may have named the file where that will be.
+    pub(crate) async fn enable_auth(&self, user: &str) -> Result<Enabled, Failure> {
+        let addresses = self.pd_addresses.iter().cloned();
+        let mut config = self.config.clone();
+        config.token = None;
+        Ok(Client::enable_auth_at(addresses, config, user).await?)
     }
 
     /// The health of each process, also when no placement driver answers.

@@ -1,5 +1,6 @@
 //! The command line as scripts use it: exit codes, bytes that come back as they went in, JSON that parses.
 
+mod auth;
 mod exit_codes;
 mod membership;
 mod messages;

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use rdb_client::{Client, Config, Tls};
+use rdb_client::{Client, Config, Error, Tls};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -201,6 +201,38 @@ async fn with_tls_it_lets_in_who_has_its_certificate() {
     client.raw_put("k", "v").await.expect("put");
     playground.stop().await;
     assert!(is_empty(temporary.path()), "the keys are gone, too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_auth_it_serves_who_has_its_token_also_when_it_is_started_again() {
+    let temporary = TempDir::new().expect("the temporary directory can be written");
+    let directory = temporary.path().join("kept");
+    let directory = directory.to_str().expect("text");
+    let arguments = ["--stores", "1", "--auth", "--tls", "--dir", directory];
+    for value in [None, Some(&b"v"[..])] {
+        let mut playground = Playground::begin(temporary.path(), &arguments);
+        let ready = playground.event("ready").await;
+        let path = |of: &str, name: &str| text(&ready[of][name]);
+        let tls = Tls::with_ca_file(path("certificates", "ca")).with_identity_files(
+            path("certificates", "client_cert"),
+            path("certificates", "client_key"),
+        );
+        let connect = |config: Config| {
+            let config = config.with_tls(tls.clone());
+            Client::connect_with([text(&ready["pd"])], config)
+        };
+        let config = Config::default().with_token_file(path("tokens", "admin"));
+        let client = connect(config).await.expect("it lets the client in");
+        let got = client.raw_get("k").await.expect("read");
+        assert_eq!(got.as_deref(), value);
+        client.raw_put("k", "v").await.expect("put");
+        let nobody = connect(Config::default()).await;
+        assert!(
+            matches!(nobody, Err(Error::Unauthenticated { .. })),
+            "{nobody:?}"
+        );
+        playground.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

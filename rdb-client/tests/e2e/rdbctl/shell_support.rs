@@ -53,6 +53,7 @@ async fn each_subcommand_has_a_manual_page() {
         ("rdbctl.1", "Exit codes:"),
         ("rdbctl-raw-put.1", "picture.png"),
         ("rdbctl-cas-put.1", "expect"),
+        ("rdbctl-auth-grant.1", "app/"),
     ] {
         let text = fs::read_to_string(pages.join(page)).expect(page);
         assert!(text.contains(says), "{page}: {text}");

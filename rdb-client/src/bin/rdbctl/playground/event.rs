@@ -5,10 +5,18 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::tokens::Tokens;
 use crate::cert::Certificates;
 
 /// With fewer, no majority is left without one.
 const STORES_TO_LOSE_ONE: usize = 3;
+
+/// What to try where rights are enforced.
+const USERS: &str = "
+  rdbctl auth user list
+  rdbctl auth user add ada > ada.token
+  rdbctl auth grant ada reader --keyspace raw --prefix k
+  rdbctl --token-file ada.token raw put k1 v2    # not allowed";
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -32,6 +40,9 @@ pub(super) enum Event {
         /// `None`: connections are plain text.
         #[serde(skip_serializing_if = "Option::is_none")]
         certificates: Option<Certificates>,
+        /// `None`: rights are not enforced.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tokens: Option<Tokens>,
     },
     /// A region has another leader, or the same one in another term.
     Leader {
@@ -77,9 +88,15 @@ impl fmt::Display for Event {
                 directory,
                 is_kept,
                 certificates,
+                tokens,
             } => {
                 let certificates = certificates.as_ref();
                 let tls = certificates.map_or_else(String::new, |tls| format!("\n  {tls}"));
+                let tokens = tokens.as_ref();
+                let (token, users) = match tokens {
+                    Some(tokens) => (format!("\n  {tokens}"), USERS),
+                    None => (String::new(), ""),
+                };
                 let directory = directory.display();
                 let fate = if *is_kept {
                     "kept"
@@ -99,11 +116,11 @@ impl fmt::Display for Event {
 The cluster serves. Data and logs are in {directory}, which is {fate}.
 Try in another terminal:
 
-  export RDBCTL_PD={pd}{tls}
+  export RDBCTL_PD={pd}{tls}{token}
   rdbctl raw put k1 v1
   rdbctl raw get k1
   rdbctl region check    # do all replicas hold the same?
-  rdbctl region list     {rest}
+  rdbctl region list     {rest}{users}
 
 Ctrl-C stops it.
 "

@@ -3,10 +3,12 @@
 //! - `directory` is where its data is, and which addresses it had.
 //! - `process` starts one program, and sees to its end: no process outlives this one, however this one ends.
 //! - `event` is what is printed.
+//! - `tokens` is who there is, where rights are enforced.
 
 mod directory;
 mod event;
 mod process;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use directory::Directory;
 use event::Event;
 pub(crate) use process::become_process;
 use process::{Process, Programs};
+use tokens::Tokens;
 
 /// Where certificates are, in the directory.
 const TLS: &str = "tls";
@@ -51,7 +54,8 @@ again, by one playground at a time.
 Examples:
   rdbctl playground
   rdbctl playground --stores 1 --dir ./data
-  rdbctl playground --tls";
+  rdbctl playground --tls
+  rdbctl playground --auth --tls";
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = AFTER_HELP)]
@@ -65,6 +69,9 @@ pub(crate) struct PlaygroundArguments {
     /// Encrypt connections, and serve only clients with a certificate. Makes a CA and certificates in the directory `tls` of DIR
     #[arg(long)]
     tls: bool,
+    /// Enforce rights: make an administrator and a user for the stores, with their tokens in DIR
+    #[arg(long)]
+    auth: bool,
 }
 
 pub(crate) async fn run(
@@ -78,12 +85,16 @@ pub(crate) async fn run(
         programs,
         directory: Directory::open(arguments.dir, arguments.stores)?,
         certificates: None,
+        tokens: None,
         processes: Vec::new(),
         leaders: BTreeMap::new(),
     };
     if arguments.tls {
         let directory = playground.directory.path().join(TLS);
         playground.certificates = Some(Certificates::of_this_machine(&directory)?);
+    }
+    if arguments.auth {
+        playground.tokens = Some(Tokens::in_directory(playground.directory.path()));
     }
     let ended = tokio::select! {
         failure = playground.run(output) => Err(playground.left_behind(failure)),
@@ -109,6 +120,8 @@ struct Playground {
     leaders: BTreeMap<u64, (u64, u64)>,
     /// `None`: connections are plain text.
     certificates: Option<Certificates>,
+    /// `None`: rights are not enforced.
+    tokens: Option<Tokens>,
     directory: Directory,
 }
 
@@ -131,19 +144,29 @@ impl Playground {
             let tls_flags = tls_flags.clone().into_iter().flatten();
             flags.into_iter().chain(tls_flags).collect::<Vec<_>>()
         };
-        let flags = with_tls(["--initial-replicas".to_owned(), store_count.to_string()]);
+        let mut flags = with_tls(["--initial-replicas".to_owned(), store_count.to_string()]);
+        if self.tokens.is_some() {
+            flags.push("--auth".to_owned());
+        }
         let pd_address = self.start("pd", &programs.pd, &flags, output).await?;
-        let flags = with_tls(["--pd".to_owned(), pd_address.clone()]);
+        let mut told_at = Some(Instant::now() + SILENCE);
+        let config = Config::default().with_timeout(ANSWER_TIMEOUT);
+        let mut config = match &certificates {
+            Some(certificates) => config.with_tls(certificates.tls()),
+            None => config,
+        };
+        let mut flags = with_tls(["--pd".to_owned(), pd_address.clone()]);
+        if let Some(tokens) = self.tokens.clone() {
+            let patient = config.clone().with_timeout(Config::default().timeout);
+            tokens.make(&pd_address, &patient).await?;
+            config = config.with_token_file(&tokens.admin);
+            let path = tokens.stores.display().to_string();
+            flags.extend(["--auth-token-file".to_owned(), path]);
+        }
         for number in 1..=store_count {
             let name = directory::store_name(number);
             self.start(&name, &programs.server, &flags, output).await?;
         }
-        let mut told_at = Some(Instant::now() + SILENCE);
-        let config = Config::default().with_timeout(ANSWER_TIMEOUT);
-        let config = match &certificates {
-            Some(certificates) => config.with_tls(certificates.tls()),
-            None => config,
-        };
         let client = loop {
             match Client::connect_with([pd_address.clone()], config.clone()).await {
                 Ok(client) => break client,
@@ -160,6 +183,7 @@ impl Playground {
             directory: self.directory.path().to_owned(),
             is_kept: self.directory.is_kept(),
             certificates,
+            tokens: self.tokens.clone(),
         })?;
         loop {
             self.report_ends(output)?;

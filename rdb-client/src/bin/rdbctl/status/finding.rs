@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::survey::Survey;
 use crate::encoding::escape;
+use crate::failure::Failure;
 use crate::health::SERVING;
 use crate::{health, region, store};
 
@@ -101,10 +102,17 @@ fn of_placement_drivers(survey: &Survey) -> Vec<Finding> {
                 "name the placement drivers of one cluster with --pd or RDBCTL_PD".to_owned(),
             )]
         }
-        (Err(cause), false) => vec![Finding::alarm(
+        (Err(Failure::Unauthenticated(cause)), false) => vec![Finding::alarm(
             format!(
                 "the stores and regions are not known: {}",
                 escape(cause.as_bytes())
+            ),
+            "give the token of a user with --token-file or RDBCTL_TOKEN_FILE".to_owned(),
+        )],
+        (Err(cause), false) => vec![Finding::alarm(
+            format!(
+                "the stores and regions are not known: {}",
+                escape(cause.to_string().as_bytes())
             ),
             "look again, with more patience: rdbctl status --wait 10s".to_owned(),
         )],

@@ -108,7 +108,7 @@ impl Screen {
         let (stores, operators) = match catalogue {
             Ok(known) => {
                 let stores = known.stores.into_iter().map(line).collect();
-                (Some(stores), Some(known.operators))
+                (Some(stores), known.operators)
             }
             Err(_) => (None, None),
         };

@@ -14,7 +14,7 @@ use crate::{health, operator, region, store};
 pub(super) struct Survey {
     /// Of each address of a placement driver, and of each store as far as those are known.
     pub(super) processes: Vec<health::Line>,
-    pub(super) catalogue: Result<Catalogue, String>,
+    pub(super) catalogue: Result<Catalogue, Failure>,
 }
 
 /// What the placement driver knows.
@@ -22,8 +22,8 @@ pub(super) struct Survey {
 pub(super) struct Catalogue {
     pub(super) stores: Vec<store::Line>,
     pub(super) regions: Vec<region::Line>,
-    /// Those that are under way.
-    pub(super) operators: Vec<operator::Line>,
+    /// Those that are under way. `None`: they are told to administrators alone.
+    pub(super) operators: Option<Vec<operator::Line>>,
 }
 
 impl Survey {
@@ -37,7 +37,7 @@ impl Survey {
         let asked = timeout_at(until, Catalogue::of(session));
         let (processes, answered) = futures::join!(session.health(), asked);
         let catalogue = match answered {
-            Ok(answered) => answered.map_err(|failure| failure.to_string()),
+            Ok(answered) => answered,
             Err(_) => Err(late(session.timeout())),
         };
         let processes = processes?.iter().map(health::Line::from).collect();
@@ -76,12 +76,17 @@ impl Catalogue {
     }
 }
 
-async fn under_way(client: &Client) -> Result<Vec<operator::Line>, Error> {
-    let operators = client.operators().await?.into_iter();
+async fn under_way(client: &Client) -> Result<Option<Vec<operator::Line>>, Error> {
+    let operators = match client.operators().await {
+        Err(Error::PermissionDenied { .. }) => return Ok(None),
+        answered => answered?.into_iter(),
+    };
     let under_way = operators.filter(|operator| operator.state == OperatorState::Running);
-    Ok(under_way.map(operator::Line::from).collect())
+    Ok(Some(under_way.map(operator::Line::from).collect()))
 }
 
-fn late(patience: Duration) -> String {
-    format!("the placement driver gave no answer within {patience:?}")
+fn late(patience: Duration) -> Failure {
+    Failure::failed(format!(
+        "the placement driver gave no answer within {patience:?}"
+    ))
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use rdb_client::Client;
+use rdb_client::{Client, TokenSource};
+use rdb_proto::auth::TokenFile;
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use rdb_proto::transport::{endpoint, raise_open_files_limit};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{IntoStreamingRequest, Streaming};
 
@@ -84,7 +86,28 @@ pub(crate) async fn open_timestamp_stream(
         .first()
         .ok_or_else(|| Failure::usage("--pd names no placement driver"))?;
     let channel = connect(address, global, global.connector()?).await?;
+    let mut requests = requests.into_streaming_request();
+    if let Some(authorization) = authorization(global)? {
+        let metadata = requests.metadata_mut();
+        metadata.insert("authorization", authorization);
+    }
     let answers = PdClient::new(channel).tso(requests).await;
     let answers = answers.map_err(|status| Failure::failed(format!("{address}: {status}")))?;
     Ok(answers.into_inner())
+}
+
+/// The header that says who it is, on a connection that is not the client's.
+fn authorization(global: &GlobalArguments) -> Result<Option<AsciiMetadataValue>, Failure> {
+    let value = match global.token()? {
+        None => return Ok(None),
+        Some(TokenSource::Given(token)) => token.header_value(),
+        Some(TokenSource::File(path)) => TokenFile::open(path)
+            .map_err(|error| Failure::usage(format!("--token-file: {error}")))?
+            .header_value(),
+        Some(_) => return Err(Failure::usage("this has no use for such a token")),
+    };
+    let value = AsciiMetadataValue::try_from(value.as_bytes());
+    let mut value = value.map_err(|error| Failure::failed(error.to_string()))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }

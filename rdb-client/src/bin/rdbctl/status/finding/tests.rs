@@ -64,7 +64,7 @@ fn survey(statuses: [&'static str; 3]) -> Survey {
         catalogue: Ok(Catalogue {
             stores: ids.map(|id| store(id, StoreState::Up, 1000)).collect(),
             regions: vec![region::Line::of_everything(peers, Some(leader))],
-            operators: Vec::new(),
+            operators: Some(Vec::new()),
         }),
     }
 }
@@ -177,7 +177,7 @@ fn a_store_that_leaves_and_one_that_is_cut_off_from_the_placement_driver_are_tol
 fn without_a_placement_driver_there_is_one_alarm_which_says_so() {
     let survey = Survey {
         processes: vec![process(None, UNREACHABLE)],
-        catalogue: Err("unavailable".to_owned()),
+        catalogue: Err(Failure::failed("unavailable")),
     };
     let told = told(&survey);
     assert_eq!(told.len(), 1, "{told:?}");
@@ -292,7 +292,7 @@ fn placement_drivers_of_two_clusters_are_told_as_such() {
     other.cause = Some("host9:1 is of cluster 7".to_owned());
     let survey = Survey {
         processes: vec![process(None, SERVING), other],
-        catalogue: Err("host9:1 is of cluster 7".to_owned()),
+        catalogue: Err(Failure::failed("host9:1 is of cluster 7")),
     };
     let told = told(&survey);
     assert_eq!(told.len(), 1, "{told:?}");
