@@ -1,4 +1,4 @@
-//! Small files that are replaced as a whole.
+//! Small files that are replaced and removed as a whole.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -19,6 +19,23 @@ pub fn replace_file(file: &Path, contents: &[u8]) -> io::Result<()> {
     new.write_all(contents)?;
     new.sync_all()?;
     fs::rename(temporary, file)?;
+    sync_directory_of(file)
+}
+
+/// Removes a file, if it is there. When this returns, it is gone for good.
+///
+/// # Errors
+///
+/// What the file system says. The file may still be there then, or come back after a crash.
+pub fn remove_file(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    sync_directory_of(file)
+}
+
+fn sync_directory_of(file: &Path) -> io::Result<()> {
     match file.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),

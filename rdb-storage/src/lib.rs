@@ -99,7 +99,7 @@ pub use applied::AppliedState;
 pub use checksum::RegionChecksum;
 pub use command::{Command, Outcome};
 pub use database::DatabaseKind;
-pub use durable_file::replace_file;
+pub use durable_file::{remove_file, replace_file};
 pub use error::{Error, Fate, OpenError};
 pub use figures::DatabaseFigures;
 pub use identity::{Identity, Role, random_id};
