@@ -267,7 +267,7 @@ mod tests {
             let refused = caller.pass().expect_err("the rights are old");
             assert_eq!(refused.code, Code::Unavailable);
             let expected =
-                "s old, and --auth-stale-max is 60 s: the placement driver cannot be reached";
+                "s old, and --auth-stale-max-s is 60: the placement driver cannot be reached";
             assert!(refused.cause.ends_with(expected), "{}", refused.cause);
         }
         assert_eq!(guard.refusals().unavailable(), 2);

@@ -105,6 +105,17 @@ impl Pass {
         self.check(Missing::AnyRole, |user| user.has_grants)
     }
 
+    /// Whether the other one allows the same: it is of the same user, and rights were not set in between.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(own), Some(other)) => {
+                own.user == other.user && Arc::ptr_eq(&own.held, &other.held)
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
     /// The name of the user that the caller is. `None`: rights are not enforced.
     pub fn user(&self) -> Option<&str> {
         let holder = self.0.as_ref()?;
