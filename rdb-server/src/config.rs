@@ -1,10 +1,13 @@
 //! Settings of the store process. Each is a flag, an environment variable and a key of a file ([`rdb_proto::transport::settings`]);
 //! a flag without a variable is for one start.
 
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
+use rdb_proto::auth::{TokenFile, TokenFileError};
 use rdb_proto::transport::limits::PROCESS_BYTES_IN_FLIGHT_MAX;
 use rdb_proto::transport::process::EXIT_CODES;
 use rdb_proto::transport::tls::{ClientTls, TlsError, client_tls};
@@ -21,6 +24,13 @@ const DEFAULT_PD: &str = "127.0.0.1:2379";
 const DEFAULT_DATA_DIR: &str = "./data/server";
 const DEFAULT_BLOCK_CACHE_MIB: usize = 256;
 const DEFAULT_WRITE_QUEUE_MIB: usize = 64;
+const DEFAULT_AUTH_STALE_MAX_S: u64 = 3600;
+
+/// The copy of the rights is renewed every two seconds, and a placement driver may be restarted meanwhile.
+const AUTH_STALE_MIN_S: u64 = 5;
+
+/// A year. Whoever needs more than a day should ask why the placement driver is away.
+const AUTH_STALE_MAX_S: u64 = 365 * 24 * 3600;
 
 rdb_proto::serve_flags!("RDB_SERVER", PROCESS_BYTES_IN_FLIGHT_MAX >> 20);
 
@@ -69,6 +79,22 @@ pub struct Config {
     /// own certificate [default: the file of --tls-client-ca]
     #[arg(long, env = "RDB_SERVER_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+
+    /// The token of this store, a line `flaredb_…`: shown to placement drivers and to other stores, which let in none without one when
+    /// rights are enforced. Its user has the role `store`. The file is read again when it changes. A store whose certificate is that
+    /// of such a user needs none.
+    #[arg(long, env = "RDB_SERVER_AUTH_TOKEN_FILE", value_name = "FILE")]
+    pub auth_token_file: Option<PathBuf>,
+
+    /// Where rights are enforced: for how many seconds this store goes on with the copy that it has, when no placement driver renews it.
+    /// Then it refuses all calls for keys, and calls of other stores, until one does. 5 or more.
+    #[arg(
+        long,
+        env = "RDB_SERVER_AUTH_STALE_MAX_S",
+        value_name = "SECONDS",
+        default_value_t = DEFAULT_AUTH_STALE_MAX_S
+    )]
+    pub auth_stale_max_s: u64,
 
     /// When a write is acknowledged: `sync` after its bytes are synced to the disk; `os` after the operating system has
     /// them, which loses acknowledged writes in a power cut.
@@ -130,6 +156,8 @@ impl Default for Config {
             pd: vec![DEFAULT_PD.to_owned()],
             data_dir: DEFAULT_DATA_DIR.into(),
             tls_ca: None,
+            auth_token_file: None,
+            auth_stale_max_s: DEFAULT_AUTH_STALE_MAX_S,
             durability: Durability::Sync,
             block_cache_mib: DEFAULT_BLOCK_CACHE_MIB,
             write_queue_mib: DEFAULT_WRITE_QUEUE_MIB,
@@ -173,6 +201,9 @@ pub enum ConfigError {
     /// TLS cannot be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The token of the store cannot be used.
+    #[error("--auth-token-file: {0}")]
+    Token(String),
     /// An interval cannot work.
     #[error("--raft-…: {0}")]
     Timing(#[from] TimingError),
@@ -216,10 +247,16 @@ impl Config {
             self.raft_log_mib_max,
             1..=SIZE_MIB_MAX,
         )?;
+        OutOfRange::check(
+            "--auth-stale-max-s",
+            self.auth_stale_max_s,
+            AUTH_STALE_MIN_S..=AUTH_STALE_MAX_S,
+        )?;
         self.timing().validate()?;
         self.serve.options()?;
         self.serve.tls()?;
         self.client_tls()?;
+        self.auth_token()?;
         Ok(())
     }
 
@@ -239,6 +276,18 @@ impl Config {
         )
     }
 
+    /// What it shows placement drivers and other stores. `None`: nothing but its certificate, if it has one.
+    pub(crate) fn auth_token(&self) -> Result<Option<TokenFile>, ConfigError> {
+        let file = self.auth_token_file.as_ref();
+        let token = file.map(TokenFile::open).transpose();
+        token.map_err(|error| ConfigError::Token(with_source(&error)))
+    }
+
+    /// How old the copy of the rights may be.
+    pub(crate) fn auth_stale_max(&self) -> Duration {
+        Duration::from_secs(self.auth_stale_max_s)
+    }
+
     pub(crate) fn timing(&self) -> Timing {
         Timing {
             heartbeat_ms: self.raft_heartbeat_ms,
@@ -255,6 +304,14 @@ impl Config {
             replicated: true,
             ..StorageOptions::new(Role::Server)
         }
+    }
+}
+
+/// The error, and what is behind it.
+fn with_source(error: &TokenFileError) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 
@@ -290,6 +347,11 @@ mod tests {
             (&["--write-queue-mib", "15"], "--write-queue-mib"),
             (&["--bytes-in-flight-mib", "15"], "--bytes-in-flight-mib"),
             (&["--block-cache-mib", "99999999999"], "--block-cache-mib"),
+            (&["--auth-stale-max-s", "4"], "--auth-stale-max-s"),
+            (
+                &["--auth-token-file", "/nonexistent/token"],
+                "--auth-token-file",
+            ),
         ] {
             let error = parsed(flags).validate().expect_err(named).to_string();
             assert!(error.contains(named), "{error}");

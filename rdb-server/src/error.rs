@@ -179,6 +179,12 @@ impl From<NotReady> for Rejection {
     }
 }
 
+impl From<Fault> for Rejection {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 impl From<rdb_storage::Error> for Rejection {
     fn from(error: rdb_storage::Error) -> Self {
         use rdb_storage::Error;

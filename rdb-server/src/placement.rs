@@ -24,20 +24,19 @@ use rdb_proto::pdpb::{
     StoreHeartbeatRequest, StoreHeartbeatResponse,
 };
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::transport::{Connector, call_failure, endpoint};
 use rdb_storage::{Identity, Storage, StorageStats};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
-use crate::config::ConfigError;
 use crate::error::ServerError;
 use crate::metrics::LoadMeter;
+use crate::placement_drivers::PlacementDrivers;
 use crate::regions::{Regions, Report};
+use crate::rights::RightsCopy;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const PD_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between two tries to reach the placement driver. It doubles after each, with jitter.
@@ -62,15 +61,15 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
 /// Talks to the placement driver for as long as the store runs.
 pub(crate) struct Placement {
-    /// Each with its address.
-    placement_drivers: Vec<(String, PdClient<Channel>)>,
-    /// Index of the placement driver that is asked. A failure moves on to the next.
+    placement_drivers: PlacementDrivers,
+    /// Position of the placement driver that is asked. A failure moves on to the next.
     current: usize,
     advertised: String,
     start_time_ms: u64,
     incarnation: u64,
     storage: Storage,
     regions: Arc<Regions>,
+    rights: Arc<RightsCopy>,
     registered: watch::Sender<bool>,
     load: LoadMeter,
     /// Figures that are being read. A file system that hangs holds one thread, not one per heartbeat.
@@ -80,35 +79,21 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// `registered` turns true once regions are served. Placement drivers are connected to with `connector`, if there is one.
+    /// `registered` turns true once regions are served.
     pub(crate) fn new(
-        pd_addresses: &[String],
+        placement_drivers: PlacementDrivers,
         advertised: String,
         storage: Storage,
         regions: Arc<Regions>,
+        rights: Arc<RightsCopy>,
         load: LoadMeter,
         registered: watch::Sender<bool>,
-        connector: Option<Connector>,
     ) -> Result<Self, ServerError> {
-        let client = |address: &String| {
-            let endpoint =
-                endpoint(address, CONNECT_TIMEOUT).map_err(|problem| ConfigError::Address {
-                    flag: "--pd",
-                    problem,
-                })?;
-            let channel = match connector.clone() {
-                Some(connector) => endpoint.connect_with_connector_lazy(connector),
-                None => endpoint.connect_lazy(),
-            };
-            let client = PdClient::new(channel);
-            let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
-            Ok::<_, ConfigError>((address.clone(), client))
-        };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Ok(Self {
-            placement_drivers: pd_addresses.iter().map(client).collect::<Result<_, _>>()?,
+            placement_drivers,
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
@@ -117,6 +102,7 @@ impl Placement {
                 .next_incarnation(regions.starts().own())?,
             storage,
             regions,
+            rights,
             registered,
             load,
             reading_stats: None,
@@ -154,7 +140,10 @@ impl Placement {
         let mut refusals = 0;
         loop {
             let cause = match self.try_register().await {
-                Ok(response) if self.has_kept(&response) => return self.adopt(response).await,
+                Ok(response) if self.has_kept(&response) => {
+                    self.placement_drivers.note_taken_in(self.current);
+                    return self.adopt(response).await;
+                }
                 Ok(response) => match self.keep(&response).await? {
                     Ok(()) => continue,
                     Err(cause) => cause,
@@ -163,7 +152,7 @@ impl Placement {
                     let cause = status.message().to_owned();
                     refusals += 1;
                     // One of several may belong to another cluster.
-                    if refusals >= self.placement_drivers.len() {
+                    if refusals >= self.placement_drivers.count() {
                         return Err(ServerError::Refused { cause });
                     }
                     cause
@@ -196,6 +185,7 @@ impl Placement {
             incarnation: self.incarnation,
             kept_incarnation: identity.incarnation.unwrap_or_default(),
         };
+        let request = self.placement_drivers.request(request);
         let response = self
             .call(|mut client| async move { client.register_store(request).await })
             .await?;
@@ -243,7 +233,7 @@ impl Placement {
         }
     }
 
-    /// Serves the regions of the answer, unless there are regions on the disk.
+    /// Serves the regions of the answer, unless there are regions on the disk. Before that it is known whether rights are enforced.
     async fn adopt(&self, response: RegisterStoreResponse) -> Result<(), ServerError> {
         let RegisterStoreResponse {
             cluster_id,
@@ -251,6 +241,7 @@ impl Placement {
             regions,
             ..
         } = response;
+        self.rights.told().await;
         self.regions.adopt(regions).await?;
         self.registered.send_replace(true);
         tracing::info!(cluster_id, store_id, "registered with the placement driver");
@@ -266,6 +257,7 @@ impl Placement {
         let region_count = report.count;
         let status = match self.try_heartbeat(report, stats).await {
             Ok(response) => {
+                self.placement_drivers.note_taken_in(self.current);
                 self.regions.order(response.steps, response.removed);
                 if region_count == 0 && !response.regions.is_empty() {
                     self.regions.adopt(response.regions).await?;
@@ -310,6 +302,7 @@ impl Placement {
             takes_no_replicas: report.takes_no_replicas,
             load: self.load.take(Instant::now()),
         };
+        let request = self.placement_drivers.request(request);
         self.call(|mut client| async move { client.store_heartbeat(request).await })
             .await
     }
@@ -320,8 +313,8 @@ impl Placement {
         if !self.regions.addresses().were_wanted() {
             return Ok(());
         }
-        let asked =
-            self.call(|mut client| async move { client.get_stores(GetStoresRequest {}).await });
+        let request = self.placement_drivers.request(GetStoresRequest {});
+        let asked = self.call(|mut client| async move { client.get_stores(request).await });
         let Ok(GetStoresResponse { stores }) = asked.await else {
             return Ok(());
         };
@@ -352,21 +345,19 @@ impl Placement {
     /// Calls the current placement driver. A failure moves on to the next one.
     async fn call<T, F>(&mut self, call: impl FnOnce(PdClient<Channel>) -> F) -> Result<T, Status>
     where
-        F: Future<Output = Result<tonic::Response<T>, Status>>,
+        F: Future<Output = Result<Response<T>, Status>>,
     {
-        let Some((address, client)) = self.placement_drivers.get(self.current) else {
-            return Err(Status::failed_precondition("no placement driver is named"));
+        let over = |channel: Channel| {
+            let client = PdClient::new(channel);
+            call(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
         };
-        let answer = timeout(PD_CALL_TIMEOUT, call(client.clone())).await;
-        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-        let answer = answer.map_err(|status| {
-            let details = status.details().to_vec().into();
-            Status::with_details(status.code(), describe(&status, address), details)
-        });
+        let asked = self.current;
+        let answer = self.placement_drivers.call(asked, PD_CALL_TIMEOUT, over);
+        let answer = answer.await;
         if answer.is_err() {
-            self.current = (self.current + 1) % self.placement_drivers.len();
+            self.current = self.placement_drivers.after(asked);
         }
-        answer.map(tonic::Response::into_inner)
+        answer
     }
 
     /// Takes the turn to write a failure to the log, if there is one: a lasting failure has a turn every few seconds.
@@ -376,15 +367,6 @@ impl Placement {
             self.logged_at = Some(Instant::now());
         }
         has_turn
-    }
-}
-
-/// The failure in one line: what the placement driver said, or why it did not answer.
-fn describe(status: &Status, pd_address: &str) -> String {
-    match (status.code(), &*call_failure(status)) {
-        (Code::Unimplemented, _) => format!("{pd_address} is no placement driver; see --pd"),
-        (code, "") => format!("{pd_address}: {code}"),
-        (_, message) => format!("{pd_address}: {message}"),
     }
 }
 
@@ -399,7 +381,8 @@ fn is_final(status: &Status) -> bool {
     }
 }
 
-/// Whether the refusal is final: the store belongs to another cluster, or another process lives with its id.
+/// Whether the refusal is final: the store belongs to another cluster, or another process lives with its id. One for who the store is
+/// ends when an operator has given it a token or the right.
 fn is_refusal(code: Code) -> bool {
     matches!(
         code,

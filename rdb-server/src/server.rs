@@ -16,9 +16,11 @@ use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
 use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
 use rdb_proto::transport::tls::{self, ClientTls, TlsKeeper};
 use rdb_proto::transport::{
-    HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
+    HealthHandle, ServeOptions, Services, UnservedCalls, WarningAbout, health,
+    raise_open_files_limit, serve,
 };
 use rdb_raft::group::GroupState;
+use rdb_raft::transport::Dialing;
 use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -32,7 +34,9 @@ use crate::error::ServerError;
 use crate::leaderless::Leaderless;
 use crate::metrics::{Figures, LoadMeter, StoreSource};
 use crate::placement::Placement;
+use crate::placement_drivers::PlacementDrivers;
 use crate::regions::{Damage, Regions};
+use crate::rights::{Mark, RightsCopy, RightsKeeper};
 use crate::router::Router;
 use crate::service::{BatchService, CasService, RawService, RegionAdminService};
 use crate::starts::note_outdated;
@@ -78,17 +82,30 @@ impl Server {
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(router.figures());
         let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
         let client_tls = config.client_tls().map_err(ConfigError::from)?;
-        let connector = client_tls.as_ref().map(ClientTls::connector);
+        let dialing = Dialing {
+            connector: client_tls.as_ref().map(ClientTls::connector),
+            token: config.auth_token()?,
+        };
+        let (connector, token) = (dialing.connector.clone(), dialing.token.clone());
+        let placement_drivers = PlacementDrivers::new(&config.pd, connector, token)?;
+        let (directory, options) = (config.data_dir.clone(), config.storage_options());
+        let open = move || {
+            let storage = Storage::open(directory, options)?;
+            let mark = Mark::open(&storage.directory());
+            Ok::<_, ServerError>((storage, mark))
+        };
+        raise_open_files_limit(config.serve.connections_max);
+        let (storage, mark) = spawn_blocking(open).await??;
+        let rights = RightsCopy::new(mark.may_be_there(), config.auth_stale_max());
+        let rights = Arc::new(rights);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
             tls: server_tls.clone(),
             store_connections_max: STORE_CONNECTIONS_MAX,
             handed_over: Some(handed_over.clone()),
+            guard: Some(Arc::clone(rights.guard())),
             ..config.serve.options().map_err(ConfigError::from)?
         };
-        raise_open_files_limit(config.serve.connections_max);
-        let (directory, options) = (config.data_dir.clone(), config.storage_options());
-        let storage = spawn_blocking(move || Storage::open(directory, options)).await??;
         let regions = Arc::new(
             Regions::open(
                 storage.clone(),
@@ -96,7 +113,7 @@ impl Server {
                 config.durability,
                 config.timing(),
                 config.raft_log_mib_max << 20,
-                connector.clone(),
+                dialing,
             )
             .await?,
         );
@@ -114,14 +131,15 @@ impl Server {
             .clone()
             .unwrap_or_else(|| local_addr.to_string());
 
+        let rights_keeper = RightsKeeper::new(placement_drivers.clone(), Arc::clone(&rights), mark);
         let placement = Placement::new(
-            &config.pd,
+            placement_drivers,
             advertised.clone(),
             storage.clone(),
             Arc::clone(&regions),
+            Arc::clone(&rights),
             LoadMeter::new(Arc::clone(router.figures()), storage.clone()),
             registered,
-            connector,
         )?;
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
@@ -135,6 +153,7 @@ impl Server {
             storage: storage.clone(),
             durability: config.durability,
             regions: Arc::clone(&regions),
+            rights: Arc::clone(&rights),
             figures: Arc::clone(router.figures()),
             transport: TransportMetrics::of(&serve_options),
             addr: local_addr,
@@ -145,6 +164,7 @@ impl Server {
             registration,
             storage.clone(),
             Arc::clone(&regions),
+            rights,
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -170,6 +190,7 @@ impl Server {
             let ended = tokio::select! {
                 refused = placement.run() => refused,
                 () = health_keeper => Ok(()),
+                () = rights_keeper.run() => Ok(()),
                 () = tls::keep(tls_keeper) => Ok(()),
                 () = of_drain.keep() => Ok(()),
                 () = of_drain.follow() => Ok(()),
@@ -272,13 +293,15 @@ impl ServerProcess for Server {
     }
 }
 
-/// Keeps the health status. A store is healthy when it is registered, takes the writes of every region that it leads, and hears of
-/// who leads the others. It has started when it is registered and writes to its disk: a single region does not hold that up.
+/// Keeps the health status. A store is healthy when it is registered, has rights that hold where they are enforced, takes the writes of
+/// every region that it leads, and hears of who leads the others. It has started when it is registered and writes to its disk: a single
+/// region does not hold that up.
 async fn keep_health(
     health: HealthHandle,
     mut registration: watch::Receiver<bool>,
     storage: Storage,
     regions: Arc<Regions>,
+    rights: Arc<RightsCopy>,
 ) {
     let (mut writes, mut log_writes) = (storage.write_health(), regions.log_health());
     let (mut groups, mut served) = (regions.states(), regions.served());
@@ -298,6 +321,7 @@ async fn keep_health(
             matches!(write_health, WriteHealth::Stopped { .. }) || log_cause.is_some();
         let causes = [
             (!registered).then(|| "it has not registered with the placement driver".to_owned()),
+            rights.refusal(),
             damage(&damaged.borrow_and_update()),
             left_out(&storage.unfinished_installs()),
             write_health.cause(),
@@ -314,6 +338,7 @@ async fn keep_health(
         }
         was_serving = serving.is_ok();
         health.set(serving);
+        health.warn(WarningAbout::Rights, rights.warning());
         if registered && !has_stopped {
             health.set_started();
         }
@@ -324,7 +349,7 @@ async fn keep_health(
             changed = groups.changed() => changed,
             changed = served.changed() => changed,
             changed = damaged.changed() => changed,
-            // That a leader is not heard of is no change.
+            // That a leader is not heard of is no change, and neither is what becomes of rights.
             _ = looks.tick() => Ok(()),
         };
         if changed.is_err() {

@@ -19,13 +19,12 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use rdb_proto::raftpb::Item;
 use rdb_proto::raftpb::answer::Outcome;
 use rdb_proto::raftpb::item::Request;
-use rdb_proto::transport::Connector;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::append_sender::replicate;
 use super::connection::Connection;
-use super::dial::Dialer;
+use super::dial::{Dialer, Dialing};
 use super::lane::Outgoing;
 use super::link::Link;
 use super::snapshot::Sending;
@@ -59,23 +58,23 @@ impl Transport {
         addresses: Arc<dyn AddressBook>,
         starts: Arc<Starts>,
     ) -> Self {
-        Self::with_connector(identity, timing, addresses, starts, None)
+        Self::with_dialing(identity, timing, addresses, starts, Dialing::default())
     }
 
-    /// The same over another network than TCP, if there is a connector.
-    pub fn with_connector(
+    /// The same with a certain way to connect.
+    pub fn with_dialing(
         identity: StoreIdentity,
         timing: Timing,
         addresses: Arc<dyn AddressBook>,
         starts: Arc<Starts>,
-        connector: Option<Connector>,
+        dialing: Dialing,
     ) -> Self {
         let dialer = Dialer {
             identity,
             timing,
             addresses,
             starts,
-            connector,
+            dialing,
         };
         Self(Arc::new(Links {
             dialer,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join;
+use rdb_proto::auth::{AUTHORIZATION, TokenFile};
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{Envelope, Reply};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
@@ -13,8 +14,10 @@ use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::codegen::http::HeaderMap;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::connection::{Connection, Ended, LANE_ITEMS_MAX};
 use super::greeting::StoreIdentity;
@@ -26,6 +29,15 @@ use crate::timing::Timing;
 /// How long an attempt may take, from the question for the address to the answers to both greetings.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How other stores are connected to, and what this store shows them.
+#[derive(Clone, Default)]
+pub struct Dialing {
+    /// `None`: over TCP, as plain text.
+    pub connector: Option<Connector>,
+    /// Shown with each stream. `None`: who this store is, its certificate says, if anything does.
+    pub token: Option<TokenFile>,
+}
+
 /// Connects to other stores.
 #[derive(Clone)]
 pub(super) struct Dialer {
@@ -33,8 +45,7 @@ pub(super) struct Dialer {
     pub(super) timing: Timing,
     pub(super) addresses: Arc<dyn AddressBook>,
     pub(super) starts: Arc<Starts>,
-    /// `None`: over TCP.
-    pub(super) connector: Option<Connector>,
+    pub(super) dialing: Dialing,
 }
 
 impl Dialer {
@@ -69,11 +80,22 @@ impl Dialer {
         let endpoint = endpoint
             .http2_keep_alive_interval(silence)
             .keep_alive_timeout(silence * 2);
-        let channel = match self.connector.clone() {
+        let channel = match self.dialing.connector.clone() {
             Some(connector) => endpoint.connect_with_connector(connector).await,
             None => endpoint.connect().await,
         };
         channel.map_err(|error| innermost(&error).to_string())
+    }
+
+    /// What begins a stream, with this store's token.
+    pub(super) fn request<T>(&self, messages: T) -> Request<T> {
+        let mut request = Request::new(messages);
+        if let Some(token) = &self.dialing.token {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, token.header_value());
+            *request.metadata_mut() = MetadataMap::from_headers(headers);
+        }
+        request
     }
 
     async fn greet(&self, store_id: u64, channel: Channel) -> Result<Open, String> {
@@ -92,8 +114,8 @@ impl Dialer {
             .max_decoding_message_size(REPLY_BYTES_MAX);
         let (mut for_bulk, mut for_urgent) = (client.clone(), client.clone());
         let accepted = try_join(
-            for_bulk.bulk(bulk_envelopes),
-            for_urgent.urgent(urgent_envelopes),
+            for_bulk.bulk(self.request(bulk_envelopes)),
+            for_urgent.urgent(self.request(urgent_envelopes)),
         );
         let welcomed = async {
             let (bulk, urgent) = accepted.await?;
@@ -104,7 +126,7 @@ impl Dialer {
                 if refused.code() == Code::AlreadyExists {
                     self.starts.note_outdated(store_id, own_start);
                 }
-                call_failure(&refused).into_owned()
+                refusal(&refused)
             })?;
         // The channel may have connected twice.
         if start != start_of_urgent {
@@ -122,6 +144,17 @@ impl Dialer {
             _client: client,
             _close: close,
         })
+    }
+}
+
+/// Why the other store has refused a stream.
+pub(super) fn refusal(refused: &Status) -> String {
+    let cause = call_failure(refused);
+    match refused.code() {
+        Code::Unauthenticated | Code::PermissionDenied => {
+            format!("it does not take this store for a store of its cluster: {cause}")
+        }
+        _ => cause.into_owned(),
     }
 }
 

@@ -83,6 +83,7 @@ mod wire;
 
 pub use address_book::AddressBook;
 pub use client::{Client, PeerNetwork, Transport};
+pub use dial::Dialing;
 pub use greeting::StoreIdentity;
 pub use service::PeerService;
 pub use starts::{STARTS_MAX, Starts};

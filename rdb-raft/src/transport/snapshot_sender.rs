@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::dial::{CONNECT_TIMEOUT, Dialer};
+use super::dial::{CONNECT_TIMEOUT, Dialer, refusal};
 use super::link::Link;
 use super::snapshot::{PATIENCE, Sending, is_for};
 use super::wire;
@@ -192,9 +192,10 @@ impl SnapshotRoute<'_> {
         let mut client = RaftPeerClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (parts, sent) = mpsc::channel(1);
         parts.try_send(start).map_err(text)?;
-        let replies = timeout(PATIENCE, client.snapshot(stream_of(sent))).await;
+        let request = self.dialer.request(stream_of(sent));
+        let replies = timeout(PATIENCE, client.snapshot(request)).await;
         let replies = replies.map_err(|_| STALLED)?;
-        let replies = replies.map_err(|refused| refused.message().to_owned())?;
+        let replies = replies.map_err(|refused| refusal(&refused))?;
         Ok((client, parts, replies.into_inner()))
     }
 

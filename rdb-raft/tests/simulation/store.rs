@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, ready};
 use rdb_proto::transport::{ServeOptions, Services, serve};
 use rdb_raft::group::{Group, GroupState};
 use rdb_raft::log::LogDevice;
-use rdb_raft::transport::{AddressBook, PeerService, Starts, StoreIdentity, Transport};
+use rdb_raft::transport::{AddressBook, Dialing, PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, Timing};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -123,8 +123,11 @@ pub(crate) async fn run(store_id: u64, world: Arc<World>) -> turmoil::Result {
     let serving = serve(listening, services, options, CancellationToken::new());
     tokio::spawn(serving);
 
-    let connector = Some(connector(store_id, &world));
-    let transport = Transport::with_connector(identity, TIMING, Arc::new(Names), starts, connector);
+    let dialing = Dialing {
+        connector: Some(connector(store_id, &world)),
+        token: None,
+    };
+    let transport = Transport::with_dialing(identity, TIMING, Arc::new(Names), starts, dialing);
     transport.greet(world.store_ids().filter(|id| *id != store_id));
     tokio::spawn(watch_states(store_id, node.states(), Arc::clone(&world)));
     for (group_id, list) in lists {

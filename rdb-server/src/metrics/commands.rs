@@ -86,6 +86,8 @@ labelled! {
         Busy = "busy",
         /// It breaks a limit, or says what it must not.
         Invalid = "invalid",
+        /// Its caller may not do that.
+        Denied = "denied",
         /// It may have been applied, or not.
         Undetermined = "undetermined",
         /// It was certainly not applied, for another reason.
@@ -133,6 +135,7 @@ impl Kind {
             | Answered::GivenUp
             | Answered::NotLeader
             | Answered::Misrouted
+            | Answered::Denied
             | Answered::Failed => self != Self::Unknown,
             Answered::NotReady | Answered::Busy | Answered::Invalid => true,
         }
@@ -197,6 +200,10 @@ impl Answered {
                 code: Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented,
                 ..
             }) => Self::Invalid,
+            Rejection::Fault(Fault {
+                code: Code::PermissionDenied | Code::Unauthenticated,
+                ..
+            }) => Self::Denied,
             Rejection::Fault(Fault {
                 fate: Fate::Unknown,
                 ..
@@ -535,6 +542,14 @@ mod tests {
             (
                 fault(Code::InvalidArgument, Fate::NotApplied),
                 Answered::Invalid,
+            ),
+            (
+                fault(Code::PermissionDenied, Fate::NotApplied),
+                Answered::Denied,
+            ),
+            (
+                fault(Code::Unauthenticated, Fate::NotApplied),
+                Answered::Denied,
             ),
             (fault(Code::Unavailable, Fate::NotApplied), Answered::Failed),
             (fault(Code::Internal, Fate::Unknown), Answered::Undetermined),

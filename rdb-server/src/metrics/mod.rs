@@ -4,7 +4,8 @@
 //! - [`Arrival`]: when durations begin. `slow` is the line of the log about commands that took long, `traced` has the spans of those that
 //!   are parts of traces.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
-//!   above, and those that storage, log, groups and transport have counted. `database` and `replication` have the names of the latter.
+//!   above, and those that storage, log, groups and transport have counted. `database`, `replication` and `rights` have the names of the
+//!   latter.
 //! - [`LoadMeter`]: what the placement driver is told of it. `page` is what the store's page shows.
 //!
 //! Invariants:
@@ -19,6 +20,7 @@ mod load;
 mod page;
 mod proposals;
 mod replication;
+mod rights;
 mod slow;
 mod source;
 mod traced;

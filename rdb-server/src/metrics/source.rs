@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Figures, database, replication};
+use super::{Figures, database, replication, rights};
 use crate::regions::{RegionCounts, Regions};
+use crate::rights::RightsCopy;
 
 /// What a store has to show.
 pub(crate) struct StoreSource {
@@ -24,6 +25,7 @@ pub(crate) struct StoreSource {
     pub(crate) storage: Storage,
     pub(crate) durability: Durability,
     pub(crate) regions: Arc<Regions>,
+    pub(crate) rights: Arc<RightsCopy>,
     pub(crate) figures: Arc<Figures>,
     pub(crate) transport: TransportMetrics,
     pub(crate) addr: SocketAddr,
@@ -39,7 +41,7 @@ impl Source for StoreSource {
         self.health.warning()
     }
 
-    /// It takes calls once it is registered, also while it cannot serve one of its regions.
+    /// It takes calls once it is registered, also while it cannot serve one of its regions. Without rights that hold it takes none.
     fn readiness(&self) -> Result<(), String> {
         if self.drain.is_cancelled() {
             return Err("it is stopping".to_owned());
@@ -47,7 +49,10 @@ impl Source for StoreSource {
         if !*self.registration.borrow() {
             return Err("it has not registered with the placement driver".to_owned());
         }
-        Ok(())
+        match self.rights.refusal() {
+            Some(cause) => Err(cause),
+            None => Ok(()),
+        }
     }
 
     fn describe(&self) -> Vec<(&'static str, Value)> {
@@ -82,6 +87,7 @@ impl Source for StoreSource {
                     "raft_log_bytes": log.table_bytes,
                 }),
             ),
+            ("auth", rights::describe(self.rights.guard())),
         ]
     }
 
@@ -149,6 +155,7 @@ impl Source for StoreSource {
         self.figures.commands.write_to(exposition)?;
         self.figures.proposals.write_to(exposition)?;
         self.transport.write(exposition)?;
+        rights::write_to(self.rights.guard(), exposition)?;
         let storage = self.storage.figures();
         let log = self.regions.log_database_figures();
         database::write_to(&storage, &log, exposition)?;

@@ -33,10 +33,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex as Lock, MutexGuard, OnceLock, PoisonError};
 
-use rdb_proto::transport::Connector;
 use rdb_raft::group::GroupState;
 use rdb_raft::log::LogHealth;
-use rdb_raft::transport::{PeerService, Starts, StoreIdentity, Transport};
+use rdb_raft::transport::{Dialing, PeerService, Starts, StoreIdentity, Transport};
 use rdb_raft::{Node, Timing};
 use rdb_storage::{Durability, LogDatabase, Storage};
 use tokio::runtime::Handle;
@@ -69,8 +68,8 @@ pub(crate) struct Regions {
     damaged: watch::Sender<BTreeMap<u64, Damage>>,
     /// Who this store is, once it has registered.
     identity: Arc<OnceLock<StoreIdentity>>,
-    /// How other stores are connected to. `None`: over TCP, as plain text.
-    connector: Option<Connector>,
+    /// How other stores are connected to.
+    dialing: Dialing,
     /// The ways to other stores, once this one has registered.
     transport: OnceLock<Transport>,
     replicas: Lock<Replicas>,
@@ -92,14 +91,14 @@ pub(crate) struct Regions {
 const ORDERS_MAX: usize = 64;
 
 impl Regions {
-    /// Opens the log of a storage. There are no groups yet. Other stores are connected to with `connector`, if there is one.
+    /// Opens the log of a storage. There are no groups yet. Other stores are connected to as `dialing` says.
     pub(crate) async fn open(
         storage: Storage,
         router: Router,
         durability: Durability,
         timing: Timing,
         log_bytes_max: u64,
-        connector: Option<Connector>,
+        dialing: Dialing,
     ) -> Result<Self, ServerError> {
         let of_log = storage.clone();
         let opened = spawn_blocking(move || {
@@ -128,7 +127,7 @@ impl Regions {
             starts,
             damaged: watch::Sender::default(),
             identity: Arc::default(),
-            connector,
+            dialing,
             transport: OnceLock::new(),
             replicas: Lock::default(),
             sizes: Sizes::default(),
@@ -201,8 +200,8 @@ impl Regions {
     fn transport(&self, identity: StoreIdentity) -> &Transport {
         self.transport.get_or_init(|| {
             let (addresses, starts) = (Arc::clone(&self.addresses), Arc::clone(&self.starts));
-            let (timing, connector) = (*self.node.timing(), self.connector.clone());
-            Transport::with_connector(identity, timing, addresses, starts, connector)
+            let (timing, dialing) = (*self.node.timing(), self.dialing.clone());
+            Transport::with_dialing(identity, timing, addresses, starts, dialing)
         })
     }
 

@@ -61,7 +61,7 @@ async fn fixture_in(directory: TempDir, durability: Durability) -> Fixture {
         durability,
         Timing::default(),
         1 << 30,
-        None,
+        Dialing::default(),
     );
     let regions = opened.await.expect("a new log");
     assert!(!regions.restore().await.expect("nothing is stored"));

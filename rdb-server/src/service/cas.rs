@@ -1,5 +1,6 @@
 //! `kvrpc.KvCas`: the versioned keyspace.
 
+use rdb_proto::auth::Keyspace;
 use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, ScanRequest, ScanResponse, VersionedKeyValue,
     kv_cas_server::KvCas,
@@ -53,8 +54,17 @@ impl KvCas for CasService {
             region_error: None,
         };
         let read = RegionHandle::multi_get_versioned;
-        let parts = (context, keys);
-        let found = several::get(&self.router, &mut begun, parts, read, entry, response).await;
+        let (versioned, parts) = (Keyspace::Versioned, (context, keys));
+        let found = several::get(
+            &self.router,
+            &mut begun,
+            versioned,
+            parts,
+            read,
+            entry,
+            response,
+        );
+        let found = found.await;
         respond(begun.end(found))
     }
 
@@ -73,8 +83,9 @@ impl KvCas for CasService {
             resume_key,
             region_error: None,
         };
-        let read = RegionHandle::scan_versioned;
-        let page = several::scan(&self.router, &mut begun, parts, read, response).await;
+        let (versioned, read) = (Keyspace::Versioned, RegionHandle::scan_versioned);
+        let page = several::scan(&self.router, &mut begun, versioned, parts, read, response);
+        let page = page.await;
         respond(begun.end(page))
     }
 }

@@ -1,4 +1,7 @@
-//! The gRPC services: decode, validate, find the region, delegate, respond.
+//! The gRPC services: decode, validate, check what the caller may do, find the region, delegate, respond.
+//!
+//! Each command is checked against the rights of its moment, before it is routed or read. So neither answer nor delay tells whoever
+//! may not read a key whether it exists. The check is in `point` and `several`, for operators in the transport.
 //!
 //! - `raw` and `cas` serve the methods of the two keyspaces, `batch` serves the stream.
 //! - `point` serves the commands for one key, for all three.
@@ -16,6 +19,8 @@ mod region_admin;
 mod respond;
 mod room;
 mod several;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use batch::BatchService;
 pub(crate) use cas::CasService;

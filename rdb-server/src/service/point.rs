@@ -1,6 +1,7 @@
 //! Point commands: the operation of each, and the response that is made of its result. Unary calls and streams share them.
 //! [`rdb_proto::point`] has the recipe for adding one.
 
+use rdb_proto::auth::{Keyspace, Pass, Permission};
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{
@@ -73,6 +74,31 @@ pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
     };
     command.validate()?;
     Ok(Operation::Write(command, response))
+}
+
+/// Checks that the caller may do what a request asks for, to its key. Before it is routed: where a key is, and whether it exists, is for
+/// those who may know.
+pub(super) fn check(pass: &Pass, request: &Request) -> Result<(), Rejection> {
+    // A swap and a delete that conflict answer with the value: whoever writes may read, too.
+    let (permission, keyspace) = match request {
+        Request::RawGet(_) => (Permission::Read, Keyspace::Raw),
+        Request::RawPut(_) | Request::RawDelete(_) => (Permission::Write, Keyspace::Raw),
+        Request::Get(_) => (Permission::Read, Keyspace::Versioned),
+        Request::CompareAndSwap(_) | Request::CompareAndDelete(_) => {
+            (Permission::Write, Keyspace::Versioned)
+        }
+    };
+    Ok(pass.check_key(permission, keyspace, request.key())?)
+}
+
+/// The same for a read that has waited since it was checked.
+pub(super) fn check_read(pass: &Pass, read: &PointRead) -> Result<(), Rejection> {
+    let keyspace = if read.is_raw() {
+        Keyspace::Raw
+    } else {
+        Keyspace::Versioned
+    };
+    Ok(pass.check_key(Permission::Read, keyspace, read.key())?)
 }
 
 fn raw_found(found: PointValue) -> Result<Response, Rejection> {
@@ -200,6 +226,7 @@ async fn execute(
     request: Request,
 ) -> Result<Response, Rejection> {
     let call = begun.call();
+    check(&call.caller().pass()?, &request)?;
     let (context, key) = (request.context().copied(), request.key().clone());
     let operation = operation(request)?;
     let region = router.for_key(context.as_ref(), &key)?;

@@ -1,6 +1,7 @@
 //! `kvrpc.KvRaw`: the raw keyspace.
 
 use bytes::Bytes;
+use rdb_proto::auth::{Keyspace, Permission};
 use rdb_proto::kvrpc::{
     KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
     RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
@@ -46,6 +47,7 @@ impl RawService {
             begun.note_key(first);
         }
         command.validate()?;
+        several::check_keys(begun, Permission::Write, Keyspace::Raw, keys.iter())?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
         drop(keys);
         several::write(begun, &region, vec![command]).await?;
@@ -61,6 +63,7 @@ impl RawService {
             begun.note_key(first);
         }
         validate_keys(&keys)?;
+        several::check_keys(begun, Permission::Write, Keyspace::Raw, keys.iter())?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
         let deletes = keys.into_iter().map(|key| Command::DeleteRaw { key });
         several::write(begun, &region, deletes.collect()).await?;
@@ -83,6 +86,8 @@ impl RawService {
             end_key: end_key.clone(),
         };
         command.validate()?;
+        let (write, raw) = (Permission::Write, Keyspace::Raw);
+        several::check_range(begun, write, raw, &start_key, &end_key)?;
         let region = self
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
@@ -132,8 +137,9 @@ impl KvRaw for RawService {
             region_error: None,
         };
         let read = RegionHandle::multi_get_raw;
-        let parts = (context, keys);
-        let found = several::get(&self.router, &mut begun, parts, read, entry, response).await;
+        let (raw, parts) = (Keyspace::Raw, (context, keys));
+        let found = several::get(&self.router, &mut begun, raw, parts, read, entry, response);
+        let found = found.await;
         respond(begun.end(found))
     }
 
@@ -154,8 +160,8 @@ impl KvRaw for RawService {
             resume_key,
             region_error: None,
         };
-        let read = RegionHandle::scan_raw;
-        let page = several::scan(&self.router, &mut begun, parts, read, response).await;
+        let (raw, read) = (Keyspace::Raw, RegionHandle::scan_raw);
+        let page = several::scan(&self.router, &mut begun, raw, parts, read, response).await;
         respond(begun.end(page))
     }
 

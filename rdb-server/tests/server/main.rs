@@ -20,6 +20,7 @@ mod placement;
 mod raft_log;
 mod region_admin;
 mod repair_wal;
+mod rights;
 mod scrape;
 mod scripted_pd;
 mod service_manager;

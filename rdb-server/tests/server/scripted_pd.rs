@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::stream::{BoxStream, StreamExt, empty};
+use rdb_proto::auth::{Guard, Rights};
+use rdb_proto::authpb::auth_server::{Auth, AuthServer};
+use rdb_proto::authpb::{self, GetRightsRequest, GetRightsResponse};
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, Store};
 use rdb_proto::pdpb::pd_server::{Pd, PdServer};
 use rdb_proto::pdpb::*;
@@ -26,7 +29,7 @@ pub(crate) struct ScriptedPd {
     _drain: DropGuard,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Script {
     /// Those of the first store.
     regions: Arc<Mutex<Vec<Region>>>,
@@ -40,6 +43,37 @@ struct Script {
     heartbeats: Arc<Mutex<BTreeMap<u64, (StoreHeartbeatRequest, u64)>>>,
     step: Arc<Mutex<Option<RegionStep>>>,
     removed: Arc<Mutex<Vec<HeldPeer>>>,
+    /// Holds callers to the rights, as a real one does.
+    guard: Arc<Guard>,
+    /// `None`: they are not enforced.
+    rights: Arc<Mutex<Option<authpb::Rights>>>,
+    rights_version: Arc<AtomicUsize>,
+    knows_no_rights: Arc<AtomicBool>,
+    keeps_rights: Arc<AtomicBool>,
+    registrations: Arc<AtomicUsize>,
+    is_away: Arc<AtomicBool>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            regions: Arc::default(),
+            heartbeats_refused: Arc::default(),
+            refusals: Arc::default(),
+            stores: Arc::default(),
+            ids: Arc::default(),
+            heartbeats: Arc::default(),
+            step: Arc::default(),
+            removed: Arc::default(),
+            guard: Arc::new(Guard::off()),
+            rights: Arc::default(),
+            rights_version: Arc::default(),
+            knows_no_rights: Arc::default(),
+            keeps_rights: Arc::default(),
+            registrations: Arc::default(),
+            is_away: Arc::default(),
+        }
+    }
 }
 
 impl ScriptedPd {
@@ -49,9 +83,15 @@ impl ScriptedPd {
         let listener = listener.expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let script = Script::default();
-        let services = Services::default().add_service(PdServer::new(script.clone()));
+        let services = Services::default()
+            .add_service(PdServer::new(script.clone()))
+            .add_service(AuthServer::new(script.clone()));
         let drain = CancellationToken::new();
-        let serving = serve(listener, services, ServeOptions::default(), drain.clone());
+        let options = ServeOptions {
+            guard: Some(Arc::clone(&script.guard)),
+            ..ServeOptions::default()
+        };
+        let serving = serve(listener, services, options, drain.clone());
         tokio::spawn(async move { drop(serving.await) });
         let pd = Self {
             address,
@@ -122,6 +162,44 @@ impl ScriptedPd {
         *lock(&self.script.step) = step;
     }
 
+    /// Enforces the rights of these users, in the order of their names, and of nobody else.
+    pub(crate) fn enforce(&self, users: Vec<authpb::User>) {
+        let version = self.script.rights_version.fetch_add(1, Ordering::SeqCst) as u64 + 1;
+        let rights = authpb::Rights { version, users };
+        let compiled = Rights::of(&rights).expect("the test gives valid ones");
+        self.script.guard.set(Some(Arc::new(compiled)));
+        *lock(&self.script.rights) = Some(rights);
+    }
+
+    /// Enforces no rights any more.
+    pub(crate) fn enforce_nothing(&self) {
+        self.script.guard.set(None);
+        *lock(&self.script.rights) = None;
+    }
+
+    /// From now on it is of a release that knows no rights.
+    pub(crate) fn forget_rights(&self) {
+        self.enforce_nothing();
+        self.script.knows_no_rights.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it does not say whether it enforces rights.
+    pub(crate) fn keep_rights(&self, keeps_rights: bool) {
+        self.script
+            .keeps_rights
+            .store(keeps_rights, Ordering::SeqCst);
+    }
+
+    /// How many registrations it has taken.
+    pub(crate) fn registrations(&self) -> usize {
+        self.script.registrations.load(Ordering::SeqCst)
+    }
+
+    /// Whether it answers nothing that stores ask.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.script.is_away.store(is_away, Ordering::SeqCst);
+    }
+
     /// Names these replicas as removed in every answer to a store that holds one.
     pub(crate) fn name_removed(&self, removed: Vec<HeldPeer>) {
         *lock(&self.script.removed) = removed;
@@ -152,12 +230,85 @@ fn region(id: u64, start_key: &str, end_key: &str) -> Region {
 
 type Answer<T> = Result<Response<T>, Status>;
 
+impl Script {
+    fn check_here(&self) -> Result<(), Status> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("the test has it away"));
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Auth for Script {
+    async fn get_rights(&self, request: Request<GetRightsRequest>) -> Answer<GetRightsResponse> {
+        self.check_here()?;
+        if self.keeps_rights.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("the test keeps them"));
+        }
+        if self.knows_no_rights.load(Ordering::SeqCst) {
+            return Err(Status::unimplemented("an older release"));
+        }
+        let known = request.into_inner().known_version;
+        let rights = lock(&self.rights).clone();
+        Ok(Response::new(GetRightsResponse {
+            enforced: rights.is_some(),
+            rights: rights.filter(|rights| rights.version != known),
+        }))
+    }
+
+    async fn enable(&self, _: Request<authpb::EnableRequest>) -> Answer<authpb::EnableResponse> {
+        Err(for_clients())
+    }
+
+    async fn add_user(
+        &self,
+        _: Request<authpb::AddUserRequest>,
+    ) -> Answer<authpb::AddUserResponse> {
+        Err(for_clients())
+    }
+
+    async fn remove_user(
+        &self,
+        _: Request<authpb::RemoveUserRequest>,
+    ) -> Answer<authpb::RemoveUserResponse> {
+        Err(for_clients())
+    }
+
+    async fn change_token(
+        &self,
+        _: Request<authpb::ChangeTokenRequest>,
+    ) -> Answer<authpb::ChangeTokenResponse> {
+        Err(for_clients())
+    }
+
+    async fn get_users(
+        &self,
+        _: Request<authpb::GetUsersRequest>,
+    ) -> Answer<authpb::GetUsersResponse> {
+        Err(for_clients())
+    }
+
+    async fn grant(&self, _: Request<authpb::GrantRequest>) -> Answer<authpb::GrantResponse> {
+        Err(for_clients())
+    }
+
+    async fn revoke(&self, _: Request<authpb::RevokeRequest>) -> Answer<authpb::RevokeResponse> {
+        Err(for_clients())
+    }
+
+    async fn check(&self, _: Request<authpb::CheckRequest>) -> Answer<authpb::CheckResponse> {
+        Err(for_clients())
+    }
+}
+
 #[tonic::async_trait]
 impl Pd for Script {
     async fn register_store(
         &self,
         request: Request<RegisterStoreRequest>,
     ) -> Answer<RegisterStoreResponse> {
+        self.check_here()?;
         let store_id = {
             let mut ids = lock(&self.ids);
             let next = STORE_ID + ids.len() as u64;
@@ -165,6 +316,7 @@ impl Pd for Script {
         };
         let mut regions = lock(&self.regions).clone();
         regions.retain(|_| store_id == STORE_ID);
+        self.registrations.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(RegisterStoreResponse {
             cluster_id: CLUSTER_ID,
             store_id,
@@ -176,6 +328,7 @@ impl Pd for Script {
         &self,
         request: Request<StoreHeartbeatRequest>,
     ) -> Answer<StoreHeartbeatResponse> {
+        self.check_here()?;
         let request = request.into_inner();
         let step = (*lock(&self.step)).filter(|step| {
             let mut leads = request.leads.iter();
@@ -214,6 +367,7 @@ impl Pd for Script {
     }
 
     async fn get_stores(&self, _: Request<GetStoresRequest>) -> Answer<GetStoresResponse> {
+        self.check_here()?;
         let mut stores = lock(&self.stores).clone();
         if stores.is_empty() {
             let ids = lock(&self.ids).clone().into_iter();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use prost::Message;
+use rdb_proto::auth::Caller;
 use rdb_proto::batch;
 use rdb_proto::kvrpc::{BatchAnswer, BatchResponse, batch_answer::Response};
 use rdb_proto::transport::{CallBudget, Reservation};
@@ -85,6 +86,11 @@ impl<'a> Packing<'a> {
 
     pub(super) fn answer_count(&self) -> usize {
         self.response.answers.len()
+    }
+
+    /// Whom the response is for.
+    pub(super) fn caller(&self) -> &Caller {
+        self.call.caller()
     }
 
     pub(super) fn count_read(&mut self) {

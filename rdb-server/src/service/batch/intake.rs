@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
+use rdb_proto::auth::Caller;
 use rdb_proto::batch::{self, Traces};
 use rdb_proto::error::busy;
-use rdb_proto::errorpb::region_error;
 use rdb_proto::kvrpc::batch_command::Request;
 use rdb_proto::kvrpc::{BatchCommand, BatchRequest};
 use rdb_proto::metapb::Context;
@@ -40,11 +40,13 @@ pub(super) struct Intake {
     pub(super) reads: Vec<ReadGroup>,
 }
 
-/// Takes a message in. `arrived` is what the transport has charged for it.
+/// Takes a message in. `caller` has sent it, and what it may do is asked once for all of its commands. `arrived` is what the transport
+/// has charged for it.
 pub(super) fn take(
     request: batch::Request,
     arrival: Arrival,
     arrived: Option<Reservation>,
+    caller: &Caller,
     router: &Router,
     budgets: &BytesInFlight,
 ) -> Intake {
@@ -52,11 +54,15 @@ pub(super) fn take(
         message,
         message_bytes,
     } = request;
+    let figures = router.figures();
+    let pass = match caller.pass() {
+        Ok(pass) => pass,
+        Err(fault) => return Intake::refused(message, fault.into(), arrival, arrived, figures),
+    };
     let membership = match router.membership() {
         Ok(membership) => membership,
         Err(not_ready) => {
-            let kind = region_error::Kind::NotReady(not_ready);
-            return Intake::refused(message, kind, arrival, arrived, router.figures());
+            return Intake::refused(message, not_ready.into(), arrival, arrived, figures);
         }
     };
     let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
@@ -69,12 +75,11 @@ pub(super) fn take(
             none.is_some()
         }
     };
-    let figures = router.figures();
     let reservation = match reserved {
         Some(reservation) if fits => reservation,
         arrived => {
-            let kind = busy(BYTES_BACKOFF);
-            return Intake::refused(message, kind, arrival, arrived, figures);
+            let full = Rejection::Routing(busy(BYTES_BACKOFF));
+            return Intake::refused(message, full, arrival, arrived, figures);
         }
     };
     let BatchRequest {
@@ -92,7 +97,7 @@ pub(super) fn take(
         store_id,
         ..Context::default()
     };
-    let mut sorting = Sorting::new(&membership, context, figures.commands.traced());
+    let mut sorting = Sorting::new(&membership, context, pass, figures.commands.traced());
     let mut traces = Traces::new(&of_commands);
     for (position, command) in commands.into_iter().enumerate() {
         sorting.sort(command, traces.at(position));
@@ -108,15 +113,14 @@ pub(super) fn take(
 }
 
 impl Intake {
-    /// Gives all commands of a message the same routing answer.
+    /// Gives all commands of a message the same answer.
     fn refused(
         message: BatchRequest,
-        kind: region_error::Kind,
+        rejection: Rejection,
         arrival: Arrival,
         arrived: Option<Reservation>,
         figures: &Figures,
     ) -> Self {
-        let rejection = Rejection::Routing(kind);
         let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
         let commands = &figures.commands;
         let (mut traced, mut traces) = (commands.traced(), Traces::of(&message));

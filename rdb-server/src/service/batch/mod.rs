@@ -4,8 +4,8 @@
 //! to end: no messages are taken from a client that does not read its answers, and its reads are executed for at most one
 //! response ahead.
 //!
-//! - `intake` takes a message apart: it submits writes, one submission per region; it queues reads; it answers commands that
-//!   cannot be served.
+//! - `intake` takes a message apart: it checks what its sender may do; it submits writes, one submission per region; it queues reads; it
+//!   answers commands that cannot be served.
 //! - `writes` waits for the submissions.
 //! - `reads` executes the queued reads as far as a response has room. Values in memory are read at once. Jobs read values
 //!   that are not in memory or are too large, a few at a time.
@@ -58,10 +58,10 @@ mod tests {
     use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
     use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
     use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawGetRequest};
-    use tonic::Streaming;
     use tonic::transport::Channel;
+    use tonic::{Code, Streaming};
 
-    use super::super::fixture::{Served, guarded, until};
+    use super::super::fixture::{Served, User, guarded, until};
     use super::batch;
 
     const VALUE_BYTES: usize = 1 << 20;
@@ -76,17 +76,22 @@ mod tests {
         }
     }
 
-    /// A stream that reads a key so many times, and stays open.
-    async fn reads(channel: Channel, key: &'static str, count: u64) -> Streaming<batch::Response> {
+    /// A message that reads a key so many times.
+    fn reads_of(key: &'static str, count: u64) -> BatchRequest {
         let commands = (0..count).map(|id| BatchCommand {
             id,
             request: Some(Request::RawGet(get(key))),
             ..BatchCommand::default()
         });
-        let message = BatchRequest {
+        BatchRequest {
             commands: commands.collect(),
             ..BatchRequest::default()
-        };
+        }
+    }
+
+    /// A stream with such a message, which stays open.
+    async fn reads(channel: Channel, key: &'static str, count: u64) -> Streaming<batch::Response> {
+        let message = reads_of(key, count);
         let messages = stream::iter([message.into()]).chain(stream::pending());
         let mut client = KvBatchClient::new(channel);
         let opened = guarded("the stream is open", client.batch(messages)).await;
@@ -120,5 +125,39 @@ mod tests {
             assert!(call.expect("served").into_inner().value.is_some());
             assert!(is_held());
         }
+    }
+
+    /// They all came before, and wait until the client has taken the answers to those before them.
+    #[tokio::test]
+    async fn reads_that_wait_are_refused_once_the_right_to_them_is_revoked() {
+        let user = User::reader("own/");
+        let server = Served::start_guarded(Some(user.guard.clone())).await;
+        let storage = server.storage.clone();
+        let put = move || storage.put_raw("own/large", vec![b'v'; VALUE_BYTES]);
+        let put = tokio::task::spawn_blocking(put).await;
+        put.expect("no panic").expect("put");
+        let message = reads_of("own/large", READS);
+        let messages = stream::iter([message.into()]).chain(stream::pending());
+        let mut client = KvBatchClient::new(server.connect().await);
+        let opened = guarded("it is open", client.batch(user.request(messages))).await;
+        let mut answers = opened.expect("served").into_inner();
+        let (mut read, mut refused) = (0, 0);
+        while read + refused < READS {
+            let answer = guarded("an answer", answers.message()).await;
+            let answer = answer.expect("served").expect("it goes on");
+            for answer in answer.message.answers {
+                match answer.response {
+                    Some(Response::RawGet(_)) => read += 1,
+                    Some(Response::Fault(fault)) => {
+                        assert_eq!(fault.code, Code::PermissionDenied as u32);
+                        refused += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            user.grant_elsewhere();
+        }
+        assert!(read > 0, "the first answer came before");
+        assert!(refused > 0, "{read} were read");
     }
 }

@@ -3,6 +3,9 @@
 //! A value in memory is read at once. A read is *cold* when its value is not in memory, is larger than a response, or has no
 //! room yet. Cold reads are set aside for the jobs of the stream. A few jobs run at a time, each for a few keys. A job waits
 //! for the room that it needs, and reads on a blocking thread.
+//!
+//! A read may wait for long: until its client has taken the answers before it. So it is checked again if the rights have changed since
+//! its message came. Otherwise a client that takes answers slowly would read on after its right was revoked.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use std::{thread, vec};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use rdb_proto::auth::{Caller, Pass};
 use rdb_proto::error::Fault;
 use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation, Waited};
@@ -19,7 +23,7 @@ use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
-use super::super::point::ReadResponse;
+use super::super::point::{ReadResponse, check_read};
 use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
@@ -53,6 +57,14 @@ impl QueuedRead {
             ..self
         }
     }
+
+    /// Checks it against the rights of now.
+    fn check(&self, allowed: &Result<Pass, Fault>) -> Result<(), Rejection> {
+        match allowed {
+            Ok(pass) => check_read(pass, &self.read),
+            Err(fault) => Err(fault.clone().into()),
+        }
+    }
 }
 
 /// The reads of one message from one region.
@@ -61,10 +73,13 @@ pub(super) struct ReadGroup {
     pub(super) reads: vec::IntoIter<QueuedRead>,
     pub(super) message: Arc<Reservation>,
     pub(super) arrival: Arrival,
+    /// What they were checked against last.
+    pub(super) pass: Pass,
 }
 
 impl ReadGroup {
-    /// Executes reads as [`Reads::pack`] does. Returns whether the group is empty. `first` gets the first that is answered.
+    /// Executes reads as [`Reads::pack`] does. Returns whether the group is empty. `first` gets the first that is answered, and
+    /// `allowed` is what the sender may do now.
     fn pack(
         &mut self,
         packing: &mut Packing<'_>,
@@ -72,20 +87,31 @@ impl ReadGroup {
         tally: &mut Tally,
         traced: &mut Traced,
         first: &mut Option<FirstRead>,
+        allowed: &Result<Pass, Fault>,
     ) -> bool {
+        let pass = allowed.as_ref().unwrap_or(&self.pass);
+        let is_checked = allowed.is_ok() && pass.is_same(&self.pass);
         while let Some(queued) = self.reads.as_slice().first() {
             if packing.is_full() {
                 return false;
             }
             let room = packing.value_room();
             let read = |room| self.region.read_from_memory(&queued.read, room);
-            let found = match room.map(read) {
-                Some(Ok(Some(value))) => Some((queued.response)(value)),
-                Some(Err(ReadFailure::Rejected(rejection))) => Some(Err(rejection)),
-                Some(Err(ReadFailure::NeedsRoom { bytes })) if packing.would_fit_alone(bytes) => {
+            let checked = if is_checked {
+                Ok(())
+            } else {
+                queued.check(allowed)
+            };
+            let found = match checked.map(|()| room.map(read)) {
+                Err(rejection) => Some(Err(rejection)),
+                Ok(Some(Ok(Some(value)))) => Some((queued.response)(value)),
+                Ok(Some(Err(ReadFailure::Rejected(rejection)))) => Some(Err(rejection)),
+                Ok(Some(Err(ReadFailure::NeedsRoom { bytes })))
+                    if packing.would_fit_alone(bytes) =>
+                {
                     return false;
                 }
-                Some(Ok(None) | Err(ReadFailure::NeedsRoom { .. })) | None => None,
+                Ok(Some(Ok(None) | Err(ReadFailure::NeedsRoom { .. })) | None) => None,
             };
             packing.count_read();
             let Some(queued) = self.reads.next() else {
@@ -108,6 +134,7 @@ impl ReadGroup {
                     region: Arc::clone(&self.region),
                     message: Arc::clone(&self.message),
                     arrival: self.arrival,
+                    pass: pass.clone(),
                 }),
             }
         }
@@ -128,6 +155,7 @@ struct ColdRead {
     region: Arc<RegionHandle>,
     message: Arc<Reservation>,
     arrival: Arrival,
+    pass: Pass,
 }
 
 /// Reads some keys from the disk. Resolves to the reads that it has left out, and the answers to the others.
@@ -177,12 +205,14 @@ impl Reads {
             return;
         }
         let mut tally = Tally::default();
+        let allowed = packing.caller().pass();
         while let Some(group) = self.groups.front_mut() {
             let answered_before = packing.answer_count();
             let commands = &self.figures.commands;
             let (mut traced, mut first) = (commands.traced(), None);
             let cold = &mut self.cold;
-            let is_emptied = group.pack(packing, cold, &mut tally, &mut traced, &mut first);
+            let is_emptied =
+                group.pack(packing, cold, &mut tally, &mut traced, &mut first, &allowed);
             let (answered, arrival) = (packing.answer_count() - answered_before, &group.arrival);
             let now = Instant::now();
             commands.note_reads(arrival.took(now), answered);
@@ -210,8 +240,28 @@ impl Reads {
 
     /// Starts jobs for cold reads, as far as there are places.
     pub(super) fn start_jobs(&mut self, call: &CallBudget) {
+        self.look_again(call.caller());
         while let Some(job) = self.next_job(call) {
             self.jobs.push(job);
+        }
+    }
+
+    /// Has cold reads tried again, if the rights have changed since they were: their sender may not do them any more.
+    fn look_again(&mut self, caller: &Caller) {
+        let Some(first) = self.cold.front() else {
+            return;
+        };
+        if caller.pass().is_ok_and(|now| now.is_same(&first.pass)) {
+            return;
+        }
+        for cold in self.cold.drain(..).rev() {
+            self.groups.push_front(ReadGroup {
+                region: cold.region,
+                reads: vec![cold.queued].into_iter(),
+                message: cold.message,
+                arrival: cold.arrival,
+                pass: cold.pass,
+            });
         }
     }
 
@@ -495,6 +545,7 @@ mod tests {
             reads: reads.collect::<Vec<_>>().into_iter(),
             message: Arc::new(message),
             arrival: Arrival::of(call),
+            pass: Pass::anyone(),
         }
     }
 

@@ -136,7 +136,8 @@ impl CommandStream {
         let arrival = Arrival::of(&self.call);
         let arrived = self.call.take_arrived(request.message_bytes);
         let budgets = self.call.bytes_in_flight();
-        let taken = intake::take(request, arrival, arrived, &self.router, budgets);
+        let caller = self.call.caller();
+        let taken = intake::take(request, arrival, arrived, caller, &self.router, budgets);
         self.commands_in_flight += taken.command_count;
         for answered in taken.answered {
             self.ready.push(answered);

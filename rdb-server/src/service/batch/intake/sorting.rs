@@ -4,6 +4,7 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rdb_proto::auth::Pass;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand};
@@ -14,7 +15,7 @@ use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
 use tonic::Code;
 
-use super::super::super::point::{Operation, WriteResponse, operation};
+use super::super::super::point::{Operation, WriteResponse, check, operation};
 use super::super::answers::{AnswerGroup, answer};
 use super::super::reads::{QueuedRead, ReadGroup};
 use super::super::writes::MessageWrites;
@@ -31,6 +32,8 @@ pub(super) const PORTION_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Sorting<'a> {
     membership: &'a Membership,
     context: Context,
+    /// What the sender may do.
+    pass: Pass,
     answers: Vec<BatchAnswer>,
     regions: Vec<RegionCommands>,
     /// Memory of the reads without the message.
@@ -76,11 +79,17 @@ pub(super) struct Handing<'a> {
 }
 
 impl<'a> Sorting<'a> {
-    /// `context` says whom the message is for, and `traced` gathers the traces of what is refused.
-    pub(super) fn new(membership: &'a Membership, context: Context, traced: Traced) -> Self {
+    /// `context` says whom the message is for, `pass` what its sender may do, and `traced` gathers the traces of what is refused.
+    pub(super) fn new(
+        membership: &'a Membership,
+        context: Context,
+        pass: Pass,
+        traced: Traced,
+    ) -> Self {
         Self {
             membership,
             context,
+            pass,
             answers: Vec::new(),
             regions: Vec::new(),
             read_bytes: 0,
@@ -147,6 +156,7 @@ impl<'a> Sorting<'a> {
             request,
         } = command;
         let request = request.ok_or_else(unknown_command)?;
+        check(&self.pass, &request)?;
         let context = Context {
             region_id,
             region_epoch,
@@ -244,6 +254,7 @@ impl<'a> Sorting<'a> {
                     reads: reads.into_iter(),
                     message: Arc::clone(&of_reads),
                     arrival,
+                    pass: self.pass.clone(),
                 });
             }
         }

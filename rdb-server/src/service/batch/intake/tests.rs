@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use rdb_proto::auth::{Guard, Token};
+use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::{
-    BatchAnswer, CompareAndSwapRequest, GetRequest, RawGetRequest, RawPutRequest,
+    BatchAnswer, CompareAndDeleteRequest, CompareAndSwapRequest, GetRequest, RawDeleteRequest,
+    RawGetRequest, RawPutRequest,
 };
 use rdb_proto::metapb::Region;
 use rdb_proto::transport::CallBudget;
@@ -14,7 +17,9 @@ use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
 use rdb_storage::{Role, Storage, StorageOptions};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
+use super::super::super::fixture::User;
 use super::super::super::point::{Operation, operation};
 use super::super::answers::{Packing, ReadyAnswers};
 use super::sorting::{PORTION_BYTES_MAX, next_portion};
@@ -67,9 +72,13 @@ pub(in super::super) async fn fixture() -> Fixture {
 
 impl Fixture {
     fn take(&self, request: batch::Request) -> Intake {
+        self.take_from(&Caller::anyone(), request)
+    }
+
+    fn take_from(&self, caller: &Caller, request: batch::Request) -> Intake {
         let arrival = Arrival::of(&self.call);
         let budgets = self.call.bytes_in_flight();
-        take(request, arrival, None, &self.router, budgets)
+        take(request, arrival, None, caller, &self.router, budgets)
     }
 
     pub(in super::super) fn bytes_taken(&self) -> usize {
@@ -200,7 +209,8 @@ async fn a_message_that_was_admitted_is_taken_while_others_wait_for_room() {
     assert!(waiting.as_mut().now_or_never().is_none());
     let request = message([put("a")]);
     let arrival = Arrival::of(&fixture.call);
-    let intake = take(request, arrival, arrived, &fixture.router, budgets);
+    let caller = Caller::anyone();
+    let intake = take(request, arrival, arrived, &caller, &fixture.router, budgets);
     assert_eq!((intake.writes.len(), intake.answered.len()), (1, 0));
     for write in intake.writes {
         drop(write.await);
@@ -326,4 +336,113 @@ async fn writes_whose_stream_ends_are_given_up_and_counted_once() {
     assert_eq!(noted(&fixture), (0, 3));
     let given_up = fixture.router.figures().commands.counted(Kind::RawPut);
     assert_eq!(given_up, [(Answered::Done, 2), (Answered::GivenUp, 1)]);
+}
+
+/// Each kind of command, for this key.
+fn each_kind(key: &'static str) -> [Request; 6] {
+    [
+        put(key),
+        Request::RawDelete(RawDeleteRequest {
+            key: key.into(),
+            ..RawDeleteRequest::default()
+        }),
+        Request::CompareAndSwap(CompareAndSwapRequest {
+            key: key.into(),
+            ..CompareAndSwapRequest::default()
+        }),
+        Request::CompareAndDelete(CompareAndDeleteRequest {
+            key: key.into(),
+            expected_version: 1,
+            ..CompareAndDeleteRequest::default()
+        }),
+        get(key),
+        Request::Get(GetRequest {
+            key: key.into(),
+            ..GetRequest::default()
+        }),
+    ]
+}
+
+/// The ids of commands that were denied, and nothing else was answered.
+fn denied(fixture: &Fixture, groups: Vec<AnswerGroup>) -> Vec<u64> {
+    let answers = fixture.packed(groups).into_iter();
+    let denied = answers.map(|answer| match answer.response {
+        Some(Response::Fault(fault)) if fault.code == Code::PermissionDenied as u32 => {
+            let error = fault.error.expect("it has details");
+            assert_eq!(error.fate(), Fate::NotApplied);
+            assert!(error.cause.contains("ada lacks the right"), "{error:?}");
+            answer.id
+        }
+        other => panic!("{}: {other:?}", answer.id),
+    });
+    denied.collect()
+}
+
+#[tokio::test]
+async fn a_command_that_its_sender_may_not_give_is_answered_alone_and_the_others_are_taken() {
+    let fixture = fixture().await;
+    let count = |intake: &Intake| {
+        let reads = intake.reads.iter().map(|group| group.reads.len());
+        (intake.writes.len(), reads.sum::<usize>())
+    };
+    let both = || message(each_kind("own/a").into_iter().chain(each_kind("other")));
+    let caller = User::writer("own/").caller();
+    let intake = fixture.take_from(&caller, both());
+    assert_eq!(count(&intake), (1, 2), "one submission, two reads");
+    assert_eq!(denied(&fixture, intake.answered), [6, 7, 8, 9, 10, 11]);
+    for write in intake.writes {
+        drop(write.await);
+    }
+    let counted = fixture.router.figures().commands.counted(Kind::RawPut);
+    assert_eq!(counted, [(Answered::Done, 1), (Answered::Denied, 1)]);
+
+    let caller = User::reader("own/").caller();
+    let intake = fixture.take_from(&caller, both());
+    assert_eq!(count(&intake), (0, 2), "it only reads");
+    let others = [0, 1, 2, 3, 6, 7, 8, 9, 10, 11];
+    assert_eq!(denied(&fixture, intake.answered), others);
+}
+
+#[tokio::test]
+async fn whether_a_key_is_here_is_not_told_to_who_may_not_read_it() {
+    let fixture = fixture().await;
+    let caller = User::writer("own/").caller();
+    let mut elsewhere = message([get("other"), put("other")]);
+    for command in &mut elsewhere.message.commands {
+        command.region_id = 9;
+    }
+    let intake = fixture.take_from(&caller, elsewhere);
+    assert_eq!(denied(&fixture, intake.answered), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_message_sees_the_rights_of_its_own_moment() {
+    let fixture = fixture().await;
+    let user = User::writer("own/");
+    let caller = user.caller();
+    let own = || message([put("own/a"), get("own/a")]);
+    assert!(fixture.take_from(&caller, own()).answered.is_empty());
+    user.grant_elsewhere();
+    let intake = fixture.take_from(&caller, own());
+    assert_eq!(denied(&fixture, intake.answered), [0, 1]);
+    assert!(intake.writes.is_empty() && intake.reads.is_empty());
+}
+
+#[tokio::test]
+async fn without_rights_that_hold_a_message_is_refused_as_a_whole_and_may_be_sent_again() {
+    let fixture = fixture().await;
+    let guard = Arc::new(Guard::refusing());
+    let caller = Caller::with_token(guard, &Token::random());
+    let intake = fixture.take_from(&caller, message([put("a"), get("b")]));
+    assert!(intake.writes.is_empty() && intake.reads.is_empty());
+    let answers = fixture.packed(intake.answered).into_iter();
+    let codes = answers.map(|answer| match answer.response {
+        Some(Response::Fault(fault)) => {
+            let fate = fault.error.as_ref().map(|error| error.fate());
+            assert_eq!(fate, Some(Fate::NotApplied));
+            fault.code
+        }
+        other => panic!("{}: {other:?}", answer.id),
+    });
+    assert_eq!(codes.collect::<Vec<_>>(), [Code::Unavailable as u32; 2]);
 }

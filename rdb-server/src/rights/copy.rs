@@ -1,0 +1,221 @@
+//! The copy of the rights, and what is wrong with it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdb_proto::auth::Guard;
+use tokio::sync::watch;
+
+/// From this age on the copy is told of. It is renewed every two seconds, and a placement driver may be restarted meanwhile.
+const OLD_AFTER: Duration = Duration::from_secs(30);
+
+/// What a store knows of the rights. The keeper writes it; health, status and metrics read it.
+pub(crate) struct RightsCopy {
+    guard: Arc<Guard>,
+    stale_max: Duration,
+    /// Whether a placement driver has told whether rights are enforced.
+    told: watch::Sender<bool>,
+    troubles: Mutex<Troubles>,
+}
+
+/// What is wrong at the moment.
+#[derive(Debug, Default)]
+struct Troubles {
+    /// Why the copy was not renewed when the keeper last tried.
+    renewal: Option<Trouble>,
+    /// Why the mark does not say what holds.
+    mark: Option<String>,
+}
+
+/// Why a copy is not renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// A line that names the placement driver.
+    pub(crate) cause: String,
+    /// Whether it does not let this store in. That does not pass by itself.
+    pub(crate) is_refusal: bool,
+}
+
+/// How it is with the copy of a store that is to enforce rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Missing,
+    /// Older than it may be.
+    Stale,
+    /// Good, and that old.
+    Good(Duration),
+}
+
+impl RightsCopy {
+    /// What there is when a store starts: nothing. With the mark it refuses calls until that is otherwise.
+    pub(crate) fn new(is_marked: bool, stale_max: Duration) -> Self {
+        let guard = if is_marked {
+            Guard::refusing()
+        } else {
+            Guard::off()
+        };
+        Self {
+            guard: Arc::new(guard.with_stale_max(stale_max)),
+            stale_max,
+            told: watch::Sender::default(),
+            troubles: Mutex::default(),
+        }
+    }
+
+    /// What calls are checked against.
+    pub(crate) fn guard(&self) -> &Arc<Guard> {
+        &self.guard
+    }
+
+    /// Waits until a placement driver has told whether rights are enforced, since the start, unless the mark does. A new store serves
+    /// nobody before.
+    pub(crate) async fn told(&self) {
+        if self.guard.is_enforced() {
+            return;
+        }
+        // The sender is in `self`.
+        let _ = self.told.subscribe().wait_for(|told| *told).await;
+    }
+
+    /// A placement driver has told whether rights are enforced, and the guard is as it has said.
+    pub(super) fn note_told(&self) {
+        self.told.send_replace(true);
+    }
+
+    /// The keeper has tried to renew it.
+    pub(super) fn note_renewal(&self, trouble: Option<Trouble>) {
+        self.troubles().renewal = trouble;
+    }
+
+    /// The keeper has tried to have the mark say what holds.
+    pub(super) fn note_mark(&self, trouble: Option<String>) {
+        self.troubles().mark = trouble;
+    }
+
+    /// Why every call for keys is refused, if it is.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let trouble = self.troubles().renewal.clone();
+        refusal(self.state()?, self.stale_max, trouble.as_ref())
+    }
+
+    /// What an operator has to look at though calls are served.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let (renewal, mark) = {
+            let troubles = self.troubles();
+            (troubles.renewal.clone(), troubles.mark.clone())
+        };
+        let state = self.state();
+        let of_copy = state.and_then(|state| warning(state, self.stale_max, renewal.as_ref()));
+        let of_mark = mark.map(|cause| {
+            format!(
+                "the next start of this store may not know whether rights are enforced: {cause}"
+            )
+        });
+        let warnings: Vec<_> = [of_copy, of_mark].into_iter().flatten().collect();
+        (!warnings.is_empty()).then(|| warnings.join("; "))
+    }
+
+    /// `None`: rights are not enforced.
+    fn state(&self) -> Option<State> {
+        if !self.guard.is_enforced() {
+            return None;
+        }
+        Some(match self.guard.age() {
+            None => State::Missing,
+            Some(age) if age > self.stale_max => State::Stale,
+            Some(age) => State::Good(age),
+        })
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has no figures that change by themselves: whoever watches the health would hear of each.
+fn refusal(state: State, stale_max: Duration, trouble: Option<&Trouble>) -> Option<String> {
+    let cause = trouble.map(|trouble| trouble.cause.as_str());
+    let cause = cause.unwrap_or("no placement driver has been asked yet");
+    match state {
+        State::Good(_) => None,
+        State::Missing => Some(format!(
+            "it has no copy of the rights yet, and refuses all calls until it has one: {cause}"
+        )),
+        State::Stale => Some(format!(
+            "its copy of the rights is older than --auth-stale-max-s, {} s, and it refuses all calls until that is renewed: {cause}",
+            stale_max.as_secs()
+        )),
+    }
+}
+
+fn warning(state: State, stale_max: Duration, trouble: Option<&Trouble>) -> Option<String> {
+    let State::Good(age) = state else {
+        // The refusal says it.
+        return None;
+    };
+    let trouble = trouble.filter(|trouble| trouble.is_refusal || age > OLD_AFTER)?;
+    Some(format!(
+        "the copy of the rights is {} s old, and all calls are refused once it is older than --auth-stale-max-s, {} s: {}",
+        age.as_secs(),
+        stale_max.as_secs(),
+        trouble.cause
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALE_MAX: Duration = Duration::from_secs(3600);
+
+    fn trouble(is_refusal: bool) -> Trouble {
+        Trouble {
+            cause: "pd:1: because".to_owned(),
+            is_refusal,
+        }
+    }
+
+    #[test]
+    fn a_store_with_the_mark_refuses_until_it_has_a_copy_and_one_without_does_not() {
+        let unmarked = RightsCopy::new(false, STALE_MAX);
+        assert_eq!((unmarked.refusal(), unmarked.warning()), (None, None));
+        let marked = RightsCopy::new(true, STALE_MAX);
+        marked.note_renewal(Some(trouble(false)));
+        let refusal = marked.refusal().expect("it refuses");
+        assert!(refusal.contains("no copy of the rights"), "{refusal}");
+        assert!(refusal.ends_with("pd:1: because"), "{refusal}");
+        assert_eq!(marked.warning(), None, "the refusal says it");
+        marked.guard().set(None);
+        assert_eq!(marked.refusal(), None);
+    }
+
+    #[test]
+    fn a_copy_that_is_old_is_told_of_and_one_that_cannot_be_renewed_at_once() {
+        let told = |age_s, is_refusal| {
+            let state = State::Good(Duration::from_secs(age_s));
+            warning(state, STALE_MAX, Some(&trouble(is_refusal)))
+        };
+        assert_eq!(told(30, false), None, "a restart of a placement driver");
+        let old = told(31, false).expect("it is old");
+        assert!(old.contains("31 s old"), "{old}");
+        assert!(old.contains("3600 s: pd:1: because"), "{old}");
+        assert!(told(1, true).is_some());
+        let fresh = State::Good(Duration::ZERO);
+        assert_eq!(warning(fresh, STALE_MAX, None), None);
+        assert_eq!(refusal(fresh, STALE_MAX, None), None);
+        let stale = refusal(State::Stale, STALE_MAX, Some(&trouble(false)));
+        let stale = stale.expect("it refuses");
+        assert!(stale.contains("--auth-stale-max-s, 3600 s"), "{stale}");
+        assert_eq!(warning(State::Stale, STALE_MAX, None), None);
+    }
+
+    #[test]
+    fn a_mark_that_does_not_say_what_holds_is_told_of() {
+        let copy = RightsCopy::new(false, STALE_MAX);
+        copy.note_mark(Some("no space".to_owned()));
+        let told = copy.warning().expect("it is wrong");
+        assert!(told.ends_with("no space"), "{told}");
+        copy.note_mark(None);
+        assert_eq!(copy.warning(), None);
+    }
+}

@@ -1,0 +1,474 @@
+//! What a store makes of the rights that the placement driver hands out.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use futures::stream;
+use rdb_proto::auth::{AUTHORIZATION, Token};
+use rdb_proto::authpb::{Grant, Keyspace, Role, User};
+use rdb_proto::batch;
+use rdb_proto::error::details;
+use rdb_proto::errorpb::Fate;
+use rdb_proto::kvrpc::batch_answer::Response;
+use rdb_proto::kvrpc::batch_command::Request as Command;
+use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
+use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
+use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawPutRequest};
+use rdb_proto::metapb::Peer;
+use rdb_proto::pdpb::RegionStep;
+use rdb_proto::pdpb::region_step::Step;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tonic::codegen::http::HeaderMap;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Status};
+
+use crate::configuration::program;
+use crate::harness::{Metrics, Node, connect_when_listening, found, guarded, http_get};
+use crate::scripted_pd::{REGION_ID, ScriptedPd};
+
+/// The file that says that rights are enforced.
+const MARK: &str = "rights-enforced";
+
+/// A placement driver, and two users: `ada`, who writes what begins with `own/`, and `store`, which is one.
+struct Setting {
+    pd: ScriptedPd,
+    ada: Token,
+    store_token: Token,
+    directory: TempDir,
+}
+
+impl Setting {
+    async fn new() -> Self {
+        Self {
+            pd: ScriptedPd::start("", "").await,
+            ada: Token::random(),
+            store_token: Token::random(),
+            directory: TempDir::new().expect("the temporary directory can be written"),
+        }
+    }
+
+    /// A store with the token of one, not started yet.
+    fn store(&self, name: &str) -> Node {
+        let file = self.directory.path().join("token");
+        fs::write(&file, format!("{}\n", self.store_token)).expect("it can be written");
+        let file = file.to_str().expect("text");
+        self.store_without_token(name)
+            .with_flag("--auth-token-file", file)
+    }
+
+    fn store_without_token(&self, name: &str) -> Node {
+        let data_dir = self.directory.path().join(name);
+        Node::store(data_dir, &self.pd.address()).with_status()
+    }
+
+    /// Enforces rights. `ada` writes what begins with this, and the store is one.
+    fn enforce(&self, prefix: &str) {
+        self.enforce_with(prefix, vec![grant(Role::Store, "")]);
+    }
+
+    fn enforce_with(&self, prefix: &str, of_store: Vec<Grant>) {
+        let ada = user("ada", &self.ada, vec![grant(Role::Writer, prefix)]);
+        let store = user("store", &self.store_token, of_store);
+        self.pd.enforce(vec![ada, store]);
+    }
+
+    /// A store that serves and enforces rights.
+    async fn start_enforcing(&self) -> Node {
+        self.enforce("own/");
+        let mut store = self.store("store");
+        store.start_serving().await;
+        store.wait_for_log(HOLD).await;
+        store
+    }
+
+    async fn ada_puts(&self, store: &Node, key: &str) -> Result<(), Status> {
+        put(store, Some(&self.ada), key).await
+    }
+
+    /// Waits until a put of `ada` is answered with this code.
+    async fn ada_gets(&self, store: &Node, code: Code) -> Option<Status> {
+        let what = format!("a put is answered with {code}");
+        found(&what, async || match self.ada_puts(store, "own/k").await {
+            Ok(()) => (code == Code::Ok).then_some(None),
+            Err(status) => (status.code() == code).then_some(Some(status)),
+        })
+        .await
+    }
+}
+
+/// What a store logs that has a copy of the rights.
+const HOLD: &str = "the rights of this version hold here now";
+
+fn user(name: &str, token: &Token, grants: Vec<Grant>) -> User {
+    User {
+        name: name.to_owned(),
+        token_hashes: vec![token.hash().to_vec().into()],
+        subject: String::new(),
+        grants,
+    }
+}
+
+fn grant(role: Role, prefix: &str) -> Grant {
+    Grant {
+        role: role.into(),
+        keyspace: Keyspace::All.into(),
+        prefix: prefix.to_owned().into(),
+    }
+}
+
+fn request<T>(token: Option<&Token>, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(token) = token {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, token.header_value());
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
+    }
+    request
+}
+
+fn put_of(key: &str) -> RawPutRequest {
+    RawPutRequest {
+        context: None,
+        key: key.to_owned().into(),
+        value: "v".into(),
+    }
+}
+
+async fn put(store: &Node, token: Option<&Token>, key: &str) -> Result<(), Status> {
+    let channel = connect_when_listening(&store.address()).await;
+    let call = request(token, put_of(key));
+    let called = KvRawClient::new(channel).raw_put(call).await;
+    match called?.into_inner().region_error {
+        Some(misrouted) => Err(Status::aborted(format!("{misrouted:?}"))),
+        None => Ok(()),
+    }
+}
+
+fn code(outcome: Result<(), Status>) -> Code {
+    let Err(status) = outcome else {
+        return Code::Ok;
+    };
+    let fate = details(&status).map(|error| error.fate());
+    assert_eq!(fate, Some(Fate::NotApplied), "{status:?}");
+    status.code()
+}
+
+/// Waits until `/health` says this.
+async fn says_in_health(store: &Node, text: &str) {
+    let address = store.status_address().await;
+    let what = format!("the health says {text:?}");
+    found(&what, async || {
+        let health = http_get(&address, "/health").await;
+        health.body.contains(text).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_told_serves_nobody_after_a_restart_until_it_has_a_copy() {
+    let setting = Setting::new().await;
+    let mut store = setting.start_enforcing().await;
+    assert_eq!(code(setting.ada_puts(&store, "own/k").await), Code::Ok);
+    let outside = setting.ada_puts(&store, "other").await;
+    assert_eq!(code(outside), Code::PermissionDenied);
+    assert_eq!(
+        code(put(&store, None, "own/k").await),
+        Code::Unauthenticated
+    );
+    let stranger = Token::random();
+    let wrong = put(&store, Some(&stranger), "own/k").await;
+    assert_eq!(code(wrong), Code::Unauthenticated);
+    let mark = store.data_dir().join(MARK);
+    found("the mark is there", async || mark.exists().then_some(())).await;
+
+    let address = store.status_address().await;
+    let status = http_get(&address, "/status").await.body;
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    let auth = &status["auth"];
+    assert_eq!(auth["enforced"], true, "{auth}");
+    assert_eq!(auth["version"], 1, "{auth}");
+    assert!(auth["age_s"].is_u64(), "{auth}");
+    assert_eq!(auth["refused"]["denied"], 1, "{auth}");
+    let metrics = Metrics::of(&address).await;
+    assert_eq!(metrics.get("flaredb_auth_enforced"), 1.0);
+    assert_eq!(metrics.get("flaredb_auth_rights_version"), 1.0);
+    let refused = |reason| {
+        metrics.get(&format!(
+            "flaredb_auth_refusals_total{{reason=\"{reason}\"}}"
+        ))
+    };
+    assert_eq!(refused("denied"), 1.0);
+    assert!(refused("unauthenticated") >= 2.0, "{}", metrics.text);
+    let denied = "flaredb_commands_total{kind=\"raw_put\",outcome=\"denied\"}";
+    assert_eq!(metrics.get(denied), 1.0);
+
+    setting.pd.set_away(true);
+    store.kill();
+    store.start();
+    let refused = setting.ada_gets(&store, Code::Unavailable).await;
+    let refused = refused.expect("it is no success");
+    assert!(
+        refused.message().contains("no copy of the rights"),
+        "{refused:?}"
+    );
+    assert_eq!(code(Err(refused)), Code::Unavailable);
+    assert_eq!(code(put(&store, None, "own/k").await), Code::Unavailable);
+    says_in_health(&store, "no copy of the rights").await;
+    let address = store.status_address().await;
+    assert_eq!(http_get(&address, "/ready").await.status, 503);
+
+    setting.pd.set_away(false);
+    setting.ada_gets(&store, Code::Ok).await;
+    setting.pd.enforce_nothing();
+    found("everybody is served", async || {
+        put(&store, None, "other").await.ok()
+    })
+    .await;
+    found("the mark is gone", async || (!mark.exists()).then_some(())).await;
+    setting.pd.set_away(true);
+    store.kill();
+    store.start();
+    found("everybody is served again", async || {
+        put(&store, None, "other").await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_placement_driver_does_not_open_a_store_that_was_told() {
+    let setting = Setting::new().await;
+    let mut store = setting.start_enforcing().await;
+    let mark = store.data_dir().join(MARK);
+    found("the mark is there", async || mark.exists().then_some(())).await;
+    setting.pd.forget_rights();
+    store.kill();
+    store.start();
+    store
+        .wait_for_log("registered with the placement driver")
+        .await;
+    says_in_health(&store, "its release knows no rights").await;
+    setting.ada_gets(&store, Code::Unavailable).await;
+    assert!(mark.exists());
+}
+
+/// 10 s are what is promised. It takes two where the machine is not busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_is_revoked_is_refused_on_an_open_stream_within_10_s() {
+    let setting = Setting::new().await;
+    let store = setting.start_enforcing().await;
+    let channel = connect_when_listening(&store.address()).await;
+    let (sender, receiver) = mpsc::channel(1);
+    let messages = stream::unfold(receiver, |mut receiver| async move {
+        let message: BatchRequest = receiver.recv().await?;
+        Some((batch::Request::from(message), receiver))
+    });
+    let mut client = KvBatchClient::new(channel);
+    let opened = client.batch(request(Some(&setting.ada), messages));
+    let opened = guarded("the stream is open", opened).await;
+    let mut answers = opened.expect("served").into_inner();
+    // A put in each message, one after the other.
+    let mut put = async |key: &str| {
+        let command = BatchCommand {
+            request: Some(Command::RawPut(put_of(key))),
+            ..BatchCommand::default()
+        };
+        let message = BatchRequest {
+            commands: vec![command],
+            ..BatchRequest::default()
+        };
+        // A stream that has ended says why.
+        let _ = sender.send(message).await;
+        let answer = guarded("an answer", answers.message()).await?;
+        let mut answers = answer.expect("it ends with a failure").message.answers;
+        Ok::<_, Status>(match answers.pop().expect("one").response {
+            Some(Response::RawPut(_)) => Code::Ok,
+            Some(Response::Fault(fault)) => Code::from_i32(fault.code as i32),
+            other => panic!("{other:?}"),
+        })
+    };
+    assert_eq!(put("own/k").await.expect("served"), Code::Ok);
+    let outside = put("other/k").await.expect("served");
+    assert_eq!(outside, Code::PermissionDenied);
+
+    setting.enforce("other/");
+    let revoked = Instant::now();
+    let refused = found("it is refused", async || {
+        let code = put("own/k").await.expect("the stream goes on");
+        (code != Code::Ok).then_some(code)
+    })
+    .await;
+    assert_eq!(refused, Code::PermissionDenied);
+    let took = revoked.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let granted = put("other/k").await.expect("the stream goes on");
+    assert_eq!(granted, Code::Ok, "what was granted counts, too");
+
+    // Who is no user any more has no stream either.
+    let store = user("store", &setting.store_token, vec![grant(Role::Store, "")]);
+    setting.pd.enforce(vec![store]);
+    let ended = found("the stream ends", async || put("other/k").await.err()).await;
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_too_old_refuses_everything_until_it_is_renewed() {
+    let setting = Setting::new().await;
+    setting.enforce("own/");
+    let mut store = setting.store("store").with_flag("--auth-stale-max-s", "5");
+    store.start_serving().await;
+    store.wait_for_log(HOLD).await;
+    setting.ada_gets(&store, Code::Ok).await;
+    setting.pd.set_away(true);
+    let refused = setting.ada_gets(&store, Code::Unavailable).await;
+    let refused = refused.expect("it is no success");
+    assert!(
+        refused.message().contains("--auth-stale-max-s"),
+        "{refused:?}"
+    );
+    says_in_health(&store, "older than --auth-stale-max-s, 5 s").await;
+    store
+        .wait_for_log("the copy of the rights is not renewed")
+        .await;
+    setting.pd.set_away(false);
+    setting.ada_gets(&store, Code::Ok).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_loses_its_right_says_so_and_goes_on_with_its_copy() {
+    let setting = Setting::new().await;
+    let store = setting.start_enforcing().await;
+    setting.enforce_with("other/", Vec::new());
+    says_in_health(&store, "--auth-token-file").await;
+    assert_eq!(code(setting.ada_puts(&store, "own/k").await), Code::Ok);
+    setting.enforce("own/");
+    let address = store.status_address().await;
+    found("nothing is wrong any more", async || {
+        let health = http_get(&address, "/health").await;
+        (health.body.trim() == "serving").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_may_not_register_waits_until_it_may() {
+    let setting = Setting::new().await;
+    setting.enforce_with("own/", Vec::new());
+    let mut store = setting.store("store");
+    store.start();
+    store
+        .wait_for_log("waiting for the placement driver to register this store")
+        .await;
+    let log = store.log();
+    assert!(log.contains("--auth-token-file"), "{log}");
+    assert!(!store.has_ended());
+    setting.enforce("own/");
+    setting.ada_gets(&store, Code::Ok).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_store_serves_nobody_before_it_was_told_whether_rights_are_enforced() {
+    let setting = Setting::new().await;
+    setting.enforce("own/");
+    setting.pd.keep_rights(true);
+    let mut store = setting.store("store");
+    store.start();
+    // Each start registers twice.
+    found("the store has registered", async || {
+        (setting.pd.registrations() >= 2).then_some(())
+    })
+    .await;
+    assert!(put(&store, None, "own/k").await.is_err());
+    setting.pd.keep_rights(false);
+    setting.ada_gets(&store, Code::Ok).await;
+    let nobody = put(&store, None, "own/k").await;
+    assert_eq!(code(nobody), Code::Unauthenticated);
+}
+
+/// The placement driver enforces rights, and the store was never told which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_not_let_in_serves_nobody_though_it_was_never_told() {
+    let setting = Setting::new().await;
+    let mut store = setting.store_without_token("store");
+    store.start_serving().await;
+    assert_eq!(code(put(&store, None, "k").await), Code::Ok);
+    setting.enforce("own/");
+    setting.ada_gets(&store, Code::Unavailable).await;
+    says_in_health(&store, "--auth-token-file").await;
+    store.kill();
+    store.start();
+    setting.ada_gets(&store, Code::Unavailable).await;
+    setting.pd.enforce_nothing();
+    found("everybody is served", async || {
+        put(&store, None, "k").await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_stores_replicate_with_their_tokens() {
+    let setting = Setting::new().await;
+    let first = setting.start_enforcing().await;
+    let mut second = setting.store("second");
+    second.start_serving().await;
+    second.wait_for_log(HOLD).await;
+    let peer = Peer {
+        id: 2,
+        store_id: 2,
+        learner: true,
+    };
+    for step in [Step::AddLearner(peer), Step::Promote(2)] {
+        let is_voter = matches!(step, Step::Promote(_));
+        found("the region has another peer", async || {
+            let (heartbeat, _) = setting.pd.heartbeat_of(1)?;
+            let report = heartbeat.leads.into_iter().next()?;
+            let added = report.peers.iter().find(|peer| peer.id == 2);
+            if added.is_some_and(|peer| peer.learner != is_voter) {
+                return Some(());
+            }
+            setting.pd.hand_out(Some(RegionStep {
+                region_id: REGION_ID,
+                conf_version: report.epoch?.conf_version,
+                step: Some(step),
+            }));
+            None
+        })
+        .await;
+        setting.pd.hand_out(None);
+    }
+    // Either one needs the other for it.
+    found("a store takes the write", async || {
+        for store in [&first, &second] {
+            let channel = connect_when_listening(&store.address()).await;
+            let call = request(Some(&setting.ada), put_of("own/k"));
+            let put = KvRawClient::new(channel).raw_put(call).await;
+            if put.is_ok_and(|put| put.into_inner().region_error.is_none()) {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    let log = second.log();
+    assert!(!log.contains("does not take this store"), "{log}");
+}
+
+#[test]
+fn a_file_without_a_token_is_refused_as_a_setting_and_not_shown() {
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let file = directory.path().join("token");
+    fs::write(&file, "flaredb_5ec2e7").expect("it can be written");
+    let output = program("rdb-server")
+        .arg("--auth-token-file")
+        .arg(&file)
+        .arg("--data-dir")
+        .arg(directory.path().join("store"))
+        .output();
+    let output = output.expect("the binary can be started");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert!(told.contains("--auth-token-file"), "{told}");
+    assert!(told.contains("flaredb_ and 64 digits"), "{told}");
+    assert!(!told.contains("5ec2e7"), "{told}");
+}
