@@ -5,12 +5,14 @@
 //! message's buffer.
 //! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]), what
 //! processes count ([`figures`]), which traces calls are parts of ([`trace`]), who may do what ([`auth`]), what is wrong with a cluster in words ([`findings`],
-//! [`shown`]), and the transport that servers and clients share ([`transport`]).
+//! [`shown`]), what servers write down of calls (`audit`), and the transport that servers and clients share ([`transport`]).
 //!
 //! This crate knows nothing of storage and routing, and of the cluster only the words.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "process")]
+pub mod audit;
 pub mod auth;
 pub mod batch;
 pub mod error;

@@ -1,12 +1,16 @@
 //! A call: what it is charged, and what its handler can learn and ask of the transport.
 
 use std::net::SocketAddr;
+#[cfg(feature = "process")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
+#[cfg(feature = "process")]
+use super::audited::note_refused;
 use super::budget::{ByteBudget, BytesInFlight, ProcessBudgets, Reservation};
 use super::call_names::OTHER_INDEX;
 use super::connection::Connection;
@@ -35,11 +39,14 @@ pub struct CallBudget {
     pub(super) connection: Arc<Connection>,
     requests: Requests,
     /// The position of its method in the names.
-    method: usize,
+    pub(super) method: usize,
     charges: Mutex<Charges>,
     waited: Waited,
     trace: Option<TraceContext>,
     caller: Caller,
+    /// What it asks for, in words for the audit log.
+    #[cfg(feature = "process")]
+    pub(super) asked: OnceLock<String>,
     _place: StreamPlace,
 }
 
@@ -104,6 +111,8 @@ impl CallBudget {
             waited: Waited::default(),
             trace,
             caller,
+            #[cfg(feature = "process")]
+            asked: OnceLock::new(),
             _place: place,
         })
     }
@@ -147,7 +156,12 @@ impl CallBudget {
     ///
     /// When it may not.
     pub(super) fn check_caller(&self) -> Result<(), Fault> {
-        guarded::check(&self.caller, self.method)
+        let checked = guarded::check(&self.caller, self.method);
+        #[cfg(feature = "process")]
+        if let Err(refusal) = &checked {
+            note_refused(&self.connection, &self.caller, self.method, refusal);
+        }
+        checked
     }
 
     /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what

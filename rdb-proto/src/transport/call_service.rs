@@ -75,7 +75,7 @@ impl CallService {
         caller: Caller,
         (base, waited): (Reservation, Duration),
         place: StreamPlace,
-        counted: CountedCall,
+        mut counted: CountedCall,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
         let connection = Arc::clone(&self.connection);
         let call = CallBudget::new(
@@ -87,6 +87,7 @@ impl CallService {
             Some(base),
             place,
         );
+        counted.audit(&call);
         if waited > Duration::ZERO {
             call.waited().add(waited);
         }

@@ -37,6 +37,8 @@ use super::tls::PeerIdentity;
 use super::traffic::{Patience, Traffic};
 use super::unserved::{UnservedCall, UnservedCalls};
 use super::wire::Wire;
+#[cfg(feature = "process")]
+use crate::audit::AuditLog;
 use crate::trace::TraceContext;
 
 /// Whoever means to call has shaken hands and greeted by then, unless the network or a machine is very slow.
@@ -63,6 +65,9 @@ pub(super) struct Connection {
     /// Whose certificate the peer has presented. Known before its first call.
     #[cfg(feature = "tls")]
     pub(super) peer_identity: OnceLock<Arc<PeerIdentity>>,
+    /// Who is told of what belongs in the audit log. Known before its first call.
+    #[cfg(feature = "process")]
+    pub(super) audit: OnceLock<AuditLog>,
 }
 
 impl Connection {
@@ -81,6 +86,8 @@ impl Connection {
             refusals: Arc::default(),
             #[cfg(feature = "tls")]
             peer_identity: OnceLock::new(),
+            #[cfg(feature = "process")]
+            audit: OnceLock::new(),
         }
     }
 
@@ -152,6 +159,10 @@ impl Connection {
         options: Arc<ServeOptions>,
         drain: CancellationToken,
     ) {
+        #[cfg(feature = "process")]
+        if let Some(audit) = &options.audit {
+            self.audit.get_or_init(|| audit.clone());
+        }
         let arriving = async {
             let stream = Wire::new(stream, Arc::clone(&self));
             let stream = self.secured(stream, &options).await?;

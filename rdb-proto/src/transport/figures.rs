@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hyper::HeaderMap;
 use tonic::Code;
 
+#[cfg(feature = "process")]
+use super::audited::Audited;
+use super::call::CallBudget;
 #[cfg(any(test, feature = "process"))]
 use super::call_names::method_name;
 use super::call_names::{METHOD_COUNT, method_index};
@@ -136,6 +139,9 @@ pub(super) struct CountedCall {
     figures: Arc<TransportFigures>,
     method: usize,
     has_ended: bool,
+    /// Its end is noted in the audit log.
+    #[cfg(feature = "process")]
+    audited: Option<Box<Audited>>,
 }
 
 impl CountedCall {
@@ -145,9 +151,21 @@ impl CountedCall {
             figures: Arc::clone(figures),
             method: method_index(path),
             has_ended: false,
+            #[cfg(feature = "process")]
+            audited: None,
         };
         call.of_method().begun.increment();
         call
+    }
+
+    /// It is this call, whose end may belong in the audit log.
+    pub(super) fn audit(&mut self, call: &Arc<CallBudget>) {
+        #[cfg(feature = "process")]
+        {
+            self.audited = Audited::of(call);
+        }
+        #[cfg(not(feature = "process"))]
+        let _ = call;
     }
 
     /// The position of its method in the names.
@@ -159,16 +177,25 @@ impl CountedCall {
     pub(super) fn note_status(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get("grpc-status") {
             let number = status.to_str().ok().and_then(|text| text.parse().ok());
-            self.end(number.map_or(Code::Unknown, Code::from_i32));
+            let code = number.map_or(Code::Unknown, Code::from_i32);
+            self.end(code, Some(headers));
         }
     }
 
-    fn end(&mut self, code: Code) {
-        if !std::mem::replace(&mut self.has_ended, true)
-            && let Some(count) = self.of_method().ended.get(code as usize)
-        {
+    /// Without `headers` the call ends without an answer.
+    fn end(&mut self, code: Code, headers: Option<&HeaderMap>) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        if let Some(count) = self.of_method().ended.get(code as usize) {
             count.fetch_add(1, Relaxed);
         }
+        #[cfg(feature = "process")]
+        if let Some(audited) = self.audited.take() {
+            audited.end(code, headers);
+        }
+        #[cfg(not(feature = "process"))]
+        let _ = headers;
     }
 
     fn of_method(&self) -> &OfMethod {
@@ -178,7 +205,7 @@ impl CountedCall {
 
 impl Drop for CountedCall {
     fn drop(&mut self) {
-        self.end(Code::Cancelled);
+        self.end(Code::Cancelled, None);
     }
 }
 

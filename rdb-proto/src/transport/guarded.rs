@@ -6,6 +6,7 @@ use hyper::Request;
 use hyper::header::AUTHORIZATION;
 
 use super::access::Access;
+use super::audited::note_refused;
 use super::call_names::access;
 use super::connection::Connection;
 use super::methods::Requests;
@@ -48,8 +49,13 @@ impl Guarded {
         let credentials = Credentials::of(request.headers(), certificate);
         request.headers_mut().remove(AUTHORIZATION);
         let caller = Caller::new(Arc::clone(guard), credentials);
-        check(&caller, method)?;
-        Ok(caller)
+        match check(&caller, method) {
+            Ok(()) => Ok(caller),
+            Err(refusal) => {
+                note_refused(connection, &caller, method, &refusal);
+                Err(refusal)
+            }
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub enum WarningAbout {
     Certificates,
     /// Who may do what.
     Rights,
+    /// What is written down of calls.
+    AuditLog,
 }
 
 type Warnings = BTreeMap<WarningAbout, String>;

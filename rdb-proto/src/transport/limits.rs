@@ -156,12 +156,15 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// before.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server waits, once asked to stop, for the work in flight. This, [`CLOSE_TIMEOUT`] and [`EXIT_TIMEOUT`] together
-/// stay below 10 s.
+/// How long a server waits, once asked to stop, for the work in flight. This, [`CLOSE_TIMEOUT`], [`AUDIT_END_TIMEOUT`] and
+/// [`EXIT_TIMEOUT`] together stay below 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How long it then waits for its storage to close. What is not flushed by then is replayed at the next start.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long it waits beyond that for the last lines of the audit log.
+pub const AUDIT_END_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long the process then waits for its threads, e.g. for one that reads from a disk that does not answer.
 pub const EXIT_TIMEOUT: Duration = Duration::from_millis(500);

@@ -9,7 +9,7 @@
 //!   there is no room in the `budget`. A stream needs one of the `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
 //!   refuses one whose `pace` is slow while others wait. The
-//!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing.
+//!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing. `audited` notes in the audit log what belongs there.
 //! - `figures` counts connections and calls, these by their `call_names`.
 //! - `services` finds the service that a request is for; `methods` is the table of what differs between methods.
 //!
@@ -22,6 +22,8 @@ mod address;
 #[cfg(feature = "process")]
 mod allocator;
 mod arriving;
+#[cfg(feature = "process")]
+mod audited;
 mod bounded;
 mod budget;
 mod call;

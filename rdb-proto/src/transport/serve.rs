@@ -23,6 +23,8 @@ use super::tls::ServerTls;
 use super::traffic::Patience;
 use super::unserved::UnservedCalls;
 #[cfg(feature = "process")]
+use crate::audit::AuditLog;
+#[cfg(feature = "process")]
 use crate::auth::Guard;
 
 /// What differs between processes and tests; everything else is in [`super::limits`].
@@ -62,6 +64,9 @@ pub struct ServeOptions {
     /// Whom calls are allowed to. `None`: everybody.
     #[cfg(feature = "process")]
     pub guard: Option<Arc<Guard>>,
+    /// Where administrative calls and refusals are noted.
+    #[cfg(feature = "process")]
+    pub audit: Option<AuditLog>,
 }
 
 impl Default for ServeOptions {
@@ -84,6 +89,8 @@ impl Default for ServeOptions {
             tls: None,
             #[cfg(feature = "process")]
             guard: None,
+            #[cfg(feature = "process")]
+            audit: None,
         }
     }
 }

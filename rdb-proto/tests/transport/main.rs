@@ -3,6 +3,8 @@
 //! The services behind it are the least that can show it; the peers speak HTTP/2 with `h2` itself, so that they can do what
 //! no gRPC library does.
 
+#[cfg(feature = "process")]
+mod audit;
 #[cfg(feature = "tls")]
 mod certificates;
 mod connections;

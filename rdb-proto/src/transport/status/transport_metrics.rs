@@ -3,11 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::super::budget::ByteBudget;
 use super::super::figures::TransportFigures;
 use super::super::serve::ServeOptions;
 use super::super::tls::ServerTls;
 use super::{Exposition, Labels};
+use crate::audit::AuditLog;
 
 /// What a server's transport counts and limits.
 #[derive(Debug, Clone)]
@@ -18,6 +21,7 @@ pub struct TransportMetrics {
     clients: ByteBudget,
     stores: ByteBudget,
     tls: Option<Arc<ServerTls>>,
+    audit: Option<AuditLog>,
 }
 
 const CLIENTS: Labels<'_> = &[("of", "clients")];
@@ -33,7 +37,13 @@ impl TransportMetrics {
             clients: options.bytes_in_flight.clone(),
             stores: options.stores_bytes_in_flight.clone(),
             tls: options.tls.clone(),
+            audit: options.audit.clone(),
         }
+    }
+
+    /// What `/status` says of the audit log. Null: there is none.
+    pub fn describe_audit(&self) -> Value {
+        self.audit.as_ref().map_or(Value::Null, AuditLog::describe)
     }
 
     /// Writes them.
@@ -44,6 +54,7 @@ impl TransportMetrics {
     pub fn write(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
         self.write_connections(exposition)?;
         self.write_calls(exposition)?;
+        AuditLog::write_to(self.audit.as_ref(), exposition)?;
         let has_stores = self.store_connections_max > 0;
         let both = |clients: f64, stores: f64| {
             let stores = has_stores.then_some((STORES, stores));

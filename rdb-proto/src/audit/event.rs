@@ -1,0 +1,106 @@
+//! What a line of the audit log is about.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::AuditKey;
+use crate::transport::tls::PeerIdentity;
+
+/// Most bytes of a user's name, of what was asked for and of a cause that an event keeps.
+pub(super) const TEXT_BYTES_MAX: usize = 256;
+
+/// Whose call an event is about.
+#[derive(Debug, Clone, Default)]
+pub struct AuditCaller {
+    /// The name of the user. `None`: it is not known, or nobody asks for one.
+    pub user: Option<Arc<str>>,
+    /// Whose certificate the connection has. `None`: nobody's.
+    pub identity: Option<Arc<PeerIdentity>>,
+    /// Where the connection comes from.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Something that somebody has asked for, and what became of it.
+#[derive(Debug, Clone)]
+pub struct AuditEvent {
+    /// Who.
+    pub caller: AuditCaller,
+    /// The service that was called, e.g. `kvrpc.KvRaw`.
+    pub service: &'static str,
+    /// Its method, e.g. `RawPut`.
+    pub method: &'static str,
+    /// What was asked for, in words without keys, values and tokens. Empty: the method says it all.
+    pub asked: Cow<'static, str>,
+    /// The kind of the command, e.g. `raw_put`. `None`: it is no command.
+    pub command: Option<&'static str>,
+    /// How many keys or commands the line stands for. 1 is not written.
+    pub count: usize,
+    /// The key, the first of several, or where a range begins.
+    pub key: Option<AuditKey>,
+    /// Where a range ends.
+    pub end_key: Option<AuditKey>,
+    /// What became of it, see [`outcome_of`](super::outcome_of). Commands have those of `flaredb_commands_total`, too.
+    pub outcome: &'static str,
+    /// Why, without keys and values. Empty: there is nothing to say.
+    pub cause: Cow<'static, str>,
+}
+
+impl AuditEvent {
+    /// An event without a command, a key and words.
+    pub fn of_call(
+        caller: AuditCaller,
+        (service, method): (&'static str, &'static str),
+        outcome: &'static str,
+    ) -> Self {
+        Self {
+            caller,
+            service,
+            method,
+            asked: Cow::Borrowed(""),
+            command: None,
+            count: 1,
+            key: None,
+            end_key: None,
+            outcome,
+            cause: Cow::Borrowed(""),
+        }
+    }
+
+    /// The same event, with texts that are short enough to be kept.
+    pub(super) fn shortened(mut self) -> Self {
+        shorten(&mut self.asked);
+        shorten(&mut self.cause);
+        self
+    }
+}
+
+fn shorten(text: &mut Cow<'static, str>) {
+    if text.len() <= TEXT_BYTES_MAX {
+        return;
+    }
+    let mut end = TEXT_BYTES_MAX;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    *text = Cow::Owned(format!("{}…", &text[..end]));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let long = "ü".repeat(TEXT_BYTES_MAX);
+        let mut event = AuditEvent::of_call(AuditCaller::default(), ("a.B", "C"), "ok");
+        event.cause = long.clone().into();
+        event.asked = format!("x{long}").into();
+        let short = event.shortened();
+        for text in [&short.cause, &short.asked] {
+            assert!(text.ends_with('…') && text.len() <= TEXT_BYTES_MAX + 3);
+        }
+        let unchanged = AuditEvent::of_call(AuditCaller::default(), ("a.B", "C"), "ok");
+        assert_eq!(unchanged.shortened().cause, "");
+    }
+}

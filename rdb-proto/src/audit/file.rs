@@ -1,0 +1,451 @@
+//! The file of the audit log: appended to, rotated by its size, and begun anew when somebody else has renamed it.
+//!
+//! Rotation renames FILE to FILE.1, FILE.1 to FILE.2 and so on; what was FILE.5 is gone. Where that fails, the file goes on to grow.
+//!
+//! What stands in a file is whole lines. A write that fails within a line is taken back to its beginning; if that fails, too, or the process
+//! was killed there, the next line begins on one of its own.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::AuditError;
+use crate::figures::Counter;
+
+/// Files that are kept beside the one that is written.
+const ROTATED_FILES: u32 = 5;
+
+/// How long after a rotation that failed the next one is tried.
+const ROTATION_PAUSE: Duration = Duration::from_secs(10);
+
+/// What does not work, and why.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) what: &'static str,
+    pub(super) error: io::Error,
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure { what, error }
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) lines: Counter,
+    pub(super) bytes: Counter,
+}
+
+/// The file that is written to.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    bytes_max: u64,
+    /// `None`: it could not be opened again.
+    open: Option<Opened>,
+    is_begun_anew: bool,
+    /// The last rotation, if it failed.
+    unrotated: Option<Unrotated>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    /// Device and inode.
+    id: (u64, u64),
+    /// It ends within a line.
+    is_torn: bool,
+    /// Something was written that is not synced.
+    is_unsynced: bool,
+}
+
+#[derive(Debug)]
+struct Unrotated {
+    failure: Failure,
+    at: Instant,
+}
+
+/// How the log and its secret are opened: for their owner alone, and not through a link.
+pub(super) fn options() -> OpenOptions {
+    let mut options = File::options();
+    options
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options
+}
+
+fn id_of(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+impl Opened {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = options().open(path)?;
+        let metadata = file.metadata()?;
+        let mut last = [b'\n'];
+        if let Some(position) = metadata.len().checked_sub(1) {
+            file.read_exact_at(&mut last, position)?;
+        }
+        Ok(Self {
+            id: id_of(&metadata),
+            file,
+            is_torn: last != [b'\n'],
+            is_unsynced: false,
+        })
+    }
+
+    /// Writes the lines, or as many whole ones as it takes. Returns the bytes of those.
+    fn append(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
+        if self.is_torn {
+            if let Err(error) = (&self.file).write_all(b"\n") {
+                return (0, Err(error));
+            }
+            self.is_torn = false;
+        }
+        let (done, result) = write_some(&self.file, lines);
+        self.is_unsynced |= done > 0;
+        let whole = lines[..done].iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |position| position + 1);
+        if whole < done {
+            self.is_torn = self.cut(done - whole).is_err();
+        }
+        (whole, result)
+    }
+
+    /// Takes the last bytes back.
+    fn cut(&self, bytes: usize) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        self.file.set_len(length.saturating_sub(bytes as u64))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if self.is_unsynced {
+            self.file.sync_data()?;
+            self.is_unsynced = false;
+        }
+        Ok(())
+    }
+}
+
+/// Writes until an error. Returns how many bytes were written.
+fn write_some(mut file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.write(&bytes[done..]) {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
+            Ok(written) => done += written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Err(error)),
+        }
+    }
+    (done, Ok(()))
+}
+
+impl LogFile {
+    /// Opens the file, or makes it. It may have more than `bytes_max` until the next line.
+    pub(super) fn open(path: PathBuf, bytes_max: u64) -> Result<Self, AuditError> {
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(AuditError::NoFile { path });
+        }
+        match Opened::open(&path) {
+            Ok(opened) => Ok(Self {
+                path,
+                bytes_max,
+                open: Some(opened),
+                is_begun_anew: true,
+                unrotated: None,
+            }),
+            Err(source) => Err(AuditError::Io {
+                path,
+                what: "opened",
+                source,
+            }),
+        }
+    }
+
+    /// Has a file ready for so many more bytes. It may be another one than before.
+    pub(super) fn prepare(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.follow()?;
+        if self.is_due(bytes)? {
+            let rotated = self.rotate();
+            if self.open.is_none() {
+                rotated?;
+            } else {
+                let at = Instant::now();
+                self.unrotated = rotated.err().map(|failure| Unrotated { failure, at });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was written to the file since it was opened.
+    pub(super) fn is_begun_anew(&self) -> bool {
+        self.is_begun_anew
+    }
+
+    /// Writes lines, and takes from `lines` those that are written. To be called after [`prepare`](Self::prepare).
+    pub(super) fn write(&mut self, lines: &mut Vec<u8>, written: &Written) -> Result<(), Failure> {
+        let Some(open) = &mut self.open else {
+            let error = io::ErrorKind::NotFound.into();
+            return Err(failed("written")(error));
+        };
+        let (bytes, result) = open.append(lines);
+        self.is_begun_anew &= bytes == 0;
+        let whole = lines.drain(..bytes);
+        written.bytes.add(bytes as u64);
+        written
+            .lines
+            .add(whole.filter(|byte| *byte == b'\n').count() as u64);
+        result.map_err(failed("written"))
+    }
+
+    /// Has the disk keep what was written.
+    pub(super) fn sync(&mut self) -> Result<(), Failure> {
+        let synced = self.open.as_mut().map_or(Ok(()), Opened::sync);
+        synced.map_err(failed("synced"))
+    }
+
+    /// Whether something was written that is not synced.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.is_unsynced)
+    }
+
+    /// Why the last rotation failed, if it did.
+    pub(super) fn unrotated(&self) -> Option<&Failure> {
+        self.unrotated.as_ref().map(|unrotated| &unrotated.failure)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes elsewhere from now on. Returns where it did before.
+    #[cfg(test)]
+    pub(super) fn divert(&mut self, file: File) -> File {
+        let open = self.open.as_mut().expect("it is open");
+        std::mem::replace(&mut open.file, file)
+    }
+
+    /// Opens the file anew if there is another one by its name, or none.
+    fn follow(&mut self) -> Result<(), Failure> {
+        if let Some(open) = &mut self.open {
+            let is_gone = match fs::symlink_metadata(&self.path) {
+                Ok(found) => id_of(&found) != open.id,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if !is_gone {
+                return Ok(());
+            }
+            open.sync().map_err(failed("synced"))?;
+            self.open = None;
+            let path = self.path.display();
+            tracing::info!(%path, "the file of the audit log was renamed or removed: another one is begun");
+        }
+        self.reopen()
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
+        let opened = Opened::open(&self.path).map_err(failed("opened"))?;
+        self.open = Some(opened);
+        self.is_begun_anew = true;
+        self.sync_directory();
+        Ok(())
+    }
+
+    /// Whether it is time to rotate. A file has at least one batch of lines, and one that cannot be rotated is left for a while.
+    fn is_due(&self, bytes: usize) -> Result<bool, Failure> {
+        let Some(open) = &self.open else {
+            return Ok(false);
+        };
+        let length = open.file.metadata().map_err(failed("looked at"))?.len();
+        let failed_lately = |unrotated: &Unrotated| unrotated.at.elapsed() < ROTATION_PAUSE;
+        let is_full = length > 0 && length.saturating_add(bytes as u64) > self.bytes_max;
+        Ok(is_full && !self.unrotated.as_ref().is_some_and(failed_lately))
+    }
+
+    fn rotate(&mut self) -> Result<(), Failure> {
+        self.sync()?;
+        for number in (1..ROTATED_FILES).rev() {
+            let (from, to) = (self.rotated(number), self.rotated(number + 1));
+            match fs::rename(from, to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("rotated")(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        fs::rename(&self.path, self.rotated(1)).map_err(failed("rotated"))?;
+        self.open = None;
+        self.reopen()
+    }
+
+    fn rotated(&self, number: u32) -> PathBuf {
+        let mut name = OsString::from(&self.path);
+        name.push(format!(".{number}"));
+        name.into()
+    }
+
+    /// A name that a power cut takes away costs less than a log that stands still.
+    fn sync_directory(&self) {
+        let directory = self
+            .path
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        let directory = File::open(directory.unwrap_or(Path::new(".")));
+        if let Ok(directory) = directory {
+            let _ = directory.sync_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Fixture {
+        directory: TempDir,
+        written: Written,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self {
+                directory: TempDir::new().expect("it can be written"),
+                written: Written::default(),
+            }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        fn open(&self, bytes_max: u64) -> LogFile {
+            LogFile::open(self.path("log"), bytes_max).expect("it can be opened")
+        }
+
+        /// Writes a text, and returns whether it began a file.
+        fn put(&self, log: &mut LogFile, text: &str) -> bool {
+            let mut lines = text.as_bytes().to_vec();
+            log.prepare(lines.len()).expect("it works");
+            let is_begun = log.is_begun_anew();
+            log.write(&mut lines, &self.written).expect("it works");
+            assert!(lines.is_empty());
+            is_begun
+        }
+
+        fn text(&self, name: &str) -> Option<String> {
+            fs::read_to_string(self.path(name)).ok()
+        }
+    }
+
+    #[test]
+    fn a_full_file_is_rotated_and_the_sixth_one_is_gone() {
+        let fixture = Fixture::new();
+        let mut log = fixture.open(8);
+        assert!(fixture.put(&mut log, "0000\n"));
+        assert!(!fixture.put(&mut log, "00\n"), "there is room for it");
+        for number in 1..=6 {
+            assert!(fixture.put(&mut log, &format!("{number}{number}{number}\n")));
+            assert!(!fixture.put(&mut log, "xxx\n"), "{number}");
+        }
+        assert_eq!(fixture.text("log").as_deref(), Some("666\nxxx\n"));
+        assert_eq!(fixture.text("log.1").as_deref(), Some("555\nxxx\n"));
+        assert_eq!(fixture.text("log.5").as_deref(), Some("111\nxxx\n"));
+        assert_eq!(fixture.text("log.6"), None);
+        let counted = (fixture.written.lines.get(), fixture.written.bytes.get());
+        assert_eq!(counted, (14, 8 + 6 * 8));
+        let mode = fs::metadata(fixture.path("log")).expect("it is there");
+        assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+        drop(log);
+        assert!(fixture.put(&mut fixture.open(100), "on\n"));
+        assert_eq!(fixture.text("log").as_deref(), Some("666\nxxx\non\n"));
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_or_removed_is_begun_anew() {
+        let fixture = Fixture::new();
+        let mut log = fixture.open(100);
+        fixture.put(&mut log, "1\n");
+        fs::rename(fixture.path("log"), fixture.path("moved")).expect("renamed");
+        assert!(fixture.put(&mut log, "2\n"));
+        assert!(!fixture.put(&mut log, "3\n"));
+        fs::remove_file(fixture.path("log")).expect("removed");
+        assert!(fixture.put(&mut log, "4\n"));
+        fs::rename(fixture.path("moved"), fixture.path("log")).expect("renamed");
+        assert!(fixture.put(&mut log, "5\n"), "it is another file");
+        assert_eq!(fixture.text("log").as_deref(), Some("1\n5\n"));
+    }
+
+    #[test]
+    fn what_cannot_be_rotated_grows() {
+        let fixture = Fixture::new();
+        let mut log = fixture.open(4);
+        fixture.put(&mut log, "111\n");
+        for number in 1..=ROTATED_FILES {
+            let in_the_way = fixture.path(&format!("log.{number}/in the way"));
+            fs::create_dir_all(in_the_way).expect("made");
+        }
+        assert!(!fixture.put(&mut log, "222\n"));
+        assert_eq!(log.unrotated().map(|failure| failure.what), Some("rotated"));
+        fs::remove_dir_all(fixture.path("log.5")).expect("removed");
+        assert!(!fixture.put(&mut log, "333\n"), "it is left for a while");
+        log.unrotated = None;
+        assert!(fixture.put(&mut log, "444\n"));
+        assert!(log.unrotated().is_none());
+        assert_eq!(fixture.text("log.1").as_deref(), Some("111\n222\n333\n"));
+    }
+
+    #[test]
+    fn a_line_that_a_crash_has_torn_spoils_no_other() {
+        let fixture = Fixture::new();
+        fs::write(fixture.path("log"), "whole\nto").expect("written");
+        fixture.put(&mut fixture.open(100), "next\n");
+        assert_eq!(fixture.text("log").as_deref(), Some("whole\nto\nnext\n"));
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_kept() {
+        let fixture = Fixture::new();
+        let mut log = fixture.open(100);
+        let full = File::options().write(true).open("/dev/full");
+        let file = log.divert(full.expect("Linux has it"));
+        let mut lines = b"1\n".to_vec();
+        let failure = log.write(&mut lines, &fixture.written);
+        let error = failure.expect_err("it is full").error;
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(lines, b"1\n");
+        assert!(log.is_begun_anew(), "nothing was written");
+        log.divert(file);
+        log.write(&mut lines, &fixture.written).expect("it works");
+        assert_eq!(fixture.text("log").as_deref(), Some("1\n"));
+    }
+
+    #[test]
+    fn only_a_regular_file_is_a_log() {
+        let fixture = Fixture::new();
+        fs::create_dir(fixture.path("directory")).expect("made");
+        std::os::unix::fs::symlink(fixture.path("log"), fixture.path("link")).expect("made");
+        for path in [
+            fixture.path("directory"),
+            fixture.path("link"),
+            "/dev/null".into(),
+        ] {
+            let refused = LogFile::open(path, 100).expect_err("refused");
+            assert!(matches!(refused, AuditError::NoFile { .. }), "{refused}");
+        }
+        let refused = LogFile::open(fixture.path("nowhere/log"), 100).expect_err("refused");
+        assert!(matches!(refused, AuditError::Io { .. }), "{refused}");
+    }
+}

@@ -1,0 +1,204 @@
+//! The end of the audit log that events are noted at.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::file::{LogFile, Written};
+use super::key_hash::KeyHasher;
+use super::queue::{Noted, Queue};
+use super::writer::Writer;
+use super::{AuditError, AuditEvent, AuditKey, AuditWriter};
+use crate::figures::Counter;
+use crate::spans::Origin;
+use crate::transport::status::Exposition;
+use crate::transport::{HealthHandle, WarningAbout};
+
+/// From how many MiB on a file is rotated, unless a flag says otherwise.
+pub const DEFAULT_FILE_MIB_MAX: u64 = 100;
+
+/// From how many MiB on it may be.
+pub const FILE_MIB: RangeInclusive<u64> = 1..=1 << 20;
+
+/// What differs between logs.
+#[derive(Debug, Clone)]
+pub struct AuditOptions {
+    /// The process that writes it.
+    pub origin: Origin,
+    /// From how many bytes on a file is rotated.
+    pub file_bytes_max: u64,
+    /// Whether writes are noted that were not refused for want of a right.
+    pub notes_writes: bool,
+}
+
+/// Takes events. Clones take them for the same file.
+#[derive(Debug, Clone)]
+pub struct AuditLog(Arc<Shared>);
+
+/// What those who note events and the writer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) queue: Queue,
+    pub(super) hasher: KeyHasher,
+    pub(super) notes_writes: bool,
+    /// Events that found no room, or that could not be written before the end.
+    pub(super) dropped: Counter,
+    pub(super) written: Written,
+    /// How often something did not work.
+    pub(super) errors: Counter,
+    warning: Mutex<Warning>,
+}
+
+/// What is wrong, and where that is told.
+#[derive(Debug, Default)]
+struct Warning {
+    text: Option<String>,
+    health: Option<HealthHandle>,
+}
+
+impl AuditLog {
+    /// Opens or makes a log, and starts the thread that writes it.
+    ///
+    /// # Errors
+    ///
+    /// [`AuditError`] when the file cannot be written to, or another process does.
+    pub fn open(path: PathBuf, options: AuditOptions) -> Result<(Self, AuditWriter), AuditError> {
+        let (log, writer) = Self::prepare(path.clone(), options)?;
+        match AuditWriter::start(writer) {
+            Ok(writer) => Ok((log, writer)),
+            Err(source) => Err(AuditError::Io {
+                path,
+                what: "written, since no thread can be started",
+                source,
+            }),
+        }
+    }
+
+    /// A log, and what is to write it.
+    pub(super) fn prepare(
+        path: PathBuf,
+        options: AuditOptions,
+    ) -> Result<(Self, Writer), AuditError> {
+        let AuditOptions {
+            origin,
+            file_bytes_max,
+            notes_writes,
+        } = options;
+        // It is locked before the log is made.
+        let hasher = KeyHasher::open(&path)?;
+        let file = LogFile::open(path, file_bytes_max)?;
+        let log = Self(Arc::new(Shared {
+            queue: Queue::default(),
+            hasher,
+            notes_writes,
+            dropped: Counter::default(),
+            written: Written::default(),
+            errors: Counter::default(),
+            warning: Mutex::default(),
+        }));
+        let writer = Writer::new(Arc::clone(&log.0), file, &origin);
+        Ok((log, writer))
+    }
+
+    /// Notes an event. It is dropped, and counted, where there is no room.
+    pub fn note(&self, event: AuditEvent) {
+        let at = SystemTime::now();
+        let event = event.shortened();
+        if !self.0.queue.offer(Noted { at, event }) {
+            self.0.dropped.increment();
+        }
+    }
+
+    /// What is told of `key`.
+    pub fn key(&self, key: &[u8]) -> AuditKey {
+        self.0.hasher.key(key)
+    }
+
+    /// Whether writes are noted that were not refused.
+    pub fn notes_writes(&self) -> bool {
+        self.0.notes_writes
+    }
+
+    /// How many events were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.get()
+    }
+
+    /// From now on `health` says what is wrong with the log.
+    pub fn tell(&self, health: HealthHandle) {
+        let mut warning = self.0.warning();
+        health.warn(WarningAbout::AuditLog, warning.text.clone());
+        warning.health = Some(health);
+    }
+
+    /// What `/status` says of it.
+    pub fn describe(&self) -> Value {
+        let Shared {
+            notes_writes,
+            dropped,
+            written,
+            errors,
+            ..
+        } = &*self.0;
+        json!({
+            "writes": notes_writes,
+            "lines": written.lines.get(),
+            "bytes": written.bytes.get(),
+            "dropped": dropped.get(),
+            "errors": errors.get(),
+            "warning": self.0.warning().text,
+        })
+    }
+
+    /// Writes the metrics of a log, or of none: each is 0 then.
+    ///
+    /// # Errors
+    ///
+    /// Those of the exposition only.
+    pub(crate) fn write_to(log: Option<&Self>, exposition: &mut Exposition<'_>) -> fmt::Result {
+        let count = |of: fn(&Shared) -> &Counter| log.map_or(0, |log| of(&log.0).get());
+        exposition.counter(
+            "flaredb_audit_lines_total",
+            "Lines that were written to the audit log.",
+            count(|shared| &shared.written.lines),
+        )?;
+        exposition.counter(
+            "flaredb_audit_written_bytes_total",
+            "Bytes that were written to the audit log.",
+            count(|shared| &shared.written.bytes),
+        )?;
+        exposition.counter(
+            "flaredb_audit_dropped_total",
+            "Events that are missing in the audit log, since it was not written as fast as they came.",
+            count(|shared| &shared.dropped),
+        )?;
+        exposition.counter(
+            "flaredb_audit_errors_total",
+            "Times that the file of the audit log could not be opened, written, synced or rotated.",
+            count(|shared| &shared.errors),
+        )
+    }
+}
+
+impl Shared {
+    /// Says what is wrong with the log; `None`: nothing. Returns whether that is new.
+    pub(super) fn warn(&self, text: Option<String>) -> bool {
+        let mut warning = self.warning();
+        if warning.text == text {
+            return false;
+        }
+        if let Some(health) = &warning.health {
+            health.warn(WarningAbout::AuditLog, text.clone());
+        }
+        warning.text = text;
+        true
+    }
+
+    fn warning(&self) -> MutexGuard<'_, Warning> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

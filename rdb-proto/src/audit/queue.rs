@@ -1,0 +1,184 @@
+//! Events that wait to be written.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::AuditEvent;
+
+/// Most events that wait, beside as many that the writer has taken.
+pub(super) const QUEUE_EVENTS_MAX: usize = 16 << 10;
+
+/// An event, and when it was noted.
+#[derive(Debug)]
+pub(super) struct Noted {
+    pub(super) at: SystemTime,
+    pub(super) event: AuditEvent,
+}
+
+/// A queue with one taker. Nobody who offers waits: its lock is held for some instructions.
+///
+/// It is open; then ending, when what it has is still taken; then ended, when nothing is offered any more. [`end`](Self::end) moves it on
+/// first, and [`take`](Self::take) once it is empty.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Noted>,
+    /// The taker waits for an event. Who offers the first one wakes it.
+    is_waited_for: bool,
+    is_ending: bool,
+    has_ended: bool,
+}
+
+impl State {
+    fn has_nothing(&mut self) -> bool {
+        self.events.is_empty() && !self.is_ending
+    }
+}
+
+/// What there was to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Events,
+    /// Nothing in that time.
+    Nothing,
+    /// Nothing any more.
+    End,
+}
+
+impl Queue {
+    /// Whether there was room.
+    pub(super) fn offer(&self, noted: Noted) -> bool {
+        let mut state = self.state();
+        if state.has_ended || state.events.len() >= QUEUE_EVENTS_MAX {
+            return false;
+        }
+        state.events.push_back(noted);
+        let is_waited_for = mem::take(&mut state.is_waited_for);
+        drop(state);
+        if is_waited_for {
+            self.changed.notify_one();
+        }
+        true
+    }
+
+    /// Takes all that waits into `taken`, which is empty. Waits for something, at most that long if there is a bound.
+    pub(super) fn take(&self, taken: &mut VecDeque<Noted>, wait_max: Option<Duration>) -> Taken {
+        let mut state = self.state();
+        if state.has_nothing() {
+            state.is_waited_for = true;
+            state = match wait_max {
+                Some(wait_max) => {
+                    let waited =
+                        self.changed
+                            .wait_timeout_while(state, wait_max, State::has_nothing);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.changed.wait_while(state, State::has_nothing);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+            state.is_waited_for = false;
+        }
+        mem::swap(&mut state.events, taken);
+        if !taken.is_empty() {
+            Taken::Events
+        } else if state.is_ending {
+            state.has_ended = true;
+            Taken::End
+        } else {
+            Taken::Nothing
+        }
+    }
+
+    /// Waits that long, but not at the end. Returns whether it is the end.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        let goes_on = |state: &mut State| !state.is_ending;
+        let waited = self
+            .changed
+            .wait_timeout_while(self.state(), pause, goes_on);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_ending
+    }
+
+    /// What is in it is taken, and then nothing is offered any more.
+    pub(super) fn end(&self) {
+        self.state().is_ending = true;
+        self.changed.notify_all();
+    }
+
+    /// The taker is gone: takes and counts what is left.
+    pub(super) fn abandon(&self) -> usize {
+        let mut state = self.state();
+        state.has_ended = true;
+        mem::take(&mut state.events).len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::AuditCaller;
+    use super::*;
+
+    fn noted() -> Noted {
+        Noted {
+            at: SystemTime::now(),
+            event: AuditEvent::of_call(AuditCaller::default(), ("a.B", "C"), "ok"),
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_a_bounded_number_until_they_are_taken() {
+        let (queue, mut taken) = (Queue::default(), VecDeque::new());
+        for _ in 0..QUEUE_EVENTS_MAX {
+            assert!(queue.offer(noted()));
+        }
+        assert!(!queue.offer(noted()));
+        assert_eq!(queue.take(&mut taken, None), Taken::Events);
+        assert_eq!(taken.len(), QUEUE_EVENTS_MAX);
+        assert!(queue.offer(noted()));
+        assert_eq!(queue.abandon(), 1);
+        assert!(!queue.offer(noted()), "nobody takes it");
+    }
+
+    #[test]
+    fn who_takes_is_woken_by_an_event_and_by_the_end() {
+        let queue = Queue::default();
+        thread::scope(|scope| {
+            let taker = scope.spawn(|| {
+                let (mut taken, mut count) = (VecDeque::new(), 0);
+                while queue.take(&mut taken, None) != Taken::End {
+                    count += taken.len();
+                    taken.clear();
+                }
+                count
+            });
+            for _ in 0..1000 {
+                assert!(queue.offer(noted()));
+            }
+            queue.end();
+            assert_eq!(taker.join().expect("no panic"), 1000, "none is lost");
+        });
+        assert!(queue.pause(Duration::MAX), "it is the end");
+    }
+
+    #[test]
+    fn waiting_has_a_bound() {
+        let (queue, mut taken) = (Queue::default(), VecDeque::new());
+        let soon = Duration::from_millis(1);
+        assert_eq!(queue.take(&mut taken, Some(soon)), Taken::Nothing);
+        assert!(!queue.pause(soon));
+    }
+}

@@ -1,0 +1,100 @@
+//! What the transport notes in the audit log: the end of each call that is for admins, or says itself whom it is for, and each refusal of
+//! a caller, on open streams, too.
+//!
+//! A call that finds no room for its request has asked for nothing yet, and is not noted.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+use tonic::{Code, Status};
+
+use super::access::Access;
+use super::call::CallBudget;
+use super::call_names::{access, method_name};
+use super::connection::Connection;
+use crate::audit::{AuditCaller, AuditEvent, AuditLog, outcome_of};
+use crate::auth::Caller;
+use crate::error::{Fault, details};
+use crate::errorpb::Fate;
+
+/// A call whose end is noted.
+pub(super) struct Audited {
+    log: AuditLog,
+    call: Arc<CallBudget>,
+}
+
+impl Audited {
+    /// `None`: the end of the call is not noted.
+    pub(super) fn of(call: &Arc<CallBudget>) -> Option<Box<Self>> {
+        let log = call.connection.audit.get()?;
+        let is_noted = matches!(access(call.method), Access::Admin | Access::Own);
+        is_noted.then(|| {
+            Box::new(Self {
+                log: log.clone(),
+                call: Arc::clone(call),
+            })
+        })
+    }
+
+    /// Notes that the call has ended with a code. Without headers it ended without an answer.
+    pub(super) fn end(&self, code: Code, headers: Option<&HeaderMap>) {
+        let status = headers.and_then(Status::from_header_map);
+        let error = status.as_ref().and_then(details);
+        let fate = error.map_or(Fate::Unspecified, |error| error.fate());
+        let cause = status.map_or(Cow::Borrowed(""), |status| {
+            Cow::Owned(status.message().to_owned())
+        });
+        let asked = self.call.asked.get();
+        self.log.note(AuditEvent {
+            asked: asked.map_or(Cow::Borrowed(""), |asked| Cow::Owned(asked.clone())),
+            cause,
+            ..self.call.audit_event(outcome_of(code, fate))
+        });
+    }
+}
+
+/// Notes that a caller was refused before its call, or its message on a stream, was looked at. `method` is the position of the method in
+/// the names.
+pub(super) fn note_refused(
+    connection: &Connection,
+    caller: &Caller,
+    method: usize,
+    refusal: &Fault,
+) {
+    let Some(log) = connection.audit.get() else {
+        return;
+    };
+    let outcome = outcome_of(refusal.code, refusal.fate);
+    log.note(AuditEvent {
+        cause: Cow::Owned(refusal.cause.clone()),
+        ..AuditEvent::of_call(of(connection, caller), method_name(method), outcome)
+    });
+}
+
+fn of(connection: &Connection, caller: &Caller) -> AuditCaller {
+    AuditCaller {
+        user: caller.name().map(Arc::from),
+        identity: connection.peer_identity.get().cloned(),
+        peer: connection.peer,
+    }
+}
+
+impl CallBudget {
+    fn audit_caller(&self) -> AuditCaller {
+        of(&self.connection, self.caller())
+    }
+
+    /// What the audit log tells of the call, when that has ended so.
+    pub fn audit_event(&self, outcome: &'static str) -> AuditEvent {
+        AuditEvent::of_call(self.audit_caller(), method_name(self.method), outcome)
+    }
+
+    /// Tells what the call asks for, for the audit log: in words without keys, values and tokens. They are made only where there is a
+    /// log.
+    pub fn note_asked(&self, words: impl FnOnce() -> String) {
+        if self.connection.audit.get().is_some() {
+            self.asked.get_or_init(words);
+        }
+    }
+}
