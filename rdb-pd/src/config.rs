@@ -272,6 +272,7 @@ mod tests {
             ("--connections-max", "0"),
             ("--connections-per-address-max", "0"),
             ("--bytes-in-flight-mib", "15"),
+            ("--audit-log-max-mib", "0"),
         ] {
             let config = Config::parse_from(["rdb-pd", flag, value]);
             let error = config.validate().expect_err(flag).to_string();

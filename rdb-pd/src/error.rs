@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rdb_proto::audit::AuditError;
 use rdb_proto::transport::ServeError;
 use rdb_proto::transport::process::{Failure, ProcessError};
 use rdb_proto::transport::status::StatusListenError;
@@ -17,6 +18,9 @@ pub enum PdError {
     /// A setting cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The data directory cannot be opened.
     #[error("{0}{next}", next = next_step(.0))]
     Open(OpenError),
@@ -70,6 +74,8 @@ impl ProcessError for PdError {
     fn failure(&self) -> Failure {
         match self {
             Self::Config(_) => Failure::Setting,
+            Self::Audit(error) if error.may_pass() => Failure::Passing,
+            Self::Audit(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
             Self::Open(_) | Self::Damaged { .. } | Self::DamagedRights { .. } | Self::Clock(_) => {
                 Failure::Refused

@@ -154,6 +154,7 @@ impl Source for PdSource {
                 }),
             ),
             ("auth", self.describe_auth()),
+            ("audit", self.transport.describe_audit()),
         ]
     }
 

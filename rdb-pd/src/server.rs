@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rdb_proto::audit::{self, AuditWriter};
 use rdb_proto::authpb::auth_server::AuthServer;
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::slow_log::SlowLog;
@@ -18,6 +19,7 @@ use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::auth::{Authority, Keeper};
@@ -45,6 +47,8 @@ pub struct Pd {
     status: Option<StatusServer>,
     /// Ends after what it sends has been noted.
     span_exporter: Option<SpanExporter>,
+    /// Ends after what it writes has been noted.
+    audit_writer: Option<AuditWriter>,
     health: HealthHandle,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
@@ -99,6 +103,7 @@ impl Pd {
             version,
             instance: local_addr.to_string(),
         };
+        let (audit, audit_writer) = config.serve.audit(origin.clone(), false)?.unzip();
         let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
         let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
         let figures = Arc::new(Figures::told_by(slow, spans));
@@ -106,12 +111,16 @@ impl Pd {
         let serve_options = ServeOptions {
             unserved: Some(unserved),
             guard: Some(Arc::clone(authority.guard())),
+            audit: audit.clone(),
             ..serve_options
         };
 
         let drain = CancellationToken::new();
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let shown_health = health_handle.clone();
+        if let Some(audit) = audit {
+            audit.tell(health_handle.clone());
+        }
         let tls_keeper = server_tls.map(|tls| TlsKeeper::new(tls, None, health_handle.clone()));
         let source = PdSource {
             health: health_handle.clone(),
@@ -172,6 +181,7 @@ impl Pd {
             keeping: tokio::spawn(drains_when_it_ends(keeping, drain.clone())),
             status,
             span_exporter,
+            audit_writer,
             health: shown_health,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
@@ -206,8 +216,10 @@ impl ServerProcess for Pd {
         if let Some(status) = self.status {
             status.end().await;
         }
+        let closing_began = Instant::now();
         let closing = process::close(move || self.storage.close());
         let (closed, ()) = tokio::join!(closing, spans::end(self.span_exporter));
+        audit::end(self.audit_writer, closing_began).await;
         closed?;
         kept?;
         served?

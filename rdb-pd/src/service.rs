@@ -200,6 +200,8 @@ impl Pd for PdService {
         let timed = Timed::begin(&self.figures, &call, "RemoveStore");
         let answering = async {
             let RemoveStoreRequest { store_id, cancel } = request.into_inner();
+            let wish = if cancel { "stays" } else { "leaves" };
+            call.note_asked(|| format!("store {store_id} {wish}"));
             check_id("store_id", store_id)?;
             let changed = self.cluster.change_leaving(store_id, !cancel).await;
             Ok(Response::new(changed.map_err(cluster_fault)?))
@@ -219,6 +221,9 @@ impl Pd for PdService {
                 add_store_id,
                 remove_store_id,
             } = request.into_inner();
+            call.note_asked(|| {
+                format!("region {region_id}: to store {add_store_id}, from store {remove_store_id}")
+            });
             check_id("region_id", region_id)?;
             if add_store_id == remove_store_id {
                 let cause = if add_store_id == 0 {
@@ -256,6 +261,7 @@ impl Pd for PdService {
         let timed = Timed::begin(&self.figures, &call, "CancelOperator");
         let answering = async {
             let region_id = request.into_inner().region_id;
+            call.note_asked(|| format!("region {region_id}"));
             check_id("region_id", region_id)?;
             let cancelled = self.cluster.cancel_operator(region_id);
             let operator = Some(cancelled.map_err(|error| cluster_fault(error.into()))?);

@@ -139,6 +139,10 @@ pub struct Config {
     #[command(flatten)]
     pub serve: ServeFlags,
 
+    /// Write each write to --audit-log, too, with the user, the command, the length and a hash of the key, and what became of it.
+    #[arg(long, env = "RDB_SERVER_AUDIT_WRITES")]
+    pub audit_writes: bool,
+
     /// Cut the write-ahead log of a data directory that is refused as damaged: keep what comes before the damage, DROP EVERY
     /// WRITE AFTER IT, acknowledged ones among them, say how much that is, and exit without serving. An undamaged log is left
     /// alone, and a directory with a region that other stores hold, too, is refused. Copy the directory first; for when there is
@@ -166,6 +170,7 @@ impl Default for Config {
             raft_election_timeout_max_ms: timing.election_timeout_max_ms,
             raft_log_mib_max: LOG_BYTES_MAX >> 20,
             serve: ServeFlags::default(),
+            audit_writes: false,
             repair_wal: false,
         }
     }
@@ -204,6 +209,9 @@ pub enum ConfigError {
     /// The token of the store cannot be used.
     #[error("--auth-token-file: {0}")]
     Token(String),
+    /// There is nowhere to write them to.
+    #[error("--audit-writes needs --audit-log FILE, where writes are noted")]
+    AuditLogMissing,
     /// An interval cannot work.
     #[error("--raft-…: {0}")]
     Timing(#[from] TimingError),
@@ -253,6 +261,9 @@ impl Config {
             AUTH_STALE_MIN_S..=AUTH_STALE_MAX_S,
         )?;
         self.timing().validate()?;
+        if self.audit_writes && self.serve.audit_log.is_none() {
+            return Err(ConfigError::AuditLogMissing);
+        }
         self.serve.options()?;
         self.serve.tls()?;
         self.client_tls()?;
@@ -352,6 +363,8 @@ mod tests {
                 &["--auth-token-file", "/nonexistent/token"],
                 "--auth-token-file",
             ),
+            (&["--audit-log-max-mib", "0"], "--audit-log-max-mib"),
+            (&["--audit-writes"], "--audit-log FILE"),
         ] {
             let error = parsed(flags).validate().expect_err(named).to_string();
             assert!(error.contains(named), "{error}");

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rdb_proto::audit::AuditError;
 use rdb_proto::error::{Fault, busy};
 use rdb_proto::errorpb::{Fate, NotReady, region_error};
 use rdb_proto::kvrpc::batch_answer;
@@ -23,6 +24,9 @@ pub enum ServerError {
     /// A setting cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The data directory cannot be opened.
     #[error("{0}{next}", next = next_step(.0))]
     Open(OpenError),
@@ -104,6 +108,8 @@ impl ProcessError for ServerError {
     fn failure(&self) -> Failure {
         match self {
             Self::Config(_) => Failure::Setting,
+            Self::Audit(error) if error.may_pass() => Failure::Passing,
+            Self::Audit(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
             Self::Open(_)
             | Self::RegionDamaged { .. }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdb_proto::adminpb::region_admin_server::RegionAdminServer;
+use rdb_proto::audit::{self, AuditWriter};
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
@@ -56,6 +57,8 @@ pub struct Server {
     status: Option<StatusServer>,
     /// Ends after what it sends has been noted.
     span_exporter: Option<SpanExporter>,
+    /// Ends after what it writes has been noted.
+    audit_writer: Option<AuditWriter>,
     health: HealthHandle,
     drain: CancellationToken,
     _drain_on_drop: DropGuard,
@@ -77,8 +80,11 @@ impl Server {
             version: env!("CARGO_PKG_VERSION"),
             instance: config.instance(),
         };
+        let audit = config.serve.audit(origin.clone(), config.audit_writes)?;
+        let (audit, audit_writer) = audit.unzip();
         let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
-        let router = Router::new(drain.clone()).noting_in(Figures::told_by(slow, spans));
+        let figures = Figures::told_by(slow, spans).audited_by(audit.clone());
+        let router = Router::new(drain.clone()).noting_in(figures);
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(router.figures());
         let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
         let client_tls = config.client_tls().map_err(ConfigError::from)?;
@@ -100,6 +106,7 @@ impl Server {
         let rights = Arc::new(rights);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
+            audit: audit.clone(),
             tls: server_tls.clone(),
             store_connections_max: STORE_CONNECTIONS_MAX,
             handed_over: Some(handed_over.clone()),
@@ -144,6 +151,9 @@ impl Server {
 
         let (health_handle, health_service) = health(SERVICES, drain.clone());
         let shown_health = health_handle.clone();
+        if let Some(audit) = &audit {
+            audit.tell(health_handle.clone());
+        }
         let tls_keeper =
             server_tls.map(|tls| TlsKeeper::new(tls, client_tls, health_handle.clone()));
         let source = StoreSource {
@@ -223,6 +233,7 @@ impl Server {
             placement: tokio::spawn(drains_when_it_ends(placement, drain.clone())),
             status,
             span_exporter,
+            audit_writer,
             health: shown_health,
             drain: drain.clone(),
             _drain_on_drop: drain.drop_guard(),
@@ -285,8 +296,10 @@ impl ServerProcess for Server {
             status.end().await;
         }
         let (regions, runtime) = (self.regions, Handle::current());
+        let closing_began = tokio::time::Instant::now();
         let closing = process::close(move || regions.close(&runtime));
         let (closed, ()) = tokio::join!(closing, spans::end(self.span_exporter));
+        audit::end(self.audit_writer, closing_began).await;
         closed?;
         placed??;
         served?

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rdb_proto::auth::is_user_name;
 use rdb_proto::authpb::{Grant, Keyspace, Role};
 use rdb_proto::error::Fault;
 use rdb_proto::transport::CallBudget;
@@ -75,24 +76,28 @@ impl Change {
         }
     }
 
+    /// What it is, in words for the audit log. Whatever was given as a name may be a token, unless it is one.
+    pub(crate) fn asked(&self) -> String {
+        let name = match self.name() {
+            name if is_user_name(name) => name,
+            _ => "(no name)",
+        };
+        let asked = format!("{} {name}", self.kind());
+        match self {
+            Self::Grant { grant, .. } | Self::Revoke { grant, .. } => {
+                format!("{asked} {} {}", role_of(grant), keyspace_of(grant))
+            }
+            _ => asked,
+        }
+    }
+
     /// Tells of it once it is made, and by whom. Neither subjects nor prefixes are told.
     pub(super) fn log(&self, author: &Author, version: u64) {
         let grant = match self {
             Self::Grant { grant, .. } | Self::Revoke { grant, .. } => Some(grant),
             _ => None,
         };
-        let role = grant.map(|grant| match grant.role() {
-            Role::Unspecified => "none",
-            Role::Reader => "reader",
-            Role::Writer => "writer",
-            Role::Admin => "admin",
-            Role::Store => "store",
-        });
-        let keyspace = grant.map(|grant| match grant.keyspace() {
-            Keyspace::All => "all",
-            Keyspace::Raw => "raw",
-            Keyspace::Versioned => "versioned",
-        });
+        let (role, keyspace) = (grant.map(role_of), grant.map(keyspace_of));
         tracing::info!(
             by = author.0.caller().name(),
             peer = author.0.peer().map(tracing::field::display),
@@ -117,5 +122,23 @@ impl Change {
             Self::Grant { .. } => "grant",
             Self::Revoke { .. } => "revoke",
         }
+    }
+}
+
+fn role_of(grant: &Grant) -> &'static str {
+    match grant.role() {
+        Role::Unspecified => "none",
+        Role::Reader => "reader",
+        Role::Writer => "writer",
+        Role::Admin => "admin",
+        Role::Store => "store",
+    }
+}
+
+fn keyspace_of(grant: &Grant) -> &'static str {
+    match grant.keyspace() {
+        Keyspace::All => "all",
+        Keyspace::Raw => "raw",
+        Keyspace::Versioned => "versioned",
     }
 }

@@ -42,6 +42,7 @@ impl AuthService {
     }
 
     async fn change(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
+        call.note_asked(|| change.asked());
         let author = Author(Arc::clone(call));
         let changed = self.authority.change(change, author).await;
         changed.map_err(auth_fault)

@@ -60,6 +60,16 @@ macro_rules! serve_flags {
             #[arg(long, env = concat!($env, "_OTLP_ENDPOINT"), value_name = "http://HOST:PORT")]
             pub otlp_endpoint: Option<$crate::spans::OtlpEndpoint>,
 
+            /// Write each administrative call and each refusal to this file, as lines of JSON, and who it was. Made where it is missing, for
+            /// this process alone. FILE.key beside it has the secret that hashes of keys are made with.
+            #[arg(long, env = concat!($env, "_AUDIT_LOG"), value_name = "FILE")]
+            pub audit_log: Option<std::path::PathBuf>,
+
+            /// From how many MiB on --audit-log is renamed to FILE.1, that to FILE.2, and so on to FILE.5, which is the last.
+            #[arg(long, env = concat!($env, "_AUDIT_LOG_MAX_MIB"), value_name = "MIB")]
+            #[arg(default_value_t = $crate::audit::DEFAULT_FILE_MIB_MAX)]
+            pub audit_log_max_mib: u64,
+
             /// What to log to stderr: error, warn, info, debug, trace, or filters such as `info,rocksdb=debug`. Debug and trace
             /// are FlareDB's own; libraries log that much when a filter names them, e.g. `debug,h2=debug`.
             #[arg(long, env = concat!($env, "_LOG_LEVEL"), value_name = "LEVEL")]
@@ -80,6 +90,8 @@ macro_rules! serve_flags {
                     status_addr: None,
                     slow_log_ms: $crate::slow_log::DEFAULT_THRESHOLD_MS,
                     otlp_endpoint: None,
+                    audit_log: None,
+                    audit_log_max_mib: $crate::audit::DEFAULT_FILE_MIB_MAX,
                     log_level: $crate::transport::process::LogFilter::default(),
                 }
             }
@@ -102,6 +114,29 @@ macro_rules! serve_flags {
                 )
             }
 
+            /// Opens the audit log, if there is to be one.
+            ///
+            /// # Errors
+            ///
+            /// When its file cannot be written to.
+            pub fn audit(
+                &self,
+                origin: $crate::spans::Origin,
+                notes_writes: bool,
+            ) -> Result<
+                Option<($crate::audit::AuditLog, $crate::audit::AuditWriter)>,
+                $crate::audit::AuditError,
+            > {
+                let options = $crate::audit::AuditOptions {
+                    origin,
+                    file_bytes_max: self.audit_log_max_mib << 20,
+                    notes_writes,
+                };
+                let path = self.audit_log.clone();
+                path.map(|path| $crate::audit::AuditLog::open(path, options))
+                    .transpose()
+            }
+
             /// Checks the flags.
             ///
             /// # Errors
@@ -110,6 +145,11 @@ macro_rules! serve_flags {
             pub fn options(
                 &self,
             ) -> Result<$crate::transport::ServeOptions, $crate::transport::OutOfRange> {
+                $crate::transport::OutOfRange::check(
+                    "--audit-log-max-mib",
+                    self.audit_log_max_mib,
+                    $crate::audit::FILE_MIB,
+                )?;
                 $crate::transport::ServeOptions::checked(
                     self.bytes_in_flight_mib,
                     self.connections_max,

@@ -22,6 +22,7 @@ use rdb_proto::transport::status::{Exposition, Labels};
 use rdb_proto::transport::{CallBudget, UnservedCall};
 use tonic::Code;
 
+use super::audit::{Audit, AuditedCall};
 use super::slow::{self, Parts, SlowCommand};
 use super::{Arrival, Traced};
 use crate::error::Rejection;
@@ -141,7 +142,7 @@ impl Kind {
         }
     }
 
-    fn is_read(self) -> bool {
+    pub(super) fn is_read(self) -> bool {
         match self {
             Self::RawGet
             | Self::Get
@@ -222,6 +223,7 @@ pub(crate) struct Commands {
     writes: Histogram,
     slow: SlowLog,
     spans: Spans,
+    pub(super) audit: Audit,
 }
 
 impl Default for Commands {
@@ -232,6 +234,7 @@ impl Default for Commands {
             writes: Histogram::of_durations(),
             slow: SlowLog::default(),
             spans: Spans::default(),
+            audit: Audit::default(),
         }
     }
 }
@@ -267,6 +270,8 @@ pub(crate) struct Begun<'a> {
     region_id: Option<u64>,
     /// That of its write, once it is submitted.
     progress: Option<Arc<WriteProgress>>,
+    /// `None`: there is no audit log.
+    audited: Option<Box<AuditedCall>>,
 }
 
 impl Commands {
@@ -290,6 +295,7 @@ impl Commands {
             key: None,
             region_id: None,
             progress: None,
+            audited: self.audit.begin(),
         }
     }
 
@@ -298,6 +304,11 @@ impl Commands {
         let mut tally = Tally::default();
         tally.count(kind, answered);
         self.note_together(&tally, waited);
+    }
+
+    /// What notes commands in the audit log.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// What counts slow commands and tells of them.
@@ -436,14 +447,36 @@ impl<'a> Begun<'a> {
         self.call
     }
 
-    /// It is about `key`, or begins with it.
+    /// It is about `key`.
     pub(crate) fn note_key(&mut self, key: &Bytes) {
-        self.key = Some(self.commands.slow.tag(key));
+        self.note_first_key(1, key, None);
     }
 
-    /// Its region was found.
+    /// It is about these keys.
+    pub(crate) fn note_keys(&mut self, keys: &[Bytes]) {
+        if let Some(first) = keys.first() {
+            self.note_first_key(keys.len(), first, None);
+        }
+    }
+
+    /// It is about the keys from `start_key` on and before `end_key`.
+    pub(crate) fn note_range(&mut self, start_key: &Bytes, end_key: &Bytes) {
+        self.note_first_key(1, start_key, Some(end_key));
+    }
+
+    fn note_first_key(&mut self, count: usize, first: &Bytes, end: Option<&Bytes>) {
+        self.key = Some(self.commands.slow.tag(first));
+        if let Some(audited) = &mut self.audited {
+            audited.note_keys(count, first, end);
+        }
+    }
+
+    /// Its region was found, and its caller has the right to it.
     pub(crate) fn note_region(&mut self, region_id: u64) {
         self.region_id = Some(region_id);
+        if let Some(audited) = &mut self.audited {
+            audited.note_admitted(self.kind);
+        }
     }
 
     /// Its write was submitted.
@@ -466,6 +499,7 @@ impl<'a> Begun<'a> {
             Ok(_) => Answered::Done,
             Err(rejection) => Answered::by(rejection),
         };
+        self.note_rejection(&result);
         result
     }
 
@@ -475,7 +509,14 @@ impl<'a> Begun<'a> {
         result: Result<Response, Rejection>,
     ) -> Result<Response, Rejection> {
         self.answered = Answered::with(&result);
+        self.note_rejection(&result);
         result
+    }
+
+    fn note_rejection<T>(&mut self, result: &Result<T, Rejection>) {
+        if let (Some(audited), Err(rejection)) = (&mut self.audited, result) {
+            audited.note_rejection(rejection);
+        }
     }
 }
 
@@ -499,6 +540,9 @@ impl Drop for Begun<'_> {
             region_id: self.region_id,
             parts: self.parts(now),
         });
+        if let Some(audited) = self.audited.take() {
+            audited.end(self.call, kind, answered);
+        }
         // The room that its answer waited for is told of here, or not at all.
         self.call.waited().take();
     }

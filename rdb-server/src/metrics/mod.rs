@@ -2,7 +2,7 @@
 //!
 //! - [`Figures`]: what is noted on the way of a command. `commands` counts answers, `proposals` what becomes of writes behind them.
 //! - [`Arrival`]: when durations begin. `slow` is the line of the log about commands that took long, `traced` has the spans of those that
-//!   are parts of traces.
+//!   are parts of traces, `audit` what the audit log has of them.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
 //!   above, and those that storage, log, groups and transport have counted. `database`, `replication` and `rights` have the names of the
 //!   latter.
@@ -14,6 +14,7 @@
 //! - No label takes a value from a key or a client.
 
 mod arrival;
+mod audit;
 mod commands;
 mod database;
 mod load;
@@ -25,11 +26,15 @@ mod slow;
 mod source;
 mod traced;
 
+use rdb_proto::audit::AuditLog;
 use rdb_proto::slow_log::SlowLog;
 use rdb_proto::spans::Spans;
 use rdb_proto::transport::{UnservedCall, UnservedCalls};
 
+use audit::Audit;
+
 pub(crate) use arrival::Arrival;
+pub(crate) use audit::AuditedMessage;
 pub(crate) use commands::{Answered, Begun, Commands, Kind, Tally};
 pub(crate) use load::LoadMeter;
 pub(crate) use proposals::Proposals;
@@ -51,6 +56,12 @@ impl Figures {
             commands: Commands::told_by(slow, spans),
             ..Self::default()
         }
+    }
+
+    /// The same, with an audit log.
+    pub(crate) fn audited_by(mut self, log: Option<AuditLog>) -> Self {
+        self.commands.audit = Audit::of(log);
+        self
     }
 }
 

@@ -88,6 +88,7 @@ impl Source for StoreSource {
                 }),
             ),
             ("auth", rights::describe(self.rights.guard())),
+            ("audit", self.transport.describe_audit()),
         ]
     }
 

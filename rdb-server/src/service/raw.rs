@@ -43,9 +43,7 @@ impl RawService {
         let command = Command::PutBatchRaw {
             entries: entries.collect(),
         };
-        if let Some(first) = keys.first() {
-            begun.note_key(first);
-        }
+        begun.note_keys(&keys);
         command.validate()?;
         several::check_keys(begun, Permission::Write, Keyspace::Raw, keys.iter())?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
@@ -59,9 +57,7 @@ impl RawService {
         begun: &mut Begun<'_>,
         RawBatchDeleteRequest { context, keys }: RawBatchDeleteRequest,
     ) -> Result<RawBatchDeleteResponse, Rejection> {
-        if let Some(first) = keys.first() {
-            begun.note_key(first);
-        }
+        begun.note_keys(&keys);
         validate_keys(&keys)?;
         several::check_keys(begun, Permission::Write, Keyspace::Raw, keys.iter())?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
@@ -80,7 +76,7 @@ impl RawService {
             start_key,
             end_key,
         } = request;
-        begun.note_key(&start_key);
+        begun.note_range(&start_key, &end_key);
         let command = Command::DeleteRangeRaw {
             start_key: start_key.clone(),
             end_key: end_key.clone(),

@@ -10,6 +10,8 @@ use rdb_proto::adminpb::{
     Position, TransferLeaderRequest, TransferLeaderResponse,
 };
 use rdb_proto::error::Fault;
+use rdb_proto::metapb::Context;
+use rdb_proto::transport::CallBudget;
 use rdb_raft::LogId;
 use tonic::{Request, Response, Status};
 
@@ -105,6 +107,11 @@ impl RegionAdminService {
     }
 }
 
+/// The region that a request names, for the audit log.
+fn region_of(context: Option<Context>) -> u64 {
+    context.unwrap_or_default().region_id
+}
+
 fn on_wire(position: &LogId) -> Position {
     Position {
         term: position.leader_id.term,
@@ -118,6 +125,8 @@ impl RegionAdmin for RegionAdminService {
         &self,
         request: Request<BeginCheckRequest>,
     ) -> Result<Response<BeginCheckResponse>, Status> {
+        let region_id = region_of(request.get_ref().context);
+        CallBudget::of(&request).note_asked(|| format!("region {region_id}"));
         respond(self.begin(request.into_inner()).await)
     }
 
@@ -125,12 +134,18 @@ impl RegionAdmin for RegionAdminService {
         &self,
         request: Request<GetChecksumRequest>,
     ) -> Result<Response<GetChecksumResponse>, Status> {
+        let region_id = region_of(request.get_ref().context);
+        CallBudget::of(&request).note_asked(|| format!("region {region_id}"));
         respond(self.checksum(request.into_inner()).await)
     }
     async fn transfer_leader(
         &self,
         request: Request<TransferLeaderRequest>,
     ) -> Result<Response<TransferLeaderResponse>, Status> {
+        let TransferLeaderRequest { context, to_store } = request.get_ref();
+        let region_id = region_of(*context);
+        let asked = || format!("region {region_id} to store {to_store}");
+        CallBudget::of(&request).note_asked(asked);
         respond(self.transfer(request.into_inner()).await)
     }
 }

@@ -66,9 +66,7 @@ pub(super) async fn get<V, E, R: Message, F>(
 where
     F: Future<Output = Result<Vec<Option<V>>, ReadFailure>>,
 {
-    if let Some(first) = keys.first() {
-        begun.note_key(first);
-    }
+    begun.note_keys(&keys);
     validate_keys(&keys)?;
     check_keys(begun, Permission::Read, keyspace, keys.iter())?;
     let region = router.for_keys(context.as_ref(), keys.iter())?;
@@ -97,7 +95,7 @@ pub(super) async fn scan<E, R: Message, F>(
 where
     F: Future<Output = Result<Page<E>, ReadFailure>>,
 {
-    begun.note_key(&range.start_key);
+    begun.note_range(&range.start_key, &range.end_key);
     range.validate()?;
     let (start_key, end_key) = (&range.start_key, &range.end_key);
     check_range(begun, Permission::Read, keyspace, start_key, end_key)?;

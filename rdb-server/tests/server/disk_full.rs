@@ -21,13 +21,13 @@ use crate::harness::{Cluster, Metrics, Node, connect, http_get, skipped};
 const VALUE_BYTES: usize = 256 << 10;
 
 /// A file system of a fixed size, unmounted when dropped.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     directory: TempDir,
 }
 
 impl SmallDisk {
     /// `None` where this process may not mount.
-    fn mount(mib: u32) -> Option<Self> {
+    pub(crate) fn mount(mib: u32) -> Option<Self> {
         let directory = TempDir::new().expect("the temporary directory can be written");
         let size = format!("size={mib}m");
         let mounted = Command::new("mount")
@@ -48,7 +48,7 @@ impl SmallDisk {
         assert!(status.expect("mount worked before").success());
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod bad_input;
 mod configuration;
 mod disk_full;

@@ -20,7 +20,7 @@ use rdb_proto::transport::{BytesInFlight, Reservation};
 use super::answers::AnswerGroup;
 use super::reads::ReadGroup;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally};
+use crate::metrics::{Answered, Arrival, AuditedMessage, Figures, Kind, Parts, SlowCommand, Tally};
 use crate::router::Router;
 pub(super) use sorting::AwaitedWrite;
 use sorting::{Handing, Sorting};
@@ -49,6 +49,7 @@ pub(super) fn take(
     caller: &Caller,
     router: &Router,
     budgets: &BytesInFlight,
+    audited: Option<Arc<AuditedMessage>>,
 ) -> Intake {
     let batch::Request {
         message,
@@ -57,12 +58,16 @@ pub(super) fn take(
     let figures = router.figures();
     let pass = match caller.pass() {
         Ok(pass) => pass,
-        Err(fault) => return Intake::refused(message, fault.into(), arrival, arrived, figures),
+        Err(fault) => {
+            let (rejection, audited) = (fault.into(), audited.as_deref());
+            return Intake::refused(message, rejection, arrival, arrived, figures, audited);
+        }
     };
     let membership = match router.membership() {
         Ok(membership) => membership,
         Err(not_ready) => {
-            return Intake::refused(message, not_ready.into(), arrival, arrived, figures);
+            let (rejection, audited) = (not_ready.into(), audited.as_deref());
+            return Intake::refused(message, rejection, arrival, arrived, figures, audited);
         }
     };
     let bytes = message_bytes + message.commands.len() * COMMAND_OVERHEAD_BYTES;
@@ -79,7 +84,8 @@ pub(super) fn take(
         Some(reservation) if fits => reservation,
         arrived => {
             let full = Rejection::Routing(busy(BYTES_BACKOFF));
-            return Intake::refused(message, full, arrival, arrived, figures);
+            let audited = audited.as_deref();
+            return Intake::refused(message, full, arrival, arrived, figures, audited);
         }
     };
     let BatchRequest {
@@ -98,6 +104,7 @@ pub(super) fn take(
         ..Context::default()
     };
     let mut sorting = Sorting::new(&membership, context, pass, figures.commands.traced());
+    sorting.audited = audited.clone();
     let mut traces = Traces::new(&of_commands);
     for (position, command) in commands.into_iter().enumerate() {
         sorting.sort(command, traces.at(position));
@@ -107,6 +114,7 @@ pub(super) fn take(
         arrival,
         budgets,
         figures,
+        audited,
     };
     sorting.hand_over(message_bytes, reservation, &handing, &mut intake);
     intake
@@ -120,6 +128,7 @@ impl Intake {
         arrival: Arrival,
         arrived: Option<Reservation>,
         figures: &Figures,
+        audited: Option<&AuditedMessage>,
     ) -> Self {
         let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
         let commands = &figures.commands;
@@ -142,6 +151,9 @@ impl Intake {
                     parts: Parts::of_write(&arrival, None, now),
                 }
             });
+        }
+        if let Some(audited) = audited {
+            audited.note_all_refused(&message.commands, answered, &rejection);
         }
         let ids = message.commands.iter().map(|command| command.id);
         let answered = AnswerGroup::rejected(ids.collect(), rejection, arrived.map(Arc::new));

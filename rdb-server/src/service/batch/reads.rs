@@ -28,7 +28,7 @@ use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
 use crate::metrics::{
-    Answered, Arrival, Commands, Figures, Kind, Parts, SlowCommand, Tally, Traced,
+    Answered, Arrival, AuditedMessage, Commands, Figures, Kind, Parts, SlowCommand, Tally, Traced,
 };
 use crate::region::{ReadFailure, RegionHandle};
 
@@ -75,6 +75,8 @@ pub(super) struct ReadGroup {
     pub(super) arrival: Arrival,
     /// What they were checked against last.
     pub(super) pass: Pass,
+    /// `None`: there is no audit log.
+    pub(super) audited: Option<Arc<AuditedMessage>>,
 }
 
 impl ReadGroup {
@@ -103,7 +105,13 @@ impl ReadGroup {
                 queued.check(allowed)
             };
             let found = match checked.map(|()| room.map(read)) {
-                Err(rejection) => Some(Err(rejection)),
+                Err(rejection) => {
+                    if let Some(audited) = &self.audited {
+                        let (key, answered) = (queued.read.key(), Answered::by(&rejection));
+                        audited.note_refused(queued.kind, Some(key), answered, &rejection);
+                    }
+                    Some(Err(rejection))
+                }
                 Ok(Some(Ok(Some(value)))) => Some((queued.response)(value)),
                 Ok(Some(Err(ReadFailure::Rejected(rejection)))) => Some(Err(rejection)),
                 Ok(Some(Err(ReadFailure::NeedsRoom { bytes })))
@@ -135,6 +143,7 @@ impl ReadGroup {
                     message: Arc::clone(&self.message),
                     arrival: self.arrival,
                     pass: pass.clone(),
+                    audited: self.audited.clone(),
                 }),
             }
         }
@@ -156,6 +165,7 @@ struct ColdRead {
     message: Arc<Reservation>,
     arrival: Arrival,
     pass: Pass,
+    audited: Option<Arc<AuditedMessage>>,
 }
 
 /// Reads some keys from the disk. Resolves to the reads that it has left out, and the answers to the others.
@@ -261,6 +271,7 @@ impl Reads {
                 message: cold.message,
                 arrival: cold.arrival,
                 pass: cold.pass,
+                audited: cold.audited,
             });
         }
     }
@@ -546,6 +557,7 @@ mod tests {
             message: Arc::new(message),
             arrival: Arrival::of(call),
             pass: Pass::anyone(),
+            audited: None,
         }
     }
 

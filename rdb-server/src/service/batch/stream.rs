@@ -136,8 +136,9 @@ impl CommandStream {
         let arrival = Arrival::of(&self.call);
         let arrived = self.call.take_arrived(request.message_bytes);
         let budgets = self.call.bytes_in_flight();
-        let caller = self.call.caller();
-        let taken = intake::take(request, arrival, arrived, caller, &self.router, budgets);
+        let (caller, router) = (self.call.caller(), &self.router);
+        let audited = router.figures().commands.audit().of_message(&self.call);
+        let taken = intake::take(request, arrival, arrived, caller, router, budgets, audited);
         self.commands_in_flight += taken.command_count;
         for answered in taken.answered {
             self.ready.push(answered);

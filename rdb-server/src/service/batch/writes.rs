@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rdb_proto::audit::AuditKey;
 use rdb_proto::slow_log::KeyTag;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
@@ -15,7 +16,9 @@ use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::intake::AwaitedWrite;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally, Traced};
+use crate::metrics::{
+    Answered, Arrival, AuditedMessage, Figures, Kind, Parts, SlowCommand, Tally, Traced,
+};
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle, WriteProgress};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
@@ -26,6 +29,8 @@ pub(super) struct MessageWrites<'a> {
     budgets: &'a BytesInFlight,
     figures: &'a Arc<Figures>,
     arrival: Arrival,
+    /// `None`: there is no audit log.
+    audited: Option<Arc<AuditedMessage>>,
 }
 
 impl<'a> MessageWrites<'a> {
@@ -35,6 +40,7 @@ impl<'a> MessageWrites<'a> {
         budgets: &'a BytesInFlight,
         figures: &'a Arc<Figures>,
         arrival: Arrival,
+        audited: Option<Arc<AuditedMessage>>,
     ) -> Self {
         Self {
             message_bytes,
@@ -43,6 +49,7 @@ impl<'a> MessageWrites<'a> {
             budgets,
             figures,
             arrival,
+            audited,
         }
     }
 
@@ -55,8 +62,12 @@ impl<'a> MessageWrites<'a> {
         awaited: Vec<AwaitedWrite>,
     ) -> Result<BoxFuture<'static, AnswerGroup>, AnswerGroup> {
         let first_key = commands.first().and_then(key_of);
+        let audited = self.audited.clone();
+        let audited = audited.filter(|message| message.notes_writes());
+        let audited = audited.map(|message| Audited::of(message, &commands));
         let mut submitted = Submitted {
             awaited,
+            audited,
             message: Arc::clone(&self.message),
             figures: Arc::clone(self.figures),
             arrival: self.arrival,
@@ -106,9 +117,32 @@ fn key_of(command: &Command) -> Option<&[u8]> {
     }
 }
 
+/// What the audit log is told of writes with.
+struct Audited {
+    message: Arc<AuditedMessage>,
+    /// The keys of all of them.
+    keys: Vec<Option<AuditKey>>,
+}
+
+impl Audited {
+    fn of(message: Arc<AuditedMessage>, commands: &[Command]) -> Self {
+        let keys = commands.iter().map(key_of);
+        let keys = keys.map(|key| Some(message.key(key?))).collect();
+        Self { message, keys }
+    }
+
+    /// The write at a position was answered so, or given up.
+    fn note(&self, position: usize, kind: Kind, answered: Answered, rejection: Option<&Rejection>) {
+        let key = self.keys.get(position).copied().flatten();
+        self.message.note_write(kind, key, answered, rejection);
+    }
+}
+
 /// Writes of a message that were submitted together. Dropped before they are answered, they are noted as given up.
 struct Submitted {
     awaited: Vec<AwaitedWrite>,
+    /// `None`: the audit log has no writes.
+    audited: Option<Audited>,
     message: Arc<Reservation>,
     figures: Arc<Figures>,
     arrival: Arrival,
@@ -129,9 +163,14 @@ impl Submitted {
             Ok(outcomes) if outcomes.len() == self.awaited.len() => {
                 let (mut tally, mut first) = (Tally::default(), None);
                 let mut traced = self.figures.commands.traced();
-                let answers = self.awaited.iter().zip(outcomes).map(|(awaited, outcome)| {
+                let writes = self.awaited.iter().zip(outcomes).enumerate();
+                let answers = writes.map(|(position, (awaited, outcome))| {
                     let result = (awaited.response)(outcome);
                     let answered = Answered::with(&result);
+                    if let Some(audited) = &self.audited {
+                        let rejection = result.as_ref().err();
+                        audited.note(position, awaited.kind, answered, rejection);
+                    }
                     tally.count(awaited.kind, answered);
                     traced.note(awaited.trace.as_deref(), awaited.kind, answered);
                     first.get_or_insert(answered);
@@ -146,16 +185,19 @@ impl Submitted {
     }
 
     fn rejected(mut self, rejection: Rejection) -> AnswerGroup {
-        self.note_all(Answered::by(&rejection));
+        self.note_all(Answered::by(&rejection), Some(&rejection));
         let ids = self.awaited.iter().map(|awaited| awaited.id);
         let message = Arc::clone(&self.message);
         AnswerGroup::rejected(ids.collect(), rejection, Some(message))
     }
 
     /// Notes that all of them were answered so.
-    fn note_all(&mut self, answered: Answered) {
+    fn note_all(&mut self, answered: Answered, rejection: Option<&Rejection>) {
         let (mut tally, mut traced) = (Tally::default(), self.figures.commands.traced());
-        for awaited in &self.awaited {
+        for (position, awaited) in self.awaited.iter().enumerate() {
+            if let Some(audited) = &self.audited {
+                audited.note(position, awaited.kind, answered, rejection);
+            }
             tally.count(awaited.kind, answered);
             traced.note(awaited.trace.as_deref(), awaited.kind, answered);
         }
@@ -185,7 +227,7 @@ impl Submitted {
 impl Drop for Submitted {
     fn drop(&mut self) {
         if !self.is_noted {
-            self.note_all(Answered::GivenUp);
+            self.note_all(Answered::GivenUp, None);
         }
     }
 }

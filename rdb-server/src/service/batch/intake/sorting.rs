@@ -21,7 +21,9 @@ use super::super::reads::{QueuedRead, ReadGroup};
 use super::super::writes::MessageWrites;
 use super::{COMMAND_OVERHEAD_BYTES, Intake, kind_of};
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, Figures, Kind, Parts, SlowCommand, Tally, Traced};
+use crate::metrics::{
+    Answered, Arrival, AuditedMessage, Figures, Kind, Parts, SlowCommand, Tally, Traced,
+};
 use crate::region::RegionHandle;
 use crate::router::Membership;
 
@@ -43,6 +45,8 @@ pub(super) struct Sorting<'a> {
     traced: Traced,
     /// The first of them.
     first_refused: Option<FirstRefused>,
+    /// `None`: there is no audit log.
+    pub(super) audited: Option<Arc<AuditedMessage>>,
 }
 
 /// The commands of a message to one region.
@@ -76,6 +80,7 @@ pub(super) struct Handing<'a> {
     pub(super) arrival: Arrival,
     pub(super) budgets: &'a BytesInFlight,
     pub(super) figures: &'a Arc<Figures>,
+    pub(super) audited: Option<Arc<AuditedMessage>>,
 }
 
 impl<'a> Sorting<'a> {
@@ -96,14 +101,20 @@ impl<'a> Sorting<'a> {
             tally: Tally::default(),
             traced,
             first_refused: None,
+            audited: None,
         }
     }
 
     pub(super) fn sort(&mut self, command: BatchCommand, trace: Option<TraceContext>) {
         let (id, kind) = (command.id, kind_of(&command));
         let key_bytes = command.request.as_ref().map(|request| request.key().len());
+        let request = command.request.as_ref().filter(|_| self.audited.is_some());
+        let audited_key = request.map(|request| request.key().clone());
         if let Err(rejection) = self.admit(command, kind, trace) {
             let answered = Answered::by(&rejection);
+            if let Some(audited) = &self.audited {
+                audited.note_refused(kind, audited_key.as_deref(), answered, &rejection);
+            }
             self.tally.count(kind, answered);
             self.traced.note(trace.as_ref(), kind, answered);
             self.answers.push(answer(id, Err(rejection)));
@@ -215,10 +226,11 @@ impl<'a> Sorting<'a> {
         handing: &Handing<'_>,
         intake: &mut Intake,
     ) {
-        let &Handing {
+        let Handing {
             arrival,
             budgets,
             figures,
+            audited,
         } = handing;
         let copies_keys = message_bytes / 2 > self.read_bytes;
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
@@ -229,7 +241,8 @@ impl<'a> Sorting<'a> {
             Arc::clone(&message),
             budgets,
             figures,
-            arrival,
+            *arrival,
+            audited.clone(),
         );
         for of_region in self.regions {
             let RegionCommands {
@@ -253,8 +266,9 @@ impl<'a> Sorting<'a> {
                     region,
                     reads: reads.into_iter(),
                     message: Arc::clone(&of_reads),
-                    arrival,
+                    arrival: *arrival,
                     pass: self.pass.clone(),
+                    audited: audited.clone(),
                 });
             }
         }

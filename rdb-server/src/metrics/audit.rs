@@ -1,0 +1,415 @@
+//! What the audit log has of commands: each one that its caller had no right to, and with `--audit-writes` each write.
+//!
+//! A command that is a call is one line, with the number of its keys. So is a message of a stream that is refused as a whole. Otherwise each
+//! command of a message has its own.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rdb_proto::audit::{AuditEvent, AuditKey, AuditLog, outcome_of};
+use rdb_proto::error::Fault;
+use rdb_proto::kvrpc::BatchCommand;
+use rdb_proto::transport::CallBudget;
+use tonic::Code;
+
+use super::{Answered, Kind};
+use crate::error::Rejection;
+
+/// The audit log, if there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Audit(Option<AuditLog>);
+
+impl Audit {
+    pub(super) fn of(log: Option<AuditLog>) -> Self {
+        Self(log)
+    }
+
+    /// For the commands of a message that has come with `call`. `None`: none of them is noted.
+    pub(crate) fn of_message(&self, call: &CallBudget) -> Option<Arc<AuditedMessage>> {
+        let log = self.0.as_ref()?;
+        Some(Arc::new(AuditedMessage {
+            log: log.clone(),
+            // Its outcome is another one for each command.
+            event: call.audit_event(""),
+        }))
+    }
+
+    /// For the command that a call is.
+    pub(super) fn begin(&self) -> Option<Box<AuditedCall>> {
+        let log = self.0.as_ref()?;
+        Some(Box::new(AuditedCall {
+            log: log.clone(),
+            keys: Keys::Unknown,
+            count: 1,
+            fault: None,
+        }))
+    }
+}
+
+/// A command that is a call, while it is served.
+#[derive(Debug)]
+pub(super) struct AuditedCall {
+    log: AuditLog,
+    keys: Keys,
+    count: usize,
+    /// What it has ended with.
+    fault: Option<Fault>,
+}
+
+/// What is told of a key, or of the first one, and of the end of a range.
+type Hashes = (AuditKey, Option<AuditKey>);
+
+/// The key of a command, or the first one, and the end of a range.
+#[derive(Debug)]
+enum Keys {
+    Unknown,
+    /// They keep the buffer of the request. A hash costs more than a read from memory, and most reads need none.
+    Held(Bytes, Option<Bytes>),
+    Hashed(Hashes),
+}
+
+impl AuditedCall {
+    pub(super) fn note_keys(&mut self, count: usize, first: &Bytes, end: Option<&Bytes>) {
+        self.count = count;
+        self.keys = Keys::Held(first.clone(), end.cloned());
+    }
+
+    /// A command of this kind has its region: its caller has the right to it. What is not needed any more is let go of.
+    pub(super) fn note_admitted(&mut self, kind: Kind) {
+        if let Keys::Held(first, end) = &self.keys {
+            self.keys = if self.log.notes_writes() && !kind.is_read() {
+                Keys::Hashed(self.hashes(first, end.as_ref()))
+            } else {
+                Keys::Unknown
+            };
+        }
+    }
+
+    pub(super) fn note_rejection(&mut self, rejection: &Rejection) {
+        if let Rejection::Fault(fault) = rejection {
+            self.fault = Some(fault.clone());
+        }
+    }
+
+    /// It was answered so, or given up.
+    pub(super) fn end(&self, call: &CallBudget, kind: Kind, answered: Answered) {
+        if !is_noted(&self.log, kind, self.fault.as_ref()) {
+            return;
+        }
+        let hashes = match &self.keys {
+            Keys::Held(first, end) => Some(self.hashes(first, end.as_ref())),
+            Keys::Hashed(hashes) => Some(*hashes),
+            Keys::Unknown => None,
+        };
+        let (outcome, cause) = told(answered, self.fault.as_ref());
+        self.log.note(AuditEvent {
+            command: Some(kind.name()),
+            count: self.count,
+            key: hashes.map(|(key, _)| key),
+            end_key: hashes.and_then(|(_, end_key)| end_key),
+            cause,
+            ..call.audit_event(outcome)
+        });
+    }
+
+    fn hashes(&self, first: &Bytes, end: Option<&Bytes>) -> Hashes {
+        (self.log.key(first), end.map(|end| self.log.key(end)))
+    }
+}
+
+/// A message of a stream, whose commands are noted one by one.
+#[derive(Debug)]
+pub(crate) struct AuditedMessage {
+    log: AuditLog,
+    /// What all of its lines have.
+    event: AuditEvent,
+}
+
+impl AuditedMessage {
+    /// Whether writes are noted that come to their region.
+    pub(crate) fn notes_writes(&self) -> bool {
+        self.log.notes_writes()
+    }
+
+    /// What is told of a key.
+    pub(crate) fn key(&self, key: &[u8]) -> AuditKey {
+        self.log.key(key)
+    }
+
+    /// A write that has come to its region was answered so, or given up.
+    pub(crate) fn note_write(
+        &self,
+        kind: Kind,
+        key: Option<AuditKey>,
+        answered: Answered,
+        rejection: Option<&Rejection>,
+    ) {
+        self.note(kind, 1, key, answered, rejection.and_then(fault_of));
+    }
+
+    /// A command was refused before it came to its region.
+    pub(crate) fn note_refused(
+        &self,
+        kind: Kind,
+        key: Option<&[u8]>,
+        answered: Answered,
+        rejection: &Rejection,
+    ) {
+        let fault = fault_of(rejection);
+        if is_noted(&self.log, kind, fault) {
+            let key = key.map(|key| self.log.key(key));
+            self.note(kind, 1, key, answered, fault);
+        }
+    }
+
+    /// All commands of the message were refused together. The line is about the first of those that are noted.
+    pub(crate) fn note_all_refused(
+        &self,
+        commands: &[BatchCommand],
+        answered: Answered,
+        rejection: &Rejection,
+    ) {
+        let fault = fault_of(rejection);
+        let kind_of = |command: &BatchCommand| {
+            let request = command.request.as_ref();
+            request.map_or(Kind::Unknown, Kind::of)
+        };
+        let belongs_here = |command: &&BatchCommand| is_noted(&self.log, kind_of(command), fault);
+        let mut noted = commands.iter().filter(belongs_here);
+        let Some(first) = noted.next() else {
+            return;
+        };
+        let key = first
+            .request
+            .as_ref()
+            .map(|request| self.log.key(request.key()));
+        let count = 1 + noted.count();
+        self.note(kind_of(first), count, key, answered, fault);
+    }
+
+    fn note(
+        &self,
+        kind: Kind,
+        count: usize,
+        key: Option<AuditKey>,
+        answered: Answered,
+        fault: Option<&Fault>,
+    ) {
+        let (outcome, cause) = told(answered, fault);
+        self.log.note(AuditEvent {
+            command: Some(kind.name()),
+            count,
+            key,
+            outcome,
+            cause,
+            ..self.event.clone()
+        });
+    }
+}
+
+/// Whether a command of this kind is noted that has ended with this fault, or without one.
+fn is_noted(log: &AuditLog, kind: Kind, fault: Option<&Fault>) -> bool {
+    let is_write = !kind.is_read() && kind != Kind::Unknown;
+    (is_write && log.notes_writes()) || fault.is_some_and(is_denial)
+}
+
+fn is_denial(fault: &Fault) -> bool {
+    matches!(fault.code, Code::Unauthenticated | Code::PermissionDenied)
+}
+
+fn fault_of(rejection: &Rejection) -> Option<&Fault> {
+    match rejection {
+        Rejection::Fault(fault) => Some(fault),
+        Rejection::Routing(_) => None,
+    }
+}
+
+/// Outcome and cause.
+fn told(answered: Answered, fault: Option<&Fault>) -> (&'static str, Cow<'static, str>) {
+    match fault {
+        Some(fault) => {
+            let outcome = if is_denial(fault) {
+                outcome_of(fault.code, fault.fate)
+            } else {
+                answered.name()
+            };
+            (outcome, Cow::Owned(fault.cause.clone()))
+        }
+        None => (answered.name(), Cow::Borrowed("")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rdb_proto::audit::{AuditOptions, AuditWriter};
+    use rdb_proto::errorpb::Fate;
+    use rdb_proto::kvrpc::batch_command::Request;
+    use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
+    use rdb_proto::spans::Origin;
+    use serde_json::Value;
+    use tempfile::TempDir;
+
+    use super::super::{Begun, Figures};
+    use super::*;
+
+    struct Audited {
+        figures: Figures,
+        log: AuditLog,
+        writer: AuditWriter,
+        call: Arc<CallBudget>,
+        directory: TempDir,
+    }
+
+    impl Audited {
+        fn start(notes_writes: bool) -> Self {
+            let directory = TempDir::new().expect("it can be written");
+            let options = AuditOptions {
+                origin: Origin {
+                    program: "test",
+                    version: "1.2.3",
+                    instance: "here".to_owned(),
+                },
+                file_bytes_max: 1 << 20,
+                notes_writes,
+            };
+            let opened = AuditLog::open(directory.path().join("log"), options);
+            let (log, writer) = opened.expect("it can be written");
+            Self {
+                figures: Figures::default().audited_by(Some(log.clone())),
+                log,
+                writer,
+                call: CallBudget::of(&tonic::Request::new(())),
+                directory,
+            }
+        }
+
+        /// A call that is about a key and has found its region if it may.
+        fn begin(&self, kind: Kind, may: bool) -> Begun<'_> {
+            let mut begun = self.figures.commands.begin(kind, &self.call);
+            begun.note_key(&"key".into());
+            if may {
+                begun.note_region(1);
+            }
+            begun
+        }
+
+        /// Command, count, hashes, outcome and cause of each line.
+        fn end(self) -> Vec<String> {
+            self.writer.end();
+            let text = fs::read_to_string(self.directory.path().join("log"));
+            let lines = text.expect("it is there");
+            let lines = lines.lines().map(|line| {
+                let line: Value = serde_json::from_str(line).expect("JSON");
+                line.get("call")?;
+                let names = ["command", "count", "key_hash", "end_key_hash", "outcome"];
+                let told = names.into_iter().chain(["cause"]);
+                let told = told.filter_map(|name| {
+                    let told = line.get(name)?;
+                    Some(
+                        told.as_str()
+                            .map_or_else(|| told.to_string(), str::to_owned),
+                    )
+                });
+                Some(told.collect::<Vec<_>>().join(" "))
+            });
+            lines.flatten().collect()
+        }
+    }
+
+    fn denied() -> Rejection {
+        let fault = Fault::new(Code::PermissionDenied, "a right is missing");
+        Rejection::Fault(fault.with_fate(Fate::NotApplied))
+    }
+
+    /// What is told of two keys.
+    fn hashes(audited: &Audited) -> [String; 2] {
+        let hash = |key: &[u8]| format!("{:016x}", audited.log.key(key).hash);
+        [hash(b"key"), hash(b"kez")]
+    }
+
+    #[test]
+    fn a_denied_call_is_noted_with_its_key_and_a_write_that_is_allowed_only_where_it_is_wanted() {
+        for notes_writes in [false, true] {
+            let audited = Audited::start(notes_writes);
+            let [key, _] = hashes(&audited);
+            for kind in [Kind::RawGet, Kind::RawPut] {
+                assert!(audited.begin(kind, true).end(Ok(())).is_ok());
+                drop(audited.begin(kind, true));
+                let denied = audited.begin(kind, false).end::<()>(Err(denied()));
+                denied.expect_err("passed on");
+            }
+            let mut expected = vec![
+                format!("raw_get {key} denied a right is missing"),
+                format!("raw_put {key} denied a right is missing"),
+            ];
+            if notes_writes {
+                let writes = ["ok", "given_up"];
+                let writes = writes.map(|outcome| format!("raw_put {key} {outcome}"));
+                drop(expected.splice(1..1, writes));
+            }
+            assert_eq!(audited.end(), expected);
+        }
+    }
+
+    #[test]
+    fn a_range_has_both_ends_and_a_batch_its_number_of_keys() {
+        let audited = Audited::start(true);
+        let [key, end] = hashes(&audited);
+        let mut range = audited
+            .figures
+            .commands
+            .begin(Kind::RawDeleteRange, &audited.call);
+        range.note_range(&"key".into(), &"kez".into());
+        range.note_region(1);
+        assert!(range.end(Ok(())).is_ok());
+        let mut batch = audited
+            .figures
+            .commands
+            .begin(Kind::RawBatchDelete, &audited.call);
+        batch.note_keys(&["key".into(), "kez".into()]);
+        let invalid = Fault::invalid_argument("keys", None, "too many");
+        let refused = batch.end::<()>(Err(Rejection::Fault(invalid)));
+        refused.expect_err("passed on");
+        assert_eq!(
+            audited.end(),
+            [
+                format!("raw_delete_range {key} {end} ok"),
+                format!("raw_batch_delete 2 {key} invalid too many"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_message_that_is_refused_as_a_whole_is_one_line() {
+        let command = |request| BatchCommand {
+            request: Some(request),
+            ..BatchCommand::default()
+        };
+        let get = Request::RawGet(RawGetRequest {
+            key: "kez".into(),
+            ..RawGetRequest::default()
+        });
+        let put = Request::RawPut(RawPutRequest {
+            key: "key".into(),
+            ..RawPutRequest::default()
+        });
+        let commands = [get, put.clone(), put].map(command);
+        let busy = || Rejection::Routing(rdb_proto::error::busy(std::time::Duration::ZERO));
+        for notes_writes in [false, true] {
+            let audited = Audited::start(notes_writes);
+            let [key, other] = hashes(&audited);
+            let audit = audited.figures.commands.audit();
+            let message = audit.of_message(&audited.call).expect("there is a log");
+            message.note_all_refused(&commands, Answered::Busy, &busy());
+            message.note_all_refused(&commands, Answered::Failed, &denied());
+            let mut expected = vec![format!("raw_get 3 {other} denied a right is missing")];
+            if notes_writes {
+                expected.insert(0, format!("raw_put 2 {key} busy"));
+            }
+            assert_eq!(audited.end(), expected);
+        }
+    }
+}
