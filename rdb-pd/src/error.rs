@@ -41,6 +41,13 @@ pub enum PdError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The record of users and rights holds what this release does not know.
+    #[error(
+        "the data directory holds a record of users and rights with what this release does not know, so a newer one has written it. \
+         This one would forget that with the next change, and somebody might have more rights. Nothing was changed. Start a \
+         release that is at least as new."
+    )]
+    NewerRights,
     /// The wall clock cannot be believed.
     #[error(transparent)]
     Clock(#[from] ClockError),
@@ -77,9 +84,11 @@ impl ProcessError for PdError {
             Self::Audit(error) if error.may_pass() => Failure::Passing,
             Self::Audit(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
-            Self::Open(_) | Self::Damaged { .. } | Self::DamagedRights { .. } | Self::Clock(_) => {
-                Failure::Refused
-            }
+            Self::Open(_)
+            | Self::Damaged { .. }
+            | Self::DamagedRights { .. }
+            | Self::NewerRights
+            | Self::Clock(_) => Failure::Refused,
             Self::Storage(_)
             | Self::Listen { .. }
             | Self::Status(_)
@@ -91,14 +100,22 @@ impl ProcessError for PdError {
 
 impl From<Damage> for PdError {
     fn from(damage: Damage) -> Self {
-        let cause = damage.to_string();
-        Self::DamagedRights { cause }
+        match damage {
+            Damage::Newer => Self::NewerRights,
+            Damage::Encoding(_)
+            | Damage::Version(_)
+            | Damage::Unusable(_)
+            | Damage::NoCredential { .. } => Self::DamagedRights {
+                cause: damage.to_string(),
+            },
+        }
     }
 }
 
 /// What the operator of a damaged directory can do.
 const RESTORE: &str = "\nNothing was changed. Restore a copy of the directory, and start once with --tso-advance-ms, at least the age \
-                       of the copy. Do not start with an empty directory: that makes a new cluster, which refuses the stores of \
+                       of the copy. Users, tokens and grants are then those of the copy: what was revoked since is back, so look at \
+                       `rdbctl auth user list`. Do not start with an empty directory: that makes a new cluster, which refuses the stores of \
                        this one.";
 
 fn next_step(error: &OpenError) -> &'static str {

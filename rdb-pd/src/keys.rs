@@ -8,7 +8,7 @@
 //! | `cluster/region/[u64 region id]` | protobuf `metapb.Region` |
 //! | `cluster/new-peers/[u64 region id]` | protobuf [`NewPeers`] |
 //! | `cluster/away/[u64 region id]` | protobuf [`AwayVoters`] |
-//! | `auth/rights` | protobuf `authpb.Rights`: all users, and what they are granted; none until there was one |
+//! | `auth/rights` | protobuf `authpb.Rights`: all users, and what they are granted; none until there was one, or a restored copy |
 //! | `tso/bound` | `[u64]` Unix milliseconds: no timestamp at or above it was ever handed out |
 
 use bytes::Bytes;

@@ -252,6 +252,8 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
         let storage = Storage::open(directory, options)?;
         let persisted_ms = StorageBound::new(storage.clone()).load()?;
         let is_restored = advance_ms > 0;
+        // Before anything is written.
+        Authority::check(&storage)?;
         let (cluster, registrar) = Cluster::open(storage.clone(), is_restored, settings)?;
         let (authority, rights_keeper) =
             Authority::open(storage.clone(), is_restored, is_enforced)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rdb_proto::auth::is_user_name;
+use rdb_proto::auth::{Caller, is_user_name};
 use rdb_proto::authpb::{Grant, Keyspace, Role};
 use rdb_proto::error::Fault;
 use rdb_proto::transport::CallBudget;
@@ -47,16 +47,38 @@ pub(crate) enum Change {
     },
 }
 
-/// The call that asks for a change.
-pub(crate) struct Author(pub(crate) Arc<CallBudget>);
+/// Who asks for a change.
+pub(crate) enum Author {
+    /// Whoever makes this call.
+    Call(Arc<CallBudget>),
+    /// One that makes no call.
+    #[cfg(test)]
+    Caller(Caller),
+}
 
 impl Author {
+    fn caller(&self) -> &Caller {
+        match self {
+            Self::Call(call) => call.caller(),
+            #[cfg(test)]
+            Self::Caller(caller) => caller,
+        }
+    }
+
+    fn call(&self) -> Option<&CallBudget> {
+        match self {
+            Self::Call(call) => Some(call),
+            #[cfg(test)]
+            Self::Caller(_) => None,
+        }
+    }
+
     /// Checks that the caller may still make the change: its own rights may have been revoked while it waited.
     pub(super) fn check(&self, change: &Change) -> Result<(), Fault> {
         match change {
             // Nobody has a right yet.
             Change::Enable { .. } => Ok(()),
-            _ => self.0.caller().pass()?.check_admin(),
+            _ => self.caller().pass()?.check_admin(),
         }
     }
 }
@@ -91,16 +113,23 @@ impl Change {
         }
     }
 
-    /// Tells of it once it is made, and by whom. Neither subjects nor prefixes are told.
+    /// Tells of it once it is made, and by whom. Neither subjects of users nor prefixes are told.
     pub(super) fn log(&self, author: &Author, version: u64) {
+        let call = author.call();
+        // Whoever makes the first admin is no user yet.
+        let is_first = matches!(self, Self::Enable { .. });
+        let certificate = call
+            .filter(|_| is_first)
+            .and_then(CallBudget::peer_identity);
         let grant = match self {
             Self::Grant { grant, .. } | Self::Revoke { grant, .. } => Some(grant),
             _ => None,
         };
         let (role, keyspace) = (grant.map(role_of), grant.map(keyspace_of));
         tracing::info!(
-            by = author.0.caller().name(),
-            peer = author.0.peer().map(tracing::field::display),
+            by = author.caller().name(),
+            certificate = certificate.map(|identity| identity.subject()),
+            peer = call.and_then(CallBudget::peer).map(tracing::field::display),
             change = self.kind(),
             user = self.name(),
             role,

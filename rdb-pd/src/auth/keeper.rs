@@ -5,6 +5,7 @@
 //! dropped.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use rdb_proto::auth::limits::RIGHTS_BYTES_MAX;
@@ -13,7 +14,7 @@ use rdb_proto::error::Fault;
 use rdb_proto::transport::{HealthHandle, WarningAbout};
 use rdb_storage::limits::{EMBEDDED_REGION_ID, VALUE_BYTES_MAX};
 use rdb_storage::{Command, Storage, Submission};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Author, Change, Damage, Refusal, Users};
 use crate::error::PdError;
@@ -28,14 +29,29 @@ const _: () = assert!(
 );
 
 /// What is wrong as long as nobody can do anything.
-const NO_ADMIN: &str = "rights are enforced (--auth), and no user has the role admin: all calls are refused. Run `rdbctl auth enable` \
-                        on this machine, or with a client certificate, to make the first admin";
+const NO_USER: &str = "rights are enforced (--auth), and there are no users: all calls are refused. Run `rdbctl auth enable` on this \
+                       machine, or with a client certificate, to make the first admin";
+
+/// What is wrong as long as nobody can change what others may do.
+const NO_ADMIN: &str = "rights are enforced (--auth), and no user has the role admin: nobody can change users and rights. Run `rdbctl \
+                        auth enable` on this machine, or with a client certificate, to make the first admin";
+
+/// What is wrong when rights are kept, and the setting that enforces them is missing.
+const NOT_ENFORCED: &str = "there is an admin, and rights are not enforced (no --auth): whoever reaches this process may do everything, \
+                            and change users, whose tokens and grants stay when rights are enforced";
+
+/// What is wrong after the start on a copy.
+const RESTORED: &str = "the data directory may be an older copy (--tso-advance-ms): users, tokens and grants are those of the copy, so \
+                        what was revoked since is back. Look at `rdbctl auth user list`, and start without that setting from now on";
 
 /// Users as they are now. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Authority {
     shared: Arc<Shared>,
     questions: mpsc::Sender<Question>,
+    /// The one place in the queue for those who want to make the first admin. They need no right to ask, and must not take the places of
+    /// others.
+    enabling: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -59,6 +75,8 @@ struct Question {
     change: Change,
     author: Author,
     answer: oneshot::Sender<Result<bool, AuthError>>,
+    /// That of [`Authority::enabling`].
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// A change was not made.
@@ -73,7 +91,7 @@ pub(crate) enum AuthError {
     /// What would come of it cannot be used. It is not written.
     #[error("nothing has changed, since what would come of it cannot be used: {0}")]
     Unusable(#[from] BadRights),
-    /// It could not be made durable. It does not hold now, and may hold from the next start on.
+    /// It could not be made durable. It does not hold now. Whether it may hold from the next start on is up to the error's fate.
     #[error("the placement driver cannot write its data: {0}")]
     Storage(#[from] rdb_storage::Error),
     /// Too many changes wait.
@@ -81,15 +99,19 @@ pub(crate) enum AuthError {
         "{QUESTIONS_MAX} changes of users and rights wait for the placement driver's disk; ask again"
     )]
     Busy,
-    /// The process stops.
+    /// The process stops, and has not begun with it.
     #[error("the placement driver stops")]
     Stopping,
+    /// The process stops while it is made. It may hold from the next start on.
+    #[error("the placement driver stops, and the change may have been made")]
+    Interrupted,
 }
 
 impl Authority {
     /// Loads users from `storage`. The [`Keeper`] has to run beside it. Blocks.
     ///
-    /// `restored` means that the storage may be an older copy: versions that stores may have seen since are skipped.
+    /// `restored` means that the storage may be an older copy: versions that stores may have seen since are skipped, and it is warned of
+    /// users that may be back.
     ///
     /// # Errors
     ///
@@ -99,13 +121,12 @@ impl Authority {
         restored: bool,
         is_enforced: bool,
     ) -> Result<(Self, Keeper), PdError> {
-        let mut users = Users::none();
-        if let Some(record) = storage.get_raw(keys::RIGHTS)? {
-            users = Users::decode(&record)?;
-            if restored {
-                users = users.restored();
-                storage.submit(submission(&users))?.wait()?;
-            }
+        let mut users = load(&storage)?;
+        let is_restored = restored && users.count() > 0;
+        if restored {
+            // Also without a record: the copy may be from before the first user.
+            users = users.restored(SystemTime::now());
+            storage.submit(submission(&users))?.wait()?;
         }
         let present = Present::of(users).map_err(Damage::from)?;
         let guard = if is_enforced {
@@ -123,8 +144,23 @@ impl Authority {
         let keeper = Keeper {
             shared: Arc::clone(&shared),
             questions: asked,
+            is_restored,
         };
-        Ok((Self { shared, questions }, keeper))
+        let authority = Self {
+            shared,
+            questions,
+            enabling: Arc::new(Semaphore::new(1)),
+        };
+        Ok((authority, keeper))
+    }
+
+    /// Checks that [`open`](Self::open) can use the record in `storage`. Writes nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the storage cannot be read, or the record in it is damaged.
+    pub(crate) fn check(storage: &Storage) -> Result<(), PdError> {
+        load(storage).map(drop)
     }
 
     /// Whether calls to this process are checked.
@@ -148,11 +184,16 @@ impl Authority {
     ///
     /// [`AuthError::Refused`] says why it is not made.
     pub(crate) async fn change(&self, change: Change, author: Author) -> Result<bool, AuthError> {
+        let turn = match change {
+            Change::Enable { .. } => Some(self.turn_to_enable().await?),
+            _ => None,
+        };
         let (answer, answered) = oneshot::channel();
         let question = Question {
             change,
             author,
             answer,
+            _turn: turn,
         };
         self.questions
             .try_send(question)
@@ -160,7 +201,15 @@ impl Authority {
                 mpsc::error::TrySendError::Full(_) => AuthError::Busy,
                 mpsc::error::TrySendError::Closed(_) => AuthError::Stopping,
             })?;
-        answered.await.map_err(|_| AuthError::Stopping)?
+        answered.await.map_err(|_| AuthError::Interrupted)?
+    }
+
+    /// Waits for the turn to make the first admin. As soon as there is one, nobody waits.
+    async fn turn_to_enable(&self) -> Result<OwnedSemaphorePermit, AuthError> {
+        self.present().users.check_no_admin()?;
+        let turn = Arc::clone(&self.enabling).acquire_owned().await;
+        self.present().users.check_no_admin()?;
+        turn.map_err(|_| AuthError::Stopping)
     }
 }
 
@@ -168,17 +217,20 @@ impl Authority {
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
     questions: mpsc::Receiver<Question>,
+    /// The storage may be an older copy, and there were users in it.
+    is_restored: bool,
 }
 
 impl Keeper {
     /// Runs until the future is dropped. Callers that still wait are then told that the process stops. A change that was
-    /// being persisted may be durable; the next process loads it.
+    /// being persisted may be durable; the next process loads it. The others are not made.
     pub(crate) async fn run(mut self, health: HealthHandle) {
         while let Some(question) = self.questions.recv().await {
             let Question {
                 change,
                 author,
                 answer,
+                _turn,
             } = question;
             // The caller may hang up after this. The decision stands.
             if answer.is_closed() {
@@ -190,21 +242,29 @@ impl Keeper {
         }
     }
 
-    /// Says in the health that nobody can do anything, as long as that is so.
+    /// Says in the health what an operator has to look at, as long as that is so.
     pub(crate) fn tell(&self, health: &HealthHandle) {
-        let warning = self.is_locked().then(|| NO_ADMIN.to_owned());
-        health.warn(WarningAbout::Rights, warning);
+        health.warn(WarningAbout::Rights, self.warning());
     }
 
     /// Says it in the log.
     pub(crate) fn log(&self) {
-        if self.is_locked() {
-            tracing::warn!("{NO_ADMIN}");
+        if let Some(warning) = self.warning() {
+            tracing::warn!("{warning}");
         }
     }
 
-    fn is_locked(&self) -> bool {
-        self.shared.is_enforced && !self.shared.present().users.has_admin()
+    fn warning(&self) -> Option<String> {
+        let users = self.shared.present().users;
+        let of_present = match (self.shared.is_enforced, users.has_admin()) {
+            (true, false) if users.count() == 0 => Some(NO_USER),
+            (true, false) => Some(NO_ADMIN),
+            (false, true) => Some(NOT_ENFORCED),
+            (true, true) | (false, false) => None,
+        };
+        let of_copy = self.is_restored.then_some(RESTORED);
+        let warnings: Vec<_> = of_present.into_iter().chain(of_copy).collect();
+        (!warnings.is_empty()).then(|| warnings.join("; "))
     }
 
     async fn change(&self, change: &Change, author: &Author) -> Result<bool, AuthError> {
@@ -219,6 +279,16 @@ impl Keeper {
         shared.show(next);
         change.log(author, version);
         Ok(true)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.questions.close();
+        while let Ok(question) = self.questions.try_recv() {
+            // The caller may have hung up.
+            let _ = question.answer.send(Err(AuthError::Stopping));
+        }
     }
 }
 
@@ -243,6 +313,12 @@ impl Shared {
         }
         *self.present.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
+}
+
+fn load(storage: &Storage) -> Result<Users, PdError> {
+    let record = storage.get_raw(keys::RIGHTS)?;
+    let users = record.map_or_else(|| Ok(Users::none()), |record| Users::decode(&record));
+    Ok(users?)
 }
 
 /// The whole record as one write.

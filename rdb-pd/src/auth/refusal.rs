@@ -5,7 +5,8 @@ use rdb_proto::auth::limits::{
     GRANTS_MAX, NAME_BYTES_MAX, RIGHTS_BYTES_MAX, SUBJECT_BYTES_MAX, TOKENS_MAX, USERS_MAX,
 };
 
-/// A change or a question is refused. Each says what is wrong and what would be right; none shows a token, a subject or a prefix.
+/// A change or a question is refused. Each says what is wrong and what would be right; none shows a token or a prefix,
+/// nor a subject but the one that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error(
@@ -15,9 +16,13 @@ pub(crate) enum Refusal {
     #[error("the subject has {bytes} bytes; it has at most {SUBJECT_BYTES_MAX}")]
     LongSubject { bytes: usize },
     #[error(
-        "that is no subject of a certificate as RFC 4514 writes it, e.g. CN=ada,O=Example: no spaces behind the commas, no line breaks"
+        "that is not how the subject of a certificate is written, so no certificate could be this user: it is e.g. CN=ada,O=Example, \
+         without spaces around = and commas, as `openssl x509 -noout -subject -nameopt rfc2253` shows it{}", written_as(.canonical)
     )]
-    BadSubject,
+    BadSubject {
+        /// How it would be written, if it can be read and is short.
+        canonical: Option<String>,
+    },
     #[error(
         "a user without a token needs the subject of a certificate: nobody could be it otherwise"
     )]
@@ -67,4 +72,9 @@ pub(crate) enum Refusal {
          first, or grant shorter prefixes"
     )]
     RightsFull,
+}
+
+fn written_as(canonical: &Option<String>) -> String {
+    let written_as = |canonical| format!("; this one is written {canonical}");
+    canonical.as_ref().map(written_as).unwrap_or_default()
 }

@@ -1,5 +1,7 @@
 //! All users at one moment, and what changes make of them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::auth::limits::{
@@ -7,17 +9,21 @@ use rdb_proto::auth::limits::{
 };
 use rdb_proto::auth::{BadRights, Rights, check_grant, is_user_name};
 use rdb_proto::authpb::{self, Grant, Keyspace, Role, User, UserInfo};
+use rdb_proto::transport::tls::PeerIdentity;
 
 use super::{Change, Refusal};
 
 /// The version of a placement driver that was never told of a user. It has no record.
 const FIRST_VERSION: u64 = 1;
 
-/// A record with a greater version was not written by this program: it counts changes.
+/// A record with a greater version was not written by this program: it counts changes, from a time in microseconds at most.
 const VERSION_MAX: u64 = u64::MAX / 2;
 
-/// How far the version moves ahead when the data directory may be an older copy: more than there were changes since.
+/// How far the version moves ahead, at least, when the data directory may be an older copy.
 const RESTORED_VERSIONS_SKIPPED: u64 = 1_000_000;
+
+/// Longest subject that a refusal shows, in bytes.
+const SHOWN_SUBJECT_BYTES_MAX: usize = 256;
 
 /// A record that grows stays shorter by this than the most that is accepted, in bytes: what takes away can always be written, though
 /// the version gets longer.
@@ -42,6 +48,8 @@ pub(crate) enum Damage {
     Encoding(#[from] prost::DecodeError),
     #[error("it has version {0}, which is none that it can have")]
     Version(u64),
+    #[error("it holds what this release does not know")]
+    Newer,
     #[error("{0}")]
     Unusable(#[from] BadRights),
     #[error("user {name} has neither a token nor a subject")]
@@ -65,6 +73,10 @@ impl Users {
         if !(FIRST_VERSION..=VERSION_MAX).contains(&message.version) {
             return Err(Damage::Version(message.version));
         }
+        // Fields that are not known are not decoded. The next change would lose them, and widen rights if they narrow them.
+        if message.encode_to_vec() != record || !has_known_grants(&message) {
+            return Err(Damage::Newer);
+        }
         Rights::of(&message)?;
         if let Some(user) = message.users.iter().find(|user| !has_credential(user)) {
             return Err(Damage::NoCredential {
@@ -82,6 +94,17 @@ impl Users {
     /// How long the record is, in bytes.
     pub(crate) fn encoded_bytes(&self) -> usize {
         self.message.encoded_len()
+    }
+
+    /// How much memory an answer with all of them takes at most, in bytes: the list, and the same encoded.
+    pub(crate) fn answer_bytes_max(&self) -> usize {
+        let user_bytes = |user: &User| {
+            let lists = user.grants.len() * size_of::<Grant>()
+                + user.token_hashes.len() * size_of::<Bytes>();
+            size_of::<User>() + user.name.len() + user.subject.len() + lists
+        };
+        let listed_bytes: usize = self.message.users.iter().map(user_bytes).sum();
+        self.encoded_bytes() + listed_bytes
     }
 
     /// The same, as everybody else looks at it.
@@ -118,9 +141,15 @@ impl Users {
     }
 
     /// The same users in a data directory that may be an older copy: no store has seen the version.
-    pub(super) fn restored(&self) -> Self {
+    ///
+    /// That is the time in microseconds. Changes are fewer than one in each, so a later restore of the same copy finds a greater one.
+    /// The skip is for a clock that is behind.
+    pub(super) fn restored(&self, now: SystemTime) -> Self {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_us = u64::try_from(now.as_micros()).unwrap_or(VERSION_MAX);
         let mut restored = self.clone();
-        restored.message.version += RESTORED_VERSIONS_SKIPPED;
+        let skipped = self.version().saturating_add(RESTORED_VERSIONS_SKIPPED);
+        restored.message.version = skipped.max(now_us).min(VERSION_MAX);
         restored
     }
 
@@ -128,6 +157,10 @@ impl Users {
     pub(crate) fn changed(&self, change: &Change) -> Result<Option<Self>, Refusal> {
         if !is_user_name(change.name()) {
             return Err(Refusal::BadName);
+        }
+        // Nobody needs a right to ask for it, so a refusal has to be cheap.
+        if matches!(change, Change::Enable { .. }) {
+            self.check_no_admin()?;
         }
         let mut next = self.clone();
         let size = match change {
@@ -155,10 +188,15 @@ impl Users {
         Ok(Some(next))
     }
 
-    fn enable(&mut self, name: &str, token_hash: &[u8; 32]) -> Result<Size, Refusal> {
+    /// Checks that there can be a first admin.
+    pub(super) fn check_no_admin(&self) -> Result<(), Refusal> {
         if self.has_admin() {
             return Err(Refusal::AdminExists);
         }
+        Ok(())
+    }
+
+    fn enable(&mut self, name: &str, token_hash: &[u8; 32]) -> Result<Size, Refusal> {
         self.add_user(name, "", Some(token_hash))?;
         let admin = Grant {
             role: Role::Admin.into(),
@@ -317,12 +355,24 @@ fn check_subject(subject: &str) -> Result<(), Refusal> {
     if bytes > SUBJECT_BYTES_MAX {
         return Err(Refusal::LongSubject { bytes });
     }
-    let is_one =
-        subject.contains('=') && !subject.contains(char::is_control) && subject.trim() == subject;
-    if subject.is_empty() || is_one {
+    if subject.is_empty() {
         return Ok(());
     }
-    Err(Refusal::BadSubject)
+    let readable = Some(subject).filter(|subject| !subject.contains(char::is_control));
+    let canonical = readable.and_then(PeerIdentity::canonical_subject);
+    if canonical.as_deref() == Some(subject) {
+        return Ok(());
+    }
+    let canonical = canonical.filter(|canonical| canonical.len() <= SHOWN_SUBJECT_BYTES_MAX);
+    Err(Refusal::BadSubject { canonical })
+}
+
+/// Whether this release knows what each grant is.
+fn has_known_grants(message: &authpb::Rights) -> bool {
+    let mut grants = message.users.iter().flat_map(|user| &user.grants);
+    grants.all(|grant| {
+        Role::try_from(grant.role).is_ok() && Keyspace::try_from(grant.keyspace).is_ok()
+    })
 }
 
 fn is_admin(user: &User) -> bool {

@@ -5,7 +5,8 @@ mod asked;
 mod fault;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rdb_proto::auth::{Pass, Token, is_user_name};
 use rdb_proto::authpb::auth_server::Auth;
@@ -17,6 +18,7 @@ use rdb_proto::authpb::{
 };
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
+use rdb_proto::rare_line::RareLine;
 use rdb_proto::transport::CallBudget;
 use tonic::{Code, Request, Response, Status};
 
@@ -34,16 +36,21 @@ const ANSWER_BYTES: usize = 64;
 pub(crate) struct AuthService {
     authority: Authority,
     figures: Arc<Figures>,
+    newer_copy: Mutex<RareLine>,
 }
 
 impl AuthService {
     pub(crate) fn new(authority: Authority, figures: Arc<Figures>) -> Self {
-        Self { authority, figures }
+        Self {
+            authority,
+            figures,
+            newer_copy: Mutex::default(),
+        }
     }
 
     async fn change(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
         call.note_asked(|| change.asked());
-        let author = Author(Arc::clone(call));
+        let author = Author::Call(Arc::clone(call));
         let changed = self.authority.change(change, author).await;
         changed.map_err(auth_fault)
     }
@@ -149,7 +156,7 @@ impl Auth for AuthService {
         let answering = async {
             let users = self.authority.present().users;
             // What is told of a user is no longer than what is kept of it.
-            let bytes_max = users.encoded_bytes() + ANSWER_BYTES;
+            let bytes_max = users.answer_bytes_max() + ANSWER_BYTES;
             let list = || GetUsersResponse {
                 users: users.infos(),
                 enforced: self.authority.is_enforced(),
@@ -249,11 +256,14 @@ impl Auth for AuthService {
                     rights: None,
                 }));
             }
+            if known_version > users.version() {
+                self.tell_of_newer_copy(&call, known_version, users.version());
+            }
             let copy = || GetRightsResponse {
                 enforced: true,
                 rights: Some(users.message().clone()),
             };
-            answer_with_room(&call, users.encoded_bytes() + ANSWER_BYTES, copy).await
+            answer_with_room(&call, users.answer_bytes_max() + ANSWER_BYTES, copy).await
         };
         timed.end(answering.await)
     }
@@ -288,6 +298,25 @@ impl AuthService {
             name: name.to_owned(),
         };
         Ok(Some(pass.ok_or_else(|| auth_fault(no_user().into()))?))
+    }
+}
+
+impl AuthService {
+    /// A store can have a greater version only of rights that this process has lost.
+    fn tell_of_newer_copy(&self, call: &CallBudget, known_version: u64, version: u64) {
+        let line = self.newer_copy.lock();
+        let turn = line
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_turn(Instant::now());
+        if let Some(left_out) = turn {
+            tracing::warn!(
+                peer = call.peer().map(tracing::field::display),
+                known_version,
+                version,
+                left_out,
+                "a store has newer rights than these: if the data directory is an older copy, start once with --tso-advance-ms"
+            );
+        }
     }
 }
 

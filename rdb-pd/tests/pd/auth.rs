@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use futures::StreamExt;
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{
     AddUserRequest, ChangeTokenRequest, CheckRequest, CheckResponse, EnableRequest,
@@ -500,6 +501,15 @@ async fn refusals_say_which_field_is_wrong_and_what_would_be_right() {
     let root = users.enable("root").await.unwrap();
     let exists = users.add(&root, "root").await.unwrap_err();
     assert_eq!(exists.code(), Code::AlreadyExists);
+    let request = AddUserRequest {
+        name: "ada".to_owned(),
+        subject: "cn=ada".to_owned(),
+        without_token: true,
+    };
+    let subject = users.0.add_user(signed(&root, request)).await.unwrap_err();
+    assert_eq!(subject.code(), Code::InvalidArgument);
+    assert_eq!(details(&subject).unwrap().field, "subject");
+    assert!(subject.message().ends_with("CN=ada"), "{subject}");
     let bad = users.add(&root, "Root").await.unwrap_err();
     assert_eq!(bad.code(), Code::InvalidArgument);
     let told = details(&bad).unwrap();
@@ -583,8 +593,20 @@ async fn everybody_may_ask_what_it_may_do_and_admins_what_others_may() {
             assert_eq!(checked.missing.is_empty(), checked.allowed);
         }
     }
+    // It does not learn who there is.
+    let told = |refused: Status| {
+        (
+            refused.code(),
+            refused.message().to_owned(),
+            details(&refused),
+        )
+    };
     let other = users.check(&ada, "root", Role::Reader).await.unwrap_err();
     assert_eq!(other.code(), Code::PermissionDenied);
+    for name in ["ghost", "no name"] {
+        let ghost = users.check(&ada, name, Role::Reader).await.unwrap_err();
+        assert_eq!(told(ghost), told(other.clone()), "{name}");
+    }
     let ghost = users.check(&root, "ghost", Role::Reader).await.unwrap_err();
     assert_eq!(ghost.code(), Code::NotFound);
     let no_role = users.check(&root, "", Role::Unspecified).await.unwrap_err();
@@ -622,8 +644,12 @@ async fn rights_that_are_not_enforced_are_kept_and_answered_and_refuse_nobody() 
     let copy = users.copy("", 0).await.unwrap();
     assert_eq!((copy.enforced, copy.rights), (false, None));
     pd.tso(None).await.expect("nobody is refused");
-    let told = http_get(&pd.pd.status_addr().unwrap().to_string(), "/health").await;
+    let status = pd.pd.status_addr().unwrap().to_string();
+    let told = http_get(&status, "/health").await;
     assert_eq!(told.body, "serving\n");
+    users.enable("root").await.unwrap();
+    let told = http_get(&status, "/health").await;
+    assert!(told.body.contains("no --auth"), "{}", told.body);
     stop(pd, users).await;
 
     let (mut pd, users) = start_enforced(directory.path()).await;
@@ -717,23 +743,87 @@ impl Drop for Process {
     }
 }
 
+/// It is killed while changes are made: what was answered is there, and nothing else but what was asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_outlives_a_kill() {
+    const TASKS: usize = 4;
+    const ANSWERS_BEFORE_KILL: usize = 24;
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path()).await;
     let mut users = Users::at(&process.address).await;
     let root = users.enable("root").await.unwrap();
-    for number in 0..20 {
-        users.add(&root, &format!("u{number}")).await.unwrap();
-        if number % 2 == 0 {
-            users.remove(&root, &format!("u{number}")).await.unwrap();
-        }
-    }
-    let before = users.list(&root).await.unwrap();
+    let (answers, mut answered) = mpsc::unbounded();
+    let asking = (0..TASKS).map(|task| {
+        let (mut users, root, answers) = (users.clone(), root.clone(), answers.clone());
+        tokio::spawn(async move {
+            for number in 0.. {
+                let name = format!("u{task}-{number}");
+                if users.add(&root, &name).await.is_err() {
+                    // The only one of this task whose fate is open.
+                    return name;
+                }
+                answers.unbounded_send(name).unwrap();
+            }
+            unreachable!("there are not so many users")
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    drop(answers);
+    let mut names: Vec<_> = answered.by_ref().take(ANSWERS_BEFORE_KILL).collect().await;
     drop(process);
+    let mut open = Vec::new();
+    for asking in asking {
+        open.push(asking.await.unwrap());
+    }
+    names.extend(answered.collect::<Vec<_>>().await);
+    names.push("root".to_owned());
 
     let process = Process::start(directory.path()).await;
     let mut users = Users::at(&process.address).await;
-    assert_eq!(users.list(&root).await.unwrap(), before);
-    assert_eq!(before.users.len(), 11);
+    let found = users.names(&root).await;
+    for name in &names {
+        assert!(found.contains(name), "{name} was answered");
+    }
+    for name in &found {
+        assert!(names.contains(name) || open.contains(name), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_of_rights_ends_the_start_before_anything_is_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    start(directory.path()).await.stop().await;
+    let in_storage = |change: fn(&Storage)| {
+        let directory = directory.path().to_owned();
+        spawn_blocking(move || {
+            let storage = Storage::open(directory, StorageOptions::new(rdb_storage::Role::Pd));
+            let storage = storage.unwrap();
+            change(&storage);
+            let kept = [
+                keys::RIGHTS,
+                keys::COUNTERS,
+                keys::CLUSTER_ID,
+                keys::TSO_BOUND,
+            ];
+            let kept = kept.map(|key| storage.get_raw(key).unwrap());
+            storage.close().unwrap();
+            kept
+        })
+    };
+    let damage = |storage: &Storage| storage.put_raw(keys::RIGHTS, &b"\xff"[..]).unwrap();
+    let before = in_storage(damage).await.unwrap();
+    assert!(before[0].is_some());
+    for advance_ms in [0, 86_400_000] {
+        let restored = |config: &mut Config| config.tso_advance_ms = advance_ms;
+        let refused = start_with(directory.path(), restored).await.err().unwrap();
+        assert!(
+            matches!(refused, PdError::DamagedRights { .. }),
+            "{refused}"
+        );
+        assert!(
+            refused.to_string().contains("Nothing was changed"),
+            "{refused}"
+        );
+        assert_eq!(in_storage(|_| {}).await.unwrap(), before);
+    }
 }

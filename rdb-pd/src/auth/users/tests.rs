@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 use rdb_proto::auth::BadGrant;
 use rdb_proto::auth::limits::PREFIX_BYTES_MAX;
+use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
 
 use super::*;
 
@@ -174,9 +177,33 @@ fn what_is_no_name_no_subject_or_no_credential_is_refused() {
         assert_eq!(refusal(&users, &add(name, "", Some(1))), Refusal::BadName);
         assert_eq!(refusal(&users, &remove(name)), Refusal::BadName);
     }
-    for subject in ["ada", " CN=ada", "CN=ada ", "CN=a\nda", "CN=a\u{0}"] {
+    for subject in [
+        "ada",
+        " CN=ada",
+        "CN=a\nda",
+        "CN=a\u{0}",
+        // As `openssl x509 -subject` writes it.
+        "CN = ada, O = Example",
+        "CN=ada, O=Example",
+    ] {
         let refused = refusal(&users, &add("ada", subject, Some(1)));
-        assert_eq!(refused, Refusal::BadSubject, "{subject:?}");
+        assert_eq!(
+            refused,
+            Refusal::BadSubject { canonical: None },
+            "{subject:?}"
+        );
+    }
+    let long_value = format!("cn={}", "a".repeat(SHOWN_SUBJECT_BYTES_MAX));
+    for (subject, canonical) in [
+        ("cn=ada", Some("CN=ada")),
+        ("CN=ada ", Some(r"CN=ada\ ")),
+        (&long_value, None),
+    ] {
+        let canonical = canonical.map(str::to_owned);
+        let told = canonical.clone().unwrap_or_default();
+        let refused = refusal(&users, &add("ada", subject, Some(1)));
+        assert!(refused.to_string().ends_with(&told), "{refused}");
+        assert_eq!(refused, Refusal::BadSubject { canonical });
     }
     let long = format!("CN={}", "a".repeat(SUBJECT_BYTES_MAX));
     let bytes = long.len();
@@ -319,6 +346,10 @@ fn all_together_have_a_limit_that_holds_up_no_revocation() {
     let mut users = Users::none();
     // The next version takes a byte more.
     users.message.version = (1 << 14) - 500;
+    users = users
+        .changed(&add("last", "", Some(u64::MAX - 1)))
+        .unwrap()
+        .unwrap();
     let mut full = None;
     'users: for user in 0..USERS_MAX {
         let name = format!("u{user}");
@@ -336,7 +367,19 @@ fn all_together_have_a_limit_that_holds_up_no_revocation() {
     }
     let (name, refused) = full.expect("there is a limit");
     assert_eq!(refused, Refusal::RightsFull);
-    assert!(users.encoded_bytes() <= RIGHTS_BYTES_MAX);
+    // The longest grant that there is room for takes the rest.
+    let last = |bytes: usize| {
+        give(
+            "last",
+            grant(Role::Reader, Keyspace::Raw, &vec![b'q'; bytes]),
+        )
+    };
+    let mut lengths = (0..PREFIX_BYTES_MAX).rev();
+    let fitting = lengths.find_map(|bytes| users.changed(&last(bytes)).ok());
+    users = fitting.flatten().expect("there is room for an empty one");
+    assert!(users.encoded_bytes() <= RIGHTS_BYTES_MAX - SPARE_BYTES);
+    // A byte more of a prefix may take more of the lengths before it.
+    assert!(users.encoded_bytes() + 3 >= RIGHTS_BYTES_MAX - SPARE_BYTES);
     users.message.version = (1 << 14) - 1;
     for change in [replace(&name, u64::MAX), remove(&name), take("u0", long(0))] {
         let next = users.changed(&change).expect("it is not refused");
@@ -370,10 +413,46 @@ fn a_damaged_record_is_refused_with_what_is_wrong() {
 #[test]
 fn a_directory_that_may_be_an_older_copy_has_a_version_that_no_store_has_seen() {
     let users = after(&[enable("ada")]);
-    let restored = users.restored();
-    assert!(restored.version() > users.version() + 100_000);
-    assert_eq!(restored.message.users, users.message.users);
+    // The clock may be behind, or far ahead.
+    let day = Duration::from_secs(86_400);
+    for now in [
+        UNIX_EPOCH - day,
+        UNIX_EPOCH,
+        UNIX_EPOCH + 20_000 * day,
+        UNIX_EPOCH + 20_001 * day,
+    ] {
+        let restored = users.restored(now);
+        assert!(restored.version() > users.version() + 100_000);
+        assert_eq!(restored.message.users, users.message.users);
+        assert_eq!(Users::decode(&restored.encode()).unwrap(), restored);
+        // It is used a second time, a second later.
+        let again = users.restored(now + Duration::from_secs(1));
+        assert!(now < UNIX_EPOCH + day || again.version() > restored.version() + 100_000);
+        let twice = restored.restored(now);
+        assert!(twice.version() > restored.version() + 100_000);
+    }
+    let mut last = users;
+    last.message.version = VERSION_MAX;
+    let restored = last.restored(UNIX_EPOCH);
     assert_eq!(Users::decode(&restored.encode()).unwrap(), restored);
+}
+
+#[test]
+fn an_answer_has_room_for_the_list_and_for_what_is_sent() {
+    let mut users = after(&[add("ada", "CN=ada", Some(1))]);
+    for number in 0..GRANTS_MAX {
+        let grant = grant(Role::Reader, Keyspace::Raw, &[number as u8]);
+        users = users.changed(&give("ada", grant)).unwrap().unwrap();
+    }
+    let listed_bytes = size_of::<User>() + GRANTS_MAX * size_of::<Grant>();
+    let bytes_max = users.answer_bytes_max();
+    assert!(
+        bytes_max >= users.encoded_bytes() + listed_bytes,
+        "{bytes_max}"
+    );
+    // No list is so long that no connection has room for it.
+    let most_bytes = USERS_MAX * size_of::<User>() + USERS_MAX * GRANTS_MAX * size_of::<Grant>();
+    assert!(most_bytes + 2 * RIGHTS_BYTES_MAX < CONNECTION_BYTES_IN_FLIGHT_MAX);
 }
 
 /// Changes of few users with few tokens, subjects and grants, so that they meet.

@@ -17,15 +17,21 @@ pub(super) fn auth_fault(error: AuthError) -> Status {
         AuthError::Refused(refusal) => fault_of(refusal),
         AuthError::Denied(fault) => return fault.clone().into(),
         AuthError::Unusable(_) => (Code::Internal, "", None),
-        AuthError::Storage(_) | AuthError::Busy | AuthError::Stopping => {
+        AuthError::Storage(_) | AuthError::Busy | AuthError::Stopping | AuthError::Interrupted => {
             (Code::Unavailable, "", None)
         }
     };
     let fate = match &error {
-        AuthError::Refused(_) | AuthError::Denied(_) | AuthError::Unusable(_) | AuthError::Busy => {
-            Fate::NotApplied
-        }
-        AuthError::Storage(_) | AuthError::Stopping => Fate::Unknown,
+        AuthError::Refused(_)
+        | AuthError::Denied(_)
+        | AuthError::Unusable(_)
+        | AuthError::Busy
+        | AuthError::Stopping => Fate::NotApplied,
+        AuthError::Storage(error) => match error.fate() {
+            rdb_storage::Fate::NotApplied => Fate::NotApplied,
+            rdb_storage::Fate::Unknown => Fate::Unknown,
+        },
+        AuthError::Interrupted => Fate::Unknown,
     };
     let fault = Fault {
         field,
@@ -40,7 +46,9 @@ fn fault_of(refusal: &Refusal) -> (Code, &'static str, Option<usize>) {
     match refusal {
         Refusal::BadName => (Code::InvalidArgument, "name", Some(NAME_BYTES_MAX)),
         Refusal::LongSubject { .. } => (Code::InvalidArgument, "subject", Some(SUBJECT_BYTES_MAX)),
-        Refusal::BadSubject | Refusal::NoCredential => (Code::InvalidArgument, "subject", None),
+        Refusal::BadSubject { .. } | Refusal::NoCredential => {
+            (Code::InvalidArgument, "subject", None)
+        }
         Refusal::Grant(grant) => match grant {
             BadGrant::Role => (Code::InvalidArgument, "grant.role", None),
             BadGrant::Keyspace => (Code::InvalidArgument, "grant.keyspace", None),
@@ -69,11 +77,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_not_be_written_has_an_unknown_fate() {
-        let closed = auth_fault(AuthError::Storage(rdb_storage::Error::Closed));
+    fn a_fate_is_unknown_only_where_the_change_may_have_been_written() {
+        use rdb_storage::Error;
         let fate = |status: &Status| rdb_proto::error::details(status).map(|error| error.fate());
-        assert_eq!(closed.code(), Code::Unavailable);
-        assert_eq!(fate(&closed), Some(Fate::Unknown));
+        let cause = || "the disk is full".to_owned();
+        for (error, expected) in [
+            (AuthError::Storage(Error::Closed), Fate::NotApplied),
+            (
+                AuthError::Storage(Error::WritesStopped { cause: cause() }),
+                Fate::NotApplied,
+            ),
+            (AuthError::Busy, Fate::NotApplied),
+            (AuthError::Stopping, Fate::NotApplied),
+            (
+                AuthError::Storage(Error::Undetermined { cause: cause() }),
+                Fate::Unknown,
+            ),
+            (AuthError::Interrupted, Fate::Unknown),
+        ] {
+            let status = auth_fault(error);
+            assert_eq!(status.code(), Code::Unavailable);
+            assert_eq!(fate(&status), Some(expected), "{status}");
+        }
         let refused = auth_fault(Refusal::AdminExists.into());
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert_eq!(fate(&refused), Some(Fate::NotApplied));
