@@ -98,6 +98,22 @@ impl Group {
         Ok(Some(successor))
     }
 
+    /// Hands leadership over as [`Group::hand_over`] does, if the others can elect a leader without this peer: voters that were heard of a
+    /// short time ago are a quorum. For a peer that takes nothing from others at the moment. Where too many peers are like that, nobody
+    /// could take over, and this one would come to lead again and again.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransferError`].
+    pub async fn hand_over_without_vote(&self) -> Result<Option<u64>, TransferError> {
+        let metrics = self.published();
+        let voter_count = metrics.membership_config.membership().voter_ids().count();
+        if self.lease.successors(&metrics).len() <= voter_count / 2 {
+            return Ok(None);
+        }
+        self.hand_over().await
+    }
+
     /// Of these voters that answer now, the one whose log is the most complete. One that has not caught up is waited with for a while, in
     /// which a better one may answer. It gets the rest before it campaigns, if that does not take long.
     async fn successor(&self, candidates: &[u64]) -> Result<Option<u64>, TransferError> {

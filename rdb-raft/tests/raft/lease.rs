@@ -177,6 +177,27 @@ async fn who_leads_next_is_alive_even_if_another_log_is_more_complete() {
     assert!(!third.leads());
 }
 
+/// As a store does that takes nothing from others at the moment, and has no vote for them.
+#[tokio::test]
+async fn who_has_no_vote_for_others_hands_over_only_to_a_quorum_of_them() {
+    let network = Network::<Group>::default();
+    let [leader, second, third] = Voter::three(LONG_LEASE, &network).await;
+    network.cut(1, 2);
+    leader.lead().await;
+    wait_until("the third lives", || {
+        leader.group.live_peers() == [1, 3].into()
+    })
+    .await;
+    assert_eq!(leader.group.hand_over_without_vote().await, Ok(None));
+    assert!(leader.leads() && leader.group.try_permit_read());
+
+    network.mend(1, 2);
+    wait_until("all live", || leader.group.live_peers() == [1, 2, 3].into()).await;
+    let successor = leader.group.hand_over_without_vote().await;
+    assert!(successor.expect("it leads").is_some());
+    wait_until("another leads", || second.leads() || third.leads()).await;
+}
+
 /// No heartbeat is due while the test runs, and none would be sent to who has answered a minute ago.
 const SELDOM: Timing = Timing {
     heartbeat_ms: 200_000,
