@@ -53,6 +53,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// 20 s, and as long again if the placement driver is restarted meanwhile.
 const ORDINARY_WAIT: Duration = Duration::from_secs(45);
 
+/// How long heartbeats wait for it to be known whether rights are enforced, which it is at once most of the time.
+const TOLD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Interval after a failed heartbeat, and bounds on the interval that the placement driver asks for. A restarted placement
 /// driver has to hear from this store within 20 s, or another process may get its place.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
@@ -113,9 +116,18 @@ impl Placement {
     /// Registers, then sends heartbeats. Ends only when the placement driver refuses the store for good; dropping the
     /// future ends it otherwise.
     pub(crate) async fn run(mut self) -> Result<(), ServerError> {
-        self.register().await?;
+        let mut unadopted = Some(self.register().await?);
+        let rights = Arc::clone(&self.rights);
+        if timeout(TOLD_PATIENCE, rights.told()).await.is_err() {
+            tracing::warn!(
+                "registered, and not told yet whether rights are enforced: this store takes no regions before"
+            );
+        }
         let (mut groups, mut news) = (self.regions.states(), self.regions.news());
         loop {
+            if let Some(response) = unadopted.take_if(|_| rights.is_told()) {
+                self.adopt(response).await?;
+            }
             // What changes while the heartbeat is made is in the next one.
             groups.borrow_and_update();
             news.borrow_and_update();
@@ -129,12 +141,13 @@ impl Placement {
                 () = sleep(pause - HEARTBEAT_MIN) => {}
                 Ok(()) = groups.changed() => {}
                 Ok(()) = news.changed() => {}
+                () = rights.told(), if unadopted.is_some() => {}
             }
         }
     }
 
     /// Asks until this start is accepted and kept.
-    async fn register(&mut self) -> Result<(), ServerError> {
+    async fn register(&mut self) -> Result<RegisterStoreResponse, ServerError> {
         let began = Instant::now();
         let mut pause = RETRY_MIN;
         let mut refusals = 0;
@@ -142,7 +155,7 @@ impl Placement {
             let cause = match self.try_register().await {
                 Ok(response) if self.has_kept(&response) => {
                     self.placement_drivers.note_taken_in(self.current);
-                    return self.adopt(response).await;
+                    return Ok(response);
                 }
                 Ok(response) => match self.keep(&response).await? {
                     Ok(()) => continue,
@@ -233,7 +246,7 @@ impl Placement {
         }
     }
 
-    /// Serves the regions of the answer, unless there are regions on the disk. Before that it is known whether rights are enforced.
+    /// Serves the regions of the answer, unless there are regions on the disk. It has to be known whether rights are enforced.
     async fn adopt(&self, response: RegisterStoreResponse) -> Result<(), ServerError> {
         let RegisterStoreResponse {
             cluster_id,
@@ -241,7 +254,6 @@ impl Placement {
             regions,
             ..
         } = response;
-        self.rights.told().await;
         self.regions.adopt(regions).await?;
         self.registered.send_replace(true);
         tracing::info!(cluster_id, store_id, "registered with the placement driver");
@@ -259,7 +271,8 @@ impl Placement {
             Ok(response) => {
                 self.placement_drivers.note_taken_in(self.current);
                 self.regions.order(response.steps, response.removed);
-                if region_count == 0 && !response.regions.is_empty() {
+                let takes_regions = region_count == 0 && self.rights.is_told();
+                if takes_regions && !response.regions.is_empty() {
                     self.regions.adopt(response.regions).await?;
                 }
                 let interval = Duration::from_millis(response.interval_ms);

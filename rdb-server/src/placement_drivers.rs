@@ -1,11 +1,11 @@
 //! The placement drivers of `--pd`: how each is called, and which of them has this store in its cluster.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdb_proto::auth::{AUTHORIZATION, TokenFile};
 use rdb_proto::transport::{Connector, call_failure, endpoint};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::codegen::http::HeaderMap;
 use tonic::metadata::MetadataMap;
@@ -20,9 +20,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const IDENTITY_ADVICE: &str = "this store has to show who it is: give it the token of a user with the role `store` in --auth-token-file, or \
                                that role to the user of its certificate";
 
-/// No placement driver.
-const NOBODY: usize = usize::MAX;
-
 /// Channels to placement drivers, by their position in `--pd`. Cheap to clone.
 ///
 /// One of several may belong to another cluster. So what one says is only believed of the one that has *taken in* this store since
@@ -33,8 +30,8 @@ pub(crate) struct PlacementDrivers(Arc<Shared>);
 struct Shared {
     each: Vec<PlacementDriver>,
     token: Option<TokenFile>,
-    /// The position of the one that took this store in last, or [`NOBODY`]. Relaxed: nothing else is read by it.
-    taken_in_by: AtomicUsize,
+    /// The position of the one that took this store in last.
+    taken_in_by: watch::Sender<Option<usize>>,
 }
 
 struct PlacementDriver {
@@ -70,7 +67,7 @@ impl PlacementDrivers {
         Ok(Self(Arc::new(Shared {
             each: each.collect::<Result<_, _>>()?,
             token,
-            taken_in_by: AtomicUsize::new(NOBODY),
+            taken_in_by: watch::Sender::default(),
         })))
     }
 
@@ -85,13 +82,14 @@ impl PlacementDrivers {
 
     /// The one at `position` has taken this store in.
     pub(crate) fn note_taken_in(&self, position: usize) {
-        self.0.taken_in_by.store(position, Ordering::Relaxed);
+        let by = Some(position);
+        let taken_in_by = &self.0.taken_in_by;
+        taken_in_by.send_if_modified(|known| std::mem::replace(known, by) != by);
     }
 
     /// The one that has taken this store in last. `None`: none has since the start.
-    pub(crate) fn taken_in_by(&self) -> Option<usize> {
-        let position = self.0.taken_in_by.load(Ordering::Relaxed);
-        (position != NOBODY).then_some(position)
+    pub(crate) fn taken_in_by(&self) -> watch::Receiver<Option<usize>> {
+        self.0.taken_in_by.subscribe()
     }
 
     /// Calls the one at `position`. The message of a failure is a line that names it.
@@ -172,9 +170,13 @@ mod tests {
     async fn nobody_has_taken_a_store_in_until_one_has() {
         let addresses = ["a:1".to_owned(), "b:1".to_owned()];
         let drivers = PlacementDrivers::new(&addresses, None, None).expect("addresses");
-        assert_eq!(drivers.taken_in_by(), None);
+        let mut taken_in_by = drivers.taken_in_by();
+        assert_eq!(*taken_in_by.borrow_and_update(), None);
         drivers.clone().note_taken_in(1);
-        assert_eq!(drivers.taken_in_by(), Some(1));
+        assert!(taken_in_by.has_changed().expect("the sender lives"));
+        assert_eq!(*taken_in_by.borrow_and_update(), Some(1));
+        drivers.note_taken_in(1);
+        assert!(!taken_in_by.has_changed().expect("the sender lives"));
         assert_eq!((drivers.after(0), drivers.after(1)), (1, 0));
     }
 }

@@ -65,7 +65,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the data directory and serves it. A store that never registered answers "not ready" until it has.
+    /// Opens the data directory and serves it. A store that is new refuses calls until it has registered.
     ///
     /// # Errors
     ///
@@ -102,15 +102,12 @@ impl Server {
         };
         raise_open_files_limit(config.serve.connections_max);
         let (storage, mark) = spawn_blocking(open).await??;
-        let rights = RightsCopy::new(mark.may_be_there(), config.auth_stale_max());
-        let rights = Arc::new(rights);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
             audit: audit.clone(),
             tls: server_tls.clone(),
             store_connections_max: STORE_CONNECTIONS_MAX,
             handed_over: Some(handed_over.clone()),
-            guard: Some(Arc::clone(rights.guard())),
             ..config.serve.options().map_err(ConfigError::from)?
         };
         let regions = Arc::new(
@@ -124,7 +121,15 @@ impl Server {
             )
             .await?,
         );
-        let (registered, registration) = watch::channel(regions.restore().await?);
+        let has_regions = regions.restore().await?;
+        let (registered, registration) = watch::channel(has_regions);
+        let is_marked = mark.may_be_there();
+        let rights = RightsCopy::new(is_marked, !has_regions, config.auth_stale_max());
+        let rights = Arc::new(rights);
+        let serve_options = ServeOptions {
+            guard: Some(Arc::clone(rights.guard())),
+            ..serve_options
+        };
         let listen_error = |source| ServerError::Listen {
             address: config.addr,
             source,
@@ -174,7 +179,7 @@ impl Server {
             registration,
             storage.clone(),
             Arc::clone(&regions),
-            rights,
+            Arc::clone(&rights),
         );
         let raw = KvRawServer::new(RawService::new(router.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -202,7 +207,7 @@ impl Server {
                 () = health_keeper => Ok(()),
                 () = rights_keeper.run() => Ok(()),
                 () = tls::keep(tls_keeper) => Ok(()),
-                () = of_drain.keep() => Ok(()),
+                () = of_drain.keep(&rights) => Ok(()),
                 () = of_drain.follow() => Ok(()),
                 by_store = of_drain.starts().outdated() => Err(ServerError::Outdated { by_store }),
                 () = until_drained.cancelled() => Ok(()),

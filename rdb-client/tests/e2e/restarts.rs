@@ -12,6 +12,7 @@ use rdb_client::{Client, Error, StoreState};
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest, RawPutResponse};
+use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{
@@ -36,11 +37,11 @@ async fn a_new_store_waits_for_the_placement_driver_and_serves_once_it_appears()
         .store
         .wait_for_log("waiting for the placement driver")
         .await;
-    let answer = put_directly(&cluster.store, "k", "v").await;
-    assert!(
-        matches!(routing_answer(&answer), Some(Kind::NotReady(_))),
-        "{answer:?}"
-    );
+    // It does not know yet whether it may serve everybody.
+    let channel = connect(&cluster.store.address()).await;
+    let mut store = KvRawClient::new(channel.expect("the store listens"));
+    let refused = store.raw_get(RawGetRequest::default()).await;
+    assert_eq!(refused.expect_err("it is new").code(), Code::Unavailable);
 
     cluster.pd.start_serving().await;
     cluster.store.wait_for_health(ServingStatus::Serving).await;

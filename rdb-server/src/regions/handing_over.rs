@@ -1,17 +1,21 @@
-//! Regions that others are to lead: since this store ends, or since it cannot write.
+//! Regions that others are to lead: since this store ends, since it cannot write, or since it refuses all calls for want of rights.
+//!
+//! A store that has no rights, or old ones, refuses what other stores send, too, and has no vote for others. So it hands over only where those
+//! that answer it are a quorum without it: not where all stores of a group, or too many of them, are like that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join, join_all};
-use rdb_raft::group::GroupState;
+use rdb_raft::group::{GroupState, TransferError};
 use rdb_raft::log::LogHealth;
 use rdb_storage::WriteHealth;
 use tokio::time::{sleep, timeout};
 
 use super::Regions;
 use crate::region::Proposer;
+use crate::rights::RightsCopy;
 
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -23,10 +27,10 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 const HAND_OVER_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Regions {
-    /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot write.
-    pub(crate) async fn keep(&self) {
+    /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot serve.
+    pub(crate) async fn keep(&self, rights: &RightsCopy) {
         // Handing over waits for others.
-        join(self.refuse_stalled(), self.hand_over_unwritable()).await;
+        join(self.refuse_stalled(), self.hand_over_unserved(rights)).await;
     }
 
     async fn refuse_stalled(&self) {
@@ -38,7 +42,7 @@ impl Regions {
         }
     }
 
-    async fn hand_over_unwritable(&self) {
+    async fn hand_over_unserved(&self, rights: &RightsCopy) {
         let (write_health, log_health) = (self.storage.write_health(), self.node.log_health());
         loop {
             sleep(KEEP_INTERVAL).await;
@@ -51,6 +55,10 @@ impl Regions {
             };
             let handing_over = cannot_write.into_iter().map(|id| self.hand_over_one(id));
             join_all(handing_over).await;
+            if rights.refuses() {
+                let ids = self.group_ids().into_iter();
+                join_all(ids.map(|id| self.hand_over_without_vote(id))).await;
+            }
         }
     }
 
@@ -103,21 +111,30 @@ impl Regions {
 
     /// Hands one region over, if this store leads it. Returns who is to lead. `None`: nobody answers who could, or the group has ended.
     async fn hand_over_one(&self, region_id: u64) -> Option<u64> {
-        let handed_over = self.node.group(region_id)?.hand_over().await;
-        match handed_over {
-            Ok(Some(peer_id)) => {
-                tracing::info!(region_id, peer_id, "handing over");
-                Some(peer_id)
-            }
-            Ok(None) => None,
-            Err(error) => {
-                tracing::debug!(region_id, %error, "not handed over");
-                None
-            }
-        }
+        told(region_id, self.node.group(region_id)?.hand_over().await)
+    }
+
+    /// The same, where the others need no vote of this store.
+    async fn hand_over_without_vote(&self, region_id: u64) -> Option<u64> {
+        let group = self.node.group(region_id)?;
+        told(region_id, group.hand_over_without_vote().await)
     }
 
     fn group_ids(&self) -> Vec<u64> {
         self.node.states().borrow().keys().copied().collect()
+    }
+}
+
+fn told(region_id: u64, handed_over: Result<Option<u64>, TransferError>) -> Option<u64> {
+    match handed_over {
+        Ok(Some(peer_id)) => {
+            tracing::info!(region_id, peer_id, "handing over");
+            Some(peer_id)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::debug!(region_id, %error, "not handed over");
+            None
+        }
     }
 }

@@ -13,7 +13,7 @@ const OLD_AFTER: Duration = Duration::from_secs(30);
 pub(crate) struct RightsCopy {
     guard: Arc<Guard>,
     stale_max: Duration,
-    /// Whether a placement driver has told whether rights are enforced.
+    /// Whether it is known whether rights are enforced. Only a store that is new does not know.
     told: watch::Sender<bool>,
     troubles: Mutex<Troubles>,
 }
@@ -21,7 +21,8 @@ pub(crate) struct RightsCopy {
 /// What is wrong at the moment.
 #[derive(Debug, Default)]
 struct Troubles {
-    /// Why the copy was not renewed when the keeper last tried.
+    /// Why the copy was not renewed when the keeper first failed, since when it has not succeeded. What it says does not change with each
+    /// try: whoever watches the health would hear of each. But a refusal takes the place of what may pass by itself.
     renewal: Option<Trouble>,
     /// Why the mark does not say what holds.
     mark: Option<String>,
@@ -47,9 +48,10 @@ enum State {
 }
 
 impl RightsCopy {
-    /// What there is when a store starts: nothing. With the mark it refuses calls until that is otherwise.
-    pub(crate) fn new(is_marked: bool, stale_max: Duration) -> Self {
-        let guard = if is_marked {
+    /// What there is when a store starts: nothing. With the mark it refuses calls until that is otherwise, and so does a store that is new:
+    /// it has no regions, and was never told whether rights are enforced.
+    pub(crate) fn new(is_marked: bool, is_new: bool, stale_max: Duration) -> Self {
+        let guard = if is_marked || is_new {
             Guard::refusing()
         } else {
             Guard::off()
@@ -57,7 +59,7 @@ impl RightsCopy {
         Self {
             guard: Arc::new(guard.with_stale_max(stale_max)),
             stale_max,
-            told: watch::Sender::default(),
+            told: watch::Sender::new(is_marked || !is_new),
             troubles: Mutex::default(),
         }
     }
@@ -67,29 +69,43 @@ impl RightsCopy {
         &self.guard
     }
 
-    /// Waits until a placement driver has told whether rights are enforced, since the start, unless the mark does. A new store serves
-    /// nobody before.
+    /// Whether it is known whether rights are enforced. A store that does not know takes no regions: when it is started again with some, and
+    /// without the mark, it serves everybody.
+    pub(crate) fn is_told(&self) -> bool {
+        *self.told.borrow()
+    }
+
+    /// Waits until it is known whether rights are enforced.
     pub(crate) async fn told(&self) {
-        if self.guard.is_enforced() {
-            return;
-        }
         // The sender is in `self`.
         let _ = self.told.subscribe().wait_for(|told| *told).await;
     }
 
-    /// A placement driver has told whether rights are enforced, and the guard is as it has said.
+    /// A placement driver has told whether rights are enforced, and guard and mark are as it has said.
     pub(super) fn note_told(&self) {
         self.told.send_replace(true);
     }
 
     /// The keeper has tried to renew it.
     pub(super) fn note_renewal(&self, trouble: Option<Trouble>) {
-        self.troubles().renewal = trouble;
+        let known = &mut self.troubles().renewal;
+        let stays = match (&*known, &trouble) {
+            (Some(first), Some(next)) => first.is_refusal || !next.is_refusal,
+            (None, _) | (_, None) => false,
+        };
+        if !stays {
+            *known = trouble;
+        }
     }
 
     /// The keeper has tried to have the mark say what holds.
     pub(super) fn note_mark(&self, trouble: Option<String>) {
         self.troubles().mark = trouble;
+    }
+
+    /// Whether every call for keys is refused.
+    pub(crate) fn refuses(&self) -> bool {
+        matches!(self.state(), Some(State::Missing | State::Stale))
     }
 
     /// Why every call for keys is refused, if it is.
@@ -139,7 +155,7 @@ fn refusal(state: State, stale_max: Duration, trouble: Option<&Trouble>) -> Opti
     match state {
         State::Good(_) => None,
         State::Missing => Some(format!(
-            "it has no copy of the rights yet, and refuses all calls until it has one: {cause}"
+            "it has no copy of the rights yet, and refuses all calls until it has one or is told that it needs none: {cause}"
         )),
         State::Stale => Some(format!(
             "its copy of the rights is older than --auth-stale-max-s, {} s, and it refuses all calls until that is renewed: {cause}",
@@ -177,9 +193,13 @@ mod tests {
 
     #[test]
     fn a_store_with_the_mark_refuses_until_it_has_a_copy_and_one_without_does_not() {
-        let unmarked = RightsCopy::new(false, STALE_MAX);
+        let unmarked = RightsCopy::new(false, false, STALE_MAX);
         assert_eq!((unmarked.refusal(), unmarked.warning()), (None, None));
-        let marked = RightsCopy::new(true, STALE_MAX);
+        assert!(unmarked.is_told() && !unmarked.refuses());
+        let new = RightsCopy::new(false, true, STALE_MAX);
+        assert!(!new.is_told() && new.refuses());
+        let marked = RightsCopy::new(true, false, STALE_MAX);
+        assert!(marked.is_told() && marked.refuses());
         marked.note_renewal(Some(trouble(false)));
         let refusal = marked.refusal().expect("it refuses");
         assert!(refusal.contains("no copy of the rights"), "{refusal}");
@@ -210,8 +230,26 @@ mod tests {
     }
 
     #[test]
+    fn the_cause_of_a_refusal_stays_the_same_while_it_lasts() {
+        let copy = RightsCopy::new(true, false, STALE_MAX);
+        let told = |cause: &str, is_refusal| {
+            let cause = cause.to_owned();
+            copy.note_renewal(Some(Trouble { cause, is_refusal }));
+            copy.refusal().expect("it refuses")
+        };
+        let first = told("a:1: away", false);
+        assert!(first.ends_with("a:1: away"), "{first}");
+        assert_eq!(told("b:1: away", false), first);
+        let refused = told("b:1: no token", true);
+        assert!(refused.ends_with("b:1: no token"), "somebody has to act");
+        assert_eq!(told("a:1: away", false), refused);
+        copy.note_renewal(None);
+        assert!(told("a:1: away", false).ends_with("a:1: away"));
+    }
+
+    #[test]
     fn a_mark_that_does_not_say_what_holds_is_told_of() {
-        let copy = RightsCopy::new(false, STALE_MAX);
+        let copy = RightsCopy::new(false, false, STALE_MAX);
         copy.note_mark(Some("no space".to_owned()));
         let told = copy.warning().expect("it is wrong");
         assert!(told.ends_with("no space"), "{told}");

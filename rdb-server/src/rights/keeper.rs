@@ -7,6 +7,7 @@ use rdb_proto::auth::Rights;
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{GetRightsRequest, GetRightsResponse};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -25,17 +26,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// was away for a moment counts within 10 s, too.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 
+/// Each so many times, all rights are asked for, whatever version is known: a placement driver may be another one than before without having
+/// been away for long, one with the data of a backup, and count other changes with the same numbers.
+const ASKS_PER_FULL: u32 = 30;
+
 /// How often a lasting failure is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Asks placement drivers for the rights, and keeps the copy and the mark. The module says what is believed of whom.
 pub(crate) struct RightsKeeper {
     placement_drivers: PlacementDrivers,
+    /// Who has taken this store in, if anybody has. When that changes, it is asked at once.
+    taken_in_by: watch::Receiver<Option<usize>>,
     /// The position of the one that is asked next, while none has taken this store in. A failure moves on.
     next: usize,
-    /// The one that has given the copy, if nothing has failed since. Versions of another one say nothing, and neither do those of one that
-    /// was started again, maybe from a backup.
+    /// The one that has given the copy, if nothing has failed since. Versions of another one say nothing.
     copied_from: Option<usize>,
+    /// How often somebody was asked.
+    ask_count: u32,
     copy: Arc<RightsCopy>,
     mark: Mark,
     /// Whether the last try has failed, and when a failure was last logged.
@@ -50,9 +58,11 @@ impl RightsKeeper {
         mark: Mark,
     ) -> Self {
         Self {
+            taken_in_by: placement_drivers.taken_in_by(),
             placement_drivers,
             next: 0,
             copied_from: None,
+            ask_count: 0,
             copy,
             mark,
             is_failing: false,
@@ -74,35 +84,37 @@ impl RightsKeeper {
                 pause
             };
             self.tell(renewed.err());
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                Ok(()) = self.taken_in_by.changed() => {}
+            }
         }
     }
 
     /// Asks a placement driver once.
     async fn renew(&mut self) -> Result<(), Trouble> {
-        let taken_in_by = self.placement_drivers.taken_in_by();
+        let taken_in_by = *self.taken_in_by.borrow_and_update();
         let asked = taken_in_by.unwrap_or(self.next);
-        let known_version = match self.copied_from {
-            Some(position) if position == asked => self.copy.guard().version().unwrap_or(0),
-            _ => 0,
-        };
+        let known_version = self.known_version(asked);
         let renewed = match self.ask(asked, known_version).await {
             Ok(response) if response.enforced => self.take(asked, known_version, response).await,
-            Ok(_) => self.lift(taken_in_by == Some(asked)).await,
-            Err(status) => self.judge(&status).await,
+            Ok(_) => self.lift(taken_in_by.is_some()).await,
+            Err(status) => self.judge(&status, taken_in_by.is_some()).await,
         };
-        match &renewed {
-            Ok(())
-            | Err(Trouble {
-                is_refusal: true, ..
-            }) => self.copy.note_told(),
-            Err(_) => {}
-        }
         if renewed.is_err() {
             self.copied_from = None;
             self.next = self.placement_drivers.after(asked);
         }
         renewed
+    }
+
+    /// The version that need not be sent again. 0: all are to be sent.
+    fn known_version(&mut self, asked: usize) -> u64 {
+        self.ask_count = self.ask_count.wrapping_add(1);
+        if self.copied_from != Some(asked) || self.ask_count.is_multiple_of(ASKS_PER_FULL) {
+            return 0;
+        }
+        self.copy.guard().version().unwrap_or(0)
     }
 
     async fn ask(&self, position: usize, known_version: u64) -> Result<GetRightsResponse, Status> {
@@ -116,23 +128,34 @@ impl RightsKeeper {
         self.placement_drivers.call(position, PATIENCE, call).await
     }
 
-    /// Rights are enforced, and these are the present ones.
+    /// Rights are enforced, and these are the present ones. If those cannot be used, the store is closed nevertheless.
     async fn take(
         &mut self,
         asked: usize,
         known_version: u64,
         response: GetRightsResponse,
     ) -> Result<(), Trouble> {
-        let guard = self.copy.guard();
-        match response.rights {
-            Some(message) => {
-                let rights = Rights::of(&message);
-                let rights = rights.map_err(|error| Trouble {
-                    cause: format!(
-                        "the placement driver has sent rights that cannot be used: {error}"
-                    ),
+        let rights = match response.rights {
+            Some(message) => Rights::of(&message).map(Some).map_err(|error| {
+                format!("the placement driver enforces rights, and those that it has sent cannot be used: {error}")
+            }),
+            None if known_version > 0 => Ok(None),
+            None => Err("the placement driver enforces rights, and has sent none".to_owned()),
+        };
+        let rights = match rights {
+            Ok(rights) => rights,
+            Err(cause) => {
+                self.close().await;
+                return Err(Trouble {
+                    cause,
                     is_refusal: false,
-                })?;
+                });
+            }
+        };
+        self.mark_open_store().await;
+        let guard = self.copy.guard();
+        match rights {
+            Some(rights) => {
                 let version = rights.version();
                 if guard.version() != Some(version) {
                     tracing::info!(version, "the rights of this version hold here now");
@@ -140,15 +163,10 @@ impl RightsKeeper {
                 guard.set(Some(Arc::new(rights)));
                 self.copied_from = Some(asked);
             }
-            None if known_version > 0 => guard.renew(),
-            None => {
-                return Err(Trouble {
-                    cause: "the placement driver enforces rights, and has sent none".to_owned(),
-                    is_refusal: false,
-                });
-            }
+            None => guard.renew(),
         }
         self.keep_mark(true).await;
+        self.copy.note_told();
         Ok(())
     }
 
@@ -166,47 +184,65 @@ impl RightsKeeper {
                 is_refusal: false,
             });
         }
-        if guard.is_enforced() {
+        if guard.is_enforced() && self.mark.may_be_there() {
             tracing::warn!("rights are not enforced any more: everybody may do everything");
         }
-        guard.set(None);
-        self.copied_from = None;
-        self.keep_mark(false).await;
+        self.open().await;
         Ok(())
     }
 
     /// There was no answer, or a refusal.
-    async fn judge(&mut self, status: &Status) -> Result<(), Trouble> {
+    async fn judge(&mut self, status: &Status, has_taken_in: bool) -> Result<(), Trouble> {
         let is_refusal = refuses_identity(status);
         let mut cause = status.message().to_owned();
         if is_refusal {
             self.close().await;
         } else if status.code() == Code::Unimplemented {
-            if !self.copy.guard().is_enforced() && !self.mark.may_be_there() {
+            if self.mark.may_be_there() {
+                let file = Mark::FILE;
+                cause.push_str(&format!(
+                    "; or its release knows no rights, and this store was told that they are enforced. To serve everybody nevertheless, \
+                     stop it and remove the file {file} in its data directory"
+                ));
+            } else if !self.copy.guard().is_enforced() {
+                return Ok(());
+            } else if has_taken_in {
+                self.open().await;
                 return Ok(());
             }
-            let file = self.mark.file().display();
-            cause.push_str(&format!(
-                "; or its release knows no rights, and this store was told that they are enforced. To serve everybody nevertheless, \
-                 stop it and remove {file}"
-            ));
         }
         Err(Trouble { cause, is_refusal })
     }
 
-    /// Rights are enforced, as it seems, but they are not for this store. What it was given before holds until it is too old.
+    /// Rights are enforced, and this store has got none that it can use. What it was given before holds until it is too old.
     async fn close(&mut self) {
+        self.mark_open_store().await;
         let guard = self.copy.guard();
         if !guard.is_enforced() {
-            tracing::warn!(
-                "rights are enforced, and the placement driver does not hand them out to this store: calls are refused"
-            );
+            tracing::warn!("rights are enforced, and this store has none: calls are refused");
             guard.refuse();
         }
         self.keep_mark(true).await;
+        self.copy.note_told();
     }
 
-    /// The guard is right already: a mark that cannot be changed holds nothing up.
+    /// Rights are not enforced. The mark goes last: a crash before that leaves a store that asks first when it is started again.
+    async fn open(&mut self) {
+        self.copy.guard().set(None);
+        self.copied_from = None;
+        self.keep_mark(false).await;
+        self.copy.note_told();
+    }
+
+    /// Marks a store that serves everybody, before it refuses anybody: whoever was refused can count on that after a crash. A mark that cannot
+    /// be made holds that up once, for a moment; then refusing without it is the better of the two.
+    async fn mark_open_store(&mut self) {
+        if !self.copy.guard().is_enforced() {
+            self.keep_mark(true).await;
+        }
+    }
+
+    /// A mark that cannot be changed holds nothing up for long. It is tried again with each answer.
     async fn keep_mark(&mut self, is_enforced: bool) {
         let kept = self.mark.set(is_enforced).await;
         self.copy.note_mark(kept.err());
@@ -214,7 +250,9 @@ impl RightsKeeper {
 
     /// Says how it went: in the log when that is new, or has lasted, and in the health.
     fn tell(&mut self, trouble: Option<Trouble>) {
-        let is_enforced = self.copy.guard().is_enforced();
+        // A new store that waits for its registration says so itself.
+        let has_begun = self.copy.is_told() || self.taken_in_by.borrow().is_some();
+        let is_enforced = self.copy.guard().is_enforced() && has_begun;
         if let Some(Trouble { cause, .. }) = &trouble {
             let is_due = |at: Instant| at.elapsed() >= LOG_INTERVAL;
             // Else a placement driver that is away is told of by who sends it heartbeats.
@@ -229,5 +267,111 @@ impl RightsKeeper {
         }
         self.is_failing = trouble.is_some();
         self.copy.note_renewal(trouble);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::mpsc;
+
+    use futures::future::poll_immediate;
+    use rdb_proto::authpb::{self, Grant, User};
+    use tempfile::TempDir;
+    use tokio::runtime::Builder;
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+
+    /// Of a store with regions, which was never told that rights are enforced.
+    fn keeper(data_directory: &TempDir) -> RightsKeeper {
+        let drivers = PlacementDrivers::new(&[], None, None).expect("there are none");
+        let copy = RightsCopy::new(false, false, Duration::from_secs(3600));
+        RightsKeeper::new(drivers, Arc::new(copy), Mark::open(data_directory.path()))
+    }
+
+    fn directory() -> TempDir {
+        TempDir::new().expect("the temporary directory can be written")
+    }
+
+    fn enforced(rights: Option<authpb::Rights>) -> GetRightsResponse {
+        GetRightsResponse {
+            enforced: true,
+            rights,
+        }
+    }
+
+    fn rights(users: Vec<User>) -> authpb::Rights {
+        authpb::Rights { version: 1, users }
+    }
+
+    #[tokio::test]
+    async fn a_store_is_closed_by_rights_that_it_cannot_use() {
+        let unknown_role = Grant {
+            role: 99,
+            ..Grant::default()
+        };
+        let user = User {
+            name: "ada".to_owned(),
+            grants: vec![unknown_role],
+            ..User::default()
+        };
+        for sent in [Some(rights(vec![user])), None] {
+            let directory = directory();
+            let mut keeper = keeper(&directory);
+            let trouble = keeper.take(0, 0, enforced(sent)).await;
+            trouble.expect_err("they cannot be used");
+            assert!(keeper.copy.refuses());
+            assert!(directory.path().join(Mark::FILE).exists());
+        }
+    }
+
+    #[tokio::test]
+    async fn rights_that_cannot_be_used_leave_those_that_hold() {
+        let directory = directory();
+        let mut keeper = keeper(&directory);
+        let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+        taken.expect("they can be used");
+        let trouble = keeper.take(0, 0, enforced(None)).await;
+        trouble.expect_err("there are none");
+        assert_eq!(keeper.copy.guard().version(), Some(1));
+        assert!(!keeper.copy.refuses());
+    }
+
+    #[test]
+    fn the_mark_is_made_before_anybody_is_refused() {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            // The only thread that could make the mark.
+            let (release, released) = mpsc::channel::<()>();
+            let occupied = spawn_blocking(move || released.recv());
+            let directory = directory();
+            let mut keeper = keeper(&directory);
+            let copy = Arc::clone(&keeper.copy);
+            let mut taking = pin!(keeper.take(0, 0, enforced(Some(rights(Vec::new())))));
+            assert!(poll_immediate(taking.as_mut()).await.is_none());
+            assert!(!copy.guard().is_enforced());
+            drop(release);
+            taking.await.expect("they can be used");
+            assert!(copy.guard().is_enforced());
+            assert!(directory.path().join(Mark::FILE).exists());
+            let _ = occupied.await.expect("it ends");
+        });
+    }
+
+    #[tokio::test]
+    async fn all_rights_are_asked_for_of_another_and_now_and_then() {
+        let directory = directory();
+        let mut keeper = keeper(&directory);
+        let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+        taken.expect("they can be used");
+        assert_eq!(keeper.known_version(1), 0, "of another one");
+        let asked = (0..ASKS_PER_FULL).filter(|_| keeper.known_version(0) == 0);
+        assert_eq!(asked.count(), 1);
+        keeper.copied_from = None;
+        assert_eq!(keeper.known_version(0), 0, "after a failure");
     }
 }

@@ -11,8 +11,6 @@ use rdb_storage::{remove_file, replace_file};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
-const FILE: &str = "rights-enforced";
-
 const CONTENT: &str = "A placement driver has told this store that rights are enforced. While this file is here, a start of the store refuses \
                        all calls until it has a copy of the rights. It goes when a placement driver says that they are not enforced any more.\n";
 
@@ -30,9 +28,12 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
+    /// The name of the file.
+    pub(crate) const FILE: &str = "rights-enforced";
+
     /// Looks whether it is there. One that cannot be looked at may be. Blocks.
     pub(crate) fn open(data_directory: &Path) -> Self {
-        let file = data_directory.join(FILE);
+        let file = data_directory.join(Self::FILE);
         let is_there = match fs::symlink_metadata(&file) {
             Ok(_) => Some(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Some(false),
@@ -51,10 +52,6 @@ impl Mark {
     /// Whether it is there, or may be.
     pub(crate) fn may_be_there(&self) -> bool {
         self.is_there != Some(false)
-    }
-
-    pub(crate) fn file(&self) -> &Path {
-        &self.file
     }
 
     /// Makes or removes it, unless that was done. When this returns, it is durable. Call it again until it succeeds.

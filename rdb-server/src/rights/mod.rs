@@ -10,14 +10,19 @@
 //!
 //! | the store | has | serves |
 //! | --- | --- | --- |
-//! | has just registered for the first time | no mark | nobody, until it was told whether rights are enforced |
+//! | has no regions, and was told nothing since its start | no mark | nobody; it takes no regions either |
 //! | was never told that rights are enforced | no mark | everybody |
 //! | was told so, and has a copy | the mark | whom the copy allows, until it is older than `--auth-stale-max-s` |
 //! | was told so, and has no copy | the mark | nobody |
 //!
 //! A placement driver that refuses to hand out the rights to this store, since it does not know it, enforces them: that counts as being
-//! told. That rights are *not* enforced is believed only of a placement driver that has taken this store in since its start, see
-//! [`PlacementDrivers`](crate::placement_drivers::PlacementDrivers). Not being reached, and a release that knows no rights, change nothing.
+//! told. So does one that says that it enforces them, and sends none that can be used. That rights are *not* enforced is believed only of a
+//! placement driver that has taken this store in since its start, see [`PlacementDrivers`](crate::placement_drivers::PlacementDrivers).
+//! Not being reached changes nothing. A release that knows no rights has a new store serve, once it has taken it in, and changes nothing
+//! otherwise.
+//!
+//! The mark is made before the first call is refused, and removed after calls are served to everybody: a crash in between leaves a store that
+//! refuses more than it has to.
 
 mod copy;
 mod keeper;

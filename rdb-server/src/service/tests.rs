@@ -45,7 +45,10 @@ async fn outcomes(
             let message = $message { $($parts)*, ..$message::default() };
             let called = $client.$method(user.request(message));
             let called = guarded("an answer", called).await;
-            outcomes.push(($name, called.map(drop)));
+            let served = called.map(|answer| {
+                assert_eq!(answer.into_inner().region_error, None, "{}", $name);
+            });
+            outcomes.push(($name, served));
         }};
     }
     call!(
@@ -163,6 +166,9 @@ async fn each_call_is_served_inside_of_what_was_granted_and_denied_outside() {
     let inside = outcomes(&server, &user, &["own/a", "own/b"], ("own/", "own0")).await;
     let all = names(&inside);
     assert_eq!(denied(inside), [""; 0]);
+    // What was put last, and not deleted since.
+    let kept = server.storage.get_versioned(b"own/a").expect("read");
+    assert_eq!(kept.expect("it was put").value, "v");
     let outside = outcomes(&server, &user, &["other", "own"], ("other", "own")).await;
     assert_eq!(denied(outside), all);
 }

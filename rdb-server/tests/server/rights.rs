@@ -51,11 +51,20 @@ impl Setting {
 
     /// A store with the token of one, not started yet.
     fn store(&self, name: &str) -> Node {
+        self.with_token(self.store_without_token(name))
+    }
+
+    /// The same, which asks this one first.
+    fn store_asking_first(&self, other: &ScriptedPd) -> Node {
+        let placement_drivers = format!("{},{}", other.address(), self.pd.address());
+        let data_dir = self.directory.path().join("store");
+        self.with_token(Node::store(data_dir, &placement_drivers).with_status())
+    }
+
+    fn with_token(&self, store: Node) -> Node {
         let file = self.directory.path().join("token");
         fs::write(&file, format!("{}\n", self.store_token)).expect("it can be written");
-        let file = file.to_str().expect("text");
-        self.store_without_token(name)
-            .with_flag("--auth-token-file", file)
+        store.with_flag("--auth-token-file", file.to_str().expect("text"))
     }
 
     fn store_without_token(&self, name: &str) -> Node {
@@ -81,6 +90,43 @@ impl Setting {
         store.start_serving().await;
         store.wait_for_log(HOLD).await;
         store
+    }
+
+    /// Has the region of the first store have this voter, too.
+    async fn add_voter(&self, id: u64) {
+        let peer = Peer {
+            id,
+            store_id: id,
+            learner: true,
+        };
+        for step in [Step::AddLearner(peer), Step::Promote(id)] {
+            let is_voter = matches!(step, Step::Promote(_));
+            found("the region has another peer", async || {
+                let (heartbeat, _) = self.pd.heartbeat_of(1)?;
+                let report = heartbeat.leads.into_iter().next()?;
+                let added = report.peers.iter().find(|peer| peer.id == id);
+                if added.is_some_and(|peer| peer.learner != is_voter) {
+                    return Some(());
+                }
+                self.pd.hand_out(Some(RegionStep {
+                    region_id: REGION_ID,
+                    conf_version: report.epoch?.conf_version,
+                    step: Some(step),
+                }));
+                None
+            })
+            .await;
+            self.pd.hand_out(None);
+        }
+    }
+
+    /// Waits until the first store says that it leads.
+    async fn first_leads(&self) {
+        found("the store leads its region", async || {
+            let (heartbeat, _) = self.pd.heartbeat_of(1)?;
+            (!heartbeat.leads.is_empty()).then_some(())
+        })
+        .await;
     }
 
     async fn ada_puts(&self, store: &Node, key: &str) -> Result<(), Status> {
@@ -374,16 +420,167 @@ async fn a_new_store_serves_nobody_before_it_was_told_whether_rights_are_enforce
     setting.pd.keep_rights(true);
     let mut store = setting.store("store");
     store.start();
-    // Each start registers twice.
-    found("the store has registered", async || {
-        (setting.pd.registrations() >= 2).then_some(())
+    // It does not wait for them to say that it is there.
+    let heartbeat = found("the store sends heartbeats", async || {
+        setting.pd.heartbeat_of(1).map(|(heartbeat, _)| heartbeat)
+    });
+    assert_eq!(heartbeat.await.region_count, Some(0));
+    let asked = setting.pd.questions();
+    found("it asks again", async || {
+        (setting.pd.questions() > asked).then_some(())
     })
     .await;
-    assert!(put(&store, None, "own/k").await.is_err());
+    assert_eq!(code(put(&store, None, "own/k").await), Code::Unavailable);
     setting.pd.keep_rights(false);
     setting.ada_gets(&store, Code::Ok).await;
     let nobody = put(&store, None, "own/k").await;
     assert_eq!(code(nobody), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_regions_needs_to_be_told_nothing() {
+    let setting = Setting::new().await;
+    let mut store = setting.store("store");
+    store.start_serving().await;
+    setting.first_leads().await;
+    setting.pd.keep_rights(true);
+    store.kill();
+    store.start();
+    store
+        .wait_for_log("registered with the placement driver")
+        .await;
+    let (_, before) = setting.pd.heartbeat_of(1).expect("it has sent some");
+    found("it sends heartbeats", async || {
+        let (_, count) = setting.pd.heartbeat_of(1)?;
+        (count > before).then_some(())
+    })
+    .await;
+    found("everybody is served", async || {
+        put(&store, None, "k").await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_that_cannot_be_used_close_a_store_that_was_never_told() {
+    let setting = Setting::new().await;
+    let mut store = setting.store("store");
+    store.start_serving().await;
+    assert_eq!(code(put(&store, None, "k").await), Code::Ok);
+    setting.pd.enforce_unusable();
+    setting.ada_gets(&store, Code::Unavailable).await;
+    says_in_health(&store, "cannot be used").await;
+    assert!(store.data_dir().join(MARK).exists());
+    setting.pd.set_away(true);
+    store.kill();
+    store.start();
+    setting.ada_gets(&store, Code::Unavailable).await;
+}
+
+/// The other one is of another cluster: it does not take this store in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_rights_are_not_enforced_is_believed_only_of_who_has_taken_the_store_in() {
+    let (setting, other) = (Setting::new().await, ScriptedPd::start("", "").await);
+    other.register_nobody();
+    setting.enforce("own/");
+    let mut store = setting.store_asking_first(&other);
+    store.start_serving().await;
+    store.wait_for_log(HOLD).await;
+    setting.pd.set_away(true);
+    store.kill();
+    let before = other.questions();
+    store.start();
+    // When it asks again, it has made something of the answer before.
+    found("it has asked the other one", async || {
+        (other.questions() >= before + 2).then_some(())
+    })
+    .await;
+    assert_eq!(code(put(&store, None, "own/k").await), Code::Unavailable);
+    assert!(store.data_dir().join(MARK).exists());
+    setting.pd.set_away(false);
+    setting.ada_gets(&store, Code::Ok).await;
+}
+
+/// Neither of one that enforces nothing, nor of one that knows no rights.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_store_is_told_nothing_by_who_does_not_take_it_in() {
+    for knows_rights in [true, false] {
+        let (setting, other) = (Setting::new().await, ScriptedPd::start("", "").await);
+        other.register_nobody();
+        if !knows_rights {
+            other.forget_rights();
+        }
+        setting.enforce("own/");
+        setting.pd.keep_rights(true);
+        setting.pd.set_away(true);
+        let mut store = setting.store_asking_first(&other);
+        store.start();
+        found("it has asked the other one", async || {
+            (other.questions() >= 2).then_some(())
+        })
+        .await;
+        setting.pd.set_away(false);
+        let heartbeat = found("the store sends heartbeats", async || {
+            setting.pd.heartbeat_of(1).map(|(heartbeat, _)| heartbeat)
+        });
+        assert_eq!(heartbeat.await.region_count, Some(0));
+        assert_eq!(code(put(&store, None, "own/k").await), Code::Unavailable);
+        setting.pd.keep_rights(false);
+        setting.ada_gets(&store, Code::Ok).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_store_of_an_older_placement_driver_serves_everybody() {
+    let setting = Setting::new().await;
+    setting.pd.forget_rights();
+    let mut store = setting.store("store");
+    store.start_serving().await;
+    assert_eq!(code(put(&store, None, "k").await), Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_of_a_backup_count_though_they_have_a_version_that_is_known() {
+    let setting = Setting::new().await;
+    let store = setting.start_enforcing().await;
+    setting.ada_gets(&store, Code::Ok).await;
+    setting.pd.set_away(true);
+    store
+        .wait_for_log("the copy of the rights is not renewed")
+        .await;
+    setting.pd.forget_versions();
+    setting.enforce("other/");
+    setting.pd.set_away(false);
+    setting.ada_gets(&store, Code::PermissionDenied).await;
+}
+
+/// The others have a copy that holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_everything_for_want_of_rights_has_others_lead() {
+    let setting = Setting::new().await;
+    setting.enforce("own/");
+    let mut first = setting.store("first").with_flag("--auth-stale-max-s", "5");
+    first.start_serving().await;
+    first.wait_for_log(HOLD).await;
+    let (mut second, mut third) = (setting.store("second"), setting.store("third"));
+    for (id, store) in [(2, &mut second), (3, &mut third)] {
+        store.start_serving().await;
+        store.wait_for_log(HOLD).await;
+        setting.add_voter(id).await;
+    }
+    setting.ada_gets(&first, Code::Ok).await;
+    setting.pd.set_away(true);
+    found("another one takes the write", async || {
+        for store in [&second, &third] {
+            if setting.ada_puts(store, "own/k").await.is_ok() {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    let refused = setting.ada_puts(&first, "own/k").await;
+    assert_eq!(code(refused), Code::Unavailable);
 }
 
 /// The placement driver enforces rights, and the store was never told which.
@@ -413,30 +610,7 @@ async fn two_stores_replicate_with_their_tokens() {
     let mut second = setting.store("second");
     second.start_serving().await;
     second.wait_for_log(HOLD).await;
-    let peer = Peer {
-        id: 2,
-        store_id: 2,
-        learner: true,
-    };
-    for step in [Step::AddLearner(peer), Step::Promote(2)] {
-        let is_voter = matches!(step, Step::Promote(_));
-        found("the region has another peer", async || {
-            let (heartbeat, _) = setting.pd.heartbeat_of(1)?;
-            let report = heartbeat.leads.into_iter().next()?;
-            let added = report.peers.iter().find(|peer| peer.id == 2);
-            if added.is_some_and(|peer| peer.learner != is_voter) {
-                return Some(());
-            }
-            setting.pd.hand_out(Some(RegionStep {
-                region_id: REGION_ID,
-                conf_version: report.epoch?.conf_version,
-                step: Some(step),
-            }));
-            None
-        })
-        .await;
-        setting.pd.hand_out(None);
-    }
+    setting.add_voter(2).await;
     // Either one needs the other for it.
     found("a store takes the write", async || {
         for store in [&first, &second] {
@@ -450,8 +624,9 @@ async fn two_stores_replicate_with_their_tokens() {
         None
     })
     .await;
-    let log = second.log();
-    assert!(!log.contains("does not take this store"), "{log}");
+    for log in [first.log(), second.log()] {
+        assert!(!log.contains("does not take this store"), "{log}");
+    }
 }
 
 #[test]

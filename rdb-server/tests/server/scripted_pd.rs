@@ -50,7 +50,9 @@ struct Script {
     rights_version: Arc<AtomicUsize>,
     knows_no_rights: Arc<AtomicBool>,
     keeps_rights: Arc<AtomicBool>,
-    registrations: Arc<AtomicUsize>,
+    /// How often it was asked for rights.
+    questions: Arc<AtomicUsize>,
+    registers_nobody: Arc<AtomicBool>,
     is_away: Arc<AtomicBool>,
 }
 
@@ -70,7 +72,8 @@ impl Default for Script {
             rights_version: Arc::default(),
             knows_no_rights: Arc::default(),
             keeps_rights: Arc::default(),
-            registrations: Arc::default(),
+            questions: Arc::default(),
+            registers_nobody: Arc::default(),
             is_away: Arc::default(),
         }
     }
@@ -190,9 +193,34 @@ impl ScriptedPd {
             .store(keeps_rights, Ordering::SeqCst);
     }
 
-    /// How many registrations it has taken.
-    pub(crate) fn registrations(&self) -> usize {
-        self.script.registrations.load(Ordering::SeqCst)
+    /// Enforces rights, and hands out some that no store knows.
+    pub(crate) fn enforce_unusable(&self) {
+        let grant = authpb::Grant {
+            role: 99,
+            ..authpb::Grant::default()
+        };
+        let user = authpb::User {
+            name: "ada".to_owned(),
+            grants: vec![grant],
+            ..authpb::User::default()
+        };
+        let (version, users) = (1, vec![user]);
+        *lock(&self.script.rights) = Some(authpb::Rights { version, users });
+    }
+
+    /// Counts changes of rights anew, as it does with the data of a backup.
+    pub(crate) fn forget_versions(&self) {
+        self.script.rights_version.store(0, Ordering::SeqCst);
+    }
+
+    /// How often it was asked for rights.
+    pub(crate) fn questions(&self) -> usize {
+        self.script.questions.load(Ordering::SeqCst)
+    }
+
+    /// From now on it takes no registration.
+    pub(crate) fn register_nobody(&self) {
+        self.script.registers_nobody.store(true, Ordering::SeqCst);
     }
 
     /// Whether it answers nothing that stores ask.
@@ -242,6 +270,7 @@ impl Script {
 #[tonic::async_trait]
 impl Auth for Script {
     async fn get_rights(&self, request: Request<GetRightsRequest>) -> Answer<GetRightsResponse> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
         self.check_here()?;
         if self.keeps_rights.load(Ordering::SeqCst) {
             return Err(Status::unavailable("the test keeps them"));
@@ -309,6 +338,9 @@ impl Pd for Script {
         request: Request<RegisterStoreRequest>,
     ) -> Answer<RegisterStoreResponse> {
         self.check_here()?;
+        if self.registers_nobody.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("the test registers nobody here"));
+        }
         let store_id = {
             let mut ids = lock(&self.ids);
             let next = STORE_ID + ids.len() as u64;
@@ -316,7 +348,6 @@ impl Pd for Script {
         };
         let mut regions = lock(&self.regions).clone();
         regions.retain(|_| store_id == STORE_ID);
-        self.registrations.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(RegisterStoreResponse {
             cluster_id: CLUSTER_ID,
             store_id,
