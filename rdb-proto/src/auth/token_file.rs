@@ -1,7 +1,7 @@
 //! A file with a token, which may be replaced while it is used.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,9 +90,9 @@ impl TokenFile {
             state.looked_at = now;
             // Others go on with the token from before.
             drop(state);
-            let read = read(&self.0.path);
+            let read = look(&self.0.path);
             state = self.state();
-            state.note(read);
+            state.note(read, now);
         }
         state.header_value.clone()
     }
@@ -112,8 +112,11 @@ impl fmt::Debug for TokenFile {
 }
 
 impl State {
-    /// Goes on with what was read.
-    fn note(&mut self, read: Result<Token, TokenFileError>) {
+    /// Goes on with what was read by who looked then, unless somebody has looked since.
+    fn note(&mut self, read: Result<Token, TokenFileError>, looked_at: Instant) {
+        if self.looked_at != looked_at {
+            return;
+        }
         match read {
             Ok(token) => {
                 self.has_warned = false;
@@ -129,6 +132,18 @@ impl State {
             Err(_) => {}
         }
     }
+}
+
+/// Reads it again, in the course of a call: something else than a file, e.g. a pipe, would have the call wait.
+fn look(path: &Path) -> Result<Token, TokenFileError> {
+    let is_file = fs::metadata(path).map(|found| found.is_file());
+    if matches!(is_file, Ok(false)) {
+        return Err(TokenFileError::Unreadable {
+            path: path.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, "it is no file any more"),
+        });
+    }
+    read(path)
 }
 
 fn read(path: &Path) -> Result<Token, TokenFileError> {
@@ -154,8 +169,6 @@ fn read(path: &Path) -> Result<Token, TokenFileError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn token(digit: char) -> Token {
@@ -189,6 +202,40 @@ mod tests {
         assert_eq!(at(4), token('d').header_value());
         assert!(!file.state().has_warned);
         assert!(at(4).is_sensitive());
+    }
+
+    /// A pipe that nobody writes to has whoever opens it wait.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_has_become_a_pipe_is_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        fs::write(&path, token('a').to_string()).expect("written");
+        let file = TokenFile::open(&path).expect("it has a token");
+        fs::remove_file(&path).expect("removed");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).expect("made");
+        let (sender, looked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let value = file.header_value_at(Instant::now() + LOOK_INTERVAL);
+            let _ = sender.send((value, file.state().has_warned));
+        });
+        let looked = looked.recv_timeout(Duration::from_secs(60));
+        assert_eq!(looked, Ok((token('a').header_value(), true)));
+    }
+
+    #[test]
+    fn who_has_read_slowly_does_not_bring_an_old_token_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        fs::write(&path, token('a').to_string()).expect("written");
+        let file = TokenFile::open(&path).expect("it has a token");
+        let slow = Instant::now() + LOOK_INTERVAL;
+        fs::write(&path, token('b').to_string()).expect("written");
+        let value = file.header_value_at(slow + LOOK_INTERVAL);
+        file.state().note(Ok(token('a')), slow);
+        assert_eq!(value, token('b').header_value());
+        assert_eq!(file.header_value_at(slow), value);
     }
 
     #[test]
