@@ -127,7 +127,7 @@ impl Change {
         };
         let (role, keyspace) = (grant.map(role_of), grant.map(keyspace_of));
         tracing::info!(
-            by = author.caller().name(),
+            by = author.caller().name().as_deref(),
             certificate = certificate.map(|identity| identity.subject()),
             peer = call.and_then(CallBudget::peer).map(tracing::field::display),
             change = self.kind(),

@@ -1,10 +1,11 @@
 //! Who calls.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::credentials::Credentials;
-use super::guard::Guard;
+use super::guard::{Guard, Held, OFF};
 use super::pass::Pass;
 use super::refusal;
 use super::rights::Rights;
@@ -13,23 +14,28 @@ use crate::error::Fault;
 
 /// Who calls, for as long as the call lasts.
 ///
-/// What the caller may do is asked anew for each message of a stream ([`pass`](Self::pass)): as long as the rights are the same, that is
-/// two loads and a comparison.
+/// What the caller may do is asked anew for each message of a stream ([`pass`](Self::pass)): as long as the rights are the same, nobody
+/// is looked up again.
+///
+/// A caller keeps no rights alive: a stream that says nothing for long does not hold those of when it spoke last.
 pub struct Caller(Option<Box<Known>>);
 
 struct Known {
     guard: Arc<Guard>,
     credentials: Credentials,
-    /// Of when the call began. `None`: it was not identified then.
-    first: Option<Dated>,
-    /// Of later rights. Locked only for a copy.
-    later: Mutex<Option<Dated>>,
+    /// The number of the guard's state in which the caller was looked up last. Relaxed: it is only compared.
+    looked_up_in: AtomicU64,
+    /// Who it was when it was a user last. Locked only for a copy.
+    last: Mutex<Option<Identified>>,
 }
 
-/// A pass, and the number of the guard's state that it is of.
-struct Dated {
+/// A user, and the number of the guard's state in which the caller was that user.
+struct Identified {
     epoch: u64,
-    pass: Pass,
+    held: Weak<Held>,
+    /// The position of the user in the rights.
+    user: usize,
+    name: Arc<str>,
 }
 
 impl Caller {
@@ -43,16 +49,22 @@ impl Caller {
         Self::new(guard, Credentials::of_token(token))
     }
 
+    /// It is looked up when somebody asks what it may do.
     pub(crate) fn new(guard: Arc<Guard>, credentials: Credentials) -> Self {
-        let mut known = Known {
+        Self(Some(Box::new(Known {
             guard,
             credentials,
-            first: None,
-            later: Mutex::default(),
-        };
-        // Whoever is refused learns so from the first check.
-        known.first = known.identified().unwrap_or_default();
-        Self(Some(Box::new(known)))
+            looked_up_in: AtomicU64::new(OFF),
+            last: Mutex::default(),
+        })))
+    }
+
+    /// Looks it up, so that it has a [`name`](Self::name). Nobody counts what that refuses.
+    pub(crate) fn look_up(&self) {
+        if let Some(known) = self.0.as_ref().filter(|known| known.guard.is_enforced()) {
+            // Whoever asks what it may do is told.
+            let _ = known.pass_of_now();
+        }
     }
 
     /// What the caller may do at this moment.
@@ -60,7 +72,7 @@ impl Caller {
     /// # Errors
     ///
     /// - UNAUTHENTICATED when it is no user.
-    /// - UNAVAILABLE when the rights are missing or too old.
+    /// - UNAVAILABLE when the rights are missing or too old, whoever it is.
     pub fn pass(&self) -> Result<Pass, Fault> {
         match &self.0 {
             Some(known) => known.pass(),
@@ -79,9 +91,17 @@ impl Caller {
         Ok(Pass::under(rights, user))
     }
 
-    /// The name of the user that the caller was when the call began. `None`: it was none, or rights were not enforced.
-    pub fn name(&self) -> Option<&str> {
-        self.0.as_ref()?.first.as_ref()?.pass.user()
+    /// The name of the user that the caller was when it was asked last what it may do, or the last time before that it was one. `None`:
+    /// it never was, or rights were not enforced.
+    pub fn name(&self) -> Option<Arc<str>> {
+        let last = self.0.as_ref()?.last();
+        last.as_ref().map(|last| Arc::clone(&last.name))
+    }
+
+    /// Whether rights have been set since it was asked last what the caller may do. Before that: whether they are enforced.
+    pub(crate) fn has_other_rights(&self) -> bool {
+        let known = self.0.as_ref();
+        known.is_some_and(|known| known.looked_up_in.load(Relaxed) != known.guard.epoch())
     }
 }
 
@@ -102,39 +122,41 @@ impl Known {
 
     fn pass_of_now(&self) -> Result<Pass, Fault> {
         let epoch = self.guard.epoch();
-        let of_epoch = |dated: &Option<Dated>| {
-            let dated = dated.as_ref().filter(|dated| dated.epoch == epoch);
-            dated.map(|dated| dated.pass.clone())
-        };
-        let known = of_epoch(&self.first).or_else(|| of_epoch(&self.later()));
-        let pass = match known {
-            Some(pass) => pass,
-            None => {
-                let Some(identified) = self.identified()? else {
-                    return Ok(Pass::anyone());
-                };
-                let pass = identified.pass.clone();
-                *self.later() = Some(identified);
-                pass
-            }
-        };
-        self.guard.check_recent()?;
-        Ok(pass)
-    }
-
-    /// Who the caller is under the rights of now. `None`: they are not enforced.
-    fn identified(&self) -> Result<Option<Dated>, Fault> {
+        let remembered = self.last().as_ref().and_then(|last| last.pass_in(epoch));
+        if let Some(pass) = remembered {
+            self.guard.check_recent()?;
+            return Ok(pass);
+        }
         let Some((epoch, held)) = self.guard.present()? else {
-            return Ok(None);
+            return Ok(Pass::anyone());
         };
+        // Before the caller is looked up: whom old rights do not know may have become a user since.
+        self.guard.check_recent()?;
         let user = self.credentials.user_in(&held.rights)?;
-        Ok(Some(Dated {
+        let name = held.rights.user(user).map(|user| Arc::clone(&user.name));
+        *self.last() = Some(Identified {
             epoch,
-            pass: Pass::of_user(held, user),
-        }))
+            held: Arc::downgrade(&held),
+            user,
+            name: name.unwrap_or_default(),
+        });
+        self.looked_up_in.store(epoch, Relaxed);
+        Ok(Pass::of_user(held, user))
     }
 
-    fn later(&self) -> MutexGuard<'_, Option<Dated>> {
-        self.later.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> MutexGuard<'_, Option<Identified>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Identified {
+    /// What the user may do in the state of the guard with this number. `None`: it was looked up in another one.
+    fn pass_in(&self, epoch: u64) -> Option<Pass> {
+        if self.epoch != epoch {
+            return None;
+        }
+        // Gone if the state has ended just now.
+        let held = self.held.upgrade()?;
+        Some(Pass::of_user(held, self.user))
     }
 }

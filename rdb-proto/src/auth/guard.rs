@@ -1,19 +1,19 @@
 //! The rights that hold now, in a server.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tonic::Code;
 
+use super::clock;
 use super::refusal;
 use super::rights::Rights;
 use crate::error::Fault;
 use crate::figures::Counter;
 
 /// The number of the state in which nothing is enforced.
-const OFF: u64 = 0;
+pub(super) const OFF: u64 = 0;
 
 /// What a server lets callers do now. There is one in each process; whoever learns of other rights sets them.
 ///
@@ -28,9 +28,8 @@ pub struct Guard {
     /// is enough: it is only compared, and what belongs to another number is read under the lock.
     epoch: AtomicU64,
     state: RwLock<State>,
-    made_at: Instant,
-    /// When the rights were confirmed last, in ms since `made_at`. Relaxed: it stands for itself.
-    renewed_ms: AtomicU64,
+    /// When the rights were confirmed last, by the [`clock`]. Relaxed: it stands for itself.
+    renewed_ms: AtomicI64,
     stale_max: Option<Duration>,
     refusals: Arc<Refusals>,
 }
@@ -120,8 +119,7 @@ impl Guard {
         Self {
             epoch: AtomicU64::new(epoch),
             state: RwLock::new(state),
-            made_at: Instant::now(),
-            renewed_ms: AtomicU64::new(0),
+            renewed_ms: AtomicI64::new(clock::now_ms()),
             stale_max: None,
             refusals: Arc::default(),
         }
@@ -146,7 +144,7 @@ impl Guard {
 
     /// The rights that it has are confirmed now.
     pub fn renew(&self) {
-        self.renewed_ms.store(self.now_ms(), Relaxed);
+        self.renewed_ms.store(clock::now_ms(), Relaxed);
     }
 
     /// Whether rights are enforced.
@@ -223,11 +221,9 @@ impl Guard {
 
     fn since_renewed(&self) -> Duration {
         let renewed_ms = self.renewed_ms.load(Relaxed);
-        Duration::from_millis(self.now_ms().saturating_sub(renewed_ms))
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.made_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+        // Negative when somebody confirms them meanwhile.
+        let age_ms = clock::now_ms().saturating_sub(renewed_ms);
+        Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -251,31 +247,42 @@ mod tests {
     /// One that has had its rights for two minutes.
     fn old_guard(token: &Token) -> Guard {
         let guard = Guard::without_limit(rights(1, &[user("ada", &[token], &[])]));
-        Guard {
-            made_at: guard.made_at - 2 * MINUTE,
-            ..guard
-        }
+        age(&guard);
+        guard
+    }
+
+    /// Two minutes pass.
+    fn age(guard: &Guard) {
+        guard.renewed_ms.fetch_sub(2 * 60 * 1000, Relaxed);
     }
 
     #[test]
     fn rights_that_nobody_confirms_refuse_everything_until_somebody_does() {
         let token = Token::random();
         let guard = Arc::new(old_guard(&token).with_stale_max(MINUTE));
-        let caller = Caller::with_token(Arc::clone(&guard), &token);
-        // Whether the caller is looked up or remembered.
-        for _ in 0..2 {
+        let new = |token| Caller::with_token(Arc::clone(&guard), token);
+        let [caller, remembered, stranger] = [&token, &token, &Token::random()].map(new);
+        guard.renew();
+        remembered.pass().expect("they are confirmed");
+        age(&guard);
+        // Also whom they do not know: that may have changed since.
+        for caller in [&caller, &remembered, &stranger] {
             let refused = caller.pass().expect_err("the rights are old");
             assert_eq!(refused.code, Code::Unavailable);
             let expected =
                 "s old, and --auth-stale-max-s is 60: the placement driver cannot be reached";
             assert!(refused.cause.ends_with(expected), "{}", refused.cause);
         }
-        assert_eq!(guard.refusals().unavailable(), 2);
+        let refusals = guard.refusals();
+        assert_eq!((refusals.unavailable(), refusals.unauthenticated()), (3, 0));
         let age = guard.age().expect("it has rights");
         assert!(age >= 2 * MINUTE);
         guard.renew();
         assert!(guard.age().expect("it has rights") < age);
         caller.pass().expect("they are confirmed");
+        remembered.pass().expect("they are confirmed");
+        let refused = stranger.pass().expect_err("nobody");
+        assert_eq!(refused.code, Code::Unauthenticated);
     }
 
     #[test]
@@ -298,11 +305,11 @@ mod tests {
     fn what_is_not_enforced_does_not_age() {
         let guard = old_guard(&Token::random()).with_stale_max(MINUTE);
         guard.set(None);
-        let guard = Guard {
-            made_at: guard.made_at - 2 * MINUTE,
-            ..guard
-        };
-        let caller = Caller::with_token(Arc::new(guard), &Token::random());
+        age(&guard);
+        assert_eq!(guard.age(), None);
+        let guard = Arc::new(guard);
+        let caller = Caller::with_token(Arc::clone(&guard), &Token::random());
         caller.pass().expect("nothing is enforced");
+        assert_eq!(guard.refusals().unavailable(), 0);
     }
 }

@@ -33,7 +33,7 @@ pub struct Rights {
 
 /// What one user may do.
 pub(super) struct UserRights {
-    pub(super) name: Box<str>,
+    pub(super) name: Arc<str>,
     pub(super) is_admin: bool,
     pub(super) is_store: bool,
     pub(super) has_grants: bool,

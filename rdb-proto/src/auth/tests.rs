@@ -91,7 +91,7 @@ fn a_caller_that_was_let_in_before_is_held_to_rights_once_they_are_enforced() {
     guard.set(Some(of_ada(1, &[&token])));
     assert_eq!(code(reads_now(&ada)), None);
     assert_eq!(ada.pass().expect("a user").user(), Some("ada"));
-    assert_eq!(ada.name(), None, "it was not asked when the call began");
+    assert_eq!(ada.name().as_deref(), Some("ada"));
     assert_eq!(code(reads_now(&other)), Some(Code::Unauthenticated));
     guard.set(None);
     assert_eq!(code(reads_now(&other)), None);
@@ -130,8 +130,8 @@ fn a_revocation_counts_from_the_next_pass_on() {
     let [old, new] = [Token::random(), Token::random()];
     let guard = Arc::new(Guard::without_limit(of_ada(1, &[&old])));
     let caller = Caller::with_token(Arc::clone(&guard), &old);
-    assert_eq!(caller.name(), Some("ada"));
     let kept = caller.pass().expect("a user");
+    assert_eq!(caller.name().as_deref(), Some("ada"));
     for (what, now, expected) in [
         ("as before", of_ada(2, &[&old]), None),
         ("a second token", of_ada(3, &[&old, &new]), None),
@@ -169,10 +169,41 @@ fn a_revocation_counts_from_the_next_pass_on() {
             assert_eq!(code(reads_now(&caller)), expected, "{what}");
         }
     }
+    assert_eq!(caller.name().as_deref(), Some("bob"));
     assert_eq!(code(reads(&kept)), None, "a pass is of its moment");
     assert_eq!(guard.refusals().unauthenticated(), 4);
     assert_eq!(guard.refusals().denied(), 6);
     assert_eq!(guard.refusals().unavailable(), 0);
+}
+
+/// A stream may say nothing for a day.
+#[test]
+fn a_caller_keeps_no_rights_alive() {
+    let token = Token::random();
+    let old = of_ada(1, &[&token]);
+    let guard = Arc::new(Guard::without_limit(Arc::clone(&old)));
+    let caller = Caller::with_token(Arc::clone(&guard), &token);
+    caller.pass().expect("a user");
+    guard.set(Some(of_ada(2, &[&token])));
+    assert_eq!(Arc::strong_count(&old), 1);
+    caller.pass().expect("a user");
+    assert_eq!(caller.name().as_deref(), Some("ada"));
+}
+
+#[test]
+fn whether_rights_have_changed_is_told_without_a_look_up() {
+    let token = Token::random();
+    let guard = Arc::new(Guard::off());
+    let caller = Caller::with_token(Arc::clone(&guard), &token);
+    assert!(!caller.has_other_rights() && !Caller::anyone().has_other_rights());
+    for version in 1..3 {
+        guard.set(Some(of_ada(version, &[&token])));
+        assert!(caller.has_other_rights());
+        caller.pass().expect("a user");
+        assert!(!caller.has_other_rights());
+    }
+    guard.refuse();
+    assert!(caller.has_other_rights());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! While a message waits for room, its peer's window closes. After [`Requests::admission_wait`] the request is refused. So is one
 //! that arrives slowly while others wait, see [`pace`](super::pace).
-//! A stream whose caller has lost its right ends with the next frame that arrives.
+//! A request whose caller has lost its right ends with the next frame that arrives.
 //! A message that is too long for every service is not charged: tonic refuses it when it sees the header.
 
 use std::future::Future;
@@ -114,12 +114,13 @@ impl<B> Arriving<B> {
         Ok(None)
     }
 
-    /// Checks that the caller may still do what its stream is about. That of a unary call was checked.
+    /// Checks that the caller may still do what its request is about. What a unary call asks for may come long after its head, and
+    /// was checked with that: nothing is checked again unless rights were set since.
     fn check_caller(&self) -> Result<(), Status> {
-        match self.requests {
-            Requests::Unary => Ok(()),
-            _ => Ok(self.call.check_caller()?),
+        if self.requests == Requests::Unary && !self.call.has_other_rights() {
+            return Ok(());
         }
+        Ok(self.call.check_caller()?)
     }
 
     fn hold(&mut self, reservation: Option<Reservation>) {

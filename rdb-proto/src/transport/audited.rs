@@ -74,7 +74,7 @@ pub(super) fn note_refused(
 
 fn of(connection: &Connection, caller: &Caller) -> AuditCaller {
     AuditCaller {
-        user: caller.name().map(Arc::from),
+        user: caller.name(),
         identity: connection.peer_identity.get().cloned(),
         peer: connection.peer,
     }

@@ -164,6 +164,11 @@ impl CallBudget {
         checked
     }
 
+    /// Whether rights have been set since the caller was checked.
+    pub(super) fn has_other_rights(&self) -> bool {
+        guarded::has_other_rights(&self.caller)
+    }
+
     /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what
     /// the handler adds. A handler takes it, for what it counts and times. What nobody takes is told of when the call ends.
     pub fn waited(&self) -> &Waited {

@@ -63,6 +63,7 @@ const METHODS: &[(&str, &str, Access)] = &[
     OTHER,
 ];
 
+/// A service that a server has and that is not described to clients would be called by this: so every user may call it.
 const OTHER: (&str, &str, Access) = ("other", "other", SignedIn);
 
 pub(super) const METHOD_COUNT: usize = METHODS.len();
@@ -123,8 +124,85 @@ mod tests {
             "/kvrpc.KvRaw/RawGot",
             "kvrpc.KvRaw/RawGett",
             "/a/b",
+            "/kvrpc.KvRaw/RawGet/",
+            "//kvrpc.KvRaw/RawGet",
+            "/kvrpc.KvRaw//RawGet",
+            "/kvrpc.kvraw/RawGet",
+            "/kvrpc.KvRaw/rawget",
+            "/kvrpc.KvRaw%2FRawGet",
+            "/kvrpc.KvRaw/%52awGet",
+            "/kvrpc.KvCas/RawGet",
+            "/pdpb.Pd/GetUsers",
         ] {
             assert_eq!(method_index(path), OTHER_INDEX, "{path}");
         }
+    }
+
+    /// Written down a second time, so that whoever changes what a method needs says so twice.
+    #[cfg(feature = "process")]
+    #[test]
+    fn each_method_needs_what_was_decided_for_it() {
+        const EXPECTED: &[(&str, Access)] = &[
+            ("adminpb.RegionAdmin/BeginCheck", Admin),
+            ("adminpb.RegionAdmin/GetChecksum", Admin),
+            ("adminpb.RegionAdmin/TransferLeader", Admin),
+            ("authpb.Auth/AddUser", Admin),
+            ("authpb.Auth/ChangeToken", Admin),
+            ("authpb.Auth/Check", Own),
+            ("authpb.Auth/Enable", Own),
+            ("authpb.Auth/GetRights", Store),
+            ("authpb.Auth/GetUsers", Admin),
+            ("authpb.Auth/Grant", Admin),
+            ("authpb.Auth/RemoveUser", Admin),
+            ("authpb.Auth/Revoke", Admin),
+            ("grpc.health.v1.Health/Check", Open),
+            ("grpc.health.v1.Health/Watch", Open),
+            (
+                "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                SignedIn,
+            ),
+            (
+                "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                SignedIn,
+            ),
+            ("kvrpc.KvBatch/Batch", Commands),
+            ("kvrpc.KvCas/BatchGet", Keys(Read, Versioned)),
+            ("kvrpc.KvCas/CompareAndDelete", Keys(Write, Versioned)),
+            ("kvrpc.KvCas/CompareAndSwap", Keys(Write, Versioned)),
+            ("kvrpc.KvCas/Get", Keys(Read, Versioned)),
+            ("kvrpc.KvCas/Scan", Keys(Read, Versioned)),
+            ("kvrpc.KvRaw/RawBatchDelete", Keys(Write, Raw)),
+            ("kvrpc.KvRaw/RawBatchGet", Keys(Read, Raw)),
+            ("kvrpc.KvRaw/RawBatchPut", Keys(Write, Raw)),
+            ("kvrpc.KvRaw/RawDelete", Keys(Write, Raw)),
+            ("kvrpc.KvRaw/RawDeleteRange", Keys(Write, Raw)),
+            ("kvrpc.KvRaw/RawGet", Keys(Read, Raw)),
+            ("kvrpc.KvRaw/RawPut", Keys(Write, Raw)),
+            ("kvrpc.KvRaw/RawScan", Keys(Read, Raw)),
+            ("pdpb.Pd/AddOperator", Admin),
+            ("pdpb.Pd/CancelOperator", Admin),
+            ("pdpb.Pd/GetClusterInfo", SignedIn),
+            ("pdpb.Pd/GetOperators", Admin),
+            ("pdpb.Pd/GetRegion", SignedIn),
+            ("pdpb.Pd/GetStores", SignedIn),
+            ("pdpb.Pd/GetTso", SignedIn),
+            ("pdpb.Pd/RegisterStore", Store),
+            ("pdpb.Pd/RemoveStore", Admin),
+            ("pdpb.Pd/ScanRegions", SignedIn),
+            ("pdpb.Pd/StoreHeartbeat", Store),
+            ("pdpb.Pd/Tso", SignedIn),
+            ("raftpb.RaftPeer/Bulk", Store),
+            ("raftpb.RaftPeer/Snapshot", Store),
+            ("raftpb.RaftPeer/Urgent", Store),
+        ];
+        let rows =
+            accesses().map(|(service, method, access)| (format!("{service}/{method}"), access));
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by(|one, other| one.0.cmp(&other.0));
+        let expected = EXPECTED
+            .iter()
+            .map(|(path, access)| ((*path).to_owned(), *access));
+        assert_eq!(rows, expected.collect::<Vec<_>>());
+        assert_eq!(access(OTHER_INDEX), SignedIn);
     }
 }

@@ -205,10 +205,8 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             self.connection.closing.cancel();
             return Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))));
         }
-        let (requests, index) = (method.requests, counted.method());
-        let admitted = self
-            .guarded
-            .admit(&mut request, requests, index, &self.connection);
+        let index = counted.method();
+        let admitted = self.guarded.admit(&mut request, index, &self.connection);
         let caller = match admitted {
             Ok(caller) => caller,
             Err(fault) => {

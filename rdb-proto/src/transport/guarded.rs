@@ -9,7 +9,6 @@ use super::access::Access;
 use super::audited::note_refused;
 use super::call_names::access;
 use super::connection::Connection;
-use super::methods::Requests;
 use super::serve::ServeOptions;
 pub(super) use crate::auth::Caller;
 use crate::auth::{Credentials, Guard};
@@ -32,23 +31,22 @@ impl Guarded {
     pub(super) fn admit<B>(
         &self,
         request: &mut Request<B>,
-        requests: Requests,
         method: usize,
         connection: &Connection,
     ) -> Result<Caller, Fault> {
         let Some(guard) = &self.0 else {
+            request.headers_mut().remove(AUTHORIZATION);
             return Ok(Caller::anyone());
         };
-        let access = access(method);
-        // A stream may go on when rights are enforced later, and a method that decides itself may want to know in any case.
-        let matters = guard.is_enforced() || requests != Requests::Unary || access == Access::Own;
-        if access == Access::Open || !matters {
-            return Ok(Caller::anyone());
-        }
+        // Also while rights are not enforced: the call may last until they are.
         let certificate = connection.peer_identity.get().cloned();
         let credentials = Credentials::of(request.headers(), certificate);
         request.headers_mut().remove(AUTHORIZATION);
         let caller = Caller::new(Arc::clone(guard), credentials);
+        if access(method) == Access::Own {
+            // The audit log tells who it was, whatever the method says.
+            caller.look_up();
+        }
         match check(&caller, method) {
             Ok(()) => Ok(caller),
             Err(refusal) => {
@@ -57,6 +55,11 @@ impl Guarded {
             }
         }
     }
+}
+
+/// Whether rights have been set since a caller was checked.
+pub(super) fn has_other_rights(caller: &Caller) -> bool {
+    caller.has_other_rights()
 }
 
 /// Checks that a caller may, at this moment, call the method at a position of the names.

@@ -3,7 +3,6 @@
 use hyper::Request;
 
 use super::connection::Connection;
-use super::methods::Requests;
 use super::serve::ServeOptions;
 use crate::error::Fault;
 
@@ -27,12 +26,15 @@ impl Guarded {
     pub(super) fn admit<B>(
         &self,
         _: &mut Request<B>,
-        _: Requests,
         _: usize,
         _: &Connection,
     ) -> Result<Caller, Fault> {
         Ok(Caller)
     }
+}
+
+pub(super) fn has_other_rights(_: &Caller) -> bool {
+    false
 }
 
 pub(super) fn check(_: &Caller, _: usize) -> Result<(), Fault> {

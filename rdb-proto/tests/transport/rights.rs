@@ -26,7 +26,7 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 use crate::certificates::{Ca, Validity};
-use crate::fixture::{HANG_GUARD, TestServer, until};
+use crate::fixture::{HANG_GUARD, TestServer, get, until};
 use crate::peer::{
     BATCH, HEALTH_CHECK, Peer, RAW_DELETE, RAW_GET, REFLECTION, Stream, begun, framed, head,
 };
@@ -36,6 +36,7 @@ const WINDOW_BYTES: u32 = 1 << 20;
 const TSO: &str = "/pdpb.Pd/Tso";
 const BULK: &str = "/raftpb.RaftPeer/Bulk";
 const AUTH_CHECK: &str = "/authpb.Auth/Check";
+const RAW_PUT: &str = "/kvrpc.KvRaw/RawPut";
 
 /// What was met behind the transport, of all streams.
 #[derive(Clone, Default)]
@@ -59,7 +60,7 @@ impl Met {
         let call = CallBudget::of(&request);
         let token = request.metadata().get("authorization");
         let shown = token.map(|value| format!("{value:?}"));
-        let name = shown.or_else(|| call.caller().name().map(str::to_owned));
+        let name = shown.or_else(|| call.caller().name().as_deref().map(str::to_owned));
         self.callers.lock().expect("no panic").push(name);
         let mut messages = Messages::<GetTsoRequest>::new(body);
         while let Some(message) = messages.next().await {
@@ -284,7 +285,8 @@ async fn only_one_bearer_token_is_a_token() {
         token.to_string(),
         format!("Basic {token}"),
         format!("Bearer {token}, Bearer {token}"),
-        format!("Bearer {} ", token.to_string().to_uppercase()),
+        format!("Bearer {}", token.to_string().to_uppercase()),
+        format!("Bearer {}", token.to_string().replace("flaredb_", "")),
     ] {
         refused.push(head(RAW_GET).header("authorization", value));
     }
@@ -292,7 +294,8 @@ async fn only_one_bearer_token_is_a_token() {
         let status = ended(&mut peer, head).await;
         assert_eq!(status.code(), Code::Unauthenticated);
         let secret = &token.to_string()["flaredb_".len()..];
-        assert!(!format!("{status:?}").contains(secret));
+        let shown = format!("{status:?}").to_lowercase();
+        assert!(!shown.contains(secret), "{shown}");
     }
     let lower_case = format!("bearer {token}");
     let head = head(RAW_GET).header("authorization", lower_case);
@@ -318,17 +321,23 @@ async fn a_certificate_is_a_user_unless_there_is_a_token() {
     };
     let services = Services::default().add_service(Timestamps(met.clone()));
     let server = TestServer::start_with(options, services).await;
-    for (name, token, expected) in [
-        ("ada", None, Ok("ada")),
-        ("ada", Some(&users.reader), Ok("reader")),
-        ("ada", Some(&users.stranger), Err(Code::Unauthenticated)),
-        ("eve", None, Err(Code::Unauthenticated)),
-        ("eve", Some(&users.reader), Ok("reader")),
+    let bearer = |token: &Token| format!("Bearer {token}");
+    let (reader, stranger) = (bearer(&users.reader), bearer(&users.stranger));
+    for (name, values, expected) in [
+        ("ada", &[][..], Ok("ada")),
+        ("ada", &[&*reader], Ok("reader")),
+        ("ada", &[&*stranger], Err(Code::Unauthenticated)),
+        ("ada", &["nonsense"], Err(Code::Unauthenticated)),
+        ("ada", &[""], Err(Code::Unauthenticated)),
+        ("ada", &[&*reader, &*reader], Err(Code::Unauthenticated)),
+        ("eve", &[], Err(Code::Unauthenticated)),
+        ("eve", &[&*reader], Ok("reader")),
     ] {
         let tls = presenting(&ca, &ca.issue(&[], name, Validity::Now));
         let stream = connected(&server, &tls).await.expect("it is let in");
         let mut peer = Peer::over(stream, WINDOW_BYTES).await;
-        let head = token.map_or_else(|| head(TSO), |token| with(token, TSO));
+        let with = |head: Builder, value: &&str| head.header("authorization", *value);
+        let head = values.iter().fold(head(TSO), with);
         let status = ended(&mut peer, head).await;
         let callers = std::mem::take(&mut *met.callers.lock().expect("no panic"));
         match expected {
@@ -351,19 +360,20 @@ async fn an_open_stream_ends_with_its_next_message_when_its_right_is_gone() {
         for (what, now, expected) in [
             (
                 "nothing is granted any more",
-                rights(3, vec![user("ada", &[&one], &[])]),
+                Some(rights(3, vec![user("ada", &[&one], &[])])),
                 Code::PermissionDenied,
             ),
             (
                 "the token is another one",
-                rights(3, vec![user("ada", &[&other], &[role])]),
+                Some(rights(3, vec![user("ada", &[&other], &[role])])),
                 Code::Unauthenticated,
             ),
             (
                 "the user is removed",
-                rights(3, vec![]),
+                Some(rights(3, vec![])),
                 Code::Unauthenticated,
             ),
+            ("there are no rights any more", None, Code::Unavailable),
         ] {
             let guard = Arc::new(Guard::without_limit(with_role(1)));
             let met = Met::default();
@@ -378,7 +388,10 @@ async fn an_open_stream_ends_with_its_next_message_when_its_right_is_gone() {
             guard.set(Some(with_role(2)));
             send(&mut stream);
             met.messages(2).await;
-            guard.set(Some(now));
+            match now {
+                Some(now) => guard.set(Some(now)),
+                None => guard.refuse(),
+            }
             send(&mut stream);
             let status = status(stream).await;
             assert_eq!(status.code(), expected, "{path}, {what}");
@@ -421,15 +434,11 @@ async fn a_refused_stream_takes_no_place_of_another_one() {
         (TSO, &users.reader, TSO_STREAMS_MAX),
         (BULK, &users.store, STORE_STREAMS_MAX),
     ] {
-        for _ in 0..=count_max {
-            let refused = open(&mut peer, head(path)).await;
-            assert_eq!(status(refused).await.code(), Code::Unauthenticated);
-        }
         for _ in 0..count_max {
             held.push(open(&mut peer, with(token, path)).await);
             met.messages(held.len()).await;
         }
-        // And it waits for none.
+        // It is refused for who it is, though there is no place.
         let refused = open(&mut peer, with(&users.newcomer, path)).await;
         assert_eq!(status(refused).await.code(), Code::PermissionDenied);
         let full = open(&mut peer, with(token, path)).await;
@@ -478,23 +487,89 @@ async fn without_recent_rights_only_what_is_open_is_served() {
             let status = ended(&mut peer, head(path)).await;
             assert!(!is_refusal(status.code()), "{path}: {status:?}");
         }
-        assert_eq!(guard.refusals().unavailable(), 5);
+        // Whoever it is: that may have changed since.
+        for head in [with(&users.stranger, RAW_GET), head(RAW_GET)] {
+            let status = ended(&mut peer, head).await;
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        }
+        let refusals = guard.refusals();
+        assert_eq!((refusals.unavailable(), refusals.unauthenticated()), (7, 0));
+    }
+}
+
+/// A request of which the end comes when its caller has lost the right is refused, however long it was let in before.
+#[tokio::test]
+async fn a_call_whose_right_is_gone_when_its_request_arrives_is_not_served() {
+    let users = Users::new();
+    let without = |version| rights(version, vec![user("writer", &[&users.writer], &[])]);
+    let put = framed(&get(10));
+    for (from, to, expected) in [
+        (Some(users.rights()), Some(users.rights()), None),
+        (
+            Some(users.rights()),
+            Some(without(3)),
+            Some(Code::PermissionDenied),
+        ),
+        (
+            Some(users.rights()),
+            Some(rights(3, vec![])),
+            Some(Code::Unauthenticated),
+        ),
+        (None, Some(rights(3, vec![])), Some(Code::Unauthenticated)),
+        (Some(users.rights()), None, None),
+    ] {
+        let guard = Arc::new(Guard::off());
+        guard.set(from);
+        let server = TestServer::start(guarded_by(&guard)).await;
+        let mut peer = peer(&server).await;
+        let head = with(&users.writer, RAW_PUT);
+        let begun = peer.begin(head, put.slice(..6), false).await;
+        let mut call = begun.expect("open");
+        until("the call is let in", || server.budget.bytes_taken() > 0).await;
+        guard.set(to);
+        // The server may have refused what came before.
+        let _ = call.sending.send_data(put.slice(6..), true);
+        let answer = call.read().await.expect("an answer, not a reset");
+        let status = Status::from_header_map(&answer.trailers).expect("a status");
+        let refused = (status.code() != Code::Ok).then_some(status.code());
+        assert_eq!(refused, expected, "{status:?}");
+        if expected.is_some() {
+            assert!(answer.message.is_empty(), "no answer about regions");
+            let details = details(&status).expect("details");
+            assert_eq!(details.fate(), Fate::NotApplied);
+        }
+        let served = server.puts.load(Ordering::SeqCst);
+        assert_eq!(served, usize::from(expected.is_none()));
+        drop(peer);
+        server.all_is_given_back().await;
     }
 }
 
 #[tokio::test]
 async fn while_rights_are_not_enforced_whatever_callers_show_is_not_looked_at() {
     let guard = Arc::new(Guard::off());
-    let (server, _) = start(&guard).await;
+    let (server, met) = start(&guard).await;
     let mut peer = peer(&server).await;
+    let nobody = Token::random;
     for head in [
         head(RAW_GET),
-        with(&Token::random(), RAW_GET),
+        with(&nobody(), RAW_GET),
         head(RAW_GET).header("authorization", "nonsense"),
         head(TSO).header("authorization", "nonsense"),
-        with(&Token::random(), "/authpb.Auth/GetUsers"),
+        head("/pdpb.Pd/GetRegion").header("authorization", "nonsense"),
+        with(&nobody(), "/authpb.Auth/GetUsers"),
+        with(&nobody(), AUTH_CHECK),
     ] {
         let status = ended(&mut peer, head).await;
         assert!(!is_refusal(status.code()), "{status:?}");
     }
+    let refusals = guard.refusals();
+    let counted = [
+        refusals.unauthenticated(),
+        refusals.denied(),
+        refusals.unavailable(),
+    ];
+    assert_eq!(counted, [0; 3]);
+    let callers = met.callers.lock().expect("no panic").clone();
+    assert_eq!(callers, [None, None], "tokens go no further");
 }
