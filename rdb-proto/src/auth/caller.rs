@@ -103,6 +103,22 @@ impl Caller {
         let known = self.0.as_ref();
         known.is_some_and(|known| known.looked_up_in.load(Relaxed) != known.guard.epoch())
     }
+
+    /// Whether it has been granted anything, or rights are not enforced. Old rights count, too. Nobody counts what this refuses.
+    pub(crate) fn is_signed_in(&self) -> bool {
+        let Some(known) = &self.0 else {
+            return true;
+        };
+        match known.guard.present() {
+            Ok(None) => true,
+            Ok(Some((_, held))) => {
+                let user = known.credentials.user_in(&held.rights).ok();
+                let user = user.and_then(|user| held.rights.user(user));
+                user.is_some_and(|user| user.has_grants)
+            }
+            Err(_) => false,
+        }
+    }
 }
 
 impl fmt::Debug for Caller {

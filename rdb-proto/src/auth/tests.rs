@@ -207,6 +207,29 @@ fn whether_rights_have_changed_is_told_without_a_look_up() {
 }
 
 #[test]
+fn who_is_signed_in_is_told_also_by_old_rights_and_nobody_counts_that() {
+    let [token, newcomer] = [Token::random(), Token::random()];
+    let users = [
+        user("ada", &[&token], &[everywhere(Role::Reader)]),
+        user("newcomer", &[&newcomer], &[]),
+    ];
+    let guard = Guard::without_limit(rights(1, &users)).with_stale_max(Duration::ZERO);
+    let guard = Arc::new(guard);
+    let is_signed_in = |token| Caller::with_token(Arc::clone(&guard), token).is_signed_in();
+    let stranger = Token::random();
+    let all = || [&token, &newcomer, &stranger].map(is_signed_in);
+    assert_eq!(all(), [true, false, false]);
+    guard.refuse();
+    assert_eq!(all(), [false; 3]);
+    guard.set(None);
+    assert_eq!(all(), [true; 3]);
+    let refusals = guard.refusals();
+    assert_eq!((refusals.unauthenticated(), refusals.denied()), (0, 0));
+    assert_eq!(refusals.unavailable(), 0);
+    assert!(Caller::anyone().is_signed_in());
+}
+
+#[test]
 fn a_refusal_names_the_missing_right_and_never_the_key() {
     let token = Token::random();
     let guard = Guard::without_limit(rights(1, &[user("ada", &[&token], &[])]));

@@ -169,6 +169,12 @@ impl CallBudget {
         guarded::has_other_rights(&self.caller)
     }
 
+    /// Whether the caller may be told what goes on in the process: it calls from this machine, or is signed in.
+    pub(super) fn is_insider(&self) -> bool {
+        let is_here = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
+        self.peer().is_none_or(is_here) || guarded::is_signed_in(&self.caller)
+    }
+
     /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what
     /// the handler adds. A handler takes it, for what it counts and times. What nobody takes is told of when the call ends.
     pub fn waited(&self) -> &Waited {

@@ -1,13 +1,14 @@
 //! What stands between HTTP/2 and tonic: admits each call of whoever may call, charges its bodies, and bounds its time.
 
 use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 use hyper::{Request, Response};
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -21,7 +22,7 @@ use super::deadline;
 use super::departing::Departing;
 use super::figures::{CountedCall, TransportFigures};
 use super::guarded::{Caller, Guarded};
-use super::limits::HEADER_FIELD_BYTES;
+use super::limits::{HEADER_FIELD_BYTES, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_WAIT};
 use super::methods::{Method, Requests};
 use super::refusal::refused;
 use super::serve::ServeOptions;
@@ -33,6 +34,8 @@ use crate::trace::{self, TraceContext};
 
 /// A call with a larger head does not wait for room.
 const WAITING_HEAD_BYTES_MAX: usize = 4 << 10;
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Departing>, Infallible>> + Send>>;
 
 /// Serves the calls of one connection.
 #[derive(Clone)]
@@ -156,6 +159,26 @@ impl CallService {
         self.refuse(method, refused(method), counted)
     }
 
+    /// Refuses a call whose caller may not make it. What it has sent is read first, where that is little.
+    fn refuse_caller(
+        &self,
+        method: &'static Method,
+        request: Request<Incoming>,
+        answer: Response<Body>,
+        counted: CountedCall,
+    ) -> Answering {
+        let (_, body) = request.into_parts();
+        if method.requests != Requests::Unary || body.is_end_stream() {
+            return Box::pin(ready(Ok(self.refuse(method, answer, counted))));
+        }
+        let service = self.clone();
+        Box::pin(async move {
+            // An answer goes out in any case.
+            let _ = timeout(REFUSED_BODY_WAIT, discard(body, REFUSED_BODY_BYTES_MAX)).await;
+            Ok(service.refuse(method, answer, counted))
+        })
+    }
+
     fn refuse(
         &self,
         method: &'static Method,
@@ -167,6 +190,17 @@ impl CallService {
         let caller = Caller::anyone();
         let call = CallBudget::new(connection, requests, index, None, caller, None, None);
         Departing::respond(method, answer, call, counted)
+    }
+}
+
+/// Reads a body to its end, or a little more than `bytes_max` of it. HTTP/2 takes it for an error of ours when much arrives for calls
+/// that are over, and then closes the connection.
+async fn discard<B: HttpBody<Data = Bytes> + Unpin>(mut body: B, bytes_max: usize) {
+    let mut bytes = 0;
+    while bytes <= bytes_max
+        && let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+    {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
     }
 }
 
@@ -195,7 +229,7 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
 impl hyper::service::Service<Request<Incoming>> for CallService {
     type Response = Response<Departing>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Departing>, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let method = Method::of(request.uri().path());
@@ -211,10 +245,10 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             Ok(caller) => caller,
             Err(fault) => {
                 let answer = Status::from(fault).into_http();
-                return Box::pin(ready(Ok(self.refuse(method, answer, counted))));
+                return self.refuse_caller(method, request, answer, counted);
             }
         };
-        let place = match self.connection.streams.take(method.requests) {
+        let place = match self.connection.streams.take(method) {
             Ok(place) => place,
             Err(full) => {
                 let answer = Status::from(full).into_http();
@@ -240,6 +274,43 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
                     later.admit_later(method, request, caller, base_bytes, place, counted);
                 Box::pin(waiting.map(Ok))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// Frames of ten bytes.
+    struct Frames(usize);
+
+    impl HttpBody for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let Some(left) = self.0.checked_sub(1) else {
+                return Poll::Ready(None);
+            };
+            self.0 = left;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[7; 10])))))
+        }
+    }
+
+    #[test]
+    fn of_a_body_that_nobody_needs_a_little_is_read() {
+        for (count, left) in [(0, 0), (5, 0), (6, 0), (7, 1), (100, 94)] {
+            let mut frames = Frames(count);
+            let discarded = discard(Pin::new(&mut frames), 50).now_or_never();
+            assert_eq!((discarded, frames.0), (Some(()), left));
         }
     }
 }

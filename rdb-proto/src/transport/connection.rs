@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub(super) struct Connection {
     /// Where it comes from.
     pub(super) peer: Option<SocketAddr>,
     pub(super) accepted_at: Instant,
+    /// A call was let in that not everybody may make, and nobody without an identity has called since. Relaxed: it stands for itself.
+    is_let_in: AtomicBool,
     unserved: Option<Arc<dyn UnservedCalls>>,
     refusals: Arc<Refusals>,
     /// Whose certificate the peer has presented. Known before its first call.
@@ -82,6 +85,7 @@ impl Connection {
             stream_window_bytes: OnceLock::new(),
             peer: None,
             accepted_at: Instant::now(),
+            is_let_in: AtomicBool::new(false),
             unserved: None,
             refusals: Arc::default(),
             #[cfg(feature = "tls")]
@@ -118,6 +122,16 @@ impl Connection {
     pub(super) fn is_slow_to_greet(&self) -> bool {
         let is_greeted = self.stream_window_bytes.get().is_some();
         !is_greeted && self.accepted_at.elapsed() >= GREETING_EXPECTED
+    }
+
+    /// Notes that a call was let in that not everybody may make, or one was refused for want of an identity.
+    pub(super) fn note_let_in(&self, is_let_in: bool) {
+        self.is_let_in.store(is_let_in, Relaxed);
+    }
+
+    /// Whether its peer has called, and not shown that it is a user.
+    pub(super) fn is_of_a_stranger(&self) -> bool {
+        !self.is_let_in.load(Relaxed) && self.traffic.has_had_calls()
     }
 
     /// Tells of a call that no handler saw. `method` is its position in the names.

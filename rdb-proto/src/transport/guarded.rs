@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::Request;
 use hyper::header::AUTHORIZATION;
+use tonic::Code;
 
 use super::access::Access;
 use super::audited::note_refused;
@@ -36,6 +37,7 @@ impl Guarded {
     ) -> Result<Caller, Fault> {
         let Some(guard) = &self.0 else {
             request.headers_mut().remove(AUTHORIZATION);
+            connection.note_let_in(true);
             return Ok(Caller::anyone());
         };
         // Also while rights are not enforced: the call may last until they are.
@@ -48,8 +50,17 @@ impl Guarded {
             caller.look_up();
         }
         match check(&caller, method) {
-            Ok(()) => Ok(caller),
+            Ok(()) => {
+                let is_for_anybody = matches!(access(method), Access::Open | Access::Own);
+                if !is_for_anybody || !guard.is_enforced() {
+                    connection.note_let_in(true);
+                }
+                Ok(caller)
+            }
             Err(refusal) => {
+                if refusal.code == Code::Unauthenticated {
+                    connection.note_let_in(false);
+                }
                 note_refused(connection, &caller, method, &refusal);
                 Err(refusal)
             }
@@ -60,6 +71,11 @@ impl Guarded {
 /// Whether rights have been set since a caller was checked.
 pub(super) fn has_other_rights(caller: &Caller) -> bool {
     caller.has_other_rights()
+}
+
+/// Whether a caller has been granted anything, or rights are not enforced.
+pub(super) fn is_signed_in(caller: &Caller) -> bool {
+    caller.is_signed_in()
 }
 
 /// Checks that a caller may, at this moment, call the method at a position of the names.

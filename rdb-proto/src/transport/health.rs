@@ -4,7 +4,8 @@
 //! status to NOT_SERVING and ends every watch, so that graceful shutdown does not wait for watchers. Those of a connection
 //! that is closed for another reason end with UNAVAILABLE.
 //!
-//! The protocol has no room for a cause. It travels beside the answer of a check, in [`NOT_SERVING_CAUSE`].
+//! The protocol has no room for a cause. It travels beside the answer of a check, in [`NOT_SERVING_CAUSE`]. Causes and warnings name
+//! addresses and files, so that only those are told who are signed in or call from this machine, where rights are enforced.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -201,6 +202,9 @@ impl Health for HealthService {
         }
         let serving = present(&self.serving.borrow(), &self.drain);
         let mut answer = Response::new(response(true, serving.is_ok()));
+        if !CallBudget::of(&request).is_insider() {
+            return Ok(answer);
+        }
         if let Err(cause) = serving
             && let Some(cause) = printable(&cause)
         {
@@ -305,5 +309,74 @@ mod tests {
         assert!(watch.next().await.is_none());
         let checked = service.check(request("")).await.expect("known service");
         assert_eq!(checked.get_ref().status(), ServingStatus::NotServing);
+    }
+
+    #[cfg(feature = "process")]
+    #[tokio::test]
+    async fn causes_and_warnings_are_for_users_and_this_machine() {
+        use std::sync::Arc;
+
+        use super::super::budget::{ByteBudget, ProcessBudgets};
+        use super::super::call_names::OTHER_INDEX;
+        use super::super::connection::Connection;
+        use super::super::methods::Requests;
+        use crate::auth::{Caller, Guard, Rights, Token};
+        use crate::authpb::{self, Grant, Role, User};
+
+        let [token, stranger] = [Token::random(), Token::random()];
+        let reader = Grant {
+            role: Role::Reader.into(),
+            ..Grant::default()
+        };
+        let user = User {
+            name: "ada".to_owned(),
+            token_hashes: vec![token.hash().to_vec().into()],
+            grants: vec![reader],
+            ..User::default()
+        };
+        let rights = authpb::Rights {
+            version: 1,
+            users: vec![user],
+        };
+        let rights = Arc::new(Rights::of(&rights).expect("good rights"));
+        let (handle, server) = health(&[], CancellationToken::new());
+        handle.warn(WarningAbout::Rights, Some("look here".to_owned()));
+        let _ = server;
+        let service = HealthService {
+            services: &[],
+            serving: handle.subscribe(),
+            warnings: handle.warnings.subscribe(),
+            drain: CancellationToken::new(),
+        };
+        let process = ByteBudget::new(0);
+        let process = ProcessBudgets {
+            clients: process.clone(),
+            stores: process,
+        };
+        let enforced = Arc::new(Guard::without_limit(rights));
+        let off = Arc::new(Guard::off());
+        for (guard, token, peer, is_told) in [
+            (&enforced, &token, "10.0.0.1:1", true),
+            (&enforced, &stranger, "10.0.0.1:1", false),
+            (&enforced, &stranger, "127.0.0.1:1", true),
+            (&enforced, &stranger, "[::ffff:127.0.0.1]:1", true),
+            (&off, &stranger, "10.0.0.1:1", true),
+        ] {
+            let connection = Connection::new(&process, CancellationToken::new());
+            let peer = peer.parse().expect("an address");
+            let connection = Arc::new(connection.of_peer(peer, None, Arc::default()));
+            let caller = Caller::with_token(Arc::clone(guard), token);
+            let requests = Requests::Unary;
+            let call = CallBudget::new(connection, requests, OTHER_INDEX, None, caller, None, None);
+            let mut request = request("");
+            request.extensions_mut().insert(call);
+            let answer = service.check(request).await.expect("known");
+            assert_eq!(answer.get_ref().status(), ServingStatus::NotServing);
+            for name in [WARNING, NOT_SERVING_CAUSE] {
+                let told = answer.metadata().contains_key(name);
+                assert_eq!(told, is_told, "{name}, {peer}");
+            }
+        }
+        assert_eq!(enforced.refusals().unauthenticated(), 0);
     }
 }

@@ -45,6 +45,15 @@ pub const WATCH_BYTES: usize = 8 << 10;
 /// charged beside [`CALL_BYTES`].
 pub const CALL_BUFFER_BYTES: usize = 8 << 10;
 
+/// Longest request of a method of `authpb.Auth` that anybody may call, in bytes. Two keys fit.
+pub const ANYBODY_BYTES_MAX: usize = 20 << 10;
+
+/// How much is read of a request whose caller may not make it, in bytes.
+pub const REFUSED_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// How long that may take.
+pub const REFUSED_BODY_WAIT: Duration = Duration::from_secs(1);
+
 /// Most bytes of requests and answers that are in flight on one connection.
 pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
 
@@ -59,6 +68,9 @@ pub const STORE_STREAMS_MAX: usize = 8;
 
 /// Most `pdpb.Pd.Tso` streams of one connection. A client needs one: it can hold thousands of requests.
 pub const TSO_STREAMS_MAX: usize = 4;
+
+/// Most `grpc.health.v1.Health/Watch` calls of one connection. They last, and anybody may make them.
+pub const WATCHES_MAX: usize = 4;
 
 /// Most streams of gRPC reflection of one connection.
 pub const REFLECTION_STREAMS_MAX: usize = 4;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::bounded::BoundedField;
 use super::limits::{
-    ADMISSION_WAIT, BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BYTES, RAFT_ENTRIES_MAX,
-    RAFT_ITEMS_MAX, REFLECTION_ANSWER_BYTES, REGION_REPORT_BYTES_MAX, REGION_REPORTS_MAX,
+    ADMISSION_WAIT, ANYBODY_BYTES_MAX, BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BUFFER_BYTES,
+    CALL_BYTES, RAFT_ENTRIES_MAX, RAFT_ITEMS_MAX, REFLECTION_ANSWER_BYTES, REGION_REPORT_BYTES_MAX,
+    REGION_REPORTS_MAX,
 };
 
 use tonic::Code;
@@ -16,6 +17,10 @@ pub(super) struct Method {
     /// The path in HTTP/2. One that ends with `/` is of a service: of its methods that have no row themselves.
     path: &'static str,
     pub(super) requests: Requests,
+    /// Whether one request is answered for as long as the caller likes.
+    pub(super) is_watch: bool,
+    /// Longest message of the request in bytes, where that is less than any service takes.
+    pub(super) message_bytes_max: Option<usize>,
     /// Whether field 1 of the response is a routing answer. Else a call that finds no room ends with a status.
     pub(super) has_region_error: bool,
     /// The repeated field of the request.
@@ -41,7 +46,7 @@ pub(super) enum Requests {
 }
 
 impl Requests {
-    pub(super) fn are_small(self) -> bool {
+    pub(super) const fn are_small(self) -> bool {
         matches!(self, Self::SmallStream | Self::ForeignStream)
     }
 
@@ -63,7 +68,7 @@ impl Requests {
 }
 
 /// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 16] = [
+static METHODS: [Method; 19] = [
     batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
     batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
     batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
@@ -107,8 +112,14 @@ static METHODS: [Method; 16] = [
         ..other("/pdpb.Pd/StoreHeartbeat", Requests::Unary)
     },
     other("/pdpb.Pd/", Requests::Unary),
+    of_anybody("/authpb.Auth/Enable", ANYBODY_BYTES_MAX),
+    of_anybody("/authpb.Auth/Check", ANYBODY_BYTES_MAX),
     other("/authpb.Auth/", Requests::Unary),
-    other("/grpc.health.v1.Health/", Requests::Unary),
+    Method {
+        is_watch: true,
+        ..of_anybody("/grpc.health.v1.Health/Watch", CALL_BUFFER_BYTES)
+    },
+    of_anybody("/grpc.health.v1.Health/", CALL_BUFFER_BYTES),
     other("/grpc.reflection.", Requests::ForeignStream),
 ];
 
@@ -156,10 +167,24 @@ const fn data(path: &'static str) -> Method {
     }
 }
 
+/// What somebody may call who is no user: nobody vouches for what it sends.
+const fn of_anybody(path: &'static str, message_bytes_max: usize) -> Method {
+    Method {
+        message_bytes_max: Some(message_bytes_max),
+        ..other(path, Requests::Unary)
+    }
+}
+
 const fn other(path: &'static str, requests: Requests) -> Method {
     Method {
         path,
         requests,
+        is_watch: false,
+        message_bytes_max: if requests.are_small() {
+            Some(CALL_BUFFER_BYTES)
+        } else {
+            None
+        },
         has_region_error: false,
         bounded: None,
     }
@@ -191,6 +216,21 @@ mod tests {
         methods(|path, _, _, _| found.push(Method::of(path).path));
         assert!(!found.contains(&UNKNOWN.path));
         assert!(METHODS.iter().all(|method| found.contains(&method.path)));
+    }
+
+    /// Nobody without an identity makes a server take a large message.
+    #[cfg(feature = "process")]
+    #[test]
+    fn what_anybody_may_call_has_small_messages() {
+        use super::super::access::Access;
+        use super::super::call_names::{access, method_index};
+        methods(|path, _, _, _| {
+            let is_for_anybody = matches!(access(method_index(path)), Access::Open | Access::Own);
+            let method = Method::of(path);
+            let is_small = method.requests == Requests::Unary && method.message_bytes_max.is_some();
+            assert_eq!(is_small, is_for_anybody, "{path}");
+            assert_eq!(method.is_watch, path == "/grpc.health.v1.Health/Watch");
+        });
     }
 
     /// Wherever the buffer of a message outlives the message, it is small.

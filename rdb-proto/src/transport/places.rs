@@ -1,7 +1,7 @@
 //! Who may have a connection: a number of places, and a window for each.
 //!
-//! When all places are taken, a connection whose peer does not greet makes room for a new one, else the one that has been idle
-//! longest. It is told to go away and then closed, so for a moment a few more are open than there are places. When these are [`CLOSING_CONNECTIONS_MAX`], the
+//! When all places are taken, a connection whose peer does not greet makes room for a new one, else one whose peer calls and is no user,
+//! else the one that has been idle longest. It is told to go away and then closed, so for a moment a few more are open than there are places. When these are [`CLOSING_CONNECTIONS_MAX`], the
 //! one that has been closing longest is cut off, once it has had
 //! [`CONNECTION_CLOSE_TIMEOUT`](super::limits::CONNECTION_CLOSE_TIMEOUT) for calls that were under way.
 //!
@@ -155,12 +155,17 @@ impl Places {
         }
         let staying = open.filter(|connection| !connection.closing.is_cancelled());
         if staying.clone().count() >= self.connections_max {
+            // What calls a stranger makes is no reason for it to stay: everybody may make them, or nobody was let in.
             let is_idle = |c: &&Arc<Connection>| {
-                !c.traffic.is_in_use(&self.patience) && !c.traffic.is_between_calls()
+                let is_used = c.traffic.is_in_use(&self.patience) || c.traffic.is_between_calls();
+                !is_used || c.is_of_a_stranger()
             };
             let idle = staying.filter(is_idle);
             // Strangers that hold a place without a word go before peers that have shown who they are.
-            let longest = idle.max_by_key(|c| (c.is_slow_to_greet(), c.traffic.idle_ticks()));
+            let longest = idle.max_by_key(|c| {
+                let is_strange = (c.is_slow_to_greet(), c.is_of_a_stranger());
+                (is_strange, c.traffic.idle_ticks())
+            });
             longest.ok_or(Full::Process)?.closing.cancel();
         }
         if let Some(overdue) = overdue {
@@ -231,7 +236,9 @@ mod tests {
             clients: ByteBudget::new(0),
             stores: ByteBudget::new(0),
         };
-        Arc::new(Connection::new(&process, closing))
+        let connection = Connection::new(&process, closing);
+        connection.note_let_in(true);
+        Arc::new(connection)
     }
 
     fn places(connections_max: usize, per_address_max: Option<usize>) -> Arc<Places> {
@@ -283,6 +290,24 @@ mod tests {
         let _held = [&client, &stranger].map(|c| places.take(HERE, c).expect("free"));
         let _newcomer = places.take(HERE, &connection()).expect("room is made");
         assert!(stranger.closing.is_cancelled() && !client.closing.is_cancelled());
+    }
+
+    #[test]
+    fn who_calls_and_is_no_user_makes_room_before_an_idle_client() {
+        let places = places(3, None);
+        let [client, stranger, greeted] = [connection(), connection(), connection()];
+        client.traffic.begin_call();
+        client.traffic.end_call();
+        greeted.note_let_in(false);
+        for _ in 0..5 {
+            client.traffic.tick();
+        }
+        stranger.note_let_in(false);
+        stranger.traffic.begin_call();
+        let _held = [&client, &stranger, &greeted].map(|c| places.take(HERE, c).expect("free"));
+        let _newcomer = places.take(HERE, &connection()).expect("room is made");
+        let closing = [&client, &stranger, &greeted].map(|c| c.closing.is_cancelled());
+        assert_eq!(closing, [false, true, false]);
     }
 
     #[test]

@@ -6,9 +6,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 
 use super::limits::{
-    BATCH_STREAMS_MAX, REFLECTION_STREAMS_MAX, STORE_STREAMS_MAX, TSO_STREAMS_MAX,
+    BATCH_STREAMS_MAX, REFLECTION_STREAMS_MAX, STORE_STREAMS_MAX, TSO_STREAMS_MAX, WATCHES_MAX,
 };
-use super::methods::Requests;
+use super::methods::{Method, Requests};
 use crate::error::Fault;
 use crate::errorpb::Fate;
 
@@ -19,9 +19,10 @@ pub(super) struct StreamPlaces {
     stores: Arc<Semaphore>,
     tso: Arc<Semaphore>,
     reflection: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
 }
 
-/// Keeps the place of a stream until it is dropped. `None` for a unary call.
+/// Keeps the place of a stream until it is dropped. `None` for a call with one answer.
 pub(super) type StreamPlace = Option<OwnedSemaphorePermit>;
 
 impl Default for StreamPlaces {
@@ -31,22 +32,24 @@ impl Default for StreamPlaces {
             stores: Arc::new(Semaphore::new(STORE_STREAMS_MAX)),
             tso: Arc::new(Semaphore::new(TSO_STREAMS_MAX)),
             reflection: Arc::new(Semaphore::new(REFLECTION_STREAMS_MAX)),
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
         }
     }
 }
 
 impl StreamPlaces {
-    /// A place for a call with such `requests`.
+    /// A place for a call of `method`.
     ///
     /// # Errors
     ///
     /// When all places for them are taken.
-    pub(super) fn take(&self, requests: Requests) -> Result<StreamPlace, Fault> {
-        let (places, count_max) = match requests {
+    pub(super) fn take(&self, method: &Method) -> Result<StreamPlace, Fault> {
+        let (places, count_max) = match method.requests {
             Requests::Stream => (&self.batch, BATCH_STREAMS_MAX),
             Requests::StoreStream => (&self.stores, STORE_STREAMS_MAX),
             Requests::SmallStream => (&self.tso, TSO_STREAMS_MAX),
             Requests::ForeignStream => (&self.reflection, REFLECTION_STREAMS_MAX),
+            Requests::Unary if method.is_watch => (&self.watches, WATCHES_MAX),
             Requests::Unary => return Ok(None),
         };
         let place = Arc::clone(places).try_acquire_owned();

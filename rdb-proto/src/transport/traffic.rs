@@ -119,6 +119,11 @@ impl Traffic {
         self.calls.load(Relaxed)
     }
 
+    /// Whether there ever was a call.
+    pub(super) fn has_had_calls(&self) -> bool {
+        self.calls() > 0 || self.call_ended.load(Relaxed) > 0
+    }
+
     /// Whether a call is in flight that is not a silent stream.
     pub(super) fn is_in_use(&self, patience: &Patience) -> bool {
         self.calls() > 0 && self.idle_ticks() < patience.silent_call

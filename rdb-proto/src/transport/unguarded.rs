@@ -27,14 +27,19 @@ impl Guarded {
         &self,
         _: &mut Request<B>,
         _: usize,
-        _: &Connection,
+        connection: &Connection,
     ) -> Result<Caller, Fault> {
+        connection.note_let_in(true);
         Ok(Caller)
     }
 }
 
 pub(super) fn has_other_rights(_: &Caller) -> bool {
     false
+}
+
+pub(super) fn is_signed_in(_: &Caller) -> bool {
+    true
 }
 
 pub(super) fn check(_: &Caller, _: usize) -> Result<(), Fault> {

@@ -20,7 +20,6 @@ pub(crate) const RAW_GET: &str = "/kvrpc.KvRaw/RawGet";
 pub(crate) const RAW_DELETE: &str = "/kvrpc.KvRaw/RawDelete";
 pub(crate) const RAW_BATCH_PUT: &str = "/kvrpc.KvRaw/RawBatchPut";
 pub(crate) const BATCH: &str = "/kvrpc.KvBatch/Batch";
-pub(crate) const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 pub(crate) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 const FRAME_HEADER_BYTES: usize = 5;

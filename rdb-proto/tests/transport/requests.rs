@@ -20,8 +20,7 @@ use tonic::{Code, Status};
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, until};
 use crate::peer::{
-    Answer, BATCH, HEALTH_CHECK, Peer, RAW_BATCH_PUT, RAW_DELETE, REFLECTION, SHORT, Stream, begun,
-    framed, head,
+    Answer, BATCH, Peer, RAW_BATCH_PUT, RAW_DELETE, REFLECTION, SHORT, Stream, begun, framed, head,
 };
 
 const BUDGET_BYTES: usize = 4 << 20;
@@ -159,7 +158,7 @@ async fn served(server: &TestServer) {
 
 #[tokio::test]
 async fn a_request_that_arrives_slowly_gives_way_as_busy_to_those_who_wait() {
-    for path in [RAW_BATCH_PUT, HEALTH_CHECK, BATCH] {
+    for path in [RAW_BATCH_PUT, BATCH] {
         let (server, peer, held) = squatted(WINDOW_BYTES, path).await;
         served(&server).await;
         let answers = held.into_iter().map(|call| Box::pin(call.read()));
@@ -179,7 +178,7 @@ async fn a_request_that_arrives_slowly_gives_way_as_busy_to_those_who_wait() {
 
 #[tokio::test]
 async fn who_gives_way_and_takes_no_answer_keeps_no_room() {
-    for path in [RAW_BATCH_PUT, HEALTH_CHECK, BATCH] {
+    for path in [RAW_BATCH_PUT, BATCH] {
         let (server, _peer, _held) = squatted(0, path).await;
         served(&server).await;
     }

@@ -15,7 +15,7 @@ use rdb_proto::batch::Messages;
 use rdb_proto::error::details;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::pdpb::GetTsoRequest;
-use rdb_proto::transport::limits::{STORE_STREAMS_MAX, TSO_STREAMS_MAX};
+use rdb_proto::transport::limits::{STORE_STREAMS_MAX, TSO_STREAMS_MAX, WATCHES_MAX};
 use rdb_proto::transport::{Access, CallBudget, ServeOptions, Services, accesses};
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -24,18 +24,19 @@ use tonic::codegen::http::{Request, Response};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
 
 use crate::certificates::{Ca, Validity};
-use crate::fixture::{HANG_GUARD, TestServer, get, until};
-use crate::peer::{
-    BATCH, HEALTH_CHECK, Peer, RAW_DELETE, RAW_GET, REFLECTION, Stream, begun, framed, head,
-};
+use crate::fixture::{HANG_GUARD, TestServer, get, guarded, until};
+use crate::peer::{BATCH, Peer, RAW_DELETE, RAW_GET, REFLECTION, Stream, begun, framed, head};
 use crate::tls::{connected, presenting, server_tls};
 
 const WINDOW_BYTES: u32 = 1 << 20;
 const TSO: &str = "/pdpb.Pd/Tso";
 const BULK: &str = "/raftpb.RaftPeer/Bulk";
 const AUTH_CHECK: &str = "/authpb.Auth/Check";
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const RAW_PUT: &str = "/kvrpc.KvRaw/RawPut";
 
 /// What was met behind the transport, of all streams.
@@ -543,6 +544,60 @@ async fn a_call_whose_right_is_gone_when_its_request_arrives_is_not_served() {
         drop(peer);
         server.all_is_given_back().await;
     }
+}
+
+/// However many calls it makes that anybody may make, or nobody lets it make.
+#[tokio::test]
+async fn a_stranger_that_calls_makes_room_for_a_client() {
+    let users = Users::new();
+    for path in [RAW_GET, HEALTH_CHECK] {
+        let guard = Arc::new(Guard::without_limit(users.rights()));
+        let options = ServeOptions {
+            connections_max: 2,
+            ..guarded_by(&guard)
+        };
+        let server = TestServer::start_with(options, Services::default()).await;
+        let [mut client, mut stranger] = [peer(&server).await, peer(&server).await];
+        for (peer, head) in [
+            (&mut client, with(&users.reader, RAW_GET)),
+            (&mut stranger, head(path)),
+        ] {
+            ended(peer, head).await;
+        }
+        let mut newcomer = peer(&server).await;
+        let served = ended(&mut newcomer, with(&users.reader, RAW_GET)).await;
+        assert_eq!(served.code(), Code::Unimplemented, "it is let in");
+        let ended = guarded("the stranger has to go", stranger.connection).await;
+        ended.expect("no panic").expect("in good order");
+        assert!(!client.connection.is_finished());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_a_few_watches_and_no_large_request_that_anybody_may_make() {
+    let users = Users::new();
+    let guard = Arc::new(Guard::without_limit(users.rights()));
+    let (server, _) = start(&guard).await;
+    let mut peer = peer(&server).await;
+    let watch = framed(&HealthCheckRequest::default());
+    for path in [HEALTH_CHECK, HEALTH_WATCH] {
+        let call = peer.call(path, begun(100_000, &[]), false).await;
+        let answer = guarded("an answer", call.answer).await.expect("an answer");
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!(status.code(), Code::OutOfRange, "{path}");
+    }
+    until("the watch is over", || server.budget.bytes_taken() == 0).await;
+    let mut held = Vec::new();
+    for _ in 0..WATCHES_MAX {
+        let watch = peer.call(HEALTH_WATCH, watch.clone(), true).await;
+        held.push(watch.unread().await.expect("it goes on"));
+    }
+    let full = peer.call(HEALTH_WATCH, watch.clone(), true).await;
+    let full = guarded("an answer", full.answer).await.expect("an answer");
+    let status = Status::from_header_map(full.headers()).expect("it does not go on");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    drop((held, peer));
+    server.all_is_given_back().await;
 }
 
 #[tokio::test]
