@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
+use rdb_proto::adminpb::BeginCheckRequest;
 use rdb_proto::authpb::{Grant, Keyspace, Role, TokenChange};
 use rdb_proto::kvrpc::RawPutRequest;
+use rdb_proto::metapb::Context;
 use tonic::Code;
 
 use crate::administrator::{over, over_all};
+use crate::bare::{Bare, Ended};
 use crate::cluster::{
     Guarded, Setup, certificate, get, health, is_misrouted, store_user, write_token,
 };
@@ -175,6 +178,61 @@ async fn a_user_by_a_certificate_who_is_removed_is_refused_on_open_connections()
     }
     let refused = get(&store, "in/k", None).await;
     assert_eq!(refused.code, Code::Unauthenticated, "{refused:?}");
+    cluster.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_begun_before_is_refused_when_the_rest_of_it_comes() {
+    let mut cluster = Guarded::start_as(Setup {
+        stores: 1,
+        ..Setup::default()
+    })
+    .await;
+    let eve = bearer(&cluster.admin.add("eve").await);
+    cluster.admin.grant("eve", &over_all(Role::Admin)).await;
+    cluster.settle().await;
+    let (pd, store) = (cluster.pd.address(), cluster.stores[0].address());
+    let check = BeginCheckRequest {
+        context: Some(Context {
+            region_id: u64::MAX,
+            ..Context::default()
+        }),
+    };
+    let put = RawPutRequest {
+        context: None,
+        key: "k".into(),
+        value: "v".into(),
+    };
+    let authorization = (b"authorization".to_vec(), eve.clone().into_bytes());
+    let fields = std::slice::from_ref(&authorization);
+    let mut begun = Vec::new();
+    for (address, path, message) in [
+        (&pd, "/authpb.Auth/GetUsers", Vec::new()),
+        (&pd, "/pdpb.Pd/GetStores", Vec::new()),
+        (
+            &store,
+            "/adminpb.RegionAdmin/BeginCheck",
+            check.encode_to_vec(),
+        ),
+        (&store, "/kvrpc.KvRaw/RawPut", put.encode_to_vec()),
+    ] {
+        let mut connection = Bare::connect(address).await.expect("it listens");
+        let served = connection.call(path, fields, &message).await;
+        assert_eq!(served, Ended::Served, "{path}");
+        let id = connection.begin(path, fields).await.expect("it is open");
+        begun.push((path, connection, id, message));
+    }
+    cluster.admin.remove("eve").await;
+    let again = cluster.channel(&cluster.stores[0]).await;
+    found("she is no user any more", async || {
+        let answer = get(&again, "k", Some(&eve)).await;
+        (answer.code == Code::Unauthenticated).then_some(())
+    })
+    .await;
+    for (path, mut connection, id, message) in begun {
+        let ended = connection.finish(id, &message).await;
+        assert_eq!(ended, Ended::Refused, "{path}");
+    }
     cluster.assert_sound();
 }
 
