@@ -101,9 +101,12 @@ impl Pd {
         let origin = Origin {
             program,
             version,
-            instance: local_addr.to_string(),
+            instance: instance_at(local_addr),
         };
-        let (audit, audit_writer) = config.serve.audit(origin.clone(), false)?.unzip();
+        let audit = config
+            .serve
+            .audit(&config.data_dir, origin.clone(), false)?;
+        let (audit, audit_writer) = audit.unzip();
         let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
         let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
         let figures = Arc::new(Figures::told_by(slow, spans));
@@ -223,6 +226,18 @@ impl ServerProcess for Pd {
         closed?;
         kept?;
         served?
+    }
+}
+
+/// What tells this process from others in lines and spans: its address, with the name of the machine where that is none of one.
+fn instance_at(address: SocketAddr) -> String {
+    if !address.ip().is_unspecified() {
+        return address.to_string();
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => address.to_string(),
+        name => format!("{name}:{}", address.port()),
     }
 }
 

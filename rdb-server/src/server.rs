@@ -80,7 +80,8 @@ impl Server {
             version: env!("CARGO_PKG_VERSION"),
             instance: config.instance(),
         };
-        let audit = config.serve.audit(origin.clone(), config.audit_writes)?;
+        let (data_dir, notes_writes) = (&config.data_dir, config.audit_writes);
+        let audit = config.serve.audit(data_dir, origin.clone(), notes_writes)?;
         let (audit, audit_writer) = audit.unzip();
         let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
         let figures = Figures::told_by(slow, spans).audited_by(audit.clone());

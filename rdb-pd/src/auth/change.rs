@@ -107,9 +107,42 @@ impl Change {
         let asked = format!("{} {name}", self.kind());
         match self {
             Self::Grant { grant, .. } | Self::Revoke { grant, .. } => {
-                format!("{asked} {} {}", role_of(grant), keyspace_of(grant))
+                let role = role_of(grant);
+                let keyspaces = match grant.keyspace() {
+                    Keyspace::All => "both keyspaces",
+                    Keyspace::Raw => "the raw keyspace",
+                    Keyspace::Versioned => "the versioned keyspace",
+                };
+                match (grant.role(), grant.prefix.len()) {
+                    (Role::Admin | Role::Store, 0) => format!("{asked} {role}"),
+                    (_, 0) => format!("{asked} {role} over all keys of {keyspaces}"),
+                    (_, bytes) => {
+                        format!("{asked} {role} over a prefix of {bytes} bytes of {keyspaces}")
+                    }
+                }
+            }
+            Self::AddUser {
+                subject,
+                token_hash,
+                ..
+            } if !subject.is_empty() => {
+                // Text without a `=` is no subject.
+                let subject = Some(subject).filter(|subject| subject.contains('='));
+                let subject = subject.map_or("(no subject)", String::as_str);
+                let token = token_hash.map_or(", without a token", |_| "");
+                format!("{asked}{token}, with the subject {subject}")
             }
             _ => asked,
+        }
+    }
+
+    /// The prefix of the keys that a grant is over. `None`: there is none.
+    pub(crate) fn prefix(&self) -> Option<&[u8]> {
+        match self {
+            Self::Grant { grant, .. } | Self::Revoke { grant, .. } => {
+                Some(&grant.prefix[..]).filter(|prefix| !prefix.is_empty())
+            }
+            _ => None,
         }
     }
 
@@ -169,5 +202,55 @@ fn keyspace_of(grant: &Grant) -> &'static str {
         Keyspace::All => "all",
         Keyspace::Raw => "raw",
         Keyspace::Versioned => "versioned",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(role: Role, keyspace: Keyspace, prefix: &'static str) -> String {
+        let grant = Grant {
+            role: role.into(),
+            keyspace: keyspace.into(),
+            prefix: prefix.into(),
+        };
+        let name = "ada".to_owned();
+        Change::Grant { name, grant }.asked()
+    }
+
+    #[test]
+    fn the_words_about_a_grant_say_over_what_it_is_and_name_no_key() {
+        for (told, words) in [
+            (
+                asked(Role::Writer, Keyspace::All, ""),
+                "grant ada writer over all keys of both keyspaces",
+            ),
+            (
+                asked(Role::Reader, Keyspace::Raw, "secret/"),
+                "grant ada reader over a prefix of 7 bytes of the raw keyspace",
+            ),
+            (asked(Role::Store, Keyspace::All, ""), "grant ada store"),
+        ] {
+            assert_eq!(told, words);
+        }
+    }
+
+    #[test]
+    fn the_words_about_a_new_user_have_its_subject_unless_it_is_none() {
+        let added = |subject: &str, token_hash| Change::AddUser {
+            name: "ada".to_owned(),
+            subject: subject.to_owned(),
+            token_hash,
+        };
+        assert_eq!(added("", None).asked(), "add_user ada");
+        assert_eq!(
+            added("CN=ada", None).asked(),
+            "add_user ada, without a token, with the subject CN=ada"
+        );
+        assert_eq!(
+            added("flaredb_00", Some([0; 32])).asked(),
+            "add_user ada, with the subject (no subject)"
+        );
     }
 }

@@ -49,7 +49,7 @@ impl AuthService {
     }
 
     async fn change(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
-        call.note_asked(|| change.asked());
+        call.note_asked_of(change.prefix(), || change.asked());
         let author = Author::Call(Arc::clone(call));
         let changed = self.authority.change(change, author).await;
         changed.map_err(auth_fault)

@@ -21,9 +21,22 @@ pub struct AuditCaller {
     pub peer: Option<SocketAddr>,
 }
 
+/// Which events find room when many wait: the greater one for longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AuditRank {
+    /// A refusal of a caller, and whatever else everybody can make as many of as they like.
+    Refusal,
+    /// A write that its caller had the right to.
+    Write,
+    /// A call for administrators that was not refused for who its caller is.
+    Administrative,
+}
+
 /// Something that somebody has asked for, and what became of it.
 #[derive(Debug, Clone)]
 pub struct AuditEvent {
+    /// What it is dropped before.
+    pub rank: AuditRank,
     /// Who.
     pub caller: AuditCaller,
     /// The service that was called, e.g. `kvrpc.KvRaw`.
@@ -36,7 +49,7 @@ pub struct AuditEvent {
     pub command: Option<&'static str>,
     /// How many keys or commands the line stands for. 1 is not written.
     pub count: usize,
-    /// The key, the first of several, or where a range begins.
+    /// The key, the first of several, the prefix of a grant, or where a range begins.
     pub key: Option<AuditKey>,
     /// Where a range ends.
     pub end_key: Option<AuditKey>,
@@ -47,13 +60,14 @@ pub struct AuditEvent {
 }
 
 impl AuditEvent {
-    /// An event without a command, a key and words.
+    /// An event without a command, a key and words, of the lowest rank.
     pub fn of_call(
         caller: AuditCaller,
         (service, method): (&'static str, &'static str),
         outcome: &'static str,
     ) -> Self {
         Self {
+            rank: AuditRank::Refusal,
             caller,
             service,
             method,

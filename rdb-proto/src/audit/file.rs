@@ -1,18 +1,22 @@
 //! The file of the audit log: appended to, rotated by its size, and begun anew when somebody else has renamed it.
 //!
-//! Rotation renames FILE to FILE.1, FILE.1 to FILE.2 and so on; what was FILE.5 is gone. Where that fails, the file goes on to grow.
+//! Rotation renames FILE to FILE.1, FILE.1 to FILE.2 and so on; what was FILE.5 is gone. Where that fails, the file goes on to grow. FILE
+//! is first renamed to FILE.0, so that nothing is moved, and lost in the end, when it is FILE that stays where it is. A process that is
+//! killed there leaves FILE.0 behind, which the next rotation takes with it.
+//!
+//! The file is locked while it is written to, so that no two processes write and rotate it.
 //!
 //! What stands in a file is whole lines. A write that fails within a line is taken back to its beginning; if that fails, too, or the process
 //! was killed there, the next line begins on one of its own.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::AuditError;
 use crate::figures::Counter;
@@ -90,6 +94,13 @@ impl Opened {
     fn open(path: &Path) -> io::Result<Self> {
         let file = options().open(path)?;
         let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no regular file",
+            ));
+        }
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let mut last = [b'\n'];
         if let Some(position) = metadata.len().checked_sub(1) {
             file.read_exact_at(&mut last, position)?;
@@ -135,6 +146,15 @@ impl Opened {
     }
 }
 
+/// Whether it is the name of a secret, or of a file that was rotated: those of another log.
+fn is_kept_name(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension.is_some_and(|extension| {
+        let number = extension.parse::<u32>();
+        extension == "key" || number.is_ok_and(|number| number <= ROTATED_FILES)
+    })
+}
+
 /// Writes until an error. Returns how many bytes were written.
 fn write_some(mut file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut done = 0;
@@ -152,10 +172,16 @@ fn write_some(mut file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
 impl LogFile {
     /// Opens the file, or makes it. It may have more than `bytes_max` until the next line.
     pub(super) fn open(path: PathBuf, bytes_max: u64) -> Result<Self, AuditError> {
+        if is_kept_name(&path) {
+            return Err(AuditError::KeptName { path });
+        }
         if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
             return Err(AuditError::NoFile { path });
         }
         match Opened::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(AuditError::Held { path })
+            }
             Ok(opened) => Ok(Self {
                 path,
                 bytes_max,
@@ -273,18 +299,32 @@ impl LogFile {
 
     fn rotate(&mut self) -> Result<(), Failure> {
         self.sync()?;
-        for number in (1..ROTATED_FILES).rev() {
-            let (from, to) = (self.rotated(number), self.rotated(number + 1));
-            match fs::rename(from, to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("rotated")(error));
-                }
-                Ok(()) | Err(_) => {}
-            }
+        let aside = self.rotated(0);
+        if fs::symlink_metadata(&aside).is_ok_and(|left| left.is_file()) {
+            self.shift().map_err(failed("rotated"))?;
         }
-        fs::rename(&self.path, self.rotated(1)).map_err(failed("rotated"))?;
+        fs::rename(&self.path, &aside).map_err(failed("rotated"))?;
+        if let Err(error) = self.shift() {
+            // If that fails, too, another file is begun, and the next rotation finds this one.
+            let _ = fs::rename(&aside, &self.path);
+            return Err(failed("rotated")(error));
+        }
         self.open = None;
         self.reopen()
+    }
+
+    /// Renames FILE.0 to FILE.1 and so on, up to the first number that no file has: when one stays where it is, trying again loses no
+    /// further one.
+    fn shift(&self) -> io::Result<()> {
+        let is_missing = |number: &u32| {
+            let found = fs::symlink_metadata(self.rotated(*number));
+            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let gap = (1..ROTATED_FILES).find(is_missing);
+        for number in (0..gap.unwrap_or(ROTATED_FILES)).rev() {
+            fs::rename(self.rotated(number), self.rotated(number + 1))?;
+        }
+        Ok(())
     }
 
     fn rotated(&self, number: u32) -> PathBuf {
@@ -310,6 +350,7 @@ impl LogFile {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
     use tempfile::TempDir;
 
     use super::*;
@@ -405,6 +446,103 @@ mod tests {
         assert!(fixture.put(&mut log, "444\n"));
         assert!(log.unrotated().is_none());
         assert_eq!(fixture.text("log.1").as_deref(), Some("111\n222\n333\n"));
+    }
+
+    /// FILE can be made one that is only appended to, if this is ext4 or the like and the process is root's.
+    fn keep_in_place(path: &Path, is_kept: bool) -> io::Result<()> {
+        let file = File::open(path)?;
+        let mut flags = ioctl_getflags(&file)?;
+        flags.set(IFlags::APPEND, is_kept);
+        Ok(ioctl_setflags(&file, flags)?)
+    }
+
+    fn kept(fixture: &Fixture) -> Vec<Option<String>> {
+        let numbers = 1..=ROTATED_FILES;
+        numbers
+            .map(|number| fixture.text(&format!("log.{number}")))
+            .collect()
+    }
+
+    #[test]
+    fn no_kept_file_is_lost_while_the_log_cannot_be_renamed() {
+        let fixture = Fixture::new();
+        let mut log = fixture.open(4);
+        for number in 0..=ROTATED_FILES {
+            fixture.put(&mut log, &format!("{number}{number}{number}\n"));
+        }
+        let before = kept(&fixture);
+        assert_eq!(before[4].as_deref(), Some("000\n"));
+        let in_the_way = fixture.path("log.0/in the way");
+        fs::create_dir_all(&in_the_way).expect("made");
+        for _ in 0..3 {
+            log.unrotated = None;
+            assert!(!fixture.put(&mut log, "xxx\n"));
+            assert!(log.unrotated().is_some());
+            assert_eq!(kept(&fixture), before);
+        }
+        fs::remove_dir_all(fixture.path("log.0")).expect("removed");
+        if keep_in_place(&fixture.path("log"), true).is_ok() {
+            let mut refused = Vec::new();
+            for _ in 0..3 {
+                log.unrotated = None;
+                fixture.put(&mut log, "yyy\n");
+                refused.push(log.unrotated().is_some());
+            }
+            let now = kept(&fixture);
+            keep_in_place(&fixture.path("log"), false).expect("as before");
+            assert_eq!(now, before);
+            assert_eq!(refused, [true; 3]);
+        }
+        log.unrotated = None;
+        assert!(fixture.put(&mut log, "zzz\n"));
+        assert_eq!(kept(&fixture)[1..], before[..4]);
+    }
+
+    #[test]
+    fn a_kept_file_that_stays_where_it_is_costs_one_other() {
+        let fixture = Fixture::new();
+        let mut log = fixture.open(4);
+        for number in 0..=ROTATED_FILES {
+            fixture.put(&mut log, &format!("{number}{number}{number}\n"));
+        }
+        if keep_in_place(&fixture.path("log.2"), true).is_err() {
+            return;
+        }
+        for _ in 0..3 {
+            log.unrotated = None;
+            fixture.put(&mut log, "xxx\n");
+        }
+        keep_in_place(&fixture.path("log.2"), false).expect("as before");
+        let text = |name: &str| fixture.text(name);
+        assert_eq!(text("log.5").as_deref(), Some("111\n"));
+        assert_eq!(text("log.4").as_deref(), Some("222\n"));
+        assert_eq!(text("log.1").as_deref(), Some("444\n"));
+        assert_eq!(text("log").as_deref(), Some("555\nxxx\nxxx\nxxx\n"));
+    }
+
+    #[test]
+    fn a_rotation_that_a_crash_has_cut_is_completed_by_the_next_one() {
+        let fixture = Fixture::new();
+        fs::write(fixture.path("log.0"), "000\n").expect("written");
+        let mut log = fixture.open(4);
+        fixture.put(&mut log, "111\n");
+        fixture.put(&mut log, "222\n");
+        assert_eq!(fixture.text("log.2").as_deref(), Some("000\n"));
+        assert_eq!(fixture.text("log.1").as_deref(), Some("111\n"));
+        assert_eq!(fixture.text("log.0"), None);
+    }
+
+    #[test]
+    fn no_two_write_into_one_file_or_into_what_is_kept_of_another() {
+        let fixture = Fixture::new();
+        let _log = fixture.open(100);
+        let refused = LogFile::open(fixture.path("log"), 100).expect_err("it is held");
+        assert!(matches!(refused, AuditError::Held { .. }), "{refused}");
+        for name in ["log.key", "log.0", "log.1", "log.5"] {
+            let refused = LogFile::open(fixture.path(name), 100).expect_err(name);
+            assert!(matches!(refused, AuditError::KeptName { .. }), "{refused}");
+        }
+        LogFile::open(fixture.path("log.2026"), 100).expect("a name");
     }
 
     #[test]

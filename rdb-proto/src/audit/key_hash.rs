@@ -2,7 +2,7 @@
 //!
 //! The hash of a key is the first 8 bytes of its HMAC-SHA-256. The secret, 256 random bits as hex digits, is in a file beside the log, which
 //! the process makes when there is none. So lines of all files of a log can be compared, whichever start of the process has written them;
-//! whoever has the secret can ask for one key, with `openssl dgst -mac HMAC`; and whoever has the lines alone cannot go through a
+//! whoever has the secret can ask for one key, with any tool for HMAC; and whoever has the lines alone cannot go through a
 //! dictionary of keys. Servers whose secret files have the same content write the same hashes.
 //!
 //! The file is locked for as long as the process runs. That keeps a second process from writing into the same log.
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 
 use super::AuditError;
 use super::file::options;
@@ -61,6 +62,10 @@ impl KeyHasher {
             move |source| AuditError::Io { path, what, source }
         };
         let file = options().open(&path).map_err(at("opened"))?;
+        let metadata = file.metadata().map_err(at("looked at"))?;
+        if !metadata.is_file() {
+            return Err(AuditError::NoFile { path });
+        }
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -70,10 +75,9 @@ impl KeyHasher {
             }
             Err(error) => return Err(at("locked")(error.into())),
         }
-        let mode = file.metadata().map_err(at("looked at"))?.mode();
-        if mode & 0o077 != 0 {
+        if metadata.mode() & 0o077 != 0 || metadata.uid() != geteuid().as_raw() {
             let path = path.display();
-            tracing::warn!(%path, "others than its owner can read the secret of the audit log: they can find out which keys its hashes are of");
+            tracing::warn!(%path, "others than the user of this process can read the secret of the audit log: they can find out which keys its hashes are of");
         }
         let mut text = String::new();
         let read = (&file).take(FILE_BYTES_MAX).read_to_string(&mut text);
@@ -142,6 +146,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     #[test]
@@ -181,6 +187,12 @@ mod tests {
         let refused = KeyHasher::open(&log).expect_err("it is held");
         assert!(matches!(refused, AuditError::Held { .. }), "{refused}");
         drop(held);
+        fs::remove_file(beside(&log)).expect("it is there");
+        let mode = Mode::RUSR | Mode::WUSR;
+        mknodat(CWD, beside(&log), FileType::Fifo, mode, 0).expect("made");
+        let refused = KeyHasher::open(&log).expect_err("it is a pipe");
+        assert!(matches!(refused, AuditError::NoFile { .. }), "{refused}");
+        fs::remove_file(beside(&log)).expect("it is there");
         for wrong in ["0", "zz", "00ff", &"0".repeat(66), "ü"] {
             fs::write(beside(&log), wrong).expect("it can be written");
             let refused = KeyHasher::open(&log).expect_err(wrong);

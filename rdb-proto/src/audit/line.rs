@@ -1,5 +1,6 @@
 //! A line of the audit log: one JSON object.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -37,7 +38,7 @@ impl Lines {
                 members.text("user", user);
             }
             if let Some(identity) = &caller.identity {
-                members.text("subject", beginning(identity.subject()));
+                members.text("subject", &beginning(identity.subject()));
             }
             if let Some(peer) = caller.peer {
                 members.shown("peer", format_args!("{peer}"));
@@ -76,11 +77,12 @@ impl Lines {
         });
     }
 
-    /// Events have found no room.
-    pub(super) fn dropped(&self, dropped: u64, lines: &mut Vec<u8>) {
+    /// Events have found no room, `refusals` of them refusals.
+    pub(super) fn dropped(&self, dropped: u64, refusals: u64, lines: &mut Vec<u8>) {
         self.line(SystemTime::now(), lines, |members| {
             members.text("event", "dropped");
             members.number("dropped", dropped);
+            members.number("refusals", refusals);
         });
     }
 
@@ -172,12 +174,16 @@ fn is_hidden(letter: char) -> bool {
         )
 }
 
-fn beginning(subject: &str) -> &str {
-    let mut end = subject.len().min(SUBJECT_BYTES_MAX);
+/// One that is cut ends with `…`, so that it is not taken for another's.
+fn beginning(subject: &str) -> Cow<'_, str> {
+    if subject.len() <= SUBJECT_BYTES_MAX {
+        return Cow::Borrowed(subject);
+    }
+    let mut end = SUBJECT_BYTES_MAX;
     while !subject.is_char_boundary(end) {
         end -= 1;
     }
-    &subject[..end]
+    Cow::Owned(format!("{}…", &subject[..end]))
 }
 
 #[cfg(test)]
@@ -248,8 +254,8 @@ mod tests {
                 "\"event\":\"opened\",\"version\":\"1.2.3\",\"key_id\":\"000000000000000a\",\"writes\":true}\n",
             ),
             (
-                text(|lines, to| lines.dropped(7, to)),
-                "\"event\":\"dropped\",\"dropped\":7}\n",
+                text(|lines, to| lines.dropped(7, 3, to)),
+                "\"event\":\"dropped\",\"dropped\":7,\"refusals\":3}\n",
             ),
             (
                 text(|lines, to| lines.closed(to)),
@@ -260,6 +266,14 @@ mod tests {
             let parsed: Value = serde_json::from_str(&told).expect("JSON");
             assert_eq!(parsed["instance"], "127.0.0.1:20160");
         }
+    }
+
+    #[test]
+    fn a_subject_that_is_cut_says_so() {
+        let whole = "ü".repeat(SUBJECT_BYTES_MAX / 2);
+        assert_eq!(beginning(&whole), whole);
+        assert_eq!(beginning(&format!("{whole}ü")), format!("{whole}…"));
+        assert_eq!(beginning(&format!("x{whole}")).chars().last(), Some('…'));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use super::file::{LogFile, Written};
 use super::key_hash::KeyHasher;
 use super::queue::{Noted, Queue};
 use super::writer::Writer;
-use super::{AuditError, AuditEvent, AuditKey, AuditWriter};
+use super::{AuditError, AuditEvent, AuditKey, AuditRank, AuditWriter};
 use crate::figures::Counter;
 use crate::spans::Origin;
 use crate::transport::status::Exposition;
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) notes_writes: bool,
     /// Events that found no room, or that could not be written before the end.
     pub(super) dropped: Counter,
+    /// Those of them that were refusals and found no room.
+    pub(super) dropped_refusals: Counter,
     pub(super) written: Written,
     /// How often something did not work.
     pub(super) errors: Counter,
@@ -78,6 +80,23 @@ impl AuditLog {
         }
     }
 
+    /// The same, for a process with this data directory.
+    ///
+    /// # Errors
+    ///
+    /// [`AuditError::InDataDirectory`] when the file is in there: a new directory would be taken for a foreign one at the next start.
+    pub fn open_beside(
+        data_dir: &Path,
+        path: PathBuf,
+        options: AuditOptions,
+    ) -> Result<(Self, AuditWriter), AuditError> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        if absolute(&path).starts_with(absolute(data_dir)) {
+            return Err(AuditError::InDataDirectory { path });
+        }
+        Self::open(path, options)
+    }
+
     /// A log, and what is to write it.
     pub(super) fn prepare(
         path: PathBuf,
@@ -96,6 +115,7 @@ impl AuditLog {
             hasher,
             notes_writes,
             dropped: Counter::default(),
+            dropped_refusals: Counter::default(),
             written: Written::default(),
             errors: Counter::default(),
             warning: Mutex::default(),
@@ -108,8 +128,12 @@ impl AuditLog {
     pub fn note(&self, event: AuditEvent) {
         let at = SystemTime::now();
         let event = event.shortened();
+        let rank = event.rank;
         if !self.0.queue.offer(Noted { at, event }) {
             self.0.dropped.increment();
+            if rank == AuditRank::Refusal {
+                self.0.dropped_refusals.increment();
+            }
         }
     }
 

@@ -7,7 +7,8 @@
 //! Invariants:
 //! - Neither keys nor values nor tokens are in it: of a key its length and a hash that nobody can make without the file beside the log.
 //! - Whoever notes an event never waits for the disk. There is room for `QUEUE_EVENTS_MAX` of them; what finds none is
-//!   dropped and counted, and a line says so once there is room.
+//!   dropped and counted, and a line says so once there is room. Refusals take no room of writes, and neither take all of that of
+//!   administrative calls ([`AuditRank`]).
 //! - A line is whole, or the last one before a crash. Each parses as a JSON object, whatever names have in them.
 //! - A disk that is full or away ends nothing: what is written last is tried again, and `/health` says so.
 //!
@@ -25,7 +26,7 @@ mod time;
 mod writer;
 
 pub use error::AuditError;
-pub use event::{AuditCaller, AuditEvent};
+pub use event::{AuditCaller, AuditEvent, AuditRank};
 pub use key_hash::AuditKey;
 pub use log::{AuditLog, AuditOptions, DEFAULT_FILE_MIB_MAX, FILE_MIB};
 pub use outcome::outcome_of;

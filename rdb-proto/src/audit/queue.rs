@@ -5,10 +5,25 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::AuditEvent;
+use super::{AuditEvent, AuditRank};
 
 /// Most events that wait, beside as many that the writer has taken.
 pub(super) const QUEUE_EVENTS_MAX: usize = 16 << 10;
+
+/// Most events that wait when a refusal is offered. Whoever may sign in can make refusals as fast as a server takes calls.
+pub(super) const REFUSALS_MAX: usize = QUEUE_EVENTS_MAX / 2;
+
+/// Most events that wait when a write is offered. What is left is for administrative calls.
+pub(super) const WRITES_MAX: usize = QUEUE_EVENTS_MAX - 1024;
+
+/// Most events that wait when one of this rank is offered.
+const fn room_of(rank: AuditRank) -> usize {
+    match rank {
+        AuditRank::Refusal => REFUSALS_MAX,
+        AuditRank::Write => WRITES_MAX,
+        AuditRank::Administrative => QUEUE_EVENTS_MAX,
+    }
+}
 
 /// An event, and when it was noted.
 #[derive(Debug)]
@@ -53,10 +68,10 @@ pub(super) enum Taken {
 }
 
 impl Queue {
-    /// Whether there was room.
+    /// Whether there was room for an event of its rank.
     pub(super) fn offer(&self, noted: Noted) -> bool {
         let mut state = self.state();
-        if state.has_ended || state.events.len() >= QUEUE_EVENTS_MAX {
+        if state.has_ended || state.events.len() >= room_of(noted.event.rank) {
             return false;
         }
         state.events.push_back(noted);
@@ -132,11 +147,37 @@ mod tests {
     use super::super::AuditCaller;
     use super::*;
 
-    fn noted() -> Noted {
+    fn of_rank(rank: AuditRank) -> Noted {
         Noted {
             at: SystemTime::now(),
-            event: AuditEvent::of_call(AuditCaller::default(), ("a.B", "C"), "ok"),
+            event: AuditEvent {
+                rank,
+                ..AuditEvent::of_call(AuditCaller::default(), ("a.B", "C"), "ok")
+            },
         }
+    }
+
+    fn noted() -> Noted {
+        of_rank(AuditRank::Administrative)
+    }
+
+    #[test]
+    fn refusals_leave_room_for_writes_and_both_for_administrative_calls() {
+        let queue = Queue::default();
+        let mut waiting = 0;
+        for (rank, room) in [
+            (AuditRank::Refusal, REFUSALS_MAX),
+            (AuditRank::Write, WRITES_MAX),
+            (AuditRank::Administrative, QUEUE_EVENTS_MAX),
+        ] {
+            while queue.offer(of_rank(rank)) {
+                waiting += 1;
+            }
+            assert_eq!(waiting, room, "{rank:?}");
+        }
+        let (all, mut taken) = (REFUSALS_MAX, VecDeque::new());
+        queue.take(&mut taken, None);
+        assert!((0..all).all(|_| queue.offer(of_rank(AuditRank::Refusal))));
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub(super) struct Writer {
     taken: VecDeque<Noted>,
     /// How many events were dropped when a line said so last.
     told_dropped: u64,
+    /// How many of them were refusals.
+    told_refusals: u64,
     /// The lines of the process's own log about events that were dropped, and how many it has told of.
     dropped_line: RareLine,
     logged_dropped: u64,
@@ -115,6 +117,7 @@ impl Writer {
             is_headed: false,
             taken: VecDeque::new(),
             told_dropped: 0,
+            told_refusals: 0,
             dropped_line: RareLine::default(),
             logged_dropped: 0,
             unsynced_since: None,
@@ -163,10 +166,14 @@ impl Writer {
 
     /// Adds a line about events that were dropped since the last one. They came after those that were taken.
     fn tell_dropped(&mut self) {
+        let refusals = self.shared.dropped_refusals.get();
         let dropped = self.shared.dropped.get();
         let since = dropped - mem::replace(&mut self.told_dropped, dropped);
         if since > 0 {
-            self.lines.dropped(since, &mut self.piece);
+            let refusals = refusals - mem::replace(&mut self.told_refusals, refusals);
+            // Some may have been counted between the two looks of the last time.
+            self.lines
+                .dropped(since, refusals.min(since), &mut self.piece);
             self.log_dropped();
         }
     }

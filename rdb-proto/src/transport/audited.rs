@@ -13,7 +13,7 @@ use super::access::Access;
 use super::call::CallBudget;
 use super::call_names::{access, method_name};
 use super::connection::Connection;
-use crate::audit::{AuditCaller, AuditEvent, AuditLog, outcome_of};
+use crate::audit::{AuditCaller, AuditEvent, AuditKey, AuditLog, AuditRank, outcome_of};
 use crate::auth::Caller;
 use crate::error::{Fault, details};
 use crate::errorpb::Fate;
@@ -47,11 +47,31 @@ impl Audited {
         });
         let asked = self.call.asked.get();
         self.log.note(AuditEvent {
-            asked: asked.map_or(Cow::Borrowed(""), |asked| Cow::Owned(asked.clone())),
+            rank: self.rank(code),
+            asked: asked.map_or(Cow::Borrowed(""), |asked| Cow::Owned(asked.words.clone())),
+            key: asked.and_then(|asked| asked.key),
             cause,
             ..self.call.audit_event(outcome_of(code, fate))
         });
     }
+
+    /// A call that everybody may make is for administrators when its handler says what it asks for: it makes the first one.
+    fn rank(&self, code: Code) -> AuditRank {
+        let is_for_admins =
+            access(self.call.method) == Access::Admin || self.call.asked.get().is_some();
+        if is_for_admins && !matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
+            AuditRank::Administrative
+        } else {
+            AuditRank::Refusal
+        }
+    }
+}
+
+/// What a call asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    words: String,
+    key: Option<AuditKey>,
 }
 
 /// Notes that a caller was refused before its call, or its message on a stream, was looked at. `method` is the position of the method in
@@ -93,8 +113,16 @@ impl CallBudget {
     /// Tells what the call asks for, for the audit log: in words without keys, values and tokens. They are made only where there is a
     /// log.
     pub fn note_asked(&self, words: impl FnOnce() -> String) {
-        if self.connection.audit.get().is_some() {
-            self.asked.get_or_init(words);
+        self.note_asked_of(None, words);
+    }
+
+    /// The same of what has a key in it, whose length and hash are told.
+    pub fn note_asked_of(&self, key: Option<&[u8]>, words: impl FnOnce() -> String) {
+        if let Some(log) = self.connection.audit.get() {
+            self.asked.get_or_init(|| Asked {
+                words: words(),
+                key: key.map(|key| log.key(key)),
+            });
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 #[cfg(feature = "process")]
-use super::audited::note_refused;
+use super::audited::{Asked, note_refused};
 use super::budget::{ByteBudget, BytesInFlight, ProcessBudgets, Reservation};
 use super::call_names::OTHER_INDEX;
 use super::connection::Connection;
@@ -44,9 +44,9 @@ pub struct CallBudget {
     waited: Waited,
     trace: Option<TraceContext>,
     caller: Caller,
-    /// What it asks for, in words for the audit log.
+    /// What it asks for, for the audit log.
     #[cfg(feature = "process")]
-    pub(super) asked: OnceLock<String>,
+    pub(super) asked: OnceLock<Asked>,
     _place: StreamPlace,
 }
 

@@ -114,13 +114,14 @@ macro_rules! serve_flags {
                 )
             }
 
-            /// Opens the audit log, if there is to be one.
+            /// Opens the audit log, if there is to be one. The data is in `data_dir`.
             ///
             /// # Errors
             ///
-            /// When its file cannot be written to.
+            /// When its file cannot be written to, or is there.
             pub fn audit(
                 &self,
+                data_dir: &std::path::Path,
                 origin: $crate::spans::Origin,
                 notes_writes: bool,
             ) -> Result<
@@ -133,7 +134,7 @@ macro_rules! serve_flags {
                     notes_writes,
                 };
                 let path = self.audit_log.clone();
-                path.map(|path| $crate::audit::AuditLog::open(path, options))
+                path.map(|path| $crate::audit::AuditLog::open_beside(data_dir, path, options))
                     .transpose()
             }
 

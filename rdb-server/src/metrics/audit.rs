@@ -1,13 +1,15 @@
 //! What the audit log has of commands: each one that its caller had no right to, and with `--audit-writes` each write.
 //!
 //! A command that is a call is one line, with the number of its keys. So is a message of a stream that is refused as a whole. Otherwise each
-//! command of a message has its own.
+//! write of a message has its own, and those commands share one that are refused for the same reason ([`Denials`]): whoever sends thousands
+//! of them in a message writes no thousands of lines.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rdb_proto::audit::{AuditEvent, AuditKey, AuditLog, outcome_of};
+use rdb_proto::audit::{AuditEvent, AuditKey, AuditLog, AuditRank, outcome_of};
+use rdb_proto::auth::Pass;
 use rdb_proto::error::Fault;
 use rdb_proto::kvrpc::BatchCommand;
 use rdb_proto::transport::CallBudget;
@@ -26,12 +28,23 @@ impl Audit {
     }
 
     /// For the commands of a message that has come with `call`. `None`: none of them is noted.
-    pub(crate) fn of_message(&self, call: &CallBudget) -> Option<Arc<AuditedMessage>> {
+    ///
+    /// `pass` is what it is checked against: its user has sent it, whoever the caller was when the stream began. `None`: there is none
+    /// for this caller.
+    pub(crate) fn of_message(
+        &self,
+        call: &CallBudget,
+        pass: Option<&Pass>,
+    ) -> Option<Arc<AuditedMessage>> {
         let log = self.0.as_ref()?;
+        // Its outcome is another one for each command.
+        let mut event = call.audit_event("");
+        if let Some(pass) = pass {
+            event.caller.user = pass.user().map(Arc::from);
+        }
         Some(Arc::new(AuditedMessage {
             log: log.clone(),
-            // Its outcome is another one for each command.
-            event: call.audit_event(""),
+            event,
         }))
     }
 
@@ -41,6 +54,7 @@ impl Audit {
         Some(Box::new(AuditedCall {
             log: log.clone(),
             keys: Keys::Unknown,
+            is_admitted: false,
             count: 1,
             fault: None,
         }))
@@ -52,6 +66,8 @@ impl Audit {
 pub(super) struct AuditedCall {
     log: AuditLog,
     keys: Keys,
+    /// It has its region.
+    is_admitted: bool,
     count: usize,
     /// What it has ended with.
     fault: Option<Fault>,
@@ -77,6 +93,7 @@ impl AuditedCall {
 
     /// A command of this kind has its region: its caller has the right to it. What is not needed any more is let go of.
     pub(super) fn note_admitted(&mut self, kind: Kind) {
+        self.is_admitted = true;
         if let Keys::Held(first, end) = &self.keys {
             self.keys = if self.log.notes_writes() && !kind.is_read() {
                 Keys::Hashed(self.hashes(first, end.as_ref()))
@@ -94,7 +111,9 @@ impl AuditedCall {
 
     /// It was answered so, or given up.
     pub(super) fn end(&self, call: &CallBudget, kind: Kind, answered: Answered) {
-        if !is_noted(&self.log, kind, self.fault.as_ref()) {
+        let fault = self.fault.as_ref();
+        let denial = fault.filter(|fault| !self.is_admitted && is_denial(fault));
+        if !is_noted(&self.log, kind, denial) {
             return;
         }
         let hashes = match &self.keys {
@@ -102,8 +121,9 @@ impl AuditedCall {
             Keys::Hashed(hashes) => Some(*hashes),
             Keys::Unknown => None,
         };
-        let (outcome, cause) = told(answered, self.fault.as_ref());
+        let (outcome, cause) = told(answered, fault, denial.is_some());
         self.log.note(AuditEvent {
+            rank: rank_of(denial),
             command: Some(kind.name()),
             count: self.count,
             key: hashes.map(|(key, _)| key),
@@ -118,7 +138,7 @@ impl AuditedCall {
     }
 }
 
-/// A message of a stream, whose commands are noted one by one.
+/// A message of a stream.
 #[derive(Debug)]
 pub(crate) struct AuditedMessage {
     log: AuditLog,
@@ -145,21 +165,47 @@ impl AuditedMessage {
         answered: Answered,
         rejection: Option<&Rejection>,
     ) {
-        self.note(kind, 1, key, answered, rejection.and_then(fault_of));
+        let (outcome, cause) = told(answered, rejection.and_then(fault_of), false);
+        self.note(AuditRank::Write, kind, 1, key, outcome, cause);
     }
 
-    /// A command was refused before it came to its region.
+    /// A command was refused before it came to its region. If that was for who its sender is, it is left to `denials`.
     pub(crate) fn note_refused(
         &self,
         kind: Kind,
         key: Option<&[u8]>,
         answered: Answered,
         rejection: &Rejection,
+        denials: &mut Denials,
     ) {
         let fault = fault_of(rejection);
-        if is_noted(&self.log, kind, fault) {
-            let key = key.map(|key| self.log.key(key));
-            self.note(kind, 1, key, answered, fault);
+        let hashed = || key.map(|key| self.log.key(key));
+        match fault.filter(|fault| is_denial(fault)) {
+            Some(denial) => denials.add(kind, denial, hashed),
+            None if is_noted(&self.log, kind, None) => {
+                let (outcome, cause) = told(answered, fault, false);
+                self.note(AuditRank::Write, kind, 1, hashed(), outcome, cause);
+            }
+            None => {}
+        }
+    }
+
+    /// Notes what was gathered, each kind and reason as one line. `pass`: what the commands were checked against, where that is not what
+    /// the message was.
+    pub(crate) fn note_denials(&self, denials: Denials, pass: Option<&Pass>) {
+        for denial in denials.0 {
+            let Denial {
+                kind,
+                outcome,
+                cause,
+                count,
+                key,
+            } = denial;
+            let mut event = self.event(AuditRank::Refusal, kind, count, key, outcome, cause.into());
+            if let Some(pass) = pass {
+                event.caller.user = pass.user().map(Arc::from);
+            }
+            self.log.note(event);
         }
     }
 
@@ -171,11 +217,12 @@ impl AuditedMessage {
         rejection: &Rejection,
     ) {
         let fault = fault_of(rejection);
+        let denial = fault.filter(|fault| is_denial(fault));
         let kind_of = |command: &BatchCommand| {
             let request = command.request.as_ref();
             request.map_or(Kind::Unknown, Kind::of)
         };
-        let belongs_here = |command: &&BatchCommand| is_noted(&self.log, kind_of(command), fault);
+        let belongs_here = |command: &&BatchCommand| is_noted(&self.log, kind_of(command), denial);
         let mut noted = commands.iter().filter(belongs_here);
         let Some(first) = noted.next() else {
             return;
@@ -185,37 +232,93 @@ impl AuditedMessage {
             .as_ref()
             .map(|request| self.log.key(request.key()));
         let count = 1 + noted.count();
-        self.note(kind_of(first), count, key, answered, fault);
+        let (outcome, cause) = told(answered, fault, denial.is_some());
+        self.note(rank_of(denial), kind_of(first), count, key, outcome, cause);
     }
 
     fn note(
         &self,
+        rank: AuditRank,
         kind: Kind,
         count: usize,
         key: Option<AuditKey>,
-        answered: Answered,
-        fault: Option<&Fault>,
+        outcome: &'static str,
+        cause: Cow<'static, str>,
     ) {
-        let (outcome, cause) = told(answered, fault);
-        self.log.note(AuditEvent {
+        let event = self.event(rank, kind, count, key, outcome, cause);
+        self.log.note(event);
+    }
+
+    fn event(
+        &self,
+        rank: AuditRank,
+        kind: Kind,
+        count: usize,
+        key: Option<AuditKey>,
+        outcome: &'static str,
+        cause: Cow<'static, str>,
+    ) -> AuditEvent {
+        AuditEvent {
+            rank,
             command: Some(kind.name()),
             count,
             key,
             outcome,
             cause,
             ..self.event.clone()
+        }
+    }
+}
+
+/// Commands of one message that its sender had no right to. There are as many of them as there are kinds and reasons.
+#[derive(Debug, Default)]
+pub(crate) struct Denials(Vec<Denial>);
+
+#[derive(Debug)]
+struct Denial {
+    kind: Kind,
+    outcome: &'static str,
+    cause: String,
+    count: usize,
+    /// That of the first one.
+    key: Option<AuditKey>,
+}
+
+impl Denials {
+    fn add(&mut self, kind: Kind, fault: &Fault, key: impl FnOnce() -> Option<AuditKey>) {
+        let mut known = self.0.iter_mut();
+        let known = known.find(|denial| denial.kind == kind && denial.cause == fault.cause);
+        if let Some(denial) = known {
+            denial.count += 1;
+            return;
+        }
+        self.0.push(Denial {
+            kind,
+            outcome: outcome_of(fault.code, fault.fate),
+            cause: fault.cause.clone(),
+            count: 1,
+            key: key(),
         });
     }
 }
 
-/// Whether a command of this kind is noted that has ended with this fault, or without one.
-fn is_noted(log: &AuditLog, kind: Kind, fault: Option<&Fault>) -> bool {
+/// Whether a command of this kind is noted that was denied so, or was not.
+fn is_noted(log: &AuditLog, kind: Kind, denial: Option<&Fault>) -> bool {
     let is_write = !kind.is_read() && kind != Kind::Unknown;
-    (is_write && log.notes_writes()) || fault.is_some_and(is_denial)
+    (is_write && log.notes_writes()) || denial.is_some()
 }
 
+/// Whether a command that has not come to its region was refused for who its caller is, or since there are no rights that hold. Only
+/// those are unavailable there.
 fn is_denial(fault: &Fault) -> bool {
-    matches!(fault.code, Code::Unauthenticated | Code::PermissionDenied)
+    matches!(
+        fault.code,
+        Code::Unauthenticated | Code::PermissionDenied | Code::Unavailable
+    )
+}
+
+fn rank_of(denial: Option<&Fault>) -> AuditRank {
+    denial.map_or(AuditRank::Write, |_| AuditRank::Refusal)
 }
 
 fn fault_of(rejection: &Rejection) -> Option<&Fault> {
@@ -226,10 +329,14 @@ fn fault_of(rejection: &Rejection) -> Option<&Fault> {
 }
 
 /// Outcome and cause.
-fn told(answered: Answered, fault: Option<&Fault>) -> (&'static str, Cow<'static, str>) {
+fn told(
+    answered: Answered,
+    fault: Option<&Fault>,
+    is_denied: bool,
+) -> (&'static str, Cow<'static, str>) {
     match fault {
         Some(fault) => {
-            let outcome = if is_denial(fault) {
+            let outcome = if is_denied {
                 outcome_of(fault.code, fault.fate)
             } else {
                 answered.name()
@@ -245,6 +352,8 @@ mod tests {
     use std::fs;
 
     use rdb_proto::audit::{AuditOptions, AuditWriter};
+    use rdb_proto::auth::{Caller, Guard, Rights, Token};
+    use rdb_proto::authpb;
     use rdb_proto::errorpb::Fate;
     use rdb_proto::kvrpc::batch_command::Request;
     use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
@@ -304,7 +413,14 @@ mod tests {
             let lines = lines.lines().map(|line| {
                 let line: Value = serde_json::from_str(line).expect("JSON");
                 line.get("call")?;
-                let names = ["command", "count", "key_hash", "end_key_hash", "outcome"];
+                let names = [
+                    "user",
+                    "command",
+                    "count",
+                    "key_hash",
+                    "end_key_hash",
+                    "outcome",
+                ];
                 let told = names.into_iter().chain(["cause"]);
                 let told = told.filter_map(|name| {
                     let told = line.get(name)?;
@@ -402,7 +518,8 @@ mod tests {
             let audited = Audited::start(notes_writes);
             let [key, other] = hashes(&audited);
             let audit = audited.figures.commands.audit();
-            let message = audit.of_message(&audited.call).expect("there is a log");
+            let message = audit.of_message(&audited.call, None);
+            let message = message.expect("there is a log");
             message.note_all_refused(&commands, Answered::Busy, &busy());
             message.note_all_refused(&commands, Answered::Failed, &denied());
             let mut expected = vec![format!("raw_get 3 {other} denied a right is missing")];
@@ -411,5 +528,87 @@ mod tests {
             }
             assert_eq!(audited.end(), expected);
         }
+    }
+
+    #[test]
+    fn what_is_denied_of_a_message_is_a_line_for_each_kind_and_reason() {
+        let audited = Audited::start(true);
+        let [key, other] = hashes(&audited);
+        let audit = audited.figures.commands.audit();
+        let message = audit.of_message(&audited.call, None);
+        let message = message.expect("there is a log");
+        let mut denials = Denials::default();
+        let invalid = Fault::invalid_argument("key", None, "too short");
+        let invalid = Rejection::Fault(invalid);
+        for _ in 0..4096 {
+            for (kind, key) in [(Kind::RawGet, "key"), (Kind::RawPut, "kez")] {
+                let key = Some(key.as_bytes());
+                message.note_refused(kind, key, Answered::Failed, &denied(), &mut denials);
+            }
+        }
+        for kind in [Kind::RawGet, Kind::RawPut] {
+            message.note_refused(kind, None, Answered::Invalid, &invalid, &mut denials);
+        }
+        message.note_denials(denials, None);
+        assert_eq!(
+            audited.end(),
+            [
+                "raw_put invalid too short".to_owned(),
+                format!("raw_get 4096 {key} denied a right is missing"),
+                format!("raw_put 4096 {other} denied a right is missing"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_call_without_rights_that_hold_is_noted_and_a_store_that_does_not_write_is_none() {
+        let audited = Audited::start(false);
+        let stale = || Rejection::Fault(Fault::new(Code::Unavailable, "the rights are old"));
+        for may in [false, true] {
+            let begun = audited.begin(Kind::RawGet, may);
+            begun.end::<()>(Err(stale())).expect_err("passed on");
+        }
+        let [key, _] = hashes(&audited);
+        assert_eq!(
+            audited.end(),
+            [format!("raw_get {key} unavailable the rights are old")]
+        );
+    }
+
+    #[test]
+    fn the_user_of_a_message_is_that_of_the_pass_it_was_checked_against() {
+        let token = Token::random();
+        let guard = Arc::new(Guard::off());
+        // The stream begins before rights are enforced.
+        let caller = Caller::with_token(Arc::clone(&guard), &token);
+        let ada = authpb::User {
+            name: "ada".to_owned(),
+            token_hashes: vec![token.hash().to_vec().into()],
+            ..authpb::User::default()
+        };
+        let rights = Rights::of(&authpb::Rights {
+            version: 1,
+            users: vec![ada],
+        });
+        guard.set(Some(Arc::new(rights.expect("good rights"))));
+        let audited = Audited::start(true);
+        let audit = audited.figures.commands.audit();
+        let pass = caller.pass().expect("a user");
+        let message = audit.of_message(&audited.call, Some(&pass));
+        let message = message.expect("there is a log");
+        message.note_write(Kind::RawPut, None, Answered::Done, None);
+        let mut denials = Denials::default();
+        message.note_refused(
+            Kind::RawGet,
+            None,
+            Answered::Failed,
+            &denied(),
+            &mut denials,
+        );
+        message.note_denials(denials, None);
+        assert_eq!(
+            audited.end(),
+            ["ada raw_put ok", "ada raw_get denied a right is missing"]
+        );
     }
 }

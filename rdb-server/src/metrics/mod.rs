@@ -34,7 +34,7 @@ use rdb_proto::transport::{UnservedCall, UnservedCalls};
 use audit::Audit;
 
 pub(crate) use arrival::Arrival;
-pub(crate) use audit::AuditedMessage;
+pub(crate) use audit::{AuditedMessage, Denials};
 pub(crate) use commands::{Answered, Begun, Commands, Kind, Tally};
 pub(crate) use load::LoadMeter;
 pub(crate) use proposals::Proposals;

@@ -316,6 +316,8 @@ async fn a_log_that_cannot_be_written_is_refused_at_start() {
     let nowhere = directory.path().join("nowhere/audit.log");
     let nowhere = nowhere.display().to_string();
     let here = directory.path().display().to_string();
+    let inside = format!("{here}/data/audit.log");
+    let rotated = format!("{log}.1");
     for (arguments, code, told) in [
         (
             &["--audit-writes"][..],
@@ -324,6 +326,8 @@ async fn a_log_that_cannot_be_written_is_refused_at_start() {
         ),
         (&["--audit-log", &here], 2, "no regular file"),
         (&["--audit-log", &nowhere], 2, "cannot be opened"),
+        (&["--audit-log", &inside], 2, "is in the data directory"),
+        (&["--audit-log", &rotated], 2, "of another log"),
         (&["--audit-log", &log], 1, "another process writes into"),
     ] {
         let mut command = program("rdb-server");
@@ -485,16 +489,16 @@ async fn where_rights_are_enforced_lines_tell_who_it_was_and_who_was_refused() {
 
     cluster.pd.terminate();
     assert!(cluster.pd.exited().await.success());
-    let names = ["user", "call", "asked", "outcome"];
+    let names = ["user", "call", "asked", "key_bytes", "outcome"];
     let lines = self::lines(&pd_log);
     let lines = lines.iter().filter(|line| line.get("call").is_some());
     let found: Vec<_> = lines.map(|line| told(line, &names)).collect();
     let expected = [
         "authpb.Auth/Enable enable root ok",
         "root authpb.Auth/AddUser add_user stores ok",
-        "root authpb.Auth/Grant grant stores store all ok",
+        "root authpb.Auth/Grant grant stores store ok",
         "root authpb.Auth/AddUser add_user ada ok",
-        "root authpb.Auth/Grant grant ada writer all ok",
+        "root authpb.Auth/Grant grant ada writer over a prefix of 1 bytes of both keyspaces 1 ok",
         "ada authpb.Auth/GetUsers denied",
     ];
     assert_eq!(found, expected);

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::super::queue::QUEUE_EVENTS_MAX;
-use super::super::{AuditCaller, AuditEvent, AuditLog, AuditOptions};
+use super::super::{AuditCaller, AuditEvent, AuditLog, AuditOptions, AuditRank};
 use super::*;
 use crate::transport::health;
 
@@ -68,7 +68,10 @@ impl Fixture {
 }
 
 fn event(method: &'static str) -> AuditEvent {
-    AuditEvent::of_call(AuditCaller::default(), ("a.B", method), "ok")
+    AuditEvent {
+        rank: AuditRank::Administrative,
+        ..AuditEvent::of_call(AuditCaller::default(), ("a.B", method), "ok")
+    }
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -121,7 +124,12 @@ fn what_finds_no_room_is_dropped_counted_and_said() {
     for _ in 0..QUEUE_EVENTS_MAX + 7 {
         log.note(event("C"));
     }
-    assert_eq!(log.dropped(), 7);
+    let refusal = || AuditEvent {
+        rank: AuditRank::Refusal,
+        ..event("C")
+    };
+    (0..3).for_each(|_| log.note(refusal()));
+    assert_eq!(log.dropped(), 10);
     writer.shared.queue.end();
     writer.run();
     let mut lines = fixture.lines("log");
@@ -129,7 +137,10 @@ fn what_finds_no_room_is_dropped_counted_and_said() {
     assert_eq!(lines.pop().expect("the last")["event"], "closed");
     let said = lines.pop().expect("the one before");
     assert_eq!(said["event"], "dropped");
-    assert_eq!(said["dropped"], 7);
+    assert_eq!(
+        (&said["dropped"], &said["refusals"]),
+        (&10.into(), &3.into())
+    );
 }
 
 #[test]
@@ -153,7 +164,8 @@ fn each_file_begins_with_what_its_hashes_are_made_with() {
         let lines = fixture.lines(name);
         let first = lines.first().expect("it was rotated");
         assert_eq!(first["event"], "opened", "{name}");
-        ids.push(first["key_id"].clone());
+        let id = first["key_id"].as_str();
+        ids.push(id.expect("it is named").to_owned());
     }
     ids.dedup();
     assert_eq!(ids.len(), 1);

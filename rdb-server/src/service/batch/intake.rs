@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use rdb_proto::auth::Caller;
+use rdb_proto::auth::{Caller, Pass};
 use rdb_proto::batch::{self, Traces};
 use rdb_proto::error::busy;
 use rdb_proto::kvrpc::batch_command::Request;
@@ -41,7 +41,7 @@ pub(super) struct Intake {
 }
 
 /// Takes a message in. `caller` has sent it, and what it may do is asked once for all of its commands. `arrived` is what the transport
-/// has charged for it.
+/// has charged for it. `audited` says what is told of it in the audit log, if it is checked against a pass or there is none.
 pub(super) fn take(
     request: batch::Request,
     arrival: Arrival,
@@ -49,14 +49,16 @@ pub(super) fn take(
     caller: &Caller,
     router: &Router,
     budgets: &BytesInFlight,
-    audited: Option<Arc<AuditedMessage>>,
+    audited: impl FnOnce(Option<&Pass>) -> Option<Arc<AuditedMessage>>,
 ) -> Intake {
     let batch::Request {
         message,
         message_bytes,
     } = request;
     let figures = router.figures();
-    let pass = match caller.pass() {
+    let pass = caller.pass();
+    let audited = audited(pass.as_ref().ok());
+    let pass = match pass {
         Ok(pass) => pass,
         Err(fault) => {
             let (rejection, audited) = (fault.into(), audited.as_deref());

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{thread, vec};
+use std::{mem, thread, vec};
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -28,7 +28,8 @@ use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
 use crate::metrics::{
-    Answered, Arrival, AuditedMessage, Commands, Figures, Kind, Parts, SlowCommand, Tally, Traced,
+    Answered, Arrival, AuditedMessage, Commands, Denials, Figures, Kind, Parts, SlowCommand, Tally,
+    Traced,
 };
 use crate::region::{ReadFailure, RegionHandle};
 
@@ -77,6 +78,8 @@ pub(super) struct ReadGroup {
     pub(super) pass: Pass,
     /// `None`: there is no audit log.
     pub(super) audited: Option<Arc<AuditedMessage>>,
+    /// What is still to be told there.
+    pub(super) denials: Denials,
 }
 
 impl ReadGroup {
@@ -108,7 +111,8 @@ impl ReadGroup {
                 Err(rejection) => {
                     if let Some(audited) = &self.audited {
                         let (key, answered) = (queued.read.key(), Answered::by(&rejection));
-                        audited.note_refused(queued.kind, Some(key), answered, &rejection);
+                        let denials = &mut self.denials;
+                        audited.note_refused(queued.kind, Some(key), answered, &rejection, denials);
                     }
                     Some(Err(rejection))
                 }
@@ -223,6 +227,9 @@ impl Reads {
             let cold = &mut self.cold;
             let is_emptied =
                 group.pack(packing, cold, &mut tally, &mut traced, &mut first, &allowed);
+            if let Some(audited) = &group.audited {
+                audited.note_denials(mem::take(&mut group.denials), allowed.as_ref().ok());
+            }
             let (answered, arrival) = (packing.answer_count() - answered_before, &group.arrival);
             let now = Instant::now();
             commands.note_reads(arrival.took(now), answered);
@@ -272,6 +279,7 @@ impl Reads {
                 arrival: cold.arrival,
                 pass: cold.pass,
                 audited: cold.audited,
+                denials: Denials::default(),
             });
         }
     }
@@ -558,6 +566,7 @@ mod tests {
             arrival: Arrival::of(call),
             pass: Pass::anyone(),
             audited: None,
+            denials: Denials::default(),
         }
     }
 

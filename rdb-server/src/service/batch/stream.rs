@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, unfold};
+use rdb_proto::auth::Pass;
 use rdb_proto::batch::{self, Messages};
 use rdb_proto::transport::CallBudget;
 use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
@@ -137,7 +138,8 @@ impl CommandStream {
         let arrived = self.call.take_arrived(request.message_bytes);
         let budgets = self.call.bytes_in_flight();
         let (caller, router) = (self.call.caller(), &self.router);
-        let audited = router.figures().commands.audit().of_message(&self.call);
+        let audit = router.figures().commands.audit();
+        let audited = |pass: Option<&Pass>| audit.of_message(&self.call, pass);
         let taken = intake::take(request, arrival, arrived, caller, router, budgets, audited);
         self.commands_in_flight += taken.command_count;
         for answered in taken.answered {

@@ -1,6 +1,7 @@
 //! The commands of a message, sorted by region: writes are submitted, reads are queued, and what is neither is answered.
 
 use std::iter::Peekable;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use super::super::writes::MessageWrites;
 use super::{COMMAND_OVERHEAD_BYTES, Intake, kind_of};
 use crate::error::Rejection;
 use crate::metrics::{
-    Answered, Arrival, AuditedMessage, Figures, Kind, Parts, SlowCommand, Tally, Traced,
+    Answered, Arrival, AuditedMessage, Denials, Figures, Kind, Parts, SlowCommand, Tally, Traced,
 };
 use crate::region::RegionHandle;
 use crate::router::Membership;
@@ -47,6 +48,7 @@ pub(super) struct Sorting<'a> {
     first_refused: Option<FirstRefused>,
     /// `None`: there is no audit log.
     pub(super) audited: Option<Arc<AuditedMessage>>,
+    denials: Denials,
 }
 
 /// The commands of a message to one region.
@@ -102,6 +104,7 @@ impl<'a> Sorting<'a> {
             traced,
             first_refused: None,
             audited: None,
+            denials: Denials::default(),
         }
     }
 
@@ -113,7 +116,8 @@ impl<'a> Sorting<'a> {
         if let Err(rejection) = self.admit(command, kind, trace) {
             let answered = Answered::by(&rejection);
             if let Some(audited) = &self.audited {
-                audited.note_refused(kind, audited_key.as_deref(), answered, &rejection);
+                let (key, denials) = (audited_key.as_deref(), &mut self.denials);
+                audited.note_refused(kind, key, answered, &rejection, denials);
             }
             self.tally.count(kind, answered);
             self.traced.note(trace.as_ref(), kind, answered);
@@ -127,7 +131,10 @@ impl<'a> Sorting<'a> {
     }
 
     /// Notes the commands that are answered already.
-    pub(super) fn note_refused(&self, arrival: &Arrival, figures: &Figures) {
+    pub(super) fn note_refused(&mut self, arrival: &Arrival, figures: &Figures) {
+        if let Some(audited) = &self.audited {
+            audited.note_denials(mem::take(&mut self.denials), None);
+        }
         let Some(FirstRefused {
             kind,
             answered,
@@ -269,6 +276,7 @@ impl<'a> Sorting<'a> {
                     arrival: *arrival,
                     pass: self.pass.clone(),
                     audited: audited.clone(),
+                    denials: Denials::default(),
                 });
             }
         }

@@ -78,7 +78,15 @@ impl Fixture {
     fn take_from(&self, caller: &Caller, request: batch::Request) -> Intake {
         let arrival = Arrival::of(&self.call);
         let budgets = self.call.bytes_in_flight();
-        take(request, arrival, None, caller, &self.router, budgets, None)
+        take(
+            request,
+            arrival,
+            None,
+            caller,
+            &self.router,
+            budgets,
+            |_| None,
+        )
     }
 
     pub(in super::super) fn bytes_taken(&self) -> usize {
@@ -210,7 +218,10 @@ async fn a_message_that_was_admitted_is_taken_while_others_wait_for_room() {
     let request = message([put("a")]);
     let arrival = Arrival::of(&fixture.call);
     let (caller, router) = (Caller::anyone(), &fixture.router);
-    let intake = take(request, arrival, arrived, &caller, router, budgets, None);
+    let unaudited = |_: Option<&Pass>| None;
+    let intake = take(
+        request, arrival, arrived, &caller, router, budgets, unaudited,
+    );
     assert_eq!((intake.writes.len(), intake.answered.len()), (1, 0));
     for write in intake.writes {
         drop(write.await);
