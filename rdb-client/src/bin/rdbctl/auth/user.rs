@@ -20,7 +20,6 @@ rdb-pd's --tls-client-ca has signed: written as `openssl x509 -noout -subject -n
 rfc2253` shows it. A call that carries a token is judged by that.
 
 Examples:
-  rdbctl auth user add ada > ada.token
   rdbctl auth user add ada --token-out ada.token
   rdbctl auth user add ada --subject CN=ada,O=Example --without-token";
 
@@ -34,10 +33,11 @@ To replace a token without a failed call:
 Stores hear of a change within 10 seconds, and programs that are given a file look at it
 again every five. When a token was stolen, --replace makes all of the user's tokens bad
 and a new one at once; on stores they are bad within 10 seconds. Write your own new token
-to another file: `>` empties the one that you are known by before it is read.
+to another file: `>` empties the one that you are known by before it is read, and makes
+one that others can read unless `umask 077` was said.
 
 Examples:
-  rdbctl auth user token ada --replace > ada.token
+  rdbctl auth user token ada --replace --token-out new.token
   rdbctl auth user token ada --drop-old";
 
 const LIST_AFTER_HELP: &str = "\

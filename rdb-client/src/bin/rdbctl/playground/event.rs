@@ -14,7 +14,7 @@ const STORES_TO_LOSE_ONE: usize = 3;
 /// What to try where rights are enforced.
 const USERS: &str = "
   rdbctl auth user list
-  rdbctl auth user add ada > ada.token
+  rdbctl auth user add ada --token-out ada.token
   rdbctl auth grant ada reader --keyspace raw --prefix k
   rdbctl --token-file ada.token raw put k1 v2    # not allowed";
 

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rdb_client::auth::{Grant, Identity, Role};
-use rdb_client::{Client, Config, Token};
+use rdb_client::{Client, Config, Error, Token};
 use serde::Serialize;
 
 use crate::auth::NewFile;
@@ -41,7 +41,8 @@ impl Tokens {
     pub(super) async fn make(&self, pd: &str, config: &Config) -> Result<(), Failure> {
         if !has_token(&self.admin)? {
             let mut file = new_file(&self.admin)?;
-            let enabled = Client::enable_auth_at([pd], config.clone(), ADMIN).await?;
+            let enabled = Client::enable_auth_at([pd], config.clone(), ADMIN).await;
+            let enabled = enabled.map_err(without_admin)?;
             file.write(&enabled.token)?;
         }
         if !has_token(&self.stores)? {
@@ -52,6 +53,16 @@ impl Tokens {
             file.write(&token)?;
         }
         Ok(())
+    }
+}
+
+/// A start that was cut after the administrator was made and before its token was written leaves one that nobody can be.
+fn without_admin(error: Error) -> Failure {
+    match error {
+        Error::Refused { cause, .. } => Failure::failed(format!(
+            "{cause}; its token was lost when an earlier start ended too early: remove the directory, or start without --auth"
+        )),
+        error => error.into(),
     }
 }
 
