@@ -22,7 +22,7 @@ use rdb_proto::transport::limits::{
     CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
     KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
-use rdb_proto::transport::{PORT_SPEAKS_TLS, Secured, wants_tls};
+use rdb_proto::transport::{PORT_SPEAKS_TLS, wants_tls};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::PollSemaphore;
@@ -211,17 +211,10 @@ impl Channel {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let stream = security.secure(address, stream).await?;
-        // A token goes to nobody who does not speak HTTP/2 in plain text: a server that speaks TLS ends the connection before.
-        let is_told_first = security.bearer.is_some() && matches!(stream, Secured::Plain(_));
-        let streams_until_told = if is_told_first {
-            0
-        } else {
-            CONCURRENT_STREAMS_MAX as usize
-        };
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // Until the peer has told.
-            .initial_max_send_streams(streams_until_told)
+            .initial_max_send_streams(CONCURRENT_STREAMS_MAX as usize)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
@@ -262,6 +255,14 @@ impl Channel {
     pub(crate) fn traced(self, trace: Option<&TraceContext>) -> Self {
         Self {
             trace: trace.copied(),
+            ..self
+        }
+    }
+
+    /// The same for calls that carry no token.
+    pub(super) fn anonymous(self) -> Self {
+        Self {
+            bearer: None,
             ..self
         }
     }

@@ -205,9 +205,10 @@ async fn open(address: &str, security: &Security) -> Result<Channel, ConnectFail
     Ok(channel)
 }
 
-/// Waits for a first answer. Whatever has no health service is no process of a cluster.
+/// Waits for a first answer. Whatever has no health service is no process of a cluster, and is not shown the token: a port that speaks TLS
+/// would get it in plain text.
 async fn greet(address: &str, mut channel: Channel) -> Result<(), ConnectFailure> {
-    let answer = HealthClient::new(channel.clone())
+    let answer = HealthClient::new(channel.clone().anonymous())
         .check(HealthCheckRequest::default())
         .await;
     let Err(status) = answer else {
@@ -235,12 +236,18 @@ fn innermost(error: &dyn std::error::Error) -> String {
 mod tests {
     use std::pin::pin;
 
+    use bytes::Bytes;
     use futures::poll;
+    use http::Response;
+    use http::header::AUTHORIZATION;
+    use rdb_proto::kvrpc::RawGetRequest;
+    use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
     use tokio::net::TcpListener;
     use tokio::time::sleep;
 
     use super::super::scripted_peer::{Reaction, ScriptedPeer};
     use super::*;
+    use crate::Config;
 
     #[tokio::test]
     async fn connections_that_ended_and_attempts_that_failed_are_forgotten() {
@@ -260,6 +267,50 @@ mod tests {
         pool.connection(&peer.address).await.expect("made");
         let known: Vec<_> = pool.lock().by_address.keys().cloned().collect();
         assert_eq!(known, [peer.address]);
+    }
+
+    /// Serves a connection, and says of each request whether it has a token.
+    async fn shown_tokens(listener: TcpListener) -> Vec<bool> {
+        let (stream, _) = listener.accept().await.expect("a client");
+        let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+        let mut shown = Vec::new();
+        while let Some(Ok((request, mut answer))) = connection.accept().await {
+            shown.push(request.headers().contains_key(AUTHORIZATION));
+            let response = Response::builder()
+                .header("content-type", "application/grpc")
+                .body(())
+                .expect("valid");
+            let mut body = answer.send_response(response, false).expect("it is open");
+            // An empty message.
+            body.send_data(Bytes::from_static(&[0; 5]), false)
+                .expect("it is open");
+            let trailers = [("grpc-status", "0")].map(|(name, value)| {
+                let value = value.parse().expect("valid");
+                (http::HeaderName::from_static(name), value)
+            });
+            let trailers = http::HeaderMap::from_iter(trailers);
+            body.send_trailers(trailers).expect("it is open");
+        }
+        shown
+    }
+
+    #[tokio::test]
+    async fn a_token_is_shown_to_nobody_who_has_not_answered_as_a_process_of_a_cluster() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let serving = tokio::spawn(shown_tokens(listener));
+        let token = format!("flaredb_{}", "0f".repeat(32));
+        let config = Config::default().with_token(token.parse().expect("it is one"));
+        let security = Security::of(&config).expect("it is valid");
+        let pool = ConnectionPool::new(Duration::from_secs(60), security, Arc::default());
+        let connected = pool.connection(&address).await.expect("it has answered");
+        let mut client = KvRawClient::new(connected.channel.clone());
+        client
+            .raw_get(RawGetRequest::default())
+            .await
+            .expect("answered");
+        drop((client, connected, pool));
+        assert_eq!(serving.await.expect("no panic"), [false, true]);
     }
 
     #[tokio::test]

@@ -7,8 +7,6 @@ use futures::future::join_all;
 use rdb_proto::auth::Token;
 use rdb_proto::kvrpc::RawGetRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::super::scripted_peer::{INTERNAL_ERROR, REFUSED_STREAM, Reaction, ScriptedPeer};
@@ -161,53 +159,4 @@ async fn the_token_of_a_file_is_that_of_the_next_look_and_only_such_a_token_chan
     let given = Config::default().with_token(text.parse().expect("it is one"));
     let given = Security::of(&given).expect("it is valid");
     assert!(given.changing_token().is_none() && Security::default().changing_token().is_none());
-}
-
-/// Types of the frames that follow the preface of a client.
-fn frames(sent: &[u8]) -> Vec<u8> {
-    let mut left = sent.strip_prefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    let mut kinds = Vec::new();
-    while let Some([high, middle, low, kind, ..]) = left {
-        kinds.push(*kind);
-        let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
-        left = left.and_then(|left| left.get(9 + length..));
-    }
-    kinds
-}
-
-#[tokio::test]
-async fn a_token_is_not_sent_in_plain_text_to_a_port_that_speaks_tls() {
-    const SETTINGS: u8 = 4;
-    const HEADERS: u8 = 1;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    let serving = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("a client");
-        let mut sent = Vec::new();
-        // What a client sends before it has heard anything.
-        let _ = timeout(Duration::from_secs(1), stream.read_to_end(&mut sent)).await;
-        // As a server of ours answers: SETTINGS, and GOAWAY for INADEQUATE_SECURITY.
-        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let go_away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12];
-        let answer = [&settings[..], &go_away].concat();
-        stream.write_all(&answer).await.expect("the client listens");
-        stream.shutdown().await.expect("the client listens");
-        let _ = stream.read_to_end(&mut sent).await;
-        sent
-    });
-    let token = format!("flaredb_{}", "0f".repeat(32));
-    let config = Config::default().with_token(token.parse().expect("it is one"));
-    let security = Security::of(&config).expect("it is valid");
-    let channel = Channel::connect(&address, &security).await;
-    let mut client = KvRawClient::new(channel.expect("it listens"));
-    let called = timeout(
-        Duration::from_secs(60),
-        client.raw_get(RawGetRequest::default()),
-    );
-    let status = called.await.expect("it ends").expect_err("no answer");
-    assert!(error(&status).is_unprocessed(), "{status:?}");
-    drop(client);
-    let sent = frames(&serving.await.expect("no panic"));
-    assert!(sent.contains(&SETTINGS), "{sent:?}");
-    assert!(!sent.contains(&HEADERS), "{sent:?}");
 }
