@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdb_proto::auth::{AUTHORIZATION, TokenFile};
+use rdb_proto::auth::TokenFile;
 use rdb_proto::transport::{Connector, call_failure, endpoint};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::codegen::http::HeaderMap;
-use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -120,13 +118,7 @@ impl PlacementDrivers {
 
     /// A request that says who this store is.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        if let Some(token) = &self.0.token {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, token.header_value());
-            *request.metadata_mut() = MetadataMap::from_headers(headers);
-        }
-        request
+        TokenFile::request(self.0.token.as_ref(), message)
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::header::HeaderValue;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use tonic::Request;
 
 use super::token::{InvalidToken, Token};
 
@@ -82,6 +83,16 @@ impl TokenFile {
     /// The value of the header [`AUTHORIZATION`](super::AUTHORIZATION) of the next call.
     pub fn header_value(&self) -> HeaderValue {
         self.header_value_at(Instant::now())
+    }
+
+    /// A request that carries the token, if there is one.
+    pub fn request<T>(token: Option<&Self>, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(token) = token {
+            let headers = request.metadata_mut().as_mut();
+            headers.insert(AUTHORIZATION, token.header_value());
+        }
+        request
     }
 
     fn header_value_at(&self, now: Instant) -> HeaderValue {

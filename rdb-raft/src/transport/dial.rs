@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join;
-use rdb_proto::auth::{AUTHORIZATION, TokenFile};
+use rdb_proto::auth::TokenFile;
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{Envelope, Reply};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
@@ -14,8 +14,6 @@ use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::codegen::http::HeaderMap;
-use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
@@ -89,13 +87,7 @@ impl Dialer {
 
     /// What begins a stream, with this store's token.
     pub(super) fn request<T>(&self, messages: T) -> Request<T> {
-        let mut request = Request::new(messages);
-        if let Some(token) = &self.dialing.token {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, token.header_value());
-            *request.metadata_mut() = MetadataMap::from_headers(headers);
-        }
-        request
+        TokenFile::request(self.dialing.token.as_ref(), messages)
     }
 
     async fn greet(&self, store_id: u64, channel: Channel) -> Result<Open, String> {
