@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rdb_proto::pdpb::GetClusterInfoRequest;
 
-use crate::connection::Security;
 use crate::counters::Counters;
 use crate::dispatch::Dispatcher;
 use crate::retry::Deadline;
@@ -64,15 +63,9 @@ impl Client {
         pd_addresses: impl IntoIterator<Item = A>,
         config: Config,
     ) -> Result<Self, Error> {
-        config.validate()?;
-        let addresses = pd_addresses.into_iter().map(Into::into);
         let counters = Arc::<Counters>::default();
-        let placement_driver = Arc::new(PlacementDriver::new(
-            addresses,
-            config.connect_timeout,
-            Security::of(&config)?,
-            Arc::clone(&counters),
-        )?);
+        let placement_driver =
+            PlacementDriver::of(&config, pd_addresses, Arc::clone(&counters)).map(Arc::new)?;
         let deadline = Deadline::after(config.timeout);
         let answer = placement_driver.ask(deadline, |mut client| async move {
             client.get_cluster_info(GetClusterInfoRequest {}).await

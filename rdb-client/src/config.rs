@@ -114,6 +114,11 @@ impl Config {
     ///
     /// [`Error::InvalidArgument`] names the setting that is wrong.
     pub fn validate(&self) -> Result<(), Error> {
+        self.security().map(drop)
+    }
+
+    /// Checks every setting, as [`validate`](Self::validate) does, and keeps what was read for it.
+    pub(crate) fn security(&self) -> Result<Security, Error> {
         for (field, value) in [
             ("timeout", self.timeout),
             ("connect_timeout", self.connect_timeout),
@@ -123,7 +128,7 @@ impl Config {
                 return Err(Error::invalid_argument(field, None, cause));
             }
         }
-        Security::of(self).map(drop)
+        Security::of(self)
     }
 }
 

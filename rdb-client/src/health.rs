@@ -15,7 +15,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::connection::{Channel, Connection, Security};
+use crate::connection::{Channel, Connection};
 use crate::retry::{Deadline, Failure};
 use crate::routing::{Member, PlacementDriver, wrong_address};
 use crate::{Client, Config, Error, fate};
@@ -86,13 +86,7 @@ impl Client {
         pd_addresses: impl IntoIterator<Item = A>,
         config: Config,
     ) -> Result<Vec<ProcessHealth>, Error> {
-        config.validate()?;
-        let placement_driver = PlacementDriver::new(
-            pd_addresses.into_iter().map(Into::into),
-            config.connect_timeout,
-            Security::of(&config)?,
-            Arc::default(),
-        )?;
+        let placement_driver = PlacementDriver::of(&config, pd_addresses, Arc::default())?;
         let asking = Asking {
             placement_driver: &placement_driver,
             deadline: Deadline::after(config.timeout),

@@ -6,7 +6,6 @@ use rdb_proto::auth::Token;
 use rdb_proto::authpb::{EnableRequest, EnableResponse};
 
 use super::made;
-use crate::connection::Security;
 use crate::retry::Deadline;
 use crate::routing::PlacementDriver;
 use crate::{Client, Config, Error};
@@ -37,13 +36,7 @@ impl Client {
         config: Config,
         name: &str,
     ) -> Result<Enabled, Error> {
-        config.validate()?;
-        let placement_driver = PlacementDriver::new(
-            pd_addresses.into_iter().map(Into::into),
-            config.connect_timeout,
-            Security::of(&config)?,
-            Arc::default(),
-        )?;
+        let placement_driver = PlacementDriver::of(&config, pd_addresses, Arc::default())?;
         let request = EnableRequest {
             name: name.to_owned(),
         };

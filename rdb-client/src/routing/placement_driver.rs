@@ -27,7 +27,7 @@ use crate::figures::CallKind;
 use crate::retry::{Deadline, Failure, Retry};
 use crate::rpc::Access;
 use crate::stream::End;
-use crate::{Error, fate};
+use crate::{Config, Error, fate};
 
 /// The argument that errors about addresses name.
 const PD_ADDRESSES: &str = "pd_addresses";
@@ -69,6 +69,21 @@ pub(crate) struct Member {
 }
 
 impl PlacementDriver {
+    /// That of a client with these settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] when the config is invalid, there is no address, or one is not `host:port`.
+    pub(crate) fn of<A: Into<String>>(
+        config: &Config,
+        addresses: impl IntoIterator<Item = A>,
+        counters: Arc<Counters>,
+    ) -> Result<Self, Error> {
+        let security = config.security()?;
+        let addresses = addresses.into_iter().map(Into::into);
+        Self::new(addresses, config.connect_timeout, security, counters)
+    }
+
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] when there is no address, or one is not `host:port`.
