@@ -105,8 +105,8 @@ pub(super) fn take(
         store_id,
         ..Context::default()
     };
-    let mut sorting = Sorting::new(&membership, context, pass, figures.commands.traced());
-    sorting.audited = audited.clone();
+    let traced = figures.commands.traced();
+    let mut sorting = Sorting::new(&membership, context, pass, traced, audited);
     let mut traces = Traces::new(&of_commands);
     for (position, command) in commands.into_iter().enumerate() {
         sorting.sort(command, traces.at(position));
@@ -116,7 +116,6 @@ pub(super) fn take(
         arrival,
         budgets,
         figures,
-        audited,
     };
     sorting.hand_over(message_bytes, reservation, &handing, &mut intake);
     intake

@@ -47,7 +47,7 @@ pub(super) struct Sorting<'a> {
     /// The first of them.
     first_refused: Option<FirstRefused>,
     /// `None`: there is no audit log.
-    pub(super) audited: Option<Arc<AuditedMessage>>,
+    audited: Option<Arc<AuditedMessage>>,
     denials: Denials,
 }
 
@@ -82,16 +82,17 @@ pub(super) struct Handing<'a> {
     pub(super) arrival: Arrival,
     pub(super) budgets: &'a BytesInFlight,
     pub(super) figures: &'a Arc<Figures>,
-    pub(super) audited: Option<Arc<AuditedMessage>>,
 }
 
 impl<'a> Sorting<'a> {
     /// `context` says whom the message is for, `pass` what its sender may do, and `traced` gathers the traces of what is refused.
+    /// `audited` says what is told of the message in the audit log, if there is one.
     pub(super) fn new(
         membership: &'a Membership,
         context: Context,
         pass: Pass,
         traced: Traced,
+        audited: Option<Arc<AuditedMessage>>,
     ) -> Self {
         Self {
             membership,
@@ -103,7 +104,7 @@ impl<'a> Sorting<'a> {
             tally: Tally::default(),
             traced,
             first_refused: None,
-            audited: None,
+            audited,
             denials: Denials::default(),
         }
     }
@@ -237,7 +238,6 @@ impl<'a> Sorting<'a> {
             arrival,
             budgets,
             figures,
-            audited,
         } = handing;
         let copies_keys = message_bytes / 2 > self.read_bytes;
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
@@ -249,7 +249,7 @@ impl<'a> Sorting<'a> {
             budgets,
             figures,
             *arrival,
-            audited.clone(),
+            self.audited.clone(),
         );
         for of_region in self.regions {
             let RegionCommands {
@@ -275,7 +275,7 @@ impl<'a> Sorting<'a> {
                     message: Arc::clone(&of_reads),
                     arrival: *arrival,
                     pass: self.pass.clone(),
-                    audited: audited.clone(),
+                    audited: self.audited.clone(),
                     denials: Denials::default(),
                 });
             }
