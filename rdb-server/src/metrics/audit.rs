@@ -218,11 +218,8 @@ impl AuditedMessage {
     ) {
         let fault = fault_of(rejection);
         let denial = fault.filter(|fault| is_denial(fault));
-        let kind_of = |command: &BatchCommand| {
-            let request = command.request.as_ref();
-            request.map_or(Kind::Unknown, Kind::of)
-        };
-        let belongs_here = |command: &&BatchCommand| is_noted(&self.log, kind_of(command), denial);
+        let belongs_here =
+            |command: &&BatchCommand| is_noted(&self.log, Kind::of_command(command), denial);
         let mut noted = commands.iter().filter(belongs_here);
         let Some(first) = noted.next() else {
             return;
@@ -231,9 +228,9 @@ impl AuditedMessage {
             .request
             .as_ref()
             .map(|request| self.log.key(request.key()));
-        let count = 1 + noted.count();
+        let (kind, count) = (Kind::of_command(first), 1 + noted.count());
         let (outcome, cause) = told(answered, fault, denial.is_some());
-        self.note(rank_of(denial), kind_of(first), count, key, outcome, cause);
+        self.note(rank_of(denial), kind, count, key, outcome, cause);
     }
 
     fn note(

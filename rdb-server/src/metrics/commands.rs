@@ -14,7 +14,7 @@ use rdb_proto::figures::{Histogram, HistogramSnapshot};
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::batch_command::Request;
 use rdb_proto::kvrpc::{
-    compare_and_delete_response as deletion, compare_and_swap_response as swap,
+    BatchCommand, compare_and_delete_response as deletion, compare_and_swap_response as swap,
 };
 use rdb_proto::slow_log::{KeyTag, SlowLog};
 use rdb_proto::spans::Spans;
@@ -112,6 +112,11 @@ impl Kind {
             Request::Get(_) => Self::Get,
             Request::CompareAndDelete(_) => Self::CompareAndDelete,
         }
+    }
+
+    /// That of a command of a message.
+    pub(crate) fn of_command(command: &BatchCommand) -> Self {
+        command.request.as_ref().map_or(Self::Unknown, Self::of)
     }
 
     /// That of a command that is a call. Its method has the name of the kind, written otherwise.

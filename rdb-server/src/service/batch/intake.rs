@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use rdb_proto::auth::{Caller, Pass};
 use rdb_proto::batch::{self, Traces};
 use rdb_proto::error::busy;
+use rdb_proto::kvrpc::BatchRequest;
 use rdb_proto::kvrpc::batch_command::Request;
-use rdb_proto::kvrpc::{BatchCommand, BatchRequest};
 use rdb_proto::metapb::Context;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
 use rdb_proto::transport::{BytesInFlight, Reservation};
@@ -135,7 +135,7 @@ impl Intake {
         let commands = &figures.commands;
         let (mut traced, mut traces) = (commands.traced(), Traces::of(&message));
         for (position, command) in message.commands.iter().enumerate() {
-            let kind = kind_of(command);
+            let kind = Kind::of_command(command);
             tally.count(kind, answered);
             traced.note(traces.at(position).as_ref(), kind, answered);
         }
@@ -145,7 +145,7 @@ impl Intake {
             commands.tell(&arrival, now, message.commands.len(), &traced, || {
                 let key = first.request.as_ref().map(Request::key);
                 SlowCommand {
-                    kind: kind_of(first),
+                    kind: Kind::of_command(first),
                     answered,
                     key: key.map(|key| commands.slow().tag(key)),
                     region_id: None,
@@ -164,8 +164,4 @@ impl Intake {
             ..Self::default()
         }
     }
-}
-
-fn kind_of(command: &BatchCommand) -> Kind {
-    command.request.as_ref().map_or(Kind::Unknown, Kind::of)
 }

@@ -20,7 +20,7 @@ use super::super::super::point::{Operation, WriteResponse, check, operation};
 use super::super::answers::{AnswerGroup, answer};
 use super::super::reads::{QueuedRead, ReadGroup};
 use super::super::writes::MessageWrites;
-use super::{COMMAND_OVERHEAD_BYTES, Intake, kind_of};
+use super::{COMMAND_OVERHEAD_BYTES, Intake};
 use crate::error::Rejection;
 use crate::metrics::{
     Answered, Arrival, AuditedMessage, Denials, Figures, Kind, Parts, SlowCommand, Tally, Traced,
@@ -110,7 +110,7 @@ impl<'a> Sorting<'a> {
     }
 
     pub(super) fn sort(&mut self, command: BatchCommand, trace: Option<TraceContext>) {
-        let (id, kind) = (command.id, kind_of(&command));
+        let (id, kind) = (command.id, Kind::of_command(&command));
         let key_bytes = command.request.as_ref().map(|request| request.key().len());
         let request = command.request.as_ref().filter(|_| self.audited.is_some());
         let audited_key = request.map(|request| request.key().clone());

@@ -8,8 +8,8 @@ use rdb_proto::auth::{Guard, Token};
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::{
-    BatchAnswer, CompareAndDeleteRequest, CompareAndSwapRequest, GetRequest, RawDeleteRequest,
-    RawGetRequest, RawPutRequest,
+    BatchAnswer, BatchCommand, CompareAndDeleteRequest, CompareAndSwapRequest, GetRequest,
+    RawDeleteRequest, RawGetRequest, RawPutRequest,
 };
 use rdb_proto::metapb::Region;
 use rdb_proto::transport::CallBudget;
