@@ -95,7 +95,7 @@ impl AuditedCall {
     pub(super) fn note_admitted(&mut self, kind: Kind) {
         self.is_admitted = true;
         if let Keys::Held(first, end) = &self.keys {
-            self.keys = if self.log.notes_writes() && !kind.is_read() {
+            self.keys = if self.log.notes_writes() && kind.is_write() {
                 Keys::Hashed(self.hashes(first, end.as_ref()))
             } else {
                 Keys::Unknown
@@ -301,8 +301,7 @@ impl Denials {
 
 /// Whether a command of this kind is noted that was denied so, or was not.
 fn is_noted(log: &AuditLog, kind: Kind, denial: Option<&Fault>) -> bool {
-    let is_write = !kind.is_read() && kind != Kind::Unknown;
-    (is_write && log.notes_writes()) || denial.is_some()
+    (kind.is_write() && log.notes_writes()) || denial.is_some()
 }
 
 /// Whether a command that has not come to its region was refused for who its caller is, or since there are no rights that hold. Only

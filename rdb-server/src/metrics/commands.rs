@@ -136,7 +136,7 @@ impl Kind {
     fn can_be(self, answered: Answered) -> bool {
         match answered {
             Answered::Conflict => matches!(self, Self::CompareAndSwap | Self::CompareAndDelete),
-            Answered::Undetermined => !self.is_read() && self != Self::Unknown,
+            Answered::Undetermined => self.is_write(),
             Answered::Done
             | Answered::GivenUp
             | Answered::NotLeader
@@ -164,6 +164,10 @@ impl Kind {
             | Self::RawDeleteRange
             | Self::Unknown => false,
         }
+    }
+
+    pub(super) fn is_write(self) -> bool {
+        !self.is_read() && self != Self::Unknown
     }
 }
 
