@@ -165,8 +165,9 @@ impl AuditedMessage {
         answered: Answered,
         rejection: Option<&Rejection>,
     ) {
-        let (outcome, cause) = told(answered, rejection.and_then(fault_of), false);
-        self.note(AuditRank::Write, kind, 1, key, outcome, cause);
+        let told = told(answered, rejection.and_then(fault_of), false);
+        let event = self.event(AuditRank::Write, kind, 1, key, told);
+        self.log.note(event);
     }
 
     /// A command was refused before it came to its region. If that was for who its sender is, it is left to `denials`.
@@ -183,8 +184,9 @@ impl AuditedMessage {
         match fault.filter(|fault| is_denial(fault)) {
             Some(denial) => denials.add(kind, denial, hashed),
             None if is_noted(&self.log, kind, None) => {
-                let (outcome, cause) = told(answered, fault, false);
-                self.note(AuditRank::Write, kind, 1, hashed(), outcome, cause);
+                let told = told(answered, fault, false);
+                let event = self.event(AuditRank::Write, kind, 1, hashed(), told);
+                self.log.note(event);
             }
             None => {}
         }
@@ -201,7 +203,8 @@ impl AuditedMessage {
                 count,
                 key,
             } = denial;
-            let mut event = self.event(AuditRank::Refusal, kind, count, key, outcome, cause.into());
+            let told = (outcome, cause.into());
+            let mut event = self.event(AuditRank::Refusal, kind, count, key, told);
             if let Some(pass) = pass {
                 event.caller.user = pass.user().map(Arc::from);
             }
@@ -229,20 +232,8 @@ impl AuditedMessage {
             .as_ref()
             .map(|request| self.log.key(request.key()));
         let (kind, count) = (Kind::of_command(first), 1 + noted.count());
-        let (outcome, cause) = told(answered, fault, denial.is_some());
-        self.note(rank_of(denial), kind, count, key, outcome, cause);
-    }
-
-    fn note(
-        &self,
-        rank: AuditRank,
-        kind: Kind,
-        count: usize,
-        key: Option<AuditKey>,
-        outcome: &'static str,
-        cause: Cow<'static, str>,
-    ) {
-        let event = self.event(rank, kind, count, key, outcome, cause);
+        let told = told(answered, fault, denial.is_some());
+        let event = self.event(rank_of(denial), kind, count, key, told);
         self.log.note(event);
     }
 
@@ -252,8 +243,7 @@ impl AuditedMessage {
         kind: Kind,
         count: usize,
         key: Option<AuditKey>,
-        outcome: &'static str,
-        cause: Cow<'static, str>,
+        (outcome, cause): OutcomeAndCause,
     ) -> AuditEvent {
         AuditEvent {
             rank,
@@ -324,12 +314,9 @@ fn fault_of(rejection: &Rejection) -> Option<&Fault> {
     }
 }
 
-/// Outcome and cause.
-fn told(
-    answered: Answered,
-    fault: Option<&Fault>,
-    is_denied: bool,
-) -> (&'static str, Cow<'static, str>) {
+type OutcomeAndCause = (&'static str, Cow<'static, str>);
+
+fn told(answered: Answered, fault: Option<&Fault>, is_denied: bool) -> OutcomeAndCause {
     match fault {
         Some(fault) => {
             let outcome = if is_denied {
