@@ -22,7 +22,7 @@ use rdb_storage::{
     PeerDescriptor, ReceivedRegion, RegionDescriptor, RegionMembership, RegionSnapshot, Storage,
 };
 
-use super::outcomes::Answered;
+use super::outcomes::AppliedEntry;
 use super::progress::Applying;
 use crate::checks::Checks;
 use crate::metrics::Figures;
@@ -154,7 +154,7 @@ impl StateMachine for RegionMachine {
                 Answer::new(committed.entry.log_id)
             } else {
                 let applying = Applying { began, ended };
-                Answer::new(Answered { outcomes, applying })
+                Answer::new(AppliedEntry { outcomes, applying })
             }
         });
         Ok(answers.collect())
@@ -382,7 +382,10 @@ mod tests {
         assert_eq!(checksum(&together, 2).await, expected);
         let mut answers = answers.into_iter();
         let mut next = || answers.next().expect("one for each");
-        let outcomes = |answer: Answer| answer.into_inner::<Answered>().expect("awaited").outcomes;
+        let outcomes = |answer: Answer| {
+            let applied = answer.into_inner::<AppliedEntry>();
+            applied.expect("awaited").outcomes
+        };
         assert_eq!(outcomes(next()), [Outcome::Done]);
         let position = Some(LogId::new_term_index(1, 2));
         assert_eq!(next().into_inner::<LogId>(), position);

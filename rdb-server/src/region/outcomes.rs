@@ -22,7 +22,7 @@ pub(super) type Outcomes = Result<Vec<Outcome>, Rejection>;
 
 /// What an entry is answered with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answered {
+pub(super) struct AppliedEntry {
     /// One for each of its commands.
     pub(super) outcomes: Vec<Outcome>,
     /// That of the apply that the entry was in.
@@ -65,9 +65,9 @@ pub(super) fn of_entry(
     answer: Result<Answer, ProposeError>,
     count: usize,
     leadership: &Leadership,
-) -> Result<Answered, Rejection> {
-    match answer.map(Answer::into_inner::<Answered>) {
-        Ok(Some(answered)) if answered.outcomes.len() == count => Ok(answered),
+) -> Result<AppliedEntry, Rejection> {
+    match answer.map(Answer::into_inner::<AppliedEntry>) {
+        Ok(Some(applied)) if applied.outcomes.len() == count => Ok(applied),
         Ok(_) => Err(undetermined("the state machine's answer does not fit")),
         Err(error) => Err(unanswered(error, leadership)),
     }
@@ -148,7 +148,7 @@ mod tests {
     async fn an_answer_that_does_not_fit_leaves_the_fate_open() {
         let (_directory, led) = Led::begin_anywhere().await;
         let at = Instant::now();
-        let one = Answered {
+        let one = AppliedEntry {
             outcomes: vec![Outcome::Done],
             applying: Applying {
                 began: at,
