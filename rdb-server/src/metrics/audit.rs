@@ -54,7 +54,7 @@ impl Audit {
         Some(Box::new(AuditedCall {
             log: log.clone(),
             keys: Keys::Unknown,
-            is_admitted: false,
+            is_routed: false,
             count: 1,
             fault: None,
         }))
@@ -67,7 +67,7 @@ pub(super) struct AuditedCall {
     log: AuditLog,
     keys: Keys,
     /// It has its region.
-    is_admitted: bool,
+    is_routed: bool,
     count: usize,
     /// What it has ended with.
     fault: Option<Fault>,
@@ -92,8 +92,8 @@ impl AuditedCall {
     }
 
     /// A command of this kind has its region: its caller has the right to it. What is not needed any more is let go of.
-    pub(super) fn note_admitted(&mut self, kind: Kind) {
-        self.is_admitted = true;
+    pub(super) fn note_routed(&mut self, kind: Kind) {
+        self.is_routed = true;
         if let Keys::Held(first, end) = &self.keys {
             self.keys = if self.log.notes_writes() && kind.is_write() {
                 Keys::Hashed(self.hashes(first, end.as_ref()))
@@ -112,7 +112,7 @@ impl AuditedCall {
     /// It was answered so, or given up.
     pub(super) fn end(&self, call: &CallBudget, kind: Kind, answered: Answered) {
         let fault = self.fault.as_ref();
-        let denial = fault.filter(|fault| !self.is_admitted && is_denial(fault));
+        let denial = fault.filter(|fault| !self.is_routed && is_denial(fault));
         if !is_noted(&self.log, kind, denial) {
             return;
         }

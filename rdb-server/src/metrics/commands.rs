@@ -484,7 +484,7 @@ impl<'a> Begun<'a> {
     pub(crate) fn note_region(&mut self, region_id: u64) {
         self.region_id = Some(region_id);
         if let Some(audited) = &mut self.audited {
-            audited.note_admitted(self.kind);
+            audited.note_routed(self.kind);
         }
     }
 

@@ -111,7 +111,7 @@ pub(super) fn take(
     for (position, command) in commands.into_iter().enumerate() {
         sorting.sort(command, traces.at(position));
     }
-    sorting.note_refused(&arrival, figures);
+    sorting.note_answered(&arrival, figures);
     let handing = Handing {
         arrival,
         budgets,

@@ -114,7 +114,7 @@ impl<'a> Sorting<'a> {
         let key_bytes = command.request.as_ref().map(|request| request.key().len());
         let request = command.request.as_ref().filter(|_| self.audited.is_some());
         let audited_key = request.map(|request| request.key().clone());
-        if let Err(rejection) = self.admit(command, kind, trace) {
+        if let Err(rejection) = self.route(command, kind, trace) {
             let answered = Answered::by(&rejection);
             if let Some(audited) = &self.audited {
                 let (key, denials) = (audited_key.as_deref(), &mut self.denials);
@@ -132,7 +132,7 @@ impl<'a> Sorting<'a> {
     }
 
     /// Notes the commands that are answered already.
-    pub(super) fn note_refused(&mut self, arrival: &Arrival, figures: &Figures) {
+    pub(super) fn note_answered(&mut self, arrival: &Arrival, figures: &Figures) {
         if let Some(audited) = &self.audited {
             audited.note_denials(mem::take(&mut self.denials), None);
         }
@@ -161,8 +161,9 @@ impl<'a> Sorting<'a> {
             });
     }
 
-    /// Routes a command. It is not routed again: its region refuses it if the region has changed meanwhile.
-    fn admit(
+    /// Routes a command, if its sender has the right to it. It is not routed again: its region refuses it if the region has changed
+    /// meanwhile.
+    fn route(
         &mut self,
         command: BatchCommand,
         kind: Kind,
