@@ -23,8 +23,8 @@ use rdb_proto::transport::{CallBudget, UnservedCall};
 use tonic::Code;
 
 use super::audit::{Audit, AuditedCall};
-use super::slow::{self, Parts, SlowCommand};
-use super::{Arrival, Traced};
+use super::slow::{self, Parts};
+use super::{Arrival, Details, Together, Traced};
 use crate::error::Rejection;
 use crate::region::{PendingOutcomes, WriteProgress};
 
@@ -230,8 +230,8 @@ pub(crate) struct Commands {
     counts: [[AtomicU64; ANSWERS]; KINDS],
     reads: Histogram,
     writes: Histogram,
-    slow: SlowLog,
-    spans: Spans,
+    pub(super) slow: SlowLog,
+    pub(super) spans: Spans,
     pub(super) audit: Audit,
 }
 
@@ -245,25 +245,6 @@ impl Default for Commands {
             spans: Spans::default(),
             audit: Audit::default(),
         }
-    }
-}
-
-/// Answers that are noted together.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    counts: [[u32; ANSWERS]; KINDS],
-}
-
-impl Tally {
-    pub(crate) fn count(&mut self, kind: Kind, answered: Answered) {
-        self.counts[kind as usize][answered as usize] += 1;
-    }
-
-    /// How many of the reads, or of the writes, it has.
-    fn count_of(&self, is_read: bool) -> usize {
-        let kinds = Kind::ALL.iter().zip(&self.counts);
-        let kinds = kinds.filter(|(kind, _)| kind.is_read() == is_read);
-        kinds.flat_map(|(_, counts)| counts).sum::<u32>() as usize
     }
 }
 
@@ -308,11 +289,19 @@ impl Commands {
         }
     }
 
+    /// None yet of the commands that have come at `arrival` and are answered together.
+    pub(crate) fn together(&self, arrival: Arrival) -> Together<'_> {
+        Together::new(self, arrival)
+    }
+
     /// A call of this kind ended before its handler saw it.
     pub(super) fn note_unserved(&self, kind: Kind, answered: Answered, waited: Duration) {
-        let mut tally = Tally::default();
-        tally.count(kind, answered);
-        self.note_together(&tally, waited);
+        self.add(kind, answered, 1);
+        if kind.is_read() {
+            self.note_reads(waited, 1);
+        } else {
+            self.note_writes(waited, 1);
+        }
     }
 
     /// What notes commands in the audit log.
@@ -325,37 +314,7 @@ impl Commands {
         &self.slow
     }
 
-    /// None yet of the commands that are answered together.
-    pub(crate) fn traced(&self) -> Traced {
-        Traced::sent_if(self.spans.are_sent())
-    }
-
-    /// Tells of `count` commands that were answered, or given up, `now`: in the log if they were slow, and by the spans of those that are
-    /// `traced`. `first` makes what is told of all of them, and of the first one.
-    pub(crate) fn tell(
-        &self,
-        arrival: &Arrival,
-        now: Instant,
-        count: usize,
-        traced: &Traced,
-        first: impl FnOnce() -> SlowCommand,
-    ) {
-        let is_slow = self.slow.is_slow(arrival.took(now));
-        let span_count = traced.span_count();
-        if span_count == 0 || !self.spans.admits(span_count) {
-            if is_slow {
-                slow::tell(&self.slow, arrival, now, count, traced, first);
-            }
-            return;
-        }
-        let first = first();
-        traced.send(&self.spans, arrival, now, &first);
-        if is_slow {
-            slow::tell(&self.slow, arrival, now, count, traced, || first);
-        }
-    }
-
-    /// The same of a call that no handler saw, of this kind.
+    /// Tells of a call that no handler saw, of this kind: in the log if it was slow, and by its span if it is a part of a trace.
     pub(super) fn tell_unserved(
         &self,
         kind: &'static str,
@@ -366,31 +325,18 @@ impl Commands {
         slow::tell_unserved(&self.slow, kind, answered, call);
     }
 
-    /// Notes the answers of a batch, which took all the same time.
-    pub(crate) fn note_together(&self, tally: &Tally, took: Duration) {
-        self.note(tally);
-        self.note_reads(took, tally.count_of(true));
-        self.note_writes(took, tally.count_of(false));
-    }
-
-    /// Notes the answers of a batch.
-    pub(crate) fn note(&self, tally: &Tally) {
-        for (counts, noted) in tally.counts.iter().zip(&self.counts) {
-            for (count, noted) in counts.iter().zip(noted) {
-                if *count > 0 {
-                    noted.fetch_add(u64::from(*count), Relaxed);
-                }
-            }
-        }
+    /// Counts `count` commands of a kind that were answered so.
+    pub(super) fn add(&self, kind: Kind, answered: Answered, count: u64) {
+        self.counts[kind as usize][answered as usize].fetch_add(count, Relaxed);
     }
 
     /// Notes that `count` writes were answered that long after their message had arrived.
-    pub(crate) fn note_writes(&self, took: Duration, count: usize) {
+    pub(super) fn note_writes(&self, took: Duration, count: usize) {
         self.writes.note_each(took, count as u64);
     }
 
     /// The same of reads.
-    pub(crate) fn note_reads(&self, took: Duration, count: usize) {
+    pub(super) fn note_reads(&self, took: Duration, count: usize) {
         self.reads.note_each(took, count as u64);
     }
 
@@ -493,12 +439,16 @@ impl<'a> Begun<'a> {
         self.progress = pending.take_progress();
     }
 
-    fn parts(&self, now: Instant) -> Parts {
-        if self.kind.is_read() && self.region_id.is_some() {
-            let room = self.call.waited().take();
-            Parts::of_unary_read(&self.arrival, room, now)
+    fn details(&self, arrival: &Arrival, now: Instant) -> Details {
+        let parts = if self.kind.is_read() && self.region_id.is_some() {
+            Parts::of_unary_read(arrival, self.call.waited().take(), now)
         } else {
-            Parts::of_write(&self.arrival, self.progress.as_deref(), now)
+            Parts::of_write(arrival, self.progress.as_deref(), now)
+        };
+        Details {
+            key: self.key,
+            region_id: self.region_id,
+            parts,
         }
     }
 
@@ -531,24 +481,10 @@ impl<'a> Begun<'a> {
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        let (now, kind, answered) = (Instant::now(), self.kind, self.answered);
-        let (commands, arrival) = (self.commands, &self.arrival);
-        let took = arrival.took(now);
-        commands.counts[kind as usize][answered as usize].fetch_add(1, Relaxed);
-        if kind.is_read() {
-            commands.note_reads(took, 1);
-        } else {
-            commands.note_writes(took, 1);
-        }
-        let mut traced = commands.traced();
-        traced.note(self.call.trace(), kind, answered);
-        commands.tell(arrival, now, 1, &traced, || SlowCommand {
-            kind,
-            answered,
-            key: self.key,
-            region_id: self.region_id,
-            parts: self.parts(now),
-        });
+        let (kind, answered) = (self.kind, self.answered);
+        let mut together = self.commands.together(self.arrival);
+        together.answered(kind, self.call.trace(), answered);
+        together.end(|arrival, now| self.details(arrival, now));
         if let Some(audited) = self.audited.take() {
             audited.end(self.call, kind, answered);
         }
@@ -609,23 +545,6 @@ mod tests {
         ] {
             assert_eq!(Answered::by(&rejection), answered, "{rejection:?}");
         }
-    }
-
-    #[test]
-    fn a_tally_is_noted_once_for_each_of_its_answers() {
-        let (commands, mut tally) = (Commands::default(), Tally::default());
-        for _ in 0..3 {
-            tally.count(Kind::RawPut, Answered::Done);
-        }
-        tally.count(Kind::Unknown, Answered::Failed);
-        commands.note(&tally);
-        commands.note(&tally);
-        let count = |kind: Kind, answered: Answered| {
-            commands.counts[kind as usize][answered as usize].load(Relaxed)
-        };
-        assert_eq!(count(Kind::RawPut, Answered::Done), 6);
-        assert_eq!(count(Kind::Unknown, Answered::Failed), 2);
-        assert_eq!(count(Kind::RawGet, Answered::Done), 0);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What a store counts of its own work, and what it shows of itself over HTTP.
 //!
 //! - [`Figures`]: what is noted on the way of a command. `commands` counts answers, `proposals` what becomes of writes behind them.
-//! - [`Arrival`]: when durations begin. `slow` is the line of the log about commands that took long, `traced` has the spans of those that
-//!   are parts of traces, `audit` what the audit log has of them.
+//! - [`Together`]: how commands are noted whose answers are made together. Their durations begin with their [`Arrival`]. `slow` is the line
+//!   of the log about commands that took long, `traced` has the spans of those that are parts of traces.
+//! - `audit`: what the audit log has of commands.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
 //!   above, and those that storage, log, groups and transport have counted. `database`, `replication` and `rights` have the names of the
 //!   latter.
@@ -24,6 +25,7 @@ mod replication;
 mod rights;
 mod slow;
 mod source;
+mod together;
 mod traced;
 
 use rdb_proto::audit::AuditLog;
@@ -32,15 +34,16 @@ use rdb_proto::spans::Spans;
 use rdb_proto::transport::{UnservedCall, UnservedCalls};
 
 use audit::Audit;
+use traced::Traced;
 
 pub(crate) use arrival::Arrival;
 pub(crate) use audit::{AuditedMessage, Denials};
-pub(crate) use commands::{Answered, Begun, Commands, Kind, Tally};
+pub(crate) use commands::{Answered, Begun, Commands, Kind};
 pub(crate) use load::LoadMeter;
 pub(crate) use proposals::Proposals;
-pub(crate) use slow::{Parts, SlowCommand};
+pub(crate) use slow::Parts;
 pub(crate) use source::StoreSource;
-pub(crate) use traced::Traced;
+pub(crate) use together::{Details, Together};
 
 /// What the services and regions of a store count and measure.
 #[derive(Debug, Default)]

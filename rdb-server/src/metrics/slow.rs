@@ -7,19 +7,8 @@ use rdb_proto::slow_log::{KeyTag, SlowLog};
 use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::UnservedCall;
 
-use super::{Answered, Arrival, Kind, Traced};
+use super::{Answered, Arrival};
 use crate::region::{WriteProgress, WriteSteps};
-
-/// The first of the commands that were slow together. The line is about it.
-#[derive(Debug)]
-pub(crate) struct SlowCommand {
-    pub(crate) kind: Kind,
-    pub(crate) answered: Answered,
-    /// Its key, or where a scan or a range begins. `None`: it was not decoded.
-    pub(crate) key: Option<KeyTag>,
-    pub(crate) region_id: Option<u64>,
-    pub(crate) parts: Parts,
-}
 
 /// Where the time of a command went. What it never came to is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -103,36 +92,7 @@ impl Parts {
     }
 }
 
-/// Counts slow commands, and writes the line about `first` if it is its turn. Otherwise `first` is not made.
-pub(super) fn tell(
-    log: &SlowLog,
-    arrival: &Arrival,
-    now: Instant,
-    count: usize,
-    traced: &Traced,
-    first: impl FnOnce() -> SlowCommand,
-) {
-    log.tell(now, count as u64, |left_out| {
-        let slow = first();
-        Line {
-            kind: slow.kind.name(),
-            outcome: slow.answered.name(),
-            count,
-            key: slow.key,
-            region_id: slow.region_id,
-            peer: arrival.peer,
-            trace: traced.first(),
-            other_trace: traced.other(),
-            total: arrival.took(now),
-            admission: arrival.admission,
-            parts: slow.parts,
-            left_out,
-        }
-        .write();
-    });
-}
-
-/// The same of a call that no handler saw, if it was slow.
+/// Counts a call that no handler saw, and writes the line about it if it was slow and it is its turn.
 pub(super) fn tell_unserved(
     log: &SlowLog,
     kind: &'static str,
@@ -161,7 +121,7 @@ pub(super) fn tell_unserved(
     });
 }
 
-/// What the line says.
+/// What the line says. It is about the first of the commands that were slow together.
 pub(super) struct Line {
     pub(super) kind: &'static str,
     pub(super) outcome: &'static str,

@@ -6,11 +6,11 @@ use rdb_proto::spans::{Span, Spans};
 use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::UnservedCall;
 
-use super::{Answered, Arrival, Kind, SlowCommand};
+use super::{Answered, Arrival, Details, Kind};
 
 /// Those of the commands that are answered together, or given up. Without a trace among them nothing is allocated.
 #[derive(Debug, Default)]
-pub(crate) struct Traced {
+pub(super) struct Traced {
     /// Whether spans are sent anywhere.
     are_sent: bool,
     /// Whether there was a command, and its trace.
@@ -37,7 +37,7 @@ impl Traced {
     }
 
     /// A command with this trace, if it has one, was answered so.
-    pub(crate) fn note(&mut self, trace: Option<&TraceContext>, kind: Kind, answered: Answered) {
+    pub(super) fn note(&mut self, trace: Option<&TraceContext>, kind: Kind, answered: Answered) {
         let is_first = self.first.is_none();
         if is_first {
             self.first = Some(trace.copied());
@@ -73,7 +73,7 @@ impl Traced {
     }
 
     /// Sends their spans. All have come at `arrival`, have ended `now`, and have the region and the parts of `all`.
-    pub(super) fn send(&self, spans: &Spans, arrival: &Arrival, now: Instant, all: &SlowCommand) {
+    pub(super) fn send(&self, spans: &Spans, arrival: &Arrival, now: Instant, all: &Details) {
         let (ended, took) = (SystemTime::now(), arrival.took(now));
         let admission = [("admission", arrival.admission)].into_iter();
         let parts: Vec<_> = admission.chain(all.parts.named()).collect();

@@ -5,7 +5,6 @@ mod sorting;
 pub(super) mod tests;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::future::BoxFuture;
 use rdb_proto::auth::{Caller, Pass};
@@ -20,10 +19,10 @@ use rdb_proto::transport::{BytesInFlight, Reservation};
 use super::answers::AnswerGroup;
 use super::reads::ReadGroup;
 use crate::error::Rejection;
-use crate::metrics::{Answered, Arrival, AuditedMessage, Figures, Kind, Parts, SlowCommand, Tally};
+use crate::metrics::{Answered, Arrival, AuditedMessage, Details, Figures, Kind, Parts};
 use crate::router::Router;
 pub(super) use sorting::AwaitedWrite;
-use sorting::{Handing, Sorting};
+use sorting::Sorting;
 
 /// Memory of one decoded command and of an answer without a value, beside their share of the message, in bytes.
 const COMMAND_OVERHEAD_BYTES: usize = 256;
@@ -105,19 +104,12 @@ pub(super) fn take(
         store_id,
         ..Context::default()
     };
-    let traced = figures.commands.traced();
-    let mut sorting = Sorting::new(&membership, context, pass, traced, audited);
+    let mut sorting = Sorting::new(&membership, context, pass, figures, arrival, audited);
     let mut traces = Traces::new(&of_commands);
     for (position, command) in commands.into_iter().enumerate() {
         sorting.sort(command, traces.at(position));
     }
-    sorting.note_answered(&arrival, figures);
-    let handing = Handing {
-        arrival,
-        budgets,
-        figures,
-    };
-    sorting.hand_over(message_bytes, reservation, &handing, &mut intake);
+    sorting.hand_over(message_bytes, reservation, budgets, &mut intake);
     intake
 }
 
@@ -131,28 +123,21 @@ impl Intake {
         figures: &Figures,
         audited: Option<&AuditedMessage>,
     ) -> Self {
-        let (mut tally, answered) = (Tally::default(), Answered::by(&rejection));
-        let commands = &figures.commands;
-        let (mut traced, mut traces) = (commands.traced(), Traces::of(&message));
+        let (commands, answered) = (&figures.commands, Answered::by(&rejection));
+        let (mut together, mut traces) = (commands.together(arrival), Traces::of(&message));
         for (position, command) in message.commands.iter().enumerate() {
-            let kind = Kind::of_command(command);
-            tally.count(kind, answered);
-            traced.note(traces.at(position).as_ref(), kind, answered);
+            let trace = traces.at(position);
+            together.answered(Kind::of_command(command), trace.as_ref(), answered);
         }
-        let now = Instant::now();
-        commands.note_together(&tally, arrival.took(now));
-        if let Some(first) = message.commands.first() {
-            commands.tell(&arrival, now, message.commands.len(), &traced, || {
-                let key = first.request.as_ref().map(Request::key);
-                SlowCommand {
-                    kind: Kind::of_command(first),
-                    answered,
-                    key: key.map(|key| commands.slow().tag(key)),
-                    region_id: None,
-                    parts: Parts::of_write(&arrival, None, now),
-                }
-            });
-        }
+        together.end(|arrival, now| {
+            let first = message.commands.first();
+            let key = first.and_then(|first| first.request.as_ref().map(Request::key));
+            Details {
+                key: key.map(|key| commands.slow().tag(key)),
+                region_id: None,
+                parts: Parts::of_write(arrival, None, now),
+            }
+        });
         if let Some(audited) = audited {
             audited.note_all_refused(&message.commands, answered, &rejection);
         }

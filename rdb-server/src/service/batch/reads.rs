@@ -28,8 +28,7 @@ use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
 use crate::metrics::{
-    Answered, Arrival, AuditedMessage, Commands, Denials, Figures, Kind, Parts, SlowCommand, Tally,
-    Traced,
+    Answered, Arrival, AuditedMessage, Commands, Denials, Details, Figures, Kind, Parts, Together,
 };
 use crate::region::{ReadFailure, RegionHandle};
 
@@ -78,88 +77,82 @@ pub(super) struct ReadGroup {
     pub(super) pass: Pass,
     /// `None`: there is no audit log.
     pub(super) audited: Option<Arc<AuditedMessage>>,
-    /// What is still to be told there.
-    pub(super) denials: Denials,
 }
 
 impl ReadGroup {
-    /// Executes reads as [`Reads::pack`] does. Returns whether the group is empty. `first` gets the first that is answered, and
-    /// `allowed` is what the sender may do now.
+    /// Executes reads as [`Reads::pack`] does. `allowed` is what the sender may do now. Returns whether the group is empty.
     fn pack(
         &mut self,
+        commands: &Commands,
         packing: &mut Packing<'_>,
         cold: &mut VecDeque<ColdRead>,
-        tally: &mut Tally,
-        traced: &mut Traced,
-        first: &mut Option<FirstRead>,
         allowed: &Result<Pass, Fault>,
     ) -> bool {
+        let (mut together, mut first) = (commands.together(self.arrival), None);
+        let mut denials = Denials::default();
         let pass = allowed.as_ref().unwrap_or(&self.pass);
         let is_checked = allowed.is_ok() && pass.is_same(&self.pass);
-        while let Some(queued) = self.reads.as_slice().first() {
+        let is_emptied = loop {
+            let Some(queued) = self.reads.as_slice().first() else {
+                break true;
+            };
             if packing.is_full() {
-                return false;
+                break false;
             }
-            let room = packing.value_room();
-            let read = |room| self.region.read_from_memory(&queued.read, room);
             let checked = if is_checked {
                 Ok(())
             } else {
                 queued.check(allowed)
             };
+            if let (Some(audited), Err(rejection)) = (&self.audited, &checked) {
+                let (key, answered) = (queued.read.key(), Answered::by(rejection));
+                audited.note_refused(queued.kind, Some(key), answered, rejection, &mut denials);
+            }
+            let room = packing.value_room();
+            let read = |room| self.region.read_from_memory(&queued.read, room);
             let found = match checked.map(|()| room.map(read)) {
-                Err(rejection) => {
-                    if let Some(audited) = &self.audited {
-                        let (key, answered) = (queued.read.key(), Answered::by(&rejection));
-                        let denials = &mut self.denials;
-                        audited.note_refused(queued.kind, Some(key), answered, &rejection, denials);
-                    }
-                    Some(Err(rejection))
-                }
+                Err(rejection) => Some(Err(rejection)),
                 Ok(Some(Ok(Some(value)))) => Some((queued.response)(value)),
                 Ok(Some(Err(ReadFailure::Rejected(rejection)))) => Some(Err(rejection)),
                 Ok(Some(Err(ReadFailure::NeedsRoom { bytes })))
                     if packing.would_fit_alone(bytes) =>
                 {
-                    return false;
+                    break false;
                 }
                 Ok(Some(Ok(None) | Err(ReadFailure::NeedsRoom { .. })) | None) => None,
             };
             packing.count_read();
             let Some(queued) = self.reads.next() else {
-                break;
+                break true;
             };
             match found {
                 Some(result) => {
                     let answered = Answered::with(&result);
-                    tally.count(queued.kind, answered);
-                    traced.note(queued.trace.as_deref(), queued.kind, answered);
-                    first.get_or_insert_with(|| FirstRead {
-                        kind: queued.kind,
-                        answered,
-                        read: queued.read.clone(),
-                    });
+                    together.answered(queued.kind, queued.trace.as_deref(), answered);
+                    first.get_or_insert(queued.read);
                     packing.push(answer(queued.id, result));
                 }
-                None => cold.push_back(ColdRead {
-                    queued,
-                    region: Arc::clone(&self.region),
-                    message: Arc::clone(&self.message),
-                    arrival: self.arrival,
-                    pass: pass.clone(),
-                    audited: self.audited.clone(),
-                }),
+                None => cold.push_back(self.set_aside(queued, pass)),
             }
+        };
+        if let Some(audited) = &self.audited {
+            audited.note_denials(denials, allowed.as_ref().ok());
         }
-        true
+        end_without_job(together, commands, &self.region, first.as_ref());
+        is_emptied
     }
-}
 
-/// The first of the reads that are answered together.
-struct FirstRead {
-    kind: Kind,
-    answered: Answered,
-    read: PointRead,
+    /// A read of the group that is left to a job.
+    fn set_aside(&self, queued: QueuedRead, pass: &Pass) -> ColdRead {
+        ColdRead {
+            queued,
+            region: Arc::clone(&self.region),
+            message: Arc::clone(&self.message),
+            arrival: self.arrival,
+            pass: pass.clone(),
+            audited: self.audited.clone(),
+        }
+    }
 }
 
 /// A read that was set aside for a job.
@@ -218,36 +211,13 @@ impl Reads {
         if self.groups.is_empty() {
             return;
         }
-        let mut tally = Tally::default();
         let allowed = packing.caller().pass();
-        while let Some(group) = self.groups.front_mut() {
-            let answered_before = packing.answer_count();
-            let commands = &self.figures.commands;
-            let (mut traced, mut first) = (commands.traced(), None);
-            let cold = &mut self.cold;
-            let is_emptied =
-                group.pack(packing, cold, &mut tally, &mut traced, &mut first, &allowed);
-            if let Some(audited) = &group.audited {
-                audited.note_denials(mem::take(&mut group.denials), allowed.as_ref().ok());
-            }
-            let (answered, arrival) = (packing.answer_count() - answered_before, &group.arrival);
-            let now = Instant::now();
-            commands.note_reads(arrival.took(now), answered);
-            if let Some(first) = first {
-                commands.tell(arrival, now, answered, &traced, || SlowCommand {
-                    kind: first.kind,
-                    answered: first.answered,
-                    key: Some(commands.slow().tag(first.read.key())),
-                    region_id: Some(group.region.region().id),
-                    parts: Parts::of_queued_read(arrival, None, Duration::ZERO, now),
-                });
-            }
-            if !is_emptied {
-                break;
-            }
+        let (commands, cold) = (&self.figures.commands, &mut self.cold);
+        while let Some(group) = self.groups.front_mut()
+            && group.pack(commands, packing, cold, &allowed)
+        {
             self.groups.pop_front();
         }
-        self.figures.commands.note(&tally);
     }
 
     /// Whether there are reads that were not tried yet.
@@ -279,7 +249,6 @@ impl Reads {
                 arrival: cold.arrival,
                 pass: cold.pass,
                 audited: cold.audited,
-                denials: Denials::default(),
             });
         }
     }
@@ -315,84 +284,67 @@ impl Reads {
 impl Drop for Reads {
     fn drop(&mut self) {
         let commands = &self.figures.commands;
-        let (mut tally, now) = (Tally::default(), Instant::now());
         for group in &self.groups {
             let left = group.reads.as_slice().iter();
-            let (region, arrival) = (&group.region, &group.arrival);
-            note_given_up(commands, region, arrival, left, now, &mut tally);
+            note_given_up(commands, &group.region, group.arrival, left);
         }
         let are_together = |one: &ColdRead, next: &ColdRead| {
             Arc::ptr_eq(&one.message, &next.message) && Arc::ptr_eq(&one.region, &next.region)
         };
         for cold in self.cold.make_contiguous().chunk_by(are_together) {
             let left = cold.iter().map(|cold| &cold.queued);
-            let (region, arrival) = (&cold[0].region, &cold[0].arrival);
-            note_given_up(commands, region, arrival, left, now, &mut tally);
+            note_given_up(commands, &cold[0].region, cold[0].arrival, left);
         }
-        commands.note(&tally);
     }
 }
 
-/// Notes reads of one message that nobody waits for any more, and that were not begun. They are counted in `tally`.
+/// Notes reads of one message that nobody waits for any more, and that were not begun.
 fn note_given_up<'q>(
     commands: &Commands,
     region: &RegionHandle,
-    arrival: &Arrival,
-    left: impl ExactSizeIterator<Item = &'q QueuedRead> + Clone,
-    now: Instant,
-    tally: &mut Tally,
+    arrival: Arrival,
+    left: impl Iterator<Item = &'q QueuedRead>,
 ) {
-    let (answered, count) = (Answered::GivenUp, left.len());
-    let mut traced = commands.traced();
-    for queued in left.clone() {
-        tally.count(queued.kind, answered);
-        traced.note(queued.trace.as_deref(), queued.kind, answered);
+    let (mut together, mut first) = (commands.together(arrival), None);
+    for queued in left {
+        together.answered(queued.kind, queued.trace.as_deref(), Answered::GivenUp);
+        first.get_or_insert(&queued.read);
     }
-    commands.note_reads(arrival.took(now), count);
-    let mut left = left;
-    if let Some(first) = left.next() {
-        commands.tell(arrival, now, count, &traced, || SlowCommand {
-            kind: first.kind,
-            answered,
-            key: Some(commands.slow().tag(first.read.key())),
-            region_id: Some(region.region().id),
-            parts: Parts::of_queued_read(arrival, None, Duration::ZERO, now),
-        });
-    }
+    end_without_job(together, commands, region, first);
+}
+
+/// Ends the noting of reads that no job has begun. `first` is the first of them.
+fn end_without_job(
+    together: Together<'_>,
+    commands: &Commands,
+    region: &RegionHandle,
+    first: Option<&PointRead>,
+) {
+    together.end(|arrival, now| Details {
+        key: first.map(|read| commands.slow().tag(read.key())),
+        region_id: Some(region.region().id),
+        parts: Parts::of_queued_read(arrival, None, Duration::ZERO, now),
+    });
 }
 
 impl JobReads {
-    /// Notes one of them, which was answered, or given up, `now`.
-    fn note(&self, cold: &ColdRead, answered: Answered, now: Instant, tally: &mut Tally) {
-        let (commands, arrival) = (&self.figures.commands, &cold.arrival);
-        let (trace, kind) = (cold.queued.trace.as_deref(), cold.queued.kind);
-        tally.count(kind, answered);
-        commands.note_reads(arrival.took(now), 1);
-        let mut traced = commands.traced();
-        traced.note(trace, kind, answered);
-        commands.tell(arrival, now, 1, &traced, || {
-            let room = self.waited.get();
-            SlowCommand {
-                kind,
-                answered,
-                key: Some(commands.slow().tag(cold.queued.read.key())),
-                region_id: Some(cold.region.region().id),
-                parts: Parts::of_queued_read(arrival, Some(self.begun), room, now),
-            }
+    /// Notes one of them, which was answered so, or given up. Others of the job may have come with other messages.
+    fn note(&self, cold: &ColdRead, answered: Answered) {
+        let (commands, queued) = (&self.figures.commands, &cold.queued);
+        let mut together = commands.together(cold.arrival);
+        together.answered(queued.kind, queued.trace.as_deref(), answered);
+        together.end(|arrival, now| Details {
+            key: Some(commands.slow().tag(queued.read.key())),
+            region_id: Some(cold.region.region().id),
+            parts: Parts::of_queued_read(arrival, Some(self.begun), self.waited.get(), now),
         });
     }
 
     /// Notes all that are left, and lets go of them.
     fn note_all(&mut self, answered: Answered) {
-        let left = std::mem::take(&mut self.cold);
-        if left.is_empty() {
-            return;
+        for cold in mem::take(&mut self.cold) {
+            self.note(&cold, answered);
         }
-        let (mut tally, now) = (Tally::default(), Instant::now());
-        for cold in &left {
-            self.note(cold, answered, now, &mut tally);
-        }
-        self.figures.commands.note(&tally);
     }
 }
 
@@ -473,17 +425,15 @@ impl Reading {
         };
         match read_with_room(&self.budgets, BATCH_ROOM, &job.waited, read).await {
             Ok((values, room)) => {
-                let (mut tally, now) = (Tally::default(), Instant::now());
                 let count = values.len().min(job.cold.len());
                 let read: Vec<_> = job.cold.drain(..count).collect();
                 let answers = read.iter().zip(values).map(|(cold, value)| {
                     let value = value.map_err(Rejection::from);
                     let result = value.and_then(cold.queued.response);
-                    job.note(cold, Answered::with(&result), now, &mut tally);
+                    job.note(cold, Answered::with(&result));
                     answer(cold.queued.id, result)
                 });
                 let answers = answers.collect();
-                job.figures.commands.note(&tally);
                 (job, AnswerGroup::new(answers, self.message, Some(room)))
             }
             Err(rejection) => {
@@ -566,7 +516,6 @@ mod tests {
             arrival: Arrival::of(call),
             pass: Pass::anyone(),
             audited: None,
-            denials: Denials::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Writes of a message: submitted, and waited for.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,9 +17,7 @@ use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
 use super::intake::AwaitedWrite;
 use crate::error::Rejection;
-use crate::metrics::{
-    Answered, Arrival, AuditedMessage, Figures, Kind, Parts, SlowCommand, Tally, Traced,
-};
+use crate::metrics::{Answered, Arrival, AuditedMessage, Details, Figures, Kind, Parts, Together};
 use crate::region::{MessageRoom, PendingOutcomes, RegionHandle, WriteProgress};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
@@ -74,7 +73,6 @@ impl<'a> MessageWrites<'a> {
             region_id: region.region().id,
             first_key: first_key.map(|key| self.figures.commands.slow().tag(key)),
             progress: None,
-            is_noted: false,
         };
         match self.try_submit(region, commands) {
             Ok((mut pending, conflict_room)) => {
@@ -140,6 +138,7 @@ impl Audited {
 
 /// Writes of a message that were submitted together. Dropped before they are answered, they are noted as given up.
 struct Submitted {
+    /// Empty once they are answered.
     awaited: Vec<AwaitedWrite>,
     /// `None`: the audit log has no writes.
     audited: Option<Audited>,
@@ -150,7 +149,6 @@ struct Submitted {
     first_key: Option<KeyTag>,
     /// `None`: they were refused.
     progress: Option<Arc<WriteProgress>>,
-    is_noted: bool,
 }
 
 impl Submitted {
@@ -161,23 +159,17 @@ impl Submitted {
     ) -> AnswerGroup {
         match pending.await {
             Ok(outcomes) if outcomes.len() == self.awaited.len() => {
-                let (mut tally, mut first) = (Tally::default(), None);
-                let mut traced = self.figures.commands.traced();
-                let writes = self.awaited.iter().zip(outcomes).enumerate();
+                let awaited = mem::take(&mut self.awaited);
+                let mut together = self.figures.commands.together(self.arrival);
+                let writes = awaited.iter().zip(outcomes).enumerate();
                 let answers = writes.map(|(position, (awaited, outcome))| {
                     let result = (awaited.response)(outcome);
-                    let answered = Answered::with(&result);
-                    if let Some(audited) = &self.audited {
-                        let rejection = result.as_ref().err();
-                        audited.note(position, awaited.kind, answered, rejection);
-                    }
-                    tally.count(awaited.kind, answered);
-                    traced.note(awaited.trace.as_deref(), awaited.kind, answered);
-                    first.get_or_insert(answered);
+                    let (answered, rejection) = (Answered::with(&result), result.as_ref().err());
+                    self.note(&mut together, position, awaited, answered, rejection);
                     answer(awaited.id, result)
                 });
                 let answers = answers.collect();
-                self.note(&tally, &traced, first.unwrap_or(Answered::Done));
+                together.end(|arrival, now| self.details(arrival, now));
                 AnswerGroup::new(answers, Arc::clone(&self.message), conflict_room)
             }
             result => self.rejected(result.err().unwrap_or_else(unexpected)),
@@ -186,48 +178,47 @@ impl Submitted {
 
     fn rejected(mut self, rejection: Rejection) -> AnswerGroup {
         self.note_all(Answered::by(&rejection), Some(&rejection));
-        let ids = self.awaited.iter().map(|awaited| awaited.id);
+        let awaited = mem::take(&mut self.awaited);
+        let ids = awaited.iter().map(|awaited| awaited.id);
         let message = Arc::clone(&self.message);
         AnswerGroup::rejected(ids.collect(), rejection, Some(message))
     }
 
-    /// Notes that all of them were answered so.
-    fn note_all(&mut self, answered: Answered, rejection: Option<&Rejection>) {
-        let (mut tally, mut traced) = (Tally::default(), self.figures.commands.traced());
+    /// Notes that all that are left were answered so.
+    fn note_all(&self, answered: Answered, rejection: Option<&Rejection>) {
+        let mut together = self.figures.commands.together(self.arrival);
         for (position, awaited) in self.awaited.iter().enumerate() {
-            if let Some(audited) = &self.audited {
-                audited.note(position, awaited.kind, answered, rejection);
-            }
-            tally.count(awaited.kind, answered);
-            traced.note(awaited.trace.as_deref(), awaited.kind, answered);
+            self.note(&mut together, position, awaited, answered, rejection);
         }
-        self.note(&tally, &traced, answered);
+        together.end(|arrival, now| self.details(arrival, now));
     }
 
-    /// Notes their answers, of which the first is `first`.
-    fn note(&mut self, tally: &Tally, traced: &Traced, first: Answered) {
-        self.is_noted = true;
-        let now = Instant::now();
-        let (commands, arrival) = (&self.figures.commands, &self.arrival);
-        commands.note(tally);
-        commands.note_writes(arrival.took(now), self.awaited.len());
-        commands.tell(arrival, now, self.awaited.len(), traced, || SlowCommand {
-            kind: self
-                .awaited
-                .first()
-                .map_or(Kind::Unknown, |awaited| awaited.kind),
-            answered: first,
+    /// Notes that the write at a position was answered so.
+    fn note(
+        &self,
+        together: &mut Together<'_>,
+        position: usize,
+        awaited: &AwaitedWrite,
+        answered: Answered,
+        rejection: Option<&Rejection>,
+    ) {
+        if let Some(audited) = &self.audited {
+            audited.note(position, awaited.kind, answered, rejection);
+        }
+        together.answered(awaited.kind, awaited.trace.as_deref(), answered);
+    }
+
+    fn details(&self, arrival: &Arrival, now: Instant) -> Details {
+        Details {
             key: self.first_key,
             region_id: Some(self.region_id),
             parts: Parts::of_write(arrival, self.progress.as_deref(), now),
-        });
+        }
     }
 }
 
 impl Drop for Submitted {
     fn drop(&mut self) {
-        if !self.is_noted {
-            self.note_all(Answered::GivenUp, None);
-        }
+        self.note_all(Answered::GivenUp, None);
     }
 }

@@ -1,9 +1,7 @@
 //! The commands of a message, sorted by region: writes are submitted, reads are queued, and what is neither is answered.
 
 use std::iter::Peekable;
-use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rdb_proto::auth::Pass;
 use rdb_proto::error::Fault;
@@ -23,7 +21,7 @@ use super::super::writes::MessageWrites;
 use super::{COMMAND_OVERHEAD_BYTES, Intake};
 use crate::error::Rejection;
 use crate::metrics::{
-    Answered, Arrival, AuditedMessage, Denials, Figures, Kind, Parts, SlowCommand, Tally, Traced,
+    Answered, Arrival, AuditedMessage, Denials, Details, Figures, Kind, Parts, Together,
 };
 use crate::region::RegionHandle;
 use crate::router::Membership;
@@ -37,15 +35,16 @@ pub(super) struct Sorting<'a> {
     context: Context,
     /// What the sender may do.
     pass: Pass,
-    answers: Vec<BatchAnswer>,
+    figures: &'a Arc<Figures>,
+    arrival: Arrival,
     regions: Vec<RegionCommands>,
     /// Memory of the reads without the message.
     read_bytes: usize,
-    /// Those of `answers`.
-    tally: Tally,
-    traced: Traced,
-    /// The first of them.
-    first_refused: Option<FirstRefused>,
+    /// To commands that are refused.
+    answers: Vec<BatchAnswer>,
+    refused: Together<'a>,
+    /// The key of the first of them. The key itself is gone with its command.
+    first_key: Option<KeyTag>,
     /// `None`: there is no audit log.
     audited: Option<Arc<AuditedMessage>>,
     denials: Denials,
@@ -70,40 +69,28 @@ pub(in super::super) struct AwaitedWrite {
     pub(in super::super) response: WriteResponse,
 }
 
-#[derive(Clone, Copy)]
-struct FirstRefused {
-    kind: Kind,
-    answered: Answered,
-    key: Option<KeyTag>,
-}
-
-/// What the commands of a message are handed over with.
-pub(super) struct Handing<'a> {
-    pub(super) arrival: Arrival,
-    pub(super) budgets: &'a BytesInFlight,
-    pub(super) figures: &'a Arc<Figures>,
-}
-
 impl<'a> Sorting<'a> {
-    /// `context` says whom the message is for, `pass` what its sender may do, and `traced` gathers the traces of what is refused.
-    /// `audited` says what is told of the message in the audit log, if there is one.
+    /// `context` says whom the message is for, and `pass` what its sender may do. `audited` says what is told of it in the audit log,
+    /// if there is one.
     pub(super) fn new(
         membership: &'a Membership,
         context: Context,
         pass: Pass,
-        traced: Traced,
+        figures: &'a Arc<Figures>,
+        arrival: Arrival,
         audited: Option<Arc<AuditedMessage>>,
     ) -> Self {
         Self {
             membership,
             context,
             pass,
-            answers: Vec::new(),
+            figures,
+            arrival,
             regions: Vec::new(),
             read_bytes: 0,
-            tally: Tally::default(),
-            traced,
-            first_refused: None,
+            answers: Vec::new(),
+            refused: figures.commands.together(arrival),
+            first_key: None,
             audited,
             denials: Denials::default(),
         }
@@ -120,45 +107,12 @@ impl<'a> Sorting<'a> {
                 let (key, denials) = (audited_key.as_deref(), &mut self.denials);
                 audited.note_refused(kind, key, answered, &rejection, denials);
             }
-            self.tally.count(kind, answered);
-            self.traced.note(trace.as_ref(), kind, answered);
+            self.refused.answered(kind, trace.as_ref(), answered);
+            if self.answers.is_empty() {
+                self.first_key = key_bytes.map(|bytes| KeyTag { bytes, hash: None });
+            }
             self.answers.push(answer(id, Err(rejection)));
-            self.first_refused.get_or_insert_with(|| FirstRefused {
-                kind,
-                answered,
-                key: key_bytes.map(|bytes| KeyTag { bytes, hash: None }),
-            });
         }
-    }
-
-    /// Notes the commands that are answered already.
-    pub(super) fn note_answered(&mut self, arrival: &Arrival, figures: &Figures) {
-        if let Some(audited) = &self.audited {
-            audited.note_denials(mem::take(&mut self.denials), None);
-        }
-        let Some(FirstRefused {
-            kind,
-            answered,
-            key,
-        }) = self.first_refused
-        else {
-            return;
-        };
-        let now = Instant::now();
-        figures
-            .commands
-            .note_together(&self.tally, arrival.took(now));
-        figures
-            .commands
-            .tell(arrival, now, self.answers.len(), &self.traced, || {
-                SlowCommand {
-                    kind,
-                    answered,
-                    key,
-                    region_id: None,
-                    parts: Parts::of_write(arrival, None, now),
-                }
-            });
     }
 
     /// Routes a command, if its sender has the right to it. It is not routed again: its region refuses it if the region has changed
@@ -226,20 +180,24 @@ impl<'a> Sorting<'a> {
         &mut self.regions[position]
     }
 
-    /// Queues the reads and submits the writes. The message stays reserved until its last write is answered. If reads are
-    /// most of it, it also stays reserved until its last read is answered; otherwise their keys are copied out of it.
+    /// Notes what is refused, queues the reads and submits the writes. The message stays reserved until its last write is
+    /// answered. If reads are most of it, it also stays reserved until its last read is answered; otherwise their keys are
+    /// copied out of it.
     pub(super) fn hand_over(
         self,
         message_bytes: usize,
         mut reservation: Reservation,
-        handing: &Handing<'_>,
+        budgets: &BytesInFlight,
         intake: &mut Intake,
     ) {
-        let Handing {
-            arrival,
-            budgets,
-            figures,
-        } = handing;
+        if let Some(audited) = &self.audited {
+            audited.note_denials(self.denials, None);
+        }
+        self.refused.end(|arrival, now| Details {
+            key: self.first_key,
+            region_id: None,
+            parts: Parts::of_write(arrival, None, now),
+        });
         let copies_keys = message_bytes / 2 > self.read_bytes;
         let of_reads = copies_keys.then(|| Arc::new(reservation.split_off(self.read_bytes)));
         let message = Arc::new(reservation);
@@ -248,8 +206,8 @@ impl<'a> Sorting<'a> {
             message_bytes,
             Arc::clone(&message),
             budgets,
-            figures,
-            *arrival,
+            self.figures,
+            self.arrival,
             self.audited.clone(),
         );
         for of_region in self.regions {
@@ -274,10 +232,9 @@ impl<'a> Sorting<'a> {
                     region,
                     reads: reads.into_iter(),
                     message: Arc::clone(&of_reads),
-                    arrival: *arrival,
+                    arrival: self.arrival,
                     pass: self.pass.clone(),
                     audited: self.audited.clone(),
-                    denials: Denials::default(),
                 });
             }
         }
