@@ -160,11 +160,6 @@ impl PointRead {
         &self.key
     }
 
-    /// Whether it reads from the raw keyspace; if not, from the versioned one.
-    pub fn is_raw(&self) -> bool {
-        self.keyspace == Keyspace::Raw
-    }
-
     /// The same read with a key that shares no buffer with the message that it was decoded from.
     pub fn detached(self) -> Self {
         Self {

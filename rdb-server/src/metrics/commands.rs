@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rdb_proto::auth::{Keyspace, Permission};
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::figures::{Histogram, HistogramSnapshot};
@@ -147,27 +148,30 @@ impl Kind {
         }
     }
 
-    pub(super) fn is_read(self) -> bool {
-        match self {
-            Self::RawGet
-            | Self::Get
-            | Self::RawBatchGet
-            | Self::RawScan
-            | Self::BatchGet
-            | Self::Scan => true,
+    /// What its caller has to be allowed to do, to each key that it is about. A swap and a delete that conflict answer with the value:
+    /// whoever writes may read, too. `None`: nobody knows what it does.
+    pub(crate) fn needs(self) -> Option<(Permission, Keyspace)> {
+        Some(match self {
+            Self::RawGet | Self::RawBatchGet | Self::RawScan => (Permission::Read, Keyspace::Raw),
             Self::RawPut
             | Self::RawDelete
-            | Self::CompareAndSwap
-            | Self::CompareAndDelete
             | Self::RawBatchPut
             | Self::RawBatchDelete
-            | Self::RawDeleteRange
-            | Self::Unknown => false,
-        }
+            | Self::RawDeleteRange => (Permission::Write, Keyspace::Raw),
+            Self::Get | Self::BatchGet | Self::Scan => (Permission::Read, Keyspace::Versioned),
+            Self::CompareAndSwap | Self::CompareAndDelete => {
+                (Permission::Write, Keyspace::Versioned)
+            }
+            Self::Unknown => return None,
+        })
+    }
+
+    pub(super) fn is_read(self) -> bool {
+        matches!(self.needs(), Some((Permission::Read, _)))
     }
 
     pub(super) fn is_write(self) -> bool {
-        !self.is_read() && self != Self::Unknown
+        matches!(self.needs(), Some((Permission::Write, _)))
     }
 }
 
@@ -402,6 +406,10 @@ impl<'a> Begun<'a> {
         self.call
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// It is about `key`.
     pub(crate) fn note_key(&mut self, key: &Bytes) {
         self.note_first_key(1, key, None);
@@ -499,6 +507,7 @@ mod tests {
     use prost_types::FileDescriptorSet;
     use rdb_proto::error::busy;
     use rdb_proto::kvrpc::{CompareAndSwapResponse, Conflict, RawPutResponse, Swapped};
+    use rdb_proto::transport::{Access, accesses};
 
     use super::*;
     use crate::error::not_ready;
@@ -583,6 +592,19 @@ mod tests {
         assert_eq!(commands.slow.count(), 1);
         drop(commands.begin(Kind::RawGet, &call));
         assert_eq!(commands.slow.count(), 1, "the wait was of the first");
+    }
+
+    /// What the transport says that a method needs is told to callers, and what its kind needs is what they are held to.
+    #[test]
+    fn each_kind_needs_what_the_transport_says_of_its_method() {
+        for (service, method, access) in accesses() {
+            let needs = Kind::of_method(service, method).and_then(Kind::needs);
+            let told = match access {
+                Access::Keys(permission, keyspace) => Some((permission, keyspace)),
+                _ => None,
+            };
+            assert_eq!(needs, told, "{service}/{method}");
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `kvrpc.KvCas`: the versioned keyspace.
 
-use rdb_proto::auth::Keyspace;
 use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, ScanRequest, ScanResponse, VersionedKeyValue,
     kv_cas_server::KvCas,
@@ -54,17 +53,8 @@ impl KvCas for CasService {
             region_error: None,
         };
         let read = RegionHandle::multi_get_versioned;
-        let (versioned, parts) = (Keyspace::Versioned, (context, keys));
-        let found = several::get(
-            &self.router,
-            &mut begun,
-            versioned,
-            parts,
-            read,
-            entry,
-            response,
-        );
-        let found = found.await;
+        let parts = (context, keys);
+        let found = several::get(&self.router, &mut begun, parts, read, entry, response).await;
         respond(begun.end(found))
     }
 
@@ -83,9 +73,8 @@ impl KvCas for CasService {
             resume_key,
             region_error: None,
         };
-        let (versioned, read) = (Keyspace::Versioned, RegionHandle::scan_versioned);
-        let page = several::scan(&self.router, &mut begun, versioned, parts, read, response);
-        let page = page.await;
+        let read = RegionHandle::scan_versioned;
+        let page = several::scan(&self.router, &mut begun, parts, read, response).await;
         respond(begun.end(page))
     }
 }

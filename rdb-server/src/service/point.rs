@@ -76,29 +76,22 @@ pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
     Ok(Operation::Write(command, response))
 }
 
-/// Checks that the caller may do what a request asks for, to its key. Before it is routed: where a key is, and whether it exists, is for
-/// those who may know.
-pub(super) fn check(pass: &Pass, request: &Request) -> Result<(), Rejection> {
-    // A swap and a delete that conflict answer with the value: whoever writes may read, too.
-    let (permission, keyspace) = match request {
-        Request::RawGet(_) => (Permission::Read, Keyspace::Raw),
-        Request::RawPut(_) | Request::RawDelete(_) => (Permission::Write, Keyspace::Raw),
-        Request::Get(_) => (Permission::Read, Keyspace::Versioned),
-        Request::CompareAndSwap(_) | Request::CompareAndDelete(_) => {
-            (Permission::Write, Keyspace::Versioned)
-        }
-    };
-    Ok(pass.check_key(permission, keyspace, request.key())?)
+/// Checks that the caller may do to `key` what a command of this kind does. Before it is routed: where a key is, and whether it exists,
+/// is for those who may know.
+pub(super) fn check(pass: &Pass, kind: Kind, key: &[u8]) -> Result<(), Rejection> {
+    let (permission, keyspace) = needed(kind)?;
+    Ok(pass.check_key(permission, keyspace, key)?)
 }
 
-/// The same for a read that has waited since it was checked.
-pub(super) fn check_read(pass: &Pass, read: &PointRead) -> Result<(), Rejection> {
-    let keyspace = if read.is_raw() {
-        Keyspace::Raw
-    } else {
-        Keyspace::Versioned
-    };
-    Ok(pass.check_key(Permission::Read, keyspace, read.key())?)
+/// The right that a command of this kind needs.
+pub(super) fn needed(kind: Kind) -> Result<(Permission, Keyspace), Rejection> {
+    kind.needs().ok_or_else(unknown_command)
+}
+
+/// The rejection of a command that says nothing that could be done.
+pub(super) fn unknown_command() -> Rejection {
+    let cause = "the command has no request that this release knows";
+    Rejection::Fault(Fault::new(Code::Unimplemented, cause).with_fate(Fate::NotApplied))
 }
 
 fn raw_found(found: PointValue) -> Result<Response, Rejection> {
@@ -226,7 +219,7 @@ async fn execute(
     request: Request,
 ) -> Result<Response, Rejection> {
     let call = begun.call();
-    check(&call.caller().pass()?, &request)?;
+    check(&call.caller().pass()?, begun.kind(), request.key())?;
     let (context, key) = (request.context().copied(), request.key().clone());
     let operation = operation(request)?;
     let region = router.for_key(context.as_ref(), &key)?;

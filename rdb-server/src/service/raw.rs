@@ -1,7 +1,6 @@
 //! `kvrpc.KvRaw`: the raw keyspace.
 
 use bytes::Bytes;
-use rdb_proto::auth::{Keyspace, Permission};
 use rdb_proto::kvrpc::{
     KeyValue, RawBatchDeleteRequest, RawBatchDeleteResponse, RawBatchGetRequest,
     RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
@@ -45,7 +44,7 @@ impl RawService {
         };
         begun.note_keys(&keys);
         command.validate()?;
-        several::check_keys(begun, Permission::Write, Keyspace::Raw, keys.iter())?;
+        several::check_keys(begun, keys.iter())?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
         drop(keys);
         several::write(begun, &region, vec![command]).await?;
@@ -59,7 +58,7 @@ impl RawService {
     ) -> Result<RawBatchDeleteResponse, Rejection> {
         begun.note_keys(&keys);
         validate_keys(&keys)?;
-        several::check_keys(begun, Permission::Write, Keyspace::Raw, keys.iter())?;
+        several::check_keys(begun, keys.iter())?;
         let region = self.router.for_keys(context.as_ref(), keys.iter())?;
         let deletes = keys.into_iter().map(|key| Command::DeleteRaw { key });
         several::write(begun, &region, deletes.collect()).await?;
@@ -82,8 +81,7 @@ impl RawService {
             end_key: end_key.clone(),
         };
         command.validate()?;
-        let (write, raw) = (Permission::Write, Keyspace::Raw);
-        several::check_range(begun, write, raw, &start_key, &end_key)?;
+        several::check_range(begun, &start_key, &end_key)?;
         let region = self
             .router
             .for_range(context.as_ref(), &start_key, &end_key)?;
@@ -133,9 +131,8 @@ impl KvRaw for RawService {
             region_error: None,
         };
         let read = RegionHandle::multi_get_raw;
-        let (raw, parts) = (Keyspace::Raw, (context, keys));
-        let found = several::get(&self.router, &mut begun, raw, parts, read, entry, response);
-        let found = found.await;
+        let parts = (context, keys);
+        let found = several::get(&self.router, &mut begun, parts, read, entry, response).await;
         respond(begun.end(found))
     }
 
@@ -156,8 +153,8 @@ impl KvRaw for RawService {
             resume_key,
             region_error: None,
         };
-        let (raw, read) = (Keyspace::Raw, RegionHandle::scan_raw);
-        let page = several::scan(&self.router, &mut begun, raw, parts, read, response).await;
+        let read = RegionHandle::scan_raw;
+        let page = several::scan(&self.router, &mut begun, parts, read, response).await;
         respond(begun.end(page))
     }
 

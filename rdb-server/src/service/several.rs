@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use rdb_proto::auth::{Keyspace, Permission};
 use rdb_proto::metapb::Context;
 use rdb_storage::{Command, Page, ScanRange, validate_keys};
 
+use super::point::{check, needed};
 use super::room::{BATCH_ROOM, PAGE_ROOM, answer_with_room};
 use crate::error::Rejection;
 use crate::metrics::Begun;
@@ -32,24 +32,21 @@ pub(super) use scan_range;
 /// Checks that the caller may do this to every one of `keys`. A single one that it may not refuses all.
 pub(super) fn check_keys<'k>(
     begun: &Begun<'_>,
-    permission: Permission,
-    keyspace: Keyspace,
     mut keys: impl Iterator<Item = &'k Bytes>,
 ) -> Result<(), Rejection> {
     let pass = begun.call().caller().pass()?;
-    Ok(keys.try_for_each(|key| pass.check_key(permission, keyspace, key))?)
+    keys.try_for_each(|key| check(&pass, begun.kind(), key))
 }
 
 /// Checks that the caller may do this to the whole range that it has asked for, whatever regions it reaches over. An empty `end_key`
 /// is no bound.
 pub(super) fn check_range(
     begun: &Begun<'_>,
-    permission: Permission,
-    keyspace: Keyspace,
     start_key: &Bytes,
     end_key: &Bytes,
 ) -> Result<(), Rejection> {
     let pass = begun.call().caller().pass()?;
+    let (permission, keyspace) = needed(begun.kind())?;
     Ok(pass.check_range(permission, keyspace, start_key, end_key)?)
 }
 
@@ -57,7 +54,6 @@ pub(super) fn check_range(
 pub(super) async fn get<V, E, R: Message, F>(
     router: &Router,
     begun: &mut Begun<'_>,
-    keyspace: Keyspace,
     (context, keys): (Option<Context>, Vec<Bytes>),
     read: impl Fn(Arc<RegionHandle>, Vec<Bytes>, usize) -> F,
     entry: impl Fn(Bytes, V) -> E,
@@ -68,7 +64,7 @@ where
 {
     begun.note_keys(&keys);
     validate_keys(&keys)?;
-    check_keys(begun, Permission::Read, keyspace, keys.iter())?;
+    check_keys(begun, keys.iter())?;
     let region = router.for_keys(context.as_ref(), keys.iter())?;
     begun.note_region(region.region().id);
     let (keys, entry, response) = (&keys, &entry, &response);
@@ -87,7 +83,6 @@ where
 pub(super) async fn scan<E, R: Message, F>(
     router: &Router,
     begun: &mut Begun<'_>,
-    keyspace: Keyspace,
     (context, range): (Option<Context>, ScanRange),
     read: impl Fn(Arc<RegionHandle>, ScanRange, usize) -> F,
     response: impl Fn(Vec<E>, Option<Bytes>) -> R,
@@ -97,8 +92,7 @@ where
 {
     begun.note_range(&range.start_key, &range.end_key);
     range.validate()?;
-    let (start_key, end_key) = (&range.start_key, &range.end_key);
-    check_range(begun, Permission::Read, keyspace, start_key, end_key)?;
+    check_range(begun, &range.start_key, &range.end_key)?;
     let ScanTarget {
         region,
         range,

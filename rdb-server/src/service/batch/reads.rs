@@ -23,7 +23,7 @@ use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
-use super::super::point::{ReadResponse, check_read};
+use super::super::point::{ReadResponse, check};
 use super::super::room::{BATCH_ROOM, read_with_room};
 use super::answers::{AnswerGroup, Packing, answer};
 use crate::error::Rejection;
@@ -61,7 +61,7 @@ impl QueuedRead {
     /// Checks it against the rights of now.
     fn check(&self, allowed: &Result<Pass, Fault>) -> Result<(), Rejection> {
         match allowed {
-            Ok(pass) => check_read(pass, &self.read),
+            Ok(pass) => check(pass, self.kind, self.read.key()),
             Err(fault) => Err(fault.clone().into()),
         }
     }

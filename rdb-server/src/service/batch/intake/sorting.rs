@@ -4,17 +4,14 @@ use std::iter::Peekable;
 use std::sync::Arc;
 
 use rdb_proto::auth::Pass;
-use rdb_proto::error::Fault;
-use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::{BatchAnswer, BatchCommand};
 use rdb_proto::metapb::Context;
 use rdb_proto::slow_log::KeyTag;
 use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
-use tonic::Code;
 
-use super::super::super::point::{Operation, WriteResponse, check, operation};
+use super::super::super::point::{Operation, WriteResponse, check, operation, unknown_command};
 use super::super::answers::{AnswerGroup, answer};
 use super::super::reads::{QueuedRead, ReadGroup};
 use super::super::writes::MessageWrites;
@@ -130,7 +127,7 @@ impl<'a> Sorting<'a> {
             request,
         } = command;
         let request = request.ok_or_else(unknown_command)?;
-        check(&self.pass, &request)?;
+        check(&self.pass, kind, request.key())?;
         let context = Context {
             region_id,
             region_epoch,
@@ -260,9 +257,4 @@ pub(super) fn next_portion(
         portion.extend(left.next());
     }
     Some(portion.into_iter().unzip())
-}
-
-fn unknown_command() -> Rejection {
-    let cause = "the command has no request that this release knows";
-    Rejection::Fault(Fault::new(Code::Unimplemented, cause).with_fate(Fate::NotApplied))
 }
