@@ -155,6 +155,8 @@ fn next_step(error: &OpenError) -> &'static str {
 pub(crate) enum Rejection {
     /// A routing answer: the request came to the wrong place or at the wrong time, and was certainly not applied.
     Routing(region_error::Kind),
+    /// The caller has no right to it, or there are no rights that hold. It was certainly not applied.
+    Denied(Fault),
     /// Anything else.
     Fault(Fault),
 }
@@ -174,7 +176,9 @@ impl From<Rejection> for batch_answer::Response {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::Routing(kind) => Self::RegionError(Box::new(kind.into())),
-            Rejection::Fault(fault) => Self::Fault(Box::new(fault.into())),
+            Rejection::Denied(fault) | Rejection::Fault(fault) => {
+                Self::Fault(Box::new(fault.into()))
+            }
         }
     }
 }
@@ -182,12 +186,6 @@ impl From<Rejection> for batch_answer::Response {
 impl From<NotReady> for Rejection {
     fn from(not_ready: NotReady) -> Self {
         Self::Routing(region_error::Kind::NotReady(not_ready))
-    }
-}
-
-impl From<Fault> for Rejection {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
     }
 }
 

@@ -13,7 +13,6 @@ use rdb_proto::auth::Pass;
 use rdb_proto::error::Fault;
 use rdb_proto::kvrpc::BatchCommand;
 use rdb_proto::transport::CallBudget;
-use tonic::Code;
 
 use super::{Answered, Kind};
 use crate::error::Rejection;
@@ -54,9 +53,8 @@ impl Audit {
         Some(Box::new(AuditedCall {
             log: log.clone(),
             keys: Keys::Unknown,
-            is_routed: false,
             count: 1,
-            fault: None,
+            rejection: None,
         }))
     }
 }
@@ -66,11 +64,9 @@ impl Audit {
 pub(super) struct AuditedCall {
     log: AuditLog,
     keys: Keys,
-    /// It has its region.
-    is_routed: bool,
     count: usize,
-    /// What it has ended with.
-    fault: Option<Fault>,
+    /// What it has ended with, if that has a cause.
+    rejection: Option<Rejection>,
 }
 
 /// What is told of a key, or of the first one, and of the end of a range.
@@ -93,7 +89,6 @@ impl AuditedCall {
 
     /// A command of this kind has its region: its caller has the right to it. What is not needed any more is let go of.
     pub(super) fn note_routed(&mut self, kind: Kind) {
-        self.is_routed = true;
         if let Keys::Held(first, end) = &self.keys {
             self.keys = if self.log.notes_writes() && kind.is_write() {
                 Keys::Hashed(self.hashes(first, end.as_ref()))
@@ -104,16 +99,16 @@ impl AuditedCall {
     }
 
     pub(super) fn note_rejection(&mut self, rejection: &Rejection) {
-        if let Rejection::Fault(fault) = rejection {
-            self.fault = Some(fault.clone());
+        if !matches!(rejection, Rejection::Routing(_)) {
+            self.rejection = Some(rejection.clone());
         }
     }
 
     /// It was answered so, or given up.
     pub(super) fn end(&self, call: &CallBudget, kind: Kind, answered: Answered) {
-        let fault = self.fault.as_ref();
-        let denial = fault.filter(|fault| !self.is_routed && is_denial(fault));
-        if !is_noted(&self.log, kind, denial) {
+        let rejection = self.rejection.as_ref();
+        let rank = rank_of(rejection);
+        if !is_noted(&self.log, kind, rank) {
             return;
         }
         let hashes = match &self.keys {
@@ -121,9 +116,9 @@ impl AuditedCall {
             Keys::Hashed(hashes) => Some(*hashes),
             Keys::Unknown => None,
         };
-        let (outcome, cause) = told(answered, fault, denial.is_some());
+        let (outcome, cause) = told(answered, rejection);
         self.log.note(AuditEvent {
-            rank: rank_of(denial),
+            rank,
             command: Some(kind.name()),
             count: self.count,
             key: hashes.map(|(key, _)| key),
@@ -157,7 +152,7 @@ impl AuditedMessage {
         self.log.key(key)
     }
 
-    /// A write that has come to its region was answered so, or given up.
+    /// A write was answered so, or given up, and not for want of a right.
     pub(crate) fn note_write(
         &self,
         kind: Kind,
@@ -165,7 +160,7 @@ impl AuditedMessage {
         answered: Answered,
         rejection: Option<&Rejection>,
     ) {
-        let told = told(answered, rejection.and_then(fault_of), false);
+        let told = told(answered, rejection);
         let event = self.event(AuditRank::Write, kind, 1, key, told);
         self.log.note(event);
     }
@@ -179,16 +174,11 @@ impl AuditedMessage {
         rejection: &Rejection,
         denials: &mut Denials,
     ) {
-        let fault = fault_of(rejection);
         let hashed = || key.map(|key| self.log.key(key));
-        match fault.filter(|fault| is_denial(fault)) {
-            Some(denial) => denials.add(kind, denial, hashed),
-            None if is_noted(&self.log, kind, None) => {
-                let told = told(answered, fault, false);
-                let event = self.event(AuditRank::Write, kind, 1, hashed(), told);
-                self.log.note(event);
-            }
-            None => {}
+        if let Rejection::Denied(fault) = rejection {
+            denials.add(kind, fault, hashed);
+        } else if is_noted(&self.log, kind, AuditRank::Write) {
+            self.note_write(kind, hashed(), answered, Some(rejection));
         }
     }
 
@@ -219,10 +209,9 @@ impl AuditedMessage {
         answered: Answered,
         rejection: &Rejection,
     ) {
-        let fault = fault_of(rejection);
-        let denial = fault.filter(|fault| is_denial(fault));
+        let rank = rank_of(Some(rejection));
         let belongs_here =
-            |command: &&BatchCommand| is_noted(&self.log, Kind::of_command(command), denial);
+            |command: &&BatchCommand| is_noted(&self.log, Kind::of_command(command), rank);
         let mut noted = commands.iter().filter(belongs_here);
         let Some(first) = noted.next() else {
             return;
@@ -232,8 +221,8 @@ impl AuditedMessage {
             .as_ref()
             .map(|request| self.log.key(request.key()));
         let (kind, count) = (Kind::of_command(first), 1 + noted.count());
-        let told = told(answered, fault, denial.is_some());
-        let event = self.event(rank_of(denial), kind, count, key, told);
+        let told = told(answered, Some(rejection));
+        let event = self.event(rank, kind, count, key, told);
         self.log.note(event);
     }
 
@@ -289,44 +278,28 @@ impl Denials {
     }
 }
 
-/// Whether a command of this kind is noted that was denied so, or was not.
-fn is_noted(log: &AuditLog, kind: Kind, denial: Option<&Fault>) -> bool {
-    (kind.is_write() && log.notes_writes()) || denial.is_some()
+/// Whether a command of this kind is noted with this rank.
+fn is_noted(log: &AuditLog, kind: Kind, rank: AuditRank) -> bool {
+    rank == AuditRank::Refusal || (kind.is_write() && log.notes_writes())
 }
 
-/// Whether a command that has not come to its region was refused for who its caller is, or since there are no rights that hold. Only
-/// those are unavailable there.
-fn is_denial(fault: &Fault) -> bool {
-    matches!(
-        fault.code,
-        Code::Unauthenticated | Code::PermissionDenied | Code::Unavailable
-    )
-}
-
-fn rank_of(denial: Option<&Fault>) -> AuditRank {
-    denial.map_or(AuditRank::Write, |_| AuditRank::Refusal)
-}
-
-fn fault_of(rejection: &Rejection) -> Option<&Fault> {
+fn rank_of(rejection: Option<&Rejection>) -> AuditRank {
     match rejection {
-        Rejection::Fault(fault) => Some(fault),
-        Rejection::Routing(_) => None,
+        Some(Rejection::Denied(_)) => AuditRank::Refusal,
+        Some(Rejection::Routing(_) | Rejection::Fault(_)) | None => AuditRank::Write,
     }
 }
 
 type OutcomeAndCause = (&'static str, Cow<'static, str>);
 
-fn told(answered: Answered, fault: Option<&Fault>, is_denied: bool) -> OutcomeAndCause {
-    match fault {
-        Some(fault) => {
-            let outcome = if is_denied {
-                outcome_of(fault.code, fault.fate)
-            } else {
-                answered.name()
-            };
+fn told(answered: Answered, rejection: Option<&Rejection>) -> OutcomeAndCause {
+    match rejection {
+        Some(Rejection::Denied(fault)) => {
+            let outcome = outcome_of(fault.code, fault.fate);
             (outcome, Cow::Owned(fault.cause.clone()))
         }
-        None => (answered.name(), Cow::Borrowed("")),
+        Some(Rejection::Fault(fault)) => (answered.name(), Cow::Owned(fault.cause.clone())),
+        Some(Rejection::Routing(_)) | None => (answered.name(), Cow::Borrowed("")),
     }
 }
 
@@ -343,6 +316,7 @@ mod tests {
     use rdb_proto::spans::Origin;
     use serde_json::Value;
     use tempfile::TempDir;
+    use tonic::Code;
 
     use super::super::{Begun, Figures};
     use super::*;
@@ -420,7 +394,7 @@ mod tests {
 
     fn denied() -> Rejection {
         let fault = Fault::new(Code::PermissionDenied, "a right is missing");
-        Rejection::Fault(fault.with_fate(Fate::NotApplied))
+        Rejection::Denied(fault.with_fate(Fate::NotApplied))
     }
 
     /// What is told of two keys.
@@ -546,11 +520,14 @@ mod tests {
     #[test]
     fn a_call_without_rights_that_hold_is_noted_and_a_store_that_does_not_write_is_none() {
         let audited = Audited::start(false);
-        let stale = || Rejection::Fault(Fault::new(Code::Unavailable, "the rights are old"));
-        for may in [false, true] {
-            let begun = audited.begin(Kind::RawGet, may);
-            begun.end::<()>(Err(stale())).expect_err("passed on");
-        }
+        let stale = Fault::new(Code::Unavailable, "the rights are old");
+        let denied = audited.begin(Kind::RawGet, false);
+        let denied = denied.end::<()>(Err(Rejection::Denied(stale)));
+        denied.expect_err("passed on");
+        let stopped = Fault::new(Code::Unavailable, "the writes have stopped");
+        let failed = audited.begin(Kind::RawGet, true);
+        let failed = failed.end::<()>(Err(Rejection::Fault(stopped)));
+        failed.expect_err("passed on");
         let [key, _] = hashes(&audited);
         assert_eq!(
             audited.end(),

@@ -210,14 +210,16 @@ impl Answered {
                 | region_error::Kind::KeyNotInRegion(_)
                 | region_error::Kind::EpochNotMatch(_) => Self::Misrouted,
             },
+            Rejection::Denied(Fault {
+                code: Code::PermissionDenied | Code::Unauthenticated,
+                ..
+            }) => Self::Denied,
+            // No rights hold.
+            Rejection::Denied(_) => Self::Failed,
             Rejection::Fault(Fault {
                 code: Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented,
                 ..
             }) => Self::Invalid,
-            Rejection::Fault(Fault {
-                code: Code::PermissionDenied | Code::Unauthenticated,
-                ..
-            }) => Self::Denied,
             Rejection::Fault(Fault {
                 fate: Fate::Unknown,
                 ..
@@ -516,6 +518,10 @@ mod tests {
         Rejection::Fault(Fault::new(code, "because").with_fate(fate))
     }
 
+    fn denied(code: Code) -> Rejection {
+        Rejection::Denied(Fault::new(code, "because").with_fate(Fate::NotApplied))
+    }
+
     #[test]
     fn a_conflict_is_an_outcome_of_its_own() {
         let swapped = |result| {
@@ -541,14 +547,9 @@ mod tests {
                 fault(Code::InvalidArgument, Fate::NotApplied),
                 Answered::Invalid,
             ),
-            (
-                fault(Code::PermissionDenied, Fate::NotApplied),
-                Answered::Denied,
-            ),
-            (
-                fault(Code::Unauthenticated, Fate::NotApplied),
-                Answered::Denied,
-            ),
+            (denied(Code::PermissionDenied), Answered::Denied),
+            (denied(Code::Unauthenticated), Answered::Denied),
+            (denied(Code::Unavailable), Answered::Failed),
             (fault(Code::Unavailable, Fate::NotApplied), Answered::Failed),
             (fault(Code::Internal, Fate::Unknown), Answered::Undetermined),
         ] {

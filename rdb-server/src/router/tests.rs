@@ -88,7 +88,7 @@ impl Fixture {
 fn kind(rejection: Rejection) -> Kind {
     match rejection {
         Rejection::Routing(kind) => kind,
-        Rejection::Fault(fault) => panic!("{fault:?}"),
+        Rejection::Denied(fault) | Rejection::Fault(fault) => panic!("{fault:?}"),
     }
 }
 

@@ -80,7 +80,8 @@ pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
 /// is for those who may know.
 pub(super) fn check(pass: &Pass, kind: Kind, key: &[u8]) -> Result<(), Rejection> {
     let (permission, keyspace) = needed(kind)?;
-    Ok(pass.check_key(permission, keyspace, key)?)
+    let checked = pass.check_key(permission, keyspace, key);
+    checked.map_err(Rejection::Denied)
 }
 
 /// The right that a command of this kind needs.
@@ -219,7 +220,8 @@ async fn execute(
     request: Request,
 ) -> Result<Response, Rejection> {
     let call = begun.call();
-    check(&call.caller().pass()?, begun.kind(), request.key())?;
+    let pass = call.caller().pass().map_err(Rejection::Denied);
+    check(&pass?, begun.kind(), request.key())?;
     let (context, key) = (request.context().copied(), request.key().clone());
     let operation = operation(request)?;
     let region = router.for_key(context.as_ref(), &key)?;

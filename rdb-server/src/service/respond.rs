@@ -15,6 +15,6 @@ pub(super) fn respond<T: DataResponse>(
             let region_error = RegionError::from(kind);
             Ok(Response::new(T::misrouted(region_error)))
         }
-        Err(Rejection::Fault(fault)) => Err(fault.into()),
+        Err(Rejection::Denied(fault) | Rejection::Fault(fault)) => Err(fault.into()),
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn check_keys<'k>(
     begun: &Begun<'_>,
     mut keys: impl Iterator<Item = &'k Bytes>,
 ) -> Result<(), Rejection> {
-    let pass = begun.call().caller().pass()?;
+    let pass = begun.call().caller().pass().map_err(Rejection::Denied)?;
     keys.try_for_each(|key| check(&pass, begun.kind(), key))
 }
 
@@ -45,9 +45,10 @@ pub(super) fn check_range(
     start_key: &Bytes,
     end_key: &Bytes,
 ) -> Result<(), Rejection> {
-    let pass = begun.call().caller().pass()?;
+    let pass = begun.call().caller().pass().map_err(Rejection::Denied)?;
     let (permission, keyspace) = needed(begun.kind())?;
-    Ok(pass.check_range(permission, keyspace, start_key, end_key)?)
+    let checked = pass.check_range(permission, keyspace, start_key, end_key);
+    checked.map_err(Rejection::Denied)
 }
 
 /// Reads `keys` with `read`, and makes the response of those that exist.

@@ -60,7 +60,7 @@ pub(super) fn take(
     let pass = match pass {
         Ok(pass) => pass,
         Err(fault) => {
-            let (rejection, audited) = (fault.into(), audited.as_deref());
+            let (rejection, audited) = (Rejection::Denied(fault), audited.as_deref());
             return Intake::refused(message, rejection, arrival, arrived, figures, audited);
         }
     };

@@ -62,7 +62,7 @@ impl QueuedRead {
     fn check(&self, allowed: &Result<Pass, Fault>) -> Result<(), Rejection> {
         match allowed {
             Ok(pass) => check(pass, self.kind, self.read.key()),
-            Err(fault) => Err(fault.clone().into()),
+            Err(fault) => Err(Rejection::Denied(fault.clone())),
         }
     }
 }
