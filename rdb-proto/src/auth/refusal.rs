@@ -72,7 +72,7 @@ pub(super) fn no_rights() -> Fault {
 pub(super) fn stale(age: Duration, stale_max: Duration) -> Fault {
     let (age_s, max_s) = (age.as_secs(), stale_max.as_secs());
     let cause = format!(
-        "the rights are {age_s} s old, and --auth-stale-max-s is {max_s}: the placement driver cannot be reached"
+        "the rights are {age_s} s old, and --auth-stale-max-s is {max_s}: this store gets no newer ones, and `rdbctl health` says why"
     );
     fault(Code::Unavailable, cause)
 }
