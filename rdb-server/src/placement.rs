@@ -23,6 +23,7 @@ use rdb_proto::pdpb::{
     GetStoresRequest, GetStoresResponse, RegisterStoreRequest, RegisterStoreResponse,
     StoreHeartbeatRequest, StoreHeartbeatResponse,
 };
+use rdb_proto::rare_line::RareLine;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_storage::{Identity, Storage, StorageStats};
 use tokio::sync::watch;
@@ -77,8 +78,8 @@ pub(crate) struct Placement {
     load: LoadMeter,
     /// Figures that are being read. A file system that hangs holds one thread, not one per heartbeat.
     reading_stats: Option<JoinHandle<Result<StorageStats, rdb_storage::Error>>>,
-    /// When a failure was last logged.
-    logged_at: Option<Instant>,
+    /// The line of the log about a failure.
+    failure_line: RareLine,
 }
 
 impl Placement {
@@ -109,7 +110,7 @@ impl Placement {
             registered,
             load,
             reading_stats: None,
-            logged_at: None,
+            failure_line: RareLine::every(LOG_INTERVAL),
         })
     }
 
@@ -175,7 +176,7 @@ impl Placement {
                     status.message().to_owned()
                 }
             };
-            if self.take_log_turn() {
+            if self.failure_line.take_turn(Instant::now()).is_some() {
                 let serving = *self.registered.borrow();
                 let what = "waiting for the placement driver to register this store";
                 if serving && began.elapsed() < ORDINARY_WAIT {
@@ -284,7 +285,7 @@ impl Placement {
         if is_final(&status) {
             return Err(ServerError::Refused { cause });
         }
-        if self.take_log_turn() {
+        if self.failure_line.take_turn(Instant::now()).is_some() {
             tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
         }
         Ok(None)
@@ -371,15 +372,6 @@ impl Placement {
             self.current = self.placement_drivers.after(asked);
         }
         answer
-    }
-
-    /// Takes the turn to write a failure to the log, if there is one: a lasting failure has a turn every few seconds.
-    fn take_log_turn(&mut self) -> bool {
-        let has_turn = self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
-        if has_turn {
-            self.logged_at = Some(Instant::now());
-        }
-        has_turn
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rdb_proto::rare_line::RareLine;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -121,7 +122,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
     pub async fn keep_bound(&self) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut logged: Option<Instant> = None;
+        let mut failure_line = RareLine::every(LOG_INTERVAL);
         loop {
             tokio::select! {
                 _ = ticks.tick() => self.clock.correct(),
@@ -129,12 +130,15 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
             }
             while self.window_left_ms() < WINDOW_LEFT_MIN_MS {
                 let Err(error) = self.extend_bound().await else {
-                    logged = None;
+                    failure_line.start_over();
                     continue;
                 };
-                if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-                    logged = Some(Instant::now());
-                    tracing::error!(%error, "the bound of timestamps cannot be made durable, and none is handed out above it; restart when the disk works again");
+                if failure_line.take_turn(Instant::now()).is_some() {
+                    tracing::error!(
+                        %error,
+                        "the bound of timestamps cannot be made durable, and none is handed out above it; restart when the disk works \
+                         again"
+                    );
                 }
                 sleep(RETRY_PAUSE).await;
                 self.clock.correct();

@@ -5,7 +5,7 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::collector::trace::v1::{
@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -22,6 +22,7 @@ use tonic::{Code, Response, Status};
 use super::message::message;
 use super::queue::{SpanCounts, Spans};
 use super::{Origin, OtlpEndpoint, Span};
+use crate::rare_line::RareLine;
 
 /// Most spans that wait.
 const QUEUED_SPANS_MAX: usize = 4096;
@@ -97,7 +98,7 @@ impl SpanExporter {
             in_hand: Vec::new(),
             counts,
             ending: ending.clone(),
-            told_at: None,
+            dropped_line: RareLine::every(LOG_INTERVAL),
             told_dropped: 0,
         };
         tracing::info!(%endpoint, "spans of sampled traces are sent");
@@ -136,9 +137,8 @@ struct Sending {
     in_hand: Vec<Span>,
     counts: Arc<SpanCounts>,
     ending: CancellationToken,
-    /// When the log has told of dropped spans.
-    told_at: Option<Instant>,
-    /// How many there were then.
+    /// The line of the log about dropped spans, and how many there were when it was written last.
+    dropped_line: RareLine,
     told_dropped: u64,
 }
 
@@ -254,15 +254,13 @@ impl Sending {
     /// Tells of spans that were dropped since the last time, with the cause that was found last.
     fn tell_of_dropped(&mut self, cause: &str) {
         let dropped = self.counts.dropped.get();
-        let is_recent = |at: Instant| at.elapsed() < LOG_INTERVAL;
-        if dropped == self.told_dropped || self.told_at.is_some_and(is_recent) {
+        if dropped == self.told_dropped || self.dropped_line.take_turn(Instant::now()).is_none() {
             return;
         }
         let endpoint = &self.endpoint;
         let spans = dropped - self.told_dropped;
         let cause: String = cause.chars().take(CAUSE_CHARS_MAX).collect();
         tracing::warn!(%endpoint, cause, spans, "the collector did not take spans; they are dropped");
-        self.told_at = Some(Instant::now());
         self.told_dropped = dropped;
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rdb_proto::auth::Rights;
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{GetRightsRequest, GetRightsResponse};
+use rdb_proto::rare_line::RareLine;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -46,9 +47,9 @@ pub(crate) struct RightsKeeper {
     ask_count: u32,
     copy: Arc<RightsCopy>,
     mark: Mark,
-    /// Whether the last try has failed, and when a failure was last logged.
+    /// Whether the last try has failed, and the line of the log about that.
     is_failing: bool,
-    logged_at: Option<Instant>,
+    failure_line: RareLine,
 }
 
 impl RightsKeeper {
@@ -66,7 +67,7 @@ impl RightsKeeper {
             copy,
             mark,
             is_failing: false,
-            logged_at: None,
+            failure_line: RareLine::every(LOG_INTERVAL),
         }
     }
 
@@ -254,16 +255,14 @@ impl RightsKeeper {
         let has_begun = self.copy.is_told() || self.taken_in_by.borrow().is_some();
         let is_enforced = self.copy.guard().is_enforced() && has_begun;
         if let Some(Trouble { cause, .. }) = &trouble {
-            let is_due = |at: Instant| at.elapsed() >= LOG_INTERVAL;
             // Else a placement driver that is away is told of by who sends it heartbeats.
-            if is_enforced && self.logged_at.is_none_or(is_due) {
-                self.logged_at = Some(Instant::now());
+            if is_enforced && self.failure_line.take_turn(Instant::now()).is_some() {
                 let age_s = self.copy.guard().age().map(|age| age.as_secs());
                 tracing::warn!(cause, age_s, "the copy of the rights is not renewed");
             }
         } else if self.is_failing && is_enforced {
             tracing::info!("the copy of the rights is renewed again");
-            self.logged_at = None;
+            self.failure_line.start_over();
         }
         self.is_failing = trouble.is_some();
         self.copy.note_renewal(trouble);
