@@ -1,7 +1,6 @@
 //! Who calls.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::credentials::Credentials;
@@ -23,8 +22,6 @@ pub struct Caller(Option<Box<Known>>);
 struct Known {
     guard: Arc<Guard>,
     credentials: Credentials,
-    /// The number of the guard's state in which the caller was looked up last. Relaxed: it is only compared.
-    looked_up_in: AtomicU64,
     /// Who it was when it was a user last. Locked only for a copy.
     last: Mutex<Option<Identified>>,
 }
@@ -54,7 +51,6 @@ impl Caller {
         Self(Some(Box::new(Known {
             guard,
             credentials,
-            looked_up_in: AtomicU64::new(OFF),
             last: Mutex::default(),
         })))
     }
@@ -91,17 +87,19 @@ impl Caller {
         Ok(Pass::under(rights, user))
     }
 
-    /// The name of the user that the caller was when it was asked last what it may do, or the last time before that it was one. `None`:
-    /// it never was, or rights were not enforced.
+    /// The name of the user that the last successful look-up has found; one that fails leaves it. `None`: none has succeeded. While rights
+    /// are not enforced, nobody is looked up.
     pub fn name(&self) -> Option<Arc<str>> {
         let last = self.0.as_ref()?.last();
         last.as_ref().map(|last| Arc::clone(&last.name))
     }
 
-    /// Whether rights have been set since it was asked last what the caller may do. Before that: whether they are enforced.
+    /// Whether the guard has changed its state since a look-up of the caller last succeeded. A caller for whom none has counts as looked up
+    /// while rights were off.
     pub(crate) fn has_other_rights(&self) -> bool {
+        let looked_up_in = |known: &Known| known.last().as_ref().map_or(OFF, |last| last.epoch);
         let known = self.0.as_ref();
-        known.is_some_and(|known| known.looked_up_in.load(Relaxed) != known.guard.epoch())
+        known.is_some_and(|known| looked_up_in(known) != known.guard.epoch())
     }
 
     /// Whether it has been granted anything, or rights are not enforced. Old rights count, too. Nobody counts what this refuses.
@@ -156,7 +154,6 @@ impl Known {
             user,
             name: name.unwrap_or_default(),
         });
-        self.looked_up_in.store(epoch, Relaxed);
         Ok(Pass::of_user(held, user))
     }
 
