@@ -17,11 +17,7 @@ pub(super) const OFF: u64 = 0;
 
 /// What a server lets callers do now. There is one in each process; whoever learns of other rights sets them.
 ///
-/// It is in one of three states, and [`set`](Self::set) and [`refuse`](Self::refuse) move it on:
-///
-/// - Off: rights are not enforced, everything is allowed.
-/// - Refusing: they are enforced, and there are none. Every call that needs any is refused as UNAVAILABLE.
-/// - Holding rights. When they were last confirmed longer ago than the server's bound, it refuses like that, too.
+/// It is in one of the states of [`GuardState`]. [`set`](Self::set) and [`refuse`](Self::refuse) move it on, and so does time.
 #[derive(Debug)]
 pub struct Guard {
     /// The number of the present state: [`OFF`], or one that no other state has had. Written under the lock of the state. Relaxed
@@ -34,12 +30,32 @@ pub struct Guard {
     refusals: Arc<Refusals>,
 }
 
+/// The state of a [`Guard`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardState {
+    /// Rights are not enforced: everything is allowed.
+    Off,
+    /// They are enforced, and there are none: every call that needs any is refused as UNAVAILABLE.
+    Missing,
+    /// They were confirmed longer ago than the server's bound: calls are refused like that, too.
+    Stale,
+    /// They were confirmed that long ago: what they allow is allowed.
+    Good(Duration),
+}
+
 #[derive(Debug)]
 struct State {
     /// The last number that was given out.
     last_epoch: u64,
-    /// `None`: off or refusing.
-    held: Option<Arc<Held>>,
+    now: Now,
+}
+
+/// What was set last.
+#[derive(Debug)]
+enum Now {
+    Off,
+    Refusing,
+    Holding(Arc<Held>),
 }
 
 /// Rights, and who counts what they do not allow.
@@ -87,12 +103,24 @@ impl Refusals {
 impl Guard {
     /// Allows everything, until rights are set.
     pub fn off() -> Self {
-        Self::new(OFF, None)
+        let state = State {
+            last_epoch: OFF,
+            now: Now::Off,
+        };
+        Self {
+            epoch: AtomicU64::new(OFF),
+            state: RwLock::new(state),
+            renewed_ms: AtomicI64::new(clock::now_ms()),
+            stale_max: None,
+            refusals: Arc::default(),
+        }
     }
 
     /// Refuses everything, until rights are set.
     pub fn refusing() -> Self {
-        Self::new(OFF + 1, None)
+        let guard = Self::off();
+        guard.refuse();
+        guard
     }
 
     /// Enforces `rights`, however long ago they were confirmed. For the process that keeps them.
@@ -111,35 +139,20 @@ impl Guard {
         }
     }
 
-    fn new(epoch: u64, held: Option<Arc<Held>>) -> Self {
-        let state = State {
-            last_epoch: epoch,
-            held,
-        };
-        Self {
-            epoch: AtomicU64::new(epoch),
-            state: RwLock::new(state),
-            renewed_ms: AtomicI64::new(clock::now_ms()),
-            stale_max: None,
-            refusals: Arc::default(),
-        }
-    }
-
     /// From now on these rights hold, which are confirmed now. `None`: rights are not enforced.
     pub fn set(&self, rights: Option<Arc<Rights>>) {
-        let held = rights.map(|rights| {
-            Arc::new(Held {
+        self.enter(match rights {
+            Some(rights) => Now::Holding(Arc::new(Held {
                 rights,
                 refusals: Arc::clone(&self.refusals),
-            })
+            })),
+            None => Now::Off,
         });
-        let is_enforced = held.is_some();
-        self.enter(held, is_enforced);
     }
 
     /// From now on everything is refused, until rights are set. Those that it had are gone.
     pub fn refuse(&self) {
-        self.enter(None, true);
+        self.enter(Now::Refusing);
     }
 
     /// The rights that it has are confirmed now.
@@ -152,15 +165,31 @@ impl Guard {
         self.epoch() != OFF
     }
 
+    /// Its state at this moment.
+    pub fn state(&self) -> GuardState {
+        match self.read().now {
+            Now::Off => GuardState::Off,
+            Now::Refusing => GuardState::Missing,
+            Now::Holding(_) => {
+                let age = self.since_renewed();
+                if self.stale_max.is_some_and(|stale_max| age > stale_max) {
+                    GuardState::Stale
+                } else {
+                    GuardState::Good(age)
+                }
+            }
+        }
+    }
+
     /// The version of the rights that it has. `None`: it has none.
     pub fn version(&self) -> Option<u64> {
         let state = self.read();
-        state.held.as_ref().map(|held| held.rights.version())
+        state.now.held().map(|held| held.rights.version())
     }
 
-    /// How long ago the rights were confirmed. `None`: it has none.
+    /// How long ago the rights were confirmed, also when that is too long. `None`: it has none.
     pub fn age(&self) -> Option<Duration> {
-        self.read().held.as_ref().map(|_| self.since_renewed())
+        self.read().now.held().map(|_| self.since_renewed())
     }
 
     /// What was refused so far.
@@ -180,13 +209,10 @@ impl Guard {
     /// UNAVAILABLE when there are none.
     pub(super) fn present(&self) -> Result<Option<(u64, Arc<Held>)>, Fault> {
         let state = self.read();
-        let epoch = self.epoch();
-        if epoch == OFF {
-            return Ok(None);
-        }
-        match &state.held {
-            Some(held) => Ok(Some((epoch, Arc::clone(held)))),
-            None => Err(refusal::no_rights()),
+        match &state.now {
+            Now::Off => Ok(None),
+            Now::Refusing => Err(refusal::no_rights()),
+            Now::Holding(held) => Ok(Some((self.epoch(), Arc::clone(held)))),
         }
     }
 
@@ -206,15 +232,16 @@ impl Guard {
         Err(refusal::stale(age, stale_max))
     }
 
-    fn enter(&self, held: Option<Arc<Held>>, is_enforced: bool) {
+    fn enter(&self, now: Now) {
         let mut state = self.write();
-        let epoch = if is_enforced {
-            state.last_epoch += 1;
-            state.last_epoch
-        } else {
-            OFF
+        let epoch = match now {
+            Now::Off => OFF,
+            Now::Refusing | Now::Holding(_) => {
+                state.last_epoch += 1;
+                state.last_epoch
+            }
         };
-        state.held = held;
+        state.now = now;
         self.renew();
         self.epoch.store(epoch, Relaxed);
     }
@@ -232,6 +259,15 @@ impl Guard {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Now {
+    fn held(&self) -> Option<&Held> {
+        match self {
+            Self::Off | Self::Refusing => None,
+            Self::Holding(held) => Some(held),
+        }
     }
 }
 
@@ -276,8 +312,10 @@ mod tests {
         assert_eq!((refusals.unavailable(), refusals.unauthenticated()), (3, 0));
         let age = guard.age().expect("it has rights");
         assert!(age >= 2 * MINUTE);
+        assert_eq!(guard.state(), GuardState::Stale);
         guard.renew();
         assert!(guard.age().expect("it has rights") < age);
+        assert!(matches!(guard.state(), GuardState::Good(now) if now < age));
         caller.pass().expect("they are confirmed");
         remembered.pass().expect("they are confirmed");
         let refused = stranger.pass().expect_err("nobody");
@@ -305,7 +343,7 @@ mod tests {
         let guard = old_guard(&Token::random()).with_stale_max(MINUTE);
         guard.set(None);
         age(&guard);
-        assert_eq!(guard.age(), None);
+        assert_eq!((guard.age(), guard.state()), (None, GuardState::Off));
         let guard = Arc::new(guard);
         let caller = Caller::with_token(Arc::clone(&guard), &Token::random());
         caller.pass().expect("nothing is enforced");

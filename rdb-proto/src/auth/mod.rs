@@ -65,7 +65,7 @@ pub(crate) use credentials::Credentials;
 #[cfg(feature = "process")]
 pub use grant::{BadGrant, check_grant};
 #[cfg(feature = "process")]
-pub use guard::{Guard, Refusals};
+pub use guard::{Guard, GuardState, Refusals};
 pub use hyper::header::AUTHORIZATION;
 #[cfg(feature = "process")]
 pub use pass::Pass;
