@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdb_proto::auth::Guard;
+use rdb_proto::auth::{Guard, GuardState};
 use tokio::sync::watch;
 
 /// From this age on the copy is told of. It is renewed every two seconds, and a placement driver may be restarted meanwhile.
@@ -12,6 +12,7 @@ const OLD_AFTER: Duration = Duration::from_secs(30);
 /// What a store knows of the rights. The keeper writes it; health, status and metrics read it.
 pub(crate) struct RightsCopy {
     guard: Arc<Guard>,
+    /// The guard's bound, for what is said of it.
     stale_max: Duration,
     /// Whether it is known whether rights are enforced. Only a store that is new does not know.
     told: watch::Sender<bool>,
@@ -21,8 +22,8 @@ pub(crate) struct RightsCopy {
 /// What is wrong at the moment.
 #[derive(Debug, Default)]
 struct Troubles {
-    /// Why the copy was not renewed when the keeper first failed, since when it has not succeeded. What it says does not change with each
-    /// try: whoever watches the health would hear of each. But a refusal takes the place of what may pass by itself.
+    /// Why the first try since the last success has failed. Later tries leave it, or whoever watches the health would hear of each. But a
+    /// refusal takes the place of what may pass by itself.
     renewal: Option<Trouble>,
     /// Why the mark does not say what holds.
     mark: Option<String>,
@@ -35,16 +36,6 @@ pub(crate) struct Trouble {
     pub(crate) cause: String,
     /// Whether it does not let this store in. That does not pass by itself.
     pub(crate) is_refusal: bool,
-}
-
-/// How it is with the copy of a store that is to enforce rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Missing,
-    /// Older than it may be.
-    Stale,
-    /// Good, and that old.
-    Good(Duration),
 }
 
 impl RightsCopy {
@@ -105,13 +96,13 @@ impl RightsCopy {
 
     /// Whether every call for keys is refused.
     pub(crate) fn refuses(&self) -> bool {
-        matches!(self.state(), Some(State::Missing | State::Stale))
+        matches!(self.guard.state(), GuardState::Missing | GuardState::Stale)
     }
 
     /// Why every call for keys is refused, if it is.
     pub(crate) fn refusal(&self) -> Option<String> {
         let trouble = self.troubles().renewal.clone();
-        refusal(self.state()?, self.stale_max, trouble.as_ref())
+        refusal(self.guard.state(), self.stale_max, trouble.as_ref())
     }
 
     /// What an operator has to look at though calls are served.
@@ -120,8 +111,7 @@ impl RightsCopy {
             let troubles = self.troubles();
             (troubles.renewal.clone(), troubles.mark.clone())
         };
-        let state = self.state();
-        let of_copy = state.and_then(|state| warning(state, self.stale_max, renewal.as_ref()));
+        let of_copy = warning(self.guard.state(), self.stale_max, renewal.as_ref());
         let of_mark = mark.map(|cause| {
             format!(
                 "the next start of this store may not know whether rights are enforced: {cause}"
@@ -131,42 +121,30 @@ impl RightsCopy {
         (!warnings.is_empty()).then(|| warnings.join("; "))
     }
 
-    /// `None`: rights are not enforced.
-    fn state(&self) -> Option<State> {
-        if !self.guard.is_enforced() {
-            return None;
-        }
-        Some(match self.guard.age() {
-            None => State::Missing,
-            Some(age) if age > self.stale_max => State::Stale,
-            Some(age) => State::Good(age),
-        })
-    }
-
     fn troubles(&self) -> MutexGuard<'_, Troubles> {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Has no figures that change by themselves: whoever watches the health would hear of each.
-fn refusal(state: State, stale_max: Duration, trouble: Option<&Trouble>) -> Option<String> {
+fn refusal(state: GuardState, stale_max: Duration, trouble: Option<&Trouble>) -> Option<String> {
     let cause = trouble.map(|trouble| trouble.cause.as_str());
     let cause = cause.unwrap_or("no placement driver has been asked yet");
     match state {
-        State::Good(_) => None,
-        State::Missing => Some(format!(
+        GuardState::Off | GuardState::Good(_) => None,
+        GuardState::Missing => Some(format!(
             "it has no copy of the rights yet, and refuses all calls until it has one or is told that it needs none: {cause}"
         )),
-        State::Stale => Some(format!(
+        GuardState::Stale => Some(format!(
             "its copy of the rights is older than --auth-stale-max-s, {} s, and it refuses all calls until that is renewed: {cause}",
             stale_max.as_secs()
         )),
     }
 }
 
-fn warning(state: State, stale_max: Duration, trouble: Option<&Trouble>) -> Option<String> {
-    let State::Good(age) = state else {
-        // The refusal says it.
+fn warning(state: GuardState, stale_max: Duration, trouble: Option<&Trouble>) -> Option<String> {
+    let GuardState::Good(age) = state else {
+        // There is no copy, or the refusal says it.
         return None;
     };
     let trouble = trouble.filter(|trouble| trouble.is_refusal || age > OLD_AFTER)?;
@@ -212,7 +190,7 @@ mod tests {
     #[test]
     fn a_copy_that_is_old_is_told_of_and_one_that_cannot_be_renewed_at_once() {
         let told = |age_s, is_refusal| {
-            let state = State::Good(Duration::from_secs(age_s));
+            let state = GuardState::Good(Duration::from_secs(age_s));
             warning(state, STALE_MAX, Some(&trouble(is_refusal)))
         };
         assert_eq!(told(30, false), None, "a restart of a placement driver");
@@ -220,13 +198,13 @@ mod tests {
         assert!(old.contains("31 s old"), "{old}");
         assert!(old.contains("3600 s: pd:1: because"), "{old}");
         assert!(told(1, true).is_some());
-        let fresh = State::Good(Duration::ZERO);
+        let fresh = GuardState::Good(Duration::ZERO);
         assert_eq!(warning(fresh, STALE_MAX, None), None);
         assert_eq!(refusal(fresh, STALE_MAX, None), None);
-        let stale = refusal(State::Stale, STALE_MAX, Some(&trouble(false)));
+        let stale = refusal(GuardState::Stale, STALE_MAX, Some(&trouble(false)));
         let stale = stale.expect("it refuses");
         assert!(stale.contains("--auth-stale-max-s, 3600 s"), "{stale}");
-        assert_eq!(warning(State::Stale, STALE_MAX, None), None);
+        assert_eq!(warning(GuardState::Stale, STALE_MAX, None), None);
     }
 
     #[test]
