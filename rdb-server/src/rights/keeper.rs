@@ -97,16 +97,40 @@ impl RightsKeeper {
         let taken_in_by = *self.taken_in_by.borrow_and_update();
         let asked = taken_in_by.unwrap_or(self.next);
         let known_version = self.known_version(asked);
-        let renewed = match self.ask(asked, known_version).await {
-            Ok(response) if response.enforced => self.take(asked, known_version, response).await,
-            Ok(_) => self.lift(taken_in_by.is_some()).await,
-            Err(status) => self.judge(&status, taken_in_by.is_some()).await,
-        };
-        if renewed.is_err() {
+        let answer = self.ask(asked, known_version).await;
+        let learned = self
+            .learn(answer, asked, known_version, taken_in_by.is_some())
+            .await;
+        if learned.is_err() {
             self.copied_from = None;
             self.next = self.placement_drivers.after(asked);
         }
-        renewed
+        learned
+    }
+
+    /// Takes the store from one row of the module's table to another, as the answer of a placement driver says, or leaves it in its row.
+    async fn learn(
+        &mut self,
+        answer: Result<GetRightsResponse, Status>,
+        asked: usize,
+        known_version: u64,
+        has_taken_in: bool,
+    ) -> Result<(), Trouble> {
+        let status = match answer {
+            Ok(response) if response.enforced => {
+                return self.take(asked, known_version, response).await;
+            }
+            Ok(_) => return self.lift(has_taken_in).await,
+            Err(status) => status,
+        };
+        let cause = status.message().to_owned();
+        let is_refusal = refuses_identity(&status);
+        if is_refusal {
+            self.close().await;
+        } else if status.code() == Code::Unimplemented {
+            return self.do_without(cause, has_taken_in).await;
+        }
+        Err(Trouble { cause, is_refusal })
     }
 
     /// The version that need not be sent again. 0: all are to be sent.
@@ -173,8 +197,7 @@ impl RightsKeeper {
 
     /// A placement driver says that rights are not enforced.
     async fn lift(&mut self, has_taken_in: bool) -> Result<(), Trouble> {
-        let guard = self.copy.guard();
-        if !guard.is_enforced() && !self.mark.may_be_there() {
+        if self.serves_everybody() {
             return Ok(());
         }
         if !has_taken_in {
@@ -185,34 +208,37 @@ impl RightsKeeper {
                 is_refusal: false,
             });
         }
-        if guard.is_enforced() && self.mark.may_be_there() {
+        if self.copy.guard().is_enforced() && self.mark.may_be_there() {
             tracing::warn!("rights are not enforced any more: everybody may do everything");
         }
         self.open().await;
         Ok(())
     }
 
-    /// There was no answer, or a refusal.
-    async fn judge(&mut self, status: &Status, has_taken_in: bool) -> Result<(), Trouble> {
-        let is_refusal = refuses_identity(status);
-        let mut cause = status.message().to_owned();
-        if is_refusal {
-            self.close().await;
-        } else if status.code() == Code::Unimplemented {
-            if self.mark.may_be_there() {
-                let file = Mark::FILE;
-                cause.push_str(&format!(
-                    "; or its release knows no rights, and this store was told that they are enforced. To serve everybody nevertheless, \
-                     stop it and remove the file {file} in its data directory"
-                ));
-            } else if !self.copy.guard().is_enforced() {
-                return Ok(());
-            } else if has_taken_in {
-                self.open().await;
-                return Ok(());
-            }
+    /// A placement driver knows no rights. A store that is new serves everybody once such a one has taken it in. Nothing else changes.
+    async fn do_without(&mut self, mut cause: String, has_taken_in: bool) -> Result<(), Trouble> {
+        if self.serves_everybody() {
+            return Ok(());
         }
-        Err(Trouble { cause, is_refusal })
+        if self.copy.is_told() {
+            let file = Mark::FILE;
+            cause.push_str(&format!(
+                "; or its release knows no rights, and this store was told that they are enforced. To serve everybody nevertheless, \
+                 stop it and remove the file {file} in its data directory"
+            ));
+        } else if has_taken_in {
+            self.open().await;
+            return Ok(());
+        }
+        Err(Trouble {
+            cause,
+            is_refusal: false,
+        })
+    }
+
+    /// Whether everybody is served, and will be after a restart.
+    fn serves_everybody(&self) -> bool {
+        !self.copy.guard().is_enforced() && !self.mark.may_be_there()
     }
 
     /// Rights are enforced, and this store has got none that it can use. What it was given before holds until it is too old.
@@ -271,23 +297,18 @@ impl RightsKeeper {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::pin::pin;
     use std::sync::mpsc;
 
     use futures::future::poll_immediate;
+    use rdb_proto::auth::GuardState;
     use rdb_proto::authpb::{self, Grant, User};
     use tempfile::TempDir;
     use tokio::runtime::Builder;
     use tokio::task::spawn_blocking;
 
     use super::*;
-
-    /// Of a store with regions, which was never told that rights are enforced.
-    fn keeper(data_directory: &TempDir) -> RightsKeeper {
-        let drivers = PlacementDrivers::new(&[], None, None).expect("there are none");
-        let copy = RightsCopy::new(false, false, Duration::from_secs(3600));
-        RightsKeeper::new(drivers, Arc::new(copy), Mark::open(data_directory.path()))
-    }
 
     fn directory() -> TempDir {
         TempDir::new().expect("the temporary directory can be written")
@@ -304,6 +325,89 @@ mod tests {
         authpb::Rights { version: 1, users }
     }
 
+    /// The rows of the module's table, from the top.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Row {
+        New,
+        Open,
+        Holding,
+        Closed,
+    }
+
+    impl Row {
+        const ALL: [Self; 4] = [Self::New, Self::Open, Self::Holding, Self::Closed];
+
+        fn has_mark(self) -> bool {
+            matches!(self, Self::Holding | Self::Closed)
+        }
+
+        async fn keeper(self, directory: &TempDir) -> RightsKeeper {
+            if self.has_mark() {
+                let written = fs::write(directory.path().join(Mark::FILE), "");
+                written.expect("it can be written");
+            }
+            let drivers = PlacementDrivers::new(&[], None, None).expect("there are none");
+            let mark = Mark::open(directory.path());
+            let stale_max = Duration::from_secs(3600);
+            let copy = RightsCopy::new(mark.may_be_there(), self == Self::New, stale_max);
+            let mut keeper = RightsKeeper::new(drivers, Arc::new(copy), mark);
+            if self == Self::Holding {
+                let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+                taken.expect("they can be used");
+            }
+            keeper
+        }
+
+        /// That of a store. What it serves, and what it has on its disk, are what the table says.
+        fn of(keeper: &RightsKeeper, directory: &TempDir) -> Self {
+            let copy = &keeper.copy;
+            let row = match copy.guard().state() {
+                _ if !copy.is_told() => Self::New,
+                GuardState::Off => Self::Open,
+                GuardState::Good(_) => Self::Holding,
+                GuardState::Missing | GuardState::Stale => Self::Closed,
+            };
+            let is_there = directory.path().join(Mark::FILE).exists();
+            assert_eq!(is_there, row.has_mark(), "{row:?}");
+            assert_eq!(copy.refuses(), matches!(row, Self::New | Self::Closed));
+            row
+        }
+    }
+
+    /// For each answer and each row the row that a store is in afterwards: told by one that has not taken it in, and by one that has.
+    #[tokio::test]
+    async fn each_answer_takes_a_store_from_row_to_row_as_the_table_says() {
+        use Row::{Closed, Holding, New, Open};
+        let closing = [[Closed; 2], [Closed; 2], [Holding; 2], [Closed; 2]];
+        let staying = Row::ALL.map(|row| [row; 2]);
+        let opening = [[New, Open], [Open; 2], [Holding, Open], [Closed, Open]];
+        let opening_new = [[New, Open], [Open; 2], [Holding; 2], [Closed; 2]];
+        let usable = enforced(Some(rights(Vec::new())));
+        for (answer, of_rows) in [
+            (Ok(usable), [[Holding; 2]; 4]),
+            (Ok(enforced(None)), closing),
+            (Err(Status::unauthenticated("no token")), closing),
+            (Err(Status::permission_denied("no store")), closing),
+            (Ok(GetRightsResponse::default()), opening),
+            (Err(Status::unimplemented("no rights")), opening_new),
+            (Err(Status::unavailable("away")), staying),
+        ] {
+            for (from, of_row) in Row::ALL.into_iter().zip(of_rows) {
+                for (has_taken_in, expected) in [false, true].into_iter().zip(of_row) {
+                    let directory = directory();
+                    let mut keeper = from.keeper(&directory).await;
+                    let mut learned = keeper.learn(answer.clone(), 0, 0, has_taken_in).await;
+                    // A mark that takes the disk long is tried again with each answer.
+                    while keeper.copy.warning().is_some() {
+                        learned = keeper.learn(answer.clone(), 0, 0, has_taken_in).await;
+                    }
+                    let to = Row::of(&keeper, &directory);
+                    assert_eq!(to, expected, "{from:?}, {answer:?}: {learned:?}");
+                }
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_store_is_closed_by_rights_that_it_cannot_use() {
         let unknown_role = Grant {
@@ -317,7 +421,7 @@ mod tests {
         };
         for sent in [Some(rights(vec![user])), None] {
             let directory = directory();
-            let mut keeper = keeper(&directory);
+            let mut keeper = Row::Open.keeper(&directory).await;
             let trouble = keeper.take(0, 0, enforced(sent)).await;
             trouble.expect_err("they cannot be used");
             assert!(keeper.copy.refuses());
@@ -328,7 +432,7 @@ mod tests {
     #[tokio::test]
     async fn rights_that_cannot_be_used_leave_those_that_hold() {
         let directory = directory();
-        let mut keeper = keeper(&directory);
+        let mut keeper = Row::Open.keeper(&directory).await;
         let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
         taken.expect("they can be used");
         let trouble = keeper.take(0, 0, enforced(None)).await;
@@ -348,7 +452,7 @@ mod tests {
             let (release, released) = mpsc::channel::<()>();
             let occupied = spawn_blocking(move || released.recv());
             let directory = directory();
-            let mut keeper = keeper(&directory);
+            let mut keeper = Row::Open.keeper(&directory).await;
             let copy = Arc::clone(&keeper.copy);
             let mut taking = pin!(keeper.take(0, 0, enforced(Some(rights(Vec::new())))));
             assert!(poll_immediate(taking.as_mut()).await.is_none());
@@ -364,7 +468,7 @@ mod tests {
     #[tokio::test]
     async fn all_rights_are_asked_for_of_another_and_now_and_then() {
         let directory = directory();
-        let mut keeper = keeper(&directory);
+        let mut keeper = Row::Open.keeper(&directory).await;
         let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
         taken.expect("they can be used");
         assert_eq!(keeper.known_version(1), 0, "of another one");
