@@ -36,11 +36,11 @@ pub(super) struct Served {
 impl Served {
     /// Serves one region to everybody, by calls and streams.
     pub(super) async fn start() -> Self {
-        Self::start_guarded(None).await
+        Self::start_with(None).await
     }
 
     /// The same to whom `guard` lets in.
-    pub(super) async fn start_guarded(guard: Option<Arc<Guard>>) -> Self {
+    pub(super) async fn start_with(guard: Option<Arc<Guard>>) -> Self {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let options = StorageOptions::new(Role::Server);
         let storage = Storage::open(directory.path(), options).expect("a new directory");

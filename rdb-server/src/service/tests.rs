@@ -162,7 +162,7 @@ fn names(outcomes: &[(&'static str, Result<(), Status>)]) -> Vec<&'static str> {
 #[tokio::test]
 async fn each_call_is_served_inside_of_what_was_granted_and_denied_outside() {
     let user = User::writer("own/");
-    let server = Served::start_guarded(Some(user.guard.clone())).await;
+    let server = Served::start_with(Some(user.guard.clone())).await;
     let inside = outcomes(&server, &user, &["own/a", "own/b"], ("own/", "own0")).await;
     let all = names(&inside);
     assert_eq!(denied(inside), [""; 0]);
@@ -176,7 +176,7 @@ async fn each_call_is_served_inside_of_what_was_granted_and_denied_outside() {
 #[tokio::test]
 async fn one_key_outside_refuses_a_batch_and_a_part_outside_a_range() {
     let user = User::writer("own/");
-    let server = Served::start_guarded(Some(user.guard.clone())).await;
+    let server = Served::start_with(Some(user.guard.clone())).await;
     let half = outcomes(&server, &user, &["own/a", "other"], ("own/", "z")).await;
     let expected = [
         "raw_batch_put",
@@ -208,7 +208,7 @@ async fn one_key_outside_refuses_a_batch_and_a_part_outside_a_range() {
 #[tokio::test]
 async fn a_reader_may_read_and_nothing_else() {
     let user = User::reader("own/");
-    let server = Served::start_guarded(Some(user.guard.clone())).await;
+    let server = Served::start_with(Some(user.guard.clone())).await;
     let called = outcomes(&server, &user, &["own/a", "own/b"], ("own/", "own0")).await;
     let mut writes = names(&called);
     writes.retain(|name| !READS.contains(name));

@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn reads_that_wait_are_refused_once_the_right_to_them_is_revoked() {
         let user = User::reader("own/");
-        let server = Served::start_guarded(Some(user.guard.clone())).await;
+        let server = Served::start_with(Some(user.guard.clone())).await;
         let storage = server.storage.clone();
         let put = move || storage.put_raw("own/large", vec![b'v'; VALUE_BYTES]);
         let put = tokio::task::spawn_blocking(put).await;
