@@ -13,8 +13,8 @@ use rdb_proto::adminpb::{
     TransferLeaderRequest, TransferLeaderResponse,
 };
 use rdb_proto::audit::{AuditLog, AuditOptions, AuditWriter};
-use rdb_proto::auth::{Guard, Rights, Token};
-use rdb_proto::authpb::{self, Grant, Role, User};
+use rdb_proto::auth::{Guard, Token};
+use rdb_proto::authpb::Role;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::BatchRequest;
@@ -31,6 +31,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, until};
+use crate::rights::{rights, user};
 
 /// A server's audit log.
 struct Audited {
@@ -179,22 +180,6 @@ async fn the_end_of_each_administrative_call_is_noted_and_of_no_other() {
     assert_eq!(lines, expected);
 }
 
-fn rights(version: u64, token: &Token, roles: &[Role]) -> Arc<Rights> {
-    let grants = roles.iter().map(|&role| Grant {
-        role: role.into(),
-        ..Grant::default()
-    });
-    let ada = User {
-        name: "ada".to_owned(),
-        token_hashes: vec![token.hash().to_vec().into()],
-        subject: String::new(),
-        grants: grants.collect(),
-    };
-    let users = vec![ada];
-    let rights = Rights::of(&authpb::Rights { version, users });
-    Arc::new(rights.expect("good rights"))
-}
-
 fn with<T>(token: &Token, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let value = format!("Bearer {token}").parse().expect("it is text");
@@ -206,7 +191,8 @@ fn with<T>(token: &Token, message: T) -> Request<T> {
 async fn each_refusal_is_noted_with_who_was_refused_and_what_is_allowed_is_not() {
     let audited = Audited::start();
     let token = Token::random();
-    let guard = Guard::without_limit(rights(1, &token, &[Role::Reader]));
+    let with_roles = |version, roles: &[Role]| rights(version, vec![user("ada", &[&token], roles)]);
+    let guard = Guard::without_limit(with_roles(1, &[Role::Reader]));
     let guard = Arc::new(guard);
     let server = TestServer::start(audited.options(Some(&guard))).await;
     let channel = connect(&server).await;
@@ -229,7 +215,7 @@ async fn each_refusal_is_noted_with_who_was_refused_and_what_is_allowed_is_not()
     let mut answers = opened.expect("allowed").into_inner();
     let answer = guarded("an answer", answers.message()).await;
     answer.expect("allowed").expect("it goes on");
-    guard.set(Some(rights(2, &token, &[])));
+    guard.set(Some(with_roles(2, &[])));
     send().expect("it is open");
     let refused = guarded("the end", answers.message()).await;
     refused.expect_err("it has lost the right");

@@ -142,7 +142,8 @@ impl Users {
     }
 }
 
-fn user(name: &str, tokens: &[&Token], roles: &[Role]) -> User {
+/// A user with these roles over everything.
+pub(crate) fn user(name: &str, tokens: &[&Token], roles: &[Role]) -> User {
     let grants = roles.iter().map(|&role| Grant {
         role: role.into(),
         ..Grant::default()
@@ -156,7 +157,7 @@ fn user(name: &str, tokens: &[&Token], roles: &[Role]) -> User {
     }
 }
 
-fn rights(version: u64, users: Vec<User>) -> Arc<Rights> {
+pub(crate) fn rights(version: u64, users: Vec<User>) -> Arc<Rights> {
     let message = rdb_proto::authpb::Rights { version, users };
     Arc::new(Rights::of(&message).expect("good rights"))
 }
