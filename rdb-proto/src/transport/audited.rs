@@ -76,7 +76,7 @@ pub(super) struct Asked {
 
 /// Notes that a caller was refused before its call, or its message on a stream, was looked at. `method` is the position of the method in
 /// the names.
-pub(super) fn note_refused(
+pub(super) fn note_denied(
     connection: &Connection,
     caller: &Caller,
     method: usize,

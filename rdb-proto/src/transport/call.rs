@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 #[cfg(feature = "process")]
-use super::audited::{Asked, note_refused};
+use super::audited::{Asked, note_denied};
 use super::budget::{ByteBudget, BytesInFlight, ProcessBudgets, Reservation};
 use super::call_names::OTHER_INDEX;
 use super::connection::Connection;
@@ -159,7 +159,7 @@ impl CallBudget {
         let checked = guarded::check(&self.caller, self.method);
         #[cfg(feature = "process")]
         if let Err(refusal) = &checked {
-            note_refused(&self.connection, &self.caller, self.method, refusal);
+            note_denied(&self.connection, &self.caller, self.method, refusal);
         }
         checked
     }
@@ -191,8 +191,8 @@ impl CallBudget {
         }
     }
 
-    /// The call is refused, and no handler has seen it.
-    pub(super) fn note_refused(&self) {
+    /// The request found no room: the call is refused, and no handler has seen it.
+    pub(super) fn note_found_no_room(&self) {
         let waited = self.waited.take();
         self.connection
             .note_unserved(self.method, self.trace, waited, true);

@@ -103,7 +103,7 @@ impl CallService {
             let answered = timeout(call_timeout, answering).await;
             let is_refused = method.requests == Requests::Unary && call.is_refused();
             if is_refused {
-                call.note_refused();
+                call.note_found_no_room();
             } else if method.requests == Requests::Unary && answered.is_ok() {
                 // What no handler has taken is of a call that was answered without one, e.g. since it cannot be decoded.
                 call.waited().take();

@@ -31,7 +31,7 @@ struct Progress {
 }
 
 /// The response of the call that this task serves was asked for its next part.
-pub(super) fn note_asked() {
+pub(super) fn note_polled() {
     // Without a task there is nobody to watch it.
     let _ = PROGRESS.try_with(|progress| {
         progress.times_asked.set(progress.times_asked.get() + 1);

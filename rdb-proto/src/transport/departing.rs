@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::budget::Reservation;
 use super::call::CallBudget;
-use super::call_task::{note_asked, note_handed_out};
+use super::call_task::{note_handed_out, note_polled};
 use super::figures::CountedCall;
 use super::methods::{Method, Requests};
 use super::traffic::ChunkTick;
@@ -111,7 +111,7 @@ impl Body for Departing {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let departing = self.get_mut();
-        note_asked();
+        note_polled();
         let chunk = if departing.rest.is_empty() {
             let frame = match Pin::new(&mut departing.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => frame,

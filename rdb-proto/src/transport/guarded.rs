@@ -7,7 +7,7 @@ use hyper::header::AUTHORIZATION;
 use tonic::Code;
 
 use super::access::Access;
-use super::audited::note_refused;
+use super::audited::note_denied;
 use super::call_names::access;
 use super::connection::Connection;
 use super::serve::ServeOptions;
@@ -61,7 +61,7 @@ impl Guarded {
                 if refusal.code == Code::Unauthenticated {
                     connection.note_let_in(false);
                 }
-                note_refused(connection, &caller, method, &refusal);
+                note_denied(connection, &caller, method, &refusal);
                 Err(refusal)
             }
         }
