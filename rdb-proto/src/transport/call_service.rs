@@ -69,9 +69,9 @@ impl CallService {
         }
     }
 
-    /// Passes a call on whose base is reserved, after it has waited so long for that. What is boxed of it lives until the response, so the request is moved on
-    /// before.
-    fn admit(
+    /// Serves a call whose base is reserved, and which has waited that long for it. The request is moved on before the future is
+    /// made: what the future holds lives until the response.
+    fn serve_admitted(
         &self,
         method: &'static Method,
         request: Request<Incoming>,
@@ -119,8 +119,8 @@ impl CallService {
         }
     }
 
-    /// Waits for the base of a call, or refuses it.
-    async fn admit_later(
+    /// Waits for the base of a call and serves it, or refuses it.
+    async fn serve_later(
         self,
         method: &'static Method,
         request: Request<Incoming>,
@@ -136,7 +136,7 @@ impl CallService {
         match budgets.reserve(base_bytes, wait).await {
             Ok(base) => {
                 let base = (base, waiting.admitted());
-                self.admit(method, request, caller, base, place, counted)
+                self.serve_admitted(method, request, caller, base, place, counted)
                     .await
             }
             Err(Busy) => {
@@ -240,8 +240,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             return Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))));
         }
         let index = counted.method();
-        let admitted = self.guarded.admit(&mut request, index, &self.connection);
-        let caller = match admitted {
+        let caller = match self.guarded.let_in(&mut request, index, &self.connection) {
             Ok(caller) => caller,
             Err(fault) => {
                 let answer = Status::from(fault).into_http();
@@ -261,8 +260,8 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         match budgets.try_reserve(base_bytes) {
             Some(base) => {
                 let base = (base, Duration::ZERO);
-                let admitted = self.admit(method, request, caller, base, place, counted);
-                Box::pin(admitted.map(Ok))
+                let served = self.serve_admitted(method, request, caller, base, place, counted);
+                Box::pin(served.map(Ok))
             }
             // What waits is not charged.
             None if head_bytes > WAITING_HEAD_BYTES_MAX => {
@@ -270,9 +269,8 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             }
             None => {
                 let later = self.clone();
-                let waiting =
-                    later.admit_later(method, request, caller, base_bytes, place, counted);
-                Box::pin(waiting.map(Ok))
+                let served = later.serve_later(method, request, caller, base_bytes, place, counted);
+                Box::pin(served.map(Ok))
             }
         }
     }

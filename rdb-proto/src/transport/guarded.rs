@@ -29,7 +29,7 @@ impl Guarded {
     /// # Errors
     ///
     /// When the caller may not call it.
-    pub(super) fn admit<B>(
+    pub(super) fn let_in<B>(
         &self,
         request: &mut Request<B>,
         method: usize,

@@ -23,7 +23,7 @@ impl Guarded {
         Self
     }
 
-    pub(super) fn admit<B>(
+    pub(super) fn let_in<B>(
         &self,
         _: &mut Request<B>,
         _: usize,
