@@ -7,8 +7,8 @@ use crate::auth::{Keyspace, Permission};
 pub enum Access {
     /// Nothing: everybody may call it.
     Open,
-    /// The method says itself.
-    Own,
+    /// The handler decides who may call it.
+    ByHandler,
     /// To be a user with any grant.
     SignedIn,
     /// The role `store`.

@@ -1,5 +1,5 @@
-//! What the transport notes in the audit log: the end of each call that is for admins, or says itself whom it is for, and each refusal of
-//! a caller, on open streams, too.
+//! What the transport notes in the audit log: the end of each call that is for admins or whose handler decides who may call, and each
+//! refusal of a caller, on open streams, too.
 //!
 //! A call that finds no room for its request has asked for nothing yet, and is not noted.
 
@@ -28,7 +28,7 @@ impl Audited {
     /// `None`: the end of the call is not noted.
     pub(super) fn of(call: &Arc<CallBudget>) -> Option<Box<Self>> {
         let log = call.connection.audit.get()?;
-        let is_noted = matches!(access(call.method), Access::Admin | Access::Own);
+        let is_noted = matches!(access(call.method), Access::Admin | Access::ByHandler);
         is_noted.then(|| {
             Box::new(Self {
                 log: log.clone(),

@@ -1,7 +1,7 @@
 //! The methods that calls are counted by, and what a caller needs for each. Whatever else is called is counted as one: a label takes no
 //! values from clients.
 
-use super::access::Access::{self, Admin, Commands, Keys, Open, Own, SignedIn, Store};
+use super::access::Access::{self, Admin, ByHandler, Commands, Keys, Open, SignedIn, Store};
 use crate::auth::Keyspace::{Raw, Versioned};
 use crate::auth::Permission::{Read, Write};
 
@@ -39,14 +39,14 @@ const METHODS: &[(&str, &str, Access)] = &[
     ("pdpb.Pd", "GetOperators", Admin),
     ("pdpb.Pd", "CancelOperator", Admin),
     ("pdpb.Pd", "GetClusterInfo", SignedIn),
-    ("authpb.Auth", "Enable", Own),
+    ("authpb.Auth", "Enable", ByHandler),
     ("authpb.Auth", "AddUser", Admin),
     ("authpb.Auth", "RemoveUser", Admin),
     ("authpb.Auth", "ChangeToken", Admin),
     ("authpb.Auth", "GetUsers", Admin),
     ("authpb.Auth", "Grant", Admin),
     ("authpb.Auth", "Revoke", Admin),
-    ("authpb.Auth", "Check", Own),
+    ("authpb.Auth", "Check", ByHandler),
     ("authpb.Auth", "GetRights", Store),
     ("grpc.health.v1.Health", "Check", Open),
     ("grpc.health.v1.Health", "Watch", Open),
@@ -148,8 +148,8 @@ mod tests {
             ("adminpb.RegionAdmin/TransferLeader", Admin),
             ("authpb.Auth/AddUser", Admin),
             ("authpb.Auth/ChangeToken", Admin),
-            ("authpb.Auth/Check", Own),
-            ("authpb.Auth/Enable", Own),
+            ("authpb.Auth/Check", ByHandler),
+            ("authpb.Auth/Enable", ByHandler),
             ("authpb.Auth/GetRights", Store),
             ("authpb.Auth/GetUsers", Admin),
             ("authpb.Auth/Grant", Admin),

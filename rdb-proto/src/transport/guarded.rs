@@ -45,13 +45,13 @@ impl Guarded {
         let credentials = Credentials::of(request.headers(), certificate);
         request.headers_mut().remove(AUTHORIZATION);
         let caller = Caller::new(Arc::clone(guard), credentials);
-        if access(method) == Access::Own {
+        if access(method) == Access::ByHandler {
             // The audit log tells who it was, whatever the method says.
             caller.look_up();
         }
         match check(&caller, method) {
             Ok(()) => {
-                let is_for_anybody = matches!(access(method), Access::Open | Access::Own);
+                let is_for_anybody = matches!(access(method), Access::Open | Access::ByHandler);
                 if !is_for_anybody || !guard.is_enforced() {
                     connection.note_let_in(true);
                 }
@@ -85,7 +85,7 @@ pub(super) fn is_signed_in(caller: &Caller) -> bool {
 /// When it may not.
 pub(super) fn check(caller: &Caller, method: usize) -> Result<(), Fault> {
     match access(method) {
-        Access::Open | Access::Own => Ok(()),
+        Access::Open | Access::ByHandler => Ok(()),
         Access::SignedIn | Access::Keys(..) | Access::Commands => caller.pass()?.check_signed_in(),
         Access::Store => caller.pass()?.check_store(),
         Access::Admin => caller.pass()?.check_admin(),

@@ -225,7 +225,8 @@ mod tests {
         use super::super::access::Access;
         use super::super::call_names::{access, method_index};
         methods(|path, _, _, _| {
-            let is_for_anybody = matches!(access(method_index(path)), Access::Open | Access::Own);
+            let is_for_anybody =
+                matches!(access(method_index(path)), Access::Open | Access::ByHandler);
             let method = Method::of(path);
             let is_small = method.requests == Requests::Unary && method.message_bytes_max.is_some();
             assert_eq!(is_small, is_for_anybody, "{path}");

@@ -253,7 +253,7 @@ async fn each_method_is_for_whom_its_row_says() {
             ("admin", Some(&users.admin)),
         ] {
             let expected = match (access, caller) {
-                (Access::Open | Access::Own, _) => None,
+                (Access::Open | Access::ByHandler, _) => None,
                 (_, "nobody" | "a stranger") => Some(Code::Unauthenticated),
                 (_, "admin") => None,
                 (Access::Store, "store") => None,
