@@ -11,8 +11,8 @@ use tonic::{Code, Status};
 
 use super::access::Access;
 use super::call::CallBudget;
-use super::call_names::{access, method_name};
 use super::connection::Connection;
+use super::methods::Method;
 use crate::audit::{AuditCaller, AuditEvent, AuditKey, AuditLog, AuditRank, outcome_of};
 use crate::auth::Caller;
 use crate::error::{Fault, details};
@@ -28,7 +28,7 @@ impl Audited {
     /// `None`: the end of the call is not noted.
     pub(super) fn of(call: &Arc<CallBudget>) -> Option<Box<Self>> {
         let log = call.connection.audit.get()?;
-        let is_noted = matches!(access(call.method), Access::Admin | Access::ByHandler);
+        let is_noted = matches!(call.method.access, Access::Admin | Access::ByHandler);
         is_noted.then(|| {
             Box::new(Self {
                 log: log.clone(),
@@ -58,7 +58,7 @@ impl Audited {
     /// A call that everybody may make is for administrators when its handler says what it asks for: it makes the first one.
     fn rank(&self, code: Code) -> AuditRank {
         let is_for_admins =
-            access(self.call.method) == Access::Admin || self.call.asked.get().is_some();
+            self.call.method.access == Access::Admin || self.call.asked.get().is_some();
         if is_for_admins && !matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
             AuditRank::Administrative
         } else {
@@ -74,12 +74,11 @@ pub(super) struct Asked {
     key: Option<AuditKey>,
 }
 
-/// Notes that a caller was refused before its call, or its message on a stream, was looked at. `method` is the position of the method in
-/// the names.
+/// Notes that a caller was refused before its call, or its message on a stream, was looked at.
 pub(super) fn note_denied(
     connection: &Connection,
     caller: &Caller,
-    method: usize,
+    method: &Method,
     refusal: &Fault,
 ) {
     let Some(log) = connection.audit.get() else {
@@ -88,7 +87,7 @@ pub(super) fn note_denied(
     let outcome = outcome_of(refusal.code, refusal.fate);
     log.note(AuditEvent {
         cause: Cow::Owned(refusal.cause.clone()),
-        ..AuditEvent::of_call(of(connection, caller), method_name(method), outcome)
+        ..AuditEvent::of_call(of(connection, caller), method.names(), outcome)
     });
 }
 
@@ -107,7 +106,7 @@ impl CallBudget {
 
     /// What the audit log tells of the call, when that has ended so.
     pub fn audit_event(&self, outcome: &'static str) -> AuditEvent {
-        AuditEvent::of_call(self.audit_caller(), method_name(self.method), outcome)
+        AuditEvent::of_call(self.audit_caller(), self.method.names(), outcome)
     }
 
     /// Tells what the call asks for, for the audit log: in words without keys, values and tokens. They are made only where there is a

@@ -307,7 +307,7 @@ mod tests {
     const ENTRY: [u8; 2] = [2 << 3 | 2, 0];
 
     fn counter(path: &str) -> FieldCounter {
-        FieldCounter::new(Method::of(path).bounded.as_ref())
+        FieldCounter::new(Method::of(path).bounded)
     }
 
     fn check(path: &str, message: &[u8]) -> Result<(), Fault> {

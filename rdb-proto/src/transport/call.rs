@@ -12,11 +12,10 @@ use tonic::Request;
 #[cfg(feature = "process")]
 use super::audited::{Asked, note_denied};
 use super::budget::{ByteBudget, BytesInFlight, ProcessBudgets, Reservation};
-use super::call_names::OTHER_INDEX;
 use super::connection::Connection;
 use super::guarded::{self, Caller};
 use super::limits::{CALL_BUFFER_BYTES, PROCESS_BYTES_IN_FLIGHT_MAX, WATCH_BYTES};
-use super::methods::Requests;
+use super::methods::Method;
 use super::stream_places::StreamPlace;
 #[cfg(feature = "tls")]
 use super::tls::PeerIdentity;
@@ -37,9 +36,7 @@ use crate::trace::{self, TraceContext};
 #[derive(Debug)]
 pub struct CallBudget {
     pub(super) connection: Arc<Connection>,
-    requests: Requests,
-    /// The position of its method in the names.
-    pub(super) method: usize,
+    pub(super) method: &'static Method,
     charges: Mutex<Charges>,
     waited: Waited,
     trace: Option<TraceContext>,
@@ -80,8 +77,7 @@ impl CallBudget {
         let trace = trace::of_headers(request.metadata().as_ref());
         Self::new(
             Arc::new(connection),
-            Requests::Unary,
-            OTHER_INDEX,
+            Method::other(),
             trace,
             Caller::anyone(),
             None,
@@ -91,8 +87,7 @@ impl CallBudget {
 
     pub(super) fn new(
         connection: Arc<Connection>,
-        requests: Requests,
-        method: usize,
+        method: &'static Method,
         trace: Option<TraceContext>,
         caller: Caller,
         base: Option<Reservation>,
@@ -105,7 +100,6 @@ impl CallBudget {
         };
         Arc::new(Self {
             connection,
-            requests,
             method,
             charges: Mutex::new(charges),
             waited: Waited::default(),
@@ -119,7 +113,7 @@ impl CallBudget {
 
     /// The budgets of the call's connection and of the process.
     pub fn bytes_in_flight(&self) -> &BytesInFlight {
-        self.connection.budgets(self.requests)
+        self.connection.budgets(self.method.requests)
     }
 
     /// Cancelled when the call's connection is about to be closed: the process drains, or nothing has moved on the

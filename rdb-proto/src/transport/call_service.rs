@@ -83,8 +83,7 @@ impl CallService {
         let connection = Arc::clone(&self.connection);
         let call = CallBudget::new(
             connection,
-            method.requests,
-            counted.method(),
+            method,
             trace_of(method, &request),
             caller,
             Some(base),
@@ -132,7 +131,7 @@ impl CallService {
         let budgets = self.connection.budgets(method.requests);
         let wait = method.requests.admission_wait();
         let trace = trace_of(method, &request);
-        let waiting = WaitingCall::begin(&self.connection, counted.method(), trace);
+        let waiting = WaitingCall::begin(&self.connection, method, trace);
         match budgets.reserve(base_bytes, wait).await {
             Ok(base) => {
                 let base = (base, waiting.admitted());
@@ -153,9 +152,9 @@ impl CallService {
         request: &Request<Incoming>,
         counted: CountedCall,
     ) -> Response<Departing> {
-        let (index, trace) = (counted.method(), trace_of(method, request));
+        let trace = trace_of(method, request);
         self.connection
-            .note_unserved(index, trace, Duration::ZERO, true);
+            .note_unserved(method, trace, Duration::ZERO, true);
         self.refuse(method, refused(method), counted)
     }
 
@@ -186,9 +185,7 @@ impl CallService {
         counted: CountedCall,
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
-        let (requests, index) = (method.requests, counted.method());
-        let caller = Caller::anyone();
-        let call = CallBudget::new(connection, requests, index, None, caller, None, None);
+        let call = CallBudget::new(connection, method, None, Caller::anyone(), None, None);
         Departing::respond(method, answer, call, counted)
     }
 }
@@ -233,14 +230,13 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let method = Method::of(request.uri().path());
-        let counted = CountedCall::begin(&self.figures, request.uri().path());
+        let counted = CountedCall::begin(&self.figures, method);
         if self.is_for_stores && method.requests != Requests::StoreStream {
             // A client. It may find room the next time.
             self.connection.closing.cancel();
             return Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))));
         }
-        let index = counted.method();
-        let caller = match self.guarded.let_in(&mut request, index, &self.connection) {
+        let caller = match self.guarded.let_in(&mut request, method, &self.connection) {
             Ok(caller) => caller,
             Err(fault) => {
                 let answer = Status::from(fault).into_http();

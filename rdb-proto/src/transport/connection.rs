@@ -19,14 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::Refusals;
 use super::budget::{BytesInFlight, ProcessBudgets};
-use super::call_names::method_name;
 use super::call_service::CallService;
 use super::call_task::CallExecutor;
 use super::limits::{
     CALL_WINDOW_BYTES, CONCURRENT_STREAMS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
     REQUEST_HEADER_LIST_BYTES_MAX, WINDOW_RATIO,
 };
-use super::methods::Requests;
+use super::methods::{Method, Requests};
 use super::places::Place;
 use super::secured::Secured;
 use super::serve::ServeOptions;
@@ -134,10 +133,10 @@ impl Connection {
         !self.is_let_in.load(Relaxed) && self.traffic.has_had_calls()
     }
 
-    /// Tells of a call that no handler saw. `method` is its position in the names.
+    /// Tells of a call that no handler saw.
     pub(super) fn note_unserved(
         &self,
-        method: usize,
+        method: &Method,
         trace: Option<TraceContext>,
         waited: Duration,
         is_refused: bool,
@@ -145,7 +144,7 @@ impl Connection {
         let Some(unserved) = &self.unserved else {
             return;
         };
-        let (service, method) = method_name(method);
+        let (service, method) = method.names();
         unserved.note(UnservedCall {
             service,
             method,

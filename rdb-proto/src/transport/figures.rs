@@ -12,9 +12,7 @@ use tonic::Code;
 #[cfg(feature = "process")]
 use super::audited::Audited;
 use super::call::CallBudget;
-#[cfg(any(test, feature = "process"))]
-use super::call_names::method_name;
-use super::call_names::{METHOD_COUNT, method_index};
+use super::methods::{METHODS, Method};
 use crate::figures::Counter;
 
 const CODES: [&str; 17] = [
@@ -45,6 +43,7 @@ pub struct TransportFigures {
     #[cfg(feature = "tls")]
     pub(super) handshakes_failed: Counter,
     connections_ended: Counter,
+    /// By the rows of [`METHODS`].
     methods: Box<[OfMethod]>,
 }
 
@@ -80,7 +79,7 @@ impl Default for TransportFigures {
             #[cfg(feature = "tls")]
             handshakes_failed: Counter::default(),
             connections_ended: Counter::default(),
-            methods: (0..METHOD_COUNT).map(|_| OfMethod::default()).collect(),
+            methods: METHODS.iter().map(|_| OfMethod::default()).collect(),
         }
     }
 }
@@ -97,8 +96,8 @@ impl TransportFigures {
     /// Those that have ended, by method and code, where there are any.
     pub(super) fn calls_ended(&self) -> Vec<Ended> {
         let mut all = Vec::new();
-        for (index, of_method) in self.methods.iter().enumerate() {
-            let (service, method) = method_name(index);
+        for (method, of_method) in METHODS.iter().zip(&self.methods) {
+            let (service, method) = method.names();
             let counts = CODES.iter().zip(of_method.ended());
             let counts = counts.filter(|(_, count)| *count > 0);
             all.extend(counts.map(|(code, count)| Ended {
@@ -113,12 +112,12 @@ impl TransportFigures {
 
     /// Service, method, and how many calls of it are in flight, for each method that was ever called.
     pub(super) fn calls_in_flight(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let methods = self.methods.iter().enumerate();
-        let in_flight = methods.filter_map(|(index, of_method)| {
+        let methods = METHODS.iter().zip(&self.methods);
+        let in_flight = methods.filter_map(|(method, of_method)| {
             // In this order, as above.
             let ended: u64 = of_method.ended().sum();
             let begun = of_method.begun.get();
-            let (service, method) = method_name(index);
+            let (service, method) = method.names();
             (begun > 0).then(|| (service, method, begun.saturating_sub(ended)))
         });
         in_flight.collect()
@@ -137,7 +136,7 @@ impl Drop for CountedConnection {
 /// A call that has begun. It ends with a code, or is cancelled when this is dropped.
 pub(super) struct CountedCall {
     figures: Arc<TransportFigures>,
-    method: usize,
+    method: &'static Method,
     has_ended: bool,
     /// Its end is noted in the audit log.
     #[cfg(feature = "process")]
@@ -145,11 +144,11 @@ pub(super) struct CountedCall {
 }
 
 impl CountedCall {
-    /// Begins a call to the method at `path`.
-    pub(super) fn begin(figures: &Arc<TransportFigures>, path: &str) -> Self {
+    /// Begins a call of `method`.
+    pub(super) fn begin(figures: &Arc<TransportFigures>, method: &'static Method) -> Self {
         let call = Self {
             figures: Arc::clone(figures),
-            method: method_index(path),
+            method,
             has_ended: false,
             #[cfg(feature = "process")]
             audited: None,
@@ -166,11 +165,6 @@ impl CountedCall {
         }
         #[cfg(not(feature = "process"))]
         let _ = call;
-    }
-
-    /// The position of its method in the names.
-    pub(super) fn method(&self) -> usize {
-        self.method
     }
 
     /// Ends the call if these headers or trailers have its status.
@@ -199,7 +193,7 @@ impl CountedCall {
     }
 
     fn of_method(&self) -> &OfMethod {
-        &self.figures.methods[self.method]
+        &self.figures.methods[self.method.index]
     }
 }
 
@@ -232,14 +226,14 @@ mod tests {
     #[test]
     fn a_call_ends_once_with_its_status_or_is_cancelled() {
         let figures = Arc::new(TransportFigures::default());
-        let mut answered = CountedCall::begin(&figures, GET);
+        let mut answered = CountedCall::begin(&figures, Method::of(GET));
         answered.note_status(&HeaderMap::new());
         assert_eq!(figures.calls_in_flight(), [("kvrpc.KvRaw", "RawGet", 1)]);
         answered.note_status(&status("0"));
         answered.note_status(&status("13"));
         drop(answered);
-        drop(CountedCall::begin(&figures, GET));
-        let mut refused = CountedCall::begin(&figures, "/nobody/knows");
+        drop(CountedCall::begin(&figures, Method::of(GET)));
+        let mut refused = CountedCall::begin(&figures, Method::other());
         refused.note_status(&status("12"));
         assert_eq!(
             ended(&figures),

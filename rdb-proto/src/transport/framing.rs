@@ -28,9 +28,8 @@ impl Framing {
     /// Follows the messages of a request of `method`.
     pub(super) fn new(method: &'static Method) -> Self {
         Self {
-            bytes_max: method.message_bytes_max,
-            counter: (!method.requests.are_small())
-                .then(|| FieldCounter::new(method.bounded.as_ref())),
+            bytes_max: method.message_bytes_max(),
+            counter: (!method.requests.are_small()).then(|| FieldCounter::new(method.bounded)),
             ..Self::default()
         }
     }

@@ -8,8 +8,8 @@ use tonic::Code;
 
 use super::access::Access;
 use super::audited::note_denied;
-use super::call_names::access;
 use super::connection::Connection;
+use super::methods::Method;
 use super::serve::ServeOptions;
 pub(super) use crate::auth::Caller;
 use crate::auth::{Credentials, Guard};
@@ -24,7 +24,7 @@ impl Guarded {
         Self(options.guard.clone())
     }
 
-    /// The caller of a call to the method at a position of the names. Takes what it has shown off the request: nobody behind needs it.
+    /// The caller of a call to `method`. Takes what it has shown off the request: nobody behind needs it.
     ///
     /// # Errors
     ///
@@ -32,7 +32,7 @@ impl Guarded {
     pub(super) fn let_in<B>(
         &self,
         request: &mut Request<B>,
-        method: usize,
+        method: &Method,
         connection: &Connection,
     ) -> Result<Caller, Fault> {
         let Some(guard) = &self.0 else {
@@ -45,13 +45,13 @@ impl Guarded {
         let credentials = Credentials::of(request.headers(), certificate);
         request.headers_mut().remove(AUTHORIZATION);
         let caller = Caller::new(Arc::clone(guard), credentials);
-        if access(method) == Access::ByHandler {
+        if method.access == Access::ByHandler {
             // The audit log tells who it was, whatever the method says.
             caller.look_up();
         }
         match check(&caller, method) {
             Ok(()) => {
-                let is_for_anybody = matches!(access(method), Access::Open | Access::ByHandler);
+                let is_for_anybody = matches!(method.access, Access::Open | Access::ByHandler);
                 if !is_for_anybody || !guard.is_enforced() {
                     connection.note_let_in(true);
                 }
@@ -78,13 +78,13 @@ pub(super) fn is_signed_in(caller: &Caller) -> bool {
     caller.is_signed_in()
 }
 
-/// Checks that a caller may, at this moment, call the method at a position of the names.
+/// Checks that a caller may, at this moment, call `method`.
 ///
 /// # Errors
 ///
 /// When it may not.
-pub(super) fn check(caller: &Caller, method: usize) -> Result<(), Fault> {
-    match access(method) {
+pub(super) fn check(caller: &Caller, method: &Method) -> Result<(), Fault> {
+    match method.access {
         Access::Open | Access::ByHandler => Ok(()),
         Access::SignedIn | Access::Keys(..) | Access::Commands => caller.pass()?.check_signed_in(),
         Access::Store => caller.pass()?.check_store(),

@@ -317,9 +317,8 @@ mod tests {
         use std::sync::Arc;
 
         use super::super::budget::{ByteBudget, ProcessBudgets};
-        use super::super::call_names::OTHER_INDEX;
         use super::super::connection::Connection;
-        use super::super::methods::Requests;
+        use super::super::methods::Method;
         use crate::auth::{Caller, Guard, Rights, Token};
         use crate::authpb::{self, Grant, Role, User};
 
@@ -366,8 +365,7 @@ mod tests {
             let peer = peer.parse().expect("an address");
             let connection = Arc::new(connection.of_peer(peer, None, Arc::default()));
             let caller = Caller::with_token(Arc::clone(guard), token);
-            let requests = Requests::Unary;
-            let call = CallBudget::new(connection, requests, OTHER_INDEX, None, caller, None, None);
+            let call = CallBudget::new(connection, Method::other(), None, caller, None, None);
             let mut request = request("");
             request.extensions_mut().insert(call);
             let answer = service.check(request).await.expect("known");

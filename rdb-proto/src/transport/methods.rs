@@ -1,30 +1,77 @@
-//! What the transport has to know of each method, in one table.
+//! What the transport has to know of each method, in one table. Calls are counted by its rows, so that a label takes no values from
+//! clients.
 
 use std::time::Duration;
 
+use tonic::Code;
+
+use super::access::Access::{self, Admin, ByHandler, Commands, Keys, Open, SignedIn, Store};
 use super::bounded::BoundedField;
 use super::limits::{
     ADMISSION_WAIT, ANYBODY_BYTES_MAX, BATCH_COMMANDS_MAX, BATCH_ENTRIES_MAX, CALL_BUFFER_BYTES,
     CALL_BYTES, RAFT_ENTRIES_MAX, RAFT_ITEMS_MAX, REFLECTION_ANSWER_BYTES, REGION_REPORT_BYTES_MAX,
     REGION_REPORTS_MAX,
 };
+use crate::auth::Keyspace::{Raw, Versioned};
+use crate::auth::Permission::{Read, Write};
 
-use tonic::Code;
+use Requests::{ForeignStream, SmallStream, StoreStream, Stream, Unary};
 
 /// A row of the table.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Method {
-    /// The path in HTTP/2. One that ends with `/` is of a service: of its methods that have no row themselves.
+    /// The path in HTTP/2, `/service/method`.
     path: &'static str,
+    /// The position of the row.
+    pub(super) index: usize,
+    /// What a caller needs for it.
+    pub(super) access: Access,
     pub(super) requests: Requests,
     /// Whether one request is answered for as long as the caller likes.
     pub(super) is_watch: bool,
-    /// Longest message of the request in bytes, where that is less than any service takes.
-    pub(super) message_bytes_max: Option<usize>,
     /// Whether field 1 of the response is a routing answer. Else a call that finds no room ends with a status.
     pub(super) has_region_error: bool,
     /// The repeated field of the request.
-    pub(super) bounded: Option<BoundedField>,
+    pub(super) bounded: Option<&'static BoundedField>,
+}
+
+impl Method {
+    /// The method at `path`.
+    pub(super) fn of(path: &str) -> &'static Self {
+        let known = METHODS.iter().find(|method| method.path == path);
+        known.unwrap_or_else(Self::other)
+    }
+
+    /// What all paths are that are of no method.
+    pub(super) fn other() -> &'static Self {
+        &METHODS[METHODS.len() - 1]
+    }
+
+    /// Its service, and its name there.
+    pub(super) fn names(&self) -> (&'static str, &'static str) {
+        let path = &self.path[1..];
+        path.split_once('/').unwrap_or((path, ""))
+    }
+
+    /// Longest message of the request in bytes, where that is less than any service takes. Nobody makes a server take a large message
+    /// without having shown who it is.
+    pub(super) fn message_bytes_max(&self) -> Option<usize> {
+        match self.access {
+            Open => Some(CALL_BUFFER_BYTES),
+            ByHandler => Some(ANYBODY_BYTES_MAX),
+            _ => self.requests.are_small().then_some(CALL_BUFFER_BYTES),
+        }
+    }
+}
+
+/// Service, method, and what a caller needs for it, of every method that a server has.
+#[cfg(feature = "process")]
+pub fn accesses() -> impl Iterator<Item = (&'static str, &'static str, Access)> {
+    let known = METHODS.iter().take(METHODS.len() - 1);
+    known.map(|method| {
+        let (service, name) = method.names();
+        (service, name, method.access)
+    })
 }
 
 /// The messages of a request.
@@ -46,7 +93,7 @@ pub(super) enum Requests {
 }
 
 impl Requests {
-    pub(super) const fn are_small(self) -> bool {
+    pub(super) fn are_small(self) -> bool {
         matches!(self, Self::SmallStream | Self::ForeignStream)
     }
 
@@ -67,136 +114,152 @@ impl Requests {
     }
 }
 
-/// The first row whose path a request begins with is the one that counts.
-static METHODS: [Method; 19] = [
-    batch("/kvrpc.KvRaw/RawBatchPut", "entries"),
-    batch("/kvrpc.KvRaw/RawBatchDelete", "keys"),
-    batch("/kvrpc.KvRaw/RawBatchGet", "keys"),
-    data("/kvrpc.KvRaw/"),
-    batch("/kvrpc.KvCas/BatchGet", "keys"),
-    data("/kvrpc.KvCas/"),
+/// Every method of every server. The last row is that of all other paths: a service that a server has and that is not described to
+/// clients would be called by it, so every user may call it.
+///
+/// What a caller needs is said a second time, as seen from outside, in `rdb-client/tests/auth/table.rs`.
+pub(super) static METHODS: &[Method] = &numbered([
+    stream("/kvrpc.KvBatch/Batch", Commands, Stream, Some(&COMMANDS)),
+    data("/kvrpc.KvRaw/RawPut", Keys(Write, Raw)),
+    data("/kvrpc.KvRaw/RawGet", Keys(Read, Raw)),
+    data("/kvrpc.KvRaw/RawDelete", Keys(Write, Raw)),
+    batch("/kvrpc.KvRaw/RawBatchPut", Keys(Write, Raw), &ENTRIES),
+    batch("/kvrpc.KvRaw/RawBatchDelete", Keys(Write, Raw), &KEYS),
+    batch("/kvrpc.KvRaw/RawBatchGet", Keys(Read, Raw), &KEYS),
+    data("/kvrpc.KvRaw/RawScan", Keys(Read, Raw)),
+    data("/kvrpc.KvRaw/RawDeleteRange", Keys(Write, Raw)),
+    data("/kvrpc.KvCas/CompareAndSwap", Keys(Write, Versioned)),
+    data("/kvrpc.KvCas/Get", Keys(Read, Versioned)),
+    data("/kvrpc.KvCas/CompareAndDelete", Keys(Write, Versioned)),
+    batch("/kvrpc.KvCas/BatchGet", Keys(Read, Versioned), &KEYS),
+    data("/kvrpc.KvCas/Scan", Keys(Read, Versioned)),
+    stream("/raftpb.RaftPeer/Bulk", Store, StoreStream, Some(&ITEMS)),
+    stream("/raftpb.RaftPeer/Urgent", Store, StoreStream, Some(&ITEMS)),
+    stream("/raftpb.RaftPeer/Snapshot", Store, StoreStream, None),
+    data("/adminpb.RegionAdmin/BeginCheck", Admin),
+    data("/adminpb.RegionAdmin/GetChecksum", Admin),
+    data("/adminpb.RegionAdmin/TransferLeader", Admin),
+    stream("/pdpb.Pd/Tso", SignedIn, SmallStream, None),
+    unary("/pdpb.Pd/GetTso", SignedIn),
+    unary("/pdpb.Pd/RegisterStore", Store),
     Method {
-        bounded: Some(BoundedField {
-            tag: 3,
-            name: "commands",
-            count_max: BATCH_COMMANDS_MAX,
-            entry_bytes_max: u64::MAX,
-            code: Code::OutOfRange,
-            within: None,
-        }),
-        ..other("/kvrpc.KvBatch/Batch", Requests::Stream)
+        bounded: Some(&LEADS),
+        ..unary("/pdpb.Pd/StoreHeartbeat", Store)
     },
-    other("/raftpb.RaftPeer/Snapshot", Requests::StoreStream),
-    Method {
-        bounded: Some(BoundedField {
-            tag: 2,
-            name: "items",
-            count_max: RAFT_ITEMS_MAX,
-            entry_bytes_max: u64::MAX,
-            code: Code::OutOfRange,
-            within: Some(&APPENDS),
-        }),
-        ..other("/raftpb.RaftPeer/", Requests::StoreStream)
-    },
-    data("/adminpb.RegionAdmin/"),
-    other("/pdpb.Pd/Tso", Requests::SmallStream),
-    Method {
-        bounded: Some(BoundedField {
-            tag: 6,
-            name: "leads",
-            count_max: REGION_REPORTS_MAX,
-            entry_bytes_max: REGION_REPORT_BYTES_MAX as u64,
-            code: Code::InvalidArgument,
-            within: None,
-        }),
-        ..other("/pdpb.Pd/StoreHeartbeat", Requests::Unary)
-    },
-    other("/pdpb.Pd/", Requests::Unary),
-    of_anybody("/authpb.Auth/Enable", ANYBODY_BYTES_MAX),
-    of_anybody("/authpb.Auth/Check", ANYBODY_BYTES_MAX),
-    other("/authpb.Auth/", Requests::Unary),
+    unary("/pdpb.Pd/GetStores", SignedIn),
+    unary("/pdpb.Pd/GetRegion", SignedIn),
+    unary("/pdpb.Pd/ScanRegions", SignedIn),
+    unary("/pdpb.Pd/RemoveStore", Admin),
+    unary("/pdpb.Pd/AddOperator", Admin),
+    unary("/pdpb.Pd/GetOperators", Admin),
+    unary("/pdpb.Pd/CancelOperator", Admin),
+    unary("/pdpb.Pd/GetClusterInfo", SignedIn),
+    unary("/authpb.Auth/Enable", ByHandler),
+    unary("/authpb.Auth/AddUser", Admin),
+    unary("/authpb.Auth/RemoveUser", Admin),
+    unary("/authpb.Auth/ChangeToken", Admin),
+    unary("/authpb.Auth/GetUsers", Admin),
+    unary("/authpb.Auth/Grant", Admin),
+    unary("/authpb.Auth/Revoke", Admin),
+    unary("/authpb.Auth/Check", ByHandler),
+    unary("/authpb.Auth/GetRights", Store),
+    unary("/grpc.health.v1.Health/Check", Open),
     Method {
         is_watch: true,
-        ..of_anybody("/grpc.health.v1.Health/Watch", CALL_BUFFER_BYTES)
+        ..unary("/grpc.health.v1.Health/Watch", Open)
     },
-    of_anybody("/grpc.health.v1.Health/", CALL_BUFFER_BYTES),
-    other("/grpc.reflection.", Requests::ForeignStream),
-];
+    stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        SignedIn,
+        ForeignStream,
+        None,
+    ),
+    stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        SignedIn,
+        ForeignStream,
+        None,
+    ),
+    unary("/other/other", SignedIn),
+]);
 
+static COMMANDS: BoundedField = repeated(3, "commands", BATCH_COMMANDS_MAX, Code::OutOfRange);
+static ENTRIES: BoundedField = repeated(2, "entries", BATCH_ENTRIES_MAX, Code::InvalidArgument);
+static KEYS: BoundedField = repeated(2, "keys", BATCH_ENTRIES_MAX, Code::InvalidArgument);
+static LEADS: BoundedField = BoundedField {
+    entry_bytes_max: REGION_REPORT_BYTES_MAX as u64,
+    ..repeated(6, "leads", REGION_REPORTS_MAX, Code::InvalidArgument)
+};
+static ITEMS: BoundedField = BoundedField {
+    within: Some(&APPENDS),
+    ..repeated(2, "items", RAFT_ITEMS_MAX, Code::OutOfRange)
+};
 /// Those of the items of an envelope: each has one.
 static APPENDS: BoundedField = BoundedField {
-    tag: 6,
-    name: "appends",
-    count_max: RAFT_ITEMS_MAX,
-    entry_bytes_max: u64::MAX,
-    code: Code::OutOfRange,
     within: Some(&APPENDED_ENTRIES),
+    ..repeated(6, "appends", RAFT_ITEMS_MAX, Code::OutOfRange)
 };
-
 /// Those of all appends of an envelope.
-static APPENDED_ENTRIES: BoundedField = BoundedField {
-    tag: 4,
-    name: "entries",
-    count_max: RAFT_ENTRIES_MAX,
-    entry_bytes_max: u64::MAX,
-    code: Code::OutOfRange,
-    within: None,
-};
+static APPENDED_ENTRIES: BoundedField = repeated(4, "entries", RAFT_ENTRIES_MAX, Code::OutOfRange);
 
-static UNKNOWN: Method = other("", Requests::Unary);
-
-const fn batch(path: &'static str, name: &'static str) -> Method {
-    let entries = BoundedField {
-        tag: 2,
+const fn repeated(tag: u64, name: &'static str, count_max: usize, code: Code) -> BoundedField {
+    BoundedField {
+        tag,
         name,
-        count_max: BATCH_ENTRIES_MAX,
+        count_max,
         entry_bytes_max: u64::MAX,
-        code: Code::InvalidArgument,
+        code,
         within: None,
-    };
-    Method {
-        bounded: Some(entries),
-        ..data(path)
     }
 }
 
-const fn data(path: &'static str) -> Method {
-    Method {
-        has_region_error: true,
-        ..other(path, Requests::Unary)
-    }
-}
-
-/// What somebody may call who is no user: nobody vouches for what it sends.
-const fn of_anybody(path: &'static str, message_bytes_max: usize) -> Method {
-    Method {
-        message_bytes_max: Some(message_bytes_max),
-        ..other(path, Requests::Unary)
-    }
-}
-
-const fn other(path: &'static str, requests: Requests) -> Method {
+const fn unary(path: &'static str, access: Access) -> Method {
     Method {
         path,
-        requests,
+        index: 0,
+        access,
+        requests: Unary,
         is_watch: false,
-        message_bytes_max: if requests.are_small() {
-            Some(CALL_BUFFER_BYTES)
-        } else {
-            None
-        },
         has_region_error: false,
         bounded: None,
     }
 }
 
-impl Method {
-    /// The method at `path`.
-    pub(super) fn of(path: &str) -> &'static Self {
-        let mut rows = METHODS.iter();
-        let found = rows.find(|method| path.starts_with(method.path));
-        found.unwrap_or(&UNKNOWN)
+const fn data(path: &'static str, access: Access) -> Method {
+    Method {
+        has_region_error: true,
+        ..unary(path, access)
     }
+}
+
+const fn batch(path: &'static str, access: Access, bounded: &'static BoundedField) -> Method {
+    Method {
+        bounded: Some(bounded),
+        ..data(path, access)
+    }
+}
+
+const fn stream(
+    path: &'static str,
+    access: Access,
+    requests: Requests,
+    bounded: Option<&'static BoundedField>,
+) -> Method {
+    Method {
+        requests,
+        bounded,
+        ..unary(path, access)
+    }
+}
+
+/// Gives each row its position.
+const fn numbered<const COUNT: usize>(mut methods: [Method; COUNT]) -> [Method; COUNT] {
+    let mut index = 0;
+    while index < COUNT {
+        methods[index].index = index;
+        index += 1;
+    }
+    methods
 }
 
 #[cfg(test)]
@@ -212,26 +275,51 @@ mod tests {
 
     #[test]
     fn every_method_has_a_row_and_every_row_a_method() {
-        let mut found = Vec::new();
-        methods(|path, _, _, _| found.push(Method::of(path).path));
-        assert!(!found.contains(&UNKNOWN.path));
-        assert!(METHODS.iter().all(|method| found.contains(&method.path)));
+        let mut count = 0;
+        methods(|path, _, _, _| {
+            let method = Method::of(path);
+            let (service, name) = method.names();
+            assert_eq!(format!("/{service}/{name}"), path);
+            assert_eq!(METHODS[method.index].path, path);
+            count += 1;
+        });
+        assert_eq!(count, METHODS.len() - 1, "no row is left over");
+    }
+
+    #[test]
+    fn what_is_no_path_of_a_method_is_counted_as_other() {
+        for path in [
+            "",
+            "/",
+            "/a/b",
+            "/kvrpc.KvRaw/",
+            "/kvrpc.KvRaw/RawGot",
+            "/kvrpc.KvRaw/RawGet/",
+            "/kvrpc.KvRaw//RawGet",
+            "kvrpc.KvRaw/RawGet",
+            "//kvrpc.KvRaw/RawGet",
+            "/kvrpc.kvraw/RawGet",
+            "/kvrpc.KvRaw%2FRawGet",
+            "/kvrpc.KvRaw/%52awGet",
+            "/kvrpc.KvCas/RawGet",
+        ] {
+            let other = Method::of(path);
+            assert_eq!(other.names(), ("other", "other"), "{path}");
+            assert_eq!(other.index, METHODS.len() - 1);
+            assert_eq!(other.access, SignedIn);
+        }
     }
 
     /// Nobody without an identity makes a server take a large message.
-    #[cfg(feature = "process")]
     #[test]
-    fn what_anybody_may_call_has_small_messages() {
-        use super::super::access::Access;
-        use super::super::call_names::{access, method_index};
-        methods(|path, _, _, _| {
-            let is_for_anybody =
-                matches!(access(method_index(path)), Access::Open | Access::ByHandler);
-            let method = Method::of(path);
-            let is_small = method.requests == Requests::Unary && method.message_bytes_max.is_some();
-            assert_eq!(is_small, is_for_anybody, "{path}");
-            assert_eq!(method.is_watch, path == "/grpc.health.v1.Health/Watch");
-        });
+    fn what_anybody_may_call_takes_one_small_message() {
+        for method in METHODS {
+            let is_for_anybody = matches!(method.access, Open | ByHandler);
+            let is_small = method.requests == Unary && method.message_bytes_max().is_some();
+            assert_eq!(is_small, is_for_anybody, "{}", method.path);
+            let is_watch = method.path == "/grpc.health.v1.Health/Watch";
+            assert_eq!(method.is_watch, is_watch, "{}", method.path);
+        }
     }
 
     /// Wherever the buffer of a message outlives the message, it is small.
@@ -277,7 +365,7 @@ mod tests {
             let repeated = fields.filter(|field| field.label() == Label::Repeated);
             let repeated = repeated.map(|field| (field.number() as u64, field.name()));
             let repeated = repeated.filter(|&(_, name)| (path, name) != COUNTED_WITH_OTHERS);
-            let bounded = Method::of(path).bounded.as_ref();
+            let bounded = Method::of(path).bounded;
             let bounded = bounded.map(|field| (field.tag, field.name));
             assert!(repeated.eq(bounded), "{path}");
         });
@@ -315,7 +403,7 @@ mod tests {
             }
         }
         methods(|path, _, request, _| {
-            let Some(bounded) = Method::of(path).bounded.as_ref() else {
+            let Some(bounded) = Method::of(path).bounded else {
                 return;
             };
             let mut fields = request.field.iter();

@@ -4,17 +4,19 @@
 //! A server, from the outside in:
 //!
 //! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
-//!   counts what moves on it, down to its `wire`. It is `secured` first where that is on: `tls` does so, and `wrong_port` answers who does not know.
-//! - `call_service` admits a call: `guarded` refuses whoever may not call (`access`), `deadline` bounds its time, `call` holds what it is charged, `refusal` is its answer when
-//!   there is no room in the `budget`. A stream needs one of the `stream_places`, too.
+//!   counts what moves on it, down to its `wire`. It is `secured` first where that is on: `tls` does so, and `wrong_port`
+//!   answers who does not know.
+//! - `call_service` serves a call. `guarded` refuses whoever may not call (`access`), `deadline` bounds its time, and `call`
+//!   holds what it is charged. `refusal` is its answer when there is no room in the `budget`. A stream needs one of the
+//!   `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
-//!   refuses one whose `pace` is slow while others wait. The
-//!   response leaves through `departing`. `call_task` ends a call whose peer takes nothing. `audited` notes in the audit log what belongs there.
-//! - `figures` counts connections and calls, these by their `call_names`.
-//! - `services` finds the service that a request is for; `methods` is the table of what differs between methods.
+//!   refuses one whose `pace` is slow while others wait. The response leaves through `departing`. `call_task` ends a call whose
+//!   peer takes nothing. `audited` notes in the audit log what belongs there.
+//! - `services` finds the service that a request is for. `methods` is the table of all methods: what a caller needs for each,
+//!   and how its requests are received. `figures` counts connections, and calls by the rows of that table.
 //!
-//! `process` is what the `main` of both servers shares, `settings` reads their flags, variables and files, `serve_flags` are the flags that
-//! both have, `status` is what they show over HTTP, `service_manager` what systemd is told.
+//! `process` is what the `main` of both servers shares, `settings` reads their flags, variables and files, `serve_flags` are
+//! the flags that both have, `status` is what they show over HTTP, `service_manager` what systemd is told.
 
 mod accept;
 mod access;
@@ -27,7 +29,6 @@ mod audited;
 mod bounded;
 mod budget;
 mod call;
-mod call_names;
 mod call_service;
 mod call_task;
 mod connect;
@@ -78,12 +79,12 @@ pub use access::Access;
 pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::CallBudget;
-#[cfg(feature = "process")]
-pub use call_names::accesses;
 pub use connect::{ByteStream, Connector, endpoint};
 pub use figures::TransportFigures;
 pub use health::{HealthHandle, NOT_SERVING_CAUSE, WARNING, WarningAbout, health};
 pub use listener::Listener;
+#[cfg(feature = "process")]
+pub use methods::accesses;
 pub use open_files::raise_open_files_limit;
 pub use secured::Secured;
 pub use serve::{OutOfRange, ServeError, ServeOptions, serve};

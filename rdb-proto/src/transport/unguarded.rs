@@ -3,6 +3,7 @@
 use hyper::Request;
 
 use super::connection::Connection;
+use super::methods::Method;
 use super::serve::ServeOptions;
 use crate::error::Fault;
 
@@ -26,7 +27,7 @@ impl Guarded {
     pub(super) fn let_in<B>(
         &self,
         _: &mut Request<B>,
-        _: usize,
+        _: &Method,
         connection: &Connection,
     ) -> Result<Caller, Fault> {
         connection.note_let_in(true);
@@ -42,6 +43,6 @@ pub(super) fn is_signed_in(_: &Caller) -> bool {
     true
 }
 
-pub(super) fn check(_: &Caller, _: usize) -> Result<(), Fault> {
+pub(super) fn check(_: &Caller, _: &Method) -> Result<(), Fault> {
     Ok(())
 }

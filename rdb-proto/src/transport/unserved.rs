@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::methods::Method;
 use crate::trace::TraceContext;
 
 /// A call that no handler saw.
@@ -89,7 +90,7 @@ impl Drop for Wait<'_> {
 /// A call that waits for its base. Dropped meanwhile, it was given up.
 pub(super) struct WaitingCall {
     connection: Arc<Connection>,
-    method: usize,
+    method: &'static Method,
     trace: Option<TraceContext>,
     /// `None`: it does not wait any more.
     since: Option<Instant>,
@@ -98,7 +99,7 @@ pub(super) struct WaitingCall {
 impl WaitingCall {
     pub(super) fn begin(
         connection: &Arc<Connection>,
-        method: usize,
+        method: &'static Method,
         trace: Option<TraceContext>,
     ) -> Self {
         Self {
