@@ -30,47 +30,20 @@
 //! is (`transport::tls`).
 
 #[cfg(feature = "process")]
-mod bad_rights;
-#[cfg(feature = "process")]
-mod caller;
-#[cfg(feature = "process")]
-mod clock;
-#[cfg(feature = "process")]
-mod credentials;
-#[cfg(feature = "process")]
-mod grant;
-#[cfg(feature = "process")]
-mod guard;
-#[cfg(feature = "process")]
-mod intervals;
+mod enforcing;
 pub mod limits;
-#[cfg(feature = "process")]
-mod pass;
-#[cfg(feature = "process")]
-mod refusal;
-#[cfg(feature = "process")]
-mod rights;
 mod role;
-#[cfg(all(test, feature = "process"))]
-mod tests;
 mod token;
 mod token_file;
 
 #[cfg(feature = "process")]
-pub use bad_rights::{BadRights, BadUser};
+pub(crate) use enforcing::Credentials;
 #[cfg(feature = "process")]
-pub use caller::Caller;
-#[cfg(feature = "process")]
-pub(crate) use credentials::Credentials;
-#[cfg(feature = "process")]
-pub use grant::{BadGrant, check_grant};
-#[cfg(feature = "process")]
-pub use guard::{Guard, GuardState, Refusals};
+pub use enforcing::{
+    BadGrant, BadRights, BadUser, Caller, Guard, GuardState, Pass, Refusals, Rights, check_grant,
+    is_user_name,
+};
 pub use hyper::header::AUTHORIZATION;
-#[cfg(feature = "process")]
-pub use pass::Pass;
-#[cfg(feature = "process")]
-pub use rights::{Rights, is_user_name};
 pub use role::{Keyspace, Permission, Role, UnknownName};
 pub use token::{InvalidToken, Token};
 pub use token_file::{TokenFile, TokenFileError};

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
+use super::super::BadGrant;
 use super::super::limits::PREFIX_BYTES_MAX;
 use super::super::tests::{everywhere, grant, rights, user};
-use super::super::{BadGrant, Token};
+use super::super::token::Token;
 use super::*;
 
 const ALL: authpb::Keyspace = authpb::Keyspace::All;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::{Caller, Guard, Keyspace, Pass, Permission, Rights, Role, Token};
+use super::role::{Keyspace, Permission, Role};
+use super::token::Token;
+use super::{Caller, Guard, Pass, Rights};
 use crate::authpb;
 use crate::error::Fault;
 use crate::errorpb::Fate;

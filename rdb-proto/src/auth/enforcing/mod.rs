@@ -1,0 +1,24 @@
+//! The part of [`auth`](super) that only servers have: who calls, what that user may do now, and what holds a call to it.
+
+mod bad_rights;
+mod caller;
+mod clock;
+mod credentials;
+mod grant;
+mod guard;
+mod intervals;
+mod pass;
+mod refusal;
+mod rights;
+#[cfg(test)]
+mod tests;
+
+use super::{limits, role, token};
+
+pub use bad_rights::{BadRights, BadUser};
+pub use caller::Caller;
+pub(crate) use credentials::Credentials;
+pub use grant::{BadGrant, check_grant};
+pub use guard::{Guard, GuardState, Refusals};
+pub use pass::Pass;
+pub use rights::{Rights, is_user_name};
