@@ -280,6 +280,7 @@ mod tests {
     use tokio::time::timeout;
     use tonic::Code;
 
+    use super::super::guarded::Caller;
     use super::*;
 
     const BATCH: &str = "/kvrpc.KvBatch/Batch";
@@ -306,7 +307,7 @@ mod tests {
         let (peer, frames) = mpsc::unbounded::<&'static [u8]>();
         peer.unbounded_send(&[0, 0, 0, 0, 3, 1])
             .expect("it is received");
-        let call = CallBudget::of(&tonic::Request::new(()));
+        let call = CallBudget::apart(Caller::anyone(), None);
         let timeouts = ArrivalTimeouts {
             message: Duration::from_millis(1),
             closing: Duration::from_millis(1),

@@ -63,26 +63,32 @@ struct Charges {
 }
 
 impl CallBudget {
-    /// The call that `request` belongs to. A request that did not come over our transport gets budgets of its own.
+    /// The call that `request` belongs to. A request without one has lost it, or did not come over our transport: its call is
+    /// nobody's.
     pub fn of<T>(request: &Request<T>) -> Arc<Self> {
         if let Some(call) = request.extensions().get::<Arc<Self>>() {
             return Arc::clone(call);
         }
+        let trace = trace::of_headers(request.metadata().as_ref());
+        Self::apart(Caller::nobody(), trace)
+    }
+
+    /// A call of `caller` that does not come over our transport. A request that has it as an extension belongs to it. For tests.
+    #[cfg(feature = "process")]
+    pub fn unserved(caller: Caller) -> Arc<Self> {
+        Self::apart(caller, None)
+    }
+
+    /// A call with budgets of its own.
+    pub(super) fn apart(caller: Caller, trace: Option<TraceContext>) -> Arc<Self> {
         let process = ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX);
         let process = ProcessBudgets {
             clients: process.clone(),
             stores: process,
         };
         let connection = Connection::new(&process, CancellationToken::new());
-        let trace = trace::of_headers(request.metadata().as_ref());
-        Self::new(
-            Arc::new(connection),
-            Method::other(),
-            trace,
-            Caller::anyone(),
-            None,
-            None,
-        )
+        let connection = Arc::new(connection);
+        Self::new(connection, Method::other(), trace, caller, None, None)
     }
 
     pub(super) fn new(
@@ -138,7 +144,7 @@ impl CallBudget {
         self.connection.peer_identity.get()
     }
 
-    /// Who calls. A request that did not come over our transport comes from anyone.
+    /// Who calls.
     #[cfg(feature = "process")]
     pub fn caller(&self) -> &Caller {
         &self.caller
@@ -318,6 +324,19 @@ mod tests {
     fn reserve(call: &CallBudget, bytes: usize) -> Reservation {
         let reserved = call.bytes_in_flight().try_reserve(bytes);
         reserved.expect("there is room")
+    }
+
+    #[cfg(feature = "process")]
+    #[test]
+    fn a_request_that_has_lost_its_call_is_nobodys() {
+        let mut request = Request::new(());
+        let pass = CallBudget::of(&request).caller().pass();
+        let refusal = pass.expect_err("nobody calls");
+        assert_eq!(refusal.code, tonic::Code::Unauthenticated);
+        request
+            .extensions_mut()
+            .insert(CallBudget::unserved(Caller::anyone()));
+        assert!(CallBudget::of(&request).caller().pass().is_ok());
     }
 
     #[test]

@@ -17,6 +17,10 @@ impl Caller {
     pub(super) fn anyone() -> Self {
         Self
     }
+
+    pub(super) fn nobody() -> Self {
+        Self
+    }
 }
 
 impl Guarded {

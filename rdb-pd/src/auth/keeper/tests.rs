@@ -9,7 +9,7 @@ use rdb_proto::transport::{CallBudget, health};
 use rdb_storage::{Role, StorageOptions};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request};
+use tonic::Code;
 
 use super::*;
 
@@ -90,7 +90,7 @@ async fn close(storage: Storage) {
 
 /// A caller of a process without a guard.
 fn anybody() -> Author {
-    Author::Call(CallBudget::of(&Request::new(())))
+    Author::Call(CallBudget::unserved(Caller::anyone()))
 }
 
 fn enable(name: &str, token: &Token) -> Change {

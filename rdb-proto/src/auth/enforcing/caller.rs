@@ -3,12 +3,15 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use hyper::HeaderMap;
+
 use super::credentials::Credentials;
 use super::guard::{Guard, Held, OFF};
 use super::pass::Pass;
 use super::refusal;
 use super::rights::Rights;
 use super::token::Token;
+use crate::authpb;
 use crate::error::Fault;
 
 /// Who calls, for as long as the call lasts.
@@ -39,6 +42,17 @@ impl Caller {
     /// A caller that everything is allowed to: that of a server without a guard.
     pub fn anyone() -> Self {
         Self(None)
+    }
+
+    /// A caller that is no user: that of a request which has lost its call on the way to the handler.
+    pub fn nobody() -> Self {
+        let no_users = authpb::Rights {
+            version: 1,
+            users: Vec::new(),
+        };
+        let rights = Rights::of(&no_users).expect("there is no user that could be wrong");
+        let guard = Guard::without_limit(Arc::new(rights));
+        Self::new(Arc::new(guard), Credentials::of(&HeaderMap::new(), None))
     }
 
     /// The caller that has shown this token to a server with this guard.

@@ -85,6 +85,13 @@ fn nothing_is_refused_while_rights_are_not_enforced() {
 }
 
 #[test]
+fn nobody_is_no_user() {
+    let nobody = Caller::nobody();
+    assert_eq!(code(reads_now(&nobody)), Some(Code::Unauthenticated));
+    assert!(!nobody.is_signed_in() && nobody.name().is_none());
+}
+
+#[test]
 fn a_caller_that_was_let_in_before_is_held_to_rights_once_they_are_enforced() {
     let token = Token::random();
     let guard = Arc::new(Guard::off());

@@ -3,8 +3,10 @@
 use std::sync::mpsc;
 use std::thread;
 
+use rdb_proto::auth::Caller;
 use rdb_proto::kvrpc::kv_raw_server::KvRaw;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
+use rdb_proto::transport::CallBudget;
 use tokio::time::timeout;
 use tonic::Request;
 
@@ -49,13 +51,13 @@ async fn reads_and_writes_go_on_while_the_locks_of_a_scrape_are_held() {
             value: "v".into(),
             ..RawPutRequest::default()
         };
-        let put = service.raw_put(Request::new(put)).await;
+        let put = service.raw_put(request(put)).await;
         assert_eq!(put.expect("put").into_inner().region_error, None);
         let get = RawGetRequest {
             key: "k".into(),
             ..RawGetRequest::default()
         };
-        let read = service.raw_get(Request::new(get)).await;
+        let read = service.raw_get(request(get)).await;
         read.expect("read").into_inner().value
     };
     let read = timeout(HANG_GUARD, tokio::spawn(served)).await;
@@ -64,4 +66,12 @@ async fn reads_and_writes_go_on_while_the_locks_of_a_scrape_are_held() {
     drop(release);
     holder.join().expect("no panic");
     assert_eq!(regions.counts().led, 1);
+}
+
+/// A request of somebody who may do everything.
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let call = CallBudget::unserved(Caller::anyone());
+    request.extensions_mut().insert(call);
+    request
 }

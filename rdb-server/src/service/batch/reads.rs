@@ -522,7 +522,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_is_not_polled_keeps_no_place_among_disk_reads() {
         let (_directory, storage) = cold_storage().await;
-        let call = CallBudget::of(&tonic::Request::new(()));
+        let call = CallBudget::unserved(Caller::anyone());
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
         let mut stalled = Reads::default();
@@ -555,7 +555,7 @@ mod tests {
         let storage = stored.await.expect("stored");
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
-        let call = CallBudget::of(&tonic::Request::new(()));
+        let call = CallBudget::unserved(Caller::anyone());
         let budget = &call.bytes_in_flight().connection;
         let most = call.bytes_in_flight();
         let most = most.try_reserve(CONNECTION_BYTES_IN_FLIGHT_MAX - VALUE_BYTES);
@@ -602,7 +602,7 @@ mod tests {
     #[tokio::test]
     async fn reads_whose_stream_ends_are_given_up_wherever_they_wait() {
         let (_directory, storage) = cold_storage().await;
-        let call = CallBudget::of(&tonic::Request::new(()));
+        let call = CallBudget::unserved(Caller::anyone());
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
         let figures = Arc::<Figures>::default();
@@ -636,6 +636,6 @@ mod tests {
     }
 
     fn call_of_others() -> Arc<CallBudget> {
-        CallBudget::of(&tonic::Request::new(()))
+        CallBudget::unserved(Caller::anyone())
     }
 }

@@ -63,7 +63,7 @@ pub(in super::super) async fn fixture() -> Fixture {
     router.set(Membership::new(1, 1, regions));
     Fixture {
         router,
-        call: CallBudget::of(&tonic::Request::new(())),
+        call: CallBudget::unserved(Caller::anyone()),
         storage,
         _led: led,
         _directory: directory,
