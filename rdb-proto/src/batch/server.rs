@@ -7,15 +7,15 @@ use std::task::{Context, Poll};
 
 use futures::Stream;
 use futures::future::BoxFuture;
-use hyper::header::CONTENT_TYPE;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 
 use super::responses::Responses;
 use super::{Messages, Response};
+use crate::transport::grpc_response;
 
 const BATCH_PATH: &str = "/kvrpc.KvBatch/Batch";
 
@@ -79,16 +79,6 @@ impl<T: KvBatch> Service<http::Request<Body>> for KvBatchServer<T> {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let serving = Self::serve(Arc::clone(&self.streams), request);
-        Box::pin(async {
-            let body = match serving.await {
-                Ok(body) => body,
-                Err(status) => return Ok(status.into_http()),
-            };
-            let mut response = http::Response::new(body);
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-            Ok(response)
-        })
+        Box::pin(async { Ok(grpc_response(serving.await)) })
     }
 }

@@ -88,7 +88,7 @@ pub use methods::accesses;
 pub use open_files::raise_open_files_limit;
 pub use secured::Secured;
 pub use serve::{OutOfRange, ServeError, ServeOptions, serve};
-pub use services::Services;
+pub use services::{Services, grpc_response};
 pub use termination::Termination;
 pub use unserved::{UnservedCall, UnservedCalls, Wait, Waited};
 pub use wrong_port::{PORT_SPEAKS_PLAIN_TEXT, PORT_SPEAKS_TLS, call_failure, wants_tls};

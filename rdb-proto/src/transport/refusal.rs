@@ -2,13 +2,13 @@
 
 use futures::stream;
 use hyper::Response;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use tonic::codec::{EncodeBody, SingleMessageCompressionOverride};
 use tonic::{Code, Status, body::Body};
 use tonic_prost::ProstEncoder;
 
 use super::limits::BYTES_BACKOFF;
 use super::methods::Method;
+use super::services::grpc_response;
 use crate::error::{Fault, busy};
 use crate::errorpb::{Fate, RegionError};
 use crate::kvrpc::RawPutResponse;
@@ -53,8 +53,5 @@ fn server_busy() -> Response<Body> {
         SingleMessageCompressionOverride::default(),
         None,
     );
-    let mut response = Response::new(Body::new(body));
-    let grpc = HeaderValue::from_static("application/grpc");
-    response.headers_mut().insert(CONTENT_TYPE, grpc);
-    response
+    grpc_response(Ok(Body::new(body)))
 }

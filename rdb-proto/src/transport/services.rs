@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use tonic::Status;
 use tonic::body::Body;
+use tonic::codegen::http::header::CONTENT_TYPE;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{self, BoxFuture};
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::server::NamedService;
 
 type Answering = BoxFuture<Response<Body>, Infallible>;
@@ -52,6 +54,19 @@ impl Services {
             }
         }
     }
+}
+
+/// The response of a service that tonic has not generated: its body, or how the call has failed at once.
+pub fn grpc_response(answered: Result<Body, Status>) -> Response<Body> {
+    let body = match answered {
+        Ok(body) => body,
+        Err(status) => return status.into_http(),
+    };
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
 }
 
 /// Whether the path is that of a method of the service: `/service/method`.

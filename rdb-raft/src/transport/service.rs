@@ -9,11 +9,12 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::Reply;
+use rdb_proto::transport::grpc_response;
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
 use tonic::codegen::{Service, http};
-use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
@@ -117,17 +118,6 @@ impl Service<http::Request<Body>> for PeerService {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let serving = self.clone().serve(request);
-        Box::pin(async {
-            let body = match serving.await {
-                Ok(body) => body,
-                Err(status) => return Ok(status.into_http()),
-            };
-            let mut response = http::Response::new(body);
-            let content_type = http::header::CONTENT_TYPE;
-            response
-                .headers_mut()
-                .insert(content_type, GRPC_CONTENT_TYPE);
-            Ok(response)
-        })
+        Box::pin(async { Ok(grpc_response(serving.await)) })
     }
 }

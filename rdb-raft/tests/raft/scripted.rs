@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Answer, Envelope, Item, Reply};
-use rdb_proto::transport::{CallBudget, ServeOptions, Services};
+use rdb_proto::transport::{CallBudget, ServeOptions, Services, grpc_response};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -123,17 +123,13 @@ impl Acceptor {
             call.release_arrived();
             Some((Ok::<_, Status>(reply), (receiver, call)))
         });
-        let mut response = http::Response::new(Body::new(EncodeBody::new_server(
+        grpc_response(Ok(Body::new(EncodeBody::new_server(
             ProstCodec::<Reply, Envelope>::default().encoder(),
             replies,
             None,
             SingleMessageCompressionOverride::default(),
             None,
-        )));
-        let content_type = tonic::metadata::GRPC_CONTENT_TYPE;
-        let headers = response.headers_mut();
-        headers.insert(http::header::CONTENT_TYPE, content_type);
-        response
+        ))))
     }
 }
 
