@@ -2,10 +2,15 @@
 //!
 //! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`], [`raftpb`], [`adminpb`] and [`authpb`] are generated from the files under
 //! `proto/`, which are the reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the
-//! message's buffer.
-//! Beside them stand small pure helpers on the generated types ([`region`], [`error`], [`response`], [`point`], [`batch`]), what
-//! processes count ([`figures`]), which traces calls are parts of ([`trace`]), who may do what ([`auth`]), what is wrong with a cluster in words ([`findings`],
-//! [`shown`]), what servers write down of calls (`audit`), and the transport that servers and clients share ([`transport`]).
+//! message's buffer. Beside them stand:
+//!
+//! - small pure helpers on the generated types: [`region`], [`error`], [`response`], [`point`], [`batch`];
+//! - what processes count ([`figures`]), which traces calls are parts of ([`trace`]), and what is wrong with a cluster in words
+//!   ([`findings`], [`shown`]);
+//! - who may do what: [`auth`];
+//! - the transport that servers and clients share: [`transport`];
+//! - what both servers share beside it, with the feature `process`: the shell of a process and its status pages (in [`transport`]),
+//!   what is written down of calls (`audit`), and what is sent to a collector (`spans`).
 //!
 //! This crate knows nothing of storage and routing, and of the cluster only the words.
 

@@ -1,7 +1,8 @@
 //! Bytes in flight: what was received or is to be sent and is not done yet, bounded per connection and per process.
 //!
 //! A [`ByteBudget`] counts bytes. A [`BytesInFlight`] is the pair that every request is charged to: the budget of its
-//! connection and that of the process. Streams of other stores have a pair of their own. A [`Reservation`] holds bytes of both until it is dropped.
+//! connection and that of the process. Streams of other stores have a pair of their own. A [`Reservation`] holds bytes of both
+//! until it is dropped.
 //!
 //! Invariants:
 //! - What is reserved is given back exactly once, also when a wait is cancelled after it was granted.

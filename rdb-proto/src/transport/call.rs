@@ -164,7 +164,7 @@ impl CallBudget {
         checked
     }
 
-    /// Whether rights have been set since the caller was checked.
+    /// Whether rights have changed since the caller was last looked up in them.
     pub(super) fn has_other_rights(&self) -> bool {
         guarded::has_other_rights(&self.caller)
     }

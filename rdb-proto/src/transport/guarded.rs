@@ -68,7 +68,7 @@ impl Guarded {
     }
 }
 
-/// Whether rights have been set since a caller was checked.
+/// Whether rights have changed since a caller was last looked up in them.
 pub(super) fn has_other_rights(caller: &Caller) -> bool {
     caller.has_other_rights()
 }

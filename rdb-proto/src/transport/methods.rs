@@ -1,5 +1,5 @@
-//! What the transport has to know of each method, in one table. Calls are counted by its rows, so that a label takes no values from
-//! clients.
+//! What the transport has to know of each method, in one table. Calls are counted by its rows, so that a label takes no values
+//! from clients.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl Method {
         known.unwrap_or_else(Self::other)
     }
 
-    /// What all paths are that are of no method.
+    /// The row of all paths that no method has.
     pub(super) fn other() -> &'static Self {
         &METHODS[METHODS.len() - 1]
     }
@@ -53,8 +53,8 @@ impl Method {
         path.split_once('/').unwrap_or((path, ""))
     }
 
-    /// Longest message of the request in bytes, where that is less than any service takes. Nobody makes a server take a large message
-    /// without having shown who it is.
+    /// Longest message of the request in bytes, where that is less than any service takes. Whoever has not shown who it is
+    /// cannot make a server take a large one.
     pub(super) fn message_bytes_max(&self) -> Option<usize> {
         match self.access {
             Open => Some(CALL_BUFFER_BYTES),
@@ -114,8 +114,8 @@ impl Requests {
     }
 }
 
-/// Every method of every server. The last row is that of all other paths: a service that a server has and that is not described to
-/// clients would be called by it, so every user may call it.
+/// Every method of every server. The last row stands for all other paths. Any user may call those: a server may have a service
+/// that its descriptors leave out.
 ///
 /// What a caller needs is said a second time, as seen from outside, in `rdb-client/tests/auth/table.rs`.
 pub(super) static METHODS: &[Method] = &numbered([

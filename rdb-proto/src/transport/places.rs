@@ -1,8 +1,13 @@
 //! Who may have a connection: a number of places, and a window for each.
 //!
-//! When all places are taken, a connection whose peer does not greet makes room for a new one, else one whose peer calls and is no user,
-//! else the one that has been idle longest. It is told to go away and then closed, so for a moment a few more are open than there are places. When these are [`CLOSING_CONNECTIONS_MAX`], the
-//! one that has been closing longest is cut off, once it has had
+//! When all places are taken, one connection makes room for a new one: the first of these that there is.
+//!
+//! 1. One whose peer does not greet.
+//! 2. One whose peer calls and is no user.
+//! 3. The one that has been idle longest.
+//!
+//! It is told to go away and then closed, so for a moment a few more are open than there are places. When these are
+//! [`CLOSING_CONNECTIONS_MAX`], the one that has been closing longest is cut off, once it has had
 //! [`CONNECTION_CLOSE_TIMEOUT`](super::limits::CONNECTION_CLOSE_TIMEOUT) for calls that were under way.
 //!
 //! Other stores get a place when all are taken by connections in use, too, up to a number: clients may wait for them. Nobody

@@ -6,7 +6,7 @@
 //! | --- | --- | --- | --- |
 //! | a call: its peer's window is closed | `call_task` | the call | [`STALLED_TICKS`]; in a drain [`DRAIN_STALLED_TICKS`] |
 //! | a unary request: the rest does not arrive | `arriving` | the call | its timeout; while the connection closes [`DRAIN_STALLED_TICKS`] |
-//! | a chunk that HTTP/2 holds: its call is over, or lasts longer than it may | [`Traffic::is_stuck`] | the connection | `TICKS - 1`; in a drain `DRAIN_STALLED_TICKS + 1` |
+//! | a chunk in HTTP/2: its call is over, or overdue | [`Traffic::is_stuck`] | the connection | `TICKS - 1`; in a drain `DRAIN_STALLED_TICKS + 1` |
 //! | the socket: it takes no bytes | [`Traffic::is_stuck`] | the connection | [`STALLED_TICKS`]; in a drain [`DRAIN_STALLED_TICKS`] |
 //! | the connection: no call sends or receives | `connection` | the connection, in good order | the idle timeout |
 //! | a peer that was told to go away and does not | [`Traffic::is_overdue`] | the connection | see there |

@@ -20,7 +20,8 @@ pub fn server_tls(
         (Some(_), None) => return missing("--tls-cert", "--tls-key is missing, the key of it"),
         (None, Some(_)) => return missing("--tls-key", "--tls-cert is missing, its certificate"),
         (None, None) if client_ca.is_some() => {
-            let problem = "--tls-cert and --tls-key are missing: without them connections are plain text, and nobody presents a certificate";
+            let problem = "--tls-cert and --tls-key are missing: without them connections are plain text, and nobody presents \
+                           a certificate";
             return missing("--tls-client-ca", problem);
         }
         (None, None) => return Ok(None),
