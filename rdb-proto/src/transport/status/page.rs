@@ -1,6 +1,7 @@
 //! The page for people: its files, which are a part of the program.
 //!
-//! - `page/cluster.html` is the page of a placement driver, `page/store.html` that of a store. Both have the same style and script.
+//! - `page/page.html` is the page. What stands in it for a placement driver is in `page/cluster.html`, and that for a store in
+//!   `page/store.html`.
 //! - The script asks for `/page.json` every second and fills them in. What comes from a store or a client is only ever set as text.
 //!
 //! Invariants:
@@ -25,11 +26,13 @@ pub enum Subject {
 }
 
 impl Subject {
-    pub(super) fn document(self) -> &'static str {
-        match self {
-            Self::Cluster => include_str!("page/cluster.html"),
-            Self::Store => include_str!("page/store.html"),
-        }
+    pub(super) fn document(self) -> String {
+        let (name, content) = match self {
+            Self::Cluster => ("cluster", include_str!("page/cluster.html")),
+            Self::Store => ("store", include_str!("page/store.html")),
+        };
+        let page = include_str!("page/page.html").replace("{subject}", name);
+        page.replace("{content}", content)
     }
 }
 

@@ -273,7 +273,6 @@ impl Pages {
 
     fn front(&self) -> Answer {
         let document = self.source.subject().document();
-        let document = Bytes::from_static(document.as_bytes());
         let mut front = varying(response(StatusCode::OK, HTML, document));
         let headers = front.headers_mut();
         headers.insert(CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY);
