@@ -114,7 +114,7 @@ impl CallService {
                 Ok(Ok(response)) => response,
                 Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),
             };
-            Departing::respond(method, response, call, counted)
+            Departing::respond(response, call, counted)
         }
     }
 
@@ -186,7 +186,7 @@ impl CallService {
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
         let call = CallBudget::new(connection, method, None, Caller::anyone(), None, None);
-        Departing::respond(method, answer, call, counted)
+        Departing::respond(answer, call, counted)
     }
 }
 

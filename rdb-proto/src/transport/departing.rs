@@ -17,7 +17,7 @@ use super::budget::Reservation;
 use super::call::CallBudget;
 use super::call_task::{note_handed_out, note_polled};
 use super::figures::CountedCall;
-use super::methods::{Method, Requests};
+use super::methods::Requests;
 use super::traffic::ChunkTick;
 
 /// Size of a chunk in bytes, and of the largest frame that every HTTP/2 peer takes.
@@ -38,29 +38,19 @@ pub(super) struct Departing {
 impl Departing {
     /// A response with such a body. The status of a call that failed at once is in its headers.
     pub(super) fn respond(
-        method: &Method,
         response: Response<tonic::body::Body>,
         call: Arc<CallBudget>,
         mut counted: CountedCall,
     ) -> Response<Self> {
         counted.note_status(response.headers());
-        response.map(|body| Self::new(method, body, call, counted))
-    }
-
-    fn new(
-        method: &Method,
-        body: tonic::body::Body,
-        call: Arc<CallBudget>,
-        counted: CountedCall,
-    ) -> Self {
-        Self {
+        response.map(|body| Self {
             body,
+            keeps_base: call.method.requests != Requests::Unary,
             call,
             rest: Bytes::new(),
-            keeps_base: method.requests != Requests::Unary,
             has_answered: false,
             counted,
-        }
+        })
     }
 
     /// The response waits for us.
