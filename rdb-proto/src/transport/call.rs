@@ -166,13 +166,13 @@ impl CallBudget {
 
     /// Whether rights have changed since the caller was last looked up in them.
     pub(super) fn has_other_rights(&self) -> bool {
-        guarded::has_other_rights(&self.caller)
+        self.caller.has_other_rights()
     }
 
     /// Whether the caller may be told what goes on in the process: it calls from this machine, or is signed in.
     pub(super) fn is_insider(&self) -> bool {
         let is_here = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
-        self.peer().is_none_or(is_here) || guarded::is_signed_in(&self.caller)
+        self.peer().is_none_or(is_here) || self.caller.is_signed_in()
     }
 
     /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what

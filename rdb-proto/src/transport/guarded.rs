@@ -68,16 +68,6 @@ impl Guarded {
     }
 }
 
-/// Whether rights have changed since a caller was last looked up in them.
-pub(super) fn has_other_rights(caller: &Caller) -> bool {
-    caller.has_other_rights()
-}
-
-/// Whether a caller has been granted anything, or rights are not enforced.
-pub(super) fn is_signed_in(caller: &Caller) -> bool {
-    caller.is_signed_in()
-}
-
 /// Checks that a caller may, at this moment, call `method`.
 ///
 /// # Errors

@@ -21,6 +21,14 @@ impl Caller {
     pub(super) fn nobody() -> Self {
         Self
     }
+
+    pub(super) fn has_other_rights(&self) -> bool {
+        false
+    }
+
+    pub(super) fn is_signed_in(&self) -> bool {
+        true
+    }
 }
 
 impl Guarded {
@@ -37,14 +45,6 @@ impl Guarded {
         connection.note_let_in(true);
         Ok(Caller)
     }
-}
-
-pub(super) fn has_other_rights(_: &Caller) -> bool {
-    false
-}
-
-pub(super) fn is_signed_in(_: &Caller) -> bool {
-    true
 }
 
 pub(super) fn check(_: &Caller, _: &Method) -> Result<(), Fault> {
