@@ -46,7 +46,7 @@ impl Guarded {
         request.headers_mut().remove(AUTHORIZATION);
         let caller = Caller::new(Arc::clone(guard), credentials);
         if method.access == Access::ByHandler {
-            // The audit log tells who it was, whatever the method says.
+            // The audit log tells who it was, whatever the handler decides.
             caller.look_up();
         }
         match check(&caller, method) {
