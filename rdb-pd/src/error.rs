@@ -1,11 +1,8 @@
 //! Why the placement driver cannot run.
 
-use std::net::SocketAddr;
-
 use rdb_proto::audit::AuditError;
 use rdb_proto::transport::ServeError;
-use rdb_proto::transport::process::{Failure, ProcessError};
-use rdb_proto::transport::status::StatusListenError;
+use rdb_proto::transport::process::{Failure, ListenError, ProcessError};
 use rdb_storage::OpenError;
 
 use crate::auth::Damage;
@@ -51,17 +48,9 @@ pub enum PdError {
     /// The wall clock cannot be believed.
     #[error(transparent)]
     Clock(#[from] ClockError),
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The status pages cannot be served.
+    /// An address cannot be listened on.
     #[error(transparent)]
-    Status(#[from] StatusListenError),
+    Listen(#[from] ListenError),
     /// Serving ended by itself.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -89,11 +78,7 @@ impl ProcessError for PdError {
             | Self::DamagedRights { .. }
             | Self::NewerRights
             | Self::Clock(_) => Failure::Refused,
-            Self::Storage(_)
-            | Self::Listen { .. }
-            | Self::Status(_)
-            | Self::Serve(_)
-            | Self::Task(_) => Failure::Passing,
+            Self::Storage(_) | Self::Listen(_) | Self::Serve(_) | Self::Task(_) => Failure::Passing,
         }
     }
 }

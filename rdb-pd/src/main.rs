@@ -7,12 +7,8 @@ use rdb_proto::transport::{process, settings};
 
 fn main() -> ExitCode {
     let config: Config = settings::read(Config::validate);
-    let log_filter = config.serve.log_level.clone();
-    process::run("rdb-pd", log_filter, async |mut termination| {
-        if config.serve.tls_cert.is_some() {
-            // It has the certificates read again.
-            termination.leave_hang_up();
-        }
+    let flags = config.serve.clone();
+    flags.run("rdb-pd", async |termination| {
         process::serve(Pd::start(config), termination).await
     })
 }

@@ -3,24 +3,22 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rdb_proto::audit::{self, AuditWriter};
 use rdb_proto::authpb::auth_server::AuthServer;
 use rdb_proto::pdpb::pd_server::PdServer;
 use rdb_proto::slow_log::SlowLog;
-use rdb_proto::spans::{self, Origin, SpanExporter};
+use rdb_proto::spans::Origin;
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
+use rdb_proto::transport::process::{Ports, ServerProcess, Shell};
+use rdb_proto::transport::status::TransportMetrics;
 use rdb_proto::transport::tls::{self, TlsKeeper};
 use rdb_proto::transport::{
-    HealthHandle, ServeOptions, Services, UnservedCalls, health, raise_open_files_limit, serve,
+    HealthHandle, ServeError, ServeOptions, Services, UnservedCalls, health,
+    raise_open_files_limit, serve,
 };
 use rdb_storage::{Role, Storage, StorageOptions, WriteHealth};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authority, Keeper};
 use crate::cluster::{Cluster, Registrar};
@@ -39,19 +37,10 @@ const WAL_BYTES_MAX: u64 = 16 << 20;
 
 /// A running placement driver. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
 pub struct Pd {
-    local_addr: SocketAddr,
     storage: Storage,
-    serving: JoinHandle<Result<(), PdError>>,
+    serving: JoinHandle<Result<(), ServeError>>,
     keeping: JoinHandle<Option<()>>,
-    /// Ends after what it shows has.
-    status: Option<StatusServer>,
-    /// Ends after what it sends has been noted.
-    span_exporter: Option<SpanExporter>,
-    /// Ends after what it writes has been noted.
-    audit_writer: Option<AuditWriter>,
-    health: HealthHandle,
-    drain: CancellationToken,
-    _drain_on_drop: DropGuard,
+    shell: Shell,
 }
 
 impl Pd {
@@ -66,11 +55,7 @@ impl Pd {
         for advice in config.advice() {
             tracing::warn!("{advice}");
         }
-        let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
-        let serve_options = ServeOptions {
-            tls: server_tls.clone(),
-            ..config.serve.options().map_err(ConfigError::from)?
-        };
+        let tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
         raise_open_files_limit(config.serve.connections_max);
         let Opened {
             storage,
@@ -80,53 +65,26 @@ impl Pd {
             rights_keeper,
             persisted_ms,
         } = open(&config).await?;
-        let clock = PhysicalClock::start(
-            SystemClock::default(),
-            persisted_ms,
-            config.clock_settings(),
-        )?;
-        let bound = StorageBound::new(storage.clone());
-        let allocator = Allocator::start(clock, bound, persisted_ms).await?;
-
-        let listen_error = |source| PdError::Listen {
-            address: config.addr,
-            source,
-        };
-        let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
-        let local_addr = listener.local_addr().map_err(listen_error)?;
-        let status_listener =
-            StatusAddress::listen_for(config.serve.status_addr, config.addr).await?;
-
-        let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        let origin = Origin {
-            program,
-            version,
-            instance: instance_at(local_addr),
-        };
-        let audit = config
-            .serve
-            .audit(&config.data_dir, origin.clone(), false)?;
-        let (audit, audit_writer) = audit.unzip();
-        let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
+        let allocator = allocator(&config, &storage, persisted_ms).await?;
+        let ports = Ports::listen(config.addr, config.serve.status_addr).await?;
+        let origin = origin_at(ports.local_addr);
+        let telemetry = config.serve.telemetry(&config.data_dir, origin, false)?;
         let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
-        let figures = Arc::new(Figures::told_by(slow, spans));
+        let figures = Arc::new(Figures::told_by(slow, telemetry.spans.clone()));
         let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(&figures);
         let serve_options = ServeOptions {
             unserved: Some(unserved),
             guard: Some(Arc::clone(authority.guard())),
-            audit: audit.clone(),
-            ..serve_options
+            audit: telemetry.audit.clone(),
+            tls: tls.clone(),
+            ..config.serve.options().map_err(ConfigError::from)?
         };
 
         let drain = CancellationToken::new();
-        let (health_handle, health_service) = health(SERVICES, drain.clone());
-        let shown_health = health_handle.clone();
-        if let Some(audit) = audit {
-            audit.tell(health_handle.clone());
-        }
-        let tls_keeper = server_tls.map(|tls| TlsKeeper::new(tls, None, health_handle.clone()));
-        let source = PdSource {
-            health: health_handle.clone(),
+        let (health, health_service) = health(SERVICES, drain.clone());
+        let tls_keeper = tls.map(|tls| TlsKeeper::new(tls, None, health.clone()));
+        let source = Arc::new(PdSource {
+            health: health.clone(),
             drain: drain.clone(),
             storage: storage.clone(),
             cluster: cluster.clone(),
@@ -134,102 +92,62 @@ impl Pd {
             authority: authority.clone(),
             figures: Arc::clone(&figures),
             transport: TransportMetrics::of(&serve_options),
-            addr: local_addr,
-        };
-        let status = status_listener
-            .map(|listener| StatusServer::start(listener, program, version, Arc::new(source)))
-            .transpose()
-            .map_err(listen_error)?;
-        let status_addr = status.as_ref().map(StatusServer::local_addr);
+            addr: ports.local_addr,
+        });
+        let (shell, listener) =
+            Shell::open(ports, telemetry, health.clone(), drain.clone(), source)?;
         let mut write_health = storage.write_health();
         // Whoever is told that it has started finds it healthy, or warned of.
-        rights_keeper.tell(&health_handle);
+        rights_keeper.tell(&health);
         rights_keeper.log();
-        tell_health(&health_handle, &mut write_health);
+        tell_health(&health, &mut write_health);
+        announce(&config, &shell, &storage, cluster.id());
         let keeping = keep(
             Arc::clone(&allocator),
             registrar,
             rights_keeper,
-            health_handle,
+            health,
             write_health,
             tls_keeper,
         );
         let keeping = drain.clone().run_until_cancelled_owned(keeping);
-        tracing::info!(
-            addr = %local_addr,
-            data_dir = %storage.directory().display(),
-            cluster_id = cluster.id(),
-            status_addr = status_addr.map(tracing::field::display),
-            tls = serve_options.tls.is_some(),
-            auth = authority.is_enforced(),
-            version,
-            "serving Pd"
-        );
-        let auth = AuthServer::new(AuthService::new(authority, Arc::clone(&figures)))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let pd = PdServer::new(PdService::new(allocator, cluster, figures))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let services = Services::default()
-            .add_service(pd)
-            .add_service(auth)
-            .add_service(health_service);
-        let serving = serve(listener, services, serve_options, drain.clone());
-        let serving = async move { Ok(serving.await?) };
+        let services = services(allocator, cluster, authority, figures).add_service(health_service);
+        let serving = serve(listener, services, serve_options, drain);
         Ok(Self {
-            local_addr,
             storage,
-            serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
-            keeping: tokio::spawn(drains_when_it_ends(keeping, drain.clone())),
-            status,
-            span_exporter,
-            audit_writer,
-            health: shown_health,
-            drain: drain.clone(),
-            _drain_on_drop: drain.drop_guard(),
+            serving: shell.spawn(serving),
+            keeping: shell.spawn(keeping),
+            shell,
         })
-    }
-
-    /// Where its status pages are, if there are any.
-    pub fn status_addr(&self) -> Option<SocketAddr> {
-        self.status.as_ref().map(StatusServer::local_addr)
-    }
-
-    /// The address that the placement driver listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
     }
 }
 
 impl ServerProcess for Pd {
     type Error = PdError;
 
-    fn drain_token(&self) -> CancellationToken {
-        self.drain.clone()
-    }
-
-    fn health(&self) -> HealthHandle {
-        self.health.clone()
+    fn shell(&self) -> &Shell {
+        &self.shell
     }
 
     async fn wait(self) -> Result<(), PdError> {
         let served = self.serving.await;
         let kept = self.keeping.await;
-        if let Some(status) = self.status {
-            status.end().await;
-        }
-        let closing_began = Instant::now();
-        let closing = process::close(move || self.storage.close());
-        let (closed, ()) = tokio::join!(closing, spans::end(self.span_exporter));
-        audit::end(self.audit_writer, closing_began).await;
-        closed?;
+        self.shell.end(move || self.storage.close()).await?;
         kept?;
-        served?
+        Ok(served??)
     }
 }
 
-/// What tells this process from others in lines and spans: its address, with the name of the machine where that is none of one.
+/// This process, in lines and spans.
+fn origin_at(address: SocketAddr) -> Origin {
+    Origin {
+        program: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        instance: instance_at(address),
+    }
+}
+
+/// What tells it from others: its address, with the name of the machine where that is none of one.
 fn instance_at(address: SocketAddr) -> String {
     if !address.ip().is_unspecified() {
         return address.to_string();
@@ -296,6 +214,33 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
     opened.await?
 }
 
+/// When this returns, timestamps are ready.
+async fn allocator(
+    config: &Config,
+    storage: &Storage,
+    persisted_ms: Option<u64>,
+) -> Result<Arc<SystemAllocator>, PdError> {
+    let settings = config.clock_settings();
+    let clock = PhysicalClock::start(SystemClock::default(), persisted_ms, settings)?;
+    let bound = StorageBound::new(storage.clone());
+    Ok(Allocator::start(clock, bound, persisted_ms).await?)
+}
+
+fn services(
+    allocator: Arc<SystemAllocator>,
+    cluster: Cluster,
+    authority: Authority,
+    figures: Arc<Figures>,
+) -> Services {
+    let auth = AuthServer::new(AuthService::new(authority, Arc::clone(&figures)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let pd = PdServer::new(PdService::new(allocator, cluster, figures))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Services::default().add_service(pd).add_service(auth)
+}
+
 /// Moves the bound of timestamps ahead, answers registrations, changes rights, reads certificates again, and keeps the health status:
 /// healthy means that the storage takes writes.
 async fn keep(
@@ -326,4 +271,17 @@ async fn keep(
 fn tell_health(health: &HealthHandle, write_health: &mut watch::Receiver<WriteHealth>) {
     let cause = write_health.borrow_and_update().cause();
     health.set(cause.map_or(Ok(()), Err));
+}
+
+fn announce(config: &Config, shell: &Shell, storage: &Storage, cluster_id: u64) {
+    tracing::info!(
+        addr = %shell.local_addr,
+        data_dir = %storage.directory().display(),
+        cluster_id,
+        status_addr = shell.status_addr().map(tracing::field::display),
+        tls = config.serve.tls_cert.is_some(),
+        auth = config.auth,
+        version = env!("CARGO_PKG_VERSION"),
+        "serving Pd"
+    );
 }

@@ -1,7 +1,6 @@
 //! Errors of the store process: why it cannot run ([`ServerError`]), and why a request is not served ([`Rejection`]).
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rdb_proto::audit::AuditError;
@@ -10,8 +9,7 @@ use rdb_proto::errorpb::{Fate, NotReady, region_error};
 use rdb_proto::kvrpc::batch_answer;
 use rdb_proto::transport::ServeError;
 use rdb_proto::transport::limits::BYTES_BACKOFF;
-use rdb_proto::transport::process::{Failure, ProcessError};
-use rdb_proto::transport::status::StatusListenError;
+use rdb_proto::transport::process::{Failure, ListenError, ProcessError};
 use rdb_raft::NodeError;
 use rdb_storage::OpenError;
 use tonic::Code;
@@ -54,17 +52,9 @@ pub enum ServerError {
         /// Whether other stores hold the region, too.
         has_others: bool,
     },
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The status pages cannot be served.
+    /// An address cannot be listened on.
     #[error(transparent)]
-    Status(#[from] StatusListenError),
+    Listen(#[from] ListenError),
     /// Serving ended by itself.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -118,8 +108,7 @@ impl ProcessError for ServerError {
             Self::Storage(_)
             | Self::Log(_)
             | Self::Region { .. }
-            | Self::Listen { .. }
-            | Self::Status(_)
+            | Self::Listen(_)
             | Self::Serve(_)
             | Self::Task(_) => Failure::Passing,
         }

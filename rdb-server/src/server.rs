@@ -1,29 +1,27 @@
 //! Wires the process: storage, router, services, placement, health, status pages. Nothing else does.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdb_proto::adminpb::region_admin_server::RegionAdminServer;
-use rdb_proto::audit::{self, AuditWriter};
+use rdb_proto::audit::AuditError;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
 use rdb_proto::kvrpc::kv_raw_server::KvRawServer;
 use rdb_proto::slow_log::SlowLog;
-use rdb_proto::spans::{self, Origin, SpanExporter};
+use rdb_proto::spans::Origin;
 use rdb_proto::transport::limits::{MESSAGE_BYTES_MAX, STORE_CONNECTIONS_MAX};
-use rdb_proto::transport::process::{self, ServerProcess, drains_when_it_ends};
-use rdb_proto::transport::status::{StatusAddress, StatusServer, TransportMetrics};
+use rdb_proto::transport::process::{Ports, ServerProcess, Shell, Telemetry};
+use rdb_proto::transport::status::TransportMetrics;
 use rdb_proto::transport::tls::{self, ClientTls, TlsKeeper};
 use rdb_proto::transport::{
-    HealthHandle, ServeOptions, Services, UnservedCalls, WarningAbout, health,
+    HealthHandle, ServeError, ServeOptions, Services, UnservedCalls, WarningAbout, health,
     raise_open_files_limit, serve,
 };
 use rdb_raft::group::GroupState;
 use rdb_raft::transport::Dialing;
 use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall, WriteHealth};
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -49,19 +47,10 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A running store. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
 pub struct Server {
-    local_addr: SocketAddr,
     regions: Arc<Regions>,
-    serving: JoinHandle<Result<(), ServerError>>,
-    placement: JoinHandle<Result<(), ServerError>>,
-    /// Ends after what it shows has.
-    status: Option<StatusServer>,
-    /// Ends after what it sends has been noted.
-    span_exporter: Option<SpanExporter>,
-    /// Ends after what it writes has been noted.
-    audit_writer: Option<AuditWriter>,
-    health: HealthHandle,
-    drain: CancellationToken,
-    _drain_on_drop: DropGuard,
+    serving: JoinHandle<Result<(), ServeError>>,
+    keeping: JoinHandle<Result<(), ServerError>>,
+    shell: Shell,
 }
 
 impl Server {
@@ -72,177 +61,71 @@ impl Server {
     /// [`ServerError`] when a setting is wrong, the directory cannot be opened, or the address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.validate()?;
-        let handed_over = CancellationToken::new();
         let drain = CancellationToken::new();
-        let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
-        let origin = Origin {
-            program: env!("CARGO_PKG_NAME"),
-            version: env!("CARGO_PKG_VERSION"),
-            instance: config.instance(),
-        };
-        let (data_dir, notes_writes) = (&config.data_dir, config.audit_writes);
-        let audit = config.serve.audit(data_dir, origin.clone(), notes_writes)?;
-        let (audit, audit_writer) = audit.unzip();
-        let (spans, span_exporter) = spans::start(config.serve.otlp_endpoint.as_ref(), origin);
-        let figures = Figures::told_by(slow, spans).audited_by(audit.clone());
-        let router = Router::new(drain.clone()).noting_in(figures);
-        let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(router.figures());
+        let telemetry = telemetry(&config)?;
+        let router = Router::new(drain.clone()).noting_in(figures(&config, &telemetry));
         let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
         let client_tls = config.client_tls().map_err(ConfigError::from)?;
-        let dialing = Dialing {
-            connector: client_tls.as_ref().map(ClientTls::connector),
-            token: config.auth_token()?,
-        };
-        let (connector, token) = (dialing.connector.clone(), dialing.token.clone());
-        let placement_drivers = PlacementDrivers::new(&config.pd, connector, token)?;
-        let (directory, options) = (config.data_dir.clone(), config.storage_options());
-        let open = move || {
-            let storage = Storage::open(directory, options)?;
-            let mark = Mark::open(&storage.directory());
-            Ok::<_, ServerError>((storage, mark))
-        };
-        raise_open_files_limit(config.serve.connections_max);
-        let (storage, mark) = spawn_blocking(open).await??;
+        let opened = Opened::of(&config, &router, client_tls.as_ref()).await?;
+        let (store, placement_drivers) = (opened.store, opened.placement_drivers);
+        let handed_over = CancellationToken::new();
         let serve_options = ServeOptions {
-            unserved: Some(unserved),
-            audit: audit.clone(),
             tls: server_tls.clone(),
-            store_connections_max: STORE_CONNECTIONS_MAX,
+            audit: telemetry.audit.clone(),
             handed_over: Some(handed_over.clone()),
-            ..config.serve.options().map_err(ConfigError::from)?
+            ..serve_options(&config, &router, &store.rights)?
         };
-        let regions = Arc::new(
-            Regions::open(
-                storage.clone(),
-                router.clone(),
-                config.durability,
-                config.timing(),
-                config.raft_log_mib_max << 20,
-                dialing,
-            )
-            .await?,
-        );
-        let has_regions = regions.restore().await?;
-        let (registered, registration) = watch::channel(has_regions);
-        let is_marked = mark.may_be_there();
-        let rights = RightsCopy::new(is_marked, !has_regions, config.auth_stale_max());
-        let rights = Arc::new(rights);
-        let serve_options = ServeOptions {
-            guard: Some(Arc::clone(rights.guard())),
-            ..serve_options
-        };
-        let listen_error = |source| ServerError::Listen {
-            address: config.addr,
-            source,
-        };
-        let listener = TcpListener::bind(config.addr).await.map_err(listen_error)?;
-        let local_addr = listener.local_addr().map_err(listen_error)?;
-        let status_listener =
-            StatusAddress::listen_for(config.serve.status_addr, config.addr).await?;
-        let advertised = config
-            .advertise_addr
-            .clone()
-            .unwrap_or_else(|| local_addr.to_string());
+        let ports = Ports::listen(config.addr, config.serve.status_addr).await?;
+        let own_address = || ports.local_addr.to_string();
+        let advertised = config.advertise_addr.clone().unwrap_or_else(own_address);
 
-        let rights_keeper = RightsKeeper::new(placement_drivers.clone(), Arc::clone(&rights), mark);
+        let (registered, registration) = watch::channel(opened.has_regions);
         let placement = Placement::new(
-            placement_drivers,
+            placement_drivers.clone(),
             advertised.clone(),
-            storage.clone(),
-            Arc::clone(&regions),
-            Arc::clone(&rights),
-            LoadMeter::new(Arc::clone(router.figures()), storage.clone()),
+            store.storage.clone(),
+            Arc::clone(&store.regions),
+            Arc::clone(&store.rights),
+            LoadMeter::new(Arc::clone(router.figures()), store.storage.clone()),
             registered,
         )?;
-
-        let (health_handle, health_service) = health(SERVICES, drain.clone());
-        let shown_health = health_handle.clone();
-        if let Some(audit) = &audit {
-            audit.tell(health_handle.clone());
-        }
-        let tls_keeper =
-            server_tls.map(|tls| TlsKeeper::new(tls, client_tls, health_handle.clone()));
-        let source = StoreSource {
-            health: health_handle.clone(),
+        let rights = Arc::clone(&store.rights);
+        let rights_keeper = RightsKeeper::new(placement_drivers, rights, opened.mark);
+        let (health, health_service) = health(SERVICES, drain.clone());
+        let tls_keeper = server_tls.map(|tls| TlsKeeper::new(tls, client_tls, health.clone()));
+        let source = Arc::new(StoreSource {
+            health: health.clone(),
             registration: registration.clone(),
             drain: drain.clone(),
-            storage: storage.clone(),
+            storage: store.storage.clone(),
             durability: config.durability,
-            regions: Arc::clone(&regions),
-            rights: Arc::clone(&rights),
+            regions: Arc::clone(&store.regions),
+            rights: Arc::clone(&store.rights),
             figures: Arc::clone(router.figures()),
             transport: TransportMetrics::of(&serve_options),
-            addr: local_addr,
+            addr: ports.local_addr,
             advertised: advertised.clone(),
-        };
-        let health_keeper = keep_health(
-            health_handle,
-            registration,
-            storage.clone(),
-            Arc::clone(&regions),
-            Arc::clone(&rights),
-        );
-        let raw = KvRawServer::new(RawService::new(router.clone()))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let cas = KvCasServer::new(CasService::new(router.clone()))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let admin = RegionAdminService::new(router.clone(), Arc::clone(regions.checks()));
-        let batch = KvBatchServer::new(BatchService::new(router));
-        let services = Services::default()
-            .add_service(raw)
-            .add_service(cas)
-            .add_service(batch)
-            .add_service(RegionAdminServer::new(admin))
-            .add_service(regions.peer_service())
-            .add_service(health_service);
-        let (until_drained, of_drain) = (drain.clone(), Arc::clone(&regions));
-        let data_directory = storage.directory();
-        // Until this ends, other stores are served: they may need this one's vote to follow it.
-        let handed_over = handed_over.drop_guard();
-        let placement = async move {
-            let _handed_over = handed_over;
-            let ended = tokio::select! {
-                refused = placement.run() => refused,
-                () = health_keeper => Ok(()),
-                () = rights_keeper.run() => Ok(()),
-                () = tls::keep(tls_keeper) => Ok(()),
-                () = of_drain.keep(&rights) => Ok(()),
-                () = of_drain.follow() => Ok(()),
-                by_store = of_drain.starts().outdated() => Err(ServerError::Outdated { by_store }),
-                () = until_drained.cancelled() => Ok(()),
-            };
-            until_drained.cancel();
-            match ended {
-                Ok(()) => of_drain.hand_over().await,
-                Err(_) => of_drain.leave().await,
-            }
-            if let Err(ServerError::Outdated { by_store }) = ended {
-                note_outdated(data_directory, by_store).await;
-            }
-            ended
-        };
+        });
+        let (shell, listener) =
+            Shell::open(ports, telemetry, health.clone(), drain.clone(), source)?;
+        announce(&config, &shell, &advertised, &store.storage);
+        let services = services(router, &store.regions).add_service(health_service);
         let serving = serve(listener, services, serve_options, drain.clone());
-        let serving = async move { Ok(serving.await?) };
-        let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        let status = status_listener
-            .map(|listener| StatusServer::start(listener, program, version, Arc::new(source)))
-            .transpose()
-            .map_err(listen_error)?;
-        let status_addr = status.as_ref().map(StatusServer::local_addr);
-        announce(&config, local_addr, &advertised, status_addr, &storage);
+        let regions = Arc::clone(&store.regions);
+        let keeping = keep(
+            keep_health(health, registration, store.clone()),
+            store,
+            placement,
+            rights_keeper,
+            tls_keeper,
+            drain,
+            handed_over.drop_guard(),
+        );
         Ok(Self {
-            local_addr,
             regions,
-            serving: tokio::spawn(drains_when_it_ends(serving, drain.clone())),
-            placement: tokio::spawn(drains_when_it_ends(placement, drain.clone())),
-            status,
-            span_exporter,
-            audit_writer,
-            health: shown_health,
-            drain: drain.clone(),
-            _drain_on_drop: drain.drop_guard(),
+            serving: shell.spawn(serving),
+            keeping: shell.spawn(keeping),
+            shell,
         })
     }
 
@@ -272,56 +155,179 @@ impl Server {
         }
         Ok(())
     }
-
-    /// Where its status pages are, if there are any.
-    pub fn status_addr(&self) -> Option<SocketAddr> {
-        self.status.as_ref().map(StatusServer::local_addr)
-    }
-
-    /// The address that the server listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
-    }
 }
 
 impl ServerProcess for Server {
     type Error = ServerError;
 
-    fn drain_token(&self) -> CancellationToken {
-        self.drain.clone()
-    }
-
-    fn health(&self) -> HealthHandle {
-        self.health.clone()
+    fn shell(&self) -> &Shell {
+        &self.shell
     }
 
     async fn wait(self) -> Result<(), ServerError> {
-        let placed = self.placement.await;
+        let kept = self.keeping.await;
         let served = self.serving.await;
-        if let Some(status) = self.status {
-            status.end().await;
-        }
         let (regions, runtime) = (self.regions, Handle::current());
-        let closing_began = tokio::time::Instant::now();
-        let closing = process::close(move || regions.close(&runtime));
-        let (closed, ()) = tokio::join!(closing, spans::end(self.span_exporter));
-        audit::end(self.audit_writer, closing_began).await;
-        closed?;
-        placed??;
-        served?
+        self.shell.end(move || regions.close(&runtime)).await?;
+        kept??;
+        Ok(served??)
     }
+}
+
+fn telemetry(config: &Config) -> Result<Telemetry, AuditError> {
+    let origin = Origin {
+        program: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        instance: config.instance(),
+    };
+    let (data_dir, notes_writes) = (&config.data_dir, config.audit_writes);
+    config.serve.telemetry(data_dir, origin, notes_writes)
+}
+
+fn figures(config: &Config, telemetry: &Telemetry) -> Figures {
+    let slow = SlowLog::of_threshold_ms(config.serve.slow_log_ms);
+    Figures::told_by(slow, telemetry.spans.clone()).audited_by(telemetry.audit.clone())
+}
+
+fn serve_options(
+    config: &Config,
+    router: &Router,
+    rights: &RightsCopy,
+) -> Result<ServeOptions, ConfigError> {
+    let unserved: Arc<dyn UnservedCalls> = Arc::<Figures>::clone(router.figures());
+    Ok(ServeOptions {
+        unserved: Some(unserved),
+        guard: Some(Arc::clone(rights.guard())),
+        store_connections_max: STORE_CONNECTIONS_MAX,
+        ..config.serve.options()?
+    })
+}
+
+/// What a store has. Cheap to clone.
+#[derive(Clone)]
+struct Store {
+    storage: Storage,
+    regions: Arc<Regions>,
+    rights: Arc<RightsCopy>,
+}
+
+/// The store as its data directory has it.
+struct Opened {
+    store: Store,
+    placement_drivers: PlacementDrivers,
+    mark: Mark,
+    /// Otherwise it is new.
+    has_regions: bool,
+}
+
+impl Opened {
+    /// Opens the directory. What is in it is served through `router` from now on.
+    async fn of(
+        config: &Config,
+        router: &Router,
+        client_tls: Option<&ClientTls>,
+    ) -> Result<Self, ServerError> {
+        let dialing = Dialing {
+            connector: client_tls.map(ClientTls::connector),
+            token: config.auth_token()?,
+        };
+        let (connector, token) = (dialing.connector.clone(), dialing.token.clone());
+        let placement_drivers = PlacementDrivers::new(&config.pd, connector, token)?;
+        let (directory, options) = (config.data_dir.clone(), config.storage_options());
+        let open = move || {
+            let storage = Storage::open(directory, options)?;
+            let mark = Mark::open(&storage.directory());
+            Ok::<_, ServerError>((storage, mark))
+        };
+        raise_open_files_limit(config.serve.connections_max);
+        let (storage, mark) = spawn_blocking(open).await??;
+        let regions = Regions::open(
+            storage.clone(),
+            router.clone(),
+            config.durability,
+            config.timing(),
+            config.raft_log_mib_max << 20,
+            dialing,
+        );
+        let regions = Arc::new(regions.await?);
+        let has_regions = regions.restore().await?;
+        let is_marked = mark.may_be_there();
+        let rights = RightsCopy::new(is_marked, !has_regions, config.auth_stale_max());
+        Ok(Self {
+            store: Store {
+                storage,
+                regions,
+                rights: Arc::new(rights),
+            },
+            placement_drivers,
+            mark,
+            has_regions,
+        })
+    }
+}
+
+fn services(router: Router, regions: &Regions) -> Services {
+    let raw = KvRawServer::new(RawService::new(router.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let cas = KvCasServer::new(CasService::new(router.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let admin = RegionAdminService::new(router.clone(), Arc::clone(regions.checks()));
+    Services::default()
+        .add_service(raw)
+        .add_service(cas)
+        .add_service(KvBatchServer::new(BatchService::new(router)))
+        .add_service(RegionAdminServer::new(admin))
+        .add_service(regions.peer_service())
+}
+
+/// Does what a store does beside its calls, until the drain begins or a part of that ends, which starts the drain. Then it lets other stores
+/// lead. They are served until this has ended, since they may need this one's vote to follow it.
+async fn keep(
+    health_keeper: impl Future<Output = ()>,
+    store: Store,
+    placement: Placement,
+    rights_keeper: RightsKeeper,
+    tls_keeper: Option<TlsKeeper>,
+    drain: CancellationToken,
+    _handed_over: DropGuard,
+) -> Result<(), ServerError> {
+    let Store {
+        storage,
+        regions,
+        rights,
+    } = &store;
+    let ended = tokio::select! {
+        refused = placement.run() => refused,
+        () = health_keeper => Ok(()),
+        () = rights_keeper.run() => Ok(()),
+        () = tls::keep(tls_keeper) => Ok(()),
+        () = regions.keep(rights) => Ok(()),
+        () = regions.follow() => Ok(()),
+        by_store = regions.starts().outdated() => Err(ServerError::Outdated { by_store }),
+        () = drain.cancelled() => Ok(()),
+    };
+    drain.cancel();
+    match ended {
+        Ok(()) => regions.hand_over().await,
+        Err(_) => regions.leave().await,
+    }
+    if let Err(ServerError::Outdated { by_store }) = ended {
+        note_outdated(storage.directory(), by_store).await;
+    }
+    ended
 }
 
 /// Keeps the health status. A store is healthy when it is registered, has rights that hold where they are enforced, takes the writes of
 /// every region that it leads, and hears of who leads the others. It has started when it is registered and writes to its disk: a single
 /// region does not hold that up.
-async fn keep_health(
-    health: HealthHandle,
-    mut registration: watch::Receiver<bool>,
-    storage: Storage,
-    regions: Arc<Regions>,
-    rights: Arc<RightsCopy>,
-) {
+async fn keep_health(health: HealthHandle, mut registration: watch::Receiver<bool>, store: Store) {
+    let Store {
+        storage,
+        regions,
+        rights,
+    } = store;
     let (mut writes, mut log_writes) = (storage.write_health(), regions.log_health());
     let (mut groups, mut served) = (regions.states(), regions.served());
     let mut damaged = regions.damaged();
@@ -404,17 +410,11 @@ fn stopped(groups: &BTreeMap<u64, GroupState>) -> Option<String> {
     })
 }
 
-fn announce(
-    config: &Config,
-    local_addr: SocketAddr,
-    advertised: &str,
-    status_addr: Option<SocketAddr>,
-    storage: &Storage,
-) {
+fn announce(config: &Config, shell: &Shell, advertised: &str, storage: &Storage) {
     tracing::info!(
-        addr = %local_addr,
+        addr = %shell.local_addr,
         advertised,
-        status_addr = status_addr.map(tracing::field::display),
+        status_addr = shell.status_addr().map(tracing::field::display),
         data_dir = %storage.directory().display(),
         durability = %config.durability,
         tls = config.serve.tls_cert.is_some(),

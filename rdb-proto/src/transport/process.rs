@@ -1,19 +1,19 @@
-//! The shell of a server process: logging, runtime, termination, exit code.
+//! A server process: logging, runtime, termination, exit code. Its [`Shell`] is what both servers have around their services.
+
+mod shell;
 
 use std::error::Error;
-use std::fmt::Display;
 use std::future::Future;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{CLOSE_TIMEOUT, EXIT_TIMEOUT};
+pub use self::shell::{ListenError, Ports, Shell, Telemetry};
+use super::limits::EXIT_TIMEOUT;
 pub use super::log_filter::LogFilter;
-use super::service_manager;
-use super::{HealthHandle, Termination};
+use super::{Termination, service_manager};
 
 /// What the help of a server says about its exit codes.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -44,21 +44,34 @@ pub trait ServerProcess {
     /// Why it ended.
     type Error: ProcessError;
 
-    /// Cancel it to start the drain.
-    fn drain_token(&self) -> CancellationToken;
-
-    /// Whether it does its work.
-    fn health(&self) -> HealthHandle;
+    /// What is around its services.
+    fn shell(&self) -> &Shell;
 
     /// Waits for the drain to begin and end, and for the storage to close.
     fn wait(self) -> impl Future<Output = Result<(), Self::Error>>;
+
+    /// The address that it listens on.
+    fn local_addr(&self) -> SocketAddr {
+        self.shell().local_addr
+    }
+
+    /// Where its status pages are, if there are any.
+    fn status_addr(&self) -> Option<SocketAddr> {
+        self.shell().status_addr()
+    }
+
+    /// Cancel it to start the drain.
+    fn drain_token(&self) -> CancellationToken {
+        self.shell().drain.clone()
+    }
 }
 
-/// Runs a server's program to its exit code, with logging to stderr. Threads that are still busy at the end, e.g. with a disk that does
-/// not answer, get [`EXIT_TIMEOUT`].
+/// Runs a server's program to its exit code, with logging to stderr. With TLS, SIGHUP has the certificates read again, and does not end it.
+/// Threads that are still busy at the end, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`].
 pub fn run<E: ProcessError>(
     name: &str,
     log_filter: LogFilter,
+    has_tls: bool,
     process: impl AsyncFnOnce(Termination) -> Result<(), E>,
 ) -> ExitCode {
     tracing_subscriber::fmt()
@@ -66,7 +79,7 @@ pub fn run<E: ProcessError>(
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    match run_to_end(process) {
+    match run_to_end(has_tls, process) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             let failure = error.failure();
@@ -81,12 +94,19 @@ pub fn run<E: ProcessError>(
 }
 
 fn run_to_end<E>(
+    has_tls: bool,
     process: impl AsyncFnOnce(Termination) -> Result<(), E>,
 ) -> io::Result<Result<(), E>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(async { Ok(process(Termination::install()?).await) });
+    let ended = runtime.block_on(async {
+        let mut termination = Termination::install()?;
+        if has_tls {
+            termination.leave_hang_up();
+        }
+        Ok(process(termination).await)
+    });
     runtime.shutdown_timeout(EXIT_TIMEOUT);
     ended
 }
@@ -109,7 +129,7 @@ pub async fn serve<S: ServerProcess>(
         }
     };
     let drain = server.drain_token();
-    let telling = service_manager::follow(server.health());
+    let telling = service_manager::follow(server.shell().health.clone());
     let draining = async {
         termination.requested().await;
         tracing::info!("asked to stop: draining");
@@ -123,39 +143,5 @@ pub async fn serve<S: ServerProcess>(
         never = telling => match never {},
     }
     tracing::info!("stopped");
-    Ok(())
-}
-
-/// Starts the drain when `task` ends, for any reason.
-pub fn drains_when_it_ends<T>(
-    task: impl Future<Output = T>,
-    drain: CancellationToken,
-) -> impl Future<Output = T> {
-    let guard = drain.drop_guard();
-    async move {
-        let _guard = guard;
-        task.await
-    }
-}
-
-/// Closes a storage in the time that a drain leaves for that. What is not flushed by then is in the write-ahead log, and the
-/// next open replays it.
-///
-/// # Errors
-///
-/// When closing panics.
-pub async fn close<E: Display + Send + 'static>(
-    closing: impl FnOnce() -> Result<(), E> + Send + 'static,
-) -> Result<(), JoinError> {
-    match timeout(CLOSE_TIMEOUT, spawn_blocking(closing)).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::warn!(%error, "not everything was flushed; nothing is lost"),
-        Ok(Err(panic)) => return Err(panic),
-        Err(_) => {
-            tracing::warn!(
-                "flushing took too long and was left to the next start; nothing is lost"
-            );
-        }
-    }
     Ok(())
 }

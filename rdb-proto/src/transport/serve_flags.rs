@@ -114,28 +114,39 @@ macro_rules! serve_flags {
                 )
             }
 
-            /// Opens the audit log, if there is to be one. The data is in `data_dir`.
+            /// Opens the audit log, if there is to be one, and begins to send spans. The data is in `data_dir`.
             ///
             /// # Errors
             ///
-            /// When its file cannot be written to, or is there.
-            pub fn audit(
+            /// When the file of the audit log cannot be written to, or is there.
+            pub fn telemetry(
                 &self,
                 data_dir: &std::path::Path,
                 origin: $crate::spans::Origin,
                 notes_writes: bool,
-            ) -> Result<
-                Option<($crate::audit::AuditLog, $crate::audit::AuditWriter)>,
-                $crate::audit::AuditError,
-            > {
+            ) -> Result<$crate::transport::process::Telemetry, $crate::audit::AuditError> {
                 let options = $crate::audit::AuditOptions {
-                    origin,
+                    origin: origin.clone(),
                     file_bytes_max: self.audit_log_max_mib << 20,
                     notes_writes,
                 };
                 let path = self.audit_log.clone();
-                path.map(|path| $crate::audit::AuditLog::open_beside(data_dir, path, options))
-                    .transpose()
+                let audit = path
+                    .map(|path| $crate::audit::AuditLog::open_beside(data_dir, path, options))
+                    .transpose()?;
+                let collector = self.otlp_endpoint.as_ref();
+                let telemetry = $crate::transport::process::Telemetry::start;
+                Ok(telemetry(audit, collector, origin))
+            }
+
+            /// Runs the program of a server with these flags to its exit code.
+            pub fn run<E: $crate::transport::process::ProcessError>(
+                &self,
+                name: &str,
+                process: impl AsyncFnOnce($crate::transport::Termination) -> Result<(), E>,
+            ) -> std::process::ExitCode {
+                let has_tls = self.tls_cert.is_some();
+                $crate::transport::process::run(name, self.log_level.clone(), has_tls, process)
             }
 
             /// Checks the flags.
