@@ -18,6 +18,7 @@ pub mod mutant;
 mod node;
 #[doc(hidden)]
 pub mod simulation;
+mod supervisor;
 mod timing;
 pub mod transport;
 mod types;

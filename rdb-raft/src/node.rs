@@ -1,31 +1,23 @@
 //! All groups of a store.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::future;
+use std::collections::BTreeMap;
 use std::io;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
-use std::time::Duration;
 
-use futures::future::{join_all, select};
-use futures::{StreamExt, stream};
+use futures::future::join_all;
 use openraft::RaftNetworkFactory;
 use openraft::network::NetSnapshot;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::figures::{LogFigures, NodeFigures};
-use crate::group::{Beats, Group, GroupState, LOG_BYTES_MAX, Leader, PurgeError, StartError};
+use crate::group::{Group, GroupState, LOG_BYTES_MAX, StartError};
 use crate::log::{LogDevice, LogHealth, LogStore, LogWriter};
 use crate::machine::{SnapshotData, StateMachine};
 use crate::simulation::spawn_blocking;
+use crate::supervisor::supervise;
 use crate::timing::{Timing, TimingError};
-use crate::types::{LogId, TypeConfig};
-
-/// How often the groups are looked at for what has to be done.
-const KEEP_INTERVAL: Duration = Duration::from_secs(1);
+use crate::types::TypeConfig;
 
 /// Snapshots that a store receives at a time.
 const SNAPSHOTS_RECEIVED_MAX: usize = 2;
@@ -38,8 +30,8 @@ const OPENED_MAX: usize = 16;
 
 /// The groups of a store, with the writer of their logs.
 ///
-/// One task watches them all, purges their logs, and finishes their changes of members. A group that fails ends alone, unless what failed is the log: that one is
-/// shared. A group that has ended stays here, since a sole voter may still permit reads.
+/// The supervisor watches them all, purges their logs, and finishes their changes of members. A group that fails ends alone, unless what
+/// failed is the log: that one is shared. A group that has ended stays here, since a sole voter may still permit reads.
 pub struct Node {
     timing: Timing,
     log: Arc<LogWriter>,
@@ -57,7 +49,7 @@ pub struct Node {
 }
 
 pub(crate) type Groups = RwLock<BTreeMap<u64, Group>>;
-type States = BTreeMap<u64, GroupState>;
+pub(crate) type States = BTreeMap<u64, GroupState>;
 
 /// A peer that another store has asked for, of a group that this store does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -396,139 +388,8 @@ fn add(groups: &Groups, group_id: u64, group: Group) {
     groups.insert(group_id, group);
 }
 
-fn all(groups: &Groups) -> Vec<(u64, Group)> {
+pub(crate) fn all(groups: &Groups) -> Vec<(u64, Group)> {
     let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
     let groups = groups.iter();
     groups.map(|(id, group)| (*id, group.clone())).collect()
-}
-
-async fn supervise(
-    groups: Arc<Groups>,
-    timing: Timing,
-    log_bytes_max: u64,
-    opened: mpsc::Receiver<(u64, Group)>,
-    published: Arc<watch::Sender<States>>,
-    figures: Arc<NodeFigures>,
-) {
-    // A task of its own, so that nothing else keeps heartbeats waiting.
-    let beating = beat_groups(Arc::clone(&groups), timing);
-    let beating = AbortOnDropHandle::new(tokio::spawn(beating));
-    let publishing = pin!(publish_states(&groups, opened, published, &figures));
-    select(publishing, pin!(keep_groups(&groups, log_bytes_max))).await;
-    beating.abort();
-    let _ = beating.await;
-}
-
-pub(crate) async fn beat_groups(groups: Arc<Groups>, timing: Timing) {
-    let beaten = Beaten(groups);
-    let mut beats = Beats::start(&timing);
-    loop {
-        let turns = beats.next().await;
-        beaten.each(|group_id, group| {
-            if turns.include(group_id) {
-                group.beat(&timing);
-            }
-        });
-    }
-}
-
-/// The groups of a store. Without beats, and a timer, they would never send anything again.
-struct Beaten(Arc<Groups>);
-
-impl Beaten {
-    fn each(&self, beat: impl Fn(u64, &Group)) {
-        let groups = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        for (group_id, group) in &*groups {
-            beat(*group_id, group);
-        }
-    }
-}
-
-impl Drop for Beaten {
-    fn drop(&mut self) {
-        self.each(|_, group| group.end_beats());
-    }
-}
-
-async fn publish_states(
-    groups: &Groups,
-    opened: mpsc::Receiver<(u64, Group)>,
-    published: Arc<watch::Sender<States>>,
-    figures: &NodeFigures,
-) {
-    let opened = stream::unfold(opened, |mut opened| async move {
-        let group = opened.recv().await?;
-        Some((group, opened))
-    });
-    let states = opened.flat_map_unordered(None, |(group_id, group)| {
-        let states = group.states();
-        let states = states.map(move |state| (group_id, group.clone(), state));
-        states.boxed()
-    });
-    let publish = states.for_each(|(group_id, group, state)| {
-        if published.borrow().get(&group_id) != Some(&state) {
-            log_state(group_id, &state);
-            if let GroupState::Running(Leader {
-                peer_id: Some(_), ..
-            }) = state
-            {
-                figures.leader_changes.increment();
-            }
-        }
-        published.send_modify(|states| {
-            let groups = groups.read().unwrap_or_else(PoisonError::into_inner);
-            // It may have been removed, and opened again.
-            if groups.get(&group_id).is_some_and(|open| open.is(&group)) {
-                states.insert(group_id, state);
-            }
-        });
-        future::ready(())
-    });
-    publish.await;
-}
-
-fn log_state(group_id: u64, state: &GroupState) {
-    match state {
-        GroupState::Running(leader) => {
-            if let Some(peer_id) = leader.peer_id {
-                tracing::info!(
-                    group_id,
-                    peer_id,
-                    term = leader.term,
-                    "a group has a leader"
-                );
-            }
-        }
-        GroupState::Ended(ended) if ended.has_failed => {
-            tracing::error!(group_id, cause = %ended.cause, "a group has failed");
-        }
-        GroupState::Ended(_) => tracing::info!(group_id, "a group was shut down"),
-    }
-}
-
-/// Purges the logs, and finishes changes of members that lost leaders have left. A log that cannot be purged is told of once.
-async fn keep_groups(groups: &Groups, log_bytes_max: u64) {
-    let (mut failing, mut purged) = (BTreeSet::new(), BTreeMap::new());
-    loop {
-        sleep(KEEP_INTERVAL).await;
-        for (group_id, group) in all(groups) {
-            group.finish_change();
-            if let Some(LogId { index, .. }) = group.purged()
-                && let Some(before) = purged.insert(group_id, index)
-                && before != index
-            {
-                tracing::debug!(group_id, index, "the log begins after this entry");
-            }
-            match group.purge(log_bytes_max).await {
-                Ok(()) => drop(failing.remove(&group_id)),
-                // Its end was told of.
-                Err(PurgeError::Ended(_)) => {}
-                Err(error) => {
-                    if failing.insert(group_id) {
-                        tracing::warn!(group_id, %error, "a log is not purged");
-                    }
-                }
-            }
-        }
-    }
 }

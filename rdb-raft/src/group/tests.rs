@@ -19,7 +19,8 @@ use crate::log::{LogWriter, MemoryDevice};
 use crate::machine::{
     Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
 };
-use crate::node::{Groups, beat_groups};
+use crate::node::Groups;
+use crate::supervisor::beat_groups;
 use crate::timing::Timing;
 use crate::types::{
     Answer, Content, Entry, LogId, Membership, StoreNode, StoredMembership, TypeConfig, Vote,
