@@ -236,7 +236,7 @@ impl Keeper {
             if answer.is_closed() {
                 continue;
             }
-            let changed = self.change(&change, &author).await;
+            let changed = self.make(&change, &author).await;
             self.tell(&health);
             let _ = answer.send(changed);
         }
@@ -267,7 +267,7 @@ impl Keeper {
         (!warnings.is_empty()).then(|| warnings.join("; "))
     }
 
-    async fn change(&self, change: &Change, author: &Author) -> Result<bool, AuthError> {
+    async fn make(&self, change: &Change, author: &Author) -> Result<bool, AuthError> {
         let shared = &self.shared;
         author.check(change).map_err(AuthError::Denied)?;
         let Some(users) = shared.present().users.changed(change)? else {

@@ -48,7 +48,7 @@ impl AuthService {
         }
     }
 
-    async fn change(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
+    async fn ask(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
         call.note_asked_of(change.prefix(), || change.asked());
         let author = Author::Call(Arc::clone(call));
         let changed = self.authority.change(change, author).await;
@@ -69,8 +69,7 @@ impl Auth for AuthService {
             let EnableRequest { name } = request.into_inner();
             let token = Token::random();
             let token_hash = token.hash();
-            self.change(&call, Change::Enable { name, token_hash })
-                .await?;
+            self.ask(&call, Change::Enable { name, token_hash }).await?;
             Ok(Response::new(EnableResponse {
                 token: token.to_string(),
                 enforced: self.authority.is_enforced(),
@@ -97,7 +96,7 @@ impl Auth for AuthService {
                 subject,
                 token_hash: token.as_ref().map(Token::hash),
             };
-            self.change(&call, change).await?;
+            self.ask(&call, change).await?;
             Ok(Response::new(AddUserResponse {
                 token: shown(token.as_ref()),
             }))
@@ -113,7 +112,7 @@ impl Auth for AuthService {
         let timed = Timed::begin(&self.figures, &call, "RemoveUser");
         let answering = async {
             let RemoveUserRequest { name } = request.into_inner();
-            self.change(&call, Change::RemoveUser { name }).await?;
+            self.ask(&call, Change::RemoveUser { name }).await?;
             Ok(Response::new(RemoveUserResponse {}))
         };
         timed.end(answering.await)
@@ -139,7 +138,7 @@ impl Auth for AuthService {
                     return Err(Fault::invalid_argument("change", None, cause).into());
                 }
             };
-            self.change(&call, change).await?;
+            self.ask(&call, change).await?;
             Ok(Response::new(ChangeTokenResponse {
                 token: shown(is_given.then_some(&token)),
             }))
@@ -176,7 +175,7 @@ impl Auth for AuthService {
         let answering = async {
             let GrantRequest { name, grant } = request.into_inner();
             let grant = named_grant(grant)?;
-            let changed = self.change(&call, Change::Grant { name, grant }).await?;
+            let changed = self.ask(&call, Change::Grant { name, grant }).await?;
             Ok(Response::new(GrantResponse { changed }))
         };
         timed.end(answering.await)
@@ -191,7 +190,7 @@ impl Auth for AuthService {
         let answering = async {
             let RevokeRequest { name, grant } = request.into_inner();
             let grant = named_grant(grant)?;
-            self.change(&call, Change::Revoke { name, grant }).await?;
+            self.ask(&call, Change::Revoke { name, grant }).await?;
             Ok(Response::new(RevokeResponse {}))
         };
         timed.end(answering.await)
@@ -299,9 +298,7 @@ impl AuthService {
         };
         Ok(Some(pass.ok_or_else(|| auth_fault(no_user().into()))?))
     }
-}
 
-impl AuthService {
     /// A store can have a greater version only of rights that this process has lost.
     fn tell_of_newer_copy(&self, call: &CallBudget, known_version: u64, version: u64) {
         let line = self.newer_copy.lock();

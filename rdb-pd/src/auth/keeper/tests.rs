@@ -179,7 +179,7 @@ async fn a_change_is_not_shown_before_it_is_written() {
         let before = authority.present().users;
         let change = add(&format!("u{number}"), &Token::random());
         let author = anybody();
-        let mut changing = pin!(keeper.change(&change, &author));
+        let mut changing = pin!(keeper.make(&change, &author));
         if poll!(changing.as_mut()).is_pending() {
             assert_eq!(*authority.present().users, *before);
             assert_eq!(authority.guard().version(), Some(before.version()));
@@ -210,7 +210,7 @@ async fn who_has_no_right_to_enable_takes_no_places_of_administrators() {
     assert_eq!(bob.change.name(), "bob");
 
     let first = enable("root", &Token::random());
-    keeper.change(&first, &anybody()).await.unwrap();
+    keeper.make(&first, &anybody()).await.unwrap();
     let refused = enabling().now_or_never();
     assert!(
         matches!(refused, Some(Err(AuthError::Refused(Refusal::AdminExists)))),
