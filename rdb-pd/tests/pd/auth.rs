@@ -770,6 +770,7 @@ async fn what_was_answered_outlives_a_kill() {
     let asking: Vec<_> = asking.collect();
     drop(answers);
     let mut names: Vec<_> = answered.by_ref().take(ANSWERS_BEFORE_KILL).collect().await;
+    assert_eq!(names.len(), ANSWERS_BEFORE_KILL, "all tasks have failed");
     drop(process);
     let mut open = Vec::new();
     for asking in asking {
