@@ -21,6 +21,16 @@ use crate::connection::Channel;
 use crate::rpc::Access;
 use crate::{Client, Error, KeyRange};
 
+/// A question to the placement driver, which makes the call anew each time.
+macro_rules! call {
+    ($method:ident($request:ident)) => {
+        |mut client: AuthClient<Channel>| {
+            let request = $request.clone();
+            async move { client.$method(request).await }
+        }
+    };
+}
+
 /// Administration of users. Once rights are enforced it is for administrators alone, except that everybody may
 /// [check](Client::check_right) what they may do themselves. Whether they are enforced or not, what is changed is kept.
 ///
@@ -45,11 +55,7 @@ impl Client {
             subject: identity.into_subject().unwrap_or_default(),
             without_token,
         };
-        let added = self.change_users(|mut client| {
-            let request = request.clone();
-            async move { client.add_user(request).await }
-        });
-        let token = added.await?.token;
+        let token = self.change_users(call!(add_user(request))).await?.token;
         if without_token {
             return Ok(None);
         }
@@ -65,11 +71,8 @@ impl Client {
         let request = RemoveUserRequest {
             name: name.to_owned(),
         };
-        let removed = self.change_users(|mut client| {
-            let request = request.clone();
-            async move { client.remove_user(request).await }
-        });
-        removed.await.map(drop)
+        let removed = self.change_users(call!(remove_user(request))).await;
+        removed.map(drop)
     }
 
     /// Makes a second token for a user. The one that it has stays good.
@@ -125,11 +128,7 @@ impl Client {
             name: name.to_owned(),
             grant: Some(grant.into()),
         };
-        let granted = self.change_users(|mut client| {
-            let request = request.clone();
-            async move { client.grant(request).await }
-        });
-        Ok(granted.await?.changed)
+        Ok(self.change_users(call!(grant(request))).await?.changed)
     }
 
     /// Takes a grant away from a user. Role, keyspace and prefix have to be those of the grant: a part of it cannot be taken away.
@@ -142,11 +141,7 @@ impl Client {
             name: name.to_owned(),
             grant: Some(grant.into()),
         };
-        let revoked = self.change_users(|mut client| {
-            let request = request.clone();
-            async move { client.revoke(request).await }
-        });
-        revoked.await.map(drop)
+        self.change_users(call!(revoke(request))).await.map(drop)
     }
 
     /// Whether a user may do what `role` allows, over all keys of `range`. `user`: `None` is this client itself; `keyspace`: `None` is both.
@@ -176,10 +171,7 @@ impl Client {
         request.set_role(role.into());
         request.set_keyspace(user::wire_keyspace(keyspace));
         let placement_driver = self.router().placement_driver();
-        let question = |mut client: AuthClient<Channel>| {
-            let request = request.clone();
-            async move { client.check(request).await }
-        };
+        let question = call!(check(request));
         let asked = placement_driver.ask_of_users(Access::Read, self.deadline(), question);
         Ok(asked.await?.into())
     }
@@ -189,11 +181,7 @@ impl Client {
             name: name.to_owned(),
             change: change.into(),
         };
-        let changed = self.change_users(|mut client| {
-            let request = request.clone();
-            async move { client.change_token(request).await }
-        });
-        Ok(changed.await?.token)
+        Ok(self.change_users(call!(change_token(request))).await?.token)
     }
 
     async fn change_users<A, F>(
