@@ -143,8 +143,7 @@ impl TryFrom<authpb::Grant> for Grant {
         let unknown = || {
             Error::internal("the placement driver told of a grant that this release does not know")
         };
-        let role = authpb::Role::try_from(grant.role).ok();
-        let role = role.and_then(|role| Role::try_from(role).ok());
+        let role = Role::of_wire(grant.role);
         let keyspace = authpb::Keyspace::try_from(grant.keyspace);
         Ok(Self {
             role: role.ok_or_else(unknown)?,

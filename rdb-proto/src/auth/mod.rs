@@ -44,6 +44,6 @@ pub use enforcing::{
     is_user_name,
 };
 pub use hyper::header::AUTHORIZATION;
-pub use role::{Keyspace, Permission, Role, UnknownName};
+pub use role::{Keyspace, Permission, Role};
 pub use token::{InvalidToken, Token};
 pub use token_file::{TokenFile, TokenFileError};

@@ -1,7 +1,6 @@
 //! The words of rights: what is done, to which keys, and the roles that allow it.
 
 use std::fmt;
-use std::str::FromStr;
 
 use crate::authpb;
 
@@ -36,14 +35,6 @@ pub enum Role {
     Store,
 }
 
-/// A word is not the name of a role or of a keyspace.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no such {what}; there are: {expected}")]
-pub struct UnknownName {
-    what: &'static str,
-    expected: &'static str,
-}
-
 impl Permission {
     /// The least role that allows it.
     pub fn role(self) -> Role {
@@ -55,6 +46,17 @@ impl Permission {
 }
 
 impl Role {
+    /// The role that has this number in messages. `None`: there is none, or this release does not know it.
+    pub fn of_wire(role: i32) -> Option<Self> {
+        match authpb::Role::try_from(role).ok()? {
+            authpb::Role::Unspecified => None,
+            authpb::Role::Reader => Some(Self::Reader),
+            authpb::Role::Writer => Some(Self::Writer),
+            authpb::Role::Admin => Some(Self::Admin),
+            authpb::Role::Store => Some(Self::Store),
+        }
+    }
+
     /// Whether it is always over all keys: a prefix or a keyspace with it means nothing.
     pub fn is_over_everything(self) -> bool {
         matches!(self, Self::Admin | Self::Store)
@@ -100,32 +102,6 @@ impl fmt::Display for Keyspace {
     }
 }
 
-impl FromStr for Role {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let all = [Self::Reader, Self::Writer, Self::Admin, Self::Store];
-        let found = all.into_iter().find(|role| role.name() == text);
-        found.ok_or(UnknownName {
-            what: "role",
-            expected: "reader, writer, admin, store",
-        })
-    }
-}
-
-impl FromStr for Keyspace {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let mut all = [Self::Raw, Self::Versioned].into_iter();
-        let found = all.find(|keyspace| keyspace.name() == text);
-        found.ok_or(UnknownName {
-            what: "keyspace",
-            expected: "raw, versioned",
-        })
-    }
-}
-
 impl From<Role> for authpb::Role {
     fn from(role: Role) -> Self {
         match role {
@@ -133,20 +109,6 @@ impl From<Role> for authpb::Role {
             Role::Writer => Self::Writer,
             Role::Admin => Self::Admin,
             Role::Store => Self::Store,
-        }
-    }
-}
-
-impl TryFrom<authpb::Role> for Role {
-    type Error = UnknownName;
-
-    fn try_from(role: authpb::Role) -> Result<Self, UnknownName> {
-        match role {
-            authpb::Role::Unspecified => "".parse(),
-            authpb::Role::Reader => Ok(Self::Reader),
-            authpb::Role::Writer => Ok(Self::Writer),
-            authpb::Role::Admin => Ok(Self::Admin),
-            authpb::Role::Store => Ok(Self::Store),
         }
     }
 }
@@ -165,16 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_of_roles_and_keyspaces_lead_back_to_them() {
+    fn the_number_of_a_role_leads_back_to_it() {
         for role in [Role::Reader, Role::Writer, Role::Admin, Role::Store] {
-            assert_eq!(role.to_string().parse(), Ok(role));
-            assert_eq!(Role::try_from(authpb::Role::from(role)), Ok(role));
+            assert_eq!(Role::of_wire(authpb::Role::from(role).into()), Some(role));
         }
-        for keyspace in [Keyspace::Raw, Keyspace::Versioned] {
-            assert_eq!(keyspace.to_string().parse(), Ok(keyspace));
+        for none in [0, 99, -1] {
+            assert_eq!(Role::of_wire(none), None);
         }
-        assert!(Role::try_from(authpb::Role::Unspecified).is_err());
-        assert!("Admin".parse::<Role>().is_err());
-        assert!("all".parse::<Keyspace>().is_err());
     }
 }

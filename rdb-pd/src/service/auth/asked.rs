@@ -29,13 +29,12 @@ impl Asked {
     ) -> Result<Self, Status> {
         let refused =
             |field, cause: &str| Status::from(Fault::invalid_argument(field, None, cause));
-        let role = authpb::Role::try_from(role).unwrap_or_default();
-        let permission = match Role::try_from(role) {
-            Ok(Role::Reader) => Permission::Read,
-            Ok(Role::Writer) => Permission::Write,
-            Ok(Role::Admin) => return Ok(Self::Admin),
-            Ok(Role::Store) => return Ok(Self::Store),
-            Err(_) => {
+        let permission = match Role::of_wire(role) {
+            Some(Role::Reader) => Permission::Read,
+            Some(Role::Writer) => Permission::Write,
+            Some(Role::Admin) => return Ok(Self::Admin),
+            Some(Role::Store) => return Ok(Self::Store),
+            None => {
                 let cause = "that is no role; there are reader, writer, admin and store";
                 return Err(refused("role", cause));
             }

@@ -39,8 +39,7 @@ pub(super) struct Grant<'a> {
 impl<'a> Grant<'a> {
     pub(super) fn of(grant: &'a authpb::Grant) -> Result<Self, BadGrant> {
         // Not by the getters: they take a number that they do not know for the first one, which is all keys.
-        let role = authpb::Role::try_from(grant.role).map_err(|_| BadGrant::Role)?;
-        let role = Role::try_from(role).map_err(|_| BadGrant::Role)?;
+        let role = Role::of_wire(grant.role).ok_or(BadGrant::Role)?;
         let keyspace = authpb::Keyspace::try_from(grant.keyspace);
         let keyspace = match keyspace.map_err(|_| BadGrant::Keyspace)? {
             authpb::Keyspace::All => None,
