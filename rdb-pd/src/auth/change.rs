@@ -1,7 +1,5 @@
 //! What can be done to users, and by whom it was.
 
-use std::sync::Arc;
-
 use rdb_proto::auth::{Caller, is_user_name};
 use rdb_proto::authpb::{Grant, Keyspace, Role};
 use rdb_proto::error::Fault;
@@ -47,43 +45,16 @@ pub(crate) enum Change {
     },
 }
 
-/// Who asks for a change.
-pub(crate) enum Author {
-    /// Whoever makes this call.
-    Call(Arc<CallBudget>),
-    /// One that makes no call.
-    #[cfg(test)]
-    Caller(Caller),
-}
-
-impl Author {
-    fn caller(&self) -> &Caller {
-        match self {
-            Self::Call(call) => call.caller(),
-            #[cfg(test)]
-            Self::Caller(caller) => caller,
-        }
-    }
-
-    fn call(&self) -> Option<&CallBudget> {
-        match self {
-            Self::Call(call) => Some(call),
-            #[cfg(test)]
-            Self::Caller(_) => None,
-        }
-    }
-
-    /// Checks that the caller may still make the change: its own rights may have been revoked while it waited.
-    pub(super) fn check(&self, change: &Change) -> Result<(), Fault> {
-        match change {
-            // Nobody has a right yet.
-            Change::Enable { .. } => Ok(()),
-            _ => self.caller().pass()?.check_admin(),
-        }
-    }
-}
-
 impl Change {
+    /// Checks that whoever asks for it still may: its own rights may have been revoked while it waited.
+    pub(super) fn check(&self, caller: &Caller) -> Result<(), Fault> {
+        match self {
+            // Nobody has a right yet.
+            Self::Enable { .. } => Ok(()),
+            _ => caller.pass()?.check_admin(),
+        }
+    }
+
     /// Whom it is about.
     pub(crate) fn name(&self) -> &str {
         match self {
@@ -146,23 +117,20 @@ impl Change {
         }
     }
 
-    /// Tells of it once it is made, and by whom. Neither subjects of users nor prefixes are told.
-    pub(super) fn log(&self, author: &Author, version: u64) {
-        let call = author.call();
+    /// Tells of it once it is made, and by which call. Neither subjects of users nor prefixes are told.
+    pub(super) fn log(&self, call: &CallBudget, version: u64) {
         // Whoever makes the first admin is no user yet.
         let is_first = matches!(self, Self::Enable { .. });
-        let certificate = call
-            .filter(|_| is_first)
-            .and_then(CallBudget::peer_identity);
+        let certificate = call.peer_identity().filter(|_| is_first);
         let grant = match self {
             Self::Grant { grant, .. } | Self::Revoke { grant, .. } => Some(grant),
             _ => None,
         };
         let (role, keyspace) = (grant.map(role_of), grant.map(keyspace_of));
         tracing::info!(
-            by = author.caller().name().as_deref(),
+            by = call.caller().name().as_deref(),
             certificate = certificate.map(|identity| identity.subject()),
-            peer = call.and_then(CallBudget::peer).map(tracing::field::display),
+            peer = call.peer().map(tracing::field::display),
             change = self.kind(),
             user = self.name(),
             role,

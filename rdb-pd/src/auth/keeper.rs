@@ -11,12 +11,12 @@ use bytes::Bytes;
 use rdb_proto::auth::limits::RIGHTS_BYTES_MAX;
 use rdb_proto::auth::{BadRights, Guard, Rights};
 use rdb_proto::error::Fault;
-use rdb_proto::transport::{HealthHandle, WarningAbout};
+use rdb_proto::transport::{CallBudget, HealthHandle, WarningAbout};
 use rdb_storage::limits::{EMBEDDED_REGION_ID, VALUE_BYTES_MAX};
 use rdb_storage::{Command, Storage, Submission};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Author, Change, Damage, Refusal, Users};
+use super::{Change, Damage, Refusal, Users};
 use crate::error::PdError;
 use crate::keys;
 
@@ -73,7 +73,7 @@ pub(crate) struct Present {
 
 struct Question {
     change: Change,
-    author: Author,
+    call: Arc<CallBudget>,
     answer: oneshot::Sender<Result<bool, AuthError>>,
     /// That of [`Authority::enabling`].
     _turn: Option<OwnedSemaphorePermit>,
@@ -178,12 +178,16 @@ impl Authority {
         self.shared.present()
     }
 
-    /// Makes a change. Returns whether it was not so before. What is answered is durable, and holds at this process.
+    /// Makes a change that `call` asks for. Returns whether it was not so before. What is answered is durable, and holds at this process.
     ///
     /// # Errors
     ///
     /// [`AuthError::Refused`] says why it is not made.
-    pub(crate) async fn change(&self, change: Change, author: Author) -> Result<bool, AuthError> {
+    pub(crate) async fn change(
+        &self,
+        change: Change,
+        call: Arc<CallBudget>,
+    ) -> Result<bool, AuthError> {
         let turn = match change {
             Change::Enable { .. } => Some(self.turn_to_enable().await?),
             _ => None,
@@ -191,7 +195,7 @@ impl Authority {
         let (answer, answered) = oneshot::channel();
         let question = Question {
             change,
-            author,
+            call,
             answer,
             _turn: turn,
         };
@@ -228,7 +232,7 @@ impl Keeper {
         while let Some(question) = self.questions.recv().await {
             let Question {
                 change,
-                author,
+                call,
                 answer,
                 _turn,
             } = question;
@@ -236,7 +240,7 @@ impl Keeper {
             if answer.is_closed() {
                 continue;
             }
-            let changed = self.make(&change, &author).await;
+            let changed = self.make(&change, &call).await;
             self.tell(&health);
             let _ = answer.send(changed);
         }
@@ -267,9 +271,9 @@ impl Keeper {
         (!warnings.is_empty()).then(|| warnings.join("; "))
     }
 
-    async fn make(&self, change: &Change, author: &Author) -> Result<bool, AuthError> {
+    async fn make(&self, change: &Change, call: &CallBudget) -> Result<bool, AuthError> {
         let shared = &self.shared;
-        author.check(change).map_err(AuthError::Denied)?;
+        change.check(call.caller()).map_err(AuthError::Denied)?;
         let Some(users) = shared.present().users.changed(change)? else {
             return Ok(false);
         };
@@ -277,7 +281,7 @@ impl Keeper {
         let version = next.users.version();
         shared.storage.submit(submission(&next.users))?.await?;
         shared.show(next);
-        change.log(author, version);
+        change.log(call, version);
         Ok(true)
     }
 }

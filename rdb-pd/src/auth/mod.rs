@@ -21,7 +21,7 @@ mod keeper;
 mod refusal;
 mod users;
 
-pub(crate) use change::{Author, Change};
+pub(crate) use change::Change;
 pub(crate) use keeper::{AuthError, Authority, Keeper, Present};
 pub(crate) use refusal::Refusal;
 pub(crate) use users::{Damage, Users};

@@ -26,7 +26,7 @@ use self::asked::Asked;
 use self::fault::auth_fault;
 use super::answer_with_room;
 use super::timed::Timed;
-use crate::auth::{Author, Authority, Change, Refusal};
+use crate::auth::{Authority, Change, Refusal};
 use crate::metrics::Figures;
 
 /// What of an answer is beside its users, in bytes.
@@ -50,8 +50,7 @@ impl AuthService {
 
     async fn ask(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
         call.note_asked_of(change.prefix(), || change.asked());
-        let author = Author::Call(Arc::clone(call));
-        let changed = self.authority.change(change, author).await;
+        let changed = self.authority.change(change, Arc::clone(call)).await;
         changed.map_err(auth_fault)
     }
 }

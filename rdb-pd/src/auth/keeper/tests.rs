@@ -6,7 +6,7 @@ use prost::Message;
 use rdb_proto::auth::{Caller, Token};
 use rdb_proto::authpb::{self, Grant, Role as GrantedRole};
 use rdb_proto::errorpb::Fate;
-use rdb_proto::transport::{CallBudget, health};
+use rdb_proto::transport::health;
 use rdb_storage::{Role, StorageOptions};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -90,8 +90,8 @@ async fn close(storage: Storage) {
 }
 
 /// A caller of a process without a guard.
-fn anybody() -> Author {
-    Author::Call(CallBudget::unserved(Caller::anyone()))
+fn anybody() -> Arc<CallBudget> {
+    CallBudget::unserved(Caller::anyone())
 }
 
 fn enable(name: &str, token: &Token) -> Change {
@@ -179,8 +179,8 @@ async fn a_change_is_not_shown_before_it_is_written() {
     for number in 0..16 {
         let before = authority.present().users;
         let change = add(&format!("u{number}"), &Token::random());
-        let author = anybody();
-        let mut changing = pin!(keeper.make(&change, &author));
+        let call = anybody();
+        let mut changing = pin!(keeper.make(&change, &call));
         if poll!(changing.as_mut()).is_pending() {
             assert_eq!(*authority.present().users, *before);
             assert_eq!(authority.guard().version(), Some(before.version()));
@@ -259,7 +259,8 @@ async fn what_a_removed_admin_has_asked_for_is_refused_when_its_turn_comes() {
     let (early, late) = (caller(), caller());
     let asked = |name, caller| {
         let change = add(name, &Token::random());
-        opened.authority.change(change, Author::Caller(caller))
+        let call = CallBudget::unserved(caller);
+        opened.authority.change(change, call)
     };
     asked("bob", early).await.unwrap();
     late.pass().unwrap().check_admin().unwrap();
