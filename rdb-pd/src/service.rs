@@ -406,6 +406,7 @@ fn cluster_fault(error: ClusterError) -> Status {
         ClusterError::Refused(_) | ClusterError::Impossible(_) | ClusterError::Busy => {
             Fate::NotApplied
         }
+        // Whatever the fate of the write that failed: one before it may have been made, as by `RemoveStore`, which makes two.
         ClusterError::Storage(_) | ClusterError::Stopping => Fate::Unknown,
     };
     Fault::new(code, error.to_string()).with_fate(fate).into()

@@ -371,7 +371,7 @@ async fn claim(
                 noted,
             });
         }
-        // The group does not start on it.
+        // Nobody's: the group does not start without the state (`StartError::StateMissing`).
         None if !has_state && !log.is_unused() => return Ok(()),
         None if state.membership.nodes().any(|(id, _)| *id == peer_id) => {
             // The state says it, too, until this is durable. On a full disk it may never be.

@@ -25,8 +25,8 @@ const RESTORED_VERSIONS_SKIPPED: u64 = 1_000_000;
 /// Longest subject that a refusal shows, in bytes.
 const SHOWN_SUBJECT_BYTES_MAX: usize = 256;
 
-/// A record that grows stays shorter by this than the most that is accepted, in bytes: what takes away can always be written, though
-/// the version gets longer.
+/// How far below the longest record that is accepted one stays that grows, in bytes. A change that takes something away may use that: its
+/// version may be longer than the last one.
 const SPARE_BYTES: usize = 16;
 
 /// All users and what they are granted.
