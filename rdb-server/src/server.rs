@@ -282,8 +282,8 @@ fn services(router: Router, regions: &Regions) -> Services {
         .add_service(regions.peer_service())
 }
 
-/// Does what a store does beside its calls, until the drain begins or a part of that ends, which starts the drain. Then it lets other stores
-/// lead. They are served until this has ended, since they may need this one's vote to follow it.
+/// Does what a store does beside its calls, until the drain begins. A part of that which ends starts the drain. Then other stores are let
+/// lead. They are served until this has ended: they may need this one's vote to follow it.
 async fn keep(
     health_keeper: impl Future<Output = ()>,
     store: Store,
