@@ -28,7 +28,7 @@ pub enum AuditRank {
     Refusal,
     /// A write that its caller had the right to.
     Write,
-    /// A call for administrators that was not refused for who its caller is.
+    /// A call for administrators that was not refused for who its caller is, or one that may have made the first of them.
     Administrative,
 }
 

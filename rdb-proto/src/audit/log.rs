@@ -124,6 +124,22 @@ impl AuditLog {
         Ok((log, writer))
     }
 
+    /// A log whose events wait, since nobody writes them.
+    #[cfg(test)]
+    pub(crate) fn unwritten(path: PathBuf) -> Self {
+        let options = AuditOptions {
+            origin: Origin {
+                program: "test",
+                version: "1.2.3",
+                instance: "here".to_owned(),
+            },
+            file_bytes_max: 1 << 20,
+            notes_writes: false,
+        };
+        let (log, _) = Self::prepare(path, options).expect("it can be written");
+        log
+    }
+
     /// Notes an event. It is dropped, and counted, where there is no room.
     pub fn note(&self, event: AuditEvent) {
         let at = SystemTime::now();

@@ -46,20 +46,27 @@ impl Audited {
             Cow::Owned(status.message().to_owned())
         });
         let asked = self.call.asked.get();
+        let outcome = outcome_of(code, fate);
         self.log.note(AuditEvent {
-            rank: self.rank(code),
+            rank: self.rank(code, outcome),
             asked: asked.map_or(Cow::Borrowed(""), |asked| Cow::Owned(asked.words.clone())),
             key: asked.and_then(|asked| asked.key),
             cause,
-            ..self.call.audit_event(outcome_of(code, fate))
+            ..self.call.audit_event(outcome)
         });
     }
 
-    /// A call that everybody may make is for administrators when its handler says what it asks for: it makes the first one.
-    fn rank(&self, code: Code) -> AuditRank {
-        let is_for_admins =
-            self.call.method.access == Access::Admin || self.call.asked.get().is_some();
-        if is_for_admins && !matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
+    /// What an administrator has asked for in vain is administrative, too: nobody else comes that far. What everybody may ask a
+    /// handler for is so only when it may have been done, and may have made the first administrator. They can be refused as often as
+    /// they like.
+    fn rank(&self, code: Code, outcome: &str) -> AuditRank {
+        let is_administrative = if self.call.method.access == Access::Admin {
+            !matches!(code, Code::Unauthenticated | Code::PermissionDenied)
+        } else {
+            let may_be_done = matches!(outcome, "ok" | "undetermined" | "given_up");
+            self.call.asked.get().is_some() && may_be_done
+        };
+        if is_administrative {
             AuditRank::Administrative
         } else {
             AuditRank::Refusal
@@ -122,6 +129,77 @@ impl CallBudget {
                 words: words(),
                 key: key.map(|key| log.key(key)),
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::budget::{ByteBudget, ProcessBudgets};
+    use super::*;
+
+    const ENABLE: &str = "/authpb.Auth/Enable";
+    const ADD_USER: &str = "/authpb.Auth/AddUser";
+    const CHECK: &str = "/authpb.Auth/Check";
+
+    fn call(log: &AuditLog, path: &str) -> Arc<CallBudget> {
+        let process = ProcessBudgets {
+            clients: ByteBudget::new(0),
+            stores: ByteBudget::new(0),
+        };
+        let connection = Connection::new(&process, CancellationToken::new());
+        connection.audit.get_or_init(|| log.clone());
+        let connection = Arc::new(connection);
+        let method = Method::of(path);
+        CallBudget::new(connection, method, None, Caller::anyone(), None, None)
+    }
+
+    /// The headers of the answer of a call that ends so.
+    fn answer(code: Code, fate: Fate) -> HeaderMap {
+        let status = match code {
+            Code::Ok => Status::ok(""),
+            code => Fault::new(code, "why").with_fate(fate).into(),
+        };
+        status.into_http::<()>().headers().clone()
+    }
+
+    #[test]
+    fn what_anybody_is_refused_takes_no_room_of_administrators() {
+        let directory = TempDir::new().expect("it can be written");
+        let log = AuditLog::unwritten(directory.path().join("log"));
+        // Whether the end of such a call finds room.
+        let is_noted = |path: &str, code, fate| {
+            let call = call(&log, path);
+            if path != CHECK {
+                call.note_asked(|| "something".to_owned());
+            }
+            let dropped = log.dropped();
+            let audited = Audited::of(&call).expect("its end is noted");
+            match code {
+                Code::Cancelled => audited.end(code, None),
+                code => audited.end(code, Some(&answer(code, fate))),
+            }
+            log.dropped() == dropped
+        };
+        let (not_applied, unknown) = (Fate::NotApplied, Fate::Unknown);
+        while is_noted(ENABLE, Code::FailedPrecondition, not_applied) {}
+        for (path, code, fate, expected) in [
+            (ENABLE, Code::InvalidArgument, not_applied, false),
+            (ENABLE, Code::PermissionDenied, not_applied, false),
+            (ENABLE, Code::Unavailable, not_applied, false),
+            (CHECK, Code::Ok, Fate::Unspecified, false),
+            (CHECK, Code::NotFound, not_applied, false),
+            (ADD_USER, Code::PermissionDenied, not_applied, false),
+            (ADD_USER, Code::AlreadyExists, not_applied, true),
+            (ADD_USER, Code::Ok, Fate::Unspecified, true),
+            (ENABLE, Code::Ok, Fate::Unspecified, true),
+            (ENABLE, Code::Unavailable, unknown, true),
+            (ENABLE, Code::Cancelled, Fate::Unspecified, true),
+        ] {
+            assert_eq!(is_noted(path, code, fate), expected, "{path}: {code:?}");
         }
     }
 }
