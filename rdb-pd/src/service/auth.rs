@@ -74,7 +74,16 @@ impl Auth for AuthService {
                 enforced: self.authority.is_enforced(),
             }))
         };
-        timed.end(answering.await)
+        let answered = timed.end(answering.await);
+        if let Err(refused) = &answered
+            && matches!(
+                refused.code(),
+                Code::PermissionDenied | Code::FailedPrecondition
+            )
+        {
+            self.authority.guard().refusals().count_denied();
+        }
+        answered
     }
 
     async fn add_user(

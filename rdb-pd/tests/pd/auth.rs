@@ -194,6 +194,10 @@ async fn first_admins_that_are_asked_for_at_once_are_one() {
     for refused in refused {
         assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
     }
+    let address = pd.pd.status_addr().unwrap().to_string();
+    let metrics = Metrics::of(&address).await;
+    let counted = metrics.get("flaredb_auth_refusals_total{reason=\"denied\"}");
+    assert_eq!(counted, 15.0, "{}", metrics.text);
     let mut users = users;
     let root = made.into_iter().next().unwrap().unwrap();
     assert_eq!(users.names(&root).await.len(), 1);

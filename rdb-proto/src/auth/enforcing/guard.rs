@@ -89,6 +89,11 @@ impl Refusals {
         self.unavailable.get()
     }
 
+    /// Counts a call that its handler alone could refuse for who has called it.
+    pub fn count_denied(&self) {
+        self.denied.increment();
+    }
+
     /// Counts a refusal.
     pub(super) fn note(&self, refusal: &Fault) {
         let counter = match refusal.code {
