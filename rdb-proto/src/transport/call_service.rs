@@ -24,6 +24,7 @@ use super::figures::{CountedCall, TransportFigures};
 use super::guarded::{Caller, Guarded};
 use super::limits::{HEADER_FIELD_BYTES, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_WAIT};
 use super::methods::{Method, Requests};
+use super::not_grpc;
 use super::refusal::refused;
 use super::serve::ServeOptions;
 use super::services::Services;
@@ -158,8 +159,8 @@ impl CallService {
         self.refuse(method, refused(method), counted)
     }
 
-    /// Refuses a call whose caller may not make it. What it has sent is read first, where that is little.
-    fn refuse_caller(
+    /// Refuses what is no call, or a call whose caller may not make it. What was sent is discarded first, where that is little.
+    fn refuse_unserved(
         &self,
         method: &'static Method,
         request: Request<Incoming>,
@@ -236,11 +237,14 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             self.connection.closing.cancel();
             return Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))));
         }
+        if let Some(answer) = not_grpc::refusal(&request) {
+            return self.refuse_unserved(method, request, answer, counted);
+        }
         let caller = match self.guarded.let_in(&mut request, method, &self.connection) {
             Ok(caller) => caller,
             Err(fault) => {
                 let answer = Status::from(fault).into_http();
-                return self.refuse_caller(method, request, answer, counted);
+                return self.refuse_unserved(method, request, answer, counted);
             }
         };
         let place = match self.connection.streams.take(method) {

@@ -6,9 +6,9 @@
 //! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
 //!   counts what moves on it, down to its `wire`. It is `secured` first where that is on: `tls` does so, and `wrong_port`
 //!   answers who does not know.
-//! - `call_service` serves a call. `guarded` refuses whoever may not call (`access`), `deadline` bounds its time, and `call`
-//!   holds what it is charged. `refusal` is its answer when there is no room in the `budget`. A stream needs one of the
-//!   `stream_places`, too.
+//! - `call_service` serves a call, and refuses what is `not_grpc`. `guarded` refuses whoever may not call (`access`),
+//!   `deadline` bounds its time, and `call` holds what it is charged. `refusal` is its answer when there is no room in the
+//!   `budget`. A stream needs one of the `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and
 //!   refuses one whose `pace` is slow while others wait. The response leaves through `departing`. `call_task` ends a call whose
 //!   peer takes nothing. `audited` notes in the audit log what belongs there.
@@ -48,6 +48,7 @@ mod listener;
 #[cfg(feature = "process")]
 mod log_filter;
 mod methods;
+mod not_grpc;
 mod open_files;
 mod pace;
 mod places;

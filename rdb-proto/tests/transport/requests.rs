@@ -1,5 +1,6 @@
 //! Requests are charged from their first byte.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use rdb_proto::transport::limits::{
     REFLECTION_STREAMS_MAX,
 };
 use rdb_proto::transport::{ByteBudget, ServeOptions};
-use tonic::codegen::http::{HeaderName, HeaderValue, StatusCode};
+use tonic::codegen::http::{HeaderName, HeaderValue, Request, StatusCode};
 use tonic::{Code, Status};
 
 use crate::fixture::{HANG_GUARD, TestServer, get, guarded, until};
@@ -470,5 +471,62 @@ async fn a_message_over_the_limit_is_out_of_range_as_before() {
     let answer = call.read().await.expect("an answer");
     let status = Status::from_header_map(&answer.trailers).expect("a status");
     assert_eq!(status.code(), Code::OutOfRange);
+    server.all_is_given_back().await;
+}
+
+#[tokio::test]
+async fn what_is_no_call_of_grpc_is_refused_as_http_does_it_and_never_served() {
+    const RAW_PUT: &str = "http://store/kvrpc.KvRaw/RawPut";
+    let server = start().await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let refused = [
+        ("GET", Some("application/grpc"), 405),
+        ("HEAD", None, 405),
+        ("OPTIONS", None, 405),
+        ("PUT", Some("application/grpc"), 405),
+        ("post", Some("application/grpc"), 405),
+        ("POST", None, 415),
+        ("POST", Some(""), 415),
+        ("POST", Some("text/plain;charset=UTF-8"), 415),
+        ("POST", Some("text/plain;application/grpc"), 415),
+        ("POST", Some("application/x-www-form-urlencoded"), 415),
+        ("POST", Some("application/json"), 415),
+        ("POST", Some("application/grpc-web"), 415),
+        ("POST", Some("application/grpc+json"), 415),
+    ];
+    let served = [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc;charset=utf-8",
+        "Application/GRPC ; x=y",
+    ];
+    let served = served.map(|content_type| ("POST", Some(content_type), 200));
+    for (method, content_type, expected) in refused.into_iter().chain(served) {
+        let head = Request::builder().method(method).uri(RAW_PUT);
+        let head = content_type.into_iter().fold(head, |head, content_type| {
+            head.header("content-type", content_type)
+        });
+        let puts = server.puts.load(Ordering::SeqCst);
+        let begun = peer.begin(head, framed(&put(10)), true).await;
+        let answer = guarded("an answer", begun.expect("open").answer).await;
+        let answer = answer.expect("an answer, not a reset");
+        let what = format!("{method} {content_type:?}");
+        assert_eq!(answer.status(), expected, "{what}");
+        let is_served = server.puts.load(Ordering::SeqCst) > puts;
+        assert_eq!(is_served, expected == 200, "{what}");
+        if is_served {
+            continue;
+        }
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        let told = status.message();
+        let right = if expected == 405 {
+            assert_eq!(answer.headers()["allow"], "POST", "{what}");
+            "POST"
+        } else {
+            "application/grpc"
+        };
+        assert!(told.contains(right), "{what}: {told}");
+    }
+    drop(peer);
     server.all_is_given_back().await;
 }
