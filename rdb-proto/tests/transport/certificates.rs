@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, date_time_ymd,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -24,6 +24,9 @@ pub(crate) enum Validity {
 /// A CA.
 pub(crate) struct Ca {
     pub(crate) pem: String,
+    /// Its own certificate, to be presented as if it were that of an end of a connection.
+    #[allow(dead_code, reason = "one of those who include this file presents it")]
+    pub(crate) own: Issued,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -49,6 +52,7 @@ impl Ca {
         let certificate = params.self_signed(&key).expect("a certificate");
         Self {
             pem: certificate.pem(),
+            own: Issued::of(&certificate, &key),
             issuer: Issuer::new(params, key),
         }
     }
@@ -61,17 +65,22 @@ impl Ca {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         let certificate = params.signed_by(&key, &self.issuer);
-        let certificate = certificate.expect("a certificate");
-        Issued {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-            der: certificate.der().to_vec(),
-        }
+        Issued::of(&certificate.expect("a certificate"), &key)
     }
 
     /// A certificate of a server here.
     pub(crate) fn server(&self) -> Issued {
         self.issue(&HOSTS, "server", Validity::Now)
+    }
+}
+
+impl Issued {
+    fn of(certificate: &Certificate, key: &KeyPair) -> Self {
+        Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+            der: certificate.der().to_vec(),
+        }
     }
 }
 

@@ -162,6 +162,7 @@ async fn a_client_says_why_it_does_not_trust_a_server() {
             ca.issue(&["db.example"], "server", Validity::Now),
             "it is for db.example, and not for 127.0.0.1",
         ),
+        (ca.own.clone(), "it is that of a CA, "),
     ] {
         let server = TestServer::start(over(server_tls(&issued, None))).await;
         let refusal = refusal(&server, &client(trusting(&ca))).await;

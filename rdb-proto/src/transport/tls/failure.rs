@@ -8,6 +8,9 @@ use tokio_rustls::TlsStream;
 use super::super::wrong_port::PORT_SPEAKS_PLAIN_TEXT;
 use super::certificate::shown;
 
+/// What webpki calls the certificate of a CA where that of an end of a connection is due. rustls has no name for it.
+const CA_USED_AS_END_ENTITY: &str = "CaUsedAsEndEntity";
+
 /// Which end of a connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::transport) enum Side {
@@ -101,6 +104,13 @@ fn refused(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             format!("it is not for this end of a connection: {error}")
         }
+        CertificateError::Other(other) => match other.to_string().as_str() {
+            CA_USED_AS_END_ENTITY => {
+                "it is that of a CA, as `openssl req -x509` makes it; one that a CA has signed is needed"
+                    .to_owned()
+            }
+            why => format!("it cannot be used: {why}"),
+        },
         error => error.to_string(),
     }
 }
