@@ -6,7 +6,7 @@ use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
 use tonic::Code;
 
 use crate::administrator::over;
-use crate::cluster::{Guarded, Setup, get, health, is_misrouted};
+use crate::cluster::{Enforcing, Setup, get, health, is_misrouted};
 use crate::harness::found;
 use crate::identities::unknown_token;
 use crate::requests::command;
@@ -17,13 +17,13 @@ const STALE_MAX_S: &str = "10";
 
 /// A cluster with a user who may write to keys that begin with `in/`.
 struct Away {
-    cluster: Guarded,
+    cluster: Enforcing,
     writer: String,
 }
 
 impl Away {
     async fn start(setup: Setup) -> Self {
-        let cluster = Guarded::start_as(setup).await;
+        let cluster = Enforcing::start_as(setup).await;
         let writer = bearer(&cluster.admin.add("ada").await);
         let granted = over(Role::Writer, Keyspace::All, "in/");
         cluster.admin.grant("ada", &granted).await;

@@ -58,7 +58,7 @@ impl Default for Setup {
 }
 
 /// A cluster whose stores have replicas of one region, and which has one admin, and a user for each store.
-pub(crate) struct Guarded {
+pub(crate) struct Enforcing {
     pub(crate) pd: Node,
     pub(crate) stores: Vec<Node>,
     pub(crate) admin: Administrator,
@@ -74,10 +74,19 @@ pub(crate) fn store_user(index: usize) -> String {
     format!("store-{}", index + 1)
 }
 
-impl Guarded {
+impl Enforcing {
     /// Starts one, which serves then.
     pub(crate) async fn start() -> Self {
         Self::start_as(Setup::default()).await
+    }
+
+    /// Starts one with a single store.
+    pub(crate) async fn of_one_store() -> Self {
+        Self::start_as(Setup {
+            stores: 1,
+            ..Setup::default()
+        })
+        .await
     }
 
     pub(crate) async fn start_as(setup: Setup) -> Self {

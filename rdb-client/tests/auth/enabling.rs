@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
 use crate::administrator::over_all;
-use crate::cluster::{Guarded, Setup, get};
+use crate::cluster::{Enforcing, Setup, get};
 use crate::harness::{HANG_GUARD, found, guarded};
 use crate::identities::unknown_token;
 use crate::wire::{bearer, call};
@@ -72,7 +72,7 @@ impl Writers {
     }
 }
 
-impl Guarded {
+impl Enforcing {
     /// Waits until every process refuses who shows nothing, or lets them in.
     async fn is_open(&self, is_open: bool) {
         let code = if is_open {
@@ -120,7 +120,7 @@ impl Guarded {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_go_on_while_rights_are_enforced_and_lifted_and_others_are_refused_meanwhile() {
-    let mut cluster = Guarded::start_as(Setup {
+    let mut cluster = Enforcing::start_as(Setup {
         is_enforced: false,
         ..Setup::default()
     })

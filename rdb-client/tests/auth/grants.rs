@@ -10,7 +10,7 @@ use rdb_proto::kvrpc::{RawDeleteRangeRequest, RawScanRequest};
 use tonic::Code;
 
 use crate::administrator::{over, over_all};
-use crate::cluster::{Guarded, Setup, get};
+use crate::cluster::{Enforcing, get};
 use crate::harness::{Node, found};
 use crate::requests::About::{Inside, Outside};
 use crate::requests::{COMMANDS, command, commands};
@@ -18,11 +18,7 @@ use crate::wire::{CommandStream, bearer, call};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_command_of_a_message_is_judged_by_itself_and_paths_that_nobody_knows_are_not_open() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     let admin = &cluster.admin;
     let token = bearer(&admin.add("ada").await);
     let granted = over(Role::Writer, Keyspace::Raw, "in/");
@@ -77,11 +73,7 @@ async fn each_command_of_a_message_is_judged_by_itself_and_paths_that_nobody_kno
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grants_cover_a_range_together_and_one_that_is_missing_is_seen() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     let admin = &cluster.admin;
     let token = bearer(&admin.add("ada").await);
     for prefix in ["m/a", "m/b", "m/d", "\u{7f}"] {
@@ -146,11 +138,7 @@ async fn grants_cover_a_range_together_and_one_that_is_missing_is_seen() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_is_who_the_token_says_at_each_call() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     let admin = &cluster.admin;
     let first = bearer(&admin.add("ada").await);
     let granted = over(Role::Reader, Keyspace::Raw, "");

@@ -5,7 +5,7 @@ use tonic::transport::Channel;
 
 use crate::administrator::{over, over_all};
 use crate::certificates::Issued;
-use crate::cluster::{Guarded, certificate};
+use crate::cluster::{Enforcing, certificate};
 use crate::harness::Node;
 use crate::wire::bearer;
 
@@ -29,7 +29,7 @@ impl Identity {
         }
     }
 
-    pub(crate) async fn channel(&self, cluster: &Guarded, node: &Node) -> Channel {
+    pub(crate) async fn channel(&self, cluster: &Enforcing, node: &Node) -> Channel {
         match &self.certificate {
             Some(issued) => cluster.channel_of(node, issued).await,
             None => cluster.channel(node).await,
@@ -43,7 +43,7 @@ pub(crate) fn unknown_token() -> String {
 }
 
 /// All of those that need no certificate, in the order of the table's columns.
-pub(crate) async fn with_tokens(cluster: &Guarded) -> Vec<Identity> {
+pub(crate) async fn with_tokens(cluster: &Enforcing) -> Vec<Identity> {
     let admin = &cluster.admin;
     let removed = admin.add("removed").await;
     admin.grant("removed", &over_all(Role::Admin)).await;
@@ -80,7 +80,7 @@ pub(crate) async fn with_tokens(cluster: &Guarded) -> Vec<Identity> {
 }
 
 /// Those that have certificates, in the order of the table's columns behind the others.
-pub(crate) async fn with_certificates(cluster: &Guarded) -> Vec<Identity> {
+pub(crate) async fn with_certificates(cluster: &Enforcing) -> Vec<Identity> {
     let admin = &cluster.admin;
     admin.add_certificate("ada", "CN=ada").await;
     let granted = over(Role::Reader, Keyspace::All, INSIDE);

@@ -14,7 +14,7 @@ use rdb_proto::kvrpc::{
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::cluster::{Guarded, Setup};
+use crate::cluster::{Enforcing, Setup};
 use crate::harness::found;
 use crate::identities::{Identity, with_certificates, with_tokens};
 use crate::requests::{About, COMMANDS, FIRST_VERSION, command, commands, present, requests};
@@ -184,7 +184,7 @@ fn every_method_of_every_service_has_rows_and_every_row_a_method() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_may_do_what_they_were_granted_and_nothing_else() {
-    let mut cluster = Guarded::start().await;
+    let mut cluster = Enforcing::start().await;
     let identities = with_tokens(&cluster).await;
     check(&cluster, identities).await;
     cluster.assert_sound();
@@ -196,7 +196,7 @@ async fn the_same_holds_where_all_have_certificates_and_some_are_users_by_them()
         is_encrypted: true,
         ..Setup::default()
     };
-    let mut cluster = Guarded::start_as(setup).await;
+    let mut cluster = Enforcing::start_as(setup).await;
     let mut identities = with_tokens(&cluster).await;
     identities.extend(with_certificates(&cluster).await);
     check(&cluster, identities).await;
@@ -216,7 +216,7 @@ struct Caller {
 }
 
 impl Caller {
-    async fn new(cluster: &Guarded, column: usize, identity: Identity) -> Self {
+    async fn new(cluster: &Enforcing, column: usize, identity: Identity) -> Self {
         let mut stores = Vec::new();
         let mut streams = Vec::new();
         for store in &cluster.stores {
@@ -275,7 +275,7 @@ fn refusals(answers: &[Answer]) -> u64 {
     refused.count() as u64
 }
 
-async fn check(cluster: &Guarded, identities: Vec<Identity>) {
+async fn check(cluster: &Enforcing, identities: Vec<Identity>) {
     write_all(cluster).await;
     cluster.settle().await;
     let before = contents(cluster).await;
@@ -350,7 +350,7 @@ fn judge(row: &Row, expected: char, name: &str, answers: &[Answer]) {
 }
 
 /// Writes what tests find, in both keyspaces, inside and outside of the grants.
-async fn write_all(cluster: &Guarded) {
+async fn write_all(cluster: &Enforcing) {
     let authorization = cluster.admin.authorization();
     for key in [Inside, Outside].into_iter().flat_map(present) {
         let put = RawPutRequest {
@@ -379,7 +379,7 @@ async fn write_all(cluster: &Guarded) {
 }
 
 /// All keys of both keyspaces.
-async fn contents(cluster: &Guarded) -> (RawScanResponse, ScanResponse) {
+async fn contents(cluster: &Enforcing) -> (RawScanResponse, ScanResponse) {
     let authorization = cluster.admin.authorization();
     let (path, scan) = ("/kvrpc.KvRaw/RawScan", RawScanRequest::default());
     let raw = cluster.at_leader(path, &authorization, &scan).await;

@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 
 use super::Fuzz;
 use crate::administrator::over_all;
-use crate::cluster::{Guarded, Setup};
+use crate::cluster::{Enforcing, Setup};
 use crate::harness::{HANG_GUARD, guarded};
 use crate::wire::{Answer, try_call};
 
@@ -171,7 +171,7 @@ impl Door {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_certificate_but_the_right_one_lets_anybody_in() {
     let authorities = Authorities::make();
-    let mut cluster = Guarded::start_as(Setup {
+    let mut cluster = Enforcing::start_as(Setup {
         stores: 1,
         is_encrypted: true,
         also_trusts: authorities.root_pem.clone(),

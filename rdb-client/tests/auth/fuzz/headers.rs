@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::Fuzz;
 use crate::bare::{Bare, Ended, Field};
-use crate::cluster::{Guarded, Setup};
+use crate::cluster::Enforcing;
 use crate::harness::Node;
 use crate::wire::bearer;
 
@@ -51,11 +51,7 @@ impl Door {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_header_but_the_right_one_lets_anybody_in() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     cluster.settle().await;
     let authorization = cluster.admin.authorization();
     let put = RawPutRequest {

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::Fuzz;
 use crate::administrator::over;
-use crate::cluster::{Guarded, Setup};
+use crate::cluster::Enforcing;
 use crate::wire::{Answer, bearer, try_call};
 
 /// The paths of all methods that are about users.
@@ -30,11 +30,7 @@ fn paths() -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonsense_changes_nothing_unless_it_is_an_admins_and_harms_nobody_then() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     let writer = bearer(&cluster.admin.add("writer").await);
     let granted = over(Role::Writer, Keyspace::All, "in/");
     cluster.admin.grant("writer", &granted).await;

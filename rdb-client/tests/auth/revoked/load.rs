@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use crate::cluster::Guarded;
+use crate::cluster::Enforcing;
 use crate::harness::{AsIs, HANG_GUARD, guarded};
 use crate::requests::command;
 use crate::wire::{Answer, CommandStream, bearer, with_authorization};
@@ -39,7 +39,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Writes of many callers of one client, of streams to each store, and timestamps of a stream.
-    pub(super) async fn start(cluster: &Guarded, user: &'static str, token: &str) -> Self {
+    pub(super) async fn start(cluster: &Enforcing, user: &'static str, token: &str) -> Self {
         let config = Config::default().with_timeout(HANG_GUARD);
         let config = config.with_token(token.parse().expect("a token"));
         let client = Client::connect_with([cluster.pd.address()], config).await;

@@ -17,7 +17,7 @@ use tonic::Code;
 use crate::administrator::{over, over_all};
 use crate::bare::{Bare, Ended};
 use crate::cluster::{
-    Guarded, Setup, certificate, get, health, is_misrouted, store_user, write_token,
+    Enforcing, Setup, certificate, get, health, is_misrouted, store_user, write_token,
 };
 use crate::harness::found;
 use crate::wire::{CommandStream, bearer, call};
@@ -28,7 +28,7 @@ const COUNTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A cluster and the users whose rights are taken away.
 struct Users {
-    cluster: Guarded,
+    cluster: Enforcing,
     /// Of those who lose their grant, are removed, and whose token is dropped.
     tokens: [String; 3],
     /// The one that stays good for the last of them.
@@ -41,7 +41,7 @@ fn writer() -> Grant {
 
 impl Users {
     async fn make() -> Self {
-        let cluster = Guarded::start().await;
+        let cluster = Enforcing::start().await;
         let admin = &cluster.admin;
         let mut tokens = Vec::new();
         for user in ["revoked", "removed", "rotated"] {
@@ -109,11 +109,7 @@ async fn what_is_taken_away_is_refused_within_ten_seconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_goes_on_with_the_rights_that_are_left_and_with_new_ones() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     let admin = &cluster.admin;
     let token = bearer(&admin.add("ada").await);
     admin.grant("ada", &writer()).await;
@@ -147,7 +143,7 @@ async fn a_stream_goes_on_with_the_rights_that_are_left_and_with_new_ones() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_by_a_certificate_who_is_removed_is_refused_on_open_connections() {
-    let mut cluster = Guarded::start_as(Setup {
+    let mut cluster = Enforcing::start_as(Setup {
         stores: 1,
         is_encrypted: true,
         ..Setup::default()
@@ -183,11 +179,7 @@ async fn a_user_by_a_certificate_who_is_removed_is_refused_on_open_connections()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_was_begun_before_is_refused_when_the_rest_of_it_comes() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     let eve = bearer(&cluster.admin.add("eve").await);
     cluster.admin.grant("eve", &over_all(Role::Admin)).await;
     cluster.settle().await;
@@ -238,7 +230,7 @@ async fn a_call_that_was_begun_before_is_refused_when_the_rest_of_it_comes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_loses_its_right_is_refused_by_all_and_says_so_until_it_has_it_again() {
-    let mut cluster = Guarded::start().await;
+    let mut cluster = Enforcing::start().await;
     let stores = cluster.to_stores().await;
     let pd = cluster.to_pd().await;
     let token = bearer(&cluster.store_tokens[1]);
@@ -305,11 +297,7 @@ async fn a_store_that_loses_its_right_is_refused_by_all_and_says_so_until_it_has
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_whose_token_is_replaced_goes_on_with_the_next_one() {
-    let mut cluster = Guarded::start_as(Setup {
-        stores: 1,
-        ..Setup::default()
-    })
-    .await;
+    let mut cluster = Enforcing::of_one_store().await;
     let user = store_user(0);
     let next = cluster.admin.change_token(&user, TokenChange::Add).await;
     write_token(&cluster.token_file(0), &next);

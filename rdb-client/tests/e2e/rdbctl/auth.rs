@@ -18,13 +18,13 @@ use crate::harness::{HANG_GUARD, Node, found, guarded};
 const FILE_LOOK: Duration = Duration::from_secs(6);
 
 /// A placement driver that enforces rights, and a store with a token.
-struct Guarded {
+struct Enforcing {
     pd: Node,
     store: Node,
     directory: TempDir,
 }
 
-impl Guarded {
+impl Enforcing {
     async fn start() -> Self {
         let directory = TempDir::new().expect("the temporary directory can be written");
         let mut pd = Node::placement_driver(directory.path().join("pd"));
@@ -115,7 +115,7 @@ impl Guarded {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_does_what_was_granted_and_is_told_what_was_not() {
-    let cluster = Guarded::start().await;
+    let cluster = Enforcing::start().await;
     let mode = fs::metadata(cluster.path("admin")).expect("it was made");
     assert_eq!(mode.permissions().mode() & 0o777, 0o600);
     cluster.add("ada").await;
@@ -203,7 +203,7 @@ async fn a_user_does_what_was_granted_and_is_told_what_was_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_shows_no_token_or_a_wrong_one_is_told_so_at_once() {
-    let cluster = Guarded::start().await;
+    let cluster = Enforcing::start().await;
     // Whoever tried until the deadline would hang.
     let get = ["raw", "get", "k", "--timeout", "24h"];
     let told = cluster.refused(None, &get, "unauthenticated").await;
@@ -269,7 +269,7 @@ async fn work(client: Client, rounds: watch::Sender<u64>) -> Error {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_replaced_as_the_docs_say_without_a_failed_call() {
-    let cluster = Guarded::start().await;
+    let cluster = Enforcing::start().await;
     cluster.add("ada").await;
     let grant = ["auth", "grant", "ada", "writer", "--prefix", "app/"];
     assert_exit(&cluster.admin(&grant).await, DONE, grant);
@@ -320,7 +320,7 @@ async fn a_token_is_replaced_as_the_docs_say_without_a_failed_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_token_of_the_administrator_is_replaced_as_the_docs_say() {
-    let mut cluster = Guarded::start().await;
+    let mut cluster = Enforcing::start().await;
     fs::remove_file(cluster.path("admin")).expect("it was made");
     cluster.pd.terminate();
     assert!(cluster.pd.exited().await.success());
