@@ -15,6 +15,10 @@ use crate::wire::{Answer, CommandStream, bearer};
 /// The shortest that a store takes.
 const STALE_MAX_S: &str = "10";
 
+/// What a store logs when it could not ask, and when it can again.
+const NOT_RENEWED: &str = "the copy of the rights is not renewed";
+const RENEWED_AGAIN: &str = "the copy of the rights is renewed again";
+
 /// A cluster with a user who may write to keys that begin with `in/`.
 struct Away {
     cluster: Enforcing,
@@ -29,6 +33,16 @@ impl Away {
         cluster.admin.grant("ada", &granted).await;
         cluster.settle().await;
         Self { cluster, writer }
+    }
+
+    /// Waits until each store has logged this as often.
+    async fn stores_log(&self, text: &str, times: usize) {
+        for store in &self.cluster.stores {
+            found(text, async || {
+                (store.log().matches(text).count() >= times).then_some(())
+            })
+            .await;
+        }
     }
 
     /// Everybody has the rights that they had, at each store.
@@ -87,9 +101,12 @@ async fn stores_go_on_with_their_rights_and_one_that_is_started_again_without_an
     let mut away = Away::start(Setup::default()).await;
     away.rights_hold().await;
     away.cluster.pd.pause();
+    away.stores_log(NOT_RENEWED, 1).await;
     away.rights_hold().await;
     away.cluster.pd.resume();
+    away.stores_log(RENEWED_AGAIN, 1).await;
     away.cluster.pd.kill();
+    away.stores_log(NOT_RENEWED, 2).await;
     away.rights_hold().await;
 
     let leader = found("a store leads", async || {
