@@ -114,6 +114,11 @@ impl Administrator {
         users.map(Response::into_inner)
     }
 
+    /// Its token without what all tokens begin with.
+    pub(crate) fn token_digits(&self) -> &str {
+        self.token.trim_start_matches("flaredb_")
+    }
+
     /// What its calls show.
     pub(crate) fn authorization(&self) -> String {
         bearer(&self.token)
