@@ -21,10 +21,16 @@ pub(crate) fn lines(log: &Path, secrets: &[&str]) -> Vec<Map<String, Value>> {
     whole.map(object).collect()
 }
 
-/// How many refusals these lines tell of, with those that they say are missing.
+/// How many refusals these lines tell of, with those that they say are missing. A call is one refusal, however many keys it names; a line
+/// of a stream is one for each command.
 pub(crate) fn refusals(lines: &[Map<String, Value>]) -> u64 {
+    let is_of_stream = |line: &Map<String, Value>| {
+        let call = line.get("call").and_then(Value::as_str);
+        call == Some("kvrpc.KvBatch/Batch")
+    };
     let number = |line: &Map<String, Value>, name| line.get(name).and_then(Value::as_u64);
     let of_line = |line: &Map<String, Value>| match line.get("outcome").and_then(Value::as_str) {
+        Some("denied" | "unauthenticated") if !is_of_stream(line) => 1,
         Some("denied" | "unauthenticated") => number(line, "count").unwrap_or(1),
         _ => number(line, "dropped").unwrap_or(0),
     };
