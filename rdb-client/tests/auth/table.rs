@@ -341,6 +341,7 @@ fn judge(row: &Row, expected: char, name: &str, answers: &[Answer]) {
                 let is_sure = answer.code != Code::Unavailable || answer.details.is_empty();
                 let is_let_in = !answer.is_refusal() && is_sure;
                 assert!(is_let_in, "{what}: {answer:?}");
+                assert_ne!(answer.code, Code::Unimplemented, "{what}");
                 // Of the others, some are asked for what there is not.
                 let is_served = answer.code == Code::Ok || !row.path.starts_with("/kvrpc.");
                 assert!(is_served, "{what}: {answer:?}");
