@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use hyper::header::HeaderValue;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use tonic::Request;
 
 use super::limits::TOKEN_BYTES;
 use crate::hex::{from_hex, write_hex};
@@ -52,6 +53,14 @@ impl Token {
         let mut value = value.expect("letters and digits can be in a header");
         value.set_sensitive(true);
         value
+    }
+
+    /// A request of its holder.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut().as_mut();
+        headers.insert(AUTHORIZATION, self.header_value());
+        request
     }
 
     /// Reads the value of a header as [`header_value`](Self::header_value) makes it. The name of the scheme is compared as RFC 9110,

@@ -180,13 +180,6 @@ async fn the_end_of_each_administrative_call_is_noted_and_of_no_other() {
     assert_eq!(lines, expected);
 }
 
-fn with<T>(token: &Token, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let value = format!("Bearer {token}").parse().expect("it is text");
-    request.metadata_mut().insert("authorization", value);
-    request
-}
-
 #[tokio::test]
 async fn each_refusal_is_noted_with_who_was_refused_and_what_is_allowed_is_not() {
     let audited = Audited::start();
@@ -198,20 +191,20 @@ async fn each_refusal_is_noted_with_who_was_refused_and_what_is_allowed_is_not()
     let channel = connect(&server).await;
 
     let mut raw = KvRawClient::new(channel.clone());
-    raw.raw_get(with(&token, get(1))).await.expect("allowed");
+    raw.raw_get(token.request(get(1))).await.expect("allowed");
     raw.raw_get(get(1)).await.expect_err("nobody");
     let stranger = Token::random();
-    raw.raw_get(with(&stranger, get(1)))
+    raw.raw_get(stranger.request(get(1)))
         .await
         .expect_err("nobody");
     let mut admin = RegionAdminClient::new(channel.clone());
-    let check = with(&token, BeginCheckRequest::default());
+    let check = token.request(BeginCheckRequest::default());
     admin.begin_check(check).await.expect_err("no admin");
 
     let (messages, sent) = mpsc::unbounded();
     let send = || messages.unbounded_send(BatchRequest::default().into());
     send().expect("it is open");
-    let opened = KvBatchClient::new(channel).batch(with(&token, sent)).await;
+    let opened = KvBatchClient::new(channel).batch(token.request(sent)).await;
     let mut answers = opened.expect("allowed").into_inner();
     let answer = guarded("an answer", answers.message()).await;
     answer.expect("allowed").expect("it goes on");

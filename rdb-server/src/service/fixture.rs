@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdb_proto::auth::{AUTHORIZATION, Caller, Guard, Rights, Token};
+use rdb_proto::auth::{Caller, Guard, Rights, Token};
 use rdb_proto::authpb;
 use rdb_proto::batch::KvBatchServer;
 use rdb_proto::kvrpc::kv_cas_server::KvCasServer;
@@ -15,8 +15,6 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
-use tonic::codegen::http::HeaderMap;
-use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 use super::{BatchService, CasService, RawService};
@@ -140,11 +138,7 @@ impl User {
 
     /// A request of the user.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, self.token.header_value());
-        let mut request = Request::new(message);
-        *request.metadata_mut() = MetadataMap::from_headers(headers);
-        request
+        self.token.request(message)
     }
 }
 

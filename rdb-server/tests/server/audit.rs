@@ -8,6 +8,7 @@ use futures::channel::mpsc;
 use futures::{StreamExt, stream};
 use rdb_proto::adminpb::BeginCheckRequest;
 use rdb_proto::adminpb::region_admin_client::RegionAdminClient;
+use rdb_proto::auth::Token;
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{
     AddUserRequest, EnableRequest, GetUsersRequest, Grant, GrantRequest, Keyspace, Role,
@@ -387,10 +388,8 @@ async fn a_full_disk_of_the_log_holds_up_no_write_and_is_told_of_until_there_is_
 
 /// What a caller shows.
 fn with<T>(token: &str, message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    let value = format!("Bearer {token}").parse().expect("it is text");
-    request.metadata_mut().insert("authorization", value);
-    request
+    let token: Token = token.parse().expect("a token");
+    token.request(message)
 }
 
 /// Adds a user with a grant, and returns its token.
