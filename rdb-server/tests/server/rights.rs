@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use futures::stream;
-use rdb_proto::auth::{AUTHORIZATION, Token};
+use rdb_proto::auth::Token;
 use rdb_proto::authpb::{Grant, Keyspace, Role, User};
 use rdb_proto::batch;
 use rdb_proto::error::details;
@@ -20,8 +20,6 @@ use rdb_proto::pdpb::region_step::Step;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-use tonic::codegen::http::HeaderMap;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
 use crate::configuration::program;
@@ -165,13 +163,10 @@ fn grant(role: Role, prefix: &str) -> Grant {
 }
 
 fn request<T>(token: Option<&Token>, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    if let Some(token) = token {
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, token.header_value());
-        *request.metadata_mut() = MetadataMap::from_headers(headers);
+    match token {
+        Some(token) => token.request(message),
+        None => Request::new(message),
     }
-    request
 }
 
 fn put_of(key: &str) -> RawPutRequest {
