@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use rdb_client::{Client, TokenSource};
-use rdb_proto::auth::TokenFile;
+use rdb_proto::auth::{AUTHORIZATION, TokenFile};
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use rdb_proto::transport::{endpoint, raise_open_files_limit};
-use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{IntoStreamingRequest, Streaming};
 
@@ -88,8 +88,8 @@ pub(crate) async fn open_timestamp_stream(
     let channel = connect(address, global, global.connector()?).await?;
     let mut requests = requests.into_streaming_request();
     if let Some(authorization) = authorization(global)? {
-        let metadata = requests.metadata_mut();
-        metadata.insert("authorization", authorization);
+        let headers = requests.metadata_mut().as_mut();
+        headers.insert(AUTHORIZATION, authorization);
     }
     let answers = PdClient::new(channel).tso(requests).await;
     let answers = answers.map_err(|status| Failure::failed(format!("{address}: {status}")))?;
@@ -97,7 +97,7 @@ pub(crate) async fn open_timestamp_stream(
 }
 
 /// The header that says who it is, on a connection that is not the client's.
-fn authorization(global: &GlobalArguments) -> Result<Option<AsciiMetadataValue>, Failure> {
+fn authorization(global: &GlobalArguments) -> Result<Option<HeaderValue>, Failure> {
     let value = match global.token()? {
         None => return Ok(None),
         Some(TokenSource::Given(token)) => token.header_value(),
@@ -106,8 +106,5 @@ fn authorization(global: &GlobalArguments) -> Result<Option<AsciiMetadataValue>,
             .header_value(),
         Some(_) => return Err(Failure::usage("this has no use for such a token")),
     };
-    let value = AsciiMetadataValue::try_from(value.as_bytes());
-    let mut value = value.map_err(|error| Failure::failed(error.to_string()))?;
-    value.set_sensitive(true);
     Ok(Some(value))
 }
