@@ -1,8 +1,8 @@
 //! Where the other stores are.
 //!
-//! The placement driver tells, one that takes the heartbeats of this store: another may be of another cluster. What it told last is kept in a file of the data directory, so that stores find each other again
-//! while no placement driver answers. The file is only a hint: a store that has moved is asked for under its old address, refuses
-//! by name whoever means another, and the placement driver knows the new one.
+//! The placement driver tells, one that takes the heartbeats of this store: another may be of another cluster. What it told last is kept in
+//! a file of the data directory, so that stores find each other again while no placement driver answers. The file is only a hint: a store
+//! that has moved is asked for under its old address, refuses by name whoever means another, and the placement driver knows the new one.
 
 use std::collections::BTreeMap;
 use std::fs;

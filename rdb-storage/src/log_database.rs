@@ -135,8 +135,8 @@ impl LogDatabase {
         })
     }
 
-    /// Writes a batch. The first one is noted in the identity file before. With `sync` it and all batches before it are durable when this returns, unless the storage has
-    /// [`Durability::Os`].
+    /// Writes a batch. The first one is noted in the identity file before. With `sync` it and all batches before it are durable when this
+    /// returns, unless the storage has [`Durability::Os`].
     ///
     /// # Errors
     ///

@@ -33,8 +33,8 @@ use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, 
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
 ///
-/// Its methods block, and name the region [`EMBEDDED_REGION_ID`](crate::limits::EMBEDDED_REGION_ID). Async callers use [`submit`](Self::submit) and
-/// [`reader`](Self::reader) instead; on a thread that drives async tasks the blocking writes panic.
+/// Its methods block, and name the region [`EMBEDDED_REGION_ID`](crate::limits::EMBEDDED_REGION_ID). Async callers use
+/// [`submit`](Self::submit) and [`reader`](Self::reader) instead; on a thread that drives async tasks the blocking writes panic.
 ///
 /// Where a method does not say how it fails, a write fails as [`submit`](Self::submit) does, and a read with
 /// [`Error::InvalidArgument`], [`Error::DataLoss`] or [`Error::Io`].

@@ -2,8 +2,8 @@
 //!
 //! A search begins when a route is suspect, and all calls that wait for the region share it. It asks all peers who leads, each
 //! by itself and with backoff between questions. The question is a read of the region's lowest key: whoever serves it is the
-//! leader, and whoever does not may name it. A user without a right to that key reads the one that its call is about. The placement driver is asked once no peer has known for a while, and then ever
-//! more seldom.
+//! leader, and whoever does not may name it. A user without a right to that key reads the one that its call is about. The
+//! placement driver is asked once no peer has known for a while, and then ever more seldom.
 //!
 //! It ends with the first news: a peer that serves, a leader of a later term, another address, another epoch. That a peer
 //! names the store again that got calls nowhere is no news. So a search lasts as long as an election does, or until no call

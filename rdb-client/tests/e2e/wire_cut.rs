@@ -1,4 +1,5 @@
-//! The wire is cut: a store in a network namespace of its own, whose link goes down and comes back. Skipped where this process may not make namespaces.
+//! The wire is cut: a store in a network namespace of its own, whose link goes down and comes back. Skipped where this process may not make
+//! namespaces.
 
 use std::net::Ipv4Addr;
 use std::process::Command;

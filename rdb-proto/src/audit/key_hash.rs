@@ -77,7 +77,11 @@ impl KeyHasher {
         }
         if metadata.mode() & 0o077 != 0 || metadata.uid() != geteuid().as_raw() {
             let path = path.display();
-            tracing::warn!(%path, "others than the user of this process can read the secret of the audit log: they can find out which keys its hashes are of");
+            tracing::warn!(
+                %path,
+                "others than the user of this process can read the secret of the audit log: they can find out which keys its hashes \
+                 are of"
+            );
         }
         let mut text = String::new();
         let read = (&file).take(FILE_BYTES_MAX).read_to_string(&mut text);

@@ -349,8 +349,8 @@ impl Regions {
     }
 }
 
-/// The latest peer of a region on the disk that this store knows of. The placement driver adds none here while it has the region destroyed, and ids grow:
-/// so a peer that may come is later. 0: it knows of none.
+/// The latest peer of a region on the disk that this store knows of. The placement driver adds none here while it has the region destroyed,
+/// and ids grow: so a peer that may come is later. 0: it knows of none.
 fn latest_peer(storage: &Storage, region_id: u64) -> Result<u64, rdb_storage::Error> {
     let described = storage.described(region_id)?;
     let described = described.map(|(region, _)| region);

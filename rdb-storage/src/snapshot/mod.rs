@@ -24,15 +24,15 @@
 //! 4. One write puts the records and removes the mark. A flush makes that durable.
 //!
 //! An open that finds a mark repeats all of it but the first write, which was flushed: the files are still there, and what an attempt
-//! before has ingested is deleted as what was there before. So after a crash the region is what it was or what was received, never a part of either. As with applies, nothing
-//! is written to the write-ahead log.
+//! before has ingested is deleted as what was there before. So after a crash the region is what it was or what was received, never a part
+//! of either. As with applies, nothing is written to the write-ahead log.
 //!
 //! # An install that cannot be finished
 //!
 //! A disk may be full when an install is to be finished, also when an open is to repeat it, and a file may be damaged or gone. Then the region
-//! is left out: it has no records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and files stay, and
-//! the next open tries again. Another snapshot takes its place, and its files go once the mark of that one is durable. Destroying the region
-//! ends it, too.
+//! is left out: it has no records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs)
+//! says why. Mark and files stay, and the next open tries again. Another snapshot takes its place, and its files go once the mark of that
+//! one is durable. Destroying the region ends it, too.
 //!
 //! Its group must not be opened, and `rdb-raft` refuses to open one with a log and without a state. The vote and the log are all there,
 //! but not what the entries before the log's first one have led to: what its leader sends next would be applied to nothing, and a

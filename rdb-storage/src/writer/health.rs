@@ -183,7 +183,12 @@ impl Health {
             }
         });
         if is_stopped {
-            tracing::error!(region_id, %cause, "writes to a region have stopped, reads go on; they are refused until its data is replaced or the storage is opened again");
+            tracing::error!(
+                region_id,
+                %cause,
+                "writes to a region have stopped, reads go on; they are refused until its data is replaced or the storage is opened \
+                 again"
+            );
         } else {
             tracing::info!(region_id, %cause, "data could not be read that was replaced meanwhile");
         }
