@@ -12,7 +12,7 @@ use crate::identities::unknown_token;
 use crate::requests::command;
 use crate::wire::{Answer, CommandStream, bearer};
 
-/// The shortest that a store takes.
+/// Much longer than between two renewals, and short enough to be waited for.
 const STALE_MAX_S: &str = "10";
 
 /// What a store logs when it could not ask, and when it can again.
