@@ -228,9 +228,11 @@ impl State {
         let mut absent = known.lagging.absent(peers, (since, reported_at));
         if !absent.is_empty() {
             let up = self.peers_on_stores_up(peers, now);
+            // A leader that hears of no majority does not name itself.
+            let leader = known.leadership.map(|leadership| leadership.peer_id);
             let is_live = |id: &u64| {
                 let is_heard_of = known.live.as_ref().is_none_or(|live| live.contains(id));
-                is_heard_of && up.contains(id)
+                (is_heard_of || leader == Some(*id)) && up.contains(id)
             };
             absent.retain(|Absent { peer_id, is_lost }| {
                 !is_live(peer_id) && (*is_lost || up.contains(peer_id))

@@ -204,10 +204,10 @@ impl State {
         });
         without.filter_map(|known| match self.next_step(known, surroundings)? {
             Next::Done => None,
-            next => Some(Operator {
+            _ => Some(Operator {
                 region_id: known.region.id,
                 state: OperatorState::Running.into(),
-                status: next.to_string(),
+                status: self.status_of(known.region.id, surroundings),
                 ..Operator::default()
             }),
         })

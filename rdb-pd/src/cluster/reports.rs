@@ -54,7 +54,8 @@ pub struct Report {
     pub epoch: RegionEpoch,
     /// The peers of the region at that epoch.
     pub peers: Vec<Peer>,
-    /// Those of them that the leader has heard of lately and that have caught up, itself among them. `None`: it does not tell.
+    /// Those of them that the leader has heard of lately and that have caught up, itself among them if it hears of a majority. `None`:
+    /// it does not tell.
     pub live: Option<Vec<u64>>,
     /// About how many bytes the region holds. `None`: it does not tell.
     pub bytes: Option<u64>,

@@ -2,7 +2,8 @@
 //!
 //! The rules, in this order:
 //!
-//! 1. While a store of the region is [`Unheard`](Liveness::Unheard), nothing is decided.
+//! 1. While a store of the region is [`Unheard`](Liveness::Unheard), nothing is decided, nor while the leader hears of no majority: it
+//!    can change nothing.
 //! 2. What an operator asks for goes first. The rest waits for it.
 //! 3. Learners that nothing needs are removed, and so are those whose store is to be done without. Those are kept that will be
 //!    needed once stores are tried again whose learners were given up, or are back from silence.
@@ -87,6 +88,8 @@ impl fmt::Display for Next {
 pub(super) enum Obstacle {
     #[error("the placement driver has started, or was asleep, and has not heard of store {0} yet")]
     Unheard(u64),
+    #[error("the leader does not hear of a majority of the voters")]
+    LeaderCutOff,
     #[error("store {0} is silent")]
     Silent(u64),
     #[error("store {0} can take no replica")]
@@ -203,7 +206,7 @@ pub(super) struct Case<'a> {
     /// How many voters the region is to have.
     pub(super) replicas: usize,
     pub(super) wish: Option<Wish>,
-    /// The peers that live, as far as the leader knows. `None`: it does not tell.
+    /// The peers that live, as far as the leader knows, itself among them if it hears of a majority. `None`: it does not tell.
     pub(super) live: Option<&'a [u64]>,
     pub(super) absent: Vec<Absent>,
     /// Who was asked last to lead.
@@ -229,6 +232,9 @@ impl Case<'_> {
         let stores = self.peers.iter().map(|peer| peer.store_id);
         if let Some(store_id) = stores.filter(is_unheard).min() {
             return Next::Waits(Obstacle::Unheard(store_id));
+        }
+        if self.live.is_some_and(|live| !live.contains(&self.leader)) {
+            return Next::Waits(Obstacle::LeaderCutOff);
         }
         match self.wish {
             Some(wish) => self.fulfil(wish),

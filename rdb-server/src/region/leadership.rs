@@ -71,7 +71,8 @@ impl Leadership {
         (leader.peer_id == Some(self.peer_id)).then_some(leader.term)
     }
 
-    /// What the placement driver is told of the region if this peer leads it, but for its size.
+    /// What the placement driver is told of the region if this peer leads it, but for its size. It leads on when it hears of no majority any
+    /// more, and then it does not count itself among the peers that live.
     pub(crate) fn report(&self, state: Option<&GroupState>) -> Option<RegionReport> {
         let term = self.term_led(state)?;
         let described = self.description.get()?;
@@ -82,7 +83,10 @@ impl Leadership {
         if peers.iter().all(|peer| peer.id != self.peer_id) {
             return None;
         }
-        let live_peers = self.group.live_peers();
+        let mut live_peers = self.group.live_peers();
+        if !self.group.is_live() {
+            live_peers.remove(&self.peer_id);
+        }
         let live = peers.iter().enumerate();
         let live = live.filter(|(_, peer)| live_peers.contains(&peer.id));
         let live = live.fold(0, |live, (position, _)| live | 1 << position);

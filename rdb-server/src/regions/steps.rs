@@ -24,6 +24,8 @@ enum NotTaken {
         "--durability=os: after a power cut this store would break what it has promised to other stores"
     )]
     NoReplicas,
+    #[error("this store does not lead the region, or does not hear of a majority of its voters")]
+    NoMajority,
     #[error("it is not known here")]
     Unknown,
     #[error(transparent)]
@@ -40,6 +42,7 @@ impl NotTaken {
         match self {
             Self::NoRegion
             | Self::Decided { .. }
+            | Self::NoMajority
             | Self::Unknown
             | Self::Change(
                 ChangeError::NotLeader
@@ -109,6 +112,10 @@ impl Regions {
 
     async fn take(&self, group: &Group, step: Step, described: &Described) -> Result<(), NotTaken> {
         let under = &described.members;
+        // The group would refuse it, and openraft log an error.
+        if !group.is_live() {
+            return Err(NotTaken::NoMajority);
+        }
         match step {
             Step::AddLearner(_) if self.durability == Durability::Os => {
                 return Err(NotTaken::NoReplicas);

@@ -151,6 +151,18 @@ fn what_is_changed_without_an_operator_is_listed_with_what_it_waits_for() {
 }
 
 #[test]
+fn what_only_a_leader_could_do_whose_store_is_silent_is_listed_as_waiting() {
+    let mut scene = scene();
+    let down_after = scene.state.settings.store_down_after;
+    scene.pass(down_after);
+    for store_id in 3..=5 {
+        scene.report(store_id, &[]);
+    }
+    let waits = "waits: store 1 has led the region, and is silent".to_owned();
+    assert_eq!(states(&mut scene), [(OperatorState::Running, waits)]);
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_and_says_what_there_is() {
     let mut scene = scene();
     let now = scene.now;

@@ -147,6 +147,30 @@ fn a_voter_that_lives_again_is_kept_and_so_are_all_of_a_leader_that_is_cut_off()
 }
 
 #[test]
+fn a_leader_without_a_majority_gets_no_step_though_there_are_other_stores_and_is_not_absent_itself()
+{
+    let mut play = Play::with_stores(5);
+    play.settle();
+    let (leader, down_after) = (play.leader, play.scene.state.settings.store_down_after);
+    for peer in &play.region.peers {
+        play.deaf.insert(peer.id);
+        if peer.id != leader {
+            play.alive.remove(&peer.store_id);
+        }
+    }
+    play.pass(down_after * 2);
+    assert_eq!(play.beat(), None);
+    let now = play.scene.now;
+    let state = &mut play.scene.state;
+    let operators = state.operators(now);
+    let waits = "waits: the leader does not hear of a majority of the voters";
+    assert_eq!(operators[0].status, waits);
+    let absent = state.absent(state.region_by_id(1).unwrap(), now);
+    let is_leader = |absent: &Absent| absent.peer_id == leader;
+    assert!(!absent.iter().any(is_leader), "{absent:?}");
+}
+
+#[test]
 fn a_dead_voter_is_replaced_also_if_the_placement_driver_starts_again_and_again() {
     let mut play = Play::with_stores(4);
     play.settle();

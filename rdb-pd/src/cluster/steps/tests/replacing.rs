@@ -64,6 +64,18 @@ fn what_a_leader_says_that_hears_of_no_majority_counts_against_nobody() {
     }
 }
 
+#[test]
+fn a_leader_that_hears_of_no_majority_is_given_no_step() {
+    let mut lost = Model::of(5, 3).set(2, Down).set(3, Down);
+    lost.deaf.push(lost.leader);
+    assert_eq!(lost.waits(), Obstacle::LeaderCutOff);
+    lost.wish = Some(Wish {
+        add: Some(4),
+        remove: None,
+    });
+    assert_eq!(lost.waits(), Obstacle::LeaderCutOff);
+}
+
 /// A store may be late by as much as a heartbeat.
 #[test]
 fn a_report_without_a_majority_undoes_nothing_of_a_replacement() {
