@@ -66,7 +66,7 @@ fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
     if let Some(cause) = process.not_serving {
         findings.push(Finding::alarm(
             format!("this placement driver does not serve: {cause}"),
-            not_serving_advice("this placement driver"),
+            not_serving_advice("this placement driver", cause),
         ));
     }
     if process.position.to_bound_ms == 0 {
@@ -93,7 +93,11 @@ fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
 
 /// One is made after the other: of a large cluster there may be thousands.
 fn of_cluster(overview: &Overview) -> impl Iterator<Item = Finding> {
-    let Overview { stores, regions } = overview;
+    let Overview {
+        stores,
+        regions,
+        missed,
+    } = overview;
     let none = stores.is_empty().then(no_stores);
     let of_stores = stores.iter().filter_map(|shown| {
         let store = &shown.store;
@@ -105,6 +109,7 @@ fn of_cluster(overview: &Overview) -> impl Iterator<Item = Finding> {
             heartbeat_age_ms: store.last_heartbeat_age_ms,
             space: stats.map(|stats| (stats.available_bytes, stats.capacity_bytes)),
             region_count: shown.region_count,
+            is_missed: missed.contains(&store.id),
             answer: Answer::NotAsked(shown.heartbeats),
         })
     });
@@ -112,7 +117,7 @@ fn of_cluster(overview: &Overview) -> impl Iterator<Item = Finding> {
     let in_trouble = in_trouble.filter_map(|region| Some((region.id, region.trouble?)));
     none.into_iter()
         .chain(of_stores)
-        .chain(of_regions(in_trouble))
+        .chain(of_regions(in_trouble, missed))
 }
 
 /// A part of the stores. Figures stand in rows under their names, since those would take more room than what they name.

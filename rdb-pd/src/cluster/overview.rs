@@ -3,7 +3,7 @@
 //! A large cluster takes a while to look through. So the state is let go of after each [`SLICE_REGIONS`], and heartbeats do not wait
 //! for the page. A region that is split meanwhile is shown as it was before or as it is afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub(crate) struct Overview {
     pub(crate) stores: Vec<ShownStore>,
     /// In the order of their keys.
     pub(crate) regions: Vec<ShownRegion>,
+    /// The stores of the voters that do not live, of regions without a majority.
+    pub(crate) missed: BTreeSet<u64>,
 }
 
 /// A store.
@@ -71,6 +73,7 @@ pub(crate) fn per_s(load: &StoreLoad, count: u64) -> f64 {
 #[derive(Default)]
 struct Seen {
     regions: Vec<ShownRegion>,
+    missed: BTreeSet<u64>,
     /// How many of them each store has, and how many it leads.
     counts: BTreeMap<u64, (usize, usize)>,
     /// The start key of the last one.
@@ -94,7 +97,10 @@ impl State {
             for peer in &known.region.peers {
                 seen.counts.entry(peer.store_id).or_default().0 += 1;
             }
-            let shown = self.shown_region(known, now);
+            let (shown, dead) = self.shown_region(known, now);
+            if shown.trouble == Some(RegionTrouble::NoMajority) {
+                seen.missed.extend(dead);
+            }
             if let Some(leader) = shown.leader {
                 seen.counts.entry(leader).or_default().1 += 1;
             }
@@ -106,7 +112,10 @@ impl State {
 
     fn overview(&self, seen: Seen, now: Instant) -> Overview {
         let Seen {
-            regions, counts, ..
+            regions,
+            missed,
+            counts,
+            ..
         } = seen;
         let stores = self.confirmed().map(|known| {
             let store = self.with_load(known, now);
@@ -126,6 +135,7 @@ impl State {
         Overview {
             stores: stores.collect(),
             regions,
+            missed,
         }
     }
 
@@ -147,24 +157,27 @@ impl State {
         Some(all)
     }
 
-    fn shown_region(&self, known: &KnownRegion, now: Instant) -> ShownRegion {
+    /// A region, and the stores of its voters that do not live.
+    fn shown_region(&self, known: &KnownRegion, now: Instant) -> (ShownRegion, Vec<u64>) {
         let absent = self.absent(known, now);
         let is_absent = |peer: &Peer| absent.iter().any(|absent| absent.peer_id == peer.id);
         let voters = known.region.peers.iter().filter(|peer| !peer.learner);
-        let count = voters.clone().count();
-        let alive = voters.filter(|peer| !is_absent(peer) && self.may_live(peer.store_id, now));
+        let (alive, dead): (Vec<&Peer>, Vec<&Peer>) =
+            voters.partition(|peer| !is_absent(peer) && self.may_live(peer.store_id, now));
+        let count = alive.len() + dead.len();
         let leader = known.leader().map(|(peer, _)| peer.store_id);
         let lead = match leader {
             None => Lead::Unknown,
             Some(store_id) if self.may_live(store_id, now) => Lead::Answers,
             Some(_) => Lead::Silent,
         };
-        ShownRegion {
+        let shown = ShownRegion {
             id: known.region.id,
             leader,
-            trouble: RegionTrouble::of(count, alive.count(), lead),
+            trouble: RegionTrouble::of(count, alive.len(), lead),
             bytes: known.bytes,
-        }
+        };
+        (shown, dead.iter().map(|peer| peer.store_id).collect())
     }
 
     /// Whether a store is up, or was not listened for long enough to tell.
@@ -320,8 +333,10 @@ mod tests {
         scene.pass(DISCONNECTED_AFTER - SECOND);
         assert_eq!(shown(&scene).regions[0].trouble, None);
         scene.pass(SECOND);
-        let trouble = shown(&scene).regions[0].trouble;
+        let overview = shown(&scene);
+        let trouble = overview.regions[0].trouble;
         assert_eq!(trouble, Some(RegionTrouble::NoMajority));
+        assert_eq!(overview.missed, BTreeSet::from([1, 2, 3]));
         scene.restart();
         let trouble = shown(&scene).regions[0].trouble;
         assert_eq!(trouble, Some(RegionTrouble::UnknownLeader));

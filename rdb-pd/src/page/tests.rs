@@ -113,6 +113,7 @@ fn worst() -> Overview {
     Overview {
         stores: stores.collect(),
         regions: regions.collect(),
+        missed: (1..=10_000).map(|number| u64::MAX - number).collect(),
     }
 }
 
@@ -126,6 +127,7 @@ fn a_store_that_is_disconnected_is_told_of_in_words_with_what_to_do() {
     let overview = Overview {
         stores: vec![store(1, StoreState::Up), store(2, StoreState::Disconnected)],
         regions: vec![region(7, Some(1), Some(RegionTrouble::Missing))],
+        ..Overview::default()
     };
     let findings = member(&overview, &WELL, "findings");
     assert_eq!(
@@ -155,7 +157,7 @@ fn a_store_that_is_disconnected_is_told_of_in_words_with_what_to_do() {
 fn what_is_wrong_with_the_process_itself_is_told_of() {
     let overview = Overview {
         stores: vec![store(1, StoreState::Up)],
-        regions: Vec::new(),
+        ..Overview::default()
     };
     let ailing = OfProcess {
         not_serving: Some("the disk is full"),

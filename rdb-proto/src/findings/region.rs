@@ -1,11 +1,11 @@
 //! What is wrong with regions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Finding;
 
-/// Most regions that a finding names.
-const NAMED_REGIONS_MAX: usize = 5;
+/// Most regions, or stores, that a finding names.
+const NAMED_MAX: usize = 5;
 
 /// Who leads a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,12 +90,14 @@ impl RegionTrouble {
         }
     }
 
-    fn finding(self, ids: Vec<u64>) -> Finding {
+    /// `missed` are the stores of the replicas that do not answer of regions without a majority.
+    fn finding(self, ids: Vec<u64>, missed: &BTreeSet<u64>) -> Finding {
         let (what, to_do) = match self {
             Self::NoMajority => (
                 "too few replicas answer for reads and writes",
-                "start the stores that do not answer again with their --data-dir: a region needs more than half of its \
-                 replicas, and `rdbctl region list` says where those are",
+                "start the stores that do not answer again with their --data-dir: nothing is read or written before more than \
+                 half of the replicas answer, and `rdbctl region list` says where those are. If half of them or more are gone for \
+                 good, the region cannot be served any more, and other stores do not help: import an export into a new cluster",
             ),
             Self::NoLeader => (
                 "the replica that leads does not answer",
@@ -121,7 +123,13 @@ impl RegionTrouble {
                 "have at least three stores; rdb-pd --replicas says how many replicas there are to be",
             ),
         };
-        let what = format!("{}: {what}", named(&ids));
+        let missing = if self == Self::NoMajority && !missed.is_empty() {
+            let missed: Vec<_> = missed.iter().copied().collect();
+            format!("; none on {} does", named("store", &missed))
+        } else {
+            String::new()
+        };
+        let what = format!("{}: {what}{missing}", named("region", &ids));
         let finding = match self {
             Self::UnknownLeader | Self::Pair | Self::Single => Finding::notice(what, to_do),
             Self::NoMajority | Self::NoLeader | Self::Missing => Finding::alarm(what, to_do),
@@ -130,27 +138,31 @@ impl RegionTrouble {
     }
 }
 
-/// What is wrong with regions, of which the ids and troubles are given: a finding for each trouble, the worst first.
-pub fn of_regions(regions: impl IntoIterator<Item = (u64, RegionTrouble)>) -> Vec<Finding> {
+/// What is wrong with regions, of which the ids and troubles are given: a finding for each trouble, the worst first. `missed` are the
+/// stores of the voters that do not answer of regions without a majority.
+pub fn of_regions(
+    regions: impl IntoIterator<Item = (u64, RegionTrouble)>,
+    missed: &BTreeSet<u64>,
+) -> Vec<Finding> {
     let mut in_trouble: BTreeMap<RegionTrouble, Vec<u64>> = BTreeMap::new();
     for (id, trouble) in regions {
         in_trouble.entry(trouble).or_default().push(id);
     }
     let in_trouble = in_trouble.into_iter();
     in_trouble
-        .map(|(trouble, ids)| trouble.finding(ids))
+        .map(|(trouble, ids)| trouble.finding(ids, missed))
         .collect()
 }
 
-fn named(ids: &[u64]) -> String {
-    let shown = ids.iter().take(NAMED_REGIONS_MAX);
+fn named(noun: &str, ids: &[u64]) -> String {
+    let shown = ids.iter().take(NAMED_MAX);
     let shown: Vec<String> = shown.map(u64::to_string).collect();
-    let noun = if ids.len() == 1 { "region" } else { "regions" };
+    let plural = if ids.len() == 1 { "" } else { "s" };
     let rest = match ids.len() - shown.len() {
         0 => String::new(),
         rest => format!(" and {rest} more"),
     };
-    format!("{noun} {}{rest}", shown.join(", "))
+    format!("{noun}{plural} {}{rest}", shown.join(", "))
 }
 
 #[cfg(test)]
@@ -177,11 +189,17 @@ mod tests {
     fn regions_in_one_trouble_are_one_finding_which_names_a_few() {
         let many = (1..=9).map(|id| (id, RegionTrouble::Missing));
         let one = [(10, RegionTrouble::NoMajority)];
-        let findings = of_regions(many.chain(one));
+        let findings = of_regions(many.chain(one), &BTreeSet::from([2, 3]));
         let [worst, missing] = &findings[..] else {
             panic!("{findings:?}");
         };
         assert!(worst.what.starts_with("region 10: too few"), "{worst:?}");
+        let ends_with = "; none on stores 2, 3 does";
+        assert!(worst.what.ends_with(ends_with), "{worst:?}");
+        assert!(
+            worst.to_do.contains("cannot be served any more"),
+            "{worst:?}"
+        );
         let named = "regions 1, 2, 3, 4, 5 and 4 more: reads and writes go on";
         assert!(missing.what.starts_with(named), "{missing:?}");
         assert_eq!(missing.region_ids.len(), 9);

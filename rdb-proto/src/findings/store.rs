@@ -25,6 +25,8 @@ pub struct StoreView<'a> {
     pub space: Option<(u64, u64)>,
     /// How many regions have a replica on it.
     pub region_count: usize,
+    /// Whether it does not answer for a voter of a region that lacks a majority.
+    pub is_missed: bool,
     /// What it answers.
     pub answer: Answer<'a>,
 }
@@ -86,7 +88,7 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
         Answer::NotAsked(heartbeats) => return of_heartbeats(store, heartbeats),
         Answer::NotServing(cause) => Finding::alarm(
             format!("store {id} does not serve: {cause}"),
-            not_serving_advice(&format!("the store at {address}")),
+            not_serving_advice(&format!("the store at {address}"), cause),
         ),
         Answer::WrongProcess(cause) => Finding::alarm(
             format!("store {id} is not at its address: {cause}"),
@@ -116,9 +118,25 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
     Some(finding.of_store(id))
 }
 
-/// What to do about a process that says that it does not serve.
-pub fn not_serving_advice(process: &str) -> String {
-    format!("see the log of {process}. After a full disk: free space, then start it again")
+/// What to do about a process that says that it does not serve, for this cause. The causes are those of its health, with what RocksDB and
+/// the operating system say.
+pub fn not_serving_advice(process: &str, cause: &str) -> String {
+    let tells = |words: &[&str]| words.iter().any(|word| cause.contains(word));
+    if tells(&["has no leader"]) {
+        format!(
+            "look again in ten seconds: regions elect their leaders. If they do not, see which stores do not answer, and the log of \
+             {process}"
+        )
+    } else if tells(&["Corruption", "damaged"]) {
+        "a restart does not mend damaged data. A store whose regions other stores hold, too, is replaced: start another store with an \
+         empty directory, then `rdbctl store remove` with the id of this one. Otherwise stop it, keep a copy of its directory, and \
+         restore a copy from before"
+            .to_owned()
+    } else if tells(&["No space left", "quota exceeded"]) {
+        format!("free space on the disk of {process}, then start it again")
+    } else {
+        format!("see the log of {process}")
+    }
 }
 
 /// A disk with little space left. `whose` names the process that has it.
@@ -200,10 +218,15 @@ fn of_serving_store(store: &StoreView<'_>) -> Option<Finding> {
     Some(finding.of_store(id))
 }
 
-/// What to do about a store that may have died.
+/// What to do about a store that may have died, or stands still.
 fn start_again(store: &StoreView<'_>) -> String {
     let (address, if_gone) = (store.address, if_gone(store));
-    format!("start rdb-server at {address} again with its --data-dir. {if_gone}")
+    // Where nothing listens, it has ended.
+    let old_process = match store.answer {
+        Answer::Nothing(cause) if cause.contains("refused") => "",
+        _ => "; end its old process first, if that is there yet",
+    };
+    format!("start rdb-server at {address} again with its --data-dir{old_process}. {if_gone}")
 }
 
 /// What to do about a store that does not come back.
@@ -211,6 +234,11 @@ fn if_gone(store: &StoreView<'_>) -> String {
     let id = store.id;
     if store.state == StoreState::Leaving {
         return "If it is gone for good: it is leaving already, and `rdbctl operator list` shows what is left to do"
+            .to_owned();
+    }
+    if store.is_missed {
+        return "If it is gone for good: regions have no majority without it, and to add or remove stores does not help those. See the \
+                alarm about them"
             .to_owned();
     }
     let soon = if store.state == StoreState::Down {
@@ -241,6 +269,7 @@ mod tests {
             heartbeat_age_ms,
             space: Some((500, 1000)),
             region_count: 1,
+            is_missed: false,
             answer: Answer::NotAsked(heartbeats),
         }
     }
@@ -315,6 +344,55 @@ mod tests {
                 "rdbctl store remove 3"
             };
             assert!(finding.to_do.contains(if_gone), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_a_region_lacks_for_its_majority_is_not_to_be_removed() {
+        let lost = StoreView {
+            is_missed: true,
+            ..store(StoreState::Down, Some(1_900_000), Heartbeats::Down)
+        };
+        let to_do = of_store(&lost).expect("it is told of").to_do;
+        assert!(
+            to_do.contains("start rdb-server at host3:1 again"),
+            "{to_do}"
+        );
+        assert!(to_do.contains("does not help"), "{to_do}");
+        assert!(!to_do.contains("store remove"), "{to_do}");
+    }
+
+    #[test]
+    fn a_process_that_may_stand_still_is_to_be_ended_before_it_is_started_again() {
+        for (cause, is_dead) in [
+            ("host3:1: Connection refused (os error 111)", true),
+            ("host3:1 gave no answer in time", false),
+        ] {
+            let silent = StoreView {
+                answer: Answer::Nothing(cause),
+                ..store(StoreState::Disconnected, Some(25_000), Heartbeats::Silent)
+            };
+            let to_do = of_store(&silent).expect("it is told of").to_do;
+            assert_eq!(to_do.contains("end its old process"), !is_dead, "{to_do}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_about_a_store_that_does_not_serve_depends_on_the_cause() {
+        let full = "free space on the disk of the store at host3:1";
+        for (cause, part) in [
+            ("region 1 has no leader: for 12 s this store", "look again"),
+            ("IO error: No space left on device: While", full),
+            ("Corruption: block checksum mismatch", "rdbctl store remove"),
+            ("it has not registered", "see the log of the store at"),
+        ] {
+            let failing = StoreView {
+                answer: Answer::NotServing(cause),
+                ..store(StoreState::Up, Some(1000), Heartbeats::Arrive)
+            };
+            let to_do = of_store(&failing).expect("it is told of").to_do;
+            assert!(to_do.contains(part), "{cause}: {to_do}");
+            assert_eq!(to_do.contains("free space"), part == full, "{to_do}");
         }
     }
 

@@ -48,7 +48,7 @@ impl StoreSource {
                  answer, and the log of this store why"
                     .to_owned()
             } else {
-                not_serving_advice("this store")
+                not_serving_advice("this store", &cause)
             };
             let what = format!("this store does not serve all of its regions: {cause}");
             findings.push(Finding::alarm(what, to_do));

@@ -4,6 +4,8 @@
 //! Alarms are told from the whole to its parts: placement drivers, stores, regions. An alarm that another one explains still
 //! stands: whoever mends the cause sees the rest go.
 
+use std::collections::BTreeSet;
+
 use rdb_proto::findings::{
     self, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, no_stores, of_regions,
 };
@@ -60,11 +62,17 @@ pub(super) fn findings(survey: &Survey) -> Vec<Finding> {
         if catalogue.stores.is_empty() {
             findings.push(no_stores());
         }
-        let stores = catalogue.stores.iter();
-        findings.extend(stores.filter_map(|store| of_store(store, survey)));
         let regions = catalogue.regions.iter();
+        let lacks_majority = |region: &&region::Line| {
+            let trouble = trouble(region, survey);
+            trouble == Some(RegionTrouble::NoMajority)
+        };
+        let missed = regions.clone().filter(lacks_majority);
+        let missed: BTreeSet<u64> = missed.flat_map(|region| dead(region, survey)).collect();
+        let stores = catalogue.stores.iter();
+        findings.extend(stores.filter_map(|store| of_store(store, survey, &missed)));
         let in_trouble = regions.filter_map(|region| Some((region.id, trouble(region, survey)?)));
-        findings.extend(of_regions(in_trouble));
+        findings.extend(of_regions(in_trouble, &missed));
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -139,7 +147,7 @@ fn told(process: &health::Line) -> String {
     }
 }
 
-fn of_store(store: &store::Line, survey: &Survey) -> Option<Finding> {
+fn of_store(store: &store::Line, survey: &Survey, missed: &BTreeSet<u64>) -> Option<Finding> {
     // A store that registered between two questions.
     let process = survey.store(store.id)?;
     let cause = told(process);
@@ -153,6 +161,7 @@ fn of_store(store: &store::Line, survey: &Survey) -> Option<Finding> {
             .as_ref()
             .map(|stats| (stats.available_bytes, stats.capacity_bytes)),
         region_count: store.region_count,
+        is_missed: missed.contains(&store.id),
         answer: match process.status {
             SERVING => Answer::Serving,
             NOT_SERVING => Answer::NotServing(&cause),
@@ -164,21 +173,27 @@ fn of_store(store: &store::Line, survey: &Survey) -> Option<Finding> {
 
 /// What is the matter with a region, if anything is.
 pub(super) fn trouble(region: &region::Line, survey: &Survey) -> Option<RegionTrouble> {
-    let answers = |store_id| {
-        let process = survey.store(store_id);
-        // What was not asked may be alive.
-        process.is_none_or(|process| matches!(process.status, SERVING | NOT_SERVING))
-    };
-    let voters = region.peers.iter().filter(|peer| !peer.is_learner);
-    let all = voters.clone().count();
-    let lives = |peer: &&region::Peer| !peer.is_absent && answers(peer.store_id);
-    let alive = voters.filter(lives).count();
+    let all = region.peers.iter().filter(|peer| !peer.is_learner).count();
+    let alive = all - dead(region, survey).count();
     let lead = match &region.leader {
         None => Lead::Unknown,
-        Some(leader) if answers(leader.store_id) => Lead::Answers,
+        Some(leader) if answers(leader.store_id, survey) => Lead::Answers,
         Some(_) => Lead::Silent,
     };
     RegionTrouble::of(all, alive, lead)
+}
+
+/// The stores of the voters of a region that do not answer.
+fn dead(region: &region::Line, survey: &Survey) -> impl Iterator<Item = u64> {
+    let voters = region.peers.iter().filter(|peer| !peer.is_learner);
+    let dead = voters.filter(|peer| peer.is_absent || !answers(peer.store_id, survey));
+    dead.map(|peer| peer.store_id)
+}
+
+/// What was not asked may be alive.
+fn answers(store_id: u64, survey: &Survey) -> bool {
+    let process = survey.store(store_id);
+    process.is_none_or(|process| matches!(process.status, SERVING | NOT_SERVING))
 }
 
 #[cfg(test)]

@@ -107,6 +107,21 @@ fn a_dead_store_is_named_with_what_to_do_about_it() {
 }
 
 #[test]
+fn where_a_majority_is_lost_no_store_is_to_be_removed_and_the_region_says_which_are_missed() {
+    let told = told(&survey([SERVING, UNREACHABLE, UNREACHABLE]));
+    let [second, third, region] = &told[..] else {
+        panic!("{told:?}");
+    };
+    for (_, what, to_do) in [second, third] {
+        assert!(what.contains("does not answer"), "{what}");
+        assert!(!to_do.contains("store remove"), "{to_do}");
+    }
+    let (_, what, to_do) = region;
+    assert!(what.ends_with("none on stores 2, 3 does"), "{what}");
+    assert!(to_do.contains("gone for good"), "{to_do}");
+}
+
+#[test]
 fn what_is_the_matter_with_a_region_is_told_the_worst_first() {
     for (statuses, expected) in [
         ([SERVING, SERVING, SERVING], None),
