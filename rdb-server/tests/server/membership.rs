@@ -348,6 +348,39 @@ async fn a_leader_tells_which_peers_live_and_hands_over_to_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hears_of_no_majority_says_so_and_takes_no_step() {
+    let mut stores = Stores::start(&["sync"; 3]).await;
+    for id in [2, 3] {
+        stores.add_learner(id, id).await;
+    }
+    for id in [3, 2] {
+        stores.promote(id).await;
+    }
+    let all_live = found("all live", async || {
+        let report = stores.report()?;
+        (live(&report) == [1, 2, 3]).then_some(report)
+    });
+    // Each peer is on the store with its id.
+    let leads_on = all_live.await.peer_id;
+    for id in (1..=3).filter(|&id| id != leads_on) {
+        stores.store(id).kill();
+    }
+    let report = found("the leader says so", async || {
+        let report = stores.report()?;
+        live(&report).is_empty().then_some(report)
+    })
+    .await;
+    let step = step_at(conf_version(&report), Step::AddLearner(peer(4, 4)));
+    stores.pd.hand_out(Some(step));
+    let store = stores.store(leads_on);
+    store
+        .wait_for_log("does not hear of a majority of its voters")
+        .await;
+    let log = store.log();
+    assert!(!log.contains("the first step error"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_is_taken_only_under_the_membership_that_it_was_decided_for() {
     let stores = Stores::start(&["sync"; 3]).await;
     let report = found("the region has a leader", async || stores.report()).await;
