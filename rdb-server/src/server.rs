@@ -21,7 +21,7 @@ use rdb_proto::transport::{
 };
 use rdb_raft::group::GroupState;
 use rdb_raft::transport::Dialing;
-use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall, WriteHealth};
+use rdb_storage::{Durability, Repair, Storage, UnfinishedInstall, WriteHealth, is_damage};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -341,6 +341,10 @@ async fn keep_health(health: HealthHandle, mut registration: watch::Receiver<boo
         let leaderless = leaderless.note(&regions.led_by_anybody(), Instant::now());
         let registered = *registration.borrow_and_update();
         let write_health = writes.borrow_and_update().clone();
+        let write_cause = match &write_health {
+            WriteHealth::Stopped { cause } => damage_of_all(cause, &regions),
+            WriteHealth::Healthy | WriteHealth::RegionsStopped { .. } => None,
+        };
         let log_cause = log_writes.borrow_and_update().cause();
         let has_stopped =
             matches!(write_health, WriteHealth::Stopped { .. }) || log_cause.is_some();
@@ -349,7 +353,7 @@ async fn keep_health(health: HealthHandle, mut registration: watch::Receiver<boo
             rights.refusal(),
             damage(&damaged.borrow_and_update()),
             left_out(&storage.unfinished_installs()),
-            write_health.cause(),
+            write_cause.or_else(|| write_health.cause()),
             log_cause,
             stopped(&groups.borrow_and_update()),
             leaderless,
@@ -388,6 +392,17 @@ fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
     let (&region_id, damage) = damaged.first_key_value()?;
     let told = damage.error(region_id).to_string();
     Some(told.replace('\n', "; "))
+}
+
+/// Why nothing is written any more, if data is damaged and this store has one region only: then it is that one's.
+fn damage_of_all(cause: &str, regions: &Regions) -> Option<String> {
+    let (region_id, has_others) = regions.only_region().filter(|_| is_damage(cause))?;
+    let error = ServerError::RegionDamaged {
+        region_id,
+        cause: format!("writes have stopped: {cause}"),
+        has_others,
+    };
+    Some(error.to_string().replace('\n', "; "))
 }
 
 /// Which region is not open, since a snapshot could not be put in its place, if there is one.

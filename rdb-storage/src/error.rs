@@ -136,6 +136,23 @@ impl Error {
     }
 }
 
+/// Whether what RocksDB or this crate said of a failure is that data is damaged.
+pub fn is_damage(cause: &str) -> bool {
+    cause.contains("Corruption") || cause.contains("damaged")
+}
+
+/// What can be done about a failure that has ended writing, by what RocksDB said of it.
+pub fn remedy(cause: &str) -> &'static str {
+    if is_damage(cause) {
+        "a restart does not mend damaged data: a store whose regions other stores hold is replaced (`rdbctl store remove`), \
+         otherwise restore a copy of the directory"
+    } else if cause.contains("No space left") || cause.contains("quota exceeded") {
+        "free space, then restart"
+    } else {
+        "mend that, then restart"
+    }
+}
+
 /// A data directory could not be opened. No data in it was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {

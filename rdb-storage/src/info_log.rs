@@ -14,8 +14,8 @@ use crate::database::DatabaseKind;
 /// How many warnings are kept.
 const WARNINGS_MAX: usize = 8;
 
-/// How much of a warning is kept, in characters.
-const WARNING_CHARS_MAX: usize = 300;
+/// How much of a warning is kept, in characters. It names a file by its whole path.
+const WARNING_CHARS_MAX: usize = 500;
 
 /// A warning that differs from a kept one in its numbers only is left out for this long. RocksDB retries every few seconds on
 /// a full disk, and says so each time.
@@ -94,7 +94,7 @@ impl InfoLog {
             LogLevel::Error | LogLevel::Fatal => true,
         };
         let warning = Warning {
-            text: message.chars().take(WARNING_CHARS_MAX).collect(),
+            text: shortened(message),
             is_error,
             at: Instant::now(),
         };
@@ -133,6 +133,16 @@ impl InfoLog {
     }
 }
 
+/// The whole words of a message that are kept.
+fn shortened(message: &str) -> String {
+    let Some((end, _)) = message.char_indices().nth(WARNING_CHARS_MAX) else {
+        return message.to_owned();
+    };
+    let kept = &message[..end];
+    let words = kept.rsplit_once(' ').map_or(kept, |(words, _)| words);
+    format!("{words} ...")
+}
+
 impl Warning {
     fn covers(&self, later: &Self) -> bool {
         let words = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
@@ -144,6 +154,18 @@ impl Warning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_warning_is_cut_between_two_words() {
+        let log = InfoLog::new(DatabaseKind::Data);
+        let message = format!("in /{}, Accumulated", "d".repeat(WARNING_CHARS_MAX - 10));
+        log.receive(LogLevel::Error, &message);
+        let kept = message.replace(" Accumulated", " ...");
+        assert_eq!(log.warnings(), [kept]);
+        log.receive(LogLevel::Error, &"ä".repeat(WARNING_CHARS_MAX + 1));
+        let kept = log.warnings().pop().expect("it is kept");
+        assert_eq!(kept, format!("{} ...", "ä".repeat(WARNING_CHARS_MAX)));
+    }
 
     #[test]
     fn the_first_warnings_explain_an_open_and_the_last_a_flush_and_none_is_kept_twice() {

@@ -100,7 +100,7 @@ pub use checksum::RegionChecksum;
 pub use command::{Command, Outcome};
 pub use database::DatabaseKind;
 pub use durable_file::{remove_file, replace_file};
-pub use error::{Error, Fate, OpenError};
+pub use error::{Error, Fate, OpenError, is_damage, remedy};
 pub use figures::DatabaseFigures;
 pub use identity::{Identity, Role, random_id};
 pub use log_database::{LogBatch, LogDatabase};

@@ -38,9 +38,24 @@ impl LogDevice for LogDatabase {
 }
 
 fn failed(error: Error) -> io::Error {
-    let kind = match &error {
-        Error::DataLoss { .. } => ErrorKind::InvalidData,
-        _ => ErrorKind::Other,
-    };
-    io::Error::new(kind, error)
+    match error {
+        // The log stops, so nobody asks what became of this write.
+        Error::Undetermined { cause } => io::Error::other(cause),
+        Error::DataLoss { .. } => io::Error::new(ErrorKind::InvalidData, error),
+        _ => io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_failed_is_told_by_its_cause_alone() {
+        let cause = "writing the Raft log: IO error: No space left on device";
+        let error = failed(Error::Undetermined {
+            cause: cause.to_owned(),
+        });
+        assert_eq!(error.to_string(), cause);
+    }
 }

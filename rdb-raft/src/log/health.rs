@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rdb_storage::remedy;
+
 /// Whether logs are written. Once stopped, they are until the process starts again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogHealth {
@@ -20,7 +22,8 @@ impl LogHealth {
         match self {
             Self::Healthy => None,
             Self::Stopped { cause } => Some(format!(
-                "writes have stopped: the Raft log: {cause}; mend that (on a full disk, free space), then restart"
+                "writes have stopped: the Raft log: {cause}; {}",
+                remedy(cause)
             )),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rdb_storage::remedy;
 use tokio::sync::{oneshot, watch};
 
 use super::cache::CachedBytes;
@@ -179,7 +180,7 @@ impl Shared {
             is_first
         });
         if is_first {
-            tracing::error!(%cause, "the Raft log has stopped; mend the cause (on a full disk, free space), then restart");
+            tracing::error!(%cause, "the Raft log has stopped; {}", remedy(&cause));
             self.queue.fail(&cause);
         }
     }

@@ -88,6 +88,14 @@ impl Regions {
         counts
     }
 
+    /// The region that this store has, if it has one only, and whether other stores hold it, too.
+    pub(crate) fn only_region(&self) -> Option<(u64, bool)> {
+        let replicas = self.replicas();
+        let (&region_id, replica) = replicas.open.first_key_value()?;
+        let has_others = replica.proposer.leadership().has_others();
+        (self.count(&replicas) == 1).then_some((region_id, has_others))
+    }
+
     /// The regions that requests can reach and whose groups have not ended, each with whether somebody leads it, as far as this store can
     /// tell. Nobody does until the state of its group is known: requests find no leader before that.
     pub(crate) fn led_by_anybody(&self) -> BTreeMap<u64, bool> {

@@ -200,6 +200,14 @@ async fn a_region_whose_group_tells_nothing_is_led_by_nobody() {
 }
 
 #[tokio::test]
+async fn damage_of_a_store_with_one_region_is_that_of_the_region() {
+    let fixture = fixture(Durability::Sync).await;
+    assert_eq!(fixture.regions.only_region(), None);
+    fixture.adopts(&[(5, STORE)]).await;
+    assert_eq!(fixture.regions.only_region(), Some((REGION, false)));
+}
+
+#[tokio::test]
 async fn a_peer_that_another_store_asks_for_waits_for_its_data_and_nothing_is_begun_beside_it() {
     let fixture = fixture(Durability::Sync).await;
     assert_eq!(fixture.is_asked_for(5).await, 1);

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::error::Error;
+use crate::error::{Error, remedy};
 
 /// Whether writes are taken. It only ever gets worse until the next open, unless all data of a region goes or is replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,9 @@ impl WriteHealth {
                 let causes = causes.collect::<Vec<_>>().join("; ");
                 Some(format!("writes to some regions have stopped: {causes}"))
             }
-            Self::Stopped { cause } => Some(format!(
-                "writes have stopped: {cause}; mend that (on a full disk, free space), then restart"
-            )),
+            Self::Stopped { cause } => {
+                Some(format!("writes have stopped: {cause}; {}", remedy(cause)))
+            }
         }
     }
 }
@@ -111,7 +111,7 @@ impl Health {
 
     /// Ends writing. The first cause is kept.
     pub(crate) fn stop(&self, cause: String) {
-        tracing::error!(%cause, "writes have stopped, reads go on; mend the cause (on a full disk, free space), then restart");
+        tracing::error!(%cause, "writes have stopped, reads go on; {}", remedy(&cause));
         self.impaired.store(true, Ordering::Release);
         self.health.send_if_modified(|health| {
             let is_first = !matches!(health, WriteHealth::Stopped { .. });
@@ -203,6 +203,27 @@ mod tests {
     fn damage() -> Error {
         Error::DataLoss {
             cause: "a damaged block".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_can_be_done_depends_on_what_has_stopped_writes() {
+        for (cause, expected) in [
+            (
+                "IO error: No space left on device: While appending",
+                "free space, then restart",
+            ),
+            (
+                "Corruption: block checksum mismatch",
+                "a restart does not mend",
+            ),
+            ("the writer thread panicked", "mend that, then restart"),
+        ] {
+            let health = Health::new();
+            health.stop(cause.to_owned());
+            let told = health.watch().borrow().cause().expect("it has stopped");
+            let begin = format!("writes have stopped: {cause}; {expected}");
+            assert!(told.starts_with(&begin), "{told}");
         }
     }
 
