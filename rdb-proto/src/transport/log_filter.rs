@@ -12,8 +12,12 @@ const LEVEL_DEFAULT: &str = "info";
 const OURS: &str = "rdb_";
 
 /// Libraries whose warnings and lines are about what peers send, so that a peer could fill the disk with them: HTTP/2, and Raft,
-/// which has several for each attempt to reach another store.
-const QUIET: [&str; 2] = ["h2", "openraft"];
+/// which has several for each attempt to reach another store. Each with its directives. What openraft's calls are refused for it tells
+/// who calls, and this workspace logs that itself where it matters; it logs an error for each such call, too, also at an ordinary end.
+const QUIET: [(&str, &str); 2] = [
+    ("h2", "h2=error"),
+    ("openraft", "openraft=error,openraft::raft=off"),
+];
 
 /// A valid `--log-level`. A level finer than `info` is that of FlareDB's own parts; RocksDB, HTTP/2 and other libraries log
 /// that much only when a filter names them. HTTP/2 and Raft log errors only, unless a filter names them.
@@ -34,7 +38,7 @@ pub struct LogFilterError {
 impl Default for LogFilter {
     fn default() -> Self {
         Self {
-            directives: format!("{LEVEL_DEFAULT},h2=error,openraft=error"),
+            directives: quiet(LEVEL_DEFAULT.to_owned(), &[]),
         }
     }
 }
@@ -62,22 +66,29 @@ impl FromStr for LogFilter {
         let is_fine = level
             .parse::<Level>()
             .is_ok_and(|level| level > Level::INFO);
-        let mut directives = if is_fine {
+        let directives = if is_fine {
             format!("{LEVEL_DEFAULT},{OURS}={level}")
         } else {
             level.to_owned()
         };
-        for library in QUIET {
-            if !filters.iter().any(|filter| filter.starts_with(library)) {
-                directives.push_str(&format!(",{library}=error"));
-            }
-        }
+        let mut directives = quiet(directives, &filters);
         for filter in filters {
             directives.push(',');
             directives.push_str(filter);
         }
         Ok(Self { directives })
     }
+}
+
+/// The same directives, and those of the [`QUIET`] libraries that no filter names.
+fn quiet(mut directives: String, filters: &[&str]) -> String {
+    for (library, of_library) in QUIET {
+        if !filters.iter().any(|filter| filter.starts_with(library)) {
+            directives.push(',');
+            directives.push_str(of_library);
+        }
+    }
+    directives
 }
 
 impl From<LogFilter> for EnvFilter {
@@ -97,18 +108,27 @@ mod tests {
     #[test]
     fn a_level_is_that_of_our_parts_and_filters_come_after_it() {
         for (text, expected) in [
-            ("info", "info,h2=error,openraft=error"),
-            ("WARN", "WARN,h2=error,openraft=error"),
-            ("debug", "info,rdb_=debug,h2=error,openraft=error"),
-            ("h2=trace,debug", "info,rdb_=debug,openraft=error,h2=trace"),
-            ("h2::proto=warn", "info,openraft=error,h2::proto=warn"),
+            ("info", "info,h2=error,openraft=error,openraft::raft=off"),
+            ("WARN", "WARN,h2=error,openraft=error,openraft::raft=off"),
+            (
+                "debug",
+                "info,rdb_=debug,h2=error,openraft=error,openraft::raft=off",
+            ),
+            (
+                "h2=trace,debug",
+                "info,rdb_=debug,openraft=error,openraft::raft=off,h2=trace",
+            ),
+            (
+                "h2::proto=warn",
+                "info,openraft=error,openraft::raft=off,h2::proto=warn",
+            ),
             (
                 "warn,rocksdb=debug",
-                "warn,h2=error,openraft=error,rocksdb=debug",
+                "warn,h2=error,openraft=error,openraft::raft=off,rocksdb=debug",
             ),
             (
                 "nonsense=debug",
-                "info,h2=error,openraft=error,nonsense=debug",
+                "info,h2=error,openraft=error,openraft::raft=off,nonsense=debug",
             ),
         ] {
             assert_eq!(directives(text).as_deref(), Ok(expected), "{text}");

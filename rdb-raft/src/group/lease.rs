@@ -251,6 +251,9 @@ async fn ask(
     quorum_wait: Duration,
     served_term: Arc<AtomicU64>,
 ) -> Result<(), ReadError> {
+    // openraft would log an error for each read of a group that has ended.
+    let running = raft.metrics().borrow_watched().running_state.clone();
+    running.map_err(|fatal| ReadError::Ended(fatal.into()))?;
     let option = LinearizerOption::new(Some(read_lease), true).with_wait_timeout(quorum_wait);
     let linearizer = raft.get_read_linearizer(option).await?;
     let read_log_id = *linearizer.read_log_id();
