@@ -61,8 +61,9 @@ what rdb-pd was started with) or leaving (see `store remove`); then it may be si
 too, for 20 seconds or more. REGIONS are those of
 which it holds a replica, LEADS those whose reads and writes it takes. READS/S and
 WRITES/S are commands that it answered in the seconds before its last heartbeat, P99
-how long the slowest hundredth of them took. `-`: no heartbeat since the placement
-driver started; or of these, the store is silent, has had none, or is of an older
+how long the slowest hundredth of them took. ~KEYS and DATA are estimates, of which
+equal replicas may have others. `-`: no heartbeat since the placement driver started;
+or of READS/S, WRITES/S and P99, the store is silent, has had none, or is of an older
 release.";
 
 pub(crate) async fn run(
@@ -278,7 +279,7 @@ impl Row for Line {
         "WRITE P99",
         "AVAILABLE",
         "CAPACITY",
-        "KEYS",
+        "~KEYS",
         "DATA",
         "UPTIME",
     ];

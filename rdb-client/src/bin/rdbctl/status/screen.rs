@@ -208,7 +208,7 @@ impl StoreLine {
         "P99",
         "FREE",
         "OF",
-        "KEYS",
+        "~KEYS",
         "DATA",
         "UPTIME",
     ];

@@ -227,6 +227,7 @@ fn a_screen_has_all_of_it() {
         "2 alarms\n",
         "host0:1           serving\n",
         "3      host3:1  up     unreachable",
+        "  ~KEYS  DATA",
         "Commands: 12 reads/s, 1.0 writes/s\n",
         "Regions: 1; 0 without a leader, 1 with replicas missing\n",
         "Operators under way: none\n",
