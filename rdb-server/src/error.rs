@@ -120,8 +120,8 @@ const UNCHANGED: &str = "\nNothing was changed. Copy the directory before anythi
 
 /// An older copy would have forgotten what this store has promised to the others.
 const REPLACE: &str = "\nThe other stores hold the region. Leave this store stopped, and they serve the region without it. Do not \
-                       start it from an older copy. Once its peer is removed from the region, a store with an empty directory can \
-                       take its place.";
+                       start it from an older copy. To replace it, start another store with an empty directory, then `rdbctl \
+                       store remove` with the id of this one.";
 
 /// What the operator of a damaged directory can do.
 fn next_step(error: &OpenError) -> &'static str {
@@ -234,6 +234,7 @@ mod tests {
                 told.contains("Do not start it from an older copy"),
                 has_others
             );
+            assert_eq!(told.contains("`rdbctl store remove`"), has_others);
         }
     }
 
