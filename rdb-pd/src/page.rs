@@ -6,10 +6,10 @@
 //! No key is shown: regions stand in the order of their keys, with their ids.
 
 use rdb_proto::findings::{
-    Answer, Finding, RegionTrouble, StoreView, no_stores, not_serving_advice, of_regions, of_space,
-    of_store,
+    Answer, Finding, RegionTrouble, StoreView, not_serving_advice, of_regions, of_space, of_store,
 };
 use rdb_proto::metapb::StoreState;
+use rdb_proto::shown::time;
 use rdb_proto::transport::status::{STORE_COLUMNS, brief_findings, brief_list, brief_text};
 use serde_json::{Value, json};
 
@@ -29,7 +29,10 @@ const ADDRESS_BYTES_MAX: usize = 64;
 /// Further behind the wall clock than this, timestamps do not follow it, in milliseconds.
 const CLOCK_BEHIND_MAX_MS: i64 = 5000;
 
-/// The process itself, as far as the page tells of it.
+/// Further ahead of the wall clock than this, timestamps are so for another cause than a restart, in milliseconds.
+const CLOCK_AHEAD_MAX_MS: i64 = 60_000;
+
+/// The process itself, as far as the page and `rdbctl status` tell of it.
 pub(crate) struct OfProcess<'a> {
     /// Why it does not serve.
     pub(crate) not_serving: Option<&'a str>,
@@ -61,7 +64,7 @@ pub(crate) fn present(
 }
 
 /// What is wrong with the placement driver itself.
-fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
+pub(crate) fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(cause) = process.not_serving {
         findings.push(Finding::alarm(
@@ -72,7 +75,7 @@ fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
     if process.position.to_bound_ms == 0 {
         findings.push(Finding::alarm(
             "no timestamps are handed out at the moment: they have come up to their durable bound",
-            "look again in ten seconds. If it stays so, the bound cannot be made durable: see the log of this placement driver and \
+            "look again in ten seconds. If it stays so, the bound cannot be made durable: see the log of the placement driver and \
              its disk, and start it again when the disk works",
         ));
     }
@@ -80,14 +83,26 @@ fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
     if behind_ms > CLOCK_BEHIND_MAX_MS {
         findings.push(Finding::alarm(
             format!(
-                "the wall clock is {} s ahead of timestamps, and they do not follow it",
+                "the placement driver's wall clock is {} s ahead of timestamps, and they do not follow it",
                 behind_ms / 1000
             ),
-            "set the clock of this machine right. If it is right already: see --accept-clock-jump in `rdb-pd --help`",
+            "set the clock of the placement driver's machine right. If it is right already: see --accept-clock-jump in `rdb-pd --help`",
+        ));
+    }
+    if process.position.ahead_of_clock_ms > CLOCK_AHEAD_MAX_MS {
+        let ahead = time(process.position.ahead_of_clock_ms.unsigned_abs());
+        findings.push(Finding::notice(
+            format!("timestamps are {ahead} ahead of the placement driver's wall clock, and go on at half speed until it has caught up"),
+            "compare the clock of the placement driver's machine with `date` elsewhere, and set it right. If it is right, it was ahead \
+             before, or --tso-advance-ms has moved timestamps ahead: then there is nothing to do",
         ));
     }
     let (available, capacity) = process.space;
-    findings.extend(of_space("the placement driver", available, capacity));
+    let space = of_space("the placement driver", available, capacity);
+    findings.extend(space.map(|finding| Finding {
+        to_do: "free space: on a full disk no timestamps are handed out after a while, and no store registers".to_owned(),
+        ..finding
+    }));
     findings
 }
 
@@ -96,9 +111,9 @@ fn of_cluster(overview: &Overview) -> impl Iterator<Item = Finding> {
     let Overview {
         stores,
         regions,
+        findings,
         missed,
     } = overview;
-    let none = stores.is_empty().then(no_stores);
     let of_stores = stores.iter().filter_map(|shown| {
         let store = &shown.store;
         let (address, stats) = (brief_text(&store.address, ADDRESS_BYTES_MAX), store.stats);
@@ -115,7 +130,8 @@ fn of_cluster(overview: &Overview) -> impl Iterator<Item = Finding> {
     });
     let in_trouble = regions.iter();
     let in_trouble = in_trouble.filter_map(|region| Some((region.id, region.trouble?)));
-    none.into_iter()
+    let findings = findings.iter().cloned();
+    findings
         .chain(of_stores)
         .chain(of_regions(in_trouble, missed))
 }

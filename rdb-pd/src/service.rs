@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
+use rdb_proto::findings::{Finding, Severity};
 use rdb_proto::metapb::Limits;
 use rdb_proto::pdpb::pd_server::Pd;
 use rdb_proto::pdpb::{
-    AddOperatorRequest, AddOperatorResponse, CancelOperatorRequest, CancelOperatorResponse,
+    self, AddOperatorRequest, AddOperatorResponse, CancelOperatorRequest, CancelOperatorResponse,
     GetClusterInfoRequest, GetClusterInfoResponse, GetOperatorsRequest, GetOperatorsResponse,
     GetRegionRequest, GetRegionResponse, GetStoresRequest, GetStoresResponse, GetTsoRequest,
     GetTsoResponse, RegisterStoreRequest, RegisterStoreResponse, RemoveStoreRequest,
@@ -32,6 +33,7 @@ use crate::cluster::{
     Cluster, ClusterError, Impossible, REGIONS_MAX, Refusal, Registration, Start,
 };
 use crate::metrics::Figures;
+use crate::page::{OfProcess, of_process};
 use crate::tso::{Allocator, AllocatorError, COUNT_MAX, StorageBound, SystemClock};
 
 /// The allocator of timestamps, with the machine's clocks and a durable bound.
@@ -55,6 +57,23 @@ impl PdService {
             cluster,
             figures,
         }
+    }
+
+    /// What is wrong, as far as no other process knows it.
+    fn findings(&self) -> Vec<pdpb::Finding> {
+        let process = OfProcess {
+            not_serving: None,
+            position: self.allocator.position(),
+            space: self.cluster.space(),
+        };
+        let findings = of_process(&process).into_iter();
+        let findings = findings.chain(self.cluster.findings());
+        let to_wire = |finding: Finding| pdpb::Finding {
+            is_alarm: finding.severity == Severity::Alarm,
+            what: finding.what,
+            to_do: finding.to_do,
+        };
+        findings.map(to_wire).collect()
     }
 }
 
@@ -158,8 +177,14 @@ impl Pd for PdService {
         let answering = async {
             let key = request.into_inner().key;
             check_bound("key", &key)?;
-            let route = self.cluster.region(&key);
-            Ok(Response::new(GetRegionResponse { route }))
+            let response = match self.cluster.region(&key) {
+                Ok(route) => GetRegionResponse {
+                    route: Some(route),
+                    cause: String::new(),
+                },
+                Err(cause) => GetRegionResponse { route: None, cause },
+            };
+            Ok(Response::new(response))
         };
         timed.end(answering.await)
     }
@@ -280,6 +305,7 @@ impl Pd for PdService {
             cluster_id: self.cluster.id(),
             limits: Some(advertised_limits()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            findings: self.findings(),
         })))
     }
 }

@@ -8,6 +8,7 @@
 //!   `lagging.rs` which learners are given up and which voters are absent, `operators.rs` what somebody asks for, `impossible.rs`
 //!   why not, `leaving.rs` how stores leave.
 //! - `counts.rs`: how many stores and regions there are, for whoever watches. `overview.rs` is what the page shows of them.
+//! - `strangers.rs`: what is refused or ignored because this data directory does not know it, and what that says of the directory.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
 //! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions and for how long voters were
@@ -31,10 +32,12 @@ mod scene;
 mod state;
 mod steps;
 mod stores;
+mod strangers;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use rdb_proto::findings::Finding;
 use rdb_proto::metapb::{RegionRoute, Store};
 use rdb_proto::pdpb::{
     HeldPeer, Operator, RegionStep, RegisterStoreResponse, RemoveStoreResponse,
@@ -254,11 +257,24 @@ impl Cluster {
         let led: Vec<_> = heartbeat.reports.iter().map(Led::from).collect();
         let holds = std::mem::take(&mut heartbeat.holds);
         let changes = self.shared.write(|state| {
-            state.check_heartbeat(&heartbeat.start)?;
+            if let Err(refusal) = state.check_heartbeat(&heartbeat.start) {
+                let strangers = &mut state.strangers;
+                strangers.note_refused(&heartbeat.start, &refusal, now);
+                strangers.log_refused(&heartbeat.start, &refusal, now);
+                return Err(refusal);
+            }
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
             state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
             state.note_load(store_id, heartbeat.load, now);
-            let foreign = state.note_reports(store_id, &heartbeat.reports, now);
+            let ignored = state.note_reports(store_id, &heartbeat.reports, now);
+            let (later, foreign): (Vec<_>, Vec<_>) = ignored
+                .into_iter()
+                .partition(|report| state.is_later(report));
+            for report in later {
+                if state.note_later(report, now) {
+                    log_later(store_id, report);
+                }
+            }
             self.shared.log_foreign(store_id, &foreign, now);
             state.retain_changes(store_id, &mut heartbeat.reports);
             let mut changes = state.decide_heartbeat(&heartbeat, now);
@@ -403,14 +419,33 @@ impl Cluster {
         overview
     }
 
+    /// What is wrong with the cluster, as far as nobody else knows it.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        self.shared.read(|state| state.findings(Instant::now()))
+    }
+
+    /// Bytes of the disk of the data directory that are free, and all of them.
+    pub(crate) fn space(&self) -> (u64, u64) {
+        let data = self.shared.storage.figures().data;
+        (data.available_bytes, data.capacity_bytes)
+    }
+
     /// What all stores together do, as far as they have told.
     pub(crate) fn load(&self) -> Option<ClusterLoad> {
         self.shared.read(|state| state.load(Instant::now()))
     }
 
-    /// The region that holds `key`.
-    pub fn region(&self, key: &[u8]) -> Option<RegionRoute> {
-        self.shared.read(|state| state.route(key, Instant::now()))
+    /// The region that holds `key`, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// The cause, in a few words.
+    pub fn region(&self, key: &[u8]) -> Result<RegionRoute, String> {
+        let now = Instant::now();
+        self.shared.read(|state| {
+            let route = state.route(key, now);
+            route.ok_or_else(|| state.no_region(now))
+        })
     }
 
     /// Most bytes that a list of up to `limit` regions has at the moment.
@@ -491,6 +526,20 @@ impl Shared {
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The data directory is older than the cluster: no later report of the region counts either.
+fn log_later(store_id: u64, report: &Report) {
+    let Report {
+        region_id, peer_id, ..
+    } = report;
+    tracing::warn!(
+        store_id,
+        region_id,
+        peer_id,
+        "ignored the report of a leader, since it names ids that were never given out here: this data directory is older than the \
+         cluster. Stop this placement driver, and name the newest directory; if that is this one, see --tso-advance-ms"
+    );
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rdb_proto::findings::{Heartbeats, Lead, RegionTrouble};
+use rdb_proto::findings::{Finding, Heartbeats, Lead, RegionTrouble};
 use rdb_proto::metapb::{Peer, Store, StoreLoad};
 
 use super::Shared;
@@ -27,6 +27,8 @@ pub(crate) struct Overview {
     pub(crate) regions: Vec<ShownRegion>,
     /// The stores of the voters that do not live, of regions without a majority.
     pub(crate) missed: BTreeSet<u64>,
+    /// What is wrong beside what is the matter with these.
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// A store.
@@ -136,6 +138,7 @@ impl State {
             stores: stores.collect(),
             regions,
             missed,
+            findings: self.findings(now),
         }
     }
 

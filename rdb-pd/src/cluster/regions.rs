@@ -4,6 +4,7 @@ use std::ops::Bound;
 use std::time::Instant;
 
 use bytes::Bytes;
+use rdb_proto::findings::first_region_waits;
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, RegionRoute};
 
 use super::state::{Change, KnownRegion, KnownStore, State};
@@ -18,18 +19,11 @@ impl State {
             return Vec::new();
         }
         let replicas = self.settings.initial_replicas;
-        let is_fit = |store: &&KnownStore| {
-            !store.record.is_leaving && (replicas == 1 || store.may_take_replicas())
-        };
-        if self
-            .stores
-            .get(&store_id)
-            .is_some_and(|store| !is_fit(&store))
-        {
+        let store = self.stores.get(&store_id);
+        if store.is_some_and(|store| !self.is_fit_for_first_region(store)) {
             return Vec::new();
         }
-        let others = self.confirmed().filter(|store| store.is_up(now));
-        let others = others.filter(is_fit).map(|store| store.record.id);
+        let others = self.ready_for_first_region(now);
         let others = others.filter(|&other| other != store_id);
         let mut store_ids = vec![store_id];
         store_ids.extend(others.take(replicas.saturating_sub(1)));
@@ -40,6 +34,38 @@ impl State {
         let mut counters = self.counters;
         let region = first_region(&store_ids, &mut counters);
         vec![Change::Region(region), Change::Counters(counters)]
+    }
+
+    fn is_fit_for_first_region(&self, store: &KnownStore) -> bool {
+        let takes_it = self.settings.initial_replicas == 1 || store.may_take_replicas();
+        !store.record.is_leaving && takes_it
+    }
+
+    /// The ids of the stores that the first region could be on.
+    fn ready_for_first_region(&self, now: Instant) -> impl Iterator<Item = u64> {
+        let up = self.confirmed().filter(move |store| store.is_up(now));
+        let ready = up.filter(move |store| self.is_fit_for_first_region(store));
+        ready.map(|store| store.record.id)
+    }
+
+    /// How many stores the first region waits for. 0: there is a region, or it is about to be made.
+    pub(super) fn stores_missing(&self, now: Instant) -> usize {
+        if !self.regions.is_empty() {
+            return 0;
+        }
+        let ready = self.ready_for_first_region(now).count();
+        self.settings.initial_replicas.saturating_sub(ready)
+    }
+
+    /// Why no region holds a key.
+    pub(super) fn no_region(&self, now: Instant) -> String {
+        if self.confirmed().next().is_none() {
+            return "no store has registered yet".to_owned();
+        }
+        match self.stores_missing(now) {
+            0 => "the first region is about to be made".to_owned(),
+            missing => first_region_waits(missing, self.settings.initial_replicas),
+        }
     }
 
     /// What is worth a warning at a start: replicas go.

@@ -98,7 +98,11 @@ impl Registrar {
             Err(Refusal::MayBeAlive { .. }) => {
                 shared.write(|state| state.note_waiting(&registration.start, now));
             }
-            Err(refusal) => self.log_refusal(&registration.start, refusal, now),
+            Err(refusal) => {
+                let start = &registration.start;
+                shared.write(|state| state.strangers.note_refused(start, refusal, now));
+                self.log_refusal(start, refusal, now);
+            }
         }
         let (store_id, changes) = decided?;
         let changed = !changes.is_empty();

@@ -13,6 +13,7 @@ use super::lagging::Lagging;
 use super::listening::Listening;
 use super::operators::Operators;
 use super::reports::Leadership;
+use super::strangers::Strangers;
 use crate::error::PdError;
 use crate::keys::{self, AwayVoters, Counters, NewPeers, StoreRecord};
 
@@ -74,6 +75,7 @@ pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) listening: Listening,
     pub(super) operators: Operators,
+    pub(super) strangers: Strangers,
     pub(super) counters: Counters,
     /// The stores by their id.
     pub(super) stores: BTreeMap<u64, KnownStore>,
@@ -130,6 +132,7 @@ impl State {
             settings: Settings::default(),
             listening: Listening::start(now),
             operators: Operators::default(),
+            strangers: Strangers::default(),
             counters: Counters::default(),
             stores: BTreeMap::new(),
             regions: BTreeMap::new(),

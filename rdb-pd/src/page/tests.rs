@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rdb_proto::findings::Heartbeats;
+use rdb_proto::findings::{Heartbeats, Severity};
 use rdb_proto::metapb::{Store, StoreLoad, StoreStats};
 use rdb_proto::transport::status::{
     Exposition, NEW_ROWS_BYTES_MAX, Reading, Readings, Source, StatusServer, Subject, View,
@@ -114,6 +114,7 @@ fn worst() -> Overview {
         stores: stores.collect(),
         regions: regions.collect(),
         missed: (1..=10_000).map(|number| u64::MAX - number).collect(),
+        findings: vec![Finding::alarm("w".repeat(2000), "t".repeat(2000)); 4],
     }
 }
 
@@ -157,6 +158,7 @@ fn a_store_that_is_disconnected_is_told_of_in_words_with_what_to_do() {
 fn what_is_wrong_with_the_process_itself_is_told_of() {
     let overview = Overview {
         stores: vec![store(1, StoreState::Up)],
+        findings: vec![Finding::notice("of the cluster", "nothing")],
         ..Overview::default()
     };
     let ailing = OfProcess {
@@ -170,7 +172,7 @@ fn what_is_wrong_with_the_process_itself_is_told_of() {
     let findings = member(&overview, &ailing, "findings");
     assert_eq!(
         (&findings["alarms"], &findings["notices"]),
-        (&json!(3), &json!(1))
+        (&json!(3), &json!(2))
     );
     let told = findings.to_string();
     for part in [
@@ -178,11 +180,27 @@ fn what_is_wrong_with_the_process_itself_is_told_of() {
         "no timestamps are handed out",
         "90 s ahead of timestamps",
         "the disk of the placement driver has 5 B left",
+        "of the cluster",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    let findings = member(&Overview::default(), &WELL, "findings");
-    assert!(findings.to_string().contains("no store has registered"));
+}
+
+#[test]
+fn timestamps_far_ahead_of_the_clock_are_a_notice_and_those_after_a_restart_are_not() {
+    let at = |ahead_of_clock_ms| OfProcess {
+        position: TsoPosition {
+            to_bound_ms: 3000,
+            ahead_of_clock_ms,
+        },
+        ..WELL
+    };
+    assert_eq!(of_process(&at(10_000)), []);
+    let findings = of_process(&at(7_200_000));
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    let ahead = "timestamps are 2h0m ahead of the placement driver's wall clock";
+    assert!(findings[0].what.starts_with(ahead), "{findings:?}");
+    assert_eq!(findings[0].severity, Severity::Notice);
 }
 
 #[test]

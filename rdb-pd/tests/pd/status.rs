@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use rdb_proto::metapb::StoreLoad;
-use rdb_proto::pdpb::{GetRegionRequest, GetStoresRequest, GetTsoRequest, StoreHeartbeatRequest};
+use rdb_proto::pdpb::{
+    GetClusterInfoRequest, GetRegionRequest, GetStoresRequest, GetTsoRequest, StoreHeartbeatRequest,
+};
 use rdb_proto::transport::process::ServerProcess;
 use tokio::time::timeout;
 
 use super::http::{Metrics, http_get};
-use super::{GUARD, Running, incarnation_at, start};
+use super::{GUARD, Running, incarnation_at, start, start_with};
 
 const HANG_GUARD: Duration = Duration::from_secs(300);
 
@@ -43,6 +45,63 @@ async fn answers_to_stores_are_counted_by_whether_they_were_let_in() {
         assert_eq!(metrics.get(&sample), count, "{sample}");
     }
     assert_eq!(metrics.get("flaredb_stores{state=\"up\"}"), 1.0);
+    pd.stop().await;
+}
+
+/// What the placement driver says has to be done something about.
+async fn alarms(pd: &mut Running) -> Vec<String> {
+    let asked = pd.client.get_cluster_info(GetClusterInfoRequest {});
+    let findings = asked.await.unwrap().into_inner().findings.into_iter();
+    let alarms = findings.filter(|finding| finding.is_alarm);
+    alarms.map(|finding| finding.what).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_of_another_cluster_are_told_of_to_who_asks_and_on_the_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start(directory.path()).await;
+    let cluster_id = pd.cluster_id().await;
+    let no_store = "no store has registered with the placement driver yet";
+    assert_eq!(alarms(&mut pd).await, [no_store]);
+    pd.heartbeat("127.0.0.1:1001", 3, 77).await.unwrap_err();
+    pd.register("127.0.0.1:1002", 4, 77).await.unwrap_err();
+    let told = format!(
+        "stores of another cluster report here and are refused: store 3 at 127.0.0.1:1001 of cluster 77, store 4 at 127.0.0.1:1002 \
+         of cluster 77; this is cluster {cluster_id}"
+    );
+    assert_eq!(alarms(&mut pd).await, [told.as_str()]);
+    let address = pd.pd.status_addr().unwrap().to_string();
+    let page = http_get(&address, "/page.json").await.body;
+    assert!(page.contains(&told), "{page}");
+    assert!(!page.contains(no_store), "{page}");
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_first_region_waits_for_is_told_to_who_asks_and_to_clients() {
+    let directory = tempfile::tempdir().unwrap();
+    let three = |config: &mut rdb_pd::Config| config.initial_replicas = 3;
+    let mut pd = start_with(directory.path(), three).await.unwrap();
+    let ports = [1001, 1002, 1003];
+    let waits = [
+        "the first region waits for 2 more stores (--initial-replicas 3)",
+        "the first region waits for 1 more store (--initial-replicas 3)",
+        "",
+    ];
+    for (port, waits) in ports.into_iter().zip(waits) {
+        let address = format!("127.0.0.1:{port}");
+        pd.register(&address, 0, 0).await.unwrap();
+        let asked = pd.client.get_region(GetRegionRequest { key: "k".into() });
+        let answer = asked.await.unwrap().into_inner();
+        assert_eq!(answer.cause, waits);
+        assert_eq!(answer.route.is_some(), waits.is_empty());
+        let alarms = alarms(&mut pd).await;
+        assert_eq!(alarms.len(), usize::from(!waits.is_empty()), "{alarms:?}");
+        assert!(
+            alarms.iter().all(|alarm| alarm.starts_with(waits)),
+            "{alarms:?}"
+        );
+    }
     pd.stop().await;
 }
 

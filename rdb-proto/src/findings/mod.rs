@@ -1,14 +1,19 @@
 //! What is wrong with a cluster, and what to do about it, in words.
 //!
 //! `rdbctl status` and the pages of the servers tell the same: here are the words, and what each is said of. `store` is about stores,
-//! `region` about regions.
+//! `region` about regions, `placement_driver` about what no other process knows.
 //!
 //! The functions here are pure and ask nobody. Who calls them has asked the processes, or knows their heartbeats, and says which
 //! ([`Answer`]).
 
+mod placement_driver;
 mod region;
 mod store;
 
+pub use placement_driver::{
+    Stranger, first_region_waits, of_foreign_stores, of_missing_stores, of_older_directory,
+    of_unknown_stores,
+};
 pub use region::{Lead, RegionTrouble, of_regions};
 pub use store::{
     Answer, Heartbeats, SILENT_AFTER_MS, StoreView, not_serving_advice, of_space, of_store,

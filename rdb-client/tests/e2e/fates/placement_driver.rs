@@ -249,7 +249,10 @@ impl Pd for ScriptedPd {
         let state = self.state();
         let holds_key = |route: &&RegionRoute| route.region.as_ref().unwrap().contains(&key);
         let route = state.routes.iter().find(holds_key).cloned();
-        Ok(Response::new(GetRegionResponse { route }))
+        Ok(Response::new(GetRegionResponse {
+            route,
+            ..GetRegionResponse::default()
+        }))
     }
 
     async fn scan_regions(
@@ -293,6 +296,7 @@ impl Pd for ScriptedPd {
             cluster_id: self.cluster_id,
             limits: Some(self.state().limits.unwrap_or(LIMITS)),
             version: "test".to_owned(),
+            findings: Vec::new(),
         }))
     }
 }

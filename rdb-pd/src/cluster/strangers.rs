@@ -1,0 +1,205 @@
+//! What this placement driver refuses or ignores because its data directory does not know it, for the log and for who looks at the cluster.
+//!
+//! - Stores of other clusters, and stores of this one without a record. Either they were given the wrong placement driver, or it was
+//!   given the wrong directory.
+//! - Reports of leaders that name ids which were never given out here: the directory is older than the cluster.
+//!
+//! A store that has left has a record, and so is no stranger. All of this is kept in memory.
+
+use std::time::{Duration, Instant};
+
+use rdb_proto::findings::{
+    Finding, Stranger, no_stores, of_foreign_stores, of_missing_stores, of_older_directory,
+    of_unknown_stores,
+};
+use rdb_proto::rare_line::RareLine;
+use rdb_proto::transport::status::brief_text;
+
+use super::refusal::Refusal;
+use super::reports::Report;
+use super::state::State;
+use super::stores::{Start, is_recent};
+
+/// Most stores that are remembered: those that were refused last.
+const REMEMBERED_MAX: usize = 8;
+
+/// How long a store is told of after it was last refused. While the cluster has no store, it is told of for as long as the process runs.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+
+/// How often the log tells of a store that is refused again and again, and of reports that are ignored.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Most bytes of an address that are shown.
+const ADDRESS_BYTES_MAX: usize = 64;
+
+/// What was refused or ignored lately.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    /// The one that was refused last comes last.
+    refused: Vec<RefusedStore>,
+    /// The last report that was ignored because it names ids that were never given out here.
+    later: Option<LaterReport>,
+    /// The line of the log about heartbeats of all refused stores.
+    line: RareLine,
+    /// When the log last told of a report that is ignored.
+    later_logged_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct RefusedStore {
+    stranger: Stranger,
+    refused_at: Instant,
+    logged_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct LaterReport {
+    region_id: u64,
+    /// The stores of its replicas that have no record.
+    store_ids: Vec<u64>,
+    ignored_at: Instant,
+}
+
+impl Strangers {
+    /// Remembers a start that was refused, if it is a stranger.
+    pub(super) fn note_refused(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
+        if !matches!(
+            refusal,
+            Refusal::ForeignCluster { .. } | Refusal::UnknownStore { .. }
+        ) {
+            return;
+        }
+        let is_same = |known: &RefusedStore| known.is(start);
+        let known = self.refused.iter().position(is_same);
+        let known = known.map(|position| self.refused.remove(position));
+        if self.refused.len() >= REMEMBERED_MAX {
+            self.refused.remove(0);
+        }
+        self.refused.push(RefusedStore {
+            stranger: Stranger {
+                cluster_id: start.cluster_id,
+                store_id: start.store_id,
+                address: brief_text(&start.address, ADDRESS_BYTES_MAX),
+            },
+            refused_at: now,
+            logged_at: known.and_then(|known| known.logged_at),
+        });
+    }
+
+    /// Writes to the log that the heartbeat of a stranger was refused, which comes again every second.
+    pub(super) fn log_refused(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
+        let mut refused = self.refused.iter_mut();
+        let Some(known) = refused.find(|known| known.is(start)) else {
+            return;
+        };
+        if !is_due(known.logged_at, now) {
+            self.line.leave_out(1);
+            return;
+        }
+        if let Some(left_out) = self.line.take_turn(now) {
+            known.logged_at = Some(now);
+            let Stranger {
+                store_id, address, ..
+            } = &known.stranger;
+            tracing::warn!(
+                store_id,
+                address,
+                left_out,
+                cause = %refusal,
+                "refused the heartbeat of a store. If this placement driver is to serve it, its --data-dir is new or the wrong one: \
+                 stop it, and name the right one"
+            );
+        }
+    }
+
+    /// Those that are told of.
+    fn told(&self, has_stores: bool, now: Instant) -> Vec<Stranger> {
+        let is_told = |refused: &&RefusedStore| {
+            !has_stores || now.saturating_duration_since(refused.refused_at) < TOLD_FOR
+        };
+        let told = self.refused.iter().filter(is_told);
+        let mut told: Vec<Stranger> = told.map(|refused| refused.stranger.clone()).collect();
+        told.sort_by_key(|stranger| (stranger.cluster_id, stranger.store_id));
+        told
+    }
+}
+
+impl RefusedStore {
+    fn is(&self, start: &Start) -> bool {
+        let Stranger {
+            cluster_id,
+            store_id,
+            ..
+        } = self.stranger;
+        (cluster_id, store_id) == (start.cluster_id, start.store_id)
+    }
+}
+
+impl State {
+    /// Whether a report names ids that were never given out here.
+    pub(super) fn is_later(&self, report: &Report) -> bool {
+        let is_new = |id: u64| id > self.counters.peer_id;
+        report.region_id > self.counters.region_id
+            || report.peers.iter().any(|peer| is_new(peer.id))
+    }
+
+    /// Remembers a report that was ignored because it [is later](Self::is_later). Returns whether it is time that the log tells of it.
+    pub(super) fn note_later(&mut self, report: &Report, now: Instant) -> bool {
+        let stores = report.peers.iter().map(|peer| peer.store_id);
+        let without_record = stores.filter(|store_id| !self.stores.contains_key(store_id));
+        let store_ids = without_record.collect();
+        let strangers = &mut self.strangers;
+        strangers.later = Some(LaterReport {
+            region_id: report.region_id,
+            store_ids,
+            ignored_at: now,
+        });
+        let has_turn = is_due(strangers.later_logged_at, now);
+        if has_turn {
+            strangers.later_logged_at = Some(now);
+        }
+        has_turn
+    }
+
+    /// What is wrong with the cluster, as far as nobody else knows it.
+    pub(super) fn findings(&self, now: Instant) -> Vec<Finding> {
+        let has_stores = self.confirmed().next().is_some();
+        let (ours, foreign): (Vec<_>, Vec<_>) = self
+            .strangers
+            .told(has_stores, now)
+            .into_iter()
+            .partition(|stranger| stranger.cluster_id == self.cluster_id);
+        let (later, unknown): (Vec<_>, Vec<_>) = ours
+            .into_iter()
+            .partition(|stranger| stranger.store_id > self.counters.store_id);
+        let report = self.strangers.later.as_ref();
+        let report = report.filter(|report| is_recent(report.ignored_at, now));
+        let replicas = report.map(|report| (report.region_id, &report.store_ids[..]));
+
+        let mut findings = Vec::new();
+        if !foreign.is_empty() {
+            findings.push(of_foreign_stores(self.cluster_id, &foreign));
+        }
+        if !later.is_empty() || replicas.is_some() {
+            findings.push(of_older_directory(&later, replicas));
+        }
+        if !unknown.is_empty() {
+            findings.push(of_unknown_stores(&unknown));
+        }
+        let missing = self.stores_missing(now);
+        if !has_stores && findings.is_empty() {
+            findings.push(no_stores());
+        } else if has_stores && missing > 0 {
+            let wanted = self.settings.initial_replicas;
+            findings.push(of_missing_stores(missing, wanted));
+        }
+        findings
+    }
+}
+
+fn is_due(logged_at: Option<Instant>, now: Instant) -> bool {
+    logged_at.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL)
+}
+
+#[cfg(test)]
+mod tests;

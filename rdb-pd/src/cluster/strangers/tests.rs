@@ -1,0 +1,181 @@
+use rdb_proto::findings::Severity;
+use rdb_proto::metapb::{Peer, RegionEpoch};
+
+use super::super::scene::{CLUSTER_ID, Scene, start_of};
+use super::super::state::Change;
+use super::super::{DISCONNECTED_AFTER, Registration};
+use super::*;
+
+/// What is wrong, in words. All of it has to be mended.
+fn told(scene: &Scene) -> Vec<String> {
+    let findings = scene.state.findings(scene.now).into_iter();
+    let told = findings.map(|finding| {
+        assert_eq!(finding.severity, Severity::Alarm);
+        finding.what
+    });
+    told.collect()
+}
+
+/// A start of a store of another cluster.
+fn foreign(store_id: u64) -> Registration {
+    let mut foreign = start_of(store_id, "b:1", 7, 7);
+    foreign.start.cluster_id = CLUSTER_ID + 1;
+    foreign
+}
+
+impl Scene {
+    /// Sends a heartbeat that is refused, as the cluster does.
+    fn beat_in_vain(&mut self, registration: &Registration) {
+        let refusal = self.beat(registration).expect_err("it is refused");
+        let Self { state, now, .. } = self;
+        let strangers = &mut state.strangers;
+        strangers.note_refused(&registration.start, &refusal, *now);
+        strangers.log_refused(&registration.start, &refusal, *now);
+    }
+
+    /// Takes a report on region 1 whose peers have these ids, each on the store with the same id. It is ignored.
+    fn report_in_vain(&mut self, store_id: u64, peers: &[u64]) {
+        let peer = |&id: &u64| Peer {
+            id,
+            store_id: id,
+            learner: false,
+        };
+        let report = Report {
+            region_id: 1,
+            peer_id: store_id,
+            term: 5,
+            epoch: RegionEpoch {
+                conf_version: 2,
+                version: 1,
+            },
+            peers: peers.iter().map(peer).collect(),
+            live: None,
+            bytes: None,
+        };
+        assert_eq!(self.report(store_id, std::slice::from_ref(&report)), 1);
+        if self.state.is_later(&report) {
+            self.state.note_later(&report, self.now);
+        }
+    }
+
+    fn is_logged(&self, registration: &Registration) -> Option<Instant> {
+        let mut refused = self.state.strangers.refused.iter();
+        let known = refused.find(|known| known.is(&registration.start));
+        known.and_then(|known| known.logged_at)
+    }
+}
+
+#[test]
+fn stores_of_another_cluster_are_told_of_instead_of_asking_for_a_first_store() {
+    let mut scene = Scene::empty();
+    let no_store = "no store has registered with the placement driver yet";
+    assert_eq!(told(&scene), [no_store]);
+    scene.beat_in_vain(&foreign(3));
+    let refused = "stores of another cluster report here and are refused: store 3 at b:1 of cluster 10; this is cluster 9";
+    assert_eq!(told(&scene), [refused]);
+    // They may have ended since, and there is nothing else to go by.
+    scene.pass(TOLD_FOR * 2);
+    assert_eq!(told(&scene), [refused]);
+}
+
+#[test]
+fn a_store_of_another_cluster_is_told_of_for_a_while_where_there_are_others() {
+    let mut scene = Scene::with_original();
+    assert_eq!(told(&scene), Vec::<String>::new());
+    scene.beat_in_vain(&foreign(3));
+    assert_eq!(told(&scene).len(), 1);
+    scene.pass(TOLD_FOR);
+    assert_eq!(told(&scene), Vec::<String>::new());
+}
+
+#[test]
+fn the_last_ones_that_were_refused_are_remembered_and_each_is_logged_now_and_then() {
+    let mut scene = Scene::empty();
+    for store_id in 1..=REMEMBERED_MAX as u64 + 2 {
+        scene.beat_in_vain(&foreign(store_id));
+    }
+    let strangers = &scene.state.strangers;
+    assert_eq!(strangers.refused.len(), REMEMBERED_MAX);
+    let last = foreign(REMEMBERED_MAX as u64 + 2);
+    assert_eq!(scene.is_logged(&last), None, "a flood is a line a second");
+    scene.pass(Duration::from_secs(1));
+    scene.beat_in_vain(&last);
+    let logged_at = scene.is_logged(&last);
+    assert_eq!(logged_at, Some(scene.now));
+    scene.pass(LOG_INTERVAL - Duration::from_secs(1));
+    scene.beat_in_vain(&last);
+    assert_eq!(scene.is_logged(&last), logged_at);
+    scene.pass(Duration::from_secs(1));
+    scene.beat_in_vain(&last);
+    assert_eq!(scene.is_logged(&last), Some(scene.now));
+}
+
+#[test]
+fn a_store_with_an_id_that_was_never_given_out_shows_that_the_directory_is_older() {
+    let mut scene = Scene::with_original();
+    scene.beat_in_vain(&start_of(2, "b:1", 7, 7));
+    let findings = told(&scene);
+    let [older] = &findings[..] else {
+        panic!("{findings:?}");
+    };
+    let lacks = "looks older than the cluster: it has never given out the ids of store 2 at b:1";
+    assert!(older.ends_with(lacks), "{older}");
+    // The directory is started with --tso-advance-ms, and the store stays unknown.
+    for change in scene.state.changes_after_restore() {
+        scene.state.apply(change);
+    }
+    let findings = told(&scene);
+    let [unknown] = &findings[..] else {
+        panic!("{findings:?}");
+    };
+    assert!(
+        unknown.contains("has no record of them: store 2 at b:1"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn a_report_about_peers_that_were_never_named_shows_that_the_directory_is_older() {
+    let mut scene = Scene::with_three_replicas();
+    scene.report_in_vain(1, &[1, 2, 4]);
+    let older = "the data directory of the placement driver looks older than the cluster: it has never named all replicas of region \
+                 1, and knows no store with the id 4";
+    assert_eq!(told(&scene), [older]);
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(told(&scene), Vec::<String>::new());
+    // All of these are known, and the first is not the leader's.
+    scene.report_in_vain(1, &[2, 3]);
+    assert_eq!(told(&scene), Vec::<String>::new());
+}
+
+/// A store that was removed on purpose has a record.
+#[test]
+fn a_store_that_has_left_is_no_stranger() {
+    let mut scene = Scene::with_original();
+    scene.add_store();
+    let mut record = scene.state.stores[&2].record.clone();
+    record.has_left = true;
+    scene.state.apply(Change::Store(record));
+    scene.beat_in_vain(&start_of(2, "store-2:1", 2, 2));
+    assert_eq!(told(&scene), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_first_region_waits_for_is_told_until_it_is_there() {
+    let mut scene = Scene::empty();
+    scene.state.settings.initial_replicas = 3;
+    for missing in ["2 more stores", "1 more store"] {
+        scene.add_store();
+        let waits = format!("the first region waits for {missing} (--initial-replicas 3)");
+        assert_eq!(scene.state.no_region(scene.now), waits);
+        assert_eq!(
+            told(&scene),
+            [format!("{waits}: nothing can be read or written before")]
+        );
+    }
+    scene.add_store();
+    assert_eq!(told(&scene), Vec::<String>::new());
+    // It stays, whoever is silent.
+    scene.pass(DISCONNECTED_AFTER);
+    assert_eq!(told(&scene), Vec::<String>::new());
+}

@@ -1,0 +1,176 @@
+//! What the placement driver alone knows to be wrong with a cluster.
+
+use super::Finding;
+
+/// Most stores that are named at once.
+const NAMED_MAX: usize = 3;
+
+/// A store that the placement driver refuses, since it does not know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// The cluster that it belongs to.
+    pub cluster_id: u64,
+    /// Its id in that cluster.
+    pub store_id: u64,
+    /// Where it says that clients reach it. Fit to be shown.
+    pub address: String,
+}
+
+/// Stores of other clusters report to the placement driver of cluster `ours`.
+pub fn of_foreign_stores(ours: u64, stores: &[Stranger]) -> Finding {
+    let name = |store: &Stranger| format!("{} of cluster {}", named(store), store.cluster_id);
+    Finding::alarm(
+        format!(
+            "stores of another cluster report here and are refused: {}; this is cluster {ours}",
+            listed(stores, name)
+        ),
+        "if they are to be served here, this placement driver was given a new or the wrong --data-dir: stop it, and start it with the \
+         right one or a copy of that; start no store before. Else give those stores their own placement driver with --pd",
+    )
+}
+
+/// The data directory of the placement driver lacks what the cluster has: `stores`, whose ids it has never given out, or replicas of a
+/// region that it has never named, some of them on stores with these ids that it does not know.
+pub fn of_older_directory(stores: &[Stranger], replicas: Option<(u64, &[u64])>) -> Finding {
+    let mut lacking = Vec::new();
+    if !stores.is_empty() {
+        lacking.push(format!(
+            "it has never given out the ids of {}",
+            listed(stores, named)
+        ));
+    }
+    if let Some((region_id, store_ids)) = replicas {
+        let mut lacks = format!("it has never named all replicas of region {region_id}");
+        if !store_ids.is_empty() {
+            let ids = listed(store_ids, u64::to_string);
+            lacks.push_str(&format!(", and knows no store with the id {ids}"));
+        }
+        lacking.push(lacks);
+    }
+    let region_ids = replicas.map(|(region_id, _)| region_id);
+    Finding::alarm(
+        format!(
+            "the data directory of the placement driver looks older than the cluster: {}",
+            lacking.join("; ")
+        ),
+        "stop rdb-pd, and start it with the newest data directory that there is. If that is this one, start it once with \
+         --tso-advance-ms, at least the age of the copy: without it timestamps and ids may repeat",
+    )
+    .of_regions(region_ids.into_iter().collect())
+}
+
+/// Stores of the cluster are refused whose ids may have been given out, and that have no record.
+pub fn of_unknown_stores(stores: &[Stranger]) -> Finding {
+    Finding::alarm(
+        format!(
+            "stores of this cluster report here and are refused, since the placement driver has no record of them: {}",
+            listed(stores, named)
+        ),
+        "they registered after the copy was made that its data directory comes from, or ended before they had registered. Move replicas \
+         that they have to other stores (`rdbctl region list`, `rdbctl operator move-peer`), then start them with empty data directories",
+    )
+}
+
+/// What the first region waits for, of a cluster that has none.
+pub fn first_region_waits(missing: usize, initial_replicas: usize) -> String {
+    let stores = if missing == 1 { "store" } else { "stores" };
+    format!(
+        "the first region waits for {missing} more {stores} (--initial-replicas {initial_replicas})"
+    )
+}
+
+/// A cluster has stores, but fewer than its first region waits for.
+pub fn of_missing_stores(missing: usize, initial_replicas: usize) -> Finding {
+    let waits = first_region_waits(missing, initial_replicas);
+    Finding::alarm(
+        format!("{waits}: nothing can be read or written before"),
+        "start as many: rdb-server --pd ADDR --data-dir DIR. If they run, see their logs: a store counts once it has registered, for as long \
+         as it is up and is not to leave, and not with --durability=os",
+    )
+}
+
+fn named(store: &Stranger) -> String {
+    format!("store {} at {}", store.store_id, store.address)
+}
+
+/// The first of `all`, and how many others there are.
+fn listed<T>(all: &[T], name: impl Fn(&T) -> String) -> String {
+    let first: Vec<String> = all.iter().take(NAMED_MAX).map(name).collect();
+    let first = first.join(", ");
+    match all.len().saturating_sub(NAMED_MAX) {
+        0 => first,
+        others => format!("{first} and {others} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Severity;
+    use super::*;
+
+    fn strangers(count: u64) -> Vec<Stranger> {
+        let ids = 1..=count;
+        let stranger = |store_id| Stranger {
+            cluster_id: 77,
+            store_id,
+            address: format!("host{store_id}:1"),
+        };
+        ids.map(stranger).collect()
+    }
+
+    #[test]
+    fn stores_of_another_cluster_are_named_with_it_and_with_the_data_directory_as_the_cause() {
+        let finding = of_foreign_stores(5, &strangers(1));
+        assert_eq!(finding.severity, Severity::Alarm);
+        assert_eq!(
+            finding.what,
+            "stores of another cluster report here and are refused: store 1 at host1:1 of cluster 77; this is cluster 5"
+        );
+        for part in ["wrong --data-dir", "start no store before"] {
+            assert!(finding.to_do.contains(part), "{}", finding.to_do);
+        }
+        let many = of_foreign_stores(5, &strangers(5)).what;
+        assert!(many.contains("host3:1 of cluster 77 and 2 more;"), "{many}");
+    }
+
+    #[test]
+    fn an_older_directory_is_told_by_what_it_lacks_with_the_flag_that_helps() {
+        for (stores, replicas, lacks) in [
+            (
+                strangers(1),
+                None,
+                "it has never given out the ids of store 1 at host1:1",
+            ),
+            (
+                Vec::new(),
+                Some((7, &[9][..])),
+                "it has never named all replicas of region 7, and knows no store with the id 9",
+            ),
+            (
+                Vec::new(),
+                Some((7, &[][..])),
+                "it has never named all replicas of region 7",
+            ),
+        ] {
+            let finding = of_older_directory(&stores, replicas);
+            let what = "the data directory of the placement driver looks older than the cluster";
+            assert_eq!(finding.what, format!("{what}: {lacks}"));
+            assert_eq!(finding.severity, Severity::Alarm);
+            assert_eq!(finding.region_ids.len(), usize::from(replicas.is_some()));
+            let to_do = finding.to_do;
+            assert!(to_do.contains("once with --tso-advance-ms"), "{to_do}");
+        }
+    }
+
+    #[test]
+    fn what_the_first_region_waits_for_is_counted() {
+        for (missing, waits) in [
+            (1, "waits for 1 more store (--initial-replicas 3)"),
+            (2, "waits for 2 more stores (--initial-replicas 3)"),
+        ] {
+            let finding = of_missing_stores(missing, 3);
+            assert_eq!(finding.severity, Severity::Alarm);
+            assert!(finding.what.contains(waits), "{}", finding.what);
+        }
+    }
+}
