@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use rdb_proto::metapb;
-use rdb_proto::pdpb::{GetRegionRequest, GetStoresRequest, ScanRegionsRequest};
+use rdb_proto::pdpb::{
+    GetClusterInfoRequest, GetRegionRequest, GetStoresRequest, ScanRegionsRequest,
+};
 
-use crate::{Client, Error, Key, RegionRoute, Store};
+use crate::{Client, Error, Finding, Key, RegionRoute, Store};
 
 /// Calls to the placement driver. Each can end in [`Error::Unavailable`], [`Error::DeadlineExceeded`],
 /// [`Error::ClusterMismatch`] or [`Error::Internal`].
@@ -22,6 +24,23 @@ impl Client {
                 client.get_stores(GetStoresRequest {}).await
             });
         Ok(asked.await?.stores.into_iter().map(Store::from).collect())
+    }
+
+    /// What the placement driver says is wrong, as far as it alone knows it: with itself, with the start of the cluster, and with stores
+    /// that it refuses. Empty also where it is of an earlier release.
+    ///
+    /// # Errors
+    ///
+    /// When the placement driver does not answer in time.
+    pub async fn findings(&self) -> Result<Vec<Finding>, Error> {
+        let asked = self
+            .router()
+            .placement_driver()
+            .ask(self.deadline(), |mut client| async move {
+                client.get_cluster_info(GetClusterInfoRequest {}).await
+            });
+        let findings = asked.await?.findings.into_iter();
+        Ok(findings.map(Finding::from).collect())
     }
 
     /// All regions, in key order. They are read page by page, so many of them are not one snapshot.
@@ -57,7 +76,7 @@ impl Client {
         }
     }
 
-    /// The region that holds `key`, which need not exist; `None`: no store has registered yet.
+    /// The region that holds `key`, which need not exist; `None`: too few stores have registered yet.
     ///
     /// # Errors
     ///

@@ -184,7 +184,7 @@ pub use stats::ClientStats;
 pub use timestamp::{Timestamp, Timestamps, TimestampsIter};
 pub use token_source::TokenSource;
 pub use topology::{
-    Peer, Region, RegionEpoch, RegionRoute, Store, StoreLoad, StoreState, StoreStats,
+    Finding, Peer, Region, RegionEpoch, RegionRoute, Store, StoreLoad, StoreState, StoreStats,
 };
 pub use versioned::{Versioned, VersionedKeyValue};
 

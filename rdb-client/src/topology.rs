@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdb_proto::metapb;
+use rdb_proto::{metapb, pdpb};
 
 /// The state of a store, by its heartbeats to the placement driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +150,18 @@ pub struct RegionRoute {
     pub bytes: Option<u64>,
 }
 
+/// Something that the placement driver says is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// Something has to be done. Else it is something to know.
+    pub is_alarm: bool,
+    /// What is wrong, in words.
+    pub what: String,
+    /// What to do about it.
+    pub to_do: String,
+}
+
 impl From<metapb::Store> for Store {
     fn from(store: metapb::Store) -> Self {
         Self {
@@ -171,6 +183,16 @@ impl From<metapb::StoreState> for StoreState {
             metapb::StoreState::Down => Self::Down,
             metapb::StoreState::Leaving => Self::Leaving,
             metapb::StoreState::Unspecified => Self::Unknown,
+        }
+    }
+}
+
+impl From<pdpb::Finding> for Finding {
+    fn from(finding: pdpb::Finding) -> Self {
+        Self {
+            is_alarm: finding.is_alarm,
+            what: finding.what,
+            to_do: finding.to_do,
         }
     }
 }

@@ -14,7 +14,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::errorpb::{EpochNotMatch, NotLeader, RegionError};
 use rdb_proto::metapb::Context;
-use rdb_proto::pdpb::GetRegionRequest;
+use rdb_proto::pdpb::{GetRegionRequest, GetRegionResponse};
 use rdb_proto::transport::limits::CALL_TIMEOUT;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -305,8 +305,12 @@ impl Routes {
             async move { client.get_region(request).await }
         });
         let unknown = |cause: &str| Failure::again(Error::unavailable(cause));
-        let Some(found) = answer.await?.route else {
-            return Err(unknown("no store has registered yet"));
+        let GetRegionResponse { route, cause } = answer.await?;
+        let Some(found) = route else {
+            return Err(unknown(match &*cause {
+                "" => "no region holds the key yet",
+                told => told,
+            }));
         };
         let Some(region) = found.region.filter(|region| region.contains(key)) else {
             let cause = "the placement driver named a region without the key";

@@ -172,6 +172,52 @@ async fn without_a_placement_driver_it_says_what_it_found() {
 }
 
 #[tokio::test]
+async fn a_placement_driver_with_a_new_directory_says_that_stores_of_another_cluster_report_to_it()
+{
+    let mut cluster = Cluster::start().await;
+    let rdbctl = Rdbctl::of(&cluster);
+    cluster.pd.kill();
+    let kept = cluster.directory.path().join("kept");
+    std::fs::rename(cluster.pd.data_dir(), kept).expect("it can be moved");
+    cluster.pd.start_serving().await;
+    let screen = found("the store is refused", async || {
+        let screen = look(&rdbctl, &PATIENT).await;
+        let what = screen["findings"][0]["what"].as_str()?;
+        let is_told = what.starts_with("stores of another cluster report here");
+        is_told.then_some(screen)
+    })
+    .await;
+    assert_eq!(screen["alarms"], 1, "{screen}");
+    let finding = &screen["findings"][0];
+    let what = finding["what"].as_str().expect("text");
+    assert!(what.contains(&cluster.store.address()), "{what}");
+    let to_do = finding["to_do"].as_str().expect("text");
+    assert!(to_do.contains("wrong --data-dir"), "{to_do}");
+    let logged = "refused the heartbeat of a store";
+    cluster.pd.wait_for_log(logged).await;
+}
+
+#[tokio::test]
+async fn a_cluster_whose_first_region_waits_for_stores_says_so_to_who_asks_and_to_who_writes() {
+    let mut cluster = Cluster::prepare();
+    cluster.pd = cluster.pd.with_flag("--initial-replicas", "2");
+    cluster.pd.start_serving().await;
+    cluster.store.start();
+    let rdbctl = Rdbctl::of(&cluster);
+    let waits = "the first region waits for 1 more store (--initial-replicas 2)";
+    found("the store has registered", async || {
+        let told = rdbctl.run(["status"].iter().chain(&PATIENT)).await;
+        assert_exit(&told, FAILED, "nothing can be written");
+        let text = String::from_utf8_lossy(&told.stdout);
+        text.contains(waits).then_some(())
+    })
+    .await;
+    let told = rdbctl.run(["--timeout", "5s", "raw", "put", "k", "v"]);
+    let told = errors(&told.await);
+    assert!(told.contains(waits), "{told}");
+}
+
+#[tokio::test]
 async fn it_is_shown_again_and_again_in_plain_blocks_until_ctrl_c() {
     let cluster = Cluster::start().await;
     let mut process = command()

@@ -64,7 +64,7 @@ pub(crate) async fn run(
             let route = route.ok_or_else(|| {
                 let shown = session.shown(&key);
                 Failure::not_found(format!(
-                    "not found: no region holds {shown}; has a store registered?"
+                    "not found: no region holds {shown}; `rdbctl status` says what is missing"
                 ))
             })?;
             vec![route]
@@ -82,7 +82,9 @@ pub(crate) async fn regions(client: &Client, id: Option<u64>) -> Result<Vec<Regi
     if routes.is_empty() {
         let message = match id {
             Some(id) => format!("not found: no region has id {id}"),
-            None => "not found: there is no region; has a store registered?".to_owned(),
+            None => {
+                "not found: there is no region; `rdbctl status` says what is missing".to_owned()
+            }
         };
         return Err(Failure::not_found(message));
     }

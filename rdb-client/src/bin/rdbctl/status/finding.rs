@@ -1,5 +1,5 @@
 //! What is wrong with a cluster, and what to do about it. What is said of stores and regions is in `rdb_proto::findings`, since the
-//! placement driver's page says it, too; here is what each process answered.
+//! placement driver's page says it, too; here is what each process answered. What the placement driver alone knows it says itself.
 //!
 //! Alarms are told from the whole to its parts: placement drivers, stores, regions. An alarm that another one explains still
 //! stands: whoever mends the cause sees the rest go.
@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use rdb_proto::findings::{
-    self, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, no_stores, of_regions,
+    self, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, of_regions,
 };
 use serde::Serialize;
 
@@ -59,9 +59,7 @@ impl From<&Finding> for Line {
 pub(super) fn findings(survey: &Survey) -> Vec<Finding> {
     let mut findings = of_placement_drivers(survey);
     if let Ok(catalogue) = &survey.catalogue {
-        if catalogue.stores.is_empty() {
-            findings.push(no_stores());
-        }
+        findings.extend(catalogue.findings.iter().cloned());
         let regions = catalogue.regions.iter();
         let lacks_majority = |region: &&region::Line| {
             let trouble = trouble(region, survey);

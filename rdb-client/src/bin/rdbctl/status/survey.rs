@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use rdb_client::{Client, Error, OperatorState};
+use rdb_proto::findings::Finding;
 use tokio::time::{Instant, timeout_at};
 
+use crate::encoding::escape;
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::{health, operator, region, store};
@@ -24,6 +26,8 @@ pub(super) struct Catalogue {
     pub(super) regions: Vec<region::Line>,
     /// Those that are under way. `None`: they are told to administrators alone.
     pub(super) operators: Option<Vec<operator::Line>>,
+    /// What it says is wrong.
+    pub(super) findings: Vec<Finding>,
 }
 
 impl Survey {
@@ -63,8 +67,12 @@ impl Survey {
 impl Catalogue {
     async fn of(session: &Session) -> Result<Self, Failure> {
         let client = session.connect().await?;
-        let (stores, regions, operators) =
-            futures::try_join!(client.stores(), client.regions(), under_way(&client))?;
+        let (stores, regions, operators, findings) = futures::try_join!(
+            client.stores(),
+            client.regions(),
+            under_way(&client),
+            client.findings()
+        )?;
         let stores = stores.into_iter();
         Ok(Self {
             stores: stores
@@ -72,8 +80,23 @@ impl Catalogue {
                 .collect(),
             regions: regions.into_iter().map(region::Line::from).collect(),
             operators,
+            findings: findings.iter().map(shown).collect(),
         })
     }
+}
+
+/// A finding of the placement driver, fit to be shown.
+fn shown(finding: &rdb_client::Finding) -> Finding {
+    let (what, to_do) = (escaped(&finding.what), escaped(&finding.to_do));
+    if finding.is_alarm {
+        Finding::alarm(what, to_do)
+    } else {
+        Finding::notice(what, to_do)
+    }
+}
+
+fn escaped(text: &str) -> String {
+    escape(text.as_bytes())
 }
 
 async fn under_way(client: &Client) -> Result<Option<Vec<operator::Line>>, Error> {

@@ -65,6 +65,7 @@ fn survey(statuses: [&'static str; 3]) -> Survey {
             stores: ids.map(|id| store(id, StoreState::Up, 1000)).collect(),
             regions: vec![region::Line::of_everything(peers, Some(leader))],
             operators: Some(Vec::new()),
+            findings: Vec::new(),
         }),
     }
 }
@@ -204,6 +205,18 @@ fn without_a_placement_driver_there_is_one_alarm_which_says_so() {
     let findings = findings(&survey);
     let screen = Screen::new(survey, findings).to_string();
     assert!(screen.starts_with("1 alarm\n"), "{screen}");
+}
+
+#[test]
+fn what_the_placement_driver_says_comes_before_what_is_said_of_stores() {
+    let mut survey = survey([SERVING, SERVING, UNREACHABLE]);
+    let says = Finding::alarm("the first region waits", "start stores");
+    catalogue(&mut survey).findings = vec![says.clone()];
+    assert_eq!(findings(&survey)[0], says);
+    let known = catalogue(&mut survey);
+    known.stores.clear();
+    known.regions.clear();
+    assert_eq!(findings(&survey), [says]);
 }
 
 #[test]
