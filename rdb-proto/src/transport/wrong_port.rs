@@ -44,13 +44,18 @@ pub fn wants_tls(error: &h2::Error) -> bool {
     is_told && error.reason() == Some(h2::Reason::INADEQUATE_SECURITY)
 }
 
-/// Why a call has failed: what HTTP/2 says about its connection, or what the status says.
+/// Why a call has failed: what HTTP/2 says about its connection, or what the status says, with the cause of that.
 pub fn call_failure(status: &Status) -> Cow<'_, str> {
-    let mut sources = successors(status.source(), |&error| error.source());
-    match sources.find_map(|error| error.downcast_ref::<h2::Error>()) {
-        Some(error) if wants_tls(error) => PORT_SPEAKS_TLS.into(),
-        Some(error) => error.to_string().into(),
-        None => status.message().into(),
+    let sources = || successors(status.source(), |&error| error.source());
+    match sources().find_map(|error| error.downcast_ref::<h2::Error>()) {
+        Some(error) if wants_tls(error) => return PORT_SPEAKS_TLS.into(),
+        Some(error) => return error.to_string().into(),
+        None => {}
+    }
+    let message = status.message();
+    match sources().last().map(ToString::to_string) {
+        Some(cause) if !message.contains(&cause) => format!("{message}: {cause}").into(),
+        _ => message.into(),
     }
 }
 
