@@ -78,6 +78,8 @@ pub(crate) struct Placement {
     load: LoadMeter,
     /// Figures that are being read. A file system that hangs holds one thread, not one per heartbeat.
     reading_stats: Option<JoinHandle<Result<StorageStats, rdb_storage::Error>>>,
+    /// When this process started, or a placement driver last took it in.
+    taken_in_at: Instant,
     /// The line of the log about a failure.
     failure_line: RareLine,
 }
@@ -110,6 +112,7 @@ impl Placement {
             registered,
             load,
             reading_stats: None,
+            taken_in_at: Instant::now(),
             failure_line: RareLine::every(LOG_INTERVAL),
         })
     }
@@ -149,18 +152,17 @@ impl Placement {
 
     /// Asks until this start is accepted and kept.
     async fn register(&mut self) -> Result<RegisterStoreResponse, ServerError> {
-        let began = Instant::now();
         let mut pause = RETRY_MIN;
         let mut refusals = 0;
         loop {
-            let cause = match self.try_register().await {
+            let (cause, passes) = match self.try_register().await {
                 Ok(response) if self.has_kept(&response) => {
-                    self.placement_drivers.note_taken_in(self.current);
+                    self.note_taken_in();
                     return Ok(response);
                 }
                 Ok(response) => match self.keep(&response).await? {
                     Ok(()) => continue,
-                    Err(cause) => cause,
+                    Err(cause) => (cause, true),
                 },
                 Err(status) if is_refusal(status.code()) => {
                     let cause = status.message().to_owned();
@@ -169,17 +171,21 @@ impl Placement {
                     if refusals >= self.placement_drivers.count() {
                         return Err(ServerError::Refused { cause });
                     }
-                    cause
+                    (cause, false)
                 }
                 Err(status) => {
                     refusals = 0;
-                    status.message().to_owned()
+                    (status.message().to_owned(), may_pass(status.code()))
                 }
             };
+            let is_ordinary = self.is_ordinary(passes);
+            if !is_ordinary {
+                self.placement_drivers.note_trouble(&cause);
+            }
             if self.failure_line.take_turn(Instant::now()).is_some() {
                 let serving = *self.registered.borrow();
                 let what = "waiting for the placement driver to register this store";
-                if serving && began.elapsed() < ORDINARY_WAIT {
+                if is_ordinary {
                     tracing::info!(%cause, serving, "{what}");
                 } else {
                     tracing::warn!(%cause, serving, "{what}");
@@ -270,7 +276,7 @@ impl Placement {
         let region_count = report.count;
         let status = match self.try_heartbeat(report, stats).await {
             Ok(response) => {
-                self.placement_drivers.note_taken_in(self.current);
+                self.note_taken_in();
                 self.regions.order(response.steps, response.removed);
                 let takes_regions = region_count == 0 && self.rights.is_told();
                 if takes_regions && !response.regions.is_empty() {
@@ -284,6 +290,9 @@ impl Placement {
         let cause = status.message().to_owned();
         if is_final(&status) {
             return Err(ServerError::Refused { cause });
+        }
+        if !self.is_ordinary(may_pass(status.code())) {
+            self.placement_drivers.note_trouble(&cause);
         }
         if self.failure_line.take_turn(Instant::now()).is_some() {
             tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
@@ -373,6 +382,16 @@ impl Placement {
         }
         answer
     }
+
+    fn note_taken_in(&mut self) {
+        self.taken_in_at = Instant::now();
+        self.placement_drivers.note_taken_in(self.current);
+    }
+
+    /// Whether a failure is one that comes with each restart, of this store or of the placement driver, and is over soon.
+    fn is_ordinary(&self, passes: bool) -> bool {
+        passes && *self.registered.borrow() && self.taken_in_at.elapsed() < ORDINARY_WAIT
+    }
 }
 
 /// Whether the refusal of a heartbeat is final: another process lives with the store's id, or the store was removed. One that
@@ -384,6 +403,11 @@ fn is_final(status: &Status) -> bool {
         Code::FailedPrecondition => names_store(),
         _ => false,
     }
+}
+
+/// Whether a failure may end by itself. Else the placement driver is of another cluster or none, or has another data directory.
+fn may_pass(code: Code) -> bool {
+    !is_refusal(code) && code != Code::Unimplemented
 }
 
 /// Whether the refusal is final: the store belongs to another cluster, or another process lives with its id. One for who the store is

@@ -1,6 +1,6 @@
 //! The placement drivers of `--pd`: how each is called, and which of them has this store in its cluster.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdb_proto::auth::TokenFile;
@@ -30,6 +30,8 @@ struct Shared {
     token: Option<TokenFile>,
     /// The position of the one that took this store in last.
     taken_in_by: watch::Sender<Option<usize>>,
+    /// Why none has since.
+    trouble: Mutex<Option<String>>,
 }
 
 struct PlacementDriver {
@@ -66,6 +68,7 @@ impl PlacementDrivers {
             each: each.collect::<Result<_, _>>()?,
             token,
             taken_in_by: watch::Sender::default(),
+            trouble: Mutex::default(),
         })))
     }
 
@@ -83,6 +86,31 @@ impl PlacementDrivers {
         let by = Some(position);
         let taken_in_by = &self.0.taken_in_by;
         taken_in_by.send_if_modified(|known| std::mem::replace(known, by) != by);
+        *self.kept_trouble() = None;
+    }
+
+    /// None has taken this store in, for this cause.
+    pub(crate) fn note_trouble(&self, cause: &str) {
+        *self.kept_trouble() = Some(cause.to_owned());
+    }
+
+    /// Why none takes this store in. `None`: one has, or was not asked yet.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.kept_trouble().clone()
+    }
+
+    /// What is said of a store that has never been taken in.
+    pub(crate) fn not_registered(&self) -> String {
+        let what = "it has not registered with the placement driver";
+        match self.trouble() {
+            Some(cause) => format!("{what}: {cause}"),
+            None => what.to_owned(),
+        }
+    }
+
+    fn kept_trouble(&self) -> MutexGuard<'_, Option<String>> {
+        let trouble = &self.0.trouble;
+        trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one that has taken this store in last. `None`: none has since the start.

@@ -90,12 +90,13 @@ impl Server {
             registered,
         )?;
         let rights = Arc::clone(&store.rights);
-        let rights_keeper = RightsKeeper::new(placement_drivers, rights, opened.mark);
+        let rights_keeper = RightsKeeper::new(placement_drivers.clone(), rights, opened.mark);
         let (health, health_service) = health(SERVICES, drain.clone());
         let tls_keeper = server_tls.map(|tls| TlsKeeper::new(tls, client_tls, health.clone()));
         let source = Arc::new(StoreSource {
             health: health.clone(),
             registration: registration.clone(),
+            placement_drivers: placement_drivers.clone(),
             drain: drain.clone(),
             storage: store.storage.clone(),
             durability: config.durability,
@@ -113,7 +114,7 @@ impl Server {
         let serving = serve(listener, services, serve_options, drain.clone());
         let regions = Arc::clone(&store.regions);
         let keeping = keep(
-            keep_health(health, registration, store.clone()),
+            keep_health(health, registration, placement_drivers, store.clone()),
             store,
             placement,
             rights_keeper,
@@ -322,7 +323,12 @@ async fn keep(
 /// Keeps the health status. A store is healthy when it is registered, has rights that hold where they are enforced, takes the writes of
 /// every region that it leads, and hears of who leads the others. It has started when it is registered and writes to its disk: a single
 /// region does not hold that up.
-async fn keep_health(health: HealthHandle, mut registration: watch::Receiver<bool>, store: Store) {
+async fn keep_health(
+    health: HealthHandle,
+    mut registration: watch::Receiver<bool>,
+    placement_drivers: PlacementDrivers,
+    store: Store,
+) {
     let Store {
         storage,
         regions,
@@ -349,7 +355,7 @@ async fn keep_health(health: HealthHandle, mut registration: watch::Receiver<boo
         let has_stopped =
             matches!(write_health, WriteHealth::Stopped { .. }) || log_cause.is_some();
         let causes = [
-            (!registered).then(|| "it has not registered with the placement driver".to_owned()),
+            (!registered).then(|| placement_drivers.not_registered()),
             rights.refusal(),
             damage(&damaged.borrow_and_update()),
             left_out(&storage.unfinished_installs()),
@@ -368,6 +374,11 @@ async fn keep_health(health: HealthHandle, mut registration: watch::Receiver<boo
         was_serving = serving.is_ok();
         health.set(serving);
         health.warn(WarningAbout::Rights, rights.warning());
+        let trouble = placement_drivers.trouble().filter(|_| registered);
+        let warning = trouble.map(|cause| {
+            format!("it is not registered with the placement driver at the moment: {cause}")
+        });
+        health.warn(WarningAbout::PlacementDriver, warning);
         if registered && !has_stopped {
             health.set_started();
         }
@@ -378,7 +389,7 @@ async fn keep_health(health: HealthHandle, mut registration: watch::Receiver<boo
             changed = groups.changed() => changed,
             changed = served.changed() => changed,
             changed = damaged.changed() => changed,
-            // That a leader is not heard of is no change, and neither is what becomes of rights.
+            // That a leader is not heard of is no change, and neither is what becomes of rights, or what a placement driver says.
             _ = looks.tick() => Ok(()),
         };
         if changed.is_err() {

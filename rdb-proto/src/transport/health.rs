@@ -43,6 +43,8 @@ pub enum WarningAbout {
     Rights,
     /// What is written down of calls.
     AuditLog,
+    /// The place of a store in its cluster.
+    PlacementDriver,
 }
 
 type Warnings = BTreeMap<WarningAbout, String>;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Figures, database, replication, rights};
+use crate::placement_drivers::PlacementDrivers;
 use crate::regions::{RegionCounts, Regions};
 use crate::rights::RightsCopy;
 
@@ -21,6 +22,7 @@ use crate::rights::RightsCopy;
 pub(crate) struct StoreSource {
     pub(crate) health: HealthHandle,
     pub(crate) registration: watch::Receiver<bool>,
+    pub(crate) placement_drivers: PlacementDrivers,
     pub(crate) drain: CancellationToken,
     pub(crate) storage: Storage,
     pub(crate) durability: Durability,
@@ -47,7 +49,7 @@ impl Source for StoreSource {
             return Err("it is stopping".to_owned());
         }
         if !*self.registration.borrow() {
-            return Err("it has not registered with the placement driver".to_owned());
+            return Err(self.placement_drivers.not_registered());
         }
         match self.rights.refusal() {
             Some(cause) => Err(cause),

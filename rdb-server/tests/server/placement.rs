@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::harness::{Node, connect, found, guarded};
+use crate::harness::{Node, connect, found, guarded, http_get};
 use crate::scripted_pd::{REGION_ID, ScriptedPd};
 
 /// A store that registers with `pd`, not started yet.
@@ -129,6 +129,34 @@ async fn a_store_that_was_removed_ends_and_says_why() {
     pd.refuse_heartbeats(removed.into());
     assert_eq!(store.exited().await.code(), Some(3));
     assert!(store.log().contains("the store was removed"));
+}
+
+/// Waits until a store, which serves meanwhile, says this of its health.
+async fn wait_for_told_health(status_address: &str, wanted: &str) {
+    found(wanted, async || {
+        let health = http_get(status_address, "/health").await;
+        assert_eq!(health.status, 200, "{health:?}");
+        (health.body == wanted).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_placement_driver_is_of_another_cluster_serves_and_warns_of_it() {
+    let pd = ScriptedPd::start("", "").await;
+    let (_directory, store) = store_of(&pd);
+    let mut store = store.with_status();
+    store.start_serving().await;
+    let address = store.status_address().await;
+    pd.refuse_heartbeats(Status::failed_precondition("the store is of cluster 7"));
+    let warning = format!(
+        "serving; it is not registered with the placement driver at the moment: {}: the store is of cluster 7\n",
+        pd.address()
+    );
+    wait_for_told_health(&address, &warning).await;
+    assert_eq!(put(&store, "k").await, None, "serving goes on");
+    pd.take_heartbeats();
+    wait_for_told_health(&address, "serving\n").await;
 }
 
 /// One that does not take the heartbeats may be of another cluster.

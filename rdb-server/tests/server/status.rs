@@ -502,16 +502,19 @@ async fn a_store_that_waits_for_its_placement_driver_is_neither_healthy_nor_read
     cluster.store = cluster.store.with_status();
     cluster.store.start();
     let store = cluster.store.status_address().await;
-    let cause = "it has not registered with the placement driver";
-    found("it has looked at itself", async || {
+    let cause = format!(
+        "it has not registered with the placement driver: {}: tcp connect error: Connection refused (os error 111)\n",
+        cluster.pd.address()
+    );
+    found("it says why it has not registered", async || {
         let health = http_get(&store, "/health").await;
         assert_eq!(health.status, 503, "{health:?}");
-        (health.body == format!("not serving: {cause}\n")).then_some(())
+        (health.body == format!("not serving: {cause}")).then_some(())
     })
     .await;
     let ready = http_get(&store, "/ready").await;
     assert_eq!(ready.status, 503);
-    assert_eq!(ready.body, format!("not ready: {cause}\n"));
+    assert_eq!(ready.body, format!("not ready: {cause}"));
     let metrics = Metrics::of(&store).await;
     assert_eq!(metrics.get("flaredb_regions"), 0.0);
 
