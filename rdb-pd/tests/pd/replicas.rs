@@ -3,6 +3,7 @@
 use rdb_proto::metapb::{Peer, RegionEpoch, RegionRoute};
 use rdb_proto::pdpb::{RegionReport, StoreHeartbeatResponse};
 
+use super::status::alarms;
 use super::*;
 
 const ADDRESSES: [&str; 3] = ["127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003"];
@@ -272,5 +273,28 @@ async fn reports_have_limits_and_what_breaks_one_is_refused() {
         assert_eq!(details(&refused).unwrap().field, "leads");
     }
     assert_eq!(pd.leader().await, None);
+    pd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_about_replicas_that_were_never_named_says_that_the_directory_is_older() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pd = start_with_three_stores(directory.path()).await;
+    pd.lead(report(1, 4)).await;
+    assert_eq!(alarms(&mut pd).await, Vec::<String>::new());
+    let later = RegionReport {
+        epoch: Some(RegionEpoch {
+            conf_version: 2,
+            version: 1,
+        }),
+        peers: [1, 2, 9].map(peer).to_vec(),
+        ..report(1, 5)
+    };
+    pd.lead(later).await;
+    let told = alarms(&mut pd).await;
+    let older = "the data directory of the placement driver looks older than the cluster: it has never named all replicas of region \
+                 1, and knows no store with the id 9";
+    assert_eq!(told, [older]);
+    assert_eq!(pd.leader().await, Some((1, 4)), "it is ignored");
     pd.stop().await;
 }

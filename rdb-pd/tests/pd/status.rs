@@ -49,7 +49,7 @@ async fn answers_to_stores_are_counted_by_whether_they_were_let_in() {
 }
 
 /// What the placement driver says has to be done something about.
-async fn alarms(pd: &mut Running) -> Vec<String> {
+pub(super) async fn alarms(pd: &mut Running) -> Vec<String> {
     let asked = pd.client.get_cluster_info(GetClusterInfoRequest {});
     let findings = asked.await.unwrap().into_inner().findings.into_iter();
     let alarms = findings.filter(|finding| finding.is_alarm);
