@@ -70,6 +70,7 @@ pub(crate) struct Placement {
     current: usize,
     advertised: String,
     start_time_ms: u64,
+    started_at: Instant,
     incarnation: u64,
     storage: Storage,
     regions: Arc<Regions>,
@@ -103,6 +104,7 @@ impl Placement {
             current: 0,
             advertised,
             start_time_ms: now.as_millis() as u64,
+            started_at: Instant::now(),
             incarnation: storage
                 .identity()
                 .next_incarnation(regions.starts().own())?,
@@ -311,6 +313,7 @@ impl Placement {
             key_count: stats.key_count,
             data_bytes: stats.data_bytes,
             start_time_ms: self.start_time_ms,
+            uptime_ms: Some(self.started_at.elapsed().as_millis() as u64),
         });
         let identity = self.storage.identity();
         let request = StoreHeartbeatRequest {

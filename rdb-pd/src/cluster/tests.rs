@@ -131,6 +131,7 @@ async fn no_list_is_longer_than_the_room_that_is_asked_for_it() {
         key_count: u64::MAX,
         data_bytes: u64::MAX,
         start_time_ms: u64::MAX,
+        uptime_ms: None,
     };
     let load = StoreLoad {
         window_ms: u64::MAX,

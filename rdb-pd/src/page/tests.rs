@@ -81,6 +81,7 @@ fn worst() -> Overview {
                 key_count: u64::MAX,
                 data_bytes: u64::MAX,
                 start_time_ms: u64::MAX,
+                uptime_ms: None,
             }),
             load: Some(StoreLoad {
                 window_ms: 1001,

@@ -1,10 +1,10 @@
 //! A heartbeat as it arrives, and what is wrong with it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdb_proto::error::Fault;
-use rdb_proto::metapb::StoreLoad;
+use rdb_proto::metapb::{StoreLoad, StoreStats};
 use rdb_proto::pdpb::{HeldPeer, RegionReport, StoreHeartbeatRequest};
 use rdb_proto::transport::limits::HELD_PEERS_MAX;
 use tonic::Status;
@@ -37,15 +37,27 @@ pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartb
         }
     }
     check_holds(&request.holds)?;
+    let now = SystemTime::now();
     Ok(Heartbeat {
         start,
-        stats: request.stats,
+        stats: request.stats.map(|stats| by_this_clock(stats, now)),
         reports,
         has_no_region: request.region_count == Some(0),
         holds: request.holds,
         takes_no_replicas: request.takes_no_replicas,
         load: request.load.filter(is_plausible),
     })
+}
+
+/// The figures with the start by the clock of this process: that of the store may be wrong.
+fn by_this_clock(stats: StoreStats, now: SystemTime) -> StoreStats {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let began = |uptime_ms| (now.as_millis() as u64).saturating_sub(uptime_ms);
+    StoreStats {
+        start_time_ms: stats.uptime_ms.map_or(stats.start_time_ms, began),
+        uptime_ms: None,
+        ..stats
+    }
 }
 
 /// Whether a store can have done that. Wrong figures of one store would hide those of all others, and a rate needs a time.
@@ -119,4 +131,28 @@ fn check_holds(holds: &[HeldPeer]) -> Result<(), Status> {
 
 fn wrong(cause: String) -> Status {
     Fault::invalid_argument("leads", None, cause).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_has_started_when_the_clock_here_says_so_if_it_tells_its_uptime() {
+        let stats = StoreStats {
+            start_time_ms: 7,
+            ..StoreStats::default()
+        };
+        let now = UNIX_EPOCH + Duration::from_millis(100_000);
+        assert_eq!(by_this_clock(stats, now), stats);
+        for (uptime_ms, start_time_ms) in [(24_000, 76_000), (u64::MAX, 0)] {
+            let told = StoreStats {
+                uptime_ms: Some(uptime_ms),
+                ..stats
+            };
+            let noted = by_this_clock(told, now);
+            assert_eq!(noted.start_time_ms, start_time_ms);
+            assert_eq!(noted.uptime_ms, None);
+        }
+    }
 }

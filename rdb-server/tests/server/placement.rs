@@ -105,6 +105,16 @@ async fn a_leader_tells_about_how_much_its_region_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_tells_for_how_long_it_has_run() {
+    let pd = ScriptedPd::start("", "").await;
+    let (_directory, mut store) = store_of(&pd);
+    store.start_serving().await;
+    let told = || pd.heartbeat_of(1)?.0.stats?.uptime_ms;
+    let first = found("it tells its uptime", async || told()).await;
+    found("it runs on", async || told().filter(|later| *later > first)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_whose_place_was_given_away_ends_and_says_why() {
     let pd = ScriptedPd::start("", "").await;
     let (_directory, mut store) = store_of(&pd);
