@@ -28,6 +28,7 @@ mod message_header;
 pub mod point;
 pub mod rare_line;
 pub mod region;
+mod regular_file;
 pub mod response;
 pub mod shown;
 pub mod slow_log;

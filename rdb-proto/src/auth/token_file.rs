@@ -1,8 +1,7 @@
 //! A file with a token, which may be replaced while it is used.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use hyper::header::{AUTHORIZATION, HeaderValue};
 use tonic::Request;
 
 use super::token::{InvalidToken, Token};
+use crate::regular_file;
 
 /// How often a file is looked at that is in use.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest file that is read, in bytes. A token has 72.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// A file that has one token, and nothing beside it but white space.
+/// A regular file that has one token, and nothing beside it but white space.
 ///
 /// It is read when it is opened, and looked at again when the token is used, at most every 5 s. When there is no token in it any more,
 /// the one from before stays in use, and a line in the log says so once.
@@ -28,7 +28,7 @@ pub struct TokenFile(Arc<Watched>);
 /// There is no token in a file.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
-    /// It cannot be read.
+    /// It cannot be read, or not again: a pipe.
     #[error("the file of the token, {}, cannot be read", path.display())]
     Unreadable {
         /// The file.
@@ -64,7 +64,7 @@ impl TokenFile {
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or has no token.
+    /// When it cannot be read, is no regular file, or has no token.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, TokenFileError> {
         let path = path.into();
         let token = read(&path)?;
@@ -78,6 +78,11 @@ impl TokenFile {
             path,
             state: Mutex::new(state),
         })))
+    }
+
+    /// Whether every user of this machine can read the file of a token.
+    pub fn is_readable_by_all(path: &Path) -> bool {
+        regular_file::is_readable_by_all(path)
     }
 
     /// The value of the header [`AUTHORIZATION`](super::AUTHORIZATION) of the next call.
@@ -101,7 +106,7 @@ impl TokenFile {
             state.looked_at = now;
             // Others go on with the token from before.
             drop(state);
-            let read = look(&self.0.path);
+            let read = read(&self.0.path);
             state = self.state();
             state.note(read, now);
         }
@@ -145,31 +150,12 @@ impl State {
     }
 }
 
-/// Reads it again, in the course of a call: something else than a file, e.g. a pipe, would have the call wait.
-fn look(path: &Path) -> Result<Token, TokenFileError> {
-    let is_file = fs::metadata(path).map(|found| found.is_file());
-    if matches!(is_file, Ok(false)) {
-        return Err(TokenFileError::Unreadable {
-            path: path.to_owned(),
-            source: io::Error::new(io::ErrorKind::InvalidInput, "it is no file any more"),
-        });
-    }
-    read(path)
-}
-
 fn read(path: &Path) -> Result<Token, TokenFileError> {
-    let read = || {
-        let mut text = Vec::new();
-        File::open(path)?
-            .take(FILE_BYTES_MAX)
-            .read_to_end(&mut text)?;
-        Ok(text)
-    };
     let unreadable = |source| TokenFileError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    let text = read().map_err(unreadable)?;
+    let text = regular_file::read(path, FILE_BYTES_MAX).map_err(unreadable)?;
     let token = str::from_utf8(&text).map_err(|_| InvalidToken);
     let token = token.and_then(|text| text.trim_ascii().parse());
     token.map_err(|source| TokenFileError::NoToken {
@@ -180,6 +166,8 @@ fn read(path: &Path) -> Result<Token, TokenFileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn token(digit: char) -> Token {
@@ -233,6 +221,35 @@ mod tests {
         });
         let looked = looked.recv_timeout(Duration::from_secs(60));
         assert_eq!(looked, Ok((token('a').header_value(), true)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_is_refused_at_once_and_the_token_in_it_is_not_blamed() {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+        let refused = |path: PathBuf| {
+            let (sender, opened) = std::sync::mpsc::channel();
+            std::thread::spawn(move || sender.send(TokenFile::open(path).map(drop)));
+            let opened = opened.recv_timeout(Duration::from_secs(60));
+            let error = opened.expect("at once").expect_err("it is a pipe");
+            let source = std::error::Error::source(&error).expect("why");
+            let told = source.to_string();
+            assert!(told.contains("it is no regular file"), "{told}");
+        };
+        let directory = tempfile::tempdir().expect("a directory");
+        let nobody_writes = directory.path().join("token");
+        mknodat(CWD, &nobody_writes, FileType::Fifo, Mode::RWXU, 0).expect("made");
+        refused(nobody_writes);
+
+        // As a shell passes on what another program prints.
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        writeln!(writer, "{}", token('a')).expect("it has room");
+        refused(format!("/dev/fd/{}", reader.as_raw_fd()).into());
+        drop((reader, writer));
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Where certificates and keys come from.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::TlsError;
+use crate::regular_file;
 
 /// Far more than any chain of certificates has.
 const PEM_BYTES_MAX: usize = 1 << 20;
@@ -26,19 +25,7 @@ impl Pem {
             Self::Text(text) => return Ok(text.clone()),
             Self::File(path) => path,
         };
-        let read = || {
-            // Before it is opened: that waits for whoever writes to a pipe.
-            if !fs::metadata(path)?.is_file() {
-                return Err(io::Error::other(
-                    "it is no regular file, so it cannot be read again",
-                ));
-            }
-            let mut text = Vec::new();
-            let file = File::open(path)?;
-            file.take(PEM_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
-            Ok(text)
-        };
-        let text = read().map_err(|error| {
+        let text = regular_file::read(path, PEM_BYTES_MAX as u64 + 1).map_err(|error| {
             TlsError::new(self.named(what), format!("it cannot be read: {error}"))
         })?;
         if text.len() > PEM_BYTES_MAX {

@@ -19,6 +19,7 @@ use super::material::{
     Identity, VERSIONS, authorities, certificates, private_key, provider, unfit,
 };
 use super::{ALPN, PeerIdentity, Pem, RECORD_BYTES, TlsError};
+use crate::regular_file;
 
 /// What a server serves TLS with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,19 +312,9 @@ fn unfit_under(
     ))
 }
 
-#[cfg(unix)]
 fn is_readable_by_all(key: &Pem) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-
-    const READ_BY_OTHERS: u32 = 0o004;
-    let Pem::File(path) = key else {
-        return false;
-    };
-    let metadata = std::fs::metadata(path);
-    metadata.is_ok_and(|metadata| metadata.permissions().mode() & READ_BY_OTHERS != 0)
-}
-
-#[cfg(not(unix))]
-fn is_readable_by_all(_: &Pem) -> bool {
-    false
+    match key {
+        Pem::Text(_) => false,
+        Pem::File(path) => regular_file::is_readable_by_all(path),
+    }
 }
