@@ -294,6 +294,17 @@ impl Config {
         token.map_err(|error| ConfigError::Token(with_source(&error)))
     }
 
+    /// What is wrong with the settings though they work.
+    pub(crate) fn advice(&self) -> Option<String> {
+        let file = self.auth_token_file.as_ref()?;
+        TokenFile::is_readable_by_all(file).then(|| {
+            let file = file.display();
+            format!(
+                "--auth-token-file {file}: every user of this machine can read the token; chmod 600 it"
+            )
+        })
+    }
+
     /// How old the copy of the rights may be.
     pub(crate) fn auth_stale_max(&self) -> Duration {
         Duration::from_secs(self.auth_stale_max_s)
@@ -369,5 +380,25 @@ mod tests {
             let error = parsed(flags).validate().expect_err(named).to_string();
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn a_token_that_all_can_read_is_warned_about() {
+        use std::fs::{self, Permissions};
+        use std::os::unix::fs::PermissionsExt;
+
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let file = directory.path().join("stores.token");
+        fs::write(&file, "").expect("it can be written");
+        let config = Config {
+            auth_token_file: Some(file.clone()),
+            ..Config::default()
+        };
+        for (mode, is_warned) in [(0o600, false), (0o640, false), (0o644, true)] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).expect("it is ours");
+            let advice = config.advice();
+            assert_eq!(advice.is_some(), is_warned, "{advice:?}");
+        }
+        assert_eq!(Config::default().advice(), None);
     }
 }

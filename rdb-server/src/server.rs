@@ -447,6 +447,9 @@ fn announce(config: &Config, shell: &Shell, advertised: &str, storage: &Storage)
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
+    if let Some(advice) = config.advice() {
+        tracing::warn!("{advice}");
+    }
     if config.durability == Durability::Os {
         tracing::warn!("--durability=os: a power cut or a kernel crash LOSES ACKNOWLEDGED WRITES");
     }
