@@ -28,6 +28,20 @@ pub enum AuditError {
         /// The log.
         path: PathBuf,
     },
+    /// Its directory is missing.
+    #[error("--audit-log: there is no directory {} for {}; make it first", directory.display(), path.display())]
+    NoDirectory {
+        /// The log.
+        path: PathBuf,
+        /// Where it would be.
+        directory: PathBuf,
+    },
+    /// Something else is in it.
+    #[error("--audit-log: {} exists, and is no audit log; name another file, or move it away", path.display())]
+    NoLog {
+        /// The file.
+        path: PathBuf,
+    },
     /// Its name is that of a file of another log.
     #[error(
         "--audit-log: {} is what the secret or a rotated file of another log would be called: it cannot end with .key, and not with a dot and \
@@ -62,6 +76,8 @@ impl AuditError {
             Self::Held { .. } => true,
             Self::Io { source, .. } => !is_of_setting(source),
             Self::NoFile { .. }
+            | Self::NoDirectory { .. }
+            | Self::NoLog { .. }
             | Self::KeptName { .. }
             | Self::InDataDirectory { .. }
             | Self::BadSecret { .. } => false,

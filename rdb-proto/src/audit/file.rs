@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::AuditError;
+use super::line::BEGINNING;
 use crate::figures::Counter;
 
 /// Files that are kept beside the one that is written.
@@ -155,6 +156,21 @@ fn is_kept_name(path: &Path) -> bool {
     })
 }
 
+/// Whether a file has nothing but a log, by how it begins. A crash may have torn its first line, and a power cut may have left zeros.
+fn is_log(file: &File) -> io::Result<bool> {
+    let mut beginning = [0; BEGINNING.len()];
+    let read = file.read_at(&mut beginning, 0)?;
+    let beginning = &beginning[..read];
+    Ok(BEGINNING.starts_with(beginning) || beginning.first() == Some(&0))
+}
+
+/// The directory of a file.
+fn directory(path: &Path) -> &Path {
+    let parent = path.parent();
+    let named = parent.filter(|parent| !parent.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
+}
+
 /// Writes until an error. Returns how many bytes were written.
 fn write_some(mut file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut done = 0;
@@ -170,14 +186,39 @@ fn write_some(mut file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
 }
 
 impl LogFile {
-    /// Opens the file, or makes it. It may have more than `bytes_max` until the next line.
-    pub(super) fn open(path: PathBuf, bytes_max: u64) -> Result<Self, AuditError> {
+    /// Whether a log can be there, before anything is made beside it.
+    pub(super) fn check(path: &Path) -> Result<(), AuditError> {
+        let path = path.to_owned();
         if is_kept_name(&path) {
             return Err(AuditError::KeptName { path });
         }
         if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
             return Err(AuditError::NoFile { path });
         }
+        let is_log = match options().create(false).open(&path) {
+            Ok(file) => is_log(&file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let directory = directory(&path).to_owned();
+                if directory.exists() {
+                    return Ok(());
+                }
+                return Err(AuditError::NoDirectory { path, directory });
+            }
+            Err(error) => Err(error),
+        };
+        match is_log {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(AuditError::NoLog { path }),
+            Err(source) => Err(AuditError::Io {
+                path,
+                what: "opened",
+                source,
+            }),
+        }
+    }
+
+    /// Opens the file, or makes it, where it [can be](Self::check). It may have more than `bytes_max` until the next line.
+    pub(super) fn open(path: PathBuf, bytes_max: u64) -> Result<Self, AuditError> {
         match Opened::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(AuditError::Held { path })
@@ -335,12 +376,7 @@ impl LogFile {
 
     /// A name that a power cut takes away costs less than a log that stands still.
     fn sync_directory(&self) {
-        let directory = self
-            .path
-            .parent()
-            .filter(|path| !path.as_os_str().is_empty());
-        let directory = File::open(directory.unwrap_or(Path::new(".")));
-        if let Ok(directory) = directory {
+        if let Ok(directory) = File::open(directory(&self.path)) {
             let _ = directory.sync_all();
         }
     }
@@ -539,10 +575,10 @@ mod tests {
         let refused = LogFile::open(fixture.path("log"), 100).expect_err("it is held");
         assert!(matches!(refused, AuditError::Held { .. }), "{refused}");
         for name in ["log.key", "log.0", "log.1", "log.5"] {
-            let refused = LogFile::open(fixture.path(name), 100).expect_err(name);
+            let refused = LogFile::check(&fixture.path(name)).expect_err(name);
             assert!(matches!(refused, AuditError::KeptName { .. }), "{refused}");
         }
-        LogFile::open(fixture.path("log.2026"), 100).expect("a name");
+        LogFile::check(&fixture.path("log.2026")).expect("a name");
     }
 
     #[test]
@@ -580,10 +616,42 @@ mod tests {
             fixture.path("link"),
             "/dev/null".into(),
         ] {
-            let refused = LogFile::open(path, 100).expect_err("refused");
+            let refused = LogFile::check(&path).expect_err("refused");
             assert!(matches!(refused, AuditError::NoFile { .. }), "{refused}");
         }
-        let refused = LogFile::open(fixture.path("nowhere/log"), 100).expect_err("refused");
-        assert!(matches!(refused, AuditError::Io { .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_named() {
+        let fixture = Fixture::new();
+        let refused = LogFile::check(&fixture.path("nowhere/log")).expect_err("refused");
+        let directory = fixture.path("nowhere");
+        let named = format!("no directory {} for ", directory.display());
+        assert!(refused.to_string().contains(&named), "{refused}");
+        assert!(!refused.may_pass());
+        LogFile::check(Path::new("no-such-log")).expect("the working directory is there");
+    }
+
+    #[test]
+    fn a_file_that_is_no_log_is_left_as_it_is() {
+        let fixture = Fixture::new();
+        let path = fixture.path("stores.token");
+        for (text, is_log) in [
+            ("", true),
+            ("{\"time\":\"2026-11-27T20:13:00Z\"}\n", true),
+            ("{\"ti", true),
+            ("\0\0\0", true),
+            ("flaredb_0f0f\n", false),
+            ("{\"key\":\"value\"}\n", false),
+            ("\n", false),
+        ] {
+            fs::write(&path, text).expect("it can be written");
+            let refused = LogFile::check(&path).err();
+            assert_eq!(refused.is_none(), is_log, "{text:?}");
+            if let Some(refused) = refused {
+                assert!(matches!(refused, AuditError::NoLog { .. }), "{refused}");
+                assert!(!refused.may_pass());
+            }
+        }
     }
 }

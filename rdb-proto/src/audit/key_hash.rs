@@ -75,14 +75,6 @@ impl KeyHasher {
             }
             Err(error) => return Err(at("locked")(error.into())),
         }
-        if metadata.mode() & 0o077 != 0 || metadata.uid() != geteuid().as_raw() {
-            let path = path.display();
-            tracing::warn!(
-                %path,
-                "others than the user of this process can read the secret of the audit log: they can find out which keys its hashes \
-                 are of"
-            );
-        }
         let mut text = String::new();
         let read = (&file).take(FILE_BYTES_MAX).read_to_string(&mut text);
         read.map_err(at("read"))?;
@@ -99,6 +91,14 @@ impl KeyHasher {
             let secret = from_hex(text.trim_end().as_bytes());
             secret.ok_or_else(|| AuditError::BadSecret { path: path.clone() })?
         };
+        if metadata.mode() & 0o077 != 0 || metadata.uid() != geteuid().as_raw() {
+            let path = path.display();
+            tracing::warn!(
+                %path,
+                "others than the user of this process can read the secret of the audit log: they can find out which keys its hashes \
+                 are of"
+            );
+        }
         Ok(Self {
             secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
             _file: file,

@@ -10,6 +10,9 @@ use crate::spans::Origin;
 /// Most bytes of a certificate's subject that a line has.
 const SUBJECT_BYTES_MAX: usize = 1024;
 
+/// How every line begins.
+pub(super) const BEGINNING: &[u8] = b"{\"time\":\"";
+
 /// Writes the lines of one process.
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -94,7 +97,7 @@ impl Lines {
     }
 
     fn line(&self, at: SystemTime, lines: &mut Vec<u8>, write: impl FnOnce(&mut Members<'_>)) {
-        lines.extend_from_slice(b"{\"time\":\"");
+        lines.extend_from_slice(BEGINNING);
         time::write(at, lines);
         lines.push(b'"');
         lines.extend_from_slice(&self.process);

@@ -107,6 +107,7 @@ impl AuditLog {
             file_bytes_max,
             notes_writes,
         } = options;
+        LogFile::check(&path)?;
         // It is locked before the log is made.
         let hasher = KeyHasher::open(&path)?;
         let file = LogFile::open(path, file_bytes_max)?;

@@ -316,6 +316,9 @@ async fn a_log_that_cannot_be_written_is_refused_at_start() {
     let log = log.display().to_string();
     let nowhere = directory.path().join("nowhere/audit.log");
     let nowhere = nowhere.display().to_string();
+    let token = directory.path().join("stores.token");
+    fs::write(&token, "flaredb_0f0f\n").expect("it can be written");
+    let token = token.display().to_string();
     let here = directory.path().display().to_string();
     let inside = format!("{here}/data/audit.log");
     let rotated = format!("{log}.1");
@@ -326,7 +329,8 @@ async fn a_log_that_cannot_be_written_is_refused_at_start() {
             "--audit-writes needs --audit-log FILE",
         ),
         (&["--audit-log", &here], 2, "no regular file"),
-        (&["--audit-log", &nowhere], 2, "cannot be opened"),
+        (&["--audit-log", &nowhere], 2, "there is no directory"),
+        (&["--audit-log", &token], 2, "is no audit log"),
         (&["--audit-log", &inside], 2, "is in the data directory"),
         (&["--audit-log", &rotated], 2, "of another log"),
         (&["--audit-log", &log], 1, "another process writes into"),
@@ -341,6 +345,8 @@ async fn a_log_that_cannot_be_written_is_refused_at_start() {
         assert_eq!(ended.status.code(), Some(code), "{refusal}");
         assert!(refusal.contains(told), "{refusal}");
     }
+    let kept = fs::read_to_string(&token).expect("it was written");
+    assert_eq!(kept, "flaredb_0f0f\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -221,3 +221,16 @@ fn what_cannot_be_written_at_the_end_holds_up_nothing() {
     writer.end();
     assert!(log.dropped() >= 1);
 }
+
+#[test]
+fn a_log_that_is_refused_leaves_no_secret_behind() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("directory")).expect("it can be made");
+    fs::write(fixture.path("stores.token"), "flaredb_0f0f\n").expect("it can be written");
+    for name in ["directory", "stores.token", "log.key", "log.3"] {
+        let opened = AuditLog::open(fixture.path(name), Fixture::options(1 << 20));
+        let refused = opened.map(drop).expect_err(name);
+        assert!(!refused.may_pass(), "{refused}");
+        assert!(!fixture.path(&format!("{name}.key")).exists(), "{name}");
+    }
+}
