@@ -172,6 +172,8 @@ fn describe(status: &Status, pd_address: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rdb_proto::findings::About;
+
     use super::*;
 
     #[test]
@@ -180,6 +182,7 @@ mod tests {
         let told = describe(&refused, "pd:1");
         assert!(told.starts_with("pd:1: no token; "), "{told}");
         assert!(told.contains("--auth-token-file"), "{told}");
+        assert_eq!(About::of(&told), About::Identity);
         assert!(refuses_identity(&refused));
         let away = Status::unavailable("away");
         assert_eq!(describe(&away, "pd:1"), "pd:1: away");

@@ -1,15 +1,18 @@
 //! What is wrong with a cluster, and what to do about it, in words.
 //!
 //! `rdbctl status` and the pages of the servers tell the same: here are the words, and what each is said of. `store` is about stores,
-//! `region` about regions, `placement_driver` about what no other process knows.
+//! `region` about regions, `placement_driver` about what no other process knows, and `about` what to do by the cause that a process
+//! tells.
 //!
 //! The functions here are pure and ask nobody. Who calls them has asked the processes, or knows their heartbeats, and says which
 //! ([`Answer`]).
 
+mod about;
 mod placement_driver;
 mod region;
 mod store;
 
+pub use about::{About, of_warning, tls_advice};
 pub use placement_driver::{
     Stranger, first_region_waits, of_foreign_stores, of_missing_stores, of_older_directory,
     of_unknown_stores,

@@ -1,6 +1,7 @@
 //! What is wrong with a store.
 
 use super::Finding;
+use super::about::{self, About, tls_advice};
 use crate::metapb::StoreState;
 use crate::shown::{size, time};
 
@@ -34,8 +35,8 @@ pub struct StoreView<'a> {
 /// What a store answered who asked it. A cause names its address, and is fit to be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer<'a> {
-    /// It does its work.
-    Serving,
+    /// It does its work, and says that this has to be looked at, if anything has.
+    Serving(Option<&'a str>),
     /// It says that it does not, for this cause.
     NotServing(&'a str),
     /// Another process answered at its address.
@@ -84,7 +85,7 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
     let StoreView { id, address, .. } = *store;
     let heard = store.heard();
     let finding = match store.answer {
-        Answer::Serving => return of_serving_store(store),
+        Answer::Serving(warning) => return of_serving_store(store, warning),
         Answer::NotAsked(heartbeats) => return of_heartbeats(store, heartbeats),
         Answer::NotServing(cause) => Finding::alarm(
             format!("store {id} does not serve: {cause}"),
@@ -97,6 +98,10 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
                  {}",
                 if_gone(store)
             ),
+        ),
+        Answer::Nothing(cause) if About::of(cause) == About::Tls => Finding::alarm(
+            format!("store {id} cannot be asked: {cause}; {heard}"),
+            tls_advice(&format!("the store at {address}")),
         ),
         // Where nothing listens, it has died since.
         Answer::Nothing(cause) if store.was_heard() && !cause.contains("refused") => {
@@ -118,11 +123,13 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
     Some(finding.of_store(id))
 }
 
-/// What to do about a process that says that it does not serve, for this cause. The causes are those of its health, with what RocksDB and
-/// the operating system say.
+/// What to do about a process that says that it does not serve, or what to look at though it does, for this cause. The causes are those of
+/// its health, with what RocksDB and the operating system say.
 pub fn not_serving_advice(process: &str, cause: &str) -> String {
     let tells = |words: &[&str]| words.iter().any(|word| cause.contains(word));
-    if tells(&["has no leader"]) {
+    if let Some(advice) = about::advice(process, cause) {
+        advice
+    } else if tells(&["has no leader"]) {
         format!(
             "look again in ten seconds: regions elect their leaders. If they do not, see which stores do not answer, and the log of \
              {process}"
@@ -158,7 +165,7 @@ fn of_heartbeats(store: &StoreView<'_>, heartbeats: Heartbeats) -> Option<Findin
     let alarm =
         |is: &str| Finding::alarm(format!("store {id} is {is}: {heard}"), start_again(store));
     let finding = match heartbeats {
-        Heartbeats::Arrive => return of_serving_store(store),
+        Heartbeats::Arrive => return of_serving_store(store, None),
         Heartbeats::Silent => alarm("disconnected"),
         Heartbeats::Down => alarm("down"),
         Heartbeats::NotYet => Finding::notice(
@@ -175,29 +182,37 @@ fn of_heartbeats(store: &StoreView<'_>, heartbeats: Heartbeats) -> Option<Findin
     Some(finding.of_store(id))
 }
 
-fn of_serving_store(store: &StoreView<'_>) -> Option<Finding> {
+fn of_serving_store(store: &StoreView<'_>, warning: Option<&str>) -> Option<Finding> {
     let StoreView {
         id, address, state, ..
     } = *store;
+    // A placement driver that answers it, but does not know it, takes no heartbeat either.
+    let refused = warning.filter(|warning| About::of(warning) == About::Identity);
+    let refused =
+        refused.and_then(|warning| about::advice(&format!("the store at {address}"), warning));
     if store.is_silent() {
         let heard = store.heartbeat_age_ms.unwrap_or_default();
         let what = format!(
             "store {id} answers, but its last heartbeat to the placement driver came {} ago",
             time(heard)
         );
-        let to_do = format!(
-            "see whether {address} reaches the placement driver that its --pd names, and the store's log"
-        );
+        let to_do = refused.unwrap_or_else(|| {
+            format!(
+                "see whether {address} reaches the placement driver that its --pd names, and the store's log"
+            )
+        });
         return Some(Finding::alarm(what, to_do).of_store(id));
     }
     if store.heartbeat_age_ms.is_none() && state != StoreState::Leaving {
         let what = format!(
             "store {id} answers, but the placement driver has not heard of it since it started"
         );
-        let to_do = format!(
-            "look again in ten seconds. If it stays so, see whether {address} reaches the placement driver that its --pd \
-             names, and the store's log"
-        );
+        let to_do = refused.unwrap_or_else(|| {
+            format!(
+                "look again in ten seconds. If it stays so, see whether {address} reaches the placement driver that its --pd \
+                 names, and the store's log"
+            )
+        });
         let finding = if state == StoreState::Down {
             Finding::alarm(what, to_do)
         } else {
@@ -408,5 +423,49 @@ mod tests {
         };
         let full = of_store(&full).expect("it is told of");
         assert_eq!(full.what, "the disk of store 3 has 99 B left of 1000 B");
+    }
+
+    #[test]
+    fn what_to_do_about_a_store_goes_by_why_it_is_not_well() {
+        const NO_TOKEN: &str = "it has no copy of the rights yet: pd:1: the token is no user's; give it the token of a user with the role \
+                                `store` in --auth-token-file, or that role to the user of its certificate";
+        for (answer, age_ms, told) in [
+            (Answer::NotServing(NO_TOKEN), 1000, "--auth-token-file of"),
+            (
+                Answer::NotServing("IO error: No space left on device"),
+                1000,
+                "free space",
+            ),
+            (
+                Answer::NotServing("it has not registered"),
+                1000,
+                "see the log of",
+            ),
+            (
+                Answer::Nothing("the certificate of the server is refused: it has expired"),
+                1000,
+                "see to TLS",
+            ),
+            (
+                Answer::Serving(Some(NO_TOKEN)),
+                25_000,
+                "--auth-token-file of",
+            ),
+            (
+                Answer::Serving(None),
+                25_000,
+                "reaches the placement driver",
+            ),
+        ] {
+            let store = StoreView {
+                answer,
+                ..store(StoreState::Up, Some(age_ms), Heartbeats::Arrive)
+            };
+            let finding = of_store(&store).expect("it is not well");
+            assert_eq!(finding.severity, Severity::Alarm);
+            assert!(finding.to_do.contains(told), "{finding:?}");
+            let names_disk = finding.to_do.contains("free space");
+            assert_eq!(names_disk, told == "free space", "{finding:?}");
+        }
     }
 }

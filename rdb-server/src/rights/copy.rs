@@ -234,4 +234,17 @@ mod tests {
         copy.note_mark(None);
         assert_eq!(copy.warning(), None);
     }
+
+    #[test]
+    fn whoever_shows_what_is_wrong_knows_that_it_is_about_rights() {
+        use rdb_proto::findings::About;
+
+        let copy = RightsCopy::new(true, false, STALE_MAX);
+        copy.note_renewal(Some(trouble(true)));
+        copy.note_mark(Some("no space".to_owned()));
+        for told in [copy.refusal(), copy.warning()] {
+            let told = told.expect("both are wrong");
+            assert_eq!(About::of(&told), About::Rights, "{told}");
+        }
+    }
 }

@@ -364,6 +364,11 @@ async fn before_they_are_enforced_users_are_made_and_the_shell_keeps_who_it_is()
     fs::write(&token, &enabled.stdout).expect("it can be written");
     let check = rdbctl.run(["auth", "check", "admin"]).await;
     assert_exit(&check, DONE, "everybody may");
+    let status = ["status", "--wait", "1m", "-o", "json"];
+    let looked = rdbctl.run(status).await;
+    assert_exit(&looked, DONE, status);
+    let notices = objects(&looked)[0]["findings"].to_string();
+    assert!(notices.contains("rights are not enforced"), "{notices}");
 
     cluster.pd.terminate();
     assert!(cluster.pd.exited().await.success());

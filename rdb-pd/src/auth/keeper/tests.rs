@@ -404,3 +404,12 @@ async fn a_record_of_a_newer_release_ends_the_start_and_stays() {
         assert_eq!(found.await.unwrap().as_deref(), Some(&*record));
     }
 }
+
+#[test]
+fn whoever_shows_a_warning_knows_that_it_is_about_rights() {
+    use rdb_proto::findings::About;
+
+    for warning in [NO_USER, NO_ADMIN, NOT_ENFORCED, RESTORED] {
+        assert_eq!(About::of(warning), About::Rights, "{warning}");
+    }
+}

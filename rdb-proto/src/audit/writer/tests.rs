@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::queue::QUEUE_EVENTS_MAX;
 use super::super::{AuditCaller, AuditEvent, AuditLog, AuditOptions, AuditRank};
 use super::*;
+use crate::findings::About;
 use crate::transport::health;
 
 const HANG_GUARD: Duration = Duration::from_secs(300);
@@ -201,6 +202,7 @@ fn what_cannot_be_written_is_told_of_and_written_later() {
     until("it is told of", || health.warning().is_some());
     let warning = health.warning().expect("just now");
     assert!(warning.contains("cannot be opened"), "{warning}");
+    assert_eq!(About::of(&warning), About::AuditLog);
     assert!(log.describe()["errors"].as_u64() >= Some(1));
     log.note(event("D"));
     fs::create_dir(&logs).expect("made");

@@ -145,3 +145,29 @@ fn told(alert: AlertDescription, side: Side) -> String {
     };
     format!("{peer} refuses the certificate of {own}: {why} ({alert:?})")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::About;
+    use crate::transport::PORT_SPEAKS_TLS;
+
+    #[test]
+    fn whoever_shows_a_failure_knows_that_it_is_one_of_tls() {
+        let errors = [
+            Error::InvalidMessage(InvalidMessage::InvalidContentType),
+            Error::NoCertificatesPresented,
+            Error::InvalidCertificate(CertificateError::Expired),
+            Error::AlertReceived(AlertDescription::CertificateRequired),
+            Error::AlertReceived(AlertDescription::UnknownCA),
+            Error::AlertReceived(AlertDescription::ProtocolVersion),
+            Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Error::NoApplicationProtocol,
+            Error::General(String::new()),
+        ];
+        let told = errors.map(|error| explain(&error, Side::Client));
+        for told in told.iter().map(String::as_str).chain([PORT_SPEAKS_TLS]) {
+            assert_eq!(About::of(told), About::Tls, "{told}");
+        }
+    }
+}

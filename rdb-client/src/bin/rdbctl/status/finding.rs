@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use rdb_proto::findings::{
-    self, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, of_regions,
+    self, About, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, not_serving_advice,
+    of_regions, of_warning, tls_advice,
 };
 use serde::Serialize;
 
@@ -71,6 +72,7 @@ pub(super) fn findings(survey: &Survey) -> Vec<Finding> {
         findings.extend(stores.filter_map(|store| of_store(store, survey, &missed)));
         let in_trouble = regions.filter_map(|region| Some((region.id, trouble(region, survey)?)));
         findings.extend(of_regions(in_trouble, &missed));
+        findings.extend(survey.processes.iter().filter_map(warning_of));
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -81,17 +83,26 @@ fn of_placement_drivers(survey: &Survey) -> Vec<Finding> {
         .placement_drivers()
         .partition(|process| process.status == SERVING);
     let causes = failing.iter().map(|process| told(process));
+    let is_of_tls_alone = failing.iter().all(|process| is_of_tls(process));
     match (&survey.catalogue, serving.is_empty()) {
         (Err(_), true) => {
             let causes: Vec<String> = causes.collect();
+            let (is, to_do) = if is_of_tls_alone {
+                ("can be asked", tls_advice("the placement driver"))
+            } else {
+                (
+                    "serves",
+                    "start rdb-pd again with its --data-dir, or name the right address with --pd or RDBCTL_PD. Until \
+                     then nobody gets timestamps, and only clients that know the stores already reach them"
+                        .to_owned(),
+                )
+            };
             vec![Finding::alarm(
                 format!(
-                    "no placement driver serves, so the stores and regions are not known: {}",
+                    "no placement driver {is}, so the stores and regions are not known: {}",
                     causes.join("; ")
                 ),
-                "start rdb-pd again with its --data-dir, or name the right address with --pd or RDBCTL_PD. Until \
-                 then nobody gets timestamps, and only clients that know the stores already reach them"
-                    .to_owned(),
+                to_do,
             )]
         }
         (Err(_), false)
@@ -115,6 +126,14 @@ fn of_placement_drivers(survey: &Survey) -> Vec<Finding> {
             ),
             "give the token of a user with --token-file or RDBCTL_TOKEN_FILE".to_owned(),
         )],
+        (Err(Failure::PermissionDenied(cause)), false) => vec![Finding::alarm(
+            format!(
+                "the stores and regions are not told: {}",
+                escape(cause.as_bytes())
+            ),
+            "give the token of a user with a right, or have an administrator grant this one something: rdbctl auth grant USER reader"
+                .to_owned(),
+        )],
         (Err(cause), false) => vec![Finding::alarm(
             format!(
                 "the stores and regions are not known: {}",
@@ -122,16 +141,48 @@ fn of_placement_drivers(survey: &Survey) -> Vec<Finding> {
             ),
             "look again, with more patience: rdbctl status --wait 10s".to_owned(),
         )],
-        (Ok(_), _) => causes
-            .map(|cause| {
-                Finding::alarm(
-                    format!("a placement driver does not serve: {cause}"),
-                    "start rdb-pd there again with its --data-dir, or leave the address out of --pd"
-                        .to_owned(),
-                )
-            })
-            .collect(),
+        (Ok(_), _) => failing.iter().map(|process| of_failing(process)).collect(),
     }
+}
+
+/// A placement driver that does not serve, beside one that does.
+fn of_failing(process: &health::Line) -> Finding {
+    let cause = told(process);
+    let whose = format!("the placement driver at {}", process.address);
+    if is_of_tls(process) {
+        let what = format!("a placement driver cannot be asked: {cause}");
+        return Finding::alarm(what, tls_advice(&whose));
+    }
+    let to_do = if process.status == NOT_SERVING {
+        not_serving_advice(&whose, &cause)
+    } else {
+        "start rdb-pd there again with its --data-dir, or leave the address out of --pd".to_owned()
+    };
+    Finding::alarm(format!("a placement driver does not serve: {cause}"), to_do)
+}
+
+/// Whether a process is not reached, and it is TLS that does not fit together.
+fn is_of_tls(process: &health::Line) -> bool {
+    let cause = process.cause.as_deref().unwrap_or_default();
+    !matches!(process.status, SERVING | NOT_SERVING | WRONG_PROCESS)
+        && About::of(cause) == About::Tls
+}
+
+/// What a process says that has to be looked at, though it serves.
+fn warning_of(process: &health::Line) -> Option<Finding> {
+    let warning = process.cause.as_deref()?;
+    if process.status != SERVING {
+        return None;
+    }
+    let whose = match process.store_id {
+        Some(id) => format!("store {id}"),
+        None => format!("the placement driver at {}", process.address),
+    };
+    let finding = of_warning(&whose, &escape(warning.as_bytes()));
+    Some(Finding {
+        store_id: process.store_id,
+        ..finding
+    })
 }
 
 /// A process, and why it does not serve. A cause may name the address itself.
@@ -161,7 +212,7 @@ fn of_store(store: &store::Line, survey: &Survey, missed: &BTreeSet<u64>) -> Opt
         region_count: store.region_count,
         is_missed: missed.contains(&store.id),
         answer: match process.status {
-            SERVING => Answer::Serving,
+            SERVING => Answer::Serving(process.cause.as_deref()),
             NOT_SERVING => Answer::NotServing(&cause),
             WRONG_PROCESS => Answer::WrongProcess(&cause),
             _ => Answer::Nothing(&cause),

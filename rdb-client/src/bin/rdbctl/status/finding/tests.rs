@@ -328,3 +328,72 @@ fn placement_drivers_of_two_clusters_are_told_as_such() {
     assert!(told[0].1.contains("of one cluster"), "{told:?}");
     assert!(told[0].2.contains("--pd"), "{told:?}");
 }
+
+#[test]
+fn what_a_serving_process_warns_of_is_a_notice() {
+    let mut warned = survey([SERVING; 3]);
+    let warnings = [
+        (
+            0,
+            "the placement driver at host0:1",
+            "rights are not enforced",
+        ),
+        (
+            2,
+            "store 2",
+            "the audit log a.log cannot be written: no\nspace",
+        ),
+    ];
+    for (process, _, warning) in warnings {
+        warned.processes[process].cause = Some(warning.to_owned());
+    }
+    let findings = findings(&warned);
+    for ((_, whose, warning), finding) in warnings.iter().zip(&findings) {
+        let warning = escape(warning.as_bytes());
+        assert_eq!(finding.severity, Severity::Notice);
+        assert_eq!(finding.what, format!("{whose} serves, and says: {warning}"));
+        assert!(finding.to_do.contains(whose), "{finding:?}");
+    }
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert_eq!(findings[1].store_id, Some(2));
+    let screen = Screen::new(warned, findings).to_string();
+    assert!(!screen.contains("all is well"), "{screen}");
+}
+
+#[test]
+fn tls_that_does_not_fit_together_has_nobody_start_a_process_again() {
+    const CAUSE: &str =
+        "the certificate of the server is refused: no CA that is trusted here has signed it";
+    let alone = Survey {
+        processes: vec![process(None, UNREACHABLE)],
+        catalogue: Err(Failure::failed("unavailable")),
+    };
+    let mut beside = survey([SERVING, SERVING, UNREACHABLE]);
+    beside.processes.push(process(None, UNREACHABLE));
+    for mut survey in [alone, beside] {
+        let unreached = survey.processes.iter_mut();
+        for process in unreached.filter(|process| process.status == UNREACHABLE) {
+            process.cause = Some(CAUSE.to_owned());
+        }
+        for (_, what, to_do) in told(&survey) {
+            if what.contains(CAUSE) {
+                assert!(what.contains("can be asked") || what.contains("cannot be asked"));
+                assert!(to_do.contains("--ca names the CA"), "{to_do}");
+            }
+            assert!(!to_do.contains("start rdb-"), "{to_do}");
+        }
+    }
+}
+
+#[test]
+fn a_user_without_any_right_is_told_what_to_do() {
+    let survey = Survey {
+        processes: vec![process(None, SERVING)],
+        catalogue: Err(Failure::PermissionDenied(
+            "user ada lacks the right: any role".to_owned(),
+        )),
+    };
+    let told = told(&survey);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].2.contains("rdbctl auth grant"), "{told:?}");
+}
