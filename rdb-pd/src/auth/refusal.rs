@@ -17,7 +17,7 @@ pub(crate) enum Refusal {
     LongSubject { bytes: usize },
     #[error(
         "that is not how the subject of a certificate is written, so no certificate could be this user: it is e.g. CN=ada,O=Example, \
-         without spaces around = and commas, as `openssl x509 -noout -subject -nameopt rfc2253` shows it{}", written_as(.canonical)
+         without spaces around = and commas, as `openssl x509 -noout -subject -nameopt rfc2253,-esc_msb` shows it{}", written_as(.canonical)
     )]
     BadSubject {
         /// How it would be written, if it can be read and is short.
@@ -34,7 +34,7 @@ pub(crate) enum Refusal {
     NoUser { name: String },
     #[error(
         "user {name} has no such grant: role, keyspace and prefix have to be those of one that it has, and `rdbctl auth user list` \
-         shows them"
+         shows them, with --key-encoding where a prefix is not typed as it is"
     )]
     NoGrant { name: String },
 
@@ -77,4 +77,18 @@ pub(crate) enum Refusal {
 fn written_as(canonical: &Option<String>) -> String {
     let written_as = |canonical| format!("; this one is written {canonical}");
     canonical.as_ref().map(written_as).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_what_shows_it_right() {
+        let subject = Refusal::BadSubject { canonical: None }.to_string();
+        assert!(subject.contains("-nameopt rfc2253,-esc_msb"), "{subject}");
+        let name = "ada".to_owned();
+        let grant = Refusal::NoGrant { name }.to_string();
+        assert!(grant.contains("--key-encoding"), "{grant}");
+    }
 }

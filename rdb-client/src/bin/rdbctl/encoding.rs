@@ -61,6 +61,16 @@ impl KeyEncoding {
             Self::Base64 => STANDARD.encode(key),
         }
     }
+
+    /// The option with which what [`encode`](Self::encode) makes of `key` is typed. `None`: it is typed as it is.
+    pub(crate) fn option(self, key: &[u8]) -> Option<&'static str> {
+        match self {
+            Self::Text if escape(key).as_bytes() == key => None,
+            Self::Text | Self::Escaped => Some("--key-encoding escaped"),
+            Self::Hex => Some("--key-encoding hex"),
+            Self::Base64 => Some("--key-encoding base64"),
+        }
+    }
 }
 
 /// Base64 as JSON output has it.
@@ -146,6 +156,7 @@ fn hex_byte((high, low): (u8, u8)) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
     use proptest::prelude::*;
 
     use super::*;
@@ -161,6 +172,17 @@ mod tests {
                 let printed = encoding.encode(&key);
                 let typed = encoding.decode(argument(printed.clone())).expect("readable");
                 prop_assert_eq!(&typed, &key, "{:?}: {}", encoding, printed);
+            }
+        }
+
+        #[test]
+        fn what_is_printed_with_its_option_can_be_typed_in_any_shell(key: Vec<u8>) {
+            for encoding in KeyEncoding::value_variants() {
+                let option = encoding.option(&key).unwrap_or("--key-encoding text");
+                let (_, name) = option.split_once(' ').expect("an option and its value");
+                let typed_in = KeyEncoding::from_str(name, false).expect(name);
+                let typed = typed_in.decode(argument(encoding.encode(&key)));
+                prop_assert_eq!(&typed.expect("readable"), &key, "{:?}", encoding);
             }
         }
 

@@ -20,7 +20,7 @@ pub enum BadGrant {
         bytes: usize,
     },
     /// It has a keyspace or a prefix that its role takes no notice of.
-    #[error("the role {role} is over everything: it takes no keyspace and no prefix")]
+    #[error("the role {role} takes no keyspace and no prefix")]
     Narrowed {
         /// Its role.
         role: Role,

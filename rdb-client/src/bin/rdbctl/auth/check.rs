@@ -75,7 +75,7 @@ impl CheckArguments {
         let names_keys = self.key.is_some() || self.keyspace.is_some() || self.range.is_given();
         if is_over_everything && names_keys {
             return Err(Failure::usage(
-                "the rights `admin` and `store` are over everything: leave the keys and --keyspace out",
+                "the rights `admin` and `store` take no keys: leave the keys and --keyspace out",
             ));
         }
         match &self.key {

@@ -125,7 +125,7 @@ impl GrantArguments {
         } = self;
         if role.is_over_everything() && (keyspace.is_some() || prefix.is_some()) {
             return Err(Failure::usage(format!(
-                "the role {role} is over everything: leave --keyspace and --prefix out"
+                "the role {role} takes no keys: leave --keyspace and --prefix out"
             )));
         }
         let mut grant = Grant::new(role.into());
@@ -214,10 +214,15 @@ impl Granting {
             typed.push_str(&format!(" --keyspace {keyspace}"));
         }
         if !self.prefix.is_empty() {
+            if let Some(option) = keys.option(&self.prefix) {
+                typed.push_str(&format!(" {option}"));
+            }
             let prefix = keys.encode(&self.prefix);
             let quoted = shlex::try_quote(&prefix);
+            // Behind a space it would be taken for an option.
+            let between = if prefix.starts_with('-') { '=' } else { ' ' };
             typed.push_str(&format!(
-                " --prefix {}",
+                " --prefix{between}{}",
                 quoted.as_deref().unwrap_or(&prefix)
             ));
         }

@@ -58,8 +58,8 @@ Example:
   rdbctl auth role list";
 
 const GRANT_AFTER_HELP: &str = "\
-Several grants of a user add up. The role admin and the role store are always over
-everything. A grant counts on every store within 10 seconds.
+Several grants of a user add up. The role admin is always over everything, and the role
+store over no keys. A grant counts on every store within 10 seconds.
 
 Examples:
   rdbctl auth grant ada reader                                 all keys

@@ -17,7 +17,7 @@ not shown again. The user may do nothing until something is granted to it.
 
 With --subject it is also whoever presents a certificate with that subject, which a CA in
 rdb-pd's --tls-client-ca has signed: written as `openssl x509 -noout -subject -nameopt
-rfc2253` shows it. A call that carries a token is judged by that.
+rfc2253,-esc_msb` shows it. A call that carries a token is judged by that.
 
 Examples:
   rdbctl auth user add ada --token-out ada.token
@@ -42,7 +42,8 @@ Examples:
 
 const LIST_AFTER_HELP: &str = "\
 TOKENS is how many there are, two at most. GRANTS are as they are typed behind
-`auth grant USER` and `auth revoke USER`, with commas between them.
+`auth grant USER` and `auth revoke USER`, with commas between them. A prefix that is
+no plain text has --key-encoding before it.
 
 Examples:
   rdbctl auth user list
@@ -267,6 +268,23 @@ mod tests {
              {\"role\":\"reader\",\"keyspace\":null,\"prefix\":\"\"},\
              {\"role\":\"writer\",\"keyspace\":\"raw\",\"prefix\":\"my app/\"}]}\n"
         );
+        for (prefix, keys, typed) in [
+            (
+                &b"\xff"[..],
+                KeyEncoding::Text,
+                r"reader --key-encoding escaped --prefix '\xff'",
+            ),
+            (
+                b"\xff",
+                KeyEncoding::Hex,
+                "reader --key-encoding hex --prefix ff",
+            ),
+            (b"-a", KeyEncoding::Text, "reader --prefix=-a"),
+        ] {
+            let granting = Granting::of(&Grant::new(Role::Reader).with_prefix(prefix.to_vec()));
+            let words = |text: &str| shlex::split(text).expect("it is quoted");
+            assert_eq!(words(&granting.typed(keys)), words(typed));
+        }
         let nobody = Line {
             subject: Some("CN=a\tb".to_owned()),
             grants: Vec::new(),
