@@ -136,10 +136,6 @@ impl Certificates {
 /// The line that gives them to `rdbctl`.
 impl fmt::Display for Certificates {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = |path: &Path| {
-            let path = path.display().to_string();
-            shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
-        };
         write!(
             formatter,
             "export RDBCTL_CA={} RDBCTL_CERT={} RDBCTL_KEY={}",
@@ -150,9 +146,18 @@ impl fmt::Display for Certificates {
     }
 }
 
+/// As it is typed in a shell.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
+}
+
 #[derive(Serialize)]
 struct Made {
     directory: PathBuf,
+    /// Where the CA is that was made before, if they are signed by one: they renew others.
+    #[serde(skip)]
+    ca_directory: Option<PathBuf>,
     hosts: Vec<String>,
     #[serde(flatten)]
     certificates: Certificates,
@@ -162,15 +167,33 @@ impl fmt::Display for Made {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             directory,
+            ca_directory,
             hosts,
             certificates,
         } = self;
+        write!(
+            formatter,
+            "The certificates in {} are for {}.\n\n",
+            directory.display(),
+            hosts.join(", ")
+        )?;
+        if let Some(ca_directory) = ca_directory {
+            let (new, old) = (quoted(directory), quoted(ca_directory));
+            return write!(
+                formatter,
+                "Put them in the place of the old ones, where those are beside the CA:
+
+  mv {new}/server.pem {new}/server.key {old}/    # on servers
+  mv {new}/client.pem {new}/client.key {old}/    # on clients
+  rm -r {new}
+
+Servers read theirs again within seconds, a client reads its own when it starts."
+            );
+        }
         let flags = certificates.server_flags().join(" ");
         write!(
             formatter,
-            "The certificates in {} are for {}.
-
-Start servers with them:
+            "Start servers with them:
 
   rdb-pd {flags}
   rdb-server {flags}
@@ -178,9 +201,7 @@ Start servers with them:
 and give them to clients:
 
   {certificates}
-  rdbctl health",
-            directory.display(),
-            hosts.join(", ")
+  rdbctl health"
         )
     }
 }
@@ -198,6 +219,7 @@ pub(crate) fn run(command: CertCommand, output: &mut Output<'_>) -> Result<(), F
         hosts,
         certificates: Certificates::of(&dir),
         directory: dir,
+        ca_directory: ca_dir,
     })
 }
 
@@ -359,6 +381,25 @@ mod tests {
         assert!(!temporary.path().join("with-the-old-key").exists());
         fs::rename(next.join(CA_KEY), tls.join(CA_KEY)).expect("it can be moved");
         renew("after").expect("it belongs together");
+    }
+
+    #[test]
+    fn what_to_do_with_renewed_certificates_is_not_to_start_servers_with_them() {
+        let told = |ca_directory: Option<&str>| {
+            let directory = PathBuf::from("re newed");
+            let made = Made {
+                hosts: vec!["localhost".to_owned()],
+                certificates: Certificates::of(&directory),
+                directory,
+                ca_directory: ca_directory.map(PathBuf::from),
+            };
+            made.to_string()
+        };
+        let (first, renewed) = (told(None), told(Some("tls")));
+        assert!(first.contains("rdb-pd --tls-cert"), "{first}");
+        let command = "mv 're newed'/server.pem 're newed'/server.key tls/ ";
+        assert!(renewed.contains(command), "{renewed}");
+        assert!(!renewed.contains("rdb-pd"), "{renewed}");
     }
 
     #[test]
