@@ -280,7 +280,9 @@ async fn who_has_no_certificate_or_speaks_plain_text_is_told_what_is_missing() {
         &cluster.pd.address(),
     );
     plain.start();
-    plain.wait_for_log("this port speaks TLS").await;
+    plain
+        .wait_for_log("this port speaks TLS: give this store --tls-cert")
+        .await;
     cluster
         .pd
         .wait_for_log("the client speaks plain text")

@@ -44,11 +44,16 @@ pub fn wants_tls(error: &h2::Error) -> bool {
     is_told && error.reason() == Some(h2::Reason::INADEQUATE_SECURITY)
 }
 
-/// Why a call has failed: what HTTP/2 says about its connection, or what the status says, with the cause of that.
+/// Why a call of a store has failed: what HTTP/2 says about its connection, or what the status says, with the cause of that.
 pub fn call_failure(status: &Status) -> Cow<'_, str> {
     let sources = || successors(status.source(), |&error| error.source());
     match sources().find_map(|error| error.downcast_ref::<h2::Error>()) {
-        Some(error) if wants_tls(error) => return PORT_SPEAKS_TLS.into(),
+        Some(error) if wants_tls(error) => {
+            return format!(
+                "{PORT_SPEAKS_TLS}: give this store --tls-cert, --tls-key and --tls-ca"
+            )
+            .into();
+        }
         Some(error) => return error.to_string().into(),
         None => {}
     }
