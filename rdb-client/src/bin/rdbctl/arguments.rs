@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::error::ContextKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use rdb_client::{Config, Tls, TokenSource};
@@ -203,18 +204,38 @@ impl Command {
 }
 
 impl Arguments {
+    /// Parses the line that the process was started with. One that is wrong, or asks for help, ends the process.
+    pub(crate) fn of_process() -> Self {
+        let parsed = matches(std::env::args_os());
+        let parsed = parsed.and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.unwrap_or_else(|error| error.exit())
+    }
+
     /// Parses a line that was typed where the global options `outer` hold already. Those on the line go before them.
     pub(crate) fn parse_within(
         line: impl IntoIterator<Item = OsString>,
         outer: &GlobalArguments,
     ) -> Result<Self, clap::Error> {
         let name = OsString::from("rdbctl");
-        let line = std::iter::once(name).chain(line);
-        let matches = Self::command().try_get_matches_from(line)?;
+        let matches = matches(std::iter::once(name).chain(line))?;
         let mut arguments = Self::from_arg_matches(&matches)?;
         arguments.global.complete(&matches, outer);
         Ok(arguments)
     }
+}
+
+/// What a line says, and variables beside it. An error shows the usage without those: clap takes what they set for typed, and would show
+/// it as if it were required.
+fn matches(line: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+    let line: Vec<OsString> = line.into_iter().collect();
+    let parsed = Arguments::command().try_get_matches_from(&line);
+    parsed.map_err(|error| {
+        if error.get(ContextKind::Usage).is_none() {
+            return error;
+        }
+        let typed = Arguments::command().mut_args(|argument| argument.env(None::<&str>));
+        typed.try_get_matches_from(&line).err().unwrap_or(error)
+    })
 }
 
 impl GlobalArguments {

@@ -33,7 +33,6 @@ mod value;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
 use arguments::{Arguments, Command};
@@ -45,7 +44,7 @@ fn main() -> ExitCode {
     if let Some(failed) = playground::become_process() {
         return failed;
     }
-    let Arguments { global, command } = Arguments::parse();
+    let Arguments { global, command } = Arguments::of_process();
     let (level, others) = (global.log_level, global.log_level.min(LevelFilter::WARN));
     tracing_subscriber::fmt()
         .with_env_filter(format!("{others},rdb_client={level},rdb_proto={level}"))

@@ -56,3 +56,19 @@ async fn a_connection_that_fails_is_told_without_the_layers_it_came_by() {
         assert!(!errors.contains(layer), "{errors}");
     }
 }
+
+#[tokio::test]
+async fn the_usage_shows_nothing_as_required_that_a_variable_sets() {
+    // It has the address from RDBCTL_PD.
+    let rdbctl = Rdbctl::at("127.0.0.1:1");
+    for (arguments, input) in [
+        (&["auth", "user", "add"][..], ""),
+        (&["shell"], "auth user add\n"),
+    ] {
+        let output = rdbctl.run_with_input(arguments, input.as_bytes()).await;
+        assert_exit(&output, USAGE, arguments);
+        let errors = errors(&output);
+        assert!(errors.contains("Usage: rdbctl auth user add"), "{errors}");
+        assert!(!errors.contains("--pd"), "{errors}");
+    }
+}
