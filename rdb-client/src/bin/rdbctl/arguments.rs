@@ -74,8 +74,9 @@ JSON (--output json):
   {\"error\": {\"kind\": \"not_found\", \"message\": \"…\"}}, of kind failed, usage,
   not_found, conflict (with current_version and current_value), undetermined,
   permission_denied (the user lacks a right) or unauthenticated (the cluster
-  does not know who it is); in words it is on standard error. Only a command line that
-  cannot be parsed is reported there alone.
+  does not know who it is); in words it is on standard error. There alone is a
+  command line that cannot be parsed, and what the object of `status` or
+  `auth check` has said: that there are alarms, that it is not allowed.
 
 Who it is (--token-file):
   A file with a token and nothing else, for a cluster that runs with --auth.

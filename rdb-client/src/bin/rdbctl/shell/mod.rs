@@ -35,7 +35,8 @@ values that you type as well; one that begins with a space is not.
 When standard input is no terminal, it is read line by line without a prompt. The
 commands behind one that failed run all the same; the exit code is that of the first
 that failed. Ctrl-C ends the script, and so does a quote that its line does not close,
-and a failure of a command that reads what follows as its data.
+and a failure of a command that reads what follows as its data. A value is written as it
+is there, without a line feed behind it; with -o json it is a line.
 
 Examples:
   rdbctl shell
