@@ -8,6 +8,11 @@
 //! It ends with the first news: a peer that serves, a leader of a later term, another address, another epoch. That a peer
 //! names the store again that got calls nowhere is no news. So a search lasts as long as an election does, or until no call
 //! waits for it. It also ends when the placement driver does not let this client ask: then no store will, either.
+//!
+//! And it ends when a peer does not let this client read at all. Each store looks at rights before it looks who leads, so the call is
+//! sent to that peer, and is refused there for good and in its own words. The copy of the rights that this store has may be older than
+//! another's. Its word counts nevertheless: it is within the bound on the age of copies, the leader's may be as old, and what was granted
+//! just now counts some seconds later in any case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +66,10 @@ impl Routes {
                 // A damaged block is read by the leader only, and says nothing about other keys.
                 Some(Ok(()) | Err(Failure::Final(Error::DataLoss { .. }))) => {
                     self.cache().confirm(&peer);
+                }
+                Some(Err(Failure::Final(error))) if error.is_refusal_of_client() => {
+                    self.cache().guess(&peer);
+                    return;
                 }
                 Some(Err(failure)) => tracing::debug!(?failure, "a peer does not lead"),
                 None => tracing::debug!(place = peer.place(), "a peer is silent"),

@@ -280,6 +280,15 @@ impl RegionCache {
         }
     }
 
+    /// The store that `used` leads to refuses this client before it looks who leads. While nobody is known to lead, calls are sent there.
+    pub(super) fn guess(&mut self, used: &Route) {
+        let known = self.entry(used);
+        if let Some(route) = known.filter(|route| route.suspicion.is_some()) {
+            route.leader = used.leader.clone();
+            route.suspicion = Some(Suspicion::NoLeader);
+        }
+    }
+
     /// A call got nowhere over `used`. What has been learned since it was looked up stays.
     pub(super) fn suspect(&mut self, used: &Route, suspicion: Suspicion) {
         let known = self.unchanged(used);

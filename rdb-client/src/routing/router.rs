@@ -268,7 +268,9 @@ impl Router {
             let leader = pin!(self.locate(&route.region.start_key, deadline));
             match select(&mut work, leader).await {
                 Either::Left((done, _)) => return Ok(done),
-                Either::Right((Ok(now), _)) if now.leader != route.leader => {
+                Either::Right((Ok(now), _))
+                    if now.suspicion.is_none() && now.leader != route.leader =>
+                {
                     return Err(Silence::Superseded);
                 }
                 // It leads still, or the deadline is near.

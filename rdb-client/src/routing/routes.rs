@@ -68,20 +68,30 @@ impl Routes {
     /// somebody leads it. While the placement driver is silent, a suspect route to the only peer is still the best that is
     /// known.
     ///
+    /// Under [`Suspicion::NoLeader`] the call is to ask any of the peers by itself: one that the placement driver has just named, or one
+    /// that has refused the question who leads. So a call that its user may not make is refused by the first store that gets it.
+    ///
     /// # Errors
     ///
     /// [`Error::ClusterMismatch`] is final when the placement driver has confirmed a route to a store of another cluster.
     pub(super) async fn locate(self: &Arc<Self>, key: &[u8], deadline: Deadline) -> Found {
         let known = self.cache().locate(key).cloned();
-        let mut suspect = match known {
+        let suspect = match known {
             Some(known) => known,
-            None => self.look_up(key, deadline).await?,
+            None => {
+                let found = self.look_up(key, deadline).await?;
+                if found.suspicion == Some(Suspicion::NoLeader) {
+                    return Ok(found);
+                }
+                found
+            }
         };
         if suspect.suspicion.is_some() && suspect.is_replicated() {
-            suspect = self.look_up(key, deadline).await?;
-            if suspect.suspicion.is_some() {
-                return Err(leaderless(&suspect));
-            }
+            let found = self.look_up(key, deadline).await?;
+            return match found.suspicion {
+                None | Some(Suspicion::NoLeader) => Ok(found),
+                Some(_) => Err(leaderless(&found)),
+            };
         }
         let Some(suspicion) = suspect.suspicion else {
             return Ok(suspect);

@@ -30,7 +30,9 @@ over_both_paths! {
     a_slow_leader_that_leads_still_is_waited_for,
     an_election_is_waited_for,
     where_nobody_ever_leads_a_call_ends_at_its_deadline_as_unavailable,
-    peers_are_asked_when_the_placement_driver_knows_no_leader,
+    a_peer_is_asked_when_the_placement_driver_knows_no_leader,
+    who_may_not_do_it_is_told_so_by_the_first_store_where_nobody_knows_a_leader,
+    who_may_not_do_it_is_told_so_when_the_leader_has_gone,
     a_new_address_of_the_leader_is_learned_from_the_placement_driver,
     a_thousand_calls_that_wait_for_a_leader_share_the_search,
 }
@@ -121,6 +123,10 @@ impl Group {
     }
 }
 
+fn is_denied<T>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(Error::PermissionDenied { .. }))
+}
+
 fn is_undetermined<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Undetermined { .. }))
 }
@@ -194,10 +200,7 @@ async fn the_next_leader_is_found_by_who_may_not_read_the_lowest_key(path: CallP
     client.raw_put("k", "2").await.unwrap();
     assert_eq!(group.applied("k"), [1, 1, 0]);
     let denied = client.raw_put("a", "1").await;
-    assert!(
-        matches!(denied, Err(Error::PermissionDenied { .. })),
-        "{denied:?}"
-    );
+    assert!(is_denied(&denied), "{denied:?}");
 }
 
 async fn a_leader_that_fell_silent_is_left_by_reads_without_the_placement_driver(path: CallPath) {
@@ -328,13 +331,48 @@ async fn where_nobody_ever_leads_a_call_ends_at_its_deadline_as_unavailable(path
     );
 }
 
-async fn peers_are_asked_when_the_placement_driver_knows_no_leader(path: CallPath) {
+async fn a_peer_is_asked_when_the_placement_driver_knows_no_leader(path: CallPath) {
     let group = Group::start().await;
     group.pd.pd.set_routes(vec![group.route(None, 0)]);
     group.elect(2, 2);
     let client = group.client_over(path).await;
     client.raw_put("k", "v").await.unwrap();
-    assert_eq!(group.asked("k"), [0, 1, 0]);
+    assert_eq!(group.asked("k"), [1, 1, 0]);
+    assert_eq!(group.applied("k"), [0, 1, 0]);
+}
+
+async fn who_may_not_do_it_is_told_so_by_the_first_store_where_nobody_knows_a_leader(
+    path: CallPath,
+) {
+    let group = Group::start().await;
+    group.pd.pd.set_routes(vec![group.route(None, 0)]);
+    group.depose(2);
+    for node in &group.nodes {
+        node.store.allow_only("k");
+    }
+    let client = group.client_over(path).await;
+    let denied = client.raw_put("a", "1").await;
+    assert!(is_denied(&denied), "{denied:?}");
+    let requests = group.nodes.iter().map(|node| node.store.requests());
+    assert_eq!(requests.sum::<usize>(), 1, "it is denied once");
+}
+
+/// It has to be told though nobody leads, and others who wait for a leader have to find it.
+async fn who_may_not_do_it_is_told_so_when_the_leader_has_gone(path: CallPath) {
+    let group = Group::start().await;
+    for node in &group.nodes {
+        node.store.allow_only("k");
+    }
+    let client = group.client_over(path).await;
+    client.raw_put("k", "1").await.unwrap();
+    group.pd.proxy.refuse().await;
+    group.node(1).proxy.refuse().await;
+    group.depose(2);
+    let denied = client.raw_put("a", "1").await;
+    assert!(is_denied(&denied), "{denied:?}");
+    group.elect(3, 3);
+    client.raw_put("k", "2").await.unwrap();
+    assert_eq!(group.applied("k"), [1, 0, 1]);
 }
 
 async fn a_new_address_of_the_leader_is_learned_from_the_placement_driver(path: CallPath) {
