@@ -109,7 +109,11 @@ impl Routes {
         let sent = request.send(connection.channel).await;
         let mut answer = sent.map_err(|status| {
             connections.forget_broken(address, connection.id, &status);
-            fate::failure(Access::Read, &status, &peer.place())
+            let failure = fate::failure(Access::Read, &status, &peer.place());
+            if let Failure::Again { error, .. } = &failure {
+                self.cache().note_refusal(peer, error.reason());
+            }
+            failure
         })?;
         match answer.region_error_mut().take() {
             None => Ok(()),

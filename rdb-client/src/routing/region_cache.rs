@@ -31,6 +31,8 @@ pub(crate) struct Route {
     pub(super) term: u64,
     /// Set: the peers, or if there is only one the placement driver, are to be asked before the route is used again.
     pub(super) suspicion: Option<Suspicion>,
+    /// Why a peer gave no answer to the question who leads, the last time that one did not.
+    pub(super) refusal: Option<String>,
 }
 
 /// Why a route may be wrong.
@@ -69,6 +71,7 @@ impl Route {
             peers: Vec::new(),
             term: 0,
             suspicion: None,
+            refusal: None,
         }
     }
 
@@ -98,6 +101,7 @@ impl Route {
             term: term.max(known_term),
             suspicion: None,
             peers: self.peers.clone(),
+            refusal: None,
         }
     }
 
@@ -257,6 +261,7 @@ impl RegionCache {
             route.leader = leader;
             route.term = term;
             route.suspicion = None;
+            route.refusal = None;
         }
         is_news || route.leader != used.leader
     }
@@ -277,6 +282,7 @@ impl RegionCache {
         if let Some(route) = self.entry(used) {
             route.leader = used.leader.clone();
             route.suspicion = None;
+            route.refusal = None;
         }
     }
 
@@ -286,6 +292,13 @@ impl RegionCache {
         if let Some(route) = known.filter(|route| route.suspicion.is_some()) {
             route.leader = used.leader.clone();
             route.suspicion = Some(Suspicion::NoLeader);
+        }
+    }
+
+    /// The store that `used` leads to has given no answer to the question who leads, and this is why.
+    pub(super) fn note_refusal(&mut self, used: &Route, refusal: String) {
+        if let Some(route) = self.entry(used) {
+            route.refusal = Some(refusal);
         }
     }
 

@@ -353,10 +353,12 @@ impl Routes {
 
 /// No peer of the route's region leads it, as far as is known.
 fn leaderless(route: &Route) -> Failure {
-    let cause = format!(
-        "no peer of region {} says that it leads it",
-        route.region.id
-    );
+    let region_id = route.region.id;
+    let mut cause = format!("no peer of region {region_id} says that it leads it");
+    if let Some(refusal) = &route.refusal {
+        cause.push_str(": ");
+        cause.push_str(refusal);
+    }
     Failure::again(Error::unavailable(cause))
 }
 

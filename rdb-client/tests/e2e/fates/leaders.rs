@@ -30,6 +30,7 @@ over_both_paths! {
     a_slow_leader_that_leads_still_is_waited_for,
     an_election_is_waited_for,
     where_nobody_ever_leads_a_call_ends_at_its_deadline_as_unavailable,
+    where_no_peer_leads_the_error_has_what_one_has_refused,
     a_peer_is_asked_when_the_placement_driver_knows_no_leader,
     who_may_not_do_it_is_told_so_by_the_first_store_where_nobody_knows_a_leader,
     who_may_not_do_it_is_told_so_when_the_leader_has_gone,
@@ -329,6 +330,21 @@ async fn where_nobody_ever_leads_a_call_ends_at_its_deadline_as_unavailable(path
         matches!(error, Error::Unavailable { .. }) && error.to_string().contains("region 1"),
         "{error:?}"
     );
+}
+
+async fn where_no_peer_leads_the_error_has_what_one_has_refused(path: CallPath) {
+    let group = Group::start().await;
+    for node in &group.nodes {
+        let too_old = || Step::Fail(Status::unavailable("the rights are too old"));
+        node.store.script(1, (0..1000).map(|_| too_old()));
+    }
+    let client = group.client_over(path).await;
+    let result = client.with_timeout(SHORT).raw_get("k").await;
+    let error = result.expect_err("nobody says who leads");
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    let told = error.to_string();
+    let parts = ["no peer of region 1 says", "the rights are too old"];
+    assert!(parts.iter().all(|part| told.contains(part)), "{told}");
 }
 
 async fn a_peer_is_asked_when_the_placement_driver_knows_no_leader(path: CallPath) {
