@@ -287,11 +287,13 @@ impl Config {
         )
     }
 
-    /// What it shows placement drivers and other stores. `None`: nothing but its certificate, if it has one.
+    /// What it shows placement drivers and other stores: a token is tried before the one from before is given up. `None`: nothing but its
+    /// certificate, if it has one.
     pub(crate) fn auth_token(&self) -> Result<Option<TokenFile>, ConfigError> {
         let file = self.auth_token_file.as_ref();
         let token = file.map(TokenFile::open).transpose();
-        token.map_err(|error| ConfigError::Token(with_source(&error)))
+        let token = token.map_err(|error| ConfigError::Token(with_source(&error)))?;
+        Ok(token.map(TokenFile::trying_first))
     }
 
     /// What is wrong with the settings though they work.

@@ -144,6 +144,11 @@ impl PlacementDrivers {
         answer.map(Response::into_inner)
     }
 
+    /// The file that says who this store is, if there is one.
+    pub(crate) fn token(&self) -> Option<&TokenFile> {
+        self.0.token.as_ref()
+    }
+
     /// A request that says who this store is.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         TokenFile::request(self.0.token.as_ref(), message)

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::header::{AUTHORIZATION, HeaderValue};
+use tokio::sync::watch;
 use tonic::Request;
 
 use super::token::{InvalidToken, Token};
@@ -22,6 +23,8 @@ const FILE_BYTES_MAX: u64 = 4096;
 ///
 /// It is read when it is opened, and looked at again when the token is used, at most every 5 s. When there is no token in it any more,
 /// the one from before stays in use, and a line in the log says so once.
+///
+/// So does one that is [tried first](Self::trying_first), until somebody has found that the next one is good.
 #[derive(Clone)]
 pub struct TokenFile(Arc<Watched>);
 
@@ -52,11 +55,17 @@ struct Watched {
 }
 
 struct State {
+    /// The one in use.
     token: Token,
-    header_value: HeaderValue,
+    /// Its header.
+    header_value: watch::Sender<HeaderValue>,
+    /// Whether another one is not used before it was tried.
+    tries_first: bool,
+    /// What the file has instead, while it is not known whether it is good.
+    untried: Option<Token>,
     looked_at: Instant,
-    /// It was told that there is no token any more.
-    has_warned: bool,
+    /// Why the one in use is not what the file has.
+    trouble: Option<String>,
 }
 
 impl TokenFile {
@@ -69,10 +78,12 @@ impl TokenFile {
         let path = path.into();
         let token = read(&path)?;
         let state = State {
-            header_value: token.header_value(),
+            header_value: watch::Sender::new(token.header_value()),
             token,
+            tries_first: false,
+            untried: None,
             looked_at: Instant::now(),
-            has_warned: false,
+            trouble: None,
         };
         Ok(Self(Arc::new(Watched {
             path,
@@ -100,6 +111,51 @@ impl TokenFile {
         request
     }
 
+    /// The same, but a token that is new in the file is only [`untried`](Self::untried) until somebody has tried it.
+    #[must_use]
+    pub fn trying_first(self) -> Self {
+        self.state().tries_first = true;
+        self
+    }
+
+    /// What the file has instead of the token in use, as far as it was looked at, and was not tried since.
+    pub fn untried(&self) -> Option<Token> {
+        self.state().untried.clone()
+    }
+
+    /// Somebody has taken this token: it is in use from now on.
+    pub fn note_taken(&self, token: Token) {
+        self.state().use_on(token);
+    }
+
+    /// Somebody has not taken this token, for this cause. It is untried again when the file is looked at again.
+    pub fn note_refused(&self, token: &Token, cause: &str) {
+        let mut state = self.state();
+        if state.untried.as_ref() == Some(token) {
+            state.untried = None;
+            let path = self.0.path.display();
+            state.tell(&format!(
+                "the file of the token, {path}, has another one, which is refused: {cause}"
+            ));
+        }
+    }
+
+    /// Why the token in use is not what the file has, if it is not.
+    pub fn warning(&self) -> Option<String> {
+        self.state().trouble.clone()
+    }
+
+    /// Waits until another token is in use than at this moment.
+    pub fn replaced(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut in_use = self.state().header_value.subscribe();
+        async move {
+            // It fails when nobody has the file any more.
+            if in_use.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
     fn header_value_at(&self, now: Instant) -> HeaderValue {
         let mut state = self.state();
         if now.saturating_duration_since(state.looked_at) >= LOOK_INTERVAL {
@@ -110,7 +166,7 @@ impl TokenFile {
             state = self.state();
             state.note(read, now);
         }
-        state.header_value.clone()
+        state.header_value.borrow().clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -133,19 +189,34 @@ impl State {
         if self.looked_at != looked_at {
             return;
         }
+        self.untried = None;
         match read {
-            Ok(token) => {
-                self.has_warned = false;
-                if token != self.token {
-                    self.header_value = token.header_value();
-                    self.token = token;
-                }
+            Ok(token) if token == self.token => self.trouble = None,
+            Ok(token) if self.tries_first => self.untried = Some(token),
+            Ok(token) => self.use_on(token),
+            Err(error) => {
+                let cause = std::error::Error::source(&error);
+                let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+                self.tell(&format!("{error}{cause}"));
             }
-            Err(error) if !std::mem::replace(&mut self.has_warned, true) => {
-                let cause = std::error::Error::source(&error).map(tracing::field::display);
-                tracing::warn!(cause, "{error}; the token from before stays in use");
-            }
-            Err(_) => {}
+        }
+    }
+
+    fn use_on(&mut self, token: Token) {
+        self.header_value.send_replace(token.header_value());
+        if self.untried.as_ref() == Some(&token) {
+            self.untried = None;
+        }
+        self.token = token;
+        self.trouble = None;
+    }
+
+    /// Says it in the log if it is new.
+    fn tell(&mut self, trouble: &str) {
+        let trouble = format!("{trouble}; the token from before stays in use");
+        if self.trouble.as_ref() != Some(&trouble) {
+            tracing::warn!("{trouble}");
+            self.trouble = Some(trouble);
         }
     }
 }
@@ -195,12 +266,52 @@ mod tests {
         }
         fs::remove_file(&path).expect("removed");
         assert_eq!(at(3), token('b').header_value());
-        assert!(file.state().has_warned);
+        assert!(file.warning().is_some());
 
         fs::write(&path, token('d').to_string()).expect("written");
         assert_eq!(at(4), token('d').header_value());
-        assert!(!file.state().has_warned);
+        assert_eq!(file.warning(), None);
         assert!(at(4).is_sensitive());
+    }
+
+    #[test]
+    fn a_token_that_is_tried_first_is_used_once_it_was_taken() {
+        use futures::FutureExt;
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        let write = |digit| fs::write(&path, token(digit).to_string()).expect("written");
+        write('a');
+        let file = TokenFile::open(&path).expect("it has a token");
+        let file = file.trying_first();
+        let opened = Instant::now();
+        let at = |looks: u32| file.header_value_at(opened + looks * LOOK_INTERVAL);
+        for looks in 1..3 {
+            write('b');
+            assert_eq!(at(looks), token('a').header_value());
+            assert_eq!(file.untried(), Some(token('b')), "it is tried again");
+            file.note_refused(&token('c'), "another one");
+            assert!(file.untried().is_some());
+            file.note_refused(&token('b'), "it is ada's");
+            assert_eq!(file.untried(), None);
+            let warning = file.warning().expect("it is not in use");
+            assert!(warning.contains("it is ada's"), "{warning}");
+            assert!(!warning.contains(&token('b').to_string()), "{warning}");
+        }
+        let replaced = file.replaced().now_or_never();
+        assert!(replaced.is_none());
+        let replaced = file.replaced();
+        assert_eq!(at(3), token('a').header_value());
+        write('d');
+        assert_eq!(at(4), token('a').header_value());
+        file.note_taken(token('b'));
+        assert!(replaced.now_or_never().is_some());
+        assert_eq!(file.warning(), None);
+        assert_eq!(at(4), token('b').header_value());
+        assert_eq!(file.untried(), Some(token('d')), "it came meanwhile");
+        write('b');
+        assert_eq!(at(5), token('b').header_value());
+        assert_eq!(file.untried(), None);
     }
 
     /// A pipe that nobody writes to has whoever opens it wait.
@@ -217,7 +328,7 @@ mod tests {
         let (sender, looked) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let value = file.header_value_at(Instant::now() + LOOK_INTERVAL);
-            let _ = sender.send((value, file.state().has_warned));
+            let _ = sender.send((value, file.warning().is_some()));
         });
         let looked = looked.recv_timeout(Duration::from_secs(60));
         assert_eq!(looked, Ok((token('a').header_value(), true)));

@@ -11,7 +11,7 @@ use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::copy::Trouble;
 use super::{Mark, RightsCopy};
@@ -142,9 +142,35 @@ impl RightsKeeper {
         self.copy.guard().version().unwrap_or(0)
     }
 
+    /// A token that is new in this store's file is tried first, and used from then on if it is taken. If it is refused, the one from before
+    /// asks. What nobody has checked stays untried: a placement driver that enforces no rights takes any.
     async fn ask(&self, position: usize, known_version: u64) -> Result<GetRightsResponse, Status> {
-        let request = GetRightsRequest { known_version };
-        let request = self.placement_drivers.request(request);
+        let question = || GetRightsRequest { known_version };
+        let file = self.placement_drivers.token();
+        if let Some((file, token)) = file.and_then(|file| Some((file, file.untried()?))) {
+            let request = token.request(question());
+            match self.ask_with(position, request).await {
+                Err(status) if refuses_identity(&status) => {
+                    file.note_refused(&token, status.message());
+                }
+                answer => {
+                    if answer.as_ref().is_ok_and(|response| response.enforced) {
+                        tracing::info!("the token that is new in the file is in use now");
+                        file.note_taken(token);
+                    }
+                    return answer;
+                }
+            }
+        }
+        let request = self.placement_drivers.request(question());
+        self.ask_with(position, request).await
+    }
+
+    async fn ask_with(
+        &self,
+        position: usize,
+        request: Request<GetRightsRequest>,
+    ) -> Result<GetRightsResponse, Status> {
         let call = |channel: Channel| async move {
             let client = AuthClient::new(channel);
             let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);

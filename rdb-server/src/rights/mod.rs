@@ -8,6 +8,9 @@
 //! - The [`Mark`] in the data directory is there once the store was told that rights are enforced. A store that starts with it refuses
 //!   calls until it has a copy. Without it a restart while no placement driver answers would serve everybody.
 //!
+//! The keeper also tries a token that is new in the file of `--auth-token-file`. Until a placement driver that enforces rights has taken it,
+//! this store is who it was: to placement drivers, and to other stores.
+//!
 //! | the store | has | serves |
 //! | --- | --- | --- |
 //! | has no regions, and was told nothing since its start | no mark | nobody; it takes no regions either |
