@@ -20,13 +20,15 @@ pub(crate) struct RightsCopy {
 }
 
 /// What is wrong at the moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Troubles {
     /// Why the first try since the last success has failed. Later tries leave it, or whoever watches the health would hear of each. But a
     /// refusal takes the place of what may pass by itself.
     renewal: Option<Trouble>,
     /// Why the mark does not say what holds.
     mark: Option<String>,
+    /// Why this store's token is not the one in its file.
+    token: Option<String>,
 }
 
 /// Why a copy is not renewed.
@@ -94,6 +96,11 @@ impl RightsCopy {
         self.troubles().mark = trouble;
     }
 
+    /// The keeper has asked with this store's token.
+    pub(super) fn note_token(&self, trouble: Option<String>) {
+        self.troubles().token = trouble;
+    }
+
     /// Whether every call for keys is refused.
     pub(crate) fn refuses(&self) -> bool {
         matches!(self.guard.state(), GuardState::Missing | GuardState::Stale)
@@ -107,17 +114,18 @@ impl RightsCopy {
 
     /// What an operator has to look at though calls are served.
     pub(crate) fn warning(&self) -> Option<String> {
-        let (renewal, mark) = {
-            let troubles = self.troubles();
-            (troubles.renewal.clone(), troubles.mark.clone())
-        };
+        let Troubles {
+            renewal,
+            mark,
+            token,
+        } = self.troubles().clone();
         let of_copy = warning(self.guard.state(), self.stale_max, renewal.as_ref());
         let of_mark = mark.map(|cause| {
             format!(
                 "the next start of this store may not know whether rights are enforced: {cause}"
             )
         });
-        let warnings: Vec<_> = [of_copy, of_mark].into_iter().flatten().collect();
+        let warnings: Vec<_> = [of_copy, of_mark, token].into_iter().flatten().collect();
         (!warnings.is_empty()).then(|| warnings.join("; "))
     }
 
@@ -226,13 +234,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_that_does_not_say_what_holds_is_told_of() {
+    fn a_mark_that_does_not_say_what_holds_and_a_token_that_is_not_in_use_are_told_of() {
         let copy = RightsCopy::new(false, false, STALE_MAX);
         copy.note_mark(Some("no space".to_owned()));
         let told = copy.warning().expect("it is wrong");
         assert!(told.ends_with("no space"), "{told}");
         copy.note_mark(None);
         assert_eq!(copy.warning(), None);
+        copy.note_token(Some("it is ada's".to_owned()));
+        assert_eq!(copy.warning().as_deref(), Some("it is ada's"));
     }
 
     #[test]

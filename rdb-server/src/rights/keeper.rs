@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdb_proto::auth::Rights;
+use rdb_proto::auth::{Rights, TokenFile};
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{GetRightsRequest, GetRightsResponse};
 use rdb_proto::rare_line::RareLine;
@@ -318,6 +318,8 @@ impl RightsKeeper {
         }
         self.is_failing = trouble.is_some();
         self.copy.note_renewal(trouble);
+        let token = self.placement_drivers.token();
+        self.copy.note_token(token.and_then(TokenFile::warning));
     }
 }
 

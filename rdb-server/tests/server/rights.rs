@@ -624,6 +624,46 @@ async fn two_stores_replicate_with_their_tokens() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_not_taken_leaves_the_one_from_before_in_use() {
+    let setting = Setting::new().await;
+    let store = setting.start_enforcing().await;
+    let file = setting.directory.path().join("token");
+    let write = |token: String| fs::write(&file, token).expect("it can be written");
+    write(setting.ada.to_string());
+    says_in_health(&store, "user ada lacks the right: store").await;
+    let learns = async |prefix: &str| {
+        setting.enforce(prefix);
+        let key = format!("{prefix}k");
+        found("the store learns of changes", async || {
+            setting.ada_puts(&store, &key).await.ok()
+        })
+        .await;
+    };
+    learns("one/").await;
+    write("no token".to_owned());
+    says_in_health(&store, "has something else").await;
+    learns("two/").await;
+
+    let next = Token::random();
+    let mut rotated = user("store", &setting.store_token, vec![grant(Role::Store, "")]);
+    rotated.token_hashes.push(next.hash().to_vec().into());
+    let ada = |prefix| user("ada", &setting.ada, vec![grant(Role::Writer, prefix)]);
+    setting.pd.enforce(vec![ada("own/"), rotated.clone()]);
+    write(next.to_string());
+    found("the health has no warning", async || {
+        let health = http_get(&store.status_address().await, "/health").await;
+        (health.body == "serving\n").then_some(())
+    })
+    .await;
+    rotated.token_hashes.remove(0);
+    setting.pd.enforce(vec![ada("last/"), rotated]);
+    found("it shows the next one", async || {
+        setting.ada_puts(&store, "last/k").await.ok()
+    })
+    .await;
+}
+
 #[test]
 fn a_file_without_a_token_is_refused_as_a_setting_and_not_shown() {
     let directory = TempDir::new().expect("the temporary directory can be written");
