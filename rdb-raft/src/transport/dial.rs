@@ -4,7 +4,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join;
+use futures::FutureExt;
+use futures::future::{BoxFuture, pending, try_join};
 use rdb_proto::auth::TokenFile;
 use rdb_proto::raftpb::raft_peer_client::RaftPeerClient;
 use rdb_proto::raftpb::{Envelope, Reply};
@@ -32,7 +33,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Dialing {
     /// `None`: over TCP, as plain text.
     pub connector: Option<Connector>,
-    /// Shown with each stream. `None`: who this store is, its certificate says, if anything does.
+    /// Shown with each stream. Connections are made anew once it is another one. `None`: who this store is, its certificate says, if
+    /// anything does.
     pub token: Option<TokenFile>,
 }
 
@@ -83,6 +85,14 @@ impl Dialer {
             None => endpoint.connect().await,
         };
         channel.map_err(|error| innermost(&error).to_string())
+    }
+
+    /// Waits until this store has another token to show than at this moment.
+    pub(super) fn token_replaced(&self) -> BoxFuture<'static, ()> {
+        match &self.dialing.token {
+            Some(token) => token.replaced().boxed(),
+            None => pending().boxed(),
+        }
     }
 
     /// What begins a stream, with this store's token.

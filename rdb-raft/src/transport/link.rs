@@ -1,14 +1,16 @@
 //! The way to one other store: connects when somebody wants to send, again and again.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::{BoxFuture, Either, select};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::connection::{Connection, Ended};
-use super::dial::Dialer;
+use super::dial::{Dialer, Open};
 
 /// The first wait before another attempt. Each later one is twice as long, up to the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -17,7 +19,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The way to a store. Its owner has a task run [`Link::keep`]; all others only use what that one connects.
 ///
 /// - *pending*: it connects as soon as somebody wants it, or is about to.
-/// - *up*: it is connected. The connection may have broken a moment ago.
+/// - *up*: it is connected. The connection may have broken a moment ago. When this store gets another token, a connection that has shown
+///   that one takes the place of the one before: nobody waits meanwhile, and the other store may refuse the old token from then on.
 /// - *down*: the last attempt or the last connection failed, and the next attempt is not due.
 pub(super) struct Link {
     pub(super) store_id: u64,
@@ -105,14 +108,14 @@ impl Link {
         let mut last_cause = String::new();
         loop {
             self.wanted.notified().await;
+            let token_replaced = dialer.token_replaced();
             let ended = match dialer.dial(self.store_id).await {
                 Ok(open) => {
                     self.greets.store(false, Ordering::Relaxed);
                     let (store_id, began) = (self.store_id, Instant::now());
                     tracing::info!(store_id, "connected to another store");
-                    self.state
-                        .send_replace(State::Up(Arc::clone(open.connection())));
-                    let ended = open.read().await;
+                    self.go_up(&open);
+                    let ended = self.read(&dialer, open, token_replaced).await;
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
@@ -140,6 +143,55 @@ impl Link {
             if self.greets.load(Ordering::Relaxed) {
                 self.wanted.notify_one();
             }
+        }
+    }
+
+    fn go_up(&self, open: &Open) {
+        self.state
+            .send_replace(State::Up(Arc::clone(open.connection())));
+    }
+
+    /// Hands out answers until the connection ends, or the last of those that take its place. `token_replaced` is ready when this store has
+    /// another token than the connection was made with.
+    async fn read(
+        &self,
+        dialer: &Dialer,
+        mut open: Open,
+        mut token_replaced: BoxFuture<'static, ()>,
+    ) -> Ended {
+        loop {
+            let reading = pin!(open.read());
+            let renewing = pin!(self.renew(dialer, token_replaced));
+            match select(reading, renewing).await {
+                Either::Left((ended, _)) => return ended,
+                Either::Right((renewed, _)) => {
+                    (open, token_replaced) = renewed;
+                    self.go_up(&open);
+                }
+            }
+        }
+    }
+
+    /// Waits until this store has another token, and connects with it, as often as that takes: the other store may not know it yet.
+    async fn renew(
+        &self,
+        dialer: &Dialer,
+        token_replaced: BoxFuture<'static, ()>,
+    ) -> (Open, BoxFuture<'static, ()>) {
+        token_replaced.await;
+        let store_id = self.store_id;
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let token_replaced = dialer.token_replaced();
+            match dialer.dial(store_id).await {
+                Ok(open) => {
+                    tracing::info!(store_id, "another store has taken the new token");
+                    return (open, token_replaced);
+                }
+                Err(cause) => tracing::debug!(store_id, cause, "a new token was not taken"),
+            }
+            sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }
 

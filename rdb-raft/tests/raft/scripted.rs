@@ -84,6 +84,12 @@ impl Stream {
         message.message.items
     }
 
+    /// Waits until the other end has ended it.
+    pub(crate) async fn ended(&mut self) {
+        let ended = async { while let Some(Ok(_)) = self.messages.next().await {} };
+        timeout(GUARD, ended).await.expect("it ends in time");
+    }
+
     pub(crate) async fn reply(&self, answers: impl IntoIterator<Item = Answer>) {
         let answers = answers.into_iter().collect();
         let start = None;

@@ -324,3 +324,50 @@ async fn a_store_whose_token_is_replaced_goes_on_with_the_next_one() {
     .await;
     cluster.assert_sound();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_whose_token_is_replaced_stay_connected_when_the_old_one_is_dropped() {
+    let mut cluster = Guarded::start().await;
+    let old = cluster.store_tokens.clone();
+    for index in 0..2 {
+        let user = store_user(index);
+        let next = cluster.admin.change_token(&user, TokenChange::Add).await;
+        cluster.settle().await;
+        write_token(&cluster.token_file(index), &next);
+    }
+    // Only one of them may have a connection to the other: who leads.
+    let shown = "another store has taken the new token";
+    let connected = "connected to another store";
+    for store in &cluster.stores {
+        found("it shows the next token", async || {
+            let log = store.log();
+            let is_in_use = log.contains("the token that is new in the file is in use now");
+            (is_in_use && log.contains(connected) == log.contains(shown)).then_some(())
+        })
+        .await;
+    }
+    let refusals = |cluster: &Guarded| {
+        let logs = cluster.stores.iter().map(|store| store.log());
+        let counts = logs.map(|log| log.matches("the token is no user's").count());
+        counts.sum::<usize>()
+    };
+    // A store that starts may not be known to the other yet.
+    let before = refusals(&cluster);
+    for index in 0..2 {
+        let (user, change) = (store_user(index), TokenChange::DropOld);
+        cluster.admin.change_token(&user, change).await;
+    }
+    for store in cluster.to_stores().await {
+        for token in &old {
+            found("it refuses the old tokens", async || {
+                let path = "/raftpb.RaftPeer/Bulk";
+                let answer = call(&store, path, Some(&bearer(token)), Vec::new()).await;
+                (answer.code == Code::Unauthenticated).then_some(())
+            })
+            .await;
+        }
+    }
+    cluster.settle().await;
+    assert_eq!(refusals(&cluster), before);
+    cluster.assert_sound();
+}

@@ -1,14 +1,16 @@
 //! Who is connected to whom: addresses, greetings, starts.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use openraft::raft::VoteRequest;
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use rdb_proto::auth::{Token, TokenFile};
 use rdb_proto::raftpb::{Envelope, Hello};
-use rdb_raft::transport::{Starts, Transport};
+use rdb_raft::transport::{Dialing, Starts, Transport};
 use rdb_raft::{StoreNode, Vote};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
@@ -134,6 +136,36 @@ async fn a_store_is_greeted_as_soon_as_it_is_there() {
     let met = timeout(GUARD, async { while !is_met().await {} });
     met.await.expect("it is greeted in time");
     store.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_with_another_token_is_connected_anew_before_it_leaves_the_connection() {
+    let token = |digit: &str| format!("flaredb_{}", digit.repeat(64));
+    let [old, new]: [Token; 2] = ["a", "b"].map(|digit| token(digit).parse().unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    fs::write(&path, old.to_string()).unwrap();
+    let file = TokenFile::open(&path).unwrap();
+    let dialing = Dialing {
+        token: Some(file.clone()),
+        ..Dialing::default()
+    };
+    let mut other = Scripted::start().await;
+    let addresses = other.addresses();
+    let transport = Transport::with_dialing(identity(1), TIMING, addresses, first_start(), dialing);
+    transport.greet([2]);
+    let (mut bulk, mut urgent) = other.accepted().await;
+    fs::write(&path, new.to_string()).unwrap();
+    file.note_taken(new);
+    let (mut next_bulk, _next_urgent) = other.accepted().await;
+    bulk.ended().await;
+    urgent.ended().await;
+    let mut client = client(&transport).await;
+    let sending = client.append_entries(append(0, Vec::new()), option(GUARD));
+    tokio::select! {
+        sent = sending => panic!("{sent:?}"),
+        items = next_bulk.items() => assert_eq!(items.len(), 1),
+    }
 }
 
 #[tokio::test]
