@@ -327,7 +327,7 @@ async fn a_store_whose_token_is_replaced_goes_on_with_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stores_whose_token_is_replaced_stay_connected_when_the_old_one_is_dropped() {
-    let mut cluster = Guarded::start().await;
+    let mut cluster = Enforcing::start().await;
     let old = cluster.store_tokens.clone();
     for index in 0..2 {
         let user = store_user(index);
@@ -346,7 +346,7 @@ async fn stores_whose_token_is_replaced_stay_connected_when_the_old_one_is_dropp
         })
         .await;
     }
-    let refusals = |cluster: &Guarded| {
+    let refusals = |cluster: &Enforcing| {
         let logs = cluster.stores.iter().map(|store| store.log());
         let counts = logs.map(|log| log.matches("the token is no user's").count());
         counts.sum::<usize>()
