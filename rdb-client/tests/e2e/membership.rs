@@ -45,7 +45,9 @@ impl Stores {
     async fn add(&mut self) -> u64 {
         let id = self.stores.len() as u64 + 1;
         let data_dir = self.directory.path().join(format!("store-{id}"));
-        let mut store = Node::store(data_dir, &self.pd.address());
+        let store = Node::store(data_dir, &self.pd.address());
+        // By default openraft's lines about calls that it refuses are left out.
+        let mut store = store.with_flag("--log-level", "info,openraft=error");
         store.start();
         self.stores.push(store);
         self.has_registered(id).await;
