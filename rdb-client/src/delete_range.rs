@@ -49,6 +49,8 @@ async fn delete_first_part(
         end_key: part.wire_end(),
         start_key: part.start,
     };
-    router.attempt(&route, request, deadline).await?;
+    router
+        .attempt(&route, &range.start, request, deadline)
+        .await?;
     Ok(range.above(&route.region.end_key))
 }

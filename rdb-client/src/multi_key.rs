@@ -159,7 +159,10 @@ async fn round<R: MultiKeyRequest>(
         .into_iter()
         .map(|Group { route, entries }| async move {
             let request = R::new(entries.iter().map(|(_, entry)| entry.clone()).collect());
-            let result = router.attempt(&route, request, deadline).await;
+            let key = entries
+                .first()
+                .map_or(&route.region.start_key, |(_, entry)| R::key(entry));
+            let result = router.attempt(&route, key, request, deadline).await;
             (entries, result)
         });
     stream::iter(sent)

@@ -138,7 +138,8 @@ impl Client {
                     to_store,
                     ..TransferLeaderRequest::default()
                 };
-                let answer = router.attempt(&found, request, deadline).await?;
+                let key = &found.region.start_key;
+                let answer = router.attempt(&found, key, request, deadline).await?;
                 match answer.leading_term {
                     0 => {
                         let cause = format!("store {to_store} does not lead yet");
@@ -213,7 +214,8 @@ impl Client {
             let attempt = async {
                 let found = self.locate(route, deadline).await?;
                 let request = BeginCheckRequest::default();
-                let begun = router.attempt(&found, request, deadline).await?;
+                let key = &found.region.start_key;
+                let begun = router.attempt(&found, key, request, deadline).await?;
                 begun.position.ok_or_else(|| {
                     let cause = format!("{} named no position", found.place());
                     Failure::Final(Error::internal(cause))

@@ -176,7 +176,8 @@ impl<R: PageRequest> Scan<R> {
             .limit_left
             .map(|left| u32::try_from(left).unwrap_or(u32::MAX));
         let request = R::new(part.clone(), limit, self.options);
-        let (entries, resume_key) = R::page(router.attempt(&route, request, deadline).await?);
+        let (entries, resume_key) =
+            R::page(router.attempt(&route, &near_end, request, deadline).await?);
         let left = match (resume_key, self.options.reverse) {
             (None, false) => range.above(end_key),
             (None, true) => range.below(start_key),

@@ -9,23 +9,25 @@
 //! names the store again that got calls nowhere is no news. So a search lasts as long as an election does, or until no call
 //! waits for it. It also ends when the placement driver does not let this client ask: then no store will, either.
 //!
-//! And it ends when a peer does not let this client read at all. Each store looks at rights before it looks who leads, so the call is
-//! sent to that peer, and is refused there for good and in its own words. The copy of the rights that this store has may be older than
-//! another's. Its word counts nevertheless: it is within the bound on the age of copies, the leader's may be as old, and what was granted
-//! just now counts some seconds later in any case.
+//! A peer that does not let this client read at all is asked no more. Each store looks at rights before it looks who leads, and the copy
+//! of the rights that this store has may be older than the leader's, so its refusal changes nothing while there may be news from others.
+//! If there is none within [`REFUSAL_PATIENCE`], or all peers have refused and the placement driver knows nothing new, the call is sent to
+//! that peer, and is refused there for good and in its own words.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::select_all;
+use futures::future::{Either, select};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use rdb_proto::kvrpc::{GetRequest, RawGetRequest};
 use rdb_proto::metapb::Region;
 use rdb_proto::response::DataResponse as _;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::region_cache::Route;
+use super::region_cache::{Route, Suspicion};
 use super::routes::{Found, Routes};
 use crate::retry::{Deadline, Failure, backoff};
 use crate::rpc::{Access, DataRequest};
@@ -37,18 +39,27 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the peers have until the placement driver is asked. Doubles with each further question.
 const PLACEMENT_DRIVER_WAIT: Duration = Duration::from_millis(200);
 
+/// How long others have to bring news once a peer has refused this client. The placement driver is asked within that time.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Routes {
-    /// Looks for the leader of the region of `suspect`, which holds `key`, until there is news.
+    /// Looks for the leader of the region of `suspect`, which holds `key`, until there is news. Under [`Suspicion::Refuses`] there is none,
+    /// and the route, which is not in the cache, is to the peer that refuses this client.
     pub(super) async fn search(self: Arc<Self>, key: Bytes, suspect: Arc<Route>) -> Found {
         tracing::debug!(region_id = suspect.region.id, "looking for the leader");
         let counters = &self.placement_driver.counters;
         counters.figures().note_leader_search();
-        let peers = suspect.to_each_peer();
-        let peers = peers.map(|peer| self.ask_peer_until_news(peer, &key).map(|()| None).boxed());
-        let placement_driver = self.ask_placement_driver_until_news(&key, &suspect).boxed();
-        let (refusal, ..) = select_all(peers.chain([placement_driver])).await;
-        if let Some(refusal) = refusal {
-            return Err(refusal.into());
+        let peers = pin!(self.ask_peers(&suspect, &key));
+        let placement_driver = pin!(self.ask_placement_driver_until_news(&key, &suspect));
+        match select(peers, placement_driver).await {
+            Either::Left((Some(refusing), _)) => {
+                return Ok(Arc::new(Route {
+                    suspicion: Some(Suspicion::Refuses),
+                    ..refusing
+                }));
+            }
+            Either::Right((Some(refusal), _)) => return Err(refusal.into()),
+            Either::Left((None, _)) | Either::Right((None, _)) => {}
         }
         let found = self.cache().locate(&key).cloned();
         match found {
@@ -57,7 +68,28 @@ impl Routes {
         }
     }
 
-    async fn ask_peer_until_news(&self, peer: Route, key: &Bytes) {
+    /// Asks all peers until there is news. Returns the first that refuses this client if there is none.
+    async fn ask_peers(&self, suspect: &Route, key: &Bytes) -> Option<Route> {
+        let peers = suspect.to_each_peer();
+        let mut asked: FuturesUnordered<_> = peers
+            .map(|peer| self.ask_peer_until_news(peer, key).boxed())
+            .collect();
+        let refusing = asked.next().await.flatten()?;
+        let others = async {
+            while let Some(refusing) = asked.next().await {
+                if refusing.is_none() {
+                    return;
+                }
+            }
+            // No peer is left. What the placement driver knows is in the cache then.
+            let _ = self.ask(key, self.question_deadline()).await;
+        };
+        let _ = timeout(REFUSAL_PATIENCE, others).await;
+        (!self.has_news(suspect)).then_some(refusing)
+    }
+
+    /// Returns the peer if it refuses this client.
+    async fn ask_peer_until_news(&self, peer: Route, key: &Bytes) -> Option<Route> {
         for questions in 0.. {
             match Deadline::after(ANSWER_TIMEOUT)
                 .limit(self.ask_peer(&peer, key))
@@ -68,17 +100,17 @@ impl Routes {
                     self.cache().confirm(&peer);
                 }
                 Some(Err(Failure::Final(error))) if error.is_refusal_of_client() => {
-                    self.cache().guess(&peer);
-                    return;
+                    return Some(peer);
                 }
                 Some(Err(failure)) => tracing::debug!(?failure, "a peer does not lead"),
                 None => tracing::debug!(place = peer.place(), "a peer is silent"),
             }
             if self.has_news(&peer) {
-                return;
+                break;
             }
             sleep(backoff(questions, fastrand::f64())).await;
         }
+        None
     }
 
     /// Reads over `peer`. A store looks at rights first, so one that denies the read says nothing of the region. Then `key` is read, in
@@ -107,14 +139,16 @@ impl Routes {
         let connection = connection.map_err(|cause| Failure::again(Error::unavailable(cause)))?;
         request.set_context(self.context(peer));
         let sent = request.send(connection.channel).await;
-        let mut answer = sent.map_err(|status| {
+        let sent = sent.map_err(|status| {
             connections.forget_broken(address, connection.id, &status);
-            let failure = fate::failure(Access::Read, &status, &peer.place());
-            if let Failure::Again { error, .. } = &failure {
-                self.cache().note_refusal(peer, error.reason());
-            }
-            failure
-        })?;
+            fate::failure(Access::Read, &status, &peer.place())
+        });
+        let refusal = match &sent {
+            Err(Failure::Again { error, .. }) => Some(error.reason()),
+            Ok(_) | Err(Failure::Final(_)) => None,
+        };
+        self.cache().note_answer(peer, refusal);
+        let mut answer = sent?;
         match answer.region_error_mut().take() {
             None => Ok(()),
             Some(region_error) => Err(self.learn(peer, *region_error)),

@@ -31,8 +31,8 @@ pub(crate) struct Route {
     pub(super) term: u64,
     /// Set: the peers, or if there is only one the placement driver, are to be asked before the route is used again.
     pub(super) suspicion: Option<Suspicion>,
-    /// Why a peer gave no answer to the question who leads, the last time that one did not.
-    pub(super) refusal: Option<String>,
+    /// The last store that gave no answer to the question who leads, and why. It has given none since.
+    pub(super) refusal: Option<(u64, String)>,
 }
 
 /// Why a route may be wrong.
@@ -42,6 +42,8 @@ pub(super) enum Suspicion {
     NotServed,
     /// Nobody has told who leads the region in the route's term.
     NoLeader,
+    /// The leader is a peer that refuses this client before it looks who leads, and nobody says who does. Never in the cache.
+    Refuses,
     /// The process at the leader's address belongs to another cluster.
     Foreign { cluster_id: u64 },
 }
@@ -286,19 +288,12 @@ impl RegionCache {
         }
     }
 
-    /// The store that `used` leads to refuses this client before it looks who leads. While nobody is known to lead, calls are sent there.
-    pub(super) fn guess(&mut self, used: &Route) {
-        let known = self.entry(used);
-        if let Some(route) = known.filter(|route| route.suspicion.is_some()) {
-            route.leader = used.leader.clone();
-            route.suspicion = Some(Suspicion::NoLeader);
-        }
-    }
-
-    /// The store that `used` leads to has given no answer to the question who leads, and this is why.
-    pub(super) fn note_refusal(&mut self, used: &Route, refusal: String) {
+    /// The store that `used` leads to has answered the question who leads, unless `refusal` says why not.
+    pub(super) fn note_answer(&mut self, used: &Route, refusal: Option<String>) {
+        let store_id = used.leader.store_id;
         if let Some(route) = self.entry(used) {
-            route.refusal = Some(refusal);
+            let of_another = route.refusal.take().filter(|(of, _)| *of != store_id);
+            route.refusal = refusal.map(|cause| (store_id, cause)).or(of_another);
         }
     }
 
@@ -317,9 +312,11 @@ impl RegionCache {
         }
     }
 
-    /// The leader of `used` has no such region. What has been learned since it was looked up stays.
+    /// The leader of `used` has no such region. What has been learned since it was looked up stays. Of a peer that only stands for a leader
+    /// that nobody knows, that says nothing about the others.
     pub(crate) fn remove(&mut self, used: &Route) {
-        if self.unchanged(used).is_some() {
+        let known = self.unchanged(used);
+        if known.is_some_and(|route| route.suspicion != Some(Suspicion::NoLeader)) {
             self.routes.remove(&used.region.start_key);
         }
     }

@@ -87,14 +87,15 @@ impl Router {
         let mut retry = self.retry(deadline, R::KIND);
         loop {
             let attempt = async {
-                let route = self.locate(request.key(), deadline).await?;
+                let key = request.key();
+                let route = self.locate(key, deadline).await?;
                 let dispatcher = self.dispatcher.as_ref();
                 match dispatcher.and_then(|dispatcher| dispatcher.store(&route.leader.address)) {
                     Some(lanes) => {
                         let lane = lanes.lane();
                         self.dispatch(&route, lane, request.clone(), deadline).await
                     }
-                    None => self.attempt(&route, request.clone(), deadline).await,
+                    None => self.attempt(&route, key, request.clone(), deadline).await,
                 }
             };
             match attempt.await {
@@ -113,17 +114,18 @@ impl Router {
         self.routes.locate(key, deadline).await
     }
 
-    /// Sends a request once, as a unary call.
+    /// Sends a request once, as a unary call. `key` is one that it is about and that lies in the route's region.
     pub(crate) async fn attempt<R: DataRequest>(
         &self,
         route: &Route,
+        key: &[u8],
         mut request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
-        let Connection { channel, id, .. } = self.connect(route, deadline).await?;
+        let Connection { channel, id, .. } = self.connect(route, key, deadline).await?;
         request.set_context(self.routes.context(route));
         let mut answer = pin!(request.send(channel.traced(deadline.trace())));
-        let answer = match self.await_leader(route, deadline, &mut answer).await {
+        let answer = match self.await_leader(route, key, deadline, &mut answer).await {
             Err(Silence::Superseded) if R::ACCESS == Access::Write => {
                 deadline.limit(answer).await.ok_or(Silence::Late)
             }
@@ -148,13 +150,14 @@ impl Router {
         request: R,
         deadline: Deadline,
     ) -> Result<R::Answer, Failure> {
+        let key = request.key().clone();
         let command = AddressedCommand {
             context: self.routes.context(route),
             request: request.into(),
             trace: deadline.trace().copied(),
         };
         let submitted = pin!(lane.submit(command));
-        let mut answer = match self.await_leader(route, deadline, submitted).await {
+        let mut answer = match self.await_leader(route, &key, deadline, submitted).await {
             Ok(answer) => answer,
             Err(Silence::Superseded) => return Err(superseded(route)),
             Err(Silence::Late) => {
@@ -163,7 +166,7 @@ impl Router {
                 return Err(deadline.exceeded(cause).into());
             }
         };
-        let answered = match self.await_leader(route, deadline, &mut answer).await {
+        let answered = match self.await_leader(route, &key, deadline, &mut answer).await {
             Err(Silence::Superseded) if answer.withdraw() || R::ACCESS == Access::Read => {
                 return Err(superseded(route));
             }
@@ -218,7 +221,12 @@ impl Router {
             fate::failure(R::ACCESS, &status, &route.place())
         })?;
         match answer.region_error_mut().take() {
-            None => Ok(answer),
+            None => {
+                if route.suspicion.is_some() {
+                    self.routes.cache().confirm(route);
+                }
+                Ok(answer)
+            }
             Some(region_error) => Err(self.routes.learn(route, *region_error)),
         }
     }
@@ -246,10 +254,12 @@ impl Router {
         }
     }
 
-    /// Waits for what the leader of `route` is to do, until the deadline or until another store leads.
+    /// Waits for what the leader of `route` is to do, until the deadline or until another store leads. `key` is one of the call: peers that
+    /// are asked who leads may let its user read no other.
     async fn await_leader<T>(
         &self,
         route: &Route,
+        key: &[u8],
         deadline: Deadline,
         mut work: impl Future<Output = T> + Unpin,
     ) -> Result<T, Silence> {
@@ -265,7 +275,7 @@ impl Router {
                 return Err(Silence::Late);
             }
             self.routes.suspect(route);
-            let leader = pin!(self.locate(&route.region.start_key, deadline));
+            let leader = pin!(self.locate(key, deadline));
             match select(&mut work, leader).await {
                 Either::Left((done, _)) => return Ok(done),
                 Either::Right((Ok(now), _))
@@ -280,7 +290,12 @@ impl Router {
     }
 
     /// A connection to the leader, with a place for a call. Failing here is certain: nothing has been sent.
-    async fn connect(&self, route: &Route, deadline: Deadline) -> Result<Connection, Failure> {
+    async fn connect(
+        &self,
+        route: &Route,
+        key: &[u8],
+        deadline: Deadline,
+    ) -> Result<Connection, Failure> {
         let connecting = async {
             let mut connected = self.connections().connection(&route.leader.address).await;
             if let Ok(connection) = &mut connected {
@@ -288,7 +303,10 @@ impl Router {
             }
             connected
         };
-        match self.await_leader(route, deadline, pin!(connecting)).await {
+        match self
+            .await_leader(route, key, deadline, pin!(connecting))
+            .await
+        {
             Ok(Ok(connection)) if !deadline.remaining().is_zero() => Ok(connection),
             Ok(Err(cause)) => Err(self.unreachable(route, &cause)),
             Err(Silence::Superseded) => Err(superseded(route)),

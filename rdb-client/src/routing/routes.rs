@@ -68,8 +68,8 @@ impl Routes {
     /// somebody leads it. While the placement driver is silent, a suspect route to the only peer is still the best that is
     /// known.
     ///
-    /// Under [`Suspicion::NoLeader`] the call is to ask any of the peers by itself: one that the placement driver has just named, or one
-    /// that has refused the question who leads. So a call that its user may not make is refused by the first store that gets it.
+    /// Under [`Suspicion::Refuses`] it is a peer that does not lead, as far as is known: one that refuses this client, and is to tell the
+    /// call so.
     ///
     /// # Errors
     ///
@@ -78,18 +78,12 @@ impl Routes {
         let known = self.cache().locate(key).cloned();
         let suspect = match known {
             Some(known) => known,
-            None => {
-                let found = self.look_up(key, deadline).await?;
-                if found.suspicion == Some(Suspicion::NoLeader) {
-                    return Ok(found);
-                }
-                found
-            }
+            None => self.look_up(key, deadline).await?,
         };
         if suspect.suspicion.is_some() && suspect.is_replicated() {
             let found = self.look_up(key, deadline).await?;
             return match found.suspicion {
-                None | Some(Suspicion::NoLeader) => Ok(found),
+                None | Some(Suspicion::Refuses) => Ok(found),
                 Some(_) => Err(leaderless(&found)),
             };
         }
@@ -117,7 +111,10 @@ impl Routes {
             Suspicion::Foreign { cluster_id } if is_confirmed => {
                 Err(self.mismatch(cluster_id).into())
             }
-            Suspicion::Foreign { .. } | Suspicion::NotServed | Suspicion::NoLeader => Ok(found),
+            Suspicion::Foreign { .. }
+            | Suspicion::NotServed
+            | Suspicion::NoLeader
+            | Suspicion::Refuses => Ok(found),
         }
     }
 
@@ -236,9 +233,11 @@ impl Routes {
                 return Err(self.not_found(key, deadline));
             };
             let found = found?;
+            let known = self.cache().locate(key).cloned();
+            let is_refused = found.suspicion == Some(Suspicion::Refuses);
             // The cache keeps what it has when that is newer.
-            if let Some(route) = self.cache().locate(key) {
-                return Ok(Arc::clone(route));
+            if let Some(known) = known.filter(|known| !is_refused || known.suspicion.is_none()) {
+                return Ok(known);
             }
             if found.region.contains(key) {
                 return Ok(found);
@@ -355,7 +354,7 @@ impl Routes {
 fn leaderless(route: &Route) -> Failure {
     let region_id = route.region.id;
     let mut cause = format!("no peer of region {region_id} says that it leads it");
-    if let Some(refusal) = &route.refusal {
+    if let Some((_, refusal)) = &route.refusal {
         cause.push_str(": ");
         cause.push_str(refusal);
     }

@@ -264,6 +264,7 @@ fn an_unknown_leader_is_replaced_by_the_one_that_is_named_in_its_term() {
         assert_eq!(known(&cache), (1, 6, Some(Suspicion::NoLeader)));
         cache.learn(&Arc::new(replicated(5)));
         cache.suspect(&used, Suspicion::NotServed);
+        cache.remove(&used);
         assert_eq!(known(&cache), (1, 6, Some(Suspicion::NoLeader)));
         name(&mut cache, &used);
         assert_eq!(known(&cache), (1, 6, None));

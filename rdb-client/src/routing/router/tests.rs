@@ -43,7 +43,7 @@ async fn a_call_that_is_reset_leaves_the_connection_to_the_next() {
     let script = vec![Answer, Reset(INTERNAL_ERROR), Answer, Ignore];
     let peer = ScriptedPeer::start(vec![script]).await;
     let (router, route) = router(&peer);
-    let read = || router.attempt(&route, RawGetRequest::default(), deadline());
+    let read = || router.attempt(&route, b"", RawGetRequest::default(), deadline());
     let reset = read().await;
     assert!(matches!(reset, Err(Failure::Again { .. })), "{reset:?}");
     assert!(read().await.is_ok());
@@ -57,7 +57,7 @@ async fn a_connection_whose_peer_goes_away_is_not_used_again() {
     let first = vec![Answer, Ignore, GoAwayBefore, Ignore];
     let peer = ScriptedPeer::start(vec![first, vec![Answer, Answer, Ignore]]).await;
     let (router, route) = router(&peer);
-    let read = || router.attempt(&route, RawGetRequest::default(), deadline());
+    let read = || router.attempt(&route, b"", RawGetRequest::default(), deadline());
     let mut under_way = pin!(read());
     assert!(poll!(under_way.as_mut()).is_pending());
     let refused = tokio::select! {
@@ -78,7 +78,7 @@ async fn a_write_that_found_no_place_in_time_was_certainly_not_applied() {
     let script = script.chain(repeat_n(Reaction::Ignore, calls + 1));
     let peer = ScriptedPeer::start(vec![script.collect()]).await;
     let (router, route) = router(&peer);
-    let put = |deadline| router.attempt(&route, RawPutRequest::default(), deadline);
+    let put = |deadline| router.attempt(&route, b"", RawPutRequest::default(), deadline);
     let hurried = put(Deadline::after(Duration::from_millis(50)));
     let others = join_all((0..calls).map(|_| put(deadline())));
     let ended = tokio::select! {
