@@ -16,11 +16,18 @@ use super::dial::{Dialer, Open};
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// The longest wait before another attempt to connect with a new token, while the connection that has shown the old one works.
+const RENEWAL_BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Which attempt in vain is told of. It is made about 17 s after the first, and stores learn of a token sooner.
+const RENEWALS_UNTIL_TOLD: u32 = 10;
+
 /// The way to a store. Its owner has a task run [`Link::keep`]; all others only use what that one connects.
 ///
 /// - *pending*: it connects as soon as somebody wants it, or is about to.
 /// - *up*: it is connected. The connection may have broken a moment ago. When this store gets another token, a connection that has shown
-///   that one takes the place of the one before: nobody waits meanwhile, and the other store may refuse the old token from then on.
+///   that one takes the place of the one before, and the other store may refuse the old token from then on. Nobody waits for it to be made,
+///   but what is in flight over the one before is lost, as when that breaks.
 /// - *down*: the last attempt or the last connection failed, and the next attempt is not due.
 pub(super) struct Link {
     pub(super) store_id: u64,
@@ -126,7 +133,7 @@ impl Link {
             };
             let cause = match ended {
                 Ended::InOrder(cause) => {
-                    tracing::debug!(store_id = self.store_id, cause, "a connection was closed");
+                    tracing::info!(store_id = self.store_id, cause, "a connection was closed");
                     cause.to_owned()
                 }
                 Ended::Broken(cause) => {
@@ -162,12 +169,13 @@ impl Link {
         loop {
             let reading = pin!(open.read());
             let renewing = pin!(self.renew(dialer, token_replaced));
-            match select(reading, renewing).await {
-                Either::Left((ended, _)) => return ended,
-                Either::Right((renewed, _)) => {
+            // A connection that is made is used also where the one before has just ended.
+            match select(renewing, reading).await {
+                Either::Left((renewed, _)) => {
                     (open, token_replaced) = renewed;
                     self.go_up(&open);
                 }
+                Either::Right((ended, _)) => return ended,
             }
         }
     }
@@ -179,19 +187,30 @@ impl Link {
         token_replaced: BoxFuture<'static, ()>,
     ) -> (Open, BoxFuture<'static, ()>) {
         token_replaced.await;
+        // What is in flight to all followers is not lost in the same moment.
+        sleep(BACKOFF_MAX.mul_f64(fastrand::f64())).await;
         let store_id = self.store_id;
         let mut backoff = BACKOFF_MIN;
+        let mut in_vain = 0;
         loop {
             let token_replaced = dialer.token_replaced();
-            match dialer.dial(store_id).await {
+            let cause = match dialer.dial(store_id).await {
                 Ok(open) => {
                     tracing::info!(store_id, "another store has taken the new token");
                     return (open, token_replaced);
                 }
-                Err(cause) => tracing::debug!(store_id, cause, "a new token was not taken"),
+                Err(cause) => cause,
+            };
+            in_vain += 1;
+            if in_vain == RENEWALS_UNTIL_TOLD {
+                tracing::warn!(
+                    store_id,
+                    cause,
+                    "another store does not take the new token: do not drop the old one yet"
+                );
             }
             sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            backoff = (backoff * 2).min(RENEWAL_BACKOFF_MAX);
         }
     }
 
