@@ -265,6 +265,7 @@ impl Cluster {
             }
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
             state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
+            state.note_replicas(store_id, !heartbeat.reports.is_empty() || !holds.is_empty());
             state.note_load(store_id, heartbeat.load, now);
             let ignored = state.note_reports(store_id, &heartbeat.reports, now);
             let (later, foreign): (Vec<_>, Vec<_>) = ignored

@@ -13,9 +13,10 @@ use crate::keys::Counters;
 impl State {
     /// The first region, if there is none yet and there are enough stores for it: the one that asks, which has kept its id,
     /// and others that have, too, and are up. A silent store may never come back, and the region would lack a replica. One
-    /// that is to leave gets none, and one that takes no replicas only the sole one.
+    /// that is to leave gets none, and one that takes no replicas only the sole one. Where a store has replicas, or is not known here, the
+    /// cluster has had its first region, and only this data directory lacks it.
     pub(super) fn decide_first_region(&self, store_id: u64, now: Instant) -> Vec<Change> {
-        if !self.regions.is_empty() {
+        if !self.regions.is_empty() || self.is_behind(now) {
             return Vec::new();
         }
         let replicas = self.settings.initial_replicas;
@@ -38,7 +39,7 @@ impl State {
 
     fn is_fit_for_first_region(&self, store: &KnownStore) -> bool {
         let takes_it = self.settings.initial_replicas == 1 || store.may_take_replicas();
-        !store.record.is_leaving && takes_it
+        !store.record.is_leaving && !store.has_replicas && takes_it
     }
 
     /// The ids of the stores that the first region could be on.
@@ -59,8 +60,15 @@ impl State {
 
     /// Why no region holds a key.
     pub(super) fn no_region(&self, now: Instant) -> String {
+        if !self.regions.is_empty() {
+            return "no region that is known here holds the key".to_owned();
+        }
         if self.confirmed().next().is_none() {
             return "no store has registered yet".to_owned();
+        }
+        if self.is_behind(now) {
+            return "the data directory of the placement driver has no region, and looks older than the cluster"
+                .to_owned();
         }
         match self.stores_missing(now) {
             0 => "the first region is about to be made".to_owned(),
@@ -207,6 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_no_known_region_holds_waits_for_no_first_region() {
+        let mut state = State::new(9, Instant::now());
+        state.apply(Change::Region(Region {
+            id: 1,
+            start_key: "d".into(),
+            ..Region::default()
+        }));
+        let cause = state.no_region(Instant::now());
+        assert_eq!(cause, "no region that is known here holds the key");
+    }
+
+    #[test]
     fn regions_of_a_range_come_in_key_order_up_to_the_limit() {
         let (state, now) = (state(), Instant::now());
         assert_eq!(ids(state.routes(b"", b"", 10, now)), [1, 2, 3]);
@@ -331,6 +351,21 @@ mod tests {
         assert_eq!(replicas(&scene), [2, 3]);
         scene.beat_without_region(1);
         assert_eq!(replicas(&scene), [2, 3]);
+    }
+
+    #[test]
+    fn a_store_that_has_replicas_or_only_registers_again_gets_no_part_of_the_first_region() {
+        let mut scene = Scene::empty();
+        scene.state.settings.initial_replicas = 2;
+        scene.add_store();
+        scene.state.note_replicas(1, true);
+        scene.add_store();
+        assert!(scene.state.regions.is_empty());
+        scene.state.note_replicas(1, false);
+        scene.register(&start_of(1, "store-1:1", 1, 1)).unwrap();
+        assert!(scene.state.regions.is_empty());
+        scene.beat_without_region(1);
+        assert_eq!(replicas(&scene), [1, 2]);
     }
 
     #[test]

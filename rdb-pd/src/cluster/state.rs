@@ -35,6 +35,8 @@ pub(super) struct KnownStore {
     pub(super) load: Option<(StoreLoad, Instant)>,
     /// What the last heartbeat of its present start said. `None`: there was none.
     pub(super) takes_no_replicas: Option<bool>,
+    /// Whether the last heartbeat named replicas that it has.
+    pub(super) has_replicas: bool,
 }
 
 /// A start that was told to ask again.

@@ -94,11 +94,10 @@ impl State {
         } else {
             self.decide_next_start(store, registration, now)?
         };
+        let mut changes = Vec::new();
         if record.has_kept_its_id() && !store.record.has_kept_its_id() {
             self.check_room()?;
-        }
-        let mut changes = Vec::new();
-        if record.has_kept_its_id() {
+            // One that was there before says in its heartbeats whether it has regions.
             changes = self.decide_first_region(record.id, now);
         }
         if record != store.record {
@@ -159,6 +158,13 @@ impl State {
     pub(super) fn note_replicas_taken(&mut self, store_id: u64, takes_no_replicas: bool) {
         if let Some(store) = self.stores.get_mut(&store_id) {
             store.takes_no_replicas = Some(takes_no_replicas);
+        }
+    }
+
+    /// Notes whether a registered store has replicas.
+    pub(super) fn note_replicas(&mut self, store_id: u64, has_replicas: bool) {
+        if let Some(store) = self.stores.get_mut(&store_id) {
+            store.has_replicas = has_replicas;
         }
     }
 

@@ -17,13 +17,14 @@ use rdb_proto::transport::status::brief_text;
 
 use super::refusal::Refusal;
 use super::reports::Report;
-use super::state::State;
+use super::state::{KnownRegion, State};
 use super::stores::{Start, is_recent};
 
 /// Most stores that are remembered: those that were refused last.
 const REMEMBERED_MAX: usize = 8;
 
-/// How long a store is told of after it was last refused. While the cluster has no store, it is told of for as long as the process runs.
+/// How long a store is told of after it was last refused. It is told of for as long as the process runs while the cluster has no store, or
+/// while this store of the cluster may hold what a region lacks.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// How often the log tells of a store that is refused again and again, and of reports that are ignored.
@@ -48,6 +49,7 @@ pub(super) struct Strangers {
 #[derive(Debug)]
 struct RefusedStore {
     stranger: Stranger,
+    incarnation: u64,
     refused_at: Instant,
     logged_at: Option<Instant>,
 }
@@ -81,6 +83,7 @@ impl Strangers {
                 store_id: start.store_id,
                 address: brief_text(&start.address, ADDRESS_BYTES_MAX),
             },
+            incarnation: start.incarnation,
             refused_at: now,
             logged_at: known.and_then(|known| known.logged_at),
         });
@@ -110,17 +113,6 @@ impl Strangers {
                  stop it, and name the right one"
             );
         }
-    }
-
-    /// Those that are told of.
-    fn told(&self, has_stores: bool, now: Instant) -> Vec<Stranger> {
-        let is_told = |refused: &&RefusedStore| {
-            !has_stores || now.saturating_duration_since(refused.refused_at) < TOLD_FOR
-        };
-        let told = self.refused.iter().filter(is_told);
-        let mut told: Vec<Stranger> = told.map(|refused| refused.stranger.clone()).collect();
-        told.sort_by_key(|stranger| (stranger.cluster_id, stranger.store_id));
-        told
     }
 }
 
@@ -161,19 +153,24 @@ impl State {
         has_turn
     }
 
+    /// Whether the cluster has stores, or replicas, that the data directory does not know. Then it may have regions, too.
+    pub(super) fn is_behind(&self, now: Instant) -> bool {
+        let mut told = self.told_strangers(now);
+        self.later_report(now).is_some()
+            || told.any(|stranger| stranger.cluster_id == self.cluster_id)
+    }
+
     /// What is wrong with the cluster, as far as nobody else knows it.
     pub(super) fn findings(&self, now: Instant) -> Vec<Finding> {
-        let has_stores = self.confirmed().next().is_some();
-        let (ours, foreign): (Vec<_>, Vec<_>) = self
-            .strangers
-            .told(has_stores, now)
+        let mut told: Vec<Stranger> = self.told_strangers(now).cloned().collect();
+        told.sort_by_key(|stranger| (stranger.cluster_id, stranger.store_id));
+        let (ours, foreign): (Vec<_>, Vec<_>) = told
             .into_iter()
             .partition(|stranger| stranger.cluster_id == self.cluster_id);
         let (later, unknown): (Vec<_>, Vec<_>) = ours
             .into_iter()
             .partition(|stranger| stranger.store_id > self.counters.store_id);
-        let report = self.strangers.later.as_ref();
-        let report = report.filter(|report| is_recent(report.ignored_at, now));
+        let report = self.later_report(now);
         let replicas = report.map(|report| (report.region_id, &report.store_ids[..]));
 
         let mut findings = Vec::new();
@@ -184,16 +181,61 @@ impl State {
             findings.push(of_older_directory(&later, replicas));
         }
         if !unknown.is_empty() {
-            findings.push(of_unknown_stores(&unknown));
+            let mut ids = unknown.iter().map(|stranger| stranger.store_id);
+            let may_be_needed = ids.any(|store_id| self.may_need(store_id, now));
+            findings.push(of_unknown_stores(&unknown, may_be_needed));
+        }
+        // Nobody is asked for more stores then: they would be another cluster, or get another first region.
+        if !findings.is_empty() {
+            return findings;
         }
         let missing = self.stores_missing(now);
-        if !has_stores && findings.is_empty() {
+        if self.confirmed().next().is_none() {
             findings.push(no_stores());
-        } else if has_stores && missing > 0 {
+        } else if missing > 0 {
             let wanted = self.settings.initial_replicas;
             findings.push(of_missing_stores(missing, wanted));
         }
         findings
+    }
+
+    /// The refused stores that are told of.
+    fn told_strangers(&self, now: Instant) -> impl Iterator<Item = &Stranger> {
+        let has_stores = self.confirmed().next().is_some();
+        let is_told = move |refused: &&RefusedStore| {
+            let id = refused.stranger.store_id;
+            !has_stores
+                || now.saturating_duration_since(refused.refused_at) < TOLD_FOR
+                || (refused.stranger.cluster_id == self.cluster_id && self.may_need(id, now))
+        };
+        let refused = self.strangers.refused.iter();
+        let refused = refused.filter(move |refused| !self.has_taken_in(refused));
+        refused.filter(is_told).map(|refused| &refused.stranger)
+    }
+
+    /// Whether a store that was refused has registered since.
+    fn has_taken_in(&self, refused: &RefusedStore) -> bool {
+        let stranger = &refused.stranger;
+        let store = self.stores.get(&stranger.store_id);
+        let present = store.and_then(|store| store.record.present());
+        stranger.cluster_id == self.cluster_id && present == Some(refused.incarnation)
+    }
+
+    /// Whether a store may hold what no other one does: a region has a replica on it as far as is known here, or has no leader that
+    /// tells where it has replicas.
+    fn may_need(&self, store_id: u64, now: Instant) -> bool {
+        let needs = |known: &KnownRegion| {
+            let mut peers = known.region.peers.iter();
+            known.reported_at.is_none_or(|at| !is_recent(at, now))
+                || peers.any(|peer| peer.store_id == store_id)
+        };
+        self.regions.is_empty() || self.regions.values().any(needs)
+    }
+
+    /// The last report that names ids that were never given out here, if that was lately.
+    fn later_report(&self, now: Instant) -> Option<&LaterReport> {
+        let report = self.strangers.later.as_ref();
+        report.filter(|report| is_recent(report.ignored_at, now))
     }
 }
 

@@ -25,7 +25,8 @@ pub fn of_foreign_stores(ours: u64, stores: &[Stranger]) -> Finding {
             listed(stores, name)
         ),
         "if they are to be served here, this placement driver was given a new or the wrong --data-dir: stop it, and start it with the \
-         right one or a copy of that; start no store before. Else give those stores their own placement driver with --pd",
+         right one; start no store before. A copy of that one is started once with --tso-advance-ms, at least the age of the copy: without \
+         it timestamps and ids may repeat. Else give those stores their own placement driver with --pd",
     )
 }
 
@@ -59,15 +60,25 @@ pub fn of_older_directory(stores: &[Stranger], replicas: Option<(u64, &[u64])>) 
     .of_regions(region_ids.into_iter().collect())
 }
 
-/// Stores of the cluster are refused whose ids may have been given out, and that have no record.
-pub fn of_unknown_stores(stores: &[Stranger]) -> Finding {
+/// Stores of the cluster are refused whose ids may have been given out, and that have no record. `may_be_needed`: they may have the only
+/// copies of data, since a region has no leader, or has a replica on one of them.
+pub fn of_unknown_stores(stores: &[Stranger], may_be_needed: bool) -> Finding {
+    let to_do = if may_be_needed {
+        "they may have the only copies of data: keep their directories. They registered after the copy was made that the data directory of \
+         the placement driver comes from, or ended before they had registered. Where there is a newer data directory of the placement \
+         driver, stop rdb-pd and start it with that one. Where all regions have leaders, move the replicas on these stores to others \
+         (`rdbctl region list`, `rdbctl operator move-peer`)"
+    } else {
+        "they registered after the copy was made that the data directory of the placement driver comes from, or ended before they had \
+         registered. All regions have leaders, and none has a replica on them. For as long as that is so, they can be started with empty \
+         data directories; keep the old ones aside until all data was seen"
+    };
     Finding::alarm(
         format!(
             "stores of this cluster report here and are refused, since the placement driver has no record of them: {}",
             listed(stores, named)
         ),
-        "they registered after the copy was made that its data directory comes from, or ended before they had registered. Move replicas \
-         that they have to other stores (`rdbctl region list`, `rdbctl operator move-peer`), then start them with empty data directories",
+        to_do,
     )
 }
 
@@ -126,7 +137,11 @@ mod tests {
             finding.what,
             "stores of another cluster report here and are refused: store 1 at host1:1 of cluster 77; this is cluster 5"
         );
-        for part in ["wrong --data-dir", "start no store before"] {
+        for part in [
+            "wrong --data-dir",
+            "start no store before",
+            "once with --tso-advance-ms",
+        ] {
             assert!(finding.to_do.contains(part), "{}", finding.to_do);
         }
         let many = of_foreign_stores(5, &strangers(5)).what;
@@ -159,6 +174,18 @@ mod tests {
             assert_eq!(finding.region_ids.len(), usize::from(replicas.is_some()));
             let to_do = finding.to_do;
             assert!(to_do.contains("once with --tso-advance-ms"), "{to_do}");
+        }
+    }
+
+    #[test]
+    fn directories_that_may_have_the_only_copies_of_data_are_kept() {
+        for (may_be_needed, told, untold) in [
+            (true, "keep their directories", "empty"),
+            (false, "with empty data directories", "only copies"),
+        ] {
+            let to_do = of_unknown_stores(&strangers(1), may_be_needed).to_do;
+            assert!(to_do.contains(told), "{to_do}");
+            assert!(!to_do.contains(untold), "{to_do}");
         }
     }
 

@@ -5,6 +5,7 @@ use super::super::scene::{CLUSTER_ID, Scene, start_of};
 use super::super::state::Change;
 use super::super::{DISCONNECTED_AFTER, Registration};
 use super::*;
+use crate::keys::StoreRecord;
 
 /// What is wrong, in words. All of it has to be mended.
 fn told(scene: &Scene) -> Vec<String> {
@@ -132,6 +133,53 @@ fn a_store_with_an_id_that_was_never_given_out_shows_that_the_directory_is_older
         unknown.contains("has no record of them: store 2 at b:1"),
         "{unknown}"
     );
+}
+
+#[test]
+fn a_directory_from_before_the_first_region_asks_for_no_store_and_makes_no_region() {
+    let mut scene = Scene::empty();
+    scene.state.settings.initial_replicas = 3;
+    scene.add_store();
+    scene.add_store();
+    scene.beat_in_vain(&start_of(9, "b:1", 7, 7));
+    let findings = told(&scene);
+    let [older] = &findings[..] else {
+        panic!("{findings:?}");
+    };
+    for told in [older, &scene.state.no_region(scene.now)] {
+        assert!(told.contains("looks older than the cluster"), "{told}");
+    }
+    scene.add_store();
+    scene.beat_without_region(3);
+    assert!(scene.state.regions.is_empty());
+}
+
+#[test]
+fn an_unknown_store_is_told_of_for_as_long_as_it_may_hold_what_a_region_lacks() {
+    let mut scene = Scene::with_three_replicas();
+    scene.state.counters.store_id = 9;
+    let unknown = start_of(9, "b:1", 7, 7);
+    let to_do = |scene: &Scene| {
+        let findings = scene.state.findings(scene.now).into_iter();
+        findings.map(|finding| finding.to_do).collect::<Vec<_>>()
+    };
+    scene.beat_in_vain(&unknown);
+    scene.pass(TOLD_FOR * 2);
+    let without_leader = to_do(&scene);
+    assert_eq!(without_leader.len(), 1);
+    assert!(
+        without_leader[0].contains("keep their directories"),
+        "{without_leader:?}"
+    );
+    scene.state.region_mut(1).unwrap().reported_at = Some(scene.now);
+    assert_eq!(to_do(&scene), Vec::<String>::new());
+    scene.beat_in_vain(&unknown);
+    let led = to_do(&scene);
+    assert!(led[0].contains("empty data directories"), "{led:?}");
+    // It has registered since.
+    let record = StoreRecord::unconfirmed(9, &unknown.start);
+    scene.state.apply(Change::Store(record));
+    assert_eq!(to_do(&scene), Vec::<String>::new());
 }
 
 #[test]
