@@ -6,7 +6,8 @@
 //! No key is shown: regions stand in the order of their keys, with their ids.
 
 use rdb_proto::findings::{
-    Answer, Finding, RegionTrouble, StoreView, not_serving_advice, of_regions, of_space, of_store,
+    Answer, Finding, RegionTrouble, StoreView, of_regions, of_space, of_store,
+    placement_driver_advice,
 };
 use rdb_proto::metapb::StoreState;
 use rdb_proto::shown::time;
@@ -69,7 +70,7 @@ pub(crate) fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
     if let Some(cause) = process.not_serving {
         findings.push(Finding::alarm(
             format!("this placement driver does not serve: {cause}"),
-            not_serving_advice("this placement driver", cause),
+            placement_driver_advice("this placement driver", cause),
         ));
     }
     if process.position.to_bound_ms == 0 {

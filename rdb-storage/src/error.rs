@@ -144,8 +144,7 @@ pub fn is_damage(cause: &str) -> bool {
 /// What can be done about a failure that has ended writing, by what RocksDB said of it.
 pub fn remedy(cause: &str) -> &'static str {
     if is_damage(cause) {
-        "a restart does not mend damaged data: a store whose regions other stores hold is replaced (`rdbctl store remove`), \
-         otherwise restore a copy of the directory"
+        "a restart does not mend damaged data: `rdbctl status` tells what to do"
     } else if cause.contains("No space left") || cause.contains("quota exceeded") {
         "free space, then restart"
     } else {

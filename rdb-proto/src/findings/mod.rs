@@ -15,7 +15,7 @@ mod store;
 pub use about::{About, of_warning, tls_advice};
 pub use placement_driver::{
     Stranger, first_region_waits, of_foreign_stores, of_missing_stores, of_older_directory,
-    of_unknown_stores,
+    of_unknown_stores, placement_driver_advice,
 };
 pub use region::{Lead, RegionTrouble, of_regions};
 pub use store::{

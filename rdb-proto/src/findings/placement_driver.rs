@@ -1,6 +1,7 @@
 //! What the placement driver alone knows to be wrong with a cluster.
 
 use super::Finding;
+use super::store::{is_damage, not_serving_advice};
 
 /// Most stores that are named at once.
 const NAMED_MAX: usize = 3;
@@ -14,6 +15,18 @@ pub struct Stranger {
     pub store_id: u64,
     /// Where it says that clients reach it. Fit to be shown.
     pub address: String,
+}
+
+/// What to do about a placement driver that says that it does not serve, for this cause. `process` names it.
+pub fn placement_driver_advice(process: &str, cause: &str) -> String {
+    if !is_damage(cause) {
+        return not_serving_advice(process, cause);
+    }
+    format!(
+        "a restart does not mend damaged data. Stop {process}, keep its directory, and restore the newest copy that there is. Start that \
+         once with --tso-advance-ms, at least the age of the copy: without it timestamps and ids may repeat. Do not start with an empty \
+         directory: that makes a new cluster"
+    )
 }
 
 /// Stores of other clusters report to the placement driver of cluster `ours`.
@@ -175,6 +188,17 @@ mod tests {
             let to_do = finding.to_do;
             assert!(to_do.contains("once with --tso-advance-ms"), "{to_do}");
         }
+    }
+
+    #[test]
+    fn damage_of_the_placement_driver_is_answered_with_a_copy_that_is_moved_ahead() {
+        let process = "the placement driver at pd:1";
+        let damage = "writes have stopped: Corruption: block checksum mismatch";
+        let to_do = placement_driver_advice(process, damage);
+        assert!(to_do.contains("once with --tso-advance-ms"), "{to_do}");
+        assert!(!to_do.contains("store remove"), "{to_do}");
+        let full = placement_driver_advice(process, "IO error: No space left on device");
+        assert!(full.contains("free space"), "{full}");
     }
 
     #[test]

@@ -123,8 +123,8 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
     Some(finding.of_store(id))
 }
 
-/// What to do about a process that says that it does not serve, or what to look at though it does, for this cause. The causes are those of
-/// its health, with what RocksDB and the operating system say.
+/// What to do about a store that says that it does not serve, or about a process that says what to look at though it does, for this cause. The causes
+/// are those of its health, with what RocksDB and the operating system say.
 pub fn not_serving_advice(process: &str, cause: &str) -> String {
     let tells = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if let Some(advice) = about::advice(process, cause) {
@@ -134,7 +134,7 @@ pub fn not_serving_advice(process: &str, cause: &str) -> String {
             "look again in ten seconds: regions elect their leaders. If they do not, see which stores do not answer, and the log of \
              {process}"
         )
-    } else if tells(&["Corruption", "damaged"]) {
+    } else if is_damage(cause) {
         "a restart does not mend damaged data. A store whose regions other stores hold, too, is replaced: start another store with an \
          empty directory, then `rdbctl store remove` with the id of this one. Otherwise stop it, keep a copy of its directory, and \
          restore a copy from before"
@@ -144,6 +144,11 @@ pub fn not_serving_advice(process: &str, cause: &str) -> String {
     } else {
         format!("see the log of {process}")
     }
+}
+
+/// Whether a cause says that data is damaged.
+pub(super) fn is_damage(cause: &str) -> bool {
+    cause.contains("Corruption") || cause.contains("damaged")
 }
 
 /// A disk with little space left. `whose` names the process that has it.

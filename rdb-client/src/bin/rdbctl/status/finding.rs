@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use rdb_proto::findings::{
-    self, About, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, not_serving_advice,
-    of_regions, of_warning, tls_advice,
+    self, About, Answer, Finding, Lead, RegionTrouble, Severity, StoreView, no_stores, of_regions,
+    of_warning, placement_driver_advice, tls_advice,
 };
 use serde::Serialize;
 
@@ -61,6 +61,10 @@ pub(super) fn findings(survey: &Survey) -> Vec<Finding> {
     let mut findings = of_placement_drivers(survey);
     if let Ok(catalogue) = &survey.catalogue {
         findings.extend(catalogue.findings.iter().cloned());
+        // A placement driver of an earlier release tells nothing by itself.
+        if catalogue.stores.is_empty() && catalogue.findings.is_empty() {
+            findings.push(no_stores());
+        }
         let regions = catalogue.regions.iter();
         let lacks_majority = |region: &&region::Line| {
             let trouble = trouble(region, survey);
@@ -154,7 +158,7 @@ fn of_failing(process: &health::Line) -> Finding {
         return Finding::alarm(what, tls_advice(&whose));
     }
     let to_do = if process.status == NOT_SERVING {
-        not_serving_advice(&whose, &cause)
+        placement_driver_advice(&whose, &cause)
     } else {
         "start rdb-pd there again with its --data-dir, or leave the address out of --pd".to_owned()
     };

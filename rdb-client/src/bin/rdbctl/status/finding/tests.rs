@@ -217,6 +217,9 @@ fn what_the_placement_driver_says_comes_before_what_is_said_of_stores() {
     known.stores.clear();
     known.regions.clear();
     assert_eq!(findings(&survey), [says]);
+    // A placement driver of an earlier release says nothing.
+    catalogue(&mut survey).findings.clear();
+    assert_eq!(findings(&survey), [no_stores()]);
 }
 
 #[test]
