@@ -54,7 +54,7 @@ pub(super) struct Nameless {
 
 /// What the steps of all regions depend on.
 pub(super) struct Surroundings {
-    now: Instant,
+    pub(super) now: Instant,
     pub(super) places: BTreeMap<u64, Place>,
     /// The regions that have learners that catch up, or are about to. One without a leader that reports is none of them: its
     /// learners get nothing.

@@ -9,16 +9,20 @@ use std::time::{Duration, Instant};
 use rdb_proto::metapb::Region;
 use rdb_proto::pdpb::{Operator, OperatorState};
 
+use super::HEARTBEAT_INTERVAL;
 use super::impossible::{Impossible, listed};
 use super::membership::Surroundings;
-use super::state::State;
-use super::steps::{Liveness, Next, Wish};
+use super::state::{KnownRegion, State};
+use super::steps::{Liveness, Next, Obstacle, Wish};
 
 /// Most operators under way, and most that are remembered afterwards.
 pub(super) const OPERATORS_MAX: usize = 64;
 
 /// How long an operator may take.
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// How long a leader may say that it hears of no majority only because nobody has answered it since it was elected: until its second report.
+const LED_NEWLY_FOR: Duration = Duration::from_secs(2 * HEARTBEAT_INTERVAL.as_secs());
 
 /// What is under way, and what has ended.
 #[derive(Debug, Default)]
@@ -202,14 +206,21 @@ impl State {
             let region_id = known.region.id;
             self.operators.wish(region_id).is_none()
         });
-        without.filter_map(|known| match self.next_step(known, surroundings)? {
-            Next::Done => None,
-            _ => Some(Operator {
+        without.filter_map(|known| {
+            let is_change = match self.next_step(known, surroundings)? {
+                Next::Done => false,
+                Next::Waits(Obstacle::LeaderCutOff) => {
+                    !known.is_led_newly(surroundings.now)
+                        && self.case(known, surroundings).tend() != Next::Done
+                }
+                Next::Step(_) | Next::Waits(_) => true,
+            };
+            is_change.then(|| Operator {
                 region_id: known.region.id,
                 state: OperatorState::Running.into(),
                 status: self.status_of(known.region.id, surroundings),
                 ..Operator::default()
-            }),
+            })
         })
     }
 
@@ -358,6 +369,14 @@ impl State {
             });
         }
         Ok(false)
+    }
+}
+
+impl KnownRegion {
+    /// Whether its leader may have been elected just now.
+    fn is_led_newly(&self, now: Instant) -> bool {
+        self.led_since
+            .is_some_and(|since| now.saturating_duration_since(since) < LED_NEWLY_FOR)
     }
 }
 

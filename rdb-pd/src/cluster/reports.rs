@@ -112,6 +112,9 @@ impl State {
                         term: report.term,
                     };
                     let is_another = known.leadership.replace(leadership) != Some(leadership);
+                    if is_another {
+                        known.led_since = Some(now);
+                    }
                     let before = known.reported_at.replace(now);
                     if is_another || before.is_none_or(|before| !is_recent(before, now)) {
                         known.lagging.begin_anew();

@@ -55,6 +55,8 @@ pub(super) struct KnownRegion {
     pub(super) region: Region,
     /// Who leads it, as far as this process has heard.
     pub(super) leadership: Option<Leadership>,
+    /// When that leader was first heard of.
+    pub(super) led_since: Option<Instant>,
     /// When a leader was last heard of, in a report that counts.
     pub(super) reported_at: Option<Instant>,
     /// The peers that live, as the leader has said last. `None`: it does not tell.

@@ -262,7 +262,8 @@ impl Case<'_> {
         }
     }
 
-    fn tend(&self) -> Next {
+    /// The same as if the leader heard of a majority, and nobody asked for anything.
+    pub(super) fn tend(&self) -> Next {
         if let Some(in_doubt) = self.voters().find(|peer| self.is_in_doubt(peer)) {
             return Next::Waits(if self.is_up(in_doubt) {
                 absent(in_doubt)

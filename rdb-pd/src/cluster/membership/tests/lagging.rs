@@ -168,6 +168,26 @@ fn a_leader_without_a_majority_gets_no_step_though_there_are_other_stores_and_is
     let absent = state.absent(state.region_by_id(1).unwrap(), now);
     let is_leader = |absent: &Absent| absent.peer_id == leader;
     assert!(!absent.iter().any(is_leader), "{absent:?}");
+    // It is elected again, and nobody has answered it yet.
+    play.term += 1;
+    play.beat();
+    assert!(play.scene.state.operators(now).is_empty());
+}
+
+#[test]
+fn a_region_that_lacks_nothing_is_no_change_though_its_leader_hears_of_no_majority() {
+    let mut play = Play::with_stores(3);
+    play.settle();
+    for peer in &play.region.peers {
+        play.deaf.insert(peer.id);
+    }
+    play.beat();
+    for _ in 0..2 {
+        let operators = play.scene.state.operators(play.scene.now);
+        assert!(operators.is_empty(), "{operators:?}");
+        play.scene.pass(HEARTBEAT_INTERVAL);
+        play.beat();
+    }
 }
 
 #[test]
