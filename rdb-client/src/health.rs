@@ -67,7 +67,7 @@ pub struct ProcessHealth {
     /// The answer.
     pub health: Health,
     /// What it says that an operator has to look at, though it may serve: e.g. that its certificate has expired.
-    pub warning: Option<String>,
+    pub warnings: Vec<String>,
 }
 
 impl Client {
@@ -177,7 +177,7 @@ impl Asking<'_> {
             })
         };
         let question = async |channel| {
-            let Said { serving, warning } = said(channel).await?;
+            let Said { serving, warnings } = said(channel).await?;
             let health = match serving {
                 Serving::Yes => Health::Serving,
                 Serving::No { told } => {
@@ -186,14 +186,17 @@ impl Asking<'_> {
                     Health::NotServing { cause }
                 }
             };
-            Ok((health, warning))
+            Ok((health, warnings))
         };
-        let (health, warning) = self.ask(&member.address, connecting, question).await;
+        let (health, warnings) = self.ask(&member.address, connecting, question).await;
         ProcessHealth {
             role: Role::PlacementDriver,
             address: member.address.clone(),
             health,
-            warning: refusal.get().cloned().or(warning),
+            warnings: match refusal.get() {
+                Some(refusal) => vec![refusal.clone()],
+                None => warnings,
+            },
         }
     }
 
@@ -201,12 +204,12 @@ impl Asking<'_> {
         let connecting = self.placement_driver.connections.connection(&store.address);
         let connecting = connecting.map_err(|cause| Health::Unreachable { cause });
         let question = async |channel| self.store_at(store, channel).await;
-        let (health, warning) = self.ask(&store.address, connecting, question).await;
+        let (health, warnings) = self.ask(&store.address, connecting, question).await;
         ProcessHealth {
             role: Role::Store { store_id: store.id },
             address: store.address.clone(),
             health,
-            warning,
+            warnings,
         }
     }
 
@@ -214,8 +217,8 @@ impl Asking<'_> {
         &self,
         address: &str,
         connecting: impl Future<Output = Result<Connection, Health>>,
-        question: impl AsyncFnOnce(Channel) -> Result<(Health, Option<String>), Status>,
-    ) -> (Health, Option<String>) {
+        question: impl AsyncFnOnce(Channel) -> Result<(Health, Vec<String>), Status>,
+    ) -> (Health, Vec<String>) {
         let asked = async {
             let connection = connecting.await?;
             question(connection.channel).await.map_err(|status| {
@@ -227,10 +230,10 @@ impl Asking<'_> {
         };
         match self.deadline.limit(asked).await {
             Some(Ok(answer)) => answer,
-            Some(Err(health)) => (health, None),
+            Some(Err(health)) => (health, Vec::new()),
             None => {
                 let cause = format!("{address} gave no answer in time");
-                (Health::Unreachable { cause }, None)
+                (Health::Unreachable { cause }, Vec::new())
             }
         }
     }
@@ -240,8 +243,8 @@ impl Asking<'_> {
         &self,
         store: &Store,
         channel: Channel,
-    ) -> Result<(Health, Option<String>), Status> {
-        let Said { serving, warning } = said(channel.clone()).await?;
+    ) -> Result<(Health, Vec<String>), Status> {
+        let Said { serving, warnings } = said(channel.clone()).await?;
         let context = Context {
             cluster_id: self.placement_driver.cluster_id().unwrap_or_default(),
             store_id: store.id,
@@ -256,13 +259,13 @@ impl Asking<'_> {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == Code::Unimplemented => {
                 let cause = "it is no store".to_owned();
-                return Ok((Health::WrongProcess { cause }, None));
+                return Ok((Health::WrongProcess { cause }, Vec::new()));
             }
             // It answers, though not this client: which store it is stays open.
             Err(status) if fate::refusal(&status).is_some() => RawGetResponse::default(),
             Err(status) => match serving {
                 Serving::No { told: Some(cause) } if !fate::is_local(&status) => {
-                    return Ok((Health::NotServing { cause }, warning));
+                    return Ok((Health::NotServing { cause }, warnings));
                 }
                 _ => return Err(status),
             },
@@ -284,14 +287,14 @@ impl Asking<'_> {
                 },
             },
         };
-        Ok((health, warning))
+        Ok((health, warnings))
     }
 }
 
 /// What a process says of itself.
 struct Said {
     serving: Serving,
-    warning: Option<String>,
+    warnings: Vec<String>,
 }
 
 enum Serving {
@@ -306,17 +309,18 @@ async fn said(channel: Channel) -> Result<Said, Status> {
     let mut client = HealthClient::new(channel);
     let answer = client.check(HealthCheckRequest::default()).await?;
     let told = |name| {
-        let told = answer.metadata().get(name)?.to_str().ok();
+        let told = answer.metadata().get_all(name).iter();
+        let told = told.filter_map(|told| told.to_str().ok());
         told.filter(|told| !told.is_empty()).map(str::to_owned)
     };
     let serving = if answer.get_ref().status() == ServingStatus::Serving {
         Serving::Yes
     } else {
-        let told = told(NOT_SERVING_CAUSE);
+        let told = told(NOT_SERVING_CAUSE).next();
         Serving::No { told }
     };
-    let warning = told(WARNING);
-    Ok(Said { serving, warning })
+    let warnings = told(WARNING).collect();
+    Ok(Said { serving, warnings })
 }
 
 /// The guess at a store that does not tell.

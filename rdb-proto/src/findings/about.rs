@@ -21,7 +21,8 @@ pub enum About {
     Other,
 }
 
-/// What a cause is known by. One that stands before another may have that one's words, too.
+/// What a cause is known by, in whole words: hosts and files have names of all kinds. One that stands before another may have that one's
+/// words, too.
 const WORDS: [(About, &[&str]); 4] = [
     (About::Identity, &["--auth-token-file"]),
     (About::Rights, &["rights", "grants"]),
@@ -30,6 +31,7 @@ const WORDS: [(About, &[&str]); 4] = [
         About::Tls,
         &[
             "certificate",
+            "certificates",
             "TLS",
             "--tls-",
             "does not speak HTTP/2",
@@ -41,10 +43,22 @@ const WORDS: [(About, &[&str]); 4] = [
 impl About {
     /// What `cause` is about.
     pub fn of(cause: &str) -> Self {
-        let is_told = |words: &[&str]| words.iter().any(|word| cause.contains(*word));
+        let is_told = |words: &[&str]| words.iter().any(|word| has(cause, word));
         let found = WORDS.into_iter().find(|&(_, words)| is_told(words));
         found.map_or(Self::Other, |(about, _)| about)
     }
+}
+
+/// Whether a cause has these words, and not as a part of a longer name.
+fn has(cause: &str, words: &str) -> bool {
+    let is_of_name = |c: char| c.is_alphanumeric() || "-_./:".contains(c);
+    cause.match_indices(words).any(|(at, _)| {
+        let (before, after) = (&cause[..at], &cause[at + words.len()..]);
+        // A sentence may end here.
+        let after = after.trim_start_matches(['.', ':']);
+        let is_end = words.ends_with('-') || !after.starts_with(is_of_name);
+        is_end && !before.ends_with(is_of_name)
+    })
 }
 
 /// What to do about a process that says this of itself, if what it is about tells that. `process` names it.
@@ -88,6 +102,21 @@ pub fn of_warning(process: &str, warning: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_names_of_hosts_and_files_say_nothing() {
+        for cause in [
+            "grants-db-1:20160: Connection refused (os error 111)",
+            "rights:20160 gave no answer in time",
+            "certificates.example.com:1: no route to host",
+            "/data/TLS/certificate.d: Permission denied",
+        ] {
+            assert_eq!(About::of(cause), About::Other, "{cause}");
+        }
+        for cause in ["this port speaks TLS.", "bad certificate: it has expired"] {
+            assert_eq!(About::of(cause), About::Tls, "{cause}");
+        }
+    }
 
     #[test]
     fn what_to_do_about_a_warning_goes_by_what_it_is_about() {

@@ -99,10 +99,16 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
                 if_gone(store)
             ),
         ),
-        Answer::Nothing(cause) if About::of(cause) == About::Tls => Finding::alarm(
-            format!("store {id} cannot be asked: {cause}; {heard}"),
-            tls_advice(&format!("the store at {address}")),
-        ),
+        Answer::Nothing(cause) if About::of(cause) == About::Tls => {
+            let mut to_do = tls_advice(&format!("the store at {address}"));
+            if !store.was_heard() {
+                // Something else may have taken its port.
+                to_do.push_str(". If the store does not run: ");
+                to_do.push_str(&start_again(store));
+            }
+            let what = format!("store {id} cannot be asked: {cause}; {heard}");
+            Finding::alarm(what, to_do)
+        }
         // Where nothing listens, it has died since.
         Answer::Nothing(cause) if store.was_heard() && !cause.contains("refused") => {
             Finding::alarm(
@@ -394,6 +400,24 @@ mod tests {
             };
             let to_do = of_store(&silent).expect("it is told of").to_do;
             assert_eq!(to_do.contains("end its old process"), !is_dead, "{to_do}");
+        }
+    }
+
+    #[test]
+    fn a_silent_store_may_be_gone_though_something_at_its_address_does_not_speak_tls() {
+        for (heartbeat_age_ms, may_be_gone) in [(25_000, true), (1000, false)] {
+            let answers = StoreView {
+                answer: Answer::Nothing("host3:1: the server does not speak TLS as it should"),
+                ..store(
+                    StoreState::Disconnected,
+                    Some(heartbeat_age_ms),
+                    Heartbeats::Silent,
+                )
+            };
+            let to_do = of_store(&answers).expect("it is told of").to_do;
+            assert!(to_do.contains("see to TLS"), "{to_do}");
+            let told = to_do.contains("start rdb-server at host3:1 again");
+            assert_eq!(told, may_be_gone, "{to_do}");
         }
     }
 

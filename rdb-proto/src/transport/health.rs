@@ -25,7 +25,8 @@ use super::call::CallBudget;
 /// The metadata of a check's answer that says, in printable ASCII, why the process does not serve.
 pub const NOT_SERVING_CAUSE: &str = "flaredb-not-serving-cause";
 
-/// The metadata of a check's answer that says, in printable ASCII, what an operator has to look at though the process serves.
+/// The metadata of a check's answer that says, in printable ASCII, what an operator has to look at though the process serves. Each warning is
+/// a value.
 pub const WARNING: &str = "flaredb-warning";
 
 /// Longest cause that is sent, in characters.
@@ -212,9 +213,10 @@ impl Health for HealthService {
         {
             answer.metadata_mut().insert(NOT_SERVING_CAUSE, cause);
         }
-        let warning = joined(&self.warnings.borrow());
-        if let Some(warning) = warning.as_deref().and_then(printable) {
-            answer.metadata_mut().insert(WARNING, warning);
+        for warning in self.warnings.borrow().values() {
+            if let Some(warning) = printable(warning) {
+                answer.metadata_mut().append(WARNING, warning);
+            }
         }
         Ok(answer)
     }
@@ -289,10 +291,8 @@ mod tests {
         handle.warn(WarningAbout::Certificates, Some("look\nhere".to_owned()));
         let checked = service.check(request("a.B")).await.expect("known service");
         assert_eq!(checked.get_ref().status(), ServingStatus::Serving);
-        assert_eq!(
-            checked.metadata().get(WARNING).expect("a warning"),
-            "lookhere; and there"
-        );
+        let warnings = checked.metadata().get_all(WARNING).iter();
+        assert_eq!(warnings.collect::<Vec<_>>(), ["lookhere", "and there"]);
         handle.warn(WarningAbout::Certificates, None);
         assert_eq!(handle.warning().as_deref(), Some("and there"));
         assert!(service.check(request("other")).await.is_err());

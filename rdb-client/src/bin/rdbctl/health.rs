@@ -64,6 +64,9 @@ pub(crate) struct Line {
     pub(crate) status: &'static str,
     /// Why it is not serving, or what has to be looked at though it is.
     pub(crate) cause: Option<String>,
+    /// All that has to be looked at, if it is serving.
+    #[serde(skip)]
+    pub(crate) warnings: Vec<String>,
 }
 
 impl From<&ProcessHealth> for Line {
@@ -73,8 +76,13 @@ impl From<&ProcessHealth> for Line {
             Role::Store { store_id } => ("store", Some(store_id)),
             _ => ("unknown", None),
         };
+        let mut warnings = Vec::new();
         let (status, cause) = match &process.health {
-            Health::Serving => (SERVING, process.warning.clone()),
+            Health::Serving => {
+                warnings.clone_from(&process.warnings);
+                let cause = (!warnings.is_empty()).then(|| warnings.join("; "));
+                (SERVING, cause)
+            }
             Health::NotServing { cause } => ("not_serving", Some(cause.clone())),
             Health::Unreachable { cause } => ("unreachable", Some(cause.clone())),
             Health::WrongProcess { cause } => ("wrong_process", Some(cause.clone())),
@@ -86,6 +94,7 @@ impl From<&ProcessHealth> for Line {
             address: process.address.clone(),
             status,
             cause,
+            warnings,
         }
     }
 }
@@ -117,6 +126,7 @@ mod tests {
             address: "127.0.0.1:1".to_owned(),
             status,
             cause: None,
+            warnings: Vec::new(),
         }
     }
 

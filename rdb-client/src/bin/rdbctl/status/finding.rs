@@ -76,7 +76,7 @@ pub(super) fn findings(survey: &Survey) -> Vec<Finding> {
         findings.extend(stores.filter_map(|store| of_store(store, survey, &missed)));
         let in_trouble = regions.filter_map(|region| Some((region.id, trouble(region, survey)?)));
         findings.extend(of_regions(in_trouble, &missed));
-        findings.extend(survey.processes.iter().filter_map(warning_of));
+        findings.extend(survey.processes.iter().flat_map(warnings_of));
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -173,19 +173,14 @@ fn is_of_tls(process: &health::Line) -> bool {
 }
 
 /// What a process says that has to be looked at, though it serves.
-fn warning_of(process: &health::Line) -> Option<Finding> {
-    let warning = process.cause.as_deref()?;
-    if process.status != SERVING {
-        return None;
-    }
+fn warnings_of(process: &health::Line) -> impl Iterator<Item = Finding> {
     let whose = match process.store_id {
         Some(id) => format!("store {id}"),
         None => format!("the placement driver at {}", process.address),
     };
-    let finding = of_warning(&whose, &escape(warning.as_bytes()));
-    Some(Finding {
+    process.warnings.iter().map(move |warning| Finding {
         store_id: process.store_id,
-        ..finding
+        ..of_warning(&whose, &escape(warning.as_bytes()))
     })
 }
 

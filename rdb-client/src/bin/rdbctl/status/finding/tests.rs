@@ -17,6 +17,7 @@ fn process(store_id: Option<u64>, status: &'static str) -> health::Line {
         store_id,
         status,
         cause: (status != SERVING).then(|| "connection\nrefused".to_owned()),
+        warnings: Vec::new(),
         address,
     }
 }
@@ -346,9 +347,11 @@ fn what_a_serving_process_warns_of_is_a_notice() {
             "store 2",
             "the audit log a.log cannot be written: no\nspace",
         ),
+        (2, "store 2", "its certificate has expired"),
     ];
     for (process, _, warning) in warnings {
-        warned.processes[process].cause = Some(warning.to_owned());
+        let warnings = &mut warned.processes[process].warnings;
+        warnings.push(warning.to_owned());
     }
     let findings = findings(&warned);
     for ((_, whose, warning), finding) in warnings.iter().zip(&findings) {
@@ -357,7 +360,9 @@ fn what_a_serving_process_warns_of_is_a_notice() {
         assert_eq!(finding.what, format!("{whose} serves, and says: {warning}"));
         assert!(finding.to_do.contains(whose), "{finding:?}");
     }
-    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert_eq!(findings.len(), 3, "{findings:?}");
+    assert!(findings[1].to_do.contains("audit log"), "{findings:?}");
+    assert!(findings[2].to_do.contains("certificates"), "{findings:?}");
     assert_eq!(findings[1].store_id, Some(2));
     let screen = Screen::new(warned, findings).to_string();
     assert!(!screen.contains("all is well"), "{screen}");
