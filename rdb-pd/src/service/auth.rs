@@ -23,10 +23,10 @@ use rdb_proto::transport::CallBudget;
 use tonic::{Code, Request, Response, Status};
 
 use self::asked::Asked;
-use self::fault::auth_fault;
+use self::fault::{auth_fault, is_denial};
 use super::answer_with_room;
 use super::timed::Timed;
-use crate::auth::{Authority, Change, Refusal};
+use crate::auth::{AuthError, Authority, Change, Refusal};
 use crate::metrics::Figures;
 
 /// What of an answer is beside its users, in bytes.
@@ -49,9 +49,16 @@ impl AuthService {
     }
 
     async fn ask(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
+        self.change(call, change).await.map_err(auth_fault)
+    }
+
+    async fn change(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, AuthError> {
         call.note_asked_of(change.prefix(), || change.asked());
-        let changed = self.authority.change(change, Arc::clone(call)).await;
-        changed.map_err(auth_fault)
+        self.authority.change(change, Arc::clone(call)).await
+    }
+
+    fn count_denied(&self) {
+        self.authority.guard().refusals().count_denied();
     }
 }
 
@@ -64,26 +71,23 @@ impl Auth for AuthService {
         let call = CallBudget::of(&request);
         let timed = Timed::begin(&self.figures, &call, "Enable");
         let answering = async {
-            check_may_enable(&call)?;
+            check_may_enable(&call).inspect_err(|_| self.count_denied())?;
             let EnableRequest { name } = request.into_inner();
             let token = Token::random();
             let token_hash = token.hash();
-            self.ask(&call, Change::Enable { name, token_hash }).await?;
+            let changed = self.change(&call, Change::Enable { name, token_hash });
+            changed.await.map_err(|error| {
+                if is_denial(&error) {
+                    self.count_denied();
+                }
+                auth_fault(error)
+            })?;
             Ok(Response::new(EnableResponse {
                 token: token.to_string(),
                 enforced: self.authority.is_enforced(),
             }))
         };
-        let answered = timed.end(answering.await);
-        if let Err(refused) = &answered
-            && matches!(
-                refused.code(),
-                Code::PermissionDenied | Code::FailedPrecondition
-            )
-        {
-            self.authority.guard().refusals().count_denied();
-        }
-        answered
+        timed.end(answering.await)
     }
 
     async fn add_user(

@@ -41,6 +41,14 @@ pub(super) fn auth_fault(error: AuthError) -> Status {
     fault.with_fate(fate).into()
 }
 
+/// Whether somebody asks for the first admin who may not have one, and not for what does not fit.
+pub(super) fn is_denial(error: &AuthError) -> bool {
+    matches!(
+        error,
+        AuthError::Denied(_) | AuthError::Refused(Refusal::AdminExists)
+    )
+}
+
 /// Code, field and limit of a refusal.
 fn fault_of(refusal: &Refusal) -> (Code, &'static str, Option<usize>) {
     match refusal {
@@ -101,6 +109,8 @@ mod tests {
         }
         let refused = auth_fault(Refusal::AdminExists.into());
         assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(is_denial(&Refusal::AdminExists.into()));
+        assert!(!is_denial(&Refusal::UsersFull.into()));
         assert_eq!(fate(&refused), Some(Fate::NotApplied));
     }
 }
