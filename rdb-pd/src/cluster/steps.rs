@@ -262,7 +262,7 @@ impl Case<'_> {
         }
     }
 
-    /// The same as if the leader heard of a majority, and nobody asked for anything.
+    /// What comes next if the leader hears of a majority and nobody asks for anything.
     pub(super) fn tend(&self) -> Next {
         if let Some(in_doubt) = self.voters().find(|peer| self.is_in_doubt(peer)) {
             return Next::Waits(if self.is_up(in_doubt) {
