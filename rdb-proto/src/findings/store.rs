@@ -129,8 +129,8 @@ pub fn of_store(store: &StoreView<'_>) -> Option<Finding> {
     Some(finding.of_store(id))
 }
 
-/// What to do about a store that says that it does not serve, or about a process that says what to look at though it does, for this cause. The causes
-/// are those of its health, with what RocksDB and the operating system say.
+/// What to do about a store that says that it does not serve, or about a process that says what to look at though it does, for this cause.
+/// The causes are those of its health, with what RocksDB and the operating system say.
 pub fn not_serving_advice(process: &str, cause: &str) -> String {
     let tells = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if let Some(advice) = about::advice(process, cause) {
