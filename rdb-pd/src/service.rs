@@ -21,7 +21,7 @@ use rdb_proto::pdpb::{
     StoreHeartbeatResponse,
 };
 use rdb_proto::transport::limits::{ADMISSION_WAIT, BATCH_COMMANDS_MAX, MESSAGE_BYTES_MAX};
-use rdb_proto::transport::{Busy, CallBudget, check_advertised_address};
+use rdb_proto::transport::{Busy, Call, check_advertised_address};
 use rdb_storage::limits;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -83,7 +83,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetTsoRequest>,
     ) -> Result<Response<GetTsoResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetTso");
         let answering = async {
             let count = checked_tso_count(request.get_ref())?;
@@ -103,7 +103,7 @@ impl Pd for PdService {
         &self,
         request: Request<Streaming<GetTsoRequest>>,
     ) -> Result<Response<Self::TsoStream>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let requests = request.into_inner();
         let allocator = Arc::clone(&self.allocator);
         let (cluster_id, figures) = (self.cluster.id(), Arc::clone(&self.figures));
@@ -117,7 +117,7 @@ impl Pd for PdService {
         &self,
         request: Request<RegisterStoreRequest>,
     ) -> Result<Response<RegisterStoreResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "RegisterStore");
         let answering = async {
             let request = request.into_inner();
@@ -142,7 +142,7 @@ impl Pd for PdService {
         &self,
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "StoreHeartbeat");
         let answering = async {
             let heartbeat = checked_heartbeat(request.into_inner())?;
@@ -157,7 +157,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetStoresRequest>,
     ) -> Result<Response<GetStoresResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetStores");
         let answering = async {
             let stores = || GetStoresResponse {
@@ -172,7 +172,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetRegionRequest>,
     ) -> Result<Response<GetRegionResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetRegion");
         let answering = async {
             let key = request.into_inner().key;
@@ -193,7 +193,7 @@ impl Pd for PdService {
         &self,
         request: Request<ScanRegionsRequest>,
     ) -> Result<Response<ScanRegionsResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "ScanRegions");
         let answering = async {
             let ScanRegionsRequest {
@@ -221,7 +221,7 @@ impl Pd for PdService {
         &self,
         request: Request<RemoveStoreRequest>,
     ) -> Result<Response<RemoveStoreResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "RemoveStore");
         let answering = async {
             let RemoveStoreRequest { store_id, cancel } = request.into_inner();
@@ -238,7 +238,7 @@ impl Pd for PdService {
         &self,
         request: Request<AddOperatorRequest>,
     ) -> Result<Response<AddOperatorResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "AddOperator");
         let answering = async {
             let AddOperatorRequest {
@@ -272,7 +272,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetOperatorsRequest>,
     ) -> Result<Response<GetOperatorsResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetOperators");
         let operators = self.cluster.operators();
         timed.end(Ok(Response::new(GetOperatorsResponse { operators })))
@@ -282,7 +282,7 @@ impl Pd for PdService {
         &self,
         request: Request<CancelOperatorRequest>,
     ) -> Result<Response<CancelOperatorResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "CancelOperator");
         let answering = async {
             let region_id = request.into_inner().region_id;
@@ -299,7 +299,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetClusterInfoRequest>,
     ) -> Result<Response<GetClusterInfoResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetClusterInfo");
         timed.end(Ok(Response::new(GetClusterInfoResponse {
             cluster_id: self.cluster.id(),
@@ -312,7 +312,7 @@ impl Pd for PdService {
 
 /// Makes a list when there is room for `bytes_max`. The transport gives back what the list does not need.
 async fn answer_with_room<T>(
-    call: &CallBudget,
+    call: &Call,
     bytes_max: usize,
     list: impl FnOnce() -> T,
 ) -> Result<Response<T>, Status> {
@@ -462,7 +462,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_that_finds_no_room_is_not_made_and_refused_as_not_applied() {
-        let call = CallBudget::of(&Request::new(()));
+        let call = Call::of(&Request::new(()));
         let made = Cell::new(0);
         let list = || made.set(made.get() + 1);
         let budget = call.bytes_in_flight();

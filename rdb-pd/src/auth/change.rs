@@ -3,7 +3,7 @@
 use rdb_proto::auth::{Caller, is_user_name};
 use rdb_proto::authpb::{Grant, Keyspace, Role};
 use rdb_proto::error::Fault;
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 
 /// A change of one user.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,7 +118,7 @@ impl Change {
     }
 
     /// Tells of it once it is made, and by which call. Neither subjects of users nor prefixes are told.
-    pub(super) fn log(&self, call: &CallBudget, version: u64) {
+    pub(super) fn log(&self, call: &Call, version: u64) {
         // Whoever makes the first admin is no user yet.
         let is_first = matches!(self, Self::Enable { .. });
         let certificate = call.peer_identity().filter(|_| is_first);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rdb_proto::auth::limits::RIGHTS_BYTES_MAX;
 use rdb_proto::auth::{BadRights, Guard, Rights};
 use rdb_proto::error::Fault;
-use rdb_proto::transport::{CallBudget, HealthHandle, WarningAbout};
+use rdb_proto::transport::{Call, HealthHandle, WarningAbout};
 use rdb_storage::limits::{EMBEDDED_REGION_ID, VALUE_BYTES_MAX};
 use rdb_storage::{Command, Storage, Submission};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -73,7 +73,7 @@ pub(crate) struct Present {
 
 struct Question {
     change: Change,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
     answer: oneshot::Sender<Result<bool, AuthError>>,
     /// That of [`Authority::enabling`].
     _turn: Option<OwnedSemaphorePermit>,
@@ -183,11 +183,7 @@ impl Authority {
     /// # Errors
     ///
     /// [`AuthError::Refused`] says why it is not made.
-    pub(crate) async fn change(
-        &self,
-        change: Change,
-        call: Arc<CallBudget>,
-    ) -> Result<bool, AuthError> {
+    pub(crate) async fn change(&self, change: Change, call: Arc<Call>) -> Result<bool, AuthError> {
         let turn = match change {
             Change::Enable { .. } => Some(self.turn_to_enable().await?),
             _ => None,
@@ -271,7 +267,7 @@ impl Keeper {
         (!warnings.is_empty()).then(|| warnings.join("; "))
     }
 
-    async fn make(&self, change: &Change, call: &CallBudget) -> Result<bool, AuthError> {
+    async fn make(&self, change: &Change, call: &Call) -> Result<bool, AuthError> {
         let shared = &self.shared;
         change.check(call.caller()).map_err(AuthError::Denied)?;
         let Some(users) = shared.present().users.changed(change)? else {

@@ -19,7 +19,7 @@ use rdb_proto::authpb::{
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::rare_line::RareLine;
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use tonic::{Code, Request, Response, Status};
 
 use self::asked::Asked;
@@ -48,11 +48,11 @@ impl AuthService {
         }
     }
 
-    async fn ask(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, Status> {
+    async fn ask(&self, call: &Arc<Call>, change: Change) -> Result<bool, Status> {
         self.change(call, change).await.map_err(auth_fault)
     }
 
-    async fn change(&self, call: &Arc<CallBudget>, change: Change) -> Result<bool, AuthError> {
+    async fn change(&self, call: &Arc<Call>, change: Change) -> Result<bool, AuthError> {
         call.note_asked_of(change.prefix(), || change.asked());
         self.authority.change(change, Arc::clone(call)).await
     }
@@ -68,7 +68,7 @@ impl Auth for AuthService {
         &self,
         request: Request<EnableRequest>,
     ) -> Result<Response<EnableResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "Enable");
         let answering = async {
             check_may_enable(&call).inspect_err(|_| self.count_denied())?;
@@ -94,7 +94,7 @@ impl Auth for AuthService {
         &self,
         request: Request<AddUserRequest>,
     ) -> Result<Response<AddUserResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "AddUser");
         let answering = async {
             let AddUserRequest {
@@ -120,7 +120,7 @@ impl Auth for AuthService {
         &self,
         request: Request<RemoveUserRequest>,
     ) -> Result<Response<RemoveUserResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "RemoveUser");
         let answering = async {
             let RemoveUserRequest { name } = request.into_inner();
@@ -134,7 +134,7 @@ impl Auth for AuthService {
         &self,
         request: Request<ChangeTokenRequest>,
     ) -> Result<Response<ChangeTokenResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "ChangeToken");
         let answering = async {
             let ChangeTokenRequest { name, change } = request.into_inner();
@@ -162,7 +162,7 @@ impl Auth for AuthService {
         &self,
         request: Request<GetUsersRequest>,
     ) -> Result<Response<GetUsersResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetUsers");
         let answering = async {
             let users = self.authority.present().users;
@@ -182,7 +182,7 @@ impl Auth for AuthService {
         &self,
         request: Request<GrantRequest>,
     ) -> Result<Response<GrantResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "Grant");
         let answering = async {
             let GrantRequest { name, grant } = request.into_inner();
@@ -197,7 +197,7 @@ impl Auth for AuthService {
         &self,
         request: Request<RevokeRequest>,
     ) -> Result<Response<RevokeResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "Revoke");
         let answering = async {
             let RevokeRequest { name, grant } = request.into_inner();
@@ -212,7 +212,7 @@ impl Auth for AuthService {
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "Check");
         let answering = async {
             let CheckRequest {
@@ -250,7 +250,7 @@ impl Auth for AuthService {
         &self,
         request: Request<GetRightsRequest>,
     ) -> Result<Response<GetRightsResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetRights");
         let answering = async {
             let GetRightsRequest { known_version } = request.into_inner();
@@ -283,7 +283,7 @@ impl Auth for AuthService {
 impl AuthService {
     /// What the user of this name may do, or the caller where there is no name. `None`: rights are not enforced, and the caller is no
     /// user. Only an admin learns of others.
-    fn pass_of(&self, call: &CallBudget, name: &str) -> Result<Option<Pass>, Status> {
+    fn pass_of(&self, call: &Call, name: &str) -> Result<Option<Pass>, Status> {
         let is_enforced = self.authority.is_enforced();
         let own = if is_enforced {
             Some(call.caller().pass()?)
@@ -312,7 +312,7 @@ impl AuthService {
     }
 
     /// A store can have a greater version only of rights that this process has lost.
-    fn tell_of_newer_copy(&self, call: &CallBudget, known_version: u64, version: u64) {
+    fn tell_of_newer_copy(&self, call: &Call, known_version: u64, version: u64) {
         let line = self.newer_copy.lock();
         let turn = line
             .unwrap_or_else(PoisonError::into_inner)
@@ -330,7 +330,7 @@ impl AuthService {
 }
 
 /// The first admin is made by whoever is on this machine, or has a certificate.
-fn check_may_enable(call: &CallBudget) -> Result<(), Status> {
+fn check_may_enable(call: &Call) -> Result<(), Status> {
     if is_here(call.peer()) || call.peer_identity().is_some() {
         return Ok(());
     }
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn who_is_elsewhere_is_told_where_the_first_admin_is_made() {
-        let call = CallBudget::of(&Request::new(()));
+        let call = Call::of(&Request::new(()));
         let refused = check_may_enable(&call).expect_err("it has no peer");
         assert_eq!(refused.code(), Code::PermissionDenied);
         assert!(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rdb_proto::spans::Span;
 use rdb_proto::trace::{TraceContext, TraceId};
-use rdb_proto::transport::{CallBudget, UnservedCall, UnservedCalls};
+use rdb_proto::transport::{Call, UnservedCall, UnservedCalls};
 use tonic::{Code, Status};
 
 use crate::metrics::Figures;
@@ -13,7 +13,7 @@ use crate::metrics::Figures;
 #[must_use = "it is told of as given up unless it gets its result"]
 pub(super) struct Timed<'a> {
     figures: &'a Figures,
-    call: &'a CallBudget,
+    call: &'a Call,
     method: &'static str,
     /// How many requests it is.
     count: u64,
@@ -25,7 +25,7 @@ pub(super) struct Timed<'a> {
 
 impl<'a> Timed<'a> {
     /// It begins now.
-    pub(super) fn begin(figures: &'a Figures, call: &'a CallBudget, method: &'static str) -> Self {
+    pub(super) fn begin(figures: &'a Figures, call: &'a Call, method: &'static str) -> Self {
         Self {
             figures,
             call,
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_call_has_failed_when_it_was_not_the_caller_who_asked_for_what_cannot_be() {
         let figures = Figures::told_by(SlowLog::of_threshold_ms(0), Spans::default());
-        let call = CallBudget::of(&Request::new(()));
+        let call = Call::of(&Request::new(()));
         let has_failed = |result: Result<(), Status>| {
             let mut timed = Timed::begin(&figures, &call, "GetRegion");
             timed.note(&result);
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_call_that_was_given_up_after_it_waited_for_room_is_slow() {
         let figures = Figures::told_by(SlowLog::of_threshold_ms(60_000), Spans::default());
-        let call = CallBudget::of(&Request::new(()));
+        let call = Call::of(&Request::new(()));
         call.waited().add(Duration::from_secs(3600));
         drop(Timed::begin(&figures, &call, "GetTso"));
         assert_eq!(figures.slow.count(), 1);

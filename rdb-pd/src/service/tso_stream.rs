@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::{FutureExt, Stream, StreamExt};
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
@@ -37,7 +37,7 @@ pub(crate) struct TsoStream<S> {
     allocator: Arc<SystemAllocator>,
     cluster_id: u64,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
     figures: Arc<Figures>,
     /// How many timestamps each request of this pass wants.
     counts: VecDeque<u32>,
@@ -77,7 +77,7 @@ where
         requests: S,
         allocator: Arc<SystemAllocator>,
         cluster_id: u64,
-        call: Arc<CallBudget>,
+        call: Arc<Call>,
         figures: Arc<Figures>,
     ) -> Self {
         Self {

@@ -18,7 +18,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::budget::{Busy, Reservation};
-use super::call::CallBudget;
+use super::call::Call;
 use super::framing::Framing;
 use super::limits::CALL_BUFFER_BYTES;
 use super::methods::{Method, Requests};
@@ -28,7 +28,7 @@ use super::refusal::{no_room, overdue};
 /// The body of a request whose messages are charged.
 pub(super) struct Arriving<B = Incoming> {
     body: B,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
     framing: Framing,
     /// Whether messages were charged beside what the call's base covers.
     has_charged: bool,
@@ -71,7 +71,7 @@ impl<B> Arriving<B> {
         method: &'static Method,
         body: B,
         timeouts: ArrivalTimeouts,
-        call: Arc<CallBudget>,
+        call: Arc<Call>,
     ) -> Self {
         Self {
             body,
@@ -307,7 +307,7 @@ mod tests {
         let (peer, frames) = mpsc::unbounded::<&'static [u8]>();
         peer.unbounded_send(&[0, 0, 0, 0, 3, 1])
             .expect("it is received");
-        let call = CallBudget::apart(Caller::anyone(), None);
+        let call = Call::apart(Caller::anyone(), None);
         let timeouts = ArrivalTimeouts {
             message: Duration::from_millis(1),
             closing: Duration::from_millis(1),

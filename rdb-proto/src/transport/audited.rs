@@ -10,7 +10,7 @@ use hyper::HeaderMap;
 use tonic::{Code, Status};
 
 use super::access::Access;
-use super::call::CallBudget;
+use super::call::Call;
 use super::connection::Connection;
 use super::methods::Method;
 use crate::audit::{AuditCaller, AuditEvent, AuditKey, AuditLog, AuditRank, outcome_of};
@@ -21,12 +21,12 @@ use crate::errorpb::Fate;
 /// A call whose end is noted.
 pub(super) struct Audited {
     log: AuditLog,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
 }
 
 impl Audited {
     /// `None`: the end of the call is not noted.
-    pub(super) fn of(call: &Arc<CallBudget>) -> Option<Box<Self>> {
+    pub(super) fn of(call: &Arc<Call>) -> Option<Box<Self>> {
         let log = call.connection.audit.get()?;
         let is_noted = matches!(call.method.access, Access::Admin | Access::ByHandler);
         is_noted.then(|| {
@@ -106,7 +106,7 @@ fn of(connection: &Connection, caller: &Caller) -> AuditCaller {
     }
 }
 
-impl CallBudget {
+impl Call {
     fn audit_caller(&self) -> AuditCaller {
         of(&self.connection, self.caller())
     }
@@ -145,7 +145,7 @@ mod tests {
     const ADD_USER: &str = "/authpb.Auth/AddUser";
     const CHECK: &str = "/authpb.Auth/Check";
 
-    fn call(log: &AuditLog, path: &str) -> Arc<CallBudget> {
+    fn call(log: &AuditLog, path: &str) -> Arc<Call> {
         let process = ProcessBudgets {
             clients: ByteBudget::new(0),
             stores: ByteBudget::new(0),
@@ -154,7 +154,7 @@ mod tests {
         connection.audit.get_or_init(|| log.clone());
         let connection = Arc::new(connection);
         let method = Method::of(path);
-        CallBudget::new(connection, method, None, Caller::anyone(), None, None)
+        Call::new(connection, method, None, Caller::anyone(), None, None)
     }
 
     /// The headers of the answer of a call that ends so.

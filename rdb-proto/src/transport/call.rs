@@ -26,15 +26,15 @@ use crate::trace::{self, TraceContext};
 /// One call, from its headers until the last byte of its answer is sent: everything that has to last that long keeps it.
 ///
 /// The transport charges the request while it arrives and every answer until it is sent. A handler takes the call from its
-/// request with [`CallBudget::of`] and adds what only it can know:
+/// request with [`Call::of`] and adds what only it can know:
 ///
 /// - Before it takes memory for a large answer, it reserves that much, waits a bounded time, and otherwise refuses the
 ///   call: `call.bytes_in_flight().reserve(bytes, ADMISSION_WAIT).await`.
 /// - Once it knows the size, it gives back the rest: [`Reservation::shrink_to`].
-/// - It leaves the reservation to the answer: [`CallBudget::hold_until_sent`]. The transport charges the next bytes of the
+/// - It leaves the reservation to the answer: [`Call::hold_until_sent`]. The transport charges the next bytes of the
 ///   answer to it, and gives it back when they are sent.
 #[derive(Debug)]
-pub struct CallBudget {
+pub struct Call {
     pub(super) connection: Arc<Connection>,
     pub(super) method: &'static Method,
     charges: Mutex<Charges>,
@@ -62,7 +62,7 @@ struct Charges {
     has_answered: bool,
 }
 
-impl CallBudget {
+impl Call {
     /// The call that `request` belongs to. A request without one has lost it, or did not come over our transport: its call is
     /// nobody's.
     pub fn of<T>(request: &Request<T>) -> Arc<Self> {
@@ -300,7 +300,7 @@ impl CallBudget {
     }
 }
 
-impl Drop for CallBudget {
+impl Drop for Call {
     fn drop(&mut self) {
         self.note_unserved_wait();
         self.connection.traffic.end_call();
@@ -311,17 +311,17 @@ impl Drop for CallBudget {
 mod tests {
     use super::*;
 
-    fn call() -> Arc<CallBudget> {
-        CallBudget::of(&Request::new(()))
+    fn call() -> Arc<Call> {
+        Call::of(&Request::new(()))
     }
 
-    fn taken(call: &CallBudget) -> (usize, usize) {
+    fn taken(call: &Call) -> (usize, usize) {
         let budgets = call.bytes_in_flight();
         let taken = (&budgets.connection, &budgets.process);
         (taken.0.bytes_taken(), taken.1.bytes_taken())
     }
 
-    fn reserve(call: &CallBudget, bytes: usize) -> Reservation {
+    fn reserve(call: &Call, bytes: usize) -> Reservation {
         let reserved = call.bytes_in_flight().try_reserve(bytes);
         reserved.expect("there is room")
     }
@@ -330,13 +330,13 @@ mod tests {
     #[test]
     fn a_request_that_has_lost_its_call_is_nobodys() {
         let mut request = Request::new(());
-        let pass = CallBudget::of(&request).caller().pass();
+        let pass = Call::of(&request).caller().pass();
         let refusal = pass.expect_err("nobody calls");
         assert_eq!(refusal.code, tonic::Code::Unauthenticated);
         request
             .extensions_mut()
-            .insert(CallBudget::unserved(Caller::anyone()));
-        assert!(CallBudget::of(&request).caller().pass().is_ok());
+            .insert(Call::unserved(Caller::anyone()));
+        assert!(Call::of(&request).caller().pass().is_ok());
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
             let mut request = Request::new(());
             let value = traceparent.parse().expect("text");
             request.metadata_mut().insert("traceparent", value);
-            CallBudget::of(&request).trace().map(ToString::to_string)
+            Call::of(&request).trace().map(ToString::to_string)
         };
         assert_eq!(traced(valid).as_deref(), Some(valid));
         assert_eq!(traced(&valid.to_uppercase()), None);

@@ -16,7 +16,7 @@ use tonic::{Status, TimeoutExpired};
 
 use super::arriving::{ArrivalTimeouts, Arriving};
 use super::budget::{Busy, Reservation};
-use super::call::CallBudget;
+use super::call::Call;
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
@@ -82,7 +82,7 @@ impl CallService {
         mut counted: CountedCall,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
         let connection = Arc::clone(&self.connection);
-        let call = CallBudget::new(
+        let call = Call::new(
             connection,
             method,
             trace_of(method, &request),
@@ -186,7 +186,7 @@ impl CallService {
         counted: CountedCall,
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
-        let call = CallBudget::new(connection, method, None, Caller::anyone(), None, None);
+        let call = Call::new(connection, method, None, Caller::anyone(), None, None);
         Departing::respond(answer, call, counted)
     }
 }

@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::budget::Reservation;
-use super::call::CallBudget;
+use super::call::Call;
 use super::call_task::{note_handed_out, note_polled};
 use super::figures::CountedCall;
 use super::methods::Requests;
@@ -26,7 +26,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// The body of a response that is charged and cut into chunks.
 pub(super) struct Departing {
     body: tonic::body::Body,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
     /// What is left of the data that `body` gave last.
     rest: Bytes,
     /// The request is a stream, or the call has been charged less already.
@@ -39,7 +39,7 @@ impl Departing {
     /// A response with such a body. The status of a call that failed at once is in its headers.
     pub(super) fn respond(
         response: Response<tonic::body::Body>,
-        call: Arc<CallBudget>,
+        call: Arc<Call>,
         mut counted: CountedCall,
     ) -> Response<Self> {
         counted.note_status(response.headers());
@@ -153,7 +153,7 @@ impl AsRef<[u8]> for Charged {
 struct Chunk {
     data: Charged,
     handed_out: ChunkTick,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
 }
 
 impl AsRef<[u8]> for Chunk {

@@ -11,7 +11,7 @@ use tonic::Code;
 
 #[cfg(feature = "process")]
 use super::audited::Audited;
-use super::call::CallBudget;
+use super::call::Call;
 use super::methods::{METHODS, Method};
 use crate::figures::Counter;
 
@@ -158,7 +158,7 @@ impl CountedCall {
     }
 
     /// It is this call, whose end may belong in the audit log.
-    pub(super) fn audit(&mut self, call: &Arc<CallBudget>) {
+    pub(super) fn audit(&mut self, call: &Arc<Call>) {
         #[cfg(feature = "process")]
         {
             self.audited = Audited::of(call);

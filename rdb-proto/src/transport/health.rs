@@ -20,7 +20,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::call::CallBudget;
+use super::call::Call;
 
 /// The metadata of a check's answer that says, in printable ASCII, why the process does not serve.
 pub const NOT_SERVING_CAUSE: &str = "flaredb-not-serving-cause";
@@ -205,7 +205,7 @@ impl Health for HealthService {
         }
         let serving = present(&self.serving.borrow(), &self.drain);
         let mut answer = Response::new(response(true, serving.is_ok()));
-        if !CallBudget::of(&request).is_insider() {
+        if !Call::of(&request).is_insider() {
             return Ok(answer);
         }
         if let Err(cause) = serving
@@ -228,7 +228,7 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = self.knows(&request.get_ref().service);
-        let closing = CallBudget::of(&request).closing().clone();
+        let closing = Call::of(&request).closing().clone();
         let drain = self.drain.clone();
         let ended = {
             let drain = drain.clone();
@@ -367,7 +367,7 @@ mod tests {
             let peer = peer.parse().expect("an address");
             let connection = Arc::new(connection.of_peer(peer, None, Arc::default()));
             let caller = Caller::with_token(Arc::clone(guard), token);
-            let call = CallBudget::new(connection, Method::other(), None, caller, None, None);
+            let call = Call::new(connection, Method::other(), None, caller, None, None);
             let mut request = request("");
             request.extensions_mut().insert(call);
             let answer = service.check(request).await.expect("known");

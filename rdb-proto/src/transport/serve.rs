@@ -179,7 +179,7 @@ pub struct ServeError(#[from] tonic_reflection::server::Error);
 /// accepted any more, open ones are told to go away, and the calls in flight are waited for, `drain_timeout` at most. This begins
 /// once [`ServeOptions::handed_over`] is cancelled, where there is such a thing.
 ///
-/// Streams that never end by themselves have to watch [`CallBudget::closing`](super::CallBudget::closing) and end.
+/// Streams that never end by themselves have to watch [`Call::closing`](super::Call::closing) and end.
 ///
 /// # Errors
 ///

@@ -21,7 +21,7 @@ use rdb_proto::kvrpc::BatchRequest;
 use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::spans::Origin;
-use rdb_proto::transport::{CallBudget, ServeOptions, Services, endpoint};
+use rdb_proto::transport::{Call, ServeOptions, Services, endpoint};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -111,7 +111,7 @@ impl RegionAdmin for Admin {
         &self,
         request: Request<BeginCheckRequest>,
     ) -> Result<Response<BeginCheckResponse>, Status> {
-        CallBudget::of(&request).note_asked(|| "region 7\n".to_owned());
+        Call::of(&request).note_asked(|| "region 7\n".to_owned());
         Ok(Response::new(BeginCheckResponse::default()))
     }
 

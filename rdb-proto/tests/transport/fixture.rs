@@ -18,7 +18,7 @@ use rdb_proto::kvrpc::kv_raw_server::{KvRaw, KvRawServer};
 use rdb_proto::kvrpc::*;
 use rdb_proto::transport::limits::{ADMISSION_WAIT, MESSAGE_BYTES_MAX};
 use rdb_proto::transport::{
-    ByteBudget, CallBudget, Connector, ServeOptions, Services, endpoint, health, serve,
+    ByteBudget, Call, Connector, ServeOptions, Services, endpoint, health, serve,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -188,7 +188,7 @@ impl Store {
         T: Into<Command>,
         R: TryFrom<Answer, Error = Status>,
     {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let answer = match request.into_inner().into() {
             Command::RawGet(get) => {
                 let length = length(&get.key)?;
@@ -263,7 +263,7 @@ impl KvBatch for Store {
 
     /// Answers each message with as many bytes as its first key says.
     async fn batch(&self, request: Request<Messages>) -> Result<Self::BatchStream, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let closing = call.closing().clone();
         let answers = request.into_inner().map(move |message| {
             let commands = message?.message.commands;

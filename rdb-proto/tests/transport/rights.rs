@@ -16,7 +16,7 @@ use rdb_proto::error::details;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::pdpb::GetTsoRequest;
 use rdb_proto::transport::limits::{STORE_STREAMS_MAX, TSO_STREAMS_MAX, WATCHES_MAX};
-use rdb_proto::transport::{Access, CallBudget, ServeOptions, Services, accesses};
+use rdb_proto::transport::{Access, Call, ServeOptions, Services, accesses};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::request::Builder;
@@ -58,7 +58,7 @@ impl Met {
         let (parts, body) = request.into_parts();
         let metadata = MetadataMap::from_headers(parts.headers);
         let request = tonic::Request::from_parts(metadata, parts.extensions, ());
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let token = request.metadata().get("authorization");
         let shown = token.map(|value| format!("{value:?}"));
         let name = shown.or_else(|| call.caller().name().as_deref().map(str::to_owned));

@@ -20,7 +20,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Answer, Envelope, Reply};
-use rdb_proto::transport::{CallBudget, Reservation};
+use rdb_proto::transport::{Call, Reservation};
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status};
@@ -67,7 +67,7 @@ pub(super) struct Incoming {
     node: Arc<Node>,
     /// The store that has opened it.
     from_store: u64,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
     messages: Messages<Envelope>,
     /// Ready when the connection closes, or a later start of the store was met.
     closing: BoxFuture<'static, ()>,
@@ -111,7 +111,7 @@ impl Incoming {
         starts: &Starts,
         item_bytes_min: usize,
     ) -> Result<Self, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut incoming = Self {
             node,
             from_store: 0,

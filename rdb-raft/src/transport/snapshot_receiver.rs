@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::snapshot_part::Part;
 use rdb_proto::raftpb::{Envelope, SnapshotPart, SnapshotReply, SnapshotStart, SnapshotTaken};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use tokio::select;
 use tokio::time::timeout;
 use tonic::{Request, Status};
@@ -41,7 +41,7 @@ pub(super) async fn receive(
     node: Arc<Node>,
     starts: Arc<Starts>,
 ) -> Result<Replies, Status> {
-    let call = CallBudget::of(&request);
+    let call = Call::of(&request);
     let mut parts = Parts {
         closing: call.closing().clone().cancelled_owned().boxed(),
         call,
@@ -100,7 +100,7 @@ fn replies(received: BoxFuture<'static, Result<Vote, Status>>) -> Replies {
 }
 
 struct Parts {
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
     messages: Messages<SnapshotPart>,
     /// Ready when the connection closes, or a later start of the store was met.
     closing: BoxFuture<'static, ()>,

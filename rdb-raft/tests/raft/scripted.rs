@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use rdb_proto::batch::Messages;
 use rdb_proto::raftpb::{Answer, Envelope, Item, Reply};
-use rdb_proto::transport::{CallBudget, ServeOptions, Services, grpc_response};
+use rdb_proto::transport::{Call, ServeOptions, Services, grpc_response};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -109,7 +109,7 @@ impl Acceptor {
         let is_bulk = parts.uri.path().ends_with("/Bulk");
         let mut messages = Messages::<Envelope>::new(body);
         let request = Request::from_parts(Default::default(), parts.extensions, ());
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let hello = messages.next().await.unwrap().unwrap();
         assert!(hello.message.hello.is_some());
         let (replies, receiver) = mpsc::channel(16);

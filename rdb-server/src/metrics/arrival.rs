@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 
 /// The arrival of a call, or of a message of a stream. The durations of all its commands begin with it.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ pub(crate) struct Arrival {
 
 impl Arrival {
     /// What has come with `call`, a moment ago.
-    pub(crate) fn of(call: &CallBudget) -> Self {
+    pub(crate) fn of(call: &Call) -> Self {
         Self {
             at: Instant::now(),
             admission: call.waited().take(),

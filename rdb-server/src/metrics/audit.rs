@@ -12,7 +12,7 @@ use rdb_proto::audit::{AuditEvent, AuditKey, AuditLog, AuditRank, outcome_of};
 use rdb_proto::auth::Pass;
 use rdb_proto::error::Fault;
 use rdb_proto::kvrpc::BatchCommand;
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 
 use super::{Answered, Kind};
 use crate::error::Rejection;
@@ -32,7 +32,7 @@ impl Audit {
     /// for this caller.
     pub(crate) fn of_message(
         &self,
-        call: &CallBudget,
+        call: &Call,
         pass: Option<&Pass>,
     ) -> Option<Arc<AuditedMessage>> {
         let log = self.0.as_ref()?;
@@ -105,7 +105,7 @@ impl AuditedCall {
     }
 
     /// It was answered so, or given up.
-    pub(super) fn end(&self, call: &CallBudget, kind: Kind, answered: Answered) {
+    pub(super) fn end(&self, call: &Call, kind: Kind, answered: Answered) {
         let rejection = self.rejection.as_ref();
         let rank = rank_of(rejection);
         if !is_noted(&self.log, kind, rank) {
@@ -325,7 +325,7 @@ mod tests {
         figures: Figures,
         log: AuditLog,
         writer: AuditWriter,
-        call: Arc<CallBudget>,
+        call: Arc<Call>,
         directory: TempDir,
     }
 
@@ -347,7 +347,7 @@ mod tests {
                 figures: Figures::default().audited_by(Some(log.clone())),
                 log,
                 writer,
-                call: CallBudget::of(&tonic::Request::new(())),
+                call: Call::of(&tonic::Request::new(())),
                 directory,
             }
         }

@@ -20,7 +20,7 @@ use rdb_proto::kvrpc::{
 use rdb_proto::slow_log::{KeyTag, SlowLog};
 use rdb_proto::spans::Spans;
 use rdb_proto::transport::status::{Exposition, Labels};
-use rdb_proto::transport::{CallBudget, UnservedCall};
+use rdb_proto::transport::{Call, UnservedCall};
 use tonic::Code;
 
 use super::audit::{Audit, AuditedCall};
@@ -258,7 +258,7 @@ impl Default for Commands {
 #[must_use = "it is counted as given up unless it gets its result"]
 pub(crate) struct Begun<'a> {
     commands: &'a Commands,
-    call: &'a CallBudget,
+    call: &'a Call,
     kind: Kind,
     arrival: Arrival,
     answered: Answered,
@@ -281,7 +281,7 @@ impl Commands {
     }
 
     /// A call begins.
-    pub(crate) fn begin<'a>(&'a self, kind: Kind, call: &'a CallBudget) -> Begun<'a> {
+    pub(crate) fn begin<'a>(&'a self, kind: Kind, call: &'a Call) -> Begun<'a> {
         Begun {
             commands: self,
             call,
@@ -404,7 +404,7 @@ impl Commands {
 
 impl<'a> Begun<'a> {
     /// The call that the command is.
-    pub(crate) fn call(&self) -> &'a CallBudget {
+    pub(crate) fn call(&self) -> &'a Call {
         self.call
     }
 
@@ -563,7 +563,7 @@ mod tests {
         let count = |kind: Kind, answered: Answered| {
             commands.counts[kind as usize][answered as usize].load(Relaxed)
         };
-        let call = CallBudget::of(&tonic::Request::new(()));
+        let call = Call::of(&tonic::Request::new(()));
         drop(commands.begin(Kind::RawPut, &call));
         assert_eq!(count(Kind::RawPut, Answered::GivenUp), 1);
         let put = commands.begin(Kind::RawPut, &call);
@@ -585,7 +585,7 @@ mod tests {
     fn a_call_that_waited_for_room_took_that_long_and_is_slow() {
         let slow = SlowLog::of_threshold_ms(60_000);
         let commands = Commands::told_by(slow, Spans::default());
-        let call = CallBudget::of(&tonic::Request::new(()));
+        let call = Call::of(&tonic::Request::new(()));
         call.waited().add(Duration::from_secs(3600));
         let begun = commands.begin(Kind::RawGet, &call);
         assert!(begun.end(Ok(())).is_ok());

@@ -127,12 +127,12 @@ mod tests {
 
     use rdb_proto::slow_log::SlowLog;
     use rdb_proto::spans::Spans;
-    use rdb_proto::transport::CallBudget;
+    use rdb_proto::transport::Call;
 
     use super::*;
 
     fn arrival() -> Arrival {
-        Arrival::of(&CallBudget::of(&tonic::Request::new(())))
+        Arrival::of(&Call::of(&tonic::Request::new(())))
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
         together.end(|_, _| panic!("nothing is slow, and no spans are sent"));
         assert_eq!(commands.noted_durations(), (1, 0));
         let slow = Commands::told_by(SlowLog::of_threshold_ms(60_000), Spans::default());
-        let call = CallBudget::of(&tonic::Request::new(()));
+        let call = Call::of(&tonic::Request::new(()));
         call.waited().add(Duration::from_secs(3600));
         let mut together = slow.together(Arrival::of(&call));
         together.answered(Kind::RawPut, None, Answered::Done);

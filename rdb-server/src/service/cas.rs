@@ -4,7 +4,7 @@ use rdb_proto::kvrpc::{
     BatchGetRequest, BatchGetResponse, ScanRequest, ScanResponse, VersionedKeyValue,
     kv_cas_server::KvCas,
 };
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use tonic::{Request, Response, Status};
 
 use super::respond::respond;
@@ -24,7 +24,7 @@ impl CasService {
         Self { router }
     }
 
-    fn begin<'a>(&'a self, kind: Kind, call: &'a CallBudget) -> Begun<'a> {
+    fn begin<'a>(&'a self, kind: Kind, call: &'a Call) -> Begun<'a> {
         self.router.figures().commands.begin(kind, call)
     }
 }
@@ -40,7 +40,7 @@ impl KvCas for CasService {
         &self,
         request: Request<BatchGetRequest>,
     ) -> Result<Response<BatchGetResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut begun = self.begin(Kind::BatchGet, &call);
         let BatchGetRequest { context, keys } = request.into_inner();
         let entry = |key, rdb_storage::Versioned { version, value }| VersionedKeyValue {
@@ -59,7 +59,7 @@ impl KvCas for CasService {
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut begun = self.begin(Kind::Scan, &call);
         let request = request.into_inner();
         let parts = (request.context, scan_range!(request));

@@ -11,7 +11,7 @@ use rdb_proto::kvrpc::{
     batch_answer::Response, batch_command::Request, compare_and_delete_response as deletion,
     compare_and_swap_response as swap,
 };
-use rdb_proto::transport::{CallBudget, Reservation};
+use rdb_proto::transport::{Call, Reservation};
 use rdb_storage::limits::CONFLICT_VALUE_BYTES_MAX;
 use rdb_storage::{Command, Outcome, PointRead, PointValue};
 use tonic::{Code, Status};
@@ -204,7 +204,7 @@ where
     T: Into<Request>,
     R: TryFrom<Response, Error = Status>,
 {
-    let call = CallBudget::of(&request);
+    let call = Call::of(&request);
     let request: Request = request.into_inner().into();
     let mut begun = router.figures().commands.begin(Kind::of(&request), &call);
     begun.note_key(request.key());
@@ -268,7 +268,7 @@ fn answer_from_memory(
     region: &RegionHandle,
     read: &PointRead,
     response: ReadResponse,
-    call: &CallBudget,
+    call: &Call,
 ) -> Result<Option<Response>, Rejection> {
     let Some(mut room) = POINT_ROOM.try_reserve(call.bytes_in_flight()) else {
         return Ok(None);

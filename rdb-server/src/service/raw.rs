@@ -6,7 +6,7 @@ use rdb_proto::kvrpc::{
     RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawDeleteRangeRequest,
     RawDeleteRangeResponse, RawScanRequest, RawScanResponse, kv_raw_server::KvRaw,
 };
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use rdb_storage::{Command, validate_keys};
 use tonic::{Request, Response, Status};
 
@@ -28,7 +28,7 @@ impl RawService {
         Self { router }
     }
 
-    fn begin<'a>(&'a self, kind: Kind, call: &'a CallBudget) -> Begun<'a> {
+    fn begin<'a>(&'a self, kind: Kind, call: &'a Call) -> Begun<'a> {
         self.router.figures().commands.begin(kind, call)
     }
 
@@ -102,7 +102,7 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawBatchPutRequest>,
     ) -> Result<Response<RawBatchPutResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut begun = self.begin(Kind::RawBatchPut, &call);
         let result = self.batch_put(&mut begun, request.into_inner()).await;
         respond(begun.end(result))
@@ -112,7 +112,7 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawBatchDeleteRequest>,
     ) -> Result<Response<RawBatchDeleteResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut begun = self.begin(Kind::RawBatchDelete, &call);
         let result = self.batch_delete(&mut begun, request.into_inner()).await;
         respond(begun.end(result))
@@ -122,7 +122,7 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawBatchGetRequest>,
     ) -> Result<Response<RawBatchGetResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut begun = self.begin(Kind::RawBatchGet, &call);
         let RawBatchGetRequest { context, keys } = request.into_inner();
         let entry = |key, value| KeyValue { key, value };
@@ -140,7 +140,7 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawScanRequest>,
     ) -> Result<Response<RawScanResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut begun = self.begin(Kind::RawScan, &call);
         let request = request.into_inner();
         let parts = (request.context, scan_range!(request));
@@ -162,7 +162,7 @@ impl KvRaw for RawService {
         &self,
         request: Request<RawDeleteRangeRequest>,
     ) -> Result<Response<RawDeleteRangeResponse>, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let mut begun = self.begin(Kind::RawDeleteRange, &call);
         let result = self.delete_range(&mut begun, request.into_inner()).await;
         respond(begun.end(result))

@@ -11,7 +11,7 @@ use rdb_proto::adminpb::{
 };
 use rdb_proto::error::Fault;
 use rdb_proto::metapb::Context;
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use rdb_raft::LogId;
 use tonic::{Request, Response, Status};
 
@@ -126,7 +126,7 @@ impl RegionAdmin for RegionAdminService {
         request: Request<BeginCheckRequest>,
     ) -> Result<Response<BeginCheckResponse>, Status> {
         let region_id = region_of(request.get_ref().context);
-        CallBudget::of(&request).note_asked(|| format!("region {region_id}"));
+        Call::of(&request).note_asked(|| format!("region {region_id}"));
         respond(self.begin(request.into_inner()).await)
     }
 
@@ -135,7 +135,7 @@ impl RegionAdmin for RegionAdminService {
         request: Request<GetChecksumRequest>,
     ) -> Result<Response<GetChecksumResponse>, Status> {
         let region_id = region_of(request.get_ref().context);
-        CallBudget::of(&request).note_asked(|| format!("region {region_id}"));
+        Call::of(&request).note_asked(|| format!("region {region_id}"));
         respond(self.checksum(request.into_inner()).await)
     }
     async fn transfer_leader(
@@ -145,7 +145,7 @@ impl RegionAdmin for RegionAdminService {
         let TransferLeaderRequest { context, to_store } = request.get_ref();
         let region_id = region_of(*context);
         let asked = || format!("region {region_id} to store {to_store}");
-        CallBudget::of(&request).note_asked(asked);
+        Call::of(&request).note_asked(asked);
         respond(self.transfer(request.into_inner()).await)
     }
 }

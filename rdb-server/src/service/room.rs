@@ -6,7 +6,7 @@
 
 use rdb_proto::error::busy;
 use rdb_proto::transport::limits::{ADMISSION_WAIT, BYTES_BACKOFF, CONNECTION_BYTES_GUARANTEED};
-use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation, Waited};
+use rdb_proto::transport::{BytesInFlight, Call, Reservation, Waited};
 use rdb_storage::limits::SCAN_PAGE_BYTES;
 
 use crate::error::Rejection;
@@ -90,7 +90,7 @@ async fn wait_for(
 
 /// Makes an answer with the room that it needs. The transport holds `bytes_of` the answer until it is sent.
 pub(super) async fn answer_with_room<T, F>(
-    call: &CallBudget,
+    call: &Call,
     first: FirstRoom,
     bytes_of: impl Fn(&T) -> usize,
     read: impl Fn(usize) -> F,

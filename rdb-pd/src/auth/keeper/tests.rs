@@ -90,8 +90,8 @@ async fn close(storage: Storage) {
 }
 
 /// A caller of a process without a guard.
-fn anybody() -> Arc<CallBudget> {
-    CallBudget::unserved(Caller::anyone())
+fn anybody() -> Arc<Call> {
+    Call::unserved(Caller::anyone())
 }
 
 fn enable(name: &str, token: &Token) -> Change {
@@ -259,7 +259,7 @@ async fn what_a_removed_admin_has_asked_for_is_refused_when_its_turn_comes() {
     let (early, late) = (caller(), caller());
     let asked = |name, caller| {
         let change = add(name, &Token::random());
-        let call = CallBudget::unserved(caller);
+        let call = Call::unserved(caller);
         opened.authority.change(change, call)
     };
     asked("bob", early).await.unwrap();

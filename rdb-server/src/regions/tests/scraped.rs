@@ -6,7 +6,7 @@ use std::thread;
 use rdb_proto::auth::Caller;
 use rdb_proto::kvrpc::kv_raw_server::KvRaw;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutRequest};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use tokio::time::timeout;
 use tonic::Request;
 
@@ -71,7 +71,7 @@ async fn reads_and_writes_go_on_while_the_locks_of_a_scrape_are_held() {
 /// A request of somebody who may do everything.
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    let call = CallBudget::unserved(Caller::anyone());
+    let call = Call::unserved(Caller::anyone());
     request.extensions_mut().insert(call);
     request
 }

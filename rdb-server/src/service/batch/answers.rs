@@ -7,7 +7,7 @@ use prost::Message;
 use rdb_proto::auth::Caller;
 use rdb_proto::batch;
 use rdb_proto::kvrpc::{BatchAnswer, BatchResponse, batch_answer::Response};
-use rdb_proto::transport::{CallBudget, Reservation};
+use rdb_proto::transport::{Call, Reservation};
 
 use super::super::room::RESPONSE_ROOM;
 use crate::error::Rejection;
@@ -39,7 +39,7 @@ fn answer_bytes(answer: &BatchAnswer) -> usize {
 
 /// A response in the making, with room for its answers. Without room it takes a few answers.
 pub(super) struct Packing<'a> {
-    call: &'a CallBudget,
+    call: &'a Call,
     room: Option<Reservation>,
     response: BatchResponse,
     /// Memory of its answers.
@@ -51,7 +51,7 @@ pub(super) struct Packing<'a> {
 }
 
 impl<'a> Packing<'a> {
-    pub(super) fn new(call: &'a CallBudget) -> Self {
+    pub(super) fn new(call: &'a Call) -> Self {
         Self {
             call,
             room: RESPONSE_ROOM.try_reserve(call.bytes_in_flight()),
@@ -217,8 +217,8 @@ mod tests {
 
     use super::*;
 
-    fn call() -> Arc<CallBudget> {
-        CallBudget::of(&tonic::Request::new(()))
+    fn call() -> Arc<Call> {
+        Call::of(&tonic::Request::new(()))
     }
 
     /// Packs everything, one response after the other.

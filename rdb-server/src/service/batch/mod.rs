@@ -22,7 +22,7 @@ mod writes;
 
 use futures::stream::BoxStream;
 use rdb_proto::batch::{self, KvBatch, Messages};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use tonic::{Request, Status};
 
 use crate::router::Router;
@@ -44,7 +44,7 @@ impl KvBatch for BatchService {
     type BatchStream = BoxStream<'static, Result<batch::Response, Status>>;
 
     async fn batch(&self, request: Request<Messages>) -> Result<Self::BatchStream, Status> {
-        let call = CallBudget::of(&request);
+        let call = Call::of(&request);
         let stream = CommandStream::new(self.router.clone(), call, request.into_inner());
         Ok(stream.responses())
     }

@@ -18,7 +18,7 @@ use futures::stream::FuturesUnordered;
 use rdb_proto::auth::{Caller, Pass};
 use rdb_proto::error::Fault;
 use rdb_proto::trace::TraceContext;
-use rdb_proto::transport::{BytesInFlight, CallBudget, Reservation, Waited};
+use rdb_proto::transport::{BytesInFlight, Call, Reservation, Waited};
 use rdb_storage::PointRead;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
@@ -226,7 +226,7 @@ impl Reads {
     }
 
     /// Starts jobs for cold reads, as far as there are places.
-    pub(super) fn start_jobs(&mut self, call: &CallBudget) {
+    pub(super) fn start_jobs(&mut self, call: &Call) {
         self.look_again(call.caller());
         while let Some(job) = self.next_job(call) {
             self.jobs.push(job);
@@ -263,7 +263,7 @@ impl Reads {
     }
 
     /// A job with its share of the cold reads, if there is a place for one.
-    fn next_job(&mut self, call: &CallBudget) -> Option<DiskJob> {
+    fn next_job(&mut self, call: &Call) -> Option<DiskJob> {
         let places = DISK_JOBS_MAX.saturating_sub(self.jobs.len());
         let first = self.cold.front().filter(|_| places > 0)?;
         let (region, message) = (Arc::clone(&first.region), Arc::clone(&first.message));
@@ -493,7 +493,7 @@ mod tests {
     }
 
     /// Reads the keys from 0 on.
-    fn reads(region: Arc<RegionHandle>, call: &CallBudget, count: u64) -> ReadGroup {
+    fn reads(region: Arc<RegionHandle>, call: &Call, count: u64) -> ReadGroup {
         let reads = (0..count).map(|id| QueuedRead {
             id,
             kind: Kind::RawGet,
@@ -522,7 +522,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_is_not_polled_keeps_no_place_among_disk_reads() {
         let (_directory, storage) = cold_storage().await;
-        let call = CallBudget::unserved(Caller::anyone());
+        let call = Call::unserved(Caller::anyone());
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
         let mut stalled = Reads::default();
@@ -555,7 +555,7 @@ mod tests {
         let storage = stored.await.expect("stored");
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
-        let call = CallBudget::unserved(Caller::anyone());
+        let call = Call::unserved(Caller::anyone());
         let budget = &call.bytes_in_flight().connection;
         let most = call.bytes_in_flight();
         let most = most.try_reserve(CONNECTION_BYTES_IN_FLIGHT_MAX - VALUE_BYTES);
@@ -602,7 +602,7 @@ mod tests {
     #[tokio::test]
     async fn reads_whose_stream_ends_are_given_up_wherever_they_wait() {
         let (_directory, storage) = cold_storage().await;
-        let call = CallBudget::unserved(Caller::anyone());
+        let call = Call::unserved(Caller::anyone());
         let led = Led::begin(&storage, Region::default()).await;
         let region = led.handle(Region::default());
         let figures = Arc::<Figures>::default();
@@ -635,7 +635,7 @@ mod tests {
         assert_eq!(counted, [(Answered::GivenUp, KEYS + 5)]);
     }
 
-    fn call_of_others() -> Arc<CallBudget> {
-        CallBudget::unserved(Caller::anyone())
+    fn call_of_others() -> Arc<Call> {
+        Call::unserved(Caller::anyone())
     }
 }

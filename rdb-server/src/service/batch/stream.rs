@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, unfold};
 use rdb_proto::auth::Pass;
 use rdb_proto::batch::{self, Messages};
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use rdb_proto::transport::limits::{BATCH_CLOSE_TIMEOUT, BATCH_COMMANDS_MAX};
 use tokio::select;
 use tokio::task::yield_now;
@@ -31,7 +31,7 @@ const MESSAGES_PER_TURN_MAX: usize = 64;
 /// A stream and everything that is under way on it.
 pub(super) struct CommandStream {
     router: Router,
-    call: Arc<CallBudget>,
+    call: Arc<Call>,
     /// `None`: nothing more comes, or is taken.
     requests: Option<Messages>,
     commands_in_flight: usize,
@@ -60,7 +60,7 @@ enum Closing {
 }
 
 impl CommandStream {
-    pub(super) fn new(router: Router, call: Arc<CallBudget>, requests: Messages) -> Self {
+    pub(super) fn new(router: Router, call: Arc<Call>, requests: Messages) -> Self {
         Self {
             reads: Reads::new(Arc::clone(router.figures())),
             router,

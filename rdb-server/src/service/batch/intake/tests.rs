@@ -12,7 +12,7 @@ use rdb_proto::kvrpc::{
     RawDeleteRequest, RawGetRequest, RawPutRequest,
 };
 use rdb_proto::metapb::Region;
-use rdb_proto::transport::CallBudget;
+use rdb_proto::transport::Call;
 use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
 use rdb_storage::{Role, Storage, StorageOptions};
 use tokio::task::spawn_blocking;
@@ -35,7 +35,7 @@ const MESSAGE_BYTES: usize = 6 << 20;
 
 pub(in super::super) struct Fixture {
     pub(in super::super) router: Router,
-    pub(in super::super) call: Arc<CallBudget>,
+    pub(in super::super) call: Arc<Call>,
     storage: Storage,
     _led: Led,
     _directory: tempfile::TempDir,
@@ -63,7 +63,7 @@ pub(in super::super) async fn fixture() -> Fixture {
     router.set(Membership::new(1, 1, regions));
     Fixture {
         router,
-        call: CallBudget::unserved(Caller::anyone()),
+        call: Call::unserved(Caller::anyone()),
         storage,
         _led: led,
         _directory: directory,
