@@ -3,7 +3,7 @@
 //! A search begins when a route is suspect, and all calls that wait for the region share it. It asks all peers who leads, each
 //! by itself and with backoff between questions. The question is a read of the region's lowest key: whoever serves it is the
 //! leader, and whoever does not may name it. A user without a right to that key reads the one that its call is about. The
-//! placement driver is asked once no peer has known for a while, and then ever more seldom.
+//! placement driver is asked once no peer has known for a while, and then more seldom, every few seconds at last.
 //!
 //! It ends with the first news: a peer that serves, a leader of a later term, another address, another epoch. That a peer
 //! names the store again that got calls nowhere is no news. So a search lasts as long as an election does, or until no call
@@ -12,10 +12,12 @@
 //! A peer that does not let this client read at all is asked no more. Each store looks at rights before it looks who leads, and the copy
 //! of the rights that this store has may be older than the leader's, so its refusal changes nothing while there may be news from others.
 //! If there is none within [`REFUSAL_PATIENCE`], or all peers have refused and the placement driver knows nothing new, the call is sent to
-//! that peer, and is refused there for good and in its own words.
+//! that peer, and is refused there for good and in its own words. But a peer that lets this client read, and says that it does not lead,
+//! vouches for the client: then the search goes on, for an election may take longer than that.
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,10 +38,12 @@ use crate::{Error, fate};
 /// How long a peer may take for one answer, connecting included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the peers have until the placement driver is asked. Doubles with each further question.
+/// How long the peers have until the placement driver is asked. Doubles with each further question, up to the longest.
 const PLACEMENT_DRIVER_WAIT: Duration = Duration::from_millis(200);
+const PLACEMENT_DRIVER_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How long others have to bring news once a peer has refused this client. The placement driver is asked within that time.
+/// How long others have to bring news, or to let this client in, once a peer has refused it. The placement driver is asked within that
+/// time.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Routes {
@@ -70,12 +74,13 @@ impl Routes {
 
     /// Asks all peers until there is news. Returns the first that refuses this client if there is none.
     async fn ask_peers(&self, suspect: &Route, key: &Bytes) -> Option<Route> {
+        let lets_in = AtomicBool::new(false);
         let peers = suspect.to_each_peer();
         let mut asked: FuturesUnordered<_> = peers
-            .map(|peer| self.ask_peer_until_news(peer, key).boxed())
+            .map(|peer| self.ask_peer_until_news(peer, key, &lets_in).boxed())
             .collect();
         let refusing = asked.next().await.flatten()?;
-        let others = async {
+        let mut others = pin!(async {
             while let Some(refusing) = asked.next().await {
                 if refusing.is_none() {
                     return;
@@ -83,26 +88,41 @@ impl Routes {
             }
             // No peer is left. What the placement driver knows is in the cache then.
             let _ = self.ask(key, self.question_deadline()).await;
-        };
-        let _ = timeout(REFUSAL_PATIENCE, others).await;
+        });
+        let is_late = timeout(REFUSAL_PATIENCE, &mut others).await.is_err();
+        if is_late && lets_in.load(Ordering::Relaxed) {
+            others.await;
+        }
         (!self.has_news(suspect)).then_some(refusing)
     }
 
-    /// Returns the peer if it refuses this client.
-    async fn ask_peer_until_news(&self, peer: Route, key: &Bytes) -> Option<Route> {
+    /// Returns the peer if it refuses this client. Notes in `lets_in` that it does not.
+    async fn ask_peer_until_news(
+        &self,
+        mut peer: Route,
+        key: &Bytes,
+        lets_in: &AtomicBool,
+    ) -> Option<Route> {
         for questions in 0.. {
+            if let Some(known) = self.cache().locate(&peer.region.start_key) {
+                peer.readdress(known);
+            }
             match Deadline::after(ANSWER_TIMEOUT)
                 .limit(self.ask_peer(&peer, key))
                 .await
             {
                 // A damaged block is read by the leader only, and says nothing about other keys.
-                Some(Ok(()) | Err(Failure::Final(Error::DataLoss { .. }))) => {
+                Some(Ok(None) | Err(Failure::Final(Error::DataLoss { .. }))) => {
                     self.cache().confirm(&peer);
+                }
+                Some(Ok(Some(failure))) => {
+                    lets_in.store(true, Ordering::Relaxed);
+                    tracing::debug!(?failure, "a peer does not lead");
                 }
                 Some(Err(Failure::Final(error))) if error.is_refusal_of_client() => {
                     return Some(peer);
                 }
-                Some(Err(failure)) => tracing::debug!(?failure, "a peer does not lead"),
+                Some(Err(failure)) => tracing::debug!(?failure, "a peer does not answer"),
                 None => tracing::debug!(place = peer.place(), "a peer is silent"),
             }
             if self.has_news(&peer) {
@@ -115,12 +135,14 @@ impl Routes {
 
     /// Reads over `peer`. A store looks at rights first, so one that denies the read says nothing of the region. Then `key` is read, in
     /// either keyspace: who may not do that either has no use for the leader.
-    async fn ask_peer(&self, peer: &Route, key: &Bytes) -> Result<(), Failure> {
-        let is_denied = |read: &Result<(), Failure>| {
+    async fn ask_peer(&self, peer: &Route, key: &Bytes) -> Result<Option<Failure>, Failure> {
+        let is_denied = |read: &Result<_, Failure>| {
             matches!(read, Err(Failure::Final(Error::PermissionDenied { .. })))
         };
+        let lowest = lowest_key(&peer.region);
+        let key = if key.is_empty() { &lowest } else { key };
         let raw = |key| RawGetRequest { key, context: None };
-        let mut read = self.read(peer, raw(lowest_key(&peer.region))).await;
+        let mut read = self.read(peer, raw(lowest.clone())).await;
         if is_denied(&read) {
             read = self.read(peer, raw(key.clone())).await;
         }
@@ -131,8 +153,12 @@ impl Routes {
         read
     }
 
-    /// Sends a read over `peer`, and takes in what the store says instead of an answer.
-    async fn read<R: DataRequest>(&self, peer: &Route, mut request: R) -> Result<(), Failure> {
+    /// Sends a read over `peer`. Takes in and returns what the store says of the region instead of an answer.
+    async fn read<R: DataRequest>(
+        &self,
+        peer: &Route,
+        mut request: R,
+    ) -> Result<Option<Failure>, Failure> {
         let address = &peer.leader.address;
         let connections = &self.placement_driver.connections;
         let connection = connections.connection(address).await;
@@ -149,10 +175,8 @@ impl Routes {
         };
         self.cache().note_answer(peer, refusal);
         let mut answer = sent?;
-        match answer.region_error_mut().take() {
-            None => Ok(()),
-            Some(region_error) => Err(self.learn(peer, *region_error)),
-        }
+        let region_error = answer.region_error_mut().take();
+        Ok(region_error.map(|region_error| self.learn(peer, *region_error)))
     }
 
     /// Returns why the placement driver does not let this client ask, if it does not.
@@ -160,7 +184,7 @@ impl Routes {
         let mut wait = PLACEMENT_DRIVER_WAIT;
         while !self.has_news(suspect) {
             sleep(wait.mul_f64(1.0 - fastrand::f64() / 2.0)).await;
-            wait = wait.saturating_mul(2);
+            wait = (2 * wait).min(PLACEMENT_DRIVER_WAIT_MAX);
             match self.ask(key, self.question_deadline()).await {
                 Ok(_) => {}
                 Err(Failure::Final(error)) if error.is_refusal_of_client() => return Some(error),

@@ -157,7 +157,7 @@ impl Route {
     }
 
     /// Takes over addresses from `offered`. A leader that was sought at another address is trusted again.
-    fn readdress(&mut self, offered: &Self) {
+    pub(super) fn readdress(&mut self, offered: &Self) {
         let address = |known: &PeerStore| {
             let mut named = offered.named_stores();
             named.find(|store| store.store_id == known.store_id && store.address != known.address)

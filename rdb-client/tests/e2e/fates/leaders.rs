@@ -25,6 +25,7 @@ over_both_paths! {
     a_leader_that_fell_silent_is_left_by_reads_without_the_placement_driver,
     a_leader_that_fell_silent_is_left_by_who_may_not_read_the_lowest_key,
     a_peer_that_refuses_keeps_no_call_from_the_leader,
+    a_peer_that_refuses_keeps_no_call_from_the_next_leader,
     a_leader_that_is_silent_from_the_start_is_left_by_a_write_that_is_applied_once,
     a_write_that_a_silent_leader_got_is_undetermined_and_sent_to_nobody_else,
     a_write_that_a_dying_leader_may_have_got_is_undetermined_and_sent_to_nobody_else,
@@ -264,6 +265,21 @@ async fn a_peer_that_refuses_keeps_no_call_from_the_leader(path: CallPath) {
     release.send_replace(true);
     assert_eq!(write.await.unwrap(), Ok(()));
     assert_eq!(group.applied("k"), [2, 0, 0]);
+}
+
+/// An election takes longer than others have to bring news once a peer has refused.
+async fn a_peer_that_refuses_keeps_no_call_from_the_next_leader(path: CallPath) {
+    let group = Group::start().await;
+    let client = group.client_over(path).await;
+    client.raw_put("k", "1").await.unwrap();
+    group.node(1).proxy.refuse().await;
+    group.node(2).store.allow_only("other key");
+    let write = tokio::spawn(async move { client.raw_put("k", "2").await });
+    // The waits between so many questions are at least 1.6 s together.
+    group.node(3).store.wait_arrived(10).await;
+    group.elect(3, 2);
+    assert_eq!(write.await.unwrap(), Ok(()));
+    assert_eq!(group.applied("k"), [1, 0, 1]);
 }
 
 async fn a_leader_that_is_silent_from_the_start_is_left_by_a_write_that_is_applied_once(
