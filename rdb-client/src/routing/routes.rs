@@ -81,11 +81,7 @@ impl Routes {
             None => self.look_up(key, deadline).await?,
         };
         if suspect.suspicion.is_some() && suspect.is_replicated() {
-            let found = self.look_up(key, deadline).await?;
-            return match found.suspicion {
-                None | Some(Suspicion::Refuses) => Ok(found),
-                Some(_) => Err(leaderless(&found)),
-            };
+            return self.find_leader(key, deadline).await;
         }
         let Some(suspicion) = suspect.suspicion else {
             return Ok(suspect);
@@ -102,6 +98,10 @@ impl Routes {
                 return Ok(suspect);
             }
         };
+        if found.suspicion.is_some() && found.is_replicated() {
+            // It has got other peers since, and one of those may lead it.
+            return self.find_leader(key, deadline).await;
+        }
         if found.suspicion.is_some() {
             // The cache knows something newer than the placement driver. It is not asked again by each call from now on.
             self.cache().trust(&found);
@@ -115,6 +115,15 @@ impl Routes {
             | Suspicion::NotServed
             | Suspicion::NoLeader
             | Suspicion::Refuses => Ok(found),
+        }
+    }
+
+    /// The replicated region that holds `key`, once somebody leads it.
+    async fn find_leader(self: &Arc<Self>, key: &[u8], deadline: Deadline) -> Found {
+        let found = self.look_up(key, deadline).await?;
+        match found.suspicion {
+            None | Some(Suspicion::Refuses) => Ok(found),
+            Some(_) => Err(leaderless(&found)),
         }
     }
 

@@ -35,6 +35,7 @@ over_both_paths! {
     where_nobody_ever_leads_a_call_ends_at_its_deadline_as_unavailable,
     where_no_peer_leads_the_error_has_what_one_has_refused,
     peers_are_asked_when_the_placement_driver_knows_no_leader,
+    peers_are_asked_where_a_sole_peer_has_got_others_and_nobody_knows_the_leader,
     who_may_not_do_it_is_told_so_where_nobody_knows_a_leader,
     who_may_not_do_it_is_told_so_when_the_leader_has_gone,
     a_new_address_of_the_leader_is_learned_from_the_placement_driver,
@@ -411,6 +412,29 @@ async fn peers_are_asked_when_the_placement_driver_knows_no_leader(path: CallPat
     let client = group.client_over(path).await;
     client.raw_put("k", "v").await.unwrap();
     assert_eq!(group.asked("k"), [0, 1, 0]);
+}
+
+async fn peers_are_asked_where_a_sole_peer_has_got_others_and_nobody_knows_the_leader(
+    path: CallPath,
+) {
+    let group = Group::start().await;
+    let alone = RegionRoute {
+        peers: vec![group.node(1).description()],
+        ..group.route(Some(1), 1)
+    };
+    group.pd.pd.set_routes(vec![alone]);
+    let client = group.client_over(path).await;
+    client.raw_put("k", "1").await.unwrap();
+    group.pd.pd.set_routes(vec![group.route(None, 1)]);
+    group.elect(2, 2);
+    let not_ready = Kind::NotReady(NotReady {
+        reason: "it hiccups".into(),
+    });
+    let (_release, held) = watch::channel(false);
+    let steps = [Step::Refuse(Some(not_ready)), Step::Hold(held)];
+    group.node(1).store.script(1, steps);
+    assert_eq!(client.raw_put("k", "2").await, Ok(()));
+    assert_eq!(group.applied("k"), [1, 1, 0]);
 }
 
 async fn who_may_not_do_it_is_told_so_where_nobody_knows_a_leader(path: CallPath) {
