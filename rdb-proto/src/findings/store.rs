@@ -249,7 +249,7 @@ fn start_again(store: &StoreView<'_>) -> String {
     let (address, if_gone) = (store.address, if_gone(store));
     // Where nothing listens, it has ended.
     let old_process = match store.answer {
-        Answer::Nothing(cause) if cause.contains("refused") => "",
+        Answer::Nothing(cause) if cause.contains("refused (os error") => "",
         _ => "; end its old process first, if that is there yet",
     };
     format!("start rdb-server at {address} again with its --data-dir{old_process}. {if_gone}")
@@ -393,6 +393,7 @@ mod tests {
         for (cause, is_dead) in [
             ("host3:1: Connection refused (os error 111)", true),
             ("host3:1 gave no answer in time", false),
+            ("host3:1: the certificate of this client is refused", false),
         ] {
             let silent = StoreView {
                 answer: Answer::Nothing(cause),
