@@ -93,6 +93,11 @@ fn of_placement_drivers(survey: &Survey) -> Vec<Finding> {
             let causes: Vec<String> = causes.collect();
             let (is, to_do) = if is_of_tls_alone {
                 ("can be asked", tls_advice("the placement driver"))
+            } else if let [damaged] = &failing[..]
+                && damaged.status == NOT_SERVING
+            {
+                let whose = format!("the placement driver at {}", damaged.address);
+                ("serves", placement_driver_advice(&whose, &told(damaged)))
             } else {
                 (
                     "serves",

@@ -209,6 +209,20 @@ fn without_a_placement_driver_there_is_one_alarm_which_says_so() {
 }
 
 #[test]
+fn a_sole_placement_driver_that_is_damaged_is_not_to_be_started_again() {
+    let mut damaged = process(None, NOT_SERVING);
+    damaged.cause = Some("writes have stopped: Corruption: block checksum mismatch".to_owned());
+    let survey = Survey {
+        processes: vec![damaged],
+        catalogue: Err(Failure::failed("unavailable")),
+    };
+    let told = told(&survey);
+    assert_eq!(told.len(), 1, "{told:?}");
+    let to_do = &told[0].2;
+    assert!(to_do.contains("once with --tso-advance-ms"), "{to_do}");
+}
+
+#[test]
 fn what_the_placement_driver_says_comes_before_what_is_said_of_stores() {
     let mut survey = survey([SERVING, SERVING, UNREACHABLE]);
     let says = Finding::alarm("the first region waits", "start stores");
