@@ -187,7 +187,7 @@ impl fmt::Display for Made {
   mv {new}/client.pem {new}/client.key {old}/    # on clients
   rm -r {new}
 
-Servers read theirs again within seconds, a client reads its own when it starts."
+Servers read theirs again within seconds, clients whenever they connect."
             );
         }
         let flags = certificates.server_flags().join(" ");
