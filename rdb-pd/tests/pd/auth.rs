@@ -482,7 +482,20 @@ async fn everybody_may_ask_what_it_may_do_and_admins_what_others_may() {
     for (role, keyspace, start, end, missing) in [
         (Role::Writer, Keyspace::Raw, "a", "b", None),
         (Role::Reader, Keyspace::Raw, "a", "c", None),
-        (Role::Writer, Keyspace::Raw, "a", "c", Some("writer")),
+        (
+            Role::Writer,
+            Keyspace::Raw,
+            "a",
+            "c",
+            Some("writer over all of these keys of the raw"),
+        ),
+        (
+            Role::Writer,
+            Keyspace::Raw,
+            "c",
+            "c\0",
+            Some("writer over this key of the raw"),
+        ),
         (Role::Reader, Keyspace::All, "b1", "b2", None),
         (Role::Reader, Keyspace::All, "a", "b", Some("versioned")),
         (Role::Reader, Keyspace::Raw, "a", "", Some("reader")),

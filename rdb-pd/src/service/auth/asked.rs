@@ -81,9 +81,13 @@ impl Asked {
                 };
                 let missing = keyspaces.iter().find(|keyspace| lacks(**keyspace))?;
                 let role = permission.role();
-                Some(format!(
-                    "{role} over all of these keys of the {missing} keyspace"
-                ))
+                let is_one_key = end_key.strip_suffix(b"\0") == Some(&start_key[..]);
+                let keys = if is_one_key {
+                    "this key"
+                } else {
+                    "all of these keys"
+                };
+                Some(format!("{role} over {keys} of the {missing} keyspace"))
             }
         }
     }
