@@ -56,6 +56,8 @@ impl Pd {
             tracing::warn!("{advice}");
         }
         let tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
+        // Before a directory and a cluster are made.
+        config.serve.check_audit_log(&config.data_dir)?;
         raise_open_files_limit(config.serve.connections_max);
         let Opened {
             storage,

@@ -181,6 +181,19 @@ async fn ids_regions_and_timestamps_outlive_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_audit_log_is_refused_before_a_cluster_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data_dir, notes) = (
+        directory.path().join("data"),
+        directory.path().join("notes"),
+    );
+    std::fs::write(&notes, "bread and milk\n").unwrap();
+    let started = start_with(&data_dir, |config| config.serve.audit_log = Some(notes)).await;
+    assert!(matches!(started, Err(PdError::Audit(_))));
+    assert!(!data_dir.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_is_taken_only_from_the_store_that_registered() {
     let directory = tempfile::tempdir().unwrap();
     let mut pd = start(directory.path()).await;

@@ -90,11 +90,22 @@ impl AuditLog {
         path: PathBuf,
         options: AuditOptions,
     ) -> Result<(Self, AuditWriter), AuditError> {
+        Self::check_beside(data_dir, &path)?;
+        Self::open(path, options)
+    }
+
+    /// Whether a log can be there for a process with this data directory, before anything is made.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_beside`](Self::open_beside) that the path has. What another process writes shows only when it is opened.
+    pub fn check_beside(data_dir: &Path, path: &Path) -> Result<(), AuditError> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        if absolute(&path).starts_with(absolute(data_dir)) {
+        if absolute(path).starts_with(absolute(data_dir)) {
+            let path = path.to_owned();
             return Err(AuditError::InDataDirectory { path });
         }
-        Self::open(path, options)
+        LogFile::check(path)
     }
 
     /// A log, and what is to write it.

@@ -114,6 +114,21 @@ macro_rules! serve_flags {
                 )
             }
 
+            /// Checks the path of the audit log, before anything is made. The data is to be in `data_dir`.
+            ///
+            /// # Errors
+            ///
+            /// When there is to be an audit log, and cannot be one there.
+            pub fn check_audit_log(
+                &self,
+                data_dir: &std::path::Path,
+            ) -> Result<(), $crate::audit::AuditError> {
+                let path = self.audit_log.as_deref();
+                path.map_or(Ok(()), |path| {
+                    $crate::audit::AuditLog::check_beside(data_dir, path)
+                })
+            }
+
             /// Opens the audit log, if there is to be one, and begins to send spans. The data is in `data_dir`.
             ///
             /// # Errors
