@@ -20,7 +20,7 @@ use super::reports::Report;
 use super::state::{KnownRegion, State};
 use super::stores::{Start, is_recent};
 
-/// Most stores that are remembered: those that were refused last.
+/// Most stores of this cluster that are remembered, and most of others: those that were refused last.
 const REMEMBERED_MAX: usize = 8;
 
 /// How long a store is told of after it was last refused. It is told of for as long as the process runs while the cluster has no store, or
@@ -65,17 +65,26 @@ struct LaterReport {
 impl Strangers {
     /// Remembers a start that was refused, if it is a stranger.
     pub(super) fn note_refused(&mut self, start: &Start, refusal: &Refusal, now: Instant) {
-        if !matches!(
-            refusal,
-            Refusal::ForeignCluster { .. } | Refusal::UnknownStore { .. }
-        ) {
-            return;
-        }
+        let ours = match refusal {
+            Refusal::ForeignCluster { ours, .. } => *ours,
+            Refusal::UnknownStore { .. } => start.cluster_id,
+            _ => return,
+        };
         let is_same = |known: &RefusedStore| known.is(start);
         let known = self.refused.iter().position(is_same);
         let known = known.map(|position| self.refused.remove(position));
-        if self.refused.len() >= REMEMBERED_MAX {
-            self.refused.remove(0);
+        // A crowd of others makes nobody forget what this cluster lacks.
+        let is_ours = |cluster_id: u64| cluster_id == ours;
+        let is_like_it =
+            |known: &RefusedStore| is_ours(known.stranger.cluster_id) == is_ours(start.cluster_id);
+        let alike = self
+            .refused
+            .iter()
+            .filter(|known| is_like_it(known))
+            .count();
+        let oldest = self.refused.iter().position(is_like_it);
+        if let Some(oldest) = oldest.filter(|_| alike >= REMEMBERED_MAX) {
+            self.refused.remove(oldest);
         }
         self.refused.push(RefusedStore {
             stranger: Stranger {

@@ -112,6 +112,20 @@ fn the_last_ones_that_were_refused_are_remembered_and_each_is_logged_now_and_the
 }
 
 #[test]
+fn a_crowd_of_another_cluster_makes_nobody_forget_a_store_of_this_one() {
+    let mut scene = Scene::with_original();
+    let unknown = start_of(9, "b:1", 7, 7);
+    scene.beat_in_vain(&unknown);
+    for store_id in 1..=REMEMBERED_MAX as u64 + 1 {
+        scene.beat_in_vain(&foreign(store_id));
+    }
+    let refused = &scene.state.strangers.refused;
+    assert_eq!(refused.len(), 1 + REMEMBERED_MAX);
+    assert!(refused.iter().any(|known| known.is(&unknown.start)));
+    assert!(!refused.iter().any(|known| known.is(&foreign(1).start)));
+}
+
+#[test]
 fn a_store_with_an_id_that_was_never_given_out_shows_that_the_directory_is_older() {
     let mut scene = Scene::with_original();
     scene.beat_in_vain(&start_of(2, "b:1", 7, 7));
