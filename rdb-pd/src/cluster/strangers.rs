@@ -23,8 +23,8 @@ use super::stores::{Start, is_recent};
 /// Most stores of this cluster that are remembered, and most of others: those that were refused last.
 const REMEMBERED_MAX: usize = 8;
 
-/// How long a store is told of after it was last refused. It is told of for as long as the process runs while the cluster has no store, or
-/// while this store of the cluster may hold what a region lacks.
+/// How long a store is told of after it was last refused. It is told of for longer while the cluster has no store, or while this store of
+/// the cluster may hold what a region lacks: until a store without replicas reports from its address.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// How often the log tells of a store that is refused again and again, and of reports that are ignored.
@@ -49,7 +49,8 @@ pub(super) struct Strangers {
 #[derive(Debug)]
 struct RefusedStore {
     stranger: Stranger,
-    incarnation: u64,
+    /// Where it says that clients reach it.
+    address: String,
     refused_at: Instant,
     logged_at: Option<Instant>,
 }
@@ -92,10 +93,15 @@ impl Strangers {
                 store_id: start.store_id,
                 address: brief_text(&start.address, ADDRESS_BYTES_MAX),
             },
-            incarnation: start.incarnation,
+            address: start.address.clone(),
             refused_at: now,
             logged_at: known.and_then(|known| known.logged_at),
         });
+    }
+
+    /// Forgets the stores at an address: the one that reports from there has no replicas, so it was started with an empty directory.
+    pub(super) fn forget_at(&mut self, address: &str) {
+        self.refused.retain(|known| known.address != address);
     }
 
     /// Writes to the log that the heartbeat of a stranger was refused, which comes again every second.
@@ -192,7 +198,12 @@ impl State {
         if !unknown.is_empty() {
             let mut ids = unknown.iter().map(|stranger| stranger.store_id);
             let may_be_needed = ids.any(|store_id| self.may_need(store_id, now));
-            findings.push(of_unknown_stores(&unknown, may_be_needed));
+            let refused = self.strangers.refused.iter();
+            let refused = refused.filter(|refused| unknown.contains(&refused.stranger));
+            let last = refused.map(|refused| refused.refused_at).max();
+            let silence = last.map(|last| now.saturating_duration_since(last));
+            let silence = silence.filter(|silence| *silence >= TOLD_FOR);
+            findings.push(of_unknown_stores(&unknown, silence, may_be_needed));
         }
         // Nobody is asked for more stores then: they would be another cluster, or get another first region.
         if !findings.is_empty() {
@@ -217,17 +228,8 @@ impl State {
                 || now.saturating_duration_since(refused.refused_at) < TOLD_FOR
                 || (refused.stranger.cluster_id == self.cluster_id && self.may_need(id, now))
         };
-        let refused = self.strangers.refused.iter();
-        let refused = refused.filter(move |refused| !self.has_taken_in(refused));
-        refused.filter(is_told).map(|refused| &refused.stranger)
-    }
-
-    /// Whether a store that was refused has registered since.
-    fn has_taken_in(&self, refused: &RefusedStore) -> bool {
-        let stranger = &refused.stranger;
-        let store = self.stores.get(&stranger.store_id);
-        let present = store.and_then(|store| store.record.present());
-        stranger.cluster_id == self.cluster_id && present == Some(refused.incarnation)
+        let refused = self.strangers.refused.iter().filter(is_told);
+        refused.map(|refused| &refused.stranger)
     }
 
     /// Whether a store may hold what no other one does: a region has a replica on it as far as is known here, or has no leader that

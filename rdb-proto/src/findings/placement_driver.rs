@@ -1,7 +1,10 @@
 //! What the placement driver alone knows to be wrong with a cluster.
 
+use std::time::Duration;
+
 use super::Finding;
 use super::store::{is_damage, not_serving_advice};
+use crate::shown::time;
 
 /// Most stores that are named at once.
 const NAMED_MAX: usize = 3;
@@ -73,9 +76,21 @@ pub fn of_older_directory(stores: &[Stranger], replicas: Option<(u64, &[u64])>) 
     .of_regions(region_ids.into_iter().collect())
 }
 
-/// Stores of the cluster are refused whose ids may have been given out, and that have no record. `may_be_needed`: they may have the only
-/// copies of data, since a region has no leader, or has a replica on one of them.
-pub fn of_unknown_stores(stores: &[Stranger], may_be_needed: bool) -> Finding {
+/// Stores of the cluster are refused whose ids may have been given out, and that have no record. None has reported for the time of
+/// `silence`, if that is known to be long. `may_be_needed`: they may have the only copies of data, since a region has no leader, or has a
+/// replica on one of them.
+pub fn of_unknown_stores(
+    stores: &[Stranger],
+    silence: Option<Duration>,
+    may_be_needed: bool,
+) -> Finding {
+    let refused = match silence {
+        Some(silence) => {
+            let ago = time(silence.as_millis() as u64);
+            format!("reported here and were refused, the last time {ago} ago")
+        }
+        None => "report here and are refused".to_owned(),
+    };
     let to_do = if may_be_needed {
         "they may have the only copies of data: keep their directories. They registered after the copy was made that the data directory of \
          the placement driver comes from, or ended before they had registered. Where there is a newer data directory of the placement \
@@ -88,7 +103,7 @@ pub fn of_unknown_stores(stores: &[Stranger], may_be_needed: bool) -> Finding {
     };
     Finding::alarm(
         format!(
-            "stores of this cluster report here and are refused, since the placement driver has no record of them: {}",
+            "stores of this cluster {refused}, since the placement driver has no record of them: {}",
             listed(stores, named)
         ),
         to_do,
@@ -207,9 +222,23 @@ mod tests {
             (true, "keep their directories", "empty"),
             (false, "with empty data directories", "only copies"),
         ] {
-            let to_do = of_unknown_stores(&strangers(1), may_be_needed).to_do;
+            let to_do = of_unknown_stores(&strangers(1), None, may_be_needed).to_do;
             assert!(to_do.contains(told), "{to_do}");
             assert!(!to_do.contains(untold), "{to_do}");
+        }
+    }
+
+    #[test]
+    fn stores_that_have_fallen_silent_since_are_told_as_such() {
+        for (silence, told) in [
+            (None, "report here and are refused, since"),
+            (
+                Some(Duration::from_secs(120)),
+                "reported here and were refused, the last time 2m0s ago, since",
+            ),
+        ] {
+            let what = of_unknown_stores(&strangers(1), silence, true).what;
+            assert!(what.contains(told), "{what}");
         }
     }
 

@@ -1,11 +1,10 @@
 use rdb_proto::findings::Severity;
 use rdb_proto::metapb::{Peer, RegionEpoch};
 
-use super::super::scene::{CLUSTER_ID, Scene, start_of};
+use super::super::scene::{CLUSTER_ID, Scene, fresh, start_of};
 use super::super::state::Change;
 use super::super::{DISCONNECTED_AFTER, Registration};
 use super::*;
-use crate::keys::StoreRecord;
 
 /// What is wrong, in words. All of it has to be mended.
 fn told(scene: &Scene) -> Vec<String> {
@@ -179,6 +178,8 @@ fn an_unknown_store_is_told_of_for_as_long_as_it_may_hold_what_a_region_lacks() 
     };
     scene.beat_in_vain(&unknown);
     scene.pass(TOLD_FOR * 2);
+    let silent = told(&scene);
+    assert!(silent[0].contains("the last time 2m0s ago"), "{silent:?}");
     let without_leader = to_do(&scene);
     assert_eq!(without_leader.len(), 1);
     assert!(
@@ -190,10 +191,22 @@ fn an_unknown_store_is_told_of_for_as_long_as_it_may_hold_what_a_region_lacks() 
     scene.beat_in_vain(&unknown);
     let led = to_do(&scene);
     assert!(led[0].contains("empty data directories"), "{led:?}");
-    // It has registered since.
-    let record = StoreRecord::unconfirmed(9, &unknown.start);
-    scene.state.apply(Change::Store(record));
-    assert_eq!(to_do(&scene), Vec::<String>::new());
+}
+
+#[test]
+fn an_unknown_store_is_forgotten_once_its_directory_was_emptied() {
+    let mut scene = Scene::empty();
+    scene.state.settings.initial_replicas = 3;
+    scene.add_store();
+    scene.add_store();
+    scene.beat_in_vain(&start_of(3, "b:1", 7, 7));
+    assert_eq!(scene.register(&fresh("b:1", 8)), Ok(3));
+    assert_eq!(scene.register(&start_of(3, "b:1", 8, 8)), Ok(3));
+    assert_eq!(told(&scene).len(), 1, "it has not said what it has");
+    assert!(scene.state.regions.is_empty());
+    scene.beat_without_region(3);
+    assert_eq!(told(&scene), Vec::<String>::new());
+    assert!(!scene.state.regions.is_empty());
 }
 
 #[test]
