@@ -253,7 +253,7 @@ impl Cluster {
     ) -> Result<StoreHeartbeatResponse, ClusterError> {
         let now = Instant::now();
         let store_id = heartbeat.start.store_id;
-        let has_no_region = heartbeat.has_no_region;
+        let (has_no_region, has_replicas) = (heartbeat.has_no_region(), heartbeat.has_replicas());
         let led: Vec<_> = heartbeat.reports.iter().map(Led::from).collect();
         let holds = std::mem::take(&mut heartbeat.holds);
         let changes = self.shared.write(|state| {
@@ -265,7 +265,7 @@ impl Cluster {
             }
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
             state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
-            state.note_replicas(store_id, !heartbeat.reports.is_empty() || !holds.is_empty());
+            state.note_replicas(store_id, has_replicas);
             state.note_load(store_id, heartbeat.load, now);
             let ignored = state.note_reports(store_id, &heartbeat.reports, now);
             let (later, foreign): (Vec<_>, Vec<_>) = ignored

@@ -358,7 +358,8 @@ mod tests {
         let mut scene = Scene::empty();
         scene.state.settings.initial_replicas = 2;
         scene.add_store();
-        scene.state.note_replicas(1, true);
+        // They wait for their first state, so it neither leads nor holds them.
+        scene.beat_counting(1, 1);
         scene.add_store();
         assert!(scene.state.regions.is_empty());
         scene.state.note_replicas(1, false);

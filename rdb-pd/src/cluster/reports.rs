@@ -31,14 +31,27 @@ pub struct Heartbeat {
     pub stats: Option<StoreStats>,
     /// The regions that it leads, each once.
     pub reports: Vec<Report>,
-    /// Whether it says that it has no region.
-    pub has_no_region: bool,
+    /// How many regions it has replicas of, if it says so: led ones, those that it holds, and others that are not named below.
+    pub region_count: Option<u64>,
     /// Replicas that it does not lead.
     pub holds: Vec<HeldPeer>,
     /// Whether it says that it takes no replicas of regions that others hold, too.
     pub takes_no_replicas: bool,
     /// What it has done lately, if it says so. Of a time longer than 0.
     pub load: Option<StoreLoad>,
+}
+
+impl Heartbeat {
+    /// Whether the store has replicas, as far as it says.
+    pub(super) fn has_replicas(&self) -> bool {
+        let is_counted = self.region_count.is_some_and(|count| count > 0);
+        is_counted || !self.reports.is_empty() || !self.holds.is_empty()
+    }
+
+    /// Whether it says that it has none.
+    pub(super) fn has_no_region(&self) -> bool {
+        self.region_count == Some(0)
+    }
 }
 
 /// What the leader of a region says of it.

@@ -115,7 +115,7 @@ impl Scene {
 
     /// Takes a heartbeat of the present start of a store as the cluster does. Returns how many reports are foreign.
     pub(super) fn report(&mut self, store_id: u64, reports: &[Report]) -> usize {
-        self.beat_with(store_id, reports, false)
+        self.beat_with(store_id, reports, None)
     }
 
     /// The same. Returns the steps that it is answered.
@@ -133,10 +133,15 @@ impl Scene {
 
     /// Takes a heartbeat of the present start of a store, which says that it has no region.
     pub(super) fn beat_without_region(&mut self, store_id: u64) {
-        self.beat_with(store_id, &[], true);
+        self.beat_counting(store_id, 0);
     }
 
-    fn beat_with(&mut self, store_id: u64, reports: &[Report], has_no_region: bool) -> usize {
+    /// The same, which says that it has so many regions, and names none.
+    pub(super) fn beat_counting(&mut self, store_id: u64, region_count: u64) {
+        self.beat_with(store_id, &[], Some(region_count));
+    }
+
+    fn beat_with(&mut self, store_id: u64, reports: &[Report], region_count: Option<u64>) -> usize {
         let Self { state, now, .. } = self;
         let record = &state.stores[&store_id].record;
         let start = Start {
@@ -149,7 +154,7 @@ impl Scene {
             start,
             stats: None,
             reports: reports.to_vec(),
-            has_no_region,
+            region_count,
             holds: Vec::new(),
             takes_no_replicas: false,
             load: None,
@@ -157,7 +162,7 @@ impl Scene {
         state.check_heartbeat(&heartbeat.start).unwrap();
         state.heard_of(store_id, &heartbeat.start, None, *now);
         state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
-        state.note_replicas(store_id, !reports.is_empty());
+        state.note_replicas(store_id, heartbeat.has_replicas());
         let foreign = state.note_reports(store_id, &heartbeat.reports, *now).len();
         state.retain_changes(store_id, &mut heartbeat.reports);
         let changes = state.decide_heartbeat(&heartbeat, *now);

@@ -129,7 +129,7 @@ impl State {
         let store_id = heartbeat.start.store_id;
         let mut changes = self.decide_reports(store_id, &heartbeat.reports);
         let store = self.stores.get(&store_id);
-        if heartbeat.has_no_region && store.is_some_and(|store| store.record.has_kept_its_id()) {
+        if heartbeat.has_no_region() && store.is_some_and(|store| store.record.has_kept_its_id()) {
             changes.extend(self.decide_first_region(store_id, now));
         }
         changes

@@ -104,7 +104,7 @@ async fn a_heartbeat_whose_changes_cannot_be_stored_is_heard_and_says_who_leads(
         start: kept.start.clone(),
         stats: None,
         reports: vec![report],
-        has_no_region: false,
+        region_count: None,
         holds: Vec::new(),
         takes_no_replicas: false,
         load: None,
@@ -322,7 +322,7 @@ async fn a_heartbeat_is_answered_also_if_what_voters_were_away_for_cannot_be_sto
         stats: None,
         load: None,
         reports: reports.iter().copied().cloned().collect(),
-        has_no_region: false,
+        region_count: None,
         holds: Vec::new(),
         takes_no_replicas: false,
     };

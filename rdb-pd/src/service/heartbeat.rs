@@ -42,7 +42,7 @@ pub(super) fn checked_heartbeat(request: StoreHeartbeatRequest) -> Result<Heartb
         start,
         stats: request.stats.map(|stats| by_this_clock(stats, now)),
         reports,
-        has_no_region: request.region_count == Some(0),
+        region_count: request.region_count,
         holds: request.holds,
         takes_no_replicas: request.takes_no_replicas,
         load: request.load.filter(is_plausible),
