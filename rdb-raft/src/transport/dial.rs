@@ -28,6 +28,9 @@ use crate::timing::Timing;
 /// How long an attempt may take, from the question for the address to the answers to both greetings.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Why an attempt ends at once while nobody has told where the other store is.
+pub(super) const NO_ADDRESS: &str = "its address is not known";
+
 /// How other stores are connected to, and what this store shows them.
 #[derive(Clone, Default)]
 pub struct Dialing {
@@ -73,7 +76,7 @@ impl Dialer {
     /// A connection on which nothing was said yet.
     pub(super) async fn connect(&self, store_id: u64) -> Result<Channel, String> {
         let address = self.addresses.address(store_id).await;
-        let address = address.ok_or("its address is not known")?;
+        let address = address.ok_or(NO_ADDRESS)?;
         let endpoint = endpoint(&address, CONNECT_TIMEOUT).map_err(|error| error.to_string())?;
         // A connection that has died has to be noticed about as soon as a leader that has.
         let silence = Duration::from_millis(self.timing.election_timeout_min_ms);

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::connection::{Connection, Ended};
-use super::dial::{Dialer, Open};
+use super::dial::{Dialer, NO_ADDRESS, Open};
 
 /// The first wait before another attempt. Each later one is twice as long, up to the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -21,6 +21,10 @@ const RENEWAL_BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// Which attempt in vain is told of. It is made about 17 s after the first, and stores learn of a token sooner.
 const RENEWALS_UNTIL_TOLD: u32 = 10;
+
+/// Which attempt in a row without an address is told of. It is made about 8 s after the first, and stores learn of addresses with their
+/// heartbeats, so sooner.
+const NAMELESS_UNTIL_TOLD: u32 = 15;
 
 /// The way to a store. Its owner has a task run [`Link::keep`]; all others only use what that one connects.
 ///
@@ -112,7 +116,7 @@ impl Link {
     pub(super) async fn keep(self: Arc<Self>, dialer: Dialer) {
         let _end = End(Arc::clone(&self));
         let mut backoff = BACKOFF_MIN;
-        let mut last_cause = String::new();
+        let mut told = Told::default();
         loop {
             self.wanted.notified().await;
             let token_replaced = dialer.token_replaced();
@@ -126,7 +130,7 @@ impl Link {
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
-                    last_cause.clear();
+                    told = Told::default();
                     ended
                 }
                 Err(cause) => Ended::Broken(cause),
@@ -137,7 +141,10 @@ impl Link {
                     cause.to_owned()
                 }
                 Ended::Broken(cause) => {
-                    self.tell(&cause, &mut last_cause);
+                    if told.takes(&cause) {
+                        let store_id = self.store_id;
+                        tracing::warn!(store_id, cause, "another store cannot be reached");
+                    }
                     cause
                 }
             };
@@ -213,14 +220,32 @@ impl Link {
             backoff = (backoff * 2).min(RENEWAL_BACKOFF_MAX);
         }
     }
+}
 
-    /// A cause that repeats is told of once.
-    fn tell(&self, cause: &str, last_cause: &mut String) {
-        if cause != last_cause {
-            let store_id = self.store_id;
-            tracing::warn!(store_id, cause, "another store cannot be reached");
-            cause.clone_into(last_cause);
+/// What the log was told of attempts in vain since there was a connection.
+#[derive(Debug, Default)]
+struct Told {
+    last_cause: String,
+    /// How many attempts in a row had no address.
+    nameless: u32,
+}
+
+impl Told {
+    /// Whether the log is to be told of this cause: once if it repeats. That there is no address is told only when that lasts.
+    fn takes(&mut self, cause: &str) -> bool {
+        if cause == NO_ADDRESS {
+            self.nameless = self.nameless.saturating_add(1);
+            if self.nameless < NAMELESS_UNTIL_TOLD {
+                return false;
+            }
+        } else {
+            self.nameless = 0;
         }
+        let is_news = cause != self.last_cause;
+        if is_news {
+            cause.clone_into(&mut self.last_cause);
+        }
+        is_news
     }
 }
 
@@ -231,5 +256,23 @@ impl Drop for End {
     fn drop(&mut self) {
         let cause = "the transport has ended";
         self.0.state.send_replace(State::Down(cause.into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_whose_address_comes_soon_is_not_told_of() {
+        let mut told = Told::default();
+        for _ in 1..NAMELESS_UNTIL_TOLD {
+            assert!(!told.takes(NO_ADDRESS));
+        }
+        assert!(told.takes(NO_ADDRESS), "it lasts");
+        assert!(!told.takes(NO_ADDRESS), "it was told");
+        assert!(told.takes("connection refused"));
+        assert!(!told.takes("connection refused"));
+        assert!(!told.takes(NO_ADDRESS), "it begins anew");
     }
 }
