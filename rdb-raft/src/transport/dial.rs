@@ -41,6 +41,9 @@ pub struct Dialing {
     pub token: Option<TokenFile>,
 }
 
+/// A connection, and what is ready once this store has another token than it was made with.
+pub(super) type Dialed = (Open, BoxFuture<'static, ()>);
+
 /// Connects to other stores.
 #[derive(Clone)]
 pub(super) struct Dialer {
@@ -52,8 +55,8 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// A connection on which the other store has accepted both streams.
-    pub(super) async fn dial(&self, store_id: u64) -> Result<Open, String> {
+    /// A connection on which the other store has accepted both streams, and what waits until this store has another token than was shown.
+    pub(super) async fn dial(&self, store_id: u64) -> Result<Dialed, String> {
         let dialed = timeout(CONNECT_TIMEOUT, self.try_dial(store_id)).await;
         dialed.unwrap_or_else(|_| {
             let timeout_ms = CONNECT_TIMEOUT.as_millis();
@@ -61,7 +64,7 @@ impl Dialer {
         })
     }
 
-    async fn try_dial(&self, store_id: u64) -> Result<Open, String> {
+    async fn try_dial(&self, store_id: u64) -> Result<Dialed, String> {
         let channel = self.connect(store_id).await?;
         self.greet(store_id, channel).await
     }
@@ -91,7 +94,7 @@ impl Dialer {
     }
 
     /// Waits until this store has another token to show than at this moment.
-    pub(super) fn token_replaced(&self) -> BoxFuture<'static, ()> {
+    fn token_replaced(&self) -> BoxFuture<'static, ()> {
         match &self.dialing.token {
             Some(token) => token.replaced().boxed(),
             None => pending().boxed(),
@@ -103,7 +106,7 @@ impl Dialer {
         TokenFile::request(self.dialing.token.as_ref(), messages)
     }
 
-    async fn greet(&self, store_id: u64, channel: Channel) -> Result<Open, String> {
+    async fn greet(&self, store_id: u64, channel: Channel) -> Result<Dialed, String> {
         let own_start = self.starts.own();
         let greeting = self.greeting(store_id);
         let closed = CancellationToken::new();
@@ -118,6 +121,8 @@ impl Dialer {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
             .max_decoding_message_size(REPLY_BYTES_MAX);
         let (mut for_bulk, mut for_urgent) = (client.clone(), client.clone());
+        // Right before the token is read: one that was read meanwhile is not shown a second time, and none is missed.
+        let token_replaced = self.token_replaced();
         let accepted = try_join(
             for_bulk.bulk(self.request(bulk_envelopes)),
             for_urgent.urgent(self.request(urgent_envelopes)),
@@ -139,7 +144,7 @@ impl Dialer {
         }
         let met = self.starts.meet(store_id, start).await;
         met.map_err(|not_met| not_met.to_string())?;
-        Ok(Open {
+        let open = Open {
             connection: Arc::new(Connection::new(bulk, urgent)),
             bulk: bulk_replies,
             urgent: urgent_replies,
@@ -148,7 +153,8 @@ impl Dialer {
             met_start: (store_id, start),
             _client: client,
             _close: close,
-        })
+        };
+        Ok((open, token_replaced))
     }
 }
 

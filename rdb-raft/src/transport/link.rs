@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::connection::{Connection, Ended};
-use super::dial::{Dialer, NO_ADDRESS, Open};
+use super::dial::{Dialed, Dialer, NO_ADDRESS, Open};
 
 /// The first wait before another attempt. Each later one is twice as long, up to the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -119,14 +119,13 @@ impl Link {
         let mut told = Told::default();
         loop {
             self.wanted.notified().await;
-            let token_replaced = dialer.token_replaced();
             let ended = match dialer.dial(self.store_id).await {
-                Ok(open) => {
+                Ok(dialed) => {
                     self.greets.store(false, Ordering::Relaxed);
                     let (store_id, began) = (self.store_id, Instant::now());
                     tracing::info!(store_id, "connected to another store");
-                    self.go_up(&open);
-                    let ended = self.read(&dialer, open, token_replaced).await;
+                    self.go_up(&dialed.0);
+                    let ended = self.read(&dialer, dialed).await;
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
@@ -165,14 +164,9 @@ impl Link {
             .send_replace(State::Up(Arc::clone(open.connection())));
     }
 
-    /// Hands out answers until the connection ends, or the last of those that take its place. `token_replaced` is ready when this store has
-    /// another token than the connection was made with.
-    async fn read(
-        &self,
-        dialer: &Dialer,
-        mut open: Open,
-        mut token_replaced: BoxFuture<'static, ()>,
-    ) -> Ended {
+    /// Hands out answers until the connection ends, or the last of those that take its place.
+    async fn read(&self, dialer: &Dialer, dialed: Dialed) -> Ended {
+        let (mut open, mut token_replaced) = dialed;
         loop {
             let reading = pin!(open.read());
             let renewing = pin!(self.renew(dialer, token_replaced));
@@ -188,11 +182,7 @@ impl Link {
     }
 
     /// Waits until this store has another token, and connects with it, as often as that takes: the other store may not know it yet.
-    async fn renew(
-        &self,
-        dialer: &Dialer,
-        token_replaced: BoxFuture<'static, ()>,
-    ) -> (Open, BoxFuture<'static, ()>) {
+    async fn renew(&self, dialer: &Dialer, token_replaced: BoxFuture<'static, ()>) -> Dialed {
         token_replaced.await;
         // What is in flight to all followers is not lost in the same moment.
         sleep(BACKOFF_MAX.mul_f64(fastrand::f64())).await;
@@ -200,11 +190,10 @@ impl Link {
         let mut backoff = BACKOFF_MIN;
         let mut in_vain = 0;
         loop {
-            let token_replaced = dialer.token_replaced();
             let cause = match dialer.dial(store_id).await {
-                Ok(open) => {
+                Ok(dialed) => {
                     tracing::info!(store_id, "another store has taken the new token");
-                    return (open, token_replaced);
+                    return dialed;
                 }
                 Err(cause) => cause,
             };
